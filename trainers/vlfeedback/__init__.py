@@ -1,0 +1,1 @@
+"""VLFeedback: instructions to answers, ratings and preference pairs."""
