@@ -1,0 +1,296 @@
+"""What can be scored: every `tasks/**/*.yaml` as a `TaskSpec`, every suite of tasks as a `GroupSpec`.
+
+    registry().expand(["scenes"])                       # the suite's TaskSpecs
+    registry().metric("scenes_chair", "chair_s")        # the Metric its YAML names as aggregation
+
+The YAMLs are lm-eval's. lm-eval skips in silence what it can't read and keeps the first of two tasks of one name; here both raise
+`RegistryError`, which names file and field. Nothing a YAML names is imported before `metric` asks for it, so listing needs neither torch
+nor lm_eval. A YAML with neither `task` nor `group` is there for others to `include`, and says so by a name that starts with "_".
+"""
+
+import difflib
+import importlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tasks.metric import Metric
+
+FOLDER: Final = Path(__file__).resolve().parent
+
+
+class RegistryError(ValueError):
+    """A task's YAML is not as it must be; says which file and what in it."""
+
+
+class UnknownName(LookupError):
+    """No task, suite or metric has this name; says which there are."""
+
+    def __init__(self, kind: str, name: str, known: Collection[str]) -> None:
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        near = difflib.get_close_matches(name, self.known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        super().__init__(f"unknown {kind} {name!r}{hint}; known: {', '.join(self.known) or 'none'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """What a metric's number means, without the code that computes it."""
+
+    unit: str
+    higher_is_better: bool
+    aggregation: str
+    """Where its `Metric` is: a dotted name, "tasks.chair.chair_s"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """A benchmark as its YAML describes it."""
+
+    name: str
+    version: str
+    description: str
+    headline: str
+    """The metric shown where only one is; among `metrics`."""
+    metrics: Mapping[str, MetricSpec]
+    """In the YAML's order."""
+    judged: bool
+    official_judge: str | None
+    """The judge model the authors' numbers come from; None where there is none."""
+    cluster: str
+    """Which field of a record says what was drawn by chance: answers about one image are not independent."""
+    data: str
+    """Dataset id on the hub, or "embedded"."""
+    revision: str
+    licence: str
+    citation: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSpec:
+    """A suite of tasks."""
+
+    name: str
+    tasks: tuple[str, ...]
+    """Names of tasks or of other suites, in the YAML's order."""
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """All tasks and suites of a folder, by name."""
+
+    tasks: Mapping[str, TaskSpec]
+    groups: Mapping[str, GroupSpec]
+
+    def expand(self, names: Sequence[str]) -> list[TaskSpec]:
+        """The tasks `names` stand for, in that order, suites taken apart, each task once."""
+        return list({task.name: task for name in names for task in self._tasks_of(name)}.values())
+
+    def task(self, name: str) -> TaskSpec:
+        """The task of this name."""
+        try:
+            return self.tasks[name]
+        except KeyError:
+            raise UnknownName("task", name, self.tasks) from None
+
+    def metric(self, task: str, metric: str) -> Metric:
+        """The `Metric` that a task names as the aggregation of `metric`; imports it."""
+        spec = self.task(task)
+        if metric not in spec.metrics:
+            raise UnknownName(f"metric of {task}", metric, spec.metrics)
+        return _import(spec, metric)
+
+    def _tasks_of(self, name: str) -> Iterator[TaskSpec]:
+        if name in self.tasks:
+            yield self.tasks[name]
+        elif name in self.groups:
+            for member in self.groups[name].tasks:
+                yield from self._tasks_of(member)
+        else:
+            raise UnknownName("task", name, {**self.tasks, **self.groups})
+
+
+def registry(folder: Path = FOLDER) -> Registry:
+    """The registry of `folder`, read once a process."""
+    return _read(folder.resolve())
+
+
+@cache
+def _read(folder: Path) -> Registry:
+    tasks: dict[str, TaskSpec] = {}
+    groups: dict[str, GroupSpec] = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        spec = _spec(path, _load(path))
+        if spec is None:
+            continue
+        other = tasks.get(spec.name) or groups.get(spec.name)
+        if other is not None:
+            raise RegistryError(f"{path}: the name {spec.name!r} is taken by {other.path}")
+        if isinstance(spec, TaskSpec):
+            tasks[spec.name] = spec
+        else:
+            groups[spec.name] = spec
+    for group in groups.values():
+        _check_members(group, tasks, groups)
+    return Registry(tasks=tasks, groups=groups)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, with lm-eval's `!function a.b` read as the text "a.b"."""
+
+
+def _dotted_name(loader: yaml.SafeLoader, node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise yaml.constructor.ConstructorError(None, None, "!function needs a dotted name", node.start_mark)
+    return str(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("!function", _dotted_name)
+
+
+def _load(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in `path`, its includes resolved as lm-eval does: later ones over earlier ones, its own keys over all of them."""
+    if path in including:
+        raise RegistryError(f"{path}: include: includes itself")
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise RegistryError(f"{including[-1] if including else path}: can't read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RegistryError(f"{path}: not YAML: {error}") from None
+    if not isinstance(config, dict):
+        raise RegistryError(f"{path}: must be a mapping, is {type(config).__name__}")
+    included = config.pop("include", [])
+    merged: dict[str, Any] = {}
+    for name in included if isinstance(included, list) else [included]:
+        if not isinstance(name, str):
+            raise RegistryError(f"{path}: include: must be a file name, is {name!r}")
+        merged |= _load((path.parent / name).resolve(), (*including, path))
+    return merged | config
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fields:
+    """A mapping in a YAML, read with the errors that name where."""
+
+    path: Path
+    where: str
+    """What its fields are called in errors, up to the field's own name."""
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, path: Path, name: str, value: object) -> "_Fields":
+        if not isinstance(value, dict):
+            raise RegistryError(f"{path}: {name}: must be a mapping, is {value!r}")
+        return cls(path=path, where=f"{name}.", values=value)
+
+    def error(self, name: str, what: str) -> RegistryError:
+        return RegistryError(f"{self.path}: {self.where}{name}: {what}")
+
+    def get(self, name: str) -> Any:
+        if name not in self.values:
+            raise self.error(name, "missing")
+        return self.values[name]
+
+    def text(self, name: str) -> str:
+        value = self.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(name, f"must be text (in quotes, if it looks like a number), is {value!r}")
+        return value.strip()
+
+    def text_or_null(self, name: str) -> str | None:
+        return None if self.get(name) is None else self.text(name)
+
+    def flag(self, name: str) -> bool:
+        value = self.get(name)
+        if not isinstance(value, bool):
+            raise self.error(name, f"must be true or false, is {value!r}")
+        return value
+
+
+def _spec(path: Path, config: Mapping[str, Any]) -> TaskSpec | GroupSpec | None:
+    fields = _Fields(path=path, where="", values=config)
+    if "group" in config:
+        members = fields.get("task")
+        if not isinstance(members, list) or not members or not all(isinstance(member, str) for member in members):
+            raise fields.error("task", f"must be a list of names in a group, is {members!r}")
+        return GroupSpec(name=fields.text("group"), tasks=tuple(members), path=path)
+    if "task" in config:
+        return _task(fields)
+    if path.name.startswith("_"):
+        return None
+    raise fields.error("task", "missing (a YAML that is only included has a name that starts with '_')")
+
+
+def _task(fields: _Fields) -> TaskSpec:
+    metadata = _Fields.of(fields.path, "metadata", fields.get("metadata"))
+    metrics = _metrics(fields, _Fields.of(fields.path, "metadata.units", metadata.get("units")))
+    headline = metadata.text("headline")
+    if headline not in metrics:
+        raise metadata.error("headline", f"{headline!r} is not among the metrics {', '.join(metrics)}")
+    return TaskSpec(
+        name=fields.text("task"),
+        version=metadata.text("version"),
+        description=metadata.text("description"),
+        headline=headline,
+        metrics=metrics,
+        judged=metadata.flag("judged"),
+        official_judge=metadata.text_or_null("official_judge"),
+        cluster=metadata.text("cluster"),
+        data=metadata.text("data"),
+        revision=metadata.text("revision"),
+        licence=metadata.text("licence"),
+        citation=metadata.text("citation"),
+        path=fields.path,
+    )
+
+
+def _metrics(fields: _Fields, units: _Fields) -> dict[str, MetricSpec]:
+    entries = fields.get("metric_list")
+    if not isinstance(entries, list) or not entries:
+        raise fields.error("metric_list", f"must be a list, is {entries!r}")
+    metrics: dict[str, MetricSpec] = {}
+    for position, value in enumerate(entries):
+        entry = _Fields.of(fields.path, f"metric_list[{position}]", value)
+        name = entry.text("metric")
+        if name in metrics:
+            raise entry.error("metric", f"{name!r} is there twice")
+        aggregation = entry.text("aggregation")
+        if "." not in aggregation:
+            raise entry.error("aggregation", f"must name a Metric in full (!function tasks.x.y), is {aggregation!r}")
+        metrics[name] = MetricSpec(unit=units.text(name), higher_is_better=entry.flag("higher_is_better"), aggregation=aggregation)
+    for name in units.values:
+        if name not in metrics:
+            raise units.error(name, f"no such metric; there are {', '.join(metrics)}")
+    return metrics
+
+
+def _check_members(group: GroupSpec, tasks: Mapping[str, TaskSpec], groups: Mapping[str, GroupSpec], above: tuple[str, ...] = ()) -> None:
+    """Every member exists, and no group is inside itself."""
+    for name in group.tasks:
+        if name in groups:
+            if name in (*above, group.name):
+                raise RegistryError(f"{group.path}: task: {name!r} contains itself")
+            _check_members(groups[name], tasks, groups, (*above, group.name))
+        elif name not in tasks:
+            raise RegistryError(f"{group.path}: task: {UnknownName('task', name, {**tasks, **groups})}")
+
+
+def _import(spec: TaskSpec, metric: str) -> Metric:
+    dotted = spec.metrics[metric].aggregation
+    module, _, attribute = dotted.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RegistryError(f"{spec.path}: metric_list: {metric}: aggregation {dotted}: {error}") from error
+    if not isinstance(found, Metric):
+        raise RegistryError(
+            f"{spec.path}: metric_list: {metric}: aggregation {dotted}: is no tasks.metric.Metric but {type(found).__name__}"
+        )
+    return found
