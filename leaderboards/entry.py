@@ -1,0 +1,185 @@
+"""One number with all that is needed to trust it.
+
+    entry = Entry(run="base-1", model="base", task="scenes_chair", metric="CHAIR_s", value=19.3, unit="%", higher_is_better=False, ...)
+    from_json(to_json(entry), where="base-1.json") == entry
+
+An `Entry` that exists is valid: its constructor checks every field, so that nothing is written which could not be read again.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+Key = tuple[str, str, str, str, str | None]
+"""What a number is of: model, task, metric, version, judge. Of two entries with one key, the newer replaces the older."""
+
+_RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # a file name everywhere: not hidden, no option, room for suffixes
+
+_NAMES = ("run", "model", "task", "version", "metric", "created")
+_NUMBERS = ("value", "low", "high", "seconds", "cost")
+_COUNTS = ("samples", "unscored", "failed", "limit")
+_FLAGS = ("higher_is_better", "headline")
+_OPTIONAL = ("value", "low", "high", "limit", "judge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """The score of one model by one metric of one task, in one run."""
+
+    run: str
+    """Unique id of the run, of A-Z a-z 0-9 . _ - since files are named after it."""
+
+    model: str
+    task: str
+
+    version: str
+    """Version of the task; numbers of different versions are never compared."""
+
+    metric: str
+
+    value: float | None
+    """In `unit`; None = no sample could be scored."""
+
+    unit: str
+    """"%" (0-100), "points", "0-6", "words", ...; may be empty."""
+
+    higher_is_better: bool
+
+    headline: bool
+    """Whether the task is ranked by this metric."""
+
+    samples: int
+    """Documents asked, scored or not."""
+
+    unscored: int = 0
+    """Documents answered which the judge gave no rating."""
+
+    failed: int = 0
+    """Documents for which generation failed."""
+
+    low: float | None
+    """Lower end of the 95% interval of `value`; None = there is none."""
+
+    high: float | None
+    """Upper end of the 95% interval of `value`; None = there is none."""
+
+    limit: int | None
+    """How many documents the run was cut to; None = all."""
+
+    judge: str | None
+    """The model which rated; None = not judged."""
+
+    seconds: float
+    """Wall time of evaluating the task in this run."""
+
+    cost: float
+    """USD; 0.0 = nothing was paid."""
+
+    created: str
+    """ISO 8601, in UTC."""
+
+    provenance: Mapping[str, str]
+    """What ran: digests of weights, adapter and prompts, git commit, versions, seed, device, ..."""
+
+    def __post_init__(self) -> None:
+        for name in (*_NAMES, "unit", "judge", *_NUMBERS, *_COUNTS, *_FLAGS):
+            _check_type(name, getattr(self, name))
+        if not isinstance(self.provenance, Mapping):
+            raise ValueError(f"provenance must be a mapping, not {self.provenance!r}")
+        for key, text in self.provenance.items():
+            if not (isinstance(key, str) and isinstance(text, str)):
+                raise ValueError(f"provenance must map strings to strings, not {key!r} to {text!r}")
+        check_run(self.run)
+        for name in _NAMES:
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
+        for name in ("samples", "unscored", "failed", "seconds", "cost"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.scored < 0:
+            raise ValueError(f"unscored ({self.unscored}) and failed ({self.failed}) are more than samples ({self.samples})")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, but is {self.limit}")
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"low ({self.low}) and high ({self.high}) must both be given, or both be None")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low ({self.low}) is above high ({self.high})")
+        _utc(self.created)
+
+    @property
+    def key(self) -> Key:
+        """What this is the number of."""
+        return self.model, self.task, self.metric, self.version, self.judge
+
+    @property
+    def scored(self) -> int:
+        """Documents which count in `value`."""
+        return self.samples - self.unscored - self.failed
+
+    @property
+    def when(self) -> datetime:
+        """`created`, comparable."""
+        return _utc(self.created)
+
+
+def check_run(run: str) -> str:
+    """`run` itself, if it can name files."""
+    if not _RUN.fullmatch(run):
+        raise ValueError(f"run must be 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter, digit or _, but is {run!r}")
+    return run
+
+
+def to_json(entry: Entry) -> dict[str, Any]:
+    """All fields as JSON values."""
+    return {field.name: getattr(entry, field.name) for field in fields(Entry)} | {"provenance": dict(entry.provenance)}
+
+
+def from_json(data: object, where: str) -> Entry:
+    """The entry in `data`, which must have exactly the fields of one; errors begin with `where`, the file's name."""
+    try:
+        return Entry(**members(data, {field.name for field in fields(Entry)}))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def members(data: object, names: set[str]) -> dict[str, Any]:
+    """`data` itself, if it is a JSON object with exactly these keys."""
+    if not isinstance(data, dict):
+        raise ValueError(f"must be a JSON object, not {type(data).__name__}")
+    if unknown := sorted(data.keys() - names):
+        raise ValueError(f"unknown key {unknown[0]!r}")
+    if missing := sorted(names - data.keys()):
+        raise ValueError(f"missing key {missing[0]!r}")
+    return data
+
+
+def _check_type(name: str, value: object) -> None:
+    if value is None and name in _OPTIONAL:
+        return
+    if name in _FLAGS:
+        good, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(value, bool):  # which Python would take as a number
+        good, wanted = False, "no truth value"
+    elif name in _COUNTS:
+        good, wanted = isinstance(value, int), "an integer"
+    elif name in _NUMBERS:  # nan fails the comparison too, and so does an integer that no float can hold
+        good, wanted = isinstance(value, int | float) and abs(value) <= sys.float_info.max, "a finite number"
+    else:
+        good, wanted = isinstance(value, str), "a string"
+    if not good:
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _utc(created: str) -> datetime:
+    try:
+        when = datetime.fromisoformat(created)
+    except ValueError:
+        raise ValueError(f"created must be an ISO 8601 time, not {created!r}") from None
+    if when.utcoffset() != timedelta(0):
+        raise ValueError(f"created must be in UTC, such as 2026-01-31T12:00:00+00:00, not {created!r}")
+    return when

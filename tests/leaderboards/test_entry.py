@@ -1,0 +1,94 @@
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from leaderboards.entry import Entry, from_json, to_json
+
+MakeEntry = Callable[..., Entry]
+
+
+def test_an_entry_survives_json_unchanged(make_entry: MakeEntry) -> None:
+    for entry in (make_entry(), make_entry(value=None, low=None, high=None, limit=8, judge="gpt", unscored=3, failed=1)):
+        assert from_json(json.loads(json.dumps(to_json(entry))), where="x.json") == entry
+
+
+def test_an_unknown_key_is_named_with_its_file(make_entry: MakeEntry) -> None:
+    with pytest.raises(ValueError, match=r"^x\.json: unknown key 'color'$"):
+        from_json(to_json(make_entry()) | {"color": "red"}, where="x.json")
+
+
+@pytest.mark.parametrize("name", ("run", "value", "unscored", "limit", "provenance"))
+def test_a_missing_key_is_named_with_its_file(make_entry: MakeEntry, name: str) -> None:
+    data = to_json(make_entry())
+    del data[name]
+    with pytest.raises(ValueError, match=rf"^x\.json: missing key '{name}'$"):
+        from_json(data, where="x.json")
+
+
+@pytest.mark.parametrize("data", (None, [], "entry", 3))
+def test_json_that_is_no_object_is_refused(data: object) -> None:
+    with pytest.raises(ValueError, match=r"^x\.json: must be a JSON object"):
+        from_json(data, where="x.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    (
+        ("run", None),
+        ("run", "../escape"),
+        ("run", "a/b"),
+        ("run", ""),
+        ("run", ".hidden"),
+        ("run", "-option"),
+        ("run", "line\n"),
+        ("run", "ü"),
+        ("run", "x" * 129),
+        ("model", 3),
+        ("model", ""),
+        ("task", None),
+        ("version", 1),
+        ("unit", None),
+        ("judge", 3),
+        ("value", float("nan")),
+        ("value", float("inf")),
+        ("value", 10**400),
+        ("value", "19.3"),
+        ("value", True),
+        ("low", float("-inf")),
+        ("low", None),
+        ("low", 30.0),
+        ("high", float("nan")),
+        ("samples", 3.0),
+        ("samples", True),
+        ("samples", None),
+        ("samples", -1),
+        ("unscored", 301),
+        ("failed", -1),
+        ("limit", 0),
+        ("limit", 1.5),
+        ("seconds", None),
+        ("seconds", -1.0),
+        ("cost", float("nan")),
+        ("cost", -0.01),
+        ("higher_is_better", 1),
+        ("headline", None),
+        ("headline", "yes"),
+        ("created", "yesterday"),
+        ("created", "2026-01-31T12:00:00"),
+        ("created", "2026-01-31T12:00:00+02:00"),
+        ("provenance", {"seed": 0}),
+        ("provenance", {"seed": None}),
+        ("provenance", "seed 0"),
+    ),
+)
+def test_a_bad_value_is_refused_by_the_name_of_its_field(make_entry: MakeEntry, field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^x\.json: .*\b{field}\b"):
+        from_json(to_json(make_entry()) | {field: value}, where="x.json")
+    with pytest.raises(ValueError, match=rf"\b{field}\b"):
+        make_entry(**{field: value})
+
+
+def test_both_ways_to_write_utc_are_one_time(make_entry: MakeEntry) -> None:
+    assert make_entry(created="2026-01-31T12:00:00Z").when == make_entry(created="2026-01-31T12:00:00+00:00").when
