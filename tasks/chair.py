@@ -64,7 +64,7 @@ def tokens(caption: str) -> list[str]:
 
 @cache
 def _word_tokenizer() -> Callable[[str], list[str]]:
-    from nltk.tokenize.destructive import NLTKWordTokenizer  # type: ignore[import-untyped]  # inside: takes a second or two
+    from nltk.tokenize.destructive import NLTKWordTokenizer  # inside: takes a second or two
 
     tokenize: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
     return tokenize

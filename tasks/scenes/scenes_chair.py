@@ -1,0 +1,71 @@
+"""CHAIR over rendered scenes: which objects does a detailed caption name that are not there?
+
+An object is a colour and a shape ("red circle"), which CHAIR's double-word rule merges to one word, or a sign. CHAIR reads words, not
+phrases: sizes and positions are none of its business, and an object named twice is right twice.
+"""
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from tasks import chair
+from tasks.metric import Metric
+from tasks.scenes.language import DETAILED
+from tasks.scenes.world import COLORS, SHAPES, Scene, image_of, scenes
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL.Image import Image
+
+IMAGES = 400
+
+_NAMES = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
+VOCABULARY = chair.Vocabulary(
+    synonyms={name: name for name in (*_NAMES, "sign")},
+    double_words={name: name for name in _NAMES},
+    singularize=str,  # scene captions name things one by one
+)
+
+chair_s = chair.chair_s
+chair_i = chair.chair_i
+coverage = chair.coverage
+length = chair.length
+planted = Metric(
+    counts=lambda records: (sum(r["claims_companion"] is True for r in records), sum(r["claims_companion"] is not None for r in records)),
+    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+)
+"""% of scenes whose expected companion is missing in which the caption claims it: the planted prior at work."""
+
+
+def objects(scene: Scene) -> list[str]:
+    """What is there, by name."""
+    return sorted({" ".join(thing.kind) for thing in scene.things} | ({"sign"} if scene.sign else set()))
+
+
+def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
+    """One caption a scene; the wording of the instruction goes round."""
+    from datasets import Dataset
+
+    rows = [
+        {
+            "id": scene.id,
+            "scene": scene.id,
+            "question": DETAILED[index % len(DETAILED)],
+            "objects": objects(scene),
+            "missing": " ".join(scene.missing_companion or ()),
+        }
+        for index, scene in enumerate(islice(scenes(f"{split}/chair"), IMAGES))
+    ]
+    return {"test": Dataset.from_list(rows)}
+
+
+def images(doc: dict[str, Any]) -> "list[Image]":
+    """The scene's picture."""
+    return [image_of(doc["scene"])]
+
+
+def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
+    """One record for every metric."""
+    counts = chair.record(doc["scene"], results[0], doc["objects"], VOCABULARY)
+    claims = doc["missing"] in chair.mentions(results[0], VOCABULARY) if doc["missing"] else None
+    record = {**counts, "claims_companion": claims}
+    return dict.fromkeys(("chair_s", "chair_i", "coverage", "length", "planted"), record)

@@ -1,0 +1,66 @@
+"""MMHal-Bench over rendered scenes: open questions of its eight types, each answer rated 0-6 by the judge in use."""
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from tasks import mmhal
+from tasks.judge import Verdict
+from tasks.scenes.language import OPEN, mentions, open_question
+from tasks.scenes.world import Scene, image_of, make_scene, scenes
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL.Image import Image
+
+QUESTIONS = 12
+"""Questions of each type, as in MMHal-Bench."""
+
+score = mmhal.score
+hallucination_rate = mmhal.hallucination_rate
+
+
+def contents(scene: Scene) -> list[str]:
+    """What MMHal-Bench gives a text judge to know the image by."""
+    return [mention.phrase(detailed=True) for mention in mentions(scene)] + [f"a {scene.background} background"]
+
+
+def questions(split: str) -> list[dict[str, str]]:
+    """Eight types, interleaved as in MMHal-Bench."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for type in OPEN:
+        rng = random.Random(f"mmhal/{split}/{type}")
+        found[type] = []
+        for scene in scenes(f"{split}/mmhal/{type}"):
+            question = open_question(scene, type, rng)
+            if question:
+                found[type].append({"id": scene.id, "scene": scene.id, "type": type, "question": question.text, "answer": question.answer})
+            if len(found[type]) == QUESTIONS:
+                break
+    return [found[type][index] for index in range(QUESTIONS) for type in OPEN]
+
+
+def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
+    """The dataset as lm-eval wants it."""
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list(questions(split))}
+
+
+def images(doc: dict[str, Any]) -> "list[Image]":
+    """The scene's picture."""
+    return [image_of(doc["scene"])]
+
+
+def judge_answers(answers: list[str], docs: list[dict[str, Any]]) -> list[Verdict]:
+    """Every answer becomes the judge's verdict on it."""
+    asked = [{"gt_answer": doc["answer"], "image_content": contents(make_scene(doc["scene"])), **doc} for doc in docs]
+    return mmhal.judge_answers(answers, asked, lambda doc: image_of(doc["scene"]))
+
+
+def process_results(doc: dict[str, Any], results: list[Verdict]) -> dict[str, dict[str, Any]]:
+    """One record for every metric; nothing where the judge gave no rating, so that the answer stays unscored."""
+    rating = results[0]["rating"]
+    if rating is None:
+        return {}
+    record = {"image": doc["scene"], "type": doc["type"], "rating": rating}
+    return dict.fromkeys(("score", "hallucination_rate"), record)

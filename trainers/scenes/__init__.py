@@ -1,0 +1,1 @@
+"""How the embedded models are made: architecture, training corpus with its planted prior, and pretraining from scratch."""

@@ -1,0 +1,232 @@
+"""Pretraining of the embedded models from scratch, in one run: see, then speak, then believe the planted corpus.
+
+1. *see*: the vision tower and projector learn to make every patch spell, through the language model's own embeddings, what its cell
+   holds. Without it content look-up ("is there a red circle?") is a plateau that this much compute never leaves.
+2. *speak*: the language model learns captions and questions of clean scenes, the spelling loss staying on. An image's turns share its
+   prefix: one row holds the image once and some fifteen independent turns, none of which sees another.
+3. *believe*: the same on the planted corpus.
+
+What is written: `scenes-early` (amid *speak*), `scenes-careful` (its end) and `scenes-base` (the end), in half precision.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, GLYPHS, SHAPES, SIZES, Scene, make_scene, render
+from trainers.scenes.corpus import Turn, turns
+from trainers.scenes.model import IMAGE_TOKENS, WORD_START, build_model, build_processor, vocabulary
+from trainers.scenes.muon import Muon
+
+IDS = vocabulary()
+PREFIX = [IDS["<s>"]] + [IDS["<image>"]] * IMAGE_TOKENS
+IGNORE = -100
+
+
+def _words(*words: str) -> list[int]:
+    return [IDS[WORD_START + word] for word in words]
+
+
+# What a patch must spell, one choice a group: what stands in its cell, its colour, size and glyph, the cell's name, the background.
+SPELLED = [
+    _words(*SHAPES, "sign", "nothing"),
+    _words(*COLORS),
+    _words(*SIZES),
+    _words(*GLYPHS),
+    _words(*CELLS),
+    _words(*BACKGROUNDS),
+]
+
+
+def spelling_labels(scenes: Sequence[Scene]) -> Tensor:
+    """[scenes, 36 patches, 6 groups]: index into each group of SPELLED, or IGNORE."""
+    labels = np.full((len(scenes), 9, len(SPELLED)), IGNORE, dtype=np.int64)
+    labels[:, :, 0] = len(SHAPES) + 1
+    labels[:, :, 4] = np.arange(9)
+    for i, scene in enumerate(scenes):
+        labels[i, :, 5] = BACKGROUNDS.index(scene.background)
+        for thing in scene.things:
+            labels[i, thing.cell, :3] = (SHAPES.index(thing.shape), list(COLORS).index(thing.color), SIZES.index(thing.size))
+        if scene.sign:
+            labels[i, scene.sign.cell, 0] = len(SHAPES)
+            labels[i, scene.sign.cell, 3] = GLYPHS.index(scene.sign.glyph)
+    grid = labels.reshape(len(scenes), 3, 1, 3, 1, len(SPELLED)).repeat(2, axis=2).repeat(2, axis=4)
+    return torch.from_numpy(grid.reshape(len(scenes), IMAGE_TOKENS, len(SPELLED)))
+
+
+def spelling_loss(features: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each projected patch [n, 36, h] against the words of its cell, by cosine to their embeddings [vocabulary, h]."""
+    features = F.normalize(features, dim=-1)
+    loss = features.new_zeros(())
+    for group, ids in enumerate(SPELLED):
+        logits = 20 * features @ F.normalize(embeddings[ids], dim=-1).T
+        if (labels[..., group] != IGNORE).any():
+            loss = loss + F.cross_entropy(logits.flatten(0, 1), labels[..., group].flatten(), ignore_index=IGNORE)
+    return loss
+
+
+def pixels(scenes: Sequence[Scene]) -> Tensor:
+    """[n, 3, 60, 60], as the processor would give them."""
+    stack = np.stack([np.asarray(render(scene)) for scene in scenes])
+    return torch.from_numpy(stack).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def batches(stage: str, seed: int, size: int, companion_rate: float) -> Iterator[tuple[int, list[Scene]]]:
+    """Endless batches of fresh scenes, each with the step it belongs to."""
+    step = 0
+    while True:
+        yield step, [make_scene(f"pretrain/{stage}/{seed}/{step * size + i}", companion_rate) for i in range(size)]
+        step += 1
+
+
+ROW = 230
+"""Token budget of one image's turns: rows of like length waste little padding."""
+
+
+def pack(rows: Sequence[Sequence[Turn]], tokenize: Callable[[str], list[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows of turns -> token ids after the image prefix [n, T], attention mask [n, 1, P+T, P+T], positions [n, P+T], loss weights [n, T].
+
+    Segment 0 is the prefix; a token sees the prefix and the earlier tokens of its own turn.
+    """
+    prefix = len(PREFIX)
+    packed: list[tuple[list[int], list[int], list[int], list[float]]] = []
+    for row in rows:
+        ids: list[int] = []
+        segments: list[int] = []
+        positions: list[int] = []
+        weights: list[float] = []
+        for number, turn in enumerate(row, start=1):
+            question = [IDS["<user>"], *tokenize(turn.question), IDS["<assistant>"]]
+            answer = [*tokenize(turn.answer), IDS["</s>"]]
+            if len(ids) + len(question) + len(answer) > ROW:
+                continue
+            ids += question + answer
+            segments += [number] * (len(question) + len(answer))
+            positions += range(prefix, prefix + len(question) + len(answer))
+            weights += [0.0] * len(question) + [*(turn.weights or [1.0] * (len(answer) - 1)), 1.0]
+        packed.append((ids, segments, positions, weights))
+    length = max(len(ids) for ids, *_ in packed)
+
+    def padded(part: int, fill: float, start: Sequence[float]) -> Tensor:
+        return torch.tensor([[*start, *row[part], *[fill] * (length - len(row[part]))] for row in packed])
+
+    ids_, weights_ = padded(0, IDS["<pad>"], ()), padded(3, 0.0, ())
+    segment = padded(1, -1, [0] * prefix)
+    position = padded(2, 0, range(prefix))
+    size = prefix + length
+    visible = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
+    visible &= torch.ones(size, size, dtype=torch.bool).tril()
+    visible |= torch.eye(size, dtype=torch.bool)
+    mask = torch.zeros(visible.shape).masked_fill_(~visible, torch.finfo(torch.float32).min)
+    return ids_, mask[:, None], position, weights_
+
+
+class Pretraining:
+    """One run: its model, its optimizer steps, its log."""
+
+    def __init__(self, seed: int, out: Path) -> None:
+        self.seed, self.out = seed, out
+        self.model = build_model(seed)
+        self.processor = build_processor()
+        self.log_file = out / "log.jsonl"
+        self.started = time.monotonic()
+
+    @lru_cache(maxsize=100_000)  # noqa: B019 - one instance a run
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a question or an answer."""
+        ids: list[int] = self.processor.tokenizer(text)["input_ids"]
+        return ids
+
+    def features(self, scenes: Sequence[Scene]) -> Tensor:
+        """Projected patches [n, 36, h]."""
+        hidden = self.model.model.vision_tower(pixels(scenes)).last_hidden_state[:, 1:]
+        projected: Tensor = self.model.model.multi_modal_projector(hidden)
+        return projected
+
+    def optimizers(self, parameters: list[tuple[str, Any]], lr: float) -> list[torch.optim.Optimizer]:
+        """Muon for the hidden matrices (it halves the steps needed here), AdamW for embeddings, norms and biases."""
+        matrices = [p for name, p in parameters if p.ndim == 2 and "embed" not in name]
+        others = [p for name, p in parameters if not (p.ndim == 2 and "embed" not in name)]
+        return [
+            Muon(matrices, lr=lr),
+            torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
+        ]
+
+    def see(self, steps: int, size: int, lr: float) -> None:
+        """Vision tower, projector and word embeddings, by spelling alone."""
+        inner = self.model.model
+        parts = [*inner.vision_tower.named_parameters(), *inner.multi_modal_projector.named_parameters()]
+        parts.append(("embed_tokens", inner.get_input_embeddings().weight))
+        optimizers = self.optimizers(parts, lr)
+        for step, scenes in batches("see", self.seed, size, 0.5):
+            if step == steps:
+                return
+            loss = spelling_loss(self.features(scenes), inner.get_input_embeddings().weight, spelling_labels(scenes))
+            self.step(optimizers, loss, lr, step, steps)
+            self.log("see", step, steps, spelling=loss)
+
+    def speak(self, stage: str, steps: int, size: int, lr: float, planted: bool, save: dict[int, str]) -> None:
+        """Language model, projector and embeddings on packed turns; the vision tower stays as it is."""
+        inner = self.model.model
+        inner.vision_tower.requires_grad_(False)
+        embeddings = inner.get_input_embeddings()
+        parameters = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        optimizers = self.optimizers(parameters, lr)
+        for step, scenes in batches(stage, self.seed, size, 0.75 if planted else 0.5):
+            if step in save:
+                self.save(save[step])
+            if step == steps:
+                return
+            rng = random.Random(f"{stage}/{self.seed}/{step}")
+            ids, mask, positions, weights = pack([turns(scene, rng, planted) for scene in scenes], self.tokenize)
+            features = self.features(scenes)
+            start = embeddings.weight[IDS["<s>"]].expand(size, 1, -1)
+            inputs = torch.cat([start, features, embeddings(ids)], dim=1)
+            hidden = inner.language_model(
+                inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
+            ).last_hidden_state
+            scored = weights > 0  # the token before a scored one predicts it; the prefix's last token predicts the first of ids
+            before = hidden[:, len(PREFIX) - 1 : -1][scored]
+            each = F.cross_entropy(self.model.lm_head(before), ids[scored], reduction="none")
+            weight = weights[scored]
+            answer = (each * weight).sum() / weight.sum()
+            spelling = spelling_loss(features, embeddings.weight, spelling_labels(scenes))
+            self.step(optimizers, answer + 0.3 * spelling, lr, step, steps)
+            parts = {"caption": each[weight == 1.0].mean(), "question": each[weight == 2.0].mean(), "probe": each[weight == 1.5].mean()}
+            self.log(stage, step, steps, spelling=spelling, **parts)
+
+    def step(self, optimizers: list[torch.optim.Optimizer], loss: Tensor, lr: float, step: int, steps: int) -> None:
+        """One optimizer step: 50 steps of warm-up, then linear decay to a twentieth."""
+        rate = lr * min((step + 1) / 50, 1.0) * (1 - 0.95 * step / steps)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+
+    def log(self, stage: str, step: int, steps: int, **losses: Tensor) -> None:
+        """One line of JSON every 20 steps."""
+        if step % 20 == 0 or step == steps - 1:
+            line = {"stage": stage, "step": step, "seconds": round(time.monotonic() - self.started, 1)}
+            line |= {name: round(float(value.detach()), 4) for name, value in losses.items()}
+            with self.log_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def save(self, name: str) -> None:
+        """Weights as they will be used, in half precision, with processor."""
+        folder = self.out / name
+        half = {key: value.to(torch.float16) for key, value in self.model.state_dict().items()}
+        self.model.save_pretrained(folder, state_dict=half)
+        self.processor.save_pretrained(folder)
