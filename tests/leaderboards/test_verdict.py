@@ -54,8 +54,10 @@ def test_identical_answers_cannot_be_separated() -> None:
 
 
 def test_a_tie_of_floats_is_a_tie() -> None:
-    base, other = answers("x", [0.1, 0.2, 0.3, 0.7]), answers("x", [0.3, 0.7, 0.2, 0.1])
+    base, other = answers("x", [0.1, 0.2, 0.3, 0.6]), answers("x", [0.3, 0.6, 0.2, 0.1])
     assert compare(base, other, mean_of("x"), higher_is_better=True).p == 1
+    for value in (0.7, 1.1, 2.3, 3.7):  # one answer differs: to swap it turns the difference round, and makes it no smaller
+        assert compare(base, [*base[:-1], {"image": "image-3", "x": value}], mean_of("x"), higher_is_better=True).p == 1
 
 
 @pytest.mark.parametrize(
