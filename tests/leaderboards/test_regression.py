@@ -1,0 +1,273 @@
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from leaderboards.entry import Entry
+from leaderboards.regression import GateResult, Loader, check, render
+from leaderboards.sample import Sample
+from leaderboards.verdict import CountsMetric
+from tasks.metric import mean_of
+
+MakeEntry = Callable[..., Entry]
+
+METRIC = mean_of("hallucinated", scale=100)
+
+LIKE_BASE = [1] * 12 + [0] * 48
+WORSE = [1] * 30 + [0] * 30
+SLIGHTLY_WORSE = [1] * 13 + [0] * 47
+BETTER = [0] * 60
+
+
+def logs(**runs: Sequence[int | None]) -> Loader:
+    """A loader of runs, each given by its hallucinations, one an image; None = unscored."""
+
+    def load(run: str) -> list[Sample]:
+        if run not in runs:
+            raise FileNotFoundError(run)
+        return [
+            Sample(
+                run=run,
+                task="scenes_chair",
+                id=str(index),
+                image=f"scene-{index}",
+                prompt="Describe.",
+                answer="A circle.",
+                records={} if value is None else {"CHAIR_s": {"image": f"scene-{index}", "hallucinated": value}},
+                reply=None,
+            )
+            for index, value in enumerate(runs[run])
+        ]
+
+    return load
+
+
+NO_LOGS = logs()
+
+
+@pytest.fixture
+def old(make_entry: MakeEntry) -> Entry:
+    return make_entry(run="old", value=20.0, samples=60)
+
+
+@pytest.fixture
+def new(make_entry: MakeEntry) -> Entry:
+    return make_entry(run="new", value=50.0, samples=60)
+
+
+def gate(
+    baseline: list[Entry],
+    current: list[Entry],
+    *,
+    before: Loader = NO_LOGS,
+    after: Loader = NO_LOGS,
+    metric: CountsMetric | None = METRIC,
+    tolerances: dict[str, float] | None = None,
+    models: tuple[str, str] | None = None,
+) -> GateResult:
+    return check(
+        baseline,
+        current,
+        samples=(before, after),
+        metrics=lambda task, name: metric if (task, name) == ("scenes_chair", "CHAIR_s") else None,
+        tolerances=tolerances or {},
+        models=models,
+        resamples=1000,
+    )
+
+
+@pytest.mark.parametrize("after", (LIKE_BASE, SLIGHTLY_WORSE, BETTER))
+def test_what_is_not_significantly_worse_passes(old: Entry, new: Entry, after: list[int]) -> None:
+    result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=after))
+    assert (result.passed, result.regressions, result.errors, result.compared) == (True, [], [], 1)
+    assert render(result) == "**Gate passed**: 1 compared, 0 worse, 0 errors."
+
+
+def test_what_is_significantly_worse_on_the_same_questions_regresses(old: Entry, new: Entry) -> None:
+    result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=WORSE))
+    assert not result.passed
+    assert result.errors == []
+    assert str(result.regressions[0]).startswith("base scenes_chair CHAIR_s: 20.0 -> 50.0 %, worse by 30.0: significant (+30.0 [")
+    assert "60 images)" in str(result.regressions[0])
+
+
+def test_a_rise_where_lower_is_worse_passes(old: Entry, new: Entry) -> None:
+    old, new = replace(old, higher_is_better=True), replace(new, higher_is_better=True)
+    assert gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=WORSE)).passed
+    result = gate([replace(old, value=50.0)], [replace(new, value=20.0)], before=logs(old=WORSE), after=logs(new=LIKE_BASE))
+    assert [regression.worsening for regression in result.regressions] == [30.0]
+
+
+def test_p_values_are_adjusted_for_the_number_of_metrics(old: Entry, new: Entry) -> None:
+    before, after = logs(old=[0] * 60), logs(new=[1] * 6 + [0] * 54)  # p = 1/32 alone
+    assert len(gate([old], [new], before=before, after=after).regressions) == 1
+    many = [f"model-{number}" for number in range(3)]
+    result = gate([replace(old, model=m) for m in many], [replace(new, model=m) for m in many], before=before, after=after)
+    assert (result.compared, result.regressions) == (3, [])
+
+
+@pytest.mark.parametrize(("value", "passed"), ((22.0, True), (22.3, True), (22.31, False), (15.0, True)))
+def test_a_tolerance_decides_where_there_are_no_samples(old: Entry, new: Entry, value: float, passed: bool) -> None:
+    result = gate([old], [replace(new, value=value)], tolerances={"scenes_chair.CHAIR_s": 2.3})
+    assert (result.passed, result.errors) == (passed, [])
+    if not passed:
+        assert str(result.regressions[0]) == "base scenes_chair CHAIR_s: 20.0 -> 22.3 %, worse by 2.3: over the tolerance of 2.3"
+
+
+def test_a_tolerance_holds_beside_the_samples(old: Entry, new: Entry) -> None:
+    before, after, slightly = logs(old=LIKE_BASE), logs(new=SLIGHTLY_WORSE), replace(new, value=21.7)
+    result = gate([old], [slightly], before=before, after=after, tolerances={"scenes_chair.CHAIR_s": 1.0})
+    assert [regression.reason for regression in result.regressions] == ["over the tolerance of 1"]
+    generous = gate([old], [new], before=before, after=logs(new=WORSE), tolerances={"scenes_chair.CHAIR_s": 99.0})
+    assert ["significant" in regression.reason for regression in generous.regressions] == [True]
+
+
+def test_metrics_are_checked_if_headline_or_tolerated(old: Entry, new: Entry) -> None:
+    entries = [[entry, replace(entry, metric="coverage", headline=False, higher_is_better=True)] for entry in (old, new)]
+    before, after = logs(old=LIKE_BASE), logs(new=LIKE_BASE)
+    assert gate(*entries, before=before, after=after).compared == 1
+    assert gate(*entries, before=before, after=after, tolerances={"scenes_chair.coverage": 1.0}).compared == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    (
+        ({"version": "2"}, "version was '1', is '2'"),
+        ({"judge": "gpt"}, "judge was None, is 'gpt'"),
+        ({"samples": 59}, "samples was 60, is 59"),
+        ({"limit": 60}, "limit was None, is 60"),
+        ({"unit": "0-1"}, "unit was '%', is '0-1'"),
+        ({"higher_is_better": True}, "higher_is_better was False, is True"),
+        ({"value": None, "low": None, "high": None}, "value was 20.0, is —"),
+        ({"unscored": 1}, "60 of 60 (0 unscored, 0 failed) were scored, now only 59 of 60 (1 unscored, 0 failed)"),
+        ({"failed": 60}, "now only 0 of 60 (0 unscored, 60 failed)"),
+        ({"task": "scenes_pope"}, "missing in the current results of base"),
+        ({"metric": "CHAIR_i"}, "missing in the current results of base"),
+        ({"model": "tuned"}, "missing in the current results of base"),
+    ),
+)
+def test_an_incomparable_pair_is_an_error_never_a_pass(old: Entry, new: Entry, change: dict[str, Any], words: str) -> None:
+    current = replace(new, **{"value": 20.0} | change)
+    result = gate([old], [current], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), tolerances={"scenes_chair.CHAIR_s": 9.0})
+    assert not result.passed
+    assert result.regressions == []
+    assert result.errors[0].startswith("base scenes_chair CHAIR_s: ")
+    assert words in result.errors[0]
+    assert result.errors[1:] == ["nothing was compared"]
+
+
+def test_the_matching_version_is_found_among_several(old: Entry, new: Entry) -> None:
+    current = [replace(new, value=20.0), replace(new, run="later", version="2", created="2026-02-01T00:00:00Z")]
+    assert gate([old], current, before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE)).passed
+
+
+def test_of_several_results_the_newest_is_checked(old: Entry, new: Entry) -> None:
+    fixed = replace(new, run="fixed", value=20.0, created="2026-02-01T00:00:00Z")
+    tolerances = {"scenes_chair.CHAIR_s": 1.0}
+    assert gate([old], [fixed, new], tolerances=tolerances).passed
+    assert not gate([old], [replace(new, created="2026-03-01T00:00:00Z"), fixed], tolerances=tolerances).passed
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "metric"),
+    (
+        (NO_LOGS, logs(new=LIKE_BASE), METRIC),
+        (logs(old=LIKE_BASE), NO_LOGS, METRIC),
+        (logs(old=LIKE_BASE), logs(new=[]), METRIC),
+        (logs(old=LIKE_BASE), logs(new=LIKE_BASE), None),
+    ),
+)
+def test_nothing_to_compare_by_is_an_error(old: Entry, new: Entry, before: Loader, after: Loader, metric: CountsMetric | None) -> None:
+    result = gate([old], [new], before=before, after=after, metric=metric)
+    assert result.errors == ["base scenes_chair CHAIR_s: no samples and no tolerance to compare by", "nothing was compared"]
+
+
+def test_other_questions_are_an_error(old: Entry, new: Entry) -> None:
+    def moved(run: str) -> list[Sample]:
+        return [replace(sample, image="elsewhere") if sample.id == "3" else sample for sample in logs(new=LIKE_BASE)(run)]
+
+    def doubled(run: str) -> list[Sample]:
+        return logs(new=LIKE_BASE)(run) * 2
+
+    def damaged(run: str) -> list[Sample]:
+        raise ValueError(f"{run}.samples.parquet: not the samples")
+
+    for after, words in (
+        (logs(new=LIKE_BASE[:-1]), "sample '59' is in one log only"),
+        (logs(new=[*LIKE_BASE, 0]), "sample '60' is in one log only"),
+        (moved, "sample '3' was about image 'scene-3', is about 'elsewhere'"),
+        (doubled, "run new logs a sample of scenes_chair twice"),
+        (damaged, "new.samples.parquet: not the samples"),
+        (logs(new=[None] * 60), "no image is in both sets of records"),
+    ):
+        result = gate([old], [new], before=logs(old=LIKE_BASE), after=after, tolerances={"scenes_chair.CHAIR_s": 99.0})
+        assert words in result.errors[0]
+        assert not result.passed
+
+
+def test_images_rated_on_one_side_only_are_left_out(old: Entry, new: Entry) -> None:
+    old, new = replace(old, unscored=1), replace(new, unscored=1)
+    result = gate([old], [new], before=logs(old=[None, *LIKE_BASE[1:]]), after=logs(new=[*WORSE[:-1], None]))
+    verdict = result.regressions[0].verdict
+    assert verdict is not None
+    assert verdict.images == 58
+
+
+def test_an_image_with_one_of_two_ratings_missing_is_left_out_whole(old: Entry, new: Entry) -> None:
+    def two_an_image(load: Loader, run: str) -> list[Sample]:
+        shared = {str(index): f"scene-{index // 2}" for index in range(60)}
+        return [
+            replace(s, image=shared[s.id], records={name: {**record, "image": shared[s.id]} for name, record in s.records.items()})
+            for s in load(run)
+        ]
+
+    before = partial(two_an_image, logs(old=[None, *LIKE_BASE[1:]]))
+    after = partial(two_an_image, logs(new=WORSE))
+    result = gate([replace(old, unscored=1)], [new], before=before, after=after)
+    verdict = result.regressions[0].verdict
+    assert verdict is not None
+    assert verdict.images == 29
+
+
+def test_a_model_is_held_against_one_of_another_name(old: Entry, new: Entry) -> None:
+    bystander = replace(old, model="bystander")
+    result = gate(
+        [old, bystander], [replace(new, model="tuned")], before=logs(old=LIKE_BASE), after=logs(new=WORSE), models=("base", "tuned")
+    )
+    assert (result.compared, result.errors) == (1, [])
+    assert str(result.regressions[0]).startswith("base -> tuned scenes_chair CHAIR_s: ")
+
+
+def test_comparing_nothing_is_an_error(old: Entry, new: Entry) -> None:
+    assert gate([], [new]).errors == ["nothing was compared"]
+    assert gate([old], [new], models=("typo", "base")).errors == ["nothing was compared"]
+
+
+def test_a_tolerance_for_nothing_is_an_error(old: Entry, new: Entry) -> None:
+    result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), tolerances={"scenes_chair.chair_s": 1.0})
+    assert result.errors == ["tolerance for scenes_chair.chair_s: not in the baseline"]
+    assert not result.passed
+
+
+def test_a_log_is_read_once_for_all_metrics(old: Entry, new: Entry) -> None:
+    read: list[str] = []
+
+    def counting(run: str) -> list[Sample]:
+        read.append(run)
+        return logs(old=LIKE_BASE, new=LIKE_BASE)(run)
+
+    pairs = [[entry, replace(entry, version="2")] for entry in (old, new)]
+    assert gate(*pairs, before=counting, after=counting).compared == 2
+    assert read == ["old", "new"]
+
+
+def test_hostile_names_stay_on_one_line_and_out_of_the_markup(old: Entry, new: Entry) -> None:
+    name = "x\n::error::<b>|\u202e"
+    result = gate([replace(old, model=name)], [replace(new, model=name)], tolerances={"scenes_chair.CHAIR_s": 1.0})
+    assert str(result.regressions[0]).startswith("x ::error::<b>| scenes_chair")
+    assert "x ::error::\\<b\\>\\|" in render(result)
+    missing = gate([replace(old, model=name)], [new])
+    assert missing.errors[0] == "x ::error::<b>| scenes_chair CHAIR_s: missing in the current results of x ::error::<b>|"
+    assert "- error: x ::error::\\<b\\>\\| scenes_chair" in render(missing)
