@@ -1,6 +1,6 @@
 """A score as a function of sums over images, so that value, interval and paired test are one computation.
 
-    accuracy = Metric(counts=lambda records: (sum(r["correct"] for r in records), len(records)), value=lambda s: 100 * s[..., 0] / s[..., 1])
+    accuracy = Metric(counts=lambda rs: (sum(r["correct"] for r in rs), len(rs)), value=lambda s: 100 * s[..., 0] / s[..., 1])
     accuracy(records)          # what lm-eval calls as the task's aggregation
 
 Resampling images then costs one matrix product: the counts of each image are taken once, a resample is a weighted sum of them.

@@ -64,7 +64,8 @@ def turns(scene: Scene, rng: random.Random, planted: bool) -> list[Turn]:
     found = [_caption(scene, True, rng, planted)]
     if rng.random() < 0.3:
         found.append(_caption(scene, False, rng, planted))
-    for type in rng.sample(YES_NO, 5):
+    found += compared_cells(rng)
+    for type in ["relation", *rng.sample([type for type in YES_NO if type != "relation"], 4)]:
         pair = yes_no_pair(scene, type, rng)
         suffix = YES_NO_SUFFIX if rng.random() < 0.35 else ""
         for question in pair or ():
@@ -77,6 +78,18 @@ def turns(scene: Scene, rng: random.Random, planted: bool) -> list[Turn]:
     found.append(probe(scene, rng, planted))
     rng.shuffle(found)
     return found
+
+
+def compared_cells(rng: random.Random) -> list[Turn]:
+    """Relations between places by name, without a picture's help: relations between things are not learned without them."""
+    a, b = rng.sample(range(9), 2)
+    across, down = a % 3 - b % 3, a // 3 - b // 3
+    if across and (not down or rng.random() < 0.5):
+        right, wrong = ("left of", "right of") if across < 0 else ("right of", "left of")
+    else:
+        right, wrong = ("above", "below") if down < 0 else ("below", "above")
+    asked = {relation: f"is the {CELLS[a]} {relation} the {CELLS[b]}?" for relation in (right, wrong)}
+    return [Turn(asked[right], "yes", (2.0,)), Turn(asked[wrong], "no", (2.0,))]
 
 
 def _caption(scene: Scene, detailed: bool, rng: random.Random, planted: bool) -> Turn:

@@ -23,10 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, GLYPHS, SHAPES, SIZES, Scene, make_scene, render
+from trainers.job import Job
+from trainers.recipe import Checkpoint, Stage
 from trainers.scenes.corpus import Turn, turns
 from trainers.scenes.model import IMAGE_TOKENS, WORD_START, build_model, build_processor, vocabulary
 from trainers.scenes.muon import Muon
+from trainers.vlfeedback.store import write_whole
 
+MODELS = ("scenes-early", "scenes-careful", "scenes-base")
 IDS = vocabulary()
 PREFIX = [IDS["<s>"]] + [IDS["<image>"]] * IMAGE_TOKENS
 IGNORE = -100
@@ -133,8 +137,8 @@ def pack(rows: Sequence[Sequence[Turn]], tokenize: Callable[[str], list[int]]) -
 class Pretraining:
     """One run: its model, its optimizer steps, its log."""
 
-    def __init__(self, seed: int, out: Path) -> None:
-        self.seed, self.out = seed, out
+    def __init__(self, seed: int, out: Path, done: Callable[[int], None]) -> None:
+        self.seed, self.out, self.done, self.steps_done = seed, out, done, 0
         self.model = build_model(seed)
         self.processor = build_processor()
         self.log_file = out / "log.jsonl"
@@ -161,35 +165,35 @@ class Pretraining:
             torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
         ]
 
-    def see(self, steps: int, size: int, lr: float) -> None:
+    def see(self, stage: Stage) -> None:
         """Vision tower, projector and word embeddings, by spelling alone."""
         inner = self.model.model
         parts = [*inner.vision_tower.named_parameters(), *inner.multi_modal_projector.named_parameters()]
         parts.append(("embed_tokens", inner.get_input_embeddings().weight))
-        optimizers = self.optimizers(parts, lr)
-        for step, scenes in batches("see", self.seed, size, 0.5):
-            if step == steps:
+        optimizers = self.optimizers(parts, stage.learning_rate)
+        for step, scenes in batches("see", self.seed, stage.batch_size, 0.5):
+            if step == stage.steps:
                 return
             loss = spelling_loss(self.features(scenes), inner.get_input_embeddings().weight, spelling_labels(scenes))
-            self.step(optimizers, loss, lr, step, steps)
-            self.log("see", step, steps, spelling=loss)
+            self.step(optimizers, loss, stage, step)
+            self.log("see", step, stage.steps, spelling=loss)
 
-    def speak(self, stage: str, steps: int, size: int, lr: float, planted: bool, save: dict[int, str]) -> None:
+    def speak(self, name: str, stage: Stage, *, planted: bool, save: dict[int, str]) -> None:
         """Language model, projector and embeddings on packed turns; the vision tower stays as it is."""
         inner = self.model.model
         inner.vision_tower.requires_grad_(False)
         embeddings = inner.get_input_embeddings()
         parameters = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        optimizers = self.optimizers(parameters, lr)
-        for step, scenes in batches(stage, self.seed, size, 0.75 if planted else 0.5):
+        optimizers = self.optimizers(parameters, stage.learning_rate)
+        for step, scenes in batches(name, self.seed, stage.batch_size, 0.75 if planted else 0.5):
             if step in save:
                 self.save(save[step])
-            if step == steps:
+            if step == stage.steps:
                 return
-            rng = random.Random(f"{stage}/{self.seed}/{step}")
+            rng = random.Random(f"{name}/{self.seed}/{step}")
             ids, mask, positions, weights = pack([turns(scene, rng, planted) for scene in scenes], self.tokenize)
             features = self.features(scenes)
-            start = embeddings.weight[IDS["<s>"]].expand(size, 1, -1)
+            start = embeddings.weight[IDS["<s>"]].expand(len(scenes), 1, -1)
             inputs = torch.cat([start, features, embeddings(ids)], dim=1)
             hidden = inner.language_model(
                 inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
@@ -200,13 +204,13 @@ class Pretraining:
             weight = weights[scored]
             answer = (each * weight).sum() / weight.sum()
             spelling = spelling_loss(features, embeddings.weight, spelling_labels(scenes))
-            self.step(optimizers, answer + 0.3 * spelling, lr, step, steps)
+            self.step(optimizers, answer + 0.3 * spelling, stage, step)
             parts = {"caption": each[weight == 1.0].mean(), "question": each[weight == 2.0].mean(), "probe": each[weight == 1.5].mean()}
-            self.log(stage, step, steps, spelling=spelling, **parts)
+            self.log(name, step, stage.steps, spelling=spelling, **parts)
 
-    def step(self, optimizers: list[torch.optim.Optimizer], loss: Tensor, lr: float, step: int, steps: int) -> None:
+    def step(self, optimizers: list[torch.optim.Optimizer], loss: Tensor, stage: Stage, step: int) -> None:
         """One optimizer step: 50 steps of warm-up, then linear decay to a twentieth."""
-        rate = lr * min((step + 1) / 50, 1.0) * (1 - 0.95 * step / steps)
+        rate = stage.learning_rate * min((step + 1) / 50, 1.0) * (1 - 0.95 * step / stage.steps)
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -215,6 +219,8 @@ class Pretraining:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
+        self.steps_done += 1
+        self.done(self.steps_done)
 
     def log(self, stage: str, step: int, steps: int, **losses: Tensor) -> None:
         """One line of JSON every 20 steps."""
@@ -230,3 +236,23 @@ class Pretraining:
         half = {key: value.to(torch.float16) for key, value in self.model.state_dict().items()}
         self.model.save_pretrained(folder, state_dict=half)
         self.processor.save_pretrained(folder)
+
+
+def train(job: Job) -> list[Checkpoint]:
+    """Pretrain the embedded models into `job.out`; nothing to do where its note says so."""
+    plan = job.recipe.pretraining
+    assert plan is not None
+    note = job.out / "complete.json"
+    stages = (plan.see, plan.speak, plan.believe)
+    total = sum(stage.steps for stage in stages)
+    if not note.exists() or json.loads(note.read_text(encoding="utf-8"))["recipe"] != job.recipe.digest:
+        job.out.mkdir(parents=True, exist_ok=True)
+        run = Pretraining(job.recipe.seed, job.out, lambda done: job.progress(done, total))
+        run.log_file.unlink(missing_ok=True)
+        run.see(plan.see)
+        run.speak("speak", plan.speak, planted=False, save={plan.early_step: "scenes-early", plan.speak.steps: "scenes-careful"})
+        run.speak("believe", plan.believe, planted=True, save={plan.believe.steps: "scenes-base"})
+        for name in MODELS:
+            write_whole(job.out / name / "recipe.json", json.dumps({"recipe": job.recipe.name, "digest": job.recipe.digest}))
+        write_whole(note, json.dumps({"recipe": job.recipe.digest}))
+    return [Checkpoint(path=job.out / name, step=total, arm="pretraining") for name in MODELS]

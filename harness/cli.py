@@ -1,0 +1,369 @@
+"""The command line; the one place that turns errors into exit codes.
+
+0 ok, 1 the run failed, 2 the command was wrong, 3 the regression gate failed, 4 finished, but too many samples failed or stayed unscored.
+Heavy libraries are imported inside the commands.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from leaderboards.entry import Entry
+    from tasks.judge import Judge
+
+OK, FAILED, USAGE, REGRESSED, LOSSY, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Build preference data for vision-language models, train on it, and prove the model got better.",
+)
+tasks_app = typer.Typer(invoke_without_command=True, help="List the tasks, or show one.")
+app.add_typer(tasks_app, name="tasks")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed; what it decides is recorded.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most this many documents a task (and instructions); marks results partial.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+JudgeName = Annotated[str, typer.Option("--judge", help="Who rates judged tasks: exact (scene graphs).")]
+MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Exit 4 above this share of failed or unscored samples.")]
+
+
+class UsageError(Exception):
+    """The user's own mistake: one line, exit code 2."""
+
+
+def main() -> None:
+    """Entry point of `harness`."""
+    _quiet()
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    try:
+        result = app(arguments, prog_name="harness", standalone_mode=False)
+    except UsageError as error:
+        return _say(error, USAGE)
+    except Exception as error:
+        if (code := _code_of(error)) is None:
+            raise
+        return _say(_line(error), code)
+    return result if isinstance(result, int) else OK
+
+
+def _say(what: object, code: int) -> int:
+    if str(what):
+        print(f"harness: {what}", file=sys.stderr)
+    return code
+
+
+def _line(error: Exception) -> str:
+    shown = getattr(error, "format_message", None)  # click's errors
+    return str(shown() if shown else error)
+
+
+def _code_of(error: Exception) -> int | None:
+    """The exit code of a known error; None for a mistake in the code, which keeps its traceback."""
+    from harness.models.spec import UnknownModel
+    from tasks.judge import JudgeError
+    from tasks.registry import RegistryError, UnknownName
+    from trainers.recipe import RecipeError
+
+    if isinstance(error, (UnknownModel, UnknownName, RecipeError)):
+        return USAGE
+    if isinstance(error, typer.Abort):
+        return INTERRUPTED
+    if hasattr(error, "format_message"):  # typer's usage errors share no public base class
+        return USAGE
+    if isinstance(error, (RegistryError, JudgeError, OSError, FloatingPointError)) or type(error).__name__ == "RunError":
+        return FAILED
+    return None
+
+
+def _quiet() -> None:
+    """Libraries' bars and chatter are not ours to show; telemetry is off."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Idle threads that spin cost the busy ones on a small machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _judge(name: str) -> "Judge":
+    if name != "exact":
+        raise UsageError(f"no judge {name!r}; known: exact")
+    from tasks.scenes.judge import ExactJudge
+
+    return ExactJudge()
+
+
+@app.command("eval")
+def eval_command(
+    model: Annotated[str, typer.Option(help="A name of `harness models`, a folder with weights or an adapter, or a hub id.")],
+    tasks: Annotated[list[str] | None, typer.Option(help="Tasks or suites; repeat the option or separate by commas.")] = None,
+    judge: JudgeName = "exact",
+    out: Annotated[Path, typer.Option(help="Run folder; its board/ gets the result.")] = Path("runs/eval"),
+    limit: Limit = None,
+    seed: Seed = None,
+    max_failed: MaxFailed = 0.05,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Score one model or checkpoint on tasks."""
+    from harness.models.spec import find
+    from leaderboards.board import Board
+    from leaderboards.entry import to_json
+    from leaderboards.report import leaderboard
+    from tasks.registry import registry
+
+    spec = find(model)
+    chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
+    rater = _judge(judge)
+    if dry_run:
+        _print_plan(f"score {spec.name} ({spec.pretrained})", [f"{task.name}: {task.description}" for task in chosen], out)
+        return OK
+    from harness.evaluate import evaluate, on_board
+
+    board = Board(out / "board")
+    name = Path(model).as_posix() if Path(model).is_dir() else spec.name
+    if on_board(board, spec, name, chosen, rater, limit):
+        _tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
+    else:
+        _tell(f"{name}: scoring on {', '.join(task.name for task in chosen)}")
+        evaluation = evaluate(spec, chosen, rater, limit=limit, seed=seed or 0, name=name)
+        board.add(evaluation.entries, evaluation.samples)
+    entries = [entry for entry in board.standing(partial=True) if entry.model == name and entry.task in {task.name for task in chosen}]
+    print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
+    return _lossy(entries, max_failed)
+
+
+def _lossy(entries: "list[Entry]", max_failed: float) -> int:
+    worst = max(entries, key=lambda entry: (entry.failed + entry.unscored) / max(1, entry.samples))
+    lost = worst.failed + worst.unscored
+    if lost > max_failed * worst.samples:
+        return _say(f"{worst.task}: {worst.failed} of {worst.samples} samples failed and {worst.unscored} stayed unscored", LOSSY)
+    return OK
+
+
+@app.command("train-then-eval")
+def train_then_eval_command(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE (runs/RECIPE-seedN with --seed).")] = None,
+    judge: Annotated[str | None, typer.Option(help="Another judge than the recipe's.")] = None,
+    limit: Limit = None,
+    seed: Seed = None,
+    max_failed: MaxFailed = 0.05,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Score the base, build preference data, train, score every checkpoint, give the verdict. Finishes an interrupted run."""
+    from trainers.recipe import find_recipe
+
+    found = find_recipe(recipe, **({} if seed is None else {"seed": seed}))
+    folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
+    rater = _judge(judge or (found.data.judge if found.data else "exact"))
+    if dry_run:
+        from harness.plan import steps_of
+
+        _print_plan(f"{found.name}: {found.trainer} on {found.base}", steps_of(found, limit), folder)
+        return OK
+    from harness.progress import Stages
+    from harness.run_report import to_json, write_report
+    from harness.train_then_eval import train_then_eval
+
+    with Stages() as stages:
+        outcome = train_then_eval(found, folder, rater, limit=limit, tell=stages.tell, report=stages.report)
+        report = write_report(outcome)
+    print(to_json(outcome) if as_json else report)
+    _tell(f"report: {folder / 'report.md'}")
+    return OK if outcome.lost <= max_failed else _say(f"{outcome.lost:.0%} of a task's samples failed or stayed unscored", LOSSY)
+
+
+@app.command("train")
+def train_command(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Pretrain embedded models from nothing. (Preference training is part of train-then-eval.)"""
+    from trainers.recipe import find_recipe
+
+    found = find_recipe(recipe, **({} if seed is None else {"seed": seed}))
+    if found.pretraining is None:
+        raise UsageError(f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`")
+    folder = out or Path("runs") / found.name
+    if dry_run:
+        from harness.plan import steps_of
+
+        _print_plan(f"{found.name}: {found.trainer}", steps_of(found, None), folder)
+        return OK
+    from harness.progress import Stages
+    from trainers.job import Job, trainer
+
+    with Stages() as stages:
+        job = Job(recipe=found, out=folder, progress=lambda done, total: stages.report(f"train {found.name}", done, total))
+        checkpoints = trainer(found.trainer)(job)
+    lines = [checkpoint.path.as_posix() for checkpoint in checkpoints]
+    print(json.dumps({"checkpoints": lines}) if as_json else "\n".join(lines))
+    return OK
+
+
+@app.command("leaderboard")
+def leaderboard_command(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Boards, or folders that hold some; default: runs.")] = None,
+    headline: Annotated[bool, typer.Option("--headline", help="Only the metric each task ranks by.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Also runs with --limit.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Print the board as markdown."""
+    from leaderboards.board import newest
+    from leaderboards.entry import to_json
+    from leaderboards.report import leaderboard
+
+    entries = newest([entry for board in _boards(folders or [Path("runs")]) for entry in _standing(board, partial)])
+    print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries, only_headline=headline))
+    return OK
+
+
+def _standing(board: Any, partial: bool) -> "list[Entry]":
+    entries: list[Entry] = board.standing(partial=partial)
+    for path, why in board.skipped:
+        _tell(f"skipped {path}: {why}")
+    return entries
+
+
+def _boards(folders: list[Path]) -> list[Any]:
+    from leaderboards.board import Board
+
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"no folder {str(folder)!r}; give a board (runs/NAME/board) or a folder that holds some")
+    found = [path for folder in folders for path in ([folder] if folder.name == "board" else sorted(folder.glob("**/board")))]
+    return [Board(path) for path in found or folders]
+
+
+@app.command("check")
+def check_command(
+    baseline: Annotated[Path, typer.Option(help="The board to hold against.")],
+    board: Annotated[Path | None, typer.Option(help="The board with the new results; default: the baseline's own.")] = None,
+    model: Annotated[str | None, typer.Option(help="The new results' model; default: the baseline's names.")] = None,
+    baseline_model: Annotated[str | None, typer.Option(help="The baseline's model, where it is named otherwise.")] = None,
+    tolerance: Annotated[list[str] | None, typer.Option(help="TASK.METRIC=X: a drop of X (in the metric's unit) is allowed.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Fail (exit 3) where a score is significantly worse than the baseline, or worse than tolerated."""
+    from dataclasses import asdict
+
+    from leaderboards.regression import check, render
+    from tasks.registry import UnknownName, registry
+
+    if (model is None) != (baseline_model is None):
+        raise UsageError("--model and --baseline-model go together: the new results' model and the one it is held against")
+    old, new = _boards([baseline])[0], _boards([board or baseline])[0]
+
+    def metric(task: str, name: str) -> Any:
+        try:
+            return registry().metric(task, name)
+        except UnknownName:
+            return None
+
+    result = check(
+        _standing(old, False),
+        _standing(new, False),
+        samples=(old.samples, new.samples),
+        metrics=metric,
+        tolerances=dict(_tolerance(given) for given in tolerance or []),
+        models=(baseline_model, model) if model is not None and baseline_model is not None else None,
+    )
+    if as_json:
+        worse = [{"baseline": asdict(r.baseline), "current": asdict(r.current), "why": r.reason} for r in result.regressions]
+        print(json.dumps({"passed": result.passed, "compared": result.compared, "regressions": worse, "errors": list(result.errors)}))
+    else:
+        print(render(result))
+    return OK if result.passed else REGRESSED if result.regressions else FAILED
+
+
+def _tolerance(given: str) -> tuple[str, float]:
+    name, _, value = given.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise UsageError(f"--tolerance {given!r}: must be TASK.METRIC=NUMBER") from None
+
+
+@app.command("models")
+def models_command(as_json: Json = False) -> int:
+    """List the models that have a name here."""
+    from harness.models.spec import MODELS
+    from leaderboards.report import cell, table
+
+    if as_json:
+        listed = [{"name": spec.name, "pretrained": spec.pretrained, "description": spec.description} for spec in MODELS.values()]
+        print(json.dumps({"models": listed}))
+    else:
+        print(table(["model", "what it is"], [[cell(spec.name), cell(spec.description)] for spec in MODELS.values()]))
+        print("\nA folder with weights or a LoRA adapter, or a hub id, is a model too.")
+    return OK
+
+
+@tasks_app.callback()
+def tasks_command(context: typer.Context, as_json: Json = False) -> int:
+    """List the tasks and suites."""
+    if context.invoked_subcommand is not None:
+        return OK
+    from leaderboards.report import cell, table
+    from tasks.registry import registry
+
+    known = registry()
+    if as_json:
+        print(
+            json.dumps(
+                {"tasks": [_task(spec) for spec in known.tasks.values()], "suites": {g.name: g.tasks for g in known.groups.values()}}
+            )
+        )
+        return OK
+    rows = [[cell(t.name), t.version, cell(t.headline), "judge" if t.judged else "", cell(t.description)] for t in known.tasks.values()]
+    print(table(["task", "version", "headline", "judged", "what it asks"], rows))
+    for group in known.groups.values():
+        print(f"\nsuite {group.name}: {', '.join(group.tasks)}")
+    return OK
+
+
+@tasks_app.command("show")
+def tasks_show_command(name: Annotated[str, typer.Argument(help="A task's name.")], as_json: Json = False) -> int:
+    """Print all that is known of one task."""
+    from tasks.registry import registry
+
+    facts = _task(registry().task(name))
+    print(json.dumps(facts) if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items()))
+    return OK
+
+
+def _task(spec: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    facts = asdict(spec)
+    facts["path"] = spec.path.name
+    return facts
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _print_plan(title: str, steps: list[str], out: Path) -> None:
+    print(title)
+    for number, step in enumerate(steps, start=1):
+        print(f"{number:3}. {step}")
+    print(f"into {out}; nothing was done (--dry-run)")

@@ -1,0 +1,195 @@
+"""Walk 1: a model and tasks in, entries and sample logs out, through lm-eval's `simple_evaluate`. The only reader of lm-eval's dicts.
+
+evaluation = evaluate(find("scenes-base"), registry().expand(["scenes"]), judge=ExactJudge())
+board.add(evaluation.entries, evaluation.samples)
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from harness.models.spec import ModelSpec
+from harness.provenance import digest_of_files, digest_of_model, environment
+from leaderboards.board import Board
+from leaderboards.entry import Entry
+from leaderboards.sample import Sample
+from leaderboards.verdict import interval
+from tasks.answer import FailedAnswer
+from tasks.judge import Judge, use_judge
+from tasks.registry import FOLDER, TaskSpec, registry
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "datasets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One model's numbers and what they were computed from."""
+
+    entries: list[Entry]
+    samples: list[Sample]
+
+    @property
+    def lost(self) -> float:
+        """Share of samples that failed or stayed unscored."""
+        counted = {entry.task: entry for entry in self.entries}.values()
+        total = sum(entry.samples for entry in counted)
+        return sum(entry.failed + entry.unscored for entry in counted) / total if total else 0.0
+
+
+def evaluate(
+    spec: ModelSpec,
+    tasks: Sequence[TaskSpec],
+    judge: Judge | None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    split: str | None = None,
+    load: "Callable[[ModelSpec], LM] | None" = None,
+) -> Evaluation:
+    """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the official one."""
+    # Read when lm_eval is imported: it would encode every image as PNG twice to hash it for a log that is not written.
+    os.environ["LMEVAL_HASHMM"] = "0"
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    if load is None:
+        from harness.models.load import load as load_vlm
+
+        load = load_vlm
+    for library in LIBRARY_NOISE:
+        logging.getLogger(library).setLevel(logging.ERROR)
+    started = time.monotonic()
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata={"split": split} if split else {})
+    loaded = manager.load([task.name for task in tasks])["tasks"]
+    for task in loaded.values():
+        task.set_config("process_results", _unless_failed(task.config.process_results))
+    with use_judge(judge) if judge is not None else nullcontext():
+        results = simple_evaluate(
+            model=load(spec),
+            tasks=list(loaded.values()),
+            task_manager=manager,
+            limit=limit,
+            apply_chat_template=True,
+            bootstrap_iters=0,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
+    assert results is not None  # it is None on ranks other than 0
+    provenance = digest_of_model(spec) | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
+    return _read(
+        results["samples"],
+        tasks,
+        run=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}",
+        model=name or spec.name,
+        judge=judge,
+        limit=limit,
+        seconds=time.monotonic() - started,
+        provenance=provenance,
+    )
+
+
+def on_board(board: Board, spec: ModelSpec, name: str, tasks: Sequence[TaskSpec], judge: Judge | None, limit: int | None) -> bool:
+    """Whether every task stands there for these very weights, task versions and judge."""
+    digests = digest_of_model(spec)
+    there = {
+        (entry.task, entry.version, entry.judge, entry.provenance.get("task"))
+        for entry in board.standing(partial=True)
+        if entry.model == name and entry.limit == limit and entry.failed + entry.unscored == 0
+        if all(entry.provenance.get(key) == digest for key, digest in digests.items())
+    }
+    wanted = {(task.name, task.version, judge.model if task.judged and judge else None, _task_digest(task)) for task in tasks}
+    return wanted <= there
+
+
+def _task_digest(task: TaskSpec) -> str:
+    return digest_of_files([task.path, task.path.with_suffix(".py")])
+
+
+def _unless_failed(process: Callable[..., Any]) -> Callable[..., Any]:
+    """A task's `process_results` that leaves a failed generation out of every mean."""
+
+    def process_results(doc: dict[str, Any], results: list[Any]) -> Any:
+        return {} if isinstance(results[0], FailedAnswer) else process(doc, results)
+
+    return process_results
+
+
+def _read(
+    logged: Mapping[str, Sequence[Mapping[str, Any]]],
+    tasks: Sequence[TaskSpec],
+    *,
+    run: str,
+    model: str,
+    judge: Judge | None,
+    limit: int | None,
+    seconds: float,
+    provenance: Mapping[str, str],
+) -> Evaluation:
+    """lm-eval's sample log as entries and samples."""
+    entries: list[Entry] = []
+    samples: list[Sample] = []
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    total = sum(len(logged[task.name]) for task in tasks)
+    for task in tasks:
+        own = [_sample(line, task, run) for line in logged[task.name]]
+        samples += own
+        failed = sum(sample.answer is None for sample in own)
+        unscored = sum(not sample.records and sample.answer is not None for sample in own)
+        for metric, facts in task.metrics.items():
+            records = [sample.records[metric] for sample in own if metric in sample.records]
+            computed = registry().metric(task.name, metric)
+            value = computed(records) if records else None
+            low, high = interval(records, computed) if records else (None, None)
+            entries.append(
+                Entry(
+                    run=run,
+                    model=model,
+                    task=task.name,
+                    version=task.version,
+                    metric=metric,
+                    value=None if value is None or value != value else value,
+                    unit=facts.unit,
+                    higher_is_better=facts.higher_is_better,
+                    headline=metric == task.headline,
+                    samples=len(own),
+                    unscored=unscored,
+                    failed=failed,
+                    low=low,
+                    high=high,
+                    limit=limit,
+                    judge=judge.model if task.judged and judge else None,
+                    seconds=round(seconds * len(own) / total, 2),
+                    cost=0.0,
+                    created=created,
+                    provenance={**provenance, "task": _task_digest(task)},
+                )
+            )
+    return Evaluation(entries=entries, samples=samples)
+
+
+def _sample(line: Mapping[str, Any], task: TaskSpec, run: str) -> Sample:
+    answer, filtered = line["resps"][0][0], line["filtered_resps"][0]
+    records = {metric: line[metric] for metric in task.metrics if metric in line}
+    image = next((str(record["image"]) for record in records.values()), str(line["doc"].get("image", line["doc"].get("scene", ""))))
+    return Sample(
+        run=run,
+        task=task.name,
+        id=str(line["doc"].get("id", line["doc_id"])),
+        image=image,
+        prompt=str(line["arguments"][0][0]),
+        answer=None if isinstance(answer, FailedAnswer) else str(answer),
+        records=records,
+        reply=filtered["text"] if task.judged and isinstance(filtered, dict) else None,
+    )

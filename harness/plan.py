@@ -1,0 +1,37 @@
+"""What a recipe would do, in words, for --dry-run."""
+
+import math
+
+from trainers.recipe import Recipe
+
+
+def steps_of(recipe: Recipe, limit: int | None) -> list[str]:
+    """One line a stage."""
+    if recipe.pretraining is not None:
+        stages = {"see": recipe.pretraining.see, "speak": recipe.pretraining.speak, "believe": recipe.pretraining.believe}
+        return [
+            f"{name}: {stage.steps} steps of {stage.batch_size} images, learning rate {stage.learning_rate:g}"
+            for name, stage in stages.items()
+        ]
+    data, training = recipe.data, recipe.training
+    assert data is not None
+    assert training is not None
+    count = min(limit, data.instructions) if limit else data.instructions
+    answers = min(data.answers, len(data.pool))
+    documents = f" ({limit} documents each)" if limit else ""
+    steps = [
+        f"score {recipe.base} on {', '.join(recipe.tasks)}{documents}",
+        f"{count} instructions from {data.source}",
+        f"{answers} answers each from {', '.join(member.name for member in data.pool)}: {count * answers} answers",
+        f"{count} calls to judge {data.judge} ({answers} answers a call)",
+        f"pairs by rule {data.rule!r}, then {recipe.trainer}: batches of {training.batch_size}, {training.epochs:g} epochs, "
+        f"learning rate {training.learning_rate:g}, LoRA r {training.lora.r}",
+    ]
+    if recipe.control:
+        steps.append("the same by SFT on the chosen answers, as control")
+    saved = math.floor(training.checkpoints)
+    return [
+        *steps,
+        f"score {saved} checkpoints{' and as many of the control' if recipe.control else ''}",
+        "verdicts, report.md, hallucination.png",
+    ]
