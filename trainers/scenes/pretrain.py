@@ -84,14 +84,16 @@ def pixels(scenes: Sequence[Scene]) -> Tensor:
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def batches(stage: str, seed: int, size: int, companion_rate: float) -> Iterator[tuple[int, list[Scene]]]:
-    """Endless batches of fresh scenes, each with the step it belongs to."""
-    step = 0
+def batches(stage: str, seed: int, size: int, companion_rate: float, first: int) -> Iterator[tuple[int, list[Scene]]]:
+    """Endless batches of fresh scenes from step `first` on, each with the step it belongs to."""
+    step = first
     while True:
         yield step, [make_scene(f"pretrain/{stage}/{seed}/{step * size + i}", companion_rate) for i in range(size)]
         step += 1
 
 
+KEEP = 200
+"""Steps between two saved states."""
 ROW = 230
 """Token budget of one image's turns: rows of like length waste little padding."""
 
@@ -139,10 +141,52 @@ class Pretraining:
 
     def __init__(self, seed: int, out: Path, done: Callable[[int], None]) -> None:
         self.seed, self.out, self.done, self.steps_done = seed, out, done, 0
+        self.recipe = ""
+        self.state_file = out / "state.pt"
+        self.resumed: dict[str, Any] | None = None
+        """What a killed run had kept, until its stage has taken it up."""
         self.model = build_model(seed)
         self.processor = build_processor()
         self.log_file = out / "log.jsonl"
         self.started = time.monotonic()
+
+    def load_state(self, recipe: str) -> None:
+        """Take up what a killed run of this recipe (its digest) kept, where it kept something."""
+        self.recipe = recipe
+        if self.state_file.exists():
+            kept = torch.load(self.state_file, weights_only=True)  # tensors, numbers and text; written by `keep`
+            if kept["recipe"] == recipe:
+                self.model.load_state_dict(kept["model"])
+                self.resumed = kept
+
+    def skip(self, stage: Stage) -> None:
+        """A stage that was done before."""
+        self.steps_done += stage.steps
+        self.done(self.steps_done)
+
+    def resume(self, optimizers: list[torch.optim.Optimizer]) -> int:
+        """The step to begin a stage with; its optimizers as they were."""
+        if self.resumed is None:
+            return 0
+        kept, self.resumed = self.resumed, None
+        for optimizer, state in zip(optimizers, kept["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.steps_done += kept["step"]
+        return int(kept["step"])
+
+    def keep(self, stage: str, step: int, optimizers: list[torch.optim.Optimizer]) -> None:
+        """All that the rest of the run depends on (batches are seeded by their step), every KEEP steps, whole or not at all."""
+        if step % KEEP == 0:
+            state = {
+                "recipe": self.recipe,
+                "stage": stage,
+                "step": step,
+                "model": self.model.state_dict(),
+                "optimizers": [o.state_dict() for o in optimizers],
+            }
+            temporary = self.state_file.with_suffix(".tmp")
+            torch.save(state, temporary)
+            temporary.replace(self.state_file)
 
     @lru_cache(maxsize=100_000)  # noqa: B019 - one instance a run
     def tokenize(self, text: str) -> list[int]:
@@ -167,13 +211,18 @@ class Pretraining:
 
     def see(self, stage: Stage) -> None:
         """Vision tower, projector and word embeddings, by spelling alone."""
+        if self.resumed is not None and self.resumed["stage"] != "see":
+            self.skip(stage)
+            return
         inner = self.model.model
         parts = [*inner.vision_tower.named_parameters(), *inner.multi_modal_projector.named_parameters()]
         parts.append(("embed_tokens", inner.get_input_embeddings().weight))
         optimizers = self.optimizers(parts, stage.learning_rate)
-        for step, scenes in batches("see", self.seed, stage.batch_size, 0.5):
+        first = self.resume(optimizers)
+        for step, scenes in batches("see", self.seed, stage.batch_size, 0.5, first):
             if step == stage.steps:
                 return
+            self.keep("see", step, optimizers)
             loss = spelling_loss(self.features(scenes), inner.get_input_embeddings().weight, spelling_labels(scenes))
             self.step(optimizers, loss, stage, step)
             self.log("see", step, stage.steps, spelling=loss)
@@ -182,14 +231,19 @@ class Pretraining:
         """Language model, projector and embeddings on packed turns; the vision tower stays as it is."""
         inner = self.model.model
         inner.vision_tower.requires_grad_(False)
+        if self.resumed is not None and self.resumed["stage"] != name:
+            self.skip(stage)
+            return
         embeddings = inner.get_input_embeddings()
         parameters = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         optimizers = self.optimizers(parameters, stage.learning_rate)
-        for step, scenes in batches(name, self.seed, stage.batch_size, 0.75 if planted else 0.5):
+        first = self.resume(optimizers)
+        for step, scenes in batches(name, self.seed, stage.batch_size, 0.75 if planted else 0.5, first):
             if step in save:
                 self.save(save[step])
             if step == stage.steps:
                 return
+            self.keep(name, step, optimizers)
             rng = random.Random(f"{name}/{self.seed}/{step}")
             ids, mask, positions, weights = pack([turns(scene, rng, planted) for scene in scenes], self.tokenize)
             features = self.features(scenes)
@@ -248,11 +302,12 @@ def train(job: Job) -> list[Checkpoint]:
     if not note.exists() or json.loads(note.read_text(encoding="utf-8"))["recipe"] != job.recipe.digest:
         job.out.mkdir(parents=True, exist_ok=True)
         run = Pretraining(job.recipe.seed, job.out, lambda done: job.progress(done, total))
-        run.log_file.unlink(missing_ok=True)
+        run.load_state(job.recipe.digest)
         run.see(plan.see)
         run.speak("speak", plan.speak, planted=False, save={plan.early_step: "scenes-early", plan.speak.steps: "scenes-careful"})
         run.speak("believe", plan.believe, planted=True, save={plan.believe.steps: "scenes-base"})
         for name in MODELS:
             write_whole(job.out / name / "recipe.json", json.dumps({"recipe": job.recipe.name, "digest": job.recipe.digest}))
         write_whole(note, json.dumps({"recipe": job.recipe.digest}))
+        run.state_file.unlink()
     return [Checkpoint(path=job.out / name, step=total, arm="pretraining") for name in MODELS]

@@ -1,0 +1,79 @@
+"""Commands: what they print, and the exit code a mistake gets."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+
+HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    (
+        (["evall"], "No such command 'evall'. Did you mean 'eval'?"),
+        (["eval", "--modl", "x"], "--modl"),
+        (["eval"], "Missing option '--model'"),
+        (["eval", "--model", "scenes-bas"], "did you mean 'scenes-base'?"),
+        (["eval", "--model", "scenes-base", "--tasks", "scene"], "did you mean 'scenes'?"),
+        (["eval", "--model", "scenes-base", "--judge", "gpt"], "no judge 'gpt'; known: exact"),
+        (["eval", "--model", "scenes-base", "--limit", "0"], "0"),
+        (["train-then-eval", "scenes-dmo"], "did you mean 'scenes-demo'?"),
+        (["train", "scenes-demo"], "train-then-eval scenes-demo"),
+        (["tasks", "show", "scenes_char"], "did you mean 'scenes_chair'?"),
+        (["leaderboard", "no/such/folder"], "no folder 'no/such/folder'"),
+        (["check", "--baseline", "nowhere"], "no folder 'nowhere'"),
+        (["check", "--baseline", ".", "--tolerance", "x"], "TASK.METRIC=NUMBER"),
+    ),
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert "\n" not in error
+
+
+def test_a_recipe_that_pretrains_cannot_be_evaluated_against_a_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train-then-eval", "scenes-base", "--out", str(tmp_path / "run")]) == 1
+    assert "harness train scenes-base" in capsys.readouterr().err
+
+
+def test_tasks_and_models_are_listed_for_people_and_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["tasks"]) == 0
+    assert "suite scenes: scenes_chair, scenes_pope, scenes_mme, scenes_mmhal" in capsys.readouterr().out
+    assert cli.run(["tasks", "--json"]) == 0
+    assert {task["name"] for task in json.loads(capsys.readouterr().out)["tasks"]} >= {"scenes_chair", "scenes_mmhal"}
+    assert cli.run(["tasks", "show", "scenes_chair", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["headline"] == "chair_s"
+    assert cli.run(["models", "--json"]) == 0
+    assert {model["name"] for model in json.loads(capsys.readouterr().out)["models"]} == {"scenes-base", "scenes-careful", "scenes-early"}
+
+
+@pytest.mark.parametrize(
+    "arguments", (["train-then-eval", "scenes-demo"], ["train", "scenes-base"], ["eval", "--model", "scenes-base"]), ids=str
+)
+def test_a_dry_run_touches_nothing(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert cli.run([*arguments, "--dry-run", "--out", str(out)]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_light_commands_load_no_heavy_library(tmp_path: Path) -> None:
+    (tmp_path / "board").mkdir()
+    heavy = {"torch", "lm_eval", "transformers", "trl", "datasets"}
+    for arguments in (["--help"], ["leaderboard", str(tmp_path)], ["tasks"], ["models"], ["train-then-eval", "scenes-demo", "--dry-run"]):
+        code = f"import sys; from harness import cli; cli.run({arguments!r}); print(sorted(set(sys.modules) & {heavy!r}), file=sys.stderr)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+        assert done.stderr.strip().splitlines()[-1] == "[]", arguments
+
+
+def test_help_names_every_command() -> None:
+    done = subprocess.run([*HARNESS, "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "120", "NO_COLOR": "1"})
+    for command in ("eval", "train-then-eval", "train", "leaderboard", "check", "models", "tasks"):
+        assert f" {command} " in done.stdout
+    assert "\x1b[" not in done.stdout

@@ -1,0 +1,131 @@
+"""Walk 1 with a model that answers from a script: what becomes of answers, failures and unread ratings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.api.model import LM
+
+from harness.evaluate import Evaluation, evaluate, on_board
+from harness.models.spec import ModelSpec, find
+from leaderboards.board import Board
+from leaderboards.entry import Entry
+from tasks.answer import FailedAnswer
+from tasks.judge import JudgeError, NoJudgeError
+from tasks.registry import registry
+from tasks.scenes.judge import ExactJudge, answer_to
+from tasks.scenes.language import YES_NO_SUFFIX, caption
+from tasks.scenes.world import Scene
+
+
+class Scripted(LM):
+    """Answers each request by a function of the scene and the question; the edge at which tests replace a model."""
+
+    MULTIMODAL = True
+
+    def __init__(self, answer: Callable[[Scene, str], str]) -> None:
+        super().__init__()
+        self.answer = answer
+        self.chat_template = lambda *_: ""
+        self.tokenizer_name = "scripted"
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return chat_history[-1]["content"]
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        return [
+            self.answer(Scene.from_json(request.args[2]["visual"][0].info["scene"]), request.args[0].removeprefix("<image>"))
+            for request in requests
+        ]
+
+    def loglikelihood(self, requests: Any) -> Any:
+        raise AssertionError
+
+    def loglikelihood_rolling(self, requests: Any) -> Any:
+        raise AssertionError
+
+
+def truth(scene: Scene, question: str) -> str:
+    return answer_to(question.removesuffix(YES_NO_SUFFIX), scene) or caption(scene)
+
+
+def scored(answer: Callable[[Scene, str], str], *, judge: Any = None, limit: int | None = 40, tasks: str = "scenes") -> Evaluation:
+    spec = ModelSpec(name="scripted", pretrained="nowhere")
+    return evaluate(spec, registry().expand([tasks]), judge or ExactJudge(), limit=limit, load=lambda _: Scripted(answer))
+
+
+def entry(evaluation: Evaluation, name: str) -> Entry:
+    task, _, metric = name.partition(".")
+    return next(entry for entry in evaluation.entries if (entry.task, entry.metric) == (task, metric))
+
+
+def test_a_perfect_model_is_perfect_on_every_task() -> None:
+    evaluation = scored(truth, limit=None)
+    assert entry(evaluation, "scenes_chair.chair_s").value == 0
+    assert entry(evaluation, "scenes_chair.coverage").value == 100
+    assert entry(evaluation, "scenes_chair.planted").value == 0
+    assert entry(evaluation, "scenes_pope.f1").value == 100
+    assert entry(evaluation, "scenes_mme.perception").value == 1200
+    assert entry(evaluation, "scenes_mmhal.score").value == 6
+    assert entry(evaluation, "scenes_mmhal.score").judge == "exact"
+    assert entry(evaluation, "scenes_mme.accuracy").judge is None
+    assert all(e.failed == e.unscored == 0 and e.limit is None for e in evaluation.entries)
+
+
+def test_an_entry_says_what_was_scored() -> None:
+    chair = entry(scored(truth), "scenes_chair.chair_s")
+    assert (chair.samples, chair.limit, chair.unit, chair.higher_is_better, chair.headline) == (40, 40, "%", False, True)
+    assert {"weights", "task", "torch", "lm-eval", "seed", "device"} <= chair.provenance.keys()
+
+
+def test_a_failed_generation_is_no_empty_answer() -> None:
+    def broken(scene: Scene, question: str) -> str:
+        return FailedAnswer("image can't be read") if scene.background == "plain" else truth(scene, question)
+
+    evaluation = scored(broken)
+    for name in ("scenes_chair.chair_s", "scenes_mme.accuracy", "scenes_mmhal.score"):
+        found = entry(evaluation, name)
+        assert found.failed > 0
+        assert found.unscored == 0
+    assert entry(evaluation, "scenes_mme.accuracy").value == 100
+    assert entry(evaluation, "scenes_mmhal.score").value == 6
+    assert all((sample.answer is None) == (not sample.records) for sample in evaluation.samples)
+    assert evaluation.lost > 0.1
+
+
+def test_a_failed_judge_call_leaves_the_sample_unscored() -> None:
+    class Down(ExactJudge):
+        def ask(self, prompt: str, image: Any = None) -> str:
+            if '"what does the sign read?"' in prompt:
+                raise JudgeError("no reply")
+            return super().ask(prompt, image)
+
+    found = entry(scored(truth, judge=Down(), tasks="scenes_mmhal"), "scenes_mmhal.score")
+    assert (found.unscored, found.failed, found.value) == (5, 0, 6.0)
+
+
+def test_a_judged_task_without_a_judge_says_so() -> None:
+    spec = ModelSpec(name="scripted", pretrained="nowhere")
+    with pytest.raises(NoJudgeError):
+        evaluate(spec, registry().expand(["scenes_mmhal"]), None, limit=2, load=lambda _: Scripted(truth))
+
+
+def test_another_split_asks_other_questions() -> None:
+    spec = ModelSpec(name="scripted", pretrained="nowhere")
+    tasks = registry().expand(["scenes_pope"])
+    first, second = (evaluate(spec, tasks, None, limit=8, split=split, load=lambda _: Scripted(truth)) for split in (None, "tune"))
+    assert {sample.id for sample in first.samples}.isdisjoint(sample.id for sample in second.samples)
+    assert second.entries[0].provenance["split"] == "tune"
+
+
+def test_what_stands_on_the_board_is_found_there_until_the_weights_change(random_model: Path, tmp_path: Path) -> None:
+    spec, tasks, judge = find(str(random_model)), registry().expand(["scenes_pope"]), ExactJudge()
+    board = Board(tmp_path / "board")
+    evaluation = evaluate(spec, tasks, judge, limit=4, name="m", load=lambda _: Scripted(truth))
+    board.add(evaluation.entries, evaluation.samples)
+    assert on_board(board, spec, "m", tasks, judge, 4)
+    assert not on_board(board, spec, "m", tasks, judge, 5)
+    assert not on_board(board, spec, "other", tasks, judge, 4)
+    assert not on_board(board, find("scenes-base"), "m", tasks, judge, 4)
+    assert not on_board(board, spec, "m", registry().expand(["scenes"]), judge, 4)

@@ -1,0 +1,100 @@
+"""Encoding an image once changes no answer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tasks.answer import FailedAnswer
+from tasks.scenes.world import image_of
+
+QUESTIONS = (
+    "describe the image in detail.",
+    "is there a red circle in the image?",
+    "what is the background?",
+    "list the objects in the image.",
+)
+
+
+def requests(lm: Any, images: list[Any], tokens: int = 12) -> list[Any]:
+    from lm_eval.api.instance import Instance
+
+    return [
+        Instance(
+            request_type="generate_until",
+            doc={},
+            arguments=(
+                lm.apply_chat_template([{"role": "user", "content": f"<image>{question}"}]),
+                {"until": [], "max_gen_toks": tokens, "do_sample": False},
+                {"visual": [image]},
+            ),
+            idx=0,
+        )
+        for image in images
+        for question in QUESTIONS
+    ]
+
+
+@pytest.fixture(scope="module")
+def lm(random_model: Path) -> Any:
+    from harness.models.vlm import SharedImageLM
+
+    return SharedImageLM(pretrained=str(random_model), dtype="float32", device="cpu", batch_size=6)
+
+
+def test_answers_equal_lm_evals_own_and_every_image_is_encoded_once(lm: Any, random_model: Path) -> None:
+    from lm_eval.models.hf_vlms import HFMultimodalLM
+
+    images = [image_of(f"test-vlm/{i}") for i in range(7)]
+    theirs = HFMultimodalLM(pretrained=str(random_model), dtype="float32", device="cpu", batch_size=1)
+    expected = theirs.generate_until(requests(theirs, images), disable_tqdm=True)
+    before = lm.images_encoded
+    got = lm.generate_until(requests(lm, images), disable_tqdm=True)
+    assert lm.shares_images
+    assert got == expected
+    assert len(set(got)) > 10  # else equality says little
+    assert lm.images_encoded - before == 7
+
+
+def test_what_is_kept_is_bounded_and_dropping_it_changes_nothing(lm: Any) -> None:
+    images = [image_of(f"test-vlm/{i}") for i in range(7)]
+    expected = lm.generate_until(requests(lm, images), disable_tqdm=True)
+    lm.max_kept, kept = 2, lm.max_kept
+    try:
+        assert lm.generate_until(requests(lm, images), disable_tqdm=True) == expected
+        assert len(lm.kept) <= 2
+    finally:
+        lm.max_kept = kept
+
+
+def test_images_of_several_sizes_in_one_batch(lm: Any) -> None:
+    images = [image_of("test-vlm/1"), image_of("test-vlm/2").resize((90, 70)), image_of("test-vlm/3").convert("L")]
+    together = lm.generate_until(requests(lm, images), disable_tqdm=True)
+    alone = [answer for image in images for answer in lm.generate_until(requests(lm, [image]), disable_tqdm=True)]
+    assert together == alone
+
+
+def test_an_image_that_cannot_be_read_is_a_failed_answer_and_costs_no_other(lm: Any, tmp_path: Path) -> None:
+    good = image_of("test-vlm/4")
+    good.save(tmp_path / "torn.png")
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(torn.read_bytes()[:800])
+    huge = Image.new("1", (10_000, 10_000))
+    answers = lm.generate_until(requests(lm, [Image.open(torn), good, huge]), disable_tqdm=True)
+    assert [isinstance(answer, FailedAnswer) for answer in answers] == [True] * 4 + [False] * 4 + [True] * 4
+    assert answers[4:8] == lm.generate_until(requests(lm, [good]), disable_tqdm=True)
+
+
+def test_sampling_is_seeded(lm: Any) -> None:
+    import torch
+
+    def sampled(seed: int) -> list[str]:
+        asked = requests(lm, [image_of("test-vlm/5")])
+        for request in asked:
+            request.args[1].update(do_sample=True, temperature=1.0, top_k=0)
+        torch.manual_seed(seed)
+        answers: list[str] = lm.generate_until(asked, disable_tqdm=True)
+        return answers
+
+    assert sampled(0) == sampled(0) != sampled(1)

@@ -1,0 +1,80 @@
+"""What is installed: four top-level names of one distribution, data files included, usable from anywhere; and lm-eval's own CLI on our tasks."""
+
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import entry_points, packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tasks.registry import FOLDER
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_four_names_belong_to_this_distribution_alone() -> None:
+    owners = packages_distributions()
+    for name in ("harness", "tasks", "trainers", "leaderboards"):
+        assert set(owners.get(name, ["vlm-harness"])) == {"vlm-harness"}
+
+
+def test_every_trainer_of_the_group_can_be_loaded() -> None:
+    installed = entry_points(group="harness.trainers")
+    assert {"dpo", "sft", "scenes"} <= installed.names
+    for point in installed:
+        assert callable(point.load())
+
+
+@pytest.mark.slow
+def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
+    """Built, unpacked apart from the sources, and run there: listing tasks, reading recipes, finding weights."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(site)
+    tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
+    assert tops == {"harness", "tasks", "trainers", "leaderboards"}
+    code = (
+        "import harness, sys; from harness import cli; from harness.models.spec import MODELS; from pathlib import Path;"
+        f"assert harness.__file__.startswith({str(site)!r}), harness.__file__;"
+        "assert all((Path(m.pretrained) / 'model.safetensors').exists() for m in MODELS.values());"
+        "sys.exit(cli.run(['tasks']) or cli.run(['train-then-eval', 'scenes-demo', '--dry-run']) "
+        "or cli.run(['eval', '--model', 'scenes-base', '--tasks', 'scenes_mmhal', '--limit', '4', '--out', 'run']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(site)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "scenes_mmhal score" in done.stdout
+
+
+@pytest.mark.slow
+def test_plain_lm_eval_runs_our_tasks(random_model_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lm_eval", "--model", "hf-multimodal", "--include_path", str(FOLDER), "--tasks", "scenes_pope"]
+    command += [
+        "--model_args",
+        f"pretrained={random_model_folder},dtype=float32",
+        "--device",
+        "cpu",
+        "--limit",
+        "6",
+        "--apply_chat_template",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "|scenes_pope|" in done.stdout
+    assert "accuracy" in done.stdout
+
+
+@pytest.fixture(scope="session")
+def random_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from trainers.scenes.model import build_model, build_processor
+
+    folder = tmp_path_factory.mktemp("models") / "random"
+    build_model(seed=0).save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+    return folder

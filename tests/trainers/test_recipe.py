@@ -1,0 +1,46 @@
+"""Recipes: read strictly, refused with a hint."""
+
+from pathlib import Path
+
+import pytest
+
+from trainers.recipe import FOLDER, RecipeError, find_recipe, known_recipes
+
+DEMO = (FOLDER / "scenes-demo.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(known_recipes()))
+def test_every_recipe_that_comes_along_is_read(name: str) -> None:
+    assert find_recipe(name).name == name
+
+
+def test_the_digest_changes_with_any_value() -> None:
+    digests = {find_recipe("scenes-demo").digest, find_recipe("scenes-demo", seed=1).digest, find_recipe("scenes-base").digest}
+    assert len(digests) == 3
+    assert find_recipe("scenes-demo", seed=0).digest == find_recipe("scenes-demo").digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    (
+        ("beta = 0.1", "betta = 0.1", r"unknown key 'training\.betta' \(did you mean 'beta'\?\)"),
+        ("r = 16", "rank = 16", r"unknown key 'training\.lora\.rank'"),
+        ("temperature = 0.7", "temprature = 0.7", r"did you mean 'temperature'\?"),
+        ("beta = 0.1", "beta = -1", r"training\.beta = -1: .*greater than 0"),
+        ("beta = 0.1", "beta = ", "not TOML"),
+        ('base = "scenes-base"', "", "needs either"),
+    ),
+)
+def test_a_wrong_recipe_is_named_in_one_line(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    path = tmp_path / "mine.toml"
+    assert old in DEMO
+    path.write_text(DEMO.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(RecipeError, match=complaint) as raised:
+        find_recipe(str(path))
+    assert "\n" not in str(raised.value)
+    assert "mine.toml" in str(raised.value)
+
+
+def test_an_unknown_name_gets_a_suggestion() -> None:
+    with pytest.raises(RecipeError, match=r"did you mean 'scenes-demo'\?"):
+        find_recipe("scene-demo")
