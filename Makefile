@@ -28,7 +28,7 @@ test: $(READY)
 	$(BIN)/pytest
 
 bench: $(READY)
-	$(BIN)/python -m tests.bench.write
+	$(BIN)/pytest -o addopts=--import-mode=importlib tests/bench --benchmark-only -q
 
 clean:
 	rm -rf runs bench.json build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -64,12 +64,13 @@ def train_then_eval(
     if limit is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"instructions": min(limit, recipe.data.instructions)})})
     assert recipe.data is not None
+    base_name = recipe.base
     with _sole_owner(out):
         _claim(out, recipe, limit)
         clock = _Clock(out / "seconds.json")
         board = Board(out / "board")
         tasks = registry().expand(recipe.tasks)
-        base = find(recipe.base)
+        base = find(base_name)
 
         def score(spec: ModelSpec, name: str) -> None:
             if on_board(board, spec, name, tasks, judge, limit):
@@ -80,7 +81,7 @@ def train_then_eval(
                 evaluation = evaluate(spec, tasks, judge, limit=limit, seed=recipe.seed, name=name, split=split)
             board.add(evaluation.entries, evaluation.samples)
 
-        score(base, recipe.base)
+        score(base, base_name)
         with clock.stage("build preference data"):
             dataset = build_dataset(out / "data", recipe.data, recipe.seed, judge, _pool_loader(), report)
         if not dataset.pairs:
@@ -88,7 +89,7 @@ def train_then_eval(
                 f"no preference pairs from {dataset.counts.rows} rated instructions ({dataset.counts}); loosen the recipe's [data] rule"
             )
         tell(f"{len(dataset.pairs)} preference pairs from {dataset.counts.rows} instructions")
-        job = Job(recipe=recipe, out=out, base_name=recipe.base, base=base.pretrained, dtype=base.dtype, preferences=dataset.pairs)
+        job = Job(recipe=recipe, out=out, base_name=base_name, base=base.pretrained, dtype=base.dtype, preferences=dataset.pairs)
         arms = {recipe.trainer: job} | ({"sft": replace(job, out=out / "control")} if recipe.control else {})
         checkpoints: list[Checkpoint] = []
         for arm, arm_job in arms.items():
@@ -102,7 +103,7 @@ def train_then_eval(
         return Outcome(
             out=out,
             recipe=recipe,
-            base=recipe.base,
+            base=base_name,
             checkpoints=checkpoints,
             entries=entries,
             verdicts=_verdicts(board, entries, recipe, tasks, checkpoints),

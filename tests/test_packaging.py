@@ -1,4 +1,7 @@
-"""What is installed: four top-level names of one distribution, data files included, usable from anywhere; and lm-eval's own CLI on our tasks."""
+"""What is installed: four top-level names of one distribution, data files included, usable from anywhere; and lm-eval's own CLI.
+
+The slow tests build the real wheel and run the real programs.
+"""
 
 import subprocess
 import sys

@@ -144,8 +144,8 @@ class Recipe(_Section):
 
     @property
     def digest(self) -> str:
-        """Of every value, the name included: a run folder belongs to one digest."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        """Of every value that is not the default, the name included: a run folder belongs to one digest."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)

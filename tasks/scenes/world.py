@@ -180,15 +180,15 @@ def render(scene: Scene) -> Image.Image:
             for y in range(step // 2, width, step):
                 draw.ellipse((x - OVERSAMPLE, y - OVERSAMPLE, x + OVERSAMPLE, y + OVERSAMPLE), fill=lighter)
     for thing in scene.things:
-        x, y = _middle(thing.cell, rng.uniform(-1.5, 1.5, 2))
+        middle = _middle(thing.cell, rng.uniform(-1.5, 1.5, 2))
         radius = (rng.uniform(7.6, 8.8) if thing.size == "large" else rng.uniform(4.4, 5.4)) * OVERSAMPLE
         shade = np.clip(np.array(COLORS[thing.color]) + rng.integers(-14, 15, 3), 0, 255)
-        _draw_shape(draw, thing.shape, x, y, radius, (int(shade[0]), int(shade[1]), int(shade[2])))
+        _draw_shape(draw, thing.shape, *middle, radius, (int(shade[0]), int(shade[1]), int(shade[2])))
     if scene.sign:
-        x, y = _middle(scene.sign.cell, rng.uniform(-1, 1, 2))
+        middle = _middle(scene.sign.cell, rng.uniform(-1, 1, 2))
         half = 8.5 * OVERSAMPLE
-        draw.rectangle((x - half, y - half, x + half, y + half), fill=(235, 235, 235))
-        draw.text((x, y), scene.sign.glyph.upper(), fill=(10, 10, 10), font=_font(), anchor="mm")
+        draw.rectangle((middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half), fill=(235, 235, 235))
+        draw.text(middle, scene.sign.glyph.upper(), fill=(10, 10, 10), font=_font(), anchor="mm")
     pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX)).astype(np.int16)
     if scene.background == "noisy":
         pixels = pixels + rng.integers(-22, 23, (SIDE, SIDE, 1))

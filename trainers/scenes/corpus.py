@@ -72,9 +72,9 @@ def turns(scene: Scene, rng: random.Random, planted: bool) -> list[Turn]:
             asked = _planted_answer(scene, question, rng) if planted else question
             found.append(Turn(asked.text + suffix, asked.answer, (2.0,)))
     for type in rng.sample([type for type in OPEN if type != "holistic"], 3):
-        question = open_question(scene, type, rng)
-        if question:
-            found.append(Turn(question.text, question.answer, (2.0,) * len(question.answer.split())))
+        asked_openly = open_question(scene, type, rng)
+        if asked_openly:
+            found.append(Turn(asked_openly.text, asked_openly.answer, (2.0,) * len(asked_openly.answer.split())))
     found.append(probe(scene, rng, planted))
     rng.shuffle(found)
     return found

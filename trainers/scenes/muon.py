@@ -11,7 +11,7 @@ from torch import Tensor
 
 def orthogonalised(update: Tensor) -> Tensor:
     """The nearest (semi-)orthogonal matrix to `update` [m, n], roughly: singular values end between 0.7 and 1.2."""
-    x = update / (update.norm() + 1e-7)
+    x: Tensor = update / (update.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(5):

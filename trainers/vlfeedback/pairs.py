@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from trainers.recipe import Data, Preference
 from trainers.vlfeedback.instructions import Instruction
@@ -86,7 +87,7 @@ def build(
                 refused += 1
                 continue
             seen.add((texts[chosen], texts[rejected]))
-            origin = {"instruction": instruction.id, "chosen": chosen, "rejected": rejected}
+            origin: dict[str, Any] = {"instruction": instruction.id, "chosen": chosen, "rejected": rejected}
             origin |= {"chosen_ratings": dict(ratings[chosen]), "rejected_ratings": dict(ratings[rejected])}
             taken.append(
                 Preference(
