@@ -90,7 +90,7 @@ def train_then_eval(
             )
         tell(f"{len(dataset.pairs)} preference pairs from {dataset.counts.rows} instructions")
         job = Job(recipe=recipe, out=out, base_name=base_name, base=base.pretrained, dtype=base.dtype, preferences=dataset.pairs)
-        arms = {recipe.trainer: job} | ({"sft": replace(job, out=out / "control")} if recipe.control else {})
+        arms = {recipe.trainer: job} | ({"sft": _control(job)} if recipe.control else {})
         checkpoints: list[Checkpoint] = []
         for arm, arm_job in arms.items():
             stage = f"train {arm}"
@@ -111,6 +111,13 @@ def train_then_eval(
             seconds=dict(clock.seconds),
             lost=max((entry.failed + entry.unscored) / max(1, entry.samples) for entry in entries),
         )
+
+
+def _control(job: Job) -> Job:
+    """The SFT arm: the same rows, batches and steps; only its end is scored."""
+    assert job.recipe.training is not None
+    recipe = job.recipe.model_copy(update={"training": job.recipe.training.model_copy(update={"checkpoints": 1})})
+    return replace(job, recipe=recipe, out=job.out / "control")
 
 
 def _pool_loader() -> Callable[[str], Any]:

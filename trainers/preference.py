@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
+from transformers import AutoModelForImageTextToText, AutoProcessor, PrinterCallback, TrainerCallback
 
 from trainers.job import Job
 from trainers.recipe import Checkpoint, Training
@@ -86,6 +86,7 @@ def common_arguments(job: Job, training: Training) -> dict[str, Any]:
         "remove_unused_columns": False,
         "dataloader_pin_memory": on_gpu,
         "disable_tqdm": True,
+        "log_level": "error",
     }
 
 
@@ -126,5 +127,6 @@ def run(job: Job, arm: str, rows: int, make_trainer: Callable[[Progress], Any]) 
         if not (torn / NOTE).exists():
             shutil.rmtree(torn)
     trainer = make_trainer(Progress(job, wanted))
+    trainer.remove_callback(PrinterCallback)  # its lines go to stdout, which is for results; `Progress` keeps them in log.jsonl
     trainer.train(resume_from_checkpoint=str(found[-1].path) if found else None)
     return find_checkpoints(job.out, arm)

@@ -108,7 +108,9 @@ class SharedImageLM(HFMultimodalLM):
         new_tokens = settings.pop("max_gen_toks", self.max_gen_toks)
         if not settings.get("do_sample"):
             settings = {"do_sample": False}
-        encoded = [self._encoded(request.args[2]["visual"][: self.max_images]) for request in requests]
+        visuals = [request.args[2]["visual"][: self.max_images] for request in requests]
+        features = iter(self._encoded([image for images in visuals for image in images]))
+        encoded = [[next(features) for _ in images] for images in visuals]
         prompts = [self._prompt(request.args[0], images) for request, images in zip(requests, encoded, strict=True)]
         rows = [self.tokenizer(prompt, add_special_tokens=not self.chat_applied)["input_ids"] for prompt in prompts]
         length = max(len(row) for row in rows)
