@@ -27,16 +27,25 @@ app = typer.Typer(
 tasks_app = typer.Typer(invoke_without_command=True, help="List the tasks, or show one.")
 app.add_typer(tasks_app, name="tasks")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
-Seed = Annotated[int | None, typer.Option(help="Random seed; what it decides is recorded.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most this many documents a task (and instructions); marks results partial.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-JudgeName = Annotated[str, typer.Option("--judge", help="Who rates judged tasks: exact (scene graphs).")]
-MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Exit 4 above this share of failed or unscored samples.")]
-
 
 class UsageError(Exception):
     """The user's own mistake: one line, exit code 2."""
+
+
+def _at_least_one(value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise UsageError(f"--limit {value}: must be at least 1")
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed; what it decides is recorded.")]
+Limit = Annotated[
+    int | None, typer.Option(callback=_at_least_one, help="At most this many documents a task (and instructions); marks results partial.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+JudgeName = Annotated[str, typer.Option("--judge", help="Who rates judged tasks: exact (scene graphs).")]
+MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Exit 4 above this share of failed or unscored samples.")]
 
 
 def main() -> None:
@@ -259,7 +268,9 @@ def check_command(
     board: Annotated[Path | None, typer.Option(help="The board with the new results; default: the baseline's own.")] = None,
     model: Annotated[str | None, typer.Option(help="The new results' model; default: the baseline's names.")] = None,
     baseline_model: Annotated[str | None, typer.Option(help="The baseline's model, where it is named otherwise.")] = None,
-    tolerance: Annotated[list[str] | None, typer.Option(help="TASK.METRIC=X: a drop of X (in the metric's unit) is allowed.")] = None,
+    tolerance: Annotated[
+        list[str] | None, typer.Option(help="TASK.METRIC=X: fail on a drop of more than X (metric's unit), significant or not.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Fail (exit 3) where a score is significantly worse than the baseline, or worse than tolerated."""

@@ -28,7 +28,8 @@ def total_steps(rows: int, training: Training) -> int:
 
 def save_steps(steps: int, checkpoints: int) -> list[int]:
     """After which steps a checkpoint is written: evenly spaced, the last at the end."""
-    return sorted({max(1, round(steps * (index + 1) / checkpoints)) for index in range(min(checkpoints, steps))})
+    count = min(checkpoints, steps)
+    return [round(steps * (index + 1) / count) for index in range(count)]
 
 
 def find_checkpoints(out: Path, arm: str) -> list[Checkpoint]:
@@ -107,11 +108,18 @@ class Progress(TrainerCallback):
         if logs and "loss" in logs and not math.isfinite(float(logs["loss"])):
             raise FloatingPointError(f"loss is {logs['loss']} at step {state.global_step}; see {self.job.out}")
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The run's own summary is the log's last line."""
+        self._write_log(state)
+
+    def _write_log(self, state: Any) -> None:
+        write_whole(self.job.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.log_history))
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Only now is the folder a checkpoint."""
         note = {"base": self.job.base_name, "step": state.global_step, "steps": state.max_steps, "recipe": self.job.recipe.digest}
         folder = self.job.out / f"checkpoint-{state.global_step}"
-        write_whole(self.job.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.log_history))
+        self._write_log(state)
         write_whole(folder / NOTE, json.dumps(note))
 
 

@@ -195,8 +195,11 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    # A misspelt key is also a missing one; the misspelling is the better news.
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
     if problem["type"] != "extra_forbidden":
         return f"{where} = {problem.get('input')!r}: {problem['msg']}"
     section: Any = Recipe

@@ -21,7 +21,7 @@ HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
         (["eval", "--model", "scenes-bas"], "did you mean 'scenes-base'?"),
         (["eval", "--model", "scenes-base", "--tasks", "scene"], "did you mean 'scenes'?"),
         (["eval", "--model", "scenes-base", "--judge", "gpt"], "no judge 'gpt'; known: exact"),
-        (["eval", "--model", "scenes-base", "--limit", "0"], "0"),
+        (["eval", "--model", "scenes-base", "--limit", "0"], "--limit 0: must be at least 1"),
         (["train-then-eval", "scenes-dmo"], "did you mean 'scenes-demo'?"),
         (["train", "scenes-demo"], "train-then-eval scenes-demo"),
         (["tasks", "show", "scenes_char"], "did you mean 'scenes_chair'?"),

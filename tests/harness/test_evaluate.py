@@ -27,8 +27,10 @@ class Scripted(LM):
     def __init__(self, answer: Callable[[Scene, str], str]) -> None:
         super().__init__()
         self.answer = answer
-        self.chat_template = lambda *_: ""
-        self.tokenizer_name = "scripted"
+
+    @property
+    def tokenizer_name(self) -> str:
+        return "scripted"
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return chat_history[-1]["content"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def orthogonalised(update: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix to `update` [m, n], roughly: singular values end between 0.7 and 1.2."""
+    """The nearest (semi-)orthogonal matrix to `update` [m, n], roughly: most singular values end between 0.7 and 1.2."""
     x: Tensor = update / (update.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x

@@ -231,6 +231,7 @@ class Pretraining:
         """Language model, projector and embeddings on packed turns; the vision tower stays as it is."""
         inner = self.model.model
         inner.vision_tower.requires_grad_(False)
+        self.model.zero_grad(set_to_none=True)  # what an earlier stage left would count in the clipping below
         if self.resumed is not None and self.resumed["stage"] != name:
             self.skip(stage)
             return

@@ -34,11 +34,11 @@ def parse(reply: str, texts: int) -> dict[str, list[Rating | None]]:
     """Aspect -> rating of each text; None where the reply gives no single one in its place."""
     found: dict[str, list[Rating | None]] = {aspect: [None] * texts for aspect in ASPECTS}
     headings = [match for match in _ASPECT.finditer(reply) if _aspect(match.group(1))]
-    for match, after in zip(headings, [*headings[1:], None], strict=True):
+    for match, after in zip(headings, [*headings, None][1:], strict=True):
         aspect = _aspect(match.group(1))
         section = reply[match.end() : after.start() if after else len(reply)]
         outputs = list(_TEXT.finditer(section))
-        for output, following in zip(outputs, [*outputs[1:], None], strict=True):
+        for output, following in zip(outputs, [*outputs, None][1:], strict=True):
             number = int(output.group(1))
             body = section[output.end() : following.start() if following else len(section)]
             if aspect and 1 <= number <= texts:
