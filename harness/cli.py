@@ -7,6 +7,7 @@ Heavy libraries are imported inside the commands.
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,6 +99,7 @@ def _code_of(error: Exception) -> int | None:
 
 def _quiet() -> None:
     """Libraries' bars and chatter are not ours to show; telemetry is off."""
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries about libraries
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -63,6 +63,7 @@ def train_then_eval(
         raise RunError(f"recipe {recipe.name!r} pretrains a model from nothing: run it by `harness train {recipe.name}`")
     if limit is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"instructions": min(limit, recipe.data.instructions)})})
+    assert recipe.base is not None
     assert recipe.data is not None
     base_name = recipe.base
     with _sole_owner(out):

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tasks.answer import FailedAnswer
 from tasks.judge import Verdict, as_data, ask_all, fill
 from tasks.metric import Metric, mean_of
 
@@ -47,8 +48,14 @@ def official_score(reply: str) -> int:
 
 
 def judge_answers(answers: Iterable[str], docs: Iterable[Doc], image_of: "Callable[[Doc], Image | None]") -> list[Verdict]:
-    """The current judge's verdicts on `answers` to `docs`: all of a task at once, so that the calls run side by side."""
-    replies = ask_all((prompt(doc, answer), image_of(doc)) for answer, doc in zip(answers, docs, strict=True))
+    """The current judge's verdicts on `answers` to `docs`: all of a task at once, so that the calls run side by side.
+
+    An answer that the model failed to give is not judged: there is nothing to rate, and an empty answer would get a rating.
+    """
+    pairs = list(zip(answers, docs, strict=True))
+    given = [(answer, doc) for answer, doc in pairs if not isinstance(answer, FailedAnswer)]
+    asked = iter(ask_all((prompt(doc, answer), image_of(doc)) for answer, doc in given))
+    replies = [None if isinstance(answer, FailedAnswer) else next(asked) for answer, _ in pairs]
     return [Verdict(rating=None, text="") if reply is None else Verdict(rating=parse_rating(reply), text=reply) for reply in replies]
 
 
