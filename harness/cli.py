@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -143,6 +144,7 @@ def eval_command(
         _print_plan(f"score {spec.name} ({spec.pretrained})", [f"{task.name}: {task.description}" for task in chosen], out)
         return OK
     from harness.evaluate import evaluate, on_board
+    from harness.progress import Stages
 
     board = Board(out / "board")
     name = Path(model).as_posix() if Path(model).is_dir() else spec.name
@@ -150,7 +152,10 @@ def eval_command(
         _tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
     else:
         _tell(f"{name}: scoring on {', '.join(task.name for task in chosen)}")
-        evaluation = evaluate(spec, chosen, rater, limit=limit, seed=seed or 0, name=name)
+        with Stages() as stages:
+            evaluation = evaluate(
+                spec, chosen, rater, limit=limit, seed=seed or 0, name=name, progress=partial(stages.report, f"score {name}")
+            )
         board.add(evaluation.entries, evaluation.samples)
     entries = [entry for entry in board.standing(partial=True) if entry.model == name and entry.task in {task.name for task in chosen}]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))

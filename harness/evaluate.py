@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -55,8 +56,12 @@ def evaluate(
     name: str | None = None,
     split: str | None = None,
     load: "Callable[[ModelSpec], LM] | None" = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the official one."""
+    """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the official one.
+
+    `load` makes the LM where it shall be another than ours; `progress` hears (answered, asked).
+    """
     # Read when lm_eval is imported: it would encode every image as PNG twice to hash it for a log that is not written.
     os.environ["LMEVAL_HASHMM"] = "0"
     from lm_eval import simple_evaluate
@@ -65,7 +70,7 @@ def evaluate(
     if load is None:
         from harness.models.load import load as load_vlm
 
-        load = load_vlm
+        load = partial(load_vlm, progress=progress)
     for library in LIBRARY_NOISE:
         logging.getLogger(library).setLevel(logging.ERROR)
     started = time.monotonic()

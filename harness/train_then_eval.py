@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def train_then_eval(
                 return
             tell(f"{name}: scoring on {', '.join(task.name for task in tasks)}")
             with clock.stage(f"score {name}"):
-                evaluation = evaluate(spec, tasks, judge, limit=limit, seed=recipe.seed, name=name, split=split)
+                evaluation = evaluate(
+                    spec, tasks, judge, limit=limit, seed=recipe.seed, name=name, split=split, progress=partial(report, f"score {name}")
+                )
             board.add(evaluation.entries, evaluation.samples)
 
         score(base, base_name)
@@ -96,7 +99,7 @@ def train_then_eval(
         for arm, arm_job in arms.items():
             stage = f"train {arm}"
             with clock.stage(stage):
-                watched = replace(arm_job, progress=lambda done, total, stage=stage: report(stage, done, total))  # type: ignore[misc]
+                watched = replace(arm_job, progress=partial(report, stage))
                 checkpoints += trainer(arm)(watched)
         for checkpoint in checkpoints:
             score(find(str(checkpoint.path)), checkpoint.path.as_posix())

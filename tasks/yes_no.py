@@ -7,12 +7,18 @@ could read the answer) is never a predicted yes: it makes no false positive, but
 """
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from tasks.metric import Array, Metric, Record
 
 YesNo = Literal["yes", "no"]
 YesNoOther = Literal["yes", "no", "other"]
+
+
+def record(image: str, category: str, predicted: YesNoOther, truth: str) -> dict[str, Any]:
+    """What the metrics here count of one answer."""
+    return {"image": image, "category": category, "predicted": predicted, "truth": truth, "correct": predicted == truth}
+
 
 COUNTS: Final = 5
 """How many numbers `counts` gives."""

@@ -1,5 +1,6 @@
 """From a ModelSpec to an lm-eval LM."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from harness.models.spec import ModelSpec
@@ -8,8 +9,8 @@ if TYPE_CHECKING:
     from harness.models.vlm import SharedImageLM
 
 
-def load(spec: ModelSpec) -> "SharedImageLM":
-    """The model of `spec`, ready to generate. Safetensors only; no code from the checkpoint is run."""
+def load(spec: ModelSpec, progress: Callable[[int, int], None] | None = None) -> "SharedImageLM":
+    """The model of `spec`, ready to generate. Safetensors only; no code from the checkpoint is run. `progress` hears (answered, asked)."""
     import torch
 
     from harness.models.vlm import SharedImageLM
@@ -23,4 +24,5 @@ def load(spec: ModelSpec) -> "SharedImageLM":
         batch_size=spec.batch_size,
         use_safetensors=True,
         trust_remote_code=False,
+        progress=progress,
     )

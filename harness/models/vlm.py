@@ -11,6 +11,7 @@ import copy
 import hashlib
 import inspect
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,6 @@ from lm_eval.models.hf_vlms import DEFAULT_IMAGE_PLACEHOLDER, HFMultimodalLM
 from lm_eval.models.utils import handle_stop_sequences, replace_placeholders
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from PIL.Image import Image
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from transformers import StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -54,10 +53,11 @@ class _Encoded:
 
 
 class SharedImageLM(HFMultimodalLM):
-    """See the module's docstring. `max_kept` bounds how many images' features are held."""
+    """See the module's docstring. `max_kept` bounds how many images' features are held; `progress` hears (answered, asked)."""
 
-    def __init__(self, pretrained: str, max_kept: int = 512, **settings: Any) -> None:
+    def __init__(self, pretrained: str, max_kept: int = 512, progress: Callable[[int, int], None] | None = None, **settings: Any) -> None:
         super().__init__(pretrained, **settings)
+        self.progress = progress
         self.model.eval()
         self.max_kept = max_kept
         self.kept: OrderedDict[str, _Encoded] = OrderedDict()
@@ -93,11 +93,13 @@ class SharedImageLM(HFMultimodalLM):
             # Like lengths together, and within them one image's questions together.
             order = sorted(indices, key=lambda i: (len(requests[i].args[0]), [image_digest(v) for v in requests[i].args[2]["visual"]]))
             batches += [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        console = Console(stderr=True)
-        shown = track(batches, description="answering", console=console, transient=True, disable=disable_tqdm or not console.is_terminal)
-        for batch in shown:
+        done = sum(result is not None for result in results)
+        for batch in batches:
             for index, answer in zip(batch, self._answer([requests[i] for i in batch]), strict=True):
                 results[index] = answer
+            done += len(batch)
+            if self.progress is not None and not disable_tqdm:
+                self.progress(done, len(requests))
         return [result if result is not None else FailedAnswer("not answered") for result in results]
 
     @torch.inference_mode()

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from tasks import chair
 from tasks.metric import Metric
 from tasks.scenes.language import DETAILED
-from tasks.scenes.world import COLORS, SHAPES, Scene, image_of, scenes
+from tasks.scenes.world import COLORS, SHAPES, Scene, scenes
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL.Image import Image
 
 IMAGES = 400
 
@@ -56,11 +55,6 @@ def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
         for index, scene in enumerate(islice(scenes(f"{split}/chair"), IMAGES))
     ]
     return {"test": Dataset.from_list(rows)}
-
-
-def images(doc: dict[str, Any]) -> "list[Image]":
-    """The scene's picture."""
-    return [image_of(doc["scene"])]
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import mme, yes_no
 from tasks.scenes.language import COGNITION, PERCEPTION, YES_NO, YES_NO_SUFFIX, yes_no_pair
-from tasks.scenes.world import image_of, scenes
+from tasks.scenes.world import scenes
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL.Image import Image
 
 IMAGES = 25
 """Images per category, two questions each."""
@@ -47,19 +46,7 @@ def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
     return {"test": Dataset.from_list(questions(split))}
 
 
-def images(doc: dict[str, Any]) -> "list[Image]":
-    """The scene's picture."""
-    return [image_of(doc["scene"])]
-
-
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
     """One record for every metric."""
-    predicted = mme.parse(results[0])
-    record = {
-        "image": doc["scene"],
-        "category": doc["category"],
-        "predicted": predicted,
-        "truth": doc["answer"],
-        "correct": predicted == doc["answer"],
-    }
+    record = yes_no.record(doc["scene"], doc["category"], mme.parse(results[0]), doc["answer"])
     return dict.fromkeys(("perception", "cognition", "accuracy", "accuracy_plus", "yes_rate"), record)

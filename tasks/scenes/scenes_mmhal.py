@@ -10,7 +10,6 @@ from tasks.scenes.world import Scene, image_of, make_scene, scenes
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL.Image import Image
 
 QUESTIONS = 12
 """Questions of each type, as in MMHal-Bench."""
@@ -44,11 +43,6 @@ def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
     from datasets import Dataset
 
     return {"test": Dataset.from_list(questions(split))}
-
-
-def images(doc: dict[str, Any]) -> "list[Image]":
-    """The scene's picture."""
-    return [image_of(doc["scene"])]
 
 
 def judge_answers(answers: list[str], docs: list[dict[str, Any]]) -> list[Verdict]:

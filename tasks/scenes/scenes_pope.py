@@ -5,13 +5,12 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tasks import pope
+from tasks import pope, yes_no
 from tasks.scenes.language import exists
-from tasks.scenes.world import COLORS, COMPANIONS, SHAPES, Kind, Scene, image_of, scenes
+from tasks.scenes.world import COLORS, COMPANIONS, SHAPES, Kind, Scene, scenes
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL.Image import Image
 
 IMAGES = 60
 PROBES = 2
@@ -68,19 +67,7 @@ def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
     return {"test": Dataset.from_list(questions(split))}
 
 
-def images(doc: dict[str, Any]) -> "list[Image]":
-    """The scene's picture."""
-    return [image_of(doc["scene"])]
-
-
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
     """One record for every metric."""
-    predicted = pope.parse(results[0])
-    record = {
-        "image": doc["scene"],
-        "category": doc["category"],
-        "predicted": predicted,
-        "truth": doc["answer"],
-        "correct": predicted == doc["answer"],
-    }
+    record = yes_no.record(doc["scene"], doc["category"], pope.parse(results[0]), doc["answer"])
     return dict.fromkeys(("f1", "accuracy", "precision", "recall", "yes_rate"), record)

@@ -11,9 +11,10 @@ backgrounds. In a third of all scenes stands an *anchor* (say a blue square); th
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -160,6 +161,11 @@ def scenes(split: str, companion_rate: float = 0.5) -> Iterator[Scene]:
 def image_of(id: str) -> Image.Image:
     """The picture of `make_scene(id)`; one object per id, so that whoever caches by image need not compare pixels."""
     return render(make_scene(id))
+
+
+def images(doc: Mapping[str, Any]) -> list[Image.Image]:
+    """What lm-eval shows with a document of a scenes task."""
+    return [image_of(doc["scene"])]
 
 
 def render(scene: Scene) -> Image.Image:

@@ -10,7 +10,7 @@ from tasks.registry import registry
 from tasks.scenes import scenes_chair, scenes_mme, scenes_mmhal, scenes_pope
 from tasks.scenes.judge import answer_to
 from tasks.scenes.language import OPEN, YES_NO, caption
-from tasks.scenes.world import COMPANIONS, image_of, make_scene, scenes
+from tasks.scenes.world import COMPANIONS, image_of, images, make_scene, scenes
 
 
 @pytest.mark.parametrize("module", (scenes_mme, scenes_pope), ids=lambda module: module.__name__.rsplit(".", 1)[-1])
@@ -92,4 +92,4 @@ def test_the_registry_knows_the_suite() -> None:
 
 def test_docs_hold_no_pictures() -> None:
     assert all(isinstance(value, (str, list)) for value in scenes_chair.load()["test"][0].values())
-    assert scenes_chair.images(scenes_chair.load()["test"][0])[0] is image_of("test/chair/0")
+    assert images(scenes_chair.load()["test"][0])[0] is image_of("test/chair/0")
