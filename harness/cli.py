@@ -82,7 +82,7 @@ def _line(error: Exception) -> str:
 
 def _code_of(error: Exception) -> int | None:
     """The exit code of a known error; None for a mistake in the code, which keeps its traceback."""
-    from harness.models.spec import UnknownModel
+    from harness.models.spec import ModelError, UnknownModel
     from tasks.judge import JudgeError
     from tasks.registry import RegistryError, UnknownName
     from trainers.recipe import RecipeError
@@ -93,7 +93,7 @@ def _code_of(error: Exception) -> int | None:
         return INTERRUPTED
     if hasattr(error, "format_message"):  # typer's usage errors share no public base class
         return USAGE
-    if isinstance(error, (RegistryError, JudgeError, OSError, FloatingPointError)) or type(error).__name__ == "RunError":
+    if isinstance(error, (ModelError, RegistryError, JudgeError, OSError, FloatingPointError)) or type(error).__name__ == "RunError":
         return FAILED
     return None
 

@@ -21,6 +21,10 @@ class UnknownModel(LookupError):
     """No model has this name; the message names the known ones."""
 
 
+class ModelError(RuntimeError):
+    """A model that is there and can't be loaded; one line."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """How to load one model or checkpoint."""

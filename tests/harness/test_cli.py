@@ -42,6 +42,13 @@ def test_a_recipe_that_pretrains_cannot_be_evaluated_against_a_base(tmp_path: Pa
     assert "harness train scenes-base" in capsys.readouterr().err
 
 
+def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert cli.run(["eval", "--model", str(tmp_path), "--limit", "2", "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"harness: {tmp_path.as_posix()}: can't be loaded: Unrecognized model")
+
+
 def test_tasks_and_models_are_listed_for_people_and_machines(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["tasks"]) == 0
     assert "suite scenes: scenes_chair, scenes_pope, scenes_mme, scenes_mmhal" in capsys.readouterr().out
