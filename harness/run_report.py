@@ -12,6 +12,7 @@ from leaderboards.report import cell, differences, leaderboard, table
 from tasks.registry import registry
 
 EXAMPLES = 3
+EXAMPLES_ARE = "The first images on which the base hallucinated and whose answer has changed."
 
 
 def write_report(outcome: Outcome) -> str:
@@ -39,7 +40,16 @@ def render(outcome: Outcome) -> str:
         parts.append(differences(verdicts, units))
     if _plot(outcome):
         parts += ["## Hallucination against training step", "![CHAIR and coverage against training step](hallucination.png)"]
-    parts += ["## Before and after", *_examples(outcome), "## Preference data", _data(outcome), "## Time", _seconds(outcome), "## Next"]
+    parts += [
+        "## Before and after",
+        EXAMPLES_ARE,
+        *_examples(outcome),
+        "## Preference data",
+        _data(outcome),
+        "## Time",
+        _seconds(outcome),
+        "## Next",
+    ]
     parts.append(_next_commands(outcome))
     return "\n\n".join(parts) + "\n"
 
@@ -92,11 +102,13 @@ def _plot(outcome: Outcome) -> bool:
 
 
 def _examples(outcome: Outcome) -> list[str]:
-    """Captions before and after, of the images whose caption changed most for the better first, then of others."""
+    """Answers before and after: the first images on which the base hallucinated and the answer changed, or any that changed."""
     board = Board(outcome.out / "board")
     last = [c.path.as_posix() for c in outcome.checkpoints if c.arm == outcome.recipe.trainer][-1]
-    runs = {entry.model: entry.run for entry in outcome.entries}
     task = outcome.recipe.examples
+    runs = {entry.model: entry.run for entry in outcome.entries if entry.task == task}
+    if not runs:
+        return ["No task is named for examples."]
     before, after = ({sample.id: sample for sample in board.samples(runs[model]) if sample.task == task} for model in (outcome.base, last))
     changed = [id for id in before if before[id].answer != after[id].answer]
     wrong = [id for id in changed if _hallucinated(before[id].records)]
@@ -125,7 +137,8 @@ def _data(outcome: Outcome) -> str:
     no = sum(pair.chosen == "no" for pair in outcome.dataset.pairs)
     text = f"{counts.rows} rated instructions gave {counts.pairs} pairs ({yes} choose yes, {no} choose no); {counts.ties} ties, "
     text += f"{counts.refused} pairs refused by rule {outcome.recipe.data.rule!r}, " if outcome.recipe.data else ""
-    return text + f"{counts.unrated} answers without a rating, {counts.balanced_away} dropped to balance yes and no."
+    text += f"{counts.unrated} answers without a rating, {counts.balanced_away} dropped to balance yes and no; "
+    return text + f"{outcome.dataset.failed} answers and ratings failed."
 
 
 def _seconds(outcome: Outcome) -> str:

@@ -53,7 +53,7 @@ class Outcome:
     seconds: dict[str, float]
     """Wall time a stage took, over all calls that worked on this run."""
     lost: float
-    """Largest share of failed or unscored samples of any evaluation."""
+    """Largest share of failed or unscored samples of any evaluation, or of failures per instruction in the data."""
 
 
 def train_then_eval(
@@ -113,7 +113,10 @@ def train_then_eval(
             verdicts=_verdicts(board, entries, recipe, tasks, checkpoints),
             dataset=dataset,
             seconds=dict(clock.seconds),
-            lost=max((entry.failed + entry.unscored) / max(1, entry.samples) for entry in entries),
+            lost=max(
+                dataset.failed / max(1, len(dataset.instructions)),
+                *((entry.failed + entry.unscored) / max(1, entry.samples) for entry in entries),
+            ),
         )
 
 
@@ -150,10 +153,11 @@ def _verdicts(
         compared[f"{recipe.trainer} against sft"] = (last["sft"], last[recipe.trainer])
     metrics = [(task.name, task.headline) for task in tasks]
     metrics += [(name, metric) for name, _, metric in (dotted.partition(".") for dotted in recipe.panel) if (name, metric) not in metrics]
-    samples = {entry.model: board.samples(entry.run) for entry in entries}
+    runs = {(entry.model, entry.task): entry.run for entry in entries}
+    logs = {run: board.samples(run) for run in set(runs.values())}
 
     def records(model: str, task: str, metric: str) -> list[Any]:
-        return [sample.records[metric] for sample in samples[model] if sample.task == task and metric in sample.records]
+        return [sample.records[metric] for sample in logs[runs[model, task]] if sample.task == task and metric in sample.records]
 
     return {
         label: panel(

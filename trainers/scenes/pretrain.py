@@ -201,7 +201,7 @@ class Pretraining:
         return projected
 
     def optimizers(self, parameters: list[tuple[str, Any]], lr: float) -> list[torch.optim.Optimizer]:
-        """Muon for the hidden matrices (it halves the steps needed here), AdamW for embeddings, norms and biases."""
+        """Muon for the hidden matrices, AdamW for embeddings, norms and biases."""
         matrices = [p for name, p in parameters if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in parameters if not (p.ndim == 2 and "embed" not in name)]
         return [
