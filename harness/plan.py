@@ -1,7 +1,5 @@
 """What a recipe would do, in words, for --dry-run."""
 
-import math
-
 from trainers.recipe import Recipe
 
 
@@ -29,9 +27,5 @@ def steps_of(recipe: Recipe, limit: int | None) -> list[str]:
     ]
     if recipe.control:
         steps.append("the same by SFT on the chosen answers, as control")
-    saved = math.floor(training.checkpoints)
-    return [
-        *steps,
-        f"score {saved} checkpoints{' and as many of the control' if recipe.control else ''}",
-        "verdicts, report.md, hallucination.png",
-    ]
+    scored = f"score {training.checkpoints} checkpoints{' and the last of the control' if recipe.control else ''}"
+    return [*steps, scored, "verdicts, report.md, hallucination.png"]

@@ -70,6 +70,13 @@ def test_a_dry_run_touches_nothing(arguments: list[str], tmp_path: Path, capsys:
     assert not out.exists()
 
 
+def test_the_plan_of_the_demo_says_what_is_scored(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train-then-eval", "scenes-demo", "--limit", "20", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "20 instructions from scenes" in said
+    assert "score 2 checkpoints and the last of the control" in said
+
+
 def test_light_commands_load_no_heavy_library(tmp_path: Path) -> None:
     (tmp_path / "board").mkdir()
     heavy = {"torch", "lm_eval", "transformers", "trl", "datasets"}
