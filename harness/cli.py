@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from harness.score import Score
     from leaderboards.entry import Entry
     from tasks.judge import Judge
+    from tasks.registry import TaskSpec
 
 OK, FAILED, USAGE, REGRESSED, LOSSY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -47,6 +49,11 @@ Limit = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 JudgeName = Annotated[str, typer.Option("--judge", help="Who rates judged tasks: exact (scene graphs).")]
+DataPaths = Annotated[
+    list[str] | None,
+    typer.Option("--data", help="TASK=PATH: the benchmark's data from a local table (parquet, jsonl, tsv) or folder instead of the hub."),
+]
+PartialData = Annotated[bool, typer.Option("--partial-data", help="Score local data of which rows are missing; results say so.")]
 MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Exit 4 above this share of failed or unscored samples.")]
 
 
@@ -83,17 +90,23 @@ def _line(error: Exception) -> str:
 def _code_of(error: Exception) -> int | None:
     """The exit code of a known error; None for a mistake in the code, which keeps its traceback."""
     from harness.models.spec import ModelError, UnknownModel
+    from tasks.hub import DataError
     from tasks.judge import JudgeError
+    from tasks.official import LayoutError
     from tasks.registry import RegistryError, UnknownName
+    from tasks.wording import WordingError
     from trainers.recipe import RecipeError
 
-    if isinstance(error, (UnknownModel, UnknownName, RecipeError)):
+    if isinstance(error, (UnknownModel, UnknownName, RecipeError, LayoutError)):
         return USAGE
     if isinstance(error, typer.Abort):
         return INTERRUPTED
     if hasattr(error, "format_message"):  # typer's usage errors share no public base class
         return USAGE
-    if isinstance(error, (ModelError, RegistryError, JudgeError, OSError, FloatingPointError)) or type(error).__name__ == "RunError":
+    if (
+        isinstance(error, (ModelError, RegistryError, JudgeError, DataError, WordingError, OSError, FloatingPointError))
+        or type(error).__name__ == "RunError"
+    ):
         return FAILED
     return None
 
@@ -126,6 +139,11 @@ def eval_command(
     out: Annotated[Path, typer.Option(help="Run folder; its board/ gets the result.")] = Path("runs/eval"),
     limit: Limit = None,
     seed: Seed = None,
+    data: DataPaths = None,
+    partial_data: PartialData = False,
+    official_prompts: Annotated[
+        bool, typer.Option("--official-prompts", help="Ask the judge in the benchmark authors' own words, fetched from their repository.")
+    ] = False,
     max_failed: MaxFailed = 0.05,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -140,6 +158,7 @@ def eval_command(
     spec = find(model)
     chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
     rater = _judge(judge)
+    paths = _data_paths(data, [task.name for task in chosen])
     if dry_run:
         _print_plan(f"score {spec.name} ({spec.pretrained})", [f"{task.name}: {task.description}" for task in chosen], out)
         return OK
@@ -148,13 +167,22 @@ def eval_command(
 
     board = Board(out / "board")
     name = Path(model).as_posix() if Path(model).is_dir() else spec.name
-    if on_board(board, spec, name, chosen, rater, limit):
+    if on_board(board, spec, name, chosen, rater, limit, paths, official_prompts):
         _tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
     else:
         _tell(f"{name}: scoring on {', '.join(task.name for task in chosen)}")
         with Stages() as stages:
             evaluation = evaluate(
-                spec, chosen, rater, limit=limit, seed=seed or 0, name=name, progress=partial(stages.report, f"score {name}")
+                spec,
+                chosen,
+                rater,
+                limit=limit,
+                seed=seed or 0,
+                name=name,
+                data=paths,
+                partial_data=partial_data,
+                official_prompts=official_prompts,
+                progress=partial(stages.report, f"score {name}"),
             )
         board.add(evaluation.entries, evaluation.samples)
     entries = [entry for entry in board.standing(partial=True) if entry.model == name and entry.task in {task.name for task in chosen}]
@@ -162,12 +190,76 @@ def eval_command(
     return _lossy(entries, max_failed)
 
 
-def _lossy(entries: "list[Entry]", max_failed: float) -> int:
-    worst = max(entries, key=lambda entry: (entry.failed + entry.unscored) / max(1, entry.samples))
+def _data_paths(given: list[str] | None, tasks: list[str]) -> dict[str, str]:
+    paths = {}
+    for text in given or []:
+        task, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UsageError(f"--data {text!r}: must be TASK=PATH")
+        if task not in tasks:
+            raise UsageError(f"--data {text!r}: {task!r} is not among the tasks asked for: {', '.join(tasks)}")
+        paths[task] = path
+    return paths
+
+
+def _lossy(results: "list[Entry] | list[Score]", max_failed: float) -> int:
+    worst = max(results, key=lambda result: (result.failed + result.unscored) / max(1, result.samples))
     lost = worst.failed + worst.unscored
     if lost > max_failed * worst.samples:
         return _say(f"{worst.task}: {worst.failed} of {worst.samples} samples failed and {worst.unscored} stayed unscored", LOSSY)
     return OK
+
+
+@app.command("score")
+def score_command(
+    task: Annotated[str, typer.Argument(help="A task's name.")],
+    path: Annotated[Path, typer.Argument(help="Answers in the benchmark's own layout (file or folder), or our sample log (.parquet).")],
+    references: Annotated[
+        Path | None, typer.Option(help="Folder with the published files the score needs beside the answers (annotations, questions).")
+    ] = None,
+    max_failed: MaxFailed = 0.05,
+    as_json: Json = False,
+) -> int:
+    """Print the official scores of answers made elsewhere. Nothing is asked of a model or a judge."""
+    from dataclasses import asdict
+
+    from harness.score import score
+    from tasks.registry import registry
+
+    spec = registry().task(task)
+    result = score(spec, path, references)
+    if as_json:
+        print(json.dumps(asdict(result)))
+    else:
+        for warning in result.warnings:
+            _tell(f"warning: {warning}")
+        print(_score_table(spec, result))
+    return _lossy([result], max_failed)
+
+
+def _score_table(spec: "TaskSpec", result: "Score") -> str:
+    """The scores, beside what others reported."""
+    from leaderboards.report import MISSING, cell, number, table
+
+    units = {name: metric.unit for name, metric in spec.metrics.items()}
+    headers = ["metric", "unit", "score", *(f"{cell(row.model)} ({cell(row.source)})" for row in spec.published)]
+    rows = [
+        [
+            cell(name),
+            cell(units.get(name, "")),
+            _exact(value),
+            *(number(row.scores.get(name), units.get(name, "")) for row in spec.published),
+        ]
+        for name, value in result.metrics.items()
+        if value is not None
+    ]
+    counts = f"{result.samples} samples, {result.failed} failed, {result.unscored} unscored, {result.unparsed} unparsed"
+    return f"{spec.name} {spec.version}: {counts}\n\n{table(headers, rows) if rows else MISSING}"
+
+
+def _exact(value: float) -> str:
+    """All digits that say something: official scores are compared to the last one."""
+    return f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 @app.command("train-then-eval")
@@ -359,12 +451,38 @@ def tasks_command(context: typer.Context, as_json: Json = False) -> int:
 
 
 @tasks_app.command("show")
-def tasks_show_command(name: Annotated[str, typer.Argument(help="A task's name.")], as_json: Json = False) -> int:
+def tasks_show_command(
+    name: Annotated[str, typer.Argument(help="A task's name.")],
+    samples: Annotated[int, typer.Option(min=0, help="Also this many documents, as a model will see them.")] = 0,
+    data: DataPaths = None,
+    as_json: Json = False,
+) -> int:
     """Print all that is known of one task."""
+    from leaderboards.report import line
     from tasks.registry import registry
 
-    facts = _task(registry().task(name))
-    print(json.dumps(facts) if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items()))
+    spec = registry().task(name)
+    facts = _task(spec)
+    if samples:
+        from harness.evaluate import documents
+
+        facts["samples"] = documents(spec, samples, _data_paths(data, [name]))
+    if as_json:
+        print(json.dumps(facts))
+        return OK
+    for key, value in facts.items():
+        if key == "metrics":
+            value = {metric: f"{m['unit']}, {'higher' if m['higher_is_better'] else 'lower'} is better" for metric, m in value.items()}
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for inner, text in value.items():
+                print(f"  {inner}: {line(str(text))}")
+        elif key in ("published", "samples"):
+            print(f"{key}:")
+            for row in value:
+                print("  - " + "\n    ".join(f"{inner}: {line(str(text))}" for inner, text in row.items()))
+        else:
+            print(f"{key}: {line(str(value))}")
     return OK
 
 
@@ -373,6 +491,7 @@ def _task(spec: Any) -> dict[str, Any]:
 
     facts = asdict(spec)
     facts["path"] = spec.path.name
+    facts["columns"], facts["published"] = list(spec.columns), [asdict(row) for row in spec.published]
     return facts
 
 

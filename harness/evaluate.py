@@ -17,16 +17,19 @@ from uuid import uuid4
 
 from harness.models.spec import ModelSpec
 from harness.provenance import digest_of_files, digest_of_model, environment
+from harness.score import count
 from leaderboards.board import Board
 from leaderboards.entry import Entry
 from leaderboards.sample import Sample
 from leaderboards.verdict import interval
+from tasks import wording
 from tasks.answer import FailedAnswer
 from tasks.judge import Judge, use_judge
 from tasks.registry import FOLDER, TaskSpec, registry
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
 
 LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "datasets")
 
@@ -55,30 +58,30 @@ def evaluate(
     seed: int = 0,
     name: str | None = None,
     split: str | None = None,
+    data: Mapping[str, str] | None = None,
+    partial_data: bool = False,
+    official_prompts: bool = False,
     load: "Callable[[ModelSpec], LM] | None" = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the official one.
 
-    `load` makes the LM where it shall be another than ours; `progress` hears (answered, asked).
+    `data` gives the path of local data by task, of which rows may be missing with `partial_data`; `official_prompts` asks the judge in the
+    authors' own words. `load` makes the LM where it shall be another than ours; `progress` hears (answered, asked).
     """
     # Read when lm_eval is imported: it would encode every image as PNG twice to hash it for a log that is not written.
     os.environ["LMEVAL_HASHMM"] = "0"
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
     if load is None:
         from harness.models.load import load as load_vlm
 
         load = partial(load_vlm, progress=progress)
-    for library in LIBRARY_NOISE:
-        logging.getLogger(library).setLevel(logging.ERROR)
     started = time.monotonic()
-    manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata={"split": split} if split else {})
-    loaded = manager.load([task.name for task in tasks])["tasks"]
+    loaded, manager = load_tasks(tasks, split=split, data=data, partial_data=partial_data)
     for task in loaded.values():
         task.set_config("process_results", _unless_failed(task.config.process_results))
-    with use_judge(judge) if judge is not None else nullcontext():
+    with use_judge(judge) if judge is not None else nullcontext(), wording.official_prompts() if official_prompts else nullcontext():
         results = simple_evaluate(
             model=load(spec),
             tasks=list(loaded.values()),
@@ -93,6 +96,8 @@ def evaluate(
         )
     assert results is not None  # it is None on ranks other than 0
     provenance = digest_of_model(spec) | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
+    if partial_data:
+        provenance["rows"] = "partial"
     return _read(
         results["samples"],
         tasks,
@@ -102,24 +107,68 @@ def evaluate(
         limit=limit,
         seconds=time.monotonic() - started,
         provenance=provenance,
+        of_task=lambda task: _of_task(task, data, official_prompts),
     )
 
 
-def on_board(board: Board, spec: ModelSpec, name: str, tasks: Sequence[TaskSpec], judge: Judge | None, limit: int | None) -> bool:
-    """Whether every task stands there for these very weights, task versions and judge."""
+def load_tasks(
+    tasks: Sequence[TaskSpec], *, split: str | None = None, data: Mapping[str, str] | None = None, partial_data: bool = False
+) -> "tuple[dict[str, Any], TaskManager]":
+    """lm-eval's tasks by name, with their documents; `DataError` where these can't be had."""
+    from lm_eval.tasks import TaskManager
+
+    for library in LIBRARY_NOISE:
+        logging.getLogger(library).setLevel(logging.ERROR)
+    metadata = {"paths": dict(data or {}), "partial_data": partial_data} | ({"split": split} if split else {})
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
+    return manager.load([task.name for task in tasks])["tasks"], manager
+
+
+def documents(task: TaskSpec, count: int, data: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+    """The first documents of a task as a model will see them: id, prompt, image, what is asked for."""
+    loaded = load_tasks([task], data=data, partial_data=True)[0][task.name]
+    shown = []
+    for doc in list(loaded.eval_docs)[:count]:
+        pictures = loaded.doc_to_image(doc)
+        sizes = [f"{picture.width} x {picture.height} {picture.mode}" for picture in pictures]
+        asked = {"id": str(doc.get("id", "")), "image": str(doc.get("image", doc.get("scene", ""))), "pixels": ", ".join(sizes)}
+        shown.append(asked | {"prompt": str(loaded.doc_to_text(doc)), "target": str(loaded.doc_to_target(doc))})
+    return shown
+
+
+def _of_task(task: TaskSpec, data: Mapping[str, str] | None, official_prompts: bool) -> dict[str, str]:
+    """What a task's scores depend on beside the model: its files, where its documents come from, whose words its judge was asked in."""
+    facts = {"task": digest_of_files(task.sources), "data": (data or {}).get(task.name, f"{task.data}@{task.revision}")}
+    return facts | ({"prompts": "official" if official_prompts else "own"} if task.judged else {})
+
+
+def on_board(
+    board: Board,
+    spec: ModelSpec,
+    name: str,
+    tasks: Sequence[TaskSpec],
+    judge: Judge | None,
+    limit: int | None,
+    data: Mapping[str, str] | None = None,
+    official_prompts: bool = False,
+) -> bool:
+    """Whether every task stands there for these very weights, task versions, data and judge."""
     digests = digest_of_model(spec)
+
+    def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:
+        return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts"))
+
     there = {
-        (entry.task, entry.version, entry.judge, entry.provenance.get("task"))
+        key(entry.task, entry.version, entry.judge, entry.provenance)
         for entry in board.standing(partial=True)
         if entry.model == name and entry.limit == limit and entry.failed + entry.unscored == 0
         if all(entry.provenance.get(key) == digest for key, digest in digests.items())
     }
-    wanted = {(task.name, task.version, judge.model if task.judged and judge else None, _task_digest(task)) for task in tasks}
+    wanted = {
+        key(task.name, task.version, judge.model if task.judged and judge else None, _of_task(task, data, official_prompts))
+        for task in tasks
+    }
     return wanted <= there
-
-
-def _task_digest(task: TaskSpec) -> str:
-    return digest_of_files([task.path, task.path.with_suffix(".py")])
 
 
 def _unless_failed(process: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,6 +190,7 @@ def _read(
     limit: int | None,
     seconds: float,
     provenance: Mapping[str, str],
+    of_task: Callable[[TaskSpec], Mapping[str, str]],
 ) -> Evaluation:
     """lm-eval's sample log as entries and samples."""
     entries: list[Entry] = []
@@ -150,8 +200,7 @@ def _read(
     for task in tasks:
         own = [_sample(line, task, run) for line in logged[task.name]]
         samples += own
-        failed = sum(sample.answer is None for sample in own)
-        unscored = sum(not sample.records and sample.answer is not None for sample in own)
+        counts = count([sample.records for sample in own], [sample.answer is None for sample in own])
         for metric, facts in task.metrics.items():
             records = [sample.records[metric] for sample in own if metric in sample.records]
             computed = registry().metric(task.name, metric)
@@ -168,9 +217,7 @@ def _read(
                     unit=facts.unit,
                     higher_is_better=facts.higher_is_better,
                     headline=metric == task.headline,
-                    samples=len(own),
-                    unscored=unscored,
-                    failed=failed,
+                    **vars(counts),
                     low=low,
                     high=high,
                     limit=limit,
@@ -178,7 +225,7 @@ def _read(
                     seconds=round(seconds * len(own) / total, 2),
                     cost=0.0,
                     created=created,
-                    provenance={**provenance, "task": _task_digest(task)},
+                    provenance={**provenance, **of_task(task)},
                 )
             )
     return Evaluation(entries=entries, samples=samples)

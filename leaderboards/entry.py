@@ -22,7 +22,7 @@ _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # a file name everywher
 
 _NAMES = ("run", "model", "task", "version", "metric", "created")
 _NUMBERS = ("value", "low", "high", "seconds", "cost")
-_COUNTS = ("samples", "unscored", "failed", "limit")
+_COUNTS = ("samples", "unscored", "failed", "unparsed", "limit")
 _FLAGS = ("higher_is_better", "headline")
 _OPTIONAL = ("value", "low", "high", "limit", "judge")
 
@@ -57,10 +57,13 @@ class Entry:
     """Documents asked, scored or not."""
 
     unscored: int = 0
-    """Documents answered which the judge gave no rating."""
+    """Documents answered which the judge gave no rating, whether left out or, where the official rule says so, counted as 0."""
 
     failed: int = 0
     """Documents for which generation failed."""
+
+    unparsed: int = 0
+    """Documents whose answer no rule could read; scored by the benchmark's default."""
 
     low: float | None
     """Lower end of the 95% interval of `value`; None = there is none."""
@@ -98,7 +101,7 @@ class Entry:
         for name in _NAMES:
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
-        for name in ("samples", "unscored", "failed", "seconds", "cost"):
+        for name in ("samples", "unscored", "failed", "unparsed", "seconds", "cost"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.scored < 0:
@@ -142,7 +145,9 @@ def to_json(entry: Entry) -> dict[str, Any]:
 def from_json(data: object, where: str) -> Entry:
     """The entry in `data`, which must have exactly the fields of one; errors begin with `where`, the file's name."""
     try:
-        return Entry(**members(data, {field.name for field in fields(Entry)}))
+        # Boards from before unparsed answers were counted have no such number.
+        known = {"unparsed": 0, **data} if isinstance(data, dict) else data
+        return Entry(**members(known, {field.name for field in fields(Entry)}))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

@@ -127,6 +127,8 @@ def _score(entry: Entry) -> str:
         notes.append(f"{entry.scored}/{entry.samples}")
     if entry.failed:
         notes.append(f"{entry.failed} failed")
+    if entry.unparsed:
+        notes.append(f"{entry.unparsed} unparsed")
     if entry.limit is not None:
         notes.append(f"limit {entry.limit}")
     score = number(entry.value, entry.unit) + span(entry.low, entry.high, entry.unit)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 Record = Mapping[str, Any]
-"""JSON values, and `image`: the id of the image asked about."""
+"""JSON values, and `image`: the id of the image asked about; `cluster`, where answers about several images hang together."""
 
 Outcome = Literal["better", "worse", "not separable"]
 
@@ -152,7 +152,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _paired_counts(base: Sequence[Record], other: Sequence[Record], metric: CountsMetric) -> tuple[Array, Array]:
     """Counts [images, k] of both, the images in the same order."""
-    ours, theirs = (Counter(str(record["image"]) for record in records) for records in (base, other))
+    ours, theirs = (Counter(str(record.get("cluster", record["image"])) for record in records) for records in (base, other))
     common = [image for image in ours if image in theirs]
     if not common:
         raise ValueError("no image is in both sets of records")

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
 
 if TYPE_CHECKING:
@@ -30,6 +31,21 @@ class Verdict(TypedDict):
     """The whole reply; empty where the call failed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a benchmark's official protocol asks its judge."""
+
+    temperature: float | None = 0.0
+    """None: the server's own default."""
+    max_tokens: int | None = None
+    system: str | None = None
+    """A system message before the prompt."""
+
+
+GREEDY: Final = Sampling()
+"""Temperature 0, nothing else asked for."""
+
+
 class Judge(Protocol):
     """Whoever rates answers."""
 
@@ -37,7 +53,7 @@ class Judge(Protocol):
     def model(self) -> str:
         """Which judge this is: scores of different judges are not comparable."""
 
-    def ask(self, prompt: str, image: "Image | None" = None) -> str:
+    def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
         """The reply to `prompt`, about `image` where given. Called from several threads at once; raises `JudgeError`."""
 
 
@@ -70,7 +86,11 @@ def current_judge() -> Judge:
         raise NoJudgeError("this task needs a judge and none is set: there is no default one") from None
 
 
-def ask_all(prompts_and_images: "Iterable[tuple[str, Image | None]]", workers: int = 8) -> list[str | None]:
+def ask_all(
+    prompts_and_images: "Iterable[tuple[str, Image | None]]",
+    workers: int = 8,
+    sampling: Sampling = GREEDY,
+) -> list[str | None]:
     """The current judge's replies in the order asked, `workers` at a time; None where a call failed.
 
     Taken from the iterable only a little ahead of the answers, so that of a generator's images few are open at a time.
@@ -79,7 +99,7 @@ def ask_all(prompts_and_images: "Iterable[tuple[str, Image | None]]", workers: i
 
     def ask(prompt: str, image: "Image | None") -> str | None:
         try:
-            return judge.ask(prompt, image)
+            return judge.ask(prompt, image, sampling)
         except JudgeError:
             return None
 

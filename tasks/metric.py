@@ -14,7 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Record = Mapping[str, Any]
-"""What a task's `process_results` gives for one answer: JSON values, and `image`, the id of the image asked about."""
+"""What a task's `process_results` gives for one answer: JSON values, and `image`, the id of the image asked about.
+
+Two more keys have a meaning everywhere: `cluster`, where what was drawn by chance is not the image but something that holds several of them
+(a set of figures), and `unparsed: true`, where no rule could read the answer and the benchmark's default was counted.
+"""
 
 Array = NDArray[np.float64]
 
@@ -24,21 +28,25 @@ class Metric:
     """A benchmark's score; callable on records, so that a YAML can name it as `aggregation`."""
 
     counts: Callable[[Sequence[Record]], Sequence[float]]
-    """All records of ONE image -> additive counts, always the same number of them."""
+    """All records of ONE image (or `cluster`) -> additive counts, always the same number of them."""
 
     value: Callable[[Array], Array]
     """Sums of counts over images [..., k] -> score [...], in the metric's unit."""
 
+    digits: int | None = None
+    """Decimals the official script rounds its result to; intervals and tests are taken before that."""
+
     def __call__(self, records: Iterable[Record]) -> float:
         """The score of `records`; nan where the metric has no denominator."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return float(self.value(self.by_image(records)[1].sum(axis=0)))
+            value = float(self.value(self.by_image(records)[1].sum(axis=0)))
+        return value if self.digits is None else round(value, self.digits)
 
     def by_image(self, records: Iterable[Record]) -> tuple[list[str], Array]:
-        """Image ids in order of first appearance, and their counts [images, k]."""
+        """Ids of images (or clusters) in order of first appearance, and their counts [images, k]."""
         groups: dict[str, list[Record]] = {}
         for record in records:
-            groups.setdefault(str(record["image"]), []).append(record)
+            groups.setdefault(str(record.get("cluster", record["image"])), []).append(record)
         return list(groups), np.array([list(self.counts(group)) for group in groups.values()], dtype=np.float64)
 
 

@@ -10,7 +10,7 @@ nor lm_eval. A YAML with neither `task` nor `group` is there for others to `incl
 
 import difflib
 import importlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Final
 import yaml
 
 from tasks.metric import Metric
+from tasks.official import LayoutError, OfficialAnswers
 
 FOLDER: Final = Path(__file__).resolve().parent
 
@@ -48,6 +49,16 @@ class MetricSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """A model's scores as somebody else reported them, in the units of the task."""
+
+    model: str
+    source: str
+    scores: Mapping[str, float]
+    """By metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """A benchmark as its YAML describes it."""
 
@@ -64,11 +75,28 @@ class TaskSpec:
     cluster: str
     """Which field of a record says what was drawn by chance: answers about one image are not independent."""
     data: str
-    """Dataset id on the hub, or "embedded"."""
+    """Dataset id on the hub, or "embedded", or where else it is published."""
     revision: str
+    rows: int | None
+    """How many documents the benchmark has."""
+    columns: tuple[str, ...]
+    """Which columns its data must have."""
+    answers: str | None
+    """The function that reads answers in the benchmark's own layout: a dotted name; None where there is no such layout."""
+    process_results: str
+    """The function that turns an answer into records: a dotted name."""
+    published: tuple[Published, ...]
     licence: str
     citation: str
     path: Path
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files a score depends on: the YAML, the modules it names, their judge prompts."""
+        modules = {dotted.rpartition(".")[0] for dotted in (self.process_results, *(m.aggregation for m in self.metrics.values()))}
+        code = sorted(FOLDER.parent / f"{module.replace('.', '/')}.py" for module in modules)
+        prompts = sorted(prompt for file in code for prompt in (FOLDER / "prompts").glob(f"{file.stem}*.txt"))
+        return [self.path, *code, *prompts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +132,33 @@ class Registry:
         spec = self.task(task)
         if metric not in spec.metrics:
             raise UnknownName(f"metric of {task}", metric, spec.metrics)
-        return _import(spec, metric)
+        found = self._import(spec, f"metric_list: {metric}: aggregation", spec.metrics[metric].aggregation)
+        if not isinstance(found, Metric):
+            dotted = spec.metrics[metric].aggregation
+            raise RegistryError(f"{spec.path}: metric_list: {metric}: aggregation {dotted}: is no Metric but {type(found).__name__}")
+        return found
+
+    def process_results(self, task: str) -> Callable[[Mapping[str, Any], list[Any]], dict[str, dict[str, Any]]]:
+        """The task's own function from (document, [answer]) to a record for each metric; empty where there is nothing to score."""
+        spec = self.task(task)
+        found: Callable[..., Any] = self._import(spec, "process_results", spec.process_results)
+        return found
+
+    def official_answers(self, task: str) -> Callable[[Path, Path | None], OfficialAnswers]:
+        """The function that reads answers to the task in the benchmark's own layout."""
+        spec = self.task(task)
+        if spec.answers is None:
+            raise LayoutError(f"{task}: answers to it come in no layout but our own sample log (.parquet)")
+        found: Callable[..., Any] = self._import(spec, "metadata.answers", spec.answers)
+        return found
+
+    @staticmethod
+    def _import(spec: TaskSpec, field: str, dotted: str) -> Any:
+        module, _, attribute = dotted.rpartition(".")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise RegistryError(f"{spec.path}: {field} {dotted}: {error}") from error
 
     def _tasks_of(self, name: str) -> Iterator[TaskSpec]:
         if name in self.tasks:
@@ -207,6 +261,18 @@ class _Fields:
     def text_or_null(self, name: str) -> str | None:
         return None if self.get(name) is None else self.text(name)
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            raise self.error(name, f"must be a list of names, is {value!r}")
+        return tuple(value)
+
+    def count_or_null(self, name: str) -> int | None:
+        value = self.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise self.error(name, f"must be a number of rows or null, is {value!r}")
+        return value
+
     def flag(self, name: str) -> bool:
         value = self.get(name)
         if not isinstance(value, bool):
@@ -245,10 +311,32 @@ def _task(fields: _Fields) -> TaskSpec:
         cluster=metadata.text("cluster"),
         data=metadata.text("data"),
         revision=metadata.text("revision"),
+        rows=metadata.count_or_null("rows"),
+        columns=metadata.texts("columns"),
+        answers=metadata.text_or_null("answers"),
+        process_results=fields.text("process_results"),
+        published=_published(metadata, metrics),
         licence=metadata.text("licence"),
         citation=metadata.text("citation"),
         path=fields.path,
     )
+
+
+def _published(metadata: _Fields, metrics: Collection[str]) -> tuple[Published, ...]:
+    rows = metadata.get("published")
+    if not isinstance(rows, list):
+        raise metadata.error("published", f"must be a list, is {rows!r}")
+    found = []
+    for position, value in enumerate(rows):
+        row = _Fields.of(metadata.path, f"metadata.published[{position}]", value)
+        scores = _Fields.of(metadata.path, f"metadata.published[{position}].scores", row.get("scores"))
+        for metric, score in scores.values.items():
+            if metric not in metrics:
+                raise scores.error(metric, f"no such metric; there are {', '.join(metrics)}")
+            if isinstance(score, bool) or not isinstance(score, (int, float)):
+                raise scores.error(metric, f"must be a number, is {score!r}")
+        found.append(Published(model=row.text("model"), source=row.text("source"), scores=scores.values))
+    return tuple(found)
 
 
 def _metrics(fields: _Fields, units: _Fields) -> dict[str, MetricSpec]:
@@ -280,17 +368,3 @@ def _check_members(group: GroupSpec, tasks: Mapping[str, TaskSpec], groups: Mapp
             _check_members(groups[name], tasks, groups, (*above, group.name))
         elif name not in tasks:
             raise RegistryError(f"{group.path}: task: {UnknownName('task', name, {**tasks, **groups})}")
-
-
-def _import(spec: TaskSpec, metric: str) -> Metric:
-    dotted = spec.metrics[metric].aggregation
-    module, _, attribute = dotted.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RegistryError(f"{spec.path}: metric_list: {metric}: aggregation {dotted}: {error}") from error
-    if not isinstance(found, Metric):
-        raise RegistryError(
-            f"{spec.path}: metric_list: {metric}: aggregation {dotted}: is no tasks.metric.Metric but {type(found).__name__}"
-        )
-    return found

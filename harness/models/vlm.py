@@ -27,13 +27,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import ProcessorMixin
 
 from tasks.answer import FailedAnswer
-
-MAX_PIXELS = 50_000_000
-"""A larger picture is a failed sample, not an out-of-memory error for the whole run."""
+from tasks.pictures import MAX_PIXELS, Picture
 
 
 def image_digest(image: Image) -> str:
-    """sha256 of mode, size and pixels; remembered on the image."""
+    """What is the same for the same image: a benchmark's key, else sha256 of mode, size and pixels, remembered on the image."""
+    if isinstance(image, Picture):
+        return image.key
     digest = image.info.get("pixels_sha256")
     if digest is None:
         digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
@@ -200,9 +200,9 @@ class SharedImageLM(HFMultimodalLM):
 
 def _problem(image: Image) -> str | None:
     """Why this image can't be shown to a model, or None."""
-    if image.width * image.height > MAX_PIXELS:
-        return f"image of {image.width} x {image.height} pixels is over the limit of {MAX_PIXELS}"
     try:
+        if image.width * image.height > MAX_PIXELS:
+            return f"image of {image.width} x {image.height} pixels is over the limit of {MAX_PIXELS}"
         image.load()
     except (OSError, SyntaxError, ValueError) as error:
         return f"image can't be read: {error}"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.judge import JudgeError
+from tasks.judge import GREEDY, JudgeError, Sampling
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, Thing
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class ExactJudge:
     model = "exact"
     """A judge's name stands beside every score it gave: these are never held against another judge's."""
 
-    def ask(self, prompt: str, image: "Image | None" = None) -> str:
+    def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
         """The reply to a VLFeedback or MMHal-Bench prompt about one rendered scene."""
         if image is None or "scene" not in image.info:
             raise JudgeError("the exact judge can only grade answers about rendered scenes (this image carries no scene graph)")

@@ -98,7 +98,7 @@ def test_a_failed_generation_is_no_empty_answer() -> None:
 
 def test_a_failed_judge_call_leaves_the_sample_unscored() -> None:
     class Down(ExactJudge):
-        def ask(self, prompt: str, image: Any = None) -> str:
+        def ask(self, prompt: str, image: Any = None, sampling: Any = None) -> str:
             if '"what does the sign read?"' in prompt:
                 raise JudgeError("no reply")
             return super().ask(prompt, image)

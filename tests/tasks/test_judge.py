@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.judge import Judge, JudgeError, as_data, ask_all, current_judge, fill, use_judge
+from tasks.judge import GREEDY, Judge, JudgeError, Sampling, as_data, ask_all, current_judge, fill, use_judge
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +20,7 @@ class Echo:
 
     model = "echo"
 
-    def ask(self, prompt: str, image: "Image | None" = None) -> str:
+    def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
         if prompt == "down":
             raise JudgeError("server is down")
         return f"reply to {prompt}"
@@ -60,7 +60,7 @@ def test_calls_run_side_by_side() -> None:
     class Meeting(Echo):
         barrier = threading.Barrier(4)
 
-        def ask(self, prompt: str, image: "Image | None" = None) -> str:
+        def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
             self.barrier.wait(timeout=20)
             return prompt
 
@@ -72,7 +72,7 @@ def test_calls_see_the_context_of_who_asks() -> None:
     run: ContextVar[str] = ContextVar("run")
 
     class Reader(Echo):
-        def ask(self, prompt: str, image: "Image | None" = None) -> str:
+        def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
             return f"{run.get()} {current_judge().model}"
 
     run.set("seventh")
@@ -82,7 +82,7 @@ def test_calls_see_the_context_of_who_asks() -> None:
 
 def test_a_mistake_in_a_judge_is_not_taken_for_a_failed_call() -> None:
     class Broken(Echo):
-        def ask(self, prompt: str, image: "Image | None" = None) -> str:
+        def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
             raise ZeroDivisionError
 
     with use_judge(Broken()), pytest.raises(ZeroDivisionError):
@@ -95,7 +95,7 @@ def test_prompts_are_taken_only_a_little_ahead_of_the_replies() -> None:
     lock = threading.Lock()
 
     class Counter(Echo):
-        def ask(self, prompt: str, image: "Image | None" = None) -> str:
+        def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
             nonlocal replied
             with lock:
                 replied += 1

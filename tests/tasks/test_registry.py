@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tasks import yes_no
-from tasks.registry import Registry, RegistryError, UnknownName, registry
+from tasks.official import LayoutError
+from tasks.registry import Published, Registry, RegistryError, UnknownName, registry
 
 PROBES = """
 task: NAME
@@ -19,8 +20,14 @@ metadata:
   cluster: image
   data: embedded
   revision: "1"
+  rows: 12
+  columns: [question, answer]
+  answers: tasks.pope.official_answers
+  published:
+    - {model: LLaVA, source: paper, scores: {f1: 85.9}}
   licence: Apache-2.0
   citation: none
+process_results: !function tasks.yes_no.record
 metric_list:
   - {metric: f1, aggregation: !function tasks.yes_no.f1, higher_is_better: true}
   - {metric: accuracy, aggregation: !function tasks.yes_no.accuracy, higher_is_better: true}
@@ -54,6 +61,9 @@ def test_a_task_is_read_with_all_that_describes_it(tmp_path: Path) -> None:
     assert spec.metrics["f1"].unit == "%"
     assert spec.metrics["f1"].higher_is_better
     assert spec.metrics["f1"].aggregation == "tasks.yes_no.f1"
+    assert (spec.rows, spec.columns, spec.answers) == (12, ("question", "answer"), "tasks.pope.official_answers")
+    assert spec.process_results == "tasks.yes_no.record"
+    assert spec.published == (Published(model="LLaVA", source="paper", scores={"f1": 85.9}),)
     assert spec.path == (tmp_path / "probes.yaml").resolve()
 
 
@@ -103,6 +113,14 @@ def test_later_includes_win_over_earlier_ones(tmp_path: Path) -> None:
         ("  official_judge: null\n", "", r"metadata\.official_judge: missing"),
         ('version: "1.0"', "version: 1.10", r"metadata\.version: must be text"),
         ("judged: false", 'judged: "no"', r"metadata\.judged: must be true or false"),
+        ("rows: 12", "rows: many", r"metadata\.rows: must be a number of rows or null"),
+        ("rows: 12", "rows: 0", r"metadata\.rows: must be a number of rows or null"),
+        ("[question, answer]", "question", r"metadata\.columns: must be a list of names"),
+        ("  answers: tasks.pope.official_answers\n", "", r"metadata\.answers: missing"),
+        ("scores: {f1: 85.9}", "scores: {f2: 85.9}", r"metadata\.published\[0\]\.scores\.f2: no such metric; there are f1, accuracy"),
+        ("scores: {f1: 85.9}", "scores: {f1: high}", r"metadata\.published\[0\]\.scores\.f1: must be a number"),
+        ("source: paper, ", "", r"metadata\.published\[0\]\.source: missing"),
+        ("process_results: !function tasks.yes_no.record\n", "", "process_results: missing"),
         ("headline: f1", "headline: f2", r"metadata\.headline: 'f2' is not among the metrics f1, accuracy"),
         ('f1: "%", ', "", r"metadata\.units\.f1: missing"),
         ('f1: "%", ', 'f1: "%", f2: "%", ', r"metadata\.units\.f2: no such metric"),
@@ -146,6 +164,13 @@ def test_an_aggregation_that_is_no_metric_is_an_error_when_asked_for(name: str, 
     found = registry(write(tmp_path, probes=probes().replace("tasks.yes_no.f1", name)))
     with pytest.raises(RegistryError, match=rf"probes\.yaml: metric_list: f1: aggregation {name}"):
         found.metric("probes", "f1")
+
+
+def test_functions_are_imported_when_asked_for(tmp_path: Path) -> None:
+    found = registry(write(tmp_path, probes=probes(), none=probes("none").replace("tasks.pope.official_answers", "null")))
+    assert found.process_results("probes") is yes_no.record
+    with pytest.raises(LayoutError, match="none: answers to it come in no layout but our own"):
+        found.official_answers("none")
 
 
 def test_all_of_this_package_imports_without_the_heavy_libraries() -> None:

@@ -100,7 +100,7 @@ def test_a_failed_judge_call_is_no_rating_and_is_made_again(tmp_path: Path) -> N
     class Moody(ExactJudge):
         asked = 0
 
-        def ask(self, prompt: str, image: Any = None) -> str:
+        def ask(self, prompt: str, image: Any = None, sampling: Any = None) -> str:
             Moody.asked += 1
             if Moody.asked % 3 == 0:
                 raise JudgeError("busy")

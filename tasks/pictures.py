@@ -1,0 +1,128 @@
+"""Images of benchmarks: opened when they are looked at, known by their content, and never kept decoded for long.
+
+    key = keep(PictureFile(Path("cat.jpg")))      # the digest of what is in the file
+    picture(key)                                  # a PIL image; reads and decodes when a model looks at it
+
+lm-eval asks for the images of all documents before the first answer, and decoded they would not fit in memory. A picture that is missing,
+broken or too large raises OSError when it is looked at, so that one sample fails and not the run.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+MAX_PIXELS: Final = 50_000_000
+"""A larger picture is a failed sample, not an out-of-memory error for the whole run."""
+
+DECODED: Final = 16
+"""How many decoded pictures are held at a time."""
+
+Reader = Callable[[], bytes]
+"""Gives the bytes of an image file; raises OSError."""
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """Reads an image file."""
+
+    path: Path
+
+    def __call__(self) -> bytes:
+        """The file's bytes."""
+        return self.path.read_bytes()
+
+
+@dataclass(frozen=True)
+class Base64Picture:
+    """Reads an image that stands as base64 text in a table."""
+
+    text: str
+
+    def __call__(self) -> bytes:
+        """The decoded bytes."""
+        try:
+            return base64.b64decode(self.text, validate=True)
+        except binascii.Error as error:
+            raise OSError(f"not base64: {error}") from None
+
+
+_READERS: dict[str, Reader] = {}
+
+
+def keep(reader: Reader) -> str:
+    """Make the image that `reader` reads known; its key: digits of its content's sha256, or, where it can't be read, of the reader's."""
+    try:
+        key = hashlib.sha256(reader()).hexdigest()[:32]
+    except OSError:
+        key = "unreadable-" + hashlib.sha256(repr(reader).encode()).hexdigest()[:21]
+    _READERS.setdefault(key, reader)
+    return key
+
+
+def picture(key: str) -> "Picture":
+    """The image of this key."""
+    return Picture(key)
+
+
+class Picture(Image.Image):
+    """A PIL image that is read when it is looked at."""
+
+    def __init__(self, key: str) -> None:
+        # Not the base class's: what that one sets is what __getattr__ finds in the decoded image.
+        self.key = key
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"key", "__setstate__"}:
+            raise AttributeError(name)
+        return getattr(_decoded(self.key), name)
+
+    def load(self) -> Any:
+        """Read and decode; raises OSError."""
+        return _decoded(self.key).load()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Picture":
+        return self
+
+    def __copy__(self) -> "Picture":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # To another process goes what the key stands for, since that process knows no readers.
+        return _from_bytes, (_READERS[self.key](),)
+
+    def __repr__(self) -> str:
+        return f"<Picture {self.key}>"
+
+
+def _from_bytes(data: bytes) -> Image.Image:
+    return _open(data)
+
+
+@lru_cache(maxsize=DECODED)
+def _decoded(key: str) -> Image.Image:
+    return _open(_READERS[key]())
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pixel bombs, which are refused here at a lower size
+            image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise OSError(f"image of {image.width} x {image.height} pixels is over the limit of {MAX_PIXELS}")
+        image.load()
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for broken files beside OSError
+        raise OSError(f"image can't be read: {error}") from None
+    return image

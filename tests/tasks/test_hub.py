@@ -1,0 +1,150 @@
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tasks import hub
+from tasks.hub import DataError, images
+
+COLUMNS = ["question", "answer", "image"]
+
+
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), (shade, shade, shade)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def load(path: Path | str, **given: Any) -> Any:
+    facts: dict[str, Any] = {"task": "probes", "data": "us/probes", "revision": "abc", "columns": COLUMNS, "rows": 2}
+    return hub.load(**facts | {"paths": {"probes": str(path)}} | given)["test"]
+
+
+@pytest.fixture
+def rows() -> list[dict[str, str]]:
+    return [{"question": "Dog?", "answer": "yes", "image": "a.png"}, {"question": "Cat?", "answer": "no", "image": "deep/b.png"}]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pictures" / "deep").mkdir(parents=True)
+    (tmp_path / "pictures" / "a.png").write_bytes(png(10))
+    (tmp_path / "pictures" / "deep" / "b.png").write_bytes(png(20))
+    return tmp_path
+
+
+def shades(documents: Any) -> list[int]:
+    return [picture.getpixel((0, 0))[0] for doc in documents for picture in images(doc)]
+
+
+def write_parquet(path: Path, cells: list[Any]) -> None:
+    from datasets import Dataset, Features, List, Value
+    from datasets import Image as ImageColumn
+
+    column = List(ImageColumn()) if isinstance(cells[0], list) else ImageColumn()
+    features = Features({"question": Value("string"), "answer": Value("string"), "image": column})
+    table = {"question": ["Dog?", "Cat?"], "answer": ["yes", "no"], "image": cells}
+    Dataset.from_dict(table, features=features).to_parquet(str(path))
+
+
+@pytest.mark.parametrize("suffix", ("jsonl", "json", "tsv", "csv"))
+def test_a_table_beside_its_pictures_is_read(suffix: str, folder: Path, rows: list[dict[str, str]]) -> None:
+    table = folder / f"table.{suffix}"
+    if suffix == "json":
+        table.write_text(json.dumps(rows), encoding="utf-8")
+    elif suffix == "jsonl":
+        table.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    else:
+        comma = "\t" if suffix == "tsv" else ","
+        table.write_text("\n".join(comma.join(line) for line in [list(rows[0]), *(list(row.values()) for row in rows)]), encoding="utf-8")
+    for path in (table, folder):
+        documents = load(path)
+        assert documents["question"][:] == ["Dog?", "Cat?"]
+        assert shades(documents) == [10, 20]
+
+
+@pytest.mark.parametrize("in_list", (False, True))
+def test_a_parquet_file_in_the_hubs_schema_is_read(in_list: bool, tmp_path: Path) -> None:
+    cells: list[Any] = [{"bytes": png(10), "path": None}, {"bytes": png(20), "path": None}]
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", [[cell] for cell in cells] if in_list else cells)
+    assert shades(load(tmp_path)) == [10, 20]
+
+
+def test_base64_cells_are_pictures_and_a_number_names_the_row_that_has_one(tmp_path: Path) -> None:
+    picture = base64.b64encode(png(10) + bytes(2000)).decode()
+    lines = ["index\tquestion\tanswer\timage", f"1\tDog?\tyes\t{picture}", "1000001\tCat?\tno\t1"]
+    (tmp_path / "bench.tsv").write_text("\n".join(lines), encoding="utf-8")
+    assert shades(load(tmp_path / "bench.tsv")) == [10, 10]
+
+
+def test_a_document_without_picture_shows_none(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"question": "1+1=2?", "answer": "yes", "image": null}\n{"question": "2", "answer": "no"}')
+    assert [images(doc) for doc in load(tmp_path)] == [[], []]
+
+
+def test_a_missing_picture_fails_when_it_is_looked_at_and_not_before(folder: Path, rows: list[dict[str, str]]) -> None:
+    rows[1]["image"] = "gone.png"
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    first, second = (images(doc)[0] for doc in load(folder))
+    assert first.size == (8, 6)
+    with pytest.raises(OSError, match=r"gone\.png"):
+        second.load()
+
+
+def test_what_is_missing_is_named(folder: Path, rows: list[dict[str, str]]) -> None:
+    table = folder / "t.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=r"probes: .* has no column category; it has question, answer, image"):
+        load(folder, columns=[*COLUMNS, "category"])
+    with pytest.raises(DataError, match=r"probes: .* has 2 rows, the benchmark 9000; --partial-data scores what is there"):
+        load(folder, rows=9000)
+    assert len(load(folder, rows=9000, partial_data=True)) == 2
+    with pytest.raises(DataError, match=r"probes: --data .*nothing: no such file or folder"):
+        load(folder / "nothing")
+    with pytest.raises(DataError, match=r"no \.parquet, \.jsonl"):
+        load(folder / "pictures")
+    table.write_text('{"question": ', encoding="utf-8")
+    with pytest.raises(DataError, match=r"probes: .*t\.jsonl: not JSON"):
+        load(folder)
+
+
+def test_data_that_is_on_no_hub_is_asked_for() -> None:
+    with pytest.raises(
+        DataError, match=r"probes: its data \(us/probes\) is not on the hub as a table: give --data probes=PATH, a folder of scans"
+    ):
+        load("", paths={}, local="a folder of scans")
+
+
+def test_the_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def offline(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("Couldn't reach the Hub\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(DataError, match=r"^probes: can't load us/probes at revision abc: Couldn't reach the Hub; behind a firewall give"):
+        load("", paths={})
+
+
+def own_rows(folder: Path) -> list[dict[str, Any]]:
+    return [{"question": path.stem, "answer": "yes", "image": str(path.relative_to(folder))} for path in sorted(folder.rglob("*.png"))]
+
+
+def test_a_task_may_read_its_own_layout(folder: Path) -> None:
+    documents = load(folder, rows_from="tests_own_rows.own_rows")
+    assert documents["question"][:] == ["a", "b"]
+    assert shades(documents) == [10, 20]
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    module = types.ModuleType("tests_own_rows")
+    module.own_rows = own_rows  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tests_own_rows", module)
