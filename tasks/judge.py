@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,6 +57,18 @@ class Judge(Protocol):
         """The reply to `prompt`, about `image` where given. Called from several threads at once; raises `JudgeError`."""
 
 
+Question = tuple[str, "Image | None"]
+"""A prompt, and the image it is about."""
+
+
+@runtime_checkable
+class ManyJudge(Judge, Protocol):
+    """A judge that answers many questions by its own plan: it knows what its server allows."""
+
+    def ask_many(self, questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
+        """The replies in the order asked; None where a call failed. Raises `JudgeError` where going on makes no sense."""
+
+
 class JudgeError(Exception):
     """A judge gave no reply."""
 
@@ -87,7 +99,7 @@ def current_judge() -> Judge:
 
 
 def ask_all(
-    prompts_and_images: "Iterable[tuple[str, Image | None]]",
+    prompts_and_images: Iterable[Question],
     workers: int = 8,
     sampling: Sampling = GREEDY,
 ) -> list[str | None]:
@@ -96,6 +108,8 @@ def ask_all(
     Taken from the iterable only a little ahead of the answers, so that of a generator's images few are open at a time.
     """
     judge = current_judge()
+    if isinstance(judge, ManyJudge):
+        return judge.ask_many(prompts_and_images, sampling)
 
     def ask(prompt: str, image: "Image | None") -> str | None:
         try:

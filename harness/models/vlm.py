@@ -87,7 +87,8 @@ class SharedImageLM(HFMultimodalLM):
             if error:
                 results[index] = FailedAnswer(error)
             else:
-                groups[repr(sorted(request.args[1].items()))].append(index)
+                # Questions without an image apart: a batch has features for all of its rows or for none.
+                groups[repr((bool(request.args[2]["visual"]), sorted(request.args[1].items())))].append(index)
         batches = []
         for indices in groups.values():
             # Like lengths together, and within them one image's questions together.
@@ -189,6 +190,8 @@ class SharedImageLM(HFMultimodalLM):
         ]
 
     def _image_inputs(self, images: list[_Encoded]) -> dict[str, Any]:
+        if not images:
+            return {}
         extra: dict[str, list[Tensor]] = defaultdict(list)
         for image in images:
             for name, part in image.extra.items():

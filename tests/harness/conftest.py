@@ -1,6 +1,8 @@
 """Small real things: an untrained LLaVA of the scenes' architecture on disk, and a recipe that trains it for seconds."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,37 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     build_processor().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def answering() -> Callable[[Callable[[str, list[Any]], str]], Any]:
+    """Makes an lm-eval LM from a function of prompt and pictures: the edge at which tests replace a model."""
+    from lm_eval.api.model import LM
+
+    class Echo(LM):
+        MULTIMODAL = True
+
+        def __init__(self, answer: Callable[[str, list[Any]], str]) -> None:
+            super().__init__()
+            self.answer = answer
+
+        @property
+        def tokenizer_name(self) -> str:
+            return "echo"
+
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            return chat_history[-1]["content"]
+
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            return [self.answer(request.args[0], request.args[2]["visual"]) for request in requests]
+
+        def loglikelihood(self, requests: Any) -> Any:
+            raise AssertionError
+
+        def loglikelihood_rolling(self, requests: Any) -> Any:
+            raise AssertionError
+
+    return Echo
 
 
 TINY = """

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tasks.answer import FailedAnswer
+from tasks.pictures import PictureFile, keep, picture
 from tasks.scenes.world import image_of
 
 QUESTIONS = (
@@ -84,6 +85,28 @@ def test_an_image_that_cannot_be_read_is_a_failed_answer_and_costs_no_other(lm: 
     answers = lm.generate_until(requests(lm, [Image.open(torn), good, huge]), disable_tqdm=True)
     assert [isinstance(answer, FailedAnswer) for answer in answers] == [True] * 4 + [False] * 4 + [True] * 4
     assert answers[4:8] == lm.generate_until(requests(lm, [good]), disable_tqdm=True)
+
+
+def test_a_question_without_an_image_is_answered_beside_those_with_one(lm: Any) -> None:
+    from lm_eval.api.instance import Instance
+
+    prompt = lm.apply_chat_template([{"role": "user", "content": "is a circle round?"}])
+    settings = {"until": [], "max_gen_toks": 12, "do_sample": False}
+    blind = Instance(request_type="generate_until", doc={}, arguments=(prompt, settings, {"visual": []}), idx=0)
+    seeing = requests(lm, [image_of("test-vlm/6")])
+    answers = lm.generate_until([blind, *seeing], disable_tqdm=True)
+    assert not isinstance(answers[0], FailedAnswer)
+    assert answers[1:] == lm.generate_until(seeing, disable_tqdm=True)
+
+
+def test_a_benchmarks_picture_is_answered_like_the_image_it_is(lm: Any, tmp_path: Path) -> None:
+    image = image_of("test-vlm/7")
+    image.save(tmp_path / "7.png")
+    (tmp_path / "none.png").write_bytes(b"")
+    pictured, broken = (picture(keep(PictureFile(tmp_path / name))) for name in ("7.png", "none.png"))
+    answers = lm.generate_until(requests(lm, [pictured, broken]), disable_tqdm=True)
+    assert answers[:4] == lm.generate_until(requests(lm, [image]), disable_tqdm=True)
+    assert all(isinstance(answer, FailedAnswer) for answer in answers[4:])
 
 
 def test_sampling_is_seeded(lm: Any) -> None:

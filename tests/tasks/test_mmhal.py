@@ -6,7 +6,7 @@ import pytest
 from PIL import Image as PILImage
 
 from tasks import mmhal
-from tasks.judge import JudgeError, use_judge
+from tasks.judge import GREEDY, JudgeError, Sampling, use_judge
 from tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Scripted:
         self.replies = replies
         self.images: list[Image | None] = []
 
-    def ask(self, prompt: str, image: "Image | None" = None) -> str:
+    def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
         self.images.append(image)
         answer = json.loads(prompt.splitlines()[-1])["model_answer"]
         if answer not in self.replies:
