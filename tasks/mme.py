@@ -3,18 +3,24 @@
     perception(records)         # /2000: the sum over the ten perception categories of 100 * acc + 100 * acc+
     total(("OCR",))(records)    # one category, /200
 
-A record is {image, category, correct}. Its `image` is the pair id: in the official script lines 2k and 2k + 1 of a category are a pair,
-whatever the image names say, and who builds records gives both the same `image`. One picture may serve several categories; its pairs are
-kept apart by category.
+A record is {image, cluster, category, correct}. Its `cluster` is the pair: in the official script lines 2k and 2k + 1 of a category are a
+pair, whatever the image names say.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tasks.metric import Array, Metric, Record
+from tasks import yes_no
+from tasks.metric import Array, Metric, Record, mean_of
+from tasks.official import Answered, LayoutError, OfficialAnswers, read_text
 from tasks.yes_no import YesNoOther
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 PERCEPTION: Final = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION: Final = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
@@ -82,3 +88,82 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 perception = total(PERCEPTION)
 cognition = total(COGNITION)
+
+existence = total(("existence",))
+count = total(("count",))
+position = total(("position",))
+color = total(("color",))
+posters = total(("posters",))
+celebrity = total(("celebrity",))
+scene = total(("scene",))
+landmark = total(("landmark",))
+artwork = total(("artwork",))
+OCR = total(("OCR",))
+commonsense_reasoning = total(("commonsense_reasoning",))
+numerical_calculation = total(("numerical_calculation",))
+text_translation = total(("text_translation",))
+code_reasoning = total(("code_reasoning",))
+accuracy = yes_no.accuracy
+yes_rate = yes_no.yes_rate
+answer_length = mean_of("words")
+
+METRICS: Final = ("perception", "cognition", *PERCEPTION, *COGNITION, "accuracy", "yes_rate", "answer_length")
+
+
+def docs(dataset: "Dataset") -> "Dataset":
+    """Rows with the official category name and the number of their pair in it; consecutive rows of a category are a pair."""
+    official = {name.lower(): name for name in (*PERCEPTION, *COGNITION)}
+    seen: Counter[str] = Counter()
+    names, pairs, ids = [], [], []
+    for category in dataset["category"]:
+        name = official.get(str(category).lower(), str(category))
+        names.append(name)
+        pairs.append(seen[name] // 2)
+        ids.append(f"{name}/{seen[name]}")
+        seen[name] += 1
+    return dataset.remove_columns("category").add_column("category", names).add_column("pair", pairs).add_column("id", ids)
+
+
+def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
+    """One record for every metric."""
+    predicted = parse(results[0])
+    record = yes_no.record(doc["image"], doc["category"], predicted, doc["answer"].lower())
+    record |= {"cluster": f"{doc['category']}/{doc['pair']}", "words": len(results[0].split())}
+    if predicted == "other":
+        record["unparsed"] = True
+    return dict.fromkeys(METRICS, record)
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """A folder with a file NAME.txt a category: lines of image, question, truth and response, separated by tabs."""
+    if not path.is_dir():
+        raise LayoutError(f"{path}: must be the folder with the files of the categories ({PERCEPTION[0]}.txt, ...)")
+    found = {name: path / f"{name}.txt" for name in (*PERCEPTION, *COGNITION) if (path / f"{name}.txt").is_file()}
+    if not found:
+        raise LayoutError(f"{path}: has none of {', '.join(f'{name}.txt' for name in (*PERCEPTION, *COGNITION))}")
+    missing = [name for name in (*PERCEPTION, *COGNITION) if name not in found]
+    warnings = [f"no file for {', '.join(missing)}: the totals lack them"] if missing else []
+    answered: list[Answered] = []
+    for name, file in found.items():
+        lines = _lines(file)
+        answered += [_answered(file, name, number, line) for number, line in enumerate(lines)]
+        if len(lines) % 2:
+            warnings.append(f"{file.name}: {len(lines)} lines, the last one is no pair")
+    return OfficialAnswers(answered=answered, warnings=warnings)
+
+
+def _lines(file: Path) -> list[str]:
+    """As Python's file iteration splits them: at line ends of any system, and nowhere else."""
+    lines = read_text(file).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def _answered(file: Path, category: str, number: int, line: str) -> Answered:
+    parts = line.split("\t")
+    if len(parts) != 4:
+        raise LayoutError(f"{file}: line {number + 1}: {len(parts)} fields, must be 4: image, question, truth, response (tabs between)")
+    image, question, truth, response = parts
+    if truth.lower() not in ("yes", "no"):
+        raise LayoutError(f"{file}: line {number + 1}: truth {truth!r} is neither Yes nor No")
+    doc = {"image": image, "question": question, "answer": truth, "category": category, "pair": number // 2}
+    return Answered(id=f"{category}/{number}", doc=doc, answer=response)
