@@ -21,7 +21,7 @@ _NAMES = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
 VOCABULARY = chair.Vocabulary(
     synonyms={name: name for name in (*_NAMES, "sign")},
     double_words={name: name for name in _NAMES},
-    singularize=str,  # scene captions name things one by one
+    base_forms=list,  # scene captions name things one by one
 )
 
 chair_s = chair.chair_s
