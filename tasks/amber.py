@@ -1,0 +1,336 @@
+"""AMBER: what a description of an image makes up and leaves out, and yes/no questions on existence, attributes and relations.
+
+    nouns("A dog on the grass.", {"dog", "grass"})      # ["dog", "grass"]
+    with use_similarity(lambda one, other: 0.0):
+        describe("A dog.", doc, words)                  # {"nouns": 1, "hallucinated": 0, "covered": 1, ...}
+
+A record is {image, kind, ...}: kind "generative" has the counts of one description, the others name the dimension of a question.
+
+The authors' script takes two words for one where spaCy's en_core_web_lg finds them more than 0.8 alike. That model is a download: where it
+is not installed no two different words are alike, and results say so (`similarity()`). Questions are answered by exactly "Yes" or "No";
+anything else is wrong, and counts as neither. The positive class is "No".
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tasks import english
+from tasks.metric import Array, Metric, Record
+from tasks.official import Answered, LayoutError, OfficialAnswers, read_json, read_rows, read_text, reference, values
+
+Similarity = Callable[[str, str], float]
+"""How alike two words are, at most 1."""
+
+ALIKE: Final = 0.8
+START: Final = 0.001
+"""What every denominator of the authors' script begins with."""
+MODEL: Final = "en_core_web_lg"
+
+_SIMILARITY: ContextVar[Similarity | None] = ContextVar("amber_similarity", default=None)
+
+
+@contextmanager
+def use_similarity(function: Similarity) -> Iterator[None]:
+    """Inside, words are compared by `function`."""
+    token = _SIMILARITY.set(function)
+    try:
+        yield
+    finally:
+        _SIMILARITY.reset(token)
+
+
+def similarity() -> tuple[str, Similarity | None]:
+    """Which comparison of words is in use, and the comparison; None where no two different words are alike."""
+    own = _SIMILARITY.get()
+    if own is not None:
+        return "own", own
+    spacy = _spacy()
+    return (MODEL, spacy) if spacy is not None else ("none", None)
+
+
+@cache
+def _spacy() -> Similarity | None:
+    try:
+        import spacy
+
+        model = spacy.load(MODEL)
+    except (ImportError, OSError):
+        return None
+    parsed = cache(model)
+
+    @cache
+    def alike(one: str, other: str) -> float:
+        return float(parsed(one).similarity(parsed(other)))
+
+    return alike
+
+
+@dataclass(frozen=True)
+class Words:
+    """The benchmark's words."""
+
+    association: Mapping[str, Sequence[str]]
+    """A word -> words that may stand for it (relation.json)."""
+    safe: Collection[str]
+    """Words that are never counted (safe_words.txt)."""
+
+    @property
+    def known(self) -> frozenset[str]:
+        """All nouns that are looked at."""
+        return frozenset(self.association).union(*self.association.values())
+
+    def names_of(self, things: Sequence[str]) -> list[tuple[str, int]]:
+        """What may name each of `things`, with its position: first all associated words, then the things themselves."""
+        associated = [(word, position) for position, thing in enumerate(things) for word in self.association.get(thing, ())]
+        return associated + [(thing, position) for position, thing in enumerate(things)]
+
+
+@cache
+def words_in(folder: Path) -> Words:
+    """The words in a folder with AMBER's data files."""
+    relation = reference(folder, "relation.json", what="AMBER's word associations")
+    safe = reference(folder, "safe_words.txt", what="AMBER's safe words")
+    return Words(association=read_json(relation), safe=frozenset(read_text(safe).split("\n")))
+
+
+def nouns(text: str, known: Collection[str]) -> list[str]:
+    """The nouns of `text` in their base form that are among `known`, in order; case counts."""
+    lemmas = (english.lemma(word) for word, tag in english.tagged(english.tokens(text)) if tag.startswith("NN"))
+    return [word for word in lemmas if word in known]
+
+
+def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words) -> dict[str, Any]:
+    """The counts of one description of an image with the things `truth`, where people would expect the things `traps`."""
+    _, alike = similarity()
+    there, expected = words.names_of(truth), words.names_of(traps)
+    covered: set[int] = set()
+    trapped: set[int] = set()
+    hallucinated = 0
+    found = nouns(text, words.known)
+    for noun in found:
+        if noun in words.safe:
+            continue
+        if (same := _first(there, lambda name, noun=noun: name == noun)) is not None:  # type: ignore[misc]
+            covered.add(same)
+            continue
+        if (same := _first(expected, lambda name, noun=noun: name == noun)) is not None:  # type: ignore[misc]
+            trapped.add(same)
+        if alike is not None:
+            near = lambda name, noun=noun: alike(noun, name) > ALIKE  # noqa: E731
+            if (like := _first(expected, near)) is not None:
+                trapped.add(like)
+            if (like := _first(there, near)) is not None:
+                covered.add(like)
+                continue
+        hallucinated += 1
+    return {
+        "nouns": len(found),
+        "hallucinated": hallucinated,
+        "covered": len(covered),
+        "truth": len(truth),
+        "trapped": len(trapped),
+        "traps": len(traps),
+    }
+
+
+def _first(names: Sequence[tuple[str, int]], fits: Callable[[str], bool]) -> int | None:
+    return next((position for name, position in names if fits(name)), None)
+
+
+GENERATIVE: Final = "generative"
+DIMENSIONS: Final = {
+    "discriminative-hallucination": "existence",
+    "discriminative-attribute-state": "state",
+    "discriminative-attribute-number": "number",
+    "discriminative-attribute-action": "action",
+}
+"""The annotations' type -> dimension; every other discriminative type is a relation."""
+ATTRIBUTES: Final = ("state", "number", "action")
+ALL: Final = ("existence", *ATTRIBUTES, "relation")
+
+_round = np.vectorize(lambda value: round(float(value), 1), otypes=[np.float64])
+"""As Python rounds, to the last bit."""
+
+
+def _described(records: Sequence[Record]) -> tuple[float, ...]:
+    own = [r for r in records if r["kind"] == GENERATIVE]
+    fields = ("hallucinated", "nouns", "covered", "truth", "trapped", "traps")
+    return *(sum(r[name] for r in own) for name in fields), sum(r["hallucinated"] == 0 for r in own), len(own)
+
+
+def _share(part: int, whole: int) -> Callable[[Array], Array]:
+    """Counts number `part` of `whole` in %, as the script adds up; nan where nothing was described."""
+    return lambda sums: np.where(sums[..., 7] > 0, 100 * sums[..., part] / (sums[..., whole] + START), np.nan)
+
+
+chair = Metric(counts=_described, value=_share(0, 1), digits=1)
+"""% of nouns that are not in the image."""
+cover = Metric(counts=_described, value=_share(2, 3), digits=1)
+"""% of the image's things that are named."""
+hal = Metric(counts=_described, value=lambda sums: 100 - _share(6, 7)(sums), digits=1)
+"""% of descriptions with a hallucination."""
+cog = Metric(counts=_described, value=_share(4, 5), digits=1)
+"""% of the things people would expect, but are not there, that are named."""
+
+
+def _asked(dimensions: Sequence[str]) -> Callable[[Sequence[Record]], tuple[float, ...]]:
+    def counts(records: Sequence[Record]) -> tuple[float, ...]:
+        own = [r for r in records if r["kind"] in dimensions]
+        no = [r for r in own if r["answer"] == "No"]
+        return (
+            sum(r["correct"] for r in own),
+            len(own),
+            sum(r["truth"] == "no" for r in no),
+            sum(r["truth"] == "no" for r in own),
+            len(no),
+        )
+
+    return counts
+
+
+def _ratio(part: int, whole: int, starts: int) -> Callable[[Array], Array]:
+    return lambda sums: np.where(sums[..., 1] > 0, 100 * sums[..., part] / (sums[..., whole] + starts * START), np.nan)
+
+
+def _f1(starts: int, epsilon: float) -> Callable[[Array], Array]:
+    precision_of, recall_of = _ratio(2, 4, starts), _ratio(2, 3, starts)
+
+    def value(sums: Array) -> Array:
+        p, r = _round(precision_of(sums)) / 100, _round(recall_of(sums)) / 100
+        return np.asarray(100 * (2 * p * r / (p + r + epsilon)))
+
+    return value
+
+
+def questions(dimensions: Sequence[str], epsilon: float = 0.0001, starts: int = 1) -> tuple[Metric, Metric, Metric, Metric]:
+    """Accuracy, precision, recall and F1 of the questions on `dimensions`, in %, with the script's small numbers in the denominators."""
+    counts = _asked(dimensions)
+    values = (_ratio(0, 1, starts), _ratio(2, 4, starts), _ratio(2, 3, starts), _f1(starts, epsilon))
+    accuracy, precision, recall, f1 = (Metric(counts=counts, value=value, digits=1) for value in values)
+    return accuracy, precision, recall, f1
+
+
+accuracy, precision, recall, f1 = questions(ALL)
+existence_accuracy, existence_precision, existence_recall, existence_f1 = questions(("existence",), epsilon=0.001)
+attribute_accuracy, attribute_precision, attribute_recall, attribute_f1 = questions(ATTRIBUTES, starts=3)
+state_accuracy, state_precision, state_recall, state_f1 = questions(("state",))
+number_accuracy, number_precision, number_recall, number_f1 = questions(("number",))
+action_accuracy, action_precision, action_recall, action_f1 = questions(("action",))
+relation_accuracy, relation_precision, relation_recall, relation_f1 = questions(("relation",))
+
+amber_score = Metric(
+    counts=lambda records: (*_described(records), *_asked(ALL)(records)),
+    value=lambda sums: (100 - _round(_share(0, 1)(sums[..., :8])) + _round(_f1(1, 0.0001)(sums[..., 8:]))) / 2,
+    digits=1,
+)
+"""Half of (100 - CHAIR + F1), from the rounded figures, as the paper adds them up."""
+
+yes_rate = Metric(
+    counts=lambda records: (sum(r.get("answer") == "Yes" for r in records), sum(r["kind"] != GENERATIVE for r in records)),
+    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+)
+answer_length = Metric(
+    counts=lambda records: (
+        sum(r["words"] for r in records if r["kind"] != GENERATIVE),
+        sum(r["kind"] != GENERATIVE for r in records),
+    ),
+    value=lambda sums: sums[..., 0] / sums[..., 1],
+)
+"""Mean length of the answers to questions, in words."""
+
+DESCRIBED: Final = ("chair", "cover", "hal", "cog")
+ASKED: Final = (
+    *("accuracy", "precision", "recall", "f1"),
+    *(
+        f"{dimension}_{name}"
+        for dimension in ("existence", "attribute", "state", "number", "action", "relation")
+        for name in ("accuracy", "precision", "recall", "f1")
+    ),
+    *("yes_rate", "answer_length"),
+)
+
+
+def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
+    """One record for every metric of the document's half, and for the score over both."""
+    answer = results[0]
+    record: dict[str, Any] = {"image": doc["image"], "words": len(answer.split())}
+    if doc["type"] == GENERATIVE:
+        words = words_in(Path(doc["words_from"]))
+        record |= {"kind": GENERATIVE, "similarity": similarity()[0], **describe(answer, doc["truth"], doc["hallu"], words)}
+        return dict.fromkeys(("amber_score", *DESCRIBED), record)
+    truth = str(doc["truth"][0] if isinstance(doc["truth"], list) else doc["truth"])
+    record |= {"kind": DIMENSIONS.get(doc["type"], "relation"), "truth": truth, "answer": answer, "correct": answer == truth.capitalize()}
+    if answer not in ("Yes", "No"):
+        record["unparsed"] = True
+        record["answer"] = "other"
+    return dict.fromkeys(("amber_score", *ASKED), record)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """All documents, from a folder with AMBER's data files and, somewhere in it, its pictures."""
+    annotations = {row["id"]: row for row in read_rows(_file(folder, "annotations.json"))}
+    found = []
+    for name in ("query_generative.json", "query_discriminative.json"):
+        for row in read_rows(_file(folder, name)):
+            number, image, query = values(row, folder / name, "id", "image", "query")
+            if number not in annotations:
+                raise LayoutError(f"{folder / name}: question {number} has no annotation")
+            found.append({"id": str(number), "image": image, "query": query, "words_from": str(folder), **_truth(annotations[number])})
+    return found
+
+
+def _truth(annotation: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotation, its truth a list in any case, since a table has one type a column."""
+    truth = annotation["truth"]
+    kept = truth if isinstance(truth, list) else [truth]
+    return {"type": annotation["type"], "truth": kept, "hallu": annotation.get("hallu", [])}
+
+
+def _file(folder: Path, name: str) -> Path:
+    return reference(folder, name, what="AMBER data")
+
+
+def prompt(doc: Mapping[str, Any]) -> str:
+    """The query as it is."""
+    return f"<image>{doc['query']}"
+
+
+def target(doc: Mapping[str, Any]) -> str:
+    """Yes or No, or the things there."""
+    return ", ".join(doc["truth"])
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """A list of {id, response} to all questions or some; `references` holds AMBER's data files."""
+    file = reference(references, "annotations.json", what="AMBER's annotations")
+    annotations = {row["id"]: row for row in read_rows(file)}
+    answered: list[Answered] = []
+    for row in read_rows(path):
+        number, response = values(row, path, "id", "response")
+        if number not in annotations:
+            raise LayoutError(f"{path}: there is no question {number!r}")
+        if not isinstance(response, str):
+            raise LayoutError(f"{path}: the response to question {number} is no text: {response!r}")
+        doc = {"image": str(number), "words_from": str(references), **_truth(annotations[number])}
+        answered.append(Answered(id=str(number), doc=doc, answer=response))
+    kinds = [sample.doc["type"] == GENERATIVE for sample in answered]
+    warnings = []
+    if any(kinds):
+        name = similarity()[0]
+        warnings.append(
+            f"words are compared by {name}"
+            if name != "none"
+            else f"spaCy's {MODEL} is not installed: no two different words are taken as alike"
+        )
+    if not any(kinds):
+        warnings.append("no descriptions: chair, cover, hal, cog and amber_score are left out")
+    elif all(kinds):
+        warnings.append("no yes/no questions: their metrics and amber_score are left out")
+    return OfficialAnswers(answered=answered, warnings=warnings)
