@@ -13,16 +13,21 @@ has it). A task that names `rows_from` reads its own layout from a folder.
 Errors: `DataError`, one line that names the task and what is missing.
 """
 
+import contextlib
 import csv
+import hashlib
 import importlib
 import io
 import json
 import sys
+import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.pictures import Base64Picture, Picture, PictureFile, keep, picture
+from tasks.wording import cache_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -102,10 +107,28 @@ def _from_hub(
     return concatenate_datasets([_with_keys(part) for part in parts])
 
 
+def unpack(archive: Path) -> Path:
+    """The folder with what is in a .zip file, unpacked once into the user's cache folder."""
+    state = archive.stat()
+    name = hashlib.sha256(f"{archive.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
+    target = cache_folder() / "unpacked" / name
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as part:
+            try:
+                with zipfile.ZipFile(archive) as opened:
+                    opened.extractall(Path(part) / "all")  # which keeps names inside the folder
+            except zipfile.BadZipFile as error:
+                raise DataError(f"{archive}: {error}") from None
+            with contextlib.suppress(OSError):  # another process was first
+                (Path(part) / "all").rename(target)
+    return target
+
+
 def _local(task: str, path: Path, reader: Callable[[Path], list[dict[str, Any]]] | None) -> "Dataset":
     if not path.exists():
         raise DataError(f"{task}: --data {path}: no such file or folder")
-    if reader is not None:
+    if reader is not None and not any(path.glob("**/*.parquet")):
         try:
             return _dataset(reader(path), path if path.is_dir() else path.parent)
         except (OSError, ValueError) as error:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Verdict(TypedDict):
     """What a judge said about one answer. A dict, since sample logs are JSON."""
 
-    rating: int | None
+    rating: float | None
     """Read from `text` by the benchmark's own rule; None: the call failed or the text holds no rating."""
 
     text: str

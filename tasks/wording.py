@@ -65,7 +65,7 @@ def official(name: str) -> str | None:
 
 def fetch(source: Source) -> str:
     """The template of `source`, from the cache folder where it is there."""
-    kept = _cache() / f"{source.sha256}.txt"
+    kept = cache_folder() / "prompts" / f"{source.sha256}.txt"
     if kept.is_file():
         text = kept.read_text(encoding="utf-8")
         if _digest(text) == source.sha256:
@@ -89,8 +89,9 @@ def _download(url: str) -> str:
         raise WordingError(f"{url}: can't fetch the official prompt: {getattr(error, 'reason', error)}") from None
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-harness" / "prompts"
+def cache_folder() -> Path:
+    """Where this project keeps what it fetched or unpacked for the user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-harness"
 
 
 def _digest(text: str) -> str:
