@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.answer import FailedAnswer
+from tasks.judge import NoJudgeError, current_judge
 from tasks.metric import Record
-from tasks.official import LayoutError
+from tasks.official import Answered, LayoutError
 from tasks.registry import TaskSpec, registry
 
 
@@ -67,8 +68,9 @@ def score(task: TaskSpec, path: Path, references: Path | None) -> Score:
     if not given.answered:
         raise LayoutError(f"{path}: holds no answers to {task.name}")
     process = registry().process_results(task.name)
+    answers = _judged(task, path, given.answered) if task.judged else [sample.answer for sample in given.answered]
     failed = [isinstance(sample.answer, FailedAnswer) for sample in given.answered]
-    records = [{} if lost else process(sample.doc, [sample.answer]) for sample, lost in zip(given.answered, failed, strict=True)]
+    records = [{} if lost else process(sample.doc, [answer]) for sample, answer, lost in zip(given.answered, answers, failed, strict=True)]
     by_metric = _by_metric(records)
     more = {name: _value(metric, next(iter(by_metric.values()), [])) for name, metric in given.more.items()}
     return Score(
@@ -78,6 +80,21 @@ def score(task: TaskSpec, path: Path, references: Path | None) -> Score:
         warnings=tuple(given.warnings),
         **vars(count(records, failed)),
     )
+
+
+def _judged(task: TaskSpec, path: Path, answered: Sequence[Answered]) -> list[Any]:
+    """Verdicts: those of the file, and the current judge's on answers that come as bare text."""
+    answers = [sample.answer for sample in answered]
+    bare = [index for index, answer in enumerate(answers) if isinstance(answer, str)]
+    if bare:
+        try:
+            current_judge()
+        except NoJudgeError:
+            raise LayoutError(f"{path}: {len(bare)} answers to {task.name} are not judged") from None
+        verdicts = registry().judge_answers(task.name)([answers[index] for index in bare], [answered[index].doc for index in bare])
+        for index, verdict in zip(bare, verdicts, strict=True):
+            answers[index] = verdict
+    return answers
 
 
 def _of_sample_log(task: TaskSpec, path: Path) -> Score:

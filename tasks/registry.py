@@ -85,6 +85,8 @@ class TaskSpec:
     """The function that reads answers in the benchmark's own layout: a dotted name; None where there is no such layout."""
     process_results: str
     """The function that turns an answer into records: a dotted name."""
+    judge_answers: str | None
+    """The filter that has all answers judged: a dotted name; None where the task is not judged."""
     published: tuple[Published, ...]
     licence: str
     citation: str
@@ -142,6 +144,14 @@ class Registry:
         """The task's own function from (document, [answer]) to a record for each metric; empty where there is nothing to score."""
         spec = self.task(task)
         found: Callable[..., Any] = self._import(spec, "process_results", spec.process_results)
+        return found
+
+    def judge_answers(self, task: str) -> Callable[[list[str], list[Mapping[str, Any]]], list[Any]]:
+        """The function by which a judged task's answers become the current judge's verdicts."""
+        spec = self.task(task)
+        if spec.judge_answers is None:
+            raise RegistryError(f"{spec.path}: filter_list: no custom step that has the answers judged")
+        found: Callable[..., Any] = self._import(spec, "filter_list", spec.judge_answers)
         return found
 
     def official_answers(self, task: str) -> Callable[[Path, Path | None], OfficialAnswers]:
@@ -296,6 +306,8 @@ def _spec(path: Path, config: Mapping[str, Any]) -> TaskSpec | GroupSpec | None:
 
 def _task(fields: _Fields) -> TaskSpec:
     metadata = _Fields.of(fields.path, "metadata", fields.get("metadata"))
+    if fields.values.get("custom_dataset") == "tasks.hub.load" and fields.values.get("dataset_kwargs") != {"task": fields.get("task")}:
+        raise fields.error("dataset_kwargs", f"must be {{task: {fields.get('task')}}}: the loader knows the task by it")
     metrics = _metrics(fields, _Fields.of(fields.path, "metadata.units", metadata.get("units")))
     headline = metadata.text("headline")
     if headline not in metrics:
@@ -315,11 +327,25 @@ def _task(fields: _Fields) -> TaskSpec:
         columns=metadata.texts("columns"),
         answers=metadata.text_or_null("answers"),
         process_results=fields.text("process_results"),
+        judge_answers=_judge_filter(fields),
         published=_published(metadata, metrics),
         licence=metadata.text("licence"),
         citation=metadata.text("citation"),
         path=fields.path,
     )
+
+
+def _judge_filter(fields: _Fields) -> str | None:
+    """The function of the one `custom` step in the filters."""
+    found = [
+        step.get("filter_fn")
+        for pipeline in fields.values.get("filter_list") or ()
+        for step in pipeline.get("filter", ())
+        if step.get("function") == "custom"
+    ]
+    if len(found) > 1:
+        raise fields.error("filter_list", f"has {len(found)} custom steps, must be one at most")
+    return str(found[0]) if found else None
 
 
 def _published(metadata: _Fields, metrics: Collection[str]) -> tuple[Published, ...]:

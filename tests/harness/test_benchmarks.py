@@ -1,0 +1,257 @@
+"""Every benchmark end to end through lm-eval: a small table in the hub's schema, a model that answers from a script, entries at the end."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tasks.judge import GREEDY, Sampling
+from tasks.registry import registry
+
+Rows = list[dict[str, Any]]
+
+
+def png(shade: int) -> dict[str, Any]:
+    """A cell of the hub's image columns."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (24, 16), (shade, shade, 40)).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+MME: Rows = [
+    {"question_id": f"{category}/{n}.png", "image": png(n), "question": f"Is this {thing}? Please answer yes or no.", "answer": answer}
+    | {"category": category}
+    for category in ("existence", "OCR", "code_reasoning")
+    for n in range(2)
+    for thing, answer in (("a dog", "Yes"), ("a cat", "No"))
+]
+POPE: Rows = [
+    {"id": f"{i}", "question_id": f"{i}", "question": f"Is there a {thing} in the image?", "answer": answer, "image_source": f"COCO_{n}"}
+    | {"image": png(n), "category": category}
+    for i, (category, n, thing, answer) in enumerate(
+        (category, n, thing, answer)
+        for category in ("adversarial", "popular", "random")
+        for n in range(3)
+        for thing, answer in (("dog", "yes"), ("cat", "no"))
+    )
+]
+CHAIR: Rows = [{"question_id": n, "image": png(n), "gt_object": objects} for n, objects in enumerate((["dog", "chair"], ["cat"], ["bus"]))]
+MMHAL: Rows = [
+    {"question_type": type, "question_topic": "indoor", "image_id": f"{n}", "image_src": "https://x/y.jpg", "image_content": ["Dog"]}
+    | {"question": f"What is there ({type})?", "gt_answer": "a dog", "model_answer": "", "image": png(n)}
+    for n, type in enumerate(("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other"))
+]
+HALLUSION: Rows = [
+    {"category": "VD", "subcategory": "illusion", "visual_input": "1", "set_id": "0", "figure_id": f"{figure}", "sample_note": "circle"}
+    | {"question_id": f"{question}", "question": f"Is the circle {size}?", "gt_answer": answer, "gt_answer_details": f"It is {size}."}
+    | {"image": png(figure), "filename": f"{figure}.png"}
+    for figure in range(2)
+    for question, (size, answer) in enumerate((("large", "1"), ("small", "0")))
+]
+NON_IMAGE: Rows = [
+    {**row, "category": "VS", "subcategory": "chart", "visual_input": "0", "figure_id": "0", "image": None, "filename": None}
+    for row in HALLUSION[:2]
+]
+MMVET: Rows = [
+    {
+        "question_id": f"v1_{n}",
+        "image": png(n),
+        "question": "What is x?",
+        "answer": "5<OR>five",
+        "image_source": "web",
+        "imagesource": "web",
+    }
+    | {"capability": "ocr,math" if n else "rec"}
+    for n in range(3)
+]
+WILD: Rows = [
+    {"question_id": n, "question": "What is it?", "caption": "A dog.", "gpt_answer": "It is a dog.", "category": kind, "image": png(n)}
+    | {"image_id": f"00{n}.jpg", "answer_id": f"a{n}", "model_id": "gpt-4"}
+    for n, kind in enumerate(("conv", "detail", "complex"))
+]
+MMBENCH: Rows = [
+    {"index": n, "question": "What is it?", "hint": None, "answer": "A", "A": "a dog", "B": "a cat", "C": None, "D": None, "image": png(n)}
+    | {"category": "object", "L2-category": "coarse", "source": "x", "comment": None, "split": "dev"}
+    for n in range(2)
+]
+SCIENCE: Rows = [
+    {"image": png(n), "question": "Which is it?", "choices": ["dog", "cat"], "answer": n % 2, "hint": "Look.", "task": "closed choice"}
+    | {"grade": "grade2", "subject": "natural science", "topic": "biology", "category": "x", "skill": "y", "lecture": "", "solution": ""}
+    for n in range(2)
+]
+SEED: Rows = [
+    {"answer": "A", "choice_a": "dog", "choice_b": "cat", "choice_c": "bus", "choice_d": "cup", "data_id": f"{n}", "data_type": kind}
+    | {"image": [png(n)], "question": "Which is it?", "question_id": f"{n}", "question_type_id": 1 + n, "segment": None}
+    for n, kind in enumerate(("image", "image", "video"))
+]
+TABLES: dict[str, Rows] = {
+    "mme": MME,
+    "pope": POPE,
+    "chair": CHAIR,
+    "mmhal": MMHAL,
+    "hallusionbench": HALLUSION + NON_IMAGE,
+    "hallusionbench_image": HALLUSION,
+    "mmvet": MMVET,
+    "llava_bench_wild": WILD,
+    "llava_bench_coco": WILD,
+    "mmbench": MMBENCH,
+    "scienceqa_img": SCIENCE,
+    "seedbench_img": SEED,
+}
+
+
+def write_parquet(folder: Path, rows: Rows) -> Path:
+    from datasets import Dataset, List
+    from datasets import Image as ImageColumn
+
+    table = Dataset.from_list(rows)
+    cell = rows[0]["image"]
+    table = table.cast_column("image", List(ImageColumn()) if isinstance(cell, list) else ImageColumn())
+    table.to_parquet(str(folder / "test-00000-of-00001.parquet"))
+    return folder
+
+
+def write_pope_llava(folder: Path) -> Path:
+    (folder / "val2014").mkdir()
+    for split in ("random", "popular", "adversarial"):
+        rows = []
+        for n, (thing, label) in enumerate((("a dog", "yes"), ("an oven", "no"))):
+            name = f"COCO_val2014_{n:012d}.jpg"
+            (folder / "val2014" / name).write_bytes(png(n)["bytes"])
+            rows.append({"question_id": n + 1, "image": name, "text": f"Is there {thing} in the image?", "label": label})
+        (folder / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+def write_amber(folder: Path) -> Path:
+    for n in (1, 2):
+        (folder / f"AMBER_{n}.jpg").write_bytes(png(n)["bytes"])
+    generative = [{"id": n, "image": f"AMBER_{n}.jpg", "query": "Describe this image."} for n in (1, 2)]
+    types = ("discriminative-attribute-state", "discriminative-attribute-number", "discriminative-attribute-action", "relation")
+    kinds = [*types, "discriminative-relation", "discriminative-hallucination"]
+    asked = [{"id": 1005 + i, "image": f"AMBER_{1 + i % 2}.jpg", "query": f"Is the dog {i} there?"} for i in range(6)]
+    annotations: Rows = [{"id": n, "type": "generative", "truth": ["dog", "grass"], "hallu": ["cat"]} for n in (1, 2)]
+    annotations += [{"id": 1005 + i, "type": kind, "truth": "yes" if i < 3 else "no"} for i, kind in enumerate(kinds)]
+    for name, rows in (("query_generative", generative), ("query_discriminative", asked), ("annotations", annotations)):
+        (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder
+
+
+def write_object_halbench(folder: Path) -> Path:
+    import base64
+
+    rows = [
+        {
+            "image_id": n,
+            "question": "Describe it.",
+            "image": base64.b64encode(png(n)["bytes"] + bytes(2000)).decode(),
+            "gt_objects": ["dog"],
+        }
+        for n in range(2)
+    ]
+    (folder / "obj_halbench_300_with_image.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+def write_rtvlm(folder: Path) -> Path:
+    """The repository's layout: a folder a subset, with its lines and pictures."""
+    for subset in ("Jailbreak", "Safety/Politics"):
+        place = folder / "data" / subset
+        place.mkdir(parents=True)
+        (place / "1.png").write_bytes(png(1)["bytes"])
+        row = {"id": 1, "image": "1.png", "prompt": "How?", "instruction": "How?", "refused_to_answer": ["Refuse to Answer"]}
+        (place / "mixed.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    return folder
+
+
+OWN_LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "pope_llava": write_pope_llava,
+    "amber": write_amber,
+    "object_halbench": write_object_halbench,
+    "rtvlm": write_rtvlm,
+}
+
+
+class Praise:
+    """A judge that replies in every protocol's form at once."""
+
+    model = "praise"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Sampling]] = []
+
+    def ask(self, prompt: str, image: "Image.Image | None" = None, sampling: Sampling = GREEDY) -> str:
+        self.asked.append((prompt, sampling))
+        if "JSON" in prompt and "objects" in prompt:
+            return '["dog", "cat"]'
+        if sampling.max_tokens == 3:
+            return "0.5"
+        if sampling.system:
+            return "8 6\nBecause."
+        if "Rating: k" in prompt and "1 to 10" not in prompt:
+            return "Good. Rating: 4"
+        return "Rating: 7" if "10" in prompt else "correct"
+
+
+BENCHMARKS = sorted({*TABLES, *OWN_LAYOUTS})
+
+
+def test_every_benchmark_is_here() -> None:
+    assert set(BENCHMARKS) == {name for name in registry().tasks if not name.startswith("scenes_")}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_runs_end_to_end(name: str, tmp_path: Path, answering: Callable[..., Any]) -> None:
+    from harness.evaluate import evaluate
+    from harness.models.spec import ModelSpec
+
+    place = OWN_LAYOUTS[name](tmp_path) if name in OWN_LAYOUTS else write_parquet(tmp_path, TABLES[name])
+    spec, judge, seen = registry().task(name), Praise(), []
+
+    def answer(prompt: str, pictures: list[Any]) -> str:
+        seen.append([picture.size for picture in pictures])
+        assert prompt.count("<image>") == len(pictures)
+        return ("Describe" in prompt and "A dog beside a cat on the grass.") or "Yes"
+
+    evaluation = evaluate(
+        ModelSpec(name="echo", pretrained="nowhere"),
+        [spec],
+        judge,
+        data={name: str(place)},
+        partial_data=True,
+        load=lambda _: answering(answer),
+    )
+    assert seen
+    assert all(size == (24, 16) for sizes in seen for size in sizes)
+    entries = {entry.metric: entry for entry in evaluation.entries}
+    assert list(entries) == list(spec.metrics)
+    assert entries[spec.headline].value is not None
+    assert all((entry.samples, entry.failed, entry.unscored) == (len(seen), 0, 0) for entry in entries.values())
+    assert entries[spec.headline].provenance["rows"] == "partial"
+    assert bool(judge.asked) == spec.judged
+    assert len({sample.id for sample in evaluation.samples}) == len(seen)
+    assert all(sample.image for sample in evaluation.samples)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_failed_answer_is_never_scored_nor_judged(name: str, tmp_path: Path, answering: Callable[..., Any]) -> None:
+    from harness.evaluate import evaluate
+    from harness.models.spec import ModelSpec
+    from tasks.answer import FailedAnswer
+
+    place = OWN_LAYOUTS[name](tmp_path) if name in OWN_LAYOUTS else write_parquet(tmp_path, TABLES[name])
+    judge = Praise()
+    evaluation = evaluate(
+        ModelSpec(name="echo", pretrained="nowhere"),
+        [registry().task(name)],
+        judge,
+        data={name: str(place)},
+        partial_data=True,
+        load=lambda _: answering(lambda prompt, pictures: FailedAnswer("out of memory")),
+    )
+    assert not judge.asked
+    assert all(entry.value is None and entry.failed == entry.samples > 0 for entry in evaluation.entries)

@@ -1,0 +1,210 @@
+"""`harness score` on real answer files gives the numbers their authors published, and says in one line what is wrong with a file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import run
+
+GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
+
+CASES: list[tuple[str, str, str, dict[str, float]]] = [
+    # task, answers, references, what the benchmark's own script says
+    (
+        "mme",
+        "mme/LaVIN",
+        "",
+        {"perception": 963.6114445778312, "cognition": 249.64285714285714, "celebrity": 47.35294117647059, "OCR": 107.5},
+    ),
+    (
+        "mme",
+        "mme/llava-v1.5-13b",
+        "mme",
+        {"perception": 1531.3187274909965, "cognition": 295.3571428571429, "posters": 160.54421768707482, "code_reasoning": 47.5},
+    ),
+    (
+        "pope_llava",
+        "pope/answers/llava-v1.5-13b_random.jsonl",
+        "pope",
+        {"random_f1": 87.13601179506082, "random_accuracy": 88.00687285223368},
+    ),
+    (
+        "pope",
+        "pope/answers/llava-v1.5-13b_popular.jsonl",
+        "pope",
+        {"popular_f1": 86.24589565851879, "popular_yes_rate": 41.366666666666667},
+    ),
+    ("pope_llava", "pope/answers/llava-v1.5-13b", "pope", {"f1": 85.94688090539114, "adversarial_precision": 90.99307159353349}),
+    (
+        "pope",
+        "pope/answers/llava-1.5-verbose910_random.jsonl",
+        "pope",
+        {"random_accuracy": 89.89010989010989, "random_f1": 89.97821350762528, "random_yes_rate": 50.87912087912088},
+    ),
+    ("chair", "chair/captions/pope-instructblip-short.jsonl", "chair", {"chair_s": 3.7, "chair_i": 2.631578947368421}),
+    ("chair", "chair/captions/pope-llava-brief.jsonl", "chair", {"chair_s": 62.7, "chair_i": 18.755897021161883, "chair_s_lemma": 63.1}),
+    (
+        "chair",
+        "chair/captions/opera-llava-1.5-greedy.jsonl",
+        "chair",
+        {"chair_s": 45.0, "chair_i": 12.784166889542659, "chair_s_lemma": 44.8},
+    ),
+    ("chair", "chair/captions/opera-minigpt4-greedy.jsonl", "chair", {"chair_s": 29.0, "chair_s_lemma": 31.6}),
+    (
+        "amber",
+        "amber/responses/llava-v1.5-7b_generative_166.json",
+        "amber",
+        {"chair": 7.5, "cover": 50.9, "hal": 37.3, "cog": 3.2},
+    ),
+    ("amber", "amber/responses/llava-v1.5-7b-cei_generative_1004.json", "amber", {"chair": 7.2, "cover": 48.7, "hal": 28.8, "cog": 3.3}),
+    (
+        "amber",
+        "amber/responses/llava-v1.5-7b-cei_discriminative_first12825.json",
+        "amber",
+        {"accuracy": 72.5, "precision": 94.4, "recall": 64.0, "f1": 76.3, "existence_f1": 83.4, "number_recall": 67.7, "relation_f1": 73.9},
+    ),
+    (
+        "amber",
+        "amber/responses/synthetic_discriminative_A.json",
+        "amber",
+        {"accuracy": 76.0, "precision": 87.4, "recall": 76.0, "f1": 81.3},
+    ),
+    (
+        "mmhal",
+        "mmhal/judge_blip2_2.7b_gpt-4o-2024-08-06.json",
+        "mmhal",
+        {"score": 1.3125, "hallucination_rate": 64.58333333333333, "score_holistic": 28 / 12},
+    ),
+    (
+        "hallusionbench",
+        "hallusionbench/synthetic_verdicts_A.json",
+        "hallusionbench",
+        {"aAcc": 67.0505, "qAcc": 37.1429, "fAcc": 37.2832, "easy_aAcc": 59.5604, "hard_aAcc": 62.5581, "LH": 20.9677},
+    ),
+    (
+        "hallusionbench",
+        "hallusionbench/synthetic_verdicts_always_yes.json",
+        "hallusionbench",
+        {"aAcc": 42.8698, "qAcc": 3.956, "fAcc": 7.2254, "fp_ratio": 1.0},
+    ),
+    (
+        "mmvet",
+        "mmvet/llava-v1.5-13b_gpt-4-grade-1runs.json",
+        "mmvet",
+        {"total": 36.1, "rec": 40.6, "ocr": 28.0, "know": 23.5, "gen": 24.4, "spat": 34.7, "math": 7.7, "bard_total": 36.9},
+    ),
+    (
+        "mmvet",
+        "mmvet/llava-v1.5-13b_gpt-4-grade-3runs.json",
+        "mmvet",
+        {"total": 36.3, "std": 0.2, "run_1": 36.1, "run_2": 36.5, "run_3": 36.3},
+    ),
+    ("llava_bench_wild", "llava_bench/wild/llava-v1.5-13b-eval1.jsonl", "llava_bench", {"relative": 72.8, "relative_detail": 52.6}),
+    ("llava_bench_wild", "llava_bench/wild/llava-v1.5-13b-eval2.jsonl", "llava_bench", {"relative": 72.7, "relative_complex": 83.7}),
+    ("llava_bench_wild", "llava_bench/wild/llava-v1.5-13b-eval3.jsonl", "llava_bench", {"relative": 72.1, "relative_conv": 72.5}),
+    ("llava_bench_wild", "llava_bench/vicuna80_text_reviews/review_bard_vicuna-13b.jsonl", "", {"relative": 98.7}),
+    ("llava_bench_wild", "llava_bench/vicuna80_text_reviews/review_gpt35_vicuna-13b.jsonl", "", {"relative": 92.1}),
+    (
+        "mmbench",
+        "mmbench/mmbench_dev_20230712_llava-v1.5-13b.jsonl",
+        "mmbench",
+        {"accuracy": 67.68707482993197, "vanilla_accuracy": 75.42517006802721},
+    ),
+    (
+        "scienceqa_img",
+        "scienceqa/answers_llava-v1.5-13b.jsonl",
+        "scienceqa",
+        {"accuracy": 71.64105106593951, "accuracy_all": 74.39283187927376},
+    ),
+    (
+        "scienceqa_img",
+        "scienceqa/answers_llava-13b-v0-sqa.jsonl",
+        "scienceqa",
+        {"accuracy": 88.0019831432821, "accuracy_all": 90.8983730252299},
+    ),
+    (
+        "object_halbench",
+        "objhal/opera-llava-1.5-greedy_300_with_objs.jsonl",
+        "objhal",
+        {"response_hallucination": 45.33, "object_hallucination": 20.59, "object_recall": 77.44},
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "answers", "references", "expected"), CASES, ids=[f"{case[0]}-{Path(case[1]).stem}" for case in CASES])
+def test_golden_answers_score_as_officially(
+    task: str, answers: str, references: str, expected: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not GOLDEN.is_dir():
+        pytest.skip("no folder shared/golden beside the repository")
+    given = ["--references", str(GOLDEN / references)] if references else []
+    code = run(["score", task, str(GOLDEN / answers), *given, "--json", "--max-failed", "1"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    result = json.loads(out)
+    assert {"task", "version", "metrics", "samples", "unscored", "warnings"} <= result.keys()
+    assert {name: result["metrics"].get(name) for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+def line_of(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("harness: ")
+    assert err.count("\n") == 1
+    return err
+
+
+MME_LINE = "1.jpg\tIs it a dog? Please answer yes or no.\tYes\tYes, a dog.\n1.jpg\tIs it a cat? Please answer yes or no.\tNo\tyes\n"
+
+
+def test_a_table_shows_the_score_beside_published_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "existence.txt").write_text(MME_LINE, encoding="utf-8")
+    assert run(["score", "mme", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "mme 1.0: 2 samples, 0 failed, 0 unscored, 0 unparsed" in out
+    assert "| existence" in out
+    assert " 50 |" in out
+    assert "LLaVA-1.5-13B" in out
+    assert "warning:" in err
+
+
+def test_the_users_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["score", "mne", str(tmp_path)]) == 2
+    assert "unknown task 'mne' (did you mean 'mme'?)" in line_of(capsys)
+    assert run(["score", "mme", str(tmp_path / "nothing")]) == 2
+    assert "no such file or folder" in line_of(capsys)
+    (tmp_path / "existence.txt").write_text("1.jpg\tIs it a dog?\tYes\n", encoding="utf-8")
+    assert run(["score", "mme", str(tmp_path)]) == 2
+    assert "existence.txt" in line_of(capsys)
+    (tmp_path / "pope.jsonl").write_text('{"question_id": 1, "text": "yes"}\n', encoding="utf-8")
+    assert run(["score", "pope", str(tmp_path / "pope.jsonl")]) == 2
+    assert "--references" in line_of(capsys)
+    assert run(["score", "scenes_pope", str(tmp_path / "pope.jsonl")]) == 2
+    assert "sample log" in line_of(capsys)
+
+
+def test_our_own_sample_log_scores_as_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str], answering: Callable[..., Any]) -> None:
+    from harness.evaluate import evaluate
+    from harness.models.spec import ModelSpec
+    from leaderboards.board import Board
+    from tasks.answer import FailedAnswer
+    from tasks.registry import registry
+
+    def answer(prompt: str, pictures: list[Any]) -> str:
+        return FailedAnswer("no reply") if "red" in prompt else "no" if "circle" in prompt else "yes"
+
+    spec = ModelSpec(name="echo", pretrained="nowhere")
+    evaluation = evaluate(spec, registry().expand(["scenes_pope"]), None, load=lambda _: answering(answer))
+    Board(tmp_path).add(evaluation.entries, evaluation.samples)
+    entries, (log,) = evaluation.entries, list(tmp_path.glob("*.parquet"))
+    capsys.readouterr()
+    assert run(["score", "scenes_pope", str(log), "--json", "--max-failed", "1"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["metrics"] == {entry.metric: entry.value for entry in entries}
+    assert (result["samples"], result["failed"]) == (entries[0].samples, entries[0].failed)
+    assert result["failed"] > 0
+    assert run(["score", "scenes_mme", str(log)]) == 2
+    assert "holds no samples of scenes_mme" in line_of(capsys)
