@@ -9,13 +9,19 @@ A record is {image, kind, ...}: kind "generative" has the counts of one descript
 The authors' script takes two words for one where spaCy's en_core_web_lg finds them more than 0.8 alike. That model is a download: where it
 is not installed no two different words are alike, and results say so (`similarity()`). Questions are answered by exactly "Yes" or "No";
 anything else is wrong, and counts as neither. The positive class is "No".
+
+The table of words (`tasks/data/amber_relation.json`) is the authors' relation.json and safe_words.txt (github.com/junyangwang0410/AMBER,
+commit 5e1fd52, Apache-2.0), sorted and joined in one file.
 """
 
+import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from operator import eq
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,7 +87,7 @@ class Words:
     safe: Collection[str]
     """Words that are never counted (safe_words.txt)."""
 
-    @property
+    @cached_property
     def known(self) -> frozenset[str]:
         """All nouns that are looked at."""
         return frozenset(self.association).union(*self.association.values())
@@ -93,11 +99,18 @@ class Words:
 
 
 @cache
+def words() -> Words:
+    """The authors' words."""
+    table = json.loads((Path(__file__).parent / "data" / "amber_relation.json").read_text(encoding="utf-8"))
+    return Words(association=table["association"], safe=frozenset(table["safe"]))
+
+
 def words_in(folder: Path) -> Words:
-    """The words in a folder with AMBER's data files."""
-    relation = reference(folder, "relation.json", what="AMBER's word associations")
-    safe = reference(folder, "safe_words.txt", what="AMBER's safe words")
-    return Words(association=read_json(relation), safe=frozenset(read_text(safe).split("\n")))
+    """The words in a folder with AMBER's data files; those we have where there are none."""
+    relation, safe = (next(iter(sorted(folder.rglob(name))), None) for name in ("relation.json", "safe_words.txt"))
+    if relation is None or safe is None:
+        return words()
+    return Words(association=read_json(relation), safe=frozenset(read_text(safe).splitlines()))
 
 
 def nouns(text: str, known: Collection[str]) -> list[str]:
@@ -108,7 +121,7 @@ def nouns(text: str, known: Collection[str]) -> list[str]:
 
 def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words) -> dict[str, Any]:
     """The counts of one description of an image with the things `truth`, where people would expect the things `traps`."""
-    _, alike = similarity()
+    near = _near()
     there, expected = words.names_of(truth), words.names_of(traps)
     covered: set[int] = set()
     trapped: set[int] = set()
@@ -117,19 +130,17 @@ def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words
     for noun in found:
         if noun in words.safe:
             continue
-        if (same := _first(there, lambda name, noun=noun: name == noun)) is not None:  # type: ignore[misc]
-            covered.add(same)
+        named = _first(there, noun, eq)
+        if named is not None:
+            covered.add(named)
             continue
-        if (same := _first(expected, lambda name, noun=noun: name == noun)) is not None:  # type: ignore[misc]
-            trapped.add(same)
-        if alike is not None:
-            near = lambda name, noun=noun: alike(noun, name) > ALIKE  # noqa: E731
-            if (like := _first(expected, near)) is not None:
-                trapped.add(like)
-            if (like := _first(there, near)) is not None:
-                covered.add(like)
-                continue
-        hallucinated += 1
+        # A trap that is named outright does not end the search: a like one before it counts, too, and so does a like thing there.
+        trapped |= {position for same in (eq, near) if (position := _first(expected, noun, same)) is not None}
+        like = _first(there, noun, near)
+        if like is None:
+            hallucinated += 1
+        else:
+            covered.add(like)
     return {
         "nouns": len(found),
         "hallucinated": hallucinated,
@@ -140,8 +151,14 @@ def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words
     }
 
 
-def _first(names: Sequence[tuple[str, int]], fits: Callable[[str], bool]) -> int | None:
-    return next((position for name, position in names if fits(name)), None)
+def _near() -> Callable[[str, str], bool]:
+    """Whether the comparison in use takes two words for one."""
+    _, alike = similarity()
+    return eq if alike is None else lambda one, other: alike(one, other) > ALIKE
+
+
+def _first(names: Sequence[tuple[str, int]], noun: str, same: Callable[[str, str], bool]) -> int | None:
+    return next((position for name, position in names if same(noun, name)), None)
 
 
 GENERATIVE: Final = "generative"
@@ -167,7 +184,7 @@ def _described(records: Sequence[Record]) -> tuple[float, ...]:
 
 def _share(part: int, whole: int) -> Callable[[Array], Array]:
     """Counts number `part` of `whole` in %, as the script adds up; nan where nothing was described."""
-    return lambda sums: np.where(sums[..., 7] > 0, 100 * sums[..., part] / (sums[..., whole] + START), np.nan)
+    return lambda sums: np.where(sums[..., 7] > 0, 100 * (sums[..., part] / (sums[..., whole] + START)), np.nan)
 
 
 chair = Metric(counts=_described, value=_share(0, 1), digits=1)
@@ -196,7 +213,7 @@ def _asked(dimensions: Sequence[str]) -> Callable[[Sequence[Record]], tuple[floa
 
 
 def _ratio(part: int, whole: int, starts: int) -> Callable[[Array], Array]:
-    return lambda sums: np.where(sums[..., 1] > 0, 100 * sums[..., part] / (sums[..., whole] + starts * START), np.nan)
+    return lambda sums: np.where(sums[..., 1] > 0, 100 * (sums[..., part] / (sums[..., whole] + starts * START)), np.nan)
 
 
 def _f1(starts: int, epsilon: float) -> Callable[[Array], Array]:
@@ -262,8 +279,8 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
     answer = results[0]
     record: dict[str, Any] = {"image": doc["image"], "words": len(answer.split())}
     if doc["type"] == GENERATIVE:
-        words = words_in(Path(doc["words_from"]))
-        record |= {"kind": GENERATIVE, "similarity": similarity()[0], **describe(answer, doc["truth"], doc["hallu"], words)}
+        own = describe(answer, doc["truth"], doc["hallu"], doc.get("words") or words())
+        record |= {"kind": GENERATIVE, "similarity": similarity()[0], **own}
         return dict.fromkeys(("amber_score", *DESCRIBED), record)
     truth = str(doc["truth"][0] if isinstance(doc["truth"], list) else doc["truth"])
     record |= {"kind": DIMENSIONS.get(doc["type"], "relation"), "truth": truth, "answer": answer, "correct": answer == truth.capitalize()}
@@ -273,16 +290,29 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
     return dict.fromkeys(("amber_score", *ASKED), record)
 
 
+QUERIES: Final = ("query_generative.json", "query_discriminative.json")
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
     """All documents, from a folder with AMBER's data files and, somewhere in it, its pictures."""
-    annotations = {row["id"]: row for row in read_rows(_file(folder, "annotations.json"))}
+    annotations = _annotations(folder)
     found = []
-    for name in ("query_generative.json", "query_discriminative.json"):
-        for row in read_rows(_file(folder, name)):
-            number, image, query = values(row, folder / name, "id", "image", "query")
+    for name in QUERIES:
+        file = reference(folder, name, what="AMBER's queries")
+        for row in read_rows(file):
+            number, image, query = values(row, file, "id", "image", "query")
             if number not in annotations:
-                raise LayoutError(f"{folder / name}: question {number} has no annotation")
-            found.append({"id": str(number), "image": image, "query": query, "words_from": str(folder), **_truth(annotations[number])})
+                raise LayoutError(f"{file}: question {number} has no annotation")
+            found.append({"id": str(number), "image": image, "query": query, **_truth(annotations[number])})
+    return found
+
+
+def _annotations(folder: Path | None) -> dict[int, dict[str, Any]]:
+    file = reference(folder, "annotations.json", what="AMBER's annotations")
+    found = {}
+    for row in read_rows(file):
+        number, _, _ = values(row, file, "id", "type", "truth")
+        found[number] = row
     return found
 
 
@@ -291,10 +321,6 @@ def _truth(annotation: Mapping[str, Any]) -> dict[str, Any]:
     truth = annotation["truth"]
     kept = truth if isinstance(truth, list) else [truth]
     return {"type": annotation["type"], "truth": kept, "hallu": annotation.get("hallu", [])}
-
-
-def _file(folder: Path, name: str) -> Path:
-    return reference(folder, name, what="AMBER data")
 
 
 def prompt(doc: Mapping[str, Any]) -> str:
@@ -309,28 +335,42 @@ def target(doc: Mapping[str, Any]) -> str:
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """A list of {id, response} to all questions or some; `references` holds AMBER's data files."""
-    file = reference(references, "annotations.json", what="AMBER's annotations")
-    annotations = {row["id"]: row for row in read_rows(file)}
+    annotations, own, images = _annotations(references), words_in(references or Path()), _images(references)
+    seen: Counter[int] = Counter()
     answered: list[Answered] = []
     for row in read_rows(path):
         number, response = values(row, path, "id", "response")
-        if number not in annotations:
+        if not isinstance(number, int) or number not in annotations:
             raise LayoutError(f"{path}: there is no question {number!r}")
         if not isinstance(response, str):
             raise LayoutError(f"{path}: the response to question {number} is no text: {response!r}")
-        doc = {"image": str(number), "words_from": str(references), **_truth(annotations[number])}
-        answered.append(Answered(id=str(number), doc=doc, answer=response))
-    kinds = [sample.doc["type"] == GENERATIVE for sample in answered]
-    warnings = []
-    if any(kinds):
+        doc = {"image": images.get(number, str(number)), "words": own, **_truth(annotations[number])}
+        answered.append(Answered(id=f"{number}/{seen[number]}" if seen[number] else f"{number}", doc=doc, answer=response))
+        seen[number] += 1
+    asked = Counter(annotations[number]["type"] == GENERATIVE for number in seen)
+    return OfficialAnswers(answered=answered, warnings=list(_warnings(asked, annotations, seen)))
+
+
+def _warnings(asked: Mapping[bool, int], annotations: Mapping[int, Mapping[str, Any]], seen: Mapping[int, int]) -> Iterator[str]:
+    """What to know about answers to `asked` descriptions (True) and yes/no questions (False), each question answered `seen` times."""
+    total = Counter(annotation["type"] == GENERATIVE for annotation in annotations.values())
+    if asked.get(True):
         name = similarity()[0]
-        warnings.append(
-            f"words are compared by {name}"
-            if name != "none"
-            else f"spaCy's {MODEL} is not installed: no two different words are taken as alike"
-        )
-    if not any(kinds):
-        warnings.append("no descriptions: chair, cover, hal, cog and amber_score are left out")
-    elif all(kinds):
-        warnings.append("no yes/no questions: their metrics and amber_score are left out")
-    return OfficialAnswers(answered=answered, warnings=warnings)
+        unlike = f"spaCy's {MODEL} is not installed: no two different words are taken as alike"
+        yield unlike if name == "none" else f"words are compared by {name}"
+    else:
+        yield "no descriptions: chair, cover, hal, cog and amber_score are left out"
+    if not asked.get(False):
+        yield "no yes/no questions: their metrics and amber_score are left out"
+    for generative, what in ((True, "descriptions"), (False, "yes/no questions")):
+        if 0 < asked.get(generative, 0) < total[generative]:
+            yield f"{asked[generative]} of the {total[generative]} {what} are answered; the others are not counted"
+    twice = [str(number) for number, times in seen.items() if times > 1]
+    if twice:
+        yield f"answered more than once, and counted every time: {', '.join(twice[:5])}{' ...' if len(twice) > 5 else ''}"
+
+
+def _images(folder: Path | None) -> dict[int, str]:
+    """Which image each question is about: both halves ask about the same ones."""
+    files = [file for name in QUERIES if folder is not None for file in sorted(folder.rglob(name))[:1]]
+    return {row["id"]: str(row["image"]) for file in files for row in read_rows(file) if row.keys() >= {"id", "image"}}

@@ -271,6 +271,11 @@ def process_results(doc: Mapping[str, Any], results: list[Check]) -> dict[str, d
     return dict.fromkeys(METRICS, record)
 
 
+def process_results_image(doc: Mapping[str, Any], results: list[Check]) -> dict[str, dict[str, Any]]:
+    """The same, without what needs the answers given without an image."""
+    return {name: record for name, record in process_results(doc, results).items() if name not in ("LH", "VI", "Mixed")}
+
+
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """The script's result file: the questions with model_prediction, gpt4v_output_gpt_check (0, 1, 2) and same (0, 1).
 

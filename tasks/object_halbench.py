@@ -14,16 +14,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from typing_extensions import TypeIs
+
 from tasks import english
 from tasks.answer import FailedAnswer
 from tasks.chair import Vocabulary, coco_objects, coco_truth, double_words, mentions, objects_in, read_synonyms
 from tasks.judge import Sampling, Verdict, as_data, ask_all, fill
 from tasks.metric import Metric, mean_of, ratio_of
-from tasks.official import Answered, LayoutError, OfficialAnswers, read_rows, read_text
+from tasks.official import Answered, LayoutError, OfficialAnswers, read_rows, read_text, reference, values
 
 PROMPT: Final = Path(__file__).parent / "prompts" / "object_halbench.txt"
-SAMPLING: Final = Sampling(temperature=None)
-"""The authors leave the judge's temperature at its server's default."""
+SAMPLING: Final = Sampling(temperature=0.2, max_tokens=512)
+"""What the authors' script asks of its judge."""
 SHORT: Final = 3
 """An answer of so few words names no objects; the judge isn't asked."""
 NOUN_TAGS: Final = ("NNP", "NNPS", "NN", "NNS")
@@ -51,7 +53,7 @@ def vocabulary_of(synonyms: Mapping[str, str]) -> Vocabulary:
     pairs = [name for name in synonyms if " " in name]
     return Vocabulary(
         synonyms=synonyms,
-        double_words=double_words([*pairs, "home plate", "train track"]) | {"bow tie": "tie"},
+        double_words=double_words([*pairs, "home plate", "train track"]),
         base_forms=noun_lemmas,
         gives_way={"seat": "toilet"},
     )
@@ -82,19 +84,20 @@ def record(image: str, named: Sequence[str], truth: Collection[str], answer: str
     }
 
 
+# The authors' script takes the ratio first and a hundred times that after; the other way round, a last digit can come out otherwise.
 response_hallucination = Metric(
     counts=lambda records: (sum(r["hallucinated"] > 0 for r in records), sum(r["mentions"] > 0 for r in records)),
-    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+    value=lambda sums: 100 * (sums[..., 0] / sums[..., 1]),
     digits=2,
 )
 """% of the answers that name any COCO object which name one that is not there."""
 
-object_hallucination = Metric(counts=ratio_of("hallucinated", "mentions").counts, value=lambda s: 100 * s[..., 0] / s[..., 1], digits=2)
+object_hallucination = Metric(counts=ratio_of("hallucinated", "mentions").counts, value=lambda s: 100 * (s[..., 0] / s[..., 1]), digits=2)
 """% of named objects that are not there."""
 
 response_correct = Metric(counts=response_hallucination.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2)
 object_correct = Metric(counts=object_hallucination.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2)
-object_recall = Metric(counts=ratio_of("covered", "objects").counts, value=lambda s: 100 * s[..., 0] / s[..., 1], digits=2)
+object_recall = Metric(counts=ratio_of("covered", "objects").counts, value=lambda s: 100 * (s[..., 0] / s[..., 1]), digits=2)
 """% of the objects there that are named."""
 
 length = Metric(counts=mean_of("words").counts, value=lambda sums: sums[..., 0] / sums[..., 1], digits=2)
@@ -136,12 +139,17 @@ def _template() -> str:
 def parse_objects(reply: str) -> list[str] | None:
     """The list in a judge's reply: in a fenced block of JSON, or on its last line; None where there is none."""
     block = re.search(r"```json\n(.*?)\n```", reply, re.DOTALL)
-    text = block[1] if block else reply.strip().split("\n")[-1]
-    try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return None
-    return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else None
+    for text in (block[1] if block else "", reply.strip().split("\n")[-1]):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        return found if _texts(found) else None
+    return None
+
+
+def _texts(value: object) -> TypeIs[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def words_of_objects(objects: Iterable[str]) -> list[str]:
@@ -200,12 +208,16 @@ def process_results(doc: Mapping[str, Any], results: list[Extraction]) -> dict[s
     return dict.fromkeys(METRICS, counts | {"nouns": found["nouns"]})
 
 
+QUESTIONS: Final = "obj_halbench_300_with_image.jsonl"
+TRUTH: Final = "gt_objects.jsonl"
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The questions in a folder with the authors' file (images in it as base64), their objects from it or from COCO's annotations."""
-    path = folder if folder.is_file() else next(iter(sorted(folder.rglob("*.jsonl"))), folder / "obj_halbench_300_with_image.jsonl")
+    path = folder if folder.is_file() else reference(folder, QUESTIONS, what="questions with their images")
     found = read_rows(path)
     numbers = [_image_id(row, path) for row in found]
-    truth = _truth(found, numbers, path.parent, refined())
+    truth = _truth(found, numbers, path.parent if folder.is_file() else folder, refined())
     return [
         {"id": f"{number}/{position}", "image": row.get("image"), "question": _question(row, path), "gt_objects": sorted(truth[position])}
         for position, (row, number) in enumerate(zip(found, numbers, strict=True))
@@ -226,26 +238,32 @@ def _question(row: Mapping[str, Any], path: Path) -> str:
     return found
 
 
-def _truth(found: Sequence[Mapping[str, Any]], numbers: Sequence[int], folder: Path | None, vocabulary: Vocabulary) -> list[set[str]]:
+def _truth(
+    found: Sequence[Mapping[str, Any]], numbers: Sequence[int], folder: Path | None, vocabulary: Vocabulary
+) -> list[Collection[str]]:
     """The objects of each row's image: as the row says, or from `gt_objects.jsonl` or COCO's annotations in `folder`."""
-    if all("gt_objects" in row for row in found):
-        return [set(row["gt_objects"]) for row in found]
-    ready = sorted(folder.rglob("gt_objects.jsonl")) if folder is not None else []
-    if ready:
-        listed = {int(row["image_id"]): set(row.get("object_halbench", row.get("nltk", ()))) for row in read_rows(ready[0])}
-        return [listed.get(number, set()) for number in numbers]
-    made = coco_truth(folder, set(numbers), vocabulary)
-    return [made[number] for number in numbers]
+    if all(_texts(row.get("gt_objects")) for row in found):
+        return [frozenset(row["gt_objects"]) for row in found]
+    ready = sorted(folder.rglob(TRUTH)) if folder is not None else []
+    if not ready:
+        made = coco_truth(folder, set(numbers), vocabulary)
+        return [made[number] for number in numbers]
+    listed = {int(row["image_id"]): frozenset(row.get("object_halbench", row.get("nltk", ()))) for row in read_rows(ready[0])}
+    unknown = next((number for number in numbers if number not in listed), None)
+    if unknown is not None:
+        raise LayoutError(f"{ready[0]}: has no objects of image {unknown}")
+    return [listed[number] for number in numbers]
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """Answers {image_id, caption}, a line each, with the objects extracted from them (`objs`) where somebody did.
+    """Answers {image_id, caption}, a line each, with the objects extracted from them (`objs`) where somebody did; or the script's review.
 
-    The objects in the image are each row's `gt_objects`, or come from `references` as for CHAIR; so does `synonyms_refine.txt`.
+    The objects in the image are each row's `gt_objects`, or come from `references` as for CHAIR; so does `synonyms_refine.txt`. Rows without
+    an image_id are answers to the questions of the authors' file in `references`, in its order.
     """
     if path.is_dir():
         raise LayoutError(f"{path}: must be a file of answers")
-    found = read_rows(path)
+    found = _with_image(_reviewed(read_rows(path), path), references)
     listed = sorted(references.rglob("synonyms_refine.txt")) if references is not None else []
     synonyms = {name.strip(): thing for name, thing in read_synonyms(read_text(listed[0])).items()} if listed else None
     vocabulary = vocabulary_of(synonyms) if synonyms else refined()
@@ -258,14 +276,38 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
             raise LayoutError(f"{path}: a row lacks caption; it has {', '.join(row)}")
         text = text.replace("Assistant:", "").strip()
         objects = row.get("objs")
+        if not (objects is None or _texts(objects)):
+            raise LayoutError(f"{path}: the objs of image {number} are no list of texts: {objects!r}")
         named = mentions(text, vocabulary) if objects is None else objects_in(objects, vocabulary)
         doc = {"image": str(number), "gt_objects": truth[position]}
         answer = extraction(named, text, "words" if objects is None else "given")
         answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=answer, text=text))
-    extracted = sum("objs" in row for row in found)
+    bare = sum(row.get("objs") is None for row in found)
     path_used = (
-        "objects as extracted in the file (objs)"
-        if extracted == len(found)
-        else f"{len(found) - extracted} of {len(found)} answers have no extracted objects (objs): their own words were read"
+        f"{bare} of {len(found)} answers have no extracted objects (objs): their own words were read"
+        if bare
+        else "objects as extracted in the file (objs)"
     )
     return OfficialAnswers(answered=answered, warnings=[path_used])
+
+
+def _reviewed(found: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The rows of the file that the authors' script writes (hall_*.json); any others as they are."""
+    if len(found) != 1 or "sentences" not in found[0]:
+        return found
+    sentences = found[0]["sentences"]
+    if not isinstance(sentences, list) or not all(isinstance(row, dict) for row in sentences):
+        raise LayoutError(f"{path}: its sentences must be a list of objects")
+    fields = (values(row, path, "image_id", "caption", "words", "mscoco_gt_words") for row in sentences)
+    return [dict(zip(("image_id", "caption", "objs", "gt_objects"), row, strict=True)) for row in fields]
+
+
+def _with_image(found: list[dict[str, Any]], references: Path | None) -> list[dict[str, Any]]:
+    """The rows, each with its image_id: the script takes it from the question in the same place."""
+    if not found or "image_id" in found[0]:
+        return found
+    path = reference(references, QUESTIONS, what="questions that answers without image_id belong to")
+    asked = read_rows(path)
+    if len(asked) < len(found):
+        raise LayoutError(f"{path}: has {len(asked)} questions, but there are {len(found)} answers")
+    return [{"image_id": _image_id(question, path), **row} for question, row in zip(asked, found, strict=False)]

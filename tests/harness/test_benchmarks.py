@@ -138,6 +138,8 @@ def write_amber(folder: Path) -> Path:
     annotations += [{"id": 1005 + i, "type": kind, "truth": "yes" if i < 3 else "no"} for i, kind in enumerate(kinds)]
     for name, rows in (("query_generative", generative), ("query_discriminative", asked), ("annotations", annotations)):
         (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    (folder / "relation.json").write_text('{"dog": ["puppy"], "grass": [], "cat": []}', encoding="utf-8")
+    (folder / "safe_words.txt").write_text("light", encoding="utf-8")
     return folder
 
 
