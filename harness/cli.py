@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -202,7 +203,7 @@ def _data_paths(given: list[str] | None, tasks: list[str]) -> dict[str, str]:
     return paths
 
 
-def _lossy(results: "list[Entry] | list[Score]", max_failed: float) -> int:
+def _lossy(results: "Sequence[Entry | Score]", max_failed: float) -> int:
     worst = max(results, key=lambda result: (result.failed + result.unscored) / max(1, result.samples))
     lost = worst.failed + worst.unscored
     if lost > max_failed * worst.samples:

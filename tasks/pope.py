@@ -225,8 +225,8 @@ def _splits_of(file: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping
 
 
 def _llava_group(row: Mapping[str, Any]) -> int | None:
-    number = row.get("question_id")
-    return int(number) // 10_000_000 if str(number).isdecimal() else None
+    number = str(row.get("question_id"))
+    return int(number) // 10_000_000 if number.isdecimal() else None
 
 
 def _asked(row: Mapping[str, Any]) -> str | None:

@@ -111,4 +111,62 @@ def string_of(variable: str) -> Callable[[str], str]:
     return template
 
 
-SOURCES: Final[Mapping[str, Source]] = {}
+def pieces_of(function: str) -> Callable[[str], str]:
+    """Takes the prompt that `function` of a Python file puts together (prompt = ..., prompt += ...), with a NUL where data goes."""
+
+    def template(code: str) -> str:
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.FunctionDef) and node.name == function:
+                found = [part for part in ast.walk(node) if isinstance(part, (ast.Assign, ast.AugAssign)) and _is_prompt(part)]
+                return "".join(_piece(part.value) for part in sorted(found, key=lambda part: part.lineno))
+        raise WordingError(f"there is no function {function!r} in the file")
+
+    return template
+
+
+def _is_prompt(node: ast.Assign | ast.AugAssign) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return any(isinstance(target, ast.Name) and target.id == "prompt" for target in targets)
+
+
+def _piece(value: ast.expr) -> str:
+    return str(value.value) if isinstance(value, ast.Constant) else "\0"
+
+
+def _whole(text: str) -> str:
+    return text
+
+
+def _at(repository: str, commit: str, path: str) -> str:
+    return f"https://raw.githubusercontent.com/{repository}/{commit}/{path}"
+
+
+HALLUSION: Final = _at("tianyi-lab/HallusionBench", "08e51de4c41600d01701d38878d6235f0d119c7b", "utils.py")
+SOURCES: Final[Mapping[str, Source]] = {
+    "mmhal": Source(
+        url=_at("llava-rlhf/LLaVA-RLHF", "830a083fd83e607da3c35f2e6aef833523c1e722", "Eval/eval_gpt_mmhal.py"),
+        sha256="2c73d8c50f1740d000fae62cfeed103c2f7a5bcfa904b27e6e09900e7ce600cc",
+        template=string_of("template"),
+    ),
+    "mmvet": Source(
+        url=_at("yuweihao/MM-Vet", "7d717c2f54a584b7ed363d66e6481ce1bf648538", "mm-vet_evaluator.py"),
+        sha256="d1b3e0a5b4e72c888b77164489d705bba4dd149934fff564dfba6443d81afe3f",
+        template=string_of("prompt"),
+    ),
+    "llava_bench": Source(
+        url=_at("haotian-liu/LLaVA", "181a2f811f1eb0b794c25e87204491d812c05f8d", "llava/eval/table/rule.json"),
+        sha256="dd7345a44ce9f7a24e51a30ee030cdab32346f9d08e3359c80545ff1312b1e07",
+        template=_whole,
+    ),
+    "hallusionbench": Source(
+        url=HALLUSION,
+        sha256="3cd312a11a1c4219c437fcd54fd19c8e559705500da0d951643987a79ab8baa4",
+        template=pieces_of("evaluate_by_chatgpt"),
+    ),
+    "hallusionbench_same": Source(
+        url=HALLUSION,
+        sha256="05fc25415f411dea33a5872c32dabeab0a99aa52b5692ff805579bbaba9a8d5a",
+        template=pieces_of("check_same_by_chatgpt"),
+    ),
+}
+"""By the names under which tasks ask for them."""

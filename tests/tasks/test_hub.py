@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def shades(documents: Any) -> list[int]:
-    return [picture.getpixel((0, 0))[0] for doc in documents for picture in images(doc)]
+    return [picture.convert("L").tobytes()[0] for doc in documents for picture in images(doc)]
 
 
 def write_parquet(path: Path, cells: list[Any]) -> None:

@@ -1,13 +1,14 @@
 import hashlib
 import http.server
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tasks import wording
+from tasks import hallusionbench, llava_bench, mmhal, mmvet, wording
 from tasks.wording import Source, WordingError, official, official_prompts, string_of
 
 CODE = 'import os\n\ndef main():\n    other = "x"\n    template = """Rate {answer}.\n\nRating:"""\n'
@@ -69,3 +70,60 @@ def test_our_own_words_are_used_unless_the_user_says_otherwise(url: str, monkeyp
         assert official("mmhal") == TEMPLATE
         assert wording.in_use() == "official"
     assert official("mmhal") is None
+
+
+BUILT = """
+def ask(data):
+    for sample in data:
+        prompt = 'Check. '
+        prompt += 'Question:'
+        prompt += sample['question']
+        prompt += '\\nAnswer:'
+        prompt += sample['answer']
+        prompt += '\\nOutput:'
+"""
+
+
+def test_a_prompt_that_is_put_together_keeps_the_places_of_its_data() -> None:
+    assert wording.pieces_of("ask")(BUILT) == "Check. Question:\0\nAnswer:\0\nOutput:"
+    with pytest.raises(WordingError, match="no function 'tell'"):
+        wording.pieces_of("tell")(BUILT)
+
+
+def test_every_source_is_pinned_to_a_commit() -> None:
+    for name, pinned in wording.SOURCES.items():
+        assert re.search(r"/[0-9a-f]{40}/", pinned.url), name
+        assert re.fullmatch(r"[0-9a-f]{64}", pinned.sha256), name
+
+
+def test_the_pinned_rules_of_llava_bench_are_the_golden_ones(golden: Callable[[str], Path]) -> None:
+    text = golden("llava_bench/rule.json").read_text(encoding="utf-8")
+    assert hashlib.sha256(wording.SOURCES["llava_bench"].template(text).encode()).hexdigest() == wording.SOURCES["llava_bench"].sha256
+
+
+def test_the_official_words_are_filled_as_the_official_scripts_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {
+        "mmhal": "Contents {} question {} truth {} answer {}",
+        "mmvet": "Grade.",
+        "llava_bench": '{"llava_bench_conv": {"role": "Assistant", "prompt": "Rate."}}',
+        "hallusionbench": "Q:\0R:\0A:\0.",
+        "hallusionbench_same": "1:\0 2:\0.",
+    }
+    monkeypatch.setattr(wording, "fetch", lambda source: texts[next(name for name, own in wording.SOURCES.items() if own is source)])
+    with official_prompts():
+        doc = {
+            "image_content": ["Dog", "Cat"],
+            "question": "What?",
+            "gt_answer": "a dog",
+            "answer": "-1<AND>-5",
+            "gt_answer_details": "It is.",
+        }
+        assert mmhal.prompt(doc, "{0}") == "Contents Dog, Cat question What? truth a dog answer {0}"
+        assert mmvet.prompt_for(doc, "x | y") == "Grade.\nWhat? | -1 <AND> -5 | x | y | "
+        assert hallusionbench.prompt_for(doc, "Yes.") == "Q:What?R:It is.A:Yes.."
+        assert hallusionbench.same_prompt("No.", "Yes.") == "1:No. 2:Yes.."
+        wild = {"caption": ["A dog.", "A cat."], "question": "What?", "gpt_answer": "Dog.", "category": "conv"}
+        assert llava_bench.prompt_for(wild, "Cat.") == (
+            "[Context]\nA dog.\nA cat.\n\n[Question]\nWhat?\n\n[Assistant 1]\nDog.\n\n[End of Assistant 1]\n\n"
+            "[Assistant 2]\nCat.\n\n[End of Assistant 2]\n\n[System]\nRate.\n\n"
+        )
