@@ -6,6 +6,7 @@ board.add(evaluation.entries, evaluation.samples)
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -98,6 +99,7 @@ def evaluate(
     provenance = digest_of_model(spec) | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
     if partial_data:
         provenance["rows"] = "partial"
+    revisions = {task.name: sha for task in tasks if task.name not in (data or {}) and (sha := revision_of(task))}
     return _read(
         results["samples"],
         tasks,
@@ -107,8 +109,22 @@ def evaluate(
         limit=limit,
         seconds=time.monotonic() - started,
         provenance=provenance,
-        of_task=lambda task: _of_task(task, data, official_prompts),
+        of_task=lambda task: (
+            _of_task(task, data, official_prompts) | ({"revision": revisions[task.name]} if task.name in revisions else {})
+        ),
     )
+
+
+def revision_of(task: TaskSpec) -> str | None:
+    """The commit of the hub data that was just loaded, where the task's YAML names a branch; None where there is nothing to tell."""
+    if task.data == "embedded" or re.fullmatch("[0-9a-f]{40}", task.revision):
+        return None
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(task.data, revision=task.revision, timeout=10).sha
+    except (OSError, ValueError):  # no hub: the data came from its cache, and which commit that was is not known
+        return None
 
 
 def load_tasks(

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib import import_module
 from operator import eq
 from pathlib import Path
 from typing import Any, Final
@@ -64,9 +65,7 @@ def similarity() -> tuple[str, Similarity | None]:
 @cache
 def _spacy() -> Similarity | None:
     try:
-        import spacy
-
-        model = spacy.load(MODEL)
+        model = import_module("spacy").load(MODEL)
     except (ImportError, OSError):
         return None
     parsed = cache(model)

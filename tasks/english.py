@@ -1,7 +1,7 @@
 """English words as the benchmarks' scripts see them: tokens, singular forms, parts of speech, lemmas; nothing is downloaded.
 
     tokens("Two men sit.")                    # ["Two", "men", "sit", "."]
-    singular("men"), lemma("men")             # "man", "men" in CHAIR's lemma variant and "man" here: WordNet has it as an exception
+    singular("men"), lemma("men")             # "man", "men": WordNet has "men" as a word of its own, and the first of the shortest is taken
     tagged(["Two", "men"])                    # [("Two", "CD"), ("men", "NNS")]
 
 The official scripts use NLTK with data that must be downloaded, and pattern. Here the rules are NLTK's and PatternLite's own, and the two

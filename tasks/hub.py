@@ -8,7 +8,8 @@ become keys of `tasks.pictures`; `images` is the YAML's `doc_to_image`.
 
 Local files: one file or a folder with .parquet, .jsonl, .json, .tsv or .csv in the columns of the hub data. A cell of the image column
 holds an image (datasets' own form), a file's path relative to the table, or base64 (in VLMEvalKit's tables also the index of the row that
-has it). A task that names `rows_from` reads its own layout from a folder.
+has it). A task that names `rows_from` reads its own layout, from the hub's files or from a folder; one that names `rows_from_folder`
+does so for folders without such a table.
 
 Errors: `DataError`, one line that names the task and what is missing.
 """
@@ -61,6 +62,7 @@ def load(
     split: str | Sequence[str] = "test",
     local: str | None = None,
     rows_from: str | None = None,
+    rows_from_folder: str | None = None,
     paths: Mapping[str, str] | None = None,
     partial_data: bool = False,
     **_: Any,
@@ -69,8 +71,10 @@ def load(
     reader = _function(rows_from) if rows_from else None
     given = (paths or {}).get(task)
     if given is not None:
-        where = str(given)
-        found = _local(task, Path(given).expanduser(), reader)
+        where, path = str(given), Path(given).expanduser()
+        if rows_from_folder and path.is_dir() and not any(path.rglob(f"*{suffix}") for suffix in TABLES if suffix != ".json"):
+            reader = _function(rows_from_folder)
+        found = _local(task, path, reader)
     elif local is not None:
         raise DataError(f"{task}: its data ({data}) is not on the hub as a table: give --data {task}=PATH, {local}")
     else:

@@ -9,17 +9,17 @@ script's other path reads the words of the answer themselves, as CHAIR does, wit
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
-
-from typing_extensions import TypeIs
+from typing import Any, Final, TypeGuard
 
 from tasks import english
 from tasks.answer import FailedAnswer
 from tasks.chair import Vocabulary, coco_objects, coco_truth, double_words, mentions, objects_in, read_synonyms
-from tasks.judge import Sampling, Verdict, as_data, ask_all, fill
+from tasks.judge import NoJudgeError, Sampling, Verdict, as_data, ask_all, current_judge, fill
 from tasks.metric import Metric, mean_of, ratio_of
 from tasks.official import Answered, LayoutError, OfficialAnswers, read_rows, read_text, reference, values
 
@@ -148,7 +148,8 @@ def parse_objects(reply: str) -> list[str] | None:
     return None
 
 
-def _texts(value: object) -> TypeIs[list[str]]:
+def _texts(value: object) -> TypeGuard[list[str]]:
+    """Whether `value` is a list of texts."""
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
@@ -187,9 +188,7 @@ def _runs(tagged: Iterable[tuple[str, bool]]) -> list[str]:
 def noun_reader() -> tuple[str, Nouns]:
     """Who reads the nouns of an extracted object, and how: "spacy" as the authors, "nltk" where its model is not installed."""
     try:
-        import spacy
-
-        model = spacy.load("en_core_web_trf")
+        model = import_module("spacy").load("en_core_web_trf")
     except (ImportError, OSError):
         return "nltk", _nltk_nouns
     return "spacy", lambda phrase: [(token.lemma_, token.tag_ in NOUN_TAGS) for token in model(phrase)]
@@ -258,8 +257,9 @@ def _truth(
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """Answers {image_id, caption}, a line each, with the objects extracted from them (`objs`) where somebody did; or the script's review.
 
-    The objects in the image are each row's `gt_objects`, or come from `references` as for CHAIR; so does `synonyms_refine.txt`. Rows without
-    an image_id are answers to the questions of the authors' file in `references`, in its order.
+    The objects in the image are each row's `gt_objects`, or come from `references` as for CHAIR; so does `synonyms_refine.txt`. Rows
+    without an image_id are answers to the questions of the authors' file in `references`, in its order. Where a judge is set and a row has
+    its question, the judge extracts what nobody did.
     """
     if path.is_dir():
         raise LayoutError(f"{path}: must be a file of answers")
@@ -268,7 +268,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     synonyms = {name.strip(): thing for name, thing in read_synonyms(read_text(listed[0])).items()} if listed else None
     vocabulary = vocabulary_of(synonyms) if synonyms else refined()
     numbers = [_image_id(row, path) for row in found]
-    truth = _truth(found, numbers, references, vocabulary)
+    truth, judged = _truth(found, numbers, references, vocabulary), _judge_is_set()
     answered: list[Answered] = []
     for position, (row, number) in enumerate(zip(found, numbers, strict=True)):
         text = next((row[name] for name in ("caption", "text", "answer") if isinstance(row.get(name), str)), None)
@@ -278,17 +278,36 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         objects = row.get("objs")
         if not (objects is None or _texts(objects)):
             raise LayoutError(f"{path}: the objs of image {number} are no list of texts: {objects!r}")
-        named = mentions(text, vocabulary) if objects is None else objects_in(objects, vocabulary)
-        doc = {"image": str(number), "gt_objects": truth[position]}
-        answer = extraction(named, text, "words" if objects is None else "given")
+        doc = {"image": str(number), "gt_objects": truth[position], "question": row.get("question", row.get("prompt"))}
+        answer: Extraction | str
+        if objects is not None:
+            answer = extraction(objects_in(objects, vocabulary), text, "given")
+        elif judged and doc["question"] is not None:
+            answer = text
+        else:
+            answer = extraction(mentions(text, vocabulary), text, "words")
         answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=answer, text=text))
-    bare = sum(row.get("objs") is None for row in found)
-    path_used = (
-        f"{bare} of {len(found)} answers have no extracted objects (objs): their own words were read"
-        if bare
-        else "objects as extracted in the file (objs)"
-    )
-    return OfficialAnswers(answered=answered, warnings=[path_used])
+    return OfficialAnswers(answered=answered, warnings=list(_paths(answered)))
+
+
+def _judge_is_set() -> bool:
+    try:
+        current_judge()
+    except NoJudgeError:
+        return False
+    return True
+
+
+def _paths(answered: Sequence[Answered]) -> Iterator[str]:
+    """How many answers' objects come from where."""
+    sources = Counter("judge" if isinstance(sample.answer, str) else str(sample.answer["nouns"]) for sample in answered)
+    for source, what in (
+        ("given", "have their objects extracted in the file (objs)"),
+        ("judge", f"have no extracted objects (objs): the judge lists them, nouns are read by {noun_reader()[0]}"),
+        ("words", "have no extracted objects (objs): their own words were read, as the script does without its judge"),
+    ):
+        if sources[source]:
+            yield f"{sources[source]} of {len(answered)} answers {what}"
 
 
 def _reviewed(found: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
