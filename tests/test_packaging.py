@@ -3,6 +3,7 @@
 The slow tests build the real wheel and run the real programs.
 """
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tasks.registry import FOLDER
 
@@ -71,6 +73,23 @@ def test_plain_lm_eval_runs_our_tasks(random_model_folder: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "|scenes_pope|" in done.stdout
     assert "accuracy" in done.stdout
+
+
+@pytest.mark.slow
+def test_plain_lm_eval_runs_a_benchmark_on_local_data(random_model_folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20), (90, 0, 0)).save(tmp_path / "1.png")
+    rows = [
+        {"question_id": "1", "image": "1.png", "question": f"Is it {thing}?", "answer": answer, "category": "OCR"}
+        for thing, answer in (("red", "Yes"), ("blue", "No"))
+    ]
+    (tmp_path / "mme.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    command = [sys.executable, "-m", "lm_eval", "--model", "hf-multimodal", "--include_path", str(FOLDER), "--tasks", "mme"]
+    command += ["--metadata", json.dumps({"paths": {"mme": str(tmp_path)}, "partial_data": True}), "--device", "cpu"]
+    command += ["--model_args", f"pretrained={random_model_folder},dtype=float32", "--apply_chat_template"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "|mme" in done.stdout
+    assert "|perception" in done.stdout.replace(" ", "")
 
 
 @pytest.fixture(scope="session")

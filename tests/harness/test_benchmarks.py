@@ -257,3 +257,71 @@ def test_a_failed_answer_is_never_scored_nor_judged(name: str, tmp_path: Path, a
     )
     assert not judge.asked
     assert all(entry.value is None and entry.failed == entry.samples > 0 for entry in evaluation.entries)
+
+
+def test_a_broken_picture_is_a_failed_sample_and_costs_no_other(tmp_path: Path, random_model: Path) -> None:
+    """Through our own LM with real (random) weights: the run ends, the others are scored, the sample is named."""
+    from harness.evaluate import evaluate
+    from harness.models.spec import find
+
+    rows = [dict(row) for row in MME]
+    rows[2]["image"] = {"bytes": png(1)["bytes"][:60], "path": None}
+    evaluation = evaluate(
+        find(str(random_model)),
+        [registry().task("mme")],
+        None,
+        data={"mme": str(write_parquet(tmp_path, rows))},
+        partial_data=True,
+    )
+    (lost,) = [sample for sample in evaluation.samples if sample.answer is None]
+    assert lost.id == "existence/2"
+    assert {(entry.samples, entry.failed) for entry in evaluation.entries} == {(12, 1)}
+
+
+def test_documents_are_shown_as_a_model_sees_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from harness.cli import run
+
+    place = write_parquet(tmp_path, MME)
+    assert run(["tasks", "show", "mme", "--samples", "2", "--data", f"mme={place}"]) == 0
+    out = capsys.readouterr().out
+    assert "perception: points, higher is better" in out
+    assert "model: Silkie" in out
+    assert "id: existence/0" in out
+    assert "prompt: <image>Is this a dog? Please answer yes or no." in out
+    assert "pixels: 24 x 16 RGB" in out
+    assert run(["tasks", "show", "mme", "--samples", "1", "--data", f"mme={place}", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["samples"][0]["target"] == "Yes"
+    assert shown["rows"] == 2374
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "complaint"),
+    (
+        (["--data", "mme"], 2, "--data 'mme': must be TASK=PATH"),
+        (["--data", "pope=/x"], 2, "'pope' is not among the tasks asked for: mme"),
+        (["--data", "mme=/nowhere"], 1, "mme: --data /nowhere: no such file or folder"),
+    ),
+)
+def test_what_is_wrong_with_given_data_is_one_line(
+    options: list[str], code: int, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.cli import run
+
+    assert run(["eval", "--model", "scenes-base", "--tasks", "mme", "--out", str(tmp_path), *options]) == code
+    err = capsys.readouterr().err.strip().split("\n")[-1]
+    assert err.startswith("harness: ")
+    assert complaint in err
+
+
+def test_rows_that_are_missing_are_an_error_unless_they_may_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from harness.cli import run
+
+    place = write_parquet(tmp_path, MME)
+    command = ["eval", "--model", "scenes-early", "--tasks", "mme", "--data", f"mme={place}", "--out", str(tmp_path / "run")]
+    assert run(command) == 1
+    assert "has 12 rows, the benchmark 2374; --partial-data scores what is there" in capsys.readouterr().err
+    assert run([*command, "--partial-data", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)["entries"]
+    assert {entry["provenance"]["rows"] for entry in entries} == {"partial"}
+    assert {entry["samples"] for entry in entries} == {12}
