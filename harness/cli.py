@@ -227,7 +227,11 @@ def score_command(
     from harness.score import score
     from tasks.registry import registry
 
-    spec = registry().task(task)
+    # A suite of tasks that read the same files (llava_bench) will do for its first.
+    chosen = registry().expand([task])
+    if len({spec.answers for spec in chosen}) > 1:
+        raise UsageError(f"{task!r} is a suite: name one of its tasks: {', '.join(spec.name for spec in chosen)}")
+    spec = chosen[0]
     result = score(spec, path, references)
     if as_json:
         print(json.dumps(asdict(result)))

@@ -168,7 +168,10 @@ def _read(path: Path, references: Path | None, task: str) -> OfficialAnswers:
         for row, question in zip(file.rows, asked, strict=False):
             doc = {"image": question["image"], "category": file.split, "question": question["text"], "answer": question["label"]}
             answered.append(Answered(id=f"{file.split}/{question['question_id']}", doc=doc, answer=_text(row, file.path)))
-    return OfficialAnswers(answered=answered, warnings=warnings)
+    splits = {sample.doc["category"] for sample in answered}
+    # Of one split alone there is no mean: its own figures are what people look for.
+    more = {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1} if len(splits) == 1 else {}
+    return OfficialAnswers(answered=answered, warnings=warnings, more=more)
 
 
 def _questions(references: Path | None) -> dict[str, dict[str, list[dict[str, Any]]]]:

@@ -38,11 +38,18 @@ CASES: list[tuple[str, str, str, dict[str, float]]] = [
         {"popular_f1": 86.24589565851879, "popular_yes_rate": 41.366666666666667},
     ),
     ("pope_llava", "pope/answers/llava-v1.5-13b", "pope", {"f1": 85.94688090539114, "adversarial_precision": 90.99307159353349}),
+    ("llava_bench", "llava_bench/wild/llava-v1.5-13b-eval1.jsonl", "llava_bench", {"relative": 72.8, "reference": 86.5, "model": 63.0}),
     (
         "pope",
         "pope/answers/llava-1.5-verbose910_random.jsonl",
         "pope",
-        {"random_accuracy": 89.89010989010989, "random_f1": 89.97821350762528, "random_yes_rate": 50.87912087912088},
+        {
+            "accuracy": 89.89010989010989,
+            "f1": 89.97821350762528,
+            "random_accuracy": 89.89010989010989,
+            "random_f1": 89.97821350762528,
+            "random_yes_rate": 50.87912087912088,
+        },
     ),
     ("chair", "chair/captions/pope-instructblip-short.jsonl", "chair", {"chair_s": 3.7, "chair_i": 2.631578947368421}),
     ("chair", "chair/captions/pope-llava-brief.jsonl", "chair", {"chair_s": 62.7, "chair_i": 18.755897021161883, "chair_s_lemma": 63.1}),
@@ -184,6 +191,8 @@ def test_the_users_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "--references" in line_of(capsys)
     assert run(["score", "scenes_pope", str(tmp_path / "pope.jsonl")]) == 2
     assert "sample log" in line_of(capsys)
+    assert run(["score", "silkie", str(tmp_path)]) == 2
+    assert "'silkie' is a suite: name one of its tasks: mme, mmhal, mmvet" in line_of(capsys)
 
 
 def test_our_own_sample_log_scores_as_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str], answering: Callable[..., Any]) -> None:
