@@ -98,6 +98,24 @@ def current_judge() -> Judge:
         raise NoJudgeError("this task needs a judge and none is set: there is no default one") from None
 
 
+_LABEL: ContextVar[str] = ContextVar("judged_task", default="")
+
+
+@contextmanager
+def judging(task: str) -> Iterator[None]:
+    """Inside, what the judge is asked is for `task`: a ledger books it there."""
+    token = _LABEL.set(task)
+    try:
+        yield
+    finally:
+        _LABEL.reset(token)
+
+
+def label() -> str:
+    """The task that is being judged; empty where nobody said."""
+    return _LABEL.get()
+
+
 def ask_all(
     prompts_and_images: Iterable[Question],
     workers: int = 8,

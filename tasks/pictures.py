@@ -73,6 +73,11 @@ def picture(key: str) -> "Picture":
     return Picture(key)
 
 
+def encoded(shown: "Picture") -> bytes:
+    """The bytes of the image's own file; raises OSError."""
+    return _READERS[shown.key]()
+
+
 class Picture(Image.Image):
     """A PIL image that is read when it is looked at."""
 
@@ -84,6 +89,11 @@ class Picture(Image.Image):
         if name in {"key", "__setstate__"}:
             raise AttributeError(name)
         return getattr(_decoded(self.key), name)
+
+    @property
+    def format(self) -> str | None:  # type: ignore[override]  # a plain attribute of the base class
+        """ "PNG", "JPEG", ...: the kind of the image's file."""
+        return _decoded(self.key).format
 
     def load(self) -> Any:
         """Read and decode; raises OSError."""

@@ -1,0 +1,176 @@
+"""A real OpenAI-compatible server on loopback. The official client talks to it; nothing is patched."""
+
+import asyncio
+import base64
+import binascii
+import io
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from PIL import Image
+
+Reply = Callable[[str], str]
+
+
+def rating(prompt: str) -> str:
+    """What the server's judge says: a function of the prompt alone."""
+    return f"Reasons.\nRating: {sum(map(ord, prompt)) % 7}"
+
+
+class Server:
+    """Chat completions with usage, images that must decode, and faults that can be switched on."""
+
+    def __init__(self, reply: Reply = rating) -> None:
+        self.reply = reply
+        self.log: list[dict[str, Any]] = []
+        """Every request body that came, with `fault`, the fault it met."""
+        self.faults: list[str | None] = []
+        """Taken one by one, by requests in the order they come; then there are none."""
+        self.always: str | None = None
+        self.delay = 0.0
+        self.allowed: float | None = None
+        """Requests a second; more get a 429."""
+        self._bucket, self._filled = 0.0, time.monotonic()
+        self.loop = asyncio.new_event_loop()
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+        assert self.ready.wait(20)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def answered(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.log if entry["fault"] is None]
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        app = web.Application(client_max_size=64 * 1024**2)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        self.runner = web.AppRunner(app)
+        self.loop.run_until_complete(self.runner.setup())
+        site = web.TCPSite(self.runner, "127.0.0.1", 0)
+        self.loop.run_until_complete(site.start())
+        assert site._server is not None
+        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        self.ready.set()
+        self.loop.run_forever()
+        self.loop.run_until_complete(self.runner.cleanup())
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+
+    def _limited(self) -> float | None:
+        """Seconds to wait, if the server is asked more than it allows."""
+        if self.allowed is None:
+            return None
+        moment = time.monotonic()
+        self._bucket = min(max(1.0, self.allowed / 10), self._bucket + (moment - self._filled) * self.allowed)
+        self._filled = moment
+        if self._bucket >= 1:
+            self._bucket -= 1
+            return None
+        return (1 - self._bucket) / self.allowed
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        fault = self.faults.pop(0) if self.faults else self.always
+        wait = self._limited()
+        met = fault or ("limit" if wait is not None else None)
+        self.log.append({**body, "fault": met, "authorization": request.headers.get("authorization")})
+        if wait is not None:
+            return error(429, "Rate limit reached", "rate_limit_exceeded", {"retry-after-ms": str(int(wait * 1000) + 1)})
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        if fault is not None and (response := await self._fault(fault, request)) is not None:
+            return response
+        try:
+            prompt, tokens = read(body["messages"])
+        except (OSError, ValueError, binascii.Error) as problem:
+            return error(400, f"Invalid image: {problem}", "invalid_image")
+        return web.json_response(completion(body["model"], self.reply(prompt), tokens, fault))
+
+    async def _fault(self, fault: str, request: web.Request) -> web.StreamResponse | None:
+        match fault.partition(":"):
+            case "429", _, after:
+                return error(429, "Slow down", "rate_limit_exceeded", {"retry-after-ms": after} if after else {})
+            case "quota", _, _:
+                return error(429, "You exceeded your current quota", "insufficient_quota")
+            case "status", _, number:
+                return error(int(number), "Something is wrong", "content_filter" if number == "400" else None)
+            case "hang", _, seconds:
+                await asyncio.sleep(float(seconds))
+            case "cut", _, _:
+                assert request.transport is not None
+                request.transport.close()
+                return web.Response()
+            case "truncated", _, _:
+                return web.Response(body=b'{"id": "x", "choi', content_type="application/json")
+            case "html", _, _:
+                return web.Response(text="<html>busy</html>", content_type="text/html")
+        return None
+
+
+def error(status: int, message: str, code: str | None, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": {"message": message, "type": "error", "param": None, "code": code}}, status=status, headers=headers)
+
+
+def read(messages: list[dict[str, Any]]) -> tuple[str, int]:
+    """All text of the messages, and their tokens: four characters each, and GPT-4o's rule for images."""
+    texts, tokens = [], 0
+    for message in messages:
+        content = message["content"]
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part["type"] == "text":
+                texts.append(part["text"])
+                tokens += -(-len(part["text"]) // 4)
+                continue
+            head, _, data = part["image_url"]["url"].partition(";base64,")
+            if not head.startswith("data:image/"):
+                raise ValueError("no data URL")
+            picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+            picture.load()
+            tokens += 85 + 170 * -(-picture.width // 512) * -(-picture.height // 512)  # small pictures only
+    return "\n".join(texts), tokens
+
+
+def completion(model: str, reply: str, tokens: int, fault: str | None) -> dict[str, Any]:
+    content = {"null": None, "empty": "", "refusal": None}.get(fault or "", reply)
+    message = {"role": "assistant", "content": content, "refusal": "I can't." if fault == "refusal" else None}
+    choice: dict[str, Any] = {
+        "index": 0,
+        "message": message,
+        "finish_reason": "content_filter" if fault == "filter" else "stop",
+        "logprobs": None,
+    }
+    length = -(-len(reply) // 4)
+    usage = {"prompt_tokens": tokens, "completion_tokens": length, "total_tokens": tokens + length}
+    return {
+        "id": f"chatcmpl-{random.randrange(10**9)}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": "another-model" if fault == "wrong model" else model,
+        "choices": [] if fault == "no choices" else [choice],
+        "usage": None if fault == "no usage" else usage,
+    }
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)

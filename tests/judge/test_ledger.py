@@ -1,0 +1,122 @@
+import dataclasses
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.ledger import Call, Ledger, LedgerError, now
+
+
+def call(number: int, **changes: object) -> Call:
+    fixed = Call(
+        key=f"{number:064x}",
+        task="mmhal",
+        model="gpt-4o-2024-11-20",
+        served="gpt-4o-2024-11-20",
+        reply=f"Rating: {number}",
+        prompt_tokens=100,
+        completion_tokens=10,
+        price=0.00035,
+        latency=0.5,
+        attempts=1,
+        batch=False,
+        created=now(),
+    )
+    return dataclasses.replace(fixed, **changes)  # type: ignore[arg-type]
+
+
+def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
+    Ledger(tmp_path / "deep" / "l.sqlite").put(call(1))
+    again = Ledger(tmp_path / "deep" / "l.sqlite")
+    assert again.reply(call(1).key) == "Rating: 1"
+    assert again.reply(call(2).key) is None
+    assert list(again.calls()) == [call(1, created=next(again.calls()).created)]
+
+
+def test_the_first_reply_under_a_key_stays(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    ledger.put(call(1))
+    ledger.put(call(1, reply="Rating: 6"))
+    assert ledger.reply(call(1).key) == "Rating: 1"
+
+
+def test_the_summary_adds_up_calls_losses_and_money(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    for number in range(3):
+        ledger.put(call(number))
+    ledger.put(call(9, task="mmvet", price=None, prompt_tokens=None))
+    ledger.lose(call(5).key, "mmhal", "gpt-4o-2024-11-20", "content filter", 100, 0, 0.00025)
+    first, second = ledger.summary()
+    assert (first.task, first.calls, first.losses, first.prompt_tokens, first.completion_tokens) == ("mmhal", 3, 1, 400, 30)
+    assert first.price == pytest.approx(0.0013)
+    assert (second.task, second.price) == ("mmvet", None)
+    assert ledger.spent() == pytest.approx(0.0013)
+    assert ledger.completion_tokens("mmhal", "gpt-4o-2024-11-20") == 10
+    assert ledger.completion_tokens("mmhal", "other") is None
+
+
+def test_verdicts_can_be_shared(tmp_path: Path) -> None:
+    mine, theirs = Ledger(tmp_path / "a.sqlite"), Ledger(tmp_path / "b.sqlite")
+    for number in range(3):
+        mine.put(call(number))
+    theirs.put(call(0))
+    theirs.put(call(1, reply="Rating: 5"))
+    assert mine.export(tmp_path / "calls.jsonl") == 3
+    assert theirs.import_from(tmp_path / "calls.jsonl") == (1, 1, 1)
+    assert theirs.reply(call(1).key) == "Rating: 5"
+    assert theirs.import_from(tmp_path / "calls.jsonl") == (0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    (
+        ("{", r"calls\.jsonl: line 1: not JSON"),
+        ('{"key": "x"}', r"line 1: must have exactly key, task, model"),
+        (json.dumps(dataclasses.asdict(call(1)) | {"reply": None}), "line 1: a field has the wrong type"),
+    ),
+)
+def test_a_file_that_is_no_export_changes_nothing(line: str, complaint: str, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    (tmp_path / "calls.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(LedgerError, match=complaint):
+        ledger.import_from(tmp_path / "calls.jsonl")
+    with pytest.raises(LedgerError, match="can't be read"):
+        ledger.import_from(tmp_path / "none.jsonl")
+    assert not list(ledger.calls())
+
+
+def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
+    (tmp_path / "l.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(LedgerError, match=r"l\.sqlite: can't be used as a ledger"):
+        Ledger(tmp_path / "l.sqlite")
+
+
+CLAIM = """
+import sys, time
+from pathlib import Path
+from tasks.ledger import Ledger
+print(Ledger(Path(sys.argv[1])).claim("k", 1000), flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_a_claim_holds_against_other_processes_until_they_are_gone(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite"
+    ledger = Ledger(path)
+    other = subprocess.Popen([sys.executable, "-c", CLAIM, str(path), "60"], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "True\n"
+    assert not ledger.claim("k", 10)
+    other.kill()
+    other.wait()
+    assert ledger.claim("k", 10)
+    assert ledger.claim("k", 10)  # one's own
+    ledger.release("k")
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO claims VALUES ('far', 'another host', 1, 0)")
+        db.execute("INSERT INTO claims VALUES ('held', 'another host', 1, 9e12)")
+    assert ledger.claim("far", 10)  # expired
+    assert not ledger.claim("held", 10)

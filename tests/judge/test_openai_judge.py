@@ -1,0 +1,259 @@
+"""The judge through the official client against a real server: replies, faults, money, and what a kill costs."""
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.judge import Judge, JudgeError, ManyJudge, Sampling, ask_all, use_judge
+from tasks.ledger import Ledger
+from tasks.openai_judge import BudgetSpent, JudgeDown, OpenAIJudge
+from tasks.pictures import PictureFile, keep, picture
+
+pytestmark = pytest.mark.usefixtures("no_keys")
+MODEL = "gpt-4o-2024-11-20"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger.sqlite")
+
+
+def judge_of(server: Any, ledger: Ledger, **settings: Any) -> OpenAIJudge:
+    return OpenAIJudge(MODEL, **{"url": server.url, "ledger": ledger, "task": "mmhal", "timeout": 5.0} | settings)
+
+
+def prompts(count: int) -> list[tuple[str, None]]:
+    return [(f"Question {n}: rate this.", None) for n in range(count)]
+
+
+def test_it_is_a_judge_that_answers_many(server: Any, ledger: Ledger) -> None:
+    judge: Judge = judge_of(server, ledger)
+    assert isinstance(judge, ManyJudge)
+    with use_judge(judge):
+        assert ask_all(prompts(5)) == [server.reply(prompt) for prompt, _ in prompts(5)]
+
+
+def test_what_the_protocol_says_is_what_is_sent(server: Any, ledger: Ledger) -> None:
+    judge_of(server, ledger, seed=7).ask("Rate.", None, Sampling(temperature=0.2, max_tokens=9, system="Be strict."))
+    judge_of(server, ledger, seed=None).ask("Rate.", None, Sampling(temperature=None))
+    first, second = server.log
+    assert (first["model"], first["temperature"], first["max_tokens"], first["seed"]) == (MODEL, 0.2, 9, 7)
+    assert first["messages"] == [{"role": "system", "content": "Be strict."}, {"role": "user", "content": "Rate."}]
+    assert {"temperature", "max_tokens", "seed"}.isdisjoint(second)
+
+
+def test_an_image_goes_as_it_is_or_smaller(server: Any, ledger: Ledger, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200, 3), dtype=np.uint8)).save(path)
+    shown = picture(keep(PictureFile(path)))
+    judge_of(server, ledger).ask("Rate.", shown)
+    judge_of(server, ledger, image_side=100, detail="low").ask("Rate.", shown)
+    judge_of(server, ledger).ask("Rate.", Image.new("P", (8, 8)))
+    urls = [entry["messages"][0]["content"][1]["image_url"] for entry in server.log]
+    assert urls[0]["url"].startswith("data:image/jpeg;base64,")
+    assert urls[1]["url"].startswith("data:image/png;base64,")
+    assert urls[1]["detail"] == "low"
+    assert len(urls[1]["url"]) < len(urls[0]["url"]) * 2
+    assert [call.served for call in ledger.calls()] == [MODEL] * 3
+
+
+def test_nothing_is_paid_for_twice(server: Any, ledger: Ledger, tmp_path: Path) -> None:
+    first = judge_of(server, ledger).ask_many(prompts(6) + prompts(6))
+    assert len(server.log) == 6
+    assert judge_of(server, Ledger(tmp_path / "ledger.sqlite")).ask_many(prompts(6)) == first[:6]
+    assert len(server.log) == 6
+    for other in ({"repeat": 1}, {"seed": 1}, {"detail": "low"}):
+        judge_of(server, ledger, **other).ask_many(prompts(1))
+    assert len(server.log) == 8  # detail says nothing where there is no image
+    judge_of(server, ledger).ask_many(prompts(1), Sampling(temperature=0.5))
+    assert len(server.log) == 9
+
+
+RETRIED = ("429", "429:30", "status:500", "status:503", "cut", "truncated", "html", "no choices", "null", "empty")
+
+
+@pytest.mark.parametrize("fault", RETRIED)
+def test_what_may_pass_is_tried_again(fault: str, server: Any, ledger: Ledger) -> None:
+    server.faults = [fault]
+    judge = judge_of(server, ledger)
+    assert judge.ask("Rate.") == server.reply("Rate.")
+    assert (judge.asked, dict(judge.failures)) == (2, {})
+    (call,) = ledger.calls()
+    assert call.attempts == 2
+
+
+def test_a_server_that_hangs_is_asked_again(server: Any, ledger: Ledger) -> None:
+    server.faults = ["hang:3"]
+    assert judge_of(server, ledger, timeout=0.3).ask("Rate.") == server.reply("Rate.")
+
+
+@pytest.mark.parametrize(("fault", "why"), (("status:400", "content filter"), ("refusal", "refusal"), ("filter", "content filter")))
+def test_what_is_hopeless_is_not_tried_again_and_is_no_reply(fault: str, why: str, server: Any, ledger: Ledger) -> None:
+    server.faults = [None, fault]
+    judge = judge_of(server, ledger, concurrency=1)
+    replies = judge.ask_many(prompts(3))
+    assert [reply is None for reply in replies] == [False, True, False]
+    assert dict(judge.failures) == {why: 1}
+    assert judge.asked == 3
+    (total,) = ledger.summary()
+    assert (total.calls, total.losses) == (2, 0 if fault == "status:400" else 1)
+
+
+@pytest.mark.parametrize(("fault", "said"), (("quota", "exceeded your current quota"), ("status:401", "Something is wrong")))
+def test_a_refused_key_or_an_empty_account_ends_the_run_at_once(fault: str, said: str, server: Any, ledger: Ledger) -> None:
+    server.faults = [None, None]
+    server.always = fault
+    judge = judge_of(server, ledger, concurrency=1)
+    with pytest.raises(JudgeDown, match=said):
+        judge.ask_many(prompts(10))
+    assert len(list(ledger.calls())) == 2
+    assert judge.asked == 3
+
+
+def test_a_judge_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: Any, ledger: Ledger) -> None:
+    server.faults = [None] * 4
+    server.always = "status:500"
+    with pytest.raises(JudgeDown, match=r"3 questions in a row got no reply in 2 tries \(status 500\)"):
+        judge_of(server, ledger, attempts=2, concurrency=1).ask_many(prompts(20))
+    assert len(list(ledger.calls())) == 4
+    server.always = None
+    judge = judge_of(server, ledger)
+    assert None not in judge.ask_many(prompts(20))
+    assert judge.asked == 16
+
+
+def test_faults_in_three_of_ten_calls_lose_nothing_and_change_no_reply(server: Any, ledger: Ledger) -> None:
+    rng = random.Random(0)
+    kinds = [*RETRIED, "refusal", "filter", "no usage", "wrong model"]
+    server.faults = [rng.choice(kinds) if rng.random() < 0.3 else None for _ in range(3000)]
+    judge = judge_of(server, ledger)
+    replies = judge.ask_many(prompts(400))
+    lost = sum(reply is None for reply in replies)
+    assert all(reply in (None, server.reply(prompt)) for reply, (prompt, _) in zip(replies, prompts(400), strict=True))
+    assert lost == sum(judge.failures.values()) > 0
+    assert set(judge.failures) == {"refusal", "content filter"}
+    assert lost == sum(entry["fault"] in ("refusal", "filter") for entry in server.log)
+    assert len(list(ledger.calls())) == 400 - lost
+    assert judge.asked == len(server.log)
+    assert judge.served == {MODEL, "another-model"}
+
+
+def test_a_budget_is_not_passed(server: Any, ledger: Ledger) -> None:
+    judge = judge_of(server, ledger, budget=0.004, concurrency=4)
+    with pytest.raises(BudgetSpent, match=r"of \$0\.0040 is spent"):
+        judge.ask_many(prompts(200))
+    (total,) = ledger.summary()
+    assert total.price is not None
+    assert 0.001 < total.price <= 0.004
+    assert total.calls == len(server.answered)
+
+
+def test_limits_of_the_user_pace_the_calls(server: Any, ledger: Ledger) -> None:
+    judge_of(server, ledger, requests_per_minute=1200).ask_many(prompts(60))  # 20 a second, after a burst of two seconds' worth
+    assert len(server.log) == 60
+    started = time.monotonic()
+    judge_of(server, ledger, requests_per_minute=1200, repeat=1).ask_many(prompts(60))
+    assert time.monotonic() - started > 0.8  # at least the 20 that the burst does not cover
+
+
+def test_no_key_and_no_image_is_logged(server: Any, ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.faults = ["status:500", "429:10"]
+    judge = judge_of(server, ledger, key="sk-very-secret")
+    image = Image.new("RGB", (64, 64), (1, 2, 3))
+    judge.ask("Rate.", image)
+    server.always = "status:401"
+    with pytest.raises(JudgeError) as error:
+        judge.ask("Rate again.", image)
+    assert server.log[0]["authorization"] == "Bearer sk-very-secret"
+    data = server.log[0]["messages"][0]["content"][1]["image_url"]["url"][40:140]
+    told = caplog.text + str(error.value) + repr(judge) + json.dumps([call.reply for call in ledger.calls()])
+    assert "very-secret" not in told
+    assert data not in told
+
+
+def test_a_judge_may_be_asked_inside_a_running_loop(server: Any, ledger: Ledger) -> None:
+    import asyncio
+
+    async def ask() -> str:
+        return judge_of(server, ledger).ask("Rate.")
+
+    assert asyncio.run(ask()) == server.reply("Rate.")
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from tasks.ledger import Ledger
+from tasks.openai_judge import OpenAIJudge
+url, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+judge = OpenAIJudge("gpt-4o-2024-11-20", url=url, ledger=Ledger(path), task="mmhal", concurrency=8)
+replies = judge.ask_many([(f"Question {n}: rate this.", None) for n in range(count)])
+print(judge.asked, sum(reply is None for reply in replies))
+"""
+
+
+def start(server: Any, path: Path, count: int) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", PROGRAM, server.url, str(path), str(count)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def asked_for(server: Any) -> Counter[str]:
+    return Counter(entry["messages"][0]["content"] for entry in server.answered)
+
+
+def test_a_kill_costs_the_calls_in_flight_and_no_more(server: Any, tmp_path: Path) -> None:
+    server.delay = 0.02
+    path = tmp_path / "ledger.sqlite"
+    process = start(server, path, 400)
+    while len(server.log) < 150:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.2)
+    kept = len(list(Ledger(path).calls()))
+    assert 0 < kept < 400
+    again = start(server, path, 400)
+    out, _ = again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert out.split() == [str(400 - kept), "0"]
+    counts = asked_for(server)
+    assert len(counts) == 400
+    assert sum(counts.values()) - 400 <= 8  # those in flight at the kill
+    ledger = Ledger(path)
+    replies = OpenAIJudge(MODEL, url="http://127.0.0.1:1/v1", ledger=ledger, task="mmhal").ask_many(prompts(400))
+    assert replies == [server.reply(prompt) for prompt, _ in prompts(400)]
+
+
+def test_two_processes_share_a_ledger_and_pay_once(server: Any, tmp_path: Path) -> None:
+    server.delay = 0.01
+    path = tmp_path / "ledger.sqlite"
+    both = [start(server, path, 200) for _ in range(2)]
+    outs = [process.communicate(timeout=120)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert [out[1] for out in outs] == ["0", "0"]
+    assert sum(int(out[0]) for out in outs) == 200
+    assert asked_for(server) == Counter(prompt for prompt, _ in prompts(200))
+
+
+def test_many_threads_share_a_ledger(server: Any, ledger: Ledger) -> None:
+    found: list[list[str | None]] = []
+    threads = [threading.Thread(target=lambda: found.append(judge_of(server, ledger).ask_many(prompts(20)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[server.reply(prompt) for prompt, _ in prompts(20)]] * 4
