@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands.
 
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from harness.judging import Plan
     from harness.score import Score
     from leaderboards.entry import Entry
     from tasks.judge import Judge
+    from tasks.ledger import Ledger
     from tasks.registry import TaskSpec
 
 OK, FAILED, USAGE, REGRESSED, LOSSY, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -31,6 +34,10 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(invoke_without_command=True, help="List the tasks, or show one.")
 app.add_typer(tasks_app, name="tasks")
+judge_app = typer.Typer(no_args_is_help=True, help="What judges said and cost.")
+app.add_typer(judge_app, name="judge")
+
+LEDGER = Path("runs") / "ledger.sqlite"
 
 
 class UsageError(Exception):
@@ -49,7 +56,12 @@ Limit = Annotated[
     int | None, typer.Option(callback=_at_least_one, help="At most this many documents a task (and instructions); marks results partial.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-JudgeName = Annotated[str, typer.Option("--judge", help="Who rates judged tasks: exact (scene graphs).")]
+JudgeName = Annotated[
+    str, typer.Option("--judge", help="Who rates judged tasks: exact (scene graphs), or a model of an OpenAI-compatible server.")
+]
+JudgeUrl = Annotated[str | None, typer.Option(help="The judge's server; default: OPENAI_BASE_URL, else OpenAI's.")]
+LedgerPath = Annotated[Path, typer.Option("--ledger", help="The file that keeps every judge reply paid for.")]
+JudgeBudget = Annotated[float | None, typer.Option(min=0, help="US dollars; stop before the next judge call could pass it.")]
 DataPaths = Annotated[
     list[str] | None,
     typer.Option("--data", help="TASK=PATH: the benchmark's data from a local table (parquet, jsonl, tsv) or folder instead of the hub."),
@@ -73,7 +85,7 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if (code := _code_of(error)) is None:
             raise
-        return _say(_line(error), code)
+        return _say(_line(error) + _resume(error, arguments), code)
     return result if isinstance(result, int) else OK
 
 
@@ -88,24 +100,37 @@ def _line(error: Exception) -> str:
     return str(shown() if shown else error)
 
 
+def _resume(error: Exception, arguments: list[str] | None) -> str:
+    """Where a judge ended the run: the command that goes on from there."""
+    from tasks.openai_judge import BudgetSpent, JudgeDown
+
+    if not isinstance(error, (JudgeDown, BudgetSpent)):
+        return ""
+    given = sys.argv[1:] if arguments is None else arguments
+    return f"\nharness: all replies so far are kept; go on with: harness {shlex.join(given)}"
+
+
 def _code_of(error: Exception) -> int | None:
     """The exit code of a known error; None for a mistake in the code, which keeps its traceback."""
+    from harness.judging import NoServer
     from harness.models.spec import ModelError, UnknownModel
     from tasks.hub import DataError
     from tasks.judge import JudgeError
+    from tasks.ledger import LedgerError
     from tasks.official import LayoutError
+    from tasks.prices import PriceError
     from tasks.registry import RegistryError, UnknownName
     from tasks.wording import WordingError
     from trainers.recipe import RecipeError
 
-    if isinstance(error, (UnknownModel, UnknownName, RecipeError, LayoutError)):
+    if isinstance(error, (UnknownModel, UnknownName, RecipeError, LayoutError, NoServer, PriceError)):
         return USAGE
     if isinstance(error, typer.Abort):
         return INTERRUPTED
     if hasattr(error, "format_message"):  # typer's usage errors share no public base class
         return USAGE
     if (
-        isinstance(error, (ModelError, RegistryError, JudgeError, DataError, WordingError, OSError, FloatingPointError))
+        isinstance(error, (ModelError, RegistryError, JudgeError, DataError, WordingError, LedgerError, OSError, FloatingPointError))
         or type(error).__name__ == "RunError"
     ):
         return FAILED
@@ -124,12 +149,16 @@ def _quiet() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _judge(name: str) -> "Judge":
-    if name != "exact":
-        raise UsageError(f"no judge {name!r}; known: exact")
-    from tasks.scenes.judge import ExactJudge
+def _judge(name: str, url: str | None = None, ledger: Path | None = None, budget: float | None = None) -> "Judge":
+    from datetime import date
 
-    return ExactJudge()
+    from harness.judging import make_judge
+    from tasks.prices import retired
+
+    warning = retired(name, date.today())
+    if warning:
+        _tell(f"warning: {warning}")
+    return make_judge(name, url=url, ledger=ledger, budget=budget)
 
 
 @app.command("eval")
@@ -137,6 +166,9 @@ def eval_command(
     model: Annotated[str, typer.Option(help="A name of `harness models`, a folder with weights or an adapter, or a hub id.")],
     tasks: Annotated[list[str] | None, typer.Option(help="Tasks or suites; repeat the option or separate by commas.")] = None,
     judge: JudgeName = "exact",
+    judge_url: JudgeUrl = None,
+    ledger: LedgerPath = LEDGER,
+    judge_budget: JudgeBudget = None,
     out: Annotated[Path, typer.Option(help="Run folder; its board/ gets the result.")] = Path("runs/eval"),
     limit: Limit = None,
     seed: Seed = None,
@@ -158,11 +190,11 @@ def eval_command(
 
     spec = find(model)
     chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
-    rater = _judge(judge)
+    rater = _judge(judge, judge_url, ledger, judge_budget)
     paths = _data_paths(data, [task.name for task in chosen])
     if dry_run:
         _print_plan(f"score {spec.name} ({spec.pretrained})", [f"{task.name}: {task.description}" for task in chosen], out)
-        return OK
+        return _print_price(rater, [task for task in chosen if task.judged], paths, limit)
     from harness.evaluate import evaluate, on_board
     from harness.progress import Stages
 
@@ -218,13 +250,20 @@ def score_command(
     references: Annotated[
         Path | None, typer.Option(help="Folder with the published files the score needs beside the answers (annotations, questions).")
     ] = None,
+    judge: Annotated[str | None, typer.Option(help="Have answers that nobody judged rated by this judge.")] = None,
+    judge_url: JudgeUrl = None,
+    ledger: LedgerPath = LEDGER,
+    judge_budget: JudgeBudget = None,
+    dry_run: DryRun = False,
     max_failed: MaxFailed = 0.05,
     as_json: Json = False,
 ) -> int:
-    """Print the official scores of answers made elsewhere. Nothing is asked of a model or a judge."""
+    """Print the official scores of answers made elsewhere. No model is asked; a judge only where --judge names one."""
+    from contextlib import nullcontext
     from dataclasses import asdict
 
-    from harness.score import score
+    from harness.score import plan_of, score
+    from tasks.judge import use_judge
     from tasks.registry import registry
 
     # A suite of tasks that read the same files (llava_bench) will do for its first.
@@ -232,7 +271,12 @@ def score_command(
     if len({spec.answers for spec in chosen}) > 1:
         raise UsageError(f"{task!r} is a suite: name one of its tasks: {', '.join(spec.name for spec in chosen)}")
     spec = chosen[0]
-    result = score(spec, path, references)
+    rater = _judge(judge, judge_url, ledger, judge_budget) if judge is not None else None
+    if dry_run:
+        plans = [plan_of(spec, path, references, rater)] if rater is not None and spec.judged else []
+        return _print_plans([found for found in plans if found is not None], as_json=as_json)
+    with use_judge(rater) if rater is not None else nullcontext():
+        result = score(spec, path, references)
     if as_json:
         print(json.dumps(asdict(result)))
     else:
@@ -502,6 +546,93 @@ def _task(spec: Any) -> dict[str, Any]:
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+def _print_price(judge: "Judge", tasks: "list[TaskSpec]", paths: dict[str, str], limit: int | None) -> int:
+    """What the judge will cost, for answers of a usual length: those of the model aren't there yet."""
+    from harness.judging import plan, supposed_answers
+    from tasks.openai_judge import OpenAIJudge
+
+    if not isinstance(judge, OpenAIJudge):
+        return OK
+    from harness.evaluate import load_tasks
+
+    plans = []
+    for task in tasks:
+        docs = list(load_tasks([task], data=paths, partial_data=True)[0][task.name].eval_docs)[:limit]
+        plans.append(plan(judge, task, docs, supposed_answers(len(docs))))
+    return _print_plans(plans)
+
+
+def _print_plans(plans: "Sequence[Plan]", as_json: bool = False) -> int:
+    from dataclasses import asdict
+
+    from leaderboards.report import cell, table
+
+    if as_json:
+        print(json.dumps({"judging": [asdict(found) for found in plans]}))
+        return OK
+    if not plans:
+        print("nothing is to be judged")
+        return OK
+    rows = [
+        [cell(p.task), cell(p.model), str(p.calls), str(p.kept), str(p.prompt_tokens), str(p.completion_tokens), _money(p.price)]
+        for p in plans
+    ]
+    print(table(["task", "judge", "calls", "in the ledger", "prompt tokens", "reply tokens", "price"], rows))
+    print("nothing was asked (--dry-run); second questions and retries are not in it")
+    return OK
+
+
+def _money(amount: float | None) -> str:
+    return "unknown" if amount is None else f"${amount:.4f}"
+
+
+@judge_app.command("ledger")
+def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> int:
+    """Show what judges were paid for: calls, tokens and money by task and model."""
+    from dataclasses import asdict
+
+    from leaderboards.report import cell, table
+
+    totals = _ledger(ledger).summary()
+    if as_json:
+        print(json.dumps({"ledger": [asdict(total) for total in totals]}))
+        return OK
+    rows = [
+        [cell(t.task), cell(t.model), str(t.calls), str(t.losses), str(t.prompt_tokens), str(t.completion_tokens), _money(t.price)]
+        for t in totals
+    ]
+    print(
+        table(["task", "judge", "replies", "paid without reply", "prompt tokens", "reply tokens", "money"], rows) if rows else "No calls."
+    )
+    return OK
+
+
+@judge_app.command("export")
+def judge_export_command(file: Annotated[Path, typer.Argument(help="JSON lines, a reply each.")], ledger: LedgerPath = LEDGER) -> int:
+    """Write all replies of a ledger to a file, to share them or pin them in a repository."""
+    count = _ledger(ledger).export(file)
+    _tell(f"{count} replies in {file}")
+    return OK
+
+
+@judge_app.command("import")
+def judge_import_command(file: Annotated[Path, typer.Argument(help="What `export` wrote.")], ledger: LedgerPath = LEDGER) -> int:
+    """Take over the replies that somebody exported."""
+    from tasks.ledger import Ledger
+
+    new, same, differ = Ledger(ledger).import_from(file)
+    _tell(f"{new} new, {same} there already, {differ} with another reply here, which stays")
+    return OK
+
+
+def _ledger(path: Path) -> "Ledger":
+    from tasks.ledger import Ledger
+
+    if not path.is_file():
+        raise UsageError(f"no ledger {str(path)!r}; name it with --ledger")
+    return Ledger(path)
 
 
 def _print_plan(title: str, steps: list[str], out: Path) -> None:

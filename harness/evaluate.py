@@ -25,7 +25,7 @@ from leaderboards.sample import Sample
 from leaderboards.verdict import interval
 from tasks import wording
 from tasks.answer import FailedAnswer
-from tasks.judge import Judge, use_judge
+from tasks.judge import Judge, judging, use_judge
 from tasks.registry import FOLDER, TaskSpec, registry
 
 if TYPE_CHECKING:
@@ -80,8 +80,9 @@ def evaluate(
         load = partial(load_vlm, progress=progress)
     started = time.monotonic()
     loaded, manager = load_tasks(tasks, split=split, data=data, partial_data=partial_data)
-    for task in loaded.values():
+    for name_of_task, task in loaded.items():
         task.set_config("process_results", _unless_failed(task.config.process_results))
+        task.apply_filters = _booked(name_of_task, task.apply_filters)
     with use_judge(judge) if judge is not None else nullcontext(), wording.official_prompts() if official_prompts else nullcontext():
         results = simple_evaluate(
             model=load(spec),
@@ -110,7 +111,9 @@ def evaluate(
         seconds=time.monotonic() - started,
         provenance=provenance,
         of_task=lambda task: (
-            _of_task(task, data, official_prompts) | ({"revision": revisions[task.name]} if task.name in revisions else {})
+            _of_task(task, data, official_prompts)
+            | _of_judge(task, judge)
+            | ({"revision": revisions[task.name]} if task.name in revisions else {})
         ),
     )
 
@@ -152,6 +155,15 @@ def documents(task: TaskSpec, count: int, data: Mapping[str, str] | None = None)
     return shown
 
 
+def _of_judge(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
+    """That a judge is not the one the published scores come from, and what the server called it."""
+    if not task.judged or judge is None:
+        return {}
+    other = {"official judge": task.official_judge} if task.official_judge and judge.model != task.official_judge else {}
+    served = sorted(getattr(judge, "served", ()))
+    return other | ({"judge served": ", ".join(served)} if served and served != [judge.model] else {})
+
+
 def _of_task(task: TaskSpec, data: Mapping[str, str] | None, official_prompts: bool) -> dict[str, str]:
     """What a task's scores depend on beside the model: its files, where its documents come from, whose words its judge was asked in."""
     facts = {"task": digest_of_files(task.sources), "data": (data or {}).get(task.name, f"{task.data}@{task.revision}")}
@@ -185,6 +197,16 @@ def on_board(
         for task in tasks
     }
     return wanted <= there
+
+
+def _booked(task: str, apply_filters: Callable[[], Any]) -> Callable[[], Any]:
+    """A task's filters, in which the judge is asked, with the task's name on what that costs."""
+
+    def booked() -> Any:
+        with judging(task):
+            return apply_filters()
+
+    return booked
 
 
 def _unless_failed(process: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.judging import Plan, plan
 from tasks.answer import FailedAnswer
-from tasks.judge import NoJudgeError, current_judge
+from tasks.judge import Judge, NoJudgeError, current_judge, judging
 from tasks.metric import Record
 from tasks.official import Answered, LayoutError
+from tasks.openai_judge import OpenAIJudge
 from tasks.registry import TaskSpec, registry
 
 
@@ -82,6 +84,14 @@ def score(task: TaskSpec, path: Path, references: Path | None) -> Score:
     )
 
 
+def plan_of(task: TaskSpec, path: Path, references: Path | None, judge: Judge) -> Plan | None:
+    """What judging the answers in `path` will take; None where the judge costs nothing."""
+    if not isinstance(judge, OpenAIJudge):
+        return None
+    answered = [sample for sample in registry().official_answers(task.name)(path, references).answered if isinstance(sample.answer, str)]
+    return plan(judge, task, [sample.doc for sample in answered], [sample.answer for sample in answered])
+
+
 def _judged(task: TaskSpec, path: Path, answered: Sequence[Answered]) -> list[Any]:
     """Verdicts: those of the file, and the current judge's on answers that come as bare text."""
     answers = [sample.answer for sample in answered]
@@ -91,7 +101,8 @@ def _judged(task: TaskSpec, path: Path, answered: Sequence[Answered]) -> list[An
             current_judge()
         except NoJudgeError:
             raise LayoutError(f"{path}: {len(bare)} answers to {task.name} are not judged") from None
-        verdicts = registry().judge_answers(task.name)([answers[index] for index in bare], [answered[index].doc for index in bare])
+        with judging(task.name):
+            verdicts = registry().judge_answers(task.name)([answers[index] for index in bare], [answered[index].doc for index in bare])
         for index, verdict in zip(bare, verdicts, strict=True):
             answers[index] = verdict
     return answers

@@ -128,7 +128,8 @@ def read(messages: list[dict[str, Any]]) -> tuple[str, int]:
     texts, tokens = [], 0
     for message in messages:
         content = message["content"]
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts:
             if part["type"] == "text":
                 texts.append(part["text"])
                 tokens += -(-len(part["text"]) // 4)

@@ -1,0 +1,149 @@
+"""Judging as a user runs it: answers made elsewhere, a model of ours, what it costs, a judge that goes down, and a shared ledger."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import run
+
+pytestmark = pytest.mark.usefixtures("no_keys")
+JUDGE = "gpt-4o-2024-11-20"
+TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    """The benchmark's answer file, not judged."""
+    rows = [
+        {"question_type": TYPES[n % 8], "question_topic": "x", "image_id": f"{n}", "image_src": "", "image_content": ["Dog"]}
+        | {"question": f"What is in picture {n}?", "gt_answer": "A dog.", "model_answer": f"I see a dog and {n} cats."}
+        for n in range(96)
+    ]
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def judged(server: Any, answers: Path, *more: str) -> list[str]:
+    ledger = str(answers.parent / "ledger.sqlite")
+    return ["score", "mmhal", str(answers), "--judge", JUDGE, "--judge-url", server.url, "--ledger", ledger, *more]
+
+
+def test_answers_made_elsewhere_are_judged_once(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.reply = lambda prompt: "Good.\nRating: 4"
+    assert run(judged(server, answers, "--json")) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["metrics"]["score"], first["metrics"]["hallucination_rate"], first["samples"]) == (4.0, 0.0, 96)
+    assert len(server.log) == 96
+    assert run(judged(server, answers, "--json")) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert len(server.log) == 96
+    assert run(["judge", "ledger", "--ledger", str(answers.parent / "ledger.sqlite"), "--json"]) == 0
+    (total,) = json.loads(capsys.readouterr().out)["ledger"]
+    assert (total["task"], total["model"], total["calls"], total["losses"]) == ("mmhal", JUDGE, 96, 0)
+    assert total["price"] > 0
+
+
+def test_without_a_judge_bare_answers_are_an_error(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["score", "mmhal", str(answers)]) == 2
+    assert "96 answers to mmhal are not judged" in capsys.readouterr().err
+
+
+def test_a_judge_needs_a_server(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["score", "mmhal", str(answers), "--judge", JUDGE]) == 2
+    assert "set OPENAI_API_KEY, or name its server with --judge-url" in capsys.readouterr().err
+
+
+def test_the_price_is_shown_before_anything_is_asked(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(judged(server, answers, "--dry-run", "--json")) == 0
+    (plan,) = json.loads(capsys.readouterr().out)["judging"]
+    assert (plan["calls"], plan["kept"], server.log) == (96, 0, [])
+    server.reply = lambda prompt: "x" * 596 + "\nRating: 4"  # as long as a reply is supposed to be
+    assert run(judged(server, answers, "--json")) == 0
+    capsys.readouterr()
+    assert run(["judge", "ledger", "--ledger", str(answers.parent / "ledger.sqlite"), "--json"]) == 0
+    (total,) = json.loads(capsys.readouterr().out)["ledger"]
+    assert total["price"] == pytest.approx(plan["price"], rel=0.02)
+    assert run(judged(server, answers, "--dry-run", "--json")) == 0
+    (again,) = json.loads(capsys.readouterr().out)["judging"]
+    assert (again["calls"], again["kept"], again["price"]) == (0, 96, 0.0)
+
+
+def test_single_failures_leave_samples_unscored(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.reply = lambda prompt: "Rating: 2"
+    server.faults = [None, "refusal", None, "filter"]
+    assert run(judged(server, answers, "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["samples"], result["unscored"], result["metrics"]["score"]) == (96, 2, 2.0)
+    assert run(judged(server, answers, "--json", "--max-failed", "0")) == 0  # the two are asked again, and get a reply now
+    assert json.loads(capsys.readouterr().out)["unscored"] == 0
+
+
+def test_too_many_failures_are_exit_code_4(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.faults = ["refusal"] * 20
+    assert run(judged(server, answers, "--json", "--max-failed", "0.1")) == 4
+    assert "20 stayed unscored" in capsys.readouterr().err
+
+
+def test_a_judge_that_goes_down_ends_the_run_and_says_how_to_go_on(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.faults = [None] * 30
+    server.always = "quota"
+    command = judged(server, answers, "--json")
+    assert run(command) == 1
+    err = capsys.readouterr().err
+    assert "exceeded your current quota" in err
+    assert f"go on with: harness {' '.join(command)}" in err
+    paid = len(server.answered)
+    assert paid >= 30
+    server.always = None
+    assert run(command) == 0
+    assert len(server.answered) == 96
+
+
+def test_a_budget_stops_before_it_is_passed(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(judged(server, answers, "--judge-budget", "0.02")) == 1
+    assert "of $0.0200 is spent" in capsys.readouterr().err
+    assert 0 < len(server.answered) < 96
+
+
+def test_replies_travel_between_ledgers(server: Any, answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(judged(server, answers, "--json")) == 0
+    mine, theirs, file = str(tmp_path / "ledger.sqlite"), str(tmp_path / "theirs.sqlite"), str(tmp_path / "replies.jsonl")
+    assert run(["judge", "export", file, "--ledger", mine]) == 0
+    assert run(["judge", "import", file, "--ledger", theirs]) == 0
+    assert "96 new, 0 there already" in capsys.readouterr().err
+    asked = len(server.log)
+    command = ["score", "mmhal", str(answers), "--judge", JUDGE, "--judge-url", server.url, "--ledger", theirs, "--json"]
+    assert run(command) == 0
+    assert len(server.log) == asked
+    assert run(["judge", "ledger", "--ledger", str(tmp_path / "none.sqlite")]) == 2
+    assert "no ledger" in capsys.readouterr().err
+
+
+def test_a_models_answers_are_judged_and_the_entry_says_by_whom(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (60, 60), (90, 10, 10)).save(tmp_path / "1.png")
+    rows = [
+        {"question_id": f"v{n}", "image": "1.png", "question": f"What is x ({n})?", "answer": "5", "capability": "ocr,math"}
+        for n in range(4)
+    ]
+    (tmp_path / "mmvet.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    server.reply = lambda prompt: "0.5"
+    options = ["--judge", JUDGE, "--judge-url", server.url, "--ledger", str(tmp_path / "l.sqlite"), "--out", str(tmp_path / "run")]
+    command = ["eval", "--model", "scenes-early", "--tasks", "mmvet", "--data", f"mmvet={tmp_path}", "--partial-data", *options]
+    assert run([*command, "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert f"| mmvet  | {JUDGE} |       4 |" in plan
+    assert not server.log
+    assert run([*command, "--json"]) == 0
+    entries = {entry["metric"]: entry for entry in json.loads(capsys.readouterr().out)["entries"]}
+    assert entries["total"]["value"] == 50.0
+    assert entries["total"]["judge"] == JUDGE
+    assert entries["total"]["provenance"]["official judge"] == "gpt-4-0613"
+    assert entries["total"]["provenance"]["prompts"] == "own"
+    assert {entry["max_tokens"] for entry in server.log} == {3}
+    assert run(["judge", "ledger", "--ledger", str(tmp_path / "l.sqlite"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ledger"][0]["task"] == "mmvet"
