@@ -112,6 +112,7 @@ def _resume(error: Exception, arguments: list[str] | None) -> str:
 
 def _code_of(error: Exception) -> int | None:
     """The exit code of a known error; None for a mistake in the code, which keeps its traceback."""
+    from harness.judge_reports import RatingsError
     from harness.judging import NoServer
     from harness.models.spec import ModelError, UnknownModel
     from tasks.hub import DataError
@@ -123,7 +124,7 @@ def _code_of(error: Exception) -> int | None:
     from tasks.wording import WordingError
     from trainers.recipe import RecipeError
 
-    if isinstance(error, (UnknownModel, UnknownName, RecipeError, LayoutError, NoServer, PriceError)):
+    if isinstance(error, (UnknownModel, UnknownName, RecipeError, LayoutError, NoServer, PriceError, RatingsError)):
         return USAGE
     if isinstance(error, typer.Abort):
         return INTERRUPTED
@@ -624,6 +625,33 @@ def judge_import_command(file: Annotated[Path, typer.Argument(help="What `export
 
     new, same, differ = Ledger(ledger).import_from(file)
     _tell(f"{new} new, {same} there already, {differ} with another reply here, which stays")
+    return OK
+
+
+@judge_app.command("agree")
+def judge_agree_command(
+    first: Annotated[Path, typer.Argument(help="Ratings: CSV or JSON lines with id and rating, a sample log, VLFeedback's rows.")],
+    second: Annotated[Path, typer.Argument(help="Ratings of the same ids by somebody else, a person or a judge.")],
+    as_json: Json = False,
+) -> int:
+    """How two raters agree, with intervals; what moves each of them; where they differ most."""
+    from harness.judge_reports import read_ratings, report
+
+    print(report(read_ratings(first), read_ratings(second), (first.stem, second.stem), as_json=as_json))
+    return OK
+
+
+@judge_app.command("calibrate")
+def judge_calibrate_command(
+    published: Annotated[Path, typer.Argument(help="Published ratings, such as VLFeedback's rows.")],
+    new: Annotated[Path, typer.Argument(help="The new judge's ratings of the same ids.")],
+    as_json: Json = False,
+) -> int:
+    """Say in a sentence how a new judge stands to published ratings, for the entries of that judge."""
+    from harness.judge_reports import calibration, read_ratings
+
+    found = calibration(read_ratings(published), read_ratings(new), (published.stem, new.stem))
+    print(json.dumps(found) if as_json else "\n".join(found.values()))
     return OK
 
 

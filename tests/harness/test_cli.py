@@ -20,7 +20,7 @@ HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
         (["eval"], "Missing option '--model'"),
         (["eval", "--model", "scenes-bas"], "did you mean 'scenes-base'?"),
         (["eval", "--model", "scenes-base", "--tasks", "scene"], "did you mean 'scenes'?"),
-        (["eval", "--model", "scenes-base", "--judge", "gpt"], "no judge 'gpt'; known: exact"),
+        (["eval", "--model", "scenes-base", "--judge", "gpt"], "judge 'gpt': set OPENAI_API_KEY, or name its server"),
         (["eval", "--model", "scenes-base", "--limit", "0"], "--limit 0: must be at least 1"),
         (["train-then-eval", "scenes-dmo"], "did you mean 'scenes-demo'?"),
         (["train", "scenes-demo"], "train-then-eval scenes-demo"),
@@ -30,7 +30,11 @@ HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
         (["check", "--baseline", ".", "--tolerance", "x"], "TASK.METRIC=NUMBER"),
     ),
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     assert cli.run(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert said in error
