@@ -87,7 +87,8 @@ class OpenAIJudge:
     """See the module's docstring.
 
     `url` and `key` default to OPENAI_BASE_URL and OPENAI_API_KEY. `task` labels calls in the ledger, `repeat` asks the same again as
-    another call. `image_side` is the longest side of an image in pixels (None: as it is). `requests_per_minute`, `tokens_per_minute` and
+    another call. `attempts` are tries of one question; a 429 is none while the server has answered anything in the last `patience` seconds.
+    `image_side` is the longest side of an image in pixels (None: as it is). `requests_per_minute`, `tokens_per_minute` and
     `budget` (US dollars for this judge's life) are limits of the user's; `progress` hears (replies, asked).
     """
 
@@ -105,6 +106,7 @@ class OpenAIJudge:
         seed: int | None = 0,
         timeout: float = 120.0,
         attempts: int = 8,
+        patience: float = 300.0,
         concurrency: int = 16,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
@@ -114,7 +116,7 @@ class OpenAIJudge:
         self.model = model
         self.ledger, self.url, self.task, self.repeat = ledger, url, task, repeat
         self.detail, self.image_side, self.seed = detail, image_side, seed
-        self.timeout, self.attempts, self.concurrency = timeout, attempts, concurrency
+        self.timeout, self.attempts, self.concurrency, self.patience = timeout, attempts, concurrency, patience
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
         self.budget, self.progress = budget, progress
         self.served: set[str] = set()
@@ -234,6 +236,7 @@ class _Run:
         self.gate = 0.0
         self.requests, self.tokens = _Limit(judge.requests_per_minute), _Limit(judge.tokens_per_minute)
         self.in_a_row = 0
+        self.last_reply = time.monotonic()
         self.stop: JudgeError | None = None
         self.in_flight = 0.0
         """US dollars of the calls on their way, about."""
@@ -306,9 +309,11 @@ class _Run:
         judge = self.judge
         started = time.monotonic()
         why = "no reply"
-        for attempt in range(1, judge.attempts + 1):
+        tries = sent = 0
+        while tries < judge.attempts:
             if self.stop is not None:
                 return None
+            sent += 1
             cost = await self._reserve(request)
             if cost is None:
                 return None
@@ -316,15 +321,17 @@ class _Run:
                 await asyncio.sleep(max(0.0, self.gate - time.monotonic()))
                 await self.requests.take(1)
                 await self.tokens.take(request.tokens + self.expected)
-                reply = await self._once(client, request, attempt, started)
+                reply = await self._once(client, request, sent, started)
             except _Retry as error:
                 why = error.why
                 self._pay(request, why, error.usage)
-                wait = error.after if error.after is not None else min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1))
+                # A server that says "later" while it answers others is not failing: that is no try.
+                tries += not (error.limited and time.monotonic() - self.last_reply < judge.patience)
+                wait = error.after if error.after is not None else min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1))
                 if error.limited:
                     self.room = max(1.0, self.room / 2)
                     self.gate = max(self.gate, time.monotonic() + wait)
-                if attempt < judge.attempts:
+                if tries < judge.attempts:
                     await asyncio.sleep(wait * (1 + 0.25 * random.random()))
                 continue
             except _Hopeless as error:
@@ -337,6 +344,7 @@ class _Run:
             finally:
                 self.in_flight -= cost
             self.in_a_row = 0
+            self.last_reply = time.monotonic()
             self.room = min(float(judge.concurrency), self.room + 1 / max(1.0, self.room))
             return reply
         judge.failures[why] += 1

@@ -135,6 +135,19 @@ def test_a_judge_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: An
     assert judge.asked == 16
 
 
+def test_a_limited_server_loses_no_question_however_often_it_says_later(server: Any, ledger: Ledger) -> None:
+    server.allowed = 60.0
+    judge = judge_of(server, ledger, attempts=2, concurrency=32)
+    assert judge.ask_many(prompts(120)) == [server.reply(prompt) for prompt, _ in prompts(120)]
+    assert sum(entry["fault"] == "limit" for entry in server.log) > 0
+
+
+def test_a_server_that_only_says_later_is_down_in_the_end(server: Any, ledger: Ledger) -> None:
+    server.always = "429:10"
+    with pytest.raises(JudgeDown, match="too many requests"):
+        judge_of(server, ledger, attempts=2, patience=0.2, concurrency=2).ask_many(prompts(10))
+
+
 def test_faults_in_three_of_ten_calls_lose_nothing_and_change_no_reply(server: Any, ledger: Ledger) -> None:
     rng = random.Random(0)
     kinds = [*RETRIED, "refusal", "filter", "no usage", "wrong model"]
