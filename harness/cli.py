@@ -61,6 +61,7 @@ JudgeName = Annotated[
 ]
 JudgeUrl = Annotated[str | None, typer.Option(help="The judge's server; default: OPENAI_BASE_URL, else OpenAI's.")]
 LedgerPath = Annotated[Path, typer.Option("--ledger", help="The file that keeps every judge reply paid for.")]
+JudgeBatch = Annotated[bool, typer.Option("--judge-batch", help="Ask through OpenAI's Batch API: half the price, within a day.")]
 JudgeBudget = Annotated[float | None, typer.Option(min=0, help="US dollars; stop before the next judge call could pass it.")]
 DataPaths = Annotated[
     list[str] | None,
@@ -150,7 +151,7 @@ def _quiet() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _judge(name: str, url: str | None = None, ledger: Path | None = None, budget: float | None = None) -> "Judge":
+def _judge(name: str, url: str | None = None, ledger: Path | None = None, budget: float | None = None, *, batch: bool = False) -> "Judge":
     from datetime import date
 
     from harness.judging import make_judge
@@ -159,7 +160,7 @@ def _judge(name: str, url: str | None = None, ledger: Path | None = None, budget
     warning = retired(name, date.today())
     if warning:
         _tell(f"warning: {warning}")
-    return make_judge(name, url=url, ledger=ledger, budget=budget)
+    return make_judge(name, url=url, ledger=ledger, budget=budget, batch=batch)
 
 
 @app.command("eval")
@@ -170,6 +171,7 @@ def eval_command(
     judge_url: JudgeUrl = None,
     ledger: LedgerPath = LEDGER,
     judge_budget: JudgeBudget = None,
+    judge_batch: JudgeBatch = False,
     out: Annotated[Path, typer.Option(help="Run folder; its board/ gets the result.")] = Path("runs/eval"),
     limit: Limit = None,
     seed: Seed = None,
@@ -191,7 +193,7 @@ def eval_command(
 
     spec = find(model)
     chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
-    rater = _judge(judge, judge_url, ledger, judge_budget)
+    rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch)
     paths = _data_paths(data, [task.name for task in chosen])
     if dry_run:
         _print_plan(f"score {spec.name} ({spec.pretrained})", [f"{task.name}: {task.description}" for task in chosen], out)
@@ -255,6 +257,7 @@ def score_command(
     judge_url: JudgeUrl = None,
     ledger: LedgerPath = LEDGER,
     judge_budget: JudgeBudget = None,
+    judge_batch: JudgeBatch = False,
     dry_run: DryRun = False,
     max_failed: MaxFailed = 0.05,
     as_json: Json = False,
@@ -272,7 +275,7 @@ def score_command(
     if len({spec.answers for spec in chosen}) > 1:
         raise UsageError(f"{task!r} is a suite: name one of its tasks: {', '.join(spec.name for spec in chosen)}")
     spec = chosen[0]
-    rater = _judge(judge, judge_url, ledger, judge_budget) if judge is not None else None
+    rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch) if judge is not None else None
     if dry_run:
         plans = [plan_of(spec, path, references, rater)] if rater is not None and spec.judged else []
         return _print_plans([found for found in plans if found is not None], as_json=as_json)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks import prices
+from tasks.batch_judge import BatchJudge
 from tasks.judge import GREEDY, Judge, Question, Sampling, judging, use_judge
 from tasks.ledger import Ledger
 from tasks.openai_judge import OpenAIJudge
@@ -26,8 +27,16 @@ class NoServer(ValueError):
     """A judge was named, and where it is was not."""
 
 
-def make_judge(name: str, *, url: str | None = None, ledger: Path | None = None, budget: float | None = None, **settings: Any) -> Judge:
-    """The exact rater of the scenes world, or a model behind an OpenAI-compatible server."""
+def make_judge(
+    name: str,
+    *,
+    url: str | None = None,
+    ledger: Path | None = None,
+    budget: float | None = None,
+    batch: bool = False,
+    **settings: Any,
+) -> Judge:
+    """The exact rater of the scenes world, or a model behind an OpenAI-compatible server; `batch`: through the Batch API."""
     if name == EXACT:
         from tasks.scenes.judge import ExactJudge
 
@@ -36,7 +45,8 @@ def make_judge(name: str, *, url: str | None = None, ledger: Path | None = None,
         raise NoServer(f"judge {name!r}: set OPENAI_API_KEY, or name its server with --judge-url (known without: {EXACT})")
     # A server of one's own wants no key, and the client wants one.
     key = None if os.environ.get("OPENAI_API_KEY") else "none"
-    return OpenAIJudge(name, url=url, key=key, ledger=Ledger(ledger or LEDGER), budget=budget, **settings)
+    kind = BatchJudge if batch else OpenAIJudge
+    return kind(name, url=url, key=key, ledger=Ledger(ledger or LEDGER), budget=budget, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +113,7 @@ def plan(judge: OpenAIJudge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], 
         kept=counting.kept,
         prompt_tokens=counting.prompt_tokens,
         completion_tokens=completion,
-        price=prices.price(judge.model, counting.prompt_tokens, completion),
+        price=prices.price(judge.model, counting.prompt_tokens, completion, batch=isinstance(judge, BatchJudge)),
     )
 
 

@@ -33,6 +33,9 @@ CREATE TABLE IF NOT EXISTS losses (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, reason TEXT NOT NULL,
     prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, created TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS batches (
+    id TEXT PRIMARY KEY, model TEXT NOT NULL, task TEXT NOT NULL, keys TEXT NOT NULL, created TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, expires REAL NOT NULL);
 """
 WAIT: Final = 60.0
@@ -163,6 +166,21 @@ class Ledger:
     def release(self, key: str) -> None:
         """Give up a claim."""
         self._run("DELETE FROM claims WHERE key = ?", key)
+
+    def open_batch(self, batch: str, model: str, task: str, keys: list[str]) -> None:
+        """Keep that a batch with these questions is on its way."""
+        self._run(
+            "INSERT INTO batches (id, model, task, keys, created) VALUES (?, ?, ?, ?, ?)", batch, model, task, json.dumps(keys), now()
+        )
+
+    def open_batches(self, model: str) -> list[tuple[str, list[str]]]:
+        """Ids of a model's batches that nobody has collected, and the keys in them, the oldest first."""
+        rows = self._run("SELECT id, keys FROM batches WHERE model = ? ORDER BY rowid", model)
+        return [(str(batch), [str(key) for key in json.loads(keys)]) for batch, keys in rows]
+
+    def close_batch(self, batch: str) -> None:
+        """Keep that a batch was collected."""
+        self._run("DELETE FROM batches WHERE id = ?", batch)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -18,12 +18,12 @@ import hashlib
 import io
 import json
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from PIL import Image
 
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
 
+T = TypeVar("T")
+
+
 class JudgeDown(JudgeError):
     """The judge gives no more replies; what was paid for is in the ledger."""
 
@@ -45,7 +48,7 @@ class BudgetSpent(JudgeError):
     """The next call could pass the budget."""
 
 
-class _Retry(Exception):
+class Retry(Exception):
     """Worth another try, after so many seconds if the server said; `usage` is what it cost all the same."""
 
     def __init__(self, why: str, after: float | None = None, *, limited: bool = False, usage: tuple[int, int] | None = None) -> None:
@@ -53,7 +56,7 @@ class _Retry(Exception):
         self.why, self.after, self.limited, self.usage = why, after, limited, usage
 
 
-class _Hopeless(Exception):
+class Hopeless(Exception):
     """This question will never get a reply; `usage` is what it cost all the same."""
 
     def __init__(self, why: str, usage: tuple[int, int] | None = None) -> None:
@@ -138,23 +141,20 @@ class OpenAIJudge:
 
     def ask_many(self, questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
         """The replies in the order asked, from the ledger where they are there; None where a question has none."""
-        found: list[list[str | None]] = []
-        errors: list[BaseException] = []
-        run = _Run(self, sampling)
+        return self._in_thread(_Run(self, sampling).replies(questions))
 
-        def work() -> None:
-            try:
-                found.append(asyncio.run(run.replies(questions)))
-            except BaseException as error:
-                errors.append(error)
+    @staticmethod
+    def _in_thread(work: Coroutine[Any, Any, T]) -> T:
+        """Run it in a loop and a thread of its own: the caller may be inside a running loop."""
+        with ThreadPoolExecutor(1, thread_name_prefix="judge") as pool:
+            return pool.submit(asyncio.run, work).result()
 
-        # A thread of its own: the caller may be inside a running event loop.
-        thread = threading.Thread(target=work, name="judge")
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return found[0]
+    def client(self) -> "AsyncOpenAI":
+        """The official client, its own retries off."""
+        from openai import AsyncOpenAI
+
+        key = self._key or ("none" if self.url else None)
+        return AsyncOpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=self.timeout)
 
     def request(self, prompt: str, image: Image.Image | None, sampling: Sampling) -> Request:
         """How a question is sent: its body, and its digest."""
@@ -242,15 +242,12 @@ class _Run:
         """US dollars of the calls on their way, about."""
 
     async def replies(self, questions: Iterable[Question]) -> list[str | None]:
-        from openai import AsyncOpenAI
-
         judge = self.judge
-        key = judge._key or ("none" if judge.url else None)
         results: dict[int, str | None] = {}
         tasks: dict[str, asyncio.Task[str | None]] = {}
         waiting: dict[int, asyncio.Task[str | None]] = {}
         asked = 0
-        async with AsyncOpenAI(base_url=judge.url, api_key=key, max_retries=0, timeout=judge.timeout) as client:
+        async with judge.client() as client:
             for index, (prompt, image) in enumerate(questions):
                 asked += 1
                 request = await asyncio.to_thread(judge.request, prompt, image, self.sampling)
@@ -322,7 +319,7 @@ class _Run:
                 await self.requests.take(1)
                 await self.tokens.take(request.tokens + self.expected)
                 reply = await self._once(client, request, sent, started)
-            except _Retry as error:
+            except Retry as error:
                 why = error.why
                 self._pay(request, why, error.usage)
                 # A server that says "later" while it answers others is not failing: that is no try.
@@ -334,7 +331,7 @@ class _Run:
                 if tries < judge.attempts:
                     await asyncio.sleep(wait * (1 + 0.25 * random.random()))
                 continue
-            except _Hopeless as error:
+            except Hopeless as error:
                 judge.failures[error.why] += 1
                 self._pay(request, error.why, error.usage)
                 return None
@@ -386,7 +383,7 @@ class _Run:
         judge.asked += 1
         completion = await _completion(client, request.body)
         usage = (completion.usage.prompt_tokens, completion.usage.completion_tokens) if completion.usage else None
-        text = _text(completion, usage)
+        text = text_of(completion, usage)
         judge.served.add(completion.model)
         cost = prices.price(judge.model, *usage) if usage else None
         judge.paid += cost or 0.0
@@ -423,35 +420,35 @@ async def _completion(client: "AsyncOpenAI", body: Mapping[str, Any]) -> "ChatCo
     except openai.RateLimitError as error:
         if error.code == "insufficient_quota":
             raise JudgeDown(f"{body['model']}: {_said(error)}") from None
-        raise _Retry("too many requests", _retry_after(error.response.headers), limited=True) from None
+        raise Retry("too many requests", _retry_after(error.response.headers), limited=True) from None
     except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-        raise _Hopeless("content filter" if error.code == "content_filter" else f"refused request: {_said(error)}") from None
+        raise Hopeless("content filter" if error.code == "content_filter" else f"refused request: {_said(error)}") from None
     except openai.APIStatusError as error:
         if error.status_code in (408, 409) or error.status_code >= 500:
-            raise _Retry(f"status {error.status_code}", _retry_after(error.response.headers)) from None
-        raise _Hopeless(f"status {error.status_code}") from None
+            raise Retry(f"status {error.status_code}", _retry_after(error.response.headers)) from None
+        raise Hopeless(f"status {error.status_code}") from None
     except openai.APITimeoutError:
-        raise _Retry("timeout") from None
+        raise Retry("timeout") from None
     except (openai.APIConnectionError, openai.APIResponseValidationError) as error:
-        raise _Retry(type(error).__name__) from None
+        raise Retry(type(error).__name__) from None
     except json.JSONDecodeError:  # which the client lets through
-        raise _Retry("a body that is no JSON") from None
+        raise Retry("a body that is no JSON") from None
     if not isinstance(completion, ChatCompletion):  # it gives a text where a page of HTML came with status 200
-        raise _Retry("a body that is no completion")
+        raise Retry("a body that is no completion")
     return completion
 
 
-def _text(completion: "ChatCompletion", usage: tuple[int, int] | None) -> str:
+def text_of(completion: "ChatCompletion", usage: tuple[int, int] | None) -> str:
     """The reply in a completion, if it is one."""
     if not completion.choices or completion.choices[0].message is None:
-        raise _Retry("no choices", usage=usage)
+        raise Retry("no choices", usage=usage)
     choice = completion.choices[0]
     if choice.message.refusal:
-        raise _Hopeless("refusal", usage)
+        raise Hopeless("refusal", usage)
     if choice.finish_reason == "content_filter":
-        raise _Hopeless("content filter", usage)
+        raise Hopeless("content filter", usage)
     if not (choice.message.content or "").strip():
-        raise _Retry("no content", usage=usage)
+        raise Retry("no content", usage=usage)
     assert choice.message.content is not None
     return choice.message.content
 

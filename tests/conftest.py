@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import io
+import json
 import random
 import threading
 import time
@@ -36,6 +37,11 @@ class Server:
         self.allowed: float | None = None
         """Requests a second; more get a 429."""
         self._bucket, self._filled = 0.0, time.monotonic()
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.polls = 1
+        """How often a batch is asked for before it is over."""
+        self.batch_ends = "completed"
         self.loop = asyncio.new_event_loop()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -54,6 +60,10 @@ class Server:
         asyncio.set_event_loop(self.loop)
         app = web.Application(client_max_size=64 * 1024**2)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/files", self._upload)
+        app.router.add_get("/v1/files/{id}/content", self._content)
+        app.router.add_post("/v1/batches", self._batch)
+        app.router.add_get("/v1/batches/{id}", self._state)
         self.runner = web.AppRunner(app)
         self.loop.run_until_complete(self.runner.setup())
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
@@ -97,6 +107,57 @@ class Server:
         except (OSError, ValueError, binascii.Error) as problem:
             return error(400, f"Invalid image: {problem}", "invalid_image")
         return web.json_response(completion(body["model"], self.reply(prompt), tokens, fault))
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        data = (await request.post())["file"]
+        assert isinstance(data, web.FileField)
+        name = f"file-{len(self.files)}"
+        self.files[name] = data.file.read()
+        facts = {"id": name, "object": "file", "bytes": len(self.files[name]), "created_at": 0, "filename": "q.jsonl", "purpose": "batch"}
+        return web.json_response({**facts, "status": "processed"})
+
+    async def _content(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.files[request.match_info["id"]])
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        name = f"batch-{len(self.batches)}"
+        self.batches[name] = {"polls": 0, "input": body["input_file_id"], "output": None, "errors": None, "status": "in_progress"}
+        return web.json_response(self._shown(name))
+
+    async def _state(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        batch = self.batches[name]
+        batch["polls"] += 1
+        if batch["polls"] >= self.polls and batch["status"] == "in_progress":
+            self._work(batch)
+        return web.json_response(self._shown(name))
+
+    def _work(self, batch: dict[str, Any]) -> None:
+        """Answers in reverse, faults as lines of the error file; a batch that expires has done half of its lines."""
+        lines = [json.loads(line) for line in self.files[batch["input"]].split(b"\n") if line]
+        done = lines[: len(lines) // 2] if self.batch_ends == "expired" else lines
+        out, errors = [], []
+        for line in reversed(done):
+            fault = self.faults.pop(0) if self.faults else None
+            self.log.append({**line["body"], "fault": fault, "authorization": None})
+            if fault is not None and fault.startswith("status"):
+                errors.append({"custom_id": line["custom_id"], "response": {"status_code": int(fault[7:]), "body": {}}, "error": None})
+                continue
+            prompt, tokens = read(line["body"]["messages"])
+            answer = completion(line["body"]["model"], self.reply(prompt), tokens, fault)
+            out.append({"custom_id": line["custom_id"], "response": {"status_code": 200, "body": answer}, "error": None})
+        for kind, rows in (("output", out), ("errors", errors)):
+            if rows:
+                batch[kind] = f"file-{len(self.files)}"
+                self.files[batch[kind]] = "\n".join(map(json.dumps, rows)).encode()
+        batch["status"], self.batch_ends = self.batch_ends, "completed"
+
+    def _shown(self, name: str) -> dict[str, Any]:
+        batch = self.batches[name]
+        facts = {"id": name, "object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h", "created_at": 0}
+        files = {"input_file_id": batch["input"], "output_file_id": batch["output"], "error_file_id": batch["errors"]}
+        return facts | files | {"status": batch["status"], "request_counts": {"total": 1, "completed": 0, "failed": 0}}
 
     async def _fault(self, fault: str, request: web.Request) -> web.StreamResponse | None:
         match fault.partition(":"):
