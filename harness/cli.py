@@ -62,6 +62,11 @@ JudgeName = Annotated[
 JudgeUrl = Annotated[str | None, typer.Option(help="The judge's server; default: OPENAI_BASE_URL, else OpenAI's.")]
 LedgerPath = Annotated[Path, typer.Option("--ledger", help="The file that keeps every judge reply paid for.")]
 JudgeBatch = Annotated[bool, typer.Option("--judge-batch", help="Ask through OpenAI's Batch API: half the price, within a day.")]
+JudgeSet = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=VALUE of the judge: detail, image_side, seed, timeout, attempts, concurrency, requests_per_minute, ..."),
+]
+JudgeRepeats = Annotated[int, typer.Option(min=1, help="Ask the judge so often; scores are the mean.")]
 JudgeBudget = Annotated[float | None, typer.Option(min=0, help="US dollars; stop before the next judge call could pass it.")]
 DataPaths = Annotated[
     list[str] | None,
@@ -114,7 +119,7 @@ def _resume(error: Exception, arguments: list[str] | None) -> str:
 def _code_of(error: Exception) -> int | None:
     """The exit code of a known error; None for a mistake in the code, which keeps its traceback."""
     from harness.judge_reports import RatingsError
-    from harness.judging import NoServer
+    from harness.judging import BadSetting, NoServer
     from harness.models.spec import ModelError, UnknownModel
     from tasks.hub import DataError
     from tasks.judge import JudgeError
@@ -125,7 +130,7 @@ def _code_of(error: Exception) -> int | None:
     from tasks.wording import WordingError
     from trainers.recipe import RecipeError
 
-    if isinstance(error, (UnknownModel, UnknownName, RecipeError, LayoutError, NoServer, PriceError, RatingsError)):
+    if isinstance(error, (UnknownModel, UnknownName, RecipeError, LayoutError, BadSetting, NoServer, PriceError, RatingsError)):
         return USAGE
     if isinstance(error, typer.Abort):
         return INTERRUPTED
@@ -151,16 +156,24 @@ def _quiet() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _judge(name: str, url: str | None = None, ledger: Path | None = None, budget: float | None = None, *, batch: bool = False) -> "Judge":
+def _judge(
+    name: str,
+    url: str | None = None,
+    ledger: Path | None = None,
+    budget: float | None = None,
+    *,
+    batch: bool = False,
+    given: list[str] | None = None,
+) -> "Judge":
     from datetime import date
 
-    from harness.judging import make_judge
+    from harness.judging import make_judge, settings_of
     from tasks.prices import retired
 
     warning = retired(name, date.today())
     if warning:
         _tell(f"warning: {warning}")
-    return make_judge(name, url=url, ledger=ledger, budget=budget, batch=batch)
+    return make_judge(name, url=url, ledger=ledger, budget=budget, batch=batch, **settings_of(given or []))
 
 
 @app.command("eval")
@@ -172,6 +185,8 @@ def eval_command(
     ledger: LedgerPath = LEDGER,
     judge_budget: JudgeBudget = None,
     judge_batch: JudgeBatch = False,
+    judge_set: JudgeSet = None,
+    judge_repeats: JudgeRepeats = 1,
     out: Annotated[Path, typer.Option(help="Run folder; its board/ gets the result.")] = Path("runs/eval"),
     limit: Limit = None,
     seed: Seed = None,
@@ -193,7 +208,7 @@ def eval_command(
 
     spec = find(model)
     chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
-    rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch)
+    rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
     paths = _data_paths(data, [task.name for task in chosen])
     if dry_run:
         _print_plan(f"score {spec.name} ({spec.pretrained})", [f"{task.name}: {task.description}" for task in chosen], out)
@@ -218,6 +233,7 @@ def eval_command(
                 data=paths,
                 partial_data=partial_data,
                 official_prompts=official_prompts,
+                judge_repeats=judge_repeats,
                 progress=partial(stages.report, f"score {name}"),
             )
         board.add(evaluation.entries, evaluation.samples)
@@ -258,6 +274,8 @@ def score_command(
     ledger: LedgerPath = LEDGER,
     judge_budget: JudgeBudget = None,
     judge_batch: JudgeBatch = False,
+    judge_set: JudgeSet = None,
+    judge_repeats: JudgeRepeats = 1,
     dry_run: DryRun = False,
     max_failed: MaxFailed = 0.05,
     as_json: Json = False,
@@ -275,12 +293,12 @@ def score_command(
     if len({spec.answers for spec in chosen}) > 1:
         raise UsageError(f"{task!r} is a suite: name one of its tasks: {', '.join(spec.name for spec in chosen)}")
     spec = chosen[0]
-    rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch) if judge is not None else None
+    rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set) if judge is not None else None
     if dry_run:
         plans = [plan_of(spec, path, references, rater)] if rater is not None and spec.judged else []
         return _print_plans([found for found in plans if found is not None], as_json=as_json)
     with use_judge(rater) if rater is not None else nullcontext():
-        result = score(spec, path, references)
+        result = score(spec, path, references, judge_repeats)
     if as_json:
         print(json.dumps(asdict(result)))
     else:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from harness.judging import over_repeats, repeats
 from harness.models.spec import ModelSpec
 from harness.provenance import digest_of_files, digest_of_model, environment
 from harness.score import count
@@ -26,6 +27,7 @@ from leaderboards.verdict import interval
 from tasks import wording
 from tasks.answer import FailedAnswer
 from tasks.judge import Judge, judging, use_judge
+from tasks.openai_judge import OpenAIJudge
 from tasks.registry import FOLDER, TaskSpec, registry
 
 if TYPE_CHECKING:
@@ -62,13 +64,15 @@ def evaluate(
     data: Mapping[str, str] | None = None,
     partial_data: bool = False,
     official_prompts: bool = False,
+    judge_repeats: int = 1,
     load: "Callable[[ModelSpec], LM] | None" = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the official one.
 
     `data` gives the path of local data by task, of which rows may be missing with `partial_data`; `official_prompts` asks the judge in the
-    authors' own words. `load` makes the LM where it shall be another than ours; `progress` hears (answered, asked).
+    authors' own words; with `judge_repeats` it is asked so often, and a score is the mean. `load` makes the LM where it shall be another
+    than ours; `progress` hears (answered, asked).
     """
     # Read when lm_eval is imported: it would encode every image as PNG twice to hash it for a log that is not written.
     os.environ["LMEVAL_HASHMM"] = "0"
@@ -96,7 +100,12 @@ def evaluate(
             torch_random_seed=seed,
             fewshot_random_seed=seed,
         )
-    assert results is not None  # it is None on ranks other than 0
+        assert results is not None  # it is None on ranks other than 0
+        again = {
+            task.name: repeats(judge, task, *_docs_and_answers(results["samples"][task.name]), judge_repeats)
+            for task in tasks
+            if task.judged and judge is not None and judge_repeats > 1
+        }
     provenance = digest_of_model(spec) | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
     if partial_data:
         provenance["rows"] = "partial"
@@ -110,6 +119,7 @@ def evaluate(
         limit=limit,
         seconds=time.monotonic() - started,
         provenance=provenance,
+        again=again,
         of_task=lambda task: (
             _of_task(task, data, official_prompts)
             | _of_judge(task, judge)
@@ -161,6 +171,10 @@ def _of_judge(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
         return {}
     other = {"official judge": task.official_judge} if task.official_judge and judge.model != task.official_judge else {}
     served = sorted(getattr(judge, "served", ()))
+    if isinstance(judge, OpenAIJudge) and judge.structured:
+        other["judge output"] = "structured"
+    if isinstance(judge, OpenAIJudge) and (judge.detail != "auto" or judge.image_side is not None):
+        other["judge image"] = f"detail {judge.detail}, longest side {judge.image_side or 'as it is'}"
     return other | ({"judge served": ", ".join(served)} if served and served != [judge.model] else {})
 
 
@@ -199,6 +213,10 @@ def on_board(
     return wanted <= there
 
 
+def _docs_and_answers(logged: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Any]]:
+    return [line["doc"] for line in logged], [line["resps"][0][0] for line in logged]
+
+
 def _booked(task: str, apply_filters: Callable[[], Any]) -> Callable[[], Any]:
     """A task's filters, in which the judge is asked, with the task's name on what that costs."""
 
@@ -229,6 +247,7 @@ def _read(
     seconds: float,
     provenance: Mapping[str, str],
     of_task: Callable[[TaskSpec], Mapping[str, str]],
+    again: Mapping[str, Sequence[Mapping[str, float | None]]],
 ) -> Evaluation:
     """lm-eval's sample log as entries and samples."""
     entries: list[Entry] = []
@@ -244,6 +263,11 @@ def _read(
             computed = registry().metric(task.name, metric)
             value = computed(records) if records else None
             low, high = interval(records, computed) if records else (None, None)
+            value = None if value is None or value != value else value
+            asked_again = {}
+            if again.get(task.name):
+                value, every = over_repeats(value, [found[metric] for found in again[task.name]])
+                asked_again = {"judge repeats": every}
             entries.append(
                 Entry(
                     run=run,
@@ -251,7 +275,7 @@ def _read(
                     task=task.name,
                     version=task.version,
                     metric=metric,
-                    value=None if value is None or value != value else value,
+                    value=value,
                     unit=facts.unit,
                     higher_is_better=facts.higher_is_better,
                     headline=metric == task.headline,
@@ -263,7 +287,7 @@ def _read(
                     seconds=round(seconds * len(own) / total, 2),
                     cost=0.0,
                     created=created,
-                    provenance={**provenance, **of_task(task)},
+                    provenance={**provenance, **of_task(task), **asked_again},
                 )
             )
     return Evaluation(entries=entries, samples=samples)

@@ -5,22 +5,60 @@ plan(judge, registry().task("mmhal"), docs, answers)        # calls, tokens and 
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tasks import prices
+from tasks.answer import FailedAnswer
 from tasks.batch_judge import BatchJudge
 from tasks.judge import GREEDY, Judge, Question, Sampling, judging, use_judge
 from tasks.ledger import Ledger
 from tasks.openai_judge import OpenAIJudge
-from tasks.registry import TaskSpec, registry
+from tasks.registry import TaskSpec, UnknownName, registry
 
 EXACT: Final = "exact"
 LEDGER: Final = Path("runs") / "ledger.sqlite"
 ANSWER_WORDS: Final = 60
 """Length of the answers that a plan supposes, where there are none yet."""
+
+
+SETTINGS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "detail": str,
+    "image_side": int,
+    "seed": int,
+    "timeout": float,
+    "attempts": int,
+    "concurrency": int,
+    "structured": lambda text: {"true": True, "false": False}[text.lower()],
+    "requests_per_minute": float,
+    "tokens_per_minute": float,
+}
+"""What `--judge-set NAME=VALUE` may set, and how its value is read."""
+
+
+def settings_of(given: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` texts as arguments of `OpenAIJudge`; UnknownName for another name, BadSetting for a value that is none."""
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in SETTINGS:
+            raise UnknownName("judge setting", name, SETTINGS)
+        try:
+            found[name] = SETTINGS[name](value)
+        except (ValueError, KeyError):
+            kind = "true or false" if name == "structured" else SETTINGS[name].__name__
+            raise BadSetting(f"--judge-set {text!r}: {name} must be {kind}") from None
+        if isinstance(found[name], (int, float)) and name not in ("seed", "structured") and found[name] <= 0:
+            raise BadSetting(f"--judge-set {text!r}: {name} must be more than 0")
+    if found.get("detail", "auto") not in ("auto", "low", "high"):
+        raise BadSetting(f"--judge-set detail={found['detail']}: must be auto, low or high")
+    return found
+
+
+class BadSetting(ValueError):
+    """A setting of the judge has a value that it can't have."""
 
 
 class NoServer(ValueError):
@@ -115,6 +153,36 @@ def plan(judge: OpenAIJudge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], 
         completion_tokens=completion,
         price=prices.price(judge.model, counting.prompt_tokens, completion, batch=isinstance(judge, BatchJudge)),
     )
+
+
+def repeats(
+    judge: Judge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], count: int
+) -> list[dict[str, float | None]]:
+    """The task's metrics by each further asking of the judge, `count` in all with the one that was made already."""
+    if not isinstance(judge, OpenAIJudge) or count < 2:
+        return []
+    known, process = registry(), registry().process_results(task.name)
+    found: list[dict[str, float | None]] = []
+    for repeat in range(1, count):
+        with use_judge(judge), judging(task.name), judge.repeating(repeat):
+            verdicts = known.judge_answers(task.name)(list(answers), list(docs))
+        lost = [isinstance(answer, FailedAnswer) for answer in answers]
+        records = [{} if gone else process(doc, [verdict]) for doc, verdict, gone in zip(docs, verdicts, lost, strict=True)]
+        values = {}
+        for name in task.metrics:
+            own = [record[name] for record in records if name in record]
+            value = known.metric(task.name, name)(own) if own else None
+            values[name] = None if value is None or value != value else value
+        found.append(values)
+    return found
+
+
+def over_repeats(first: float | None, others: Sequence[float | None]) -> tuple[float | None, str]:
+    """The mean over all askings, and the single values as text."""
+    every = [first, *others]
+    known = [value for value in every if value is not None]
+    mean = sum(known) / len(known) if known else None
+    return mean, ", ".join("none" if value is None else f"{value:.4f}".rstrip("0").rstrip(".") for value in every)
 
 
 def supposed_answers(count: int) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.judging import Plan, plan
+from harness.judging import Plan, over_repeats, plan, repeats
 from tasks.answer import FailedAnswer
 from tasks.judge import Judge, NoJudgeError, current_judge, judging
 from tasks.metric import Record
@@ -60,8 +60,11 @@ def count(records: Sequence[Mapping[str, Record]], failed: Sequence[bool]) -> Co
     )
 
 
-def score(task: TaskSpec, path: Path, references: Path | None) -> Score:
-    """The task's metrics on the answers in `path`; LayoutError where they can't be read."""
+def score(task: TaskSpec, path: Path, references: Path | None, judge_repeats: int = 1) -> Score:
+    """The task's metrics on the answers in `path`; LayoutError where they can't be read.
+
+    Answers that nobody judged are rated by the current judge, `judge_repeats` times; a metric then is the mean, a warning has the values.
+    """
     if not path.exists() and not list(path.parent.glob(path.name + "*")):  # some layouts are several files of one beginning
         raise LayoutError(f"{path}: no such file or folder")
     if path.suffix == ".parquet":
@@ -75,11 +78,18 @@ def score(task: TaskSpec, path: Path, references: Path | None) -> Score:
     records = [{} if lost else process(sample.doc, [answer]) for sample, answer, lost in zip(given.answered, answers, failed, strict=True)]
     by_metric = _by_metric(records)
     more = {name: _value(metric, next(iter(by_metric.values()), [])) for name, metric in given.more.items()}
+    metrics, warnings = _metrics(task, by_metric) | more, list(given.warnings)
+    if judge_repeats > 1 and task.judged and all(isinstance(sample.answer, str) for sample in given.answered):
+        docs, texts = [sample.doc for sample in given.answered], [sample.answer for sample in given.answered]
+        again = repeats(current_judge(), task, docs, texts, judge_repeats)
+        for name in task.metrics:
+            metrics[name], every = over_repeats(metrics[name], [found[name] for found in again])
+            warnings.append(f"{name} over {judge_repeats} askings of the judge: {every}")
     return Score(
         task=task.name,
         version=task.version,
-        metrics=_metrics(task, by_metric) | more,
-        warnings=tuple(given.warnings),
+        metrics=metrics,
+        warnings=tuple(warnings),
         **vars(count(records, failed)),
     )
 

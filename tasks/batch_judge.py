@@ -137,7 +137,7 @@ class BatchJudge(OpenAIJudge):
         cost = prices.price(self.model, *usage, batch=True) if usage else None
         self.paid += cost or 0.0
         try:
-            text = text_of(completion, usage)
+            text = self.verdict_in(text_of(completion, usage), usage)
         except (Hopeless, Retry) as error:
             if usage is not None:
                 self.ledger.lose(key, task, self.model, error.why, *usage, cost)

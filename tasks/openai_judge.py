@@ -20,8 +20,9 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -72,6 +73,24 @@ IN_A_ROW: Final = 3
 TYPICAL_REPLY: Final = 150
 """Tokens of a reply, where the ledger knows of none and the protocol sets no limit."""
 PASSED_ON: Final = ("PNG", "JPEG", "WEBP", "GIF")
+STRUCTURED: Final = (
+    "\n\nGive all this as one JSON object: explanation holds your reasons, verdict what the above asks for as the form of your reply, "
+    "exactly in that form and nothing else."
+)
+FORM: Final[Mapping[str, Any]] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "verdict",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"explanation": {"type": "string"}, "verdict": {"type": "string"}},
+            "required": ["explanation", "verdict"],
+            "additionalProperties": False,
+        },
+    },
+}
+"""What a structured reply looks like; reasons can't be taken for the verdict then."""
 NEW_LIMIT: Final = ("o1", "o3", "o4", "gpt-5")
 """Models that call the limit max_completion_tokens begin like this."""
 
@@ -91,7 +110,7 @@ class OpenAIJudge:
 
     `url` and `key` default to OPENAI_BASE_URL and OPENAI_API_KEY. `task` labels calls in the ledger, `repeat` asks the same again as
     another call. `attempts` are tries of one question; a 429 is none while the server has answered anything in the last `patience` seconds.
-    `image_side` is the longest side of an image in pixels (None: as it is). `requests_per_minute`, `tokens_per_minute` and
+    `structured` asks for JSON in which reasons and verdict are apart. `image_side` is the longest side of an image in pixels (None: as it is). `requests_per_minute`, `tokens_per_minute` and
     `budget` (US dollars for this judge's life) are limits of the user's; `progress` hears (replies, asked).
     """
 
@@ -107,6 +126,7 @@ class OpenAIJudge:
         detail: str = "auto",
         image_side: int | None = None,
         seed: int | None = 0,
+        structured: bool = False,
         timeout: float = 120.0,
         attempts: int = 8,
         patience: float = 300.0,
@@ -118,7 +138,7 @@ class OpenAIJudge:
     ) -> None:
         self.model = model
         self.ledger, self.url, self.task, self.repeat = ledger, url, task, repeat
-        self.detail, self.image_side, self.seed = detail, image_side, seed
+        self.detail, self.image_side, self.seed, self.structured = detail, image_side, seed, structured
         self.timeout, self.attempts, self.concurrency, self.patience = timeout, attempts, concurrency, patience
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
         self.budget, self.progress = budget, progress
@@ -156,8 +176,29 @@ class OpenAIJudge:
         key = self._key or ("none" if self.url else None)
         return AsyncOpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=self.timeout)
 
+    def verdict_in(self, reply: str, usage: tuple[int, int] | None) -> str:
+        """What the benchmark's parser gets of a reply: all of it, or where it is structured, the verdict alone."""
+        if not self.structured:
+            return reply
+        try:
+            verdict = json.loads(reply)["verdict"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise Retry("not the JSON asked for", usage=usage) from None
+        return str(verdict)
+
+    @contextmanager
+    def repeating(self, repeat: int) -> Iterator[None]:
+        """Inside, the same questions are other calls: the judge is asked once more."""
+        before, self.repeat = self.repeat, repeat
+        try:
+            yield
+        finally:
+            self.repeat = before
+
     def request(self, prompt: str, image: Image.Image | None, sampling: Sampling) -> Request:
         """How a question is sent: its body, and its digest."""
+        if self.structured:
+            prompt += STRUCTURED
         content: Any = prompt
         tokens = prices.text_tokens(prompt) + (prices.text_tokens(sampling.system) if sampling.system else 0)
         picture: dict[str, Any] | None = None
@@ -173,11 +214,13 @@ class OpenAIJudge:
         settings: dict[str, Any] = {}
         if sampling.temperature is not None:
             settings["temperature"] = sampling.temperature
-        if sampling.max_tokens is not None:
+        if sampling.max_tokens is not None and not self.structured:  # a protocol's limit leaves no room for JSON
             limit = "max_completion_tokens" if self.model.startswith(NEW_LIMIT) else "max_tokens"
             settings[limit] = sampling.max_tokens
         if self.seed is not None:
             settings["seed"] = self.seed
+        if self.structured:
+            settings["response_format"] = FORM
         system = [{"role": "system", "content": sampling.system}] if sampling.system else []
         named = {"schema": 1, "model": self.model, "system": sampling.system, "prompt": prompt, "image": picture, "repeat": self.repeat}
         canonical = json.dumps(named | {"settings": settings}, sort_keys=True, separators=(",", ":"))
@@ -383,7 +426,7 @@ class _Run:
         judge.asked += 1
         completion = await _completion(client, request.body)
         usage = (completion.usage.prompt_tokens, completion.usage.completion_tokens) if completion.usage else None
-        text = text_of(completion, usage)
+        text = judge.verdict_in(text_of(completion, usage), usage)
         judge.served.add(completion.model)
         cost = prices.price(judge.model, *usage) if usage else None
         judge.paid += cost or 0.0

@@ -106,7 +106,10 @@ class Server:
             prompt, tokens = read(body["messages"])
         except (OSError, ValueError, binascii.Error) as problem:
             return error(400, f"Invalid image: {problem}", "invalid_image")
-        return web.json_response(completion(body["model"], self.reply(prompt), tokens, fault))
+        reply = self.reply(prompt)
+        if body.get("response_format", {}).get("type") == "json_schema" and fault != "no schema":
+            reply = json.dumps({"explanation": "It says Rating: 1 somewhere.", "verdict": reply})
+        return web.json_response(completion(body["model"], reply, tokens, fault))
 
     async def _upload(self, request: web.Request) -> web.Response:
         data = (await request.post())["file"]

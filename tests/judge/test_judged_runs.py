@@ -147,3 +147,32 @@ def test_a_models_answers_are_judged_and_the_entry_says_by_whom(server: Any, tmp
     assert {entry["max_tokens"] for entry in server.log} == {3}
     assert run(["judge", "ledger", "--ledger", str(tmp_path / "l.sqlite"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ledger"][0]["task"] == "mmvet"
+
+
+def test_a_judge_asked_again_gives_a_mean_and_all_values(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replies = iter(["Rating: 4"] * 96 + ["Rating: 5"] * 96)
+    server.reply = lambda prompt: next(replies)
+    assert run(judged(server, answers, "--judge-repeats", "2", "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["metrics"]["score"] == 4.5
+    assert "score over 2 askings of the judge: 4, 5" in result["warnings"]
+    assert len(server.log) == 192
+    assert run(judged(server, answers, "--judge-repeats", "2", "--json")) == 0
+    assert json.loads(capsys.readouterr().out) == result
+    assert len(server.log) == 192
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    (
+        ("detial=low", "unknown judge setting 'detial' (did you mean 'detail'?)"),
+        ("detail=tiny", "must be auto, low or high"),
+        ("image_side=big", "image_side must be int"),
+        ("attempts=0", "attempts must be more than 0"),
+    ),
+)
+def test_a_setting_of_the_judge_that_is_none_is_one_line(
+    setting: str, complaint: str, server: Any, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(judged(server, answers, "--judge-set", setting)) == 2
+    assert complaint in capsys.readouterr().err

@@ -198,6 +198,19 @@ def test_no_key_and_no_image_is_logged(server: Any, ledger: Ledger, caplog: pyte
     assert data not in told
 
 
+def test_a_structured_reply_gives_the_verdict_alone(server: Any, ledger: Ledger) -> None:
+    server.faults = ["no schema"]
+    server.reply = lambda prompt: "Rating: 4"
+    judge = judge_of(server, ledger, structured=True)
+    assert judge.ask("Rate.", None, Sampling(max_tokens=3)) == "Rating: 4"
+    assert (judge.asked, server.log[1]["response_format"]["json_schema"]["strict"]) == (2, True)
+    assert "max_tokens" not in server.log[1]
+    (total,) = ledger.summary()
+    assert (total.calls, total.losses) == (1, 1)
+    assert judge_of(server, ledger).ask("Rate.") == "Rating: 4"  # another call: it was asked otherwise
+    assert len(server.log) == 3
+
+
 def test_a_judge_may_be_asked_inside_a_running_loop(server: Any, ledger: Ledger) -> None:
     import asyncio
 
