@@ -110,8 +110,9 @@ class OpenAIJudge:
 
     `url` and `key` default to OPENAI_BASE_URL and OPENAI_API_KEY. `task` labels calls in the ledger, `repeat` asks the same again as
     another call. `attempts` are tries of one question; a 429 is none while the server has answered anything in the last `patience` seconds.
-    `structured` asks for JSON in which reasons and verdict are apart. `image_side` is the longest side of an image in pixels (None: as it is). `requests_per_minute`, `tokens_per_minute` and
-    `budget` (US dollars for this judge's life) are limits of the user's; `progress` hears (replies, asked).
+    `structured` asks for JSON in which reasons and verdict are apart. `image_side` is the longest side of an image in pixels (None: as it
+    is). `requests_per_minute`, `tokens_per_minute` and `budget` (US dollars for this judge's life) are limits of the user's; `progress`
+    hears (replies, asked).
     """
 
     def __init__(
