@@ -36,6 +36,8 @@ tasks_app = typer.Typer(invoke_without_command=True, help="List the tasks, or sh
 app.add_typer(tasks_app, name="tasks")
 judge_app = typer.Typer(no_args_is_help=True, help="What judges said and cost.")
 app.add_typer(judge_app, name="judge")
+vlfeedback_app = typer.Typer(no_args_is_help=True, help="Preference data in VLFeedback's form.")
+app.add_typer(vlfeedback_app, name="vlfeedback")
 
 LEDGER = Path("runs") / "ledger.sqlite"
 
@@ -129,8 +131,11 @@ def _code_of(error: Exception) -> int | None:
     from tasks.registry import RegistryError, UnknownName
     from tasks.wording import WordingError
     from trainers.recipe import RecipeError
+    from trainers.vlfeedback.annotation import FolderError
 
-    if isinstance(error, (UnknownModel, UnknownName, RecipeError, LayoutError, BadSetting, NoServer, PriceError, RatingsError)):
+    if isinstance(
+        error, (UnknownModel, UnknownName, RecipeError, LayoutError, BadSetting, NoServer, PriceError, RatingsError, FolderError)
+    ):
         return USAGE
     if isinstance(error, typer.Abort):
         return INTERRUPTED
@@ -187,6 +192,9 @@ def eval_command(
     judge_batch: JudgeBatch = False,
     judge_set: JudgeSet = None,
     judge_repeats: JudgeRepeats = 1,
+    judge_calibration: Annotated[
+        Path | None, typer.Option(help="What `harness judge calibrate --json` printed of this judge; entries carry it.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Run folder; its board/ gets the result.")] = Path("runs/eval"),
     limit: Limit = None,
     seed: Seed = None,
@@ -210,6 +218,7 @@ def eval_command(
     chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
     rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
     paths = _data_paths(data, [task.name for task in chosen])
+    calibration = _calibration(judge_calibration)
     if dry_run:
         _print_plan(f"score {spec.name} ({spec.pretrained})", [f"{task.name}: {task.description}" for task in chosen], out)
         return _print_price(rater, [task for task in chosen if task.judged], paths, limit)
@@ -234,12 +243,26 @@ def eval_command(
                 partial_data=partial_data,
                 official_prompts=official_prompts,
                 judge_repeats=judge_repeats,
+                calibration=calibration,
                 progress=partial(stages.report, f"score {name}"),
             )
         board.add(evaluation.entries, evaluation.samples)
     entries = [entry for entry in board.standing(partial=True) if entry.model == name and entry.task in {task.name for task in chosen}]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return _lossy(entries, max_failed)
+
+
+def _calibration(path: Path | None) -> dict[str, str]:
+    """What a file of `harness judge calibrate --json` says, to be put on entries."""
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--judge-calibration {path}: {error}") from None
+    if not isinstance(found, dict) or set(found) != {"judge calibration"} or not isinstance(found["judge calibration"], str):
+        raise UsageError(f"--judge-calibration {path}: must be what `harness judge calibrate --json` prints")
+    return found
 
 
 def _data_paths(given: list[str] | None, tasks: list[str]) -> dict[str, str]:
@@ -647,6 +670,37 @@ def judge_import_command(file: Annotated[Path, typer.Argument(help="What `export
     new, same, differ = Ledger(ledger).import_from(file)
     _tell(f"{new} new, {same} there already, {differ} with another reply here, which stays")
     return OK
+
+
+@vlfeedback_app.command("annotate")
+def annotate_command(
+    folder: Annotated[Path, typer.Argument(help="A run's data folder: instructions.jsonl, answers.jsonl, images/.")],
+    judge: JudgeName = "exact",
+    judge_url: JudgeUrl = None,
+    ledger: LedgerPath = LEDGER,
+    judge_budget: JudgeBudget = None,
+    judge_batch: JudgeBatch = False,
+    judge_set: JudgeSet = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Have a judge rate the answers in a folder on helpfulness, visual faithfulness and ethics; goes on where it was left."""
+    from harness.judging import plan_ratings
+    from tasks.openai_judge import OpenAIJudge
+    from trainers.vlfeedback.annotation import annotate_folder, ratings_file, read_folder
+
+    read_folder(folder)
+    rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
+    if dry_run:
+        return _print_plans([plan_ratings(rater, folder, seed or 0)] if isinstance(rater, OpenAIJudge) else [], as_json=as_json)
+    from harness.progress import Stages
+
+    with Stages() as stages:
+        failed = annotate_folder(folder, rater, seed=seed or 0, done=partial(stages.report, "rate"))
+    path = ratings_file(folder, rater.model)
+    print(json.dumps({"ratings": path.as_posix(), "failed": failed}) if as_json else f"ratings: {path}")
+    return OK if not failed else _say(f"{failed} calls gave no reply; the same command asks again", LOSSY)
 
 
 @judge_app.command("agree")

@@ -65,14 +65,15 @@ def evaluate(
     partial_data: bool = False,
     official_prompts: bool = False,
     judge_repeats: int = 1,
+    calibration: Mapping[str, str] | None = None,
     load: "Callable[[ModelSpec], LM] | None" = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the official one.
 
     `data` gives the path of local data by task, of which rows may be missing with `partial_data`; `official_prompts` asks the judge in the
-    authors' own words; with `judge_repeats` it is asked so often, and a score is the mean. `load` makes the LM where it shall be another
-    than ours; `progress` hears (answered, asked).
+    authors' own words; with `judge_repeats` it is asked so often, and a score is the mean; `calibration` is put on entries of judged
+    tasks. `load` makes the LM where it shall be another than ours; `progress` hears (answered, asked).
     """
     # Read when lm_eval is imported: it would encode every image as PNG twice to hash it for a log that is not written.
     os.environ["LMEVAL_HASHMM"] = "0"
@@ -116,6 +117,7 @@ def evaluate(
         run=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}",
         model=name or spec.name,
         judge=judge,
+        official_prompts=official_prompts,
         limit=limit,
         seconds=time.monotonic() - started,
         provenance=provenance,
@@ -123,6 +125,7 @@ def evaluate(
         of_task=lambda task: (
             _of_task(task, data, official_prompts)
             | _of_judge(task, judge)
+            | (dict(calibration or {}) if task.judged else {})
             | ({"revision": revisions[task.name]} if task.name in revisions else {})
         ),
     )
@@ -165,14 +168,20 @@ def documents(task: TaskSpec, count: int, data: Mapping[str, str] | None = None)
     return shown
 
 
+def judge_name(task: TaskSpec, judge: Judge | None, official_prompts: bool) -> str | None:
+    """Whose numbers these are: a judge that is asked otherwise is another one, and never shares a column."""
+    if not task.judged or judge is None:
+        return None
+    ways = (["official prompts"] if official_prompts else []) + (["structured"] if getattr(judge, "structured", False) else [])
+    return f"{judge.model} ({', '.join(ways)})" if ways else judge.model
+
+
 def _of_judge(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
     """That a judge is not the one the published scores come from, and what the server called it."""
     if not task.judged or judge is None:
         return {}
     other = {"official judge": task.official_judge} if task.official_judge and judge.model != task.official_judge else {}
     served = sorted(getattr(judge, "served", ()))
-    if isinstance(judge, OpenAIJudge) and judge.structured:
-        other["judge output"] = "structured"
     if isinstance(judge, OpenAIJudge) and (judge.detail != "auto" or judge.image_side is not None):
         other["judge image"] = f"detail {judge.detail}, longest side {judge.image_side or 'as it is'}"
     return other | ({"judge served": ", ".join(served)} if served and served != [judge.model] else {})
@@ -207,8 +216,7 @@ def on_board(
         if all(entry.provenance.get(key) == digest for key, digest in digests.items())
     }
     wanted = {
-        key(task.name, task.version, judge.model if task.judged and judge else None, _of_task(task, data, official_prompts))
-        for task in tasks
+        key(task.name, task.version, judge_name(task, judge, official_prompts), _of_task(task, data, official_prompts)) for task in tasks
     }
     return wanted <= there
 
@@ -243,6 +251,7 @@ def _read(
     run: str,
     model: str,
     judge: Judge | None,
+    official_prompts: bool,
     limit: int | None,
     seconds: float,
     provenance: Mapping[str, str],
@@ -283,7 +292,7 @@ def _read(
                     low=low,
                     high=high,
                     limit=limit,
-                    judge=judge.model if task.judged and judge else None,
+                    judge=judge_name(task, judge, official_prompts),
                     seconds=round(seconds * len(own) / total, 2),
                     cost=0.0,
                     created=created,

@@ -3,7 +3,8 @@
     print(report(read_ratings(Path("gpt4v.jsonl")), read_ratings(Path("mine.csv")), names=("gpt4v", "mine")))
 
 Ratings come from a table (CSV or JSON lines) with id and rating, and if there are: item and position (the texts of one item and where they
-stood), length or text, repeat; from a sample log of ours (.parquet); or from rows in VLFeedback's public form.
+stood), length or text, repeat; from a sample log of ours (.parquet), from what `harness vlfeedback annotate` keeps, or from rows in
+VLFeedback's public form.
 """
 
 import csv
@@ -99,6 +100,9 @@ def _rated(path: Path, row: Mapping[str, Any]) -> Iterator[Rated]:
     if "completions" in row:
         yield from _of_vlfeedback(row)
         return
+    if isinstance(row.get("ratings"), dict) and isinstance(row.get("order"), list):
+        yield from _of_annotation(row)
+        return
     if row.get("id") in (None, "") or "rating" not in row:
         raise RatingsError(f"{path}: a row lacks id or rating; it has {', '.join(map(str, row))}")
     name = str(row["id"]) + (f"/{row['aspect']}" if row.get("aspect") else "")
@@ -114,6 +118,15 @@ def _rated(path: Path, row: Mapping[str, Any]) -> Iterator[Rated]:
         length=length,
         repeat=int(repeat or 0),
     )
+
+
+def _of_annotation(row: Mapping[str, Any]) -> Iterator[Rated]:
+    """Each aspect of each text, as `harness vlfeedback annotate` keeps them, with where the text stood."""
+    for member, aspects in row["ratings"].items():
+        position = row["order"].index(member) + 1 if member in row["order"] else None
+        for aspect, rating in aspects.items():
+            item = f"{row.get('id')}/{aspect}"
+            yield Rated(id=f"{row.get('id')}/{member}/{aspect}", rating=_number(rating), item=item, position=position)
 
 
 def _of_vlfeedback(row: Mapping[str, Any]) -> Iterator[Rated]:

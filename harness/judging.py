@@ -5,6 +5,7 @@ plan(judge, registry().task("mmhal"), docs, answers)        # calls, tokens and 
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,14 +139,33 @@ class _Counting:
         return replies
 
 
+def plan_ratings(judge: OpenAIJudge, folder: Path, seed: int) -> Plan:
+    """What rating a folder's answers on VLFeedback's three aspects will take."""
+    from trainers.vlfeedback.annotation import TASK, annotate_folder, ratings_file
+
+    counting = _Counting(judge)
+    with tempfile.TemporaryDirectory() as nowhere:
+        into = Path(nowhere) / "ratings.jsonl"
+        there = ratings_file(folder, judge.model)
+        if there.exists():
+            into.write_bytes(there.read_bytes())
+        annotate_folder(folder, counting, seed=seed, done=lambda done, total: None, into=into)
+    return _planned(counting, TASK)
+
+
 def plan(judge: OpenAIJudge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Plan:
     """What judging these answers will take; later passes that depend on replies (a second question, a retry) are not in it."""
     counting = _Counting(judge)
     with use_judge(counting), judging(task.name):
         registry().judge_answers(task.name)(list(answers), list(docs))
+    return _planned(counting, task.name)
+
+
+def _planned(counting: _Counting, task: str) -> Plan:
     completion = round(counting.completion_tokens)
+    judge = counting.judge
     return Plan(
-        task=task.name,
+        task=task,
         model=judge.model,
         calls=len(counting.keys) - counting.kept,
         kept=counting.kept,

@@ -176,3 +176,75 @@ def test_a_setting_of_the_judge_that_is_none_is_one_line(
 ) -> None:
     assert run(judged(server, answers, "--judge-set", setting)) == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A run's data folder with two answers to each of six instructions."""
+    from PIL import Image
+
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    instructions, given = [], []
+    for n in range(6):
+        Image.new("RGB", (60, 60), (n, 0, 0)).save(folder / "images" / f"{n}.png")
+        instructions.append({"id": f"i{n}", "prompt": f"What is there ({n})?", "image": f"{n}.png", "kind": "question"})
+        given += [{"id": f"i{n}|{member}", "answer": f"{member} says a dog"} for member in ("a", "b")]
+    for name, rows in (("instructions", instructions), ("answers", given)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def feedback(first: int, second: int) -> str:
+    texts = "\n".join(f"##### Output for Text {n}\nRating: {r}\nRationale: so." for n, r in ((1, first), (2, second)))
+    return "\n".join(f"### {aspect} Assessment\n{texts}" for aspect in ("Helpfulness", "Visual Faithfulness", "Ethical Considerations"))
+
+
+def test_answers_of_a_folder_are_rated_and_two_judges_compared(
+    server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def annotate(judge: str, *more: str) -> int:
+        options = ["--judge", judge, "--judge-url", server.url, "--ledger", str(tmp_path / "l.sqlite"), *more]
+        return run(["vlfeedback", "annotate", str(data), *options])
+
+    assert annotate(JUDGE, "--dry-run", "--json") == 0
+    (plan,) = json.loads(capsys.readouterr().out)["judging"]
+    assert (plan["task"], plan["calls"], server.log) == ("vlfeedback", 6, [])
+    assert plan["prompt_tokens"] > 6 * 255  # images are counted
+    server.reply = lambda prompt: feedback(4, 2)
+    server.faults = ["refusal"]
+    assert annotate(JUDGE) == 4
+    assert annotate(JUDGE) == 0
+    assert len(server.log) == 7
+    server.reply = lambda prompt: feedback(5, 2)
+    assert annotate("my judge/v1") == 0
+    assert sorted(path.name for path in data.glob("ratings-*")) == [f"ratings-{JUDGE}.jsonl", "ratings-my-judge-v1.jsonl"]
+    capsys.readouterr()
+    both = [str(path) for path in sorted(data.glob("ratings-*"))]
+    assert run(["judge", "agree", *both, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["items"], found["exact"]["value"], found["bias"]["value"]) == (36, 50.0, 0.5)
+    assert found["habits"][f"ratings-{JUDGE}"]["position"]["means"] == {"1": 4.0, "2": 2.0}
+
+
+def test_a_folder_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["vlfeedback", "annotate", str(tmp_path)]) == 2
+    assert "has no instructions.jsonl; a run's data folder is wanted" in capsys.readouterr().err
+
+
+def test_entries_carry_the_calibration_of_their_judge(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mmvet.jsonl").write_text(
+        '{"question_id": "v", "image": null, "question": "x?", "answer": "5", "capability": "ocr"}', encoding="utf-8"
+    )
+    note = tmp_path / "calibration.json"
+    note.write_text('{"judge calibration": "kappa 0.7"}', encoding="utf-8")
+    server.reply = lambda prompt: "1.0"
+    options = ["--judge", JUDGE, "--judge-url", server.url, "--ledger", str(tmp_path / "l.sqlite"), "--out", str(tmp_path / "run")]
+    command = ["eval", "--model", "scenes-early", "--tasks", "mmvet", "--data", f"mmvet={tmp_path / 'mmvet.jsonl'}", "--partial-data"]
+    assert run([*command, *options, "--judge-calibration", str(note), "--judge-repeats", "2", "--json"]) == 0
+    (entry, *_) = json.loads(capsys.readouterr().out)["entries"]
+    assert entry["provenance"]["judge calibration"] == "kappa 0.7"
+    assert entry["provenance"]["judge repeats"] == "100, 100"
+    note.write_text("[]", encoding="utf-8")
+    assert run([*command, *options, "--judge-calibration", str(note)]) == 2
+    assert "must be what `harness judge calibrate --json` prints" in capsys.readouterr().err
