@@ -82,6 +82,8 @@ def make_judge(
         return ExactJudge()
     if url is None and not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
         raise NoServer(f"judge {name!r}: set OPENAI_API_KEY, or name its server with --judge-url (known without: {EXACT})")
+    if budget is not None and prices.price(name, 1, 1) is None:
+        raise BadSetting(f"--judge-budget: no price of {name!r} is known; add it to a file of prices and name that in {prices.OVERRIDE}")
     # A server of one's own wants no key, and the client wants one.
     key = None if os.environ.get("OPENAI_API_KEY") else "none"
     kind = BatchJudge if batch else OpenAIJudge

@@ -18,10 +18,10 @@ import hashlib
 import io
 import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -166,9 +166,17 @@ class OpenAIJudge:
 
     @staticmethod
     def _in_thread(work: Coroutine[Any, Any, T]) -> T:
-        """Run it in a loop and a thread of its own: the caller may be inside a running loop."""
-        with ThreadPoolExecutor(1, thread_name_prefix="judge") as pool:
-            return pool.submit(asyncio.run, work).result()
+        """Run it in a loop and a thread of its own: the caller may be inside a running loop. Interrupted, it ends what is on its way."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="judge", daemon=True)
+        thread.start()
+        try:
+            return asyncio.run_coroutine_threadsafe(work, loop).result()
+        finally:
+            asyncio.run_coroutine_threadsafe(_end_all(loop), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
 
     def client(self) -> "AsyncOpenAI":
         """The official client, its own retries off."""
@@ -251,6 +259,15 @@ def _image(image: Image.Image, longest: int | None) -> tuple[bytes, str, tuple[i
     return buffer.getvalue(), "png", small.size
 
 
+async def _end_all(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel all tasks of a loop but this one."""
+    others = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await loop.shutdown_default_executor()
+
+
 class _Limit:
     """Lets through so many units a minute, without a burst of more than two seconds' worth."""
 
@@ -282,6 +299,7 @@ class _Run:
         self.in_a_row = 0
         self.last_reply = time.monotonic()
         self.stop: JudgeError | None = None
+        self.finished = 0
         self.in_flight = 0.0
         """US dollars of the calls on their way, about."""
 
@@ -306,7 +324,7 @@ class _Run:
                         break
                     waiting[index] = tasks[request.key] = asyncio.create_task(self._question(client, request))
                 if judge.progress is not None:
-                    judge.progress(sum(task.done() for task in waiting.values()) + len(results), asked)
+                    judge.progress(self.finished + len(results), asked)
             for index, task in waiting.items():
                 results[index] = await task
         if self.stop is not None:
@@ -329,6 +347,7 @@ class _Run:
         try:
             return await self._claimed(client, request)
         finally:
+            self.finished += 1
             await self._leave()
 
     async def _claimed(self, client: "AsyncOpenAI", request: Request) -> str | None:

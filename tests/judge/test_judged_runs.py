@@ -248,3 +248,10 @@ def test_entries_carry_the_calibration_of_their_judge(server: Any, tmp_path: Pat
     note.write_text("[]", encoding="utf-8")
     assert run([*command, *options, "--judge-calibration", str(note)]) == 2
     assert "must be what `harness judge calibrate --json` prints" in capsys.readouterr().err
+
+
+def test_a_budget_needs_a_price(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["score", "mmhal", str(answers), "--judge", "my-judge", "--judge-url", server.url, "--judge-budget", "5"]
+    assert run([*command, "--ledger", str(answers.parent / "l.sqlite")]) == 2
+    assert "no price of 'my-judge' is known" in capsys.readouterr().err
+    assert not server.log

@@ -264,6 +264,18 @@ def test_a_kill_costs_the_calls_in_flight_and_no_more(server: Any, tmp_path: Pat
     assert replies == [server.reply(prompt) for prompt, _ in prompts(400)]
 
 
+def test_an_interrupt_ends_it_soon_and_keeps_what_was_paid(server: Any, tmp_path: Path) -> None:
+    server.delay = 0.05
+    path = tmp_path / "ledger.sqlite"
+    process = start(server, path, 2000)
+    while len(server.log) < 40:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) != 0
+    kept = len(list(Ledger(path).calls()))
+    assert 0 < kept <= len(server.log) < 1000
+
+
 def test_two_processes_share_a_ledger_and_pay_once(server: Any, tmp_path: Path) -> None:
     server.delay = 0.01
     path = tmp_path / "ledger.sqlite"
