@@ -1,11 +1,15 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from harness import judge_reports
 from harness.cli import run
 from harness.judge_reports import RatingsError, read_ratings
+from leaderboards.sample import Sample, to_parquet
 
 
 def write(path: Path, text: str) -> Path:
@@ -87,3 +91,166 @@ def test_repeats_say_how_a_judge_agrees_with_itself(tmp_path: Path, human: Path)
     repeated = read_ratings(write(tmp_path / "r.csv", rows))
     found = json.loads(judge_reports.report(read_ratings(human), repeated, ("human", "judge"), as_json=True))
     assert found["habits"]["judge"]["repeats"]["same"] == pytest.approx(97.5)
+
+
+def public(id: str, prompt: str, *answers: tuple[str, str, int]) -> str:
+    completions = [{"model": m, "response": said, "annotations": {"Helpfulness": {"Rating": str(points)}}} for m, said, points in answers]
+    return json.dumps({"id": id, "prompt": prompt, "completions": completions}) + "\n"
+
+
+def test_rows_of_one_id_are_told_apart_by_what_they_say(tmp_path: Path) -> None:
+    rows = [public("1", "Describe.", ("m0", "a dog", 4)), public("2", "Describe.", ("m0", "a sofa", 3))]
+    rows.append(public("1", "Describe.", ("m0", "a cat", 2)))
+    published = read_ratings(write(tmp_path / "published.jsonl", "".join(rows)))
+    assert [(rated.id.partition("#")[0], rated.rating) for rated in published] == [("1", 4), ("2/m0/Helpfulness", 3), ("1", 2)]
+    assert len({rated.id for rated in published}) == 3
+    backwards = "".join(row.replace('"4"', '"5"') for row in reversed(rows))
+    found = json.loads(judge_reports.report(published, read_ratings(write(tmp_path / "new.jsonl", backwards)), ("a", "b"), as_json=True))
+    assert (found["items"], found["largest"]) == (3, [[published[0].id, 4, 5]])
+    alone = read_ratings(write(tmp_path / "alone.jsonl", rows[0]))  # which of the two is meant? None, rather than the wrong one
+    with pytest.raises(RatingsError, match="no id in common"):
+        judge_reports.report(published, alone, ("a", "b"))
+
+
+def test_the_same_row_twice_and_the_same_model_twice_are_kept(tmp_path: Path) -> None:
+    row = public("1", "Describe.", ("m0", "a dog", 4), ("m0", "a cat", 2))
+    found = read_ratings(write(tmp_path / "twice.jsonl", row * 2))
+    assert [rated.rating for rated in found] == [4, 2, 4, 2]
+    assert len({rated.id for rated in found}) == 4
+
+
+def test_what_annotate_keeps_has_positions_and_takes_lengths_from_the_other_file(tmp_path: Path) -> None:
+    rows, texts = [], "".join(public(f"i{n}", "?", ("a", "word " * 9, 3), ("b", "word", 3)) for n in range(8))
+    for n in range(8):
+        order = ["a", "b"] if n % 2 else ["b", "a"]
+        ratings = {member: {"Helpfulness": 4 if order[0] == member else 2, "Visual Faithfulness": None} for member in order}
+        rows.append(json.dumps({"id": f"i{n}", "order": order, "ratings": ratings, "judge": "x"}))
+    mine = read_ratings(write(tmp_path / "mine.jsonl", "\n".join(rows).replace(', "Visual Faithfulness": null', "")))
+    assert [(rated.id, rated.item, rated.position, rated.rating) for rated in mine[:2]] == [
+        ("i0/b/Helpfulness", "i0", 1, 4),
+        ("i0/a/Helpfulness", "i0", 2, 2),
+    ]
+    other = read_ratings(write(tmp_path / "published.jsonl", texts))
+    found = json.loads(judge_reports.report(other, mine, ("published", "mine"), as_json=True))
+    assert (found["items"], found["groups"]) == (16, 8)
+    assert found["habits"]["mine"]["position"] == {
+        "means": {"1": 4, "2": 2},
+        "test": "sign test",
+        "p": pytest.approx(2 / 2**8),
+        "effect": 1,
+        "items": 8,
+        "left_out": 0,
+    }
+    assert found["habits"]["mine"]["verbosity"] == {"spearman": 0, "within": 0}
+    text = judge_reports.report(other, mine, ("published", "mine"))
+    assert "intervals over 8 groups of items" in text
+    assert "position: sign test" in text
+    assert "p 0.00781, effect 1 (8 items)" in text
+
+
+def test_aspects_of_one_text_are_one_witness(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": f"{n}{at}", "aspect": aspect, "item": n, "position": at, "rating": at + len(aspect)}
+        for n in range(5)
+        for at in (1, 2, 3)
+        for aspect in ("x", "yy", "zzz")
+    ]
+    found = read_ratings(write(tmp_path / "a.json", json.dumps(rows)))
+    assert found[0].id == "01/x"
+    tested = json.loads(judge_reports.report(found, found, ("a", "b"), as_json=True))
+    assert (tested["items"], tested["groups"], tested["habits"]["a"]["position"]["items"]) == (45, 5, 5)
+    rows[0]["rating"] = None
+    found = read_ratings(write(tmp_path / "a.json", json.dumps(rows)))
+    tested = json.loads(judge_reports.report(found, found, ("a", "b"), as_json=True))
+    assert tested["left_out"] == 1
+    assert (tested["habits"]["a"]["position"]["items"], tested["habits"]["a"]["position"]["left_out"]) == (4, 1)
+
+
+def log(path: Path, *samples: tuple[str, str | None, dict[str, Any]]) -> Path:
+    path.write_bytes(
+        to_parquet(
+            [
+                Sample(run="r", task="t", id=id, image=f"i{id[0]}", prompt="?", answer="a b", reply=reply, records=records)
+                for id, reply, records in samples
+            ]
+        )
+    )
+    return path
+
+
+def test_a_sample_log_gives_the_judges_ratings_and_no_default_for_what_it_could_not_read(tmp_path: Path) -> None:
+    path = log(
+        tmp_path / "x.samples.parquet",
+        ("1", "Rating: 4", {"score": {"image": "i", "rating": 4}, "rate": {"image": "i", "rating": 4}}),
+        ("2", "hm", {"score": {"image": "i", "rating": 0, "unrated": True}}),
+        ("3", None, {"LH": {"image": "i", "cluster": "set", "check": 2}}),
+        ("4", "hm", {}),
+        ("5", None, {"accuracy": {"image": "i", "correct": 1}}),
+    )
+    found = read_ratings(path)
+    assert [(rated.id, rated.rating) for rated in found] == [("t/1", 4), ("t/2", None), ("t/3", 2), ("t/4", None)]
+    assert [rated.group for rated in found] == ["t/i1", "t/i2", "t/set", "t/i4"]
+    assert {rated.length for rated in found} == {2}
+
+
+def test_what_models_and_files_say_is_no_markup(tmp_path: Path) -> None:
+    one = read_ratings(write(tmp_path / "a.jsonl", json.dumps({"id": "<b>|x\u202e\n# hi", "rating": 1})))
+    two = read_ratings(write(tmp_path / "b.jsonl", json.dumps({"id": "<b>|x\u202e\n# hi", "rating": 5})))
+    text = judge_reports.report(one, two, ("a|b", "*c*"))
+    assert "\\<b\\>\\|x # hi" in text
+    assert "a\\|b and \\*c\\*: 1 items rated by both" in text
+    assert "\u202e" not in text
+    (sentence,) = judge_reports.calibration(one, two, ("a\nb", "c\udc80")).values()
+    assert sentence == "c against a b on 1 ratings: quadratic kappa 0, Spearman —, bias +4"
+
+
+def test_what_is_not_defined_is_a_dash_and_null(human: Path, tmp_path: Path) -> None:
+    alike = read_ratings(write(tmp_path / "o.csv", "id,rating\n" + "".join(f"{n},3\n" for n in range(40))))
+    assert "—" in judge_reports.report(alike, alike, ("a", "b"))
+    assert json.loads(judge_reports.report(alike, alike, ("a", "b"), as_json=True))["kappa"] == {"value": None, "low": None, "high": None}
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just(10**400)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=6,
+)
+NOTES = st.one_of(JSON, st.dictionaries(st.sampled_from(["Helpfulness", "x"]), st.one_of(JSON, st.fixed_dictionaries({"Rating": JSON}))))
+COMPLETION = st.one_of(JSON, st.fixed_dictionaries({"model": JSON, "response": JSON, "annotations": NOTES}))
+ROW = st.one_of(
+    JSON,
+    st.fixed_dictionaries(
+        {"id": JSON, "rating": JSON}, optional=dict.fromkeys(("aspect", "item", "position", "text", "length", "repeat"), JSON)
+    ),
+    st.fixed_dictionaries({"completions": st.one_of(JSON, st.lists(COMPLETION, max_size=3))}, optional={"id": JSON, "prompt": JSON}),
+    st.fixed_dictionaries({"ratings": st.one_of(JSON, st.dictionaries(st.text(max_size=2), JSON)), "order": st.lists(st.text(max_size=2))}),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(st.lists(ROW, max_size=4).map(lambda rows: "\n".join(map(json.dumps, rows))), st.text()),
+    st.sampled_from(["jsonl", "json", "csv"]),
+)
+def test_any_file_is_ratings_or_one_line_of_complaint(tmp_path: Path, text: str, suffix: str) -> None:
+    path = tmp_path / f"any.{suffix}"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        found = read_ratings(path)
+    except RatingsError as error:
+        complaint = str(error)
+    else:
+        complaint = ""
+        assert found == read_ratings(path)
+        if any(rated.rating is not None for rated in found):
+            assert judge_reports.report(found, found, ("a", "b"))
+            json.loads(judge_reports.report(found, found, ("a", "b"), as_json=True))
+    assert "\n" not in complaint
+
+
+@pytest.mark.parametrize("name", ("none.csv", "folder", "broken.parquet"))
+def test_what_is_no_file_of_ratings_is_said(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    with pytest.raises(RatingsError, match=name):
+        read_ratings(tmp_path / name)
