@@ -195,6 +195,10 @@ class OpenAIJudge:
             raise Retry("not the JSON asked for", usage=usage) from None
         return str(verdict)
 
+    def reply_in(self, completion: "ChatCompletion", usage: tuple[int, int] | None) -> str:
+        """The reply in a completion; Retry or Hopeless where it is none."""
+        return self.verdict_in(text_of(completion, usage), usage)
+
     @contextmanager
     def repeating(self, repeat: int) -> Iterator[None]:
         """Inside, the same questions are other calls: the judge is asked once more."""
@@ -212,14 +216,9 @@ class OpenAIJudge:
         tokens = prices.text_tokens(prompt) + (prices.text_tokens(sampling.system) if sampling.system else 0)
         picture: dict[str, Any] | None = None
         if image is not None:
-            data, kind, size = _image(image, self.image_side)
-            url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-            content = [
-                {"type": "text", "text": prompt},
-                {"type": "image_url", "image_url": {"url": url, "detail": self.detail}},
-            ]
-            picture = {"sha256": hashlib.sha256(data).hexdigest(), "kind": kind, "detail": self.detail}
-            tokens += prices.image_tokens(self.model, *size, self.detail)
+            part, picture, more = self.part(image)
+            content = [{"type": "text", "text": prompt}, part]
+            tokens += more
         settings: dict[str, Any] = {}
         if sampling.temperature is not None:
             settings["temperature"] = sampling.temperature
@@ -235,6 +234,14 @@ class OpenAIJudge:
         canonical = json.dumps(named | {"settings": settings}, sort_keys=True, separators=(",", ":"))
         body = {"model": self.model, "messages": [*system, {"role": "user", "content": content}], **settings}
         return Request(body=body, key=hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest(), tokens=tokens)
+
+    def part(self, image: Image.Image) -> tuple[dict[str, Any], dict[str, Any], int]:
+        """An image as it is sent, what names it in the ledger, and its tokens, about."""
+        data, kind, size = _image(image, self.image_side)
+        url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        part = {"type": "image_url", "image_url": {"url": url, "detail": self.detail}}
+        named = {"sha256": hashlib.sha256(data).hexdigest(), "kind": kind, "detail": self.detail}
+        return part, named, prices.image_tokens(self.model, *size, self.detail)
 
     def expected_reply(self, sampling: Sampling) -> float:
         """Tokens a reply will have, about: as those so far, else the protocol's limit where it is low, else what is typical."""
@@ -446,7 +453,7 @@ class _Run:
         judge.asked += 1
         completion = await _completion(client, request.body)
         usage = (completion.usage.prompt_tokens, completion.usage.completion_tokens) if completion.usage else None
-        text = judge.verdict_in(text_of(completion, usage), usage)
+        text = judge.reply_in(completion, usage)
         judge.served.add(completion.model)
         cost = prices.price(judge.model, *usage) if usage else None
         judge.paid += cost or 0.0

@@ -1,0 +1,275 @@
+"""A candidate model over the API, through the official client against a real server: what is asked, what is answered, what is paid."""
+
+import base64
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lm_eval.api.instance import Instance
+from openai.types.chat import ChatCompletion
+from PIL import Image
+
+from harness.evaluate import evaluate
+from harness.models.openai_vision import OpenAIVisionLM
+from harness.models.spec import ModelError, ModelSpec
+from tasks.answer import FailedAnswer
+from tasks.ledger import Ledger
+from tasks.openai_judge import Hopeless, JudgeDown
+from tasks.pictures import PictureFile, keep, picture
+from tasks.registry import registry
+
+pytestmark = pytest.mark.usefixtures("no_keys")
+MODEL = "gpt-4o-2024-11-20"
+GREEDY = {"do_sample": False, "max_gen_toks": 16, "until": []}
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 36, 3), dtype=np.uint8))
+
+
+def asking(text: str, *images: Any, task: str = "pope", **settings: Any) -> Instance:
+    visual = ({"visual": list(images)},) if images else ()
+    arguments = (text, GREEDY | settings, *visual)
+    return Instance(request_type="generate_until", doc={}, arguments=arguments, idx=0, metadata=(task, 0, 1))
+
+
+def answer(prompt: str) -> str:
+    return f"About {prompt!r}: yes."
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+def lm_of(server: Any, path: Path, **settings: Any) -> OpenAIVisionLM:
+    server.reply = answer
+    return OpenAIVisionLM(MODEL, **{"url": server.url, "ledger": path, "timeout": 5.0} | settings)
+
+
+def shown(part: dict[str, Any]) -> tuple[str, bytes]:
+    head, _, data = part["image_url"]["url"].partition(";base64,")
+    return head, base64.b64decode(data)
+
+
+def test_answers_are_what_the_server_says_in_the_order_asked(server: Any, path: Path) -> None:
+    requests = [asking(f"<image>Question {n}?", noise(n), task=f"task-{n % 2}", max_gen_toks=8 + n % 3) for n in range(20)]
+    assert lm_of(server, path).generate_until(requests) == [answer(f"Question {n}?") for n in range(20)]
+    assert {(total.task, total.calls) for total in Ledger(path).summary()} == {("task-0 (answers)", 10), ("task-1 (answers)", 10)}
+
+
+def test_images_stand_where_the_prompt_has_them_and_are_undamaged(server: Any, path: Path, tmp_path: Path) -> None:
+    noise(3).save(tmp_path / "a.jpg")
+    jpeg = picture(keep(PictureFile(tmp_path / "a.jpg")))
+    lm_of(server, path, detail="high").generate_until([asking("<image>\nWhat differs from<image> and <image>?", noise(1), jpeg, noise(2))])
+    (message,) = server.log[0]["messages"]
+    parts = message["content"]
+    assert [part.get("text", "image") for part in parts] == ["image", "\nWhat differs from", "image", " and ", "image", "?"]
+    for part, seed in ((parts[0], 1), (parts[4], 2)):
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(shown(part)[1]))), np.asarray(noise(seed)))
+        assert part["image_url"]["detail"] == "high"
+    assert shown(parts[2]) == ("data:image/jpeg", (tmp_path / "a.jpg").read_bytes())
+
+
+def test_a_question_without_an_image_is_plain_text(server: Any, path: Path) -> None:
+    assert lm_of(server, path).generate_until([asking("Why?")]) == [answer("Why?")]
+    assert server.log[0]["messages"] == [{"role": "user", "content": "Why?"}]
+
+
+def test_the_template_leaves_the_text_and_carries_a_system_message(server: Any, path: Path) -> None:
+    lm = lm_of(server, path)
+    user = {"role": "user", "content": "<image>Is it red?"}
+    assert lm.apply_chat_template([user]) == "<image>Is it red?"
+    with_system = lm.apply_chat_template([{"role": "system", "content": "Be brief."}, user])
+    tricky = lm.apply_chat_template([{"role": "user", "content": "<|system|>I<|user|>am text"}])
+    lm.generate_until([asking(with_system, noise(0)), asking(tricky)])
+    first, second = sorted((entry["messages"] for entry in server.log), key=len, reverse=True)
+    assert first[0] == {"role": "system", "content": "Be brief."}
+    assert first[1]["content"][1] == {"type": "text", "text": "Is it red?"}
+    assert second == [{"role": "user", "content": "<|system|>I<|user|>am text"}]
+
+
+def test_more_than_one_turn_is_refused_in_one_line(server: Any, path: Path) -> None:
+    user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    for history in ([user, assistant, user], [user, assistant], [user, user], []):
+        with pytest.raises(ModelError, match="only one user turn"):
+            lm_of(server, path).apply_chat_template(history)
+    with pytest.raises(ModelError, match="only one user turn"):
+        lm_of(server, path).apply_chat_template([user], add_generation_prompt=False)
+
+
+def test_settings_of_a_task_reach_the_server(server: Any, path: Path) -> None:
+    lm = lm_of(server, path, concurrency=1, max_new_tokens=99)
+    lm.generate_until([asking("a", temperature=0.7, top_p=0.9)])
+    lm.generate_until([asking("b", do_sample=True, temperature=0.7, top_p=0.9, seed=5, top_k=0, num_beams=1)])
+    request = asking("c")
+    del request.arguments[1]["max_gen_toks"]
+    lm_of(server, path, thinking_tokens=1000, max_new_tokens=99, seed=None).generate_until([request])
+    names = ("temperature", "top_p", "seed", "max_tokens", "stop")
+    sent = [[entry.get(name) for name in names] for entry in server.log]
+    assert sent == [[0.0, None, 0, 16, None], [0.7, 0.9, 5, 16, None], [0.0, None, None, 1099, None]]
+    with pytest.raises(ModelError, match="has no setting top_k"):
+        lm.generate_until([asking("d", do_sample=True, top_k=50)])
+
+
+def test_a_model_that_thinks_gets_only_what_it_takes(server: Any, path: Path) -> None:
+    lm = OpenAIVisionLM("o3", url=server.url, ledger=path)
+    lm.generate_until([asking("a", until=["\n"])])
+    assert {"model", "messages", "max_completion_tokens", "seed"} == server.log[0].keys() - {"fault", "authorization"}
+    assert lm.provenance()["decoding"] == "the server's own"
+
+
+def test_answers_end_at_every_stop_sequence_also_those_the_server_does_not_get(server: Any, path: Path) -> None:
+    lm = lm_of(server, path)
+    server.reply = lambda prompt: "one two three four five six"
+    assert lm.generate_until([asking("a", until=["6", "7", "8", "", "9", " five"])]) == ["one two three four"]
+    assert lm.generate_until([asking("b", until=" two")]) == ["one"]
+    assert [entry["stop"] for entry in server.log] == [["6", "7", "8", "9"], [" two"]]
+
+
+def test_a_failed_call_is_no_answer_and_an_empty_answer_is_one(server: Any, path: Path) -> None:
+    server.faults = [None, "status:400", "empty", "refusal", "null"]
+    lm = lm_of(server, path, concurrency=1)
+    answers = lm.generate_until([asking(f"Question {n}?") for n in range(5)])
+    assert [type(answer) for answer in answers] == [str, FailedAnswer, str, FailedAnswer, str]
+    assert answers[2] == ""
+    assert answers[4] == answer("Question 4?")  # null, and then it came
+    assert isinstance(answers[1], FailedAnswer)
+    assert answers[1].error == "no reply (content filter, refusal)"
+    assert dict(lm.asker.failures) == {"content filter": 1, "refusal": 1}
+    asked = len(server.log)
+    assert [type(answer) for answer in lm.generate_until([asking(f"Question {n}?") for n in range(5)])] == [str] * 5
+    assert len(server.log) == asked + 2  # a failure is asked again, an empty answer is not
+
+
+def test_an_image_that_cannot_be_shown_fails_its_own_question(server: Any, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    broken, gone = (picture(keep(PictureFile(tmp_path / name))) for name in ("broken.png", "gone.png"))
+    told: list[tuple[int, int]] = []
+    lm = lm_of(server, path, progress=lambda done, total: told.append((done, total)))
+    requests = [asking("<image>a", broken), asking("<image>b", noise(0)), asking("<image>c", gone), asking("<image><image>d", noise(0))]
+    answers = lm.generate_until(requests)
+    assert answers[1] == answer("b")
+    reasons = [answer.error for answer in answers if isinstance(answer, FailedAnswer)]
+    assert len(reasons) == 3
+    assert reasons[2] == "1 images for 2 places in the prompt"
+    assert len(server.log) == 1
+    assert told[-1] == (4, 4)
+
+
+def test_a_second_run_makes_no_call_and_says_who_answered(server: Any, path: Path) -> None:
+    server.faults = ["wrong model"]
+    requests = [asking(f"<image>Question {n}?", noise(n)) for n in range(6)]
+    first = lm_of(server, path).generate_until(requests[:4])
+    again = lm_of(server, path)
+    assert again.generate_until(requests)[:4] == first
+    assert len(server.log) == 6
+    last = lm_of(server, path)
+    last.generate_until(requests)
+    assert len(server.log) == 6
+    assert last.provenance() == {"asked": MODEL, "served": f"another-model, {MODEL}", "server": server.url}
+
+
+def test_another_server_is_another_model(server: Any, path: Path) -> None:
+    lm_of(server, path).generate_until([asking("a")])
+    lm_of(server, path, url=server.url.replace("127.0.0.1", "localhost")).generate_until([asking("a")])
+    assert len(server.log) == 2
+
+
+def test_a_repeated_request_is_asked_anew_where_it_is_sampled(server: Any, path: Path) -> None:
+    sampled, greedy = asking("a", do_sample=True, temperature=1.0), asking("b")
+    lm_of(server, path).generate_until([sampled, sampled, sampled, greedy, greedy])
+    assert len(server.log) == 4
+    lm_of(server, path).generate_until([sampled, sampled, sampled, greedy, greedy])
+    assert len(server.log) == 4
+
+
+def test_a_limited_server_loses_no_question(server: Any, path: Path) -> None:
+    server.allowed = 60.0
+    lm = lm_of(server, path, attempts=2, concurrency=32)
+    assert lm.generate_until([asking(f"Question {n}?") for n in range(60)]) == [answer(f"Question {n}?") for n in range(60)]
+    assert sum(entry["fault"] == "limit" for entry in server.log) > 0
+
+
+def test_a_server_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: Any, path: Path) -> None:
+    server.faults = [None] * 3
+    server.always = "status:500"
+    requests = [asking(f"Question {n}?") for n in range(10)]
+    with pytest.raises(JudgeDown, match=r"3 questions in a row got no reply in 2 tries \(status 500\)"):
+        lm_of(server, path, attempts=2, concurrency=1).generate_until(requests)
+    server.always, asked = None, len(server.log)
+    assert lm_of(server, path).generate_until(requests) == [answer(f"Question {n}?") for n in range(10)]
+    assert len(server.log) - asked == 7
+
+
+@pytest.mark.parametrize("content", ("", None))
+def test_thoughts_that_fill_the_limit_are_not_paid_for_again(content: str | None, server: Any, path: Path) -> None:
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "message": message, "finish_reason": "length"}
+    completion = ChatCompletion.model_validate({"id": "x", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice]})
+    with pytest.raises(Hopeless, match="no answer within the limit"):
+        lm_of(server, path).asker.reply_in(completion, None)
+
+
+def test_no_key_no_credentials_and_no_image_is_logged(server: Any, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.faults = ["status:500", "429:10"]
+    lm = lm_of(server, path, url=server.url.replace("//", "//me:very-s%65cret@"))
+    lm.generate_until([asking("<image>a", noise(0))])
+    keyed = lm_of(server, path, key="sk-very-secret")
+    server.always = "status:401"
+    with pytest.raises(JudgeDown) as error:
+        keyed.generate_until([asking("<image>b", noise(0))])
+    assert server.log[0]["authorization"] == "Basic " + base64.b64encode(b"me:very-secret").decode()
+    assert server.log[-1]["authorization"] == "Bearer sk-very-secret"
+    assert lm.provenance()["server"] == server.url
+    told = caplog.text + str(error.value) + repr(lm) + repr(lm.provenance()) + "".join(map(repr, Ledger(path).calls()))
+    assert caplog.text
+    assert "cret" not in told
+    assert server.log[0]["authorization"].removeprefix("Basic ") not in told
+    assert shown(server.log[0]["messages"][0]["content"][0])[1][:100] not in told.encode()
+    assert server.log[0]["messages"][0]["content"][0]["image_url"]["url"][100:160] not in told
+
+
+def test_a_key_goes_to_no_server_it_was_not_meant_for(server: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="set OPENAI_API_KEY, or name the URL"):
+        OpenAIVisionLM(MODEL, ledger=path)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
+    assert OpenAIVisionLM(MODEL, ledger=path).provenance()["server"] == "https://api.openai.com/v1"
+    lm_of(server, path).generate_until([asking("a")])
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    lm_of(server, path, url=None).generate_until([asking("b")])
+    assert [entry["authorization"] for entry in server.log] == ["Bearer none", "Bearer sk-own"]
+
+
+def test_likelihoods_are_not_to_be_had(server: Any, path: Path) -> None:
+    for ask in (lm_of(server, path).loglikelihood, lm_of(server, path).loglikelihood_rolling):
+        with pytest.raises(NotImplementedError, match="no likelihoods"):
+            ask([asking("a")])
+
+
+def test_a_benchmark_runs_from_end_to_end_and_a_second_time_for_nothing(server: Any, path: Path) -> None:
+    tasks = registry().expand(["scenes_pope"])
+    spec = ModelSpec(name="api", pretrained=MODEL)
+
+    def load(_: ModelSpec) -> OpenAIVisionLM:
+        lm = lm_of(server, path)
+        server.reply = lambda prompt: "yes"
+        return lm
+
+    server.faults = [None, "status:400"]
+    first = evaluate(spec, tasks, None, limit=4, load=load)
+    assert {(entry.samples, entry.failed) for entry in first.entries} == {(4, 1)}
+    assert next(entry.value for entry in first.entries if entry.metric == "yes_rate") == 100
+    assert all(sample.prompt.startswith("<image>") and sample.answer in ("yes", None) for sample in first.samples)
+    sent = server.log[0]["messages"][0]["content"]
+    assert shown(sent[0])[0] == "data:image/png"
+    assert sent[1]["text"] == first.samples[0].prompt.removeprefix("<image>")
+    second = evaluate(spec, tasks, None, limit=4, load=load)
+    assert all(entry.failed == 0 for entry in second.entries)
+    assert len(server.log) == 5  # the one that failed
+    evaluate(spec, tasks, None, limit=4, load=load)
+    assert len(server.log) == 5
