@@ -18,6 +18,7 @@ import typer
 
 if TYPE_CHECKING:
     from harness.judging import Plan
+    from harness.models.spec import ModelSpec
     from harness.score import Score
     from leaderboards.entry import Entry
     from tasks.judge import Judge
@@ -36,6 +37,8 @@ tasks_app = typer.Typer(invoke_without_command=True, help="List the tasks, or sh
 app.add_typer(tasks_app, name="tasks")
 judge_app = typer.Typer(no_args_is_help=True, help="What judges said and cost.")
 app.add_typer(judge_app, name="judge")
+models_app = typer.Typer(invoke_without_command=True, help="List the models that have a name here, or try one.")
+app.add_typer(models_app, name="models")
 vlfeedback_app = typer.Typer(no_args_is_help=True, help="Preference data in VLFeedback's form.")
 app.add_typer(vlfeedback_app, name="vlfeedback")
 
@@ -75,6 +78,9 @@ DataPaths = Annotated[
     typer.Option("--data", help="TASK=PATH: the benchmark's data from a local table (parquet, jsonl, tsv) or folder instead of the hub."),
 ]
 PartialData = Annotated[bool, typer.Option("--partial-data", help="Score local data of which rows are missing; results say so.")]
+ModelPath = Annotated[Path | None, typer.Option(help="A folder with the model's weights, or an adapter, instead of the hub.")]
+ModelUrl = Annotated[str | None, typer.Option(help="The server of a model that is behind one; default: OPENAI_BASE_URL, else OpenAI's.")]
+RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let the checkpoint's own code run, with all your rights.")]
 MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Exit 4 above this share of failed or unscored samples.")]
 
 
@@ -122,7 +128,7 @@ def _code_of(error: Exception) -> int | None:
     """The exit code of a known error; None for a mistake in the code, which keeps its traceback."""
     from harness.judge_reports import RatingsError
     from harness.judging import BadSetting, NoServer
-    from harness.models.spec import ModelError, UnknownModel
+    from harness.models.spec import MissingWeights, ModelError, UnknownModel
     from tasks.hub import DataError
     from tasks.judge import JudgeError
     from tasks.ledger import LedgerError
@@ -134,7 +140,8 @@ def _code_of(error: Exception) -> int | None:
     from trainers.vlfeedback.annotation import FolderError
 
     if isinstance(
-        error, (UnknownModel, UnknownName, RecipeError, LayoutError, BadSetting, NoServer, PriceError, RatingsError, FolderError)
+        error,
+        (UnknownModel, MissingWeights, UnknownName, RecipeError, LayoutError, BadSetting, NoServer, PriceError, RatingsError, FolderError),
     ):
         return USAGE
     if isinstance(error, typer.Abort):
@@ -142,8 +149,8 @@ def _code_of(error: Exception) -> int | None:
     if hasattr(error, "format_message"):  # typer's usage errors share no public base class
         return USAGE
     if (
-        isinstance(error, (ModelError, RegistryError, JudgeError, DataError, WordingError, LedgerError, OSError, FloatingPointError))
-        or type(error).__name__ == "RunError"
+        type(error).__name__ in ("RunError", "ConversionError")  # named, not imported: their modules import torch
+        or isinstance(error, (ModelError, RegistryError, JudgeError, DataError, WordingError, LedgerError, OSError, FloatingPointError))
     ):
         return FAILED
     return None
@@ -183,7 +190,10 @@ def _judge(
 
 @app.command("eval")
 def eval_command(
-    model: Annotated[str, typer.Option(help="A name of `harness models`, a folder with weights or an adapter, or a hub id.")],
+    model: Annotated[str, typer.Option(help="A name of `harness models`, a folder with weights or an adapter, a hub id, or openai:ID.")],
+    model_path: ModelPath = None,
+    model_url: ModelUrl = None,
+    trust_remote_code: RemoteCode = False,
     tasks: Annotated[list[str] | None, typer.Option(help="Tasks or suites; repeat the option or separate by commas.")] = None,
     judge: JudgeName = "exact",
     judge_url: JudgeUrl = None,
@@ -208,13 +218,12 @@ def eval_command(
     as_json: Json = False,
 ) -> int:
     """Score one model or checkpoint on tasks."""
-    from harness.models.spec import find
     from leaderboards.board import Board
     from leaderboards.entry import to_json
     from leaderboards.report import leaderboard
     from tasks.registry import registry
 
-    spec = find(model)
+    spec = _model(model, model_path, model_url, trust_remote_code)
     chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
     rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
     paths = _data_paths(data, [task.name for task in chosen])
@@ -223,8 +232,10 @@ def eval_command(
         _print_plan(f"score {spec.name} ({spec.pretrained})", [f"{task.name}: {task.description}" for task in chosen], out)
         return _print_price(rater, [task for task in chosen if task.judged], paths, limit)
     from harness.evaluate import evaluate, on_board
+    from harness.models.fetch import fetch
     from harness.progress import Stages
 
+    spec = fetch(spec, _tell)
     board = Board(out / "board")
     name = Path(model).as_posix() if Path(model).is_dir() else spec.name
     if on_board(board, spec, name, chosen, rater, limit, paths, official_prompts):
@@ -244,12 +255,26 @@ def eval_command(
                 official_prompts=official_prompts,
                 judge_repeats=judge_repeats,
                 calibration=calibration,
+                ledger=ledger,
                 progress=partial(stages.report, f"score {name}"),
             )
         board.add(evaluation.entries, evaluation.samples)
     entries = [entry for entry in board.standing(partial=True) if entry.model == name and entry.task in {task.name for task in chosen}]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return _lossy(entries, max_failed)
+
+
+def _model(name: str, path: Path | None, url: str | None, remote_code: bool) -> "ModelSpec":
+    from dataclasses import replace
+
+    from harness.models.spec import at, find
+
+    spec = find(name)
+    if path is not None:
+        spec = at(spec, path)
+    if url is not None and spec.backend != "openai":
+        raise UsageError(f"--model-url: {name} runs here, not behind a server; name a served one as openai:ID")
+    return replace(spec, url=url or spec.url, remote_code=remote_code)
 
 
 def _calibration(path: Path | None) -> dict[str, str]:
@@ -506,18 +531,64 @@ def _tolerance(given: str) -> tuple[str, float]:
         raise UsageError(f"--tolerance {given!r}: must be TASK.METRIC=NUMBER") from None
 
 
-@app.command("models")
-def models_command(as_json: Json = False) -> int:
+@models_app.callback()
+def models_command(context: typer.Context, as_json: Json = False) -> int:
     """List the models that have a name here."""
+    if context.invoked_subcommand is not None:
+        return OK
+    from dataclasses import asdict
+
+    from harness.models.fetch import cached
     from harness.models.spec import MODELS
-    from leaderboards.report import cell, table
+    from leaderboards.report import MISSING, cell, table
 
     if as_json:
-        listed = [{"name": spec.name, "pretrained": spec.pretrained, "description": spec.description} for spec in MODELS.values()]
-        print(json.dumps({"models": listed}))
-    else:
-        print(table(["model", "what it is"], [[cell(spec.name), cell(spec.description)] for spec in MODELS.values()]))
-        print("\nA folder with weights or a LoRA adapter, or a hub id, is a model too.")
+        listed = [asdict(spec) | {"here": cached(spec)} for spec in MODELS.values()]
+        print(json.dumps({"models": listed}, default=str))
+        return OK
+    rows = []
+    for spec in MODELS.values():
+        hub = "embedded" if Path(spec.pretrained).is_dir() else spec.pretrained
+        here = "server" if spec.backend == "openai" else "yes" if cached(spec) else ""
+        size = MISSING if spec.gigabytes is None else f"{spec.gigabytes:g}"
+        rows.append([cell(text) for text in (spec.name, hub, spec.licence, size, spec.image_tokens, here, spec.description)])
+    print(table(["model", "hub id", "licence", "GB", "image tokens", "here", "what it is"], rows))
+    print("\nA folder with weights or a LoRA adapter, a hub id, or openai:ID behind a server is a model too.")
+    return OK
+
+
+@models_app.command("check")
+def models_check_command(
+    name: Annotated[str, typer.Argument(help="A model, as for `harness eval --model`.")],
+    model_path: ModelPath = None,
+    model_url: ModelUrl = None,
+    trust_remote_code: RemoteCode = False,
+    ledger: LedgerPath = LEDGER,
+    as_json: Json = False,
+) -> int:
+    """Load a model, ask it about a photograph and a drawn scene, and say what it was shown and how fast it was."""
+    from dataclasses import asdict
+
+    from harness.check_model import check_model, render
+    from harness.models.fetch import fetch
+
+    checked = check_model(fetch(_model(name, model_path, model_url, trust_remote_code), _tell), ledger)
+    print(json.dumps(asdict(checked)) if as_json else render(checked))
+    return OK
+
+
+@models_app.command("convert-llava")
+def models_convert_llava_command(
+    source: Annotated[Path, typer.Argument(help="A checkpoint in the original LLaVA layout, such as LLaVA-RLHF's sft_model.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write, which transformers loads; for --model-path.")],
+    vision: Annotated[Path, typer.Option(help="The CLIP vision tower that its config names, as a folder.")],
+    lora: Annotated[Path | None, typer.Option(help="A LoRA adapter to merge, such as LLaVA-RLHF's rlhf_lora_adapter_model.")] = None,
+) -> int:
+    """Rewrite an original LLaVA checkpoint, with an adapter merged, in transformers' layout. No code of it is run."""
+    from harness.models.convert_llava import convert
+
+    convert(source, out, vision=vision, lora=lora)
+    _tell(f"{out}: written")
     return OK
 
 

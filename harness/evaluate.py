@@ -4,7 +4,6 @@ evaluation = evaluate(find("scenes-base"), registry().expand(["scenes"]), judge=
 board.add(evaluation.entries, evaluation.samples)
 """
 
-import logging
 import os
 import re
 import time
@@ -13,10 +12,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from harness.judging import over_repeats, repeats
+from harness.models.load import quiet
 from harness.models.spec import ModelSpec
 from harness.provenance import digest_of_files, digest_of_model, environment
 from harness.score import count
@@ -33,8 +34,6 @@ from tasks.registry import FOLDER, TaskSpec, registry
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
-
-LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "datasets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +66,15 @@ def evaluate(
     judge_repeats: int = 1,
     calibration: Mapping[str, str] | None = None,
     load: "Callable[[ModelSpec], LM] | None" = None,
+    ledger: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the official one.
 
     `data` gives the path of local data by task, of which rows may be missing with `partial_data`; `official_prompts` asks the judge in the
     authors' own words; with `judge_repeats` it is asked so often, and a score is the mean; `calibration` is put on entries of judged
-    tasks. `load` makes the LM where it shall be another than ours; `progress` hears (answered, asked).
+    tasks. `load` makes the LM where it shall be another than ours; `ledger` keeps what a served model said; `progress` hears (answered,
+    asked).
     """
     # Read when lm_eval is imported: it would encode every image as PNG twice to hash it for a log that is not written.
     os.environ["LMEVAL_HASHMM"] = "0"
@@ -82,15 +83,16 @@ def evaluate(
     if load is None:
         from harness.models.load import load as load_vlm
 
-        load = partial(load_vlm, progress=progress)
+        load = partial(load_vlm, progress=progress, ledger=ledger)
     started = time.monotonic()
     loaded, manager = load_tasks(tasks, split=split, data=data, partial_data=partial_data)
     for name_of_task, task in loaded.items():
         task.set_config("process_results", _unless_failed(task.config.process_results))
         task.apply_filters = _booked(name_of_task, task.apply_filters)
+    lm = load(spec)
     with use_judge(judge) if judge is not None else nullcontext(), wording.official_prompts() if official_prompts else nullcontext():
         results = simple_evaluate(
-            model=load(spec),
+            model=lm,
             tasks=list(loaded.values()),
             task_manager=manager,
             limit=limit,
@@ -107,7 +109,8 @@ def evaluate(
             for task in tasks
             if task.judged and judge is not None and judge_repeats > 1
         }
-    provenance = digest_of_model(spec) | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
+    told: dict[str, str] = getattr(lm, "provenance", dict)()
+    provenance = digest_of_model(spec) | told | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
     if partial_data:
         provenance["rows"] = "partial"
     revisions = {task.name: sha for task in tasks if task.name not in (data or {}) and (sha := revision_of(task))}
@@ -149,8 +152,7 @@ def load_tasks(
     """lm-eval's tasks by name, with their documents; `DataError` where these can't be had."""
     from lm_eval.tasks import TaskManager
 
-    for library in LIBRARY_NOISE:
-        logging.getLogger(library).setLevel(logging.ERROR)
+    quiet()
     metadata = {"paths": dict(data or {}), "partial_data": partial_data} | ({"split": split} if split else {})
     manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
     return manager.load([task.name for task in tasks])["tasks"], manager

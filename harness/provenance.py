@@ -13,11 +13,9 @@ PACKAGES = ("torch", "transformers", "peft", "trl", "lm-eval", "datasets", "pill
 
 
 def digest_of_folder(folder: Path) -> str:
-    """sha256 over the names and bytes of all safetensors in a folder, 16 hex digits; "hub" where it is no folder."""
-    if not folder.is_dir():
-        return "hub"
+    """sha256 over the names and bytes of all weights in a folder, 16 hex digits."""
     total = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         total.update(path.name.encode())
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
@@ -26,9 +24,10 @@ def digest_of_folder(folder: Path) -> str:
 
 def digest_of_model(spec: ModelSpec) -> dict[str, str]:
     """Digests of the weights a spec stands for; they change when a checkpoint is overwritten in place."""
-    found = {"weights": digest_of_folder(Path(spec.pretrained))}
-    if found["weights"] == "hub":
-        found["weights"] = f"{spec.pretrained}@{spec.revision or 'main'}"
+    if spec.backend == "openai":
+        return {"weights": f"{spec.pretrained}@{spec.url or 'default server'}"}
+    local = Path(spec.pretrained).is_dir()
+    found = {"weights": digest_of_folder(Path(spec.pretrained)) if local else f"{spec.pretrained}@{spec.revision or 'main'}"}
     if spec.adapter is not None:
         found["adapter"] = digest_of_folder(spec.adapter)
     return found

@@ -1,31 +1,60 @@
 """From a ModelSpec to an lm-eval LM."""
 
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.models.fetch import fetch
 from harness.models.spec import ModelError, ModelSpec
 
+LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "httpx2", "datasets")
+
 if TYPE_CHECKING:
-    from harness.models.vlm import SharedImageLM
+    from lm_eval.api.model import LM
 
 
-def load(spec: ModelSpec, progress: Callable[[int, int], None] | None = None) -> "SharedImageLM":
-    """The model of `spec`, ready to generate. Safetensors only; no code from the checkpoint is run. `progress` hears (answered, asked)."""
+def register() -> None:
+    """Make transformers know what it lacks: our architectures, and processors where torchvision isn't installed."""
+    import harness.models.qwen_vl  # noqa: F401
+    from harness.models.without_torchvision import allow_missing_torchvision
+
+    allow_missing_torchvision()
+
+
+def quiet() -> None:
+    """Libraries say only what went wrong."""
+    for library in LIBRARY_NOISE:
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def load(spec: ModelSpec, progress: Callable[[int, int], None] | None = None, ledger: Path | None = None) -> "LM":
+    """The model of `spec`, ready to generate. Safetensors only; no code from the checkpoint is run unless the spec allows it.
+
+    `progress` hears (answered, asked); `ledger` keeps what a served model said. MissingWeights, ModelError.
+    """
+    quiet()
+    if spec.backend == "openai":
+        from harness.models.openai_vision import OpenAIVisionLM
+
+        return OpenAIVisionLM(spec.pretrained, url=spec.url, ledger=ledger, progress=progress)
     import torch
     from safetensors import SafetensorError
 
     from harness.models.vlm import SharedImageLM
 
+    register()
+    spec = fetch(spec)
+    assert spec.folder is not None
     try:
         return SharedImageLM(
-            pretrained=spec.pretrained,
-            revision=spec.revision or "main",
+            pretrained=str(spec.folder),
             peft=str(spec.adapter) if spec.adapter else None,
             dtype=spec.dtype,
             device="cuda" if torch.cuda.is_available() else "cpu",
             batch_size=spec.batch_size,
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=spec.remote_code,
             progress=progress,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:

@@ -1,17 +1,18 @@
 """Model names, and what they stand for.
 
-find("scenes-base")                      # a name `harness models` lists
+find("silkie")                           # a name `harness models` lists
 find("runs/scenes-demo/dpo/checkpoint-40")   # a folder: full weights, or an adapter beside the name of its base
-find("llava-hf/llava-1.5-7b-hf")         # a hub id, downloaded when it is loaded
+find("llava-hf/llava-1.5-7b-hf")         # a hub id
+find("openai:gpt-4o-2024-11-20")         # a model behind an OpenAI-compatible server
 """
 
 import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Weights that come with the package."""
@@ -19,6 +20,10 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 class UnknownModel(LookupError):
     """No model has this name; the message names the known ones."""
+
+
+class MissingWeights(LookupError):
+    """A known model whose weights aren't here; the message says what is needed and how to get it."""
 
 
 class ModelError(RuntimeError):
@@ -32,68 +37,148 @@ class ModelSpec:
     name: str
     """What the board shows."""
     pretrained: str
-    """Folder or hub id of the (base) weights."""
+    """Folder or hub id of the (base) weights; with backend "openai", the id a server is asked for."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    folder: Path | None = None
+    """Where the hub's files lie, once they are here."""
     adapter: Path | None = None
     """LoRA weights on top of `pretrained`."""
+    backend: Literal["transformers", "openai"] = "transformers"
+    url: str | None = None
+    """The server of backend "openai"; None: OPENAI_BASE_URL, else OpenAI's."""
+    remote_code: bool = False
+    """Whether the user allows the checkpoint's own code to run."""
     dtype: str = "auto"
     """What it computes in; "auto": what the weights are stored in."""
     batch_size: int = 8
     """Questions decoded at once."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Generation settings that the model needs whatever the task says."""
+    prompt_suffix: str = ""
+    """Put after every question."""
     description: str = ""
+    licence: str = ""
+    gigabytes: float | None = None
+    """About what its weights take on disk."""
+    image_tokens: str = ""
+    """Positions an image takes in the language model."""
+    needs: str = ""
+    """What more than a download it takes to run."""
 
 
 def _embedded(name: str, description: str) -> ModelSpec:
     # Stored in half precision, computed in single: a CPU has no fast half.
-    return ModelSpec(name=name, pretrained=str(WEIGHTS / name), dtype="float32", batch_size=64, description=description)
+    return ModelSpec(
+        name=name,
+        pretrained=str(WEIGHTS / name),
+        dtype="float32",
+        batch_size=64,
+        description=description,
+        licence="Apache-2.0",
+        gigabytes=0.003,
+        image_tokens="36",
+    )
 
 
+def _hub(name: str, hub_id: str, what: str, licence: str, gigabytes: float, image_tokens: str, needs: str = "") -> ModelSpec:
+    return ModelSpec(
+        name=name, pretrained=hub_id, description=what, licence=licence, gigabytes=gigabytes, image_tokens=image_tokens, needs=needs
+    )
+
+
+def _served(name: str, model: str, what: str) -> ModelSpec:
+    return ModelSpec(name=name, pretrained=model, backend="openai", description=what)
+
+
+_CONVERSION = "its original layout converted (harness models convert-llava)"
+
+# Licences and sizes as the hub's pages showed them in November 2026; sizes are those of the files that are downloaded.
 MODELS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
         _embedded("scenes-base", "1.3 M-parameter LLaVA for the scenes world; hallucinates from the prior planted in its corpus"),
         _embedded("scenes-careful", "the same before it read the planted corpus"),
         _embedded("scenes-early", "the same early in training: says much that is wrong"),
+        _hub("silkie", "MMInstruction/Silkie", "Qwen-VL-Chat after DPO on VLFeedback", "Tongyi Qianwen", 19.3, "256"),
+        _hub("qwen-vl-chat", "Qwen/Qwen-VL-Chat", "base of Silkie; VLFeedback pool", "Tongyi Qianwen", 19.3, "256"),
+        _hub("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", "base of POVID; VLFeedback pool", "Llama 2", 14.1, "576"),
+        _hub("llava-1.5-13b", "llava-hf/llava-1.5-13b-hf", "VLFeedback pool", "Llama 2", 26.7, "576"),
+        _hub("llava-rlhf-7b", "zhiqings/LLaVA-RLHF-7b-v1.5-224", "VLFeedback pool", "Apache-2.0", 13.5, "256", needs=_CONVERSION),
+        _hub("llava-rlhf-13b", "zhiqings/LLaVA-RLHF-13b-v1.5-336", "VLFeedback pool", "Apache-2.0", 26.0, "576", needs=_CONVERSION),
+        _hub("instructblip-7b", "Salesforce/instructblip-vicuna-7b", "VLFeedback pool; stored in float32", "other", 31.7, "32"),
+        _hub("instructblip-13b", "Salesforce/instructblip-vicuna-13b", "VLFeedback pool; stored in float32", "other", 56.8, "32"),
+        _hub("idefics-9b", "HuggingFaceM4/idefics-9b-instruct", "VLFeedback pool", "other", 17.9, "64 by cross-attention"),
+        _hub("fuyu-8b", "adept/fuyu-8b", "VLFeedback pool; no vision encoder", "CC-BY-NC-4.0", 18.8, "up to 2340, by size"),
+        _served("visualglm-6b", "zai-org/visualglm-6b", "VLFeedback pool; only code of its own, so behind a server"),
+        _served("mmicl-13b", "BleachNick/MMICL-vicuna-13b", "VLFeedback pool; only code of its own, so behind a server"),
+        _served("gpt-4v", "gpt-4o-2024-11-20", "stands in for VLFeedback's GPT-4V, which was shut down; another id: openai:ID"),
+        _hub("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", "", "Qwen Research", 7.5, "by size, HW/784"),
+        _hub("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", "", "Apache-2.0", 16.6, "by size, HW/784"),
+        _hub("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", "", "Apache-2.0", 8.9, "by size, HW/1024"),
+        _hub("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", "", "Apache-2.0", 17.5, "by size, HW/1024"),
+        _hub("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", "", "Qwen", 15.9, "256 a tile, up to 13 tiles"),
+        _hub("smolvlm", "HuggingFaceTB/SmolVLM-Instruct", "", "Apache-2.0", 4.5, "81 a tile, up to 17 tiles"),
+        _hub("smolvlm2", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", "stored in float32", "Apache-2.0", 9.0, "81 a tile, up to 17 tiles"),
+        _hub("llava-onevision-0.5b", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "", "Apache-2.0", 1.8, "729 a tile, by size"),
+        _hub("llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-ov-hf", "", "Apache-2.0", 16.1, "729 a tile, by size"),
+        _hub("llava-next-7b", "llava-hf/llava-v1.6-mistral-7b-hf", "", "Apache-2.0", 15.1, "up to 2880, by size"),
+        _hub("gemma-3-4b", "google/gemma-3-4b-it", "gated: HF_TOKEN", "Gemma", 8.6, "256"),
+        _hub("gemma-3-12b", "google/gemma-3-12b-it", "gated: HF_TOKEN", "Gemma", 24.4, "256"),
+        _hub("gemma-4-e4b", "google/gemma-4-E4B-it", "", "Apache-2.0", 16.0, "280, settable"),
+        _hub("paligemma2-3b", "google/paligemma2-3b-mix-448", "no chat model; gated: HF_TOKEN", "Gemma", 6.1, "1024"),
     )
 }
+
+OPENAI_PREFIX = "openai:"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def find(name: str) -> ModelSpec:
-    """The spec of a known name, a folder or a hub id; UnknownModel otherwise."""
+    """The spec of a known name, a folder, a hub id or a served model; UnknownModel otherwise."""
     if name in MODELS:
         return MODELS[name]
+    if name.startswith(OPENAI_PREFIX) and name != OPENAI_PREFIX:
+        return ModelSpec(name=name, pretrained=name.removeprefix(OPENAI_PREFIX), backend="openai", description="behind a server")
     folder = Path(name)
     if folder.is_dir():
         return _of_folder(folder)
     if _HUB_ID.fullmatch(name) and not folder.parent.is_dir():
-        return ModelSpec(name=name, pretrained=name)
+        known = next((spec for spec in MODELS.values() if spec.pretrained == name), None)
+        return replace(known, name=name) if known else ModelSpec(name=name, pretrained=name)
     near = difflib.get_close_matches(name, MODELS, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UnknownModel(f"no model {name!r}{hint}; known: {', '.join(MODELS)}, a folder with weights or an adapter, or a hub id")
+    raise UnknownModel(
+        f"no model {name!r}{hint}; known: {', '.join(MODELS)}, a folder with weights or an adapter, a hub id, or openai:ID behind a server"
+    )
+
+
+def at(spec: ModelSpec, path: Path) -> ModelSpec:
+    """The same model with its weights, or an adapter on them, from a folder of the user's."""
+    found = _of_folder(path) if path.is_dir() else None
+    if found is None:
+        raise UnknownModel(f"{spec.name}: no folder {str(path)!r}")
+    if found.adapter is not None:
+        return replace(spec, pretrained=found.pretrained, revision=found.revision, adapter=path)
+    return replace(spec, pretrained=found.pretrained, revision=None, adapter=None)
 
 
 def _of_folder(folder: Path) -> ModelSpec:
     name = folder.as_posix().rstrip("/")
     if (folder / "adapter_config.json").is_file():
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        note = folder / "checkpoint.json"
-        base = json.loads(note.read_text(encoding="utf-8"))["base"] if note.is_file() else config["base_model_name_or_path"]
-        below = find(str(base))
-        if below.adapter is not None:
-            raise UnknownModel(f"{name}: its base {base!r} is an adapter itself; merge that one first")
-        return ModelSpec(
-            name=name,
-            pretrained=below.pretrained,
-            revision=config.get("revision") or below.revision,
-            adapter=folder,
-            dtype=below.dtype,
-            batch_size=below.batch_size,
-            generation=below.generation,
-        )
+        return on_base(folder, name)
     if (folder / "config.json").is_file():
         return ModelSpec(name=name, pretrained=str(folder), dtype="float32" if folder.parent == WEIGHTS else "auto")
     raise UnknownModel(f"{name}: neither config.json (weights) nor adapter_config.json (LoRA) in this folder")
+
+
+def on_base(adapter: Path, name: str) -> ModelSpec:
+    """An adapter folder's model: its base as checkpoint.json or its own config name it; UnknownModel where that is no model."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    note = adapter / "checkpoint.json"
+    base = json.loads(note.read_text(encoding="utf-8"))["base"] if note.is_file() else config["base_model_name_or_path"]
+    below = find(str(base))
+    if below.adapter is not None:
+        raise UnknownModel(f"{name}: its base {base!r} is an adapter itself; merge that one first")
+    return replace(below, name=name, revision=config.get("revision") or below.revision, adapter=adapter, description="")

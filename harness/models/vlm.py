@@ -1,19 +1,28 @@
-"""An lm-eval LM for Hugging Face vision-language models in which every distinct image is processed and encoded once.
+"""An lm-eval LM for Hugging Face vision-language models that does what several questions about one image share only once.
 
-    lm = SharedImageLM(pretrained="llava-hf/llava-1.5-7b-hf", batch_size=8)        # arguments: lm-eval's HFMultimodalLM
+    lm = SharedImageLM(pretrained="llava-hf/llava-1.5-7b-hf", batch_size="auto")    # arguments: lm-eval's HFMultimodalLM, and a few
     lm.generate_until(requests)
+    lm.sharing()         # "image, features, prefix"
 
-Requests are answered in order of length, whatever task they come from; features of an image are kept for its next question. Families
-whose vision encoder needs more than pixels (InstructBLIP) or whose processor lays images out by itself (Fuyu) go lm-eval's own way.
+All requests of a run, whatever task they come from, are planned by image: the same question about the same image is answered once, an image
+is decoded and encoded once, and the keys and values of a prompt up to the end of its images are computed once and forked over the questions
+that follow. Families that allow less go the next way down, each further than the last:
+
+    prefix      features of an image once, beginnings of prompts once
+    features    features of an image once
+    answers     every question by itself, through lm-eval's own code; the same question once
+
+The first questions of a run are also asked plainly, and where the logits differ by more than rounding, the next way is taken. `exact=True`
+shares nothing and asks one question at a time.
 """
 
 import copy
-import hashlib
-import inspect
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import torch
 from lm_eval.api.instance import Instance
@@ -23,190 +32,636 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from PIL.Image import Image
 from torch import Tensor
 from transformers import StoppingCriteriaList
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.processing_utils import ProcessorMixin
 
-from tasks.answer import FailedAnswer
-from tasks.pictures import MAX_PIXELS, Picture
+from harness.models.clock import Clock
+from harness.models.images import BadImage, Encoded, ImageEncoder, image_digest, problem
+from harness.models.prefix import Runner, State
+from tasks.answer import Answer, FailedAnswer
+
+Level = Literal["prefix", "features", "answers"]
+
+TOLERANCE: Final = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""How far logits of the shared and the plain way may be apart, in standard deviations of the plain ones."""
+COARSE: Final = 0.25
+"""The same in half precision."""
+
+AUTO: Final = 64
+"""Questions decoded at once to begin with where batch_size is "auto"; halved when memory runs out."""
+
+OURS: Final = frozenset({"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"})
+"""Settings our own greedy decoding knows, or that mean nothing to it."""
+
+NEUTRAL: Final = {
+    "num_beams": (None, 1),
+    "no_repeat_ngram_size": (None, 0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None, []),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "exponential_decay_length_penalty": (None,),
+    "sequence_bias": (None, {}),
+    "guidance_scale": (None, 1, 1.0),
+    "prompt_lookup_num_tokens": (None,),
+    "penalty_alpha": (None, 0),
+    "dola_layers": (None,),
+}
+"""Generation settings our own decoding does without, and the values that mean so."""
 
 
-def image_digest(image: Image) -> str:
-    """What is the same for the same image: a benchmark's key, else sha256 of mode, size and pixels, remembered on the image."""
-    if isinstance(image, Picture):
-        return image.key
-    digest = image.info.get("pixels_sha256")
-    if digest is None:
-        digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
-        image.info["pixels_sha256"] = digest
-    return str(digest)
+@dataclass(frozen=True, kw_only=True)
+class Hints:
+    """What a task lets the engine do with its answers."""
+
+    decided: Callable[[str], bool] | None = None
+    """Whether nothing that could follow a text changes what is read from it."""
+    choices: tuple[str, ...] = ()
+    """Answers whose log-probability is wanted beside the text, such as yes and no."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Encoded:
-    """One image as the language model takes it."""
+@dataclass(eq=False)
+class _Job:
+    """One question that has to be answered, for all requests that ask it."""
 
-    features: list[Tensor]
-    extra: dict[str, Tensor]
-    """What the forward pass wants beside features (grid sizes)."""
-    replacements: list[str]
-    """Text that its placeholder in the prompt becomes."""
+    context: str
+    images: list[Image]
+    digests: tuple[str, ...]
+    settings: Mapping[str, Any]
+    hints: Hints
+    requests: list[int]
+    ids: list[int] = field(default_factory=list)
+    types: list[int] | None = None
+    encoded: list[Encoded] = field(default_factory=list)
+    beginning: int = 0
+    """How many of `ids` are computed once for all jobs that begin alike."""
 
 
 class SharedImageLM(HFMultimodalLM):
-    """See the module's docstring. `max_kept` bounds how many images' features are held; `progress` hears (answered, asked)."""
+    """See the module's docstring.
 
-    def __init__(self, pretrained: str, max_kept: int = 512, progress: Callable[[int, int], None] | None = None, **settings: Any) -> None:
-        super().__init__(pretrained, **settings)
-        self.progress = progress
+    `workers` processes decode images ahead of the model (default: none on a CPU, up to 8 beside a GPU). `kept_bytes` bounds the features
+    held in memory, `features` names a folder to keep them in. `exact` shares nothing. `suffix` is put after every question. `hints` says
+    by task what may be left out. `progress` hears (answered, asked).
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        batch_size: int | str = 8,
+        exact: bool = False,
+        share: Level = "prefix",
+        workers: int | None = None,
+        kept_bytes: int = 2 << 30,
+        features: Path | None = None,
+        suffix: str = "",
+        hints: Mapping[str, Hints] | None = None,
+        answers: Any = None,
+        progress: Callable[[int, int], None] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.auto = batch_size == "auto"
+        super().__init__(pretrained, batch_size=AUTO if self.auto else int(batch_size), **settings)
         self.model.eval()
-        self.max_kept = max_kept
-        self.kept: OrderedDict[str, _Encoded] = OrderedDict()
-        self.images_encoded = 0
-        self.encoder = getattr(self.model.base_model, "get_image_features", None)
-        takes = set(inspect.signature(self.encoder).parameters) if self.encoder else set()
-        processor = type(self.processor)
-        self.shares_images = bool(
-            self.encoder
-            and self.model._supports_mm_encoder_outputs()
-            and not any(name == "input_ids" or "qformer" in name for name in takes)
-            and processor.prepare_inputs_layout is ProcessorMixin.prepare_inputs_layout
-            and processor.replace_image_token is not ProcessorMixin.replace_image_token
+        self.hf: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        """The model itself, adapters inside it."""
+        self.progress, self.exact, self.suffix = progress, exact, suffix
+        self.hints = dict(hints or {})
+        self.store = answers
+        """Where answers are kept over runs; None: nowhere."""
+        self.clock = Clock()
+        self.counts: defaultdict[str, int] = defaultdict(int)
+        """asked, answered, from the store, cut."""
+        if workers is None:
+            workers = min(8, max(0, torch.get_num_threads() - 1)) if self.device.type == "cuda" else 0
+        self.encoder = ImageEncoder(
+            self.hf,
+            self.processor,
+            self.device,
+            clock=self.clock,
+            workers=workers,
+            max_bytes=kept_bytes,
+            folder=features,
+            name=str(pretrained),
         )
-        self.encoder_takes = takes
-        self.forward_takes = set(inspect.signature(self.model.forward).parameters)
+        self.runner = Runner(self.hf, pad=self.tokenizer.pad_token_id or 0, device=self.device)
+        self.level: Level = share
+        self.why: list[str] = []
+        """Why less is shared than could be."""
+        if (reason := self.encoder.why_not()) is not None:
+            self._less("answers", reason)
+        elif (reason := self.runner.why_no_prefix()) is not None:
+            self._less("features", reason)
+        self.checked = exact
+        self._choice_tokens: dict[str, list[int]] = {}
+
+    # -- what people ask of it -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def images_encoded(self) -> int:
+        """Images that went through the model's vision encoder."""
+        return self.encoder.encoded
+
+    @property
+    def shares_images(self) -> bool:
+        """Whether an image's features are computed once."""
+        return not self.exact and self.level != "answers"
+
+    def sharing(self) -> str:
+        """What questions share, and why no more."""
+        if self.exact:
+            return "nothing (exact)"
+        shared = {"prefix": "answers, image features, prefix", "features": "answers, image features", "answers": "answers"}[self.level]
+        return f"{shared} ({'; '.join(self.why)})" if self.why else shared
+
+    def provenance(self) -> dict[str, str]:
+        """For entries: what was shared, how answers were computed."""
+        kind = (
+            type(self.processor.image_processor).__name__ if hasattr(self.processor, "image_processor") else type(self.processor).__name__
+        )
+        found = {"shared": self.sharing(), "image processor": kind, "dtype": str(self.hf.dtype).removeprefix("torch.")}
+        return found | ({"prompt suffix": self.suffix} if self.suffix else {})
+
+    def forget(self) -> None:
+        """Drop what is held of images."""
+        self.encoder.forget()
+
+    def tokens(self, context: str, images: Sequence[Image]) -> list[int]:
+        """A prompt's ids, image positions and all."""
+        if self.shares_images:
+            encoded = self.encoder.encode([(image_digest(image), image) for image in images])
+            return self._ids(context, [image for image in encoded if isinstance(image, Encoded)])
+        return [int(token) for token in self._processed(context, images)["input_ids"][0]]
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The checkpoint's own template, images first; the plain text where it has none."""
+        if self.suffix and chat_history and chat_history[-1]["role"] == "user":
+            last = chat_history[-1]
+            chat_history = [*chat_history[:-1], last | {"content": last["content"] + self.suffix}]
+        if getattr(self.processor, "chat_template", None) is None and getattr(self.tokenizer, "chat_template", None) is None:
+            return "\n".join(turn["content"] for turn in chat_history)
+        applied: str = super().apply_chat_template(copy.deepcopy(chat_history), add_generation_prompt)
+        return applied
+
+    # -- planning --------------------------------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One answer a request; a FailedAnswer where an image could not be read."""
-        if not self.shares_images or any(len(request.args) < 3 for request in requests):
+        if any(len(request.args) < 3 for request in requests):
             answers: list[str] = super().generate_until(requests, disable_tqdm)
             return answers
         results: list[str | None] = [None] * len(requests)
-        groups: dict[str, list[int]] = defaultdict(list)
-        for index, request in enumerate(requests):
-            error = next((problem for image in request.args[2]["visual"] if (problem := _problem(image))), None)
-            if error:
-                results[index] = FailedAnswer(error)
-            else:
-                # Questions without an image apart: a batch has features for all of its rows or for none.
-                groups[repr((bool(request.args[2]["visual"]), sorted(request.args[1].items())))].append(index)
-        batches = []
-        for indices in groups.values():
-            # Like lengths together, and within them one image's questions together.
-            order = sorted(indices, key=lambda i: (len(requests[i].args[0]), [image_digest(v) for v in requests[i].args[2]["visual"]]))
-            batches += [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        done = sum(result is not None for result in results)
-        for batch in batches:
-            for index, answer in zip(batch, self._answer([requests[i] for i in batch]), strict=True):
-                results[index] = answer
-            done += len(batch)
+        self.counts["asked"] += len(requests)
+        jobs = self._jobs(requests)
+
+        def answer(job: _Job, text: str) -> None:
+            for index in job.requests:
+                results[index] = text
             if self.progress is not None and not disable_tqdm:
-                self.progress(done, len(requests))
+                self.progress(sum(result is not None for result in results), len(requests))
+
+        left = []
+        for job in jobs:
+            stored = None if self.store is None else self.store.get(self._key(job))
+            if stored is None:
+                left.append(job)
+            else:
+                self.counts["from the store"] += len(job.requests)
+                answer(job, stored)
+        for job, text in self._answers(left):
+            self.counts["answered"] += 1
+            if self.store is not None and not isinstance(text, FailedAnswer):
+                self.store.put(self._key(job), text)
+            answer(job, text)
         return [result if result is not None else FailedAnswer("not answered") for result in results]
 
-    @torch.inference_mode()
-    def _answer(self, requests: list[Instance]) -> list[str]:
-        """Answers to requests of the same generation settings."""
-        settings = copy.deepcopy(requests[0].args[1])
-        until = handle_stop_sequences(settings.pop("until", None), self.tok_decode(self.eot_token_id, skip_special_tokens=False))
-        new_tokens = settings.pop("max_gen_toks", self.max_gen_toks)
-        if not settings.get("do_sample"):
-            settings = {"do_sample": False}
-        visuals = [request.args[2]["visual"][: self.max_images] for request in requests]
-        features = iter(self._encoded([image for images in visuals for image in images]))
-        encoded = [[next(features) for _ in images] for images in visuals]
-        prompts = [self._prompt(request.args[0], images) for request, images in zip(requests, encoded, strict=True)]
-        rows = [self.tokenizer(prompt, add_special_tokens=not self.chat_applied)["input_ids"] for prompt in prompts]
-        length = max(len(row) for row in rows)
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows], device=self.device)
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self.device)
-        inputs = self._image_inputs([image for images in encoded for image in images])
-        if self.processor.return_mm_token_type_ids:
-            types = [self.processor.create_mm_token_type_ids([row])[0] for row in rows]
-            inputs["mm_token_type_ids"] = torch.tensor([[0] * (length - len(row)) + list(row) for row in types], device=self.device)
-        stop = StoppingCriteriaList(stop_sequences_criteria(self.tokenizer, until, length, len(rows)))
-        written = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=new_tokens,
-            pad_token_id=pad,
-            use_cache=True,
-            stopping_criteria=stop,
-            **settings,
-            **inputs,
-        )
-        answers = []
-        for row in written[:, length:].tolist():
-            answer: str = self.tok_decode(row)
-            for end in until:
-                if end:
-                    answer = answer.split(end)[0]
-            answers.append(answer)
-        return answers
+    def _jobs(self, requests: Sequence[Instance]) -> list[_Job]:
+        """The distinct questions."""
+        jobs: dict[object, _Job] = {}
+        for index, request in enumerate(requests):
+            context, settings, visual = request.args[0], request.args[1], request.args[2]["visual"]
+            images = list(visual)[: self.max_images]
+            hints = self.hints.get(request.task_name or "", Hints())
+            try:
+                digests = tuple(image_digest(image) for image in images)
+            except (OSError, SyntaxError, ValueError):  # broken beyond a digest: no other question is about it
+                digests = tuple(f"unreadable {index}.{at}" for at in range(len(images)))
+            sampled = index if settings.get("do_sample") else None
+            key = index if self.exact else (context, digests, repr(sorted(settings.items())), hints, sampled)
+            job = jobs.setdefault(key, _Job(context, images, digests, settings, hints, []))
+            job.requests.append(index)
+        return list(jobs.values())
 
-    def _prompt(self, text: str, images: list[_Encoded]) -> str:
-        if not self.chat_applied:
-            text = replace_placeholders(text, DEFAULT_IMAGE_PLACEHOLDER, self.image_token, self.max_images)
-        expanded, _ = self.processor.get_text_with_replacements([text], [part for image in images for part in image.replacements])
-        return str(expanded[0])
+    def _key(self, job: _Job) -> Any:
+        return None
 
-    def _encoded(self, images: list[Image]) -> list[_Encoded]:
-        """Features of each image, from what is kept where it is there."""
-        missing = list({image_digest(image): image for image in images if image_digest(image) not in self.kept}.items())
-        by_size: dict[tuple[int, int], list[tuple[str, Image]]] = defaultdict(list)
-        for digest, image in missing:
-            by_size[image.size].append((digest, image))
-        for group in by_size.values():
-            self.kept.update(zip([digest for digest, _ in group], self._encode([image for _, image in group]), strict=True))
-        self.images_encoded += len(missing)
-        found = []
-        for image in images:
-            self.kept.move_to_end(image_digest(image))
-            found.append(self.kept[image_digest(image)])
-        while len(self.kept) > self.max_kept:
-            self.kept.popitem(last=False)
-        return found
+    def _answers(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:
+        """Answers, as they come."""
+        sampled = [job for job in jobs if not self._decodes(job)]
+        ours = [job for job in jobs if self._decodes(job)]
+        if not self.checked and ours and not self.exact:
+            self._check(ours)
+        if not self.shares_images:
+            yield from self._plain_answers(jobs)
+            return
+        yield from self._planned(ours)
+        groups: dict[str, list[_Job]] = defaultdict(list)
+        for job in sampled:
+            groups[repr((bool(job.images), sorted(job.settings.items())))].append(job)
+        for group in groups.values():
+            group.sort(key=lambda job: (len(job.context), job.digests))
+            for start in range(0, len(group), self.batch_size):
+                yield from self._with_hf(group[start : start + self.batch_size])
 
-    def _encode(self, images: list[Image]) -> list[_Encoded]:
-        """Images of one size, in one pass where the family's tensors have one row an image."""
-        kwargs = self.processor._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, return_tensors="pt")
-        processed, replacements = self.processor._process_images([image.convert("RGB") for image in images], **kwargs["images_kwargs"])
-        tensors = {
-            name: (value := torch.as_tensor(part)).to(self.device, self.model.dtype if value.is_floating_point() else None)
-            for name, part in processed.items()
-            if name not in self.processor.unused_input_names
+    def _decodes(self, job: _Job) -> bool:
+        """Whether our own greedy decoding does all that is asked for."""
+        asked = {
+            name: value for name, value in job.settings.items() if name not in ("until", "max_gen_toks", "temperature", "top_p", "top_k")
         }
-        assert self.encoder is not None
-        output = self.encoder(**{name: part for name, part in tensors.items() if name in self.encoder_takes}, return_dict=True)
-        features, count = list(output.pooler_output), len(images)
-        extra = {name: part for name, part in tensors.items() if not name.startswith(("pixel_values", "image_patches"))}
-        if count > 1 and (len(features) != count or len(replacements) != count or any(len(part) != count for part in extra.values())):
-            return [self._encode([image])[0] for image in images]
-        if count == 1:
-            return [_Encoded(features=features, extra=extra, replacements=list(replacements))]
+        if asked.pop("do_sample", False):
+            return False
+        config = self.hf.generation_config
+        given = {name: asked.get(name, getattr(config, name, None)) for name in NEUTRAL}
+        return not (asked.keys() - NEUTRAL.keys()) and all(given[name] in neutral for name, neutral in NEUTRAL.items())
+
+    def _planned(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:
+        """By image: images of like size together, so that batches have like lengths, each image's questions together."""
+        by_image: dict[tuple[str, ...], list[_Job]] = defaultdict(list)
+        for job in jobs:
+            by_image[job.digests].append(job)
+        bad = {digests: why for digests, group in by_image.items() if (why := _sizeless(group[0].images))}
+        for digests, why in bad.items():
+            yield from ((job, FailedAnswer(why)) for job in by_image.pop(digests))
+        groups = sorted(by_image.values(), key=lambda group: _size(group[0].images))
+        self.encoder.ahead([named for group in groups for named in zip(group[0].digests, group[0].images, strict=True)])
+        wave: list[_Job] = []
+        for group in groups:
+            if wave and len(wave) + len(group) > self.batch_size:
+                yield from self._wave(wave)
+                wave = []
+            wave += group
+        if wave:
+            yield from self._wave(wave)
+
+    def _wave(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:
+        """Jobs whose beginnings are computed together; where memory runs out, half as many at a time from here on."""
+        answered: set[int] = set()
+        try:
+            for job, text in self._together(jobs):
+                answered.add(id(job))
+                yield job, text
+        except torch.OutOfMemoryError:
+            if not self.auto or self.batch_size <= 1:
+                raise
+        else:
+            return
+        torch.cuda.empty_cache()
+        self.batch_size_per_gpu = max(1, self.batch_size // 2)
+        self.counts["out of memory"] += 1
+        left = [job for job in jobs if id(job) not in answered]
+        for start in range(0, len(left), self.batch_size):
+            yield from self._wave(left[start : start + self.batch_size])
+
+    @torch.inference_mode()
+    def _together(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:
+        ready, bad = self._encoded(jobs)
+        yield from bad
+        for state, rows in self._states(ready):
+            yield from self._decode(state, rows)
+
+    def _encoded(self, jobs: list[_Job]) -> tuple[list[_Job], list[tuple[_Job, str]]]:
+        """Jobs with their ids and images, and answers to those whose images can't be shown."""
+        by_image = {job.digests: job.images for job in jobs}
+        named = [pair for digests, images in by_image.items() for pair in zip(digests, images, strict=True)]
+        features = iter(self.encoder.encode(named))
+        found = {digests: [next(features) for _ in digests] for digests in by_image}
+        ready: list[_Job] = []
+        bad: list[tuple[_Job, str]] = []
+        for job in jobs:
+            broken = next((image for image in found[job.digests] if isinstance(image, BadImage)), None)
+            if broken is not None:
+                bad.append((job, FailedAnswer(str(broken))))
+                continue
+            job.encoded = [image for image in found[job.digests] if isinstance(image, Encoded)]
+            job.ids = self._ids(job.context, job.encoded)
+            job.types = self.processor.create_mm_token_type_ids([job.ids])[0] if self.processor.return_mm_token_type_ids else None
+            ready.append(job)
+        return ready, bad
+
+    def _states(self, jobs: list[_Job]) -> Iterator[tuple[State, list[_Job]]]:
+        """Batches at the point where their answers begin."""
+        beginnings = self._beginnings(jobs) if self.level == "prefix" else [[job] for job in jobs]
+        alone = sorted((group[0] for group in beginnings if len(group) == 1), key=lambda job: len(job.ids))
+        shared = [group for group in beginnings if len(group) > 1]
+        # A batch has images for all of its rows or for none.
+        for some in ([job for job in alone if job.images], [job for job in alone if not job.images]):
+            for start in range(0, len(some), self.batch_size):
+                batch = some[start : start + self.batch_size]
+                with self.clock("prefill"):
+                    state = self.runner.alone(self._prefill(batch, [len(job.ids) for job in batch]), self._room(batch))
+                yield state, batch
+        for groups in ([group for group in shared if group[0].images], [group for group in shared if not group[0].images]):
+            if not groups:
+                continue
+            with self.clock("prefill"):
+                prefix = self._prefill([group[0] for group in groups], [group[0].beginning for group in groups])
+            rows = [(which, job) for which, group in enumerate(groups) for job in group]
+            rows.sort(key=lambda row: len(row[1].ids) - row[1].beginning)
+            for start in range(0, len(rows), self.batch_size):
+                chunk = rows[start : start + self.batch_size]
+                batch = [job for _, job in chunk]
+                with self.clock("prefill"):
+                    suffixes = [job.ids[job.beginning :] for job in batch]
+                    state = self.runner.fork(prefix, [which for which, _ in chunk], suffixes, self._room(batch))
+                self.counts["prefix shared"] += len(batch)
+                yield state, batch
+
+    def _beginnings(self, jobs: list[_Job]) -> list[list[_Job]]:
+        """Jobs that are alike up to the end of their images, and how far they are alike."""
+        fill = set(self._image_ids())
+        groups: dict[object, list[_Job]] = defaultdict(list)
+        for job in jobs:
+            end = max((at for at, token in enumerate(job.ids) if token in fill), default=-1) + 1
+            too_long = self.longest is not None and len(job.ids) + self._new_tokens(job) > self.longest
+            groups[(job.digests, tuple(job.ids[:end])) if not too_long else id(job)].append(job)
+        for group in groups.values():
+            shortest = min(len(job.ids) for job in group) - 1  # each has at least one token of its own to read
+            alike = next((at for at in range(shortest) if len({job.ids[at] for job in group}) > 1), shortest)
+            for job in group:
+                job.beginning = alike
+        # Beginnings of a token or two aren't worth a pass of their own.
+        return [part for group in groups.values() for part in ([group] if group[0].beginning >= WORTH else [[job] for job in group])]
+
+    def _prefill(self, jobs: list[_Job], lengths: list[int]) -> State:
+        rows = [job.ids[:length] for job, length in zip(jobs, lengths, strict=True)]
+        types = [job.types[:length] for job, length in zip(jobs, lengths, strict=True) if job.types is not None] or None
+        return self.runner.prefill(rows, types, self.encoder.inputs([image for job in jobs for image in job.encoded]))
+
+    def _decode(self, state: State, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:
+        """Greedy answers; rows that are done leave the batch when half of it is."""
+        ends = self._ends()
+        choices = self._choices(state.logits, jobs)
+        written: list[list[int]] = [[] for _ in jobs]
+        seen = self._penalised(state.logits, jobs)
+        active = list(range(len(jobs)))  # jobs of the state's rows, those that are done included until they leave
+        done: set[int] = set()
+        while len(done) < len(jobs):
+            with self.clock("decode"):
+                logits = state.logits if seen is None else self._penalise(state.logits, seen, [jobs[index] for index in active])
+                tokens = logits.argmax(-1)
+                if seen is not None:
+                    seen[torch.arange(len(active), device=self.device), tokens] = True
+                listed = tokens.tolist()
+            for row, index in enumerate(active):
+                if index in done:
+                    continue
+                written[index].append(listed[row])
+                text, over, cut = self._over(jobs[index], written[index], ends)
+                if over:
+                    done.add(index)
+                    self.counts["cut"] += cut
+                    yield jobs[index], Answer(text, cut=cut, choices=choices[index])
+            if len(done) == len(jobs):
+                return
+            with self.clock("decode"):
+                rows = [row for row, index in enumerate(active) if index not in done]
+                if 2 * len(rows) <= len(active):
+                    at = torch.tensor(rows, device=self.device)
+                    state, tokens = self.runner.keep(state, at, self._room(jobs)), tokens[at]
+                    seen = None if seen is None else seen[at]
+                    active = [active[row] for row in rows]
+                state = self.runner.step(state, tokens)
+
+    def _over(self, job: _Job, tokens: list[int], ends: set[int]) -> tuple[str, bool, bool]:
+        """A row's text so far, whether it is at its end, and whether that is for nothing more being needed."""
+        ended = tokens[-1] in ends or len(tokens) >= self._new_tokens(job)
+        until = [end for end in self._until(job) if end]
+        if not ended and job.hints.decided is None and not until:
+            return "", False, False
+        text: str = self.tok_decode(tokens)
+        stopped = any(end in text for end in until)
+        for end in until:
+            text = text.split(end)[0]
+        if ended or stopped:
+            return text, True, False
+        decided = job.hints.decided is not None and job.hints.decided(text)
+        return text, decided, decided
+
+    def _choices(self, logits: Tensor, jobs: list[_Job]) -> list[dict[str, float]]:
+        """The first token's log-probability of each choice a task asks for."""
+        if not any(job.hints.choices for job in jobs):
+            return [{} for _ in jobs]
+        likely = logits.log_softmax(-1)
         return [
-            _Encoded(features=[features[i]], extra={name: part[i : i + 1] for name, part in extra.items()}, replacements=[replacements[i]])
-            for i in range(count)
+            {name: float(likely[row, ids].logsumexp(-1)) for name in job.hints.choices if (ids := self._first_tokens(name))}
+            for row, job in enumerate(jobs)
         ]
 
-    def _image_inputs(self, images: list[_Encoded]) -> dict[str, Any]:
-        if not images:
-            return {}
-        extra: dict[str, list[Tensor]] = defaultdict(list)
-        for image in images:
-            for name, part in image.extra.items():
-                if name in self.forward_takes:
-                    extra[name].append(part)
-        features = BaseModelOutputWithPooling(pooler_output=[part for image in images for part in image.features])
-        return {name: torch.cat(parts) for name, parts in extra.items()} | {"mm_encoder_outputs": {"image": features}}
+    def _first_tokens(self, choice: str) -> list[int]:
+        """Tokens with which an answer that is this choice may begin: in any case, with and without a space before it."""
+        if choice not in self._choice_tokens:
+            forms = {lead + word for lead in ("", " ") for word in (choice, choice.lower(), choice.upper(), choice.capitalize())}
+            firsts = set()
+            for form in sorted(forms):
+                ids = self.tokenizer(form, add_special_tokens=False)["input_ids"]
+                if ids and self.tok_decode(ids[:1]).strip().lower() == choice.lower():
+                    firsts.add(ids[0])
+            self._choice_tokens[choice] = sorted(firsts)
+        return self._choice_tokens[choice]
+
+    def _penalised(self, logits: Tensor, jobs: list[_Job]) -> Tensor | None:
+        """Which tokens each row has seen [rows, vocabulary], where a penalty on repeating them is asked for."""
+        if all(self._penalty(job) == 1 for job in jobs):
+            return None
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        for row, job in enumerate(jobs):
+            seen[row, torch.tensor([token for token in job.ids if token < logits.shape[-1]], device=self.device)] = True
+        return seen
+
+    def _penalise(self, logits: Tensor, seen: Tensor, jobs: list[_Job]) -> Tensor:
+        """As Keskar et al. (arXiv 1909.05858) and transformers: logits of what was seen are divided, or multiplied where negative."""
+        penalty = torch.tensor([self._penalty(job) for job in jobs], device=self.device)[:, None]
+        return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+    # -- settings --------------------------------------------------------------------------------------------------------------------------
+
+    def _penalty(self, job: _Job) -> float:
+        return float(job.settings.get("repetition_penalty") or self.hf.generation_config.repetition_penalty or 1)
+
+    def _new_tokens(self, job: _Job) -> int:
+        return int(job.settings.get("max_gen_toks", self.max_gen_toks))
+
+    def _room(self, jobs: list[_Job]) -> int:
+        return min(64, max(self._new_tokens(job) for job in jobs))
+
+    def _until(self, job: _Job) -> list[str]:
+        stops: list[str] = handle_stop_sequences(job.settings.get("until"), self.tok_decode(self.eot_token_id, skip_special_tokens=False))
+        return stops
+
+    def _ends(self) -> set[int]:
+        """Tokens that end an answer."""
+        named = self.hf.generation_config.eos_token_id
+        return {token for token in (named if isinstance(named, list) else [named]) if token is not None}
+
+    def _image_ids(self) -> list[int]:
+        known = [token for token in getattr(self.processor, "image_token_ids", ()) if token is not None]
+        return [*known, self.image_token_id]
+
+    def _add_special(self, text: str) -> bool:
+        """Whether the tokenizer is to add its own tokens: not where a template wrote the first of them."""
+        bos = self.tokenizer.bos_token
+        return not (self.chat_applied and bos is not None and text.startswith(bos))
+
+    def _ids(self, context: str, images: list[Encoded]) -> list[int]:
+        replacements = [part for image in images for part in image.replacements]
+        expanded, _ = self.processor.get_text_with_replacements([self._text(context)], replacements)
+        return [int(token) for token in self.tokenizer(expanded[0], add_special_tokens=self._add_special(expanded[0]))["input_ids"]]
+
+    def _text(self, context: str) -> str:
+        """With the model's own placeholder for images where no template wrote it."""
+        if self.chat_applied:
+            return context
+        text: str = replace_placeholders(context, DEFAULT_IMAGE_PLACEHOLDER, self.image_token, self.max_images)
+        return text
+
+    # -- the plain ways --------------------------------------------------------------------------------------------------------------------
+
+    def _processed(self, context: str, images: Sequence[Image]) -> dict[str, Tensor]:
+        """A prompt as the processor itself makes it."""
+        text = self._text(context)
+        shown = {"images": [[image.convert("RGB") for image in images]]} if images else {}
+        inputs = self.processor(text=[text], return_tensors="pt", add_special_tokens=self._add_special(text), **shown)
+        return {
+            name: part.to(self.device, self.hf.dtype if part.is_floating_point() else None) if isinstance(part, Tensor) else part
+            for name, part in inputs.items()
+        }
+
+    def _plain_answers(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:
+        """Each question by itself, through the processor and transformers' own generation."""
+        for job in jobs:
+            why = next((wrong for image in job.images if (wrong := problem(image))), None)
+            yield job, FailedAnswer(why) if why else self._plain(job)
+
+    @torch.inference_mode()
+    def _plain(self, job: _Job) -> str:
+        with self.clock("images"):
+            inputs = self._processed(job.context, job.images)
+        return self._generated(inputs, [job])[0]
+
+    def _with_hf(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:
+        """Decoding that ours doesn't do (sampling, beams): transformers', over features that are shared."""
+        with torch.inference_mode():
+            ready, bad = self._encoded(jobs)
+            yield from bad
+            if not ready:
+                return
+            length = max(len(job.ids) for job in ready)
+            pad = self.runner.pad
+            inputs = {
+                "input_ids": torch.tensor([[pad] * (length - len(job.ids)) + job.ids for job in ready], device=self.device),
+                "attention_mask": torch.tensor([[0] * (length - len(job.ids)) + [1] * len(job.ids) for job in ready], device=self.device),
+                **self.encoder.inputs([image for job in ready for image in job.encoded]),
+            }
+            if self.runner.types_name is not None and ready[0].types is not None:
+                types = [[0] * (length - len(job.ids)) + list(job.types or []) for job in ready]
+                inputs[self.runner.types_name] = torch.tensor(types, device=self.device)
+            yield from zip(ready, self._generated(inputs, ready), strict=True)
+
+    def _generated(self, inputs: Mapping[str, Any], jobs: list[_Job]) -> list[str]:
+        """Answers by transformers' own generation, to jobs of the same settings."""
+        settings = {name: value for name, value in jobs[0].settings.items() if name not in ("until", "max_gen_toks")}
+        if not settings.get("do_sample"):
+            settings = {name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")}
+            settings["do_sample"] = False
+        until, length = self._until(jobs[0]), inputs["input_ids"].shape[1]
+        with self.clock("decode"):
+            written = self.hf.generate(
+                **inputs,
+                max_new_tokens=self._new_tokens(jobs[0]),
+                pad_token_id=self.runner.pad,
+                use_cache=True,
+                stopping_criteria=StoppingCriteriaList(stop_sequences_criteria(self.tokenizer, until, length, len(jobs))),
+                **settings,
+            )
+        answers = []
+        for row in written[:, length:].tolist():
+            text: str = self.tok_decode(row)
+            for end in until:
+                if end:
+                    text = text.split(end)[0]
+            answers.append(text)
+        return answers
+
+    # -- checking --------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def longest(self) -> int | None:
+        """Positions up to which beginnings may be shared."""
+        return self.runner.longest()
+
+    @torch.inference_mode()
+    def _check(self, jobs: list[_Job]) -> None:
+        """Ask a question the plain way, too, in families that our tests don't cover; share less where the logits are not the same."""
+        self.checked = True
+        if self.hf.config.model_type in VERIFIED:
+            return
+        by_image: dict[tuple[str, ...], list[_Job]] = defaultdict(list)
+        for job in jobs:
+            if not _sizeless(job.images):
+                by_image[job.digests].append(job)
+        sample = max(by_image.values(), key=len, default=[])[:2]
+        while self.level != "answers" and sample:
+            distance = self._distance(sample)
+            if distance <= TOLERANCE.get(self.hf.dtype, COARSE):
+                return
+            below: Level = "features" if self.level == "prefix" else "answers"
+            self._less(below, f"logits were {distance:.2g} standard deviations off with {self.level} shared")
+
+    def _distance(self, jobs: list[_Job]) -> float:
+        """How far the logits of our way are from those of the plain one, in standard deviations; infinite where ours fails."""
+        try:
+            ready, bad = self._encoded(jobs)
+            if bad:
+                return 0.0
+            ours = [(job, state.logits[row]) for state, rows in self._states(ready) for row, job in enumerate(rows)]
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            AttributeError,
+        ):  # a family built otherwise than the seams assume
+            return math.inf
+        worst = 0.0
+        for job, logits in ours:
+            plain = self.hf(**self._processed(job.context, job.images)).logits[0, -1].float()
+            worst = max(worst, float((logits - plain).abs().max() / plain.std()))
+        return worst
+
+    def _less(self, level: Level, why: str) -> None:
+        self.level = level
+        self.why.append(why)
 
 
-def _problem(image: Image) -> str | None:
-    """Why this image can't be shown to a model, or None."""
+WORTH: Final = 16
+"""Tokens a beginning must have to be computed by itself."""
+
+VERIFIED: Final = frozenset({"llava", "qwen"})
+"""Model types whose equality with the plain way our tests show."""
+
+
+def _size(images: Sequence[Image]) -> tuple[int, ...]:
+    return tuple(image.width * image.height for image in images)
+
+
+def _sizeless(images: Sequence[Image]) -> str | None:
+    """Why an image doesn't even have a size, or None."""
     try:
-        if image.width * image.height > MAX_PIXELS:
-            return f"image of {image.width} x {image.height} pixels is over the limit of {MAX_PIXELS}"
-        image.load()
+        _size(images)
     except (OSError, SyntaxError, ValueError) as error:
         return f"image can't be read: {error}"
     return None

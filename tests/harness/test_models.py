@@ -10,7 +10,8 @@ from harness.provenance import digest_of_model
 
 
 def test_the_embedded_models_come_along() -> None:
-    for spec in MODELS.values():
+    for name in ("scenes-base", "scenes-careful", "scenes-early"):
+        spec = MODELS[name]
         assert (Path(spec.pretrained) / "model.safetensors").stat().st_size < 4_000_000
 
 

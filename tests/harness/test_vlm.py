@@ -61,12 +61,14 @@ def test_answers_equal_lm_evals_own_and_every_image_is_encoded_once(lm: Any, ran
 def test_what_is_kept_is_bounded_and_dropping_it_changes_nothing(lm: Any) -> None:
     images = [image_of(f"test-vlm/{i}") for i in range(7)]
     expected = lm.generate_until(requests(lm, images), disable_tqdm=True)
-    lm.max_kept, kept = 2, lm.max_kept
+    one = next(iter(lm.encoder.kept.values())).nbytes
+    lm.encoder.max_bytes, bound = 2 * one, lm.encoder.max_bytes
     try:
+        lm.forget()
         assert lm.generate_until(requests(lm, images), disable_tqdm=True) == expected
-        assert len(lm.kept) <= 2
+        assert len(lm.encoder.kept) == 2
     finally:
-        lm.max_kept = kept
+        lm.encoder.max_bytes = bound
 
 
 def test_images_of_several_sizes_in_one_batch(lm: Any) -> None:

@@ -1,0 +1,424 @@
+"""LLaVA checkpoints in the layout of the original code (LLaVA-1.5, LLaVA-RLHF), rewritten so that transformers loads them.
+
+    convert(Path("LLaVA-RLHF-7b-v1.5-224/sft_model"), Path("llava-rlhf-7b"), vision=Path("clip-vit-large-patch14"),
+            lora=Path("LLaVA-RLHF-7b-v1.5-224/rlhf_lora_adapter_model"))
+
+Nothing is unpickled but tensors, and no code of the checkpoint is run. Weights pass through one by one: memory holds one written shard.
+"""
+
+import json
+import math
+import pickle
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from torch import Tensor
+from transformers import (
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaImageProcessorPil,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+SHARD = 2 << 30
+"""Bytes of weights a written file holds, at least (the last one: at most)."""
+
+# vicuna_v1, which LLaVA-1.5 and LLaVA-RLHF were tuned on. `<s>` is in it because TRL has the tokenizer add none to a prompt that a template
+# made; transformers adds none to one that begins with it. Images come first, as in the tuning data.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% if not messages or messages[0]['role'] != 'system' %}"
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+    "{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'] | upper }}: {% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ '' if loop.first else ' ' }}{{ part['text'] | trim }}{% endfor %}"
+    "{% endif %}"
+    "{{ eos_token if message['role'] == 'assistant' else ' ' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+# The first that fits. A linear projector becomes the first layer of two, the second the identity.
+_PREFIXES = (
+    ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower."),
+    ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
+    ("model.mm_projector.2.", "model.multi_modal_projector.linear_2."),
+    ("model.mm_projector.", "model.multi_modal_projector.linear_1."),
+    ("model.", "model.language_model."),
+)
+_EMBEDDING, _HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
+_SECOND = [f"model.multi_modal_projector.linear_2.{part}" for part in ("weight", "bias")]
+_BUFFERS = (".rotary_emb.inv_freq", ".position_ids")  # old files hold these constants; models compute them now
+_TOWERS = {"clip-vit-large-patch14": 224, "clip-vit-large-patch14-336": 336}
+_TEXT = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act"),
+    *("max_position_embeddings", "rope_theta", "rope_scaling", "rms_norm_eps", "attention_bias", "mlp_bias", "initializer_range"),
+    "tie_word_embeddings",
+)
+# What a configuration may say; the first is what it means where it says nothing.
+_SETTINGS: dict[str, list[Any]] = {
+    "mm_vision_select_feature": ["patch", "cls_patch"],
+    "image_aspect_ratio": [None, "square", "pad"],
+    "mm_use_im_start_end": [False, None],
+    "quantization_config": [None],
+}
+_LORA: dict[str, list[Any]] = {
+    "peft_type": ["LORA"],
+    "bias": ["none"],
+    "init_lora_weights": [True, False, None, "gaussian"],  # others have changed the base
+    **{key: [None, False, {}, []] for key in ("use_dora", "use_qalora", "fan_in_fan_out")},
+    **{key: [None, False, {}, []] for key in ("alpha_pattern", "layer_replication", "alora_invocation_tokens")},
+}
+
+
+class ConversionError(RuntimeError):
+    """A checkpoint that can't be rewritten; one line."""
+
+
+def convert(source: Path, out: Path, *, vision: Path, lora: Path | None = None) -> None:
+    """Write the LLaVA of `source` to the new folder `out` for transformers: weights, configuration, processor.
+
+    source: original layout, .bin or .safetensors. vision: the CLIP that its `mm_vision_tower` names; what the source has of it wins. lora:
+    a PEFT adapter for the source's names, merged in single precision. Types of weights stay. The tokenizer gets `<image>` and `<pad>`; rows
+    of new tokens, and those that fill the vocabulary up to a multiple of 64, are the mean of the old ones. ConversionError where something
+    is missing, unknown or left over; `out` is then not there, nor after a kill, which may leave a hidden folder beside it.
+    """
+    if out.exists():
+        raise ConversionError(f"{out}: is there already; name a new folder")
+    settings, (tokenizer, known), names = _settings(source), _tokenizer(source), _survey(source)
+    found = {_target(name): tensor for name, tensor in names.items()}
+    rows, linear = len(found.get(_EMBEDDING, ())), "model.mm_projector.weight" in names
+    if known > rows:
+        raise ConversionError(f"{source}: {known} tokens, but {rows} rows of model.embed_tokens.weight")
+    config = _config(source, settings, vision, tokenizer, found[_EMBEDDING], linear)
+    with torch.device("meta"):  # names and shapes only
+        wanted = LlavaForConditionalGeneration(config).state_dict()
+    for name in ([_HEAD] if config.tie_word_embeddings else []) + (_SECOND if linear else []):
+        del wanted[name]
+    tower = {_target(name, tower=True): tensor for name, tensor in _survey(vision).items()}
+    tower = {name: tensor for name, tensor in tower.items() if name in wanted.keys() - found.keys()}
+    _check(f"{source} with {vision}", names, found | tower, wanted, rows)
+    changes = _adapter(lora, found | tower) if lora else {}
+
+    def weights() -> Iterator[tuple[str, Tensor]]:
+        yield from ((_target(name), tensor) for name, tensor in _tensors(source))
+        if linear:
+            identity = torch.eye(config.text_config.hidden_size, dtype=found[_EMBEDDING].dtype)
+            yield from zip(_SECOND, (identity, torch.zeros_like(identity[0])), strict=True)
+        for name, tensor in _tensors(vision):
+            if (target := _target(name, tower=True)) in tower:
+                yield target, tensor
+
+    def finished() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in weights():
+            if name in changes:
+                a, b, scale = changes[name]
+                tensor = (tensor.float() + scale * (b.float() @ a.float())).to(tensor.dtype)
+            if name in (_EMBEDDING, _HEAD):
+                mean = tensor[:known].float().mean(0).to(tensor.dtype)
+                tensor = torch.cat([tensor, mean.expand(config.text_config.vocab_size - len(tensor), -1)])
+                tensor[known : len(tokenizer)] = mean  # the source may have had rows to spare
+            yield name, tensor
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as part:
+        folder = Path(part) / "all"
+        folder.mkdir()
+        try:
+            _write(folder, finished())
+            for content in (config, GenerationConfig(**ids), _processor(config, settings, tokenizer)):
+                content.save_pretrained(folder)
+            folder.rename(out)
+        except (OSError, SafetensorError) as error:
+            raise ConversionError(f"{out}: can't be written: {error}") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path}: no JSON object")
+    return content
+
+
+def _settings(source: Path) -> dict[str, Any]:
+    """The source's config.json, if all it says can be had."""
+    settings = _json(source / "config.json")
+    kind, classes = settings.get("model_type"), settings.get("architectures") or "LlavaLlamaForCausalLM"
+    if kind not in ("llava", "llava_llama") or "LlavaLlamaForCausalLM" not in str(classes) or "text_config" in settings:
+        raise ConversionError(f"{source}/config.json: {kind!r} ({classes}) is no LlavaLlamaForCausalLM in the original layout")
+    _known(source / "config.json", settings, _SETTINGS)
+    if not isinstance(layer := settings.get("mm_vision_select_layer"), int):
+        raise ConversionError(f"{source}/config.json: mm_vision_select_layer is {layer!r}, no integer")
+    return settings
+
+
+def _known(path: Path, settings: dict[str, Any], known: dict[str, list[Any]]) -> None:
+    for key, values in known.items():
+        if (value := settings.get(key, values[0])) not in values:
+            raise ConversionError(f"{path}: {key} is {value!r}; known: {', '.join(map(repr, values))}")
+
+
+def _config(source: Path, settings: dict[str, Any], vision: Path, tokenizer: Any, embedding: Tensor, linear: bool) -> Any:
+    if (kind := _json(vision / "config.json").get("model_type")) not in ("clip", "clip_vision_model"):
+        raise ConversionError(f"{vision}/config.json: model_type is {kind!r}; known: 'clip', 'clip_vision_model'")
+    full = settings.get("mm_vision_select_feature") == "cls_patch"
+    try:
+        tower = CLIPVisionConfig.from_pretrained(vision)
+        text = LlamaConfig(
+            **{key: settings[key] for key in _TEXT if key in settings},
+            vocab_size=64 * math.ceil(max(len(tokenizer), len(embedding)) / 64),
+            **{f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")},
+        )
+        config = LlavaConfig(
+            text_config=text,
+            vision_config=tower,
+            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+            image_seq_length=(tower.image_size // tower.patch_size) ** 2 + full,
+            projector_hidden_act="linear" if linear else "gelu",
+            vision_feature_layer=settings["mm_vision_select_layer"],
+            vision_feature_select_strategy="full" if full else "default",
+            architectures=["LlavaForConditionalGeneration"],
+            dtype=embedding.dtype,
+        )
+    except (OSError, TypeError, ValueError, KeyError, StrictDataclassError) as error:
+        raise ConversionError(f"{source}/config.json, {vision}/config.json: {' '.join(str(error).split())}") from None
+    name = str(settings.get("mm_vision_tower"))
+    if _TOWERS.get(name.rstrip("/").split("/")[-1], tower.image_size) != tower.image_size:
+        raise ConversionError(f"{vision}/config.json: images of {tower.image_size} pixels, but the model was made for {name}")
+    return config
+
+
+def _processor(config: Any, settings: dict[str, Any], tokenizer: Any) -> Any:
+    side = config.vision_config.image_size
+    return LlavaProcessor(
+        image_processor=LlavaImageProcessorPil(
+            size={"shortest_edge": side},
+            crop_size={"height": side, "width": side},
+            do_pad=settings.get("image_aspect_ratio") == "pad",  # to a square; else what is outside the middle one is cut off
+        ),
+        tokenizer=tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights or adapter."""
+    stems = [stem + end for stem in ("model", "adapter_model", "pytorch_model") for end in (".safetensors", ".bin")]
+    for stem in stems:
+        if (index := folder / f"{stem}.index.json").is_file():
+            named = _json(index).get("weight_map")
+            if not isinstance(named, dict) or not all(isinstance(name, str) and Path(name).name == name for name in named.values()):
+                raise ConversionError(f"{index}: no weight_map of file names")
+            return [folder / name for name in sorted(set(named.values()))]
+        if (folder / stem).is_file():
+            return [folder / stem]
+    raise ConversionError(f"{folder}: no weights; looked for {', '.join(stems)} and their .index.json")
+
+
+def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights of one file, from disk when they are used."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in file.offset_keys():
+                    yield name, file.get_tensor(name)
+            return
+        loaded = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "damaged"
+        raise ConversionError(f"{path}: refused, it is no file of tensors only: {reason}") from None
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
+        raise ConversionError(f"{path}: can't be read: {str(error).strip().split(chr(10))[0]}") from None
+    if not isinstance(loaded, dict) or not all(isinstance(name, str) and isinstance(part, Tensor) for name, part in loaded.items()):
+        raise ConversionError(f"{path}: no dict of tensors")
+    yield from loaded.items()
+
+
+def _target(name: str, tower: bool = False) -> str:
+    """What transformers calls a weight of the original layout, or (tower) of a CLIP."""
+    if tower:
+        return "model.vision_tower." + name.removeprefix("vision_model.")
+    return next((new + name.removeprefix(old) for old, new in _PREFIXES if name.startswith(old)), name)
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """All weights of a folder."""
+    for path in _shards(folder):
+        yield from ((name, tensor) for name, tensor in _read(path) if not name.endswith(_BUFFERS))
+
+
+def _survey(folder: Path) -> dict[str, Tensor]:
+    """Shapes and types of a folder's weights; none is read."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in _tensors(folder):
+        if name in found:
+            raise ConversionError(f"{folder}: {name} is there twice")
+        found[name] = tensor.to("meta")
+    return found
+
+
+def _some(names: Iterable[str]) -> str:
+    first, *rest = sorted(names)
+    return f"{first} and {len(rest)} more" if rest else first
+
+
+def _check(where: str, names: Iterable[str], found: dict[str, Tensor], wanted: dict[str, Tensor], rows: int) -> None:
+    """Every weight once, of the right shape."""
+    if extra := {name for name in names if _target(name) not in wanted}:
+        raise ConversionError(f"{where}: weights that LLaVA-1.5 has no place for: {_some(extra)}")
+    if missing := wanted.keys() - found.keys():
+        raise ConversionError(f"{where}: missing weights (as transformers calls them): {_some(missing)}")
+    for name, tensor in found.items():
+        shape = (rows, *wanted[name].shape[1:]) if name in (_EMBEDDING, _HEAD) else tuple(wanted[name].shape)
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            raise ConversionError(f"{where}: {name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape} as configured")
+
+
+def _adapter(lora: Path, base: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Per weight A (r, in), B (out, r) and the factor of B A."""
+    config, pairs = _json(lora / "adapter_config.json"), dict[str, dict[str, Tensor]]()
+    _known(lora / "adapter_config.json", config, _LORA)
+    if not isinstance(alpha := config.get("lora_alpha"), int | float):
+        raise ConversionError(f"{lora}/adapter_config.json: lora_alpha is {alpha!r}, no number")
+    for path in _shards(lora):
+        for name, tensor in _read(path):
+            match = re.fullmatch(r"base_model\.model\.(.+)\.lora_(A|B)\.weight", name)
+            if not match or (target := _target(f"{match[1]}.weight")) not in base:
+                raise ConversionError(f"{path}: {name} fits no weight of the model")
+            pairs.setdefault(target, {})[match[2]] = tensor
+    if not pairs:
+        raise ConversionError(f"{lora}: an adapter without weights")
+    changes = {}
+    for target, pair in pairs.items():
+        a, b, whole = pair.get("A", torch.empty(0)), pair.get("B", torch.empty(0)), tuple(base[target].shape)
+        rank = len(a)
+        if not rank or len(whole) != 2 or (tuple(b.shape), tuple(a.shape)) != ((whole[0], rank), (rank, *whole[1:])):
+            raise ConversionError(f"{lora}: B {tuple(b.shape)} and A {tuple(a.shape)} do not make {target} {whole}")
+        changes[target] = a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return changes
+
+
+def _write(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Files of SHARD bytes and their index."""
+    held: dict[str, Tensor] = {}
+    files: dict[str, str] = {}
+    size = total = 0
+
+    def flush() -> None:
+        name = f"model-{len(set(files.values())) + 1:05}.safetensors"
+        save_file(held, folder / name, metadata={"format": "pt"})
+        files.update(dict.fromkeys(held, name))
+        held.clear()
+
+    for name, tensor in weights:
+        held[name] = tensor.clone(memory_format=torch.contiguous_format)  # safetensors takes no views of shared memory
+        size, total = size + tensor.nbytes, total + tensor.nbytes
+        if size >= SHARD:
+            flush()
+            size = 0
+    if held:
+        flush()
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def _tokenizer(source: Path) -> tuple[Any, int]:
+    """The source's tokenizer with `<image>` and `<pad>`, and how many tokens it had without them."""
+    slow, fast, added = (source / name for name in ("tokenizer.model", "tokenizer.json", "added_tokens.json"))
+    if slow.is_file():  # which is what the original code used, even beside a tokenizer.json
+        backend = _llama(slow)
+        for token, number in sorted((_json(added) if added.is_file() else {}).items(), key=lambda pair: (len(str(pair[1])), str(pair[1]))):
+            backend.add_special_tokens([AddedToken(token, normalized=False, special=True)])
+            if backend.token_to_id(token) != number:
+                raise ConversionError(f"{added}: {token!r} is {number}, but would be {backend.token_to_id(token)}")
+    elif fast.is_file():
+        try:
+            backend = Tokenizer.from_file(str(fast))
+        except Exception as error:  # the bindings raise nothing narrower
+            raise ConversionError(f"{fast}: {' '.join(str(error).split())}") from None
+    else:
+        raise ConversionError(f"{source}: neither tokenizer.model nor tokenizer.json")
+    if unknown := [token for token in ("<unk>", "<s>", "</s>") if backend.token_to_id(token) is None]:
+        raise ConversionError(f"{slow if slow.is_file() else fast}: no token {', '.join(unknown)}; only Llama's tokenizers are known")
+    known = backend.get_vocab_size()
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in ("<image>", "<pad>")])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "padding_side": "left"},
+        extra_special_tokens={"image_token": "<image>"},
+        clean_up_tokenization_spaces=False,
+    )
+    return tokenizer, known
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Numbers and values of a protobuf message's fields, so that sentencepiece need not be installed. ValueError where it ends too soon."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            if at >= len(message):
+                raise ValueError("cut off")
+            value, shift, at = value | (message[at] & 127) << shift, shift + 7, at + 1
+            if message[at - 1] < 128:
+                return value
+
+    while at < len(message):
+        number, wire = divmod(varint(), 8)
+        if wire == 0:
+            yield number, varint()
+            continue
+        size = varint() if wire == 2 else {1: 8, 5: 4}.get(wire, len(message))
+        if at + size > len(message):
+            raise ValueError("cut off")
+        yield number, message[at : at + size]
+        at += size
+
+
+def _llama(path: Path) -> Any:
+    """A sentencepiece BPE with byte fallback, Llama's, as a fast tokenizer that begins with `<s>`."""
+    try:
+        fields = list(_fields(path.read_bytes()))
+        pieces = [dict(_fields(value)) for number, value in fields if number == 1]
+        names = [piece[1].decode("utf-8") for piece in pieces]
+        trainer = next((dict(_fields(value)) for number, value in fields if number == 2), {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConversionError(f"{path}: no sentencepiece model: {error}") from None
+    if names[:3] != ["<unk>", "<s>", "</s>"] or trainer.get(3) != 2 or len(set(names)) < len(names):
+        raise ConversionError(f"{path}: begins with {names[:3]}, type {trainer.get(3)}; known: <unk>, <s>, </s>, type 2 (BPE)")
+    vocabulary = {name: number for number, name in enumerate(names)}
+    plain = {name: number for number, (name, piece) in enumerate(zip(names, pieces, strict=True)) if piece.get(3, 1) == 1}
+    merges = [(name[:cut], name[cut:]) for name in plain for cut in range(1, len(name)) if name[:cut] in plain and name[cut:] in plain]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    # "▁" before every stretch of text, also after <image>: the original tokenized the text on both sides of it apart.
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names[:3]])
+    return tokenizer

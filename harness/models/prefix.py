@@ -1,0 +1,177 @@
+"""Key-value prefixes: a prompt's beginning up to the end of its images is computed once and forked over the questions that follow it.
+
+    prefix = runner.prefill(rows, images)             # one row a distinct beginning
+    state = runner.fork(prefix, [0, 0, 1], suffixes)  # three questions on two beginnings
+    for tokens in runner.decode(state, ...): ...
+
+Rows are laid out [padded beginning][left-padded question][answer]; positions count what is not padding, M-RoPE included.
+"""
+
+import copy
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+ROOM = 64
+"""Positions by which a cache grows at a time."""
+
+
+class _Roomy(DynamicLayer):
+    """A layer's keys and values in a buffer with room behind them: a step writes one position and copies nothing."""
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, room: int) -> None:
+        super().__init__()
+        self.dtype, self.device = keys.dtype, keys.device
+        self.length, self.is_initialized = keys.shape[-2], True
+        self.key_store, self.value_store = self._store(keys, rows, room), self._store(values, rows, room)
+        self._show()
+
+    def _store(self, part: Tensor, rows: Tensor, room: int) -> Tensor:
+        store = part.new_empty(len(rows), part.shape[1], part.shape[-2] + room, part.shape[-1])
+        store[:, :, : part.shape[-2]] = part[rows]
+        return store
+
+    def _show(self) -> None:
+        self.keys, self.values = self.key_store[:, :, : self.length], self.value_store[:, :, : self.length]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write behind what is there."""
+        more = key_states.shape[-2]
+        if self.length + more > self.key_store.shape[-2]:
+            everything = torch.arange(len(self.keys), device=self.device)
+            self.key_store = self._store(self.keys, everything, more + ROOM)
+            self.value_store = self._store(self.values, everything, more + ROOM)
+        self.key_store[:, :, self.length : self.length + more] = key_states
+        self.value_store[:, :, self.length : self.length + more] = value_states
+        self.length += more
+        self._show()
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Positions held."""
+        return self.length
+
+
+def chosen(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
+    """A cache of its own with these rows, and room for more positions; the old one stays as it is."""
+    out = copy.copy(cache)
+    out.layers = []
+    for layer in cache.layers:
+        if isinstance(layer, _Roomy) or type(layer) is DynamicLayer:
+            if not layer.is_initialized or layer.keys.numel() == 0:
+                out.layers.append(copy.copy(layer))
+            else:
+                out.layers.append(_Roomy(layer.keys, layer.values, rows, room))
+        else:  # sliding windows
+            other = copy.copy(layer)
+            if getattr(layer, "is_initialized", False):
+                other.keys, other.values = layer.keys[rows], layer.values[rows]
+            out.layers.append(other)
+    return out
+
+
+@dataclass
+class State:
+    """Rows in the middle of their text."""
+
+    cache: Any
+    ids: Tensor
+    """What was read so far [rows, positions], pads included."""
+    mask: Tensor
+    """1 where `ids` is no pad."""
+    delta: Tensor | None
+    """M-RoPE: how far positions are from counting tokens [rows, 1]."""
+    logits: Tensor
+    """Of the next token [rows, vocabulary]."""
+
+
+class Runner:
+    """A model's forward passes over prefixes, questions and single tokens."""
+
+    def __init__(self, model: Any, *, pad: int, device: torch.device) -> None:
+        self.model, self.pad, self.device = model, pad, device
+        self.base = model.base_model
+        self.text_config = model.config.get_text_config()
+        takes = set(inspect.signature(model.forward).parameters)
+        self.types_name = next((name for name in ("mm_token_type_ids", "token_type_ids") if name in takes), None)
+        self.takes = takes
+        self.mrope = hasattr(self.base, "get_rope_index")
+
+    def why_no_prefix(self) -> str | None:
+        """Why this family's beginnings can't be kept, or None."""
+        if "position_ids" not in self.takes or "past_key_values" not in self.takes:
+            return "the model takes no positions or no cache"
+        if self.model._is_stateful or not all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=self.text_config).layers):
+            return "the model's state is more than keys and values"
+        return None
+
+    def longest(self) -> int | None:
+        """Positions up to which a beginning's keys don't depend on what follows; None: any."""
+        if self.model.config.model_type == "qwen":
+            return int(self.model.config.seq_length)
+        rope = getattr(self.text_config, "rope_parameters", None) or {}
+        if isinstance(rope, dict) and rope.get("rope_type") in ("dynamic", "longrope"):
+            return int(rope.get("original_max_position_embeddings") or self.text_config.max_position_embeddings)
+        return None
+
+    def _padded(self, rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+        length = max(map(len, rows))
+        return torch.tensor([[fill] * (length - len(row)) + list(row) for row in rows], device=self.device)
+
+    def prefill(self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None, inputs: dict[str, Any]) -> State:
+        """Read rows of ids; `types` says which are images' (1), `inputs` holds the images."""
+        ids, mask = self._padded(rows, self.pad), self._padded([[1] * len(row) for row in rows], 0)
+        given = dict(inputs)
+        if types is not None and self.types_name is not None:
+            given[self.types_name] = self._padded(types, 0)
+        positions, delta = (mask.cumsum(-1) - 1).clamp(min=0), None
+        if self.mrope:
+            grids = {name: part for name, part in given.items() if name.endswith("_grid_thw")}
+            three, delta = self.base.get_rope_index(ids, mm_token_type_ids=given.pop(self.types_name or ""), attention_mask=mask, **grids)
+            positions = torch.cat([positions[None], three.to(positions)])
+        cache = DynamicCache(config=self.text_config)
+        logits = self._forward(ids, mask, positions, cache, **given)
+        return State(cache, ids, mask, delta, logits)
+
+    def fork(self, prefix: State, which: Sequence[int], suffixes: Sequence[Sequence[int]], room: int) -> State:
+        """Each row goes on from one of the prefixes with ids of its own (at least one)."""
+        rows = torch.tensor(which, device=self.device)
+        cache = chosen(prefix.cache, rows, max(map(len, suffixes)) + room)
+        delta = None if prefix.delta is None else prefix.delta[rows]
+        state = State(cache, prefix.ids[rows], prefix.mask[rows], delta, prefix.logits)
+        more, seen = self._padded(suffixes, self.pad), self._padded([[1] * len(row) for row in suffixes], 0)
+        return self._read(state, more, seen)
+
+    def alone(self, state: State, room: int) -> State:
+        """The same rows, with room for an answer."""
+        everything = torch.arange(len(state.ids), device=self.device)
+        return State(chosen(state.cache, everything, room), state.ids, state.mask, state.delta, state.logits)
+
+    def step(self, state: State, tokens: Tensor) -> State:
+        """Read one token a row [rows]."""
+        return self._read(state, tokens[:, None], torch.ones_like(tokens[:, None]))
+
+    def keep(self, state: State, rows: Tensor, room: int) -> State:
+        """Only these rows."""
+        delta = None if state.delta is None else state.delta[rows]
+        return State(chosen(state.cache, rows, room), state.ids[rows], state.mask[rows], delta, state.logits[rows])
+
+    def _read(self, state: State, more: Tensor, seen: Tensor) -> State:
+        ids, mask = torch.cat([state.ids, more], 1), torch.cat([state.mask, seen], 1)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -more.shape[1] :]
+        if state.delta is not None:
+            positions = torch.stack([positions, *[positions + state.delta] * 3])
+        logits = self._forward(more, mask, positions, state.cache)
+        return State(state.cache, ids, mask, state.delta, logits)
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, **given: Any) -> Tensor:
+        if "logits_to_keep" in self.takes:
+            given["logits_to_keep"] = 1
+        output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **given)
+        logits: Tensor = output.logits[:, -1].float()
+        return logits

@@ -1,0 +1,246 @@
+"""Weights: where they are taken from, and what is said where they can't be had. The hub is a small local server."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness import cli
+from harness.models.fetch import cached, fetch
+from harness.models.spec import MODELS, MissingWeights, ModelError, ModelSpec, UnknownModel, at, find
+from harness.provenance import digest_of_model
+
+
+class Hub(ThreadingHTTPServer):
+    """The two calls of the Hugging Face hub that a download makes, over files in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Calls)
+        self.files: dict[str, dict[str, bytes]] = {}
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+COMMIT = "a" * 40
+
+
+class _Calls(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub: Hub = self.server  # type: ignore[assignment]
+        parts = self.path.split("?")[0].strip("/").split("/")
+        hub.asked.append("/".join(parts))
+        if parts[:2] == ["api", "models"] and (repo := "/".join(parts[2:4])) in hub.files:
+            names = [{"rfilename": name} for name in hub.files[repo]]
+            if parts[4:5] == ["tree"]:
+                listed = [{"type": "file", "path": name, "size": len(data), "oid": "b" * 40} for name, data in hub.files[repo].items()]
+                return self._send(json.dumps(listed).encode())
+            return self._send(json.dumps({"id": repo, "sha": COMMIT, "siblings": names, "private": False, "tags": []}).encode())
+        repo, name = "/".join(parts[:2]), "/".join(parts[4:])
+        if parts[2:3] == ["resolve"] and name in hub.files.get(repo, {}):
+            return self._send(hub.files[repo][name], {"X-Repo-Commit": COMMIT, "ETag": f'"{hash(name) & 0xFFFF:040x}"'})
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound" if repo not in hub.files else "EntryNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return None
+
+    def _send(self, data: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(200)
+        for key, value in {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream", **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    import huggingface_hub.constants as constants
+
+    server = Hub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    import huggingface_hub
+
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: huggingface_hub.hf_api.HfApi(endpoint=server.url))
+    real = huggingface_hub.snapshot_download
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda *args, **kwargs: real(*args, endpoint=server.url, cache_dir=str(tmp_path / "hub"), **kwargs),
+    )
+    yield server
+    server.shutdown()
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
+
+
+def bytes_of(path: Path, save: Any) -> bytes:
+    save(path)
+    return path.read_bytes()
+
+
+def repository(tmp_path: Path) -> dict[str, bytes]:
+    weights = bytes_of(tmp_path / "w.safetensors", lambda path: save_file(tensors(), path))
+    return {"config.json": b"{}", "model.safetensors": weights, "modeling_evil.py": b"raise SystemExit", "README.md": b"hello"}
+
+
+def test_a_hub_model_is_downloaded_once_without_its_code_and_its_commit_is_its_revision(hub: Hub, tmp_path: Path) -> None:
+    hub.files["org/model"] = repository(tmp_path) | {"pytorch_model.bin": b"twice the same"}
+    said: list[str] = []
+    spec = fetch(find("org/model"), said.append)
+    assert spec.folder is not None
+    assert sorted(path.name for path in spec.folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert spec.revision == COMMIT
+    assert digest_of_model(spec) == {"weights": f"org/model@{COMMIT}"}
+    assert said == [f"org/model: downloading org/model into {tmp_path}"]
+    hub.asked.clear()
+    assert fetch(find("org/model"), said.append).folder == spec.folder
+    assert not any("resolve" in call and call.endswith("safetensors") for call in hub.asked)
+    assert len(said) == 1
+
+
+def test_what_is_in_the_cache_needs_no_network(hub: Hub, tmp_path: Path) -> None:
+    hub.files["org/model"] = repository(tmp_path)
+    assert not cached(find("org/model"))
+    folder = fetch(find("org/model")).folder
+    hub.shutdown()
+    hub.server_close()
+    assert cached(find("org/model"))
+    assert fetch(find("org/model")).folder == folder
+
+
+def test_half_a_download_is_no_model(hub: Hub, tmp_path: Path) -> None:
+    index = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode()
+    whole = repository(tmp_path)
+    hub.files["org/model"] = {
+        "config.json": b"{}",
+        "model.safetensors.index.json": index,
+        "model-1.safetensors": whole["model.safetensors"],
+    }
+    fetch(find("org/model"))
+    assert not cached(find("org/model"))
+
+
+def test_what_the_hub_does_not_have_is_said(hub: Hub) -> None:
+    with pytest.raises(MissingWeights, match=r"org/nothing on the Hugging Face hub is not there; or name a copy by --model-path"):
+        fetch(find("org/nothing"))
+
+
+def test_an_adapter_on_the_hub_brings_its_base(hub: Hub, tmp_path: Path) -> None:
+    hub.files["org/base"] = repository(tmp_path)
+    lora = bytes_of(tmp_path / "l.safetensors", lambda path: save_file({"lora": torch.ones(2)}, path))
+    hub.files["org/lora"] = {
+        "adapter_config.json": json.dumps({"base_model_name_or_path": "org/base"}).encode(),
+        "adapter_model.safetensors": lora,
+    }
+    spec = fetch(find("org/lora"))
+    assert (spec.name, spec.pretrained) == ("org/lora", "org/base")
+    assert spec.adapter is not None
+    assert (spec.adapter / "adapter_model.safetensors").is_file()
+    assert spec.folder is not None
+    assert (spec.folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("shards", (1, 3))
+def test_bins_become_safetensors_once(shards: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "evil.py").write_text("raise SystemExit")
+    state = tensors() | {"c": torch.zeros(1)}
+    names = list(state)
+    for n in range(shards):
+        part = {name: state[name] for name in (names if shards == 1 else names[n : n + 1])}
+        torch.save(part, folder / ("pytorch_model.bin" if shards == 1 else f"pytorch_model-{n + 1:05}-of-{shards:05}.bin"))
+    said: list[str] = []
+    spec = fetch(ModelSpec(name="m", pretrained=str(folder)), said.append)
+    assert spec.folder is not None
+    assert spec.folder != folder
+    found = {name: value for path in spec.folder.glob("*.safetensors") for name, value in load_file(path).items()}
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) and found[name].dtype == state[name].dtype for name in state)
+    if shards > 1:
+        index = json.loads((spec.folder / "model.safetensors.index.json").read_text())
+        assert index["weight_map"].keys() == state.keys()
+    assert not (spec.folder / "evil.py").exists()
+    assert fetch(ModelSpec(name="m", pretrained=str(folder)), said.append).folder == spec.folder
+    assert len(said) == 1
+    assert digest_of_model(find(str(folder)))["weights"] != digest_of_model(ModelSpec(name="x", pretrained=str(tmp_path)))["weights"]
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_a_bin_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    torch.save({"a": Trap(tmp_path / "sprung")}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: no plain weights, and nothing else is unpickled"):
+        fetch(ModelSpec(name="m", pretrained=str(folder)))
+    assert not (tmp_path / "sprung").exists()
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+
+
+def test_silkie_without_weights_or_network_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert cli.run(["eval", "--model", "silkie", "--tasks", "scenes_pope", "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    for part in ("MMInstruction/Silkie", "19.3 GB", "HF_HOME", "--model-path", "hf download"):
+        assert part in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_needs_conversion_says_so() -> None:
+    with pytest.raises(MissingWeights, match="convert-llava"):
+        fetch(MODELS["llava-rlhf-7b"])
+
+
+def test_a_folder_stands_in_for_the_hub(random_model: Path, tmp_path: Path) -> None:
+    spec = at(MODELS["silkie"], random_model)
+    assert (spec.name, spec.pretrained, spec.adapter) == ("silkie", str(random_model), None)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "Qwen/Qwen-VL-Chat"}))
+    spec = at(MODELS["silkie"], tmp_path)
+    assert (spec.name, spec.pretrained, spec.adapter) == ("silkie", "Qwen/Qwen-VL-Chat", tmp_path)
+    with pytest.raises(UnknownModel, match="no folder"):
+        at(MODELS["silkie"], tmp_path / "nowhere")
+
+
+def test_a_served_model_needs_no_weights() -> None:
+    spec = find("openai:some-model")
+    assert (spec.backend, spec.pretrained) == ("openai", "some-model")
+    assert fetch(spec) == spec
+    assert digest_of_model(replace(spec, url="http://here/v1")) == {"weights": "some-model@http://here/v1"}
