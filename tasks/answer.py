@@ -1,4 +1,6 @@
-"""An answer that a model failed to give, kept apart from an empty one."""
+"""What a model gave for an answer: words, with what is known of them; or nothing, kept apart from an empty answer."""
+
+from collections.abc import Mapping
 
 
 class FailedAnswer(str):
@@ -11,4 +13,20 @@ class FailedAnswer(str):
         """Empty text, with the reason beside it."""
         answer = super().__new__(cls, "")
         answer.error = error
+        return answer
+
+
+class Answer(str):
+    """An answer's words, and beside them how they came about."""
+
+    __slots__ = ("choices", "cut")
+    cut: bool
+    """Whether the model was stopped because nothing more it could say would change what is read from its answer."""
+    choices: Mapping[str, float]
+    """Log-probability that the answer begins with each of a task's choices ("yes", "no"); empty where that was not asked for."""
+
+    def __new__(cls, text: str, *, cut: bool = False, choices: Mapping[str, float] | None = None) -> "Answer":
+        """The text, with the rest beside it."""
+        answer = super().__new__(cls, text)
+        answer.cut, answer.choices = cut, choices or {}
         return answer
