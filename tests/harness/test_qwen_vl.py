@@ -3,6 +3,7 @@
 import base64
 import json
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def trained_ranks(count: int) -> dict[bytes, int]:
     for _ in range(count):
         pairs: dict[tuple[bytes, bytes], int] = {}
         for word in words:
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] = pairs.get(pair, 0) + 1
         if not pairs:
             break
