@@ -27,13 +27,18 @@ from leaderboards.sample import Sample
 from leaderboards.verdict import interval
 from tasks import wording
 from tasks.answer import FailedAnswer
+from tasks.decided import next_token_record
 from tasks.judge import Judge, judging, use_judge
 from tasks.openai_judge import OpenAIJudge
-from tasks.registry import FOLDER, TaskSpec, registry
+from tasks.registry import FOLDER, NEXT_TOKEN, TaskSpec, registry
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
+
+
+LENGTH = "answer_length"
+"""The metric that an answer which was cut has no part in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,8 @@ def evaluate(
     calibration: Mapping[str, str] | None = None,
     load: "Callable[[ModelSpec], LM] | None" = None,
     ledger: Path | None = None,
+    engine: Mapping[str, Any] | None = None,
+    full_answers: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the official one.
@@ -74,7 +81,7 @@ def evaluate(
     `data` gives the path of local data by task, of which rows may be missing with `partial_data`; `official_prompts` asks the judge in the
     authors' own words; with `judge_repeats` it is asked so often, and a score is the mean; `calibration` is put on entries of judged
     tasks. `load` makes the LM where it shall be another than ours; `ledger` keeps what a served model said; `progress` hears (answered,
-    asked).
+    asked). `engine` holds settings of our own LM; `full_answers` lets answers go on after nothing more can change their score.
     """
     # Read when lm_eval is imported: it would encode every image as PNG twice to hash it for a log that is not written.
     os.environ["LMEVAL_HASHMM"] = "0"
@@ -83,7 +90,8 @@ def evaluate(
     if load is None:
         from harness.models.load import load as load_vlm
 
-        load = partial(load_vlm, progress=progress, ledger=ledger)
+        hints = partial(_hints, names={task.name for task in tasks}, full_answers=full_answers)
+        load = partial(load_vlm, progress=progress, ledger=ledger, engine={"hints": hints, **(engine or {})})
     started = time.monotonic()
     loaded, manager = load_tasks(tasks, split=split, data=data, partial_data=partial_data)
     for name_of_task, task in loaded.items():
@@ -223,6 +231,17 @@ def on_board(
     return wanted <= there
 
 
+def _hints(request: Any, names: set[str], full_answers: bool) -> Any:
+    """What a task lets the engine do with its answer to one document."""
+    from harness.models.vlm import Hints
+
+    name, doc = request.task_name, request.doc
+    if name not in names:
+        return Hints()
+    wanted = registry().next_token(name, doc)
+    return Hints(decided=None if full_answers else registry().decided(name, doc), choices=wanted[0] if wanted else ())
+
+
 def _docs_and_answers(logged: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Any]]:
     return [line["doc"] for line in logged], [line["resps"][0][0] for line in logged]
 
@@ -238,10 +257,13 @@ def _booked(task: str, apply_filters: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _unless_failed(process: Callable[..., Any]) -> Callable[..., Any]:
-    """A task's `process_results` that leaves a failed generation out of every mean."""
+    """A task's `process_results` that leaves a failed generation out of every mean, and a cut answer out of that of lengths."""
 
     def process_results(doc: dict[str, Any], results: list[Any]) -> Any:
-        return {} if isinstance(results[0], FailedAnswer) else process(doc, results)
+        if isinstance(results[0], FailedAnswer):
+            return {}
+        records = process(doc, results)
+        return {name: record for name, record in records.items() if name != LENGTH} if getattr(results[0], "cut", False) else records
 
     return process_results
 
@@ -269,8 +291,10 @@ def _read(
         own = [_sample(line, task, run) for line in logged[task.name]]
         samples += own
         counts = count([sample.records for sample in own], [sample.answer is None for sample in own])
-        for metric, facts in task.metrics.items():
+        for metric, facts in task.all_metrics.items():
             records = [sample.records[metric] for sample in own if metric in sample.records]
+            if metric == NEXT_TOKEN and not records:
+                continue  # a server that tells no likelihoods
             computed = registry().metric(task.name, metric)
             value = computed(records) if records else None
             low, high = interval(records, computed) if records else (None, None)
@@ -307,6 +331,11 @@ def _read(
 def _sample(line: Mapping[str, Any], task: TaskSpec, run: str) -> Sample:
     answer, filtered = line["resps"][0][0], line["filtered_resps"][0]
     records = {metric: line[metric] for metric in task.metrics if metric in line}
+    choices, wanted = getattr(answer, "choices", {}), registry().next_token(task.name, line["doc"])
+    if choices and wanted is not None:
+        first: Mapping[str, Any] = next(iter(records.values()), {})
+        grouped = {key: first[key] for key in ("image", "cluster") if key in first}
+        records[NEXT_TOKEN] = next_token_record(str(grouped.get("image", "")), choices, wanted[1]) | grouped
     image = next((str(record["image"]) for record in records.values()), str(line["doc"].get("image", line["doc"].get("scene", ""))))
     return Sample(
         run=run,
@@ -317,4 +346,5 @@ def _sample(line: Mapping[str, Any], task: TaskSpec, run: str) -> Sample:
         answer=None if isinstance(answer, FailedAnswer) else str(answer),
         records=records,
         reply=filtered["text"] if task.judged and isinstance(filtered, dict) else None,
+        cut=bool(getattr(answer, "cut", False)),
     )

@@ -37,6 +37,9 @@ class Sample:
     reply: str | None
     """The judge's words; None = not judged, or the judge failed."""
 
+    cut: bool = False
+    """Whether the model was stopped once nothing more could change what is read from its answer."""
+
 
 _COLUMNS = tuple(field.name for field in fields(Sample))
 
@@ -46,8 +49,8 @@ def to_parquet(samples: Sequence[Sample]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(name, pa.string()) for name in _COLUMNS])
-    columns = {name: [_text(sample, name) for sample in samples] for name in _COLUMNS}
+    schema = pa.schema([(name, pa.bool_() if name == "cut" else pa.string()) for name in _COLUMNS])
+    columns = {name: [sample.cut if name == "cut" else _text(sample, name) for sample in samples] for name in _COLUMNS}
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
     return bytes(sink.getvalue())
@@ -59,7 +62,7 @@ def from_parquet(data: bytes) -> list[Sample]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(pa.BufferReader(data))
-    if tuple(table.column_names) != _COLUMNS:
+    if tuple(table.column_names) not in (_COLUMNS, _COLUMNS[:-1]):  # logs of before answers could be cut
         raise ValueError(f"columns must be {', '.join(_COLUMNS)}, not {', '.join(table.column_names)}")
     return [Sample(**row | {"records": json.loads(row["records"])}) for row in table.to_pylist()]
 

@@ -273,6 +273,21 @@ ASKED: Final = (
 )
 
 
+def decided(doc: Mapping[str, Any]) -> Callable[[str], bool] | None:
+    """Where yes or no is asked for: once the answer can't become "Yes" or "No" and nothing else."""
+    return None if doc["type"] == GENERATIVE else _is_neither
+
+
+def _is_neither(answer: str) -> bool:
+    return not any(whole.startswith(answer) for whole in ("Yes", "No"))
+
+
+def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str] | None:
+    """Yes and no, where they are asked for."""
+    truth = str(doc["truth"][0] if isinstance(doc["truth"], list) else doc["truth"]).lower()
+    return None if doc["type"] == GENERATIVE else (("yes", "no"), truth)
+
+
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
     """One record for every metric of the document's half, and for the score over both."""
     answer = results[0]

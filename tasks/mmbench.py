@@ -125,6 +125,11 @@ def prompt(doc: Mapping[str, Any]) -> str:
     return "<image>" + "\n".join([*lines, doc["question"], *(f"{letter}. {text}" for letter, text in options_of(doc).items())])
 
 
+def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """The letters of the options there are."""
+    return tuple(options_of(doc)), str(doc["answer"])
+
+
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
     """One record for every metric."""
     index = int(doc["index"])

@@ -8,7 +8,7 @@ pair, whatever the image names say.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +41,15 @@ def parse(answer: str) -> YesNoOther:
     if "no" in beginning:
         return "no"
     return "other"
+
+
+def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
+    """After as many characters as are read."""
+    return _is_decided
+
+
+def _is_decided(answer: str) -> bool:
+    return len(answer) >= READ_CHARACTERS
 
 
 def total(categories: Sequence[str]) -> Metric:

@@ -51,6 +51,16 @@ def is_answer(answer: str) -> bool:
     return parse(answer) == "no" or re.search(r"\byes\b", _part_read(answer), re.IGNORECASE) is not None
 
 
+def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
+    """After the first full stop, or once a negation stands there as a whole word."""
+    return _is_decided
+
+
+def _is_decided(answer: str) -> bool:
+    # The last word may go on: "no" may become "nothing". A space behind it makes it whole; a comma doesn't, since it is taken out.
+    return "." in answer or not NO_WORDS.isdisjoint(_part_read(answer).split(" ")[:-1])
+
+
 def _split_counts(records: Sequence[Record]) -> list[int]:
     return [count for split in SPLITS for count in yes_no_counts([r for r in records if r["category"] == split])]
 

@@ -23,6 +23,9 @@ from tasks.official import LayoutError, OfficialAnswers
 
 FOLDER: Final = Path(__file__).resolve().parent
 
+NEXT_TOKEN: Final = "next_token_accuracy"
+"""The metric of tasks that compare likelihoods of next tokens: a second look beside the official score, never in its place."""
+
 
 class RegistryError(ValueError):
     """A task's YAML is not as it must be; says which file and what in it."""
@@ -46,6 +49,9 @@ class MetricSpec:
     higher_is_better: bool
     aggregation: str
     """Where its `Metric` is: a dotted name, "tasks.chair.chair_s"."""
+
+
+_NEXT_TOKEN: Final = MetricSpec(unit="%", higher_is_better=True, aggregation="tasks.decided.next_token_accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +93,19 @@ class TaskSpec:
     """The function that turns an answer into records: a dotted name."""
     judge_answers: str | None
     """The filter that has all answers judged: a dotted name; None where the task is not judged."""
+    decided: str | None = None
+    """The function from a document to the rule that says when no further word can change what is read from its answer: a dotted name."""
+    next_token: str | None = None
+    """The function from a document to the answers whose likelihood as a next token is compared, and the true one: a dotted name."""
     published: tuple[Published, ...]
     licence: str
     citation: str
     path: Path
+
+    @property
+    def all_metrics(self) -> Mapping[str, MetricSpec]:
+        """Its own, and the second look at likelihoods where it has one."""
+        return {**self.metrics, NEXT_TOKEN: _NEXT_TOKEN} if self.next_token is not None else self.metrics
 
     @property
     def sources(self) -> list[Path]:
@@ -134,11 +149,11 @@ class Registry:
     def metric(self, task: str, metric: str) -> Metric:
         """The `Metric` that a task names as the aggregation of `metric`; imports it."""
         spec = self.task(task)
-        if metric not in spec.metrics:
-            raise UnknownName(f"metric of {task}", metric, spec.metrics)
-        found = self._import(spec, f"metric_list: {metric}: aggregation", spec.metrics[metric].aggregation)
+        if metric not in spec.all_metrics:
+            raise UnknownName(f"metric of {task}", metric, spec.all_metrics)
+        dotted = spec.all_metrics[metric].aggregation
+        found = self._import(spec, f"metric_list: {metric}: aggregation", dotted)
         if not isinstance(found, Metric):
-            dotted = spec.metrics[metric].aggregation
             raise RegistryError(f"{spec.path}: metric_list: {metric}: aggregation {dotted}: is no Metric but {type(found).__name__}")
         return found
 
@@ -146,6 +161,20 @@ class Registry:
         """The task's own function from (document, [answer]) to a record for each metric; empty where there is nothing to score."""
         spec = self.task(task)
         found: Callable[..., Any] = self._import(spec, "process_results", spec.process_results)
+        return found
+
+    def decided(self, task: str, doc: Mapping[str, Any]) -> Callable[[str], bool] | None:
+        """The rule that says of an answer to this document whether more words could change what is read; None: they always could."""
+        spec = self.task(task)
+        rule: Callable[[str], bool] | None = None if spec.decided is None else self._import(spec, "metadata.decided", spec.decided)(doc)
+        return rule
+
+    def next_token(self, task: str, doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str] | None:
+        """Which answers to this document are compared as next tokens, and the true one; None where none are."""
+        spec = self.task(task)
+        if spec.next_token is None:
+            return None
+        found: tuple[tuple[str, ...], str] | None = self._import(spec, "metadata.next_token", spec.next_token)(doc)
         return found
 
     def judge_answers(self, task: str) -> Callable[[list[str], list[Mapping[str, Any]]], list[Any]]:
@@ -330,6 +359,8 @@ def _task(fields: _Fields) -> TaskSpec:
         answers=metadata.text_or_null("answers"),
         process_results=fields.text("process_results"),
         judge_answers=_judge_filter(fields),
+        decided=metadata.text("decided") if "decided" in metadata.values else None,
+        next_token=metadata.text("next_token") if "next_token" in metadata.values else None,
         published=_published(metadata, metrics),
         licence=metadata.text("licence"),
         citation=metadata.text("citation"),

@@ -8,7 +8,7 @@ A record is {image, correct, has_image}. A letter beyond the choices is wrong, a
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +32,20 @@ def parse(answer: str) -> str | None:
         return answer[0]
     found = THE_ANSWER_IS.findall(answer)
     return found[0] if len(found) == 1 else None
+
+
+def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Once the answer begins with a letter and ". "."""
+    return _is_decided
+
+
+def _is_decided(answer: str) -> bool:
+    return answer[:1] in tuple(LETTERS) and answer[1:3] == ". "
+
+
+def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """The letters of the choices there are."""
+    return tuple(LETTERS[: len(doc["choices"])]), LETTERS[int(doc["answer"])]
 
 
 def is_correct(letter: str | None, truth: int, choices: int) -> bool:

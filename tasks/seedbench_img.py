@@ -6,7 +6,7 @@
 A record is {image, dimension, correct}. The paper itself ranks the options by likelihood; scores of that protocol are not comparable.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +35,20 @@ DIMENSIONS: Final = {
 def parse(answer: str) -> str | None:
     """The answer, if it is nothing but a letter."""
     return answer if answer in tuple(LETTERS) else None
+
+
+def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Once the answer is more than a letter, or none."""
+    return _is_decided
+
+
+def _is_decided(answer: str) -> bool:
+    return len(answer) > 1 or (answer != "" and answer not in tuple(LETTERS))
+
+
+def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """The letters."""
+    return tuple(LETTERS), str(doc["answer"])
 
 
 def of_dimension(name: str) -> Metric:

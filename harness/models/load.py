@@ -1,9 +1,9 @@
 """From a ModelSpec to an lm-eval LM."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.models.fetch import fetch
 from harness.models.spec import ModelError, ModelSpec
@@ -28,10 +28,16 @@ def quiet() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-def load(spec: ModelSpec, progress: Callable[[int, int], None] | None = None, ledger: Path | None = None) -> "LM":
+def load(
+    spec: ModelSpec,
+    progress: Callable[[int, int], None] | None = None,
+    ledger: Path | None = None,
+    engine: Mapping[str, Any] | None = None,
+) -> "LM":
     """The model of `spec`, ready to generate. Safetensors only; no code from the checkpoint is run unless the spec allows it.
 
-    `progress` hears (answered, asked); `ledger` keeps what a served model said. MissingWeights, ModelError.
+    `progress` hears (answered, asked); `ledger` keeps what a served model said; `engine` holds settings of SharedImageLM.
+    MissingWeights, ModelError.
     """
     quiet()
     if spec.backend == "openai":
@@ -50,12 +56,16 @@ def load(spec: ModelSpec, progress: Callable[[int, int], None] | None = None, le
         return SharedImageLM(
             pretrained=str(spec.folder),
             peft=str(spec.adapter) if spec.adapter else None,
-            dtype=spec.dtype,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            batch_size=spec.batch_size,
             use_safetensors=True,
             trust_remote_code=spec.remote_code,
             progress=progress,
+            **{
+                "dtype": spec.dtype,
+                "device": "cuda" if torch.cuda.is_available() else "cpu",
+                "batch_size": spec.batch_size,
+                "suffix": spec.prompt_suffix,
+                **(engine or {}),
+            },
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"{spec.name}: can't be loaded: {' '.join(str(error).split())}") from error
