@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.evaluate import evaluate, on_board
+from harness.models.fetch import fetch
+from harness.models.load import register
 from harness.models.spec import ModelSpec, find
 from leaderboards.board import Board
 from leaderboards.entry import Entry
@@ -72,7 +74,8 @@ def train_then_eval(
         clock = _Clock(out / "seconds.json")
         board = Board(out / "board")
         tasks = registry().expand(recipe.tasks)
-        base = find(base_name)
+        register()
+        base = fetch(find(base_name), tell)
 
         def score(spec: ModelSpec, name: str) -> None:
             if on_board(board, spec, name, tasks, judge, limit):
@@ -93,7 +96,7 @@ def train_then_eval(
                 f"no preference pairs from {dataset.counts.rows} rated instructions ({dataset.counts}); loosen the recipe's [data] rule"
             )
         tell(f"{len(dataset.pairs)} preference pairs from {dataset.counts.rows} instructions")
-        job = Job(recipe=recipe, out=out, base_name=base_name, base=base.pretrained, dtype=base.dtype, preferences=dataset.pairs)
+        job = Job(recipe=recipe, out=out, base_name=base_name, base=str(base.folder), dtype=base.dtype, preferences=dataset.pairs)
         arms = {recipe.trainer: job} | ({"sft": _control(job)} if recipe.control else {})
         checkpoints: list[Checkpoint] = []
         for arm, arm_job in arms.items():
@@ -102,7 +105,7 @@ def train_then_eval(
                 watched = replace(arm_job, progress=partial(report, stage))
                 checkpoints += trainer(arm)(watched)
         for checkpoint in checkpoints:
-            score(find(str(checkpoint.path)), checkpoint.path.as_posix())
+            score(fetch(find(str(checkpoint.path)), tell), checkpoint.path.as_posix())
         entries = board.standing(partial=True)
         return Outcome(
             out=out,

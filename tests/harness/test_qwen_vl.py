@@ -3,19 +3,17 @@
 import base64
 import json
 import unicodedata
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiktoken
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from harness.models.qwen_vl import (
@@ -25,91 +23,18 @@ from harness.models.qwen_vl import (
     QwenVLProcessor,
     QwenVLTokenizer,
 )
-from harness.models.qwen_vl.tokenizer import SPECIAL, WORDS
+from harness.models.qwen_vl.tokenizer import SPECIAL
+from tests.harness.qwen_vl_checkpoint import END, OFFICIAL, RANKS, START, config, write
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "qwen_vl"
 golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs the official implementation's results, which are not in the repository")
-
-TEXT = "the cat in the hat sat on the mat. Is there a red car? Yes, there is a red car in the image. 123 éà 图中有一只猫"
-
-
-def trained_ranks(count: int) -> dict[bytes, int]:
-    """Byte-pair ranks as tiktoken has them: all bytes (not in their order), then `count` merges learned from TEXT."""
-    ranks = {bytes([(byte * 7 + 3) % 256]): byte for byte in range(256)}
-    words = [[bytes([byte]) for byte in word.encode()] for word in tiktoken_pieces(TEXT)]
-    for _ in range(count):
-        pairs: dict[tuple[bytes, bytes], int] = {}
-        for word in words:
-            for pair in pairwise(word):
-                pairs[pair] = pairs.get(pair, 0) + 1
-        if not pairs:
-            break
-        left, right = max(sorted(pairs), key=lambda pair: pairs[pair])
-        ranks.setdefault(left + right, len(ranks))
-        for word in words:
-            at = 0
-            while at < len(word) - 1:
-                if (word[at], word[at + 1]) == (left, right):
-                    word[at : at + 2] = [left + right]
-                at += 1
-    return ranks
-
-
-def tiktoken_pieces(text: str) -> list[str]:
-    import regex  # type: ignore[import-untyped]
-
-    found: list[str] = regex.findall(WORDS, text)
-    return found
-
-
-RANKS = trained_ranks(64)
-END = len(RANKS)
-START = END + len(SPECIAL) - 3
-OFFICIAL = tiktoken.Encoding("qwen", pat_str=WORDS, mergeable_ranks=RANKS, special_tokens={t: END + i for i, t in enumerate(SPECIAL)})
-
-
-def config(**changes: Any) -> dict[str, Any]:
-    visual = {"heads": 2, "image_size": 448, "image_start_id": START, "layers": 2, "mlp_ratio": 4.9231, "output_dim": 128}
-    return {
-        "architectures": ["QWenLMHeadModel"],
-        "auto_map": {"AutoConfig": "configuration_qwen.QWenConfig", "AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel"},
-        "model_type": "qwen",
-        "bf16": False,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "kv_channels": 64,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "seq_length": 2048,
-        "torch_dtype": "float32",
-        "vocab_size": 640,
-        "visual": visual | {"patch_size": 14, "width": 32},
-        **changes,
-    }
 
 
 @pytest.fixture(scope="session")
 def official_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random checkpoint with the files of Qwen/Qwen-VL-Chat (without its code)."""
     folder = tmp_path_factory.mktemp("models") / "qwen-vl"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config()))
-    (folder / "qwen.tiktoken").write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in RANKS.items()))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {"model_max_length": 8192, "tokenizer_class": "QWenTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_qwen.T", None]}}
-        )
-    )
-    (folder / "generation_config.json").write_text(
-        json.dumps({"chat_format": "chatml", "eos_token_id": END, "pad_token_id": END, "do_sample": True, "top_k": 0, "top_p": 0.3})
-    )
-    torch.manual_seed(0)
-    model = QwenVLForConditionalGeneration(QwenVLConfig(**config()))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and "pos" not in name:
-                parameter.mul_(4)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"})
+    write(folder)
     return folder
 
 
