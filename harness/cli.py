@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from harness.evaluate import Evaluation
     from harness.judging import Plan
     from harness.models.spec import ModelSpec
     from harness.score import Score
@@ -43,6 +44,8 @@ vlfeedback_app = typer.Typer(no_args_is_help=True, help="Preference data in VLFe
 app.add_typer(vlfeedback_app, name="vlfeedback")
 
 LEDGER = Path("runs") / "ledger.sqlite"
+
+COUNTED = {"from the store": "from earlier runs", "cut": "cut once decided", "out of memory": "times out of memory"}
 
 
 class UsageError(Exception):
@@ -213,6 +216,13 @@ def eval_command(
     official_prompts: Annotated[
         bool, typer.Option("--official-prompts", help="Ask the judge in the benchmark authors' own words, fetched from their repository.")
     ] = False,
+    batch_size: Annotated[str | None, typer.Option(help='Questions decoded at once; "auto": as many as memory holds.')] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Share nothing between questions and ask one at a time.")] = False,
+    full_answers: Annotated[
+        bool, typer.Option("--full-answers", help="Let answers go on after nothing more can change what is read from them.")
+    ] = False,
+    prompt_suffix: Annotated[str | None, typer.Option(help="Text put after every question; recorded.")] = None,
+    features: Annotated[Path | None, typer.Option(help="A folder that keeps image features over runs.")] = None,
     max_failed: MaxFailed = 0.05,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -236,6 +246,7 @@ def eval_command(
     from harness.progress import Stages
 
     spec = fetch(spec, _tell)
+    engine = _engine(batch_size, exact=exact, suffix=prompt_suffix, features=features)
     board = Board(out / "board")
     name = Path(model).as_posix() if Path(model).is_dir() else spec.name
     if on_board(board, spec, name, chosen, rater, limit, paths, official_prompts):
@@ -256,9 +267,13 @@ def eval_command(
                 judge_repeats=judge_repeats,
                 calibration=calibration,
                 ledger=ledger,
+                engine=engine,
+                full_answers=full_answers,
                 progress=partial(stages.report, f"score {name}"),
             )
         board.add(evaluation.entries, evaluation.samples)
+        for line in _where_time_went(evaluation):
+            _tell(line)
     entries = [entry for entry in board.standing(partial=True) if entry.model == name and entry.task in {task.name for task in chosen}]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return _lossy(entries, max_failed)
@@ -275,6 +290,26 @@ def _model(name: str, path: Path | None, url: str | None, remote_code: bool) -> 
     if url is not None and spec.backend != "openai":
         raise UsageError(f"--model-url: {name} runs here, not behind a server; name a served one as openai:ID")
     return replace(spec, url=url or spec.url, remote_code=remote_code)
+
+
+def _engine(batch_size: str | None, *, exact: bool, suffix: str | None, features: Path | None) -> dict[str, Any]:
+    """Settings of our own LM that were given."""
+    if batch_size is not None and batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
+        raise UsageError(f'--batch-size {batch_size!r}: must be a number of questions, or "auto"')
+    given: dict[str, Any] = {"batch_size": batch_size, "suffix": suffix, "features": features, "exact": exact or None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _where_time_went(evaluation: "Evaluation") -> list[str]:
+    """What was shared and what it cost, for people."""
+    counts, seconds = evaluation.counts, sum(evaluation.seconds.values())
+    lines = [f"shared: {evaluation.shared}"] if evaluation.shared else []
+    if counts.get("asked"):
+        parts = [f"{counts['asked']} questions", f"{counts.get('answered', 0)} answered by the model"]
+        parts += [f"{counts[name]} {what}" for name, what in COUNTED.items() if counts.get(name)]
+        lines.append(f"{', '.join(parts)}; {counts['asked'] / seconds:.1f} a second")
+    spent = sorted(evaluation.seconds.items(), key=lambda item: -item[1])
+    return [*lines, "time: " + ", ".join(f"{stage} {took:.1f} s" for stage, took in spent if took >= 0.05)]
 
 
 def _calibration(path: Path | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from harness.judging import over_repeats, repeats
+from harness.models.clock import Clock
 from harness.models.load import quiet
 from harness.models.spec import ModelSpec
 from harness.provenance import digest_of_files, digest_of_model, environment
@@ -47,6 +48,12 @@ class Evaluation:
 
     entries: list[Entry]
     samples: list[Sample]
+    shared: str = ""
+    """What questions shared, in words."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Where time went: images, vision, prefill, decode, judge, other."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Of questions: asked, answered by the model, from the store, cut, ..."""
 
     @property
     def lost(self) -> float:
@@ -93,10 +100,11 @@ def evaluate(
         hints = partial(_hints, names={task.name for task in tasks}, full_answers=full_answers)
         load = partial(load_vlm, progress=progress, ledger=ledger, engine={"hints": hints, **(engine or {})})
     started = time.monotonic()
+    clock = Clock()
     loaded, manager = load_tasks(tasks, split=split, data=data, partial_data=partial_data)
     for name_of_task, task in loaded.items():
         task.set_config("process_results", _unless_failed(task.config.process_results))
-        task.apply_filters = _booked(name_of_task, task.apply_filters)
+        task.apply_filters = _booked(name_of_task, task.apply_filters, clock)
     lm = load(spec)
     with use_judge(judge) if judge is not None else nullcontext(), wording.official_prompts() if official_prompts else nullcontext():
         results = simple_evaluate(
@@ -122,7 +130,10 @@ def evaluate(
     if partial_data:
         provenance["rows"] = "partial"
     revisions = {task.name: sha for task in tasks if task.name not in (data or {}) and (sha := revision_of(task))}
-    return _read(
+    seconds = time.monotonic() - started
+    spent = {**getattr(getattr(lm, "clock", None), "seconds", {}), **clock.seconds}
+    spent["other"] = seconds - sum(spent.values())
+    evaluation = _read(
         results["samples"],
         tasks,
         run=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}",
@@ -130,7 +141,7 @@ def evaluate(
         judge=judge,
         official_prompts=official_prompts,
         limit=limit,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         provenance=provenance,
         again=again,
         of_task=lambda task: (
@@ -140,6 +151,7 @@ def evaluate(
             | ({"revision": revisions[task.name]} if task.name in revisions else {})
         ),
     )
+    return replace(evaluation, shared=told.get("shared", ""), seconds=spent, counts=dict(getattr(lm, "counts", {})))
 
 
 def revision_of(task: TaskSpec) -> str | None:
@@ -246,11 +258,11 @@ def _docs_and_answers(logged: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping
     return [line["doc"] for line in logged], [line["resps"][0][0] for line in logged]
 
 
-def _booked(task: str, apply_filters: Callable[[], Any]) -> Callable[[], Any]:
+def _booked(task: str, apply_filters: Callable[[], Any], clock: Clock) -> Callable[[], Any]:
     """A task's filters, in which the judge is asked, with the task's name on what that costs."""
 
     def booked() -> Any:
-        with judging(task):
+        with judging(task), clock("judge"):
             return apply_filters()
 
     return booked
