@@ -223,11 +223,14 @@ def eval_command(
     ] = False,
     prompt_suffix: Annotated[str | None, typer.Option(help="Text put after every question; recorded.")] = None,
     features: Annotated[Path | None, typer.Option(help="A folder that keeps image features over runs.")] = None,
+    serve: Annotated[str | None, typer.Option(help="vllm: start `vllm serve` on the weights for this run and ask it.")] = None,
     max_failed: MaxFailed = 0.05,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
     """Score one model or checkpoint on tasks."""
+    from contextlib import nullcontext
+
     from leaderboards.board import Board
     from leaderboards.entry import to_json
     from leaderboards.report import leaderboard
@@ -243,8 +246,11 @@ def eval_command(
         return _print_price(rater, [task for task in chosen if task.judged], paths, limit)
     from harness.evaluate import evaluate, on_board
     from harness.models.fetch import fetch
+    from harness.models.serve import served
     from harness.progress import Stages
 
+    if serve not in (None, "vllm"):
+        raise UsageError(f"--serve {serve!r}: known: vllm")
     spec = fetch(spec, _tell)
     engine = _engine(batch_size, exact=exact, suffix=prompt_suffix, features=features)
     board = Board(out / "board")
@@ -253,9 +259,9 @@ def eval_command(
         _tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
     else:
         _tell(f"{name}: scoring on {', '.join(task.name for task in chosen)}")
-        with Stages() as stages:
+        with Stages() as stages, served(spec, tell=_tell) if serve else nullcontext(spec) as asked:
             evaluation = evaluate(
-                spec,
+                asked,
                 chosen,
                 rater,
                 limit=limit,

@@ -1,5 +1,6 @@
 """From a ModelSpec to an lm-eval LM."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,7 +44,8 @@ def load(
     if spec.backend == "openai":
         from harness.models.openai_vision import OpenAIVisionLM
 
-        return OpenAIVisionLM(spec.pretrained, url=spec.url, ledger=ledger, progress=progress)
+        identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
+        return OpenAIVisionLM(spec.pretrained, url=spec.url, identity=identity, ledger=ledger, progress=progress)
     import torch
     from safetensors import SafetensorError
 

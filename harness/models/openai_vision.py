@@ -72,11 +72,13 @@ class _Prompt(str):
 class _Asker(OpenAIJudge):
     """The judge's client with another question: several images in their places, stop sequences, and an empty answer is one."""
 
-    def __init__(self, model: str, *, url: str, **settings: Any) -> None:
+    def __init__(self, model: str, *, url: str, identity: str | None = None, **settings: Any) -> None:
         # Credentials would be logged with the URL: they go in a header.
         parts = urlsplit(url)
         user, _, host = parts.netloc.rpartition("@")
         self.server = urlunsplit((parts.scheme, host, parts.path, "", ""))
+        self.identity = identity or self.server
+        """What names the server in the ledger."""
         self.headers = {"Authorization": "Basic " + base64.b64encode(unquote(user).encode()).decode()} if user else {}
         self.keys: set[str] = set()
         """Names in the ledger of what was asked so far."""
@@ -101,7 +103,7 @@ class _Asker(OpenAIJudge):
                 content.append({"type": "text", "text": text})
                 named.append(text)
         settings = self._settings(sampling)
-        facts = {"answers": 1, "model": self.model, "server": self.server, "system": sampling.system, "content": named}
+        facts = {"answers": 1, "model": self.model, "server": self.identity, "system": sampling.system, "content": named}
         canonical = json.dumps(facts | {"repeat": self.repeat, "settings": settings}, sort_keys=True, separators=(",", ":"))
         self.keys.add(key := hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest())
         system = [{"role": "system", "content": sampling.system}] if sampling.system else []
@@ -129,9 +131,10 @@ class _Asker(OpenAIJudge):
 class OpenAIVisionLM(LM):
     """See the module's docstring.
 
-    `key` defaults to OPENAI_API_KEY where no `url` is given: a key goes to no server it was not meant for. `max_new_tokens` is for tasks
-    that set no limit; `thinking_tokens` come on top of any, for models whose thoughts count. `progress` hears (answered, asked).
-    `settings` are further ones of `OpenAIJudge`: budget, image_side, seed (None: not sent), timeout, attempts, requests_per_minute, ...
+    `key` defaults to OPENAI_API_KEY where no `url` is given: a key goes to no server it was not meant for. `identity` names in the ledger
+    what is behind a URL that is another one next time. `max_new_tokens` is for tasks that set no limit; `thinking_tokens` come on top of
+    any, for models whose thoughts count. `progress` hears (answered, asked). `settings` are further ones of `OpenAIJudge`: budget,
+    image_side, seed (None: not sent), timeout, attempts, requests_per_minute, ...
     """
 
     MULTIMODAL = True
@@ -142,6 +145,7 @@ class OpenAIVisionLM(LM):
         *,
         url: str | None = None,
         key: str | None = None,
+        identity: str | None = None,
         ledger: Path | None = None,
         max_new_tokens: int = 256,
         thinking_tokens: int = 0,
@@ -158,7 +162,7 @@ class OpenAIVisionLM(LM):
             raise ModelError(f"model {model!r}: set OPENAI_API_KEY, or name the URL of its server")
         self.max_new_tokens, self.thinking_tokens, self.progress = max_new_tokens, thinking_tokens, progress
         books = Ledger(ledger or LEDGER)
-        self.asker = _Asker(model, url=url, key=key, ledger=books, detail=detail, concurrency=concurrency, **settings)
+        self.asker = _Asker(model, url=url, identity=identity, key=key, ledger=books, detail=detail, concurrency=concurrency, **settings)
 
     @property
     def tokenizer_name(self) -> str:
@@ -186,7 +190,10 @@ class OpenAIVisionLM(LM):
             asked[id(request)] += 1
             groups[request.task_name or "", repeat, decoding].append(index)
         answers: dict[int, str] = {}
-        for (task, repeat, decoding), indices in groups.items():
+        first_seen = _first_seen(requests)
+        for (task, repeat, decoding), unordered in groups.items():
+            # One image's questions one after the other: a server that keeps prefixes reads the image once.
+            indices = sorted(unordered, key=lambda index: first_seen[index])
             sent: list[int] = []
             failed = Counter(self.asker.failures)
             self.asker.progress = None if disable_tqdm else self._from(len(answers), len(requests))
@@ -234,6 +241,16 @@ class OpenAIVisionLM(LM):
         if self.asker.detail != "auto" or self.asker.image_side is not None:
             found["images"] = f"detail {self.asker.detail}, longest side {self.asker.image_side or 'as it is'}"
         return found
+
+
+def _first_seen(requests: Sequence[Instance]) -> list[int]:
+    """For each request, the first one about the same images."""
+    seen: dict[object, int] = {}
+    found = []
+    for index, request in enumerate(requests):
+        images = request.args[2]["visual"] if len(request.args) > 2 else []
+        found.append(seen.setdefault(tuple(getattr(image, "key", None) or id(image) for image in images), index))
+    return found
 
 
 def _parted(context: str) -> tuple[str | None, str]:

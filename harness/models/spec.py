@@ -45,6 +45,8 @@ class ModelSpec:
     adapter: Path | None = None
     """LoRA weights on top of `pretrained`."""
     backend: Literal["transformers", "openai"] = "transformers"
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of the weights that a server was started with for this run."""
     url: str | None = None
     """The server of backend "openai"; None: OPENAI_BASE_URL, else OpenAI's."""
     remote_code: bool = False
