@@ -56,10 +56,18 @@ def image_tokens(model: str, width: int, height: int, detail: str = "auto") -> i
     return int(rule["base"]) + int(rule["tile"]) * tiles
 
 
+NOTICE: Final = 90
+"""Days before a model is shut down at which that is said."""
+
+
 def retired(model: str, today: date) -> str | None:
-    """A sentence where the model is no longer served."""
+    """A sentence where the model is no longer served, or soon won't be."""
     day = _tables()["models"].get(model, {}).get("retired")
-    return f"{model} was shut down on {day}: its scores can't be re-run" if isinstance(day, date) and day < today else None
+    if not isinstance(day, date) or (day - today).days > NOTICE:
+        return None
+    if day < today:
+        return f"{model} was shut down on {day}: its scores can't be re-run"
+    return f"{model} is to be shut down on {day}: scores it gives can't be re-run after that"
 
 
 def _tables() -> Mapping[str, Any]:
