@@ -33,6 +33,10 @@ SWEEP = 64
 """How many are stored before that bound is looked at again."""
 
 
+OWN_WAY = {"fuyu": "its processor lays images out together with the text"}
+"""Families whose images can't be processed apart from the text, by model type."""
+
+
 def image_digest(image: Image) -> str:
     """What is the same for the same image: a benchmark's key, else sha256 of mode, size and pixels, remembered on the image."""
     if isinstance(image, Picture):
@@ -125,20 +129,21 @@ class ImageEncoder:
         self._coming: Iterator[tuple[str, Processed | str]] = iter(())
         self._arrived: dict[str, Processed | str] = {}
         self.output: type | None = None
+        self.stacked = False
+        """Whether the model's own features are one tensor, not one an image."""
         self.get_features: Callable[..., Any] | None = getattr(model.base_model, "get_image_features", None)
         self.takes = set(inspect.signature(self.get_features).parameters) if self.get_features else set()
         self.forward_takes = set(inspect.signature(model.forward).parameters)
 
     def why_not(self) -> str | None:
         """Why this family's images can't be encoded apart from its text, or None."""
-        processor = type(self.processor)
+        if self.model.config.model_type in OWN_WAY:
+            return OWN_WAY[self.model.config.model_type]
         if self.get_features is None or not self.model._supports_mm_encoder_outputs():
             return "the model takes no features that were computed before"
         if any(name == "input_ids" or "qformer" in name for name in self.takes):
             return "its image features depend on the question"
-        if processor.prepare_inputs_layout is not ProcessorMixin.prepare_inputs_layout:
-            return "its processor lays images out together with the text"
-        if processor.replace_image_token is ProcessorMixin.replace_image_token:
+        if type(self.processor).replace_image_token is ProcessorMixin.replace_image_token:
             return "its processor does not say what an image's placeholder becomes"
         return None
 
@@ -201,9 +206,10 @@ class ImageEncoder:
                 if name in self.forward_takes:
                     extra[name].append(part)
         assert self.output is not None
-        given: dict[str, Any] = {"pooler_output": [part for image in images for part in image.features]}
+        features = [part for image in images for part in image.features]
+        given: dict[str, Any] = {"pooler_output": torch.stack(features) if self.stacked else features}
         if images[0].deep:
-            given["deepstack_features"] = [torch.cat(layers) for layers in zip(*(image.deep for image in images), strict=True)]
+            given["deepstack_features"] = list(zip(*(image.deep for image in images), strict=True))
         return {name: torch.cat(parts) for name, parts in extra.items()} | {"mm_encoder_outputs": {"image": self.output(**given)}}
 
     def forget(self) -> None:
@@ -212,7 +218,8 @@ class ImageEncoder:
 
     def _process(self, image: Image) -> Processed:
         kwargs = self.processor._merge_kwargs(tokenizer_init_kwargs=self.processor.tokenizer.init_kwargs, return_tensors="pt")
-        tensors, replacements = self.processor._process_images([image.convert("RGB")], **kwargs["images_kwargs"])
+        nested = self.processor.prepare_inputs_layout(images=[image.convert("RGB")])[0]
+        tensors, replacements = self.processor._process_images(nested, **kwargs["images_kwargs"])
         unused = self.processor.unused_input_names
         return Processed({name: torch.as_tensor(part) for name, part in tensors.items() if name not in unused}, list(replacements))
 
@@ -241,7 +248,7 @@ class ImageEncoder:
         }
         assert self.get_features is not None
         output = self.get_features(**{name: part for name, part in tensors.items() if name in self.takes}, return_dict=True)
-        self.output = type(output)
+        self.output, self.stacked = type(output), isinstance(output.pooler_output, Tensor)
         features = list(output.pooler_output)
         if len(features) % count:
             if count == 1:
@@ -250,7 +257,7 @@ class ImageEncoder:
         each = len(features) // count
         own = [features[index * each : (index + 1) * each] for index in range(count)]
         lengths = [sum(part.shape[0] for part in parts) for parts in own]
-        deep = [layer.split(lengths) for layer in getattr(output, "deepstack_features", None) or []]
+        deep = [layer.split(lengths) if isinstance(layer, Tensor) else layer for layer in getattr(output, "deepstack_features", None) or []]
         extra = {name: part for name, part in tensors.items() if not name.startswith(("pixel_values", "image_patches"))}
         # A slice would keep the whole batch in memory.
         apart = (lambda part: part.clone()) if count > 1 else (lambda part: part)

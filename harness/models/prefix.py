@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
+
+BOTH_WAYS = frozenset({"paligemma"})
+"""Model types in which a prompt's tokens see what follows them."""
 
 ROOM = 64
 """Positions by which a cache grows at a time."""
@@ -33,7 +36,7 @@ class _Roomy(DynamicLayer):
 
     def _store(self, part: Tensor, rows: Tensor, room: int) -> Tensor:
         store = part.new_empty(len(rows), part.shape[1], part.shape[-2] + room, part.shape[-1])
-        store[:, :, : part.shape[-2]] = part[rows]
+        torch.index_select(part, 0, rows, out=store[:, :, : part.shape[-2]])  # `part[rows]` would be one copy more
         return store
 
     def _show(self) -> None:
@@ -63,13 +66,13 @@ def chosen(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
     out.layers = []
     for layer in cache.layers:
         if isinstance(layer, _Roomy) or type(layer) is DynamicLayer:
-            if not layer.is_initialized or layer.keys.numel() == 0:
+            if not layer.is_initialized or layer.keys is None or layer.keys.numel() == 0:
                 out.layers.append(copy.copy(layer))
             else:
                 out.layers.append(_Roomy(layer.keys, layer.values, rows, room))
         else:  # sliding windows
             other = copy.copy(layer)
-            if getattr(layer, "is_initialized", False):
+            if getattr(layer, "is_initialized", False) and layer.keys is not None:
                 other.keys, other.values = layer.keys[rows], layer.values[rows]
             out.layers.append(other)
     return out
@@ -80,10 +83,8 @@ class State:
     """Rows in the middle of their text."""
 
     cache: Any
-    ids: Tensor
-    """What was read so far [rows, positions], pads included."""
     mask: Tensor
-    """1 where `ids` is no pad."""
+    """1 where what was read is no pad [rows, positions]."""
     delta: Tensor | None
     """M-RoPE: how far positions are from counting tokens [rows, 1]."""
     logits: Tensor
@@ -101,14 +102,25 @@ class Runner:
         self.types_name = next((name for name in ("mm_token_type_ids", "token_type_ids") if name in takes), None)
         self.takes = takes
         self.mrope = hasattr(self.base, "get_rope_index")
+        self.both_ways = model.config.model_type in BOTH_WAYS
+        self.first = 1 if self.both_ways else 0
+        """What positions begin with."""
 
     def why_no_prefix(self) -> str | None:
         """Why this family's beginnings can't be kept, or None."""
+        if self.model.config.model_type in BOTH_WAYS:
+            return "it reads the question in both directions, so what is before it depends on it"
         if "position_ids" not in self.takes or "past_key_values" not in self.takes:
             return "the model takes no positions or no cache"
-        if self.model._is_stateful or not all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=self.text_config).layers):
+        layers = DynamicCache(config=self.text_config).layers
+        if self.model._is_stateful or not all(isinstance(layer, DynamicLayer | DummyLayer) for layer in layers):
             return "the model's state is more than keys and values"
         return None
+
+    @property
+    def windowed(self) -> bool:
+        """Whether some layer sees only so many positions back: pads in the middle would count as some."""
+        return any(type(layer) not in (DynamicLayer, DummyLayer) for layer in DynamicCache(config=self.text_config).layers)
 
     def longest(self) -> int | None:
         """Positions up to which a beginning's keys don't depend on what follows; None: any."""
@@ -127,30 +139,32 @@ class Runner:
         """Read rows of ids; `types` says which are images' (1), `inputs` holds the images."""
         ids, mask = self._padded(rows, self.pad), self._padded([[1] * len(row) for row in rows], 0)
         given = dict(inputs)
-        if types is not None and self.types_name is not None:
+        if self.both_ways:
+            given["token_type_ids"] = torch.zeros_like(ids)  # all of it is read in both directions, the answer to come is not
+        elif types is not None and self.types_name is not None:
             given[self.types_name] = self._padded(types, 0)
-        positions, delta = (mask.cumsum(-1) - 1).clamp(min=0), None
+        positions, delta = (mask.cumsum(-1) - 1).clamp(min=0) + self.first, None
         if self.mrope:
             grids = {name: part for name, part in given.items() if name.endswith("_grid_thw")}
             three, delta = self.base.get_rope_index(ids, mm_token_type_ids=given.pop(self.types_name or ""), attention_mask=mask, **grids)
             positions = torch.cat([positions[None], three.to(positions)])
         cache = DynamicCache(config=self.text_config)
         logits = self._forward(ids, mask, positions, cache, **given)
-        return State(cache, ids, mask, delta, logits)
+        return State(cache, mask, delta, logits)
 
     def fork(self, prefix: State, which: Sequence[int], suffixes: Sequence[Sequence[int]], room: int) -> State:
         """Each row goes on from one of the prefixes with ids of its own (at least one)."""
         rows = torch.tensor(which, device=self.device)
         cache = chosen(prefix.cache, rows, max(map(len, suffixes)) + room)
         delta = None if prefix.delta is None else prefix.delta[rows]
-        state = State(cache, prefix.ids[rows], prefix.mask[rows], delta, prefix.logits)
+        state = State(cache, prefix.mask[rows], delta, prefix.logits)
         more, seen = self._padded(suffixes, self.pad), self._padded([[1] * len(row) for row in suffixes], 0)
         return self._read(state, more, seen)
 
     def alone(self, state: State, room: int) -> State:
         """The same rows, with room for an answer."""
-        everything = torch.arange(len(state.ids), device=self.device)
-        return State(chosen(state.cache, everything, room), state.ids, state.mask, state.delta, state.logits)
+        everything = torch.arange(len(state.mask), device=self.device)
+        return State(chosen(state.cache, everything, room), state.mask, state.delta, state.logits)
 
     def step(self, state: State, tokens: Tensor) -> State:
         """Read one token a row [rows]."""
@@ -159,15 +173,15 @@ class Runner:
     def keep(self, state: State, rows: Tensor, room: int) -> State:
         """Only these rows."""
         delta = None if state.delta is None else state.delta[rows]
-        return State(chosen(state.cache, rows, room), state.ids[rows], state.mask[rows], delta, state.logits[rows])
+        return State(chosen(state.cache, rows, room), state.mask[rows], delta, state.logits[rows])
 
     def _read(self, state: State, more: Tensor, seen: Tensor) -> State:
-        ids, mask = torch.cat([state.ids, more], 1), torch.cat([state.mask, seen], 1)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -more.shape[1] :]
+        mask = torch.cat([state.mask, seen], 1)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -more.shape[1] :] + self.first
         if state.delta is not None:
             positions = torch.stack([positions, *[positions + state.delta] * 3])
         logits = self._forward(more, mask, positions, state.cache)
-        return State(state.cache, ids, mask, state.delta, logits)
+        return State(state.cache, mask, state.delta, logits)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, **given: Any) -> Tensor:
         if "logits_to_keep" in self.takes:

@@ -21,6 +21,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -30,8 +31,9 @@ from lm_eval.models.hf_vlms import DEFAULT_IMAGE_PLACEHOLDER, HFMultimodalLM
 from lm_eval.models.utils import handle_stop_sequences, replace_placeholders
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from PIL.Image import Image
+from PIL.Image import new as new_image
 from torch import Tensor
-from transformers import StoppingCriteriaList
+from transformers import AutoConfig, StoppingCriteriaList
 
 from harness.models.clock import Clock
 from harness.models.images import BadImage, Encoded, ImageEncoder, image_digest, problem
@@ -118,18 +120,20 @@ class SharedImageLM(HFMultimodalLM):
         kept_bytes: int = 2 << 30,
         features: Path | None = None,
         suffix: str = "",
-        hints: Mapping[str, Hints] | None = None,
+        hints: Mapping[str, Hints] | Callable[[Instance], Hints] | None = None,
         answers: Any = None,
         progress: Callable[[int, int], None] | None = None,
         **settings: Any,
     ) -> None:
         self.auto = batch_size == "auto"
+        if AutoConfig.from_pretrained(pretrained, revision=settings.get("revision") or "main").model_type in INTERLEAVED:
+            settings.setdefault("image_string", DEFAULT_IMAGE_PLACEHOLDER)  # it has no token that stands for an image
         super().__init__(pretrained, batch_size=AUTO if self.auto else int(batch_size), **settings)
         self.model.eval()
         self.hf: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         """The model itself, adapters inside it."""
         self.progress, self.exact, self.suffix = progress, exact, suffix
-        self.hints = dict(hints or {})
+        self.hints = hints or {}
         self.store = answers
         """Where answers are kept over runs; None: nowhere."""
         self.clock = Clock()
@@ -244,7 +248,7 @@ class SharedImageLM(HFMultimodalLM):
         for index, request in enumerate(requests):
             context, settings, visual = request.args[0], request.args[1], request.args[2]["visual"]
             images = list(visual)[: self.max_images]
-            hints = self.hints.get(request.task_name or "", Hints())
+            hints = self.hints(request) if callable(self.hints) else self.hints.get(request.task_name or "", Hints())
             try:
                 digests = tuple(image_digest(image) for image in images)
             except (OSError, SyntaxError, ValueError):  # broken beyond a digest: no other question is about it
@@ -370,8 +374,7 @@ class SharedImageLM(HFMultimodalLM):
                 prefix = self._prefill([group[0] for group in groups], [group[0].beginning for group in groups])
             rows = [(which, job) for which, group in enumerate(groups) for job in group]
             rows.sort(key=lambda row: len(row[1].ids) - row[1].beginning)
-            for start in range(0, len(rows), self.batch_size):
-                chunk = rows[start : start + self.batch_size]
+            for chunk in self._chunks(rows):
                 batch = [job for _, job in chunk]
                 with self.clock("prefill"):
                     suffixes = [job.ids[job.beginning :] for job in batch]
@@ -379,17 +382,26 @@ class SharedImageLM(HFMultimodalLM):
                 self.counts["prefix shared"] += len(batch)
                 yield state, batch
 
+    def _chunks(self, rows: list[tuple[int, _Job]]) -> Iterator[list[tuple[int, _Job]]]:
+        """Batches of rows that are sorted by how much is left to read; of one length where pads in the middle would count."""
+        together: dict[int, list[tuple[int, _Job]]] = defaultdict(list)
+        for row in rows:
+            together[len(row[1].ids) - row[1].beginning if self.runner.windowed else 0].append(row)
+        for some in together.values():
+            yield from (some[start : start + self.batch_size] for start in range(0, len(some), self.batch_size))
+
     def _beginnings(self, jobs: list[_Job]) -> list[list[_Job]]:
         """Jobs that are alike up to the end of their images, and how far they are alike."""
         fill = set(self._image_ids())
         groups: dict[object, list[_Job]] = defaultdict(list)
         for job in jobs:
-            end = max((at for at, token in enumerate(job.ids) if token in fill), default=-1) + 1
+            end = next((at + 1 for at in reversed(range(len(job.ids))) if job.ids[at] in fill), 0)
             too_long = self.longest is not None and len(job.ids) + self._new_tokens(job) > self.longest
             groups[(job.digests, tuple(job.ids[:end])) if not too_long else id(job)].append(job)
         for group in groups.values():
             shortest = min(len(job.ids) for job in group) - 1  # each has at least one token of its own to read
-            alike = next((at for at in range(shortest) if len({job.ids[at] for job in group}) > 1), shortest)
+            least, most = min(job.ids for job in group), max(job.ids for job in group)  # what these two share, all between them do
+            alike = next((at for at in range(shortest) if least[at] != most[at]), shortest)
             for job in group:
                 job.beginning = alike
         # Beginnings of a token or two aren't worth a pass of their own.
@@ -439,15 +451,19 @@ class SharedImageLM(HFMultimodalLM):
         """A row's text so far, whether it is at its end, and whether that is for nothing more being needed."""
         ended = tokens[-1] in ends or len(tokens) >= self._new_tokens(job)
         until = [end for end in self._until(job) if end]
-        if not ended and job.hints.decided is None and not until:
+        # A token at a time, a stop sequence can only come to stand in the last of them: no more than four a character, bytes at worst. To
+        # decode everything at every step would take ever longer.
+        latest = self.tok_decode(tokens[-1 - 4 * max(map(len, until)) :]) if until else ""
+        stopped = any(end in latest for end in until)
+        if not ended and not stopped and job.hints.decided is None:
             return "", False, False
         text: str = self.tok_decode(tokens)
-        stopped = any(end in text for end in until)
         for end in until:
             text = text.split(end)[0]
         if ended or stopped:
             return text, True, False
-        decided = job.hints.decided is not None and job.hints.decided(text)
+        # A character that isn't whole yet is shown as a mark, and may still become another.
+        decided = job.hints.decided is not None and not text.endswith("\ufffd") and job.hints.decided(text)
         return text, decided, decided
 
     def _choices(self, logits: Tensor, jobs: list[_Job]) -> list[dict[str, float]]:
@@ -498,7 +514,9 @@ class SharedImageLM(HFMultimodalLM):
         return min(64, max(self._new_tokens(job) for job in jobs))
 
     def _until(self, job: _Job) -> list[str]:
-        stops: list[str] = handle_stop_sequences(job.settings.get("until"), self.tok_decode(self.eot_token_id, skip_special_tokens=False))
+        asked = job.settings.get("until")
+        end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        stops: list[str] = handle_stop_sequences(list(asked) if isinstance(asked, list) else asked, end)  # it appends to what it is given
         return stops
 
     def _ends(self) -> set[int]:
@@ -508,7 +526,7 @@ class SharedImageLM(HFMultimodalLM):
 
     def _image_ids(self) -> list[int]:
         known = [token for token in getattr(self.processor, "image_token_ids", ()) if token is not None]
-        return [*known, self.image_token_id]
+        return [*known, *([token] if (token := getattr(self, "image_token_id", None)) is not None else [])]
 
     def _add_special(self, text: str) -> bool:
         """Whether the tokenizer is to add its own tokens: not where a template wrote the first of them."""
@@ -517,8 +535,14 @@ class SharedImageLM(HFMultimodalLM):
 
     def _ids(self, context: str, images: list[Encoded]) -> list[int]:
         replacements = [part for image in images for part in image.replacements]
-        expanded, _ = self.processor.get_text_with_replacements([self._text(context)], replacements)
-        return [int(token) for token in self.tokenizer(expanded[0], add_special_tokens=self._add_special(expanded[0]))["input_ids"]]
+        given = self._text(context)
+        # Some lay the text out, too, but only beside images: what these show doesn't matter here.
+        stand_ins = {"images": [[new_image("RGB", (8, 8))] * len(images)]} if images else {}
+        (text,) = self.processor.prepare_inputs_layout(text=[given], **stand_ins)[1]
+        expanded, _ = self.processor.get_text_with_replacements([text], replacements)
+        bos = self.tokenizer.bos_token
+        add_special = self._add_special(text) and not (bos is not None and bos in text and bos not in given)
+        return [int(token) for token in self.tokenizer(expanded[0], add_special_tokens=add_special)["input_ids"]]
 
     def _text(self, context: str) -> str:
         """With the model's own placeholder for images where no template wrote it."""
@@ -531,9 +555,18 @@ class SharedImageLM(HFMultimodalLM):
 
     def _processed(self, context: str, images: Sequence[Image]) -> dict[str, Tensor]:
         """A prompt as the processor itself makes it."""
-        text = self._text(context)
-        shown = {"images": [[image.convert("RGB") for image in images]]} if images else {}
-        inputs = self.processor(text=[text], return_tensors="pt", add_special_tokens=self._add_special(text), **shown)
+        pictures = [image.convert("RGB") for image in images]
+        if self.hf.config.model_type in BY_ITSELF:  # its processor puts the images in
+            text = context.replace(DEFAULT_IMAGE_PLACEHOLDER, "")
+            inputs = self.processor(text=[text], return_tensors="pt", **({"images": [pictures]} if images else {}))
+        elif self.hf.config.model_type in INTERLEAVED:
+            parts = context.split(DEFAULT_IMAGE_PLACEHOLDER)
+            mixed = [part for pair in zip_longest(parts, pictures) for part in pair if part not in (None, "")]
+            inputs = self.processor(text=[mixed], return_tensors="pt")
+        else:
+            text = self._text(context)
+            shown = {"images": [pictures]} if images else {}
+            inputs = self.processor(text=[text], return_tensors="pt", add_special_tokens=self._add_special(text), **shown)
         return {
             name: part.to(self.device, self.hf.dtype if part.is_floating_point() else None) if isinstance(part, Tensor) else part
             for name, part in inputs.items()
@@ -650,7 +683,18 @@ class SharedImageLM(HFMultimodalLM):
 WORTH: Final = 16
 """Tokens a beginning must have to be computed by itself."""
 
-VERIFIED: Final = frozenset({"llava", "qwen"})
+BY_ITSELF: Final = frozenset({"instructblip", "fuyu"})
+"""Model types whose processor puts an image's placeholder in by itself."""
+
+INTERLEAVED: Final = frozenset({"idefics"})
+"""Model types whose processor takes images between pieces of text."""
+
+VERIFIED: Final = frozenset(
+    {
+        *("llava", "llava_next", "llava_onevision", "qwen", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"),
+        *("idefics3", "smolvlm", "paligemma", "gemma3", "gemma4"),
+    }
+)
 """Model types whose equality with the plain way our tests show."""
 
 
