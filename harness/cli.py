@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.models.share_out import Relieved, rank
+
 if TYPE_CHECKING:
     from harness.evaluate import Evaluation
     from harness.judging import Plan
@@ -44,6 +46,7 @@ vlfeedback_app = typer.Typer(no_args_is_help=True, help="Preference data in VLFe
 app.add_typer(vlfeedback_app, name="vlfeedback")
 
 LEDGER = Path("runs") / "ledger.sqlite"
+ANSWERS = Path("runs") / "answers.sqlite"
 
 COUNTED = {"from the store": "from earlier runs", "cut": "cut once decided", "out of memory": "times out of memory"}
 
@@ -99,6 +102,8 @@ def run(arguments: list[str] | None = None) -> int:
         result = app(arguments, prog_name="harness", standalone_mode=False)
     except UsageError as error:
         return _say(error, USAGE)
+    except Relieved:  # another process has the answers now, and does the rest
+        return OK
     except Exception as error:
         if (code := _code_of(error)) is None:
             raise
@@ -131,6 +136,7 @@ def _code_of(error: Exception) -> int | None:
     """The exit code of a known error; None for a mistake in the code, which keeps its traceback."""
     from harness.judge_reports import RatingsError
     from harness.judging import BadSetting, NoServer
+    from harness.models.answer_store import StoreError
     from harness.models.spec import MissingWeights, ModelError, UnknownModel
     from tasks.hub import DataError
     from tasks.judge import JudgeError
@@ -151,10 +157,9 @@ def _code_of(error: Exception) -> int | None:
         return INTERRUPTED
     if hasattr(error, "format_message"):  # typer's usage errors share no public base class
         return USAGE
-    if (
-        type(error).__name__ in ("RunError", "ConversionError")  # named, not imported: their modules import torch
-        or isinstance(error, (ModelError, RegistryError, JudgeError, DataError, WordingError, LedgerError, OSError, FloatingPointError))
-    ):
+    known = (ModelError, StoreError, RegistryError, JudgeError, DataError, WordingError, LedgerError, OSError, FloatingPointError)
+    # The last two are named, not imported: their modules import torch.
+    if isinstance(error, known) or type(error).__name__ in ("RunError", "ConversionError"):
         return FAILED
     return None
 
@@ -223,6 +228,8 @@ def eval_command(
     ] = False,
     prompt_suffix: Annotated[str | None, typer.Option(help="Text put after every question; recorded.")] = None,
     features: Annotated[Path | None, typer.Option(help="A folder that keeps image features over runs.")] = None,
+    answers: Annotated[Path, typer.Option(help="The file that keeps every answer of a local model.")] = ANSWERS,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ask the model again, whatever is kept.")] = False,
     serve: Annotated[str | None, typer.Option(help="vllm: start `vllm serve` on the weights for this run and ask it.")] = None,
     max_failed: MaxFailed = 0.05,
     dry_run: DryRun = False,
@@ -252,7 +259,7 @@ def eval_command(
     if serve not in (None, "vllm"):
         raise UsageError(f"--serve {serve!r}: known: vllm")
     spec = fetch(spec, _tell)
-    engine = _engine(batch_size, exact=exact, suffix=prompt_suffix, features=features)
+    engine = _engine(batch_size, exact=exact, suffix=prompt_suffix, features=features, answers=None if fresh else answers)
     board = Board(out / "board")
     name = Path(model).as_posix() if Path(model).is_dir() else spec.name
     if on_board(board, spec, name, chosen, rater, limit, paths, official_prompts):
@@ -298,11 +305,11 @@ def _model(name: str, path: Path | None, url: str | None, remote_code: bool) -> 
     return replace(spec, url=url or spec.url, remote_code=remote_code)
 
 
-def _engine(batch_size: str | None, *, exact: bool, suffix: str | None, features: Path | None) -> dict[str, Any]:
+def _engine(batch_size: str | None, *, exact: bool, suffix: str | None, features: Path | None, answers: Path | None) -> dict[str, Any]:
     """Settings of our own LM that were given."""
     if batch_size is not None and batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
         raise UsageError(f'--batch-size {batch_size!r}: must be a number of questions, or "auto"')
-    given: dict[str, Any] = {"batch_size": batch_size, "suffix": suffix, "features": features, "exact": exact or None}
+    given: dict[str, Any] = {"batch_size": batch_size, "suffix": suffix, "features": features, "exact": exact or None, "answers": answers}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -454,6 +461,44 @@ def train_then_eval_command(
     print(to_json(outcome) if as_json else report)
     _tell(f"report: {folder / 'report.md'}")
     return OK if outcome.lost <= max_failed else _say(f"{outcome.lost:.0%} of a task's samples failed or stayed unscored", LOSSY)
+
+
+@app.command("parity")
+def parity_command(
+    model: Annotated[str, typer.Argument(help="A model, as for `harness eval --model`.")],
+    task: Annotated[str, typer.Argument(help="A task's name.")],
+    samples: Annotated[int, typer.Option(min=1, help="Documents answered both ways.")] = 200,
+    model_path: ModelPath = None,
+    trust_remote_code: RemoteCode = False,
+    judge: JudgeName = "exact",
+    judge_url: JudgeUrl = None,
+    ledger: LedgerPath = LEDGER,
+    judge_budget: JudgeBudget = None,
+    data: DataPaths = None,
+    partial_data: PartialData = False,
+    as_json: Json = False,
+) -> int:
+    """Hold a model's shared way of answering against the exact one: answers, logits, scores."""
+    from dataclasses import asdict
+
+    from harness.models.fetch import fetch
+    from harness.parity import parity, render
+    from tasks.registry import registry
+
+    asked = registry().task(task)
+    spec = fetch(_model(model, model_path, None, trust_remote_code), _tell)
+    rater = _judge(judge, judge_url, ledger, judge_budget) if asked.judged else None
+    found = parity(spec, asked, samples, judge=rater, data=_data_paths(data, [task]), partial_data=partial_data)
+    print(json.dumps(asdict(found)) if as_json else render(found))
+    return OK
+
+
+@app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def lm_eval_command(context: typer.Context) -> int:
+    """Run lm-eval's own command line, with our LM as `--model vlm-harness`."""
+    from harness.lm_eval_cli import main as lm_eval
+
+    return lm_eval(context.args)
 
 
 @app.command("train")
@@ -702,7 +747,8 @@ def _task(spec: Any) -> dict[str, Any]:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
+    if rank() == 0:
+        print(line, file=sys.stderr)
 
 
 def _print_price(judge: "Judge", tasks: "list[TaskSpec]", paths: dict[str, str], limit: int | None) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -251,7 +251,13 @@ def _hints(request: Any, names: set[str], full_answers: bool) -> Any:
     if name not in names:
         return Hints()
     wanted = registry().next_token(name, doc)
-    return Hints(decided=None if full_answers else registry().decided(name, doc), choices=wanted[0] if wanted else ())
+    decided = None if full_answers else registry().decided(name, doc)
+    return Hints(decided=decided, choices=wanted[0] if wanted else (), rule=_rule(name) if decided is not None else "")
+
+
+@cache
+def _rule(task: str) -> str:
+    return f"{task} {digest_of_files(registry().task(task).sources)}"
 
 
 def _docs_and_answers(logged: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Any]]:

@@ -10,6 +10,7 @@ What a model of transformers lets be shared: `get_image_features` gives an image
 """
 
 import hashlib
+import importlib
 import inspect
 import json
 from collections import OrderedDict, defaultdict
@@ -297,7 +298,8 @@ class ImageEncoder:
         named |= {f"extra.{name}": part.cpu().contiguous() for name, part in encoded.extra.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{torch.randint(1 << 40, ()).item()}.part")
-        save_file(named, partial, metadata={"replacements": json.dumps(encoded.replacements)})
+        form = {"output": [self.output.__module__, self.output.__qualname__], "stacked": self.stacked}
+        save_file(named, partial, metadata={"replacements": json.dumps(encoded.replacements), "form": json.dumps(form)})
         partial.rename(path.with_suffix(".safetensors"))
         self._stored += 1
         if self._stored % SWEEP == 0:
@@ -315,13 +317,16 @@ class ImageEncoder:
 
     def _load(self, digest: str) -> Encoded | None:
         path = self._path(digest)
-        if path is None or self.output is None or not self._on_disk(digest):
+        if path is None or not self._on_disk(digest):
             return None
         from safetensors import safe_open
 
         with safe_open(path.with_suffix(".safetensors"), "pt", device=str(self.device)) as file:
             named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            replacements = json.loads(file.metadata()["replacements"])
+            replacements, form = (json.loads(file.metadata()[name]) for name in ("replacements", "form"))
+        module, name = form["output"]
+        if module.split(".")[0] in ("transformers", "harness"):  # a file is trusted with no other import
+            self.output, self.stacked = getattr(importlib.import_module(module), name), form["stacked"]
 
         def numbered(kind: str) -> list[Tensor]:
             count = sum(name.startswith(f"{kind}.") for name in named)

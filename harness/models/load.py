@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.models import share_out
+from harness.models.answer_store import AnswerStore
 from harness.models.fetch import fetch
 from harness.models.spec import ModelError, ModelSpec
+from harness.provenance import digest_of_files, digest_of_model, environment
 
 LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "httpx2", "datasets")
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
+
+    from harness.models.answer_store import Book
 
 
 def register() -> None:
@@ -29,6 +34,20 @@ def quiet() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
+def book_of(spec: ModelSpec, engine: Mapping[str, Any]) -> "Book | None":
+    """Where answers of this very model are kept, in the file that the setting `answers` names: all that can change one is its name."""
+    path = engine.get("answers")
+    if path is None:
+        return None
+    assert spec.folder is not None
+    folders = [spec.folder, *([spec.adapter] if spec.adapter is not None else [])]
+    small = sorted(path for folder in folders for path in folder.iterdir() if path.suffix in (".json", ".jinja", ".txt", ".tiktoken"))
+    facts = digest_of_model(spec) | {"files": digest_of_files([path for path in small if path.name != "checkpoint.json"])}
+    versions = {name: value for name, value in environment().items() if name in ("torch", "transformers", "pillow", "device")}
+    own = {name: str(engine[name]) for name in ("dtype", "exact", "share", "suffix") if engine.get(name)}
+    return AnswerStore(path).of({**facts, **versions, **own})
+
+
 def load(
     spec: ModelSpec,
     progress: Callable[[int, int], None] | None = None,
@@ -37,7 +56,7 @@ def load(
 ) -> "LM":
     """The model of `spec`, ready to generate. Safetensors only; no code from the checkpoint is run unless the spec allows it.
 
-    `progress` hears (answered, asked); `ledger` keeps what a served model said; `engine` holds settings of SharedImageLM.
+    `progress` hears (answered, asked); `ledger` keeps what a served model said; `engine` holds settings of SharedImageLM, `answers` a path.
     MissingWeights, ModelError.
     """
     quiet()
@@ -54,20 +73,24 @@ def load(
     register()
     spec = fetch(spec)
     assert spec.folder is not None
+    settings: dict[str, Any] = {
+        "dtype": spec.dtype,
+        "device": share_out.device_of("cuda" if torch.cuda.is_available() else "cpu"),
+        "batch_size": spec.batch_size,
+        "suffix": spec.prompt_suffix,
+        **(engine or {}),
+    }
+    settings["answers"] = book_of(spec, settings)
+    if settings.get("features") is not None:
+        settings["identity"] = json.dumps(digest_of_model(spec) | {"dtype": settings["dtype"]}, sort_keys=True)
     try:
         return SharedImageLM(
             pretrained=str(spec.folder),
             peft=str(spec.adapter) if spec.adapter else None,
             use_safetensors=True,
             trust_remote_code=spec.remote_code,
-            progress=progress,
-            **{
-                "dtype": spec.dtype,
-                "device": "cuda" if torch.cuda.is_available() else "cpu",
-                "batch_size": spec.batch_size,
-                "suffix": spec.prompt_suffix,
-                **(engine or {}),
-            },
+            progress=progress if share_out.rank() == 0 else None,
+            **settings,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"{spec.name}: can't be loaded: {' '.join(str(error).split())}") from error

@@ -63,4 +63,5 @@ def gathered(mine: Sequence[Any]) -> list[Any]:
     if lists is None:
         dist.destroy_process_group()
         raise Relieved
+    lists[0] = list(mine)  # the very objects, not copies of them
     return [item for part in lists for item in part]

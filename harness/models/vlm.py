@@ -19,11 +19,11 @@ shares nothing and asks one question at a time.
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from lm_eval.api.instance import Instance
@@ -35,10 +35,14 @@ from PIL.Image import new as new_image
 from torch import Tensor
 from transformers import AutoConfig, StoppingCriteriaList
 
+from harness.models import share_out
 from harness.models.clock import Clock
 from harness.models.images import BadImage, Encoded, ImageEncoder, image_digest, problem
 from harness.models.prefix import Runner, State
 from tasks.answer import Answer, FailedAnswer
+
+if TYPE_CHECKING:
+    from harness.models.answer_store import Book
 
 Level = Literal["prefix", "features", "answers"]
 
@@ -52,6 +56,9 @@ AUTO: Final = 64
 
 OURS: Final = frozenset({"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"})
 """Settings our own greedy decoding knows, or that mean nothing to it."""
+
+IMAGE_WEIGHT: Final = 4
+"""What an image costs beside its questions, in questions, when work is shared out."""
 
 NEUTRAL: Final = {
     "num_beams": (None, 1),
@@ -82,6 +89,8 @@ class Hints:
     """Whether nothing that could follow a text changes what is read from it."""
     choices: tuple[str, ...] = ()
     """Answers whose log-probability is wanted beside the text, such as yes and no."""
+    rule: str = ""
+    """What names `decided` over runs, its version included: answers it cut are kept under that name."""
 
 
 @dataclass(eq=False)
@@ -93,6 +102,7 @@ class _Job:
     digests: tuple[str, ...]
     settings: Mapping[str, Any]
     hints: Hints
+    task: str
     requests: list[int]
     ids: list[int] = field(default_factory=list)
     types: list[int] | None = None
@@ -105,8 +115,9 @@ class SharedImageLM(HFMultimodalLM):
     """See the module's docstring.
 
     `workers` processes decode images ahead of the model (default: none on a CPU, up to 8 beside a GPU). `kept_bytes` bounds the features
-    held in memory, `features` names a folder to keep them in. `exact` shares nothing. `suffix` is put after every question. `hints` says
-    by task what may be left out. `progress` hears (answered, asked).
+    held in memory; `features` names a folder to keep them in, under `identity`, what the weights are. `exact` shares nothing. `suffix` is
+    put after every question. `hints` says by task, or by request, what may be left out. `answers` keeps answers over runs. `progress`
+    hears (answered, asked).
     """
 
     def __init__(
@@ -119,16 +130,18 @@ class SharedImageLM(HFMultimodalLM):
         workers: int | None = None,
         kept_bytes: int = 2 << 30,
         features: Path | None = None,
+        identity: str | None = None,
         suffix: str = "",
         hints: Mapping[str, Hints] | Callable[[Instance], Hints] | None = None,
-        answers: Any = None,
+        answers: "Book | None" = None,
         progress: Callable[[int, int], None] | None = None,
         **settings: Any,
     ) -> None:
         self.auto = batch_size == "auto"
         if AutoConfig.from_pretrained(pretrained, revision=settings.get("revision") or "main").model_type in INTERLEAVED:
             settings.setdefault("image_string", DEFAULT_IMAGE_PLACEHOLDER)  # it has no token that stands for an image
-        super().__init__(pretrained, batch_size=AUTO if self.auto else int(batch_size), **settings)
+        with share_out.unseen():  # lm-eval would share out questions, not images
+            super().__init__(pretrained, batch_size=AUTO if self.auto else int(batch_size), **settings)
         self.model.eval()
         self.hf: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         """The model itself, adapters inside it."""
@@ -149,7 +162,7 @@ class SharedImageLM(HFMultimodalLM):
             workers=workers,
             max_bytes=kept_bytes,
             folder=features,
-            name=str(pretrained),
+            name=identity or str(pretrained),
         )
         self.runner = Runner(self.hf, pad=self.tokenizer.pad_token_id or 0, device=self.device)
         self.level: Level = share
@@ -214,12 +227,20 @@ class SharedImageLM(HFMultimodalLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One answer a request; a FailedAnswer where an image could not be read."""
-        if any(len(request.args) < 3 for request in requests):
-            answers: list[str] = super().generate_until(requests, disable_tqdm)
-            return answers
+        blind = [index for index, request in enumerate(requests) if len(request.args) < 3]
+        if blind:  # tasks of text alone, which lm-eval hands over together with the others
+            answers = dict(zip(blind, super().generate_until([requests[index] for index in blind], disable_tqdm), strict=True))
+            seeing = [index for index in range(len(requests)) if index not in answers]
+            answers |= zip(seeing, self.generate_until([requests[index] for index in seeing], disable_tqdm) if seeing else [], strict=True)
+            return [answers[index] for index in range(len(requests))]
         results: list[str | None] = [None] * len(requests)
         self.counts["asked"] += len(requests)
         jobs = self._jobs(requests)
+        if share_out.size() > 1:
+            for index, text in self._with_others(jobs):
+                for place in jobs[index].requests:
+                    results[place] = text
+            return [result if result is not None else FailedAnswer("not answered") for result in results]
 
         def answer(job: _Job, text: str) -> None:
             for index in job.requests:
@@ -227,20 +248,45 @@ class SharedImageLM(HFMultimodalLM):
             if self.progress is not None and not disable_tqdm:
                 self.progress(sum(result is not None for result in results), len(requests))
 
+        for job, text in self._all_answers(jobs):
+            answer(job, text)
+        return [result if result is not None else FailedAnswer("not answered") for result in results]
+
+    def _all_answers(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, str]]:
+        """Answers that are kept from earlier runs, then the model's, which are kept as they come."""
         left = []
         for job in jobs:
-            stored = None if self.store is None else self.store.get(self._key(job))
+            stored = None if self.store is None or job.settings.get("do_sample") else self.store.get(self._key(job))
             if stored is None:
                 left.append(job)
             else:
                 self.counts["from the store"] += len(job.requests)
-                answer(job, stored)
+                yield job, stored
         for job, text in self._answers(left):
             self.counts["answered"] += 1
-            if self.store is not None and not isinstance(text, FailedAnswer):
-                self.store.put(self._key(job), text)
-            answer(job, text)
-        return [result if result is not None else FailedAnswer("not answered") for result in results]
+            if self.store is not None and not job.settings.get("do_sample") and not isinstance(text, FailedAnswer):
+                self.store.put(self._key(job), text, task=job.task)
+            yield job, text
+
+    def _with_others(self, jobs: Sequence[_Job]) -> Iterator[tuple[int, str]]:
+        """This process's share answered, and everyone's answers by the job's number; Relieved in all processes but the first."""
+        weights: defaultdict[Hashable, int] = defaultdict(lambda: IMAGE_WEIGHT)
+        for job in jobs:
+            weights[job.digests] += 1
+        whose = share_out.shares(weights, share_out.size())
+        numbers = {id(job): number for number, job in enumerate(jobs)}
+        mine = [job for job in jobs if whose[job.digests] == share_out.rank()]
+        answered = []
+        for done, (job, text) in enumerate(self._all_answers(mine), 1):
+            answered.append((numbers[id(job)], text))
+            if self.progress is not None:
+                self.progress(done, len(mine))
+        own = dict(self.counts)
+        for others, counts in share_out.gathered([(answered, own)]):
+            yield from others
+            if counts is not own:
+                for name, count in counts.items():
+                    self.counts[name] += count if name != "asked" else 0
 
     def _jobs(self, requests: Sequence[Instance]) -> list[_Job]:
         """The distinct questions."""
@@ -255,12 +301,15 @@ class SharedImageLM(HFMultimodalLM):
                 digests = tuple(f"unreadable {index}.{at}" for at in range(len(images)))
             sampled = index if settings.get("do_sample") else None
             key = index if self.exact else (context, digests, repr(sorted(settings.items())), hints, sampled)
-            job = jobs.setdefault(key, _Job(context, images, digests, settings, hints, []))
+            job = jobs.setdefault(key, _Job(context, images, digests, settings, hints, request.task_name or "", []))
             job.requests.append(index)
         return list(jobs.values())
 
-    def _key(self, job: _Job) -> Any:
-        return None
+    def _key(self, job: _Job) -> dict[str, Any]:
+        """What an answer depends on beside the model."""
+        settings = dict(sorted(job.settings.items()))
+        key = {"prompt": job.context, "images": list(job.digests), "settings": settings, "new tokens": self._new_tokens(job)}
+        return key | {"rule": job.hints.rule if job.hints.decided is not None else "", "choices": list(job.hints.choices)}
 
     def _answers(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:
         """Answers, as they come."""
@@ -325,9 +374,9 @@ class SharedImageLM(HFMultimodalLM):
         torch.cuda.empty_cache()
         self.batch_size_per_gpu = max(1, self.batch_size // 2)
         self.counts["out of memory"] += 1
-        left = [job for job in jobs if id(job) not in answered]
-        for start in range(0, len(left), self.batch_size):
-            yield from self._wave(left[start : start + self.batch_size])
+        left, size = [job for job in jobs if id(job) not in answered], self.batch_size  # which may shrink again meanwhile
+        for start in range(0, len(left), size):
+            yield from self._wave(left[start : start + size])
 
     @torch.inference_mode()
     def _together(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:

@@ -1,0 +1,256 @@
+"""What the engine does once, what it keeps, and what it says when something goes wrong. Equality by family: test_architectures.py."""
+
+import json
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from PIL import Image
+
+from harness.models import share_out
+from harness.models.load import load
+from harness.models.spec import find
+from harness.models.vlm import Hints, SharedImageLM
+from tasks.answer import Answer, FailedAnswer
+from tasks.pictures import PictureFile, keep, picture
+from tasks.scenes.world import image_of
+
+GREEDY = {"until": [], "max_gen_toks": 10, "do_sample": False}
+
+
+def ask(lm: Any, *asked: tuple[list[Image.Image], str], task: str = "t", settings: dict[str, Any] = GREEDY) -> list[Instance]:
+    requests = []
+    for number, (images, question) in enumerate(asked):
+        context = lm.apply_chat_template([{"role": "user", "content": "<image>" * len(images) + question}])
+        requests.append(Instance("generate_until", {}, (context, settings, {"visual": images}), number, (task, number, 1)))
+    return requests
+
+
+@pytest.fixture(scope="module")
+def folder(random_model: Path) -> Path:
+    return random_model
+
+
+def shared(folder: Path, **engine: Any) -> Any:
+    return load(find(str(folder)), engine={"dtype": "float32", "batch_size": 6, **engine})
+
+
+@pytest.fixture(scope="module")
+def lm(folder: Path) -> Any:
+    return shared(folder)
+
+
+@pytest.fixture(scope="module")
+def exact(folder: Path) -> Any:
+    return shared(folder, exact=True)
+
+
+IMAGES = [image_of(f"test-engine/{n}") for n in range(5)]
+QUESTIONS = ("is there a red circle in the image?", "describe the image in detail.", "what is the background?")
+ALL = [([image], question) for image in IMAGES for question in QUESTIONS]
+
+
+def test_the_same_question_about_the_same_image_is_answered_once(lm: Any, exact: Any) -> None:
+    copies = [(([image.copy()], question)) for [image], question in ALL]
+    lm.counts.clear()
+    answers = lm.generate_until(ask(lm, *ALL) + ask(lm, *copies, task="another"), disable_tqdm=True)
+    assert (lm.counts["asked"], lm.counts["answered"]) == (30, 15)
+    assert answers[:15] == answers[15:] == exact.generate_until(ask(exact, *ALL), disable_tqdm=True)
+    assert len(set(answers)) > 5
+
+
+def test_several_images_repeated_images_and_empty_questions(lm: Any, exact: Any) -> None:
+    a, b, c = IMAGES[:3]
+    asked = [([a, b], QUESTIONS[0]), ([b, a], QUESTIONS[0]), ([a, a], QUESTIONS[1]), ([a, b, c], ""), ([c], ""), ([a, b], QUESTIONS[1])]
+    answers = lm.generate_until(ask(lm, *asked), disable_tqdm=True)
+    assert answers == exact.generate_until(ask(exact, *asked), disable_tqdm=True)
+    assert len(set(answers)) > 3
+
+
+@pytest.mark.parametrize("size", (1, 2, 4, 64))
+def test_the_batch_size_changes_no_answer(folder: Path, exact: Any, size: int) -> None:
+    other = shared(folder, batch_size=size)
+    assert other.generate_until(ask(other, *ALL), disable_tqdm=True) == exact.generate_until(ask(exact, *ALL), disable_tqdm=True)
+
+
+def test_worker_processes_and_features_on_disk_change_no_answer(folder: Path, exact: Any, tmp_path: Path) -> None:
+    expected = exact.generate_until(ask(exact, *ALL), disable_tqdm=True)
+    first = shared(folder, workers=2, features=tmp_path)
+    assert first.generate_until(ask(first, *ALL), disable_tqdm=True) == expected
+    assert first.images_encoded == 5
+    assert len(list(tmp_path.glob("*.safetensors"))) == 5
+    second = shared(folder, features=tmp_path)
+    assert second.generate_until(ask(second, *ALL), disable_tqdm=True) == expected
+    assert second.images_encoded == 0
+
+
+def test_an_answer_ends_when_it_is_decided_and_says_so(folder: Path, lm: Any) -> None:
+    full = lm.generate_until(ask(lm, *ALL), disable_tqdm=True)
+    short = shared(folder, hints={"t": Hints(decided=_four)})
+    cut = short.generate_until(ask(short, *ALL), disable_tqdm=True)
+    for whole, part in zip(full, cut, strict=True):
+        assert isinstance(part, Answer)
+        assert whole.startswith(part)
+        assert part[:4] == whole[:4]
+        assert part.cut == (part != whole)
+    assert any(part.cut for part in cut)
+    assert short.counts["cut"] == sum(part.cut for part in cut)
+    assert not any(answer.cut for answer in full)
+
+
+def _four(text: str) -> bool:
+    return len(text) >= 4
+
+
+def test_choices_are_weighed_by_the_first_tokens_logits(folder: Path, exact: Any) -> None:
+    weighing = shared(folder, hints={"t": Hints(choices=("yes", "no"))})
+    answers = weighing.generate_until(ask(weighing, *ALL), disable_tqdm=True)
+    ids = {name: weighing._first_tokens(name) for name in ("yes", "no")}
+    assert all(ids.values())
+    for request, answer in zip(ask(exact, *ALL), answers, strict=True):
+        inputs = exact._processed(request.args[0], request.args[2]["visual"])
+        with torch.no_grad():
+            likely = exact.hf(**inputs).logits[0, -1].log_softmax(-1)
+        for name, tokens in ids.items():
+            assert math.isclose(answer.choices[name], float(likely[tokens].logsumexp(-1)), abs_tol=1e-4)
+
+
+def test_a_broken_and_a_huge_image_fail_alone(lm: Any, exact: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
+    broken = picture(keep(PictureFile(tmp_path / "broken.png")))
+    huge = Image.new("1", (20_000, 10_000))
+    asked = [([broken], QUESTIONS[0]), ([IMAGES[0]], QUESTIONS[0]), ([huge], QUESTIONS[0]), ([IMAGES[1], broken], QUESTIONS[1])]
+    for model in (lm, exact):
+        answers = model.generate_until(ask(model, *asked), disable_tqdm=True)
+        assert [isinstance(answer, FailedAnswer) for answer in answers] == [True, False, True, True]
+        assert "200000000 pixels" in answers[2].error or "20000 x 10000" in answers[2].error
+
+
+def test_when_memory_runs_out_the_batch_is_halved(folder: Path, exact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tight = shared(folder, batch_size="auto")
+    prefill, sizes = tight.runner.prefill, []
+
+    def limited(rows: Any, *rest: Any) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return prefill(rows, *rest)
+
+    monkeypatch.setattr(tight.runner, "prefill", limited)
+    assert tight.generate_until(ask(tight, *ALL), disable_tqdm=True) == exact.generate_until(ask(exact, *ALL), disable_tqdm=True)
+    assert max(sizes) > 2
+    assert tight.counts["out of memory"] >= 1
+    assert tight.batch_size < 64
+
+
+def test_a_repetition_penalty_of_the_checkpoint_is_obeyed(folder: Path) -> None:
+    ours, plain = shared(folder), shared(folder, exact=True)
+    before = ours.generate_until(ask(ours, *ALL), disable_tqdm=True)
+    for model in (ours, plain):
+        model.hf.generation_config.repetition_penalty = 1.5
+    answers = ours.generate_until(ask(ours, *ALL), disable_tqdm=True)
+    assert answers == plain.generate_until(ask(plain, *ALL), disable_tqdm=True)
+    assert answers != before
+
+
+def test_stop_sequences_cut_answers_as_lm_eval_does(lm: Any, exact: Any) -> None:
+    settings = GREEDY | {"until": ["left", "\n\n"]}
+    answers = lm.generate_until(ask(lm, *ALL, settings=settings), disable_tqdm=True)
+    assert answers == exact.generate_until(ask(exact, *ALL, settings=settings), disable_tqdm=True)
+    assert not any("left" in answer for answer in answers)
+    assert answers != lm.generate_until(ask(lm, *ALL), disable_tqdm=True)
+
+
+def test_a_suffix_stands_after_every_question_and_in_the_provenance(folder: Path) -> None:
+    other = shared(folder, suffix=" answer in one word.")
+    assert "answer in one word" in ask(other, ([IMAGES[0]], "what?"))[0].args[0]
+    assert other.provenance()["prompt suffix"] == " answer in one word."
+
+
+class TestAnswersKept:
+    def test_a_second_run_asks_the_model_nothing(self, folder: Path, tmp_path: Path) -> None:
+        first = shared(folder, answers=tmp_path / "answers.sqlite")
+        expected = first.generate_until(ask(first, *ALL), disable_tqdm=True)
+        second = shared(folder, answers=tmp_path / "answers.sqlite", batch_size=2)
+        assert second.generate_until(ask(second, *ALL), disable_tqdm=True) == expected
+        assert (second.counts["answered"], second.counts["from the store"], second.images_encoded) == (0, 15, 0)
+
+    def test_other_settings_weights_or_rules_are_other_answers(self, folder: Path, tmp_path: Path) -> None:
+        store = tmp_path / "answers.sqlite"
+        first = shared(folder, answers=store)
+        first.generate_until(ask(first, *ALL), disable_tqdm=True)
+        for changes in ({"hints": {"t": Hints(decided=_four, rule="four 1")}}, {"exact": True}, {"suffix": " now"}):
+            other = shared(folder, answers=store, **changes)
+            other.generate_until(ask(other, *ALL), disable_tqdm=True)
+            assert other.counts["from the store"] == 0, changes
+        longer = shared(folder, answers=store)
+        longer.generate_until(ask(longer, *ALL, settings=GREEDY | {"max_gen_toks": 11}), disable_tqdm=True)
+        assert longer.counts["from the store"] == 0
+
+    def test_a_kill_loses_only_what_was_in_flight(self, tmp_path: Path) -> None:
+        command = [str(Path(sys.executable).parent / "harness"), "eval", "--model", "scenes-base", "--tasks", "scenes_chair", "--json"]
+        command += ["--limit", "120", "--batch-size", "4", "--full-answers"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with subprocess.Popen([*command, "--out", "killed"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as process:
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and kept(tmp_path) < 20:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+        before = kept(tmp_path)
+        assert 20 <= before < 120
+        done = subprocess.run([*command, "--out", "killed"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert f"{before} from earlier runs" in done.stderr
+        assert f"{120 - before} answered by the model" in done.stderr
+        whole = subprocess.run(
+            [*command, "--out", "whole", "--fresh"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        assert scores(done.stdout) == scores(whole.stdout)
+
+
+def kept(folder: Path) -> int:
+    path = folder / "runs" / "answers.sqlite"
+    if not path.is_file():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0])
+    except sqlite3.OperationalError:  # not yet made
+        return 0
+
+
+def scores(printed: str) -> dict[str, float]:
+    return {entry["metric"]: entry["value"] for entry in json.loads(printed)["entries"]}
+
+
+class TestSharedOut:
+    def test_work_is_balanced_and_the_same_everywhere(self) -> None:
+        weights = {f"image {n}": 4 + n % 7 for n in range(100)}
+        whose = share_out.shares(weights, 3)
+        assert whose == share_out.shares(dict(reversed(weights.items())), 3)
+        loads = [sum(weights[name] for name, part in whose.items() if part == each) for each in range(3)]
+        assert max(loads) - min(loads) <= 10
+
+    def test_two_processes_score_as_one_does(self, tmp_path: Path) -> None:
+        bin = Path(sys.executable).parent
+        command = [str(bin / "harness"), "eval", "--model", "scenes-base", "--tasks", "scenes_pope,scenes_mme", "--limit", "30", "--json"]
+        torchrun = [str(bin / "torchrun"), "--nproc-per-node", "2", "--no-python"]
+        one = subprocess.run([*command, "--out", "one", "--fresh"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        two = subprocess.run([*torchrun, *command, "--out", "two", "--fresh"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert scores(one.stdout) == scores(two.stdout)
+        assert "60 answered by the model" in two.stderr
+        assert len(list((tmp_path / "two" / "board").glob("*.json"))) == 1
+
+
+def test_sharing_is_stated(lm: Any, exact: Any) -> None:
+    assert lm.sharing() == "answers, image features, prefix"
+    assert exact.sharing() == "nothing (exact)"
+    assert isinstance(lm, SharedImageLM)
