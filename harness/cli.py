@@ -48,6 +48,9 @@ app.add_typer(vlfeedback_app, name="vlfeedback")
 LEDGER = Path("runs") / "ledger.sqlite"
 ANSWERS = Path("runs") / "answers.sqlite"
 
+EXACT = "nothing (exact)"
+"""What an entry says was shared where `--exact` was given."""
+
 COUNTED = {"from the store": "from earlier runs", "cut": "cut once decided", "out of memory": "times out of memory"}
 
 
@@ -198,7 +201,9 @@ def _judge(
 
 @app.command("eval")
 def eval_command(
-    model: Annotated[str, typer.Option(help="A name of `harness models`, a folder with weights or an adapter, a hub id, or openai:ID.")],
+    model: Annotated[
+        list[str], typer.Option(help="A name of `harness models`, a folder with weights or an adapter, a hub id, or openai:ID; repeatable.")
+    ],
     model_path: ModelPath = None,
     model_url: ModelUrl = None,
     trust_remote_code: RemoteCode = False,
@@ -235,7 +240,7 @@ def eval_command(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
-    """Score one model or checkpoint on tasks."""
+    """Score models or checkpoints on tasks. Adapters of one base are scored one after the other on the base in memory."""
     from contextlib import nullcontext
 
     from leaderboards.board import Board
@@ -243,28 +248,34 @@ def eval_command(
     from leaderboards.report import leaderboard
     from tasks.registry import registry
 
-    spec = _model(model, model_path, model_url, trust_remote_code)
+    if len(model) > 1 and model_path is not None:
+        raise UsageError("--model-path is for one model; name folders by --model")
+    specs = [_model(name, model_path, model_url, trust_remote_code) for name in model]
     chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
     rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
     paths = _data_paths(data, [task.name for task in chosen])
     calibration = _calibration(judge_calibration)
     if dry_run:
-        _print_plan(f"score {spec.name} ({spec.pretrained})", [f"{task.name}: {task.description}" for task in chosen], out)
+        named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
+        _print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], out)
         return _print_price(rater, [task for task in chosen if task.judged], paths, limit)
     from harness.evaluate import evaluate, on_board
     from harness.models.fetch import fetch
+    from harness.models.resident import Resident
     from harness.models.serve import served
     from harness.progress import Stages
 
     if serve not in (None, "vllm"):
         raise UsageError(f"--serve {serve!r}: known: vllm")
-    spec = fetch(spec, _tell)
     engine = _engine(batch_size, exact=exact, suffix=prompt_suffix, features=features, answers=None if fresh else answers)
-    board = Board(out / "board")
-    name = Path(model).as_posix() if Path(model).is_dir() else spec.name
-    if on_board(board, spec, name, chosen, rater, limit, paths, official_prompts):
-        _tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
-    else:
+    board, resident = Board(out / "board"), Resident()
+    names = [Path(name).as_posix() if Path(name).is_dir() else spec.name for name, spec in zip(model, specs, strict=True)]
+    asked_so = {"prompt suffix": prompt_suffix or ""} | ({"shared": EXACT} if exact else {})
+    for name, found in zip(names, specs, strict=True):
+        spec = fetch(found, _tell)
+        if not fresh and on_board(board, spec, name, chosen, rater, limit, paths, official_prompts, asked_so):
+            _tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
+            continue
         _tell(f"{name}: scoring on {', '.join(task.name for task in chosen)}")
         with Stages() as stages, served(spec, tell=_tell) if serve else nullcontext(spec) as asked:
             evaluation = evaluate(
@@ -281,13 +292,14 @@ def eval_command(
                 calibration=calibration,
                 ledger=ledger,
                 engine=engine,
+                resident=resident,
                 full_answers=full_answers,
                 progress=partial(stages.report, f"score {name}"),
             )
         board.add(evaluation.entries, evaluation.samples)
         for line in _where_time_went(evaluation):
             _tell(line)
-    entries = [entry for entry in board.standing(partial=True) if entry.model == name and entry.task in {task.name for task in chosen}]
+    entries = [entry for entry in board.standing(partial=True) if entry.model in names and entry.task in {task.name for task in chosen}]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return _lossy(entries, max_failed)
 

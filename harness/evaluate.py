@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
+    from harness.models.resident import Resident
+
 
 LENGTH = "answer_length"
 """The metric that an answer which was cut has no part in."""
@@ -80,6 +82,7 @@ def evaluate(
     load: "Callable[[ModelSpec], LM] | None" = None,
     ledger: Path | None = None,
     engine: Mapping[str, Any] | None = None,
+    resident: "Resident | None" = None,
     full_answers: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -88,17 +91,19 @@ def evaluate(
     `data` gives the path of local data by task, of which rows may be missing with `partial_data`; `official_prompts` asks the judge in the
     authors' own words; with `judge_repeats` it is asked so often, and a score is the mean; `calibration` is put on entries of judged
     tasks. `load` makes the LM where it shall be another than ours; `ledger` keeps what a served model said; `progress` hears (answered,
-    asked). `engine` holds settings of our own LM; `full_answers` lets answers go on after nothing more can change their score.
+    asked). `engine` holds settings of our own LM; `resident` may have the model's base in memory; `full_answers` lets answers go on after
+    nothing more can change their score.
     """
     # Read when lm_eval is imported: it would encode every image as PNG twice to hash it for a log that is not written.
     os.environ["LMEVAL_HASHMM"] = "0"
     from lm_eval import simple_evaluate
 
     if load is None:
-        from harness.models.load import load as load_vlm
+        from harness.models.load import load as load_alone
 
+        make = load_alone if resident is None else resident.load
         hints = partial(_hints, names={task.name for task in tasks}, full_answers=full_answers)
-        load = partial(load_vlm, progress=progress, ledger=ledger, engine={"hints": hints, **(engine or {})})
+        load = partial(make, progress=progress, ledger=ledger, engine={"hints": hints, **(engine or {})})
     started = time.monotonic()
     clock = Clock()
     loaded, manager = load_tasks(tasks, split=split, data=data, partial_data=partial_data)
@@ -224,8 +229,9 @@ def on_board(
     limit: int | None,
     data: Mapping[str, str] | None = None,
     official_prompts: bool = False,
+    asked_so: Mapping[str, str] | None = None,
 ) -> bool:
-    """Whether every task stands there for these very weights, task versions, data and judge."""
+    """Whether every task stands there for these very weights, task versions, data and judge, asked in this way."""
     digests = digest_of_model(spec)
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:
@@ -236,6 +242,7 @@ def on_board(
         for entry in board.standing(partial=True)
         if entry.model == name and entry.limit == limit and entry.failed + entry.unscored == 0
         if all(entry.provenance.get(key) == digest for key, digest in digests.items())
+        if all(entry.provenance.get(key, "") == value for key, value in (asked_so or {}).items())
     }
     wanted = {
         key(task.name, task.version, judge_name(task, judge, official_prompts), _of_task(task, data, official_prompts)) for task in tasks

@@ -19,6 +19,7 @@ from typing import Any
 from harness.evaluate import evaluate, on_board
 from harness.models.fetch import fetch
 from harness.models.load import register
+from harness.models.resident import Resident
 from harness.models.spec import ModelSpec, find
 from leaderboards.board import Board
 from leaderboards.entry import Entry
@@ -77,6 +78,8 @@ def train_then_eval(
         register()
         base = fetch(find(base_name), tell)
 
+        resident = Resident()  # all checkpoints are adapters of one base
+
         def score(spec: ModelSpec, name: str) -> None:
             if on_board(board, spec, name, tasks, judge, limit):
                 tell(f"{name}: already on the board, skipped")
@@ -84,11 +87,20 @@ def train_then_eval(
             tell(f"{name}: scoring on {', '.join(task.name for task in tasks)}")
             with clock.stage(f"score {name}"):
                 evaluation = evaluate(
-                    spec, tasks, judge, limit=limit, seed=recipe.seed, name=name, split=split, progress=partial(report, f"score {name}")
+                    spec,
+                    tasks,
+                    judge,
+                    limit=limit,
+                    seed=recipe.seed,
+                    name=name,
+                    split=split,
+                    resident=resident,
+                    progress=partial(report, f"score {name}"),
                 )
             board.add(evaluation.entries, evaluation.samples)
 
         score(base, base_name)
+        resident.drop()  # training needs the memory
         with clock.stage("build preference data"):
             dataset = build_dataset(out / "data", recipe.data, recipe.seed, judge, _pool_loader(), report)
         if not dataset.pairs:

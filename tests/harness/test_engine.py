@@ -27,7 +27,7 @@ from tasks.scenes.world import image_of
 GREEDY = {"until": [], "max_gen_toks": 10, "do_sample": False}
 
 
-def ask(lm: Any, *asked: tuple[list[Image.Image], str], task: str = "t", settings: dict[str, Any] = GREEDY) -> list[Instance]:
+def ask(lm: Any, *asked: tuple[list[Any], str], task: str = "t", settings: dict[str, Any] = GREEDY) -> list[Instance]:
     requests = []
     for number, (images, question) in enumerate(asked):
         context = lm.apply_chat_template([{"role": "user", "content": "<image>" * len(images) + question}])
@@ -56,11 +56,11 @@ def exact(folder: Path) -> Any:
 
 IMAGES = [image_of(f"test-engine/{n}") for n in range(5)]
 QUESTIONS = ("is there a red circle in the image?", "describe the image in detail.", "what is the background?")
-ALL = [([image], question) for image in IMAGES for question in QUESTIONS]
+ALL: list[tuple[list[Any], str]] = [([image], question) for image in IMAGES for question in QUESTIONS]
 
 
 def test_the_same_question_about_the_same_image_is_answered_once(lm: Any, exact: Any) -> None:
-    copies = [(([image.copy()], question)) for [image], question in ALL]
+    copies: list[tuple[list[Any], str]] = [([image.copy()], question) for [image], question in ALL]
     lm.counts.clear()
     answers = lm.generate_until(ask(lm, *ALL) + ask(lm, *copies, task="another"), disable_tqdm=True)
     assert (lm.counts["asked"], lm.counts["answered"]) == (30, 15)
@@ -233,7 +233,7 @@ def scores(printed: str) -> dict[str, float]:
 
 class TestSharedOut:
     def test_work_is_balanced_and_the_same_everywhere(self) -> None:
-        weights = {f"image {n}": 4 + n % 7 for n in range(100)}
+        weights: dict[Any, int] = {f"image {n}": 4 + n % 7 for n in range(100)}
         whose = share_out.shares(weights, 3)
         assert whose == share_out.shares(dict(reversed(weights.items())), 3)
         loads = [sum(weights[name] for name, part in whose.items() if part == each) for each in range(3)]
