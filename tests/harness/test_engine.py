@@ -60,7 +60,7 @@ ALL: list[tuple[list[Any], str]] = [([image], question) for image in IMAGES for 
 
 
 def test_the_same_question_about_the_same_image_is_answered_once(lm: Any, exact: Any) -> None:
-    copies: list[tuple[list[Any], str]] = [([image.copy()], question) for [image], question in ALL]
+    copies = [([images[0].copy()], question) for images, question in ALL]
     lm.counts.clear()
     answers = lm.generate_until(ask(lm, *ALL) + ask(lm, *copies, task="another"), disable_tqdm=True)
     assert (lm.counts["asked"], lm.counts["answered"]) == (30, 15)
@@ -128,7 +128,12 @@ def test_a_broken_and_a_huge_image_fail_alone(lm: Any, exact: Any, tmp_path: Pat
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
     broken = picture(keep(PictureFile(tmp_path / "broken.png")))
     huge = Image.new("1", (20_000, 10_000))
-    asked = [([broken], QUESTIONS[0]), ([IMAGES[0]], QUESTIONS[0]), ([huge], QUESTIONS[0]), ([IMAGES[1], broken], QUESTIONS[1])]
+    asked: list[tuple[list[Any], str]] = [
+        ([broken], QUESTIONS[0]),
+        ([IMAGES[0]], QUESTIONS[0]),
+        ([huge], QUESTIONS[0]),
+        ([IMAGES[1], broken], QUESTIONS[1]),
+    ]
     for model in (lm, exact):
         answers = model.generate_until(ask(model, *asked), disable_tqdm=True)
         assert [isinstance(answer, FailedAnswer) for answer in answers] == [True, False, True, True]
