@@ -101,8 +101,9 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        result = app(arguments, prog_name="harness", standalone_mode=False)
+        result = app(arguments, prog_name="harness", standalone_mode=False, obj=given)
     except UsageError as error:
         return _say(error, USAGE)
     except Relieved:  # another process has the answers now, and does the rest
@@ -110,7 +111,7 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if (code := _code_of(error)) is None:
             raise
-        return _say(_line(error) + _resume(error, arguments), code)
+        return _say(_line(error) + _resume(error, given), code)
     return result if isinstance(result, int) else OK
 
 
@@ -125,14 +126,15 @@ def _line(error: Exception) -> str:
     return str(shown() if shown else error)
 
 
-def _resume(error: Exception, arguments: list[str] | None) -> str:
-    """Where a judge ended the run: the command that goes on from there."""
+def _resume(error: Exception, given: list[str]) -> str:
+    """Where a judge, or the user, ended the run: the command that goes on from there."""
     from tasks.openai_judge import BudgetSpent, JudgeDown
 
-    if not isinstance(error, (JudgeDown, BudgetSpent)):
-        return ""
-    given = sys.argv[1:] if arguments is None else arguments
-    return f"\nharness: all replies so far are kept; go on with: harness {shlex.join(given)}"
+    if isinstance(error, (JudgeDown, BudgetSpent)):
+        return f"\nharness: all replies so far are kept; go on with: harness {shlex.join(given)}"
+    if isinstance(error, typer.Abort) and given[:1] in (["eval"], ["train-then-eval"], ["vlfeedback"]):
+        return f"stopped; what was done is kept; go on with: harness {shlex.join(given)}"
+    return ""
 
 
 def _code_of(error: Exception) -> int | None:
@@ -201,6 +203,7 @@ def _judge(
 
 @app.command("eval")
 def eval_command(
+    context: typer.Context,
     model: Annotated[
         list[str], typer.Option(help="A name of `harness models`, a folder with weights or an adapter, a hub id, or openai:ID; repeatable.")
     ],
@@ -227,6 +230,10 @@ def eval_command(
         bool, typer.Option("--official-prompts", help="Ask the judge in the benchmark authors' own words, fetched from their repository.")
     ] = False,
     batch_size: Annotated[str | None, typer.Option(help='Questions decoded at once; "auto": as many as memory holds.')] = None,
+    model_set: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of how it is loaded: dtype, load_in_4bit, parallelize, device, compile, ..."),
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Share nothing between questions and ask one at a time.")] = False,
     full_answers: Annotated[
         bool, typer.Option("--full-answers", help="Let answers go on after nothing more can change what is read from them.")
@@ -234,6 +241,7 @@ def eval_command(
     prompt_suffix: Annotated[str | None, typer.Option(help="Text put after every question; recorded.")] = None,
     features: Annotated[Path | None, typer.Option(help="A folder that keeps image features over runs.")] = None,
     answers: Annotated[Path, typer.Option(help="The file that keeps every answer of a local model.")] = ANSWERS,
+    strict: Annotated[bool, typer.Option("--strict", help="Digest every byte of the weights, not samples of each tensor.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask the model again, whatever is kept.")] = False,
     serve: Annotated[str | None, typer.Option(help="vllm: start `vllm serve` on the weights for this run and ask it.")] = None,
     max_failed: MaxFailed = 0.05,
@@ -242,6 +250,7 @@ def eval_command(
 ) -> int:
     """Score models or checkpoints on tasks. Adapters of one base are scored one after the other on the base in memory."""
     from contextlib import nullcontext
+    from dataclasses import replace
 
     from leaderboards.board import Board
     from leaderboards.entry import to_json
@@ -259,7 +268,7 @@ def eval_command(
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
         _print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], out)
         return _print_price(rater, [task for task in chosen if task.judged], paths, limit)
-    from harness.evaluate import evaluate, on_board
+    from harness.evaluate import evaluate, on_board, settings_in_words
     from harness.models.fetch import fetch
     from harness.models.resident import Resident
     from harness.models.serve import served
@@ -268,11 +277,13 @@ def eval_command(
     if serve not in (None, "vllm"):
         raise UsageError(f"--serve {serve!r}: known: vllm")
     engine = _engine(batch_size, exact=exact, suffix=prompt_suffix, features=features, answers=None if fresh else answers)
+    settings = _model_settings(model_set or [])
+    engine |= settings
     board, resident = Board(out / "board"), Resident()
     names = [Path(name).as_posix() if Path(name).is_dir() else spec.name for name, spec in zip(model, specs, strict=True)]
-    asked_so = {"prompt suffix": prompt_suffix or ""} | ({"shared": EXACT} if exact else {})
+    asked_so = {"prompt suffix": prompt_suffix or "", "model settings": settings_in_words(settings)} | ({"shared": EXACT} if exact else {})
     for name, found in zip(names, specs, strict=True):
-        spec = fetch(found, _tell)
+        spec = replace(fetch(found, _tell), strict=strict)
         if not fresh and on_board(board, spec, name, chosen, rater, limit, paths, official_prompts, asked_so):
             _tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
             continue
@@ -299,6 +310,8 @@ def eval_command(
         board.add(evaluation.entries, evaluation.samples)
         for line in _where_time_went(evaluation):
             _tell(line)
+        if evaluation.lost:
+            _tell(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
     entries = [entry for entry in board.standing(partial=True) if entry.model in names and entry.task in {task.name for task in chosen}]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return _lossy(entries, max_failed)
@@ -323,6 +336,20 @@ def _engine(batch_size: str | None, *, exact: bool, suffix: str | None, features
         raise UsageError(f'--batch-size {batch_size!r}: must be a number of questions, or "auto"')
     given: dict[str, Any] = {"batch_size": batch_size, "suffix": suffix, "features": features, "exact": exact or None, "answers": answers}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _model_settings(given: list[str]) -> dict[str, Any]:
+    """Arguments of our LM, or of transformers' loading, as they were given: true, 4 and 0.5 are no text."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--model-set {text!r}: must be NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = {"True": True, "False": False, "None": None}.get(value, value)
+    return found
 
 
 def _where_time_went(evaluation: "Evaluation") -> list[str]:

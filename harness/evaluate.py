@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from harness.models.resident import Resident
 
 
+SAID_ELSEWHERE = ("batch_size", "workers", "suffix", "features", "exact", "answers", "hints", "kept_bytes")
+"""Settings of the engine that change no answer, or that entries tell of by another name."""
+
 LENGTH = "answer_length"
 """The metric that an answer which was cut has no part in."""
 
@@ -132,6 +135,8 @@ def evaluate(
         }
     told: dict[str, str] = getattr(lm, "provenance", dict)()
     provenance = digest_of_model(spec) | told | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
+    if words := settings_in_words(engine or {}):
+        provenance["model settings"] = words
     if partial_data:
         provenance["rows"] = "partial"
     revisions = {task.name: sha for task in tasks if task.name not in (data or {}) and (sha := revision_of(task))}
@@ -157,6 +162,11 @@ def evaluate(
         ),
     )
     return replace(evaluation, shared=told.get("shared", ""), seconds=spent, counts=dict(getattr(lm, "counts", {})))
+
+
+def settings_in_words(engine: Mapping[str, Any]) -> str:
+    """How the model was loaded otherwise than usual, for its entries."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(engine.items()) if name not in SAID_ELSEWHERE)
 
 
 def revision_of(task: TaskSpec) -> str | None:

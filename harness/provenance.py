@@ -129,6 +129,7 @@ def _remember() -> None:
 
 def digest_of_model(spec: ModelSpec, *, strict: bool = False) -> dict[str, str]:
     """Digests of the weights a spec stands for; they change when a checkpoint is overwritten in place."""
+    strict = strict or spec.strict
     if spec.digests:
         return dict(spec.digests)
     if spec.backend == "openai":

@@ -115,20 +115,27 @@ def _as_safetensors(folder: Path, stems: tuple[str, ...], tell: Callable[[str], 
     """The folder itself where its weights are safetensors, else a converted copy, made once."""
     if any(folder.glob("*.safetensors")) or not (bins := sorted(path for stem in stems for path in folder.glob(f"{stem}*.bin"))):
         return folder
-    total = hashlib.sha256(str([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in bins]).encode())
+    small = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(SMALL))
+    total = hashlib.sha256(str([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in (*bins, *small)]).encode())
     total.update(str(folder.resolve()).encode())
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     out = home / "vlm-harness" / "safetensors" / f"{folder.resolve().parent.parent.name}-{total.hexdigest()[:16]}"
     if out.is_dir():
         return out
+    for index in (path for path in small if path.name.endswith(".bin.index.json")):
+        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if missing := sorted(wanted - {path.name for path in bins}):
+            raise ModelError(
+                f"{folder}: {index.name} names {missing[0]}, which is not there" + (f", and {len(missing) - 1} more" * (len(missing) > 1))
+            )
     tell(f"{folder}: converting {len(bins)} .bin files to safetensors, into {out}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".converting-") as scratch:
         part = Path(scratch) / "out"
         part.mkdir()
         _convert(bins, part)
-        for path in folder.iterdir():
-            if path.is_file() and path.name.endswith(SMALL) and not path.name.endswith(".bin.index.json"):
+        for path in small:
+            if not path.name.endswith(".bin.index.json"):
                 shutil.copyfile(path, part / path.name)
         try:
             part.rename(out)

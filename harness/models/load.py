@@ -12,6 +12,9 @@ from harness.models.fetch import fetch
 from harness.models.spec import ModelError, ModelSpec
 from harness.provenance import digest_of_files, digest_of_model, environment
 
+NO_DIFFERENCE = ("answers", "hints", "features", "identity", "batch_size", "workers", "kept_bytes", "device")
+"""Settings that make no other answer (the device's kind is told apart by the environment)."""
+
 LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "httpx2", "datasets")
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ def book_of(spec: ModelSpec, engine: Mapping[str, Any]) -> "Book | None":
     small = sorted(path for folder in folders for path in folder.iterdir() if path.suffix in (".json", ".jinja", ".txt", ".tiktoken"))
     facts = digest_of_model(spec) | {"files": digest_of_files([path for path in small if path.name != "checkpoint.json"])}
     versions = {name: value for name, value in environment().items() if name in ("torch", "transformers", "pillow", "device")}
-    own = {name: str(engine[name]) for name in ("dtype", "exact", "share", "suffix") if engine.get(name)}
+    own = {name: str(value) for name, value in engine.items() if value and name not in NO_DIFFERENCE}
     return AnswerStore(path).of({**facts, **versions, **own})
 
 
@@ -92,5 +95,7 @@ def load(
             progress=progress if share_out.rank() == 0 else None,
             **settings,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, ModelError):
+            raise
         raise ModelError(f"{spec.name}: can't be loaded: {' '.join(str(error).split())}") from error

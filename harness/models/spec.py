@@ -49,6 +49,8 @@ class ModelSpec:
     """Of the weights that a server was started with for this run."""
     url: str | None = None
     """The server of backend "openai"; None: OPENAI_BASE_URL, else OpenAI's."""
+    strict: bool = False
+    """Whether digests of its weights read every byte."""
     remote_code: bool = False
     """Whether the user allows the checkpoint's own code to run."""
     dtype: str = "auto"

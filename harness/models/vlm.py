@@ -33,12 +33,13 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
-from transformers import AutoConfig, StoppingCriteriaList
+from transformers import AutoConfig, AutoModelForImageTextToText, StoppingCriteriaList
 
 from harness.models import share_out
 from harness.models.clock import Clock
 from harness.models.images import BadImage, Encoded, ImageEncoder, image_digest, problem
 from harness.models.prefix import Runner, State
+from harness.models.spec import ModelError
 from tasks.answer import Answer, FailedAnswer
 
 if TYPE_CHECKING:
@@ -81,6 +82,25 @@ NEUTRAL: Final = {
 """Generation settings our own decoding does without, and the values that mean so."""
 
 
+class BadPrompt(ValueError):
+    """A prompt that can't be laid out with its images; the message says why."""
+
+
+class WholeModel(AutoModelForImageTextToText):
+    """Loads no model of which weights are missing: transformers makes them up, and only logs that."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As AutoModelForImageTextToText's; ModelError names the first weight that isn't there."""
+        model, found = AutoModelForImageTextToText.from_pretrained(*args, output_loading_info=True, **kwargs)
+        for what in ("missing_keys", "mismatched_keys"):
+            if names := sorted(map(str, found.get(what) or ())):
+                raise ModelError(
+                    f"{args[0]}: {what.replace('_keys', '')} weights: {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1)
+                )
+        return model
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hints:
     """What a task lets the engine do with its answers."""
@@ -115,10 +135,12 @@ class SharedImageLM(HFMultimodalLM):
     """See the module's docstring.
 
     `workers` processes decode images ahead of the model (default: none on a CPU, up to 8 beside a GPU). `kept_bytes` bounds the features
-    held in memory; `features` names a folder to keep them in, under `identity`, what the weights are. `exact` shares nothing. `suffix` is
-    put after every question. `hints` says by task, or by request, what may be left out. `answers` keeps answers over runs. `progress`
-    hears (answered, asked).
+    held in memory; `features` names a folder to keep them in, under `identity`, what the weights are. `exact` shares nothing. `compile` has
+    torch compile the forward pass. `suffix` is put after every question. `hints` says by task, or by request, what may be left out.
+    `answers` keeps answers over runs. `progress` hears (answered, asked).
     """
+
+    AUTO_MODEL_CLASS = WholeModel
 
     def __init__(
         self,
@@ -126,6 +148,7 @@ class SharedImageLM(HFMultimodalLM):
         *,
         batch_size: int | str = 8,
         exact: bool = False,
+        compile: bool = False,
         share: Level = "prefix",
         workers: int | None = None,
         kept_bytes: int = 2 << 30,
@@ -145,6 +168,8 @@ class SharedImageLM(HFMultimodalLM):
         self.model.eval()
         self.hf: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         """The model itself, adapters inside it."""
+        if compile:
+            self.hf.forward = torch.compile(self.hf.forward, dynamic=True)
         self.progress, self.exact, self.suffix = progress, exact, suffix
         self.hints = hints or {}
         self.store = answers
@@ -174,6 +199,7 @@ class SharedImageLM(HFMultimodalLM):
             self._less("features", reason)
         self.checked = exact
         self._choice_tokens: dict[str, list[int]] = {}
+        self._fillings: dict[str, list[int]] = {}
 
     # -- what people ask of it -------------------------------------------------------------------------------------------------------------
 
@@ -399,7 +425,11 @@ class SharedImageLM(HFMultimodalLM):
                 bad.append((job, FailedAnswer(str(broken))))
                 continue
             job.encoded = [image for image in found[job.digests] if isinstance(image, Encoded)]
-            job.ids = self._ids(job.context, job.encoded)
+            try:
+                job.ids = self._ids(job.context, job.encoded)
+            except BadPrompt as error:
+                bad.append((job, FailedAnswer(str(error))))
+                continue
             job.types = self.processor.create_mm_token_type_ids([job.ids])[0] if self.processor.return_mm_token_type_ids else None
             ready.append(job)
         return ready, bad
@@ -571,7 +601,7 @@ class SharedImageLM(HFMultimodalLM):
     def _ends(self) -> set[int]:
         """Tokens that end an answer."""
         named = self.hf.generation_config.eos_token_id
-        return {token for token in (named if isinstance(named, list) else [named]) if token is not None}
+        return {token for token in (*(named if isinstance(named, list) else [named]), self.eot_token_id) if token is not None}
 
     def _image_ids(self) -> list[int]:
         known = [token for token in getattr(self.processor, "image_token_ids", ()) if token is not None]
@@ -588,10 +618,24 @@ class SharedImageLM(HFMultimodalLM):
         # Some lay the text out, too, but only beside images: what these show doesn't matter here.
         stand_ins = {"images": [[new_image("RGB", (8, 8))] * len(images)]} if images else {}
         (text,) = self.processor.prepare_inputs_layout(text=[given], **stand_ins)[1]
+        place = getattr(self.processor, "image_token", None)
+        if place is not None and replacements and text.count(place) != len(replacements):
+            raise BadPrompt(f"the prompt has {text.count(place)} places for {len(replacements)} images: its text holds {place!r}")
         expanded, _ = self.processor.get_text_with_replacements([text], replacements)
         bos = self.tokenizer.bos_token
         add_special = self._add_special(text) and not (bos is not None and bos in text and bos not in given)
-        return [int(token) for token in self.tokenizer(expanded[0], add_special_tokens=add_special)["input_ids"]]
+        ids = [int(token) for token in self.tokenizer(expanded[0], add_special_tokens=add_special)["input_ids"]]
+        fill = set(self._image_ids())
+        wanted = sum(token in fill for part in replacements for token in self._filling(part))
+        if (there := sum(token in fill for token in ids)) != wanted:
+            raise BadPrompt(f"the prompt has {there} image positions for {wanted} of its images: its text holds an image's tokens")
+        return ids
+
+    def _filling(self, replacement: str) -> list[int]:
+        """The ids of what an image's placeholder becomes."""
+        if replacement not in self._fillings:
+            self._fillings[replacement] = self.tokenizer(replacement, add_special_tokens=False)["input_ids"]
+        return self._fillings[replacement]
 
     def _text(self, context: str) -> str:
         """With the model's own placeholder for images where no template wrote it."""
@@ -629,8 +673,11 @@ class SharedImageLM(HFMultimodalLM):
 
     @torch.inference_mode()
     def _plain(self, job: _Job) -> str:
-        with self.clock("images"):
-            inputs = self._processed(job.context, job.images)
+        try:
+            with self.clock("images"):
+                inputs = self._processed(job.context, job.images)
+        except (ValueError, StopIteration) as error:
+            return FailedAnswer(f"the prompt can't be laid out: {error}")
         return self._generated(inputs, [job])[0]
 
     def _with_hf(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:

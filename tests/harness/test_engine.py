@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,10 +16,11 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from harness.models import share_out
 from harness.models.load import load
-from harness.models.spec import find
+from harness.models.spec import ModelError, find
 from harness.models.vlm import Hints, SharedImageLM
 from tasks.answer import Answer, FailedAnswer
 from tasks.pictures import PictureFile, keep, picture
@@ -138,6 +140,24 @@ def test_a_broken_and_a_huge_image_fail_alone(lm: Any, exact: Any, tmp_path: Pat
         answers = model.generate_until(ask(model, *asked), disable_tqdm=True)
         assert [isinstance(answer, FailedAnswer) for answer in answers] == [True, False, True, True]
         assert "200000000 pixels" in answers[2].error or "20000 x 10000" in answers[2].error
+
+
+def test_a_question_that_poses_as_an_image_fails_alone(lm: Any, exact: Any) -> None:
+    for model in (lm, exact):
+        contexts = [f"{model.image_token} what is {model.image_token} for?", f"{model.image_token} what is there?"]
+        settings = {"visual": [IMAGES[0]]}
+        requests = [Instance("generate_until", {}, (text, GREEDY, settings), at, ("t", at, 1)) for at, text in enumerate(contexts)]
+        answers = model.generate_until(requests, disable_tqdm=True)
+        assert [isinstance(answer, FailedAnswer) for answer in answers] == [True, False]
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "part")
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in weights if "projector" in name)
+    save_file({name: value for name, value in weights.items() if name != lost}, tmp_path / "part" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"missing weights: .*projector"):
+        shared(tmp_path / "part")
 
 
 def test_when_memory_runs_out_the_batch_is_halved(folder: Path, exact: Any, monkeypatch: pytest.MonkeyPatch) -> None:

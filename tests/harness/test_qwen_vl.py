@@ -144,6 +144,21 @@ class TestTokenizer:
             assert sum(mask) == len(ids)
         assert processor.tokenizer(texts[0], return_tensors="pt")["input_ids"].tolist() == alone[:1]
 
+    def test_each_row_of_a_batch_has_its_own_paths(self, processor: Any) -> None:
+        tokenizer = processor.tokenizer
+        pads = "<img>" + "<imgpad>" * 256 + "</img>"
+        texts = ["<img>a.png</img> cat", pads + "<img>b.png</img>", "what?"]
+        pairs = ["<img>c.png</img>", "the", "<img>d.png</img>"]
+        together = tokenizer(texts, pairs)["input_ids"]
+        assert together == [tokenizer(text, pair)["input_ids"] for text, pair in zip(texts, pairs, strict=True)]
+        assert together[0] == tokenizer(texts[0])["input_ids"] + tokenizer(pairs[0])["input_ids"]
+        assert together[1][1:257] == [START + 2] * 256
+        assert bytes(together[1][259:264]) == b"b.png"
+
+    def test_the_auto_classes_find_it_by_its_original_name(self, official_layout: Path) -> None:
+        assert type(AutoTokenizer.from_pretrained(official_layout)) is QwenVLTokenizer
+        assert QwenVLImageProcessor.from_pretrained(official_layout).size["height"] == 448
+
     def test_a_path_too_long_is_named(self, processor: Any) -> None:
         with pytest.raises(ValueError, match=r"takes 300 bytes; 256 have room"):
             processor.tokenizer("<img>" + "x" * 300 + "</img>")
@@ -333,6 +348,23 @@ class TestModel:
     def test_a_text_only_qwen_is_no_qwen_vl(self) -> None:
         with pytest.raises(ValueError, match="visual output_dim 4096 must be hidden_size 128"):
             QwenVLConfig(**config(visual=None))
+
+    def test_a_checkpoint_without_eyes_is_refused(self, official_layout: Path, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({name: value for name, value in config().items() if name != "visual"}))
+        with pytest.raises(ValueError, match="a Qwen of text alone"):
+            QwenVLConfig.from_pretrained(tmp_path)
+        QwenVLConfig().save_pretrained(tmp_path)
+        assert QwenVLConfig.from_pretrained(tmp_path).visual["layers"] == 48
+
+    def test_weights_may_stay_on_the_disk(self, official_layout: Path, model: Any, pixels: torch.Tensor, tmp_path: Path) -> None:
+        ids = torch.tensor([[5, *span(), 7]])
+        parts = ("transformer.wte", "transformer.drop", "transformer.h", "transformer.ln_f", "lm_head")
+        where = dict.fromkeys(parts, "cpu") | {"transformer.visual": "disk"}
+        offloaded = QwenVLForConditionalGeneration.from_pretrained(
+            official_layout, dtype=torch.float32, device_map=where, offload_folder=tmp_path
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(offloaded(ids, pixel_values=pixels[:1]).logits, model(ids, pixel_values=pixels[:1]).logits)
 
 
 class Trap:

@@ -119,7 +119,7 @@ def test_a_swapped_adapter_answers_as_on_a_base_of_its_own(
     alone = {spec.name: said(Resident().load(spec)) for spec in (plain, first, second)}
     if family == "llava":  # of others, lm-eval shrinks the vocabulary to the tokenizer's where there is an adapter
         assert_same(said(load(first)), alone[first.name])
-    assert len({tuple(answers) for answers, _ in alone.values()}) == 3  # else equality says little
+    assert len({float(logits.sum()) for _, logits in alone.values()}) == 3  # else equality says little
     count = Counting()
     resident = Resident(count)
     for spec in (plain, first, second, plain):

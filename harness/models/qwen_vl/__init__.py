@@ -8,6 +8,7 @@ implementation computes. Modules carry the names of the checkpoint's weights, so
 """
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers.models.auto.tokenization_auto import REGISTERED_TOKENIZER_CLASSES
 
 from harness.models.qwen_vl.config import QwenVLConfig
 from harness.models.qwen_vl.image_processor import QwenVLImageProcessor
@@ -22,3 +23,4 @@ AutoModelForImageTextToText.register(QwenVLConfig, QwenVLForConditionalGeneratio
 AutoImageProcessor.register(QwenVLConfig, image_processor_classes={"pil": QwenVLImageProcessor})
 AutoTokenizer.register(QwenVLConfig, tokenizer_class=QwenVLTokenizer)
 AutoProcessor.register(QwenVLConfig, QwenVLProcessor)
+REGISTERED_TOKENIZER_CLASSES["QWenTokenizer"] = QwenVLTokenizer  # as the original tokenizer_config.json names it

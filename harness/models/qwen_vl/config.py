@@ -66,6 +66,13 @@ class QwenVLConfig(PreTrainedConfig):
         if self.visual["output_dim"] != self.hidden_size:
             raise ValueError(f"visual output_dim {self.visual['output_dim']} must be hidden_size {self.hidden_size}")
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """ValueError for a Qwen that sees nothing: its model_type is the same."""
+        if config_dict.get("visual") is None and "QWenLMHeadModel" in (config_dict.get("architectures") or ()):
+            raise ValueError("config.json has no `visual`: a Qwen of text alone, no Qwen-VL")
+        return super().from_dict(config_dict, **kwargs)
+
     @property
     def image_start_id(self) -> int:
         """The token before an image's positions; the next id ends them."""

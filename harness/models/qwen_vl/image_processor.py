@@ -21,10 +21,20 @@ class QwenVLImageProcessor(PilBackend):
     do_normalize = True
     do_convert_rgb = True
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """The original repositories have no preprocessor_config.json: theirs are the defaults."""
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except OSError:
+            return cls()
+
     def convert_to_rgb(self, image: Any, input_data_format: Any = None) -> np.ndarray:
         """As PIL converts: transparency is dropped, not laid over white."""
         if isinstance(image, Image):
             return np.asarray(image.convert("RGB"))
+        if isinstance(image, np.ndarray) and image.ndim == 2:
+            return np.stack([image] * 3, axis=-1)
         converted: np.ndarray = super().convert_to_rgb(image, input_data_format=input_data_format)
         return converted
 

@@ -26,7 +26,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from harness.models.qwen_vl.config import IMAGE_TOKENS, QwenVLConfig
-from harness.models.qwen_vl.vision import Resampler, VisionTransformer, sine_cosine_positions
+from harness.models.qwen_vl.vision import CrossAttention, Resampler, VisionTransformer, sine_cosine_positions
 
 
 def ntk_alpha(lengths: Tensor, seq_length: int) -> Tensor:
@@ -161,7 +161,7 @@ class QwenVLPreTrainedModel(PreTrainedModel):
             initialization.ones_(module.weight)
             if getattr(module, "bias", None) is not None:
                 initialization.zeros_(module.bias)
-        elif isinstance(module, nn.MultiheadAttention):
+        elif isinstance(module, CrossAttention):
             initialization.xavier_uniform_(module.in_proj_weight)
             initialization.zeros_(module.in_proj_bias)
         elif isinstance(module, Resampler):
@@ -298,6 +298,8 @@ def with_images(embeddings: Tensor, input_ids: Tensor, features: list[Tensor], s
 
 class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
     """Qwen-VL with its language-model head."""
+
+    _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}
 
     def __init__(self, config: QwenVLConfig) -> None:
         super().__init__(config)

@@ -21,8 +21,9 @@ class QwenVLProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(cls, name: Any, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
         """The original repositories have no processor files: what they lack is known."""
         tokenizer = QwenVLTokenizer.from_pretrained(name, **kwargs)
-        settings = (processor_dict or {}).get("image_processor", {})
-        return [QwenVLImageProcessor(**settings), tokenizer]
+        settings = (processor_dict or {}).get("image_processor")
+        images = QwenVLImageProcessor.from_pretrained(name, **kwargs) if settings is None else QwenVLImageProcessor(**settings)
+        return [images, tokenizer]
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
         """What the mark of one image becomes."""

@@ -51,7 +51,8 @@ CHAT_TEMPLATE: Final = (
     "{%- if add_generation_prompt -%}{{ '\n<|im_start|>assistant\n' }}{%- endif -%}"
 )
 
-_PATH = re.compile(f"{IMAGE_START}((?:(?!{IMAGE_START}|{IMAGE_PAD}).)*?){IMAGE_END}", re.DOTALL)
+_SPAN = re.compile(f"{IMAGE_START}(?:((?:{IMAGE_PAD})+)|((?:(?!{IMAGE_START}|{IMAGE_PAD}).)*?)){IMAGE_END}", re.DOTALL)
+"""An image as pads alone, or by its path."""
 
 
 def from_ranks(path: Path) -> Tokenizer:
@@ -123,41 +124,50 @@ class QwenVLTokenizer(TokenizersBackend):
         return kwargs
 
     def _encode_plus(self, text: Any, text_pair: Any = None, *, return_tensors: Any = None, **kwargs: Any) -> BatchEncoding:
-        paths: list[bytes] = []
-
-        def spans(part: Any) -> Any:
-            if isinstance(part, str):
-                return _PATH.sub(lambda found: self._span(found[1], paths), part)
-            return [spans(inner) for inner in part] if isinstance(part, list | tuple) else part
-
-        text, text_pair = spans(text), spans(text_pair)
-        if not paths:
+        batched = isinstance(text, list | tuple) and not (kwargs.get("is_split_into_words") and all(isinstance(word, str) for word in text))
+        paths: list[list[bytes]] = [[] for _ in text] if batched else [[]]  # a row's, in reading order
+        given = list(text) if batched else [text]
+        pairs = [None] * len(given) if text_pair is None else list(text_pair) if batched else [text_pair]
+        given = [self._spans(part, own) for part, own in zip(given, paths, strict=True)]
+        pairs = [self._spans(part, own) for part, own in zip(pairs, paths, strict=True)]
+        if not any(paths):
             return super()._encode_plus(text, text_pair, return_tensors=return_tensors, **kwargs)
-        encoded = super()._encode_plus(text, text_pair, return_tensors=None, **kwargs)
+        second = None if text_pair is None else pairs if batched else pairs[0]
+        encoded = super()._encode_plus(given if batched else given[0], second, return_tensors=None, **kwargs)
         ids = encoded["input_ids"]
         single = bool(ids) and isinstance(ids[0], int)
-        self._write_paths([ids] if single else ids, iter(paths))
+        rows = [ids] if single else ids
+        samples = encoded.get("overflow_to_sample_mapping", range(len(rows)))
+        left = self.truncation_side == "left" and kwargs.get("max_length") is not None
+        for row, sample in zip(rows, samples, strict=True):
+            self._write_paths(row, paths[sample], from_the_end=left)
         if return_tensors is not None and single:
             encoded = BatchEncoding({name: [values] for name, values in encoded.items()}, encoded.encodings)
         return encoded if return_tensors is None else encoded.convert_to_tensors(return_tensors)
 
-    def _span(self, path: str, paths: list[bytes]) -> str:
-        """An image's tags and 256 pads; its path is noted."""
-        written = unicodedata.normalize("NFC", path).encode()
+    def _spans(self, part: Any, paths: list[bytes]) -> Any:
+        """A text with 256 pads for each image's path; `paths` gets the paths, and an empty one for an image that has its pads already."""
+        if isinstance(part, str):
+            return _SPAN.sub(lambda found: self._span(found, paths), part)
+        return [self._spans(inner, paths) for inner in part] if isinstance(part, list | tuple) else part
+
+    def _span(self, found: "re.Match[str]", paths: list[bytes]) -> str:
+        if found[1] is not None:
+            paths.append(b"")
+            return found[0]
+        written = unicodedata.normalize("NFC", found[2]).encode()
         if len(written) > IMAGE_TOKENS:
-            raise ValueError(f"the path of an image takes {len(written)} bytes; {IMAGE_TOKENS} have room: {path[:60]}...")
+            raise ValueError(f"the path of an image takes {len(written)} bytes; {IMAGE_TOKENS} have room: {found[2][:60]}...")
         paths.append(written)
         return IMAGE_START + IMAGE_PAD * IMAGE_TOKENS + IMAGE_END
 
-    def _write_paths(self, rows: list[list[int]], paths: Any) -> None:
-        """Each path's bytes as ids in its span; spans that came as pads are written over with nothing."""
-        for row in rows:
-            at = 0
-            while self.img_start_id in row[at:]:
-                at = row.index(self.img_start_id, at) + 1
-                if row[at : at + 1] == [self.img_pad_id]:
-                    path = next(paths, b"")[: len(row) - at]
-                    row[at : at + len(path)] = list(path)
+    def _write_paths(self, row: list[int], paths: list[bytes], *, from_the_end: bool) -> None:
+        """Each path's bytes as ids in its span; where the text was truncated, spans are missing at one end."""
+        starts = [at + 1 for at, token in enumerate(row) if token == self.img_start_id and row[at + 1 : at + 2] == [self.img_pad_id]]
+        kept = paths[len(paths) - len(starts) :] if from_the_end else paths
+        for at, path in zip(starts, kept, strict=False):
+            inside = path[: len(row) - at]
+            row[at : at + len(inside)] = list(inside)
 
     def _decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)

@@ -91,6 +91,27 @@ class VisionLayers(nn.Module):
         return x
 
 
+class CrossAttention(nn.Module):
+    """torch's MultiheadAttention by its parameters' names; it calls its own output layer, so that offloading and quantisation see it."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        split = [
+            functional.linear(part, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        ]
+        seen = functional.scaled_dot_product_attention(*split)
+        projected: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
+        return projected
+
+
 class Resampler(nn.Module):
     """Learned queries read the patches: [images, patches, patch width] -> [images, 256, width]."""
 
@@ -99,7 +120,7 @@ class Resampler(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(IMAGE_TOKENS, width), requires_grad=False)
         self.query = nn.Parameter(torch.empty(IMAGE_TOKENS, width))
         self.kv_proj = nn.Linear(patch_width, width, bias=False) if patch_width != width else nn.Identity()
-        self.attn = nn.MultiheadAttention(width, width // 128, batch_first=True)
+        self.attn = CrossAttention(width, width // 128)
         self.ln_q = nn.LayerNorm(width, eps=EPS)
         self.ln_kv = nn.LayerNorm(width, eps=EPS)
 
@@ -107,7 +128,7 @@ class Resampler(nn.Module):
         value = self.ln_kv(self.kv_proj(patches))
         key = value + resized_positions(self.pos_embed, value.shape[1])
         query = (self.ln_q(self.query) + self.pos_embed).expand(len(value), -1, -1)
-        read: Tensor = self.attn(query, key, value, need_weights=False)[0]
+        read: Tensor = self.attn(query, key, value)
         return read
 
 
