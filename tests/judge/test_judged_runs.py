@@ -1,10 +1,13 @@
 """Judging as a user runs it: answers made elsewhere, a model of ours, what it costs, a judge that goes down, and a shared ledger."""
 
+import base64
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from harness.cli import run
 
@@ -233,9 +236,10 @@ def test_a_folder_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_entries_carry_the_calibration_of_their_judge(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "mmvet.jsonl").write_text(
-        '{"question_id": "v", "image": null, "question": "x?", "answer": "5", "capability": "ocr"}', encoding="utf-8"
-    )
+    buffer = BytesIO()
+    Image.effect_noise((60, 60), 9).save(buffer, "PNG")
+    row = {"question_id": "v", "image": base64.b64encode(buffer.getvalue()).decode(), "question": "x?", "answer": "5", "capability": "ocr"}
+    (tmp_path / "mmvet.jsonl").write_text(json.dumps(row), encoding="utf-8")
     note = tmp_path / "calibration.json"
     note.write_text('{"judge calibration": "kappa 0.7"}', encoding="utf-8")
     server.reply = lambda prompt: "1.0"
