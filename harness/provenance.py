@@ -15,6 +15,8 @@ from harness.models.spec import ModelSpec
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "lm-eval", "datasets", "pillow")
 
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "*.index.json")
+"""Files that weights consist of. A trainer leaves other .bin files beside them, which name its folders."""
 
 SMALL: Final = 8 << 20
 """Bytes up to which a file is always read whole."""
@@ -35,7 +37,7 @@ def digest_of_folder(folder: Path, *, strict: bool = False) -> str:
     was trained (a projector is 0.3 % of its model) is noticed, too. What isn't is a tensor changed in a few places. `strict` reads all.
     """
     total = hashlib.sha256()
-    for path in sorted(path for kind in ("*.safetensors", "*.bin", "*.index.json") for path in folder.glob(kind)):
+    for path in sorted(path for kind in WEIGHTS for path in folder.glob(kind)):
         total.update(path.name.encode())
         total.update(_digest_of_all(path) if strict or path.stat().st_size <= SMALL else _digest_of_samples(path))
     return total.hexdigest()[:16]

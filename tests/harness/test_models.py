@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.models.spec import MODELS, UnknownModel, find
-from harness.provenance import digest_of_model
+from harness.provenance import digest_of_folder, digest_of_model
 
 
 def test_the_embedded_models_come_along() -> None:
@@ -44,3 +44,12 @@ def test_a_checkpoint_overwritten_in_place_has_another_digest(tmp_path: Path) ->
     first = digest_of_model(find(str(tmp_path)))
     weights.write_bytes(b"two")
     assert digest_of_model(find(str(tmp_path))) != first
+
+
+def test_what_a_trainer_leaves_beside_weights_is_no_part_of_their_digest(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    before = digest_of_folder(tmp_path)
+    (tmp_path / "training_args.bin").write_bytes(b"the folder's name")
+    assert digest_of_folder(tmp_path) == before
+    (tmp_path / "adapter_model.bin").write_bytes(b"other weights")
+    assert digest_of_folder(tmp_path) != before
