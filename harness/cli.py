@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.models.share_out import Relieved, rank
+from harness.models.share_out import Relieved, rank, size
 
 if TYPE_CHECKING:
     from harness.evaluate import Evaluation
@@ -259,6 +259,8 @@ def eval_command(
 
     if len(model) > 1 and model_path is not None:
         raise UsageError("--model-path is for one model; name folders by --model")
+    if len(model) > 1 and size() > 1:
+        raise UsageError("several processes score one model a call: name one --model under torchrun")
     specs = [_model(name, model_path, model_url, trust_remote_code) for name in model]
     chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
     rater = _judge(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
@@ -281,7 +283,12 @@ def eval_command(
     engine |= settings
     board, resident = Board(out / "board"), Resident()
     names = [Path(name).as_posix() if Path(name).is_dir() else spec.name for name, spec in zip(model, specs, strict=True)]
-    asked_so = {"prompt suffix": prompt_suffix or "", "model settings": settings_in_words(settings)} | ({"shared": EXACT} if exact else {})
+    asked_so = {
+        "full answers": "yes" if full_answers else "",
+        "prompt suffix": prompt_suffix or "",
+        "model settings": settings_in_words(settings),
+        **({"shared": EXACT} if exact else {}),
+    }
     for name, found in zip(names, specs, strict=True):
         spec = replace(fetch(found, _tell), strict=strict)
         if not fresh and on_board(board, spec, name, chosen, rater, limit, paths, official_prompts, asked_so):

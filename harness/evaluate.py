@@ -137,6 +137,8 @@ def evaluate(
     provenance = digest_of_model(spec) | told | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
     if words := settings_in_words(engine or {}):
         provenance["model settings"] = words
+    if full_answers:
+        provenance["full answers"] = "yes"
     if partial_data:
         provenance["rows"] = "partial"
     revisions = {task.name: sha for task in tasks if task.name not in (data or {}) and (sha := revision_of(task))}

@@ -111,6 +111,7 @@ class TaskSpec:
     def sources(self) -> list[Path]:
         """The files a score depends on: the YAML, the modules it names, their judge prompts, and where words are read, the tables."""
         modules = {dotted.rpartition(".")[0] for dotted in (self.process_results, *(m.aggregation for m in self.metrics.values()))}
+        modules |= {dotted.rpartition(".")[0] for dotted in (self.decided, self.next_token) if dotted is not None}
         code = sorted(FOLDER.parent / f"{module.replace('.', '/')}.py" for module in modules)
         if any("english" in file.read_text(encoding="utf-8") for file in code):
             code += [FOLDER / "english.py", *sorted((FOLDER / "data").glob("*.xz")), *sorted((FOLDER / "data").glob("*.json"))]

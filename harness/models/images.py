@@ -39,14 +39,11 @@ OWN_WAY = {"fuyu": "its processor lays images out together with the text"}
 
 
 def image_digest(image: Image) -> str:
-    """What is the same for the same image: a benchmark's key, else sha256 of mode, size and pixels, remembered on the image."""
+    """What is the same for the same image: a benchmark's key, else sha256 of what is shown, transparency included."""
     if isinstance(image, Picture):
         return image.key
-    digest = image.info.get("pixels_sha256")
-    if digest is None:
-        digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
-        image.info["pixels_sha256"] = digest
-    return str(digest)
+    shown = image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGBA")  # a palette's colours are no part of its pixels
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + shown.tobytes()).hexdigest()
 
 
 def problem(image: Image) -> str | None:
@@ -101,8 +98,18 @@ class _Work(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[str, Processed | str]:
         digest, image = self.images[index]
-        wrong = problem(image)
-        return digest, wrong if wrong is not None else self.process(image)
+        return digest, _tried(self.process, image)
+
+
+def _tried(process: Callable[[Image], Processed], image: Image) -> Processed | str:
+    """An image processed, or why it can't be: one that no processor takes costs no other."""
+    wrong = problem(image)
+    if wrong is not None:
+        return wrong
+    try:
+        return process(image)
+    except (ValueError, TypeError, OSError, ZeroDivisionError) as error:
+        return f"image can't be processed: {' '.join(str(error).split())}"
 
 
 class ImageEncoder:
@@ -128,6 +135,8 @@ class ImageEncoder:
         self.encoded = 0
         """Images that went through the model's encoder."""
         self._coming: Iterator[tuple[str, Processed | str]] = iter(())
+        self._announced: set[str] = set()
+        """On their way, in the order of `_coming`."""
         self._arrived: dict[str, Processed | str] = {}
         self.output: type | None = None
         self.stacked = False
@@ -152,6 +161,7 @@ class ImageEncoder:
         """Begin with the images (digest, image) that will be asked for, in that order."""
         wanted = {digest: image for digest, image in images if digest not in self.kept and not self._on_disk(digest)}
         work = _Work(list(wanted.items()), self._process)
+        self._announced, self._arrived = set(wanted), {}
         if self.workers and len(work) > 1:
             # Processes, not threads: decoding and resizing hold the interpreter. They are forked and touch neither model nor GPU.
             count = min(self.workers, len(work))
@@ -226,13 +236,12 @@ class ImageEncoder:
 
     def _processed(self, digest: str, image: Image) -> Processed:
         with self.clock("images"):
-            while digest not in self._arrived:
-                arrived = next(self._coming, None)
-                if arrived is None:  # not announced, or dropped since
-                    wrong = problem(image)
-                    self._arrived[digest] = wrong if wrong is not None else self._process(image)
-                else:
-                    self._arrived[arrived[0]] = arrived[1]
+            while digest in self._announced and digest not in self._arrived:
+                name, found_there = next(self._coming)
+                self._announced.discard(name)
+                self._arrived[name] = found_there
+            if digest not in self._arrived:  # not announced, or asked for again
+                self._arrived[digest] = _tried(self._process, image)
             found = self._arrived.pop(digest)
         if isinstance(found, str):
             raise BadImage(found)

@@ -38,17 +38,22 @@ def quiet() -> None:
 
 
 def book_of(spec: ModelSpec, engine: Mapping[str, Any]) -> "Book | None":
-    """Where answers of this very model are kept, in the file that the setting `answers` names: all that can change one is its name."""
+    """Where answers of this very model are kept, in the file that the setting `answers` names."""
     path = engine.get("answers")
-    if path is None:
-        return None
+    return None if path is None else AnswerStore(path).of(facts_of(spec, engine))
+
+
+def facts_of(spec: ModelSpec, engine: Mapping[str, Any]) -> dict[str, str]:
+    """All of a model, its files, its settings and this machine that can change an answer."""
     assert spec.folder is not None
     folders = [spec.folder, *([spec.adapter] if spec.adapter is not None else [])]
-    small = sorted(path for folder in folders for path in folder.iterdir() if path.suffix in (".json", ".jinja", ".txt", ".tiktoken"))
+    small = sorted(
+        path for folder in folders for path in folder.iterdir() if path.suffix in (".json", ".jinja", ".txt", ".tiktoken", ".model")
+    )
     facts = digest_of_model(spec) | {"files": digest_of_files([path for path in small if path.name != "checkpoint.json"])}
     versions = {name: value for name, value in environment().items() if name in ("torch", "transformers", "pillow", "device")}
     own = {name: str(value) for name, value in engine.items() if value and name not in NO_DIFFERENCE}
-    return AnswerStore(path).of({**facts, **versions, **own})
+    return {**facts, **versions, **own}
 
 
 def load(
@@ -85,7 +90,7 @@ def load(
     }
     settings["answers"] = book_of(spec, settings)
     if settings.get("features") is not None:
-        settings["identity"] = json.dumps(digest_of_model(spec) | {"dtype": settings["dtype"]}, sort_keys=True)
+        settings["identity"] = json.dumps(facts_of(spec, settings), sort_keys=True)
     try:
         return SharedImageLM(
             pretrained=str(spec.folder),

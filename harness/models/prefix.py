@@ -69,11 +69,12 @@ def chosen(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
             if not layer.is_initialized or layer.keys is None or layer.keys.numel() == 0:
                 out.layers.append(copy.copy(layer))
             else:
-                out.layers.append(_Roomy(layer.keys, layer.values, rows, room))
+                out.layers.append(_Roomy(layer.keys, layer.values, rows.to(layer.keys.device), room))
         else:  # sliding windows
             other = copy.copy(layer)
             if getattr(layer, "is_initialized", False) and layer.keys is not None:
-                other.keys, other.values = layer.keys[rows], layer.values[rows]
+                own = rows.to(layer.keys.device)
+                other.keys, other.values = layer.keys[own], layer.values[own]
             out.layers.append(other)
     return out
 

@@ -55,7 +55,7 @@ COARSE: Final = 0.25
 AUTO: Final = 64
 """Questions decoded at once to begin with where batch_size is "auto"; halved when memory runs out."""
 
-OURS: Final = frozenset({"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"})
+OURS: Final = frozenset({"until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"})
 """Settings our own greedy decoding knows, or that mean nothing to it."""
 
 IMAGE_WEIGHT: Final = 4
@@ -282,7 +282,7 @@ class SharedImageLM(HFMultimodalLM):
         """Answers that are kept from earlier runs, then the model's, which are kept as they come."""
         left = []
         for job in jobs:
-            stored = None if self.store is None or job.settings.get("do_sample") else self.store.get(self._key(job))
+            stored = self.store.get(self._key(job)) if self.store is not None and _is_kept(job) else None
             if stored is None:
                 left.append(job)
             else:
@@ -290,7 +290,7 @@ class SharedImageLM(HFMultimodalLM):
                 yield job, stored
         for job, text in self._answers(left):
             self.counts["answered"] += 1
-            if self.store is not None and not job.settings.get("do_sample") and not isinstance(text, FailedAnswer):
+            if self.store is not None and _is_kept(job) and not isinstance(text, FailedAnswer):
                 self.store.put(self._key(job), text, task=job.task)
             yield job, text
 
@@ -339,8 +339,11 @@ class SharedImageLM(HFMultimodalLM):
 
     def _answers(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:
         """Answers, as they come."""
+        together = [job for job in jobs if not self._apart(job)]
+        jobs = [job for job in jobs if self._apart(job)]
         sampled = [job for job in jobs if not self._decodes(job)]
         ours = [job for job in jobs if self._decodes(job)]
+        yield from self._plain_answers(together)
         if not self.checked and ours and not self.exact:
             self._check(ours)
         if not self.shares_images:
@@ -354,6 +357,10 @@ class SharedImageLM(HFMultimodalLM):
             group.sort(key=lambda job: (len(job.context), job.digests))
             for start in range(0, len(group), self.batch_size):
                 yield from self._with_hf(group[start : start + self.batch_size])
+
+    def _apart(self, job: _Job) -> bool:
+        """Whether its images may be processed one by one: some families cut several images into tiles otherwise than one."""
+        return len(job.images) < 2 or self.hf.config.model_type not in TOGETHER
 
     def _decodes(self, job: _Job) -> bool:
         """Whether our own greedy decoding does all that is asked for."""
@@ -408,8 +415,12 @@ class SharedImageLM(HFMultimodalLM):
     def _together(self, jobs: list[_Job]) -> Iterator[tuple[_Job, str]]:
         ready, bad = self._encoded(jobs)
         yield from bad
-        for state, rows in self._states(ready):
-            yield from self._decode(state, rows)
+        try:
+            for state, rows in self._states(ready):
+                yield from self._decode(state, rows)
+        finally:
+            for job in jobs:  # jobs live as long as the run: their features must not
+                job.encoded, job.ids, job.types = [], [], None
 
     def _encoded(self, jobs: list[_Job]) -> tuple[list[_Job], list[tuple[_Job, str]]]:
         """Jobs with their ids and images, and answers to those whose images can't be shown."""
@@ -438,6 +449,12 @@ class SharedImageLM(HFMultimodalLM):
         """Batches at the point where their answers begin."""
         beginnings = self._beginnings(jobs) if self.level == "prefix" else [[job] for job in jobs]
         alone = sorted((group[0] for group in beginnings if len(group) == 1), key=lambda job: len(job.ids))
+        stretched = [job for job in alone if self._stretches(job)]
+        for job in stretched:  # its positions depend on its length: no other row beside it
+            with self.clock("prefill"):
+                state = self.runner.alone(self._prefill([job], [len(job.ids)]), self._room([job]))
+            yield state, [job]
+        alone = [job for job in alone if not self._stretches(job)]
         shared = [group for group in beginnings if len(group) > 1]
         # A batch has images for all of its rows or for none.
         for some in ([job for job in alone if job.images], [job for job in alone if not job.images]):
@@ -473,18 +490,25 @@ class SharedImageLM(HFMultimodalLM):
         """Jobs that are alike up to the end of their images, and how far they are alike."""
         fill = set(self._image_ids())
         groups: dict[object, list[_Job]] = defaultdict(list)
+        ends: dict[object, int] = {}
         for job in jobs:
             end = next((at + 1 for at in reversed(range(len(job.ids))) if job.ids[at] in fill), 0)
-            too_long = self.longest is not None and len(job.ids) + self._new_tokens(job) > self.longest
-            groups[(job.digests, tuple(job.ids[:end])) if not too_long else id(job)].append(job)
+            alike_to_here: object = (job.digests, tuple(job.ids[:end])) if not self._stretches(job) else id(job)
+            groups[alike_to_here].append(job)
+            ends[alike_to_here] = end
         for group in groups.values():
             shortest = min(len(job.ids) for job in group) - 1  # each has at least one token of its own to read
             least, most = min(job.ids for job in group), max(job.ids for job in group)  # what these two share, all between them do
             alike = next((at for at in range(shortest) if least[at] != most[at]), shortest)
             for job in group:
                 job.beginning = alike
-        # Beginnings of a token or two aren't worth a pass of their own.
-        return [part for group in groups.values() for part in ([group] if group[0].beginning >= WORTH else [[job] for job in group])]
+        # Beginnings of a token or two aren't worth a pass of their own, and none may end within an image.
+        worth = {key: group[0].beginning >= max(WORTH, ends[key]) for key, group in groups.items()}
+        return [part for key, group in groups.items() for part in ([group] if worth[key] else [[job] for job in group])]
+
+    def _stretches(self, job: _Job) -> bool:
+        """Whether it gets longer than positions are the same for every length."""
+        return self.longest is not None and len(job.ids) + self._new_tokens(job) > self.longest
 
     def _prefill(self, jobs: list[_Job], lengths: list[int]) -> State:
         rows = [job.ids[:length] for job, length in zip(jobs, lengths, strict=True)]
@@ -558,11 +582,13 @@ class SharedImageLM(HFMultimodalLM):
     def _first_tokens(self, choice: str) -> list[int]:
         """Tokens with which an answer that is this choice may begin: in any case, with and without a space before it."""
         if choice not in self._choice_tokens:
-            forms = {lead + word for lead in ("", " ") for word in (choice, choice.lower(), choice.upper(), choice.capitalize())}
+            # " a" is a word, not the letter of a choice: letters are written as they are.
+            words = (choice,) if len(choice) == 1 else (choice, choice.lower(), choice.upper(), choice.capitalize())
             firsts = set()
-            for form in sorted(forms):
+            for form in sorted({lead + word for lead in ("", " ") for word in words}):
                 ids = self.tokenizer(form, add_special_tokens=False)["input_ids"]
-                if ids and self.tok_decode(ids[:1]).strip().lower() == choice.lower():
+                read = self.tok_decode(ids[:1]).strip() if ids else ""
+                if read == choice or (len(choice) > 1 and read.lower() == choice.lower()):
                     firsts.add(ids[0])
             self._choice_tokens[choice] = sorted(firsts)
         return self._choice_tokens[choice]
@@ -587,7 +613,7 @@ class SharedImageLM(HFMultimodalLM):
         return float(job.settings.get("repetition_penalty") or self.hf.generation_config.repetition_penalty or 1)
 
     def _new_tokens(self, job: _Job) -> int:
-        return int(job.settings.get("max_gen_toks", self.max_gen_toks))
+        return int(job.settings.get("max_gen_toks", job.settings.get("max_new_tokens", self.max_gen_toks)))
 
     def _room(self, jobs: list[_Job]) -> int:
         return min(64, max(self._new_tokens(job) for job in jobs))
@@ -698,10 +724,12 @@ class SharedImageLM(HFMultimodalLM):
                 types = [[0] * (length - len(job.ids)) + list(job.types or []) for job in ready]
                 inputs[self.runner.types_name] = torch.tensor(types, device=self.device)
             yield from zip(ready, self._generated(inputs, ready), strict=True)
+            for job in ready:
+                job.encoded = []
 
     def _generated(self, inputs: Mapping[str, Any], jobs: list[_Job]) -> list[str]:
         """Answers by transformers' own generation, to jobs of the same settings."""
-        settings = {name: value for name, value in jobs[0].settings.items() if name not in ("until", "max_gen_toks")}
+        settings = {name: value for name, value in jobs[0].settings.items() if name not in ("until", "max_gen_toks", "max_new_tokens")}
         if not settings.get("do_sample"):
             settings = {name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")}
             settings["do_sample"] = False
@@ -739,8 +767,10 @@ class SharedImageLM(HFMultimodalLM):
             return
         by_image: dict[tuple[str, ...], list[_Job]] = defaultdict(list)
         for job in jobs:
-            if not _sizeless(job.images):
+            if not any(problem(image) for image in job.images):
                 by_image[job.digests].append(job)
+                if len(by_image[job.digests]) > 1:
+                    break
         sample = max(by_image.values(), key=len, default=[])[:2]
         while self.level != "answers" and sample:
             distance = self._distance(sample)
@@ -782,6 +812,9 @@ WORTH: Final = 16
 BY_ITSELF: Final = frozenset({"instructblip", "fuyu"})
 """Model types whose processor puts an image's placeholder in by itself."""
 
+TOGETHER: Final = frozenset({"llava_onevision"})
+"""Model types whose processor looks at how many images a prompt has: prompts with several are asked plainly."""
+
 INTERLEAVED: Final = frozenset({"idefics"})
 """Model types whose processor takes images between pieces of text."""
 
@@ -792,6 +825,11 @@ VERIFIED: Final = frozenset(
     }
 )
 """Model types whose equality with the plain way our tests show."""
+
+
+def _is_kept(job: _Job) -> bool:
+    """Whether an answer is the same each time, and what cut it has a name."""
+    return not job.settings.get("do_sample") and (job.hints.decided is None or bool(job.hints.rule))
 
 
 def _size(images: Sequence[Image]) -> tuple[int, ...]:

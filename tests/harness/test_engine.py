@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from harness.models import share_out
+from harness.models.images import image_digest
 from harness.models.load import load
 from harness.models.spec import ModelError, find
 from harness.models.vlm import Hints, SharedImageLM
@@ -158,6 +159,57 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path, tmp_path: Path
     save_file({name: value for name, value in weights.items() if name != lost}, tmp_path / "part" / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"missing weights: .*projector"):
         shared(tmp_path / "part")
+
+
+def test_a_palettes_colours_and_a_crop_are_other_images() -> None:
+    red, blue = (Image.new("P", (8, 8)) for _ in range(2))
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    whole = IMAGES[0].copy()
+    digests = [image_digest(image) for image in (red, blue, whole, whole.crop((0, 0, 30, 30)), whole.rotate(90))]
+    assert len(set(digests)) == 5
+    assert image_digest(whole.copy()) == image_digest(whole)
+
+
+def test_features_do_not_pile_up(folder: Path) -> None:
+    lean = shared(folder, kept_bytes=1, batch_size=3)
+    jobs: list[Any] = []
+    make = lean._jobs
+
+    def noted(requests: Any) -> Any:
+        jobs[:] = make(requests)
+        return jobs
+
+    lean._jobs = noted
+    lean.generate_until(ask(lean, *ALL), disable_tqdm=True)
+    assert jobs
+    assert not any(job.encoded for job in jobs)
+    assert len(lean.encoder.kept) == 1
+
+
+def test_a_picture_its_processor_refuses_fails_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = shared(folder)
+    process = other.encoder._process
+
+    def picky(image: Image.Image) -> Any:
+        if image.size == (2, 900):
+            raise ValueError("absolute aspect ratio must be smaller than 200")
+        return process(image)
+
+    monkeypatch.setattr(other.encoder, "_process", picky)
+    answers = other.generate_until(ask(other, ([Image.new("RGB", (2, 900))], "what?"), ([IMAGES[0]], "what?")), disable_tqdm=True)
+    assert [isinstance(answer, FailedAnswer) for answer in answers] == [True, False]
+    assert "aspect ratio" in answers[0].error
+
+
+def test_the_same_prompt_with_two_settings(lm: Any, exact: Any) -> None:
+    for model in (lm, exact):
+        model.counts.clear()
+    contexts = f"what is this? {lm.image_token}"
+    requests = [
+        Instance("generate_until", {}, (contexts, GREEDY | {"max_gen_toks": n}, {"visual": [IMAGES[0]]}), n, ("t", n, 1)) for n in (3, 6)
+    ]
+    assert lm.generate_until(requests, disable_tqdm=True) == exact.generate_until(requests, disable_tqdm=True)
 
 
 def test_when_memory_runs_out_the_batch_is_halved(folder: Path, exact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
