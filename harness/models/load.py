@@ -53,7 +53,7 @@ def facts_of(spec: ModelSpec, engine: Mapping[str, Any]) -> dict[str, str]:
     facts = digest_of_model(spec) | {"files": digest_of_files([path for path in small if path.name != "checkpoint.json"])}
     versions = {name: value for name, value in environment().items() if name in ("torch", "transformers", "pillow", "device")}
     own = {name: str(value) for name, value in engine.items() if value and name not in NO_DIFFERENCE}
-    return {**facts, **versions, **own}
+    return {**facts, **versions, **own} | ({"generation": str(dict(spec.generation))} if spec.generation else {})
 
 
 def load(
@@ -92,7 +92,7 @@ def load(
     if settings.get("features") is not None:
         settings["identity"] = json.dumps(facts_of(spec, settings), sort_keys=True)
     try:
-        return SharedImageLM(
+        lm = SharedImageLM(
             pretrained=str(spec.folder),
             peft=str(spec.adapter) if spec.adapter else None,
             use_safetensors=True,
@@ -104,3 +104,5 @@ def load(
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{spec.name}: can't be loaded: {' '.join(str(error).split())}") from error
+    lm.hf.generation_config.update(**spec.generation)
+    return lm

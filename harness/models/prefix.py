@@ -2,7 +2,7 @@
 
     prefix = runner.prefill(rows, images)             # one row a distinct beginning
     state = runner.fork(prefix, [0, 0, 1], suffixes)  # three questions on two beginnings
-    for tokens in runner.decode(state, ...): ...
+    state = runner.step(state, state.logits.argmax(-1))
 
 Rows are laid out [padded beginning][left-padded question][answer]; positions count what is not padding, M-RoPE included.
 """

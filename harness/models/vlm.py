@@ -268,14 +268,13 @@ class SharedImageLM(HFMultimodalLM):
                     results[place] = text
             return [result if result is not None else FailedAnswer("not answered") for result in results]
 
-        def answer(job: _Job, text: str) -> None:
+        done = 0
+        for job, text in self._all_answers(jobs):
             for index in job.requests:
                 results[index] = text
+            done += len(job.requests)
             if self.progress is not None and not disable_tqdm:
-                self.progress(sum(result is not None for result in results), len(requests))
-
-        for job, text in self._all_answers(jobs):
-            answer(job, text)
+                self.progress(done, len(requests))
         return [result if result is not None else FailedAnswer("not answered") for result in results]
 
     def _all_answers(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, str]]:
@@ -317,12 +316,19 @@ class SharedImageLM(HFMultimodalLM):
     def _jobs(self, requests: Sequence[Instance]) -> list[_Job]:
         """The distinct questions."""
         jobs: dict[object, _Job] = {}
+        known: dict[int, str] = {}  # of this very object, which many requests may hold
+
+        def digest_of(image: Image) -> str:
+            if id(image) not in known:
+                known[id(image)] = image_digest(image)
+            return known[id(image)]
+
         for index, request in enumerate(requests):
             context, settings, visual = request.args[0], request.args[1], request.args[2]["visual"]
             images = list(visual)[: self.max_images]
             hints = self.hints(request) if callable(self.hints) else self.hints.get(request.task_name or "", Hints())
             try:
-                digests = tuple(image_digest(image) for image in images)
+                digests = tuple(digest_of(image) for image in images)
             except (OSError, SyntaxError, ValueError):  # broken beyond a digest: no other question is about it
                 digests = tuple(f"unreadable {index}.{at}" for at in range(len(images)))
             sampled = index if settings.get("do_sample") else None
@@ -364,11 +370,9 @@ class SharedImageLM(HFMultimodalLM):
 
     def _decodes(self, job: _Job) -> bool:
         """Whether our own greedy decoding does all that is asked for."""
-        asked = {
-            name: value for name, value in job.settings.items() if name not in ("until", "max_gen_toks", "temperature", "top_p", "top_k")
-        }
-        if asked.pop("do_sample", False):
+        if job.settings.get("do_sample"):
             return False
+        asked = {name: value for name, value in job.settings.items() if name not in OURS}
         config = self.hf.generation_config
         given = {name: asked.get(name, getattr(config, name, None)) for name in NEUTRAL}
         return not (asked.keys() - NEUTRAL.keys()) and all(given[name] in neutral for name, neutral in NEUTRAL.items())

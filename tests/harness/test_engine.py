@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,15 @@ def test_a_repetition_penalty_of_the_checkpoint_is_obeyed(folder: Path) -> None:
     answers = ours.generate_until(ask(ours, *ALL), disable_tqdm=True)
     assert answers == plain.generate_until(ask(plain, *ALL), disable_tqdm=True)
     assert answers != before
+
+
+def test_generation_settings_of_the_spec_are_the_models(folder: Path, exact: Any) -> None:
+    spec = replace(find(str(folder)), generation={"repetition_penalty": 1.5})
+    penalised = load(spec, engine={"dtype": "float32", "batch_size": 6})
+    answers = penalised.generate_until(ask(penalised, *ALL), disable_tqdm=True)
+    asked = GREEDY | {"repetition_penalty": 1.5}
+    assert answers == exact.generate_until(ask(exact, *ALL, settings=asked), disable_tqdm=True)
+    assert answers != exact.generate_until(ask(exact, *ALL), disable_tqdm=True)
 
 
 def test_stop_sequences_cut_answers_as_lm_eval_does(lm: Any, exact: Any) -> None:
