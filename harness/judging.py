@@ -63,7 +63,7 @@ class BadSetting(ValueError):
 
 
 class NoServer(ValueError):
-    """A judge was named, and where it is was not."""
+    """A judge or a model behind a server was named, and where it is was not."""
 
 
 def make_judge(

@@ -26,7 +26,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from PIL.Image import Image
 
-from harness.judging import LEDGER
+from harness.judging import LEDGER, NoServer
 from harness.models.spec import ModelError
 from tasks import prices
 from tasks.answer import FailedAnswer
@@ -159,7 +159,7 @@ class OpenAIVisionLM(LM):
             key = key or os.environ.get("OPENAI_API_KEY")
             url = os.environ.get("OPENAI_BASE_URL") or (OPENAI if key else None)
         if url is None:
-            raise ModelError(f"model {model!r}: set OPENAI_API_KEY, or name the URL of its server")
+            raise NoServer(f"model {model!r}: set OPENAI_API_KEY, or name its server by --model-url")
         self.max_new_tokens, self.thinking_tokens, self.progress = max_new_tokens, thinking_tokens, progress
         books = Ledger(ledger or LEDGER)
         self.asker = _Asker(model, url=url, identity=identity, key=key, ledger=books, detail=detail, concurrency=concurrency, **settings)

@@ -13,6 +13,7 @@ from openai.types.chat import ChatCompletion
 from PIL import Image
 
 from harness.evaluate import evaluate
+from harness.judging import NoServer
 from harness.models.openai_vision import OpenAIVisionLM
 from harness.models.spec import ModelError, ModelSpec
 from tasks.answer import FailedAnswer
@@ -235,7 +236,7 @@ def test_no_key_no_credentials_and_no_image_is_logged(server: Any, path: Path, c
 
 
 def test_a_key_goes_to_no_server_it_was_not_meant_for(server: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="set OPENAI_API_KEY, or name the URL"):
+    with pytest.raises(NoServer, match="set OPENAI_API_KEY, or name its server"):
         OpenAIVisionLM(MODEL, ledger=path)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
     assert OpenAIVisionLM(MODEL, ledger=path).provenance()["server"] == "https://api.openai.com/v1"
