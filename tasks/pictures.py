@@ -117,15 +117,16 @@ class Picture(Image.Image):
 
 
 def _from_bytes(data: bytes) -> Image.Image:
-    return _open(data)
+    return decode(data)
 
 
 @lru_cache(maxsize=DECODED)
 def _decoded(key: str) -> Image.Image:
-    return _open(_READERS[key]())
+    return decode(_READERS[key]())
 
 
-def _open(data: bytes) -> Image.Image:
+def decode(data: bytes) -> Image.Image:
+    """The image in the bytes of an image file; raises OSError for one that is broken or larger than MAX_PIXELS."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pixel bombs, which are refused here at a lower size

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from trainers.recipe import Checkpoint, Preference, Recipe
+from trainers.recipe import Checkpoint, Recipe
+from trainers.rows import Preference
 
 
 def _ignore(done: int, total: int) -> None:

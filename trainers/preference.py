@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PrinterCall
 
 from trainers.job import Job
 from trainers.recipe import Checkpoint, Training
+from trainers.rows import Picture
 from trainers.vlfeedback.store import write_whole
 
 NOTE = "checkpoint.json"
@@ -58,11 +59,16 @@ def lora(training: Training) -> Any:
 
 
 def image_dataset(rows: list[dict[str, Any]]) -> Any:
-    """Rows with an `image` path as TRL wants them: `images`, a list of pictures decoded when they are needed."""
+    """Rows with `images`, decoded by the dataset when they are needed."""
     from datasets import Dataset, Image, List
 
-    listed = [{"images": [{"path": str(row["image"]), "bytes": None}]} | {k: v for k, v in row.items() if k != "image"} for row in rows]
+    listed = [row | {"images": [_image(picture) for picture in row["images"]]} for row in rows]
     return Dataset.from_list(listed).cast_column("images", List(Image()))
+
+
+def _image(picture: Picture) -> dict[str, Any]:
+    plain = picture.file is not None and picture.member is None
+    return {"path": str(picture.file), "bytes": None} if plain else {"path": picture.name, "bytes": picture.read()}
 
 
 def common_arguments(job: Job, training: Training) -> dict[str, Any]:

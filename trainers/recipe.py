@@ -9,7 +9,6 @@ Unknown keys are refused with the known ones named; a number without its unit in
 import difflib
 import hashlib
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -146,21 +145,6 @@ class Recipe(_Section):
     def digest(self) -> str:
         """Of every value that is not the default, the name included: a run folder belongs to one digest."""
         return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preference:
-    """One pair to learn from."""
-
-    id: str
-    prompt: str
-    image: Path
-    chosen: str
-    rejected: str
-    margin: float
-    """Mean rating of `chosen` minus that of `rejected`, in rating points."""
-    origin: Mapping[str, Any]
-    """Instruction id, models and ratings it comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ def train(job: Job) -> list[Checkpoint]:
         model, processor = load_model(job)
         rows = [
             {
-                "image": pair.image,
+                "images": pair.images,
                 "prompt": [{"role": "user", "content": pair.prompt}],
                 "completion": [{"role": "assistant", "content": pair.chosen}],
             }

@@ -17,7 +17,8 @@ from tasks.scenes.world import image_of, make_scene
 from tests.harness.qwen_vl_checkpoint import write
 from trainers import dpo
 from trainers.job import Job
-from trainers.recipe import Preference, Recipe, find_recipe
+from trainers.recipe import Recipe, find_recipe
+from trainers.rows import Picture, Preference
 from trainers.vlfeedback.instructions import write_image
 
 
@@ -81,7 +82,15 @@ def test_silkie_is_trained_by_dpo_and_its_adapter_is_a_model(checkpoint: Path, t
         image = tmp_path / write_image(scene, tmp_path)
         right = caption(scene)
         preferences.append(
-            Preference(id=scene.id, prompt="what is there?", image=image, chosen=right, rejected="a cat " + right, margin=1.0, origin={})
+            Preference(
+                id=scene.id,
+                prompt="what is there?",
+                images=(Picture(image.name, image),),
+                chosen=right,
+                rejected="a cat " + right,
+                margin=1.0,
+                row=index,
+            )
         )
     recipe = find_recipe("scenes-demo")
     assert recipe.training is not None

@@ -14,7 +14,8 @@ from tasks.scenes.world import make_scene
 from trainers import dpo, sft
 from trainers.job import Job, trainer
 from trainers.preference import NOTE, find_checkpoints, save_steps
-from trainers.recipe import Preference, Recipe, find_recipe
+from trainers.recipe import Recipe, find_recipe
+from trainers.rows import Picture, Preference
 from trainers.vlfeedback.instructions import write_image
 
 
@@ -29,7 +30,13 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> list[Preference]:
         wrong = right.replace("the background is", "a red ring. the background is")
         made.append(
             Preference(
-                id=scene.id, prompt="describe the image in detail.", image=image, chosen=right, rejected=wrong, margin=1.0, origin={}
+                id=scene.id,
+                prompt="describe the image in detail.",
+                images=(Picture(image.name, image),),
+                chosen=right,
+                rejected=wrong,
+                margin=1.0,
+                row=index,
             )
         )
     return made

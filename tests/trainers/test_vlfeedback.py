@@ -186,12 +186,12 @@ def rated_rows(seed: int, count: int) -> tuple[list[Instruction], dict[str, dict
 def test_the_authors_rule_equals_brute_force() -> None:
     instructions, texts, rated = rated_rows(0, 200)
     made, counts = pairs.build(instructions, texts, rated, Path(), data())
-    assert {(p.origin["instruction"], p.origin["chosen"], p.origin["rejected"]) for p in made} == {
+    assert {(p.row_id, p.chosen_model, p.rejected_model) for p in made} == {
         (id, *pair) for id, row in rated.items() for pair in brute_force(row)
     }
     assert counts.pairs == len(made)
     assert counts.unrated == sum(None in r.values() for row in rated.values() for r in row.values())
-    assert all(p.margin > 0 for p in made)
+    assert all((p.margin or 0) > 0 for p in made)
 
 
 def test_the_dominant_rule_trades_no_aspect_for_another() -> None:
@@ -200,10 +200,10 @@ def test_the_dominant_rule_trades_no_aspect_for_another() -> None:
     assert made
     assert counts.refused > 0
     for pair in made:
-        chosen, rejected = pair.origin["chosen_ratings"], pair.origin["rejected_ratings"]
-        assert all(chosen[aspect] >= rejected[aspect] for aspect in ASPECTS)
-        assert sum(chosen.values()) >= 12
-    assert len({pair.origin["instruction"] for pair in made}) == len(made)
+        chosen, rejected = pair.chosen_ratings, pair.rejected_ratings
+        assert all(int(chosen[aspect]) >= int(rejected[aspect]) for aspect in ASPECTS)
+        assert sum(int(rating) for rating in chosen.values()) >= 12
+    assert len({pair.row_id for pair in made}) == len(made)
 
 
 def test_yes_and_no_are_chosen_equally_often() -> None:

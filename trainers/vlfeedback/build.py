@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.judge import Judge, use_judge
-from trainers.recipe import Data, Preference
+from trainers.recipe import Data
+from trainers.rows import Preference
 from trainers.vlfeedback.answers import AnswersLM, decode, draw, row_id
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
 from trainers.vlfeedback.pairs import PairCounts, build
@@ -80,7 +81,7 @@ def _instructions(folder: Path, data: Data, seed: int, images: Path) -> list[Ins
 
 
 def _pair(pair: Preference) -> dict[str, Any]:
-    return {**asdict(pair), "image": f"images/{pair.image.name}"}
+    return {**asdict(pair), "images": [picture.name for picture in pair.images]}
 
 
 def _public(instruction: Instruction, answers: Mapping[str, str], rated: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from trainers.recipe import Data, Preference
+from trainers.recipe import Data
+from trainers.rows import Picture, Preference
 from trainers.vlfeedback.instructions import Instruction
 
 Ratings = Mapping[str, int | None]
@@ -63,12 +63,12 @@ def build(
 ) -> tuple[list[Preference], PairCounts]:
     """The recipe's pairs, in the order of the instructions, and what was left out."""
     pairs: list[tuple[Instruction, Preference]] = []
-    rows = ties = unrated = refused = 0
-    for instruction in instructions:
+    rated_rows = ties = unrated = refused = 0
+    for row, instruction in enumerate(instructions):
         ratings = rated.get(instruction.id, {})
         if not ratings:
             continue
-        rows += 1
+        rated_rows += 1
         texts = answers[instruction.id]
         complete = [member for member in ratings if mean_rating(ratings[member]) is not None]
         unrated += len(ratings) - len(complete)
@@ -87,22 +87,25 @@ def build(
                 refused += 1
                 continue
             seen.add((texts[chosen], texts[rejected]))
-            origin: dict[str, Any] = {"instruction": instruction.id, "chosen": chosen, "rejected": rejected}
-            origin |= {"chosen_ratings": dict(ratings[chosen]), "rejected_ratings": dict(ratings[rejected])}
             taken.append(
                 Preference(
                     id=f"{instruction.id}|{chosen}|{rejected}",
                     prompt=instruction.prompt,
-                    image=images / instruction.image,
+                    images=(Picture(f"images/{instruction.image}", images / instruction.image),),
                     chosen=texts[chosen],
                     rejected=texts[rejected],
                     margin=margin,
-                    origin=origin,
+                    row=row,
+                    row_id=instruction.id,
+                    chosen_model=chosen,
+                    rejected_model=rejected,
+                    chosen_ratings={aspect: str(rating) for aspect, rating in ratings[chosen].items()},
+                    rejected_ratings={aspect: str(rating) for aspect, rating in ratings[rejected].items()},
                 )
             )
         pairs += [(instruction, pair) for pair in taken]
     kept = _balanced(pairs) if data.balance_yes_no else pairs
-    counts = PairCounts(rows=rows, pairs=len(kept), ties=ties, unrated=unrated, refused=refused, balanced_away=len(pairs) - len(kept))
+    counts = PairCounts(rows=rated_rows, pairs=len(kept), ties=ties, unrated=unrated, refused=refused, balanced_away=len(pairs) - len(kept))
     return [pair for _, pair in kept], counts
 
 
