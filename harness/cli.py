@@ -132,19 +132,28 @@ def _code_of(error: Exception) -> int | None:
     from tasks.prices import PriceError
     from tasks.registry import RegistryError, UnknownName
     from tasks.wording import WordingError
-    from trainers.recipe import RecipeError
-    from trainers.vlfeedback.annotation import FolderError
+    from trainers.errors import BadInput, StageError
 
     if isinstance(
-        error,
-        (UnknownModel, MissingWeights, UnknownName, RecipeError, LayoutError, BadSetting, NoServer, PriceError, RatingsError, FolderError),
+        error, (UnknownModel, MissingWeights, UnknownName, BadInput, LayoutError, BadSetting, NoServer, PriceError, RatingsError)
     ):
         return USAGE
     if isinstance(error, typer.Abort):
         return INTERRUPTED
     if hasattr(error, "format_message"):  # typer's usage errors share no public base class
         return USAGE
-    known = (ModelError, StoreError, RegistryError, JudgeError, DataError, WordingError, LedgerError, OSError, FloatingPointError)
+    known = (
+        ModelError,
+        StoreError,
+        RegistryError,
+        JudgeError,
+        DataError,
+        WordingError,
+        LedgerError,
+        StageError,
+        OSError,
+        FloatingPointError,
+    )
     # The last two are named, not imported: their modules import torch.
     if isinstance(error, known) or type(error).__name__ in ("RunError", "ConversionError"):
         return FAILED

@@ -19,7 +19,7 @@ def steps_of(recipe: Recipe, limit: int | None) -> list[str]:
     documents = f" ({limit} documents each)" if limit else ""
     steps = [
         f"score {recipe.base} on {', '.join(recipe.tasks)}{documents}",
-        f"{count} instructions from {data.source}",
+        f"{count} instructions from {', '.join(source.name for source in data.sources) or data.source}",
         f"{answers} answers each from {', '.join(member.name for member in data.pool)}: {count * answers} answers",
         f"{count} calls to judge {data.judge} ({answers} answers a call)",
         f"pairs by rule {data.rule!r}, then {recipe.trainer}: batches of {training.batch_size}, {training.epochs:g} epochs, "

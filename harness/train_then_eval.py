@@ -21,6 +21,7 @@ from harness.models.fetch import fetch
 from harness.models.load import register
 from harness.models.resident import Resident
 from harness.models.spec import ModelSpec, find
+from harness.pool import Pool
 from leaderboards.board import Board
 from leaderboards.entry import Entry
 from leaderboards.verdict import Pair, Verdict, panel
@@ -100,9 +101,11 @@ def train_then_eval(
             board.add(evaluation.entries, evaluation.samples)
 
         score(base, base_name)
-        resident.drop()  # training needs the memory
+        resident.drop()  # the pool and training need the memory
+        pool = Pool(tell=tell)
         with clock.stage("build preference data"):
-            dataset = build_dataset(out / "data", recipe.data, recipe.seed, judge, _pool_loader(), report)
+            dataset = build_dataset(out / "data", recipe.data, recipe.seed, judge, pool, report, tell)
+        pool.drop()
         if not dataset.pairs:
             raise RunError(
                 f"no preference pairs from {dataset.counts.rows} rated instructions ({dataset.counts}); loosen the recipe's [data] rule"
@@ -140,21 +143,6 @@ def _control(job: Job) -> Job:
     assert job.recipe.training is not None
     recipe = job.recipe.model_copy(update={"training": job.recipe.training.model_copy(update={"checkpoints": 1})})
     return replace(job, recipe=recipe, out=job.out / "control")
-
-
-def _pool_loader() -> Callable[[str], Any]:
-    """Makes LMs of pool models; one is resident at a time."""
-    from harness.models.load import load
-
-    held: dict[str, Any] = {}
-
-    def of(name: str) -> Any:
-        if name not in held:
-            held.clear()
-            held[name] = load(find(name))
-        return held[name]
-
-    return of
 
 
 def _verdicts(

@@ -7,6 +7,7 @@ Readers of every format give these, and every writer, rule and trainer takes the
 """
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -38,7 +39,13 @@ class Picture:
             return self.file.read_bytes()
         try:
             return _archive(self.file).read(self.member)
-        except (KeyError, zipfile.BadZipFile) as error:
+        except (
+            KeyError,
+            RuntimeError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:  # what zipfile raises for broken ones
             raise OSError(f"{self.file}: {error}") from None
 
     def open(self) -> Image.Image:

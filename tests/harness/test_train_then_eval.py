@@ -50,7 +50,7 @@ def test_base_control_and_every_checkpoint_are_on_the_board(finished: Path) -> N
 def test_the_run_folder_holds_everything(finished: Path) -> None:
     for name in ("run.json", "report.md", "hallucination.png", "seconds.json", "log.jsonl", "control/log.jsonl"):
         assert (finished / name).stat().st_size > 0, name
-    for name in ("instructions", "answers", "ratings", "pairs", "vlfeedback"):
+    for name in ("instructions", "ratings", "pairs", "vlfeedback"):
         lines = (finished / "data" / f"{name}.jsonl").read_text().splitlines()
         assert lines, name
         assert all(json.loads(line) for line in lines)
@@ -108,7 +108,7 @@ def stages(out: Path) -> list[tuple[str, Any]]:
     """Where the run is killed: as soon as each of these is there."""
     return [
         ("while the base is scored", lambda: (out / "run.json").exists()),
-        ("while answers are given", lambda: (out / "data" / "answers.jsonl").exists()),
+        ("while answers are given", lambda: any((out / "data" / "answers").glob("*.jsonl"))),
         ("after the pairs", lambda: (out / "data" / "pairs.jsonl").exists()),
         ("amid training", lambda: any(out.glob("checkpoint-*"))),
         ("while checkpoints are scored", lambda: len(list(out.glob("board/*.json"))) >= 2),
@@ -133,4 +133,5 @@ def test_killed_at_any_stage_the_same_command_ends_on_the_same_board(stage: int,
     assert process.returncode == -signal.SIGKILL
     subprocess.run(command, check=True, capture_output=True)
     assert scores(out) == scores(finished)
-    assert (out / "data" / "pairs.jsonl").read_text() == (finished / "data" / "pairs.jsonl").read_text()
+    ours, theirs = ((folder / "data" / "pairs.jsonl").read_text().replace(str(folder.resolve()), "") for folder in (out, finished))
+    assert ours == theirs

@@ -25,7 +25,7 @@ def test_the_digest_changes_with_any_value() -> None:
     (
         ("beta = 0.1", "betta = 0.1", r"unknown key 'training\.betta' \(did you mean 'beta'\?\)"),
         ("r = 16", "rank = 16", r"unknown key 'training\.lora\.rank'"),
-        ("temperature = 0.7", "temprature = 0.7", r"did you mean 'temperature'\?"),
+        ('pool = "scenes"', 'pool = [{ model = "a", temprature = 0.7 }, { model = "b" }]', r"did you mean 'temperature'\?"),
         ("beta = 0.1", "beta = -1", r"training\.beta = -1: .*greater than 0"),
         ("beta = 0.1", "beta = ", "not TOML"),
         ('base = "scenes-base"', "", "needs either"),

@@ -13,8 +13,9 @@ from tasks.answer import FailedAnswer
 from tasks.judge import JudgeError
 from tasks.scenes.judge import ExactJudge
 from trainers.recipe import ASPECTS, Data, PoolModel
+from trainers.rows import Preference
 from trainers.vlfeedback import answers, pairs, ratings
-from trainers.vlfeedback.build import build_dataset
+from trainers.vlfeedback.build import build_dataset, rows_of
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
 from trainers.vlfeedback.store import Rows
 
@@ -43,6 +44,15 @@ class Echo:
         return [f"{self.name} {int(torch.randint(10**6, ()))} {request.doc['id']}" for request in requests]
 
 
+def echo(member: PoolModel) -> Echo:
+    return Echo(member.model)
+
+
+def given(folder: Path) -> dict[str, bytes]:
+    """The files of answers."""
+    return {path.name: path.read_bytes() for path in sorted((folder / "answers").glob("*.jsonl"))}
+
+
 def test_every_member_answers_equally_often_and_never_twice() -> None:
     many = [Instruction(id=str(i), prompt="p", image="i", kind="caption") for i in range(500)]
     drawn = answers.draw(many, data(), seed=0)
@@ -65,35 +75,44 @@ def test_yes_no_instructions_come_in_pairs_on_one_image(tmp_path: Path) -> None:
 def test_a_run_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "SHARD", 7)
     settings = data()
-    whole = build_dataset(tmp_path / "whole", settings, 0, ExactJudge(), Echo, lambda *_: None)
-    expected = {name: (tmp_path / "whole" / name).read_text() for name in ("answers.jsonl", "ratings.jsonl", "pairs.jsonl")}
-    lines = expected["answers.jsonl"].splitlines(keepends=True)
-    for kept in (1, 10, 100):
+    whole = build_dataset(tmp_path / "whole", settings, 0, ExactJudge(), echo, lambda *_: None)
+    expected = given(tmp_path / "whole")
+    lines = expected["c@1.jsonl"].splitlines(keepends=True)
+    for kept in (0, 3, 7, 30):
         folder = tmp_path / f"cut-{kept}"
-        folder.mkdir()
-        (folder / "answers.jsonl").write_text("".join(lines[:kept]) + lines[kept][:15])  # killed while writing the next line
-        again = build_dataset(folder, settings, 0, ExactJudge(), Echo, lambda *_: None)
-        assert sorted((folder / "answers.jsonl").read_text().splitlines()) == sorted(expected["answers.jsonl"].splitlines())
-        assert (folder / "pairs.jsonl").read_text() == expected["pairs.jsonl"]
+        (folder / "answers").mkdir(parents=True)
+        (folder / "answers" / "c@1.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:15])  # killed while writing the next line
+        again = build_dataset(folder, settings, 0, ExactJudge(), echo, lambda *_: None)
+        assert given(folder) == expected
+        for name in ("ratings.jsonl", "vlfeedback.jsonl", "pairs.jsonl"):
+            assert (folder / name).read_text().replace(str(folder), "") == (tmp_path / "whole" / name).read_text().replace(
+                str(tmp_path / "whole"), ""
+            )
         assert again.counts == whole.counts
 
 
 def test_a_finished_dataset_loads_no_model(tmp_path: Path) -> None:
-    build_dataset(tmp_path, data(), 0, ExactJudge(), Echo, lambda *_: None)
+    build_dataset(tmp_path, data(), 0, ExactJudge(), echo, lambda *_: None)
 
-    def refuse(name: str) -> Echo:
-        raise AssertionError(f"{name} was loaded again")
+    def refuse(member: PoolModel) -> Echo:
+        raise AssertionError(f"{member.name} was loaded again")
 
     assert build_dataset(tmp_path, data(), 0, ExactJudge(), refuse, lambda *_: None).failed == 0
 
 
 def test_failed_answers_are_counted_kept_out_and_asked_again(tmp_path: Path) -> None:
-    first = build_dataset(tmp_path, data(), 0, ExactJudge(), lambda name: Echo(name, fail=name == "b"), lambda *_: None)
-    assert first.failed == 32
-    assert '|b@1"' not in (tmp_path / "answers.jsonl").read_text()
-    second = build_dataset(tmp_path, data(), 0, ExactJudge(), Echo, lambda *_: None)
+    told: list[str] = []
+    first = build_dataset(
+        tmp_path, data(), 0, ExactJudge(), lambda member: Echo(member.model, fail=member.model == "b"), lambda *_: None, told.append
+    )
+    assert first.failed == first.members["b@1"].missing == 32
+    assert told == ["b@1: 32 of 32 answers failed (32 x out of order); the same command asks again"]
+    rows = [json.loads(line) for line in given(tmp_path)["b@1.jsonl"].splitlines()]
+    assert all(row["failed"] == "out of order" and row["attempts"] == 3 and "answer" not in row for row in rows)
+    assert not any("b@1" in members for members in answers.read_answers(tmp_path).values())
+    second = build_dataset(tmp_path, data(), 0, ExactJudge(), echo, lambda *_: None)
     assert second.failed == 0
-    assert (tmp_path / "answers.jsonl").read_text().count('|b@1"') == 32
+    assert sum("b@1" in members for members in answers.read_answers(tmp_path).values()) == 32
 
 
 def test_a_failed_judge_call_is_no_rating_and_is_made_again(tmp_path: Path) -> None:
@@ -106,15 +125,15 @@ def test_a_failed_judge_call_is_no_rating_and_is_made_again(tmp_path: Path) -> N
                 raise JudgeError("busy")
             return super().ask(prompt, image)
 
-    first = build_dataset(tmp_path, data(), 0, Moody(), Echo, lambda *_: None)
+    first = build_dataset(tmp_path, data(), 0, Moody(), echo, lambda *_: None)
     assert first.failed == 40 // 3
     assert first.counts.rows == 40 - first.failed
-    second = build_dataset(tmp_path, data(), 0, ExactJudge(), Echo, lambda *_: None)
+    second = build_dataset(tmp_path, data(), 0, ExactJudge(), echo, lambda *_: None)
     assert (second.failed, second.counts.rows) == (0, 40)
 
 
 def test_the_public_schema_is_vlfeedbacks(tmp_path: Path) -> None:
-    build_dataset(tmp_path, data(), 0, ExactJudge(), Echo, lambda *_: None)
+    build_dataset(tmp_path, data(), 0, ExactJudge(), echo, lambda *_: None)
     row = json.loads((tmp_path / "vlfeedback.jsonl").read_text().splitlines()[0])
     assert row.keys() == {"id", "prompt", "models", "completions", "img_path"}
     assert row["models"] == [completion["model"] for completion in row["completions"]]
@@ -183,9 +202,17 @@ def rated_rows(seed: int, count: int) -> tuple[list[Instruction], dict[str, dict
     return instructions, texts, rated
 
 
+def paired(
+    instructions: list[Instruction], texts: Mapping[str, Mapping[str, str]], rated: Mapping[str, Mapping[str, Any]], settings: Data
+) -> tuple[list[Preference], pairs.Counts]:
+    rows = list(rows_of(instructions, texts, {id: {"order": list(ratings), "ratings": ratings} for id, ratings in rated.items()}, Path()))
+    counts = pairs.Counts()
+    return list(pairs.pair_up(rows, pairs.settle(pairs.rule_of(settings), lambda: rows), counts)), counts
+
+
 def test_the_authors_rule_equals_brute_force() -> None:
     instructions, texts, rated = rated_rows(0, 200)
-    made, counts = pairs.build(instructions, texts, rated, Path(), data())
+    made, counts = paired(instructions, texts, rated, data())
     assert {(p.row_id, p.chosen_model, p.rejected_model) for p in made} == {
         (id, *pair) for id, row in rated.items() for pair in brute_force(row)
     }
@@ -196,7 +223,7 @@ def test_the_authors_rule_equals_brute_force() -> None:
 
 def test_the_dominant_rule_trades_no_aspect_for_another() -> None:
     instructions, texts, rated = rated_rows(1, 200)
-    made, counts = pairs.build(instructions, texts, rated, Path(), data(rule="dominant", min_chosen=4.0, per_instruction=1))
+    made, counts = paired(instructions, texts, rated, data(rule="dominant", min_chosen=4.0, per_instruction=1))
     assert made
     assert counts.refused > 0
     for pair in made:
@@ -211,6 +238,6 @@ def test_yes_and_no_are_chosen_equally_often() -> None:
     good, bad = dict.fromkeys(ASPECTS, 5), dict.fromkeys(ASPECTS, 1)
     texts = {i.id: {"a": "yes" if int(i.id) < 3 else "no", "b": "no" if int(i.id) < 3 else "yes"} for i in instructions}
     rated = {i.id: {"a": good, "b": bad} for i in instructions}
-    made, counts = pairs.build(instructions, texts, rated, Path(), data(balance_yes_no=True))
+    made, counts = paired(instructions, texts, rated, data(balance_yes_no=True))
     assert sorted(pair.chosen for pair in made) == ["no"] * 3 + ["yes"] * 3
     assert counts.balanced_away == 3

@@ -1,23 +1,45 @@
 """Answers: every instruction goes to `answers` members of the pool, one model resident at a time with all its instructions.
 
-Work is cut into shards of fixed content, each with its own seed, so that a run that was killed gives the same answers as one that was not.
+    decode(instructions, data, seed, folder, load=Pool(), done=print)      # goes on where it was left; what is there, by member
+    read_answers(folder)["coco-7"]                                         # {"llava-1.5-7b": "A cat.", ...}, failed ones left out
+
+The folder holds `images/`, `draw.jsonl` (the pool, and who answers what) and `answers/MEMBER.jsonl`, rows of {id, model, answer}, or
+{id, model, failed, attempts} for an answer that could not be had: the next run asks for it again.
+
+Work is cut into shards of fixed content, each with its own seed, so that a run that was killed gives the same answers as one that was not,
+and so do several processes or machines that share it out by members.
 """
 
 import hashlib
+import json
 import random
-from collections.abc import Callable, Sequence
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from PIL import Image
 
 from tasks.answer import FailedAnswer
+from tasks.pictures import MAX_PIXELS, PictureFile, keep, picture
+from trainers.errors import BadInput
 from trainers.recipe import Data, PoolModel
 from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.store import Rows
+from trainers.vlfeedback.store import Rows, sole, write_whole
 
 SHARD = 256
 """Instructions decoded between two writes."""
+RETRIES: Final = 2
+"""How often a failed answer is asked for again in one run."""
+LARGE: Final = 2_000_000
+"""Pixels of a picture that is not held decoded for as long as its shard takes."""
+
+
+class DecodeError(BadInput):
+    """Answers can't be given, or those that are there are of other settings; one line."""
 
 
 class AnswersLM(Protocol):
@@ -27,7 +49,45 @@ class AnswersLM(Protocol):
         """The prompt as the model's template has it."""
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """One answer a request."""
+        """One answer a request; a FailedAnswer where there is none."""
+
+
+@runtime_checkable
+class SeededLM(Protocol):
+    """An LM that answers each request by itself, with the seed in its settings: a server. Others draw on torch's generator."""
+
+    takes_seed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Instructions that a member answers in one go."""
+
+    member: str
+    number: int
+    instructions: tuple[Instruction, ...]
+    key: str
+    """What seeds it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberCounts:
+    """How far one member is, by what is on disk."""
+
+    wanted: int
+    answered: int
+    failed: int
+    """Asked for without success; the next run asks again."""
+    reasons: Mapping[str, int]
+    """Why, and how often."""
+
+    @property
+    def missing(self) -> int:
+        """Answers that are not there, failed ones among them."""
+        return self.wanted - self.answered
+
+
+# -- who answers what ----------------------------------------------------------------------------------------------------------------------
 
 
 def draw(instructions: Sequence[Instruction], data: Data, seed: int) -> dict[str, list[PoolModel]]:
@@ -43,63 +103,266 @@ def draw(instructions: Sequence[Instruction], data: Data, seed: int) -> dict[str
     return chosen
 
 
-def row_id(instruction: str, member: str) -> str:
-    """The key of one answer."""
-    return f"{instruction}|{member}"
+def recorded_draw(folder: Path, instructions: Sequence[Instruction], data: Data, seed: int) -> dict[str, list[PoolModel]]:
+    """The draw that `folder` holds, made and written there first where it holds none; DecodeError where it is of other settings."""
+    path = folder / "draw.jsonl"
+    if repeated := [id for id, times in Counter(instruction.id for instruction in instructions).items() if times > 1]:
+        raise DecodeError(f"{len(repeated)} ids of instructions repeat, such as {repeated[0]!r}: answers are told apart by them")
+    settings = _settings_of(data, seed)
+    if not path.exists():
+        drawn = draw(instructions, data, seed)
+        lines = [settings, *({"id": id, "members": [member.name for member in members]} for id, members in drawn.items())]
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+        return drawn
+    try:
+        held, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if differing := _first_difference(held, settings):
+            raise DecodeError(f"{path}: answers here are of other settings: {differing}; take another folder, or remove this one's answers")
+        if [line["id"] for line in lines] != [instruction.id for instruction in instructions]:
+            raise DecodeError(f"{path}: is a draw for other instructions than these {len(instructions)}; take another folder")
+        members = {member.name: member for member in data.pool}
+        return {line["id"]: [members[name] for name in line["members"]] for line in lines}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise DecodeError(f"{path}: no draw of ours: {type(error).__name__}: {error}") from None
+
+
+def _settings_of(data: Data, seed: int) -> dict[str, Any]:
+    """All that an answer depends on beside its instruction. Where a server is does not count: the next one gives the same."""
+    pool = {
+        member.name: member.model_dump(exclude={"url", "label"}, exclude_defaults=True) | {"max_new_tokens": _limit(member, data)}
+        for member in data.pool
+    }
+    return {"seed": seed, "answers": data.answers, "pool": pool}
+
+
+def _first_difference(held: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> str | None:
+    for name in [*held, *(name for name in wanted if name not in held)]:
+        before, now = held.get(name), wanted.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            if found := _first_difference(before, now, f"{where}{name}."):
+                return found
+        elif before != now:
+            return f"{where}{name} was {json.dumps(before)}, now {json.dumps(now)}"
+    return None if list(held) == list(wanted) else f"{where.rstrip('.') or 'settings'} was in another order: {', '.join(held)}"
+
+
+def shards_of(instructions: Sequence[Instruction], drawn: Mapping[str, Sequence[PoolModel]], member: PoolModel, seed: int) -> list[Shard]:
+    """A member's work, cut up: the same however far it is, and whoever does it."""
+    mine = [instruction for instruction in instructions if any(other.name == member.name for other in drawn[instruction.id])]
+    return [
+        Shard(
+            member=member.name,
+            number=number,
+            instructions=tuple(mine[start : start + SHARD]),
+            key=f"{seed}/{member.name}/{number}",
+        )
+        for number, start in enumerate(range(0, len(mine), SHARD))
+    ]
+
+
+# -- what is there -------------------------------------------------------------------------------------------------------------------------
+
+
+def answers_file(folder: Path, member: str) -> Path:
+    """Where a member's answers go."""
+    safe = re.sub(r"[^A-Za-z0-9._@-]+", "-", member).strip(".-")[:80]
+    mark = "" if safe == member else "-" + hashlib.sha256(member.encode()).hexdigest()[:8]
+    return folder / "answers" / f"{safe}{mark}.jsonl"
+
+
+def read_answers(folder: Path) -> dict[str, dict[str, str]]:
+    """Instruction id -> member -> answer, of all that are there; members in the order they were drawn in, where a draw is recorded."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted((folder / "answers").glob("*.jsonl")):
+        for id, row in Rows(path).by_id.items():
+            if "answer" in row:
+                found.setdefault(id, {})[row["model"]] = row["answer"]
+    if not (folder / "draw.jsonl").exists():
+        return found
+    lines = (folder / "draw.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    order = {line["id"]: line["members"] for line in map(json.loads, lines)}
+    return {
+        id: {name: found[id][name] for name in [*members, *(name for name in found[id] if name not in members)] if name in found[id]}
+        for id, members in order.items()
+        if id in found
+    }
+
+
+def counts(folder: Path, drawn: Mapping[str, Sequence[PoolModel]]) -> dict[str, MemberCounts]:
+    """How far each member of the pool is, read from disk: it is done when nothing that is wanted of it is missing there."""
+    wanted: dict[str, list[str]] = {}
+    for id, members in drawn.items():
+        for member in members:
+            wanted.setdefault(member.name, []).append(id)
+    found = {}
+    for name, ids in wanted.items():
+        rows = Rows(answers_file(folder, name)).by_id
+        failed = [rows[id]["failed"] for id in ids if id in rows and "answer" not in rows[id]]
+        answered = sum(id in rows and "answer" in rows[id] for id in ids)
+        found[name] = MemberCounts(wanted=len(ids), answered=answered, failed=len(failed), reasons=dict(Counter(failed).most_common()))
+    return found
+
+
+def speed_file(folder: Path) -> Path:
+    """How long shards took here, for the plan of what is left."""
+    return folder / "decode-speed.jsonl"
+
+
+# -- answering -----------------------------------------------------------------------------------------------------------------------------
 
 
 def decode(
     instructions: Sequence[Instruction],
     data: Data,
     seed: int,
-    images: Path,
-    rows: Rows,
-    load: Callable[[str], AnswersLM],
+    folder: Path,
+    load: Callable[[PoolModel], AnswersLM],
     done: Callable[[int], None],
-) -> int:
-    """Give every missing answer; returns how many failed. `load` makes an LM of a model's name, `done` hears how many more are there."""
-    drawn = draw(instructions, data, seed)
-    failed = 0
-    for member in data.pool:
-        mine = [instruction for instruction in instructions if member in drawn[instruction.id]]
-        shards = [mine[start : start + SHARD] for start in range(0, len(mine), SHARD)]
-        lm = None
-        for number, shard in enumerate(shards):
-            missing = set(rows.missing(row_id(instruction.id, member.name) for instruction in shard))
-            if missing:
-                lm = lm or load(member.model)
-                answers = _generate(lm, shard, member, data, images, f"{seed}/{member.name}/{number}")
-                failed += sum(isinstance(answer, FailedAnswer) for answer in answers)
-                new = [
-                    {"id": row_id(instruction.id, member.name), "answer": str(answer)}
-                    for instruction, answer in zip(shard, answers, strict=True)
-                    if not isinstance(answer, FailedAnswer)
-                ]
-                rows.append(row for row in new if row["id"] in missing)
-            done(len(shard))
-    return failed
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, MemberCounts]:
+    """Give every answer that is missing in `folder`; how far each member is afterwards, by what is on disk.
+
+    `load` makes an LM of a member of the pool, `done` hears how many more answers are settled. Several processes may do this in one folder
+    at once: each takes members that no other is at, and at the end waits for those.
+    """
+    drawn = recorded_draw(folder, instructions, data, seed)
+    taken: list[PoolModel] = []
+    for wait, members in ((False, data.pool), (True, taken)):
+        for member in members:
+            path = answers_file(folder, member.name)
+            if wait:
+                tell(f"{member.name}: another process is at its answers; waiting for it")
+            with sole(path, wait=wait) as mine:
+                if mine:
+                    _decode_member(shards_of(instructions, drawn, member, seed), member, data, folder, load, done)
+                else:
+                    taken.append(member)
+    return counts(folder, drawn)
 
 
-def _generate(lm: AnswersLM, shard: Sequence[Instruction], member: PoolModel, data: Data, images: Path, key: str) -> list[str]:
-    import torch
+def _decode_member(
+    shards: Sequence[Shard],
+    member: PoolModel,
+    data: Data,
+    folder: Path,
+    load: Callable[[PoolModel], AnswersLM],
+    done: Callable[[int], None],
+) -> None:
+    rows, lm = Rows(answers_file(folder, member.name)), None
+    for shard in shards:
+        if unanswered(shard, rows.by_id):
+            lm = lm or load(member)
+            started = time.monotonic()
+            new = answer_shard(lm, shard, member, data, folder / "images", rows.by_id)
+            rows.append(new)
+            _note_speed(folder, shard, len(new), time.monotonic() - started)
+        done(len(shard.instructions))
+
+
+def _note_speed(folder: Path, shard: Shard, rows: int, seconds: float) -> None:
+    row = {"id": f"{shard.member}|{shard.number}", "model": shard.member, "rows": rows, "seconds": round(seconds, 3)}
+    Rows(speed_file(folder)).append([row])
+
+
+def unanswered(shard: Shard, known: Mapping[str, Mapping[str, Any]]) -> list[Instruction]:
+    """The shard's instructions without an answer among the member's rows (instruction id -> row)."""
+    return [instruction for instruction in shard.instructions if "answer" not in known.get(instruction.id, ())]
+
+
+def answer_shard(
+    lm: AnswersLM, shard: Shard, member: PoolModel, data: Data, images: Path, known: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows for what is unanswered of a shard, in its order; `known` are the member's rows on disk.
+
+    A shard of which anything was never asked is decoded in full where the model answers rows together, since what a row gets depends on
+    those beside it. What failed is asked for again by itself.
+    """
+    left = unanswered(shard, known)
+    answers: dict[str, str] = {}
+    tries = {instruction.id: int(known.get(instruction.id, {}).get("attempts", 0)) for instruction in left}
+    whole = not isinstance(lm, SeededLM) and not all(tries.values())
+    for _ in range(1 + RETRIES):
+        failing = [instruction for instruction in left if isinstance(answers.get(instruction.id, FailedAnswer("")), FailedAnswer)]
+        if not failing:
+            break
+        fresh = not all(tries[instruction.id] for instruction in failing)
+        key = shard.key if fresh else f"{shard.key}/again/{max(tries.values())}"
+        asked = shard.instructions if whole else failing
+        given = {asked.id: answer for asked, answer in zip(asked, decode_shard(lm, asked, member, data, images, key), strict=True)}
+        for instruction in failing:
+            answers[instruction.id] = given[instruction.id]
+            tries[instruction.id] += 1
+        whole = False
+    return [_row(instruction, member, answers[instruction.id], tries[instruction.id]) for instruction in left]
+
+
+def _row(instruction: Instruction, member: PoolModel, answer: str, attempts: int) -> dict[str, Any]:
+    if isinstance(answer, FailedAnswer):
+        return {"id": instruction.id, "model": member.name, "failed": answer.error, "attempts": attempts}
+    return {"id": instruction.id, "model": member.name, "answer": str(answer)}
+
+
+def decode_shard(
+    lm: AnswersLM, shard: Sequence[Instruction], member: PoolModel, data: Data, images: Path, key: str
+) -> list[str | FailedAnswer]:
+    """One answer an instruction, FailedAnswer where there is none; `key` seeds them all."""
     from lm_eval.api.instance import Instance
 
-    settings: dict[str, Any] = {"max_gen_toks": data.max_new_tokens, "until": []}
+    served = isinstance(lm, SeededLM)
+    settings: dict[str, Any] = {"max_gen_toks": _limit(member, data), "until": []}
     settings |= (
-        {"do_sample": True, "temperature": member.temperature, "top_k": 0, "top_p": 1.0} if member.temperature else {"do_sample": False}
+        {"do_sample": True, "temperature": member.temperature, "top_k": 0, "top_p": member.top_p}
+        if member.temperature
+        else {"do_sample": False}
     )
-    requests = [
-        Instance(
-            request_type="generate_until",
-            doc={"id": instruction.id},
-            arguments=(
-                lm.apply_chat_template([{"role": "user", "content": f"<image>{instruction.prompt}"}]),
-                dict(settings),
-                {"visual": [Image.open(images / instruction.image)]},
-            ),
-            idx=index,
-        )
-        for index, instruction in enumerate(shard)
-    ]
-    torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big"))
-    return lm.generate_until(requests, disable_tqdm=True)
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
+    if served:
+        settings["seed"] = seed >> 1  # they take 31 bits
+    else:
+        import torch
+
+        torch.manual_seed(seed)
+    answers: list[str | FailedAnswer] = [FailedAnswer("not asked")] * len(shard)
+    requests: list[Any] = []
+    places: list[int] = []
+    for index, instruction in enumerate(shard):
+        try:
+            shown = _shown(images, instruction.image, as_file=served)
+        except OSError as error:
+            answers[index] = FailedAnswer(f"image {instruction.image!r} can't be shown: {error}")
+            continue
+        prompt = lm.apply_chat_template([{"role": "user", "content": f"<image>{instruction.prompt}{member.prompt_suffix}"}])
+        arguments = (prompt, dict(settings), {"visual": [shown]})
+        requests.append(Instance(request_type="generate_until", doc={"id": instruction.id}, arguments=arguments, idx=index))
+        places.append(index)
+    replies = lm.generate_until(requests, disable_tqdm=True) if requests else []
+    if len(replies) != len(requests):
+        raise DecodeError(f"{member.name}: gave {len(replies)} answers to {len(requests)} instructions")
+    for place, reply in zip(places, replies, strict=True):
+        answers[place] = reply
+    return answers
+
+
+def _limit(member: PoolModel, data: Data) -> int:
+    return data.max_new_tokens if member.max_new_tokens is None else member.max_new_tokens
+
+
+def _shown(images: Path, name: str, *, as_file: bool) -> Image.Image:
+    """The picture of this name in the folder `images`, to be decoded when it is looked at; OSError for one that can't or mustn't be.
+
+    A server is best sent the file as it is; and of large pictures, a shard's worth would not fit in memory.
+    """
+    try:
+        path = (images / name).resolve()
+        if not path.is_relative_to(images.resolve()):
+            raise OSError("it leads out of the run's images")
+        image = Image.open(path)
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow and paths raise beside OSError
+        raise OSError(str(error)) from None
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise OSError(f"{image.width} x {image.height} pixels are over the limit of {MAX_PIXELS}")
+    if as_file or pixels > LARGE:
+        image.close()
+        return picture(keep(PictureFile(path)))
+    return image

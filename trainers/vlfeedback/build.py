@@ -1,22 +1,25 @@
 """The dataset of one run, stage by stage: instructions, answers, ratings, pairs. Every stage goes on where it was left.
 
-The folder holds `images/`, `instructions.jsonl`, `answers.jsonl`, `ratings.jsonl`, `pairs.jsonl` and `vlfeedback.jsonl`, the last in
-the schema of MMInstruction/VLFeedback.
+The folder holds `images/`, `instructions.jsonl`, `draw.jsonl` (who answers what), `answers/` (a file a member of the pool),
+`ratings.jsonl`, `vlfeedback.jsonl` (in the schema of MMInstruction/VLFeedback) and `pairs.jsonl` (in TRL's columns).
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.judge import Judge, use_judge
-from trainers.recipe import Data
-from trainers.rows import Preference
-from trainers.vlfeedback.answers import AnswersLM, decode, draw, row_id
-from trainers.vlfeedback.instructions import Instruction, scenes_instructions
-from trainers.vlfeedback.pairs import PairCounts, build
-from trainers.vlfeedback.ratings import annotate
+from trainers.recipe import Data, PoolModel
+from trainers.rows import Completion, Picture, Preference, Row
+from trainers.vlfeedback.annotation import annotate, items_of
+from trainers.vlfeedback.answers import AnswersLM, MemberCounts, decode, read_answers
+from trainers.vlfeedback.formats import write_pairs
+from trainers.vlfeedback.instructions import Instruction
+from trainers.vlfeedback.pairs import Counts, pair_up, rule_of, settle
+from trainers.vlfeedback.public import write_rows
+from trainers.vlfeedback.sampling import instructions_of
 from trainers.vlfeedback.store import Rows, write_whole
 
 Report = Callable[[str, int, int], None]
@@ -29,36 +32,86 @@ class Dataset:
 
     instructions: list[Instruction]
     pairs: list[Preference]
-    counts: PairCounts
+    counts: Counts
     failed: int
     """Answers and ratings that could not be had this time; the same command asks for them again."""
+    members: Mapping[str, MemberCounts]
+    """How far each member of the pool is, and why answers failed."""
 
 
-def build_dataset(folder: Path, data: Data, seed: int, judge: Judge, load: Callable[[str], AnswersLM], report: Report) -> Dataset:
-    """Build or finish the dataset in `folder`."""
+Answering = Callable[..., Mapping[str, MemberCounts]]
+"""`answers.decode`, or what does the same elsewhere."""
+
+
+def build_dataset(
+    folder: Path,
+    data: Data,
+    seed: int,
+    judge: Judge,
+    load: Callable[[PoolModel], AnswersLM],
+    report: Report,
+    tell: Callable[[str], None] = lambda line: None,
+    decode: Answering = decode,
+) -> Dataset:
+    """Build or finish the dataset in `folder`; `load` makes an LM of a member of the pool, `decode` has all of them answer."""
     images = folder / "images"
-    instructions = _instructions(folder, data, seed, images)
-    drawn = draw(instructions, data, seed)
-    wanted = sum(len(members) for members in drawn.values())
-    answered = Rows(folder / "answers.jsonl")
-    failed = decode(instructions, data, seed, images, answered, load, _counter("answers", wanted, report))
-    answers = {
-        id: {member.name: answered.by_id[key]["answer"] for member in members if (key := row_id(id, member.name)) in answered.by_id}
-        for id, members in drawn.items()
-    }
+    instructions = _instructions(folder, data, seed, images, report)
+    wanted = len(instructions) * min(data.answers, len(data.pool))
+    members = decode(instructions, data, seed, folder, load=load, done=_counter("answers", wanted, report), tell=tell)
+    failed = sum(member.missing for member in members.values())
+    for name, member in members.items():
+        if member.missing:
+            why = ", ".join(f"{count} x {reason}" for reason, count in member.reasons.items())
+            tell(f"{name}: {member.missing} of {member.wanted} answers failed ({why}); the same command asks again")
+    given = read_answers(folder)
+    answers = {instruction.id: given.get(instruction.id, {}) for instruction in instructions}
     rated = Rows(folder / "ratings.jsonl")
     with use_judge(judge):
-        failed += annotate(instructions, answers, seed, images, rated, _counter("ratings", len(instructions), report))
-    ratings = {id: row["ratings"] for id, row in rated.by_id.items()}
-    pairs, counts = build(instructions, answers, ratings, images, data)
-    write_whole(folder / "pairs.jsonl", "".join(json.dumps(_pair(pair)) + "\n" for pair in pairs))
-    public = [
-        _public(instruction, answers[instruction.id], rated.by_id[instruction.id])
-        for instruction in instructions
-        if instruction.id in ratings
-    ]
-    write_whole(folder / "vlfeedback.jsonl", "".join(json.dumps(row) + "\n" for row in public))
-    return Dataset(instructions=instructions, pairs=pairs, counts=counts, failed=failed)
+        failed += annotate(
+            items_of(instructions, answers, images),
+            rated,
+            seed=seed,
+            mode=data.mode,
+            order=data.order,
+            done=_counter("ratings", len(instructions), report),
+        )
+    rows = list(rows_of(instructions, answers, rated.by_id, images))
+    write_rows(rows, folder / "vlfeedback.jsonl")
+    counts = Counts()
+    pairs = list(pair_up(rows, settle(rule_of(data), lambda: rows), counts))
+    write_pairs(pairs, folder / "pairs.jsonl")
+    return Dataset(instructions=instructions, pairs=pairs, counts=counts, failed=failed, members=members)
+
+
+def rows_of(
+    instructions: Iterable[Instruction],
+    answers: Mapping[str, Mapping[str, str]],
+    rated: Mapping[str, Mapping[str, Any]],
+    images: Path,
+) -> Iterator[Row]:
+    """The rated instructions as rows; `answers` by instruction and member, `rated` the rows of a ratings file by instruction.
+
+    Completions stand in the order the judge saw them. A rating that could not be read is "N/A", as in VLFeedback.
+    """
+    found = (instruction for instruction in instructions if instruction.id in rated)
+    for index, instruction in enumerate(found):
+        judged = rated[instruction.id]
+        yield Row(
+            index=index,
+            id=instruction.id,
+            prompt=instruction.prompt,
+            images=(Picture(f"images/{instruction.image}", images / instruction.image),),
+            completions=tuple(
+                Completion(
+                    model=member,
+                    response=answers[instruction.id][member],
+                    ratings={aspect: "N/A" if points is None else str(points) for aspect, points in judged["ratings"][member].items()},
+                    rationales=judged.get("rationales", {}).get(member, {}),
+                )
+                for member in judged["order"]
+            ),
+            source=instruction.source,
+        )
 
 
 def _counter(stage: str, total: int, report: Report) -> Callable[[int], None]:
@@ -72,35 +125,9 @@ def _counter(stage: str, total: int, report: Report) -> Callable[[int], None]:
     return more
 
 
-def _instructions(folder: Path, data: Data, seed: int, images: Path) -> list[Instruction]:
+def _instructions(folder: Path, data: Data, seed: int, images: Path, report: Report) -> list[Instruction]:
     path = folder / "instructions.jsonl"
     if not path.exists():
-        made = scenes_instructions(data, seed, images)
+        made = instructions_of(data, seed, images, report=report)
         write_whole(path, "".join(json.dumps(asdict(instruction)) + "\n" for instruction in made))
     return [Instruction(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _pair(pair: Preference) -> dict[str, Any]:
-    return {**asdict(pair), "images": [picture.name for picture in pair.images]}
-
-
-def _public(instruction: Instruction, answers: Mapping[str, str], rated: Mapping[str, Any]) -> dict[str, Any]:
-    """One row as MMInstruction/VLFeedback has it: ratings are strings there, "N/A" where there is none."""
-    completions = [
-        {
-            "model": member,
-            "response": answers[member],
-            "annotations": {
-                aspect: {"Rating": "N/A" if rating is None else str(rating), "Rationale": rated["rationales"][member][aspect]}
-                for aspect, rating in rated["ratings"][member].items()
-            },
-        }
-        for member in rated["order"]
-    ]
-    return {
-        "id": instruction.id,
-        "prompt": instruction.prompt,
-        "models": [completion["model"] for completion in completions],
-        "completions": completions,
-        "img_path": f"images/{instruction.image}",
-    }

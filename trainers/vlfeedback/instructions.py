@@ -26,6 +26,10 @@ class Instruction:
     """File name within the run's image folder."""
     kind: str
     """ "caption", "question" or "yes/no"."""
+    source: str = ""
+    """Name of the source it was drawn from; "" where all come from the scenes."""
+    origin: str = ""
+    """Its id in the source's own data, which may repeat; "" where that has none."""
 
 
 def scenes_instructions(data: Data, seed: int, images: Path) -> list[Instruction]:

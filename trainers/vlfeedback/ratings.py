@@ -1,118 +1,163 @@
-"""Ratings: the judge reads image, instruction and all answers at once, and rates each on three aspects (VLFeedback's protocol).
+"""Ratings: what a judge is asked about the answers to one instruction, and what its reply says (VLFeedback's protocol).
 
-parse(reply, 4)["Visual Faithfulness"][2]        # (4, "the star is small") for Text 3, or None: never a guess
+    questions("what is it?", ["a dog", "a cat"], "joint")                # one prompt for all three aspects; "per-aspect": three prompts
+    parse(reply, 4)["Visual Faithfulness"][2]                            # (4, "the star is small") for Text 3, or None: never a guess
+
+A reply is read line by line: a heading names the aspect, one below it the text, and there stand its rating and the reason. Judges vary the
+marks (bold for headings, "4/5", a code fence around all); they do not vary what is where. A place with two ratings has none, and of a reply
+that comes back to a place it had left nothing is read: a judge that quotes headings out of a rated text does not move any rating.
 """
 
-import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
 
 import tasks
-from tasks.judge import as_data, ask_all, current_judge, fill
-from trainers.recipe import ASPECTS
-from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.store import Rows
-
-BATCH = 64
-"""Instructions judged between two writes."""
-
-_ASPECT = re.compile(r"^#{3,5}\s*\**\s*(.+?)\s*(?:Assessment)?\s*\**\s*:?\s*$", re.MULTILINE | re.IGNORECASE)
-_TEXT = re.compile(r"^#{3,6}\s*\**\s*Output for Text (\d+)\s*\**\s*:?\s*$", re.MULTILINE | re.IGNORECASE)
-_RATING = re.compile(r"^\W*Rating\W*?:\W*([1-5])(?:\s*/\s*5)?\W*$", re.MULTILINE | re.IGNORECASE)
-_RATIONALE = re.compile(r"^\W*Rationale\W*?:\**\s*(.+)", re.MULTILINE | re.IGNORECASE | re.DOTALL)
+from tasks.judge import as_data, fill
+from trainers.recipe import ASPECTS, RatingMode
 
 Rating = tuple[int, str]
 """Points 1-5, and why."""
 
+_EMPHASIS = str.maketrans("", "", "*_`")
+_LEAD = re.compile(r"^[\s>]*(?:[-+•]\s+)?(#{0,6})\s*(?:[-+•]\s+)?(?:[0-9]{1,2}[.)]\s+)?")
+_BOLD = re.compile(r"^[\s>]*(?:[-+•*]\s+)?(?P<mark>\*\*|__)[^*_].*(?P=mark)\s*:?\s*$")
+_SKIPPED = re.compile(r"^[\s>]*(?:```.*|~~~.*|(?:[-*_]\s*){3,})$")
+"""Fences and rules."""
 
-def parse(reply: str, texts: int) -> dict[str, list[Rating | None]]:
-    """Aspect -> rating of each text; None where the reply gives no single one in its place."""
-    found: dict[str, list[Rating | None]] = {aspect: [None] * texts for aspect in ASPECTS}
-    headings = [match for match in _ASPECT.finditer(reply) if _aspect(match.group(1))]
-    for match, after in zip(headings, [*headings, None][1:], strict=True):
-        aspect = _aspect(match.group(1))
-        section = reply[match.end() : after.start() if after else len(reply)]
-        outputs = list(_TEXT.finditer(section))
-        for output, following in zip(outputs, [*outputs, None][1:], strict=True):
-            number = int(output.group(1))
-            body = section[output.end() : following.start() if following else len(section)]
-            if aspect and 1 <= number <= texts:
-                found[aspect][number - 1] = _rating(body) if found[aspect][number - 1] is None else None
-    return found
+_ASSESSMENT = re.compile(r"^(.{1,60}?) (assessments?|evaluations?|ratings?)$", re.IGNORECASE)
+_ASPECTS = {
+    "Helpfulness": re.compile(r"helpfulness", re.IGNORECASE),
+    "Ethical Considerations": re.compile(r"ethical considerations?|ethics", re.IGNORECASE),
+    "Visual Faithfulness": re.compile(r"(?:visual )?faithfulness", re.IGNORECASE),
+}
+_TEXT = re.compile(r"^(outputs? for )?text #?([0-9]{1,2})(?![0-9]) ?(:?)[ .)–—-]*(?:assessment:?|evaluation:?)?", re.IGNORECASE)
+_RATING = re.compile(r"^[(\[]?ratings? ?(?:\( ?1 ?(?:-|–|to) ?5 ?\))? ?[:=–—-] ?", re.IGNORECASE)
+_VALUE = re.compile(
+    r"[\[<(\"']?([1-5])(?:\.0)?[\]>\"']?(?: ?(?:/|out of) ?5)?(?:[ .,;)\]>]*$|[ .,;)\]>|–—-]*(?=rationale\b))", re.IGNORECASE
+)
+_RATIONALE = re.compile(r"^[\s>]*(?:[-+•]\s+)?#{0,6}[\s*_]*rationale[\s*_]*(?:[:=–—][\s*_]*|\s-\s+|$)", re.IGNORECASE)
 
 
-def _aspect(heading: str) -> str | None:
-    return next((aspect for aspect in ASPECTS if aspect.lower() == heading.strip(" *").lower()), None)
+def parse(reply: str, texts: int, aspects: Sequence[str] = ASPECTS) -> dict[str, list[Rating | None]]:
+    """Aspect -> rating of each text; None where the reply gives no single one in its place.
+
+    `aspects` are those asked for; where it was one alone, the reply may leave out its heading.
+    """
+    places = _places(re.split(r"\r\n|\r|\n", reply), aspects[0] if len(aspects) == 1 else None)
+    return {aspect: [_read(places.get((aspect, k), [])) for k in range(1, texts + 1)] for aspect in aspects}
 
 
-def _rating(body: str) -> Rating | None:
-    ratings = _RATING.findall(body)
-    rationale = _RATIONALE.search(body)
-    return (int(ratings[0]), rationale.group(1).strip() if rationale else "") if len(ratings) == 1 else None
+def _places(lines: Sequence[str], aspect: str | None) -> dict[tuple[str, int], list[str]]:
+    """(aspect, text) -> the lines below its heading; nothing where one is opened twice, or under an aspect that is none of ours.
+
+    All lines up to the next place are the last one's, those below a heading that is none of ours too: a second rating there may be the real
+    one, after a quote that looked like a heading. `aspect`: open from the start.
+    """
+    places: dict[tuple[str, int], list[str]] = {}
+    last: tuple[str, int] | None = None
+    for line in lines:
+        if _SKIPPED.match(line):
+            continue
+        words, marked = _words(line), _is_marked(line)
+        text = _opened_text(words, marked)
+        if text is not None:
+            number, line = text
+            if aspect is None:
+                continue
+            if (aspect, number) != last or _rated(places[last]):
+                if (aspect, number) in places or not aspect:
+                    return {}
+                last = aspect, number
+                places[last] = []
+        elif (named := _opened_aspect(words, marked)) is not None:
+            aspect = named
+            continue
+        if last is not None:
+            places[last].append(line)
+    return places
+
+
+def _words(line: str) -> str:
+    """A line without list marks, `#`, emphasis and superfluous spaces."""
+    plain = line.translate(_EMPHASIS)
+    lead = _LEAD.match(plain)
+    return " ".join(plain[lead.end() if lead else 0 :].split())
+
+
+def _is_marked(line: str) -> bool:
+    """Whether a line is marked as a heading: by `#`, or by being bold as a whole."""
+    lead = _LEAD.match(line)
+    return bool(lead and lead.group(1)) or _BOLD.match(line) is not None
+
+
+def _opened_aspect(words: str, marked: bool) -> str | None:
+    """The aspect a heading opens, "" for one that is none of ours ("Overall Assessment"), None where the line opens none."""
+    words = words.rstrip(" #:.")
+    of = _ASSESSMENT.match(words)
+    if not marked and not (of and of.group(2).lower() == "assessment"):
+        return None
+    name = of.group(1) if of else words
+    known = next((aspect for aspect, pattern in _ASPECTS.items() if pattern.fullmatch(name)), None)
+    return known if known or not of or not marked else ""
+
+
+def _opened_text(words: str, marked: bool) -> tuple[int, str] | None:
+    """The text a heading opens and what else stands on the line, which can only be its rating; None where the line opens none."""
+    text = _TEXT.match(words)
+    if text is None:
+        return None
+    rest = words[text.end() :].strip(" #")
+    written = bool(marked or text.group(1) or text.group(3))
+    return (int(text.group(2)), rest) if _RATING.match(rest) or (written and not rest) else None
+
+
+def _rated(lines: Sequence[str]) -> bool:
+    return any(_RATING.match(_words(line)) for line in lines)
+
+
+def _read(lines: Sequence[str]) -> Rating | None:
+    """The one rating in the lines of a place, and all the rest as its reason."""
+    values, reasons = [], []
+    for line in lines:
+        words = _words(line)
+        rating = _RATING.match(words)
+        if rating is None:
+            reasons.append(_RATIONALE.sub("", line))
+            continue
+        value = _VALUE.match(words, rating.end())
+        values.append(int(value.group(1)) if value else None)
+        if value:
+            reasons.append(_RATIONALE.sub("", words[value.end() :]))
+    if len(values) != 1 or values[0] is None:
+        return None
+    return values[0], "\n".join(reasons).strip()
 
 
 @cache
-def _template() -> str:
-    return (Path(tasks.__file__).parent / "prompts" / "vlfeedback.txt").read_text(encoding="utf-8").strip()
+def _template(name: str) -> str:
+    return (Path(tasks.__file__).parent / "prompts" / f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
-def prompt(instruction: str, texts: Sequence[str]) -> str:
-    """What the judge is asked."""
-    return fill(_template(), data=as_data({"instruction": instruction, "texts": list(texts)}))
+@cache
+def rubric(aspect: str) -> str:
+    """What an aspect means and what its points stand for: its paragraph in the joint prompt."""
+    return next(part for part in _template("vlfeedback").split("\n\n") if part.startswith(f"{aspect}:"))
 
 
-def annotate(
-    instructions: Sequence[Instruction],
-    answers: Mapping[str, Mapping[str, str]],
-    seed: int,
-    images: Path,
-    rows: Rows,
-    done: Callable[[int], None],
-) -> int:
-    """Have every instruction's answers (instruction id -> member -> text) rated; returns how many calls failed, to be made again next time.
-
-    The order of the texts is shuffled, since judges prefer some positions, and kept with the row.
-    """
-    judge, failed = current_judge().model, 0
-    waiting = [instruction for instruction in instructions if len(answers.get(instruction.id, {})) >= 2]
-    missing = set(rows.missing(instruction.id for instruction in waiting))
-    done(len(waiting) - len(missing))
-    left = [instruction for instruction in waiting if instruction.id in missing]
-    for start in range(0, len(left), BATCH):
-        batch = left[start : start + BATCH]
-        orders = [_order(answers[instruction.id], seed, instruction.id) for instruction in batch]
-        texts = [[answers[instruction.id][member] for member in order] for instruction, order in zip(batch, orders, strict=True)]
-        replies = ask_all(
-            (prompt(instruction.prompt, said), Image.open(images / instruction.image))
-            for instruction, said in zip(batch, texts, strict=True)
-        )
-        failed += sum(reply is None for reply in replies)
-        rows.append(
-            _row(instruction, order, reply, judge)
-            for instruction, order, reply in zip(batch, orders, replies, strict=True)
-            if reply is not None
-        )
-        done(len(batch))
-    return failed
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
-def _order(answers: Mapping[str, str], seed: int, id: str) -> list[str]:
-    return random.Random(f"order/{seed}/{id}").sample(sorted(answers), len(answers))
-
-
-def _row(instruction: Instruction, order: Sequence[str], reply: str, judge: str) -> dict[str, Any]:
-    rated = parse(reply, len(order))
-    ratings = {
-        member: {aspect: rated[aspect][place][0] if rated[aspect][place] else None for aspect in ASPECTS}  # type: ignore[index]
-        for place, member in enumerate(order)
+def questions(instruction: str, texts: Sequence[str], mode: RatingMode = "joint") -> dict[tuple[str, ...], str]:
+    """What the judge is asked about two texts or more, by the aspects each prompt asks for."""
+    count = len(texts)
+    others = [str(k) for k in range(2, count + 1)]
+    slots = {
+        "number": _NUMBERS[count] if count < len(_NUMBERS) else str(count),
+        "others": " and ".join([", ".join(others[:-1]), others[-1]] if len(others) > 1 else others),
+        "data": as_data({"instruction": instruction, "texts": list(texts)}),
     }
-    rationales = {
-        member: {aspect: rated[aspect][place][1] if rated[aspect][place] else "" for aspect in ASPECTS}  # type: ignore[index]
-        for place, member in enumerate(order)
-    }
-    return {"id": instruction.id, "order": list(order), "ratings": ratings, "rationales": rationales, "judge": judge}
+    if mode == "joint":
+        return {ASPECTS: fill(_template("vlfeedback"), **slots)}
+    return {(aspect,): fill(_template("vlfeedback_aspect"), aspect=aspect, rubric=rubric(aspect), **slots) for aspect in ASPECTS}

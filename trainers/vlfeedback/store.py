@@ -3,18 +3,21 @@
     rows = Rows(folder / "ratings.jsonl")
     for id in rows.missing(ids): rows.append({"id": id, ...})
 
-A torn last line (the process died while writing it) is cut off when the file is opened again.
+A torn last line (the process died while writing it) is passed over when the file is read, and cut off before the next rows are added.
+Several processes may add to one file; where work must not be done twice, `sole` makes one of them its owner.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 class Rows:
-    """One file of rows, each with an `id`."""
+    """One file of rows, each with an `id`; of several with one id the last counts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -24,23 +27,21 @@ class Rows:
 
     def _read(self) -> None:
         text = self.path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-        for number, line in enumerate(whole.splitlines(), start=1):
+        for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
             try:
                 row = json.loads(line)
                 self.by_id[row["id"]] = row
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
                 raise ValueError(f"{self.path}, line {number}: not a row of ours ({error})") from error
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows, durably, in one write."""
         new = [dict(row) for row in rows]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode())
+        with self.path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # who has it is alone: a torn line is then a dead process's, not one being written
+            _cut_torn(file)
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8", "surrogatepass"))
             file.flush()
             os.fsync(file.fileno())
         self.by_id.update({row["id"]: row for row in new})
@@ -48,6 +49,34 @@ class Rows:
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Those of `ids` that have no row yet."""
         return [id for id in ids if id not in self.by_id]
+
+
+def _cut_torn(file: BinaryIO) -> None:
+    """Cut off what stands after the last newline."""
+    size = end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        at = file.read(end - start).rfind(b"\n")
+        if at >= 0:
+            end = start + at + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)
+
+
+@contextmanager
+def sole(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Inside, no other process has `path`'s lock file: True; False at once where another has it and `wait` is not wanted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def write_whole(path: Path, text: str) -> None:

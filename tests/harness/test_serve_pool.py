@@ -1,0 +1,233 @@
+"""Servers of a pool as jobs: processes here, or a real Slurm of one node. The server is a small script; vLLM itself can't be had here."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from harness.models.spec import UnknownModel
+from harness.serve_pool import ActorPool, plan_of, serve_pool, servers_of
+from trainers.recipe import PoolModel
+from trainers.slurm import Cluster, Resources, SlurmError, resources
+
+SERVER = """
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+words = sys.argv[1:]
+value = lambda name: words[words.index(name) + 1]
+folder = os.path.dirname(os.path.abspath(__file__))
+open(os.path.join(folder, f"{value('--served-model-name')}.{os.getpid()}.words"), "w").write(json.dumps(words))
+print("loading", words[0], flush=True)
+
+
+class Calls(BaseHTTPRequestHandler):
+    def do_GET(self):
+        data = json.dumps({"data": [{"id": value("--served-model-name")}]}).encode()
+        self.send_response(200 if self.path == "/v1/models" else 404)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+ThreadingHTTPServer((value("--host"), int(value("--port"))), Calls).serve_forever()
+"""
+NO_GPU = Resources(gpus=0, minutes=5)
+POOL = [PoolModel(model="scenes-base"), PoolModel(model="scenes-base", temperature=0.5), PoolModel(model="scenes-early")]
+CLUSTERS = (pytest.param("local"), pytest.param("slurm", marks=pytest.mark.slow))
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    if request.param == "slurm":
+        if shutil.which("sbatch") is None:
+            pytest.skip("no sbatch on the PATH")
+        if subprocess.run(["sinfo"], capture_output=True, timeout=30, check=False).returncode:
+            pytest.skip("no Slurm controller answers")
+    found: Cluster = request.param
+    return found
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> str:
+    """A serve command; what each server was called with lies beside it, under its process id."""
+    path = tmp_path / "server.py"
+    path.write_text(SERVER)
+    return f"{sys.executable} {path} {{model}} --host {{host}} --port {{port}} --served-model-name {{name}}"
+
+
+def pids(folder: Path) -> list[int]:
+    return sorted(int(path.suffixes[-2][1:]) for path in folder.glob("*.words"))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def soon(happened: Callable[[], bool], within: float = 45) -> bool:
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        if happened():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
+def test_each_model_is_served_once_until_the_end(cluster: Cluster, command: str, tmp_path: Path) -> None:
+    told: list[str] = []
+    with serve_pool(POOL, tmp_path / "servers", wanted=NO_GPU, cluster=cluster, command=command, tell=told.append) as served:
+        assert set(served) == {"scenes-base@1", "scenes-base@0.5", "scenes-early@1"}
+        assert served["scenes-base@1"] == served["scenes-base@0.5"]
+        for name, model in (("scenes-base@1", "scenes-base"), ("scenes-early@1", "scenes-early")):
+            spec = served[name]
+            assert (spec.backend, spec.pretrained) == ("openai", model)
+            assert spec.url is not None
+            assert urlsplit(spec.url).hostname == ("127.0.0.1" if cluster == "local" else socket.gethostname())
+            with urllib.request.urlopen(f"{spec.url}/models", timeout=5) as answer:
+                assert json.load(answer)["data"][0]["id"] == model
+            # What names its answers in the ledger is the weights, not a port that is another one next time.
+            assert len(spec.digests["weights"]) == 16
+        running = pids(tmp_path)
+        assert len(running) == 2
+        assert all(alive(pid) for pid in running)
+    assert soon(lambda: not any(alive(pid) for pid in running))
+    assert any("up at http://" in line for line in told)
+    logs = list((tmp_path / "servers").rglob("*-serve-scenes-*.log"))
+    assert len(logs) == 2
+    assert all("loading" in log.read_text() for log in logs)
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
+def test_a_server_that_dies_early_ends_all_with_its_last_words(cluster: Cluster, command: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.sh"
+    broken.write_text(f'case "$*" in *early*) echo no GPU >&2; exit 3;; esac\nexec {command.split()[0]} {command.split()[1]} "$@"\n')
+    asked = f"sh {broken} {{model}} --host {{host}} --port {{port}} --served-model-name {{name}}"
+    with (
+        pytest.raises(
+            SlurmError, match=r"scenes-early: job \d+ ended before its server answered: no GPU .*code 3.*\(log: .*log\)"
+        ) as error,
+        serve_pool(POOL, tmp_path / "servers", wanted=NO_GPU, cluster=cluster, command=asked),
+    ):
+        pytest.fail("a dead server counts as up")
+    assert "\n" not in str(error.value)
+    assert soon(lambda: not any(alive(pid) for pid in pids(tmp_path)))
+
+
+def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SlurmError, match=r"scenes-early: .*no answer within 1 s of its start"),
+        serve_pool(POOL[2:], tmp_path, wanted=NO_GPU, cluster="local", command="sh -c 'sleep 60' {model} {port}", patience=1),
+    ):
+        pytest.fail("a silent server counts as up")
+
+
+def test_a_command_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SlurmError, match="no-such-engine: No such file"),
+        serve_pool(POOL[2:], tmp_path, wanted=NO_GPU, cluster="local", command="no-such-engine {model} {port}"),
+    ):
+        pytest.fail("a missing command counts as up")
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from harness.serve_pool import serve_pool
+from trainers.recipe import PoolModel
+from trainers.slurm import Resources
+
+folder, command, cluster = sys.argv[1:]
+pool = [PoolModel(model="scenes-early")]
+with serve_pool(pool, Path(folder), wanted=Resources(gpus=0, minutes=5), cluster=cluster, command=command, lease=2):
+    print("up", flush=True)
+    while True:
+        __import__("time").sleep(1)
+"""
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
+@pytest.mark.parametrize("sent", (signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
+def test_servers_end_with_a_run_that_is_stopped_or_killed(sent: signal.Signals, cluster: Cluster, command: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", DRIVER, str(tmp_path / "servers"), command, cluster]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"up\n"
+        (pid,) = pids(tmp_path)
+        if sent == signal.SIGKILL:
+            time.sleep(3)  # longer than the lease, which is renewed
+        assert alive(pid)
+        os.kill(driver.pid, sent)
+        driver.wait(timeout=60)
+    assert soon(lambda: not alive(pid))
+
+
+def test_members_with_a_server_of_their_own_need_none(tmp_path: Path) -> None:
+    pool = [PoolModel(model="scenes-base", url="http://127.0.0.1:1/v1")]
+    assert servers_of(pool) == []
+    with serve_pool(pool, tmp_path, wanted=NO_GPU) as served:
+        assert served == {}
+
+
+def test_actors_load_no_weights() -> None:
+    with pytest.raises(SlurmError, match="has no server"):
+        ActorPool(served={})(PoolModel(model="scenes-base"))
+
+
+def test_the_plan_shows_command_and_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_BIN", "/opt/vllm/bin/vllm")
+    pool = [PoolModel(model="llava-1.5-7b"), PoolModel(model="llava-hf/llava-1.5-13b-hf")]
+    text = plan_of(servers_of(pool, options=["--max-model-len", "4096"]), tmp_path, resources(["partition=gpu"]))
+    first, second = "llava-1.5-7b", "llava-hf/llava-1.5-13b-hf"
+    for model, name in (("llava-hf/llava-1.5-7b-hf", first), (second, second)):
+        served = f"/opt/vllm/bin/vllm serve {model} --host '{{host}}' --port '{{port}}' --served-model-name {name} --max-model-len 4096"
+        assert f"# {name}: {served}" in text
+    assert text.count("#SBATCH --partition=gpu") == 2
+    assert "job-name=serve-llava-hf-llava-1.5-13b-hf" in text
+
+
+def test_sglang_is_started_by_its_module() -> None:
+    (server,) = servers_of([PoolModel(model="llava-1.5-7b")], command="sglang")
+    assert server.command[:5] == ("python", "-m", "sglang.launch_server", "--model-path", "llava-hf/llava-1.5-7b-hf")
+
+
+def test_an_adapter_is_served_under_the_members_name(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "scenes-base"}))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    member = PoolModel(model=str(tmp_path))
+    (server,) = servers_of([member])
+    assert server.command[-2:] == ("--lora-modules", f"{tmp_path}={tmp_path}")
+    assert f"{tmp_path}-base" in server.command
+    with pytest.raises(SlurmError, match="an adapter is served by vllm only"):
+        servers_of([member], command="sglang")
+
+
+@pytest.mark.parametrize(
+    ("model", "command", "error", "said"),
+    (
+        ("gpt-4v", "vllm", SlurmError, "no weights to serve"),
+        ("scenes-bse", "vllm", UnknownModel, "did you mean 'scenes-base'"),
+        ("scenes-base", "vlm", SlurmError, "neither vllm nor sglang"),
+        ("scenes-base", "serve {model}", SlurmError, "{port}"),
+        ("scenes-base", "serve '{model} {port}", SlurmError, "No closing quotation"),
+    ),
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(model: str, command: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        servers_of([PoolModel(model=model)], command=command)

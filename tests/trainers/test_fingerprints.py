@@ -1,0 +1,350 @@
+"""Fingerprints of pictures and prompts, and how they are found again."""
+
+import io
+import sqlite3
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tasks.scenes.world import render, scenes
+from trainers.rows import Picture
+from trainers.vlfeedback.fingerprints import (
+    DISTANCE,
+    CacheError,
+    Deduplicator,
+    Fingerprint,
+    Fingerprints,
+    LookIndex,
+    coco_id,
+    fingerprint,
+    looks_alike,
+    near_texts,
+    normal_prompt,
+    prompt_key,
+    similarity,
+)
+
+
+def photo(seed: int, width: int = 320, height: int = 240) -> Image.Image:
+    """Noise with the spectrum of photographs: large soft shapes, and detail in them."""
+    rng = np.random.default_rng(seed)
+    waves = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    waves[0, 0] = 1
+    planes = [np.fft.ifft2(np.fft.fft2(rng.normal(size=waves.shape)) / waves**1.3).real for _ in range(3)]
+    pixels = np.stack([0.7 * planes[0] + 0.3 * plane for plane in planes], axis=-1)
+    return Image.fromarray(((pixels - pixels.min()) / np.ptp(pixels) * 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def test_one_picture_in_two_lossless_formats_has_one_content() -> None:
+    image = photo(1)
+    png, webp = opened(encoded(image, "PNG")), opened(encoded(image, "WEBP", lossless=True))
+    assert fingerprint(png) == fingerprint(webp)
+
+
+def test_one_changed_pixel_is_another_content() -> None:
+    image = photo(1)
+    changed = image.copy()
+    changed.putpixel((5, 5), (1, 2, 3))
+    assert fingerprint(image).content != fingerprint(changed).content
+
+
+def test_the_same_pixels_in_another_shape_are_another_content() -> None:
+    flat = Image.new("RGB", (20, 30), "red")
+    assert fingerprint(flat).content != fingerprint(flat.resize((30, 20))).content
+
+
+def test_a_picture_that_exif_turns_is_the_picture_as_it_is_seen() -> None:
+    image = photo(2)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
+    stored = opened(encoded(image.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif))
+    assert fingerprint(stored).content == fingerprint(image).content
+
+
+def test_colours_under_full_transparency_are_not_content() -> None:
+    pixels = np.array(photo(3).convert("RGBA"))
+    pixels[:50, :, 3] = 0
+    other = pixels.copy()
+    other[:50, :, :3] = 7
+    assert fingerprint(Image.fromarray(pixels)).content == fingerprint(Image.fromarray(other)).content
+
+
+def test_pictures_of_16_bits_are_told_apart() -> None:
+    ramp = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    one, other = (fingerprint(Image.fromarray(values)) for values in (ramp, ramp[::-1].copy()))
+    assert one.content != other.content
+    assert looks_alike(one, other) is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_copies_of_a_photograph_look_alike(seed: int) -> None:
+    image = photo(seed)
+    original = fingerprint(image)
+    copies = {
+        "jpeg 85": opened(encoded(image, "JPEG", quality=85)),
+        "jpeg 25": opened(encoded(image, "JPEG", quality=25)),
+        "half": image.resize((160, 120)),
+        "half, jpeg": opened(encoded(image.resize((160, 120)), "JPEG", quality=70)),
+        "double": image.resize((640, 480)),
+        "square": image.resize((336, 336)),
+        "1% cut off": image.crop((3, 2, 317, 238)),
+    }
+    assert {name: looks_alike(original, fingerprint(copy)) is not None for name, copy in copies.items()} == dict.fromkeys(copies, True)
+    assert looks_alike(original, fingerprint(image.transpose(Image.Transpose.ROTATE_180))) is None
+
+
+def test_photographs_of_something_else_do_not_look_alike() -> None:
+    marks = [fingerprint(photo(seed)) for seed in range(40)]
+    assert not [1 for i, one in enumerate(marks) for other in marks[:i] if looks_alike(one, other) is not None]
+
+
+def test_no_two_scenes_look_alike_though_their_looks_come_near() -> None:
+    shown = [fingerprint(render(scene)) for scene in islice(scenes("train/0"), 300)]
+    held = [fingerprint(render(scene)) for scene in islice(scenes("test/pope"), 300)]
+    pairs = [(one, other) for one in shown for other in held]
+    assert [1 for one, other in pairs if (one.look ^ other.look).bit_count() <= DISTANCE + 4], "looks alone would give false alarms"
+    assert not [1 for one, other in pairs if looks_alike(one, other) is not None]
+
+
+def test_scenes_are_found_again_after_re_encoding() -> None:
+    images = [render(scene) for scene in islice(scenes("train/0"), 100)]
+    found = [looks_alike(fingerprint(image), fingerprint(opened(encoded(image, "JPEG", quality=85)))) for image in images]
+    assert sum(distance is not None for distance in found) >= 95
+
+
+def test_pictures_of_one_colour_never_look_alike() -> None:
+    white = fingerprint(Image.new("RGB", (100, 100), "white"))
+    almost = fingerprint(Image.new("RGB", (200, 200), (254, 255, 255)))
+    assert white.plain
+    assert (white.look ^ almost.look).bit_count() <= DISTANCE
+    assert looks_alike(white, almost) is None
+    assert looks_alike(white, white) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    (
+        ("COCO_train2014_000000123456.jpg", 123456),
+        ("COCO_val2014_000000000042.jpg", 42),
+        ("coco/train2017/000000033471.jpg", 33471),
+        ("/data/COCO_test2015_000000000001.png", 1),
+        ("000000123456", 123456),
+        ("000000123456_3", 123456),
+        ("llava-000000123456", 123456),
+        ("VG_100K/2377.jpg", None),
+        ("VG_100K_2/2400123.jpg", None),
+        ("GCC_train_002582585.jpg", None),
+        ("00453/004539375.jpg", None),
+        ("0000001234567.jpg", None),
+        ("123456789012.jpg", None),
+        ("a000000123456.jpg", None),
+        ("000000000000.jpg", None),
+        ("", None),
+    ),
+)
+def test_coco_ids_are_read_from_names_of_cocos_form_only(name: str, number: int | None) -> None:
+    assert coco_id(name) == number
+
+
+def test_prompts_of_the_same_words_are_one_prompt() -> None:
+    forms = ["<image>\nWhat is THIS?", "what is this", "What  is\u00a0this ?!<image>", "ＷＨＡＴ is “this”"]
+    assert {normal_prompt(form) for form in forms} == {"what is this"}
+    assert len({prompt_key(form) for form in forms}) == 1
+    assert prompt_key("what was this") != prompt_key("what is this")
+
+
+def test_signs_that_carry_meaning_stay_in_a_prompt() -> None:
+    assert normal_prompt("Is 3 + 4 < 8?") == "is 3 + 4 < 8"
+    assert normal_prompt("图中有几只猫？") == "图中有几只猫"
+
+
+looks = st.integers(min_value=0, max_value=(1 << 128) - 1)
+turned = st.lists(st.integers(min_value=0, max_value=127), max_size=18)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(looks, min_size=1, max_size=40), st.lists(st.tuples(st.integers(0, 39), turned), max_size=30), st.integers(0, 24))
+def test_the_index_of_looks_finds_what_comparing_all_finds(first: list[int], changed: list[tuple[int, list[int]]], distance: int) -> None:
+    near = [first[place % len(first)] for place, _ in changed]
+    for place, (_, bits) in enumerate(changed):
+        for bit in bits:
+            near[place] ^= 1 << bit
+    entries = first + near[::2]
+    index: LookIndex[int] = LookIndex()
+    index.UNSORTED = 8  # type: ignore[misc]  # so that few looks are enough to sort some
+    queries = near + first[:3]
+    for key, look in enumerate(entries):
+        index.add(key, look)
+        if key % 5 == 0:
+            index.near(look, 1)
+    for query in queries:
+        apart = [(query ^ look).bit_count() for look in entries]
+        wanted = sorted((key for key in range(len(entries)) if apart[key] <= distance), key=lambda key: apart[key])
+        assert index.near(query, distance) == wanted
+    everything = {(q, key) for q, query in enumerate(queries) for key, look in enumerate(entries) if (query ^ look).bit_count() <= distance}
+    assert set(index.near_all(queries, distance)) == everything
+
+
+def test_thousands_of_looks_are_searched_exactly() -> None:
+    rng = np.random.default_rng(0)
+    entries = [int.from_bytes(rng.bytes(16), "big") for _ in range(5000)]
+    index: LookIndex[int] = LookIndex()
+    for key, look in enumerate(entries):
+        index.add(key, look)
+    queries = [look ^ sum(1 << int(bit) for bit in rng.choice(128, 15, replace=False)) for look in entries[::50]]
+    assert [index.near(query, 15) for query in queries] == [[key] for key in range(0, 5000, 50)]
+    assert not [1 for query in queries if index.near(query, 14)]
+
+
+def test_an_empty_index_has_nothing_near() -> None:
+    index: LookIndex[str] = LookIndex()
+    assert index.near(0, 128) == []
+    assert list(index.near_all([], 3)) == []
+
+
+WORDS = ("is", "there", "a", "dog", "cat", "car", "in", "the", "image", "how", "many", "two", "图中有猫")
+words = st.lists(st.sampled_from(WORDS), max_size=10).map(" ".join)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(words, max_size=25), st.lists(words, max_size=25), st.sampled_from([0.2, 0.5, 0.8, 0.9, 1.0]))
+@example(["abcd"], ["abcd", "abcde", ""], 0.5)
+def test_near_texts_are_those_that_comparing_all_finds(queries: list[str], entries: list[str], threshold: float) -> None:
+    wanted = {
+        (q, e): pytest.approx(value)
+        for q, query in enumerate(queries)
+        for e, entry in enumerate(entries)
+        if (value := similarity(query, entry)) >= threshold - 1e-12
+    }
+    assert {(q, e): value for q, e, value in near_texts(queries, entries, threshold)} == wanted
+
+
+def test_similarity_is_the_share_of_common_shingles() -> None:
+    assert similarity("abcdefg", "abcdefg") == 1
+    assert similarity("abcdefg", "bcdefgh") == pytest.approx(2 / 4)  # bcdef cdefg of abcde bcdef cdefg defgh
+    assert similarity("abcdefg", "tuvwxyz") == 0
+    assert similarity("", "") == 0
+
+
+def test_a_threshold_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="threshold 0"):
+        near_texts(["a"], ["b"], 0)
+
+
+def test_a_file_is_hashed_once_and_found_again_by_the_next_run(tmp_path: Path) -> None:
+    files = [tmp_path / f"{seed}.png" for seed in range(5)]
+    for seed, file in enumerate(files):
+        file.write_bytes(encoded(photo(seed), "PNG"))
+    shown = [Picture(file.name, file) for file in [*files, *files]]
+    with Fingerprints(tmp_path / "cache" / "prints.sqlite") as prints:
+        first = list(prints.of_all(shown))
+        assert prints.made == 5
+    with Fingerprints(tmp_path / "cache" / "prints.sqlite") as prints:
+        assert list(prints.of_all(shown)) == first == [fingerprint(photo(seed)) for seed in range(5)] * 2
+        assert prints.made == 0
+
+
+def test_a_changed_file_is_hashed_again(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded(photo(1), "PNG"))
+    with Fingerprints(tmp_path / "prints.sqlite") as prints:
+        before = prints.of(Picture("a.png", file))
+    file.write_bytes(encoded(photo(2), "PNG"))
+    with Fingerprints(tmp_path / "prints.sqlite") as prints:
+        assert prints.of(Picture("a.png", file)).content != before.content
+
+
+def test_the_coco_id_is_of_the_name_and_not_of_the_bytes(tmp_path: Path) -> None:
+    data = encoded(photo(1), "PNG")
+    prints = Fingerprints()
+    assert prints.of(Picture("COCO_val2014_000000000007.jpg", data=data)).coco == 7
+    assert prints.of(Picture("other.jpg", data=data)).coco is None
+    file = tmp_path / "000000000009.jpg"
+    file.write_bytes(data)
+    assert prints.of(Picture("images/1", file)).coco == 9
+
+
+def test_pictures_that_cannot_be_read_stand_in_their_place_as_errors() -> None:
+    good = Picture("good", data=encoded(photo(1), "PNG"))
+    found = list(Fingerprints().of_all([Picture("gone"), good, Picture("broken", data=b"no picture")], workers=2))
+    assert [isinstance(mark, Fingerprint) for mark in found] == [False, True, False]
+    assert "gone" in str(found[0])
+
+
+HASH_ALL = """
+import sys
+from pathlib import Path
+from trainers.rows import Picture
+from trainers.vlfeedback.fingerprints import Fingerprint, Fingerprints
+
+folder = Path(sys.argv[1])
+with Fingerprints(folder / "prints.sqlite") as prints:
+    assert all(isinstance(mark, Fingerprint) for mark in prints.of_all(Picture(file.name, file) for file in folder.glob("*.png")))
+"""
+
+
+def test_two_processes_share_a_file_of_fingerprints(tmp_path: Path) -> None:
+    for seed in range(12):
+        (tmp_path / f"{seed}.png").write_bytes(encoded(photo(seed, 64, 48), "PNG"))
+    others = [subprocess.Popen([sys.executable, "-c", HASH_ALL, str(tmp_path)]) for _ in range(2)]
+    assert [process.wait() for process in others] == [0, 0]
+    with sqlite3.connect(tmp_path / "prints.sqlite") as file:
+        assert file.execute("SELECT count(*) FROM fingerprints").fetchone() == (12,)
+
+
+def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a database, " * 100)
+    with pytest.raises(CacheError, match=r"notes\.txt: no file of fingerprints"):
+        Fingerprints(tmp_path / "notes.txt")
+
+
+def test_duplicates_are_named_by_their_strongest_kind() -> None:
+    image = photo(1)
+    mark, copy, other = fingerprint(image), fingerprint(opened(encoded(image, "JPEG", quality=80))), fingerprint(photo(2))
+    known: Deduplicator[str] = Deduplicator()
+    known.add("first", "What is this?", mark)
+
+    def kind(prompt: str, print: Fingerprint | None) -> str | None:
+        found = known.find(prompt, print)
+        assert found is None or found.of == "first"
+        return found.kind if found else None
+
+    assert kind("what is this", mark) == "same prompt and image"
+    assert kind("what is this", copy) == "same prompt, image looks alike"
+    assert kind("How many?", mark) == "same image"
+    assert kind("How many?", copy) == "image looks alike"
+    assert kind("What is this?", other) is None
+    assert kind("What is this?", None) is None
+
+
+def test_a_prompt_without_a_picture_is_a_duplicate_of_the_same_without_one() -> None:
+    known: Deduplicator[int] = Deduplicator()
+    known.add(0, "Tell a joke.", None)
+    found = known.find("tell a joke", None)
+    assert found is not None
+    assert (found.kind, found.of) == ("same prompt and image", 0)
+
+
+def test_plain_pictures_are_duplicates_by_content_only() -> None:
+    known: Deduplicator[int] = Deduplicator()
+    white = fingerprint(Image.new("RGB", (100, 100), "white"))
+    known.add(0, "What?", white)
+    assert known.find("What?", fingerprint(Image.new("RGB", (50, 50), "white"))) is None
+    assert known.find("What?", white) is not None

@@ -1,0 +1,402 @@
+"""Decoding, hashing and pair building as Ray Data pipelines: the same work as the plain path, on all cores or nodes, and the same output.
+
+    with cluster(None, cpus=8):                                            # here; cluster("auto"), cluster("node1:6379"): one that runs
+        decode_by_ray(instructions, data, seed, folder, load=load, workers=2)      # beside answers.decode
+        list(fingerprints_by_ray(pictures, cache, workers=8))                      # beside Fingerprints.of_all
+        list(pairs_by_ray(rows, rule, counts, workers=8))                          # beside pairs.pair_up
+
+Actors compute and this process alone writes, so a killed actor loses nothing: Ray starts it again and gives it its items again, and what
+was lost all the same is not on disk, which is where each stage looks for what is left. Actors read pictures by their paths: on several
+nodes the run's folder must be on a file system that all of them see.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import socket
+import warnings
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from json import dumps
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from tasks.judge import JudgeError
+from tasks.pictures import decode as decode_picture
+from trainers.recipe import Data, PoolModel
+from trainers.rows import Picture, Preference, Row
+from trainers.vlfeedback.answers import (
+    AnswersLM,
+    MemberCounts,
+    Shard,
+    answer_shard,
+    answers_file,
+    counts,
+    recorded_draw,
+    shards_of,
+    unanswered,
+)
+from trainers.vlfeedback.fingerprints import Fingerprint, Fingerprints, coco_id, fingerprint
+from trainers.vlfeedback.instructions import Instruction
+from trainers.vlfeedback.pairs import Counts, Rule, balanced, pairs_of
+from trainers.vlfeedback.store import Rows, sole
+
+T = TypeVar("T")
+Work = Callable[[Any], Any]
+
+RETRIES: Final = 5
+"""How often an item is given to an actor again after the actor died under it: an item that kills every actor must not hold up the rest."""
+PICTURES: Final = 64
+"""Pictures hashed between two writes."""
+ROWS: Final = 500
+"""Rows that an actor pairs up at a time."""
+
+
+class RayError(ValueError):
+    """Ray is not there, its cluster can't be reached, or it lost work; one line."""
+
+
+# -- the engine ----------------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[None]:
+    """Ray for the length of a run: a cluster of this machine's `cpus` (None: all), or the one at `address` ("auto", "HOST:PORT"). RayError.
+
+    Without the dashboard, whose port runs the code of whoever reaches it, and without usage reports.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise RayError("--ray needs the extra: pip install 'vlm-harness[ray]'")
+    if address is None and cpus is not None and cpus < 1:
+        raise RayError(f"--ray: {cpus} CPUs; at least 1 is needed")
+    # Read when Ray is imported, or by the processes it starts. What it has to say of dead workers would go to stdout.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    os.environ |= {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    import ray
+    import ray.data
+
+    # "local", since with None an address in RAY_ADDRESS would be taken.
+    where = {"address": "local", "num_cpus": cpus, "include_dashboard": False} if address is None else {"address": address}
+    try:
+        _reach(address)
+        ray.init(**where, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        raise RayError(f"--ray{f' {address}' if address else ''}: {_first_line(error)}") from None
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = -1
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """OSError where nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """Items that one pool of actors works on."""
+
+    name: str
+    make: Callable[[], Work]
+    """Called once in each actor; what it gives is called with each item."""
+    items: Iterable[Any]
+    workers: int
+    cpus: float = 1.0
+    """Of the cluster, an actor: less than 1 where it waits for a server."""
+
+
+class _Actor:
+    def __init__(self, name: str, make: Callable[[], Work]) -> None:
+        self.name = name
+        self.work = make()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        from ray import cloudpickle
+
+        done = [cloudpickle.dumps(self.work(cloudpickle.loads(item))) for item in batch["item"]]
+        return {"name": [self.name] * len(done), "number": list(batch["number"]), "result": done}
+
+
+def run(branches: Sequence[Branch]) -> Iterator[tuple[str, int, Any]]:
+    """(branch, number of the item, result) as they are done, all branches at once. Items whose actor died time and again don't come."""
+    import pyarrow as pa
+    import ray
+    import ray.data
+    from ray import cloudpickle
+
+    parts = []
+    for branch in branches:
+        # One at a time into Ray's store, which goes to disk where memory is short; never all of them in this process.
+        blocks = [
+            ray.put(pa.table({"number": [number], "item": pa.array([cloudpickle.dumps(item)], pa.large_binary())}))
+            for number, item in enumerate(branch.items)
+        ]
+        if blocks:
+            parts.append(_mapped(ray.data.from_arrow_refs(blocks), branch, len(blocks)))
+    if not parts:
+        return
+    pipeline = parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
+    try:
+        for batch in pipeline.iter_batches(batch_size=None, prefetch_batches=0):
+            for name, number, result in zip(batch["name"], batch["number"], batch["result"], strict=True):
+                yield str(name), int(number), cloudpickle.loads(result)
+    except (ray.exceptions.RayError, ray.data.exceptions.RayDataUserCodeException) as error:
+        raise RayError(f"--ray: {_first_line(error)}; what is done is kept, the same command does the rest") from None
+
+
+def _mapped(items: Any, branch: Branch, count: int) -> Any:
+    from ray.data import ActorPoolStrategy
+
+    with warnings.catch_warnings():
+        # Ray announces that 2.64 drops options of actors given this way, and has no other way for these two.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+        return items.map_batches(
+            _Actor,
+            fn_constructor_args=(branch.name, branch.make),
+            batch_size=1,
+            # One item at a time: one that kills its actor takes no other with it.
+            compute=ActorPoolStrategy(size=min(branch.workers, count), max_tasks_in_flight_per_actor=1),
+            num_cpus=branch.cpus,
+            max_restarts=-1,
+            max_task_retries=RETRIES,
+        )
+
+
+def in_order(branch: Branch) -> Iterator[Any]:
+    """The results of one branch in the order of its items. RayError where one is missing at the end."""
+    held: dict[int, Any] = {}
+    following = sent = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal sent
+        for item in branch.items:
+            sent += 1
+            yield item
+
+    for _, number, result in run([replace(branch, items=counted())]):
+        held[number] = result
+        while following in held:
+            yield held.pop(following)
+            following += 1
+    if following < sent:
+        raise RayError(f"{branch.name}: part {following} was lost: every actor that had it died; the same command tries again")
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+# -- answers -------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shift:
+    """A shard with what its member has on disk of it."""
+
+    shard: Shard
+    known: dict[str, dict[str, Any]]
+
+
+class _Answerer:
+    """Answers shards; its LM is made with the first one, so that one that can't be made is told and not died of."""
+
+    def __init__(self, load: Callable[[PoolModel], AnswersLM], member: PoolModel, data: Data, images: Path) -> None:
+        self.load, self.member, self.data, self.images = load, member, data, images
+        self.lm: AnswersLM | None = None
+        self.over: str | None = None
+        """Why no shard can be answered any more."""
+
+    def __call__(self, shift: _Shift) -> tuple[list[dict[str, Any]], str | None]:
+        """The shard's new rows; or none, and why. A shard that wasn't asked has no failed rows: it is asked in full the next time."""
+        if self.over is not None:
+            return [], self.over
+        try:
+            self.lm = self.lm or self.load(self.member)
+            return answer_shard(self.lm, shift.shard, self.member, self.data, self.images, shift.known), None
+        except Exception as error:
+            why = f"{type(error).__name__}: {_first_line(error)}"
+            if self.lm is None or isinstance(error, JudgeError):  # a server that stays down, a budget that is spent
+                self.over = why
+            return [], why
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answering:
+    """Makes an _Answerer in its actor."""
+
+    load: Callable[[PoolModel], AnswersLM]
+    member: PoolModel
+    data: Data
+    images: Path
+
+    def __call__(self) -> _Answerer:
+        return _Answerer(self.load, self.member, self.data, self.images)
+
+
+def decode_by_ray(
+    instructions: Sequence[Instruction],
+    data: Data,
+    seed: int,
+    folder: Path,
+    *,
+    load: Callable[[PoolModel], AnswersLM],
+    workers: int = 1,
+    done: Callable[[int], None] = lambda count: None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, MemberCounts]:
+    """`answers.decode` with `workers` actors a member, all members at once; how far each is afterwards, by what is on disk.
+
+    `load` is called in the actors: it must be picklable, and reach its model over HTTP or bring a device for each actor. `done` hears how
+    many more answers are settled, `tell` which shards could not be asked and why: they are missing, and asked by the next run.
+    """
+    drawn = recorded_draw(folder, instructions, data, seed)
+    with ExitStack() as stack:
+        rows: dict[str, Rows] = {}
+        shards: dict[str, list[Shard]] = {}
+        for member in data.pool:
+            path = answers_file(folder, member.name)
+            # All processes lock members in the pool's order, so none waits for another in a circle.
+            if not stack.enter_context(sole(path, wait=False)):
+                tell(f"{member.name}: another process is at its answers; waiting for it")
+                stack.enter_context(sole(path, wait=True))
+            rows[member.name] = Rows(path)
+            cut = shards_of(instructions, drawn, member, seed)
+            shards[member.name] = [shard for shard in cut if unanswered(shard, rows[member.name].by_id)]
+            done(sum(len(shard.instructions) for shard in cut) - sum(len(shard.instructions) for shard in shards[member.name]))
+        branches = [
+            Branch(
+                name=member.name,
+                make=_Answering(load=load, member=member, data=data, images=folder / "images"),
+                items=[_Shift(shard=shard, known=_known(shard, rows[member.name])) for shard in shards[member.name]],
+                workers=workers,
+                cpus=0.1,
+            )
+            for member in data.pool
+        ]
+        for name, number, (new, problem) in run(branches):
+            shard = shards[name][number]
+            if problem is None:
+                rows[name].append(new)
+                done(len(shard.instructions))
+            else:
+                tell(f"{name}: shard {shard.number} was not asked: {problem}")
+    return counts(folder, drawn)
+
+
+def _known(shard: Shard, rows: Rows) -> dict[str, dict[str, Any]]:
+    return {instruction.id: rows.by_id[instruction.id] for instruction in shard.instructions if instruction.id in rows.by_id}
+
+
+# -- fingerprints --------------------------------------------------------------------------------------------------------------------------
+
+_Print = tuple[str, Fingerprint | None, int | None] | OSError
+"""(digest of the file, its fingerprint where it was not known, COCO id)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Hashing:
+    """Makes what hashes pictures in its actor."""
+
+    known: frozenset[str]
+    """Digests of files whose fingerprints are there."""
+
+    def __call__(self) -> Work:
+        return lambda pictures: [self._of(picture) for picture in pictures]
+
+    def _of(self, picture: Picture) -> _Print:
+        try:
+            data = picture.read()
+            digest = hashlib.sha256(data).hexdigest()
+            coco = coco_id(picture.name) or coco_id(picture.member or (picture.file.name if picture.file else ""))
+            return digest, None if digest in self.known else fingerprint(decode_picture(data)), coco
+        except OSError as error:
+            return error
+
+
+class _Kept(Fingerprints):
+    """The file of fingerprints, given what was made elsewhere: SQLite's file may lie where only one node can write it."""
+
+    def digests(self) -> frozenset[str]:
+        assert self._file is not None
+        found = self._file.execute("SELECT file FROM fingerprints WHERE file LIKE ?", (f"{self.VERSION}/%",))
+        return frozenset(name.partition("/")[2] for (name,) in found)
+
+    def take(self, digest: str, made: Fingerprint | None, coco: int | None) -> Fingerprint:
+        if made is None:
+            made = self._stored(digest)
+            assert made is not None
+        else:
+            value = [made.content, f"{made.look:032x}", b64encode(made.tiny).decode()]
+            with self._lock:
+                self.made += 1
+                self._new.append((f"{self.VERSION}/{digest}", dumps(value)))
+        return replace(made, coco=coco)
+
+    def write(self) -> None:
+        with self._lock:
+            self._write()
+
+
+def fingerprints_by_ray(pictures: Iterable[Picture], cache: Path, *, workers: int) -> Iterator[Fingerprint | OSError]:
+    """`Fingerprints(cache).of_all`: in the pictures' order, OSError in the place of each that can't be read; all are kept in `cache`."""
+    with closing(_Kept(cache)) as prints:
+        make = _Hashing(known=prints.digests())
+        for found in in_order(Branch(name="hashing", make=make, items=_chunks(pictures, PICTURES), workers=workers)):
+            given = [one if isinstance(one, OSError) else prints.take(*one) for one in found]
+            prints.write()
+            yield from given
+
+
+# -- pairs ---------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pairing:
+    """Makes what pairs up rows in its actor."""
+
+    rule: Rule
+
+    def __call__(self) -> Work:
+        return self._of
+
+    def _of(self, rows: Sequence[Row]) -> tuple[list[Preference], Counts]:
+        pairs: list[Preference] = []
+        found = Counts()
+        for row in rows:
+            some, some_counts = pairs_of(row, self.rule)
+            pairs += some
+            found.add(some_counts)
+        return pairs, found
+
+
+def pairs_by_ray(rows: Iterable[Row], rule: Rule, counts: Counts, *, workers: int) -> Iterator[Preference]:
+    """`pairs.pair_up`: the same pairs in the same order; `counts` is complete when the last one was taken."""
+    if rule.balance_yes_no:
+        everything = list(pairs_by_ray(rows, replace(rule, balance_yes_no=False), counts, workers=workers))
+        kept = balanced(everything)
+        counts.balanced_away += len(everything) - len(kept)
+        counts.pairs = len(kept)
+        counts.same_text = sum(pair.chosen == pair.rejected for pair in kept)
+        yield from kept
+        return
+    for pairs, found in in_order(Branch(name="pairs", make=_Pairing(rule=rule), items=_chunks(rows, ROWS), workers=workers)):
+        counts.add(found)
+        yield from pairs
