@@ -94,7 +94,7 @@ def build(
     `ray` decodes by actors, here ("local") or on the cluster at an address; `slurm` serves every model of the pool on a node of its own
     first, `local_servers` as processes here, both by `server`.
     """
-    from harness.pool import Pool, load_member, load_served
+    from harness.pool import Pool, load_served
 
     _claim(out, data, seed)
     with ExitStack() as stack:
@@ -119,7 +119,7 @@ def build(
         from trainers.vlfeedback.ray_stages import cluster, decode_by_ray
 
         stack.enter_context(cluster(None if ray == "local" else ray))
-        load = partial(load_served, served, ledger=ledger) if served else partial(load_member, ledger=ledger)
+        load = partial(load_served, served, ledger=ledger)
         return build_dataset(out, data, seed, judge, load, report, tell=tell, decode=partial(decode_by_ray, workers=workers))
 
 

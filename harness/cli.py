@@ -53,6 +53,7 @@ from harness.options import (
     say,
     tell,
 )
+from harness.povid_cli import povid_app
 from harness.vlfeedback_cli import vlfeedback_app
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ app.add_typer(tasks_app, name="tasks")
 app.add_typer(judge_app, name="judge")
 app.add_typer(models_app, name="models")
 app.add_typer(vlfeedback_app, name="vlfeedback")
+app.add_typer(povid_app, name="povid")
 
 ANSWERS = Path("runs") / "answers.sqlite"
 
@@ -114,7 +116,7 @@ def _resume(error: Exception, given: list[str]) -> str:
 
     if isinstance(error, (JudgeDown, BudgetSpent)):
         return f"\nharness: all replies so far are kept; go on with: harness {shlex.join(given)}"
-    if isinstance(error, typer.Abort) and given[:1] in (["eval"], ["train-then-eval"], ["vlfeedback"]):
+    if isinstance(error, typer.Abort) and given[:1] in (["eval"], ["train-then-eval"], ["vlfeedback"], ["povid"]):
         return f"stopped; what was done is kept; go on with: harness {shlex.join(given)}"
     return ""
 

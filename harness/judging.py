@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tasks import prices
 from tasks.answer import FailedAnswer
@@ -18,6 +18,10 @@ from tasks.judge import GREEDY, Judge, Question, Sampling, judging, use_judge
 from tasks.ledger import Ledger
 from tasks.openai_judge import OpenAIJudge
 from tasks.registry import TaskSpec, UnknownName, registry
+
+if TYPE_CHECKING:
+    from harness.ratings import Way
+    from trainers.rows import Row
 
 EXACT: Final = "exact"
 LEDGER: Final = Path("runs") / "ledger.sqlite"
@@ -141,17 +145,21 @@ class _Counting:
         return replies
 
 
-def plan_ratings(judge: OpenAIJudge, folder: Path, seed: int) -> Plan:
-    """What rating a folder's answers on VLFeedback's three aspects will take."""
-    from trainers.vlfeedback.annotation import TASK, annotate_folder, ratings_file
+def plan_ratings(judge: OpenAIJudge, way: "Way", data: "Path | Callable[[], Iterable[Row]]") -> Plan:
+    """What rating a folder's answers, or those of rows, on VLFeedback's three aspects will take."""
+    from harness.ratings import rate_folder, rate_rows
+    from trainers.vlfeedback.annotation import TASK, ratings_file
 
     counting = _Counting(judge)
     with tempfile.TemporaryDirectory() as nowhere:
-        into = Path(nowhere) / "ratings.jsonl"
-        there = ratings_file(folder, judge.model)
-        if there.exists():
-            into.write_bytes(there.read_bytes())
-        annotate_folder(folder, counting, seed=seed, done=lambda done, total: None, into=into)
+        if isinstance(data, Path):
+            into = Path(nowhere) / "ratings.jsonl"
+            there = ratings_file(data, judge.model, way.mode, way.order)
+            if there.exists():
+                into.write_bytes(there.read_bytes())
+            rate_folder(data, counting, way, into=into)
+        else:
+            rate_rows(data, counting, way, Path(nowhere), whole=False)
     return _planned(counting, TASK)
 
 

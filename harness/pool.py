@@ -92,13 +92,11 @@ def where(spec: ModelSpec) -> str:
     return f"downloaded ({spec.gigabytes:g} GB), then loaded here" if spec.gigabytes else "downloaded, then loaded here"
 
 
-def load_member(member: PoolModel, *, ledger: Path | None = None, engine: Mapping[str, Any] | None = None) -> "AnswersLM":
-    """One member's LM, for a process that needs no other: picklable by name, so that an actor elsewhere can make it."""
-    return load_spec(spec_of(member), ledger=ledger, engine=engine)
-
-
 def load_served(served: Mapping[str, ModelSpec], member: PoolModel, *, ledger: Path | None = None) -> "AnswersLM":
-    """The same where servers were started for this run, by member's name; a member that is not among them is what it always is."""
+    """One member's LM, for a process that needs no other: picklable by name, so that an actor elsewhere can make it.
+
+    `served` are the servers that were started for this run, by member's name; a member that is not among them is what it always is.
+    """
     return load_spec(served.get(member.name) or spec_of(member), ledger=ledger)
 
 

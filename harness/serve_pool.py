@@ -21,7 +21,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -30,14 +30,13 @@ from typing import TYPE_CHECKING, Final
 from harness.models.fetch import fetch
 from harness.models.serve import PATIENCE
 from harness.models.spec import ModelSpec, find
-from harness.pool import load_spec, spec_of
 from harness.provenance import digest_of_model
 from trainers.recipe import PoolModel
 from trainers.slurm import ENDED, Cluster, Job, Resources, SlurmError, check_cluster, script, submit
 from trainers.vlfeedback.store import write_whole
 
 if TYPE_CHECKING:
-    from trainers.vlfeedback.answers import AnswersLM
+    pass
 
 LEASE: Final = 600.0
 """Seconds a server outlives a run that doesn't renew its lease."""
@@ -111,23 +110,6 @@ def _server(name: str, template: Sequence[str], command: str, options: Sequence[
 def _filled(word: str, places: dict[str, str]) -> str:
     # Not one after the other: a value may hold what looks like a place.
     return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], word)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActorPool:
-    """Makes the LM of a member in whatever process it is called: the pool as Ray's actors take it."""
-
-    served: Mapping[str, ModelSpec]
-    """Servers that were started for this run, by member."""
-    ledger: Path | None = None
-    """An SQLite file: one that lies on each node's own disk where actors are on several."""
-
-    def __call__(self, member: PoolModel) -> "AnswersLM":
-        """Its LM over HTTP. SlurmError for a member that no server answers for: weights are not loaded in actors."""
-        spec = self.served.get(member.name) or spec_of(member)
-        if spec.backend != "openai":
-            raise SlurmError(f"{member.name}: has no server; give its `url`, or start one by --slurm")
-        return load_spec(spec, ledger=self.ledger)
 
 
 def plan_of(servers: Sequence[Server], folder: Path, wanted: Resources) -> str:

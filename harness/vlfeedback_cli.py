@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -255,33 +254,47 @@ def sources_command(as_json: Json = False) -> int:
 
 @vlfeedback_app.command("annotate")
 def annotate_command(
-    folder: Annotated[Path, typer.Argument(help="A run's data folder: instructions.jsonl, answers.jsonl, images/.")],
+    data: Annotated[
+        Path, typer.Argument(help="A run's data folder (instructions.jsonl, answers/, images/), or rated answers in VLFeedback's schema.")
+    ],
     judge: JudgeName = "exact",
     judge_url: JudgeUrl = None,
     ledger: LedgerPath = LEDGER,
     judge_budget: JudgeBudget = None,
     judge_batch: JudgeBatch = False,
     judge_set: JudgeSet = None,
+    part: Annotated[str | None, typer.Option(help="Rate only a part: a number of instructions, or a share such as 0.1.")] = None,
+    mode: Annotated[str, typer.Option(help="joint: all aspects in one call; per-aspect: a call each.")] = "joint",
+    order: Annotated[str, typer.Option(help="shuffled: the texts' order is drawn by the seed; authors: as they were drawn.")] = "shuffled",
+    images: Images = None,
+    out: Annotated[Path | None, typer.Option(help="For rated answers: the folder of the new ratings.")] = None,
     seed: Seed = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
-    """Have a judge rate the answers in a folder on helpfulness, visual faithfulness and ethics; goes on where it was left."""
+    """Have a judge rate answers on helpfulness, visual faithfulness and ethics, or a part of them again; goes on where it was left."""
     from harness.judging import plan_ratings
+    from harness.ratings import rate_folder, rate_rows, way_of
     from tasks.openai_judge import OpenAIJudge
-    from trainers.vlfeedback.annotation import annotate_folder, ratings_file, read_folder
 
-    read_folder(folder)
+    way = way_of(part, mode, order, seed or 0)
+    folder = (data / "instructions.jsonl").exists()
+    if not folder and out is None:
+        raise UsageError(f"{data} holds rated answers: name the folder of the new ratings by --out")
     rater = judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
     if dry_run:
-        return print_plans([plan_ratings(rater, folder, seed or 0)] if isinstance(rater, OpenAIJudge) else [], as_json=as_json)
+        plans = [plan_ratings(rater, way, data if folder else lambda: _rows(data, images))] if isinstance(rater, OpenAIJudge) else []
+        return print_plans(plans, as_json=as_json)
     from harness.progress import Stages
 
     with Stages() as stages:
-        failed = annotate_folder(folder, rater, seed=seed or 0, done=partial(stages.report, "rate"))
-    path = ratings_file(folder, rater.model)
-    print(json.dumps({"ratings": path.as_posix(), "failed": failed}) if as_json else f"ratings: {path}")
-    return OK if not failed else say(f"{failed} calls gave no reply; the same command asks again", LOSSY)
+        if folder:
+            rated = rate_folder(data, rater, way, report=stages.report)
+        else:
+            assert out is not None
+            rated = rate_rows(lambda: _rows(data, images), rater, way, out, report=stages.report)
+    print(json.dumps(rated.to_json()) if as_json else rated.to_markdown())
+    return OK if not rated.failed else say(f"{rated.failed} calls gave no reply; the same command asks again", LOSSY)
 
 
 @vlfeedback_app.command("leaks")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from harness.models.spec import MODELS, WEIGHTS, UnknownModel, find
-from harness.pool import Pool, facts_of, load_member, load_served, plan_pool, positions, spec_of, where
+from harness.pool import Pool, facts_of, load_served, plan_pool, positions, spec_of, where
 from tasks.ledger import Ledger
 from tasks.openai_judge import JudgeDown
 from trainers.recipe import Data, PoolModel
@@ -170,8 +170,8 @@ def test_a_server_that_is_down_ends_the_run_and_loses_nothing(server: Any, tmp_p
 def test_an_actor_elsewhere_can_make_a_members_lm(server: Any, tmp_path: Path) -> None:
     import pickle
 
-    make = pickle.loads(pickle.dumps(load_member))  # noqa: S301  # our own
-    lm = make(PoolModel(model="far", url=server.url), ledger=tmp_path / "ledger.sqlite")
+    make = pickle.loads(pickle.dumps(load_served))  # noqa: S301  # our own
+    lm = make({}, PoolModel(model="far", url=server.url), ledger=tmp_path / "ledger.sqlite")
     assert lm.takes_seed
     started = {"here@1": spec_of(PoolModel(model="served-here", url=server.url))}
     make = pickle.loads(pickle.dumps(partial(load_served, started)))  # noqa: S301

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from harness.models.spec import UnknownModel
-from harness.serve_pool import ActorPool, plan_of, serve_pool, servers_of
+from harness.serve_pool import plan_of, serve_pool, servers_of
 from trainers.recipe import PoolModel
 from trainers.slurm import Cluster, Resources, SlurmError, resources
 
@@ -183,11 +183,6 @@ def test_members_with_a_server_of_their_own_need_none(tmp_path: Path) -> None:
     assert servers_of(pool) == []
     with serve_pool(pool, tmp_path, wanted=NO_GPU) as served:
         assert served == {}
-
-
-def test_actors_load_no_weights() -> None:
-    with pytest.raises(SlurmError, match="has no server"):
-        ActorPool(served={})(PoolModel(model="scenes-base"))
 
 
 def test_the_plan_shows_command_and_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

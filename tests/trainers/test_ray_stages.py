@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness.serve_pool import ActorPool
+from harness.pool import load_served
 from tasks.answer import FailedAnswer
 from tasks.openai_judge import JudgeDown
 from trainers.recipe import ASPECTS, Data, PoolModel
@@ -244,11 +244,11 @@ def test_answers_come_over_http_in_actors(server: Any, tmp_path: Path, monkeypat
     data = Data(instructions=20, pool=pool, answers=2)
     for folder in ("plain", "ray"):
         asked = run_folder(tmp_path / folder, 20)
-    load = ActorPool(served={}, ledger=tmp_path / "plain.sqlite")
+    load = functools.partial(load_served, {}, ledger=tmp_path / "plain.sqlite")
     answers.decode(asked, data, 0, tmp_path / "plain", load, lambda count: None)
     plain = [(entry["model"], entry["seed"]) for entry in server.log]
     server.log.clear()
-    found = decode_by_ray(asked, data, 0, tmp_path / "ray", load=ActorPool(served={}, ledger=tmp_path / "ray.sqlite"))
+    found = decode_by_ray(asked, data, 0, tmp_path / "ray", load=functools.partial(load_served, {}, ledger=tmp_path / "ray.sqlite"))
     assert sum(count.missing for count in found.values()) == 0
     assert sorted((entry["model"], entry["seed"]) for entry in server.log) == sorted(plain)
     assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "plain")

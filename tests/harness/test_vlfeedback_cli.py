@@ -1,0 +1,216 @@
+"""`harness vlfeedback`: from instructions to pairs as a user runs it, offline, in the scenes world."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cli
+from trainers.vlfeedback.formats import read_pairs
+from trainers.vlfeedback.public import read_rows
+
+HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
+BUILD = ["vlfeedback", "build", "--source", "scenes", "--pool", "scenes", "--judge", "exact", "--rows", "24"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "data"
+    assert cli.run([*BUILD, "--out", str(out)]) == 0
+    return out
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert cli.run([*arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_built_dataset_is_read_by_our_reader_and_by_datasets(built: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    rows = list(read_rows(built / "dataset" / "rows.parquet"))
+    assert [(row.id, row.prompt) for row in rows] == [(row.id, row.prompt) for row in read_rows(built)]
+    assert all(len(row.completions) == 4 and row.images[0].open().size > (0, 0) for row in rows)
+    pairs = load_dataset(str(built / "dataset"), "pairs", split="train", cache_dir=str(tmp_path))
+    ours = list(read_pairs(built / "pairs.jsonl"))
+    assert len(pairs) == len(ours) > 0
+    assert pairs[0]["images"][0].size == ours[0].images[0].open().size
+    assert [turn["content"] for turn in pairs[0]["chosen"]] == [ours[0].chosen]
+
+
+def test_the_same_command_again_asks_nobody(built: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("harness.pool.Pool.__call__", refuse)
+    before = (built / "vlfeedback.jsonl").read_bytes()
+    assert cli.run([*BUILD, "--out", str(built)]) == 0
+    assert (built / "vlfeedback.jsonl").read_bytes() == before
+
+
+def test_another_rule_of_pairs_keeps_answers_and_ratings_and_another_pool_is_refused(
+    built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run([*BUILD, "--rule", "largest-gap", "--out", str(built)], capsys)
+    again = run([*BUILD, "--out", str(built)], capsys)
+    assert 0 < found["pairs"] < again["pairs"]
+    assert cli.run([*BUILD[:-1], "30", "--out", str(built)]) == 2
+    assert "other instructions" in capsys.readouterr().err
+
+
+def test_pairs_are_counted_and_written(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = run(["vlfeedback", "pairs", str(built), "--rule", "authors", "--out", str(tmp_path / "p.parquet")], capsys)
+    assert counts["rows"] == 24
+    assert counts["pairs"] + counts["ties"] + counts["skipped_non_numeric"] == 24 * 6
+    written = list(read_pairs(tmp_path / "p.parquet"))
+    assert len(written) == counts["pairs"]
+    assert {(pair.row, pair.chosen_model, pair.rejected_model) for pair in written} == {
+        (pair.row, pair.chosen_model, pair.rejected_model) for pair in read_pairs(built / "pairs.jsonl")
+    }
+
+
+def test_a_split_is_by_prompt(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = run(["vlfeedback", "pairs", str(built), "--out", str(tmp_path / "p.jsonl"), "--test-share", "0.3"], capsys)
+    train, test = (list(read_pairs(tmp_path / name)) for name in ("p.jsonl", "p-test.jsonl"))
+    assert len(train) + len(test) == counts["pairs"]
+    assert train
+    assert test
+    assert not {(p.prompt, p.images[0].name) for p in train} & {(p.prompt, p.images[0].name) for p in test}
+
+
+def test_best_answers_are_written_for_sft(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(["vlfeedback", "pairs", str(built), "--best", "--out", str(tmp_path / "best.jsonl")], capsys)
+    lines = [json.loads(line) for line in (tmp_path / "best.jsonl").read_text().splitlines()]
+    assert found["answers"] == len(lines) == 24
+    assert {"prompt", "completion", "images"} <= lines[0].keys()
+
+
+def test_pairs_convert_to_other_formats_and_back(built: Path, tmp_path: Path) -> None:
+    first = list(read_pairs(built / "pairs.jsonl"))
+    for form, name in (("povid", "a.json"), ("sharegpt", "b.jsonl"), ("rlaif-v", "c.parquet"), ("rlhf-v", "d.jsonl")):
+        assert cli.run(["vlfeedback", "convert", str(built / "pairs.jsonl"), str(tmp_path / name), "--to", form]) == 0
+        back = list(read_pairs(tmp_path / name))
+        assert [(p.prompt, p.chosen, p.rejected, p.row, p.chosen_model) for p in back] == [
+            (p.prompt, p.chosen, p.rejected, p.row, p.chosen_model) for p in first
+        ]
+
+
+def test_statistics_stand_beside_the_published_ones(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["vlfeedback", "stats", str(built), "--out", str(tmp_path / "report")]) == 0
+    assert "| Helpfulness | here |" in capsys.readouterr().out
+    assert {path.suffix for path in (tmp_path / "report").iterdir()} == {".md", ".png", ".svg"}
+
+
+def test_a_row_that_shows_a_benchmarks_picture_is_found_and_dropped(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.evaluate import load_tasks
+    from tasks.registry import registry
+    from trainers.rows import Picture, Row
+    from trainers.vlfeedback.public import write_rows
+
+    rows = list(read_rows(built))
+    shown = tmp_path / "leaked.png"
+    task = load_tasks(registry().expand(["scenes_chair"]))[0]["scenes_chair"]
+    task.doc_to_image(task.eval_docs[7])[0].save(shown)
+    leaked = Row(index=24, id="leaked", prompt="what is it?", images=(Picture(shown.name, shown),), completions=rows[0].completions)
+    write_rows([*rows, leaked], tmp_path / "with.parquet", embed_images=True)
+    options = ["--tasks", "scenes_chair", "--fingerprints", str(tmp_path / "f.sqlite")]
+    clean = run(["vlfeedback", "leaks", str(built), *options], capsys)
+    assert clean["rows_with_image"] == {"scenes_chair": 0}
+    found = run(["vlfeedback", "leaks", str(tmp_path / "with.parquet"), *options, "--drop", str(tmp_path / "kept.parquet")], capsys)
+    assert found["rows_with_image"] == {"scenes_chair": 1}
+    assert [leak["row_id"] for leak in found["leaks"] if "same image" in leak["evidence"]] == ["leaked"]
+    assert [row.id for row in read_rows(tmp_path / "kept.parquet")] == [row.id for row in rows]
+
+
+def test_a_plan_loads_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(["vlfeedback", "build", "--pool", "paper", "--rows", "1200", "--plan"], capsys)
+    assert len(found["members"]) == 12
+    assert sum(member["rows"] for member in found["members"]) == 4800
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    (
+        (["pairs", "DATA", "--out", "x.parquet", "--rule", "authrs"], "did you mean 'authors'?"),
+        (["pairs", "DATA", "--out", "x.csv"], "x.csv"),
+        (["pairs", "DATA", "--out", "x.parquet", "--aspects", "helpfulnes"], "did you mean 'helpfulness'?"),
+        (["pairs", "DATA", "--out", "x.parquet", "--weights", "helpfulness=a"], "ASPECT=NUMBER"),
+        (["pairs", "no/such", "--out", "x.parquet"], "no such file or folder"),
+        (["convert", "DATA/pairs.jsonl", "x.json", "--to", "povd"], "did you mean 'povid'?"),
+        (["leaks", "DATA", "--tasks", "scenes_char"], "did you mean 'scenes_chair'?"),
+        (["annotate", "DATA/vlfeedback.jsonl"], "--out"),
+        (["annotate", "DATA", "--mode", "jont"], "--mode 'jont': known: joint, per-aspect"),
+        (["build"], "name a --recipe, or a --pool"),
+        (["build", "--pool", "scenes", "--source", "LLaVAA"], "did you mean 'LLaVA'?"),
+        (["build", "--pool", "a@x=ftp://y"], "SERVER_URL"),
+        (["build", "--pool", "scenes", "--rule", "authrs"], "authrs"),
+        (["build", "--pool", "scenes", "--slurm", "partitoin=x", "--dry-run"], "did you mean 'partition'?"),
+    ),
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], said: str, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["vlfeedback", *(argument.replace("DATA", str(built)) for argument in arguments)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert "\n" not in error
+
+
+def test_a_part_is_rated_again_and_held_against_the_first_ratings(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(["vlfeedback", "annotate", str(built / "dataset" / "rows.parquet"), "--part", "6", "--out", str(tmp_path)], capsys)
+    assert (found["rated"], found["failed"], found["unread"]) == (6, 0, {})
+    assert cli.run(["judge", "agree", str(tmp_path / "ratings-published.jsonl"), str(tmp_path / "ratings-exact.jsonl")]) == 0
+    assert "72 items rated by both" in capsys.readouterr().out  # 6 rows x 4 answers x 3 aspects
+    assert len(list(read_rows(tmp_path / "rows-exact.jsonl", built / "images"))) == 6
+    again = run(["vlfeedback", "annotate", str(built), "--part", "0.5", "--mode", "per-aspect"], capsys)
+    assert again["rated"] == 12
+
+
+def test_hallucinations_are_injected_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "povid"
+    found = run(["povid", "inject", "scenes", "--rows", "12", "--out", str(out)], capsys)
+    pairs = list(read_pairs(out / "povid.json"))
+    assert len(pairs) == found["pairs"] == found["made"] >= 10
+    assert all(pair.chosen != pair.rejected and pair.images[0].open() for pair in pairs)
+    before = (out / "povid.json").read_bytes()
+    assert run(["povid", "inject", "scenes", "--rows", "12", "--out", str(out)], capsys) == found
+    assert (out / "povid.json").read_bytes() == before
+    assert cli.run(["povid", "noise", str(pairs[0].images[0].file), str(tmp_path / "n.png"), "--overflow", "wrap"]) == 0
+    assert "signal 0.863, noise 0.505" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_build_killed_in_decode_or_annotation_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    command = [*HARNESS, *BUILD[:-1], "600", "--out"]
+
+    def start(out: Path) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    whole = tmp_path / "whole"
+    assert start(whole).wait() == 0
+    moments: dict[str, Callable[[Path], bool]] = {
+        "decode": lambda out: any(path.stat().st_size for path in (out / "answers").glob("*.jsonl")),
+        "annotate": lambda out: (out / "ratings.jsonl").exists(),
+    }
+    for stage, reached in moments.items():
+        out = tmp_path / stage
+        running = start(out)
+        while not reached(out) and running.poll() is None:
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL, f"{stage}: it was over before it could be killed"
+        assert start(out).wait() == 0
+        for name in ("instructions.jsonl", "draw.jsonl", "ratings.jsonl", "vlfeedback.jsonl", "pairs.jsonl", "dataset/rows.parquet"):
+            ours, theirs = ((folder / name).read_bytes().replace(str(folder).encode(), b"") for folder in (out, whole))
+            assert ours == theirs, f"{stage}: {name}"
