@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,27 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from leaderboards.verdict import CountsMetric, Pair, compare, holm, interval, panel
+from harness.score import score
+from leaderboards.verdict import (
+    DETECTED,
+    CountsMetric,
+    Pair,
+    RecordsError,
+    Verdict,
+    compare,
+    compare_repeats,
+    holm,
+    interval,
+    interval_repeats,
+    panel,
+)
+from tasks import mme
 from tasks.metric import Metric, mean_of, ratio_of
+from tasks.registry import registry
 
 Records = list[dict[str, Any]]
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "mme"
 
 ACCURACY = mean_of("correct", scale=100)
 CHAIR_I = ratio_of("hallucinated", "mentions", scale=100)
@@ -107,8 +125,8 @@ def test_better_is_the_way_the_metric_points(higher_is_better: bool, up: str, do
     fall = compare(many, few, ACCURACY, higher_is_better=higher_is_better)
     assert (rise.outcome, fall.outcome) == (up, down)
     assert rise.difference == pytest.approx(60)
-    assert rise.low == pytest.approx(40)
-    assert rise.high == pytest.approx(80)
+    assert rise.low == pytest.approx(60 - 22, abs=5.3)  # 1.96 standard errors, and what can be drawn lies 5.3 apart
+    assert rise.high == pytest.approx(60 + 22, abs=5.3)
     assert rise.p == fall.p < 0.01
 
 
@@ -116,15 +134,15 @@ def test_only_images_of_both_are_compared() -> None:
     base = [*answers("correct", [1, 0, 1]), {"image": "only here", "correct": 1}]
     other = [{"image": "only there", "correct": 0}, *answers("correct", [1, 1, 1])]
     verdict = compare(base, other, ACCURACY, higher_is_better=True)
-    assert (verdict.images, verdict.other) == (3, 100)
+    assert (verdict.images, verdict.left_out, verdict.other) == (3, 2, 100)
     assert verdict.base == pytest.approx(200 / 3)
 
 
 def test_an_image_with_more_answers_on_one_side_is_named() -> None:
     base = answers("correct", [1, 0, 1])
-    with pytest.raises(ValueError, match="'image-1' has 1 records in one and 2 in the other"):
+    with pytest.raises(RecordsError, match="'image-1' has 1 records in one and 2 in the other"):
         compare(base, [*base, base[1], base[2]], ACCURACY, higher_is_better=True)
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(RecordsError, match="no image"):
         compare(base, [{"image": "x", "correct": 1}], ACCURACY, higher_is_better=True)
 
 
@@ -169,6 +187,166 @@ def test_the_same_seed_gives_the_same_verdict() -> None:
     base, other = mme_answers(rng, rng.random(30)), mme_answers(rng, rng.random(30))
     first, again, different = (compare(base, other, MME, higher_is_better=True, seed=seed) for seed in (1, 1, 2))
     assert first == again != different
+    judged = [compare_repeats([base, other], [other, base], MME, higher_is_better=True, seed=seed) for seed in (1, 1)]
+    assert judged[0] == judged[1]
+
+
+def test_a_bootstrap_of_one_category_after_the_other_has_the_spread_that_theory_knows() -> None:
+    # A sum of two means, of 10 and of 300 images: their variances add up, each with n - 1 below it.
+    rng = np.random.default_rng(8)
+    sizes, parts = {"small": 10, "large": 300}, {"small": rng.normal(0, 5, 10), "large": rng.normal(90, 20, 300)}
+    base = [{"image": f"{name}-{i}", "category": name, "x": 0.0} for name, size in sizes.items() for i in range(size)]
+    other = [{"image": f"{name}-{i}", "category": name, "x": float(x)} for name, found in parts.items() for i, x in enumerate(found)]
+    both = Metric(
+        counts=lambda rs: [f for name in sizes for f in (sum(r["x"] for r in rs if r["category"] == name), rs[0]["category"] == name)],
+        value=lambda sums: sums[..., 0] / sums[..., 1] + sums[..., 2] / sums[..., 3],
+    )
+    verdict = compare(base, other, both, higher_is_better=True)
+    error = np.sqrt(sum(found.var(ddof=1) / len(found) for found in parts.values()))
+    assert verdict.mde == pytest.approx(DETECTED * error, rel=0.03)
+    # Drawn from all images at once, what lies between the categories would come into it where a metric pools them.
+    pooled = compare(base, other, mean_of("x"), higher_is_better=True)
+    within = np.sqrt(sum(found.var(ddof=1) * len(found) for found in parts.values())) / 310
+    assert pooled.mde == pytest.approx(DETECTED * within, rel=0.03)
+
+
+def test_a_category_of_one_image_does_not_pass_for_one_without_chance() -> None:
+    values = np.random.default_rng(9).normal(0, 1, 12).tolist()
+    alone = [{"image": str(i), "category": str(i), "x": x} for i, x in enumerate(values)]
+    assert interval(alone, mean_of("x")) == interval([r | {"category": ""} for r in alone], mean_of("x"))
+    odd = [r | {"category": "usual" if i else "odd"} for i, r in enumerate(alone)]
+    low, high = interval(odd, mean_of("x"))
+    assert low is not None
+    assert high is not None
+    assert high - low > 0.5
+
+
+def test_images_that_are_in_several_categories_are_drawn_from_all() -> None:
+    rng = np.random.default_rng(10)
+    records = [{"image": str(i), "category": split, "x": float(rng.random())} for i in range(30) for split in ("random", "popular")]
+    assert interval(records, mean_of("x")) == interval([r | {"category": ""} for r in records], mean_of("x"))
+
+
+def test_the_minimum_detectable_effect_is_that_of_theory_and_none_without_spread() -> None:
+    rng = np.random.default_rng(11)
+    gain = rng.normal(0, 3, 200)
+    base, other = answers("x", [0.0] * 200), answers("x", gain.tolist())
+    verdict = compare(base, other, mean_of("x"), higher_is_better=True)
+    assert pytest.approx(2.8016, abs=1e-4) == DETECTED
+    assert verdict.mde == pytest.approx(2.8016 * gain.std(ddof=1) / np.sqrt(200), rel=0.03)
+    assert compare(base, base, mean_of("x"), higher_is_better=True).mde is None
+    assert compare(base[:1], other[:1], mean_of("x"), higher_is_better=True).mde is None
+    same_gain = answers("x", [0.3] * 200)
+    assert compare(base, same_gain, mean_of("x"), higher_is_better=True).mde is None
+
+
+def test_mcnemar_counts_questions_on_which_one_is_right() -> None:
+    base, other = answers("correct", [1] * 10 + [0] * 10), answers("correct", [1] * 9 + [0] + [1] * 8 + [0] * 2)
+    verdict = compare(base, other, ACCURACY, higher_is_better=True)
+    assert verdict.mcnemar == pytest.approx(2 * (1 + 9) / 2**9)  # 8 gained, 1 lost: of 9 throws of a coin, at most 1 of a side
+    assert compare(base, base, ACCURACY, higher_is_better=True).mcnemar == 1
+
+
+def test_mcnemar_is_for_plain_accuracy_alone() -> None:
+    rng = np.random.default_rng(12)
+    base, other = mme_answers(rng, rng.random(30)), mme_answers(rng, rng.random(30))
+    assert compare(base, other, MME, higher_is_better=True).mcnemar is None
+    assert compare(base, other, ACCURACY, higher_is_better=True).mcnemar is not None
+    assert compare(answers("x", [1, 0]), answers("x", [0, 0]), mean_of("x"), higher_is_better=True).mcnemar is None
+
+
+def test_questions_that_hang_together_make_mcnemar_too_sure_and_leave_the_outcome_alone() -> None:
+    base = [{"image": str(i), "correct": 0} for i in range(6) for _ in range(10)]
+    other = [{"image": str(i), "correct": int(i < 4)} for i in range(6) for _ in range(10)]
+    verdict = compare(base, other, ACCURACY, higher_is_better=True)
+    assert verdict.mcnemar is not None
+    assert verdict.mcnemar < 1e-9
+    assert verdict.p > 0.1
+    assert verdict.outcome == "not separable"
+
+
+def ratings(values: Sequence[float], category: str = "") -> Records:
+    return [{"image": str(i), "category": category, "rating": value} for i, value in enumerate(values)]
+
+
+RATING = mean_of("rating")
+
+
+def test_a_score_of_several_askings_is_their_mean() -> None:
+    base, other = [ratings([1, 2, 3]), ratings([2, 3, 4])], [ratings([5, 5, 5]), ratings([6, 6, 6]), ratings([4, 4, 4])]
+    verdict = compare_repeats(base, other, RATING, higher_is_better=True)
+    assert (verdict.base, verdict.other, verdict.difference) == (2.5, 5, 2.5)
+
+
+def test_one_asking_is_a_plain_comparison() -> None:
+    rng = np.random.default_rng(13)
+    base, other = ratings(rng.normal(3, 1, 40).tolist()), ratings(rng.normal(3.3, 1, 40).tolist())
+    assert compare_repeats([base], [other], RATING, higher_is_better=True) == compare(base, other, RATING, higher_is_better=True)
+    assert interval_repeats([base], RATING) == interval(base, RATING)
+
+
+def test_a_judge_that_changes_its_mind_widens_the_interval_and_one_that_repeats_itself_does_not() -> None:
+    rng = np.random.default_rng(14)
+    values = rng.normal(3, 1, 200)
+
+    def width(askings: list[Records]) -> float:
+        low, high = interval_repeats(askings, RATING)
+        assert low is not None
+        assert high is not None
+        return high - low
+
+    steady, moody = [ratings(values.tolist())] * 3, [ratings((values + mood).tolist()) for mood in (-0.5, 0.0, 0.5)]
+    assert width(steady) == pytest.approx(width(steady[:1]), rel=0.05)
+    expected = 3.92 * np.hypot(values.std(ddof=1) / np.sqrt(200), 0.5 / np.sqrt(3))
+    assert width(moody) == pytest.approx(expected, rel=0.2)  # of three askings, drawn by twos: no bell curve
+
+
+def test_what_only_the_judge_s_mood_makes_is_not_separable() -> None:
+    rng = np.random.default_rng(15)
+    values, noise = rng.normal(3, 1, 200), rng.normal(0, 0.1, 200)
+    base = [ratings((values + mood).tolist()) for mood in (-0.6, 0.5, 0.1)]
+    other = [ratings((values + noise + mood).tolist()) for mood in (0.7, -0.3, 0.2)]
+    alone = compare(base[0], other[0], RATING, higher_is_better=True)
+    together = compare_repeats(base, other, RATING, higher_is_better=True)
+    assert alone.outcome == "better"
+    assert together.outcome == "not separable"
+    assert together.p > 0.2
+
+
+def test_an_answer_that_one_asking_left_unrated_is_left_out_and_counted() -> None:
+    full, torn = ratings([1, 2, 3, 4]), ratings([1, 2, 3, 4])[:-1]
+    verdict = compare_repeats([full, torn], [full, full], RATING, higher_is_better=True)
+    assert (verdict.images, verdict.left_out, verdict.base) == (3, 1, 2)
+    with pytest.raises(RecordsError, match="every asking"):
+        compare_repeats([full[:1], full[1:]], [full], RATING, higher_is_better=True)
+    with pytest.raises(RecordsError, match="at least one asking"):
+        compare_repeats([], [full], RATING, higher_is_better=True)
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the golden MME answers are not beside the repository")
+@pytest.mark.parametrize("metric", ("perception", "cognition", "accuracy"))
+def test_the_published_answers_of_llava_are_better_than_those_of_lavin(metric: str) -> None:
+    task = registry().task("mme")
+
+    def records(folder: str) -> Records:
+        process = registry().process_results("mme")
+        return [process(s.doc, [s.answer])[metric] for s in registry().official_answers("mme")(GOLDEN / folder, None).answered]
+
+    lavin, llava = records("LaVIN"), records("llava-v1.5-13b")
+    verdict: Verdict = compare(lavin, llava, registry().metric("mme", metric), higher_is_better=task.metrics[metric].higher_is_better)
+    assert verdict.base == pytest.approx(score(task, GOLDEN / "LaVIN", None).metrics[metric])
+    assert verdict.other == pytest.approx(score(task, GOLDEN / "llava-v1.5-13b", None).metrics[metric])
+    assert verdict.images == 1187
+    if metric == "cognition":  # 130 images: 45.7 points are less than the chance in them
+        assert verdict.outcome == "not separable"
+        assert verdict.difference == pytest.approx(295.3571 - 249.6429, abs=1e-3)
+    else:
+        assert verdict.outcome == "better"
+        assert (verdict.mcnemar is not None) == (metric == "accuracy")
+    back = compare(llava, lavin, registry().metric("mme", metric), higher_is_better=True)
+    assert back.outcome == {"better": "worse"}.get(verdict.outcome, "not separable")
+    if metric == "perception":
+        assert mme.perception(llava) == pytest.approx(1531.3187, abs=1e-3)
 
 
 def coverage(simulate: Callable[[Generator], Records], metric: CountsMetric, truth: float) -> float:

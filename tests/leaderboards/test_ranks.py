@@ -1,0 +1,112 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from leaderboards.ranks import Rank, ranks
+from leaderboards.verdict import RecordsError, compare
+from tasks.metric import mean_of, ratio_of
+
+Records = list[dict[str, Any]]
+
+SCORE = mean_of("x")
+
+
+def scores(values: "np.typing.ArrayLike") -> Records:
+    return [{"image": str(index), "x": float(value)} for index, value in enumerate(np.asarray(values))]
+
+
+def test_a_clear_order_gives_single_ranks_and_close_models_share_theirs() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(50, 20, 300)
+    found = ranks(
+        {
+            "good": scores(hard + 10 + rng.normal(0, 3, 300)),
+            "bad": scores(hard - 10 + rng.normal(0, 3, 300)),
+            "so": scores(hard + rng.normal(0, 3, 300)),
+            "so too": scores(hard + rng.normal(0, 3, 300)),
+        },
+        SCORE,
+        higher_is_better=True,
+    )
+    assert found == {
+        "good": Rank(low=1, high=1, ties=()),
+        "bad": Rank(low=4, high=4, ties=()),
+        "so": Rank(low=2, high=3, ties=("so too",)),
+        "so too": Rank(low=2, high=3, ties=("so",)),
+    }
+    assert [str(rank) for rank in found.values()] == ["1", "4", "2–3", "2–3"]
+
+
+def test_where_low_is_good_the_lowest_is_first() -> None:
+    rng = np.random.default_rng(1)
+    low, high = scores(rng.normal(10, 1, 50)), scores(rng.normal(20, 1, 50))
+    found = ranks({"high": high, "low": low}, SCORE, higher_is_better=False)
+    assert found == {"high": Rank(low=2, high=2, ties=()), "low": Rank(low=1, high=1, ties=())}
+
+
+def test_a_model_between_two_that_differ_ties_with_both() -> None:
+    rng = np.random.default_rng(2)
+    noise = [rng.normal(0, 1, 100) for _ in range(3)]
+    found = ranks({name: scores(noise[i] - noise[i].mean() + 0.25 * i) for i, name in enumerate("abc")}, SCORE, higher_is_better=True)
+    assert found["c"] == Rank(low=1, high=2, ties=("b",))
+    assert found["b"] == Rank(low=1, high=3, ties=("a", "c"))
+    assert found["a"] == Rank(low=2, high=3, ties=("b",))
+
+
+def test_the_same_answers_tie() -> None:
+    same = scores([1, 2, 3, 4, 5])
+    assert ranks({"a": same, "b": same}, SCORE, higher_is_better=True) == {
+        "a": Rank(low=1, high=2, ties=("b",)),
+        "b": Rank(low=1, high=2, ties=("a",)),
+    }
+
+
+def test_a_constant_difference_on_few_images_proves_no_more_than_their_swaps_can() -> None:
+    low, high = scores([0] * 5), scores([1] * 5)
+    assert ranks({"a": low, "b": high}, SCORE, higher_is_better=True)["b"] == Rank(low=1, high=2, ties=("a",))
+    assert compare(low, high, SCORE, higher_is_better=True).outcome == "not separable"  # 2 of 32 swaps
+    low, high = scores([0] * 8), scores([1] * 8)
+    assert ranks({"a": low, "b": high}, SCORE, higher_is_better=True)["b"] == Rank(low=1, high=1, ties=())
+
+
+def test_sixty_models_can_be_told_apart() -> None:
+    rng = np.random.default_rng(3)
+    hard = rng.normal(0, 5, 200)
+    found = ranks({f"m{i}": scores(hard + i + rng.normal(0, 1, 200)) for i in range(60)}, SCORE, higher_is_better=True)
+    assert all(rank is not None and rank.low == rank.high for rank in found.values())
+    assert str(found["m59"]) == "1"
+
+
+def test_equal_models_are_put_in_a_false_order_in_at_most_5_of_100_boards() -> None:
+    rng, wrong = np.random.default_rng(4), 0
+    for board in range(400):
+        hard = rng.normal(0, 1, 60)
+        found = ranks(
+            {name: scores(hard + rng.normal(0, 1, 60)) for name in "abcde"}, SCORE, higher_is_better=True, resamples=300, seed=board
+        )
+        wrong += any(rank is not None and len(rank.ties) < 4 for rank in found.values())
+    assert 3 <= wrong <= 32  # 20 are allowed, and by chance half as many more
+
+
+def test_a_model_without_a_score_has_no_rank_and_takes_none_away() -> None:
+    rng = np.random.default_rng(5)
+    rate = ratio_of("hits", "said")
+
+    def captions(hits: float, said: int) -> Records:
+        return [{"image": str(i), "hits": float(rng.random() < hits) * said, "said": said} for i in range(50)]
+
+    found = ranks({"silent": captions(0, 0), "good": captions(0.05, 1), "bad": captions(0.9, 1)}, rate, higher_is_better=False)
+    assert found == {"silent": None, "good": Rank(low=1, high=1, ties=()), "bad": Rank(low=2, high=2, ties=())}
+    assert ranks({"silent": captions(0, 0)}, rate, higher_is_better=False) == {"silent": None}
+
+
+def test_one_model_none_and_one_image() -> None:
+    assert ranks({}, SCORE, higher_is_better=True) == {}
+    assert ranks({"a": scores([1, 2])}, SCORE, higher_is_better=True) == {"a": Rank(low=1, high=1, ties=())}
+    assert ranks({"a": scores([1]), "b": scores([2])}, SCORE, higher_is_better=True)["a"] == Rank(low=1, high=2, ties=("b",))
+
+
+def test_models_without_a_common_image_are_an_error() -> None:
+    with pytest.raises(RecordsError, match="no image is in all sets of records"):
+        ranks({"a": scores([1]), "b": scores([1]), "c": [{"image": "other", "x": 1.0}]}, SCORE, higher_is_better=True)
