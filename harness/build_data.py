@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from harness.options import UsageError
 from tasks.judge import Judge
+from trainers.errors import BadInput
 from trainers.recipe import POOLS, Data, RecipeError, find_recipe, first_problem
 from trainers.vlfeedback.build import Dataset, build_dataset
 from trainers.vlfeedback.store import write_whole
@@ -42,6 +43,8 @@ def data_of(
     answers: int | None = None,
     rule: str | None = None,
     judge: str | None = None,
+    mode: str | None = None,
+    order: str | None = None,
 ) -> Data:
     """The [data] of a recipe, or of none, with what was given in place of its values; UsageError or RecipeError name what is wrong."""
     given: dict[str, Any] = {}
@@ -56,15 +59,25 @@ def data_of(
         given["instructions"] = INSTRUCTIONS
     if sources is not None:
         given.pop("source", None)
-        given["sources"] = [] if list(sources) == ["scenes"] else [{"name": name} for name in sources]
+        given["sources"] = [] if list(sources) == ["scenes"] else [_source(text) for text in sources]
     if pool is not None:
         given["pool"] = pool[0] if len(pool) == 1 and pool[0] in POOLS else [_member(text) for text in pool]
-    wanted = {"instructions": rows, "answers": answers, "rule": rule, "judge": judge}
+    wanted = {"instructions": rows, "answers": answers, "rule": rule, "judge": judge, "mode": mode, "order": order}
     given |= {name: value for name, value in wanted.items() if value is not None}
     try:
         return Data.model_validate(given)
     except ValidationError as error:
         raise RecipeError(first_problem(error, Data)) from None
+
+
+def _source(text: str) -> dict[str, Any]:
+    name, equals, weight = text.rpartition("=")
+    if not equals:
+        return {"name": text}
+    try:
+        return {"name": name, "weight": float(weight)}
+    except ValueError:
+        raise UsageError(f"--source {text!r}: must be SOURCE, or SOURCE=WEIGHT") from None
 
 
 def _member(text: str) -> dict[str, Any]:
@@ -129,7 +142,7 @@ def _claim(out: Path, data: Data, seed: int) -> None:
     claim: dict[str, Any] = {"seed": seed, **data.model_dump(mode="json", exclude=set(PAIR_RULE))}
     for member in claim["pool"]:
         del member["url"]  # where a server is does not count
-    if path.exists():
+    if path.exists() and (out / "instructions.jsonl").exists():  # before, there is nothing that another one could spoil
         try:
             held = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
@@ -211,3 +224,32 @@ def publish(out: Path, data: Data, made: Dataset, *, embed_images: bool = True) 
     shown = {name: value for name, value in asdict(made.counts).items() if name != "rows"}
     listed = table(["what", "how many"], [[name.replace("_", " "), str(value)] for name, value in shown.items()])
     return Published(folder=folder, rows=count, counts=made.counts.to_json() | {"rows": count}, failed=made.failed, table=listed)
+
+
+def write_card(folder: Path, repository: str) -> Path:
+    """The README.md of a folder that holds rated rows, pairs, or both; BadInput where it holds neither."""
+    from trainers.vlfeedback.card import dataset_card
+    from trainers.vlfeedback.formats import read_pairs
+    from trainers.vlfeedback.public import holds_rows, read_rows
+    from trainers.vlfeedback.records import DataError, suffix
+    from trainers.vlfeedback.statistics import gather
+
+    def holds_pairs(path: Path) -> bool:
+        try:
+            return next(read_pairs(path), None) is not None
+        except DataError:
+            return False
+
+    tables = [path for path in sorted(folder.iterdir()) if path.is_file() and suffix(path)] if folder.is_dir() else []
+    rows = [path for path in tables if holds_rows(path)]
+    pairs = [path for path in tables if path not in rows and holds_pairs(path)]
+    if not rows and not pairs:
+        raise BadInput(f"{folder}: holds neither rated answers nor pairs to push")
+    statistics = gather(row for path in rows for row in read_rows(path))
+    count = sum(1 for path in pairs for _ in read_pairs(path))
+    files = {name: [path.name for path in found] for name, found in (("rows", rows), ("pairs", pairs)) if found}
+    text = dataset_card(
+        statistics.to_markdown() if rows else "", name=repository.rpartition("/")[2], rows=statistics.rows, pairs=count, files=files
+    )
+    write_whole(folder / "README.md", text)
+    return folder / "README.md"

@@ -106,13 +106,34 @@ def noise_command(
     out: Annotated[Path, typer.Argument(help="Where the noised one goes, as PNG.")],
     step: Annotated[int, typer.Option(help="Of the diffusion schedule, 0 to 999.")] = 500,
     overflow: Annotated[str, typer.Option(help="clamp, or wrap as in POVID's release.")] = "clamp",
+    size: Annotated[int | None, typer.Option(min=8, help="Also resize the picture to so many pixels a side.")] = None,
+    place: Annotated[str, typer.Option(help="Noise before the resize, as in POVID's release, or after.")] = "before",
     seed: Seed = None,
 ) -> int:
     """Show what a picture looks like after so many steps of noise."""
-    from tasks.pictures import decode
-    from trainers.povid import abar, noised
+    from typing import get_args
 
-    made = noised(decode(image.read_bytes()), seed=seed or 0, step=step, overflow=overflow)  # type: ignore[arg-type]
+    from PIL import Image
+
+    from tasks.pictures import decode
+    from trainers.povid import Place, abar, noised
+
+    if place not in get_args(Place):
+        raise UsageError(f"--place {place!r}: known: {', '.join(get_args(Place))}")
+    try:
+        made = decode(image.read_bytes()).convert("RGB")
+    except OSError as error:
+        raise UsageError(f"{image}: no picture: {error.strerror or error}") from None
+
+    def under_noise(picture: Image.Image) -> Image.Image:
+        return noised(picture, seed=seed or 0, step=step, overflow=overflow)  # type: ignore[arg-type]
+
+    if place == "before":
+        made = under_noise(made)
+    if size is not None:
+        made = made.resize((size, size), Image.Resampling.BICUBIC)
+    if place == "after":
+        made = under_noise(made)
     made.save(out, "PNG")
     tell(f"{out}: signal {abar()[step] ** 0.5:.3f}, noise {(1 - abar()[step]) ** 0.5:.3f}")
     return OK

@@ -60,6 +60,15 @@ def _rows(data: Path, images: Path | None, seen: "Seen | None" = None) -> "Itera
     return read_rows(fetch_public() if str(data) == PUBLIC else data, images, seen=seen)
 
 
+def _not_over(out: Path, data: Path) -> None:
+    """UsageError where a command would write over what it reads."""
+    from trainers.vlfeedback.public import holds_rows
+
+    within = data.is_dir() and out.resolve().parent in (data.resolve(), (data / "data").resolve())
+    if out.is_file() and data.exists() and (out.samefile(data) or (within and holds_rows(out))):
+        raise UsageError(f"{out}: is among the data that is read; name another file")
+
+
 @contextmanager
 def _ray(address: str | None) -> "Iterator[bool]":
     """Ray for the length of a command, where it was asked for."""
@@ -129,6 +138,7 @@ def pairs_command(
         "strongest": strongest,
         "balance_yes_no": balance_yes_no or None,
     }
+    _not_over(out, data)
     seen, counts = Seen(), Counts()
     asked: Rule = settle(
         find_rule(rule, **{name: value for name, value in given.items() if value is not None}), lambda: _rows(data, images)
@@ -223,6 +233,7 @@ def convert_command(
     from trainers.vlfeedback.formats import SeenPairs, read_pairs, write_pairs
     from trainers.vlfeedback.public import Seen, write_rows
 
+    _not_over(out, source)
     if to == "vlfeedback":
         seen = Seen()
         count = write_rows(_rows(source, images, seen), out, embed_images=embed_images)
@@ -322,6 +333,9 @@ def leaks_command(
     from trainers.vlfeedback.public import write_rows
     from trainers.vlfeedback.store import write_whole
 
+    for written in (drop, out):
+        if written is not None:
+            _not_over(written, source)
     chosen = registry().expand([name for given in tasks for name in given.split(",") if name])
     rated = is_rows(source) or str(source) == PUBLIC
     if ray is not None:
@@ -359,13 +373,18 @@ def leaks_command(
 
 @vlfeedback_app.command("push")
 def push_command(
-    folder: Annotated[Path, typer.Argument(help="A folder with README.md and its tables, as `build` leaves in its dataset/.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder with tables, as `build` leaves in dataset/; it gets a README.md where it has none.")
+    ],
     repository: Annotated[str, typer.Argument(help="OWNER/NAME on the hub.")],
     public: Annotated[bool, typer.Option("--public", help="For everybody to see; without, a private dataset.")] = False,
 ) -> int:
     """Upload a dataset to the hub. HF_TOKEN and HF_ENDPOINT are used."""
+    from harness.build_data import write_card
     from trainers.vlfeedback.card import push
 
+    if not (folder / "README.md").exists():
+        tell(f"{write_card(folder, repository)}: written")
     print(push(folder, repository, private=not public))
     return OK
 
@@ -374,7 +393,8 @@ def push_command(
 def build_command(
     recipe: Annotated[str | None, typer.Option(help="A recipe, whose [data] is built; options below replace its values.")] = None,
     source: Annotated[
-        list[str] | None, typer.Option(help="Where instructions come from: scenes, a declared source, a path, hub:OWNER/NAME; repeatable.")
+        list[str] | None,
+        typer.Option(help="Where instructions come from: scenes, a declared source, a path, hub:OWNER/NAME; with =WEIGHT; repeatable."),
     ] = None,
     pool: Annotated[
         list[str] | None,
@@ -385,6 +405,8 @@ def build_command(
     rule: Annotated[str | None, typer.Option("--rule", help="Which answer of two is chosen, as for `pairs`.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the dataset and all that leads to it.")] = Path("runs/vlfeedback"),
     judge: Annotated[str | None, typer.Option(help="Who rates: exact (scenes only), or a model of an OpenAI-compatible server.")] = None,
+    mode: Annotated[str | None, typer.Option(help="joint: all aspects in one call; per-aspect: a call each.")] = None,
+    order: Annotated[str | None, typer.Option(help="Of the texts: shuffled by the seed, or authors: as drawn.")] = None,
     judge_url: JudgeUrl = None,
     ledger: LedgerPath = LEDGER,
     judge_budget: JudgeBudget = None,
@@ -408,7 +430,7 @@ def build_command(
     """From instructions to preference pairs: sample, answer by a pool, rate, pair up, count. Goes on where it was left."""
     from harness.build_data import build, data_of, publish
 
-    data = data_of(recipe, sources=source, pool=pool, rows=rows, answers=answers, rule=rule, judge=judge)
+    data = data_of(recipe, sources=source, pool=pool, rows=rows, answers=answers, rule=rule, judge=judge, mode=mode, order=order)
     if plan:
         from harness.pool import plan_pool
 

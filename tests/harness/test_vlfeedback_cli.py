@@ -149,6 +149,10 @@ def test_a_plan_loads_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         (["convert", "DATA/pairs.jsonl", "x.json", "--to", "povd"], "did you mean 'povid'?"),
         (["leaks", "DATA", "--tasks", "scenes_char"], "did you mean 'scenes_chair'?"),
         (["annotate", "DATA/vlfeedback.jsonl"], "--out"),
+        (["pairs", "DATA/vlfeedback.jsonl", "--out", "DATA/vlfeedback.jsonl"], "is among the data that is read"),
+        (["convert", "DATA", "DATA/vlfeedback.jsonl", "--to", "vlfeedback"], "is among the data that is read"),
+        (["build", "--pool", "scenes", "--source", "LLaVA=much"], "SOURCE=WEIGHT"),
+        (["build", "--pool", "scenes", "--mode", "jont"], "jont"),
         (["annotate", "DATA", "--mode", "jont"], "--mode 'jont': known: joint, per-aspect"),
         (["build"], "name a --recipe, or a --pool"),
         (["build", "--pool", "scenes", "--source", "LLaVAA"], "did you mean 'LLaVA'?"),
@@ -188,6 +192,38 @@ def test_hallucinations_are_injected_and_recorded(tmp_path: Path, capsys: pytest
     assert (out / "povid.json").read_bytes() == before
     assert cli.run(["povid", "noise", str(pairs[0].images[0].file), str(tmp_path / "n.png"), "--overflow", "wrap"]) == 0
     assert "signal 0.863, noise 0.505" in capsys.readouterr().err
+
+
+def test_a_source_that_is_not_there_claims_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["vlfeedback", "build", "--pool", "scenes", "--rows", "8", "--out", str(tmp_path / "data")]
+    assert cli.run([*command, "--source", "no/such/file.jsonl"]) == 2
+    assert cli.run([*command, "--source", "scenes"]) == 0
+
+
+def test_tables_without_a_card_get_one_when_they_are_pushed(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert cli.run(["vlfeedback", "push", str(tmp_path), "me/data"]) == 2
+    assert "neither rated answers nor pairs" in capsys.readouterr().err
+    assert cli.run(["vlfeedback", "convert", str(built), str(tmp_path / "rows.parquet"), "--to", "vlfeedback"]) == 0
+    assert cli.run(["vlfeedback", "push", str(tmp_path), "me/data"]) == 1  # nobody is there
+    text = (tmp_path / "README.md").read_text()
+    assert "config_name: rows" in text
+    assert "| Helpfulness | here |" in text
+
+
+def test_noise_goes_before_or_after_the_resize(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    picture = str(next((built / "images").iterdir()))
+    for place in ("before", "after"):
+        assert cli.run(["povid", "noise", picture, str(tmp_path / f"{place}.png"), "--size", "120", "--place", place]) == 0
+    before, after = (Image.open(tmp_path / f"{place}.png") for place in ("before", "after"))
+    assert before.size == after.size == (120, 120)
+    assert before.tobytes() != after.tobytes()
+    assert cli.run(["povid", "noise", str(tmp_path / "none.png"), "x.png"]) == 2
+    assert "none.png: no picture" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from trainers.vlfeedback.instructions import Instruction
 from trainers.vlfeedback.pairs import Counts, pair_up, rule_of, settle
 from trainers.vlfeedback.public import write_rows
 from trainers.vlfeedback.sampling import instructions_of
-from trainers.vlfeedback.store import Rows, write_whole
+from trainers.vlfeedback.store import Rows, sole, write_whole
 
 Report = Callable[[str, int, int], None]
 """Told (stage, done, total)."""
@@ -65,8 +65,9 @@ def build_dataset(
             tell(f"{name}: {member.missing} of {member.wanted} answers failed ({why}); the same command asks again")
     given = read_answers(folder)
     answers = {instruction.id: given.get(instruction.id, {}) for instruction in instructions}
-    rated = Rows(folder / "ratings.jsonl")
-    with use_judge(judge):
+    path = folder / "ratings.jsonl"
+    with use_judge(judge), sole(path, wait=True):  # another process may be rating here
+        rated = Rows(path)
         failed += annotate(
             items_of(instructions, answers, images),
             rated,

@@ -6,7 +6,7 @@ push(folder, "somebody/vlfeedback-scenes", private=True)
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,14 @@ def dataset_card(
     name: str,
     rows: int,
     pairs: int = 0,
-    files: Mapping[str, str],
+    files: Mapping[str, str | Sequence[str]],
     judge: str = "",
     licence: str = PUBLIC_LICENCE,
     sources: Mapping[str, str] | None = None,
 ) -> str:
     """The README.md of a dataset repository.
 
-    `files` maps a configuration ("rows", "pairs") to its file or pattern; `sources` maps where instructions and images are from to their
+    `files` maps a configuration ("rows", "pairs") to its files; `sources` maps where instructions and images are from to their
     licences; `statistics_markdown` goes in as it is.
     """
     import yaml
@@ -46,7 +46,10 @@ def dataset_card(
         "language": ["en"],
         "size_categories": [_size(max(rows, pairs))],
         "tags": ["preference", "dpo", "rlaif", "vision-language", "vlfeedback"],
-        "configs": [{"config_name": config, "data_files": pattern} for config, pattern in files.items()],
+        "configs": [
+            {"config_name": config, "data_files": pattern if isinstance(pattern, str) else list(pattern)}
+            for config, pattern in files.items()
+        ],
     }
     made = f"{rows:,} instructions about images, each answered by several models" + (f"; {pairs:,} preference pairs" if pairs else "")
     rated = f"Answers are rated by {_line(judge)}" if judge else "Answers are rated"
