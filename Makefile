@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup demo test bench clean
+.PHONY: setup demo test browser bench clean
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+# A headless Chromium for tests/browser, by npm; without it these tests are skipped.
+browser:
+	npm ci --prefix tests/browser
 
 bench: $(READY)
 	$(BIN)/pytest -o addopts=--import-mode=importlib tests/bench --benchmark-only -q

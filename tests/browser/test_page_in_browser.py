@@ -1,0 +1,468 @@
+"""The page as its readers meet it: in a real browser, by mouse and keyboard, wide and narrow, light and dark, and full of hostile words."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from zlib import crc32
+
+import pytest
+from PIL import Image
+
+from leaderboards.entry import Entry
+from leaderboards.page import page, write_page
+from leaderboards.plot import Point
+from leaderboards.sample import Sample
+from leaderboards.verdict import Verdict
+
+OWNED = "window.owned = (window.owned || 0) + 1"
+HOSTILE = (
+    f"<script>{OWNED}</script>",
+    f"</script><script>{OWNED}</script>",
+    f"<img src=x onerror='{OWNED}'>",
+    f'"><svg onload="{OWNED}">',
+    f"'-({OWNED})-'",
+    f"javascript:{OWNED}",
+    "{{ 7 * 7 }} ${7 * 7} <!-- --> ]]> &lt;b&gt; \u202eevil\u2066",
+)
+METRICS = [("chair", "chair_s", "%", False, True), ("chair", "length", "words", True, False), ("pope", "f1", "%", True, True)]
+METRICS.append(("mmhal", "score", "0-6", True, True))
+MODELS = ("base", "runs/dpo/checkpoint-24", "runs/dpo/checkpoint-47", "runs/sft/checkpoint-47")
+QUESTIONS = 30
+
+
+def entry(model: str, metric: tuple[str, str, str, bool, bool], value: float | None, **changes: Any) -> Entry:
+    task, name, unit, up, headline = metric
+    usual: dict[str, Any] = {
+        "run": f"run-{crc32(model.encode())}",
+        "model": model,
+        "task": task,
+        "version": "1",
+        "metric": name,
+        "value": value,
+        "unit": unit,
+        "higher_is_better": up,
+        "headline": headline,
+        "samples": QUESTIONS,
+        "low": None if value is None else value - 0.2,
+        "high": None if value is None else value + 0.2,
+        "limit": None,
+        "judge": "gpt" if task == "mmhal" else None,
+        "seconds": 60.0,
+        "cost": 1.25 if task == "mmhal" else 0.0,
+        "created": "2026-01-31T12:00:00+00:00",
+        "provenance": {"weights": "12ab"},
+    }
+    return Entry(**usual | changes)
+
+
+def sample(model: str, number: int, *, correct: bool, **changes: Any) -> Sample:
+    usual: dict[str, Any] = {
+        "run": f"run-{crc32(model.encode())}",
+        "task": "pope",
+        "id": f"q{number}",
+        "image": f"scene-{number % 3}",
+        "prompt": f"Is there a cat in picture {number}?",
+        "answer": "yes, a cat" if correct else "no, a dog",
+        "records": {"f1": {"image": f"scene-{number % 3}", "category": "random" if number % 2 else "popular", "correct": correct}},
+        "reply": f"Judged {model}.",
+    }
+    return Sample(**usual | changes)
+
+
+ENTRIES = [entry(model, metric, 3.0 + place - len(metric[1]) / 10) for place, model in enumerate(MODELS) for metric in METRICS]
+ENTRIES[6] = entry(MODELS[1], METRICS[2], None)
+BASE, TUNED = MODELS[0], MODELS[2]
+
+# Question 0 is fixed, 1 is broken, 2 failed to generate, of the rest each third is wrong on both sides.
+SAMPLES = [sample(BASE, id, correct=id != 0 and not (id > 2 and id % 3 == 0)) for id in range(QUESTIONS)]
+SAMPLES += [sample(TUNED, id, correct=id != 1 and not (id > 2 and id % 3 == 0)) for id in range(QUESTIONS)]
+SAMPLES[QUESTIONS + 2] = sample(TUNED, 2, correct=True, answer=None, records={}, reply=None)
+
+
+def logs(run: str) -> list[Sample]:
+    return [sample for sample in SAMPLES if sample.run == run]
+
+
+def thumbnail(task: str, image: str) -> bytes | None:
+    data = io.BytesIO()
+    Image.new("RGB", (64, 48), ("red", "green", "blue")[int(image[-1])]).save(data, "WEBP")
+    return data.getvalue()
+
+
+def verdict(entry: Entry) -> Verdict:
+    return Verdict(
+        difference=2.0, low=1.0, high=3.0, p=0.001, base=1.0, other=3.0, images=30, higher_is_better=entry.higher_is_better, mde=0.7
+    )
+
+
+CURVES = {"chair_s (%)": {"dpo": [Point(step=step, entry=ENTRIES[4 * place]) for place, step in enumerate((0, 24, 47))]}}
+
+
+def html(**changes: Any) -> str:
+    usual: dict[str, Any] = {
+        "title": "Board",
+        "base": BASE,
+        "samples": logs,
+        "thumbnails": thumbnail,
+        "verdicts": {e.key: verdict(e) for e in ENTRIES if e.model != BASE and e.headline and e.value is not None},
+        "curves": CURVES,
+    }
+    return page(ENTRIES, **usual | changes)
+
+
+class Opened:
+    """A page in the browser, and what it tried and said."""
+
+    def __init__(self, view: Any) -> None:
+        self.view = view
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.dialogs: list[str] = []
+        view.on("request", lambda request: self.requests.append(request.url))
+        view.on("pageerror", lambda error: self.errors.append(str(error)))
+        view.on("console", lambda message: self.errors.append(message.text))
+        view.on("dialog", self._dismiss)
+
+    def _dismiss(self, dialog: Any) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.view, name)
+
+    @property
+    def outside(self) -> list[str]:
+        return [url for url in self.requests if not url.startswith(("file:", "data:"))]
+
+    def flips(self) -> None:
+        """Come to the flips, and wait for them."""
+        self.view.locator("#flips").scroll_into_view_if_needed()
+        self.tally("both right")
+
+    def until(self, condition: str) -> None:
+        """Wait for an expression to hold; Playwright's own waiting would need the page to allow eval."""
+        end = monotonic() + 10
+        while not self.view.evaluate(condition):
+            assert monotonic() < end, f"never: {condition}"
+            self.view.wait_for_timeout(20)
+
+    def tally(self, wanted: str) -> str:
+        """The line above the cases, once it holds `wanted`."""
+        self.until(f"document.querySelector('#tally').textContent.includes({wanted!r})")
+        return str(self.view.locator("#tally").text_content())
+
+    def column(self) -> list[str]:
+        """The models of the leaderboard, as they stand."""
+        return [str(text) for text in self.view.locator("#board tbody tr:visible th bdi").all_text_contents()]
+
+
+Open = Callable[..., Opened]
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
+    contexts = []
+
+    def open_page(text: str, *, width: int = 1280, scheme: str = "light", script: str = "", **options: Any) -> Opened:
+        path = tmp_path / "page.html"
+        write_page(path, text)
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce", **options)
+        contexts.append(context)
+        if script:
+            context.add_init_script(script)
+        found = Opened(context.new_page())
+        found.goto(path.as_uri())
+        return found
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def test_it_opens_without_an_error_and_without_asking_anybody(opened: Open) -> None:
+    board = opened(html())
+    board.flips()
+    assert board.errors == []
+    assert board.outside == []
+    assert board.title() == "Board"
+
+
+def test_hostile_words_are_read_and_never_run(opened: Open) -> None:
+    everywhere = "\n".join(HOSTILE)
+    models = [f"{text} {index}" for index, text in enumerate(HOSTILE)]
+    columns = [
+        (f"task {everywhere}", f"metric {everywhere}", everywhere, True, True),
+        *((f"{i}{everywhere}", "m", "", True, True) for i in "ab"),
+    ]
+    changes = {"judge": everywhere, "version": everywhere, "provenance": {everywhere: everywhere}}
+    entries = [entry(model, column, 1.0 + place, **changes) for place, model in enumerate(models) for column in columns]
+    samples = [
+        sample(
+            model,
+            id,
+            correct=id % 2 == place % 2,
+            task=columns[0][0],
+            id=f"{id} {everywhere}",
+            prompt=everywhere,
+            answer=f"{place} {everywhere}",
+        )
+        for place, model in enumerate(models)
+        for id in range(3)
+    ]
+    samples = [
+        Sample(**{**vars(s), "image": everywhere, "reply": everywhere, "records": {"m": {**s.records["f1"], "category": everywhere}}})
+        for s in samples
+    ]
+    points = [Point(step=step, entry=entries[0]) for step in (0, 5)]
+    text = page(
+        entries,
+        title=everywhere,
+        base=models[0],
+        samples=lambda run: [s for s in samples if s.run == run],
+        verdicts={e.key: verdict(e) for e in entries},
+        curves={everywhere: {everywhere: points}},
+        notes=[everywhere],
+    )
+    board = opened(text)
+    board.flips()
+    board.locator("[data-after]").first.click()
+    board.locator("#flip-form [name=kind]").select_option("all")
+    board.tally("Showing 3.")
+    for control in ("columns", "theme"):
+        assert board.locator(f"#{control}").is_visible()
+    board.locator("#columns").select_option("t1")
+    for button in board.locator(".sort:visible").all():
+        button.click()
+    answer = board.locator(".answer").first.text_content()
+    assert answer.partition(" ")[2] == everywhere
+    assert board.locator("article h3").first.text_content().startswith(everywhere)
+    assert board.evaluate("window.owned") is None
+    assert (board.dialogs, board.outside, board.errors) == ([], [], [])
+    assert board.locator("body script:not([type])").count() == 1
+    assert (
+        board.evaluate("[...document.querySelectorAll('*')].filter(e => [...e.attributes].some(a => a.name.startsWith('on'))).length") == 0
+    )
+
+
+def test_the_policy_stops_a_script_that_escaping_let_through(opened: Open) -> None:
+    """As if the template had lost its escaping."""
+    injected = f"<script>{OWNED}</script><img src='https://example.org/x.png' onerror='{OWNED}'><base href='https://example.org/'>"
+    text = html()
+    assert "<main" in text
+    board = opened(text.replace("<main", f"{injected}<main", 1))
+    board.flips()
+    assert board.evaluate("window.owned") is None
+    assert board.evaluate("document.baseURI").startswith("file:")
+    assert any("Content Security Policy" in error for error in board.errors)
+    with pytest.raises(Exception, match="TrustedHTML"):
+        board.evaluate("document.body.innerHTML = '<b>x</b>'")
+
+
+def test_a_header_sorts_by_mouse_and_keyboard_and_says_how(opened: Open) -> None:
+    board = opened(html())
+    head = board.locator("#board th", has_text="f1")
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert board.column() == [MODELS[3], MODELS[2], MODELS[0], MODELS[1]]  # the one without a score is last
+    head.get_by_role("button").focus()
+    board.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert board.column() == [MODELS[0], MODELS[2], MODELS[3], MODELS[1]]  # and stays last
+    assert board.locator("#board th[aria-sort]").count() == 1
+    board.locator("#board th", has_text="chair_s").get_by_role("button").click()
+    assert board.column() == [MODELS[0], MODELS[1], MODELS[2], MODELS[3]]  # lower is better: the best first
+
+
+def test_a_filter_leaves_the_models_with_these_letters_everywhere(opened: Open) -> None:
+    board = opened(html())
+    board.locator("#filter").fill("DPO")
+    board.until("document.querySelector('#count').textContent === '2 of 4 models'")
+    assert set(board.column()) == {MODELS[1], MODELS[2]}
+    assert board.locator("#cost tbody tr:visible").count() == 2
+    assert board.locator("#tasks .bars >> nth=0").locator("tbody tr:visible").count() == 2
+    board.locator("#filter").fill("")
+    board.until("document.querySelector('#count').textContent === ''")
+    assert len(board.column()) == 4
+
+
+def test_metrics_are_chosen_by_headline_all_or_task(opened: Open) -> None:
+    board = opened(html())
+
+    def shown() -> list[str]:
+        return [str(text) for text in board.locator("#board th:visible .metric").all_text_contents()]
+
+    assert shown() == ["Model", "chair_s", "f1", "score"]
+    board.locator("#columns").select_option("all")
+    assert shown() == ["Model", "chair_s", "length", "f1", "score"]
+    board.locator("#columns").select_option(label="All of chair")
+    assert shown() == ["Model", "chair_s", "length"]
+    board.locator("#columns").select_option("headline")
+    assert shown() == ["Model", "chair_s", "f1", "score"]
+
+
+def test_flips_are_counted_and_shown_with_image_answers_and_the_judges_words(opened: Open) -> None:
+    board = opened(html())
+    board.flips()
+    form = board.locator("#flip-form")
+    form.locator("[name=after]").select_option(label=TUNED)
+    wrong = sum(id > 2 and id % 3 == 0 for id in range(QUESTIONS))
+    right = QUESTIONS - 3 - wrong
+    assert board.tally("Showing 2.").startswith(f"1 better, 1 worse, {wrong} both wrong, {right} both right, 1 not scored on a side.")
+    case = board.locator("article").first
+    assert case.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+    assert case.locator("img").get_attribute("alt") == "Image scene-0"
+    assert "Is there a cat in picture 0?" in case.inner_text()
+    sides = case.locator(".side").all_inner_texts()
+    assert [("no, a dog" in sides[0], "wrong" in sides[0]), ("yes, a cat" in sides[1], "right" in sides[1])] == [(True, True), (True, True)]
+    assert "Judged base." in sides[0]
+    assert case.locator("mark").all_text_contents() == ["no", "dog", "yes", "cat"]
+    form.locator("[name=kind]").select_option("unscored")
+    board.tally("Showing 1.")
+    assert "Generation failed." in board.locator("article").inner_text()
+    form.locator("[name=kind]").select_option("all")
+    form.locator("[name=category]").select_option("popular")
+    board.tally("Showing 15.")
+    form.locator("[name=words]").fill("picture 12?")
+    board.tally("Showing 1.")
+
+
+def test_more_cases_come_on_demand_and_the_reader_goes_on_where_they_begin(opened: Open) -> None:
+    board = opened(html())
+    board.flips()
+    board.locator("#flip-form [name=kind]").select_option("all")
+    board.tally(f"Showing {QUESTIONS}.")
+    assert board.locator("article").count() == 20
+    board.locator("#more").click()
+    assert board.locator("article").count() == QUESTIONS
+    assert not board.locator("#more").is_visible()
+    assert "picture 20?" in board.evaluate("document.activeElement.textContent")
+
+
+def test_a_mark_in_the_table_leads_to_the_flips_behind_it(opened: Open) -> None:
+    board = opened(html())
+    board.locator(f"#board [data-task=pope][data-after='{TUNED}']").click()
+    board.tally("Showing 2.")
+    chosen = board.locator("#flip-form select").evaluate_all("selects => selects.map(select => select.selectedOptions[0].textContent)")
+    assert chosen[:4] == ["pope", BASE, TUNED, "better or worse"]
+    board.until("document.querySelector('#flips').getBoundingClientRect().top < 300")
+
+
+def test_no_answer_is_opened_before_somebody_looks(opened: Open) -> None:
+    count = "const Real = DecompressionStream; window.opened = 0;"
+    count += "window.DecompressionStream = class extends Real { constructor(kind) { super(kind); window.opened += 1; } };"
+    board = opened(html(), script=count)
+    board.locator("#board th", has_text="f1").get_by_role("button").click()
+    assert board.evaluate("window.opened") == 0
+    board.flips()
+    assert board.evaluate("window.opened") == 3  # the questions, and two models' answers
+    board.locator("#flip-form [name=kind]").select_option("all")
+    board.tally(f"Showing {QUESTIONS}.")
+    assert board.evaluate("window.opened") == 3
+
+
+def test_answers_that_cannot_be_opened_are_said_to_be(opened: Open) -> None:
+    text = html()
+    place = text.index('<script type="text/plain" id="b1">') + len('<script type="text/plain" id="b1">')
+    board = opened(text[:place] + "AAAA" + text[place + 4 :])
+    board.locator("#flips").scroll_into_view_if_needed()
+    assert "could not be opened" in board.tally("could not be opened")
+    assert board.locator("article").count() == 0
+
+
+@pytest.mark.parametrize("width", (400, 1280))
+def test_it_fits_the_window_and_wide_tables_scroll_by_themselves(opened: Open, width: int) -> None:
+    board = opened(html(title="A-title-without-any-place-to-break-" * 5), width=width)
+    board.flips()
+    board.locator("#columns").select_option("all")
+    assert board.evaluate("document.documentElement.scrollWidth") == width
+    region = board.locator("#board .scroll")
+    assert region.get_attribute("aria-label")
+    if width == 400:
+        assert region.evaluate("region => region.scrollWidth > region.clientWidth")
+        region.evaluate("region => { region.scrollLeft = 200; }")
+        assert board.locator("#board tbody th").first.bounding_box()["x"] >= 0  # the model's name stays in sight
+
+
+@pytest.mark.parametrize("width", (400, 1280))
+@pytest.mark.parametrize("scheme", ("light", "dark"))
+def test_axe_finds_nothing_to_complain_about(opened: Open, axe: str, width: int, scheme: str) -> None:
+    board = opened(html(notes=["A file was skipped."]), width=width, scheme=scheme, bypass_csp=True)
+    board.flips()
+    board.locator("#columns").select_option("all")
+    board.locator("[data-trace]").first.click()
+    board.locator("#runs summary").first.click()
+    board.evaluate(axe)
+    found = board.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    assert [(rule["id"], [node["html"][:160] for node in rule["nodes"]][:3]) for rule in found["violations"]] == []
+    assert len(found["passes"]) > 20
+
+
+def test_the_theme_follows_the_system_until_it_is_chosen_and_the_choice_stays(opened: Open) -> None:
+    board = opened(html(), scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = board.evaluate(background)
+    button = board.locator("#theme")
+    assert button.get_attribute("aria-label") == "Use light colours"
+    button.click()
+    light = board.evaluate(background)
+    assert light == "rgb(255, 255, 255)" != dark
+    board.reload()
+    assert board.evaluate(background) == light
+
+
+def test_the_keyboard_reaches_the_content_first_and_every_focus_is_seen(opened: Open) -> None:
+    board = opened(html())
+    board.keyboard.press("Tab")
+    assert board.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert board.evaluate("document.activeElement.getBoundingClientRect().left") == 0
+    reached = set()
+    for _ in range(60):
+        board.keyboard.press("Tab")
+        style = "(element => [element.id || element.ariaLabel, getComputedStyle(element).outlineStyle])(document.activeElement)"
+        name, outline = board.evaluate(style)
+        reached.add(name)
+        if name is not None:
+            assert outline in ("solid", "auto"), name
+    assert {"theme", "filter", "columns", "Leaderboard table, scrolls"} <= reached
+
+
+def test_a_chosen_model_comes_forward_in_the_profile(opened: Open) -> None:
+    board = opened(html())
+    button = board.locator("[data-trace]").nth(2)
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    assert board.locator(".trace.on").get_attribute("data-model") == button.get_attribute("data-trace")
+    opacities = board.locator(".trace").evaluate_all("traces => traces.map(trace => getComputedStyle(trace).opacity)")
+    assert sorted(opacities) == ["0.15", "0.15", "0.15", "1"]
+    button.click()
+    assert board.locator(".picked").count() == 0
+
+
+def test_among_many_models_each_chosen_one_gets_a_colour_of_its_own(opened: Open) -> None:
+    names = [f"model-{index}" for index in range(20)]
+    board = opened(
+        page([entry(name, metric, 2.0 + len(name) / 10 + place) for place, name in enumerate(names) for metric in METRICS], title="Many")
+    )
+    for place in (0, 4, 9):
+        board.locator("[data-trace]").nth(place).click()
+    strokes = board.locator(".trace.on").evaluate_all("traces => traces.map(trace => getComputedStyle(trace).color)")
+    borders = board.locator("[data-trace][aria-pressed=true]").evaluate_all("all => all.map(one => getComputedStyle(one).borderLeftColor)")
+    assert len(set(strokes)) == 3
+    assert sorted(strokes) == sorted(borders)
+    board.locator("[data-trace]").nth(4).click()
+    assert board.locator(".trace.on").count() == 2
+    head = board.locator("#board th").first
+    before = head.bounding_box()["y"]
+    board.locator("#board .scroll").evaluate("region => { region.scrollTop = 300; }")
+    assert head.bounding_box()["y"] == before  # the header stays over so many rows
+
+
+def test_without_a_script_every_score_is_there(opened: Open) -> None:
+    board = opened(html(), java_script_enabled=False)
+    text = board.locator("#board").inner_text()
+    assert all(f"{entry.value:.1f}" in text for entry in ENTRIES if entry.value is not None and entry.unit != "0-6")
+    assert "length" in text
+    assert board.locator("#tools").is_hidden()
+    assert board.locator("noscript").is_visible()

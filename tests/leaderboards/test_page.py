@@ -1,0 +1,361 @@
+"""The page as text: complete, escaped, the same each time. What a browser makes of it is tested under tests/browser."""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from leaderboards.charts import bars, curve, profile
+from leaderboards.entry import Entry
+from leaderboards.page import Mark, PageError, mark, page, write_page
+from leaderboards.plot import Point
+from leaderboards.ranks import Rank
+from leaderboards.sample import Sample
+from leaderboards.verdict import Verdict
+
+MakeEntry = Callable[..., Entry]
+MakeSample = Callable[..., Sample]
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&`{{7*7}}"
+
+
+def picture(colour: str, kind: str = "WEBP") -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (32, 32), colour).save(data, kind)
+    return data.getvalue()
+
+
+def verdict(difference: float, p: float, **changes: Any) -> Verdict:
+    usual: dict[str, Any] = {"base": 19.3, "other": 19.3 + difference, "images": 300, "higher_is_better": False}
+    return Verdict(difference=difference, low=difference - 2, high=difference + 2, p=p, **usual | changes)
+
+
+def index(html: str) -> list[dict[str, Any]]:
+    """What the page's script reads first."""
+    found = re.search(r'<script type="application/json" id="index">(.*?)</script>', html, re.S)
+    assert found
+    logs: list[dict[str, Any]] = json.loads(found[1])["logs"]
+    return logs
+
+
+def block(html: str, id: str) -> Any:
+    found = re.search(rf'<script type="text/plain" id="{id}">(.*?)</script>', html)
+    assert found
+    return json.loads(gzip.decompress(base64.b64decode(found[1])))
+
+
+def text_of(html: str) -> str:
+    """What is read: the page without its scripts, style and tags."""
+    body = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def logs_of(*samples: Sample) -> Callable[[str], Sequence[Sample]]:
+    def load(run: str) -> list[Sample]:
+        if not (own := [sample for sample in samples if sample.run == run]):
+            raise FileNotFoundError(run)
+        return own
+
+    return load
+
+
+@pytest.fixture
+def two(make_entry: MakeEntry) -> list[Entry]:
+    return [make_entry(), make_entry(run="run-2", model="tuned", value=4.0, low=2.0, high=6.5)]
+
+
+def test_the_same_board_gives_the_same_page(two: list[Entry], make_sample: MakeSample) -> None:
+    samples = logs_of(make_sample(), make_sample(run="run-2"))
+    first, second = (page(two, title="Board", samples=samples, thumbnails=lambda task, image: picture("red")) for _ in range(2))
+    assert first == second
+
+
+def test_every_score_stands_in_the_table_with_its_interval_and_what_it_lacks(make_entry: MakeEntry) -> None:
+    entries = [
+        make_entry(unscored=2, failed=1, unparsed=4, limit=50, samples=50),
+        make_entry(model="other", value=None, low=None, high=None),
+    ]
+    text = text_of(page(entries, title="Board"))
+    assert "19.3 [15.3, 23.0]" in text
+    assert "47/50, 1 failed, 4 unparsed, limit 50" in text
+    assert "Partial: a run with a limit" in text
+
+
+def test_leaked_training_rows_are_named_beside_the_score(make_entry: MakeEntry) -> None:
+    assert "12 leaked" in text_of(page([make_entry(provenance={"leaks": "12"})], title="Board"))
+    assert "leaked" not in text_of(page([make_entry(provenance={"leaks": "0"})], title="Board")).replace("leaks 0", "")
+
+
+def test_versions_and_judges_never_share_a_column(make_entry: MakeEntry) -> None:
+    entries = [make_entry(), make_entry(version="2"), make_entry(judge="gpt", task="mmhal"), make_entry(judge="exact", task="mmhal")]
+    html = page(entries, title="Board")
+    head = re.search(r'<table class="scores">.*?</thead>', html, re.S)
+    assert head
+    assert head[0].count("<th ") == 1 + 4
+    assert {"version 1", "version 2", "judge gpt", "judge exact"} <= set(re.findall(r"(?:version|judge) \w+", text_of(head[0])))
+
+
+def test_rows_come_best_first_and_say_so(make_entry: MakeEntry) -> None:
+    values: dict[str, float | None] = {"middle": 5.0, "none": None, "worst": 9.0, "best": 1.0}
+    entries = [make_entry(model=model, value=value, low=None, high=None) for model, value in values.items()]
+    board = page(entries, title="Board").split('id="tasks"')[0]
+    assert re.findall(r'<tr data-model="(\w+)"', board) == ["best", "middle", "worst", "none"]
+    assert 'aria-sort="ascending"' in board  # lower is better
+
+
+def test_verdicts_are_marked_in_the_cell_and_listed(two: list[Entry]) -> None:
+    html = page(two, title="Board", base="base", verdicts={two[1].key: verdict(-15.3, 0.001, mde=4.2)})
+    text = text_of(html)
+    assert "▲ -15.3 better" in text
+    assert re.search(r"scenes_chair CHAIR_s \(%\) ↓ 19.3 4.0 -15.3 \[-17.3, -13.3\] 0.0010 4.2 300 ▲ better", text)
+
+
+def test_a_difference_that_is_not_separable_is_no_improvement(two: list[Entry]) -> None:
+    text = text_of(page(two, title="Board", base="base", verdicts={two[1].key: verdict(-15.3, 0.2)}))
+    assert "≈ -15.3 not separable" in text
+    assert "▲ -15.3" not in text
+
+
+def test_ranks_are_shown_as_intervals(two: list[Entry]) -> None:
+    text = text_of(page(two, title="Board", ranks={two[0].key: Rank(low=1, high=2, ties=("tuned",))}))
+    assert "rank 1–2" in text
+
+
+def test_a_base_that_is_not_on_the_board_is_an_error_with_the_nearest_name(two: list[Entry]) -> None:
+    with pytest.raises(PageError, match=r"'tunde' is not on the board; did you mean 'tuned'\? known: 'base', 'tuned'"):
+        page(two, title="Board", base="tunde")
+
+
+def test_a_verdict_on_a_score_that_is_not_shown_is_an_error(two: list[Entry]) -> None:
+    with pytest.raises(PageError, match="verdict or rank of 'gone' on scenes_chair CHAIR_s"):
+        page(two, title="Board", base="base", verdicts={("gone", *two[1].key[1:]): verdict(-1, 0.5)})
+
+
+def test_words_from_models_and_data_never_become_markup(make_entry: MakeEntry, make_sample: MakeSample) -> None:
+    entry = make_entry(
+        model=HOSTILE, task=HOSTILE, metric=HOSTILE, unit=HOSTILE, judge=HOSTILE, version=HOSTILE, provenance={HOSTILE: HOSTILE}
+    )
+    sample = make_sample(id=HOSTILE, image=HOSTILE, task=HOSTILE, prompt=HOSTILE, answer=HOSTILE, reply=HOSTILE, records={HOSTILE: {}})
+    curves = {HOSTILE: {HOSTILE: [Point(step=0, entry=entry), Point(step=9, entry=entry)]}}
+    html = page(
+        [entry], title=HOSTILE, base=HOSTILE, samples=logs_of(sample), curves=curves, notes=[HOSTILE], verdicts={entry.key: verdict(0, 1)}
+    )
+    assert "<img" not in html
+    assert html.count("<script") == html.count("</script>") == 1 + len(index(html)) * 2 + 1
+    assert "49" not in text_of(html).replace("19.3", "")
+    assert text_of(html).count("{{7*7}}") > 5
+
+
+def test_invisible_and_reversing_characters_are_left_out_of_names(make_entry: MakeEntry) -> None:
+    html = page([make_entry(model="good\u202egnp.exe\u200b\x00")], title="a\u202eb")
+    assert not re.search("[\u202e\u200b\x00]", html)
+    assert "goodgnp.exe" in html
+
+
+def test_half_a_surrogate_pair_does_not_cost_the_page(make_entry: MakeEntry, make_sample: MakeSample, tmp_path: Path) -> None:
+    html = page(
+        [make_entry(provenance={"note": "\ud800"})], title="\ud800", samples=logs_of(make_sample(answer="\ud800 cat", prompt="\udfff"))
+    )
+    write_page(tmp_path / "page.html", html)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == html
+
+
+def test_nothing_is_fetched_and_only_the_known_script_and_style_may_run(two: list[Entry], make_sample: MakeSample) -> None:
+    html = page(two, title="Board", samples=logs_of(make_sample()), thumbnails=lambda task, image: picture("red"))
+    assert not re.search(r"https?:|//\w", re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S))
+    assert not re.search(r"""\s(src|on\w+|style)=|@import|url\(""", re.sub(r"<script\b.*?</script>", "", html, flags=re.S))
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy
+    rules = unescape(policy[1])
+    assert rules.startswith("default-src 'none';")
+    assert "unsafe" not in rules
+    for tag in ("script", "style"):
+        content = re.search(rf"<{tag}>(.*?)</{tag}>", html, re.S)
+        assert content
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in rules
+
+
+def test_answers_are_kept_once_per_run_beside_the_questions(two: list[Entry], make_sample: MakeSample) -> None:
+    old = make_sample(reply="Judge: wrong.", records={"CHAIR_s": {"image": "scene-0", "hallucinated": 2, "category": "kitchen"}})
+    new = make_sample(run="run-2", answer=None, records={}, prompt="Describe it.")
+    html = page(two, title="Board", samples=logs_of(old, new))
+    (log,) = index(html)
+    assert block(html, log["block"]) == [["0", "Describe it.", None, "scene-0", "kitchen"]]
+    answers = {run["name"]: block(html, run["block"]) for run in log["logs"]}
+    assert [run["name"] for run in log["logs"]] == ["tuned", "base"]  # best first
+    assert answers["base"][0][1:4] == ["A red circle.", ["2 hallucinated", -2.0, 0], "Judge: wrong."]
+    assert answers["tuned"][0][1:4] == [None, None, None]  # a failed generation is no empty answer and has no mark
+    assert (answers["tuned"][0][4], answers["base"][0][4]) == (None, "Describe the image.")  # only a prompt that differs is kept
+
+
+def test_of_too_many_answers_those_stay_on_which_models_differ(two: list[Entry], make_sample: MakeSample) -> None:
+    samples = [make_sample(run=run, id=str(id), answer=run if id in (3, 7) else "same") for run in ("run-1", "run-2") for id in range(10)]
+    html = page(two, title="Board", samples=logs_of(*samples), answers=6)
+    (log,) = index(html)
+    assert (log["asked"], log["kept"]) == (10, 3)
+    assert [question[0] for question in block(html, log["block"])] == ["0", "3", "7"]
+
+
+def test_a_log_that_cannot_be_read_is_named_and_a_missing_one_is_not_an_error(two: list[Entry], make_sample: MakeSample) -> None:
+    def load(run: str) -> list[Sample]:
+        if run == "run-1":
+            raise ValueError("run-1.samples.parquet: its digest differs")
+        raise FileNotFoundError(run)
+
+    html = page(two, title="Board", samples=load)
+    assert "Answers of run run-1 are left out: run-1.samples.parquet: its digest differs" in text_of(html)
+    assert 'id="flips"' not in html
+
+
+def test_a_picture_is_kept_once_however_often_it_is_shown(two: list[Entry], make_sample: MakeSample) -> None:
+    samples = [make_sample(run=run, id=str(id), image=f"scene-{id}") for run in ("run-1", "run-2") for id in range(4)]
+    asked: list[tuple[str, str]] = []
+
+    def thumbnails(task: str, image: str) -> bytes | None:
+        asked.append((task, image))
+        return None if image == "scene-3" else picture("red" if image == "scene-2" else "blue")
+
+    html = page(two, title="Board", samples=logs_of(*samples), thumbnails=thumbnails)
+    assert html.count("data:image/webp;base64,") == 2
+    assert sorted(asked) == [("scenes_chair", f"scene-{id}") for id in range(4)]
+    assert [row[2] for row in block(html, index(html)[0]["block"])] == ["p0", "p0", "p1", None]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    (
+        (b"<svg onload=alert(1)>", "is no JPEG, PNG or WebP"),
+        (b"RIFF\0\0\0\0AVI ", "is no JPEG, PNG or WebP"),
+        (b"\xff\xd8\xff" + bytes(70_000), "has 70003 bytes, more than 65536"),
+    ),
+)
+def test_a_thumbnail_that_is_no_small_image_is_an_error(two: list[Entry], make_sample: MakeSample, data: bytes, message: str) -> None:
+    with pytest.raises(PageError, match=f"'scene-0' of scenes_chair {message}"):
+        page(two, title="Board", samples=logs_of(make_sample()), thumbnails=lambda task, image: data)
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    (
+        ({"correct": True, "rating": 1}, Mark(label="right", score=1.0, right=True)),
+        ({"correct": False}, Mark(label="wrong", score=0.0, right=False)),
+        ({"rating": 4}, Mark(label="rating 4", score=4.0, right=True)),
+        ({"rating": 2}, Mark(label="rating 2", score=2.0, right=False)),
+        ({"hallucinated": 0}, Mark(label="none hallucinated", score=0.0, right=True)),
+        ({"hallucinated": 3}, Mark(label="3 hallucinated", score=-3.0, right=False)),
+        ({"words": 12}, None),
+    ),
+)
+def test_an_answer_is_marked_by_what_its_task_counted(make_sample: MakeSample, record: dict[str, Any], expected: Mark | None) -> None:
+    assert mark(make_sample(records={"other": {"words": 1}, "m": record}), "m") == expected
+
+
+def test_a_failed_generation_or_an_unscored_answer_has_no_mark(make_sample: MakeSample) -> None:
+    assert mark(make_sample(answer=None, records={"m": {"correct": False}}), "m") is None
+    assert mark(make_sample(records={}), "m") is None
+
+
+def test_a_tasks_cost_counts_once_however_many_metrics_it_has(make_entry: MakeEntry) -> None:
+    judged = {"task": "mmhal", "judge": "gpt", "cost": 1.5, "seconds": 60.0, "samples": 96, "failed": 6}
+    entries = [make_entry(metric="score", **judged), make_entry(metric="rate", **judged), make_entry(cost=0.5, seconds=30.0)]
+    cost = text_of(page(entries, title="Board")).split("Judge cost and time")[1]
+    # 96 + 300 samples, 90 of them judged; 2 USD, 1.5 minutes.
+    assert "base gpt 396 90 2.00 22.22 1.5" in cost
+
+
+def test_what_ran_is_listed_with_the_task_where_tasks_differ(make_entry: MakeEntry) -> None:
+    entries = [
+        make_entry(provenance={"seed": "0", "task": "aa"}),
+        make_entry(task="pope", metric="f1", provenance={"seed": "0", "task": "bb"}),
+    ]
+    runs = text_of(page(entries, title="Board")).split("What ran for the scores")[1]
+    assert "seed 0 task aa (scenes_chair) task bb (pope)" in runs
+
+
+def test_an_empty_board_is_a_page_too() -> None:
+    assert "No results." in text_of(page([], title="Board"))
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "page.html"
+    write_page(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_page(path, "\ud800")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_making_a_page_loads_no_model_library() -> None:
+    code = "import sys; from leaderboards.page import page; page([], title='x'); print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"torch", "transformers", "lm_eval", "datasets", "matplotlib", "pandas", "tasks", "trainers", "harness"} & set(loaded)
+
+
+def test_bars_stand_in_order_on_an_axis_that_holds_all_intervals(make_entry: MakeEntry) -> None:
+    values: dict[str, tuple[float | None, float | None, float | None]] = {
+        "b": (50.0, 40.0, 60.0),
+        "none": (None, None, None),
+        "a": (90.0, 80.0, 100.0),
+    }
+    entries = [make_entry(model=m, value=v, low=low, high=high, higher_is_better=True) for m, (v, low, high) in values.items()]
+    chart = bars(entries, base="b")
+    assert [row.model for row in chart.rows] == ["a", "b", "none"]
+    best, base, none = chart.rows
+    assert none.at is none.low is none.high is None
+    assert base.is_base
+    places = [base.low, base.at, base.high, best.low, best.at, best.high]
+    assert places == sorted(place for place in places if place is not None)
+    assert 0 <= min(tick.at for tick in chart.ticks) <= max(tick.at for tick in chart.ticks) <= 100
+    assert [tick.text for tick in chart.ticks] == ["40", "60", "80", "100"]
+
+
+def test_ticks_have_the_decimals_that_tell_them_apart(make_entry: MakeEntry) -> None:
+    chart = bars([make_entry(value=5.31, low=5.2, high=5.5, unit="0-6")], base=None)
+    texts = [tick.text for tick in chart.ticks]
+    assert len(set(texts)) == len(texts) >= 2
+
+
+def test_a_curve_has_a_point_for_each_scored_checkpoint_and_a_band_where_there_are_intervals(make_entry: MakeEntry) -> None:
+    points = [Point(step=20, entry=make_entry(value=4.0)), Point(step=0, entry=make_entry(value=19.3))]
+    points.append(Point(step=10, entry=make_entry(value=None, low=None, high=None)))
+    chart = curve("CHAIR", {"dpo": points, "empty": []})
+    assert chart is not None
+    (line,) = chart.lines
+    assert [step for step, _ in line.numbers] == [0, 20]
+    (first, second) = line.dots
+    assert first[0] < second[0]
+    assert first[1] < second[1]  # the higher score stands higher, at the smaller y
+    assert len(line.band.split()) == 4
+    assert len(line.whiskers) == 2
+    assert chart.summary.startswith("CHAIR against training step. dpo: 19.3 [15.3, 23.0] at step 0, 4.0 ")
+    assert curve("CHAIR", {"dpo": points[2:]}) is None
+
+
+def test_the_best_is_on_top_of_every_axis_of_the_profile(make_entry: MakeEntry) -> None:
+    columns = [
+        [make_entry(metric=metric, model=model, value=value, higher_is_better=up) for model, value in (("a", 1.0), ("b", 2.0))]
+        for metric, up in (("x", True), ("y", False), ("z", True))
+    ]
+    columns[1].pop()  # b has no y
+    columns[1].append(make_entry(metric="y", model="c", value=3.0, higher_is_better=False))
+    drawing = profile(columns, ["a", "b", "c"])
+    assert drawing is not None
+    a, b, c = drawing.traces
+    assert [axis.best for axis in drawing.axes] == ["2.0", "1.0", "2.0"]
+    assert a.dots[0][1] > b.dots[0][1]
+    assert a.dots[1][1] < c.dots[0][1]
+    assert b.segments == []  # a gap on either side
+    assert len(a.segments) == 1
+    assert profile(columns[:2], ["a", "b", "c"]) is None
