@@ -54,7 +54,9 @@ from harness.options import (
     tell,
 )
 from harness.povid_cli import povid_app
+from harness.train_cli import train_command
 from harness.vlfeedback_cli import vlfeedback_app
+from harness.watch_cli import watch_command
 
 if TYPE_CHECKING:
     from harness.evaluate import Evaluation
@@ -73,6 +75,8 @@ app.add_typer(tasks_app, name="tasks")
 app.add_typer(judge_app, name="judge")
 app.add_typer(models_app, name="models")
 app.add_typer(vlfeedback_app, name="vlfeedback")
+app.command("train")(train_command)
+app.command("watch")(watch_command)
 app.add_typer(povid_app, name="povid")
 
 ANSWERS = Path("runs") / "answers.sqlite"
@@ -427,19 +431,33 @@ def _exact(value: float) -> str:
 def train_then_eval_command(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE (runs/RECIPE-seedN with --seed).")] = None,
+    tasks: Annotated[list[str] | None, typer.Option(help="Tasks or suites in place of the recipe's; repeatable, or by commas.")] = None,
     judge: Annotated[str | None, typer.Option(help="Another judge than the recipe's.")] = None,
+    judge_url: JudgeUrl = None,
+    ledger: LedgerPath = LEDGER,
+    judge_budget: JudgeBudget = None,
+    judge_set: JudgeSet = None,
+    early_stop: Annotated[
+        list[str] | None, typer.Option(help="TASK or TASK.METRIC: end training once it is significantly worse than the base's; repeatable.")
+    ] = None,
+    require_better: Annotated[
+        list[str] | None, typer.Option(help="TASK or TASK.METRIC: exit 3 unless the last checkpoint is better than the base; repeatable.")
+    ] = None,
     limit: Limit = None,
     seed: Seed = None,
     max_failed: MaxFailed = 0.05,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
-    """Score the base, build preference data, train, score every checkpoint, give the verdict. Finishes an interrupted run."""
+    """Score the base, build or read preference data, train, score every checkpoint, give the verdict. Finishes an interrupted run."""
     from trainers.recipe import find_recipe
 
-    found = find_recipe(recipe, **({} if seed is None else {"seed": seed}))
+    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    if tasks:
+        changes["tasks"] = [name for given in tasks for name in given.split(",") if name]
+    found = find_recipe(recipe, **changes)
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
-    rater = judge_of(judge or (found.data.judge if found.data else "exact"))
+    rater = judge_of(judge or (found.data.judge if found.data else "exact"), judge_url, ledger, judge_budget, given=judge_set)
     if dry_run:
         from harness.plan import steps_of
 
@@ -447,13 +465,15 @@ def train_then_eval_command(
         return OK
     from harness.progress import Stages
     from harness.run_report import to_json, write_report
-    from harness.train_then_eval import train_then_eval
+    from harness.train_then_eval import train_then_eval, unmet
 
     with Stages() as stages:
-        outcome = train_then_eval(found, folder, rater, limit=limit, tell=stages.tell, report=stages.report)
+        outcome = train_then_eval(found, folder, rater, limit=limit, early_stop=early_stop or [], tell=stages.tell, report=stages.report)
         report = write_report(outcome)
     print(to_json(outcome) if as_json else report)
     tell(f"report: {folder / 'report.md'}")
+    if require_better and (why := unmet(outcome, require_better)):
+        return say(why, REGRESSED)
     return OK if outcome.lost <= max_failed else say(f"{outcome.lost:.0%} of a task's samples failed or stayed unscored", LOSSY)
 
 
@@ -493,37 +513,6 @@ def lm_eval_command(context: typer.Context) -> int:
     from harness.lm_eval_cli import main as lm_eval
 
     return lm_eval(context.args)
-
-
-@app.command("train")
-def train_command(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
-    seed: Seed = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> int:
-    """Pretrain embedded models from nothing. (Preference training is part of train-then-eval.)"""
-    from trainers.recipe import find_recipe
-
-    found = find_recipe(recipe, **({} if seed is None else {"seed": seed}))
-    if found.pretraining is None:
-        raise UsageError(f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`")
-    folder = out or Path("runs") / found.name
-    if dry_run:
-        from harness.plan import steps_of
-
-        print_plan(f"{found.name}: {found.trainer}", steps_of(found, None), folder)
-        return OK
-    from harness.progress import Stages
-    from trainers.job import Job, trainer
-
-    with Stages() as stages:
-        job = Job(recipe=found, out=folder, progress=lambda done, total: stages.report(f"train {found.name}", done, total))
-        checkpoints = trainer(found.trainer)(job)
-    lines = [checkpoint.path.as_posix() for checkpoint in checkpoints]
-    print(json.dumps({"checkpoints": lines}) if as_json else "\n".join(lines))
-    return OK
 
 
 @app.command("leaderboard")

@@ -20,7 +20,7 @@ from harness.judging import over_repeats, repeats
 from harness.models.clock import Clock
 from harness.models.load import quiet
 from harness.models.spec import ModelSpec
-from harness.provenance import digest_of_files, digest_of_model, environment
+from harness.provenance import digest_of_files, digest_of_model, environment, training_of
 from harness.score import count
 from leaderboards.board import Board
 from leaderboards.entry import Entry
@@ -159,6 +159,7 @@ def evaluate(
         of_task=lambda task: (
             _of_task(task, data, official_prompts)
             | _of_judge(task, judge)
+            | training_of(spec, task.name)
             | (dict(calibration or {}) if task.judged else {})
             | ({"revision": revisions[task.name]} if task.name in revisions else {})
         ),

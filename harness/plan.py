@@ -12,20 +12,25 @@ def steps_of(recipe: Recipe, limit: int | None) -> list[str]:
             for name, stage in stages.items()
         ]
     data, training = recipe.data, recipe.training
-    assert data is not None
     assert training is not None
-    count = min(limit, data.instructions) if limit else data.instructions
-    answers = min(data.answers, len(data.pool))
     documents = f" ({limit} documents each)" if limit else ""
-    steps = [
-        f"score {recipe.base} on {', '.join(recipe.tasks)}{documents}",
-        f"{count} instructions from {', '.join(source.name for source in data.sources) or data.source}",
-        f"{answers} answers each from {', '.join(member.name for member in data.pool)}: {count * answers} answers",
-        f"{count} calls to judge {data.judge} ({answers} answers a call)",
-        f"pairs by rule {data.rule!r}, then {recipe.trainer}: batches of {training.batch_size}, {training.epochs:g} epochs, "
-        f"learning rate {training.learning_rate:g}, LoRA r {training.lora.r}",
-    ]
+    steps = [f"score {recipe.base} on {', '.join(recipe.tasks)}{documents}"]
+    if data is not None:
+        count = min(limit, data.instructions) if limit else data.instructions
+        answers = min(data.answers, len(data.pool))
+        steps += [
+            f"{count} instructions from {', '.join(source.name for source in data.sources) or data.source}",
+            f"{answers} answers each from {', '.join(member.name for member in data.pool)}: {count * answers} answers",
+            f"{count} calls to judge {data.judge} ({answers} answers a call)",
+            f"pairs by rule {data.rule!r}",
+        ]
+    if recipe.dataset is not None:
+        steps.append(f"read {recipe.dataset.read}; of rated answers {recipe.dataset.take} by rule {recipe.dataset.rule!r}")
+    adapters = "all weights" if training.lora is None else f"LoRA r {training.lora.r}"
+    numbers = f"{training.epochs:g} epochs, learning rate {training.learning_rate:g}, {adapters}"
+    steps.append(f"{recipe.trainer}: batches of {training.batch_size}, {numbers}")
     if recipe.control:
         steps.append("the same by SFT on the chosen answers, as control")
-    scored = f"score {training.checkpoints} checkpoints{' and the last of the control' if recipe.control else ''}"
-    return [*steps, scored, "verdicts, report.md, hallucination.png"]
+    when = f"every checkpoint, one each {training.save_steps} steps" if training.save_steps else f"{training.checkpoints} checkpoints"
+    scored = f"score {when}{' and the last of the control' if recipe.control else ''}"
+    return [*steps, scored, "verdicts, best checkpoint, model cards, report.md with its plot"]

@@ -144,6 +144,18 @@ def digest_of_model(spec: ModelSpec, *, strict: bool = False) -> dict[str, str]:
     return found
 
 
+def training_of(spec: ModelSpec, task: str) -> dict[str, str]:
+    """What a checkpoint's note says of its training data: their digest, and how many of their rows show pictures of `task`."""
+    folder = Path(spec.pretrained) if spec.adapter is None else spec.adapter
+    try:
+        note = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        leaks = note.get("leaks", {}).get(task)
+        found = {"training data": str(note["data"])} if "data" in note else {}
+        return found | ({"leaks": str(int(leaks))} if leaks is not None else {})
+    except (OSError, ValueError, TypeError, AttributeError):  # no checkpoint of ours
+        return {}
+
+
 def digest_of_files(paths: list[Path]) -> str:
     """sha256 of some files' bytes, 16 hex digits."""
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)).hexdigest()[:16]

@@ -1,26 +1,33 @@
-"""The report of one train-then-eval run: what the screen shows at its end and `report.md` keeps."""
+"""The reports of a train-then-eval run and of a watched folder: what the screen shows at their end and `report.md`, `watch.md` keep."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from harness.best import Best, Scores, best, headlines
+from harness.checkpoint_checks import Checks
+from harness.checkpoint_checks import render as render_checks
+from harness.diagnostics import LEGEND, alarms, length_metrics, lengths_of, read_log, training_table
+from harness.model_card import leaks_in_words, write_cards
 from harness.train_then_eval import Outcome
+from harness.watch import Watched
 from leaderboards.board import Board
 from leaderboards.entry import Entry
 from leaderboards.plot import Point, learning_curves
 from leaderboards.report import cell, differences, leaderboard, table
-from tasks.registry import registry
+from tasks.registry import TaskSpec, registry
+from trainers.vlfeedback.store import write_whole
 
 EXAMPLES = 3
 EXAMPLES_ARE = "The first images on which the base hallucinated and whose answer has changed."
 
 
 def write_report(outcome: Outcome) -> str:
-    """The report as markdown, written to the run folder with its plot."""
+    """The report as markdown, written to the run folder with its plot; a model card is written into every checkpoint."""
     text = render(outcome)
-    temporary = outcome.out / ".report.md"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(outcome.out / "report.md")
+    write_whole(outcome.out / "report.md", text)
+    write_cards(outcome)
     return text
 
 
@@ -38,8 +45,13 @@ def render(outcome: Outcome) -> str:
     for label, verdicts in outcome.verdicts.items():
         parts += [f"## {cell(label)}", "Paired on the same images; p from a permutation test over images, Holm-adjusted over the table."]
         parts.append(differences(verdicts, units))
-    if _plot(outcome):
-        parts += ["## Hallucination against training step", "![CHAIR and coverage against training step](hallucination.png)"]
+    if plotted := _plot(outcome):
+        parts += plotted
+    main = [checkpoint.path.as_posix() for checkpoint in outcome.of_arm(outcome.recipe.trainer)]
+    parts += ["## Best checkpoint", _best(outcome.best, main)]
+    parts += ["## Training", _alarms(outcome), _training(outcome)]
+    seen = render_checks(outcome.checks) if isinstance(outcome.checks, Checks) else f"Not known: {cell(outcome.checks)}."
+    parts += ["## Does it see?", seen]
     parts += [
         "## Before and after",
         EXAMPLES_ARE,
@@ -71,7 +83,7 @@ def _summary(outcome: Outcome) -> str:
         f"**{cell(name)}: {verdict.outcome}**" for name, verdict in outcome.verdicts[main].items() if verdict.outcome != "not separable"
     ]
     same = [cell(name) for name, verdict in outcome.verdicts[main].items() if verdict.outcome == "not separable"]
-    last = [c.path.as_posix() for c in outcome.checkpoints if c.arm == outcome.recipe.trainer][-1]
+    last = outcome.last
     text = f"`{last}` against `{outcome.base}`: " + (", ".join(found) if found else "nothing separable") + "."
     if same:
         text += f" Not separable: {', '.join(same)}."
@@ -81,30 +93,75 @@ def _summary(outcome: Outcome) -> str:
     return f"{text}\n\n{note}" if note else text
 
 
-def _plot(outcome: Outcome) -> bool:
-    wanted = [name for name in outcome.recipe.curves if any(f"{e.task}.{e.metric}" == name for e in outcome.entries)]
-    if not wanted:
-        return False
+def _plot(outcome: Outcome) -> list[str]:
+    """The recipe's curves, or else those of the headline metrics."""
+    there = {f"{entry.task}.{entry.metric}": entry.headline for entry in outcome.entries}
+    named = [name for name in outcome.recipe.curves if name in there]
+    wanted = named or [name for name, headline in there.items() if headline]
     arms = list(dict.fromkeys(checkpoint.arm for checkpoint in outcome.checkpoints))
+    steps = {arm: [(checkpoint.step, checkpoint.path.as_posix()) for checkpoint in outcome.of_arm(arm)] for arm in arms}
+    file = "hallucination.png" if named else "scores.png"
+    if not curves(outcome.entries, outcome.base, steps, wanted, outcome.out / file):
+        return []
+    if named:
+        return ["## Hallucination against training step", f"![CHAIR and coverage against training step]({file})"]
+    return ["## Scores against training step", f"![Headline scores against training step]({file})"]
+
+
+def curves(
+    entries: Sequence[Entry], base: str | None, steps: Mapping[str, Sequence[tuple[int, str]]], wanted: Sequence[str], path: Path
+) -> bool:
+    """Plot metrics ("task.metric") of each arm's models by step, from the base at step 0; whether there was anything to plot."""
     lines: dict[str, dict[str, list[Point]]] = {}
     for name in wanted:
-        by_model = {entry.model: entry for entry in outcome.entries if f"{entry.task}.{entry.metric}" == name}
-        unit = next(iter(by_model.values())).unit
-        lines[f"{name} ({unit})"] = {
-            arm: [
-                Point(step=0, entry=by_model[outcome.base]),
-                *(Point(step=c.step, entry=by_model[c.path.as_posix()]) for c in outcome.checkpoints if c.arm == arm),
-            ]
-            for arm in arms
-        }
-    learning_curves(lines, outcome.out / "hallucination.png")
-    return True
+        by_model = {entry.model: entry for entry in entries if f"{entry.task}.{entry.metric}" == name}
+        models = {arm: [*([(0, base)] if base is not None else []), *own] for arm, own in steps.items()}
+        points = {arm: [Point(step=step, entry=by_model[model]) for step, model in own if model in by_model] for arm, own in models.items()}
+        if any(points.values()):
+            unit = next(iter(by_model.values())).unit
+            lines[f"{name} ({unit})"] = points
+    if lines:
+        learning_curves(lines, path)
+    return bool(lines)
+
+
+def _best(found: Best, models: Sequence[str]) -> str:
+    """Which checkpoint to take, and what the others lack."""
+    if len(models) == 1:
+        return f"There is one alone, `{models[0]}`."
+    taken = f"`{found.model}`" if found.model is not None else "None: each is significantly worse than another by some metric"
+    text = f"{taken}. The earliest that is by no headline metric significantly worse than the highest score of the run's checkpoints:"
+    text += f" paired tests on the same images, Holm-adjusted over {found.comparisons} comparisons. It is chosen on the images it is"
+    text += " scored on, so that verdicts are on the last checkpoint, which nobody chose."
+    rows = []
+    for model in models:
+        highest = [cell(name) for name, top in found.highest.items() if top == model]
+        rows.append([cell(model), ", ".join(highest), ", ".join(cell(name) for name in found.worse.get(model, ("not scored",)))])
+    return f"{text}\n\n{table(['checkpoint', 'highest by', 'worse by'], rows)}"
+
+
+def _alarms(outcome: Outcome) -> str:
+    stopped = [f"- **stopped early**: {cell(outcome.stop.words)}"] if outcome.stop is not None else []
+    return "\n".join([*stopped, *(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in outcome.alarms)]) or "No alarm."
+
+
+def _training(outcome: Outcome) -> str:
+    """The log beside how long answers are."""
+    metrics = length_metrics([registry().task(name) for name in dict.fromkeys(entry.task for entry in outcome.entries)])
+    steps = {checkpoint.path.as_posix(): checkpoint.step for checkpoint in outcome.of_arm(outcome.recipe.trainer)}
+    answers: dict[int, dict[str, float]] = {step: {} for step in steps.values()}
+    for entry in outcome.entries:
+        if (entry.task, entry.metric) in metrics and entry.model in steps and entry.value is not None:
+            answers[steps[entry.model]][entry.task] = entry.value
+    assert outcome.recipe.training is not None
+    shown = training_table(outcome.log, outcome.recipe.training.beta, answers)
+    return f"{LEGEND}\n\n{shown}" if shown else "Nothing was logged."
 
 
 def _examples(outcome: Outcome) -> list[str]:
     """Answers before and after: the first images on which the base hallucinated and the answer changed, or any that changed."""
     board = Board(outcome.out / "board")
-    last = [c.path.as_posix() for c in outcome.checkpoints if c.arm == outcome.recipe.trainer][-1]
+    last = outcome.last
     task = outcome.recipe.examples
     runs = {entry.model: entry.run for entry in outcome.entries if entry.task == task}
     if not runs:
@@ -132,13 +189,17 @@ def _image(out: Path, id: str) -> str:
 
 
 def _data(outcome: Outcome) -> str:
-    counts = outcome.dataset.counts
-    yes = sum(pair.chosen == "yes" for pair in outcome.dataset.pairs)
-    no = sum(pair.chosen == "no" for pair in outcome.dataset.pairs)
+    material, built = outcome.material, outcome.material.built
+    leaks = f"Held against the tasks: {leaks_in_words(outcome)}."
+    if built is None:
+        return f"{cell(material.words)}. {leaks}"
+    counts = built.counts
+    yes = sum(pair.chosen == "yes" for pair in built.pairs)
+    no = sum(pair.chosen == "no" for pair in built.pairs)
     text = f"{counts.rows} rated instructions gave {counts.pairs} pairs ({yes} choose yes, {no} choose no); {counts.ties} ties, "
     text += f"{counts.refused} pairs refused by rule {outcome.recipe.data.rule!r}, " if outcome.recipe.data else ""
     text += f"{counts.unrated} answers without a rating, {counts.balanced_away} dropped to balance yes and no; "
-    return text + f"{outcome.dataset.failed} answers and ratings failed."
+    return text + f"{built.failed} answers and ratings failed. {leaks}"
 
 
 def _seconds(outcome: Outcome) -> str:
@@ -147,7 +208,7 @@ def _seconds(outcome: Outcome) -> str:
 
 
 def _next_commands(outcome: Outcome) -> str:
-    last = [c.path.as_posix() for c in outcome.checkpoints if c.arm == outcome.recipe.trainer][-1]
+    last = outcome.last
     board = (outcome.out / "board").as_posix()
     commands = [
         f"harness eval --model {last} --tasks {' '.join(outcome.recipe.tasks)}    # score a checkpoint again, by itself",
@@ -164,5 +225,47 @@ def to_json(outcome: Outcome) -> str:
     from leaderboards.entry import to_json as entry_json
 
     verdicts = {label: {name: verdict_json(verdict) for name, verdict in found.items()} for label, found in outcome.verdicts.items()}
-    entries: Sequence[Entry] = outcome.entries
-    return json.dumps({"run": outcome.out.as_posix(), "entries": [entry_json(entry) for entry in entries], "verdicts": verdicts})
+    return json.dumps(
+        {
+            "run": outcome.out.as_posix(),
+            "entries": [entry_json(entry) for entry in outcome.entries],
+            "verdicts": verdicts,
+            "best": outcome.best.model,
+            "alarms": [asdict(alarm) for alarm in outcome.alarms],
+            "checks": outcome.checks.to_json() if isinstance(outcome.checks, Checks) else None,
+            "stopped": None if outcome.stop is None else asdict(outcome.stop),
+            "leaks": dict(outcome.material.leaks),
+        }
+    )
+
+
+def write_watch_report(folder: Path, out: Path, watched: Watched, base: str | None, tasks: Sequence[TaskSpec]) -> str:
+    """What a watched folder has to show so far, written to `out` as watch.md with watch.png; `base` is its name on the board."""
+    scores = Scores(Board(out / "board"))
+    models = [(found.step, watched.names[found.path]) for found in watched.found]
+    names = [name for _, name in models]
+    shown = [entry for entry in scores.entries if entry.headline and entry.model in (base, *names)]
+    shown.sort(key=lambda entry: (entry.model != base, names.index(entry.model) if entry.model in names else -1))
+    scored = [name for name in names if any(entry.model == name for entry in shown)]
+    parts = [f"# Checkpoints of {cell(folder.as_posix())}", leaderboard(shown)]
+    if watched.failed:
+        parts.append("\n".join(f"- **not scored**: `{path.as_posix()}`: {cell(why)}" for path, why in watched.failed.items()))
+    if watched.torn:
+        parts.append("\n".join(f"- not whole: `{path.as_posix()}`: {cell(why)}" for path, why in watched.torn.items()))
+    if base is not None and scored:
+        units = {f"{task.name}.{metric}": spec.unit for task in tasks for metric, spec in task.all_metrics.items()}
+        parts += [f"## `{scored[-1]}` against `{base}`", differences(scores.panel(base, scored[-1], headlines(tasks)), units)]
+    wanted = [".".join(metric) for metric in headlines(tasks)]
+    if scored and curves(scores.entries, base, {"checkpoints": models}, wanted, out / "watch.png"):
+        parts.append("![Scores against training step](watch.png)")
+    if len(scored) > 1:
+        parts += ["## Best checkpoint", _best(best(scores, scored, headlines(tasks)), scored)]
+    log = read_log(folder)
+    if log:
+        lengths = lengths_of(scores, base, scored[-1], tasks) if base is not None and scored else {}
+        total = max((found.of or found.step for found in watched.found), default=log[-1].step)
+        found = alarms(log, total=total, lengths=lengths)
+        parts += ["## Alarms", "\n".join(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in found) or "None."]
+    text = "\n\n".join(parts) + "\n"
+    write_whole(out / "watch.md", text)
+    return text

@@ -1,6 +1,7 @@
 """Walk 2: a recipe to checkpoints, and every checkpoint to the board.
 
-    base scored -> instructions, answers, ratings, pairs -> trained (and its SFT control) -> every checkpoint scored -> verdict -> report
+    base scored -> preference data built or read, held against the tasks -> trained (and its SFT control), every checkpoint scored as soon
+    as it is whole -> looked at (does it see? what does its log say?) -> verdicts, best checkpoint, report, model cards
 
 The run folder holds all of it. Each step looks at what the folder has and does the rest, so the same command finishes a run that was
 killed and does nothing for one that is done.
@@ -8,36 +9,89 @@ killed and does nothing for one that is done.
 
 import fcntl
 import json
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from harness.evaluate import evaluate, on_board
+from harness.best import Best, Metric, Scores, best, headlines
+from harness.checkpoint_checks import Checks, check, sample
+from harness.diagnostics import Alarm, Line, alarms, alarms_of_checks, lengths_of, read_log
+from harness.leaks import leaks_of
 from harness.models.fetch import fetch
 from harness.models.load import register
 from harness.models.resident import Resident
 from harness.models.spec import ModelSpec, find
 from harness.pool import Pool
+from harness.provenance import digest_of_model
+from harness.watch import NOTE, Scoring, Settled, look
 from leaderboards.board import Board
 from leaderboards.entry import Entry
-from leaderboards.verdict import Pair, Verdict, panel
+from leaderboards.verdict import Verdict, compare
 from tasks.judge import Judge
 from tasks.registry import TaskSpec, registry
+from trainers.errors import BadInput
 from trainers.job import Job, trainer
+from trainers.read_preferences import digest, read_preferences
 from trainers.recipe import Checkpoint, Recipe
+from trainers.rows import Preference
 from trainers.vlfeedback.build import Dataset, build_dataset
 from trainers.vlfeedback.store import write_whole
 
 Tell = Callable[[str], None]
 Report = Callable[[str, int, int], None]
 
+LOOKED_AT: Final = 48
+"""Pairs by which a checkpoint is asked whether it sees."""
+STOPPED: Final = "early_stop.json"
+"""Why a run was stopped, in its folder."""
+
 
 class RunError(RuntimeError):
     """The run can't go on; one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a run trains on."""
+
+    pairs: list[Preference]
+    held_out: list[Preference]
+    digest: str
+    """Of every pair on either side."""
+    words: str
+    """What was built or read, in a line."""
+    built: Dataset | None
+    """Where the run has built them."""
+    leaks: Mapping[str, int]
+    """Task -> rows of the training data that show one of its pictures."""
+
+    @property
+    def failed(self) -> float:
+        """Answers and ratings that could not be had, per instruction."""
+        return 0.0 if self.built is None else self.built.failed / max(1, len(self.built.instructions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Why training ended before its time: a probe fell significantly."""
+
+    step: int
+    probe: str
+    base: float
+    value: float
+    p: float
+    """Times the number of looks that were planned (Bonferroni)."""
+    looks: int
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        return f"{self.probe} fell from {self.base:.4g} to {self.value:.4g} at step {self.step} (p {self.p:.2g} over {self.looks} looks)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,149 +103,393 @@ class Outcome:
     base: str
     """Board name of the model that was trained."""
     checkpoints: list[Checkpoint]
-    """Of all arms, each arm's first to last."""
+    """Of all arms, each arm's first to last; those that the trainer has removed since they were scored, too."""
     entries: list[Entry]
     verdicts: dict[str, dict[str, Verdict]]
     """"dpo against base" -> "task.metric" -> verdict, Holm-adjusted within each."""
-    dataset: Dataset
+    best: Best
+    """Of the main arm's checkpoints, by the tasks' headline metrics."""
+    material: Material
+    log: list[Line]
+    """Of the main arm."""
+    alarms: list[Alarm]
+    """Of the main arm's last checkpoint."""
+    checks: Checks | str
+    """Of the main arm's last checkpoint; or why there are none."""
+    stop: Stop | None
     seconds: dict[str, float]
     """Wall time a stage took, over all calls that worked on this run."""
     lost: float
     """Largest share of failed or unscored samples of any evaluation, or of failures per instruction in the data."""
 
+    def of_arm(self, arm: str) -> list[Checkpoint]:
+        """One arm's checkpoints, first to last."""
+        return [checkpoint for checkpoint in self.checkpoints if checkpoint.arm == arm]
+
+    @property
+    def last(self) -> str:
+        """Board name of the main arm's last checkpoint."""
+        return self.of_arm(self.recipe.trainer)[-1].path.as_posix()
+
 
 def train_then_eval(
-    recipe: Recipe, out: Path, judge: Judge, *, limit: int | None = None, split: str | None = None, tell: Tell, report: Report
+    recipe: Recipe,
+    out: Path,
+    judge: Judge,
+    *,
+    limit: int | None = None,
+    split: str | None = None,
+    early_stop: Sequence[str] = (),
+    tell: Tell,
+    report: Report,
 ) -> Outcome:
-    """Do, or finish, the run of `recipe` in `out`; `limit` bounds instructions and documents a task."""
-    if recipe.base is None or recipe.data is None:
+    """Do, or finish, the run of `recipe` in `out`; `limit` bounds instructions (or rows read) and documents a task.
+
+    `early_stop` names probes, "task" or "task.metric": training ends once one is significantly worse than the base's. BadInput for a probe
+    that the recipe's tasks don't have; RunError.
+    """
+    if recipe.base is None or recipe.training is None:
         raise RunError(f"recipe {recipe.name!r} pretrains a model from nothing: run it by `harness train {recipe.name}`")
-    if limit is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"instructions": min(limit, recipe.data.instructions)})})
+    tasks = registry().expand(recipe.tasks)
+    probes = [_probe(name, tasks) for name in early_stop]
+    recipe = recipe if limit is None else _limited(recipe, limit)
+    assert recipe.training is not None
     assert recipe.base is not None
-    assert recipe.data is not None
-    base_name = recipe.base
     with _sole_owner(out):
         _claim(out, recipe, limit)
         clock = _Clock(out / "seconds.json")
         board = Board(out / "board")
-        tasks = registry().expand(recipe.tasks)
         register()
-        base = fetch(find(base_name), tell)
+        base = fetch(find(recipe.base), tell)
+        scoring = Scoring(
+            board=board,
+            tasks=tasks,
+            judge=judge,
+            state=out / "watch",
+            limit=limit,
+            seed=recipe.seed,
+            split=split,
+            tell=tell,
+            report=report,
+            resident=Resident(),  # all checkpoints are adapters of one base
+            around=clock.stage,
+        )
 
-        resident = Resident()  # all checkpoints are adapters of one base
+        before = {entry.model for entry in board.entries()}
 
         def score(spec: ModelSpec, name: str) -> None:
-            if on_board(board, spec, name, tasks, judge, limit):
+            if scoring.score(spec, name) == "there" and name in before:
                 tell(f"{name}: already on the board, skipped")
-                return
-            tell(f"{name}: scoring on {', '.join(task.name for task in tasks)}")
-            with clock.stage(f"score {name}"):
-                evaluation = evaluate(
-                    spec,
-                    tasks,
-                    judge,
-                    limit=limit,
-                    seed=recipe.seed,
-                    name=name,
-                    split=split,
-                    resident=resident,
-                    progress=partial(report, f"score {name}"),
-                )
-            board.add(evaluation.entries, evaluation.samples)
 
-        score(base, base_name)
-        resident.drop()  # the pool and training need the memory
-        pool = Pool(tell=tell)
-        with clock.stage("build preference data"):
-            dataset = build_dataset(out / "data", recipe.data, recipe.seed, judge, pool, report, tell)
-        pool.drop()
-        if not dataset.pairs:
-            raise RunError(
-                f"no preference pairs from {dataset.counts.rows} rated instructions ({dataset.counts}); loosen the recipe's [data] rule"
-            )
-        tell(f"{len(dataset.pairs)} preference pairs from {dataset.counts.rows} instructions")
-        job = Job(recipe=recipe, out=out, base_name=base_name, base=str(base.folder), dtype=base.dtype, preferences=dataset.pairs)
-        arms = {recipe.trainer: job} | ({"sft": _control(job)} if recipe.control else {})
-        checkpoints: list[Checkpoint] = []
-        for arm, arm_job in arms.items():
-            stage = f"train {arm}"
-            with clock.stage(stage):
-                watched = replace(arm_job, progress=partial(report, stage))
-                checkpoints += trainer(arm)(watched)
-        for checkpoint in checkpoints:
-            score(fetch(find(str(checkpoint.path)), tell), checkpoint.path.as_posix())
-        entries = board.standing(partial=True)
+        score(base, recipe.base)
+        scoring.resident.drop()  # the pool and training need the memory
+        material = _material(recipe, out, judge, tasks, clock, tell, report)
+        tell(f"{len(material.pairs)} preference pairs: {material.words}")
+        job = Job(
+            recipe=recipe,
+            out=out,
+            base_name=recipe.base,
+            base=str(base.folder),
+            dtype=base.dtype,
+            preferences=material.pairs,
+            held_out=material.held_out,
+            note={"data": material.digest, "leaks": dict(material.leaks)},
+        )
+        stop = _train(job, recipe.trainer, scoring, probes, clock)
+        arms = {recipe.trainer: job}
+        if recipe.control and recipe.trainer != "sft" and stop is None:  # a control of other length would tell nothing
+            arms["sft"] = _control(job)
+            _train(arms["sft"], "sft", scoring, [], clock)
+        for arm_job in arms.values():
+            for found in look(arm_job.out, Settled(0))[0]:
+                score(fetch(find(str(found.path)), tell), found.path.as_posix())
+        checkpoints = [checkpoint for arm, arm_job in arms.items() for checkpoint in _checkpoints(arm_job.out, arm, board)]
+        main = [checkpoint for checkpoint in checkpoints if checkpoint.arm == recipe.trainer]
+        if not main:
+            raise RunError(f"{out}: training by {recipe.trainer!r} left no checkpoint")
+        with clock.stage("look at the last checkpoint"):
+            checks = _checks(out, main[-1], base, material, scoring.resident, recipe, report)
+        if isinstance(checks, str):
+            tell(f"{main[-1].path}: not looked at ({checks})")
+        scoring.resident.drop()
+        scores = Scores(board)
+        log = read_log(out)
+        found_alarms = alarms(
+            log,
+            total=max((line.step for line in log), default=0),
+            held_out=checks.seen.accuracy["image"][0] / 100 if isinstance(checks, Checks) and checks.held_out else None,
+            lengths=lengths_of(scores, recipe.base, main[-1].path.as_posix(), tasks),
+        )
         return Outcome(
             out=out,
             recipe=recipe,
-            base=base_name,
+            base=recipe.base,
             checkpoints=checkpoints,
-            entries=entries,
-            verdicts=_verdicts(board, entries, recipe, tasks, checkpoints),
-            dataset=dataset,
+            entries=scores.entries,
+            verdicts=_verdicts(scores, recipe, tasks, checkpoints),
+            best=best(scores, [checkpoint.path.as_posix() for checkpoint in main], headlines(tasks)),
+            material=material,
+            log=log,
+            alarms=found_alarms + ([] if isinstance(checks, str) else alarms_of_checks(checks)),
+            checks=checks,
+            stop=stop,
             seconds=dict(clock.seconds),
-            lost=max(
-                dataset.failed / max(1, len(dataset.instructions)),
-                *((entry.failed + entry.unscored) / max(1, entry.samples) for entry in entries),
-            ),
+            lost=max(material.failed, *((entry.failed + entry.unscored) / max(1, entry.samples) for entry in scores.entries)),
         )
+
+
+def unmet(outcome: Outcome, required: Sequence[str] = ()) -> str:
+    """Why the last checkpoint is not better than the base, in a line; "" where it is.
+
+    `required` names metrics of the panel ("task.metric", or a task for its headline) that all have to be better. None given: one at least
+    is, and none is worse. BadInput for a name that the panel lacks.
+    """
+    found = outcome.verdicts[f"{outcome.recipe.trainer} against base"]
+    if not required:
+        worse = [name for name, verdict in found.items() if verdict.outcome == "worse"]
+        if worse:
+            return f"{outcome.last} is worse than {outcome.base} by {', '.join(worse)}"
+        return "" if any(verdict.outcome == "better" for verdict in found.values()) else f"{outcome.last} is better by none of the panel"
+    names = [name if name in found else next((key for key in found if key.partition(".")[0] == name), name) for name in required]
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise BadInput(f"no verdict on {unknown[0]!r}; known: {', '.join(found)}")
+    short = [f"{name} is {found[name].outcome}" for name in names if found[name].outcome != "better"]
+    return f"{outcome.last} against {outcome.base}: {', '.join(short)}" if short else ""
+
+
+def _limited(recipe: Recipe, limit: int) -> Recipe:
+    if recipe.data is not None:
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"instructions": min(limit, recipe.data.instructions)})})
+    assert recipe.dataset is not None
+    rows = min(limit, recipe.dataset.limit or limit)
+    return recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"limit": rows})})
+
+
+def _probe(name: str, tasks: Sequence[TaskSpec]) -> Metric:
+    task, _, metric = name.partition(".")
+    known = {task.name: task for task in tasks}
+    if task not in known:
+        raise BadInput(f"early stop by {name!r}: the recipe scores no such task; known: {', '.join(known)}")
+    if metric and metric not in known[task].metrics:
+        raise BadInput(f"early stop by {name!r}: no such metric; known: {', '.join(f'{task}.{one}' for one in known[task].metrics)}")
+    return task, metric or known[task].headline
+
+
+def _material(recipe: Recipe, out: Path, judge: Judge, tasks: Sequence[TaskSpec], clock: "_Clock", tell: Tell, report: Report) -> Material:
+    """Build or read the pairs, and hold them against what will be scored."""
+    built = None
+    if recipe.data is not None:
+        pool = Pool(tell=tell)
+        with clock.stage("build preference data"):
+            built = build_dataset(out / "data", recipe.data, recipe.seed, judge, pool, report, tell)
+        pool.drop()
+        counts, held_out = built.counts, list[Preference]()
+        if not built.pairs:
+            raise RunError(f"no preference pairs from {counts.rows} rated instructions ({counts}); loosen the recipe's [data] rule")
+        pairs, mark, words = built.pairs, digest(built.pairs), f"built from {counts.rows} instructions"
+    else:
+        assert recipe.dataset is not None
+        with clock.stage("read preference data"):
+            read = read_preferences(recipe.dataset)
+        pairs, held_out, mark, words = read.train, read.held_out, read.digest, read.summary()
+    with clock.stage("look for leaks"):
+        leaks = _leaks(pairs, mark, tasks, out / "data", report)
+    if leaked := {task: rows for task, rows in leaks.items() if rows}:
+        tell(f"training data show pictures of {', '.join(f'{task} ({rows} rows)' for task, rows in leaked.items())}")
+    return Material(pairs=pairs, held_out=held_out, digest=mark, words=words, built=built, leaks=leaks)
+
+
+def _leaks(pairs: Sequence[Preference], mark: str, tasks: Sequence[TaskSpec], folder: Path, report: Report) -> dict[str, int]:
+    """Rows of the training data that show a task's picture, by task; looked for once."""
+    path = folder / "leaks.json"
+    asked = {"data": mark, "tasks": {task.name: task.version for task in tasks}}
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["of"] == asked:
+            return {str(task): int(rows) for task, rows in held["rows_with_image"].items()}
+    rows = len({pair.row for pair in pairs})
+    leaks = leaks_of(pairs, tasks, cache=folder / "fingerprints.sqlite", report=lambda stage, done, _: report(stage, done, rows))
+    write_whole(path, json.dumps({"of": asked, **leaks.to_json()}, indent=1))
+    return leaks.summary()
+
+
+def _train(job: Job, arm: str, scoring: Scoring, probes: Sequence[Metric], clock: "_Clock") -> Stop | None:
+    """Train one arm, scoring between its saves; why it was stopped, if it was, now or by an earlier call."""
+    between = _Between(job, scoring, probes)
+    if between.stop is None:
+        job.out.mkdir(parents=True, exist_ok=True)
+        for found in look(job.out, Settled(0))[0]:  # an earlier call may have been killed while it scored
+            if not between(Checkpoint(path=found.path, step=found.step, arm=arm)):
+                break
+    if between.stop is None:
+        stage = f"train {arm}"
+        watched = replace(
+            job,
+            progress=partial(scoring.report, stage),
+            referring=partial(scoring.report, f"{stage}: reference"),
+            saved=between,
+            tell=scoring.tell,
+        )
+        with clock.stage(stage):
+            trainer(arm)(watched)
+    if between.stop is not None:
+        scoring.tell(f"training is stopped: {between.stop.words}; to train on, remove {job.out / STOPPED} and {job.out / 'stopped.json'}")
+    return between.stop
+
+
+class _Between:
+    """Scores a checkpoint while training waits, and leaves the training as it was; says whether to go on.
+
+    A scoring that fails, for want of memory perhaps, is left for when training is over; so is the last one.
+    """
+
+    def __init__(self, job: Job, scoring: Scoring, probes: Sequence[Metric]) -> None:
+        self.job, self.scoring, self.probes = job, scoring, probes
+        note = job.out / STOPPED
+        self.stop = Stop(**json.loads(note.read_text(encoding="utf-8"))) if note.exists() else None
+
+    def __call__(self, checkpoint: Checkpoint) -> bool:
+        """False once a probe fell."""
+        note = json.loads((checkpoint.path / NOTE).read_text(encoding="utf-8"))
+        if note["step"] == note.get("steps"):
+            return True
+        with _same_chance():
+            try:
+                spec = fetch(find(str(checkpoint.path)), self.scoring.tell)
+                self.scoring.score(spec, checkpoint.path.as_posix(), wait=False)
+            except Exception as error:
+                why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                self.scoring.tell(f"{checkpoint.path}: not scored while training goes on ({why}); scored after it")
+            finally:
+                self.scoring.resident.drop()  # training needs the memory
+        self.stop = self._fallen(checkpoint, note["steps"]) if self.probes else None
+        if self.stop is not None:
+            write_whole(self.job.out / STOPPED, json.dumps(asdict(self.stop), indent=1))
+        return self.stop is None
+
+    def _fallen(self, checkpoint: Checkpoint, steps: int) -> Stop | None:
+        training = self.job.recipe.training
+        assert training is not None
+        planned = -(-steps // training.save_steps) if training.save_steps else training.checkpoints
+        looks = planned * len(self.probes)
+        scores = Scores(self.scoring.board)
+        for probe in self.probes:
+            pair = scores.pair(self.job.base_name, checkpoint.path.as_posix(), probe)
+            if pair is None:
+                continue
+            verdict = compare(pair.base, pair.other, pair.metric, higher_is_better=pair.higher_is_better)
+            verdict = replace(verdict, p=min(1.0, verdict.p * looks))
+            if verdict.outcome == "worse" and verdict.base is not None and verdict.other is not None:
+                named = ".".join(probe)
+                return Stop(step=checkpoint.step, probe=named, base=verdict.base, value=verdict.other, p=verdict.p, looks=looks)
+        return None
+
+
+@contextmanager
+def _same_chance() -> Iterator[None]:
+    """Inside, random numbers are drawn as one likes; outside, training draws those it would have drawn."""
+    import numpy as np
+    import torch
+
+    devices = list(range(torch.cuda.device_count()))
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+CONTROL: Final = "control"
 
 
 def _control(job: Job) -> Job:
     """The SFT arm: the same rows, batches and steps; only its end is scored."""
     assert job.recipe.training is not None
-    recipe = job.recipe.model_copy(update={"training": job.recipe.training.model_copy(update={"checkpoints": 1})})
-    return replace(job, recipe=recipe, out=job.out / "control")
+    training = job.recipe.training.model_copy(update={"checkpoints": 1, "save_steps": None})
+    return replace(job, recipe=job.recipe.model_copy(update={"training": training}), out=job.out / CONTROL)
+
+
+def _checkpoints(folder: Path, arm: str, board: Board) -> list[Checkpoint]:
+    """One arm's checkpoints by step: those that are there, and those that were scored and removed by the trainer since."""
+    steps = {found.path: found.step for found in look(folder, Settled(0))[0]}
+    for entry in board.entries():
+        path = Path(entry.model)
+        number = path.name.removeprefix("checkpoint-")
+        if path.parent == folder and number.isdecimal():
+            steps[path] = int(number)
+    return [Checkpoint(path=path, step=step, arm=arm) for path, step in sorted(steps.items(), key=lambda item: item[1])]
+
+
+def _checks(
+    out: Path, last: Checkpoint, base: ModelSpec, material: Material, resident: Resident, recipe: Recipe, report: Report
+) -> Checks | str:
+    """What the last checkpoint does on pairs, asked once and kept in `checks.json`; or why that can't be told."""
+    pairs = sample(material.held_out, LOOKED_AT, recipe.seed)
+    held_out = bool(pairs)
+    pairs = pairs or sample(material.pairs, LOOKED_AT, recipe.seed)
+    if not pairs:
+        return "no pair has an image"
+    if not last.path.is_dir():
+        return "the trainer has removed it"
+    spec = fetch(find(str(last.path)))
+    path = out / "checks.json"
+    asked = {**digest_of_model(spec), "data": material.digest, "pairs": len(pairs)}
+    if path.exists():
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["of"] == asked:
+                return Checks.from_json(held["found"])
+        except (ValueError, KeyError, TypeError):
+            pass  # of another version
+    try:
+        found = check(spec, base, pairs, resident, held_out=held_out, progress=partial(report, "look at the last checkpoint"))
+    except Exception as error:  # scores and verdicts stand without; some family may refuse what others take
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    write_whole(path, json.dumps({"of": asked, "found": found.to_json()}, indent=1))
+    return found
+
+
+def panel_of(recipe: Recipe, tasks: Sequence[TaskSpec]) -> list[Metric]:
+    """What a verdict is on: the tasks' headline metrics, and the recipe's panel."""
+    metrics = headlines(tasks)
+    dotted = ((task, metric) for task, _, metric in (name.partition(".") for name in recipe.panel))
+    return list(dict.fromkeys([*metrics, *dotted]))
 
 
 def _verdicts(
-    board: Board, entries: Sequence[Entry], recipe: Recipe, tasks: Sequence[TaskSpec], checkpoints: Sequence[Checkpoint]
+    scores: Scores, recipe: Recipe, tasks: Sequence[TaskSpec], checkpoints: Sequence[Checkpoint]
 ) -> dict[str, dict[str, Verdict]]:
     """The last checkpoint of each arm against the base, and of the main arm against the control."""
     last = {checkpoint.arm: checkpoint.path.as_posix() for checkpoint in checkpoints}
     assert recipe.base is not None
     compared = {f"{arm} against base": (recipe.base, name) for arm, name in last.items()}
-    if recipe.control and recipe.trainer != "sft":
+    if "sft" in last and recipe.trainer != "sft":
         compared[f"{recipe.trainer} against sft"] = (last["sft"], last[recipe.trainer])
-    metrics = [(task.name, task.headline) for task in tasks]
-    metrics += [(name, metric) for name, _, metric in (dotted.partition(".") for dotted in recipe.panel) if (name, metric) not in metrics]
-    runs = {(entry.model, entry.task): entry.run for entry in entries}
-    logs = {run: board.samples(run) for run in set(runs.values())}
-
-    def records(model: str, task: str, metric: str) -> list[Any]:
-        return [sample.records[metric] for sample in logs[runs[model, task]] if sample.task == task and metric in sample.records]
-
-    return {
-        label: panel(
-            {
-                f"{task}.{metric}": Pair(
-                    records(before, task, metric),
-                    records(after, task, metric),
-                    registry().metric(task, metric),
-                    registry().task(task).metrics[metric].higher_is_better,
-                )
-                for task, metric in metrics
-            }
-        )
-        for label, (before, after) in compared.items()
-    }
+    metrics = panel_of(recipe, tasks)
+    return {label: scores.panel(before, after, metrics) for label, (before, after) in compared.items()}
 
 
 class _Clock:
-    """Seconds a stage took, kept on disk so that a run finished in two calls knows both."""
+    """Seconds a stage took, without those of stages within it, kept on disk so that a run finished in two calls knows both."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self._within = [0.0]
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         started = time.monotonic()
+        self._within.append(0.0)
         try:
             yield
         finally:
-            spent = time.monotonic() - started
+            whole = time.monotonic() - started
+            spent = whole - self._within.pop()
+            self._within[-1] += whole
             if name not in self.seconds or spent > 1:  # looking at a stage that is done already is no work
                 self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 2)
                 write_whole(self.path, json.dumps(self.seconds))

@@ -131,5 +131,7 @@ def _score(entry: Entry) -> str:
         notes.append(f"{entry.unparsed} unparsed")
     if entry.limit is not None:
         notes.append(f"limit {entry.limit}")
+    if (leaked := entry.provenance.get("leaks", "0")) != "0":
+        notes.append(f"{cell(leaked)} leaked")  # rows of its training data that show the task's pictures
     score = number(entry.value, entry.unit) + span(entry.low, entry.high, entry.unit)
     return f"{score} ({', '.join(notes)})" if notes else score

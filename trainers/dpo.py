@@ -1,39 +1,84 @@
-"""DPO with LoRA through TRL: the reference is the same model with its adapters off."""
+"""DPO and its kin through TRL: the reference is the same model with its adapters off, or the base once more where all weights are trained.
 
+By default images and prompts are read once for all answers to them (`trainers.packed`); `plain_trl` takes TRL's own trainer, which trains
+alike. Full fine-tuning and the POVID losses have no packed form.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 from trainers.job import Job
 from trainers.recipe import Checkpoint
+from trainers.rows import Preference
 
 
 def train(job: Job) -> list[Checkpoint]:
     """The checkpoints of the DPO arm, first to last."""
     from trl import DPOConfig, DPOTrainer
 
-    from trainers.preference import Progress, common_arguments, image_dataset, load_model, lora, run
+    from trainers.losses import trl_arguments
+    from trainers.packed import PackedDPOTrainer
+    from trainers.packed_attention import PackedError
+    from trainers.packed_data import Pairs
+    from trainers.povid_dpo import NoisedPairs, PovidTrainer, Variant
+    from trainers.preference import Guarded, Progress, adapted, check_lengths, common_arguments, load_model, load_weights, run
+
+    class Packed(Guarded, PackedDPOTrainer):
+        """Packed rows."""
+
+    class Plain(Guarded, DPOTrainer):
+        """TRL's own."""
+
+    class Povid(Guarded, PovidTrainer):
+        """With an answer to a noised picture."""
 
     training = job.recipe.training
     assert training is not None
+    povid: Variant | None = training.loss if training.loss in ("povid-paper", "povid-code") else None
 
-    def make_trainer(progress: Progress) -> Any:
-        model, processor = load_model(job)
-        rows = [
-            {
-                "images": pair.images,
-                "prompt": [{"role": "user", "content": pair.prompt}],
-                "chosen": [{"role": "assistant", "content": pair.chosen}],
-                "rejected": [{"role": "assistant", "content": pair.rejected}],
-            }
-            for pair in job.preferences
-        ]
-        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, training.sft_weight]} if training.sft_weight else {}
-        return DPOTrainer(
-            model=model,
-            args=DPOConfig(beta=training.beta, **losses, **common_arguments(job, training)),
-            train_dataset=image_dataset(rows),
-            processing_class=processor,
-            peft_config=lora(training),
-            callbacks=[progress],
+    def make_trainer(pairs: Sequence[Preference], held_out: Sequence[Preference], progress: Progress) -> Any:
+        loss = (
+            {"beta": training.beta}
+            if povid
+            else trl_arguments(training.loss, beta=training.beta, smoothing=training.smoothing, sft_weight=training.sft_weight)
         )
+        arguments = DPOConfig(**loss, **common_arguments(job, training, len(pairs)))
+        model, processor = load_model(job)
+        model, peft_config = adapted(model, training, job.recipe.seed)
+        given: dict[str, Any] = {
+            "model": model,
+            "args": arguments,
+            "processing_class": processor,
+            "peft_config": peft_config,
+            "callbacks": [progress],
+        }
+        if not povid and not training.plain_trl and training.lora is not None:
+            try:
+                trainer: Any = Packed(
+                    **given,
+                    train_dataset=Pairs(pairs),
+                    eval_dataset=Pairs(held_out) if held_out else None,
+                    group_pairs=training.group_pairs,
+                    progress=job.referring,
+                )
+            except PackedError as error:
+                raise PackedError(f"{error}; or set plain_trl = true in [training]") from None
+        else:
+            check_lengths([*pairs, *held_out], processor, training.max_length, job.referring)
+            reference = {} if training.lora is not None else {"ref_model": load_weights(job)}
+            if povid:
+                noised = [NoisedPairs(side, job.recipe.seed) for side in (pairs, held_out)]
+                trainer = Povid(
+                    **given,
+                    **reference,
+                    train_dataset=noised[0],
+                    eval_dataset=noised[1] if held_out else None,
+                    variant=povid,
+                    noise=training.noise,
+                )
+            else:
+                trainer = Plain(**given, **reference, train_dataset=Pairs(pairs), eval_dataset=Pairs(held_out) if held_out else None)
+        trainer.guard([*pairs, *held_out], training.lora)
+        return trainer
 
-    return run(job, "dpo", len(job.preferences), make_trainer)
+    return run(job, "dpo", make_trainer)

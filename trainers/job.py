@@ -1,9 +1,10 @@
 """What a trainer is given, whatever it trains: the signature of the entry points in the group `harness.trainers`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from trainers.recipe import Checkpoint, Recipe
 from trainers.rows import Preference
@@ -11,6 +12,14 @@ from trainers.rows import Preference
 
 def _ignore(done: int, total: int) -> None:
     """No one is watching."""
+
+
+def _go_on(checkpoint: Checkpoint) -> bool:
+    return True
+
+
+def _unheard(line: str) -> None:
+    """No one is listening."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +36,18 @@ class Job:
     dtype: str = "auto"
     """What to compute in: "float32", "bfloat16", or "auto" for what the weights are stored in."""
     preferences: Sequence[Preference] = field(default=())
+    held_out: Sequence[Preference] = field(default=())
+    """Pairs that are scored every `eval_steps` and never trained on."""
+    note: Mapping[str, Any] = field(default_factory=dict)
+    """What checkpoint.json says beside what it always does: of the data, say."""
     progress: Callable[[int, int], None] = _ignore
     """Told (steps done, steps in all)."""
+    referring: Callable[[int, int], None] = _ignore
+    """Told (pairs done, pairs in all) while the reference is asked about them, before training."""
+    saved: Callable[[Checkpoint], bool] = _go_on
+    """Told of every checkpoint once it is whole, in the main process alone; False ends the run there, for good."""
+    tell: Callable[[str], None] = _unheard
+    """Told what the user should read, line by line."""
 
 
 Trainer = Callable[[Job], list[Checkpoint]]

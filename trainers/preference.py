@@ -1,25 +1,88 @@
-"""What DPO and its SFT control share around TRL: model, adapters, dataset, schedule, checkpoints that are whole or not there.
+"""What DPO and its SFT control share around TRL: model, adapters, schedule, checkpoints that are whole or not there.
 
 A checkpoint folder counts once it holds `checkpoint.json`, written after everything else. A run goes on from the last one that counts.
+Steps hold `batch_size` pairs on any number of processes: what they do not have in memory at once is accumulated.
 """
 
+import importlib.util
 import json
 import math
+import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
+from safetensors.torch import save_file
+from torch.distributed import barrier, broadcast_object_list, is_initialized
 from transformers import AutoModelForImageTextToText, AutoProcessor, PrinterCallback, TrainerCallback
 
+from trainers.adapters import PARTS, TRAINABLE, begun, save_plain, start_of
+from trainers.errors import BadInput, StageError
 from trainers.job import Job
-from trainers.recipe import Checkpoint, Training
-from trainers.rows import Picture
+from trainers.packed_data import CutError, Pairs
+from trainers.recipe import Checkpoint, Lora, Training
+from trainers.rows import Preference
 from trainers.vlfeedback.store import write_whole
 
 NOTE = "checkpoint.json"
+STOPPED = "stopped.json"
+"""Of a run that was ended before its last step, on purpose."""
+LEFT_OUT = "left_out.json"
+"""Pairs that `max_length` leaves no answer of."""
+
+CONNECTORS = ("attn_pool.", "merger.", "deepstack_merger_list.")
+"""What some vision towers hold of the way into the language model; trained where the tower is not, as a connector outside of it is."""
+
+
+SEEING = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower", "multi_modal_projector", "connector")
+"""What models call their vision towers, and the way from there into the language model."""
+
+
+class TrainingError(BadInput):
+    """Settings that do not go together with the model, the machine or the data; one line."""
+
+
+# ---- batches and steps
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def shares(training: Training, count: int) -> tuple[int, int]:
+    """(pairs a process has at once, batches it accumulates), so that `count` processes make steps of `batch_size` pairs; TrainingError."""
+    size, at_once = training.batch_size, training.per_device_batch_size
+    if size % count:
+        raise TrainingError(f"batch_size = {size} can't be shared by {count} processes; possible: {_listed(_divisors(size))}")
+    share = size // count
+    if at_once is None:
+        return share, 1
+    if share % at_once:
+        possible = _listed(_divisors(share))
+        raise TrainingError(
+            f"batch_size = {size} on {count} processes is {share} pairs each, which per_device_batch_size = {at_once} does not divide; "
+            f"possible: {possible}"
+        )
+    return at_once, share // at_once
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def total_steps(rows: int, training: Training) -> int:
@@ -33,6 +96,13 @@ def save_steps(steps: int, checkpoints: int) -> list[int]:
     return [round(steps * (index + 1) / count) for index in range(count)]
 
 
+def saved_at(steps: int, training: Training) -> list[int]:
+    """After which steps a run of so many saves."""
+    if training.save_steps is None:
+        return save_steps(steps, training.checkpoints)
+    return [*range(training.save_steps, steps, training.save_steps), steps]
+
+
 def find_checkpoints(out: Path, arm: str) -> list[Checkpoint]:
     """The whole checkpoints of a folder, first to last."""
     notes = sorted(out.glob(f"checkpoint-*/{NOTE}"))
@@ -40,72 +110,266 @@ def find_checkpoints(out: Path, arm: str) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+# ---- the model
+
+
+def in_bf16(job: Job) -> bool:
+    """Whether this run computes in bfloat16."""
+    assert job.recipe.training is not None
+    wanted = job.recipe.training.precision
+    if wanted == "auto":
+        return torch.cuda.is_available() and job.dtype != "float32"
+    return wanted == "bf16"
+
+
+def stored_as(job: Job) -> torch.dtype:
+    """What the weights are held in: as they are computed in, but in single precision where they are trained themselves."""
+    assert job.recipe.training is not None
+    return torch.bfloat16 if in_bf16(job) and job.recipe.training.lora is not None else torch.float32
+
+
 def load_model(job: Job) -> tuple[Any, Any]:
-    """Model and processor of the job's base, safetensors only."""
-    dtype = job.dtype if job.dtype == "auto" else getattr(torch, job.dtype)
-    model = AutoModelForImageTextToText.from_pretrained(job.base, dtype=dtype, use_safetensors=True)
+    """Model and processor of the job's base, safetensors only; TrainingError."""
+    training = job.recipe.training
+    assert training is not None
+    model = load_weights(job)
+    if training.lora is None:
+        if not training.train_vision:
+            freeze_vision(model)
+    elif not any(re.fullmatch(training.lora.targets, name) for name, _ in model.named_modules()):
+        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        known = ", ".join(sorted(linear))
+        raise TrainingError(f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}; its matrices: {known}")
     return model, AutoProcessor.from_pretrained(job.base)
 
 
-def lora(training: Training) -> Any:
-    """The recipe's adapters."""
-    return LoraConfig(
+def load_weights(job: Job) -> Any:
+    """The base as it is, quantized where the recipe wants it so."""
+    training = job.recipe.training
+    assert training is not None
+    given = {"dtype": stored_as(job), "use_safetensors": True}
+    if training.quantization is not None:
+        given |= _four_bits()
+    return AutoModelForImageTextToText.from_pretrained(job.base, **given)
+
+
+def _four_bits() -> dict[str, Any]:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise TrainingError("quantization = '4bit' needs the package bitsandbytes: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    # The vision tower stays whole: it is small, and what it says is used as it is.
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=[r"(.*\.)?lm_head", rf"(.*\.)?({'|'.join(SEEING)})"],
+    )
+    placed = {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
+    return {"quantization_config": config, "device_map": placed}
+
+
+def freeze_vision(model: Any) -> None:
+    """Take the vision tower out of training, without the connector that some towers hold; TrainingError where none is known."""
+    tower = model.get_encoder(modality="image")
+    if tower is model or tower is model.base_model:
+        raise TrainingError(f"models of type {model.config.model_type!r} name no vision tower to be left as it is; set train_vision = true")
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad = name.startswith(CONNECTORS)
+
+
+def adapted(model: Any, training: Training, seed: int) -> tuple[Any, LoraConfig | None]:
+    """The model, and the adapters that a TRL trainer is to put into it; those that change the weights are in it already."""
+    if training.lora is None:
+        return model, None
+    config = LoraConfig(
         r=training.lora.r,
         lora_alpha=training.lora.alpha,
         lora_dropout=training.lora.dropout,
         target_modules=training.lora.targets,
+        use_rslora=training.lora.rslora,
+        use_dora=training.lora.dora,
+        init_lora_weights=True if training.lora.init == "default" else training.lora.init,
         task_type="CAUSAL_LM",
     )
+    return (begun(model, config, seed), None) if training.lora.init in PARTS else (model, config)
 
 
-def image_dataset(rows: list[dict[str, Any]]) -> Any:
-    """Rows with `images`, decoded by the dataset when they are needed."""
-    from datasets import Dataset, Image, List
-
-    listed = [row | {"images": [_image(picture) for picture in row["images"]]} for row in rows]
-    return Dataset.from_list(listed).cast_column("images", List(Image()))
+# ---- the run
 
 
-def _image(picture: Picture) -> dict[str, Any]:
-    plain = picture.file is not None and picture.member is None
-    return {"path": str(picture.file), "bytes": None} if plain else {"path": picture.name, "bytes": picture.read()}
-
-
-def common_arguments(job: Job, training: Training) -> dict[str, Any]:
-    """Trainer arguments that both arms share. TRL's defaults (bf16, gradient checkpointing, 1024 tokens) are traps on small models."""
+def common_arguments(job: Job, training: Training, rows: int) -> dict[str, Any]:
+    """Trainer arguments that all arms share. TRL's defaults (bf16, gradient checkpointing, 1024 tokens) are traps on small models."""
     on_gpu = torch.cuda.is_available()
+    at_once, accumulated = shares(training, processes())
+    bf16 = in_bf16(job)
+    evaluates = training.eval_steps is not None and bool(job.held_out)
+    lacking = [name for name in training.report_to if importlib.util.find_spec(name) is None]
+    for name in lacking:
+        job.tell(f"report_to = {name!r}: there is no such package here (pip install {name}); the log is in {job.out / 'log.jsonl'} alone")
     return {
         "output_dir": str(job.out),
-        "per_device_train_batch_size": training.batch_size,
+        "run_name": job.recipe.name,
+        "per_device_train_batch_size": at_once,
+        "per_device_eval_batch_size": at_once,
+        "gradient_accumulation_steps": accumulated,
         "num_train_epochs": training.epochs,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.scheduler,
-        "warmup_steps": training.warmup_steps,
+        "warmup_steps": training.warmup_steps or math.ceil(training.warmup_ratio * total_steps(rows, training)),
+        "weight_decay": training.weight_decay,
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "adam_epsilon": training.adam_epsilon,
+        "max_grad_norm": training.max_grad_norm,
         "seed": job.recipe.seed,
         "data_seed": job.recipe.seed,
-        "logging_steps": 5,
-        "report_to": "none",
+        "logging_steps": training.log_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "report_to": [name for name in training.report_to if name not in lacking] or "none",
+        "eval_strategy": "steps" if evaluates else "no",
+        **({"eval_steps": training.eval_steps} if evaluates else {}),
         "save_strategy": "no",
         "use_cpu": not on_gpu,
-        "bf16": on_gpu and job.dtype == "bfloat16",
-        "gradient_checkpointing": False,
-        "max_length": None,
+        "bf16": bf16,
+        **({"tf32": True} if on_gpu and bf16 else {}),
+        "gradient_checkpointing": training.gradient_checkpointing,
+        **({"gradient_checkpointing_kwargs": {"use_reentrant": False}} if training.gradient_checkpointing else {}),
+        "max_length": training.max_length,
         "remove_unused_columns": False,
         "dataloader_pin_memory": on_gpu,
+        "dataloader_num_workers": training.workers,
         "disable_tqdm": True,
         "log_level": "error",
     }
 
 
+def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int | None, done: Callable[[int, int], None]) -> None:
+    """CutError for pairs that `max_length` leaves no answer of, every prompt with its images being read once."""
+    if max_length is None:
+        return
+    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+    lengths: dict[int, int] = {}
+    prompts = len({pair.row for pair in pairs})
+    for pair in pairs:
+        if pair.row in lengths:
+            continue
+        images = [picture.open().convert("RGB") for picture in pair.images]
+        messages = prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)
+        text = apply_chat_template({"prompt": messages}, processor)["prompt"]
+        read = processor(text=[text], **({"images": [images]} if images else {}), add_special_tokens=False, return_tensors="pt")
+        lengths[pair.row] = int(read["input_ids"].shape[1])
+        done(len(lengths), prompts)
+    places = [place for place, pair in enumerate(pairs) if lengths[pair.row] >= max_length]
+    if places:
+        raise CutError([pairs[place].id for place in places], places, max_length)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A collator whose batches know their pairs, under "ids"."""
+
+    collate: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The collator's own, and the ids."""
+        ids = [example["id"] for example in examples]
+        return {**self.collate(examples), "ids": ids}
+
+
+class Guarded:
+    """Before a TRL trainer in a class's bases: a loss that is no number ends the run, with the batch kept; adapters are saved plain.
+
+    FloatingPointError. The batch lies in `not-a-number/`: tensors as the model was given them, and the pairs' ids, texts and images.
+    """
+
+    args: Any
+    state: Any
+    data_collator: Any
+    model: Any
+    pairs: Mapping[str, Preference]
+    part: tuple[Lora, Mapping[str, torch.Tensor]] | None
+    """Adapters that began as parts of the weights, and their start."""
+
+    def guard(self, pairs: Sequence[Preference], lora: Lora | None) -> None:
+        """Have batches know which of these pairs they hold, and adapters saved so that they load anywhere; before training."""
+        self.pairs = {pair.id: pair for pair in pairs}
+        self.data_collator = Named(self.data_collator)
+        self.part = (lora, start_of(self.model)) if lora is not None and lora.init in PARTS else None
+
+    def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own."""
+        given = {name: value for name, value in inputs.items() if name != "ids"}
+        found = super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
+        loss = found[0] if isinstance(found, tuple) else found
+        if not bool(torch.isfinite(loss.detach()).all()):
+            folder = self._keep(inputs, float(loss.detach()))
+            raise FloatingPointError(f"the loss is {float(loss.detach())} in step {self.state.global_step + 1}; its batch is in {folder}")
+        return found
+
+    def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """The trainer's own."""
+        given = {name: value for name, value in inputs.items() if name != "ids"}
+        return super().compute_ref_log_probs(model, given)  # type: ignore[misc]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)  # type: ignore[misc]
+        if self.part is not None and self.args.should_save:
+            save_plain(Path(output_dir or self.args.output_dir), self.part[1], self.part[0])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        super()._load_from_checkpoint(str(folder if self.part is None else folder / TRAINABLE), model)  # type: ignore[misc]
+
+    def _keep(self, inputs: Mapping[str, Any], loss: float) -> Path:
+        folder = Path(self.args.output_dir) / "not-a-number" / f"step-{self.state.global_step + 1}-process-{os.environ.get('RANK', '0')}"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_tensors("", inputs), folder / "batch.safetensors")
+        told = [_told(self.pairs[id]) for id in inputs.get("ids", ())]
+        write_whole(folder / "pairs.json", json.dumps({"loss": str(loss), "pairs": told}, indent=1))
+        return folder
+
+
+def _told(pair: Preference) -> dict[str, Any]:
+    said = {"id": pair.id, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    return {**said, "images": [picture.name for picture in pair.images]}
+
+
+def _tensors(name: str, value: Any) -> dict[str, torch.Tensor]:
+    """All tensors within, by dotted names, each with storage of its own."""
+    if isinstance(value, torch.Tensor):
+        return {name: value.detach().cpu().clone().contiguous()}
+    if not isinstance(value, Mapping):
+        return {}
+    found: dict[str, torch.Tensor] = {}
+    for key, inner in value.items():
+        found |= _tensors(f"{name}.{key}" if name else str(key), inner)
+    return found
+
+
 class Progress(TrainerCallback):
-    """Saves at the wanted steps, marks what is whole, reports steps, keeps the log as JSON lines."""
+    """Saves at the wanted steps, marks what is whole, reports steps, keeps the log as JSON lines, sees that something is learnt."""
 
-    def __init__(self, job: Job, wanted: list[int]) -> None:
-        self.job, self.wanted = job, wanted
+    def __init__(self, job: Job, arm: str, wanted: Sequence[int], left_out: int = 0) -> None:
+        self.job, self.arm, self.wanted, self.left_out = job, arm, frozenset(wanted), left_out
+        self.before: list[float] = []
+        self.started = 0
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Remember what is to change."""
+        self.before, self.started = _sums(model), state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> Any:
         """Ask for a checkpoint where one is wanted."""
         self.job.progress(state.global_step, state.max_steps)
+        # The first step of a warm-up has no learning rate.
+        if self.before and state.global_step == self.started + 2 and _sums(model) == self.before:
+            raise StageError(
+                f"no weight has changed after {state.global_step} steps: policy and reference are one model; see the learning rate"
+            )
         control.should_save = state.global_step in self.wanted
         return control
 
@@ -119,28 +383,100 @@ class Progress(TrainerCallback):
         self._write_log(state)
 
     def _write_log(self, state: Any) -> None:
-        write_whole(self.job.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.log_history))
+        if is_main():
+            write_whole(self.job.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.log_history))
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Only now is the folder a checkpoint."""
-        note = {"base": self.job.base_name, "step": state.global_step, "steps": state.max_steps, "recipe": self.job.recipe.digest}
-        folder = self.job.out / f"checkpoint-{state.global_step}"
         self._write_log(state)
-        write_whole(folder / NOTE, json.dumps(note))
+        if is_initialized():
+            barrier()  # every process has written its part
+        go_on = [True]
+        if is_main():
+            go_on = [self._noted(state)]
+        if is_initialized():
+            broadcast_object_list(go_on, src=0)
+        control.should_training_stop = control.should_training_stop or not go_on[0]
+        return control
+
+    def _noted(self, state: Any) -> bool:
+        note = {"base": self.job.base_name, "step": state.global_step, "steps": state.max_steps, "recipe": self.job.recipe.digest}
+        note |= {"left out": self.left_out} if self.left_out else {}
+        folder = self.job.out / f"checkpoint-{state.global_step}"
+        write_whole(folder / NOTE, json.dumps({**note, **self.job.note}))
+        assert self.job.recipe.training is not None
+        if self.job.recipe.training.keep is not None:
+            for old in find_checkpoints(self.job.out, self.arm)[: -self.job.recipe.training.keep]:
+                (old.path / NOTE).unlink()  # first: half a checkpoint counts for nothing
+                shutil.rmtree(old.path)
+        go_on = self.job.saved(Checkpoint(path=folder, step=state.global_step, arm=self.arm))
+        if not go_on:
+            write_whole(self.job.out / STOPPED, json.dumps({"step": state.global_step, "steps": state.max_steps}))
+        return go_on
 
 
-def run(job: Job, arm: str, rows: int, make_trainer: Callable[[Progress], Any]) -> list[Checkpoint]:
+def _sums(model: Any) -> list[float]:
+    # ZeRO-3 leaves nothing of a parameter in its place.
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel())
+    return [float(parameter.detach().double().abs().sum()) for parameter in trained]
+
+
+MakeTrainer = Callable[[Sequence[Preference], Sequence[Preference], Progress], Any]
+"""Of the pairs to train on, those held out, and what watches."""
+
+
+def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
     """Train to the end from wherever the folder stands; does nothing where it is already there."""
     training = job.recipe.training
     assert training is not None
-    wanted = save_steps(total_steps(rows, training), training.checkpoints)
-    found = find_checkpoints(job.out, arm)
-    if [checkpoint.step for checkpoint in found] == wanted:
-        return found
-    for torn in job.out.glob("checkpoint-*"):
-        if not (torn / NOTE).exists():
-            shutil.rmtree(torn)
-    trainer = make_trainer(Progress(job, wanted))
-    trainer.remove_callback(PrinterCallback)  # its lines go to stdout, which is for results; `Progress` keeps them in log.jsonl
-    trainer.train(resume_from_checkpoint=str(found[-1].path) if found else None)
-    return find_checkpoints(job.out, arm)
+    gone = _left_out(job.out)
+    while True:
+        pairs, held_out = ([pair for pair in side if pair.id not in gone] for side in (job.preferences, job.held_out))
+        if not pairs:
+            raise TrainingError("there is no pair to train on")
+        wanted = saved_at(total_steps(len(pairs), training), training)
+        found = find_checkpoints(job.out, arm)
+        if (job.out / STOPPED).exists() or (found and found[-1].step == wanted[-1]):
+            return found
+        if is_main():
+            for torn in job.out.glob("checkpoint-*"):
+                if not (torn / NOTE).exists():
+                    shutil.rmtree(torn)
+        try:
+            trainer = make_trainer(pairs, held_out, Progress(job, arm, wanted, len(gone)))
+            trainer.remove_callback(PrinterCallback)  # its lines go to stdout, which is for results; `Progress` keeps them in log.jsonl
+            trainer.train(resume_from_checkpoint=str(found[-1].path) if found else None)
+        except CutError as error:
+            gone |= _leave_out(job, gone, error)
+            continue
+        return find_checkpoints(job.out, arm)
+
+
+def _left_out(out: Path) -> frozenset[str]:
+    path = out / LEFT_OUT
+    return frozenset(json.loads(path.read_text(encoding="utf-8"))["ids"]) if path.exists() else frozenset()
+
+
+def _leave_out(job: Job, gone: frozenset[str], error: CutError) -> frozenset[str]:
+    """Have these pairs left out of the run, where the recipe wants it so."""
+    training = job.recipe.training
+    assert training is not None
+    if training.too_long == "refuse":
+        raise TrainingError(f"{error}, by too_long = 'drop'") from None
+    job.tell(f"left out: {len(error.ids)} pairs whose prompt and images fill max_length = {training.max_length}; see {job.out / LEFT_OUT}")
+    if is_main():
+        write_whole(job.out / LEFT_OUT, json.dumps({"max_length": training.max_length, "ids": sorted(gone | set(error.ids))}, indent=1))
+    return frozenset(error.ids)
+
+
+class Answers(Pairs):
+    """The chosen answers alone, in TRL's columns for supervised training."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pair = self.preferences[index]
+        return {
+            "images": [picture.open().convert("RGB") for picture in pair.images],
+            "prompt": [{"role": "user", "content": pair.prompt}],
+            "completion": [{"role": "assistant", "content": pair.chosen}],
+            "id": pair.id,
+        }

@@ -8,12 +8,13 @@ Unknown keys are refused with the known ones named; a number without its unit in
 
 import difflib
 import hashlib
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainers.errors import BadInput
 
@@ -128,6 +129,23 @@ class Filters(_Section):
     """Pictures that look the same count as the same picture."""
 
 
+PairRule = Literal[
+    "authors",
+    "margin",
+    "largest-gap",
+    "helpfulness",
+    "ethics",
+    "faithfulness",
+    "no-ethics",
+    "weighted",
+    "length-controlled",
+    "dominant",
+    "longest",
+    "strongest",
+]
+"""The rules of trainers/vlfeedback/pairs.py."""
+
+
 class Data(_Section):
     """How preference data are built: instructions, answers, ratings, pairs."""
 
@@ -149,20 +167,7 @@ class Data(_Section):
     """"shuffled": judges prefer some places; the ratings keep which text stood where."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 96
     """Tokens of an answer at most, where the member of the pool has no limit of its own."""
-    rule: Literal[
-        "authors",
-        "margin",
-        "largest-gap",
-        "helpfulness",
-        "ethics",
-        "faithfulness",
-        "no-ethics",
-        "weighted",
-        "length-controlled",
-        "dominant",
-        "longest",
-        "strongest",
-    ] = "authors"
+    rule: PairRule = "authors"
     """Of which two answers one is chosen: "authors" (VLFeedback) takes all pairs of unequal mean rating; trainers/vlfeedback/pairs.py."""
     aspects: tuple[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], ...] = ()
     """The aspects whose ratings count; none given: those of the rule."""
@@ -184,14 +189,78 @@ class Data(_Section):
     """As many pairs that choose "yes" as pairs that choose "no"."""
 
 
+class Dataset(_Section):
+    """Preference data that are there already: rated answers, of which a rule makes pairs, or the pairs themselves."""
+
+    read: Annotated[str, Field(min_length=1)]
+    """A file or folder; "public", MMInstruction/VLFeedback as the hub has it; or hub:OWNER/NAME[@REVISION]."""
+    images: str | None = None
+    """Folder or zip of the pictures; None: they stand beside the data, or in them."""
+    format: str | None = None
+    """Of pairs: a form of trainers/vlfeedback/formats.py; None: told by the columns."""
+    take: Literal["pairs", "best"] = "pairs"
+    """Of rated answers: the rule's pairs, or the best answer of each row alone, which is for SFT."""
+    rule: PairRule = "authors"
+    """This and what follows, down to `balance_yes_no`, is of rated answers, and as in [data]."""
+    aspects: tuple[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], ...] = ()
+    weights: dict[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], Annotated[float, Field(ge=0)]] = {}
+    min_margin: Annotated[float, Field(ge=0)] | None = None
+    largest_gap: bool = False
+    max_length_ratio: Annotated[float, Field(ge=1)] | None = None
+    strongest: str = ""
+    min_chosen: Annotated[float, Field(ge=1, le=5)] | None = None
+    per_instruction: Annotated[int, Field(gt=0)] | None = None
+    balance_yes_no: bool = False
+    test_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    """Share of prompts whose pairs are held out of training; VLFeedback's authors held out as much, of pairs."""
+    split_seed: int = 42
+    """Theirs."""
+    limit: Annotated[int, Field(gt=0)] | None = None
+    """At most so many rows of rated answers, or pairs, from the front."""
+    missing_images: Literal["refuse", "drop"] = "refuse"
+    """What becomes of pairs whose picture is not there."""
+
+
 class Lora(_Section):
     """Low-rank adapters (peft)."""
 
     r: Annotated[int, Field(gt=0)]
     alpha: Annotated[int, Field(gt=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """DPO switches it off, as it did for Silkie: policy and reference are then one model at the start."""
     targets: str
     """Regular expression over module names; one that reaches into the vision tower trains it too."""
+    rslora: bool = False
+    """Scaled by alpha / sqrt(r) in place of alpha / r."""
+    dora: bool = False
+    """Direction and magnitude of a weight are trained apart."""
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = "default"
+    """How adapters begin. pissa and olora begin as parts of the weights; they are saved as adapters of twice the rank on the weights
+    as they were."""
+
+    @field_validator("targets")
+    @classmethod
+    def _is_an_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return value
+
+
+class Noise(_Section):
+    """POVID's second stage: what is done to the picture, and how the answer read off it counts."""
+
+    step: Annotated[int, Field(ge=0, lt=1000)] = 500
+    """Of the diffusion schedule."""
+    overflow: Literal["clamp", "wrap"] = "clamp"
+    """Values that leave a byte's range are cut off, or taken modulo 256, as POVID's release does."""
+    place: Literal["before", "after"] = "before"
+    """Noise before the picture is resized, as in the release, or after."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """povid-paper: weight of the chosen answer's log-ratio; None: beta. The paper reports none of its three."""
+    beta_image: Annotated[float, Field(gt=0)] | None = None
+    """povid-paper: weight of the log-ratio of the answer to the noised picture; None: beta."""
 
 
 class Training(_Section):
@@ -199,16 +268,81 @@ class Training(_Section):
 
     learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=0)]
-    """Pairs an optimizer step."""
+    """Pairs an optimizer step, over all processes."""
+    per_device_batch_size: Annotated[int, Field(gt=0)] | None = None
+    """Pairs a process has in memory at once; gradients are accumulated up to `batch_size`. None: all of its share."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The same as a share of all steps."""
     scheduler: str = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients of a larger norm are scaled down to it."""
+    loss: Literal["dpo", "cdpo", "robust", "ipo", "hinge", "mpo", "povid-paper", "povid-code"] = "dpo"
+    """Of trainers/losses.py; the POVID losses also need an answer to a noised picture, made in training."""
     beta: Annotated[float, Field(gt=0)] = 0.1
+    smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """cdpo, robust: share of pairs taken to be swapped."""
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the negative log-likelihood of the chosen answer beside the DPO loss."""
+    noise: Noise = Noise()
+    max_length: Annotated[int, Field(gt=0)] | None = None
+    """Tokens of prompt, images and answer, after which answers are cut; None: they are whole."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What becomes of pairs that `max_length` leaves no answer of."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """"auto": bf16 on a GPU, except for a base that computes in single precision."""
+    gradient_checkpointing: bool = False
+    """A quarter to a third more time, several times less memory."""
+    quantization: Literal["4bit"] | None = None
+    """The frozen base in four bits (NF4, bitsandbytes): QLoRA."""
     checkpoints: Annotated[int, Field(gt=0)] = 1
     """How many checkpoints are saved and scored, evenly spaced, the last at the end."""
-    lora: Lora
+    save_steps: Annotated[int, Field(gt=0)] | None = None
+    """In their place: one after every so many steps, and one at the end."""
+    keep: Annotated[int, Field(gt=0)] | None = None
+    """Only the last so many checkpoints stay; None: all."""
+    log_steps: Annotated[int, Field(gt=0)] = 5
+    eval_steps: Annotated[int, Field(gt=0)] | None = None
+    """How often the held-out pairs are scored; None: never."""
+    report_to: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
+    """Where the log goes beside log.jsonl."""
+    group_pairs: bool = False
+    """All pairs of a prompt in one batch: many times less work, and batches whose pairs are alike."""
+    plain_trl: bool = False
+    """TRL's own DPO trainer in place of the one that reads images and prompts once; the only one for full fine-tuning."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that open pictures ahead of training; 0: training does."""
+    train_vision: bool = False
+    """Full fine-tuning trains the vision tower too."""
+    lora: Lora | None = None
+    """None: all weights are trained, but for the vision tower."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Training":
+        if self.quantization and self.lora is None:
+            raise ValueError("quantization = '4bit' is for training adapters: give [training.lora]")
+        if self.quantization and self.lora is not None and self.lora.init in ("pissa", "olora"):
+            raise ValueError(f"init = {self.lora.init!r} changes the weights, which quantization = '4bit' has fixed")
+        if self.lora is not None and self.lora.init in ("pissa", "olora") and self.lora.dora:
+            raise ValueError(f"init = {self.lora.init!r} does not go with dora: its start could not be taken out again")
+        if self.train_vision and self.lora is not None:
+            raise ValueError("train_vision is for full fine-tuning; with adapters, targets of [training.lora] say what is trained")
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("has both warmup_steps and warmup_ratio; give one")
+        if self.smoothing and self.loss not in ("cdpo", "robust"):
+            raise ValueError(f"smoothing = {self.smoothing:g} is for the losses cdpo and robust, not {self.loss!r}")
+        if self.loss.startswith("povid") and self.sft_weight:
+            raise ValueError(f"sft_weight does not go with loss = {self.loss!r}")
+        if self.noise != Noise() and not self.loss.startswith("povid"):
+            raise ValueError(f"[training.noise] is for the losses povid-paper and povid-code, not {self.loss!r}")
+        if self.loss != "povid-paper" and (self.noise.alpha or self.noise.beta_image):
+            raise ValueError("alpha and beta_image of [training.noise] are povid-paper's; povid-code has beta alone")
+        return self
 
 
 class Stage(_Section):
@@ -254,13 +388,20 @@ class Recipe(_Section):
     control: bool = False
     """Also train by SFT on the same chosen answers, to tell what the preferences themselves add."""
     data: Data | None = None
+    """Preference data that are built."""
+    dataset: Dataset | None = None
+    """In their place: data that are there already."""
     training: Training | None = None
     pretraining: Pretraining | None = None
 
     @model_validator(mode="after")
     def _has_its_sections(self) -> "Recipe":
-        if self.pretraining is None and (self.base is None or self.data is None or self.training is None):
-            raise ValueError("needs either [pretraining], or base, [data] and [training]")
+        if self.pretraining is None and (self.base is None or self.training is None or (self.data is None and self.dataset is None)):
+            raise ValueError("needs either [pretraining], or base, [training] and [data] or [dataset]")
+        if self.data is not None and self.dataset is not None:
+            raise ValueError("has both [data], which builds, and [dataset], which reads; give one")
+        if self.dataset is not None and self.dataset.take == "best" and self.trainer != "sft":
+            raise ValueError(f"[dataset] take = 'best' has no rejected answers to train on by {self.trainer!r}; trainer = 'sft' does")
         return self
 
     @property
@@ -324,8 +465,10 @@ _SECTIONS: dict[str, type[_Section]] = {
     "sources": Source,
     "filters": Filters,
     "pool": PoolModel,
+    "dataset": Dataset,
     "training": Training,
     "lora": Lora,
+    "noise": Noise,
     "pretraining": Pretraining,
     "see": Stage,
     "speak": Stage,

@@ -1,37 +1,40 @@
 """Supervised fine-tuning on the chosen answers alone: the control that tells what the preferences themselves add to DPO."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from trainers.job import Job
 from trainers.recipe import Checkpoint
+from trainers.rows import Preference
 
 
 def train(job: Job) -> list[Checkpoint]:
     """The checkpoints of the SFT arm: same rows, batches, steps and learning rate as DPO, without the rejected answers."""
     from trl import SFTConfig, SFTTrainer
 
-    from trainers.preference import Progress, common_arguments, image_dataset, load_model, lora, run
+    from trainers.preference import Answers, Guarded, Progress, adapted, check_lengths, common_arguments, load_model, run
+
+    class Supervised(Guarded, SFTTrainer):
+        """TRL's own."""
 
     training = job.recipe.training
     assert training is not None
 
-    def make_trainer(progress: Progress) -> Any:
+    def make_trainer(pairs: Sequence[Preference], held_out: Sequence[Preference], progress: Progress) -> Any:
+        arguments = SFTConfig(**common_arguments(job, training, len(pairs)))
         model, processor = load_model(job)
-        rows = [
-            {
-                "images": pair.images,
-                "prompt": [{"role": "user", "content": pair.prompt}],
-                "completion": [{"role": "assistant", "content": pair.chosen}],
-            }
-            for pair in job.preferences
-        ]
-        return SFTTrainer(
+        check_lengths([*pairs, *held_out], processor, training.max_length, job.referring)
+        model, peft_config = adapted(model, training, job.recipe.seed)
+        trainer = Supervised(
             model=model,
-            args=SFTConfig(**common_arguments(job, training)),
-            train_dataset=image_dataset(rows),
+            args=arguments,
+            train_dataset=Answers(pairs),
+            eval_dataset=Answers(held_out) if held_out else None,
             processing_class=processor,
-            peft_config=lora(training),
+            peft_config=peft_config,
             callbacks=[progress],
         )
+        trainer.guard([*pairs, *held_out], training.lora)
+        return trainer
 
-    return run(job, "sft", len(job.preferences), make_trainer)
+    return run(job, "sft", make_trainer)

@@ -26,6 +26,9 @@ ENDED: Final = "ENDED"
 UNKNOWN: Final = "UNKNOWN"
 """The controller didn't answer: no news, good or bad."""
 
+RESTARTS: Final = 1000
+"""Time limits that work which can go on may reach: a week of training on a cluster of four-hour jobs reaches 42."""
+
 _OVER: Final = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 
 
@@ -53,6 +56,10 @@ class Resources:
     minutes: int = 24 * 60
     setup: tuple[str, ...] = field(default=())
     """Shell lines before the job's command, such as "module load cuda"."""
+    nodes: int = 1
+    """Each runs the work once."""
+    restart: bool = False
+    """Queued again after preemption, a node's failure and, where the work can go on, at its time limit."""
 
     def parameters(self) -> dict[str, Any]:
         """As submitit's Slurm executor has them."""
@@ -64,11 +71,15 @@ class Resources:
         }
         # submitit reads its own `mem` as a number, and knows no reservation.
         beside = {name: value for name in ("mem", "reservation") if (value := getattr(self, name)) is not None}
+        beside |= {"requeue": True} if self.restart else {}
         more = {"additional_parameters": beside} if beside else {}
         setup = {"setup": list(self.setup)} if self.setup else {}
         cpus = {"cpus_per_task": self.cpus} if self.cpus else {}
-        # Without srun: a step of its own would get one of the job's CPUs.
-        return {"time": self.minutes, "nodes": 1, "use_srun": False, "stderr_to_stdout": True, **plain, **gpus, **cpus, **more, **setup}
+        # Signals before preemption reach steps only, and other nodes are reached by srun. Elsewhere without: a step would get one CPU.
+        step: dict[str, Any] = {"use_srun": self.restart or self.nodes > 1}
+        if step["use_srun"]:
+            step |= {"ntasks_per_node": 1, "srun_args": ["--kill-on-bad-exit=1"] + ([f"--cpus-per-task={self.cpus}"] if self.cpus else [])}
+        return {"time": self.minutes, "nodes": self.nodes, "stderr_to_stdout": True, **step, **plain, **gpus, **cpus, **more, **setup}
 
 
 _NAMES: Final = ("partition", "account", "qos", "constraint", "nodelist", "exclude", "reservation", "gres", "gpus", "cpus", "mem")
@@ -188,7 +199,7 @@ def submit(
             timeout_min=wanted.minutes, gpus_per_node=wanted.gpus, visible_gpus=gpus, stderr_to_stdout=True, setup=list(wanted.setup)
         )
     else:
-        executor = submitit.SlurmExecutor(folder=folder)
+        executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=RESTARTS)
         executor.update_parameters(job_name=name, **wanted.parameters())
     try:
         handle = executor.submit(work, *arguments)

@@ -94,6 +94,7 @@ def test_silkie_is_trained_by_dpo_and_its_adapter_is_a_model(checkpoint: Path, t
         )
     recipe = find_recipe("scenes-demo")
     assert recipe.training is not None
+    assert recipe.training.lora is not None
     lora = recipe.training.lora.model_copy(
         update={"r": 4, "alpha": 16, "targets": r".*transformer\.h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.w1|mlp\.w2)"}
     )

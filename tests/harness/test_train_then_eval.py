@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness import cli
+from harness.models.spec import find
 from leaderboards.board import Board
 
 LIMIT = 6
@@ -102,6 +104,145 @@ def test_the_gate_reads_the_runs_board(finished: Path, capsys: pytest.CaptureFix
     assert "nothing was compared" in capsys.readouterr().out  # limited runs are no baseline
     assert cli.run(["leaderboard", str(finished), "--partial"]) == 0
     assert "limit 6" in capsys.readouterr().out
+
+
+def test_every_checkpoint_says_what_it_was_trained_on(finished: Path) -> None:
+    leaks = json.loads((finished / "data" / "leaks.json").read_text())
+    notes = [json.loads(path.read_text()) for path in finished.glob("**/checkpoint-*/checkpoint.json")]
+    assert len(notes) >= 2
+    assert {note["data"] for note in notes} == {leaks["of"]["data"]}
+    assert all(note["leaks"] == leaks["rows_with_image"] for note in notes)
+    trained = [entry for entry in Board(finished / "board").entries() if entry.model != "scenes-base"]
+    assert all(entry.provenance["training data"] == leaks["of"]["data"] for entry in trained)
+    assert all(entry.provenance["leaks"] == str(leaks["rows_with_image"][entry.task]) for entry in trained)
+    assert all("leaks" not in entry.provenance for entry in Board(finished / "board").entries() if entry.model == "scenes-base")
+
+
+def test_the_report_and_the_cards_tell_of_the_training(finished: Path) -> None:
+    report = (finished / "report.md").read_text()
+    for part in ("## Best checkpoint", "## Training", "reward margin", "(checkpoint-", "## Does it see?", "a grey image", "Held against"):
+        assert part in report, part
+    for folder in (*finished.glob("checkpoint-*"), *finished.glob("control/checkpoint-*")):
+        assert "## Training data" in (folder / "README.md").read_text()
+    checks = json.loads((finished / "checks.json").read_text())
+    assert checks["found"]["merged"]["error"] < checks["found"]["merged"]["effect"]
+
+
+def test_scoring_between_saves_leaves_the_training_as_it_was(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    """A trainer that nobody interrupts ends with the same weights."""
+    from safetensors.torch import load_file
+
+    from trainers import dpo
+    from trainers.job import Job
+    from trainers.recipe import find_recipe
+    from trainers.vlfeedback.formats import read_pairs
+
+    pairs = list(read_pairs(finished / "data" / "pairs.jsonl"))
+    base = find("scenes-base").pretrained
+    job = Job(recipe=find_recipe(str(tiny_recipe)), out=tmp_path, base_name="scenes-base", base=base, dtype="float32", preferences=pairs)
+    for checkpoint in dpo.train(job):
+        alone, watched = (load_file(at / checkpoint.path.name / "adapter_model.safetensors") for at in (tmp_path, finished))
+        assert all(torch.equal(alone[name], watched[name]) for name in alone)
+
+
+FROM_A_FILE = """
+name = "spoilt"
+trainer = "dpo"
+base = "scenes-base"
+tasks = ["scenes_mme"]
+control = true
+[dataset]
+read = {read!r}
+test_share = 0.4
+[training]
+learning_rate = 0.5
+batch_size = 2
+checkpoints = 3
+sft_weight = 0.0
+[training.lora]
+r = 4
+alpha = 8
+targets = '.*language_model.*q_proj'
+"""
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run on pairs that are there already, at a learning rate that ruins the model, and its recipe's file."""
+    from harness.train_then_eval import train_then_eval
+    from tasks.scenes.judge import ExactJudge
+    from tasks.scenes.language import caption
+    from tasks.scenes.world import make_scene
+    from trainers.recipe import find_recipe
+    from trainers.rows import Picture, Preference
+    from trainers.vlfeedback.formats import write_pairs
+    from trainers.vlfeedback.instructions import write_image
+
+    folder = tmp_path_factory.mktemp("spoilt")
+    scenes = [make_scene(f"test-spoilt/{index}") for index in range(16)]
+    pairs = [
+        Preference(
+            id=scene.id,
+            prompt=f"describe image {index}.",
+            images=(Picture(f"images/{index}.png", folder / write_image(scene, folder)),),
+            chosen="no",
+            rejected=caption(scene),
+            row=index,
+        )
+        for index, scene in enumerate(scenes)
+    ]
+    write_pairs(pairs, folder / "pairs.jsonl")
+    (folder / "spoilt.toml").write_text(FROM_A_FILE.format(read=str(folder / "pairs.jsonl")))
+
+    def run(**given: Any) -> Any:
+        said: list[str] = []
+        recipe = find_recipe(str(folder / "spoilt.toml"))
+        outcome = train_then_eval(
+            recipe, folder / "run", ExactJudge(), limit=40, early_stop=["scenes_mme"], tell=said.append, report=lambda *_: None
+        )
+        return outcome, said
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_probe_that_falls_ends_the_training_for_good(spoilt: Any) -> None:
+    from harness.run_report import write_report
+
+    outcome, said = spoilt()
+    assert outcome.stop is not None
+    assert (outcome.stop.probe, outcome.stop.looks) == ("scenes_mme.accuracy", 3)
+    assert outcome.stop.value < outcome.stop.base
+    assert outcome.checkpoints[-1].step == outcome.stop.step < 5
+    assert any("training is stopped" in line for line in said)
+    again, said = spoilt()
+    assert again.stop == outcome.stop
+    assert [checkpoint.path for checkpoint in again.checkpoints] == [checkpoint.path for checkpoint in outcome.checkpoints]
+    report = write_report(again)
+    assert "stopped early" in report
+    assert "dpo against sft" not in report  # a control that trained on would be no control
+
+
+@pytest.mark.slow
+def test_pairs_that_are_there_are_read_and_some_held_out(spoilt: Any) -> None:
+    outcome, _ = spoilt()
+    assert outcome.material.built is None
+    assert outcome.material.held_out
+    assert not {pair.prompt for pair in outcome.material.held_out} & {pair.prompt for pair in outcome.material.pairs}
+    assert outcome.checks.held_out
+    assert not (outcome.out / "data" / "pairs.jsonl").exists()
+
+
+def test_an_early_stop_by_what_is_not_scored_is_a_mistake(tiny_recipe: Path, tmp_path: Path) -> None:
+    from harness.train_then_eval import train_then_eval
+    from tasks.scenes.judge import ExactJudge
+    from trainers.errors import BadInput
+    from trainers.recipe import find_recipe
+
+    for probe, known in (("pope", "scenes_pope"), ("scenes_pope.f2", "scenes_pope.f1")):
+        with pytest.raises(BadInput, match=f"known: .*{known}"):
+            train_then_eval(find_recipe(str(tiny_recipe)), tmp_path, ExactJudge(), early_stop=[probe], tell=print, report=lambda *_: None)
+    assert not list(tmp_path.iterdir())
 
 
 def stages(out: Path) -> list[tuple[str, Any]]:

@@ -1,20 +1,26 @@
 """DPO and its control around TRL: what is trained, what is saved, what a killed run goes on from."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from harness.models.spec import find
 from tasks.scenes.language import caption
 from tasks.scenes.world import make_scene
-from trainers import dpo, sft
+from trainers import dpo, preference, sft
+from trainers.adapters import merge
+from trainers.errors import StageError
 from trainers.job import Job, trainer
-from trainers.preference import NOTE, find_checkpoints, save_steps
-from trainers.recipe import Recipe, find_recipe
+from trainers.preference import LEFT_OUT, NOTE, STOPPED, TrainingError, find_checkpoints, save_steps, saved_at, shares
+from trainers.recipe import Checkpoint, Recipe, Training, find_recipe
 from trainers.rows import Picture, Preference
 from trainers.vlfeedback.instructions import write_image
 
@@ -42,20 +48,41 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> list[Preference]:
     return made
 
 
-def job(preferences: list[Preference], out: Path, **changes: Any) -> Job:
-    recipe = find_recipe("scenes-demo")
-    assert recipe.training is not None
-    lora = recipe.training.lora.model_copy(update={"r": 4, "alpha": 8})
-    training = recipe.training.model_copy(update={"batch_size": 4, "checkpoints": 3, "lora": lora, **changes})
-    recipe = Recipe.model_validate({**recipe.model_dump(), "training": training.model_dump()})
+def job(preferences: list[Preference], out: Path, lora: dict[str, Any] | None = None, full: bool = False, **changes: Any) -> Job:
+    recipe = find_recipe("scenes-demo").model_dump()
+    recipe["training"] |= {"batch_size": 4, "checkpoints": 3, **changes}
+    recipe["training"]["lora"] = None if full else recipe["training"]["lora"] | {"r": 4, "alpha": 8, **(lora or {})}
     return Job(
-        recipe=recipe, out=out, base_name="scenes-base", base=find("scenes-base").pretrained, dtype="float32", preferences=preferences
+        recipe=Recipe.model_validate(recipe),
+        out=out,
+        base_name="scenes-base",
+        base=find("scenes-base").pretrained,
+        dtype="float32",
+        preferences=preferences,
     )
 
 
-def losses(out: Path) -> list[float]:
+def training(**changes: Any) -> Training:
+    return Training.model_validate({"learning_rate": 1e-3, "batch_size": 256, **changes})
+
+
+def log(out: Path, name: str) -> list[float]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
+    return [line[name] for line in lines if name in line]
+
+
+def logits(model: Any, base: str, preferences: list[Preference]) -> torch.Tensor:
+    processor = AutoProcessor.from_pretrained(base)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": preferences[0].prompt}]}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(text=[text], images=[preferences[0].images[0].open().convert("RGB")], return_tensors="pt")
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(**inputs).logits
+    return found
+
+
+def base_model(path: str | Path) -> Any:
+    return AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
 
 
 def test_checkpoints_are_evenly_spaced_and_end_at_the_end() -> None:
@@ -102,8 +129,6 @@ def test_a_run_killed_between_checkpoints_ends_with_the_same_weights(module: Any
             raise Killed
 
     whole = module.train(job(preferences, tmp_path / "whole"))
-    from dataclasses import replace
-
     cut = job(preferences, tmp_path / "cut")
     with pytest.raises(Killed):
         module.train(replace(cut, progress=killer))
@@ -115,11 +140,309 @@ def test_a_run_killed_between_checkpoints_ends_with_the_same_weights(module: Any
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
+def test_noise_goes_on_where_a_killed_run_was(preferences: list[Preference], tmp_path: Path) -> None:
+    """Killed within the second epoch, whose noise is not the first one's."""
+
+    class Killed(Exception):
+        pass
+
+    def killer(done: int, total: int) -> None:
+        if done == 6:
+            raise Killed
+
+    settings: dict[str, Any] = {"loss": "povid-code", "sft_weight": 0.0, "epochs": 2.0, "save_steps": 5, "warmup_steps": 0}
+    whole = dpo.train(job(preferences[:16], tmp_path / "whole", **settings))
+    cut = job(preferences[:16], tmp_path / "cut", **settings)
+    with pytest.raises(Killed):
+        dpo.train(replace(cut, progress=killer))
+    again = dpo.train(cut)
+    assert [checkpoint.step for checkpoint in again] == [5, 8]
+    a, b = (load_file(checkpoint.path / "adapter_model.safetensors") for checkpoint in (whole[-1], again[-1]))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_a_finished_run_is_not_trained_again(preferences: list[Preference], tmp_path: Path) -> None:
     done = dpo.train(job(preferences, tmp_path, checkpoints=1))
     written = (done[0].path / "adapter_model.safetensors").stat().st_mtime_ns
     assert dpo.train(job(preferences, tmp_path, checkpoints=1)) == done
     assert (done[0].path / "adapter_model.safetensors").stat().st_mtime_ns == written
+
+
+# Batches and steps
+
+
+def test_a_step_has_as_many_pairs_on_any_number_of_processes() -> None:
+    authors = training(per_device_batch_size=2)
+    for count in (1, 2, 8, 16, 128):
+        at_once, accumulated = shares(authors, count)
+        assert (at_once, at_once * accumulated * count) == (2, 256)
+    assert shares(authors, 16) == (2, 8)  # as their launcher had it
+    assert shares(training(), 4) == (64, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "said"),
+    (
+        ({}, 3, "batch_size = 256 can't be shared by 3 processes; possible: 1, 2, 4, 8"),
+        (
+            {"per_device_batch_size": 3},
+            8,
+            "is 32 pairs each, which per_device_batch_size = 3 does not divide; possible: 1, 2, 4, 8, 16, 32",
+        ),
+    ),
+)
+def test_a_batch_that_cannot_be_shared_names_what_can(changes: dict[str, Any], count: int, said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        shares(training(**changes), count)
+
+
+def test_saves_come_every_so_many_steps_and_at_the_end() -> None:
+    assert saved_at(250, training(save_steps=100)) == [100, 200, 250]
+    assert saved_at(200, training(save_steps=100)) == [100, 200]
+    assert saved_at(40, training(checkpoints=4)) == [10, 20, 30, 40]
+
+
+def test_accumulated_batches_train_as_whole_ones(preferences: list[Preference], tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"sft_weight": 0.0, "checkpoints": 1, "log_steps": 1}
+    dpo.train(job(preferences[:12], tmp_path / "whole", **settings))
+    dpo.train(job(preferences[:12], tmp_path / "parts", per_device_batch_size=2, **settings))
+    assert len(log(tmp_path / "whole", "loss")) == 3
+    assert log(tmp_path / "parts", "loss") == pytest.approx(log(tmp_path / "whole", "loss"), rel=1e-3)
+
+
+def test_packed_and_plain_training_log_the_same(preferences: list[Preference], tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"checkpoints": 1, "log_steps": 1}
+    dpo.train(job(preferences[:12], tmp_path / "packed", **settings))
+    dpo.train(job(preferences[:12], tmp_path / "plain", plain_trl=True, **settings))
+    assert (tmp_path / "packed" / "reference").exists()
+    assert not (tmp_path / "plain" / "reference").exists()
+    for name in ("loss", "rewards/margins"):
+        assert log(tmp_path / "packed", name) == pytest.approx(log(tmp_path / "plain", name), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    (
+        pytest.param({"loss": "cdpo", "smoothing": 0.1}, id="cdpo"),
+        pytest.param({"loss": "ipo"}, id="ipo", marks=pytest.mark.slow),
+        pytest.param({"loss": "mpo", "sft_weight": 0.0}, id="mpo", marks=pytest.mark.slow),
+        pytest.param({"loss": "povid-code", "sft_weight": 0.0}, id="povid-code"),
+        pytest.param({"loss": "povid-paper", "sft_weight": 0.0, "noise": {"place": "after"}}, id="povid-paper", marks=pytest.mark.slow),
+        pytest.param({"precision": "bf16", "gradient_checkpointing": True}, id="bf16", marks=pytest.mark.slow),
+        pytest.param({"weight_decay": 0.05, "adam_beta2": 0.98, "warmup_steps": 0, "warmup_ratio": 0.5}, id="optimizer"),
+        pytest.param({"group_pairs": True, "workers": 1}, id="grouped", marks=pytest.mark.slow),
+    ),
+)
+def test_every_setting_trains(changes: dict[str, Any], preferences: list[Preference], tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 2.0, "checkpoints": 1, "log_steps": 1, **changes}
+    [last] = dpo.train(job(preferences[:8], tmp_path, **settings))
+    assert last.step == 4
+    assert log(tmp_path, "rewards/margins")[-1] > log(tmp_path, "rewards/margins")[0] - 1e-6
+    assert log(tmp_path, "rewards/margins")[-1] != 0
+
+
+def test_pairs_held_out_are_scored_and_not_trained_on(preferences: list[Preference], tmp_path: Path) -> None:
+    whole = replace(job(preferences[:16], tmp_path, eval_steps=2, checkpoints=1), held_out=preferences[16:])
+    [last] = dpo.train(whole)
+    assert last.step == 4
+    assert len(log(tmp_path, "eval_rewards/margins")) == 2
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("arm", ("dpo", "sft"))
+def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_kept(arm: str, preferences: list[Preference], tmp_path: Path) -> None:
+    doomed = job(preferences, tmp_path, learning_rate=1e30, warmup_steps=0)
+    with pytest.raises(FloatingPointError, match=r"the loss is nan in step 2; its batch is in .*not-a-number"):
+        trainer(arm)(doomed)
+    [folder] = (tmp_path / "not-a-number").iterdir()
+    told = json.loads((folder / "pairs.json").read_text())
+    assert told["loss"] == "nan"
+    assert len(told["pairs"]) == 4
+    assert {pair["chosen"] for pair in told["pairs"]} <= {pair.chosen for pair in preferences}
+    assert "pixel_values" in load_file(folder / "batch.safetensors")
+    assert find_checkpoints(tmp_path, arm) == []
+
+
+def test_training_that_changes_nothing_is_an_error(preferences: list[Preference], tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no weight has changed after 2 steps"):
+        dpo.train(job(preferences, tmp_path, learning_rate=1e-60, warmup_steps=0))
+
+
+def test_targets_that_match_nothing_name_what_could_be_meant(preferences: list[Preference], tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"match no module of scenes-base; its matrices: .*q_proj"):
+        dpo.train(job(preferences, tmp_path, lora={"targets": r".*\.(c_attn|w1)"}))
+
+
+def test_four_bits_without_bitsandbytes_say_what_to_install(
+    preferences: list[Preference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(TrainingError, match="pip install bitsandbytes"):
+        dpo.train(job(preferences, tmp_path, quantization="4bit"))
+
+
+@pytest.mark.slow
+def test_four_bits_train_packed_as_plainly_and_leave_the_vision_tower_whole(preferences: list[Preference], tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    settings: dict[str, Any] = {"quantization": "4bit", "checkpoints": 1, "log_steps": 1, "warmup_steps": 0}
+    quantized = {
+        name
+        for name, module in preference.load_weights(job(preferences, tmp_path, **settings)).named_modules()
+        if "4bit" in type(module).__name__
+    }
+    assert any(name.endswith("q_proj") for name in quantized)
+    assert not any("vision" in name or "projector" in name for name in quantized)
+    for plain in (False, True):
+        dpo.train(job(preferences[:12], tmp_path / str(plain), plain_trl=plain, **settings))
+    margins = [log(tmp_path / str(plain), "rewards/margins") for plain in (False, True)]
+    assert margins[0] == pytest.approx(margins[1], abs=0.02)
+    assert margins[0][-1] > 0.05
+
+
+@pytest.fixture
+def too_long(preferences: list[Preference]) -> list[Preference]:
+    """The third and the fifth have prompts that 60 tokens do not hold with the image."""
+    return [
+        replace(pair, prompt="describe the image in detail. " * 8) if place in (2, 4) else pair
+        for place, pair in enumerate(preferences[:12])
+    ]
+
+
+@pytest.mark.parametrize(("arm", "plain"), (("dpo", False), ("dpo", True), ("sft", False)))
+def test_pairs_that_would_lose_their_answer_are_named_or_left_out(
+    arm: str, plain: bool, too_long: list[Preference], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"max_length": 80, "checkpoints": 1, "plain_trl": plain}
+    with pytest.raises(TrainingError, match="fill max_length = 80 in 2 pairs") as raised:
+        trainer(arm)(job(too_long, tmp_path / "refused", **settings))
+    assert repr(too_long[2].id) in str(raised.value)
+    assert "too_long = 'drop'" in str(raised.value)
+    said: list[str] = []
+    dropping = replace(job(too_long, tmp_path / "dropped", too_long="drop", **settings), tell=said.append)
+    [last] = trainer(arm)(dropping)
+    assert last.step == 3  # ten pairs, four a step
+    assert json.loads((last.path / NOTE).read_text())["left out"] == 2
+    assert json.loads((tmp_path / "dropped" / LEFT_OUT).read_text())["ids"] == sorted(too_long[place].id for place in (2, 4))
+    assert len(said) == 1
+    assert trainer(arm)(dropping) == [last]
+
+
+# Checkpoints
+
+
+def test_only_the_last_checkpoints_stay(preferences: list[Preference], tmp_path: Path) -> None:
+    keeping = job(preferences[:16], tmp_path, save_steps=1, keep=2)
+    found = dpo.train(keeping)
+    assert [checkpoint.step for checkpoint in found] == [3, 4]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+    assert dpo.train(keeping) == found
+
+
+def test_who_hears_of_a_checkpoint_can_end_the_run_for_good(preferences: list[Preference], tmp_path: Path) -> None:
+    heard: list[Checkpoint] = []
+
+    def enough(checkpoint: Checkpoint) -> bool:
+        assert (checkpoint.path / NOTE).exists()
+        heard.append(checkpoint)
+        return checkpoint.step < 4
+
+    ended = replace(job(preferences, tmp_path), saved=enough, note={"data": "abc"})
+    assert dpo.train(ended) == heard
+    assert [checkpoint.step for checkpoint in heard] == [2, 4]
+    assert json.loads((tmp_path / STOPPED).read_text()) == {"step": 4, "steps": 6}
+    assert json.loads((heard[0].path / NOTE).read_text())["data"] == "abc"
+    assert dpo.train(ended) == heard
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ({"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"init": "orthogonal"}), ids=str)
+def test_variants_of_adapters_load_and_change_what_is_said(variant: dict[str, Any], preferences: list[Preference], tmp_path: Path) -> None:
+    [last] = dpo.train(job(preferences[:8], tmp_path, checkpoints=1, lora=variant))
+    base = find("scenes-base").pretrained
+    assert log(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-5)
+    assert not torch.allclose(
+        logits(PeftModel.from_pretrained(base_model(base), str(last.path)), base, preferences),
+        logits(base_model(base), base, preferences),
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize(("init", "rslora"), (("pissa", False), ("pissa", True), pytest.param("olora", False, marks=pytest.mark.slow)))
+def test_adapters_that_begin_as_parts_of_the_weights_are_saved_for_the_weights_as_they_were(
+    init: str, rslora: bool, preferences: list[Preference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the trained model says is what the saved adapter says on the untouched base; and the reference said what the base says."""
+    kept: list[Any] = []
+    original = preference.Progress.on_train_end
+
+    def keep(self: Any, *args: Any, model: Any = None, **rest: Any) -> None:
+        kept.append(model)
+        original(self, *args, **rest)
+
+    monkeypatch.setattr(preference.Progress, "on_train_end", keep)
+    base = find("scenes-base").pretrained
+    [last] = dpo.train(job(preferences[:8], tmp_path, checkpoints=1, warmup_steps=0, log_steps=1, lora={"init": init, "rslora": rslora}))
+    trained = logits(kept[0], base, preferences)
+    torch.testing.assert_close(
+        logits(PeftModel.from_pretrained(base_model(base), str(last.path)), base, preferences), trained, atol=1e-3, rtol=1e-3
+    )
+    assert (trained - logits(base_model(base), base, preferences)).abs().max() > 1e-2
+    assert log(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-4)
+    with kept[0].disable_adapter():
+        assert not torch.allclose(logits(kept[0], base, preferences), logits(base_model(base), base, preferences), atol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ("dpo", "sft"))
+def test_a_killed_run_of_such_adapters_ends_with_the_same_weights(arm: str, preferences: list[Preference], tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def killer(done: int, total: int) -> None:
+        if done == 5:
+            raise Killed
+
+    whole = trainer(arm)(job(preferences, tmp_path / "whole", lora={"init": "pissa"}))
+    cut = job(preferences, tmp_path / "cut", lora={"init": "pissa"})
+    with pytest.raises(Killed):
+        trainer(arm)(replace(cut, progress=killer))
+    again = trainer(arm)(cut)
+    a, b = (load_file(checkpoint.path / "adapter_model.safetensors") for checkpoint in (whole[-1], again[-1]))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("arm", "train_vision"),
+    (("dpo", False), pytest.param("dpo", True, marks=pytest.mark.slow), pytest.param("sft", False, marks=pytest.mark.slow), ("sft", True)),
+)
+def test_full_training_leaves_the_vision_tower_unless_told_otherwise(
+    arm: str, train_vision: bool, preferences: list[Preference], tmp_path: Path
+) -> None:
+    full = job(preferences[:8], tmp_path, full=True, checkpoints=1, learning_rate=1e-3, warmup_steps=0, train_vision=train_vision)
+    [last] = trainer(arm)(full)
+    before, after = base_model(full.base).state_dict(), base_model(last.path).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("language_model" in name for name in changed)
+    assert any("projector" in name for name in changed)
+    assert any("vision_tower" in name for name in changed) == train_vision
+    assert find(str(last.path)).adapter is None
+    if arm == "dpo":
+        assert log(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-4)  # the reference is the base
+
+
+def test_a_merged_checkpoint_says_what_its_adapter_says(preferences: list[Preference], tmp_path: Path) -> None:
+    [last] = dpo.train(job(preferences[:12], tmp_path, checkpoints=1, warmup_steps=0))
+    base = find("scenes-base").pretrained
+    merged = merge(base, last.path, tmp_path / "merged")
+    assert merge(base, last.path, tmp_path / "merged") == merged
+    adapted = logits(PeftModel.from_pretrained(base_model(base), str(last.path)), base, preferences)
+    plain = logits(base_model(base), base, preferences)
+    drift = (logits(base_model(merged), str(merged), preferences) - adapted).abs().max()
+    assert drift < 0.05 * (adapted - plain).abs().max()
+    assert not any(path.name.endswith(".part") for path in tmp_path.iterdir())
 
 
 def test_an_unknown_trainer_names_the_known_ones() -> None:

@@ -1,0 +1,118 @@
+"""Which checkpoint to take: by paired tests against the highest score, never the highest score itself.
+
+    scores = Scores(board)
+    best(scores, ["runs/x/checkpoint-20", "runs/x/checkpoint-40"], [("pope", "f1")]).model
+
+The highest of several scores is high partly by luck, and the more checkpoints, the more luck (the winner's curse). So every other
+checkpoint is held against the highest, metric by metric, on the same images; p-values are Holm-adjusted over all these comparisons. What
+isn't significantly worse anywhere is as good as the best, and of these the earliest is taken: it has moved least from the base.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from leaderboards.board import Board
+from leaderboards.entry import Entry
+from leaderboards.sample import Sample
+from leaderboards.verdict import Pair, Record, Verdict, adjusted, compare, panel
+from tasks.registry import TaskSpec, registry
+
+Metric = tuple[str, str]
+"""Task and metric."""
+
+
+class Scores:
+    """What a board has of some models, with the records that paired tests need."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self._logs: dict[str, list[Sample]] = {}
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """What stands on the board, partial runs too."""
+        return self.board.standing(partial=True)
+
+    @cached_property
+    def _of(self) -> dict[tuple[str, str, str], Entry]:
+        return {(entry.model, entry.task, entry.metric): entry for entry in self.entries}
+
+    def entry(self, model: str, metric: Metric) -> Entry | None:
+        """A model's number, where there is one."""
+        return self._of.get((model, *metric))
+
+    def records(self, model: str, metric: Metric) -> list[Record]:
+        """What was counted for each answer of a model; none where it was not scored."""
+        entry = self.entry(model, metric)
+        if entry is None:
+            return []
+        if entry.run not in self._logs:
+            self._logs[entry.run] = self.board.samples(entry.run)
+        task, name = metric
+        return [sample.records[name] for sample in self._logs[entry.run] if sample.task == task and name in sample.records]
+
+    def pair(self, base: str, other: str, metric: Metric) -> Pair | None:
+        """Both models' records of the questions that both have answered; None where there are none."""
+        task, name = metric
+        ours, theirs = self.records(base, metric), self.records(other, metric)
+        if not ours or not theirs:
+            return None
+        return Pair(ours, theirs, registry().metric(task, name), registry().task(task).all_metrics[name].higher_is_better)
+
+    def panel(self, base: str, other: str, metrics: Sequence[Metric]) -> dict[str, Verdict]:
+        """ "task.metric" -> verdict on `other`, Holm-adjusted over those that both have."""
+        pairs = {".".join(metric): self.pair(base, other, metric) for metric in metrics}
+        return panel({name: pair for name, pair in pairs.items() if pair is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The checkpoint to take, and why."""
+
+    model: str | None
+    """The earliest that is as good as the best everywhere; None: each is significantly worse than another somewhere."""
+    highest: Mapping[str, str]
+    """ "task.metric" -> the model of the highest score (the lowest, where lower is better)."""
+    worse: Mapping[str, tuple[str, ...]]
+    """Model -> metrics by which it is significantly worse than the highest."""
+    comparisons: int
+    """Tests that Holm's method adjusted for."""
+
+
+def best(scores: Scores, models: Sequence[str], metrics: Sequence[Metric]) -> Best:
+    """The best of `models`, given from the earliest to the latest; one that lacks a score is never taken."""
+    verdicts: dict[tuple[str, str], Verdict] = {}
+    highest: dict[str, str] = {}
+    lacking = {model for model in models for metric in metrics if (found := scores.entry(model, metric)) is None or found.value is None}
+    scored = [model for model in models if model not in lacking]
+    for metric in metrics if scored else ():
+        name = ".".join(metric)
+        top = highest[name] = _highest(scores, scored, metric)
+        for model in scored:
+            pair = None if model == top else scores.pair(top, model, metric)
+            if pair is not None:
+                verdicts[model, name] = compare(pair.base, pair.other, pair.metric, higher_is_better=pair.higher_is_better)
+    judged = adjusted(verdicts)
+    worse = {model: tuple(name for (of, name), verdict in judged.items() if of == model and verdict.outcome == "worse") for model in scored}
+    taken = next((model for model in scored if not worse[model]), None)
+    return Best(model=taken, highest=highest, worse=worse, comparisons=len(verdicts))
+
+
+def _highest(scores: Scores, models: Sequence[str], metric: Metric) -> str:
+    """Of equal scores the earliest."""
+    task, name = metric
+    sign = 1.0 if registry().task(task).all_metrics[name].higher_is_better else -1.0
+    return max(models, key=lambda model: sign * _value(scores, model, metric))
+
+
+def _value(scores: Scores, model: str, metric: Metric) -> float:
+    entry = scores.entry(model, metric)
+    assert entry is not None
+    assert entry.value is not None
+    return entry.value
+
+
+def headlines(tasks: Sequence[TaskSpec]) -> list[Metric]:
+    """The headline metric of each task."""
+    return [(task.name, task.headline) for task in tasks]

@@ -1,0 +1,153 @@
+"""What a checkpoint's README says, and that nothing in it is markup from a name."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.best import Best, Scores
+from harness.diagnostics import Alarm, Line
+from harness.model_card import card, write_cards
+from harness.train_then_eval import Material, Outcome, unmet
+from leaderboards.board import Board
+from leaderboards.entry import Entry
+from leaderboards.sample import Sample
+from leaderboards.verdict import Verdict
+from tasks.registry import registry
+from trainers.errors import BadInput
+from trainers.recipe import Checkpoint, find_recipe
+from trainers.rows import Preference
+
+
+def records(right: int) -> list[dict[str, Any]]:
+    from tasks.scenes.scenes_mme import process_results
+
+    doc = {"category": "existence", "answer": "yes"}
+    return [process_results({**doc, "scene": str(index)}, ["yes" if index < right else "no"])["accuracy"] for index in range(80)]
+
+
+def put(board: Board, model: str, run: str, right: int) -> None:
+    spec, own = registry().task("scenes_mme"), records(right)
+    entry = Entry(
+        run=run,
+        model=model,
+        task="scenes_mme",
+        version=spec.version,
+        metric="accuracy",
+        value=registry().metric("scenes_mme", "accuracy")(own),
+        unit="%",
+        higher_is_better=True,
+        headline=True,
+        samples=len(own),
+        low=None,
+        high=None,
+        limit=None,
+        judge=None,
+        seconds=1.0,
+        cost=0.0,
+        created="2026-01-31T12:00:00+00:00",
+        provenance={"leaks": "3"} if right > 50 else {},
+    )
+    samples = [
+        Sample(run=run, task="scenes_mme", id=str(index), image=str(index), prompt="?", answer="!", records={"accuracy": one}, reply=None)
+        for index, one in enumerate(own)
+    ]
+    board.add([entry], samples)
+
+
+@pytest.fixture
+def outcome(tmp_path: Path) -> Outcome:
+    """A run whose second checkpoint has got better."""
+    recipe = find_recipe("scenes-demo").model_copy(update={"tasks": ("scenes_mme",), "panel": (), "name": "a|b*"})
+    checkpoints = [Checkpoint(path=tmp_path / f"checkpoint-{step}", step=step, arm="dpo") for step in (5, 10)]
+    board = Board(tmp_path / "board")
+    put(board, "scenes-base", "base", 40)
+    for checkpoint, right in zip(checkpoints, (42, 70), strict=True):
+        checkpoint.path.mkdir()
+        (checkpoint.path / "adapter_config.json").write_text("{}")
+        put(board, checkpoint.path.as_posix(), checkpoint.path.name, right)
+    scores = Scores(board)
+    pairs = [Preference(id=str(index), prompt="?", images=(), chosen="a", rejected="b", row=index // 2) for index in range(6)]
+    last = checkpoints[-1].path.as_posix()
+    return Outcome(
+        out=tmp_path,
+        recipe=recipe,
+        base="scenes-base",
+        checkpoints=checkpoints,
+        entries=scores.entries,
+        verdicts={"dpo against base": scores.panel("scenes-base", last, [("scenes_mme", "accuracy")])},
+        best=Best(model=last, highest={"scenes_mme.accuracy": last}, worse={}, comparisons=1),
+        material=Material(pairs=pairs, held_out=[], digest="0123abcd", words="six | pairs", built=None, leaks={"scenes_mme": 3}),
+        log=[Line(step=5, loss=0.6, margin=0.2, accuracy=0.6), Line(step=10, loss=0.5, margin=0.9, accuracy=0.8)],
+        alarms=[Alarm(name="length drift", words="answers | went up")],
+        checks="no pair has an image",
+        stop=None,
+        seconds={},
+        lost=0.0,
+    )
+
+
+def test_a_card_says_base_data_recipe_verdict_diagnostics_and_how_to_load(outcome: Outcome) -> None:
+    written = write_cards(outcome)
+    assert [path.parent.name for path in written] == ["checkpoint-5", "checkpoint-10"]
+    text = written[-1].read_text()
+    for part in (
+        "`scenes-base` after 10 steps",
+        "Licence of the base: Apache-2.0",
+        "it is the one to take",
+        "| scenes\\_mme.accuracy" if "scenes\\_mme.accuracy" in text else "| scenes_mme.accuracy",
+        "better",
+        "6 from 3 rows",
+        "0123abcd",
+        "drawn by this package",
+        "rows that show a task's picture",
+        "learning_rate",
+        "0.0007",
+        "lora.r",
+        "length drift",
+        "0.900",
+        "PeftModel.from_pretrained",
+        "harness eval --model",
+        "3 leaked",
+    ):
+        assert part in text, part
+    early = written[0].read_text()
+    assert f"`{outcome.best.model}` is the one to take" in early
+    assert "0.200" in early
+    assert "length drift" not in early
+
+
+def test_the_header_is_what_the_hub_reads_and_names_are_no_markup(outcome: Outcome) -> None:
+    text = card(outcome, outcome.checkpoints[0], Scores(Board(outcome.out / "board")))
+    _, head, body = text.split("---\n", 2)
+    found = yaml.safe_load(head)
+    assert (found["library_name"], found["pipeline_tag"]) == ("peft", "image-text-to-text")
+    assert "# a\\|b\\*" in body
+    assert "six \\| pairs" in body
+
+
+def test_a_checkpoint_that_is_gone_gets_no_card(outcome: Outcome) -> None:
+    (outcome.checkpoints[0].path / "adapter_config.json").unlink()
+    outcome.checkpoints[0].path.rmdir()
+    assert [path.parent.name for path in write_cards(outcome)] == ["checkpoint-10"]
+
+
+def verdict(difference: float, p: float) -> Verdict:
+    usual = {"low": None, "high": None, "base": 50.0, "other": 50.0 + difference, "images": 80, "higher_is_better": True}
+    return Verdict(**{**usual, "difference": difference, "p": p})  # type: ignore[arg-type]
+
+
+def test_a_better_checkpoint_is_required_by_verdict(outcome: Outcome) -> None:
+    def judged(**found: Verdict) -> Outcome:
+        return replace(outcome, verdicts={"dpo against base": {f"{task}.f1": one for task, one in found.items()}})
+
+    better, worse, same = verdict(9, 0.01), verdict(-9, 0.01), verdict(9, 0.5)
+    assert unmet(judged(pope=better, mme=same)) == ""
+    assert "is worse than scenes-base by mme.f1" in unmet(judged(pope=better, mme=worse))
+    assert "better by none" in unmet(judged(pope=same, mme=same))
+    assert unmet(judged(pope=better, mme=worse), ["pope"]) == ""
+    assert "mme.f1 is not separable" in unmet(judged(pope=better, mme=same), ["pope.f1", "mme"])
+    with pytest.raises(BadInput, match=r"no verdict on 'chair'; known: pope\.f1"):
+        unmet(judged(pope=better), ["chair"])

@@ -1,0 +1,191 @@
+"""`harness train` from a command to checkpoints, and again; on a tiny Qwen-VL, and on the scenes world's own model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from harness import cli
+from tasks.scenes.language import caption
+from tasks.scenes.world import make_scene
+from tests.harness import qwen_vl_checkpoint
+from tests.trainers.test_silkie_config import EXAMPLE
+from trainers.recipe import ASPECTS
+from trainers.rows import Completion, Picture, Row
+from trainers.vlfeedback.instructions import write_image
+from trainers.vlfeedback.public import write_rows
+
+RECIPE = """
+name = "small"
+trainer = "dpo"
+base = "scenes-base"
+
+[dataset]
+read = "{data}"
+test_share = 0.0
+
+[training]
+learning_rate = 1e-3
+batch_size = 4
+checkpoints = 2
+
+[training.lora]
+r = 4
+alpha = 8
+targets = '.*language_model.*\\.(q_proj|v_proj)'
+"""
+
+
+def rated(text: str, points: int) -> Completion:
+    return Completion(model=str(points), response=text, ratings=dict.fromkeys(ASPECTS, str(points)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen rows, a pair each."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for index in range(16):
+        scene = make_scene(f"test-train/{index}")
+        name = write_image(scene, folder)
+        answers = (rated(caption(scene), 5), rated("a red ring. " + caption(scene), 2))
+        image = Picture(Path(name).name, folder / name)
+        rows.append(Row(index=index, id=str(index), prompt=f"describe the image. {index}", images=(image,), completions=answers))
+    write_rows(rows, folder / "rows.jsonl")
+    return folder / "rows.jsonl"
+
+
+@pytest.fixture
+def recipe(data: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(RECIPE.format(data=data.as_posix()), encoding="utf-8")
+    return path
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_recipe_that_reads_its_data_is_trained_and_finished_once(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["train", str(recipe), "--out", str(out), "--json"]
+    assert cli.run(command) == 0
+    checkpoints = printed(capsys)["checkpoints"]
+    assert [Path(path).name for path in checkpoints] == ["checkpoint-2", "checkpoint-4"]
+    note = json.loads((Path(checkpoints[-1]) / "checkpoint.json").read_text())
+    assert (note["base"], note["steps"]) == ("scenes-base", 4)
+    about = json.loads((out / "data.json").read_text())
+    assert (note["data"], about["pairs"]) == (about["digest"], 16)
+    before = (Path(checkpoints[-1]) / "adapter_model.safetensors").stat().st_mtime_ns
+    assert cli.run(command) == 0
+    assert printed(capsys)["checkpoints"] == checkpoints
+    assert (Path(checkpoints[-1]) / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_as_base_is_merged_first(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """POVID's second stage starts from its first one."""
+    assert cli.run(["train", str(recipe), "--out", str(tmp_path / "one"), "--json"]) == 0
+    first = printed(capsys)["checkpoints"][-1]
+    assert cli.run(["train", str(recipe), "--base", first, "--out", str(tmp_path / "two"), "--json"]) == 0
+    second = Path(printed(capsys)["checkpoints"][-1])
+    base = tmp_path / "two" / "base"
+    assert json.loads((second / "checkpoint.json").read_text())["base"] == base.as_posix()
+    from harness.models.spec import find
+
+    assert find(str(second)).pretrained == str(base)
+    original = load_file(Path(find("scenes-base").pretrained) / "model.safetensors")
+    merged = load_file(base / "model.safetensors")
+    assert original.keys() - merged.keys() <= {"language_model.lm_head.weight"}  # tied to what the tokens are read by
+    assert {name.rsplit(".", 2)[1] for name in merged if not (merged[name] == original[name]).all()} == {"q_proj", "v_proj"}
+
+
+def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """But for the model, which is tiny here, and the data, which lie on this machine."""
+    qwen_vl_checkpoint.write(tmp_path / "qwen-vl")
+    example = tmp_path / "example.yaml"
+    example.write_text(EXAMPLE, encoding="utf-8")
+    out = tmp_path / "run"
+    command = ["train", "--config", str(example), "--working", str(out), "--base", str(tmp_path / "qwen-vl"), "--data", str(data)]
+    assert cli.run([*command, "--limit", "2"]) == 0
+    told = capsys.readouterr()
+    assert Path(told.out.strip()).name == "checkpoint-3"  # two pairs are less than 256: a step an epoch
+    assert "256: 2 x 8 x 16 GPUs" in told.err
+    weights = load_file(Path(told.out.strip()) / "adapter_model.safetensors")
+    assert {name.split(".h.")[1].split(".", 1)[1].rsplit(".", 2)[0] for name in weights} == {
+        "attn.c_attn",
+        "attn.c_proj",
+        "mlp.w1",
+        "mlp.w2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    (
+        (["train"], "give either a recipe or --config"),
+        (["train", "silkie", "--config", "x.yaml"], "give either a recipe or --config"),
+        (["train", "--config", "none.yaml"], "none.yaml: No such file"),
+        (["train", "silkei"], "did you mean 'silkie'?"),
+        (["train", "scenes-demo"], "harness train-then-eval scenes-demo"),
+        (["train", "scenes-base", "--data", "x"], "--data, --images and --limit are for recipes that have a [dataset]"),
+        (["train", "scenes-base", "--base", "x"], "starts from nothing"),
+        (["train", "silkie", "--gpus", "3", "--dry-run"], "can't be shared by 3 processes; possible: 1, 2, 4, 8"),
+        (["train", "silkie", "--slurm", "partition=x", "--gpus", "12", "--dry-run"], "12: a job of several nodes has a multiple of 8"),
+        (["train", "silkie", "--mode", "dpd", "--dry-run"], "did you mean 'ddp'?"),
+        (["train", "silkie", "--slurm", "partitoin=x", "--dry-run"], "did you mean 'partition'?"),
+    ),
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert "\n" not in error
+
+
+def test_a_folder_belongs_to_one_recipe_and_its_data(recipe: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert cli.run(["train", str(recipe), "--out", str(out)]) == 0
+    assert cli.run(["train", str(recipe), "--out", str(out), "--seed", "3"]) == 2
+    assert "holds a run of recipe 'small' with other settings" in capsys.readouterr().err
+    lines = data.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        data.write_text("".join(lines[:-1]), encoding="utf-8")
+        assert cli.run(["train", str(recipe), "--out", str(out)]) == 2
+    finally:
+        data.write_text("".join(lines), encoding="utf-8")
+    assert "the run began with other data (16 pairs" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_would_be_trained_and_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert cli.run(["train", "silkie", "--gpus", "16", "--slurm", "partition=gpu", "--out", str(out), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "batches of 256 (16 processes x 2 pairs x 8 accumulated)" in said
+    assert "#SBATCH --partition=gpu" in said
+    assert "#SBATCH --nodes=2" in said
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_weights_of_one(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", str(recipe), "--out", str(tmp_path / "one"), "--json"]) == 0
+    alone = Path(printed(capsys)["checkpoints"][-1])
+    harness = Path(sys.executable).with_name("harness")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [str(harness), "train", str(recipe), "--out", str(tmp_path / "two"), "--gpus", "2", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    together = tmp_path / "two" / alone.name
+    losses = [
+        [line["loss"] for line in map(json.loads, (folder.parent / "log.jsonl").read_text().splitlines()) if "loss" in line]
+        for folder in (alone, together)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert len(list((tmp_path / "two" / "reference").glob("*/*.jsonl"))) == 2

@@ -1,0 +1,252 @@
+"""POVID's second stage in training, against an arithmetic of its own, one answer at a time: each row of paper against code."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+from PIL import Image
+from torch.nn.functional import logsigmoid
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import DPOConfig
+from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+from harness.models.load import register
+from tests.harness.zoo import FAMILIES
+from trainers.povid import PovidError, noise_seed, noised, noised_pixels
+from trainers.povid_dpo import NoisedCollator, NoisedPairs, PovidTrainer, Variant
+from trainers.recipe import Noise
+from trainers.rows import Picture, Preference
+
+register()
+LORA = LoraConfig(r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)")
+
+
+def picture(seed: int, size: tuple[int, int]) -> Picture:
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return Picture(f"{seed}.png", data=stream.getvalue())
+
+
+PAIRS = [
+    Preference(id="a", prompt="what is in the image", images=(picture(1, (56, 56)),), chosen="a red circle", rejected="two dogs .", row=0),
+    Preference(id="b", prompt="yes or no", images=(picture(2, (84, 56)),), chosen="the car near a table is blue", rejected="no", row=1),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family) / "model"
+            FAMILIES[family](made[family])
+        return made[family]
+
+    return make
+
+
+def trainer(folder: Path, out: Path, variant: Variant, noise: Noise | None = None, **changes: Any) -> Any:
+    """One whose adapters already say something, so that policy and reference differ."""
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "output_dir": str(out),
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "max_length": None,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "beta": 0.2,
+    }
+    made = PovidTrainer(
+        variant=variant,
+        noise=noise or Noise(),
+        model=AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32),
+        args=DPOConfig(**{**settings, **changes}),
+        train_dataset=NoisedPairs(PAIRS, seed=3),
+        processing_class=AutoProcessor.from_pretrained(folder),
+        peft_config=LORA,
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in made.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.05, generator=generator)
+    return made
+
+
+def loss_of(made: Any) -> torch.Tensor:
+    pairs = made.train_dataset
+    loss: torch.Tensor = made.compute_loss(made.model, made._prepare_inputs(made.data_collator([pairs[0], pairs[1]])))
+    return loss
+
+
+class OneByOne:
+    """The same loss from its definition: no batch, no padding, no log-probabilities by anybody else's code."""
+
+    def __init__(self, made: Any, noise: Noise, epoch: int = 0) -> None:
+        self.model, self.processor, self.noise, self.epoch = made.model, made.processing_class, noise, epoch
+
+    def read(self, pair: Preference, answer: str, noisy: bool, reference: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log-probabilities [length, vocabulary], the answer's tokens)."""
+        images = [picture.open().convert("RGB") for picture in pair.images]
+        seed = noise_seed(3, pair.row, self.epoch)
+        shown = images
+        if noisy and self.noise.place == "before":
+            shown = [noised(images[0], seed=seed, step=self.noise.step, overflow=self.noise.overflow)]
+        messages: dict[str, Any] = {"prompt": prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)}
+        messages["chosen"] = messages["rejected"] = prepare_multimodal_messages([{"role": "assistant", "content": answer}])
+        text = apply_chat_template(messages, self.processor)
+        prompt = self.processor(text=[text["prompt"]], images=[shown], add_special_tokens=False, return_tensors="pt")
+        tokens = self.processor.tokenizer(text["chosen"], add_special_tokens=False, return_tensors="pt").input_ids
+        inputs = dict(prompt)
+        if noisy and self.noise.place == "after":
+            process = self.processor.image_processor
+            given = {"mean": process.image_mean, "std": process.image_std, "step": self.noise.step, "overflow": self.noise.overflow}
+            inputs["pixel_values"] = noised_pixels(prompt["pixel_values"][0], generator=torch.Generator().manual_seed(seed), **given)[None]
+        inputs["input_ids"] = torch.cat([prompt["input_ids"], tokens], dim=1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if "mm_token_type_ids" in inputs:
+            inputs["mm_token_type_ids"] = torch.cat([prompt["mm_token_type_ids"], torch.zeros_like(tokens)], dim=1)
+        with torch.no_grad():
+            if reference:
+                with self.model.disable_adapter():
+                    logits = self.model(**inputs).logits
+            else:
+                logits = self.model(**inputs).logits
+        start = prompt["input_ids"].shape[1]
+        return logits[0, start - 1 : -1].log_softmax(-1), tokens[0]
+
+    def said(self, pair: Preference, answer: str, reference: bool) -> float:
+        scores, tokens = self.read(pair, answer, False, reference)
+        return float(scores[range(len(tokens)), tokens].sum())
+
+    def ratio(self, pair: Preference, answer: str) -> float:
+        return self.said(pair, answer, False) - self.said(pair, answer, True)
+
+    def own(self, pair: Preference, reference: bool) -> torch.Tensor:
+        return self.read(pair, pair.chosen, True, reference)[0].argmax(-1)
+
+    def scored(self, pair: Preference, own: torch.Tensor, noisy: bool, reference: bool) -> float:
+        scores = self.read(pair, pair.chosen, noisy, reference)[0]
+        return float(scores[range(len(own)), own].sum())
+
+    def code(self, beta: float) -> float:
+        """Mean of two sigmoids; own answers scored beside the clean image, each model its own."""
+        losses = []
+        for pair in PAIRS:
+            chosen, rejected = self.ratio(pair, pair.chosen), self.ratio(pair, pair.rejected)
+            own = self.scored(pair, self.own(pair, False), False, False) - self.scored(pair, self.own(pair, True), False, True)
+            losses += [-logsigmoid(torch.tensor(beta * (chosen - other))).item() for other in (rejected, own)]
+        return float(np.mean(losses))
+
+    def paper(self, alpha: float, beta_text: float, beta_image: float) -> float:
+        """One sigmoid of a sum; the policy's answer scored beside the noised image, by both models."""
+        losses = []
+        for pair in PAIRS:
+            tokens = self.own(pair, False)
+            own = self.scored(pair, tokens, True, False) - self.scored(pair, tokens, True, True)
+            against = beta_text * self.ratio(pair, pair.rejected) + beta_image * own
+            losses.append(-logsigmoid(torch.tensor(alpha * self.ratio(pair, pair.chosen) - against)).item())
+        return float(np.mean(losses))
+
+
+@pytest.mark.parametrize("family", ("llava", "qwen2_vl"))
+@pytest.mark.parametrize("overflow", ("clamp", "wrap"))
+def test_the_codes_loss_is_the_mean_of_two_sigmoids_beside_the_clean_image(
+    family: str, overflow: Any, checkpoint: Any, tmp_path: Path
+) -> None:
+    noise = Noise(overflow=overflow)
+    made = trainer(checkpoint(family), tmp_path, "povid-code", noise)
+    assert loss_of(made).item() == pytest.approx(OneByOne(made, noise).code(0.2), rel=1e-5)
+
+
+@pytest.mark.parametrize("place", ("before", "after"))
+def test_the_papers_loss_is_one_sigmoid_beside_the_noised_image(place: Any, checkpoint: Any, tmp_path: Path) -> None:
+    noise = Noise(place=place)
+    made = trainer(checkpoint("llava"), tmp_path, "povid-paper", noise)
+    assert loss_of(made).item() == pytest.approx(OneByOne(made, noise).paper(0.2, 0.2, 0.2), rel=1e-5)
+
+
+def test_the_paper_has_three_coefficients(checkpoint: Any, tmp_path: Path) -> None:
+    noise = Noise(alpha=0.7, beta_image=0.4)
+    made = trainer(checkpoint("llava"), tmp_path, "povid-paper", noise)
+    assert loss_of(made).item() == pytest.approx(OneByOne(made, noise).paper(0.7, 0.2, 0.4), rel=1e-5)
+
+
+def test_paper_and_code_and_kinds_of_noise_are_not_the_same(checkpoint: Any, tmp_path: Path) -> None:
+    settings: list[tuple[Variant, Noise]] = [
+        ("povid-code", Noise()),
+        ("povid-paper", Noise()),
+        ("povid-code", Noise(overflow="wrap")),
+        ("povid-code", Noise(place="after")),
+        ("povid-code", Noise(step=100)),
+    ]
+    losses = [loss_of(trainer(checkpoint("llava"), tmp_path, variant, noise)).item() for variant, noise in settings]
+    assert len({round(loss, 6) for loss in losses}) == len(settings)
+
+
+@pytest.mark.parametrize("variant", ("povid-code", "povid-paper"))
+def test_policy_and_reference_alike_lose_ln_2(variant: Variant, checkpoint: Any, tmp_path: Path) -> None:
+    made = trainer(checkpoint("llava"), tmp_path, variant)
+    with torch.no_grad():
+        for name, parameter in made.model.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    assert loss_of(made).item() == pytest.approx(np.log(2), abs=1e-5)
+
+
+def test_only_the_paper_learns_from_the_noised_image(checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code looks for a token in it; the paper scores it there, and gradients flow."""
+    graphs: dict[str, list[bool]] = {}
+    for variant in ("povid-code", "povid-paper"):
+        made = trainer(checkpoint("llava"), tmp_path, variant)
+        graphs[variant] = []
+        made.model.get_base_model().lm_head.register_forward_hook(
+            lambda module, given, out, kept=graphs[variant]: kept.append(out.requires_grad)
+        )
+        loss_of(made).backward()
+    assert graphs["povid-code"] == [False, True, False, False]  # noisy, clean, and both of the reference
+    assert graphs["povid-paper"] == [True, True, False, False]
+
+
+def test_logged_rewards_are_those_of_the_written_pair(checkpoint: Any, tmp_path: Path) -> None:
+    made = trainer(checkpoint("llava"), tmp_path, "povid-code")
+    loss_of(made)
+    alone = OneByOne(made, Noise())
+    margins = [0.2 * (alone.ratio(pair, pair.chosen) - alone.ratio(pair, pair.rejected)) for pair in PAIRS]
+    [logged] = made._metrics["train"]["rewards/margins"]
+    assert logged == pytest.approx(float(np.mean(margins)), rel=1e-4)
+    assert 0 < made._metrics["train"]["misled"][0] <= 1
+
+
+def test_noise_is_fresh_every_epoch_and_the_same_again(checkpoint: Any, tmp_path: Path) -> None:
+    seen: list[list[int]] = []
+
+    class Watched(NoisedCollator):
+        def __call__(self, examples: Any) -> Any:
+            seen[-1].extend(example["noise"] for example in sorted(examples, key=lambda example: str(example["id"])))
+            return super().__call__(examples)
+
+    for _ in range(2):
+        made = trainer(checkpoint("llava"), tmp_path, "povid-code", num_train_epochs=2)
+        made.data_collator = Watched(processor=made.processing_class, noise=Noise())
+        seen.append([])
+        made.train()
+    assert seen[0] == seen[1] == [noise_seed(3, row, epoch) for epoch in (0, 1) for row in (0, 1)]
+
+
+def test_noise_after_the_resize_is_refused_for_rows_of_patches(checkpoint: Any, tmp_path: Path) -> None:
+    with pytest.raises(PovidError, match="noise such pictures before the resize"):
+        loss_of(trainer(checkpoint("qwen2_vl"), tmp_path, "povid-code", Noise(place="after")))

@@ -1,0 +1,144 @@
+"""A recipe's [dataset]: rated answers or pairs, read, split by prompt, held against their pictures."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from trainers.read_preferences import ReadError, digest, read_preferences
+from trainers.recipe import ASPECTS, Dataset
+from trainers.rows import Completion, Picture, Preference, Row
+from trainers.vlfeedback.formats import write_pairs
+from trainers.vlfeedback.pairs import RuleError, prompt_key
+from trainers.vlfeedback.public import write_rows
+
+
+def png(colour: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (colour % 256, colour // 256, 10)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rated(model: str, text: str, points: int) -> Completion:
+    return Completion(model=model, response=text, ratings=dict.fromkeys(ASPECTS, str(points)))
+
+
+def row(index: int, folder: Path) -> Row:
+    folder.mkdir(exist_ok=True)
+    image = folder / f"{index}.png"
+    image.write_bytes(png(index))
+    answers = (rated("a", f"best {index}", 5), rated("b", f"a longer answer {index}", 3), rated("c", f"worst {index}", 1))
+    return Row(index=index, id=str(index), prompt=f"what is it? {index}", images=(Picture(image.name, image),), completions=answers)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A hundred rows of three answers, three pairs each."""
+    write_rows([row(index, tmp_path / "images") for index in range(100)], tmp_path / "rows.jsonl")
+    return tmp_path / "rows.jsonl"
+
+
+def dataset(read: Path | str, **changes: Any) -> Dataset:
+    return Dataset.model_validate({"read": str(read), **changes})
+
+
+def test_rated_answers_become_pairs_split_by_prompt(rows: Path) -> None:
+    found = read_preferences(dataset(rows, test_share=0.2))
+    assert len(found.train) + len(found.held_out) == 300
+    assert 30 <= len(found.held_out) <= 90
+    assert not {prompt_key(pair) for pair in found.train} & {prompt_key(pair) for pair in found.held_out}
+    assert len(found.held_out) % 3 == 0
+    assert "100 rows" in found.summary()
+    again = read_preferences(dataset(rows, test_share=0.2))
+    assert (again.train, again.held_out, again.digest) == (found.train, found.held_out, found.digest)
+    assert read_preferences(dataset(rows, test_share=0.2, split_seed=7)).held_out != found.held_out
+
+
+def test_rules_and_options_are_those_of_data(rows: Path) -> None:
+    widest = read_preferences(dataset(rows, test_share=0, rule="largest-gap"))
+    assert {(pair.chosen_model, pair.rejected_model) for pair in widest.train} == {("a", "c")}
+    longest = read_preferences(dataset(rows, test_share=0, rule="longest", per_instruction=1))
+    assert {pair.chosen_model for pair in longest.train} == {"b"}
+    strongest = read_preferences(dataset(rows, test_share=0, rule="strongest"))
+    assert {pair.chosen_model for pair in strongest.train} == {"a"}  # of the highest mean
+    with pytest.raises(RuleError, match="needs a weight"):
+        read_preferences(dataset(rows, rule="weighted"))
+
+
+def test_the_best_answers_alone(rows: Path) -> None:
+    found = read_preferences(dataset(rows, take="best", test_share=0))
+    assert [pair.chosen for pair in found.train[:2]] == ["best 0", "best 1"]
+    assert {pair.rejected for pair in found.train} == {""}
+    assert len(found.train) == 100
+
+
+def test_a_limit_is_of_rows(rows: Path) -> None:
+    heard: list[int] = []
+    found = read_preferences(dataset(rows, limit=5, test_share=0), heard.append)
+    assert len(found.train) == 15
+    assert heard == [1, 2, 3, 4, 5]
+
+
+def test_pairs_are_read_as_they_are(rows: Path, tmp_path: Path) -> None:
+    made = read_preferences(dataset(rows, test_share=0))
+    write_pairs(made.train, tmp_path / "pairs.parquet")
+    found = read_preferences(dataset(tmp_path / "pairs.parquet", test_share=0))
+    assert [(pair.id, pair.chosen, pair.rejected, pair.row) for pair in found.train] == [
+        (pair.id, pair.chosen, pair.rejected, pair.row) for pair in made.train
+    ]
+    assert found.train[0].images[0].open().size == (4, 4)
+    with pytest.raises(ReadError, match="rule is for rated answers"):
+        read_preferences(dataset(tmp_path / "pairs.parquet", rule="longest"))
+
+
+def test_pairs_without_their_picture_are_refused_or_left_out(rows: Path, tmp_path: Path) -> None:
+    for index in (3, 5):
+        (tmp_path / "images" / f"{index}.png").unlink()
+    with pytest.raises(ReadError, match=r"6 of 300 pairs lack their picture: .*3\.png.*missing_images = 'drop'"):
+        read_preferences(dataset(rows))
+    found = read_preferences(dataset(rows, missing_images="drop", test_share=0))
+    assert (len(found.train), found.dropped) == (294, 6)
+    assert "6 left out for want of their picture" in found.summary()
+
+
+def test_a_path_that_a_row_says_is_not_opened_outside_the_places(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(1))
+    data = tmp_path / "data"
+    data.mkdir()
+    annotated = {aspect: {"Rating": "4"} for aspect in ASPECTS}
+    completions = [
+        {"model": "a", "response": "x", "annotations": annotated},
+        {"model": "b", "response": "y", "annotations": annotated | {ASPECTS[0]: {"Rating": "1"}}},
+    ]
+    hostile = [
+        {"id": "0", "prompt": "p", "img_path": "../secret.png", "completions": completions},
+        {"id": "1", "prompt": "q", "img_path": "https://example.org/a.png", "completions": completions},
+    ]
+    (data / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in hostile))
+    with pytest.raises(ReadError, match="2 of 2 pairs lack their picture"):
+        read_preferences(dataset(data / "rows.jsonl", test_share=0))
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    (("no/such/file.jsonl", "no such file or folder; known: a path, 'public', or hub:OWNER/NAME"), ("hub:nonsense", "write it as hub:")),
+)
+def test_data_that_are_nowhere_are_named(read: str, said: str) -> None:
+    with pytest.raises(ReadError, match=said):
+        read_preferences(dataset(read))
+
+
+def test_a_rule_that_leaves_nothing_says_what_was_read(rows: Path) -> None:
+    with pytest.raises(ReadError, match=r"gives no pair to train on: 100 rows.*300 refused"):
+        read_preferences(dataset(rows, min_margin=9))
+
+
+def test_a_digest_is_of_what_pairs_say() -> None:
+    pair = Preference(id="0", prompt="p", images=(Picture("a.png", data=b"1"),), chosen="x", rejected="y", row=0)
+    moved = Preference(id="0", prompt="p", images=(Picture("a.png", Path("/elsewhere/a.png")),), chosen="x", rejected="y", row=0)
+    other = Preference(id="0", prompt="p", images=pair.images, chosen="x", rejected="z", row=0)
+    assert digest([pair]) == digest([moved]) != digest([other])

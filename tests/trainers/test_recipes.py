@@ -1,0 +1,123 @@
+"""The recipes that come along: the papers' numbers, and what a recipe may not say."""
+
+from typing import Any, get_args
+
+import pytest
+
+from trainers.read_preferences import rule_of
+from trainers.recipe import Dataset, PairRule, Recipe, RecipeError, Training, find_recipe, known_recipes
+from trainers.vlfeedback.pairs import RULES
+
+LORA = {"r": 4, "alpha": 8, "targets": "x"}
+
+
+def test_silkie_has_its_authors_numbers() -> None:
+    silkie = find_recipe("silkie")
+    training, dataset = silkie.training, silkie.dataset
+    assert training is not None
+    assert dataset is not None
+    assert training.lora is not None
+    assert (training.learning_rate, training.beta, training.epochs, training.batch_size) == (1e-5, 0.1, 3, 256)
+    assert (training.weight_decay, training.adam_beta2, training.warmup_ratio, training.max_length) == (0.05, 0.98, 0.1, 2048)
+    assert (training.lora.r, training.lora.alpha, training.lora.dropout) == (64, 16, 0.05)
+    assert (dataset.read, dataset.rule, dataset.test_share, dataset.split_seed) == ("public", "authors", 0.005, 42)
+
+
+def test_silkies_adapters_are_on_the_language_model_alone(qwen_vl_modules: list[str]) -> None:
+    import re
+
+    training = find_recipe("silkie").training
+    assert training is not None
+    assert training.lora is not None
+    adapted = [name for name in qwen_vl_modules if re.fullmatch(training.lora.targets, name)]
+    assert adapted
+    assert {name.split(".h.")[0] for name in adapted} == {"transformer"}
+    assert {name.split(".", 3)[3] for name in adapted} == {"attn.c_attn", "attn.c_proj", "mlp.w1", "mlp.w2"}
+
+
+@pytest.fixture(scope="module")
+def qwen_vl_modules() -> list[str]:
+    from harness.models.qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
+    from tests.harness.qwen_vl_checkpoint import config
+
+    return [name for name, _ in QwenVLForConditionalGeneration(QwenVLConfig(**config())).named_modules()]
+
+
+def test_povids_stages_differ_in_loss_and_epochs_alone() -> None:
+    first, second = (find_recipe(f"povid-stage{stage}").training for stage in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert (first.loss, second.loss) == ("dpo", "povid-code")
+    assert (first.epochs, second.epochs) == (3, 1)
+    assert (second.noise.step, second.noise.overflow, second.noise.place) == (500, "clamp", "before")
+    assert first.model_dump(exclude={"loss", "epochs"}) == second.model_dump(exclude={"loss", "epochs"})
+    assert (first.learning_rate, first.warmup_ratio, first.weight_decay, first.batch_size) == (1e-7, 0.03, 0, 1)
+
+
+@pytest.mark.parametrize("name", ("dpo-longest", "dpo-strongest", "sft-best"))
+def test_a_control_differs_from_silkie_in_what_is_chosen_alone(name: str) -> None:
+    control, silkie = find_recipe(name), find_recipe("silkie")
+    assert control.training == silkie.training
+    assert control.base == silkie.base
+    assert control.dataset is not None
+    assert silkie.dataset is not None
+    same = {"rule", "take"}
+    assert control.dataset.model_dump(exclude=same) == silkie.dataset.model_dump(exclude=same)
+    assert (control.trainer, control.dataset.rule, control.dataset.take) != (silkie.trainer, "authors", "pairs")
+
+
+@pytest.mark.parametrize("name", sorted(known_recipes()))
+def test_every_rule_of_a_recipe_can_be_had(name: str) -> None:
+    dataset = find_recipe(name).dataset
+    if dataset is not None:
+        assert rule_of(dataset).name == dataset.rule
+
+
+def test_recipes_know_every_pair_rule() -> None:
+    assert set(get_args(PairRule)) == set(RULES)
+
+
+def test_the_demo_keeps_its_digest() -> None:
+    assert find_recipe("scenes-demo").digest == "cfda711064ca0750"
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    (
+        ({"quantization": "4bit"}, "is for training adapters"),
+        ({"quantization": "4bit", "lora": LORA | {"init": "pissa"}}, "has fixed"),
+        ({"lora": LORA | {"init": "olora", "dora": True}}, "does not go with dora"),
+        ({"lora": LORA | {"targets": "("}}, "is no regular expression"),
+        ({"train_vision": True, "lora": LORA}, "train_vision is for full fine-tuning"),
+        ({"warmup_steps": 3, "warmup_ratio": 0.1}, "both warmup_steps and warmup_ratio"),
+        ({"smoothing": 0.1}, "is for the losses cdpo and robust"),
+        ({"loss": "povid-code", "sft_weight": 1.0}, "does not go with loss"),
+        ({"noise": {"step": 100}}, "for the losses povid-paper and povid-code"),
+        ({"loss": "povid-code", "noise": {"alpha": 1.0}}, "povid-paper's"),
+        ({"loss": "povid"}, "povid-paper"),
+    ),
+)
+def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Training.model_validate({"learning_rate": 1e-3, "batch_size": 4, **changes})
+
+
+def test_a_recipe_reads_its_data_or_builds_them() -> None:
+    demo = find_recipe("scenes-demo").model_dump(exclude_unset=True)
+    with pytest.raises(ValueError, match="has both"):
+        Recipe.model_validate(demo | {"dataset": {"read": "x.jsonl"}})
+    with pytest.raises(ValueError, match="no rejected answers to train on by 'dpo'"):
+        Recipe.model_validate({name: value for name, value in demo.items() if name != "data"} | {"dataset": {"read": "x", "take": "best"}})
+
+
+def test_a_misspelt_key_of_a_dataset_gets_a_suggestion(tmp_path: Any) -> None:
+    path = tmp_path / "mine.toml"
+    text = known_recipes()["silkie"].read_text(encoding="utf-8")
+    path.write_text(text.replace("test_share", "test_shar"), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"unknown key 'dataset\.test_shar' \(did you mean 'test_share'\?\)"):
+        find_recipe(str(path))
+
+
+def test_options_of_a_dataset_reach_its_rule() -> None:
+    rule = rule_of(Dataset.model_validate({"read": "x", "rule": "margin", "min_margin": 2, "per_instruction": 1, "min_chosen": 4}))
+    assert (rule.name, rule.min_margin, rule.per_prompt, rule.min_chosen) == ("margin", 2, 1, 4)

@@ -1,0 +1,185 @@
+"""Preference data that are there already, as a recipe's [dataset] names them: rated answers, of which pairs are made, or the pairs.
+
+    found = read_preferences(recipe.dataset)
+    found.train, found.held_out          # Preferences, split by prompt: no question is on both sides
+    print(found.summary())               # what was read, left out and held out
+    found.digest                         # changes with any pair, whatever its place on disk
+
+Nothing that a row says is opened or fetched but pictures below the places that the recipe names; see trainers/vlfeedback/pictures.py.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from trainers.errors import BadInput
+from trainers.recipe import Dataset
+from trainers.rows import Preference, Row
+from trainers.vlfeedback.formats import SeenPairs, read_pairs
+from trainers.vlfeedback.pairs import Counts, Rule, best_answers, find_rule, pair_up, prompt_key, settle, split
+from trainers.vlfeedback.pictures import there
+from trainers.vlfeedback.public import Seen, fetch_public, holds_rows, read_rows
+
+Item = TypeVar("Item")
+
+PUBLIC = "public"
+"""Stands for MMInstruction/VLFeedback on the hub."""
+HUB = "hub:"
+
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+_FILES = ("*.jsonl", "*.jsonl.gz", "*.json", "*.parquet", "*.zip", "*.jpg", "*.jpeg", "*.png", "*.webp")
+"""Of a hub dataset: data and pictures, no code."""
+
+
+class ReadError(BadInput):
+    """Data that can't be trained on as they are; one line that names them, and what would do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What there is to train on."""
+
+    train: list[Preference]
+    held_out: list[Preference]
+    dropped: int
+    """Pairs left out for a picture that is not there."""
+    read: str
+    """What was met while reading, in a line."""
+    digest: str
+    """Of every pair on either side."""
+
+    def summary(self) -> str:
+        """What was read and what becomes of it, in a line."""
+        parts = [self.read, f"{len(self.train):,} pairs to train on", f"{len(self.held_out):,} held out"]
+        return "; ".join(parts + [f"{self.dropped:,} left out for want of their picture"] * (self.dropped > 0))
+
+
+def read_preferences(dataset: Dataset, progress: Callable[[int], None] = lambda rows: None) -> Found:
+    """Read all that [dataset] names; `progress` hears of every row or pair. BadInput for data, rules or pictures that will not do."""
+    path = locate(dataset.read)
+    images = None if dataset.images is None else Path(dataset.images)
+    if not path.is_dir() and not path.is_file():
+        raise ReadError(f"[dataset] read = {dataset.read!r}: no such file or folder; known: a path, {PUBLIC!r}, or {HUB}OWNER/NAME")
+    if dataset.format is None and holds_rows(path):
+        pairs, told = _of_rows(path, images, dataset, progress)
+    else:
+        pairs, told = _of_pairs(path, images, dataset, progress)
+    pairs, dropped = _with_pictures(pairs, dataset)
+    sides: dict[str, list[Preference]] = {"train": [], "test": []}
+    for pair in pairs:
+        sides[split(prompt_key(pair), dataset.test_share, dataset.split_seed)].append(pair)
+    if not sides["train"]:
+        raise ReadError(f"[dataset] read = {dataset.read!r} gives no pair to train on: {told}; loosen its rule")
+    return Found(train=sides["train"], held_out=sides["test"], dropped=dropped, read=told, digest=digest(pairs))
+
+
+def locate(read: str) -> Path:
+    """Where the data lie; what is on the hub is downloaded, or found in its cache."""
+    if read == PUBLIC:
+        return fetch_public()
+    if not read.startswith(HUB):
+        return Path(read)
+    match = _HUB_ID.fullmatch(read.removeprefix(HUB))
+    if match is None:
+        raise ReadError(f"[dataset] read = {read!r}: write it as {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(match["id"], repo_type="dataset", revision=match["revision"], allow_patterns=list(_FILES)))
+    except Exception as error:
+        # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ReadError(f"[dataset] read = {read!r}: can't be had from the hub: {why}") from error
+
+
+def rule_of(dataset: Dataset) -> Rule:
+    """The pair rule that [dataset] asks for."""
+    names = {"per_instruction": "per_prompt"}
+    given = {names.get(name, name): value for name, value in dataset.model_dump(include=set(_RULE_FIELDS), exclude_defaults=True).items()}
+    return find_rule(dataset.rule, **given)
+
+
+_RULE_FIELDS = (
+    "aspects",
+    "weights",
+    "min_margin",
+    "min_chosen",
+    "largest_gap",
+    "max_length_ratio",
+    "strongest",
+    "per_instruction",
+    "balance_yes_no",
+)
+
+
+def _of_rows(path: Path, images: Path | None, dataset: Dataset, progress: Callable[[int], None]) -> tuple[list[Preference], str]:
+    def rows(seen: Seen | None = None) -> Iterator[Row]:
+        return islice(read_rows(path, images, seen=seen), dataset.limit)
+
+    seen, counts = Seen(), Counts()
+    rule = settle(rule_of(dataset), rows)
+    read = _counted(rows(seen), progress)
+    if dataset.take == "best":
+        found = [
+            Preference(
+                id=str(best.row),
+                prompt=best.prompt,
+                images=best.images,
+                chosen=best.completion,
+                rejected="",
+                row=best.row,
+                row_id=best.row_id,
+                chosen_model=best.model,
+                chosen_ratings=best.ratings,
+            )
+            for best in best_answers(read, rule, dataset.split_seed)
+        ]
+        return found, f"{seen.summary()}; {len(found):,} best answers by rule {rule.name!r}"
+    found = list(pair_up(read, rule, counts))
+    lost = {"ties": counts.ties, "without a rating": counts.skipped_non_numeric, "refused": counts.refused}
+    left = "".join(f", {count:,} {what}" for what, count in lost.items() if count)
+    return found, f"{seen.summary()}; {counts.pairs:,} pairs by rule {rule.name!r}{left}"
+
+
+def _of_pairs(path: Path, images: Path | None, dataset: Dataset, progress: Callable[[int], None]) -> tuple[list[Preference], str]:
+    asked = sorted({name for name in ("rule", "take", *_RULE_FIELDS) if name in dataset.model_fields_set})
+    if asked:
+        raise ReadError(f"[dataset] {asked[0]} is for rated answers; {dataset.read!r} holds pairs, or nothing that is known")
+    seen = SeenPairs()
+    found = list(_counted(islice(read_pairs(path, images, dataset.format, seen=seen), dataset.limit), progress))
+    return found, seen.summary()
+
+
+def _counted(items: Iterable[Item], progress: Callable[[int], None]) -> Iterator[Item]:
+    for count, item in enumerate(items, start=1):
+        progress(count)
+        yield item
+
+
+def _with_pictures(pairs: list[Preference], dataset: Dataset) -> tuple[list[Preference], int]:
+    lost = [pair for pair in pairs if not all(map(there, pair.images))]
+    if not lost:
+        return pairs, 0
+    if dataset.missing_images == "refuse":
+        named = ", ".join(repr(name) for name in dict.fromkeys(image.name for pair in lost for image in pair.images if not there(image)))
+        more = " ..." if len(named) > 200 else ""
+        raise ReadError(
+            f"{dataset.read}: {len(lost):,} of {len(pairs):,} pairs lack their picture: {named[:200]}{more}; "
+            "name their folder or zip as images, or leave them out by missing_images = 'drop'"
+        )
+    gone = {pair.id for pair in lost}
+    return [pair for pair in pairs if pair.id not in gone], len(lost)
+
+
+def digest(pairs: Sequence[Preference]) -> str:
+    """Of what the pairs say and what their pictures are called, in their order; not of where those lie."""
+    total = hashlib.sha256()
+    for pair in pairs:
+        names = [picture.name for picture in pair.images]
+        total.update(json.dumps([pair.id, pair.prompt, names, pair.chosen, pair.rejected]).encode())
+    return total.hexdigest()[:16]
