@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.attention_cli import attention_command
 from harness.judge_cli import judge_app
 from harness.models.share_out import Relieved, size
 from harness.names_cli import models_app, tasks_app
@@ -77,6 +78,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(vlfeedback_app, name="vlfeedback")
 app.command("train")(train_command)
 app.command("watch")(watch_command)
+app.command("attention")(attention_command)
 app.add_typer(povid_app, name="povid")
 
 ANSWERS = Path("runs") / "answers.sqlite"
