@@ -43,9 +43,11 @@ from harness.options import (
     ModelPath,
     ModelUrl,
     PartialData,
+    PlainTrl,
     RemoteCode,
     Seed,
     UsageError,
+    by_plain_trl,
     data_paths,
     judge_of,
     model_of,
@@ -445,6 +447,7 @@ def train_then_eval_command(
     require_better: Annotated[
         list[str] | None, typer.Option(help="TASK or TASK.METRIC: exit 3 unless the last checkpoint is better than the base; repeatable.")
     ] = None,
+    plain_trl: PlainTrl = False,
     limit: Limit = None,
     seed: Seed = None,
     max_failed: MaxFailed = 0.05,
@@ -458,6 +461,7 @@ def train_then_eval_command(
     if tasks:
         changes["tasks"] = [name for given in tasks for name in given.split(",") if name]
     found = find_recipe(recipe, **changes)
+    found = by_plain_trl(found) if plain_trl else found
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
     rater = judge_of(judge or (found.data.judge if found.data else "exact"), judge_url, ledger, judge_budget, given=judge_set)
     if dry_run:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.judging import Plan
     from harness.models.spec import ModelSpec
     from tasks.judge import Judge
+    from trainers.recipe import Recipe
 
 OK, FAILED, USAGE, REGRESSED, LOSSY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes."""
@@ -57,6 +58,7 @@ PartialData = Annotated[bool, typer.Option("--partial-data", help="Score local d
 ModelPath = Annotated[Path | None, typer.Option(help="A folder with the model's weights, or an adapter, instead of the hub.")]
 ModelUrl = Annotated[str | None, typer.Option(help="The server of a model that is behind one; default: OPENAI_BASE_URL, else OpenAI's.")]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let the checkpoint's own code run, with all your rights.")]
+PlainTrl = Annotated[bool, typer.Option("--plain-trl", help="By TRL's own DPO trainer, not the one that reads images and prompts once.")]
 MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Exit 4 above this share of failed or unscored samples.")]
 
 
@@ -106,6 +108,13 @@ def model_of(name: str, path: Path | None, url: str | None, remote_code: bool) -
     if url is not None and spec.backend != "openai":
         raise UsageError(f"--model-url: {name} runs here, not behind a server; name a served one as openai:ID")
     return replace(spec, url=url or spec.url, remote_code=remote_code)
+
+
+def by_plain_trl(recipe: "Recipe") -> "Recipe":
+    """The recipe with TRL's own trainer; UsageError where it has no DPO to do."""
+    if recipe.training is None or recipe.trainer != "dpo":
+        raise UsageError(f"recipe {recipe.name!r} trains by {recipe.trainer!r}: --plain-trl is for dpo")
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"plain_trl": True})})
 
 
 def data_paths(given: list[str] | None, tasks: list[str]) -> dict[str, str]:

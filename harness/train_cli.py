@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.models.share_out import rank
-from harness.options import OK, DryRun, Json, Seed, UsageError, print_plan, tell
+from harness.options import OK, DryRun, Json, PlainTrl, Seed, UsageError, by_plain_trl, print_plan, tell
 
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
@@ -51,13 +51,14 @@ def train_command(
     slurm: Annotated[
         list[str] | None, typer.Option("--slurm", help="NAME=VALUE of sbatch (partition, time, ...), repeatable: train as a job.")
     ] = None,
+    plain_trl: PlainTrl = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
     """Train on preferences that are there already, or pretrain embedded models. Finishes an interrupted run."""
     from trainers.launch import WORLD, check_world
 
-    found, understood = _recipe(recipe, config, base=base, data=data, images=images, limit=limit, seed=seed)
+    found, understood = _recipe(recipe, config, plain_trl=plain_trl, base=base, data=data, images=images, limit=limit, seed=seed)
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
     if found.data is not None:
         raise UsageError(f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`")
@@ -82,7 +83,7 @@ def train_command(
     return OK
 
 
-def _recipe(recipe: str | None, config: Path | None, **changes: Any) -> "tuple[Recipe, Config | None]":
+def _recipe(recipe: str | None, config: Path | None, *, plain_trl: bool, **changes: Any) -> "tuple[Recipe, Config | None]":
     """The recipe with what the options change, and the configuration it was read from."""
     from trainers.recipe import Recipe, find_recipe
 
@@ -107,7 +108,8 @@ def _recipe(recipe: str | None, config: Path | None, **changes: Any) -> "tuple[R
     given = found.model_dump(exclude_unset=True)
     if of_data:
         given["dataset"] |= of_data
-    return Recipe.model_validate(given | top), understood
+    changed = Recipe.model_validate(given | top)
+    return by_plain_trl(changed) if plain_trl else changed, understood
 
 
 def layout_of(recipe: "Recipe", gpus: int | None, mode: str, *, as_job: bool = False) -> "Layout":
