@@ -54,11 +54,16 @@ class PackedCall:
     ) -> Any:
         """TRL's fused output; a cell that predicts no answer token is 0."""
         row = packed["input_ids"]
+        last = [(scored, keys) for scored, (_, keys) in zip(packed["answers"], packed["lengths"], strict=True)]
         found = self.model(
             input_ids=row,
             position_ids=positions(self.backbone, packed, images.get("image_grid_thw")),
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row.device),  # four axes: taken as it is, and not looked at
-            shared_prefix={**attention_argument(packed["keys"], packed["lengths"]), "scored": packed["scored"]},
+            shared_prefix={
+                **attention_argument(packed["keys"], packed["lengths"]),
+                "scored": packed["scored"],
+                "at last": attention_argument(packed["keys"], last, packed["scored"]),
+            },
             shift_labels=packed["targets"],
             fused_lm_head=True,
             **images,
@@ -140,6 +145,9 @@ class PackedDPOTrainer(DPOTrainer):
         base = self.model.get_base_model()
         self.backbone = base.base_model
         self.backbone.register_forward_hook(_scored_alone, with_kwargs=True)
+        decoder = self.backbone.get_decoder()
+        self.last_layer = (decoder.layers if hasattr(decoder, "layers") else decoder.h)[-1]
+        only_scored(self.last_layer)
         register()
         base.set_attn_implementation({"text_config": NAME} if "text_config" in base.config.sub_configs else NAME)
         tower = self.backbone.get_encoder(modality="image")
@@ -158,6 +166,8 @@ class PackedDPOTrainer(DPOTrainer):
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """TRL's, of a model that reads packed rows."""
+        # The backward pass begins with it: recomputing at once what was just dropped would save nothing.
+        self.last_layer.gradient_checkpointing = False
         return super().compute_loss(PackedCall(model, self.backbone), inputs, return_outputs, num_items_in_batch)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -260,6 +270,26 @@ def _scored_alone(module: Any, args: Any, kwargs: Mapping[str, Any], output: Any
     if packed is not None:
         output.last_hidden_state = output.last_hidden_state[:, packed["scored"]]
     return output
+
+
+def only_scored(layer: Any) -> None:
+    """Have a model's last layer compute only what is scored: attention of those places, its MLP on them; the rest is read by nobody."""
+    places: list[Tensor | None] = [None]
+
+    def begin(module: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        packed = kwargs.get(NAME)
+        places[0] = None if packed is None else packed["scored"]
+        return args, kwargs if packed is None else {**kwargs, NAME: packed["at last"]}
+
+    forward = layer.mlp.forward
+
+    def scored_alone(hidden: Tensor) -> Tensor:
+        scored = places[0]
+        out: Tensor = forward(hidden if scored is None else hidden[:, scored])
+        return out if scored is None else out.new_zeros(hidden.shape).index_copy(1, scored, out)
+
+    layer.register_forward_pre_hook(begin, with_kwargs=True)
+    layer.mlp.forward = scored_alone
 
 
 def _what_fits(collator: PackedCollator, examples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[int, ...]]:

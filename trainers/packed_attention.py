@@ -9,7 +9,7 @@ The prompt's last token begins every answer: it predicts the answer's first. A t
 prompt and its own answer. No mask of the row's length squared is ever made: queries stay as they lie, keys are gathered once a segment.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,8 @@ class Packed:
     """Tokens of each group: they add up to N."""
     lengths: list[tuple[int, int]]
     """(queries, keys) of each segment; its last key belongs to its last query."""
+    answers: list[int]
+    """Of each segment, how many are scored: its last ones."""
     starts: list[list[int]]
     """For each group and answer: where its scores begin among the n."""
 
@@ -69,6 +71,7 @@ def pack(groups: Sequence[Group]) -> Packed:
     lengths: list[tuple[int, int]] = []
     starts: list[list[int]] = []
     sizes: list[int] = []
+    sizes_of_answers = [len(answer) for group in groups for answer in group.answers]
     for group in groups:
         begin, shared = len(ids), len(group.prompt) - 1
         ids += group.prompt[:-1]
@@ -92,16 +95,30 @@ def pack(groups: Sequence[Group]) -> Packed:
         keys=torch.tensor(keys),
         sizes=sizes,
         lengths=lengths,
+        answers=sizes_of_answers,
         starts=starts,
     )
 
 
-def attention_argument(keys: Tensor, lengths: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """The keyword argument `shared_prefix` of a forward pass over a packed row, on the device of `keys`."""
-    masks = [torch.ones(size, dtype=torch.bool, device=keys.device).tril(size[1] - size[0]) for size in lengths]
+def attention_argument(keys: Tensor, lengths: Sequence[tuple[int, int]], queries: Tensor | None = None) -> dict[str, Any]:
+    """The keyword argument `shared_prefix` of a forward pass over a packed row, on the device of `keys`.
+
+    `queries`: places in the row, where not all of it is to see anything; the rest gets zeros.
+    """
+    # As many queries as keys are plainly causal, for which sdpa has faster ways than a mask.
+    masks = [
+        None if asked == seen else torch.ones(asked, seen, dtype=torch.bool, device=keys.device).tril(seen - asked)
+        for asked, seen in lengths
+    ]
     bounds = torch.tensor([(0, 0), *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(keys.device)
-    longest = tuple(max(side) for side in zip(*lengths, strict=True))
-    return {"keys": keys, "masks": masks, "bounds": (bounds[:, 0].contiguous(), bounds[:, 1].contiguous()), "longest": longest}
+    return {
+        "queries": queries,
+        "keys": keys,
+        "lengths": lengths,
+        "masks": masks,
+        "bounds": (bounds[:, 0].contiguous(), bounds[:, 1].contiguous()),
+        "longest": tuple(max(side) for side in zip(*lengths, strict=True)),
+    }
 
 
 def shared_prefix_attention(
@@ -125,22 +142,26 @@ def shared_prefix_attention(
         if kwargs.get(name) is not None:
             raise PackedError(f"{type(module).__name__} attends with {name}, which packed rows do not know; train it unpacked")
     key, value = (part.index_select(2, shared_prefix["keys"]) for part in (key, value))
+    places = shared_prefix["queries"]
+    if places is None:
+        return _by_segments(query, key, value, shared_prefix, dropout, scaling), None
+    seen = _by_segments(query.index_select(2, places), key, value, shared_prefix, dropout, scaling)
+    nothing = seen.new_zeros(1, query.shape[2], *seen.shape[2:])
+    return nothing.index_copy(1, places, seen), None
+
+
+def _by_segments(
+    query: Tensor, key: Tensor, value: Tensor, shared_prefix: Mapping[str, Any], dropout: float, scaling: float | None
+) -> Tensor:
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
-        return _by_kernel(query, key, value, scaling, shared_prefix["bounds"], shared_prefix["longest"])[None], None
+        return _by_kernel(query, key, value, scaling, shared_prefix["bounds"], shared_prefix["longest"])[None]
     repeats = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
-    sizes = [tuple(mask.shape) for mask in shared_prefix["masks"]]
-    queries = query.split([size[0] for size in sizes], dim=2)
-    keys, values = (part.split([size[1] for size in sizes], dim=2) for part in (key, value))
-    seen = [
-        # A square mask is plain causal, for which sdpa has faster ways than a mask.
-        torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=None if square else mask, is_causal=square, dropout_p=dropout, scale=scaling
-        )
-        for q, k, v, mask in zip(queries, keys, values, shared_prefix["masks"], strict=True)
-        for square in [mask.shape[0] == mask.shape[1]]
-    ]
-    return torch.cat(seen, dim=2).transpose(1, 2).contiguous(), None
+    asked, seen = zip(*shared_prefix["lengths"], strict=True)
+    segments = zip(query.split(asked, dim=2), key.split(seen, dim=2), value.split(seen, dim=2), shared_prefix["masks"], strict=True)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    found = [attend(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling) for q, k, v, mask in segments]
+    return torch.cat(found, dim=2).transpose(1, 2).contiguous()
 
 
 def _by_kernel(

@@ -15,5 +15,5 @@ def figures() -> Iterator[dict[str, float]]:
     found: dict[str, float] = {}
     yield found
     kept = json.loads(BENCH.read_text(encoding="utf-8")) if BENCH.exists() else {}
-    kept |= {name: round(value, 3) for name, value in found.items()}
+    kept |= {name: float(f"{value:.4g}") for name, value in found.items()}
     BENCH.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -297,6 +297,7 @@ def test_four_answers_of_six_pairs_are_read_once_with_their_prompt() -> None:
     assert row.input_ids.shape == (1, 99 + 4 * 10)
     assert row.targets.shape == (1, 40)
     assert row.lengths == [(109, 109), (10, 109), (10, 109), (10, 109)]
+    assert row.answers == [10] * 4
 
 
 def test_an_image_goes_through_its_frozen_encoder_once_and_without_a_graph(checkpoint: Any, tmp_path: Path) -> None:
@@ -328,6 +329,31 @@ def test_only_answer_tokens_are_scored(checkpoint: Any, tmp_path: Path, monkeypa
     assert scored[0] < batch["completion_mask"].sum() / 2
 
 
+def test_the_last_layer_is_computed_where_it_is_scored(checkpoint: Any, tmp_path: Path) -> None:
+    made = trainer(PackedDPOTrainer, checkpoint("llava"), preferences(), tmp_path)
+    made.add_references()
+    seen: list[int] = []
+    for layer in made.backbone.language_model.layers:
+        layer.mlp.down_proj.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[1]))
+    row = made.data_collator([made.train_dataset[index] for index in range(10)])["packed"]
+    loss_and_gradients(made)
+    assert seen == [row["input_ids"].shape[1]] * (len(seen) - 1) + [len(row["scored"])]
+    assert len(seen) > 1
+    assert seen[-1] < seen[0]
+
+
+def test_the_last_layer_is_not_computed_twice_for_checkpointing(checkpoint: Any, tmp_path: Path) -> None:
+    made = trainer(PackedDPOTrainer, checkpoint("llava"), preferences(), tmp_path, gradient_checkpointing=True)
+    made.add_references()
+    layers = made.backbone.language_model.layers
+    seen: list[int] = []
+    for number, layer in enumerate(layers):
+        layer.self_attn.q_proj.register_forward_hook(lambda module, args, out, number=number: seen.append(number))
+    loss_and_gradients(made)
+    last = len(layers) - 1
+    assert sorted(seen) == [number for number in range(last) for _ in range(2)] + [last]
+
+
 # The attention
 
 
@@ -352,6 +378,18 @@ def test_segments_attend_as_a_dense_mask_would_have_them() -> None:
     argument = packed_attention.attention_argument(ROW.keys, ROW.lengths)
     found, _ = packed_attention.shared_prefix_attention(torch.nn.Identity(), query, key, value, None, shared_prefix=argument)
     torch.testing.assert_close(found, dense(query, key, value, ROW))
+
+
+def test_places_that_nobody_asks_for_see_nothing() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, ROW.input_ids.shape[1], 16) for heads in (4, 2, 2))
+    lengths = [(asked, seen) for asked, (_, seen) in zip(ROW.answers, ROW.lengths, strict=True)]
+    argument = packed_attention.attention_argument(ROW.keys, lengths, ROW.scored)
+    found, _ = packed_attention.shared_prefix_attention(torch.nn.Identity(), query, key, value, None, shared_prefix=argument)
+    torch.testing.assert_close(found[:, ROW.scored], dense(query, key, value, ROW)[:, ROW.scored])
+    rest = sorted(set(range(ROW.input_ids.shape[1])) - set(ROW.scored.tolist()))
+    assert rest
+    assert not found[:, rest].any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel runs on GPUs alone")
