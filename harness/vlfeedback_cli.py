@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,7 @@ RuleName = Annotated[
 UseRay = Annotated[
     str | None, typer.Option("--ray", help="Work as Ray Data pipelines: `local`, or the address of a cluster that runs (auto, HOST:PORT).")
 ]
+CopyImages = Annotated[bool, typer.Option(help="Copy pictures out of zips and tables beside the file, so that `datasets` opens them.")]
 Workers = Annotated[int, typer.Option(min=1, help="Actors a stage, with --ray.")]
 
 PUBLIC = "public"
@@ -117,6 +119,7 @@ def pairs_command(
     best: Annotated[bool, typer.Option("--best", help="The best answer of each row, for SFT, instead of pairs.")] = False,
     form: Annotated[str, typer.Option("--format", help="trl, povid, sharegpt, rlhf-v or rlaif-v.")] = "trl",
     embed_images: Annotated[bool, typer.Option("--embed-images", help="Put the pictures into the file, or beside it for JSON.")] = False,
+    copy_images: CopyImages = True,
     ray: UseRay = None,
     workers: Workers = 2,
     seed: Seed = None,
@@ -148,7 +151,8 @@ def pairs_command(
             raise UsageError("--best writes TRL's prompt and completion columns, without a split")
         from trainers.vlfeedback.formats import write_best
 
-        written = write_best(best_answers(_rows(data, images, seen), asked, seed or 0), out, embed_images=embed_images)
+        chosen = best_answers(_rows(data, images, seen), asked, seed or 0)
+        written = write_best(chosen, out, embed_images=embed_images, copy_images=copy_images, seen=seen)
         tell(f"{out}: {written} best answers; {seen.summary()}")
         if as_json:
             print(json.dumps({"rows": seen.rows, "answers": written, "files": [str(out)]}))
@@ -160,15 +164,13 @@ def pairs_command(
             made: Iterator[Preference] = pairs_by_ray(_rows(data, images, seen), asked, counts, workers=workers)
         else:
             made = pair_up(_rows(data, images, seen), asked, counts)
-        files = {
-            out: write_pairs(
-                made if not test_share else on_side(made, "train", test_share, seed or 0), out, form, embed_images=embed_images
-            )
-        }
+        if test_share:
+            made = on_side(made, "train", test_share, seed or 0)
+        write = partial(write_pairs, form=form, embed_images=embed_images, copy_images=copy_images, seen=seen)
+        files = {out: write(made, out)}
     if test_share:
         other = out.with_name(f"{out.stem}-test{out.suffix}")
-        again = on_side(pair_up(_rows(data, images), asked, Counts()), "test", test_share, seed or 0)
-        files[other] = write_pairs(again, other, form, embed_images=embed_images)
+        files[other] = write(on_side(pair_up(_rows(data, images), asked, Counts()), "test", test_share, seed or 0), other)
     for path, count in files.items():
         tell(f"{path}: {count} pairs")
     tell(seen.summary())
@@ -228,6 +230,7 @@ def convert_command(
     form: Annotated[str | None, typer.Option("--from", help="The source's format, where its columns don't tell.")] = None,
     images: Images = None,
     embed_images: Annotated[bool, typer.Option("--embed-images", help="Put the pictures into the file, or beside it for JSON.")] = False,
+    copy_images: CopyImages = True,
 ) -> int:
     """Rewrite rated answers as jsonl or parquet, or pairs in another format."""
     from trainers.vlfeedback.formats import SeenPairs, read_pairs, write_pairs
@@ -236,11 +239,12 @@ def convert_command(
     _not_over(out, source)
     if to == "vlfeedback":
         seen = Seen()
-        count = write_rows(_rows(source, images, seen), out, embed_images=embed_images)
+        count = write_rows(_rows(source, images, seen), out, embed_images=embed_images, seen=seen)
         tell(f"{out}: {count} rows; read {seen.summary()}")
         return OK
     pairs = SeenPairs()
-    count = write_pairs(read_pairs(source, images, form, seen=pairs), out, to, embed_images=embed_images)
+    given = read_pairs(source, images, form, seen=pairs)
+    count = write_pairs(given, out, to, embed_images=embed_images, copy_images=copy_images, seen=pairs)
     tell(f"{out}: {count} pairs; read {pairs.summary()}")
     return OK
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import threading
 import zipfile
@@ -21,6 +22,7 @@ from trainers.rows import Picture, Preference
 from trainers.vlfeedback.card import PushError, dataset_card, push
 from trainers.vlfeedback.formats import FORMS, FormatError, SeenPairs, read_pairs, write_best, write_pairs
 from trainers.vlfeedback.pairs import BestAnswer
+from trainers.vlfeedback.pictures import there
 from trainers.vlfeedback.records import DataError
 
 
@@ -300,6 +302,167 @@ def test_a_hostile_name_reads_nothing_outside(form: str, name: str, tmp_path: Pa
         back.images[0].read()
 
 
+HOSTILE = (
+    "{outside}/secret.png",
+    "../secret.png",
+    "http://127.0.0.1:{port}/x.png",
+    "zip://x.png::http://127.0.0.1:{port}/x.zip",
+    "gone.png",
+)
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[int, list[str]]]:
+    """A server's port, and what was asked of it."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("embed", (False, True))
+@pytest.mark.parametrize(
+    ("form", "ending"), (("trl", "parquet"), ("rlaif-v", "parquet"), ("trl", "jsonl"), ("povid", "json"), ("sharegpt", "jsonl"))
+)
+def test_what_is_written_of_hostile_names_loads_and_opens_nothing(
+    form: str, ending: str, embed: bool, tmp_path: Path, shown: Picture, listener: tuple[int, list[str]]
+) -> None:
+    import datasets
+
+    port, asked = listener
+    (tmp_path / "secret.png").write_bytes(png(200))
+    names = [name.format(outside=tmp_path, port=port) for name in HOSTILE]
+    path = tmp_path / "out" / f"pairs.{ending}"
+    write_pairs([pair(Picture(name), id=name) for name in names] + [pair(shown)], path, form, embed_images=embed)
+    kind = "parquet" if ending == "parquet" else "json"
+    table = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    for record, name in zip(table, names, strict=False):
+        assert not record.get("images")
+        assert not record.get("image")
+        if "image_names" in record:
+            assert (len(record["image_names"]), record["image_there"]) == (1, [False])
+            assert record["image_names"][0] == name or name.startswith("/")
+        else:
+            assert not {"", "..", ":"} & {*record["image_path"], *record["image_path"].split("/")}
+    assert table[len(names)].get("images") or table[len(names)]["image"]
+    assert asked == []
+    back = list(read_pairs(path, tmp_path / "pictures"))
+    assert [len(one.images) for one in back] == [1] * (len(names) + 1)
+    assert back[-2].images[0].name == "gone.png"
+    assert back[-1].images[0].read() == png(7)
+    for one in back[:-1]:
+        with pytest.raises(OSError, match="is not there"):
+            one.images[0].read()
+    assert back[0].prompt == back[-1].prompt == "What?"
+
+
+@pytest.mark.parametrize(("form", "ending", "embed"), [way for way in WAYS if not way[0].startswith("rl")])
+def test_of_several_pictures_those_that_are_there_keep_their_places(
+    form: str, ending: str, embed: bool, tmp_path: Path, shown: Picture
+) -> None:
+    two = pair(shown, images=(Picture("a.png"), shown, Picture("b.png")), prompt="<image>\nWhich?")
+    path = tmp_path / "out" / f"pairs.{ending}"
+    write_pairs([two], path, form, embed_images=embed)
+    (back,) = read_pairs(path, tmp_path / "pictures")
+    assert [picture.name for picture in back.images] == ["a.png", "7.png", "b.png"]
+    assert [there(picture) for picture in back.images] == [False, True, False]
+    assert back.images[1].read() == png(7)
+    assert back.prompt == two.prompt
+    (tmp_path / "pictures" / "b.png").write_bytes(png(9))
+    (later,) = read_pairs(path, tmp_path / "pictures")
+    assert later.images[2].read() == png(9)
+
+
+@pytest.mark.parametrize("ending", ("jsonl", "json"))
+def test_a_folder_moves_with_its_lines_and_the_pictures_below_it(ending: str, tmp_path: Path, shown: Picture) -> None:
+    write_pairs([pair(shown)], tmp_path / f"pairs.{ending}", "sharegpt")
+    write_pairs([pair(Picture("t", data=png(8)))], tmp_path / f"copied.{ending}", "sharegpt")
+    assert str(tmp_path) not in (tmp_path / f"pairs.{ending}").read_text() + (tmp_path / f"copied.{ending}").read_text()
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    for name, colour in (("pairs", 7), ("copied", 8)):
+        (back,) = read_pairs(moved / f"{name}.{ending}")
+        assert back.images[0].read() == png(colour)
+    moved.rename(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ("parquet", "jsonl"))
+def test_without_copies_a_zip_stays_a_zip_that_datasets_and_we_read(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    archive = tmp_path / "there" / "pictures.zip"
+    archive.parent.mkdir()
+    odd = "x.png::http://127.0.0.1:9/y.png"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("in/7 é.png", png(7))
+        opened.writestr(odd, png(8))
+    pictures = (Picture("in/7 é.png", archive, "in/7 é.png"), Picture("o", archive, odd), Picture("d.png", data=png(9)))
+    path = tmp_path / "out" / f"pairs.{ending}"
+    write_pairs([pair(pictures[0], images=pictures)], path, copy_images=False)
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    kind = "parquet" if ending == "parquet" else "json"
+    table = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    (opened_one,) = table.cast_column("images", datasets.List(datasets.Image()))[0]["images"]
+    assert opened_one.getpixel((0, 0)) == (7, 10, 10)
+    (back,) = read_pairs(path, archive)
+    assert [there(picture) for picture in back.images] == [True, False, False]
+    assert back.images[0].read() == png(7)
+    (unnamed,) = read_pairs(path)  # a row's word for where a zip is opens none
+    assert not any(there(picture) for picture in unnamed.images)
+
+
+@pytest.mark.parametrize("ending", ("parquet", "jsonl"))
+@pytest.mark.parametrize("embed", (False, True))
+def test_what_is_no_image_is_counted_once_and_left_out(embed: bool, ending: str, tmp_path: Path, shown: Picture) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("bad.jpg", b"no image")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    bad = (Picture("bad.jpg", tmp_path / "a.zip", "bad.jpg"), Picture("bad.png", tmp_path / "bad.png"), Picture("d", data=b"no image"))
+    seen = SeenPairs()
+    path = tmp_path / "out" / f"pairs.{ending}"
+    write_pairs([pair(shown, images=(*bad, shown)), pair(shown, images=bad)] * 70, path, embed_images=embed, seen=seen)
+    assert seen.unreadable_images == 3
+    assert "3 unreadable images" in seen.summary()
+    back = list(read_pairs(path, tmp_path / "pictures"))
+    assert [there(picture) for picture in back[0].images] == [False, False, False, True]
+    best = BestAnswer(prompt="What?", images=bad, completion="cat", model="A", ratings={}, row=3)
+    seen = SeenPairs()
+    write_best([best], path, embed_images=embed, seen=seen)
+    assert seen.unreadable_images == 3
+
+
+@pytest.mark.parametrize("ending", ("parquet", "jsonl"))
+def test_a_margin_without_end_is_none_and_the_lines_are_json(ending: str, tmp_path: Path, shown: Picture) -> None:
+    path = tmp_path / f"pairs.{ending}"
+    write_pairs([pair(shown, margin=margin, chosen_ratings={"Wit": "inf"}) for margin in (math.inf, math.nan, 2.0)], path)
+    if ending == "jsonl":
+        for line in path.read_text().splitlines():
+            json.loads(line, parse_constant=lambda name: pytest.fail(name))
+    back = list(read_pairs(path))
+    assert [one.margin for one in back] == [None, None, 2.0]
+    assert back[0].chosen_ratings == {"Wit": "inf"}
+
+
+def test_numbers_too_large_for_a_table_are_not_taken_for_ours(tmp_path: Path) -> None:
+    line = {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 10**400, "row": 3}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(line | {"row": 2**70, "prompt": "q"}) + "\n")
+    assert [(one.row, one.margin) for one in read_pairs(tmp_path / "a.jsonl")] == [(3, None), (4, None)]
+
+
 def test_absolute_paths_are_followed_into_folders_the_user_names(tmp_path: Path, shown: Picture) -> None:
     path = tmp_path / "out" / "pairs.parquet"
     write_pairs([pair(shown)], path)
@@ -310,9 +473,10 @@ def test_absolute_paths_are_followed_into_folders_the_user_names(tmp_path: Path,
     assert back.images[0].read() == png(7)
 
 
-def test_datasets_opens_the_pictures(tmp_path: Path, shown: Picture) -> None:
+def test_datasets_opens_the_pictures(tmp_path: Path, shown: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
+    monkeypatch.chdir(tmp_path)  # paths in JSON are relative
     load = {"split": "train", "cache_dir": str(tmp_path / "cache")}
     for name, embed in (("paths.parquet", False), ("bytes.parquet", True)):
         write_pairs([pair(shown), pair(shown, images=())], tmp_path / name, embed_images=embed)
@@ -330,9 +494,10 @@ def test_datasets_opens_the_pictures(tmp_path: Path, shown: Picture) -> None:
         assert datasets.load_dataset("parquet", data_files=str(tmp_path / f"{form}.parquet"), **load)[0]["image"].size == (4, 4)
 
 
-def test_best_answers_are_prompt_and_completion(tmp_path: Path, shown: Picture) -> None:
+def test_best_answers_are_prompt_and_completion(tmp_path: Path, shown: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
+    monkeypatch.chdir(tmp_path)
     best = BestAnswer(prompt="What?", images=(shown,), completion="cat", model="A", ratings={"Wit": "5"}, row=3, row_id="r")
     for ending, kind in (("parquet", "parquet"), ("jsonl", "json")):
         assert write_best([best], tmp_path / f"best.{ending}") == 1

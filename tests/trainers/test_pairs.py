@@ -146,6 +146,35 @@ def test_a_margin_is_exact_where_floats_are_not() -> None:
     assert pairs_of(thirds, RULES["authors"])[0][0].margin == 1.0
 
 
+def test_ratings_without_bounds_make_pairs_without_a_finite_margin() -> None:
+    extremes = row(answer("A", "1e308"), answer("B", "-1e308"), answer("C", "inf"), answer("D", "-inf"), answer("E", "3"))
+    for rule in ("authors", "margin", "largest-gap", "dominant", "helpfulness"):
+        made, counts = pairs_of(extremes, find_rule(rule))
+        assert counts.pairs == len(made) > 0
+    made, _ = pairs_of(extremes, RULES["authors"])
+    assert len(made) == 10
+    margins = {(pair.chosen_model, pair.rejected_model): pair.margin for pair in made}
+    assert margins["A", "B"] == margins["C", "D"] == math.inf
+    assert margins["A", "E"] == 1e308
+    assert pairs.strongest_model([extremes, row(answer("C", "1"))]) == "A"
+
+
+@given(st.lists(st.tuples(*[st.sampled_from(["1", "2", "3", "4", "5", "4.3333334", "0.1", "1e-9", "1e300"])] * 3), min_size=2, max_size=6))
+def test_the_margin_is_the_nearest_float_and_the_largest_gaps_are_exact(ratings: list[tuple[str, ...]]) -> None:
+    one = row(*(answer(f"m{place}", *given) for place, given in enumerate(ratings)))
+    means = {f"m{place}": sum(map(Fraction, given)) / 3 for place, given in enumerate(ratings)}
+    gaps = {(a, b): means[a] - means[b] for a in means for b in means if means[a] > means[b]}
+    assert {(pair.chosen_model, pair.rejected_model): pair.margin for pair in pairs_of(one, RULES["authors"])[0]} == {
+        names: float(gap) for names, gap in gaps.items()
+    }
+    largest = {names for names, gap in gaps.items() if gap == max(gaps.values())}
+    assert {(pair.chosen_model, pair.rejected_model) for pair in pairs_of(one, RULES["largest-gap"])[0]} == largest
+    for least in (1, 1 / 3, 0.1):
+        apart = {names for names, gap in gaps.items() if gap >= Fraction(repr(float(least)))}
+        made, _ = pairs_of(one, find_rule("margin", min_margin=least))
+        assert {(pair.chosen_model, pair.rejected_model) for pair in made} == apart
+
+
 def test_weights_are_what_they_are_written_as() -> None:
     tied = row(answer("a", 1, 1, 2), answer("b", 2, 2, 1), answer("c", 4, 1, 1))
     weights = {"helpfulness": 0.1, "ethics": 0.2, "visual faithfulness": 0.3}

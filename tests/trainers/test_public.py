@@ -17,7 +17,7 @@ from PIL import Image
 
 from trainers.recipe import ASPECTS
 from trainers.rows import Completion, Picture, Row
-from trainers.vlfeedback import public
+from trainers.vlfeedback import public, records
 from trainers.vlfeedback.public import Seen, check_images, holds_rows, read_rows, write_rows
 from trainers.vlfeedback.records import DataError
 
@@ -207,6 +207,23 @@ def test_ratings_are_kept_as_text_and_aspects_are_known_in_any_spelling(tmp_path
     assert row.completions[0].ratings == {"Helpfulness": "4", "Visual Faithfulness": "3.5", "Wit": "2"}
     assert row.completions[0].rationales == {"Helpfulness": "x", "Ethical Considerations": "unsure"}
     assert (seen.missing_ratings, seen.non_numeric) == (1, 0)
+
+
+def test_no_digit_of_a_rating_is_lost(tmp_path: Path) -> None:
+    judged = {aspect: {"Rating": rating} for aspect, rating in zip(ASPECTS, (4.3333334, 4.0, 4.3333333), strict=True)}
+    path = put_lines(tmp_path / "a.jsonl", [record(0) | {"completions": [{"annotations": judged, "model": "m", "response": "r"}]}])
+    (row,) = read_rows(path)
+    assert list(row.completions[0].ratings.values()) == ["4.3333334", "4", "4.3333333"]
+
+
+@pytest.mark.parametrize("annotations", ("N/A", ["Helpfulness: 4"], 4))
+def test_annotations_that_are_no_aspects_are_counted_and_the_answer_stays(annotations: Any, tmp_path: Path) -> None:
+    made = [{"annotations": annotations, "model": "m", "response": "r"}, *completions(0)]
+    seen = Seen()
+    (row,) = read_rows(put_lines(tmp_path / "a.jsonl", [record(0) | {"completions": made}]), seen=seen)
+    assert [len(completion.ratings) for completion in row.completions] == [0, 3, 3]
+    assert (seen.unreadable_annotations, seen.missing_ratings) == (1, 3)
+    assert "1 unreadable annotations" in seen.summary()
 
 
 def test_a_failed_answer_is_not_an_empty_one(tmp_path: Path) -> None:
@@ -549,6 +566,65 @@ def test_half_a_character_does_not_stop_a_file(tmp_path: Path) -> None:
     (row,) = read_rows(path)
     assert row.prompt == "x \ufffd y"
     assert write_rows([row], tmp_path / "b.jsonl") == 1
+
+
+@pytest.mark.parametrize("ending", ("jsonl", "json"))
+def test_half_a_character_in_bytes_does_not_stop_a_file_either(ending: str, tmp_path: Path) -> None:
+    line = json.dumps(record(0) | {"prompt": "x HALF 한 ퟿ y"}, ensure_ascii=False).encode().replace(b"HALF", b"\xed\xb3\xa9")
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(b"[" + line + b"]" if ending == "json" else line + b"\n")
+    (row,) = read_rows(path)
+    assert row.prompt == "x \ufffd 한 ퟿ y"
+    assert write_rows([row], tmp_path / "b.parquet") == 1
+
+
+def test_what_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "\\ud83d", "deep": ' + "[" * 900 + "]" * 900 + "}\n")
+    with pytest.raises(DataError, match="line 1: nested too deeply"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    (
+        ("../secret.png", "secret.png"),
+        ("/tmp/secret/private.png", "secret/private.png"),
+        ("http://127.0.0.1:8917/x/y.png", "x/y.png"),
+        ("http://127.0.0.1:8917/y.png", "y.png"),
+        ("zip://x.png::http://h/y.zip", "h/y.zip"),
+        ("a/../../b.png", "b.png"),
+        ("..", None),
+        ("merged_images/a..b.png", "merged_images/a..b.png"),
+    ),
+)
+def test_a_row_names_no_picture_in_a_way_that_leads_elsewhere(name: str, told: str | None, tmp_path: Path) -> None:
+    rows = [
+        Row(index=0, id="0", prompt="p", images=(Picture(name),)),
+        Row(index=1, id="1", prompt="p", images=(Picture(name, data=png(1)),)),
+    ]
+    for ending, embed in (("jsonl", False), ("parquet", False), ("parquet", True)):
+        write_rows(rows, tmp_path / f"rows.{ending}", embed_images=embed)
+        back = list(records.read(tmp_path / f"rows.{ending}"))
+        assert [record["img_path"] or None for record in back] == [told] * 2
+        if embed:
+            assert [record["image"] and record["image"]["path"] for record in back] == [None, told or ""]
+
+
+def test_pictures_that_are_not_there_or_no_images_keep_their_place_among_several(tmp_path: Path) -> None:
+    import datasets
+
+    several = (Picture("gone.png"), Picture("2.png", data=png(2)), Picture("bad.png", data=b"no image"))
+    rows = [Row(index=0, id="0", prompt="p", images=several[1:2]), Row(index=1, id="1", prompt="p", images=several)]
+    rows.append(Row(index=2, id="2", prompt="p", images=several[:1]))
+    seen = Seen()
+    write_rows(rows, tmp_path / "rows.parquet", embed_images=True, seen=seen)
+    assert seen.unreadable_images == 1
+    back = list(read_rows(tmp_path / "rows.parquet"))
+    assert [[picture.name for picture in row.images] for row in back] == [["2.png"], ["gone.png", "2.png", "bad.png"], ["gone.png"]]
+    assert back[1].images[1].read() == png(2)
+    table = datasets.load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [len(row["images"]) for row in table] == [1, 1, 0]
 
 
 def test_reading_is_lazy(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ _SCHEMA = """
 | `models` | who answered |
 | `completions` | `model`, `response` and `annotations` of each answer: per aspect a `Rating` (text; "N/A" happens) and a `Rationale` |
 | `img_path` | the picture's name |
-| `image`, `images` | the picture, where it is embedded; `images` where rows have several |
+| `image`, `images` | the picture, where it is embedded; `images` where rows have several, named by `image_names` |
 """
 
 _PAIRS = """
@@ -107,6 +107,7 @@ _PAIRS = """
 | `images`, `prompt`, `chosen`, `rejected` | as TRL's DPOTrainer takes them |
 | `row`, `row_id` | place and id of the row: pairs of one row share prompt and pictures; split by row |
 | `chosen_model`, `rejected_model`, `chosen_ratings`, `rejected_ratings` | where the two answers are from |
+| `image_names`, `image_there` | what the data call the pictures, and which of them are in `images` |
 | `margin` | score of `chosen` minus that of `rejected`, in rating points |
 """
 

@@ -11,13 +11,18 @@
 | rlhf-v | image, text (JSON of question, chosen, rejected), origin_split, idx, ... | at most one | in the JSON of origin_split |
 | rlaif-v | image, question, chosen, rejected, origin_split, idx, ... | at most one | in the JSON of origin_split |
 
-Pictures are given as absolute paths that open, from zips and tables after a copy into `<stem>_images/` beside the file; with
-`embed_images` as bytes in parquet, and as relative paths to such copies in JSON. A picture that is not there keeps its name (no bytes).
+Pictures are given as paths that open: absolute ones in parquet, for `datasets` knows no others; in JSON relative ones where they are below
+the file's folder, which can be moved with it (`datasets` opens those from that folder as the working directory). Pictures of zips and
+tables are copied into `<stem>_images/` beside the file; with `embed_images` all are bytes in parquet, and such copies in JSON. Without
+`copy_images` nothing is copied: a zip's are given as `zip://MEMBER::ZIP`, which `datasets` opens too, but by reading the zip's whole
+directory for each; a table's are not given. A picture that is not there, or is no image, is not among the images, so that what is written
+loads: all are named in `image_names`, with true or false in `image_there`.
 A pair is one prompt and two answers: what has a history, or a system message, is skipped and counted, or refused where nobody counts.
 """
 
 import difflib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +30,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainers.rows import Picture, Preference
-from trainers.vlfeedback.pictures import Copies, Places, copies_of, image_bytes, path_for, there, told_name, within
+from trainers.rows import Preference
+from trainers.vlfeedback.pictures import Given, Outlet, Places, Unreadable, safe_name, there, within
 from trainers.vlfeedback.records import PARQUET, DataError, Record, batches, data_files, read, suffix, whole, write_json, write_parquet
 
 if TYPE_CHECKING:
@@ -53,6 +58,8 @@ class SeenPairs:
     pairs: int = 0
     missing_images: int = 0
     """Pictures that are not there."""
+    unreadable_images: int = 0
+    """Pictures that are no images, met while pairs were written and left out; each once."""
     torn_lines: int = 0
     """Last lines cut off while they were written, left out."""
     skipped: Counter[str] = field(default_factory=Counter)
@@ -62,6 +69,7 @@ class SeenPairs:
         """One line: the pairs, and every count that is not zero."""
         parts = [f"{self.pairs:,} pairs"]
         parts += [f"{self.missing_images:,} missing images"] * (self.missing_images > 0)
+        parts += [f"{self.unreadable_images:,} unreadable images"] * (self.unreadable_images > 0)
         parts += [f"{self.torn_lines:,} torn lines"] * (self.torn_lines > 0)
         return "; ".join(parts + [f"{count:,} skipped ({reason})" for reason, count in self.skipped.most_common()])
 
@@ -74,8 +82,8 @@ class SeenPairs:
 class _Form:
     fits: Callable[[Collection[str]], bool]
     read: Callable[[Record, Places], dict[str, Any]]
-    write: Callable[[Preference, list[Any], int], Record]
-    """Of a pair, how its pictures are given, and its place."""
+    write: Callable[[Preference, Given, int], Record]
+    """Of a pair, its pictures as the file has them, and its place."""
     parquet: bool
     """Whether it is written as parquet too, with pictures as structs of bytes and path."""
 
@@ -117,41 +125,59 @@ def read_pairs(path: Path, images: Path | None = None, form: str | None = None, 
             yield pair
 
 
-def write_pairs(pairs: Iterable[Preference], path: Path, form: str = "trl", *, embed_images: bool = False) -> int:
-    """Write pairs as `.parquet`, `.jsonl` or `.json` (one list), whole or not at all; returns how many."""
+def write_pairs(
+    pairs: Iterable[Preference],
+    path: Path,
+    form: str = "trl",
+    *,
+    embed_images: bool = False,
+    copy_images: bool = True,
+    seen: Unreadable | None = None,
+) -> int:
+    """Write pairs as `.parquet`, `.jsonl` or `.json` (one list), whole or not at all; returns how many.
+
+    `seen` (a SeenPairs, or the Seen of the rows) counts the pictures that are no images.
+    """
     known = _form(form)
     kind = suffix(path)
     if kind not in {".jsonl", ".json"} and not (kind == PARQUET and known.parquet):
         endings = ".parquet, .jsonl or .json" if known.parquet else ".jsonl or .json"
         raise FormatError(f"{path}: {form} is written as {endings}")
-    copies = copies_of(path)
-    if kind == PARQUET and form == "trl":
-        return _write_trl(pairs, path, copies, embed_images)
     structs = kind == PARQUET
-    records = (
-        known.write(pair, [_given(picture, path, copies, embed_images, structs) for picture in pair.images], place)
-        for place, pair in enumerate(pairs)
-    )
+    outlet = Outlet(path, structs=structs, embed=embed_images, copy=copy_images, counts=seen)
+    if structs and form == "trl":
+        return _write_trl(pairs, path, outlet, _GROUP[embed_images])
+    records = (known.write(pair, outlet.give(pair.images), place) for place, pair in enumerate(pairs))
     return _write_rlv(records, path, _GROUP[embed_images]) if structs else write_json(records, path)
 
 
-def write_best(answers: Iterable["BestAnswer"], path: Path, *, embed_images: bool = False) -> int:
+def write_best(
+    answers: Iterable["BestAnswer"],
+    path: Path,
+    *,
+    embed_images: bool = False,
+    copy_images: bool = True,
+    seen: Unreadable | None = None,
+) -> int:
     """Write answers to learn from by themselves in TRL's prompt and completion columns, `.parquet`, `.jsonl` or `.json`; how many."""
     kind = suffix(path)
     if kind not in {PARQUET, ".jsonl", ".json"}:
         raise FormatError(f"{path}: answers are written as .parquet, .jsonl or .json")
-    copies, structs = copies_of(path), kind == PARQUET
+    structs = kind == PARQUET
+    outlet = Outlet(path, structs=structs, embed=embed_images, copy=copy_images, counts=seen)
 
     def record(answer: "BestAnswer") -> Record:
         rated: Any = dict(answer.ratings)
+        given = outlet.give(answer.images)
         return {
-            "images": [_given(picture, path, copies, embed_images, structs) for picture in answer.images],
+            "images": given.images,
             "prompt": [{"role": "user", "content": answer.prompt}],
             "completion": [{"role": "assistant", "content": answer.completion}],
             "row": answer.row,
             "row_id": answer.row_id,
             "model": answer.model,
-            "ratings": [{"aspect": aspect, "rating": given} for aspect, given in rated.items()] if structs else rated,
+            "ratings": [{"aspect": aspect, "rating": rating} for aspect, rating in rated.items()] if structs else rated,
+            **given.names,
         }
 
     records = map(record, answers)
@@ -161,20 +187,16 @@ def write_best(answers: Iterable["BestAnswer"], path: Path, *, embed_images: boo
 
     text = Value("string")
     said, rating = List({"role": text, "content": text}), List({"aspect": text, "rating": text})
-    ours = {"row": Value("int64"), "row_id": text, "model": text, "ratings": rating}
+    ours = {"row": Value("int64"), "row_id": text, "model": text, "ratings": rating, **_names_columns()}
     schema = Features({"images": List(Image()), "prompt": said, "completion": said, **ours}).arrow_schema
     with whole(path) as temporary:
         return write_parquet(records, temporary, schema, _GROUP[embed_images])
 
 
-def _given(picture: Picture, path: Path, copies: Copies, embed: bool, structs: bool) -> Any:
-    """The picture as a record has it: a path, or a struct of bytes and path."""
-    if structs:
-        data = image_bytes(picture) if embed else None
-        return {"bytes": data, "path": told_name(picture) if embed else path_for(picture, copies)}
-    if embed and (copied := copies.add(picture)):
-        return copied.relative_to(path.parent).as_posix()
-    return path_for(picture, copies) or picture.name
+def _names_columns() -> dict[str, Any]:
+    from datasets import List, Value
+
+    return {"image_names": List(Value("string")), "image_there": List(Value("bool"))}
 
 
 def _form(name: str) -> _Form:
@@ -211,7 +233,7 @@ def _origin(pair: Preference) -> Record:
         "row_id": pair.row_id,
         "chosen_model": pair.chosen_model,
         "rejected_model": pair.rejected_model,
-        "margin": pair.margin,
+        "margin": _finite(pair.margin),
         "chosen_ratings": dict(pair.chosen_ratings),
         "rejected_ratings": dict(pair.rejected_ratings),
     }
@@ -220,15 +242,22 @@ def _origin(pair: Preference) -> Record:
 def _origin_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a Preference that stand in a record under our names; none where it numbers no row."""
     row = record.get("row")
-    if not isinstance(row, int):
+    if not isinstance(row, int) or not -(2**63) <= row < 2**63:
         return {}
-    margin = record.get("margin")
     return {
         "row": row,
         **{name: str(record.get(name) or "") for name in ("row_id", "chosen_model", "rejected_model")},
-        "margin": float(margin) if isinstance(margin, (int, float)) else None,
+        "margin": _finite(record.get("margin")),
         **{name: _ratings_of(record.get(name)) for name in ("chosen_ratings", "rejected_ratings")},
     }
+
+
+def _finite(margin: Any) -> float | None:
+    """JSON knows no infinity, which ratings such as "inf" give."""
+    try:
+        return float(margin) if isinstance(margin, (int, float)) and math.isfinite(margin) else None
+    except OverflowError:
+        return None
 
 
 def _ratings_of(value: Any) -> dict[str, str]:
@@ -250,7 +279,7 @@ def _read_trl(record: Record, places: Places) -> dict[str, Any]:
     return {
         "id": str(record.get("id") or ""),
         "prompt": _message(record["prompt"], "user", "prompt"),
-        "images": places.pictures(record, "images", "image"),
+        "images": places.with_absent(record, places.pictures(record, "images", "image")),
         "chosen": _message(record["chosen"], "assistant", "chosen answer"),
         "rejected": _message(record["rejected"], "assistant", "rejected answer"),
         **_origin_of(record),
@@ -272,18 +301,19 @@ def _message(value: Any, role: str, what: str) -> str:
     return _text(content, what)
 
 
-def _trl(pair: Preference, images: list[Any], place: int) -> Record:
+def _trl(pair: Preference, given: Given, place: int) -> Record:
     return {
-        "images": images,
+        "images": given.images,
         "prompt": [{"role": "user", "content": pair.prompt}],
         "chosen": [{"role": "assistant", "content": pair.chosen}],
         "rejected": [{"role": "assistant", "content": pair.rejected}],
         "id": pair.id,
         **_origin(pair),
+        **given.names,
     }
 
 
-def _write_trl(pairs: Iterable[Preference], path: Path, copies: Copies, embed: bool) -> int:
+def _write_trl(pairs: Iterable[Preference], path: Path, outlet: Outlet, group: int) -> int:
     """Column by column: a record's dicts would cost more than all else."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -294,7 +324,7 @@ def _write_trl(pairs: Iterable[Preference], path: Path, copies: Copies, embed: b
     ours = {"id": text, "row": Value("int64"), "row_id": text, "chosen_model": text, "rejected_model": text, "margin": Value("float64")}
     said = {name: List(message) for name in ("prompt", "chosen", "rejected")}
     rated = {name: List(rating) for name in ("chosen_ratings", "rejected_ratings")}
-    schema = Features({"images": List(Image()), **said, **ours, **rated}).arrow_schema
+    schema = Features({"images": List(Image()), **said, **ours, **rated, **_names_columns()}).arrow_schema
 
     def offsets(lengths: Iterable[int]) -> Any:
         ends = [0]
@@ -311,23 +341,27 @@ def _write_trl(pairs: Iterable[Preference], path: Path, copies: Copies, embed: b
         columns = [pa.array([aspect for aspect, _ in flat], pa.string()), pa.array([given for _, given in flat], pa.string())]
         return pa.ListArray.from_arrays(offsets(map(len, all_of)), pa.StructArray.from_arrays(columns, ["aspect", "rating"]))
 
-    def pictures(batch: list[Preference]) -> Any:
-        given = [_given(picture, path, copies, embed, structs=True) for pair in batch for picture in pair.images]
-        columns = [pa.array([one["bytes"] for one in given], pa.binary()), pa.array([one["path"] for one in given], pa.string())]
-        return pa.ListArray.from_arrays(offsets(len(pair.images) for pair in batch), pa.StructArray.from_arrays(columns, ["bytes", "path"]))
+    def pictures(all_of: list[list[Any]]) -> Any:
+        flat = [one for images in all_of for one in images]
+        columns = [pa.array([one["bytes"] for one in flat], pa.binary()), pa.array([one["path"] for one in flat], pa.string())]
+        return pa.ListArray.from_arrays(offsets(map(len, all_of)), pa.StructArray.from_arrays(columns, ["bytes", "path"]))
 
     count = 0
     with whole(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for batch in batches(pairs, _GROUP[embed]):
-            plain = [pa.array([getattr(pair, name) for pair in batch], schema.field(name).type) for name in ours]
+        for batch in batches(pairs, group):
+            given = [outlet.give(pair.images) for pair in batch]
+            plain = [pa.array([getattr(pair, name) for pair in batch], schema.field(name).type) for name in ours if name != "margin"]
+            margins = pa.array([_finite(pair.margin) for pair in batch], pa.float64())
             columns = [
-                pictures(batch),
+                pictures([one.images for one in given]),
                 messages("user", [pair.prompt for pair in batch]),
                 messages("assistant", [pair.chosen for pair in batch]),
                 messages("assistant", [pair.rejected for pair in batch]),
                 *plain,
+                margins,
                 ratings([pair.chosen_ratings for pair in batch]),
                 ratings([pair.rejected_ratings for pair in batch]),
+                *(pa.array([one.names[name] for one in given], schema.field(name).type) for name in ("image_names", "image_there")),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             count += len(batch)
@@ -377,14 +411,15 @@ def _read_povid(record: Record, places: Places) -> dict[str, Any]:
     return {
         "id": str(record.get("id") or ""),
         "prompt": _without_tokens(_turn(right, 0, _HUMAN, "prompt"), len(images)),
-        "images": images,
+        "images": places.with_absent(record, images),
         "chosen": _turn(right, 1, _MODEL, "chosen answer"),
         "rejected": _turn(wrong, 1, _MODEL, "rejected answer"),
         **_origin_of(record),
     }
 
 
-def _povid(pair: Preference, images: list[Any], place: int) -> Record:
+def _povid(pair: Preference, given: Given, place: int) -> Record:
+    images = given.images
     asked = {"from": "human", "value": _with_tokens(pair.prompt, len(images))}
     return {
         "id": pair.id,
@@ -392,6 +427,7 @@ def _povid(pair: Preference, images: list[Any], place: int) -> Record:
         "conversations": [asked, {"from": "gpt", "value": pair.chosen}],
         "rejected_conversations": [asked, {"from": "gpt", "value": pair.rejected}],
         **_origin(pair),
+        **given.names,
     }
 
 
@@ -403,14 +439,15 @@ def _read_sharegpt(record: Record, places: Places) -> dict[str, Any]:
     return {
         "id": str(record.get("id") or ""),
         "prompt": _without_tokens(_turn(turns, 0, _HUMAN, "prompt"), len(images)),
-        "images": images,
+        "images": places.with_absent(record, images),
         "chosen": _turn(record["chosen"], 0, _MODEL, "chosen answer"),
         "rejected": _turn(record["rejected"], 0, _MODEL, "rejected answer"),
         **_origin_of(record),
     }
 
 
-def _sharegpt(pair: Preference, images: list[Any], place: int) -> Record:
+def _sharegpt(pair: Preference, given: Given, place: int) -> Record:
+    images = given.images
     return {
         "conversations": [{"from": "human", "value": _with_tokens(pair.prompt, len(images))}],
         "chosen": {"from": "gpt", "value": pair.chosen},
@@ -418,6 +455,7 @@ def _sharegpt(pair: Preference, images: list[Any], place: int) -> Record:
         "images": images,
         "id": pair.id,
         **_origin(pair),
+        **given.names,
     }
 
 
@@ -456,19 +494,19 @@ def _json_object(value: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _rlaif(pair: Preference, images: list[Any], place: int) -> Record:
-    return {**_rl_image(pair, images), "question": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, **_rl_origin(pair, place)}
+def _rlaif(pair: Preference, given: Given, place: int) -> Record:
+    return {**_rl_image(pair, given), "question": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, **_rl_origin(pair, place)}
 
 
-def _rlhf(pair: Preference, images: list[Any], place: int) -> Record:
+def _rlhf(pair: Preference, given: Given, place: int) -> Record:
     said = {"question": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-    return {**_rl_image(pair, images), "text": json.dumps(said, ensure_ascii=False), **_rl_origin(pair, place)}
+    return {**_rl_image(pair, given), "text": json.dumps(said, ensure_ascii=False), **_rl_origin(pair, place)}
 
 
-def _rl_image(pair: Preference, images: list[Any]) -> Record:
-    if len(images) > 1:
-        raise FormatError(f"pair {pair.id!r} has {len(images)} images; rlhf-v and rlaif-v hold one: take trl, povid or sharegpt")
-    return {"ds_name": "VLFeedback", "image": images[0] if images else None}
+def _rl_image(pair: Preference, given: Given) -> Record:
+    if len(pair.images) > 1:
+        raise FormatError(f"pair {pair.id!r} has {len(pair.images)} images; rlhf-v and rlaif-v hold one: take trl, povid or sharegpt")
+    return {"ds_name": "VLFeedback", "image": given.images[0] if given.images else None}
 
 
 def _rl_origin(pair: Preference, place: int) -> Record:
@@ -476,7 +514,7 @@ def _rl_origin(pair: Preference, place: int) -> Record:
         "origin_dataset": "VLFeedback",
         "origin_split": json.dumps({"model": pair.chosen_model, "id": pair.id, **_origin(pair)}, ensure_ascii=False),
         "idx": str(place),
-        "image_path": told_name(pair.images[0]) if pair.images else "",
+        "image_path": safe_name(pair.images[0]) if pair.images else "",
     }
 
 

@@ -284,6 +284,32 @@ class Gap:
         """How far apart, in what the rule compares; above 0."""
         return self.better[1] - self.worse[1]
 
+    @property
+    def about(self) -> float:
+        """The size as floats tell it: close enough for an order, and a tenth of the cost."""
+        return self.better[0] - self.worse[0]
+
+    @property
+    def margin(self) -> float:
+        """The float nearest to the size; infinite where none is as large."""
+        high, low = self.better[1], self.worse[1]
+        if isinstance(high, float) or isinstance(low, float):
+            return float(high - low)
+        try:
+            # As Fraction subtracts, without the Fraction: dividing integers rounds to the nearest float too.
+            return (high.numerator * low.denominator - low.numerator * high.denominator) / (high.denominator * low.denominator)
+        except OverflowError:
+            return math.inf
+
+    def near(self, size: float) -> bool:
+        """Whether the size may be this one, as far as floats tell."""
+        scale = abs(self.better[0]) + abs(self.worse[0]) + abs(size)
+        return not abs(self.about - size) > 1e-12 * scale + 1e-300
+
+    def reaches(self, least: Score) -> bool:
+        """Whether the size is at least this."""
+        return self.size >= least[1] if self.near(least[0]) else self.about > least[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
@@ -319,19 +345,21 @@ def take(row: Row, rule: Rule, ranking: Ranking, counts: Counts) -> list[Gap]:
     counts.ties += rated - len(pairs)
     counts.skipped_non_numeric += math.comb(len(answers), 2) - rated
     counts.refused += len(pairs) - len(taken)
-    counts.same_text += sum(answers[gap.chosen].response == answers[gap.rejected].response for gap in taken)
+    for gap in taken:
+        if answers[gap.chosen].response == answers[gap.rejected].response:
+            counts.same_text += 1
     counts.unrated += len(answers) - ranking.scored
     return taken
 
 
 def _taken(answers: Sequence[Completion], rule: Rule, pairs: Sequence[Gap]) -> list[Gap]:
-    least = _least(rule, pairs)
+    least = _score(_exactly(rule.min_margin)) if rule.min_margin else None
     taken: list[Gap] = []
     seen: set[tuple[str, str]] = set()
-    for gap in pairs:
+    for gap in _largest(pairs) if rule.largest_gap else pairs:
         if len(taken) == rule.per_prompt:
             break
-        if (least and gap.size < least) or not _takes(rule, gap, answers):
+        if (least is not None and not gap.reaches(least)) or not _takes(rule, gap, answers):
             continue
         if rule.distinct:
             texts = (answers[gap.chosen].response, answers[gap.rejected].response)
@@ -343,13 +371,16 @@ def _taken(answers: Sequence[Completion], rule: Rule, pairs: Sequence[Gap]) -> l
 
 
 def _place(gap: Gap, answers: Sequence[Completion]) -> tuple[float, str, str, int, int]:
-    # Floats do for an order.
-    return gap.worse[0] - gap.better[0], answers[gap.chosen].model, answers[gap.rejected].model, gap.chosen, gap.rejected
+    return -gap.about, answers[gap.chosen].model, answers[gap.rejected].model, gap.chosen, gap.rejected
 
 
-def _least(rule: Rule, pairs: Sequence[Gap]) -> Exact:
-    least: Exact = _exactly(rule.min_margin) if rule.min_margin else 0
-    return max([least, *(gap.size for gap in pairs)]) if rule.largest_gap else least
+def _largest(pairs: Sequence[Gap]) -> Sequence[Gap]:
+    """The first of them, which are in order, that are exactly as large as the largest."""
+    near = [gap for gap in pairs if gap.near(pairs[0].about)]
+    if len(near) < 2:
+        return near
+    largest = max(gap.size for gap in near)
+    return [gap for gap in near if gap.size == largest]
 
 
 def _takes(rule: Rule, gap: Gap, answers: Sequence[Completion]) -> bool:
@@ -389,7 +420,7 @@ def _preference(row: Row, rule: Rule, gap: Gap) -> Preference:
         images=row.images,
         chosen=chosen.response,
         rejected=rejected.response,
-        margin=float(gap.size) if rule.score == "ratings" else None,
+        margin=gap.margin if rule.score == "ratings" else None,
         row=row.index,
         row_id=row.id,
         chosen_model=chosen.model,
@@ -428,12 +459,12 @@ def settle(rule: Rule, read: Callable[[], Iterable[Row]]) -> Rule:
 
 
 def strongest_model(rows: Iterable[Row]) -> str:
-    """The model of the highest mean rating, of equals the first by name; raises RuleError where nothing is rated."""
-    sums: dict[str, Exact] = {}
+    """The model of the highest mean of finite ratings, of equals the first by name; raises RuleError where nothing is rated."""
+    sums: dict[str, Fraction] = {}
     answers: dict[str, int] = {}
     for row in rows:
         for answer in row.completions:
-            if (found := mean_rating(answer.ratings)) is not None:
+            if (found := mean_rating(answer.ratings)) is not None and not isinstance(found, float):
                 sums[answer.model] = sums.get(answer.model, Fraction(0)) + found
                 answers[answer.model] = answers.get(answer.model, 0) + 1
     if not sums:

@@ -11,13 +11,14 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from trainers.rows import Picture
 from trainers.vlfeedback.records import DataError, Record
@@ -141,12 +142,22 @@ class Places:
 
     def _find(self, name: str) -> Picture:
         """The picture of this name; one that is not there raises OSError when it is read."""
+        if name.startswith(ZIP):
+            return self._in_zip(name)
         parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in {"", "."})
         if parts and ".." not in parts and "\0" not in name and "://" not in name:
             for place in self.places:
                 if found := place.find(name, parts):
                     return found
         return Picture(name)
+
+    def _in_zip(self, name: str) -> Picture:
+        """What an Outlet without copies gave; only of a zip that is one of the places."""
+        member, _, path = name.removeprefix(ZIP).partition("::")
+        zips = {str(place.path.absolute()): place for place in self.places if isinstance(place, _Zip) and member in place.members}
+        moved = (place for place in zips.values() if place.path.name == Path(path).name)
+        found = zips.get(path) or next(moved, None)
+        return Picture(member, found.path, member) if found else Picture(name)
 
     def pictures(self, record: Record, *columns: str, name: str = "") -> tuple[Picture, ...]:
         """The pictures in the first of these columns that holds any: an image struct, a name, or a list of such.
@@ -175,6 +186,21 @@ class Places:
             return Picture(name or path, data=data)
         return self.find(path or name)
 
+    def with_absent(self, record: Record, given: tuple[Picture, ...]) -> tuple[Picture, ...]:
+        """The pictures `given` in a record by the names beside them (see Given), and in their places those that were not there."""
+        names, there_then = record.get("image_names"), record.get("image_there")
+        if not (isinstance(names, list) and isinstance(there_then, list) and len(names) == len(there_then)):
+            return given
+        if not all(isinstance(name, str) for name in names) or sum(map(bool, there_then)) != len(given):
+            return given
+        rest = iter(given)
+        return tuple(self._named(next(rest), name) if was else self.find(name) for name, was in zip(names, there_then, strict=True))
+
+    def _named(self, picture: Picture, name: str) -> Picture:
+        if not there(picture):
+            picture = self.find(name)
+        return Picture(name or picture.name, picture.file, picture.member, picture.data)
+
 
 def _below(folder: Path) -> list[_Folder | _Zip]:
     root = folder.resolve()
@@ -195,6 +221,8 @@ def kind(data: bytes) -> str | None:
     """The usual ending of an image file that begins like this; None for what is no image."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return ".webp"
+    if data[4:12] == b"ftypavif":
+        return ".avif"
     return next((ending for start, ending in _KINDS.items() if data.startswith(start)), None)
 
 
@@ -207,53 +235,136 @@ def image_bytes(picture: Picture) -> bytes | None:
     return data if kind(data) else None
 
 
-class Copies:
-    """A folder that pictures are copied into under the digest of their content: once each, and never again."""
+class Given(NamedTuple):
+    """The pictures of one record as a file has them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.add = lru_cache(maxsize=64)(self._add)  # the pairs of one row share its pictures
+    images: list[Any]
+    """Those that are there: paths, or structs of bytes and path."""
+    names: dict[str, list[Any]]
+    """Two columns: what all are called, as text (`image_names`), and whether each is among the images (`image_there`)."""
 
-    def _add(self, picture: Picture) -> Path | None:
-        """Where the copy is; None for a picture that can't be read."""
-        data = image_bytes(picture)
+
+class Unreadable(Protocol):
+    """Who counts pictures that are there and can't be given on."""
+
+    unreadable_images: int
+
+
+class Outlet:
+    """How the pictures of one data file are given in it: as paths that open, or as bytes; what is not there is not given.
+
+    Only paths that were found within the data's places leave; what a row called its picture is no path to anybody who reads the file.
+    """
+
+    def __init__(self, path: Path, *, structs: bool, embed: bool = False, copy: bool = True, counts: Unreadable | None = None) -> None:
+        """For the file `path`: `structs` of bytes and path for parquet, else plain paths, relative where they are below its folder.
+
+        `embed`: bytes in structs, and copies beside the file where paths are plain. Without `copy` nothing is unpacked: a member of a zip
+        is given as `zip://MEMBER::ZIP`, and bytes of a table not at all.
+        """
+        self.folder = path.parent
+        self.copies = path.parent / f"{path.stem}_images"
+        self.structs, self.embed, self.copy, self.counts = structs, embed, copy, counts
+        self.give = lru_cache(maxsize=64)(self._all)  # the pairs of one row share its pictures
+        self._unreadable: set[int] = set()
+
+    def _all(self, pictures: tuple[Picture, ...]) -> Given:
+        """What is given of the pictures of one record."""
+        given = [self._one(picture) for picture in pictures]
+        names: dict[str, list[Any]] = {
+            "image_names": [told_name(picture) for picture in pictures],
+            "image_there": [one is not None for one in given],
+        }
+        return Given([one for one in given if one is not None], names)
+
+    def _one(self, picture: Picture) -> Any:
+        """The picture as a record has it; None for one that is not there, or is no image."""
+        if not there(picture):
+            return None
+        if self.structs and self.embed:
+            data = self._read(picture)
+            return None if data is None else {"bytes": data, "path": safe_name(picture)}
+        path = self._path(picture)
+        return path if path is None or not self.structs else {"bytes": None, "path": path}
+
+    def _path(self, picture: Picture) -> str | None:
+        if picture.file is not None and picture.member is None and not self.embed:
+            if _begins_as_image(picture.file):
+                return self._told(picture.file)
+            self._count(picture)
+            return None
+        data = self._read(picture)
         if data is None:
             return None
-        path = self.folder / f"{hashlib.sha256(data).hexdigest()[:32]}{kind(data)}"
+        if self.embed or self.copy:
+            return self._told(self._copied(data))
+        if picture.file is not None and picture.member is not None:
+            told = self._told(picture.file)
+            return f"{ZIP}{picture.member}::{told}" if _MEMBER.fullmatch(picture.member) and "::" not in told else None
+        return None
+
+    def _told(self, file: Path) -> str:
+        folder = _resolved(self.folder)
+        if not self.structs and file.is_relative_to(folder) and ":" not in (path := file.relative_to(folder).as_posix()):
+            return path  # with a colon it might be taken for an address
+        return str(file.absolute())
+
+    def _read(self, picture: Picture) -> bytes | None:
+        data = image_bytes(picture)
+        if data is None:
+            self._count(picture)
+        return data
+
+    def _count(self, picture: Picture) -> None:
+        if self.counts is not None and (key := hash(picture)) not in self._unreadable:
+            self._unreadable.add(key)
+            self.counts.unreadable_images += 1
+
+    def _copied(self, data: bytes) -> Path:
+        """A copy under the digest of the content: made once, and never again."""
+        path = _resolved(self.folder) / self.copies.name / f"{hashlib.sha256(data).hexdigest()[:32]}{kind(data)}"
         if not path.exists() or path.stat().st_size != len(data):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             temporary.write_bytes(data)
             os.replace(temporary, path)
         return path
 
 
-def path_for(picture: Picture, copies: Copies) -> str | None:
-    """An absolute path that opens as the picture: its own file, else a copy; its name where it is not there."""
-    if picture.file is not None and picture.member is None:
-        return str(picture.file.absolute())
-    if not there(picture):
-        return picture.name or None
-    copied = copies.add(picture)
-    return str(copied.absolute()) if copied else picture.name or None
+ZIP = "zip://"
+
+_MEMBER = re.compile(r"(?!.*(?:::|://|\.\.))[^\s/*?\[\]\\#|][^*?\[\]\\#|\x00-\x1f]*")
+"""Members whose names say nothing else in an address."""
+
+
+def _begins_as_image(file: Path) -> bool:
+    try:
+        with file.open("rb", buffering=0) as opened:
+            return kind(opened.read(16)) is not None
+    except OSError:
+        return False
 
 
 def path_for_row(picture: Picture, data: Path) -> str:
-    """What a row of the file `data` calls the picture: its path below that file's folder, else the name it came with."""
+    """What a row of the file `data` calls the picture: its path below that file's folder, else the name it came with, made safe."""
     folder = _resolved(data.parent)
     if picture.file is not None and picture.member is None and picture.file.is_relative_to(folder):
         return picture.file.relative_to(folder).as_posix()
-    return told_name(picture)
+    return safe_name(picture)
 
 
 def told_name(picture: Picture) -> str:
-    """Its name as others may see it: of an absolute path, which tells of somebody's machine, the end that finds it again."""
+    """Its name as text for others to read: of an absolute path, which tells of somebody's machine, the end that finds it again."""
     return "/".join(picture.name.replace("\\", "/").split("/")[-2:]) if _is_absolute(picture.name) else picture.name
 
 
-def copies_of(path: Path) -> Copies:
-    """The folder of copies that belongs to a data file."""
-    return Copies(path.parent / f"{path.stem}_images")
+def safe_name(picture: Picture) -> str:
+    """Its name where others may open it as a path: of what leads elsewhere, such as an address or "..", the end that leads nowhere."""
+    name = picture.name
+    parts = re.split(r"[/\\]", name)
+    if not (_is_absolute(name) or ".." in parts or "://" in name or "::" in name):
+        return name
+    return "/".join(part for part in parts[-2:] if part.strip(".") and ":" not in part)
 
 
 def within(data: Path, files: Sequence[Path], images: Path | None) -> Places:

@@ -21,7 +21,7 @@ from typing import Any
 from trainers.recipe import ASPECTS
 from trainers.rows import Completion, Picture, Row
 from trainers.vlfeedback.card import cell
-from trainers.vlfeedback.pictures import Places, image_bytes, path_for_row, there, within
+from trainers.vlfeedback.pictures import Outlet, Places, Unreadable, path_for_row, there, within
 from trainers.vlfeedback.records import PARQUET, DataError, Record, data_files, holds, read, read_parquet, whole, write_json, write_parquet
 
 REPOSITORY = "MMInstruction/VLFeedback"
@@ -42,6 +42,8 @@ class Seen:
     """Of these, rows whose pictures are those of an earlier row of that id: one of them may show the wrong one."""
     missing_images: int = 0
     """Pictures that are not there."""
+    unreadable_images: int = 0
+    """Pictures that are no images, met while what was read is written and left out; each once."""
     without_images: int = 0
     """Rows that name no picture at all."""
     without_completions: int = 0
@@ -51,7 +53,9 @@ class Seen:
     non_numeric: int = 0
     """Ratings that are no number, such as "N/A"."""
     missing_ratings: int = 0
-    """Aspects of VLFeedback that an answer has no rating for."""
+    """Aspects of VLFeedback that an answer has no rating for: not named, or with a rating of null."""
+    unreadable_annotations: int = 0
+    """Answers whose annotations are no mapping of aspects, and are left out: nobody rated them."""
     failed_answers: int = 0
     """Answers that are null, left out: a failed generation is not an empty answer."""
     torn_lines: int = 0
@@ -147,7 +151,7 @@ def _row(record: Record, index: int, places: Places, seen: Seen, where: str) -> 
     id = str(index) if given is None else str(given)
     path = record.get("img_path")
     path = path if isinstance(path, str) else ""
-    pictures = places.pictures(record, "images", "image", "img_path", name=path)
+    pictures = places.with_absent(record, places.pictures(record, "images", "image", "img_path", name=path))
     if not pictures and "id" in record and "img_path" not in record and "images" not in record:
         pictures = (places.find(f"merged_images/{id}.jpg"),)
     source = record.get("source")
@@ -185,17 +189,26 @@ def _completion(item: Mapping[str, Any], seen: Seen) -> Completion | None:
         seen.citations += cut > 0
     ratings: dict[str, str] = {}
     rationales: dict[str, str] = {}
-    for name, judged in (item.get("annotations") or {}).items():
+    annotations = item.get("annotations") or {}
+    if not isinstance(annotations, dict):
+        seen.unreadable_annotations += 1
+        annotations = {}
+    for name, judged in annotations.items():
         aspect = _ASPECT.get(name) or _aspect(name)
         if isinstance(judged, dict):
             rating, rationale = judged.get("Rating", judged.get("rating")), judged.get("Rationale", judged.get("rationale"))
         else:
             rating, rationale = judged, None
         if rating is not None:
-            ratings[aspect] = rating if isinstance(rating, str) else f"{rating:g}" if isinstance(rating, float) else str(rating)
+            ratings[aspect] = rating if isinstance(rating, str) else _number(rating)
         if rationale is not None:
             rationales[aspect] = str(rationale)
     return Completion(model=str(item.get("model") or ""), response=response, ratings=ratings, rationales=rationales)
+
+
+def _number(rating: Any) -> str:
+    """As it would be written by hand: 4.0 is 4, and no digit of another one is lost."""
+    return str(int(rating) if isinstance(rating, float) and rating.is_integer() and abs(rating) < 1e15 else rating)
 
 
 _ASPECT = {aspect: aspect for aspect in ASPECTS}
@@ -207,16 +220,17 @@ def _aspect(name: str) -> str:
     return _BY_LETTERS.get(re.sub(r"[^a-z]", "", name.lower()), name)
 
 
-def write_rows(rows: Iterable[Row], path: Path, *, embed_images: bool = False) -> int:
+def write_rows(rows: Iterable[Row], path: Path, *, embed_images: bool = False, seen: Unreadable | None = None) -> int:
     """Write rows in the public schema, `.jsonl` (completions a list of dicts) or `.parquet` (a dict of lists); returns how many.
 
     `embed_images` puts the pictures into the parquet file: a column `image`, or `images` where a row has several. Beside the public
-    columns stand `images` where a row has several pictures, and `source` where it has one.
+    columns stand `images` where a row has several pictures, and `source` where it has one. A picture that is not there, or is no image
+    (`seen` counts those), is not embedded; of several ones `image_names` and `image_there` tell which.
     """
     if path.suffix.lower() == ".jsonl" and not embed_images:
         return write_json((_public(row, path) for row in rows), path)
     if path.suffix.lower() == PARQUET:
-        return _write_parquet(rows, path, _Layout(embed=embed_images))
+        return _write_parquet(rows, path, _Layout(embed=embed_images), Outlet(path, structs=True, embed=embed_images, counts=seen))
     raise DataError(f"{path}: rows are written as .jsonl, or as .parquet, which alone can hold the pictures (embed_images)")
 
 
@@ -270,11 +284,12 @@ class _Layout:
         columns["img_path"] = text
         if self.several:
             columns["images"] = List(Image() if self.embed else text)
+            columns |= {"image_names": List(text), "image_there": List(Value("bool"))} if self.embed else {}
         elif self.embed:
             columns["image"] = Image()
         return Features(columns | ({"source": text} if self.source else {})).arrow_schema
 
-    def record(self, row: Row, path: Path) -> Record:
+    def record(self, row: Row, path: Path, outlet: Outlet) -> Record:
         """One row's values."""
         record = _public(row, path)
         found = record["completions"]
@@ -284,8 +299,11 @@ class _Layout:
                 raise DataError(f"{path}: row {row.index} is rated on {min(other)!r}; parquet has {known} alone: write .jsonl")
         record["completions"] = {key: [completion[key] for completion in found] for key in ("annotations", "model", "response")}
         if self.embed:
-            shown = [_embedded(picture, path) for picture in row.images]
-            record |= {"images": shown} if self.several else {"image": shown[0] if shown else None}
+            given = outlet.give(row.images)
+            if self.several:
+                record |= {"images": given.images, **given.names}
+            else:
+                record["image"] = given.images[0] if given.images else None
         elif self.several:
             record["images"] = [path_for_row(picture, path) for picture in row.images]
         return record
@@ -293,17 +311,15 @@ class _Layout:
     def again(self, record: Record) -> Record:
         """A record of a narrower layout in this one."""
         if self.several and "images" not in record:
-            one = record.pop("image", None) if self.embed else record["img_path"]
+            name = record["img_path"]
+            one = record.pop("image", None) if self.embed else name
             record["images"] = [] if one is None else [one]
+            if self.embed:
+                record |= {"image_names": [] if name is None else [name], "image_there": [] if name is None else [one is not None]}
         return record
 
 
-def _embedded(picture: Picture, path: Path) -> Record | None:
-    data = image_bytes(picture)
-    return None if data is None else {"bytes": data, "path": path_for_row(picture, path)}
-
-
-def _write_parquet(rows: Iterable[Row], path: Path, layout: _Layout) -> int:
+def _write_parquet(rows: Iterable[Row], path: Path, layout: _Layout, outlet: Outlet) -> int:
     rest = iter(rows)
     count = 0
     with whole(path) as temporary:
@@ -311,7 +327,7 @@ def _write_parquet(rows: Iterable[Row], path: Path, layout: _Layout) -> int:
         while True:
             # All that is written goes once more into a wider layout when a row comes that has more than the rows before it.
             stopped: list[Row] = []
-            records = chain(written, (layout.record(row, path) for row in _while_held(rest, layout, stopped)))
+            records = chain(written, (layout.record(row, path, outlet) for row in _while_held(rest, layout, stopped)))
             count = write_parquet(records, temporary, layout.schema(), 100 if layout.embed else 1000)
             if not stopped:
                 return count

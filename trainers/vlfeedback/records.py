@@ -116,6 +116,14 @@ def _opened(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
+_HALF = re.compile(rb"\xed[\xa0-\xbf]")
+
+
+def _halves(line: bytes) -> bool:
+    """Whether it may hold half a character: escaped, or in bytes that are almost UTF-8."""
+    return b"\\ud" in line or b"\\uD" in line or (b"\xed" in line and _HALF.search(line) is not None)
+
+
 def _lines(path: Path, file: IO[bytes], torn: Callable[[], None] | None) -> Iterator[Record]:
     for number, line in enumerate(file, start=1):
         if line.isspace():
@@ -128,11 +136,11 @@ def _lines(path: Path, file: IO[bytes], torn: Callable[[], None] | None) -> Iter
             if torn is not None:
                 torn()
             return
-        yield _record(record, f"{path}, line {number}", escapes=b"\\ud" in line or b"\\uD" in line)
+        yield _record(record, f"{path}, line {number}", halves=_halves(line))
 
 
 def _list(path: Path, file: IO[bytes]) -> Iterator[Record]:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig")
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogatepass")
     decoder = json.JSONDecoder()
     buffer, place, number = text.read(_CHUNK).lstrip()[1:], 0, 0
     while True:
@@ -156,7 +164,7 @@ def _list(path: Path, file: IO[bytes]) -> Iterator[Record]:
             buffer, place = buffer[place:] + more, 0
             continue
         number += 1
-        yield _record(record, f"{path}, record {number}", escapes=True)
+        yield _record(record, f"{path}, record {number}", halves=True)
 
 
 _BETWEEN = re.compile(r"[\s,]*")
@@ -167,14 +175,17 @@ def _skip(buffer: str, place: int, first: bool) -> int:
     return found.end() if found else place
 
 
-def _record(record: Any, where: str, escapes: bool) -> Record:
+def _record(record: Any, where: str, halves: bool) -> Record:
     if not isinstance(record, dict):
         raise DataError(f"{where}: {type(record).__name__} where an object is due")
-    return _whole_characters(record) if escapes else record
+    try:
+        return cast(Record, _whole_characters(record)) if halves else record
+    except RecursionError:
+        raise DataError(f"{where}: nested too deeply") from None
 
 
 def _whole_characters(value: Any) -> Any:
-    """JSON may escape half a character, which no UTF-8 file can hold: the replacement character stands for it."""
+    """JSON may hold half a character, which no UTF-8 file can: the replacement character stands for it."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
@@ -213,7 +224,7 @@ def whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
