@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.attention_cli import attention_command
+from harness.board_cli import check_command, compare_command, import_command, leaderboard_command, power_command
 from harness.judge_cli import judge_app
 from harness.models.share_out import Relieved, size
 from harness.names_cli import models_app, tasks_app
@@ -80,6 +81,11 @@ app.add_typer(models_app, name="models")
 app.add_typer(vlfeedback_app, name="vlfeedback")
 app.command("train")(train_command)
 app.command("watch")(watch_command)
+app.command("leaderboard")(leaderboard_command)
+app.command("compare")(compare_command)
+app.command("check")(check_command)
+app.command("power")(power_command)
+app.command("import")(import_command)
 app.command("attention")(attention_command)
 app.add_typer(povid_app, name="povid")
 
@@ -144,6 +150,8 @@ def _code_of(error: Exception) -> int | None:
     from tasks.wording import WordingError
     from trainers.errors import BadInput, StageError
 
+    if type(error).__module__.startswith("leaderboards.") and isinstance(error, ValueError):  # its modules need not be imported to tell
+        return USAGE
     if isinstance(
         error, (UnknownModel, MissingWeights, UnknownName, BadInput, LayoutError, BadSetting, NoServer, PriceError, RatingsError)
     ):
@@ -519,91 +527,6 @@ def lm_eval_command(context: typer.Context) -> int:
     from harness.lm_eval_cli import main as lm_eval
 
     return lm_eval(context.args)
-
-
-@app.command("leaderboard")
-def leaderboard_command(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Boards, or folders that hold some; default: runs.")] = None,
-    headline: Annotated[bool, typer.Option("--headline", help="Only the metric each task ranks by.")] = False,
-    partial: Annotated[bool, typer.Option("--partial", help="Also runs with --limit.")] = False,
-    as_json: Json = False,
-) -> int:
-    """Print the board as markdown."""
-    from leaderboards.board import newest
-    from leaderboards.entry import to_json
-    from leaderboards.report import leaderboard
-
-    entries = newest([entry for board in _boards(folders or [Path("runs")]) for entry in _standing(board, partial)])
-    print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries, only_headline=headline))
-    return OK
-
-
-def _standing(board: Any, partial: bool) -> "list[Entry]":
-    entries: list[Entry] = board.standing(partial=partial)
-    for path, why in board.skipped:
-        tell(f"skipped {path}: {why}")
-    return entries
-
-
-def _boards(folders: list[Path]) -> list[Any]:
-    from leaderboards.board import Board
-
-    for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"no folder {str(folder)!r}; give a board (runs/NAME/board) or a folder that holds some")
-    found = [path for folder in folders for path in ([folder] if folder.name == "board" else sorted(folder.glob("**/board")))]
-    return [Board(path) for path in found or folders]
-
-
-@app.command("check")
-def check_command(
-    baseline: Annotated[Path, typer.Option(help="The board to hold against.")],
-    board: Annotated[Path | None, typer.Option(help="The board with the new results; default: the baseline's own.")] = None,
-    model: Annotated[str | None, typer.Option(help="The new results' model; default: the baseline's names.")] = None,
-    baseline_model: Annotated[str | None, typer.Option(help="The baseline's model, where it is named otherwise.")] = None,
-    tolerance: Annotated[
-        list[str] | None, typer.Option(help="TASK.METRIC=X: fail on a drop of more than X (metric's unit), significant or not.")
-    ] = None,
-    as_json: Json = False,
-) -> int:
-    """Fail (exit 3) where a score is significantly worse than the baseline, or worse than tolerated."""
-    from dataclasses import asdict
-
-    from leaderboards.regression import check, render
-    from tasks.registry import UnknownName, registry
-
-    if (model is None) != (baseline_model is None):
-        raise UsageError("--model and --baseline-model go together: the new results' model and the one it is held against")
-    old, new = _boards([baseline])[0], _boards([board or baseline])[0]
-
-    def metric(task: str, name: str) -> Any:
-        try:
-            return registry().metric(task, name)
-        except UnknownName:
-            return None
-
-    result = check(
-        _standing(old, False),
-        _standing(new, False),
-        samples=(old.samples, new.samples),
-        metrics=metric,
-        tolerances=dict(_tolerance(given) for given in tolerance or []),
-        models=(baseline_model, model) if model is not None and baseline_model is not None else None,
-    )
-    if as_json:
-        worse = [{"baseline": asdict(r.baseline), "current": asdict(r.current), "why": r.reason} for r in result.regressions]
-        print(json.dumps({"passed": result.passed, "compared": result.compared, "regressions": worse, "errors": list(result.errors)}))
-    else:
-        print(render(result))
-    return OK if result.passed else REGRESSED if result.regressions else FAILED
-
-
-def _tolerance(given: str) -> tuple[str, float]:
-    name, _, value = given.partition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise UsageError(f"--tolerance {given!r}: must be TASK.METRIC=NUMBER") from None
 
 
 def _print_price(judge: "Judge", tasks: "list[TaskSpec]", paths: dict[str, str], limit: int | None) -> int:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from harness.judging import over_repeats, repeats
+from harness.judging import over_repeats, repeats, value_of
 from harness.models.clock import Clock
+from harness.models.images import image_digest
 from harness.models.load import quiet
 from harness.models.spec import ModelSpec
 from harness.provenance import digest_of_files, digest_of_model, environment, training_of
@@ -25,7 +26,7 @@ from harness.score import count
 from leaderboards.board import Board
 from leaderboards.entry import Entry
 from leaderboards.sample import Sample
-from leaderboards.verdict import interval
+from leaderboards.verdict import interval, interval_repeats
 from tasks import wording
 from tasks.answer import FailedAnswer
 from tasks.decided import next_token_record
@@ -109,10 +110,11 @@ def evaluate(
         load = partial(make, progress=progress, ledger=ledger, engine={"hints": hints, **(engine or {})})
     started = time.monotonic()
     clock = Clock()
+    paid: dict[str, float] = {}
     loaded, manager = load_tasks(tasks, split=split, data=data, partial_data=partial_data)
     for name_of_task, task in loaded.items():
         task.set_config("process_results", _unless_failed(task.config.process_results))
-        task.apply_filters = _booked(name_of_task, task.apply_filters, clock)
+        task.apply_filters = _booked(name_of_task, task.apply_filters, clock, judge, paid)
     lm = load(spec)
     with use_judge(judge) if judge is not None else nullcontext(), wording.official_prompts() if official_prompts else nullcontext():
         results = simple_evaluate(
@@ -156,6 +158,8 @@ def evaluate(
         seconds=seconds,
         provenance=provenance,
         again=again,
+        paid=paid,
+        digests={task.name: _image_digests(loaded[task.name], results["samples"][task.name]) for task in tasks},
         of_task=lambda task: (
             _of_task(task, data, official_prompts)
             | _of_judge(task, judge)
@@ -284,12 +288,16 @@ def _docs_and_answers(logged: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping
     return [line["doc"] for line in logged], [line["resps"][0][0] for line in logged]
 
 
-def _booked(task: str, apply_filters: Callable[[], Any], clock: Clock) -> Callable[[], Any]:
-    """A task's filters, in which the judge is asked, with the task's name on what that costs."""
+def _booked(task: str, apply_filters: Callable[[], Any], clock: Clock, judge: Judge | None, paid: dict[str, float]) -> Callable[[], Any]:
+    """A task's filters, in which the judge is asked, with the task's name on what that costs; `paid` gets US dollars by task."""
 
     def booked() -> Any:
-        with judging(task), clock("judge"):
-            return apply_filters()
+        before = getattr(judge, "paid", 0.0)
+        try:
+            with judging(task), clock("judge"):
+                return apply_filters()
+        finally:
+            paid[task] = paid.get(task, 0.0) + getattr(judge, "paid", 0.0) - before
 
     return booked
 
@@ -318,7 +326,9 @@ def _read(
     seconds: float,
     provenance: Mapping[str, str],
     of_task: Callable[[TaskSpec], Mapping[str, str]],
-    again: Mapping[str, Sequence[Mapping[str, float | None]]],
+    again: Mapping[str, Sequence[Mapping[str, Sequence[Mapping[str, Any]]]]],
+    paid: Mapping[str, float],
+    digests: Mapping[str, Sequence[str | None]],
 ) -> Evaluation:
     """lm-eval's sample log as entries and samples."""
     entries: list[Entry] = []
@@ -326,7 +336,7 @@ def _read(
     created = datetime.now(UTC).isoformat(timespec="seconds")
     total = sum(len(logged[task.name]) for task in tasks)
     for task in tasks:
-        own = [_sample(line, task, run) for line in logged[task.name]]
+        own = [_sample(line, task, run, digest) for line, digest in zip(logged[task.name], digests[task.name], strict=True)]
         samples += own
         counts = count([sample.records for sample in own], [sample.answer is None for sample in own])
         for metric, facts in task.all_metrics.items():
@@ -334,12 +344,13 @@ def _read(
             if metric == NEXT_TOKEN and not records:
                 continue  # a server that tells no likelihoods
             computed = registry().metric(task.name, metric)
-            value = computed(records) if records else None
+            value = value_of(task.name, metric, records)
             low, high = interval(records, computed) if records else (None, None)
-            value = None if value is None or value != value else value
             asked_again = {}
-            if again.get(task.name):
-                value, every = over_repeats(value, [found[metric] for found in again[task.name]])
+            if records and again.get(task.name) and metric in task.metrics:
+                others = [found[metric] for found in again[task.name]]
+                value, every = over_repeats(value, [value_of(task.name, metric, found) for found in others])
+                low, high = interval_repeats([records, *others], computed)
                 asked_again = {"judge repeats": every}
             entries.append(
                 Entry(
@@ -358,7 +369,7 @@ def _read(
                     limit=limit,
                     judge=judge_name(task, judge, official_prompts),
                     seconds=round(seconds * len(own) / total, 2),
-                    cost=0.0,
+                    cost=round(paid.get(task.name, 0.0), 6),
                     created=created,
                     provenance={**provenance, **of_task(task), **asked_again},
                 )
@@ -366,7 +377,20 @@ def _read(
     return Evaluation(entries=entries, samples=samples)
 
 
-def _sample(line: Mapping[str, Any], task: TaskSpec, run: str) -> Sample:
+def _image_digests(task: Any, logged: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """Of the picture each document shows, as it was shown; None where there is none or it can't be read."""
+
+    def of(doc: Mapping[str, Any]) -> str | None:
+        try:
+            pictures = task.doc_to_image(doc) or []
+            return "+".join(image_digest(picture) for picture in pictures)[:200] or None
+        except OSError:
+            return None
+
+    return [of(line["doc"]) for line in logged]
+
+
+def _sample(line: Mapping[str, Any], task: TaskSpec, run: str, digest: str | None) -> Sample:
     answer, filtered = line["resps"][0][0], line["filtered_resps"][0]
     records = {metric: line[metric] for metric in task.metrics if metric in line}
     choices, wanted = getattr(answer, "choices", {}), registry().next_token(task.name, line["doc"])
@@ -385,4 +409,5 @@ def _sample(line: Mapping[str, Any], task: TaskSpec, run: str) -> Sample:
         records=records,
         reply=filtered["text"] if task.judged and isinstance(filtered, dict) else None,
         cut=bool(getattr(answer, "cut", False)),
+        image_digest=digest,
     )

@@ -187,24 +187,25 @@ def _planned(counting: _Counting, task: str) -> Plan:
 
 def repeats(
     judge: Judge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], count: int
-) -> list[dict[str, float | None]]:
-    """The task's metrics by each further asking of the judge, `count` in all with the one that was made already."""
+) -> list[dict[str, list[Mapping[str, Any]]]]:
+    """Metric -> records by each further asking of the judge, `count` in all with the one that was made already."""
     if not isinstance(judge, OpenAIJudge) or count < 2:
         return []
     known, process = registry(), registry().process_results(task.name)
-    found: list[dict[str, float | None]] = []
+    found: list[dict[str, list[Mapping[str, Any]]]] = []
     for repeat in range(1, count):
         with use_judge(judge), judging(task.name), judge.repeating(repeat):
             verdicts = known.judge_answers(task.name)(list(answers), list(docs))
         lost = [isinstance(answer, FailedAnswer) for answer in answers]
         records = [{} if gone else process(doc, [verdict]) for doc, verdict, gone in zip(docs, verdicts, lost, strict=True)]
-        values = {}
-        for name in task.metrics:
-            own = [record[name] for record in records if name in record]
-            value = known.metric(task.name, name)(own) if own else None
-            values[name] = None if value is None or value != value else value
-        found.append(values)
+        found.append({name: [record[name] for record in records if name in record] for name in task.metrics})
     return found
+
+
+def value_of(task: str, metric: str, records: Sequence[Mapping[str, Any]]) -> float | None:
+    """A metric's value; None where nothing could be scored."""
+    value = registry().metric(task, metric)(records) if records else None
+    return None if value is None or value != value else value
 
 
 def over_repeats(first: float | None, others: Sequence[float | None]) -> tuple[float | None, str]:

@@ -168,6 +168,7 @@ def environment() -> dict[str, str]:
 
     found = {"python": platform.python_version(), "vlm-harness": _version("vlm-harness")}
     found |= {package: _version(package) for package in PACKAGES}
+    found["image backend"] = f"Pillow {_version('pillow')}"
     found["commit"] = _commit()
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
     return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.judging import Plan, over_repeats, plan, repeats
+from harness.judging import Plan, over_repeats, plan, repeats, value_of
 from tasks.answer import FailedAnswer
 from tasks.judge import Judge, NoJudgeError, current_judge, judging
 from tasks.metric import Record
@@ -83,7 +83,7 @@ def score(task: TaskSpec, path: Path, references: Path | None, judge_repeats: in
         docs, texts = [sample.doc for sample in given.answered], [sample.answer for sample in given.answered]
         again = repeats(current_judge(), task, docs, texts, judge_repeats)
         for name in task.metrics:
-            metrics[name], every = over_repeats(metrics[name], [found[name] for found in again])
+            metrics[name], every = over_repeats(metrics[name], [value_of(task.name, name, found[name]) for found in again])
             warnings.append(f"{name} over {judge_repeats} askings of the judge: {every}")
     return Score(
         task=task.name,

@@ -289,11 +289,12 @@ def annotate_command(
 ) -> int:
     """Have a judge rate answers on helpfulness, visual faithfulness and ethics, or a part of them again; goes on where it was left."""
     from harness.judging import plan_ratings
+    from harness.leaks import is_rows
     from harness.ratings import rate_folder, rate_rows, way_of
     from tasks.openai_judge import OpenAIJudge
 
     way = way_of(part, mode, order, seed or 0)
-    folder = (data / "instructions.jsonl").exists()
+    folder = (data / "instructions.jsonl").exists() or (data.is_dir() and not is_rows(data))
     if not folder and out is None:
         raise UsageError(f"{data} holds rated answers: name the folder of the new ratings by --out")
     rater = judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)

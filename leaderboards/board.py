@@ -10,13 +10,19 @@
 
 Run ids are unique and files never change, so writers need no lock and git merges no conflict. A file becomes visible only when it is
 complete, the log before the JSON; a killed writer leaves at most a hidden temporary file or a log without a run, and both are ignored.
+
+A name stands for the weights that were last run under it. Where a checkpoint was overwritten in place, what the old weights scored is kept,
+but it no longer stands under the name: it is left out, or shown under a name of its own.
 """
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +37,8 @@ class Board:
         self.folder = folder
         self.skipped: list[tuple[Path, str]] = []
         """Files the latest `entries()` could not read, and why."""
+        self.replaced: list[Entry] = []
+        """What the latest `standing()` left out because newer runs of its name had other weights; `renamed` after these."""
 
     def add(self, entries: Sequence[Entry], samples: Sequence[Sample]) -> None:
         """Keep one run of one model; adding the very same again does nothing, other content under its id is a FileExistsError."""
@@ -41,9 +49,9 @@ class Board:
         path = self._json(run)
         if not _same(path, document):
             if log is not None:
-                _publish(self._log(run), log, os.replace)  # what is there without a JSON is left over from a killed writer
+                publish(self._log(run), log)  # what is there without a JSON is left over from a killed writer
             try:
-                _publish(path, document, os.link)  # unlike a rename, a link never replaces: of two writers one wins
+                publish(path, document, _link)
             except FileExistsError:
                 if not _same(path, document):  # raises, unless the other writer wrote the same
                     raise
@@ -61,9 +69,16 @@ class Board:
                 self.skipped.append((path, str(error)))
         return sorted(found, key=lambda entry: (entry.when, entry.run))
 
-    def standing(self, *, partial: bool = False) -> list[Entry]:
-        """The newest entry of each key; runs cut by a limit count only where `partial`."""
-        return newest(entry for entry in self.entries() if partial or entry.limit is None)
+    def standing(self, *, partial: bool = False, replaced: bool = False) -> list[Entry]:
+        """The newest entry of each key; runs on a part of the benchmark count only where `partial`.
+
+        A name stands for the weights of its newest run, partial or not. Older weights' entries are left out, and told in `self.replaced`,
+        or stand under a name of their own ("name (weights 12ab34cd)") where `replaced`.
+        """
+        current, old = by_weights(self.entries())
+        old = newest(renamed(entry) for entry in old if partial or not entry.partial)
+        self.replaced = [] if replaced else old
+        return newest([*(entry for entry in current if partial or not entry.partial), *(old if replaced else ())])
 
     def samples(self, run: str) -> list[Sample]:
         """The run's log, empty if it kept none; ValueError if the log is not the one the run wrote."""
@@ -84,13 +99,37 @@ class Board:
 
 
 def newest(entries: Iterable[Entry]) -> list[Entry]:
-    """The newest entry of each key, in the order in which the keys first appear."""
+    """The newest entry of each key, in the order in which the keys first appear; those of weights that were replaced are left out."""
     latest: dict[Key, Entry] = {}
-    for entry in entries:
-        known = latest.get(entry.key)
+    for entry in by_weights(entries)[0]:
+        key = entry.key
+        known = latest.get(key)
         if known is None or (entry.when, entry.run) >= (known.when, known.run):
-            latest[entry.key] = entry
+            latest[key] = entry
     return list(latest.values())
+
+
+def by_weights(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Entries of the weights that each name has now, by its newest run, and those of the weights it had before.
+
+    Entries that do not know their weights (imported ones) are among the first, and replace nothing.
+    """
+    entries = list(entries)
+    latest: dict[str, Entry] = {}
+    for entry in entries:
+        known = latest.get(entry.model)
+        if entry.weights is not None and (known is None or (entry.when, entry.run) >= (known.when, known.run)):
+            latest[entry.model] = entry
+    parts: tuple[list[Entry], list[Entry]] = [], []
+    for entry in entries:
+        weights = entry.weights
+        parts[weights is not None and weights != latest[entry.model].weights].append(entry)
+    return parts
+
+
+def renamed(entry: Entry) -> Entry:
+    """The entry under a name that tells its weights, so that it never shares a row with others of its name."""
+    return replace(entry, model=f"{entry.model} (weights {entry.weights})")
 
 
 class _Run(NamedTuple):
@@ -152,12 +191,11 @@ def _read(path: Path) -> _Run:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, in which no key may come twice."""
-    seen: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in seen:
-            raise ValueError(f"key {key!r} comes twice")
-        seen[key] = value
-    return seen
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {twice!r} comes twice")
+    return found
 
 
 def _same(path: Path, data: bytes) -> bool:
@@ -171,8 +209,8 @@ def _same(path: Path, data: bytes) -> bool:
     return True
 
 
-def _publish(path: Path, data: bytes, place: Callable[[Path, Path], None]) -> None:
-    """Write beside `path`, and put there with `place` when safely on disk."""
+def publish(path: Path, data: bytes, place: Callable[[Path, Path], None] = os.replace) -> None:
+    """Write beside `path`, and put there with `place` when safely on disk: as a whole or not at all."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -183,6 +221,22 @@ def _publish(path: Path, data: bytes, place: Callable[[Path, Path], None]) -> No
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Put there what must replace nothing: unlike a rename, a link never does, so that of two writers one wins."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # FAT and many network mounts have no links. Run ids are unique, so there nobody else writes this file.
+        if path.exists():
+            raise FileExistsError(f"{path.name} is there already") from None
+        temporary.replace(path)
 
 
 def _sync(folder: Path) -> None:

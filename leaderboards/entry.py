@@ -3,14 +3,17 @@
     entry = Entry(run="base-1", model="base", task="scenes_chair", metric="CHAIR_s", value=19.3, unit="%", higher_is_better=False, ...)
     from_json(to_json(entry), where="base-1.json") == entry
 
-An `Entry` that exists is valid: its constructor checks every field, so that nothing is written which could not be read again.
+An `Entry` that exists is valid: its constructor checks every field, so that nothing is written which could not be read again. Its JSON is
+described for other programs by `schema/run.json`, with the facts that provenance holds.
 """
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import cached_property
+from math import isfinite
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -25,6 +28,14 @@ _NUMBERS = ("value", "low", "high", "seconds", "cost")
 _COUNTS = ("samples", "unscored", "failed", "unparsed", "limit")
 _FLAGS = ("higher_is_better", "headline")
 _OPTIONAL = ("value", "low", "high", "limit", "judge")
+
+_PLAIN = (
+    dict.fromkeys((*_NAMES, "unit", "judge"), str)
+    | dict.fromkeys(_NUMBERS, float)
+    | dict.fromkeys(_COUNTS, int)
+    | dict.fromkeys(_FLAGS, bool)
+)
+"""The type that a field's value mostly has, and which then needs no closer look: a board has thousands of entries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +101,17 @@ class Entry:
     """What ran: digests of weights, adapter and prompts, git commit, versions, seed, device, ..."""
 
     def __post_init__(self) -> None:
-        for name in (*_NAMES, "unit", "judge", *_NUMBERS, *_COUNTS, *_FLAGS):
-            _check_type(name, getattr(self, name))
+        values = self.__dict__
+        for name, plain in _PLAIN.items():
+            value = values[name]
+            if type(value) is not plain or (plain is float and not isfinite(values[name])):
+                _check_type(name, value)
         if not isinstance(self.provenance, Mapping):
             raise ValueError(f"provenance must be a mapping, not {self.provenance!r}")
-        for key, text in self.provenance.items():
-            if not (isinstance(key, str) and isinstance(text, str)):
-                raise ValueError(f"provenance must map strings to strings, not {key!r} to {text!r}")
+        if {type(word) for pair in self.provenance.items() for word in pair} - {str}:
+            for key, text in self.provenance.items():
+                if not (isinstance(key, str) and isinstance(text, str)):
+                    raise ValueError(f"provenance must map strings to strings, not {key!r} to {text!r}")
         check_run(self.run)
         for name in _NAMES:
             if not getattr(self, name):
@@ -112,7 +127,7 @@ class Entry:
             raise ValueError(f"low ({self.low}) and high ({self.high}) must both be given, or both be None")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"low ({self.low}) is above high ({self.high})")
-        _utc(self.created)
+        _ = self.when  # which looks at `created`
 
     @property
     def key(self) -> Key:
@@ -125,6 +140,22 @@ class Entry:
         return self.samples - self.unscored - self.failed
 
     @property
+    def partial(self) -> bool:
+        """Whether only a part of the benchmark was asked: cut by a limit, or on data that lack rows."""
+        return self.limit is not None or self.provenance.get("rows") == "partial"
+
+    @cached_property
+    def weights(self) -> str | None:
+        """Which weights answered, whatever they are called: digests of the model and of its adapter; None = not known."""
+        model, adapter = self.provenance.get("weights"), self.provenance.get("adapter")
+        return model if adapter is None or model is None else f"{model}+{adapter}"
+
+    @property
+    def imported(self) -> str | None:
+        """The tool which computed it, where it was not measured here."""
+        return self.provenance.get("imported")
+
+    @cached_property
     def when(self) -> datetime:
         """`created`, comparable."""
         return _utc(self.created)
@@ -139,7 +170,7 @@ def check_run(run: str) -> str:
 
 def to_json(entry: Entry) -> dict[str, Any]:
     """All fields as JSON values."""
-    return {field.name: getattr(entry, field.name) for field in fields(Entry)} | {"provenance": dict(entry.provenance)}
+    return {name: getattr(entry, name) for name in _ORDER} | {"provenance": dict(entry.provenance)}
 
 
 def from_json(data: object, where: str) -> Entry:
@@ -147,12 +178,16 @@ def from_json(data: object, where: str) -> Entry:
     try:
         # Boards from before unparsed answers were counted have no such number.
         known = {"unparsed": 0, **data} if isinstance(data, dict) else data
-        return Entry(**members(known, {field.name for field in fields(Entry)}))
+        return Entry(**members(known, _FIELDS))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def members(data: object, names: set[str]) -> dict[str, Any]:
+_ORDER = tuple(field.name for field in fields(Entry))
+_FIELDS = frozenset(_ORDER)
+
+
+def members(data: object, names: Set[str]) -> dict[str, Any]:
     """`data` itself, if it is a JSON object with exactly these keys."""
     if not isinstance(data, dict):
         raise ValueError(f"must be a JSON object, not {type(data).__name__}")

@@ -1,33 +1,56 @@
 """The gate: has anything become worse since the baseline?
 
-    result = check(baseline, current, samples=(old.samples, new.samples), metrics=metric_of, tolerances={"scenes_mme.total": 20})
-    result.passed, result.regressions, result.errors
+    old, new = source(Path("baseline.json")), source(Path("runs/x/board"))
+    result = check(old.entries, new.entries, samples=(old.samples, new.samples), metrics=metric_of, tolerances={"scenes_mme.total": 20})
+    result.passed, result.regressions, result.unmet, result.errors
 
-A metric regresses when the same questions show it significantly worse, or when it falls by more than its tolerance. What cannot be
-compared is an error and never a pass: a missing result, another task version, judge, limit or number of samples, other questions, fewer of
-them scored.
+A metric regresses when the same questions show it significantly worse, or when it falls by more than its tolerance. A claim ("this task is
+better now") is unmet unless the same questions show it significantly better. What cannot be compared is an error and never a pass: a
+missing result, another task version, judge, limit or number of samples, other prompts or rules, other questions, fewer of them scored.
+
+Where nothing has changed, the tests fail 5% of gates at most, however many metrics they look at. A tolerance is no test: one that is
+smaller than the scores' own spread fails as often as chance will have it.
 """
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
-from leaderboards.board import newest
-from leaderboards.entry import Entry, Key
-from leaderboards.report import cell, line, number, p_value, span, table
-from leaderboards.sample import Sample
-from leaderboards.verdict import CountsMetric, Record, Verdict, adjusted, compare
+from leaderboards.board import Board, newest
+from leaderboards.compare import CompareError, Flip, Loader, asked_otherwise, flips, log_of, same_questions, verdict_to_json
+from leaderboards.entry import SCHEMA_VERSION, Entry, Key, from_json, members
+from leaderboards.report import cell, known, line, number, p_value, span, table
+from leaderboards.sample import Sample, from_parquet
+from leaderboards.verdict import CountsMetric, Verdict, adjusted, compare
 
-Loader = Callable[[str], list[Sample]]
-"""Run id -> its samples; none, or a FileNotFoundError, where the run has no log."""
+__all__ = ["Checked", "Claim", "GateError", "GateResult", "Loader", "Source", "Unchecked", "check", "render", "source", "to_json"]
 
 _EQUAL = ("version", "judge", "unit", "higher_is_better", "limit", "samples")
 
 
+class GateError(ValueError):
+    """What the gate was asked to look at is not there, or is no board and no run; says what is wrong with it."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Regression:
-    """One metric that became worse."""
+class Source:
+    """One side's scores and where their logs are."""
+
+    entries: list[Entry]
+    samples: Loader
+
+    skipped: list[tuple[Path, str]]
+    """Files that could not be read, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """One metric of the baseline and its like of now."""
 
     baseline: Entry
     current: Entry
@@ -41,51 +64,126 @@ class Regression:
     tolerance: float | None
     """The worsening that was allowed; None = none was set."""
 
+    flips: list[Flip]
+    """What became of each question; empty where the metric did not become worse, or there were no samples."""
+
     def __str__(self) -> str:
         unit = self.baseline.unit
         change = f"{number(self.baseline.value, unit)} -> {number(self.current.value, unit)} {line(unit)}".rstrip()
-        return f"{_name(self.baseline, self.current)}: {change}, worse by {number(self.worsening, unit)}: {self.reason}"
+        moved = f"worse by {number(self.worsening, unit)}" if self.worsening > 0 else f"better by {number(abs(self.worsening), unit)}"
+        return f"{self.name}: {change}, {moved}" + (f": {self.reason}" if self.reason else "")
+
+    @property
+    def name(self) -> str:
+        """Model, task and metric, on one line."""
+        return _name(self.baseline, self.current)
 
     @property
     def reason(self) -> str:
-        """Why it counts."""
-        unit, reasons = self.baseline.unit, []
+        """Why it counts as worse; empty if it does not."""
+        reasons = []
         if self.verdict is not None and self.verdict.outcome == "worse":
-            difference = number(self.verdict.difference, unit, signed=True) + span(self.verdict.low, self.verdict.high, unit)
-            reasons.append(f"significant ({difference}, p = {p_value(self.verdict.p)}, {self.verdict.images} images)")
+            reasons.append(f"significant ({_tested(self.verdict, self.baseline.unit)})")
         if self.tolerance is not None and _exceeds(self.worsening, self.tolerance):
             reasons.append(f"over the tolerance of {self.tolerance:g}")
         return ", ".join(reasons)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A metric that shall have become better."""
+
+    baseline: Entry
+    current: Entry
+
+    verdict: Verdict
+    """Adjusted over the claims."""
+
+    @property
+    def name(self) -> str:
+        """Model, task and metric, on one line."""
+        return _name(self.baseline, self.current)
+
+    @property
+    def met(self) -> bool:
+        """Whether the same questions show it."""
+        return self.verdict.outcome == "better"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {'better' if self.met else 'not shown to be better'} ({_tested(self.verdict, self.baseline.unit)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unchecked:
+    """What could not be compared, and why."""
+
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.why}" if self.name else self.why
+
+
+@dataclass(frozen=True, kw_only=True)
 class GateResult:
     """What the gate found."""
 
-    regressions: list[Regression]
+    checked: list[Checked]
+    claims: list[Claim]
+    unchecked: list[Unchecked]
 
-    errors: list[str]
-    """One line for each pair that could not be compared."""
+    @property
+    def regressions(self) -> list[Checked]:
+        """The metrics that became worse."""
+        return [one for one in self.checked if one.reason]
 
-    compared: int
-    """Metrics that could."""
+    @property
+    def unmet(self) -> list[Claim]:
+        """The claims that the questions do not show."""
+        return [claim for claim in self.claims if not claim.met]
+
+    @property
+    def errors(self) -> list[str]:
+        """One line for each metric that could not be compared."""
+        return [str(one) for one in self.unchecked]
+
+    @property
+    def compared(self) -> int:
+        """Metrics that could."""
+        return len(self.checked)
 
     @property
     def passed(self) -> bool:
-        """Whether everything was compared and nothing became worse."""
-        return not self.regressions and not self.errors
+        """Whether everything was compared, nothing became worse, and every claim holds."""
+        return not (self.regressions or self.unmet or self.unchecked)
+
+    @property
+    def summary(self) -> str:
+        """In one line, without markup."""
+        counts = [f"{self.compared} compared", f"{len(self.regressions)} worse"]
+        counts += [f"{len(self.claims) - len(self.unmet)} of {len(self.claims)} claims shown"] if self.claims else []
+        return ", ".join([*counts, f"{len(self.unchecked)} errors"])
 
 
 class _IncomparableError(ValueError):
     """Why two entries cannot be compared."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Comparison:
-    baseline: Entry
-    current: Entry
-    worsening: float
-    tolerance: float | None
+def source(path: Path, *, partial: bool = False) -> Source:
+    """The scores in a board's folder (or the one named `board` in a run's), or in the file of a single run, whatever it is called.
+
+    A run's log is looked for beside its file, under the run's name or the file's. Scores of a board that a limit cut count only if
+    `partial`; those of a single file, which was asked for by name, always do. GateError for what is neither.
+    """
+    if path.is_file():
+        return _of_file(path)
+    if not path.is_dir():
+        raise GateError(f"{path}: no such file or folder; give a board's folder or a run's JSON file")
+    board = Board(path / "board" if (path / "board").is_dir() else path)
+    entries = board.standing(partial=partial)
+    if not entries and not board.skipped and not any(board.folder.glob("*.json")):
+        raise GateError(f"{path}: no board: there is no run's JSON file in it")
+    return Source(entries=entries, samples=board.samples, skipped=board.skipped)
 
 
 def check(
@@ -95,64 +193,153 @@ def check(
     samples: tuple[Loader, Loader],
     metrics: Callable[[str, str], CountsMetric | None],
     tolerances: Mapping[str, float],
+    require_better: Collection[str] = (),
     models: tuple[str, str] | None = None,
+    skipped: Sequence[tuple[Path, str]] = (),
     resamples: int = 10_000,
 ) -> GateResult:
-    """Compare each headline metric of `baseline`, and each in `tolerances`, with its like in `current`.
+    """Compare each headline metric of `baseline`, and each in `tolerances` and `require_better`, with its like in `current`.
 
     `samples` are the two sides' logs; `metrics` gives the metric of a task by name, None if it is not known; `tolerances` maps
-    "task.metric" to the worsening allowed, in the metric's unit; `models` names the baseline's model to take and the current one to hold
-    against it, where they are not called the same.
+    "task.metric" to the worsening allowed, in the metric's unit; `require_better` names "task", for its headline, or "task.metric";
+    `models` names the baseline's model to take and the current one to hold against it, where they are not called the same; `skipped` are
+    the baseline's files that could not be read, each an error, since what they asked for cannot be checked. GateError for a tolerance
+    that is negative or no number.
     """
+    for name, allowed in tolerances.items():
+        if not 0 <= allowed < math.inf:  # against nan nothing is ever worse
+            raise GateError(f"tolerance for {name}: must be a number from 0 up, is {allowed}")
     loaders = cache(samples[0]), cache(samples[1])  # a run's log serves all its metrics
     now = newest(current)
-    wanted = [entry for entry in newest(baseline) if _is_wanted(entry, tolerances, models)]
-    comparisons: list[_Comparison] = []
+    of_model = [entry for entry in newest(baseline) if models is None or entry.model == models[0]]
+    named = {*tolerances, *require_better}
+    wanted = [entry for entry in of_model if entry.headline or _dotted(entry) in named]
+    unchecked = [Unchecked(name=line(str(path)), why=f"can't be read: {line(why)}") for path, why in skipped]
+    unchecked += [
+        Unchecked(name=f"{what} {line(name)}", why=f"not in the baseline; {known(name, names)}")
+        for what, given, names in (
+            ("tolerance for", tolerances, {_dotted(entry) for entry in of_model}),
+            ("require better", require_better, {name for entry in of_model for name in _names(entry)}),
+        )
+        for name in sorted(set(given) - names)
+    ]
+    checked: list[Checked] = []
     verdicts: dict[Key, Verdict] = {}
-    unknown = tolerances.keys() - {_dotted(entry) for entry in wanted}
-    errors = [f"tolerance for {line(name)}: not in the baseline" for name in sorted(unknown)]
     for old in wanted:
         try:
             new = _counterpart(old, now, models[1] if models else old.model)
             worsening, tolerance = _worsening(old, new), tolerances.get(_dotted(old))
             verdict = _verdict(old, new, loaders, metrics(old.task, old.metric), resamples)
-            if verdict is None and tolerance is None:
-                raise _IncomparableError("no samples and no tolerance to compare by")
+            if verdict is None and (tolerance is None or _names(old) & set(require_better)):
+                raise _IncomparableError(
+                    "no samples to compare by" if tolerance is not None else "no samples and no tolerance to compare by"
+                )
         except _IncomparableError as error:
-            errors.append(f"{_name(old, None)}: {line(str(error))}")
+            unchecked.append(Unchecked(name=_name(old, None), why=line(str(error))))
             continue
-        comparisons.append(_Comparison(baseline=old, current=new, worsening=worsening, tolerance=tolerance))
+        checked.append(Checked(baseline=old, current=new, worsening=worsening, verdict=None, tolerance=tolerance, flips=[]))
         if verdict is not None:
             verdicts[old.key] = verdict
-    if not comparisons:
-        errors.append("nothing was compared")
-    return GateResult(regressions=_regressions(comparisons, adjusted(verdicts)), errors=errors, compared=len(comparisons))
+    if not checked:
+        unchecked.append(Unchecked(name="", why="nothing was compared"))
+    claims = adjusted({one.baseline.key: verdicts[one.baseline.key] for one in checked if _names(one.baseline) & set(require_better)})
+    among_all = adjusted(verdicts)
+    checked = [replace(one, verdict=among_all.get(one.baseline.key)) for one in checked]
+    return GateResult(
+        checked=[replace(one, flips=_flips(one, loaders, metrics)) if one.reason else one for one in checked],
+        claims=[
+            Claim(baseline=one.baseline, current=one.current, verdict=claims[one.baseline.key])
+            for one in checked
+            if one.baseline.key in claims
+        ],
+        unchecked=unchecked,
+    )
 
 
 def render(result: GateResult) -> str:
     """The result as markdown."""
-    verb = "passed" if result.passed else "failed"
-    counts = f"{result.compared} compared, {len(result.regressions)} worse, {len(result.errors)} errors"
-    parts = [f"**Gate {verb}**: {counts}."]
+    parts = [f"**Gate {'passed' if result.passed else 'failed'}**: {result.summary}."]
     if result.regressions:
         rows = [
             [
-                cell(_name(r.baseline, r.current)),
-                number(r.baseline.value, r.baseline.unit),
-                number(r.current.value, r.current.unit),
-                cell(r.baseline.unit),
-                cell(r.reason),
+                cell(one.name),
+                number(one.baseline.value, one.baseline.unit),
+                number(one.current.value, one.current.unit),
+                cell(one.baseline.unit),
+                cell(one.reason),
+                _flipped(one),
             ]
-            for r in result.regressions
+            for one in result.regressions
         ]
-        parts.append(table(["worse", "baseline", "current", "unit", "why"], rows))
-    if result.errors:
+        parts.append(table(["worse", "baseline", "current", "unit", "why", "broken / fixed"], rows))
+    if result.claims:
+        parts.append("\n".join(f"- {'shown' if claim.met else 'NOT shown'}: {cell(str(claim))}" for claim in result.claims))
+    if result.unchecked:
         parts.append("\n".join(f"- error: {cell(error)}" for error in result.errors))
     return "\n\n".join(parts)
 
 
-def _is_wanted(entry: Entry, tolerances: Mapping[str, float], models: tuple[str, str] | None) -> bool:
-    return (models is None or entry.model == models[0]) and (entry.headline or _dotted(entry) in tolerances)
+def to_json(result: GateResult) -> dict[str, Any]:
+    """The result as JSON values; of the flips, those that are."""
+    return {
+        "passed": result.passed,
+        "compared": result.compared,
+        "checked": [
+            _sides(one) | {"worsening": one.worsening, "tolerance": one.tolerance, "worse": bool(one.reason), "why": one.reason}
+            for one in result.checked
+        ],
+        "regressions": [
+            _sides(one) | {"why": one.reason} | {kind: [flip.id for flip in one.flips if flip.kind == kind] for kind in ("broken", "fixed")}
+            for one in result.regressions
+        ],
+        "claims": [_sides(claim) | {"met": claim.met} for claim in result.claims],
+        "errors": result.errors,
+    }
+
+
+def _sides(one: Checked | Claim) -> dict[str, Any]:
+    facts = {name: getattr(one.baseline, name) for name in ("task", "metric", "version", "judge", "unit", "higher_is_better")}
+    sides = {
+        side: {name: getattr(entry, name) for name in ("model", "run", "value", "samples", "scored")}
+        for side, entry in (("baseline", one.baseline), ("current", one.current))
+    }
+    return facts | sides | {"verdict": verdict_to_json(one.verdict)}
+
+
+def _of_file(path: Path) -> Source:
+    """A single run, which need not be called as its file on a board is."""
+    try:
+        data = json.loads(path.read_bytes())
+        if isinstance(data, dict) and data.get("schema") != SCHEMA_VERSION:
+            raise GateError(f"schema must be {SCHEMA_VERSION}, not {data.get('schema')!r}")
+        data = members(data, {"schema", "run", "samples", "entries"})
+        if not isinstance(data["entries"], list):
+            raise GateError("entries must be a list")
+        entries = [from_json(item, where=f"entry {index}") for index, item in enumerate(data["entries"])]
+    except (ValueError, OSError, RecursionError) as error:
+        raise GateError(f"{path}: no run of a board: {error}") from None
+    runs = {entry.run for entry in entries}
+    if runs != {data["run"]}:
+        raise GateError(f"{path}: no run of a board: it is of run {data['run']!r}, its entries of {sorted(runs)}")
+
+    def samples(run: str) -> list[Sample]:
+        if run != data["run"] or data["samples"] is None:
+            return []
+        names = [f"{stem}.samples.parquet" for stem in dict.fromkeys((path.stem, run))]
+        there = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+        if there is None:
+            raise FileNotFoundError(f"{path}: its log is not beside it: no {' and no '.join(names)}")
+        content = there.read_bytes()
+        if hashlib.sha256(content).hexdigest() != data["samples"]:
+            raise GateError(f"{there}: not the samples that {path.name} was computed from (its digest differs)")
+        return from_parquet(content)
+
+    return Source(entries=entries, samples=samples, skipped=[])
+
+
+def _names(entry: Entry) -> set[str]:
+    """What a claim may call it."""
+    return {_dotted(entry), entry.task} if entry.headline else {_dotted(entry)}
 
 
 def _counterpart(old: Entry, current: Sequence[Entry], model: str) -> Entry:
@@ -164,6 +351,8 @@ def _counterpart(old: Entry, current: Sequence[Entry], model: str) -> Entry:
     for field in _EQUAL:
         if getattr(old, field) != getattr(new, field):
             raise _IncomparableError(f"{field} was {getattr(old, field)!r}, is {getattr(new, field)!r}")
+    if otherwise := asked_otherwise(old, new):
+        raise _IncomparableError(f"{'; '.join(otherwise)}: score the baseline anew")
     if new.scored < old.scored:  # the unanswered may be the hard ones
         raise _IncomparableError(f"{_scored(old)} were scored, now only {_scored(new)}")
     return new
@@ -178,10 +367,11 @@ def _verdict(old: Entry, new: Entry, loaders: tuple[Loader, Loader], metric: Cou
     if metric is None:
         return None
     try:
-        before, after = _log(loaders[0], old), _log(loaders[1], new)
+        before, after = log_of(loaders[0], old), log_of(loaders[1], new)
         if not (before and after):
             return None
-        base, other = _same_questions(before, after, old.metric)
+        _check_questions(before, after, same_model=old.model == new.model)
+        base, other = same_questions([before, after], old.metric)
         verdict = compare(base, other, metric, higher_is_better=old.higher_is_better, resamples=resamples)
     except (ValueError, OSError) as error:
         raise _IncomparableError(str(error)) from error
@@ -190,57 +380,33 @@ def _verdict(old: Entry, new: Entry, loaders: tuple[Loader, Loader], metric: Cou
     return verdict
 
 
-def _log(load: Loader, entry: Entry) -> dict[str, Sample]:
-    """The entry's samples by id."""
-    try:
-        samples = [sample for sample in load(entry.run) if sample.task == entry.task]
-    except FileNotFoundError:
-        return {}
-    by_id = {sample.id: sample for sample in samples}
-    if len(by_id) < len(samples):
-        raise _IncomparableError(f"run {entry.run} logs a sample of {entry.task} twice")
-    return by_id
-
-
-def _same_questions(old: Mapping[str, Sample], new: Mapping[str, Sample], metric: str) -> tuple[list[Record], list[Record]]:
-    """Both sides' records, of those images for which both have the same; the rest lacks a rating on one side."""
+def _check_questions(old: Mapping[str, Sample], new: Mapping[str, Sample], *, same_model: bool) -> None:
+    """That both were asked the same; a prompt is as the model read it, with its own chat template, so only of one model are they equal."""
     for name in [*old, *new]:
         if name not in old or name not in new:
-            raise _IncomparableError(f"sample {name!r} is in one log only")
-        if old[name].image != new[name].image:
-            raise _IncomparableError(f"sample {name!r} was about image {old[name].image!r}, is about {new[name].image!r}")
-    one_sided = {
-        str(record["image"])
-        for name in old
-        if (metric in old[name].records) != (metric in new[name].records)
-        for record in _records((old[name], new[name]), metric)
-    }
-    base, other = (
-        [record for record in _records((log[name] for name in old), metric) if str(record["image"]) not in one_sided] for log in (old, new)
-    )
-    return base, other
+            raise CompareError(f"sample {name!r} is in one log only")
+        if same_model and old[name].prompt != new[name].prompt:
+            raise CompareError(f"sample {name!r} was asked {_ends(old[name].prompt)!r}, is asked {_ends(new[name].prompt)!r}")
 
 
-def _records(samples: Iterable[Sample], metric: str) -> list[Record]:
-    return [sample.records[metric] for sample in samples if metric in sample.records]
+def _ends(prompt: str) -> str:
+    return prompt if len(prompt) <= 80 else f"{prompt[:38]} … {prompt[-38:]}"
 
 
-def _regressions(comparisons: Sequence[_Comparison], verdicts: Mapping[Key, Verdict]) -> list[Regression]:
-    found = []
-    for comparison in comparisons:
-        verdict, tolerance = verdicts.get(comparison.baseline.key), comparison.tolerance
-        is_worse = verdict is not None and verdict.outcome == "worse"
-        if is_worse or (tolerance is not None and _exceeds(comparison.worsening, tolerance)):
-            found.append(
-                Regression(
-                    baseline=comparison.baseline,
-                    current=comparison.current,
-                    worsening=comparison.worsening,
-                    verdict=verdict,
-                    tolerance=tolerance,
-                )
-            )
-    return found
+def _flips(one: Checked, loaders: tuple[Loader, Loader], metrics: Callable[[str, str], CountsMetric | None]) -> list[Flip]:
+    if one.verdict is None:
+        return []
+    before, after = log_of(loaders[0], one.baseline), log_of(loaders[1], one.current)
+    return flips(one.baseline, before, after, metrics(one.baseline.task, one.baseline.metric))
+
+
+def _flipped(one: Checked) -> str:
+    return " / ".join(str(sum(flip.kind == kind for flip in one.flips)) for kind in ("broken", "fixed")) if one.flips else ""
+
+
+def _tested(verdict: Verdict, unit: str) -> str:
+    difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
+    return f"{difference}, p = {p_value(verdict.p)}, {verdict.images} images"
 
 
 def _worsening(old: Entry, new: Entry) -> float:

@@ -1,23 +1,35 @@
-"""Markdown for people: the leaderboard, and what changed.
+"""Markdown for people, CSV and JSON for programs: the leaderboard, and what changed.
 
-    print(leaderboard(board.standing()))
+    print(leaderboard(board.standing(), verdicts=verdicts, ranks=ranks, base="llava-7b"))
     print(differences({"scenes_chair CHAIR_s": verdict}, units={"scenes_chair CHAIR_s": "%"}))
+    path.write_text(to_csv(board.standing()))
 
 Names and words that come from models, data or files pass through `cell` (in a table) or `line` (in plain text) before they are printed.
 """
 
+import csv
+import difflib
+import io
+import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from tabulate import tabulate
 
 from leaderboards.board import newest
-from leaderboards.entry import Entry
-from leaderboards.verdict import Verdict
+from leaderboards.entry import Entry, Key
+from leaderboards.entry import to_json as entry_to_json
+from leaderboards.ranks import Rank
+from leaderboards.verdict import Outcome, Verdict
 
 MISSING = "—"
+
+MARKS: Final[Mapping[Outcome, str]] = {"better": "▲", "worse": "▼", "not separable": "≈"}
+"""What stands behind a difference."""
+
+_FORMULA = "=+-@＝＋－＠"  # a spreadsheet runs a cell that begins so; it takes the full-width ones for the same
 
 _DECIMALS = {"%": 1, "points": 1, "words": 1, "0-6": 2}
 _OTHER_DECIMALS = 3
@@ -35,18 +47,66 @@ class _Column(NamedTuple):
     higher_is_better: bool
 
 
-def leaderboard(entries: Sequence[Entry], *, only_headline: bool = False) -> str:
-    """One row a model, one column a metric; entries of different version or judge never share a column."""
+class ReportError(ValueError):
+    """What was asked of the table does not fit the entries."""
+
+
+def leaderboard(
+    entries: Sequence[Entry],
+    *,
+    only_headline: bool = False,
+    verdicts: Mapping[Key, Verdict] | None = None,
+    ranks: Mapping[Key, Rank] | None = None,
+    base: str | None = None,
+) -> str:
+    """One row a model, one column a metric; entries of different version or judge never share a column.
+
+    `verdicts` on the difference to `base`, and `ranks`, go by the entry's key. ReportError for a base that has no row.
+    """
     shown = newest(entry for entry in entries if entry.headline or not only_headline)
+    if base is not None:
+        _check_base(base, shown)
     if not shown:
         return "No results."
-    cells = {(entry.model, _column(entry)): _score(entry) for entry in shown}
+    verdicts, ranks = verdicts or {}, ranks or {}
+    cells = {(entry.model, _column(entry)): _score(entry, verdicts.get(entry.key), ranks.get(entry.key)) for entry in shown}
     columns = _in_groups(_column(entry) for entry in shown)
     versions = {(c.task, c.metric): {d.version for d in columns if (d.task, d.metric) == (c.task, c.metric)} for c in columns}
     headers = [_header(column, several_versions=len(versions[column.task, column.metric]) > 1) for column in columns]
     models = dict.fromkeys(entry.model for entry in shown)
-    rows = [[cell(model), *(cells.get((model, column), MISSING) for column in columns)] for model in models]
-    return table(["model", *headers], rows)
+    labels = {model: cell(model) + " (base)" * (model == base) for model in models}
+    rows = [[labels[model], *(cells.get((model, column), MISSING) for column in columns)] for model in models]
+    parts = [table(["model", *headers], rows), _legend(shown, verdicts, ranks, base)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def to_csv(
+    entries: Sequence[Entry],
+    *,
+    only_headline: bool = False,
+    verdicts: Mapping[Key, Verdict] | None = None,
+    ranks: Mapping[Key, Rank] | None = None,
+) -> str:
+    """The same numbers, all digits, one row an entry; no text in it is taken for a formula by a spreadsheet."""
+    sink = io.StringIO()
+    rows = _rows(entries, only_headline, verdicts or {}, ranks or {})
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows([_csv_cell(row[name]) for name in _COLUMNS] for row in rows)
+    return sink.getvalue()
+
+
+def to_json(
+    entries: Sequence[Entry],
+    *,
+    only_headline: bool = False,
+    verdicts: Mapping[Key, Verdict] | None = None,
+    ranks: Mapping[Key, Rank] | None = None,
+) -> str:
+    """{"entries": [...]}: entries whole, with their provenance, and what is known of their rank and of the difference to the base."""
+    shown = newest(entry for entry in entries if entry.headline or not only_headline)
+    rows = _rows(shown, False, verdicts or {}, ranks or {})
+    return json.dumps({"entries": [row | entry_to_json(entry) for entry, row in zip(shown, rows, strict=True)]}, allow_nan=False)
 
 
 def differences(verdicts: Mapping[str, Verdict], units: Mapping[str, str] | None = None) -> str:
@@ -121,7 +181,7 @@ def _arrow(higher_is_better: bool) -> str:
     return "↑" if higher_is_better else "↓"
 
 
-def _score(entry: Entry) -> str:
+def _score(entry: Entry, verdict: Verdict | None, rank: Rank | None) -> str:
     notes = []
     if entry.scored < entry.samples:
         notes.append(f"{entry.scored}/{entry.samples}")
@@ -131,7 +191,71 @@ def _score(entry: Entry) -> str:
         notes.append(f"{entry.unparsed} unparsed")
     if entry.limit is not None:
         notes.append(f"limit {entry.limit}")
+    elif entry.partial:
+        notes.append("partial data")
+    if entry.imported is not None:
+        notes.append(f"by {cell(entry.imported)}")
     if (leaked := entry.provenance.get("leaks", "0")) != "0":
         notes.append(f"{cell(leaked)} leaked")  # rows of its training data that show the task's pictures
     score = number(entry.value, entry.unit) + span(entry.low, entry.high, entry.unit)
+    if rank is not None:
+        score += f" #{rank}"
+    if verdict is not None and verdict.difference is not None:
+        score += f" {number(verdict.difference, entry.unit, signed=True)} {MARKS[verdict.outcome]}"
     return f"{score} ({', '.join(notes)})" if notes else score
+
+
+def _legend(shown: Iterable[Entry], verdicts: Mapping[Key, Verdict], ranks: Mapping[Key, Rank], base: str | None) -> str:
+    keys = {entry.key for entry in shown}
+    parts = []
+    if not ranks.keys().isdisjoint(keys):
+        parts.append("#: the ranks a model can have, since what cannot be told apart is tied.")
+    if not verdicts.keys().isdisjoint(keys):
+        against = f"to {cell(base)}" if base is not None else "to the base"
+        parts.append(f"Difference {against} on the same questions: ▲ better, ▼ worse, ≈ not separable.")
+    return " ".join(parts)
+
+
+def _check_base(base: str, shown: Iterable[Entry]) -> None:
+    models = list(dict.fromkeys(entry.model for entry in shown))
+    if base not in models:
+        raise ReportError(f"base model {base!r} is not on the board; {known(base, models)}")
+
+
+def known(name: str, names: Collection[str]) -> str:
+    """Which names there are, and which of them was meant by `name`."""
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}known: {', '.join(map(repr, names)) or 'none'}"
+
+
+_COLUMNS = (
+    *("model", "task", "version", "metric", "unit", "higher_is_better", "headline", "judge"),
+    *("value", "low", "high", "samples", "scored", "unscored", "failed", "unparsed", "limit"),
+    *("rank_low", "rank_high", "difference", "difference_low", "difference_high", "p", "outcome", "mde", "images"),
+    *("seconds", "cost", "created", "run"),
+)
+
+
+def _rows(
+    entries: Sequence[Entry], only_headline: bool, verdicts: Mapping[Key, Verdict], ranks: Mapping[Key, Rank]
+) -> list[dict[str, Any]]:
+    rows = []
+    for entry in newest(entry for entry in entries if entry.headline or not only_headline):
+        verdict, rank = verdicts.get(entry.key), ranks.get(entry.key)
+        more: dict[str, Any] = {"rank_low": rank and rank.low, "rank_high": rank and rank.high}
+        more |= {"difference": verdict and verdict.difference, "difference_low": verdict and verdict.low}
+        more |= {"difference_high": verdict and verdict.high, "p": verdict and verdict.p, "outcome": verdict and verdict.outcome}
+        more |= {"mde": verdict and verdict.mde, "images": verdict and verdict.images}
+        rows.append({name: more[name] if name in more else getattr(entry, name) for name in _COLUMNS})
+    return rows
+
+
+def _csv_cell(value: object) -> object:
+    """A number as it is; text on one line, quoted with an apostrophe where a spreadsheet would compute it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return value
+    text = line(value).strip()  # what is invisible may have stood before a space
+    return f"'{text}" if text.startswith(tuple(_FORMULA)) else text

@@ -4,7 +4,7 @@
     from_parquet(data)
 
 A run's samples are one Parquet file of text columns, which any data tool opens; `records` are JSON in it, as each metric has its own
-fields.
+fields. `schema/sample.json` describes a row to other programs.
 """
 
 import json
@@ -40,8 +40,14 @@ class Sample:
     cut: bool = False
     """Whether the model was stopped once nothing more could change what is read from its answer."""
 
+    image_digest: str | None = None
+    """sha256 of the picture that was shown, as decoded: two runs whose digests differ were shown other pictures under one id; None = not
+    known."""
+
 
 _COLUMNS = tuple(field.name for field in fields(Sample))
+
+_LATER = 2  # of the columns, which logs written before there were such lack
 
 
 def to_parquet(samples: Sequence[Sample]) -> bytes:
@@ -62,7 +68,7 @@ def from_parquet(data: bytes) -> list[Sample]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(pa.BufferReader(data))
-    if tuple(table.column_names) not in (_COLUMNS, _COLUMNS[:-1]):  # logs of before answers could be cut
+    if tuple(table.column_names) not in [_COLUMNS[: len(_COLUMNS) - lacking] for lacking in range(_LATER + 1)]:
         raise ValueError(f"columns must be {', '.join(_COLUMNS)}, not {', '.join(table.column_names)}")
     return [Sample(**row | {"records": json.loads(row["records"])}) for row in table.to_pylist()]
 

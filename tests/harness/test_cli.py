@@ -26,7 +26,7 @@ HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
         (["train", "scenes-demo"], "train-then-eval scenes-demo"),
         (["tasks", "show", "scenes_char"], "did you mean 'scenes_chair'?"),
         (["leaderboard", "no/such/folder"], "no folder 'no/such/folder'"),
-        (["check", "--baseline", "nowhere"], "no folder 'nowhere'"),
+        (["check", "--baseline", "nowhere"], "nowhere: no such file or folder"),
         (["check", "--baseline", ".", "--tolerance", "x"], "TASK.METRIC=NUMBER"),
     ),
 )

@@ -1,5 +1,7 @@
+import errno
 import json
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -118,6 +120,67 @@ def test_a_limited_run_neither_stands_nor_hides_a_whole_one(board: Board, make_e
     board.add([limited], [])
     assert board.standing() == [whole]
     assert board.standing(partial=True) == [limited]
+
+
+def test_a_run_on_data_that_lack_rows_does_not_stand(board: Board, make_entry: MakeEntry) -> None:
+    lacking = make_entry(provenance={"weights": "12ab", "rows": "partial"})
+    board.add([lacking], [])
+    assert board.standing() == []
+    assert board.standing(partial=True) == [lacking]
+
+
+def at(day: int, **changes: object) -> dict[str, object]:
+    return {"run": f"run-{day}", "created": f"2026-01-0{day}T12:00:00Z", **changes}
+
+
+def test_a_checkpoint_overwritten_in_place_never_stands_for_the_new_one(board: Board, make_entry: MakeEntry) -> None:
+    old = make_entry(**at(1, provenance={"weights": "base", "adapter": "old"}))
+    other = make_entry(**at(1, provenance={"weights": "base", "adapter": "old"}, task="pope"))
+    new = make_entry(**at(2, provenance={"weights": "base", "adapter": "new"}))
+    board.add([old, other], [])
+    assert board.standing() == [old, other]
+    board.add([new], [])
+    assert board.standing() == [new]
+    assert {(entry.task, entry.model) for entry in board.replaced} == {
+        ("scenes_chair", "base (weights base+old)"),
+        ("pope", "base (weights base+old)"),
+    }
+    assert newest([*board.entries()]) == [new]
+
+
+def test_replaced_weights_can_be_shown_in_rows_of_their_own(board: Board, make_entry: MakeEntry) -> None:
+    board.add([make_entry(**at(1, value=10.0, low=None, high=None)), make_entry(**at(1, task="pope", value=20.0, low=None, high=None))], [])
+    board.add([make_entry(**at(2, provenance={"weights": "new"}, value=30.0, low=None, high=None))], [])
+    shown = board.standing(replaced=True)
+    assert [(entry.model, entry.task, entry.value) for entry in shown] == [
+        ("base", "scenes_chair", 30.0),
+        ("base (weights sha256:12ab)", "scenes_chair", 10.0),
+        ("base (weights sha256:12ab)", "pope", 20.0),
+    ]
+    assert newest(shown) == shown  # whoever shows them takes the newest again
+    assert board.replaced == []
+
+
+def test_even_a_limited_run_of_new_weights_ends_the_standing_of_the_old(board: Board, make_entry: MakeEntry) -> None:
+    board.add([make_entry(**at(1))], [])
+    board.add([make_entry(**at(2, provenance={"weights": "new"}, limit=8, samples=8))], [])
+    assert board.standing() == []
+    assert [entry.run for entry in board.replaced] == ["run-1"]
+
+
+def test_weights_that_are_put_back_stand_again(board: Board, make_entry: MakeEntry) -> None:
+    for day, weights in enumerate(("old", "new", "old"), 1):
+        board.add([make_entry(**at(day, provenance={"weights": weights}))], [])
+    assert [entry.run for entry in board.standing()] == ["run-3"]
+
+
+def test_entries_that_do_not_know_their_weights_replace_nothing_and_stay(board: Board, make_entry: MakeEntry) -> None:
+    known = make_entry(**at(1))
+    imported = make_entry(**at(2, version="lm-eval 0.4.13/task 1", provenance={"imported": "lm-eval"}))
+    board.add([known], [])
+    board.add([imported], [])
+    assert board.standing() == [known, imported]
+    assert board.replaced == []
 
 
 def test_newest_does_not_depend_on_the_order_given(make_entry: MakeEntry) -> None:
@@ -263,3 +326,69 @@ def test_a_disk_full_within_a_write_leaves_the_board_as_it_was(board: Board, mak
     assert subprocess.run([sys.executable, "-c", WRITE_ON_A_FULL_DISK, *arguments], check=False).returncode == 7
     assert list(board.folder.iterdir()) == before
     assert board.entries() == [make_entry()]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_the_run_that_does_not_fit_and_no_other(small_disk: Path, make_entry: MakeEntry, make_sample: MakeSample) -> None:
+    board = Board(small_disk)
+    kept: list[str] = []
+
+    def fill() -> None:
+        for number in range(100):
+            sample = make_sample(run=f"run-{number}", answer="".join(f"{word:x}" for word in range(3000)))
+            board.add([make_entry(run=f"run-{number}")], [sample])
+            kept.append(f"run-{number}")
+
+    with pytest.raises(OSError, match="No space left on device"):
+        fill()
+    assert len(kept) > 1
+    assert {entry.run for entry in board.entries()} == set(kept)
+    assert board.skipped == []
+    assert all(len(board.samples(run)) == 1 for run in kept)
+    assert not list(small_disk.glob(".*"))
+
+
+def test_a_file_system_without_links_keeps_runs_too(
+    board: Board, make_entry: MakeEntry, make_sample: MakeSample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    board.add([make_entry()], [make_sample()])
+    board.add([make_entry()], [make_sample()])
+    assert board.entries() == [make_entry()]
+    with pytest.raises(FileExistsError, match=r"run-1\.json"):
+        board.add([make_entry(value=18.0)], [make_sample()])
+    assert sorted(path.name for path in board.folder.iterdir()) == ["run-1.json", "run-1.samples.parquet"]
+
+
+SHOW = """
+import sys
+from pathlib import Path
+from leaderboards.board import Board
+from leaderboards.report import leaderboard
+
+print(leaderboard(Board(Path(sys.argv[1])).standing()))
+assert not {"torch", "transformers", "lm_eval", "pyarrow", "huggingface_hub"} & set(sys.modules)
+"""
+
+
+def test_a_board_of_many_models_and_tasks_is_shown_without_a_model_library(board: Board, make_entry: MakeEntry) -> None:
+    for model in range(50):
+        entries = [make_entry(run=f"run-{model}", model=f"model-{model}", task=f"task-{task}") for task in range(20)]
+        board.add(entries, [])
+    shown = subprocess.run([sys.executable, "-c", SHOW, str(board.folder)], capture_output=True, text=True, check=True).stdout
+    assert len(shown.splitlines()) == 52
+    assert shown.count("19.3 [15.3, 23.0]") == 1000

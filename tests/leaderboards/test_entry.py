@@ -92,3 +92,22 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(make_entry: MakeEntry, 
 
 def test_both_ways_to_write_utc_are_one_time(make_entry: MakeEntry) -> None:
     assert make_entry(created="2026-01-31T12:00:00Z").when == make_entry(created="2026-01-31T12:00:00+00:00").when
+
+
+def test_a_boolean_or_nan_is_no_number_even_in_the_fields_looked_at_in_passing(make_entry: MakeEntry) -> None:
+    assert make_entry(value=3, seconds=1, low=None, high=None).value == 3  # an integer is
+    for bad in (float("nan"), True, "3"):
+        with pytest.raises(ValueError, match="seconds must be"):
+            make_entry(seconds=bad)
+
+
+def test_a_run_is_partial_by_its_limit_or_its_data(make_entry: MakeEntry) -> None:
+    assert not make_entry().partial
+    assert make_entry(limit=8).partial
+    assert make_entry(provenance={"rows": "partial"}).partial
+
+
+def test_weights_are_those_of_model_and_adapter(make_entry: MakeEntry) -> None:
+    assert make_entry(provenance={}).weights is None
+    assert make_entry(provenance={"weights": "a"}).weights == "a"
+    assert make_entry(provenance={"weights": "a", "adapter": "b"}).weights == "a+b"

@@ -1,12 +1,16 @@
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from leaderboards.board import Board
 from leaderboards.entry import Entry
-from leaderboards.regression import GateResult, Loader, check, render
+from leaderboards.regression import GateError, GateResult, Loader, check, render, source, to_json
 from leaderboards.sample import Sample
 from leaderboards.verdict import CountsMetric
 from tasks.metric import mean_of
@@ -66,6 +70,8 @@ def gate(
     metric: CountsMetric | None = METRIC,
     tolerances: dict[str, float] | None = None,
     models: tuple[str, str] | None = None,
+    require_better: Collection[str] = (),
+    skipped: Sequence[tuple[Path, str]] = (),
 ) -> GateResult:
     return check(
         baseline,
@@ -74,6 +80,8 @@ def gate(
         metrics=lambda task, name: metric if (task, name) == ("scenes_chair", "CHAIR_s") else None,
         tolerances=tolerances or {},
         models=models,
+        require_better=require_better,
+        skipped=skipped,
         resamples=1000,
     )
 
@@ -189,7 +197,7 @@ def test_other_questions_are_an_error(old: Entry, new: Entry) -> None:
         return [replace(sample, image="elsewhere") if sample.id == "3" else sample for sample in logs(new=LIKE_BASE)(run)]
 
     def doubled(run: str) -> list[Sample]:
-        return logs(new=LIKE_BASE)(run) * 2
+        return [*logs(new=LIKE_BASE)(run)] * 2
 
     def damaged(run: str) -> list[Sample]:
         raise ValueError(f"{run}.samples.parquet: not the samples")
@@ -247,14 +255,16 @@ def test_comparing_nothing_is_an_error(old: Entry, new: Entry) -> None:
 
 def test_a_tolerance_for_nothing_is_an_error(old: Entry, new: Entry) -> None:
     result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), tolerances={"scenes_chair.chair_s": 1.0})
-    assert result.errors == ["tolerance for scenes_chair.chair_s: not in the baseline"]
+    assert result.errors == [
+        "tolerance for scenes_chair.chair_s: not in the baseline; did you mean 'scenes_chair.CHAIR_s'? known: 'scenes_chair.CHAIR_s'"
+    ]
     assert not result.passed
 
 
 def test_a_log_is_read_once_for_all_metrics(old: Entry, new: Entry) -> None:
     read: list[str] = []
 
-    def counting(run: str) -> list[Sample]:
+    def counting(run: str) -> Sequence[Sample]:
         read.append(run)
         return logs(old=LIKE_BASE, new=LIKE_BASE)(run)
 
@@ -271,3 +281,206 @@ def test_hostile_names_stay_on_one_line_and_out_of_the_markup(old: Entry, new: E
     missing = gate([replace(old, model=name)], [new])
     assert missing.errors[0] == "x ::error::<b>| scenes_chair CHAIR_s: missing in the current results of x ::error::<b>|"
     assert "- error: x ::error::\\<b\\>\\| scenes_chair" in render(missing)
+
+
+# -- claims --------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ("scenes_chair", "scenes_chair.CHAIR_s"))
+def test_a_claim_holds_only_where_the_questions_show_it(old: Entry, new: Entry, name: str) -> None:
+    better = gate([old], [replace(new, value=0.0)], before=logs(old=LIKE_BASE), after=logs(new=BETTER), require_better=[name])
+    assert (better.passed, [claim.met for claim in better.claims]) == (True, [True])
+    assert "- shown: base scenes_chair CHAIR_s: better (-20.0" in render(better)
+    same = gate([old], [replace(new, value=20.0)], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), require_better=[name])
+    assert (same.passed, same.regressions, same.errors, len(same.unmet)) == (False, [], [], 1)
+    assert "0 of 1 claims shown" in render(same)
+    assert "NOT shown: base scenes_chair CHAIR_s: not shown to be better (0.0 " in render(same)
+
+
+def test_a_claim_is_not_weakened_by_the_metrics_nobody_claims(old: Entry, new: Entry) -> None:
+    before, after = logs(old=[1] * 6 + [0] * 54), logs(new=[0] * 60)  # p = 1/32 alone
+    many = [f"model-{number}" for number in range(3)]
+    baseline, current = ([replace(entry, model=m) for m in many] for entry in (old, replace(new, value=0.0)))
+    headline = [baseline[0], *(replace(entry, task="other") for entry in baseline[1:])]
+    now = [current[0], *(replace(entry, task="other") for entry in current[1:])]
+
+    def of_all(run_logs: Loader) -> Loader:
+        return lambda run: [s for sample in run_logs(run) for s in (sample, replace(sample, task="other"))]
+
+    result = check(
+        headline,
+        now,
+        samples=(of_all(before), of_all(after)),
+        metrics=lambda task, name: METRIC,
+        tolerances={},
+        require_better=["scenes_chair"],
+        resamples=1000,
+    )
+    assert (result.compared, [claim.met for claim in result.claims]) == (3, [True])
+
+
+def test_a_claim_without_samples_or_about_nothing_is_an_error(old: Entry, new: Entry) -> None:
+    result = gate([old], [replace(new, value=1.0)], tolerances={"scenes_chair.CHAIR_s": 1.0}, require_better=["scenes_chair"])
+    assert result.errors[0] == "base scenes_chair CHAIR_s: no samples to compare by"
+    result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), require_better=["scenes_char"])
+    assert result.errors[0].startswith("require better scenes_char: not in the baseline; did you mean 'scenes_chair'?")
+
+
+# -- what makes two scores of one benchmark ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    (
+        ({"task": "0a"}, {"task": "0b"}, "digest of the task's prompts and rules was '0a', is '0b': score the baseline anew"),
+        ({"prompts": "own"}, {"prompts": "official"}, "whose prompts the judge was asked in was 'own', is 'official'"),
+        ({}, {"prompt suffix": " Be brief."}, "prompt suffix was 'none', is 'Be brief.'"),
+        ({"split": "x"}, {}, "split was 'x', is 'none'"),
+        ({"judge served": "gpt-4-0613"}, {"judge served": "gpt-4-1106"}, "judge served was 'gpt-4-0613', is 'gpt-4-1106'"),
+        ({"revision": "aa"}, {"revision": "bb"}, "revision was 'aa', is 'bb'"),
+    ),
+)
+def test_another_way_of_asking_is_an_error(old: Entry, new: Entry, before: dict[str, str], after: dict[str, str], words: str) -> None:
+    pair = replace(old, provenance=before), replace(new, value=20.0, provenance=after)
+    result = gate([pair[0]], [pair[1]], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE))
+    assert words in result.errors[0]
+    assert not result.passed
+
+
+def test_other_weights_and_a_revision_nobody_knows_are_compared(old: Entry, new: Entry) -> None:
+    pair = replace(old, provenance={"weights": "1", "revision": "aa"}), replace(new, value=20.0, provenance={"weights": "2"})
+    assert gate([pair[0]], [pair[1]], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE)).passed
+
+
+def test_another_prompt_is_an_error_for_one_model_while_two_have_templates_of_their_own(old: Entry, new: Entry) -> None:
+    def rephrased(run: str) -> list[Sample]:
+        return [replace(sample, prompt="Describe it!") for sample in logs(new=LIKE_BASE)(run)]
+
+    current = replace(new, value=20.0)
+    result = gate([old], [current], before=logs(old=LIKE_BASE), after=rephrased)
+    assert "sample '0' was asked 'Describe.', is asked 'Describe it!'" in result.errors[0]
+    other = replace(current, model="tuned")
+    assert gate([old], [other], before=logs(old=LIKE_BASE), after=rephrased, models=("base", "tuned")).passed
+
+
+@pytest.mark.parametrize("allowed", (float("nan"), float("inf"), -1.0))
+def test_a_tolerance_that_allows_everything_or_nothing_is_refused(old: Entry, new: Entry, allowed: float) -> None:
+    with pytest.raises(GateError, match=r"tolerance for scenes_chair\.CHAIR_s: must be a number from 0 up"):
+        gate([old], [new], tolerances={"scenes_chair.CHAIR_s": allowed})
+
+
+def test_a_file_of_the_baseline_that_cannot_be_read_is_an_error(old: Entry, new: Entry) -> None:
+    result = gate([old], [new], before=logs(old=BETTER), after=logs(new=BETTER), skipped=[(Path("b/x.json"), "not JSON")])
+    assert (result.errors, result.passed) == (["b/x.json: can't be read: not JSON"], False)
+
+
+# -- where nothing changed -----------------------------------------------------------------------------------------------------------------
+
+
+def test_where_nothing_changed_at_most_one_gate_in_twenty_fails(old: Entry, new: Entry) -> None:
+    """Four benchmarks, answers about one image alike, two models that are right as often: 300 times."""
+    tasks = [f"task-{number}" for number in range(4)]
+    baseline, current = ([replace(entry, task=task, samples=80, value=30.0) for task in tasks] for entry in (old, new))
+    rng = np.random.default_rng(0)
+    failed = 0
+    for _ in range(300):
+        chance = rng.beta(1, 2, size=(4, 40))  # of each image, for both models
+
+        def answers(run: str, chance: Any = chance) -> list[Sample]:
+            return [
+                Sample(
+                    run=run,
+                    task=task,
+                    id=f"{image}/{turn}",
+                    image=str(image),
+                    prompt="",
+                    answer="",
+                    records={"CHAIR_s": {"image": str(image), "hallucinated": int(rng.random() < chance[place, image])}},
+                    reply=None,
+                )
+                for place, task in enumerate(tasks)
+                for image in range(40)
+                for turn in range(2)
+            ]
+
+        result = check(baseline, current, samples=(answers, answers), metrics=lambda task, name: METRIC, tolerances={}, resamples=300)
+        assert (result.compared, result.errors) == (4, [])
+        failed += bool(result.regressions)
+    assert failed <= 15
+
+
+# -- where scores come from ----------------------------------------------------------------------------------------------------------------
+
+
+def keep(folder: Path, entry: Entry, values: Sequence[int]) -> None:
+    Board(folder).add([entry], logs(**{entry.run: values})(entry.run))
+
+
+def test_a_board_a_run_folder_and_a_single_file_give_the_same(tmp_path: Path, old: Entry) -> None:
+    keep(tmp_path / "x" / "board", old, LIKE_BASE)
+    moved = tmp_path / "baseline.json"  # called as its owner likes
+    moved.write_bytes((tmp_path / "x" / "board" / "old.json").read_bytes())
+    moved.with_name("baseline.samples.parquet").write_bytes((tmp_path / "x" / "board" / "old.samples.parquet").read_bytes())
+    sources = [source(path) for path in (tmp_path / "x" / "board", tmp_path / "x", tmp_path / "x" / "board" / "old.json", moved)]
+    assert all(found.entries == [old] for found in sources)
+    assert all(len(found.samples("old")) == 60 for found in sources)
+
+
+def test_a_file_without_its_log_can_be_compared_by_tolerance_only(tmp_path: Path, old: Entry, new: Entry) -> None:
+    keep(tmp_path, old, LIKE_BASE)
+    (tmp_path / "old.samples.parquet").unlink()
+    found = source(tmp_path / "old.json")
+    current = replace(new, value=21.0)
+    assert gate(found.entries, [current], before=found.samples, after=logs(new=LIKE_BASE)).errors[0].endswith("no tolerance to compare by")
+    assert gate(found.entries, [current], before=found.samples, after=logs(new=LIKE_BASE), tolerances={"scenes_chair.CHAIR_s": 2.0}).passed
+
+
+def test_a_log_of_another_run_is_an_error(tmp_path: Path, old: Entry, new: Entry) -> None:
+    keep(tmp_path, old, LIKE_BASE)
+    keep(tmp_path / "other", old, BETTER)
+    (tmp_path / "old.samples.parquet").write_bytes((tmp_path / "other" / "old.samples.parquet").read_bytes())
+    found = source(tmp_path / "old.json")
+    result = gate(found.entries, [replace(new, value=20.0)], before=found.samples, after=logs(new=LIKE_BASE))
+    assert "not the samples that old.json was computed from" in result.errors[0]
+
+
+def test_runs_cut_by_a_limit_count_when_asked_for(tmp_path: Path, old: Entry) -> None:
+    cut = replace(old, limit=60)
+    keep(tmp_path, cut, LIKE_BASE)
+    assert (source(tmp_path).entries, source(tmp_path, partial=True).entries) == ([], [cut])
+    assert source(tmp_path / "old.json").entries == [cut]
+
+
+def test_what_is_no_source_is_refused_in_one_line(tmp_path: Path, old: Entry) -> None:
+    keep(tmp_path / "board", old, LIKE_BASE)
+    whole = json.loads((tmp_path / "board" / "old.json").read_text())
+    (tmp_path / "empty").mkdir()
+    for name, data, words in (
+        ("nowhere", None, "no such file or folder"),
+        ("empty", None, "no board: there is no run's JSON file in it"),
+        ("a.json", b"{", "no run of a board"),
+        ("b.json", b"\xff\xfe", "no run of a board"),
+        ("c.json", json.dumps(whole | {"schema": 99}).encode(), "schema must be"),
+        ("d.json", json.dumps(whole | {"run": "another"}).encode(), "it is of run 'another'"),
+        ("e.json", json.dumps(whole | {"entries": 3}).encode(), "entries must be a list"),
+        ("f.json", b"[" * 100_000, "no run of a board"),
+    ):
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(GateError, match=words) as raised:
+            source(tmp_path / name)
+        assert "\n" not in str(raised.value)
+
+
+# -- what is said --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_metric_that_became_worse_lists_what_flipped(old: Entry, new: Entry) -> None:
+    result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=WORSE))
+    kinds = [flip.kind for flip in result.regressions[0].flips]
+    assert (kinds.count("broken"), kinds.count("still wrong"), len(kinds)) == (18, 12, 60)
+    assert "18 / 0" in render(result)
+    told = json.loads(json.dumps(to_json(result), allow_nan=False))
+    assert told["regressions"][0]["broken"] == [str(index) for index in range(12, 30)]
+    assert (told["passed"], told["checked"][0]["worse"], told["checked"][0]["verdict"]["outcome"]) == (False, True, "worse")
+    assert gate([old], [replace(new, value=20.0)], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE)).checked[0].flips == []

@@ -1,10 +1,15 @@
+import csv
+import io
+import json
 from collections.abc import Callable
 
 import pytest
 from markdown_it import MarkdownIt
 
-from leaderboards.entry import Entry
-from leaderboards.report import cell, differences, leaderboard, line
+from leaderboards.entry import Entry, from_json
+from leaderboards.entry import to_json as entry_to_json
+from leaderboards.ranks import Rank
+from leaderboards.report import ReportError, cell, differences, leaderboard, line, to_csv, to_json
 from leaderboards.verdict import Verdict
 
 MakeEntry = Callable[..., Entry]
@@ -156,3 +161,97 @@ def test_a_board_of_a_thousand_models_and_twenty_tasks_is_whole(make_entry: Make
     assert all(row.count("|") == 22 for row in lines)
     assert lines[-1].split("|")[1].strip() == "model-999"
     assert lines[-1].split("|")[-2].strip() == "10.0 [15.3, 23.0]"
+
+
+# -- ranks and the base --------------------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_tie_and_the_difference_to_the_base_is_marked(make_entry: MakeEntry) -> None:
+    entries = [make_entry(model=name) for name in ("base", "good", "bad", "same", "unknown")]
+    base, good, bad, same, _ = (entry.key for entry in entries)
+    text = leaderboard(
+        entries,
+        base="base",
+        verdicts={good: verdict(p=0.001), bad: verdict(difference=5.0, p=0.001), same: verdict(difference=-0.2, p=0.7)},
+        ranks={good: Rank(low=1, high=1, ties=()), base: Rank(low=2, high=3, ties=("same",))},
+    )
+    table, legend = text.split("\n\n")
+    score = "19.3 [15.3, 23.0]"
+    assert shown(table)[1:] == [
+        ["base (base)", f"{score} #2–3"],
+        ["good", f"{score} #1 -12.3 ▲"],
+        ["bad", f"{score} +5.0 ▼"],
+        ["same", f"{score} -0.2 ≈"],
+        ["unknown", score],
+    ]
+    assert "Difference to base on the same questions: ▲ better, ▼ worse, ≈ not separable." in legend
+    assert "#: the ranks" in legend
+
+
+def test_without_verdicts_and_ranks_there_is_no_legend(make_entry: MakeEntry) -> None:
+    assert "\n\n" not in leaderboard([make_entry()])
+    assert "\n\n" not in leaderboard([make_entry()], verdicts={("x", "y", "z", "1", None): verdict()})
+
+
+def test_an_unknown_base_is_refused_with_the_names_there_are(make_entry: MakeEntry) -> None:
+    with pytest.raises(ReportError) as raised:
+        leaderboard([make_entry(model="llava-7b"), make_entry(model="silkie")], base="lava-7b")
+    assert str(raised.value) == "base model 'lava-7b' is not on the board; did you mean 'llava-7b'? known: 'llava-7b', 'silkie'"
+
+
+def test_scores_of_another_tool_and_of_a_part_of_the_data_say_so(make_entry: MakeEntry) -> None:
+    entries = [make_entry(model="a", provenance={"imported": "lm-eval"}), make_entry(model="b", provenance={"rows": "partial"})]
+    assert [row[1] for row in shown(leaderboard(entries))[1:]] == ["19.3 [15.3, 23.0] (by lm-eval)", "19.3 [15.3, 23.0] (partial data)"]
+
+
+# -- CSV and JSON --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "\u200b=1",
+        "\u200b =cmd|' /C calc'!A0",
+        "＝1+1",
+        '=HYPERLINK("http://e.org";"x")',
+        "\n@x",
+    ),
+)
+def test_no_text_in_a_csv_is_a_formula(make_entry: MakeEntry, name: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(to_csv([make_entry(model=name, judge=name, unit=name)])))
+    for column in ("model", "judge", "unit"):
+        assert row[column].startswith("'")
+        assert "\n" not in row[column]
+
+
+def test_a_csv_keeps_every_digit_and_negative_numbers(make_entry: MakeEntry) -> None:
+    entry = make_entry(value=-1.23456789, low=-2.5, high=0.0, unscored=2, model='a,"b"')
+    text = to_csv([entry], verdicts={entry.key: verdict()}, ranks={entry.key: Rank(low=1, high=3, ties=("x",))})
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert (row["model"], row["value"], row["low"], row["scored"]) == ('a,"b"', "-1.23456789", "-2.5", "298")
+    assert (row["difference"], row["outcome"], row["rank_low"], row["rank_high"]) == ("-12.34", "better", "1", "3")
+    assert (row["judge"], row["higher_is_better"]) == ("", "false")
+
+
+def test_csv_and_json_hold_the_newest_and_the_headline_if_asked(make_entry: MakeEntry) -> None:
+    entries = [
+        make_entry(),
+        make_entry(run="new", created="2026-02-01T00:00:00Z", value=1.0, low=0.0, high=2.0),
+        make_entry(metric="x", headline=False),
+    ]
+    assert len(to_csv(entries).splitlines()) == 3
+    assert [row["value"] for row in csv.DictReader(io.StringIO(to_csv(entries, only_headline=True)))] == ["1.0"]
+    assert [row["run"] for row in json.loads(to_json(entries, only_headline=True))["entries"]] == ["new"]
+
+
+def test_json_gives_the_entries_back_whole(make_entry: MakeEntry) -> None:
+    entry = make_entry()
+    (row,) = json.loads(to_json([entry], ranks={entry.key: Rank(low=1, high=2, ties=())}))["entries"]
+    assert (row["rank_low"], row["rank_high"], row["outcome"], row["scored"]) == (1, 2, None, 300)
+    assert from_json({name: row[name] for name in entry_to_json(entry)}, where="here") == entry

@@ -1,0 +1,504 @@
+"""Results of other tools onto the board, and the board's into theirs: lm-eval, lmms-eval, the Hugging Face hub.
+
+    found = read_results(Path("results_2026-01-31T12-00-00.json"))        # of lm-eval; 20260131_120000_results.json of lmms-eval
+    board.add(found.entries, [])                                          # again: nothing happens, the run is named after the file's digest
+    write_lm_eval(Path("out"), entries)                                   # out/MODEL/results_TIME.json, as lm-eval writes it
+    hub_results(entries)                                                  # {".eval_results/mme.yaml": text, ...}, for a model's repository
+    model_index("my-model", entries)                                      # {"model-index": ...}, for the head of its README.md
+
+An imported number says so in its provenance ("imported", "source", "source digest"), and its version names the tool, the tool's version,
+the task's version and the examples shown, so that it never shares a column with numbers measured here or otherwise.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from leaderboards.board import publish
+from leaderboards.entry import Entry
+
+SPREAD: Final = 1.96
+"""Standard errors from the value to either end of a 95% interval."""
+
+LM_EVAL: Final = "lm-eval"
+LMMS_EVAL: Final = "lmms-eval"
+
+LMMS_EVAL_ZONE: Final = timezone(timedelta(hours=8))
+"""lmms-eval writes local times of Singapore, where `--timezone` does not say otherwise."""
+
+MODEL_ARGS: Final = ("peft", "delta", "pretrained", "model", "model_version", "model_name", "model_id", "path", "engine")
+"""Arguments that name a model, the most telling first."""
+
+_NO_METRICS: Final = ("alias", "name", "sample_len", "sample_count", "samples")
+
+_HUB: Final = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)", re.ASCII)
+
+
+class ExchangeError(ValueError):
+    """A file of results is not one, or lacks what an entry needs; says which file and what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What a file of results became."""
+
+    entries: list[Entry]
+
+    left_out: list[str]
+    """What in it is no number, a line each."""
+
+
+def read_results(path: Path, *, model: str | None = None, created: str | None = None) -> Imported:
+    """The entries of a result file of lm-eval or lmms-eval; ExchangeError.
+
+    `model` is what the board shall call the model, and `created` (ISO 8601, UTC) when it ran: where the file does not say, they must be
+    given. Values are taken as they are, so a share of 1 stays that; intervals come from standard errors, those over clusters first.
+    """
+    try:
+        data = path.read_bytes()
+        found = json.loads(data)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExchangeError(f"{path}: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("results"), dict) or not found["results"]:
+        raise ExchangeError(f'{path}: no results of lm-eval or lmms-eval: they are a JSON object with the scores under "results"')
+    return _File(path, found, hashlib.sha256(data).hexdigest()).read(model, created)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A result file and where it is, for errors."""
+
+    path: Path
+    data: Mapping[str, Any]
+    digest: str
+
+    def part(self, *names: str) -> Mapping[str, Any]:
+        """A mapping within it; empty where it is not there, or is none."""
+        found: Any = self.data
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """How the tool was called."""
+        return self.part("config") or self.part("model_configs")
+
+    @property
+    def tool(self) -> str:
+        """Which of the two wrote it. lmms-eval's file names end in what lm-eval's begin with."""
+        lmms = "lmms_eval_version" in self.data or self.path.name.endswith("_results.json") or "model_configs" in self.data
+        return LM_EVAL if "lm_eval_version" in self.data or not lmms else LMMS_EVAL
+
+    def read(self, model: str | None, created: str | None) -> Imported:
+        model = model or self.model()
+        created = created or self.created()
+        shared = self.provenance()
+        entries, left_out = [], []
+        for task, scores in self.part("results").items():
+            if not isinstance(scores, dict):
+                left_out.append(f"{task}: {scores!r:.40}")
+                continue
+            metrics, no_numbers = _metrics(scores)
+            left_out += [f"{task}: {name}: {value!r:.40}" for name, value in no_numbers.items()]
+            entries += self.of_task(task, scores, metrics, model, created, shared)
+        if not entries:
+            raise ExchangeError(f"{self.path}: no numbers in its results: {'; '.join(left_out) or 'they are empty'}")
+        return Imported(entries=entries, left_out=left_out)
+
+    def of_task(
+        self,
+        task: str,
+        scores: Mapping[str, Any],
+        metrics: Mapping[str, float | None],
+        model: str,
+        created: str,
+        shared: Mapping[str, str],
+    ) -> list[Entry]:
+        asked, scored, limit = self.counts(task)
+        directions, config = self.part("higher_is_better", task), self.part("configs", task)
+        facts = {**shared, **({"task": _digest(config)} if config else {}), **_words(self.part("task_hashes"), {"task hash": task})}
+        entries = []
+        for index, (metric, value) in enumerate(metrics.items()):
+            low, high, source = _interval(scores, metric, value)
+            direction = directions.get(metric.partition(",")[0])
+            known = {"interval": source} if source else {}
+            known |= {} if isinstance(direction, bool) else {"direction": "not stated; taken for higher is better"}
+            try:
+                entries.append(
+                    Entry(
+                        run=f"{self.tool}-{self.digest[:16]}",
+                        model=model,
+                        task=task,
+                        version=self.version(task),
+                        metric=metric,
+                        value=value,
+                        unit="",
+                        higher_is_better=direction if isinstance(direction, bool) else True,
+                        headline=index == 0,
+                        samples=asked,
+                        unscored=asked - scored,
+                        low=low,
+                        high=high,
+                        limit=limit,
+                        judge=_text(self.part("configs", task, "metadata").get("gpt_eval_model_name")) or None,
+                        seconds=self.seconds(task),
+                        cost=0.0,
+                        created=created,
+                        provenance=facts | known,
+                    )
+                )
+            except ValueError as error:
+                raise ExchangeError(f"{self.path}: {task} {metric}: {error}") from None
+        return entries
+
+    def model(self) -> str:
+        """What the tool called the model."""
+        given = self.config.get("model_args")
+        arguments = given if isinstance(given, dict) else dict(part.partition("=")[::2] for part in str(given or "").split(","))
+        named = (str(arguments[name]).strip("\"'") for name in MODEL_ARGS if arguments.get(name))
+        name = _text(self.data.get("model_name")) or next(named, "") or _text(self.config.get("model"))
+        if not name:
+            raise ExchangeError(f"{self.path}: it does not say which model was scored: name it")
+        return name
+
+    def created(self) -> str:
+        """When the tool ran: lm-eval writes seconds since 1970, lmms-eval a local time."""
+        date, zone = self.data.get("date"), self.zone()
+        try:
+            if isinstance(date, int | float) and not isinstance(date, bool):
+                return datetime.fromtimestamp(date, UTC).isoformat(timespec="seconds")
+            if isinstance(date, str) and re.fullmatch(r"\d{8}_\d{6}", date):
+                local = datetime.strptime(date, "%Y%m%d_%H%M%S").replace(tzinfo=zone)
+                return local.astimezone(UTC).isoformat(timespec="seconds")
+        except (ValueError, OverflowError, OSError):
+            pass
+        raise ExchangeError(f"{self.path}: it does not say when the model was scored (date is {date!r}): give the time")
+
+    def zone(self) -> Any:
+        """Of lmms-eval's local time."""
+        from zoneinfo import ZoneInfo
+
+        name = self.part("config", "resolved_cli_args").get("timezone")
+        try:
+            return ZoneInfo(name) if isinstance(name, str) else LMMS_EVAL_ZONE
+        except (OSError, ValueError, KeyError):
+            raise ExchangeError(f"{self.path}: no such time zone here: {name!r}: give the time") from None
+
+    def version(self, task: str) -> str:
+        """All that tells its columns from others."""
+        tool_version = _text(self.data.get("lm_eval_version" if self.tool == LM_EVAL else "lmms_eval_version")) or "unknown"
+        version, shots = self.part("versions").get(task), self.part("n-shot").get(task)
+        parts = [f"{self.tool} {tool_version}", f"task {'unknown' if version is None else version}"]
+        return "/".join([*parts, *([f"{shots}-shot"] if isinstance(shots, int) else [])])
+
+    def counts(self, task: str) -> tuple[int, int, int | None]:
+        """Documents asked and scored, and the limit; 0 where the file does not say. A group's are those of its tasks."""
+        known, members = self.part("n-samples", task), self.part("group_subtasks").get(task)
+        if not known and isinstance(members, list) and members and task not in members:
+            of_members = [self.counts(str(member)) for member in members]
+            limits = [limit for _, _, limit in of_members if limit is not None]
+            return sum(asked for asked, _, _ in of_members), sum(scored for _, scored, _ in of_members), sum(limits) if limits else None
+        scored = _count(known.get("effective")) or _count(self.part("results", task).get("sample_len")) or 0
+        whole = max(_count(known.get("original")) or 0, scored)
+        limit = self.config.get("limit")
+        if not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 < limit < float("inf"):  # lmms-eval writes -1 for none
+            return whole, scored, None
+        asked = int(limit) if limit >= 1 else scored  # below 1 it is a share, which each tool rounds as it likes
+        asked = max(min(asked, whole) if whole else asked, scored)
+        return asked, scored, max(1, asked)
+
+    def seconds(self, task: str) -> float:
+        """Its share of the whole run's time, by documents."""
+        try:
+            total = float(self.data.get("total_evaluation_time_seconds") or 0.0)
+        except (TypeError, ValueError):
+            return 0.0
+        leaves = [name for name in self.part("results") if self.part("n-samples", name)]
+        documents = sum(self.counts(name)[1] for name in leaves)
+        share = self.counts(task)[1] / documents if documents else 1 / len(self.part("results"))
+        return round(total * share, 2) if 0 <= total < float("inf") else 0.0
+
+    def provenance(self) -> dict[str, str]:
+        facts = {"imported": self.tool, "source": self.path.name, "source digest": self.digest}
+        facts |= _words(
+            self.data,
+            {
+                "lm-eval": "lm_eval_version",
+                "lmms-eval": "lmms_eval_version",
+                "transformers": "transformers_version",
+                "commit": "git_hash",
+                "chat template": "chat_template_sha",
+                "system instruction": "system_instruction_sha",
+            },
+        )
+        facts |= _words(
+            self.config,
+            {
+                "model type": "model",
+                "model arguments": "model_args",
+                "model revision": "model_sha",
+                "device": "device",
+                "seed": "random_seed",
+                "generation": "gen_kwargs",
+                "batch size": "batch_size",
+            },
+        )
+        return facts
+
+
+def _metrics(scores: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[str, object]]:
+    """A task's numbers by metric, and what is none. A filter is part of a metric's name but where it is "none"."""
+    metrics: dict[str, float | None] = {}
+    others: dict[str, object] = {}
+    for name, value in scores.items():
+        metric = name.removesuffix(",none")
+        if name in _NO_METRICS or "_stderr" in name:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) == float("inf"):
+            others[metric] = value
+        else:
+            metrics[metric] = float(value) if value == value else None
+    return metrics, others
+
+
+def _interval(scores: Mapping[str, Any], metric: str, value: float | None) -> tuple[float, float, str] | tuple[None, None, str]:
+    """Both ends, and in words where they are from."""
+    name, _, given = metric.partition(",")
+    filters = f",{given}" if given else ",none"
+    for kind in ("stderr_clustered", "stderr"):
+        error = next((scores[key] for key in (f"{name}_{kind}{filters}", f"{name}_{kind}") if key in scores), None)
+        if value is not None and isinstance(error, int | float) and not isinstance(error, bool) and 0 < error < float("inf"):
+            return value - SPREAD * error, value + SPREAD * error, f"{SPREAD} times the file's {kind}"
+    return None, None, ""
+
+
+def _words(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+    """What a file states, as facts by these names."""
+    found = {fact: data.get(name) for fact, name in names.items()}
+    return {
+        fact: value if isinstance(value, str) else json.dumps(value) for fact, value in found.items() if value not in (None, "", [], {})
+    }
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
+    """One model's entries as lm-eval's results, keys and all; ExchangeError for several models, or two entries of one metric.
+
+    Values keep our units. Standard errors are those that the interval would have if it were a normal one.
+    """
+    models = list(dict.fromkeys(entry.model for entry in entries))
+    if len(models) != 1:
+        raise ExchangeError(f"a result file of lm-eval is of one model, not of {len(models)}: {', '.join(models) or 'none'}")
+    results: dict[str, dict[str, Any]] = {}
+    of_task: dict[str, Entry] = {}
+    directions: dict[str, dict[str, bool]] = {}
+    for entry in entries:
+        first = of_task.setdefault(entry.task, entry)
+        scores = results.setdefault(entry.task, {"name": entry.task, "alias": entry.task, "sample_len": entry.scored})
+        if _with_filter(entry.metric) in scores or (first.version, first.judge) != (entry.version, entry.judge):
+            raise ExchangeError(f"{entry.task}: one version, judge and number a metric, but there are two of {entry.metric}")
+        scores[_with_filter(entry.metric)] = entry.value
+        scores[_with_filter(entry.metric, "_stderr")] = (
+            "N/A" if entry.low is None or entry.high is None else (entry.high - entry.low) / (2 * SPREAD)
+        )
+        directions.setdefault(entry.task, {})[entry.metric.partition(",")[0]] = entry.higher_is_better
+    some = entries[0]
+    limits = {entry.limit for entry in entries}
+    return {
+        "results": results,
+        "group_subtasks": {},
+        "configs": {task: _config(entry, results[task]) for task, entry in of_task.items()},
+        "versions": {task: entry.version for task, entry in of_task.items()},
+        "n-shot": {task: 0 for task, entry in of_task.items() if entry.imported is None},
+        "higher_is_better": directions,
+        "n-samples": {task: {"original": entry.samples, "effective": entry.scored} for task, entry in of_task.items()},
+        "config": {
+            "model": "vlm-harness",
+            "model_args": {"pretrained": some.model},
+            "model_sha": some.weights or "",
+            "batch_size": None,
+            "device": some.provenance.get("device"),
+            "limit": max((limit for limit in limits if limit is not None), default=None),
+            "bootstrap_iters": 0,
+            "gen_kwargs": {},
+            "random_seed": int(some.provenance["seed"]) if some.provenance.get("seed", "").isdecimal() else None,
+        },
+        "git_hash": some.provenance.get("commit"),
+        "date": some.when.timestamp(),
+        "lm_eval_version": some.provenance.get("lm-eval"),
+        "transformers_version": some.provenance.get("transformers"),
+        "task_hashes": {task: entry.provenance["task"] for task, entry in of_task.items() if "task" in entry.provenance},
+        "model_source": "vlm-harness",
+        "model_name": some.model,
+        "model_name_sanitized": sanitized(some.model),
+        "total_evaluation_time_seconds": str(sum(entry.seconds for entry in of_task.values())),
+    }
+
+
+def write_lm_eval(folder: Path, entries: Sequence[Entry]) -> Path:
+    """Write the entries as lm-eval does: FOLDER/MODEL/results_TIME.json, whole or not at all; where."""
+    results = lm_eval_results(entries)
+    time = max(entry.when for entry in entries).strftime("%Y-%m-%dT%H-%M-%S.%f")
+    path = folder / str(results["model_name_sanitized"]) / f"results_{time}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    publish(path, (json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "replace"), os.replace)
+    return path
+
+
+def sanitized(model: str) -> str:
+    """A model's name as lm-eval names folders, but none that leads elsewhere."""
+    name = re.sub(r"[\"<>:/|\\?*\[\]\x00-\x1f]+", "__", model)
+    return name if name.strip(".") else "__"
+
+
+def _with_filter(metric: str, suffix: str = "") -> str:
+    name, _, given = metric.partition(",")
+    return f"{name}{suffix},{given or 'none'}"
+
+
+def _config(entry: Entry, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """As much of a task's configuration as an entry knows."""
+    metrics = [name.partition(",")[0] for name in scores if "," in name and "_stderr," not in name]
+    data = _HUB.fullmatch(entry.provenance.get("data", ""))
+    metadata: dict[str, Any] = {"version": entry.version} | ({"gpt_eval_model_name": entry.judge} if entry.judge else {})
+    found: dict[str, Any] = {"task": entry.task, "metadata": metadata}
+    found |= {"dataset_path": data["id"]} if data else {}
+    return found | {"metric_list": [{"metric": metric} for metric in dict.fromkeys(metrics)]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubFiles:
+    """Files for a model's repository on the hub."""
+
+    files: Mapping[str, str]
+    """Path in the repository -> text."""
+
+    left_out: list[str]
+    """What is not in them, and why, a line each."""
+
+
+def hub_results(entries: Sequence[Entry], *, source_url: str | None = None, task_ids: Mapping[str, str] | None = None) -> HubFiles:
+    """Headline scores in the hub's format, a file each; ExchangeError for several models.
+
+    The hub knows a benchmark by its dataset and a task id that the dataset's own eval.yaml defines: `task_ids` gives these by task, else it
+    is the task's name. Interval, judge and counts are in the notes, for which the format has no fields. `source_url` links to the evidence.
+    """
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    models = list(dict.fromkeys(entry.model for entry in entries))
+    if len(models) > 1:
+        raise ExchangeError(f"files for the hub are of one model, not of {len(models)}: {', '.join(models)}")
+    files: dict[str, str] = {}
+    left_out: list[str] = []
+    for entry in entries:
+        if not entry.headline:
+            continue
+        name = f"{entry.task} {entry.metric}" + (f" (judge {entry.judge})" if entry.judge else "")
+        data = _HUB.fullmatch(entry.provenance.get("data", ""))
+        if entry.value is None:
+            left_out.append(f"{name}: no score")
+        elif entry.partial:
+            left_out.append(f"{name}: of a part of the benchmark")
+        elif data is None:
+            left_out.append(f"{name}: its data are no dataset on the hub")
+        else:
+            result = EvalResultEntry(
+                dataset_id=data["id"],
+                task_id=(task_ids or {}).get(entry.task, entry.task),
+                value=entry.value,
+                dataset_revision=entry.provenance.get("revision", data["revision"]),
+                date=entry.created,
+                source_url=source_url,
+                notes=_notes(entry),
+            )
+            path = _hub_path(entry, files)
+            files[path] = yaml.safe_dump(eval_result_entries_to_yaml([result]), sort_keys=False, allow_unicode=True)
+    return HubFiles(files=files, left_out=left_out)
+
+
+def model_index(model: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    """All scores of one model as the hub's older model-index, to be merged into the head of its card; without partial ones.
+
+    Interval, judge and counts are in a metric's `args`. ExchangeError where there is no score.
+    """
+    from huggingface_hub import EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    results = []
+    for entry in entries:
+        if entry.value is None or entry.partial:
+            continue
+        data = _HUB.fullmatch(entry.provenance.get("data", ""))
+        results.append(
+            EvalResult(
+                task_type="image-text-to-text",
+                task_name=entry.task,
+                dataset_type=data["id"] if data else entry.task,
+                dataset_name=entry.task,
+                dataset_config=f"{entry.task} {entry.version}" + (f", judge {entry.judge}" if entry.judge else ""),
+                dataset_revision=entry.provenance.get("revision", data["revision"]) if data else None,
+                metric_type=entry.metric,
+                metric_name=f"{entry.metric} ({entry.unit})" if entry.unit else entry.metric,
+                metric_value=entry.value,
+                metric_args={name: value for name, value in _facts(entry).items() if value is not None},
+            )
+        )
+    if not results:
+        raise ExchangeError(f"{model}: no whole score to put into a model card")
+    return {"model-index": eval_results_to_model_index(model, results)}
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    return {
+        "low": entry.low,
+        "high": entry.high,
+        "higher_is_better": entry.higher_is_better,
+        "samples": entry.samples,
+        "unscored": entry.unscored or None,
+        "failed": entry.failed or None,
+        "judge": entry.judge,
+        "run": entry.run,
+    }
+
+
+def _notes(entry: Entry) -> str:
+    """What the format has no fields for, in one line."""
+    parts = [
+        f"{entry.metric}{f' ({entry.unit})' if entry.unit else ''}, {'higher' if entry.higher_is_better else 'lower'} is better",
+        f"95% interval {entry.low:.6g} to {entry.high:.6g}" if entry.low is not None and entry.high is not None else "no interval",
+        f"{entry.scored} of {entry.samples} samples scored",
+        f"judge {entry.judge}" if entry.judge else "",
+        f"task version {entry.version}",
+        f"computed by {entry.imported}" if entry.imported else f"vlm-harness {entry.provenance.get('vlm-harness', '')}".rstrip(),
+        f"run {entry.run}",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _hub_path(entry: Entry, taken: Mapping[str, str]) -> str:
+    """A file of its own: variants of one benchmark may not share one."""
+    words = entry.task if entry.judge is None else f"{entry.task}_{entry.judge}"
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", words).strip("_") or "result"
+    path, number = f".eval_results/{stem}.yaml", 2
+    while path in taken:
+        path, number = f".eval_results/{stem}_{number}.yaml", number + 1
+    return path

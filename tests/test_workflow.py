@@ -1,0 +1,167 @@
+"""The workflow that users copy: its own commands, run by a shell as GitHub runs them, on boards as a repository keeps them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from leaderboards.board import Board
+from leaderboards.ci import MARKER
+from leaderboards.entry import Entry
+from leaderboards.sample import Sample
+from tasks.pope import SPLITS
+from tasks.registry import registry
+
+GATE = Path(__file__).resolve().parents[1] / ".github" / "workflows" / "gate.yml"
+TASK = "scenes_pope"
+
+GH = """#!/bin/sh
+echo "$@" >> gh.log
+case "$*" in
+  *--paginate*) cat comments.txt;;
+  *@gate.md*) cp gate.md posted.md;;
+esac
+"""
+
+
+def workflow() -> dict[Any, Any]:
+    loaded: dict[Any, Any] = yaml.safe_load(GATE.read_text(encoding="utf-8"))
+    return loaded
+
+
+def step(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in workflow()["jobs"]["gate"]["steps"] if one.get("name") == name)
+    return found
+
+
+def keep(folder: Path, run: str, right: Sequence[bool]) -> None:
+    """A board with one run of yes/no answers, by the rules of the task as they are now."""
+    spec = registry().task(TASK)
+    samples, headline = [], spec.headline
+    for index, is_right in enumerate(right):
+        truth = "yes" if index % 2 else "no"
+        said = truth if is_right else {"yes": "no", "no": "yes"}[truth]
+        record = {"image": f"picture-{index}", "category": SPLITS[index % 3], "predicted": said, "truth": truth, "correct": is_right}
+        samples.append(
+            Sample(
+                run=run,
+                task=TASK,
+                id=str(index),
+                image=f"picture-{index}",
+                prompt="is there a ring in the image?",
+                answer=said,
+                records=dict.fromkeys(spec.metrics, record),
+                reply=None,
+            )
+        )
+    value = registry().metric(TASK, headline)([sample.records[headline] for sample in samples])
+    entry = Entry(
+        run=run,
+        model="ours",
+        task=TASK,
+        version=spec.version,
+        metric=headline,
+        value=value,
+        unit=spec.metrics[headline].unit,
+        higher_is_better=spec.metrics[headline].higher_is_better,
+        headline=True,
+        samples=len(samples),
+        low=None,
+        high=None,
+        limit=None,
+        judge=None,
+        seconds=1.0,
+        cost=0.0,
+        created="2026-01-31T12:00:00+00:00",
+        provenance={},
+    )
+    Board(folder).add([entry], samples)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A checkout with a baseline; `harness` and `gh` are on its PATH."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    code = "import sys; from harness.cli import main; main()"
+    (programs / "harness").write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
+    (programs / "gh").write_text(GH)
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    (tmp_path / "comments.txt").touch()
+    keep(tmp_path / "boards" / "baseline", "before", [True] * 70 + [False] * 10)
+    return tmp_path
+
+
+def run_step(name: str, repository: Path) -> subprocess.CompletedProcess[str]:
+    """As GitHub does: bash that ends at the first failure, with the job's environment."""
+    environ = {**os.environ, "PATH": f"{repository / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(GATE.parents[2])}
+    environ |= {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(repository / "summary.md"), "REPOSITORY": "me/models", "NUMBER": "7"}
+    environ |= workflow()["jobs"]["gate"]["env"]
+    return subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step(name)["run"]],
+        cwd=repository,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_worse_board_fails_the_job_and_says_so_everywhere(repository: Path) -> None:
+    keep(repository / "boards" / "candidate", "after", [True] * 30 + [False] * 50)
+    done = run_step("Gate", repository)
+    assert done.returncode == 3, done.stderr
+    assert "**Gate failed**: 1 compared, 1 worse, 0 errors." in done.stdout
+    assert f"::error title=Worse than the baseline::ours {TASK}" in done.stderr
+    suite = ElementTree.parse(repository / "gate.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("1", "1", "0")
+    comment = (repository / "gate.md").read_text()
+    assert comment.startswith(MARKER)
+    assert "40 broken, 0 fixed, 10 still wrong" in comment
+    assert (repository / "summary.md").read_text().strip() == comment.strip()
+
+
+def test_an_equal_board_passes(repository: Path) -> None:
+    keep(repository / "boards" / "candidate", "after", [True] * 70 + [False] * 10)
+    done = run_step("Gate", repository)
+    assert done.returncode == 0, done.stderr
+    assert "::notice title=Gate passed::1 compared, 0 worse, 0 errors" in done.stderr
+
+
+def test_a_board_that_lacks_the_task_fails_the_job(repository: Path) -> None:
+    (repository / "boards" / "candidate").mkdir()
+    keep(repository / "boards" / "candidate" / "board", "after", [True] * 79 + [False])
+    renamed = next((repository / "boards" / "candidate" / "board").glob("*.json"))
+    renamed.write_text(renamed.read_text().replace(f'"task": "{TASK}"', '"task": "scenes_mme"'))
+    done = run_step("Gate", repository)
+    assert done.returncode == 1, done.stderr
+    assert f"::error title=Not compared::ours {TASK}" in done.stderr
+
+
+@pytest.mark.parametrize(("there", "wanted"), (("", "--method POST repos/me/models/issues/7/comments"), ("12\n34\n", "comments/12 ")))
+def test_the_comment_is_written_once_and_then_replaced(repository: Path, there: str, wanted: str) -> None:
+    (repository / "gate.md").write_text(f"{MARKER}\nfound")
+    (repository / "comments.txt").write_text(there)
+    done = run_step("Comment", repository)
+    assert done.returncode == 0, done.stderr
+    asked = (repository / "gh.log").read_text().splitlines()
+    assert wanted in asked[-1]
+    assert MARKER in asked[0]
+    assert (repository / "posted.md").read_text() == f"{MARKER}\nfound"
+
+
+def test_nothing_of_an_event_is_pasted_into_a_command() -> None:
+    loaded = workflow()
+    commands = [one["run"] for one in loaded["jobs"]["gate"]["steps"] if "run" in one]
+    assert len(commands) == 3
+    assert not any("${{" in command for command in commands)
+    assert loaded["permissions"] == {"contents": "read"}
+    assert set(loaded[True]) == {"pull_request"}  # YAML 1.1 reads the key "on" as true
