@@ -4,7 +4,6 @@ evaluation = evaluate(find("scenes-base"), registry().expand(["scenes"]), judge=
 board.add(evaluation.entries, evaluation.samples)
 """
 
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -98,9 +97,11 @@ def evaluate(
     asked). `engine` holds settings of our own LM; `resident` may have the model's base in memory; `full_answers` lets answers go on after
     nothing more can change their score.
     """
-    # Read when lm_eval is imported: it would encode every image as PNG twice to hash it for a log that is not written.
-    os.environ["LMEVAL_HASHMM"] = "0"
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluator, simple_evaluate
+
+    # It would encode every image as PNG twice to hash it for a log that is not written. Its switch is read from the environment when lm_eval
+    # is first imported, by whomever.
+    evaluator.LMEVAL_HASHMM = False
 
     if load is None:
         from harness.models.load import load as load_alone
