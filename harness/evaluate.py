@@ -99,8 +99,8 @@ def evaluate(
     """
     from lm_eval import evaluator, simple_evaluate
 
-    # It would encode every image as PNG twice to hash it for a log that is not written. Its switch is read from the environment when lm_eval
-    # is first imported, by whomever.
+    # It would encode every image as PNG twice to hash it for a log that is not written. Its switch is read from the environment when
+    # lm_eval is first imported, by whomever.
     evaluator.LMEVAL_HASHMM = False
 
     if load is None:
