@@ -19,7 +19,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--model",
             model,
             "--tasks",
-            "scenes_pope,scenes_chair",
+            "scenes_mme,scenes_chair",
             "--limit",
             "24",
             "--out",
