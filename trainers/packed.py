@@ -7,7 +7,8 @@
 Losses, metrics, logging, checkpoints and resuming are TRL's own: its `_compute_loss` calls what it takes for the model, `PackedCall`, which
 reads one packed row and answers in TRL's layout, so that loss and gradients are those of the unmodified trainer. What differs is work done:
 
-- an image goes through its encoder once, not twice a pair and twice again for the reference, and no gradient through a frozen encoder;
+- an image goes through its encoder once a step, not twice a pair and twice again for the reference, and no gradient through a frozen one;
+  where the projector is frozen too, its features are kept from the reference's pass on (`packed_vision`), and training runs no encoder;
 - a prompt goes through the language model once for all answers to it that are in the batch;
 - the reference's log-probabilities are computed once, before training, and kept on disk.
 """
@@ -28,6 +29,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from trainers.packed_attention import NAME, PackedError, attention_argument, register
 from trainers.packed_data import CutError, PackedCollator, Pairs, PromptSampler
+from trainers.packed_vision import KeptFeatures, learns
 from trainers.rows import Preference
 from trainers.vlfeedback.store import Rows
 
@@ -104,6 +106,7 @@ class PackedDPOTrainer(DPOTrainer):
 
     `group_pairs` brings all pairs of a prompt into one batch (of at least as many pairs): less work, and batches whose pairs are alike.
     `reference_folder` keeps the reference's log-probabilities, for one run at a time; `progress` hears (pairs done, pairs in all) of them.
+    `features_room`: bytes of images' features that each process keeps in the CPU's memory, where encoder and projector are frozen.
     PackedError; CutError, before training starts, for pairs that would lose their answer to `max_length`.
     """
 
@@ -123,6 +126,7 @@ class PackedDPOTrainer(DPOTrainer):
         group_pairs: bool = False,
         reference_folder: Path | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        features_room: int = 2 << 30,
     ) -> None:
         kind = model.config.model_type
         if kind not in FAMILIES:
@@ -154,6 +158,9 @@ class PackedDPOTrainer(DPOTrainer):
         if not any(parameter.requires_grad for parameter in tower.parameters()):
             # Gradient checkpointing with adapters makes embeddings ask for gradients, the tower's too: it would be gone back through.
             tower.forward = torch.no_grad()(tower.forward)
+        self.features: KeptFeatures | None = None
+        if features_room and not learns(self.backbone):
+            self.features = self.backbone.get_image_features = KeptFeatures(self.backbone, features_room)
 
     def _refuse_what_packing_lacks(self) -> None:
         plugin = self.args.deepspeed_plugin
@@ -213,7 +220,8 @@ class PackedDPOTrainer(DPOTrainer):
         mine = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         cut = self._ask(pairs, keys, mine, Rows(folder / f"{self.accelerator.process_index}.jsonl"))
         self.accelerator.wait_for_everyone()
-        lost = [index for part in self._all_of(cut) for index in part]
+        lost_keys = {keys[index] for part in self._all_of(cut) for index in part}
+        lost = [index for index, key in enumerate(keys) if key in lost_keys]  # a pair that is there twice was asked about once
         if lost:
             raise CutError([pairs.preferences[index].id for index in sorted(lost)], sorted(lost), self.args.max_length)
         known = _read(folder)
