@@ -9,7 +9,7 @@ isn't significantly worse anywhere is as good as the best, and of these the earl
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from leaderboards.board import Board
@@ -17,6 +17,8 @@ from leaderboards.entry import Entry
 from leaderboards.sample import Sample
 from leaderboards.verdict import Pair, Record, Verdict, adjusted, compare, panel
 from tasks.registry import TaskSpec, registry
+from trainers.errors import BadInput
+from trainers.recipe import Recipe
 
 Metric = tuple[str, str]
 """Task and metric."""
@@ -41,6 +43,11 @@ class Scores:
     def entry(self, model: str, metric: Metric) -> Entry | None:
         """A model's number, where there is one."""
         return self._of.get((model, *metric))
+
+    def has_value(self, model: str, metric: Metric) -> bool:
+        """Whether a model was scored, and its answers gave the metric a value: F1 has none where nothing was found."""
+        entry = self.entry(model, metric)
+        return entry is not None and entry.value is not None
 
     def records(self, model: str, metric: Metric) -> list[Record]:
         """What was counted for each answer of a model; none where it was not scored."""
@@ -71,20 +78,23 @@ class Best:
     """The checkpoint to take, and why."""
 
     model: str | None
-    """The earliest that is as good as the best everywhere; None: each is significantly worse than another somewhere."""
+    """The earliest that is as good as the best everywhere; None: each is significantly worse than another somewhere, or lacks a value."""
     highest: Mapping[str, str]
     """ "task.metric" -> the model of the highest score (the lowest, where lower is better)."""
     worse: Mapping[str, tuple[str, ...]]
     """Model -> metrics by which it is significantly worse than the highest."""
     comparisons: int
     """Tests that Holm's method adjusted for."""
+    lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Model -> metrics of which it has no value; such a model is not ranked."""
 
 
 def best(scores: Scores, models: Sequence[str], metrics: Sequence[Metric]) -> Best:
     """The best of `models`, given from the earliest to the latest; one that lacks a score is never taken."""
     verdicts: dict[tuple[str, str], Verdict] = {}
     highest: dict[str, str] = {}
-    lacking = {model for model in models for metric in metrics if (found := scores.entry(model, metric)) is None or found.value is None}
+    without = {model: tuple(".".join(metric) for metric in metrics if not scores.has_value(model, metric)) for model in models}
+    lacking = {model: names for model, names in without.items() if names}
     scored = [model for model in models if model not in lacking]
     for metric in metrics if scored else ():
         name = ".".join(metric)
@@ -96,7 +106,7 @@ def best(scores: Scores, models: Sequence[str], metrics: Sequence[Metric]) -> Be
     judged = adjusted(verdicts)
     worse = {model: tuple(name for (of, name), verdict in judged.items() if of == model and verdict.outcome == "worse") for model in scored}
     taken = next((model for model in scored if not worse[model]), None)
-    return Best(model=taken, highest=highest, worse=worse, comparisons=len(verdicts))
+    return Best(model=taken, highest=highest, worse=worse, comparisons=len(verdicts), lacking=lacking)
 
 
 def _highest(scores: Scores, models: Sequence[str], metric: Metric) -> str:
@@ -116,3 +126,45 @@ def _value(scores: Scores, model: str, metric: Metric) -> float:
 def headlines(tasks: Sequence[TaskSpec]) -> list[Metric]:
     """The headline metric of each task."""
     return [(task.name, task.headline) for task in tasks]
+
+
+def tasks_of(recipe: Recipe) -> list[TaskSpec]:
+    """What a recipe's checkpoints are scored on; BadInput where that is nothing."""
+    tasks = registry().expand(recipe.tasks)
+    if not tasks:
+        raise BadInput(f"recipe {recipe.name!r}: tasks is empty: name what is scored, such as tasks = ['scenes'], or by --tasks")
+    return tasks
+
+
+def panel_of(recipe: Recipe, tasks: Sequence[TaskSpec]) -> list[Metric]:
+    """What a verdict is on: the tasks' headline metrics, and the recipe's panel."""
+    dotted = ((task, metric) for task, _, metric in (name.partition(".") for name in recipe.panel))
+    return list(dict.fromkeys([*headlines(tasks), *dotted]))
+
+
+def probe(name: str, tasks: Sequence[TaskSpec]) -> Metric:
+    """The metric that "task" or "task.metric" names among those that are scored; BadInput."""
+    task, _, metric = name.partition(".")
+    known = {task.name: task for task in tasks}
+    if task not in known:
+        raise BadInput(f"early stop by {name!r}: the recipe scores no such task; known: {', '.join(known)}")
+    if metric and metric not in known[task].metrics:
+        raise BadInput(f"early stop by {name!r}: no such metric; known: {', '.join(f'{task}.{one}' for one in known[task].metrics)}")
+    return task, metric or known[task].headline
+
+
+def judged(name: str, known: Sequence[str]) -> str:
+    """Which of `known`, each "task.metric", is meant by it or by its task, whose headline comes first; BadInput."""
+    found = name if name in known else next((one for one in known if one.partition(".")[0] == name), None)
+    if found is None:
+        raise BadInput(f"no verdict on {name!r}; known: {', '.join(known)}")
+    return found
+
+
+def check_names(recipe: Recipe, early_stop: Sequence[str] = (), require_better: Sequence[str] = ()) -> None:
+    """BadInput, before anything is run, for a metric that a run of `recipe` will not have, or where it scores nothing."""
+    tasks = tasks_of(recipe)
+    for name in early_stop:
+        probe(name, tasks)
+    for name in require_better:
+        judged(name, [".".join(metric) for metric in panel_of(recipe, tasks)])

@@ -66,10 +66,10 @@ class Seen:
 
 
 def sample(preferences: Sequence[Preference], count: int, seed: int) -> list[Preference]:
-    """So many pairs with images, drawn by chance, each of another row, in the data's order."""
+    """So many pairs with images and two answers, drawn by chance, each of another row, in the data's order."""
     rows: dict[int, list[Preference]] = {}
     for pair in preferences:
-        if pair.images:
+        if pair.images and pair.rejected:  # data for SFT have chosen answers alone
             rows.setdefault(pair.row, []).append(pair)
     chance = random.Random(f"checks/{seed}")
     drawn = sorted(chance.sample(sorted(rows), min(count, len(rows))))

@@ -270,7 +270,7 @@ def eval_command(
     engine = _engine(batch_size, exact=exact, suffix=prompt_suffix, features=features, answers=None if fresh else answers)
     settings = _model_settings(model_set or [])
     engine |= settings
-    board, resident = Board(out / "board"), Resident()
+    board, resident = Board(out / "board"), Resident(tell=tell)
     names = [Path(name).as_posix() if Path(name).is_dir() else spec.name for name, spec in zip(model, specs, strict=True)]
     asked_so = {
         "full answers": "yes" if full_answers else "",
@@ -463,6 +463,7 @@ def train_then_eval_command(
     as_json: Json = False,
 ) -> int:
     """Score the base, build or read preference data, train, score every checkpoint, give the verdict. Finishes an interrupted run."""
+    from harness.best import check_names
     from trainers.recipe import find_recipe
 
     changes: dict[str, Any] = {} if seed is None else {"seed": seed}
@@ -470,6 +471,8 @@ def train_then_eval_command(
         changes["tasks"] = [name for given in tasks for name in given.split(",") if name]
     found = find_recipe(recipe, **changes)
     found = by_plain_trl(found) if plain_trl else found
+    if found.training is not None:  # others are refused below
+        check_names(found, early_stop or [], require_better or [])
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
     rater = judge_of(judge or (found.data.judge if found.data else "exact"), judge_url, ledger, judge_budget, given=judge_set)
     if dry_run:
@@ -486,6 +489,8 @@ def train_then_eval_command(
         report = write_report(outcome)
     print(to_json(outcome) if as_json else report)
     tell(f"report: {folder / 'report.md'}")
+    if outcome.failed:
+        return say(f"{len(outcome.failed)} checkpoints are not scored; the same command tries them again", FAILED)
     if require_better and (why := unmet(outcome, require_better)):
         return say(why, REGRESSED)
     return OK if outcome.lost <= max_failed else say(f"{outcome.lost:.0%} of a task's samples failed or stayed unscored", LOSSY)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from harness.best import Metric, Scores
 from harness.checkpoint_checks import Checks
@@ -75,15 +75,26 @@ def read_log(folder: Path) -> list[Line]:
     """The training log of a run folder: `log.jsonl`, or what the last checkpoint of a transformers Trainer has; by step."""
     own = folder / "log.jsonl"
     if own.exists():
-        rows = [json.loads(text) for text in own.read_text(encoding="utf-8").splitlines() if text.strip()]
+        rows = [_parsed(text) for text in own.read_text(encoding="utf-8").splitlines()]
     else:
-        states = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("checkpoint-*/trainer_state.json")]
-        rows = max(states, key=lambda state: state["global_step"])["log_history"] if states else []
+        states = [_parsed(path.read_text(encoding="utf-8")) for path in folder.glob("checkpoint-*/trainer_state.json")]
+        latest = max(states, key=lambda state: _number(state.get("global_step")) or 0.0, default={})
+        history = latest.get("log_history")
+        rows = [row for row in history if isinstance(row, dict)] if isinstance(history, list) else []
+    logged = [row for row in rows if "loss" in row and isinstance(row.get("step"), int)]
     return [
         Line(step=row["step"], **{name: _number(row.get(key)) for name, key in _KEYS.items()})
-        for row in sorted(rows, key=lambda row: row.get("step", 0))
-        if "loss" in row and "step" in row
+        for row in sorted(logged, key=lambda row: row["step"])
     ]
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """A JSON object; an empty one where a text is none, as one that is being written."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _number(value: object) -> float | None:

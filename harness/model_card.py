@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from harness.best import Scores
+from harness.best import Scores, panel_of
 from harness.checkpoint_checks import Checks
 from harness.checkpoint_checks import render as render_checks
 from harness.diagnostics import lines_of
 from harness.models.spec import MODELS, ModelSpec, find
-from harness.train_then_eval import Outcome, panel_of
+from harness.train_then_eval import Outcome
 from leaderboards.board import Board
 from leaderboards.entry import Entry
 from leaderboards.report import cell, differences, leaderboard, line, table
@@ -81,7 +81,8 @@ def _what(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec) -> str:
     text += f"(digest `{outcome.recipe.digest}`, seed {outcome.recipe.seed}). Licence of the base: {cell(base.licence or UNKNOWN)}."
     if outcome.best.model is not None and checkpoint.arm == outcome.recipe.trainer:
         taken = "it" if outcome.best.model == checkpoint.path.as_posix() else f"`{line(outcome.best.model)}`"
-        text += f" Of its run's checkpoints {taken} is the one to take."
+        kept = " that are kept" if outcome.removed else ""
+        text += f" Of its run's checkpoints{kept} {taken} is the one to take."
     return text
 
 

@@ -15,7 +15,7 @@ from harness.watch import Watched
 from leaderboards.board import Board
 from leaderboards.entry import Entry
 from leaderboards.plot import Point, learning_curves
-from leaderboards.report import cell, differences, leaderboard, table
+from leaderboards.report import cell, differences, leaderboard, line, table
 from tasks.registry import TaskSpec, registry
 from trainers.vlfeedback.store import write_whole
 
@@ -43,12 +43,16 @@ def render(outcome: Outcome) -> str:
     ]
     units = {f"{task}.{metric}": spec.unit for task in registry().tasks for metric, spec in registry().tasks[task].metrics.items()}
     for label, verdicts in outcome.verdicts.items():
-        parts += [f"## {cell(label)}", "Paired on the same images; p from a permutation test over images, Holm-adjusted over the table."]
+        parts.append(f"## {cell(label)}")
+        if not verdicts:
+            parts.append("Not scored.")
+            continue
+        parts.append("Paired on the same images; p from a permutation test over images, Holm-adjusted over the table.")
         parts.append(differences(verdicts, units))
     if plotted := _plot(outcome):
         parts += plotted
     main = [checkpoint.path.as_posix() for checkpoint in outcome.of_arm(outcome.recipe.trainer)]
-    parts += ["## Best checkpoint", _best(outcome.best, main)]
+    parts += ["## Best checkpoint", _best(outcome.best, main, outcome.removed)]
     parts += ["## Training", _alarms(outcome), _training(outcome)]
     seen = render_checks(outcome.checks) if isinstance(outcome.checks, Checks) else f"Not known: {cell(outcome.checks)}."
     parts += ["## Does it see?", seen]
@@ -84,11 +88,14 @@ def _summary(outcome: Outcome) -> str:
     ]
     same = [cell(name) for name, verdict in outcome.verdicts[main].items() if verdict.outcome == "not separable"]
     last = outcome.last
-    text = f"`{last}` against `{outcome.base}`: " + (", ".join(found) if found else "nothing separable") + "."
+    said = ", ".join(found) or ("nothing separable" if same else "not scored")
+    text = f"`{last}` against `{outcome.base}`: {said}."
     if same:
         text += f" Not separable: {', '.join(same)}."
     if any(entry.limit is not None for entry in outcome.entries):
         text += " **Partial: a run with `--limit` shows that things work, not how good they are.**"
+    for name, why in outcome.failed.items():
+        text += f"\n\n**Not scored: `{line(name)}`** ({cell(why)}); the same command tries it again."
     note = outcome.recipe.note
     return f"{text}\n\n{note}" if note else text
 
@@ -125,18 +132,33 @@ def curves(
     return bool(lines)
 
 
-def _best(found: Best, models: Sequence[str]) -> str:
+def _best(found: Best, models: Sequence[str], removed: Sequence[str] = ()) -> str:
     """Which checkpoint to take, and what the others lack."""
     if len(models) == 1:
         return f"There is one alone, `{models[0]}`."
-    taken = f"`{found.model}`" if found.model is not None else "None: each is significantly worse than another by some metric"
+    kept = [model for model in models if model not in removed]
+    if found.model is not None:
+        taken = f"`{found.model}`"
+    elif not kept:
+        taken = "None: none is kept"
+    elif all(model in found.lacking for model in kept):
+        taken = "None: none has a value of every headline metric"
+    else:
+        taken = "None: each is significantly worse than another by some metric, or has no value of one"
     text = f"{taken}. The earliest that is by no headline metric significantly worse than the highest score of the run's checkpoints:"
     text += f" paired tests on the same images, Holm-adjusted over {found.comparisons} comparisons. It is chosen on the images it is"
     text += " scored on, so that verdicts are on the last checkpoint, which nobody chose."
+    text += " Checkpoints that the trainer has removed are not ranked." if removed else ""
     rows = []
     for model in models:
         highest = [cell(name) for name, top in found.highest.items() if top == model]
-        rows.append([cell(model), ", ".join(highest), ", ".join(cell(name) for name in found.worse.get(model, ("not scored",)))])
+        if model in removed:
+            worse = "removed, not ranked"
+        elif model in found.lacking:
+            worse = f"no value of {', '.join(cell(name) for name in found.lacking[model])}, not ranked"
+        else:
+            worse = ", ".join(cell(name) for name in found.worse.get(model, ()))
+        rows.append([cell(model), ", ".join(highest), worse])
     return f"{text}\n\n{table(['checkpoint', 'highest by', 'worse by'], rows)}"
 
 
@@ -166,6 +188,8 @@ def _examples(outcome: Outcome) -> list[str]:
     runs = {entry.model: entry.run for entry in outcome.entries if entry.task == task}
     if not runs:
         return ["No task is named for examples."]
+    if outcome.base not in runs or last not in runs:
+        return ["Not scored."]
     before, after = ({sample.id: sample for sample in board.samples(runs[model]) if sample.task == task} for model in (outcome.base, last))
     changed = [id for id in before if before[id].answer != after[id].answer]
     wrong = [id for id in changed if _hallucinated(before[id].records)]
@@ -235,12 +259,18 @@ def to_json(outcome: Outcome) -> str:
             "checks": outcome.checks.to_json() if isinstance(outcome.checks, Checks) else None,
             "stopped": None if outcome.stop is None else asdict(outcome.stop),
             "leaks": dict(outcome.material.leaks),
+            "failed": dict(outcome.failed),
         }
     )
 
 
-def write_watch_report(folder: Path, out: Path, watched: Watched, base: str | None, tasks: Sequence[TaskSpec]) -> str:
-    """What a watched folder has to show so far, written to `out` as watch.md with watch.png; `base` is its name on the board."""
+def write_watch_report(
+    folder: Path, out: Path, watched: Watched, base: str | None, tasks: Sequence[TaskSpec], unscored: Mapping[str, str] | None = None
+) -> str:
+    """What a watched folder has to show so far, written to `out` as watch.md with watch.png; `base` is its name on the board.
+
+    `unscored`: the base, where it could not be scored, and why.
+    """
     scores = Scores(Board(out / "board"))
     models = [(found.step, watched.names[found.path]) for found in watched.found]
     names = [name for _, name in models]
@@ -248,6 +278,8 @@ def write_watch_report(folder: Path, out: Path, watched: Watched, base: str | No
     shown.sort(key=lambda entry: (entry.model != base, names.index(entry.model) if entry.model in names else -1))
     scored = [name for name in names if any(entry.model == name for entry in shown)]
     parts = [f"# Checkpoints of {cell(folder.as_posix())}", leaderboard(shown)]
+    if unscored:
+        parts.append("\n".join(f"- **base not scored**: `{line(name)}`: {cell(why)}" for name, why in unscored.items()))
     if watched.failed:
         parts.append("\n".join(f"- **not scored**: `{path.as_posix()}`: {cell(why)}" for path, why in watched.failed.items()))
     if watched.torn:

@@ -13,12 +13,12 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from harness.best import Best, Metric, Scores, best, headlines
+from harness.best import Best, Metric, Scores, best, headlines, judged, panel_of, probe, tasks_of
 from harness.checkpoint_checks import Checks, check, sample
 from harness.diagnostics import Alarm, Line, alarms, alarms_of_checks, lengths_of, read_log
 from harness.leaks import leaks_of
@@ -32,9 +32,8 @@ from harness.watch import NOTE, Scoring, Settled, look
 from leaderboards.board import Board
 from leaderboards.entry import Entry
 from leaderboards.verdict import Verdict, compare
-from tasks.judge import Judge
-from tasks.registry import TaskSpec, registry
-from trainers.errors import BadInput
+from tasks.judge import Judge, JudgeError
+from tasks.registry import TaskSpec
 from trainers.job import Job, trainer
 from trainers.read_preferences import digest, read_preferences
 from trainers.recipe import Checkpoint, Recipe
@@ -78,7 +77,7 @@ class Material:
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """Why training ended before its time: a probe fell significantly."""
+    """Why training ended before its time: a probe became significantly worse."""
 
     step: int
     probe: str
@@ -91,7 +90,8 @@ class Stop:
     @property
     def words(self) -> str:
         """In a line."""
-        return f"{self.probe} fell from {self.base:.4g} to {self.value:.4g} at step {self.step} (p {self.p:.2g} over {self.looks} looks)"
+        change = f"from {self.base:.4g} to {self.value:.4g}"
+        return f"{self.probe} became worse, {change}, at step {self.step} (p {self.p:.2g} over {self.looks} looks)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +108,12 @@ class Outcome:
     verdicts: dict[str, dict[str, Verdict]]
     """"dpo against base" -> "task.metric" -> verdict, Holm-adjusted within each."""
     best: Best
-    """Of the main arm's checkpoints, by the tasks' headline metrics."""
+    """Of the main arm's checkpoints that the trainer has kept, by the tasks' headline metrics."""
     material: Material
     log: list[Line]
     """Of the main arm."""
     alarms: list[Alarm]
-    """Of the main arm's last checkpoint."""
+    """Of the main arm's last checkpoint, and of probes that have no value."""
     checks: Checks | str
     """Of the main arm's last checkpoint; or why there are none."""
     stop: Stop | None
@@ -121,6 +121,13 @@ class Outcome:
     """Wall time a stage took, over all calls that worked on this run."""
     lost: float
     """Largest share of failed or unscored samples of any evaluation, or of failures per instruction in the data."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Board name of a checkpoint whose scoring failed -> why; the next call tries it again."""
+
+    @property
+    def removed(self) -> list[str]:
+        """Board names of the main arm's checkpoints that are gone since they were scored."""
+        return [checkpoint.path.as_posix() for checkpoint in self.of_arm(self.recipe.trainer) if not checkpoint.path.is_dir()]
 
     def of_arm(self, arm: str) -> list[Checkpoint]:
         """One arm's checkpoints, first to last."""
@@ -150,8 +157,8 @@ def train_then_eval(
     """
     if recipe.base is None or recipe.training is None:
         raise RunError(f"recipe {recipe.name!r} pretrains a model from nothing: run it by `harness train {recipe.name}`")
-    tasks = registry().expand(recipe.tasks)
-    probes = [_probe(name, tasks) for name in early_stop]
+    tasks = tasks_of(recipe)
+    probes = [probe(name, tasks) for name in early_stop]
     recipe = recipe if limit is None else _limited(recipe, limit)
     assert recipe.training is not None
     assert recipe.base is not None
@@ -171,7 +178,7 @@ def train_then_eval(
             split=split,
             tell=tell,
             report=report,
-            resident=Resident(),  # all checkpoints are adapters of one base
+            resident=Resident(tell=tell),  # all checkpoints are adapters of one base
             around=clock.stage,
         )
 
@@ -183,6 +190,8 @@ def train_then_eval(
 
         score(base, recipe.base)
         scoring.resident.drop()  # the pool and training need the memory
+        for alarm in _without_value(Scores(board), probes, [recipe.base]):
+            tell(alarm.words)
         material = _material(recipe, out, judge, tasks, clock, tell, report)
         tell(f"{len(material.pairs)} preference pairs: {material.words}")
         job = Job(
@@ -200,9 +209,18 @@ def train_then_eval(
         if recipe.control and recipe.trainer != "sft" and stop is None:  # a control of other length would tell nothing
             arms["sft"] = _control(job)
             _train(arms["sft"], "sft", scoring, [], clock)
+        failed: dict[str, str] = {}
         for arm_job in arms.values():
             for found in look(arm_job.out, Settled(0))[0]:
-                score(fetch(find(str(found.path)), tell), found.path.as_posix())
+                name = found.path.as_posix()
+                try:
+                    score(fetch(find(str(found.path)), tell), name)
+                except JudgeError:
+                    raise  # the next one would have no judge either
+                except Exception as error:  # the others, and what they show, don't hang on it
+                    scoring.resident.drop()
+                    failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                    tell(f"{name}: not scored ({failed[name]}); the same command tries it again")
         checkpoints = [checkpoint for arm, arm_job in arms.items() for checkpoint in _checkpoints(arm_job.out, arm, board)]
         main = [checkpoint for checkpoint in checkpoints if checkpoint.arm == recipe.trainer]
         if not main:
@@ -220,6 +238,7 @@ def train_then_eval(
             held_out=checks.seen.accuracy["image"][0] / 100 if isinstance(checks, Checks) and checks.held_out else None,
             lengths=lengths_of(scores, recipe.base, main[-1].path.as_posix(), tasks),
         )
+        unseen = _without_value(scores, probes, [recipe.base, *(checkpoint.path.as_posix() for checkpoint in main)])
         return Outcome(
             out=out,
             recipe=recipe,
@@ -227,14 +246,15 @@ def train_then_eval(
             checkpoints=checkpoints,
             entries=scores.entries,
             verdicts=_verdicts(scores, recipe, tasks, checkpoints),
-            best=best(scores, [checkpoint.path.as_posix() for checkpoint in main], headlines(tasks)),
+            best=best(scores, [checkpoint.path.as_posix() for checkpoint in main if checkpoint.path.is_dir()], headlines(tasks)),
             material=material,
             log=log,
-            alarms=found_alarms + ([] if isinstance(checks, str) else alarms_of_checks(checks)),
+            alarms=[*found_alarms, *unseen, *([] if isinstance(checks, str) else alarms_of_checks(checks))],
             checks=checks,
             stop=stop,
             seconds=dict(clock.seconds),
-            lost=max(material.failed, *((entry.failed + entry.unscored) / max(1, entry.samples) for entry in scores.entries)),
+            lost=max([material.failed, *((entry.failed + entry.unscored) / max(1, entry.samples) for entry in scores.entries)]),
+            failed=failed,
         )
 
 
@@ -250,11 +270,10 @@ def unmet(outcome: Outcome, required: Sequence[str] = ()) -> str:
         if worse:
             return f"{outcome.last} is worse than {outcome.base} by {', '.join(worse)}"
         return "" if any(verdict.outcome == "better" for verdict in found.values()) else f"{outcome.last} is better by none of the panel"
-    names = [name if name in found else next((key for key in found if key.partition(".")[0] == name), name) for name in required]
-    unknown = [name for name in names if name not in found]
-    if unknown:
-        raise BadInput(f"no verdict on {unknown[0]!r}; known: {', '.join(found)}")
-    short = [f"{name} is {found[name].outcome}" for name in names if found[name].outcome != "better"]
+    known = list(dict.fromkeys([*(".".join(metric) for metric in panel_of(outcome.recipe, tasks_of(outcome.recipe))), *found]))
+    names = [judged(name, known) for name in required]
+    outcomes = {name: found[name].outcome if name in found else "without a verdict" for name in names}
+    short = [f"{name} is {now}" for name, now in outcomes.items() if now != "better"]
     return f"{outcome.last} against {outcome.base}: {', '.join(short)}" if short else ""
 
 
@@ -264,16 +283,6 @@ def _limited(recipe: Recipe, limit: int) -> Recipe:
     assert recipe.dataset is not None
     rows = min(limit, recipe.dataset.limit or limit)
     return recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"limit": rows})})
-
-
-def _probe(name: str, tasks: Sequence[TaskSpec]) -> Metric:
-    task, _, metric = name.partition(".")
-    known = {task.name: task for task in tasks}
-    if task not in known:
-        raise BadInput(f"early stop by {name!r}: the recipe scores no such task; known: {', '.join(known)}")
-    if metric and metric not in known[task].metrics:
-        raise BadInput(f"early stop by {name!r}: no such metric; known: {', '.join(f'{task}.{one}' for one in known[task].metrics)}")
-    return task, metric or known[task].headline
 
 
 def _material(recipe: Recipe, out: Path, judge: Judge, tasks: Sequence[TaskSpec], clock: "_Clock", tell: Tell, report: Report) -> Material:
@@ -350,7 +359,7 @@ class _Between:
         self.stop = Stop(**json.loads(note.read_text(encoding="utf-8"))) if note.exists() else None
 
     def __call__(self, checkpoint: Checkpoint) -> bool:
-        """False once a probe fell."""
+        """False once a probe became worse."""
         note = json.loads((checkpoint.path / NOTE).read_text(encoding="utf-8"))
         if note["step"] == note.get("steps"):
             return True
@@ -374,16 +383,29 @@ class _Between:
         planned = -(-steps // training.save_steps) if training.save_steps else training.checkpoints
         looks = planned * len(self.probes)
         scores = Scores(self.scoring.board)
-        for probe in self.probes:
-            pair = scores.pair(self.job.base_name, checkpoint.path.as_posix(), probe)
+        for alarm in _without_value(scores, self.probes, [checkpoint.path.as_posix()]):
+            self.scoring.tell(alarm.words)
+        for metric in self.probes:
+            pair = scores.pair(self.job.base_name, checkpoint.path.as_posix(), metric)
             if pair is None:
                 continue
             verdict = compare(pair.base, pair.other, pair.metric, higher_is_better=pair.higher_is_better)
             verdict = replace(verdict, p=min(1.0, verdict.p * looks))
             if verdict.outcome == "worse" and verdict.base is not None and verdict.other is not None:
-                named = ".".join(probe)
+                named = ".".join(metric)
                 return Stop(step=checkpoint.step, probe=named, base=verdict.base, value=verdict.other, p=verdict.p, looks=looks)
         return None
+
+
+def _without_value(scores: Scores, probes: Sequence[Metric], models: Sequence[str]) -> list[Alarm]:
+    """One alarm a probe that has no value for some of the models that were scored: it can't become worse there."""
+    found = []
+    for metric in probes:
+        blank = [model for model in models if scores.entry(model, metric) is not None and not scores.has_value(model, metric)]
+        if blank:
+            words = f"{'.'.join(metric)} has no value for {', '.join(blank)}: it can't end the training there, however bad the answers are"
+            found.append(Alarm(name="early stop", words=words))
+    return found
 
 
 @contextmanager
@@ -431,7 +453,7 @@ def _checks(
     held_out = bool(pairs)
     pairs = pairs or sample(material.pairs, LOOKED_AT, recipe.seed)
     if not pairs:
-        return "no pair has an image"
+        return "no pair has an image and a rejected answer"
     if not last.path.is_dir():
         return "the trainer has removed it"
     spec = fetch(find(str(last.path)))
@@ -450,13 +472,6 @@ def _checks(
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     write_whole(path, json.dumps({"of": asked, "found": found.to_json()}, indent=1))
     return found
-
-
-def panel_of(recipe: Recipe, tasks: Sequence[TaskSpec]) -> list[Metric]:
-    """What a verdict is on: the tasks' headline metrics, and the recipe's panel."""
-    metrics = headlines(tasks)
-    dotted = ((task, metric) for task, _, metric in (name.partition(".") for name in recipe.panel))
-    return list(dict.fromkeys([*metrics, *dotted]))
 
 
 def _verdicts(

@@ -97,7 +97,7 @@ def look(folder: Path, settled: Settled) -> tuple[list[Found], dict[Path, str]]:
     for step, path in sorted(numbered):
         try:
             of = _of_ours(path) if ours else _of_a_trainer(path, step, settled)
-        except (_Incomplete, OSError, ValueError, KeyError, TypeError) as error:
+        except (_Incomplete, OSError, ValueError) as error:
             torn[path] = str(error)
         else:
             whole.append(Found(path=path, step=step, of=of))
@@ -112,17 +112,25 @@ def _of_ours(path: Path) -> int | None:
     if not (path / NOTE).exists():
         raise _Incomplete(f"no {NOTE} yet")
     _weights_are_whole(path)
-    steps = json.loads((path / NOTE).read_text(encoding="utf-8")).get("steps")
+    steps = _object(path / NOTE).get("steps")
     return steps if isinstance(steps, int) else None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON file's object; _Incomplete for one that holds none."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise _Incomplete(f"{path.name} holds no JSON object")
+    return found
 
 
 def _of_a_trainer(path: Path, step: int, settled: Settled) -> int | None:
     _weights_are_whole(path)
     if not (path / STATE).exists():
         raise _Incomplete(f"no {STATE} yet")
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    if state["global_step"] != step:
-        raise _Incomplete(f"{STATE} is of step {state['global_step']}")
+    state = _object(path / STATE)
+    if state.get("global_step") != step:
+        raise _Incomplete(f"{STATE} is of step {state.get('global_step')}")
     if not settled(path):
         raise _Incomplete("written to a moment ago")
     return state["max_steps"] if isinstance(state.get("max_steps"), int) else None
@@ -133,7 +141,10 @@ def _weights_are_whole(path: Path) -> None:
     stem = "adapter_model" if (path / "adapter_config.json").exists() else "model"
     index, names = path / f"{stem}.safetensors.index.json", [f"{stem}.safetensors"]
     if index.exists():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        weights = _object(index).get("weight_map")
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights.values()):
+            raise _Incomplete(f"{index.name} names no file of each weight")
+        names = sorted(set(weights.values()))
     if any(Path(name).name != name for name in names):
         raise _Incomplete(f"{index.name} names files outside of the folder")
     if stem == "model" and not (path / "config.json").exists():
@@ -342,13 +353,18 @@ def _try(found: Found, name: str, scoring: Scoring, state: "_Attempts") -> Done 
 
 
 def base_of(found: Found) -> str | None:
-    """What a checkpoint's adapter lies on, as `find` takes it; None where it has all weights itself."""
+    """What a checkpoint's adapter lies on, as `find` takes it; None where it has all weights itself, or doesn't say."""
     config = found.path / "adapter_config.json"
     if not config.is_file():
         return None
-    if (found.path / NOTE).is_file():
-        return str(json.loads((found.path / NOTE).read_text(encoding="utf-8"))["base"])
-    return str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    for path, key in ((found.path / NOTE, "base"), (config, "base_model_name_or_path")):
+        try:
+            base = _object(path).get(key)
+        except (_Incomplete, OSError, ValueError):
+            continue
+        if isinstance(base, str) and base:
+            return base
+    return None
 
 
 class _Attempts:

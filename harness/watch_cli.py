@@ -50,6 +50,7 @@ def watch_command(
     """Score each checkpoint of a training run as soon as it is completely written. Interrupted, the same command goes on."""
     from harness.models.fetch import fetch
     from harness.models.load import register
+    from harness.models.resident import Resident
     from harness.models.spec import find
     from harness.progress import Stages
     from harness.run_report import write_watch_report
@@ -62,6 +63,8 @@ def watch_command(
     rater = judge_of(judge, judge_url, ledger, judge_budget, given=judge_set)
     place = out or folder
     register()
+    if base is not None:
+        find(base)  # a base that is not known is the command's mistake
     look(folder, Settled(settle))  # a folder that is not there is the command's mistake
     with Stages() as stages:
         scoring = Scoring(
@@ -75,18 +78,28 @@ def watch_command(
             partial_data=partial_data,
             tell=stages.tell,
             report=stages.report,
+            resident=Resident(tell=stages.tell),
         )
         against = [base] if base is not None else []
+        unscored: dict[str, str] = {}
 
         def show(watched: Watched) -> str:
-            """Bring the report up to date; the base is scored beside the first checkpoint."""
+            """Bring the report up to date; the base is scored beside the first checkpoint, and holds up none if it can't be."""
             if not against and watched.found and (name := base_of(watched.found[0])) is not None:
                 against.append(name)
             for name in against if watched.found else []:
-                scoring.score(fetch(find(name), stages.tell), name)
-            return write_watch_report(folder, place, watched, next(iter(against), None), chosen)
+                try:
+                    scoring.score(fetch(find(name), stages.tell), name)
+                    unscored.pop(name, None)
+                except Exception as error:  # a watcher outlives this, too: it is tried again beside the next checkpoint
+                    scoring.resident.drop()
+                    unscored[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                    stages.tell(f"{name}: the base is not scored ({unscored[name]})")
+            return write_watch_report(folder, place, watched, next(iter(against), None), chosen, unscored)
 
         watched = watch(folder, scoring, once=once, until_done=until_done, poll=poll, settle=settle, attempts=attempts, shown=show)
         report = show(watched)
     print(json.dumps(watched.to_json()) if as_json else report)
-    return say(f"{len(watched.failed)} checkpoints are not scored", FAILED) if watched.failed else OK
+    if watched.failed:
+        return say(f"{len(watched.failed)} checkpoints are not scored", FAILED)
+    return say(f"the base is not scored: {', '.join(unscored)}", FAILED) if unscored else OK

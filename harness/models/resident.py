@@ -35,8 +35,10 @@ PROMPT: Final = "Is there a red circle?"
 class Resident:
     """Keeps the last loaded LM. What `load` gave before is the same object, changed, or is of no use any more."""
 
-    def __init__(self, load: Callable[..., Any] = load_alone) -> None:
+    def __init__(self, load: Callable[..., Any] = load_alone, tell: Callable[[str], None] = warnings.warn) -> None:
         self.lm: Any = None
+        self.tell = tell
+        """Hears of adapters that change nothing."""
         self._load = load
         self._key: Any = None
         self._name = ""
@@ -54,7 +56,8 @@ class Resident:
     ) -> Any:
         """The LM of `spec`, as `load` in load.py makes it: from the base in memory where that is the one, else loaded anew.
 
-        An adapter that doesn't fit its base, or changes nothing, is a ModelError. The old base is dropped before a new one is loaded.
+        An adapter that doesn't fit its base is a ModelError; of one that changes nothing `tell` hears, for the first steps of a training
+        may leave it so. The old base is dropped before a new one is loaded.
         """
         if spec.backend != "transformers":
             return self._load(spec, progress=progress, ledger=ledger, engine=engine)
@@ -103,8 +106,7 @@ class Resident:
             lm.forget()
             lm.encoder.name = f"{self._name} {digest_of_folder(adapter)}"
         if not wrote and not changes_something(lm):
-            self._is_plain_again()
-            raise ModelError(f"{spec.name}: adapter {adapter} changes nothing: logits are the same with it and without")
+            self.tell(f"{spec.name}: adapter {adapter} changes nothing: logits are the same with it and without")
 
     def _is_plain_again(self) -> bool:
         """Take the adapter out; whether the plain base is what is left."""

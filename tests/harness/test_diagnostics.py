@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from harness.best import Scores, best
+from harness.best import Best, Scores, best
 from harness.checkpoint_checks import Checks, check_merging, look_at_pairs, render, sample
 from harness.diagnostics import Line, alarms, alarms_of_checks, lengths_of, read_log, training_table
 from harness.models.load import register
 from harness.models.spec import find
+from harness.run_report import _best
 from leaderboards.board import Board
 from leaderboards.entry import Entry
 from leaderboards.sample import Sample
@@ -80,6 +82,15 @@ def test_the_log_is_read_of_our_runs_and_of_a_trainers_last_checkpoint(tmp_path:
     (tmp_path / "log.jsonl").write_text('{"loss": 0.5, "step": 1}\n')
     assert read_log(tmp_path) == [Line(step=1, loss=0.5)]
     assert read_log(tmp_path / "checkpoint-5") == []
+
+
+def test_what_is_being_written_is_no_part_of_the_log_yet(tmp_path: Path) -> None:
+    for step, text in ((5, json.dumps({"global_step": 5, "log_history": [{"step": 5, "loss": 0.7}, 3]})), (10, '{"global_st'), (15, "[]")):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    assert read_log(tmp_path) == [Line(step=5, loss=0.7)]
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5}) + '\n[1]\n{"step": 2, "lo')
+    assert read_log(tmp_path) == [Line(step=1, loss=0.5)]
 
 
 def test_the_table_joins_log_and_answers_by_step_and_hides_what_nobody_logged() -> None:
@@ -182,6 +193,28 @@ def _pope(count: int) -> dict[str, list[dict[str, Any]]]:
     doc = {"category": "existence", "answer": "yes"}
     found = [process_results({**doc, "scene": str(index)}, ["yes" if index >= 100 - count else "no"]) for index in range(100)]
     return {"accuracy": [records["accuracy"] for records in found]}
+
+
+def test_a_metric_without_a_value_is_named_and_its_checkpoint_not_ranked(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    put(board, "at-1", "scenes_mme", right(50))
+    (known,) = board.entries()
+    board.add([replace(known, run="blank", task="scenes_pope", metric="f1", value=None)], [])
+    found = best(Scores(board), ["at-1", "at-2"], [*MME, ("scenes_pope", "f1")])
+    assert (found.model, found.highest) == (None, {})
+    assert found.lacking == {"at-1": ("scenes_pope.f1",), "at-2": ("scenes_mme.accuracy", "scenes_pope.f1")}
+    shown = _best(found, ["at-1", "at-2"])
+    assert "none has a value of every headline metric" in shown
+    assert "significantly worse than another" not in shown
+    assert "no value of scenes" in shown
+
+
+def test_of_checkpoints_that_are_gone_none_is_ranked_and_one_is_told() -> None:
+    found = Best(model="at-2", highest={}, worse={}, comparisons=0)
+    shown = _best(found, ["at-1", "at-2"], removed=["at-1"])
+    assert "that the trainer has removed are not ranked" in shown
+    assert "removed, not ranked" in next(row for row in shown.splitlines() if row.startswith("| at-1"))
+    assert "removed" not in _best(found, ["at-1", "at-2"])
 
 
 def test_answers_that_grow_long_raise_an_alarm(tmp_path: Path) -> None:
@@ -363,10 +396,9 @@ def test_pairs_without_images_or_without_a_reference_are_a_mistake(loaded: Any, 
 
 
 def test_a_sample_has_one_pair_a_row_and_is_the_same_each_time(pairs: list[Preference]) -> None:
-    from dataclasses import replace
-
     twice = [replace(pair, id=f"{pair.id}/{copy}") for pair in pairs for copy in range(2)] + [replace(pairs[0], images=(), row=99)]
     drawn = sample(twice, 10, seed=1)
     assert len({pair.row for pair in drawn}) == 10
     assert drawn == sample(twice, 10, seed=1) != sample(twice, 10, seed=2)
     assert len(sample(twice, 100, seed=1)) == len(pairs)
+    assert sample([replace(pair, rejected="") for pair in twice], 10, seed=1) == []  # best answers, for SFT: there is nothing to tell apart

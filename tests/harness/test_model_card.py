@@ -10,13 +10,16 @@ import yaml
 from harness.best import Best, Scores
 from harness.diagnostics import Alarm, Line
 from harness.model_card import card, write_cards
-from harness.train_then_eval import Material, Outcome, unmet
+from harness.run_report import render
+from harness.train_then_eval import Material, Outcome, Stop, _Between, unmet
+from harness.watch import Scoring
 from leaderboards.board import Board
 from leaderboards.entry import Entry
 from leaderboards.sample import Sample
 from leaderboards.verdict import Verdict
 from tasks.registry import registry
 from trainers.errors import BadInput
+from trainers.job import Job
 from trainers.recipe import Checkpoint, find_recipe
 from trainers.rows import Preference
 
@@ -149,5 +152,45 @@ def test_a_better_checkpoint_is_required_by_verdict(outcome: Outcome) -> None:
     assert "better by none" in unmet(judged(pope=same, mme=same))
     assert unmet(judged(pope=better, mme=worse), ["pope"]) == ""
     assert "mme.f1 is not separable" in unmet(judged(pope=better, mme=same), ["pope.f1", "mme"])
-    with pytest.raises(BadInput, match=r"no verdict on 'chair'; known: pope\.f1"):
+    with pytest.raises(BadInput, match=r"no verdict on 'chair'; known: .*pope\.f1"):
         unmet(judged(pope=better), ["chair"])
+    assert "scenes_mme.accuracy is without a verdict" in unmet(judged(pope=better), ["pope", "scenes_mme"])
+
+
+def test_a_task_names_its_headline_whatever_else_is_judged(outcome: Outcome) -> None:
+    found = {"scenes_mme.score": verdict(-9, 0.01), "scenes_mme.accuracy": verdict(9, 0.01)}
+    assert unmet(replace(outcome, verdicts={"dpo against base": found}), ["scenes_mme"]) == ""
+
+
+def test_a_report_without_the_last_checkpoints_scores_says_so(outcome: Outcome) -> None:
+    board = Board(outcome.out / "board")
+    entries = [entry for entry in board.entries() if entry.model != outcome.last]
+    lost = replace(outcome, entries=entries, verdicts={"dpo against base": {}}, failed={outcome.last: "OutOfMemoryError: a | b"})
+    text = render(lost)
+    assert f"`{outcome.last}` against `scenes-base`: not scored." in text
+    assert f"**Not scored: `{outcome.last}`** (OutOfMemoryError: a \\| b)" in text
+    assert "## dpo against base\n\nNot scored." in text
+
+
+def test_a_card_ranks_those_that_are_kept(outcome: Outcome) -> None:
+    (outcome.checkpoints[0].path / "adapter_config.json").unlink()
+    outcome.checkpoints[0].path.rmdir()
+    assert "checkpoints that are kept it is the one to take" in write_cards(outcome)[0].read_text()
+
+
+def test_what_got_worse_is_called_worse_whichever_way_it_went() -> None:
+    stop = Stop(step=6, probe="scenes_chair.chair_i", base=10.0, value=20.0, p=0.001, looks=3)
+    assert stop.words.startswith("scenes_chair.chair_i became worse, from 10 to 20, at step 6")
+
+
+def test_a_probe_without_a_value_is_told_of(outcome: Outcome) -> None:
+    pope, said = registry().task("scenes_pope"), list[str]()
+    board, checkpoint = Board(outcome.out / "board"), outcome.checkpoints[0]
+    known = board.entries()[0]
+    blank = replace(known, run="blank", model=checkpoint.path.as_posix(), task=pope.name, metric=pope.headline, value=None)
+    board.add([blank], [])
+    (checkpoint.path / "checkpoint.json").write_text('{"step": 5, "steps": 10}')
+    job = Job(recipe=outcome.recipe, out=outcome.out, base_name="scenes-base", base="", dtype="float32", preferences=[])
+    scoring = Scoring(board=board, tasks=[pope], judge=None, state=outcome.out / "watch", tell=said.append)
+    assert _Between(job, scoring, [(pope.name, pope.headline)])(checkpoint)
+    assert any(f"scenes_pope.{pope.headline} has no value for {checkpoint.path}" in line for line in said)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,73 @@ def test_the_report_and_the_cards_tell_of_the_training(finished: Path) -> None:
         assert "## Training data" in (folder / "README.md").read_text()
     checks = json.loads((finished / "checks.json").read_text())
     assert checks["found"]["merged"]["error"] < checks["found"]["merged"]["effect"]
+
+
+def test_a_checkpoint_that_cannot_be_scored_ends_no_run_and_one_that_is_gone_is_not_the_best(
+    finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.watch import Scoring
+
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    last, gone, board = next(out.glob("checkpoint-*")), out / "checkpoint-0", Board(out / "board")
+    known = [entry for entry in board.entries() if entry.model == "scenes-base"]
+    run = known[0].run
+    samples = [replace(sample, run="gone") for sample in board.samples(run)]
+    board.add([replace(entry, run="gone", model=gone.as_posix()) for entry in known if entry.run == run], samples)
+    command = ["train-then-eval", str(tiny_recipe), "--out", str(out), "--limit", str(LIMIT), "--json"]
+    score = Scoring.score
+    monkeypatch.setattr("harness.train_then_eval.headlines", lambda tasks: [("scenes_mme", "accuracy")])  # six documents give F1 no value
+
+    def failing(self: Scoring, spec: Any, name: str, **given: Any) -> Any:
+        if name == last.as_posix():
+            raise MemoryError("none left")
+        return score(self, spec, name, **given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scoring, "score", failing)
+        assert cli.run(command) == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["failed"], found["best"]) == ({last.as_posix(): "MemoryError: none left"}, None)
+    assert "1 checkpoints are not scored; the same command tries them again" in said.err
+    report = (out / "report.md").read_text()
+    assert "Not scored" in report
+    assert "removed, not ranked" in report
+    assert cli.run(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["failed"], found["best"]) == ({}, last.as_posix())
+    assert "Not scored" not in (out / "report.md").read_text()
+
+
+def test_names_that_no_verdict_can_be_on_are_refused_before_anything_runs(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train-then-eval", str(tiny_recipe), "--out", str(tmp_path / "out")]
+    for names in (["--require-better", "pope"], ["--require-better", "scenes_chair.covrage"], ["--early-stop", "pope"]):
+        assert cli.run([*command, *names]) == 2
+        assert "known: " in capsys.readouterr().err
+    good = ["scenes_pope", "scenes_pope.f1", "scenes_chair.coverage"]
+    assert cli.run([*command, *(word for name in good for word in ("--require-better", name)), "--dry-run"]) == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_scores_nothing_is_refused_before_anything_runs(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.train_then_eval import train_then_eval
+    from tasks.scenes.judge import ExactJudge
+    from trainers.errors import BadInput
+    from trainers.recipe import find_recipe
+
+    path = tmp_path / "none.toml"
+    path.write_text(tiny_recipe.read_text().replace('tasks = ["scenes"]', "tasks = []"))
+    assert cli.run(["train-then-eval", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "tasks is empty" in capsys.readouterr().err
+    recipe = find_recipe(str(tiny_recipe)).model_copy(update={"tasks": ()})
+    with pytest.raises(BadInput, match="tasks is empty"):
+        train_then_eval(recipe, tmp_path / "out", ExactJudge(), tell=print, report=lambda *_: None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_scoring_between_saves_leaves_the_training_as_it_was(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:

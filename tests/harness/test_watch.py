@@ -172,6 +172,38 @@ def test_shards_have_all_to_be_there_and_none_lies_elsewhere(theirs: Checkpoints
     assert [found.step for found in look(tmp_path, Settled(10))[0]] == [2]
 
 
+def test_files_that_hold_no_object_are_of_a_checkpoint_that_is_not_whole(ours: Checkpoints, theirs: Checkpoints, tmp_path: Path) -> None:
+    (ours(tmp_path / "ours", 2) / NOTE).write_text("[1]")
+    assert lacks(tmp_path / "ours") == "checkpoint.json holds no JSON object"
+    folder = theirs(tmp_path / "theirs", 2)
+    (folder / "trainer_state.json").write_text("[]")
+    assert lacks(tmp_path / "theirs") == "trainer_state.json holds no JSON object"
+    for weights in ([], ["a"], {"a": 5}):
+        (folder / "adapter_model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+        assert lacks(tmp_path / "theirs") == "adapter_model.safetensors.index.json names no file of each weight"
+
+
+def test_a_base_that_is_not_said_is_none(ours: Checkpoints, tmp_path: Path) -> None:
+    folder = ours(tmp_path, 3)
+    whole, _ = look(tmp_path, Settled(0))
+    (folder / NOTE).write_text(json.dumps({"step": 3, "steps": 3}))
+    assert base_of(whole[0]) == find("scenes-base").pretrained  # as peft wrote it
+    for config in ("{}", "[", "[]"):
+        (folder / "adapter_config.json").write_text(config)
+        assert base_of(whole[0]) is None
+
+
+def test_a_base_that_cannot_be_scored_holds_up_no_checkpoint(ours: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, broken = ours(tmp_path, 3), tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    assert watch_command(tmp_path, tasks=["scenes_mme"], limit=2, base=str(broken), until_done=True) == 1
+    said = capsys.readouterr()
+    assert models(tmp_path) == [folder.as_posix()]
+    assert f"**base not scored**: `{broken}`" in said.out
+    assert "the base is not scored" in said.err
+
+
 def test_a_pickle_is_named_as_what_it_is(theirs: Checkpoints, tmp_path: Path) -> None:
     folder = theirs(tmp_path, 2)
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
