@@ -145,7 +145,7 @@ def check_command(
         tolerances=tolerances,
         require_better=require_better or (),
         models=(baseline_model, model) if model is not None and baseline_model is not None else None,
-        skipped=old.skipped,
+        skipped=list(dict.fromkeys([*old.skipped, *new.skipped])),  # a torn file may hold the number that fell
     )
     for text in publish(result, os.environ, junit=junit, comment=comment):
         tell(text)  # the runner reads both streams; stdout is the result's

@@ -21,15 +21,26 @@ def train(job: Job) -> list[Checkpoint]:
     from trainers.packed_attention import PackedError
     from trainers.packed_data import Pairs
     from trainers.povid_dpo import NoisedPairs, PovidTrainer, Variant
-    from trainers.preference import Guarded, Progress, adapted, check_lengths, common_arguments, load_model, load_weights, run
+    from trainers.preference import (
+        ByLength,
+        Guarded,
+        Progress,
+        adapted,
+        check_lengths,
+        check_texts,
+        common_arguments,
+        load_model,
+        load_weights,
+        run,
+    )
 
     class Packed(Guarded, PackedDPOTrainer):
         """Packed rows."""
 
-    class Plain(Guarded, DPOTrainer):
+    class Plain(Guarded, ByLength, DPOTrainer):
         """TRL's own."""
 
-    class Povid(Guarded, PovidTrainer):
+    class Povid(Guarded, ByLength, PovidTrainer):
         """With an answer to a noised picture."""
 
     training = job.recipe.training
@@ -44,6 +55,7 @@ def train(job: Job) -> list[Checkpoint]:
         )
         arguments = DPOConfig(**loss, **common_arguments(job, training, len(pairs)))
         model, processor = load_model(job)
+        check_texts([*pairs, *held_out], processor)
         model, peft_config = adapted(model, training, job.recipe.seed)
         given: dict[str, Any] = {
             "model": model,

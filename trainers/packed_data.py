@@ -25,6 +25,8 @@ AHEAD = 32
 """How many prompts are looked through for those that fill a batch up."""
 WINDOW = 64
 """Batches within which prompts are sorted by length."""
+FILLING = "filling"
+"""Marks an example that stands where an epoch has no pair left."""
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """What a processor makes of the text; the rest is images."""
 
@@ -53,7 +55,8 @@ class Pairs(Dataset):
         }
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        return [self[index] for index in indices]
+        # Places behind the last pair fill the last step up, and carry no weight.
+        return [self[index] if index < len(self) else {**self[0], FILLING: True} for index in indices]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))

@@ -10,7 +10,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch.distributed import barrier, broadcast_object_list, is_initialized
+from torch.utils.data import RandomSampler, Sampler
 from transformers import AutoModelForImageTextToText, AutoProcessor, PrinterCallback, TrainerCallback
 
 from trainers.adapters import PARTS, TRAINABLE, begun, save_plain, start_of
 from trainers.errors import BadInput, StageError
 from trainers.job import Job
-from trainers.packed_data import CutError, Pairs
+from trainers.packed_data import FILLING, CutError, Pairs, PromptSampler
 from trainers.recipe import Checkpoint, Lora, Training
 from trainers.rows import Preference
 from trainers.vlfeedback.store import write_whole
@@ -35,6 +37,8 @@ STOPPED = "stopped.json"
 LEFT_OUT = "left_out.json"
 """Pairs that `max_length` leaves no answer of."""
 
+STANDING = ("image_token", "video_token")
+"""Attributes of processors: what stands for a picture in a text."""
 CONNECTORS = ("attn_pool.", "merger.", "deepstack_merger_list.")
 """What some vision towers hold of the way into the language model; trained where the tower is not, as a connector outside of it is."""
 
@@ -229,6 +233,7 @@ def common_arguments(job: Job, training: Training, rows: int) -> dict[str, Any]:
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
         "report_to": [name for name in training.report_to if name not in lacking] or "none",
+        "train_sampling_strategy": "group_by_length" if training.group_by_length else "random",
         "eval_strategy": "steps" if evaluates else "no",
         **({"eval_steps": training.eval_steps} if evaluates else {}),
         "save_strategy": "no",
@@ -244,6 +249,23 @@ def common_arguments(job: Job, training: Training, rows: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "log_level": "error",
     }
+
+
+def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
+    """TrainingError for pairs whose texts hold what stands for a picture in this model: it would be counted as one."""
+    found = (getattr(processor, name, None) for name in STANDING)
+    standing = {str(getattr(token, "content", token)) for token in found if token}
+    held = [
+        (pair.id, token) for pair in pairs for token in standing if any(token in text for text in (pair.prompt, pair.chosen, pair.rejected))
+    ]
+    if held:
+        ids = list(dict.fromkeys(id for id, _ in held))
+        named = ", ".join(map(repr, ids[:5])) + (" ..." if len(ids) > 5 else "")
+        tokens = ", ".join(map(repr, sorted({token for _, token in held})))
+        raise TrainingError(
+            f"{len(ids):,} of {len(pairs):,} pairs have {tokens} written in prompt or answer, which is what stands for a picture in this "
+            f"model: {named}; take it out of their texts, or leave them out of the data"
+        )
 
 
 def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int | None, done: Callable[[int, int], None]) -> None:
@@ -270,24 +292,68 @@ def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int |
 
 @dataclass(frozen=True)
 class Named:
-    """A collator whose batches know their pairs, under "ids"."""
+    """A collator whose batches know their pairs, under "ids". What fills a step up is left out; alone, it is read and has no id."""
 
     collate: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The collator's own, and the ids."""
-        ids = [example["id"] for example in examples]
-        return {**self.collate(examples), "ids": ids}
+        pairs = [example for example in examples if FILLING not in example]
+        alone = [{name: value for name, value in example.items() if name != FILLING} for example in examples[:1]]
+        ids = [example["id"] for example in pairs]
+        batch = {**self.collate(pairs or alone), "ids": ids}
+        return batch if pairs or "labels" not in batch else {**batch, "labels": torch.full_like(batch["labels"], -100)}
+
+
+class Filled(Sampler[int]):
+    """An order of `count` pairs, filled up to whole steps of `size` by places behind the last: no process repeats a pair in their stead."""
+
+    def __init__(self, order: Sampler[int], count: int, size: int) -> None:
+        self.order, self.count, self.size = order, count, size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader."""
+        self.order.set_epoch(epoch)  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return math.ceil(self.count / self.size) * self.size
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.order
+        yield from range(self.count, len(self))
+
+
+class ByLength:
+    """Before a TRL trainer in a class's bases: batches of pairs of like length where `train_sampling_strategy` asks for them."""
+
+    args: Any
+    accelerator: Any
+    train_dataset: Pairs
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+        pairs = self.train_dataset.preferences
+        return PromptSampler(
+            range(len(pairs)),
+            batch_size=self.args.train_batch_size,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            lengths=[len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs],
+            ranks=self.accelerator.num_processes,
+        )
 
 
 class Guarded:
     """Before a TRL trainer in a class's bases: a loss that is no number ends the run, with the batch kept; adapters are saved plain.
 
+    Where an epoch's last step lacks pairs, those that it has weigh the same, however they are shared out.
     FloatingPointError. The batch lies in `not-a-number/`: tensors as the model was given them, and the pairs' ids, texts and images.
     """
 
     args: Any
     state: Any
+    accelerator: Any
+    train_dataset: Pairs
     data_collator: Any
     model: Any
     pairs: Mapping[str, Preference]
@@ -303,12 +369,40 @@ class Guarded:
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The trainer's own."""
         given = {name: value for name, value in inputs.items() if name != "ids"}
-        found = super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
+        short = self.model.training and self._left() < self.args.train_batch_size * self._parts
+        with _uneven(self.accelerator, len(inputs["ids"]), self.args.train_batch_size) if short else nullcontext():
+            found = super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
         loss = found[0] if isinstance(found, tuple) else found
         if not bool(torch.isfinite(loss.detach()).all()):
             folder = self._keep(inputs, float(loss.detach()))
             raise FloatingPointError(f"the loss is {float(loss.detach())} in step {self.state.global_step + 1}; its batch is in {folder}")
-        return found
+        # TRL's supervised trainer divides by the tokens of the step itself.
+        if not short or "labels" in inputs:
+            return found
+        weight = len(inputs["ids"]) * self._parts / self._left()
+        return (weight * loss, *found[1:]) if isinstance(found, tuple) else weight * loss
+
+    @property
+    def _parts(self) -> int:
+        """How many batches are one step: what the trainer takes the mean of."""
+        return int(self.accelerator.num_processes * self.args.gradient_accumulation_steps)
+
+    def _left(self) -> int:
+        """How many pairs of the epoch the steps before this one have left."""
+        count, size = len(self.train_dataset), self.args.train_batch_size * self._parts
+        return int(count - self.state.global_step % math.ceil(count / size) * size)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        order = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+        count, size = len(self.train_dataset), self.args.train_batch_size * self._parts
+        if self._parts == 1 or count % size == 0:
+            return order
+        if isinstance(order, RandomSampler):
+            from accelerate.data_loader import SeedableRandomSampler
+
+            # What accelerate puts in its place, so that the order is that of any other number of processes.
+            order = SeedableRandomSampler(order.data_source, generator=order.generator, data_seed=self.args.data_seed)
+        return Filled(order, count, size)
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """The trainer's own."""
@@ -331,6 +425,25 @@ class Guarded:
         told = [_told(self.pairs[id]) for id in inputs.get("ids", ())]
         write_whole(folder / "pairs.json", json.dumps({"loss": str(loss), "pairs": told}, indent=1))
         return folder
+
+
+@contextmanager
+def _uneven(accelerator: Any, rows: int, room: int) -> Iterator[None]:
+    """Figures of pairs are gathered from processes that have fewer than `room` of them, each another number."""
+    gather = accelerator.gather
+
+    def gathered(values: Any) -> Any:
+        if values.ndim != 1:
+            return gather(values)
+        found = gather(torch.nn.functional.pad(values[:rows].float(), (0, room - rows), value=math.nan))
+        there = found[~found.isnan()]
+        return there if len(there) else values
+
+    accelerator.gather = gathered
+    try:
+        yield
+    finally:
+        del accelerator.gather
 
 
 def _told(pair: Preference) -> dict[str, Any]:

@@ -12,14 +12,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from PIL import UnidentifiedImageError
+
 from trainers.errors import BadInput
 from trainers.recipe import Dataset
-from trainers.rows import Preference, Row
+from trainers.rows import Picture, Preference, Row
 from trainers.vlfeedback.formats import SeenPairs, read_pairs
 from trainers.vlfeedback.pairs import Counts, Rule, best_answers, find_rule, pair_up, prompt_key, settle, split
 from trainers.vlfeedback.pictures import there
@@ -47,7 +50,7 @@ class Found:
     train: list[Preference]
     held_out: list[Preference]
     dropped: int
-    """Pairs left out for a picture that is not there."""
+    """Pairs left out for a picture that is not there or does not open."""
     read: str
     """What was met while reading, in a line."""
     digest: str
@@ -162,6 +165,39 @@ def _counted(items: Iterable[Item], progress: Callable[[int], None]) -> Iterator
 
 
 def _with_pictures(pairs: list[Preference], dataset: Dataset) -> tuple[list[Preference], int]:
+    pairs, absent = _without_absent(pairs, dataset)
+    pairs, broken = _without_broken(pairs, dataset)
+    return pairs, absent + broken
+
+
+def _without_broken(pairs: list[Preference], dataset: Dataset) -> tuple[list[Preference], int]:
+    """All pictures are decoded once: one that does not open would end the run in the midst of it."""
+    pictures = list(dict.fromkeys(image for pair in pairs for image in pair.images))
+    with ThreadPoolExecutor() as pool:
+        broken = {picture: why for picture, why in zip(pictures, pool.map(_trouble, pictures), strict=True) if why}
+    lost = [pair for pair in pairs if any(image in broken for image in pair.images)]
+    if lost and dataset.missing_images == "refuse":
+        ids = ", ".join(repr(pair.id) for pair in lost[:5]) + (" ..." if len(lost) > 5 else "")
+        first = next(image for image in lost[0].images if image in broken)
+        raise ReadError(
+            f"{dataset.read}: the picture of {len(lost):,} of {len(pairs):,} pairs does not open: {ids}; the first is {first.name!r}: "
+            f"{broken[first]}; mend them, or leave them out by missing_images = 'drop'"
+        )
+    return [pair for pair in pairs if not any(image in broken for image in pair.images)], len(lost)
+
+
+def _trouble(picture: Picture) -> str:
+    """Why a picture does not open; "" for one that does."""
+    try:
+        picture.open()
+    except UnidentifiedImageError:
+        return "not an image that is known"
+    except OSError as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+def _without_absent(pairs: list[Preference], dataset: Dataset) -> tuple[list[Preference], int]:
     lost = [pair for pair in pairs if not all(map(there, pair.images))]
     if not lost:
         return pairs, 0

@@ -11,6 +11,7 @@ import hashlib
 import re
 import tomllib
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -218,7 +219,7 @@ class Dataset(_Section):
     limit: Annotated[int, Field(gt=0)] | None = None
     """At most so many rows of rated answers, or pairs, from the front."""
     missing_images: Literal["refuse", "drop"] = "refuse"
-    """What becomes of pairs whose picture is not there."""
+    """What becomes of pairs whose picture is not there, or does not open."""
 
 
 class Lora(_Section):
@@ -263,6 +264,10 @@ class Noise(_Section):
     """povid-paper: weight of the log-ratio of the answer to the noised picture; None: beta."""
 
 
+Scheduler = Literal["linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup", "inverse_sqrt"]
+"""Those of transformers that need nothing but the steps of the run and of its warm-up."""
+
+
 class Training(_Section):
     """The optimizer's side, the same for DPO and its SFT control."""
 
@@ -275,7 +280,7 @@ class Training(_Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The same as a share of all steps."""
-    scheduler: str = "cosine"
+    scheduler: Scheduler = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -313,6 +318,8 @@ class Training(_Section):
     """Where the log goes beside log.jsonl."""
     group_pairs: bool = False
     """All pairs of a prompt in one batch: many times less work, and batches whose pairs are alike."""
+    group_by_length: bool = False
+    """Pairs of like length in one batch, by the characters of prompt and answers: less padding, and batches in another order."""
     plain_trl: bool = False
     """TRL's own DPO trainer in place of the one that reads images and prompts once; the only one for full fine-tuning."""
     workers: Annotated[int, Field(ge=0)] = 0
@@ -332,6 +339,9 @@ class Training(_Section):
             raise ValueError(f"init = {self.lora.init!r} does not go with dora: its start could not be taken out again")
         if self.train_vision and self.lora is not None:
             raise ValueError("train_vision is for full fine-tuning; with adapters, targets of [training.lora] say what is trained")
+        unpacked = "plain_trl" if self.plain_trl else "full fine-tuning" if self.lora is None else f"loss = {self.loss!r}"
+        if self.group_pairs and (self.plain_trl or self.lora is None or self.loss.startswith("povid")):
+            raise ValueError(f"group_pairs is for packed rows, which {unpacked} does not have; leave it out")
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("has both warmup_steps and warmup_ratio; give one")
         if self.smoothing and self.loss not in ("cdpo", "robust"):
@@ -394,6 +404,16 @@ class Recipe(_Section):
     training: Training | None = None
     pretraining: Pretraining | None = None
 
+    @field_validator("trainer")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        known = sorted(entry_points(group="harness.trainers").names)
+        if value not in known:
+            near = difflib.get_close_matches(value, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"no trainer of that name{hint}; known: {', '.join(known)}")
+        return value
+
     @model_validator(mode="after")
     def _has_its_sections(self) -> "Recipe":
         if self.pretraining is None and (self.base is None or self.training is None or (self.data is None and self.dataset is None)):
@@ -402,6 +422,18 @@ class Recipe(_Section):
             raise ValueError("has both [data], which builds, and [dataset], which reads; give one")
         if self.dataset is not None and self.dataset.take == "best" and self.trainer != "sft":
             raise ValueError(f"[dataset] take = 'best' has no rejected answers to train on by {self.trainer!r}; trainer = 'sft' does")
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_its_trainer_reads(self) -> "Recipe":
+        if self.trainer == "scenes" and self.pretraining is None:
+            raise ValueError("trainer = 'scenes' pretrains from nothing and needs [pretraining]; 'dpo' and 'sft' train on preferences")
+        if self.trainer in ("dpo", "sft") and self.training is None:
+            raise ValueError(f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; 'scenes' does [pretraining]")
+        if self.trainer == "sft" and self.training is not None:
+            unread = {"loss": "dpo", "sft_weight": 0.0, "group_pairs": False, "plain_trl": False}
+            if given := [name for name, value in unread.items() if getattr(self.training, name) != value]:
+                raise ValueError(f"{given[0]} of [training] is for trainer = 'dpo', not 'sft', which learns the chosen answers alone")
         return self
 
     @property

@@ -12,9 +12,20 @@ def train(job: Job) -> list[Checkpoint]:
     """The checkpoints of the SFT arm: same rows, batches, steps and learning rate as DPO, without the rejected answers."""
     from trl import SFTConfig, SFTTrainer
 
-    from trainers.preference import Answers, Guarded, Progress, adapted, check_lengths, common_arguments, load_model, run
+    from trainers.preference import (
+        Answers,
+        ByLength,
+        Guarded,
+        Progress,
+        adapted,
+        check_lengths,
+        check_texts,
+        common_arguments,
+        load_model,
+        run,
+    )
 
-    class Supervised(Guarded, SFTTrainer):
+    class Supervised(Guarded, ByLength, SFTTrainer):
         """TRL's own."""
 
     training = job.recipe.training
@@ -23,6 +34,7 @@ def train(job: Job) -> list[Checkpoint]:
     def make_trainer(pairs: Sequence[Preference], held_out: Sequence[Preference], progress: Progress) -> Any:
         arguments = SFTConfig(**common_arguments(job, training, len(pairs)))
         model, processor = load_model(job)
+        check_texts([*pairs, *held_out], processor)
         check_lengths([*pairs, *held_out], processor, training.max_length, job.referring)
         model, peft_config = adapted(model, training, job.recipe.seed)
         trainer = Supervised(

@@ -192,8 +192,7 @@ def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -
         found["eval_steps"] = found["log_steps"]
     told = f"training.eval_steps = {found['eval_steps']}" if strategy == "steps" else "not needed: nothing is evaluated in training"
     becomes |= {"evaluation_strategy": told, "eval_steps": told}
-    wanted = values.get("report_to")
-    names = [wanted] if isinstance(wanted, str) else list(wanted or ())
+    names = _names(path, "report_to", values.get("report_to") or ())
     found["report_to"] = [name for name in names if name not in ("none", "all")]
     becomes["report_to"] = f"training.report_to = {_shown(found['report_to'])}; the log also stands in log.jsonl"
     trains_tower = not _flag(path, "fix_vit", values["fix_vit"])
@@ -204,9 +203,8 @@ def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -
         becomes["use_lora"] = "no [training.lora]: all weights are trained"
         becomes["fix_vit"] = f"training.train_vision = {_shown(trains_tower)}"
         return found, becomes
-    names = values["lora_target_modules"]
-    names = names.split() if isinstance(names, str) else list(names)
-    targets = rf".*\.({'|'.join(re.escape(str(name)) for name in names)})"
+    names = _names(path, "lora_target_modules", values["lora_target_modules"])
+    targets = rf".*\.({'|'.join(map(re.escape, names))})"
     found["lora"] = {**{ours: values[key] for key, ours in LORA.items()}, "targets": targets}
     becomes |= {key: f"training.lora.{ours} = {_shown(values[key])}" for key, ours in LORA.items()}
     becomes |= {"use_lora": "[training.lora]", "lora_target_modules": f"training.lora.targets = {targets!r}"}
@@ -255,6 +253,13 @@ def _count(path: Path, key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{path}: {key} = {value!r}: must be a whole number above 0")
     return value
+
+
+def _names(path: Path, key: str, value: Any) -> list[str]:
+    names = value.split() if isinstance(value, str) else value
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: {key} = {value!r}: must be a name, or a list of names")
+    return list(names)
 
 
 def _shown(value: Any) -> str:

@@ -667,6 +667,15 @@ def test_pairs_that_would_lose_their_answer_are_all_named_before_training(worker
     assert asked(trainer(PackedDPOTrainer, checkpoint("llava"), pairs[:3], tmp_path, max_length=48)) == []  # those that fit are paid for
 
 
+def test_a_pair_that_is_there_twice_is_named_twice(checkpoint: Any, tmp_path: Path) -> None:
+    pairs = [replace(pair, prompt="the table near a car " * 8) for pair in preferences((1,))]
+    pairs.append(replace(pairs[0], id="again"))
+    made = trainer(PackedDPOTrainer, checkpoint("llava"), pairs, tmp_path, max_length=48)
+    with pytest.raises(CutError) as error:
+        made.add_references()
+    assert error.value.ids == ("0/0-1", "again")
+
+
 def test_a_family_that_is_not_known_to_train_alike_is_refused(checkpoint: Any, tmp_path: Path) -> None:
     with pytest.raises(PackedError, match=r"type 'gemma3' are not known .*known: llava, "):
         trainer(PackedDPOTrainer, checkpoint("gemma3"), preferences((1,)), tmp_path)

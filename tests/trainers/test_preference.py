@@ -119,8 +119,10 @@ def test_the_first_loss_is_ln_2_plus_the_sft_term(preferences: list[Preference],
     assert lines[-1]["train_loss"] == pytest.approx(0.6931, abs=1e-3)
 
 
-@pytest.mark.parametrize("module", (dpo, sft), ids=("dpo", "sft"))
-def test_a_run_killed_between_checkpoints_ends_with_the_same_weights(module: Any, preferences: list[Preference], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("module", "grouped"), ((dpo, False), (sft, False), (sft, True)), ids=("dpo", "sft", "sft by length"))
+def test_a_run_killed_between_checkpoints_ends_with_the_same_weights(
+    module: Any, grouped: bool, preferences: list[Preference], tmp_path: Path
+) -> None:
     class Killed(Exception):
         pass
 
@@ -128,8 +130,8 @@ def test_a_run_killed_between_checkpoints_ends_with_the_same_weights(module: Any
         if done == 5:
             raise Killed
 
-    whole = module.train(job(preferences, tmp_path / "whole"))
-    cut = job(preferences, tmp_path / "cut")
+    whole = module.train(job(preferences, tmp_path / "whole", group_by_length=grouped))
+    cut = job(preferences, tmp_path / "cut", group_by_length=grouped)
     with pytest.raises(Killed):
         module.train(replace(cut, progress=killer))
     assert [checkpoint.step for checkpoint in find_checkpoints(cut.out, "x")] == [2, 4]
@@ -209,6 +211,20 @@ def test_accumulated_batches_train_as_whole_ones(preferences: list[Preference], 
     dpo.train(job(preferences[:12], tmp_path / "parts", per_device_batch_size=2, **settings))
     assert len(log(tmp_path / "whole", "loss")) == 3
     assert log(tmp_path / "parts", "loss") == pytest.approx(log(tmp_path / "whole", "loss"), rel=1e-3)
+
+
+@pytest.mark.parametrize(("arm", "plain"), (("dpo", False), ("dpo", True), ("sft", False)))
+def test_a_last_step_of_fewer_pairs_is_shared_out_without_repeating_any(
+    arm: str, plain: bool, preferences: list[Preference], tmp_path: Path
+) -> None:
+    """Five pairs in the second of two steps of eight: 2 + 2 + 1 + 0, where one batch has all five at once."""
+    settings: dict[str, Any] = {"sft_weight": 0.0, "checkpoints": 1, "log_steps": 1, "batch_size": 8, "plain_trl": plain}
+    trainer(arm)(job(preferences[:13], tmp_path / "whole", **settings))
+    trainer(arm)(job(preferences[:13], tmp_path / "parts", per_device_batch_size=2, **settings))
+    for name in ("loss", "grad_norm"):
+        whole, parts = log(tmp_path / "whole", name), log(tmp_path / "parts", name)
+        assert len(whole) == 2
+        assert parts == pytest.approx(whole, rel=1e-3)
 
 
 def test_packed_and_plain_training_log_the_same(preferences: list[Preference], tmp_path: Path) -> None:
@@ -300,6 +316,47 @@ def test_four_bits_train_packed_as_plainly_and_leave_the_vision_tower_whole(pref
     margins = [log(tmp_path / str(plain), "rewards/margins") for plain in (False, True)]
     assert margins[0] == pytest.approx(margins[1], abs=0.02)
     assert margins[0][-1] > 0.05
+
+
+@pytest.mark.parametrize("arm", ("dpo", "sft"))
+@pytest.mark.parametrize("side", ("prompt", "chosen"))
+def test_a_text_that_holds_what_stands_for_a_picture_is_named(arm: str, side: str, preferences: list[Preference], tmp_path: Path) -> None:
+    text = "an <image> of a ring"
+    held = replace(preferences[1], prompt=text) if side == "prompt" else replace(preferences[1], chosen=text)
+    pairs = [preferences[0], held]
+    with pytest.raises(TrainingError, match=rf"1 of 2 pairs have '<image>' written .*: {pairs[1].id!r}; ") as raised:
+        trainer(arm)(job(pairs, tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+def batches_of(arm: str, preferences: list[Preference], out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[list[str]]:
+    """The ids of each batch trained on."""
+    seen: list[list[str]] = []
+    compute = preference.Guarded.compute_loss
+
+    def noted(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(inputs["ids"])
+        return compute(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(preference.Guarded, "compute_loss", noted)
+    trainer(arm)(job(preferences, out, checkpoints=1, **changes))
+    return seen
+
+
+@pytest.mark.parametrize(("arm", "plain"), (("dpo", False), ("dpo", True), ("sft", False)))
+def test_batches_hold_pairs_of_like_length_where_the_recipe_wants_it(
+    arm: str, plain: bool, preferences: list[Preference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [replace(pair, prompt="describe the image. " * (1 + index % 3)) for index, pair in enumerate(preferences)]
+    length = {pair.id: len(pair.prompt + pair.chosen + pair.rejected) for pair in pairs}
+
+    def spread(out: str, **changes: Any) -> float:
+        seen = batches_of(arm, pairs, tmp_path / out, monkeypatch, plain_trl=plain, **changes)
+        assert sorted(id for batch in seen for id in batch) == sorted(length)
+        spans = [max(length[id] for id in batch) - min(length[id] for id in batch) for batch in seen]
+        return sum(spans) / len(spans)
+
+    assert spread("grouped", group_by_length=True) < spread("random") / 2
 
 
 @pytest.fixture

@@ -104,6 +104,19 @@ def test_pairs_without_their_picture_are_refused_or_left_out(rows: Path, tmp_pat
     assert "6 left out for want of their picture" in found.summary()
 
 
+@pytest.mark.parametrize(
+    ("content", "why"), ((b"no image", "not an image that is known"), (png(3)[:-30], r"truncated|broken|can't be read"))
+)
+def test_pairs_whose_picture_does_not_open_are_named_or_left_out(content: bytes, why: str, rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "images" / "3.png").write_bytes(content)
+    with pytest.raises(ReadError, match=rf"3 of 300 pairs does not open: '3.*3\.png': .*({why}).*missing_images = 'drop'") as raised:
+        read_preferences(dataset(rows))
+    assert "BytesIO" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    found = read_preferences(dataset(rows, missing_images="drop", test_share=0))
+    assert (len(found.train), found.dropped) == (297, 3)
+
+
 def test_a_path_that_a_row_says_is_not_opened_outside_the_places(tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     secret.write_bytes(png(1))

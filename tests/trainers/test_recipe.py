@@ -29,6 +29,12 @@ def test_the_digest_changes_with_any_value() -> None:
         ("beta = 0.1", "beta = -1", r"training\.beta = -1: .*greater than 0"),
         ("beta = 0.1", "beta = ", "not TOML"),
         ('base = "scenes-base"', "", "needs either"),
+        ('trainer = "dpo"', 'trainer = "dop"', r"trainer = 'dop': .*no trainer of that name \(did you mean 'dpo'\?\); known: dpo, .*sft"),
+        ('trainer = "dpo"', 'trainer = "scenes"', r"trainer = 'scenes' .*needs \[pretraining\]"),
+        ("beta = 0.1", 'scheduler = "cosin"', r"training\.scheduler = 'cosin': .*'linear', 'cosine'"),
+        ("beta = 0.1", 'scheduler = "reduce_lr_on_plateau"', r"training\.scheduler = 'reduce_lr_on_plateau': "),
+        ('trainer = "dpo"', 'trainer = "sft"', "sft_weight of .* is for trainer = 'dpo', not 'sft'"),
+        ("beta = 0.1", "group_pairs = true\nplain_trl = true", "group_pairs is for packed rows, which plain_trl does not have"),
     ),
 )
 def test_a_wrong_recipe_is_named_in_one_line(tmp_path: Path, old: str, new: str, complaint: str) -> None:
@@ -44,3 +50,15 @@ def test_a_wrong_recipe_is_named_in_one_line(tmp_path: Path, old: str, new: str,
 def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(RecipeError, match=r"did you mean 'scenes-demo'\?"):
         find_recipe("scene-demo")
+
+
+def test_a_trainer_that_pretrains_needs_its_section(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text((FOLDER / "scenes-base.toml").read_text(encoding="utf-8").replace('"scenes"', '"dpo"', 1), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"trainer = 'dpo' needs base, \[training\]"):
+        find_recipe(str(path))
+
+
+def test_a_new_key_at_its_default_leaves_digests_as_they_were() -> None:
+    """A run folder belongs to one digest."""
+    assert find_recipe("scenes-demo").digest == "cfda711064ca0750"

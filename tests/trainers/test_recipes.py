@@ -50,6 +50,7 @@ def test_povids_stages_differ_in_loss_and_epochs_alone() -> None:
     assert (first.loss, second.loss) == ("dpo", "povid-code")
     assert (first.epochs, second.epochs) == (3, 1)
     assert (second.noise.step, second.noise.overflow, second.noise.place) == (500, "clamp", "before")
+    assert (first.log_steps, second.log_steps) == (1, 1)
     assert first.model_dump(exclude={"loss", "epochs"}) == second.model_dump(exclude={"loss", "epochs"})
     assert (first.learning_rate, first.warmup_ratio, first.weight_decay, first.batch_size) == (1e-7, 0.03, 0, 1)
 
@@ -95,6 +96,8 @@ def test_the_demo_keeps_its_digest() -> None:
         ({"noise": {"step": 100}}, "for the losses povid-paper and povid-code"),
         ({"loss": "povid-code", "noise": {"alpha": 1.0}}, "povid-paper's"),
         ({"loss": "povid"}, "povid-paper"),
+        ({"group_pairs": True}, "which full fine-tuning does not have"),
+        ({"group_pairs": True, "loss": "povid-code", "lora": {"r": 1, "alpha": 1, "targets": "x"}}, "loss = 'povid-code' does not have"),
     ),
 )
 def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], complaint: str) -> None:
