@@ -114,7 +114,7 @@ def compare_command(
 
 def check_command(
     baseline: Annotated[Path, typer.Option(help="The board to hold against, or the JSON file of one run.")],
-    board: Annotated[Path | None, typer.Option(help="The board (or run) with the new results; default: the baseline's own.")] = None,
+    board: Annotated[Path | None, typer.Option(help="The board (or run) with the new results; with --model: the same.")] = None,
     model: Annotated[str | None, typer.Option(help="The new results' model; default: the baseline's names.")] = None,
     baseline_model: Annotated[str | None, typer.Option(help="The baseline's model, where it is named otherwise.")] = None,
     tolerance: Annotated[
@@ -137,6 +137,10 @@ def check_command(
     tolerances = dict(tolerance_of(given) for given in tolerance or [])
     old, new = source(baseline, partial=partial), source(board or baseline, partial=partial)
     tell_skipped(new.skipped)
+    if board is None and model is None:
+        raise UsageError(
+            "--baseline alone would be held against itself: name the new results by --board, or by --model and --baseline-model"
+        )
     result = check(
         old.entries,
         new.entries,

@@ -67,10 +67,12 @@ def test_two_models_are_compared_answer_by_answer(runs: Path, capsys: pytest.Cap
 
 def test_a_model_is_no_worse_than_itself_and_no_better(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     board = str(runs / "small" / "board")
-    assert cli.run(["check", "--baseline", board, "--partial", "--junit", str(tmp_path / "gate.xml")]) == 0
+    assert cli.run(["check", "--baseline", board, "--partial"]) == 2  # held against itself, it would always pass
+    assert "against itself" in capsys.readouterr().err
+    assert cli.run(["check", "--baseline", board, "--board", board, "--partial", "--junit", str(tmp_path / "gate.xml")]) == 0
     assert (tmp_path / "gate.xml").read_text().startswith("<?xml")
-    assert cli.run(["check", "--baseline", board, "--partial", "--require-better", "scenes_mme"]) == 3
-    assert cli.run(["check", "--baseline", board]) == 1  # nothing without a limit to compare: an error, never a pass
+    assert cli.run(["check", "--baseline", board, "--board", board, "--partial", "--require-better", "scenes_mme"]) == 3
+    assert cli.run(["check", "--baseline", board, "--board", board]) == 1  # nothing without a limit to compare: an error, never a pass
 
 
 def test_power_is_told_from_answers_or_supposed(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
