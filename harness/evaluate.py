@@ -334,7 +334,7 @@ def _read(
     """lm-eval's sample log as entries and samples."""
     entries: list[Entry] = []
     samples: list[Sample] = []
-    created = datetime.now(UTC).isoformat(timespec="seconds")
+    created = datetime.now(UTC).isoformat(timespec="microseconds")  # the newest run of a name is the one that stands
     total = sum(len(logged[task.name]) for task in tasks)
     for task in tasks:
         own = [_sample(line, task, run, digest) for line, digest in zip(logged[task.name], digests[task.name], strict=True)]

@@ -102,7 +102,8 @@ def test_a_second_process_is_told_that_the_folder_is_taken(finished: Path, tiny_
 
 
 def test_the_gate_reads_the_runs_board(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["check", "--baseline", str(finished / "board")]) == 1
+    board = str(finished / "board")
+    assert cli.run(["check", "--baseline", board, "--board", board]) == 1
     assert "nothing was compared" in capsys.readouterr().out  # limited runs are no baseline
     assert cli.run(["leaderboard", str(finished), "--partial"]) == 0
     assert "limit 6" in capsys.readouterr().out
