@@ -95,7 +95,7 @@ def repository(tmp_path: Path) -> Path:
     for program in programs.iterdir():
         program.chmod(0o755)
     (tmp_path / "comments.txt").touch()
-    keep(tmp_path / "boards" / "baseline", "before", [True] * 70 + [False] * 10)
+    keep(tmp_path / "merged" / "boards" / "baseline", "before", [True] * 70 + [False] * 10)
     return tmp_path
 
 
@@ -137,13 +137,24 @@ def test_an_equal_board_passes(repository: Path) -> None:
 
 
 def test_a_board_that_lacks_the_task_fails_the_job(repository: Path) -> None:
-    (repository / "boards" / "candidate").mkdir()
+    (repository / "boards" / "candidate").mkdir(parents=True)
     keep(repository / "boards" / "candidate" / "board", "after", [True] * 79 + [False])
     renamed = next((repository / "boards" / "candidate" / "board").glob("*.json"))
     renamed.write_text(renamed.read_text().replace(f'"task": "{TASK}"', '"task": "scenes_mme"'))
     done = run_step("Gate", repository)
     assert done.returncode == 1, done.stderr
     assert f"::error title=Not compared::ours {TASK}" in done.stderr
+
+
+def test_the_baseline_is_the_merged_one_whatever_the_pull_request_makes_of_its_own(repository: Path) -> None:
+    checkouts = [one["with"] for one in workflow()["jobs"]["gate"]["steps"] if one.get("uses", "").startswith("actions/checkout@")]
+    merged = next(one for one in checkouts if "ref" in one)
+    assert merged["ref"] == "${{ github.event.pull_request.base.sha }}"
+    assert Path(workflow()["jobs"]["gate"]["env"]["BASELINE"]).is_relative_to(merged["path"])
+    lowered = [True] * 30 + [False] * 50
+    keep(repository / "boards" / "baseline", "lowered", lowered)
+    keep(repository / "boards" / "candidate", "after", lowered)
+    assert run_step("Gate", repository).returncode == 3
 
 
 @pytest.mark.parametrize(("there", "wanted"), (("", "--method POST repos/me/models/issues/7/comments"), ("12\n34\n", "comments/12 ")))
