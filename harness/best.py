@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from leaderboards.board import Board
+from leaderboards.compare import verdict_of
 from leaderboards.entry import Entry
 from leaderboards.sample import Sample
-from leaderboards.verdict import Pair, Record, Verdict, adjusted, compare, panel
+from leaderboards.verdict import Record, Verdict, adjusted
 from tasks.registry import TaskSpec, registry
 from trainers.errors import BadInput
 from trainers.recipe import Recipe
@@ -51,26 +52,30 @@ class Scores:
 
     def records(self, model: str, metric: Metric) -> list[Record]:
         """What was counted for each answer of a model; none where it was not scored."""
+        return [sample.records[metric[1]] for sample in self._log(model, metric).values() if metric[1] in sample.records]
+
+    def _log(self, model: str, metric: Metric) -> dict[str, Sample]:
+        """A model's samples by id; none where it was not scored."""
         entry = self.entry(model, metric)
         if entry is None:
-            return []
+            return {}
         if entry.run not in self._logs:
             self._logs[entry.run] = self.board.samples(entry.run)
-        task, name = metric
-        return [sample.records[name] for sample in self._logs[entry.run] if sample.task == task and name in sample.records]
+        return {sample.id: sample for sample in self._logs[entry.run] if sample.task == metric[0]}
 
-    def pair(self, base: str, other: str, metric: Metric) -> Pair | None:
-        """Both models' records of the questions that both have answered; None where there are none."""
+    def verdict(self, base: str, other: str, metric: Metric) -> Verdict | None:
+        """On `other`, over all askings of a judge; None where one of the two has no records. ValueError: no image in common."""
         task, name = metric
-        ours, theirs = self.records(base, metric), self.records(other, metric)
-        if not ours or not theirs:
+        if not self.records(base, metric) or not self.records(other, metric):
             return None
-        return Pair(ours, theirs, registry().metric(task, name), registry().task(task).all_metrics[name].higher_is_better)
+        higher_is_better = registry().task(task).all_metrics[name].higher_is_better
+        ours, theirs = self._log(base, metric), self._log(other, metric)
+        return verdict_of(ours, theirs, name, registry().metric(task, name), higher_is_better=higher_is_better)
 
     def panel(self, base: str, other: str, metrics: Sequence[Metric]) -> dict[str, Verdict]:
         """ "task.metric" -> verdict on `other`, Holm-adjusted over those that both have."""
-        pairs = {".".join(metric): self.pair(base, other, metric) for metric in metrics}
-        return panel({name: pair for name, pair in pairs.items() if pair is not None})
+        verdicts = {".".join(metric): self.verdict(base, other, metric) for metric in metrics}
+        return adjusted({name: verdict for name, verdict in verdicts.items() if verdict is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +105,9 @@ def best(scores: Scores, models: Sequence[str], metrics: Sequence[Metric]) -> Be
         name = ".".join(metric)
         top = highest[name] = _highest(scores, scored, metric)
         for model in scored:
-            pair = None if model == top else scores.pair(top, model, metric)
-            if pair is not None:
-                verdicts[model, name] = compare(pair.base, pair.other, pair.metric, higher_is_better=pair.higher_is_better)
+            verdict = None if model == top else scores.verdict(top, model, metric)
+            if verdict is not None:
+                verdicts[model, name] = verdict
     judged = adjusted(verdicts)
     worse = {model: tuple(name for (of, name), verdict in judged.items() if of == model and verdict.outcome == "worse") for model in scored}
     taken = next((model for model in scored if not worse[model]), None)

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from leaderboards.board import Board
     from leaderboards.compare import Loader
     from leaderboards.entry import Entry
+    from leaderboards.power import Power
     from leaderboards.published import Reference
     from leaderboards.verdict import CountsMetric
+    from tasks.registry import TaskSpec
+
+RUNS = Path("runs")
+EXPORTED = RUNS / "exported"
 
 Folders = Annotated[list[Path] | None, typer.Argument(help="Boards, or folders that hold some; default: runs.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Also runs with --limit.")]
@@ -36,45 +41,82 @@ def leaderboard_command(
         Literal["lm-eval", "hub"] | None,
         typer.Option(help="Write each model's results as lm-eval does, or for the hub, to --out."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of --output.")] = Path("runs/exported"),
+    out: Annotated[Path | None, typer.Option(help=f"Folder of --output; default: {EXPORTED}.")] = None,
+    source_url: Annotated[str | None, typer.Option(help="--output hub: a page with the evidence, linked from every result.")] = None,
+    hub_task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="--output hub: TASK=ID or TASK=OWNER/NAME/ID, as the benchmark's dataset calls it; default: the data and the task."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
-    """Print the board: a row a model, with intervals, ranks and the difference to a base; or write it as a page, or for others."""
+    """Print the board: models by metrics, with intervals, ranks and the difference to a base; or write it as a page, or for others."""
     from leaderboards.board import newest
     from leaderboards.compare import standing
     from leaderboards.published import beside as reported
+    from leaderboards.published import rows
     from leaderboards.report import leaderboard, to_csv, to_json
 
-    boards = boards_of(folders or [Path("runs")])
+    forms = {"--html": html is not None, f"--output {output}": output is not None, "--json": as_json, "--format csv": form == "csv"}
+    asked = [name for name, given in forms.items() if given]
+    refuse(
+        (len(asked) > 1, f"{' and '.join(asked)} are forms of one board: give one of them"),
+        (output is None and out is not None, "--out is for --output only"),
+        (output != "hub" and source_url is not None, "--source-url is for --output hub only"),
+        (output != "hub" and bool(hub_task), "--hub-task is for --output hub only"),
+        (output is not None and base is not None, "--base is not for --output, whose files hold scores alone"),
+        (output is not None and ranks, "--ranks is not for --output, whose files hold scores alone"),
+        (output is not None and published, "--published is not for --output, whose files hold own scores alone"),
+        (html is None and not pictures, "--no-pictures is for --html only"),
+    )
+    places = folders or [RUNS]
+    boards = boards_of(places)
     entries = newest([entry for board in boards for entry in standing_of(board, partial, replaced)])
+    if not entries:
+        raise UsageError(_nothing(boards, places))
     if output is not None:
-        for path in exported(entries, output, out):
-            print(path)
-        return OK
+        chosen = [entry for entry in entries if entry.headline or not headline]
+        return _export(chosen, output, out or EXPORTED, source_url, dict(_hub_task(given) for given in hub_task or []))
+    reports = references() if published else []
+    if published and not rows(entries, reports, only_headline=headline):
+        tell("nothing is known here to be published of what was measured on this board")
     if html is not None:
         from harness.board_page import board_page
         from leaderboards.page import write_page
 
+        entries = [entry for entry in entries if entry.headline or not headline]
         found = standing(entries, samples=loader_of(boards), metrics=metric_of, base=base)
-        names = dict.fromkeys(str(folder) for folder in folders or [Path("runs")])
-        title = f"Leaderboard: {', '.join(names)}"
-        text = board_page(boards, entries, title=title, base=base, samples=loader_of(boards), standing=found, pictures=pictures, tell=tell)
+        for note in found.notes:
+            tell(f"note: {note}")
+        title = f"Leaderboard: {', '.join(dict.fromkeys(map(str, places)))}"
+        text = board_page(
+            boards,
+            entries,
+            title=title,
+            base=base,
+            samples=loader_of(boards),
+            standing=found,
+            pictures=pictures,
+            tell=tell,
+            references=reports,
+        )
         write_page(html, text)
         tell(f"page: {html} ({len(text) / 1e6:.1f} MB)")
         return OK
     beside: dict[str, Any] = {"only_headline": headline}
     if base is not None or ranks:
         found = standing(entries, samples=loader_of(boards), metrics=metric_of, base=base, only_headline=headline)
-        beside |= {"verdicts": found.verdicts, "ranks": found.ranks if ranks else {}}
+        beside |= {"verdicts": found.verdicts, "ranks": found.ranks if ranks else {}, "otherwise": found.otherwise}
         for note in found.notes:
             tell(f"note: {note}")
     if as_json:
-        print(to_json(entries, **beside))
+        print(to_json(entries, **beside, published=rows(entries, reports, only_headline=headline) if published else None))
     elif form == "csv":
-        print(to_csv(entries, **beside), end="")
+        print(to_csv(entries, **beside, published=rows(entries, reports, only_headline=headline)), end="")
     else:
         print(leaderboard(entries, base=base, **beside))
-        if published and (text := reported(entries, references(), only_headline=headline)):
+        if text := reported(entries, reports, only_headline=headline):
             print(f"\n{text}")
     return OK
 
@@ -93,7 +135,7 @@ def compare_command(
     from leaderboards.regression import source
     from leaderboards.report import known
 
-    boards = boards_of(board or [Path("runs")]) if board or Path("runs").is_dir() else []
+    boards = boards_of(board) if board else boards_in(RUNS)
     entries, samples = [entry for one in boards for entry in standing_of(one, partial)], loader_of(boards)
     models = list(dict.fromkeys(entry.model for entry in entries))
 
@@ -194,14 +236,36 @@ def loader_of(boards: "Sequence[Board]") -> "Loader":
 
 
 def boards_of(folders: Sequence[Path]) -> "list[Board]":
-    """The boards in some folders; one that holds none is taken for a board itself."""
+    """The boards in some folders; UsageError for a folder without any."""
+    found = {board.folder: board for folder in folders for board in _boards_of(folder)}  # two folders may hold the same one
+    return list(found.values())
+
+
+def _boards_of(folder: Path) -> "list[Board]":
+    if not folder.is_dir():
+        raise UsageError(f"no folder {str(folder)!r}; give a board (runs/NAME/board) or a folder that holds some")
+    if not (found := boards_in(folder)):
+        raise UsageError(f"no board in {str(folder)!r}; give a folder that holds one, such as the --out of `harness eval`")
+    return found
+
+
+def boards_in(folder: Path) -> "list[Board]":
+    """The boards below a folder, or itself where it holds runs' files; none where there is no such folder."""
     from leaderboards.board import Board
 
-    for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"no folder {str(folder)!r}; give a board (runs/NAME/board) or a folder that holds some")
-    found = [path for folder in folders for path in ([folder] if folder.name == "board" else sorted(folder.glob("**/board")))]
-    return [Board(path) for path in found or folders]
+    below = [path for path in sorted(folder.glob("**/board")) if path.is_dir()] if folder.name != "board" else []
+    itself = folder.is_dir() and (folder.name == "board" or any(folder.glob("*.json")))
+    return [Board(path) for path in below or ([folder] if itself else [])]
+
+
+def _nothing(boards: "Sequence[Board]", folders: Sequence[Path]) -> str:
+    """Why a leaderboard would be empty."""
+    runs = {entry.run for board in boards for entry in board.entries() if entry.partial}
+    where = ", ".join(repr(str(folder)) for folder in folders)
+    if not runs:
+        return f"no run on the boards in {where}"
+    many = f"{len(runs)} run" + "s" * (len(runs) > 1)
+    return f"no whole run on the boards in {where}: {many} with --limit or on partial data; --partial shows them"
 
 
 def standing_of(board: "Board", partial: bool, replaced: bool = False) -> "list[Entry]":
@@ -214,29 +278,37 @@ def standing_of(board: "Board", partial: bool, replaced: bool = False) -> "list[
     return entries
 
 
-def exported(entries: "Sequence[Entry]", form: str, out: Path) -> list[Path]:
-    """Write each model's entries for others; the files."""
-    import yaml
+def refuse(*mistakes: tuple[bool, str]) -> None:
+    """UsageError for the first mistake that was made."""
+    for made, what in mistakes:
+        if made:
+            raise UsageError(what)
 
-    from leaderboards.exchange import hub_results, model_index, sanitized, write_lm_eval
 
-    written: list[Path] = []
-    for model in dict.fromkeys(entry.model for entry in entries):
-        own = [entry for entry in entries if entry.model == model]
-        if form == "lm-eval":
-            written.append(write_lm_eval(out, own))
-            continue
-        found = hub_results(own)
-        texts = dict(found.files)
-        texts["model-index.yaml"] = yaml.safe_dump(model_index(model, own), sort_keys=False, allow_unicode=True)
-        for name, text in texts.items():
-            path = out / sanitized(model) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            written.append(path)
-        for line in found.left_out:
-            tell(f"{model}: left out: {line}")
-    return written
+def _export(
+    entries: "Sequence[Entry]", form: Literal["lm-eval", "hub"], out: Path, source_url: str | None, task_ids: dict[str, str]
+) -> int:
+    """Write each model's entries for others, once all are made; FAILED where a model has no file."""
+    from leaderboards.exchange import hub_files, lm_eval_files, write_files
+    from leaderboards.report import line
+
+    made = lm_eval_files(entries) if form == "lm-eval" else hub_files(entries, source_url=source_url, task_ids=task_ids)
+    for path in write_files(out, made.files):
+        print(path)
+    for model, scores in made.left_out.items():
+        for score in scores:
+            tell(line(f"{model}: left out: {score}"))
+    for model, why in made.refused.items():
+        tell(line(f"{model}: not exported: {why}"))
+    return FAILED if made.refused else OK
+
+
+def _hub_task(given: str) -> tuple[str, str]:
+    """A --hub-task as given: TASK, and ID or OWNER/NAME/ID."""
+    task, equals, name = given.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--hub-task {given!r}: must be TASK=ID or TASK=OWNER/NAME/ID")
+    return task, name
 
 
 def import_command(
@@ -267,35 +339,76 @@ def power_command(
     against: Annotated[str | None, typer.Option(help="The model it is held against.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Also a run of so many samples.")] = None,
     difference: Annotated[float | None, typer.Option(help="Also what a claim of this difference needs, in the metric's unit.")] = None,
-    accuracy: Annotated[float, typer.Option(help="Without logs: suppose this accuracy, in %.")] = 50.0,
-    discordance: Annotated[float | None, typer.Option(help="Without logs: on how many % of questions just one of two is right.")] = None,
+    accuracy: Annotated[float | None, typer.Option(help="Suppose answers of which so many % are right; default: 50.")] = None,
+    discordance: Annotated[
+        float | None, typer.Option(help="Suppose that just one of two models is right on so many % of questions.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Which difference a run can see (80% power, 5% two-sided), and how many samples a claim needs."""
     from dataclasses import asdict
 
-    from leaderboards.power import of_board, render, supposed
+    from leaderboards.power import of_board, render
     from tasks.registry import registry
 
+    supposing = accuracy is not None or discordance is not None
+    reading = bool(board) or model is not None or against is not None
+    refuse(
+        (
+            supposing and reading,
+            "--accuracy and --discordance suppose answers; --board, --model and --against read them: give the ones or the others",
+        ),
+        (accuracy is not None and discordance is not None, "--accuracy and --discordance say one thing in two ways: give one of them"),
+    )
     spec = registry().task(task)
     name = metric or spec.headline
     counts = registry().metric(task, name)
     found = None
-    for one in boards_of(board or [Path("runs")]) if board or Path("runs").is_dir() else []:
+    for one in [] if supposing else boards_of(board) if board else boards_in(RUNS):
         found = found or of_board(one, task, name, counts, model=model, against=against)
     if found is None:
+        places = ", ".join(map(str, board or [RUNS]))
         if model is not None or against is not None:
-            places = ", ".join(map(str, board or [Path("runs")]))
             raise UsageError(f"no board under {places} holds {model or against!r} on {task}")
-        rows = samples or spec.rows
-        if rows is None:
-            raise UsageError(f"{task}: how many samples it has is not known; give --samples")
-        found = supposed(rows, unit=spec.all_metrics[name].unit, accuracy=accuracy, discordance=discordance)
+        if board:
+            tell(f"no whole run of {task} with its answers on the boards under {places}")
+        found = _supposed(spec, name, samples, accuracy, discordance)
     if as_json:
         print(json.dumps(asdict(found) | {"detectable": found.detectable(samples) if samples else found.detectable()}))
     else:
         print(render(found, samples=samples, difference=difference))
     return OK
+
+
+def _supposed(spec: "TaskSpec", metric: str, samples: int | None, accuracy: float | None, discordance: float | None) -> "Power":
+    """Power without answers; UsageError where it cannot be supposed, with what would help."""
+    from leaderboards.power import RANGES, supposed
+
+    unit = spec.all_metrics[metric].unit
+    shares = [name for name, one in spec.all_metrics.items() if one.unit == "%" and name.endswith("accuracy")]
+    if unit not in RANGES:
+        way = f", or --metric {shares[0]}" if shares else ""
+        raise UsageError(
+            f"{spec.name} {metric} ({unit}): what one answer adds to it is not known without answers; give --board with a whole run of "
+            f"{spec.name}{way}. --accuracy and --discordance are for shares (%) only"
+        )
+    if unit != "%" and (accuracy is not None or discordance is not None):
+        raise UsageError(
+            f"{spec.name} {metric} ({unit}): --accuracy and --discordance are for shares (%) only; give --board with a whole run"
+        )
+    rows = samples or spec.rows or _embedded(spec)
+    if rows is None:
+        raise UsageError(f"{spec.name}: how many samples it has is not known; give --samples")
+    return supposed(rows, unit=unit, accuracy=50.0 if accuracy is None else accuracy, discordance=discordance)
+
+
+def _embedded(spec: "TaskSpec") -> int | None:
+    """How many documents a task brings along; None where its data are elsewhere."""
+    if spec.data != "embedded":
+        return None
+    from harness.evaluate import load_tasks
+
+    return len(load_tasks([spec])[0][spec.name].eval_docs)
 
 
 def tell_skipped(skipped: Sequence[tuple[Path, str]]) -> None:

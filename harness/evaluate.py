@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from harness.judging import over_repeats, repeats, value_of
+from harness.judging import asked_again, over_repeats, value_of
 from harness.models.clock import Clock
 from harness.models.images import image_digest
 from harness.models.load import quiet
@@ -24,8 +24,8 @@ from harness.provenance import digest_of_files, digest_of_model, environment, tr
 from harness.score import count
 from leaderboards.board import Board
 from leaderboards.entry import Entry
-from leaderboards.sample import Sample
-from leaderboards.verdict import interval, interval_repeats
+from leaderboards.sample import Asking, Sample
+from leaderboards.verdict import CountsMetric, RecordsError, interval, interval_repeats
 from tasks import wording
 from tasks.answer import FailedAnswer
 from tasks.decided import next_token_record
@@ -39,9 +39,13 @@ if TYPE_CHECKING:
 
     from harness.models.resident import Resident
 
+T = TypeVar("T")
 
 SAID_ELSEWHERE = ("batch_size", "workers", "suffix", "features", "exact", "answers", "hints", "kept_bytes")
 """Settings of the engine that change no answer, or that entries tell of by another name."""
+
+REPEATS = "judge repeats"
+"""In provenance: the score of each asking of the judge, with commas between."""
 
 LENGTH = "answer_length"
 """The metric that an answer which was cut has no part in."""
@@ -131,11 +135,12 @@ def evaluate(
             fewshot_random_seed=seed,
         )
         assert results is not None  # it is None on ranks other than 0
-        again = {
-            task.name: repeats(judge, task, *_docs_and_answers(results["samples"][task.name]), judge_repeats)
-            for task in tasks
-            if task.judged and judge is not None and judge_repeats > 1
-        }
+        again: dict[str, list[list[Asking]]] = {}
+        for judged in [task for task in tasks if task.judged]:
+            docs, answers = _docs_and_answers(results["samples"][judged.name])
+            if judge is not None:
+                ask = partial(asked_again, judge, judged, docs, answers, judge_repeats)
+                again[judged.name] = _booked(judged.name, ask, clock, judge, paid)()
     told: dict[str, str] = getattr(lm, "provenance", dict)()
     provenance = digest_of_model(spec) | told | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
     if words := settings_in_words(engine or {}):
@@ -248,9 +253,11 @@ def on_board(
     data: Mapping[str, str] | None = None,
     official_prompts: bool = False,
     asked_so: Mapping[str, str] | None = None,
+    judge_repeats: int = 1,
 ) -> bool:
-    """Whether every task stands there for these very weights, task versions, data and judge, asked in this way."""
+    """Whether every task stands there for these very weights, task versions, data and judge, asked in this way, and so often at least."""
     digests = digest_of_model(spec)
+    wanted_askings = judge_repeats if isinstance(judge, OpenAIJudge) else 1  # another judge says the same whenever it is asked
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:
         return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts"))
@@ -261,11 +268,17 @@ def on_board(
         if entry.model == name and entry.limit == limit and entry.failed + entry.unscored == 0
         if all(entry.provenance.get(key) == digest for key, digest in digests.items())
         if all(entry.provenance.get(key, "") == value for key, value in (asked_so or {}).items())
+        if entry.judge is None or askings_of(entry) >= wanted_askings
     }
     wanted = {
         key(task.name, task.version, judge_name(task, judge, official_prompts), _of_task(task, data, official_prompts)) for task in tasks
     }
     return wanted <= there
+
+
+def askings_of(entry: Entry) -> int:
+    """How often the judge was asked about each answer."""
+    return len(entry.provenance.get(REPEATS, "").split(", "))
 
 
 def _hints(request: Any, names: set[str], full_answers: bool) -> Any:
@@ -289,14 +302,14 @@ def _docs_and_answers(logged: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping
     return [line["doc"] for line in logged], [line["resps"][0][0] for line in logged]
 
 
-def _booked(task: str, apply_filters: Callable[[], Any], clock: Clock, judge: Judge | None, paid: dict[str, float]) -> Callable[[], Any]:
-    """A task's filters, in which the judge is asked, with the task's name on what that costs; `paid` gets US dollars by task."""
+def _booked(task: str, asking: Callable[[], T], clock: Clock, judge: Judge | None, paid: dict[str, float]) -> Callable[[], T]:
+    """What asks the judge (a task's filters do), with the task's name on what that costs; `paid` gets US dollars by task."""
 
-    def booked() -> Any:
+    def booked() -> T:
         before = getattr(judge, "paid", 0.0)
         try:
             with judging(task), clock("judge"):
-                return apply_filters()
+                return asking()
         finally:
             paid[task] = paid.get(task, 0.0) + getattr(judge, "paid", 0.0) - before
 
@@ -327,7 +340,7 @@ def _read(
     seconds: float,
     provenance: Mapping[str, str],
     of_task: Callable[[TaskSpec], Mapping[str, str]],
-    again: Mapping[str, Sequence[Mapping[str, Sequence[Mapping[str, Any]]]]],
+    again: Mapping[str, Sequence[Sequence[Asking]]],
     paid: Mapping[str, float],
     digests: Mapping[str, Sequence[str | None]],
 ) -> Evaluation:
@@ -337,22 +350,26 @@ def _read(
     created = datetime.now(UTC).isoformat(timespec="microseconds")  # the newest run of a name is the one that stands
     total = sum(len(logged[task.name]) for task in tasks)
     for task in tasks:
-        own = [_sample(line, task, run, digest) for line, digest in zip(logged[task.name], digests[task.name], strict=True)]
+        further = again.get(task.name, ())
+        own = [
+            replace(_sample(line, task, run, digest), repeats=tuple(asking[place] for asking in further))
+            for place, (line, digest) in enumerate(zip(logged[task.name], digests[task.name], strict=True))
+        ]
         samples += own
         counts = count([sample.records for sample in own], [sample.answer is None for sample in own])
+        counts = replace(counts, unscored=sum(sample.answer is not None and _lacks_a_rating(sample) for sample in own))
         for metric, facts in task.all_metrics.items():
             records = [sample.records[metric] for sample in own if metric in sample.records]
             if metric == NEXT_TOKEN and not records:
                 continue  # a server that tells no likelihoods
             computed = registry().metric(task.name, metric)
             value = value_of(task.name, metric, records)
-            low, high = interval(records, computed) if records else (None, None)
-            asked_again = {}
-            if records and again.get(task.name) and metric in task.metrics:
-                others = [found[metric] for found in again[task.name]]
+            facts_of_repeats = {}
+            others = [_rated(asking, metric) for asking in further] if metric in task.metrics else []
+            if others:
                 value, every = over_repeats(value, [value_of(task.name, metric, found) for found in others])
-                low, high = interval_repeats([records, *others], computed)
-                asked_again = {"judge repeats": every}
+                facts_of_repeats = {REPEATS: every}
+            low, high = _interval([records, *others], computed)
             entries.append(
                 Entry(
                     run=run,
@@ -372,10 +389,28 @@ def _read(
                     seconds=round(seconds * len(own) / total, 2),
                     cost=round(paid.get(task.name, 0.0), 6),
                     created=created,
-                    provenance={**provenance, **of_task(task), **asked_again},
+                    provenance={**provenance, **of_task(task), **facts_of_repeats},
                 )
             )
     return Evaluation(entries=entries, samples=samples)
+
+
+def _rated(asking: Sequence[Asking], metric: str) -> list[Mapping[str, Any]]:
+    return [one.records[metric] for one in asking if metric in one.records]
+
+
+def _lacks_a_rating(sample: Sample) -> bool:
+    """Whether an asking gave it none, or one that could not be read."""
+    every = (sample.records, *(asking.records for asking in sample.repeats))
+    return any(not records or any(record.get("unrated") for record in records.values()) for records in every)
+
+
+def _interval(every: Sequence[Sequence[Mapping[str, Any]]], computed: CountsMetric) -> tuple[float, float] | tuple[None, None]:
+    """Over all askings of the judge; there is none where they have no rated image in common."""
+    try:
+        return interval_repeats(every, computed) if len(every) > 1 else interval(every[0], computed)
+    except RecordsError:
+        return None, None
 
 
 def _image_digests(task: Any, logged: Sequence[Mapping[str, Any]]) -> list[str | None]:

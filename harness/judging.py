@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from leaderboards.sample import Asking
 from tasks import prices
 from tasks.answer import FailedAnswer
 from tasks.batch_judge import BatchJudge
@@ -163,11 +164,12 @@ def plan_ratings(judge: OpenAIJudge, way: "Way", data: "Path | Callable[[], Iter
     return _planned(counting, TASK)
 
 
-def plan(judge: OpenAIJudge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Plan:
-    """What judging these answers will take; later passes that depend on replies (a second question, a retry) are not in it."""
+def plan(judge: OpenAIJudge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[str], repeats: int = 1) -> Plan:
+    """What judging these answers `repeats` times will take; passes that depend on replies (a second question, a retry) are not in it."""
     counting = _Counting(judge)
-    with use_judge(counting), judging(task.name):
-        registry().judge_answers(task.name)(list(answers), list(docs))
+    for repeat in range(repeats):
+        with use_judge(counting), judging(task.name), judge.repeating(repeat):
+            registry().judge_answers(task.name)(list(answers), list(docs))
     return _planned(counting, task.name)
 
 
@@ -185,21 +187,37 @@ def _planned(counting: _Counting, task: str) -> Plan:
     )
 
 
-def repeats(
-    judge: Judge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], count: int
-) -> list[dict[str, list[Mapping[str, Any]]]]:
-    """Metric -> records by each further asking of the judge, `count` in all with the one that was made already."""
+def asked_again(judge: Judge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], count: int) -> list[list[Asking]]:
+    """What each further asking of the judge makes of the answers, `count` askings in all with the one that was made already.
+
+    None of a judge that says the same whenever it is asked; nothing is rated of an answer that the model failed to give.
+    """
     if not isinstance(judge, OpenAIJudge) or count < 2:
         return []
     known, process = registry(), registry().process_results(task.name)
-    found: list[dict[str, list[Mapping[str, Any]]]] = []
+    found = []
     for repeat in range(1, count):
         with use_judge(judge), judging(task.name), judge.repeating(repeat):
             verdicts = known.judge_answers(task.name)(list(answers), list(docs))
-        lost = [isinstance(answer, FailedAnswer) for answer in answers]
-        records = [{} if gone else process(doc, [verdict]) for doc, verdict, gone in zip(docs, verdicts, lost, strict=True)]
-        found.append({name: [record[name] for record in records if name in record] for name in task.metrics})
+        found.append(
+            [
+                Asking(records={}, reply=None)
+                if isinstance(answer, FailedAnswer)
+                else Asking(records=process(doc, [verdict]), reply=verdict["text"] or None)
+                for doc, answer, verdict in zip(docs, answers, verdicts, strict=True)
+            ]
+        )
     return found
+
+
+def repeats(
+    judge: Judge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], count: int
+) -> list[dict[str, list[Mapping[str, Any]]]]:
+    """Metric -> records by each further asking of the judge, as `asked_again` has them."""
+    return [
+        {name: [asking.records[name] for asking in found if name in asking.records] for name in task.metrics}
+        for found in asked_again(judge, task, docs, answers, count)
+    ]
 
 
 def value_of(task: str, metric: str, records: Sequence[Mapping[str, Any]]) -> float | None:

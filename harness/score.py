@@ -94,12 +94,12 @@ def score(task: TaskSpec, path: Path, references: Path | None, judge_repeats: in
     )
 
 
-def plan_of(task: TaskSpec, path: Path, references: Path | None, judge: Judge) -> Plan | None:
-    """What judging the answers in `path` will take; None where the judge costs nothing."""
+def plan_of(task: TaskSpec, path: Path, references: Path | None, judge: Judge, judge_repeats: int = 1) -> Plan | None:
+    """What judging the answers in `path` so often will take; None where the judge costs nothing."""
     if not isinstance(judge, OpenAIJudge):
         return None
     answered = [sample for sample in registry().official_answers(task.name)(path, references).answered if isinstance(sample.answer, str)]
-    return plan(judge, task, [sample.doc for sample in answered], [sample.answer for sample in answered])
+    return plan(judge, task, [sample.doc for sample in answered], [sample.answer for sample in answered], judge_repeats)
 
 
 def _judged(task: TaskSpec, path: Path, answered: Sequence[Answered]) -> list[Any]:
@@ -131,10 +131,17 @@ def _of_sample_log(task: TaskSpec, path: Path) -> Score:
     if len(runs) > 1:
         raise LayoutError(f"{path}: holds samples of several runs ({', '.join(runs)})")
     records = [sample.records for sample in samples]
+    metrics, warnings = _metrics(task, _by_metric(records)), []
+    further = [[sample.repeats[place].records for sample in samples] for place in range(min(len(sample.repeats) for sample in samples))]
+    again = [_by_metric(asking) for asking in further]
+    for name in task.metrics if again else ():
+        metrics[name], every = over_repeats(metrics[name], [value_of(task.name, name, found[name]) for found in again])
+        warnings.append(f"{name} over {1 + len(again)} askings of the judge: {every}")
     return Score(
         task=task.name,
         version=task.version,
-        metrics=_metrics(task, _by_metric(records)),
+        metrics=metrics,
+        warnings=tuple(warnings),
         **vars(count(records, [sample.answer is None for sample in samples])),
     )
 

@@ -11,23 +11,22 @@ other does not, it is tested whether they fell differently: "not significant" be
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from math import isfinite
 from typing import Any, Final, Literal
 
 import numpy as np
 
+from leaderboards.answers import mark
 from leaderboards.board import newest
-from leaderboards.entry import Entry, Key
-from leaderboards.page import mark
-from leaderboards.ranks import Rank, ranks
+from leaderboards.entry import Entry, Key, is_neutral
+from leaderboards.ranks import Rank, ranks_of
 from leaderboards.report import MARKS, MISSING, cell, known, line, number, p_value, span, table
 from leaderboards.resampling import Array, image_of, value_of
-from leaderboards.sample import Sample
-from leaderboards.verdict import CountsMetric, Record, Verdict, adjusted, compare
+from leaderboards.sample import Sample, askings
+from leaderboards.verdict import Counted, CountsMetric, Matched, Record, Verdict, adjusted, matched, matched_repeats, verdicts
 
 Loader = Callable[[str], Sequence[Sample]]
-"""Run id -> its samples; none, or a FileNotFoundError, where the run has no log."""
+"""Run id -> its samples; none where the run kept no log, a FileNotFoundError where the log that it kept is not there."""
 
 Metrics = Callable[[str, str], CountsMetric | None]
 """Task and metric -> the metric; None where it is not known."""
@@ -50,8 +49,6 @@ _CATEGORY = ("category", "type", "kind", "dimension", "aspect")  # how the tasks
 _GOOD = {"%": 100.0, "0-6": 3.0, "1-10": 10.0}  # from where on an answer is right; MMHal: below 3, something is hallucinated
 
 NO_SAMPLES: Final = "no samples of one side"
-
-_NEUTRAL = ("yes_rate", "answer_length", "length")  # endings of metrics that say how a model answers, not how well
 
 
 class CompareError(ValueError):
@@ -119,6 +116,9 @@ class Change:
     """On the same questions; None = there is none, and `why` says why."""
 
     why: str
+
+    otherwise: list[str]
+    """What was not the same in asking and rating, in words: then the difference may be of the asking."""
 
 
 Reading = Literal[
@@ -216,12 +216,49 @@ class Standing:
     """What a leaderboard shows beside its scores, by the key of the entry."""
 
     verdicts: dict[Key, Verdict]
-    """Against the base; adjusted over all of them."""
+    """Against the base; p-values are adjusted over the headline metrics of all models, and over all others by themselves.
+
+    So a score has one verdict, whether or not the other metrics are shown.
+    """
+
+    otherwise: dict[Key, list[str]]
+    """What was not the same in asking the base, in words, where something was: then the difference may be of the asking."""
 
     ranks: dict[Key, Rank]
 
     notes: list[str]
-    """Why some have none."""
+    """Why some have no verdict or no rank, and what was asked otherwise."""
+
+
+class Logs:
+    """What a loader has: each run is read once, and its samples are found by task."""
+
+    def __init__(self, load: Loader) -> None:
+        self._load = load
+        self._runs: dict[str, dict[str, list[Sample]]] = {}
+        self._found: dict[tuple[str, str], dict[str, Sample]] = {}
+
+    def of(self, entry: Entry) -> dict[str, Sample]:
+        """The entry's samples by id, none where its run kept no log; CompareError where that is missing, or an id comes twice."""
+        if (found := self._found.get((entry.run, entry.task))) is not None:
+            return found
+        samples = self._of_run(entry.run).get(entry.task, [])
+        by_id = {sample.id: sample for sample in samples}
+        if len(by_id) < len(samples):
+            raise CompareError(f"run {entry.run} logs a sample of {entry.task} twice")
+        return self._found.setdefault((entry.run, entry.task), by_id)
+
+    def _of_run(self, run: str) -> dict[str, list[Sample]]:
+        if run not in self._runs:
+            try:
+                samples = self._load(run)
+            except FileNotFoundError:
+                raise CompareError(f"run {run}: its sample log {run}.samples.parquet is missing") from None
+            by_task: dict[str, list[Sample]] = {}
+            for sample in samples:
+                by_task.setdefault(sample.task, []).append(sample)
+            self._runs[run] = by_task
+        return self._runs[run]
 
 
 def compare_runs(
@@ -241,20 +278,29 @@ def compare_runs(
     """
     names = models or (_only_model(before, "before"), _only_model(after, "after"))
     old, new = (_of_model(entries, name) for entries, name in zip((before, after), names, strict=True))
-    loaders = cache(samples[0]), cache(samples[1])  # a run's log serves all its metrics
+    sides = Logs(samples[0]), Logs(samples[1])
     pairs, notes = _pairs(old, new, only_headline)
     if not pairs:
         raise CompareError(f"{names[0]!r} and {names[1]!r} have no score in common: {'; '.join(notes) or 'there are none'}")
-    changes: list[Change] = []
-    for one, other in pairs:
-        verdict, why = _verdict(one, other, loaders, metrics(one.task, one.metric), resamples)
-        changes.append(Change(before=one, after=other, verdict=verdict, why=why))
+    matches = [_matched(one, other, sides, metrics(one.task, one.metric)) for one, other in pairs]
+    tested = verdicts({index: match for index, match in enumerate(matches) if isinstance(match, Matched)}, resamples=resamples)
+    changes = [
+        Change(
+            before=one,
+            after=other,
+            verdict=tested.get(index),
+            why=match if isinstance(match, str) else "",
+            otherwise=asked_otherwise(one, other),
+        )
+        for index, ((one, other), match) in enumerate(zip(pairs, matches, strict=True))
+    ]
+    notes += dict.fromkeys(f"{line(change.before.task)}: {text}" for change in changes for text in change.otherwise)
     logs: list[tuple[Entry, dict[str, Sample], dict[str, Sample]]] = []
     for one, other in _headlines(pairs):
-        notes += [f"{line(one.task)}: {text}" for text in asked_otherwise(one, other)]
         try:
-            ours, theirs = log_of(loaders[0], one), log_of(loaders[1], other)
-        except (ValueError, OSError):  # the change says it
+            ours, theirs = sides[0].of(one), sides[1].of(other)
+        except (ValueError, OSError) as error:
+            notes.append(f"{line(one.task)}: {line(str(error))}")
             continue
         if ours and theirs:
             logs.append((one, ours, theirs))
@@ -280,34 +326,47 @@ def standing(
 
     A rank is over the images of which all models of its column have as many rated answers. A score without a log has neither.
     """
-    loader = cache(samples)
+    if base is not None and base not in (models := _models(entries)):
+        raise CompareError(f"base model {base!r} is not on the board; {known(base, models)}")
+    logs = Logs(samples)
     columns: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
     for entry in newest(entries):
         if entry.headline or not only_headline:
             columns[(*entry.key[1:], entry.unit, entry.higher_is_better)].append(entry)
-    if base is not None and base not in (models := _models(entries)):
-        raise CompareError(f"base model {base!r} is not on the board; {known(base, models)}")
-    verdicts: dict[Key, Verdict] = {}
+    matches: dict[bool, dict[Key, Matched]] = {True: {}, False: {}}
     placed: dict[Key, Rank] = {}
+    otherwise: dict[Key, list[str]] = {}
     notes: list[str] = []
     for column in columns.values():
+        of_base = next((entry for entry in column if entry.model == base), None)
+        if of_base is not None:
+            otherwise |= {entry.key: found for entry in column if (found := asked_otherwise(of_base, entry))}
         metric = metrics(column[0].task, column[0].metric)
         if metric is None:
             continue
+        own, counted = _logs_of(column, logs, notes), _counted_once(metric)
         try:
-            placed |= _ranks(column, loader, metric)
-        except (ValueError, OSError) as error:
+            placed |= _ranks(own, column[0], counted)
+        except ValueError as error:
             notes.append(f"no ranks of {line(column[0].task)} {line(column[0].metric)}: {line(str(error))}")
-        of_base = next((entry for entry in column if entry.model == base), None)
         for entry in column:
-            if of_base is None or entry is of_base:
+            if of_base is None or entry is of_base or not {of_base.key, entry.key} <= own.keys():
                 continue
-            verdict, why = _verdict(of_base, entry, (loader, loader), metric, 10_000)
-            if verdict is not None:
-                verdicts[entry.key] = verdict
-            elif why != NO_SAMPLES:
-                notes.append(f"no verdict on {line(entry.model)} by {line(entry.task)} {line(entry.metric)}: {why}")
-    return Standing(verdicts=adjusted(verdicts), ranks=placed, notes=list(dict.fromkeys(notes)))
+            before, after = own[of_base.key], own[entry.key]
+            try:
+                match = match_logs(before, after, entry.metric, counted, higher_is_better=entry.higher_is_better)
+                matches[entry.headline][entry.key] = match
+            except ValueError as error:
+                notes.append(f"no verdict on {line(entry.model)} by {line(entry.task)} {line(entry.metric)}: {line(str(error))}")
+    notes += [line(f"{model} {task}: {text}") for (model, task, *_), texts in otherwise.items() for text in texts]
+    tested = verdicts(matches[True] | matches[False])
+    families = [adjusted({key: tested[key] for key in family}) for family in matches.values()]
+    return Standing(
+        verdicts=families[0] | families[1],
+        otherwise=otherwise,
+        ranks=placed,
+        notes=list(dict.fromkeys(notes)),
+    )
 
 
 def asked_otherwise(before: Entry, after: Entry) -> list[str]:
@@ -322,18 +381,6 @@ def asked_otherwise(before: Entry, after: Entry) -> list[str]:
     return found
 
 
-def log_of(load: Loader, entry: Entry) -> dict[str, Sample]:
-    """The entry's samples by id, none where its run has no log; CompareError where an id comes twice."""
-    try:
-        samples = [sample for sample in load(entry.run) if sample.task == entry.task]
-    except FileNotFoundError:
-        return {}
-    by_id = {sample.id: sample for sample in samples}
-    if len(by_id) < len(samples):
-        raise CompareError(f"run {entry.run} logs a sample of {entry.task} twice")
-    return by_id
-
-
 def same_image(one: Sample, other: Sample) -> bool:
     """Whether both were shown the same picture, as far as is known."""
     return one.image == other.image and (None in (one.image_digest, other.image_digest) or one.image_digest == other.image_digest)
@@ -345,26 +392,64 @@ def same_questions(logs: Sequence[Mapping[str, Sample]], metric: str) -> list[li
     CompareError where two sides' samples of one id are about different images.
     """
     first, *others = logs
-    everywhere = [name for name in first if all(name in log for log in others)]
-    for name in everywhere:
-        for log in others:
-            if not same_image(first[name], log[name]):
+    alike = all(log.keys() == first.keys() for log in others)
+    everywhere = list(first) if alike else [name for name in first if all(name in log for log in others)]
+    for log in others:
+        for name in everywhere:
+            one, other = first[name], log[name]
+            if (one.image != other.image or one.image_digest != other.image_digest) and not same_image(one, other):
                 old, new = (
                     f"{sample.image!r}" + (f" (digest {sample.image_digest[:12]})" if sample.image_digest else "")
-                    for sample in (first[name], log[name])
+                    for sample in (one, other)
                 )
                 raise CompareError(f"sample {name!r} was about image {old}, is about {new}")
-    lacking = {
-        str(record["image"])
-        for name in {name: None for log in logs for name in log}
-        if not all(name in log and metric in log[name].records for log in logs)
-        for log in logs
-        if name in log and (record := log[name].records.get(metric)) is not None
-    }
-    return [
-        [record for name in everywhere if (record := log[name].records.get(metric)) is not None and str(record["image"]) not in lacking]
-        for log in logs
-    ]
+    found = [[log[name].records.get(metric) for name in everywhere] for log in logs]
+    if alike and not any(None in own for own in found):
+        return [[record for record in own if record is not None] for own in found]
+    torn = [own for own in zip(*found, strict=True) if None in own]
+    torn += [(log[name].records.get(metric),) for log in logs for name in log.keys() - set(everywhere)]
+    lacking = {str(record["image"]) for own in torn for record in own if record is not None}
+    return [[record for record in own if record is not None and str(record["image"]) not in lacking] for own in found]
+
+
+def verdict_of(
+    before: Mapping[str, Sample],
+    after: Mapping[str, Sample],
+    name: str,
+    metric: CountsMetric,
+    *,
+    higher_is_better: bool,
+    resamples: int = 10_000,
+) -> Verdict:
+    """The verdict on `after` by two logs' records of the metric of this name; see `match_logs`."""
+    match = match_logs(before, after, name, lambda records: Counted(records, metric), higher_is_better=higher_is_better)
+    return verdicts({"": match}, resamples=resamples)[""]
+
+
+def match_logs(
+    before: Mapping[str, Sample],
+    after: Mapping[str, Sample],
+    name: str,
+    counted: Callable[[Sequence[Record]], Counted],
+    *,
+    higher_is_better: bool,
+) -> Matched:
+    """Two logs' records of the metric of this name, which `counted` counts, ready to be tested: over all askings of a judge.
+
+    Compared are the images of which both have all answers rated, in every asking. CompareError where samples of one id are about different
+    images, RecordsError where no image is left.
+    """
+    ours, theirs = askings(before), askings(after)
+    every = same_questions([*ours, *theirs], name)
+    base, other = ([counted(records) for records in side] for side in (every[: len(ours)], every[len(ours) :]))
+    if len(every) == 2:
+        found = matched(base[0], other[0], higher_is_better=higher_is_better)
+    else:
+        found = matched_repeats(base, other, higher_is_better=higher_is_better)
+    rated = [sample.records for log in (*ours, *theirs) for sample in log.values() if name in sample.records]
+    if len(rated) == sum(map(len, every)):
+        return found
+    return replace(found, left_out=len({image_of(records[name]) for records in rated}) - len(found.parts))
 
 
 def flips(entry: Entry, before: Mapping[str, Sample], after: Mapping[str, Sample], metric: CountsMetric | None) -> list[Flip]:
@@ -431,9 +516,9 @@ def format_of(entry: Entry, before: Mapping[str, Sample], after: Mapping[str, Sa
     if not closed:
         return None
 
-    def test(chosen: Sequence[tuple[Sample, Sample]], what: Callable[[Sample], float], *, higher_is_better: bool) -> Verdict:
-        sides = [[_counted(sample, entry, what(sample)) for sample in side] for side in zip(*chosen, strict=True)]
-        return compare(sides[0], sides[1], _MEAN, higher_is_better=higher_is_better, resamples=resamples)
+    def test(chosen: Sequence[tuple[Sample, Sample]], what: Callable[[Sample], float], *, higher_is_better: bool) -> Matched:
+        sides = [Counted([_counted(sample, entry, what(sample)) for sample in side], _MEAN) for side in zip(*chosen, strict=True)]
+        return matched(sides[0], sides[1], higher_is_better=higher_is_better)
 
     def right(sample: Sample) -> float:
         return 100.0 * bool(_own(sample, entry)["correct"])
@@ -444,15 +529,27 @@ def format_of(entry: Entry, before: Mapping[str, Sample], after: Mapping[str, Sa
     told = [pair for pair in closed if all(NEXT_TOKEN in sample.records for sample in pair)]
     yes_no = [pair for pair in closed if str(_own(pair[0], entry).get("truth", "")).lower() in ("yes", "no")]
     whole = [pair for pair in closed if not any(sample.cut or sample.answer is None for sample in pair)]
+    matches = {
+        "generation": test(told or closed, right, higher_is_better=True),
+        "unparsed": test(closed, lambda s: 100.0 * bool(_own(s, entry).get("unparsed")), higher_is_better=False),
+    }
+    if told:
+        matches["next_token"] = test(told, knew, higher_is_better=True)
+        matches["gap"] = test(told, lambda s: right(s) - knew(s), higher_is_better=True)
+    if yes_no:
+        matches["yes_rate"] = test(yes_no, lambda s: 100.0 * _says_yes(_own(s, entry)), higher_is_better=True)
+    if whole:
+        matches["length"] = test(whole, lambda s: len((s.answer or "").split()), higher_is_better=True)
+    found = verdicts(matches, resamples=resamples)
     return Format(
         task=entry.task,
-        generation=test(told or closed, right, higher_is_better=True),
-        next_token=test(told, knew, higher_is_better=True) if told else None,
-        gap=test(told, lambda s: right(s) - knew(s), higher_is_better=True) if told else None,
-        unparsed=test(closed, lambda s: 100.0 * bool(_own(s, entry).get("unparsed")), higher_is_better=False),
-        yes_rate=test(yes_no, lambda s: 100.0 * _says_yes(_own(s, entry)), higher_is_better=True) if yes_no else None,
+        generation=found["generation"],
+        next_token=found.get("next_token"),
+        gap=found.get("gap"),
+        unparsed=found["unparsed"],
+        yes_rate=found.get("yes_rate"),
         true_yes=100 * sum(str(_own(old, entry)["truth"]).lower() == "yes" for old, _ in yes_no) / len(yes_no) if yes_no else None,
-        length=test(whole, lambda s: len((s.answer or "").split()), higher_is_better=True) if whole else None,
+        length=found.get("length"),
         stopped=sum(any(sample.cut for sample in pair) for pair in closed),
         questions=len(closed),
     )
@@ -483,6 +580,7 @@ def to_markdown(found: Comparison, *, shown: int = 3) -> str:
     parts.append(
         "On the same questions, resampled by image; p from a permutation test, Holm-adjusted over the headline metrics, and over the "
         "others by themselves. Visible: the true difference that 80% of such comparisons would find."
+        + (" ≠: asked or rated otherwise, as said above, so the difference may be of the asking." if _any_otherwise(found) else "")
     )
     if found.formats:
         parts += ["## Format or ability?", format_table(found.formats)]
@@ -507,8 +605,9 @@ def to_json(found: Comparison) -> dict[str, Any]:
                 "before": change.before.value,
                 "after": change.after.value,
                 "runs": [change.before.run, change.after.run],
-                "verdict": verdict_to_json(change.verdict, neutral=_is_neutral(change.before)),
+                "verdict": verdict_to_json(change.verdict, neutral=is_neutral(change.before.metric)),
                 "why": change.why,
+                "asked_otherwise": change.otherwise,
             }
             for change in found.changes
         ],
@@ -540,16 +639,19 @@ def scores_table(changes: Sequence[Change]) -> str:
     rows = []
     for change in changes:
         entry, verdict, unit = change.before, change.verdict, change.before.unit
-        arrow = "" if _is_neutral(entry) else "↑" if entry.higher_is_better else "↓"
+        neutral = is_neutral(entry.metric)
+        arrow = "" if neutral else "↑" if entry.higher_is_better else "↓"
         label = " ".join(f"{cell(entry.task)} {cell(entry.metric)} {cell(unit)} {arrow}".split())
         label += f" (judge {cell(entry.judge)})" if entry.judge is not None else ""
+        other = " ≠" if change.otherwise else ""
         if verdict is None:
-            rows.append([label, number(entry.value, unit), number(change.after.value, unit), MISSING, MISSING, MISSING, cell(change.why)])
+            seen = [number(entry.value, unit), number(change.after.value, unit), MISSING, MISSING, MISSING]
+            rows.append([label, *seen, cell(change.why) + other])
             continue
         difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
-        outcome = _direction(verdict) if _is_neutral(entry) else f"{MARKS[verdict.outcome]} {verdict.outcome}"
+        outcome = _direction(verdict) if neutral else f"{MARKS[verdict.outcome]} {verdict.outcome}"
         seen = [number(verdict.base, unit), number(verdict.other, unit), difference, number(verdict.mde, unit), p_value(verdict.p)]
-        rows.append([label, *seen, outcome])
+        rows.append([label, *seen, outcome + other])
     return table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows)
 
 
@@ -755,33 +857,52 @@ def _headlines(pairs: Sequence[tuple[Entry, Entry]]) -> list[tuple[Entry, Entry]
     return list(found.values())
 
 
-def _verdict(
-    old: Entry, new: Entry, loaders: tuple[Loader, Loader], metric: CountsMetric | None, resamples: int
-) -> tuple[Verdict | None, str]:
-    """Or why there is none."""
+def _matched(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric | None) -> Matched | str:
+    """Or why there is nothing to test."""
     if metric is None:
-        return None, "the metric is not known here"
+        return "the metric is not known here"
     try:
-        before, after = log_of(loaders[0], old), log_of(loaders[1], new)
+        before, after = logs[0].of(old), logs[1].of(new)
         if not (before and after):
-            return None, NO_SAMPLES
-        base, other = same_questions([before, after], old.metric)
-        return compare(base, other, metric, higher_is_better=old.higher_is_better, resamples=resamples), ""
+            return NO_SAMPLES
+        return match_logs(before, after, old.metric, lambda records: Counted(records, metric), higher_is_better=old.higher_is_better)
     except (ValueError, OSError) as error:
-        return None, line(str(error))
+        return line(str(error))
 
 
-def _ranks(column: Sequence[Entry], load: Loader, metric: CountsMetric) -> dict[Key, Rank]:
-    """Of those that have a log."""
-    name = column[0].metric
-    logs = {entry.key: log_of(load, entry) for entry in column}
-    logs = {key: log for key, log in logs.items() if any(name in sample.records for sample in log.values())}
-    records = same_questions(list(logs.values()), name) if len(logs) > 1 else []
-    if not records:
+def _logs_of(column: Sequence[Entry], logs: Logs, notes: list[str]) -> dict[Key, dict[str, Sample]]:
+    """Of those that have one with records of their metric; which can't be read is noted."""
+    found = {}
+    for entry in column:
+        try:
+            log = logs.of(entry)
+        except (ValueError, OSError) as error:
+            notes.append(f"no rank and no verdict on {line(entry.model)} by {line(entry.task)}: {line(str(error))}")
+            continue
+        if any(entry.metric in sample.records for sample in log.values()):
+            found[entry.key] = log
+    return found
+
+
+def _counted_once(metric: CountsMetric) -> Callable[[Sequence[Record]], Counted]:
+    """Counts the same records but once, in whichever comparisons they are."""
+    known_as: dict[tuple[int, ...], Counted] = {}
+
+    def counted(records: Sequence[Record]) -> Counted:
+        return known_as.setdefault(tuple(map(id, records)), Counted(records, metric))  # which holds them, so that ids stay theirs
+
+    return counted
+
+
+def _ranks(logs: Mapping[Key, Mapping[str, Sample]], like: Entry, counted: Callable[[Sequence[Record]], Counted]) -> dict[Key, Rank]:
+    """Of a column's logs, whose entries are by the same metric as `like`."""
+    if len(logs) < 2:
         return {}
+    records = same_questions(list(logs.values()), like.metric)
     if not records[0]:
         raise CompareError("no image has as many rated answers of all models")
-    found = ranks({str(index): own for index, own in enumerate(records)}, metric, higher_is_better=column[0].higher_is_better)
+    sides = {str(index): counted(own) for index, own in enumerate(records)}
+    found = ranks_of(sides, higher_is_better=like.higher_is_better)
     return {key: rank for key, rank in zip(logs, found.values(), strict=True) if rank is not None}
 
 
@@ -804,8 +925,8 @@ def _formats_adjusted(formats: Sequence[Format]) -> list[Format]:
     return found
 
 
-def _is_neutral(entry: Entry) -> bool:
-    return entry.metric.endswith(_NEUTRAL)
+def _any_otherwise(found: Comparison) -> bool:
+    return any(change.otherwise for change in found.changes)
 
 
 def _direction(verdict: Verdict) -> str:

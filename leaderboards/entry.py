@@ -23,6 +23,8 @@ Key = tuple[str, str, str, str, str | None]
 
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # a file name everywhere: not hidden, no option, room for suffixes
 
+_NEUTRAL = ("yes_rate", "answer_length", "length")
+
 _NAMES = ("run", "model", "task", "version", "metric", "created")
 _NUMBERS = ("value", "low", "high", "seconds", "cost")
 _COUNTS = ("samples", "unscored", "failed", "unparsed", "limit")
@@ -159,6 +161,11 @@ class Entry:
     def when(self) -> datetime:
         """`created`, comparable."""
         return _utc(self.created)
+
+
+def is_neutral(metric: str) -> bool:
+    """Whether the metric says how a model answers (how long, how often yes), not how well, so that neither direction is better."""
+    return metric.endswith(_NEUTRAL)
 
 
 def check_run(run: str) -> str:

@@ -2,9 +2,9 @@
 
     found = read_results(Path("results_2026-01-31T12-00-00.json"))        # of lm-eval; 20260131_120000_results.json of lmms-eval
     board.add(found.entries, [])                                          # again: nothing happens, the run is named after the file's digest
-    write_lm_eval(Path("out"), entries)                                   # out/MODEL/results_TIME.json, as lm-eval writes it
-    hub_results(entries)                                                  # {".eval_results/mme.yaml": text, ...}, for a model's repository
-    model_index("my-model", entries)                                      # {"model-index": ...}, for the head of its README.md
+    made = lm_eval_files(entries)                                         # {"MODEL/results_TIME.json": text, ...}, as lm-eval writes it
+    made = hub_files(entries, source_url="https://...")                   # {"MODEL/.eval_results/mme.yaml": text, ...}, for its repository
+    write_files(Path("out"), made.files)                                  # once all are made; made.refused: models that have none, and why
 
 An imported number says so in its provenance ("imported", "source", "source digest"), and its version names the tool, the tool's version,
 the task's version and the examples shown, so that it never shares a column with numbers measured here or otherwise.
@@ -14,14 +14,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
 
 from leaderboards.board import publish
 from leaderboards.entry import Entry
+from leaderboards.report import known
 
 SPREAD: Final = 1.96
 """Standard errors from the value to either end of a 95% interval."""
@@ -36,6 +38,8 @@ MODEL_ARGS: Final = ("peft", "delta", "pretrained", "model", "model_version", "m
 """Arguments that name a model, the most telling first."""
 
 _NO_METRICS: Final = ("alias", "name", "sample_len", "sample_count", "samples")
+
+_TASK_ID: Final = re.compile(r"(?:(?P<dataset>[\w.-]+/[\w.-]+)/)?(?P<id>[\w.-]+)", re.ASCII)
 
 _HUB: Final = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)", re.ASCII)
 
@@ -314,7 +318,8 @@ def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
         first = of_task.setdefault(entry.task, entry)
         scores = results.setdefault(entry.task, {"name": entry.task, "alias": entry.task, "sample_len": entry.scored})
         if _with_filter(entry.metric) in scores or (first.version, first.judge) != (entry.version, entry.judge):
-            raise ExchangeError(f"{entry.task}: one version, judge and number a metric, but there are two of {entry.metric}")
+            both = "; ".join(f"version {one.version}, judge {one.judge or 'none'}" for one in (first, entry))
+            raise ExchangeError(f"{entry.task}: one version, judge and number a metric, but there are two of {entry.metric} ({both})")
         scores[_with_filter(entry.metric)] = entry.value
         scores[_with_filter(entry.metric, "_stderr")] = (
             "N/A" if entry.low is None or entry.high is None else (entry.high - entry.low) / (2 * SPREAD)
@@ -353,14 +358,93 @@ def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def write_lm_eval(folder: Path, entries: Sequence[Entry]) -> Path:
-    """Write the entries as lm-eval does: FOLDER/MODEL/results_TIME.json, whole or not at all; where."""
-    results = lm_eval_results(entries)
-    time = max(entry.when for entry in entries).strftime("%Y-%m-%dT%H-%M-%S.%f")
-    path = folder / str(results["model_name_sanitized"]) / f"results_{time}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    publish(path, (json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "replace"), os.replace)
-    return path
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Files of one model."""
+
+    files: Mapping[str, str]
+    """Path in its folder or repository -> text."""
+
+    left_out: list[str]
+    """What is not in them, and why, a line each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """Files of several models, none of them written yet."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    """Path below the folder of the export -> text."""
+
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """Model -> its scores that are in no file, and why, a line each."""
+
+    refused: dict[str, str] = field(default_factory=dict)
+    """Models that have no file at all, and why."""
+
+
+def lm_eval_files(entries: Sequence[Entry]) -> Exported:
+    """MODEL/results_TIME.json of each model, as lm-eval writes them."""
+
+    def of_model(own: Sequence[Entry]) -> Files:
+        time = max(entry.when for entry in own).strftime("%Y-%m-%dT%H-%M-%S.%f")
+        text = json.dumps(lm_eval_results(own), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return Files(files={f"results_{time}.json": text}, left_out=[])
+
+    return _exported(entries, of_model)
+
+
+def hub_files(entries: Sequence[Entry], *, source_url: str | None = None, task_ids: Mapping[str, str] | None = None) -> Exported:
+    """MODEL/.eval_results/*.yaml and MODEL/model-index.yaml of each model; ExchangeError for an ill-formed URL or task id."""
+    import yaml
+
+    check_hub(entries, source_url, task_ids or {})
+
+    def of_model(own: Sequence[Entry]) -> Files:
+        index = yaml.safe_dump(model_index(own[0].model, own), sort_keys=False, allow_unicode=True)
+        found = hub_results(own, source_url=source_url, task_ids=task_ids)
+        return Files(files={**found.files, "model-index.yaml": index}, left_out=found.left_out)
+
+    return _exported(entries, of_model)
+
+
+def _exported(entries: Sequence[Entry], of_model: Callable[[Sequence[Entry]], Files]) -> Exported:
+    found = Exported()
+    by_model: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_model.setdefault(entry.model, []).append(entry)
+    folders = folders_of(by_model)
+    for model, own in by_model.items():
+        try:
+            made = of_model(own)
+        except ExchangeError as error:
+            found.refused[model] = str(error).removeprefix(f"{model}: ")
+            continue
+        found.files.update({f"{folders[model]}/{name}": text for name, text in made.files.items()})
+        if made.left_out:
+            found.left_out[model] = made.left_out
+    return found
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
+    """Write them below `folder`, each whole or not at all; where they are."""
+    written = []
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        publish(path, text.encode("utf-8", "replace"), os.replace)
+        written.append(path)
+    return written
+
+
+def folders_of(models: Iterable[str]) -> dict[str, str]:
+    """A folder of its own for each model, also where capitals are not told apart: `sanitized`, with a digest where several share that."""
+    folders = {model: sanitized(model) for model in models}
+    while shared := {name for name, count in Counter(map(str.casefold, folders.values())).items() if count > 1}:
+        for model, name in folders.items():
+            if name.casefold() in shared:
+                folders[model] = f"{name}-{hashlib.sha256(model.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return folders
 
 
 def sanitized(model: str) -> str:
@@ -384,22 +468,12 @@ def _config(entry: Entry, scores: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"metric_list": [{"metric": metric} for metric in dict.fromkeys(metrics)]}
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubFiles:
-    """Files for a model's repository on the hub."""
-
-    files: Mapping[str, str]
-    """Path in the repository -> text."""
-
-    left_out: list[str]
-    """What is not in them, and why, a line each."""
-
-
-def hub_results(entries: Sequence[Entry], *, source_url: str | None = None, task_ids: Mapping[str, str] | None = None) -> HubFiles:
+def hub_results(entries: Sequence[Entry], *, source_url: str | None = None, task_ids: Mapping[str, str] | None = None) -> Files:
     """Headline scores in the hub's format, a file each; ExchangeError for several models.
 
-    The hub knows a benchmark by its dataset and a task id that the dataset's own eval.yaml defines: `task_ids` gives these by task, else it
-    is the task's name. Interval, judge and counts are in the notes, for which the format has no fields. `source_url` links to the evidence.
+    The hub knows a benchmark by its dataset and a task id that the dataset's own eval.yaml defines. `task_ids` gives them by task, as ID or
+    as OWNER/NAME/ID; else they are the data scored and the task's name. Interval, judge and counts are in the notes, for which the format
+    has no fields, and so are the data where they are not the dataset named. `source_url` links to the evidence.
     """
     import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
@@ -413,26 +487,42 @@ def hub_results(entries: Sequence[Entry], *, source_url: str | None = None, task
         if not entry.headline:
             continue
         name = f"{entry.task} {entry.metric}" + (f" (judge {entry.judge})" if entry.judge else "")
-        data = _HUB.fullmatch(entry.provenance.get("data", ""))
+        scored_on = entry.provenance.get("data", "")
+        data, given = _HUB.fullmatch(scored_on), _TASK_ID.fullmatch((task_ids or {}).get(entry.task, entry.task))
+        dataset = (given and given["dataset"]) or (data and data["id"])
+        same = data is not None and dataset == data["id"]
+        other = scored_on if data or "/" not in scored_on else "local data"  # whose path is nobody else's business
         if entry.value is None:
             left_out.append(f"{name}: no score")
         elif entry.partial:
             left_out.append(f"{name}: of a part of the benchmark")
-        elif data is None:
-            left_out.append(f"{name}: its data are no dataset on the hub")
+        elif dataset is None:
+            left_out.append(f"{name}: its data ({scored_on or 'not known'}) are no dataset on the hub")
         else:
             result = EvalResultEntry(
-                dataset_id=data["id"],
-                task_id=(task_ids or {}).get(entry.task, entry.task),
+                dataset_id=dataset,
+                task_id=given["id"] if given else entry.task,
                 value=entry.value,
-                dataset_revision=entry.provenance.get("revision", data["revision"]),
+                dataset_revision=entry.provenance.get("revision", data["revision"]) if same and data else None,
                 date=entry.created,
                 source_url=source_url,
-                notes=_notes(entry),
+                notes=_notes(entry) + ("" if same else f"; scored on {other or 'data not known'}"),
             )
             path = _hub_path(entry, files)
             files[path] = yaml.safe_dump(eval_result_entries_to_yaml([result]), sort_keys=False, allow_unicode=True)
-    return HubFiles(files=files, left_out=left_out)
+    return Files(files=files, left_out=left_out)
+
+
+def check_hub(entries: Sequence[Entry], source_url: str | None, task_ids: Mapping[str, str]) -> None:
+    """ExchangeError for a link that is none, a task nobody was scored on, or an id that is neither ID nor OWNER/NAME/ID."""
+    if source_url is not None and not re.fullmatch(r"https?://[^\s/]+\S*", source_url):
+        raise ExchangeError(f"source URL {source_url!r}: must begin with https:// or http://")
+    tasks = list(dict.fromkeys(entry.task for entry in entries))
+    for task, given in task_ids.items():
+        if task not in tasks:
+            raise ExchangeError(f"hub task {task!r}: nobody was scored on it; {known(task, tasks)}")
+        if not _TASK_ID.fullmatch(given):
+            raise ExchangeError(f"hub task {task}={given}: must be {task}=ID or {task}=OWNER/NAME/ID")
 
 
 def model_index(model: str, entries: Sequence[Entry]) -> dict[str, Any]:

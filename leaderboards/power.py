@@ -25,7 +25,7 @@ from leaderboards.resampling import CountsMetric, Record, bootstrap, counts_of, 
 from leaderboards.sample import Sample
 from leaderboards.verdict import DETECTED, compare
 
-RANGES: Final = {"%": 100.0, "0-6": 6.0}
+RANGES: Final = {"%": 100.0, "0-6": 6.0, "1-10": 9.0}
 """Unit -> how far its values lie apart at most, where an answer by itself has one."""
 
 
@@ -95,9 +95,10 @@ def single(records: Sequence[Record], metric: CountsMetric, *, unit: str, name: 
 def supposed(samples: int, *, unit: str, accuracy: float = 50.0, discordance: float | None = None) -> Power:
     """Without any answers: each question stands for itself, and is right or wrong as a share of `accuracy` % are.
 
-    `discordance`: on how many % of the questions just one of two models is right; None: as if they were independent, which at 50% is the
-    most there can be by chance. Questions about one image depend on each other, and that makes the true error larger. PowerError for a
-    unit in which one answer has no range.
+    The score is taken for the mean over the questions, each of which has the least or the most it can have. A share of right answers is
+    one; a rate over some of the questions sees less, and ratings in between see more. `discordance`: on how many % of the questions just
+    one of two models is right; None: as if they were independent, which at 50% is the most there can be by chance. Questions about one
+    image depend on each other, and that makes the true error larger. PowerError for a unit in which one answer has no range.
     """
     if unit not in RANGES:
         raise PowerError(f"unit {unit!r} has no range to suppose (known: {', '.join(RANGES)}); score a model on the task first")
@@ -109,7 +110,9 @@ def supposed(samples: int, *, unit: str, accuracy: float = 50.0, discordance: fl
         raise PowerError(f"discordance must be more than 0 and at most 100 %, but is {discordance:g}")
     apart = 2 * accuracy / 100 * (1 - accuracy / 100) if discordance is None else discordance / 100
     why = f", as independent ones that are {accuracy:g}% right do" if discordance is None else ""
-    basis = f"no answers: two models supposed to differ on {100 * apart:.3g}% of the questions{why}, and every question to stand for itself"
+    what = "the score to be the share of right answers" if unit == "%" else f"every answer to be rated {' or '.join(unit.split('-'))}"
+    differ = f"no answers: two models supposed to differ on {100 * apart:.3g}% of the questions{why}"
+    basis = f"{differ}, every question to stand for itself, and {what}"
     return Power(error=RANGES[unit] * math.sqrt(apart / samples), images=samples, samples=samples, unit=unit, basis=basis)
 
 
@@ -161,11 +164,14 @@ def render(power: Power, *, samples: int | None = None, difference: float | None
     unit = cell(power.unit)
     seen = [[f"{size:,}", _exact(power.detectable(size))] for size in sorted(sizes)]
     needed = [[_exact(claim), f"{power.samples_for(claim):,}"] for claim in sorted(claims, reverse=True)]
-    error = f"Standard error of a difference: {_exact(power.error)} {unit}".rstrip()
-    about = f"{error}, from {cell(power.basis)} ({power.samples:,} samples, {power.images:,} images)."
+    scale = unit if unit[:1].isdecimal() else ""  # "0-6" after a number would be one more number
+    error = f"{_exact(power.error)} " + (f"on the scale {scale}" if scale else unit)
+    asked = f"{power.samples:,} samples" + (f", {power.images:,} images" if power.images != power.samples else "")
+    about = f"Standard error of a difference: {error.rstrip()}, from {cell(power.basis)} ({asked})."
     meaning = "A difference is seen if 80% of runs find it at the 5% level (two-sided, this metric alone)."
-    by_size = table(["samples", f"smallest difference seen {unit}".rstrip()], seen)
-    by_claim = table([f"difference {unit}".rstrip(), "samples needed"], needed)
+    shown = f"({scale})" if scale else unit
+    by_size = table(["samples", f"smallest difference seen {shown}".rstrip()], seen)
+    by_claim = table([f"difference {shown}".rstrip(), "samples needed"], needed)
     return "\n\n".join((about, by_size, by_claim, meaning))
 
 

@@ -1,6 +1,7 @@
 """Scores that papers report: shown beside measured ones, apart from them, each with its source.
 
     print(beside(board.standing(), [*published(), *others]))
+    print(to_csv(board.standing(), published=rows(board.standing(), [*published(), *others])))
 
 `published.json` holds tables out of papers. A benchmark's own rows are in its task's YAML, and not repeated there: whoever knows the tasks
 passes these as `Reference`s too. A reference is never an entry: nobody here can say what ran.
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from leaderboards.entry import Entry
-from leaderboards.report import cell, number, table
+from leaderboards.report import arrow, cell, number, table
 
 PUBLISHED: Final = Path(__file__).with_name("published.json")
 
@@ -53,20 +54,18 @@ def published(path: Path = PUBLISHED) -> list[Reference]:
 
 def beside(entries: Sequence[Entry], references: Iterable[Reference], *, only_headline: bool = False) -> str:
     """A section of markdown: what others reported of the metrics on the board; empty if that is nothing."""
-    measured = {
-        (entry.task, entry.metric): entry for entry in reversed(entries) if entry.imported is None and (entry.headline or not only_headline)
-    }
+    measured = _measured(entries, only_headline)
     shown = [reference for reference in references if (reference.task, reference.metric) in measured]
     if not shown:
         return ""
     columns = [column for column in reversed(measured) if any((reference.task, reference.metric) == column for reference in shown)]
-    rows: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    by_source: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     for reference in shown:
-        rows.setdefault((reference.model, reference.source), {})[reference.task, reference.metric] = reference.value
+        by_source.setdefault((reference.model, reference.source), {})[reference.task, reference.metric] = reference.value
     notes = dict.fromkeys(f"- {cell(reference.source)}: {cell(reference.note)}" for reference in shown if reference.note)
     cells = [
         [cell(model), *(number(found.get(column), measured[column].unit) for column in columns), cell(source)]
-        for (model, source), found in rows.items()
+        for (model, source), found in by_source.items()
     ]
     parts = [
         "## Reported by others",
@@ -77,8 +76,27 @@ def beside(entries: Sequence[Entry], references: Iterable[Reference], *, only_he
     return "\n\n".join(part for part in parts if part)
 
 
+def rows(entries: Sequence[Entry], references: Iterable[Reference], *, only_headline: bool = False) -> list[dict[str, Any]]:
+    """The same scores for programs, one a reference: with the unit of the metric on the board, the source, and the note on it."""
+    measured = _measured(entries, only_headline)
+    return [
+        {name: getattr(reference, name) for name in ("model", "task", "metric")}
+        | {name: getattr(entry, name) for name in ("unit", "higher_is_better", "headline")}
+        | {name: getattr(reference, name) for name in ("value", "source", "note")}
+        for reference in references
+        if (entry := measured.get((reference.task, reference.metric))) is not None
+    ]
+
+
+def _measured(entries: Sequence[Entry], only_headline: bool) -> dict[tuple[str, str], Entry]:
+    """An entry of each metric that was measured here, the first metric last."""
+    return {
+        (entry.task, entry.metric): entry for entry in reversed(entries) if entry.imported is None and (entry.headline or not only_headline)
+    }
+
+
 def _header(entry: Entry) -> str:
-    parts = [cell(entry.task), cell(entry.metric), cell(entry.unit), "↑" if entry.higher_is_better else "↓"]
+    parts = [cell(entry.task), cell(entry.metric), cell(entry.unit), arrow(entry.metric, entry.higher_is_better)]
     return " ".join(part for part in parts if part)
 
 

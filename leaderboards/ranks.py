@@ -6,20 +6,22 @@
 Of each two models it is tested whether one is better, on the images all were asked about; Holm's method keeps the chance of even one false
 order among all pairs below 5%. A model ranks behind as many as are significantly better, and before as many as are significantly worse.
 
-Sixty models make 1,770 pairs, and the best p-value that 10,000 swaps can give, times 1,770, separates nobody. So the p-value is that of a
-t-test on the standard error of the paired bootstrap, which has no such floor, but never below what swapping the images on which the two
-models differ could give. Near the 5% level it can disagree with the permutation test of a verdict.
+Sixty models make 1,770 pairs, and the best p-value that 10,000 swaps can give, times 1,770, separates nobody. So the p-value is the tail
+beyond which a verdict's own p is extrapolated (`Verdict.p`), taken as a whole: normal, with the spread that swaps would have, which is the
+standard error of the paired bootstrap and what the difference itself adds; never below what swapping the images on which the two models
+differ could give. Near the 5% level it can disagree with the permutation test of a verdict.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import comb, sqrt
+from math import comb, hypot, sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
-from leaderboards.resampling import Array, CountsMetric, Record, bootstrap, common, counts_of, strata, value_of
-from leaderboards.verdict import ALPHA, holm
+from leaderboards.resampling import Array, Counted, CountsMetric, Record, bootstrap, common, value_of
+from leaderboards.verdict import ALPHA, holm, least_p, tail
 
 _TIE = 1e-9  # of a score: less is rounding
 
@@ -45,14 +47,22 @@ def ranks(
     models: Mapping[str, Sequence[Record]], metric: CountsMetric, *, higher_is_better: bool, resamples: int = 2_000, seed: int = 0
 ) -> dict[str, Rank | None]:
     """The rank of each model, None where it has no score; RecordsError if no image is in all records, or one has more of one."""
+    sides = {name: Counted(records, metric) for name, records in models.items()}
+    return ranks_of(sides, higher_is_better=higher_is_better, resamples=resamples, seed=seed)
+
+
+def ranks_of(models: Mapping[str, Counted], *, higher_is_better: bool, resamples: int = 2_000, seed: int = 0) -> dict[str, Rank | None]:
+    """As `ranks`, of records that are counted, all by one metric."""
     if not models:
         return {}
     images = common(list(models.values()))
-    counts = {name: counts_of(records, images, metric) for name, records in models.items()}
+    counts = {name: side.counts(images) for name, side in models.items()}
+    metric = next(iter(models.values())).metric
     scores = {name: float(value_of(metric, found.sum(axis=0))) for name, found in counts.items()}
     ranked = [name for name in models if np.isfinite(scores[name])]
     pairs = list(combinations(ranked, 2))
-    raw = _p_values({name: counts[name] for name in ranked}, scores, models[ranked[0]], images, metric, resamples, seed) if pairs else []
+    parts = models[ranked[0]].strata(images) if ranked else np.zeros(0, dtype=np.int64)
+    raw = _p_values({name: counts[name] for name in ranked}, scores, parts, metric, resamples, seed) if pairs else []
     better: dict[str, set[str]] = {name: set() for name in ranked}
     worse: dict[str, set[str]] = {name: set() for name in ranked}
     for (one, two), p in zip(pairs, holm(raw), strict=True):
@@ -70,25 +80,21 @@ def ranks(
 def _p_values(
     counts: Mapping[str, Array],
     scores: Mapping[str, float],
-    records: Sequence[Record],
-    images: Sequence[str],
+    parts: NDArray[np.int64],
     metric: CountsMetric,
     resamples: int,
     seed: int,
 ) -> list[float]:
     """Of each two models being the same, in the order of `combinations`."""
     names = list(counts)
-    if len(images) < 2:
+    images = len(parts)
+    if images < 2:
         return [1.0] * comb(len(names), 2)
-    from scipy import stats  # inside: takes half a second
-
-    parts = strata(records, images)
     drawn = bootstrap(list(counts.values()), parts, metric, resamples=resamples, seed=seed)
     drawn = drawn[np.isfinite(drawn).all(axis=1)]
     if len(drawn) < 2:
         return [1.0] * comb(len(names), 2)
     spread = np.atleast_2d(np.cov(drawn, rowvar=False))
-    freedom = len(images) - len(np.unique(parts))
     found = []
     for (i, one), (j, two) in combinations(enumerate(names), 2):
         difference = abs(scores[one] - scores[two])
@@ -97,6 +103,5 @@ def _p_values(
             found.append(1.0)
             continue
         error = sqrt(max(0.0, spread[i, i] + spread[j, j] - 2 * spread[i, j]))
-        by_spread = 2 * float(stats.t.sf(difference / error, freedom)) if error > 0 else 0.0
-        found.append(max(by_spread, 2.0 ** (1 - apart)))
+        found.append(max(tail(difference / hypot(error, difference / sqrt(images))), least_p(apart)))
     return found

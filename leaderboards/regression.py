@@ -6,7 +6,11 @@
 
 A metric regresses when the same questions show it significantly worse, or when it falls by more than its tolerance. A claim ("this task is
 better now") is unmet unless the same questions show it significantly better. What cannot be compared is an error and never a pass: a
-missing result, another task version, judge, limit or number of samples, other prompts or rules, other questions, fewer of them scored.
+missing result or sample log, another task version, judge, limit or number of samples, other prompts or rules, other questions, fewer of
+them scored.
+
+A metric that says how a model answers, not how well (`entry.is_neutral`: how long, how often yes), is neither worse nor better and no test
+fails it; a tolerance limits how far it may move, either way.
 
 Where nothing has changed, the tests fail 5% of gates at most, however many metrics they look at. A tolerance is no test: one that is
 smaller than the scores' own spread fails as often as chance will have it.
@@ -17,16 +21,15 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from leaderboards.board import Board, newest
-from leaderboards.compare import CompareError, Flip, Loader, asked_otherwise, flips, log_of, same_questions, verdict_to_json
-from leaderboards.entry import SCHEMA_VERSION, Entry, Key, from_json, members
+from leaderboards.compare import CompareError, Flip, Loader, Logs, asked_otherwise, flips, match_logs, verdict_to_json
+from leaderboards.entry import SCHEMA_VERSION, Entry, Key, from_json, is_neutral, members
 from leaderboards.report import cell, known, line, number, p_value, span, table
 from leaderboards.sample import Sample, from_parquet
-from leaderboards.verdict import CountsMetric, Verdict, adjusted, compare
+from leaderboards.verdict import Counted, CountsMetric, Matched, Verdict, adjusted, verdicts
 
 __all__ = ["Checked", "Claim", "GateError", "GateResult", "Loader", "Source", "Unchecked", "check", "render", "source", "to_json"]
 
@@ -56,7 +59,7 @@ class Checked:
     current: Entry
 
     worsening: float
-    """In the metric's unit; positive = worse."""
+    """In the metric's unit; positive = worse. Of a neutral metric: how far it moved, either way."""
 
     verdict: Verdict | None
     """On the same questions; None = there were no samples to compare."""
@@ -70,8 +73,13 @@ class Checked:
     def __str__(self) -> str:
         unit = self.baseline.unit
         change = f"{number(self.baseline.value, unit)} -> {number(self.current.value, unit)} {line(unit)}".rstrip()
-        moved = f"worse by {number(self.worsening, unit)}" if self.worsening > 0 else f"better by {number(abs(self.worsening), unit)}"
-        return f"{self.name}: {change}, {moved}" + (f": {self.reason}" if self.reason else "")
+        way = "moved" if self.neutral else "worse" if self.worsening > 0 else "better"
+        return f"{self.name}: {change}, {way} by {number(abs(self.worsening), unit)}" + (f": {self.reason}" if self.reason else "")
+
+    @property
+    def neutral(self) -> bool:
+        """Whether its metric says how a model answers, not how well."""
+        return is_neutral(self.baseline.metric)
 
     @property
     def name(self) -> str:
@@ -82,7 +90,7 @@ class Checked:
     def reason(self) -> str:
         """Why it counts as worse; empty if it does not."""
         reasons = []
-        if self.verdict is not None and self.verdict.outcome == "worse":
+        if self.verdict is not None and self.verdict.outcome == "worse" and not self.neutral:
             reasons.append(f"significant ({_tested(self.verdict, self.baseline.unit)})")
         if self.tolerance is not None and _exceeds(self.worsening, self.tolerance):
             reasons.append(f"over the tolerance of {self.tolerance:g}")
@@ -209,7 +217,7 @@ def check(
     for name, allowed in tolerances.items():
         if not 0 <= allowed < math.inf:  # against nan nothing is ever worse
             raise GateError(f"tolerance for {name}: must be a number from 0 up, is {allowed}")
-    loaders = cache(samples[0]), cache(samples[1])  # a run's log serves all its metrics
+    logs = Logs(samples[0]), Logs(samples[1])
     now = newest(current)
     of_model = [entry for entry in newest(baseline) if models is None or entry.model == models[0]]
     named = {*tolerances, *require_better}
@@ -223,14 +231,23 @@ def check(
         )
         for name in sorted(set(given) - names)
     ]
+    neutral = {name for entry in of_model if is_neutral(entry.metric) for name in _names(entry)}
+    unchecked += [
+        Unchecked(
+            name=f"require better {line(name)}",
+            why="it says how a model answers, not how well, so nothing is better; a tolerance limits how far it may move",
+        )
+        for name in sorted(neutral & set(require_better))
+    ]
+    claimed = set(require_better) - neutral
     checked: list[Checked] = []
-    verdicts: dict[Key, Verdict] = {}
+    matches: dict[Key, Matched] = {}
     for old in wanted:
         try:
             new = _counterpart(old, now, models[1] if models else old.model)
             worsening, tolerance = _worsening(old, new), tolerances.get(_dotted(old))
-            verdict = _verdict(old, new, loaders, metrics(old.task, old.metric), resamples)
-            if verdict is None and (tolerance is None or _names(old) & set(require_better)):
+            match = _matched(old, new, logs, metrics(old.task, old.metric))
+            if match is None and (tolerance is None or _names(old) & claimed):
                 raise _IncomparableError(
                     "no samples to compare by" if tolerance is not None else "no samples and no tolerance to compare by"
                 )
@@ -238,20 +255,25 @@ def check(
             unchecked.append(Unchecked(name=_name(old, None), why=line(str(error))))
             continue
         checked.append(Checked(baseline=old, current=new, worsening=worsening, verdict=None, tolerance=tolerance, flips=[]))
-        if verdict is not None:
-            verdicts[old.key] = verdict
+        if match is not None:
+            matches[old.key] = match
+    tested = verdicts(matches, resamples=resamples)
+    for one in [one for one in checked if one.baseline.key in tested and tested[one.baseline.key].difference is None]:
+        checked.remove(one)
+        unchecked.append(Unchecked(name=_name(one.baseline, None), why="the samples in common give no score"))
     if not checked:
         unchecked.append(Unchecked(name="", why="nothing was compared"))
-    claims = adjusted({one.baseline.key: verdicts[one.baseline.key] for one in checked if _names(one.baseline) & set(require_better)})
-    among_all = adjusted(verdicts)
+    of_claims = [one for one in checked if _names(one.baseline) & claimed]
+    claims = adjusted({one.baseline.key: tested[one.baseline.key] for one in of_claims})
+    families = [
+        {one.baseline.key: tested[one.baseline.key] for one in checked if one.baseline.key in tested and one.neutral is kind}
+        for kind in (False, True)
+    ]
+    among_all = adjusted(families[0]) | adjusted(families[1])  # what can't fail the gate costs the others nothing
     checked = [replace(one, verdict=among_all.get(one.baseline.key)) for one in checked]
     return GateResult(
-        checked=[replace(one, flips=_flips(one, loaders, metrics)) if one.reason else one for one in checked],
-        claims=[
-            Claim(baseline=one.baseline, current=one.current, verdict=claims[one.baseline.key])
-            for one in checked
-            if one.baseline.key in claims
-        ],
+        checked=[replace(one, flips=_flips(one, logs, metrics)) if one.reason and not one.neutral else one for one in checked],
+        claims=[Claim(baseline=one.baseline, current=one.current, verdict=claims[one.baseline.key]) for one in of_claims],
         unchecked=unchecked,
     )
 
@@ -303,7 +325,7 @@ def _sides(one: Checked | Claim) -> dict[str, Any]:
         side: {name: getattr(entry, name) for name in ("model", "run", "value", "samples", "scored")}
         for side, entry in (("baseline", one.baseline), ("current", one.current))
     }
-    return facts | sides | {"verdict": verdict_to_json(one.verdict)}
+    return facts | sides | {"verdict": verdict_to_json(one.verdict, neutral=is_neutral(one.baseline.metric))}
 
 
 def _of_file(path: Path) -> Source:
@@ -328,7 +350,7 @@ def _of_file(path: Path) -> Source:
         names = [f"{stem}.samples.parquet" for stem in dict.fromkeys((path.stem, run))]
         there = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
         if there is None:
-            raise FileNotFoundError(f"{path}: its log is not beside it: no {' and no '.join(names)}")
+            raise GateError(f"{path}: its sample log is missing beside it: no {' and no '.join(names)}")
         content = there.read_bytes()
         if hashlib.sha256(content).hexdigest() != data["samples"]:
             raise GateError(f"{there}: not the samples that {path.name} was computed from (its digest differs)")
@@ -362,22 +384,16 @@ def _scored(entry: Entry) -> str:
     return f"{entry.scored} of {entry.samples} ({entry.unscored} unscored, {entry.failed} failed)"
 
 
-def _verdict(old: Entry, new: Entry, loaders: tuple[Loader, Loader], metric: CountsMetric | None, resamples: int) -> Verdict | None:
+def _matched(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric | None) -> Matched | None:
     """None where there is nothing to compare by."""
-    if metric is None:
-        return None
     try:
-        before, after = log_of(loaders[0], old), log_of(loaders[1], new)
-        if not (before and after):
+        before, after = logs[0].of(old), logs[1].of(new)
+        if metric is None or not (before and after):
             return None
         _check_questions(before, after, same_model=old.model == new.model)
-        base, other = same_questions([before, after], old.metric)
-        verdict = compare(base, other, metric, higher_is_better=old.higher_is_better, resamples=resamples)
+        return match_logs(before, after, old.metric, lambda records: Counted(records, metric), higher_is_better=old.higher_is_better)
     except (ValueError, OSError) as error:
         raise _IncomparableError(str(error)) from error
-    if verdict.difference is None:
-        raise _IncomparableError("the samples in common give no score")
-    return verdict
 
 
 def _check_questions(old: Mapping[str, Sample], new: Mapping[str, Sample], *, same_model: bool) -> None:
@@ -393,10 +409,10 @@ def _ends(prompt: str) -> str:
     return prompt if len(prompt) <= 80 else f"{prompt[:38]} … {prompt[-38:]}"
 
 
-def _flips(one: Checked, loaders: tuple[Loader, Loader], metrics: Callable[[str, str], CountsMetric | None]) -> list[Flip]:
+def _flips(one: Checked, logs: tuple[Logs, Logs], metrics: Callable[[str, str], CountsMetric | None]) -> list[Flip]:
     if one.verdict is None:
         return []
-    before, after = log_of(loaders[0], one.baseline), log_of(loaders[1], one.current)
+    before, after = logs[0].of(one.baseline), logs[1].of(one.current)
     return flips(one.baseline, before, after, metrics(one.baseline.task, one.baseline.metric))
 
 
@@ -412,6 +428,8 @@ def _tested(verdict: Verdict, unit: str) -> str:
 def _worsening(old: Entry, new: Entry) -> float:
     if old.value is None or new.value is None:
         raise _IncomparableError(f"value was {number(old.value, old.unit)}, is {number(new.value, new.unit)}")
+    if is_neutral(old.metric):
+        return abs(new.value - old.value)
     return old.value - new.value if old.higher_is_better else new.value - old.value
 
 

@@ -3,14 +3,25 @@
     data = to_parquet([Sample(run="base-1", task="scenes_chair", id="7", image="scene-7", prompt="Describe.", answer="A cat.", ...)])
     from_parquet(data)
 
-A run's samples are one Parquet file of text columns, which any data tool opens; `records` are JSON in it, as each metric has its own
-fields. `schema/sample.json` describes a row to other programs.
+A run's samples are one Parquet file of text columns, which any data tool opens; `records` and `repeats` are JSON in it, as each metric has
+its own fields. `schema/sample.json` describes a row to other programs.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """What a further asking of the judge made of an answer."""
+
+    records: Mapping[str, Mapping[str, Any]]
+    """Metric -> what the task counted for it, JSON values; empty = this asking gave no rating."""
+
+    reply: str | None
+    """The judge's words; None = the judge failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +55,13 @@ class Sample:
     """sha256 of the picture that was shown, as decoded: two runs whose digests differ were shown other pictures under one id; None = not
     known."""
 
+    repeats: tuple[Asking, ...] = ()
+    """What the judge said when it was asked about the same answer again, in turn; `records` and `reply` are of the first asking."""
+
 
 _COLUMNS = tuple(field.name for field in fields(Sample))
 
-_LATER = 2  # of the columns, which logs written before there were such lack
+_LATER = 3  # of the columns, which logs written before there were such lack
 
 
 def to_parquet(samples: Sequence[Sample]) -> bytes:
@@ -70,17 +84,59 @@ def from_parquet(data: bytes) -> list[Sample]:
     table = pq.read_table(pa.BufferReader(data))
     if tuple(table.column_names) not in [_COLUMNS[: len(_COLUMNS) - lacking] for lacking in range(_LATER + 1)]:
         raise ValueError(f"columns must be {', '.join(_COLUMNS)}, not {', '.join(table.column_names)}")
-    return [Sample(**row | {"records": json.loads(row["records"])}) for row in table.to_pylist()]
+    return [Sample(**row | {"records": json.loads(row["records"]), "repeats": _repeats(row)}) for row in table.to_pylist()]
+
+
+def askings(log: Mapping[str, Sample]) -> list[dict[str, Sample]]:
+    """A log of samples by id as each asking of the judge rated them, the first one first; what one did not rate has no records there."""
+    count = 1 + max((len(sample.repeats) for sample in log.values()), default=0)
+    return [{name: _as_rated(sample, turn) for name, sample in log.items()} for turn in range(count)] if count > 1 else [dict(log)]
+
+
+def _as_rated(sample: Sample, turn: int) -> Sample:
+    every = (Asking(records=sample.records, reply=sample.reply), *sample.repeats)
+    asking = every[turn] if turn < len(every) else Asking(records={}, reply=None)
+    return replace(sample, records=asking.records, reply=asking.reply, repeats=())
 
 
 def _text(sample: Sample, name: str) -> str | None:
     value = getattr(sample, name)
-    if name == "records":
+    if name in ("records", "repeats"):
         try:
-            return json.dumps({metric: dict(record) for metric, record in value.items()}, allow_nan=False)
+            return _json(value) if name == "records" else _repeats_json(value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"sample {sample.id!r} of {sample.task}: records must be JSON values: {error}") from None
-    if value is None:
+            raise ValueError(f"sample {sample.id!r} of {sample.task}: {name} must be JSON values: {error}") from None
+    return None if value is None else _whole(str(value))
+
+
+def _json(records: Mapping[str, Mapping[str, Any]]) -> str:
+    return json.dumps({metric: dict(record) for metric, record in records.items()}, allow_nan=False)
+
+
+def _repeats_json(repeats: Sequence[Asking]) -> str | None:
+    if not repeats:
         return None
+    said = [None if asking.reply is None else _whole(asking.reply) for asking in repeats]
+    rows = [{"records": json.loads(_json(asking.records)), "reply": reply} for asking, reply in zip(repeats, said, strict=True)]
+    return json.dumps(rows, allow_nan=False)
+
+
+def _repeats(row: Mapping[str, Any]) -> tuple[Asking, ...]:
+    """Of a row of a file, which anyone may have written."""
+    text = row.get("repeats")
+    found = [] if text is None else json.loads(text)
+    if not isinstance(found, list) or not all(_is_asking(one) for one in found):
+        raise ValueError(f"sample {row['id']!r} of {row['task']}: repeats must be a list of askings, each with records and reply")
+    return tuple(Asking(**one) for one in found)
+
+
+def _is_asking(found: object) -> bool:
+    if not isinstance(found, dict) or found.keys() != {"records", "reply"}:
+        return False
+    records, reply = found["records"], found["reply"]
+    return isinstance(records, dict) and all(isinstance(one, dict) for one in records.values()) and isinstance(reply, str | None)
+
+
+def _whole(text: str) -> str:
     # A JSON reply can hold half of a surrogate pair, which no UTF-8 file can: it must not cost the run its log.
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+    return text.encode("utf-8", "replace").decode("utf-8")

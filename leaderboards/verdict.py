@@ -9,9 +9,12 @@ drawn images' counts, so a ratio, an F1 or an acc+ is treated as what it is, nev
 
 Where a judge rated the answers, its moods from answer to answer are in the images' spread already. What all ratings of one asking share (a
 changed snapshot behind the judge's name, another day) is not: `compare_repeats` takes the records of several askings and adds that.
+
+Many verdicts at once share what is drawn: `verdicts({key: matched(base, other, higher_is_better=True), ...})` gives each the numbers which
+it would have alone.
 """
 
-from collections import defaultdict
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -22,24 +25,24 @@ from numpy.typing import NDArray
 
 from leaderboards.resampling import (
     Array,
+    Counted,
     CountsMetric,
     Record,
     RecordsError,
     bootstrap,
-    chunks,
+    bootstrap_each,
     common,
-    counts_of,
-    image_of,
     percentiles,
-    strata,
-    tally,
+    swapped,
     value_of,
 )
 
 __all__ = [
     "ALPHA",
     "DETECTED",
+    "Counted",
     "CountsMetric",
+    "Matched",
     "Outcome",
     "Pair",
     "Record",
@@ -51,7 +54,12 @@ __all__ = [
     "holm",
     "interval",
     "interval_repeats",
+    "least_p",
+    "matched",
+    "matched_repeats",
     "panel",
+    "tail",
+    "verdicts",
 ]
 
 Outcome = Literal["better", "worse", "not separable"]
@@ -63,6 +71,8 @@ DETECTED: Final = NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(POW
 """A true difference of so many standard errors (2.80) is found at the 5% level, two-sided, by 80% of runs."""
 
 _TIE = 1e-9  # of the score: two ways to sum the same counts differ by less, two different answers by more
+
+_COUNTED = 100  # one of so many swaps: how often the difference is this large can still be counted; beyond, it is extrapolated
 
 _K = TypeVar("_K")
 
@@ -90,7 +100,16 @@ class Verdict:
     """Upper end of the difference's 95% interval; None = there is none."""
 
     p: float
-    """Of a difference at least as large if the models were the same; adjusted for the size of the panel, if in one."""
+    """Of a difference at least as large if the models were the same; adjusted for the size of the panel, if in one.
+
+    Counted among the swaps where at least one of a hundred reaches the difference. Beyond that, counting ends at 1 / (swaps + 1), and a
+    panel of some hundred metrics could find nothing, so the tail is extrapolated from there. It falls as a normal one does whose spread is
+    that of the swapped differences (or the bootstrap's standard error, if larger; with Student's tail for the few askings of a judge). The
+    tail of a sum of independent swaps is no heavier but for a factor, which what was counted settles, however skewed the answers are and
+    few the images that differ. Student's t on the bootstrap's error would be too sure there: it leaves the difference itself out of the
+    spread. The result joins what was counted without a step, is not above it, and never below what all swaps could give at best: 2 of 2^n
+    where n images differ.
+    """
 
     mde: float | None = None
     """Minimum detectable effect: the true difference that 80% of such runs would find at the 5% level, this metric taken alone.
@@ -124,6 +143,26 @@ class Verdict:
         return "better" if (self.difference > 0) == self.higher_is_better else "worse"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Matched:
+    """Two models' counts of the same images by one metric, ready to be tested."""
+
+    base: Sequence[Array]
+    """Counts [images, k] of each asking of the judge; one where there is no judge, or it was asked once."""
+
+    other: Sequence[Array]
+    metric: CountsMetric
+    higher_is_better: bool
+
+    parts: NDArray[np.int64]
+    """The stratum of each image [images]."""
+
+    left_out: int = 0
+    """Images that are not compared."""
+
+    mcnemar: float | None = None
+
+
 def compare(
     base: Sequence[Record],
     other: Sequence[Record],
@@ -137,9 +176,8 @@ def compare(
 
     Records of one image must come in the same order on both sides, for McNemar's test alone.
     """
-    images = common([base, other])
-    verdict = _compare([base], [other], images, metric, higher_is_better=higher_is_better, resamples=resamples, seed=seed)
-    return replace(verdict, mcnemar=_mcnemar(base, other, images, metric))
+    one = matched(Counted(base, metric), Counted(other, metric), higher_is_better=higher_is_better)
+    return verdicts({"": one}, resamples=resamples, seed=seed)[""]
 
 
 def compare_repeats(
@@ -153,15 +191,37 @@ def compare_repeats(
 ) -> Verdict:
     """The verdict where a judge was asked several times: each side has the records of every asking, and scores their mean.
 
-    The interval has a second layer: each resample draws askings, too, for each side its own, one fewer than there are (so that their mean
-    varies as that of independent ones does). The p-value has the same layer. Sides may differ in how often they were judged; with one
-    asking the layer is empty. Images of which an asking left an answer unrated are left out, and counted; RecordsError if none remains.
+    Interval and p-value have a second layer, the judge's mood: how scores differ from asking to asking is taken from both sides together,
+    for it is one judge, and moves the difference by Student's t, since so few askings tell little of it. With two askings a side it is
+    wide, with five nearly a normal's. Sides may differ in how often they were judged; where neither was asked again the layer is empty.
+    Images of which an asking left an answer unrated are left out, and counted; RecordsError if none remains.
     """
+    sides = ([Counted(records, metric) for records in side] for side in (base, other))
+    return verdicts({"": matched_repeats(*sides, higher_is_better=higher_is_better)}, resamples=resamples, seed=seed)[""]
+
+
+def matched(base: Counted, other: Counted, *, higher_is_better: bool) -> Matched:
+    """Both on the images that they share; errors as of `compare`."""
+    images = common([base, other])
+    return replace(_matched([base], [other], images, higher_is_better), mcnemar=_mcnemar(base, other, images))
+
+
+def matched_repeats(base: Sequence[Counted], other: Sequence[Counted], *, higher_is_better: bool) -> Matched:
+    """Both on the images that every asking of the judge rated; errors as of `compare_repeats`."""
     if not base or not other:
         raise RecordsError("each side needs the records of at least one asking of the judge")
-    return _compare(
-        base, other, _rated_throughout([*base, *other]), metric, higher_is_better=higher_is_better, resamples=resamples, seed=seed
-    )
+    return _matched(base, other, _rated_throughout([*base, *other]), higher_is_better)
+
+
+def verdicts(matches: Mapping[_K, Matched], *, resamples: int = 10_000, seed: int = 0) -> dict[_K, Verdict]:
+    """The verdict on each by itself, whatever else is among them; what is of the same images shares one draw of them."""
+    groups: dict[bytes, list[_K]] = {}
+    for key, one in matches.items():
+        groups.setdefault(one.parts.tobytes(), []).append(key)
+    found: dict[_K, Verdict] = {}
+    for keys in groups.values():
+        found |= zip(keys, _on_one_draw([matches[key] for key in keys], resamples, seed), strict=True)
+    return {key: found[key] for key in matches}
 
 
 def interval(
@@ -175,22 +235,23 @@ def interval_repeats(
     askings: Sequence[Sequence[Record]], metric: CountsMetric, *, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float] | tuple[None, None]:
     """The 95% interval of the mean over several askings of the judge, over the images that each rated; see `compare_repeats`."""
-    images = _rated_throughout(askings)
+    sides = [Counted(records, metric) for records in askings]
+    images = _rated_throughout(sides)
     if len(images) < 2:  # one image drawn again and again shows no spread at all
         return None, None
-    counts = [counts_of(records, images, metric) for records in askings]
-    drawn = bootstrap(counts, strata(askings[0], images), metric, resamples=resamples, seed=seed)
-    return percentiles(_over_askings(drawn, np.random.default_rng([seed, 1])))
+    counts = [side.counts(images) for side in sides]
+    scores = np.array([value_of(metric, own.sum(axis=0)) for own in counts])
+    drawn = bootstrap(counts, sides[0].strata(images), metric, resamples=resamples, seed=seed)
+    return percentiles(drawn.mean(axis=1) + _moods([scores], resamples, seed))
 
 
 def panel(pairs: Mapping[_K, Pair], *, resamples: int = 10_000, seed: int = 0) -> dict[_K, Verdict]:
     """The verdicts on several metrics, judged together."""
-    return adjusted(
-        {
-            name: compare(base, other, metric, higher_is_better=higher_is_better, resamples=resamples, seed=seed)
-            for name, (base, other, metric, higher_is_better) in pairs.items()
-        }
-    )
+    matches = {
+        name: matched(Counted(base, metric), Counted(other, metric), higher_is_better=higher_is_better)
+        for name, (base, other, metric, higher_is_better) in pairs.items()
+    }
+    return adjusted(verdicts(matches, resamples=resamples, seed=seed))
 
 
 def adjusted(verdicts: Mapping[_K, Verdict]) -> dict[_K, Verdict]:
@@ -209,93 +270,147 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return result
 
 
-def _compare(
-    base: Sequence[Sequence[Record]],
-    other: Sequence[Sequence[Record]],
-    images: Sequence[str],
-    metric: CountsMetric,
-    *,
-    higher_is_better: bool,
-    resamples: int,
-    seed: int,
-) -> Verdict:
-    ours, theirs = ([counts_of(records, images, metric) for records in side] for side in (base, other))
-    scores = [np.array([value_of(metric, counts.sum(axis=0)) for counts in side]) for side in (ours, theirs)]
+def tail(deviation: float, freedom: float = math.inf) -> float:
+    """Two-sided chance of so many standard deviations: normal, or Student's where the spread is known with `freedom` degrees."""
+    if math.isinf(freedom):
+        return math.erfc(deviation / math.sqrt(2))
+    from scipy.special import stdtr  # inside: takes a tenth of a second
+
+    return 2 * float(stdtr(freedom, -deviation))
+
+
+def least_p(apart: int) -> float:
+    """What a two-sided test by swaps can give at best where two models differ on `apart` images."""
+    return 2.0 ** (1 - apart)
+
+
+def _matched(base: Sequence[Counted], other: Sequence[Counted], images: Sequence[str], higher_is_better: bool) -> Matched:
+    return Matched(
+        base=[side.counts(images) for side in base],
+        other=[side.counts(images) for side in other],
+        metric=base[0].metric,
+        higher_is_better=higher_is_better,
+        parts=base[0].strata(images),
+        left_out=len({image for side in (*base, *other) for image in side.tally}) - len(images),
+    )
+
+
+def _on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> list[Verdict]:
+    """Of matches over the same images."""
+    places: dict[tuple[int, bytes], int] = {}
+    sides: list[tuple[CountsMetric, Array]] = []
+
+    def place_of(metric: CountsMetric, counts: Array) -> int:
+        place = places.setdefault((id(metric), counts.tobytes()), len(sides))  # a base has one place, whatever is held against it
+        if place == len(sides):
+            sides.append((metric, counts))
+        return place
+
+    where = [[[place_of(one.metric, counts) for counts in side] for side in (one.base, one.other)] for one in matches]
+    parts = matches[0].parts
+    drawn = bootstrap_each(sides, parts, resamples=resamples, seed=seed) if len(parts) > 1 else None
+    means = [(one.metric, _mean(one.base), _mean(one.other)) for one in matches]
+    swaps = swapped(means, parts, resamples=resamples, seed=seed)
+    return [
+        _verdict(one, [None if drawn is None else drawn[:, side] for side in own], swaps[:, index], seed)
+        for index, (one, own) in enumerate(zip(matches, where, strict=True))
+    ]
+
+
+def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Array, seed: int) -> Verdict:
+    """From the scores [resamples, askings] of both sides on the drawn images, None for a single image, and the swapped differences."""
+    scores = [np.array([value_of(one.metric, counts.sum(axis=0)) for counts in side]) for side in (one.base, one.other)]
     before, after = (_finite(side.mean()) for side in scores)
-    low, high, mde, p = None, None, None, 1.0
+    low, high, error, p = None, None, 0.0, 1.0
     if before is not None and after is not None:
-        judge = np.random.default_rng([seed, 1])  # another stream than that of the images
-        if len(images) > 1:
-            drawn = bootstrap([*ours, *theirs], strata(base[0], images), metric, resamples=resamples, seed=seed)
-            differences = _over_askings(drawn[:, len(ours) :], judge) - _over_askings(drawn[:, : len(ours)], judge)
-            low, high = percentiles(differences)
-            mde = _detectable(differences, max(abs(before), abs(after)))
-        moods = [_over_askings(np.tile(side - side.mean(), (resamples, 1)), judge) for side in scores]
-        means = [np.mean(side, axis=0) for side in (ours, theirs)]
-        p = _permutation_p(means[0], means[1], metric, moods[1] - moods[0], seed)
+        moods = _moods(scores, len(swaps), seed)
+        if drawn[0] is not None and drawn[1] is not None:
+            differences = drawn[1].mean(axis=1) - drawn[0].mean(axis=1)
+            low, high = percentiles(differences + moods)
+            differences = differences[np.isfinite(differences)]
+            error = math.hypot(float(differences.std()), _mood(scores)[0]) if differences.size else 0.0
+        p = _p(one, swaps, moods, scores, error)
     return Verdict(
         difference=None if before is None or after is None else after - before,
         low=low,
         high=high,
         p=p,
-        mde=mde,
+        mde=DETECTED * error if error > _TIE * max(abs(before or 0.0), abs(after or 0.0)) else None,
+        mcnemar=one.mcnemar,
         base=before,
         other=after,
-        images=len(images),
-        left_out=len({image_of(record) for side in (base, other) for records in side for record in records}) - len(images),
-        higher_is_better=higher_is_better,
+        images=len(one.parts),
+        left_out=one.left_out,
+        higher_is_better=one.higher_is_better,
     )
 
 
-def _rated_throughout(askings: Sequence[Sequence[Record]]) -> list[str]:
+def _p(one: Matched, swaps: Array, moods: Array, scores: Sequence[Array], error: float) -> float:
+    """Two-sided; see `Verdict.p`. A swap that leaves no score counts against a difference."""
+    base, other = _mean(one.base), _mean(one.other)
+    apart = int((base != other).any(axis=1).sum())
+    if not apart:
+        return 1.0
+    first, second = (float(value_of(one.metric, side.sum(axis=0))) for side in (base, other))
+    tie = _TIE * max(abs(first), abs(second))
+    reached = abs(second - first) - tie
+    sizes = np.where(np.isfinite(swaps), abs(swaps + moods), np.inf)
+
+    def counted(size: float) -> float:
+        return (1 + int(np.count_nonzero(sizes >= size))) / (1 + len(sizes))
+
+    rare = len(sizes) // _COUNTED
+    edge = float(np.partition(sizes, -rare)[-rare]) if rare else math.inf
+    if not edge < reached:
+        return max(counted(reached), least_p(apart))  # below that, it would be by the chance of the draw
+    known = swaps[np.isfinite(swaps)]
+    mood, freedom = _mood(scores)
+    spread = max(math.hypot(float(np.sqrt(np.mean(known**2))), mood), error)
+    beyond = counted(edge - tie) * tail(reached / spread, freedom) / tail(edge / spread, freedom) if spread > 0 else 0.0
+    without = float(np.mean(np.isinf(sizes)))
+    return max(min(counted(reached), max(beyond, without)), least_p(apart))
+
+
+def _mood(scores: Sequence[Array]) -> tuple[float, float]:
+    """Standard error of the difference of (or of one) mean over askings, by what the askings of all sides show; degrees of freedom.
+
+    (0, infinity) where no side has two askings: nothing is known of moods then.
+    """
+    freedom = sum(len(side) - 1 for side in scores)
+    if not freedom:
+        return 0.0, math.inf
+    variance = sum(float(((side - side.mean()) ** 2).sum()) for side in scores) / freedom
+    return math.sqrt(variance * sum(1 / len(side) for side in scores)), float(freedom)
+
+
+def _moods(scores: Sequence[Array], resamples: int, seed: int) -> Array:
+    """What the judge's mood adds to each resample [resamples]."""
+    error, freedom = _mood(scores)
+    if not error > 0:  # nan where an asking has no score
+        return np.zeros(resamples)
+    return error * np.random.default_rng([seed, 1]).standard_t(freedom, size=resamples)  # another stream than that of the images
+
+
+def _mean(askings: Sequence[Array]) -> Array:
+    return askings[0] if len(askings) == 1 else np.asarray(np.mean(askings, axis=0))
+
+
+def _rated_throughout(askings: Sequence[Counted]) -> list[str]:
     """The images with as many records in each asking."""
-    first, *others = [tally(records) for records in askings]
+    first, *others = [asking.tally for asking in askings]
     images = [image for image, records in first.items() if all(found[image] == records for found in others)]
     if not images:
         raise RecordsError("no image has all its answers rated in every asking of the judge")
     return images
 
 
-def _over_askings(scores: Array, rng: np.random.Generator) -> Array:
-    """The mean [resamples] over askings drawn from `scores` [resamples, askings]."""
-    resamples, askings = scores.shape
-    if askings == 1:
-        return scores[:, 0]
-    drawn = rng.integers(0, askings, size=(resamples, askings - 1))
-    return np.asarray(np.take_along_axis(scores, drawn, axis=1).mean(axis=1))
-
-
 def _finite(score: float) -> float | None:
     return float(score) if np.isfinite(score) else None
 
 
-def _detectable(differences: Array, score: float) -> float | None:
-    differences = differences[np.isfinite(differences)]
-    error = float(differences.std()) if differences.size else 0.0
-    return DETECTED * error if error > _TIE * score else None
-
-
-def _permutation_p(base: Array, other: Array, metric: CountsMetric, moods: Array, seed: int) -> float:
-    """Two-sided; `moods` [resamples] moves the difference beside the swaps. A swap that leaves no score counts against a difference."""
-    base_sum, other_sum = base.sum(axis=0), other.sum(axis=0)
-    scores = value_of(metric, base_sum), value_of(metric, other_sum)
-    threshold = abs(scores[1] - scores[0]) - _TIE * max(abs(scores[0]), abs(scores[1]))
-    shifts = (other - base)[(other != base).any(axis=1)]  # to swap equal counts changes nothing
-    if not len(shifts):
-        return 1.0
-    rng = np.random.default_rng(seed)
-    extreme = 0
-    for chunk in chunks(len(moods), len(shifts)):
-        octets = rng.integers(0, 256, size=(chunk.stop - chunk.start, -(-len(shifts) // 8)), dtype=np.uint8)
-        moved = np.unpackbits(octets, axis=1, count=len(shifts)).astype(np.float64) @ shifts
-        differences = value_of(metric, other_sum - moved) - value_of(metric, base_sum + moved) + moods[chunk]
-        extreme += int(np.count_nonzero(~(abs(differences) < threshold)))
-    return (1 + extreme) / (1 + len(moods))
-
-
-def _mcnemar(base: Sequence[Record], other: Sequence[Record], images: Sequence[str], metric: CountsMetric) -> float | None:
+def _mcnemar(base: Counted, other: Counted, images: Sequence[str]) -> float | None:
     """Exact p of the questions on which just one is right; None where the metric is not the share of correct answers."""
-    ours, theirs = _right(base, images, metric), _right(other, images, metric)
+    ours, theirs = _right(base, images), _right(other, images)
     if ours is None or theirs is None:
         return None
     from scipy.stats import binomtest  # inside: takes half a second
@@ -304,15 +419,14 @@ def _mcnemar(base: Sequence[Record], other: Sequence[Record], images: Sequence[s
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def _right(records: Sequence[Record], images: Sequence[str], metric: CountsMetric) -> NDArray[np.bool_] | None:
+def _right(side: Counted, images: Sequence[str]) -> NDArray[np.bool_] | None:
     """Which answers are correct, image by image, if the score of each image and of all of them is the share of these in %."""
-    answers: dict[str, list[bool]] = defaultdict(list)
-    for record in records:
-        if "correct" not in record:
-            return None
-        answers[image_of(record)].append(bool(record["correct"]))
-    counts = counts_of(records, images, metric)
-    found = np.array([right for image in images for right in answers[image]])
-    shares = [float(np.mean(answers[image])) for image in images]
-    scores = np.append(value_of(metric, counts), value_of(metric, counts.sum(axis=0)))
-    return found if np.allclose(scores, 100 * np.append(shares, found.mean()), rtol=_TIE) else None
+    if side.right is None:
+        return None
+    row = {image: index for index, image in enumerate(images)}
+    rows = np.array([row.get(image, -1) for image in side.images])
+    found, rows = side.right[rows >= 0], rows[rows >= 0]
+    shares = np.append(np.bincount(rows, weights=found) / np.bincount(rows), found.mean())
+    counts = side.counts(images)
+    scores = np.append(value_of(side.metric, counts), value_of(side.metric, counts.sum(axis=0)))
+    return found[np.argsort(rows, kind="stable")] if np.allclose(scores, 100 * shares, rtol=_TIE) else None

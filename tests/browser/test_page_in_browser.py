@@ -13,6 +13,7 @@ from PIL import Image
 from leaderboards.entry import Entry
 from leaderboards.page import page, write_page
 from leaderboards.plot import Point
+from leaderboards.published import Reference
 from leaderboards.sample import Sample
 from leaderboards.verdict import Verdict
 
@@ -108,6 +109,8 @@ def html(**changes: Any) -> str:
         "thumbnails": thumbnail,
         "verdicts": {e.key: verdict(e) for e in ENTRIES if e.model != BASE and e.headline and e.value is not None},
         "curves": CURVES,
+        "references": [Reference(model="paper", task="pope", metric="f1", value=85.0, source="A paper, Table 1", note="other prompts")],
+        "otherwise": {ENTRIES[4].key: ["revision was 'a', is 'b'"]},
     }
     return page(ENTRIES, **usual | changes)
 
@@ -223,7 +226,9 @@ def test_hostile_words_are_read_and_never_run(opened: Open) -> None:
         samples=lambda run: [s for s in samples if s.run == run],
         verdicts={e.key: verdict(e) for e in entries},
         curves={everywhere: {everywhere: points}},
-        notes=[everywhere],
+        notes=[everywhere] * 5,
+        otherwise={entries[0].key: [everywhere]},
+        references=[Reference(model=everywhere, task=columns[0][0], metric=columns[0][1], value=1.0, source=everywhere, note=everywhere)],
     )
     board = opened(text)
     board.flips()
@@ -371,7 +376,64 @@ def test_answers_that_cannot_be_opened_are_said_to_be(opened: Open) -> None:
     assert board.locator("article").count() == 0
 
 
-@pytest.mark.parametrize("width", (400, 1280))
+def test_a_verdict_is_never_cut_off_however_wide_the_window(opened: Open) -> None:
+    even = {e.key: Verdict(**{**vars(verdict(e)), "p": 0.5}) for e in ENTRIES if e.model != BASE and e.value is not None}
+    for width in (400, 800, 1280):
+        board = opened(html(verdicts=even), width=width)
+        cells = board.locator("#against td", has_text="not separable")
+        assert cells.count() == len(even)
+        cut = """cells => cells.filter(cell => {
+            const frame = cell.closest(".scroll").getBoundingClientRect();
+            return cell.getBoundingClientRect().right > frame.right + 1 || cell.scrollWidth > cell.clientWidth;
+        }).length"""
+        assert cells.evaluate_all(cut) == 0, width
+    assert board.locator("#against .scroll").evaluate("region => region.scrollWidth - region.clientWidth") == 0
+
+
+def test_what_others_reported_can_be_sorted_and_filtered_apart_from_the_board(opened: Open) -> None:
+    about: dict[str, Any] = {"task": "pope", "metric": "f1", "source": "A paper"}
+    board = opened(html(references=[Reference(model=name, value=value, **about) for name, value in (("low", 1.0), ("high", 99.0))]))
+    names = board.locator("#reported tbody tr:visible th bdi")
+    assert names.all_text_contents() == ["low", "high"]
+    board.locator("#reported th", has_text="f1").get_by_role("button").click()
+    assert names.all_text_contents() == ["high", "low"]
+    assert board.column()[0] != "high"
+    board.locator("#filter").fill("low")
+    board.until("document.querySelector('#count').textContent === '0 of 4 models'")
+    assert names.all_text_contents() == ["low"]
+
+
+def test_drawings_say_their_numbers_to_who_does_not_see_them(opened: Open) -> None:
+    board = opened(html())
+    curve = board.get_by_role("img", name="chair_s (%) against training step")
+    assert "dpo: 2.3 [2.1, 2.5] at step 0" in curve.get_attribute("aria-label")
+    assert curve.locator(".whisker").count() == 3
+    assert curve.locator(".band").count() == 1
+    bars = board.locator("#tasks table").first
+    assert bars.locator("caption").text_content()
+    assert bars.locator("tbody .reach").count() == len(MODELS)
+    assert bars.locator("tbody .figure").first.inner_text().split() == ["2.3", "[2.1,", "2.5]"]
+    assert board.get_by_role("img", name="Profile of the models over 3 metrics").count() == 1
+    assert board.get_by_role("table", name="What scoring each model took").locator("tbody tr").count() == len(MODELS)
+
+
+def test_flips_are_chosen_by_keyboard_alone(opened: Open) -> None:
+    board = opened(html())
+    board.flips()
+    board.locator(f"#board [data-task=pope][data-after='{TUNED}']").focus()
+    board.keyboard.press("Enter")
+    board.tally("Showing 2.")
+    board.locator("#flip-form [name=kind]").focus()
+    board.keyboard.press("ArrowDown")
+    board.tally("Showing 1.")
+    for _ in range(2):
+        board.keyboard.press("Tab")
+    board.keyboard.type("picture 99?")
+    board.tally("Showing 0.")
+    assert board.locator("article").count() == 0
+
+
+@pytest.mark.parametrize("width", (400, 800, 1280))
 def test_it_fits_the_window_and_wide_tables_scroll_by_themselves(opened: Open, width: int) -> None:
     board = opened(html(title="A-title-without-any-place-to-break-" * 5), width=width)
     board.flips()
@@ -388,11 +450,12 @@ def test_it_fits_the_window_and_wide_tables_scroll_by_themselves(opened: Open, w
 @pytest.mark.parametrize("width", (400, 1280))
 @pytest.mark.parametrize("scheme", ("light", "dark"))
 def test_axe_finds_nothing_to_complain_about(opened: Open, axe: str, width: int, scheme: str) -> None:
-    board = opened(html(notes=["A file was skipped."]), width=width, scheme=scheme, bypass_csp=True)
+    board = opened(html(notes=["A file was skipped."] * 5), width=width, scheme=scheme, bypass_csp=True)
     board.flips()
     board.locator("#columns").select_option("all")
     board.locator("[data-trace]").first.click()
-    board.locator("#runs summary").first.click()
+    for summary in ("#runs", ".otherwise", "header details"):
+        board.locator(f"{summary} summary").first.click()
     board.evaluate(axe)
     found = board.evaluate("axe.run(document, { resultTypes: ['violations'] })")
     assert [(rule["id"], [node["html"][:160] for node in rule["nodes"]][:3]) for rule in found["violations"]] == []

@@ -1,12 +1,18 @@
 """What boards say, on the command line: two small models scored for real, then ranked, compared, gated, shown and exported."""
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from harness import cli
+from leaderboards.board import Board
+from leaderboards.entry import Entry
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +49,102 @@ def test_the_board_shows_ranks_and_differences_in_every_form(runs: Path, capsys:
     assert "scenes-base (base)" in text
     assert re.search(r"#1", text)
     assert len(said([*asked, "--format", "csv"], capsys).splitlines()) >= 3
-    assert json.loads(said([*asked, "--json"], capsys))
-    assert said(["leaderboard", str(runs)], capsys).strip() == "No results."  # runs with a limit stand on no board
+    assert json.loads(said([*asked, "--json"], capsys))["entries"][-1]["asked_otherwise"] == []
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said of a wrong command, in one line; nothing is on stdout."""
+    capsys.readouterr()
+    assert cli.run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+def put(folder: Path, model: str, *, task: str = "mme", metric: str = "perception", judge: str | None = None, **changes: Any) -> None:
+    """A run of one score onto the board of a run folder."""
+    run = re.sub(r"\W", "_", f"{model}-{task}-{judge}")
+    facts: dict[str, Any] = {"value": 1500.0, "low": None, "high": None, "unit": "points", "higher_is_better": True, "headline": True}
+    facts |= {"version": "1.0", "samples": 2374, "limit": None, "seconds": 1.0, "cost": 0.0, "created": "2026-01-31T12:00:00+00:00"}
+    facts |= {"provenance": {"data": "lmms-lab/MME@d6c9023f"}, "judge": judge}
+    entry = Entry(run=run, model=model, task=task, metric=metric, **facts | changes)
+    Board(folder / "board").add([entry], [])
+
+
+@pytest.mark.parametrize("form", ([], ["--json"], ["--format", "csv"], ["--html", "page.html"], ["--output", "hub"]))
+def test_a_leaderboard_of_nothing_is_a_mistake(
+    runs: Path, tmp_path: Path, form: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    assert "no board in 'empty'" in refused(["leaderboard", "empty", *form], capsys)
+    assert "no board in 'empty'" in refused(["leaderboard", str(runs), "empty", "--partial", *form], capsys)
+    assert "no folder 'runs'" in refused(["leaderboard", *form], capsys)
+    Path("runs/x/board").mkdir(parents=True)
+    assert "no run on the boards in 'runs'" in refused(["leaderboard", *form], capsys)
+    assert "2 runs with --limit or on partial data; --partial shows them" in refused(["leaderboard", str(runs), *form], capsys)
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "runs"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    (
+        (["--html", "x", "--json"], "--html and --json are forms of one board"),
+        (["--html", "x", "--output", "hub"], "--html and --output hub are forms"),
+        (["--json", "--format", "csv"], "--json and --format csv are forms"),
+        (["--out", "x"], "--out is for --output only"),
+        (["--output", "lm-eval", "--source-url", "https://e.org"], "--source-url is for --output hub only"),
+        (["--hub-task", "mme=x"], "--hub-task is for --output hub only"),
+        (["--output", "hub", "--base", "m"], "--base is not for --output"),
+        (["--output", "hub", "--published"], "--published is not for --output"),
+        (["--no-pictures"], "--no-pictures is for --html only"),
+        (["--output", "hub", "--hub-task", "mme"], "--hub-task 'mme': must be TASK=ID or TASK=OWNER/NAME/ID"),
+        (["--output", "hub", "--hub-task", "mne=x"], "did you mean 'mme'?"),
+        (["--output", "hub", "--source-url", "e.org"], "must begin with https://"),
+    ),
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(Path("runs/a"), "m")
+    assert message in refused(["leaderboard", *options], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert [path.name for path in Path("runs").iterdir()] == ["a"]
+
+
+def test_a_board_under_another_name_stands_beside_a_folder_of_boards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path / "runs" / "a", "mine")
+    put(tmp_path / "b", "baseline")
+    (tmp_path / "b" / "board").rename(tmp_path / "kept")
+    text = said(["leaderboard", str(tmp_path / "runs"), str(tmp_path / "kept"), str(tmp_path / "runs" / "a"), "--format", "csv"], capsys)
+    assert [row["model"] for row in csv.DictReader(io.StringIO(text))] == ["mine", "baseline"]
+
+
+def test_what_others_published_is_in_every_form_and_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path, "mine")
+    asked = ["leaderboard", str(tmp_path), "--published"]
+    text = said(asked, capsys)
+    assert "## Reported by others" in text
+    assert "Silkie" in text
+    rows = list(csv.DictReader(io.StringIO(said([*asked, "--format", "csv"], capsys))))
+    assert [row["model"] for row in rows if not row["source"]] == ["mine"]
+    assert {row["task"] for row in rows} == {"mme"}
+    found = json.loads(said([*asked, "--json"], capsys))
+    assert [entry["model"] for entry in found["entries"]] == ["mine"]
+    assert len(found["published"]) == len(rows) - 1 > 10
+    assert all(row["source"] for row in found["published"])
+    page = tmp_path / "page.html"
+    said([*asked, "--html", str(page)], capsys)
+    assert "2312.10665" in page.read_text(encoding="utf-8")
+    said(["leaderboard", str(tmp_path), "--html", str(page)], capsys)
+    assert "2312.10665" not in page.read_text(encoding="utf-8")
+    (tmp_path / "own").mkdir()
+    put(tmp_path / "own", "mine", task="scenes_chair", metric="chair_s")
+    capsys.readouterr()
+    assert cli.run(["leaderboard", str(tmp_path / "own"), "--published"]) == 0
+    assert "nothing is known here to be published" in capsys.readouterr().err
 
 
 def test_the_page_holds_pictures_and_needs_nothing_else(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +179,43 @@ def test_power_is_told_from_answers_or_supposed(runs: Path, capsys: pytest.Captu
     monkeypatch.chdir(runs)
     assert "400" in said(["power", "scenes_mme", "--board", str(runs), "--samples", "400", "--difference", "2"], capsys)
     assert cli.run(["power", "scenes_mme", "--model", "nobody", "--board", str(runs)]) == 2
+    capsys.readouterr()
+    assert cli.run(["power", "scenes_mme", "--board", str(runs)]) == 0  # runs with a limit are none
+    out, err = capsys.readouterr()
+    assert "(400 samples)" in out
+    assert err.startswith("no whole run of scenes_mme with its answers on the boards under")
+
+
+def test_every_tasks_power_is_told_or_what_is_missing_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.registry import registry
+
+    monkeypatch.chdir(tmp_path)
+    for name, task in registry().tasks.items():
+        if task.all_metrics[task.headline].unit == "points":
+            assert f"give --board with a whole run of {name}, or --metric accuracy" in refused(["power", name], capsys)
+            assert "samples needed" in said(["power", name, "--metric", "accuracy"], capsys)
+        elif task.rows is None and task.data != "embedded":
+            assert "give --samples" in refused(["power", name], capsys)
+            assert "samples needed" in said(["power", name, "--samples", "100"], capsys)
+        else:
+            assert "samples needed" in said(["power", name], capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    (
+        (["pope", "--accuracy", "60", "--board", "."], "--accuracy and --discordance suppose answers; --board"),
+        (["pope", "--discordance", "6", "--model", "m"], "give the ones or the others"),
+        (["pope", "--accuracy", "60", "--discordance", "6"], "say one thing in two ways"),
+        (["mmhal", "--accuracy", "60"], "mmhal score (0-6): --accuracy and --discordance are for shares (%) only"),
+        (["mme", "--discordance", "6"], "mme perception (points): what one answer adds to it is not known without answers"),
+        (["pope", "--accuracy", "100"], "accuracy must be between 0 and 100"),
+    ),
+)
+def test_power_supposes_shares_alone(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refused(["power", *options], capsys)
 
 
 def test_results_go_out_as_lm_evals_and_come_back_marked(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,8 +223,34 @@ def test_results_go_out_as_lm_evals_and_come_back_marked(runs: Path, tmp_path: P
     assert len(files) == 2
     said(["import", *files, "--out", str(tmp_path / "in")], capsys)
     assert "scenes-careful" in said(["leaderboard", str(tmp_path / "in"), "--partial"], capsys)
-    assert cli.run(["leaderboard", str(runs), "--partial", "--output", "hub", "--out", str(tmp_path / "hub")]) == 2
-    assert "no whole score" in capsys.readouterr().err  # a run with a limit goes into no model card
+
+
+def test_what_cannot_be_exported_is_named_and_the_others_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    board, out = tmp_path / "run", tmp_path / "out"
+    put(board, "cut", limit=8, samples=8)
+    put(board, "a/b")
+    put(board, "a__b")
+    for judge in ("one", "two"):
+        put(board, "twice", task="mmhal", metric="score", judge=judge, unit="0-6", value=2.0)
+    asked = ["leaderboard", str(board), "--partial", "--out", str(out)]
+    assert cli.run([*asked, "--output", "hub", "--source-url", "https://example.org/board", "--hub-task", "mme=default"]) == 1
+    told = capsys.readouterr()
+    assert told.err == "cut: not exported: no whole score to put into a model card\n"
+    files = [Path(line) for line in told.out.splitlines()]
+    assert all(file.is_file() for file in files)
+    assert len({file.relative_to(out).parts[0] for file in files}) == 3
+    (result,) = yaml.safe_load(next(file for file in files if file.name == "mme.yaml").read_text())
+    assert result["source"] == {"url": "https://example.org/board"}
+    assert result["dataset"] == {"id": "lmms-lab/MME", "task_id": "default", "revision": "d6c9023f"}
+    assert cli.run([*asked, "--output", "lm-eval"]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("twice: not exported: mmhal: one version, judge and number a metric")
+    assert len(told.out.splitlines()) == 3
+    only = tmp_path / "only"
+    put(only, "cut", limit=8, samples=8)
+    assert cli.run(["leaderboard", str(only), "--partial", "--output", "hub", "--out", str(tmp_path / "none")]) == 1
+    assert not (tmp_path / "none").exists()
+    assert cli.run(["leaderboard", str(only), "--partial", "--output", "lm-eval", "--out", str(tmp_path / "all")]) == 0
 
 
 def test_a_file_that_is_no_result_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,6 +198,22 @@ def test_the_judge_s_askings_widen_the_interval_as_far_as_they_drift(drift: floa
     assert (alone / simulations < 0.8) == (drift > 0)  # one asking does not know that the judge drifts
 
 
+@pytest.mark.parametrize(("before", "after"), ((2, 2), (3, 3), (1, 3)))
+@pytest.mark.parametrize("mood", (0.1, 0.4))
+def test_two_equal_models_are_told_apart_in_5_of_100_runs_at_most_however_seldom_a_moody_judge_was_asked(
+    before: int, after: int, mood: float
+) -> None:
+    rng, alarms, simulations = np.random.default_rng(5), 0, 300
+    for _ in range(simulations):
+        liking = rng.normal(3, 1.4, 40)
+        base, other = (
+            [[{"image": str(i), "rating": float(r)} for i, r in enumerate(liking + noise + rng.normal(0, mood))] for _ in range(askings)]
+            for noise, askings in ((rng.normal(0, 1, 40), before), (rng.normal(0, 1, 40), after))
+        )
+        alarms += compare_repeats(base, other, mmhal.score, higher_is_better=True, resamples=RESAMPLES).outcome != "not separable"
+    assert alarms / simulations <= 0.08  # 5% and what 300 runs may be above it once in a hundred times
+
+
 def entry(run: str, task: str, value: float) -> Entry:
     return Entry(
         run=run,

@@ -8,7 +8,18 @@ import yaml
 
 from leaderboards.board import Board
 from leaderboards.entry import Entry
-from leaderboards.exchange import ExchangeError, hub_results, lm_eval_results, model_index, read_results, sanitized, write_lm_eval
+from leaderboards.exchange import (
+    ExchangeError,
+    folders_of,
+    hub_files,
+    hub_results,
+    lm_eval_files,
+    lm_eval_results,
+    model_index,
+    read_results,
+    sanitized,
+    write_files,
+)
 from leaderboards.schema import lacking
 
 MakeEntry = Callable[..., Entry]
@@ -225,6 +236,12 @@ def test_what_a_file_does_not_say_can_be_given(tmp_path: Path) -> None:
     assert entry.low == pytest.approx(0.304)
 
 
+def write_lm_eval(folder: Path, entries: list[Entry]) -> Path:
+    """The file of the only model."""
+    (path,) = write_files(folder, lm_eval_files(entries).files)
+    return path
+
+
 @pytest.fixture
 def measured(make_entry: MakeEntry) -> list[Entry]:
     facts = {"weights": "12ab", "data": "lmms-lab/MME@d6c9023f", "lm-eval": "0.4.13", "commit": "feed", "seed": "3", "vlm-harness": "0.1.0"}
@@ -314,7 +331,7 @@ def test_what_may_not_go_to_the_hub_is_named(measured: list[Entry], make_entry: 
     assert found.files == {}
     assert found.left_out == [
         "part CHAIR_s: of a part of the benchmark",
-        "scenes CHAIR_s: its data are no dataset on the hub",
+        "scenes CHAIR_s: its data (embedded@1) are no dataset on the hub",
         "none CHAIR_s: no score",
     ]
     with pytest.raises(ExchangeError, match="of one model"):
@@ -325,6 +342,55 @@ def test_variants_of_one_benchmark_get_files_of_their_own(measured: list[Entry],
     like = {"task": "mmhal", "model": "org/tuned", "provenance": dict(measured[0].provenance)}
     found = hub_results([make_entry(judge=judge, **like) for judge in ("a b", "a/b", "c")])
     assert list(found.files) == [f".eval_results/mmhal_{name}.yaml" for name in ("a_b", "a_b_2", "c")]
+
+
+def test_a_model_that_cannot_be_written_leaves_the_others_whole(measured: list[Entry], make_entry: MakeEntry) -> None:
+    twice = [make_entry(model="two judges", judge=judge) for judge in ("a", "b")]
+    made = lm_eval_files([*twice, *measured])
+    assert list(made.files) == ["org__tuned/results_2026-01-31T12-00-00.000000.json"]
+    assert list(made.refused) == ["two judges"]
+    assert "version 1, judge a; version 1, judge b" in made.refused["two judges"]
+    made = hub_files([make_entry(model="cut", limit=8), *measured, make_entry(model="org/tuned", task="scenes")])
+    assert list(made.files) == [
+        f"org__tuned/{name}" for name in (".eval_results/mme.yaml", ".eval_results/mmhal_gpt_4.yaml", "model-index.yaml")
+    ]
+    assert made.refused == {"cut": "no whole score to put into a model card"}
+    assert made.left_out == {"org/tuned": ["scenes CHAIR_s: its data (not known) are no dataset on the hub"]}
+
+
+def test_models_whose_names_look_alike_as_files_get_folders_of_their_own(make_entry: MakeEntry) -> None:
+    names = ["a/b", "a__b", "A__b", "c", "..", "__", "a:b"]
+    folders = folders_of(names)
+    assert len({folder.casefold() for folder in folders.values()}) == len(names)
+    assert folders["c"] == "c"
+    again = folders_of(["c", folders["a/b"], *reversed(names)])  # a model that is called as another one's folder
+    assert len({folder.casefold() for folder in again.values()}) == len(names) + 1
+    assert len(lm_eval_files([make_entry(model=name) for name in names]).files) == len(names)
+
+
+def test_a_dataset_named_for_the_hub_is_not_said_to_be_the_one_scored_on(measured: list[Entry], make_entry: MakeEntry) -> None:
+    local = make_entry(task="pope", model="org/tuned", provenance={"data": "/home/me/pope"})
+    found = hub_results([measured[0], local], task_ids={"mme": "owner/mme/perception", "pope": "owner/pope/default"})
+    mme, pope = ([yaml.safe_load(text)[0] for text in found.files.values()])[:2]
+    assert mme["dataset"] == {"id": "owner/mme", "task_id": "perception"}  # no revision: it is another dataset's
+    assert mme["notes"].endswith("; scored on lmms-lab/MME@d6c9023f")
+    assert pope["dataset"] == {"id": "owner/pope", "task_id": "default"}
+    assert pope["notes"].endswith("; scored on local data")
+    same = yaml.safe_load(hub_results([measured[0]], task_ids={"mme": "lmms-lab/MME/x"}).files[".eval_results/mme.yaml"])[0]
+    assert same["dataset"] == {"id": "lmms-lab/MME", "task_id": "x", "revision": "d6c9023f"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    (
+        ({"source_url": "javascript:alert(1)"}, "source URL 'javascript:alert.1.': must begin with https"),
+        ({"task_ids": {"mne": "x"}}, "hub task 'mne': nobody was scored on it; did you mean 'mme'"),
+        ({"task_ids": {"mme": "owner/x"}}, "hub task mme=owner/x: must be mme=ID or mme=OWNER/NAME/ID"),
+    ),
+)
+def test_what_the_hub_would_not_take_is_refused(measured: list[Entry], given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExchangeError, match=message):
+        hub_files(measured, **given)
 
 
 def test_the_model_index_can_be_read_by_the_hubs_own_library(measured: list[Entry], make_entry: MakeEntry) -> None:

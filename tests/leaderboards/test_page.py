@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from leaderboards.answers import Mark
 from leaderboards.charts import bars, curve, profile
 from leaderboards.entry import Entry
-from leaderboards.page import Mark, PageError, mark, page, write_page
+from leaderboards.page import PageError, mark, page, write_page
 from leaderboards.plot import Point
+from leaderboards.published import Reference
 from leaderboards.ranks import Rank
+from leaderboards.report import leaderboard
 from leaderboards.sample import Sample
 from leaderboards.verdict import Verdict
 
@@ -89,7 +92,76 @@ def test_every_score_stands_in_the_table_with_its_interval_and_what_it_lacks(mak
     text = text_of(page(entries, title="Board"))
     assert "19.3 [15.3, 23.0]" in text
     assert "47/50, 1 failed, 4 unparsed, limit 50" in text
-    assert "Partial: a run with a limit" in text
+    assert "Partial: what was scored on a part of a benchmark" in text
+
+
+def test_a_cell_says_what_the_markdown_says_of_its_score(make_entry: MakeEntry) -> None:
+    provenance = {"rows": "partial", "imported": "lm-eval <0.4>", "leaks": "12"}
+    entry = make_entry(samples=50, unscored=1, failed=2, unparsed=3, provenance=provenance)
+    cut = make_entry(model="cut", limit=24)
+    text = text_of(page([entry, cut], title="Board"))
+    assert "47/50, 2 failed, 3 unparsed, partial data, by lm-eval <0.4>, 12 leaked" in text
+    assert "limit 24" in text
+    markdown = leaderboard([entry, cut]).replace("\\", "")
+    for note in ("47/50", "2 failed", "3 unparsed", "partial data", "by lm-eval <0.4>", "12 leaked", "limit 24"):
+        assert note in markdown
+        assert note in text
+
+
+def test_what_is_neither_better_nor_worse_gets_no_direction(make_entry: MakeEntry) -> None:
+    up: dict[str, Any] = {"metric": "random_yes_rate", "task": "pope", "headline": False}
+    entries = [make_entry(**up), make_entry(run="run-2", model="tuned", value=4.0, low=2.0, high=6.5, **up)]
+    verdicts = {entries[1].key: verdict(-15.3, 0.001)}
+    html = page(entries, title="Board", base="base", verdicts=verdicts, ranks={entries[1].key: Rank(low=1, high=2, ties=())})
+    body = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S).split("<main")[1]
+    assert not re.search(r'class="(better|worse)"|[▲▼]', body)
+    assert "lower is better" not in body
+    text = text_of(body)
+    assert "↓ -15.3 lower than the base, neither better nor worse" in text
+    assert re.search(r"pope random_yes_rate \(%\) ↓ lower -15.3", text)
+    assert "rank" not in text
+    html = page(entries, title="Board", base="base", verdicts={entries[1].key: verdict(-15.3, 0.5)})
+    assert "≈ -15.3 not separable" in text_of(html)
+
+
+def test_a_score_that_was_asked_otherwise_than_the_base_says_in_which_words(two: list[Entry]) -> None:
+    otherwise = {two[1].key: ["revision was 'a', is '<b>'", "split was 'test', is 'tune'"]}
+    html = page(two, title="Board", base="base", otherwise=otherwise)
+    text = text_of(html)
+    assert text.count("≠ asked otherwise") == 2  # in the cell, and over the words
+    assert "scenes_chair CHAIR_s (%): revision was 'a', is '<b>'; split was 'test', is 'tune'" in text
+    assert "asked otherwise" not in text_of(page(two, title="Board", base="base"))
+    with pytest.raises(PageError, match="of 'gone' on scenes_chair CHAIR_s"):
+        page(two, title="Board", base="base", otherwise={("gone", *two[1].key[1:]): ["x"]})
+
+
+def test_what_others_reported_stands_apart_with_its_source(make_entry: MakeEntry) -> None:
+    entries = [make_entry(), make_entry(task="pope", metric="f1", provenance={"imported": "lm-eval"}), make_entry(task="mme", metric="p")]
+    about: dict[str, Any] = {"task": "scenes_chair", "metric": "CHAIR_s", "value": 12.34, "source": f"A paper {HOSTILE}, Table 2"}
+    references = [
+        Reference(model=HOSTILE, note="asked <otherwise>", **about),
+        Reference(model="elsewhere", **about | {"task": "gone"}),
+        Reference(model="imported only", **about | {"task": "pope", "metric": "f1"}),
+        Reference(model="later", **about | {"task": "mme", "metric": "p", "value": 5.0}),
+    ]
+    html = page(entries, title="Board", references=references)
+    apart = html[html.index('<section id="reported"') :].split("</section>")[0]
+    text = text_of(apart)
+    assert f"{HOSTILE.replace('/', '/ ')} 12.3 — A paper {HOSTILE}, Table 2" in text
+    assert f"later — 5.0 A paper {HOSTILE}, Table 2" in text
+    assert f"A paper {HOSTILE}, Table 2: asked <otherwise>" in text
+    assert "elsewhere" not in text_of(html)
+    assert "imported only" not in text_of(html)
+    assert "<img" not in html
+    assert "12.3" not in text_of(html[: html.index('<section id="reported"')])  # among no measured ones
+    assert 'id="reported"' not in page(entries, title="Board", references=references[1:3])
+
+
+def test_many_notes_are_folded_into_one(two: list[Entry]) -> None:
+    few, many = (page(two, title="Board", notes=[f"note {place}" for place in range(count)]) for count in (4, 5))
+    assert few.count('<p class="notice">note') == 4
+    assert "<summary>5 notes" in many
+    assert all(f"<li>note {place}</li>" in many for place in range(5))
 
 
 def test_leaked_training_rows_are_named_beside_the_score(make_entry: MakeEntry) -> None:
@@ -118,7 +190,7 @@ def test_verdicts_are_marked_in_the_cell_and_listed(two: list[Entry]) -> None:
     html = page(two, title="Board", base="base", verdicts={two[1].key: verdict(-15.3, 0.001, mde=4.2)})
     text = text_of(html)
     assert "▲ -15.3 better" in text
-    assert re.search(r"scenes_chair CHAIR_s \(%\) ↓ 19.3 4.0 -15.3 \[-17.3, -13.3\] 0.0010 4.2 300 ▲ better", text)
+    assert re.search(r"scenes_chair CHAIR_s \(%\) ↓ ▲ better -15.3 \[-17.3, -13.3\] 0.0010 19.3 4.0 4.2 300", text)
 
 
 def test_a_difference_that_is_not_separable_is_no_improvement(two: list[Entry]) -> None:
@@ -206,6 +278,24 @@ def test_of_too_many_answers_those_stay_on_which_models_differ(two: list[Entry],
     (log,) = index(html)
     assert (log["asked"], log["kept"]) == (10, 3)
     assert [question[0] for question in block(html, log["block"])] == ["0", "3", "7"]
+
+
+def test_questions_on_which_one_is_better_come_before_those_in_other_words(two: list[Entry], make_sample: MakeSample) -> None:
+    def said(run: str, id: int) -> Sample:
+        better = id in (4, 8) and run == "run-2"
+        record = {"image": f"scene-{id}", "hallucinated": 0 if better else 1}
+        return make_sample(run=run, id=str(id), image=f"scene-{id}", answer=f"{run} {id}", records={"CHAIR_s": record})
+
+    samples = logs_of(*(said(run, id) for run in ("run-1", "run-2") for id in range(10)))
+    html = page(two, title="Board", samples=samples, answers=6)
+    (log,) = index(html)
+    assert [question[0] for question in block(html, log["block"])] == ["0", "4", "8"]
+    text = text_of(html)
+    assert "In this page: 6 answers to 3 questions." in text
+    assert "Of 10 questions, 3 are in this page, those on which most models differ" in text
+    whole = text_of(page(two, title="Board", samples=samples))
+    assert "In this page: 20 answers to 10 questions." in whole
+    assert "are in this page, those" not in whole
 
 
 def test_a_log_that_cannot_be_read_is_named_and_a_missing_one_is_not_an_error(two: list[Entry], make_sample: MakeSample) -> None:

@@ -87,11 +87,13 @@ def test_without_answers_the_binomial_worst_case_is_supposed() -> None:
     assert supposed(1000, unit="%", discordance=8).error == pytest.approx(100 * np.sqrt(0.08 / 1000))
     assert supposed(96, unit="0-6").error == pytest.approx(6 * np.sqrt(0.5 / 96))
     assert "differ on 50% of the questions, as independent ones that are 50% right do" in supposed(1000, unit="%").basis
-    assert "differ on 8% of the questions, and every" in supposed(1000, unit="%", discordance=8).basis
+    assert "differ on 8% of the questions, every" in supposed(1000, unit="%", discordance=8).basis
+    assert supposed(1000, unit="%").basis.endswith("and the score to be the share of right answers")
+    assert supposed(10, unit="1-10").basis.endswith("and every answer to be rated 1 or 10")
 
 
 def test_nothing_is_supposed_that_cannot_be() -> None:
-    with pytest.raises(PowerError, match=r"unit 'points' has no range to suppose \(known: %, 0-6\)"):
+    with pytest.raises(PowerError, match=r"unit 'points' has no range to suppose \(known: %, 0-6, 1-10\)"):
         supposed(1000, unit="points")
     for accuracy in (0.0, 100.0, float("nan")):
         with pytest.raises(PowerError, match="accuracy must be between 0 and 100"):
@@ -180,3 +182,11 @@ def test_the_page_has_the_sizes_and_claims_asked_for() -> None:
     assert ["3,000", "5.6"] in rows
     assert ["0.5", f"{power.samples_for(0.5):,}"] in rows
     assert ["300", "17.7"] in rows
+
+
+def test_a_scale_is_no_number_behind_a_number_and_supposed_questions_have_no_images() -> None:
+    text = render(supposed(96, unit="0-6"))
+    assert "0.433 on the scale 0-6, from" in text
+    assert "smallest difference seen (0-6)" in text
+    assert "(96 samples)" in text
+    assert "images" not in text

@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 import re
 from collections.abc import Callable
@@ -7,7 +9,8 @@ from typing import Any
 import pytest
 
 from leaderboards.entry import Entry
-from leaderboards.published import PublishedError, Reference, beside, published
+from leaderboards.published import PublishedError, Reference, beside, published, rows
+from leaderboards.report import to_csv, to_json
 from tasks.registry import registry
 
 MakeEntry = Callable[..., Entry]
@@ -77,6 +80,23 @@ def test_references_are_shown_apart_with_their_sources(make_entry: MakeEntry) ->
     assert lines[-1] == "- a paper: mind the judge"
     assert "pope" not in "\n".join(lines)
     assert "cognition" not in beside(measured, references, only_headline=True)
+
+
+def test_programs_get_references_apart_from_what_was_measured(make_entry: MakeEntry) -> None:
+    measured = [make_entry(task="mme", metric="perception", unit="points", higher_is_better=True), make_entry()]
+    found = rows(measured, [row(model="=x", note="mind the judge"), row(task="pope", metric="f1")])
+    assert found == [
+        {
+            **{"model": "=x", "task": "mme", "metric": "perception", "unit": "points", "higher_is_better": True, "headline": True},
+            **{"value": 1539.6, "source": "a paper", "note": "mind the judge"},
+        }
+    ]
+    lines = list(csv.DictReader(io.StringIO(to_csv(measured, published=found))))
+    assert [(line["model"], line["source"], line["run"]) for line in lines] == [("base", "", "run-1")] * 2 + [("'=x", "a paper", "")]
+    told = json.loads(to_json(measured, published=found))
+    assert (len(told["entries"]), told["published"]) == (2, found)
+    assert "published" not in json.loads(to_json(measured))
+    assert rows(measured, [row(metric="cognition")], only_headline=True) == []
 
 
 def test_nothing_is_shown_of_metrics_nobody_measured_here(make_entry: MakeEntry) -> None:

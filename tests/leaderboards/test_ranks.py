@@ -89,6 +89,32 @@ def test_equal_models_are_put_in_a_false_order_in_at_most_5_of_100_boards() -> N
     assert 3 <= wrong <= 32  # 20 are allowed, and by chance half as many more
 
 
+def test_equal_models_with_few_rare_events_are_hardly_ever_put_in_an_order() -> None:
+    rng, wrong = np.random.default_rng(6), 0
+    for board in range(300):
+        risk = rng.beta(0.1, 1, 40)
+        found = ranks(
+            {name: scores((rng.random(40) < risk) * rng.integers(1, 9, 40)) for name in "abcde"},
+            SCORE,
+            higher_is_better=False,
+            resamples=300,
+            seed=board,
+        )
+        wrong += any(rank is not None and len(rank.ties) < 4 for rank in found.values())
+    assert wrong <= 15
+
+
+def test_a_rank_is_no_surer_than_swaps_where_nearly_all_images_speak_for_one() -> None:
+    """19 of 20: by swaps p = 1 / 25,000, where Student's t on the bootstrap's error would say less than 1 / 500,000."""
+    base, other = scores([0] * 19 + [1]), scores([1] * 19 + [0])
+    assert compare(base, other, SCORE, higher_is_better=True).p > 3e-5
+    models = {f"{name}{index}": records for index in range(35) for name, records in (("base", base), ("other", other))}
+    found = ranks(models, SCORE, higher_is_better=True, resamples=300)["other0"]
+    assert found == Rank(low=1, high=70, ties=tuple(name for name in models if name != "other0"))  # 2,415 pairs to adjust for
+    few = {name: records for name, records in models.items() if name in ("base0", "base1", "other0", "other1")}
+    assert ranks(few, SCORE, higher_is_better=True, resamples=300)["other0"] == Rank(low=1, high=2, ties=("other1",))
+
+
 def test_a_model_without_a_score_has_no_rank_and_takes_none_away() -> None:
     rng = np.random.default_rng(5)
     rate = ratio_of("hits", "said")

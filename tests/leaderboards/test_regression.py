@@ -26,11 +26,11 @@ BETTER = [0] * 60
 
 
 def logs(**runs: Sequence[int | None]) -> Loader:
-    """A loader of runs, each given by its hallucinations, one an image; None = unscored."""
+    """A loader of runs, each given by its hallucinations, one an image; None = unscored. Other runs kept no log."""
 
     def load(run: str) -> list[Sample]:
         if run not in runs:
-            raise FileNotFoundError(run)
+            return []
         return [
             Sample(
                 run=run,
@@ -426,13 +426,113 @@ def test_a_board_a_run_folder_and_a_single_file_give_the_same(tmp_path: Path, ol
     assert all(len(found.samples("old")) == 60 for found in sources)
 
 
-def test_a_file_without_its_log_can_be_compared_by_tolerance_only(tmp_path: Path, old: Entry, new: Entry) -> None:
-    keep(tmp_path, old, LIKE_BASE)
-    (tmp_path / "old.samples.parquet").unlink()
-    found = source(tmp_path / "old.json")
-    current = replace(new, value=21.0)
-    assert gate(found.entries, [current], before=found.samples, after=logs(new=LIKE_BASE)).errors[0].endswith("no tolerance to compare by")
-    assert gate(found.entries, [current], before=found.samples, after=logs(new=LIKE_BASE), tolerances={"scenes_chair.CHAIR_s": 2.0}).passed
+def test_a_run_that_kept_no_log_can_be_compared_by_tolerance_only(tmp_path: Path, old: Entry, new: Entry) -> None:
+    Board(tmp_path).add([old], [])
+    for found in (source(tmp_path), source(tmp_path / "old.json")):
+        current = replace(new, value=21.0)
+        result = gate(found.entries, [current], before=found.samples, after=logs(new=LIKE_BASE))
+        assert result.errors[0].endswith("no tolerance to compare by")
+        assert gate(
+            found.entries, [current], before=found.samples, after=logs(new=LIKE_BASE), tolerances={"scenes_chair.CHAIR_s": 2.0}
+        ).passed
+
+
+@pytest.mark.parametrize("metric", (METRIC, None))
+@pytest.mark.parametrize("side", ("old", "new"))
+def test_a_log_that_was_kept_and_is_missing_is_an_error_and_no_tolerance_makes_up_for_it(
+    tmp_path: Path, old: Entry, new: Entry, side: str, metric: CountsMetric | None
+) -> None:
+    folders = {}
+    for one in (old, replace(new, value=20.0)):
+        folders[one.run] = tmp_path / one.run / "board"
+        keep(folders[one.run], one, LIKE_BASE)
+    (folders[side] / f"{side}.samples.parquet").unlink()
+
+    def result(before: Path, after: Path) -> GateResult:
+        sides = source(before), source(after)
+        return gate(
+            sides[0].entries,
+            sides[1].entries,
+            before=sides[0].samples,
+            after=sides[1].samples,
+            metric=metric,
+            tolerances={"scenes_chair.CHAIR_s": 9.0},
+        )
+
+    found = result(folders["old"], folders["new"])
+    assert not found.passed
+    assert found.errors[0] == f"base scenes_chair CHAIR_s: run {side}: its sample log {side}.samples.parquet is missing"
+    single = result(folders["old"] / "old.json", folders["new"] / "new.json")
+    assert f"{side}.json: its sample log is missing beside it: no {side}.samples.parquet" in single.errors[0]
+
+
+# -- how, not how well ---------------------------------------------------------------------------------------------------------------------
+
+
+def neutral(load: Loader) -> Loader:
+    return lambda run: [replace(s, records=dict.fromkeys(["chair.yes_rate"], s.records["CHAIR_s"])) for s in load(run)]
+
+
+@pytest.fixture
+def rates(old: Entry, new: Entry) -> tuple[Entry, Entry]:
+    first, second = (replace(entry, metric="chair.yes_rate", headline=False) for entry in (old, new))
+    return first, second
+
+
+def drift(rates: tuple[Entry, Entry], values: Sequence[int], **options: Any) -> GateResult:
+    old, new = rates
+    return check(
+        [old],
+        [replace(new, value=100 * sum(values) / 60)],
+        samples=(neutral(logs(old=LIKE_BASE)), neutral(logs(new=values))),
+        metrics=lambda task, name: METRIC,
+        resamples=1000,
+        **{"tolerances": {}} | options,
+    )
+
+
+@pytest.mark.parametrize(("values", "moved"), ((WORSE, 30.0), (BETTER, 20.0)))
+def test_a_metric_of_how_not_how_well_fails_by_a_tolerance_either_way_and_by_no_test(
+    rates: tuple[Entry, Entry], values: list[int], moved: float
+) -> None:
+    name = "scenes_chair.chair.yes_rate"
+    passed = drift(rates, values, tolerances={name: moved})
+    assert (passed.passed, passed.compared) == (True, 1)
+    assert passed.checked[0].verdict is not None
+    assert passed.checked[0].verdict.outcome != "not separable"
+    assert to_json(passed)["checked"][0]["verdict"]["outcome"] == ("higher" if values is WORSE else "lower")
+    failed = drift(rates, values, tolerances={name: moved - 0.1})
+    assert [one.reason for one in failed.regressions] == [f"over the tolerance of {moved - 0.1:g}"]
+    assert f"moved by {moved:.1f}" in str(failed.regressions[0])
+    headline = replace(rates[0], headline=True), replace(rates[1], headline=True)
+    assert drift(headline, values).passed
+
+
+def test_a_metric_of_how_not_how_well_can_t_be_claimed_to_be_better(rates: tuple[Entry, Entry]) -> None:
+    name = "scenes_chair.chair.yes_rate"
+    result = drift(rates, BETTER, tolerances={name: 50.0}, require_better=[name])
+    assert (result.passed, result.claims, result.regressions) == (False, [], [])
+    assert result.errors == [
+        f"require better {name}: it says how a model answers, not how well, so nothing is better; a tolerance limits how far it may move"
+    ]
+
+
+def test_a_metric_of_how_not_how_well_costs_the_others_no_power(old: Entry, new: Entry) -> None:
+    before, after = logs(old=[0] * 60), logs(new=[1] * 6 + [0] * 54)  # p = 1/32 alone
+    names = ("CHAIR_s", "a.yes_rate", "b.yes_rate", "length")
+
+    def of_all(load: Loader) -> Loader:
+        return lambda run: [replace(s, records=dict.fromkeys(names, s.records["CHAIR_s"])) for s in load(run)]
+
+    result = check(
+        [replace(old, metric=name) for name in names],
+        [replace(new, metric=name) for name in names],
+        samples=(of_all(before), of_all(after)),
+        metrics=lambda task, name: METRIC,
+        tolerances={},
+        resamples=1000,
+    )
+    assert (result.compared, [one.baseline.metric for one in result.regressions]) == (4, ["CHAIR_s"])
 
 
 def test_a_log_of_another_run_is_an_error(tmp_path: Path, old: Entry, new: Entry) -> None:

@@ -204,6 +204,53 @@ def test_scores_of_another_tool_and_of_a_part_of_the_data_say_so(make_entry: Mak
     assert [row[1] for row in shown(leaderboard(entries))[1:]] == ["19.3 [15.3, 23.0] (by lm-eval)", "19.3 [15.3, 23.0] (partial data)"]
 
 
+def test_how_a_model_answers_is_neither_better_nor_worse(make_entry: MakeEntry) -> None:
+    entries = [make_entry(model=model, metric=metric) for metric in ("yes_rate", "length") for model in ("base", "up", "down", "same")]
+    by_model = {"up": verdict(difference=5.0, p=0.001), "down": verdict(difference=-5.0, p=0.001), "same": verdict(p=0.7)}
+    verdicts = {entry.key: by_model[entry.model] for entry in entries if entry.model in by_model}
+    ranks = {entry.key: Rank(low=1, high=1, ties=()) for entry in entries}
+    text = leaderboard(entries, verdicts=verdicts, ranks=ranks, base="base")
+    table, legend = text.split("\n\n")
+    score = "19.3 [15.3, 23.0]"
+    assert shown(table) == [
+        ["model", "scenes_chair yes_rate %", "scenes_chair length %"],
+        ["base (base)", score, score],
+        ["up", *[f"{score} +5.0 higher"] * 2],
+        ["down", *[f"{score} -5.0 lower"] * 2],
+        ["same", *[f"{score} -12.3 ≈"] * 2],
+    ]
+    assert "Higher, lower: of how a model answers" in legend
+    assert "#" not in text
+    rows = list(csv.DictReader(io.StringIO(to_csv(entries, verdicts=verdicts, ranks=ranks))))
+    assert [row["outcome"] for row in rows[:4]] == ["", "higher", "lower", "not separable"]
+    assert {row["rank_low"] for row in rows} == {""}
+    assert shown(differences({"scenes_mme.yes_rate": verdict(difference=3.0)}))[1][::5] == ["scenes_mme.yes_rate", "higher"]
+
+
+def test_a_base_that_was_asked_otherwise_is_marked_and_told(make_entry: MakeEntry) -> None:
+    entries = [make_entry(model=name) for name in ("base", "good", "other")]
+    verdicts = {entry.key: verdict(p=0.001) for entry in entries[1:]}
+    otherwise = {entries[2].key: ["split was 'val', is 'test'", "prompts was 'none', is 'official'"]}
+    table, legend = leaderboard(entries, verdicts=verdicts, otherwise=otherwise, base="base").split("\n\n")
+    assert [row[1].split("] ")[-1] for row in shown(table)[2:]] == ["-12.3 ▲", "-12.3 ▲ ≠"]
+    assert "≠: base was asked otherwise" in legend
+    assert "≠" not in leaderboard(entries, verdicts=verdicts, base="base")
+    rows = list(csv.DictReader(io.StringIO(to_csv(entries, verdicts=verdicts, otherwise=otherwise))))
+    assert [row["asked_otherwise"] for row in rows] == ["", "", "split was 'val', is 'test'; prompts was 'none', is 'official'"]
+    told = json.loads(to_json(entries, verdicts=verdicts, otherwise=otherwise))["entries"]
+    assert [row["asked_otherwise"] for row in told] == [[], [], otherwise[entries[2].key]]
+
+
+def test_few_models_with_many_metrics_are_shown_a_row_a_metric(make_entry: MakeEntry) -> None:
+    entries = [make_entry(model=model, metric=f"m{i}", value=float(i)) for model in ("base", "tuned") for i in range(9)]
+    found = shown(leaderboard([*entries, make_entry(model="tuned", metric="own")], base="base"))
+    assert found[0] == ["metric", "base (base)", "tuned"]
+    assert found[3] == ["scenes_chair m2 % ↓", *["2.0 [15.3, 23.0]"] * 2]
+    assert found[10] == ["scenes_chair own % ↓", "—", "19.3 [15.3, 23.0]"]
+    many = [make_entry(model=f"model {n}", metric=f"m{i}") for n in range(12) for i in range(9)]
+    assert len(shown(leaderboard(many))) == 13
+
+
 # -- CSV and JSON --------------------------------------------------------------------------------------------------------------------------
 
 

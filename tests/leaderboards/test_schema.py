@@ -9,7 +9,7 @@ import pytest
 from leaderboards.board import Board
 from leaderboards.entry import SCHEMA_VERSION, Entry, from_json, to_json
 from leaderboards.published import PUBLISHED
-from leaderboards.sample import Sample, from_parquet, to_parquet
+from leaderboards.sample import Asking, Sample, from_parquet, to_parquet
 from leaderboards.schema import IMPORTED, MEASURED, NAMES, SchemaError, lacking, schema
 
 MakeEntry = Callable[..., Entry]
@@ -95,21 +95,28 @@ def test_a_logs_rows_fit_the_schema_column_by_column(make_sample: MakeSample) ->
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    samples = [make_sample(reply="4", cut=True, image_digest="ab" * 32), make_sample(id="1", answer=None, records={})]
+    again = (Asking(records={"CHAIR_s": {"image": "scene-0", "hallucinated": 1}}, reply="3"), Asking(records={}, reply=None))
+    samples = [make_sample(reply="4", cut=True, image_digest="ab" * 32, repeats=again), make_sample(id="1", answer=None, records={})]
     table = pq.read_table(pa.BufferReader(to_parquet(samples)))
     assert table.column_names == list(schema("sample")["properties"])
-    assert all(fits(row, "sample") for row in table.to_pylist())
+    rows = table.to_pylist()
+    assert all(fits(row, "sample") for row in rows)
+    inside = schema("sample")["properties"]["repeats"]["contentSchema"]
+    assert jsonschema.Draft202012Validator(inside).is_valid(json.loads(rows[0]["repeats"]))
+    assert rows[1]["repeats"] is None
 
 
 def test_logs_from_before_a_column_was_added_are_read(make_sample: MakeSample) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(pa.BufferReader(to_parquet([make_sample(cut=True, image_digest="ab")])))
-    for lacking_columns in (["image_digest"], ["cut", "image_digest"]):
+    whole = {"cut": True, "image_digest": "ab", "repeats": (Asking(records={}, reply="?"),)}
+    table = pq.read_table(pa.BufferReader(to_parquet([make_sample(**whole)])))
+    for lacking_columns in (["repeats"], ["image_digest", "repeats"], ["cut", "image_digest", "repeats"]):
         sink = pa.BufferOutputStream()
         pq.write_table(table.drop_columns(lacking_columns), sink)
-        assert from_parquet(bytes(sink.getvalue())) == [make_sample(cut="cut" not in lacking_columns)]
+        there = {name: value for name, value in whole.items() if name not in lacking_columns}
+        assert from_parquet(bytes(sink.getvalue())) == [make_sample(**there)]
     sink = pa.BufferOutputStream()
     pq.write_table(table.drop_columns(["answer"]), sink)
     with pytest.raises(ValueError, match="columns must be"):
