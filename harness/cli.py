@@ -22,15 +22,18 @@ from harness.judge_cli import judge_app
 from harness.models.share_out import Relieved, size
 from harness.names_cli import models_app, tasks_app
 from harness.options import (
+    ANY,
     FAILED,
     INTERRUPTED,
     LEDGER,
     LOSSY,
     OK,
     REGRESSED,
+    REQUIRE_BETTER,
     USAGE,
     DataPaths,
     DryRun,
+    Gpus,
     Json,
     JudgeBatch,
     JudgeBudget,
@@ -41,12 +44,14 @@ from harness.options import (
     LedgerPath,
     Limit,
     MaxFailed,
+    Mode,
     ModelPath,
     ModelUrl,
     PartialData,
     PlainTrl,
     RemoteCode,
     Seed,
+    SlurmOptions,
     UsageError,
     by_plain_trl,
     data_paths,
@@ -55,10 +60,11 @@ from harness.options import (
     print_plan,
     print_plans,
     say,
+    spelled_out,
     tell,
 )
 from harness.povid_cli import povid_app
-from harness.train_cli import train_command
+from harness.train_cli import check_packages, is_launched, layout_of, needs_launch, send_whole, train_arm_command, train_command
 from harness.vlfeedback_cli import vlfeedback_app
 from harness.watch_cli import watch_command
 
@@ -80,6 +86,7 @@ app.add_typer(judge_app, name="judge")
 app.add_typer(models_app, name="models")
 app.add_typer(vlfeedback_app, name="vlfeedback")
 app.command("train")(train_command)
+app.command("train-arm", hidden=True)(train_arm_command)
 app.command("watch")(watch_command)
 app.command("leaderboard")(leaderboard_command)
 app.command("compare")(compare_command)
@@ -107,7 +114,9 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        result = app(arguments, prog_name="harness", standalone_mode=False, obj=given)
+        # Another program's options, behind `lm-eval`, are its own.
+        words = given if given[:1] == ["lm-eval"] else spelled_out(given)
+        result = app(words, prog_name="harness", standalone_mode=False, obj=given)
     except UsageError as error:
         return say(error, USAGE)
     except Relieved:  # another process has the answers now, and does the rest
@@ -258,7 +267,7 @@ def eval_command(
     if dry_run:
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
         print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], out)
-        return _print_price(rater, [task for task in chosen if task.judged], paths, limit)
+        return _print_price(rater, [task for task in chosen if task.judged], paths, limit, judge_repeats)
     from harness.evaluate import evaluate, on_board, settings_in_words
     from harness.models.fetch import fetch
     from harness.models.resident import Resident
@@ -280,7 +289,7 @@ def eval_command(
     }
     for name, found in zip(names, specs, strict=True):
         spec = replace(fetch(found, tell), strict=strict)
-        if not fresh and on_board(board, spec, name, chosen, rater, limit, paths, official_prompts, asked_so):
+        if not fresh and on_board(board, spec, name, chosen, rater, limit, paths, official_prompts, asked_so, judge_repeats):
             tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
             continue
         tell(f"{name}: scoring on {', '.join(task.name for task in chosen)}")
@@ -401,7 +410,7 @@ def score_command(
     spec = chosen[0]
     rater = judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set) if judge is not None else None
     if dry_run:
-        plans = [plan_of(spec, path, references, rater)] if rater is not None and spec.judged else []
+        plans = [plan_of(spec, path, references, rater, judge_repeats)] if rater is not None and spec.judged else []
         return print_plans([found for found in plans if found is not None], as_json=as_json)
     with use_judge(rater) if rater is not None else nullcontext():
         result = score(spec, path, references, judge_repeats)
@@ -441,6 +450,7 @@ def _exact(value: float) -> str:
 
 @app.command("train-then-eval")
 def train_then_eval_command(
+    context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE (runs/RECIPE-seedN with --seed).")] = None,
     tasks: Annotated[list[str] | None, typer.Option(help="Tasks or suites in place of the recipe's; repeatable, or by commas.")] = None,
@@ -453,9 +463,17 @@ def train_then_eval_command(
         list[str] | None, typer.Option(help="TASK or TASK.METRIC: end training once it is significantly worse than the base's; repeatable.")
     ] = None,
     require_better: Annotated[
-        list[str] | None, typer.Option(help="TASK or TASK.METRIC: exit 3 unless the last checkpoint is better than the base; repeatable.")
+        list[str] | None,
+        typer.Option(
+            REQUIRE_BETTER,
+            help="TASK or TASK.METRIC: exit 3 unless the last checkpoint is better than the base; repeatable. "
+            f"Without a name (after RECIPE), or {ANY!r}: unless it is better by a metric of the panel, and worse by none.",
+        ),
     ] = None,
     plain_trl: PlainTrl = False,
+    gpus: Gpus = None,
+    mode: Mode = "ddp",
+    slurm: SlurmOptions = None,
     limit: Limit = None,
     seed: Seed = None,
     max_failed: MaxFailed = 0.05,
@@ -464,6 +482,7 @@ def train_then_eval_command(
 ) -> int:
     """Score the base, build or read preference data, train, score every checkpoint, give the verdict. Finishes an interrupted run."""
     from harness.best import check_names
+    from trainers.launch import check_world, command_of
     from trainers.recipe import find_recipe
 
     changes: dict[str, Any] = {} if seed is None else {"seed": seed}
@@ -472,26 +491,56 @@ def train_then_eval_command(
     found = find_recipe(recipe, **changes)
     found = by_plain_trl(found) if plain_trl else found
     if found.training is not None:  # others are refused below
-        check_names(found, early_stop or [], require_better or [])
+        check_names(found, early_stop or [], [name for name in require_better or [] if name != ANY])
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
     rater = judge_of(judge or (found.data.judge if found.data else "exact"), judge_url, ledger, judge_budget, given=judge_set)
+    launched = is_launched()
+    if size() > 1:
+        raise UsageError("train-then-eval starts the processes that train by itself: say how many by --gpus")
+    layout = None
+    if found.training is not None:
+        check_packages(found, folder)
+        if not dry_run or gpus is not None or slurm is not None or mode != "ddp":  # to count GPUs takes seconds
+            layout = layout_of(found, gpus, mode, as_job=slurm is not None and not launched)
+            command_of([], layout)  # what a mode lacks is said before anything is scored
     if dry_run:
         from harness.plan import steps_of
 
         print_plan(f"{found.name}: {found.trainer} on {found.base}", steps_of(found, limit), folder)
+        if layout is not None and slurm is not None:
+            return send_whole(context, folder, layout, slurm, dry_run=True)
+        if layout is not None and needs_launch(layout):
+            from harness.train_arm import plan
+
+            print(plan(folder, layout))
         return OK
+    if layout is not None and slurm is not None and not launched:
+        return send_whole(context, folder, layout, slurm, dry_run=False)
+    if launched:
+        check_world()
     from harness.progress import Stages
     from harness.run_report import to_json, write_report
     from harness.train_then_eval import train_then_eval, unmet
 
     with Stages() as stages:
-        outcome = train_then_eval(found, folder, rater, limit=limit, early_stop=early_stop or [], tell=stages.tell, report=stages.report)
+        outcome = train_then_eval(
+            found,
+            folder,
+            rater,
+            limit=limit,
+            early_stop=early_stop or [],
+            layout=layout if layout is not None and needs_launch(layout) else None,
+            tell=stages.tell,
+            report=stages.report,
+        )
         report = write_report(outcome)
     print(to_json(outcome) if as_json else report)
     tell(f"report: {folder / 'report.md'}")
     if outcome.failed:
         return say(f"{len(outcome.failed)} checkpoints are not scored; the same command tries them again", FAILED)
-    if require_better and (why := unmet(outcome, require_better)):
+    named = [name for name in require_better or [] if name != ANY]
+    required = [*([()] if ANY in (require_better or []) else []), *([named] if named else [])]
+    if why := "; ".join(filter(None, (unmet(outcome, names) for names in required))):
         return say(why, REGRESSED)
     return OK if outcome.lost <= max_failed else say(f"{outcome.lost:.0%} of a task's samples failed or stayed unscored", LOSSY)
 
@@ -534,8 +583,8 @@ def lm_eval_command(context: typer.Context) -> int:
     return lm_eval(context.args)
 
 
-def _print_price(judge: "Judge", tasks: "list[TaskSpec]", paths: dict[str, str], limit: int | None) -> int:
-    """What the judge will cost, for answers of a usual length: those of the model aren't there yet."""
+def _print_price(judge: "Judge", tasks: "list[TaskSpec]", paths: dict[str, str], limit: int | None, repeats: int) -> int:
+    """What asking the judge so often will cost, for answers of a usual length: those of the model aren't there yet."""
     from harness.judging import plan, supposed_answers
     from tasks.openai_judge import OpenAIJudge
 
@@ -546,5 +595,5 @@ def _print_price(judge: "Judge", tasks: "list[TaskSpec]", paths: dict[str, str],
     plans = []
     for task in tasks:
         docs = list(load_tasks([task], data=paths, partial_data=True)[0][task.name].eval_docs)[:limit]
-        plans.append(plan(judge, task, docs, supposed_answers(len(docs))))
+        plans.append(plan(judge, task, docs, supposed_answers(len(docs)), repeats))
     return print_plans(plans)

@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,10 @@ OK, FAILED, USAGE, REGRESSED, LOSSY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes."""
 
 LEDGER = Path("runs") / "ledger.sqlite"
+
+REQUIRE_BETTER = "--require-better"
+ANY = "any"
+"""What a `--require-better` without a name stands for: one metric of the panel is better, and none is worse."""
 
 
 class UsageError(Exception):
@@ -59,7 +63,23 @@ ModelPath = Annotated[Path | None, typer.Option(help="A folder with the model's 
 ModelUrl = Annotated[str | None, typer.Option(help="The server of a model that is behind one; default: OPENAI_BASE_URL, else OpenAI's.")]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let the checkpoint's own code run, with all your rights.")]
 PlainTrl = Annotated[bool, typer.Option("--plain-trl", help="By TRL's own DPO trainer, not the one that reads images and prompts once.")]
+Gpus = Annotated[int | None, typer.Option("--gpus", min=1, help="How many to train on in all; default: those of this machine.")]
+Mode = Annotated[str, typer.Option("--mode", help="What each GPU holds: ddp, zero2, zero3 or fsdp2.")]
+SlurmOptions = Annotated[
+    list[str] | None, typer.Option("--slurm", help="NAME=VALUE of sbatch (partition, time, ...), repeatable: do it as a job.")
+]
 MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Exit 4 above this share of failed or unscored samples.")]
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with `any` after each `--require-better` that no name follows: typer has no options whose value may be left out."""
+    given = list(arguments)
+    found: list[str] = []
+    for place, word in enumerate(given):
+        found.append(word)
+        if word == REQUIRE_BETTER and (place + 1 == len(given) or given[place + 1].startswith("-")):
+            found.append(ANY)
+    return found
 
 
 def say(what: object, code: int) -> int:
@@ -111,10 +131,23 @@ def model_of(name: str, path: Path | None, url: str | None, remote_code: bool) -
 
 
 def by_plain_trl(recipe: "Recipe") -> "Recipe":
-    """The recipe with TRL's own trainer; UsageError where it has no DPO to do."""
+    """The recipe with TRL's own trainer; UsageError where it has no DPO to do, or settings that this trainer lacks."""
     if recipe.training is None or recipe.trainer != "dpo":
         raise UsageError(f"recipe {recipe.name!r} trains by {recipe.trainer!r}: --plain-trl is for dpo")
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"plain_trl": True})})
+    given = recipe.model_dump(exclude_unset=True)
+    return changed(given | {"training": given["training"] | {"plain_trl": True}}, f"--plain-trl: recipe {recipe.name!r}")
+
+
+def changed(values: Mapping[str, Any], what: str) -> "Recipe":
+    """The recipe of these values; UsageError, with `what` changed it, for values that it can't have."""
+    from pydantic import ValidationError
+
+    from trainers.recipe import Recipe, first_problem
+
+    try:
+        return Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        raise UsageError(f"{what}: {first_problem(error)}") from None
 
 
 def data_paths(given: list[str] | None, tasks: list[str]) -> dict[str, str]:

@@ -134,20 +134,21 @@ def curves(
 
 def _best(found: Best, models: Sequence[str], removed: Sequence[str] = ()) -> str:
     """Which checkpoint to take, and what the others lack."""
-    if len(models) == 1:
-        return f"There is one alone, `{models[0]}`."
     kept = [model for model in models if model not in removed]
+    unranked = bool(kept) and all(model in found.lacking for model in kept)
+    if len(models) == 1 and not unranked:
+        return f"There is one alone, `{line(models[0])}`."
     if found.model is not None:
-        taken = f"`{found.model}`"
+        taken = f"`{line(found.model)}`"
     elif not kept:
         taken = "None: none is kept"
-    elif all(model in found.lacking for model in kept):
-        taken = "None: none has a value of every headline metric"
     else:
         taken = "None: each is significantly worse than another by some metric, or has no value of one"
     text = f"{taken}. The earliest that is by no headline metric significantly worse than the highest score of the run's checkpoints:"
     text += f" paired tests on the same images, Holm-adjusted over {found.comparisons} comparisons. It is chosen on the images it is"
     text += " scored on, so that verdicts are on the last checkpoint, which nobody chose."
+    if unranked:
+        text = "**No checkpoint is ranked**: none has a value of every headline metric, and what has none can't be held against another."
     text += " Checkpoints that the trainer has removed are not ranked." if removed else ""
     rows = []
     for model in models:
@@ -255,6 +256,7 @@ def to_json(outcome: Outcome) -> str:
             "entries": [entry_json(entry) for entry in outcome.entries],
             "verdicts": verdicts,
             "best": outcome.best.model,
+            "not ranked": {model: list(names) for model, names in outcome.best.lacking.items()},
             "alarms": [asdict(alarm) for alarm in outcome.alarms],
             "checks": outcome.checks.to_json() if isinstance(outcome.checks, Checks) else None,
             "stopped": None if outcome.stop is None else asdict(outcome.stop),

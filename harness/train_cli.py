@@ -5,6 +5,7 @@ recipe's `batch_size` pairs on any number of them.
 """
 
 import fcntl
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.models.share_out import rank
-from harness.options import OK, DryRun, Json, PlainTrl, Seed, UsageError, by_plain_trl, print_plan, tell
+from harness.options import OK, DryRun, Gpus, Json, Mode, PlainTrl, Seed, SlurmOptions, UsageError, by_plain_trl, changed, print_plan, tell
 
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
@@ -46,23 +47,21 @@ def train_command(
     images: Annotated[str | None, typer.Option(help="Folder or zip of their pictures.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows of them, from the front.")] = None,
     seed: Seed = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="How many in all; default: those of this machine.")] = None,
-    mode: Annotated[str, typer.Option(help="What each GPU holds: ddp, zero2, zero3 or fsdp2.")] = "ddp",
-    slurm: Annotated[
-        list[str] | None, typer.Option("--slurm", help="NAME=VALUE of sbatch (partition, time, ...), repeatable: train as a job.")
-    ] = None,
+    gpus: Gpus = None,
+    mode: Mode = "ddp",
+    slurm: SlurmOptions = None,
     plain_trl: PlainTrl = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
     """Train on preferences that are there already, or pretrain embedded models. Finishes an interrupted run."""
-    from trainers.launch import WORLD, check_world
+    from trainers.launch import check_world
 
     found, understood = _recipe(recipe, config, plain_trl=plain_trl, base=base, data=data, images=images, limit=limit, seed=seed)
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
     if found.data is not None:
         raise UsageError(f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`")
-    launched = WORLD in os.environ or "WORLD_SIZE" in os.environ
+    launched = is_launched()
     if understood is not None and dry_run:
         print(mapping(understood))
     elif understood is not None and not launched:
@@ -70,11 +69,13 @@ def train_command(
     if found.pretraining is not None:
         return _pretrain(found, folder, dry_run=dry_run, as_json=as_json)
     layout = layout_of(found, gpus, mode, as_job=slurm is not None)
+    if not launched:
+        check_packages(found, folder)
     if dry_run:
         print_plan(f"{found.name}: {found.trainer} on {found.base}", plan(found, layout), folder)
         _print_launch(context, folder, layout, slurm)
         return OK
-    if not launched and (slurm is not None or layout.world > 1):
+    if not launched and (slurm is not None or needs_launch(layout)):
         return _launch(context, folder, layout, slurm)
     check_world()
     checkpoints = train(found, folder)
@@ -83,9 +84,17 @@ def train_command(
     return OK
 
 
+def train_arm_command(folder: Annotated[Path, typer.Argument()]) -> int:
+    """What each process of `harness train-then-eval --gpus N` runs."""
+    from harness.train_arm import train_arm
+
+    train_arm(folder)
+    return OK
+
+
 def _recipe(recipe: str | None, config: Path | None, *, plain_trl: bool, **changes: Any) -> "tuple[Recipe, Config | None]":
     """The recipe with what the options change, and the configuration it was read from."""
-    from trainers.recipe import Recipe, find_recipe
+    from trainers.recipe import find_recipe
 
     if (recipe is None) == (config is None):
         raise UsageError("give either a recipe or --config, a configuration of VLFeedback's authors")
@@ -108,8 +117,36 @@ def _recipe(recipe: str | None, config: Path | None, *, plain_trl: bool, **chang
     given = found.model_dump(exclude_unset=True)
     if of_data:
         given["dataset"] |= of_data
-    changed = Recipe.model_validate(given | top)
-    return by_plain_trl(changed) if plain_trl else changed, understood
+    with_options = changed(given | top, f"recipe {found.name!r}, with what the options change")
+    return by_plain_trl(with_options) if plain_trl else with_options, understood
+
+
+def is_launched() -> bool:
+    """Whether this is a process that a launcher has started, here or in a job."""
+    from trainers.launch import WORLD
+
+    return WORLD in os.environ or "WORLD_SIZE" in os.environ
+
+
+def needs_launch(layout: "Layout") -> bool:
+    """Whether training is for processes that a launcher starts."""
+    return layout.world > 1 or layout.mode != "ddp"
+
+
+def check_packages(recipe: "Recipe", folder: Path) -> None:
+    """Before anything is done: UsageError where training lacks a package, a line where its log goes to one place less."""
+    training = recipe.training
+    if training is None:
+        return
+
+    def lacks(name: str) -> bool:
+        return importlib.util.find_spec(name) is None
+
+    if training.quantization is not None and lacks("bitsandbytes"):
+        raise UsageError(f"quantization = {training.quantization!r} needs bitsandbytes: pip install 'vlm-harness[qlora]'")
+    for name in filter(lacks, training.report_to):
+        log = folder / "log.jsonl"
+        tell(f"report_to = {name!r}: not installed (pip install 'vlm-harness[track]'); the log goes to {log} without it")
 
 
 def layout_of(recipe: "Recipe", gpus: int | None, mode: str, *, as_job: bool = False) -> "Layout":
@@ -283,13 +320,35 @@ def _launch(context: typer.Context, folder: Path, layout: "Layout", slurm: Seque
 
 
 def _print_launch(context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str] | None) -> None:
-    if slurm is None and layout.world == 1:
+    if slurm is None and not needs_launch(layout):
         return
     from trainers.launch import plan_of
     from trainers.slurm import resources
 
     given: Mapping[str, Any] = {} if slurm is None else {"wanted": resources(slurm), "cluster": "slurm"}
     print(plan_of([part for part in _command(context) if part != "--dry-run"], folder, layout, **given))
+
+
+def send_whole(context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str], *, dry_run: bool) -> int:
+    """Hand the whole command to the cluster as one job of one node, on which it starts the processes of `layout` itself."""
+    from trainers.launch import Layout, plan_of, send
+    from trainers.slurm import resources
+
+    wanted = resources(slurm)
+    if layout.nodes > 1:
+        raise UsageError(
+            f"--gpus {layout.world}: a job that scores, too, is of one node, with {GPUS_A_NODE} at most; "
+            "train by `harness train`, which takes several, and score by `harness watch`"
+        )
+    if wanted.gres is None and wanted.gpus not in (1, layout.processes):
+        raise UsageError(f"--slurm gpus={wanted.gpus}: --gpus says {layout.processes}; leave it out")
+    wanted = replace(wanted, gpus=1, gres=wanted.gres or f"gpu:{layout.processes}")
+    if dry_run:
+        print(plan_of([part for part in _command(context) if part != "--dry-run"], folder, Layout(), wanted=wanted, cluster="slurm"))
+        return OK
+    job = send(_command(context), folder, Layout(), wanted=wanted)
+    tell(f"job {job.id} ({job.state()}); it prints into {job.log}")
+    return OK
 
 
 def _pretrain(recipe: "Recipe", folder: Path, *, dry_run: bool, as_json: bool) -> int:

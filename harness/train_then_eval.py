@@ -26,15 +26,20 @@ from harness.models.fetch import fetch
 from harness.models.load import register
 from harness.models.resident import Resident
 from harness.models.spec import ModelSpec, find
+from harness.options import USAGE
 from harness.pool import Pool
 from harness.provenance import digest_of_model
+from harness.train_arm import PROCESSES, train_by
 from harness.watch import NOTE, Scoring, Settled, look
 from leaderboards.board import Board
 from leaderboards.entry import Entry
-from leaderboards.verdict import Verdict, compare
+from leaderboards.verdict import Verdict
 from tasks.judge import Judge, JudgeError
 from tasks.registry import TaskSpec
+from trainers.errors import BadInput
 from trainers.job import Job, trainer
+from trainers.launch import Layout
+from trainers.preference import STOPPED as ENDED
 from trainers.read_preferences import digest, read_preferences
 from trainers.recipe import Checkpoint, Recipe
 from trainers.rows import Preference
@@ -147,13 +152,15 @@ def train_then_eval(
     limit: int | None = None,
     split: str | None = None,
     early_stop: Sequence[str] = (),
+    layout: Layout | None = None,
     tell: Tell,
     report: Report,
 ) -> Outcome:
     """Do, or finish, the run of `recipe` in `out`; `limit` bounds instructions (or rows read) and documents a task.
 
-    `early_stop` names probes, "task" or "task.metric": training ends once one is significantly worse than the base's. BadInput for a probe
-    that the recipe's tasks don't have; RunError.
+    `early_stop` names probes, "task" or "task.metric": training ends once one is significantly worse than the base's. `layout`: trained by
+    processes of their own, while this one does all else; None: by this one. BadInput for a probe that the recipe's tasks don't have;
+    RunError.
     """
     if recipe.base is None or recipe.training is None:
         raise RunError(f"recipe {recipe.name!r} pretrains a model from nothing: run it by `harness train {recipe.name}`")
@@ -204,11 +211,12 @@ def train_then_eval(
             held_out=material.held_out,
             note={"data": material.digest, "leaks": dict(material.leaks)},
         )
-        stop = _train(job, recipe.trainer, scoring, probes, clock)
+        processes = None if layout is None else Processes(layout=layout, pairs=out / "data" / "pairs.jsonl" if recipe.data else None)
+        stop = _train(job, recipe.trainer, scoring, probes, clock, processes)
         arms = {recipe.trainer: job}
         if recipe.control and recipe.trainer != "sft" and stop is None:  # a control of other length would tell nothing
             arms["sft"] = _control(job)
-            _train(arms["sft"], "sft", scoring, [], clock)
+            _train(arms["sft"], "sft", scoring, [], clock, processes)
         failed: dict[str, str] = {}
         for arm_job in arms.values():
             for found in look(arm_job.out, Settled(0))[0]:
@@ -323,15 +331,27 @@ def _leaks(pairs: Sequence[Preference], mark: str, tasks: Sequence[TaskSpec], fo
     return leaks.summary()
 
 
-def _train(job: Job, arm: str, scoring: Scoring, probes: Sequence[Metric], clock: "_Clock") -> Stop | None:
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """That several train, and what they read."""
+
+    layout: Layout
+    pairs: Path | None
+    """The file of those that the run has built."""
+
+
+def _train(
+    job: Job, arm: str, scoring: Scoring, probes: Sequence[Metric], clock: "_Clock", processes: Processes | None = None
+) -> Stop | None:
     """Train one arm, scoring between its saves; why it was stopped, if it was, now or by an earlier call."""
     between = _Between(job, scoring, probes)
     if between.stop is None:
         job.out.mkdir(parents=True, exist_ok=True)
-        for found in look(job.out, Settled(0))[0]:  # an earlier call may have been killed while it scored
-            if not between(Checkpoint(path=found.path, step=found.step, arm=arm)):
-                break
-    if between.stop is None:
+        (job.out / ENDED).unlink(missing_ok=True)  # processes that were to pause were killed in that moment
+        _score_those_there(job, arm, between)  # an earlier call may have been killed while it scored
+    if between.stop is None and processes is not None:
+        _train_by(job, arm, scoring, between, clock, processes)
+    elif between.stop is None:
         stage = f"train {arm}"
         watched = replace(
             job,
@@ -345,6 +365,40 @@ def _train(job: Job, arm: str, scoring: Scoring, probes: Sequence[Metric], clock
     if between.stop is not None:
         scoring.tell(f"training is stopped: {between.stop.words}; to train on, remove {job.out / STOPPED} and {job.out / 'stopped.json'}")
     return between.stop
+
+
+def _score_those_there(job: Job, arm: str, between: "_Between") -> int:
+    """Score the checkpoints of a folder until a probe becomes worse; the last one's step, 0 where there is none."""
+    whole = look(job.out, Settled(0))[0]
+    for found in whole:
+        if not between(Checkpoint(path=found.path, step=found.step, arm=arm)):
+            break
+    return whole[-1].step if whole else 0
+
+
+def _train_by(job: Job, arm: str, scoring: Scoring, between: "_Between", clock: "_Clock", processes: Processes) -> None:
+    """Have several processes train one arm; they pause where a probe, or what the trainer removes, can't wait to be scored."""
+    training = job.recipe.training
+    assert training is not None
+    pauses = bool(between.probes) or training.keep is not None
+    stage = f"train {arm}"
+    while between.stop is None:
+        whole = look(job.out, Settled(0))[0]
+        if whole and whole[-1].last:
+            return
+        scoring.tell(f"{stage}: {processes.layout.world} processes; their log is in {job.out / PROCESSES / 'launch'}")
+        with clock.stage(stage):
+            code = train_by(job, arm, processes.layout, pairs=processes.pairs, pauses=pauses)
+        if code:
+            said = f"{job.out}: training by {processes.layout.world} processes ended with exit code {code}"
+            raise BadInput(said) if code == USAGE else RunError(f"{said}; the same command goes on")
+        if not pauses:
+            return
+        before = whole[-1].step if whole else 0
+        if _score_those_there(job, arm, between) == before:
+            raise RunError(
+                f"{job.out}: training by {processes.layout.world} processes ended well, and left no checkpoint after step {before}"
+            )
 
 
 class _Between:
@@ -386,10 +440,9 @@ class _Between:
         for alarm in _without_value(scores, self.probes, [checkpoint.path.as_posix()]):
             self.scoring.tell(alarm.words)
         for metric in self.probes:
-            pair = scores.pair(self.job.base_name, checkpoint.path.as_posix(), metric)
-            if pair is None:
+            verdict = scores.verdict(self.job.base_name, checkpoint.path.as_posix(), metric)
+            if verdict is None:
                 continue
-            verdict = compare(pair.base, pair.other, pair.metric, higher_is_better=pair.higher_is_better)
             verdict = replace(verdict, p=min(1.0, verdict.p * looks))
             if verdict.outcome == "worse" and verdict.base is not None and verdict.other is not None:
                 named = ".".join(metric)

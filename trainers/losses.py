@@ -20,6 +20,11 @@ from trainers.errors import BadInput
 MPO_WEIGHTS = (0.8, 0.2, 1.0)
 """Of preference (DPO), quality (BCO) and generation (NLL) in MPO (2411.10442)."""
 
+GAMMA = 5.0
+"""How many times a changed token counts in RLHF-V (2312.00849)."""
+SHORTEST_RUN = 3
+"""Tokens in a row that two answers must have in common to count as unchanged: RLHF-V's `min_match_size`."""
+
 IN_TRL = ("dpo", "cdpo", "robust", "ipo", "hinge", "mpo")
 """Losses that TRL's trainer computes from a pair alone; the others need more sequences or other weights than a pair has."""
 
@@ -81,8 +86,11 @@ def mdpo(*, chosen: Tensor, rejected: Tensor, chosen_elsewhere: Tensor, beta: fl
     return dpo(chosen=chosen, rejected=rejected, beta=beta) + images - logsigmoid(beta * chosen - anchor)
 
 
-def changed_tokens(chosen: Sequence[int], rejected: Sequence[int], shortest: int = 3) -> tuple[list[bool], list[bool]]:
-    """Which tokens of each answer the other does not have; a run of fewer than `shortest` common tokens counts as changed."""
+def changed_tokens(chosen: Sequence[int], rejected: Sequence[int], shortest: int = SHORTEST_RUN) -> tuple[list[bool], list[bool]]:
+    """Which tokens of each answer the other does not have; a run of fewer than `shortest` common tokens counts as changed.
+
+    As RLHF-V's paper has it. Its code leaves out what one answer has and the other has nothing in place of.
+    """
     changed = [True] * len(chosen), [True] * len(rejected)
     for block in difflib.SequenceMatcher(None, chosen, rejected, autojunk=False).get_matching_blocks():
         if block.size >= shortest:
@@ -91,7 +99,7 @@ def changed_tokens(chosen: Sequence[int], rejected: Sequence[int], shortest: int
     return changed
 
 
-def segment_log_probs(log_probs: Tensor, mask: Tensor, changed: Tensor, gamma: float = 5.0) -> Tensor:
+def segment_log_probs(log_probs: Tensor, mask: Tensor, changed: Tensor, gamma: float = GAMMA) -> Tensor:
     """DDPO's log-probability of an answer: changed tokens count `gamma` times, divided by the weights' sum (RLHF-V, 2312.00849).
 
     All [pairs, length] -> [pairs]; the same of policy and reference goes into `dpo`, with RLHF-V's beta of 0.5.

@@ -14,38 +14,24 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 from trl.trainer.utils import use_adapter
 
 from trainers.losses import answer_log_probs, povid_code, povid_code_ratio, povid_paper, povid_paper_ratio, seen_through_noise
-from trainers.packed_data import TEXTS, Pairs
+from trainers.packed_data import TEXTS
 from trainers.povid import noise_seed, noised, noised_pixels
 from trainers.recipe import Noise
-from trainers.rows import Preference
+from trainers.seeded_pairs import Epochs, SeededPairs
 
 Variant = Literal["povid-paper", "povid-code"]
 
 
-class NoisedPairs(Pairs):
+class NoisedPairs(SeededPairs):
     """Pairs that know the seed of their noise: another one every epoch, the same whenever a run is repeated or gone on with."""
-
-    def __init__(self, preferences: Sequence[Preference], seed: int) -> None:
-        super().__init__(preferences)
-        self.seed, self.epoch = seed, 0
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {**super().__getitem__(index), "noise": noise_seed(self.seed, self.preferences[index].row, self.epoch)}
-
-
-class _Epochs(TrainerCallback):
-    def __init__(self, pairs: NoisedPairs) -> None:
-        self.pairs = pairs
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Before the epoch's first pair is read; a run that is gone on with may be within an epoch."""
-        self.pairs.epoch = int(state.epoch + 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +94,7 @@ class PovidTrainer(DPOTrainer):
             **rest,
         )
         self.variant, self.noise = variant, noise
-        self.add_callback(_Epochs(train_dataset))
+        self.add_callback(Epochs(train_dataset))
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """The mean over the batch's pairs."""

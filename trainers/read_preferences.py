@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +23,7 @@ from PIL import UnidentifiedImageError
 from trainers.errors import BadInput
 from trainers.recipe import Dataset
 from trainers.rows import Picture, Preference, Row
-from trainers.vlfeedback.formats import SeenPairs, read_pairs
+from trainers.vlfeedback.formats import IMAGE_TOKEN, SeenPairs, read_pairs
 from trainers.vlfeedback.pairs import Counts, Rule, best_answers, find_rule, pair_up, prompt_key, settle, split
 from trainers.vlfeedback.pictures import there
 from trainers.vlfeedback.public import Seen, fetch_public, holds_rows, read_rows
@@ -72,7 +72,7 @@ def read_preferences(dataset: Dataset, progress: Callable[[int], None] = lambda 
         pairs, told = _of_rows(path, images, dataset, progress)
     else:
         pairs, told = _of_pairs(path, images, dataset, progress)
-    pairs, dropped = _with_pictures(pairs, dataset)
+    pairs, dropped = _with_pictures(_without_tokens(pairs, dataset), dataset)
     sides: dict[str, list[Preference]] = {"train": [], "test": []}
     for pair in pairs:
         sides[split(prompt_key(pair), dataset.test_share, dataset.split_seed)].append(pair)
@@ -162,6 +162,28 @@ def _counted(items: Iterable[Item], progress: Callable[[int], None]) -> Iterator
     for count, item in enumerate(items, start=1):
         progress(count)
         yield item
+
+
+_TOKEN = re.compile(rf"\s*{IMAGE_TOKEN}\s*$|{IMAGE_TOKEN}[ \t]*\n?")
+"""With the line that it stands on alone."""
+
+
+def _without_tokens(pairs: list[Preference], dataset: Dataset) -> list[Preference]:
+    """What stands for a picture in others' prompts is no text to learn from, whatever this model has in its place."""
+    if dataset.image_tokens == "drop":
+        pairs = [_without_its_tokens(pair) for pair in pairs]
+    held = [pair.id for pair in pairs if IMAGE_TOKEN in pair.prompt]
+    if held:
+        ids = ", ".join(map(repr, held[:5])) + (" ..." if len(held) > 5 else "")
+        refused = dataset.image_tokens == "refuse"
+        what = "image_tokens = 'drop' takes out as many as there are pictures" if refused else "more of them than pictures"
+        raise ReadError(f"{dataset.read}: {len(held):,} of {len(pairs):,} pairs have {IMAGE_TOKEN!r} in their prompt: {ids}; {what}")
+    return pairs
+
+
+def _without_its_tokens(pair: Preference) -> Preference:
+    # A count of 0 would mean all of them.
+    return replace(pair, prompt=_TOKEN.sub("", pair.prompt, count=len(pair.images))) if pair.images else pair
 
 
 def _with_pictures(pairs: list[Preference], dataset: Dataset) -> tuple[list[Preference], int]:

@@ -220,6 +220,8 @@ class Dataset(_Section):
     """At most so many rows of rated answers, or pairs, from the front."""
     missing_images: Literal["refuse", "drop"] = "refuse"
     """What becomes of pairs whose picture is not there, or does not open."""
+    image_tokens: Literal["refuse", "drop"] = "refuse"
+    """What becomes of `<image>` in a prompt where the data's form has no place for it: as many as the pair has pictures are taken out."""
 
 
 class Lora(_Section):
@@ -264,8 +266,11 @@ class Noise(_Section):
     """povid-paper: weight of the log-ratio of the answer to the noised picture; None: beta."""
 
 
-Scheduler = Literal["linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup", "inverse_sqrt"]
-"""Those of transformers that need nothing but the steps of the run and of its warm-up."""
+_OTHER_PICTURES = ("mdpo", "povid-paper", "povid-code")
+"""Losses that read an answer beside a second picture, which packed rows have no place for."""
+
+Scheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"]
+"""Those of transformers that need nothing but the steps of the run and of its warm-up. polynomial: of power 1, down to 1e-7."""
 
 
 class Training(_Section):
@@ -287,13 +292,19 @@ class Training(_Section):
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients of a larger norm are scaled down to it."""
-    loss: Literal["dpo", "cdpo", "robust", "ipo", "hinge", "mpo", "povid-paper", "povid-code"] = "dpo"
-    """Of trainers/losses.py; the POVID losses also need an answer to a noised picture, made in training."""
+    loss: Literal["dpo", "cdpo", "robust", "ipo", "hinge", "mpo", "ddpo", "mdpo", "povid-paper", "povid-code"] = "dpo"
+    """Of trainers/losses.py; the POVID losses also need an answer to a noised picture, mdpo a crop of each, made in training."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """cdpo, robust: share of pairs taken to be swapped."""
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the negative log-likelihood of the chosen answer beside the DPO loss."""
+    gamma: Annotated[float, Field(gt=0)] | None = None
+    """ddpo: how many times a token counts in which the two answers differ; None: 5, RLHF-V's. Its beta is 0.5."""
+    anchor: float | None = None
+    """mdpo: what reward the chosen answer is held above; None: 0, the authors'."""
+    crop_area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] | None = None
+    """mdpo: least and greatest share of the picture that is left of it; None: 0.01 and 0.2, the authors'."""
     noise: Noise = Noise()
     max_length: Annotated[int, Field(gt=0)] | None = None
     """Tokens of prompt, images and answer, after which answers are cut; None: they are whole."""
@@ -322,6 +333,8 @@ class Training(_Section):
     """Pairs of like length in one batch, by the characters of prompt and answers: less padding, and batches in another order."""
     plain_trl: bool = False
     """TRL's own DPO trainer in place of the one that reads images and prompts once; the only one for full fine-tuning."""
+    features_room_mib: Annotated[int, Field(ge=0)] | None = None
+    """MiB of the CPU's memory in which each process keeps what a frozen vision tower says of pictures; 0: none is kept; None: 2048."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that open pictures ahead of training; 0: training does."""
     train_vision: bool = False
@@ -340,14 +353,26 @@ class Training(_Section):
         if self.train_vision and self.lora is not None:
             raise ValueError("train_vision is for full fine-tuning; with adapters, targets of [training.lora] say what is trained")
         unpacked = "plain_trl" if self.plain_trl else "full fine-tuning" if self.lora is None else f"loss = {self.loss!r}"
-        if self.group_pairs and (self.plain_trl or self.lora is None or self.loss.startswith("povid")):
+        if self.group_pairs and (self.plain_trl or self.lora is None or self.loss in _OTHER_PICTURES):
             raise ValueError(f"group_pairs is for packed rows, which {unpacked} does not have; leave it out")
+        if self.features_room_mib is not None and (self.plain_trl or self.lora is None or self.loss in _OTHER_PICTURES):
+            raise ValueError(f"features_room_mib is for packed rows, which {unpacked} does not have; leave it out")
+        if self.scheduler == "polynomial" and self.learning_rate <= 1e-7:
+            raise ValueError(f"scheduler = 'polynomial' goes down to 1e-7, and learning_rate = {self.learning_rate:g} is not above it")
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("has both warmup_steps and warmup_ratio; give one")
         if self.smoothing and self.loss not in ("cdpo", "robust"):
             raise ValueError(f"smoothing = {self.smoothing:g} is for the losses cdpo and robust, not {self.loss!r}")
-        if self.loss.startswith("povid") and self.sft_weight:
+        if self.sft_weight and self.loss in ("ddpo", *_OTHER_PICTURES):
             raise ValueError(f"sft_weight does not go with loss = {self.loss!r}")
+        if self.plain_trl and self.loss == "mdpo":
+            raise ValueError("plain_trl is TRL's own trainer in place of packed rows, and loss = 'mdpo' has neither; leave it out")
+        if self.gamma is not None and self.loss != "ddpo":
+            raise ValueError(f"gamma = {self.gamma:g} is for the loss ddpo, not {self.loss!r}")
+        if self.loss != "mdpo" and (given := [name for name in ("anchor", "crop_area") if getattr(self, name) is not None]):
+            raise ValueError(f"{given[0]} is for the loss mdpo, not {self.loss!r}")
+        if self.crop_area is not None and self.crop_area[0] > self.crop_area[1]:
+            raise ValueError(f"crop_area = {list(self.crop_area)}: the least share comes first")
         if self.noise != Noise() and not self.loss.startswith("povid"):
             raise ValueError(f"[training.noise] is for the losses povid-paper and povid-code, not {self.loss!r}")
         if self.loss != "povid-paper" and (self.noise.alpha or self.noise.beta_image):
@@ -431,7 +456,7 @@ class Recipe(_Section):
         if self.trainer in ("dpo", "sft") and self.training is None:
             raise ValueError(f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; 'scenes' does [pretraining]")
         if self.trainer == "sft" and self.training is not None:
-            unread = {"loss": "dpo", "sft_weight": 0.0, "group_pairs": False, "plain_trl": False}
+            unread = {"loss": "dpo", "sft_weight": 0.0, "group_pairs": False, "features_room_mib": None, "plain_trl": False}
             if given := [name for name, value in unread.items() if getattr(self.training, name) != value]:
                 raise ValueError(f"{given[0]} of [training] is for trainer = 'dpo', not 'sft', which learns the chosen answers alone")
         return self
@@ -481,7 +506,9 @@ def first_problem(error: ValidationError, section: Any = None) -> str:
     if problem["type"] == "missing":
         return f"{where} is missing"
     if problem["type"] != "extra_forbidden":
-        return f"{where} = {problem.get('input')!r}: {problem['msg']}"
+        value, said = problem.get("input"), problem["msg"].removeprefix("Value error, ")
+        # Of a section that does not fit together the message names the keys.
+        return f"{where}: {said}" if isinstance(value, dict | BaseModel) else f"{where} = {value!r}: {said}"
     section = section or Recipe
     for part in problem["loc"][:-1]:
         if isinstance(part, str):

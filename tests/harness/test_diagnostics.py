@@ -209,6 +209,14 @@ def test_a_metric_without_a_value_is_named_and_its_checkpoint_not_ranked(tmp_pat
     assert "no value of scenes" in shown
 
 
+def test_a_checkpoint_alone_is_not_called_the_best_without_a_value() -> None:
+    found = Best(model=None, highest={}, worse={}, comparisons=0, lacking={"at-1": ("scenes_pope.f1",)})
+    shown = _best(found, ["at-1"])
+    assert "**No checkpoint is ranked**" in shown
+    assert "no value of scenes" in next(row for row in shown.splitlines() if row.startswith("| at-1"))
+    assert "one alone" in _best(Best(model="at-1", highest={}, worse={}, comparisons=0), ["at-1"])
+
+
 def test_of_checkpoints_that_are_gone_none_is_ranked_and_one_is_told() -> None:
     found = Best(model="at-2", highest={}, worse={}, comparisons=0)
     shown = _best(found, ["at-1", "at-2"], removed=["at-1"])

@@ -140,6 +140,10 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
         (["train", "silkie", "--slurm", "partition=x", "--gpus", "12", "--dry-run"], "12: a job of several nodes has a multiple of 8"),
         (["train", "silkie", "--mode", "dpd", "--dry-run"], "did you mean 'ddp'?"),
         (["train", "silkie", "--slurm", "partitoin=x", "--dry-run"], "did you mean 'partition'?"),
+        (["train-then-eval", "scenes-demo", "--gpus", "3", "--dry-run"], "can't be shared by 3 processes; possible: 1, 2, 4, 8"),
+        (["train-then-eval", "scenes-demo", "--gpus", "2", "--mode", "zero", "--dry-run"], "mode 'zero': unknown (did you mean 'zero"),
+        (["train-then-eval", "scenes-demo", "--gpus", "16", "--slurm", "time=1-00", "--dry-run"], "is of one node, with 8 at most"),
+        (["train-then-eval", "scenes-demo", "--gpus", "4", "--slurm", "gpus=2", "--dry-run"], "--slurm gpus=2: --gpus says 4"),
     ),
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,6 +151,62 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], said:
     error = capsys.readouterr().err.strip()
     assert said in error
     assert "\n" not in error
+
+
+def test_plain_trl_refuses_a_recipe_of_packed_rows(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(recipe.read_text().replace("checkpoints = 2", "group_pairs = true"))
+    assert cli.run(["train", str(recipe), "--out", str(tmp_path / "run"), "--plain-trl"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("harness: --plain-trl: recipe 'small': training: group_pairs is for packed rows")
+    assert "\n" not in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ("train", "train-then-eval"))
+def test_packages_that_are_missing_are_named_with_their_extra_before_anything_is_done(
+    command: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("harness.train_cli.importlib.util.find_spec", lambda name: None)
+    plain = recipe.read_text().replace('base = "scenes-base"', 'base = "scenes-base"\ntasks = ["scenes_mme"]')
+    arguments = [command, str(recipe), "--out", str(tmp_path / "run"), "--dry-run"]
+    recipe.write_text(plain.replace("checkpoints = 2", 'report_to = ["wandb"]'))
+    assert cli.run(arguments) == 0
+    assert "report_to = 'wandb': not installed (pip install 'vlm-harness[track]')" in capsys.readouterr().err
+    recipe.write_text(plain.replace("checkpoints = 2", 'quantization = "4bit"'))
+    assert cli.run(arguments) == 2
+    assert "pip install 'vlm-harness[qlora]'" in capsys.readouterr().err
+
+
+def test_a_recipe_says_how_much_is_kept_of_pictures_and_how_the_learning_rate_falls(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainers import packed
+    from trainers.packed_vision import KeptFeatures
+
+    rooms: list[int] = []
+
+    class Noted(KeptFeatures):
+        def __init__(self, backbone: Any, room: int) -> None:
+            rooms.append(room)
+            super().__init__(backbone, room)
+
+    monkeypatch.setattr(packed, "KeptFeatures", Noted)
+    for room in (3, 0):
+        settings = f'log_steps = 1\nscheduler = "polynomial"\nfeatures_room_mib = {room}'
+        path = tmp_path / f"{room}.toml"
+        path.write_text(recipe.read_text().replace("checkpoints = 2", settings))
+        assert cli.run(["train", str(path), "--out", str(tmp_path / str(room))]) == 0
+    assert rooms == [3 << 20]
+    rates = [line["learning_rate"] for line in map(json.loads, (tmp_path / "3" / "log.jsonl").read_text().splitlines()) if "loss" in line]
+    assert rates == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4], rel=1e-3)
+
+
+@pytest.mark.parametrize(("layout", "launches"), (({}, False), ({"processes": 2}, True), ({"mode": "fsdp2"}, True)))
+def test_a_mode_of_its_own_is_launched_on_one_gpu_too(layout: dict[str, Any], launches: bool) -> None:
+    from harness.train_cli import needs_launch
+    from trainers.launch import Layout
+
+    assert needs_launch(Layout(**layout)) == launches
 
 
 def test_a_folder_belongs_to_one_recipe_and_its_data(recipe: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

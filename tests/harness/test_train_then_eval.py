@@ -180,6 +180,105 @@ def test_names_that_no_verdict_can_be_on_are_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_claim_without_a_name_is_that_something_is_better(finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train-then-eval", str(tiny_recipe), "--out", str(finished), "--limit", str(LIMIT)]
+    for words in (["--require-better"], ["--require-better", "--seed", "0"], ["--require-better", "any"]):
+        assert cli.run([*command, *words]) == 3  # six documents separate nothing
+        assert "is better by none of the panel" in capsys.readouterr().err
+    assert cli.run([*command, "--require-better", "--require-better", "scenes_chair"]) == 3
+    said = capsys.readouterr().err
+    assert "is better by none of the panel; " in said
+    assert "scenes_chair.chair_s is not separable" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    (
+        (["t", "r", "--require-better"], ["t", "r", "--require-better", "any"]),
+        (["t", "--require-better", "--json"], ["t", "--require-better", "any", "--json"]),
+        (["t", "--require-better", "pope", "--json"], ["t", "--require-better", "pope", "--json"]),
+        (["t", "--require-better=pope"], ["t", "--require-better=pope"]),
+    ),
+)
+def test_an_option_whose_name_may_be_left_out_is_spelled_out(given: list[str], understood: list[str]) -> None:
+    from harness.options import spelled_out
+
+    assert spelled_out(given) == understood
+
+
+def test_a_dry_run_says_which_processes_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    command = ["train-then-eval", "scenes-demo", "--out", str(out), "--gpus", "2", "--dry-run"]
+    assert cli.run([*command, "--slurm", "partition=gpu"]) == 0
+    said = capsys.readouterr().out
+    assert "#SBATCH --gres=gpu:2" in said
+    assert "#SBATCH --nodes=1" in said
+    assert f"train-then-eval scenes-demo --out {out} --gpus 2" in said.splitlines()[-2]
+    assert "accelerate" not in said  # the job scores, too: it starts them itself
+    assert cli.run(["train-then-eval", "scenes-demo", "--out", str(out), "--gpus", "1", "--dry-run"]) == 0
+    assert "train-arm" not in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_processes_refuse_other_pairs_than_the_runs(finished: Path, tmp_path: Path) -> None:
+    from harness.train_arm import train_arm
+    from trainers.errors import StageError
+    from trainers.recipe import find_recipe
+
+    told: dict[str, Any] = {
+        "arm": "dpo",
+        "recipe": find_recipe("scenes-demo").model_dump(mode="json"),
+        "out": str(tmp_path / "out"),
+        "note": {"data": "0"},
+    }
+    told |= {"base_name": "", "base": "", "dtype": "auto", "pairs": str(finished / "data" / "pairs.jsonl"), "pauses": False}
+    (tmp_path / "arm.json").write_text(json.dumps(told))
+    with pytest.raises(StageError, match=r"pairs.jsonl: other pairs \(digest [0-9a-f]{16}\) than the run began with \(0\)"):
+        train_arm(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_called_again_end_on_the_board_of_one(spoilt: Any, tmp_path: Path) -> None:
+    """Of two checkpoints one is kept, so training pauses until the first is scored."""
+    import psutil  # type: ignore[import-untyped]
+
+    text = (spoilt.folder / "spoilt.toml").read_text().replace("learning_rate = 0.5", "learning_rate = 1e-3\nlog_steps = 1\nkeep = 1")
+    recipe = tmp_path / "two.toml"
+    recipe.write_text(text.replace("control = true", ""))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def command(name: str, *more: str) -> list[str]:
+        return [*HARNESS, "train-then-eval", str(recipe), "--out", str(tmp_path / name), "--limit", "16", *more]
+
+    assert subprocess.run(command("one"), env=environment, capture_output=True, timeout=300, check=False).returncode == 0
+    two = tmp_path / "two"
+    log = tmp_path / "two.log"
+    with log.open("w") as said:
+        running = subprocess.Popen(command("two", "--gpus", "2"), env=environment, stdout=subprocess.DEVNULL, stderr=said)
+    deadline = time.monotonic() + 300
+    while not any(two.glob("checkpoint-*/checkpoint.json")):
+        assert running.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for process in [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]:
+        process.kill()
+    running.wait()
+    done = subprocess.run(command("two", "--gpus", "2"), env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list(two.glob("checkpoint-*"))) == 1
+    assert "2 processes" in done.stderr
+    alone, together = ({key: value[0] for key, value in scores(tmp_path / name).items()} for name in ("one", "two"))
+    assert len({model for model, *_ in alone}) == 4  # the base, and three checkpoints
+    assert together == pytest.approx(alone, nan_ok=True)
+    losses = [
+        [line["loss"] for line in map(json.loads, (tmp_path / name / "log.jsonl").read_text().splitlines()) if "loss" in line]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) >= 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_a_recipe_that_scores_nothing_is_refused_before_anything_runs(
     tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,6 +371,7 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
         )
         return outcome, said
 
+    run.folder = folder  # type: ignore[attr-defined]
     return run
 
 

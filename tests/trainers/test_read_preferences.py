@@ -75,6 +75,22 @@ def test_the_best_answers_alone(rows: Path) -> None:
     assert len(found.train) == 100
 
 
+def test_what_stands_for_a_picture_in_a_prompt_is_refused_or_taken_out(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    asked = {"<image>\nWhat is it?": "What is it?", "What is it?\n<image>": "What is it?", "What is <image> this?": "What is this?"}
+    lines = [{"images": ["1.png"], "prompt": prompt, "chosen": "a ring", "rejected": "a cube"} for prompt in asked]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ReadError, match=r"3 of 3 pairs have '<image>' in their prompt: '0', '1', '2'; image_tokens = 'drop' takes out"):
+        read_preferences(dataset(path, test_share=0))
+    found = read_preferences(dataset(path, test_share=0, image_tokens="drop"))
+    assert [pair.prompt for pair in found.train] == list(asked.values())
+    for images, prompt in ((["1.png"], "<image><image>What?"), ([], "<image>What?")):
+        path.write_text(json.dumps({"images": images, "prompt": prompt, "chosen": "a ring", "rejected": "a cube"}) + "\n")
+        with pytest.raises(ReadError, match=r"1 of 1 pairs .*more of them than pictures"):
+            read_preferences(dataset(path, test_share=0, image_tokens="drop"))
+
+
 def test_a_limit_is_of_rows(rows: Path) -> None:
     heard: list[int] = []
     found = read_preferences(dataset(rows, limit=5, test_share=0), heard.append)

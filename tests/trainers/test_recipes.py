@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
+from trainers.image_dpo import AREA
 from trainers.read_preferences import rule_of
 from trainers.recipe import Dataset, PairRule, Recipe, RecipeError, Training, find_recipe, known_recipes
 from trainers.vlfeedback.pairs import RULES
@@ -55,6 +56,15 @@ def test_povids_stages_differ_in_loss_and_epochs_alone() -> None:
     assert (first.learning_rate, first.warmup_ratio, first.weight_decay, first.batch_size) == (1e-7, 0.03, 0, 1)
 
 
+def test_mdpo_has_its_authors_numbers() -> None:
+    training = find_recipe("mdpo").training
+    assert training is not None
+    assert training.lora is not None
+    assert (training.loss, training.beta, training.anchor, training.crop_area) == ("mdpo", 0.1, 0.0, AREA)
+    assert (training.learning_rate, training.epochs, training.batch_size) == (1e-5, 3, 32)
+    assert (training.lora.r, training.lora.alpha) == (64, 128)
+
+
 @pytest.mark.parametrize("name", ("dpo-longest", "dpo-strongest", "sft-best"))
 def test_a_control_differs_from_silkie_in_what_is_chosen_alone(name: str) -> None:
     control, silkie = find_recipe(name), find_recipe("silkie")
@@ -96,6 +106,18 @@ def test_the_demo_keeps_its_digest() -> None:
         ({"noise": {"step": 100}}, "for the losses povid-paper and povid-code"),
         ({"loss": "povid-code", "noise": {"alpha": 1.0}}, "povid-paper's"),
         ({"loss": "povid"}, "povid-paper"),
+        ({"loss": "mpdo"}, "'ddpo', 'mdpo'"),
+        ({"loss": "mdpo", "sft_weight": 1.0}, "does not go with loss = 'mdpo'"),
+        ({"loss": "ddpo", "sft_weight": 1.0}, "does not go with loss = 'ddpo'"),
+        ({"loss": "mdpo", "lora": LORA, "plain_trl": True}, "loss = 'mdpo' has neither"),
+        ({"loss": "mdpo", "lora": LORA, "group_pairs": True}, "loss = 'mdpo' does not have"),
+        ({"loss": "ddpo", "smoothing": 0.1}, "is for the losses cdpo and robust, not 'ddpo'"),
+        ({"loss": "mdpo", "gamma": 2.0}, "gamma = 2 is for the loss ddpo, not 'mdpo'"),
+        ({"loss": "ddpo", "anchor": 0.0}, "anchor is for the loss mdpo, not 'ddpo'"),
+        ({"crop_area": [0.1, 0.2]}, "crop_area is for the loss mdpo, not 'dpo'"),
+        ({"loss": "mdpo", "crop_area": [0.3, 0.2]}, "the least share comes first"),
+        ({"loss": "mdpo", "crop_area": [0.0, 0.2]}, "greater than 0"),
+        ({"loss": "mdpo", "noise": {"step": 100}}, "not 'mdpo'"),
         ({"group_pairs": True}, "which full fine-tuning does not have"),
         ({"group_pairs": True, "loss": "povid-code", "lora": {"r": 1, "alpha": 1, "targets": "x"}}, "loss = 'povid-code' does not have"),
     ),

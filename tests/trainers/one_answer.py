@@ -1,0 +1,40 @@
+"""An answer's log-probabilities by a plain forward of one row: no batch, no padding, nobody else's arithmetic."""
+
+import io
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+from trainers.rows import Picture
+
+
+def picture(seed: int, size: tuple[int, int]) -> Picture:
+    """A PNG of noise, (height, width)."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return Picture(f"{seed}.png", data=stream.getvalue())
+
+
+def said(
+    model: Any, processor: Any, images: Sequence[Image.Image], prompt: str, answer: str, *, reference: bool = False
+) -> tuple[torch.Tensor, list[int]]:
+    """(log-probabilities of the answer's tokens [length], these tokens); by the model with its adapters off where `reference`."""
+    messages: dict[str, Any] = {"prompt": prepare_multimodal_messages([{"role": "user", "content": prompt}], images=list(images))}
+    messages["chosen"] = messages["rejected"] = prepare_multimodal_messages([{"role": "assistant", "content": answer}])
+    text = apply_chat_template(messages, processor)
+    asked = processor(text=[text["prompt"]], images=[list(images)], add_special_tokens=False, return_tensors="pt")
+    tokens = processor.tokenizer(text["chosen"], add_special_tokens=False, return_tensors="pt").input_ids
+    inputs = {**asked, "input_ids": torch.cat([asked["input_ids"], tokens], dim=1)}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if "mm_token_type_ids" in inputs:
+        inputs["mm_token_type_ids"] = torch.cat([asked["mm_token_type_ids"], torch.zeros_like(tokens)], dim=1)
+    with torch.no_grad(), model.disable_adapter() if reference else nullcontext():
+        logits = model(**inputs).logits
+    scores = logits[0, asked["input_ids"].shape[1] - 1 : -1].float().log_softmax(-1)
+    return scores[range(tokens.shape[1]), tokens[0]], tokens[0].tolist()

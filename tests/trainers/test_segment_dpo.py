@@ -1,0 +1,269 @@
+"""DDPO in training, packed and not: the loss against answers that are read one at a time."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+from torch import tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import DPOConfig, DPOTrainer
+
+from harness.models.load import register
+from harness.models.spec import find
+from tests.harness.zoo import FAMILIES
+from tests.trainers.one_answer import picture, said
+from trainers import dpo, losses
+from trainers.job import Job
+from trainers.packed import PackedDPOTrainer
+from trainers.packed_data import Pairs
+from trainers.recipe import Recipe, find_recipe
+from trainers.rows import Preference
+from trainers.segment_dpo import Segments, token_weights
+
+register()
+LORA = LoraConfig(r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)")
+BETA = 0.5
+SHOWN = (picture(1, (56, 56)),), (picture(2, (84, 56)),)
+PAIRS = [
+    Preference(
+        id="a",
+        prompt="what is in the image",
+        images=SHOWN[0],
+        chosen="the image shows a red circle and two dogs on the table",
+        rejected="the image shows a blue car near two dogs on the table",
+        row=0,
+    ),
+    Preference(id="b", prompt="yes or no", images=SHOWN[1], chosen="yes the car is blue", rejected="no", row=1),
+    Preference(id="c", prompt="yes or no", images=SHOWN[1], chosen="yes the car is blue", rejected="yes the car is a dog", row=1),
+]
+
+
+class Plain(Segments, DPOTrainer):
+    """Unpacked."""
+
+
+class Packed(Segments, PackedDPOTrainer):
+    """Packed."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family) / "model"
+            torch.manual_seed(0)
+            FAMILIES[family](made[family])
+        return made[family]
+
+    return make
+
+
+def trainer(kind: Any, folder: Path, out: Path, full: bool = False, options: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """One whose weights already say something else than its reference's."""
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "output_dir": str(out),
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "max_length": None,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "per_device_train_batch_size": 3,
+        "per_device_eval_batch_size": 3,
+        "learning_rate": 1e-3,
+        "dataloader_pin_memory": False,
+        "beta": BETA,
+    }
+
+    def weights() -> Any:
+        return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+
+    made = kind(
+        model=weights(),
+        args=DPOConfig(**{**settings, **changes}),
+        train_dataset=Pairs(PAIRS),
+        eval_dataset=Pairs(PAIRS),
+        processing_class=AutoProcessor.from_pretrained(folder),
+        **({"ref_model": weights()} if full else {"peft_config": LORA}),
+        **(options or {}),
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in made.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.05, generator=generator)
+            elif full and parameter.requires_grad and "norm" not in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
+    return made
+
+
+def loss_of(made: Any) -> torch.Tensor:
+    if isinstance(made, PackedDPOTrainer):
+        made.add_references()
+    pairs = made.train_dataset
+    batch = made._prepare_inputs(made.data_collator([pairs[index] for index in range(len(pairs))]))
+    loss: torch.Tensor = made.compute_loss(made.model, batch)
+    return loss
+
+
+def alone(made: Any, gamma: float) -> tuple[float, dict[str, float]]:
+    """(loss, mean rewards) by the pure functions, of answers that are read one at a time."""
+    ratios: dict[str, list[torch.Tensor]] = {"chosen": [], "rejected": []}
+    for pair in PAIRS:
+        images = [shown.open().convert("RGB") for shown in pair.images]
+        sides = {"chosen": pair.chosen, "rejected": pair.rejected}
+        tokens = {name: said(made.model, made.processing_class, images, pair.prompt, answer)[1] for name, answer in sides.items()}
+        same = [-1] * 3  # what the prompt ends with
+        changed = losses.changed_tokens([*same, *tokens["chosen"]], [*same, *tokens["rejected"]])
+        for name, differs in zip(sides, changed, strict=True):
+            asked = (made.processing_class, images, pair.prompt, sides[name])
+            policy = said(made.model, *asked)[0]
+            reference = said(made.model, *asked, reference=True)[0] if made.ref_model is None else said(made.ref_model, *asked)[0]
+            both = [losses.segment_log_probs(found, torch.ones(len(found)), tensor(differs[3:]), gamma) for found in (policy, reference)]
+            ratios[name].append(both[0] - both[1])
+    whole = {name: torch.stack(values) for name, values in ratios.items()}
+    return losses.dpo(**whole, beta=BETA).mean().item(), {name: BETA * values.mean().item() for name, values in whole.items()}
+
+
+# Weights
+
+
+def test_weights_follow_the_changed_tokens_of_each_pair_and_add_up_to_one() -> None:
+    """Prompt 7 8 9; then 1 2 3 4 5 6 against 1 2 4 5 6, whose first two are alike with the prompt before them; padding is 0."""
+    input_ids = tensor([[7, 8, 9, 1, 2, 3, 4, 5, 6, 0], [7, 8, 9, 1, 2, 4, 5, 6, 0, 0]])
+    asked = tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1, 1, 0, 0]]).bool()
+    chosen, rejected = token_weights(input_ids, asked, gamma=5.0)
+    assert (10 * chosen).tolist() == pytest.approx([0, 0, 1, 1, 5, 1, 1, 1, 0])
+    assert (5 * rejected).tolist() == pytest.approx([0, 0, 1, 1, 1, 1, 1, 0, 0])
+
+
+def test_weights_make_trls_sum_the_segments_log_probability() -> None:
+    input_ids = tensor([[9, 1, 2, 3, 4], [9, 5, 2, 3, 4], [9, 1, 6, 7, 0], [9, 8, 2, 3, 4]])
+    asked = tensor([[0, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 1, 1, 1, 0], [0, 1, 1, 1, 1]]).bool()
+    log_probs = -torch.rand(4, 4, generator=torch.Generator().manual_seed(0)) * asked[:, 1:]
+    changed = torch.ones(4, 4, dtype=torch.bool)
+    changed[1, 1:] = changed[3, 1:] = False  # the second pair's 2 3 4
+    wanted = losses.segment_log_probs(log_probs, asked[:, 1:].float(), changed, gamma=3.0)
+    torch.testing.assert_close((log_probs * token_weights(input_ids, asked, gamma=3.0)).sum(-1), wanted)
+
+
+# The loss
+
+
+@pytest.mark.parametrize("family", ("llava", "qwen2_vl"))
+@pytest.mark.parametrize("kind", (Plain, Packed), ids=("plain", "packed"))
+def test_the_loss_is_dpo_of_segment_log_probabilities_read_one_at_a_time(kind: Any, family: str, checkpoint: Any, tmp_path: Path) -> None:
+    made = trainer(kind, checkpoint(family), tmp_path)
+    loss, rewards = alone(made, 5.0)
+    assert abs(loss - alone(made, 1.0)[0]) > 1e-4  # the weights matter
+    assert loss_of(made).item() == pytest.approx(loss, rel=1e-5)
+    for name, reward in rewards.items():
+        assert made._metrics["train"][f"rewards/{name}"] == [pytest.approx(reward, rel=1e-3, abs=1e-5)]
+
+
+def test_full_fine_tuning_weighs_its_reference_too(checkpoint: Any, tmp_path: Path) -> None:
+    made = trainer(Plain, checkpoint("llava"), tmp_path, full=True)
+    assert loss_of(made).item() == pytest.approx(alone(made, 5.0)[0], rel=1e-5)
+
+
+def test_kept_references_belong_to_one_gamma(checkpoint: Any, tmp_path: Path) -> None:
+    """Both runs keep what the reference says in one folder."""
+    for gamma in (5.0, 2.0):
+        made = trainer(Packed, checkpoint("llava"), tmp_path, options={"gamma": gamma})
+        assert loss_of(made).item() == pytest.approx(alone(made, gamma)[0], rel=1e-5)
+    unweighed = trainer(PackedDPOTrainer, checkpoint("llava"), tmp_path)
+    stock = trainer(DPOTrainer, checkpoint("llava"), tmp_path / "stock")
+    assert loss_of(unweighed).item() == pytest.approx(loss_of(stock).item(), rel=1e-5)
+
+
+def test_adapters_alone_get_gradients_and_the_same_ones_packed_or_not(checkpoint: Any, tmp_path: Path) -> None:
+    found = []
+    for kind in (Plain, Packed):
+        made = trainer(kind, checkpoint("qwen2_vl"), tmp_path)
+        loss_of(made).backward()
+        found.append({name: value.grad for name, value in made.model.named_parameters() if value.grad is not None and value.grad.any()})
+    assert found[0]
+    assert all("lora_" in name for name in found[0])
+    assert found[0].keys() == found[1].keys()
+    largest = max(float(value.abs().max()) for value in found[0].values())
+    assert max(float((found[0][name] - found[1][name]).abs().max()) for name in found[0]) < 1e-5 * largest
+
+
+@pytest.mark.parametrize("kind", (Plain, Packed), ids=("plain", "packed"))
+def test_two_epochs_lower_the_loss(kind: Any, checkpoint: Any, tmp_path: Path) -> None:
+    made = trainer(kind, checkpoint("llava"), tmp_path, num_train_epochs=2, learning_rate=1e-2)
+    before = made.evaluate()["eval_loss"]
+    assert before == pytest.approx(alone(made, 5.0)[0], rel=1e-5)
+    made.train()
+    assert made.evaluate()["eval_loss"] < before
+
+
+# By a recipe
+
+
+def job(out: Path, **changes: Any) -> Job:
+    recipe = find_recipe("scenes-demo").model_dump()
+    recipe["training"] |= {"loss": "ddpo", "beta": BETA, "sft_weight": 0.0, "batch_size": 2, "log_steps": 1, "warmup_steps": 0}
+    recipe["training"]["lora"] |= {"r": 4, "alpha": 8}
+    recipe["training"] |= changes
+    answers = ("a red ring. a blue circle. the background is gray.", "a red ring. a green square. the background is gray.")
+    pairs = [
+        replace(pair, id=f"{pair.id}{row}", prompt="describe the image in detail.", chosen=answers[0], rejected=answers[1], row=row)
+        for row, pair in enumerate(PAIRS * 2)
+    ]
+    return Job(
+        recipe=Recipe.model_validate(recipe),
+        out=out,
+        base_name="scenes-base",
+        base=find("scenes-base").pretrained,
+        dtype="float32",
+        preferences=pairs,
+    )
+
+
+def log(out: Path, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+def test_packed_and_plain_runs_log_the_same_and_score_held_out_pairs(tmp_path: Path) -> None:
+    for name, changes in (("packed", {"group_pairs": True}), ("plain", {"plain_trl": True})):
+        whole = job(tmp_path / name, batch_size=4, epochs=4.0, learning_rate=1e-3, checkpoints=1, eval_steps=1, gamma=3.0, **changes)
+        dpo.train(replace(whole, held_out=whole.preferences[4:], preferences=whole.preferences[:4]))
+    for name in ("loss", "rewards/margins", "eval_loss", "eval_logps/chosen"):
+        packed, plain = log(tmp_path / "packed", name), log(tmp_path / "plain", name)
+        assert len(packed) == 4
+        assert packed == pytest.approx(plain, rel=1e-3, abs=1e-5)
+    assert log(tmp_path / "packed", "eval_loss")[-1] < math.log(2) - 0.1
+
+
+@pytest.mark.parametrize("plain", (False, True), ids=("packed", "plain"))
+def test_a_killed_run_ends_with_the_same_weights(plain: bool, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def killer(done: int, total: int) -> None:
+        if done == 5:
+            raise Killed
+
+    settings: dict[str, Any] = {"epochs": 2.0, "save_steps": 4, "plain_trl": plain}
+    [*_, whole] = dpo.train(job(tmp_path / "whole", **settings))
+    cut = job(tmp_path / "cut", **settings)
+    with pytest.raises(Killed):
+        dpo.train(replace(cut, progress=killer))
+    again = dpo.train(cut)
+    assert [checkpoint.step for checkpoint in again] == [4, 6]
+    a, b = (load_file(last.path / "adapter_model.safetensors") for last in (whole, again[-1]))
+    assert all(torch.equal(a[name], b[name]) for name in a)
