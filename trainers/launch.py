@@ -131,7 +131,9 @@ def environment_of(layout: Layout, notes: Path) -> dict[str, str]:
     """Variables a node's command has beside those of the shell."""
     # accelerate's own option for CPUs starts a single process.
     cpu = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if layout.cpu else {}
-    return {WORLD: str(layout.world), NOTES: str(notes), **cpu}
+    # torchrun's: the processes meet at a port that it holds. accelerate looks for a free one and lets it go: another may have it then.
+    meeting = {"PET_STANDALONE": "1"} if layout.nodes == 1 and layout.processes > 1 else {}
+    return {WORLD: str(layout.world), NOTES: str(notes), **meeting, **cpu}
 
 
 # -- in the processes --------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -343,10 +343,41 @@ class ByLength:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a batch weighs within its step, which takes the mean of all its batches' means."""
+
+    pairs: float
+    """Times the batch's mean over pairs: the step's mean over pairs."""
+    tokens: float
+    """The same of means over the chosen answers' tokens."""
+    short: bool
+    """Whether the step lacks pairs."""
+    beside: float
+    """Of all batches that are trained on at the same time, among those times that have any pair; 0: this one has none."""
+
+
+def shared(step: Sequence[Sequence[tuple[int, int]]], size: int, process: int) -> list[Share]:
+    """The shares of a process's batches: (pairs, chosen answers' tokens) by process and batch; `size` pairs are a whole step."""
+    pairs, tokens = (sum(batch[which] for batches in step for batch in batches) for which in (0, 1))
+    parts = len(step) * len(step[0])
+    at_once = [sum(batch[0] for batch in batches) for batches in zip(*step, strict=True)]
+    times = sum(count > 0 for count in at_once)
+    return [
+        Share(
+            pairs=own * parts / pairs,
+            tokens=said * parts / max(tokens, 1),
+            short=pairs < size,
+            beside=count * times / pairs,
+        )
+        for (own, said), count in zip(step[process], at_once, strict=True)
+    ]
+
+
 class Guarded:
     """Before a TRL trainer in a class's bases: a loss that is no number ends the run, with the batch kept; adapters are saved plain.
 
-    Where an epoch's last step lacks pairs, those that it has weigh the same, however they are shared out.
+    A step's pairs weigh the same, and in its `sft` term its tokens, however they are shared out; so do those that an epoch's last step has.
     FloatingPointError. The batch lies in `not-a-number/`: tensors as the model was given them, and the pairs' ids, texts and images.
     """
 
@@ -359,6 +390,9 @@ class Guarded:
     pairs: Mapping[str, Preference]
     part: tuple[Lora, Mapping[str, torch.Tensor]] | None
     """Adapters that began as parts of the weights, and their start."""
+    loss_types: Sequence[str] = ()
+    loss_weights: Sequence[float] = ()
+    _metrics: Mapping[str, Mapping[str, list[Any]]]
 
     def guard(self, pairs: Sequence[Preference], lora: Lora | None) -> None:
         """Have batches know which of these pairs they hold, and adapters saved so that they load anywhere; before training."""
@@ -366,31 +400,62 @@ class Guarded:
         self.data_collator = Named(self.data_collator)
         self.part = (lora, start_of(self.model)) if lora is not None and lora.init in PARTS else None
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own; each batch of several knows its share of the step."""
+        batches, items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
+        if self._parts == 1:
+            return batches, items
+        mine = torch.stack([_size(batch, "sft" in self.loss_types) for batch in batches])
+        step = self.accelerator.gather(mine[None]).tolist()
+        shares = shared(step, self.args.train_batch_size * self._parts, self.accelerator.process_index)
+        return [{**batch, "share": share} for batch, share in zip(batches, shares, strict=True)], items
+
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The trainer's own."""
-        given = {name: value for name, value in inputs.items() if name != "ids"}
-        short = self.model.training and self._left() < self.args.train_batch_size * self._parts
-        with _uneven(self.accelerator, len(inputs["ids"]), self.args.train_batch_size) if short else nullcontext():
+        given = {name: value for name, value in inputs.items() if name not in ("ids", "share")}
+        share: Share | None = inputs.get("share")
+        with self._weighed(share), self._told_of_pairs(share, len(inputs["ids"])):
             found = super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
         loss = found[0] if isinstance(found, tuple) else found
         if not bool(torch.isfinite(loss.detach()).all()):
             folder = self._keep(inputs, float(loss.detach()))
             raise FloatingPointError(f"the loss is {float(loss.detach())} in step {self.state.global_step + 1}; its batch is in {folder}")
         # TRL's supervised trainer divides by the tokens of the step itself.
-        if not short or "labels" in inputs:
+        if share is None or "labels" in inputs:
             return found
-        weight = len(inputs["ids"]) * self._parts / self._left()
-        return (weight * loss, *found[1:]) if isinstance(found, tuple) else weight * loss
+        return (share.pairs * loss, *found[1:]) if isinstance(found, tuple) else share.pairs * loss
 
     @property
     def _parts(self) -> int:
         """How many batches are one step: what the trainer takes the mean of."""
         return int(self.accelerator.num_processes * self.args.gradient_accumulation_steps)
 
-    def _left(self) -> int:
-        """How many pairs of the epoch the steps before this one have left."""
-        count, size = len(self.train_dataset), self.args.train_batch_size * self._parts
-        return int(count - self.state.global_step % math.ceil(count / size) * size)
+    @contextmanager
+    def _weighed(self, share: Share | None) -> Iterator[None]:
+        """The loss's `sft` term, a mean over tokens, is weighed by tokens where the whole loss will be weighed by pairs."""
+        before = self.loss_weights
+        if share is not None and share.pairs:
+            by_tokens = share.tokens / share.pairs
+            terms = zip(self.loss_types, before, strict=True)
+            self.loss_weights = [by_tokens * weight if term == "sft" else weight for term, weight in terms]
+        try:
+            yield
+        finally:
+            self.loss_weights = before
+
+    @contextmanager
+    def _told_of_pairs(self, share: Share | None, rows: int) -> Iterator[None]:
+        """The figures of a step that lacks pairs are of those that it has."""
+        if share is None or not share.short:
+            yield
+            return
+        told = self._metrics["train"]
+        before = {name: len(values) for name, values in told.items()}
+        with _uneven(self.accelerator, rows, self.args.train_batch_size, share.beside):
+            yield
+        if not share.beside:
+            for name, values in told.items():
+                del values[before[name] :]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         order = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
@@ -427,23 +492,31 @@ class Guarded:
         return folder
 
 
-@contextmanager
-def _uneven(accelerator: Any, rows: int, room: int) -> Iterator[None]:
-    """Figures of pairs are gathered from processes that have fewer than `room` of them, each another number."""
-    gather = accelerator.gather
+def _size(batch: Mapping[str, Any], says: bool) -> torch.Tensor:
+    """How many pairs a batch has and, where `says`, tokens of chosen answers."""
+    asked = batch["attention_mask"] if not says else batch["completion_mask"]
+    said = asked[: len(asked) // 2].sum() if says and batch["ids"] else asked.new_zeros(())
+    return torch.stack([said.new_tensor(len(batch["ids"])), said])
 
-    def gathered(values: Any) -> Any:
+
+@contextmanager
+def _uneven(accelerator: Any, rows: int, room: int, weight: float) -> Iterator[None]:
+    """Figures are gathered from processes that have fewer than `room` pairs, each another number; those of pairs come times `weight`."""
+    gather, gather_for_metrics = accelerator.gather, accelerator.gather_for_metrics
+
+    def of_pairs(values: Any) -> Any:
         if values.ndim != 1:
             return gather(values)
         found = gather(torch.nn.functional.pad(values[:rows].float(), (0, room - rows), value=math.nan))
         there = found[~found.isnan()]
-        return there if len(there) else values
+        return weight * there if len(there) else values
 
-    accelerator.gather = gathered
+    # accelerate's own leaves out the figures of the last processes, taking them for pairs that are there twice.
+    accelerator.gather, accelerator.gather_for_metrics = of_pairs, lambda total: gather(total if rows else torch.zeros_like(total))
     try:
         yield
     finally:
-        del accelerator.gather
+        accelerator.gather, accelerator.gather_for_metrics = gather, gather_for_metrics
 
 
 def _told(pair: Preference) -> dict[str, Any]:
@@ -474,6 +547,13 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Remember what is to change."""
         self.before, self.started = _sums(model), state.global_step
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        """Have the order be the epoch's: loaders of several processes that go on within an epoch do not tell their sampler which it is."""
+        order = train_dataloader.batch_sampler
+        while (inner := getattr(order, "batch_sampler", getattr(order, "sampler", None))) is not None:
+            order = inner
+        order.set_epoch(int(state.epoch + 1e-6))
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> Any:
         """Ask for a checkpoint where one is wanted."""
@@ -515,9 +595,10 @@ class Progress(TrainerCallback):
     def _noted(self, state: Any) -> bool:
         note = {"base": self.job.base_name, "step": state.global_step, "steps": state.max_steps, "recipe": self.job.recipe.digest}
         note |= {"left out": self.left_out} if self.left_out else {}
+        assert self.job.recipe.training is not None
+        note |= {"order": order} if (order := _order(self.job.recipe.training)) else {}
         folder = self.job.out / f"checkpoint-{state.global_step}"
         write_whole(folder / NOTE, json.dumps({**note, **self.job.note}))
-        assert self.job.recipe.training is not None
         if self.job.recipe.training.keep is not None:
             for old in find_checkpoints(self.job.out, self.arm)[: -self.job.recipe.training.keep]:
                 (old.path / NOTE).unlink()  # first: half a checkpoint counts for nothing
@@ -551,6 +632,8 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
         found = find_checkpoints(job.out, arm)
         if (job.out / STOPPED).exists() or (found and found[-1].step == wanted[-1]):
             return found
+        if found:
+            _check_order(found[-1], training)
         if is_main():
             for torn in job.out.glob("checkpoint-*"):
                 if not (torn / NOTE).exists():
@@ -563,6 +646,24 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
             gone |= _leave_out(job, gone, error)
             continue
         return find_checkpoints(job.out, arm)
+
+
+def _order(training: Training) -> dict[str, int]:
+    """What the order of the pairs hangs on where they are grouped: each process's batches are."""
+    if not (training.group_pairs or training.group_by_length):
+        return {}
+    return {"processes": processes(), "pairs at once": shares(training, processes())[0]}
+
+
+def _check_order(last: Checkpoint, training: Training) -> None:
+    """TrainingError where going on would meet some pairs twice and others never."""
+    held, here = json.loads((last.path / NOTE).read_text(encoding="utf-8")).get("order"), _order(training)
+    if held is not None and held != here:
+        grouped = "group_pairs" if training.group_pairs else "group_by_length"
+        raise TrainingError(
+            f"{last.path} was trained on {held['processes']} processes, and this would be {here['processes']}: {grouped} orders the pairs "
+            f"for each number of them another way; go on with {held['processes']}"
+        )
 
 
 def _left_out(out: Path) -> frozenset[str]:

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.trainers.two_processes import pairs
 from trainers import launch as launching
 from trainers.errors import StageError
 from trainers.launch import CONFIGS, LaunchError, Layout, Place, check_world, command_of, exit_code, job_name, launch, plan_of
@@ -241,6 +243,17 @@ def test_two_processes_add_up(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert "HARNESS_WORLD=2" in log.read_text().splitlines()[0]
 
 
+def test_processes_meet_where_their_launcher_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that was looked for and let go may be another's when it is wanted."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        # The launcher is a process of its own.
+        finds = f"it.get_free_port, it.is_port_in_use = lambda: {taken.getsockname()[1]}, lambda *_: False"
+        (tmp_path / "sitecustomize.py").write_text(f"import accelerate.utils.launch as it; {finds}")
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
+        assert launch([*SCRIPT, "sum", str(tmp_path)], tmp_path, TWO) == 0
+    assert [(tmp_path / f"sum-{rank}").read_text() for rank in (0, 1)] == ["3", "3"]
+
+
 def test_one_of_two_that_fails_ends_both_with_its_exit_code(tmp_path: Path) -> None:
     assert launch([*SCRIPT, "exit", "3", "1"], tmp_path, TWO) == 3
 
@@ -373,6 +386,72 @@ def test_two_processes_train_as_one_does(recipe: Path, tmp_path: Path, monkeypat
     written = weights.stat().st_mtime_ns
     assert train(two, TWO) == 0
     assert weights.stat().st_mtime_ns == written
+
+
+def trained(out: Path, name: str, runs: list[dict[str, Any]], layout: Layout) -> int:
+    """Train these runs in one launch, each into a folder of its own: the exit code."""
+    pairs(out / "images", 16)
+    (out / "runs.json").write_text(json.dumps(runs))
+    return launch([*SCRIPT, "train", str(out), name], out, layout)
+
+
+def run(name: str, arm: str, count: int, dies: int = 0, **changes: Any) -> dict[str, Any]:
+    settings = {"batch_size": 8, "epochs": 2.0, "checkpoints": 1, "log_steps": 1, "sft_weight": 0.0, **changes}
+    return {"name": name, "arm": arm, "pairs": count, "training": settings, "dies": dies}
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    from safetensors.torch import load_file
+
+    a, b = (load_file(folder / "adapter_model.safetensors") for folder in (one, other))
+    assert a.keys() == b.keys()
+    furthest = max(float((a[name] - b[name]).abs().max()) for name in a)
+    moved = max(float(a[name].abs().max()) for name in a if "lora_B" in name)
+    assert furthest < 1e-5 < 1e-4 < moved
+
+
+FIGURES = ("loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps/rejected", "num_tokens")
+
+
+@pytest.mark.slow
+def test_however_a_step_is_shared_out_it_is_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that accumulate, of whose last step one or five pairs are there, against one process with all in one batch."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole = [
+        run("sft", "sft", 16),
+        run("sft of 5 and 8", "sft", 13),
+        run("sft of 8 and 1", "sft", 9),
+        run("packed", "dpo", 13, sft_weight=2.0),
+        run("packed, 8 and 1", "dpo", 9),
+        run("plain", "dpo", 13, sft_weight=2.0, plain_trl=True),
+        run("mpo", "dpo", 9, loss="mpo"),
+        run("povid", "dpo", 13, loss="povid-code"),
+    ]
+    parts = [{**one, "training": {**one["training"], "per_device_batch_size": 2}} for one in whole[1:]]
+    assert trained(tmp_path, "one", whole, Layout(cpu=True)) == 0
+    assert trained(tmp_path, "two", [whole[0], *parts], TWO) == 0
+    for name in (one["name"] for one in whole):
+        one, two = tmp_path / "one" / name, tmp_path / "two" / name
+        assert len(figures(one, "loss")) == 4
+        for figure in FIGURES:
+            assert figures(two, figure) == pytest.approx(figures(one, figure), rel=1e-4, abs=1e-5), (name, figure)
+        assert_same_weights(one / "checkpoint-4", two / "checkpoint-4")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ("dpo", "sft"))
+def test_a_run_killed_on_one_number_of_processes_ends_alike_on_another(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint that is gone on from lies in the middle of an epoch, of which a last step of five pairs is left."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings: dict[str, Any] = {"epochs": 3.0, "save_steps": 3, "per_device_batch_size": 2, "sft_weight": 2.0 if arm == "dpo" else 0.0}
+    one, two = Layout(cpu=True), TWO
+    assert trained(tmp_path, "whole", [run("run", arm, 13, **settings)], one) == 0
+    for name, first, second in (("less", two, one), ("more", one, two)):
+        assert trained(tmp_path, name, [run("run", arm, 13, dies=5, **settings)], first) == 137
+        assert [path.parent.name for path in (tmp_path / name / "run").glob("checkpoint-*/checkpoint.json")] == ["checkpoint-3"]
+        assert trained(tmp_path, name, [run("run", arm, 13, **settings)], second) == 0
+        assert figures(tmp_path / name / "run", "loss") == pytest.approx(figures(tmp_path / "whole" / "run", "loss"), rel=1e-4, abs=1e-5)
+        assert_same_weights(tmp_path / "whole" / "run" / "checkpoint-6", tmp_path / name / "run" / "checkpoint-6")
 
 
 @pytest.mark.slow

@@ -240,7 +240,7 @@ def test_two_processes_train_as_one_of_twice_the_batch(checkpoint: Any, tmp_path
     (tmp_path / "rank.py").write_text(RANK)
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "rank.py")]
-    subprocess.run([*command, __file__, str(folder), str(tmp_path)], env=environment, check=True, timeout=300)
+    subprocess.run([*command, __file__, str(folder), str(tmp_path)], env=environment, check=True)
     alone = trainer(PackedDPOTrainer, folder, preferences((6, 3, 3)), tmp_path / "alone", per_device_train_batch_size=4)
     alone.train()
     losses = [line["loss"] for line in alone.state.log_history if "loss" in line]

@@ -19,7 +19,7 @@ from trainers import dpo, preference, sft
 from trainers.adapters import merge
 from trainers.errors import StageError
 from trainers.job import Job, trainer
-from trainers.preference import LEFT_OUT, NOTE, STOPPED, TrainingError, find_checkpoints, save_steps, saved_at, shares
+from trainers.preference import LEFT_OUT, NOTE, STOPPED, Share, TrainingError, find_checkpoints, save_steps, saved_at, shared, shares
 from trainers.recipe import Checkpoint, Recipe, Training, find_recipe
 from trainers.rows import Picture, Preference
 from trainers.vlfeedback.instructions import write_image
@@ -164,6 +164,28 @@ def test_noise_goes_on_where_a_killed_run_was(preferences: list[Preference], tmp
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("grouped", ("group_pairs", "group_by_length"))
+def test_an_order_that_hangs_on_the_processes_is_gone_on_with_by_as_many(
+    grouped: str, preferences: list[Preference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def killer(done: int, total: int) -> None:
+        if done == 3:
+            raise Killed
+
+    settings: dict[str, Any] = {"epochs": 2.0, grouped: True}
+    cut = job(preferences[:12], tmp_path, **settings)
+    with pytest.raises(Killed):
+        dpo.train(replace(cut, progress=killer))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match=f"on 1 processes, and this would be 2: {grouped} orders"):
+        dpo.train(cut)
+    monkeypatch.delenv("WORLD_SIZE")
+    assert [checkpoint.step for checkpoint in dpo.train(cut)] == [2, 4, 6]
+
+
 def test_a_finished_run_is_not_trained_again(preferences: list[Preference], tmp_path: Path) -> None:
     done = dpo.train(job(preferences, tmp_path, checkpoints=1))
     written = (done[0].path / "adapter_model.safetensors").stat().st_mtime_ns
@@ -213,18 +235,31 @@ def test_accumulated_batches_train_as_whole_ones(preferences: list[Preference], 
     assert log(tmp_path / "parts", "loss") == pytest.approx(log(tmp_path / "whole", "loss"), rel=1e-3)
 
 
-@pytest.mark.parametrize(("arm", "plain"), (("dpo", False), ("dpo", True), ("sft", False)))
+@pytest.mark.parametrize(("arm", "plain", "weight"), (("dpo", False, 2.0), ("dpo", True, 0.0), ("sft", False, 0.0)))
 def test_a_last_step_of_fewer_pairs_is_shared_out_without_repeating_any(
-    arm: str, plain: bool, preferences: list[Preference], tmp_path: Path
+    arm: str, plain: bool, weight: float, preferences: list[Preference], tmp_path: Path
 ) -> None:
     """Five pairs in the second of two steps of eight: 2 + 2 + 1 + 0, where one batch has all five at once."""
-    settings: dict[str, Any] = {"sft_weight": 0.0, "checkpoints": 1, "log_steps": 1, "batch_size": 8, "plain_trl": plain}
+    settings: dict[str, Any] = {"sft_weight": weight, "checkpoints": 1, "log_steps": 1, "batch_size": 8, "plain_trl": plain}
     trainer(arm)(job(preferences[:13], tmp_path / "whole", **settings))
     trainer(arm)(job(preferences[:13], tmp_path / "parts", per_device_batch_size=2, **settings))
-    for name in ("loss", "grad_norm"):
+    for name in ("loss", "grad_norm", "num_tokens", *(("rewards/margins", "logps/chosen") if arm == "dpo" else ())):
         whole, parts = log(tmp_path / "whole", name), log(tmp_path / "parts", name)
         assert len(whole) == 2
-        assert parts == pytest.approx(whole, rel=1e-3)
+        assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
+
+
+def test_what_a_batch_weighs_in_its_step() -> None:
+    """Two processes of two batches of two: seven pairs, whose chosen answers have 10 tokens, but for the first pair's, which has 40."""
+    first, second = (shared([[(2, 50), (2, 20)], [(2, 20), (1, 10)]], 8, process) for process in (0, 1))
+    assert [one.pairs for one in (*first, *second)] == pytest.approx([8 / 7, 8 / 7, 8 / 7, 4 / 7])
+    assert [one.tokens for one in (*first, *second)] == pytest.approx([2.0, 0.8, 0.8, 0.4])
+    assert [one.beside for one in first] == [one.beside for one in second] == pytest.approx([8 / 7, 6 / 7])
+    assert all(one.short for one in (*first, *second))
+    whole = shared([[(2, 20)], [(2, 20)]], 4, 0)
+    assert whole == [Share(pairs=1.0, tokens=1.0, short=False, beside=1.0)]
+    alone = shared([[(1, 10), (0, 0)], [(0, 0), (0, 0)]], 8, 0)
+    assert [(one.pairs, one.tokens, one.beside) for one in alone] == [(4.0, 4.0, 1.0), (0.0, 0.0, 0.0)]
 
 
 def test_packed_and_plain_training_log_the_same(preferences: list[Preference], tmp_path: Path) -> None:

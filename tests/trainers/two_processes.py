@@ -5,18 +5,23 @@ two_processes.py forgets               end well, without a check
 two_processes.py sum OUT               add up the ranks through a process group
 two_processes.py fsdp2 OUT             the loss and gradient of a tiny LLaVA, whole and cut by fully_shard
 two_processes.py count OUT TO SECONDS  go on counting from where OUT stands, a step every SECONDS
+two_processes.py train OUT NAME        the runs that OUT/runs.json lists, into OUT/NAME
 """
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainers.launch import check_world
 from trainers.vlfeedback.store import write_whole
+
+if TYPE_CHECKING:
+    from trainers.rows import Preference
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -115,12 +120,67 @@ def count(out: str, to: str, seconds: str) -> int:
     return 0
 
 
+def pairs(folder: Path, count: int) -> list["Preference"]:
+    """Captions of unlike length, of which the rejected names a thing too many; images are written where they are not there yet."""
+    from tasks.scenes.language import caption
+    from tasks.scenes.world import make_scene
+    from trainers.rows import Picture, Preference
+    from trainers.vlfeedback.instructions import write_image
+
+    made = []
+    for index in range(count):
+        scene = make_scene(f"two-processes/{index}")
+        image = folder / f"{index}.png"
+        if not image.exists():
+            (folder / write_image(scene, folder)).rename(image)
+        right = caption(scene)
+        wrong = right.replace("the background is", "a red ring. the background is")
+        asked, shown = "describe the image in detail.", (Picture(image.name, image),)
+        made.append(Preference(id=scene.id, prompt=asked, images=shown, chosen=right, rejected=wrong, margin=1.0, row=index))
+    return made
+
+
+def train(out: str, name: str) -> int:
+    """Each run: {"name", "arm", "pairs": how many, "training": changes to scenes-demo's, "dies": at which step, or 0}."""
+    import torch
+
+    from harness.models.spec import find
+    from trainers.job import Job, trainer
+    from trainers.recipe import Recipe, find_recipe
+
+    check_world()
+    torch.set_num_threads(1)
+    folder = Path(out)
+    for run in json.loads((folder / "runs.json").read_text()):
+        recipe = find_recipe("scenes-demo").model_dump()
+        recipe["training"] |= run["training"]
+        recipe["training"]["lora"] |= {"r": 4, "alpha": 8}
+
+        def die(done: int, total: int, at: int = run["dies"]) -> None:
+            if done == at and RANK == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        job = Job(
+            recipe=Recipe.model_validate(recipe),
+            out=folder / name / run["name"],
+            base_name="scenes-base",
+            base=find("scenes-base").pretrained,
+            dtype="float32",
+            preferences=pairs(folder / "images", run["pairs"]),
+            progress=die,
+        )
+        trainer(run["arm"])(job)
+    check_world()
+    return 0
+
+
 KNOWN: dict[str, Callable[..., int]] = {
     "exit": exit_with,
     "forgets": forgets,
     "sum": sum_up,
     "fsdp2": fsdp2,
     "count": count,
+    "train": train,
 }
 
 if __name__ == "__main__":
