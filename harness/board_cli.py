@@ -2,13 +2,14 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.options import FAILED, OK, REGRESSED, Json, UsageError, tell
+from harness.options import ANY, FAILED, OK, REGRESSED, Json, UsageError, tell
 
 if TYPE_CHECKING:
     from leaderboards.board import Board
@@ -56,7 +57,7 @@ def leaderboard_command(
     from leaderboards.compare import standing
     from leaderboards.published import beside as reported
     from leaderboards.published import rows
-    from leaderboards.report import leaderboard, to_csv, to_json
+    from leaderboards.report import leaderboard, line, to_csv, to_json
 
     forms = {"--html": html is not None, f"--output {output}": output is not None, "--json": as_json, "--format csv": form == "csv"}
     asked = [name for name, given in forms.items() if given]
@@ -70,6 +71,8 @@ def leaderboard_command(
         (output is not None and published, "--published is not for --output, whose files hold own scores alone"),
         (html is None and not pictures, "--no-pictures is for --html only"),
     )
+    check_target("--html", html)
+    check_target("--out", out or EXPORTED, folder=True)
     places = folders or [RUNS]
     boards = boards_of(places)
     entries = newest([entry for board in boards for entry in standing_of(board, partial, replaced)])
@@ -88,7 +91,7 @@ def leaderboard_command(
         entries = [entry for entry in entries if entry.headline or not headline]
         found = standing(entries, samples=loader_of(boards), metrics=metric_of, base=base)
         for note in found.notes:
-            tell(f"note: {note}")
+            tell(line(f"note: {note}"))
         title = f"Leaderboard: {', '.join(dict.fromkeys(map(str, places)))}"
         text = board_page(
             boards,
@@ -109,7 +112,7 @@ def leaderboard_command(
         found = standing(entries, samples=loader_of(boards), metrics=metric_of, base=base, only_headline=headline)
         beside |= {"verdicts": found.verdicts, "ranks": found.ranks if ranks else {}, "otherwise": found.otherwise}
         for note in found.notes:
-            tell(f"note: {note}")
+            tell(line(f"note: {note}"))
     if as_json:
         print(to_json(entries, **beside, published=rows(entries, reports, only_headline=headline) if published else None))
     elif form == "csv":
@@ -142,7 +145,7 @@ def compare_command(
     def side(name: str) -> "tuple[Sequence[Entry], Loader]":
         if name in models:
             return [entry for entry in entries if entry.model == name], samples
-        if Path(name).exists():
+        if name and Path(name).exists():
             found = source(Path(name), partial=partial)
             tell_skipped(found.skipped)
             return found.entries, found.samples
@@ -173,16 +176,30 @@ def check_command(
     """Fail (exit 3) where a score is significantly worse than the baseline, worse than tolerated, or not better as claimed."""
     from leaderboards.ci import publish
     from leaderboards.regression import check, render, source, to_json
+    from leaderboards.report import known
 
     if (model is None) != (baseline_model is None):
         raise UsageError("--model and --baseline-model go together: the new results' model and the one it is held against")
-    tolerances = dict(tolerance_of(given) for given in tolerance or [])
+    if ANY in (require_better or ()):
+        raise UsageError("--require-better: name the TASK or TASK.METRIC that must be better")
+    given = [tolerance_of(one) for one in tolerance or []]
+    tolerances = dict(given)
+    if twice := [name for name, count in Counter(name for name, _ in given).items() if count > 1]:
+        raise UsageError(f"--tolerance: {twice[0]} is given twice")
+    check_target("--junit", junit)
+    check_target("--comment", comment)
     old, new = source(baseline, partial=partial), source(board or baseline, partial=partial)
     tell_skipped(new.skipped)
     if board is None and model is None:
         raise UsageError(
             "--baseline alone would be held against itself: name the new results by --board, or by --model and --baseline-model"
         )
+    if board is None and model == baseline_model:
+        raise UsageError(f"--model and --baseline-model are both {model!r}, which would be held against itself")
+    for option, name, side in (("--baseline-model", baseline_model, old), ("--model", model, new)):
+        models = list(dict.fromkeys(entry.model for entry in side.entries))
+        if name is not None and models and name not in models and not side.skipped:  # a torn file may be the named model's
+            raise UsageError(f"{option} {name!r}: no such model; {known(name, models)}")
     result = check(
         old.entries,
         new.entries,
@@ -191,6 +208,7 @@ def check_command(
         tolerances=tolerances,
         require_better=require_better or (),
         models=(baseline_model, model) if model is not None and baseline_model is not None else None,
+        replaced=old.replaced,
         skipped=list(dict.fromkeys([*old.skipped, *new.skipped])),  # a torn file may hold the number that fell
     )
     for text in publish(result, os.environ, junit=junit, comment=comment):
@@ -242,6 +260,8 @@ def boards_of(folders: Sequence[Path]) -> "list[Board]":
 
 
 def _boards_of(folder: Path) -> "list[Board]":
+    if folder.is_file():
+        raise UsageError(f"{str(folder)!r} is a file; give a board (runs/NAME/board) or a folder that holds some")
     if not folder.is_dir():
         raise UsageError(f"no folder {str(folder)!r}; give a board (runs/NAME/board) or a folder that holds some")
     if not (found := boards_in(folder)):
@@ -270,11 +290,13 @@ def _nothing(boards: "Sequence[Board]", folders: Sequence[Path]) -> str:
 
 def standing_of(board: "Board", partial: bool, replaced: bool = False) -> "list[Entry]":
     """The board's numbers; what could not be read, and what has other weights by now, is told."""
+    from leaderboards.report import line
+
     entries = board.standing(partial=partial, replaced=replaced)
     tell_skipped(board.skipped)
     if board.replaced and not replaced:
         models = list(dict.fromkeys(entry.model for entry in board.replaced))
-        tell(f"left out, since these names have other weights by now: {', '.join(models)} (--replaced shows them)")
+        tell(line(f"left out, since these names have other weights by now: {', '.join(models)} (--replaced shows them)"))
     return entries
 
 
@@ -283,6 +305,21 @@ def refuse(*mistakes: tuple[bool, str]) -> None:
     for made, what in mistakes:
         if made:
             raise UsageError(what)
+
+
+def check_target(option: str, path: Path | None, *, folder: bool = False) -> None:
+    """UsageError where nothing can be written at `path`, before anything is computed for it."""
+    if path is None:
+        return
+    if not folder and path.is_dir():
+        raise UsageError(f"{option} {str(path)!r} is a folder; give a file")
+    if folder and path.exists() and not path.is_dir():
+        raise UsageError(f"{option} {str(path)!r} is a file; give a folder")
+    above = next(parent for parent in (*path.parents, Path()) if parent.exists())
+    if not above.is_dir():
+        raise UsageError(f"{option} {str(path)!r}: {str(above)!r} is a file, not a folder")
+    if not os.access(path if folder and path.exists() else above, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {str(path)!r}: nothing can be written in {str(above)!r}")
 
 
 def _export(
@@ -314,20 +351,22 @@ def _hub_task(given: str) -> tuple[str, str]:
 def import_command(
     files: Annotated[list[Path], typer.Argument(help="results_*.json of lm-eval or lmms-eval.")],
     out: Annotated[Path, typer.Option(help="The run folder whose board gets them.")] = Path("runs/imported"),
-    model: Annotated[str | None, typer.Option(help="What the board shall call the model, where the file does not say.")] = None,
-    created: Annotated[str | None, typer.Option(help="When it ran (ISO 8601, UTC), where the file does not say.")] = None,
+    model: Annotated[str | None, typer.Option(help="What the board shall call the model; default: as the file says.")] = None,
+    created: Annotated[str | None, typer.Option(help="When it ran (ISO 8601, UTC); default: as the file says.")] = None,
 ) -> int:
     """Put results of lm-eval or lmms-eval on a board, marked as imported; they share no column with measured ones."""
     from leaderboards.board import Board
     from leaderboards.exchange import read_results
+    from leaderboards.report import line
 
+    check_target("--out", out / "board", folder=True)
     board = Board(out / "board")
-    for file in files:
-        found = read_results(file, model=model, created=created)
+    read = [(file, read_results(file, model=model, created=created)) for file in files]  # all, before one is on the board
+    for file, found in read:
         board.add(found.entries, [])
-        tell(f"{file}: {len(found.entries)} numbers of {found.entries[0].model}, into {board.folder}")
-        for line in found.left_out:
-            tell(f"{file}: left out: {line}")
+        tell(line(f"{file}: {len(found.entries)} numbers of {found.entries[0].model}, into {board.folder}"))
+        for what in found.left_out:
+            tell(line(f"{file}: left out: {what}"))
     return OK
 
 
@@ -348,7 +387,7 @@ def power_command(
     """Which difference a run can see (80% power, 5% two-sided), and how many samples a claim needs."""
     from dataclasses import asdict
 
-    from leaderboards.power import of_board, render
+    from leaderboards.power import of_boards, render
     from tasks.registry import registry
 
     supposing = accuracy is not None or discordance is not None
@@ -363,18 +402,17 @@ def power_command(
     spec = registry().task(task)
     name = metric or spec.headline
     counts = registry().metric(task, name)
-    found = None
-    for one in [] if supposing else boards_of(board) if board else boards_in(RUNS):
-        found = found or of_board(one, task, name, counts, model=model, against=against)
+    boards = [] if supposing else boards_of(board) if board else boards_in(RUNS)
+    found = of_boards(boards, task, name, counts, model=model, against=against)
+    for one in boards:
+        tell_skipped(one.skipped)
     if found is None:
-        places = ", ".join(map(str, board or [RUNS]))
-        if model is not None or against is not None:
-            raise UsageError(f"no board under {places} holds {model or against!r} on {task}")
         if board:
-            tell(f"no whole run of {task} with its answers on the boards under {places}")
+            tell(f"no whole run of {task} with its answers on the boards under {', '.join(map(str, board))}")
         found = _supposed(spec, name, samples, accuracy, discordance)
     if as_json:
-        print(json.dumps(asdict(found) | {"detectable": found.detectable(samples) if samples else found.detectable()}))
+        needed = None if difference is None else found.samples_for(difference)
+        print(json.dumps(asdict(found) | {"detectable": found.detectable(samples), "samples_needed": needed}))
     else:
         print(render(found, samples=samples, difference=difference))
     return OK
@@ -413,8 +451,10 @@ def _embedded(spec: "TaskSpec") -> int | None:
 
 def tell_skipped(skipped: Sequence[tuple[Path, str]]) -> None:
     """Name the files that could not be read."""
+    from leaderboards.report import line
+
     for path, why in skipped:
-        tell(f"skipped {path}: {why}")
+        tell(line(f"skipped {path}: {why}"))
 
 
 def tolerance_of(given: str) -> tuple[str, float]:

@@ -64,7 +64,7 @@ class Board:
             if path.name.startswith("."):
                 continue
             try:
-                found += _read(path).entries
+                found += read_run(path, named=True).entries
             except (ValueError, OSError, RecursionError) as error:
                 self.skipped.append((path, str(error)))
         return sorted(found, key=lambda entry: (entry.when, entry.run))
@@ -82,14 +82,8 @@ class Board:
 
     def samples(self, run: str) -> list[Sample]:
         """The run's log, empty if it kept none; ValueError if the log is not the one the run wrote."""
-        digest = _read(self._json(run)).samples
-        if digest is None:
-            return []
-        path = self._log(run)
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ValueError(f"{path.name}: not the samples that {run}.json was computed from (its digest differs)")
-        return from_parquet(data)
+        found = read_run(self._json(run), named=True)
+        return [] if found.samples is None else read_log(self._log(run), found, self._json(run))
 
     def _json(self, run: str) -> Path:
         return self.folder / f"{check_run(run)}.json"
@@ -132,29 +126,43 @@ def renamed(entry: Entry) -> Entry:
     return replace(entry, model=f"{entry.model} (weights {entry.weights})")
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
+    """What a run's file holds."""
+
+    run: str
     entries: list[Entry]
+
     samples: str | None
+    """sha256 of the log; None = the run kept none."""
 
 
 def _one_run(entries: Sequence[Entry], samples: Sequence[Sample]) -> str:
     """The run id that all share."""
     if not entries:
         raise ValueError("a run needs at least one entry")
-    run, model = entries[0].run, entries[0].model
-    keys: set[Key] = set()
+    run = entries[0].run
     for entry in entries:
         if entry.run != run:
             raise ValueError(f"entries of two runs: {run!r} and {entry.run!r}")
+    _check_entries(run, entries)
+    for sample in samples:
+        if sample.run != run:
+            raise ValueError(f"run {run}: sample {sample.id!r} of {sample.task} is of run {sample.run!r}")
+    return run
+
+
+def _check_entries(run: str, entries: Sequence[Entry]) -> None:
+    """That they are of one model, and no two of one key, of which one would stand by chance."""
+    if not entries:
+        raise ValueError(f"run {run}: no entries; a run needs at least one")
+    model = entries[0].model
+    keys: set[Key] = set()
+    for entry in entries:
         if entry.model != model:  # samples do not name the model, so their run must
             raise ValueError(f"run {run}: two models: {model!r} and {entry.model!r}")
         if entry.key in keys:
             raise ValueError(f"run {run}: two entries for {entry.task} {entry.metric}")
         keys.add(entry.key)
-    for sample in samples:
-        if sample.run != run:
-            raise ValueError(f"run {run}: sample {sample.id!r} of {sample.task} is of run {sample.run!r}")
-    return run
 
 
 def _document(run: str, entries: Sequence[Entry], log: bytes | None) -> bytes:
@@ -167,14 +175,14 @@ def _document(run: str, entries: Sequence[Entry], log: bytes | None) -> bytes:
     return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _read(path: Path) -> _Run:
-    """A run's file, strictly: ValueError names what is wrong."""
+def read_run(path: Path, *, named: bool = False) -> Run:
+    """A run's file, strictly: ValueError names what is wrong; `named`: it must have the run's name, as on a board."""
     try:
         data = json.loads(path.read_bytes(), object_pairs_hook=_unique)
         if isinstance(data, dict) and data.get("schema") != SCHEMA_VERSION:
             raise ValueError(f"schema must be {SCHEMA_VERSION}, not {data.get('schema')!r}")
         data = members(data, {"schema", "run", "samples", "entries"})
-        if f"{data['run']}.json" != path.name:
+        if named and f"{data['run']}.json" != path.name:
             raise ValueError(f"run must be the file's name, not {data['run']!r}")
         if not (data["samples"] is None or isinstance(data["samples"], str)):
             raise ValueError(f"samples must be a digest or null, not {data['samples']!r}")
@@ -186,7 +194,23 @@ def _read(path: Path) -> _Run:
     for index, entry in enumerate(entries):
         if entry.run != data["run"]:
             raise ValueError(f"{path.name}: entry {index}: run must be {data['run']!r}, not {entry.run!r}")
-    return _Run(entries, data["samples"])
+    try:
+        _check_entries(data["run"], entries)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    return Run(data["run"], entries, data["samples"])
+
+
+def read_log(path: Path, run: Run, written: Path) -> list[Sample]:
+    """The log of the run that the file `written` holds; ValueError if what is at `path` is another one."""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != run.samples:
+        raise ValueError(f"{path.name}: not the samples that {written.name} was computed from (its digest differs)")
+    samples = from_parquet(data)
+    for sample in samples:
+        if sample.run != run.run:
+            raise ValueError(f"{path.name}: sample {sample.id!r} of {sample.task} is of run {sample.run!r}, not {run.run!r}")
+    return samples
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from leaderboards.entry import Entry
 from leaderboards.plot import Point
 from leaderboards.report import number, span
 
-_BOUNDS: dict[str, tuple[float, float]] = {"%": (0, 100), "0-6": (0, 6)}
-"""What no score of the unit is outside of."""
+_BOUNDS: dict[str, float] = {"%": 100, "0-6": 6}
+"""What a score of the unit is at most; at least it is 0."""
 
 _PAD = 0.06  # of the range, on either side, so that no mark stands on the frame
+
+_LEAST = 1e-300  # a range within this and its inverse can be divided into steps
 
 CURVE_FRAME = (44, 12, 350, 184)  # left, top, right, bottom of the plotting area, as the template draws it
 
@@ -206,9 +208,9 @@ def _range(entries: Sequence[Entry]) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = min(values), max(values)
     pad = _PAD * (high - low) or abs(high) * _PAD or 1.0
-    floor, ceiling = _BOUNDS.get(entries[0].unit, (-math.inf, math.inf))
-    if low >= 0:
-        floor = max(floor, 0.0)
+    ceiling = _BOUNDS.get(entries[0].unit, math.inf)
+    # A file may hold a score outside of its unit's bounds, which is to be seen as well.
+    floor, ceiling = 0.0 if low >= 0 else -math.inf, ceiling if high <= ceiling else math.inf
     # A bound is kept off the frame by a little, so that a mark on it is whole.
     return max(low - pad, floor - pad / 3), min(high + pad, ceiling + pad / 3)
 
@@ -217,7 +219,7 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
     """Linear from one range to another; the middle, where the first is a point."""
 
     def place(value: float) -> float:
-        share = 0.5 if high == low else (value - low) / (high - low)
+        share = (value - low) / (high - low) if math.isfinite(high - low) and high != low else 0.5
         return round(start + share * (end - start), 2)
 
     return place
@@ -225,7 +227,7 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
 
 def _ticks(low: float, high: float, wanted: int) -> list[tuple[float, str]]:
     """Round numbers within the range, about as many as wanted."""
-    if low == high:
+    if not _LEAST < high - low < 1 / _LEAST:
         return [(low, f"{low:g}")]
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))

@@ -239,10 +239,16 @@ class Logs:
         self._found: dict[tuple[str, str], dict[str, Sample]] = {}
 
     def of(self, entry: Entry) -> dict[str, Sample]:
-        """The entry's samples by id, none where its run kept no log; CompareError where that is missing, or an id comes twice."""
+        """The entry's samples by id, none where its run kept no log.
+
+        CompareError where the log is missing or lacks the task, or where an id comes twice.
+        """
         if (found := self._found.get((entry.run, entry.task))) is not None:
             return found
-        samples = self._of_run(entry.run).get(entry.task, [])
+        by_task = self._of_run(entry.run)
+        samples = by_task.get(entry.task, [])
+        if by_task and not samples and entry.samples:
+            raise CompareError(f"run {entry.run}: its log has no sample of {entry.task}")
         by_id = {sample.id: sample for sample in samples}
         if len(by_id) < len(samples):
             raise CompareError(f"run {entry.run} logs a sample of {entry.task} twice")
@@ -281,7 +287,8 @@ def compare_runs(
     sides = Logs(samples[0]), Logs(samples[1])
     pairs, notes = _pairs(old, new, only_headline)
     if not pairs:
-        raise CompareError(f"{names[0]!r} and {names[1]!r} have no score in common: {'; '.join(notes) or 'there are none'}")
+        why = "; ".join(notes[:3]) + (f"; and {len(notes) - 3} more" if len(notes) > 3 else "")
+        raise CompareError(f"{names[0]!r} and {names[1]!r} have no score in common: {why or 'there are none'}")
     matches = [_matched(one, other, sides, metrics(one.task, one.metric)) for one, other in pairs]
     tested = verdicts({index: match for index, match in enumerate(matches) if isinstance(match, Matched)}, resamples=resamples)
     changes = [
@@ -410,6 +417,18 @@ def same_questions(logs: Sequence[Mapping[str, Sample]], metric: str) -> list[li
     torn += [(log[name].records.get(metric),) for log in logs for name in log.keys() - set(everywhere)]
     lacking = {str(record["image"]) for own in torn for record in own if record is not None}
     return [[record for record in own if record is not None and str(record["image"]) not in lacking] for own in found]
+
+
+def value_in(log: Mapping[str, Sample], name: str, metric: CountsMetric) -> float | None:
+    """What a log gives by the metric of this name, as the mean over the askings of a judge; None where it gives nothing."""
+    values = []
+    for asking in askings(log):
+        records = [sample.records[name] for sample in asking.values() if name in sample.records]
+        if records:
+            own = Counted(records, metric)
+            values.append(float(value_of(metric, own.counts(list(own.tally)).sum(axis=0))))
+    values = [value for value in values if isfinite(value)]
+    return sum(values) / len(values) if values else None
 
 
 def verdict_of(
@@ -898,10 +917,11 @@ def _ranks(logs: Mapping[Key, Mapping[str, Sample]], like: Entry, counted: Calla
     """Of a column's logs, whose entries are by the same metric as `like`."""
     if len(logs) < 2:
         return {}
-    records = same_questions(list(logs.values()), like.metric)
-    if not records[0]:
+    every = [askings(log) for log in logs.values()]
+    records = iter(same_questions([asking for own in every for asking in own], like.metric))
+    sides = {str(index): [counted(next(records)) for _ in own] for index, own in enumerate(every)}
+    if not sides["0"][0].records:
         raise CompareError("no image has as many rated answers of all models")
-    sides = {str(index): counted(own) for index, own in enumerate(records)}
     found = ranks_of(sides, higher_is_better=like.higher_is_better)
     return {key: rank for key, rank in zip(logs, found.values(), strict=True) if rank is not None}
 

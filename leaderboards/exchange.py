@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from leaderboards.board import publish
 from leaderboards.entry import Entry
-from leaderboards.report import known
+from leaderboards.report import known, line
 
 SPREAD: Final = 1.96
 """Standard errors from the value to either end of a 95% interval."""
@@ -36,6 +36,9 @@ LMMS_EVAL_ZONE: Final = timezone(timedelta(hours=8))
 
 MODEL_ARGS: Final = ("peft", "delta", "pretrained", "model", "model_version", "model_name", "model_id", "path", "engine")
 """Arguments that name a model, the most telling first."""
+
+_LONGEST: Final = 200
+"""Bytes of a folder's name; file systems take 255."""
 
 _NO_METRICS: Final = ("alias", "name", "sample_len", "sample_count", "samples")
 
@@ -67,8 +70,10 @@ def read_results(path: Path, *, model: str | None = None, created: str | None = 
     try:
         data = path.read_bytes()
         found = json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExchangeError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ExchangeError(f"{path}: {error.strerror}; give a results_*.json of lm-eval or lmms-eval") from None
+    except (ValueError, RecursionError) as error:
+        raise ExchangeError(f"{path}: no JSON: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get("results"), dict) or not found["results"]:
         raise ExchangeError(f'{path}: no results of lm-eval or lmms-eval: they are a JSON object with the scores under "results"')
     return _File(path, found, hashlib.sha256(data).hexdigest()).read(model, created)
@@ -314,7 +319,7 @@ def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {}
     of_task: dict[str, Entry] = {}
     directions: dict[str, dict[str, bool]] = {}
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: not entry.headline):  # whoever reads it back takes a task's first metric for that
         first = of_task.setdefault(entry.task, entry)
         scores = results.setdefault(entry.task, {"name": entry.task, "alias": entry.task, "sample_len": entry.scored})
         if _with_filter(entry.metric) in scores or (first.version, first.judge) != (entry.version, entry.judge):
@@ -322,7 +327,7 @@ def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
             raise ExchangeError(f"{entry.task}: one version, judge and number a metric, but there are two of {entry.metric} ({both})")
         scores[_with_filter(entry.metric)] = entry.value
         scores[_with_filter(entry.metric, "_stderr")] = (
-            "N/A" if entry.low is None or entry.high is None else (entry.high - entry.low) / (2 * SPREAD)
+            "N/A" if entry.low is None or entry.high is None else entry.high / (2 * SPREAD) - entry.low / (2 * SPREAD)
         )
         directions.setdefault(entry.task, {})[entry.metric.partition(",")[0]] = entry.higher_is_better
     some = entries[0]
@@ -439,17 +444,29 @@ def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
 
 def folders_of(models: Iterable[str]) -> dict[str, str]:
     """A folder of its own for each model, also where capitals are not told apart: `sanitized`, with a digest where several share that."""
-    folders = {model: sanitized(model) for model in models}
+    folders = {}
+    for model in models:
+        name = sanitized(model)
+        folders[model] = name if _cut(name) == name else _named_apart(model, _cut(name))
     while shared := {name for name, count in Counter(map(str.casefold, folders.values())).items() if count > 1}:
         for model, name in folders.items():
             if name.casefold() in shared:
-                folders[model] = f"{name}-{hashlib.sha256(model.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+                folders[model] = _named_apart(model, name)
     return folders
+
+
+def _named_apart(model: str, name: str) -> str:
+    return f"{name}-{hashlib.sha256(model.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def _cut(name: str) -> str:
+    """At most `_LONGEST` bytes of it."""
+    return name.encode("utf-8", "replace")[:_LONGEST].decode("utf-8", "ignore")
 
 
 def sanitized(model: str) -> str:
     """A model's name as lm-eval names folders, but none that leads elsewhere."""
-    name = re.sub(r"[\"<>:/|\\?*\[\]\x00-\x1f]+", "__", model)
+    name = line(re.sub(r"[\"<>:/|\\?*\[\]\x00-\x1f]+", "__", model))
     return name if name.strip(".") else "__"
 
 
@@ -587,7 +604,7 @@ def _notes(entry: Entry) -> str:
 def _hub_path(entry: Entry, taken: Mapping[str, str]) -> str:
     """A file of its own: variants of one benchmark may not share one."""
     words = entry.task if entry.judge is None else f"{entry.task}_{entry.judge}"
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", words).strip("_") or "result"
+    stem = _cut(re.sub(r"[^A-Za-z0-9_-]+", "_", words).strip("_")) or "result"
     path, number = f".eval_results/{stem}.yaml", 2
     while path in taken:
         path, number = f".eval_results/{stem}_{number}.yaml", number + 1

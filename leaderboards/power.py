@@ -20,13 +20,16 @@ import numpy as np
 
 from leaderboards.board import Board, newest
 from leaderboards.entry import Entry
-from leaderboards.report import cell, number, table
+from leaderboards.report import cell, known, number, table
 from leaderboards.resampling import CountsMetric, Record, bootstrap, counts_of, image_of, strata
 from leaderboards.sample import Sample
 from leaderboards.verdict import DETECTED, compare
 
 RANGES: Final = {"%": 100.0, "0-6": 6.0, "1-10": 9.0}
 """Unit -> how far its values lie apart at most, where an answer by itself has one."""
+
+
+_MOST_IMAGES: Final = 1e12
 
 
 class PowerError(ValueError):
@@ -57,11 +60,23 @@ class Power:
         return DETECTED * self.error * math.sqrt(self.samples / (samples or self.samples))
 
     def samples_for(self, difference: float) -> int:
-        """How many questions, about whole images, let 80% of runs find a true difference; PowerError if it is not more than 0."""
-        if not (math.isfinite(difference) and difference > 0):
-            raise PowerError(f"difference must be more than 0 {self.unit}".rstrip() + f", but is {difference:g}")
-        images = max(1, math.ceil(self.images * (self.detectable() / difference) ** 2 - 1e-9))  # a whole number, however floats fall
+        """How many questions, about whole images, let 80% of runs find a true difference.
+
+        PowerError for a difference that is not more than 0, that no two scores can have, or that is too small to count for.
+        """
+        if not 0 < difference <= self.widest or math.isinf(difference):
+            bounds = "more than 0" + (f" and at most {self.widest:g}" if math.isfinite(self.widest) else "")
+            raise PowerError(f"difference must be {bounds} {self.unit}".rstrip() + f", but is {difference:g}")
+        needed = self.images * (self.detectable() / difference) * (self.detectable() / difference)
+        if needed > _MOST_IMAGES:
+            raise PowerError(f"a difference of {difference:g} {self.unit}".rstrip() + f" needs more than {_MOST_IMAGES:.0e} images")
+        images = max(1, math.ceil(needed - 1e-9))  # a whole number, however floats fall
         return math.ceil(images * self.samples / self.images)
+
+    @property
+    def widest(self) -> float:
+        """The largest difference that two scores can have, in `unit`."""
+        return RANGES.get(self.unit, math.inf)
 
 
 def paired(base: Sequence[Record], other: Sequence[Record], metric: CountsMetric, *, unit: str, names: tuple[str, str] = ("", "")) -> Power:
@@ -116,21 +131,21 @@ def supposed(samples: int, *, unit: str, accuracy: float = 50.0, discordance: fl
     return Power(error=RANGES[unit] * math.sqrt(apart / samples), images=samples, samples=samples, unit=unit, basis=basis)
 
 
-def of_board(
-    board: Board, task: str, metric: str, counts: CountsMetric, *, model: str | None = None, against: str | None = None
+def of_boards(
+    boards: Sequence[Board], task: str, metric: str, counts: CountsMetric, *, model: str | None = None, against: str | None = None
 ) -> Power | None:
-    """From the logs of whole runs on a board: of `model` and `against`, or of `model` alone, or of the two models scored last.
+    """From the logs of whole runs on some boards: of `model` and `against`, or of `model` alone, or of the two models scored last.
 
     Only runs of the version and by the judge of the newest (or of `model`'s newest) count. None where no model was scored or none kept a
     log; PowerError for a named one that was not, or did not.
     """
-    found = [entry for entry in board.standing() if (entry.task, entry.metric) == (task, metric)]
+    standing = [(board, entry) for board in boards for entry in board.standing() if (entry.task, entry.metric) == (task, metric)]
+    home, found = {entry.run: board for board, entry in standing}, [entry for _, entry in standing]
     if model is not None and model == against:
         raise PowerError(f"{model!r} cannot be held against itself")
     for name in (model, against):
         if name is not None and name not in {entry.model for entry in found}:
-            known = ", ".join(sorted({entry.model for entry in found})) or "none"
-            raise PowerError(f"no whole run of {name!r} on {task} {metric} (known: {known})")
+            raise PowerError(f"no whole run of {name!r} on {task} {metric}; {known(name, sorted({entry.model for entry in found}))}")
     if not found:
         return None
     if model is None and against is not None:
@@ -144,7 +159,7 @@ def of_board(
         raise PowerError(f"{model!r} and {against!r} were scored on different versions of {task}, or by different judges")
     logs: dict[str, list[Record]] = {}
     for entry in chosen:
-        if len(logs) < 2 and (records := _records(board, entry)):
+        if len(logs) < 2 and (records := _records(home[entry.run], entry)):
             logs[entry.model] = records
         elif entry.model in named:
             raise PowerError(f"the run of {entry.model!r} on {task} kept no sample log")
@@ -160,9 +175,10 @@ def render(power: Power, *, samples: int | None = None, difference: float | None
     """Markdown: what runs of several sizes see, and what differences need; `samples` and `difference` are in it where given."""
     whole = power.detectable()
     sizes = {math.ceil(power.samples * share) for share in (0.1, 0.25, 0.5, 1)} | ({samples} if samples is not None else set())
-    claims = {whole * share for share in (2, 1, 0.5)} | ({difference} if difference is not None else set())
+    claims = {claim for share in (2, 1, 0.5) if (claim := whole * share) <= power.widest}
+    claims |= {difference} if difference is not None else set()
     unit = cell(power.unit)
-    seen = [[f"{size:,}", _exact(power.detectable(size))] for size in sorted(sizes)]
+    seen = [[f"{size:,}", _exact(sees) if (sees := power.detectable(size)) <= power.widest else "none"] for size in sorted(sizes)]
     needed = [[_exact(claim), f"{power.samples_for(claim):,}"] for claim in sorted(claims, reverse=True)]
     scale = unit if unit[:1].isdecimal() else ""  # "0-6" after a number would be one more number
     error = f"{_exact(power.error)} " + (f"on the scale {scale}" if scale else unit)
@@ -172,7 +188,7 @@ def render(power: Power, *, samples: int | None = None, difference: float | None
     shown = f"({scale})" if scale else unit
     by_size = table(["samples", f"smallest difference seen {shown}".rstrip()], seen)
     by_claim = table([f"difference {shown}".rstrip(), "samples needed"], needed)
-    return "\n\n".join((about, by_size, by_claim, meaning))
+    return "\n\n".join((about, by_size, by_claim, meaning) if claims else (about, by_size, meaning))
 
 
 def _exact(value: float) -> str:
@@ -185,6 +201,8 @@ def _records(board: Board, entry: Entry) -> list[Record]:
         samples: list[Sample] = board.samples(entry.run)
     except FileNotFoundError:
         return []
+    except ValueError as error:
+        raise PowerError(f"the samples of {entry.model!r} can't be read: {error}") from None
     return [sample.records[entry.metric] for sample in samples if sample.task == entry.task and entry.metric in sample.records]
 
 

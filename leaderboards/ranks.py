@@ -10,6 +10,9 @@ Sixty models make 1,770 pairs, and the best p-value that 10,000 swaps can give, 
 beyond which a verdict's own p is extrapolated (`Verdict.p`), taken as a whole: normal, with the spread that swaps would have, which is the
 standard error of the paired bootstrap and what the difference itself adds; never below what swapping the images on which the two models
 differ could give. Near the 5% level it can disagree with the permutation test of a verdict.
+
+Where a judge was asked several times, a model's score is the mean over its askings. What all ratings of one asking share is taken from how
+the scores of all models differ from asking to asking, for it is one judge, and adds to the spread, with Student's tail.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaderboards.resampling import Array, Counted, CountsMetric, Record, bootstrap, common, value_of
-from leaderboards.verdict import ALPHA, holm, least_p, tail
+from leaderboards.verdict import ALPHA, holm, least_p, mood_of, tail
 
 _TIE = 1e-9  # of a score: less is rounding
 
@@ -47,22 +50,27 @@ def ranks(
     models: Mapping[str, Sequence[Record]], metric: CountsMetric, *, higher_is_better: bool, resamples: int = 2_000, seed: int = 0
 ) -> dict[str, Rank | None]:
     """The rank of each model, None where it has no score; RecordsError if no image is in all records, or one has more of one."""
-    sides = {name: Counted(records, metric) for name, records in models.items()}
+    sides = {name: [Counted(records, metric)] for name, records in models.items()}
     return ranks_of(sides, higher_is_better=higher_is_better, resamples=resamples, seed=seed)
 
 
-def ranks_of(models: Mapping[str, Counted], *, higher_is_better: bool, resamples: int = 2_000, seed: int = 0) -> dict[str, Rank | None]:
-    """As `ranks`, of records that are counted, all by one metric."""
+def ranks_of(
+    models: Mapping[str, Sequence[Counted]], *, higher_is_better: bool, resamples: int = 2_000, seed: int = 0
+) -> dict[str, Rank | None]:
+    """As `ranks`, of the records of each asking of the judge (one where there is none), counted by one metric."""
     if not models:
         return {}
-    images = common(list(models.values()))
-    counts = {name: side.counts(images) for name, side in models.items()}
-    metric = next(iter(models.values())).metric
-    scores = {name: float(value_of(metric, found.sum(axis=0))) for name, found in counts.items()}
+    images = common([asking for side in models.values() for asking in side])
+    every = {name: [asking.counts(images) for asking in side] for name, side in models.items()}
+    metric = next(iter(models.values()))[0].metric
+    single = {name: np.array([value_of(metric, counts.sum(axis=0)) for counts in side]) for name, side in every.items()}
+    scores = {name: float(found.mean()) for name, found in single.items()}
+    counts = {name: side[0] if len(side) == 1 else np.asarray(np.mean(side, axis=0)) for name, side in every.items()}
     ranked = [name for name in models if np.isfinite(scores[name])]
     pairs = list(combinations(ranked, 2))
-    parts = models[ranked[0]].strata(images) if ranked else np.zeros(0, dtype=np.int64)
-    raw = _p_values({name: counts[name] for name in ranked}, scores, parts, metric, resamples, seed) if pairs else []
+    parts = models[ranked[0]][0].strata(images) if ranked else np.zeros(0, dtype=np.int64)
+    own = {name: single[name] for name in ranked}
+    raw = _p_values({name: counts[name] for name in ranked}, scores, own, parts, metric, resamples, seed) if pairs else []
     better: dict[str, set[str]] = {name: set() for name in ranked}
     worse: dict[str, set[str]] = {name: set() for name in ranked}
     for (one, two), p in zip(pairs, holm(raw), strict=True):
@@ -80,6 +88,7 @@ def ranks_of(models: Mapping[str, Counted], *, higher_is_better: bool, resamples
 def _p_values(
     counts: Mapping[str, Array],
     scores: Mapping[str, float],
+    askings: Mapping[str, Array],
     parts: NDArray[np.int64],
     metric: CountsMetric,
     resamples: int,
@@ -95,6 +104,7 @@ def _p_values(
     if len(drawn) < 2:
         return [1.0] * comb(len(names), 2)
     spread = np.atleast_2d(np.cov(drawn, rowvar=False))
+    mood, freedom = mood_of(list(askings.values()))
     found = []
     for (i, one), (j, two) in combinations(enumerate(names), 2):
         difference = abs(scores[one] - scores[two])
@@ -103,5 +113,6 @@ def _p_values(
             found.append(1.0)
             continue
         error = sqrt(max(0.0, spread[i, i] + spread[j, j] - 2 * spread[i, j]))
-        found.append(max(tail(difference / hypot(error, difference / sqrt(images))), least_p(apart)))
+        shared = mood * sqrt(1 / len(askings[one]) + 1 / len(askings[two]))
+        found.append(max(tail(difference / hypot(error, difference / sqrt(images), shared), freedom), least_p(apart)))
     return found

@@ -7,7 +7,7 @@
 A metric regresses when the same questions show it significantly worse, or when it falls by more than its tolerance. A claim ("this task is
 better now") is unmet unless the same questions show it significantly better. What cannot be compared is an error and never a pass: a
 missing result or sample log, another task version, judge, limit or number of samples, other prompts or rules, other questions, fewer of
-them scored.
+them scored, a value that its own log does not give.
 
 A metric that says how a model answers, not how well (`entry.is_neutral`: how long, how often yes), is neither worse nor better and no test
 fails it; a tolerance limits how far it may move, either way.
@@ -16,19 +16,17 @@ Where nothing has changed, the tests fail 5% of gates at most, however many metr
 smaller than the scores' own spread fails as often as chance will have it.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leaderboards.board import Board, newest
-from leaderboards.compare import CompareError, Flip, Loader, Logs, asked_otherwise, flips, match_logs, verdict_to_json
-from leaderboards.entry import SCHEMA_VERSION, Entry, Key, from_json, is_neutral, members
+from leaderboards.board import Board, newest, read_log, read_run
+from leaderboards.compare import CompareError, Flip, Loader, Logs, asked_otherwise, flips, match_logs, value_in, verdict_to_json
+from leaderboards.entry import Entry, Key, is_neutral
 from leaderboards.report import cell, known, line, number, p_value, span, table
-from leaderboards.sample import Sample, from_parquet
+from leaderboards.sample import Sample
 from leaderboards.verdict import Counted, CountsMetric, Matched, Verdict, adjusted, verdicts
 
 __all__ = ["Checked", "Claim", "GateError", "GateResult", "Loader", "Source", "Unchecked", "check", "render", "source", "to_json"]
@@ -49,6 +47,9 @@ class Source:
 
     skipped: list[tuple[Path, str]]
     """Files that could not be read, and why."""
+
+    replaced: list[Entry]
+    """Scores of weights that a newer run of their name replaced, where it has no such score: nothing stands for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +170,8 @@ class GateResult:
     def summary(self) -> str:
         """In one line, without markup."""
         counts = [f"{self.compared} compared", f"{len(self.regressions)} worse"]
+        untested = sum(one.verdict is None for one in self.checked)
+        counts += [f"{untested} by tolerance alone"] if untested else []
         counts += [f"{len(self.claims) - len(self.unmet)} of {len(self.claims)} claims shown"] if self.claims else []
         return ", ".join([*counts, f"{len(self.unchecked)} errors"])
 
@@ -191,7 +194,14 @@ def source(path: Path, *, partial: bool = False) -> Source:
     entries = board.standing(partial=partial)
     if not entries and not board.skipped and not any(board.folder.glob("*.json")):
         raise GateError(f"{path}: no board: there is no run's JSON file in it")
-    return Source(entries=entries, samples=board.samples, skipped=board.skipped)
+    standing = {_column(entry) for entry in entries}
+    old = [replace(entry, model=entry.model.removesuffix(f" (weights {entry.weights})")) for entry in board.replaced]
+    return Source(
+        entries=entries,
+        samples=board.samples,
+        skipped=board.skipped,
+        replaced=[entry for entry in old if _column(entry) not in standing],
+    )
 
 
 def check(
@@ -204,6 +214,7 @@ def check(
     require_better: Collection[str] = (),
     models: tuple[str, str] | None = None,
     skipped: Sequence[tuple[Path, str]] = (),
+    replaced: Sequence[Entry] = (),
     resamples: int = 10_000,
 ) -> GateResult:
     """Compare each headline metric of `baseline`, and each in `tolerances` and `require_better`, with its like in `current`.
@@ -211,18 +222,25 @@ def check(
     `samples` are the two sides' logs; `metrics` gives the metric of a task by name, None if it is not known; `tolerances` maps
     "task.metric" to the worsening allowed, in the metric's unit; `require_better` names "task", for its headline, or "task.metric";
     `models` names the baseline's model to take and the current one to hold against it, where they are not called the same; `skipped` are
-    the baseline's files that could not be read, each an error, since what they asked for cannot be checked. GateError for a tolerance
-    that is negative or no number.
+    the baseline's files that could not be read, `replaced` its scores that newer weights left without a successor: each is an error, since
+    what they asked for cannot be checked. GateError for a tolerance that is negative or no number.
     """
     for name, allowed in tolerances.items():
         if not 0 <= allowed < math.inf:  # against nan nothing is ever worse
             raise GateError(f"tolerance for {name}: must be a number from 0 up, is {allowed}")
     logs = Logs(samples[0]), Logs(samples[1])
     now = newest(current)
-    of_model = [entry for entry in newest(baseline) if models is None or entry.model == models[0]]
+    of_model = _latest_versions([entry for entry in newest(baseline) if models is None or entry.model == models[0]])
     named = {*tolerances, *require_better}
     wanted = [entry for entry in of_model if entry.headline or _dotted(entry) in named]
     unchecked = [Unchecked(name=line(str(path)), why=f"can't be read: {line(why)}") for path, why in skipped]
+    unchecked += [
+        Unchecked(name=_name(entry, None), why=f"the baseline's score is of weights {line(str(entry.weights))}, its newest run has others")
+        for entry in replaced
+        if (models is None or entry.model == models[0]) and (entry.headline or _dotted(entry) in named)
+    ]
+    if models is not None and not of_model:
+        unchecked.append(Unchecked(name=f"model {line(models[0])}", why=f"not in the baseline; {known(models[0], _models(baseline))}"))
     unchecked += [
         Unchecked(name=f"{what} {line(name)}", why=f"not in the baseline; {known(name, names)}")
         for what, given, names in (
@@ -265,11 +283,11 @@ def check(
         unchecked.append(Unchecked(name="", why="nothing was compared"))
     of_claims = [one for one in checked if _names(one.baseline) & claimed]
     claims = adjusted({one.baseline.key: tested[one.baseline.key] for one in of_claims})
-    families = [
-        {one.baseline.key: tested[one.baseline.key] for one in checked if one.baseline.key in tested and one.neutral is kind}
-        for kind in (False, True)
-    ]
-    among_all = adjusted(families[0]) | adjusted(families[1])  # what can't fail the gate costs the others nothing
+    families: dict[bool, dict[Key, Verdict]] = {True: {}, False: {}}  # what can't fail the gate costs the others nothing
+    for one in checked:
+        if (key := one.baseline.key) in tested:
+            families[one.neutral or one.baseline.run == one.current.run][key] = tested[key]
+    among_all = adjusted(families[False]) | adjusted(families[True])
     checked = [replace(one, verdict=among_all.get(one.baseline.key)) for one in checked]
     return GateResult(
         checked=[replace(one, flips=_flips(one, logs, metrics)) if one.reason and not one.neutral else one for one in checked],
@@ -331,32 +349,29 @@ def _sides(one: Checked | Claim) -> dict[str, Any]:
 def _of_file(path: Path) -> Source:
     """A single run, which need not be called as its file on a board is."""
     try:
-        data = json.loads(path.read_bytes())
-        if isinstance(data, dict) and data.get("schema") != SCHEMA_VERSION:
-            raise GateError(f"schema must be {SCHEMA_VERSION}, not {data.get('schema')!r}")
-        data = members(data, {"schema", "run", "samples", "entries"})
-        if not isinstance(data["entries"], list):
-            raise GateError("entries must be a list")
-        entries = [from_json(item, where=f"entry {index}") for index, item in enumerate(data["entries"])]
+        found = read_run(path)
     except (ValueError, OSError, RecursionError) as error:
-        raise GateError(f"{path}: no run of a board: {error}") from None
-    runs = {entry.run for entry in entries}
-    if runs != {data["run"]}:
-        raise GateError(f"{path}: no run of a board: it is of run {data['run']!r}, its entries of {sorted(runs)}")
+        raise GateError(f"{path}: no run of a board: {str(error).removeprefix(f'{path.name}: ')}") from None
 
     def samples(run: str) -> list[Sample]:
-        if run != data["run"] or data["samples"] is None:
+        if run != found.run or found.samples is None:
             return []
         names = [f"{stem}.samples.parquet" for stem in dict.fromkeys((path.stem, run))]
         there = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
         if there is None:
             raise GateError(f"{path}: its sample log is missing beside it: no {' and no '.join(names)}")
-        content = there.read_bytes()
-        if hashlib.sha256(content).hexdigest() != data["samples"]:
-            raise GateError(f"{there}: not the samples that {path.name} was computed from (its digest differs)")
-        return from_parquet(content)
+        return read_log(there, found, path)
 
-    return Source(entries=entries, samples=samples, skipped=[])
+    return Source(entries=found.entries, samples=samples, skipped=[], replaced=[])
+
+
+def _latest_versions(entries: Sequence[Entry]) -> list[Entry]:
+    """Of each model, metric and judge the version scored last: a baseline that was scored anew by another one asks for that."""
+    latest: dict[tuple[object, ...], Entry] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.when, entry.run)):
+        latest[*_column(entry), entry.judge] = entry
+    standing = {entry.key for entry in latest.values()}
+    return [entry for entry in entries if entry.key in standing]
 
 
 def _names(entry: Entry) -> set[str]:
@@ -388,9 +403,15 @@ def _matched(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetr
     """None where there is nothing to compare by."""
     try:
         before, after = logs[0].of(old), logs[1].of(new)
+        for entry, log in ((old, before), (new, after)):
+            if log and len(log) != entry.samples:
+                raise CompareError(f"run {entry.run}: its log has {len(log)} of its {entry.samples} samples")
         if metric is None or not (before and after):
             return None
         _check_questions(before, after, same_model=old.model == new.model)
+        _check_ratings(before, after, old.metric)
+        for entry, log in ((old, before), (new, after)):
+            _check_value(entry, log, metric)
         return match_logs(before, after, old.metric, lambda records: Counted(records, metric), higher_is_better=old.higher_is_better)
     except (ValueError, OSError) as error:
         raise _IncomparableError(str(error)) from error
@@ -403,6 +424,22 @@ def _check_questions(old: Mapping[str, Sample], new: Mapping[str, Sample], *, sa
             raise CompareError(f"sample {name!r} is in one log only")
         if same_model and old[name].prompt != new[name].prompt:
             raise CompareError(f"sample {name!r} was asked {_ends(old[name].prompt)!r}, is asked {_ends(new[name].prompt)!r}")
+
+
+def _check_ratings(old: Mapping[str, Sample], new: Mapping[str, Sample], name: str) -> None:
+    """That no fewer answers count than in the baseline, whatever the entry says; of how long answers are, a cut one tells nothing."""
+    before, after = (sum(name in s.records and all(name in one.records for one in s.repeats) for s in log.values()) for log in (old, new))
+    if after < before and not is_neutral(name):
+        raise CompareError(f"{before} samples of the baseline's log are rated, now only {after}")
+
+
+def _check_value(entry: Entry, log: Mapping[str, Sample], metric: CountsMetric) -> None:
+    """That the log gives the entry's value: a tolerance looks at the one, the test at the other."""
+    found, digits = value_in(log, entry.metric, metric), getattr(metric, "digits", None)  # which official scripts round to
+    if found is None or entry.value is None:
+        return
+    if not math.isclose(found, entry.value, rel_tol=1e-6, abs_tol=1e-6 if digits is None else 1e-6 + 0.5 * 10.0**-digits):
+        raise CompareError(f"run {entry.run}: its value is {entry.value:g} {entry.unit}, but its log gives {found:g}: score it anew")
 
 
 def _ends(prompt: str) -> str:
@@ -422,7 +459,8 @@ def _flipped(one: Checked) -> str:
 
 def _tested(verdict: Verdict, unit: str) -> str:
     difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
-    return f"{difference}, p = {p_value(verdict.p)}, {verdict.images} images"
+    p = p_value(verdict.p)
+    return f"{difference}, p {p if p.startswith('<') else f'= {p}'}, {verdict.images} images"
 
 
 def _worsening(old: Entry, new: Entry) -> float:
@@ -436,6 +474,14 @@ def _worsening(old: Entry, new: Entry) -> float:
 def _exceeds(worsening: float, tolerance: float) -> bool:
     """A fall by exactly the tolerance is allowed, however the floats fall."""
     return worsening > tolerance and not math.isclose(worsening, tolerance, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _models(entries: Sequence[Entry]) -> list[str]:
+    return list(dict.fromkeys(entry.model for entry in entries))
+
+
+def _column(entry: Entry) -> tuple[str, str, str]:
+    return entry.model, entry.task, entry.metric
 
 
 def _dotted(entry: Entry) -> str:

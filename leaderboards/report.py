@@ -213,7 +213,7 @@ def span(low: float | None, high: float | None, unit: str) -> str:
 
 
 def p_value(p: float) -> str:
-    """Down to what ten thousand resamples can tell."""
+    """With the digits that ten thousand resamples can tell; what is extrapolated beyond is "<0.0001"."""
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 

@@ -37,7 +37,7 @@ _ROWS = 1024  # resamples held at once, since many models' sums are as wide as m
 
 
 class RecordsError(ValueError):
-    """Records of several models, or of several askings of a judge, that cannot be held against each other; says which image it is about."""
+    """Records that a metric cannot count, or of several models or askings of a judge that cannot be held against each other; says why."""
 
 
 class CountsMetric(Protocol):
@@ -60,8 +60,11 @@ class Counted:
 
     @cached_property
     def images(self) -> list[str]:
-        """Of each record."""
-        return list(map(image_of, self.records))
+        """Of each record; RecordsError where one names none."""
+        try:
+            return list(map(image_of, self.records))
+        except KeyError:
+            raise RecordsError("a record names no image") from None
 
     @cached_property
     def tally(self) -> Counter[str]:
@@ -70,12 +73,12 @@ class Counted:
 
     @cached_property
     def right(self) -> NDArray[np.bool_] | None:
-        """Of each record whether it is correct; None where one does not say."""
+        """Of each record whether it is correct; None where one does not say yes or no."""
         found = [record.get("correct") for record in self.records]
-        return None if None in found else np.array(found, dtype=bool)
+        return np.array(found, dtype=bool) if all(one in (False, True) for one in found) else None
 
     def counts(self, images: Sequence[str]) -> Array:
-        """Counts [images, k], in the order of `images`."""
+        """Counts [images, k], in the order of `images`; RecordsError where the metric can't count the records, or counts no numbers."""
         row, counts = self._by_image
         return counts[[row[image] for image in images]]
 
@@ -88,7 +91,13 @@ class Counted:
 
     @cached_property
     def _by_image(self) -> tuple[dict[str, int], Array]:
-        images, counts = self.metric.by_image(self.records)
+        try:
+            images, counts = self.metric.by_image(self.records)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # anyone may have written the log
+            raise RecordsError(f"the metric can't count these records: {type(error).__name__}: {error}") from error
+        if not np.isfinite(counts).all():  # which a metric may take for no denominator, or for a comparison that fails
+            image = images[int(np.flatnonzero(~np.isfinite(counts).all(axis=1))[0])]
+            raise RecordsError(f"image {image!r}: what the metric counts is no finite number")
         return {image: index for index, image in enumerate(images)}, counts
 
 

@@ -61,6 +61,8 @@ class Sample:
 
 _COLUMNS = tuple(field.name for field in fields(Sample))
 
+_OPTIONAL = ("answer", "reply", "image_digest", "repeats")
+
 _LATER = 3  # of the columns, which logs written before there were such lack
 
 
@@ -84,7 +86,10 @@ def from_parquet(data: bytes) -> list[Sample]:
     table = pq.read_table(pa.BufferReader(data))
     if tuple(table.column_names) not in [_COLUMNS[: len(_COLUMNS) - lacking] for lacking in range(_LATER + 1)]:
         raise ValueError(f"columns must be {', '.join(_COLUMNS)}, not {', '.join(table.column_names)}")
-    return [Sample(**row | {"records": json.loads(row["records"]), "repeats": _repeats(row)}) for row in table.to_pylist()]
+    try:
+        return [_sample(row) for row in table.to_pylist()]
+    except RecursionError:
+        raise ValueError("records or repeats are nested too deep") from None
 
 
 def askings(log: Mapping[str, Sample]) -> list[dict[str, Sample]]:
@@ -121,6 +126,18 @@ def _repeats_json(repeats: Sequence[Asking]) -> str | None:
     return json.dumps(rows, allow_nan=False)
 
 
+def _sample(row: Mapping[str, Any]) -> Sample:
+    """Of a row of a file, which anyone may have written."""
+    for name, value in row.items():
+        wanted = bool if name == "cut" else str | None if name in _OPTIONAL else str
+        if not isinstance(value, wanted):
+            raise ValueError(f"sample {row['id']!r} of {row['task']}: {name} can't be {value!r}")
+    records = json.loads(row["records"])
+    if not _is_records(records):
+        raise ValueError(f"sample {row['id']!r} of {row['task']}: records must map each metric to an object")
+    return Sample(**{**row, "records": records, "repeats": _repeats(row)})
+
+
 def _repeats(row: Mapping[str, Any]) -> tuple[Asking, ...]:
     """Of a row of a file, which anyone may have written."""
     text = row.get("repeats")
@@ -133,8 +150,11 @@ def _repeats(row: Mapping[str, Any]) -> tuple[Asking, ...]:
 def _is_asking(found: object) -> bool:
     if not isinstance(found, dict) or found.keys() != {"records", "reply"}:
         return False
-    records, reply = found["records"], found["reply"]
-    return isinstance(records, dict) and all(isinstance(one, dict) for one in records.values()) and isinstance(reply, str | None)
+    return _is_records(found["records"]) and isinstance(found["reply"], str | None)
+
+
+def _is_records(found: object) -> bool:
+    return isinstance(found, dict) and all(isinstance(one, dict) for one in found.values())
 
 
 def _whole(text: str) -> str:

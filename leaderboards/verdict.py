@@ -57,6 +57,7 @@ __all__ = [
     "least_p",
     "matched",
     "matched_repeats",
+    "mood_of",
     "panel",
     "tail",
     "verdicts",
@@ -284,6 +285,17 @@ def least_p(apart: int) -> float:
     return 2.0 ** (1 - apart)
 
 
+def mood_of(scores: Sequence[Array]) -> tuple[float, float]:
+    """How far one asking of a judge moves a score (standard deviation), by the scores of each model's askings; degrees of freedom.
+
+    (0, infinity) where no model has two askings: nothing is known of moods then.
+    """
+    freedom = sum(len(side) - 1 for side in scores)
+    if not freedom:
+        return 0.0, math.inf
+    return math.sqrt(sum(float(((side - side.mean()) ** 2).sum()) for side in scores) / freedom), float(freedom)
+
+
 def _matched(base: Sequence[Counted], other: Sequence[Counted], images: Sequence[str], higher_is_better: bool) -> Matched:
     return Matched(
         base=[side.counts(images) for side in base],
@@ -372,15 +384,9 @@ def _p(one: Matched, swaps: Array, moods: Array, scores: Sequence[Array], error:
 
 
 def _mood(scores: Sequence[Array]) -> tuple[float, float]:
-    """Standard error of the difference of (or of one) mean over askings, by what the askings of all sides show; degrees of freedom.
-
-    (0, infinity) where no side has two askings: nothing is known of moods then.
-    """
-    freedom = sum(len(side) - 1 for side in scores)
-    if not freedom:
-        return 0.0, math.inf
-    variance = sum(float(((side - side.mean()) ** 2).sum()) for side in scores) / freedom
-    return math.sqrt(variance * sum(1 / len(side) for side in scores)), float(freedom)
+    """Standard error of the difference of (or of one) mean over askings, and degrees of freedom; see `mood_of`."""
+    mood, freedom = mood_of(scores)
+    return mood * math.sqrt(sum(1 / len(side) for side in scores)), freedom
 
 
 def _moods(scores: Sequence[Array], resamples: int, seed: int) -> Array:

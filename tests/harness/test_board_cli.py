@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -169,10 +170,65 @@ def test_a_model_is_no_worse_than_itself_and_no_better(runs: Path, tmp_path: Pat
     board = str(runs / "small" / "board")
     assert cli.run(["check", "--baseline", board, "--partial"]) == 2  # held against itself, it would always pass
     assert "against itself" in capsys.readouterr().err
+    itself = ["--model", "scenes-base", "--baseline-model", "scenes-base"]
+    assert "both 'scenes-base'" in refused(["check", "--baseline", board, "--partial", *itself], capsys)
     assert cli.run(["check", "--baseline", board, "--board", board, "--partial", "--junit", str(tmp_path / "gate.xml")]) == 0
     assert (tmp_path / "gate.xml").read_text().startswith("<?xml")
     assert cli.run(["check", "--baseline", board, "--board", board, "--partial", "--require-better", "scenes_mme"]) == 3
     assert cli.run(["check", "--baseline", board, "--board", board]) == 1  # nothing without a limit to compare: an error, never a pass
+
+
+@pytest.mark.parametrize(
+    ("model", "baseline_model", "message"),
+    (
+        ("scenes-carefull", "scenes-base", "--model 'scenes-carefull': no such model; did you mean 'scenes-careful'?"),
+        ("scenes-careful", "scenes-bas", "--baseline-model 'scenes-bas': no such model; did you mean 'scenes-base'?"),
+    ),
+)
+def test_a_gate_of_a_model_that_is_not_there_is_a_mistake(
+    runs: Path, model: str, baseline_model: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ["--model", model, "--baseline-model", baseline_model]
+    assert message in refused(["check", "--baseline", str(runs / "small" / "board"), "--partial", *named], capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    (
+        (["leaderboard", "runs", "--html", ""], "--html '.' is a folder; give a file"),
+        (["leaderboard", "runs", "--html", "runs"], "--html 'runs' is a folder; give a file"),
+        (["leaderboard", "runs", "--html", "file/x/y.html"], "--html 'file/x/y.html': 'file' is a file, not a folder"),
+        (["leaderboard", "runs", "--output", "hub", "--out", "file"], "--out 'file' is a file; give a folder"),
+        (["leaderboard", "file"], "'file' is a file; give a board"),
+        (["check", "--baseline", "runs/a", "--board", "runs/a", "--junit", "runs"], "--junit 'runs' is a folder; give a file"),
+        (["check", "--baseline", "runs/a", "--board", "runs/a", "--comment", "file/c.md"], "'file' is a file, not a folder"),
+        (["check", "--baseline", "runs/a", "--board", "runs/a", "--require-better"], "--require-better: name the TASK"),
+        (
+            ["check", "--baseline", "runs/a", "--board", "runs/a", *2 * ["--tolerance", "mme.score=1"]],
+            "--tolerance: mme.score is given twice",
+        ),
+        (["import", "runs"], "runs: Is a directory; give a results_*.json"),
+        (["import", "results.json", "--out", "file"], "'file' is a file, not a folder"),
+        (["compare", "", "m"], "no model '' on the boards"),
+    ),
+)
+def test_what_cannot_be_read_or_written_is_one_line_before_any_work(
+    tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(Path("runs/a"), "m")
+    Path("file").write_text("x")
+    Path("results.json").write_text('{"results": {"t": {"acc,none": 0.5}}, "model_name": "m", "date": 1769900000.0}')
+    assert message in refused(options, capsys)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "file", "results.json"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_takes_no_file_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path / "runs", "m")
+    (tmp_path / "closed").mkdir(mode=0o555)
+    asked = ["leaderboard", str(tmp_path / "runs"), "--html", str(tmp_path / "closed" / "x.html")]
+    assert "nothing can be written in" in refused(asked, capsys)
 
 
 def test_power_is_told_from_answers_or_supposed(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +240,9 @@ def test_power_is_told_from_answers_or_supposed(runs: Path, capsys: pytest.Captu
     out, err = capsys.readouterr()
     assert "(400 samples)" in out
     assert err.startswith("no whole run of scenes_mme with its answers on the boards under")
+    found = json.loads(said(["power", "pope", "--samples", "400", "--difference", "5", "--json"], capsys))
+    assert found["samples_needed"] == pytest.approx(400 * (found["detectable"] / 5) ** 2, abs=1)
+    assert "difference must be more than 0" in refused(["power", "pope", "--difference", "0", "--json"], capsys)
 
 
 def test_every_tasks_power_is_told_or_what_is_missing_for_it(
@@ -255,5 +314,18 @@ def test_what_cannot_be_exported_is_named_and_the_others_are_written(tmp_path: P
 
 def test_a_file_that_is_no_result_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_text("[]")
-    assert cli.run(["import", str(tmp_path / "x.json")]) == 2
-    assert "x.json" in capsys.readouterr().err
+    (tmp_path / "good.json").write_text('{"results": {"t": {"acc,none": 0.5}}, "model_name": "m", "date": 1769900000.0}')
+    both = [str(tmp_path / "good.json"), str(tmp_path / "x.json")]
+    assert "x.json" in refused(["import", *both, "--out", str(tmp_path / "out")], capsys)
+    assert not (tmp_path / "out").exists()  # nor is the good one on the board by halves
+
+
+def test_names_give_no_orders_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b[2J\u202em\nharness: all is well"
+    results = {"results": {hostile: {"acc,none": 0.5, "bad,none": hostile}}, "model_name": hostile, "date": 1769900000.0}
+    (tmp_path / "x.json").write_text(json.dumps(results))
+    assert cli.run(["import", str(tmp_path / "x.json"), "--out", str(tmp_path / "run")]) == 0
+    for form in ([], ["--format", "csv"], ["--output", "lm-eval", "--out", str(tmp_path / "out")]):
+        assert cli.run(["leaderboard", str(tmp_path / "run"), *form]) == 0
+    said = "".join(capsys.readouterr())
+    assert not re.search("[\x1b\u202e]|^harness: all is well", said, re.MULTILINE)

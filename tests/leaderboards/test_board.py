@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,6 +194,11 @@ def test_what_is_not_a_run_is_skipped_and_named(board: Board, make_entry: MakeEn
     whole = (board.folder / "run-1.json").read_text()
     data = json.loads(whole)
     bad = to_json(make_entry(run="bad-entry")) | {"value": "high"}
+    double = to_json(make_entry(run="double"))
+
+    def of_two(change: dict[str, Any]) -> str:
+        return json.dumps(data | {"run": "double", "entries": [double, double | change]})
+
     wrong = {
         "torn.json": (whole[: len(whole) // 2], ""),
         "empty.json": ("", ""),
@@ -207,6 +213,9 @@ def test_what_is_not_a_run_is_skipped_and_named(board: Board, make_entry: MakeEn
         "twice.json": (whole.replace('"run": "run-1"', '"run": "twice", "run": "twice"'), "key 'run' comes twice"),
         "bad-entry.json": (json.dumps(data | {"run": "bad-entry", "entries": [bad]}), "entry 0: value must be a finite number, not 'high'"),
         "stranger.json": (json.dumps(data | {"run": "stranger"}), "entry 0: run must be 'stranger', not 'run-1'"),
+        "none.json": (json.dumps(data | {"run": "none", "entries": []}), "no entries"),
+        "double.json": (of_two({"value": 19.0}), "run double: two entries for scenes_chair CHAIR_s"),
+        "models.json": (of_two({"model": "x"}).replace("double", "models"), "run models: two models: 'base' and 'x'"),
         "nolist.json": (json.dumps(data | {"run": "nolist", "entries": {}}), "entries must be a list"),
     }
     for name, (text, _) in wrong.items():

@@ -407,3 +407,26 @@ def test_the_model_index_can_be_read_by_the_hubs_own_library(measured: list[Entr
     assert (found["mmhal", "score"].metric_args or {})["judge"] == "gpt/4"
     with pytest.raises(ExchangeError, match="no whole score"):
         model_index("tuned", [partial])
+
+
+def test_a_long_name_is_a_folder_that_every_disk_takes(make_entry: MakeEntry, tmp_path: Path) -> None:
+    models = ("m" * 300, "m" * 301, "\N{GRINNING FACE}" * 90, "\x9b31m\u202e")
+    folders = folders_of(models)
+    assert len(set(folders.values())) == 4
+    assert all(len(name.encode()) < 240 and name.isprintable() for name in folders.values())
+    entries = [make_entry(run=f"r{place}", model=model, task="t" * 300) for place, model in enumerate(models)]
+    made = hub_files(entries, task_ids={"t" * 300: "owner/name/id"})
+    written = write_files(tmp_path, made.files)
+    assert len(written) == 8
+    assert all(path.is_file() for path in written)
+
+
+def test_an_interval_as_wide_as_numbers_go_is_written(make_entry: MakeEntry, tmp_path: Path) -> None:
+    path = write_lm_eval(tmp_path, [make_entry(task="mme", metric="perception", value=0.0, low=-1e308, high=1e308, unit="points")])
+    assert json.loads(path.read_text())["results"]["mme"]["perception_stderr,none"] == pytest.approx(1e308 / 1.96)
+
+
+def test_the_metric_a_task_ranks_by_is_that_when_it_is_read_back(make_entry: MakeEntry, tmp_path: Path) -> None:
+    entries = [make_entry(task="mme", metric=name, headline=name == "accuracy") for name in ("perception", "accuracy", "cognition")]
+    back = read_results(write_lm_eval(tmp_path, entries)).entries
+    assert [entry.metric for entry in back if entry.headline] == ["accuracy"]

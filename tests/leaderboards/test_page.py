@@ -449,3 +449,33 @@ def test_the_best_is_on_top_of_every_axis_of_the_profile(make_entry: MakeEntry) 
     assert b.segments == []  # a gap on either side
     assert len(a.segments) == 1
     assert profile(columns[:2], ["a", "b", "c"]) is None
+
+
+@pytest.mark.parametrize(("arms", "bands"), ((2, 2), (10, 0)))
+def test_every_arm_of_a_curve_has_a_mark_of_its_own_and_many_are_told_apart(make_entry: MakeEntry, arms: int, bands: int) -> None:
+    points = [Point(step=step, entry=make_entry(value=step, low=step - 1, high=step + 1)) for step in (1, 9)]
+    html = page([points[0].entry], title="t", curves={"CHAIR": {f"arm {place}": points for place in range(arms)}})
+    found = re.search(r'<section id="curves".*?</section>', html, re.S)
+    assert found
+    swatches = re.findall(r'<svg class="swatch.*?</svg>', found[0], re.S)
+    assert len(set(swatches)) == len(swatches) == arms
+    assert found[0].count('class="band') == bands
+    assert found[0].count('class="whisker"') == 2 * arms
+
+
+@pytest.mark.parametrize("values", ((150.0, 160.0), (-5.0, -3.0), (-1e308, 1e308), (0.0, 5e-324), (50.0, 50.0), (0.0, 0.0)))
+@pytest.mark.parametrize("unit", ("%", "0-6", "points"))
+def test_any_score_that_a_file_may_hold_can_be_drawn(values: tuple[float, float], unit: str, make_entry: MakeEntry) -> None:
+    columns = [
+        [
+            make_entry(run=f"r{place}", model=f"m{place}", task=task, unit=unit, value=value, low=None, high=None)
+            for place, value in enumerate(values)
+        ]
+        for task in "abc"
+    ]
+    entries = [entry for column in columns for entry in column]
+    html = page(entries, title="t", curves={"a": {"arm": [Point(step=place, entry=entry) for place, entry in enumerate(columns[0])]}})
+    marks = [float(at) for at in re.findall(r'<circle class="point" cx="([^"%]*)%"', html)]
+    assert len(marks) == 6
+    assert all(0 <= at <= 100 for at in marks)
+    assert "nan" not in re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)

@@ -8,7 +8,7 @@ import pytest
 
 from leaderboards.board import Board
 from leaderboards.entry import Entry
-from leaderboards.power import Power, PowerError, of_board, paired, render, single, supposed
+from leaderboards.power import Power, PowerError, of_boards, paired, render, single, supposed
 from leaderboards.verdict import DETECTED
 from tasks.metric import mean_of
 
@@ -39,12 +39,26 @@ def test_samples_are_counted_by_whole_images() -> None:
     assert power.samples_for(2 * DETECTED) == 600
     assert power.samples_for(DETECTED) == 2400
     assert power.samples_for(2 * DETECTED * 0.999) == 606
-    assert power.samples_for(1e9) == 6
+    assert power.samples_for(99) == 6
+
+
+@pytest.mark.parametrize(("difference", "unit"), ((101, "%"), (6.5, "0-6"), (1e-300, "%"), (1e-9, "points")))
+def test_a_difference_that_none_can_have_or_see_is_refused_in_a_line(difference: float, unit: str) -> None:
+    with pytest.raises(PowerError, match=rf"difference must be .*, but is|a difference of 1e-\d+ {unit} needs more than 1e\+12 images"):
+        Power(error=2.0, images=100, samples=600, unit=unit, basis="").samples_for(difference)
+
+
+def test_a_run_too_small_for_any_difference_is_said_to_see_none() -> None:
+    shown = render(Power(error=25.0, images=10, samples=10, unit="%", basis="answers"))
+    assert "| 1         |                         none |" in shown
+    assert "| 70.0           |" in shown
+    assert "| 140" not in shown
+    assert "samples needed" not in render(Power(error=90.0, images=10, samples=10, unit="%", basis="answers"))
 
 
 @pytest.mark.parametrize("difference", (0, -1, float("nan"), float("inf")))
 def test_no_samples_show_a_difference_of_nothing(difference: float) -> None:
-    with pytest.raises(PowerError, match="difference must be more than 0 %, but is"):
+    with pytest.raises(PowerError, match="difference must be more than 0 and at most 100 %, but is"):
         Power(error=2.0, images=100, samples=600, unit="%", basis="").samples_for(difference)
 
 
@@ -137,30 +151,49 @@ def board(tmp_path: Path, make_entry: Make, make_sample: Make) -> Board:
 
 
 def test_the_two_models_scored_last_are_taken_where_none_is_named(board: Board) -> None:
-    power = of_board(board, "scenes_chair", "CHAIR_s", SCORE)
+    power = of_boards([board], "scenes_chair", "CHAIR_s", SCORE)
     assert power is not None
     assert power.basis == "tuned and base on the same 100 images, paired"
     assert power.unit == "%"
 
 
 def test_named_models_are_taken_and_one_alone_is_taken_alone(board: Board) -> None:
-    pair = of_board(board, "scenes_chair", "CHAIR_s", SCORE, model="base", against="tuned")
+    pair = of_boards([board], "scenes_chair", "CHAIR_s", SCORE, model="base", against="tuned")
     assert pair is not None
     assert pair.basis.startswith("base and tuned on")
     for names in ({"model": "base"}, {"against": "base"}):
-        alone = of_board(board, "scenes_chair", "CHAIR_s", SCORE, **names)
+        alone = of_boards([board], "scenes_chair", "CHAIR_s", SCORE, **names)
         assert alone is not None
         assert alone.basis.startswith("base alone")
 
 
+def test_two_models_are_found_on_two_boards(board: Board, tmp_path: Path, make_entry: Any, make_sample: Any) -> None:
+    entry = make_entry(run="other", model="other", samples=100)
+    other = Board(tmp_path / "other")
+    other.add([entry], [make_sample(run="other", id=str(i), image=str(i), records={"CHAIR_s": r}) for i, r in enumerate(scores(draw(7)))])
+    power = of_boards([board, other], "scenes_chair", "CHAIR_s", SCORE, model="base", against="other")
+    assert power is not None
+    assert power.basis == "base and other on the same 100 images, paired"
+
+
+def test_a_torn_log_is_named(board: Board) -> None:
+    log = board.folder / "tuned.samples.parquet"
+    log.write_bytes(log.read_bytes()[:100])
+    with pytest.raises(PowerError, match=r"the samples of 'tuned' can't be read: .*tuned"):
+        of_boards([board], "scenes_chair", "CHAIR_s", SCORE)
+
+
 def test_a_task_nobody_was_scored_on_has_no_power_to_tell(board: Board) -> None:
-    assert of_board(board, "scenes_pope", "f1", SCORE) is None
+    assert of_boards([board], "scenes_pope", "f1", SCORE) is None
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     (
-        ({"model": "tunde"}, "no whole run of 'tunde' on scenes_chair CHAIR_s (known: bare, base, old, tuned)"),
+        (
+            {"model": "tunde"},
+            "no whole run of 'tunde' on scenes_chair CHAIR_s; did you mean 'tuned'? known: 'bare', 'base', 'old', 'tuned'",
+        ),
         ({"model": "cut"}, "no whole run of 'cut'"),
         ({"model": "bare"}, "the run of 'bare' on scenes_chair kept no sample log"),
         ({"model": "base", "against": "bare"}, "the run of 'bare' on scenes_chair kept no sample log"),
@@ -170,7 +203,7 @@ def test_a_task_nobody_was_scored_on_has_no_power_to_tell(board: Board) -> None:
 )
 def test_a_named_model_that_cannot_be_taken_is_an_error(board: Board, names: dict[str, str], message: str) -> None:
     with pytest.raises(PowerError, match=re.escape(message)):
-        of_board(board, "scenes_chair", "CHAIR_s", SCORE, **names)
+        of_boards([board], "scenes_chair", "CHAIR_s", SCORE, **names)
 
 
 def test_the_page_has_the_sizes_and_claims_asked_for() -> None:

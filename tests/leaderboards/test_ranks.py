@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaderboards.ranks import Rank, ranks
-from leaderboards.verdict import RecordsError, compare
+from leaderboards.ranks import Rank, ranks, ranks_of
+from leaderboards.verdict import Counted, RecordsError, compare
 from tasks.metric import mean_of, ratio_of
 
 Records = list[dict[str, Any]]
@@ -136,3 +136,32 @@ def test_one_model_none_and_one_image() -> None:
 def test_models_without_a_common_image_are_an_error() -> None:
     with pytest.raises(RecordsError, match="no image is in all sets of records"):
         ranks({"a": scores([1]), "b": scores([1]), "c": [{"image": "other", "x": 1.0}]}, SCORE, higher_is_better=True)
+
+
+# -- a judge that was asked several times --------------------------------------------------------------------------------------------------
+
+
+def asked(*sides: list[Records]) -> dict[str, Rank | None]:
+    models = {f"m{place}": [Counted(records, SCORE) for records in side] for place, side in enumerate(sides)}
+    return ranks_of(models, higher_is_better=True, resamples=400)
+
+
+def test_a_rank_is_by_the_mean_over_askings_and_not_by_the_first() -> None:
+    hard = np.random.default_rng(1).normal(50, 20, 100)
+    steady = [scores(hard + shift) for shift in (3.0, 3.1, 2.9, 3.0)]
+    falling = [scores(hard + shift) for shift in (3.5, 0.0, -0.1, 0.1)]
+    level = [scores(hard), scores(hard)]
+    assert asked([steady[0]], [falling[0]])["m1"] == Rank(low=1, high=1, ties=())
+    assert asked(steady, falling, level)["m1"] == Rank(low=1, high=3, ties=("m0", "m2"))
+
+
+def test_what_only_the_judge_s_mood_makes_is_no_order() -> None:
+    rng = np.random.default_rng(9)
+    ordered = {"one asking": 0, "all": 0}
+    for _ in range(60):
+        hard = rng.normal(3, 1, 60)
+        sides = [[scores(hard + rng.normal(0, 0.2, 60) + rng.normal(0, 0.4)) for _ in range(4)] for _ in range(2)]
+        ordered["all"] += asked(*sides)["m0"] != Rank(low=1, high=2, ties=("m1",))
+        ordered["one asking"] += asked(*[side[:1] for side in sides])["m0"] != Rank(low=1, high=2, ties=("m1",))
+    assert ordered["one asking"] > 30
+    assert ordered["all"] <= 6

@@ -51,6 +51,16 @@ def logs(**runs: Sequence[int | None]) -> Loader:
 NO_LOGS = logs()
 
 
+def as_logged(entry: Entry, load: Loader) -> Entry:
+    """The entry with the value that its log gives, where there is one."""
+    try:
+        records = [sample.records.get("CHAIR_s") for sample in load(entry.run)]
+    except (ValueError, OSError):
+        return entry
+    found = [record["hallucinated"] for record in records if record is not None]
+    return replace(entry, value=100 * sum(found) / len(found)) if found and entry.value is not None else entry
+
+
 @pytest.fixture
 def old(make_entry: MakeEntry) -> Entry:
     return make_entry(run="old", value=20.0, samples=60)
@@ -72,16 +82,18 @@ def gate(
     models: tuple[str, str] | None = None,
     require_better: Collection[str] = (),
     skipped: Sequence[tuple[Path, str]] = (),
+    replaced: Sequence[Entry] = (),
 ) -> GateResult:
     return check(
-        baseline,
-        current,
+        [as_logged(entry, before) for entry in baseline],
+        [as_logged(entry, after) for entry in current],
         samples=(before, after),
         metrics=lambda task, name: metric if (task, name) == ("scenes_chair", "CHAIR_s") else None,
         tolerances=tolerances or {},
         models=models,
         require_better=require_better,
         skipped=skipped,
+        replaced=replaced,
         resamples=1000,
     )
 
@@ -120,6 +132,7 @@ def test_p_values_are_adjusted_for_the_number_of_metrics(old: Entry, new: Entry)
 def test_a_tolerance_decides_where_there_are_no_samples(old: Entry, new: Entry, value: float, passed: bool) -> None:
     result = gate([old], [replace(new, value=value)], tolerances={"scenes_chair.CHAIR_s": 2.3})
     assert (result.passed, result.errors) == (passed, [])
+    assert "1 by tolerance alone" in result.summary
     if not passed:
         assert str(result.regressions[0]) == "base scenes_chair CHAIR_s: 20.0 -> 22.3 %, worse by 2.3: over the tolerance of 2.3"
 
@@ -133,7 +146,7 @@ def test_a_tolerance_holds_beside_the_samples(old: Entry, new: Entry) -> None:
 
 
 def test_metrics_are_checked_if_headline_or_tolerated(old: Entry, new: Entry) -> None:
-    entries = [[entry, replace(entry, metric="coverage", headline=False, higher_is_better=True)] for entry in (old, new)]
+    entries = [[entry, replace(entry, metric="coverage", headline=False, higher_is_better=True)] for entry in (old, replace(new, value=20))]
     before, after = logs(old=LIKE_BASE), logs(new=LIKE_BASE)
     assert gate(*entries, before=before, after=after).compared == 1
     assert gate(*entries, before=before, after=after, tolerances={"scenes_chair.coverage": 1.0}).compared == 2
@@ -171,6 +184,14 @@ def test_the_matching_version_is_found_among_several(old: Entry, new: Entry) -> 
     assert gate([old], current, before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE)).passed
 
 
+def test_a_baseline_scored_anew_by_another_version_asks_for_that_one_alone(old: Entry, new: Entry) -> None:
+    anew = replace(old, run="anew", version="2", created="2026-02-01T00:00:00Z")
+    before = logs(old=LIKE_BASE, anew=LIKE_BASE)
+    assert gate([old, anew], [replace(new, version="2")], before=before, after=logs(new=LIKE_BASE)).passed
+    assert not gate([old, anew], [replace(new, version="2")], before=before, after=logs(new=WORSE)).passed
+    assert "version was '2', is '1'" in gate([old, anew], [new], before=before, after=logs(new=LIKE_BASE)).errors[0]
+
+
 def test_of_several_results_the_newest_is_checked(old: Entry, new: Entry) -> None:
     fixed = replace(new, run="fixed", value=20.0, created="2026-02-01T00:00:00Z")
     tolerances = {"scenes_chair.CHAIR_s": 1.0}
@@ -199,16 +220,20 @@ def test_other_questions_are_an_error(old: Entry, new: Entry) -> None:
     def doubled(run: str) -> list[Sample]:
         return [*logs(new=LIKE_BASE)(run)] * 2
 
+    def renumbered(run: str) -> list[Sample]:
+        return [replace(sample, id="60") if sample.id == "59" else sample for sample in logs(new=LIKE_BASE)(run)]
+
     def damaged(run: str) -> list[Sample]:
         raise ValueError(f"{run}.samples.parquet: not the samples")
 
     for after, words in (
-        (logs(new=LIKE_BASE[:-1]), "sample '59' is in one log only"),
-        (logs(new=[*LIKE_BASE, 0]), "sample '60' is in one log only"),
+        (logs(new=LIKE_BASE[:-1]), "run new: its log has 59 of its 60 samples"),
+        (logs(new=[*LIKE_BASE, 0]), "run new: its log has 61 of its 60 samples"),
+        (renumbered, "sample '59' is in one log only"),
         (moved, "sample '3' was about image 'scene-3', is about 'elsewhere'"),
         (doubled, "run new logs a sample of scenes_chair twice"),
         (damaged, "new.samples.parquet: not the samples"),
-        (logs(new=[None] * 60), "no image is in both sets of records"),
+        (logs(new=[None] * 60), "60 samples of the baseline's log are rated, now only 0"),
     ):
         result = gate([old], [new], before=logs(old=LIKE_BASE), after=after, tolerances={"scenes_chair.CHAIR_s": 99.0})
         assert words in result.errors[0]
@@ -250,7 +275,10 @@ def test_a_model_is_held_against_one_of_another_name(old: Entry, new: Entry) -> 
 
 def test_comparing_nothing_is_an_error(old: Entry, new: Entry) -> None:
     assert gate([], [new]).errors == ["nothing was compared"]
-    assert gate([old], [new], models=("typo", "base")).errors == ["nothing was compared"]
+    assert gate([old], [new], models=("bas", "base")).errors == [
+        "model bas: not in the baseline; did you mean 'base'? known: 'base'",
+        "nothing was compared",
+    ]
 
 
 def test_a_tolerance_for_nothing_is_an_error(old: Entry, new: Entry) -> None:
@@ -268,8 +296,9 @@ def test_a_log_is_read_once_for_all_metrics(old: Entry, new: Entry) -> None:
         read.append(run)
         return logs(old=LIKE_BASE, new=LIKE_BASE)(run)
 
-    pairs = [[entry, replace(entry, version="2")] for entry in (old, new)]
-    assert gate(*pairs, before=counting, after=counting).compared == 2
+    pairs = [[entry, replace(entry, judge="j")] for entry in (old, replace(new, value=20.0))]
+    result = check(*pairs, samples=(counting, counting), metrics=lambda task, name: METRIC, tolerances={}, resamples=1000)
+    assert result.compared == 2
     assert read == ["old", "new"]
 
 
@@ -300,7 +329,7 @@ def test_a_claim_holds_only_where_the_questions_show_it(old: Entry, new: Entry, 
 def test_a_claim_is_not_weakened_by_the_metrics_nobody_claims(old: Entry, new: Entry) -> None:
     before, after = logs(old=[1] * 6 + [0] * 54), logs(new=[0] * 60)  # p = 1/32 alone
     many = [f"model-{number}" for number in range(3)]
-    baseline, current = ([replace(entry, model=m) for m in many] for entry in (old, replace(new, value=0.0)))
+    baseline, current = ([replace(entry, model=m) for m in many] for entry in (replace(old, value=10.0), replace(new, value=0.0)))
     headline = [baseline[0], *(replace(entry, task="other") for entry in baseline[1:])]
     now = [current[0], *(replace(entry, task="other") for entry in current[1:])]
 
@@ -324,6 +353,90 @@ def test_a_claim_without_samples_or_about_nothing_is_an_error(old: Entry, new: E
     assert result.errors[0] == "base scenes_chair CHAIR_s: no samples to compare by"
     result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), require_better=["scenes_char"])
     assert result.errors[0].startswith("require better scenes_char: not in the baseline; did you mean 'scenes_chair'?")
+
+
+# -- entries and logs that do not tell the same ------------------------------------------------------------------------------------------
+
+
+def raw(old: Entry, new: Entry, before: Loader, after: Loader, metric: CountsMetric = METRIC, **options: Any) -> GateResult:
+    return check([old], [new], samples=(before, after), metrics=lambda task, name: metric, resamples=1000, **{"tolerances": {}} | options)
+
+
+def test_a_value_that_its_own_log_does_not_give_is_an_error(old: Entry, new: Entry) -> None:
+    told, tolerances = replace(new, value=20.0), {"scenes_chair.CHAIR_s": 1.0}
+    result = raw(old, told, logs(old=LIKE_BASE), logs(new=SLIGHTLY_WORSE), tolerances=tolerances)
+    assert result.errors[0].endswith("run new: its value is 20 %, but its log gives 21.6667: score it anew")
+    assert not result.passed
+    lifted = raw(replace(old, value=50.0), told, logs(old=LIKE_BASE), logs(new=LIKE_BASE), tolerances=tolerances)
+    assert "run old: its value is 50 %, but its log gives 20" in lifted.errors[0]
+
+
+def test_a_value_may_be_rounded_as_the_official_script_rounds_it(old: Entry, new: Entry) -> None:
+    sides = logs(old=SLIGHTLY_WORSE), logs(new=SLIGHTLY_WORSE)
+    rounded = replace(METRIC, digits=1)
+    assert raw(replace(old, value=21.7), replace(new, value=21.7), *sides, metric=rounded).passed
+    assert not raw(replace(old, value=21.7), replace(new, value=21.8), *sides, metric=rounded).passed
+    assert not raw(replace(old, value=21.7), replace(new, value=21.7), *sides).passed
+
+
+def test_logs_of_both_sides_that_lack_the_same_samples_are_an_error(old: Entry, new: Entry) -> None:
+    few = logs(old=LIKE_BASE[:20], new=LIKE_BASE[:20])
+    result = raw(replace(old, value=60.0), replace(new, value=60.0), few, few, tolerances={"scenes_chair.CHAIR_s": 99.0})
+    assert "run old: its log has 20 of its 60 samples" in result.errors[0]
+
+
+def test_a_log_that_lacks_the_task_is_an_error_and_no_tolerance_makes_up_for_it(old: Entry, new: Entry) -> None:
+    def of_another(run: str) -> list[Sample]:
+        return [replace(sample, task="scenes_pope") for sample in logs(new=LIKE_BASE)(run)]
+
+    result = raw(old, replace(new, value=20.0), logs(old=LIKE_BASE), of_another, tolerances={"scenes_chair.CHAIR_s": 99.0})
+    assert result.errors[0] == "base scenes_chair CHAIR_s: run new: its log has no sample of scenes_chair"
+
+
+def test_fewer_answers_that_count_in_the_log_are_an_error_whatever_the_entry_says(old: Entry, new: Entry) -> None:
+    easy = logs(new=[None] * 20 + [0] * 40)
+    result = raw(old, replace(new, value=0.0), logs(old=LIKE_BASE), easy)
+    assert "60 samples of the baseline's log are rated, now only 40" in result.errors[0]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    (
+        ({"image": "scene-3", "hallucinated": "many"}, "the metric can't count these records: ValueError"),
+        ({"image": "scene-3"}, "the metric can't count these records: KeyError"),
+        ({"hallucinated": 1}, "names no image"),
+        ({"image": "scene-3", "hallucinated": float("nan")}, "image 'scene-3': what the metric counts is no finite number"),
+        ({"image": "scene-3", "hallucinated": float("inf")}, "image 'scene-3': what the metric counts is no finite number"),
+    ),
+)
+def test_records_that_cannot_be_counted_are_an_error(old: Entry, new: Entry, record: dict[str, Any], words: str) -> None:
+    def spoilt(run: str) -> list[Sample]:
+        return [replace(s, records={"CHAIR_s": record}) if s.id == "3" else s for s in logs(new=LIKE_BASE)(run)]
+
+    result = raw(old, replace(new, value=20.0), logs(old=LIKE_BASE), spoilt, tolerances={"scenes_chair.CHAIR_s": 99.0})
+    assert words in result.errors[0]
+    assert not result.passed
+
+
+def test_what_newer_weights_left_without_a_score_is_an_error(tmp_path: Path, old: Entry, new: Entry) -> None:
+    first = [replace(old, provenance={"weights": "1"}), replace(old, task="scenes_pope", provenance={"weights": "1"})]
+    Board(tmp_path).add(first, [])
+    later = replace(old, run="later", provenance={"weights": "2"}, created="2026-02-01T00:00:00+00:00")
+    Board(tmp_path).add([later], [])
+    found = source(tmp_path)
+    assert ([one.run for one in found.entries], [one.task for one in found.replaced]) == (["later"], ["scenes_pope"])
+    options: dict[str, Any] = {"tolerances": {"scenes_chair.CHAIR_s": 99.0}, "replaced": found.replaced}
+    result = gate(found.entries, [new], **options)
+    assert result.errors == ["base scenes_pope CHAIR_s: the baseline's score is of weights 1, its newest run has others"]
+    other = gate([replace(one, model="base-2") for one in found.entries], [new], models=("base-2", "base"), **options)
+    assert other.passed
+
+
+def test_a_run_that_is_on_both_sides_costs_the_others_no_power(old: Entry, new: Entry) -> None:
+    before, after = logs(old=[0] * 60), logs(old=[0] * 60, new=[1] * 6 + [0] * 54)  # p = 1/32 alone
+    others = [replace(old, model=f"model-{number}") for number in range(3)]
+    result = gate([old, *others], [new, *others], before=before, after=after)
+    assert (result.compared, [one.baseline.model for one in result.regressions]) == (4, ["base"])
 
 
 # -- what makes two scores of one benchmark ------------------------------------------------------------------------------------------------
@@ -403,7 +516,19 @@ def test_where_nothing_changed_at_most_one_gate_in_twenty_fails(old: Entry, new:
                 for turn in range(2)
             ]
 
-        result = check(baseline, current, samples=(answers, answers), metrics=lambda task, name: METRIC, tolerances={}, resamples=300)
+        taken = {"old": answers("old"), "new": answers("new")}
+
+        def of_task(entry: Entry, taken: Any = taken) -> Entry:
+            return as_logged(entry, lambda run: [sample for sample in taken[run] if sample.task == entry.task])
+
+        result = check(
+            [of_task(entry) for entry in baseline],
+            [of_task(entry) for entry in current],
+            samples=(taken.__getitem__, taken.__getitem__),
+            metrics=lambda task, name: METRIC,
+            tolerances={},
+            resamples=300,
+        )
         assert (result.compared, result.errors) == (4, [])
         failed += bool(result.regressions)
     assert failed <= 15
@@ -525,8 +650,8 @@ def test_a_metric_of_how_not_how_well_costs_the_others_no_power(old: Entry, new:
         return lambda run: [replace(s, records=dict.fromkeys(names, s.records["CHAIR_s"])) for s in load(run)]
 
     result = check(
-        [replace(old, metric=name) for name in names],
-        [replace(new, metric=name) for name in names],
+        [replace(old, metric=name, value=0.0) for name in names],
+        [replace(new, metric=name, value=10.0) for name in names],
         samples=(of_all(before), of_all(after)),
         metrics=lambda task, name: METRIC,
         tolerances={},
@@ -551,6 +676,18 @@ def test_runs_cut_by_a_limit_count_when_asked_for(tmp_path: Path, old: Entry) ->
     assert source(tmp_path / "old.json").entries == [cut]
 
 
+def test_a_file_whose_samples_are_of_another_run_is_an_error_though_its_digest_fits(tmp_path: Path, old: Entry, new: Entry) -> None:
+    keep(tmp_path, old, LIKE_BASE)
+    keep(tmp_path, new, WORSE)
+    data = (tmp_path / "old.samples.parquet").read_bytes()
+    (tmp_path / "new.samples.parquet").write_bytes(data)
+    edited = json.loads((tmp_path / "new.json").read_text()) | {"samples": json.loads((tmp_path / "old.json").read_text())["samples"]}
+    (tmp_path / "new.json").write_text(json.dumps(edited))
+    for found in (source(tmp_path), source(tmp_path / "new.json")):
+        result = raw(old, replace(new, value=20.0), logs(old=LIKE_BASE), found.samples, tolerances={"scenes_chair.CHAIR_s": 99.0})
+        assert "new.samples.parquet: sample '0' of scenes_chair is of run 'old', not 'new'" in result.errors[0]
+
+
 def test_what_is_no_source_is_refused_in_one_line(tmp_path: Path, old: Entry) -> None:
     keep(tmp_path / "board", old, LIKE_BASE)
     whole = json.loads((tmp_path / "board" / "old.json").read_text())
@@ -561,7 +698,7 @@ def test_what_is_no_source_is_refused_in_one_line(tmp_path: Path, old: Entry) ->
         ("a.json", b"{", "no run of a board"),
         ("b.json", b"\xff\xfe", "no run of a board"),
         ("c.json", json.dumps(whole | {"schema": 99}).encode(), "schema must be"),
-        ("d.json", json.dumps(whole | {"run": "another"}).encode(), "it is of run 'another'"),
+        ("d.json", json.dumps(whole | {"run": "another"}).encode(), "entry 0: run must be 'another', not 'old'"),
         ("e.json", json.dumps(whole | {"entries": 3}).encode(), "entries must be a list"),
         ("f.json", b"[" * 100_000, "no run of a board"),
     ):

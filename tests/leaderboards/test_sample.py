@@ -1,6 +1,7 @@
 """What a log keeps of a judge that was asked several times, and what verdicts make of it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from leaderboards.compare import CompareError, compare_runs, verdict_of
+from leaderboards.compare import CompareError, compare_runs, standing, verdict_of
 from leaderboards.entry import Entry
 from leaderboards.regression import check
 from leaderboards.sample import Asking, Sample, askings, from_parquet, to_parquet
@@ -73,6 +74,29 @@ def test_repeats_of_another_form_are_refused(make_sample: MakeSample, text: str)
     sink = pa.BufferOutputStream()
     pq.write_table(table.set_column(table.column_names.index("repeats"), "repeats", pa.array([text])), sink)
     with pytest.raises(ValueError, match="sample '0' of scenes_chair: repeats must be a list of askings"):
+        from_parquet(bytes(sink.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    (
+        ("id", None, "id can't be None"),
+        ("prompt", 3, "prompt can't be 3"),
+        ("cut", None, "cut can't be None"),
+        ("answer", 1.5, "answer can't be 1.5"),
+        ("records", "[]", "records must map each metric to an object"),
+        ("records", '{"CHAIR_s": 1}', "records must map each metric to an object"),
+        ("records", "[" * 100_000, "nested too deep"),
+    ),
+)
+def test_a_row_of_another_form_is_refused(make_sample: MakeSample, name: str, value: object, words: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(pa.BufferReader(to_parquet([make_sample()])))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array([value])), sink)
+    with pytest.raises(ValueError, match=words):
         from_parquet(bytes(sink.getvalue()))
 
 
@@ -175,3 +199,18 @@ def test_comparison_gate_and_entries_agree_on_the_mean_over_askings(make_entry: 
         assert (found.base, found.other, found.difference) == (old.value, new.value, -1.0)
         assert found.outcome == "worse"
     assert not result.passed
+
+
+def test_ranks_of_a_board_are_by_all_askings_as_its_values_are(make_entry: MakeEntry) -> None:
+    askings_of = {"steady": [[3.0] * 40] * 3, "falling": [[3.5] * 40, [1.0] * 40, [1.0] * 40]}
+    logs = {run: list(rated(values, run=run).values()) for run, values in askings_of.items()}
+    usual: dict[str, Any] = {"task": "mmhal", "metric": "score", "unit": "0-6", "higher_is_better": True, "judge": "j", "samples": 40}
+    entries = [make_entry(run=run, model=run, **usual) for run in logs]
+
+    def places(load: Mapping[str, list[Sample]]) -> dict[str, str]:
+        found = standing(entries, samples=load.__getitem__, metrics=lambda task, name: RATING)
+        return {key[0]: str(rank) for key, rank in found.ranks.items()}
+
+    first = {run: [replace(sample, repeats=()) for sample in samples] for run, samples in logs.items()}
+    assert places(first) == {"steady": "2", "falling": "1"}
+    assert places(logs) == {"steady": "1–2", "falling": "1–2"}

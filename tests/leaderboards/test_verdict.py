@@ -362,6 +362,25 @@ def test_mcnemar_is_for_plain_accuracy_alone() -> None:
     assert compare(base, other, MME, higher_is_better=True).mcnemar is None
     assert compare(base, other, ACCURACY, higher_is_better=True).mcnemar is not None
     assert compare(answers("x", [1, 0]), answers("x", [0, 0]), mean_of("x"), higher_is_better=True).mcnemar is None
+    said = [[{**record, "correct": ("false", "true")[record["correct"]]} for record in side] for side in (base, other)]
+    worded = Metric(counts=lambda rs: (sum(r["correct"] == "true" for r in rs), len(rs)), value=lambda s: 100 * s[..., 0] / s[..., 1])
+    assert compare(said[0], said[1], worded, higher_is_better=True).mcnemar is None
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    (
+        ({"image": "b", "x": "many"}, "can't count these records: ValueError"),
+        ({"image": "b", "x": None}, "can't count these records: TypeError"),
+        ({"image": "b"}, "can't count these records: KeyError"),
+        ({"x": 1}, "a record names no image"),
+        ({"image": "b", "x": float("nan")}, "image 'b': what the metric counts is no finite number"),
+    ),
+)
+def test_records_that_are_no_counts_are_named(record: dict[str, Any], words: str) -> None:
+    base = [{"image": "a", "x": 1}, {"image": "b", "x": 0}]
+    with pytest.raises(RecordsError, match=words):
+        compare(base, [base[0], record], mean_of("x"), higher_is_better=True)
 
 
 def test_questions_that_hang_together_make_mcnemar_too_sure_and_leave_the_outcome_alone() -> None:
