@@ -19,7 +19,6 @@ from torch import Tensor
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-from trainers.errors import BadInput
 from trainers.losses import mdpo
 from trainers.rows import Preference
 from trainers.seeded_pairs import Epochs, SeededPairs
@@ -28,10 +27,6 @@ AREA = (0.01, 0.2)
 """Least and greatest share of the picture's area that a crop has: `crop_images` of luka-group/mDPO's Bunny model at ec316ce."""
 SHAPES = (3 / 4, 4 / 3)
 """Narrowest and widest crop, width by height: the defaults of torchvision's RandomResizedCrop, which the authors take."""
-
-
-class CropError(BadInput):
-    """Pairs that have no picture to crop; one line that names them."""
 
 
 def cropped(image: Image.Image, *, seed: str, area: tuple[float, float] = AREA) -> Image.Image:
@@ -46,13 +41,11 @@ def cropped(image: Image.Image, *, seed: str, area: tuple[float, float] = AREA) 
 
 
 class CroppedPairs(SeededPairs):
-    """Pairs with their pictures' crops under "elsewhere": another piece every epoch. CropError for pairs without a picture."""
+    """Pairs with their pictures' crops under "elsewhere": another piece every epoch."""
+
+    what = "loss = 'mdpo' crops pictures"
 
     def __init__(self, preferences: Sequence[Preference], seed: int, area: tuple[float, float] = AREA) -> None:
-        blind = list(dict.fromkeys(pair.id for pair in preferences if not pair.images))
-        if blind:
-            named = ", ".join(map(repr, blind[:5])) + (" ..." if len(blind) > 5 else "")
-            raise CropError(f"loss = 'mdpo' crops pictures, and {len(blind):,} pairs have none: {named}; leave them out of the data")
         super().__init__(preferences, seed)
         self.area = area
 

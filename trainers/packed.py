@@ -37,6 +37,10 @@ FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl", "idefics3", "s
 """`model_type`s whose packed loss and gradients are tested to be those of TRL's own trainer."""
 
 
+SAYS_NOTHING = ("_name_or_path", "transformers_version", "use_cache")
+"""Of a model's configuration: what its log-probabilities do not depend on."""
+
+
 class PackedCall:
     """Stands for the model in TRL's arithmetic: reads the packed row, answers for TRL's rows [2 pairs, T - 1]."""
 
@@ -341,8 +345,9 @@ def digests(preferences: Sequence[Preference], settings: str) -> list[str]:
 
 
 def digest_of_reference(model: Any) -> str:
-    """Of the weights that are there with adapters off, whatever adapters are put around them."""
-    digest = hashlib.sha256()
+    """Of the model with its adapters off, configuration and weights, whatever adapters are put around these and wherever it lies."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in SAYS_NOTHING}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, parameter in sorted((name.replace(".base_layer", ""), value) for name, value in model.get_base_model().named_parameters()):
         if ".lora_" in name and ".ref." not in name:
             continue

@@ -77,15 +77,18 @@ class PackedCollator:
         first = {key: number for number, key in reversed(list(enumerate(keys)))}
         order = sorted(first, key=lambda key: first[key])
         images = [examples[first[key]]["images"] for key in order]
-        prompts = self._processed([text for _, text in order], images=images if any(images) else None, padding_side="left")
+        ids = [str(examples[first[key]]["id"]) for key in order]
+        prompts = self._read(ids, [text for _, text in order], images, padding_side="left")
         prompt_ids = dict(zip(order, _unpadded(prompts), strict=True))
         room = {key: None if self.max_length is None else self.max_length - len(ids) for key, ids in prompt_ids.items()}
         cut = [number for number, key in enumerate(keys) if (left := room[key]) is not None and left <= 0]
         if cut:
             raise CutError([examples[number]["id"] for number in cut], cut, self.max_length or 0)
 
-        answers = list(dict.fromkeys(text[side] for text in texts for side in ("chosen", "rejected")))
-        answer_ids = dict(zip(answers, _unpadded(self._processed(answers, padding_side="right")), strict=True))
+        said = {text[side]: str(example["id"]) for example, text in zip(examples, texts, strict=True) for side in ("chosen", "rejected")}
+        answers = list(said)
+        processed = self._read(list(said.values()), answers, [[]] * len(answers), padding_side="right")
+        answer_ids = dict(zip(answers, _unpadded(processed), strict=True))
         sides = [(key, text[side]) for side in ("chosen", "rejected") for key, text in zip(keys, texts, strict=True)]
         sequences = list(dict.fromkeys(sides))
         kept = {(key, answer): answer_ids[answer][: room[key]] for key, answer in sequences}
@@ -118,9 +121,23 @@ class PackedCollator:
         rendered: dict[str, str] = apply_chat_template(messages, self.processor)
         return rendered
 
-    def _processed(self, texts: Sequence[str], **arguments: Any) -> Any:
+    def _read(self, ids: Sequence[str], texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
+        """What the processor makes of pairs' texts and images; PackedError names the pair that it refuses, for a thin picture, say."""
+        try:
+            return self._processed(texts, images, **arguments)
+        except ValueError:
+            for id, text, own in zip(ids, texts, images, strict=True):
+                try:
+                    self._processed([text], [own])
+                except ValueError as error:
+                    said = " ".join(str(error).split())
+                    raise PackedError(f"pair {id!r}: {type(self.processor).__name__} can't read it: {said}; leave it out") from error
+            raise
+
+    def _processed(self, texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
+        shown = {"images": list(images)} if any(images) else {}
         # The template has written the start token already.
-        return self.processor(text=list(texts), padding=True, return_tensors="pt", add_special_tokens=False, **arguments)
+        return self.processor(text=list(texts), padding=True, return_tensors="pt", add_special_tokens=False, **shown, **arguments)
 
 
 class CutError(PackedError):

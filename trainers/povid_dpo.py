@@ -30,6 +30,8 @@ Variant = Literal["povid-paper", "povid-code"]
 class NoisedPairs(SeededPairs):
     """Pairs that know the seed of their noise: another one every epoch, the same whenever a run is repeated or gone on with."""
 
+    what = "POVID's losses noise pictures"
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {**super().__getitem__(index), "noise": noise_seed(self.seed, self.preferences[index].row, self.epoch)}
 
@@ -51,8 +53,6 @@ class NoisedCollator:
         return {**batch, "noised": self._noised(images, seeds, {name: batch[name] for name in batch if name not in NOT_IMAGES})}
 
     def _noised(self, images: Sequence[Sequence[Any]], seeds: Sequence[int], clean: Mapping[str, Any]) -> dict[str, Any]:
-        if not any(images):
-            return {}
         if self.noise.place == "before":
             drowned = [
                 [noised(image, seed=seed + place, step=self.noise.step, overflow=self.noise.overflow) for place, image in enumerate(own)]

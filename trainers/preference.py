@@ -20,7 +20,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch.distributed import barrier, broadcast_object_list, is_initialized
-from torch.utils.data import RandomSampler, Sampler
+from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import AutoModelForImageTextToText, AutoProcessor, PrinterCallback, TrainerCallback
 
 from trainers.adapters import PARTS, TRAINABLE, begun, save_plain, start_of
@@ -209,9 +209,9 @@ def common_arguments(job: Job, training: Training, rows: int) -> dict[str, Any]:
     at_once, accumulated = shares(training, processes())
     bf16 = in_bf16(job)
     evaluates = training.eval_steps is not None and bool(job.held_out)
-    lacking = [name for name in training.report_to if importlib.util.find_spec(name) is None]
-    for name in lacking:
-        job.tell(f"report_to = {name!r}: there is no such package here (pip install {name}); the log is in {job.out / 'log.jsonl'} alone")
+    if training.eval_steps is not None and not evaluates:
+        job.tell(f"eval_steps = {training.eval_steps}: no pair is held out, so nothing is evaluated")
+    reporting = [name for name in training.report_to if importlib.util.find_spec(name) is not None]  # which are not here is said before
     return {
         "output_dir": str(job.out),
         "run_name": job.recipe.name,
@@ -232,7 +232,7 @@ def common_arguments(job: Job, training: Training, rows: int) -> dict[str, Any]:
         "logging_steps": training.log_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
-        "report_to": [name for name in training.report_to if name not in lacking] or "none",
+        "report_to": reporting or "none",
         "train_sampling_strategy": "group_by_length" if training.group_by_length else "random",
         "eval_strategy": "steps" if evaluates else "no",
         **({"eval_steps": training.eval_steps} if evaluates else {}),
@@ -282,7 +282,11 @@ def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int |
         images = [picture.open().convert("RGB") for picture in pair.images]
         messages = prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)
         text = apply_chat_template({"prompt": messages}, processor)["prompt"]
-        read = processor(text=[text], **({"images": [images]} if images else {}), add_special_tokens=False, return_tensors="pt")
+        try:
+            read = processor(text=[text], **({"images": [images]} if images else {}), add_special_tokens=False, return_tensors="pt")
+        except ValueError as error:
+            said = " ".join(str(error).split())
+            raise TrainingError(f"pair {pair.id!r}: {type(processor).__name__} can't read it: {said}; leave it out") from error
         lengths[pair.row] = int(read["input_ids"].shape[1])
         done(len(lengths), prompts)
     places = [place for place, pair in enumerate(pairs) if lengths[pair.row] >= max_length]
@@ -469,6 +473,10 @@ class Guarded:
             order = SeedableRandomSampler(order.data_source, generator=order.generator, data_seed=self.args.data_seed)
         return Filled(order, count, size)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        # The trainer's own opens every picture for its length where training is grouped by length.
+        return SequentialSampler(eval_dataset)
+
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """The trainer's own."""
         given = {name: value for name, value in inputs.items() if name != "ids"}
@@ -558,6 +566,9 @@ class Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> Any:
         """Ask for a checkpoint where one is wanted."""
         self.job.progress(state.global_step, state.max_steps)
+        # A gradient can be no number where the loss is one: the next step's loss would tell, after the checkpoint.
+        if state.global_step in self.wanted and not all(map(math.isfinite, _sums(model))):
+            raise FloatingPointError(f"step {state.global_step} left weights that are no numbers; no checkpoint is made of them")
         # The first step of a warm-up has no learning rate.
         if self.before and state.global_step == self.started + 2 and _sums(model) == self.before:
             raise StageError(

@@ -3,7 +3,7 @@
     found = read_preferences(recipe.dataset)
     found.train, found.held_out          # Preferences, split by prompt: no question is on both sides
     print(found.summary())               # what was read, left out and held out
-    found.digest                         # changes with any pair, whatever its place on disk
+    found.digest                         # changes with any pair or picture, whatever its place on disk
 
 Nothing that a row says is opened or fetched but pictures below the places that the recipe names; see trainers/vlfeedback/pictures.py.
 """
@@ -235,9 +235,16 @@ def _without_absent(pairs: list[Preference], dataset: Dataset) -> tuple[list[Pre
 
 
 def digest(pairs: Sequence[Preference]) -> str:
-    """Of what the pairs say and what their pictures are called, in their order; not of where those lie."""
+    """Of what the pairs say, what their pictures are called and what these files hold, in their order; not of where those lie. OSError."""
+    pictures = list(dict.fromkeys(picture for pair in pairs for picture in pair.images))
+    with ThreadPoolExecutor() as pool:
+        held = dict(zip(pictures, pool.map(_content, pictures), strict=True))
     total = hashlib.sha256()
     for pair in pairs:
-        names = [picture.name for picture in pair.images]
-        total.update(json.dumps([pair.id, pair.prompt, names, pair.chosen, pair.rejected]).encode())
+        shown = [(picture.name, held[picture]) for picture in pair.images]
+        total.update(json.dumps([pair.id, pair.prompt, shown, pair.chosen, pair.rejected]).encode())
     return total.hexdigest()[:16]
+
+
+def _content(picture: Picture) -> str:
+    return hashlib.sha256(picture.read()).hexdigest()

@@ -36,7 +36,8 @@ class RecipeError(BadInput):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no word for what is not finite: digests of recipes that differ in it would be one.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PoolModel(_Section):
@@ -223,6 +224,14 @@ class Dataset(_Section):
     image_tokens: Literal["refuse", "drop"] = "refuse"
     """What becomes of `<image>` in a prompt where the data's form has no place for it: as many as the pair has pictures are taken out."""
 
+    @model_validator(mode="after")
+    def _has_pairs_to_choose_from(self) -> "Dataset":
+        of_pairs = ("min_margin", "largest_gap", "max_length_ratio", "per_instruction", "balance_yes_no")
+        given = [name for name in of_pairs if getattr(self, name) != type(self).model_fields[name].default]
+        if self.take == "best" and given:
+            raise ValueError(f"{given[0]} is for pairs, and take = 'best' makes none; leave it out")
+        return self
+
 
 class Lora(_Section):
     """Low-rank adapters (peft)."""
@@ -324,7 +333,7 @@ class Training(_Section):
     """Only the last so many checkpoints stay; None: all."""
     log_steps: Annotated[int, Field(gt=0)] = 5
     eval_steps: Annotated[int, Field(gt=0)] | None = None
-    """How often the held-out pairs are scored; None: never."""
+    """How often the pairs that [dataset] holds out are scored; None: never. [data] holds none out."""
     report_to: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
     """Where the log goes beside log.jsonl."""
     group_pairs: bool = False
@@ -363,6 +372,10 @@ class Training(_Section):
             raise ValueError("has both warmup_steps and warmup_ratio; give one")
         if self.smoothing and self.loss not in ("cdpo", "robust"):
             raise ValueError(f"smoothing = {self.smoothing:g} is for the losses cdpo and robust, not {self.loss!r}")
+        if self.loss in ("cdpo", "robust") and not self.smoothing:
+            raise ValueError(f"loss = {self.loss!r} with smoothing = 0 is dpo; give the share of pairs taken to be swapped")
+        if self.too_long == "drop" and self.max_length is None:
+            raise ValueError("too_long = 'drop' leaves out what max_length leaves no answer of; give max_length")
         if self.sft_weight and self.loss in ("ddpo", *_OTHER_PICTURES):
             raise ValueError(f"sft_weight does not go with loss = {self.loss!r}")
         if self.plain_trl and self.loss == "mdpo":
@@ -407,7 +420,7 @@ class Recipe(_Section):
     """An entry point of the group harness.trainers."""
     base: str | None = None
     """Model that is trained: a name of `harness models`, a folder, or a hub id; None where training starts from nothing."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     tasks: tuple[str, ...] = ()
     """What every checkpoint is scored on."""
     panel: tuple[str, ...] = ()
@@ -447,6 +460,8 @@ class Recipe(_Section):
             raise ValueError("has both [data], which builds, and [dataset], which reads; give one")
         if self.dataset is not None and self.dataset.take == "best" and self.trainer != "sft":
             raise ValueError(f"[dataset] take = 'best' has no rejected answers to train on by {self.trainer!r}; trainer = 'sft' does")
+        if self.training is not None and self.training.eval_steps and self.dataset is not None and not self.dataset.test_share:
+            raise ValueError(f"eval_steps = {self.training.eval_steps} scores pairs held out, and [dataset] test_share = 0 holds none out")
         return self
 
     @model_validator(mode="after")
@@ -455,10 +470,15 @@ class Recipe(_Section):
             raise ValueError("trainer = 'scenes' pretrains from nothing and needs [pretraining]; 'dpo' and 'sft' train on preferences")
         if self.trainer in ("dpo", "sft") and self.training is None:
             raise ValueError(f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; 'scenes' does [pretraining]")
+        sections = ("base", "data", "dataset", "training", "control") if self.trainer == "scenes" else ("pretraining",)
+        if self.trainer in ("dpo", "sft", "scenes") and (given := [name for name in sections if getattr(self, name)]):
+            raise ValueError(f"{given[0]} is given, which trainer = {self.trainer!r} does not read; leave it out")
         if self.trainer == "sft" and self.training is not None:
-            unread = {"loss": "dpo", "sft_weight": 0.0, "group_pairs": False, "features_room_mib": None, "plain_trl": False}
+            unread = {"loss": "dpo", "beta": 0.1, "sft_weight": 0.0, "group_pairs": False, "features_room_mib": None, "plain_trl": False}
             if given := [name for name, value in unread.items() if getattr(self.training, name) != value]:
                 raise ValueError(f"{given[0]} of [training] is for trainer = 'dpo', not 'sft', which learns the chosen answers alone")
+        if self.trainer == "sft" and self.control:
+            raise ValueError("control = true is the SFT arm beside trainer = 'dpo'; trainer = 'sft' is that arm itself")
         return self
 
     @property

@@ -25,16 +25,22 @@ def token_weights(input_ids: Tensor, asked: Tensor, gamma: float) -> Tensor:
     `asked` marks answers' tokens. The prompt's last tokens stand before both, so that answers which begin alike are alike from the start.
     """
     found = torch.zeros(len(asked), asked.shape[1] - 1)
-    rows = [(row, int(row.nonzero()[0]), int(row.nonzero()[-1]) + 1) for row in asked]
-    half = len(rows) // 2
+    spans = [_span(row) for row in asked]
+    half = len(spans) // 2
     for number in range(half):
         ends = (number, number + half)
-        lead = min(SHORTEST_RUN, *(rows[end][1] for end in ends))
-        chosen, rejected = (input_ids[end, rows[end][1] - lead : rows[end][2]].tolist() for end in ends)
+        lead = min(SHORTEST_RUN, *(spans[end][0] for end in ends))
+        chosen, rejected = (input_ids[end, spans[end][0] - lead : spans[end][1]].tolist() for end in ends)
         for end, changed in zip(ends, changed_tokens(chosen, rejected), strict=True):
-            weights = torch.where(torch.tensor(changed[lead:]), gamma, 1.0)
-            found[end, rows[end][1] - 1 : rows[end][2] - 1] = weights / weights.sum()
+            weights = torch.where(torch.tensor(changed[lead:], dtype=torch.bool), gamma, 1.0)
+            found[end, spans[end][0] - 1 : spans[end][1] - 1] = weights / weights.sum()
     return found
+
+
+def _span(row: Tensor) -> tuple[int, int]:
+    """Where a row's answer begins and ends; a template that ends no answer makes no token of an empty one, and nothing adds up to 0."""
+    places = row.nonzero().flatten().tolist()
+    return (places[0], places[-1] + 1) if places else (len(row), len(row))
 
 
 @dataclass(frozen=True)
@@ -93,4 +99,4 @@ class Segments:
 
     def _settings(self) -> str:
         # The packed trainer keeps what the reference says, which is another number with every gamma.
-        return f"{super()._settings()}/segments {self.gamma:g}"  # type: ignore[misc]
+        return f"{super()._settings()}/segments {self.gamma!r}"  # type: ignore[misc]

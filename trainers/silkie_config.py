@@ -178,8 +178,9 @@ def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -
         f"training.batch_size = {found['batch_size']}: {at_once} x {accumulated} x {AUTHORS_GPUS} GPUs, the authors'; "
         "kept on any number of GPUs by accumulating so much more or less"
     )
-    found["too_long"] = "drop"
-    becomes["model_max_length"] += "; what it leaves no answer of is left out, where the script cuts prompt and pictures from the front"
+    if "max_length" in found:
+        found["too_long"] = "drop"
+        becomes["model_max_length"] += "; what it leaves no answer of is left out, where the script cuts prompt and pictures from the front"
     found["precision"] = "bf16" if _flag(path, "bf16", values.get("bf16", False)) else "fp32"
     becomes["bf16"] = f"training.precision = {found['precision']!r}"
     strategy = values.get("evaluation_strategy", "no")

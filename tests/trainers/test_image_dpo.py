@@ -22,10 +22,11 @@ from tests.harness import qwen_vl_checkpoint
 from tests.harness.zoo import FAMILIES
 from tests.trainers.one_answer import picture, said
 from trainers import dpo, losses
-from trainers.image_dpo import CropError, CroppedCollator, CroppedPairs, ImageDPOTrainer, cropped
+from trainers.image_dpo import CroppedCollator, CroppedPairs, ImageDPOTrainer, cropped
 from trainers.job import Job
 from trainers.recipe import Recipe, find_recipe
 from trainers.rows import Preference
+from trainers.seeded_pairs import BlindError
 
 register()
 MAKERS: dict[str, Callable[[Path], None]] = {**FAMILIES, "qwen": qwen_vl_checkpoint.write}
@@ -164,7 +165,7 @@ def test_each_pair_and_epoch_has_a_crop_of_its_own_and_held_out_pairs_the_same_o
 
 
 def test_pairs_without_a_picture_are_named() -> None:
-    with pytest.raises(CropError, match=r"1 pairs have none: 'blind'; leave them out of the data"):
+    with pytest.raises(BlindError, match=r"1 pairs have none: 'blind'; leave them out of the data"):
         CroppedPairs([*PAIRS, replace(PAIRS[0], id="blind", images=())], SEED)
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from trainers.povid import PovidError, noise_seed, noised, noised_pixels
 from trainers.povid_dpo import NoisedCollator, NoisedPairs, PovidTrainer, Variant
 from trainers.recipe import Noise
 from trainers.rows import Picture, Preference
+from trainers.seeded_pairs import BlindError
 
 register()
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)")
@@ -245,6 +247,11 @@ def test_noise_is_fresh_every_epoch_and_the_same_again(checkpoint: Any, tmp_path
         seen.append([])
         made.train()
     assert seen[0] == seen[1] == [noise_seed(3, row, epoch) for epoch in (0, 1) for row in (0, 1)]
+
+
+def test_pairs_without_a_picture_are_named() -> None:
+    with pytest.raises(BlindError, match=r"noise pictures, and 1 pairs have none: 'blind'; leave them out of the data"):
+        NoisedPairs([*PAIRS, replace(PAIRS[0], id="blind", images=())], seed=0)
 
 
 def test_noise_after_the_resize_is_refused_for_rows_of_patches(checkpoint: Any, tmp_path: Path) -> None:

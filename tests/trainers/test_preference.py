@@ -300,7 +300,29 @@ def test_pairs_held_out_are_scored_and_not_trained_on(preferences: list[Preferen
     assert len(log(tmp_path, "eval_rewards/margins")) == 2
 
 
+@pytest.mark.parametrize("arm", ("dpo", "sft"))
+def test_pairs_held_out_are_scored_where_training_is_grouped_by_length(arm: str, preferences: list[Preference], tmp_path: Path) -> None:
+    whole = job(preferences[:16], tmp_path, eval_steps=2, checkpoints=1, group_by_length=True)
+    trainer(arm)(replace(whole, held_out=preferences[16:]))
+    assert len(log(tmp_path, "eval_loss")) == 2
+
+
 # What goes wrong
+
+
+def test_no_checkpoint_is_made_of_weights_that_are_no_numbers(
+    preferences: list[Preference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boundless(model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.fill_(torch.nan)
+        return torch.tensor(1.0)
+
+    monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", lambda self, parameters, *_: boundless(self._models[0]))
+    with pytest.raises(FloatingPointError, match="step 1 left weights that are no numbers"):
+        dpo.train(job(preferences, tmp_path, save_steps=1, checkpoints=1, warmup_steps=0))
+    assert find_checkpoints(tmp_path, "dpo") == []
 
 
 @pytest.mark.parametrize("arm", ("dpo", "sft"))

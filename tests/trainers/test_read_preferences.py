@@ -166,8 +166,17 @@ def test_a_rule_that_leaves_nothing_says_what_was_read(rows: Path) -> None:
         read_preferences(dataset(rows, min_margin=9))
 
 
-def test_a_digest_is_of_what_pairs_say() -> None:
+def test_a_digest_is_of_what_pairs_say(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
     pair = Preference(id="0", prompt="p", images=(Picture("a.png", data=b"1"),), chosen="x", rejected="y", row=0)
-    moved = Preference(id="0", prompt="p", images=(Picture("a.png", Path("/elsewhere/a.png")),), chosen="x", rejected="y", row=0)
+    moved = Preference(id="0", prompt="p", images=(Picture("a.png", tmp_path / "a.png"),), chosen="x", rejected="y", row=0)
     other = Preference(id="0", prompt="p", images=pair.images, chosen="x", rejected="z", row=0)
     assert digest([pair]) == digest([moved]) != digest([other])
+
+
+def test_a_digest_is_of_what_pictures_hold(rows: Path) -> None:
+    before = read_preferences(dataset(rows)).digest
+    (rows.parent / "images" / "7.png").write_bytes(png(300))
+    after = read_preferences(dataset(rows)).digest
+    (rows.parent / "images" / "7.png").write_bytes(png(7))
+    assert before == read_preferences(dataset(rows)).digest != after

@@ -1,10 +1,11 @@
 """Recipes: read strictly, refused with a hint."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainers.recipe import FOLDER, RecipeError, find_recipe, known_recipes
+from trainers.recipe import FOLDER, Recipe, RecipeError, find_recipe, known_recipes
 
 DEMO = (FOLDER / "scenes-demo.toml").read_text(encoding="utf-8")
 
@@ -40,6 +41,10 @@ def test_the_digest_changes_with_any_value() -> None:
             "features_room_mib = 1\nplain_trl = true",
             r"features_room_mib is for packed rows, which plain_trl does",
         ),
+        ("beta = 0.1", "beta = inf", r"training\.beta = inf: .*finite number"),
+        ("learning_rate = 7e-4", "learning_rate = inf", r"training\.learning_rate = inf: .*finite number"),
+        ('trainer = "dpo"', 'trainer = "dpo"\nseed = -1', r"seed = -1: .*greater than or equal to 0"),
+        ('trainer = "dpo"', 'trainer = "dpo"\nseed = 4294967296', r"seed = 4294967296: .*less than 4294967296"),
         ('trainer = "dpo"', 'trainer = "sft"', "sft_weight of .* is for trainer = 'dpo', not 'sft'"),
         ("beta = 0.1", "group_pairs = true\nplain_trl = true", "group_pairs is for packed rows, which plain_trl does not have"),
     ),
@@ -64,6 +69,37 @@ def test_a_trainer_that_pretrains_needs_its_section(tmp_path: Path) -> None:
     path.write_text((FOLDER / "scenes-base.toml").read_text(encoding="utf-8").replace('"scenes"', '"dpo"', 1), encoding="utf-8")
     with pytest.raises(RecipeError, match=r"trainer = 'dpo' needs base, \[training\]"):
         find_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    (
+        ({"trainer": "sft", "training": {"beta": 0.5}}, "beta of .* is for trainer = 'dpo', not 'sft'"),
+        ({"trainer": "sft", "control": True}, "trainer = 'sft' is that arm itself"),
+        (
+            {"pretraining": find_recipe("scenes-base").model_dump()["pretraining"]},
+            "pretraining is given, which trainer = 'dpo' does not read",
+        ),
+        ({"dataset": {"read": "x", "test_share": 0.0}, "training": {"eval_steps": 5}}, "test_share = 0 holds none out"),
+    ),
+)
+def test_what_a_trainer_would_pass_over_is_refused(changes: dict[str, Any], complaint: str) -> None:
+    training: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 4, **changes.get("training", {})}
+    plain = {"name": "mine", "trainer": "dpo", "base": "scenes-base", "dataset": {"read": "x"}}
+    with pytest.raises(ValueError, match=complaint):
+        Recipe.model_validate({**plain, **changes, "training": training})
+
+
+@pytest.mark.parametrize("section", ("base", "dataset", "training", "control"))
+def test_pretraining_reads_no_other_section(section: str) -> None:
+    given: dict[str, Any] = {
+        "base": "scenes-base",
+        "dataset": {"read": "x"},
+        "training": {"learning_rate": 1e-3, "batch_size": 4},
+        "control": True,
+    }
+    with pytest.raises(ValueError, match=f"{section} is given, which trainer = 'scenes' does not read"):
+        find_recipe("scenes-base", **{section: given[section]})
 
 
 def test_a_new_key_at_its_default_leaves_digests_as_they_were() -> None:

@@ -102,6 +102,9 @@ def test_the_demo_keeps_its_digest() -> None:
         ({"train_vision": True, "lora": LORA}, "train_vision is for full fine-tuning"),
         ({"warmup_steps": 3, "warmup_ratio": 0.1}, "both warmup_steps and warmup_ratio"),
         ({"smoothing": 0.1}, "is for the losses cdpo and robust"),
+        ({"loss": "cdpo"}, "'cdpo' with smoothing = 0 is dpo"),
+        ({"loss": "robust"}, "'robust' with smoothing = 0 is dpo"),
+        ({"too_long": "drop"}, "give max_length"),
         ({"loss": "povid-code", "sft_weight": 1.0}, "does not go with loss"),
         ({"noise": {"step": 100}}, "for the losses povid-paper and povid-code"),
         ({"loss": "povid-code", "noise": {"alpha": 1.0}}, "povid-paper's"),
@@ -141,6 +144,14 @@ def test_a_misspelt_key_of_a_dataset_gets_a_suggestion(tmp_path: Any) -> None:
     path.write_text(text.replace("test_share", "test_shar"), encoding="utf-8")
     with pytest.raises(RecipeError, match=r"unknown key 'dataset\.test_shar' \(did you mean 'test_share'\?\)"):
         find_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    "option", ({"min_margin": 1.0}, {"largest_gap": True}, {"max_length_ratio": 2.0}, {"per_instruction": 1}, {"balance_yes_no": True})
+)
+def test_best_answers_take_no_option_of_pairs(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is for pairs, and take = 'best' makes none"):
+        Dataset.model_validate({"read": "x", "take": "best", **option})
 
 
 def test_options_of_a_dataset_reach_its_rule() -> None:

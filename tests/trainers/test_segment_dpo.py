@@ -149,6 +149,12 @@ def test_weights_follow_the_changed_tokens_of_each_pair_and_add_up_to_one() -> N
     assert (5 * rejected).tolist() == pytest.approx([0, 0, 1, 1, 1, 1, 1, 0, 0])
 
 
+def test_an_answer_without_a_token_weighs_nothing() -> None:
+    ids = torch.tensor([[7, 8, 9, 0, 0], [7, 8, 9, 4, 5]])
+    asked = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]]).bool()
+    assert token_weights(ids, asked, 5.0).tolist() == [[0, 0, 0, 0], [0, 0, 0.5, 0.5]]
+
+
 def test_weights_make_trls_sum_the_segments_log_probability() -> None:
     input_ids = tensor([[9, 1, 2, 3, 4], [9, 5, 2, 3, 4], [9, 1, 6, 7, 0], [9, 8, 2, 3, 4]])
     asked = tensor([[0, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 1, 1, 1, 0], [0, 1, 1, 1, 1]]).bool()

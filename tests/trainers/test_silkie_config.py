@@ -146,6 +146,12 @@ def test_evaluation_can_be_off(tmp_path: Path) -> None:
     assert next(line for line in found.lines if line.key == "eval_steps").becomes.startswith("not needed")
 
 
+def test_answers_can_be_whole(tmp_path: Path) -> None:
+    training = read_config(written(tmp_path, EXAMPLE.replace("model_max_length: 2048", "model_max_length: null"))).recipe.training
+    assert training is not None
+    assert (training.max_length, training.too_long) == (None, "refuse")
+
+
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
         read_config(tmp_path / "none.yaml")
