@@ -28,8 +28,10 @@ def attention_command(
     asked, resident, found = registry().task(task), Resident(), []
     paths = data_paths(data, [task])
     with Stages() as stages:
-        for name in (model, against) if against is not None else (model,):
-            spec = fetch(model_of(name, model_path if name == model else None, None, trust_remote_code), tell)
+        names = (model,) if against is None else (model, against)
+        # All are looked for before the first is read, which takes long.
+        specs = [fetch(model_of(name, model_path if name == model else None, None, trust_remote_code), tell) for name in names]
+        for name, spec in zip(names, specs, strict=True):
             lm = resident.load(spec)
             found.append(
                 attention_share(

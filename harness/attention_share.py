@@ -475,6 +475,11 @@ COLOURS: Final[Mapping[Kind, str]] = {"tokens": "#4a4a4a", "grounded": "#1b7f5c"
 LABELS: Final[Mapping[Kind, str]] = {"tokens": "answer tokens", "grounded": "objects there", "hallucinated": "objects not there"}
 
 
+def _short(model: str) -> str:
+    """A name for a plot: of a path its end."""
+    return "/".join(Path(model).parts[-2:])
+
+
 def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
     """A PNG or SVG, by the path's suffix: share by layer, and the means with their 95% intervals. AttentionError for another suffix."""
     if path.suffix not in (".png", ".svg"):
@@ -501,7 +506,7 @@ def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
                 color=COLOURS[kind],
                 marker="o",
                 markersize=3,
-                label=f"{LABELS[kind]}, {found.model}",
+                label=f"{LABELS[kind]}, {_short(found.model)}",
             )
             metric = _mean(kind, "share", 100)
             value, (low, high) = metric(found.records), interval(found.records, metric)
@@ -513,11 +518,14 @@ def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.set_ylabel("attention on the image, %")
     curves.set_ylim(bottom=0)
-    curves.legend(fontsize=7)
+    curves.legend(fontsize=7, handlelength=4)
     means.set_xticks(range(len(kinds)), [LABELS[kind] for kind in kinds], fontsize=8)
     means.set_xlim(-0.6, len(kinds) - 0.4)
     means.set_ylim(bottom=0)
-    means.set_title("mean over layers, 95% interval" + (f"\nhollow {base.model}, filled {models[-1].model}" if tuned else ""), fontsize=8)
+    means.set_title(
+        "mean over layers, 95% interval" + (f"\nhollow {_short(base.model)}, filled {_short(models[-1].model)}" if tuned else ""),
+        fontsize=8,
+    )
     for axis in (curves, means):
         axis.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)

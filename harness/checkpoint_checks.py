@@ -393,7 +393,7 @@ def render(checks: Checks) -> str:
     text += f" {seen.pairs} {which}, the policy's implicit reward of chosen against rejected answers; differences are paired by pair."
     text += f"\n\n{table(['shown with', 'told apart % ↑', 'difference', 'p'], rows)}"
     text += "".join(f"\n\nNot measured with {names[view]}: {why}." for view, why in seen.refused.items())
-    text += f"\n\nAlong the chosen answers the policy is {seen.moved:.3f} nats a token from its reference (KL)."
+    text += f"\n\nAlong the chosen answers the policy is {seen.moved:.2g} nats a token from its reference (KL)."
     if checks.merged is None:
         return f"{text} Not merged: {checks.unmerged}."
     merged = f"Reloaded, the adapter changes logits by up to {checks.merged.effect:.3g}; merged into {checks.merged.dtype} weights"

@@ -490,19 +490,19 @@ def train_then_eval_command(
         changes["tasks"] = [name for given in tasks for name in given.split(",") if name]
     found = find_recipe(recipe, **changes)
     found = by_plain_trl(found) if plain_trl else found
-    if found.training is not None:  # others are refused below
-        check_names(found, early_stop or [], [name for name in require_better or [] if name != ANY])
+    if found.training is None:
+        raise UsageError(f"recipe {found.name!r} pretrains a model from nothing: run it by `harness train {recipe}`")
+    check_names(found, early_stop or [], [name for name in require_better or [] if name != ANY])
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
     rater = judge_of(judge or (found.data.judge if found.data else "exact"), judge_url, ledger, judge_budget, given=judge_set)
     launched = is_launched()
     if size() > 1:
         raise UsageError("train-then-eval starts the processes that train by itself: say how many by --gpus")
     layout = None
-    if found.training is not None:
-        check_packages(found, folder)
-        if not dry_run or gpus is not None or slurm is not None or mode != "ddp":  # to count GPUs takes seconds
-            layout = layout_of(found, gpus, mode, as_job=slurm is not None and not launched)
-            command_of([], layout)  # what a mode lacks is said before anything is scored
+    check_packages(found, folder)
+    if not dry_run or gpus is not None or slurm is not None or mode != "ddp":  # to count GPUs takes seconds
+        layout = layout_of(found, gpus, mode, as_job=slurm is not None and not launched)
+        command_of([], layout)  # what a mode lacks is said before anything is scored
     if dry_run:
         from harness.plan import steps_of
 

@@ -207,15 +207,16 @@ def training_table(log: Sequence[Line], beta: float, answers: Mapping[int, Mappi
     if not log:
         return ""
     every = max(1, math.ceil(len(log) / ROWS))
-    at = {step: _at(log, step).step for step in answers}
-    shown = [line for place, line in enumerate(log) if place % every == 0 or line is log[-1] or line.step in at.values()]
+    at = {_at(log, step).step for step in answers}
+    shown = {line.step: line for place, line in enumerate(log) if place % every == 0 or line is log[-1] or line.step in at}
     names = list(dict.fromkeys(name for by_task in answers.values() for name in by_task))
     rows = []
-    for line in shown:
-        here = [step for step, nearest in at.items() if nearest == line.step]
-        words = ["" if not here or name not in answers[here[-1]] else f"{answers[here[-1]][name]:.1f}" for name in names]
-        mark = f" (checkpoint-{here[-1]})" if here else ""
-        rows.append([f"{line.step}{mark}", *_figures(line, beta), *words])
+    for step in sorted({*shown, *answers}):
+        words = [f"{answers[step][name]:.1f}" if name in answers.get(step, {}) else "" for name in names]
+        mark = f" (checkpoint-{step})" if step in answers else ""
+        # A checkpoint between two lines has no figures of its own: those of another step are not its.
+        figures = _figures(shown[step], beta) if step in shown else [""] * (len(_HEAD) - 1)
+        rows.append([f"{step}{mark}", *figures, *words])
     return _filled([*_HEAD, *(f"words {cell(name)}" for name in names)], rows)
 
 

@@ -106,6 +106,7 @@ def evaluate(
     # It would encode every image as PNG twice to hash it for a log that is not written. Its switch is read from the environment when
     # lm_eval is first imported, by whomever.
     evaluator.LMEVAL_HASHMM = False
+    evaluator.get_git_commit_hash = lambda: None  # of the current folder, and git complains where that is no repository
 
     if load is None:
         from harness.models.load import load as load_alone

@@ -77,7 +77,8 @@ def card(outcome: Outcome, checkpoint: Checkpoint, scores: Scores) -> str:
 
 def _what(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec) -> str:
     how = "the SFT control on the chosen answers" if checkpoint.arm != outcome.recipe.trainer else f"training by {cell(checkpoint.arm)}"
-    text = f"`{line(outcome.base)}` after {checkpoint.step} steps of {how}, recipe `{line(outcome.recipe.name)}` "
+    steps = "1 step" if checkpoint.step == 1 else f"{checkpoint.step:,} steps"
+    text = f"`{line(outcome.base)}` after {steps} of {how}, recipe `{line(outcome.recipe.name)}` "
     text += f"(digest `{outcome.recipe.digest}`, seed {outcome.recipe.seed}). Licence of the base: {cell(base.licence or UNKNOWN)}."
     if outcome.best.model is not None and checkpoint.arm == outcome.recipe.trainer:
         taken = "it" if outcome.best.model == checkpoint.path.as_posix() else f"`{line(outcome.best.model)}`"
@@ -166,7 +167,7 @@ def _beta(recipe: Recipe) -> float:
 
 
 def _load(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec, *, adapter: bool) -> str:
-    score = f"harness eval --model {checkpoint.path.as_posix()} --tasks {' '.join(outcome.recipe.tasks)}"
+    score = f"harness eval --model {checkpoint.path.as_posix()} --tasks {','.join(outcome.recipe.tasks)}"
     if not adapter:
         code = f"model = AutoModelForImageTextToText.from_pretrained({checkpoint.path.as_posix()!r})"
         return f"```python\nfrom transformers import AutoModelForImageTextToText\n\n{code}\n```\n\n```\n{score}\n```"

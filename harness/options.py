@@ -37,7 +37,7 @@ def _at_least_one(value: int | None) -> int | None:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
-Seed = Annotated[int | None, typer.Option(help="Random seed; what it decides is recorded.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Random seed; what it decides is recorded.")]
 Limit = Annotated[
     int | None, typer.Option(callback=_at_least_one, help="At most this many documents a task (and instructions); marks results partial.")
 ]

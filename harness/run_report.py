@@ -1,6 +1,7 @@
 """The reports of a train-then-eval run and of a watched folder: what the screen shows at their end and `report.md`, `watch.md` keep."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from leaderboards.entry import Entry
 from leaderboards.plot import Point, learning_curves
 from leaderboards.report import cell, differences, leaderboard, line, table
 from tasks.registry import TaskSpec, registry
+from trainers.recipe import known_recipes
 from trainers.vlfeedback.store import write_whole
 
 EXAMPLES = 3
@@ -86,12 +88,16 @@ def _summary(outcome: Outcome) -> str:
     found = [
         f"**{cell(name)}: {verdict.outcome}**" for name, verdict in outcome.verdicts[main].items() if verdict.outcome != "not separable"
     ]
-    same = [cell(name) for name, verdict in outcome.verdicts[main].items() if verdict.outcome == "not separable"]
+    valued = {name: verdict.base is not None and verdict.other is not None for name, verdict in outcome.verdicts[main].items()}
+    same = [cell(name) for name, verdict in outcome.verdicts[main].items() if verdict.outcome == "not separable" and valued[name]]
+    blank = [cell(name) for name, has in valued.items() if not has]
     last = outcome.last
-    said = ", ".join(found) or ("nothing separable" if same else "not scored")
+    said = ", ".join(found) or ("nothing separable" if valued else "not scored")
     text = f"`{last}` against `{outcome.base}`: {said}."
     if same:
         text += f" Not separable: {', '.join(same)}."
+    if blank:
+        text += f" Without a value: {', '.join(blank)}."
     if any(entry.limit is not None for entry in outcome.entries):
         text += " **Partial: a run with `--limit` shows that things work, not how good they are.**"
     for name, why in outcome.failed.items():
@@ -110,9 +116,11 @@ def _plot(outcome: Outcome) -> list[str]:
     file = "hallucination.png" if named else "scores.png"
     if not curves(outcome.entries, outcome.base, steps, wanted, outcome.out / file):
         return []
-    if named:
-        return ["## Hallucination against training step", f"![CHAIR and coverage against training step]({file})"]
-    return ["## Scores against training step", f"![Headline scores against training step]({file})"]
+    return [
+        "## Hallucination against training step" if named else "## Scores against training step",
+        "From the base at step 0; bars are 95% intervals.",
+        f"![{cell(', '.join(wanted))} against training step]({file})",
+    ]
 
 
 def curves(
@@ -164,7 +172,8 @@ def _best(found: Best, models: Sequence[str], removed: Sequence[str] = ()) -> st
 
 
 def _alarms(outcome: Outcome) -> str:
-    stopped = [f"- **stopped early**: {cell(outcome.stop.words)}"] if outcome.stop is not None else []
+    alone = "; the control was not trained, for one of other length would tell nothing" if outcome.recipe.control else ""
+    stopped = [f"- **stopped early**: {cell(outcome.stop.words)}{alone}"] if outcome.stop is not None else []
     return "\n".join([*stopped, *(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in outcome.alarms)]) or "No alarm."
 
 
@@ -234,14 +243,21 @@ def _seconds(outcome: Outcome) -> str:
 
 def _next_commands(outcome: Outcome) -> str:
     last = outcome.last
-    board = (outcome.out / "board").as_posix()
+    board = shlex.quote((outcome.out / "board").as_posix())
+    limit = next((entry.limit for entry in outcome.entries if entry.limit is not None), None)
+    limited = f" --limit {limit}" if limit is not None else ""
+    recipe = outcome.recipe.name if outcome.recipe.name in known_recipes() else "RECIPE.toml"
+    tasks = ",".join(outcome.recipe.tasks)
     commands = [
-        f"harness eval --model {last} --tasks {' '.join(outcome.recipe.tasks)}    # score a checkpoint again, by itself",
-        f"harness leaderboard {board}                                # every metric of every checkpoint",
-        f"harness check --baseline {board} --baseline-model {outcome.base} --board {board} --model {last}    # the CI gate",
-        f"harness train-then-eval {outcome.recipe.name} --seed {outcome.recipe.seed + 1}        # the same with another seed",
+        (f"harness eval --model {shlex.quote(last)} --tasks {tasks}{limited}", "score a checkpoint again, by itself"),
+        (f"harness leaderboard {board}{' --partial' if limited else ''}", "every metric of every checkpoint"),
+        (f"harness train-then-eval {recipe} --seed {outcome.recipe.seed + 1}{limited}", "the same with another seed"),
     ]
-    return "```\n" + "\n".join(commands) + "\n```"
+    if not limited:  # the gate compares whole runs
+        gate = f"harness check --baseline {board} --baseline-model {shlex.quote(outcome.base)} --board {board} --model {shlex.quote(last)}"
+        commands.insert(2, (gate, "the CI gate"))
+    width = max(len(command) for command, _ in commands)
+    return "```\n" + "\n".join(f"{command:{width}}  # {why}" for command, why in commands) + "\n```"
 
 
 def to_json(outcome: Outcome) -> str:

@@ -4,12 +4,12 @@ The run folder holds all of it. The same command finishes a run that was killed,
 recipe's `batch_size` pairs on any number of them.
 """
 
-import fcntl
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.models.share_out import rank
-from harness.options import OK, DryRun, Gpus, Json, Mode, PlainTrl, Seed, SlurmOptions, UsageError, by_plain_trl, changed, print_plan, tell
+from harness.options import (
+    FAILED,
+    OK,
+    DryRun,
+    Gpus,
+    Json,
+    Mode,
+    PlainTrl,
+    Seed,
+    SlurmOptions,
+    UsageError,
+    by_plain_trl,
+    changed,
+    print_plan,
+    tell,
+)
 
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
@@ -62,6 +77,8 @@ def train_command(
     if found.data is not None:
         raise UsageError(f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`")
     launched = is_launched()
+    if launched:
+        end_with_launcher()
     if understood is not None and dry_run:
         print(mapping(understood))
     elif understood is not None and not launched:
@@ -86,6 +103,7 @@ def train_command(
 
 def train_arm_command(folder: Annotated[Path, typer.Argument()]) -> int:
     """What each process of `harness train-then-eval --gpus N` runs."""
+    end_with_launcher()
     from harness.train_arm import train_arm
 
     train_arm(folder)
@@ -126,6 +144,21 @@ def is_launched() -> bool:
     from trainers.launch import WORLD
 
     return WORLD in os.environ or "WORLD_SIZE" in os.environ
+
+
+def end_with_launcher(every: float = 0.5) -> None:
+    """End this process, at once, when the one that started it is gone; looks `every` so many seconds.
+
+    torchrun gives its processes sessions of their own and no lock: killed, it would leave them training, beside those of the same command.
+    """
+    launcher = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == launcher:
+            time.sleep(every)
+        os._exit(FAILED)
+
+    threading.Thread(target=look, daemon=True, name="end with launcher").start()
 
 
 def needs_launch(layout: "Layout") -> bool:
@@ -204,16 +237,17 @@ def train(recipe: "Recipe", folder: Path) -> "list[Checkpoint]":
     from harness.models.load import register
     from harness.models.spec import find
     from harness.progress import Stages
+    from harness.run_folder import claim, sole_owner
     from trainers.job import Job, trainer
     from trainers.read_preferences import read_preferences
 
     assert recipe.base is not None
     assert recipe.dataset is not None
     register()
-    with _sole_owner(folder), Stages() as stages:
+    with sole_owner(folder), Stages() as stages:
         told = stages.tell if rank() == 0 else _silent
         report = stages.report if rank() == 0 else _unreported
-        _claim(folder, recipe)
+        claim(folder, recipe)
         spec, name = _whole(fetch(find(recipe.base), told), recipe.base, folder)
         found = read_preferences(recipe.dataset, lambda count: report("read preferences", count, 0))
         told(found.summary())
@@ -252,36 +286,6 @@ def _whole(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpec, str]
 
     merged = merge(spec.folder or spec.pretrained, spec.adapter, folder / "base")
     return replace(spec, pretrained=str(merged), folder=merged, adapter=None), merged.as_posix()
-
-
-@contextmanager
-def _sole_owner(folder: Path) -> Iterator[None]:
-    """Two runs in one folder would write over each other: the second one is told so. The processes of one run are one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if rank() != 0:
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{folder}: another process is at work in this run folder") from None
-        yield
-
-
-def _claim(folder: Path, recipe: "Recipe") -> None:
-    """The folder belongs to one recipe; a changed recipe needs another folder."""
-    from trainers.vlfeedback.store import write_whole
-
-    path = folder / "run.json"
-    if path.exists():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held["digest"] != recipe.digest:
-            raise UsageError(
-                f"{folder} holds a run of recipe {held['recipe']['name']!r} with other settings; choose another --out or remove it"
-            )
-    elif rank() == 0:
-        write_whole(path, json.dumps({"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "limit": None}, indent=1))
 
 
 def _same_data(folder: Path, found: "Found") -> None:

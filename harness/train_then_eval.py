@@ -7,7 +7,6 @@ The run folder holds all of it. Each step looks at what the folder has and does 
 killed and does nothing for one that is done.
 """
 
-import fcntl
 import json
 import random
 import time
@@ -29,6 +28,7 @@ from harness.models.spec import ModelSpec, find
 from harness.options import USAGE
 from harness.pool import Pool
 from harness.provenance import digest_of_model
+from harness.run_folder import claim, sole_owner
 from harness.train_arm import PROCESSES, train_by
 from harness.watch import NOTE, Scoring, Settled, look
 from leaderboards.board import Board
@@ -169,8 +169,8 @@ def train_then_eval(
     recipe = recipe if limit is None else _limited(recipe, limit)
     assert recipe.training is not None
     assert recipe.base is not None
-    with _sole_owner(out):
-        _claim(out, recipe, limit)
+    with sole_owner(out):
+        claim(out, recipe, limit)
         clock = _Clock(out / "seconds.json")
         board = Board(out / "board")
         register()
@@ -561,30 +561,6 @@ class _Clock:
             if name not in self.seconds or spent > 1:  # looking at a stage that is done already is no work
                 self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 2)
                 write_whole(self.path, json.dumps(self.seconds))
-
-
-@contextmanager
-def _sole_owner(out: Path) -> Iterator[None]:
-    """Two processes in one run folder would write over each other: the second one is told so."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{out}: another process is at work in this run folder") from None
-        yield
-
-
-def _claim(out: Path, recipe: Recipe, limit: int | None) -> None:
-    """The folder belongs to one recipe; a changed recipe needs another folder."""
-    path = out / "run.json"
-    claim = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "limit": limit}
-    if path.exists():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if (held["digest"], held["limit"]) != (recipe.digest, limit):
-            raise RunError(f"{out} holds a run of recipe {held['recipe']['name']!r} with other settings; choose another --out or remove it")
-    else:
-        write_whole(path, json.dumps(claim, indent=1))
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:

@@ -477,6 +477,9 @@ class Guarded:
         # The trainer's own opens every picture for its length where training is grouped by length.
         return SequentialSampler(eval_dataset)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: what TRL could say is said by the run's own."""
+
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """The trainer's own."""
         given = {name: value for name, value in inputs.items() if name != "ids"}

@@ -364,3 +364,12 @@ def test_what_is_written_holds_every_answer(measured: Attention, tmp_path: Path)
     assert len(rows) == 24
     again = replace(measured, records=tuple(rows[:12]))
     assert METRICS["answer tokens"](again.records) == METRICS["answer tokens"](measured.records)
+
+
+def test_the_second_model_is_looked_for_before_the_first_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from harness import cli
+
+    assert cli.run(["attention", "scenes-base", "--against", "scenes-bose", "--limit", "1", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "'scenes-bose'" in said
+    assert "read scenes-base" not in said

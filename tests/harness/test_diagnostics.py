@@ -98,7 +98,8 @@ def test_the_table_joins_log_and_answers_by_step_and_hides_what_nobody_logged() 
     head, _, *rows = text.splitlines()
     assert "log p" not in head
     assert "words scenes\\_mme" in head or "words scenes_mme" in head
-    assert [row.split("|")[1].strip() for row in rows] == ["5", "10 (checkpoint-12)", "15"]
+    assert [row.split("|")[1].strip() for row in rows] == ["5", "10", "12 (checkpoint-12)", "15"]
+    assert [figure for figure in map(str.strip, rows[2].split("|")[2:]) if figure] == ["3.2"]  # step 10's figures are not its own
     assert "1.000" in rows[0]  # a reward of 0.5 at beta 0.5 is a nat
     assert training_table([], 0.1, {}) == ""
 

@@ -133,6 +133,9 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
         (["train", "silkie", "--config", "x.yaml"], "give either a recipe or --config"),
         (["train", "--config", "none.yaml"], "none.yaml: No such file"),
         (["train", "silkei"], "did you mean 'silkie'?"),
+        (["train", "silkie", "--seed", "-1"], "'--seed': Input should be greater than or equal to 0"),
+        (["train", "silkie", "--out", "/dev/null"], "/dev/null: can't be the run's folder (File exists)"),
+        (["train-then-eval", "scenes-demo", "--out", "/dev/null"], "/dev/null: can't be the run's folder (File exists)"),
         (["train", "scenes-demo"], "harness train-then-eval scenes-demo"),
         (["train", "scenes-base", "--data", "x"], "--data, --images and --limit are for recipes that have a [dataset]"),
         (["train", "scenes-base", "--base", "x"], "starts from nothing"),
@@ -209,11 +212,23 @@ def test_a_mode_of_its_own_is_launched_on_one_gpu_too(layout: dict[str, Any], la
     assert needs_launch(Layout(**layout)) == launches
 
 
+def test_a_process_ends_with_the_launcher_that_started_it() -> None:
+    """torchrun, killed, would leave its processes training beside those of the next command."""
+    steps = ("import time", "from harness.train_cli import end_with_launcher", "end_with_launcher(0.05)", "print('up', flush=True)")
+    process = "; ".join((*steps, "time.sleep(600)"))
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {process!r}], start_new_session=True)"
+    with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "up\n"
+        started.kill()
+        assert started.stdout.read() == ""  # no process has the pipe any more
+
+
 def test_a_folder_belongs_to_one_recipe_and_its_data(recipe: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert cli.run(["train", str(recipe), "--out", str(out)]) == 0
     assert cli.run(["train", str(recipe), "--out", str(out), "--seed", "3"]) == 2
-    assert "holds a run of recipe 'small' with other settings" in capsys.readouterr().err
+    assert "holds a run of recipe 'small' with other settings (seed: 0 there, 3 asked)" in capsys.readouterr().err
     lines = data.read_text(encoding="utf-8").splitlines(keepends=True)
     try:
         data.write_text("".join(lines[:-1]), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -64,9 +65,26 @@ def test_the_run_folder_holds_everything(finished: Path) -> None:
 
 def test_the_report_says_what_matters(finished: Path) -> None:
     report = (finished / "report.md").read_text()
-    for part in ("## Leaderboard", "## dpo against base", "## dpo against sft", "Partial", "harness check", "hallucination.png", "## Time"):
+    for part in ("## Leaderboard", "## dpo against base", "## dpo against sft", "Partial", "hallucination.png", "## Time"):
         assert part in report
     assert "scenes-base" in report
+    for command in ("--partial  ", f"harness train-then-eval RECIPE.toml --seed 1 --limit {LIMIT}"):
+        assert command in report
+    assert "harness check" not in report  # the gate compares no partial runs
+
+
+def test_the_commands_that_a_report_of_a_whole_run_names_can_be_typed() -> None:
+    from types import SimpleNamespace
+
+    from harness.run_report import _next_commands
+
+    recipe: Any = SimpleNamespace(name="scenes-demo", tasks=["scenes", "pope"], seed=2)
+    last, entries = "my runs/x/checkpoint-4", [SimpleNamespace(limit=None)]
+    outcome: Any = SimpleNamespace(out=Path("my runs/x"), base="scenes-base", last=last, recipe=recipe, entries=entries)
+    commands = [shlex.split(line, comments=True) for line in _next_commands(outcome).splitlines()[1:-1]]
+    assert [command[1] for command in commands] == ["eval", "leaderboard", "check", "train-then-eval"]
+    assert commands[0][2:] == ["--model", last, "--tasks", "scenes,pope"]
+    assert commands[3][2:] == ["scenes-demo", "--seed", "3"]
 
 
 def test_the_same_command_does_nothing_when_all_is_done(finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,8 +106,8 @@ def test_a_checkpoint_scored_by_itself_gives_what_the_board_has(finished: Path, 
 
 
 def test_another_recipe_may_not_use_the_folder(finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["train-then-eval", str(tiny_recipe), "--out", str(finished), "--limit", str(LIMIT), "--seed", "7"]) == 1
-    assert "with other settings" in capsys.readouterr().err
+    assert cli.run(["train-then-eval", str(tiny_recipe), "--out", str(finished), "--limit", str(LIMIT), "--seed", "7"]) == 2
+    assert "with other settings (seed: 0 there, 7 asked)" in capsys.readouterr().err
 
 
 def test_a_second_process_is_told_that_the_folder_is_taken(finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

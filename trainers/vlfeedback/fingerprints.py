@@ -163,8 +163,10 @@ class Fingerprints:
             try:
                 cache.parent.mkdir(parents=True, exist_ok=True)
                 self._file = sqlite3.connect(cache, timeout=60, check_same_thread=False, isolation_level=None)
-                self._file.execute("PRAGMA journal_mode=WAL")
+                # Not written ahead: while another process switches to that, SQLite says locked at once, whatever the timeout.
+                self._file.execute("BEGIN IMMEDIATE")
                 self._file.execute("CREATE TABLE IF NOT EXISTS fingerprints (file TEXT PRIMARY KEY, value TEXT NOT NULL)")
+                self._file.execute("COMMIT")
             except (sqlite3.Error, OSError) as error:
                 raise CacheError(f"{cache}: no file of fingerprints: {error}") from None
 

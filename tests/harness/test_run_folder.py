@@ -1,0 +1,49 @@
+"""A run folder is held by one process, and by one recipe."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.run_folder import claim, differing, sole_owner
+from trainers.errors import BadInput, StageError
+from trainers.recipe import find_recipe
+
+
+def test_a_folder_that_is_held_is_not_given_to_another(tmp_path: Path) -> None:
+    with sole_owner(tmp_path / "run"), pytest.raises(StageError, match="another process is at work"), sole_owner(tmp_path / "run"):
+        raise AssertionError
+    with sole_owner(tmp_path / "run"):
+        pass
+
+
+def test_an_error_inside_is_not_taken_for_one_of_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), sole_owner(tmp_path):
+        raise BlockingIOError
+
+
+def test_a_refusal_names_what_differs(tmp_path: Path) -> None:
+    recipe = find_recipe("silkie")
+    claim(tmp_path, recipe)
+    claim(tmp_path, recipe)
+    with pytest.raises(BadInput, match=r"'silkie' with other settings \(seed: 42 there, 5 asked, limit: none there, 9 asked\)"):
+        claim(tmp_path, find_recipe("silkie", seed=5), 9)
+    with pytest.raises(BadInput, match=r"name: .* and [0-9]+ more\)"):
+        claim(tmp_path, find_recipe("povid-stage1"))
+
+
+def test_settings_differ_by_their_place() -> None:
+    held = {"training": {"beta": 0.1, "lora": None}, "tasks": ["scenes"]}
+    asked = {"training": {"beta": 0.2, "lora": {"r": 4}}, "tasks": ["scenes"], "note": "x" * 99}
+    assert differing(held, held) == []
+    beta, lora, note = differing(held, asked)
+    assert beta == "training.beta: 0.1 there, 0.2 asked"
+    assert lora == 'training.lora: none there, {"r": 4} asked'
+    assert len(note) < 70
+
+
+@pytest.mark.parametrize("text", ("", "[]", json.dumps({"digest": "x"})))
+def test_a_claim_that_can_not_be_read_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(BadInput, match=r"run\.json: can't be read"):
+        claim(tmp_path, find_recipe("silkie"))
