@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from leaderboards.board import Board
-from leaderboards.compare import verdict_of
 from leaderboards.entry import Entry
+from leaderboards.matching import verdict_of
 from leaderboards.sample import Sample
 from leaderboards.verdict import Record, Verdict, adjusted
 from tasks.registry import TaskSpec, registry

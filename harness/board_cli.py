@@ -13,8 +13,8 @@ from harness.options import ANY, FAILED, OK, REGRESSED, Json, UsageError, tell
 
 if TYPE_CHECKING:
     from leaderboards.board import Board
-    from leaderboards.compare import Loader
     from leaderboards.entry import Entry
+    from leaderboards.matching import Loader
     from leaderboards.power import Power
     from leaderboards.published import Reference
     from leaderboards.verdict import CountsMetric

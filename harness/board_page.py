@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leaderboards.board import Board
-from leaderboards.compare import Loader, Standing
+from leaderboards.compare import Standing
 from leaderboards.entry import Entry
+from leaderboards.matching import Loader
 from leaderboards.plot import Point
 from leaderboards.published import Reference
 from leaderboards.report import line

@@ -15,7 +15,7 @@ from typing import Final
 from xml.etree import ElementTree
 
 from leaderboards import board
-from leaderboards.compare import Answered, Flip, examples
+from leaderboards.flips import Answered, Flip, examples
 from leaderboards.regression import Checked, GateResult, render
 from leaderboards.report import cell, line
 

@@ -1,108 +1,30 @@
-"""What changed from one model to another: verdicts, whether format or ability was lost, and which answers flipped.
+"""What changed from one model to another, and what a leaderboard shows beside its scores.
 
     found = compare_runs(before, after, samples=(old.samples, new.samples), metrics=metric_of)
     print(to_markdown(found))
 
-A yes/no or multiple-choice score can fall because the model knows less, or because it no longer answers in the form the benchmark reads.
-The likeliest next token among the possible answers needs no form. So both are scored on the same questions, and where one falls and the
-other does not, it is tested whether they fell differently: "not significant" beside "significant" is no difference yet.
+Verdicts (`matching`), whether format or ability was lost (`format_loss`), and which answers flipped (`flips`).
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import isfinite
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import numpy as np
-
-from leaderboards.answers import mark
 from leaderboards.board import newest
 from leaderboards.entry import Entry, Key, is_neutral
+from leaderboards.flips import Flip, Tally, examples_of, flips, tally, tally_table
+from leaderboards.format_loss import Format, explain, format_of, format_table, formats_adjusted
+from leaderboards.matching import CompareError, Loader, Logs, asked_otherwise, match_logs, same_questions
 from leaderboards.ranks import Rank, ranks_of
 from leaderboards.report import MARKS, MISSING, cell, known, line, number, p_value, span, table
-from leaderboards.resampling import Array, image_of, value_of
 from leaderboards.sample import Sample, askings
-from leaderboards.verdict import Counted, CountsMetric, Matched, Record, Verdict, adjusted, matched, matched_repeats, verdicts
-
-Loader = Callable[[str], Sequence[Sample]]
-"""Run id -> its samples; none where the run kept no log, a FileNotFoundError where the log that it kept is not there."""
+from leaderboards.verdict import Counted, CountsMetric, Matched, Record, Verdict, adjusted, verdicts
 
 Metrics = Callable[[str, str], CountsMetric | None]
 """Task and metric -> the metric; None where it is not known."""
 
-NEXT_TOKEN: Final = "next_token_accuracy"
-"""The metric whose records say which possible answer was the likeliest next token."""
-
-SETUP: Final = ("task", "prompts", "prompt suffix", "split", "judge served", "judge image")
-"""What provenance says of how the questions were asked and rated: two scores are of one benchmark where all of it is the same."""
-
-EXAMPLE_CHARACTERS: Final = 600
-"""Of a prompt, an answer or a judge's reply, as shown in an example."""
-
-Kind = Literal["fixed", "broken", "still wrong", "still right", "unscored"]
-
-_KINDS: Final[tuple[Kind, ...]] = ("fixed", "broken", "still wrong", "still right", "unscored")
-
-_CATEGORY = ("category", "type", "kind", "dimension", "aspect")  # how the tasks call what kind of question it is
-
-_GOOD = {"%": 100.0, "0-6": 3.0, "1-10": 10.0}  # from where on an answer is right; MMHal: below 3, something is hallucinated
-
 NO_SAMPLES: Final = "no samples of one side"
-
-
-class CompareError(ValueError):
-    """Two sides that cannot be held against each other; says which, and what there is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answered:
-    """One side of a flip."""
-
-    text: str | None
-    """The model's words; None = generation failed."""
-
-    mark: str
-    """What it got, in words; "not scored" where it got nothing."""
-
-    reply: str | None
-    """The judge's words; None = not judged."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flip:
-    """One question that both were asked, and what became of it."""
-
-    task: str
-    id: str
-    image: str
-
-    category: str
-    """The kind of question; "" where the task has none."""
-
-    kind: Kind
-    """Where an answer gets a grade: fixed = a better one than before, broken = a worse one."""
-
-    prompt: str
-    before: Answered
-    after: Answered
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """How many questions of a category went which way."""
-
-    task: str
-
-    category: str
-    """"" = the whole task."""
-
-    counts: Mapping[Kind, int]
-
-    @property
-    def questions(self) -> int:
-        """All that both were asked."""
-        return sum(self.counts.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,71 +41,6 @@ class Change:
 
     otherwise: list[str]
     """What was not the same in asking and rating, in words: then the difference may be of the asking."""
-
-
-Reading = Literal[
-    "format loss",
-    "ability loss",
-    "format and ability loss",
-    "loss, undecided",
-    "hidden loss",
-    "ability gain",
-    "format gain",
-    "gain, undecided",
-    "hidden gain",
-    "no change",
-    "not told",
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """A yes/no or multiple-choice task: what was said, and what the likeliest next token would have been. Everything in %."""
-
-    task: str
-
-    generation: Verdict
-    """Answers that are right, of the questions that have next tokens on both sides; of all, where none has."""
-
-    next_token: Verdict | None
-    """Questions whose right answer was the likeliest next token; None = a side has none."""
-
-    gap: Verdict | None
-    """Of the two before: generation - next token. Worse = answers fell by more than what was known."""
-
-    unparsed: Verdict
-    """Answers that no rule could read."""
-
-    yes_rate: Verdict | None
-    """Answers that say yes; None = it is no yes/no task. The direction means nothing."""
-
-    true_yes: float | None
-    """Questions whose true answer is yes; None = it is no yes/no task."""
-
-    length: Verdict | None
-    """Words an answer, over the questions that neither side was stopped at; None = there are none. The direction means nothing."""
-
-    stopped: int
-    """Questions at which a side was stopped once its answer was decided, so that its length is not known."""
-
-    questions: int
-
-    @property
-    def reading(self) -> Reading:
-        """What the tests, taken together, say."""
-        said = self.generation.outcome
-        if self.next_token is None or self.gap is None:
-            return "no change" if said == "not separable" else "not told"
-        knew, gap = self.next_token.outcome, self.gap.outcome
-        if said == "worse":
-            if knew == "worse":
-                return "format and ability loss" if gap == "worse" else "ability loss"
-            return "format loss" if gap == "worse" else "loss, undecided"
-        if said == "better":
-            if knew == "better":
-                return "ability gain"
-            return "format gain" if gap == "better" else "gain, undecided"
-        return {"worse": "hidden loss", "better": "hidden gain", "not separable": "no change"}[knew]  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,43 +85,6 @@ class Standing:
 
     notes: list[str]
     """Why some have no verdict or no rank, and what was asked otherwise."""
-
-
-class Logs:
-    """What a loader has: each run is read once, and its samples are found by task."""
-
-    def __init__(self, load: Loader) -> None:
-        self._load = load
-        self._runs: dict[str, dict[str, list[Sample]]] = {}
-        self._found: dict[tuple[str, str], dict[str, Sample]] = {}
-
-    def of(self, entry: Entry) -> dict[str, Sample]:
-        """The entry's samples by id, none where its run kept no log.
-
-        CompareError where the log is missing or lacks the task, or where an id comes twice.
-        """
-        if (found := self._found.get((entry.run, entry.task))) is not None:
-            return found
-        by_task = self._of_run(entry.run)
-        samples = by_task.get(entry.task, [])
-        if by_task and not samples and entry.samples:
-            raise CompareError(f"run {entry.run}: its log has no sample of {entry.task}")
-        by_id = {sample.id: sample for sample in samples}
-        if len(by_id) < len(samples):
-            raise CompareError(f"run {entry.run} logs a sample of {entry.task} twice")
-        return self._found.setdefault((entry.run, entry.task), by_id)
-
-    def _of_run(self, run: str) -> dict[str, list[Sample]]:
-        if run not in self._runs:
-            try:
-                samples = self._load(run)
-            except FileNotFoundError:
-                raise CompareError(f"run {run}: its sample log {run}.samples.parquet is missing") from None
-            by_task: dict[str, list[Sample]] = {}
-            for sample in samples:
-                by_task.setdefault(sample.task, []).append(sample)
-            self._runs[run] = by_task
-        return self._runs[run]
 
 
 def compare_runs(
@@ -320,7 +140,7 @@ def compare_runs(
         before=names[0],
         after=names[1],
         changes=_in_families(changes),
-        formats=_formats_adjusted(formats),
+        formats=formats_adjusted(formats),
         flips=[flip for entry, ours, theirs in logs for flip in flips(entry, ours, theirs, metrics(entry.task, entry.metric))],
         notes=notes,
     )
@@ -376,221 +196,6 @@ def standing(
     )
 
 
-def asked_otherwise(before: Entry, after: Entry) -> list[str]:
-    """What provenance says was not the same in asking and rating, in words."""
-    found = []
-    for name in (*SETUP, "revision"):
-        old, new = before.provenance.get(name), after.provenance.get(name)
-        if old == new or (name == "revision" and None in (old, new)):  # no hub, no revision: the questions themselves are compared
-            continue
-        what = {"task": "digest of the task's prompts and rules", "prompts": "whose prompts the judge was asked in"}.get(name, name)
-        found.append(f"{what} was {line(old or 'none')!r}, is {line(new or 'none')!r}")
-    return found
-
-
-def same_image(one: Sample, other: Sample) -> bool:
-    """Whether both were shown the same picture, as far as is known."""
-    return one.image == other.image and (None in (one.image_digest, other.image_digest) or one.image_digest == other.image_digest)
-
-
-def same_questions(logs: Sequence[Mapping[str, Sample]], metric: str) -> list[list[Record]]:
-    """Each side's records, of those images of which all have the same ones; the rest lacks an answer or a rating somewhere.
-
-    CompareError where two sides' samples of one id are about different images.
-    """
-    first, *others = logs
-    alike = all(log.keys() == first.keys() for log in others)
-    everywhere = list(first) if alike else [name for name in first if all(name in log for log in others)]
-    for log in others:
-        for name in everywhere:
-            one, other = first[name], log[name]
-            if (one.image != other.image or one.image_digest != other.image_digest) and not same_image(one, other):
-                old, new = (
-                    f"{sample.image!r}" + (f" (digest {sample.image_digest[:12]})" if sample.image_digest else "")
-                    for sample in (one, other)
-                )
-                raise CompareError(f"sample {name!r} was about image {old}, is about {new}")
-    found = [[log[name].records.get(metric) for name in everywhere] for log in logs]
-    if alike and not any(None in own for own in found):
-        return [[record for record in own if record is not None] for own in found]
-    torn = [own for own in zip(*found, strict=True) if None in own]
-    torn += [(log[name].records.get(metric),) for log in logs for name in log.keys() - set(everywhere)]
-    lacking = {str(record["image"]) for own in torn for record in own if record is not None}
-    return [[record for record in own if record is not None and str(record["image"]) not in lacking] for own in found]
-
-
-def value_in(log: Mapping[str, Sample], name: str, metric: CountsMetric) -> float | None:
-    """What a log gives by the metric of this name, as the mean over the askings of a judge; None where it gives nothing."""
-    values = []
-    for asking in askings(log):
-        records = [sample.records[name] for sample in asking.values() if name in sample.records]
-        if records:
-            own = Counted(records, metric)
-            values.append(float(value_of(metric, own.counts(list(own.tally)).sum(axis=0))))
-    values = [value for value in values if isfinite(value)]
-    return sum(values) / len(values) if values else None
-
-
-def verdict_of(
-    before: Mapping[str, Sample],
-    after: Mapping[str, Sample],
-    name: str,
-    metric: CountsMetric,
-    *,
-    higher_is_better: bool,
-    resamples: int = 10_000,
-) -> Verdict:
-    """The verdict on `after` by two logs' records of the metric of this name; see `match_logs`."""
-    match = match_logs(before, after, name, lambda records: Counted(records, metric), higher_is_better=higher_is_better)
-    return verdicts({"": match}, resamples=resamples)[""]
-
-
-def match_logs(
-    before: Mapping[str, Sample],
-    after: Mapping[str, Sample],
-    name: str,
-    counted: Callable[[Sequence[Record]], Counted],
-    *,
-    higher_is_better: bool,
-) -> Matched:
-    """Two logs' records of the metric of this name, which `counted` counts, ready to be tested: over all askings of a judge.
-
-    Compared are the images of which both have all answers rated, in every asking. CompareError where samples of one id are about different
-    images, RecordsError where no image is left.
-    """
-    ours, theirs = askings(before), askings(after)
-    every = same_questions([*ours, *theirs], name)
-    base, other = ([counted(records) for records in side] for side in (every[: len(ours)], every[len(ours) :]))
-    if len(every) == 2:
-        found = matched(base[0], other[0], higher_is_better=higher_is_better)
-    else:
-        found = matched_repeats(base, other, higher_is_better=higher_is_better)
-    rated = [sample.records for log in (*ours, *theirs) for sample in log.values() if name in sample.records]
-    if len(rated) == sum(map(len, every)):
-        return found
-    return replace(found, left_out=len({image_of(records[name]) for records in rated}) - len(found.parts))
-
-
-def flips(entry: Entry, before: Mapping[str, Sample], after: Mapping[str, Sample], metric: CountsMetric | None) -> list[Flip]:
-    """What became of each question that is in both logs, by the metric of `entry`.
-
-    Right and wrong answers flip; others are compared by what the metric gives them alone, more or less of it as the metric counts.
-    """
-    found = []
-    for name, old in before.items():
-        new = after.get(name)
-        if new is None or not same_image(old, new):
-            continue
-        grades = _grades(old, new, entry, metric)
-        if grades is None:
-            kind: Kind = "unscored"
-        elif grades[0].score != grades[1].score:
-            kind = "fixed" if grades[1].score > grades[0].score else "broken"
-        else:
-            kind = "still right" if grades[1].right else "still wrong"
-        labels = [grade.label for grade in grades] if grades else ["not scored", "not scored"]
-        found.append(
-            Flip(
-                task=entry.task,
-                id=name,
-                image=old.image,
-                category=_category(old, entry.metric) or _category(new, entry.metric),
-                kind=kind,
-                prompt=old.prompt,
-                before=Answered(text=old.answer, mark=labels[0], reply=old.reply),
-                after=Answered(text=new.answer, mark=labels[1], reply=new.reply),
-            )
-        )
-    return found
-
-
-def tally(found: Iterable[Flip]) -> list[Tally]:
-    """Counts of each task, and of its categories where it has several, in the order of appearance."""
-    by_task: dict[str, dict[str, Counter[Kind]]] = {}
-    for flip in found:
-        by_task.setdefault(flip.task, {}).setdefault(flip.category, Counter())[flip.kind] += 1
-    tallies = []
-    for task, by_category in by_task.items():
-        tallies.append(_tally(task, "", sum(by_category.values(), Counter())))
-        if len(by_category) > 1:
-            tallies += [_tally(task, category or "(none)", counts) for category, counts in by_category.items()]
-    return tallies
-
-
-def examples(found: Sequence[Flip], kind: Kind, count: int) -> list[Flip]:
-    """Up to `count` of a task's flips of one kind: one of each category, then a second of each, and so on."""
-    by_category: dict[str, list[Flip]] = {}
-    for flip in found:
-        if flip.kind == kind:
-            by_category.setdefault(flip.category, []).append(flip)
-    in_turn = sorted((turn, place, flip.id) for place, own in enumerate(by_category.values()) for turn, flip in enumerate(own))
-    lists = list(by_category.values())
-    return [lists[place][turn] for turn, place, _ in in_turn[:count]]
-
-
-def format_of(entry: Entry, before: Mapping[str, Sample], after: Mapping[str, Sample], resamples: int = 10_000) -> Format | None:
-    """The tests that tell format from ability, not yet adjusted; None where answers are not simply right or wrong."""
-    pairs = [(old, after[name]) for name, old in before.items() if name in after and same_image(old, after[name])]
-    closed = [pair for pair in pairs if all(isinstance(_own(sample, entry).get("correct"), bool) for sample in pair)]
-    if not closed:
-        return None
-
-    def test(chosen: Sequence[tuple[Sample, Sample]], what: Callable[[Sample], float], *, higher_is_better: bool) -> Matched:
-        sides = [Counted([_counted(sample, entry, what(sample)) for sample in side], _MEAN) for side in zip(*chosen, strict=True)]
-        return matched(sides[0], sides[1], higher_is_better=higher_is_better)
-
-    def right(sample: Sample) -> float:
-        return 100.0 * bool(_own(sample, entry)["correct"])
-
-    def knew(sample: Sample) -> float:
-        return 100.0 * bool(sample.records[NEXT_TOKEN]["correct"])
-
-    told = [pair for pair in closed if all(NEXT_TOKEN in sample.records for sample in pair)]
-    yes_no = [pair for pair in closed if str(_own(pair[0], entry).get("truth", "")).lower() in ("yes", "no")]
-    whole = [pair for pair in closed if not any(sample.cut or sample.answer is None for sample in pair)]
-    matches = {
-        "generation": test(told or closed, right, higher_is_better=True),
-        "unparsed": test(closed, lambda s: 100.0 * bool(_own(s, entry).get("unparsed")), higher_is_better=False),
-    }
-    if told:
-        matches["next_token"] = test(told, knew, higher_is_better=True)
-        matches["gap"] = test(told, lambda s: right(s) - knew(s), higher_is_better=True)
-    if yes_no:
-        matches["yes_rate"] = test(yes_no, lambda s: 100.0 * _says_yes(_own(s, entry)), higher_is_better=True)
-    if whole:
-        matches["length"] = test(whole, lambda s: len((s.answer or "").split()), higher_is_better=True)
-    found = verdicts(matches, resamples=resamples)
-    return Format(
-        task=entry.task,
-        generation=found["generation"],
-        next_token=found.get("next_token"),
-        gap=found.get("gap"),
-        unparsed=found["unparsed"],
-        yes_rate=found.get("yes_rate"),
-        true_yes=100 * sum(str(_own(old, entry)["truth"]).lower() == "yes" for old, _ in yes_no) / len(yes_no) if yes_no else None,
-        length=found.get("length"),
-        stopped=sum(any(sample.cut for sample in pair) for pair in closed),
-        questions=len(closed),
-    )
-
-
-def explain(found: Format) -> str:
-    """The reading of one task, in a few sentences."""
-    words = _READINGS[found.reading].format(
-        said=_moved(found.generation, "%"),
-        knew=_moved(found.next_token, "%") if found.next_token else "",
-        gap=number(found.gap.difference, "%", signed=True) + span(found.gap.low, found.gap.high, "%") if found.gap else "",
-    )
-    more = []
-    if found.unparsed.outcome != "not separable":
-        more.append(f"{_moved(found.unparsed, '%')}% of the answers cannot be read.")
-    if found.yes_rate is not None and found.yes_rate.outcome != "not separable":
-        more.append(f"{_moved(found.yes_rate, '%')}% of the answers say yes; {number(found.true_yes, '%')}% should.")
-    if found.length is not None and found.length.outcome != "not separable":
-        more.append(f"Answers have {_moved(found.length, 'words')} words{_of_whole(found)}.")
-    return " ".join([f"{cell(found.task)}: {words}", *more])
-
-
 def to_markdown(found: Comparison, *, shown: int = 3) -> str:
     """All of it as text: scores, format or ability, flips, and up to `shown` examples of each kind and task."""
     parts = [f"# {cell(found.before)} → {cell(found.after)}"]
@@ -607,7 +212,7 @@ def to_markdown(found: Comparison, *, shown: int = 3) -> str:
         parts.append("\n".join(f"- {explain(one)}" for one in found.formats))
     if found.flips:
         parts += ["## Flips", tally_table(found.tallies)]
-        if text := _examples(found.flips, shown):
+        if text := examples_of(found.flips, shown):
             parts += ["## Examples", text]
     return "\n\n".join(parts) + "\n"
 
@@ -672,155 +277,6 @@ def scores_table(changes: Sequence[Change]) -> str:
         seen = [number(verdict.base, unit), number(verdict.other, unit), difference, number(verdict.mde, unit), p_value(verdict.p)]
         rows.append([label, *seen, outcome + other])
     return table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows)
-
-
-def format_table(formats: Sequence[Format]) -> str:
-    """One row a task."""
-    rows = []
-    for one in formats:
-        yes = MISSING if one.yes_rate is None else f"{_moved(one.yes_rate, '%')} {_more(one.yes_rate)}".strip()
-        yes += f" (true {number(one.true_yes, '%')})" if one.true_yes is not None else ""
-        length = MISSING if one.length is None else f"{_moved(one.length, 'words')} {_more(one.length)}".strip()
-        rows.append(
-            [
-                cell(one.task),
-                _marked(one.generation),
-                MISSING if one.next_token is None else _marked(one.next_token),
-                _marked(one.unparsed),
-                yes,
-                length + _of_whole(one),
-                one.reading,
-            ]
-        )
-    return table(["task", "right, as said %", "right, by next token %", "unparsed %", "yes %", "words", "reading"], rows)
-
-
-def tally_table(tallies: Sequence[Tally]) -> str:
-    """One row a task, and below it one a category."""
-    rows = [
-        [cell(one.task) if not one.category else f"– {cell(one.category)}", str(one.questions), *(str(one.counts[kind]) for kind in _KINDS)]
-        for one in tallies
-    ]
-    return table(["task", "questions", *_KINDS], rows)
-
-
-_READINGS: Final[Mapping[Reading, str]] = {
-    "format loss": (
-        "**format loss**. {said}% of the answers are right. By the likeliest next token, which has fallen by less ({knew}%), no loss can "
-        "be told; the answers fell by more ({gap}). It is lost in how they are said, not in what is known."
-    ),
-    "ability loss": (
-        "**ability loss**. {said}% of the answers are right, and the right one is the likeliest next token less often, too ({knew}%); that "
-        "the two fell differently cannot be told ({gap})."
-    ),
-    "format and ability loss": (
-        "**format and ability loss**. {said}% of the answers are right. The right one is the likeliest next token less often ({knew}%), "
-        "and the answers fell by yet more ({gap})."
-    ),
-    "loss, undecided": (
-        "**loss, undecided**. {said}% of the answers are right; by the likeliest next token {knew}%. Neither a loss there nor that the two "
-        "fell differently ({gap}) can be told."
-    ),
-    "hidden loss": (
-        "**hidden loss**. No change of the answers can be told ({said}% are right), but the right one is the likeliest next token less "
-        "often ({knew}%)."
-    ),
-    "ability gain": (
-        "**ability gain**. {said}% of the answers are right, and the right one is the likeliest next token more often, too ({knew}%)."
-    ),
-    "format gain": (
-        "**format gain**. {said}% of the answers are right. By the likeliest next token no gain can be told ({knew}%); the answers rose by "
-        "more ({gap}). What was known is said better."
-    ),
-    "gain, undecided": (
-        "**gain, undecided**. {said}% of the answers are right; by the likeliest next token {knew}%. Neither a gain there nor that the two "
-        "rose differently ({gap}) can be told."
-    ),
-    "hidden gain": (
-        "**hidden gain**. No change of the answers can be told ({said}% are right), but the right one is the likeliest next token more "
-        "often ({knew}%)."
-    ),
-    "no change": "no change can be told: {said}% of the answers are right.",
-    "not told": "{said}% of the answers are right. A side has no scores by next token, so format and ability cannot be told apart.",
-}
-
-
-class _Mean:
-    """The mean of `counted` over answers."""
-
-    def by_image(self, records: Iterable[Record]) -> tuple[list[str], Array]:
-        sums: dict[str, list[float]] = {}
-        for record in records:
-            own = sums.setdefault(image_of(record), [0.0, 0.0])
-            own[0] += record["counted"]
-            own[1] += 1
-        return list(sums), np.array(list(sums.values()), dtype=np.float64)
-
-    def value(self, sums: Array) -> Array:
-        return np.asarray(sums[..., 0] / sums[..., 1])
-
-
-_MEAN: Final = _Mean()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Grade:
-    label: str
-    score: float
-    right: bool
-
-
-def _grades(old: Sample, new: Sample, entry: Entry, metric: CountsMetric | None) -> tuple[_Grade, _Grade] | None:
-    """Of both answers, on one scale; None where one has none."""
-    if any(sample.answer is None or entry.metric not in sample.records for sample in (old, new)):
-        return None
-    sides = [sample.records[entry.metric] for sample in (old, new)]
-    if metric is not None and not any("correct" in record for record in sides):
-        alone = [_alone(record, metric) for record in sides]
-        if all(isfinite(value) for value in alone):
-            one, other = (_graded(value, sample, entry) for value, sample in zip(alone, (old, new), strict=True))
-            return one, other
-    marks = [mark(sample, entry.metric) for sample in (old, new)]
-    if marks[0] is None or marks[1] is None:
-        return None
-    first, second = (_Grade(label=one.label, score=one.score, right=one.right) for one in marks if one is not None)
-    return first, second
-
-
-def _alone(record: Record, metric: CountsMetric) -> float:
-    """What the metric gives one answer; nan where it says nothing of one."""
-    return float(value_of(metric, metric.by_image([record])[1].sum(axis=0)))
-
-
-def _graded(value: float, sample: Sample, entry: Entry) -> _Grade:
-    known_as = mark(sample, entry.metric) if entry.headline else None  # it reads the record, whichever metric it is of
-    return _Grade(
-        label=known_as.label if known_as else f"{entry.metric} {number(value, entry.unit)}",
-        score=value if entry.higher_is_better else -value,
-        right=value >= _GOOD.get(entry.unit, float("inf")) if entry.higher_is_better else value <= 0,
-    )
-
-
-def _tally(task: str, category: str, counts: Mapping[Kind, int]) -> Tally:
-    return Tally(task=task, category=category, counts={kind: counts.get(kind, 0) for kind in _KINDS})
-
-
-def _category(sample: Sample, metric: str) -> str:
-    record = sample.records.get(metric, {})
-    return next((str(record[key]) for key in _CATEGORY if isinstance(record.get(key), str)), "")
-
-
-def _own(sample: Sample, entry: Entry) -> Record:
-    return sample.records.get(entry.metric, {})
-
-
-def _counted(sample: Sample, entry: Entry, value: float) -> Record:
-    """What `_MEAN` counts of an answer, drawn with the same images as the task's own metrics."""
-    return {key: value for key, value in _own(sample, entry).items() if key in ("image", "cluster", "category")} | {"counted": value}
-
-
-def _says_yes(record: Record) -> bool:
-    return str(record.get("predicted", record.get("answer", ""))).lower() == "yes"
 
 
 def _models(entries: Iterable[Entry]) -> list[str]:
@@ -936,15 +392,6 @@ def _in_families(changes: Sequence[Change]) -> list[Change]:
     return found
 
 
-def _formats_adjusted(formats: Sequence[Format]) -> list[Format]:
-    found = list(formats)
-    for family in (("generation", "next_token", "gap"), ("unparsed", "yes_rate", "length")):
-        own = {(index, name): getattr(one, name) for index, one in enumerate(formats) for name in family}
-        for (index, name), verdict in adjusted({place: verdict for place, verdict in own.items() if verdict is not None}).items():
-            found[index] = replace(found[index], **{name: verdict})  # type: ignore[arg-type]
-    return found
-
-
 def _any_otherwise(found: Comparison) -> bool:
     return any(change.otherwise for change in found.changes)
 
@@ -953,53 +400,3 @@ def _direction(verdict: Verdict) -> str:
     if verdict.outcome == "not separable" or verdict.difference is None:
         return f"{MARKS['not separable']} not separable"
     return "↑ higher" if verdict.difference > 0 else "↓ lower"
-
-
-def _more(verdict: Verdict) -> str:
-    if verdict.outcome == "not separable" or verdict.difference is None:
-        return ""
-    return "↑" if verdict.difference > 0 else "↓"
-
-
-def _moved(verdict: Verdict, unit: str) -> str:
-    return f"{number(verdict.base, unit)} → {number(verdict.other, unit)}"
-
-
-def _marked(verdict: Verdict) -> str:
-    return _moved(verdict, "%") + ("" if verdict.outcome == "not separable" else f" {MARKS[verdict.outcome]}")
-
-
-def _of_whole(found: Format) -> str:
-    return f" (of {found.questions - found.stopped}; {found.stopped} were stopped once decided)" if found.stopped else ""
-
-
-def _examples(found: Sequence[Flip], shown: int) -> str:
-    by_task: dict[str, list[Flip]] = {}
-    for flip in found:
-        by_task.setdefault(flip.task, []).append(flip)
-    parts = []
-    for task, own in by_task.items():
-        for kind in ("broken", "fixed", "still wrong"):
-            chosen = examples(own, kind, shown)
-            if chosen:
-                total = sum(flip.kind == kind for flip in own)
-                parts.append(f"### {cell(task)}: {kind} ({len(chosen)} of {total})")
-                parts += [example(flip) for flip in chosen]
-    return "\n\n".join(parts)
-
-
-def example(flip: Flip) -> str:
-    """One question with both answers and what the judge said, as a list; long texts are shortened."""
-    about = f" ({cell(flip.category)})" if flip.category else ""
-    lines = [f"- **{cell(flip.id)}**{about}, image {cell(flip.image)}: {cell(_short(flip.prompt))}"]
-    for name, side in (("before", flip.before), ("after", flip.after)):
-        text = "(generation failed)" if side.text is None else cell(_short(side.text)) or "(empty)"
-        lines.append(f"  - {name}, {cell(side.mark)}: {text}")
-        if side.reply:
-            lines.append(f"    - judge: {cell(_short(side.reply))}")
-    return "\n".join(lines)
-
-
-def _short(text: str) -> str:
-    text = line(text)
-    return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]}…"

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from leaderboards.board import Board, newest, read_log, read_run
-from leaderboards.compare import CompareError, Flip, Loader, Logs, asked_otherwise, flips, match_logs, value_in, verdict_to_json
+from leaderboards.compare import verdict_to_json
 from leaderboards.entry import Entry, Key, is_neutral
+from leaderboards.flips import Flip, flips
+from leaderboards.matching import CompareError, Loader, Logs, asked_otherwise, match_logs, value_in
 from leaderboards.report import cell, known, line, number, p_value, span, table
 from leaderboards.sample import Sample
 from leaderboards.verdict import Counted, CountsMetric, Matched, Verdict, adjusted, verdicts

@@ -7,21 +7,11 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from leaderboards.compare import (
-    NEXT_TOKEN,
-    CompareError,
-    Comparison,
-    Loader,
-    compare_runs,
-    examples,
-    explain,
-    flips,
-    format_of,
-    standing,
-    to_json,
-    to_markdown,
-)
+from leaderboards.compare import Comparison, compare_runs, standing, to_json, to_markdown
 from leaderboards.entry import Entry
+from leaderboards.flips import examples, flips
+from leaderboards.format_loss import NEXT_TOKEN, explain, format_of
+from leaderboards.matching import CompareError, Loader
 from leaderboards.sample import Sample
 from leaderboards.verdict import CountsMetric
 from tasks.metric import mean_of, ratio_of

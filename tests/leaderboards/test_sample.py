@@ -9,8 +9,9 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from leaderboards.compare import CompareError, compare_runs, standing, verdict_of
+from leaderboards.compare import compare_runs, standing
 from leaderboards.entry import Entry
+from leaderboards.matching import CompareError, verdict_of
 from leaderboards.regression import check
 from leaderboards.sample import Asking, Sample, askings, from_parquet, to_parquet
 from leaderboards.verdict import CountsMetric, RecordsError, compare
