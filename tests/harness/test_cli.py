@@ -42,7 +42,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
 
 
 def test_a_recipe_that_pretrains_cannot_be_evaluated_against_a_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["train-then-eval", "scenes-base", "--out", str(tmp_path / "run")]) == 1
+    assert cli.run(["train-then-eval", "scenes-base", "--out", str(tmp_path / "run")]) == 2
     assert "harness train scenes-base" in capsys.readouterr().err
 
 
