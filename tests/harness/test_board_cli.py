@@ -73,6 +73,18 @@ def put(folder: Path, model: str, *, task: str = "mme", metric: str = "perceptio
     Board(folder / "board").add([entry], [])
 
 
+def test_the_gate_misses_what_weights_scored_that_are_gone_from_the_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def provenance(weights: str) -> dict[str, str]:
+        return {"data": "lmms-lab/MME@d6c9023f", "weights": weights}
+
+    put(tmp_path / "old", "m", provenance=provenance("first"), created="2026-01-01T00:00:00+00:00")
+    put(tmp_path / "old", "m", task="pope", metric="accuracy", unit="%", value=80.0, provenance=provenance("second"))
+    put(tmp_path / "new", "m", task="pope", metric="accuracy", unit="%", value=80.0, provenance=provenance("second"))
+    boards = ["--baseline", str(tmp_path / "old"), "--board", str(tmp_path / "new")]
+    assert cli.run(["check", *boards, "--tolerance", "pope.accuracy=1"]) == 1
+    assert "m mme perception: the baseline's score is of weights first" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("form", ([], ["--json"], ["--format", "csv"], ["--html", "page.html"], ["--output", "hub"]))
 def test_a_leaderboard_of_nothing_is_a_mistake(
     runs: Path, tmp_path: Path, form: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
