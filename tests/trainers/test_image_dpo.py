@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from trl import DPOConfig
 
 from harness.models.load import register
 from harness.models.spec import find
-from tests.harness import qwen_vl_checkpoint
-from tests.harness.zoo import FAMILIES
 from tests.trainers.one_answer import picture, said
 from trainers import dpo, losses
 from trainers.image_dpo import CroppedCollator, CroppedPairs, ImageDPOTrainer, cropped
@@ -29,7 +26,6 @@ from trainers.rows import Preference
 from trainers.seeded_pairs import BlindError
 
 register()
-MAKERS: dict[str, Callable[[Path], None]] = {**FAMILIES, "qwen": qwen_vl_checkpoint.write}
 LORA = r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)|.*\.h\.\d+\..*(c_attn|attn\.c_proj|w1|w2)"
 SEED, BETA = 3, 0.2
 PAIRS = [
@@ -37,20 +33,6 @@ PAIRS = [
     Preference(id="b", prompt="yes or no", images=(picture(2, (84, 56)),), chosen="the car near a table is blue", rejected="no", row=1),
     Preference(id="c", prompt="yes or no", images=(picture(2, (84, 56)),), chosen="yes", rejected="a table", row=1),
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family) / "model"
-            torch.manual_seed(0)
-            MAKERS[family](made[family])
-        return made[family]
-
-    return make
 
 
 def trainer(folder: Path, out: Path, anchor: float = 0.0, full: bool = False, **changes: Any) -> Any:

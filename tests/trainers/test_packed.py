@@ -1,14 +1,13 @@
 """Packed training against TRL's own: the same loss, the same gradients, less work."""
 
 import copy
-import io
 import json
 import math
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,35 +16,25 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer
 
 from harness.models.load import register
-from tests.harness import qwen_vl_checkpoint
-from tests.harness.zoo import FAMILIES as ZOO
+from tests.trainers.one_answer import picture
 from trainers import packed, packed_attention, packed_data
 from trainers.packed import FAMILIES, PackedDPOTrainer
 from trainers.packed_attention import Group, PackedError, pack
 from trainers.packed_data import CutError, Pairs, PromptSampler, fill
 from trainers.packed_vision import digest
-from trainers.rows import Picture, Preference
+from trainers.rows import Preference
 
 register()
-MAKERS: dict[str, Callable[[Path], None]] = {**ZOO, "qwen": qwen_vl_checkpoint.write}
 LORA = LoraConfig(
     r=4,
     lora_alpha=8,
     target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)|.*\.h\.\d+\..*(c_attn|attn\.c_proj|w1|w2)",
 )
 TALK = "the image shows a red circle and two dogs on the table near a blue car , yes no one"
-
-
-def picture(seed: int, size: tuple[int, int]) -> Picture:
-    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return Picture(f"{seed}.png", data=stream.getvalue())
 
 
 def preferences(groups: Sequence[int] = (6, 1, 3), seed: int = 0, images: int = 1) -> list[Preference]:
@@ -63,20 +52,6 @@ def preferences(groups: Sequence[int] = (6, 1, 3), seed: int = 0, images: int = 
             for b in range(a + 1, len(answers))
         ]
     return found
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family) / "model"
-            torch.manual_seed(0)
-            MAKERS[family](made[family])
-        return made[family]
-
-    return make
 
 
 def arguments(out: Path, **changes: Any) -> DPOConfig:

@@ -1,7 +1,5 @@
 """POVID's second stage in training, against an arithmetic of its own, one answer at a time: each row of paper against code."""
 
-import io
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,48 +8,27 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from PIL import Image
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
 from harness.models.load import register
-from tests.harness.zoo import FAMILIES
+from tests.trainers.one_answer import picture
 from trainers.povid import PovidError, noise_seed, noised, noised_pixels
 from trainers.povid_dpo import NoisedCollator, NoisedPairs, PovidTrainer, Variant
 from trainers.recipe import Noise
-from trainers.rows import Picture, Preference
+from trainers.rows import Preference
 from trainers.seeded_pairs import BlindError
 
 register()
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)")
 
 
-def picture(seed: int, size: tuple[int, int]) -> Picture:
-    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return Picture(f"{seed}.png", data=stream.getvalue())
-
-
 PAIRS = [
     Preference(id="a", prompt="what is in the image", images=(picture(1, (56, 56)),), chosen="a red circle", rejected="two dogs .", row=0),
     Preference(id="b", prompt="yes or no", images=(picture(2, (84, 56)),), chosen="the car near a table is blue", rejected="no", row=1),
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family) / "model"
-            FAMILIES[family](made[family])
-        return made[family]
-
-    return make
 
 
 def trainer(folder: Path, out: Path, variant: Variant, noise: Noise | None = None, **changes: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from trl import DPOConfig, DPOTrainer
 
 from harness.models.load import register
 from harness.models.spec import find
-from tests.harness.zoo import FAMILIES
 from tests.trainers.one_answer import picture, said
 from trainers import dpo, losses
 from trainers.job import Job
@@ -51,20 +49,6 @@ class Plain(Segments, DPOTrainer):
 
 class Packed(Segments, PackedDPOTrainer):
     """Packed."""
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family) / "model"
-            torch.manual_seed(0)
-            FAMILIES[family](made[family])
-        return made[family]
-
-    return make
 
 
 def trainer(kind: Any, folder: Path, out: Path, full: bool = False, options: dict[str, Any] | None = None, **changes: Any) -> Any:
