@@ -12,17 +12,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from leaderboards.board import newest
-from leaderboards.entry import Entry, Key, is_neutral
+from leaderboards.entry import Entry, Key
 from leaderboards.flips import Flip, Tally, examples_of, flips, tally, tally_table
 from leaderboards.format_loss import Format, explain, format_of, format_table, formats_adjusted
 from leaderboards.matching import CompareError, Loader, Logs, asked_otherwise, match_logs, same_questions
 from leaderboards.ranks import Rank, ranks_of
-from leaderboards.report import MARKS, MISSING, cell, known, line, number, p_value, span, table
+from leaderboards.report import MARKS, MISSING, arrow, cell, known, line, number, outcome, p_value, span, table
 from leaderboards.sample import Sample, askings
 from leaderboards.verdict import Counted, CountsMetric, Matched, Record, Verdict, adjusted, verdicts
 
 Metrics = Callable[[str, str], CountsMetric | None]
 """Task and metric -> the metric; None where it is not known."""
+
+_SIGNS: Final[dict[str, str]] = {"higher": "↑", "lower": "↓"} | dict(MARKS.items())
 
 NO_SAMPLES: Final = "no samples of one side"
 
@@ -229,17 +231,14 @@ def to_json(found: Comparison) -> dict[str, Any]:
                 "before": change.before.value,
                 "after": change.after.value,
                 "runs": [change.before.run, change.after.run],
-                "verdict": verdict_to_json(change.verdict, neutral=is_neutral(change.before.metric)),
+                "verdict": verdict_to_json(change.verdict, change.before.metric),
                 "why": change.why,
                 "asked_otherwise": change.otherwise,
             }
             for change in found.changes
         ],
         "formats": [
-            {
-                name: verdict_to_json(value, neutral=name in ("yes_rate", "length")) if isinstance(value, Verdict) else value
-                for name, value in vars(one).items()
-            }
+            {name: verdict_to_json(value, name) if isinstance(value, Verdict) else value for name, value in vars(one).items()}
             | {"reading": one.reading, "words": explain(one)}
             for one in found.formats
         ],
@@ -248,14 +247,9 @@ def to_json(found: Comparison) -> dict[str, Any]:
     }
 
 
-def verdict_to_json(verdict: Verdict | None, *, neutral: bool = False) -> dict[str, Any] | None:
-    """Its fields and its outcome; of a `neutral` metric more is not better, but "higher"."""
-    if verdict is None:
-        return None
-    outcome: str = verdict.outcome
-    if neutral and outcome != "not separable":
-        outcome = "higher" if (verdict.difference or 0.0) > 0 else "lower"
-    return asdict(verdict) | {"outcome": outcome}
+def verdict_to_json(verdict: Verdict | None, metric: str) -> dict[str, Any] | None:
+    """Its fields and its outcome on the metric of this name."""
+    return None if verdict is None else asdict(verdict) | {"outcome": outcome(metric, verdict)}
 
 
 def scores_table(changes: Sequence[Change]) -> str:
@@ -263,9 +257,8 @@ def scores_table(changes: Sequence[Change]) -> str:
     rows = []
     for change in changes:
         entry, verdict, unit = change.before, change.verdict, change.before.unit
-        neutral = is_neutral(entry.metric)
-        arrow = "" if neutral else "↑" if entry.higher_is_better else "↓"
-        label = " ".join(f"{cell(entry.task)} {cell(entry.metric)} {cell(unit)} {arrow}".split())
+        parts = (cell(entry.task), cell(entry.metric), cell(unit), arrow(entry.metric, entry.higher_is_better))
+        label = " ".join(part for part in parts if part)
         label += f" (judge {cell(entry.judge)})" if entry.judge is not None else ""
         other = " ≠" if change.otherwise else ""
         if verdict is None:
@@ -273,9 +266,9 @@ def scores_table(changes: Sequence[Change]) -> str:
             rows.append([label, *seen, cell(change.why) + other])
             continue
         difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
-        outcome = _direction(verdict) if neutral else f"{MARKS[verdict.outcome]} {verdict.outcome}"
+        word = outcome(entry.metric, verdict)
         seen = [number(verdict.base, unit), number(verdict.other, unit), difference, number(verdict.mde, unit), p_value(verdict.p)]
-        rows.append([label, *seen, outcome + other])
+        rows.append([label, *seen, f"{_SIGNS[word]} {word}{other}"])
     return table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows)
 
 
@@ -394,9 +387,3 @@ def _in_families(changes: Sequence[Change]) -> list[Change]:
 
 def _any_otherwise(found: Comparison) -> bool:
     return any(change.otherwise for change in found.changes)
-
-
-def _direction(verdict: Verdict) -> str:
-    if verdict.outcome == "not separable" or verdict.difference is None:
-        return f"{MARKS['not separable']} not separable"
-    return "↑ higher" if verdict.difference > 0 else "↓ lower"

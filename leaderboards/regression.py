@@ -345,7 +345,7 @@ def _sides(one: Checked | Claim) -> dict[str, Any]:
         side: {name: getattr(entry, name) for name in ("model", "run", "value", "samples", "scored")}
         for side, entry in (("baseline", one.baseline), ("current", one.current))
     }
-    return facts | sides | {"verdict": verdict_to_json(one.verdict, neutral=is_neutral(one.baseline.metric))}
+    return facts | sides | {"verdict": verdict_to_json(one.verdict, one.baseline.metric)}
 
 
 def _of_file(path: Path) -> Source:
