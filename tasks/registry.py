@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import yaml
 
+from support.errors import LayoutError
+from tasks.answer_files import OfficialAnswers
 from tasks.metric import Metric
-from tasks.official import LayoutError, OfficialAnswers
 
 FOLDER: Final = Path(__file__).resolve().parent
 
@@ -48,10 +49,10 @@ class MetricSpec:
     unit: str
     higher_is_better: bool
     aggregation: str
-    """Where its `Metric` is: a dotted name, "tasks.chair.chair_s"."""
+    """Where its `Metric` is: a dotted name, "tasks.benchmarks.chair.chair_s"."""
 
 
-_NEXT_TOKEN: Final = MetricSpec(unit="%", higher_is_better=True, aggregation="tasks.decided.next_token_accuracy")
+_NEXT_TOKEN: Final = MetricSpec(unit="%", higher_is_better=True, aggregation="tasks.early_exit.next_token_accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,8 @@ class TaskSpec:
         modules |= {dotted.rpartition(".")[0] for dotted in (self.decided, self.next_token) if dotted is not None}
         code = sorted(FOLDER.parent / f"{module.replace('.', '/')}.py" for module in modules)
         if any("english" in file.read_text(encoding="utf-8") for file in code):
-            code += [FOLDER / "english.py", *sorted((FOLDER / "data").glob("*.xz")), *sorted((FOLDER / "data").glob("*.json"))]
+            folder = FOLDER / "benchmarks"
+            code += [folder / "english.py", *sorted((folder / "data").glob("*.xz")), *sorted((folder / "data").glob("*.json"))]
         prompts = sorted(prompt for file in code for prompt in (FOLDER / "prompts").glob(f"{file.stem}*.txt"))
         return [self.path, *code, *prompts]
 
@@ -338,7 +340,9 @@ def _spec(path: Path, config: Mapping[str, Any]) -> TaskSpec | GroupSpec | None:
 
 def _task(fields: _Fields) -> TaskSpec:
     metadata = _Fields.of(fields.path, "metadata", fields.get("metadata"))
-    if fields.values.get("custom_dataset") == "tasks.hub.load" and fields.values.get("dataset_kwargs") != {"task": fields.get("task")}:
+    if fields.values.get("custom_dataset") == "tasks.documents.load" and fields.values.get("dataset_kwargs") != {
+        "task": fields.get("task")
+    }:
         raise fields.error("dataset_kwargs", f"must be {{task: {fields.get('task')}}}: the loader knows the task by it")
     metrics = _metrics(fields, _Fields.of(fields.path, "metadata.units", metadata.get("units")))
     headline = metadata.text("headline")

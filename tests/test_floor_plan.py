@@ -1,29 +1,53 @@
-"""Each package imports only the floors below it."""
+"""Each package imports only the floors below it, and no file or folder imports in a circle."""
 
 import ast
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT: dict[str, set[str]] = {
-    "harness": {"tasks", "trainers", "leaderboards"},
-    "trainers": {"tasks"},
-    "leaderboards": set(),
-    "tasks": set(),
+    "harness": {"support", "tasks", "trainers", "leaderboards"},
+    "trainers": {"support", "tasks"},
+    "leaderboards": {"support"},
+    "tasks": {"support"},
+    "support": set(),
 }
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-def imported(path: Path) -> set[str]:
-    found: set[str] = set()
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module a file imports, inside functions and for type checking too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
-    return found
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else (node.module or "")
+
+
+def circles(arrows: Mapping[str, set[str]]) -> list[str]:
+    """What is left once everything that imports nothing left has been taken away, again and again."""
+    left = {name: targets - {name} for name, targets in arrows.items()}
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    # Whoever only imports into a circle is not part of it.
+    while free := [name for name in left if not any(name in targets for targets in left.values())]:
+        for name in free:
+            del left[name]
+    return sorted(left)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -31,6 +55,43 @@ def test_a_file_imports_only_lower_floors(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     house = {name.split(".")[0] for name in imported(path)} & MAY_IMPORT.keys()
     assert house <= MAY_IMPORT[package] | {package}
+
+
+def test_no_files_import_each_other() -> None:
+    arrows = {
+        name: {target for target in imported(path) if target in MODULES and not is_for_typing(path, target)}
+        for name, path in MODULES.items()
+    }
+    assert circles(arrows) == []
+
+
+def is_for_typing(path: Path, target: str) -> bool:
+    """True if the file names the module under TYPE_CHECKING only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    inside = {id(found) for node in guarded for found in ast.walk(node)}
+    return not any(
+        id(node) not in inside
+        and (
+            (isinstance(node, ast.ImportFrom) and target in {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+            or (isinstance(node, ast.Import) and target in {alias.name for alias in node.names})
+        )
+        for node in ast.walk(tree)
+    )
+
+
+def test_no_folders_import_each_other() -> None:
+    arrows: defaultdict[str, set[str]] = defaultdict(set)
+    for name, path in MODULES.items():
+        for target in imported(path):
+            if target in MODULES:
+                arrows[folder_of(name)].add(folder_of(target))
+    assert circles(arrows) == []
+
+
+def folder_of(module: str) -> str:
+    path = MODULES[module]
+    return path.parent.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.relative_to(ROOT).parts[0] == "leaderboards"], ids=lambda path: path.name)

@@ -18,9 +18,9 @@ from tasks.registry import FOLDER
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_four_names_belong_to_this_distribution_alone() -> None:
+def test_the_five_names_belong_to_this_distribution_alone() -> None:
     owners = packages_distributions()
-    for name in ("harness", "tasks", "trainers", "leaderboards"):
+    for name in ("support", "tasks", "leaderboards", "trainers", "harness"):
         assert set(owners.get(name, ["vlm-harness"])) == {"vlm-harness"}
 
 
@@ -42,9 +42,9 @@ def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
         names = archive.namelist()
         archive.extractall(site)
     tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
-    assert tops == {"harness", "tasks", "trainers", "leaderboards"}
+    assert tops == {"support", "tasks", "leaderboards", "trainers", "harness"}
     code = (
-        "import harness, sys; from harness import cli; from harness.models.spec import MODELS; from pathlib import Path;"
+        "import harness, sys; from harness.cli import main as cli; from harness.models.spec import MODELS; from pathlib import Path;"
         f"assert harness.__file__.startswith({str(site)!r}), harness.__file__;"
         "assert all((Path(m.pretrained) / 'model.safetensors').exists() for m in MODELS.values() if m.name.startswith('scenes'));"
         "sys.exit(cli.run(['tasks']) or cli.run(['train-then-eval', 'scenes-demo', '--dry-run']) "

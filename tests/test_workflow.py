@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from leaderboards.board import Board
-from leaderboards.ci import MARKER
-from leaderboards.entry import Entry
-from leaderboards.sample import Sample
-from tasks.pope import SPLITS
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.gate.ci_output import MARKER
+from tasks.benchmarks.pope import SPLITS
 from tasks.registry import registry
 
 GATE = Path(__file__).resolve().parents[1] / ".github" / "workflows" / "gate.yml"
@@ -89,7 +89,7 @@ def repository(tmp_path: Path) -> Path:
     """A checkout with a baseline; `harness` and `gh` are on its PATH."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    code = "import sys; from harness.cli import main; main()"
+    code = "import sys; from harness.cli.main import main; main()"
     (programs / "harness").write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
     (programs / "gh").write_text(GH)
     for program in programs.iterdir():

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.models.spec import MissingWeights, ModelError, ModelSpec, on_base
+from harness.models.spec import ModelSpec, on_base
+from support.errors import MissingWeights, ModelError
 
 SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 """Files beside the weights that a model is loaded with. Never code."""

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.models import share_out
-from harness.models.answer_store import AnswerStore
+from harness.engine.response_cache import ResponseCache
 from harness.models.fetch import fetch
-from harness.models.spec import ModelError, ModelSpec
-from harness.provenance import digest_of_files, digest_of_model, environment
+from harness.models.provenance import digest_of_files, digest_of_model, environment
+from harness.models.spec import ModelSpec
+from support.errors import ModelError
+from support.processes import device_of, rank
 
 NO_DIFFERENCE = ("answers", "hints", "features", "identity", "batch_size", "workers", "kept_bytes", "device")
 """Settings that make no other answer (the device's kind is told apart by the environment)."""
@@ -20,13 +21,13 @@ LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "httpx2", "datasets")
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
-    from harness.models.answer_store import Book
+    from harness.engine.response_cache import ModelCache
 
 
 def register() -> None:
     """Make transformers know what it lacks: our architectures, and processors where torchvision isn't installed."""
     import harness.models.qwen_vl  # noqa: F401
-    from harness.models.without_torchvision import allow_missing_torchvision
+    from harness.models.torchvision_shim import allow_missing_torchvision
 
     allow_missing_torchvision()
 
@@ -37,10 +38,10 @@ def quiet() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-def book_of(spec: ModelSpec, engine: Mapping[str, Any]) -> "Book | None":
+def cache_of(spec: ModelSpec, engine: Mapping[str, Any]) -> "ModelCache | None":
     """Where answers of this very model are kept, in the file that the setting `answers` names."""
     path = engine.get("answers")
-    return None if path is None else AnswerStore(path).of(facts_of(spec, engine))
+    return None if path is None else ResponseCache(path).of(facts_of(spec, engine))
 
 
 def facts_of(spec: ModelSpec, engine: Mapping[str, Any]) -> dict[str, str]:
@@ -69,26 +70,26 @@ def load(
     """
     quiet()
     if spec.backend == "openai":
-        from harness.models.openai_vision import OpenAIVisionLM
+        from harness.models.chat_model import OpenAIVisionLM
 
         identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
         return OpenAIVisionLM(spec.pretrained, url=spec.url, identity=identity, ledger=ledger, progress=progress)
     import torch
     from safetensors import SafetensorError
 
-    from harness.models.vlm import SharedImageLM
+    from harness.engine.lm import SharedImageLM
 
     register()
     spec = fetch(spec)
     assert spec.folder is not None
     settings: dict[str, Any] = {
         "dtype": spec.dtype,
-        "device": share_out.device_of("cuda" if torch.cuda.is_available() else "cpu"),
+        "device": device_of("cuda" if torch.cuda.is_available() else "cpu"),
         "batch_size": spec.batch_size,
         "suffix": spec.prompt_suffix,
         **(engine or {}),
     }
-    settings["answers"] = book_of(spec, settings)
+    settings["answers"] = cache_of(spec, settings)
     if settings.get("features") is not None:
         settings["identity"] = json.dumps(facts_of(spec, settings), sort_keys=True)
     try:
@@ -97,7 +98,7 @@ def load(
             peft=str(spec.adapter) if spec.adapter else None,
             use_safetensors=True,
             trust_remote_code=spec.remote_code,
-            progress=progress if share_out.rank() == 0 else None,
+            progress=progress if rank() == 0 else None,
             **settings,
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:

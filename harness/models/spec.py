@@ -14,20 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from support.errors import UnknownModel
+
 WEIGHTS = Path(__file__).parent / "weights"
 """Weights that come with the package."""
-
-
-class UnknownModel(LookupError):
-    """No model has this name; the message names the known ones."""
-
-
-class MissingWeights(LookupError):
-    """A known model whose weights aren't here; the message says what is needed and how to get it."""
-
-
-class ModelError(RuntimeError):
-    """A model that is there and can't be loaded; one line."""
 
 
 @dataclass(frozen=True, kw_only=True)

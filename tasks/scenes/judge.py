@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.judge import GREEDY, JudgeError, Sampling
+from tasks.judges.protocol import GREEDY, JudgeError, Sampling
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, Thing
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ phrases: sizes and positions are none of its business, and an object named twice
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tasks import chair
+from tasks.benchmarks import chair
 from tasks.metric import Metric
 from tasks.scenes.language import DETAILED
 from tasks.scenes.world import COLORS, SHAPES, Scene, scenes

@@ -3,7 +3,7 @@
 import random
 from typing import TYPE_CHECKING, Any
 
-from tasks import mme, yes_no
+from tasks.benchmarks import mme, yes_no
 from tasks.scenes.language import COGNITION, PERCEPTION, YES_NO, YES_NO_SUFFIX, yes_no_pair
 from tasks.scenes.world import scenes
 

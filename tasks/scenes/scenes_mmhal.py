@@ -3,8 +3,8 @@
 import random
 from typing import TYPE_CHECKING, Any
 
-from tasks import mmhal
-from tasks.judge import Verdict
+from tasks.benchmarks import mmhal
+from tasks.judges.protocol import JudgeReply
 from tasks.scenes.language import OPEN, mentions, open_question
 from tasks.scenes.world import Scene, image_of, make_scene, scenes
 
@@ -45,13 +45,13 @@ def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
     return {"test": Dataset.from_list(questions(split))}
 
 
-def judge_answers(answers: list[str], docs: list[dict[str, Any]]) -> list[Verdict]:
+def judge_answers(answers: list[str], docs: list[dict[str, Any]]) -> list[JudgeReply]:
     """Every answer becomes the judge's verdict on it."""
     asked = [{"gt_answer": doc["answer"], "image_content": contents(make_scene(doc["scene"])), **doc} for doc in docs]
     return mmhal.judge_answers(answers, asked, lambda doc: image_of(doc["scene"]))
 
 
-def process_results(doc: dict[str, Any], results: list[Verdict]) -> dict[str, dict[str, Any]]:
+def process_results(doc: dict[str, Any], results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
     """One record for every metric; nothing where the judge gave no rating, so that the answer stays unscored."""
     rating = results[0]["rating"]
     if rating is None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tasks import pope, yes_no
+from tasks.benchmarks import pope, yes_no
 from tasks.scenes.language import exists
 from tasks.scenes.world import COLORS, COMPANIONS, SHAPES, Kind, Scene, scenes
 

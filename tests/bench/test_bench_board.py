@@ -9,8 +9,8 @@ SHOW = """
 import sys, time
 begin = time.perf_counter()
 from pathlib import Path
-from leaderboards.board import Board
-from leaderboards.report import leaderboard
+from leaderboards.board.board import Board
+from leaderboards.views.markdown_report import leaderboard
 text = leaderboard(Board(Path(sys.argv[1])).standing())
 took = time.perf_counter() - begin
 assert "torch" not in sys.modules
@@ -19,8 +19,8 @@ print(took, text.count(chr(10)))
 
 
 def fill(folder: Path) -> None:
-    from leaderboards.board import Board
-    from leaderboards.entry import Entry
+    from leaderboards.board.board import Board
+    from leaderboards.board.entry import Entry
 
     facts = {f"fact {index}": "0123456789abcdef" for index in range(20)}
     for model in range(1000):

@@ -29,7 +29,8 @@ from peft import LoraConfig
 from PIL import Image
 from torch import Tensor
 
-from trainers.rows import Picture, Preference
+from support.images import ImageRef
+from trainers.data.rows import Preference
 
 IMAGE, PROMPT, ANSWER = 576, 60, 80
 """Tokens."""
@@ -99,7 +100,7 @@ def pairs(answers: int) -> list[Preference]:
     chance = np.random.default_rng(0)
     stream = io.BytesIO()
     Image.fromarray(chance.integers(0, 255, (360, 480, 3), dtype=np.uint8)).save(stream, "PNG")
-    shown = (Picture("a.png", data=stream.getvalue()),)
+    shown = (ImageRef("a.png", data=stream.getvalue()),)
     said = [" ".join(chance.choice(["yes", "no"], WORDS)) for _ in range(answers)]
     return [
         Preference(id=f"{a}-{b}", prompt=" ".join(["yes", "no"] * 24), images=shown, chosen=said[a], rejected=said[b], row=0)
@@ -142,8 +143,8 @@ def side(kind: Any, folder: Path, case: Case, out: Path) -> Side:
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import DPOConfig
 
-    from trainers.packed import PackedDPOTrainer
-    from trainers.packed_data import Pairs
+    from trainers.data.torch_dataset import Pairs
+    from trainers.packed.trainer import PackedDPOTrainer
 
     settings = DPOConfig(
         output_dir=str(out),
@@ -174,7 +175,7 @@ def side(kind: Any, folder: Path, case: Case, out: Path) -> Side:
 
 def ask_reference(ours: Side) -> float:
     """The pass over a batch that is made once, before training, image encoder included; CPU seconds."""
-    from trainers.packed import PackedCall
+    from trainers.packed.trainer import PackedCall
 
     ours.trainer.features.clear()
     started = time.process_time()
@@ -237,7 +238,7 @@ def vision_once(trl: Side) -> Side:
 
 def every_layer_whole(folder: Path, case: Case, out: Path) -> Side:
     """Packed, but the last layer is computed like the others."""
-    from trainers import packed
+    from trainers.packed import trainer as packed
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed, "only_scored", lambda layer: None)
@@ -332,7 +333,7 @@ def difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 def test_bench_dpo(case: Case, benchmark: Any, figures: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from trl import DPOTrainer
 
-    from trainers.packed import PackedDPOTrainer
+    from trainers.packed.trainer import PackedDPOTrainer
 
     folder = tmp_path / "model"
     llava(folder, case.vocabulary)

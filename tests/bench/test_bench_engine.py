@@ -208,8 +208,9 @@ def test_bench_engine(
 ) -> None:
     from lm_eval.models.hf_vlms import HFMultimodalLM
 
+    from harness.engine.jobs import Hints
+    from harness.engine.lm import SharedImageLM
     from harness.models.load import register
-    from harness.models.vlm import Hints, SharedImageLM
 
     register()
     family(tmp_path / "model", tmp_path / "tiny")

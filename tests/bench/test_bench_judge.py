@@ -10,8 +10,8 @@ ALLOWED, SECONDS = 40.0, 12
 
 @pytest.mark.parametrize("latency", (0.05,))
 def test_bench_throughput(latency: float, benchmark: Any, figures: dict[str, float], server: Any, tmp_path: Path, no_keys: None) -> None:
-    from tasks.ledger import Ledger
-    from tasks.openai_judge import OpenAIJudge
+    from tasks.judges.ledger import Ledger
+    from tasks.judges.openai import OpenAIJudge
 
     server.allowed, server.delay = ALLOWED, latency
     prompts = [(f"Question {n}: rate this.", None) for n in range(int(ALLOWED * SECONDS))]

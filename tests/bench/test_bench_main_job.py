@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
+HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
 
 
 def test_bench_help(benchmark: Any, figures: dict[str, float]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 def answers(skill: float) -> list[dict[str, Any]]:
     """POPE's 500 images, with six questions in each of its three splits."""
-    from tasks.pope import SPLITS
+    from tasks.benchmarks.pope import SPLITS
 
     rng = np.random.default_rng(round(100 * skill))
     hardness = np.random.default_rng(0).normal(0, 0.1, 500)
@@ -22,8 +22,8 @@ def answers(skill: float) -> list[dict[str, Any]]:
 
 
 def test_bench_bootstrap(benchmark: Any, figures: dict[str, float]) -> None:
-    from leaderboards.verdict import compare
-    from tasks.pope import mean_f1
+    from leaderboards.statistics.verdict import compare
+    from tasks.benchmarks.pope import mean_f1
 
     base, other = answers(0.80), answers(0.84)
     verdict = benchmark.pedantic(

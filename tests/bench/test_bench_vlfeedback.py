@@ -9,18 +9,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainers.recipe import ASPECTS
-from trainers.vlfeedback.statistics import PUBLISHED_MODELS, PUBLISHED_RATINGS
+from trainers.config.data import ASPECTS
+from trainers.data.statistics import PUBLISHED_MODELS, PUBLISHED_RATINGS
 
 ROWS = 82_400
 
 WORK = """
 import sys
 from pathlib import Path
-from trainers.vlfeedback.formats import write_pairs
-from trainers.vlfeedback.pairs import Counts, find_rule, pair_up
-from trainers.vlfeedback.public import read_rows
-from trainers.vlfeedback.statistics import Statistics
+from trainers.data.pair_formats import write_pairs
+from trainers.data.pair_rules import Counts, find_rule, pair_up
+from trainers.data.vlfeedback_format import read_rows
+from trainers.data.statistics import Statistics
 
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 counts, statistics = Counts(), Statistics()

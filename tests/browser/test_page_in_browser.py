@@ -10,12 +10,12 @@ from zlib import crc32
 import pytest
 from PIL import Image
 
-from leaderboards.entry import Entry
-from leaderboards.page import page, write_page
-from leaderboards.plot import Point
-from leaderboards.published import Reference
-from leaderboards.sample import Sample
-from leaderboards.verdict import Verdict
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.html_page import page, write_page
+from leaderboards.views.learning_curves import Point
+from leaderboards.views.published import Reference
 
 OWNED = "window.owned = (window.owned || 0) + 1"
 HOSTILE = (
@@ -92,8 +92,8 @@ def thumbnail(task: str, image: str) -> bytes | None:
     return data.getvalue()
 
 
-def verdict(entry: Entry) -> Verdict:
-    return Verdict(
+def verdict(entry: Entry) -> PairedTest:
+    return PairedTest(
         difference=2.0, low=1.0, high=3.0, p=0.001, base=1.0, other=3.0, images=30, higher_is_better=entry.higher_is_better, mde=0.7
     )
 
@@ -377,7 +377,7 @@ def test_answers_that_cannot_be_opened_are_said_to_be(opened: Open) -> None:
 
 
 def test_a_verdict_is_never_cut_off_however_wide_the_window(opened: Open) -> None:
-    even = {e.key: Verdict(**{**vars(verdict(e)), "p": 0.5}) for e in ENTRIES if e.model != BASE and e.value is not None}
+    even = {e.key: PairedTest(**{**vars(verdict(e)), "p": 0.5}) for e in ENTRIES if e.model != BASE and e.value is not None}
     for width in (400, 800, 1280):
         board = opened(html(verdicts=even), width=width)
         cells = board.locator("#against td", has_text="not separable")

@@ -10,7 +10,8 @@ import tiktoken
 import torch
 from safetensors.torch import save_file
 
-from harness.models.qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
+from harness.models.qwen_vl.config import QwenVLConfig
+from harness.models.qwen_vl.model import QwenVLForConditionalGeneration
 from harness.models.qwen_vl.tokenizer import SPECIAL, WORDS
 
 TEXT = "the cat in the hat sat on the mat. Is there a red car? Yes, there is a red car in the image. 123 éà 图中有一只猫"

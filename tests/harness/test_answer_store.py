@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.models.answer_store import AnswerStore, Json, StoreError
+from harness.engine.response_cache import Json, ResponseCache, StoreError
 from tasks.answer import Answer, FailedAnswer
-from tasks.ledger import Ledger
+from tasks.judges.ledger import Ledger
 
 MODEL: dict[str, Json] = {"weights": "59fa4fe91c5d7b9e", "adapter": None, "template": "t", "dtype": "float16", "device": "cpu"}
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -27,13 +27,13 @@ def key(number: int = 0, **changes: Json) -> dict[str, Json]:
 
 def test_an_answer_comes_back_with_all_that_is_known_of_it(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "answers.sqlite"
-    store = AnswerStore(path)
+    store = ResponseCache(path)
     book = store.of(MODEL)
     book.put(key(1), Answer("Yes", cut=True, choices={"yes": -0.1234567890123456, "no": -math.inf}))
     book.put(key(2), "plain text")
     book.put(key(3), Answer(""))
     store.close()
-    book = AnswerStore(path).of(dict(reversed(MODEL.items())))
+    book = ResponseCache(path).of(dict(reversed(MODEL.items())))
     first, second, third = book.get(key(1)), book.get(dict(reversed(key(2).items()))), book.get(key(3))
     assert first is not None
     assert (first, first.cut, first.choices) == ("Yes", True, {"yes": -0.1234567890123456, "no": -math.inf})
@@ -44,13 +44,13 @@ def test_an_answer_comes_back_with_all_that_is_known_of_it(tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> AnswerStore:
-    return AnswerStore(tmp_path_factory.mktemp("shared") / "a.sqlite")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> ResponseCache:
+    return ResponseCache(tmp_path_factory.mktemp("shared") / "a.sqlite")
 
 
 @settings(deadline=None)
 @given(text=ANY_TEXT, prompt=ANY_TEXT, choice=ANY_TEXT)
-def test_any_text_comes_back(shared: AnswerStore, text: str, prompt: str, choice: str) -> None:
+def test_any_text_comes_back(shared: ResponseCache, text: str, prompt: str, choice: str) -> None:
     book, question = shared.of({"template": prompt}), key(prompt=prompt, about=[text, choice])
     book.put(question, Answer(text, choices={choice: -1.0}))
     found = book.get(question)
@@ -60,7 +60,7 @@ def test_any_text_comes_back(shared: AnswerStore, text: str, prompt: str, choice
 
 
 def test_two_halves_of_a_character_are_not_the_character(tmp_path: Path) -> None:
-    book = AnswerStore(tmp_path / "a.sqlite").of(MODEL)
+    book = ResponseCache(tmp_path / "a.sqlite").of(MODEL)
     book.put(key(prompt="\ud83d\ude00"), "\ud83d\ude00")
     assert book.get(key(prompt="\U0001f600")) is None
     assert list(str(book.get(key(prompt="\ud83d\ude00")))) == ["\ud83d", "\ude00"]
@@ -68,7 +68,7 @@ def test_two_halves_of_a_character_are_not_the_character(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("fact", MODEL)
 def test_a_model_that_differs_in_anything_never_hits(tmp_path: Path, fact: str) -> None:
-    store = AnswerStore(tmp_path / "a.sqlite")
+    store = ResponseCache(tmp_path / "a.sqlite")
     store.of(MODEL).put(key(), "mine")
     assert store.of(MODEL | {fact: "other"}).get(key()) is None
     assert store.of({name: value for name, value in MODEL.items() if name != fact}).get(key()) is None
@@ -79,19 +79,19 @@ def test_a_model_that_differs_in_anything_never_hits(tmp_path: Path, fact: str) 
     "change", ({"prompt": "x"}, {"images": ["cd" * 32]}, {"settings": {"max_gen_toks": 65}}, {"seed": 1}, {"task": "mme 2"})
 )
 def test_another_question_never_hits(tmp_path: Path, change: dict[str, Json]) -> None:
-    book = AnswerStore(tmp_path / "a.sqlite").of(MODEL)
+    book = ResponseCache(tmp_path / "a.sqlite").of(MODEL)
     book.put(key(), "mine")
     assert book.get(key() | change) is None
 
 
 def test_what_is_not_json_is_refused_as_a_key(tmp_path: Path) -> None:
-    book = AnswerStore(tmp_path / "a.sqlite").of(MODEL)
+    book = ResponseCache(tmp_path / "a.sqlite").of(MODEL)
     with pytest.raises(TypeError):
         book.put(key(settings=Path("x")), "mine")  # type: ignore[arg-type]
 
 
 def test_failed_answers_are_not_kept(tmp_path: Path) -> None:
-    store = AnswerStore(tmp_path / "a.sqlite")
+    store = ResponseCache(tmp_path / "a.sqlite")
     book = store.of(MODEL)
     book.put(key(), FailedAnswer("image can't be read"))
     assert book.get(key()) is None
@@ -101,7 +101,7 @@ def test_failed_answers_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_the_first_answer_stays(tmp_path: Path) -> None:
-    book = AnswerStore(tmp_path / "a.sqlite").of(MODEL)
+    book = ResponseCache(tmp_path / "a.sqlite").of(MODEL)
     book.put(key(), "first")
     book.put(key(), "second")
     assert book.get(key()) == "first"
@@ -109,7 +109,7 @@ def test_the_first_answer_stays(tmp_path: Path) -> None:
 
 def test_summary_and_pruning(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
-    store = AnswerStore(path)
+    store = ResponseCache(path)
     book = store.of(MODEL)
     for number in range(300):
         book.put(key(number), "a long answer " * 50, task="mme")
@@ -125,7 +125,7 @@ def test_summary_and_pruning(tmp_path: Path) -> None:
         db.execute("UPDATE answers SET created = '2020-01-01T00:00:00.000000+00:00' WHERE task = 'mme'")
     db.close()
     store.close()  # the last to close empties the file written ahead
-    store = AnswerStore(path)
+    store = ResponseCache(path)
     book, before = store.of(MODEL), store.size
     assert store.prune(older_than_days=30) == 300
     assert store.size < before / 2
@@ -139,9 +139,9 @@ def test_summary_and_pruning(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from harness.models.answer_store import AnswerStore
+from harness.engine.response_cache import ResponseCache
 path, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-book = AnswerStore(path).of({"weights": "w"})
+book = ResponseCache(path).of({"weights": "w"})
 for number in range(first, last):
     book.put({"prompt": number}, f"answer {number}")
     print(number, flush=True)
@@ -161,7 +161,7 @@ def test_a_killed_process_loses_nothing_that_was_put(tmp_path: Path) -> None:
     process.kill()
     told = 100 + len([line for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")])
     process.wait()
-    store = AnswerStore(path)
+    store = ResponseCache(path)
     book = store.of({"weights": "w"})
     assert [book.get({"prompt": number}) for number in range(told)] == [f"answer {number}" for number in range(told)]
     assert store.summary()[0].answers - told in (0, 1)  # written, but not yet told
@@ -172,7 +172,7 @@ def test_processes_share_a_file_from_its_making_on(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
     processes = [writer(path, first, first + 400) for first in (0, 200, 400)]
     assert [(process.communicate()[0].count("\n"), process.returncode) for process in processes] == [(400, 0)] * 3
-    store = AnswerStore(path)
+    store = ResponseCache(path)
     book = store.of({"weights": "w"})
     assert [book.get({"prompt": number}) for number in range(800)] == [f"answer {number}" for number in range(800)]
     assert store.summary()[0].answers == 800
@@ -183,7 +183,7 @@ def garbage(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    store = AnswerStore(path)
+    store = ResponseCache(path)
     for number in range(200):
         store.of(MODEL).put(key(number), "answer " * 50)
     store.close()
@@ -195,7 +195,7 @@ def ledger(path: Path) -> None:
 
 
 def later(path: Path) -> None:
-    AnswerStore(path).close()
+    ResponseCache(path).close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
 
@@ -209,7 +209,7 @@ def test_a_file_that_is_no_store_is_left_alone_and_named(tmp_path: Path, make: C
     make(path)
     before = path.read_bytes() if path.is_file() else b""
     with pytest.raises(StoreError, match=complaint) as error:
-        AnswerStore(path)
+        ResponseCache(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert (path.read_bytes() if path.is_file() else b"") == before
@@ -217,7 +217,7 @@ def test_a_file_that_is_no_store_is_left_alone_and_named(tmp_path: Path, make: C
 
 def test_a_file_damaged_inside_is_named_when_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
-    store = AnswerStore(path)
+    store = ResponseCache(path)
     book = store.of(MODEL)
     for number in range(200):
         book.put(key(number), "answer " * 50)
@@ -225,7 +225,7 @@ def test_a_file_damaged_inside_is_named_when_it_is_read(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[4 * 4096 :] = b"\xff" * (len(data) - 4 * 4096)
     path.write_bytes(data)
-    store = AnswerStore(path)
+    store = ResponseCache(path)
     with pytest.raises(StoreError, match=r"a\.sqlite"):
         [store.of(MODEL).get(key(number)) for number in range(200)]
     store.close()
@@ -234,7 +234,7 @@ def test_a_file_damaged_inside_is_named_when_it_is_read(tmp_path: Path) -> None:
 
 
 def test_a_row_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    book = AnswerStore(tmp_path / "a.sqlite").of(MODEL)
+    book = ResponseCache(tmp_path / "a.sqlite").of(MODEL)
     book.put(key(), "mine")
     with sqlite3.connect(tmp_path / "a.sqlite") as db:
         db.execute("UPDATE answers SET text = '{'")

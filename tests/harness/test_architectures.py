@@ -15,10 +15,11 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import is_torchvision_available
 
-from harness.models import vlm
+from harness.engine import lm as vlm
+from harness.engine.families import VERIFIED
 from harness.models.load import load
 from harness.models.spec import find
-from harness.models.without_torchvision import VideoSlot, allow_missing_torchvision
+from harness.models.torchvision_shim import VideoSlot, allow_missing_torchvision
 from tests.harness.zoo import FAMILIES
 
 TOKENS = 10
@@ -115,7 +116,7 @@ NEVER_BLIND = ("instructblip", "paligemma", "fuyu")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("known", (True, False), ids=("known", "checked"))
 def test_answers_equal_plain_generation(zoo: Zoo, family: str, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vlm, "WORTH", 1)
+    monkeypatch.setattr(vlm, "MIN_SHARED_PREFIX", 1)
     if not known:  # what is done with a family that these tests don't cover
         monkeypatch.setattr(vlm, "VERIFIED", frozenset())
     asked = [(picture(index), question) for index in range(3) for question in QUESTIONS]
@@ -129,7 +130,7 @@ def test_answers_equal_plain_generation(zoo: Zoo, family: str, known: bool, monk
     if lm.level == "prefix":
         assert lm.counts["prefix shared"] >= 6
     if known:
-        assert (lm.hf.config.model_type in vlm.VERIFIED) is lm.shares_images
+        assert (lm.hf.config.model_type in VERIFIED) is lm.shares_images
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in NEVER_BLIND])

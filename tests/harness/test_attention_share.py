@@ -13,7 +13,7 @@ import torch
 from lm_eval.api.instance import Instance
 from PIL import Image
 
-from harness.attention_share import (
+from harness.evaluation.attention import (
     KINDS,
     METRICS,
     Attention,
@@ -32,8 +32,8 @@ from harness.attention_share import (
 )
 from harness.models.load import load
 from harness.models.spec import find
-from tasks import chair
 from tasks.answer import FailedAnswer
+from tasks.benchmarks import chair
 from tasks.registry import registry
 from tasks.scenes.scenes_chair import VOCABULARY
 from tests.harness import qwen_vl_checkpoint
@@ -367,7 +367,7 @@ def test_what_is_written_holds_every_answer(measured: Attention, tmp_path: Path)
 
 
 def test_the_second_model_is_looked_for_before_the_first_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from harness import cli
+    from harness.cli import main as cli
 
     assert cli.run(["attention", "scenes-base", "--against", "scenes-bose", "--limit", "1", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err

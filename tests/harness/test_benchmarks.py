@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks.judge import GREEDY, Sampling
+from tasks.judges.protocol import GREEDY, Sampling
 from tasks.registry import registry
 
 Rows = list[dict[str, Any]]
@@ -208,7 +208,7 @@ def test_every_benchmark_is_here() -> None:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_runs_end_to_end(name: str, tmp_path: Path, answering: Callable[..., Any]) -> None:
-    from harness.evaluate import evaluate
+    from harness.evaluation.evaluate import evaluate
     from harness.models.spec import ModelSpec
 
     place = OWN_LAYOUTS[name](tmp_path) if name in OWN_LAYOUTS else write_parquet(tmp_path, TABLES[name])
@@ -241,7 +241,7 @@ def test_a_benchmark_runs_end_to_end(name: str, tmp_path: Path, answering: Calla
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_failed_answer_is_never_scored_nor_judged(name: str, tmp_path: Path, answering: Callable[..., Any]) -> None:
-    from harness.evaluate import evaluate
+    from harness.evaluation.evaluate import evaluate
     from harness.models.spec import ModelSpec
     from tasks.answer import FailedAnswer
 
@@ -261,7 +261,7 @@ def test_a_failed_answer_is_never_scored_nor_judged(name: str, tmp_path: Path, a
 
 def test_a_broken_picture_is_a_failed_sample_and_costs_no_other(tmp_path: Path, random_model: Path) -> None:
     """Through our own LM with real (random) weights: the run ends, the others are scored, the sample is named."""
-    from harness.evaluate import evaluate
+    from harness.evaluation.evaluate import evaluate
     from harness.models.spec import find
 
     rows = [dict(row) for row in MME]
@@ -279,7 +279,7 @@ def test_a_broken_picture_is_a_failed_sample_and_costs_no_other(tmp_path: Path, 
 
 
 def test_documents_are_shown_as_a_model_sees_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from harness.cli import run
+    from harness.cli.main import run
 
     place = write_parquet(tmp_path, MME)
     assert run(["tasks", "show", "mme", "--samples", "2", "--data", f"mme={place}"]) == 0
@@ -306,7 +306,7 @@ def test_documents_are_shown_as_a_model_sees_them(tmp_path: Path, capsys: pytest
 def test_what_is_wrong_with_given_data_is_one_line(
     options: list[str], code: int, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness.cli import run
+    from harness.cli.main import run
 
     assert run(["eval", "--model", "scenes-base", "--tasks", "mme", "--out", str(tmp_path), *options]) == code
     err = capsys.readouterr().err.strip().split("\n")[-1]
@@ -315,7 +315,7 @@ def test_what_is_wrong_with_given_data_is_one_line(
 
 
 def test_rows_that_are_missing_are_an_error_unless_they_may_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from harness.cli import run
+    from harness.cli.main import run
 
     place = write_parquet(tmp_path, MME)
     command = ["eval", "--model", "scenes-early", "--tasks", "mme", "--data", f"mme={place}", "--out", str(tmp_path / "run")]

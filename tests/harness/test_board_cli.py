@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import cli
-from leaderboards.board import Board
-from leaderboards.entry import Entry
+from harness.cli import main as cli
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
 
 
 @pytest.fixture(scope="module")

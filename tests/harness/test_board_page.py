@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness.board_page import SIDE, board_page, curves_of, thumbnails_of
-from leaderboards.board import Board
-from leaderboards.compare import standing
-from leaderboards.entry import Entry
-from leaderboards.published import Reference
-from leaderboards.sample import Sample
+from harness.evaluation.board_page import SIDE, board_page, curves_of, thumbnails_of
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.comparison.compare import compare_board
+from leaderboards.views.published import Reference
 from tasks.registry import registry
 
 
@@ -106,7 +106,7 @@ def local_mme(folder: Path) -> Path:
 
 
 def keys(path: Path) -> list[str]:
-    from harness.evaluate import load_tasks
+    from harness.evaluation.generate import load_tasks
 
     spec = registry().task("mme")
     return [doc["image"] for doc in load_tasks([spec], data={"mme": str(path)}, partial_data=True)[0]["mme"].eval_docs]
@@ -117,7 +117,7 @@ def test_a_page_asks_nobody_and_tells_once_what_it_could_not_get(tmp_path: Path,
     entries = [entry(task) for task in ("mme", "rtvlm", "gone")]
     board.add(entries, [sample(task, f"{task}-{place}") for task in ("mme", "rtvlm", "gone") for place in range(3)])
     told: list[str] = []
-    found = standing(entries, samples=board.samples, metrics=lambda task, name: None)
+    found = compare_board(entries, samples=board.samples, metrics=lambda task, name: None)
     text = board_page([board], entries, title="Board", base=None, samples=board.samples, standing=found, pictures=True, tell=told.append)
     assert sockets == []
     assert [line.partition(":")[0] for line in told] == ["mme", "rtvlm", "gone"]
@@ -134,7 +134,7 @@ def test_what_the_board_knows_of_its_scores_reaches_the_page(tmp_path: Path) -> 
     for one in (base, tuned):
         board.add([one], [sample("mme", "a", run=one.run)])
     entries = board.standing()
-    found = standing(entries, samples=board.samples, metrics=lambda task, name: None, base="base")
+    found = compare_board(entries, samples=board.samples, metrics=lambda task, name: None, base="base")
     text = board_page(
         [board],
         entries,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli
+from harness.cli import main as cli
 
-HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
+HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,10 @@ def test_light_commands_load_no_heavy_library(tmp_path: Path) -> None:
     (tmp_path / "board").mkdir()
     heavy = {"torch", "lm_eval", "transformers", "trl", "datasets"}
     for arguments in (["--help"], ["leaderboard", str(tmp_path)], ["tasks"], ["models"], ["train-then-eval", "scenes-demo", "--dry-run"]):
-        code = f"import sys; from harness import cli; cli.run({arguments!r}); print(sorted(set(sys.modules) & {heavy!r}), file=sys.stderr)"
+        code = (
+            f"import sys; from harness.cli.main import run; run({arguments!r}); "
+            f"print(sorted(set(sys.modules) & {heavy!r}), file=sys.stderr)"
+        )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
         assert done.stderr.strip().splitlines()[-1] == "[]", arguments
 

@@ -10,21 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from harness.best import Best, Scores, best
-from harness.checkpoint_checks import Checks, check_merging, look_at_pairs, render, sample
-from harness.diagnostics import Line, alarms, alarms_of_checks, lengths_of, read_log, training_table
 from harness.models.load import register
 from harness.models.spec import find
-from harness.run_report import _best
-from leaderboards.board import Board
-from leaderboards.entry import Entry
-from leaderboards.sample import Sample
+from harness.runs.checkpoint_selection import Scores, Selection, best
+from harness.runs.image_use_checks import Checks, check_merging, look_at_pairs, render, sample
+from harness.runs.report import _best
+from harness.runs.training_alarms import LogLine, alarms, alarms_of_checks, lengths_of, read_log, training_table
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from support.errors import BadInput, StageError
+from support.images import ImageRef
 from tasks.registry import registry
 from tasks.scenes.language import caption
 from tasks.scenes.world import make_scene
 from tests.harness.zoo import FAMILIES
-from trainers.errors import BadInput, StageError
-from trainers.rows import Picture, Preference
+from trainers.data.rows import Preference
 from trainers.vlfeedback.instructions import write_image
 
 
@@ -36,11 +37,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def line(step: int, chosen: float = 0.5, rejected: float = -0.5, accuracy: float = 0.7, loss: float = 0.6) -> Line:
-    return Line(step=step, loss=loss, margin=chosen - rejected, accuracy=accuracy, chosen_reward=chosen, rejected_reward=rejected)
+def line(step: int, chosen: float = 0.5, rejected: float = -0.5, accuracy: float = 0.7, loss: float = 0.6) -> LogLine:
+    return LogLine(step=step, loss=loss, margin=chosen - rejected, accuracy=accuracy, chosen_reward=chosen, rejected_reward=rejected)
 
 
-def names(log: list[Line], **given: Any) -> list[str]:
+def names(log: list[LogLine], **given: Any) -> list[str]:
     return [alarm.name for alarm in alarms(log, total=100, **given)]
 
 
@@ -78,9 +79,9 @@ def test_the_log_is_read_of_our_runs_and_of_a_trainers_last_checkpoint(tmp_path:
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": kept}))
-    assert read_log(tmp_path) == [Line(step=5, loss=0.7, margin=0.1)]
+    assert read_log(tmp_path) == [LogLine(step=5, loss=0.7, margin=0.1)]
     (tmp_path / "log.jsonl").write_text('{"loss": 0.5, "step": 1}\n')
-    assert read_log(tmp_path) == [Line(step=1, loss=0.5)]
+    assert read_log(tmp_path) == [LogLine(step=1, loss=0.5)]
     assert read_log(tmp_path / "checkpoint-5") == []
 
 
@@ -88,13 +89,13 @@ def test_what_is_being_written_is_no_part_of_the_log_yet(tmp_path: Path) -> None
     for step, text in ((5, json.dumps({"global_step": 5, "log_history": [{"step": 5, "loss": 0.7}, 3]})), (10, '{"global_st'), (15, "[]")):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
-    assert read_log(tmp_path) == [Line(step=5, loss=0.7)]
+    assert read_log(tmp_path) == [LogLine(step=5, loss=0.7)]
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5}) + '\n[1]\n{"step": 2, "lo')
-    assert read_log(tmp_path) == [Line(step=1, loss=0.5)]
+    assert read_log(tmp_path) == [LogLine(step=1, loss=0.5)]
 
 
 def test_the_table_joins_log_and_answers_by_step_and_hides_what_nobody_logged() -> None:
-    text = training_table([line(5), line(10), Line(step=15, loss=0.25)], beta=0.5, answers={12: {"scenes_mme": 3.25}})
+    text = training_table([line(5), line(10), LogLine(step=15, loss=0.25)], beta=0.5, answers={12: {"scenes_mme": 3.25}})
     head, _, *rows = text.splitlines()
     assert "log p" not in head
     assert "words scenes\\_mme" in head or "words scenes_mme" in head
@@ -211,15 +212,15 @@ def test_a_metric_without_a_value_is_named_and_its_checkpoint_not_ranked(tmp_pat
 
 
 def test_a_checkpoint_alone_is_not_called_the_best_without_a_value() -> None:
-    found = Best(model=None, highest={}, worse={}, comparisons=0, lacking={"at-1": ("scenes_pope.f1",)})
+    found = Selection(model=None, highest={}, worse={}, comparisons=0, lacking={"at-1": ("scenes_pope.f1",)})
     shown = _best(found, ["at-1"])
     assert "**No checkpoint is ranked**" in shown
     assert "no value of scenes" in next(row for row in shown.splitlines() if row.startswith("| at-1"))
-    assert "one alone" in _best(Best(model="at-1", highest={}, worse={}, comparisons=0), ["at-1"])
+    assert "one alone" in _best(Selection(model="at-1", highest={}, worse={}, comparisons=0), ["at-1"])
 
 
 def test_of_checkpoints_that_are_gone_none_is_ranked_and_one_is_told() -> None:
-    found = Best(model="at-2", highest={}, worse={}, comparisons=0)
+    found = Selection(model="at-2", highest={}, worse={}, comparisons=0)
     shown = _best(found, ["at-1", "at-2"], removed=["at-1"])
     assert "that the trainer has removed are not ranked" in shown
     assert "removed, not ranked" in next(row for row in shown.splitlines() if row.startswith("| at-1"))
@@ -247,7 +248,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Preference]:
         Preference(
             id=scene.id,
             prompt="describe the image in detail.",
-            images=(Picture(scene.id, images / write_image(scene, images)),),
+            images=(ImageRef(scene.id, images / write_image(scene, images)),),
             chosen=caption(scene),
             rejected=caption(other),
             row=index,
@@ -339,7 +340,7 @@ def test_log_ratios_are_those_of_one_plain_sequence_each(family: str, pairs: lis
     """Without batches, without padding, and with the logits of every position."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from harness.checkpoint_checks import _ratios
+    from harness.runs.image_use_checks import _ratios
 
     register()
     FAMILIES[family](tmp_path)

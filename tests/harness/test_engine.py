@@ -19,13 +19,15 @@ from lm_eval.api.instance import Instance
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from harness.models import share_out
-from harness.models.images import image_digest
+from harness.engine import work_sharing
+from harness.engine.image_encoder import image_digest
+from harness.engine.jobs import Hints
+from harness.engine.lm import SharedImageLM
 from harness.models.load import load
-from harness.models.spec import ModelError, find
-from harness.models.vlm import Hints, SharedImageLM
+from harness.models.spec import find
+from support.errors import ModelError
+from support.images import PictureFile, keep, picture
 from tasks.answer import Answer, FailedAnswer
-from tasks.pictures import PictureFile, keep, picture
 from tasks.scenes.world import image_of
 
 GREEDY = {"until": [], "max_gen_toks": 10, "do_sample": False}
@@ -321,8 +323,8 @@ def scores(printed: str) -> dict[str, float]:
 class TestSharedOut:
     def test_work_is_balanced_and_the_same_everywhere(self) -> None:
         weights: dict[Any, int] = {f"image {n}": 4 + n % 7 for n in range(100)}
-        whose = share_out.shares(weights, 3)
-        assert whose == share_out.shares(dict(reversed(weights.items())), 3)
+        whose = work_sharing.shares(weights, 3)
+        assert whose == work_sharing.shares(dict(reversed(weights.items())), 3)
         loads = [sum(weights[name] for name, part in whose.items() if part == each) for each in range(3)]
         assert max(loads) - min(loads) <= 10
 

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from lm_eval.api.model import LM
 
-from harness.evaluate import Evaluation, evaluate, on_board
+from harness.evaluation.entries import Evaluation
+from harness.evaluation.eval_settings import on_board
+from harness.evaluation.evaluate import evaluate
 from harness.models.spec import ModelSpec, find
-from leaderboards.board import Board
-from leaderboards.entry import Entry
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
 from tasks.answer import FailedAnswer
-from tasks.judge import JudgeError, NoJudgeError
+from tasks.judges.protocol import JudgeError, NoJudgeError
 from tasks.registry import registry
 from tasks.scenes.judge import ExactJudge, answer_to
 from tasks.scenes.language import YES_NO_SUFFIX, caption

@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness.best import Scores, best
-from harness.cli import run
-from harness.evaluate import Evaluation, askings_of, evaluate, on_board
-from harness.judging import make_judge, plan
+from harness.cli.main import run
+from harness.evaluation.entries import Evaluation
+from harness.evaluation.eval_settings import askings_of, on_board
+from harness.evaluation.evaluate import evaluate
+from harness.evaluation.judge_cost import plan
+from harness.evaluation.make_judge import make_judge
 from harness.models.spec import ModelSpec, find
-from leaderboards.board import Board
-from leaderboards.entry import Entry
-from tasks.openai_judge import OpenAIJudge
+from harness.runs.checkpoint_selection import Scores, best
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from tasks.judges.openai import OpenAIJudge
 from tasks.registry import registry
 
 pytestmark = pytest.mark.usefixtures("no_keys")

@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness import cli
+from harness.cli import main as cli
 from harness.models.fetch import cached, fetch
-from harness.models.spec import MODELS, MissingWeights, ModelError, ModelSpec, UnknownModel, at, find
-from harness.provenance import digest_of_model
+from harness.models.provenance import digest_of_model
+from harness.models.spec import MODELS, ModelSpec, at, find
+from support.errors import MissingWeights, ModelError, UnknownModel
 
 
 class Hub(ThreadingHTTPServer):

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import judge_reports
-from harness.cli import run
-from harness.judge_reports import RatingsError, read_ratings
-from leaderboards.sample import Sample, to_parquet
+from harness.cli.main import run
+from harness.evaluation import rater_agreement
+from harness.evaluation.rater_agreement import RatingsError, read_ratings
+from leaderboards.board.sample import Sample, to_parquet
 
 
 def write(path: Path, text: str) -> Path:
@@ -83,13 +83,13 @@ def test_what_is_wrong_with_a_file_is_one_line(
 def test_files_with_nothing_in_common_are_an_error(tmp_path: Path, human: Path) -> None:
     other = read_ratings(write(tmp_path / "o.csv", "id,rating\nx,1\n"))
     with pytest.raises(RatingsError, match="no id in common"):
-        judge_reports.report(read_ratings(human), other, ("a", "b"))
+        rater_agreement.report(read_ratings(human), other, ("a", "b"))
 
 
 def test_repeats_say_how_a_judge_agrees_with_itself(tmp_path: Path, human: Path) -> None:
     rows = "id,rating,repeat\n" + "".join(f"{n},{n % 5 + 1 - (n == 3) * r},{r}\n" for n in range(40) for r in range(2))
     repeated = read_ratings(write(tmp_path / "r.csv", rows))
-    found = json.loads(judge_reports.report(read_ratings(human), repeated, ("human", "judge"), as_json=True))
+    found = json.loads(rater_agreement.report(read_ratings(human), repeated, ("human", "judge"), as_json=True))
     assert found["habits"]["judge"]["repeats"]["same"] == pytest.approx(97.5)
 
 
@@ -105,11 +105,11 @@ def test_rows_of_one_id_are_told_apart_by_what_they_say(tmp_path: Path) -> None:
     assert [(rated.id.partition("#")[0], rated.rating) for rated in published] == [("1", 4), ("2/m0/Helpfulness", 3), ("1", 2)]
     assert len({rated.id for rated in published}) == 3
     backwards = "".join(row.replace('"4"', '"5"') for row in reversed(rows))
-    found = json.loads(judge_reports.report(published, read_ratings(write(tmp_path / "new.jsonl", backwards)), ("a", "b"), as_json=True))
+    found = json.loads(rater_agreement.report(published, read_ratings(write(tmp_path / "new.jsonl", backwards)), ("a", "b"), as_json=True))
     assert (found["items"], found["largest"]) == (3, [[published[0].id, 4, 5]])
     alone = read_ratings(write(tmp_path / "alone.jsonl", rows[0]))  # which of the two is meant? None, rather than the wrong one
     with pytest.raises(RatingsError, match="no id in common"):
-        judge_reports.report(published, alone, ("a", "b"))
+        rater_agreement.report(published, alone, ("a", "b"))
 
 
 def test_the_same_row_twice_and_the_same_model_twice_are_kept(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_annotate_keeps_has_positions_and_takes_lengths_from_the_other_file
         ("i0/a/Helpfulness", "i0", 2, 2),
     ]
     other = read_ratings(write(tmp_path / "published.jsonl", texts))
-    found = json.loads(judge_reports.report(other, mine, ("published", "mine"), as_json=True))
+    found = json.loads(rater_agreement.report(other, mine, ("published", "mine"), as_json=True))
     assert (found["items"], found["groups"]) == (16, 8)
     assert found["habits"]["mine"]["position"] == {
         "means": {"1": 4, "2": 2},
@@ -142,7 +142,7 @@ def test_what_annotate_keeps_has_positions_and_takes_lengths_from_the_other_file
         "left_out": 0,
     }
     assert found["habits"]["mine"]["verbosity"] == {"spearman": 0, "within": 0}
-    text = judge_reports.report(other, mine, ("published", "mine"))
+    text = rater_agreement.report(other, mine, ("published", "mine"))
     assert "intervals over 8 groups of items" in text
     assert "position: sign test" in text
     assert "p 0.00781, effect 1 (8 items)" in text
@@ -157,11 +157,11 @@ def test_aspects_of_one_text_are_one_witness(tmp_path: Path) -> None:
     ]
     found = read_ratings(write(tmp_path / "a.json", json.dumps(rows)))
     assert found[0].id == "01/x"
-    tested = json.loads(judge_reports.report(found, found, ("a", "b"), as_json=True))
+    tested = json.loads(rater_agreement.report(found, found, ("a", "b"), as_json=True))
     assert (tested["items"], tested["groups"], tested["habits"]["a"]["position"]["items"]) == (45, 5, 5)
     rows[0]["rating"] = None
     found = read_ratings(write(tmp_path / "a.json", json.dumps(rows)))
-    tested = json.loads(judge_reports.report(found, found, ("a", "b"), as_json=True))
+    tested = json.loads(rater_agreement.report(found, found, ("a", "b"), as_json=True))
     assert tested["left_out"] == 1
     assert (tested["habits"]["a"]["position"]["items"], tested["habits"]["a"]["position"]["left_out"]) == (4, 1)
 
@@ -196,18 +196,18 @@ def test_a_sample_log_gives_the_judges_ratings_and_no_default_for_what_it_could_
 def test_what_models_and_files_say_is_no_markup(tmp_path: Path) -> None:
     one = read_ratings(write(tmp_path / "a.jsonl", json.dumps({"id": "<b>|x\u202e\n# hi", "rating": 1})))
     two = read_ratings(write(tmp_path / "b.jsonl", json.dumps({"id": "<b>|x\u202e\n# hi", "rating": 5})))
-    text = judge_reports.report(one, two, ("a|b", "*c*"))
+    text = rater_agreement.report(one, two, ("a|b", "*c*"))
     assert "\\<b\\>\\|x # hi" in text
     assert "a\\|b and \\*c\\*: 1 items rated by both" in text
     assert "\u202e" not in text
-    (sentence,) = judge_reports.calibration(one, two, ("a\nb", "c\udc80")).values()
+    (sentence,) = rater_agreement.calibration(one, two, ("a\nb", "c\udc80")).values()
     assert sentence == "c against a b on 1 ratings: quadratic kappa 0, Spearman —, bias +4"
 
 
 def test_what_is_not_defined_is_a_dash_and_null(human: Path, tmp_path: Path) -> None:
     alike = read_ratings(write(tmp_path / "o.csv", "id,rating\n" + "".join(f"{n},3\n" for n in range(40))))
-    assert "—" in judge_reports.report(alike, alike, ("a", "b"))
-    assert json.loads(judge_reports.report(alike, alike, ("a", "b"), as_json=True))["kappa"] == {"value": None, "low": None, "high": None}
+    assert "—" in rater_agreement.report(alike, alike, ("a", "b"))
+    assert json.loads(rater_agreement.report(alike, alike, ("a", "b"), as_json=True))["kappa"] == {"value": None, "low": None, "high": None}
 
 
 JSON = st.recursive(
@@ -243,8 +243,8 @@ def test_any_file_is_ratings_or_one_line_of_complaint(tmp_path: Path, text: str,
         complaint = ""
         assert found == read_ratings(path)
         if any(rated.rating is not None for rated in found):
-            assert judge_reports.report(found, found, ("a", "b"))
-            json.loads(judge_reports.report(found, found, ("a", "b"), as_json=True))
+            assert rater_agreement.report(found, found, ("a", "b"))
+            json.loads(rater_agreement.report(found, found, ("a", "b"), as_json=True))
     assert "\n" not in complaint
 
 

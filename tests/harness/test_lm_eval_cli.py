@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness.lm_eval_cli import NAME, main, register_lm, settings
-from harness.models.spec import WEIGHTS, MissingWeights, ModelError, UnknownModel
+from harness.cli.lm_eval import NAME, main, register_lm, settings
+from harness.models.spec import WEIGHTS
+from support.errors import MissingWeights, ModelError, UnknownModel
 from tasks.registry import FOLDER
 
 CHOICES = """
@@ -71,7 +72,7 @@ def plain_answers(model: Path, limit: int) -> list[str]:
     from lm_eval import simple_evaluate
     from lm_eval.models.hf_vlms import HFMultimodalLM
 
-    from harness.evaluate import load_tasks
+    from harness.evaluation.generate import load_tasks
     from tasks.registry import registry
 
     loaded, manager = load_tasks([registry().task("scenes_pope")])
@@ -156,7 +157,7 @@ def test_lm_evals_exit_code_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_the_real_command(random_model: Path) -> None:
-    code = "import sys; from harness.lm_eval_cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from harness.cli.lm_eval import main; sys.exit(main(sys.argv[1:]))"
     asked = ["run", "--model", NAME, "--model_args", f"pretrained={random_model},dtype=float32"]
     tasks = ["--tasks", "scenes_pope", "--include_path", str(FOLDER), "--limit", "4"]
     done = subprocess.run([sys.executable, "-c", code, *asked, *tasks], capture_output=True, text=True, timeout=300, check=False)

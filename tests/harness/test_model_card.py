@@ -7,21 +7,23 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.best import Best, Scores
-from harness.diagnostics import Alarm, Line
-from harness.model_card import card, write_cards
-from harness.run_report import render
-from harness.train_then_eval import Material, Outcome, Stop, _Between, unmet
-from harness.watch import Scoring
-from leaderboards.board import Board
-from leaderboards.entry import Entry
-from leaderboards.sample import Sample
-from leaderboards.verdict import Verdict
+from harness.runs.checkpoint_selection import Scores, Selection
+from harness.runs.interim_scoring import _Between
+from harness.runs.model_card import card, write_cards
+from harness.runs.outcome import Material, Outcome, Stop, unmet
+from harness.runs.report import render
+from harness.runs.scoring_queue import Scoring
+from harness.runs.training_alarms import Alarm, LogLine
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.statistics.verdict import PairedTest
+from support.errors import BadInput
 from tasks.registry import registry
-from trainers.errors import BadInput
-from trainers.job import Job
-from trainers.recipe import Checkpoint, find_recipe
-from trainers.rows import Preference
+from trainers.config.recipe import find_recipe
+from trainers.data.rows import Preference
+from trainers.training.checkpoints import Checkpoint
+from trainers.training.job import Job
 
 
 def records(right: int) -> list[dict[str, Any]]:
@@ -81,9 +83,9 @@ def outcome(tmp_path: Path) -> Outcome:
         checkpoints=checkpoints,
         entries=scores.entries,
         verdicts={"dpo against base": scores.panel("scenes-base", last, [("scenes_mme", "accuracy")])},
-        best=Best(model=last, highest={"scenes_mme.accuracy": last}, worse={}, comparisons=1),
+        best=Selection(model=last, highest={"scenes_mme.accuracy": last}, worse={}, comparisons=1),
         material=Material(pairs=pairs, held_out=[], digest="0123abcd", words="six | pairs", built=None, leaks={"scenes_mme": 3}),
-        log=[Line(step=5, loss=0.6, margin=0.2, accuracy=0.6), Line(step=10, loss=0.5, margin=0.9, accuracy=0.8)],
+        log=[LogLine(step=5, loss=0.6, margin=0.2, accuracy=0.6), LogLine(step=10, loss=0.5, margin=0.9, accuracy=0.8)],
         alarms=[Alarm(name="length drift", words="answers | went up")],
         checks="no pair has an image",
         stop=None,
@@ -137,13 +139,13 @@ def test_a_checkpoint_that_is_gone_gets_no_card(outcome: Outcome) -> None:
     assert [path.parent.name for path in write_cards(outcome)] == ["checkpoint-10"]
 
 
-def verdict(difference: float, p: float) -> Verdict:
+def verdict(difference: float, p: float) -> PairedTest:
     usual = {"low": None, "high": None, "base": 50.0, "other": 50.0 + difference, "images": 80, "higher_is_better": True}
-    return Verdict(**{**usual, "difference": difference, "p": p})  # type: ignore[arg-type]
+    return PairedTest(**{**usual, "difference": difference, "p": p})  # type: ignore[arg-type]
 
 
 def test_a_better_checkpoint_is_required_by_verdict(outcome: Outcome) -> None:
-    def judged(**found: Verdict) -> Outcome:
+    def judged(**found: PairedTest) -> Outcome:
         return replace(outcome, verdicts={"dpo against base": {f"{task}.f1": one for task, one in found.items()}})
 
     better, worse, same = verdict(9, 0.01), verdict(-9, 0.01), verdict(9, 0.5)

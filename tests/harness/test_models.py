@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.models.spec import MODELS, UnknownModel, find
-from harness.provenance import digest_of_folder, digest_of_model
+from harness.models.provenance import digest_of_folder, digest_of_model
+from harness.models.spec import MODELS, find
+from support.errors import UnknownModel
 
 
 def test_the_embedded_models_come_along() -> None:

@@ -12,14 +12,14 @@ from lm_eval.api.instance import Instance
 from openai.types.chat import ChatCompletion
 from PIL import Image
 
-from harness.evaluate import evaluate
-from harness.judging import NoServer
-from harness.models.openai_vision import OpenAIVisionLM
-from harness.models.spec import ModelError, ModelSpec
+from harness.evaluation.evaluate import evaluate
+from harness.models.chat_model import OpenAIVisionLM
+from harness.models.spec import ModelSpec
+from support.errors import ModelError, NoServer
+from support.images import PictureFile, keep, picture
 from tasks.answer import FailedAnswer
-from tasks.ledger import Ledger
-from tasks.openai_judge import Hopeless, JudgeDown
-from tasks.pictures import PictureFile, keep, picture
+from tasks.judges.chat_client import JudgeDown, PermanentError
+from tasks.judges.ledger import Ledger
 from tasks.registry import registry
 
 pytestmark = pytest.mark.usefixtures("no_keys")
@@ -211,7 +211,7 @@ def test_thoughts_that_fill_the_limit_are_not_paid_for_again(content: str | None
     message = {"role": "assistant", "content": content}
     choice = {"index": 0, "message": message, "finish_reason": "length"}
     completion = ChatCompletion.model_validate({"id": "x", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice]})
-    with pytest.raises(Hopeless, match="no answer within the limit"):
+    with pytest.raises(PermanentError, match="no answer within the limit"):
         lm_of(server, path).asker.reply_in(completion, None)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from harness.evaluation.parity import Parity, exactly, parity, render
 from harness.models.load import load
-from harness.models.spec import WEIGHTS, ModelError, ModelSpec, find
-from harness.parity import Parity, exactly, parity, render
+from harness.models.spec import WEIGHTS, ModelSpec, find
+from support.errors import ModelError
 from tasks.registry import registry
 from tasks.scenes.judge import ExactJudge
 
@@ -90,7 +91,7 @@ def test_an_answer_that_was_cut_by_its_tasks_rule_is_the_same_as_what_it_begins(
 
 
 def test_a_cut_that_comes_too_soon_is_read_differently(random_model: Path) -> None:
-    from harness.models.vlm import Hints
+    from harness.engine.jobs import Hints
 
     def cut_at_once(lm: Any) -> None:
         lm.hints = {"scenes_chair": Hints(decided=lambda text: True)}

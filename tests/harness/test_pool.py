@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness.models.spec import MODELS, WEIGHTS, UnknownModel, find
-from harness.pool import Pool, facts_of, load_served, plan_pool, positions, spec_of, where
-from tasks.ledger import Ledger
-from tasks.openai_judge import JudgeDown
-from trainers.recipe import Data, PoolModel
+from harness.datasets.pool import PoolModels, facts_of, load_served, plan_pool, positions, spec_of, where
+from harness.models.spec import MODELS, WEIGHTS, find
+from support.errors import UnknownModel
+from tasks.judges.chat_client import JudgeDown
+from tasks.judges.ledger import Ledger
+from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.answers import answers_file, decode, read_answers
 from trainers.vlfeedback.instructions import Instruction
 
@@ -51,7 +52,7 @@ def test_the_papers_twelve_models_are_all_known_here() -> None:
 
 def test_an_unknown_member_is_named_with_the_nearest_known() -> None:
     with pytest.raises(UnknownModel, match=r"did you mean 'llava-1\.5-7b'"):
-        Pool()(PoolModel(model="llava-1.5-7"))
+        PoolModels()(PoolModel(model="llava-1.5-7"))
 
 
 def test_a_url_makes_any_name_a_servers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +71,7 @@ def test_a_url_makes_any_name_a_servers(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_members_of_one_model_share_it_and_another_takes_its_place(random_model: Path) -> None:
     told: list[str] = []
-    pool = Pool(tell=told.append)
+    pool = PoolModels(tell=told.append)
     first: Any = pool(PoolModel(model="scenes-base"))
     again: Any = pool(PoolModel(model="scenes-base", temperature=0.5))
     assert again is first
@@ -91,7 +92,7 @@ def test_a_model_here_answers_by_its_settings_and_the_same_each_time(tmp_path: P
     found = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         instructions = asked(folder)
-        decode(instructions, settings, 0, folder, Pool(), quiet)
+        decode(instructions, settings, 0, folder, PoolModels(), quiet)
         found.append(read_answers(folder))
     assert found[0] == found[1]
     said = found[0].values()
@@ -107,7 +108,7 @@ def test_a_served_members_settings_reach_its_server_and_each_row_has_its_own_see
     hot = PoolModel(model="far", url=server.url, temperature=0.7, top_p=0.9, max_new_tokens=33, prompt_suffix=" Say.")
     greedy = PoolModel(model="far", url=server.url, temperature=0)
     instructions = asked(tmp_path)
-    found = decode(instructions, data(hot, greedy), 0, tmp_path, Pool(ledger=tmp_path / "ledger.sqlite"), quiet)
+    found = decode(instructions, data(hot, greedy), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"), quiet)
     assert all(member.missing == 0 for member in found.values())
     sent = [entry for entry in server.log if entry["temperature"] == 0.7]
     assert len(sent) == len(server.log) - 8 == 8
@@ -119,7 +120,7 @@ def test_a_served_members_settings_reach_its_server_and_each_row_has_its_own_see
     assert image["image_url"]["url"].startswith("data:image/jpeg;base64,")  # the file as it is
     assert text["text"] == "What is it? Say."
     again = tmp_path / "again"
-    decode(asked(again), data(hot, greedy), 0, again, Pool(ledger=tmp_path / "again.sqlite"), quiet)
+    decode(asked(again), data(hot, greedy), 0, again, PoolModels(ledger=tmp_path / "again.sqlite"), quiet)
     assert {entry["seed"] for entry in server.log[16:] if entry["temperature"] == 0.7} == {entry["seed"] for entry in sent}
 
 
@@ -128,10 +129,10 @@ def test_answers_that_were_paid_for_are_not_asked_for_again(server: Any, tmp_pat
     server.reply = lambda prompt: f"Answer {next(numbers)}."
     member, other = PoolModel(model="far", url=server.url), PoolModel(model="near", url=server.url)
     instructions = asked(tmp_path)
-    decode(instructions, data(member, other), 0, tmp_path, Pool(ledger=tmp_path / "ledger.sqlite"), quiet)
+    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"), quiet)
     before = read_answers(tmp_path)
     answers_file(tmp_path, "far@1").unlink()  # killed before the shard was written
-    decode(instructions, data(member, other), 0, tmp_path, Pool(ledger=tmp_path / "ledger.sqlite"), quiet)
+    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"), quiet)
     assert len(server.log) == 16
     assert read_answers(tmp_path) == before
     assert {total.task for total in Ledger(tmp_path / "ledger.sqlite").summary()} == {"answers"}
@@ -141,7 +142,7 @@ def test_a_row_that_a_server_refuses_is_recorded_as_failed_and_had_by_the_next_r
     server.reply = lambda prompt: "A thing."
     member, other = PoolModel(model="far", url=server.url), PoolModel(model="near", url=server.url)
     instructions = asked(tmp_path)
-    pool = Pool(ledger=tmp_path / "ledger.sqlite")
+    pool = PoolModels(ledger=tmp_path / "ledger.sqlite")
     server.faults = ["status:400"] + [None] * 7 + ["status:400"] * 2  # and again, both times
     found = decode(instructions, data(member, other), 0, tmp_path, pool, quiet)
     assert found["far@1"].failed == 1
@@ -157,7 +158,7 @@ def test_a_server_that_is_down_ends_the_run_and_loses_nothing(server: Any, tmp_p
     server.reply = lambda prompt: "A thing."
     up, down = PoolModel(model="up", url=server.url), PoolModel(model="down", url=server.url)
     instructions = asked(tmp_path)
-    pool = Pool(ledger=tmp_path / "ledger.sqlite")
+    pool = PoolModels(ledger=tmp_path / "ledger.sqlite")
     server.faults = [None] * 8 + ["status:401"] * 100
     with pytest.raises(JudgeDown):
         decode(instructions, data(up, down), 0, tmp_path, pool, quiet)
@@ -215,7 +216,7 @@ def test_positions_of_an_image_are_read_from_the_tables_words(words: str, number
 
 def test_the_papers_pool_is_planned_without_loading_anything() -> None:
     code = (
-        "import sys; from harness.pool import plan_pool; from trainers.recipe import Data\n"
+        "import sys; from harness.datasets.pool import plan_pool; from trainers.config.recipe import Data\n"
         "print(plan_pool(Data(instructions=1200, pool='paper'), 0, 1200).to_markdown())\n"
         "print([name for name in ('torch', 'transformers', 'lm_eval') if name in sys.modules])"
     )
@@ -229,7 +230,7 @@ def test_the_papers_pool_is_planned_without_loading_anything() -> None:
 def test_the_plan_takes_account_of_what_is_there(tmp_path: Path) -> None:
     settings = data(PoolModel(model="scenes-base"), PoolModel(model="scenes-early"))
     instructions = asked(tmp_path)
-    decode(instructions, settings, 0, tmp_path, Pool(), quiet)
+    decode(instructions, settings, 0, tmp_path, PoolModels(), quiet)
     answers_file(tmp_path, "scenes-early@1").unlink()
     found = plan_pool(settings, 0, instructions, tmp_path)
     assert [(member.left, member.seconds == 0) for member in found.members] == [(0, True), (8, False)]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from harness import provenance
-from harness.provenance import SMALL, digest_of_folder
+from harness.models import provenance
+from harness.models.provenance import SMALL, digest_of_folder
 
 LARGE = SMALL + (4 << 20)
 

@@ -16,14 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from harness.models.qwen_vl import (
-    QwenVLConfig,
-    QwenVLForConditionalGeneration,
-    QwenVLImageProcessor,
-    QwenVLProcessor,
-    QwenVLTokenizer,
-)
-from harness.models.qwen_vl.tokenizer import SPECIAL
+from harness.models.qwen_vl.config import QwenVLConfig
+from harness.models.qwen_vl.image_processor import QwenVLImageProcessor
+from harness.models.qwen_vl.model import QwenVLForConditionalGeneration
+from harness.models.qwen_vl.processor import QwenVLProcessor
+from harness.models.qwen_vl.tokenizer import SPECIAL, QwenVLTokenizer
 from tests.harness.qwen_vl_checkpoint import END, OFFICIAL, RANKS, START, config, write
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "qwen_vl"

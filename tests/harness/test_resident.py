@@ -10,10 +10,11 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from harness.models.adapter_host import AdapterHost, changes_something
 from harness.models.load import load
 from harness.models.load import register as register_ours
-from harness.models.resident import Resident, changes_something
-from harness.models.spec import ModelError, find
+from harness.models.spec import find
+from support.errors import ModelError
 from tasks.scenes.world import image_of
 from tests.harness.qwen_vl_checkpoint import write
 
@@ -116,12 +117,12 @@ def test_a_swapped_adapter_answers_as_on_a_base_of_its_own(
 ) -> None:
     first, second = (find(str(adapters(family, part[family], seed))) for seed in (1, 2))
     plain = find(str(bases[family]))
-    alone = {spec.name: said(Resident().load(spec)) for spec in (plain, first, second)}
+    alone = {spec.name: said(AdapterHost().load(spec)) for spec in (plain, first, second)}
     if family == "llava":  # of others, lm-eval shrinks the vocabulary to the tokenizer's where there is an adapter
         assert_same(said(load(first)), alone[first.name])
     assert len({float(logits.sum()) for _, logits in alone.values()}) == 3  # else equality says little
     count = Counting()
-    resident = Resident(count)
+    resident = AdapterHost(count)
     for spec in (plain, first, second, plain):
         assert_same(said(resident.load(spec)), alone[spec.name])
     assert count.loads == 1
@@ -132,7 +133,7 @@ def test_features_stay_where_the_adapter_leaves_vision_alone_and_only_there(
 ) -> None:
     plain = find(str(bases["llava"]))
     text, vision = (find(str(adapters("llava", part["llava"], 3))) for part in (TEXT, VISION))
-    resident = Resident()
+    resident = AdapterHost()
     engine = {"features": tmp_path / "features"}
     encoded = []
     for spec in (plain, text, plain, vision, plain, text):
@@ -141,7 +142,7 @@ def test_features_stay_where_the_adapter_leaves_vision_alone_and_only_there(
         said(lm)
         encoded.append(lm.images_encoded - before)
     assert encoded == [2, 0, 0, 2, 0, 0]  # back on the plain base they come from disk
-    assert_same(said(resident.load(vision, engine=engine)), said(Resident().load(vision)))
+    assert_same(said(resident.load(vision, engine=engine)), said(AdapterHost().load(vision)))
     assert len(list((tmp_path / "features").glob("*.safetensors"))) == 4
 
 
@@ -152,7 +153,7 @@ def test_of_an_adapter_that_changes_nothing_one_is_told(
 ) -> None:
     zero, good = (adapters(family, part[family], seed, scale) for seed, scale in ((4, 0.0), (5, 0.2)))
     told: list[str] = []
-    resident = Resident(tell=told.append)
+    resident = AdapterHost(tell=told.append)
     assert not changes_something(resident.load(find(str(zero))))
     assert [f"adapter {zero} changes nothing" in line for line in told] == [True]
     assert_same(said(resident.load(find(str(bases[family])))), said(load(find(str(bases[family])))))
@@ -167,7 +168,7 @@ def test_an_adapter_that_does_not_fit_is_one_line(bases: dict[str, Path], adapte
     other = adapters("llava", TEXT["llava"], 6)
     weights = load_file(other / "adapter_model.safetensors")
     save_file(dict(list(weights.items())[2:]), other / "adapter_model.safetensors", {"format": "pt"})
-    resident = Resident()
+    resident = AdapterHost()
     resident.load(find(str(bases["llava"])))
     with pytest.raises(ModelError, match="doesn't fit its base: Found missing adapter keys") as caught:
         resident.load(find(str(other)))
@@ -178,9 +179,9 @@ def test_an_adapter_that_does_not_fit_is_one_line(bases: dict[str, Path], adapte
 def test_a_base_that_an_adapter_wrote_into_is_loaded_anew(bases: dict[str, Path], adapters: Adapters) -> None:
     plain, biased = find(str(bases["llava"])), find(str(adapters("llava", VISION["llava"], 7, bias="all")))
     count = Counting()
-    resident = Resident(count)
+    resident = AdapterHost(count)
     expected = said(resident.load(plain))
-    assert_same(said(resident.load(biased)), said(Resident().load(biased)))
+    assert_same(said(resident.load(biased)), said(AdapterHost().load(biased)))
     gc.collect()
     assert_same(said(resident.load(plain)), expected)
     assert count.loads == 2
@@ -188,7 +189,7 @@ def test_a_base_that_an_adapter_wrote_into_is_loaded_anew(bases: dict[str, Path]
 
 def test_another_base_dtype_or_setting_is_loaded_anew_and_the_old_one_dropped_before(bases: dict[str, Path]) -> None:
     count = Counting()
-    resident = Resident(count)
+    resident = AdapterHost(count)
     plain = find(str(bases["llava"]))
     hints: list[Any] = [{}, {"task": object()}]
     resident.load(plain)
@@ -203,7 +204,7 @@ def test_another_base_dtype_or_setting_is_loaded_anew_and_the_old_one_dropped_be
 
 
 def test_kept_answers_are_those_of_the_adapter_that_gave_them(bases: dict[str, Path], adapters: Adapters, tmp_path: Path) -> None:
-    resident = Resident()
+    resident = AdapterHost()
     engine = {"answers": tmp_path / "answers.sqlite"}
     specs = [find(str(bases["llava"])), *(find(str(adapters("llava", TEXT["llava"], seed))) for seed in (8, 9))]
     first = [said(resident.load(spec, engine=engine))[0] for spec in specs]
@@ -218,7 +219,7 @@ def test_kept_answers_are_those_of_the_adapter_that_gave_them(bases: dict[str, P
 
 
 def test_a_run_has_its_own_progress_counts_and_clock(bases: dict[str, Path]) -> None:
-    resident = Resident()
+    resident = AdapterHost()
     plain = find(str(bases["llava"]))
     said(resident.load(plain))
     heard: list[tuple[int, int]] = []

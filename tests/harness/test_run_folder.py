@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.run_folder import claim, differing, sole_owner
-from trainers.errors import BadInput, StageError
-from trainers.recipe import find_recipe
+from harness.runs.run_folder import claim, differing, sole_owner
+from support.errors import BadInput, StageError
+from trainers.config.recipe import find_recipe
 
 
 def test_a_folder_that_is_held_is_not_given_to_another(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli import run
+from harness.cli.main import run
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 
@@ -196,9 +196,9 @@ def test_the_users_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_our_own_sample_log_scores_as_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str], answering: Callable[..., Any]) -> None:
-    from harness.evaluate import evaluate
+    from harness.evaluation.evaluate import evaluate
     from harness.models.spec import ModelSpec
-    from leaderboards.board import Board
+    from leaderboards.board.board import Board
     from tasks.answer import FailedAnswer
     from tasks.registry import registry
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from harness import cli
-from harness.models.serve import served
-from harness.models.spec import ModelError, ModelSpec, find
+from harness.cli import main as cli
+from harness.models.spec import ModelSpec, find
+from harness.serving.vllm_server import served
+from support.errors import ModelError
 
 SERVER = """#!{python}
 import json, sys

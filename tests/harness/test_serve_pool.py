@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from harness.models.spec import UnknownModel
-from harness.serve_pool import plan_of, serve_pool, servers_of
-from trainers.recipe import PoolModel
-from trainers.slurm import Cluster, Resources, SlurmError, resources
+from harness.serving.pool_servers import plan_of, serve_pool, servers_of
+from support.errors import UnknownModel
+from trainers.cluster.slurm import Cluster, Resources, SlurmError, resources
+from trainers.config.data import PoolModel
 
 SERVER = """
 import json, os, sys
@@ -149,9 +149,9 @@ def test_a_command_that_is_not_there_is_said(tmp_path: Path) -> None:
 DRIVER = """
 import sys
 from pathlib import Path
-from harness.serve_pool import serve_pool
-from trainers.recipe import PoolModel
-from trainers.slurm import Resources
+from harness.serving.pool_servers import serve_pool
+from trainers.config.recipe import PoolModel
+from trainers.cluster.slurm import Resources
 
 folder, command, cluster = sys.argv[1:]
 pool = [PoolModel(model="scenes-early")]

@@ -9,16 +9,17 @@ import torch
 from lm_eval.api.instance import Instance
 from safetensors.torch import load_file
 
-from harness import cli
+from harness.cli import main as cli
 from harness.models.load import load
 from harness.models.spec import MODELS, at, find
+from support.images import ImageRef
 from tasks.scenes.language import caption
 from tasks.scenes.world import image_of, make_scene
 from tests.harness.qwen_vl_checkpoint import write
-from trainers import dpo
-from trainers.job import Job
-from trainers.recipe import Recipe, find_recipe
-from trainers.rows import Picture, Preference
+from trainers.config.recipe import Recipe, find_recipe
+from trainers.data.rows import Preference
+from trainers.training import dpo
+from trainers.training.job import Job
 from trainers.vlfeedback.instructions import write_image
 
 
@@ -85,7 +86,7 @@ def test_silkie_is_trained_by_dpo_and_its_adapter_is_a_model(checkpoint: Path, t
             Preference(
                 id=scene.id,
                 prompt="what is there?",
-                images=(Picture(image.name, image),),
+                images=(ImageRef(image.name, image),),
                 chosen=right,
                 rejected="a cat " + right,
                 margin=1.0,

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from harness import cli
+from harness.cli import main as cli
+from support.images import ImageRef
 from tasks.scenes.language import caption
 from tasks.scenes.world import make_scene
 from tests.harness import qwen_vl_checkpoint
 from tests.trainers.test_silkie_config import EXAMPLE
-from trainers.recipe import ASPECTS
-from trainers.rows import Completion, Picture, Row
+from trainers.config.data import ASPECTS
+from trainers.data.rows import Completion, Row
+from trainers.data.vlfeedback_format import write_rows
 from trainers.vlfeedback.instructions import write_image
-from trainers.vlfeedback.public import write_rows
 
 RECIPE = """
 name = "small"
@@ -54,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scene = make_scene(f"test-train/{index}")
         name = write_image(scene, folder)
         answers = (rated(caption(scene), 5), rated("a red ring. " + caption(scene), 2))
-        image = Picture(Path(name).name, folder / name)
+        image = ImageRef(Path(name).name, folder / name)
         rows.append(Row(index=index, id=str(index), prompt=f"describe the image. {index}", images=(image,), completions=answers))
     write_rows(rows, folder / "rows.jsonl")
     return folder / "rows.jsonl"
@@ -169,7 +170,7 @@ def test_plain_trl_refuses_a_recipe_of_packed_rows(recipe: Path, tmp_path: Path,
 def test_packages_that_are_missing_are_named_with_their_extra_before_anything_is_done(
     command: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.train_cli.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("harness.cli.train.importlib.util.find_spec", lambda name: None)
     plain = recipe.read_text().replace('base = "scenes-base"', 'base = "scenes-base"\ntasks = ["scenes_mme"]')
     arguments = [command, str(recipe), "--out", str(tmp_path / "run"), "--dry-run"]
     recipe.write_text(plain.replace("checkpoints = 2", 'report_to = ["wandb"]'))
@@ -183,8 +184,8 @@ def test_packages_that_are_missing_are_named_with_their_extra_before_anything_is
 def test_a_recipe_says_how_much_is_kept_of_pictures_and_how_the_learning_rate_falls(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainers import packed
-    from trainers.packed_vision import KeptFeatures
+    from trainers.packed import trainer as packed
+    from trainers.packed.vision_cache import KeptFeatures
 
     rooms: list[int] = []
 
@@ -206,15 +207,15 @@ def test_a_recipe_says_how_much_is_kept_of_pictures_and_how_the_learning_rate_fa
 
 @pytest.mark.parametrize(("layout", "launches"), (({}, False), ({"processes": 2}, True), ({"mode": "fsdp2"}, True)))
 def test_a_mode_of_its_own_is_launched_on_one_gpu_too(layout: dict[str, Any], launches: bool) -> None:
-    from harness.train_cli import needs_launch
-    from trainers.launch import Layout
+    from harness.cli.train import needs_launch
+    from trainers.cluster.launch import Layout
 
     assert needs_launch(Layout(**layout)) == launches
 
 
 def test_a_process_ends_with_the_launcher_that_started_it() -> None:
     """torchrun, killed, would leave its processes training beside those of the next command."""
-    steps = ("import time", "from harness.train_cli import end_with_launcher", "end_with_launcher(0.05)", "print('up', flush=True)")
+    steps = ("import time", "from harness.cli.train import end_with_launcher", "end_with_launcher(0.05)", "print('up', flush=True)")
     process = "; ".join((*steps, "time.sleep(600)"))
     launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {process!r}], start_new_session=True)"
     with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True) as started:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from harness import cli
+from harness.cli import main as cli
+from support.images import ImageRef
 from tasks.scenes.language import caption
 from tasks.scenes.world import make_scene
-from trainers.recipe import ASPECTS
-from trainers.rows import Completion, Picture, Row
+from trainers.config.data import ASPECTS
+from trainers.data.rows import Completion, Row
+from trainers.data.vlfeedback_format import write_rows
 from trainers.vlfeedback.instructions import write_image
-from trainers.vlfeedback.public import write_rows
 
 RECIPE = """
 name = "small"
@@ -51,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scene = make_scene(f"test-losses/{index}")
         name = write_image(scene, folder)
         answers = (rated(caption(scene), 5), rated("a red ring. " + caption(scene), 2))
-        image = Picture(Path(name).name, folder / name)
+        image = ImageRef(Path(name).name, folder / name)
         rows.append(Row(index=index, id=str(index), prompt=f"describe the image. {index}", images=(image,), completions=answers))
     write_rows(rows, folder / "rows.jsonl")
     return folder / "rows.jsonl"

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from harness import cli
+from harness.cli import main as cli
 from harness.models.spec import find
-from leaderboards.board import Board
+from leaderboards.board.board import Board
 
 LIMIT = 6
-HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
+HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
 
 
 def scores(out: Path) -> dict[tuple[str, str, str], tuple[Any, ...]]:
@@ -76,7 +76,7 @@ def test_the_report_says_what_matters(finished: Path) -> None:
 def test_the_commands_that_a_report_of_a_whole_run_names_can_be_typed() -> None:
     from types import SimpleNamespace
 
-    from harness.run_report import _next_commands
+    from harness.runs.report import _next_commands
 
     recipe: Any = SimpleNamespace(name="scenes-demo", tasks=["scenes", "pope"], seed=2)
     last, entries = "my runs/x/checkpoint-4", [SimpleNamespace(limit=None)]
@@ -152,7 +152,7 @@ def test_the_report_and_the_cards_tell_of_the_training(finished: Path) -> None:
 def test_a_checkpoint_that_cannot_be_scored_ends_no_run_and_one_that_is_gone_is_not_the_best(
     finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness.watch import Scoring
+    from harness.runs.scoring_queue import Scoring
 
     out = tmp_path / "run"
     shutil.copytree(finished, out)
@@ -163,7 +163,9 @@ def test_a_checkpoint_that_cannot_be_scored_ends_no_run_and_one_that_is_gone_is_
     board.add([replace(entry, run="gone", model=gone.as_posix()) for entry in known if entry.run == run], samples)
     command = ["train-then-eval", str(tiny_recipe), "--out", str(out), "--limit", str(LIMIT), "--json"]
     score = Scoring.score
-    monkeypatch.setattr("harness.train_then_eval.headlines", lambda tasks: [("scenes_mme", "accuracy")])  # six documents give F1 no value
+    monkeypatch.setattr(
+        "harness.runs.train_then_eval.headlines", lambda tasks: [("scenes_mme", "accuracy")]
+    )  # six documents give F1 no value
 
     def failing(self: Scoring, spec: Any, name: str, **given: Any) -> Any:
         if name == last.as_posix():
@@ -219,7 +221,7 @@ def test_a_claim_without_a_name_is_that_something_is_better(finished: Path, tiny
     ),
 )
 def test_an_option_whose_name_may_be_left_out_is_spelled_out(given: list[str], understood: list[str]) -> None:
-    from harness.options import spelled_out
+    from harness.cli.options import spelled_out
 
     assert spelled_out(given) == understood
 
@@ -239,9 +241,9 @@ def test_a_dry_run_says_which_processes_train(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_processes_refuse_other_pairs_than_the_runs(finished: Path, tmp_path: Path) -> None:
-    from harness.train_arm import train_arm
-    from trainers.errors import StageError
-    from trainers.recipe import find_recipe
+    from harness.runs.training_worker import train_arm
+    from support.errors import StageError
+    from trainers.config.recipe import find_recipe
 
     told: dict[str, Any] = {
         "arm": "dpo",
@@ -300,10 +302,10 @@ def test_two_processes_killed_and_called_again_end_on_the_board_of_one(spoilt: A
 def test_a_recipe_that_scores_nothing_is_refused_before_anything_runs(
     tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness.train_then_eval import train_then_eval
+    from harness.runs.train_then_eval import train_then_eval
+    from support.errors import BadInput
     from tasks.scenes.judge import ExactJudge
-    from trainers.errors import BadInput
-    from trainers.recipe import find_recipe
+    from trainers.config.recipe import find_recipe
 
     path = tmp_path / "none.toml"
     path.write_text(tiny_recipe.read_text().replace('tasks = ["scenes"]', "tasks = []"))
@@ -319,10 +321,10 @@ def test_scoring_between_saves_leaves_the_training_as_it_was(finished: Path, tin
     """A trainer that nobody interrupts ends with the same weights."""
     from safetensors.torch import load_file
 
-    from trainers import dpo
-    from trainers.job import Job
-    from trainers.recipe import find_recipe
-    from trainers.vlfeedback.formats import read_pairs
+    from trainers.config.recipe import find_recipe
+    from trainers.data.pair_formats import read_pairs
+    from trainers.training import dpo
+    from trainers.training.job import Job
 
     pairs = list(read_pairs(finished / "data" / "pairs.jsonl"))
     base = find("scenes-base").pretrained
@@ -356,13 +358,14 @@ targets = '.*language_model.*q_proj'
 @pytest.fixture(scope="module")
 def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run on pairs that are there already, at a learning rate that ruins the model, and its recipe's file."""
-    from harness.train_then_eval import train_then_eval
+    from harness.runs.train_then_eval import train_then_eval
+    from support.images import ImageRef
     from tasks.scenes.judge import ExactJudge
     from tasks.scenes.language import caption
     from tasks.scenes.world import make_scene
-    from trainers.recipe import find_recipe
-    from trainers.rows import Picture, Preference
-    from trainers.vlfeedback.formats import write_pairs
+    from trainers.config.recipe import find_recipe
+    from trainers.data.pair_formats import write_pairs
+    from trainers.data.rows import Preference
     from trainers.vlfeedback.instructions import write_image
 
     folder = tmp_path_factory.mktemp("spoilt")
@@ -371,7 +374,7 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
         Preference(
             id=scene.id,
             prompt=f"describe image {index}.",
-            images=(Picture(f"images/{index}.png", folder / write_image(scene, folder)),),
+            images=(ImageRef(f"images/{index}.png", folder / write_image(scene, folder)),),
             chosen="no",
             rejected=caption(scene),
             row=index,
@@ -395,7 +398,7 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.slow
 def test_a_probe_that_falls_ends_the_training_for_good(spoilt: Any) -> None:
-    from harness.run_report import write_report
+    from harness.runs.report import write_report
 
     outcome, said = spoilt()
     assert outcome.stop is not None
@@ -422,10 +425,10 @@ def test_pairs_that_are_there_are_read_and_some_held_out(spoilt: Any) -> None:
 
 
 def test_an_early_stop_by_what_is_not_scored_is_a_mistake(tiny_recipe: Path, tmp_path: Path) -> None:
-    from harness.train_then_eval import train_then_eval
+    from harness.runs.train_then_eval import train_then_eval
+    from support.errors import BadInput
     from tasks.scenes.judge import ExactJudge
-    from trainers.errors import BadInput
-    from trainers.recipe import find_recipe
+    from trainers.config.recipe import find_recipe
 
     for probe, known in (("pope", "scenes_pope"), ("scenes_pope.f2", "scenes_pope.f1")):
         with pytest.raises(BadInput, match=f"known: .*{known}"):

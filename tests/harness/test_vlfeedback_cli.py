@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from harness import cli
-from trainers.vlfeedback.formats import read_pairs
-from trainers.vlfeedback.public import read_rows
+from harness.cli import main as cli
+from trainers.data.pair_formats import read_pairs
+from trainers.data.vlfeedback_format import read_rows
 
-HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
+HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
 BUILD = ["vlfeedback", "build", "--source", "scenes", "--pool", "scenes", "--judge", "exact", "--rows", "24"]
 
 
@@ -50,7 +50,7 @@ def test_the_same_command_again_asks_nobody(built: Path, capsys: pytest.CaptureF
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("harness.pool.Pool.__call__", refuse)
+    monkeypatch.setattr("harness.datasets.pool.PoolModels.__call__", refuse)
     before = (built / "vlfeedback.jsonl").read_bytes()
     assert cli.run([*BUILD, "--out", str(built)]) == 0
     assert (built / "vlfeedback.jsonl").read_bytes() == before
@@ -112,16 +112,17 @@ def test_statistics_stand_beside_the_published_ones(built: Path, tmp_path: Path,
 def test_a_row_that_shows_a_benchmarks_picture_is_found_and_dropped(
     built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness.evaluate import load_tasks
+    from harness.evaluation.generate import load_tasks
+    from support.images import ImageRef
     from tasks.registry import registry
-    from trainers.rows import Picture, Row
-    from trainers.vlfeedback.public import write_rows
+    from trainers.data.rows import Row
+    from trainers.data.vlfeedback_format import write_rows
 
     rows = list(read_rows(built))
     shown = tmp_path / "leaked.png"
     task = load_tasks(registry().expand(["scenes_chair"]))[0]["scenes_chair"]
     task.doc_to_image(task.eval_docs[7])[0].save(shown)
-    leaked = Row(index=24, id="leaked", prompt="what is it?", images=(Picture(shown.name, shown),), completions=rows[0].completions)
+    leaked = Row(index=24, id="leaked", prompt="what is it?", images=(ImageRef(shown.name, shown),), completions=rows[0].completions)
     write_rows([*rows, leaked], tmp_path / "with.parquet", embed_images=True)
     options = ["--tasks", "scenes_chair", "--fingerprints", str(tmp_path / "f.sqlite")]
     clean = run(["vlfeedback", "leaks", str(built), *options], capsys)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from support.images import PictureFile, keep, picture
 from tasks.answer import FailedAnswer
-from tasks.pictures import PictureFile, keep, picture
 from tasks.scenes.world import image_of
 
 QUESTIONS = (
@@ -39,7 +39,7 @@ def requests(lm: Any, images: list[Any], tokens: int = 12) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def lm(random_model: Path) -> Any:
-    from harness.models.vlm import SharedImageLM
+    from harness.engine.lm import SharedImageLM
 
     return SharedImageLM(pretrained=str(random_model), dtype="float32", device="cpu", batch_size=6)
 

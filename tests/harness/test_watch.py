@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from harness.models.resident import Resident
+from harness.cli.watch import watch_command
+from harness.models.adapter_host import AdapterHost
 from harness.models.spec import find
-from harness.watch import NOTE, Scoring, Settled, Watched, base_of, length_of, look, watch
-from harness.watch_cli import watch_command
-from leaderboards.board import Board
+from harness.runs.scoring_queue import Scoring
+from harness.runs.watch import Watched, watch
+from leaderboards.board.board import Board
+from support.errors import BadInput
+from support.files import file_lock
 from tasks.registry import registry
-from trainers.errors import BadInput
-from trainers.vlfeedback.store import sole
+from trainers.training.checkpoints import NOTE, QuietPeriod, base_of, find_complete_checkpoints, length_of
 
 Checkpoints = Callable[[Path, int], Path]
 
@@ -75,7 +77,7 @@ def age(folder: Path, seconds: float) -> None:
         os.utime(path, (then, then))
 
 
-RESIDENT = Resident()
+RESIDENT = AdapterHost()
 
 
 def scoring(out: Path, **changes: Any) -> Scoring:
@@ -94,7 +96,7 @@ def cut(file: Path, count: int) -> None:
 
 
 def lacks(run: Path) -> str:
-    whole, torn = look(run, Settled(10))
+    whole, torn = find_complete_checkpoints(run, QuietPeriod(10))
     assert not whole
     return next(iter(torn.values()))
 
@@ -103,14 +105,14 @@ def test_a_checkpoint_of_ours_is_whole_with_its_note(ours: Checkpoints, tmp_path
     folder = ours(tmp_path, 2)
     ours(tmp_path, 10)
     (folder / NOTE).unlink()
-    whole, torn = look(tmp_path, Settled(10))
+    whole, torn = find_complete_checkpoints(tmp_path, QuietPeriod(10))
     assert [found.step for found in whole] == [10]
     assert torn == {folder: "no checkpoint.json yet"}
 
 
 def test_before_the_first_note_the_folder_is_known_by_its_log(theirs: Checkpoints, tmp_path: Path) -> None:
     theirs(tmp_path, 1)
-    assert [found.step for found in look(tmp_path, Settled(10))[0]] == [1]
+    assert [found.step for found in find_complete_checkpoints(tmp_path, QuietPeriod(10))[0]] == [1]
     (tmp_path / "log.jsonl").write_text("")
     assert lacks(tmp_path) == "no checkpoint.json yet"
 
@@ -128,7 +130,7 @@ def test_weights_that_are_shorter_than_their_header_says_are_not_whole(ours: Che
 
 def test_another_trainers_checkpoint_needs_its_state_and_a_moments_peace(theirs: Checkpoints, tmp_path: Path) -> None:
     folder = theirs(tmp_path, 2)
-    assert [(found.step, found.of, found.last) for found in look(tmp_path, Settled(10))[0]] == [(2, 3, False)]
+    assert [(found.step, found.of, found.last) for found in find_complete_checkpoints(tmp_path, QuietPeriod(10))[0]] == [(2, 3, False)]
     (folder / "optimizer.pt").write_bytes(b"0")
     assert lacks(tmp_path) == "written to a moment ago"
     age(folder, 60)
@@ -145,7 +147,7 @@ def test_another_trainers_checkpoint_needs_its_state_and_a_moments_peace(theirs:
 def test_where_clocks_differ_a_folder_is_settled_when_it_stays_the_same(theirs: Checkpoints, tmp_path: Path) -> None:
     folder = theirs(tmp_path, 2)
     now = [0.0]
-    settled = Settled(10, wall=lambda: 0.0, clock=lambda: now[0])  # by its files' times it will be written in decades
+    settled = QuietPeriod(10, wall=lambda: 0.0, clock=lambda: now[0])  # by its files' times it will be written in decades
     assert not settled(folder)
     now[0] = 9.0
     assert not settled(folder)
@@ -169,7 +171,7 @@ def test_shards_have_all_to_be_there_and_none_lies_elsewhere(theirs: Checkpoints
     assert "outside" in lacks(tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
     age(folder, 60)
-    assert [found.step for found in look(tmp_path, Settled(10))[0]] == [2]
+    assert [found.step for found in find_complete_checkpoints(tmp_path, QuietPeriod(10))[0]] == [2]
 
 
 def test_files_that_hold_no_object_are_of_a_checkpoint_that_is_not_whole(ours: Checkpoints, theirs: Checkpoints, tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_files_that_hold_no_object_are_of_a_checkpoint_that_is_not_whole(ours: C
 
 def test_a_base_that_is_not_said_is_none(ours: Checkpoints, tmp_path: Path) -> None:
     folder = ours(tmp_path, 3)
-    whole, _ = look(tmp_path, Settled(0))
+    whole, _ = find_complete_checkpoints(tmp_path, QuietPeriod(0))
     (folder / NOTE).write_text(json.dumps({"step": 3, "steps": 3}))
     assert base_of(whole[0]) == find("scenes-base").pretrained  # as peft wrote it
     for config in ("{}", "[", "[]"):
@@ -212,7 +214,7 @@ def test_a_pickle_is_named_as_what_it_is(theirs: Checkpoints, tmp_path: Path) ->
 
 def test_a_folder_that_is_not_there_is_a_mistake_in_the_command(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such folder"):
-        look(tmp_path / "rnus", Settled(0))
+        find_complete_checkpoints(tmp_path / "rnus", QuietPeriod(0))
 
 
 def test_checkpoints_are_scored_by_step_and_once(ours: Checkpoints, tmp_path: Path) -> None:
@@ -278,7 +280,7 @@ def test_what_fails_is_tried_again_then_given_up_and_holds_nothing_up(ours: Chec
 def test_what_another_process_is_scoring_is_left_to_it(ours: Checkpoints, tmp_path: Path) -> None:
     first, second = ours(tmp_path, 1), ours(tmp_path, 3)
     now = scoring(tmp_path)
-    with sole(tmp_path / "watch" / f"{tmp_path.name}_checkpoint-1", wait=True):
+    with file_lock(tmp_path / "watch" / f"{tmp_path.name}_checkpoint-1", wait=True):
         done = watch(tmp_path, now, once=True)
     assert (done.scored, done.done) == ([second], False)
     assert watch(tmp_path, now, once=True).scored == [first]
@@ -306,7 +308,7 @@ def test_a_checkpoint_keeps_the_name_it_has_on_the_board(ours: Checkpoints, tmp_
 
 def test_the_command_holds_checkpoints_against_their_base(theirs: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = theirs(tmp_path, 3)
-    whole, _ = look(tmp_path, Settled(10))
+    whole, _ = find_complete_checkpoints(tmp_path, QuietPeriod(10))
     assert base_of(whole[0]) == find("scenes-base").pretrained
     arguments: dict[str, Any] = {"tasks": ["scenes_mme"], "limit": 2, "base": "scenes-base", "until_done": True}
     assert watch_command(tmp_path, **arguments) == 0

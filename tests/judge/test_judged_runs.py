@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness.cli import run
+from harness.cli.main import run
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 JUDGE = "gpt-4o-2024-11-20"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ledger import Call, Ledger, LedgerError, now
+from tasks.judges.ledger import Call, Ledger, LedgerError, now
 
 
 def call(number: int, **changes: object) -> Call:
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
 CLAIM = """
 import sys, time
 from pathlib import Path
-from tasks.ledger import Ledger
+from tasks.judges.ledger import Ledger
 print(Ledger(Path(sys.argv[1])).claim("k", 1000), flush=True)
 time.sleep(float(sys.argv[2]))
 """

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ledger import Ledger
-from tasks.openai_judge import OpenAIJudge
+from tasks.judges.ledger import Ledger
+from tasks.judges.openai import OpenAIJudge
 from tasks.scenes.world import image_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_keys")]

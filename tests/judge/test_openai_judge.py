@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.judge import Judge, JudgeError, ManyJudge, Sampling, ask_all, use_judge
-from tasks.ledger import Ledger
-from tasks.openai_judge import BudgetSpent, JudgeDown, OpenAIJudge
-from tasks.pictures import PictureFile, keep, picture
+from support.images import PictureFile, keep, picture
+from tasks.judges.chat_client import BudgetSpent, JudgeDown
+from tasks.judges.ledger import Ledger
+from tasks.judges.openai import OpenAIJudge
+from tasks.judges.protocol import Judge, JudgeError, ManyJudge, Sampling, ask_all, use_judge
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 MODEL = "gpt-4o-2024-11-20"
@@ -223,8 +224,8 @@ def test_a_judge_may_be_asked_inside_a_running_loop(server: Any, ledger: Ledger)
 PROGRAM = """
 import sys
 from pathlib import Path
-from tasks.ledger import Ledger
-from tasks.openai_judge import OpenAIJudge
+from tasks.judges.ledger import Ledger
+from tasks.judges.openai import OpenAIJudge
 url, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 judge = OpenAIJudge("gpt-4o-2024-11-20", url=url, ledger=Ledger(path), task="mmhal", concurrency=8)
 replies = judge.ask_many([(f"Question {n}: rate this.", None) for n in range(count)])

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from tasks import prices
-from tasks.judge import Sampling
-from tasks.ledger import Ledger
-from tasks.openai_judge import OpenAIJudge
-from tasks.prices import PriceError
+from tasks.judges import prices
+from tasks.judges.ledger import Ledger
+from tasks.judges.openai import OpenAIJudge
+from tasks.judges.prices import PriceError
+from tasks.judges.protocol import Sampling
 
 
 def test_a_price_is_per_million_tokens_and_half_in_a_batch() -> None:

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from leaderboards.entry import Entry
-from leaderboards.sample import Sample
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
 
 MakeEntry = Callable[..., Entry]
 MakeSample = Callable[..., Sample]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
-from leaderboards import agreement
-from leaderboards.agreement import Agreement, agree
+from leaderboards.statistics import agreement
+from leaderboards.statistics.agreement import Agreement, agree
 
 Gappy = list[float | None]
 

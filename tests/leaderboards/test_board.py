@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from leaderboards.board import Board, newest
-from leaderboards.entry import Entry, to_json
-from leaderboards.sample import Sample
+from leaderboards.board.board import Board, newest
+from leaderboards.board.entry import Entry, to_json
+from leaderboards.board.sample import Sample
 
 MakeEntry = Callable[..., Entry]
 MakeSample = Callable[..., Sample]
@@ -286,9 +286,9 @@ WRITE_FOR_EVER = """
 import itertools, json, sys
 from dataclasses import replace
 from pathlib import Path
-from leaderboards.board import Board
-from leaderboards.entry import from_json
-from leaderboards.sample import Sample
+from leaderboards.board.board import Board
+from leaderboards.board.entry import from_json
+from leaderboards.board.sample import Sample
 
 entry = from_json(json.loads(sys.argv[2]), where="argument")
 for number in itertools.count():
@@ -317,8 +317,8 @@ def test_a_writer_killed_at_any_moment_leaves_a_readable_board(board: Board, mak
 WRITE_ON_A_FULL_DISK = """
 import json, resource, sys
 from pathlib import Path
-from leaderboards.board import Board
-from leaderboards.entry import from_json
+from leaderboards.board.board import Board
+from leaderboards.board.entry import from_json
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
 try:
@@ -386,8 +386,8 @@ def test_a_file_system_without_links_keeps_runs_too(
 SHOW = """
 import sys
 from pathlib import Path
-from leaderboards.board import Board
-from leaderboards.report import leaderboard
+from leaderboards.board.board import Board
+from leaderboards.views.markdown_report import leaderboard
 
 print(leaderboard(Board(Path(sys.argv[1])).standing()))
 assert not {"torch", "transformers", "lm_eval", "pyarrow", "huggingface_hub"} & set(sys.modules)

@@ -7,11 +7,21 @@ from xml.etree import ElementTree
 import pytest
 from markdown_it import MarkdownIt
 
-from leaderboards import ci
-from leaderboards.ci import ANNOTATIONS, COMMENT_CHARACTERS, MARKER, SUMMARY_BYTES, add_summary, annotations, publish, to_comment, to_junit
-from leaderboards.entry import Entry
-from leaderboards.regression import GateResult, check
-from leaderboards.sample import Sample
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.gate import ci_output
+from leaderboards.gate.ci_output import (
+    ANNOTATIONS,
+    COMMENT_CHARACTERS,
+    MARKER,
+    SUMMARY_BYTES,
+    add_summary,
+    annotations,
+    publish,
+    to_comment,
+    to_junit,
+)
+from leaderboards.gate.gate import GateResult, check
 from tasks.metric import mean_of
 
 MakeEntry = Callable[..., Entry]
@@ -140,7 +150,7 @@ def test_the_comment_lists_what_broke_with_both_answers_and_the_judges_words(mak
     assert text.startswith(MARKER)
     assert "40 broken, 0 fixed, 0 still wrong" in text
     assert " ".join(str(index) for index in range(20, 60)) in text
-    assert text.count("**broken**") == ci.FLIPS
+    assert text.count("**broken**") == ci_output.FLIPS
     assert "before: yes [right]\n  judge: Rated.\nnow:    no [wrong]" in text
     assert "details" not in to_comment(gate(make_entry, SAME))
 
@@ -149,7 +159,7 @@ def test_samples_in_a_comment_stay_in_their_fences_and_call_nobody(make_entry: M
     text = to_comment(gate(make_entry, WORSE, model=EVIL, word=EVIL, missing=["mme"]))
     tokens = MarkdownIt("commonmark", {"linkify": False}).enable("table").parse(text)
     fences = [token.content for token in tokens if token.type == "fence"]
-    assert len(fences) == 1 + ci.FLIPS
+    assert len(fences) == 1 + ci_output.FLIPS
     assert all("</details>" in fence for fence in fences)
     blocks = [token.content for token in tokens if token.type == "html_block"]
     assert not any("<script" in block for block in blocks)

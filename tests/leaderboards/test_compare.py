@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from leaderboards.compare import Comparison, compare_runs, standing, to_json, to_markdown
-from leaderboards.entry import Entry
-from leaderboards.flips import examples, flips
-from leaderboards.format_loss import NEXT_TOKEN, explain, format_of
-from leaderboards.matching import CompareError, Loader
-from leaderboards.sample import Sample
-from leaderboards.verdict import CountsMetric
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.comparison.compare import Comparison, compare_board, compare_runs, to_json, to_markdown
+from leaderboards.comparison.flips import examples, flips
+from leaderboards.comparison.format_loss import NEXT_TOKEN, explain, format_of
+from leaderboards.comparison.paired_logs import CompareError, Loader
+from leaderboards.statistics.resampling import CountsMetric
 from tasks.metric import mean_of, ratio_of
 
 MakeEntry = Callable[..., Entry]
@@ -377,7 +377,7 @@ def test_json_is_whole_and_lists_every_flip(entry: Entry) -> None:
 def test_a_board_has_ranks_with_ties_and_differences_to_its_base(entry: Entry) -> None:
     entries = [replace(entry, run=name, model=name) for name in ("a", "b", "c")]
     logs = loader(a=closed(share(80)), b=closed(share(79)), c=closed(share(40)))
-    found = standing(entries, samples=logs, metrics=metric, base="a")
+    found = compare_board(entries, samples=logs, metrics=metric, base="a")
     a, b, c = (one.key for one in entries)
     assert [str(found.ranks[key]) for key in (a, b, c)] == ["1–2", "1–2", "3"]
     assert {key: verdict.outcome for key, verdict in found.verdicts.items()} == {b: "not separable", c: "worse"}
@@ -387,10 +387,10 @@ def test_a_board_has_ranks_with_ties_and_differences_to_its_base(entry: Entry) -
 def test_a_model_without_a_log_has_no_rank_and_a_log_that_does_not_fit_is_named(entry: Entry) -> None:
     entries = [replace(entry, run=name, model=name) for name in ("a", "b", "c", "d")]
     moved = [replace(sample, image="elsewhere") for sample in closed(share(80))]
-    found = standing(entries[:3], samples=loader(a=closed(share(80)), b=closed(share(40))), metrics=metric, base="a")
+    found = compare_board(entries[:3], samples=loader(a=closed(share(80)), b=closed(share(40))), metrics=metric, base="a")
     assert {key[0] for key in found.ranks} == {"a", "b"}
     assert found.notes == []
-    found = standing(entries, samples=loader(a=closed(share(80)), b=closed(share(40)), d=moved), metrics=metric, base="a")
+    found = compare_board(entries, samples=loader(a=closed(share(80)), b=closed(share(40)), d=moved), metrics=metric, base="a")
     assert (found.ranks, {key[0] for key in found.verdicts}) == ({}, {"b"})
     assert any(note.startswith("no ranks of pope accuracy: sample '0' was about image") for note in found.notes)
     assert any(note.startswith("no verdict on d by pope accuracy") for note in found.notes)
@@ -398,7 +398,7 @@ def test_a_model_without_a_log_has_no_rank_and_a_log_that_does_not_fit_is_named(
 
 def test_a_log_that_is_lost_is_a_note_and_the_others_keep_their_ranks(entry: Entry) -> None:
     entries = [replace(entry, run=name, model=name) for name in ("a", "b", "c")]
-    found = standing(entries, samples=loader(a=closed(share(80)), b=closed(share(40)), c=None), metrics=metric, base="a")
+    found = compare_board(entries, samples=loader(a=closed(share(80)), b=closed(share(40)), c=None), metrics=metric, base="a")
     assert ({key[0] for key in found.ranks}, {key[0] for key in found.verdicts}) == ({"a", "b"}, {"b"})
     assert found.notes == ["no rank and no verdict on c by pope: run c: its sample log c.samples.parquet is missing"]
     found_between = compare_runs(
@@ -416,7 +416,7 @@ def test_a_log_is_read_once_for_all_columns(entry: Entry) -> None:
         return closed(share(80), share(70))
 
     entries = [replace(entry, run=name, model=name, metric=of) for name in ("a", "b", "c") for of in ("accuracy", NEXT_TOKEN)]
-    found = standing(entries, samples=load, metrics=metric, base="a", only_headline=False)
+    found = compare_board(entries, samples=load, metrics=metric, base="a", only_headline=False)
     assert (sorted(read), len(found.verdicts), len(found.ranks)) == (["a", "b", "c"], 4, 6)
 
 
@@ -426,8 +426,8 @@ def test_a_verdict_against_the_base_depends_on_no_other_model_but_for_the_adjust
         name: closed([bool(right) for right in rng.random(200) < skill]) for name, skill in zip("abcd", (0.7, 0.9, 0.75, 0.65), strict=True)
     }
     entries = [replace(entry, run=name, model=name) for name in runs]
-    alone = standing(entries[:2], samples=loader(**runs), metrics=metric, base="a").verdicts[entries[1].key]
-    among = standing(entries, samples=loader(**runs), metrics=metric, base="a").verdicts[entries[1].key]
+    alone = compare_board(entries[:2], samples=loader(**runs), metrics=metric, base="a").verdicts[entries[1].key]
+    among = compare_board(entries, samples=loader(**runs), metrics=metric, base="a").verdicts[entries[1].key]
     assert among.p > alone.p
     assert replace(among, p=alone.p) == alone
 
@@ -443,7 +443,7 @@ def test_a_headline_has_one_verdict_whether_or_not_the_other_metrics_are_shown(e
         replace(entry, run=name, model=name, metric=of, headline=of == "accuracy") for name in ("a", "b") for of in ("accuracy", *parts)
     ]
     found = [
-        standing(
+        compare_board(
             entries, samples=loader(a=with_parts(before), b=with_parts(after)), metrics=lambda t, m: ACCURACY, base="a", only_headline=only
         )
         for only in (True, False)
@@ -458,7 +458,7 @@ def test_a_headline_has_one_verdict_whether_or_not_the_other_metrics_are_shown(e
 def test_a_score_whose_base_was_asked_otherwise_says_what_differs(entry: Entry) -> None:
     entries = [replace(entry, run=name, model=name, provenance={"task": "0a" if name != "c" else "0b"}) for name in ("a", "b", "c")]
     logs = loader(a=closed(share(80)), b=closed(share(40)), c=closed(share(40)))
-    found = standing(entries, samples=logs, metrics=metric, base="a")
+    found = compare_board(entries, samples=logs, metrics=metric, base="a")
     assert found.otherwise == {entries[2].key: ["digest of the task's prompts and rules was '0a', is '0b'"]}
     assert found.notes == ["c pope: digest of the task's prompts and rules was '0a', is '0b'"]
     changed = compared(replace(entry, provenance={"task": "0a"}), closed(share(80)), closed(share(40)), provenance={"task": "0b"})
@@ -471,7 +471,7 @@ def test_a_score_whose_base_was_asked_otherwise_says_what_differs(entry: Entry) 
 
 def test_a_base_that_is_not_there_is_named_with_those_that_are(entry: Entry) -> None:
     with pytest.raises(CompareError, match="base model 'A' is not on the board; known: 'a'"):
-        standing([entry], samples=loader(), metrics=metric, base="A")
+        compare_board([entry], samples=loader(), metrics=metric, base="A")
 
 
 def test_another_picture_under_the_same_id_is_another_question(entry: Entry) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
-from leaderboards.entry import Entry
-from leaderboards.regression import check
-from leaderboards.resampling import Array, Record
-from leaderboards.sample import Sample
-from leaderboards.verdict import Pair, compare, compare_repeats, interval, panel
-from tasks import mme, mmhal, pope
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.gate.gate import check
+from leaderboards.statistics.resampling import Array, Record
+from leaderboards.statistics.verdict import Pair, compare, compare_repeats, interval, panel
+from tasks.benchmarks import mme, mmhal, pope
 from tasks.metric import mean_of
 
 SIMULATIONS, RESAMPLES = 1000, 600

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from leaderboards.entry import Entry, from_json, to_json
+from leaderboards.board.entry import Entry, from_json, to_json
 
 MakeEntry = Callable[..., Entry]
 

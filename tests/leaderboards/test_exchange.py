@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from leaderboards.board import Board
-from leaderboards.entry import Entry
-from leaderboards.exchange import (
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry, lacking
+from leaderboards.board.export_results import (
     ExchangeError,
     folders_of,
     hub_files,
@@ -16,11 +16,10 @@ from leaderboards.exchange import (
     lm_eval_files,
     lm_eval_results,
     model_index,
-    read_results,
     sanitized,
     write_files,
 )
-from leaderboards.schema import lacking
+from leaderboards.board.import_results import read_results
 
 MakeEntry = Callable[..., Entry]
 
@@ -184,7 +183,7 @@ def test_a_limited_import_is_partial(write: Callable[..., Path], limit: float, a
 def test_an_import_is_idempotent_and_shares_no_column_with_measured_numbers(
     write: Callable[..., Path], tmp_path: Path, make_entry: MakeEntry
 ) -> None:
-    from leaderboards.report import leaderboard
+    from leaderboards.views.markdown_report import leaderboard
 
     board, path = Board(tmp_path / "board"), write(LMMS_EVAL, "20260102_013000_results.json")
     for _ in range(2):

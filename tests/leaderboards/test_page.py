@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from leaderboards.answers import Mark
-from leaderboards.charts import bars, curve, profile
-from leaderboards.entry import Entry
-from leaderboards.page import PageError, mark, page, write_page
-from leaderboards.plot import Point
-from leaderboards.published import Reference
-from leaderboards.ranks import Rank
-from leaderboards.report import leaderboard
-from leaderboards.sample import Sample
-from leaderboards.verdict import Verdict
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.statistics.ranks import Rank
+from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.html_page import page, write_page
+from leaderboards.views.learning_curves import Point
+from leaderboards.views.markdown_report import leaderboard
+from leaderboards.views.page_answers import Mark, PageError, mark
+from leaderboards.views.published import Reference
+from leaderboards.views.svg_charts import bars, curve, profile
 
 MakeEntry = Callable[..., Entry]
 MakeSample = Callable[..., Sample]
@@ -39,9 +39,9 @@ def picture(colour: str, kind: str = "WEBP") -> bytes:
     return data.getvalue()
 
 
-def verdict(difference: float, p: float, **changes: Any) -> Verdict:
+def verdict(difference: float, p: float, **changes: Any) -> PairedTest:
     usual: dict[str, Any] = {"base": 19.3, "other": 19.3 + difference, "images": 300, "higher_is_better": False}
-    return Verdict(difference=difference, low=difference - 2, high=difference + 2, p=p, **usual | changes)
+    return PairedTest(difference=difference, low=difference - 2, high=difference + 2, p=p, **usual | changes)
 
 
 def index(html: str) -> list[dict[str, Any]]:
@@ -388,7 +388,10 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
 
 
 def test_making_a_page_loads_no_model_library() -> None:
-    code = "import sys; from leaderboards.page import page; page([], title='x'); print(*{name.partition('.')[0] for name in sys.modules})"
+    code = (
+        "import sys; from leaderboards.views.html_page import page; page([], title='x'); "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "transformers", "lm_eval", "datasets", "matplotlib", "pandas", "tasks", "trainers", "harness"} & set(loaded)
 

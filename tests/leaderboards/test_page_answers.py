@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from leaderboards.answers import LONGEST, Asked, Packed, pack
-from leaderboards.sample import Sample
+from leaderboards.board.sample import Sample
+from leaderboards.views.page_answers import LONGEST, Asked, Packed, pack
 
 MakeSample = Callable[..., Sample]
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaderboards.board import Board
-from leaderboards.entry import Entry
-from leaderboards.power import Power, PowerError, of_boards, paired, render, single, supposed
-from leaderboards.verdict import DETECTED
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.comparison.power import Power, PowerError, of_boards, paired, render, single, supposed
+from leaderboards.statistics.verdict import DETECTED
 from tasks.metric import mean_of
 
 Records = list[dict[str, Any]]

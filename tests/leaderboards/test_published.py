@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from leaderboards.entry import Entry
-from leaderboards.published import PublishedError, Reference, beside, published, rows
-from leaderboards.report import to_csv, to_json
+from leaderboards.board.entry import Entry
+from leaderboards.views.markdown_report import to_csv, to_json
+from leaderboards.views.published import PublishedError, Reference, beside, published, rows
 from tasks.registry import registry
 
 MakeEntry = Callable[..., Entry]

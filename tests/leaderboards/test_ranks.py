@@ -3,8 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaderboards.ranks import Rank, ranks, ranks_of
-from leaderboards.verdict import Counted, RecordsError, compare
+from leaderboards.statistics.ranks import Rank, ranks, ranks_of
+from leaderboards.statistics.resampling import Counted, RecordsError
+from leaderboards.statistics.verdict import compare
 from tasks.metric import mean_of, ratio_of
 
 Records = list[dict[str, Any]]

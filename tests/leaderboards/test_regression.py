@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaderboards.board import Board
-from leaderboards.entry import Entry
-from leaderboards.regression import GateError, GateResult, Loader, check, render, source, to_json
-from leaderboards.sample import Sample
-from leaderboards.verdict import CountsMetric
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.comparison.paired_logs import Loader
+from leaderboards.gate.gate import GateError, GateResult, check, render, source, to_json
+from leaderboards.statistics.resampling import CountsMetric
 from tasks.metric import mean_of
 
 MakeEntry = Callable[..., Entry]

@@ -6,11 +6,12 @@ from collections.abc import Callable
 import pytest
 from markdown_it import MarkdownIt
 
-from leaderboards.entry import Entry, from_json
-from leaderboards.entry import to_json as entry_to_json
-from leaderboards.ranks import Rank
-from leaderboards.report import ReportError, cell, differences, leaderboard, line, to_csv, to_json
-from leaderboards.verdict import Verdict
+from leaderboards.board.entry import Entry, from_json
+from leaderboards.board.entry import to_json as entry_to_json
+from leaderboards.statistics.ranks import Rank
+from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.markdown_report import ReportError, differences, leaderboard, to_csv, to_json
+from support.markdown import cell, line
 
 MakeEntry = Callable[..., Entry]
 
@@ -41,9 +42,9 @@ def shown(markdown: str) -> list[list[str]]:
     return rows
 
 
-def verdict(**changes: object) -> Verdict:
+def verdict(**changes: object) -> PairedTest:
     usual = {"difference": -12.34, "low": -16.0, "high": -8.04, "p": 0.00005, "base": 19.3, "other": 6.96, "images": 300}
-    return Verdict(**usual | {"higher_is_better": False} | changes)  # type: ignore[arg-type]
+    return PairedTest(**usual | {"higher_is_better": False} | changes)  # type: ignore[arg-type]
 
 
 def test_a_row_is_a_model_and_a_column_a_metric(make_entry: MakeEntry) -> None:

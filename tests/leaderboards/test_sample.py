@@ -9,12 +9,13 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from leaderboards.compare import compare_runs, standing
-from leaderboards.entry import Entry
-from leaderboards.matching import CompareError, verdict_of
-from leaderboards.regression import check
-from leaderboards.sample import Asking, Sample, askings, from_parquet, to_parquet
-from leaderboards.verdict import CountsMetric, RecordsError, compare
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Asking, Sample, askings, from_parquet, to_parquet
+from leaderboards.comparison.compare import compare_board, compare_runs
+from leaderboards.comparison.paired_logs import CompareError, verdict_of
+from leaderboards.gate.gate import check
+from leaderboards.statistics.resampling import CountsMetric, RecordsError
+from leaderboards.statistics.verdict import compare
 from tasks.metric import mean_of
 
 MakeEntry = Callable[..., Entry]
@@ -209,7 +210,7 @@ def test_ranks_of_a_board_are_by_all_askings_as_its_values_are(make_entry: MakeE
     entries = [make_entry(run=run, model=run, **usual) for run in logs]
 
     def places(load: Mapping[str, list[Sample]]) -> dict[str, str]:
-        found = standing(entries, samples=load.__getitem__, metrics=lambda task, name: RATING)
+        found = compare_board(entries, samples=load.__getitem__, metrics=lambda task, name: RATING)
         return {key[0]: str(rank) for key, rank in found.ranks.items()}
 
     first = {run: [replace(sample, repeats=()) for sample in samples] for run, samples in logs.items()}

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from leaderboards.board import Board
-from leaderboards.entry import SCHEMA_VERSION, Entry, from_json, to_json
-from leaderboards.published import PUBLISHED
-from leaderboards.sample import Asking, Sample, from_parquet, to_parquet
-from leaderboards.schema import IMPORTED, MEASURED, NAMES, SchemaError, lacking, schema
+from leaderboards.board.board import Board
+from leaderboards.board.entry import IMPORTED, MEASURED, NAMES, SCHEMA_VERSION, Entry, SchemaError, from_json, lacking, schema, to_json
+from leaderboards.board.sample import Asking, Sample, from_parquet, to_parquet
+from leaderboards.views.published import PUBLISHED
 
 MakeEntry = Callable[..., Entry]
 MakeSample = Callable[..., Sample]

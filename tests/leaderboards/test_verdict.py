@@ -9,15 +9,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.score import score
-from leaderboards.resampling import swapped
-from leaderboards.verdict import (
+from harness.evaluation.score_files import score
+from leaderboards.statistics.resampling import Counted, CountsMetric, RecordsError, swapped
+from leaderboards.statistics.verdict import (
     DETECTED,
-    Counted,
-    CountsMetric,
     Pair,
-    RecordsError,
-    Verdict,
+    PairedTest,
     compare,
     compare_repeats,
     holm,
@@ -29,7 +26,7 @@ from leaderboards.verdict import (
     panel,
     verdicts,
 )
-from tasks import mme
+from tasks.benchmarks import mme
 from tasks.metric import Metric, mean_of, ratio_of
 from tasks.registry import registry
 
@@ -462,7 +459,7 @@ def test_the_published_answers_of_llava_are_better_than_those_of_lavin(metric: s
         return [process(s.doc, [s.answer])[metric] for s in registry().official_answers("mme")(GOLDEN / folder, None).answered]
 
     lavin, llava = records("LaVIN"), records("llava-v1.5-13b")
-    verdict: Verdict = compare(lavin, llava, registry().metric("mme", metric), higher_is_better=task.metrics[metric].higher_is_better)
+    verdict: PairedTest = compare(lavin, llava, registry().metric("mme", metric), higher_is_better=task.metrics[metric].higher_is_better)
     assert verdict.base == pytest.approx(score(task, GOLDEN / "LaVIN", None).metrics[metric])
     assert verdict.other == pytest.approx(score(task, GOLDEN / "llava-v1.5-13b", None).metrics[metric])
     assert verdict.images == 1187

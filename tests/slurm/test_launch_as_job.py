@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.trainers.test_slurm import slurm_missing
-from trainers.launch import Layout, job_name, plan_of, send
-from trainers.slurm import ENDED, Job, resources
+from trainers.cluster.launch import Layout, job_name, plan_of, send
+from trainers.cluster.slurm import ENDED, SlurmJob, resources
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def cluster() -> None:
 
 
 @pytest.fixture
-def counting(tmp_path: Path) -> Iterator[Job]:
+def counting(tmp_path: Path) -> Iterator[SlurmJob]:
     job = send([*SCRIPT, "count", str(tmp_path), str(STEPS), "0.3"], tmp_path, TWO, wanted=SMALL)
     yield job
     job.cancel()
@@ -48,18 +48,18 @@ def counted(folder: Path, rank: int = 0) -> list[dict[str, int]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def shown(job: Job) -> dict[str, str]:
+def shown(job: SlurmJob) -> dict[str, str]:
     text = subprocess.run(["scontrol", "show", "job", job.id], capture_output=True, text=True, check=True).stdout
     return dict(re.findall(r"(\w+)=(\S*)", text))
 
 
-def start_again(job: Job) -> None:
+def start_again(job: SlurmJob) -> None:
     """Slurm lets a job that was queued again wait for two minutes."""
     until(lambda: shown(job)["JobState"] == "PENDING")
     subprocess.run(["scontrol", "update", f"JobId={job.id}", "StartTime=now"], check=True)
 
 
-def went_on(job: Job, folder: Path) -> None:
+def went_on(job: SlurmJob, folder: Path) -> None:
     """It ended well, no step was done twice or left out, and both processes were started again."""
     until(lambda: job.state() == ENDED and shown(job)["JobState"] != "COMPLETING")
     assert (shown(job)["JobState"], shown(job)["ExitCode"]) == ("COMPLETED", "0:0")
@@ -71,21 +71,21 @@ def went_on(job: Job, folder: Path) -> None:
     assert attempts == [f"job-{job.id}", f"job-{job.id}-restart-1"]
 
 
-def test_a_preempted_job_is_gone_on_with(counting: Job, tmp_path: Path) -> None:
+def test_a_preempted_job_is_gone_on_with(counting: SlurmJob, tmp_path: Path) -> None:
     until(lambda: len(counted(tmp_path, 1)) > 3)
     subprocess.run(["scontrol", "requeue", counting.id], check=True)
     start_again(counting)
     went_on(counting, tmp_path)
 
 
-def test_a_job_near_its_time_limit_queues_itself_again(counting: Job, tmp_path: Path) -> None:
+def test_a_job_near_its_time_limit_queues_itself_again(counting: SlurmJob, tmp_path: Path) -> None:
     until(lambda: len(counted(tmp_path, 1)) > 3)
     subprocess.run(["scancel", "--signal=USR2", counting.id], check=True)  # what Slurm sends 90 seconds before
     start_again(counting)
     went_on(counting, tmp_path)
 
 
-def test_a_job_that_is_warned_waits_to_be_preempted(counting: Job, tmp_path: Path) -> None:
+def test_a_job_that_is_warned_waits_to_be_preempted(counting: SlurmJob, tmp_path: Path) -> None:
     """Where it ended by itself meanwhile, Slurm would take it for failed, and not queue it again."""
     until(lambda: len(counted(tmp_path, 1)) > 3)
     subprocess.run(["scancel", "--signal=TERM", counting.id], check=True)
@@ -100,7 +100,7 @@ def test_a_job_that_is_warned_waits_to_be_preempted(counting: Job, tmp_path: Pat
     went_on(counting, tmp_path)
 
 
-def test_a_job_that_is_there_already_is_not_submitted_again(counting: Job, tmp_path: Path) -> None:
+def test_a_job_that_is_there_already_is_not_submitted_again(counting: SlurmJob, tmp_path: Path) -> None:
     again = send([*SCRIPT, "count", str(tmp_path), str(STEPS), "0.3"], tmp_path, TWO, wanted=SMALL)
     assert (again.id, again.log) == (counting.id, counting.log)
     listed = subprocess.run(["squeue", "--noheader", "--name", job_name(tmp_path)], capture_output=True, text=True, check=True).stdout
@@ -120,7 +120,7 @@ def test_a_job_whose_processes_never_checked_has_failed(tmp_path: Path) -> None:
     assert "never came to train" in job.log.read_text()
 
 
-def test_what_was_planned_is_what_is_submitted(counting: Job, tmp_path: Path) -> None:
+def test_what_was_planned_is_what_is_submitted(counting: SlurmJob, tmp_path: Path) -> None:
     command = [*SCRIPT, "count", str(tmp_path), str(STEPS), "0.3"]
     planned = plan_of(command, tmp_path, TWO, wanted=SMALL, cluster="slurm")
     submitted = counting.handle.paths.submission_file.read_text()

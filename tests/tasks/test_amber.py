@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import amber
-from tasks.official import LayoutError
+from support.errors import LayoutError
+from tasks.benchmarks import amber
 from tasks.registry import registry
 
 WORDS = amber.Words(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import chair
-from tasks.official import LayoutError
+from support.errors import LayoutError
+from tasks.benchmarks import chair
 from tasks.registry import registry
 
 WORLD = chair.Vocabulary(

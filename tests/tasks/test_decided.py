@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tasks import amber, mme, pope, scienceqa_img, seedbench_img
-from tasks.decided import next_token_accuracy, next_token_record
+from tasks.benchmarks import amber, mme, pope, scienceqa_img, seedbench_img
+from tasks.early_exit import next_token_accuracy, next_token_record
 from tasks.registry import registry
 
 WORDS = st.lists(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import english
+from tasks.benchmarks import english
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks import hub
-from tasks.hub import DataError, images
+from support.errors import DataError
+from tasks import documents as hub
+from tasks.documents import images
 
 COLUMNS = ["question", "answer", "image"]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.judge import GREEDY, Judge, JudgeError, Sampling, as_data, ask_all, current_judge, fill, use_judge
+from tasks.judges.protocol import GREEDY, Judge, JudgeError, Sampling, as_data, ask_all, current_judge, fill, use_judge
 
 if TYPE_CHECKING:
     from PIL.Image import Image

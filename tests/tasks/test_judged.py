@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import hallusionbench, llava_bench, mmhal, mmvet, rtvlm
+from support.errors import LayoutError
 from tasks.answer import FailedAnswer
-from tasks.judge import GREEDY, JudgeError, Sampling, use_judge
-from tasks.official import LayoutError, OfficialAnswers
+from tasks.answer_files import OfficialAnswers
+from tasks.benchmarks import hallusionbench, llava_bench, mmhal, mmvet, rtvlm
+from tasks.judges.protocol import GREEDY, JudgeError, Sampling, use_judge
 from tasks.registry import registry
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import mme
+from tasks.benchmarks import mme
 
 
 def answer(image: str, category: str, correct: bool) -> dict[str, object]:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image as PILImage
 
-from tasks import mmhal
-from tasks.judge import GREEDY, JudgeError, Sampling, use_judge
+from tasks.benchmarks import mmhal
+from tasks.judges.protocol import GREEDY, JudgeError, Sampling, use_judge
 from tasks.metric import Metric
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import mmbench, scienceqa_img, seedbench_img
-from tasks.official import LayoutError, OfficialAnswers
+from support.errors import LayoutError
+from tasks.answer_files import OfficialAnswers
+from tasks.benchmarks import mmbench, scienceqa_img, seedbench_img
 from tasks.registry import registry
 
 OPTIONS = {"A": "a cat", "B": "a dog", "C": "two dogs", "D": "None of the above"}

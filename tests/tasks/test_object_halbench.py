@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import object_halbench
+from support.errors import LayoutError
 from tasks.answer import FailedAnswer
-from tasks.chair import read_synonyms
-from tasks.judge import GREEDY, JudgeError, Sampling, use_judge
+from tasks.benchmarks import object_halbench
+from tasks.benchmarks.chair import read_synonyms
+from tasks.judges.protocol import GREEDY, JudgeError, Sampling, use_judge
 from tasks.metric import Metric
-from tasks.official import LayoutError
 from tasks.registry import registry
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import hallusionbench, mmbench, mme, pope, scienceqa_img
-from tasks.amber import official_answers as amber_answers
-from tasks.official import Answered
+from tasks.answer_files import Answered
+from tasks.benchmarks import hallusionbench, mmbench, mme, pope, scienceqa_img
+from tasks.benchmarks.amber import official_answers as amber_answers
 
 Golden = Callable[[str], Path]
 

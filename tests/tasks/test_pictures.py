@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import pictures
-from tasks.pictures import Base64Picture, PictureFile, keep, picture
+from support import images
+from support.images import Base64Picture, PictureFile, keep, picture
 
 
 @pytest.fixture
@@ -54,18 +54,18 @@ def test_what_is_no_picture_fails_when_it_is_looked_at(content: bytes | None, tm
 
 
 def test_a_picture_over_the_limit_is_refused_before_it_is_decoded(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 1199)
-    pictures._decoded.cache_clear()
+    monkeypatch.setattr(images, "MAX_PIXELS", 1199)
+    images._decoded.cache_clear()
     with pytest.raises(OSError, match="image of 40 x 30 pixels is over the limit of 1199"):
         picture(keep(PictureFile(photo))).load()
 
 
 def test_few_pictures_are_held_decoded(tmp_path: Path) -> None:
-    for index in range(pictures.DECODED + 5):
+    for index in range(images.DECODED + 5):
         path = tmp_path / f"{index}.png"
         Image.new("RGB", (4, 4), (index, 0, 0)).save(path)
         picture(keep(PictureFile(path))).load()
-    assert pictures._decoded.cache_info().currsize == pictures.DECODED
+    assert images._decoded.cache_info().currsize == images.DECODED
 
 
 def test_text_that_is_no_base64_fails_when_it_is_looked_at() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import pope
+from tasks.benchmarks import pope
 
 ANSWERS = "pope/answers/llava-v1.5-13b_{}.jsonl"
 QUESTIONS = "pope/questions_llava_e3e3926/coco_pope_{}.json"

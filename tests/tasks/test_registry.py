@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import yes_no
-from tasks.official import LayoutError
+from support.errors import LayoutError
+from tasks.benchmarks import yes_no
 from tasks.registry import Published, Registry, RegistryError, UnknownName, registry
 
 PROBES = """
@@ -22,15 +22,15 @@ metadata:
   revision: "1"
   rows: 12
   columns: [question, answer]
-  answers: tasks.pope.official_answers
+  answers: tasks.benchmarks.pope.official_answers
   published:
     - {model: LLaVA, source: paper, scores: {f1: 85.9}}
   licence: Apache-2.0
   citation: none
-process_results: !function tasks.yes_no.record
+process_results: !function tasks.benchmarks.yes_no.record
 metric_list:
-  - {metric: f1, aggregation: !function tasks.yes_no.f1, higher_is_better: true}
-  - {metric: accuracy, aggregation: !function tasks.yes_no.accuracy, higher_is_better: true}
+  - {metric: f1, aggregation: !function tasks.benchmarks.yes_no.f1, higher_is_better: true}
+  - {metric: accuracy, aggregation: !function tasks.benchmarks.yes_no.accuracy, higher_is_better: true}
 """
 
 
@@ -60,9 +60,9 @@ def test_a_task_is_read_with_all_that_describes_it(tmp_path: Path) -> None:
     assert list(spec.metrics) == ["f1", "accuracy"]
     assert spec.metrics["f1"].unit == "%"
     assert spec.metrics["f1"].higher_is_better
-    assert spec.metrics["f1"].aggregation == "tasks.yes_no.f1"
-    assert (spec.rows, spec.columns, spec.answers) == (12, ("question", "answer"), "tasks.pope.official_answers")
-    assert spec.process_results == "tasks.yes_no.record"
+    assert spec.metrics["f1"].aggregation == "tasks.benchmarks.yes_no.f1"
+    assert (spec.rows, spec.columns, spec.answers) == (12, ("question", "answer"), "tasks.benchmarks.pope.official_answers")
+    assert spec.process_results == "tasks.benchmarks.yes_no.record"
     assert spec.published == (Published(model="LLaVA", source="paper", scores={"f1": 85.9}),)
     assert spec.path == (tmp_path / "probes.yaml").resolve()
 
@@ -116,17 +116,17 @@ def test_later_includes_win_over_earlier_ones(tmp_path: Path) -> None:
         ("rows: 12", "rows: many", r"metadata\.rows: must be a number of rows or null"),
         ("rows: 12", "rows: 0", r"metadata\.rows: must be a number of rows or null"),
         ("[question, answer]", "question", r"metadata\.columns: must be a list of names"),
-        ("  answers: tasks.pope.official_answers\n", "", r"metadata\.answers: missing"),
+        ("  answers: tasks.benchmarks.pope.official_answers\n", "", r"metadata\.answers: missing"),
         ("scores: {f1: 85.9}", "scores: {f2: 85.9}", r"metadata\.published\[0\]\.scores\.f2: no such metric; there are f1, accuracy"),
         ("scores: {f1: 85.9}", "scores: {f1: high}", r"metadata\.published\[0\]\.scores\.f1: must be a number"),
         ("source: paper, ", "", r"metadata\.published\[0\]\.source: missing"),
-        ("process_results: !function tasks.yes_no.record\n", "", "process_results: missing"),
+        ("process_results: !function tasks.benchmarks.yes_no.record\n", "", "process_results: missing"),
         ("headline: f1", "headline: f2", r"metadata\.headline: 'f2' is not among the metrics f1, accuracy"),
         ('f1: "%", ', "", r"metadata\.units\.f1: missing"),
         ('f1: "%", ', 'f1: "%", f2: "%", ', r"metadata\.units\.f2: no such metric"),
         ("metadata:\n", "metadata:\n  a: b\nmetadata_: \n", r"metadata\.units: missing"),
-        ("!function tasks.yes_no.f1", "mean", r"metric_list\[0\]\.aggregation: must name a Metric in full"),
-        ("!function tasks.yes_no.f1", "!function [a]", "not YAML"),
+        ("!function tasks.benchmarks.yes_no.f1", "mean", r"metric_list\[0\]\.aggregation: must name a Metric in full"),
+        ("!function tasks.benchmarks.yes_no.f1", "!function [a]", "not YAML"),
         ("metric: accuracy", "metric: f1", r"metric_list\[1\]\.metric: 'f1' is there twice"),
         (", higher_is_better: true", "", r"metric_list\[0\]\.higher_is_better: missing"),
     ),
@@ -159,15 +159,15 @@ def test_a_suite_inside_itself_is_an_error(tmp_path: Path) -> None:
         registry(write(tmp_path, x="group: x\ntask: [y]\n", y="group: y\ntask: [x]\n"))
 
 
-@pytest.mark.parametrize("name", ("tasks.yes_no.nothing", "tasks.nowhere.f1", "tasks.yes_no.accuracy_of"))
+@pytest.mark.parametrize("name", ("tasks.benchmarks.yes_no.nothing", "tasks.nowhere.f1", "tasks.benchmarks.yes_no.accuracy_of"))
 def test_an_aggregation_that_is_no_metric_is_an_error_when_asked_for(name: str, tmp_path: Path) -> None:
-    found = registry(write(tmp_path, probes=probes().replace("tasks.yes_no.f1", name)))
+    found = registry(write(tmp_path, probes=probes().replace("tasks.benchmarks.yes_no.f1", name)))
     with pytest.raises(RegistryError, match=rf"probes\.yaml: metric_list: f1: aggregation {name}"):
         found.metric("probes", "f1")
 
 
 def test_functions_are_imported_when_asked_for(tmp_path: Path) -> None:
-    found = registry(write(tmp_path, probes=probes(), none=probes("none").replace("tasks.pope.official_answers", "null")))
+    found = registry(write(tmp_path, probes=probes(), none=probes("none").replace("tasks.benchmarks.pope.official_answers", "null")))
     assert found.process_results("probes").__name__ == yes_no.record.__name__
     with pytest.raises(LayoutError, match="none: answers to it come in no layout but our own"):
         found.official_answers("none")
@@ -176,7 +176,8 @@ def test_functions_are_imported_when_asked_for(tmp_path: Path) -> None:
 def test_all_of_this_package_imports_without_the_heavy_libraries() -> None:
     heavy = {"torch", "transformers", "lm_eval", "datasets", "nltk", "PIL", "harness", "trainers", "leaderboards"}
     program = (
-        "import sys, tasks.registry, tasks.yes_no, tasks.mme, tasks.pope, tasks.chair, tasks.judge, tasks.mmhal\n"
+        "import sys, tasks.registry, tasks.judges.protocol\n"
+        "from tasks.benchmarks import chair, mme, mmhal, pope, yes_no\n"
         f"print(sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

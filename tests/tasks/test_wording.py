@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import hallusionbench, llava_bench, mmhal, mmvet, wording
-from tasks.wording import Source, WordingError, official, official_prompts, string_of
+from tasks.benchmarks import hallusionbench, llava_bench, mmhal, mmvet
+from tasks.judges import official_prompts as wording
+from tasks.judges.official_prompts import PromptSource, WordingError, official, official_prompts, string_of
 
 CODE = 'import os\n\ndef main():\n    other = "x"\n    template = """Rate {answer}.\n\nRating:"""\n'
 TEMPLATE = "Rate {answer}.\n\nRating:"
@@ -32,8 +33,8 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
-def source(url: str, text: str = TEMPLATE) -> Source:
-    return Source(url=url, sha256=hashlib.sha256(text.encode()).hexdigest(), template=string_of("template"))
+def source(url: str, text: str = TEMPLATE) -> PromptSource:
+    return PromptSource(url=url, sha256=hashlib.sha256(text.encode()).hexdigest(), template=string_of("template"))
 
 
 def test_the_template_is_taken_out_of_the_file_without_running_it(url: str) -> None:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tasks import yes_no
+from tasks.benchmarks import yes_no
 from tasks.metric import Metric
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import mme, pope
-from tasks.official import LayoutError, OfficialAnswers
+from support.errors import LayoutError
+from tasks.answer_files import OfficialAnswers
+from tasks.benchmarks import mme, pope
 from tasks.registry import registry
 
 

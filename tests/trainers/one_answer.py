@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-from trainers.rows import Picture
+from support.images import ImageRef
 
 
-def picture(seed: int, size: tuple[int, int]) -> Picture:
+def picture(seed: int, size: tuple[int, int]) -> ImageRef:
     """A PNG of noise, (height, width)."""
     pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
-    return Picture(f"{seed}.png", data=stream.getvalue())
+    return ImageRef(f"{seed}.png", data=stream.getvalue())
 
 
 def said(

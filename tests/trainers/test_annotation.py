@@ -16,17 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.judge_reports import read_ratings, report
-from tasks.batch_judge import BatchJudge
-from tasks.judge import GREEDY, JudgeError, Sampling, use_judge
-from tasks.ledger import Ledger
-from tasks.openai_judge import OpenAIJudge
-from trainers.recipe import ASPECTS, RatingMode, TextOrder
-from trainers.rows import Completion, Picture, Row
+from harness.evaluation.rater_agreement import read_ratings, report
+from support.files import JsonLines, file_lock
+from support.images import ImageRef
+from tasks.judges.batch import BatchJudge
+from tasks.judges.ledger import Ledger
+from tasks.judges.openai import OpenAIJudge
+from tasks.judges.protocol import GREEDY, JudgeError, Sampling, use_judge
+from trainers.config.data import ASPECTS, RatingMode, TextOrder
+from trainers.data.rows import Completion, Row
 from trainers.vlfeedback import annotation
 from trainers.vlfeedback.annotation import (
     AnnotationError,
-    Counts,
+    RatingCounts,
     annotate_folder,
     annotate_rows,
     chosen,
@@ -37,8 +39,7 @@ from trainers.vlfeedback.annotation import (
     rerated,
     unread,
 )
-from trainers.vlfeedback.ratings import parse, questions, rubric
-from trainers.vlfeedback.store import Rows, sole
+from trainers.vlfeedback.rating_prompt import parse, questions, rubric
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 HELP = ASPECTS[0]
@@ -324,7 +325,7 @@ def test_ratings_belong_to_their_text_in_every_mode_and_order(folder: Path) -> N
             before = len(judge.prompts)
             assert annotate_folder(folder, judge, seed=3, done=nothing, mode=mode, order=order) == 0
             assert len(judge.prompts) - before == 30 * (1 if mode == "joint" else 3)
-            found[mode, order] = Rows(ratings_file(folder, "steady", mode, order)).by_id
+            found[mode, order] = JsonLines(ratings_file(folder, "steady", mode, order)).by_id
     _, answers = read_folder(folder)
     for rows in found.values():
         for key, row in rows.items():
@@ -349,11 +350,11 @@ def test_four_files_of_the_four_ways_of_asking_are_kept_apart(folder: Path) -> N
 
 
 def test_failed_calls_are_no_ratings_and_are_made_again(folder: Path) -> None:
-    counts = Counts()
+    counts = RatingCounts()
     failed = annotate_folder(folder, Steady(fail_every=4), seed=0, done=nothing, mode="per-aspect", counts=counts)
     assert failed == counts.failed == 22
     path = ratings_file(folder, "steady", "per-aspect")
-    assert len(Rows(path).by_id) == counts.rated < 30
+    assert len(JsonLines(path).by_id) == counts.rated < 30
     assert annotate_folder(folder, Steady(), seed=0, done=nothing, mode="per-aspect") == 0
     whole = annotate_folder(folder, Steady(), seed=0, done=nothing, mode="per-aspect", into=folder / "whole.jsonl")
     assert whole == 0
@@ -365,7 +366,7 @@ def test_of_three_calls_only_the_lost_one_is_paid_again(server: Any, folder: Pat
     server.reply = lambda prompt: reply_of({aspect: [3] * 4 for aspect in ASPECTS})
     server.faults = ["refusal"]
     assert annotate_folder(folder, judge, seed=0, done=nothing, part=5, mode="per-aspect") == 1
-    assert len(Rows(ratings_file(folder, JUDGE, "per-aspect")).by_id) == 4
+    assert len(JsonLines(ratings_file(folder, JUDGE, "per-aspect")).by_id) == 4
     assert annotate_folder(folder, judge, seed=0, done=nothing, part=5, mode="per-aspect") == 0
     assert len(server.log) == 5 * 3 + 1
 
@@ -398,7 +399,7 @@ def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(mode: Any, a
     died = subprocess.run(arguments, cwd=root, check=False, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
     path = ratings_file(folder, "steady", mode)
-    kept = Rows(path).by_id
+    kept = JsonLines(path).by_id
     assert 0 < len(kept) < 30
     with path.open("a", encoding="utf-8") as file:
         file.write('{"id": "i29", "ord')  # and another process died while it wrote
@@ -413,17 +414,17 @@ def test_a_part_is_drawn_by_the_seed_and_a_larger_one_asks_for_the_rest(folder: 
     judge = Steady()
     heard: list[tuple[int, int]] = []
     annotate_folder(folder, judge, seed=1, done=lambda *both: heard.append(both), part=0.2)
-    few = set(Rows(ratings_file(folder, "steady")).by_id)
+    few = set(JsonLines(ratings_file(folder, "steady")).by_id)
     assert (len(few), heard[-1]) == (6, (6, 6))
     annotate_folder(folder, judge, seed=1, done=nothing, part=15)
-    more = set(Rows(ratings_file(folder, "steady")).by_id)
+    more = set(JsonLines(ratings_file(folder, "steady")).by_id)
     assert few < more
     assert len(more) == len(judge.prompts) == 15
     other = folder / "other.jsonl"
     annotate_folder(folder, judge, seed=2, done=nothing, part=15, into=other)
-    assert set(Rows(other).by_id) != more
+    assert set(JsonLines(other).by_id) != more
     annotate_folder(folder, judge, seed=1, done=nothing)
-    assert len(Rows(ratings_file(folder, "steady")).by_id) == 30
+    assert len(JsonLines(ratings_file(folder, "steady")).by_id) == 30
 
 
 @pytest.mark.parametrize("part", (0, -1, 0.0, 1.5, True))
@@ -475,7 +476,7 @@ def test_an_answer_that_comes_late_has_its_row_rated_anew(folder: Path) -> None:
 
 
 def test_two_processes_do_not_rate_into_one_file(folder: Path) -> None:
-    with sole(ratings_file(folder, "steady"), wait=True), pytest.raises(AnnotationError, match="another process is rating"):
+    with file_lock(ratings_file(folder, "steady"), wait=True), pytest.raises(AnnotationError, match="another process is rating"):
         annotate_folder(folder, Steady(), seed=0, done=nothing)
 
 
@@ -488,10 +489,10 @@ def test_pictures_that_cannot_be_read_are_counted_and_tried_again(folder: Path, 
     (folder / "images" / "4.png").unlink()
     (folder / "images" / "4.png").symlink_to(tmp_path / "secret.png")
     (folder / "instructions.jsonl").write_text(hostile)
-    counts = Counts()
+    counts = RatingCounts()
     assert annotate_folder(folder, Steady(), seed=0, done=nothing, counts=counts) == 5
     assert (counts.pictures, counts.failed, counts.rated) == (5, 0, 25)
-    assert not {f"i{n}" for n in range(5)} & Rows(ratings_file(folder, "steady")).by_id.keys()
+    assert not {f"i{n}" for n in range(5)} & JsonLines(ratings_file(folder, "steady")).by_id.keys()
 
 
 class Mumbling(Steady):
@@ -503,9 +504,9 @@ class Mumbling(Steady):
 
 
 def test_places_without_a_rating_are_counted_by_aspect_and_the_reply_is_kept(folder: Path) -> None:
-    counts = Counts()
+    counts = RatingCounts()
     annotate_folder(folder, Mumbling(), seed=0, done=nothing, part=7, counts=counts)
-    rows = Rows(ratings_file(folder, "steady"))
+    rows = JsonLines(ratings_file(folder, "steady"))
     assert unread(rows) == {HELP: 0, "Ethical Considerations": 0, "Visual Faithfulness": 7}
     assert counts.unread == {"Visual Faithfulness": 7}
     for row in rows.by_id.values():
@@ -531,10 +532,10 @@ def rated_by(judge: Steady, text: str) -> dict[str, str]:
     return {aspect: str(judge.rate(text, aspect)) for aspect in ASPECTS}
 
 
-def picture_of(n: int) -> Picture:
+def picture_of(n: int) -> ImageRef:
     buffer = BytesIO()
     Image.new("RGB", (8, 6), (n, 9, 0)).save(buffer, "PNG")
-    return Picture(f"merged_images/{n}.png", data=buffer.getvalue())
+    return ImageRef(f"merged_images/{n}.png", data=buffer.getvalue())
 
 
 def dataset(count: int = 20) -> Iterator[Row]:
@@ -551,15 +552,15 @@ def dataset(count: int = 20) -> Iterator[Row]:
         ]
         images = () if n == 7 else (picture_of(n),) * (2 if n == 8 else 1)
         if n == 9:
-            images = (Picture("gone.jpg"),)
+            images = (ImageRef("gone.jpg"),)
         yield Row(index=n, id=str(n % 6), prompt=f"What ({n})?", images=images, completions=tuple(completions[: 1 if n == 10 else 4]))
 
 
 def test_rows_of_the_public_data_are_rated_by_index(tmp_path: Path) -> None:
-    out, counts = tmp_path / "second.jsonl", Counts()
+    out, counts = tmp_path / "second.jsonl", RatingCounts()
     assert annotate_rows(dataset(), Steady(shift=1), out, seed=0, counts=counts) == 1
     assert (counts.rated, counts.left_out, counts.pictures) == (16, 3, 1)
-    rows = Rows(out)
+    rows = JsonLines(out)
     assert rows.by_id.keys() == {str(n) for n in range(20)} - {"7", "8", "9", "10"}
     assert sorted(rows.by_id["3"]["order"]) == ["alpha", "alpha.2", "mid", "zeta"]
     for row in rerated(dataset(), rows):
@@ -576,10 +577,10 @@ def test_rows_of_the_public_data_are_rated_by_index(tmp_path: Path) -> None:
 def test_a_part_of_the_public_data_is_held_against_its_own_ratings(tmp_path: Path) -> None:
     out, own = tmp_path / "second.jsonl", tmp_path / "published.jsonl"
     annotate_rows(dataset(), Steady(), out, seed=0, part=8, order="authors")
-    assert published(dataset(), Rows(out), own) == len(Rows(out).by_id) <= 8
+    assert published(dataset(), JsonLines(out), own) == len(JsonLines(out).by_id) <= 8
     found = json.loads(report(read_ratings(own), read_ratings(out), ("published", "second"), as_json=True))
-    without = 3 if "4" in Rows(out).by_id else 0
-    assert (found["items"], found["left_out"], found["exact"]["value"]) == (len(Rows(out).by_id) * 12 - without, without, 100.0)
+    without = 3 if "4" in JsonLines(out).by_id else 0
+    assert (found["items"], found["left_out"], found["exact"]["value"]) == (len(JsonLines(out).by_id) * 12 - without, without, 100.0)
 
 
 def test_another_datasets_rows_are_not_taken_for_these(tmp_path: Path) -> None:
@@ -637,7 +638,7 @@ def test_the_exact_judge_rates_alike_in_both_modes(tmp_path: Path) -> None:
     rng.shuffle(asked)
     found = []
     for mode in get_args(RatingMode):
-        rows = Rows(tmp_path / f"{mode}.jsonl")
+        rows = JsonLines(tmp_path / f"{mode}.jsonl")
         with use_judge(ExactJudge()):
             assert annotate(items_of(asked, texts, tmp_path), rows, seed=0, mode=mode) == 0
         found.append(rows.by_id)

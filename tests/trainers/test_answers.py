@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from support.files import JsonLines, file_lock
 from tasks.answer import FailedAnswer
 from tasks.scenes.judge import ExactJudge
-from trainers.recipe import Data, PoolModel, RecipeError, find_recipe
+from trainers.config.data import Data, PoolModel, RecipeError
+from trainers.config.recipe import find_recipe
 from trainers.vlfeedback import answers
 from trainers.vlfeedback.answers import DecodeError, answers_file, counts, decode, draw, read_answers, recorded_draw, shards_of
 from trainers.vlfeedback.build import build_dataset
 from trainers.vlfeedback.decode_plan import ModelFacts, plan
 from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.store import Rows, sole
 
 POOL = tuple(PoolModel(model=name) for name in ("a", "b", "c", "d", "e"))
 FORK = multiprocessing.get_context("fork")
@@ -344,7 +345,7 @@ def test_a_large_picture_is_not_held_decoded(tmp_path: Path) -> None:
 
     pool = (PoolModel(model="a"), PoolModel(model="b"))
     decode(instructions, data(pool=pool), 0, tmp_path, lambda member: Looks(member.name), quiet)
-    assert kinds[:2] == ["PngImageFile", "Picture"]
+    assert kinds[:2] == ["PngImageFile", "PromptImage"]
 
 
 def test_a_model_that_answers_too_little_is_named(tmp_path: Path) -> None:
@@ -372,7 +373,7 @@ def test_done_is_what_is_on_disk_not_what_was_said(tmp_path: Path) -> None:
 
 
 def hold(path: Path, held: Any, free: Any) -> None:
-    with sole(path, wait=True):
+    with file_lock(path, wait=True):
         held.set()
         free.wait(30)
 
@@ -403,7 +404,7 @@ def test_a_second_process_takes_the_members_that_are_free_and_waits_for_the_rest
 
 def decode_in(folder: Path, instructions: Sequence[Instruction], log: Path) -> None:
     def load(member: PoolModel) -> Echo:
-        Rows(log).append([{"id": f"{member.name} {os.getpid()}"}])
+        JsonLines(log).append([{"id": f"{member.name} {os.getpid()}"}])
         return Echo(member.name)
 
     decode(instructions, data(), 0, folder, load, quiet)
@@ -420,11 +421,11 @@ def test_two_processes_in_one_folder_end_with_the_same_bytes_and_load_nothing_tw
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert files(shared) == files(alone)
-    assert sorted(id.split()[0] for id in Rows(tmp_path / "log.jsonl").by_id) == sorted(member.name for member in POOL)
+    assert sorted(id.split()[0] for id in JsonLines(tmp_path / "log.jsonl").by_id) == sorted(member.name for member in POOL)
 
 
 def append_many(path: Path, name: str) -> None:
-    rows = Rows(path)
+    rows = JsonLines(path)
     for number in range(60):
         rows.append([{"id": f"{name}/{number}/{part}", "text": "x" * 500} for part in range(3)])
 
@@ -437,16 +438,18 @@ def test_rows_added_by_several_processes_at_once_are_all_whole(tmp_path: Path) -
         writer.start()
     for writer in writers:
         writer.join()
-    assert set(Rows(path).by_id) == {"first"} | {f"{name}/{number}/{part}" for name in "abc" for number in range(60) for part in range(3)}
+    assert set(JsonLines(path).by_id) == {"first"} | {
+        f"{name}/{number}/{part}" for name in "abc" for number in range(60) for part in range(3)
+    }
 
 
 def test_reading_leaves_a_line_that_is_being_written_alone(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"id": "a"}\n{"id": "b"')
-    assert list(Rows(path).by_id) == ["a"]
+    assert list(JsonLines(path).by_id) == ["a"]
     with path.open("ab") as writer:
         writer.write(b', "x": 1}\n')
-    assert list(Rows(path).by_id) == ["a", "b"]
+    assert list(JsonLines(path).by_id) == ["a", "b"]
 
 
 @pytest.mark.parametrize("length", (0, 5, 65536, 65537, 200_000))
@@ -454,7 +457,7 @@ def test_a_torn_line_of_any_length_is_cut_off(length: int, tmp_path: Path) -> No
     for head in (b"", b'{"id": "a"}\n'):
         path = tmp_path / "rows.jsonl"
         path.write_bytes(head + b"x" * length)
-        Rows(path).append([{"id": "b"}])
+        JsonLines(path).append([{"id": "b"}])
         assert path.read_bytes() == head + b'{"id": "b"}\n'
 
 
@@ -508,7 +511,7 @@ def test_the_plan_knows_what_is_done_and_how_long_it_took(tmp_path: Path) -> Non
     assert [(member.rows, member.answered, member.failed, member.left, member.images) for member in done.members] == [(10, 9, 1, 1, 10)] * 2
     assert "as its shards in this folder took" in done.members[0].rate
     answers_file(tmp_path, "b@1").unlink()
-    Rows(answers.speed_file(tmp_path)).by_id.clear()
+    JsonLines(answers.speed_file(tmp_path)).by_id.clear()
     answers.speed_file(tmp_path).write_text('{"id": "a@1|0", "model": "a@1", "rows": 10, "seconds": 30.0}\n')
     left = plan(instructions, settings, 0, known, tmp_path).members[1]
     assert left.left == 10

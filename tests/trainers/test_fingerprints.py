@@ -13,17 +13,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.images import ImageRef
 from tasks.scenes.world import render, scenes
-from trainers.rows import Picture
-from trainers.vlfeedback.fingerprints import (
+from trainers.data.image_hashes import (
     DISTANCE,
     CacheError,
     Deduplicator,
-    Fingerprint,
-    Fingerprints,
+    HashCache,
+    ImageHashes,
     LookIndex,
     coco_id,
-    fingerprint,
+    hash_image,
     looks_alike,
     near_texts,
     normal_prompt,
@@ -55,19 +55,19 @@ def opened(data: bytes) -> Image.Image:
 def test_one_picture_in_two_lossless_formats_has_one_content() -> None:
     image = photo(1)
     png, webp = opened(encoded(image, "PNG")), opened(encoded(image, "WEBP", lossless=True))
-    assert fingerprint(png) == fingerprint(webp)
+    assert hash_image(png) == hash_image(webp)
 
 
 def test_one_changed_pixel_is_another_content() -> None:
     image = photo(1)
     changed = image.copy()
     changed.putpixel((5, 5), (1, 2, 3))
-    assert fingerprint(image).content != fingerprint(changed).content
+    assert hash_image(image).content != hash_image(changed).content
 
 
 def test_the_same_pixels_in_another_shape_are_another_content() -> None:
     flat = Image.new("RGB", (20, 30), "red")
-    assert fingerprint(flat).content != fingerprint(flat.resize((30, 20))).content
+    assert hash_image(flat).content != hash_image(flat.resize((30, 20))).content
 
 
 def test_a_picture_that_exif_turns_is_the_picture_as_it_is_seen() -> None:
@@ -75,7 +75,7 @@ def test_a_picture_that_exif_turns_is_the_picture_as_it_is_seen() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
     stored = opened(encoded(image.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif))
-    assert fingerprint(stored).content == fingerprint(image).content
+    assert hash_image(stored).content == hash_image(image).content
 
 
 def test_colours_under_full_transparency_are_not_content() -> None:
@@ -83,12 +83,12 @@ def test_colours_under_full_transparency_are_not_content() -> None:
     pixels[:50, :, 3] = 0
     other = pixels.copy()
     other[:50, :, :3] = 7
-    assert fingerprint(Image.fromarray(pixels)).content == fingerprint(Image.fromarray(other)).content
+    assert hash_image(Image.fromarray(pixels)).content == hash_image(Image.fromarray(other)).content
 
 
 def test_pictures_of_16_bits_are_told_apart() -> None:
     ramp = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
-    one, other = (fingerprint(Image.fromarray(values)) for values in (ramp, ramp[::-1].copy()))
+    one, other = (hash_image(Image.fromarray(values)) for values in (ramp, ramp[::-1].copy()))
     assert one.content != other.content
     assert looks_alike(one, other) is None
 
@@ -96,7 +96,7 @@ def test_pictures_of_16_bits_are_told_apart() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_copies_of_a_photograph_look_alike(seed: int) -> None:
     image = photo(seed)
-    original = fingerprint(image)
+    original = hash_image(image)
     copies = {
         "jpeg 85": opened(encoded(image, "JPEG", quality=85)),
         "jpeg 25": opened(encoded(image, "JPEG", quality=25)),
@@ -106,18 +106,18 @@ def test_copies_of_a_photograph_look_alike(seed: int) -> None:
         "square": image.resize((336, 336)),
         "1% cut off": image.crop((3, 2, 317, 238)),
     }
-    assert {name: looks_alike(original, fingerprint(copy)) is not None for name, copy in copies.items()} == dict.fromkeys(copies, True)
-    assert looks_alike(original, fingerprint(image.transpose(Image.Transpose.ROTATE_180))) is None
+    assert {name: looks_alike(original, hash_image(copy)) is not None for name, copy in copies.items()} == dict.fromkeys(copies, True)
+    assert looks_alike(original, hash_image(image.transpose(Image.Transpose.ROTATE_180))) is None
 
 
 def test_photographs_of_something_else_do_not_look_alike() -> None:
-    marks = [fingerprint(photo(seed)) for seed in range(40)]
+    marks = [hash_image(photo(seed)) for seed in range(40)]
     assert not [1 for i, one in enumerate(marks) for other in marks[:i] if looks_alike(one, other) is not None]
 
 
 def test_no_two_scenes_look_alike_though_their_looks_come_near() -> None:
-    shown = [fingerprint(render(scene)) for scene in islice(scenes("train/0"), 300)]
-    held = [fingerprint(render(scene)) for scene in islice(scenes("test/pope"), 300)]
+    shown = [hash_image(render(scene)) for scene in islice(scenes("train/0"), 300)]
+    held = [hash_image(render(scene)) for scene in islice(scenes("test/pope"), 300)]
     pairs = [(one, other) for one in shown for other in held]
     assert [1 for one, other in pairs if (one.look ^ other.look).bit_count() <= DISTANCE + 4], "looks alone would give false alarms"
     assert not [1 for one, other in pairs if looks_alike(one, other) is not None]
@@ -125,13 +125,13 @@ def test_no_two_scenes_look_alike_though_their_looks_come_near() -> None:
 
 def test_scenes_are_found_again_after_re_encoding() -> None:
     images = [render(scene) for scene in islice(scenes("train/0"), 100)]
-    found = [looks_alike(fingerprint(image), fingerprint(opened(encoded(image, "JPEG", quality=85)))) for image in images]
+    found = [looks_alike(hash_image(image), hash_image(opened(encoded(image, "JPEG", quality=85)))) for image in images]
     assert sum(distance is not None for distance in found) >= 95
 
 
 def test_pictures_of_one_colour_never_look_alike() -> None:
-    white = fingerprint(Image.new("RGB", (100, 100), "white"))
-    almost = fingerprint(Image.new("RGB", (200, 200), (254, 255, 255)))
+    white = hash_image(Image.new("RGB", (100, 100), "white"))
+    almost = hash_image(Image.new("RGB", (200, 200), (254, 255, 255)))
     assert white.plain
     assert (white.look ^ almost.look).bit_count() <= DISTANCE
     assert looks_alike(white, almost) is None
@@ -252,51 +252,51 @@ def test_a_file_is_hashed_once_and_found_again_by_the_next_run(tmp_path: Path) -
     files = [tmp_path / f"{seed}.png" for seed in range(5)]
     for seed, file in enumerate(files):
         file.write_bytes(encoded(photo(seed), "PNG"))
-    shown = [Picture(file.name, file) for file in [*files, *files]]
-    with Fingerprints(tmp_path / "cache" / "prints.sqlite") as prints:
+    shown = [ImageRef(file.name, file) for file in [*files, *files]]
+    with HashCache(tmp_path / "cache" / "prints.sqlite") as prints:
         first = list(prints.of_all(shown))
         assert prints.made == 5
-    with Fingerprints(tmp_path / "cache" / "prints.sqlite") as prints:
-        assert list(prints.of_all(shown)) == first == [fingerprint(photo(seed)) for seed in range(5)] * 2
+    with HashCache(tmp_path / "cache" / "prints.sqlite") as prints:
+        assert list(prints.of_all(shown)) == first == [hash_image(photo(seed)) for seed in range(5)] * 2
         assert prints.made == 0
 
 
 def test_a_changed_file_is_hashed_again(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(encoded(photo(1), "PNG"))
-    with Fingerprints(tmp_path / "prints.sqlite") as prints:
-        before = prints.of(Picture("a.png", file))
+    with HashCache(tmp_path / "prints.sqlite") as prints:
+        before = prints.of(ImageRef("a.png", file))
     file.write_bytes(encoded(photo(2), "PNG"))
-    with Fingerprints(tmp_path / "prints.sqlite") as prints:
-        assert prints.of(Picture("a.png", file)).content != before.content
+    with HashCache(tmp_path / "prints.sqlite") as prints:
+        assert prints.of(ImageRef("a.png", file)).content != before.content
 
 
 def test_the_coco_id_is_of_the_name_and_not_of_the_bytes(tmp_path: Path) -> None:
     data = encoded(photo(1), "PNG")
-    prints = Fingerprints()
-    assert prints.of(Picture("COCO_val2014_000000000007.jpg", data=data)).coco == 7
-    assert prints.of(Picture("other.jpg", data=data)).coco is None
+    prints = HashCache()
+    assert prints.of(ImageRef("COCO_val2014_000000000007.jpg", data=data)).coco == 7
+    assert prints.of(ImageRef("other.jpg", data=data)).coco is None
     file = tmp_path / "000000000009.jpg"
     file.write_bytes(data)
-    assert prints.of(Picture("images/1", file)).coco == 9
+    assert prints.of(ImageRef("images/1", file)).coco == 9
 
 
 def test_pictures_that_cannot_be_read_stand_in_their_place_as_errors() -> None:
-    good = Picture("good", data=encoded(photo(1), "PNG"))
-    found = list(Fingerprints().of_all([Picture("gone"), good, Picture("broken", data=b"no picture")], workers=2))
-    assert [isinstance(mark, Fingerprint) for mark in found] == [False, True, False]
+    good = ImageRef("good", data=encoded(photo(1), "PNG"))
+    found = list(HashCache().of_all([ImageRef("gone"), good, ImageRef("broken", data=b"no picture")], workers=2))
+    assert [isinstance(mark, ImageHashes) for mark in found] == [False, True, False]
     assert "gone" in str(found[0])
 
 
 HASH_ALL = """
 import sys
 from pathlib import Path
-from trainers.rows import Picture
-from trainers.vlfeedback.fingerprints import Fingerprint, Fingerprints
+from support.images import ImageRef
+from trainers.data.image_hashes import ImageHashes, HashCache
 
 folder = Path(sys.argv[1])
-with Fingerprints(folder / "prints.sqlite") as prints:
-    assert all(isinstance(mark, Fingerprint) for mark in prints.of_all(Picture(file.name, file) for file in folder.glob("*.png")))
+with HashCache(folder / "prints.sqlite") as prints:
+    assert all(isinstance(mark, ImageHashes) for mark in prints.of_all(ImageRef(file.name, file) for file in folder.glob("*.png")))
 """
 
 
@@ -312,16 +312,16 @@ def test_two_processes_share_a_file_of_fingerprints(tmp_path: Path) -> None:
 def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a database, " * 100)
     with pytest.raises(CacheError, match=r"notes\.txt: no file of fingerprints"):
-        Fingerprints(tmp_path / "notes.txt")
+        HashCache(tmp_path / "notes.txt")
 
 
 def test_duplicates_are_named_by_their_strongest_kind() -> None:
     image = photo(1)
-    mark, copy, other = fingerprint(image), fingerprint(opened(encoded(image, "JPEG", quality=80))), fingerprint(photo(2))
+    mark, copy, other = hash_image(image), hash_image(opened(encoded(image, "JPEG", quality=80))), hash_image(photo(2))
     known: Deduplicator[str] = Deduplicator()
     known.add("first", "What is this?", mark)
 
-    def kind(prompt: str, print: Fingerprint | None) -> str | None:
+    def kind(prompt: str, print: ImageHashes | None) -> str | None:
         found = known.find(prompt, print)
         assert found is None or found.of == "first"
         return found.kind if found else None
@@ -344,7 +344,7 @@ def test_a_prompt_without_a_picture_is_a_duplicate_of_the_same_without_one() -> 
 
 def test_plain_pictures_are_duplicates_by_content_only() -> None:
     known: Deduplicator[int] = Deduplicator()
-    white = fingerprint(Image.new("RGB", (100, 100), "white"))
+    white = hash_image(Image.new("RGB", (100, 100), "white"))
     known.add(0, "What?", white)
-    assert known.find("What?", fingerprint(Image.new("RGB", (50, 50), "white"))) is None
+    assert known.find("What?", hash_image(Image.new("RGB", (50, 50), "white"))) is None
     assert known.find("What?", white) is not None

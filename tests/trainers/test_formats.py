@@ -17,13 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainers.recipe import ASPECTS
-from trainers.rows import Picture, Preference
-from trainers.vlfeedback.card import PushError, dataset_card, push
-from trainers.vlfeedback.formats import FORMS, FormatError, SeenPairs, read_pairs, write_best, write_pairs
-from trainers.vlfeedback.pairs import BestAnswer
-from trainers.vlfeedback.pictures import there
-from trainers.vlfeedback.records import DataError
+from support.image_folders import there
+from support.images import ImageRef
+from support.records import DataError
+from trainers.config.data import ASPECTS
+from trainers.data.dataset_card import PushError, dataset_card, push
+from trainers.data.pair_formats import FORMS, FormatError, SeenPairs, read_pairs, write_best, write_pairs
+from trainers.data.pair_rules import BestAnswer
+from trainers.data.rows import Preference
 
 
 def png(colour: int) -> bytes:
@@ -37,7 +38,7 @@ WAYS = [way for way in WAYS if FORMS[way[0]].parquet or way[1] != "parquet"]
 
 TEXT = st.text(max_size=12) | st.sampled_from(["<image>", "<image>\nWhat?", "\nWhat?\n", "What?\n<image>", " a"])
 RATINGS = st.dictionaries(st.sampled_from([*ASPECTS, "Wit"]), st.sampled_from(["1", "5", "N/A"]), max_size=3)
-PICTURE = st.integers(0, 255).map(lambda colour: Picture(f"images/{colour}.png", data=png(colour)))
+PICTURE = st.integers(0, 255).map(lambda colour: ImageRef(f"images/{colour}.png", data=png(colour)))
 
 
 def pairs_of(pictures: int) -> st.SearchStrategy[list[Preference]]:
@@ -64,7 +65,7 @@ def told(pair: Preference) -> tuple[Any, ...]:
     return values, [picture.read() for picture in pair.images]
 
 
-def pair(image: Picture, **changes: Any) -> Preference:
+def pair(image: ImageRef, **changes: Any) -> Preference:
     values: dict[str, Any] = {
         "id": "a",
         "prompt": "What?",
@@ -83,11 +84,11 @@ def pair(image: Picture, **changes: Any) -> Preference:
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> Picture:
+def shown(tmp_path: Path) -> ImageRef:
     path = tmp_path / "pictures" / "7.png"
     path.parent.mkdir()
     path.write_bytes(png(7))
-    return Picture("7.png", path)
+    return ImageRef("7.png", path)
 
 
 @settings(max_examples=120, deadline=None)
@@ -110,7 +111,7 @@ def test_pairs_go_through_any_two_formats_unchanged(
 def test_pictures_of_a_zip_open_in_what_is_written(form: str, ending: str, embed: bool, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "merged_images.zip", "w") as archive:
         archive.writestr("merged_images/7.jpg", png(7))
-    zipped = Picture("merged_images/7.jpg", tmp_path / "merged_images.zip", "merged_images/7.jpg")
+    zipped = ImageRef("merged_images/7.jpg", tmp_path / "merged_images.zip", "merged_images/7.jpg")
     path = tmp_path / "out" / f"pairs.{ending}"
     write_pairs([pair(zipped), pair(zipped, id="b", rejected="cow")], path, form, embed_images=embed)
     (tmp_path / "merged_images.zip").unlink()
@@ -119,7 +120,7 @@ def test_pictures_of_a_zip_open_in_what_is_written(form: str, ending: str, embed
     assert len(copies) == (0 if embed and ending == "parquet" else 1)
 
 
-def test_a_folder_of_lines_with_its_pictures_can_be_moved(tmp_path: Path, shown: Picture) -> None:
+def test_a_folder_of_lines_with_its_pictures_can_be_moved(tmp_path: Path, shown: ImageRef) -> None:
     write_pairs([pair(shown)], tmp_path / "out" / "pairs.jsonl", "sharegpt", embed_images=True)
     shown.file.unlink()  # type: ignore[union-attr]
     (tmp_path / "out").rename(tmp_path / "moved")
@@ -129,7 +130,7 @@ def test_a_folder_of_lines_with_its_pictures_can_be_moved(tmp_path: Path, shown:
     assert back.images[0].read() == png(7)
 
 
-def test_pictures_on_disk_are_not_put_into_the_table(tmp_path: Path, shown: Picture) -> None:
+def test_pictures_on_disk_are_not_put_into_the_table(tmp_path: Path, shown: ImageRef) -> None:
     import pyarrow.parquet as pq
 
     write_pairs([pair(shown)], tmp_path / "pairs.parquet")
@@ -274,7 +275,7 @@ def test_a_form_that_does_not_fit_is_said_with_the_columns_and_the_known_forms(t
         list(read_pairs(tmp_path / "b.jsonl"))
 
 
-def test_what_a_form_cannot_hold_is_refused_and_the_old_file_stays(tmp_path: Path, shown: Picture) -> None:
+def test_what_a_form_cannot_hold_is_refused_and_the_old_file_stays(tmp_path: Path, shown: ImageRef) -> None:
     two = pair(shown, images=(shown, shown))
     path = tmp_path / "pairs.parquet"
     path.write_text("old")
@@ -289,7 +290,7 @@ def test_what_a_form_cannot_hold_is_refused_and_the_old_file_stays(tmp_path: Pat
 
 @pytest.mark.parametrize("name", ("../secret.png", "/etc/passwd", "{outside}/secret.png", "link.png", "http://127.0.0.1:9/x.png"))
 @pytest.mark.parametrize("form", ("trl", "povid"))
-def test_a_hostile_name_reads_nothing_outside(form: str, name: str, tmp_path: Path, shown: Picture) -> None:
+def test_a_hostile_name_reads_nothing_outside(form: str, name: str, tmp_path: Path, shown: ImageRef) -> None:
     (tmp_path / "secret.png").write_bytes(png(200))
     path = tmp_path / "set" / "pairs.json"
     write_pairs([pair(shown)], path, form)
@@ -339,7 +340,7 @@ def listener() -> Iterator[tuple[int, list[str]]]:
     ("form", "ending"), (("trl", "parquet"), ("rlaif-v", "parquet"), ("trl", "jsonl"), ("povid", "json"), ("sharegpt", "jsonl"))
 )
 def test_what_is_written_of_hostile_names_loads_and_opens_nothing(
-    form: str, ending: str, embed: bool, tmp_path: Path, shown: Picture, listener: tuple[int, list[str]]
+    form: str, ending: str, embed: bool, tmp_path: Path, shown: ImageRef, listener: tuple[int, list[str]]
 ) -> None:
     import datasets
 
@@ -347,7 +348,7 @@ def test_what_is_written_of_hostile_names_loads_and_opens_nothing(
     (tmp_path / "secret.png").write_bytes(png(200))
     names = [name.format(outside=tmp_path, port=port) for name in HOSTILE]
     path = tmp_path / "out" / f"pairs.{ending}"
-    write_pairs([pair(Picture(name), id=name) for name in names] + [pair(shown)], path, form, embed_images=embed)
+    write_pairs([pair(ImageRef(name), id=name) for name in names] + [pair(shown)], path, form, embed_images=embed)
     kind = "parquet" if ending == "parquet" else "json"
     table = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     for record, name in zip(table, names, strict=False):
@@ -372,9 +373,9 @@ def test_what_is_written_of_hostile_names_loads_and_opens_nothing(
 
 @pytest.mark.parametrize(("form", "ending", "embed"), [way for way in WAYS if not way[0].startswith("rl")])
 def test_of_several_pictures_those_that_are_there_keep_their_places(
-    form: str, ending: str, embed: bool, tmp_path: Path, shown: Picture
+    form: str, ending: str, embed: bool, tmp_path: Path, shown: ImageRef
 ) -> None:
-    two = pair(shown, images=(Picture("a.png"), shown, Picture("b.png")), prompt="<image>\nWhich?")
+    two = pair(shown, images=(ImageRef("a.png"), shown, ImageRef("b.png")), prompt="<image>\nWhich?")
     path = tmp_path / "out" / f"pairs.{ending}"
     write_pairs([two], path, form, embed_images=embed)
     (back,) = read_pairs(path, tmp_path / "pictures")
@@ -388,9 +389,9 @@ def test_of_several_pictures_those_that_are_there_keep_their_places(
 
 
 @pytest.mark.parametrize("ending", ("jsonl", "json"))
-def test_a_folder_moves_with_its_lines_and_the_pictures_below_it(ending: str, tmp_path: Path, shown: Picture) -> None:
+def test_a_folder_moves_with_its_lines_and_the_pictures_below_it(ending: str, tmp_path: Path, shown: ImageRef) -> None:
     write_pairs([pair(shown)], tmp_path / f"pairs.{ending}", "sharegpt")
-    write_pairs([pair(Picture("t", data=png(8)))], tmp_path / f"copied.{ending}", "sharegpt")
+    write_pairs([pair(ImageRef("t", data=png(8)))], tmp_path / f"copied.{ending}", "sharegpt")
     assert str(tmp_path) not in (tmp_path / f"pairs.{ending}").read_text() + (tmp_path / f"copied.{ending}").read_text()
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     for name, colour in (("pairs", 7), ("copied", 8)):
@@ -410,7 +411,7 @@ def test_without_copies_a_zip_stays_a_zip_that_datasets_and_we_read(ending: str,
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("in/7 é.png", png(7))
         opened.writestr(odd, png(8))
-    pictures = (Picture("in/7 é.png", archive, "in/7 é.png"), Picture("o", archive, odd), Picture("d.png", data=png(9)))
+    pictures = (ImageRef("in/7 é.png", archive, "in/7 é.png"), ImageRef("o", archive, odd), ImageRef("d.png", data=png(9)))
     path = tmp_path / "out" / f"pairs.{ending}"
     write_pairs([pair(pictures[0], images=pictures)], path, copy_images=False)
     assert [found.name for found in path.parent.iterdir()] == [path.name]
@@ -427,11 +428,11 @@ def test_without_copies_a_zip_stays_a_zip_that_datasets_and_we_read(ending: str,
 
 @pytest.mark.parametrize("ending", ("parquet", "jsonl"))
 @pytest.mark.parametrize("embed", (False, True))
-def test_what_is_no_image_is_counted_once_and_left_out(embed: bool, ending: str, tmp_path: Path, shown: Picture) -> None:
+def test_what_is_no_image_is_counted_once_and_left_out(embed: bool, ending: str, tmp_path: Path, shown: ImageRef) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("bad.jpg", b"no image")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    bad = (Picture("bad.jpg", tmp_path / "a.zip", "bad.jpg"), Picture("bad.png", tmp_path / "bad.png"), Picture("d", data=b"no image"))
+    bad = (ImageRef("bad.jpg", tmp_path / "a.zip", "bad.jpg"), ImageRef("bad.png", tmp_path / "bad.png"), ImageRef("d", data=b"no image"))
     seen = SeenPairs()
     path = tmp_path / "out" / f"pairs.{ending}"
     write_pairs([pair(shown, images=(*bad, shown)), pair(shown, images=bad)] * 70, path, embed_images=embed, seen=seen)
@@ -446,7 +447,7 @@ def test_what_is_no_image_is_counted_once_and_left_out(embed: bool, ending: str,
 
 
 @pytest.mark.parametrize("ending", ("parquet", "jsonl"))
-def test_a_margin_without_end_is_none_and_the_lines_are_json(ending: str, tmp_path: Path, shown: Picture) -> None:
+def test_a_margin_without_end_is_none_and_the_lines_are_json(ending: str, tmp_path: Path, shown: ImageRef) -> None:
     path = tmp_path / f"pairs.{ending}"
     write_pairs([pair(shown, margin=margin, chosen_ratings={"Wit": "inf"}) for margin in (math.inf, math.nan, 2.0)], path)
     if ending == "jsonl":
@@ -463,7 +464,7 @@ def test_numbers_too_large_for_a_table_are_not_taken_for_ours(tmp_path: Path) ->
     assert [(one.row, one.margin) for one in read_pairs(tmp_path / "a.jsonl")] == [(3, None), (4, None)]
 
 
-def test_absolute_paths_are_followed_into_folders_the_user_names(tmp_path: Path, shown: Picture) -> None:
+def test_absolute_paths_are_followed_into_folders_the_user_names(tmp_path: Path, shown: ImageRef) -> None:
     path = tmp_path / "out" / "pairs.parquet"
     write_pairs([pair(shown)], path)
     seen = SeenPairs()
@@ -473,7 +474,7 @@ def test_absolute_paths_are_followed_into_folders_the_user_names(tmp_path: Path,
     assert back.images[0].read() == png(7)
 
 
-def test_datasets_opens_the_pictures(tmp_path: Path, shown: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_opens_the_pictures(tmp_path: Path, shown: ImageRef, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.chdir(tmp_path)  # paths in JSON are relative
@@ -494,7 +495,7 @@ def test_datasets_opens_the_pictures(tmp_path: Path, shown: Picture, monkeypatch
         assert datasets.load_dataset("parquet", data_files=str(tmp_path / f"{form}.parquet"), **load)[0]["image"].size == (4, 4)
 
 
-def test_best_answers_are_prompt_and_completion(tmp_path: Path, shown: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_answers_are_prompt_and_completion(tmp_path: Path, shown: ImageRef, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.chdir(tmp_path)
@@ -525,7 +526,7 @@ def test_trl_trains_on_what_is_written(tmp_path: Path, monkeypatch: pytest.Monke
     made = []
     for index in range(4):
         scene = make_scene(f"test-formats/{index}")
-        picture = Picture("", tmp_path / "images" / write_image(scene, tmp_path / "images"))
+        picture = ImageRef("", tmp_path / "images" / write_image(scene, tmp_path / "images"))
         made.append(pair(picture, id=str(index), row=index, prompt="describe the image.", chosen=caption(scene), rejected="a red ring."))
     write_pairs(made, tmp_path / "pairs.parquet")
     table = datasets.load_dataset("parquet", data_files=str(tmp_path / "pairs.parquet"), split="train", cache_dir=str(tmp_path / "cache"))

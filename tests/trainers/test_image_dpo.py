@@ -18,12 +18,13 @@ from trl import DPOConfig
 from harness.models.load import register
 from harness.models.spec import find
 from tests.trainers.one_answer import picture, said
-from trainers import dpo, losses
-from trainers.image_dpo import CroppedCollator, CroppedPairs, ImageDPOTrainer, cropped
-from trainers.job import Job
-from trainers.recipe import Recipe, find_recipe
-from trainers.rows import Preference
-from trainers.seeded_pairs import BlindError
+from trainers.config.recipe import Recipe, find_recipe
+from trainers.data.rows import Preference
+from trainers.losses import functions
+from trainers.losses.mdpo import CroppedCollator, CroppedPairs, ImageDPOTrainer, cropped
+from trainers.losses.seeded_pairs import BlindError
+from trainers.training import dpo
+from trainers.training.job import Job
 
 register()
 LORA = r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)|.*\.h\.\d+\..*(c_attn|attn\.c_proj|w1|w2)"
@@ -99,7 +100,7 @@ def alone(made: Any, anchor: float = 0.0, epoch: int = 0) -> tuple[float, dict[s
             reference = said(made.model, *asked, reference=True)[0] if made.ref_model is None else said(made.ref_model, *asked)[0]
             ratios[name].append((said(made.model, *asked)[0] - reference).sum())
     whole = {name: torch.stack(values) for name, values in ratios.items()}
-    loss = losses.mdpo(**whole, beta=BETA, anchor=anchor).mean().item()
+    loss = functions.mdpo(**whole, beta=BETA, anchor=anchor).mean().item()
     return loss, {name: values.mean().item() for name, values in whole.items()}
 
 
@@ -272,5 +273,5 @@ def test_held_out_pairs_are_scored_beside_crops_that_stay(tmp_path: Path) -> Non
     scored = [line["eval_logps/chosen_elsewhere"] for line in lines if "eval_logps/chosen_elsewhere" in line]
     assert len(scored) == 2
     assert scored[0] == pytest.approx(scored[1], rel=1e-6)
-    losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
-    assert losses == [pytest.approx(2 * math.log(2) + math.log1p(math.exp(0.5)), abs=1e-4)] * 2
+    functions = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    assert functions == [pytest.approx(2 * math.log(2) + math.log1p(math.exp(0.5)), abs=1e-4)] * 2

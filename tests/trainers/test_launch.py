@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from support.errors import StageError
 from tests.trainers.two_processes import pairs
-from trainers import launch as launching
-from trainers.errors import StageError
-from trainers.launch import CONFIGS, LaunchError, Layout, Place, check_world, command_of, exit_code, job_name, launch, plan_of
-from trainers.slurm import Resources, SlurmError, resources
+from trainers.cluster import launch as launching
+from trainers.cluster.launch import CONFIGS, LaunchError, Layout, Place, check_world, command_of, exit_code, job_name, launch, plan_of
+from trainers.cluster.slurm import Resources, SlurmError, resources
 
 SCRIPT = [sys.executable, str(Path(__file__).with_name("two_processes.py"))]
 TWO = Layout(processes=2, cpu=True)
@@ -204,7 +204,9 @@ def test_two_launches_in_one_folder_are_not_begun(tmp_path: Path) -> None:
     assert launch([*SCRIPT, "count", str(tmp_path), "21", "0"], tmp_path) == 0
 
 
-LAUNCHER = "import sys; from pathlib import Path; from trainers.launch import launch; sys.exit(launch(sys.argv[2:], Path(sys.argv[1])))"
+LAUNCHER = (
+    "import sys; from pathlib import Path; from trainers.cluster.launch import launch; sys.exit(launch(sys.argv[2:], Path(sys.argv[1])))"
+)
 
 
 @pytest.mark.parametrize(("sent", "code"), ((signal.SIGTERM, 143), (signal.SIGKILL, -9)))
@@ -338,10 +340,11 @@ targets = '.*language_model.*\\.(q_proj|v_proj)'
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """Twelve pairs of which the rejected caption names a thing too many: six steps."""
+    from support.images import ImageRef
     from tasks.scenes.language import caption
     from tasks.scenes.world import make_scene
-    from trainers.rows import Picture, Preference
-    from trainers.vlfeedback.formats import write_pairs
+    from trainers.data.pair_formats import write_pairs
+    from trainers.data.rows import Preference
     from trainers.vlfeedback.instructions import write_image
 
     images = tmp_path / "images"
@@ -352,7 +355,7 @@ def recipe(tmp_path: Path) -> Path:
         image = images / write_image(scene, images)
         right = caption(scene)
         wrong = right.replace("the background is", "a red ring. the background is")
-        asked, shown = "describe the image in detail.", (Picture(image.name, image),)
+        asked, shown = "describe the image in detail.", (ImageRef(image.name, image),)
         pairs.append(Preference(id=scene.id, prompt=asked, images=shown, chosen=right, rejected=wrong, margin=1.0, row=index))
     write_pairs(pairs, tmp_path / "pairs.jsonl")
     path = tmp_path / "two.toml"

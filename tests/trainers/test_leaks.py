@@ -11,23 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import pictures
-from tasks.pictures import PictureFile, keep
+from support import images as pictures
+from support.images import ImageRef, PictureFile, keep
 from tasks.scenes.world import render, scenes
-from trainers.rows import Picture, Preference, Row
-from trainers.vlfeedback.fingerprints import Fingerprints
-from trainers.vlfeedback.leaks import (
-    COMMON,
-    SIMILAR,
-    Benchmark,
-    Document,
-    Leak,
-    LeakError,
-    Leaks,
-    benchmark_of,
-    drop,
-    find_leaks,
-)
+from trainers.data.contamination import COMMON, SIMILAR, Benchmark, Document, Leak, LeakError, Leaks, benchmark_of, drop, find_leaks
+from trainers.data.image_hashes import HashCache
+from trainers.data.rows import Preference, Row
 
 SPECIFIC = "Which of the two cyclists on the wet bridge is holding the torn umbrella?"
 
@@ -48,11 +37,11 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def shown(image: Image.Image | int, name: str = "", kind: str = "PNG", **options: object) -> Picture:
-    return Picture(name, data=encoded(photo(image) if isinstance(image, int) else image, kind, **options))
+def shown(image: Image.Image | int, name: str = "", kind: str = "PNG", **options: object) -> ImageRef:
+    return ImageRef(name, data=encoded(photo(image) if isinstance(image, int) else image, kind, **options))
 
 
-def row(index: int, prompt: str, *images: Picture, id: str = "") -> Row:
+def row(index: int, prompt: str, *images: ImageRef, id: str = "") -> Row:
     return Row(index=index, id=id or f"id-{index}", prompt=prompt, images=images)
 
 
@@ -114,7 +103,7 @@ def test_each_kind_of_leak_is_found_as_what_it_is(held: Benchmark) -> None:
 
 
 def test_a_picture_that_is_not_there_is_known_by_its_name(held: Benchmark) -> None:
-    leaks = find_leaks([row(0, "What?", Picture("COCO_train2014_000000000002.jpg"))], [held])
+    leaks = find_leaks([row(0, "What?", ImageRef("COCO_train2014_000000000002.jpg"))], [held])
     assert evidence(leaks) == {0: {("q2", ("same COCO id",))}}
     assert leaks.unreadable == 1
     assert "1 pictures of the data can't be read" in leaks.to_markdown()
@@ -126,7 +115,7 @@ def test_the_id_of_a_row_tells_of_its_picture(held: Benchmark) -> None:
 
 
 def test_any_of_several_pictures_may_be_the_benchmarks(held: Benchmark) -> None:
-    leaks = find_leaks([row(0, "Compare.", shown(400), shown(6), Picture("gone"))], [held])
+    leaks = find_leaks([row(0, "Compare.", shown(400), shown(6), ImageRef("gone"))], [held])
     assert evidence(leaks) == {0: {("q6", ("same image",))}}
 
 
@@ -198,7 +187,7 @@ def test_drop_removes_what_shows_a_benchmarks_picture_and_nothing_else(held: Ben
 
 
 def test_all_pairs_of_a_row_are_checked_as_one_and_dropped_together(held: Benchmark) -> None:
-    def pair(id: str, row: int, image: Picture) -> Preference:
+    def pair(id: str, row: int, image: ImageRef) -> Preference:
         return Preference(id=id, prompt="What?", images=(image,), chosen="a", rejected="b", row=row, row_id=f"r{row}")
 
     pairs = [pair("a", 3, shown(1)), pair("b", 3, shown(1)), pair("c", 7, shown(99))]
@@ -253,7 +242,7 @@ def test_plain_pictures_leak_by_content_only() -> None:
 
 
 def test_broken_pictures_of_a_benchmark_are_counted_and_said(tmp_path: Path) -> None:
-    documents = [Document(id="0", question="?", images=(Picture("000000000005.jpg"),)), Document(id="1", question="?", images=(shown(1),))]
+    documents = [Document(id="0", question="?", images=(ImageRef("000000000005.jpg"),)), Document(id="1", question="?", images=(shown(1),))]
     leaks = find_leaks([row(0, "What?", shown(200, "000000000005.jpg"))], [Benchmark(task="t", documents=documents)])
     assert leaks.tasks["t"].unreadable == 1
     assert evidence(leaks) == {0: {("0", ("same COCO id",))}}
@@ -277,10 +266,10 @@ def test_the_json_holds_every_leak(held: Benchmark) -> None:
 
 
 def test_pictures_are_hashed_once_over_two_checks(held: Benchmark, tmp_path: Path) -> None:
-    with Fingerprints(tmp_path / "prints.sqlite") as prints:
+    with HashCache(tmp_path / "prints.sqlite") as prints:
         first = find_leaks(clean_rows(), [held], prints=prints)
         assert prints.made == 8 + 6
-    with Fingerprints(tmp_path / "prints.sqlite") as prints:
+    with HashCache(tmp_path / "prints.sqlite") as prints:
         assert find_leaks(clean_rows(), [held], prints=prints) == first
         assert prints.made == 0
 
@@ -323,7 +312,7 @@ class Loaded:
     def doc_to_text(self, doc: Any) -> str:
         return f"<image>{doc['question']}"
 
-    def doc_to_image(self, doc: Any) -> list[pictures.Picture]:
+    def doc_to_image(self, doc: Any) -> list[pictures.PromptImage]:
         return [pictures.picture(doc["image"])] if doc["image"] else []
 
 
@@ -336,7 +325,7 @@ def test_the_documents_of_a_task_are_read_with_their_pictures_and_coco_names(tmp
         {"question": "Why?", "image": ""},
     ]
     leaks = find_leaks(
-        [row(0, SPECIFIC, shown(1, kind="JPEG")), row(1, "What?", Picture("000000000012.jpg"))], [benchmark_of("pope", Loaded(docs))]
+        [row(0, SPECIFIC, shown(1, kind="JPEG")), row(1, "What?", ImageRef("000000000012.jpg"))], [benchmark_of("pope", Loaded(docs))]
     )
     assert evidence(leaks) == {0: {("x/1", ("looks alike", "same question on same image"))}, 1: {("1", ("same COCO id",))}}
     assert leaks.tasks["pope"].documents == 3
@@ -346,13 +335,13 @@ def test_the_documents_of_a_task_are_read_with_their_pictures_and_coco_names(tmp
 @pytest.mark.parametrize(("task", "doc"), (("chair", {"question_id": "42"}), ("object_halbench", {"id": "42/7"})))
 def test_benchmarks_numbered_as_coco_are_known_by_their_numbers(task: str, doc: dict[str, Any]) -> None:
     loaded = Loaded([{**doc, "question": "?", "image": ""}])
-    leaks = find_leaks([row(0, "What?", Picture("coco/train2014/COCO_train2014_000000000042.jpg"))], [benchmark_of(task, loaded)])
+    leaks = find_leaks([row(0, "What?", ImageRef("coco/train2014/COCO_train2014_000000000042.jpg"))], [benchmark_of(task, loaded)])
     assert leaks.counts[task]["same COCO id"] == 1
 
 
 def test_a_number_is_no_coco_id_in_other_benchmarks() -> None:
     loaded = Loaded([{"question_id": "42", "question": "?", "image": ""}])
-    leaks = find_leaks([row(0, "What?", Picture("COCO_train2014_000000000042.jpg"))], [benchmark_of("mmvet", loaded)])
+    leaks = find_leaks([row(0, "What?", ImageRef("COCO_train2014_000000000042.jpg"))], [benchmark_of("mmvet", loaded)])
     assert leaks.leaks == ()
 
 
@@ -361,13 +350,13 @@ def test_the_embedded_tasks_are_clean_of_the_scenes_that_are_trained_on(tmp_path
     from lm_eval.tasks import TaskManager
 
     from tasks.registry import FOLDER, registry
-    from trainers.recipe import Data, PoolModel
+    from trainers.config.data import Data, PoolModel
     from trainers.vlfeedback.instructions import scenes_instructions
 
     names = [task.name for task in registry().expand(["scenes"])]
     loaded = TaskManager(include_path=str(FOLDER), include_defaults=False).load(names)["tasks"]
     made = scenes_instructions(Data(instructions=300, pool=(PoolModel(model="a"), PoolModel(model="b"))), 0, tmp_path)
-    rows = [row(number, one.prompt, Picture(one.image, tmp_path / one.image)) for number, one in enumerate(made)]
+    rows = [row(number, one.prompt, ImageRef(one.image, tmp_path / one.image)) for number, one in enumerate(made)]
     leaks = find_leaks(rows, [benchmark_of(name, loaded[name]) for name in names], similar=SIMILAR)
     assert leaks.summary() == dict.fromkeys(names, 0)
     assert all(checked.images > 0 for checked in leaks.tasks.values())

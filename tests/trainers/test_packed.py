@@ -21,12 +21,14 @@ from trl import DPOConfig, DPOTrainer
 
 from harness.models.load import register
 from tests.trainers.one_answer import picture
-from trainers import packed, packed_attention, packed_data
-from trainers.packed import FAMILIES, PackedDPOTrainer
-from trainers.packed_attention import Group, PackedError, pack
-from trainers.packed_data import CutError, Pairs, PromptSampler, fill
-from trainers.packed_vision import digest
-from trainers.rows import Preference
+from trainers.data.rows import Preference
+from trainers.data.torch_dataset import Pairs, PromptSampler, fill
+from trainers.packed import attention, collator
+from trainers.packed import trainer as packed
+from trainers.packed.attention import Group, PackedError, pack
+from trainers.packed.collator import CutError
+from trainers.packed.trainer import FAMILIES, PackedDPOTrainer
+from trainers.packed.vision_cache import digest
 
 register()
 LORA = LoraConfig(
@@ -254,7 +256,7 @@ def test_answers_that_see_each_other_or_stand_elsewhere_are_found_out(
     mutant: Any, checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stock = loss_and_gradients(trainer(DPOTrainer, checkpoint("llava"), preferences((3, 1)), tmp_path))
-    monkeypatch.setattr(packed_data, "pack", mutant)
+    monkeypatch.setattr(collator, "pack", mutant)
     ours = loss_and_gradients(trainer(PackedDPOTrainer, checkpoint("llava"), preferences((3, 1)), tmp_path))
     assert difference(stock[1], ours[1]) > 1e-3
 
@@ -507,8 +509,8 @@ ROW = pack([Group(prompt=[1] * 7, answers=[[2] * 3, [3] * 5, [4]]), Group(prompt
 def test_segments_attend_as_a_dense_mask_would_have_them() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, ROW.input_ids.shape[1], 16) for heads in (4, 2, 2))
-    argument = packed_attention.attention_argument(ROW.keys, ROW.lengths)
-    found, _ = packed_attention.shared_prefix_attention(torch.nn.Identity(), query, key, value, None, shared_prefix=argument)
+    argument = attention.attention_argument(ROW.keys, ROW.lengths)
+    found, _ = attention.shared_prefix_attention(torch.nn.Identity(), query, key, value, None, shared_prefix=argument)
     torch.testing.assert_close(found, dense(query, key, value, ROW))
 
 
@@ -516,8 +518,8 @@ def test_places_that_nobody_asks_for_see_nothing() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, ROW.input_ids.shape[1], 16) for heads in (4, 2, 2))
     lengths = [(asked, seen) for asked, (_, seen) in zip(ROW.answers, ROW.lengths, strict=True)]
-    argument = packed_attention.attention_argument(ROW.keys, lengths, ROW.scored)
-    found, _ = packed_attention.shared_prefix_attention(torch.nn.Identity(), query, key, value, None, shared_prefix=argument)
+    argument = attention.attention_argument(ROW.keys, lengths, ROW.scored)
+    found, _ = attention.shared_prefix_attention(torch.nn.Identity(), query, key, value, None, shared_prefix=argument)
     torch.testing.assert_close(found[:, ROW.scored], dense(query, key, value, ROW)[:, ROW.scored])
     rest = sorted(set(range(ROW.input_ids.shape[1])) - set(ROW.scored.tolist()))
     assert rest
@@ -528,17 +530,17 @@ def test_places_that_nobody_asks_for_see_nothing() -> None:
 def test_the_kernel_attends_alike() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, ROW.input_ids.shape[1], 64, device="cuda").bfloat16() for heads in (4, 2, 2))
-    argument = packed_attention.attention_argument(ROW.keys.cuda(), ROW.lengths)
-    found, _ = packed_attention.shared_prefix_attention(torch.nn.Identity(), query, key, value, None, shared_prefix=argument)
+    argument = attention.attention_argument(ROW.keys.cuda(), ROW.lengths)
+    found, _ = attention.shared_prefix_attention(torch.nn.Identity(), query, key, value, None, shared_prefix=argument)
     expected = dense(query.float().cpu(), key.float().cpu(), value.float().cpu(), ROW)
     torch.testing.assert_close(found.float().cpu(), expected, rtol=2e-2, atol=2e-2)
 
 
 def test_a_sliding_window_is_refused_rather_than_ignored() -> None:
     query = torch.randn(1, 1, ROW.input_ids.shape[1], 4)
-    argument = packed_attention.attention_argument(ROW.keys, ROW.lengths)
+    argument = attention.attention_argument(ROW.keys, ROW.lengths)
     with pytest.raises(PackedError, match="sliding_window"):
-        packed_attention.shared_prefix_attention(torch.nn.Identity(), query, query, query, None, shared_prefix=argument, sliding_window=2)
+        attention.shared_prefix_attention(torch.nn.Identity(), query, query, query, None, shared_prefix=argument, sliding_window=2)
 
 
 def test_the_model_still_generates_and_scores_unpacked(checkpoint: Any, tmp_path: Path) -> None:

@@ -13,20 +13,22 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig
 
 from harness.models.load import register
+from support.images import ImageRef
 from tests.harness import qwen_vl_checkpoint
 from tests.harness.zoo import FAMILIES
-from trainers.packed import PackedDPOTrainer
-from trainers.packed_attention import PackedError
-from trainers.packed_data import PackedCollator, Pairs
-from trainers.rows import Picture, Preference
+from trainers.data.rows import Preference
+from trainers.data.torch_dataset import Pairs
+from trainers.packed.attention import PackedError
+from trainers.packed.collator import PackedCollator
+from trainers.packed.trainer import PackedDPOTrainer
 
 register()
 
 
-def picture(size: tuple[int, int], colour: int = 90) -> Picture:
+def picture(size: tuple[int, int], colour: int = 90) -> ImageRef:
     stream = io.BytesIO()
     Image.new("RGB", size, (200, 30, colour)).save(stream, "PNG")
-    return Picture(f"{size}", data=stream.getvalue())
+    return ImageRef(f"{size}", data=stream.getvalue())
 
 
 def pair(id: str, **changes: Any) -> Preference:

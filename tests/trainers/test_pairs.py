@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.recipe import ASPECTS, Data, PoolModel
-from trainers.rows import Completion, Picture, Preference, Row
-from trainers.vlfeedback import pairs
-from trainers.vlfeedback.pairs import RULES, Counts, RuleError, best_answers, find_rule, pair_up, pairs_of, prompt_key, split
-from trainers.vlfeedback.public import read_rows
+from support.images import ImageRef
+from trainers.config.data import ASPECTS, Data, PoolModel
+from trainers.data import pair_rules
+from trainers.data.pair_rules import RULES, PairCounts, RuleError, best_answers, find_rule, pair_up, pairs_of, prompt_key, split
+from trainers.data.rows import Completion, Preference, Row
+from trainers.data.vlfeedback_format import read_rows
 
 HELP, ETHICS, FAITH = ASPECTS
 
@@ -29,11 +30,11 @@ def answer(model: str, *ratings: Any, text: str | None = None) -> Completion:
 
 
 def row(*answers: Completion, index: int = 0, prompt: str = "What is it?", image: str = "merged_images/7.jpg") -> Row:
-    return Row(index=index, id="7", prompt=prompt, images=(Picture(image),), completions=answers)
+    return Row(index=index, id="7", prompt=prompt, images=(ImageRef(image),), completions=answers)
 
 
-def chosen(rows: Iterable[Row], rule: str = "authors", counts: Counts | None = None, **options: Any) -> list[tuple[str, str]]:
-    made = pair_up(rows, find_rule(rule, **options), counts or Counts())
+def chosen(rows: Iterable[Row], rule: str = "authors", counts: PairCounts | None = None, **options: Any) -> list[tuple[str, str]]:
+    made = pair_up(rows, find_rule(rule, **options), counts or PairCounts())
     return [(pair.chosen_model, pair.rejected_model) for pair in made]
 
 
@@ -102,7 +103,7 @@ def by_the_authors(raw: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[int, st
 def test_the_authors_rule_equals_brute_force_on_a_file_with_every_trap(tmp_path: Path) -> None:
     raw = trapped_file(tmp_path / "rows.jsonl")
     expected, expected_counts = by_the_authors(raw)
-    counts = Counts()
+    counts = PairCounts()
     made = list(pair_up(read_rows(tmp_path / "rows.jsonl"), RULES["authors"], counts))
     assert sorted((p.row, p.chosen_model, p.rejected_model, p.chosen, p.rejected) for p in made) == sorted(expected)
     assert {name: counts.to_json()[name] for name in expected_counts} == expected_counts
@@ -115,7 +116,7 @@ def test_the_authors_rule_equals_brute_force_on_a_file_with_every_trap(tmp_path:
 @pytest.mark.parametrize("name", sorted(set(RULES) - {"weighted", "strongest"}))
 def test_every_pair_there_could_be_is_counted_once(name: str, tmp_path: Path) -> None:
     raw = trapped_file(tmp_path / "rows.jsonl")
-    counts = Counts()
+    counts = PairCounts()
     made = list(pair_up(read_rows(tmp_path / "rows.jsonl"), find_rule(name), counts))
     assert made
     assert counts.pairs == len(made)
@@ -156,7 +157,7 @@ def test_ratings_without_bounds_make_pairs_without_a_finite_margin() -> None:
     margins = {(pair.chosen_model, pair.rejected_model): pair.margin for pair in made}
     assert margins["A", "B"] == margins["C", "D"] == math.inf
     assert margins["A", "E"] == 1e308
-    assert pairs.strongest_model([extremes, row(answer("C", "1"))]) == "A"
+    assert pair_rules.strongest_model([extremes, row(answer("C", "1"))]) == "A"
 
 
 @given(st.lists(st.tuples(*[st.sampled_from(["1", "2", "3", "4", "5", "4.3333334", "0.1", "1e-9", "1e300"])] * 3), min_size=2, max_size=6))
@@ -179,7 +180,7 @@ def test_weights_are_what_they_are_written_as() -> None:
     tied = row(answer("a", 1, 1, 2), answer("b", 2, 2, 1), answer("c", 4, 1, 1))
     weights = {"helpfulness": 0.1, "ethics": 0.2, "visual faithfulness": 0.3}
     assert 0.1 * 1 + 0.2 * 1 + 0.3 * 2 != 0.1 * 2 + 0.2 * 2 + 0.3 * 1
-    counts = Counts()
+    counts = PairCounts()
     assert chosen([tied], "weighted", counts, weights=weights) == []
     assert counts.ties == 3
     assert chosen([tied], "weighted", weights={HELP: 1, ETHICS: 0.5}) == [("c", "a"), ("b", "a"), ("c", "b")]
@@ -198,7 +199,7 @@ def test_one_aspect_or_all_but_ethics() -> None:
     assert chosen([ethical], "no-ethics") == [("b", "a")]
     assert chosen([ethical], "ethics") == [("a", "b")]
     assert chosen([ethical], "faithfulness") == [("b", "a")]
-    counts = Counts()
+    counts = PairCounts()
     assert chosen([ethical], "helpfulness", counts) == []
     assert counts.ties == 1
 
@@ -217,7 +218,7 @@ def test_length_controlled_pairs_are_about_as_long() -> None:
 
 
 def test_the_longest_is_best_whatever_its_ratings() -> None:
-    counts = Counts()
+    counts = PairCounts()
     bad = row(answer("a", 1, 1, 1, text="xxx"), answer("b", 5, 5, 5, text="xx"), answer("c", text="xx"))
     assert chosen([bad], "longest", counts) == [("a", "b"), ("a", "c")]
     assert (counts.ties, counts.skipped_non_numeric) == (1, 0)
@@ -226,15 +227,15 @@ def test_the_longest_is_best_whatever_its_ratings() -> None:
 
 def test_the_strongest_models_answers_are_best() -> None:
     rows = [FOUR, row(answer("b", 5, 5, 5), answer("a", 4, 5, 5), index=1), row(answer("b", 1, 1, 1), answer("c", 5, 5, 5), index=2)]
-    rule = pairs.settle(RULES["strongest"], lambda: rows)
+    rule = pair_rules.settle(RULES["strongest"], lambda: rows)
     assert rule.strongest == "a"
     assert chosen(rows, "strongest", strongest="A") == [("a", "b"), ("a", "c"), ("a", "d"), ("a", "b")]
     named = find_rule("strongest", strongest="GPT-4V")
-    assert pairs.settle(named, lambda: pytest.fail("the data were read for nothing")) is named
+    assert pair_rules.settle(named, lambda: pytest.fail("the data were read for nothing")) is named
     with pytest.raises(RuleError, match="needs the model"):
-        list(pair_up(rows, RULES["strongest"], Counts()))
+        list(pair_up(rows, RULES["strongest"], PairCounts()))
     with pytest.raises(RuleError, match="no answer has a rating"):
-        pairs.strongest_model([row(answer("a"), answer("b", "N/A"))])
+        pair_rules.strongest_model([row(answer("a"), answer("b", "N/A"))])
 
 
 def test_a_dominant_pair_trades_no_aspect_for_another() -> None:
@@ -266,7 +267,7 @@ def test_yes_and_no_are_chosen_equally_often_and_the_first_of_each_stay() -> Non
         return row(answer("a", 5, 5, 5, text=true), answer("b", 1, 1, 1, text=other), index=index)
 
     rows = [asked(0, "Yes, it is.", "No."), asked(1, "yes", "no"), asked(2, "No parking.", "yes"), asked(3, "no\nIt is not.", "Yes")]
-    counts = Counts()
+    counts = PairCounts()
     made = list(pair_up(rows, find_rule("authors", balance_yes_no=True), counts))
     assert [pair.row for pair in made] == [0, 2, 3]
     assert (counts.pairs, counts.balanced_away) == (3, 1)
@@ -308,7 +309,7 @@ def test_an_option_that_makes_no_sense_is_refused(name: str, options: dict[str, 
 def test_the_recipe_knows_the_rules_and_their_options() -> None:
     assert set(get_args(Data.model_fields["rule"].annotation)) == set(RULES)
     pool = (PoolModel(model="a"), PoolModel(model="b"))
-    assert pairs.rule_of(Data(instructions=1, pool=pool)) == RULES["authors"]
+    assert pair_rules.rule_of(Data(instructions=1, pool=pool)) == RULES["authors"]
     full = Data(
         instructions=1,
         pool=pool,
@@ -319,8 +320,8 @@ def test_the_recipe_knows_the_rules_and_their_options() -> None:
         min_chosen=3,
     )
     expected = find_rule("weighted", weights={HELP: 2, FAITH: 1}, min_margin=0.5, per_prompt=2, min_chosen=3)
-    assert pairs.rule_of(full) == expected
-    assert pairs.rule_of(Data(instructions=1, pool=pool, rule="margin")).min_margin == 1
+    assert pair_rules.rule_of(full) == expected
+    assert pair_rules.rule_of(Data(instructions=1, pool=pool, rule="margin")).min_margin == 1
 
 
 def test_a_recipe_can_name_no_strongest_member_and_gets_the_best_rated() -> None:
@@ -337,7 +338,7 @@ def test_a_recipe_can_name_no_strongest_member_and_gets_the_best_rated() -> None
         )
         for index, one in enumerate(points)
     ]
-    made = pairs.pair_up(rows, pairs.settle(pairs.rule_of(data), lambda: rows), pairs.Counts())
+    made = pair_rules.pair_up(rows, pair_rules.settle(pair_rules.rule_of(data), lambda: rows), pair_rules.PairCounts())
     assert [pair.chosen_model for pair in made] == ["a@1", "a@1"]
 
 
@@ -374,23 +375,23 @@ def test_the_order_of_the_answers_does_not_matter(answers: list[Completion], ord
 
 
 def test_scores_are_exact_fractions() -> None:
-    assert pairs.mean_rating({HELP: "4", ETHICS: "5", FAITH: "4.1"}) == Fraction(131, 30)
+    assert pair_rules.mean_rating({HELP: "4", ETHICS: "5", FAITH: "4.1"}) == Fraction(131, 30)
 
 
 # -- sides
 
 
 def test_all_pairs_of_a_prompt_fall_on_one_side() -> None:
-    rows = [replace(FOUR, index=i, prompt=f"Question {i % 400}?", images=(Picture(f"merged_images/{i % 400}.jpg"),)) for i in range(1200)]
-    made = list(pair_up(rows, RULES["authors"], Counts()))
-    test = list(pairs.on_side(made, "test", 0.25, seed=3))
-    train = list(pairs.on_side(made, "train", 0.25, seed=3))
+    rows = [replace(FOUR, index=i, prompt=f"Question {i % 400}?", images=(ImageRef(f"merged_images/{i % 400}.jpg"),)) for i in range(1200)]
+    made = list(pair_up(rows, RULES["authors"], PairCounts()))
+    test = list(pair_rules.on_side(made, "test", 0.25, seed=3))
+    train = list(pair_rules.on_side(made, "train", 0.25, seed=3))
     assert len(test) + len(train) == len(made)
     assert not {pair.prompt for pair in test} & {pair.prompt for pair in train}
     assert 60 <= len({pair.prompt for pair in test}) <= 140
-    assert {p.prompt for p in pairs.on_side(made, "test", 0.25, seed=4)} != {p.prompt for p in test}
-    assert not list(pairs.on_side(made, "test", 0, seed=3))
-    assert not list(pairs.on_side(made, "train", 1, seed=3))
+    assert {p.prompt for p in pair_rules.on_side(made, "test", 0.25, seed=4)} != {p.prompt for p in test}
+    assert not list(pair_rules.on_side(made, "test", 0, seed=3))
+    assert not list(pair_rules.on_side(made, "train", 1, seed=3))
 
 
 def test_a_prompt_is_the_same_however_it_and_its_picture_are_written() -> None:
@@ -398,7 +399,7 @@ def test_a_prompt_is_the_same_however_it_and_its_picture_are_written() -> None:
     assert key == prompt_key(row(image="/somewhere/else/7.jpg", prompt="what is it"))
     assert key != prompt_key(row(image="merged_images/8.jpg", prompt="what is it"))
     assert key != prompt_key(row(image="merged_images/7.jpg", prompt="what is this"))
-    one, other = (prompt_key(replace(row(), images=(Picture("", data=data),))) for data in (b"1", b"2"))
+    one, other = (prompt_key(replace(row(), images=(ImageRef("", data=data),))) for data in (b"1", b"2"))
     assert one != other
     assert prompt_key(row(prompt="?!")) != prompt_key(row(prompt="!?"))
     pair = pairs_of(FOUR, RULES["authors"])[0][0]

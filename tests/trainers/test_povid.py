@@ -17,27 +17,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks.judge import GREEDY, JudgeError, Sampling
-from tasks.ledger import Ledger
-from tasks.openai_judge import OpenAIJudge
+from support.errors import PovidError
+from support.files import JsonLines
+from support.images import ImageRef
+from tasks.judges.ledger import Ledger
+from tasks.judges.openai import OpenAIJudge
+from tasks.judges.protocol import GREEDY, JudgeError, Sampling
 from tasks.scenes.judge import assess
 from tasks.scenes.world import Scene
-from trainers import povid
-from trainers.povid import (
+from trainers.losses.noise import abar, noise_seed, noised, noised_pixels
+from trainers.povid import inject as povid
+from trainers.povid.inject import (
     CHANGES,
     Bounds,
     Changed,
     Correct,
     InjectCounts,
-    PovidError,
-    abar,
     changes_between,
     inject,
     injected,
     misled,
-    noise_seed,
-    noised,
-    noised_pixels,
     own_tokens,
     parse,
     problem_of,
@@ -45,9 +44,7 @@ from trainers.povid import (
     read_llava,
     wanted_changes,
 )
-from trainers.povid_scenes import ExactInjector, scenes_items
-from trainers.rows import Picture
-from trainers.vlfeedback.store import Rows
+from trainers.povid.scenes import ExactInjector, scenes_items
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 ANSWER = "A man in a red coat walks his small dog along the quiet street near a bakery."
@@ -152,12 +149,12 @@ def test_anything_else_is_no_rewrite(reply: str) -> None:
     assert parse(reply) is None
 
 
-def png() -> Picture:
+def png() -> ImageRef:
     import io
 
     buffer = io.BytesIO()
     Image.new("RGB", (8, 6), (9, 9, 9)).save(buffer, "PNG")
-    return Picture("images/x.png", data=buffer.getvalue())
+    return ImageRef("images/x.png", data=buffer.getvalue())
 
 
 def items(count: int = 20) -> list[Correct]:
@@ -199,7 +196,7 @@ def good(data: dict[str, Any]) -> str:
 
 
 def test_each_answer_gets_one_hallucination_and_what_changed_is_kept(tmp_path: Path) -> None:
-    rows, counts = Rows(tmp_path / "rows.jsonl"), InjectCounts()
+    rows, counts = JsonLines(tmp_path / "rows.jsonl"), InjectCounts()
     assert inject(items(), Scripted(good), rows, seed=0, counts=counts) == 0
     assert (counts.made, counts.refused, counts.failed) == (20, Counter(), 0)
     asked = [row["asked"] for row in rows.by_id.values()]
@@ -217,7 +214,7 @@ def test_each_answer_gets_one_hallucination_and_what_changed_is_kept(tmp_path: P
 
 
 def test_every_kind_can_be_asked_of_every_answer(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / "rows.jsonl")
+    rows = JsonLines(tmp_path / "rows.jsonl")
     inject(items(), Scripted(good), rows, seed=0, every=True)
     assert Counter(row["asked"] for row in rows.by_id.values()) == {"object": 16, "attribute": 16, "relation": 16, "reasoning": 4}
     assert len(list(injected(items(), rows, seed=0, every=True))) == 52
@@ -253,7 +250,7 @@ def test_a_rewrite_that_cannot_be_used_is_asked_for_again_with_the_reason(tmp_pa
                 return json.dumps({"kind": data["wanted"], "answer": data["answer"]})
         return good(data)
 
-    rows, judge = Rows(tmp_path / "rows.jsonl"), Scripted(at_the_third)
+    rows, judge = JsonLines(tmp_path / "rows.jsonl"), Scripted(at_the_third)
     inject(items(1), judge, rows, seed=0)
     (row,) = rows.by_id.values()
     assert (row["tries"], len(judge.prompts)) == (3, 3)
@@ -264,7 +261,7 @@ def test_an_answer_that_is_refused_in_all_tries_is_recorded_with_the_reason_and_
     def stubborn(data: dict[str, Any]) -> str:
         return good(data) if "It is 3 " not in data["answer"] else json.dumps({"kind": data["wanted"], "answer": "No."})
 
-    rows, counts, judge = Rows(tmp_path / "rows.jsonl"), InjectCounts(), Scripted(stubborn)
+    rows, counts, judge = JsonLines(tmp_path / "rows.jsonl"), InjectCounts(), Scripted(stubborn)
     assert inject(items(), judge, rows, seed=0, tries=2, counts=counts) == 0
     assert (counts.made, counts.refused) == (19, {"another length": 1})
     (row,) = [row for row in rows.by_id.values() if "refused" in row]
@@ -272,20 +269,20 @@ def test_an_answer_that_is_refused_in_all_tries_is_recorded_with_the_reason_and_
     assert "No." in row["reply"]
     assert 3 not in [pair.row for pair in injected(items(), rows, seed=0)]
     again, counts = Scripted(stubborn), InjectCounts()
-    inject(items(), again, Rows(rows.path), seed=0, counts=counts)
+    inject(items(), again, JsonLines(rows.path), seed=0, counts=counts)
     assert (again.prompts, counts.made, counts.refused) == ([], 19, {"another length": 1})
 
 
 def test_a_broken_step_is_not_taken_for_another_kind(tmp_path: Path) -> None:
-    rows, counts = Rows(tmp_path / "rows.jsonl"), InjectCounts()
+    rows, counts = JsonLines(tmp_path / "rows.jsonl"), InjectCounts()
     swapped = Scripted(lambda data: json.dumps({"kind": "object", "answer": data["answer"].replace("red", "blue")}))
     inject([item for item in items() if item.kind == "reasoning"], swapped, rows, seed=0, counts=counts)
     assert counts.refused == {"another kind of change": 4}
 
 
 def test_failed_calls_and_pictures_are_no_rewrites_and_are_tried_again(tmp_path: Path) -> None:
-    broken = [*items(), Correct(row=20, id="gone", prompt="?", image=Picture("gone.png"), answer=ANSWER, kind="caption")]
-    rows, counts = Rows(tmp_path / "rows.jsonl"), InjectCounts()
+    broken = [*items(), Correct(row=20, id="gone", prompt="?", image=ImageRef("gone.png"), answer=ANSWER, kind="caption")]
+    rows, counts = JsonLines(tmp_path / "rows.jsonl"), InjectCounts()
     assert inject(broken, Scripted(good, fail_every=4), rows, seed=0, counts=counts) == 6
     assert (counts.made, counts.failed, counts.pictures) == (15, 5, 1)
     assert inject(broken, Scripted(good), rows, seed=0) == 1
@@ -293,7 +290,7 @@ def test_failed_calls_and_pictures_are_no_rewrites_and_are_tried_again(tmp_path:
 
 
 def test_rows_of_other_answers_are_not_gone_on_with(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / "rows.jsonl")
+    rows = JsonLines(tmp_path / "rows.jsonl")
     inject(items(), Scripted(good), rows, seed=0)
     moved = [replace(item, row=item.row - 1) for item in items()]
     with pytest.raises(PovidError, match=r"rows\.jsonl: row '\d+\|\w+' is of another answer"):
@@ -304,7 +301,7 @@ def test_a_server_is_paid_once_and_asked_in_other_words_after_a_refusal(server: 
     server.reply = lambda prompt: good(json.loads(prompt.rsplit("\n", 1)[1])) if '"refused"' in prompt.rsplit("\n", 1)[1] else "no"
     for folder in ("a", "b"):  # the second finds all replies in the ledger
         judge = OpenAIJudge("gpt-4o-2024-11-20", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"))
-        assert inject(items(4), judge, Rows(tmp_path / folder / "rows.jsonl"), seed=0) == 0
+        assert inject(items(4), judge, JsonLines(tmp_path / folder / "rows.jsonl"), seed=0) == 0
     assert len(server.log) == 8
     assert {body["temperature"] for body in server.log} == {1.0}
     assert (tmp_path / "a" / "rows.jsonl").read_bytes() == (tmp_path / "b" / "rows.jsonl").read_bytes()
@@ -314,9 +311,10 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.trainers import test_povid as here
-from trainers import povid
-povid.BATCH = 4
-povid.inject(here.items(), here.Scripted(here.good, die_after=11), povid.Rows(Path(sys.argv[1])), seed=0)
+from support.files import JsonLines
+from trainers.povid import inject
+inject.BATCH = 4
+inject.inject(here.items(), here.Scripted(here.good, die_after=11), JsonLines(Path(sys.argv[1])), seed=0)
 """
 
 
@@ -326,12 +324,12 @@ def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(tmp_path: Pa
         [sys.executable, "-c", KILLED, str(path)], cwd=Path(__file__).parents[2], check=False, capture_output=True, text=True
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
-    kept = len(Rows(path).by_id)
+    kept = len(JsonLines(path).by_id)
     assert 0 < kept < 20
     judge = Scripted(good)
-    inject(items(), judge, Rows(path), seed=0)
+    inject(items(), judge, JsonLines(path), seed=0)
     assert len(judge.prompts) == 20 - kept
-    inject(items(), Scripted(good), Rows(whole), seed=0)
+    inject(items(), Scripted(good), JsonLines(whole), seed=0)
     assert path.read_bytes() == whole.read_bytes()
 
 
@@ -367,13 +365,13 @@ def test_llava_instruct_is_read_and_hostile_names_open_nothing(tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def scenes_rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    rows = Rows(tmp_path_factory.mktemp("povid") / "rows.jsonl")
+def scenes_rows(tmp_path_factory: pytest.TempPathFactory) -> JsonLines:
+    rows = JsonLines(tmp_path_factory.mktemp("povid") / "rows.jsonl")
     inject(scenes_items(200, 0), ExactInjector(), rows, seed=0, every=True)
     return rows
 
 
-def test_what_the_exact_injector_puts_in_is_false_and_what_it_found_was_true(scenes_rows: Rows) -> None:
+def test_what_the_exact_injector_puts_in_is_false_and_what_it_found_was_true(scenes_rows: JsonLines) -> None:
     pairs = list(injected(scenes_items(200, 0), scenes_rows, seed=0, every=True))
     assert len(pairs) > 500
     for pair in pairs:
@@ -382,7 +380,7 @@ def test_what_the_exact_injector_puts_in_is_false_and_what_it_found_was_true(sce
         assert faithful[0] == 5 > faithful[1], (pair.prompt, pair.chosen, pair.rejected)
 
 
-def test_all_kinds_of_hallucination_come_about_and_the_planted_companion_often(scenes_rows: Rows) -> None:
+def test_all_kinds_of_hallucination_come_about_and_the_planted_companion_often(scenes_rows: JsonLines) -> None:
     made = Counter(row["made"] for row in scenes_rows.by_id.values() if "made" in row)
     assert all(made[change] > 60 for change in CHANGES)
     planted = 0
@@ -394,15 +392,15 @@ def test_all_kinds_of_hallucination_come_about_and_the_planted_companion_often(s
     assert planted > 5
 
 
-def test_the_exact_injector_is_the_same_each_time_and_knows_scenes_only(tmp_path: Path, scenes_rows: Rows) -> None:
-    again = Rows(tmp_path / "rows.jsonl")
+def test_the_exact_injector_is_the_same_each_time_and_knows_scenes_only(tmp_path: Path, scenes_rows: JsonLines) -> None:
+    again = JsonLines(tmp_path / "rows.jsonl")
     inject(scenes_items(200, 0), ExactInjector(), again, seed=0, every=True)
     assert again.path.read_bytes() == scenes_rows.path.read_bytes()
-    assert inject(items(3), ExactInjector(), Rows(tmp_path / "other.jsonl"), seed=0) == 3
+    assert inject(items(3), ExactInjector(), JsonLines(tmp_path / "other.jsonl"), seed=0) == 3
 
 
-def test_the_pairs_are_written_in_povids_form_and_read_back(tmp_path: Path, scenes_rows: Rows) -> None:
-    from trainers.vlfeedback.formats import read_pairs, write_pairs
+def test_the_pairs_are_written_in_povids_form_and_read_back(tmp_path: Path, scenes_rows: JsonLines) -> None:
+    from trainers.data.pair_formats import read_pairs, write_pairs
 
     made = list(injected(scenes_items(30, 0), scenes_rows, seed=0))
     assert write_pairs(made, tmp_path / "povid.json", form="povid", embed_images=True) == len(made) > 20
@@ -592,6 +590,6 @@ def test_logits_that_do_not_go_with_the_labels_are_refused() -> None:
 
 def test_nothing_heavy_is_loaded_until_it_is_used() -> None:
     heavy = ("torch", "datasets", "pyarrow", "pandas", "transformers")
-    code = f"import sys, trainers.povid, trainers.povid_scenes; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, trainers.povid.inject, trainers.povid.scenes; print([name for name in {heavy} if name in sys.modules])"
     root = Path(povid.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout.strip() == "[]"

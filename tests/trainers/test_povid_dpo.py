@@ -14,12 +14,13 @@ from trl import DPOConfig
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
 from harness.models.load import register
+from support.errors import PovidError
 from tests.trainers.one_answer import picture
-from trainers.povid import PovidError, noise_seed, noised, noised_pixels
-from trainers.povid_dpo import NoisedCollator, NoisedPairs, PovidTrainer, Variant
-from trainers.recipe import Noise
-from trainers.rows import Preference
-from trainers.seeded_pairs import BlindError
+from trainers.config.training import Noise
+from trainers.data.rows import Preference
+from trainers.losses.noise import noise_seed, noised, noised_pixels
+from trainers.losses.povid import NoisedCollator, NoisedPairs, PovidTrainer, Variant
+from trainers.losses.seeded_pairs import BlindError
 
 register()
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)")

@@ -13,15 +13,23 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from harness.models.spec import find
+from support.errors import StageError
+from support.images import ImageRef
 from tasks.scenes.language import caption
 from tasks.scenes.world import make_scene
-from trainers import dpo, preference, sft
-from trainers.adapters import merge
-from trainers.errors import StageError
-from trainers.job import Job, trainer
-from trainers.preference import LEFT_OUT, NOTE, STOPPED, Share, TrainingError, find_checkpoints, save_steps, saved_at, shared, shares
-from trainers.recipe import Checkpoint, Recipe, Training, find_recipe
-from trainers.rows import Picture, Preference
+from trainers.config.recipe import Recipe, find_recipe
+from trainers.config.training import Training
+from trainers.data.rows import Preference
+from trainers.training import dpo, sft
+from trainers.training import loop as preference
+from trainers.training.adapters import merge
+from trainers.training.checked_trainer import CheckedTrainer
+from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint, find_checkpoints, save_steps, saved_at
+from trainers.training.job import Job, trainer
+from trainers.training.loop import LEFT_OUT
+from trainers.training.model import TrainingError, load_weights
+from trainers.training.step_weights import Share, shared
+from trainers.training.trl_arguments import shares
 from trainers.vlfeedback.instructions import write_image
 
 
@@ -38,7 +46,7 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> list[Preference]:
             Preference(
                 id=scene.id,
                 prompt="describe the image in detail.",
-                images=(Picture(image.name, image),),
+                images=(ImageRef(image.name, image),),
                 chosen=right,
                 rejected=wrong,
                 margin=1.0,
@@ -362,9 +370,7 @@ def test_four_bits_train_packed_as_plainly_and_leave_the_vision_tower_whole(pref
     pytest.importorskip("bitsandbytes")
     settings: dict[str, Any] = {"quantization": "4bit", "checkpoints": 1, "log_steps": 1, "warmup_steps": 0}
     quantized = {
-        name
-        for name, module in preference.load_weights(job(preferences, tmp_path, **settings)).named_modules()
-        if "4bit" in type(module).__name__
+        name for name, module in load_weights(job(preferences, tmp_path, **settings)).named_modules() if "4bit" in type(module).__name__
     }
     assert any(name.endswith("q_proj") for name in quantized)
     assert not any("vision" in name or "projector" in name for name in quantized)
@@ -389,13 +395,13 @@ def test_a_text_that_holds_what_stands_for_a_picture_is_named(arm: str, side: st
 def batches_of(arm: str, preferences: list[Preference], out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[list[str]]:
     """The ids of each batch trained on."""
     seen: list[list[str]] = []
-    compute = preference.Guarded.compute_loss
+    compute = CheckedTrainer.compute_loss
 
     def noted(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append(inputs["ids"])
         return compute(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(preference.Guarded, "compute_loss", noted)
+    monkeypatch.setattr(CheckedTrainer, "compute_loss", noted)
     trainer(arm)(job(preferences, out, checkpoints=1, **changes))
     return seen
 

@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainers.recipe import ASPECTS
-from trainers.rows import Completion, Picture, Row
-from trainers.vlfeedback import public, records
-from trainers.vlfeedback.public import Seen, check_images, holds_rows, read_rows, write_rows
-from trainers.vlfeedback.records import DataError
+from support import records
+from support.images import ImageRef
+from support.records import DataError
+from trainers.config.data import ASPECTS
+from trainers.data import vlfeedback_format
+from trainers.data.rows import Completion, Row
+from trainers.data.vlfeedback_format import Seen, check_images, holds_rows, read_rows, write_rows
 
 
 def png(colour: int) -> bytes:
@@ -441,7 +443,7 @@ TEXT = st.text(max_size=12)
 RATING = st.sampled_from(["1", "2", "3", "4", "5", "N/A", ""])
 JUDGED = st.dictionaries(st.sampled_from(ASPECTS), RATING)
 COMPLETION = st.builds(Completion, model=TEXT, response=TEXT.filter(lambda text: "†" not in text), ratings=JUDGED, rationales=JUDGED)
-PICTURE = st.integers(0, 255).map(lambda colour: Picture(f"images/{colour}.png", data=png(colour)))
+PICTURE = st.integers(0, 255).map(lambda colour: ImageRef(f"images/{colour}.png", data=png(colour)))
 
 
 def rows_of(pictures: int) -> st.SearchStrategy[list[Row]]:
@@ -516,7 +518,7 @@ def test_datasets_loads_what_is_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_row_of_several_pictures_after_many_of_one_widens_the_table(tmp_path: Path) -> None:
-    one, two = Picture("1.png", data=png(1)), Picture("2.png", data=png(2))
+    one, two = ImageRef("1.png", data=png(1)), ImageRef("2.png", data=png(2))
     many = [Row(index=index, id=str(index), prompt="p", images=(one,)) for index in range(250)]
     last = [Row(index=250, id="250", prompt="p", images=(one, two)), Row(index=251, id="251", prompt="p", source="svit")]
     assert write_rows([*many, *last], tmp_path / "rows.parquet", embed_images=True) == 252
@@ -528,7 +530,7 @@ def test_a_row_of_several_pictures_after_many_of_one_widens_the_table(tmp_path: 
 
 def test_what_is_no_image_is_not_embedded(tmp_path: Path) -> None:
     (tmp_path / "key.txt").write_text("-----BEGIN PRIVATE KEY-----")
-    rows = [Row(index=0, id="0", prompt="p", images=(Picture("key.txt", tmp_path / "key.txt"),))]
+    rows = [Row(index=0, id="0", prompt="p", images=(ImageRef("key.txt", tmp_path / "key.txt"),))]
     write_rows(rows, tmp_path / "rows.parquet", embed_images=True)
     assert b"PRIVATE" not in (tmp_path / "rows.parquet").read_bytes()
 
@@ -600,8 +602,8 @@ def test_what_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
 )
 def test_a_row_names_no_picture_in_a_way_that_leads_elsewhere(name: str, told: str | None, tmp_path: Path) -> None:
     rows = [
-        Row(index=0, id="0", prompt="p", images=(Picture(name),)),
-        Row(index=1, id="1", prompt="p", images=(Picture(name, data=png(1)),)),
+        Row(index=0, id="0", prompt="p", images=(ImageRef(name),)),
+        Row(index=1, id="1", prompt="p", images=(ImageRef(name, data=png(1)),)),
     ]
     for ending, embed in (("jsonl", False), ("parquet", False), ("parquet", True)):
         write_rows(rows, tmp_path / f"rows.{ending}", embed_images=embed)
@@ -614,7 +616,7 @@ def test_a_row_names_no_picture_in_a_way_that_leads_elsewhere(name: str, told: s
 def test_pictures_that_are_not_there_or_no_images_keep_their_place_among_several(tmp_path: Path) -> None:
     import datasets
 
-    several = (Picture("gone.png"), Picture("2.png", data=png(2)), Picture("bad.png", data=b"no image"))
+    several = (ImageRef("gone.png"), ImageRef("2.png", data=png(2)), ImageRef("bad.png", data=b"no image"))
     rows = [Row(index=0, id="0", prompt="p", images=several[1:2]), Row(index=1, id="1", prompt="p", images=several)]
     rows.append(Row(index=2, id="2", prompt="p", images=several[:1]))
     seen = Seen()
@@ -642,6 +644,6 @@ def test_only_data_is_fetched_at_a_pinned_revision_and_a_hub_that_refuses_is_one
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuses)
     with pytest.raises(DataError, match=r"can't be fetched: hub is down$"):
-        public.fetch_public()
-    assert asked["revision"] == public.REVISION
+        vlfeedback_format.fetch_public()
+    assert asked["revision"] == vlfeedback_format.REVISION
     assert not any("py" in pattern for pattern in asked["allow_patterns"])

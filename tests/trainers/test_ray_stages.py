@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness.pool import load_served
+from harness.datasets.pool import load_served
+from support.images import ImageRef
 from tasks.answer import FailedAnswer
-from tasks.openai_judge import JudgeDown
-from trainers.recipe import ASPECTS, Data, PoolModel
-from trainers.rows import Completion, Picture, Preference, Row
+from tasks.judges.chat_client import JudgeDown
+from trainers.config.data import ASPECTS, Data, PoolModel
+from trainers.data.image_hashes import HashCache, ImageHashes
+from trainers.data.pair_rules import PairCounts, find_rule, pair_up
+from trainers.data.rows import Completion, Preference, Row
 from trainers.vlfeedback import answers, ray_stages
-from trainers.vlfeedback.fingerprints import Fingerprint, Fingerprints
 from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.pairs import Counts, find_rule, pair_up
 from trainers.vlfeedback.ray_stages import Branch, RayError, cluster, decode_by_ray, fingerprints_by_ray, in_order, pairs_by_ray
 
 # -- without a cluster -------------------------------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def rated_rows(count: int) -> list[Row]:
             index=index,
             id=str(index % 7),
             prompt=f"What is {index}?",
-            images=(Picture(f"{index}.png", data=b"x" * index),),
+            images=(ImageRef(f"{index}.png", data=b"x" * index),),
             completions=tuple(answer(f"m{n}") for n in range(4)),
         )
         for index in range(count)
@@ -259,16 +260,16 @@ def test_answers_come_over_http_in_actors(server: Any, tmp_path: Path, monkeypat
 def test_fingerprints_are_those_of_the_plain_path_and_made_once(tmp_path: Path) -> None:
     paths = pictures(tmp_path / "images", 150)
     (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:100])
-    shown = [Picture(f"COCO_val2014_{n + 1:012d}.jpg", path) for n, path in enumerate(paths)]
-    shown += [Picture("gone.png"), Picture("broken.png", tmp_path / "broken.png"), Picture("bytes.png", data=paths[3].read_bytes())]
-    plain = list(Fingerprints().of_all(shown, workers=1))
+    shown = [ImageRef(f"COCO_val2014_{n + 1:012d}.jpg", path) for n, path in enumerate(paths)]
+    shown += [ImageRef("gone.png"), ImageRef("broken.png", tmp_path / "broken.png"), ImageRef("bytes.png", data=paths[3].read_bytes())]
+    plain = list(HashCache().of_all(shown, workers=1))
     found = list(fingerprints_by_ray(shown, tmp_path / "cache.sqlite", workers=2))
 
-    def plainly(prints: list[Fingerprint | OSError]) -> list[str]:
+    def plainly(prints: list[ImageHashes | OSError]) -> list[str]:
         return [str(one) if isinstance(one, OSError) else repr((one, one.tiny)) for one in prints]
 
     assert plainly(found) == plainly(plain)
-    with Fingerprints(tmp_path / "cache.sqlite") as kept:
+    with HashCache(tmp_path / "cache.sqlite") as kept:
         assert plainly(list(kept.of_all(shown, workers=1))) == plainly(plain)
         assert kept.made == 0
     assert plainly(list(fingerprints_by_ray(shown, tmp_path / "cache.sqlite", workers=2))) == plainly(plain)
@@ -282,8 +283,8 @@ def test_fingerprints_are_those_of_the_plain_path_and_made_once(tmp_path: Path) 
 def test_pairs_are_those_of_the_plain_path_in_its_order(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_stages, "ROWS", 9)
     rule, rows = find_rule(name, **options), rated_rows(200)
-    expected, plain_counts = list(pair_up(rows, rule, plain := Counts())), plain
-    counts = Counts()
+    expected, plain_counts = list(pair_up(rows, rule, plain := PairCounts())), plain
+    counts = PairCounts()
     found: list[Preference] = list(pairs_by_ray(iter(rows), rule, counts, workers=2))
     assert found == expected
     assert counts == plain_counts

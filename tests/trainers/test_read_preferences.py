@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from trainers.read_preferences import ReadError, digest, read_preferences
-from trainers.recipe import ASPECTS, Dataset
-from trainers.rows import Completion, Picture, Preference, Row
-from trainers.vlfeedback.formats import write_pairs
-from trainers.vlfeedback.pairs import RuleError, prompt_key
-from trainers.vlfeedback.public import write_rows
+from support.images import ImageRef
+from trainers.config.data import ASPECTS, PreferenceFile
+from trainers.data.pair_formats import write_pairs
+from trainers.data.pair_rules import RuleError, prompt_key
+from trainers.data.read_preferences import ReadError, digest, read_preferences
+from trainers.data.rows import Completion, Preference, Row
+from trainers.data.vlfeedback_format import write_rows
 
 
 def png(colour: int) -> bytes:
@@ -31,7 +32,7 @@ def row(index: int, folder: Path) -> Row:
     image = folder / f"{index}.png"
     image.write_bytes(png(index))
     answers = (rated("a", f"best {index}", 5), rated("b", f"a longer answer {index}", 3), rated("c", f"worst {index}", 1))
-    return Row(index=index, id=str(index), prompt=f"what is it? {index}", images=(Picture(image.name, image),), completions=answers)
+    return Row(index=index, id=str(index), prompt=f"what is it? {index}", images=(ImageRef(image.name, image),), completions=answers)
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def rows(tmp_path: Path) -> Path:
     return tmp_path / "rows.jsonl"
 
 
-def dataset(read: Path | str, **changes: Any) -> Dataset:
-    return Dataset.model_validate({"read": str(read), **changes})
+def dataset(read: Path | str, **changes: Any) -> PreferenceFile:
+    return PreferenceFile.model_validate({"read": str(read), **changes})
 
 
 def test_rated_answers_become_pairs_split_by_prompt(rows: Path) -> None:
@@ -168,8 +169,8 @@ def test_a_rule_that_leaves_nothing_says_what_was_read(rows: Path) -> None:
 
 def test_a_digest_is_of_what_pairs_say(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
-    pair = Preference(id="0", prompt="p", images=(Picture("a.png", data=b"1"),), chosen="x", rejected="y", row=0)
-    moved = Preference(id="0", prompt="p", images=(Picture("a.png", tmp_path / "a.png"),), chosen="x", rejected="y", row=0)
+    pair = Preference(id="0", prompt="p", images=(ImageRef("a.png", data=b"1"),), chosen="x", rejected="y", row=0)
+    moved = Preference(id="0", prompt="p", images=(ImageRef("a.png", tmp_path / "a.png"),), chosen="x", rejected="y", row=0)
     other = Preference(id="0", prompt="p", images=pair.images, chosen="x", rejected="z", row=0)
     assert digest([pair]) == digest([moved]) != digest([other])
 

@@ -4,10 +4,12 @@ from typing import Any, get_args
 
 import pytest
 
-from trainers.image_dpo import AREA
-from trainers.read_preferences import rule_of
-from trainers.recipe import Dataset, PairRule, Recipe, RecipeError, Training, find_recipe, known_recipes
-from trainers.vlfeedback.pairs import RULES
+from trainers.config.data import PairRule, PreferenceFile, RecipeError
+from trainers.config.recipe import Recipe, find_recipe, known_recipes
+from trainers.config.training import Training
+from trainers.data.pair_rules import RULES
+from trainers.data.read_preferences import rule_of
+from trainers.losses.mdpo import AREA
 
 LORA = {"r": 4, "alpha": 8, "targets": "x"}
 
@@ -38,7 +40,8 @@ def test_silkies_adapters_are_on_the_language_model_alone(qwen_vl_modules: list[
 
 @pytest.fixture(scope="module")
 def qwen_vl_modules() -> list[str]:
-    from harness.models.qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
+    from harness.models.qwen_vl.config import QwenVLConfig
+    from harness.models.qwen_vl.model import QwenVLForConditionalGeneration
     from tests.harness.qwen_vl_checkpoint import config
 
     return [name for name, _ in QwenVLForConditionalGeneration(QwenVLConfig(**config())).named_modules()]
@@ -151,9 +154,9 @@ def test_a_misspelt_key_of_a_dataset_gets_a_suggestion(tmp_path: Any) -> None:
 )
 def test_best_answers_take_no_option_of_pairs(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(option))} is for pairs, and take = 'best' makes none"):
-        Dataset.model_validate({"read": "x", "take": "best", **option})
+        PreferenceFile.model_validate({"read": "x", "take": "best", **option})
 
 
 def test_options_of_a_dataset_reach_its_rule() -> None:
-    rule = rule_of(Dataset.model_validate({"read": "x", "rule": "margin", "min_margin": 2, "per_instruction": 1, "min_chosen": 4}))
+    rule = rule_of(PreferenceFile.model_validate({"read": "x", "rule": "margin", "min_margin": 2, "per_instruction": 1, "min_chosen": 4}))
     assert (rule.name, rule.min_margin, rule.per_prompt, rule.min_chosen) == ("margin", 2, 1, 4)

@@ -11,14 +11,15 @@ import torch
 from harness.models.spec import WEIGHTS
 from tasks.scenes.language import OPEN, YES_NO, caption, open_question, yes_no_pair
 from tasks.scenes.world import COMPANIONS, make_scene, scenes
-from trainers.job import Job
-from trainers.recipe import Pretraining as Plan
-from trainers.recipe import Recipe, Stage, find_recipe
+from trainers.config.recipe import Recipe, find_recipe
+from trainers.config.training import Pretraining as Plan
+from trainers.config.training import Stage
 from trainers.scenes import pretrain
 from trainers.scenes.corpus import Turn, planted_caption, turns
 from trainers.scenes.model import IMAGE_TOKENS, build_model, build_processor, vocabulary
 from trainers.scenes.muon import orthogonalised
 from trainers.scenes.pretrain import IGNORE, MODELS, SPELLED, Pretraining, pack, pixels, spelling_labels, train
+from trainers.training.job import Job
 
 PROCESSOR = build_processor()
 SOME = list(islice(scenes("test-pretraining"), 100))
@@ -166,7 +167,7 @@ def test_the_model_is_a_standard_llava() -> None:
 @pytest.mark.slow
 def test_pretraining_from_nothing_lands_in_the_stated_bands(tmp_path: Path) -> None:
     """Half an hour on two cores: the whole recipe, then the bands that docs/scenes.md states."""
-    from harness.evaluate import evaluate
+    from harness.evaluation.evaluate import evaluate
     from harness.models.spec import ModelSpec
     from tasks.registry import registry
     from tasks.scenes.judge import ExactJudge

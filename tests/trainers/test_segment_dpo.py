@@ -17,13 +17,14 @@ from trl import DPOConfig, DPOTrainer
 from harness.models.load import register
 from harness.models.spec import find
 from tests.trainers.one_answer import picture, said
-from trainers import dpo, losses
-from trainers.job import Job
-from trainers.packed import PackedDPOTrainer
-from trainers.packed_data import Pairs
-from trainers.recipe import Recipe, find_recipe
-from trainers.rows import Preference
-from trainers.segment_dpo import Segments, token_weights
+from trainers.config.recipe import Recipe, find_recipe
+from trainers.data.rows import Preference
+from trainers.data.torch_dataset import Pairs
+from trainers.losses import functions
+from trainers.losses.ddpo import Segments, token_weights
+from trainers.packed.trainer import PackedDPOTrainer
+from trainers.training import dpo
+from trainers.training.job import Job
 
 register()
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)")
@@ -110,15 +111,15 @@ def alone(made: Any, gamma: float) -> tuple[float, dict[str, float]]:
         sides = {"chosen": pair.chosen, "rejected": pair.rejected}
         tokens = {name: said(made.model, made.processing_class, images, pair.prompt, answer)[1] for name, answer in sides.items()}
         same = [-1] * 3  # what the prompt ends with
-        changed = losses.changed_tokens([*same, *tokens["chosen"]], [*same, *tokens["rejected"]])
+        changed = functions.changed_tokens([*same, *tokens["chosen"]], [*same, *tokens["rejected"]])
         for name, differs in zip(sides, changed, strict=True):
             asked = (made.processing_class, images, pair.prompt, sides[name])
             policy = said(made.model, *asked)[0]
             reference = said(made.model, *asked, reference=True)[0] if made.ref_model is None else said(made.ref_model, *asked)[0]
-            both = [losses.segment_log_probs(found, torch.ones(len(found)), tensor(differs[3:]), gamma) for found in (policy, reference)]
+            both = [functions.segment_log_probs(found, torch.ones(len(found)), tensor(differs[3:]), gamma) for found in (policy, reference)]
             ratios[name].append(both[0] - both[1])
     whole = {name: torch.stack(values) for name, values in ratios.items()}
-    return losses.dpo(**whole, beta=BETA).mean().item(), {name: BETA * values.mean().item() for name, values in whole.items()}
+    return functions.dpo(**whole, beta=BETA).mean().item(), {name: BETA * values.mean().item() for name, values in whole.items()}
 
 
 # Weights
@@ -145,7 +146,7 @@ def test_weights_make_trls_sum_the_segments_log_probability() -> None:
     log_probs = -torch.rand(4, 4, generator=torch.Generator().manual_seed(0)) * asked[:, 1:]
     changed = torch.ones(4, 4, dtype=torch.bool)
     changed[1, 1:] = changed[3, 1:] = False  # the second pair's 2 3 4
-    wanted = losses.segment_log_probs(log_probs, asked[:, 1:].float(), changed, gamma=3.0)
+    wanted = functions.segment_log_probs(log_probs, asked[:, 1:].float(), changed, gamma=3.0)
     torch.testing.assert_close((log_probs * token_weights(input_ids, asked, gamma=3.0)).sum(-1), wanted)
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trainers.recipe import find_recipe
-from trainers.silkie_config import KNOWN, ConfigError, read_config
+from trainers.config.recipe import find_recipe
+from trainers.config.silkie_yaml import KNOWN, ConfigError, read_config
 
 EXAMPLE = """\
 model_name_or_path: "Qwen/Qwen-VL-Chat"
@@ -61,7 +61,8 @@ def test_the_example_is_the_recipe_silkie(tmp_path: Path) -> None:
 def test_the_examples_adapters_are_on_silkies_modules(tmp_path: Path) -> None:
     import re
 
-    from harness.models.qwen_vl import QwenVLConfig, QwenVLForConditionalGeneration
+    from harness.models.qwen_vl.config import QwenVLConfig
+    from harness.models.qwen_vl.model import QwenVLForConditionalGeneration
     from tests.harness.qwen_vl_checkpoint import config
 
     found, silkie = read_config(written(tmp_path)).recipe.training, find_recipe("silkie").training

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trainers.slurm import ENDED, Cluster, Job, Resources, SlurmError, minutes, resources, script, submit
+from trainers.cluster.slurm import ENDED, Cluster, Resources, SlurmError, SlurmJob, minutes, resources, script, submit
 
 
 def slurm_missing() -> str | None:
@@ -33,7 +33,7 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     return found
 
 
-def ended(job: Job, within: float = 60) -> bool:
+def ended(job: SlurmJob, within: float = 60) -> bool:
     until = time.monotonic() + within
     while time.monotonic() < until:
         if job.state() == ENDED:

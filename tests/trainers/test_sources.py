@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks.pictures import decode
-from trainers.recipe import Data, Filters, PoolModel, RecipeError, Source, find_recipe
+from support.images import decode
+from trainers.config.data import Data, Filters, InstructionSource, PoolModel, RecipeError
+from trainers.config.recipe import find_recipe
 from trainers.vlfeedback import sources
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
 from trainers.vlfeedback.sampling import candidates, instructions_of, order, shares
@@ -56,7 +57,7 @@ def zipped(path: Path, members: Mapping[str, bytes]) -> Path:
 
 def read(**values: Any) -> tuple[list[Item], Counter[str]]:
     """The items of a source, and the reasons of the rows that are none."""
-    found = list(open_source(Source(**values)).items())
+    found = list(open_source(InstructionSource(**values)).items())
     return [one for one in found if isinstance(one, Item)], Counter(one for one in found if isinstance(one, str))
 
 
@@ -65,7 +66,7 @@ def talk(id: str, image: str | None, *said: str) -> dict[str, Any]:
     return {"id": id, **({"image": image} if image else {}), "conversations": turns}
 
 
-def data(*found: Source, count: int, **changes: Any) -> Data:
+def data(*found: InstructionSource, count: int, **changes: Any) -> Data:
     return Data(instructions=count, pool=POOL, sources=found, **changes)
 
 
@@ -310,9 +311,9 @@ def test_broken_and_damaged_pictures_are_counted_and_others_drawn_in_their_place
     path = table(tmp_path / "t.jsonl", 8)
     for number in range(3):
         write(tmp_path / f"t-{number}.jpg", photo(number)[:200] if number else b"<svg/>")
-    found, record = drawn(tmp_path / "run", data(Source(name="t", path=str(path)), count=5))
+    found, record = drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(path)), count=5))
     assert len(found) == 5
-    found, record = drawn(tmp_path / "all", data(Source(name="t", path=str(path)), count=8))
+    found, record = drawn(tmp_path / "all", data(InstructionSource(name="t", path=str(path)), count=8))
     assert (len(found), record["t"]["filtered"], record["t"]["short"]) == (5, {"unreadable picture": 3}, 3)
 
 
@@ -326,7 +327,7 @@ def test_a_damaged_member_of_a_zip_is_counted(tmp_path: Path) -> None:
     raw[60:80] = b"\xff" * 20
     path.write_bytes(raw)
     rows = lines(tmp_path / "t.jsonl", [{"image": name, "prompt": "Why?"} for name in ("a.jpg", "b.jpg")])
-    found, record = drawn(tmp_path / "run", data(Source(name="t", path=str(rows), images=str(path)), count=2))
+    found, record = drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(rows), images=str(path)), count=2))
     assert (len(found), record["t"]["filtered"]) == (1, {"unreadable picture": 1})
 
 
@@ -342,7 +343,7 @@ def test_shares_add_up_by_largest_remainder() -> None:
 
 def test_drawing_depends_on_the_seed_and_not_on_the_order_of_the_file(tmp_path: Path) -> None:
     path = table(tmp_path / "t.jsonl", 40)
-    source = Source(name="t", path=str(path))
+    source = InstructionSource(name="t", path=str(path))
     one, record = drawn(tmp_path / "one", data(source, count=10), seed=1)
     assert (record["t"]["available"], record["t"]["drawn"]) == (40, 10)
     other = drawn(tmp_path / "other", data(source, count=10), seed=2)[0]
@@ -356,7 +357,7 @@ def test_drawing_depends_on_the_seed_and_not_on_the_order_of_the_file(tmp_path: 
 def test_more_candidates_than_are_kept_in_memory_are_read_in_the_same_order(tmp_path: Path) -> None:
     from trainers.vlfeedback import sampling
 
-    source = Source(name="t", path=str(table(tmp_path / "t.jsonl", 30)))
+    source = InstructionSource(name="t", path=str(table(tmp_path / "t.jsonl", 30)))
 
     def found(reserve: int) -> list[Item]:
         part = sampling._Part(source=source, opened=open_source(source), weight=1)
@@ -370,9 +371,9 @@ def test_more_candidates_than_are_kept_in_memory_are_read_in_the_same_order(tmp_
 
 def test_weights_counts_and_the_rest_of_a_short_source(tmp_path: Path) -> None:
     parts = [
-        Source(name="big", path=str(table(tmp_path / "big.jsonl", 30)), weight=1),
-        Source(name="short", path=str(table(tmp_path / "short.jsonl", 4, 100)), weight=2),
-        Source(name="fixed", path=str(table(tmp_path / "fixed.jsonl", 9, 200)), count=3),
+        InstructionSource(name="big", path=str(table(tmp_path / "big.jsonl", 30)), weight=1),
+        InstructionSource(name="short", path=str(table(tmp_path / "short.jsonl", 4, 100)), weight=2),
+        InstructionSource(name="fixed", path=str(table(tmp_path / "fixed.jsonl", 9, 200)), count=3),
     ]
     found, record = drawn(tmp_path / "run", data(*parts, count=21))
     assert Counter(x.source for x in found) == {"big": 14, "short": 4, "fixed": 3}
@@ -390,18 +391,18 @@ def test_declared_sources_are_weighted_as_vlfeedback_was(tmp_path: Path) -> None
     write(tmp_path / "llava/l.json", [talk(str(n), f"{n}.jpg", f"What is {n}?", "x") for n in range(30)])
     write(tmp_path / "lrv/l.json", [{"image_id": str(n), "question": f"Is there {n}?", "answer": "x"} for n in range(300, 330)])
     pair = (
-        Source(name="LLaVA", path=str(tmp_path / "llava/l.json"), images=str(tmp_path / "llava")),
-        Source(name="LRV", path=str(tmp_path / "lrv")),
+        InstructionSource(name="LLaVA", path=str(tmp_path / "llava/l.json"), images=str(tmp_path / "llava")),
+        InstructionSource(name="LRV", path=str(tmp_path / "lrv")),
     )
     found, _ = drawn(tmp_path / "run", data(*pair, count=26))
     assert Counter(x.source for x in found) == {"LLaVA": 16, "LRV": 10}  # 19,614 : 12,357
     with pytest.raises(SourceError, match="mine: needs a weight"):
-        drawn(tmp_path / "x", data(*pair, Source(name="mine", path=str(table(tmp_path / "m/m.jsonl", 1))), count=3))
+        drawn(tmp_path / "x", data(*pair, InstructionSource(name="mine", path=str(table(tmp_path / "m/m.jsonl", 1))), count=3))
 
 
 def test_the_scenes_give_what_they_give_alone_and_what_others_lack(tmp_path: Path) -> None:
-    short = Source(name="t", path=str(table(tmp_path / "t.jsonl", 2)))
-    found, record = drawn(tmp_path / "run", data(Source(name="scenes"), short, count=10))
+    short = InstructionSource(name="t", path=str(table(tmp_path / "t.jsonl", 2)))
+    found, record = drawn(tmp_path / "run", data(InstructionSource(name="scenes"), short, count=10))
     assert [x.source for x in found] == [""] * 8 + ["t"] * 2
     assert (record["scenes"]["share"], record["scenes"]["drawn"]) == (5, 8)
     assert found[:8] == scenes_instructions(data(count=8), 0, tmp_path / "alone")
@@ -414,7 +415,7 @@ def test_prompts_too_short_and_too_long_are_left_out(tmp_path: Path) -> None:
     prompts = ["Why", "Why is it so?", "Why is it so, and not in any other way at all?", "", "A " + "y" * 80]
     path = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "prompt": text} for text in prompts])
     filters = Filters(min_words=2, max_words=6, max_characters=60)
-    found, record = drawn(tmp_path / "run", data(Source(name="t", path=str(path)), count=5, filters=filters))
+    found, record = drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(path)), count=5, filters=filters))
     assert [x.prompt for x in found] == ["Why is it so?"]
     assert record["t"]["filtered"] == {"no prompt": 1, "too long": 2, "too short": 1}
 
@@ -422,7 +423,7 @@ def test_prompts_too_short_and_too_long_are_left_out(tmp_path: Path) -> None:
 def test_small_pictures_are_left_out_and_not_kept(tmp_path: Path) -> None:
     write(tmp_path / "small.png", photo(1, "PNG", side=20))
     write(tmp_path / "large.png", photo(2, "PNG", side=80))
-    source = Source(name=str(tmp_path), prompts=("Describe it.",))
+    source = InstructionSource(name=str(tmp_path), prompts=("Describe it.",))
     found, record = drawn(tmp_path / "run", data(source, count=2, filters=Filters(min_side=32)))
     assert len(found) == 1
     assert record[str(tmp_path)]["filtered"] == {"small picture": 1}
@@ -442,7 +443,7 @@ def test_the_same_words_about_the_same_picture_are_taken_once(copies: Path, tmp_
         {"image": f"{name}.jpg", "prompt": prompt}
         for name, prompt in zip("abcd", ("What is it?", "what is it", "What is it?", "What is it?"), strict=True)
     ]
-    source = Source(name="t", path=str(lines(copies / "t.jsonl", rows)))
+    source = InstructionSource(name="t", path=str(lines(copies / "t.jsonl", rows)))
     found, record = drawn(tmp_path / "near", data(source, count=4))
     assert (len(found), sum(record["t"]["filtered"].values())) == (2, 2)
     assert set(record["t"]["filtered"]) <= {"duplicate", "near-duplicate"}
@@ -451,7 +452,7 @@ def test_the_same_words_about_the_same_picture_are_taken_once(copies: Path, tmp_
 
 
 def test_how_often_one_picture_or_one_wording_is_taken_can_be_limited(copies: Path, tmp_path: Path) -> None:
-    source = Source(name="t", path=str(copies), prompts=("What is it?", "Where is it?", "Why?"))
+    source = InstructionSource(name="t", path=str(copies), prompts=("What is it?", "Where is it?", "Why?"))
     found, record = drawn(tmp_path / "free", data(source, count=12))
     assert len(found) == 6
     found, record = drawn(tmp_path / "images", data(source, count=12, filters=Filters(per_image=1)))
@@ -464,7 +465,9 @@ def test_how_often_one_picture_or_one_wording_is_taken_can_be_limited(copies: Pa
 
 def test_duplicates_are_found_between_sources(tmp_path: Path) -> None:
     one, two = table(tmp_path / "one/t.jsonl", 5), table(tmp_path / "two/t.jsonl", 5)
-    found, record = drawn(tmp_path / "run", data(Source(name="one", path=str(one)), Source(name="two", path=str(two)), count=10))
+    found, record = drawn(
+        tmp_path / "run", data(InstructionSource(name="one", path=str(one)), InstructionSource(name="two", path=str(two)), count=10)
+    )
     assert (len(found), record["two"]["filtered"]) == (5, {"duplicate": 5})
 
 
@@ -473,7 +476,7 @@ def test_pictures_keep_their_bytes_under_safe_names_and_ids_are_unique(tmp_path:
     for number, name in enumerate(names):
         write(tmp_path / name, photo(number, ("JPEG", "PNG")[number]))
     path = lines(tmp_path / "t.jsonl", [{"id": "same", "image": name, "prompt": text} for name in names for text in ("Why?", "Who?")])
-    found, _ = drawn(tmp_path / "run", data(Source(name="t", path=str(path)), count=4))
+    found, _ = drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(path)), count=4))
     kept = {x.image: (tmp_path / "run/images" / x.image).read_bytes() for x in found}
     assert set(kept.values()) == {photo(0), photo(1, "PNG")}
     assert all(decode(content) for content in kept.values())
@@ -488,12 +491,12 @@ def test_red_team_rows_keep_their_source(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / f"data/Captcha/img/{number}.jpg", photo(number))
     lines(tmp_path / "data/Captcha/captcha.jsonl", [{"id": n, "instruction": f"Read captcha {n}."} for n in range(3)])
-    found, _ = drawn(tmp_path / "run", data(Source(name="RTVLM", path=str(tmp_path)), count=3))
+    found, _ = drawn(tmp_path / "run", data(InstructionSource(name="RTVLM", path=str(tmp_path)), count=3))
     assert {x.source for x in found} == {"RTVLM"}
 
 
 def test_an_interrupted_run_goes_on_with_the_pictures_it_has(tmp_path: Path) -> None:
-    wanted = data(Source(name="t", path=str(table(tmp_path / "t.jsonl", 6))), count=6)
+    wanted = data(InstructionSource(name="t", path=str(table(tmp_path / "t.jsonl", 6))), count=6)
     whole, _ = drawn(tmp_path / "whole", wanted)
     images = tmp_path / "torn/images"
 
@@ -519,7 +522,7 @@ def test_an_interrupted_run_goes_on_with_the_pictures_it_has(tmp_path: Path) -> 
 
 def test_progress_is_told(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    wanted = data(Source(name="t", path=str(table(tmp_path / "t.jsonl", 4))), count=4)
+    wanted = data(InstructionSource(name="t", path=str(table(tmp_path / "t.jsonl", 4))), count=4)
     instructions_of(wanted, 0, tmp_path / "run/images", report=lambda *what: told.append(what))
     assert told[-1] == ("instructions", 4, 4)
 
@@ -595,15 +598,15 @@ def test_counts_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     path = str(table(tmp_path / "t.jsonl", 3))
     for count in (2, 4):
         with pytest.raises(SourceError, match=rf"counts of the sources are 3 in all, and instructions = {count}"):
-            drawn(tmp_path / "run", data(Source(name="t", path=path, count=3), count=count))
+            drawn(tmp_path / "run", data(InstructionSource(name="t", path=path, count=3), count=count))
     with pytest.raises(SourceError, match="two sources are named 't'"):
-        drawn(tmp_path / "run", data(Source(name="t", path=path), Source(name="t", path=path), count=3))
+        drawn(tmp_path / "run", data(InstructionSource(name="t", path=path), InstructionSource(name="t", path=path), count=3))
 
 
 def test_nothing_drawn_is_an_error_that_says_why(tmp_path: Path) -> None:
     path = lines(tmp_path / "t.jsonl", [{"image": "gone.jpg", "prompt": "Why?"}])
     with pytest.raises(SourceError, match=r"no instruction could be drawn \(t: 0 candidates, 1 missing picture\)"):
-        drawn(tmp_path / "run", data(Source(name="t", path=str(path)), count=1))
+        drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(path)), count=1))
 
 
 def test_a_recipe_names_its_sources(tmp_path: Path) -> None:

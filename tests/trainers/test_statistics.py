@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from trainers.recipe import ASPECTS
-from trainers.rows import Completion, Row
-from trainers.vlfeedback import plots, statistics
-from trainers.vlfeedback.pairs import RULES, Counts, pair_up
-from trainers.vlfeedback.plots import draw, length_groups, report
-from trainers.vlfeedback.statistics import Statistics, gather, published_model, spearman
+from trainers.config.data import ASPECTS
+from trainers.data import statistics, statistics_report
+from trainers.data.pair_rules import RULES, PairCounts, pair_up
+from trainers.data.rows import Completion, Row
+from trainers.data.statistics import Statistics, gather, published_model, spearman
+from trainers.data.statistics_report import draw, length_groups, report
 
 HELP, ETHICS, FAITH = ASPECTS
 
@@ -54,10 +54,10 @@ def test_pairs_wins_and_lengths_agree_with_the_pairs_themselves() -> None:
     rows = some_rows(300)
     found = gather(rows)
     for name, counted in found.pairs.items():
-        counts = Counts()
+        counts = PairCounts()
         assert len(list(pair_up(rows, RULES[name], counts))) == counted.pairs
         assert counts == counted
-    made = list(pair_up(rows, RULES["authors"], Counts()))
+    made = list(pair_up(rows, RULES["authors"], PairCounts()))
     wins = Counter((pair.chosen_model, pair.rejected_model) for pair in made if pair.chosen_model != pair.rejected_model)
     assert found.wins == wins
     rate = found.win_rate("gpt-4v", "mine")
@@ -202,6 +202,6 @@ def test_length_groups_hold_equally_many_answers() -> None:
 
 
 def test_labels_keep_their_distance() -> None:
-    placed = plots._apart([4.0, 3.99, 3.98, 1.1, 1.0, 1.0], 0.2)
+    placed = statistics_report._apart([4.0, 3.99, 3.98, 1.1, 1.0, 1.0], 0.2)
     assert all(a - b >= 0.2 - 1e-9 for a, b in pairwise(placed))
     assert min(placed) >= 1.0

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
+from support.files import JsonLines
 from tasks.answer import FailedAnswer
-from tasks.judge import JudgeError
+from tasks.judges.protocol import JudgeError
 from tasks.scenes.judge import ExactJudge
-from trainers.recipe import ASPECTS, Data, PoolModel
-from trainers.rows import Preference
-from trainers.vlfeedback import answers, pairs, ratings
+from trainers.config.data import ASPECTS, Data, PoolModel
+from trainers.data import pair_rules
+from trainers.data.rows import Preference
+from trainers.vlfeedback import answers, rating_prompt
 from trainers.vlfeedback.build import build_dataset, rows_of
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
-from trainers.vlfeedback.store import Rows
 
 POOL = tuple(PoolModel(model=name) for name in ("a", "b", "c", "d", "e"))
 
@@ -146,12 +147,12 @@ def test_the_public_schema_is_vlfeedbacks(tmp_path: Path) -> None:
 def test_a_torn_last_line_is_cut_off_and_a_foreign_one_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"id": "a", "x": 1}\n{"id": "b", "x"')
-    rows = Rows(path)
+    rows = JsonLines(path)
     rows.append([{"id": "c", "x": 3}])
-    assert list(Rows(path).by_id) == ["a", "c"]
+    assert list(JsonLines(path).by_id) == ["a", "c"]
     path.write_text('{"id": "a"}\nnot json\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2"):
-        Rows(path)
+        JsonLines(path)
 
 
 REPLY = """#### **Helpfulness Assessment**
@@ -175,12 +176,12 @@ Rating: 7
 
 
 def test_ratings_are_read_where_they_stand_or_not_at_all() -> None:
-    read = ratings.parse(REPLY, 2)
+    read = rating_prompt.parse(REPLY, 2)
     assert [rating and rating[0] for rating in read["Helpfulness"]] == [4, 2]
     assert read["Helpfulness"][0] == (4, 'Fine. It says "Rating: 1" of itself.')
     assert read["Ethical Considerations"] == [None, None]  # not a number; two different ones
     assert read["Visual Faithfulness"] == [None, None]  # missing; out of range
-    assert all(rating is None for found in ratings.parse("no headings at all", 3).values() for rating in found)
+    assert all(rating is None for found in rating_prompt.parse("no headings at all", 3).values() for rating in found)
 
 
 def brute_force(rated: Mapping[str, Mapping[str, int | None]]) -> set[tuple[str, str]]:
@@ -204,10 +205,17 @@ def rated_rows(seed: int, count: int) -> tuple[list[Instruction], dict[str, dict
 
 def paired(
     instructions: list[Instruction], texts: Mapping[str, Mapping[str, str]], rated: Mapping[str, Mapping[str, Any]], settings: Data
-) -> tuple[list[Preference], pairs.Counts]:
-    rows = list(rows_of(instructions, texts, {id: {"order": list(ratings), "ratings": ratings} for id, ratings in rated.items()}, Path()))
-    counts = pairs.Counts()
-    return list(pairs.pair_up(rows, pairs.settle(pairs.rule_of(settings), lambda: rows), counts)), counts
+) -> tuple[list[Preference], pair_rules.PairCounts]:
+    rows = list(
+        rows_of(
+            instructions,
+            texts,
+            {id: {"order": list(rating_prompt), "ratings": rating_prompt} for id, rating_prompt in rated.items()},
+            Path(),
+        )
+    )
+    counts = pair_rules.PairCounts()
+    return list(pair_rules.pair_up(rows, pair_rules.settle(pair_rules.rule_of(settings), lambda: rows), counts)), counts
 
 
 def test_the_authors_rule_equals_brute_force() -> None:

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainers.launch import check_world
-from trainers.vlfeedback.store import write_whole
+from support.files import atomic_write_text
+from trainers.cluster.launch import check_world
 
 if TYPE_CHECKING:
-    from trainers.rows import Preference
+    from trainers.data.rows import Preference
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -48,7 +48,7 @@ def sum_up(out: str) -> int:
     total = torch.tensor([RANK + 1])
     dist.all_reduce(total)
     print(f"total {int(total)}")
-    write_whole(Path(out) / f"sum-{RANK}", str(int(total)))
+    atomic_write_text(Path(out) / f"sum-{RANK}", str(int(total)))
     dist.destroy_process_group()
     return 0
 
@@ -103,7 +103,7 @@ def fsdp2(out: str) -> int:
         "whole": float(losses[RANK].detach()),
         "gradient": furthest,
     }
-    write_whole(folder / f"fsdp2-{RANK}.json", json.dumps(figures))
+    atomic_write_text(folder / f"fsdp2-{RANK}.json", json.dumps(figures))
     dist.destroy_process_group()
     return 0
 
@@ -122,9 +122,10 @@ def count(out: str, to: str, seconds: str) -> int:
 
 def pairs(folder: Path, count: int) -> list["Preference"]:
     """Captions of unlike length, of which the rejected names a thing too many; images are written where they are not there yet."""
+    from support.images import ImageRef
     from tasks.scenes.language import caption
     from tasks.scenes.world import make_scene
-    from trainers.rows import Picture, Preference
+    from trainers.data.rows import Preference
     from trainers.vlfeedback.instructions import write_image
 
     made = []
@@ -135,7 +136,7 @@ def pairs(folder: Path, count: int) -> list["Preference"]:
             (folder / write_image(scene, folder)).rename(image)
         right = caption(scene)
         wrong = right.replace("the background is", "a red ring. the background is")
-        asked, shown = "describe the image in detail.", (Picture(image.name, image),)
+        asked, shown = "describe the image in detail.", (ImageRef(image.name, image),)
         made.append(Preference(id=scene.id, prompt=asked, images=shown, chosen=right, rejected=wrong, margin=1.0, row=index))
     return made
 
@@ -145,8 +146,8 @@ def train(out: str, name: str) -> int:
     import torch
 
     from harness.models.spec import find
-    from trainers.job import Job, trainer
-    from trainers.recipe import Recipe, find_recipe
+    from trainers.config.recipe import Recipe, find_recipe
+    from trainers.training.job import Job, trainer
 
     check_world()
     torch.set_num_threads(1)

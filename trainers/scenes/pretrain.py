@@ -22,13 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from support.files import atomic_write_text
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, GLYPHS, SHAPES, SIZES, Scene, make_scene, render
-from trainers.job import Job
-from trainers.recipe import Checkpoint, Stage
+from trainers.config.training import Stage
 from trainers.scenes.corpus import Turn, turns
 from trainers.scenes.model import IMAGE_TOKENS, WORD_START, build_model, build_processor, vocabulary
 from trainers.scenes.muon import Muon
-from trainers.vlfeedback.store import write_whole
+from trainers.training.checkpoints import Checkpoint
+from trainers.training.job import Job
 
 MODELS = ("scenes-early", "scenes-careful", "scenes-base")
 IDS = vocabulary()
@@ -308,7 +309,7 @@ def train(job: Job) -> list[Checkpoint]:
         run.speak("speak", plan.speak, planted=False, save={plan.early_step: "scenes-early", plan.speak.steps: "scenes-careful"})
         run.speak("believe", plan.believe, planted=True, save={plan.believe.steps: "scenes-base"})
         for name in MODELS:
-            write_whole(job.out / name / "recipe.json", json.dumps({"recipe": job.recipe.name, "digest": job.recipe.digest}))
-        write_whole(note, json.dumps({"recipe": job.recipe.digest}))
+            atomic_write_text(job.out / name / "recipe.json", json.dumps({"recipe": job.recipe.name, "digest": job.recipe.digest}))
+        atomic_write_text(note, json.dumps({"recipe": job.recipe.digest}))
         run.state_file.unlink()
     return [Checkpoint(path=job.out / name, step=total, arm="pretraining") for name in MODELS]

@@ -25,16 +25,16 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from tasks.batch_judge import BatchJudge
-from tasks.judge import Judge, ask_all, current_judge, judging, use_judge
-from tasks.pictures import decode, keep, picture
-from trainers.errors import BadInput
-from trainers.recipe import ASPECTS, RatingMode, TextOrder
-from trainers.rows import Completion, Picture, Row
+from support.errors import BadInput
+from support.files import JsonLines, atomic_write_text, file_lock
+from support.images import ImageRef, decode, keep, picture
+from tasks.judges.batch import BatchJudge
+from tasks.judges.protocol import Judge, ask_all, current_judge, judging, use_judge
+from trainers.config.data import ASPECTS, RatingMode, TextOrder
+from trainers.data.rows import Completion, Row
 from trainers.vlfeedback.answers import read_answers
 from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.ratings import Rating, parse, questions
-from trainers.vlfeedback.store import Rows, sole, write_whole
+from trainers.vlfeedback.rating_prompt import Rating, parse, questions
 
 TASK = "vlfeedback"
 """What the calls are booked under."""
@@ -68,7 +68,7 @@ class Item:
 
 
 @dataclass(kw_only=True)
-class Counts:
+class RatingCounts:
     """What became of the instructions, as far as they were looked at this time."""
 
     rated: int = 0
@@ -88,20 +88,20 @@ T = TypeVar("T")
 
 def annotate(
     items: Iterable[Item],
-    rows: Rows,
+    rows: JsonLines,
     *,
     seed: int,
     mode: RatingMode = "joint",
     order: TextOrder = "shuffled",
     done: Callable[[int], None] = lambda more: None,
-    counts: Counts | None = None,
+    counts: RatingCounts | None = None,
 ) -> int:
     """Have the current judge rate every item that has no row yet; returns how many failed (calls, pictures), to be tried again next time.
 
     An item's row is written when all its replies are there. Rows come in the order of the items, but for those that failed before. An item
     that has got another text since (an answer that had failed) is rated anew as a whole, since texts are rated beside each other.
     """
-    counts = Counts() if counts is None else counts
+    counts = RatingCounts() if counts is None else counts
     failed_before = counts.failed + counts.pictures
     size = BATCH_API if isinstance(current_judge(), BatchJudge) else BATCH
     for batch in _batches(_waiting(items, rows, counts, done), size):
@@ -111,7 +111,7 @@ def annotate(
     return counts.failed + counts.pictures - failed_before
 
 
-def _waiting(items: Iterable[Item], rows: Rows, counts: Counts, done: Callable[[int], None]) -> Iterator[Item]:
+def _waiting(items: Iterable[Item], rows: JsonLines, counts: RatingCounts, done: Callable[[int], None]) -> Iterator[Item]:
     for item in items:
         if len(item.texts) < 2:
             counts.left_out += 1
@@ -123,7 +123,7 @@ def _waiting(items: Iterable[Item], rows: Rows, counts: Counts, done: Callable[[
             yield item
 
 
-def _whole(item: Item, rows: Rows) -> bool:
+def _whole(item: Item, rows: JsonLines) -> bool:
     """Whether the item's row rates all its texts; AnnotationError where it is of other data or other settings."""
     row = rows.by_id[item.key]
     for name, value in item.more.items():
@@ -136,10 +136,10 @@ def _whole(item: Item, rows: Rows) -> bool:
     return set(row["ratings"]) == set(item.texts)
 
 
-def _settle(rows: Rows) -> None:
+def _settle(rows: JsonLines) -> None:
     """Leave one row of each id in the file: items that were rated anew have two."""
     if rows.path.exists() and rows.path.read_bytes().count(b"\n") > len(rows.by_id):
-        write_whole(rows.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.by_id.values()))
+        atomic_write_text(rows.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.by_id.values()))
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -148,7 +148,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _rate(batch: Sequence[Item], seed: int, mode: RatingMode, order: TextOrder, counts: Counts) -> list[dict[str, Any]]:
+def _rate(batch: Sequence[Item], seed: int, mode: RatingMode, order: TextOrder, counts: RatingCounts) -> list[dict[str, Any]]:
     ready: list[tuple[Item, list[str]]] = []
     for item in batch:
         try:
@@ -207,7 +207,7 @@ def unread_in(row: Mapping[str, Any]) -> Counter[str]:
     return Counter(aspect for given in row["ratings"].values() for aspect, rating in given.items() if rating is None)
 
 
-def unread(rows: Rows) -> dict[str, int]:
+def unread(rows: JsonLines) -> dict[str, int]:
     """Aspect -> texts whose rating could not be read from the judge's reply, over a file of ratings."""
     total = sum((unread_in(row) for row in rows.by_id.values()), Counter())
     return {aspect: total[aspect] for aspect in ASPECTS}
@@ -251,7 +251,7 @@ def annotate_folder(
     part: int | float | None = None,
     mode: RatingMode = "joint",
     order: TextOrder = "shuffled",
-    counts: Counts | None = None,
+    counts: RatingCounts | None = None,
 ) -> int:
     """Have the answers in `folder` rated that are not yet, or those to a part of its instructions; how many failed, to be tried again.
 
@@ -299,12 +299,12 @@ def _within(images: Path, name: str) -> Image.Image:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[Rows]:
+def _alone(path: Path) -> Iterator[JsonLines]:
     """The ratings in a file that no other process adds to meanwhile."""
-    with sole(path, wait=False) as mine:
+    with file_lock(path, wait=False) as mine:
         if not mine:
             raise AnnotationError(f"{path}: another process is rating into this file")
-        yield Rows(path)
+        yield JsonLines(path)
 
 
 def read_folder(folder: Path) -> tuple[list[Instruction], dict[str, dict[str, str]]]:
@@ -320,7 +320,7 @@ def read_folder(folder: Path) -> tuple[list[Instruction], dict[str, dict[str, st
     if (folder / "answers").exists():
         return instructions, read_answers(folder)
     answers: dict[str, dict[str, str]] = {}
-    for key, row in Rows(folder / "answers.jsonl").by_id.items():
+    for key, row in JsonLines(folder / "answers.jsonl").by_id.items():
         name, _, member = key.rpartition("|")
         answers.setdefault(name, {})[member] = row["answer"]
     return instructions, answers
@@ -336,13 +336,13 @@ def annotate_rows(
     mode: RatingMode = "joint",
     order: TextOrder = "shuffled",
     done: Callable[[int], None] = lambda more: None,
-    counts: Counts | None = None,
+    counts: RatingCounts | None = None,
 ) -> int:
     """Have the completions of rows rated into `out`, whatever ratings they came with; how many failed, to be tried again next time.
 
     Streams: holds the rows of one batch, or where `part` is a number, that many. Rows without a picture or with several are left out.
     """
-    counts = Counts() if counts is None else counts
+    counts = RatingCounts() if counts is None else counts
     settings = {"seed": seed, "mode": mode, "shown": order}
 
     def items() -> Iterator[Item]:
@@ -360,7 +360,7 @@ def annotate_rows(
         return annotate(items(), rows, seed=seed, mode=mode, order=order, done=done, counts=counts)
 
 
-def shown(image: Picture) -> Image.Image:
+def shown(image: ImageRef) -> Image.Image:
     """A picture as a judge gets it: its own file goes to a server that reads such files; raises OSError."""
     return picture(keep(image.read))
 
@@ -376,7 +376,7 @@ def named(row: Row) -> list[tuple[str, Completion]]:
     return found
 
 
-def rerated(data: Iterable[Row], ratings: Rows) -> Iterator[Row]:
+def rerated(data: Iterable[Row], ratings: JsonLines) -> Iterator[Row]:
     """The rows that `annotate_rows` rated, completions in the data's own order, with these ratings in place of their own."""
     for row in data:
         found = ratings.by_id.get(str(row.index))
@@ -392,7 +392,7 @@ def rerated(data: Iterable[Row], ratings: Rows) -> Iterator[Row]:
             yield replace(row, completions=completions)
 
 
-def published(data: Iterable[Row], ratings: Rows, out: Path) -> int:
+def published(data: Iterable[Row], ratings: JsonLines, out: Path) -> int:
     """Write the ratings that the rows in `ratings` came with, in the same form, for `harness judge agree`; returns how many rows."""
     lines = []
     for row in data:
@@ -400,7 +400,7 @@ def published(data: Iterable[Row], ratings: Rows, out: Path) -> int:
             given = {name: {aspect: _points(text) for aspect, text in one.ratings.items()} for name, one in named(row)}
             line = {"id": str(row.index), "order": list(given), "ratings": given, "judge": "published", "row_id": row.id}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    write_whole(out, "".join(lines))
+    atomic_write_text(out, "".join(lines))
     return len(lines)
 
 

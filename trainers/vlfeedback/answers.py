@@ -23,12 +23,12 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from PIL import Image
 
+from support.errors import BadInput
+from support.files import JsonLines, atomic_write_text, file_lock
+from support.images import MAX_PIXELS, PictureFile, keep, picture
 from tasks.answer import FailedAnswer
-from tasks.pictures import MAX_PIXELS, PictureFile, keep, picture
-from trainers.errors import BadInput
-from trainers.recipe import Data, PoolModel
+from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.store import Rows, sole, write_whole
 
 SHARD = 256
 """Instructions decoded between two writes."""
@@ -112,7 +112,7 @@ def recorded_draw(folder: Path, instructions: Sequence[Instruction], data: Data,
     if not path.exists():
         drawn = draw(instructions, data, seed)
         lines = [settings, *({"id": id, "members": [member.name for member in members]} for id, members in drawn.items())]
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+        atomic_write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         return drawn
     try:
         held, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -174,7 +174,7 @@ def read_answers(folder: Path) -> dict[str, dict[str, str]]:
     """Instruction id -> member -> answer, of all that are there; members in the order they were drawn in, where a draw is recorded."""
     found: dict[str, dict[str, str]] = {}
     for path in sorted((folder / "answers").glob("*.jsonl")):
-        for id, row in Rows(path).by_id.items():
+        for id, row in JsonLines(path).by_id.items():
             if "answer" in row:
                 found.setdefault(id, {})[row["model"]] = row["answer"]
     if not (folder / "draw.jsonl").exists():
@@ -196,7 +196,7 @@ def counts(folder: Path, drawn: Mapping[str, Sequence[PoolModel]]) -> dict[str, 
             wanted.setdefault(member.name, []).append(id)
     found = {}
     for name, ids in wanted.items():
-        rows = Rows(answers_file(folder, name)).by_id
+        rows = JsonLines(answers_file(folder, name)).by_id
         failed = [rows[id]["failed"] for id in ids if id in rows and "answer" not in rows[id]]
         answered = sum(id in rows and "answer" in rows[id] for id in ids)
         found[name] = MemberCounts(wanted=len(ids), answered=answered, failed=len(failed), reasons=dict(Counter(failed).most_common()))
@@ -232,7 +232,7 @@ def decode(
             path = answers_file(folder, member.name)
             if wait:
                 tell(f"{member.name}: another process is at its answers; waiting for it")
-            with sole(path, wait=wait) as mine:
+            with file_lock(path, wait=wait) as mine:
                 if mine:
                     _decode_member(shards_of(instructions, drawn, member, seed), member, data, folder, load, done)
                 else:
@@ -248,7 +248,7 @@ def _decode_member(
     load: Callable[[PoolModel], AnswersLM],
     done: Callable[[int], None],
 ) -> None:
-    rows, lm = Rows(answers_file(folder, member.name)), None
+    rows, lm = JsonLines(answers_file(folder, member.name)), None
     for shard in shards:
         if unanswered(shard, rows.by_id):
             lm = lm or load(member)
@@ -261,7 +261,7 @@ def _decode_member(
 
 def _note_speed(folder: Path, shard: Shard, rows: int, seconds: float) -> None:
     row = {"id": f"{shard.member}|{shard.number}", "model": shard.member, "rows": rows, "seconds": round(seconds, 3)}
-    Rows(speed_file(folder)).append([row])
+    JsonLines(speed_file(folder)).append([row])
 
 
 def unanswered(shard: Shard, known: Mapping[str, Mapping[str, Any]]) -> list[Instruction]:

@@ -10,29 +10,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.judge import Judge, use_judge
-from trainers.recipe import Data, PoolModel
-from trainers.rows import Completion, Picture, Preference, Row
+from support.files import JsonLines, atomic_write_text, file_lock
+from support.images import ImageRef
+from tasks.judges.protocol import Judge, use_judge
+from trainers.config.data import Data, PoolModel
+from trainers.data.pair_formats import write_pairs
+from trainers.data.pair_rules import PairCounts, pair_up, rule_of, settle
+from trainers.data.rows import Completion, Preference, Row
+from trainers.data.vlfeedback_format import write_rows
 from trainers.vlfeedback.annotation import annotate, items_of
 from trainers.vlfeedback.answers import AnswersLM, MemberCounts, decode, read_answers
-from trainers.vlfeedback.formats import write_pairs
 from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.pairs import Counts, pair_up, rule_of, settle
-from trainers.vlfeedback.public import write_rows
 from trainers.vlfeedback.sampling import instructions_of
-from trainers.vlfeedback.store import Rows, sole, write_whole
 
 Report = Callable[[str, int, int], None]
 """Told (stage, done, total)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
+class BuiltDataset:
     """What a run trains on."""
 
     instructions: list[Instruction]
     pairs: list[Preference]
-    counts: Counts
+    counts: PairCounts
     failed: int
     """Answers and ratings that could not be had this time; the same command asks for them again."""
     members: Mapping[str, MemberCounts]
@@ -52,7 +53,7 @@ def build_dataset(
     report: Report,
     tell: Callable[[str], None] = lambda line: None,
     decode: Answering = decode,
-) -> Dataset:
+) -> BuiltDataset:
     """Build or finish the dataset in `folder`; `load` makes an LM of a member of the pool, `decode` has all of them answer."""
     images = folder / "images"
     instructions = _instructions(folder, data, seed, images, report)
@@ -66,8 +67,8 @@ def build_dataset(
     given = read_answers(folder)
     answers = {instruction.id: given.get(instruction.id, {}) for instruction in instructions}
     path = folder / "ratings.jsonl"
-    with use_judge(judge), sole(path, wait=True):  # another process may be rating here
-        rated = Rows(path)
+    with use_judge(judge), file_lock(path, wait=True):  # another process may be rating here
+        rated = JsonLines(path)
         failed += annotate(
             items_of(instructions, answers, images),
             rated,
@@ -78,10 +79,10 @@ def build_dataset(
         )
     rows = list(rows_of(instructions, answers, rated.by_id, images))
     write_rows(rows, folder / "vlfeedback.jsonl")
-    counts = Counts()
+    counts = PairCounts()
     pairs = list(pair_up(rows, settle(rule_of(data), lambda: rows), counts))
     write_pairs(pairs, folder / "pairs.jsonl")
-    return Dataset(instructions=instructions, pairs=pairs, counts=counts, failed=failed, members=members)
+    return BuiltDataset(instructions=instructions, pairs=pairs, counts=counts, failed=failed, members=members)
 
 
 def rows_of(
@@ -101,7 +102,7 @@ def rows_of(
             index=index,
             id=instruction.id,
             prompt=instruction.prompt,
-            images=(Picture(f"images/{instruction.image}", images / instruction.image),),
+            images=(ImageRef(f"images/{instruction.image}", images / instruction.image),),
             completions=tuple(
                 Completion(
                     model=member,
@@ -130,5 +131,5 @@ def _instructions(folder: Path, data: Data, seed: int, images: Path, report: Rep
     path = folder / "instructions.jsonl"
     if not path.exists():
         made = instructions_of(data, seed, images, report=report)
-        write_whole(path, "".join(json.dumps(asdict(instruction)) + "\n" for instruction in made))
+        atomic_write_text(path, "".join(json.dumps(asdict(instruction)) + "\n" for instruction in made))
     return [Instruction(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

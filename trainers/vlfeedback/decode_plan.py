@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Final
 
-from tasks import prices
-from trainers.recipe import Data, PoolModel
+from support.files import JsonLines
+from tasks.judges import prices
+from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.answers import answers_file, draw, speed_file
 from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.store import Rows
 
 STEP: Final = 0.015
 STEP_PER_BILLION: Final = 0.002
@@ -90,7 +90,7 @@ class MemberPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DecodePlan:
     """What decoding takes."""
 
     instructions: int
@@ -151,7 +151,7 @@ class Plan:
 
 def plan(
     instructions: Sequence[Instruction] | int, data: Data, seed: int, facts: Mapping[str, ModelFacts], folder: Path | None = None
-) -> Plan:
+) -> DecodePlan:
     """What each member of the pool has to do; `facts` by member's name, `folder` where answers may be already. Loads no model."""
     counted = isinstance(instructions, int)
     asked = (
@@ -168,13 +168,13 @@ def plan(
     members = [_member(member, mine[member.name], data, facts[member.name], folder, counted=counted) for member in data.pool]
     timed = [_timed(member, facts, speeds) for member in members]
     images = None if counted else len({instruction.image for instruction in asked})
-    return Plan(instructions=len(asked), images=images, answers=min(data.answers, len(data.pool)), members=tuple(timed))
+    return DecodePlan(instructions=len(asked), images=images, answers=min(data.answers, len(data.pool)), members=tuple(timed))
 
 
 def _member(
     member: PoolModel, mine: Sequence[Instruction], data: Data, facts: ModelFacts, folder: Path | None, *, counted: bool
 ) -> MemberPlan:
-    rows = Rows(answers_file(folder, member.name)).by_id if folder is not None else {}
+    rows = JsonLines(answers_file(folder, member.name)).by_id if folder is not None else {}
     answered = sum("answer" in rows.get(instruction.id, ()) for instruction in mine)
     failed = sum("failed" in rows.get(instruction.id, ()) for instruction in mine)
     limit = member.max_new_tokens or data.max_new_tokens
@@ -247,7 +247,7 @@ def _speeds(folder: Path | None) -> dict[str, float]:
     """Seconds a row of each member that was at work in this folder took."""
     if folder is None or not speed_file(folder).exists():
         return {}
-    rows = list(Rows(speed_file(folder)).by_id.values())
+    rows = list(JsonLines(speed_file(folder)).by_id.values())
     taken = {row["model"]: [0.0, 0] for row in rows}
     for row in rows:
         taken[row["model"]][0] += row["seconds"]

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from tasks.scenes.language import DETAILED, OPEN, SHORT, YES_NO, YES_NO_SUFFIX, open_question, yes_no_pair
 from tasks.scenes.world import Scene, image_of, scenes
-from trainers.recipe import Data
+from trainers.config.data import Data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,10 +25,14 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tasks.judge import JudgeError
-from tasks.pictures import decode as decode_picture
-from trainers.recipe import Data, PoolModel
-from trainers.rows import Picture, Preference, Row
+from support.files import JsonLines, file_lock
+from support.images import ImageRef
+from support.images import decode as decode_picture
+from tasks.judges.protocol import JudgeError
+from trainers.config.data import Data, PoolModel
+from trainers.data.image_hashes import HashCache, ImageHashes, coco_id, hash_image
+from trainers.data.pair_rules import NamedRule, PairCounts, balanced, pairs_of
+from trainers.data.rows import Preference, Row
 from trainers.vlfeedback.answers import (
     AnswersLM,
     MemberCounts,
@@ -40,10 +44,7 @@ from trainers.vlfeedback.answers import (
     shards_of,
     unanswered,
 )
-from trainers.vlfeedback.fingerprints import Fingerprint, Fingerprints, coco_id, fingerprint
 from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.pairs import Counts, Rule, balanced, pairs_of
-from trainers.vlfeedback.store import Rows, sole
 
 T = TypeVar("T")
 Work = Callable[[Any], Any]
@@ -269,15 +270,15 @@ def decode_by_ray(
     """
     drawn = recorded_draw(folder, instructions, data, seed)
     with ExitStack() as stack:
-        rows: dict[str, Rows] = {}
+        rows: dict[str, JsonLines] = {}
         shards: dict[str, list[Shard]] = {}
         for member in data.pool:
             path = answers_file(folder, member.name)
             # All processes lock members in the pool's order, so none waits for another in a circle.
-            if not stack.enter_context(sole(path, wait=False)):
+            if not stack.enter_context(file_lock(path, wait=False)):
                 tell(f"{member.name}: another process is at its answers; waiting for it")
-                stack.enter_context(sole(path, wait=True))
-            rows[member.name] = Rows(path)
+                stack.enter_context(file_lock(path, wait=True))
+            rows[member.name] = JsonLines(path)
             cut = shards_of(instructions, drawn, member, seed)
             shards[member.name] = [shard for shard in cut if unanswered(shard, rows[member.name].by_id)]
             done(sum(len(shard.instructions) for shard in cut) - sum(len(shard.instructions) for shard in shards[member.name]))
@@ -301,13 +302,13 @@ def decode_by_ray(
     return counts(folder, drawn)
 
 
-def _known(shard: Shard, rows: Rows) -> dict[str, dict[str, Any]]:
+def _known(shard: Shard, rows: JsonLines) -> dict[str, dict[str, Any]]:
     return {instruction.id: rows.by_id[instruction.id] for instruction in shard.instructions if instruction.id in rows.by_id}
 
 
 # -- fingerprints --------------------------------------------------------------------------------------------------------------------------
 
-_Print = tuple[str, Fingerprint | None, int | None] | OSError
+_Print = tuple[str, ImageHashes | None, int | None] | OSError
 """(digest of the file, its fingerprint where it was not known, COCO id)."""
 
 
@@ -321,17 +322,17 @@ class _Hashing:
     def __call__(self) -> Work:
         return lambda pictures: [self._of(picture) for picture in pictures]
 
-    def _of(self, picture: Picture) -> _Print:
+    def _of(self, picture: ImageRef) -> _Print:
         try:
             data = picture.read()
             digest = hashlib.sha256(data).hexdigest()
             coco = coco_id(picture.name) or coco_id(picture.member or (picture.file.name if picture.file else ""))
-            return digest, None if digest in self.known else fingerprint(decode_picture(data)), coco
+            return digest, None if digest in self.known else hash_image(decode_picture(data)), coco
         except OSError as error:
             return error
 
 
-class _Kept(Fingerprints):
+class _Kept(HashCache):
     """The file of fingerprints, given what was made elsewhere: SQLite's file may lie where only one node can write it."""
 
     def digests(self) -> frozenset[str]:
@@ -339,7 +340,7 @@ class _Kept(Fingerprints):
         found = self._file.execute("SELECT file FROM fingerprints WHERE file LIKE ?", (f"{self.VERSION}/%",))
         return frozenset(name.partition("/")[2] for (name,) in found)
 
-    def take(self, digest: str, made: Fingerprint | None, coco: int | None) -> Fingerprint:
+    def take(self, digest: str, made: ImageHashes | None, coco: int | None) -> ImageHashes:
         if made is None:
             made = self._stored(digest)
             assert made is not None
@@ -355,7 +356,7 @@ class _Kept(Fingerprints):
             self._write()
 
 
-def fingerprints_by_ray(pictures: Iterable[Picture], cache: Path, *, workers: int) -> Iterator[Fingerprint | OSError]:
+def fingerprints_by_ray(pictures: Iterable[ImageRef], cache: Path, *, workers: int) -> Iterator[ImageHashes | OSError]:
     """`Fingerprints(cache).of_all`: in the pictures' order, OSError in the place of each that can't be read; all are kept in `cache`."""
     with closing(_Kept(cache)) as prints:
         make = _Hashing(known=prints.digests())
@@ -372,14 +373,14 @@ def fingerprints_by_ray(pictures: Iterable[Picture], cache: Path, *, workers: in
 class _Pairing:
     """Makes what pairs up rows in its actor."""
 
-    rule: Rule
+    rule: NamedRule
 
     def __call__(self) -> Work:
         return self._of
 
-    def _of(self, rows: Sequence[Row]) -> tuple[list[Preference], Counts]:
+    def _of(self, rows: Sequence[Row]) -> tuple[list[Preference], PairCounts]:
         pairs: list[Preference] = []
-        found = Counts()
+        found = PairCounts()
         for row in rows:
             some, some_counts = pairs_of(row, self.rule)
             pairs += some
@@ -387,7 +388,7 @@ class _Pairing:
         return pairs, found
 
 
-def pairs_by_ray(rows: Iterable[Row], rule: Rule, counts: Counts, *, workers: int) -> Iterator[Preference]:
+def pairs_by_ray(rows: Iterable[Row], rule: NamedRule, counts: PairCounts, *, workers: int) -> Iterator[Preference]:
     """`pairs.pair_up`: the same pairs in the same order; `counts` is complete when the last one was taken."""
     if rule.balance_yes_no:
         everything = list(pairs_by_ray(rows, replace(rule, balance_yes_no=False), counts, workers=workers))

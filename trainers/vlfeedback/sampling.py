@@ -25,12 +25,12 @@ from typing import Final
 
 from PIL import Image
 
-from trainers.recipe import Data, Filters, Source
-from trainers.rows import Picture
-from trainers.vlfeedback.fingerprints import DISTANCE, Deduplicator, Fingerprint, Fingerprints, normal_prompt
+from support.files import atomic_write_text
+from support.images import ImageRef
+from trainers.config.data import Data, Filters, InstructionSource
+from trainers.data.image_hashes import DISTANCE, Deduplicator, HashCache, ImageHashes, normal_prompt
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
 from trainers.vlfeedback.sources import SCENES, Item, Opened, SourceError, declared, open_source
-from trainers.vlfeedback.store import write_whole
 
 RECORD: Final = "sampling.json"
 RESERVE: Final = 1000
@@ -48,10 +48,10 @@ def instructions_of(data: Data, seed: int, images: Path, *, report: Report | Non
     if not data.sources:
         return scenes_instructions(data, seed, images)
     told = report or (lambda stage, done, total: None)
-    with Fingerprints(images.parent / "fingerprints.sqlite") as prints:
+    with HashCache(images.parent / "fingerprints.sqlite") as prints:
         draw = _Draw(data, seed, images, prints, told)
         found = draw.all()
-    write_whole(images.parent / RECORD, json.dumps(draw.record(), indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(images.parent / RECORD, json.dumps(draw.record(), indent=2, ensure_ascii=False) + "\n")
     if not found:
         why = "; ".join(f"{one.name}: {one.available} candidates, {_reasons(one.filtered)}" for one in draw.parts)
         raise SourceError(f"no instruction could be drawn ({why})")
@@ -97,7 +97,7 @@ def prompt_fault(prompt: str, filters: Filters) -> str | None:
 class _Part:
     """One source while it is drawn from."""
 
-    source: Source
+    source: InstructionSource
     opened: Opened | None
     """None for the scenes, which never end."""
     weight: float | None
@@ -157,7 +157,7 @@ def candidates(part: _Part, seed: int, filters: Filters, reserve: int) -> Iterat
 class _Draw:
     """All sources of a run, and what was taken from them."""
 
-    def __init__(self, data: Data, seed: int, images: Path, prints: Fingerprints, report: Report) -> None:
+    def __init__(self, data: Data, seed: int, images: Path, prints: HashCache, report: Report) -> None:
         self.data, self.seed, self.images, self.prints, self.report = data, seed, images, prints, report
         self.known: Deduplicator[str] = Deduplicator(DISTANCE if data.filters.near else -1)
         self.groups: dict[str, str] = {}
@@ -211,7 +211,7 @@ class _Draw:
                     part.drawn += 1
             self.report("instructions", sum(one.drawn for one in self.parts), self.data.instructions)
 
-    def _judged(self, part: _Part, item: Item, seen: Fingerprint) -> tuple[Instruction | None, str]:
+    def _judged(self, part: _Part, item: Item, seen: ImageHashes) -> tuple[Instruction | None, str]:
         """The instruction, its picture written; or None and why not."""
         filters, wording = self.data.filters, normal_prompt(item.prompt)
         duplicate = self.known.find(item.prompt, seen)
@@ -238,7 +238,7 @@ class _Draw:
         self.wordings[wording] += 1
         return Instruction(id=id, prompt=item.prompt, image=name, kind="question", source=part.name, origin=item.origin), ""
 
-    def _kept(self, picture: Picture) -> tuple[str, int]:
+    def _kept(self, picture: ImageRef) -> tuple[str, int]:
         """The file the picture has in the run's folder, and its shorter side; one that is too small is not written."""
         data = picture.read()
         with Image.open(io.BytesIO(data)) as opened:
@@ -304,7 +304,7 @@ def _parts(data: Data) -> list[_Part]:
     return parts
 
 
-def _published(source: Source) -> float | None:
+def _published(source: InstructionSource) -> float | None:
     if source.weight is not None or source.count is not None or source.name not in declared():
         return None
     return float(declared()[source.name].published)

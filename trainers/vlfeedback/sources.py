@@ -33,9 +33,9 @@ from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TextIO
 
-from trainers.errors import BadInput
-from trainers.recipe import Source
-from trainers.rows import Picture
+from support.errors import BadInput
+from support.images import ImageRef
+from trainers.config.data import InstructionSource
 
 TABLE: Final = Path(__file__).with_name("sources.toml")
 SCENES: Final = "scenes"
@@ -97,13 +97,13 @@ class Item:
     """One instruction a source has."""
 
     prompt: str
-    picture: Picture
+    picture: ImageRef
     origin: str = ""
     """Its id in the source's own data; "" where that has none."""
 
 
 @dataclass(frozen=True, slots=True)
-class LazyPicture(Picture):
+class LazyPicture(ImageRef):
     """A picture in a cell of a table, read again when it is looked at."""
 
     reader: Callable[[], bytes] = field(default=bytes, repr=False)
@@ -135,7 +135,7 @@ class Opened:
     """Reads it from the start: instructions, and for each row that is none the reason."""
 
 
-def open_source(source: Source) -> Opened:
+def open_source(source: InstructionSource) -> Opened:
     """Find a source and the layout of its rows; downloads what is on the hub."""
     known = declared().get(source.name)
     place = source.path or (None if known else source.name)
@@ -171,7 +171,7 @@ def unknown(name: str) -> SourceError:
 # Where sources are.
 
 
-def _declared_on_hub(source: Source, known: Declared) -> Opened:
+def _declared_on_hub(source: InstructionSource, known: Declared) -> Opened:
     images = f"images = the folder or zip with {known.needs}" if known.needs and source.images is None else ""
     copy = "" if known.hub else f"path = a copy of {known.site}"
     if images or copy:
@@ -181,7 +181,7 @@ def _declared_on_hub(source: Source, known: Declared) -> Opened:
     return _tables(source, known, _declared_tables(known, folder), where=f"{known.hub}@{folder.name}", within=folder.parent.parent)
 
 
-def _download(source: Source, known: Declared) -> Path:
+def _download(source: InstructionSource, known: Declared) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = [*known.files, *known.pictures]
@@ -191,7 +191,7 @@ def _download(source: Source, known: Declared) -> Path:
         raise SourceError(f"{known.name}: can't have {known.hub} from the hub: {_first_line(error)}; give path = a local copy") from error
 
 
-def _from_hub(source: Source, place: str, known: Declared | None) -> Opened:
+def _from_hub(source: InstructionSource, place: str, known: Declared | None) -> Opened:
     from datasets import load_dataset
 
     id, _, revision = place.removeprefix(HUB).partition("@")
@@ -220,7 +220,7 @@ def _has_pictures(folder: Path) -> bool:
     return any(Path(name).suffix.lower() in (*IMAGES, ".zip") for _, _, names in os.walk(folder) for name in names)
 
 
-def _tables(source: Source, known: Declared | None, tables: Sequence[Path], where: str, within: Path | None) -> Opened:
+def _tables(source: InstructionSource, known: Declared | None, tables: Sequence[Path], where: str, within: Path | None) -> Opened:
     readers = [_Reader(source, known, _Pictures.at(source.images, path.parent, within, known is not None)) for path in tables]
 
     def items() -> Iterator[Item | str]:
@@ -233,7 +233,7 @@ Cells = tuple[Row, Reopen | None, Sequence[str], str]
 """Of one row: its cells, the way to a cell, the columns that are not in the cells, and its place."""
 
 
-def _usable(source: Source, tables: Sequence[tuple["_Reader", Iterable[Cells]]]) -> Iterator[Item | str]:
+def _usable(source: InstructionSource, tables: Sequence[tuple["_Reader", Iterable[Cells]]]) -> Iterator[Item | str]:
     """The items of tables; raises SourceError where no row of any has a prompt, or a picture."""
     columns: dict[str, None] = {}
     met: set[str] = set()
@@ -259,7 +259,7 @@ def _some(columns: Iterable[str]) -> str:
 # A folder of images.
 
 
-def _folder(source: Source, folder: Path) -> Opened:
+def _folder(source: InstructionSource, folder: Path) -> Opened:
     """Images with fixed prompts, with prompts.txt, with a table beside them, or each with a text file of its own."""
     tables = sorted(path for path in folder.iterdir() if path.suffix in TABLES and path.is_file())
     prompts = source.prompts
@@ -311,7 +311,7 @@ class _None(Exception):
 class _Reader:
     """Rows of one source as items."""
 
-    def __init__(self, source: Source, known: Declared | None, pictures: "_Pictures") -> None:
+    def __init__(self, source: InstructionSource, known: Declared | None, pictures: "_Pictures") -> None:
         self.source, self.known, self.pictures = source, known, pictures
         self.asks = LAYOUTS[known.layout if known else "rows"]
         self.extra: tuple[str, ...] = ()
@@ -338,7 +338,7 @@ class _Reader:
             row = {**row, "instruction": self.extra[_digest(json.dumps(row, sort_keys=True, default=str)) % len(self.extra)]}
         return self.asks(row)
 
-    def _picture(self, row: Row, reopen: Reopen | None, hidden: Sequence[str], place: str) -> Picture:
+    def _picture(self, row: Row, reopen: Reopen | None, hidden: Sequence[str], place: str) -> ImageRef:
         columns = (self.source.image_column,) if self.source.image_column else IMAGE_COLUMNS
         for column in (name for wanted in columns for name in hidden if name.lower() == wanted.lower()):
             assert reopen is not None
@@ -421,7 +421,7 @@ def _holds_bytes(feature: Any) -> bool:
     )
 
 
-def _parquet(source: Source, path: Path) -> Any:
+def _parquet(source: InstructionSource, path: Path) -> Any:
     from datasets import load_dataset
 
     try:
@@ -649,7 +649,7 @@ def _bytes_of(cell: Any) -> bytes:
         raise _None("unreadable picture") from None
 
 
-def _of_zip(picture: Picture) -> bytes:
+def _of_zip(picture: ImageRef) -> bytes:
     try:
         return picture.read()
     except (zlib.error, RuntimeError, EOFError) as error:  # damaged, encrypted or packed in an unknown way
@@ -678,11 +678,11 @@ class _Pictures:
         return _Pictures(root, inside.resolve() if inside is not None else None, search or images is not None)
 
     @cached_property
-    def find(self) -> Callable[[str], Picture]:
+    def find(self) -> Callable[[str], ImageRef]:
         """Gives the picture of a name, which comes from the data and is not trusted; raises _None."""
         return lru_cache(maxsize=1 << 17)(self._find)  # sources ask many times about one picture
 
-    def _find(self, name: str) -> Picture:
+    def _find(self, name: str) -> ImageRef:
         if re.match(r"^\w+://", name):
             raise _None("picture is a URL")
         pure = PurePosixPath(name)
@@ -712,9 +712,9 @@ class _Pictures:
             return picture
         if size > MAX_BYTES:
             raise _None("picture file too large")
-        return LazyPicture(name=name, file=file, member=member, reader=partial(_of_zip, Picture(name=name, file=file, member=member)))
+        return LazyPicture(name=name, file=file, member=member, reader=partial(_of_zip, ImageRef(name=name, file=file, member=member)))
 
-    def _file(self, name: str, path: Path) -> Picture | None:
+    def _file(self, name: str, path: Path) -> ImageRef | None:
         """The file, where it is one and lies inside; None where there is none."""
         try:
             if not path.is_file():
@@ -726,7 +726,7 @@ class _Pictures:
                 raise _None("picture file too large")
         except OSError:  # such as a name too long for the disk
             return None
-        return Picture(name=name, file=path)
+        return ImageRef(name=name, file=path)
 
     @cached_property
     def _index(self) -> dict[str, list[tuple[str, Path, str | None, int]]]:

@@ -1,0 +1,89 @@
+"""Commands under `harness judge`: what judges said and cost, and how they agree."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.options import LEDGER, Json, LedgerPath, money, tell
+from support.errors import OK, UsageError
+
+if TYPE_CHECKING:
+    from tasks.judges.ledger import Ledger
+
+judge_app = typer.Typer(no_args_is_help=True, help="What judges said and cost.")
+
+
+@judge_app.command("ledger")
+def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> int:
+    """Show what judges were paid for: calls, tokens and money by task and model."""
+    from dataclasses import asdict
+
+    from support.markdown import cell, table
+
+    totals = _ledger(ledger).summary()
+    if as_json:
+        print(json.dumps({"ledger": [asdict(total) for total in totals]}))
+        return OK
+    rows = [
+        [cell(t.task), cell(t.model), str(t.calls), str(t.losses), str(t.prompt_tokens), str(t.completion_tokens), money(t.price)]
+        for t in totals
+    ]
+    print(
+        table(["task", "judge", "replies", "paid without reply", "prompt tokens", "reply tokens", "money"], rows) if rows else "No calls."
+    )
+    return OK
+
+
+@judge_app.command("export")
+def judge_export_command(file: Annotated[Path, typer.Argument(help="JSON lines, a reply each.")], ledger: LedgerPath = LEDGER) -> int:
+    """Write all replies of a ledger to a file, to share them or pin them in a repository."""
+    count = _ledger(ledger).export(file)
+    tell(f"{count} replies in {file}")
+    return OK
+
+
+@judge_app.command("import")
+def judge_import_command(file: Annotated[Path, typer.Argument(help="What `export` wrote.")], ledger: LedgerPath = LEDGER) -> int:
+    """Take over the replies that somebody exported."""
+    from tasks.judges.ledger import Ledger
+
+    new, same, differ = Ledger(ledger).import_from(file)
+    tell(f"{new} new, {same} there already, {differ} with another reply here, which stays")
+    return OK
+
+
+@judge_app.command("agree")
+def judge_agree_command(
+    first: Annotated[Path, typer.Argument(help="Ratings: CSV or JSON lines with id and rating, a sample log, VLFeedback's rows.")],
+    second: Annotated[Path, typer.Argument(help="Ratings of the same ids by somebody else, a person or a judge.")],
+    as_json: Json = False,
+) -> int:
+    """How two raters agree, with intervals; what moves each of them; where they differ most."""
+    from harness.evaluation.rater_agreement import read_ratings, report
+
+    print(report(read_ratings(first), read_ratings(second), (first.stem, second.stem), as_json=as_json))
+    return OK
+
+
+@judge_app.command("calibrate")
+def judge_calibrate_command(
+    published: Annotated[Path, typer.Argument(help="Published ratings, such as VLFeedback's rows.")],
+    new: Annotated[Path, typer.Argument(help="The new judge's ratings of the same ids.")],
+    as_json: Json = False,
+) -> int:
+    """Say in a sentence how a new judge stands to published ratings, for the entries of that judge."""
+    from harness.evaluation.rater_agreement import calibration, read_ratings
+
+    found = calibration(read_ratings(published), read_ratings(new), (published.stem, new.stem))
+    print(json.dumps(found) if as_json else "\n".join(found.values()))
+    return OK
+
+
+def _ledger(path: Path) -> "Ledger":
+    from tasks.judges.ledger import Ledger
+
+    if not path.is_file():
+        raise UsageError(f"no ledger {str(path)!r}; name it with --ledger")
+    return Ledger(path)

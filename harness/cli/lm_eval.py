@@ -1,0 +1,84 @@
+"""lm-eval's own command line with our LM in it, as `--model vlm-harness`.
+
+    harness lm-eval run --model vlm-harness --model_args pretrained=FOLDER,dtype=float32 --tasks mmlu,scenes_pope --include_path tasks
+
+`pretrained` is whatever `harness eval --model` takes: a name, a folder with weights or an adapter, a hub id. All other arguments are
+lm-eval's, and those of SharedImageLM. Tasks without images run through lm-eval's own code for language models, on the same weights.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from harness.models.fetch import fetch
+from harness.models.load import register
+from harness.models.spec import find
+from support.errors import ModelError
+
+NAME: Final = "vlm-harness"
+"""What lm-eval's `--model` calls our LM."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run lm-eval's command line on these arguments; its exit code. Its errors are its own; those of finding a model are ours."""
+    register_lm()
+    from lm_eval.__main__ import cli_evaluate
+
+    before = sys.argv
+    sys.argv = ["lm-eval", *arguments]  # lm-eval reads nothing else
+    try:
+        cli_evaluate()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = before
+    return 0
+
+
+@cache
+def register_lm() -> None:
+    """Make lm-eval know our LM, and transformers our architectures."""
+    from lm_eval.api.registry import register_model
+
+    from harness.engine.lm import SharedImageLM
+
+    register()
+
+    @register_model(NAME)
+    class HarnessLM(SharedImageLM):
+        """SharedImageLM from lm-eval's `--model_args`."""
+
+        @classmethod
+        def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
+            """The LM of `pretrained`, as we load it where the arguments don't say otherwise."""
+            return cls(**settings(arg_dict, additional_config or {}))
+
+
+def settings(given: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of SharedImageLM from lm-eval's: `given` by --model_args, `more` by --batch_size, --device and the like.
+
+    UnknownModel, MissingWeights, ModelError.
+    """
+    if "pretrained" not in given:
+        raise ModelError(f"{NAME}: --model_args lacks pretrained=MODEL")
+    spec = find(str(given["pretrained"]))
+    if spec.backend != "transformers":
+        raise ModelError(f"{spec.name}: is behind a server; lm-eval's own --model local-chat-completions asks one")
+    spec = fetch(replace(spec, revision=given.get("revision", spec.revision)))
+    ours = {
+        "peft": str(spec.adapter) if spec.adapter else None,
+        "dtype": spec.dtype,
+        "suffix": spec.prompt_suffix,
+        "use_safetensors": True,
+    }
+    asked = {name: value for name, value in (given | more).items() if value is not None and name not in ("revision", "max_batch_size")}
+    if "answers" in asked:  # lm-eval has settings that change answers and that their store knows nothing of
+        raise ModelError(f"{NAME}: --model_args answers: only harness eval keeps answers; lm-eval has --use_cache")
+    if "features" in asked:
+        asked["features"] = Path(str(asked["features"]))
+    if str(asked.get("batch_size", "")).startswith("auto"):  # lm-eval's "auto:4" measures again in between; ours needs no such thing
+        asked["batch_size"] = "auto"
+    return ours | asked | {"pretrained": str(spec.folder)}

@@ -1,0 +1,364 @@
+"""`harness train`: a recipe, or the configuration of VLFeedback's authors, to checkpoints; here, on several GPUs, or as a job of Slurm.
+
+The run folder holds all of it. The same command finishes a run that was killed, on as many GPUs as it is then given: a step has the
+recipe's `batch_size` pairs on any number of them.
+"""
+
+import importlib.util
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli.options import DryRun, Gpus, Json, Mode, PlainTrl, Seed, SlurmOptions, by_plain_trl, changed, print_plan, tell
+from support.errors import FAILED, OK, UsageError
+from support.processes import rank
+
+if TYPE_CHECKING:
+    from harness.models.spec import ModelSpec
+    from trainers.cluster.launch import Layout
+    from trainers.config.recipe import Recipe
+    from trainers.config.silkie_yaml import Config
+    from trainers.data.read_preferences import FoundPairs
+    from trainers.training.checkpoints import Checkpoint
+
+GPUS_A_NODE = 8
+"""Of a job, where `--gpus` asks for more than one node has; the authors' launcher has it so."""
+
+
+def train_command(
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name or the path of a TOML file.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="In its place: a configuration of VLFeedback's authors (example.yaml).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--working", "-d", help="Run folder; default runs/RECIPE (runs/RECIPE-seedN with --seed).")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Another model to start from: a name, a folder, a hub id, or a checkpoint, which is merged first.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Other data to read: a file or folder, public, or hub:OWNER/NAME.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder or zip of their pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows of them, from the front.")] = None,
+    seed: Seed = None,
+    gpus: Gpus = None,
+    mode: Mode = "ddp",
+    slurm: SlurmOptions = None,
+    plain_trl: PlainTrl = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Train on preferences that are there already, or pretrain embedded models. Finishes an interrupted run."""
+    from trainers.cluster.launch import check_world
+
+    found, understood = _recipe(recipe, config, plain_trl=plain_trl, base=base, data=data, images=images, limit=limit, seed=seed)
+    folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
+    if found.data is not None:
+        raise UsageError(f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`")
+    launched = is_launched()
+    if launched:
+        end_with_launcher()
+    if understood is not None and dry_run:
+        print(mapping(understood))
+    elif understood is not None and not launched:
+        tell(mapping(understood))
+    if found.pretraining is not None:
+        return _pretrain(found, folder, dry_run=dry_run, as_json=as_json)
+    layout = layout_of(found, gpus, mode, as_job=slurm is not None)
+    if not launched:
+        check_packages(found, folder)
+    if dry_run:
+        print_plan(f"{found.name}: {found.trainer} on {found.base}", plan(found, layout), folder)
+        _print_launch(context, folder, layout, slurm)
+        return OK
+    if not launched and (slurm is not None or needs_launch(layout)):
+        return _launch(context, folder, layout, slurm)
+    check_world()
+    checkpoints = train(found, folder)
+    if rank() == 0:
+        _print(checkpoints, as_json)
+    return OK
+
+
+def train_arm_command(folder: Annotated[Path, typer.Argument()]) -> int:
+    """What each process of `harness train-then-eval --gpus N` runs."""
+    end_with_launcher()
+    from harness.runs.training_worker import train_arm
+
+    train_arm(folder)
+    return OK
+
+
+def _recipe(recipe: str | None, config: Path | None, *, plain_trl: bool, **changes: Any) -> "tuple[Recipe, Config | None]":
+    """The recipe with what the options change, and the configuration it was read from."""
+    from trainers.config.recipe import find_recipe
+
+    if (recipe is None) == (config is None):
+        raise UsageError("give either a recipe or --config, a configuration of VLFeedback's authors")
+    understood = None
+    if config is not None:
+        from trainers.config.silkie_yaml import read_config
+
+        understood = read_config(config)
+        found = understood.recipe
+    else:
+        assert recipe is not None
+        found = find_recipe(recipe)
+    top = {name: changes[name] for name in ("base", "seed") if changes[name] is not None}
+    names = {"data": "read", "images": "images", "limit": "limit"}
+    of_data = {ours: changes[name] for name, ours in names.items() if changes[name] is not None}
+    if of_data and found.dataset is None:
+        raise UsageError(f"recipe {found.name!r} reads no data: --data, --images and --limit are for recipes that have a [dataset]")
+    if found.pretraining is not None and "base" in top:
+        raise UsageError(f"recipe {found.name!r} starts from nothing: --base is for recipes that train a model")
+    given = found.model_dump(exclude_unset=True)
+    if of_data:
+        given["dataset"] |= of_data
+    with_options = changed(given | top, f"recipe {found.name!r}, with what the options change")
+    return by_plain_trl(with_options) if plain_trl else with_options, understood
+
+
+def is_launched() -> bool:
+    """Whether this is a process that a launcher has started, here or in a job."""
+    from trainers.cluster.launch import WORLD
+
+    return WORLD in os.environ or "WORLD_SIZE" in os.environ
+
+
+def end_with_launcher(every: float = 0.5) -> None:
+    """End this process, at once, when the one that started it is gone; looks `every` so many seconds.
+
+    torchrun gives its processes sessions of their own and no lock: killed, it would leave them training, beside those of the same command.
+    """
+    launcher = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == launcher:
+            time.sleep(every)
+        os._exit(FAILED)
+
+    threading.Thread(target=look, daemon=True, name="end with launcher").start()
+
+
+def needs_launch(layout: "Layout") -> bool:
+    """Whether training is for processes that a launcher starts."""
+    return layout.world > 1 or layout.mode != "ddp"
+
+
+def check_packages(recipe: "Recipe", folder: Path) -> None:
+    """Before anything is done: UsageError where training lacks a package, a line where its log goes to one place less."""
+    training = recipe.training
+    if training is None:
+        return
+
+    def lacks(name: str) -> bool:
+        return importlib.util.find_spec(name) is None
+
+    if training.quantization is not None and lacks("bitsandbytes"):
+        raise UsageError(f"quantization = {training.quantization!r} needs bitsandbytes: pip install 'vlm-harness[qlora]'")
+    for name in filter(lacks, training.report_to):
+        log = folder / "log.jsonl"
+        tell(f"report_to = {name!r}: not installed (pip install 'vlm-harness[track]'); the log goes to {log} without it")
+
+
+def layout_of(recipe: "Recipe", gpus: int | None, mode: str, *, as_job: bool = False) -> "Layout":
+    """How many processes, and where. UsageError, TrainingError and LaunchError for what can't be shared out so."""
+    import torch
+
+    from trainers.cluster.launch import Layout
+    from trainers.training.trl_arguments import shares
+
+    here = torch.cuda.device_count()
+    count = gpus or max(1, here)
+    nodes = 1
+    if as_job and count > GPUS_A_NODE:
+        if count % GPUS_A_NODE:
+            raise UsageError(f"--gpus {count}: a job of several nodes has a multiple of {GPUS_A_NODE}")
+        nodes = count // GPUS_A_NODE
+    elif not as_job and here and count > here:
+        raise UsageError(f"--gpus {count}: this machine has {here}; ask a cluster by --slurm")
+    assert recipe.training is not None
+    shares(recipe.training, count)
+    # `mode` is checked there.
+    return Layout(processes=count // nodes, nodes=nodes, mode=mode, cpu=not as_job and not here)  # type: ignore[arg-type]
+
+
+def plan(recipe: "Recipe", layout: "Layout") -> list[str]:
+    """What would be done, a line a stage."""
+    from trainers.training.trl_arguments import shares
+
+    training, dataset = recipe.training, recipe.dataset
+    assert training is not None
+    assert dataset is not None
+    at_once, accumulated = shares(training, layout.world)
+    adapters = "all weights" if training.lora is None else f"LoRA r {training.lora.r}"
+    what = "the best answer of each row" if dataset.take == "best" else f"pairs by rule {dataset.rule!r}, where they are not pairs already"
+    batch = f"batches of {training.batch_size} ({layout.world} processes x {at_once} pairs x {accumulated} accumulated)"
+    pace = f"{training.epochs:g} epochs, learning rate {training.learning_rate:g}"
+    loss = "" if recipe.trainer == "sft" else f", loss {training.loss!r}, beta {training.beta:g}"
+    saves = f"every {training.save_steps} steps" if training.save_steps else f"{training.checkpoints} times"
+    return [
+        f"read {dataset.read}: {what}; {dataset.test_share:.1%} of prompts held out",
+        f"{recipe.trainer} on {recipe.base}, {adapters}: {batch}, {pace}{loss}",
+        f"save {saves}" + (f", the last {training.keep} stay" if training.keep else ""),
+    ]
+
+
+def mapping(config: "Config") -> str:
+    """What became of every key of the authors' configuration, a line each; a key without a value was not given."""
+    keys, values = (max(len(getattr(line, name)) for line in config.lines) for name in ("key", "value"))
+    return "\n".join(f"{line.key:{keys}}  {line.value:{values}}  {line.becomes}" for line in config.lines)
+
+
+def train(recipe: "Recipe", folder: Path) -> "list[Checkpoint]":
+    """Train, or go on with, a recipe that reads its data, in this process or as one of several."""
+    from harness.models.fetch import fetch
+    from harness.models.load import register
+    from harness.models.spec import find
+    from harness.runs.run_folder import claim, sole_owner
+    from support.progress import Stages
+    from trainers.data.read_preferences import read_preferences
+    from trainers.training.job import Job, trainer
+
+    assert recipe.base is not None
+    assert recipe.dataset is not None
+    register()
+    with sole_owner(folder), Stages() as stages:
+        told = stages.tell if rank() == 0 else _silent
+        report = stages.report if rank() == 0 else _unreported
+        claim(folder, recipe)
+        spec, name = _whole(fetch(find(recipe.base), told), recipe.base, folder)
+        found = read_preferences(recipe.dataset, lambda count: report("read preferences", count, 0))
+        told(found.summary())
+        _same_data(folder, found)
+        job = Job(
+            recipe=recipe,
+            out=folder,
+            base_name=name,
+            base=str(spec.folder or spec.pretrained),
+            dtype=spec.dtype,
+            preferences=found.train,
+            held_out=found.held_out,
+            note={"data": found.digest},
+            progress=partial(report, f"train {recipe.trainer}"),
+            referring=partial(report, "ask the reference"),
+            tell=told,
+        )
+        return trainer(recipe.trainer)(job)
+
+
+def _silent(line: str) -> None:
+    """Another process says it."""
+
+
+def _unreported(stage: str, done: int, total: int) -> None:
+    """Another process shows it."""
+
+
+def _whole(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpec, str]":
+    """The base with full weights, and the name under which it is found again: an adapter is merged into the run folder."""
+    if spec.backend != "transformers":
+        raise UsageError(f"{name} is behind a server, and can't be trained")
+    if spec.adapter is None:
+        return spec, name
+    from trainers.training.adapters import merge
+
+    merged = merge(spec.folder or spec.pretrained, spec.adapter, folder / "base")
+    return replace(spec, pretrained=str(merged), folder=merged, adapter=None), merged.as_posix()
+
+
+def _same_data(folder: Path, found: "FoundPairs") -> None:
+    """A run goes on only with the data it began with."""
+    from support.files import atomic_write_text
+
+    path = folder / "data.json"
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["digest"] != found.digest:
+            raise UsageError(
+                f"{folder}: the run began with other data ({held['pairs']} pairs, digest {held['digest']}, now {found.digest})"
+            )
+    elif rank() == 0:
+        about = {"digest": found.digest, "pairs": len(found.train), "held_out": len(found.held_out), "dropped": found.dropped}
+        atomic_write_text(path, json.dumps({**about, "read": found.read}, indent=1))
+
+
+def _command(context: typer.Context) -> list[str]:
+    from trainers.cluster.launch import beside_python
+
+    return [str(beside_python("harness")), *(context.obj or [])]
+
+
+def _launch(context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str] | None) -> int:
+    """Start the processes and wait for them, or hand them to the cluster."""
+    from trainers.cluster.launch import launch, send
+    from trainers.cluster.slurm import resources
+
+    if slurm is None:
+        tell(f"{layout.world} processes; their log is in {folder / 'launch'}")
+        return launch(_command(context), folder, layout)
+    job = send(_command(context), folder, layout, wanted=resources(slurm))
+    tell(f"job {job.id} ({job.state()}); it prints into {job.log}")
+    return OK
+
+
+def _print_launch(context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str] | None) -> None:
+    if slurm is None and not needs_launch(layout):
+        return
+    from trainers.cluster.launch import plan_of
+    from trainers.cluster.slurm import resources
+
+    given: Mapping[str, Any] = {} if slurm is None else {"wanted": resources(slurm), "cluster": "slurm"}
+    print(plan_of([part for part in _command(context) if part != "--dry-run"], folder, layout, **given))
+
+
+def send_whole(context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str], *, dry_run: bool) -> int:
+    """Hand the whole command to the cluster as one job of one node, on which it starts the processes of `layout` itself."""
+    from trainers.cluster.launch import Layout, plan_of, send
+    from trainers.cluster.slurm import resources
+
+    wanted = resources(slurm)
+    if layout.nodes > 1:
+        raise UsageError(
+            f"--gpus {layout.world}: a job that scores, too, is of one node, with {GPUS_A_NODE} at most; "
+            "train by `harness train`, which takes several, and score by `harness watch`"
+        )
+    if wanted.gres is None and wanted.gpus not in (1, layout.processes):
+        raise UsageError(f"--slurm gpus={wanted.gpus}: --gpus says {layout.processes}; leave it out")
+    wanted = replace(wanted, gpus=1, gres=wanted.gres or f"gpu:{layout.processes}")
+    if dry_run:
+        print(plan_of([part for part in _command(context) if part != "--dry-run"], folder, Layout(), wanted=wanted, cluster="slurm"))
+        return OK
+    job = send(_command(context), folder, Layout(), wanted=wanted)
+    tell(f"job {job.id} ({job.state()}); it prints into {job.log}")
+    return OK
+
+
+def _pretrain(recipe: "Recipe", folder: Path, *, dry_run: bool, as_json: bool) -> int:
+    """Embedded models, from nothing."""
+    if dry_run:
+        from harness.runs.plan import steps_of
+
+        print_plan(f"{recipe.name}: {recipe.trainer}", steps_of(recipe, None), folder)
+        return OK
+    from support.progress import Stages
+    from trainers.training.job import Job, trainer
+
+    with Stages() as stages:
+        job = Job(recipe=recipe, out=folder, progress=lambda done, total: stages.report(f"train {recipe.name}", done, total))
+        checkpoints = trainer(recipe.trainer)(job)
+    _print(checkpoints, as_json)
+    return OK
+
+
+def _print(checkpoints: "Sequence[Checkpoint]", as_json: bool) -> None:
+    lines = [checkpoint.path.as_posix() for checkpoint in checkpoints]
+    print(json.dumps({"checkpoints": lines}) if as_json else "\n".join(lines))

@@ -1,0 +1,1 @@
+"""Building, rating and checking preference data."""

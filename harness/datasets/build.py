@@ -1,0 +1,255 @@
+"""A dataset of one's own: what the user asked for as a recipe's [data], built, and laid out for others.
+
+data = data_of(None, sources=["scenes"], pool=["scenes"], rows=500, judge="exact")
+made = build(out, data, 0, judge, tell=print, report=bars.report)
+publish(out, data, made)                  # out/dataset: README.md, rows.parquet, pairs.parquet, report.md
+
+A finished stage is looked at and passed over, so the same command finishes a build that was killed.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from support.errors import BadInput, UsageError
+from support.files import atomic_write_text
+from tasks.judges.protocol import Judge
+from trainers.config.data import POOLS, Data, RecipeError
+from trainers.config.recipe import find_recipe, first_problem
+from trainers.vlfeedback.build import BuiltDataset, build_dataset
+
+Tell = Callable[[str], None]
+Report = Callable[[str, int, int], None]
+
+INSTRUCTIONS = 500
+"""Where no number is given: enough to see what comes out."""
+
+_MEMBER = re.compile(r"(?P<model>[^@=]+)(?:@(?P<temperature>\d+(?:\.\d+)?))?(?:=(?P<url>https?://\S+))?")
+
+
+def data_of(
+    recipe: str | None,
+    *,
+    sources: Sequence[str] | None = None,
+    pool: Sequence[str] | None = None,
+    rows: int | None = None,
+    answers: int | None = None,
+    rule: str | None = None,
+    judge: str | None = None,
+    mode: str | None = None,
+    order: str | None = None,
+) -> Data:
+    """The [data] of a recipe, or of none, with what was given in place of its values; UsageError or RecipeError name what is wrong."""
+    given: dict[str, Any] = {}
+    if recipe is not None:
+        found = find_recipe(recipe).data
+        if found is None:
+            raise RecipeError(f"recipe {recipe!r} has no [data] to build")
+        given = found.model_dump(exclude_defaults=True)
+    elif pool is None:
+        raise UsageError("name a --recipe, or a --pool that answers: scenes, paper, or models")
+    else:
+        given["instructions"] = INSTRUCTIONS
+    if sources is not None:
+        given.pop("source", None)
+        given["sources"] = [] if list(sources) == ["scenes"] else [_source(text) for text in sources]
+    if pool is not None:
+        given["pool"] = pool[0] if len(pool) == 1 and pool[0] in POOLS else [_member(text) for text in pool]
+    wanted = {"instructions": rows, "answers": answers, "rule": rule, "judge": judge, "mode": mode, "order": order}
+    given |= {name: value for name, value in wanted.items() if value is not None}
+    try:
+        return Data.model_validate(given)
+    except ValidationError as error:
+        raise RecipeError(first_problem(error, Data)) from None
+
+
+def _source(text: str) -> dict[str, Any]:
+    name, equals, weight = text.rpartition("=")
+    if not equals:
+        return {"name": text}
+    try:
+        return {"name": name, "weight": float(weight)}
+    except ValueError:
+        raise UsageError(f"--source {text!r}: must be SOURCE, or SOURCE=WEIGHT") from None
+
+
+def _member(text: str) -> dict[str, Any]:
+    match = _MEMBER.fullmatch(text)
+    if match is None:
+        raise UsageError(f"--pool {text!r}: must be {', '.join(POOLS)}, or MODEL[@TEMPERATURE][=SERVER_URL]")
+    return {name: value for name, value in match.groupdict().items() if value is not None}
+
+
+def build(
+    out: Path,
+    data: Data,
+    seed: int,
+    judge: Judge,
+    *,
+    ledger: Path | None = None,
+    ray: str | None = None,
+    workers: int = 2,
+    slurm: Sequence[str] | None = None,
+    local_servers: bool = False,
+    server: str = "vllm",
+    tell: Tell,
+    report: Report,
+) -> BuiltDataset:
+    """Build, or finish, the dataset of `data` in `out`.
+
+    `ray` decodes by actors, here ("local") or on the cluster at an address; `slurm` serves every model of the pool on a node of its own
+    first, `local_servers` as processes here, both by `server`.
+    """
+    from harness.datasets.pool import PoolModels, load_served
+
+    _claim(out, data, seed)
+    with ExitStack() as stack:
+        served = {}
+        if slurm is not None or local_servers:
+            from harness.serving.pool_servers import serve_pool
+            from trainers.cluster.slurm import resources
+
+            started = serve_pool(
+                data.pool,
+                out / "servers",
+                wanted=resources(slurm or ["gpus=0"]),
+                cluster="slurm" if slurm is not None else "local",
+                command=server,
+                tell=tell,
+            )
+            served = stack.enter_context(started)
+        if ray is None:
+            pool = PoolModels(ledger=ledger, tell=tell, served=served)
+            stack.callback(pool.drop)
+            return build_dataset(out, data, seed, judge, pool, report, tell=tell)
+        from trainers.vlfeedback.ray_stages import cluster, decode_by_ray
+
+        stack.enter_context(cluster(None if ray == "local" else ray))
+        load = partial(load_served, served, ledger=ledger)
+        return build_dataset(out, data, seed, judge, load, report, tell=tell, decode=partial(decode_by_ray, workers=workers))
+
+
+def _claim(out: Path, data: Data, seed: int) -> None:
+    """The folder belongs to one [data] and seed: a rule of pairs may change, for answers and ratings stay what they are."""
+    path = out / "build.json"
+    claim: dict[str, Any] = {"seed": seed, **data.model_dump(mode="json", exclude=set(PAIR_RULE))}
+    for member in claim["pool"]:
+        del member["url"]  # where a server is does not count
+    if path.exists() and (out / "instructions.jsonl").exists():  # before, there is nothing that another one could spoil
+        try:
+            held = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise UsageError(f"{path}: can't be read; choose another --out or remove it") from None
+        if differing := [name for name in claim if held.get(name) != claim[name]]:
+            raise UsageError(f"{out} holds a dataset built with other {', '.join(differing)}; choose another --out, or remove it")
+    else:
+        atomic_write_text(path, json.dumps(claim, indent=1))
+
+
+PAIR_RULE = (
+    "rule",
+    "aspects",
+    "weights",
+    "min_margin",
+    "largest_gap",
+    "max_length_ratio",
+    "strongest",
+    "min_chosen",
+    "per_instruction",
+    "balance_yes_no",
+)
+"""Fields of [data] that say which pairs are made of ratings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A finished dataset, laid out."""
+
+    folder: Path
+    rows: int
+    counts: dict[str, int]
+    failed: int
+    table: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {"folder": str(self.folder), "rows": self.rows, "failed": self.failed, **self.counts}
+
+    def to_markdown(self) -> str:
+        """For people."""
+        return f"{self.table}\n\n{self.rows} rows and {self.counts['pairs']} pairs in {self.folder}; report: {self.folder / 'report.md'}"
+
+
+def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = True) -> Published:
+    """Lay a dataset out in `out`/dataset: its card, rows in VLFeedback's schema, pairs in TRL's columns, statistics with pictures."""
+    from support.markdown import table
+    from trainers.data.dataset_card import dataset_card
+    from trainers.data.pair_formats import write_pairs
+    from trainers.data.pair_rules import rule_of, settle
+    from trainers.data.statistics import gather
+    from trainers.data.statistics_report import report
+    from trainers.data.vlfeedback_format import read_rows, write_rows
+    from trainers.vlfeedback.sources import declared
+
+    folder = out / "dataset"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def rows() -> Iterator[Any]:
+        return read_rows(out / "vlfeedback.jsonl", out / "images")
+
+    count = write_rows(rows(), folder / "rows.parquet", embed_images=embed_images)
+    write_pairs(made.pairs, folder / "pairs.parquet", embed_images=embed_images)
+    statistics = gather(rows(), [settle(rule_of(data), rows)])
+    report(statistics, folder)
+    names = {source.name for source in data.sources} or {data.source}
+    licences = {name: declared()[name].licence for name in sorted(names) if name in declared()}
+    card = dataset_card(
+        statistics.to_markdown(),
+        name=out.name,
+        rows=count,
+        pairs=len(made.pairs),
+        files={"rows": "rows.parquet", "pairs": "pairs.parquet"},
+        judge=data.judge,
+        licence="apache-2.0" if names == {"scenes"} else "other",
+        sources=licences,
+    )
+    atomic_write_text(folder / "README.md", card)
+    shown = {name: value for name, value in asdict(made.counts).items() if name != "rows"}
+    listed = table(["what", "how many"], [[name.replace("_", " "), str(value)] for name, value in shown.items()])
+    return Published(folder=folder, rows=count, counts=made.counts.to_json() | {"rows": count}, failed=made.failed, table=listed)
+
+
+def write_card(folder: Path, repository: str) -> Path:
+    """The README.md of a folder that holds rated rows, pairs, or both; BadInput where it holds neither."""
+    from support.records import DataError, suffix
+    from trainers.data.dataset_card import dataset_card
+    from trainers.data.pair_formats import read_pairs
+    from trainers.data.statistics import gather
+    from trainers.data.vlfeedback_format import holds_rows, read_rows
+
+    def holds_pairs(path: Path) -> bool:
+        try:
+            return next(read_pairs(path), None) is not None
+        except DataError:
+            return False
+
+    tables = [path for path in sorted(folder.iterdir()) if path.is_file() and suffix(path)] if folder.is_dir() else []
+    rows = [path for path in tables if holds_rows(path)]
+    pairs = [path for path in tables if path not in rows and holds_pairs(path)]
+    if not rows and not pairs:
+        raise BadInput(f"{folder}: holds neither rated answers nor pairs to push")
+    statistics = gather(row for path in rows for row in read_rows(path))
+    count = sum(1 for path in pairs for _ in read_pairs(path))
+    files = {name: [path.name for path in found] for name, found in (("rows", rows), ("pairs", pairs)) if found}
+    text = dataset_card(
+        statistics.to_markdown() if rows else "", name=repository.rpartition("/")[2], rows=statistics.rows, pairs=count, files=files
+    )
+    atomic_write_text(folder / "README.md", text)
+    return folder / "README.md"

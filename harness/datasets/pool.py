@@ -1,0 +1,224 @@
+"""The pool's members as LMs: each loaded or reached when its turn comes, the one before dropped first.
+
+    pool = Pool(tell=print)
+    decode(instructions, data, seed, folder, load=pool, done=...)        # pool(member) is an LM
+    print(plan_pool(data, seed, 80_258).to_markdown())                   # before anything is loaded
+
+A member without a URL runs here, through our own engine, unless its name stands for a served model. Everything else is a server of chat
+completions: settings of the member reach it with each question, answers are in the ledger before they are anywhere else.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.models.fetch import cached
+from harness.models.spec import OPENAI_PREFIX, ModelSpec, find
+from trainers.config.data import Data, PoolModel
+from trainers.vlfeedback.decode_plan import DecodePlan, ModelFacts, plan
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tasks.judges.chat_client import Request
+    from tasks.judges.protocol import Sampling
+    from trainers.vlfeedback.answers import AnswersLM
+    from trainers.vlfeedback.instructions import Instruction
+
+
+class PoolModels:
+    """Makes an LM of a member; one is resident at a time, and members of one model share it.
+
+    `served` names, by member, servers that were started for this run; `ledger` keeps what servers said (None: the usual one); `engine`
+    holds settings of SharedImageLM.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Path | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+        served: Mapping[str, ModelSpec] | None = None,
+        engine: Mapping[str, Any] | None = None,
+    ) -> None:
+        from harness.models.adapter_host import AdapterHost
+
+        self.ledger, self.tell, self.served, self.engine = ledger, tell, served or {}, engine or {}
+        self._resident = AdapterHost()
+        self._held: ModelSpec | None = None
+        self._lm: Any = None
+
+    def __call__(self, member: PoolModel) -> "AnswersLM":
+        """The member's LM; what was given before is of no use any more. MissingWeights, ModelError, NoServer."""
+        spec = self.served.get(member.name) or spec_of(member)
+        if spec != self._held:
+            self._lm = self._held = None
+            if spec.backend == "openai":
+                self.drop()
+            self.tell(f"{member.name}: {where(spec)}")
+            self._lm = load_spec(spec, ledger=self.ledger, engine=self.engine, load=self._resident.load)
+            self._held = spec
+        return self._lm  # type: ignore[no-any-return]
+
+    def drop(self) -> None:
+        """Let go of the model."""
+        self._lm = self._held = None
+        self._resident.drop()
+
+
+def spec_of(member: PoolModel) -> ModelSpec:
+    """What a member stands for: with a URL its server, which is asked for `model` as it is written; else what `harness models` knows."""
+    if member.url is None:
+        return find(member.model)
+    known = find(member.model) if member.model.startswith(OPENAI_PREFIX) else None
+    asked = known.pretrained if known is not None else member.model
+    return ModelSpec(name=member.model, pretrained=asked, backend="openai", url=member.url, description="behind a server")
+
+
+def where(spec: ModelSpec) -> str:
+    """Where its answers come from, in words."""
+    if spec.backend == "openai":
+        url = spec.url or os.environ.get("OPENAI_BASE_URL")
+        return f"asked at {re.sub(r'//[^/@]*@', '//', url)}" if url else "asked at OpenAI: neither url nor OPENAI_BASE_URL is set"
+    if cached(spec):
+        return "loaded here"
+    if spec.needs:
+        return f"needs {spec.needs}"
+    return f"downloaded ({spec.gigabytes:g} GB), then loaded here" if spec.gigabytes else "downloaded, then loaded here"
+
+
+def load_served(served: Mapping[str, ModelSpec], member: PoolModel, *, ledger: Path | None = None) -> "AnswersLM":
+    """One member's LM, for a process that needs no other: picklable by name, so that an actor elsewhere can make it.
+
+    `served` are the servers that were started for this run, by member's name; a member that is not among them is what it always is.
+    """
+    return load_spec(served.get(member.name) or spec_of(member), ledger=ledger)
+
+
+def load_spec(
+    spec: ModelSpec, *, ledger: Path | None = None, engine: Mapping[str, Any] | None = None, load: Callable[..., Any] | None = None
+) -> "AnswersLM":
+    """The LM of a spec, a server's with a seed of its own for each question; `load` is what loads weights."""
+    if spec.backend == "openai":
+        return _server(spec, ledger)
+    from harness.models.load import load as load_alone
+
+    lm: AnswersLM = (load or load_alone)(spec, engine=engine)
+    return lm
+
+
+def _server(spec: ModelSpec, ledger: Path | None) -> "AnswersLM":
+    from harness.engine.image_encoder import image_digest
+    from harness.models.chat_model import Decoding, OpenAIVisionLM
+
+    class PoolServer(OpenAIVisionLM):
+        """A server whose questions are asked together, each with a seed of its own.
+
+        With one seed for all, a server would sample every answer with the same chances; yet questions are asked together only where their
+        settings are the same. So the seed in the settings is mixed with what is asked.
+        """
+
+        takes_seed = True
+
+        def __init__(self, model: str, **settings: Any) -> None:
+            super().__init__(model, **settings)
+            self._plain = self.asker.request
+            self.asker.request = self._request  # type: ignore[method-assign]
+
+        def _request(self, prompt: str, image: "Image.Image | None", sampling: "Sampling") -> "Request":
+            assert isinstance(sampling, Decoding)
+            images = [image_digest(shown) for shown in getattr(prompt, "images", ())]
+            asked = json.dumps([sampling.seed, str(prompt), images]).encode("utf-8", "surrogatepass")
+            own = int.from_bytes(hashlib.sha256(asked).digest()[:4], "big") >> 1
+            return self._plain(prompt, image, replace(sampling, seed=own))
+
+    identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
+    return PoolServer(spec.pretrained, url=spec.url, identity=identity, ledger=ledger)
+
+
+# -- what is known of a model before it is loaded ------------------------------------------------------------------------------------------
+
+
+def plan_pool(
+    data: Data,
+    seed: int,
+    instructions: "Sequence[Instruction] | int",
+    folder: Path | None = None,
+    served: Mapping[str, ModelSpec] | None = None,
+) -> DecodePlan:
+    """What decoding takes of each member, in rows, GPU memory, time and money; nothing is loaded or downloaded."""
+    facts = {member.name: facts_of((served or {}).get(member.name) or spec_of(member)) for member in data.pool}
+    return plan(instructions, data, seed, facts, folder)
+
+
+def facts_of(spec: ModelSpec) -> ModelFacts:
+    """Size and shape of a model: from its files where they are here, else from the table of `harness models`."""
+    place = where(spec)
+    if spec.backend == "openai":
+        return ModelFacts(model=spec.pretrained, where=place, served=True)
+    known = ModelFacts(
+        model=spec.name,
+        where=place,
+        rows_at_once=spec.batch_size,
+        image_positions=positions(spec.image_tokens),
+        weights=round(spec.gigabytes * 1e9) if spec.gigabytes else None,
+        parameters=round(spec.gigabytes * 1e9 / (4 if "float32" in spec.description else 2)) if spec.gigabytes else None,
+        source="sizes in `harness models`" if spec.gigabytes else "",
+    )
+    folder = _folder(spec)
+    return _measured(known, folder, spec) if folder is not None else known
+
+
+def _folder(spec: ModelSpec) -> Path | None:
+    """Where the weights are on this machine."""
+    if Path(spec.pretrained).is_dir():
+        return Path(spec.pretrained)
+    if not cached(spec):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(spec.pretrained, "config.json", revision=spec.revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _measured(known: ModelFacts, folder: Path, spec: ModelSpec) -> ModelFacts:
+    """The same by what its files say: headers of the safetensors, config.json."""
+    parameters = stored = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                count = 1
+                for side in tensor["shape"]:
+                    count *= side
+                parameters += count
+                stored += tensor["data_offsets"][1] - tensor["data_offsets"][0]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config") or config.get("llm_config") or config
+    shape = [text.get(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")]
+    kept = None
+    if all(isinstance(number, int) for number in shape):
+        layers, heads, width = shape
+        head = text.get("head_dim") or width // heads
+        bytes_each = 4 if spec.dtype == "float32" or (parameters and stored / parameters > 3) else 2
+        kept = 2 * layers * (text.get("num_key_value_heads") or heads) * head * bytes_each
+    if not parameters:
+        return replace(known, kept_per_position=kept)
+    weights = 4 * parameters if spec.dtype == "float32" else stored
+    return replace(known, weights=weights, parameters=parameters, kept_per_position=kept, source="its files")
+
+
+def positions(text: str) -> int | None:
+    """About how many positions an image takes, from the words `harness models` has for it; None where they don't say."""
+    if tiles := re.search(r"(\d+) a tile(?:, up to (\d+) tiles)?", text):
+        return int(tiles[1]) * int(tiles[2] or 5)
+    if by_size := re.search(r"HW/(\d+)", text):
+        return 1024 * 1024 // int(by_size[1])
+    found = re.search(r"\d+", text)
+    return int(found[0]) if found else None

@@ -1,0 +1,345 @@
+"""The image side of a vision-language model: each distinct image decoded, processed and encoded once.
+
+    encoder = ImageEncoder(model, processor, ...)
+    named = [(image_digest(image), image) for image in images]
+    encoder.ahead(named)                     # worker processes begin to decode
+    encoded = encoder.encode(named)
+    model(input_ids, **encoder.inputs(encoded))
+
+What a model of transformers lets be shared: `get_image_features` gives an image's features, and `mm_encoder_outputs` takes them.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers.processing_utils import ProcessorMixin
+
+from harness.engine.stage_timer import StageTimer
+from support.images import MAX_PIXELS, PromptImage
+
+MAX_DISK = 32 << 30
+"""Bytes of features kept on disk, where they are."""
+
+SWEEP = 64
+"""How many are stored before that bound is looked at again."""
+
+
+OWN_WAY = {"fuyu": "its processor lays images out together with the text"}
+"""Families whose images can't be processed apart from the text, by model type."""
+
+
+def image_digest(image: Image) -> str:
+    """What is the same for the same image: a benchmark's key, else sha256 of what is shown, transparency included."""
+    if isinstance(image, PromptImage):
+        return image.key
+    shown = image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGBA")  # a palette's colours are no part of its pixels
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + shown.tobytes()).hexdigest()
+
+
+def problem(image: Image) -> str | None:
+    """Why this image can't be shown to a model, or None."""
+    try:
+        if image.width * image.height > MAX_PIXELS:
+            return f"image of {image.width} x {image.height} pixels is over the limit of {MAX_PIXELS}"
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"image can't be read: {error}"
+    return None
+
+
+class BadImage(ValueError):
+    """An image that can't be shown; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One image as the language model takes it."""
+
+    features: list[Tensor]
+    deep: list[Tensor]
+    """Features for deeper layers [positions, width], a layer each, in families that have them."""
+    extra: dict[str, Tensor]
+    """What the forward pass wants beside features (grid sizes)."""
+    replacements: list[str]
+    """Text that its placeholder in the prompt becomes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of its tensors."""
+        return sum(part.nbytes for part in (*self.features, *self.deep, *self.extra.values()))
+
+
+@dataclass(frozen=True)
+class Processed:
+    """One image's tensors, before the model."""
+
+    tensors: dict[str, Tensor]
+    replacements: list[str]
+
+
+class _Work(torch.utils.data.Dataset[Any]):
+    """Images to be processed, for worker processes."""
+
+    def __init__(self, images: Sequence[tuple[str, Image]], process: Callable[[Image], Processed]) -> None:
+        self.images, self.process = images, process
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[str, Processed | str]:
+        digest, image = self.images[index]
+        return digest, _tried(self.process, image)
+
+
+def _tried(process: Callable[[Image], Processed], image: Image) -> Processed | str:
+    """An image processed, or why it can't be: one that no processor takes costs no other."""
+    wrong = problem(image)
+    if wrong is not None:
+        return wrong
+    try:
+        return process(image)
+    except (ValueError, TypeError, OSError, ZeroDivisionError) as error:
+        return f"image can't be processed: {' '.join(str(error).split())}"
+
+
+class ImageEncoder:
+    """See the module's docstring. Raises nothing for a bad image before it is asked for."""
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        device: torch.device,
+        *,
+        clock: StageTimer,
+        workers: int,
+        max_bytes: int,
+        folder: Path | None,
+        name: str,
+    ) -> None:
+        self.model, self.processor, self.device, self.clock = model, processor, device, clock
+        self.workers, self.max_bytes = workers, max_bytes
+        self.folder, self.name = folder, name
+        self.kept: OrderedDict[str, Encoded] = OrderedDict()
+        self._stored = 0
+        self.encoded = 0
+        """Images that went through the model's encoder."""
+        self._coming: Iterator[tuple[str, Processed | str]] = iter(())
+        self._announced: set[str] = set()
+        """On their way, in the order of `_coming`."""
+        self._arrived: dict[str, Processed | str] = {}
+        self.output: type | None = None
+        self.stacked = False
+        """Whether the model's own features are one tensor, not one an image."""
+        self.get_features: Callable[..., Any] | None = getattr(model.base_model, "get_image_features", None)
+        self.takes = set(inspect.signature(self.get_features).parameters) if self.get_features else set()
+        self.forward_takes = set(inspect.signature(model.forward).parameters)
+
+    def why_not(self) -> str | None:
+        """Why this family's images can't be encoded apart from its text, or None."""
+        if self.model.config.model_type in OWN_WAY:
+            return OWN_WAY[self.model.config.model_type]
+        if self.get_features is None or not self.model._supports_mm_encoder_outputs():
+            return "the model takes no features that were computed before"
+        if any(name == "input_ids" or "qformer" in name for name in self.takes):
+            return "its image features depend on the question"
+        if type(self.processor).replace_image_token is ProcessorMixin.replace_image_token:
+            return "its processor does not say what an image's placeholder becomes"
+        return None
+
+    def ahead(self, images: Sequence[tuple[str, Image]]) -> None:
+        """Begin with the images (digest, image) that will be asked for, in that order."""
+        wanted = {digest: image for digest, image in images if digest not in self.kept and not self._on_disk(digest)}
+        work = _Work(list(wanted.items()), self._process)
+        self._announced, self._arrived = set(wanted), {}
+        if self.workers and len(work) > 1:
+            # Processes, not threads: decoding and resizing hold the interpreter. They are forked and touch neither model nor GPU.
+            count = min(self.workers, len(work))
+            loader = torch.utils.data.DataLoader(
+                work, batch_size=None, num_workers=count, prefetch_factor=4, multiprocessing_context="fork"
+            )
+            self._coming = iter(loader)
+        else:
+            self._coming = iter(work[index] for index in range(len(work)))
+
+    def encode(self, images: Sequence[tuple[str, Image]]) -> "list[Encoded | BadImage]":
+        """Each image's features, from what is kept where it is there; a BadImage where it can't be shown."""
+        digests = [digest for digest, _ in images]
+        missing: dict[str, Processed] = {}
+        bad: dict[str, BadImage] = {}
+        for digest, image in images:
+            if digest in self.kept or digest in missing or digest in bad:
+                continue
+            if (stored := self._load(digest)) is not None:
+                self.kept[digest] = stored
+                continue
+            try:
+                missing[digest] = self._processed(digest, image)
+            except BadImage as error:
+                bad[digest] = error
+        batches: dict[object, list[str]] = defaultdict(list)
+        for digest, processed in missing.items():
+            shape = tuple((name, tuple(part.shape)) for name, part in sorted(processed.tensors.items()))
+            batches["grids" if "image_grid_thw" in processed.tensors else shape].append(digest)
+        with self.clock("vision"):
+            for batch in batches.values():
+                for digest, encoded in zip(batch, self._encode([missing[digest] for digest in batch]), strict=True):
+                    self.kept[digest] = encoded
+                    self._store(digest, encoded)
+        self.encoded += len(missing)
+        found: list[Encoded | BadImage] = []
+        for digest in digests:
+            if digest not in bad:
+                self.kept.move_to_end(digest)
+            found.append(bad[digest] if digest in bad else self.kept[digest])
+        used = sum(encoded.nbytes for encoded in self.kept.values())
+        while used > self.max_bytes and len(self.kept) > 1:
+            used -= self.kept.popitem(last=False)[1].nbytes
+        return found
+
+    def inputs(self, images: Sequence[Encoded]) -> dict[str, Any]:
+        """What the forward pass is given for these images, in reading order over all rows."""
+        if not images:
+            return {}
+        extra: dict[str, list[Tensor]] = defaultdict(list)
+        for image in images:
+            for name, part in image.extra.items():
+                if name in self.forward_takes:
+                    extra[name].append(part)
+        assert self.output is not None
+        features = [part for image in images for part in image.features]
+        given: dict[str, Any] = {"pooler_output": torch.stack(features) if self.stacked else features}
+        if images[0].deep:
+            given["deepstack_features"] = list(zip(*(image.deep for image in images), strict=True))
+        return {name: torch.cat(parts) for name, parts in extra.items()} | {"mm_encoder_outputs": {"image": self.output(**given)}}
+
+    def forget(self) -> None:
+        """Drop all features held in memory."""
+        self.kept.clear()
+
+    def _process(self, image: Image) -> Processed:
+        kwargs = self.processor._merge_kwargs(tokenizer_init_kwargs=self.processor.tokenizer.init_kwargs, return_tensors="pt")
+        nested = self.processor.prepare_inputs_layout(images=[image.convert("RGB")])[0]
+        tensors, replacements = self.processor._process_images(nested, **kwargs["images_kwargs"])
+        unused = self.processor.unused_input_names
+        return Processed({name: torch.as_tensor(part) for name, part in tensors.items() if name not in unused}, list(replacements))
+
+    def _processed(self, digest: str, image: Image) -> Processed:
+        with self.clock("images"):
+            while digest in self._announced and digest not in self._arrived:
+                name, found_there = next(self._coming)
+                self._announced.discard(name)
+                self._arrived[name] = found_there
+            if digest not in self._arrived:  # not announced, or asked for again
+                self._arrived[digest] = _tried(self._process, image)
+            found = self._arrived.pop(digest)
+        if isinstance(found, str):
+            raise BadImage(found)
+        return found
+
+    def _encode(self, images: list[Processed]) -> list[Encoded]:
+        """Images in one pass: of one shape, or of a family that tells them apart by their grids."""
+        count = len(images)
+        names = images[0].tensors
+        tensors = {name: torch.cat([image.tensors[name] for image in images]) for name in names}
+        tensors = {
+            name: part.to(self.device, self.model.dtype if part.is_floating_point() else None, non_blocking=True)
+            for name, part in tensors.items()
+        }
+        assert self.get_features is not None
+        output = self.get_features(**{name: part for name, part in tensors.items() if name in self.takes}, return_dict=True)
+        self.output, self.stacked = type(output), isinstance(output.pooler_output, Tensor)
+        features = list(output.pooler_output)
+        if len(features) % count:
+            if count == 1:
+                raise ValueError("no features came out")
+            return [self._encode([image])[0] for image in images]
+        each = len(features) // count
+        own = [features[index * each : (index + 1) * each] for index in range(count)]
+        lengths = [sum(part.shape[0] for part in parts) for parts in own]
+        deep = [layer.split(lengths) if isinstance(layer, Tensor) else layer for layer in getattr(output, "deepstack_features", None) or []]
+        extra = {name: part for name, part in tensors.items() if not name.startswith(("pixel_values", "image_patches"))}
+        # A slice would keep the whole batch in memory.
+        apart = (lambda part: part.clone()) if count > 1 else (lambda part: part)
+        rows = {name: [len(image.tensors[name]) for image in images] for name in extra}
+        parts = {name: part.split(rows[name]) for name, part in extra.items()}
+        found = [
+            Encoded(
+                features=[apart(part) for part in own[index]],
+                deep=[apart(layer[index]) for layer in deep],
+                extra={name: part[index] for name, part in parts.items()},
+                replacements=image.replacements,
+            )
+            for index, image in enumerate(images)
+        ]
+        return found
+
+    # -- features on disk ------------------------------------------------------------------------------------------------------------------
+
+    def _path(self, digest: str) -> Path | None:
+        if self.folder is None:
+            return None
+        return self.folder / hashlib.sha256(f"{self.name} {digest}".encode()).hexdigest()[:40]
+
+    def _on_disk(self, digest: str) -> bool:
+        path = self._path(digest)
+        return path is not None and path.with_suffix(".safetensors").is_file()
+
+    def _store(self, digest: str, encoded: Encoded) -> None:
+        path = self._path(digest)
+        if path is None:
+            return
+        from safetensors.torch import save_file
+
+        assert self.output is not None
+        named = {f"feature.{index}": part.cpu().contiguous() for index, part in enumerate(encoded.features)}
+        named |= {f"deep.{index}": part.cpu().contiguous() for index, part in enumerate(encoded.deep)}
+        named |= {f"extra.{name}": part.cpu().contiguous() for name, part in encoded.extra.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{torch.randint(1 << 40, ()).item()}.part")
+        form = {"output": [self.output.__module__, self.output.__qualname__], "stacked": self.stacked}
+        save_file(named, partial, metadata={"replacements": json.dumps(encoded.replacements), "form": json.dumps(form)})
+        partial.rename(path.with_suffix(".safetensors"))
+        self._stored += 1
+        if self._stored % SWEEP == 0:
+            self._sweep(path.parent)
+
+    def _sweep(self, folder: Path) -> None:
+        """Delete the oldest until the folder is within its bound."""
+        files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in folder.glob("*.safetensors"))
+        over = sum(size for _, size, _ in files) - MAX_DISK
+        for _, size, file in files:
+            if over <= 0:
+                break
+            file.unlink(missing_ok=True)  # another process may have been first
+            over -= size
+
+    def _load(self, digest: str) -> Encoded | None:
+        path = self._path(digest)
+        if path is None or not self._on_disk(digest):
+            return None
+        from safetensors import safe_open
+
+        with safe_open(path.with_suffix(".safetensors"), "pt", device=str(self.device)) as file:
+            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            replacements, form = (json.loads(file.metadata()[name]) for name in ("replacements", "form"))
+        module, name = form["output"]
+        if module.split(".")[0] in ("transformers", "harness"):  # a file is trusted with no other import
+            self.output, self.stacked = getattr(importlib.import_module(module), name), form["stacked"]
+
+        def numbered(kind: str) -> list[Tensor]:
+            count = sum(name.startswith(f"{kind}.") for name in named)
+            return [named[f"{kind}.{index}"] for index in range(count)]
+
+        extra = {name.removeprefix("extra."): part for name, part in named.items() if name.startswith("extra.")}
+        return Encoded(features=numbered("feature"), deep=numbered("deep"), extra=extra, replacements=replacements)

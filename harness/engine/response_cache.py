@@ -1,0 +1,188 @@
+"""Answers of local models, kept over runs by all that determines them.
+
+    store = AnswerStore(Path("runs/answers.sqlite"))
+    book = store.of({"weights": "59fa4fe91c5d7b9e", "dtype": "float16", ...})    # one model: everything about it that can change an answer
+    book.get({"prompt": "...", "images": [...], "settings": {...}})              # an Answer, or None
+    book.put(key, answer, task="mme")                                            # written when it returns
+    store.summary(), store.size, store.prune(older_than_days=90)
+
+One SQLite file in WAL mode, which several processes may share. An answer is one row, committed by itself: that takes a tenth of a
+millisecond, less than any model needs for an answer, so nothing is held back that a kill could take; a kill -9 loses only what was in
+flight. (A power cut may take the last seconds, but never damages the file.) Values are JSON.
+"""
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from tasks.answer import Answer, FailedAnswer
+
+Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | float | None"  # float has int and bool in it
+
+MARK: Final = 0x564C4D41
+"""SQLite's application_id of our files ("VLMA"), so that no other program's file is taken for one."""
+VERSION: Final = 1
+"""Of the tables, and of how digests are made."""
+TABLES: Final = (
+    "CREATE TABLE models (id TEXT PRIMARY KEY, facts TEXT NOT NULL)",
+    """CREATE TABLE answers (
+        digest TEXT PRIMARY KEY, model TEXT NOT NULL REFERENCES models (id), task TEXT NOT NULL, created TEXT NOT NULL,
+        text TEXT NOT NULL, cut INTEGER NOT NULL, choices TEXT NOT NULL
+    )""",
+    f"PRAGMA application_id = {MARK}",
+    f"PRAGMA user_version = {VERSION}",
+)
+WAIT: Final = 60.0
+"""Seconds for another process to finish writing."""
+
+
+class StoreError(RuntimeError):
+    """The file can't be used; the message names it, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """How much is kept of one model on one task."""
+
+    facts: Mapping[str, Json]
+    task: str
+    answers: int
+    latest: str
+    """When the newest was made, ISO 8601, UTC."""
+
+
+class ResponseCache:
+    """See the module's docstring. Safe to use from several threads. What goes wrong with the file is a StoreError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{path}: can't be opened: {error}") from None
+        # A model may write half a surrogate pair, which strict UTF-8 has no bytes for.
+        self._db.text_factory = lambda data: data.decode("utf-8", "surrogatepass")
+        try:
+            self._claim()
+            self._write_ahead()
+            self._run("PRAGMA synchronous=NORMAL")
+        except BaseException:
+            self.close()  # which takes back what was begun
+            raise
+
+    def of(self, facts: Mapping[str, Json]) -> "ModelCache":
+        """The answers of the model that these facts describe."""
+        return ModelCache(self, facts)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        files = (self.path, self.path.with_name(self.path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def summary(self) -> list[Kept]:
+        """What is kept, by model and task."""
+        joined = "answers JOIN models ON models.id = model"
+        rows = self._run(f"SELECT facts, task, COUNT(*), MAX(created) FROM {joined} GROUP BY model, task ORDER BY facts, task")
+        return [Kept(facts=self._read(facts), task=task, answers=count, latest=latest) for facts, task, count, latest in rows]
+
+    def prune(self, older_than_days: float) -> int:
+        """Drop answers that were made longer ago, and give their room back to the disk; how many."""
+        # Models stay: they are a line each, and another process may be about to add to them.
+        gone = len(self._run("DELETE FROM answers WHERE created <= ? RETURNING 1", _time(older_than_days)))
+        if gone:
+            self._run("VACUUM")
+            self._run("PRAGMA wal_checkpoint(TRUNCATE)")
+        return gone
+
+    def close(self) -> None:
+        """Close the file; nothing waits to be written."""
+        with self._lock:
+            self._db.close()
+
+    def _claim(self) -> None:
+        """Make the tables in a new file; a file that has others is left as it is."""
+        self._run("BEGIN IMMEDIATE")  # of two processes that begin, one makes them
+        ((mark,),), ((version,),) = self._run("PRAGMA application_id"), self._run("PRAGMA user_version")
+        ((tables,),) = self._run("SELECT COUNT(*) FROM sqlite_master")
+        if not (mark or version or tables):
+            for statement in TABLES:
+                self._run(statement)
+        elif mark != MARK:
+            raise StoreError(f"{self.path}: is another program's file, not a store of answers")
+        elif version != VERSION:
+            raise StoreError(f"{self.path}: its schema is {version}, this harness knows {VERSION}: move it away, or use its harness")
+        self._run("COMMIT")
+
+    def _write_ahead(self) -> None:
+        """WAL mode, set once for the file; while another process sets it, SQLite says locked at once, whatever the timeout."""
+        until = time.monotonic() + WAIT
+        while time.monotonic() < until:
+            with contextlib.suppress(StoreError):
+                if self._run("PRAGMA journal_mode=WAL") == [("wal",)]:
+                    return
+            time.sleep(0.02)
+        raise StoreError(f"{self.path}: can't be written ahead: another process holds it, or its disk is none that SQLite can share")
+
+    def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        try:
+            with self._lock:
+                return self._db.execute(statement, values).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise StoreError(f"{self.path}: can't be used as a store of answers: {error}") from None
+
+    def _read(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise StoreError(f"{self.path}: a row is damaged: {error}") from None
+
+
+class ModelCache:
+    """One model's answers. A question is a mapping of JSON values (else a TypeError); the digest of both names the row."""
+
+    def __init__(self, store: ResponseCache, facts: Mapping[str, Json]) -> None:
+        self._store = store
+        self.model = hashlib.sha256(_json(facts)).hexdigest()[:32]
+        """Digest of the facts."""
+        store._run("INSERT OR IGNORE INTO models VALUES (?, CAST(? AS TEXT))", self.model, _json(facts))
+
+    def get(self, key: Mapping[str, Json]) -> Answer | None:
+        """The answer to this question, or None."""
+        found = self._store._run("SELECT text, cut, choices FROM answers WHERE digest = ?", self._digest(key))
+        if not found:
+            return None
+        ((text, cut, choices),) = found
+        return Answer(self._store._read(text), cut=bool(cut), choices=self._store._read(choices))
+
+    def put(self, key: Mapping[str, Json], answer: str, task: str = "") -> None:
+        """Keep an answer; the first under a key stays, and a FailedAnswer is none. `task` is for the summary (or the key has one)."""
+        if isinstance(answer, FailedAnswer):
+            return
+        kept = answer if isinstance(answer, Answer) else Answer(answer)
+        name = task or str(key.get("task", ""))
+        values = (self._digest(key), self.model, name, _time(), _json(str(kept)), int(kept.cut), _json(dict(kept.choices)))
+        self._store._run("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT))", *values)
+
+    def _digest(self, key: Mapping[str, Json]) -> str:
+        return hashlib.sha256(self.model.encode() + _json(key)).hexdigest()
+
+
+def _json(value: Json) -> bytes:
+    """The same bytes for the same value. Not escaped: an escaped pair of lone surrogates reads as the character they would make."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _time(days_ago: float = 0) -> str:
+    """A time in UTC, written so that order of texts is order of times."""
+    return (datetime.now(UTC) - timedelta(days=days_ago)).isoformat(timespec="microseconds")

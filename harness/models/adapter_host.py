@@ -1,0 +1,213 @@
+"""Several adapters of one base, scored one after the other on one base that stays in memory.
+
+    resident = Resident()
+    for checkpoint in checkpoints:
+        lm = resident.load(find(str(checkpoint)))       # the same LM, another adapter in it
+    lm = resident.load(find("llava-1.5-7b"))            # the plain base again
+
+An adapter is put into the base's own modules and taken out again, so that the LM, its engine and what is known of its images stay.
+"""
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from harness.models.fetch import fetch
+from harness.models.load import cache_of
+from harness.models.load import load as load_alone
+from harness.models.provenance import digest_of_folder
+from harness.models.spec import ModelSpec
+from support.errors import ModelError
+from support.processes import rank
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OF_A_RUN: Final = ("hints", "answers")
+"""Settings of SharedImageLM that another run may set otherwise on the same base."""
+
+PROMPT: Final = "Is there a red circle?"
+
+
+class AdapterHost:
+    """Keeps the last loaded LM. What `load` gave before is the same object, changed, or is of no use any more."""
+
+    def __init__(self, load: Callable[..., Any] = load_alone, tell: Callable[[str], None] = warnings.warn) -> None:
+        self.lm: Any = None
+        self.tell = tell
+        """Hears of adapters that change nothing."""
+        self._load = load
+        self._key: Any = None
+        self._name = ""
+        """The encoder's own name for the plain base's features."""
+        self._weights: list[Any] = []
+        self._sums: list[float] = []
+        """Of the weights as they were loaded."""
+
+    def load(
+        self,
+        spec: ModelSpec,
+        progress: Callable[[int, int], None] | None = None,
+        ledger: Path | None = None,
+        engine: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The LM of `spec`, as `load` in load.py makes it: from the base in memory where that is the one, else loaded anew.
+
+        An adapter that doesn't fit its base is a ModelError; of one that changes nothing `tell` hears, for the first steps of a training
+        may leave it so. The old base is dropped before a new one is loaded.
+        """
+        if spec.backend != "transformers":
+            return self._load(spec, progress=progress, ledger=ledger, engine=engine)
+        spec, engine = fetch(spec), dict(engine or {})
+        key = _base_of(spec, engine)
+        if key != self._key or not self._is_plain_again():
+            self.drop()
+            self.lm = self._load(replace(spec, adapter=None), progress=progress, ledger=ledger, engine=engine)
+            self._key, self._name = key, self.lm.encoder.name
+            self._weights = [*self.lm.hf.parameters(), *self.lm.hf.buffers()]
+            self._sums = _sums(self._weights)
+        lm = self.lm
+        lm.progress, lm.hints = progress if rank() == 0 else None, engine.get("hints") or {}
+        lm.store = cache_of(spec, {"dtype": spec.dtype, "suffix": spec.prompt_suffix, **engine})  # answers of this adapter, not of its base
+        lm.clock.seconds.clear()
+        lm.counts.clear()
+        if spec.adapter is not None:
+            self._attach(spec, spec.adapter)
+        return lm
+
+    def drop(self) -> None:
+        """Let go of the model."""
+        self.lm, self._key, self._weights, self._sums = None, None, [], []
+        gc.collect()  # adapters and their base refer to each other
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _attach(self, spec: ModelSpec, adapter: Path) -> None:
+        from peft import PeftModel
+        from safetensors import SafetensorError
+
+        lm = self.lm
+        try:
+            with warnings.catch_warnings():
+                # Weights that an adapter lacks would stay as they were drawn: half an adapter.
+                warnings.filterwarnings("error", message="Found missing adapter keys")
+                lm._model = PeftModel.from_pretrained(lm.hf, str(adapter))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserWarning, SafetensorError) as error:
+            self.drop()
+            raise ModelError(f"{spec.name}: adapter {adapter} doesn't fit its base: {' '.join(str(error).split())[:300]}") from error
+        lm.peft = str(adapter)
+        wrote = _sums(self._weights) != self._sums  # some kinds change the base's own weights: biases, PiSSA
+        if wrote or _adapts_vision(lm):
+            lm.forget()
+            lm.encoder.name = f"{self._name} {digest_of_folder(adapter)}"
+        if not wrote and not changes_something(lm):
+            self.tell(f"{spec.name}: adapter {adapter} changes nothing: logits are the same with it and without")
+
+    def _is_plain_again(self) -> bool:
+        """Take the adapter out; whether the plain base is what is left."""
+        lm = self.lm
+        if lm._model is lm.hf:
+            return True
+        if hasattr(lm._model.base_model, "unload"):
+            lm._model.base_model.unload()
+        lm._model, lm.peft = lm.hf, None
+        if lm.encoder.name != self._name:
+            lm.forget()
+            lm.encoder.name = self._name
+        left = [*lm.hf.parameters(), *lm.hf.buffers()]
+        same = len(left) == len(self._weights) and all(one is other for one, other in zip(left, self._weights, strict=True))
+        return same and _sums(left) == self._sums
+
+
+def changes_something(lm: Any) -> bool:
+    """Whether the adapter in a SharedImageLM changes any logit: of a short prompt, or of one about a small drawn image."""
+    if not hasattr(lm.model, "disable_adapter"):
+        return False
+    try:
+        if _moves(lm, []):
+            return True
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError):
+        pass  # some families have no prompt without an image
+    return _moves(lm, [_drawn()])
+
+
+def _moves(lm: Any, images: "list[Image]") -> bool:
+    import torch
+
+    applied = lm.chat_applied
+    try:
+        context = lm.apply_chat_template([{"role": "user", "content": "<image>" * len(images) + PROMPT}])
+        inputs = lm._processed(context, images)
+    finally:
+        lm.chat_applied = applied  # lm-eval may ask without a template afterwards
+    with torch.inference_mode():
+        with_it = lm.hf(**inputs).logits
+        with lm.model.disable_adapter():
+            without = lm.hf(**inputs).logits
+    return not torch.equal(with_it, without)
+
+
+def _drawn() -> "Image":
+    from tasks.scenes.world import image_of
+
+    return image_of("resident/0").resize((120, 80))  # wider than high: families that cut images into tiles make some
+
+
+def _base_of(spec: ModelSpec, engine: Mapping[str, Any]) -> Any:
+    """What must be the same for a base to be used again: all of a spec but its adapter and what is said about it."""
+    assert spec.folder is not None
+    settings = {name: value for name, value in engine.items() if name not in OF_A_RUN}
+    plain = replace(spec, name="", pretrained="", folder=spec.folder.resolve(), adapter=None, digests={})
+    plain = replace(plain, description="", licence="", gigabytes=None, image_tokens="", needs="")
+    return plain, settings, digest_of_folder(spec.folder)
+
+
+def _sums(weights: list[Any]) -> list[float]:
+    import torch
+
+    with torch.inference_mode():
+        return [float(total) for total in [part.sum(dtype=torch.float64) for part in weights]]
+
+
+def _adapts_vision(lm: Any) -> bool:
+    """Whether any module that the adapter is in takes part in an image's features."""
+    if not lm.shares_images:
+        return False
+    import torch
+
+    used: list[str] = []
+    with _watched(lm.hf, used), _aside(lm.encoder), torch.inference_mode():
+        lm.encoder.encode([("resident/0", _drawn())])
+    return bool(used)
+
+
+@contextmanager
+def _watched(model: Any, used: list[str]) -> Iterator[None]:
+    """Inside, modules with an adapter that are run add their kind to `used`."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    adapted = [module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+    hooks = [module.register_forward_hook(lambda module, *_: used.append(type(module).__name__)) for module in adapted]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _aside(encoder: Any) -> Iterator[None]:
+    """Inside, what is encoded leaves no trace: nothing on disk, nothing in memory, no count."""
+    folder, kept, encoded = encoder.folder, encoder.kept, encoder.encoded
+    encoder.folder, encoder.kept = None, type(kept)()
+    try:
+        yield
+    finally:
+        encoder.folder, encoder.kept, encoder.encoded = folder, kept, encoded

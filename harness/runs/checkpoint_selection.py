@@ -1,0 +1,180 @@
+"""Which checkpoint to take: by paired tests against the highest score, never the highest score itself.
+
+    scores = Scores(board)
+    best(scores, ["runs/x/checkpoint-20", "runs/x/checkpoint-40"], [("pope", "f1")]).model
+
+The highest of several scores is high partly by luck, and the more checkpoints, the more luck (the winner's curse). So
+every other checkpoint is held against the highest, metric by metric, on the same images; p-values are Holm-adjusted
+over all these comparisons. What isn't significantly worse anywhere is as good as the best, and of these the earliest is
+taken: it has moved least from the base.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.comparison.paired_logs import verdict_of
+from leaderboards.statistics.resampling import Record
+from leaderboards.statistics.verdict import PairedTest, adjusted
+from support.errors import BadInput
+from tasks.registry import TaskSpec, registry
+from trainers.config.recipe import Recipe
+
+Metric = tuple[str, str]
+"""Task and metric."""
+
+
+class Scores:
+    """What a board has of some models, with the records that paired tests need."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self._logs: dict[str, list[Sample]] = {}
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """What stands on the board, partial runs too."""
+        return self.board.standing(partial=True)
+
+    @cached_property
+    def _of(self) -> dict[tuple[str, str, str], Entry]:
+        return {(entry.model, entry.task, entry.metric): entry for entry in self.entries}
+
+    def entry(self, model: str, metric: Metric) -> Entry | None:
+        """A model's number, where there is one."""
+        return self._of.get((model, *metric))
+
+    def has_value(self, model: str, metric: Metric) -> bool:
+        """Whether a model was scored, and its answers gave the metric a value: F1 has none where nothing was found."""
+        entry = self.entry(model, metric)
+        return entry is not None and entry.value is not None
+
+    def records(self, model: str, metric: Metric) -> list[Record]:
+        """What was counted for each answer of a model; none where it was not scored."""
+        return [sample.records[metric[1]] for sample in self._log(model, metric).values() if metric[1] in sample.records]
+
+    def _log(self, model: str, metric: Metric) -> dict[str, Sample]:
+        """A model's samples by id; none where it was not scored."""
+        entry = self.entry(model, metric)
+        if entry is None:
+            return {}
+        if entry.run not in self._logs:
+            self._logs[entry.run] = self.board.samples(entry.run)
+        return {sample.id: sample for sample in self._logs[entry.run] if sample.task == metric[0]}
+
+    def verdict(self, base: str, other: str, metric: Metric) -> PairedTest | None:
+        """On `other`, over all askings of a judge; None where one of the two has no records. ValueError: no image in
+        common."""
+        task, name = metric
+        if not self.records(base, metric) or not self.records(other, metric):
+            return None
+        higher_is_better = registry().task(task).all_metrics[name].higher_is_better
+        ours, theirs = self._log(base, metric), self._log(other, metric)
+        return verdict_of(ours, theirs, name, registry().metric(task, name), higher_is_better=higher_is_better)
+
+    def panel(self, base: str, other: str, metrics: Sequence[Metric]) -> dict[str, PairedTest]:
+        """ "task.metric" -> verdict on `other`, Holm-adjusted over those that both have."""
+        verdicts = {".".join(metric): self.verdict(base, other, metric) for metric in metrics}
+        return adjusted({name: verdict for name, verdict in verdicts.items() if verdict is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The checkpoint to take, and why."""
+
+    model: str | None
+    """The earliest that is as good as the best everywhere; None: each is significantly worse than another somewhere, or
+    lacks a value."""
+    highest: Mapping[str, str]
+    """ "task.metric" -> the model of the highest score (the lowest, where lower is better)."""
+    worse: Mapping[str, tuple[str, ...]]
+    """Model -> metrics by which it is significantly worse than the highest."""
+    comparisons: int
+    """Tests that Holm's method adjusted for."""
+    lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Model -> metrics of which it has no value; such a model is not ranked."""
+
+
+def best(scores: Scores, models: Sequence[str], metrics: Sequence[Metric]) -> Selection:
+    """The best of `models`, given from the earliest to the latest; one that lacks a score is never taken."""
+    verdicts: dict[tuple[str, str], PairedTest] = {}
+    highest: dict[str, str] = {}
+    without = {model: tuple(".".join(metric) for metric in metrics if not scores.has_value(model, metric)) for model in models}
+    lacking = {model: names for model, names in without.items() if names}
+    scored = [model for model in models if model not in lacking]
+    for metric in metrics if scored else ():
+        name = ".".join(metric)
+        top = highest[name] = _highest(scores, scored, metric)
+        for model in scored:
+            verdict = None if model == top else scores.verdict(top, model, metric)
+            if verdict is not None:
+                verdicts[model, name] = verdict
+    judged = adjusted(verdicts)
+    worse = {model: tuple(name for (of, name), verdict in judged.items() if of == model and verdict.outcome == "worse") for model in scored}
+    taken = next((model for model in scored if not worse[model]), None)
+    return Selection(model=taken, highest=highest, worse=worse, comparisons=len(verdicts), lacking=lacking)
+
+
+def _highest(scores: Scores, models: Sequence[str], metric: Metric) -> str:
+    """Of equal scores the earliest."""
+    task, name = metric
+    sign = 1.0 if registry().task(task).all_metrics[name].higher_is_better else -1.0
+    return max(models, key=lambda model: sign * _value(scores, model, metric))
+
+
+def _value(scores: Scores, model: str, metric: Metric) -> float:
+    entry = scores.entry(model, metric)
+    assert entry is not None
+    assert entry.value is not None
+    return entry.value
+
+
+def headlines(tasks: Sequence[TaskSpec]) -> list[Metric]:
+    """The headline metric of each task."""
+    return [(task.name, task.headline) for task in tasks]
+
+
+def tasks_of(recipe: Recipe) -> list[TaskSpec]:
+    """What a recipe's checkpoints are scored on; BadInput where that is nothing."""
+    tasks = registry().expand(recipe.tasks)
+    if not tasks:
+        raise BadInput(f"recipe {recipe.name!r}: tasks is empty: name what is scored, such as tasks = ['scenes'], or by --tasks")
+    return tasks
+
+
+def panel_of(recipe: Recipe, tasks: Sequence[TaskSpec]) -> list[Metric]:
+    """What a verdict is on: the tasks' headline metrics, and the recipe's panel."""
+    dotted = ((task, metric) for task, _, metric in (name.partition(".") for name in recipe.panel))
+    return list(dict.fromkeys([*headlines(tasks), *dotted]))
+
+
+def probe(name: str, tasks: Sequence[TaskSpec]) -> Metric:
+    """The metric that "task" or "task.metric" names among those that are scored; BadInput."""
+    task, _, metric = name.partition(".")
+    known = {task.name: task for task in tasks}
+    if task not in known:
+        raise BadInput(f"early stop by {name!r}: the recipe scores no such task; known: {', '.join(known)}")
+    if metric and metric not in known[task].metrics:
+        raise BadInput(f"early stop by {name!r}: no such metric; known: {', '.join(f'{task}.{one}' for one in known[task].metrics)}")
+    return task, metric or known[task].headline
+
+
+def judged(name: str, known: Sequence[str]) -> str:
+    """Which of `known`, each "task.metric", is meant by it or by its task, whose headline comes first; BadInput."""
+    found = name if name in known else next((one for one in known if one.partition(".")[0] == name), None)
+    if found is None:
+        raise BadInput(f"no verdict on {name!r}; known: {', '.join(known)}")
+    return found
+
+
+def check_names(recipe: Recipe, early_stop: Sequence[str] = (), require_better: Sequence[str] = ()) -> None:
+    """BadInput, before anything is run, for a metric that a run of `recipe` will not have, or where it scores
+    nothing."""
+    tasks = tasks_of(recipe)
+    for name in early_stop:
+        probe(name, tasks)
+    for name in require_better:
+        judged(name, [".".join(metric) for metric in panel_of(recipe, tasks)])

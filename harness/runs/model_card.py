@@ -1,0 +1,185 @@
+"""The README.md of a checkpoint: what it was made from, how, what came of it, and how to load it.
+
+    write_cards(outcome)          # into every checkpoint folder that is there
+
+Everything in it is read from the run; nothing is claimed that the board, the log or the recipe does not say.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from harness.models.spec import MODELS, ModelSpec, find
+from harness.runs.checkpoint_selection import Scores, panel_of
+from harness.runs.image_use_checks import Checks
+from harness.runs.image_use_checks import render as render_checks
+from harness.runs.outcome import Outcome
+from harness.runs.training_alarms import lines_of
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.markdown_report import differences, leaderboard
+from support.files import atomic_write_text
+from support.markdown import cell, line, table
+from tasks.registry import registry
+from trainers.config.recipe import Recipe
+from trainers.data.dataset_card import PUBLIC_LICENCE
+from trainers.training.checkpoints import Checkpoint
+from trainers.vlfeedback.sources import declared
+
+UNKNOWN: Final = "not known here"
+
+
+def write_cards(outcome: Outcome) -> list[Path]:
+    """A card into each checkpoint folder of the run; where it was written."""
+    scores = Scores(Board(outcome.out / "board"))
+    written = []
+    for checkpoint in outcome.checkpoints:
+        if checkpoint.path.is_dir():
+            atomic_write_text(checkpoint.path / "README.md", card(outcome, checkpoint, scores))
+            written.append(checkpoint.path / "README.md")
+    return written
+
+
+def card(outcome: Outcome, checkpoint: Checkpoint, scores: Scores) -> str:
+    """The card of one checkpoint, as markdown with the hub's header."""
+    import yaml
+
+    recipe, name = outcome.recipe, checkpoint.path.as_posix()
+    base, tasks = find(outcome.base), registry().expand(recipe.tasks)
+    adapter = (checkpoint.path / "adapter_config.json").is_file()
+    known = base.pretrained if not Path(base.pretrained).is_dir() else None
+    head: dict[str, Any] = {"base_model": known} if known else {}
+    head |= {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "image-text-to-text"}
+    head["tags"] = [checkpoint.arm, "vision-language", "preference", *(["lora"] if adapter else [])]
+    verdicts = scores.panel(outcome.base, name, panel_of(recipe, tasks))
+    units = {f"{task.name}.{metric}": spec.unit for task in tasks for metric, spec in task.all_metrics.items()}
+    shown = [entry for entry in outcome.entries if entry.model in (outcome.base, name) and entry.headline]
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
+        f"# {cell(recipe.name)}: {cell(checkpoint.path.name)}",
+        _what(outcome, checkpoint, base),
+        "## Against the base",
+        _said(verdicts, shown),
+        differences(verdicts, units) if verdicts else "Not scored.",
+        "## Scores",
+        leaderboard(shown),
+        "## Training data",
+        _data(outcome, base),
+        "## Recipe",
+        recipe_table(recipe),
+    ]
+    if checkpoint.arm == recipe.trainer:
+        parts += ["## Diagnostics", *_diagnostics(outcome, checkpoint)]
+    parts += ["## Load", _load(outcome, checkpoint, base, adapter=adapter)]
+    if recipe.note:
+        parts += ["## Note", line(recipe.note)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec) -> str:
+    how = "the SFT control on the chosen answers" if checkpoint.arm != outcome.recipe.trainer else f"training by {cell(checkpoint.arm)}"
+    steps = "1 step" if checkpoint.step == 1 else f"{checkpoint.step:,} steps"
+    text = f"`{line(outcome.base)}` after {steps} of {how}, recipe `{line(outcome.recipe.name)}` "
+    text += f"(digest `{outcome.recipe.digest}`, seed {outcome.recipe.seed}). Licence of the base: {cell(base.licence or UNKNOWN)}."
+    if outcome.best.model is not None and checkpoint.arm == outcome.recipe.trainer:
+        taken = "it" if outcome.best.model == checkpoint.path.as_posix() else f"`{line(outcome.best.model)}`"
+        kept = " that are kept" if outcome.removed else ""
+        text += f" Of its run's checkpoints{kept} {taken} is the one to take."
+    return text
+
+
+def _said(verdicts: dict[str, PairedTest], shown: list[Entry]) -> str:
+    text = "Paired on the same images; p from a permutation test over images, Holm-adjusted over the table."
+    if any(entry.limit is not None for entry in shown):
+        text += " **Partial: scored on the first documents of each task only.**"
+    separable = [f"{cell(name)} {verdict.outcome}" for name, verdict in verdicts.items() if verdict.outcome != "not separable"]
+    return f"{text} Separable: {', '.join(separable) or 'nothing'}."
+
+
+def _data(outcome: Outcome, base: ModelSpec) -> str:
+    material, recipe = outcome.material, outcome.recipe
+    held_out = f", {len(material.held_out):,} held out" if material.held_out else ""
+    rows = [
+        ["pairs", f"{len(material.pairs):,} from {len({pair.row for pair in material.pairs}):,} rows{held_out}"],
+        ["digest", material.digest],
+        ["made", cell(material.words)],
+        ["sources", sources_of(recipe)],
+        ["leaks", leaks_in_words(outcome)],
+    ]
+    if recipe.data is not None:
+        pool = ", ".join(cell(f"{member.name} ({licence_of(member.model)})") for member in recipe.data.pool)
+        rows += [["answers by", pool], ["rated by", cell(recipe.data.judge)], ["rule", cell(recipe.data.rule)]]
+    return table(["", "training data"], rows)
+
+
+def sources_of(recipe: Recipe) -> str:
+    """Where the instructions or pairs are from, each with its licence, for a cell of a table."""
+    if recipe.dataset is not None:
+        licence = PUBLIC_LICENCE if recipe.dataset.read in ("public", "hub:MMInstruction/VLFeedback") else UNKNOWN
+        return cell(f"{recipe.dataset.read} ({licence})")
+    assert recipe.data is not None
+    if not recipe.data.sources:
+        return cell(f"{recipe.data.source} (drawn by this package, Apache-2.0)")
+    known = declared()
+    return ", ".join(
+        cell(f"{source.name} ({known[source.name].licence if source.name in known else UNKNOWN})") for source in recipe.data.sources
+    )
+
+
+def licence_of(model: str) -> str:
+    """A known model's licence."""
+    return MODELS[model].licence or UNKNOWN if model in MODELS else UNKNOWN
+
+
+def leaks_in_words(outcome: Outcome) -> str:
+    """How many rows of the training data show pictures of which task."""
+    found = [f"{cell(task)} {rows}" for task, rows in outcome.material.leaks.items() if rows]
+    checked = ", ".join(cell(task) for task in outcome.material.leaks)
+    return f"rows that show a task's picture: {', '.join(found)}" if found else f"no row shows a picture of {checked}"
+
+
+def recipe_table(recipe: Recipe) -> str:
+    """The numbers of [training], those that are defaults too."""
+    assert recipe.training is not None
+    given = recipe.training.model_dump(mode="json")
+    adapters = given.pop("lora") or {}
+    noise = given.pop("noise", {})
+    rows = [[cell(name), cell(json.dumps(value))] for name, value in given.items() if value is not None]
+    rows += [[f"lora.{cell(name)}", cell(json.dumps(value))] for name, value in adapters.items()]
+    if recipe.training.loss.startswith("povid"):
+        rows += [[f"noise.{cell(name)}", cell(json.dumps(value))] for name, value in noise.items()]
+    return table(["setting", "value"], rows)
+
+
+def _diagnostics(outcome: Outcome, checkpoint: Checkpoint) -> list[str]:
+    parts = []
+    if checkpoint.path.as_posix() == outcome.last:
+        parts.append("\n".join(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in outcome.alarms) or "No alarm.")
+        if isinstance(outcome.checks, Checks):
+            parts.append(render_checks(outcome.checks))
+    else:
+        parts.append(f"Asked of the last checkpoint, `{line(outcome.last)}`.")
+    return [*parts, lines_of(outcome.log, checkpoint.step, _beta(outcome.recipe)) or "Nothing was logged."]
+
+
+def _beta(recipe: Recipe) -> float:
+    assert recipe.training is not None
+    return recipe.training.beta
+
+
+def _load(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec, *, adapter: bool) -> str:
+    score = f"harness eval --model {checkpoint.path.as_posix()} --tasks {','.join(outcome.recipe.tasks)}"
+    if not adapter:
+        code = f"model = AutoModelForImageTextToText.from_pretrained({checkpoint.path.as_posix()!r})"
+        return f"```python\nfrom transformers import AutoModelForImageTextToText\n\n{code}\n```\n\n```\n{score}\n```"
+    where = base.pretrained if not Path(base.pretrained).is_dir() else f"<folder of {line(outcome.base)}>"
+    lines = [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForImageTextToText, AutoProcessor",
+        "",
+        f'base = AutoModelForImageTextToText.from_pretrained("{where}")',
+        f'model = PeftModel.from_pretrained(base, "{checkpoint.path.as_posix()}")',
+        f'processor = AutoProcessor.from_pretrained("{checkpoint.path.as_posix()}")',
+    ]
+    return "```python\n" + "\n".join(lines) + f"\n```\n\n```\n{score}\n```"

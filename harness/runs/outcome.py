@@ -1,0 +1,149 @@
+"""What a training run ended with: its material, where it stopped, its verdicts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from harness.runs.checkpoint_selection import Scores, Selection, judged, panel_of, tasks_of
+from harness.runs.image_use_checks import Checks
+from harness.runs.training_alarms import Alarm, LogLine
+from leaderboards.board.entry import Entry
+from leaderboards.statistics.verdict import PairedTest
+from tasks.registry import TaskSpec
+from trainers.config.recipe import Recipe
+from trainers.data.rows import Preference
+from trainers.training.checkpoints import Checkpoint
+from trainers.vlfeedback.build import BuiltDataset
+
+STOPPED: Final = "early_stop.json"
+"""Why a run was stopped, in its folder."""
+
+
+class RunError(RuntimeError):
+    """The run can't go on; one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a run trains on."""
+
+    pairs: list[Preference]
+    held_out: list[Preference]
+    digest: str
+    """Of every pair on either side."""
+    words: str
+    """What was built or read, in a line."""
+    built: BuiltDataset | None
+    """Where the run has built them."""
+    leaks: Mapping[str, int]
+    """Task -> rows of the training data that show one of its pictures."""
+
+    @property
+    def failed(self) -> float:
+        """Answers and ratings that could not be had, per instruction."""
+        return 0.0 if self.built is None else self.built.failed / max(1, len(self.built.instructions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Why training ended before its time: a probe became significantly worse."""
+
+    step: int
+    probe: str
+    base: float
+    value: float
+    p: float
+    """Times the number of looks that were planned (Bonferroni)."""
+    looks: int
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        change = f"from {self.base:.4g} to {self.value:.4g}"
+        return f"{self.probe} became worse, {change}, at step {self.step} (p {self.p:.2g} over {self.looks} looks)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished run has to show."""
+
+    out: Path
+    recipe: Recipe
+    base: str
+    """Board name of the model that was trained."""
+    checkpoints: list[Checkpoint]
+    """Of all arms, each arm's first to last; those that the trainer has removed since they were scored, too."""
+    entries: list[Entry]
+    verdicts: dict[str, dict[str, PairedTest]]
+    """"dpo against base" -> "task.metric" -> verdict, Holm-adjusted within each."""
+    best: Selection
+    """Of the main arm's checkpoints that the trainer has kept, by the tasks' headline metrics."""
+    material: Material
+    log: list[LogLine]
+    """Of the main arm."""
+    alarms: list[Alarm]
+    """Of the main arm's last checkpoint, and of probes that have no value."""
+    checks: Checks | str
+    """Of the main arm's last checkpoint; or why there are none."""
+    stop: Stop | None
+    seconds: dict[str, float]
+    """Wall time a stage took, over all calls that worked on this run."""
+    lost: float
+    """Largest share of failed or unscored samples of any evaluation, or of failures per instruction in the data."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Board name of a checkpoint whose scoring failed -> why; the next call tries it again."""
+
+    @property
+    def removed(self) -> list[str]:
+        """Board names of the main arm's checkpoints that are gone since they were scored."""
+        return [checkpoint.path.as_posix() for checkpoint in self.of_arm(self.recipe.trainer) if not checkpoint.path.is_dir()]
+
+    def of_arm(self, arm: str) -> list[Checkpoint]:
+        """One arm's checkpoints, first to last."""
+        return [checkpoint for checkpoint in self.checkpoints if checkpoint.arm == arm]
+
+    @property
+    def last(self) -> str:
+        """Board name of the main arm's last checkpoint."""
+        return self.of_arm(self.recipe.trainer)[-1].path.as_posix()
+
+
+def unmet(outcome: Outcome, required: Sequence[str] = ()) -> str:
+    """Why the last checkpoint is not better than the base, in a line; "" where it is.
+
+    `required` names metrics of the panel ("task.metric", or a task for its headline) that all have to be better. None given: one at least
+    is, and none is worse. BadInput for a name that the panel lacks.
+    """
+    found = outcome.verdicts[f"{outcome.recipe.trainer} against base"]
+    if not required:
+        worse = [name for name, verdict in found.items() if verdict.outcome == "worse"]
+        if worse:
+            return f"{outcome.last} is worse than {outcome.base} by {', '.join(worse)}"
+        return "" if any(verdict.outcome == "better" for verdict in found.values()) else f"{outcome.last} is better by none of the panel"
+    known = list(dict.fromkeys([*(".".join(metric) for metric in panel_of(outcome.recipe, tasks_of(outcome.recipe))), *found]))
+    names = [judged(name, known) for name in required]
+    outcomes = {name: found[name].outcome if name in found else "without a verdict" for name in names}
+    short = [f"{name} is {now}" for name, now in outcomes.items() if now != "better"]
+    return f"{outcome.last} against {outcome.base}: {', '.join(short)}" if short else ""
+
+
+CONTROL: Final = "control"
+
+
+def panel_verdicts(
+    scores: Scores, recipe: Recipe, tasks: Sequence[TaskSpec], checkpoints: Sequence[Checkpoint]
+) -> dict[str, dict[str, PairedTest]]:
+    """The last checkpoint of each arm against the base, and of the main arm against the control."""
+    last = {checkpoint.arm: checkpoint.path.as_posix() for checkpoint in checkpoints}
+    assert recipe.base is not None
+    compared = {f"{arm} against base": (recipe.base, name) for arm, name in last.items()}
+    if "sft" in last and recipe.trainer != "sft":
+        compared[f"{recipe.trainer} against sft"] = (last["sft"], last[recipe.trainer])
+    metrics = panel_of(recipe, tasks)
+    return {label: scores.panel(before, after, metrics) for label, (before, after) in compared.items()}
+
+
+def verdict_json(verdict: PairedTest) -> dict[str, Any]:
+    """A verdict with its outcome, for --json."""
+    return {**asdict(verdict), "outcome": verdict.outcome}

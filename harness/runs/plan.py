@@ -1,0 +1,36 @@
+"""What a recipe would do, in words, for --dry-run."""
+
+from trainers.config.recipe import Recipe
+
+
+def steps_of(recipe: Recipe, limit: int | None) -> list[str]:
+    """One line a stage."""
+    if recipe.pretraining is not None:
+        stages = {"see": recipe.pretraining.see, "speak": recipe.pretraining.speak, "believe": recipe.pretraining.believe}
+        return [
+            f"{name}: {stage.steps} steps of {stage.batch_size} images, learning rate {stage.learning_rate:g}"
+            for name, stage in stages.items()
+        ]
+    data, training = recipe.data, recipe.training
+    assert training is not None
+    documents = f" ({limit} documents each)" if limit else ""
+    steps = [f"score {recipe.base} on {', '.join(recipe.tasks)}{documents}"]
+    if data is not None:
+        count = min(limit, data.instructions) if limit else data.instructions
+        answers = min(data.answers, len(data.pool))
+        steps += [
+            f"{count} instructions from {', '.join(source.name for source in data.sources) or data.source}",
+            f"{answers} answers each from {', '.join(member.name for member in data.pool)}: {count * answers} answers",
+            f"{count} calls to judge {data.judge} ({answers} answers a call)",
+            f"pairs by rule {data.rule!r}",
+        ]
+    if recipe.dataset is not None:
+        steps.append(f"read {recipe.dataset.read}; of rated answers {recipe.dataset.take} by rule {recipe.dataset.rule!r}")
+    adapters = "all weights" if training.lora is None else f"LoRA r {training.lora.r}"
+    numbers = f"{training.epochs:g} epochs, learning rate {training.learning_rate:g}, {adapters}"
+    steps.append(f"{recipe.trainer}: batches of {training.batch_size}, {numbers}")
+    if recipe.control:
+        steps.append("the same by SFT on the chosen answers, as control")
+    when = f"every checkpoint, one each {training.save_steps} steps" if training.save_steps else f"{training.checkpoints} checkpoints"
+    scored = f"score {when}{' and the last of the control' if recipe.control else ''}"
+    return [*steps, scored, "verdicts, best checkpoint, model cards, report.md with its plot"]

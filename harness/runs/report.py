@@ -1,0 +1,327 @@
+"""The reports of a train-then-eval run and of a watched folder: what the screen shows at their end and `report.md`,
+`watch.md` keep."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from harness.runs.checkpoint_selection import Scores, Selection, best, headlines
+from harness.runs.image_use_checks import Checks
+from harness.runs.image_use_checks import render as render_checks
+from harness.runs.model_card import leaks_in_words, write_cards
+from harness.runs.outcome import Outcome
+from harness.runs.training_alarms import LEGEND, alarms, length_metrics, lengths_of, read_log, training_table
+from harness.runs.watch import Watched
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.views.learning_curves import Point, learning_curves
+from leaderboards.views.markdown_report import differences, leaderboard
+from support.files import atomic_write_text
+from support.markdown import cell, line, table
+from tasks.registry import TaskSpec, registry
+from trainers.config.recipe import known_recipes
+
+EXAMPLES = 3
+EXAMPLES_ARE = "The first images on which the base hallucinated and whose answer has changed."
+
+
+def write_report(outcome: Outcome) -> str:
+    """The report as markdown, written to the run folder with its plot; a model card is written into every
+    checkpoint."""
+    text = render(outcome)
+    atomic_write_text(outcome.out / "report.md", text)
+    write_cards(outcome)
+    return text
+
+
+def render(outcome: Outcome) -> str:
+    """All sections of the report; the plot is written beside it."""
+    shown = [entry for entry in _in_order(outcome) if _is_shown(outcome, entry)]
+    parts = [
+        f"# {cell(outcome.recipe.name)}: {cell(outcome.base)} before and after preference training",
+        _summary(outcome),
+        "## Leaderboard",
+        "Values with their 95% intervals (bootstrap over images). ↑ higher is better, ↓ lower is better.",
+        leaderboard(shown),
+    ]
+    units = {f"{task}.{metric}": spec.unit for task in registry().tasks for metric, spec in registry().tasks[task].metrics.items()}
+    for label, verdicts in outcome.verdicts.items():
+        parts.append(f"## {cell(label)}")
+        if not verdicts:
+            parts.append("Not scored.")
+            continue
+        parts.append("Paired on the same images; p from a permutation test over images, Holm-adjusted over the table.")
+        parts.append(differences(verdicts, units))
+    if plotted := _plot(outcome):
+        parts += plotted
+    main = [checkpoint.path.as_posix() for checkpoint in outcome.of_arm(outcome.recipe.trainer)]
+    parts += ["## Best checkpoint", _best(outcome.best, main, outcome.removed)]
+    parts += ["## Training", _alarms(outcome), _training(outcome)]
+    seen = render_checks(outcome.checks) if isinstance(outcome.checks, Checks) else f"Not known: {cell(outcome.checks)}."
+    parts += ["## Does it see?", seen]
+    parts += [
+        "## Before and after",
+        EXAMPLES_ARE,
+        *_examples(outcome),
+        "## Preference data",
+        _data(outcome),
+        "## Time",
+        _seconds(outcome),
+        "## Next",
+    ]
+    parts.append(_next_commands(outcome))
+    return "\n\n".join(parts) + "\n"
+
+
+def _in_order(outcome: Outcome) -> list[Entry]:
+    """Base first, then the control, then the main arm's checkpoints."""
+    control = [c.path.as_posix() for c in outcome.checkpoints if c.arm != outcome.recipe.trainer]
+    names = [outcome.base, *control, *(c.path.as_posix() for c in outcome.checkpoints if c.arm == outcome.recipe.trainer)]
+    return sorted((entry for entry in outcome.entries if entry.model in names), key=lambda entry: names.index(entry.model))
+
+
+def _is_shown(outcome: Outcome, entry: Entry) -> bool:
+    return not outcome.recipe.columns or f"{entry.task}.{entry.metric}" in outcome.recipe.columns or entry.headline
+
+
+def _summary(outcome: Outcome) -> str:
+    main = f"{outcome.recipe.trainer} against base"
+    found = [
+        f"**{cell(name)}: {verdict.outcome}**" for name, verdict in outcome.verdicts[main].items() if verdict.outcome != "not separable"
+    ]
+    valued = {name: verdict.base is not None and verdict.other is not None for name, verdict in outcome.verdicts[main].items()}
+    same = [cell(name) for name, verdict in outcome.verdicts[main].items() if verdict.outcome == "not separable" and valued[name]]
+    blank = [cell(name) for name, has in valued.items() if not has]
+    last = outcome.last
+    said = ", ".join(found) or ("nothing separable" if valued else "not scored")
+    text = f"`{last}` against `{outcome.base}`: {said}."
+    if same:
+        text += f" Not separable: {', '.join(same)}."
+    if blank:
+        text += f" Without a value: {', '.join(blank)}."
+    if any(entry.limit is not None for entry in outcome.entries):
+        text += " **Partial: a run with `--limit` shows that things work, not how good they are.**"
+    for name, why in outcome.failed.items():
+        text += f"\n\n**Not scored: `{line(name)}`** ({cell(why)}); the same command tries it again."
+    note = outcome.recipe.note
+    return f"{text}\n\n{note}" if note else text
+
+
+def _plot(outcome: Outcome) -> list[str]:
+    """The recipe's curves, or else those of the headline metrics."""
+    there = {f"{entry.task}.{entry.metric}": entry.headline for entry in outcome.entries}
+    named = [name for name in outcome.recipe.curves if name in there]
+    wanted = named or [name for name, headline in there.items() if headline]
+    arms = list(dict.fromkeys(checkpoint.arm for checkpoint in outcome.checkpoints))
+    steps = {arm: [(checkpoint.step, checkpoint.path.as_posix()) for checkpoint in outcome.of_arm(arm)] for arm in arms}
+    file = "hallucination.png" if named else "scores.png"
+    if not curves(outcome.entries, outcome.base, steps, wanted, outcome.out / file):
+        return []
+    return [
+        "## Hallucination against training step" if named else "## Scores against training step",
+        "From the base at step 0; bars are 95% intervals.",
+        f"![{cell(', '.join(wanted))} against training step]({file})",
+    ]
+
+
+def curves(
+    entries: Sequence[Entry], base: str | None, steps: Mapping[str, Sequence[tuple[int, str]]], wanted: Sequence[str], path: Path
+) -> bool:
+    """Plot metrics ("task.metric") of each arm's models by step, from the base at step 0; whether there was anything to
+    plot."""
+    lines: dict[str, dict[str, list[Point]]] = {}
+    for name in wanted:
+        by_model = {entry.model: entry for entry in entries if f"{entry.task}.{entry.metric}" == name}
+        models = {arm: [*([(0, base)] if base is not None else []), *own] for arm, own in steps.items()}
+        points = {arm: [Point(step=step, entry=by_model[model]) for step, model in own if model in by_model] for arm, own in models.items()}
+        if any(points.values()):
+            unit = next(iter(by_model.values())).unit
+            lines[f"{name} ({unit})"] = points
+    if lines:
+        learning_curves(lines, path)
+    return bool(lines)
+
+
+def _best(found: Selection, models: Sequence[str], removed: Sequence[str] = ()) -> str:
+    """Which checkpoint to take, and what the others lack."""
+    kept = [model for model in models if model not in removed]
+    unranked = bool(kept) and all(model in found.lacking for model in kept)
+    if len(models) == 1 and not unranked:
+        return f"There is one alone, `{line(models[0])}`."
+    if found.model is not None:
+        taken = f"`{line(found.model)}`"
+    elif not kept:
+        taken = "None: none is kept"
+    else:
+        taken = "None: each is significantly worse than another by some metric, or has no value of one"
+    text = f"{taken}. The earliest that is by no headline metric significantly worse than the highest score of the run's checkpoints:"
+    text += f" paired tests on the same images, Holm-adjusted over {found.comparisons} comparisons. It is chosen on the images it is"
+    text += " scored on, so that verdicts are on the last checkpoint, which nobody chose."
+    if unranked:
+        text = "**No checkpoint is ranked**: none has a value of every headline metric, and what has none can't be held against another."
+    text += " Checkpoints that the trainer has removed are not ranked." if removed else ""
+    rows = []
+    for model in models:
+        highest = [cell(name) for name, top in found.highest.items() if top == model]
+        if model in removed:
+            worse = "removed, not ranked"
+        elif model in found.lacking:
+            worse = f"no value of {', '.join(cell(name) for name in found.lacking[model])}, not ranked"
+        else:
+            worse = ", ".join(cell(name) for name in found.worse.get(model, ()))
+        rows.append([cell(model), ", ".join(highest), worse])
+    return f"{text}\n\n{table(['checkpoint', 'highest by', 'worse by'], rows)}"
+
+
+def _alarms(outcome: Outcome) -> str:
+    alone = "; the control was not trained, for one of other length would tell nothing" if outcome.recipe.control else ""
+    stopped = [f"- **stopped early**: {cell(outcome.stop.words)}{alone}"] if outcome.stop is not None else []
+    return "\n".join([*stopped, *(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in outcome.alarms)]) or "No alarm."
+
+
+def _training(outcome: Outcome) -> str:
+    """The log beside how long answers are."""
+    metrics = length_metrics([registry().task(name) for name in dict.fromkeys(entry.task for entry in outcome.entries)])
+    steps = {checkpoint.path.as_posix(): checkpoint.step for checkpoint in outcome.of_arm(outcome.recipe.trainer)}
+    answers: dict[int, dict[str, float]] = {step: {} for step in steps.values()}
+    for entry in outcome.entries:
+        if (entry.task, entry.metric) in metrics and entry.model in steps and entry.value is not None:
+            answers[steps[entry.model]][entry.task] = entry.value
+    assert outcome.recipe.training is not None
+    shown = training_table(outcome.log, outcome.recipe.training.beta, answers)
+    return f"{LEGEND}\n\n{shown}" if shown else "Nothing was logged."
+
+
+def _examples(outcome: Outcome) -> list[str]:
+    """Answers before and after: the first images on which the base hallucinated and the answer changed, or any that
+    changed."""
+    board = Board(outcome.out / "board")
+    last = outcome.last
+    task = outcome.recipe.examples
+    runs = {entry.model: entry.run for entry in outcome.entries if entry.task == task}
+    if not runs:
+        return ["No task is named for examples."]
+    if outcome.base not in runs or last not in runs:
+        return ["Not scored."]
+    before, after = ({sample.id: sample for sample in board.samples(runs[model]) if sample.task == task} for model in (outcome.base, last))
+    changed = [id for id in before if before[id].answer != after[id].answer]
+    wrong = [id for id in changed if _hallucinated(before[id].records)]
+    parts = []
+    for id in (wrong or changed)[:EXAMPLES]:
+        image = _image(outcome.out, before[id].image)
+        parts.append(f"- `{image}`\n  - before: {cell(before[id].answer or '')}\n  - after: {cell(after[id].answer or '')}")
+    return parts or ["No answer changed."]
+
+
+def _hallucinated(records: object) -> bool:
+    return isinstance(records, dict) and any(record.get("hallucinated", 0) for record in records.values())
+
+
+def _image(out: Path, id: str) -> str:
+    """The scene's picture, written for whoever wants to look."""
+    from tasks.scenes.world import make_scene
+    from trainers.vlfeedback.instructions import write_image
+
+    return (out / "examples" / write_image(make_scene(id), out / "examples")).as_posix()
+
+
+def _data(outcome: Outcome) -> str:
+    material, built = outcome.material, outcome.material.built
+    leaks = f"Held against the tasks: {leaks_in_words(outcome)}."
+    if built is None:
+        return f"{cell(material.words)}. {leaks}"
+    counts = built.counts
+    yes = sum(pair.chosen == "yes" for pair in built.pairs)
+    no = sum(pair.chosen == "no" for pair in built.pairs)
+    text = f"{counts.rows} rated instructions gave {counts.pairs} pairs ({yes} choose yes, {no} choose no); {counts.ties} ties, "
+    text += f"{counts.refused} pairs refused by rule {outcome.recipe.data.rule!r}, " if outcome.recipe.data else ""
+    text += f"{counts.unrated} answers without a rating, {counts.balanced_away} dropped to balance yes and no; "
+    return text + f"{built.failed} answers and ratings failed. {leaks}"
+
+
+def _seconds(outcome: Outcome) -> str:
+    rows = [[cell(stage), f"{seconds:.1f}"] for stage, seconds in outcome.seconds.items()]
+    return table(["stage", "seconds"], [*rows, ["all", f"{sum(outcome.seconds.values()):.1f}"]])
+
+
+def _next_commands(outcome: Outcome) -> str:
+    last = outcome.last
+    board = shlex.quote((outcome.out / "board").as_posix())
+    limit = next((entry.limit for entry in outcome.entries if entry.limit is not None), None)
+    limited = f" --limit {limit}" if limit is not None else ""
+    recipe = outcome.recipe.name if outcome.recipe.name in known_recipes() else "RECIPE.toml"
+    tasks = ",".join(outcome.recipe.tasks)
+    commands = [
+        (f"harness eval --model {shlex.quote(last)} --tasks {tasks}{limited}", "score a checkpoint again, by itself"),
+        (f"harness leaderboard {board}{' --partial' if limited else ''}", "every metric of every checkpoint"),
+        (f"harness train-then-eval {recipe} --seed {outcome.recipe.seed + 1}{limited}", "the same with another seed"),
+    ]
+    if not limited:  # the gate compares whole runs
+        gate = f"harness check --baseline {board} --baseline-model {shlex.quote(outcome.base)} --board {board} --model {shlex.quote(last)}"
+        commands.insert(2, (gate, "the CI gate"))
+    width = max(len(command) for command, _ in commands)
+    return "```\n" + "\n".join(f"{command:{width}}  # {why}" for command, why in commands) + "\n```"
+
+
+def to_json(outcome: Outcome) -> str:
+    """Entries and verdicts for machines."""
+    from harness.runs.outcome import verdict_json
+    from leaderboards.board.entry import to_json as entry_json
+
+    verdicts = {label: {name: verdict_json(verdict) for name, verdict in found.items()} for label, found in outcome.verdicts.items()}
+    return json.dumps(
+        {
+            "run": outcome.out.as_posix(),
+            "entries": [entry_json(entry) for entry in outcome.entries],
+            "verdicts": verdicts,
+            "best": outcome.best.model,
+            "not ranked": {model: list(names) for model, names in outcome.best.lacking.items()},
+            "alarms": [asdict(alarm) for alarm in outcome.alarms],
+            "checks": outcome.checks.to_json() if isinstance(outcome.checks, Checks) else None,
+            "stopped": None if outcome.stop is None else asdict(outcome.stop),
+            "leaks": dict(outcome.material.leaks),
+            "failed": dict(outcome.failed),
+        }
+    )
+
+
+def write_watch_report(
+    folder: Path, out: Path, watched: Watched, base: str | None, tasks: Sequence[TaskSpec], unscored: Mapping[str, str] | None = None
+) -> str:
+    """What a watched folder has to show so far, written to `out` as watch.md with watch.png; `base` is its name on the
+    board.
+
+    `unscored`: the base, where it could not be scored, and why.
+    """
+    scores = Scores(Board(out / "board"))
+    models = [(found.step, watched.names[found.path]) for found in watched.found]
+    names = [name for _, name in models]
+    shown = [entry for entry in scores.entries if entry.headline and entry.model in (base, *names)]
+    shown.sort(key=lambda entry: (entry.model != base, names.index(entry.model) if entry.model in names else -1))
+    scored = [name for name in names if any(entry.model == name for entry in shown)]
+    parts = [f"# Checkpoints of {cell(folder.as_posix())}", leaderboard(shown)]
+    if unscored:
+        parts.append("\n".join(f"- **base not scored**: `{line(name)}`: {cell(why)}" for name, why in unscored.items()))
+    if watched.failed:
+        parts.append("\n".join(f"- **not scored**: `{path.as_posix()}`: {cell(why)}" for path, why in watched.failed.items()))
+    if watched.torn:
+        parts.append("\n".join(f"- not whole: `{path.as_posix()}`: {cell(why)}" for path, why in watched.torn.items()))
+    if base is not None and scored:
+        units = {f"{task.name}.{metric}": spec.unit for task in tasks for metric, spec in task.all_metrics.items()}
+        parts += [f"## `{scored[-1]}` against `{base}`", differences(scores.panel(base, scored[-1], headlines(tasks)), units)]
+    wanted = [".".join(metric) for metric in headlines(tasks)]
+    if scored and curves(scores.entries, base, {"checkpoints": models}, wanted, out / "watch.png"):
+        parts.append("![Scores against training step](watch.png)")
+    if len(scored) > 1:
+        parts += ["## Best checkpoint", _best(best(scores, scored, headlines(tasks)), scored)]
+    log = read_log(folder)
+    if log:
+        lengths = lengths_of(scores, base, scored[-1], tasks) if base is not None and scored else {}
+        total = max((found.of or found.step for found in watched.found), default=log[-1].step)
+        found = alarms(log, total=total, lengths=lengths)
+        parts += ["## Alarms", "\n".join(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in found) or "None."]
+    text = "\n\n".join(parts) + "\n"
+    atomic_write_text(out / "watch.md", text)
+    return text

@@ -1,0 +1,120 @@
+"""One arm of a train-then-eval run, trained by several processes: what is handed over to them, and what each of them
+does.
+
+    code = train_by(job, "dpo", layout, pairs=run / "data" / "pairs.jsonl", pauses=False)      # in the run's own process: their exit code
+    train_arm(folder)                                                                         # in each of theirs
+
+The run's own process builds, scores and judges; these train, and end. With `pauses` they end at their next checkpoint:
+it is scored while no process waits for another, and the next call goes on from it.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from harness.models.load import register
+from support.errors import StageError
+from support.files import atomic_write_text
+from support.processes import rank
+from trainers.cluster.launch import Layout, beside_python, check_world, launch, plan_of
+from trainers.config.recipe import Recipe
+from trainers.data.pair_formats import read_pairs
+from trainers.data.read_preferences import digest, read_preferences
+from trainers.data.rows import Preference
+from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint
+from trainers.training.job import Job, trainer
+
+PROCESSES: Final = "processes"
+"""Folder of an arm with what its processes are to do, and their logs."""
+COMMAND: Final = "train-arm"
+"""The hidden command that each of them runs."""
+_ARM: Final = "arm.json"
+
+
+def train_by(job: Job, arm: str, layout: Layout, *, pairs: Path | None, pauses: bool) -> int:
+    """Train an arm as `layout` wants it, and wait: the exit code of the process that failed first, else 0; StageError
+    as of a launch.
+
+    `pairs` is the file that holds the job's; None: those that the recipe's [dataset] names are read again.
+    """
+    folder = job.out / PROCESSES
+    told = {
+        "arm": arm,
+        "recipe": job.recipe.model_dump(mode="json", exclude_unset=True),  # some keys may not be given to some data
+        "out": str(job.out),
+        "base_name": job.base_name,
+        "base": job.base,
+        "dtype": job.dtype,
+        "note": dict(job.note),
+        "pairs": None if pairs is None else str(pairs),
+        "pauses": pauses,
+    }
+    atomic_write_text(folder / _ARM, json.dumps(told, indent=1))
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is the report's
+        return launch(_command(folder), folder, layout)
+
+
+def plan(out: Path, layout: Layout) -> str:
+    """The command that a run in the folder `out` would start for its main arm, to the letter."""
+    return plan_of(_command(out / PROCESSES), out / PROCESSES, layout)
+
+
+def _command(folder: Path) -> list[str]:
+    return [str(beside_python("harness")), COMMAND, str(folder)]
+
+
+def train_arm(folder: Path) -> None:
+    """Train what stands in the folder, as one of several processes. StageError where the pairs are others than the
+    run's."""
+    from support.progress import Stages
+
+    told = json.loads((folder / _ARM).read_text(encoding="utf-8"))
+    check_world()
+    register()
+    recipe = Recipe.model_validate(told["recipe"])
+    preferences, held_out, mark = _pairs(recipe, told["pairs"])
+    if mark != told["note"]["data"]:
+        raise StageError(f"{told['pairs'] or '[dataset]'}: other pairs (digest {mark}) than the run began with ({told['note']['data']})")
+    job = Job(
+        recipe=recipe,
+        out=Path(told["out"]),
+        base_name=told["base_name"],
+        base=told["base"],
+        dtype=told["dtype"],
+        preferences=preferences,
+        held_out=held_out,
+        note=told["note"],
+    )
+    if told["pauses"]:
+        job = replace(job, saved=_is_last)
+    with Stages() as stages:
+        if rank() == 0:
+            stage = f"train {told['arm']}"
+            job = replace(job, **_heard(stages.report, stage), tell=stages.tell)
+        trainer(told["arm"])(job)
+    if told["pauses"] and rank() == 0:
+        (job.out / STOPPED).unlink(missing_ok=True)  # it is to go on
+
+
+def _heard(report: Callable[[str, int, int], None], stage: str) -> dict[str, Any]:
+    return {"progress": partial(report, stage), "referring": partial(report, f"{stage}: reference")}
+
+
+def _pairs(recipe: Recipe, path: str | None) -> tuple[list[Preference], list[Preference], str]:
+    """What to train on, what is held out, and the digest of both."""
+    if path is not None:
+        pairs = list(read_pairs(Path(path)))
+        return pairs, [], digest(pairs)
+    assert recipe.dataset is not None
+    found = read_preferences(recipe.dataset)
+    return found.train, found.held_out, found.digest
+
+
+def _is_last(checkpoint: Checkpoint) -> bool:
+    note = json.loads((checkpoint.path / NOTE).read_text(encoding="utf-8"))
+    return bool(note["step"] == note["steps"])

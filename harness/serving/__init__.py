@@ -1,0 +1,1 @@
+"""Model servers started and stopped by the harness."""

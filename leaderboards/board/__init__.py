@@ -1,0 +1,1 @@
+"""Entries, sample logs and the folder that keeps them; results in and out."""

@@ -1,0 +1,265 @@
+"""One number with all that is needed to trust it.
+
+    entry = Entry(run="base-1", model="base", task="scenes_chair", metric="CHAIR_s", value=19.3, unit="%", higher_is_better=False, ...)
+    from_json(to_json(entry), where="base-1.json") == entry
+
+An `Entry` that exists is valid: its constructor checks every field, so that nothing is written which could not be read again. Its JSON is
+described for other programs by `schema/run.json`, with the facts that provenance holds.
+"""
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+from typing import Any, Final
+
+SCHEMA_VERSION = 1
+
+Key = tuple[str, str, str, str, str | None]
+"""What a number is of: model, task, metric, version, judge. Of two entries with one key, the newer replaces the older."""
+
+_RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # a file name everywhere: not hidden, no option, room for suffixes
+
+_NEUTRAL = ("yes_rate", "answer_length", "length")
+
+_NAMES = ("run", "model", "task", "version", "metric", "created")
+_NUMBERS = ("value", "low", "high", "seconds", "cost")
+_COUNTS = ("samples", "unscored", "failed", "unparsed", "limit")
+_FLAGS = ("higher_is_better", "headline")
+_OPTIONAL = ("value", "low", "high", "limit", "judge")
+
+_PLAIN = (
+    dict.fromkeys((*_NAMES, "unit", "judge"), str)
+    | dict.fromkeys(_NUMBERS, float)
+    | dict.fromkeys(_COUNTS, int)
+    | dict.fromkeys(_FLAGS, bool)
+)
+"""The type that a field's value mostly has, and which then needs no closer look: a board has thousands of entries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """The score of one model by one metric of one task, in one run."""
+
+    run: str
+    """Unique id of the run, of A-Z a-z 0-9 . _ - since files are named after it."""
+
+    model: str
+    task: str
+
+    version: str
+    """Version of the task; numbers of different versions are never compared."""
+
+    metric: str
+
+    value: float | None
+    """In `unit`; None = no sample could be scored."""
+
+    unit: str
+    """"%" (0-100), "points", "0-6", "words", ...; may be empty."""
+
+    higher_is_better: bool
+
+    headline: bool
+    """Whether the task is ranked by this metric."""
+
+    samples: int
+    """Documents asked, scored or not."""
+
+    unscored: int = 0
+    """Documents answered which the judge gave no rating, whether left out or, where the official rule says so, counted as 0."""
+
+    failed: int = 0
+    """Documents for which generation failed."""
+
+    unparsed: int = 0
+    """Documents whose answer no rule could read; scored by the benchmark's default."""
+
+    low: float | None
+    """Lower end of the 95% interval of `value`; None = there is none."""
+
+    high: float | None
+    """Upper end of the 95% interval of `value`; None = there is none."""
+
+    limit: int | None
+    """How many documents the run was cut to; None = all."""
+
+    judge: str | None
+    """The model which rated; None = not judged."""
+
+    seconds: float
+    """Wall time of evaluating the task in this run."""
+
+    cost: float
+    """USD; 0.0 = nothing was paid."""
+
+    created: str
+    """ISO 8601, in UTC."""
+
+    provenance: Mapping[str, str]
+    """What ran: digests of weights, adapter and prompts, git commit, versions, seed, device, ..."""
+
+    def __post_init__(self) -> None:
+        values = self.__dict__
+        for name, plain in _PLAIN.items():
+            value = values[name]
+            if type(value) is not plain or (plain is float and not isfinite(values[name])):
+                _check_type(name, value)
+        if not isinstance(self.provenance, Mapping):
+            raise ValueError(f"provenance must be a mapping, not {self.provenance!r}")
+        if {type(word) for pair in self.provenance.items() for word in pair} - {str}:
+            for key, text in self.provenance.items():
+                if not (isinstance(key, str) and isinstance(text, str)):
+                    raise ValueError(f"provenance must map strings to strings, not {key!r} to {text!r}")
+        check_run(self.run)
+        for name in _NAMES:
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
+        for name in ("samples", "unscored", "failed", "unparsed", "seconds", "cost"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.scored < 0:
+            raise ValueError(f"unscored ({self.unscored}) and failed ({self.failed}) are more than samples ({self.samples})")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, but is {self.limit}")
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"low ({self.low}) and high ({self.high}) must both be given, or both be None")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low ({self.low}) is above high ({self.high})")
+        _ = self.when  # which looks at `created`
+
+    @property
+    def key(self) -> Key:
+        """What this is the number of."""
+        return self.model, self.task, self.metric, self.version, self.judge
+
+    @property
+    def scored(self) -> int:
+        """Documents which count in `value`."""
+        return self.samples - self.unscored - self.failed
+
+    @property
+    def partial(self) -> bool:
+        """Whether only a part of the benchmark was asked: cut by a limit, or on data that lack rows."""
+        return self.limit is not None or self.provenance.get("rows") == "partial"
+
+    @cached_property
+    def weights(self) -> str | None:
+        """Which weights answered, whatever they are called: digests of the model and of its adapter; None = not known."""
+        model, adapter = self.provenance.get("weights"), self.provenance.get("adapter")
+        return model if adapter is None or model is None else f"{model}+{adapter}"
+
+    @property
+    def imported(self) -> str | None:
+        """The tool which computed it, where it was not measured here."""
+        return self.provenance.get("imported")
+
+    @cached_property
+    def when(self) -> datetime:
+        """`created`, comparable."""
+        return _utc(self.created)
+
+
+def is_neutral(metric: str) -> bool:
+    """Whether the metric says how a model answers (how long, how often yes), not how well, so that neither direction is better."""
+    return metric.endswith(_NEUTRAL)
+
+
+def check_run(run: str) -> str:
+    """`run` itself, if it can name files."""
+    if not _RUN.fullmatch(run):
+        raise ValueError(f"run must be 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter, digit or _, but is {run!r}")
+    return run
+
+
+def to_json(entry: Entry) -> dict[str, Any]:
+    """All fields as JSON values."""
+    return {name: getattr(entry, name) for name in _ORDER} | {"provenance": dict(entry.provenance)}
+
+
+def from_json(data: object, where: str) -> Entry:
+    """The entry in `data`, which must have exactly the fields of one; errors begin with `where`, the file's name."""
+    try:
+        # Boards from before unparsed answers were counted have no such number.
+        known = {"unparsed": 0, **data} if isinstance(data, dict) else data
+        return Entry(**members(known, _FIELDS))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+_ORDER = tuple(field.name for field in fields(Entry))
+_FIELDS = frozenset(_ORDER)
+
+
+def members(data: object, names: Set[str]) -> dict[str, Any]:
+    """`data` itself, if it is a JSON object with exactly these keys."""
+    if not isinstance(data, dict):
+        raise ValueError(f"must be a JSON object, not {type(data).__name__}")
+    if unknown := sorted(data.keys() - names):
+        raise ValueError(f"unknown key {unknown[0]!r}")
+    if missing := sorted(names - data.keys()):
+        raise ValueError(f"missing key {missing[0]!r}")
+    return data
+
+
+def _check_type(name: str, value: object) -> None:
+    if value is None and name in _OPTIONAL:
+        return
+    if name in _FLAGS:
+        good, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(value, bool):  # which Python would take as a number
+        good, wanted = False, "no truth value"
+    elif name in _COUNTS:
+        good, wanted = isinstance(value, int), "an integer"
+    elif name in _NUMBERS:  # nan fails the comparison too, and so does an integer that no float can hold
+        good, wanted = isinstance(value, int | float) and abs(value) <= sys.float_info.max, "a finite number"
+    else:
+        good, wanted = isinstance(value, str), "a string"
+    if not good:
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _utc(created: str) -> datetime:
+    try:
+        when = datetime.fromisoformat(created)
+    except ValueError:
+        raise ValueError(f"created must be an ISO 8601 time, not {created!r}") from None
+    if when.utcoffset() != timedelta(0):
+        raise ValueError(f"created must be in UTC, such as 2026-01-31T12:00:00+00:00, not {created!r}")
+    return when
+
+
+_FOLDER: Final = Path(__file__).with_name("schema")
+
+NAMES: Final = ("run", "sample", "published")
+
+MEASURED: Final = ("weights", "vlm-harness", "commit", "python", "torch", "transformers", "pillow", "device", "seed", "task", "data")
+"""Facts in the provenance of every number that was measured here."""
+
+IMPORTED: Final = ("imported", "source", "source digest")
+"""Facts in the provenance of every number that was computed elsewhere."""
+
+
+class SchemaError(ValueError):
+    """There is no schema of this name."""
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of this name (draft 2020-12); SchemaError."""
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise SchemaError(f"unknown schema {name!r}{hint}; known: {', '.join(NAMES)}")
+    found: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def lacking(entry: Entry) -> list[str]:
+    """Which facts the entry's provenance should hold and does not."""
+    return [fact for fact in (MEASURED if entry.imported is None else IMPORTED) if fact not in entry.provenance]

@@ -1,0 +1,158 @@
+"""Two logs of the same benchmark, made ready to be tested: the same questions, about the same pictures, rated in every asking of a judge.
+
+logs = Logs(board.samples)
+verdict_of(logs.of(before), logs.of(after), "accuracy", metric, higher_is_better=True)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import isfinite
+from typing import Final
+
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample, askings
+from leaderboards.statistics.resampling import Counted, CountsMetric, Record, image_of, value_of
+from leaderboards.statistics.verdict import Matched, PairedTest, matched, matched_repeats, verdicts
+from support.markdown import line
+
+Loader = Callable[[str], Sequence[Sample]]
+"""Run id -> its samples; none where the run kept no log, a FileNotFoundError where the log that it kept is not there."""
+
+SETUP: Final = ("task", "prompts", "prompt suffix", "split", "judge served", "judge image")
+"""What provenance says of how the questions were asked and rated: two scores are of one benchmark where all of it is the same."""
+
+
+class CompareError(ValueError):
+    """Two sides that cannot be held against each other; says which, and what there is."""
+
+
+class Logs:
+    """What a loader has: each run is read once, and its samples are found by task."""
+
+    def __init__(self, load: Loader) -> None:
+        self._load = load
+        self._runs: dict[str, dict[str, list[Sample]]] = {}
+        self._found: dict[tuple[str, str], dict[str, Sample]] = {}
+
+    def of(self, entry: Entry) -> dict[str, Sample]:
+        """The entry's samples by id, none where its run kept no log.
+
+        CompareError where the log is missing or lacks the task, or where an id comes twice.
+        """
+        if (found := self._found.get((entry.run, entry.task))) is not None:
+            return found
+        by_task = self._of_run(entry.run)
+        samples = by_task.get(entry.task, [])
+        if by_task and not samples and entry.samples:
+            raise CompareError(f"run {entry.run}: its log has no sample of {entry.task}")
+        by_id = {sample.id: sample for sample in samples}
+        if len(by_id) < len(samples):
+            raise CompareError(f"run {entry.run} logs a sample of {entry.task} twice")
+        return self._found.setdefault((entry.run, entry.task), by_id)
+
+    def _of_run(self, run: str) -> dict[str, list[Sample]]:
+        if run not in self._runs:
+            try:
+                samples = self._load(run)
+            except FileNotFoundError:
+                raise CompareError(f"run {run}: its sample log {run}.samples.parquet is missing") from None
+            by_task: dict[str, list[Sample]] = {}
+            for sample in samples:
+                by_task.setdefault(sample.task, []).append(sample)
+            self._runs[run] = by_task
+        return self._runs[run]
+
+
+def protocol_differences(before: Entry, after: Entry) -> list[str]:
+    """What provenance says was not the same in asking and rating, in words."""
+    found = []
+    for name in (*SETUP, "revision"):
+        old, new = before.provenance.get(name), after.provenance.get(name)
+        if old == new or (name == "revision" and None in (old, new)):  # no hub, no revision: the questions themselves are compared
+            continue
+        what = {"task": "digest of the task's prompts and rules", "prompts": "whose prompts the judge was asked in"}.get(name, name)
+        found.append(f"{what} was {line(old or 'none')!r}, is {line(new or 'none')!r}")
+    return found
+
+
+def same_image(one: Sample, other: Sample) -> bool:
+    """Whether both were shown the same picture, as far as is known."""
+    return one.image == other.image and (None in (one.image_digest, other.image_digest) or one.image_digest == other.image_digest)
+
+
+def same_questions(logs: Sequence[Mapping[str, Sample]], metric: str) -> list[list[Record]]:
+    """Each side's records, of those images of which all have the same ones; the rest lacks an answer or a rating somewhere.
+
+    CompareError where two sides' samples of one id are about different images.
+    """
+    first, *others = logs
+    alike = all(log.keys() == first.keys() for log in others)
+    everywhere = list(first) if alike else [name for name in first if all(name in log for log in others)]
+    for log in others:
+        for name in everywhere:
+            one, other = first[name], log[name]
+            if (one.image != other.image or one.image_digest != other.image_digest) and not same_image(one, other):
+                old, new = (
+                    f"{sample.image!r}" + (f" (digest {sample.image_digest[:12]})" if sample.image_digest else "")
+                    for sample in (one, other)
+                )
+                raise CompareError(f"sample {name!r} was about image {old}, is about {new}")
+    found = [[log[name].records.get(metric) for name in everywhere] for log in logs]
+    if alike and not any(None in own for own in found):
+        return [[record for record in own if record is not None] for own in found]
+    torn = [own for own in zip(*found, strict=True) if None in own]
+    torn += [(log[name].records.get(metric),) for log in logs for name in log.keys() - set(everywhere)]
+    lacking = {str(record["image"]) for own in torn for record in own if record is not None}
+    return [[record for record in own if record is not None and str(record["image"]) not in lacking] for own in found]
+
+
+def value_in(log: Mapping[str, Sample], name: str, metric: CountsMetric) -> float | None:
+    """What a log gives by the metric of this name, as the mean over the askings of a judge; None where it gives nothing."""
+    values = []
+    for asking in askings(log):
+        records = [sample.records[name] for sample in asking.values() if name in sample.records]
+        if records:
+            own = Counted(records, metric)
+            values.append(float(value_of(metric, own.counts(list(own.tally)).sum(axis=0))))
+    values = [value for value in values if isfinite(value)]
+    return sum(values) / len(values) if values else None
+
+
+def verdict_of(
+    before: Mapping[str, Sample],
+    after: Mapping[str, Sample],
+    name: str,
+    metric: CountsMetric,
+    *,
+    higher_is_better: bool,
+    resamples: int = 10_000,
+) -> PairedTest:
+    """The verdict on `after` by two logs' records of the metric of this name; see `match_logs`."""
+    match = match_logs(before, after, name, lambda records: Counted(records, metric), higher_is_better=higher_is_better)
+    return verdicts({"": match}, resamples=resamples)[""]
+
+
+def match_logs(
+    before: Mapping[str, Sample],
+    after: Mapping[str, Sample],
+    name: str,
+    counted: Callable[[Sequence[Record]], Counted],
+    *,
+    higher_is_better: bool,
+) -> Matched:
+    """Two logs' records of the metric of this name, which `counted` counts, ready to be tested: over all askings of a judge.
+
+    Compared are the images of which both have all answers rated, in every asking. CompareError where samples of one id are about different
+    images, RecordsError where no image is left.
+    """
+    ours, theirs = askings(before), askings(after)
+    every = same_questions([*ours, *theirs], name)
+    base, other = ([counted(records) for records in side] for side in (every[: len(ours)], every[len(ours) :]))
+    if len(every) == 2:
+        found = matched(base[0], other[0], higher_is_better=higher_is_better)
+    else:
+        found = matched_repeats(base, other, higher_is_better=higher_is_better)
+    rated = [sample.records for log in (*ours, *theirs) for sample in log.values() if name in sample.records]
+    if len(rated) == sum(map(len, every)):
+        return found
+    return replace(found, left_out=len({image_of(records[name]) for records in rated}) - len(found.parts))

@@ -1,0 +1,1 @@
+"""Resampling, paired tests, ranks, agreement of raters."""

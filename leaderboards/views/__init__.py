@@ -1,0 +1,1 @@
+"""The board as markdown, CSV, HTML page and plots."""

@@ -1,0 +1,47 @@
+"""A learning curve: a metric against training step, with its 95% interval, one line an arm."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaderboards.board.entry import Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One scored checkpoint."""
+
+    step: int
+    entry: Entry
+
+
+def learning_curves(arms: Mapping[str, Mapping[str, Sequence[Point]]], path: Path, note: str = "") -> None:
+    """Write a PNG with one panel a metric: `arms` maps metric label -> arm -> points, the base as step 0 of every arm."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(arms), figsize=(4.2 * len(arms), 3.4), squeeze=False, layout="constrained")
+    for axis, (label, lines) in zip(axes[0], arms.items(), strict=True):
+        for arm, points in lines.items():
+            shown = [point for point in points if point.entry.value is not None]
+            values = [point.entry.value or 0.0 for point in shown]
+            below = [
+                value - (point.entry.low if point.entry.low is not None else value) for value, point in zip(values, shown, strict=True)
+            ]
+            above = [
+                (point.entry.high if point.entry.high is not None else value) - value for value, point in zip(values, shown, strict=True)
+            ]
+            axis.errorbar([point.step for point in shown], values, yerr=[below, above], label=arm, marker="o", capsize=3)
+        axis.set_title(label, fontsize=10)
+        axis.set_xlabel("optimizer step")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    if note:
+        figure.supxlabel(note, fontsize=8)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    plt.close(figure)
+    temporary.replace(path)

@@ -1,0 +1,125 @@
+"""Scores that papers report: shown beside measured ones, apart from them, each with its source.
+
+    print(beside(board.standing(), [*published(), *others]))
+    print(to_csv(board.standing(), published=rows(board.standing(), [*published(), *others])))
+
+`published.json` holds tables out of papers. A benchmark's own rows are in its task's YAML, and not repeated there: whoever knows the tasks
+passes these as `Reference`s too. A reference is never an entry: nobody here can say what ran.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from leaderboards.board.entry import Entry
+from leaderboards.views.markdown_report import arrow
+from support.markdown import cell, number, table
+
+PUBLISHED: Final = Path(__file__).with_name("published.json")
+
+
+class PublishedError(ValueError):
+    """A file of published scores is not as it must be; says what in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """One score as somebody else reported it."""
+
+    model: str
+    task: str
+    metric: str
+
+    value: float
+    """In the unit of the task's metric."""
+
+    source: str
+    """The paper or page, and the table in it."""
+
+    note: str = ""
+    """What to know before holding one's own number against it."""
+
+
+def published(path: Path = PUBLISHED) -> list[Reference]:
+    """The scores in a file laid out as `schema/published.json` says, in its order; PublishedError."""
+    try:
+        tables = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PublishedError(f"{path}: {error}") from None
+    if not isinstance(tables, list):
+        raise PublishedError(f"{path}: must be a list of tables, not {type(tables).__name__}")
+    return [reference for place, found in enumerate(tables) for reference in _references(found, f"{path}: table {place}")]
+
+
+def beside(entries: Sequence[Entry], references: Iterable[Reference], *, only_headline: bool = False) -> str:
+    """A section of markdown: what others reported of the metrics on the board; empty if that is nothing."""
+    measured = _measured(entries, only_headline)
+    shown = [reference for reference in references if (reference.task, reference.metric) in measured]
+    if not shown:
+        return ""
+    columns = [column for column in reversed(measured) if any((reference.task, reference.metric) == column for reference in shown)]
+    by_source: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    for reference in shown:
+        by_source.setdefault((reference.model, reference.source), {})[reference.task, reference.metric] = reference.value
+    notes = dict.fromkeys(f"- {cell(reference.source)}: {cell(reference.note)}" for reference in shown if reference.note)
+    cells = [
+        [cell(model), *(number(found.get(column), measured[column].unit) for column in columns), cell(source)]
+        for (model, source), found in by_source.items()
+    ]
+    parts = [
+        "## Reported by others",
+        "Not measured here: other prompts, other decoding, and where a judge rated, another judge.",
+        table(["model", *(_header(measured[column]) for column in columns), "source"], cells),
+        "\n".join(notes),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def rows(entries: Sequence[Entry], references: Iterable[Reference], *, only_headline: bool = False) -> list[dict[str, Any]]:
+    """The same scores for programs, one a reference: with the unit of the metric on the board, the source, and the note on it."""
+    measured = _measured(entries, only_headline)
+    return [
+        {name: getattr(reference, name) for name in ("model", "task", "metric")}
+        | {name: getattr(entry, name) for name in ("unit", "higher_is_better", "headline")}
+        | {name: getattr(reference, name) for name in ("value", "source", "note")}
+        for reference in references
+        if (entry := measured.get((reference.task, reference.metric))) is not None
+    ]
+
+
+def _measured(entries: Sequence[Entry], only_headline: bool) -> dict[tuple[str, str], Entry]:
+    """An entry of each metric that was measured here, the first metric last."""
+    return {
+        (entry.task, entry.metric): entry for entry in reversed(entries) if entry.imported is None and (entry.headline or not only_headline)
+    }
+
+
+def _header(entry: Entry) -> str:
+    parts = [cell(entry.task), cell(entry.metric), cell(entry.unit), arrow(entry.metric, entry.higher_is_better)]
+    return " ".join(part for part in parts if part)
+
+
+def _references(data: Any, where: str) -> list[Reference]:
+    if not isinstance(data, dict):
+        raise PublishedError(f"{where}: must be a JSON object, not {type(data).__name__}")
+    if unknown := sorted(data.keys() - {"source", "note", "rows"}):
+        raise PublishedError(f"{where}: unknown key {unknown[0]!r}; known: source, note, rows")
+    source, note, rows = data.get("source"), data.get("note", ""), data.get("rows")
+    if not (isinstance(source, str) and source):
+        raise PublishedError(f"{where}: source must be text, not {source!r}")
+    if not isinstance(note, str):
+        raise PublishedError(f"{where}: note must be text, not {note!r}")
+    if not (isinstance(rows, dict) and rows and all(isinstance(scores, dict) for scores in rows.values())):
+        raise PublishedError(f"{where} ({source}): rows must map models to their scores")
+    return [_reference(model, name, value, source, note, where) for model, scores in rows.items() for name, value in scores.items()]
+
+
+def _reference(model: str, name: str, value: object, source: str, note: str, where: str) -> Reference:
+    task, _, metric = name.partition(".")
+    if not (task and metric):
+        raise PublishedError(f"{where} ({source}): {model}: {name!r} must be TASK.METRIC")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+        raise PublishedError(f"{where} ({source}): {model}: {name} must be a number, not {value!r}")
+    return Reference(model=model, task=task, metric=metric, value=float(value), source=source, note=note)

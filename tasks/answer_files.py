@@ -1,0 +1,108 @@
+"""Answers made elsewhere, in the files the benchmarks' own scripts read.
+
+    answers = tasks.benchmarks.mme.official_answers(Path("LaVIN"), None)       # every task module with such a layout has this function
+    [process_results(a.doc, [a.answer]) for a in answers.answered]  # and from there on it is as if the model had just answered
+
+Errors: `LayoutError`, one line that names the file and what it lacks.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from support.errors import LayoutError
+from tasks.metric import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One question with its answer."""
+
+    id: str
+    """Unique within the file."""
+
+    doc: Mapping[str, Any]
+    """The question as the task's `process_results` takes it."""
+
+    answer: Any
+    """What `process_results` takes as the answer: text, or the judge's `Verdict`; a `FailedAnswer` where there is none."""
+
+    text: str | None = None
+    """The model's words, where `answer` is a verdict and the file has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficialAnswers:
+    """All that a file or folder of answers holds."""
+
+    answered: Sequence[Answered]
+    warnings: Sequence[str] = ()
+    """What the reader should know: rows without a question, a version recognised."""
+
+    more: Mapping[str, Metric] = field(default_factory=dict)
+    """Metrics beside the task's own that only these files allow (a published subset)."""
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise LayoutError(f"{path}: not JSON: {error}") from None
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON array, or of a file with one JSON object a line, whatever the file's ending."""
+    text = read_text(path)
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError:
+        rows = list(_lines(path, text))
+    if isinstance(rows, dict):
+        rows = [rows]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise LayoutError(f"{path}: must hold JSON objects, in a list or one a line")
+    return rows
+
+
+def _lines(path: Path, text: str) -> Iterator[Any]:
+    # Not splitlines: an answer may hold other characters that count as line ends there.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise LayoutError(f"{path}: line {number}: not JSON: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, line ends as they are."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise LayoutError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{path}: not UTF-8 text: {error}") from None
+
+
+def reference(folder: Path | None, *names: str, what: str) -> Path:
+    """The file under `folder` that has the first of `names` there is; `what` says in errors what it is for."""
+    if folder is None:
+        raise LayoutError(f"needs {what} ({' or '.join(names)}): give the folder with --references")
+    if not folder.is_dir():
+        raise LayoutError(f"{folder}: no such folder of references")
+    for name in names:
+        found = sorted(folder.rglob(name), key=lambda path: (len(path.parts), path))
+        if found:
+            return found[0]
+    raise LayoutError(f"{folder}: has no {' or '.join(names)}, the {what}")
+
+
+def values(row: Mapping[str, Any], path: Path, *names: str) -> list[Any]:
+    """The fields `names` of a row; says which is missing."""
+    missing = [name for name in names if name not in row]
+    if missing:
+        raise LayoutError(f"{path}: a row lacks {', '.join(missing)}; it has {', '.join(row)}")
+    return [row[name] for name in names]

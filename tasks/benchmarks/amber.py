@@ -1,0 +1,391 @@
+"""AMBER: what a description of an image makes up and leaves out, and yes/no questions on existence, attributes and relations.
+
+    nouns("A dog on the grass.", {"dog", "grass"})      # ["dog", "grass"]
+    with use_similarity(lambda one, other: 0.0):
+        describe("A dog.", doc, words)                  # {"nouns": 1, "hallucinated": 0, "covered": 1, ...}
+
+A record is {image, kind, ...}: kind "generative" has the counts of one description, the others name the dimension of a question.
+
+The authors' script takes two words for one where spaCy's en_core_web_lg finds them more than 0.8 alike. That model is a download: where it
+is not installed no two different words are alike, and results say so (`similarity()`). Questions are answered by exactly "Yes" or "No";
+anything else is wrong, and counts as neither. The positive class is "No".
+
+The table of words (`tasks/benchmarks/data/amber_relation.json`) is the authors' relation.json and safe_words.txt
+(github.com/junyangwang0410/AMBER, commit 5e1fd52, Apache-2.0), sorted and joined in one file.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import import_module
+from operator import eq
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from support.errors import LayoutError
+from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, read_text, reference, values
+from tasks.benchmarks import english
+from tasks.metric import Array, Metric, Record
+
+Similarity = Callable[[str, str], float]
+"""How alike two words are, at most 1."""
+
+ALIKE: Final = 0.8
+START: Final = 0.001
+"""What every denominator of the authors' script begins with."""
+MODEL: Final = "en_core_web_lg"
+
+_SIMILARITY: ContextVar[Similarity | None] = ContextVar("amber_similarity", default=None)
+
+
+@contextmanager
+def use_similarity(function: Similarity) -> Iterator[None]:
+    """Inside, words are compared by `function`."""
+    token = _SIMILARITY.set(function)
+    try:
+        yield
+    finally:
+        _SIMILARITY.reset(token)
+
+
+def similarity() -> tuple[str, Similarity | None]:
+    """Which comparison of words is in use, and the comparison; None where no two different words are alike."""
+    own = _SIMILARITY.get()
+    if own is not None:
+        return "own", own
+    spacy = _spacy()
+    return (MODEL, spacy) if spacy is not None else ("none", None)
+
+
+@cache
+def _spacy() -> Similarity | None:
+    try:
+        model = import_module("spacy").load(MODEL)
+    except (ImportError, OSError):
+        return None
+    parsed = cache(model)
+
+    @cache
+    def alike(one: str, other: str) -> float:
+        return float(parsed(one).similarity(parsed(other)))
+
+    return alike
+
+
+@dataclass(frozen=True)
+class Words:
+    """The benchmark's words."""
+
+    association: Mapping[str, Sequence[str]]
+    """A word -> words that may stand for it (relation.json)."""
+    safe: Collection[str]
+    """Words that are never counted (safe_words.txt)."""
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All nouns that are looked at."""
+        return frozenset(self.association).union(*self.association.values())
+
+    def names_of(self, things: Sequence[str]) -> list[tuple[str, int]]:
+        """What may name each of `things`, with its position: first all associated words, then the things themselves."""
+        associated = [(word, position) for position, thing in enumerate(things) for word in self.association.get(thing, ())]
+        return associated + [(thing, position) for position, thing in enumerate(things)]
+
+
+@cache
+def words() -> Words:
+    """The authors' words."""
+    table = json.loads((Path(__file__).parent / "data" / "amber_relation.json").read_text(encoding="utf-8"))
+    return Words(association=table["association"], safe=frozenset(table["safe"]))
+
+
+def words_in(folder: Path) -> Words:
+    """The words in a folder with AMBER's data files; those we have where there are none."""
+    relation, safe = (next(iter(sorted(folder.rglob(name))), None) for name in ("relation.json", "safe_words.txt"))
+    if relation is None or safe is None:
+        return words()
+    return Words(association=read_json(relation), safe=frozenset(read_text(safe).splitlines()))
+
+
+def nouns(text: str, known: Collection[str]) -> list[str]:
+    """The nouns of `text` in their base form that are among `known`, in order; case counts."""
+    lemmas = (english.lemma(word) for word, tag in english.tagged(english.tokens(text)) if tag.startswith("NN"))
+    return [word for word in lemmas if word in known]
+
+
+def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words) -> dict[str, Any]:
+    """The counts of one description of an image with the things `truth`, where people would expect the things `traps`."""
+    near = _near()
+    there, expected = words.names_of(truth), words.names_of(traps)
+    covered: set[int] = set()
+    trapped: set[int] = set()
+    hallucinated = 0
+    found = nouns(text, words.known)
+    for noun in found:
+        if noun in words.safe:
+            continue
+        named = _first(there, noun, eq)
+        if named is not None:
+            covered.add(named)
+            continue
+        # A trap that is named outright does not end the search: a like one before it counts, too, and so does a like thing there.
+        trapped |= {position for same in (eq, near) if (position := _first(expected, noun, same)) is not None}
+        like = _first(there, noun, near)
+        if like is None:
+            hallucinated += 1
+        else:
+            covered.add(like)
+    return {
+        "nouns": len(found),
+        "hallucinated": hallucinated,
+        "covered": len(covered),
+        "truth": len(truth),
+        "trapped": len(trapped),
+        "traps": len(traps),
+    }
+
+
+def _near() -> Callable[[str, str], bool]:
+    """Whether the comparison in use takes two words for one."""
+    _, alike = similarity()
+    return eq if alike is None else lambda one, other: alike(one, other) > ALIKE
+
+
+def _first(names: Sequence[tuple[str, int]], noun: str, same: Callable[[str, str], bool]) -> int | None:
+    return next((position for name, position in names if same(noun, name)), None)
+
+
+GENERATIVE: Final = "generative"
+DIMENSIONS: Final = {
+    "discriminative-hallucination": "existence",
+    "discriminative-attribute-state": "state",
+    "discriminative-attribute-number": "number",
+    "discriminative-attribute-action": "action",
+}
+"""The annotations' type -> dimension; every other discriminative type is a relation."""
+ATTRIBUTES: Final = ("state", "number", "action")
+ALL: Final = ("existence", *ATTRIBUTES, "relation")
+
+_round = np.vectorize(lambda value: round(float(value), 1), otypes=[np.float64])
+"""As Python rounds, to the last bit."""
+
+
+def _described(records: Sequence[Record]) -> tuple[float, ...]:
+    own = [r for r in records if r["kind"] == GENERATIVE]
+    fields = ("hallucinated", "nouns", "covered", "truth", "trapped", "traps")
+    return *(sum(r[name] for r in own) for name in fields), sum(r["hallucinated"] == 0 for r in own), len(own)
+
+
+def _share(part: int, whole: int) -> Callable[[Array], Array]:
+    """Counts number `part` of `whole` in %, as the script adds up; nan where nothing was described."""
+    return lambda sums: np.where(sums[..., 7] > 0, 100 * (sums[..., part] / (sums[..., whole] + START)), np.nan)
+
+
+chair = Metric(counts=_described, value=_share(0, 1), digits=1)
+"""% of nouns that are not in the image."""
+cover = Metric(counts=_described, value=_share(2, 3), digits=1)
+"""% of the image's things that are named."""
+hal = Metric(counts=_described, value=lambda sums: 100 - _share(6, 7)(sums), digits=1)
+"""% of descriptions with a hallucination."""
+cog = Metric(counts=_described, value=_share(4, 5), digits=1)
+"""% of the things people would expect, but are not there, that are named."""
+
+
+def _asked(dimensions: Sequence[str]) -> Callable[[Sequence[Record]], tuple[float, ...]]:
+    def counts(records: Sequence[Record]) -> tuple[float, ...]:
+        own = [r for r in records if r["kind"] in dimensions]
+        no = [r for r in own if r["answer"] == "No"]
+        return (
+            sum(r["correct"] for r in own),
+            len(own),
+            sum(r["truth"] == "no" for r in no),
+            sum(r["truth"] == "no" for r in own),
+            len(no),
+        )
+
+    return counts
+
+
+def _ratio(part: int, whole: int, starts: int) -> Callable[[Array], Array]:
+    return lambda sums: np.where(sums[..., 1] > 0, 100 * (sums[..., part] / (sums[..., whole] + starts * START)), np.nan)
+
+
+def _f1(starts: int, epsilon: float) -> Callable[[Array], Array]:
+    precision_of, recall_of = _ratio(2, 4, starts), _ratio(2, 3, starts)
+
+    def value(sums: Array) -> Array:
+        p, r = _round(precision_of(sums)) / 100, _round(recall_of(sums)) / 100
+        return np.asarray(100 * (2 * p * r / (p + r + epsilon)))
+
+    return value
+
+
+def questions(dimensions: Sequence[str], epsilon: float = 0.0001, starts: int = 1) -> tuple[Metric, Metric, Metric, Metric]:
+    """Accuracy, precision, recall and F1 of the questions on `dimensions`, in %, with the script's small numbers in the denominators."""
+    counts = _asked(dimensions)
+    values = (_ratio(0, 1, starts), _ratio(2, 4, starts), _ratio(2, 3, starts), _f1(starts, epsilon))
+    accuracy, precision, recall, f1 = (Metric(counts=counts, value=value, digits=1) for value in values)
+    return accuracy, precision, recall, f1
+
+
+accuracy, precision, recall, f1 = questions(ALL)
+existence_accuracy, existence_precision, existence_recall, existence_f1 = questions(("existence",), epsilon=0.001)
+attribute_accuracy, attribute_precision, attribute_recall, attribute_f1 = questions(ATTRIBUTES, starts=3)
+state_accuracy, state_precision, state_recall, state_f1 = questions(("state",))
+number_accuracy, number_precision, number_recall, number_f1 = questions(("number",))
+action_accuracy, action_precision, action_recall, action_f1 = questions(("action",))
+relation_accuracy, relation_precision, relation_recall, relation_f1 = questions(("relation",))
+
+amber_score = Metric(
+    counts=lambda records: (*_described(records), *_asked(ALL)(records)),
+    value=lambda sums: (100 - _round(_share(0, 1)(sums[..., :8])) + _round(_f1(1, 0.0001)(sums[..., 8:]))) / 2,
+    digits=1,
+)
+"""Half of (100 - CHAIR + F1), from the rounded figures, as the paper adds them up."""
+
+yes_rate = Metric(
+    counts=lambda records: (sum(r.get("answer") == "Yes" for r in records), sum(r["kind"] != GENERATIVE for r in records)),
+    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+)
+answer_length = Metric(
+    counts=lambda records: (
+        sum(r["words"] for r in records if r["kind"] != GENERATIVE),
+        sum(r["kind"] != GENERATIVE for r in records),
+    ),
+    value=lambda sums: sums[..., 0] / sums[..., 1],
+)
+"""Mean length of the answers to questions, in words."""
+
+DESCRIBED: Final = ("chair", "cover", "hal", "cog")
+ASKED: Final = (
+    *("accuracy", "precision", "recall", "f1"),
+    *(
+        f"{dimension}_{name}"
+        for dimension in ("existence", "attribute", "state", "number", "action", "relation")
+        for name in ("accuracy", "precision", "recall", "f1")
+    ),
+    *("yes_rate", "answer_length"),
+)
+
+
+def decided(doc: Mapping[str, Any]) -> Callable[[str], bool] | None:
+    """Where yes or no is asked for: once the answer can't become "Yes" or "No" and nothing else."""
+    return None if doc["type"] == GENERATIVE else _is_neither
+
+
+def _is_neither(answer: str) -> bool:
+    return not any(whole.startswith(answer) for whole in ("Yes", "No"))
+
+
+def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str] | None:
+    """Yes and no, where they are asked for."""
+    truth = str(doc["truth"][0] if isinstance(doc["truth"], list) else doc["truth"]).lower()
+    return None if doc["type"] == GENERATIVE else (("yes", "no"), truth)
+
+
+def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
+    """One record for every metric of the document's half, and for the score over both."""
+    answer = results[0]
+    record: dict[str, Any] = {"image": doc["image"], "words": len(answer.split())}
+    if doc["type"] == GENERATIVE:
+        own = describe(answer, doc["truth"], doc["hallu"], doc.get("words") or words())
+        record |= {"kind": GENERATIVE, "similarity": similarity()[0], **own}
+        return dict.fromkeys(("amber_score", *DESCRIBED), record)
+    truth = str(doc["truth"][0] if isinstance(doc["truth"], list) else doc["truth"])
+    record |= {"kind": DIMENSIONS.get(doc["type"], "relation"), "truth": truth, "answer": answer, "correct": answer == truth.capitalize()}
+    if answer not in ("Yes", "No"):
+        record["unparsed"] = True
+        record["answer"] = "other"
+    return dict.fromkeys(("amber_score", *ASKED), record)
+
+
+QUERIES: Final = ("query_generative.json", "query_discriminative.json")
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """All documents, from a folder with AMBER's data files and, somewhere in it, its pictures."""
+    annotations = _annotations(folder)
+    found = []
+    for name in QUERIES:
+        file = reference(folder, name, what="AMBER's queries")
+        for row in read_rows(file):
+            number, image, query = values(row, file, "id", "image", "query")
+            if number not in annotations:
+                raise LayoutError(f"{file}: question {number} has no annotation")
+            found.append({"id": str(number), "image": image, "query": query, **_truth(annotations[number])})
+    return found
+
+
+def _annotations(folder: Path | None) -> dict[int, dict[str, Any]]:
+    file = reference(folder, "annotations.json", what="AMBER's annotations")
+    found = {}
+    for row in read_rows(file):
+        number, _, _ = values(row, file, "id", "type", "truth")
+        found[number] = row
+    return found
+
+
+def _truth(annotation: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotation, its truth a list in any case, since a table has one type a column."""
+    truth = annotation["truth"]
+    kept = truth if isinstance(truth, list) else [truth]
+    return {"type": annotation["type"], "truth": kept, "hallu": annotation.get("hallu", [])}
+
+
+def prompt(doc: Mapping[str, Any]) -> str:
+    """The query as it is."""
+    return f"<image>{doc['query']}"
+
+
+def target(doc: Mapping[str, Any]) -> str:
+    """Yes or No, or the things there."""
+    return ", ".join(doc["truth"])
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """A list of {id, response} to all questions or some; `references` holds AMBER's data files."""
+    annotations, own, images = _annotations(references), words_in(references or Path()), _images(references)
+    seen: Counter[int] = Counter()
+    answered: list[Answered] = []
+    for row in read_rows(path):
+        number, response = values(row, path, "id", "response")
+        if not isinstance(number, int) or number not in annotations:
+            raise LayoutError(f"{path}: there is no question {number!r}")
+        if not isinstance(response, str):
+            raise LayoutError(f"{path}: the response to question {number} is no text: {response!r}")
+        doc = {"image": images.get(number, str(number)), "words": own, **_truth(annotations[number])}
+        answered.append(Answered(id=f"{number}/{seen[number]}" if seen[number] else f"{number}", doc=doc, answer=response))
+        seen[number] += 1
+    asked = Counter(annotations[number]["type"] == GENERATIVE for number in seen)
+    return OfficialAnswers(answered=answered, warnings=list(_warnings(asked, annotations, seen)))
+
+
+def _warnings(asked: Mapping[bool, int], annotations: Mapping[int, Mapping[str, Any]], seen: Mapping[int, int]) -> Iterator[str]:
+    """What to know about answers to `asked` descriptions (True) and yes/no questions (False), each question answered `seen` times."""
+    total = Counter(annotation["type"] == GENERATIVE for annotation in annotations.values())
+    if asked.get(True):
+        name = similarity()[0]
+        unlike = f"spaCy's {MODEL} is not installed: no two different words are taken as alike"
+        yield unlike if name == "none" else f"words are compared by {name}"
+    else:
+        yield "no descriptions: chair, cover, hal, cog and amber_score are left out"
+    if not asked.get(False):
+        yield "no yes/no questions: their metrics and amber_score are left out"
+    for generative, what in ((True, "descriptions"), (False, "yes/no questions")):
+        if 0 < asked.get(generative, 0) < total[generative]:
+            yield f"{asked[generative]} of the {total[generative]} {what} are answered; the others are not counted"
+    twice = [str(number) for number, times in seen.items() if times > 1]
+    if twice:
+        yield f"answered more than once, and counted every time: {', '.join(twice[:5])}{' ...' if len(twice) > 5 else ''}"
+
+
+def _images(folder: Path | None) -> dict[int, str]:
+    """Which image each question is about: both halves ask about the same ones."""
+    files = [file for name in QUERIES if folder is not None for file in sorted(folder.rglob(name))[:1]]
+    return {row["id"]: str(row["image"]) for file in files for row in read_rows(file) if row.keys() >= {"id", "image"}}

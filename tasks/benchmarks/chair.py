@@ -1,0 +1,327 @@
+"""CHAIR: which objects does a caption mention that are not in the image?
+
+    vocabulary = Vocabulary(synonyms={"dog": "dog", "puppy": "dog"}, double_words={}, base_forms=list)
+    record("1", "A puppy.", {"cat"}, vocabulary)     # {"hallucinated": 1, "mentions": 1, "covered": 0, "objects": 1, ...}
+
+The rule is the official one: words of the caption are brought to a base form, listed pairs of words are merged into one, some words give
+way to others, and what is left and names an object counts as a mention, every time it occurs. What is listed is the `Vocabulary`.
+
+COCO's has two variants. The authors' script takes singulars from pattern (`official`); most papers since 2023 use a copy of it that takes
+WordNet lemmas instead (`lemma`), and objects of the image found by that, too. The task scores both, under separate names.
+
+The names of COCO's objects are those of the authors' list (`tasks/benchmarks/data/coco_objects.json`); images are COCO's 2014 ones.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+from support.errors import LayoutError
+from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, read_text, reference, values
+from tasks.benchmarks import english
+from tasks.metric import Metric, mean_of, ratio_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """The objects of a world and how captions may name them."""
+
+    synonyms: Mapping[str, str]
+    """A word, singular and lower-case, or a merged pair -> the object's name."""
+
+    double_words: Mapping[str, str]
+    """Two words "a b" -> the word they are together."""
+
+    base_forms: Callable[[Sequence[str]], Sequence[str]]
+    """The tokens of a caption -> a base form (a singular, a lemma) of each."""
+
+    gives_way: Mapping[str, str] = field(default_factory=dict)
+    """A word -> the word that, anywhere in the caption, takes it out: a seat is no chair where a toilet is."""
+
+
+class CaptionCounts(TypedDict):
+    """What CHAIR counts in one caption."""
+
+    image: str
+    hallucinated: int
+    """Mentions of objects that are not in the image."""
+    mentions: int
+    covered: int
+    """Objects of the image that are mentioned."""
+    objects: int
+    words: int
+    """Length of the caption, in what white space separates."""
+    tokens: int
+    """Length of the caption, in words and punctuation marks, listed pairs being one."""
+
+
+def words_of(caption: str, vocabulary: Vocabulary) -> list[str]:
+    """The caption's words and punctuation marks in their base forms, listed pairs merged."""
+    return list(_merge(vocabulary.base_forms(english.tokens(caption.lower())), vocabulary.double_words))
+
+
+def mentions(caption: str, vocabulary: Vocabulary) -> list[str]:
+    """The objects `caption` mentions, in order, one as often as it is mentioned."""
+    return objects_in(words_of(caption, vocabulary), vocabulary)
+
+
+def objects_in(words: Sequence[str], vocabulary: Vocabulary) -> list[str]:
+    """The objects that `words` name, in order, one as often as it is named."""
+    there = frozenset(words)
+    kept = [word for word in words if vocabulary.gives_way.get(word) not in there]
+    return [vocabulary.synonyms[word] for word in kept if word in vocabulary.synonyms]
+
+
+def record(image: str, caption: str, truth: Collection[str], vocabulary: Vocabulary) -> CaptionCounts:
+    """The counts of one caption of an image in which the objects `truth` are."""
+    present = frozenset(truth)
+    words = words_of(caption, vocabulary)
+    mentioned = objects_in(words, vocabulary)
+    return CaptionCounts(
+        image=image,
+        hallucinated=sum(name not in present for name in mentioned),
+        mentions=len(mentioned),
+        covered=len(present.intersection(mentioned)),
+        objects=len(present),
+        words=len(caption.split()),
+        tokens=len(words),
+    )
+
+
+def _merge(words: Sequence[str], double_words: Mapping[str, str]) -> Iterator[str]:
+    """Pairs from left to right; a word merged with the one before it starts no pair of its own."""
+    taken = False
+    for first, second in pairwise([*words, ""]):
+        if taken:
+            taken = False
+            continue
+        merged = double_words.get(f"{first} {second}")
+        taken = merged is not None
+        yield first if merged is None else merged
+
+
+chair_s = Metric(
+    counts=lambda records: (sum(r["hallucinated"] > 0 for r in records), len(records)),
+    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+)
+"""% of captions that mention an object which is not there."""
+
+chair_i = ratio_of("hallucinated", "mentions", scale=100)
+"""% of all mentions that are of an object which is not there."""
+
+coverage = ratio_of("covered", "objects", scale=100)
+"""% of the objects there that are mentioned: what a caption pays for saying less."""
+
+length = mean_of("words")
+"""Mean length of a caption in words."""
+
+
+BABY_AND_ADULT: Final = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
+PAIRS: Final = (
+    *("motor bike", "motor cycle", "air plane", "traffic light", "street light", "traffic signal", "stop light", "fire hydrant"),
+    *("stop sign", "parking meter", "suit case", "sports ball", "baseball bat", "baseball glove", "tennis racket", "wine glass"),
+    *("hot dog", "cell phone", "mobile phone", "teddy bear", "hair drier", "potted plant", "laptop computer"),
+    *("home plate", "train track"),  # merged only to keep their words from being read: a train track is no train
+)
+"""The pairs of words that the authors' script makes one."""
+
+Rule = Callable[[Sequence[str]], Sequence[str]]
+
+
+def singulars(words: Sequence[str]) -> list[str]:
+    """The official base forms: pattern.en's singulars, mistakes included ("bus" becomes "bu", which is no object)."""
+    return [english.singular(word) for word in words]
+
+
+def lemmas(words: Sequence[str]) -> list[str]:
+    """The base forms of the lemma variant: WordNet's lemma of each word as the part of speech it is tagged with, else as a noun."""
+    parts: dict[str, english.PartOfSpeech] = {"J": "a", "V": "v", "N": "n", "R": "r"}
+    return [english.lemma(word, parts.get(tag[:1], "n")) for word, tag in english.tagged(words)]
+
+
+def double_words(pairs: Collection[str]) -> dict[str, str]:
+    """What the authors' script makes of pairs of words: `pairs` stay as they are, others become their one word."""
+    return (
+        dict(zip(pairs, pairs, strict=True))
+        | {f"{age} {animal}": animal for age in ("baby", "adult") for animal in BABY_AND_ADULT}
+        | {f"passenger {vehicle}": vehicle for vehicle in ("jet", "train")}
+        | {"bow tie": "tie", "toilet seat": "toilet", "wine glas": "wine glass"}
+    )
+
+
+def coco_vocabulary(synonyms: Mapping[str, str], base_forms: Rule) -> Vocabulary:
+    """The vocabulary of COCO's 80 objects. A synonym with a space before it (" motor bike") can't be met: so the official numbers are."""
+    return Vocabulary(synonyms=synonyms, double_words=double_words(PAIRS), base_forms=base_forms, gives_way={"seat": "toilet"})
+
+
+def read_synonyms(text: str) -> dict[str, str]:
+    """Name -> object, from the text of the authors' list: one object a line, its name first, others after ", "."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        names = line.strip().split(", ")
+        found |= dict.fromkeys(names, names[0])
+    return found
+
+
+@cache
+def coco_synonyms() -> Mapping[str, str]:
+    """Name -> object, of the authors' list."""
+    return {name: thing for thing, names in coco_objects()["chair"].items() for name in names}
+
+
+@cache
+def coco_objects() -> dict[str, Any]:
+    """The table of `tasks/benchmarks/data/coco_objects.json`."""
+    table: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "coco_objects.json").read_text(encoding="utf-8"))
+    return table
+
+
+VARIANTS: Final[Mapping[str, Rule]] = {"official": singulars, "lemma": lemmas}
+"""Name -> the base forms it takes."""
+
+recall = coverage
+"""% of the objects there that are mentioned."""
+
+chair_s_lemma = Metric(
+    counts=lambda records: (sum(r["lemma_hallucinated"] > 0 for r in records), len(records)),
+    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+)
+"""`chair_s` by the lemma variant."""
+
+chair_i_lemma = ratio_of("lemma_hallucinated", "lemma_mentions", scale=100)
+"""`chair_i` by the lemma variant."""
+
+recall_lemma = ratio_of("lemma_covered", "lemma_objects", scale=100)
+"""`recall` by the lemma variant."""
+
+length_tokens = mean_of("lemma_tokens")
+"""Mean length of a caption in words and punctuation marks, as the lemma variant counts them (it prints a hundredth of this as Len)."""
+
+METRICS: Final = ("chair_s", "chair_i", "recall", "chair_s_lemma", "chair_i_lemma", "recall_lemma", "length")
+
+
+def prompt(doc: Mapping[str, Any]) -> str:
+    """The instruction most papers use."""
+    return "<image>Please describe this image in detail."
+
+
+def docs(dataset: "Dataset") -> "Dataset":
+    """Rows with an id and the objects there for both variants; the hub's data has one list, which serves both."""
+    columns = dataset.column_names
+    if "id" not in columns:
+        dataset = dataset.add_column("id", [str(number) for number in dataset["question_id"]])
+    for name in VARIANTS:
+        if name not in columns:
+            dataset = dataset.add_column(name, [list(objects) for objects in dataset["gt_object"]])
+    return dataset
+
+
+def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
+    """One record for every metric."""
+    synonyms = doc.get("synonyms") or coco_synonyms()
+    official, lemma = (coco_vocabulary(synonyms, base_forms) for base_forms in VARIANTS.values())
+    counts = record(doc["image"], results[0], doc["official"], official)
+    other = record(doc["image"], results[0], doc["lemma"], lemma)
+    both = {**counts, **{f"lemma_{name}": value for name, value in other.items() if name not in ("image", "words")}}
+    return dict.fromkeys(METRICS, both)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """COCO's pictures in a folder that has COCO's annotations, too: all of them, or those of `image_ids.json`, a list of numbers."""
+    wanted = next(iter(sorted(folder.rglob("image_ids.json"))), None)
+    pictures = {_image_number(file.name): file for file in folder.rglob("*.jpg")}
+    numbers = [int(number) for number in read_json(wanted)] if wanted else sorted(pictures)
+    truth = truths(folder, numbers, coco_synonyms())
+    return [
+        {"question_id": str(number), "image": str(pictures.get(number, Path(f"{number}.jpg")))}
+        | {"gt_object": sorted(truth["official"][number])}
+        | {name: sorted(objects[number]) for name, objects in truth.items()}
+        for number in numbers
+    ]
+
+
+def _image_number(name: str) -> int:
+    """The number of a COCO picture, from its name or as it is."""
+    digits = name.rsplit("_", 1)[-1].split(".")[0]
+    if not digits.isdecimal():
+        raise LayoutError(f"{name!r} is no COCO image number, nor a file name with one")
+    return int(digits)
+
+
+def truths(folder: Path | None, images: Collection[int], synonyms: Mapping[str, str]) -> dict[str, dict[int, set[str]]]:
+    """Variant -> image -> the objects there: from `gt_objects.jsonl`, or made by the variant's rule from COCO's annotations."""
+    ready = sorted(folder.rglob("gt_objects.jsonl")) if folder is not None else []
+    if ready:
+        found: dict[str, dict[int, set[str]]] = {name: {} for name in VARIANTS}
+        for row in read_rows(ready[0]):
+            number, official, lemma = values(row, ready[0], "image_id", "official", "nltk")
+            found["official"][int(number)], found["lemma"][int(number)] = set(official), set(lemma)
+        return found
+    return {name: coco_truth(folder, images, coco_vocabulary(synonyms, base_forms)) for name, base_forms in VARIANTS.items()}
+
+
+def coco_truth(folder: Path | None, images: Collection[int], vocabulary: Vocabulary) -> dict[int, set[str]]:
+    """The objects of COCO images: those with a segmentation, and those that the five captions mention."""
+    wanted = frozenset(images)
+    found: dict[int, set[str]] = defaultdict(set)
+    for part in ("train", "val"):
+        instances = _annotations(folder, f"instances_{part}2014.json")
+        names = {category["id"]: category["name"] for category in instances["categories"]}
+        for annotation in instances["annotations"]:
+            if annotation["image_id"] in wanted:
+                found[annotation["image_id"]].add(vocabulary.synonyms[names[annotation["category_id"]]])
+        for annotation in _annotations(folder, f"captions_{part}2014.json")["annotations"]:
+            if annotation["image_id"] in wanted:
+                found[annotation["image_id"]].update(mentions(annotation["caption"], vocabulary))
+    return found
+
+
+def _annotations(folder: Path | None, name: str) -> dict[str, Any]:
+    path = reference(folder, name, what="COCO annotations (or gt_objects.jsonl, made from them)")
+    whole = read_json(path)
+    if not isinstance(whole, dict) or "annotations" not in whole:
+        raise LayoutError(f"{path}: has no annotations")
+    return whole
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """Captions {image_id, caption}: a line or list of them each, or under "imgToEval" as the authors' script writes them.
+
+    `references` holds `gt_objects.jsonl`, or COCO's annotations; and the authors' `synonyms.txt`, where it is there.
+    """
+    captions = [(_image_number(str(number)), caption) for number, caption in captions_in(path)]
+    listed = sorted(references.rglob("synonyms.txt")) if references is not None else []
+    synonyms = read_synonyms(read_text(listed[0])) if listed else dict(coco_synonyms())
+    truth = truths(references, [number for number, _ in captions], synonyms)
+    answered: list[Answered] = []
+    for position, (number, caption) in enumerate(captions):
+        if number not in truth["official"]:
+            raise LayoutError(f"{path}: image {number} is not among those of the references")
+        doc = {"image": str(number), "synonyms": synonyms} | {name: objects[number] for name, objects in truth.items()}
+        answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=caption))
+    return OfficialAnswers(answered=answered)
+
+
+def captions_in(path: Path) -> list[tuple[Any, str]]:
+    """Image ids and captions of a file in any of the layouts people write them in."""
+    if path.is_dir():
+        raise LayoutError(f"{path}: must be a file of captions")
+    rows = read_rows(path)
+    if len(rows) == 1 and "imgToEval" in rows[0]:
+        rows = [{"image_id": number, **row} for number, row in rows[0]["imgToEval"].items()]
+    found: list[tuple[Any, str]] = []
+    for row in rows:
+        number = row.get("image_id", row.get("image"))
+        caption = next((row[name] for name in ("caption", "text", "answer", "response") if isinstance(row.get(name), str)), None)
+        if number is None or caption is None:
+            raise LayoutError(f"{path}: a row lacks image_id or caption; it has {', '.join(row)}")
+        found.append((number, caption))
+    return found

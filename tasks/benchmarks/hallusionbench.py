@@ -1,0 +1,317 @@
+"""HallusionBench: yes/no questions on illusions, charts, maps and more; each question asked of a figure and of a changed figure.
+
+    parse_verdict("Incorrect.")     # 0; correct 1, unclear 2
+    qacc(records)                   # % of questions right on all figures of their set
+
+A record is {image, cluster, category, subcategory, figure, question, visual_input, truth, check, correct, same, words}. A judge checks each
+answer against the true one; "unclear" counts as right only where a question that needs an image got none. Question pairs span the figures
+of a set, so the set is what was drawn by chance.
+
+All 1129 questions are the task `hallusionbench`; `hallusionbench_image` has the 951 with an image, which is what most toolkits score.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from support.errors import LayoutError
+from tasks.answer import FailedAnswer
+from tasks.answer_files import Answered, OfficialAnswers, read_rows, reference, values
+from tasks.judges.official_prompts import official
+from tasks.judges.protocol import JudgeReply, Sampling, as_data, ask_all, fill
+from tasks.metric import Metric, Record, mean_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PROMPTS: Final = Path(__file__).parents[1] / "prompts"
+SAMPLING: Final = Sampling(temperature=None)
+"""The authors leave the judge's temperature at its server's default."""
+WRONG, RIGHT, UNCLEAR = 0, 1, 2
+DEPENDENT, SUPPLEMENT = "VD", "VS"
+"""Questions that make no sense without their image, and such that do."""
+Blame = Literal["LH", "VI", "Mixed"]
+
+
+class Check(JudgeReply):
+    """The judge on one answer: `rating` is 0 wrong, 1 right, 2 unclear."""
+
+    same: bool | None
+    """Whether the answer agrees with that on the unchanged figure; None where nobody was asked."""
+    answer: str
+
+
+def parse_verdict(reply: str) -> int:
+    """The official reading: "incorrect" anywhere is wrong, else "correct" anywhere is right, else it is unclear."""
+    lowered = reply.lower()
+    return WRONG if "incorrect" in lowered else RIGHT if "correct" in lowered else UNCLEAR
+
+
+def parse_same(reply: str) -> bool:
+    """The official reading: "same" anywhere."""
+    return "same" in reply.lower()
+
+
+def pair_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The question, whatever the figure."""
+    return tuple(str(row[name]) for name in ("category", "subcategory", "set_id", "question_id"))
+
+
+def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[Check]:
+    """The current judge's checks; of wrong answers on changed figures also whether they repeat the answer on the unchanged one."""
+    pairs = list(zip(answers, docs, strict=True))
+    given = [index for index, (answer, _) in enumerate(pairs) if not isinstance(answer, FailedAnswer)]
+    replies = ask_all([(prompt_for(pairs[i][1], pairs[i][0]), None) for i in given], sampling=SAMPLING) if given else []
+    checks = [Check(rating=None, text="", same=None, answer=str(answer)) for answer, _ in pairs]
+    for index, reply in zip(given, replies, strict=True):
+        if reply is not None:
+            checks[index] = Check(rating=parse_verdict(reply), text=reply or " ", same=None, answer=str(pairs[index][0]))
+    first = {pair_of(doc): answer for answer, doc in pairs if str(doc["figure_id"]) == "0" and not isinstance(answer, FailedAnswer)}
+    compared = [i for i in given if checks[i]["rating"] == WRONG and str(pairs[i][1]["figure_id"]) != "0" and pair_of(pairs[i][1]) in first]
+    asked = [(same_prompt(pairs[i][0], first[pair_of(pairs[i][1])]), None) for i in compared]
+    for index, reply in zip(compared, ask_all(asked, sampling=SAMPLING) if asked else [], strict=True):
+        checks[index]["same"] = None if reply is None else parse_same(reply)
+    return checks
+
+
+def prompt_for(doc: Mapping[str, Any], answer: str) -> str:
+    """What the judge is asked about an answer; in the authors' words where the user wants them."""
+    theirs = official("hallusionbench")
+    if theirs is not None:
+        return _filled(theirs, doc["question"], doc["gt_answer_details"], answer)
+    data = {"question": doc["question"], "reference_answer": doc["gt_answer_details"], "answer": answer}
+    return fill(_template("hallusionbench"), data=as_data(data))
+
+
+def same_prompt(answer: str, unchanged: str) -> str:
+    """What the judge is asked about two answers."""
+    theirs = official("hallusionbench_same")
+    if theirs is not None:
+        return _filled(theirs, answer, unchanged)
+    return fill(_template("hallusionbench_same"), data=as_data({"first_answer": answer, "second_answer": unchanged}))
+
+
+def _filled(template: str, *texts: str) -> str:
+    """The authors' pieces with texts between them; `template` has a NUL where one goes."""
+    pieces = template.split("\0")
+    return "".join(piece + text for piece, text in zip(pieces, (*texts, ""), strict=True))
+
+
+@cache
+def _template(name: str) -> str:
+    return (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").strip()
+
+
+def is_correct(doc: Mapping[str, Any], check: int) -> bool:
+    """Right, or unclear about a supplementary image that was not there."""
+    return check == RIGHT or (check == UNCLEAR and doc["category"] == SUPPLEMENT and str(doc["figure_id"]) == "0")
+
+
+def _groups(records: Iterable[Record], *names: str) -> list[list[Record]]:
+    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        found[tuple(record[name] for name in names)].append(record)
+    return list(found.values())
+
+
+def _questions(records: Iterable[Record]) -> list[list[Record]]:
+    return _groups(records, "category", "subcategory", "set", "question")
+
+
+def _figures(records: Iterable[Record]) -> list[list[Record]]:
+    shown = [r for r in records if not (r["category"] == SUPPLEMENT and r["figure"] == "0")]
+    return _groups(shown, "category", "subcategory", "set", "figure")
+
+
+def _all_right(group: Sequence[Record]) -> bool:
+    return all(record["correct"] for record in group)
+
+
+Part = Callable[[Record], bool]
+
+
+def _share(groups: Callable[[list[Record]], list[list[Record]]], hit: Callable[[Sequence[Record]], float], part: Part) -> Metric:
+    def counts(records: Sequence[Record]) -> tuple[float, int]:
+        found = groups([record for record in records if part(record)])
+        return sum(hit(group) for group in found), len(found)
+
+    return Metric(counts=counts, value=lambda sums: 100 * sums[..., 0] / sums[..., 1], digits=4)
+
+
+def _each(records: list[Record]) -> list[list[Record]]:
+    return [[record] for record in records]
+
+
+def _everything(record: Record) -> bool:
+    return True
+
+
+def _of(category: str) -> Part:
+    return lambda record: bool(record["category"] == category)
+
+
+aAcc = _share(_each, _all_right, _everything)
+"""% of questions right."""
+fAcc = _share(_figures, _all_right, _everything)
+"""% of figures all of whose questions are right."""
+qAcc = _share(_questions, _all_right, _everything)
+"""% of questions right on every figure of their set."""
+aAcc_VD, aAcc_VS = (_share(_each, _all_right, _of(category)) for category in (DEPENDENT, SUPPLEMENT))
+fAcc_VD, fAcc_VS = (_share(_figures, _all_right, _of(category)) for category in (DEPENDENT, SUPPLEMENT))
+qAcc_VD, qAcc_VS = (_share(_questions, _all_right, _of(category)) for category in (DEPENDENT, SUPPLEMENT))
+easy_aAcc = _share(_questions, _all_right, lambda record: bool(record["visual_input"] != "2"))
+"""% of questions right on all their unchanged figures."""
+hard_aAcc = _share(_questions, _all_right, lambda record: bool(record["visual_input"] == "2"))
+"""% of questions right on all their changed figures."""
+figure_correct = fAcc
+figure_wrong = _share(_figures, lambda group: not any(record["correct"] for record in group), _everything)
+figure_inconsistent = _share(_figures, lambda group: not _all_right(group) and any(record["correct"] for record in group), _everything)
+figure_score = Metric(
+    counts=_share(_figures, lambda group: sum(r["correct"] for r in group) / len(group), _everything).counts,
+    value=lambda sums: sums[..., 0] / sums[..., 1],
+    digits=4,
+)
+"""Mean over figures of the share of their questions that are right, 0-1."""
+
+
+def _bias(records: Sequence[Record]) -> tuple[int, ...]:
+    wrong = [r for r in records if not r["correct"]]
+    return (
+        sum(r["correct"] == (r["truth"] == "1") for r in records),
+        sum(r["truth"] == "1" for r in records),
+        len(records),
+        sum(r["truth"] == "0" for r in wrong),
+        len(wrong),
+    )
+
+
+yes_pct_diff = Metric(counts=_bias, value=lambda sums: (sums[..., 0] - sums[..., 1]) / sums[..., 2])
+"""Share of answers that (by their correctness) say yes, minus the share of true yes."""
+fp_ratio = Metric(counts=_bias, value=lambda sums: sums[..., 3] / sums[..., 4])
+"""Share of wrong answers where no was true."""
+
+
+def blames(records: Sequence[Record]) -> list[Blame]:
+    """What each wrong answer to one question comes from: language hallucination, visual illusion, either."""
+    first = next((r["check"] for r in records if r["figure"] == "0"), None)
+    found = [_causes(record, first) for record in records if not record["correct"]]
+    return ["Mixed" if language and vision else "LH" if language else "VI" for language, vision in found]
+
+
+def _causes(record: Record, first: int | None) -> tuple[bool, bool]:
+    """Whether an answer's failure speaks of language, and of vision; `first` is the check of the answer on the unchanged figure."""
+    check, same = record["check"], bool(record["same"])
+    if check == RIGHT:
+        return False, False
+    if record["category"] == DEPENDENT:
+        repeated = record["figure"] != "0" and first == RIGHT and check == WRONG and same
+        return repeated, True
+    if record["figure"] == "0":  # asked without an image: unclear is right
+        return check == WRONG, False
+    if first == WRONG:
+        return True, check == UNCLEAR or not same
+    if first == RIGHT and check == WRONG and record["visual_input"] == "2" and same:
+        return True, False
+    return False, True
+
+
+def _blamed(blame: Blame) -> Metric:
+    def counts(records: Sequence[Record]) -> tuple[int, int]:
+        found = [cause for group in _questions(records) for cause in blames(group)]
+        return found.count(blame), len(found)
+
+    return Metric(counts=counts, value=lambda sums: 100 * sums[..., 0] / sums[..., 1], digits=4)
+
+
+LH, VI, Mixed = _blamed("LH"), _blamed("VI"), _blamed("Mixed")
+"""% of the wrong answers that come from language, from vision, from either."""
+answer_length = mean_of("words")
+
+METRICS: Final = (
+    *("aAcc", "fAcc", "qAcc", "easy_aAcc", "hard_aAcc", "aAcc_VD", "qAcc_VD", "fAcc_VD", "aAcc_VS", "qAcc_VS", "fAcc_VS"),
+    *("figure_correct", "figure_inconsistent", "figure_wrong", "figure_score", "yes_pct_diff", "fp_ratio", "LH", "VI", "Mixed"),
+    "answer_length",
+)
+
+
+def docs(dataset: "Dataset") -> "Dataset":
+    """Rows with an id."""
+    names = ("category", "subcategory", "set_id", "figure_id", "question_id")
+    ids = ["_".join(str(part) for part in parts) for parts in zip(*(dataset[name] for name in names), strict=True)]
+    return dataset.remove_columns([name for name in ("id",) if name in dataset.column_names]).add_column("id", ids)
+
+
+def prompt(doc: Mapping[str, Any]) -> str:
+    """The question as it is, with its image where it has one."""
+    return ("<image>" if doc["image"] else "") + str(doc["question"])
+
+
+def process_results(doc: Mapping[str, Any], results: list[Check]) -> dict[str, dict[str, Any]]:
+    """One record for every metric; nothing where the judge could not be asked."""
+    check = results[0]
+    if check["rating"] is None:
+        return {}
+    place = f"{doc['category']}/{doc['subcategory']}/{doc['set_id']}"
+    record = {
+        "image": doc["image"] or f"{place}/none",
+        "cluster": place,
+        "category": doc["category"],
+        "subcategory": doc["subcategory"],
+        "set": str(doc["set_id"]),
+        "figure": str(doc["figure_id"]),
+        "question": str(doc["question_id"]),
+        "visual_input": str(doc["visual_input"]),
+        "truth": str(doc["gt_answer"]),
+        "check": int(check["rating"]),
+        "correct": is_correct(doc, int(check["rating"])),
+        "same": check["same"],
+        "words": len(check["answer"].split()),
+    }
+    return dict.fromkeys(METRICS, record)
+
+
+def process_results_image(doc: Mapping[str, Any], results: list[Check]) -> dict[str, dict[str, Any]]:
+    """The same, without what needs the answers given without an image."""
+    return {name: record for name, record in process_results(doc, results).items() if name not in ("LH", "VI", "Mixed")}
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """The script's result file: the questions with model_prediction, gpt4v_output_gpt_check (0, 1, 2) and same (0, 1).
+
+    Rows may name their question only; then `references` holds HallusionBench.json. Rows without a check are still to be judged.
+    """
+    if path.is_dir():
+        raise LayoutError(f"{path}: must be the file with the answers")
+    found = read_rows(path)
+    complete = all("gt_answer" in row and "visual_input" in row for row in found)
+    questions: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    if not complete:
+        file = reference(references, "HallusionBench.json", what="questions with their true answers")
+        questions = {(*pair_of(row), str(row["figure_id"])): row for row in read_rows(file)}
+    answered: list[Answered] = []
+    for row in found:
+        values(row, path, "category", "subcategory", "set_id", "figure_id", "question_id", "model_prediction")
+        key = (*pair_of(row), str(row["figure_id"]))
+        if not complete and key not in questions:
+            raise LayoutError(f"{path}: there is no question {'/'.join(key)}")
+        doc = {**(row if complete else questions[key])}
+        doc["image"] = "/".join((*key[:3], key[4])) if str(doc["visual_input"]) != "0" else ""
+        answer: Any = str(row["model_prediction"])
+        if "gpt4v_output_gpt_check" in row:
+            check = str(row["gpt4v_output_gpt_check"])
+            if check not in ("0", "1", "2"):
+                raise LayoutError(f"{path}: question {'/'.join(key)}: gpt4v_output_gpt_check must be 0, 1 or 2, is {check!r}")
+            same = None if row.get("same") is None else str(row["same"]) == "1"
+            answer = Check(rating=int(check), text=check, same=same, answer=answer)
+        answered.append(Answered(id="_".join(key), doc=doc, answer=answer, text=str(row["model_prediction"])))
+    missing = len(questions) - len(answered)
+    warnings = [f"{missing} of {len(questions)} questions are not in the file"] if missing > 0 else []
+    return OfficialAnswers(answered=answered, warnings=warnings)
+
+
+def official_answers_image(path: Path, references: Path | None) -> OfficialAnswers:
+    """The same, without the questions that have no image."""
+    given = official_answers(path, references)
+    return OfficialAnswers(answered=[sample for sample in given.answered if sample.doc["image"]], warnings=given.warnings)

@@ -1,0 +1,164 @@
+"""LLaVA-Bench, in the wild and on COCO: a judge scores a model's answer beside that of GPT-4, which saw a description of the image.
+
+    parse_scores("8 10\nBecause ...")       # (8.0, 10.0)
+    relative(records)                       # 100 * the model's mean over the reference's
+
+A record is {image, category, reference, model}. Where the first line of a reply can't be read, both scores are -1 and are averaged, as in
+the authors' script; the record says that it is `unrated`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from support.errors import LayoutError
+from tasks.answer import FailedAnswer
+from tasks.answer_files import Answered, OfficialAnswers, read_rows
+from tasks.judges.official_prompts import official
+from tasks.judges.protocol import JudgeReply, Sampling, as_data, ask_all, fill
+from tasks.metric import Array, Metric
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PROMPT: Final = Path(__file__).parents[1] / "prompts" / "llava_bench.txt"
+SAMPLING: Final = Sampling(
+    temperature=0.2, max_tokens=1024, system="You are a helpful and precise assistant for checking the quality of the answer."
+)
+UNREAD: Final = (-1.0, -1.0)
+CATEGORIES: Final = ("conv", "detail", "complex")
+
+
+class Scores(JudgeReply):
+    """What the judge gave: `rating` is the model's score."""
+
+    reference: float | None
+    """GPT-4's score."""
+
+
+def parse_scores(review: str) -> tuple[float, float] | None:
+    """The official reading: the first line, commas as spaces, cut at single spaces, must be exactly two numbers."""
+    parts = review.split("\n")[0].replace(",", " ").split(" ")
+    try:
+        first, second = (float(part) for part in parts)
+    except ValueError:
+        return None
+    return first, second
+
+
+def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[Scores]:
+    """The current judge's two scores for each answer; failed answers are not judged."""
+    pairs = list(zip(answers, docs, strict=True))
+    given = [(answer, doc) for answer, doc in pairs if not isinstance(answer, FailedAnswer)]
+    replies = iter(ask_all([(prompt_for(doc, answer), None) for answer, doc in given], sampling=SAMPLING) if given else [])
+    return [_scores(None if isinstance(answer, FailedAnswer) else next(replies)) for answer, _ in pairs]
+
+
+def _scores(reply: str | None) -> Scores:
+    if reply is None:
+        return Scores(rating=None, text="", reference=None)
+    reference, model = parse_scores(reply) or (None, None)
+    return Scores(rating=model, text=reply or " ", reference=reference)
+
+
+def prompt_for(doc: Mapping[str, Any], answer: str) -> str:
+    """What the judge is asked about an answer; in the authors' words where the user wants them."""
+    context = doc["caption"] if isinstance(doc["caption"], str) else "\n".join(doc["caption"])
+    rules = official("llava_bench")
+    if rules is not None:
+        table = json.loads(rules)
+        rule = table.get(f"llava_bench_{doc['category']}") or table[doc["category"]]
+        role, system = rule["role"], rule["prompt"]
+        return (
+            f"[Context]\n{context}\n\n[Question]\n{doc['question']}\n\n[{role} 1]\n{doc['gpt_answer']}\n\n[End of {role} 1]\n\n"
+            f"[{role} 2]\n{answer}\n\n[End of {role} 2]\n\n[System]\n{system}\n\n"
+        )
+    data = {"context": context, "question": doc["question"], "answer_of_assistant_1": doc["gpt_answer"], "answer_of_assistant_2": answer}
+    return fill(_template(), data=as_data(data))
+
+
+@cache
+def _template() -> str:
+    return PROMPT.read_text(encoding="utf-8").strip()
+
+
+_three_digits = np.vectorize(lambda value: round(float(value), 3), otypes=[np.float64])
+
+
+def _means(sums: Array) -> tuple[Array, Array]:
+    """The reference's and the model's mean, as the script rounds them before it divides."""
+    return _three_digits(sums[..., 0] / sums[..., 2]), _three_digits(sums[..., 1] / sums[..., 2])
+
+
+def _relative(sums: Array) -> Array:
+    reference, model = _means(sums)
+    return np.asarray(model / reference * 100)
+
+
+def of_category(category: str | None) -> Metric:
+    """The model's mean score in % of the reference's, over one category (None: all)."""
+    return Metric(
+        counts=lambda records: (
+            sum(r["reference"] for r in records if category in (None, r["category"])),
+            sum(r["model"] for r in records if category in (None, r["category"])),
+            sum(category in (None, r["category"]) for r in records),
+        ),
+        value=_relative,
+        digits=1,
+    )
+
+
+relative = of_category(None)
+relative_conv, relative_detail, relative_complex = (of_category(category) for category in CATEGORIES)
+reference = Metric(counts=relative.counts, value=lambda sums: 10 * _means(sums)[0], digits=1)
+"""GPT-4's mean score, times ten."""
+model = Metric(counts=relative.counts, value=lambda sums: 10 * _means(sums)[1], digits=1)
+"""The model's mean score, times ten."""
+
+METRICS: Final = ("relative", "relative_conv", "relative_detail", "relative_complex", "reference", "model")
+
+
+def docs(dataset: "Dataset") -> "Dataset":
+    """Rows with an id."""
+    kept = dataset.remove_columns([name for name in ("id",) if name in dataset.column_names])
+    return kept.add_column("id", [str(number) for number in dataset["question_id"]])
+
+
+def process_results(doc: Mapping[str, Any], results: list[Scores]) -> dict[str, dict[str, Any]]:
+    """One record for every metric; nothing where the judge could not be asked."""
+    scores = results[0]
+    if scores["rating"] is None and not scores["text"]:
+        return {}
+    record: dict[str, Any] = {"image": doc["image"], "category": str(doc.get("category") or "").removeprefix("llava_bench_")}
+    record["reference"], record["model"] = (scores["reference"], scores["rating"]) if scores["rating"] is not None else UNREAD
+    if scores["rating"] is None:
+        record["unrated"] = True
+    return dict.fromkeys(METRICS, record)
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """A file of reviews, a line each, as the authors' script writes them: tuple (or score), category, content."""
+    if path.is_dir():
+        raise LayoutError(f"{path}: must be one file of reviews")
+    answered: list[Answered] = []
+    for index, row in enumerate(read_rows(path)):
+        text = next((row[name] for name in ("content", "text") if isinstance(row.get(name), str)), "")
+        pair = row.get("tuple", row.get("score"))
+        if pair is None and "content" in row:
+            pair = parse_scores(text) or UNREAD
+        match pair:
+            case [int() | float() as first, int() | float() as second]:
+                unread = (float(first), float(second)) == UNREAD and parse_scores(text) is None
+            case _:
+                raise LayoutError(f"{path}: line {index + 1}: no two scores (tuple or score); it has {', '.join(row)}")
+        scores = Scores(rating=None if unread else float(second), text=text or " ", reference=None if unread else float(first))
+        number = str(row.get("question_id", index))
+        answered.append(Answered(id=f"{number}/{index}", doc={"image": number, "category": row.get("category")}, answer=scores))
+    unread_ids = [sample.id.split("/")[0] for sample in answered if sample.answer["rating"] is None]
+    return OfficialAnswers(
+        answered=answered, warnings=[f"no two scores in the review of question {n}: both count as -1" for n in unread_ids]
+    )

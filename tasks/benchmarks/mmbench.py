@@ -1,0 +1,174 @@
+"""MMBench: multiple choice, asked once for every rotation of its options; a question is right only if all its rotations are.
+
+    read_option("The answer is B.", {"A": "a cat", "B": "a dog"})       # "B"
+    read_option("a dog", {"A": "a cat", "B": "a dog"})                  # "B"
+
+A record is {image, group, original, correct}: `group` is the question (the row's index without its millions), `original` its unrotated row.
+
+The authors' scorer (VLMEvalKit) asks a judge about answers that its matcher can't read, and draws an option at random where that fails.
+Here these answers are unparsed and wrong, as in its exact-matching mode.
+"""
+
+import csv
+import io
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from support.errors import LayoutError
+from tasks.answer_files import Answered, OfficialAnswers, read_rows, read_text, values
+from tasks.metric import Metric, Record, mean_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ROTATION: Final = 1_000_000
+"""What the index of a rotated row is larger by, once for each rotation."""
+
+LETTERS: Final = "ABCDEFGH"
+PUNCTUATION: Final = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+WORDS_FROM_END: Final = 4
+"""How near to its end an answer must name its letter: an "A" before that may be an article."""
+ANSWER_IS: Final = re.compile(r"(?:correct\s+)?answer\s+is\s+\**([ABCD])\**", re.IGNORECASE)
+NO_REPLY: Final = "Failed to obtain answer via API"
+REFUSALS: Final = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+REFUSED: Final = "Z"
+METRICS: Final = ("accuracy", "vanilla_accuracy", "answer_length")
+
+
+def read_option(answer: str, options: Mapping[str, str]) -> str | None:
+    """The letter an answer chooses, by letter or else by the option's text; "Z" where it refuses to; None where it can't be read."""
+    return _by_letter(answer, options) or _by_text(answer, options)
+
+
+def _by_letter(answer: str, options: Mapping[str, str]) -> str | None:
+    if NO_REPLY in answer:
+        return None
+    if any(refusal in answer for refusal in REFUSALS):
+        return REFUSED
+    words = answer.translate(PUNCTUATION).split()
+    named = [letter for letter in options if letter in words]
+    if len(named) == 1 and words.index(named[0]) >= len(words) - WORDS_FROM_END:
+        return named[0]
+    if not named and REFUSED in words:
+        return REFUSED
+    said = ANSWER_IS.search(answer)
+    return said[1].upper() if said and said[1].upper() in options else None
+
+
+def _by_text(answer: str, options: Mapping[str, str]) -> str | None:
+    lowered = answer.lower()
+    if len(lowered) > 2 * sum(len(text) for text in options.values()):
+        return None
+    named = [letter for letter, text in options.items() if text.lower() in lowered]
+    return named[0] if len(named) == 1 else None
+
+
+def _by_group(records: Sequence[Record]) -> tuple[int, int]:
+    groups: dict[int, list[bool]] = defaultdict(list)
+    for record in records:
+        groups[record["group"]].append(bool(record["correct"]))
+    return sum(map(all, groups.values())), len(groups)
+
+
+accuracy = Metric(counts=_by_group, value=lambda sums: 100 * sums[..., 0] / sums[..., 1])
+"""% of questions answered right in every rotation of the options (circular evaluation)."""
+
+vanilla_accuracy = Metric(
+    counts=lambda records: (sum(r["correct"] and r["original"] for r in records), sum(r["original"] for r in records)),
+    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+)
+"""% of questions answered right as they stand, unrotated."""
+
+answer_length = mean_of("words")
+
+
+def options_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """The options a row has: in tables those it lacks are empty, or the text "nan"."""
+    found = {letter: row.get(letter) for letter in LETTERS}
+    return {letter: str(text) for letter, text in found.items() if text is not None and str(text).strip() not in ("", "nan")}
+
+
+def docs(dataset: "Dataset") -> "Dataset":
+    """Rows with an id; where the data has no rotated rows, these are made, so that the evaluation is circular in any case."""
+    from datasets import Dataset
+
+    rows = [dict(row) for row in dataset]
+    if all(int(row["index"]) < ROTATION for row in rows):
+        rows = [rotated for row in rows for rotated in rotations(row)]
+    return Dataset.from_list([{**row, "id": str(row["index"])} for row in rows])
+
+
+def rotations(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A question once for each of its options, these moved on by one letter each time."""
+    options = options_of(row)
+    letters = list(options)
+    found = []
+    for shift in range(len(letters)):
+        moved = {letter: options[letters[(position - shift) % len(letters)]] for position, letter in enumerate(letters)}
+        answer = letters[(letters.index(row["answer"]) + shift) % len(letters)]
+        found.append({**row, **moved, "index": int(row["index"]) + shift * ROTATION, "answer": answer})
+    return found
+
+
+def prompt(doc: Mapping[str, Any]) -> str:
+    """Hint, question and lettered options."""
+    hint = doc.get("hint")
+    lines = [str(hint)] if hint is not None and str(hint).strip() not in ("", "nan") else []
+    return "<image>" + "\n".join([*lines, doc["question"], *(f"{letter}. {text}" for letter, text in options_of(doc).items())])
+
+
+def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """The letters of the options there are."""
+    return tuple(options_of(doc)), str(doc["answer"])
+
+
+def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
+    """One record for every metric."""
+    index = int(doc["index"])
+    chosen = read_option(results[0], options_of(doc))
+    record: dict[str, Any] = {
+        "image": doc["image"],
+        "group": index % ROTATION,
+        "original": index < ROTATION,
+        "correct": chosen == doc["answer"],
+        "words": len(results[0].split()),
+    }
+    if chosen is None:
+        record["unparsed"] = True
+    return dict.fromkeys(METRICS, record)
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """A table (jsonl, tsv, csv) with index, question, options, answer and prediction."""
+    answered: list[Answered] = []
+    for row in _rows(path):
+        number, _, given, _ = values(row, path, "index", "answer", "prediction", "A")
+        try:
+            index = int(float(number))
+        except (TypeError, ValueError):
+            raise LayoutError(f"{path}: index {number!r} is no number") from None
+        doc = {**row, "index": index, "image": str(index % ROTATION)}
+        answered.append(Answered(id=str(index), doc=doc, answer="" if given is None else str(given)))
+    single = sum(1 for sample in answered if int(sample.id) < ROTATION) == len(answered)
+    warnings = ["no rotated rows: accuracy is that of the questions as they stand, not circular"] if single and answered else []
+    return OfficialAnswers(answered=answered, warnings=warnings)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix in (".xlsx", ".xls"):
+        raise LayoutError(f"{path}: save the spreadsheet as .tsv or .jsonl first")
+    if path.is_dir():
+        raise LayoutError(f"{path}: must be a file of answers")
+    if path.suffix in (".tsv", ".csv"):
+        csv.field_size_limit(sys.maxsize)  # images stand in cells
+        return list(csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
+    return read_rows(path)

@@ -1,0 +1,179 @@
+"""MME: two yes/no questions an image, scored by accuracy plus accuracy+ (both questions of an image right).
+
+    perception(records)         # /2000: the sum over the ten perception categories of 100 * acc + 100 * acc+
+    total(("OCR",))(records)    # one category, /200
+
+A record is {image, cluster, category, correct}. Its `cluster` is the pair: in the official script lines 2k and 2k + 1 of a category are a
+pair, whatever the image names say.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from support.errors import LayoutError
+from tasks.answer_files import Answered, OfficialAnswers, read_text
+from tasks.benchmarks import yes_no
+from tasks.benchmarks.yes_no import YesNoOther
+from tasks.metric import Array, Metric, Record, mean_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PERCEPTION: Final = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
+COGNITION: Final = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+READ_CHARACTERS: Final = 4
+"""Where an answer is more than the bare word, only this much of its beginning is read."""
+
+
+def parse(answer: str) -> YesNoOther:
+    """The official reading: the first four characters, lower-cased and NOT stripped, yes before no.
+
+    So "  Yes" is other and "Know" is no. The official script reads lines of a file and keeps the line break at their end. That changes
+    no reading, so answers may come here with or without it.
+    """
+    beginning = answer.lower()[:READ_CHARACTERS]
+    if "yes" in beginning:
+        return "yes"
+    if "no" in beginning:
+        return "no"
+    return "other"
+
+
+def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
+    """After as many characters as are read."""
+    return _is_decided
+
+
+def _is_decided(answer: str) -> bool:
+    return len(answer) >= READ_CHARACTERS
+
+
+def total(categories: Sequence[str]) -> Metric:
+    """The sum over `categories` of 100 * acc + 100 * acc+, in points (200 a category).
+
+    A category without a question adds nothing; where no category has any, there is no score (nan).
+    """
+    names = tuple(categories)
+
+    def counts(records: Sequence[Record]) -> list[int]:
+        return [count for name in names for count in _pair_counts([r for r in records if r["category"] == name])]
+
+    def value(sums: Array) -> Array:
+        questions, right, pairs, both = np.moveaxis(sums.reshape(*sums.shape[:-1], len(names), 4), -1, 0)
+        asked = questions > 0
+        points = 100 * _ratio(right, questions) + 100 * _ratio(both, pairs)
+        return np.where(asked.any(axis=-1), points.sum(axis=-1), np.nan)
+
+    return Metric(counts=counts, value=value)
+
+
+def accuracy_plus(categories: Sequence[str] | None = None) -> Metric:
+    """% of images both of whose questions are right, over `categories` pooled (None: all there are)."""
+    wanted = None if categories is None else frozenset(categories)
+
+    def counts(records: Sequence[Record]) -> tuple[int, int]:
+        groups: dict[str, list[Record]] = {}
+        for record in records:
+            if wanted is None or record["category"] in wanted:
+                groups.setdefault(str(record["category"]), []).append(record)
+        return len(groups), sum(all(bool(r["correct"]) for r in group) for group in groups.values())
+
+    return Metric(counts=counts, value=lambda sums: 100 * sums[..., 1] / sums[..., 0])
+
+
+def _pair_counts(records: Sequence[Record]) -> tuple[int, int, int, int]:
+    """Questions, right ones, pairs (0 or 1), pairs all right; of one image in one category."""
+    correct = [bool(r["correct"]) for r in records]
+    return len(correct), sum(correct), int(bool(correct)), int(bool(correct) and all(correct))
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+perception = total(PERCEPTION)
+cognition = total(COGNITION)
+
+existence = total(("existence",))
+count = total(("count",))
+position = total(("position",))
+color = total(("color",))
+posters = total(("posters",))
+celebrity = total(("celebrity",))
+scene = total(("scene",))
+landmark = total(("landmark",))
+artwork = total(("artwork",))
+OCR = total(("OCR",))
+commonsense_reasoning = total(("commonsense_reasoning",))
+numerical_calculation = total(("numerical_calculation",))
+text_translation = total(("text_translation",))
+code_reasoning = total(("code_reasoning",))
+accuracy = yes_no.accuracy
+yes_rate = yes_no.yes_rate
+answer_length = mean_of("words")
+
+METRICS: Final = ("perception", "cognition", *PERCEPTION, *COGNITION, "accuracy", "yes_rate", "answer_length")
+
+
+def docs(dataset: "Dataset") -> "Dataset":
+    """Rows with the official category name and the number of their pair in it; consecutive rows of a category are a pair."""
+    official = {name.lower(): name for name in (*PERCEPTION, *COGNITION)}
+    seen: Counter[str] = Counter()
+    names, pairs, ids = [], [], []
+    for category in dataset["category"]:
+        name = official.get(str(category).lower(), str(category))
+        names.append(name)
+        pairs.append(seen[name] // 2)
+        ids.append(f"{name}/{seen[name]}")
+        seen[name] += 1
+    return dataset.remove_columns("category").add_column("category", names).add_column("pair", pairs).add_column("id", ids)
+
+
+def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
+    """One record for every metric."""
+    predicted = parse(results[0])
+    record = yes_no.record(doc["image"], doc["category"], predicted, doc["answer"].lower())
+    record |= {"cluster": f"{doc['category']}/{doc['pair']}", "words": len(results[0].split())}
+    if predicted == "other":
+        record["unparsed"] = True
+    return dict.fromkeys(METRICS, record)
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """A folder with a file NAME.txt a category: lines of image, question, truth and response, separated by tabs."""
+    if not path.is_dir():
+        raise LayoutError(f"{path}: must be the folder with the files of the categories ({PERCEPTION[0]}.txt, ...)")
+    found = {name: path / f"{name}.txt" for name in (*PERCEPTION, *COGNITION) if (path / f"{name}.txt").is_file()}
+    if not found:
+        raise LayoutError(f"{path}: has none of {', '.join(f'{name}.txt' for name in (*PERCEPTION, *COGNITION))}")
+    missing = [name for name in (*PERCEPTION, *COGNITION) if name not in found]
+    warnings = [f"no file for {', '.join(missing)}: the totals lack them"] if missing else []
+    answered: list[Answered] = []
+    for name, file in found.items():
+        lines = _lines(file)
+        answered += [_answered(file, name, number, line) for number, line in enumerate(lines)]
+        if len(lines) % 2:
+            warnings.append(f"{file.name}: {len(lines)} lines, the last one is no pair")
+    return OfficialAnswers(answered=answered, warnings=warnings)
+
+
+def _lines(file: Path) -> list[str]:
+    """As Python's file iteration splits them: at line ends of any system, and nowhere else."""
+    lines = read_text(file).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def _answered(file: Path, category: str, number: int, line: str) -> Answered:
+    parts = line.split("\t")
+    if len(parts) != 4:
+        raise LayoutError(f"{file}: line {number + 1}: {len(parts)} fields, must be 4: image, question, truth, response (tabs between)")
+    image, question, truth, response = parts
+    if truth.lower() not in ("yes", "no"):
+        raise LayoutError(f"{file}: line {number + 1}: truth {truth!r} is neither Yes nor No")
+    doc = {"image": image, "question": question, "answer": truth, "category": category, "pair": number // 2}
+    return Answered(id=f"{category}/{number}", doc=doc, answer=response)

@@ -1,0 +1,205 @@
+"""MMHal-Bench: 96 open questions of eight types; a judge rates each answer 0-6, and less than 3 says that it hallucinates.
+
+    parse_rating("It names a cap that is not there. Rating: 1")     # 1
+    score([{"image": "1", "type": "attribute", "rating": 1}])       # 1.0
+
+A record is {image, type, rating}. The official script gives an answer whose reply it can't read a 0; so does the task, and the record says
+that it was `unrated`. An answer about which the judge could not be asked at all stays unscored.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from support.errors import LayoutError
+from tasks.answer import FailedAnswer
+from tasks.answer_files import Answered, OfficialAnswers, read_rows, values
+from tasks.judges.official_prompts import official
+from tasks.judges.protocol import JudgeReply, as_data, ask_all, fill
+from tasks.metric import Metric, mean_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL.Image import Image
+
+Doc = Mapping[str, Any]
+"""One question, with the fields of the published data: question_type, image_content, question, gt_answer."""
+
+TYPES: Final = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
+"""In the order in which the published data repeats them."""
+
+RATINGS: Final = range(7)
+FAITHFUL_FROM: Final = 3
+"""The lowest rating that says: no hallucination."""
+
+PROMPT: Final = Path(__file__).parents[1] / "prompts" / "mmhal.txt"
+
+
+def parse_rating(reply: str) -> int | None:
+    """The official reading: the one k from 0 to 6 for which "rating: k" occurs, in any case; None where there is none, or several.
+
+    It looks for substrings: "Rating: 10" is 1, "Rating: 5.5" is 5, and "Rating:4" is nothing.
+    """
+    lowered = reply.lower()
+    found = [rating for rating in RATINGS if f"rating: {rating}" in lowered]
+    return found[0] if len(found) == 1 else None
+
+
+def official_score(reply: str) -> int:
+    """The rating as the official script counts it: 0, a hallucination, where it can read none."""
+    return parse_rating(reply) or 0
+
+
+def judge_answers(answers: Iterable[str], docs: Iterable[Doc], image_of: "Callable[[Doc], Image | None]") -> list[JudgeReply]:
+    """The current judge's verdicts on `answers` to `docs`: all of a task at once, so that the calls run side by side.
+
+    An answer that the model failed to give is not judged: there is nothing to rate, and an empty answer would get a rating.
+    """
+    pairs = list(zip(answers, docs, strict=True))
+    given = [(answer, doc) for answer, doc in pairs if not isinstance(answer, FailedAnswer)]
+    asked = iter(ask_all((prompt(doc, answer), image_of(doc)) for answer, doc in given))
+    replies = [None if isinstance(answer, FailedAnswer) else next(asked) for answer, _ in pairs]
+    return [JudgeReply(rating=None, text="") if reply is None else JudgeReply(rating=parse_rating(reply), text=reply) for reply in replies]
+
+
+def prompt(doc: Doc, answer: str) -> str:
+    """What the judge is asked about `answer`; in the authors' words where the user wants them."""
+    theirs = official("mmhal")
+    if theirs is not None:
+        return theirs.format(", ".join(doc["image_content"]), doc["question"], doc["gt_answer"], answer)
+    data = {
+        "image_contents": list(doc["image_content"]),
+        "question": doc["question"],
+        "standard_answer": doc["gt_answer"],
+        "model_answer": answer,
+    }
+    return fill(_template(), data=as_data(data))
+
+
+@cache
+def _template() -> str:
+    return PROMPT.read_text(encoding="utf-8").strip()
+
+
+def score_of(types: Sequence[str]) -> Metric:
+    """Mean rating, 0-6, of the answers to questions of `types`."""
+    wanted = frozenset(types)
+    return Metric(
+        counts=lambda records: (sum(r["rating"] for r in records if r["type"] in wanted), sum(r["type"] in wanted for r in records)),
+        value=lambda sums: sums[..., 0] / sums[..., 1],
+    )
+
+
+score = mean_of("rating")
+"""Mean rating, 0-6."""
+
+hallucination_rate = Metric(
+    counts=lambda records: (sum(r["rating"] < FAITHFUL_FROM for r in records), len(records)),
+    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+)
+"""% of answers rated below 3."""
+
+score_attribute = score_of(("attribute",))
+score_adversarial = score_of(("adversarial",))
+score_comparison = score_of(("comparison",))
+score_counting = score_of(("counting",))
+score_relation = score_of(("relation",))
+score_environment = score_of(("environment",))
+score_holistic = score_of(("holistic",))
+score_other = score_of(("other",))
+
+informativeness = Metric(
+    counts=lambda records: (
+        sum(r["rating"] - FAITHFUL_FROM if r["rating"] >= FAITHFUL_FROM else r["rating"] for r in records),
+        len(records),
+    ),
+    value=lambda sums: 100 * sums[..., 0] / sums[..., 1] / 3,
+)
+"""How much the answers say, hallucinated or not, in % of the most that could be (RLHF-V's reading of the ratings)."""
+
+METRICS: Final = ("score", "hallucination_rate", *(f"score_{type}" for type in TYPES), "informativeness")
+SIZE: Final = 96
+
+
+def judge(answers: Iterable[str], docs: Iterable[Doc]) -> list[JudgeReply]:
+    """The judge's verdicts from the texts alone, as the official protocol has it."""
+    return judge_answers(answers, docs, lambda doc: None)
+
+
+def docs(dataset: "Dataset") -> "Dataset":
+    """Rows with an id: their place in the fixed order."""
+    kept = dataset.remove_columns([name for name in ("id",) if name in dataset.column_names])
+    return kept.add_column("id", [str(index) for index in range(len(kept))])
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The questions in a folder with the benchmark's response_template.json and its pictures, or the archive of these."""
+    from tasks.documents import unpack
+
+    files = sorted(folder.rglob("*template*.json")) or sorted(folder.rglob("*.json"))
+    if not files:
+        raise LayoutError(f"{folder}: has no response_template.json")
+    archives = sorted(folder.rglob("*.zip"))
+    places = [folder, *(unpack(archive) for archive in archives)]
+    pictures = {file.name: file for place in places for file in place.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png")}
+    by_stem = {file.stem: file for file in pictures.values()}
+    found = []
+    for row in read_rows(files[0]):
+        name = str(row.get("image_src", "")).rsplit("/", 1)[-1]
+        picture = pictures.get(name) or by_stem.get(str(row.get("image_id"))) or Path(name)
+        found.append({**row, "image": str(picture)})
+    return found
+
+
+def process_results(doc: Doc, results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
+    """One record for every metric; nothing where the judge could not be asked."""
+    verdict = results[0]
+    if verdict["rating"] is None and not verdict["text"]:
+        return {}
+    record: dict[str, Any] = {"image": doc["image"], "type": doc["question_type"], "rating": verdict["rating"] or 0}
+    if verdict["rating"] is None:
+        record["unrated"] = True
+    return dict.fromkeys(METRICS, record)
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """The judge's 96 replies as the official script stores them, in the order of the questions: types go round.
+
+    Or the answers themselves (the template with `model_answer`), which are still to be judged.
+    """
+    if path.is_dir():
+        raise LayoutError(f"{path}: must be the file with the judge's replies, or the answers")
+    found = read_rows(path)
+    if len(found) != SIZE:
+        raise LayoutError(f"{path}: has {len(found)} rows, the benchmark {SIZE} in a fixed order")
+    replies = [_reply(row) for row in found]
+    if all(reply is None for reply in replies):
+        return OfficialAnswers(answered=[_to_judge(index, row, path) for index, row in enumerate(found)])
+    answered: list[Answered] = []
+    for index, reply in enumerate(replies):
+        if reply is None:
+            raise LayoutError(f"{path}: row {index + 1} has no judge's reply; it has {', '.join(found[index])}")
+        doc = {"image": str(index), "question_type": TYPES[index % len(TYPES)]}
+        verdict = JudgeReply(rating=parse_rating(reply), text=reply or " ")  # an empty reply is a reply
+        answered.append(Answered(id=str(index), doc=doc, answer=verdict))
+    unread = [sample.id for sample in answered if sample.answer["rating"] is None]
+    models = sorted({str(row.get("model")) for row in found if row.get("model")})
+    warnings = [f"no rating, or several, in the reply to question {number}: counted as 0" for number in unread]
+    return OfficialAnswers(answered=answered, warnings=[*warnings, *(f"judged by {model}" for model in models)])
+
+
+def _to_judge(index: int, row: Mapping[str, Any], path: Path) -> Answered:
+    kind, content, question, truth, answer = values(row, path, "question_type", "image_content", "question", "gt_answer", "model_answer")
+    doc = {"image": str(index), "question_type": kind, "image_content": content, "question": question, "gt_answer": truth}
+    return Answered(id=str(index), doc=doc, answer=str(answer))
+
+
+def _reply(row: Mapping[str, Any]) -> str | None:
+    """The text of a reply, in the API's form or beside an answer."""
+    match row:
+        case {"choices": [{"message": {"content": str(text)}}, *_]} | {"reply": str(text)} | {"judge_reply": str(text)}:
+            return text
+        case {"review": str(text)} | {"gpt_review": str(text)}:
+            return text
+    return None

@@ -1,0 +1,209 @@
+"""MM-Vet: 218 open questions that need one or several of six capabilities; a judge grades each answer from 0.0 to 1.0.
+
+    parse_grade("0.5 since")        # 0.5
+    total(records)                  # 100 * the mean grade
+
+A record is {image, capabilities, grade, grades}: several runs of the judge give several grades, whose mean counts. A reply in which no
+grade can be read after five tries is a 0, as in the authors' script, and the record says that it is `unrated`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from support.errors import LayoutError
+from tasks.answer import FailedAnswer
+from tasks.answer_files import Answered, OfficialAnswers, read_json, reference, values
+from tasks.judges.official_prompts import official
+from tasks.judges.protocol import JudgeReply, Sampling, as_data, ask_all, fill
+from tasks.metric import Array, Metric, Record
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PROMPT: Final = Path(__file__).parents[1] / "prompts" / "mmvet.txt"
+CAPABILITIES: Final = ("rec", "ocr", "know", "gen", "spat", "math")
+INTEGRATIONS: Final = (
+    *("rec_know_gen", "rec", "ocr_spat", "ocr_spat_math", "rec_spat", "ocr", "ocr_math", "rec_know", "rec_ocr_know_gen"),
+    *("rec_ocr_gen_spat", "rec_ocr_spat", "rec_ocr", "ocr_know_spat", "rec_know_spat", "ocr_gen_spat", "rec_ocr_spat_math"),
+)
+"""Which capabilities the questions need together, the most frequent first."""
+TEMPERATURES: Final = (0.0, 0.0, 0.5, 1.0, 1.5)
+"""Of the first try and of those after a reply that can't be read."""
+MAX_TOKENS: Final = 3
+REMINDER: Final = "\nPredict the correctness of the answer (digit): "
+
+
+def parse_grade(reply: str) -> float | None:
+    """The official reading: what stands before the first space is a number from 0 to 1."""
+    try:
+        grade = float(reply.split(" ")[0].strip())
+    except ValueError:
+        return None
+    return grade if 0.0 <= grade <= 1.0 else None
+
+
+def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[JudgeReply]:
+    """The current judge's grades, by the official protocol: up to five tries, each later one with a reminder and more temperature."""
+    pairs = list(zip(answers, docs, strict=True))
+    verdicts: list[JudgeReply] = [JudgeReply(rating=None, text="") for _ in pairs]
+    unread = [index for index, (answer, _) in enumerate(pairs) if not isinstance(answer, FailedAnswer)]
+    for number, temperature in enumerate(TEMPERATURES):
+        reminder = REMINDER if number else ""
+        prompts = [(prompt_for(pairs[index][1], pairs[index][0]) + reminder, None) for index in unread]
+        replies = ask_all(prompts, sampling=Sampling(temperature=temperature, max_tokens=MAX_TOKENS)) if prompts else []
+        still = []
+        for index, reply in zip(unread, replies, strict=True):
+            if reply is None:  # the call failed: nothing to read, and nothing to ask again
+                verdicts[index] = JudgeReply(rating=None, text="")
+                continue
+            verdicts[index] = JudgeReply(rating=parse_grade(reply), text=reply or " ")
+            if verdicts[index]["rating"] is None:
+                still.append(index)
+        unread = still
+    return verdicts
+
+
+def prompt_for(doc: Mapping[str, Any], answer: str) -> str:
+    """What the judge is asked about an answer; in the authors' words where the user wants them."""
+    theirs = official("mmvet")
+    if theirs is not None:
+        truth = doc["answer"].replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+        return theirs + "\n" + " | ".join([doc["question"], truth, answer, ""])
+    truth = doc["answer"].replace("<AND>", " AND ").replace("<OR>", " OR ")
+    return fill(_template(), data=as_data({"question": doc["question"], "ground_truth": truth, "answer": answer}))
+
+
+@cache
+def _template() -> str:
+    return PROMPT.read_text(encoding="utf-8").strip()
+
+
+def mean_grade(fits: Callable[[Record], bool]) -> Metric:
+    """100 times the mean grade of the records that fit."""
+    return Metric(
+        counts=lambda records: (sum(r["grade"] for r in records if fits(r)), sum(map(fits, records))),
+        value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+        digits=1,
+    )
+
+
+def of_capability(name: str) -> Metric:
+    """Over all questions that need a capability, among others."""
+    return mean_grade(lambda record: name in record["capabilities"])
+
+
+def of_integration(name: str) -> Metric:
+    """Over the questions that need exactly these capabilities."""
+    wanted = sorted(name.split("_"))
+    return mean_grade(lambda record: sorted(record["capabilities"]) == wanted)
+
+
+total = mean_grade(lambda record: True)
+rec, ocr, know, gen, spat, math = (of_capability(name) for name in CAPABILITIES)
+int_rec_know_gen, int_rec, int_ocr_spat, int_ocr_spat_math, int_rec_spat, int_ocr, int_ocr_math, int_rec_know = (
+    of_integration(name) for name in INTEGRATIONS[:8]
+)
+int_rec_ocr_know_gen, int_rec_ocr_gen_spat, int_rec_ocr_spat, int_rec_ocr, int_ocr_know_spat, int_rec_know_spat = (
+    of_integration(name) for name in INTEGRATIONS[8:14]
+)
+int_ocr_gen_spat, int_rec_ocr_spat_math = (of_integration(name) for name in INTEGRATIONS[14:])
+
+METRICS: Final = ("total", *CAPABILITIES, *(f"int_{name}" for name in INTEGRATIONS))
+
+
+def of_run(number: int) -> Metric:
+    """The total of one of the judge's runs."""
+    return Metric(
+        counts=lambda records: (sum(r["grades"][number] for r in records), len(records)),
+        value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+        digits=1,
+    )
+
+
+def spread(runs: int) -> Metric:
+    """The standard deviation of the totals of so many runs."""
+
+    def value(sums: Array) -> Array:
+        return np.asarray((100 * sums[..., :runs] / sums[..., runs:]).std(axis=-1))
+
+    return Metric(
+        counts=lambda records: (*(sum(r["grades"][run] for r in records) for run in range(runs)), len(records)), value=value, digits=1
+    )
+
+
+def docs(dataset: "Dataset") -> "Dataset":
+    """Rows with an id, and their capabilities as a list."""
+    listed = [_capabilities(value) for value in dataset["capability"]]
+    kept = dataset.remove_columns([name for name in ("id", "capability") if name in dataset.column_names])
+    return kept.add_column("id", [str(number) for number in dataset["question_id"]]).add_column("capability", listed)
+
+
+def _capabilities(value: str | Sequence[str]) -> list[str]:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+
+
+def process_results(doc: Mapping[str, Any], results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
+    """One record for every metric; nothing where the judge could not be asked."""
+    verdict = results[0]
+    if verdict["rating"] is None and not verdict["text"]:
+        return {}
+    grade = verdict["rating"] or 0.0
+    grades = list(doc.get("grades") or [grade])
+    record: dict[str, Any] = {"image": doc["image"], "capabilities": sorted(_capabilities(doc["capability"])), "grade": grade}
+    record |= {"grades": grades, "bard": bool(doc.get("bard"))}
+    if verdict["rating"] is None:
+        record["unrated"] = True
+    return dict.fromkeys(METRICS, record)
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """The script's grade file (question id -> model, content, score of each run), or a prediction file (id -> answer), still to be judged.
+
+    `references` holds mm-vet.json, and bard_set.json where the scores of that subset are wanted, too.
+    """
+    questions = read_json(reference(references, "mm-vet.json", what="questions with their capabilities"))
+    if path.is_dir():
+        raise LayoutError(f"{path}: must be the file of grades or predictions")
+    given = read_json(path)
+    if not isinstance(given, dict) or not given:
+        raise LayoutError(f"{path}: must be an object with a member for each question")
+    subset = sorted(references.rglob("bard_set.json")) if references is not None else []
+    bard = frozenset(read_json(subset[0])) if subset else frozenset()
+    answered: list[Answered] = []
+    for number, value in given.items():
+        if number not in questions:
+            raise LayoutError(f"{path}: there is no question {number!r}")
+        image, question, truth, capability = values(questions[number], path, "imagename", "question", "answer", "capability")
+        doc = {"image": image, "question": question, "answer": truth, "capability": capability, "bard": number in bard}
+        if isinstance(value, str):
+            answered.append(Answered(id=number, doc=doc, answer=value))
+            continue
+        grades, replies = _grades(value, path, number)
+        verdict = JudgeReply(rating=sum(grades) / len(grades), text=" / ".join(replies) or " ")
+        answered.append(Answered(id=number, doc={**doc, "grades": grades}, answer=verdict))
+    missing = len(questions) - len(answered)
+    warnings = [f"{missing} of {len(questions)} questions are not in the file"] if missing else []
+    runs = {len(sample.doc.get("grades", ())) for sample in answered}
+    if len(runs) > 1:
+        raise LayoutError(f"{path}: questions have different numbers of grades: {', '.join(map(str, sorted(runs)))}")
+    (count,) = runs
+    more = {"std": spread(count), **{f"run_{run + 1}": of_run(run) for run in range(count)}} if count else {}
+    if bard and count:
+        more |= {"bard_total": mean_grade(lambda r: bool(r["bard"]))}
+        more |= {f"bard_{name}": _in_bard_set(name) for name in CAPABILITIES}
+    return OfficialAnswers(answered=answered, warnings=warnings, more=more)
+
+
+def _in_bard_set(capability: str) -> Metric:
+    return mean_grade(lambda record: bool(record["bard"]) and capability in record["capabilities"])
+
+
+def _grades(value: Any, path: Path, number: str) -> tuple[list[float], list[str]]:
+    match value:
+        case {"score": [*grades]} if grades and all(isinstance(grade, (int, float)) for grade in grades):
+            return [float(grade) for grade in grades], [str(reply) for reply in value.get("content", ())]
+    raise LayoutError(f"{path}: question {number}: must have a list `score` of numbers, or be the answer's text")

@@ -1,0 +1,333 @@
+"""Object HalBench: which objects does a detailed answer speak of that are not in the image? CHAIR with objects extracted by a judge.
+
+    record("1", ["dog", "car"], {"dog"}, "A dog beside a car.")     # {"hallucinated": 1, "mentions": 2, ...}
+
+The judge lists the objects of an answer, each of them is brought to nouns (by spaCy's en_core_web_trf where it is installed, else by NLTK's
+tagger and WordNet's lemmas; a record says which), and what of that names a COCO object is a mention. Where nobody extracted objects, the
+script's other path reads the words of the answer themselves, as CHAIR does, with WordNet's noun lemmas.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, TypeGuard
+
+from support.errors import LayoutError
+from tasks.answer import FailedAnswer
+from tasks.answer_files import Answered, OfficialAnswers, read_rows, read_text, reference, values
+from tasks.benchmarks import english
+from tasks.benchmarks.chair import Vocabulary, coco_objects, coco_truth, double_words, mentions, objects_in, read_synonyms
+from tasks.judges.protocol import JudgeReply, NoJudgeError, Sampling, as_data, ask_all, current_judge, fill
+from tasks.metric import Metric, mean_of, ratio_of
+
+PROMPT: Final = Path(__file__).parents[1] / "prompts" / "object_halbench.txt"
+SAMPLING: Final = Sampling(temperature=0.2, max_tokens=512)
+"""What the authors' script asks of its judge."""
+SHORT: Final = 3
+"""An answer of so few words names no objects; the judge isn't asked."""
+NOUN_TAGS: Final = ("NNP", "NNPS", "NN", "NNS")
+
+Nouns = Callable[[str], list[tuple[str, bool]]]
+"""A phrase -> the base form of each of its words, and whether it is a noun."""
+
+
+class Extraction(JudgeReply):
+    """The COCO objects an answer names. The rating says whether there is something to score: their number, None where it is unknown."""
+
+    named: list[str]
+    answer: str
+    nouns: str
+    """Who read the nouns: "spacy", "nltk", or "given" where the objects came so, "words" where the answer's own words were read."""
+
+
+def noun_lemmas(words: Sequence[str]) -> list[str]:
+    """Every word as a noun in its base form."""
+    return [english.lemma(word) for word in words]
+
+
+def vocabulary_of(synonyms: Mapping[str, str]) -> Vocabulary:
+    """CHAIR's vocabulary with the refined list: every name of several words counts as one."""
+    pairs = [name for name in synonyms if " " in name]
+    return Vocabulary(
+        synonyms=synonyms,
+        double_words=double_words([*pairs, "home plate", "train track"]),
+        base_forms=noun_lemmas,
+        gives_way={"seat": "toilet"},
+    )
+
+
+@cache
+def refined() -> Vocabulary:
+    """The vocabulary of the authors' refined list."""
+    table = coco_objects()
+    synonyms = {name: thing for thing, names in table["chair"].items() for name in names}
+    for thing, change in table["object_halbench"].items():
+        synonyms |= dict.fromkeys(change["also"], thing)
+        for name in change["not"]:
+            del synonyms[name]
+    return vocabulary_of(synonyms)
+
+
+def record(image: str, named: Sequence[str], truth: Collection[str], answer: str) -> dict[str, Any]:
+    """The counts of one answer that names the COCO objects `named`."""
+    present = frozenset(truth)
+    return {
+        "image": image,
+        "hallucinated": sum(name not in present for name in named),
+        "mentions": len(named),
+        "covered": len(present.intersection(named)),
+        "objects": len(present),
+        "words": len(answer.strip().split(" ")),
+    }
+
+
+# The authors' script takes the ratio first and a hundred times that after; the other way round, a last digit can come out otherwise.
+response_hallucination = Metric(
+    counts=lambda records: (sum(r["hallucinated"] > 0 for r in records), sum(r["mentions"] > 0 for r in records)),
+    value=lambda sums: 100 * (sums[..., 0] / sums[..., 1]),
+    digits=2,
+)
+"""% of the answers that name any COCO object which name one that is not there."""
+
+object_hallucination = Metric(counts=ratio_of("hallucinated", "mentions").counts, value=lambda s: 100 * (s[..., 0] / s[..., 1]), digits=2)
+"""% of named objects that are not there."""
+
+response_correct = Metric(counts=response_hallucination.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2)
+object_correct = Metric(counts=object_hallucination.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2)
+object_recall = Metric(counts=ratio_of("covered", "objects").counts, value=lambda s: 100 * (s[..., 0] / s[..., 1]), digits=2)
+"""% of the objects there that are named."""
+
+length = Metric(counts=mean_of("words").counts, value=lambda sums: sums[..., 0] / sums[..., 1], digits=2)
+"""Mean length of an answer in words."""
+
+METRICS: Final = ("response_hallucination", "object_hallucination", "response_correct", "object_correct", "object_recall", "length")
+
+
+def judge_answers(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[Extraction]:
+    """The objects of each answer by the current judge; nothing is asked about answers of `SHORT` words or none."""
+    pairs = list(zip(answers, docs, strict=True))
+    asked = [not isinstance(answer, FailedAnswer) and len(answer.split()) > SHORT for answer, _ in pairs]
+    questions = [(prompt_for(doc["question"], answer), None) for (answer, doc), ask in zip(pairs, asked, strict=True) if ask]
+    replies = iter(ask_all(questions, sampling=SAMPLING))
+    found = []
+    for (answer, _), ask in zip(pairs, asked, strict=True):
+        reply = next(replies) if ask else "[]"
+        objects = parse_objects(reply) if reply is not None else None
+        named = None if objects is None or isinstance(answer, FailedAnswer) else objects_in(words_of_objects(objects), refined())
+        found.append(extraction(named, str(answer), noun_reader()[0], reply or ""))
+    return found
+
+
+def extraction(named: list[str] | None, answer: str, nouns: str, text: str = "") -> Extraction:
+    """The objects `named` in `answer`, None where nobody knows; `text` is the judge's reply."""
+    return Extraction(rating=None if named is None else len(named), text=text, named=named or [], answer=answer, nouns=nouns)
+
+
+def prompt_for(question: str, answer: str) -> str:
+    """What the judge is asked about an answer."""
+    return fill(_template(), data=as_data({"question": question, "answer": answer}))
+
+
+@cache
+def _template() -> str:
+    return PROMPT.read_text(encoding="utf-8").strip()
+
+
+def parse_objects(reply: str) -> list[str] | None:
+    """The list in a judge's reply: in a fenced block of JSON, or on its last line; None where there is none."""
+    block = re.search(r"```json\n(.*?)\n```", reply, re.DOTALL)
+    for text in (block[1] if block else "", reply.strip().split("\n")[-1]):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        return found if _texts(found) else None
+    return None
+
+
+def _texts(value: object) -> TypeGuard[list[str]]:
+    """Whether `value` is a list of texts."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def words_of_objects(objects: Iterable[str]) -> list[str]:
+    """What the extracted objects are counted as: a listed pair of words in it, else its runs of nouns; each once, in order."""
+    _, nouns = noun_reader()
+    pairs = refined().double_words
+    found: list[str] = []
+    for name in objects:
+        tagged = nouns(f"a {name}")
+        found += _pairs([word for word, _ in tagged], pairs) or _runs(tagged)
+    return list(dict.fromkeys(found))
+
+
+def _pairs(words: Sequence[str], pairs: Mapping[str, str]) -> list[str]:
+    found, position = [], 0
+    while position < len(words):
+        merged = pairs.get(" ".join(words[position : position + 2]))
+        if merged is not None:
+            found.append(merged)
+        position += 1 if merged is None else 2
+    return found
+
+
+def _runs(tagged: Iterable[tuple[str, bool]]) -> list[str]:
+    runs: list[list[str]] = [[]]
+    for word, noun in tagged:
+        if noun:
+            runs[-1].append(word)
+        elif runs[-1]:
+            runs.append([])
+    return [" ".join(run) for run in runs if run]
+
+
+@cache
+def noun_reader() -> tuple[str, Nouns]:
+    """Who reads the nouns of an extracted object, and how: "spacy" as the authors, "nltk" where its model is not installed."""
+    try:
+        model = import_module("spacy").load("en_core_web_trf")
+    except (ImportError, OSError):
+        return "nltk", _nltk_nouns
+    return "spacy", lambda phrase: [(token.lemma_, token.tag_ in NOUN_TAGS) for token in model(phrase)]
+
+
+def _nltk_nouns(phrase: str) -> list[tuple[str, bool]]:
+    return [(english.lemma(word.lower()), tag in NOUN_TAGS) for word, tag in english.tagged(english.tokens(phrase))]
+
+
+def process_results(doc: Mapping[str, Any], results: list[Extraction]) -> dict[str, dict[str, Any]]:
+    """One record for every metric; nothing where the judge's reply holds no list."""
+    found = results[0]
+    if found["rating"] is None:
+        return {}
+    counts = record(doc["image"], found["named"], doc["gt_objects"], found["answer"])
+    return dict.fromkeys(METRICS, counts | {"nouns": found["nouns"]})
+
+
+QUESTIONS: Final = "obj_halbench_300_with_image.jsonl"
+TRUTH: Final = "gt_objects.jsonl"
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The questions in a folder with the authors' file (images in it as base64), their objects from it or from COCO's annotations."""
+    path = folder if folder.is_file() else reference(folder, QUESTIONS, what="questions with their images")
+    found = read_rows(path)
+    numbers = [_image_id(row, path) for row in found]
+    truth = _truth(found, numbers, path.parent if folder.is_file() else folder, refined())
+    return [
+        {"id": f"{number}/{position}", "image": row.get("image"), "question": _question(row, path), "gt_objects": sorted(truth[position])}
+        for position, (row, number) in enumerate(zip(found, numbers, strict=True))
+    ]
+
+
+def _image_id(row: Mapping[str, Any], path: Path) -> int:
+    try:
+        return int(str(row["image_id"]).rsplit("_", 1)[-1].split(".")[0])
+    except (KeyError, ValueError):
+        raise LayoutError(f"{path}: a row lacks the number image_id; it has {', '.join(row)}") from None
+
+
+def _question(row: Mapping[str, Any], path: Path) -> str:
+    found = row.get("question", row.get("prompt"))
+    if not isinstance(found, str):
+        raise LayoutError(f"{path}: a row has neither question nor prompt; it has {', '.join(row)}")
+    return found
+
+
+def _truth(
+    found: Sequence[Mapping[str, Any]], numbers: Sequence[int], folder: Path | None, vocabulary: Vocabulary
+) -> list[Collection[str]]:
+    """The objects of each row's image: as the row says, or from `gt_objects.jsonl` or COCO's annotations in `folder`."""
+    if all(_texts(row.get("gt_objects")) for row in found):
+        return [frozenset(row["gt_objects"]) for row in found]
+    ready = sorted(folder.rglob(TRUTH)) if folder is not None else []
+    if not ready:
+        made = coco_truth(folder, set(numbers), vocabulary)
+        return [made[number] for number in numbers]
+    listed = {int(row["image_id"]): frozenset(row.get("object_halbench", row.get("nltk", ()))) for row in read_rows(ready[0])}
+    unknown = next((number for number in numbers if number not in listed), None)
+    if unknown is not None:
+        raise LayoutError(f"{ready[0]}: has no objects of image {unknown}")
+    return [listed[number] for number in numbers]
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """Answers {image_id, caption}, a line each, with the objects extracted from them (`objs`) where somebody did; or the script's review.
+
+    The objects in the image are each row's `gt_objects`, or come from `references` as for CHAIR; so does `synonyms_refine.txt`. Rows
+    without an image_id are answers to the questions of the authors' file in `references`, in its order. Where a judge is set and a row has
+    its question, the judge extracts what nobody did.
+    """
+    if path.is_dir():
+        raise LayoutError(f"{path}: must be a file of answers")
+    found = _with_image(_reviewed(read_rows(path), path), references)
+    listed = sorted(references.rglob("synonyms_refine.txt")) if references is not None else []
+    synonyms = {name.strip(): thing for name, thing in read_synonyms(read_text(listed[0])).items()} if listed else None
+    vocabulary = vocabulary_of(synonyms) if synonyms else refined()
+    numbers = [_image_id(row, path) for row in found]
+    truth, judged = _truth(found, numbers, references, vocabulary), _judge_is_set()
+    answered: list[Answered] = []
+    for position, (row, number) in enumerate(zip(found, numbers, strict=True)):
+        text = next((row[name] for name in ("caption", "text", "answer") if isinstance(row.get(name), str)), None)
+        if text is None:
+            raise LayoutError(f"{path}: a row lacks caption; it has {', '.join(row)}")
+        text = text.replace("Assistant:", "").strip()
+        objects = row.get("objs")
+        if not (objects is None or _texts(objects)):
+            raise LayoutError(f"{path}: the objs of image {number} are no list of texts: {objects!r}")
+        doc = {"image": str(number), "gt_objects": truth[position], "question": row.get("question", row.get("prompt"))}
+        answer: Extraction | str
+        if objects is not None:
+            answer = extraction(objects_in(objects, vocabulary), text, "given")
+        elif judged and doc["question"] is not None:
+            answer = text
+        else:
+            answer = extraction(mentions(text, vocabulary), text, "words")
+        answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=answer, text=text))
+    return OfficialAnswers(answered=answered, warnings=list(_paths(answered)))
+
+
+def _judge_is_set() -> bool:
+    try:
+        current_judge()
+    except NoJudgeError:
+        return False
+    return True
+
+
+def _paths(answered: Sequence[Answered]) -> Iterator[str]:
+    """How many answers' objects come from where."""
+    sources = Counter("judge" if isinstance(sample.answer, str) else str(sample.answer["nouns"]) for sample in answered)
+    for source, what in (
+        ("given", "have their objects extracted in the file (objs)"),
+        ("judge", f"have no extracted objects (objs): the judge lists them, nouns are read by {noun_reader()[0]}"),
+        ("words", "have no extracted objects (objs): their own words were read, as the script does without its judge"),
+    ):
+        if sources[source]:
+            yield f"{sources[source]} of {len(answered)} answers {what}"
+
+
+def _reviewed(found: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The rows of the file that the authors' script writes (hall_*.json); any others as they are."""
+    if len(found) != 1 or "sentences" not in found[0]:
+        return found
+    sentences = found[0]["sentences"]
+    if not isinstance(sentences, list) or not all(isinstance(row, dict) for row in sentences):
+        raise LayoutError(f"{path}: its sentences must be a list of objects")
+    fields = (values(row, path, "image_id", "caption", "words", "mscoco_gt_words") for row in sentences)
+    return [dict(zip(("image_id", "caption", "objs", "gt_objects"), row, strict=True)) for row in fields]
+
+
+def _with_image(found: list[dict[str, Any]], references: Path | None) -> list[dict[str, Any]]:
+    """The rows, each with its image_id: the script takes it from the question in the same place."""
+    if not found or "image_id" in found[0]:
+        return found
+    path = reference(references, QUESTIONS, what="questions that answers without image_id belong to")
+    asked = read_rows(path)
+    if len(asked) < len(found):
+        raise LayoutError(f"{path}: has {len(asked)} questions, but there are {len(found)} answers")
+    return [{"image_id": _image_id(question, path), **row} for question, row in zip(asked, found, strict=False)]

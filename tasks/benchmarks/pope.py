@@ -1,0 +1,278 @@
+"""POPE: is there an OBJECT in the image? Yes/no probes with absent objects drawn at random, by popularity and by co-occurrence.
+
+    parse("No, there is no dog.")       # "no"
+    f1(records)                         # from tasks.benchmarks.yes_no, one split at a time; mean_f1 is the mean of the three
+
+A record is {image, correct, predicted, truth} as in `tasks.benchmarks.yes_no`, and `category` (the split) for the metrics of a split.
+
+The authors' repository has two versions of the questions that people report on: that of today (3 x 3000), and that of commit e3e3926 (2910
+random questions, other articles), which LLaVA's scripts use. They are two tasks here, `pope` and `pope_llava`.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from support.errors import LayoutError
+from tasks.answer_files import Answered, OfficialAnswers, read_rows, values
+from tasks.benchmarks import yes_no
+from tasks.benchmarks.yes_no import COUNTS, YesNo, accuracy, f1, f1_of, precision, recall, yes_rate
+from tasks.benchmarks.yes_no import counts as yes_no_counts
+from tasks.metric import Array, Metric, Record, mean_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["SPLITS", "accuracy", "f1", "mean_f1", "parse", "precision", "recall", "yes_rate"]
+
+SPLITS: Final = ("random", "popular", "adversarial")
+
+NO_WORDS: Final = frozenset({"No", "not", "no"})
+"""Case counts: "NO" and "Not" are no negation to the official script."""
+
+
+def parse(answer: str) -> YesNo:
+    """The official reading: no where the text before the first full stop holds a negation as a whole word, else yes, whatever else it says.
+
+    Words are what stands between single spaces once commas are gone, so "no!", '"No"' and "No" followed by a line break read as yes.
+    """
+    return "yes" if NO_WORDS.isdisjoint(_part_read(answer).split(" ")) else "no"
+
+
+def _part_read(answer: str) -> str:
+    return answer.partition(".")[0].replace(",", "")
+
+
+def is_answer(answer: str) -> bool:
+    """Whether the part that is read says yes or no at all; where it doesn't, the official yes is a default."""
+    return parse(answer) == "no" or re.search(r"\byes\b", _part_read(answer), re.IGNORECASE) is not None
+
+
+def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
+    """After the first full stop, or once a negation stands there as a whole word."""
+    return _is_decided
+
+
+def _is_decided(answer: str) -> bool:
+    # The last word may go on: "no" may become "nothing". A space behind it makes it whole; a comma doesn't, since it is taken out.
+    return "." in answer or not NO_WORDS.isdisjoint(_part_read(answer).split(" ")[:-1])
+
+
+def _split_counts(records: Sequence[Record]) -> list[int]:
+    return [count for split in SPLITS for count in yes_no_counts([r for r in records if r["category"] == split])]
+
+
+def _mean_f1(sums: Array) -> Array:
+    by_split = sums.reshape(*sums.shape[:-1], len(SPLITS), COUNTS)
+    return np.asarray(f1_of(by_split).mean(axis=-1))
+
+
+mean_f1 = Metric(counts=_split_counts, value=_mean_f1)
+"""Mean of the three splits' F1, in %; nan where one is missing."""
+
+
+def of_split(split: str, metric: Metric) -> Metric:
+    """A metric of `tasks.benchmarks.yes_no` on the answers of one split."""
+    return Metric(counts=lambda records: yes_no_counts([r for r in records if r["category"] == split]), value=metric.value)
+
+
+random_accuracy, popular_accuracy, adversarial_accuracy = (of_split(split, accuracy) for split in SPLITS)
+random_precision, popular_precision, adversarial_precision = (of_split(split, precision) for split in SPLITS)
+random_recall, popular_recall, adversarial_recall = (of_split(split, recall) for split in SPLITS)
+random_f1, popular_f1, adversarial_f1 = (of_split(split, f1) for split in SPLITS)
+random_yes_rate, popular_yes_rate, adversarial_yes_rate = (of_split(split, yes_rate) for split in SPLITS)
+answer_length = mean_of("words")
+
+METRICS: Final = (
+    "f1",
+    *(f"{split}_{name}" for split in SPLITS for name in ("accuracy", "precision", "recall", "f1", "yes_rate")),
+    "yes_rate",
+    "answer_length",
+)
+
+
+def docs(dataset: "Dataset") -> "Dataset":
+    """Rows with an id that is unique over the splits, whose own question ids are not."""
+    ids = [f"{category}/{number}" for category, number in zip(dataset["category"], dataset["question_id"], strict=True)]
+    return dataset.remove_columns([name for name in ("id",) if name in dataset.column_names]).add_column("id", ids)
+
+
+def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
+    """One record for every metric."""
+    record = yes_no.record(doc["image"], doc["category"], parse(results[0]), doc["answer"]) | {"words": len(results[0].split())}
+    if not is_answer(results[0]):
+        record["unparsed"] = True
+    return dict.fromkeys(METRICS, record)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The questions in a folder with the authors' three files and, somewhere in it, COCO's val2014 pictures."""
+    found = []
+    for split in SPLITS:
+        for row in read_rows(_one_of(folder, f"coco_pope_{split}.json")):
+            number, image, text, label = values(row, folder / f"coco_pope_{split}.json", "question_id", "image", "text", "label")
+            found.append({"question_id": str(number), "image": image, "question": text, "answer": label, "category": split})
+    return found
+
+
+def _one_of(folder: Path, name: str) -> Path:
+    found = sorted(folder.rglob(name))
+    if len(found) != 1:
+        raise LayoutError(f"{folder}: has {len(found)} files {name}, must be one")
+    return found[0]
+
+
+TODAY: Final = "pope"
+LLAVA: Final = "pope_llava"
+VERSIONS: Final[Mapping[str, int]] = {TODAY: 3000, LLAVA: 2910}
+"""Task -> how many random questions its version has."""
+
+LLAVA_IDS: Final = {"adversarial": 0, "random": 1, "popular": 2}
+"""LLaVA numbers the questions of the three splits from 1, 10000001 and 20000001."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """The answers of one split."""
+
+    path: Path
+    split: str
+    rows: Sequence[Mapping[str, Any]]
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """Answers in the order of the authors' questions: a file a split, a folder of them or their common beginning, or LLaVA's one file.
+
+    `references` holds `coco_pope_SPLIT.json`, of one version or of both.
+    """
+    return _read(path, references, TODAY)
+
+
+def official_answers_llava(path: Path, references: Path | None) -> OfficialAnswers:
+    """The same, taken for answers to the questions of commit e3e3926 where nothing says otherwise."""
+    return _read(path, references, LLAVA)
+
+
+def _read(path: Path, references: Path | None, task: str) -> OfficialAnswers:
+    questions = _questions(references)
+    answered: list[Answered] = []
+    warnings: list[str] = []
+    for file in _files(path, questions):
+        known = {version: by_split[file.split] for version, by_split in questions.items()}
+        version = _version(file, known, task)
+        asked = known[version]
+        if version != task:
+            warnings.append(f"{file.path.name}: scored as {version} ({len(asked)} {file.split} questions), not {task}")
+        if len(file.rows) < len(asked):
+            warnings.append(f"{file.path.name}: answers the first {len(file.rows)} of {len(asked)} {file.split} questions")
+        elif len(file.rows) > len(asked):
+            warnings.append(
+                f"{file.path.name}: {len(file.rows) - len(asked)} answers after the last of {len(asked)} questions are left out"
+            )
+        others = sum(not _same_question(row, question) for row, question in zip(file.rows, asked, strict=False))
+        if others:
+            warnings.append(f"{file.path.name}: {others} answers are to another question than that of their line")
+        for row, question in zip(file.rows, asked, strict=False):
+            doc = {"image": question["image"], "category": file.split, "question": question["text"], "answer": question["label"]}
+            answered.append(Answered(id=f"{file.split}/{question['question_id']}", doc=doc, answer=_text(row, file.path)))
+    splits = {sample.doc["category"] for sample in answered}
+    # Of one split alone there is no mean: its own figures are what people look for.
+    more = {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1} if len(splits) == 1 else {}
+    return OfficialAnswers(answered=answered, warnings=warnings, more=more)
+
+
+def _questions(references: Path | None) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Version -> split -> questions, of the versions that are there with all their splits."""
+    names = ", ".join(f"coco_pope_{split}.json" for split in SPLITS)
+    if references is None:
+        raise LayoutError(f"needs the questions ({names}): give the folder with --references")
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for file in sorted(references.rglob("coco_pope_random.json")):
+        by_split = {}
+        for split in SPLITS:
+            other = file.with_name(f"coco_pope_{split}.json")
+            by_split[split] = read_rows(other)
+            for row in by_split[split][:1]:
+                values(row, other, "question_id", "image", "text", "label")
+        found[LLAVA if len(by_split["random"]) == VERSIONS[LLAVA] else TODAY] = by_split
+    if not found:
+        raise LayoutError(f"{references}: has no questions ({names})")
+    return found
+
+
+def _files(path: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[_File]:
+    if path.is_file():
+        return _splits_of(path, questions)
+    inside = path.is_dir()
+    files = sorted(path.iterdir()) if inside else sorted(path.parent.glob(f"{path.name}*"))
+    sets: dict[str, list[Path]] = {}
+    for file in files:
+        if file.is_file() and (split := _split_in_name(file)):
+            sets.setdefault(file.name.replace(split, "*"), []).append(file)
+    if not sets:
+        raise LayoutError(f"{path}: has no file of answers with {', '.join(SPLITS)} in its name")
+    if len(sets) > 1:
+        raise LayoutError(f"{path}: has the answers of several models ({', '.join(sets)}): give the beginning of one's file names")
+    return [part for file in next(iter(sets.values())) for part in _splits_of(file, questions)]
+
+
+def _split_in_name(file: Path) -> str | None:
+    return next((split for split in SPLITS if split in file.name), None)
+
+
+def _splits_of(file: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[_File]:
+    rows = read_rows(file)
+    if (split := _split_in_name(file)) is not None:
+        return [_File(file, split, rows)]
+    groups = {split: [row for row in rows if _llava_group(row) == group] for split, group in LLAVA_IDS.items()}
+    if groups["random"] and groups["popular"]:
+        return [_File(file, split, groups[split]) for split in SPLITS if groups[split]]
+    fitting = {split: max(sum(map(_same_question_known, rows, by_split[split])) for by_split in questions.values()) for split in SPLITS}
+    best = max(fitting, key=lambda split: fitting[split])
+    if sum(count == fitting[best] for count in fitting.values()) == 1:
+        return [_File(file, best, rows)]
+    raise LayoutError(f"{file}: can't tell which split it answers: put {', '.join(SPLITS[:-1])} or {SPLITS[-1]} into its name")
+
+
+def _llava_group(row: Mapping[str, Any]) -> int | None:
+    number = str(row.get("question_id"))
+    return int(number) // 10_000_000 if number.isdecimal() else None
+
+
+def _asked(row: Mapping[str, Any]) -> str | None:
+    """The question an answer says it is to."""
+    asked = row.get("question") or row.get("prompt")
+    return asked if isinstance(asked, str) else None
+
+
+def _same_question_known(row: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
+    return (asked := _asked(row)) is not None and asked.startswith(question["text"])
+
+
+def _same_question(row: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
+    return _asked(row) is None or _same_question_known(row, question)
+
+
+def _version(file: _File, known: Mapping[str, Sequence[Mapping[str, Any]]], task: str) -> str:
+    """Which version's questions a file answers: by the questions it repeats, by how many there are, else the task's own."""
+    in_order = sorted(known, key=lambda version: version != task)
+    rules: list[Callable[[str], int]] = [
+        lambda version: sum(map(_same_question_known, file.rows, known[version])),
+        lambda version: len(known[version]) == len(file.rows),
+    ]
+    for rule in rules:
+        fit = {version: rule(version) for version in in_order}
+        if len(set(fit.values())) > 1:
+            return max(in_order, key=lambda version: fit[version])
+    return in_order[0]
+
+
+def _text(row: Mapping[str, Any], path: Path) -> str:
+    found = row.get("text", row.get("answer"))
+    if not isinstance(found, str):
+        raise LayoutError(f"{path}: a row has neither text nor answer; it has {', '.join(row)}")
+    return found

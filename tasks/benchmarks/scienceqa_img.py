@@ -1,0 +1,133 @@
+"""ScienceQA, questions with an image: multiple choice, read by the rule of LLaVA's script.
+
+    parse("A")                      # "A"
+    parse("The answer is B.")       # "B"
+    parse("B.")                     # None: the script reads that as failed
+
+A record is {image, correct, has_image}. A letter beyond the choices is wrong, as is an answer that can't be read.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from support.errors import LayoutError
+from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, reference, values
+from tasks.metric import Metric, mean_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LETTERS: Final = "ABCDE"
+THE_ANSWER_IS: Final = re.compile(r"The answer is ([A-Z]).")
+SUFFIX: Final = "Answer with the option's letter from the given choices directly."
+METRICS: Final = ("accuracy", "answer_length")
+
+
+def parse(answer: str) -> str | None:
+    """The letter in an answer: the whole of it, its beginning before ". ", or after the one "The answer is"; None where there is none."""
+    if answer in tuple(LETTERS):
+        return answer
+    if answer[:1] in tuple(LETTERS) and answer[1:3] == ". ":
+        return answer[0]
+    found = THE_ANSWER_IS.findall(answer)
+    return found[0] if len(found) == 1 else None
+
+
+def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Once the answer begins with a letter and ". "."""
+    return _is_decided
+
+
+def _is_decided(answer: str) -> bool:
+    return answer[:1] in tuple(LETTERS) and answer[1:3] == ". "
+
+
+def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """The letters of the choices there are."""
+    return tuple(LETTERS[: len(doc["choices"])]), LETTERS[int(doc["answer"])]
+
+
+def is_correct(letter: str | None, truth: int, choices: int) -> bool:
+    """Whether `letter` names the choice number `truth` of so many."""
+    return letter is not None and letter in LETTERS[:choices] and LETTERS.index(letter) == truth
+
+
+accuracy = Metric(
+    counts=lambda records: (sum(r["correct"] and r["has_image"] for r in records), sum(r["has_image"] for r in records)),
+    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
+)
+"""% of the questions with an image that are answered right."""
+
+accuracy_all = mean_of("correct", scale=100)
+"""% of all questions that are answered right, in files that hold those without an image, too."""
+
+answer_length = mean_of("words")
+
+
+def docs(dataset: "Dataset") -> "Dataset":
+    """Rows with an id: their number, since the data has none."""
+    return dataset.add_column("id", [str(number) for number in range(len(dataset))])
+
+
+def prompt(doc: Mapping[str, Any]) -> str:
+    """Context, question and lettered choices as LLaVA's script puts them."""
+    context = [f"Context: {doc['hint']}"] if doc.get("hint") else []
+    choices = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, doc["choices"], strict=False)]
+    return "\n".join(["<image>" + "\n".join([*context, doc["question"]]), *choices, SUFFIX])
+
+
+def target(doc: Mapping[str, Any]) -> str:
+    """The letter of the right choice."""
+    return LETTERS[doc["answer"]]
+
+
+def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
+    """One record for every metric."""
+    letter = parse(results[0])
+    record = {
+        "image": doc["image"],
+        "correct": is_correct(letter, doc["answer"], len(doc["choices"])),
+        "has_image": doc.get("has_image", True),
+        "words": len(results[0].split()),
+    }
+    if letter is None:
+        record["unparsed"] = True
+    return dict.fromkeys(METRICS, record)
+
+
+def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
+    """LLaVA's answer file: a line {question_id, text} a question; `references` holds the questions (`test_questions.jsonl`).
+
+    A question without an answer is wrong, as in LLaVA's script.
+    """
+    questions = read_rows(reference(references, "test_questions.jsonl", what="questions with their choices and answers"))
+    given = {str(number): text for number, text in _given(path)}
+    answered: list[Answered] = []
+    for row in questions:
+        number, choices, answer, has_image = values(row, path, "question_id", "choices", "answer", "has_image")
+        doc = {"image": str(number), "choices": choices, "answer": answer, "has_image": has_image}
+        answered.append(Answered(id=str(number), doc=doc, answer=given.get(str(number), "")))
+    unknown = given.keys() - {sample.id for sample in answered}
+    if len(unknown) == len(given):
+        raise LayoutError(f"{path}: none of its question ids is among the questions of the references")
+    without = sum(sample.id not in given for sample in answered)
+    warnings = [f"{without} questions have no answer and count as wrong"] if without else []
+    warnings += [f"{len(unknown)} answers are to no question of the references and are left out"] if unknown else []
+    return OfficialAnswers(answered=answered, warnings=warnings, more={"accuracy_all": accuracy_all})
+
+
+def _given(path: Path) -> Sequence[tuple[Any, str]]:
+    """Question ids and answers: of LLaVA's answer lines, or of what its scoring script writes."""
+    if path.is_dir():
+        raise LayoutError(f"{path}: must be a file of answers")
+    if path.suffix == ".json" and isinstance(whole := read_json(path), dict) and isinstance(whole.get("outputs"), dict):
+        return list(whole["outputs"].items())
+    pairs: list[tuple[Any, str]] = []
+    for row in read_rows(path):
+        number, text = values(row, path, "question_id", "text")
+        if not isinstance(text, str):
+            raise LayoutError(f"{path}: the text of question {number} is no text: {text!r}")
+        pairs.append((number, text))
+    return pairs

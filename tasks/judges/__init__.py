@@ -1,0 +1,1 @@
+"""Judges: protocol, chat client, ledger, prices, official prompts."""

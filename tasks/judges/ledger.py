@@ -1,0 +1,295 @@
+"""The judge's ledger: every reply that was paid for, kept once, by what determines it.
+
+    ledger = Ledger(Path("runs/ledger.sqlite"))
+    ledger.reply(key)                       # the reply, or None
+    ledger.put(Call(key=key, ...))          # on disk when it returns
+    ledger.summary()                        # calls, tokens and money by task and model
+
+One SQLite file in WAL mode, which several processes may share. A call is one row, committed by itself: a kill loses only calls in flight. A
+key is claimed before it is asked, so that two processes don't pay for it twice; a claim of a process that is gone is void. What was paid
+for and gave no usable reply (a content filter, a cut reply) is in the ledger too, as a loss, so that the money adds up.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+LEDGER: Final = Path("runs") / "ledger.sqlite"
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS calls (
+    key TEXT PRIMARY KEY, task TEXT NOT NULL, model TEXT NOT NULL, served TEXT NOT NULL, reply TEXT NOT NULL,
+    prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, latency REAL NOT NULL, attempts INTEGER NOT NULL,
+    batch INTEGER NOT NULL, created TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS losses (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, reason TEXT NOT NULL,
+    prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, created TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS batches (
+    id TEXT PRIMARY KEY, model TEXT NOT NULL, task TEXT NOT NULL, keys TEXT NOT NULL, created TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, expires REAL NOT NULL);
+"""
+WAIT: Final = 60.0
+"""Seconds for another process to finish writing."""
+
+
+class LedgerError(ValueError):
+    """A ledger, or a file to import into it, is not as it must be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One reply that was paid for."""
+
+    key: str
+    """sha256 of all that determines the reply."""
+    task: str
+    """What it was asked for; may be empty."""
+    model: str
+    """The judge asked for."""
+    served: str
+    """The model the server says has answered."""
+    reply: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    """None: the server did not say."""
+    price: float | None
+    """In US dollars; None: not known, never 0."""
+    latency: float
+    """Seconds from the first attempt to the reply."""
+    attempts: int
+    batch: bool
+    created: str
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """What one model cost for one task."""
+
+    task: str
+    model: str
+    calls: int
+    losses: int
+    """Paid calls without a usable reply."""
+    prompt_tokens: int
+    completion_tokens: int
+    price: float | None
+    """In US dollars; None where any call's price is not known."""
+
+
+def now() -> str:
+    """The time, as the ledger writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+_COLUMNS: Final = tuple(field.name for field in fields(Call))
+
+
+class Ledger:
+    """See the module's docstring. Safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        try:
+            # Autocommit: each statement is durable when it returns.
+            self._db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+            self._write_ahead()
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            for statement in SCHEMA.split(";"):
+                self._db.execute(statement)
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(f"{path}: can't be used as a ledger: {error}") from None
+        self._host = socket.gethostname()
+
+    def _write_ahead(self) -> None:
+        """WAL mode, set once for the file; while another process sets it, SQLite says locked at once, whatever the timeout."""
+        until = time.monotonic() + WAIT
+        while True:
+            try:
+                if self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
+                    return
+            except sqlite3.OperationalError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(statement, values).fetchall()
+
+    def reply(self, key: str) -> str | None:
+        """The reply under this key, or None."""
+        found = self._run("SELECT reply FROM calls WHERE key = ?", key)
+        return str(found[0][0]) if found else None
+
+    def put(self, call: Call) -> None:
+        """Keep a call; the first reply under a key stays."""
+        values = [int(value) if isinstance(value, bool) else value for value in asdict(call).values()]
+        self._run(f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})", *values)
+        self.release(call.key)
+
+    def lose(
+        self, key: str, task: str, model: str, reason: str, prompt_tokens: int | None, completion_tokens: int | None, price: float | None
+    ) -> None:
+        """Keep that a call was paid for and gave no usable reply."""
+        columns = "key, task, model, reason, prompt_tokens, completion_tokens, price, created"
+        values = (key, task, model, reason, prompt_tokens, completion_tokens, price, now())
+        self._run(f"INSERT INTO losses ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
+
+    def claim(self, key: str, seconds: float) -> bool:
+        """Whether this process may now ask for `key`; the claim holds until `release`, or so many seconds."""
+        with self._lock, self._writing():
+            held = self._run("SELECT host, pid, expires FROM claims WHERE key = ?", key)
+            if held and not self._void(*held[0]):
+                return False
+            values = (key, self._host, os.getpid(), time.time() + seconds)
+            self._run("INSERT OR REPLACE INTO claims (key, host, pid, expires) VALUES (?, ?, ?, ?)", *values)
+            return True
+
+    def release(self, key: str) -> None:
+        """Give up a claim."""
+        self._run("DELETE FROM claims WHERE key = ?", key)
+
+    def open_batch(self, batch: str, model: str, task: str, keys: list[str]) -> None:
+        """Keep that a batch with these questions is on its way."""
+        self._run(
+            "INSERT INTO batches (id, model, task, keys, created) VALUES (?, ?, ?, ?, ?)", batch, model, task, json.dumps(keys), now()
+        )
+
+    def open_batches(self, model: str) -> list[tuple[str, list[str]]]:
+        """Ids of a model's batches that nobody has collected, and the keys in them, the oldest first."""
+        rows = self._run("SELECT id, keys FROM batches WHERE model = ? ORDER BY rowid", model)
+        return [(str(batch), [str(key) for key in json.loads(keys)]) for batch, keys in rows]
+
+    def close_batch(self, batch: str) -> None:
+        """Keep that a batch was collected."""
+        self._run("DELETE FROM batches WHERE id = ?", batch)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Alone among all processes."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _void(self, host: str, pid: int, expires: float) -> bool:
+        if expires < time.time() or (host == self._host and pid == os.getpid()):
+            return True
+        return host == self._host and not _alive(pid)
+
+    def calls(self) -> Iterator[Call]:
+        """All calls, in the order they were made."""
+        for row in self._run(f"SELECT {', '.join(_COLUMNS)} FROM calls ORDER BY rowid"):
+            values = dict(zip(_COLUMNS, row, strict=True))
+            yield Call(**values | {"batch": bool(values["batch"])})
+
+    def spent(self) -> float:
+        """All money whose amount is known, in US dollars."""
+        (row,) = self._run("SELECT (SELECT TOTAL(price) FROM calls) + (SELECT TOTAL(price) FROM losses)")
+        return float(row[0])
+
+    def completion_tokens(self, task: str, model: str) -> float | None:
+        """Mean length of the replies so far, in tokens; None where there are none."""
+        ((mean,),) = self._run("SELECT AVG(completion_tokens) FROM calls WHERE task = ? AND model = ?", task, model)
+        return None if mean is None else float(mean)
+
+    def summary(self) -> list[Total]:
+        """What was paid, by task and model."""
+        paid = """
+            SELECT task, model, 1 AS call, 0 AS loss, prompt_tokens, completion_tokens, price FROM calls UNION ALL
+            SELECT task, model, 0 AS call, 1 AS loss, prompt_tokens, completion_tokens, price FROM losses
+        """
+        sums = "SUM(call), SUM(loss), TOTAL(prompt_tokens), TOTAL(completion_tokens), TOTAL(price), COUNT(price), COUNT(*)"
+        rows = self._run(f"SELECT task, model, {sums} FROM ({paid}) GROUP BY task, model ORDER BY task, model")
+        return [
+            Total(
+                task=task,
+                model=model,
+                calls=calls,
+                losses=losses,
+                prompt_tokens=int(prompt),
+                completion_tokens=int(completion),
+                price=float(price) if priced == count else None,
+            )
+            for task, model, calls, losses, prompt, completion, price, priced, count in rows
+        ]
+
+    def export(self, path: Path) -> int:
+        """Write all calls as JSON lines, one each; how many. The file is there whole or not at all."""
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        count = 0
+        with part.open("w", encoding="utf-8", newline="\n") as out:
+            for call in self.calls():
+                out.write(json.dumps(asdict(call)) + "\n")
+                count += 1
+        part.replace(path)
+        return count
+
+    def import_from(self, path: Path) -> tuple[int, int, int]:
+        """Take over calls that somebody exported; how many are new, were there already, and differ (the first reply stays)."""
+        calls = [_read(line, number, path) for number, line in enumerate(_lines(path), start=1) if line.strip()]
+        new = same = differ = 0
+        for call in calls:
+            kept = self.reply(call.key)
+            if kept is None:
+                self.put(call)
+                new += 1
+            elif kept == call.reply:
+                same += 1
+            else:
+                differ += 1
+        return new, same, differ
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LedgerError(f"{path}: can't be read: {error}") from None
+
+
+def _read(line: str, number: int, path: Path) -> Call:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise LedgerError(f"{path}: line {number}: not JSON: {error}") from None
+    if not isinstance(row, dict) or set(row) != set(_COLUMNS):
+        raise LedgerError(f"{path}: line {number}: must have exactly {', '.join(_COLUMNS)}")
+    texts = all(isinstance(row[name], str) for name in ("key", "task", "model", "served", "reply", "created"))
+    numbers = all(row[name] is None or isinstance(row[name], (int, float)) for name in ("prompt_tokens", "completion_tokens", "price"))
+    if not (texts and numbers and len(row["key"]) == 64):
+        raise LedgerError(f"{path}: line {number}: a field has the wrong type")
+    return Call(**row)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,172 @@
+"""Whose words the judge is asked in: ours (`tasks/prompts/`), or the benchmark authors' own, fetched when the user says so.
+
+    with official_prompts():            # `harness eval --official-prompts`
+        official("mmhal")               # the authors' template, from their repository at a pinned commit; None outside
+
+The authors' texts are not part of this project. Each is fetched once, kept in the user's cache folder, and used only if its sha256 is the
+one written here. Errors: `WordingError`, one line that names address and reason.
+"""
+
+import ast
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+
+class WordingError(RuntimeError):
+    """An official prompt can't be had, or is not what it was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSource:
+    """Where an official prompt is."""
+
+    url: str
+    """At a pinned commit."""
+    sha256: str
+    """Of the template itself, UTF-8, as `template` takes it out of the file."""
+    template: Callable[[str], str]
+    """The file's text -> the template's."""
+
+
+TIMEOUT: Final = 30
+"""Seconds."""
+
+_USE: ContextVar[bool] = ContextVar("official_prompts", default=False)
+
+
+@contextmanager
+def official_prompts() -> Iterator[None]:
+    """Inside, judges are asked in the authors' own words wherever a benchmark has some."""
+    token = _USE.set(True)
+    try:
+        yield
+    finally:
+        _USE.reset(token)
+
+
+def in_use() -> str:
+    """ "official" or "own": what a result says of its judge's prompts."""
+    return "official" if _USE.get() else "own"
+
+
+def official(name: str) -> str | None:
+    """The authors' template of this name, or None where ours is to be used."""
+    return fetch(SOURCES[name]) if _USE.get() else None
+
+
+def fetch(source: PromptSource) -> str:
+    """The template of `source`, from the cache folder where it is there."""
+    kept = cache_folder() / "prompts" / f"{source.sha256}.txt"
+    if kept.is_file():
+        text = kept.read_text(encoding="utf-8")
+        if _digest(text) == source.sha256:
+            return text
+    text = source.template(_download(source.url))
+    if _digest(text) != source.sha256:
+        raise WordingError(f"{source.url}: the prompt in it has sha256 {_digest(text)}, not {source.sha256}: not used")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    # Into place at once: another process may be reading.
+    with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False, encoding="utf-8", newline="") as part:
+        part.write(text)
+    os.replace(part.name, kept)
+    return text
+
+
+def _download(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
+            return str(reply.read().decode("utf-8"))
+    except (urllib.error.URLError, OSError, UnicodeDecodeError) as error:
+        raise WordingError(f"{url}: can't fetch the official prompt: {getattr(error, 'reason', error)}") from None
+
+
+def cache_folder() -> Path:
+    """Where this project keeps what it fetched or unpacked for the user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-harness"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def string_of(variable: str) -> Callable[[str], str]:
+    """Takes the text assigned to `variable` out of a Python file, wherever in it that stands, without running the file."""
+
+    def template(code: str) -> str:
+        for node in ast.walk(ast.parse(code)):
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))) if name == variable:
+                    return text
+        raise WordingError(f"no text is assigned to {variable!r} in the file")
+
+    return template
+
+
+def pieces_of(function: str) -> Callable[[str], str]:
+    """Takes the prompt that `function` of a Python file puts together (prompt = ..., prompt += ...), with a NUL where data goes."""
+
+    def template(code: str) -> str:
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.FunctionDef) and node.name == function:
+                found = [part for part in ast.walk(node) if isinstance(part, (ast.Assign, ast.AugAssign)) and _is_prompt(part)]
+                return "".join(_piece(part.value) for part in sorted(found, key=lambda part: part.lineno))
+        raise WordingError(f"there is no function {function!r} in the file")
+
+    return template
+
+
+def _is_prompt(node: ast.Assign | ast.AugAssign) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return any(isinstance(target, ast.Name) and target.id == "prompt" for target in targets)
+
+
+def _piece(value: ast.expr) -> str:
+    return str(value.value) if isinstance(value, ast.Constant) else "\0"
+
+
+def _whole(text: str) -> str:
+    return text
+
+
+def _at(repository: str, commit: str, path: str) -> str:
+    return f"https://raw.githubusercontent.com/{repository}/{commit}/{path}"
+
+
+HALLUSION: Final = _at("tianyi-lab/HallusionBench", "08e51de4c41600d01701d38878d6235f0d119c7b", "utils.py")
+SOURCES: Final[Mapping[str, PromptSource]] = {
+    "mmhal": PromptSource(
+        url=_at("llava-rlhf/LLaVA-RLHF", "830a083fd83e607da3c35f2e6aef833523c1e722", "Eval/eval_gpt_mmhal.py"),
+        sha256="2c73d8c50f1740d000fae62cfeed103c2f7a5bcfa904b27e6e09900e7ce600cc",
+        template=string_of("template"),
+    ),
+    "mmvet": PromptSource(
+        url=_at("yuweihao/MM-Vet", "7d717c2f54a584b7ed363d66e6481ce1bf648538", "mm-vet_evaluator.py"),
+        sha256="d1b3e0a5b4e72c888b77164489d705bba4dd149934fff564dfba6443d81afe3f",
+        template=string_of("prompt"),
+    ),
+    "llava_bench": PromptSource(
+        url=_at("haotian-liu/LLaVA", "181a2f811f1eb0b794c25e87204491d812c05f8d", "llava/eval/table/rule.json"),
+        sha256="dd7345a44ce9f7a24e51a30ee030cdab32346f9d08e3359c80545ff1312b1e07",
+        template=_whole,
+    ),
+    "hallusionbench": PromptSource(
+        url=HALLUSION,
+        sha256="3cd312a11a1c4219c437fcd54fd19c8e559705500da0d951643987a79ab8baa4",
+        template=pieces_of("evaluate_by_chatgpt"),
+    ),
+    "hallusionbench_same": PromptSource(
+        url=HALLUSION,
+        sha256="05fc25415f411dea33a5872c32dabeab0a99aa52b5692ff805579bbaba9a8d5a",
+        template=pieces_of("check_same_by_chatgpt"),
+    ),
+}
+"""By the names under which tasks ask for them."""

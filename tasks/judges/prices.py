@@ -1,0 +1,99 @@
+"""What asking a judge costs, before it is asked.
+
+    price("gpt-4o-2024-11-20", 1200, 80)                # US dollars; None for a judge whose price is not known, never 0
+    image_tokens("gpt-4o-2024-11-20", 1024, 1024)       # 765
+    retired("gpt-4-0314", date.today())                 # a sentence, or None
+
+The table is `tasks/judges/judges.toml`; entries of the file named by HARNESS_PRICES go before it.
+"""
+
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+TABLE: Final = Path(__file__).with_name("judges.toml")
+OVERRIDE: Final = "HARNESS_PRICES"
+CHARACTERS: Final = 4
+"""Of English text in a token, about."""
+OVERHEAD: Final = 0
+"""Tokens a message costs beside its text."""
+LOW_DETAIL: Final = "low"
+
+
+class PriceError(ValueError):
+    """A price table can't be read."""
+
+
+def price(model: str, prompt_tokens: int, completion_tokens: int, *, batch: bool = False) -> float | None:
+    """US dollars for one call or for many; None where the model is in no table."""
+    table = _tables()
+    entry = table["models"].get(model)
+    if entry is None or "input" not in entry or "output" not in entry:
+        return None
+    share = float(table.get("batch", 0.5)) if batch else 1.0
+    return share * (prompt_tokens * float(entry["input"]) + completion_tokens * float(entry["output"])) / 1e6
+
+
+def text_tokens(text: str) -> int:
+    """How many tokens a text is, about."""
+    return math.ceil(len(text) / CHARACTERS)
+
+
+def image_tokens(model: str, width: int, height: int, detail: str = "auto") -> int:
+    """How many tokens an image is by the model's published rule (GPT-4o's where the model is not known)."""
+    rule = _tables()["models"].get(model, {}).get("images", {"base": 85, "tile": 170})
+    if detail == LOW_DETAIL:
+        return int(rule["base"])
+    fit = min(1.0, 2048 / max(width, height))
+    width, height = int(width * fit), int(height * fit)
+    fit = min(1.0, 768 / min(width, height))
+    tiles = math.ceil(width * fit / 512) * math.ceil(height * fit / 512)
+    return int(rule["base"]) + int(rule["tile"]) * tiles
+
+
+NOTICE: Final = 90
+"""Days before a model is shut down at which that is said."""
+
+
+def retired(model: str, today: date) -> str | None:
+    """A sentence where the model is no longer served, or soon won't be."""
+    day = _tables()["models"].get(model, {}).get("retired")
+    if not isinstance(day, date) or (day - today).days > NOTICE:
+        return None
+    if day < today:
+        return f"{model} was shut down on {day}: its scores can't be re-run"
+    return f"{model} is to be shut down on {day}: scores it gives can't be re-run after that"
+
+
+def _tables() -> Mapping[str, Any]:
+    own = os.environ.get(OVERRIDE)
+    return _read(TABLE, Path(own) if own else None)
+
+
+@cache
+def _read(path: Path, first: Path | None) -> Mapping[str, Any]:
+    table = _load(path)
+    if first is not None:
+        own = _load(first)
+        table = {**table, **own, "models": table["models"] | own["models"]}
+    return table
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PriceError(f"{path}: no price table: {error}") from None
+    models = table.get("models")
+    if not isinstance(models, dict) or not all(isinstance(entry, dict) for entry in models.values()):
+        raise PriceError(f'{path}: no price table: must have entries [models."NAME"] with input and output')
+    for name, entry in models.items():
+        for field in ("input", "output"):
+            if field in entry and (isinstance(entry[field], bool) or not isinstance(entry[field], (int, float)) or entry[field] < 0):
+                raise PriceError(f"{path}: models.{name}.{field}: must be a price, is {entry[field]!r}")
+    return table

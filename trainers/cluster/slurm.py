@@ -1,0 +1,226 @@
+"""Jobs of one node on a Slurm cluster, through submitit: what is asked of the cluster, submitted, watched, ended.
+
+    wanted = resources(["partition=gpu", "time=12:00:00", "gres=gpu:a100:1"])
+    job = submit("llava-1.5-7b", keep_server, command, folder=run / "servers", wanted=wanted)
+    job.state()                                     # "PENDING", "RUNNING", ..., ENDED
+    job.cancel()
+
+`cluster="local"` makes the same jobs processes of this machine. The folder must be one that the nodes see too. The state is asked of
+squeue: sacct knows nothing on a cluster without an accounting database.
+"""
+
+import difflib
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from support.errors import BadInput
+
+Cluster = Literal["slurm", "local"]
+
+ENDED: Final = "ENDED"
+UNKNOWN: Final = "UNKNOWN"
+"""The controller didn't answer: no news, good or bad."""
+
+RESTARTS: Final = 1000
+"""Time limits that work which can go on may reach: a week of training on a cluster of four-hour jobs reaches 42."""
+
+_OVER: Final = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+
+
+class SlurmError(BadInput):
+    """What can't be asked of the cluster, or what it refused; one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one job asks for, as sbatch's options of the same names."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    nodelist: str | None = None
+    exclude: str | None = None
+    reservation: str | None = None
+    gres: str | None = None
+    """Such as "gpu:a100:1"; then `gpus` is not asked for."""
+    gpus: int = 1
+    cpus: int | None = None
+    mem: str | None = None
+    """With its unit, "64G"."""
+    minutes: int = 24 * 60
+    setup: tuple[str, ...] = field(default=())
+    """Shell lines before the job's command, such as "module load cuda"."""
+    nodes: int = 1
+    """Each runs the work once."""
+    restart: bool = False
+    """Queued again after preemption, a node's failure and, where the work can go on, at its time limit."""
+
+    def parameters(self) -> dict[str, Any]:
+        """As submitit's Slurm executor has them."""
+        gpus = {"gpus_per_node": self.gpus} if self.gpus and self.gres is None else {}
+        plain = {
+            name: value
+            for name in ("partition", "account", "qos", "constraint", "nodelist", "exclude", "gres")
+            if (value := getattr(self, name)) is not None
+        }
+        # submitit reads its own `mem` as a number, and knows no reservation.
+        beside = {name: value for name in ("mem", "reservation") if (value := getattr(self, name)) is not None}
+        beside |= {"requeue": True} if self.restart else {}
+        more = {"additional_parameters": beside} if beside else {}
+        setup = {"setup": list(self.setup)} if self.setup else {}
+        cpus = {"cpus_per_task": self.cpus} if self.cpus else {}
+        # Signals before preemption reach steps only, and other nodes are reached by srun. Elsewhere without: a step would get one CPU.
+        step: dict[str, Any] = {"use_srun": self.restart or self.nodes > 1}
+        if step["use_srun"]:
+            step |= {"ntasks_per_node": 1, "srun_args": ["--kill-on-bad-exit=1"] + ([f"--cpus-per-task={self.cpus}"] if self.cpus else [])}
+        return {"time": self.minutes, "nodes": self.nodes, "stderr_to_stdout": True, **step, **plain, **gpus, **cpus, **more, **setup}
+
+
+_NAMES: Final = ("partition", "account", "qos", "constraint", "nodelist", "exclude", "reservation", "gres", "gpus", "cpus", "mem")
+KNOWN: Final = (*_NAMES, "time", "setup")
+
+
+def resources(options: Sequence[str]) -> Resources:
+    """Read "name=value" options, the names of `KNOWN`; "setup" may come several times. SlurmError."""
+    found: dict[str, Any] = {}
+    setup: list[str] = []
+    for option in options:
+        name, equals, value = option.partition("=")
+        name = name.strip().removeprefix("--")
+        if name not in KNOWN:
+            near = difflib.get_close_matches(name, KNOWN, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise SlurmError(f"--slurm {option!r}: no option {name!r}{hint}; known: {', '.join(KNOWN)}")
+        # A line break would end sbatch's comment and begin a shell command.
+        if not equals or not value.strip() or any(ord(character) < 32 for character in value):
+            raise SlurmError(f"--slurm {option!r}: give it as {name}=VALUE, in one line")
+        if name == "setup":
+            setup.append(value)
+        elif name == "time":
+            found["minutes"] = minutes(value)
+        elif name in ("gpus", "cpus"):
+            if not value.isascii() or not value.isdigit():
+                raise SlurmError(f"--slurm {option!r}: {name} is a number")
+            found[name] = int(value)
+        else:
+            found[name] = value
+    return Resources(**found, setup=tuple(setup))
+
+
+_TIME: Final = re.compile(r"(?:(?P<days>\d+)-(?P<of_day>\d+(?::\d+){0,2})|(?P<rest>\d+(?::\d+){0,2}))", re.ASCII)
+
+
+def minutes(text: str) -> int:
+    """Slurm's ways to write a time ("90", "90:00", "8:00:00", "2-12", "2-12:30"), in minutes, rounded up. SlurmError."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise SlurmError(f"time {text!r}: write it as Slurm does: MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS")
+    if match["days"] is not None:
+        hours, mins, seconds = [*map(int, match["of_day"].split(":")), 0, 0][:3]
+        hours += 24 * int(match["days"])
+    else:
+        parts = [int(part) for part in match["rest"].split(":")]
+        # One or two parts begin with minutes, three with hours.
+        hours, mins, seconds = parts if len(parts) == 3 else [0, *parts, 0][:3]
+    whole = hours * 60 + mins + (seconds + 59) // 60
+    if not whole:
+        raise SlurmError(f"time {text!r}: no time at all")
+    return whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmJob:
+    """One submitted job."""
+
+    name: str
+    id: str
+    log: Path
+    """What it printed."""
+    cluster: Cluster
+    handle: Any = field(repr=False)
+    """submitit's own job."""
+
+    def state(self) -> str:
+        """As squeue has it with its reason ("PENDING (Resources)"); ENDED once it is over, UNKNOWN where nobody answers."""
+        if self.cluster == "local":
+            return ENDED if self.handle.done() else "RUNNING"
+        try:
+            asked = subprocess.run(
+                ["squeue", "--noheader", "--format", "%T|%r", "--jobs", self.id], capture_output=True, text=True, timeout=60, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return UNKNOWN
+        if asked.returncode:
+            return ENDED if "Invalid job id" in asked.stderr else UNKNOWN
+        state, _, reason = asked.stdout.strip().partition("|")
+        if not state or state in _OVER:
+            return ENDED
+        return f"{state} ({reason})" if reason not in ("", "None") else state
+
+    def cancel(self) -> None:
+        """End it, running or not; nothing happens to one that is over."""
+        if self.cluster == "local":
+            self.handle.cancel(check=False)
+            return
+        # Of a job that is over, or where the controller is gone, there is nothing to tell.
+        subprocess.run(["scancel", self.id], capture_output=True, timeout=60, check=False)
+
+
+def check_cluster(cluster: Cluster) -> None:
+    """SlurmError where there is no Slurm."""
+    if cluster == "slurm" and (missing := [name for name in ("sbatch", "squeue", "scancel", "srun") if shutil.which(name) is None]):
+        raise SlurmError(f"--slurm: no {missing[0]!r} on the PATH; run this on a node that submits jobs")
+
+
+def submit(
+    name: str,
+    work: Callable[..., Any],
+    *arguments: Any,
+    folder: Path,
+    wanted: Resources,
+    cluster: Cluster = "slurm",
+    first_gpu: int = 0,
+) -> SlurmJob:
+    """Run `work(*arguments)` as a job; both must be importable on its node. `first_gpu`: of this machine, for a local job. SlurmError."""
+    import submitit
+
+    check_cluster(cluster)
+    folder.mkdir(parents=True, exist_ok=True)
+    if cluster == "local":
+        executor = submitit.LocalExecutor(folder=folder)
+        gpus = list(range(first_gpu, first_gpu + wanted.gpus))
+        executor.update_parameters(
+            timeout_min=wanted.minutes, gpus_per_node=wanted.gpus, visible_gpus=gpus, stderr_to_stdout=True, setup=list(wanted.setup)
+        )
+    else:
+        executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=RESTARTS)
+        executor.update_parameters(job_name=name, **wanted.parameters())
+    try:
+        handle = executor.submit(work, *arguments)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, subprocess.CalledProcessError, OSError) as error:
+        raise SlurmError(f"{name}: the cluster takes no job: {_refusal(error)}") from None
+    return SlurmJob(name=name, id=str(handle.job_id), log=Path(handle.paths.stdout), cluster=cluster, handle=handle)
+
+
+def script(name: str, folder: Path, wanted: Resources) -> str:
+    """What sbatch is given for a job of this name, to the letter; needs no Slurm."""
+    import shlex
+    import sys
+
+    # submitit writes it only where there is Slurm; a plan is also made where there is none.
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder.absolute()))}"
+    return str(_make_sbatch_string(command=command, folder=folder.absolute(), job_name=name, **wanted.parameters()))
+
+
+def _refusal(error: Exception) -> str:
+    """sbatch's own words, of a page of submitit's."""
+    said = re.findall(r"sbatch: error: (.*)", str(error))
+    return "; ".join(said) if said else " ".join(str(error).split())[:300]

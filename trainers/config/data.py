@@ -1,0 +1,223 @@
+"""The part of a recipe that says which preference data to use or build."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from support.errors import BadInput
+
+_POOLS = Path(__file__).parents[1] / "vlfeedback" / "pools"
+POOLS = {path.stem: path for path in sorted(_POOLS.glob("*.toml"))}
+"""Pools that a recipe can name."""
+ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
+"""VLFeedback's three aspects, in the order of its prompt."""
+RatingMode = Literal["joint", "per-aspect"]
+"""All aspects in one judge call, as VLFeedback's authors did, or one call for each."""
+TextOrder = Literal["shuffled", "authors"]
+"""Texts before the judge in a seeded order of their own for each instruction, or always in the order the data have them."""
+
+
+class RecipeError(BadInput):
+    """A recipe that can't be found or read; one line that names the file, the key and what is known."""
+
+
+class Section(BaseModel):
+    """A table of a recipe: unknown keys and values that are not finite are refused."""
+
+    # JSON has no word for what is not finite: digests of recipes that differ in it would be one.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PoolModel(Section):
+    """One member of the pool that answers instructions."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """A name of `harness models`, a folder or a hub id; where a server gives its answers, also what that one calls it."""
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """The OpenAI-compatible server that gives its answers, such as http://node7:8000/v1; None: it runs here, or is served by name."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """0: the likeliest token each time."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sampled from the likeliest tokens that have this much probability together."""
+    max_new_tokens: Annotated[int, Field(gt=0)] | None = None
+    """Tokens of an answer at most; None: as many as [data] says."""
+    prompt_suffix: str = ""
+    """Put after every instruction."""
+    label: Annotated[str, Field(pattern=r"^[^\x00-\x1f|]+$")] | None = None
+    """Its name in the data; None: model@temperature."""
+
+    @property
+    def name(self) -> str:
+        """How its answers are labelled: two temperatures of one model are two members."""
+        return self.label or f"{self.model}@{self.temperature:g}"
+
+
+def _named_pool(given: Any) -> Any:
+    if not isinstance(given, str):
+        return given
+    if given not in POOLS:
+        raise ValueError(f"no pool of that name; known: {', '.join(POOLS)}, or a list of members")
+    return tomllib.loads(POOLS[given].read_text(encoding="utf-8"))["pool"]
+
+
+def _told_apart(pool: tuple[PoolModel, ...]) -> tuple[PoolModel, ...]:
+    names = [member.name for member in pool]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two members are called {twice[0]!r}: give one of them another label")
+    return pool
+
+
+Pool = Annotated[tuple[PoolModel, ...], BeforeValidator(_named_pool), AfterValidator(_told_apart), Field(min_length=2)]
+"""Members with different names; or the name of a pool that comes with the package."""
+
+
+class InstructionSource(Section):
+    """Where some of the instructions come from."""
+
+    name: Annotated[str, Field(pattern=r"^[^\x00-\x1f|]+$")]
+    """A declared source, "scenes", hub:OWNER/NAME[@REVISION], or the path of a table or of a folder of images; with `path`, any name."""
+    path: str | None = None
+    """Its local copy (a table, or a folder), or hub:OWNER/NAME[@REVISION]; None for a declared source: from the hub."""
+    images: str | None = None
+    """Folder or zip with its pictures; None: beside the table."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Its share of the instructions is weight / sum of weights; None for a declared source: what VLFeedback took from it."""
+    count: Annotated[int, Field(gt=0)] | None = None
+    """Exactly so many instructions, in place of a share."""
+    prompt_column: str | None = None
+    image_column: str | None = None
+    prompts: tuple[str, ...] = ()
+    """For a folder of images: each of these is asked about each image."""
+    split: str = "train"
+    """Of a hub dataset."""
+    config: str | None = None
+    """Of a hub dataset that has several."""
+    revision: str | None = None
+    """Commit of the hub dataset of a declared source; None: the newest."""
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> "InstructionSource":
+        if self.weight is not None and self.count is not None:
+            raise ValueError("has both a weight and a count; give one")
+        return self
+
+
+class Filters(Section):
+    """Which instructions of the sources are left out."""
+
+    min_words: Annotated[int, Field(ge=0)] = 1
+    max_words: Annotated[int, Field(gt=0)] | None = None
+    min_characters: Annotated[int, Field(ge=0)] = 1
+    max_characters: Annotated[int, Field(gt=0)] | None = None
+    min_side: Annotated[int, Field(ge=0)] = 0
+    """Pixels of the picture's shorter side."""
+    per_image: Annotated[int, Field(gt=0)] | None = None
+    """At most so many instructions about one picture; the same wording about the same picture is always taken once."""
+    per_prompt: Annotated[int, Field(gt=0)] | None = None
+    """At most so many instructions of one wording."""
+    near: bool = True
+    """Pictures that look the same count as the same picture."""
+
+
+PairRule = Literal[
+    "authors",
+    "margin",
+    "largest-gap",
+    "helpfulness",
+    "ethics",
+    "faithfulness",
+    "no-ethics",
+    "weighted",
+    "length-controlled",
+    "dominant",
+    "longest",
+    "strongest",
+]
+"""The rules of trainers/data/pair_rules.py."""
+
+
+class Data(Section):
+    """How preference data are built: instructions, answers, ratings, pairs."""
+
+    source: Literal["scenes"] = "scenes"
+    """Where all instructions come from when there are no `sources`."""
+    sources: tuple[InstructionSource, ...] = ()
+    filters: Filters = Filters()
+    instructions: Annotated[int, Field(gt=0)]
+    captions: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Share of instructions that ask for a caption; the rest are questions, yes/no ones in pairs of true yes and true no."""
+    pool: Pool
+    """Who answers: members, or the name of a file in trainers/vlfeedback/pools, such as "paper", VLFeedback's twelve models."""
+    answers: Annotated[int, Field(ge=2)] = 4
+    """Answers an instruction, each by another member of the pool."""
+    judge: str = "exact"
+    mode: RatingMode = "joint"
+    """How the judge is asked."""
+    order: TextOrder = "shuffled"
+    """"shuffled": judges prefer some places; the ratings keep which text stood where."""
+    max_new_tokens: Annotated[int, Field(gt=0)] = 96
+    """Tokens of an answer at most, where the member of the pool has no limit of its own."""
+    rule: PairRule = "authors"
+    """Of which two answers one is chosen: "authors" (VLFeedback) takes all pairs of unequal mean rating; trainers/data/pair_rules.py."""
+    aspects: tuple[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], ...] = ()
+    """The aspects whose ratings count; none given: those of the rule."""
+    weights: dict[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], Annotated[float, Field(ge=0)]] = {}
+    """Aspect -> weight in the mean; none given: all the same."""
+    min_margin: Annotated[float, Field(ge=0)] | None = None
+    """Lowest gap of a pair, in rating points; None: that of the rule."""
+    largest_gap: bool = False
+    """Of each instruction only the pairs of its largest gap."""
+    max_length_ratio: Annotated[float, Field(ge=1)] | None = None
+    """The longer answer of a pair has at most this many times the characters of the shorter; None: that of the rule."""
+    strongest: str = ""
+    """The member whose answers rule "strongest" chooses; "": the one of the highest mean rating."""
+    min_chosen: Annotated[float, Field(ge=1, le=5)] = 1.0
+    """Lowest mean rating of a chosen answer."""
+    per_instruction: Annotated[int, Field(gt=0)] | None = None
+    """At most this many pairs an instruction, those of the largest margin; None: all."""
+    balance_yes_no: bool = False
+    """As many pairs that choose "yes" as pairs that choose "no"."""
+
+
+class PreferenceFile(Section):
+    """Preference data that are there already: rated answers, of which a rule makes pairs, or the pairs themselves."""
+
+    read: Annotated[str, Field(min_length=1)]
+    """A file or folder; "public", MMInstruction/VLFeedback as the hub has it; or hub:OWNER/NAME[@REVISION]."""
+    images: str | None = None
+    """Folder or zip of the pictures; None: they stand beside the data, or in them."""
+    format: str | None = None
+    """Of pairs: a form of trainers/data/pair_formats.py; None: told by the columns."""
+    take: Literal["pairs", "best"] = "pairs"
+    """Of rated answers: the rule's pairs, or the best answer of each row alone, which is for SFT."""
+    rule: PairRule = "authors"
+    """This and what follows, down to `balance_yes_no`, is of rated answers, and as in [data]."""
+    aspects: tuple[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], ...] = ()
+    weights: dict[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], Annotated[float, Field(ge=0)]] = {}
+    min_margin: Annotated[float, Field(ge=0)] | None = None
+    largest_gap: bool = False
+    max_length_ratio: Annotated[float, Field(ge=1)] | None = None
+    strongest: str = ""
+    min_chosen: Annotated[float, Field(ge=1, le=5)] | None = None
+    per_instruction: Annotated[int, Field(gt=0)] | None = None
+    balance_yes_no: bool = False
+    test_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    """Share of prompts whose pairs are held out of training; VLFeedback's authors held out as much, of pairs."""
+    split_seed: int = 42
+    """Theirs."""
+    limit: Annotated[int, Field(gt=0)] | None = None
+    """At most so many rows of rated answers, or pairs, from the front."""
+    missing_images: Literal["refuse", "drop"] = "refuse"
+    """What becomes of pairs whose picture is not there, or does not open."""
+    image_tokens: Literal["refuse", "drop"] = "refuse"
+    """What becomes of `<image>` in a prompt where the data's form has no place for it: as many as the pair has pictures are taken out."""
+
+    @model_validator(mode="after")
+    def _has_pairs_to_choose_from(self) -> "PreferenceFile":
+        of_pairs = ("min_margin", "largest_gap", "max_length_ratio", "per_instruction", "balance_yes_no")
+        given = [name for name in of_pairs if getattr(self, name) != type(self).model_fields[name].default]
+        if self.take == "best" and given:
+            raise ValueError(f"{given[0]} is for pairs, and take = 'best' makes none; leave it out")
+        return self

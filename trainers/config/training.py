@@ -1,0 +1,187 @@
+"""The part of a recipe that says how to train."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from trainers.config.data import Section
+
+
+class Lora(Section):
+    """Low-rank adapters (peft)."""
+
+    r: Annotated[int, Field(gt=0)]
+    alpha: Annotated[int, Field(gt=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """DPO switches it off, as it did for Silkie: policy and reference are then one model at the start."""
+    targets: str
+    """Regular expression over module names; one that reaches into the vision tower trains it too."""
+    rslora: bool = False
+    """Scaled by alpha / sqrt(r) in place of alpha / r."""
+    dora: bool = False
+    """Direction and magnitude of a weight are trained apart."""
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = "default"
+    """How adapters begin. pissa and olora begin as parts of the weights; they are saved as adapters of twice the rank on the weights
+    as they were."""
+
+    @field_validator("targets")
+    @classmethod
+    def _is_an_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return value
+
+
+class Noise(Section):
+    """POVID's second stage: what is done to the picture, and how the answer read off it counts."""
+
+    step: Annotated[int, Field(ge=0, lt=1000)] = 500
+    """Of the diffusion schedule."""
+    overflow: Literal["clamp", "wrap"] = "clamp"
+    """Values that leave a byte's range are cut off, or taken modulo 256, as POVID's release does."""
+    place: Literal["before", "after"] = "before"
+    """Noise before the picture is resized, as in the release, or after."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """povid-paper: weight of the chosen answer's log-ratio; None: beta. The paper reports none of its three."""
+    beta_image: Annotated[float, Field(gt=0)] | None = None
+    """povid-paper: weight of the log-ratio of the answer to the noised picture; None: beta."""
+
+
+_OTHER_PICTURES = ("mdpo", "povid-paper", "povid-code")
+"""Losses that read an answer beside a second picture, which packed rows have no place for."""
+
+Scheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"]
+"""Those of transformers that need nothing but the steps of the run and of its warm-up. polynomial: of power 1, down to 1e-7."""
+
+
+class Training(Section):
+    """The optimizer's side, the same for DPO and its SFT control."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)]
+    """Pairs an optimizer step, over all processes."""
+    per_device_batch_size: Annotated[int, Field(gt=0)] | None = None
+    """Pairs a process has in memory at once; gradients are accumulated up to `batch_size`. None: all of its share."""
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The same as a share of all steps."""
+    scheduler: Scheduler = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients of a larger norm are scaled down to it."""
+    loss: Literal["dpo", "cdpo", "robust", "ipo", "hinge", "mpo", "ddpo", "mdpo", "povid-paper", "povid-code"] = "dpo"
+    """Of trainers/losses/functions.py; the POVID losses also need an answer to a noised picture, mdpo a crop of each, made in training."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """cdpo, robust: share of pairs taken to be swapped."""
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the negative log-likelihood of the chosen answer beside the DPO loss."""
+    gamma: Annotated[float, Field(gt=0)] | None = None
+    """ddpo: how many times a token counts in which the two answers differ; None: 5, RLHF-V's. Its beta is 0.5."""
+    anchor: float | None = None
+    """mdpo: what reward the chosen answer is held above; None: 0, the authors'."""
+    crop_area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] | None = None
+    """mdpo: least and greatest share of the picture that is left of it; None: 0.01 and 0.2, the authors'."""
+    noise: Noise = Noise()
+    max_length: Annotated[int, Field(gt=0)] | None = None
+    """Tokens of prompt, images and answer, after which answers are cut; None: they are whole."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What becomes of pairs that `max_length` leaves no answer of."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """"auto": bf16 on a GPU, except for a base that computes in single precision."""
+    gradient_checkpointing: bool = False
+    """A quarter to a third more time, several times less memory."""
+    quantization: Literal["4bit"] | None = None
+    """The frozen base in four bits (NF4, bitsandbytes): QLoRA."""
+    checkpoints: Annotated[int, Field(gt=0)] = 1
+    """How many checkpoints are saved and scored, evenly spaced, the last at the end."""
+    save_steps: Annotated[int, Field(gt=0)] | None = None
+    """In their place: one after every so many steps, and one at the end."""
+    keep: Annotated[int, Field(gt=0)] | None = None
+    """Only the last so many checkpoints stay; None: all."""
+    log_steps: Annotated[int, Field(gt=0)] = 5
+    eval_steps: Annotated[int, Field(gt=0)] | None = None
+    """How often the pairs that [dataset] holds out are scored; None: never. [data] holds none out."""
+    report_to: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
+    """Where the log goes beside log.jsonl."""
+    group_pairs: bool = False
+    """All pairs of a prompt in one batch: many times less work, and batches whose pairs are alike."""
+    group_by_length: bool = False
+    """Pairs of like length in one batch, by the characters of prompt and answers: less padding, and batches in another order."""
+    plain_trl: bool = False
+    """TRL's own DPO trainer in place of the one that reads images and prompts once; the only one for full fine-tuning."""
+    features_room_mib: Annotated[int, Field(ge=0)] | None = None
+    """MiB of the CPU's memory in which each process keeps what a frozen vision tower says of pictures; 0: none is kept; None: 2048."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that open pictures ahead of training; 0: training does."""
+    train_vision: bool = False
+    """Full fine-tuning trains the vision tower too."""
+    lora: Lora | None = None
+    """None: all weights are trained, but for the vision tower."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Training":
+        if self.quantization and self.lora is None:
+            raise ValueError("quantization = '4bit' is for training adapters: give [training.lora]")
+        if self.quantization and self.lora is not None and self.lora.init in ("pissa", "olora"):
+            raise ValueError(f"init = {self.lora.init!r} changes the weights, which quantization = '4bit' has fixed")
+        if self.lora is not None and self.lora.init in ("pissa", "olora") and self.lora.dora:
+            raise ValueError(f"init = {self.lora.init!r} does not go with dora: its start could not be taken out again")
+        if self.train_vision and self.lora is not None:
+            raise ValueError("train_vision is for full fine-tuning; with adapters, targets of [training.lora] say what is trained")
+        unpacked = "plain_trl" if self.plain_trl else "full fine-tuning" if self.lora is None else f"loss = {self.loss!r}"
+        if self.group_pairs and (self.plain_trl or self.lora is None or self.loss in _OTHER_PICTURES):
+            raise ValueError(f"group_pairs is for packed rows, which {unpacked} does not have; leave it out")
+        if self.features_room_mib is not None and (self.plain_trl or self.lora is None or self.loss in _OTHER_PICTURES):
+            raise ValueError(f"features_room_mib is for packed rows, which {unpacked} does not have; leave it out")
+        if self.scheduler == "polynomial" and self.learning_rate <= 1e-7:
+            raise ValueError(f"scheduler = 'polynomial' goes down to 1e-7, and learning_rate = {self.learning_rate:g} is not above it")
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("has both warmup_steps and warmup_ratio; give one")
+        if self.smoothing and self.loss not in ("cdpo", "robust"):
+            raise ValueError(f"smoothing = {self.smoothing:g} is for the losses cdpo and robust, not {self.loss!r}")
+        if self.loss in ("cdpo", "robust") and not self.smoothing:
+            raise ValueError(f"loss = {self.loss!r} with smoothing = 0 is dpo; give the share of pairs taken to be swapped")
+        if self.too_long == "drop" and self.max_length is None:
+            raise ValueError("too_long = 'drop' leaves out what max_length leaves no answer of; give max_length")
+        if self.sft_weight and self.loss in ("ddpo", *_OTHER_PICTURES):
+            raise ValueError(f"sft_weight does not go with loss = {self.loss!r}")
+        if self.plain_trl and self.loss == "mdpo":
+            raise ValueError("plain_trl is TRL's own trainer in place of packed rows, and loss = 'mdpo' has neither; leave it out")
+        if self.gamma is not None and self.loss != "ddpo":
+            raise ValueError(f"gamma = {self.gamma:g} is for the loss ddpo, not {self.loss!r}")
+        if self.loss != "mdpo" and (given := [name for name in ("anchor", "crop_area") if getattr(self, name) is not None]):
+            raise ValueError(f"{given[0]} is for the loss mdpo, not {self.loss!r}")
+        if self.crop_area is not None and self.crop_area[0] > self.crop_area[1]:
+            raise ValueError(f"crop_area = {list(self.crop_area)}: the least share comes first")
+        if self.noise != Noise() and not self.loss.startswith("povid"):
+            raise ValueError(f"[training.noise] is for the losses povid-paper and povid-code, not {self.loss!r}")
+        if self.loss != "povid-paper" and (self.noise.alpha or self.noise.beta_image):
+            raise ValueError("alpha and beta_image of [training.noise] are povid-paper's; povid-code has beta alone")
+        return self
+
+
+class Stage(Section):
+    """One stage of pretraining."""
+
+    steps: Annotated[int, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)]
+    """Images a step."""
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
+class Pretraining(Section):
+    """The three stages of the embedded models' pretraining, and where the early one is taken."""
+
+    see: Stage
+    speak: Stage
+    believe: Stage
+    early_step: Annotated[int, Field(gt=0)]
+    """Step of `speak` whose weights become scenes-early."""

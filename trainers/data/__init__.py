@@ -1,0 +1,1 @@
+"""Preference data: rows, formats, pair rules, images, contamination."""

@@ -1,0 +1,455 @@
+"""MMInstruction/VLFeedback as it is published: rows of rated answers, read in every shape they come in and written in the same schema.
+
+    seen = Seen()
+    for row in read_rows(Path("VLFeedback"), seen=seen): ...      # a clone, a .jsonl, .json or .parquet file, or a folder of shards
+    print(seen.summary())
+
+Ids repeat (subsets restart their numbering), so a row's key is its place. Ratings stay the strings they are. GPT-4V's citation marks are
+cut out of answers. Pictures are found, never fetched: see `trainers.data.image_export`.
+"""
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from support.image_folders import ImageIndex, there, within
+from support.images import ImageRef
+from support.records import PARQUET, DataError, Record, data_files, holds, read, read_parquet, whole, write_json, write_parquet
+from trainers.config.data import ASPECTS
+from trainers.data.dataset_card import cell
+from trainers.data.image_export import ImageExporter, Unreadable, path_for_row
+from trainers.data.rows import Completion, Row
+
+REPOSITORY = "MMInstruction/VLFeedback"
+REVISION = "0bd5e141605f55ce04e845c65ac2c716ef89e8ec"
+"""The last commit with JSON lines and the image zip alone, before the same rows were added as parquet."""
+
+_CITATION = re.compile(r"(?:(?<!\s)\s+)?【[^【】\n]{0,40}†[^【】\n]{0,80}】")
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """What was met while rows were read."""
+
+    rows: int = 0
+    repeated_ids: int = 0
+    """Rows whose id an earlier row has."""
+    shared_images: int = 0
+    """Of these, rows whose pictures are those of an earlier row of that id: one of them may show the wrong one."""
+    missing_images: int = 0
+    """Pictures that are not there."""
+    unreadable_images: int = 0
+    """Pictures that are no images, met while what was read is written and left out; each once."""
+    without_images: int = 0
+    """Rows that name no picture at all."""
+    without_completions: int = 0
+    """Rows without any answer."""
+    citations: int = 0
+    """Answers that citation marks were cut out of."""
+    non_numeric: int = 0
+    """Ratings that are no number, such as "N/A"."""
+    missing_ratings: int = 0
+    """Aspects of VLFeedback that an answer has no rating for: not named, or with a rating of null."""
+    unreadable_annotations: int = 0
+    """Answers whose annotations are no mapping of aspects, and are left out: nobody rated them."""
+    failed_answers: int = 0
+    """Answers that are null, left out: a failed generation is not an empty answer."""
+    torn_lines: int = 0
+    """Last lines cut off while they were written, left out."""
+    _pictures: dict[str, set[int]] = field(default_factory=dict, repr=False)
+    """Id -> the pictures of its rows, hashed."""
+
+    def to_json(self) -> dict[str, int]:
+        """Every count by its name."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def summary(self) -> str:
+        """One line: the rows, and every count that is not zero."""
+        counts = {name: value for name, value in self.to_json().items() if value}
+        return "; ".join([f"{counts.pop('rows', 0):,} rows", *(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())])
+
+    def torn(self) -> None:
+        """Count a last line that was cut off."""
+        self.torn_lines += 1
+
+    def add(self, row: Row) -> None:
+        """Count one row that was read."""
+        self.rows += 1
+        self.missing_images += sum(not there(picture) for picture in row.images)
+        self.without_images += not row.images
+        self.without_completions += not row.completions
+        for completion in row.completions:
+            self.non_numeric += sum(not _is_number(rating) for rating in completion.ratings.values())
+            self.missing_ratings += sum(aspect not in completion.ratings for aspect in ASPECTS)
+        key = hash(tuple(picture.data or (picture.file, picture.member) for picture in row.images if there(picture)))
+        known = self._pictures.get(row.id)
+        if known is None:
+            self._pictures[row.id] = {key}
+            return
+        self.repeated_ids += 1
+        self.shared_images += key in known and any(there(picture) for picture in row.images)
+        known.add(key)
+
+
+def _is_number(rating: str) -> bool:
+    try:
+        return math.isfinite(float(rating))
+    except ValueError:
+        return False
+
+
+def fetch_public(revision: str = REVISION) -> Path:
+    """Download the published dataset (3.3 GB) or find it in the cache; the folder that `read_rows` takes. No code is fetched."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["vlfeedback_80k.jsonl", "merged_images.zip", "README.md"]
+    try:
+        return Path(snapshot_download(REPOSITORY, repo_type="dataset", revision=revision, allow_patterns=wanted))
+    except Exception as error:
+        # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
+        raise DataError(f"{REPOSITORY} at {revision}: can't be fetched: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def read_rows(data: Path, images: Path | None = None, *, seen: Seen | None = None) -> Iterator[Row]:
+    """The rows of a file or folder, one at a time; `images` is a folder or zip of pictures, where they do not stand beside the data."""
+    tally = Seen() if seen is None else seen
+    files = data_files(data, _is_rows)
+    places = within(data, files, images)
+    index = 0
+    for path in files:
+        for number, record in enumerate(read(path, tally.torn), start=1):
+            row = _row(record, index, places, tally, f"{path}, record {number}")
+            if seen is not None:
+                tally.add(row)
+            yield row
+            index += 1
+
+
+def holds_rows(data: Path) -> bool:
+    """Whether a file or folder has rated answers in VLFeedback's schema."""
+    return holds(data, _is_rows)
+
+
+def _is_rows(columns: Collection[str]) -> bool:
+    return {"prompt", "completions"} <= set(columns)
+
+
+def _row(record: Record, index: int, places: ImageIndex, seen: Seen, where: str) -> Row:
+    prompt = record.get("prompt")
+    if not isinstance(prompt, str) or "completions" not in record:
+        lacking = "completions" if isinstance(prompt, str) else "prompt (text)"
+        raise DataError(f"{where}: no {lacking} in it: this is no row of VLFeedback; it has {', '.join(record) or 'nothing'}")
+    given = record.get("id")
+    id = str(index) if given is None else str(given)
+    path = record.get("img_path")
+    path = path if isinstance(path, str) else ""
+    pictures = places.with_absent(record, places.pictures(record, "images", "image", "img_path", name=path))
+    if not pictures and "id" in record and "img_path" not in record and "images" not in record:
+        pictures = (places.find(f"merged_images/{id}.jpg"),)
+    source = record.get("source")
+    return Row(
+        index=index,
+        id=id,
+        prompt=prompt,
+        images=pictures,
+        completions=_completions(record["completions"], seen, where),
+        source=source if isinstance(source, str) else "",
+    )
+
+
+def _completions(value: Any, seen: Seen, where: str) -> tuple[Completion, ...]:
+    """From a list of dicts (JSON lines), or a dict of lists (what `datasets` makes of it)."""
+    if isinstance(value, dict):
+        lengths = {key: len(column) for key, column in value.items() if isinstance(column, list)}
+        if len(lengths) < len(value) or len(set(lengths.values())) > 1:
+            raise DataError(f"{where}: completions as a dict need lists of one length, these are {lengths or value}")
+        value = [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise DataError(f"{where}: completions are a list of dicts or a dict of lists, not {type(value).__name__}")
+    return tuple(completion for item in value if (completion := _completion(item, seen)) is not None)
+
+
+def _completion(item: Mapping[str, Any], seen: Seen) -> Completion | None:
+    response = item.get("response")
+    if not isinstance(response, str):
+        seen.failed_answers += 1
+        return None
+    if "†" in response:
+        response, cut = _CITATION.subn("", response)
+        seen.citations += cut > 0
+    ratings: dict[str, str] = {}
+    rationales: dict[str, str] = {}
+    annotations = item.get("annotations") or {}
+    if not isinstance(annotations, dict):
+        seen.unreadable_annotations += 1
+        annotations = {}
+    for name, judged in annotations.items():
+        aspect = _ASPECT.get(name) or _aspect(name)
+        if isinstance(judged, dict):
+            rating, rationale = judged.get("Rating", judged.get("rating")), judged.get("Rationale", judged.get("rationale"))
+        else:
+            rating, rationale = judged, None
+        if rating is not None:
+            ratings[aspect] = rating if isinstance(rating, str) else _number(rating)
+        if rationale is not None:
+            rationales[aspect] = str(rationale)
+    return Completion(model=str(item.get("model") or ""), response=response, ratings=ratings, rationales=rationales)
+
+
+def _number(rating: Any) -> str:
+    """As it would be written by hand: 4.0 is 4, and no digit of another one is lost."""
+    return str(int(rating) if isinstance(rating, float) and rating.is_integer() and abs(rating) < 1e15 else rating)
+
+
+_ASPECT = {aspect: aspect for aspect in ASPECTS}
+_BY_LETTERS = {re.sub(r"[^a-z]", "", aspect.lower()): aspect for aspect in ASPECTS}
+
+
+def _aspect(name: str) -> str:
+    """VLFeedback's aspect in any spelling of case, blanks and underscores; another one as it is."""
+    return _BY_LETTERS.get(re.sub(r"[^a-z]", "", name.lower()), name)
+
+
+def write_rows(rows: Iterable[Row], path: Path, *, embed_images: bool = False, seen: Unreadable | None = None) -> int:
+    """Write rows in the public schema, `.jsonl` (completions a list of dicts) or `.parquet` (a dict of lists); returns how many.
+
+    `embed_images` puts the pictures into the parquet file: a column `image`, or `images` where a row has several. Beside the public
+    columns stand `images` where a row has several pictures, and `source` where it has one. A picture that is not there, or is no image
+    (`seen` counts those), is not embedded; of several ones `image_names` and `image_there` tell which.
+    """
+    if path.suffix.lower() == ".jsonl" and not embed_images:
+        return write_json((_public(row, path) for row in rows), path)
+    if path.suffix.lower() == PARQUET:
+        return _write_parquet(rows, path, _Layout(embed=embed_images), ImageExporter(path, structs=True, embed=embed_images, counts=seen))
+    raise DataError(f"{path}: rows are written as .jsonl, or as .parquet, which alone can hold the pictures (embed_images)")
+
+
+def _public(row: Row, path: Path) -> Record:
+    paths = [path_for_row(picture, path) for picture in row.images]
+    record: Record = {
+        "id": row.id,
+        "prompt": row.prompt,
+        "models": [completion.model for completion in row.completions],
+        "completions": [
+            {"annotations": _annotations(completion), "model": completion.model, "response": completion.response}
+            for completion in row.completions
+        ],
+        "img_path": paths[0] if paths else None,
+    }
+    if len(paths) > 1:
+        record["images"] = paths
+    return record | ({"source": row.source} if row.source else {})
+
+
+def _annotations(completion: Completion) -> dict[str, dict[str, str | None]]:
+    aspects = dict.fromkeys([*completion.ratings, *completion.rationales])
+    return {
+        aspect: {"Rating": completion.ratings.get(aspect), "Rationale": completion.rationales.get(aspect)}
+        for aspect in sorted(aspects, key=lambda name: (ASPECTS.index(name) if name in ASPECTS else len(ASPECTS), name))
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Which columns stand beside the public ones."""
+
+    embed: bool
+    several: bool = False
+    source: bool = False
+
+    def holds(self, row: Row) -> bool:
+        return (self.several or len(row.images) < 2) and (self.source or not row.source)
+
+    def wider(self, row: Row) -> "_Layout":
+        return replace(self, several=self.several or len(row.images) > 1, source=self.source or bool(row.source))
+
+    def schema(self) -> Any:
+        """Arrow's, with what `datasets` needs to give images and the dict of lists."""
+        from datasets import Features, Image, List, Value
+
+        text = Value("string")
+        judged = {aspect: {"Rating": text, "Rationale": text} for aspect in ASPECTS}
+        columns: dict[str, Any] = {"id": text, "prompt": text, "models": List(text)}
+        columns["completions"] = {"annotations": List(judged), "model": List(text), "response": List(text)}
+        columns["img_path"] = text
+        if self.several:
+            columns["images"] = List(Image() if self.embed else text)
+            columns |= {"image_names": List(text), "image_there": List(Value("bool"))} if self.embed else {}
+        elif self.embed:
+            columns["image"] = Image()
+        return Features(columns | ({"source": text} if self.source else {})).arrow_schema
+
+    def record(self, row: Row, path: Path, outlet: ImageExporter) -> Record:
+        """One row's values."""
+        record = _public(row, path)
+        found = record["completions"]
+        for completion in found:
+            if other := completion["annotations"].keys() - set(ASPECTS):
+                known = ", ".join(ASPECTS)
+                raise DataError(f"{path}: row {row.index} is rated on {min(other)!r}; parquet has {known} alone: write .jsonl")
+        record["completions"] = {key: [completion[key] for completion in found] for key in ("annotations", "model", "response")}
+        if self.embed:
+            given = outlet.give(row.images)
+            if self.several:
+                record |= {"images": given.images, **given.names}
+            else:
+                record["image"] = given.images[0] if given.images else None
+        elif self.several:
+            record["images"] = [path_for_row(picture, path) for picture in row.images]
+        return record
+
+    def again(self, record: Record) -> Record:
+        """A record of a narrower layout in this one."""
+        if self.several and "images" not in record:
+            name = record["img_path"]
+            one = record.pop("image", None) if self.embed else name
+            record["images"] = [] if one is None else [one]
+            if self.embed:
+                record |= {"image_names": [] if name is None else [name], "image_there": [] if name is None else [one is not None]}
+        return record
+
+
+def _write_parquet(rows: Iterable[Row], path: Path, layout: _Layout, outlet: ImageExporter) -> int:
+    rest = iter(rows)
+    count = 0
+    with whole(path) as temporary:
+        written: Iterable[Record] = ()
+        while True:
+            # All that is written goes once more into a wider layout when a row comes that has more than the rows before it.
+            stopped: list[Row] = []
+            records = chain(written, (layout.record(row, path, outlet) for row in _while_held(rest, layout, stopped)))
+            count = write_parquet(records, temporary, layout.schema(), 100 if layout.embed else 1000)
+            if not stopped:
+                return count
+            layout = layout.wider(stopped[0])
+            rest = chain(stopped, rest)
+            narrow = temporary.with_name(f"{temporary.name}.narrow")
+            os.replace(temporary, narrow)
+            written = _and_away(narrow, layout)
+
+
+def _while_held(rows: Iterator[Row], layout: _Layout, stopped: list[Row]) -> Iterator[Row]:
+    for row in rows:
+        if not layout.holds(row):
+            stopped.append(row)
+            return
+        yield row
+
+
+def _and_away(narrow: Path, layout: _Layout) -> Iterator[Record]:
+    try:
+        yield from (layout.again(record) for record in read_parquet(narrow))
+    finally:
+        narrow.unlink()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedPicture:
+    """One picture that several rows of one id show."""
+
+    id: str
+    rows: tuple[int, ...]
+    """Their places; where their prompts are about different images, all but one show the wrong one."""
+    prompts: int
+    """How many different prompts they have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageReport:
+    """What a look at every picture finds."""
+
+    rows: int
+    pictures: int
+    """Different ones, by content."""
+    shared: tuple[SharedPicture, ...]
+    missing: tuple[int, ...]
+    """Rows that have a picture that is not there."""
+    broken: tuple[tuple[int, str], ...]
+    """Rows that have one that can't be decoded, and why."""
+
+    def to_markdown(self, shown: int = 20) -> str:
+        """The counts, and the first `shown` of each kind of trouble."""
+        parts = [
+            f"{self.rows:,} rows, {self.pictures:,} different pictures: {len(self.missing):,} are not there, {len(self.broken):,} can't be "
+            f"decoded, {len(self.shared):,} are shared by rows of one id."
+        ]
+        if self.shared:
+            rows = [(cell(one.id), ", ".join(map(str, one.rows)), str(one.prompts)) for one in self.shared[:shown]]
+            parts.append(_table(("id", "rows of one picture", "different prompts"), rows, len(self.shared)))
+        troubles = [(str(index), "is not there") for index in self.missing[:shown]]
+        troubles += [(str(index), cell(why)) for index, why in self.broken[:shown]]
+        if troubles:
+            parts.append(_table(("row", "its picture"), troubles, len(self.missing) + len(self.broken)))
+        return "\n\n".join(parts)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], all_of: int) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    more = f"\n\n... and {all_of - len(rows):,} more" if all_of > len(rows) else ""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + more
+
+
+def check_images(rows: Iterable[Row]) -> ImageReport:
+    """Read and decode every picture once; holds digests only."""
+    count = 0
+    missing: list[int] = []
+    broken: list[tuple[int, str]] = []
+    problems: dict[bytes, str | None] = {}
+    places: dict[tuple[Path, str | None], bytes | OSError] = {}
+    groups: dict[tuple[str, bytes], list[int]] = {}
+    prompts: dict[tuple[str, bytes], set[int]] = {}
+    for row in rows:
+        count += 1
+        for picture in row.images:
+            if not there(picture):
+                missing.append(row.index)
+                continue
+            digest = _digest(picture, places)
+            if isinstance(digest, OSError):
+                broken.append((row.index, str(digest)))
+                continue
+            if digest not in problems:
+                problems[digest] = _problem(picture)
+            if problem := problems[digest]:
+                broken.append((row.index, problem))
+            groups.setdefault((row.id, digest), []).append(row.index)
+            prompts.setdefault((row.id, digest), set()).add(hash(row.prompt))
+    shared = [
+        SharedPicture(id=key[0], rows=tuple(dict.fromkeys(found)), prompts=len(prompts[key]))
+        for key, found in groups.items()
+        if len(set(found)) > 1
+    ]
+    return ImageReport(rows=count, pictures=len(problems), shared=tuple(shared), missing=tuple(missing), broken=tuple(broken))
+
+
+def _digest(picture: ImageRef, places: dict[tuple[Path, str | None], bytes | OSError]) -> bytes | OSError:
+    where = (picture.file, picture.member) if picture.file is not None else None
+    if where is not None and where in places:
+        return places[where]
+    try:
+        digest: bytes | OSError = hashlib.sha256(picture.read()).digest()[:16]
+    except OSError as error:
+        digest = error.with_traceback(None)
+    if where is not None:
+        places[where] = digest
+    return digest
+
+
+def _problem(picture: ImageRef) -> str | None:
+    try:
+        picture.open()
+    except OSError as error:
+        return str(error)
+    return None

@@ -1,0 +1,1 @@
+"""Preference losses and the trainers that need more than a formula."""

@@ -1,0 +1,102 @@
+"""RLHF-V's DDPO in training: DPO whose log-probabilities count the tokens in which two answers differ several times (2312.00849).
+
+    class Trainer(Segments, DPOTrainer): ...                  # or PackedDPOTrainer
+    trainer = Trainer(gamma=5.0, model=model, args=DPOConfig(beta=0.5, ...), train_dataset=Pairs(pairs), processing_class=processor,
+                      peft_config=lora)
+
+TRL sums an answer's log-probabilities over its tokens, in policy and reference alike. It is handed models whose every log-probability is
+multiplied by its token's share of the weights, so that the sum is `losses.segment_log_probs`; loss and metrics are then TRL's own, and
+`logps/chosen` and `logps/rejected` are means a token.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainers.losses.functions import GAMMA, SHORTEST_RUN, changed_tokens
+
+
+def token_weights(input_ids: Tensor, asked: Tensor, gamma: float) -> Tensor:
+    """What each predicted token counts: [2 pairs, length], all chosen and then all rejected -> [2 pairs, length - 1], a row adds up to 1.
+
+    `asked` marks answers' tokens. The prompt's last tokens stand before both, so that answers which begin alike are alike from the start.
+    """
+    found = torch.zeros(len(asked), asked.shape[1] - 1)
+    spans = [_span(row) for row in asked]
+    half = len(spans) // 2
+    for number in range(half):
+        ends = (number, number + half)
+        lead = min(SHORTEST_RUN, *(spans[end][0] for end in ends))
+        chosen, rejected = (input_ids[end, spans[end][0] - lead : spans[end][1]].tolist() for end in ends)
+        for end, changed in zip(ends, changed_tokens(chosen, rejected), strict=True):
+            weights = torch.where(torch.tensor(changed[lead:], dtype=torch.bool), gamma, 1.0)
+            found[end, spans[end][0] - 1 : spans[end][1] - 1] = weights / weights.sum()
+    return found
+
+
+def _span(row: Tensor) -> tuple[int, int]:
+    """Where a row's answer begins and ends; a template that ends no answer makes no token of an empty one, and nothing adds up to 0."""
+    places = row.nonzero().flatten().tolist()
+    return (places[0], places[-1] + 1) if places else (len(row), len(row))
+
+
+@dataclass(frozen=True)
+class SegmentCollator:
+    """A collator whose batches, laid out as TRL's, have `token_weights` beside."""
+
+    collate: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
+    gamma: float
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The collator's own, and the weights."""
+        batch = self.collate(examples)
+        return {**batch, "token_weights": token_weights(batch["input_ids"], batch["completion_mask"].bool(), self.gamma)}
+
+
+class WeighedCall:
+    """Stands for a model in TRL's arithmetic: its tokens' log-probabilities come times their weights."""
+
+    def __init__(self, model: Any, weights: Tensor) -> None:
+        self.model, self.weights = model, weights
+
+    def __call__(self, **given: Any) -> Any:
+        """The model's own, weighed."""
+        found = self.model(**given)
+        found.log_probs = found.log_probs * self.weights
+        return found
+
+
+class Segments:
+    """Before a TRL trainer, packed or not, in a class's bases: the loss is DDPO's."""
+
+    args: Any
+    model: Any
+    ref_model: Any
+    data_collator: Any
+
+    def __init__(self, *, gamma: float = GAMMA, **given: Any) -> None:
+        given["args"].remove_unused_columns = False
+        super().__init__(**given)
+        self.gamma = gamma
+        self.data_collator = SegmentCollator(self.data_collator, gamma)
+        self.precompute_ref_logps = True  # TRL then takes them from the batch
+
+    def _compute_loss(self, model: Any, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
+        known = "ref_chosen_logps" in inputs
+        reference = () if known else self.compute_ref_log_probs(self.model if self.ref_model is None else self.ref_model, inputs)
+        asked = {**inputs, **dict(zip(("ref_chosen_logps", "ref_rejected_logps"), reference, strict=False))}
+        weights = asked.pop("token_weights")
+        return super()._compute_loss(WeighedCall(model, weights), asked, return_outputs)  # type: ignore[misc]
+
+    def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """The trainer's own, weighed."""
+        asked = dict(inputs)
+        weights = asked.pop("token_weights")
+        return super().compute_ref_log_probs(WeighedCall(model, weights), asked)  # type: ignore[misc]
+
+    def _settings(self) -> str:
+        # The packed trainer keeps what the reference says, which is another number with every gamma.
+        return f"{super()._settings()}/segments {self.gamma!r}"  # type: ignore[misc]

@@ -1,0 +1,124 @@
+"""mDPO in training: DPO on answers, DPO on pictures, and an anchor (2406.11839).
+
+    trainer = ImageDPOTrainer(model=model, args=DPOConfig(...), train_dataset=CroppedPairs(pairs, seed=0), processing_class=processor,
+                              peft_config=lora)
+
+The chosen answer is read a second time beside a picture that shows next to nothing: a crop of 1 to 20% of its area, blown up to its size.
+The authors crop the model's input, here the picture is cropped before it becomes one, which every family of models can be given.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+
+from trainers.data.rows import Preference
+from trainers.losses.functions import mdpo
+from trainers.losses.seeded_pairs import Epochs, SeededPairs
+
+AREA = (0.01, 0.2)
+"""Least and greatest share of the picture's area that a crop has: `crop_images` of luka-group/mDPO's Bunny model at ec316ce."""
+SHAPES = (3 / 4, 4 / 3)
+"""Narrowest and widest crop, width by height: the defaults of torchvision's RandomResizedCrop, which the authors take."""
+
+
+def cropped(image: Image.Image, *, seed: str, area: tuple[float, float] = AREA) -> Image.Image:
+    """A piece of the picture at the picture's own size. Pieces that are longer than the picture is are cut off at its edge."""
+    chance = random.Random(seed)
+    wanted = chance.uniform(*area) * image.width * image.height
+    shape = math.exp(chance.uniform(*map(math.log, SHAPES)))
+    width = min(image.width, max(1, round(math.sqrt(wanted * shape))))
+    height = min(image.height, max(1, round(math.sqrt(wanted / shape))))
+    left, top = chance.randint(0, image.width - width), chance.randint(0, image.height - height)
+    return image.resize(image.size, Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
+
+
+class CroppedPairs(SeededPairs):
+    """Pairs with their pictures' crops under "elsewhere": another piece every epoch."""
+
+    what = "loss = 'mdpo' crops pictures"
+
+    def __init__(self, preferences: Sequence[Preference], seed: int, area: tuple[float, float] = AREA) -> None:
+        super().__init__(preferences, seed)
+        self.area = area
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        found = super().__getitem__(index)
+        seeds = [f"crop/{self.seed}/{found['id']}/{self.epoch}/{place}" for place in range(len(found["images"]))]
+        return {
+            **found,
+            "elsewhere": [cropped(image, seed=seed, area=self.area) for image, seed in zip(found["images"], seeds, strict=True)],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CroppedCollator:
+    """TRL's rows of pairs, all chosen and then all rejected answers, and behind them the chosen ones once more, beside the crops."""
+
+    processor: Any
+    max_length: int | None = None
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Every tensor along its first axis: rows of the texts; images, tiles or patches of the pictures."""
+        plain = DataCollatorForVisionPreference(processor=self.processor, max_length=self.max_length)
+        own = [{name: value for name, value in example.items() if name != "elsewhere"} for example in examples]
+        crops = [{**alone, "images": example["elsewhere"]} for alone, example in zip(own, examples, strict=True)]
+        batch, spoilt = (plain([dict(example) for example in side]) for side in (own, crops))
+        # TRL gives the pictures twice, so that the first half of every tensor is that of the chosen answers.
+        return {name: torch.cat([value, spoilt[name][: len(value) // 2]]) for name, value in batch.items()}
+
+
+class ImageDPOTrainer(DPOTrainer):
+    """TRL's trainer with mDPO's loss; what it is given beside is TRL's. `anchor`: delta of the paper, which the authors leave at 0.
+
+    Three rows a pair are read by the policy, and three by the reference, at every step. Rewards are logged in TRL's names;
+    `rewards/chosen_elsewhere` is that of the chosen answer beside the crop, `rewards/accuracies_elsewhere` how often it is the lower one.
+    """
+
+    def __init__(self, *, processing_class: Any, args: Any, train_dataset: CroppedPairs, anchor: float = 0.0, **rest: Any) -> None:
+        args.remove_unused_columns = False  # the collator reads `elsewhere`, which is no argument of any model
+        super().__init__(
+            args=args,
+            processing_class=processing_class,
+            train_dataset=train_dataset,
+            data_collator=CroppedCollator(processor=processing_class, max_length=args.max_length),
+            **rest,
+        )
+        self.anchor = anchor
+        self.add_callback(Epochs(train_dataset))
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """The mean over the batch's pairs."""
+        rows = {name: value for name, value in inputs.items() if name != "completion_mask"}
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        said = model(**rows, use_cache=False, labels=labels, fused_lm_head=True).log_probs.sum(dim=1)
+        said_by_reference = torch.cat(self.compute_ref_log_probs(self.model if self.ref_model is None else self.ref_model, inputs))
+        chosen, rejected, elsewhere = (said - said_by_reference).chunk(3)
+        loss = mdpo(chosen=chosen, rejected=rejected, chosen_elsewhere=elsewhere, beta=self.beta, anchor=self.anchor).mean()
+        self._log(chosen, rejected, elsewhere, said)
+        return (loss, {}) if return_outputs else loss
+
+    def _log(self, chosen: Tensor, rejected: Tensor, elsewhere: Tensor, said: Tensor) -> None:
+        spoken, written, spoken_elsewhere = said.chunk(3)
+        figures = {
+            "rewards/chosen": self.beta * chosen,
+            "rewards/rejected": self.beta * rejected,
+            "rewards/chosen_elsewhere": self.beta * elsewhere,
+            "rewards/margins": self.beta * (chosen - rejected),
+            "rewards/margins_elsewhere": self.beta * (chosen - elsewhere),
+            "rewards/accuracies": (chosen > rejected).float(),
+            "rewards/accuracies_elsewhere": (chosen > elsewhere).float(),
+            "logps/chosen": spoken,
+            "logps/rejected": written,
+            "logps/chosen_elsewhere": spoken_elsewhere,
+        }
+        mode = "train" if self.model.training else "eval"
+        for name, value in figures.items():
+            self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())

@@ -1,0 +1,167 @@
+"""POVID's second stage: DPO against the written dispreferred answer, and against what the model says of a noised picture.
+
+    trainer = PovidTrainer(variant="povid-code", noise=Noise(), model=model, args=DPOConfig(...), train_dataset=NoisedPairs(pairs, seed=0),
+                           processing_class=processor, peft_config=lora)
+
+The second answer is made in training: the chosen answer is read beside the noised picture, and the likeliest token at each of its places is
+taken. How it is scored is what paper and released code differ in; see
+`trainers.losses.functions`. Logged rewards are those of the written pair.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+from trl.trainer.utils import use_adapter
+
+from trainers.config.training import Noise
+from trainers.losses.functions import answer_log_probs, povid_code, povid_code_ratio, povid_paper, povid_paper_ratio, seen_through_noise
+from trainers.losses.noise import noise_seed, noised, noised_pixels
+from trainers.losses.seeded_pairs import Epochs, SeededPairs
+from trainers.packed.collator import TEXTS
+
+Variant = Literal["povid-paper", "povid-code"]
+
+
+class NoisedPairs(SeededPairs):
+    """Pairs that know the seed of their noise: another one every epoch, the same whenever a run is repeated or gone on with."""
+
+    what = "POVID's losses noise pictures"
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**super().__getitem__(index), "noise": noise_seed(self.seed, self.preferences[index].row, self.epoch)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisedCollator:
+    """TRL's rows of pairs and, under "noised", the images of the chosen half once more, in noise."""
+
+    processor: Any
+    noise: Noise
+    max_length: int | None = None
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """PovidError where noise is to come after the resize, and the model takes images as rows of patches."""
+        seeds = [example["noise"] for example in examples]
+        images = [example["images"] for example in examples]
+        plain = DataCollatorForVisionPreference(processor=self.processor, max_length=self.max_length)
+        batch = dict(plain([dict(example) for example in examples]))
+        return {**batch, "noised": self._noised(images, seeds, {name: batch[name] for name in batch if name not in NOT_IMAGES})}
+
+    def _noised(self, images: Sequence[Sequence[Any]], seeds: Sequence[int], clean: Mapping[str, Any]) -> dict[str, Any]:
+        if self.noise.place == "before":
+            drowned = [
+                [noised(image, seed=seed + place, step=self.noise.step, overflow=self.noise.overflow) for place, image in enumerate(own)]
+                for own, seed in zip(images, seeds, strict=True)
+            ]
+            made = self.processor.image_processor(drowned, return_tensors="pt")
+            return {name: made[name] for name in clean}
+        half = {
+            name: value[: len(value) // 2] for name, value in clean.items()
+        }  # the images come twice: with chosen, with rejected answers
+        each = [seed + place for own, seed in zip(images, seeds, strict=True) for place in range(len(own))]
+        settings = {"mean": self.processor.image_processor.image_mean, "std": self.processor.image_processor.image_std}
+        settings |= {"step": self.noise.step, "overflow": self.noise.overflow}
+        pixels = [
+            noised_pixels(one, generator=torch.Generator().manual_seed(seed), **settings)
+            for one, seed in zip(half["pixel_values"], each, strict=True)
+        ]
+        return {**half, "pixel_values": torch.stack(pixels)}
+
+
+NOT_IMAGES = (*TEXTS, "completion_mask")
+
+
+class PovidTrainer(DPOTrainer):
+    """TRL's trainer with one of POVID's losses; what it is given beside is TRL's.
+
+    Three rows a pair are read by the policy (chosen, rejected, chosen beside noise) and three by the reference, at every step.
+    """
+
+    def __init__(
+        self, *, variant: Variant, noise: Noise, processing_class: Any, args: Any, train_dataset: NoisedPairs, **rest: Any
+    ) -> None:
+        args.remove_unused_columns = False  # the collator reads `noise`, which is no argument of any model
+        super().__init__(
+            args=args,
+            processing_class=processing_class,
+            train_dataset=train_dataset,
+            data_collator=NoisedCollator(processor=processing_class, noise=noise, max_length=args.max_length),
+            **rest,
+        )
+        self.variant, self.noise = variant, noise
+        self.add_callback(Epochs(train_dataset))
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """The mean over the batch's pairs."""
+        pairs = len(inputs["input_ids"]) // 2
+        clean_rows = {name: value for name, value in inputs.items() if name not in ("completion_mask", "noised")}
+        noisy_rows = {name: value[:pairs] for name, value in clean_rows.items() if name in TEXTS} | inputs["noised"]
+        asked = inputs["completion_mask"][:, 1:]
+        start = int(asked.any(dim=0).nonzero()[0])
+        mask, tokens = asked[:, start:], inputs["input_ids"][:, 1 + start :]
+
+        def read(by: Any, rows: Mapping[str, Any]) -> Tensor:
+            """Logits that predict `tokens` [rows, length, vocabulary]."""
+            logits: Tensor = by(**rows, use_cache=False, logits_to_keep=tokens.shape[1] + 1).logits
+            return logits[:, :-1].float()
+
+        # What the code does with the noised picture is to look for a token, which no gradient goes through.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant == "povid-paper"):
+            noisy = read(model, noisy_rows)
+        clean = read(model, clean_rows)
+        with torch.no_grad(), self._reference() as reference:
+            reference_clean, reference_noisy = read(reference, clean_rows), read(reference, noisy_rows)
+        said, said_by_reference = answer_log_probs(clean, tokens, mask), answer_log_probs(reference_clean, tokens, mask)
+        chosen, rejected = (said - said_by_reference).chunk(2)
+        if self.variant == "povid-paper":
+            own = povid_paper_ratio(noisy=noisy, reference_noisy=reference_noisy, mask=mask[:pairs])
+            loss = povid_paper(
+                chosen=chosen,
+                rejected=rejected,
+                own=own,
+                alpha=self.noise.alpha or self.beta,
+                beta_text=self.beta,
+                beta_image=self.noise.beta_image or self.beta,
+            ).mean()
+        else:
+            own = povid_code_ratio(
+                clean=clean[:pairs],
+                noisy=noisy,
+                reference_clean=reference_clean[:pairs],
+                reference_noisy=reference_noisy,
+                mask=mask[:pairs],
+            )
+            loss = povid_code(chosen=chosen, rejected=rejected, own=own, beta=self.beta).mean()
+        misled = ((seen_through_noise(noisy) != tokens[:pairs]) & mask[:pairs].bool()).sum(-1) / mask[:pairs].sum(-1)
+        self._log(chosen, rejected, own, said, misled)
+        return (loss, {}) if return_outputs else loss
+
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        if self.ref_model is not None:
+            yield self.ref_model
+            return
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        with use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None):
+            yield self.model
+
+    def _log(self, chosen: Tensor, rejected: Tensor, own: Tensor, said: Tensor, misled: Tensor) -> None:
+        """TRL's figures of the written pair, and of the answer to the noised picture its reward and how far it is another one."""
+        rewards = {"chosen": self.beta * chosen, "rejected": self.beta * rejected, "own": self.beta * own}
+        spoken, written = said.chunk(2)
+        figures = {f"rewards/{name}": value for name, value in rewards.items()} | {
+            "rewards/margins": rewards["chosen"] - rewards["rejected"],
+            "rewards/accuracies": (chosen > rejected).float(),
+            "logps/chosen": spoken,
+            "logps/rejected": written,
+            "misled": misled,
+        }
+        mode = "train" if self.model.training else "eval"
+        for name, value in figures.items():
+            self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())

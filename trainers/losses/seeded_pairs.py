@@ -1,0 +1,42 @@
+"""Pairs with a seed of their own for every epoch: what is drawn for them is fresh in each, and the same when a run is gone on with."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback
+
+from support.errors import BadInput
+from trainers.data.rows import Preference
+from trainers.data.torch_dataset import Pairs
+
+
+class BlindError(BadInput):
+    """Pairs that have no picture, for a loss that is about pictures; one line that names them."""
+
+
+class SeededPairs(Pairs):
+    """Pairs that know the run's seed and the epoch they are read in; held-out ones stay in epoch 0: scored alike each time.
+
+    BlindError for pairs without a picture: what is drawn is done to pictures, and beside none the two readings of an answer are one.
+    """
+
+    what = "this loss changes pictures"
+
+    def __init__(self, preferences: Sequence[Preference], seed: int) -> None:
+        blind = list(dict.fromkeys(pair.id for pair in preferences if not pair.images))
+        if blind:
+            named = ", ".join(map(repr, blind[:5])) + (" ..." if len(blind) > 5 else "")
+            raise BlindError(f"{self.what}, and {len(blind):,} pairs have none: {named}; leave them out of the data")
+        super().__init__(preferences)
+        self.seed, self.epoch = seed, 0
+
+
+class Epochs(TrainerCallback):
+    """Tells pairs which epoch they are read in."""
+
+    def __init__(self, pairs: SeededPairs) -> None:
+        self.pairs = pairs
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Before the epoch's first pair is read; a run that is gone on with may be within an epoch."""
+        self.pairs.epoch = int(state.epoch + 1e-6)

@@ -1,0 +1,1 @@
+"""TRL's DPO trainer with each image and prompt read once for all answers."""

@@ -1,0 +1,132 @@
+"""Preference pairs as the packed trainer reads them: images opened late, each prompt once a batch, pairs of one prompt side by side.
+
+    pairs = Pairs(job.preferences)
+    batch = PackedCollator(processor, max_length=2048)([pairs[0], pairs[1]])
+
+A batch has what TRL's collator makes of the same pairs (right-padded rows, first all chosen, then all rejected), but every image once; and,
+under "packed", the one row that the model reads.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+from trainers.packed.attention import Group, PackedError, pack
+
+TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+"""What a processor makes of the text; the rest is images."""
+
+
+@dataclass(frozen=True)
+class PackedCollator:
+    """Pairs -> one packed row, beside the rows that TRL's arithmetic is laid out for."""
+
+    processor: Any
+    max_length: int | None = None
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """PackedError for pairs that would lose a whole answer, or part of an image, to `max_length`."""
+        texts = [self._texts(example) for example in examples]
+        # The template may end a prompt by what follows it, so that one row can have two prompts.
+        keys = [(example["row"], text["prompt"]) for example, text in zip(examples, texts, strict=True)]
+        first = {key: number for number, key in reversed(list(enumerate(keys)))}
+        order = sorted(first, key=lambda key: first[key])
+        images = [examples[first[key]]["images"] for key in order]
+        ids = [str(examples[first[key]]["id"]) for key in order]
+        prompts = self._read(ids, [text for _, text in order], images, padding_side="left")
+        prompt_ids = dict(zip(order, _unpadded(prompts), strict=True))
+        room = {key: None if self.max_length is None else self.max_length - len(ids) for key, ids in prompt_ids.items()}
+        cut = [number for number, key in enumerate(keys) if (left := room[key]) is not None and left <= 0]
+        if cut:
+            raise CutError([examples[number]["id"] for number in cut], cut, self.max_length or 0)
+
+        said = {text[side]: str(example["id"]) for example, text in zip(examples, texts, strict=True) for side in ("chosen", "rejected")}
+        answers = list(said)
+        processed = self._read(list(said.values()), answers, [[]] * len(answers), padding_side="right")
+        answer_ids = dict(zip(answers, _unpadded(processed), strict=True))
+        sides = [(key, text[side]) for side in ("chosen", "rejected") for key, text in zip(keys, texts, strict=True)]
+        sequences = list(dict.fromkeys(sides))
+        kept = {(key, answer): answer_ids[answer][: room[key]] for key, answer in sequences}
+        grouped = [[sequence for sequence in sequences if sequence[0] == key] for key in order]
+        row = pack([Group(prompt=prompt_ids[group[0][0]], answers=[kept[sequence] for sequence in group]) for group in grouped])
+        begins = {
+            sequence: start
+            for group, starts in zip(grouped, row.starts, strict=True)
+            for sequence, start in zip(group, starts, strict=True)
+        }
+        laid_out = _trl_rows([(prompt_ids[side[0]], kept[side], begins[side]) for side in sides], self._padding)
+        packed = {name: value for name, value in asdict(row).items() if name != "starts"}
+        packed |= {"cells": laid_out.pop("cells"), "prompts": {name: prompts[name] for name in TEXTS if name in prompts}}
+        references = {
+            name: torch.tensor([example[name] for example in examples])
+            for name in ("ref_chosen_logps", "ref_rejected_logps")
+            if name in examples[0]
+        }
+        return {**{name: value for name, value in prompts.items() if name not in TEXTS}, **laid_out, **references, "packed": packed}
+
+    @property
+    def _padding(self) -> int:
+        tokenizer = self.processor.tokenizer
+        return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+    def _texts(self, example: Mapping[str, Any]) -> dict[str, str]:
+        """Prompt, chosen and rejected as text, as TRL renders them."""
+        messages = {"prompt": prepare_multimodal_messages(example["prompt"], images=example["images"])}
+        messages |= {side: prepare_multimodal_messages(example[side]) for side in ("chosen", "rejected")}
+        rendered: dict[str, str] = apply_chat_template(messages, self.processor)
+        return rendered
+
+    def _read(self, ids: Sequence[str], texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
+        """What the processor makes of pairs' texts and images; PackedError names the pair that it refuses, for a thin picture, say."""
+        try:
+            return self._processed(texts, images, **arguments)
+        except ValueError:
+            for id, text, own in zip(ids, texts, images, strict=True):
+                try:
+                    self._processed([text], [own])
+                except ValueError as error:
+                    said = " ".join(str(error).split())
+                    raise PackedError(f"pair {id!r}: {type(self.processor).__name__} can't read it: {said}; leave it out") from error
+            raise
+
+    def _processed(self, texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
+        shown = {"images": list(images)} if any(images) else {}
+        # The template has written the start token already.
+        return self.processor(text=list(texts), padding=True, return_tensors="pt", add_special_tokens=False, **shown, **arguments)
+
+
+class CutError(PackedError):
+    """Pairs of which `max_length` leaves no answer: their `ids`, and their `places` in what was collated."""
+
+    def __init__(self, ids: Sequence[str], places: Sequence[int], max_length: int) -> None:
+        self.ids, self.places = tuple(ids), tuple(places)
+        named = ", ".join(map(repr, self.ids[:5])) + (" ..." if len(self.ids) > 5 else "")
+        super().__init__(
+            f"prompt and images fill max_length = {max_length} in {len(self.ids)} pairs, which would lose their answer: {named}; "
+            "raise max_length, or leave them out"
+        )
+
+
+def _unpadded(processed: Mapping[str, Any]) -> list[list[int]]:
+    rows = zip(processed["input_ids"], processed["attention_mask"], strict=True)
+    return [ids[mask.bool()].tolist() for ids, mask in rows]
+
+
+def _trl_rows(sequences: Sequence[tuple[list[int], list[int], int]], padding: int) -> dict[str, torch.Tensor]:
+    """(prompt, answer, where its scores begin) of each row -> TRL's tensors [rows, T], and `cells` [rows, T - 1].
+
+    A cell is 1 + the place among all scores of the one that belongs there, 0 where none does.
+    """
+    ids = [torch.tensor(prompt + answer) for prompt, answer, _ in sequences]
+    asked = [torch.tensor([0] * len(prompt) + [1] * len(answer)) for prompt, answer, _ in sequences]
+    cells = [torch.tensor([0] * (len(prompt) - 1) + list(range(begin + 1, begin + 1 + len(answer)))) for prompt, answer, begin in sequences]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "completion_mask": pad_sequence(asked, batch_first=True),
+        "cells": pad_sequence(cells, batch_first=True),
+    }

@@ -1,0 +1,357 @@
+"""DPO on packed rows: TRL's trainer, whose model reads every image and every prompt once.
+
+    trainer = PackedDPOTrainer(model=model, args=DPOConfig(...), train_dataset=Pairs(preferences), processing_class=processor,
+                               peft_config=lora, group_pairs=True)
+    trainer.train()
+
+Losses, metrics, logging, checkpoints and resuming are TRL's own: its `_compute_loss` calls what it takes for the model, `PackedCall`, which
+reads one packed row and answers in TRL's layout, so that loss and gradients are those of the unmodified trainer. What differs is work done:
+
+- an image goes through its encoder once a step, not twice a pair and twice again for the reference, and no gradient through a frozen one;
+  where the projector is frozen too, its features are kept from the reference's pass on (`packed_vision`), and training runs no encoder;
+- a prompt goes through the language model once for all answers to it that are in the batch;
+- the reference's log-probabilities are computed once, before training, and kept on disk.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from trl import DPOTrainer
+from trl.trainer.utils import FusedCausalLMOutput
+
+from support.files import JsonLines
+from trainers.data.rows import Preference
+from trainers.data.torch_dataset import Pairs, PromptSampler
+from trainers.packed.attention import NAME, PackedError, attention_argument, register
+from trainers.packed.collator import CutError, PackedCollator
+from trainers.packed.vision_cache import KeptFeatures, learns
+
+FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl", "idefics3", "smolvlm", "qwen", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""`model_type`s whose packed loss and gradients are tested to be those of TRL's own trainer."""
+
+
+SAYS_NOTHING = ("_name_or_path", "transformers_version", "use_cache")
+"""Of a model's configuration: what its log-probabilities do not depend on."""
+
+
+class PackedCall:
+    """Stands for the model in TRL's arithmetic: reads the packed row, answers for TRL's rows [2 pairs, T - 1]."""
+
+    def __init__(self, model: Any, backbone: Any) -> None:
+        self.model, self.backbone = model, backbone
+
+    def __call__(
+        self,
+        *,
+        packed: Mapping[str, Any],
+        labels: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        fused_lm_head: bool,
+        use_cache: bool,
+        **images: Any,
+    ) -> Any:
+        """TRL's fused output; a cell that predicts no answer token is 0."""
+        row = packed["input_ids"]
+        last = [(scored, keys) for scored, (_, keys) in zip(packed["answers"], packed["lengths"], strict=True)]
+        found = self.model(
+            input_ids=row,
+            position_ids=positions(self.backbone, packed, images.get("image_grid_thw")),
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row.device),  # four axes: taken as it is, and not looked at
+            shared_prefix={
+                **attention_argument(packed["keys"], packed["lengths"]),
+                "scored": packed["scored"],
+                "at last": attention_argument(packed["keys"], last, packed["scored"]),
+            },
+            shift_labels=packed["targets"],
+            fused_lm_head=True,
+            **images,
+        )
+
+        def laid_out(values: Tensor | None) -> Tensor | None:
+            return None if values is None else torch.cat([values.new_zeros(1), values[0]])[packed["cells"]]
+
+        return FusedCausalLMOutput(
+            loss=found.loss,
+            log_probs=laid_out(found.log_probs),
+            entropy=laid_out(found.entropy),
+            log_sum_sq_probs=laid_out(found.log_sum_sq_probs),
+            mean_logits=laid_out(found.mean_logits),
+            is_top1=laid_out(found.is_top1),
+            label_mask=labels[:, 1:] != -100,
+        )
+
+
+def positions(backbone: Any, packed: Mapping[str, Any], grids: Tensor | None) -> Tensor:
+    """What rotates each token of the packed row: [1, N], or [3, 1, N] for a model that turns image tokens by time, height and width."""
+    places: Tensor = packed["positions"]
+    rope = getattr(backbone, "get_rope_index", None)
+    if rope is None or grids is None:
+        return places[None]
+    prompts = packed["prompts"]
+    turned = rope(prompts["input_ids"], prompts["mm_token_type_ids"], image_grid_thw=grids, attention_mask=prompts["attention_mask"])[0]
+    found = []
+    for number, own in enumerate(places.split(packed["sizes"])):
+        prompt = turned[:, number, prompts["attention_mask"][number].bool()]
+        answers = prompt.max() + 1 + torch.arange(int(own.max()) + 1, device=own.device)
+        found.append(torch.cat([prompt, answers.expand(3, -1)], dim=1)[:, own])
+    return torch.cat(found, dim=1)[:, None]
+
+
+class PackedDPOTrainer(DPOTrainer):
+    """TRL's DPOTrainer over packed rows. The reference is the model with its adapters off.
+
+    `group_pairs` brings all pairs of a prompt into one batch (of at least as many pairs): less work, and batches whose pairs are alike.
+    `reference_folder` keeps the reference's log-probabilities, for one run at a time; `progress` hears (pairs done, pairs in all) of them.
+    `features_room`: bytes of images' features that each process keeps in the CPU's memory, where encoder and projector are frozen.
+    PackedError; CutError, before training starts, for pairs that would lose their answer to `max_length`.
+    """
+
+    train_dataset: Pairs
+    eval_dataset: Pairs | None
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: Any,
+        train_dataset: Pairs,
+        processing_class: Any,
+        peft_config: Any = None,
+        eval_dataset: Pairs | None = None,
+        callbacks: Sequence[Any] = (),
+        group_pairs: bool = False,
+        reference_folder: Path | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        features_room: int = 2 << 30,
+    ) -> None:
+        kind = model.config.model_type
+        if kind not in FAMILIES:
+            raise PackedError(f"models of type {kind!r} are not known to train alike on packed rows; known: {', '.join(FAMILIES)}")
+        args.remove_unused_columns = False  # the collator reads `row`, which is no argument of any model
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=PackedCollator(processing_class, args.max_length),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            peft_config=peft_config,
+            callbacks=list(callbacks),
+        )
+        self._refuse_what_packing_lacks()
+        self.group_pairs, self.progress = group_pairs, progress
+        self.reference_folder = Path(args.output_dir) / "reference" if reference_folder is None else reference_folder
+        self.precompute_ref_logps = True  # TRL then takes them from the batch
+        base = self.model.get_base_model()
+        self.backbone = base.base_model
+        self.backbone.register_forward_hook(_scored_alone, with_kwargs=True)
+        decoder = self.backbone.get_decoder()
+        self.last_layer = (decoder.layers if hasattr(decoder, "layers") else decoder.h)[-1]
+        only_scored(self.last_layer)
+        register()
+        base.set_attn_implementation({"text_config": NAME} if "text_config" in base.config.sub_configs else NAME)
+        tower = self.backbone.get_encoder(modality="image")
+        if not any(parameter.requires_grad for parameter in tower.parameters()):
+            # Gradient checkpointing with adapters makes embeddings ask for gradients, the tower's too: it would be gone back through.
+            tower.forward = torch.no_grad()(tower.forward)
+        self.features: KeptFeatures | None = None
+        if features_room and not learns(self.backbone):
+            self.features = self.backbone.get_image_features = KeptFeatures(self.backbone, features_room)
+
+    def _refuse_what_packing_lacks(self) -> None:
+        plugin = self.args.deepspeed_plugin
+        if not hasattr(self.model, "peft_config"):
+            raise PackedError("packed training needs adapters: its reference is the model with them off")
+        if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+            raise PackedError("the reference is computed by whole models: train with DDP or ZeRO up to stage 2, or unpacked")
+        if self.aux_loss_enabled:
+            raise PackedError("experts' balancing loss is not what it was on packed rows; set router_aux_loss_coef to 0")
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """TRL's, of a model that reads packed rows."""
+        # The backward pass begins with it: recomputing at once what was just dropped would save nothing.
+        self.last_layer.gradient_checkpointing = False
+        return super().compute_loss(PackedCall(model, self.backbone), inputs, return_outputs, num_items_in_batch)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, once the reference's log-probabilities are there."""
+        self.add_references()
+        return super().train(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, of `eval_dataset`."""
+        self.add_references()
+        return super().evaluate(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        grouped_by_length = self.args.train_sampling_strategy == "group_by_length"
+        if not self.group_pairs and not grouped_by_length:
+            return super()._get_train_sampler(train_dataset)
+        pairs = self.train_dataset.preferences
+        return PromptSampler(
+            [pair.row for pair in pairs] if self.group_pairs else range(len(pairs)),
+            batch_size=self.args.train_batch_size,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            lengths=[len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs] if grouped_by_length else None,
+            ranks=self.accelerator.num_processes,
+        )
+
+    # The reference
+
+    def add_references(self) -> None:
+        """Compute what the reference says of the pairs that it has not been asked about yet."""
+        self.train_dataset = self._referenced(self.train_dataset)
+        if self.eval_dataset is not None:
+            self.eval_dataset = self._referenced(self.eval_dataset)
+
+    def _referenced(self, pairs: Pairs) -> Pairs:
+        if pairs.reference is not None:
+            return pairs
+        keys = digests(pairs.preferences, self._settings())
+        folder = self.reference_folder / digest_of_reference(self.model)
+        known = _read(folder)
+        self.accelerator.wait_for_everyone()  # nobody writes before all have read
+        asked = {key: index for index, key in reversed(list(enumerate(keys))) if key not in known}
+        batches = by_prompt(pairs.preferences, sorted(asked.values()), self.args.per_device_train_batch_size)
+        mine = batches[self.accelerator.process_index :: self.accelerator.num_processes]
+        cut = self._ask(pairs, keys, mine, JsonLines(folder / f"{self.accelerator.process_index}.jsonl"))
+        self.accelerator.wait_for_everyone()
+        lost_keys = {keys[index] for part in self._all_of(cut) for index in part}
+        lost = [index for index, key in enumerate(keys) if key in lost_keys]  # a pair that is there twice was asked about once
+        if lost:
+            raise CutError([pairs.preferences[index].id for index in sorted(lost)], sorted(lost), self.args.max_length)
+        known = _read(folder)
+        return Pairs(pairs.preferences, [known[key] for key in keys])
+
+    def _ask(self, pairs: Pairs, keys: Sequence[str], batches: list[list[int]], rows: JsonLines) -> list[int]:
+        """Write down what the reference says of these pairs; which of them `max_length` cuts."""
+        cut: list[int] = []
+        self.model.to(self.accelerator.device)
+        was = self.model.training
+        self.model.train(self.args.disable_dropout)  # as TRL computes it in training; some models attend otherwise in evaluation
+        call = PackedCall(self.model, self.backbone)
+        collate = partial(_what_fits, self.data_collator)
+        loader: Any = DataLoader(pairs, batch_sampler=batches, collate_fn=collate, num_workers=self.args.dataloader_num_workers)
+        done, total = 0, sum(map(len, batches))
+        for indices, (batch, places) in zip(batches, loader, strict=True):
+            cut += [indices[place] for place in places]
+            fitting = [index for place, index in enumerate(indices) if place not in places]
+            if fitting:
+                both = self.compute_ref_log_probs(call, self._prepare_inputs(batch))
+                found = list(zip(fitting, *(side.tolist() for side in both), strict=True))
+                for index, *values in found:
+                    if not all(map(math.isfinite, values)):
+                        raise PackedError(f"the reference gives pair {pairs.preferences[index].id!r} log-probabilities {values}")
+                rows.append({"id": keys[index], "chosen": chosen, "rejected": rejected} for index, chosen, rejected in found)
+            done += len(indices)
+            self.progress(done, total)
+        self.model.train(was)
+        return cut
+
+    def _all_of(self, cut: list[int]) -> list[list[int]]:
+        from accelerate.utils import gather_object
+
+        return list(gather_object([cut]))
+
+    def _settings(self) -> str:
+        """All beside weights and pairs that the reference's log-probabilities depend on."""
+        processor = self.processing_class
+        facts = {
+            "processor": processor.to_dict(),
+            "template": processor.chat_template,
+            "vocabulary": sorted(processor.tokenizer.get_vocab().items()),
+            "max_length": self.args.max_length,
+            "ld_alpha": self.ld_alpha,
+            "precision": self.accelerator.mixed_precision,
+            "dropout": not self.args.disable_dropout,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _scored_alone(module: Any, args: Any, kwargs: Mapping[str, Any], output: Any) -> Any:
+    """The head is given the positions that predict answer tokens, on every device."""
+    packed = kwargs.get(NAME)
+    if packed is not None:
+        output.last_hidden_state = output.last_hidden_state[:, packed["scored"]]
+    return output
+
+
+def only_scored(layer: Any) -> None:
+    """Have a model's last layer compute only what is scored: attention of those places, its MLP on them; the rest is read by nobody."""
+    places: list[Tensor | None] = [None]
+
+    def begin(module: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        packed = kwargs.get(NAME)
+        places[0] = None if packed is None else packed["scored"]
+        return args, kwargs if packed is None else {**kwargs, NAME: packed["at last"]}
+
+    forward = layer.mlp.forward
+
+    def scored_alone(hidden: Tensor) -> Tensor:
+        scored = places[0]
+        out: Tensor = forward(hidden if scored is None else hidden[:, scored])
+        return out if scored is None else out.new_zeros(hidden.shape).index_copy(1, scored, out)
+
+    layer.register_forward_pre_hook(begin, with_kwargs=True)
+    layer.mlp.forward = scored_alone
+
+
+def _what_fits(collator: PackedCollator, examples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """The batch of those examples that keep an answer, and the places of the others."""
+    try:
+        return collator(examples), ()
+    except CutError as error:
+        kept = [example for place, example in enumerate(examples) if place not in error.places]
+        return (collator(kept) if kept else {}), error.places
+
+
+def _read(folder: Path) -> dict[str, tuple[float, float]]:
+    files = [JsonLines(path) for path in sorted(folder.glob("*.jsonl"))]
+    return {key: (row["chosen"], row["rejected"]) for rows in files for key, row in rows.by_id.items()}
+
+
+def by_prompt(preferences: Sequence[Preference], indices: Iterable[int], size: int) -> list[list[int]]:
+    """Batches of whole prompts, each of `size` pairs or a prompt more than that."""
+    prompts: dict[int, list[int]] = {}
+    for index in indices:
+        prompts.setdefault(preferences[index].row, []).append(index)
+    batches: list[list[int]] = []
+    for prompt in prompts.values():
+        if batches and len(batches[-1]) + len(prompt) <= size:
+            batches[-1] += prompt
+        else:
+            batches.append(list(prompt))
+    return batches
+
+
+def digests(preferences: Sequence[Preference], settings: str) -> list[str]:
+    """Names of pairs by what they say and show, and by `settings`."""
+    images: dict[int, list[str]] = {}
+    found = []
+    for pair in preferences:
+        if pair.row not in images:
+            images[pair.row] = [hashlib.sha256(picture.read()).hexdigest() for picture in pair.images]
+        content = json.dumps([settings, images[pair.row], pair.prompt, pair.chosen, pair.rejected])
+        found.append(hashlib.sha256(content.encode()).hexdigest())
+    return found
+
+
+def digest_of_reference(model: Any) -> str:
+    """Of the model with its adapters off, configuration and weights, whatever adapters are put around these and wherever it lies."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in SAYS_NOTHING}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, parameter in sorted((name.replace(".base_layer", ""), value) for name, value in model.get_base_model().named_parameters()):
+        if ".lora_" in name and ".ref." not in name:
+            continue
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""POVID: hallucinations injected into correct answers."""

@@ -1,0 +1,388 @@
+"""POVID's two ways to a dispreferred answer: a hallucination put into a correct answer, and a picture drowned in noise.
+
+    items = read_llava(Path("detail_23k.json"), Path("train2014"), kind="caption")
+    inject(items, judge, Rows(folder / "injected.jsonl"), seed=0)            # a judge rewrites correct answers; goes on where it was left
+    write_pairs(injected(items, rows), folder / "povid.json", form="povid")  # correct answer chosen, rewritten one rejected
+
+    noised(image, seed=noise_seed(0, row, epoch))                            # before resize: diffusion step 500, values clamped
+    noised_pixels(pixels, generator=g, mean=mean, std=std)                   # after resize: what a processor gave, on its device
+    own_tokens(noisy_logits, labels)                                         # what the model says with the picture gone
+
+A rewrite counts when it differs in words, stays near in length and leaves most words alone; what it changed is recorded word by word. The
+judge is asked again when it does not, and after some tries the item is recorded as refused, with the reason. The noise is POVID's schedule
+(train_dpo_inherent.py); its release cast pixels to bytes without a clamp, so that they wrapped around: `wrap` does the same on purpose.
+"""
+
+import difflib
+import hashlib
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import tasks
+from support.errors import PovidError
+from support.files import JsonLines
+from support.image_folders import ImageIndex
+from support.images import ImageRef
+from support.records import read
+from tasks.judges.batch import BatchJudge
+from tasks.judges.protocol import Judge, Sampling, as_data, ask_all, fill, judging, use_judge
+from trainers.data.rows import Preference
+from trainers.vlfeedback.annotation import shown
+
+if TYPE_CHECKING:
+    import torch
+
+
+TASK = "povid"
+"""What the calls are booked under."""
+BATCH = 64
+"""Rewrites asked for between two writes."""
+BATCH_API = 4096
+"""The same where they go in files."""
+
+Kind = Literal["caption", "question", "reasoning"]
+"""What an answer is; one that reasons gets a broken step."""
+Change = Literal["object", "attribute", "relation", "reasoning"]
+"""Kind of hallucination: an object that is not there, a wrong property, a wrong relation; a broken step of reasoning."""
+CHANGES: tuple[Change, ...] = ("object", "attribute", "relation")
+"""What answers that do not reason are drawn from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correct:
+    """A correct answer about a picture."""
+
+    row: int
+    """Place in the data: the key, since ids repeat."""
+    id: str
+    prompt: str
+    image: ImageRef
+    answer: str
+    kind: Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How near a rewrite must stay to the answer."""
+
+    similarity: float = 0.7
+    """Lowest share of words in common, 2 x matching / all words of both (difflib)."""
+    length: tuple[float, float] = (0.75, 1.4)
+    """Words of the rewrite over words of the answer."""
+    kept: float = 0.6
+    """Lowest share of the answer's words that stand unchanged in the rewrite."""
+    short: int = 6
+    """An answer of fewer words has no room for the shares above; its rewrite may have at most `slack` words more or fewer."""
+    slack: int = 4
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One place where a rewrite differs."""
+
+    op: Literal["replace", "insert", "delete"]
+    before: str
+    after: str
+
+
+@dataclass(kw_only=True)
+class InjectCounts:
+    """What became of the items, as far as they were looked at this time."""
+
+    made: int = 0
+    """Now or before."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Why no rewrite of an item could be used, in all its tries."""
+    failed: int = 0
+    """Judge calls without a reply; made again next time."""
+    pictures: int = 0
+    """Items whose picture is missing, broken or too large; tried again next time."""
+
+
+def read_llava(path: Path, images: Path, *, kind: Kind, skipped: Counter[str] | None = None) -> Iterator[Correct]:
+    """The first question and answer of each conversation in a file of LLaVA-Instruct's form; `images` is the folder or zip of its pictures.
+
+    `kind` is what the file holds: its records do not tell captions, answers and reasoning apart, its parts (detail_23k.json,
+    conversation_58k.json, complex_reasoning_77k.json) do. A record that has no picture, question or answer is left out and counted.
+    """
+    places = ImageIndex.of(images)
+    skipped = Counter() if skipped is None else skipped
+    for row, record in enumerate(read(path)):
+        names, turns = record.get("image"), record.get("conversations")
+        texts = [_turn(turn, of) for turn, of in zip(turns if isinstance(turns, list) else (), ("human", "gpt"), strict=False)]
+        if not isinstance(names, str) or not names:
+            skipped["no picture"] += 1
+        elif len(texts) < 2 or not all(texts):
+            skipped["no question and answer"] += 1
+        else:
+            yield Correct(row=row, id=str(record.get("id", "")), prompt=texts[0], image=places.find(names), answer=texts[1], kind=kind)
+
+
+def _turn(turn: Any, of: str) -> str:
+    """What this speaker says in a turn, without image tokens; "" where another speaks, or nobody."""
+    if not isinstance(turn, dict) or turn.get("from") != of or not isinstance(turn.get("value"), str):
+        return ""
+    return str(turn["value"]).replace("<image>", "").strip()
+
+
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:[-'’.,][^\W\u3040-\u30ff\u3400-\u9fff]+)*")
+"""A word, with the marks inside of it; a Chinese or Japanese character is one by itself."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as they are written."""
+    return _WORD.findall(text)
+
+
+def changes_between(answer: str, rewrite: str) -> list[Changed]:
+    """Where the words of a rewrite differ from the answer's, upper and lower case being the same."""
+    before, after = words_of(answer), words_of(rewrite)
+    return [
+        Changed(op, " ".join(before[a:b]), " ".join(after[c:d]))
+        for op, a, b, c, d in _matched(before, after).get_opcodes()
+        if op != "equal"
+    ]
+
+
+def _matched(before: Sequence[str], after: Sequence[str]) -> difflib.SequenceMatcher[str]:
+    return difflib.SequenceMatcher(None, [word.casefold() for word in before], [word.casefold() for word in after], autojunk=False)
+
+
+def problem_of(answer: str, rewrite: str, bounds: Bounds) -> str | None:
+    """Why a rewrite can't be used, in a few words; None where it can."""
+    before, after = words_of(answer), words_of(rewrite)
+    matched = _matched(before, after)
+    same = sum(block.size for block in matched.get_matching_blocks())
+    if same == len(before) == len(after):
+        return "says the same"
+    if not after:
+        return "says nothing"
+    if len(before) < bounds.short:
+        return None if abs(len(after) - len(before)) <= bounds.slack else "another length"
+    low, high = bounds.length
+    if not low <= len(after) / len(before) <= high:
+        return "another length"
+    if same / len(before) < bounds.kept or matched.ratio() < bounds.similarity:
+        return "too much changed"
+    return None
+
+
+@cache
+def _template(name: str) -> str:
+    return (Path(tasks.__file__).parent / "prompts" / f"{name}.txt").read_text(encoding="utf-8").strip()
+
+
+def prompt_of(item: Correct, change: Change, refused: Sequence[str] = ()) -> str:
+    """What the judge is asked; `refused`: what was wrong with its earlier rewrites of this one."""
+    data: dict[str, Any] = {"question": item.prompt, "answer": item.answer}
+    if change != "reasoning":
+        data["wanted"] = change
+    if refused:
+        data["refused"] = list(refused)
+    return fill(_template("povid_reasoning" if change == "reasoning" else "povid"), data=as_data(data))
+
+
+_FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
+
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
+def parse(reply: str) -> tuple[Change, str] | None:
+    """The kind of mistake and the rewritten answer; None for anything but the one JSON object that was asked for."""
+    text = reply.strip()
+    fenced = _FENCED.match(text)
+    try:
+        pairs = json.loads(fenced.group(1) if fenced else text, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+        return None
+    found = dict(pairs)
+    answer = found.get("answer")
+    kind: Change | None = next((change for change in get_args(Change) if change == found.get("kind")), None)
+    if kind is None or len(found) != len(pairs) or not isinstance(answer, str) or not answer.strip() or _NO_CHARACTER.search(answer):
+        return None
+    return kind, answer.strip()
+
+
+def wanted_changes(item: Correct, seed: int, every: bool = False) -> list[Change]:
+    """Which hallucinations an item gets: one drawn by the seed, or each of the three; a broken step where it reasons."""
+    if item.kind == "reasoning":
+        return ["reasoning"]
+    return list(CHANGES) if every else [random.Random(f"povid/{seed}/{item.row}").choice(CHANGES)]
+
+
+@dataclass
+class _Try:
+    """One rewrite that is wanted."""
+
+    item: Correct
+    change: Change
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        return f"{self.item.row}|{self.change}"
+
+
+REWRITING = Sampling(temperature=1.0)
+"""Rewrites are to vary; a ledger keeps the one that was had."""
+
+
+def inject(
+    items: Iterable[Correct],
+    judge: Judge,
+    rows: JsonLines,
+    *,
+    seed: int,
+    every: bool = False,
+    bounds: Bounds | None = None,
+    tries: int = 3,
+    done: Callable[[int], None] = lambda more: None,
+    counts: InjectCounts | None = None,
+) -> int:
+    """Have a judge put one hallucination into each answer that has none yet; returns how many failed, to be tried again next time.
+
+    A rewrite that can't be read or used is asked for again, with the reason, up to `tries` times in all; then the row is one of a refusal,
+    which stands. `every`: an answer gets each kind of hallucination, a row each, in place of one that the seed draws.
+    """
+    counts = InjectCounts() if counts is None else counts
+    failed_before = counts.failed + counts.pictures
+    wanted = _wanted(items, rows, seed, every, counts, done)
+    size = BATCH_API if isinstance(judge, BatchJudge) else BATCH
+    with use_judge(judge), judging(TASK):
+        while batch := list(islice(wanted, size)):
+            rows.append(_rewritten(batch, judge.model, bounds or Bounds(), tries, counts))
+            done(len(batch))
+    return counts.failed + counts.pictures - failed_before
+
+
+def _wanted(
+    items: Iterable[Correct], rows: JsonLines, seed: int, every: bool, counts: InjectCounts, done: Callable[[int], None]
+) -> Iterator[_Try]:
+    for item in items:
+        for change in wanted_changes(item, seed, every):
+            new = _Try(item, change)
+            row = rows.by_id.get(new.key)
+            if row is None:
+                yield new
+                continue
+            _of_the_same(item, row, rows.path)
+            counts.made += "answer" in row
+            counts.refused.update([row["refused"]] if "refused" in row else [])
+            done(1)
+
+
+def _of_the_same(item: Correct, row: Mapping[str, Any], path: Path) -> None:
+    if row["of"] != _digest(item):
+        raise PovidError(f"{path}: row {row['id']!r} is of another answer than {item.id!r} has; give the same data, or another file")
+
+
+def _digest(item: Correct) -> str:
+    return hashlib.sha256(json.dumps([item.prompt, item.answer]).encode()).hexdigest()[:16]
+
+
+def _rewritten(batch: Sequence[_Try], judge: str, bounds: Bounds, tries: int, counts: InjectCounts) -> list[dict[str, Any]]:
+    """Rows of the rewrites of a batch, in its order; those that got no reply have none."""
+    found: dict[str, dict[str, Any]] = {}
+    left = [wanted for wanted in batch if _has_picture(wanted.item, counts)]
+    while left:
+        asked = ((prompt_of(wanted.item, wanted.change, wanted.refused), shown(wanted.item.image)) for wanted in left)
+        again = []
+        for wanted, reply in zip(left, ask_all(asked, sampling=REWRITING), strict=True):
+            if reply is None:
+                counts.failed += 1
+                continue
+            row, problem = _row(wanted, reply, judge, bounds)
+            if problem is None:
+                counts.made += 1
+                found[wanted.key] = row
+                continue
+            wanted.refused.append(problem)
+            if len(wanted.refused) < tries:
+                again.append(wanted)
+            else:
+                counts.refused[problem] += 1
+                found[wanted.key] = row | {"refused": problem, "reply": reply, "tries": len(wanted.refused)}
+        left = again
+    return [found[wanted.key] for wanted in batch if wanted.key in found]
+
+
+def _has_picture(item: Correct, counts: InjectCounts) -> bool:
+    try:
+        shown(item.image).load()
+    except OSError:
+        counts.pictures += 1
+        return False
+    return True
+
+
+def _row(wanted: _Try, reply: str, judge: str, bounds: Bounds) -> tuple[dict[str, Any], str | None]:
+    """The row of one reply, and what is wrong with it."""
+    item = wanted.item
+    row: dict[str, Any] = {"id": wanted.key, "item": item.id, "of": _digest(item), "asked": wanted.change, "judge": judge}
+    read = parse(reply)
+    if read is None:
+        return row, "not the JSON asked for"
+    kind, answer = read
+    if (kind == "reasoning") != (wanted.change == "reasoning"):
+        return row, "another kind of change"
+    problem = problem_of(item.answer, answer, bounds)
+    if problem is not None:
+        return row, problem
+    before, after = words_of(item.answer), words_of(answer)
+    changed = [[one.op, one.before, one.after] for one in changes_between(item.answer, answer)]
+    similarity = round(_matched(before, after).ratio(), 4)
+    return row | {"made": kind, "answer": answer, "changed": changed, "similarity": similarity, "tries": len(wanted.refused) + 1}, None
+
+
+def injected(items: Iterable[Correct], rows: JsonLines, *, seed: int, every: bool = False) -> Iterator[Preference]:
+    """Pairs in the order of the items: the correct answer chosen, the rewritten one rejected; items without a rewrite have none."""
+    for item in items:
+        for change in wanted_changes(item, seed, every):
+            row = rows.by_id.get(f"{item.row}|{change}", {})
+            if "answer" in row:
+                _of_the_same(item, row, rows.path)
+                yield Preference(
+                    id=f"{item.id}|{change}",
+                    prompt=item.prompt,
+                    images=(item.image,),
+                    chosen=item.answer,
+                    rejected=row["answer"],
+                    row=item.row,
+                    row_id=item.id,
+                    rejected_model=row["judge"],
+                )
+
+
+IGNORED = -100
+"""Label of what is no answer token: prompt, picture, padding."""
+
+
+def own_tokens(noisy_logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+    """The likeliest token at each answer position under the noised picture, the correct answer before it given: labels of the same form.
+
+    Logits (batch, length, vocabulary) and labels (batch, length) as causal models have them: position t of the logits is about token
+    t + 1. What is no answer stays IGNORED, and so does a first token, about which nothing is said. Carries no gradient.
+    """
+    import torch
+
+    if noisy_logits.shape[:2] != labels.shape:
+        raise PovidError(f"logits of shape {tuple(noisy_logits.shape)} do not go with labels of shape {tuple(labels.shape)}")
+    own = torch.full_like(labels, IGNORED)
+    own[:, 1:] = noisy_logits[:, :-1].detach().argmax(-1).to(labels.dtype)
+    return own.masked_fill(labels == IGNORED, IGNORED)
+
+
+def misled(own: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+    """Share (batch) of answer positions where the noised picture leads to another token than the answer's: the rest teach nothing."""
+    answer = own != IGNORED
+    return ((own != labels) & answer).sum(-1) / answer.sum(-1).clamp(min=1)

@@ -1,0 +1,78 @@
+"""Adapters that begin as parts of the weights (PiSSA, OLoRA), trained as peft has them and saved as plain ones.
+
+Such an adapter takes its start B0 A0 out of the weights, so that they are no longer the base's. A checkpoint holds the difference
+B A - B0 A0 as an adapter of twice the rank on the base as it was, which loads anywhere; what training goes on from lies in `trainable/`.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import set_seed
+
+from support.files import atomic_write_text, file_lock
+from trainers.config.training import Lora
+
+PARTS = ("pissa", "olora")
+"""Ways to begin that change the weights."""
+TRAINABLE = "trainable"
+FILES = ("adapter_model.safetensors", "adapter_config.json")
+
+
+def begun(model: Any, config: LoraConfig, seed: int) -> Any:
+    """The model with adapters of `PARTS`. TRL keeps a copy of them as the reference; `start_of` is to be asked before any training."""
+    set_seed(seed)
+    made = get_peft_model(model, config)
+    made.peft_config["default"].init_lora_weights = True  # else peft would take a part out of the weights for every copy
+    return made
+
+
+def start_of(model: Any) -> dict[str, Tensor]:
+    """A0 and B0, by the names that a saved adapter has."""
+    return {name: value.detach().cpu().clone() for name, value in get_peft_model_state_dict(model, adapter_name="default").items()}
+
+
+def save_plain(folder: Path, start: Mapping[str, Tensor], lora: Lora) -> None:
+    """Turn an adapter that was just saved in a folder into one on the base as it was."""
+    trainable = folder / TRAINABLE
+    trainable.mkdir(exist_ok=True)
+    for name in FILES:
+        shutil.copyfile(folder / name, trainable / name)
+    weights = load_file(folder / FILES[0])
+    both = {
+        name: torch.cat([value, start[name]], dim=0) if ".lora_A." in name else torch.cat([value, -start[name]], dim=1)
+        for name, value in weights.items()
+    }
+    save_file(both, folder / FILES[0], {"format": "pt"})
+    scale = lora.alpha / (lora.r**0.5 if lora.rslora else lora.r)
+    config = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
+    config |= {"r": 2 * lora.r, "lora_alpha": scale * 2 * lora.r, "use_rslora": False}
+    atomic_write_text(folder / FILES[1], json.dumps(config, indent=2))
+
+
+def merge(base: Path | str, adapter: Path, out: Path) -> Path:
+    """Write full weights that say what an adapter says on its base, with the processor, whole or not at all; `out`, also where it is there.
+
+    In single precision; the weights are then stored as the base's were.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    with file_lock(out, wait=True):
+        if (out / "config.json").is_file():
+            return out
+        stored = AutoModelForImageTextToText.from_pretrained(base, dtype="auto", use_safetensors=True)
+        dtype = stored.dtype
+        model = PeftModel.from_pretrained(stored.float(), str(adapter)).merge_and_unload(safe_merge=True).to(dtype)
+        part = out.with_name(f".{out.name}.{os.getpid()}.part")
+        model.save_pretrained(part)
+        AutoProcessor.from_pretrained(base).save_pretrained(part)
+        part.rename(out)
+    return out

@@ -1,0 +1,209 @@
+"""A trainer that refuses rows it can't train on and stops at values that are not finite."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch.utils.data import RandomSampler, SequentialSampler
+
+from support.files import atomic_write_text
+from trainers.config.training import Lora
+from trainers.data.rows import Preference
+from trainers.data.torch_dataset import Pairs
+from trainers.packed.collator import CutError
+from trainers.training.adapters import PARTS, TRAINABLE, save_plain, start_of
+from trainers.training.model import TrainingError
+from trainers.training.step_weights import IdCollator, PaddedSampler, Share, batch_size_and_tokens, shared, uneven
+
+CURRENT_RUN = ("image_token", "video_token")
+"""Attributes of processors: what stands for a picture in a text."""
+
+
+def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
+    """TrainingError for pairs whose texts hold what stands for a picture in this model: it would be counted as one."""
+    found = (getattr(processor, name, None) for name in CURRENT_RUN)
+    standing = {str(getattr(token, "content", token)) for token in found if token}
+    held = [
+        (pair.id, token) for pair in pairs for token in standing if any(token in text for text in (pair.prompt, pair.chosen, pair.rejected))
+    ]
+    if held:
+        ids = list(dict.fromkeys(id for id, _ in held))
+        named = ", ".join(map(repr, ids[:5])) + (" ..." if len(ids) > 5 else "")
+        tokens = ", ".join(map(repr, sorted({token for _, token in held})))
+        raise TrainingError(
+            f"{len(ids):,} of {len(pairs):,} pairs have {tokens} written in prompt or answer, which is what stands for a picture in this "
+            f"model: {named}; take it out of their texts, or leave them out of the data"
+        )
+
+
+def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int | None, done: Callable[[int, int], None]) -> None:
+    """CutError for pairs that `max_length` leaves no answer of, every prompt with its images being read once."""
+    if max_length is None:
+        return
+    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+    lengths: dict[int, int] = {}
+    prompts = len({pair.row for pair in pairs})
+    for pair in pairs:
+        if pair.row in lengths:
+            continue
+        images = [picture.open().convert("RGB") for picture in pair.images]
+        messages = prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)
+        text = apply_chat_template({"prompt": messages}, processor)["prompt"]
+        try:
+            read = processor(text=[text], **({"images": [images]} if images else {}), add_special_tokens=False, return_tensors="pt")
+        except ValueError as error:
+            said = " ".join(str(error).split())
+            raise TrainingError(f"pair {pair.id!r}: {type(processor).__name__} can't read it: {said}; leave it out") from error
+        lengths[pair.row] = int(read["input_ids"].shape[1])
+        done(len(lengths), prompts)
+    places = [place for place, pair in enumerate(pairs) if lengths[pair.row] >= max_length]
+    if places:
+        raise CutError([pairs[place].id for place in places], places, max_length)
+
+
+class CheckedTrainer:
+    """Before a TRL trainer in a class's bases: a loss that is no number ends the run, with the batch kept; adapters are saved plain.
+
+    A step's pairs weigh the same, and in its `sft` term its tokens, however they are shared out; so do those that an epoch's last step has.
+    FloatingPointError. The batch lies in `not-a-number/`: tensors as the model was given them, and the pairs' ids, texts and images.
+    """
+
+    args: Any
+    state: Any
+    accelerator: Any
+    train_dataset: Pairs
+    data_collator: Any
+    model: Any
+    pairs: Mapping[str, Preference]
+    part: tuple[Lora, Mapping[str, torch.Tensor]] | None
+    """Adapters that began as parts of the weights, and their start."""
+    loss_types: Sequence[str] = ()
+    loss_weights: Sequence[float] = ()
+    _metrics: Mapping[str, Mapping[str, list[Any]]]
+
+    def guard(self, pairs: Sequence[Preference], lora: Lora | None) -> None:
+        """Have batches know which of these pairs they hold, and adapters saved so that they load anywhere; before training."""
+        self.pairs = {pair.id: pair for pair in pairs}
+        self.data_collator = IdCollator(self.data_collator)
+        self.part = (lora, start_of(self.model)) if lora is not None and lora.init in PARTS else None
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own; each batch of several knows its share of the step."""
+        batches, items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
+        if self._parts == 1:
+            return batches, items
+        mine = torch.stack([batch_size_and_tokens(batch, "sft" in self.loss_types) for batch in batches])
+        step = self.accelerator.gather(mine[None]).tolist()
+        shares = shared(step, self.args.train_batch_size * self._parts, self.accelerator.process_index)
+        return [{**batch, "share": share} for batch, share in zip(batches, shares, strict=True)], items
+
+    def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own."""
+        given = {name: value for name, value in inputs.items() if name not in ("ids", "share")}
+        share: Share | None = inputs.get("share")
+        with self._weighed(share), self._told_of_pairs(share, len(inputs["ids"])):
+            found = super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
+        loss = found[0] if isinstance(found, tuple) else found
+        if not bool(torch.isfinite(loss.detach()).all()):
+            folder = self._keep(inputs, float(loss.detach()))
+            raise FloatingPointError(f"the loss is {float(loss.detach())} in step {self.state.global_step + 1}; its batch is in {folder}")
+        # TRL's supervised trainer divides by the tokens of the step itself.
+        if share is None or "labels" in inputs:
+            return found
+        return (share.pairs * loss, *found[1:]) if isinstance(found, tuple) else share.pairs * loss
+
+    @property
+    def _parts(self) -> int:
+        """How many batches are one step: what the trainer takes the mean of."""
+        return int(self.accelerator.num_processes * self.args.gradient_accumulation_steps)
+
+    @contextmanager
+    def _weighed(self, share: Share | None) -> Iterator[None]:
+        """The loss's `sft` term, a mean over tokens, is weighed by tokens where the whole loss will be weighed by pairs."""
+        before = self.loss_weights
+        if share is not None and share.pairs:
+            by_tokens = share.tokens / share.pairs
+            terms = zip(self.loss_types, before, strict=True)
+            self.loss_weights = [by_tokens * weight if term == "sft" else weight for term, weight in terms]
+        try:
+            yield
+        finally:
+            self.loss_weights = before
+
+    @contextmanager
+    def _told_of_pairs(self, share: Share | None, rows: int) -> Iterator[None]:
+        """The figures of a step that lacks pairs are of those that it has."""
+        if share is None or not share.short:
+            yield
+            return
+        told = self._metrics["train"]
+        before = {name: len(values) for name, values in told.items()}
+        with uneven(self.accelerator, rows, self.args.train_batch_size, share.beside):
+            yield
+        if not share.beside:
+            for name, values in told.items():
+                del values[before[name] :]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        order = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+        count, size = len(self.train_dataset), self.args.train_batch_size * self._parts
+        if self._parts == 1 or count % size == 0:
+            return order
+        if isinstance(order, RandomSampler):
+            from accelerate.data_loader import SeedableRandomSampler
+
+            # What accelerate puts in its place, so that the order is that of any other number of processes.
+            order = SeedableRandomSampler(order.data_source, generator=order.generator, data_seed=self.args.data_seed)
+        return PaddedSampler(order, count, size)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        # The trainer's own opens every picture for its length where training is grouped by length.
+        return SequentialSampler(eval_dataset)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: what TRL could say is said by the run's own."""
+
+    def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """The trainer's own."""
+        given = {name: value for name, value in inputs.items() if name != "ids"}
+        return super().compute_ref_log_probs(model, given)  # type: ignore[misc]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)  # type: ignore[misc]
+        if self.part is not None and self.args.should_save:
+            save_plain(Path(output_dir or self.args.output_dir), self.part[1], self.part[0])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        super()._load_from_checkpoint(str(folder if self.part is None else folder / TRAINABLE), model)  # type: ignore[misc]
+
+    def _keep(self, inputs: Mapping[str, Any], loss: float) -> Path:
+        folder = Path(self.args.output_dir) / "not-a-number" / f"step-{self.state.global_step + 1}-process-{os.environ.get('RANK', '0')}"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_tensors("", inputs), folder / "batch.safetensors")
+        told = [_told(self.pairs[id]) for id in inputs.get("ids", ())]
+        atomic_write_text(folder / "pairs.json", json.dumps({"loss": str(loss), "pairs": told}, indent=1))
+        return folder
+
+
+def _told(pair: Preference) -> dict[str, Any]:
+    said = {"id": pair.id, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    return {**said, "images": [picture.name for picture in pair.images]}
+
+
+def _tensors(name: str, value: Any) -> dict[str, torch.Tensor]:
+    """All tensors within, by dotted names, each with storage of its own."""
+    if isinstance(value, torch.Tensor):
+        return {name: value.detach().cpu().clone().contiguous()}
+    if not isinstance(value, Mapping):
+        return {}
+    found: dict[str, torch.Tensor] = {}
+    for key, inner in value.items():
+        found |= _tensors(f"{name}.{key}" if name else str(key), inner)
+    return found

@@ -1,0 +1,207 @@
+"""Checkpoint folders: found, checked for completeness, listed in order."""
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from support.errors import BadInput
+from trainers.config.training import Training
+
+if TYPE_CHECKING:
+    pass
+
+
+NOTE: Final = "checkpoint.json"
+STATE: Final = "trainer_state.json"
+OURS: Final = ("run.json", "log.jsonl")
+"""Files by which a folder is known to be a run of ours, whose checkpoints get a note."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundCheckpoint:
+    """A checkpoint that is whole."""
+
+    path: Path
+    step: int
+    of: int | None
+    """Steps of the whole training, where the folder says so."""
+
+    @property
+    def last(self) -> bool:
+        """Whether training ends with it."""
+        return self.of is not None and self.step >= self.of
+
+
+class QuietPeriod:
+    """Tells which folders have been left alone for `seconds`: by their files' times, or, where clocks differ, by looking twice."""
+
+    def __init__(self, seconds: float, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self.wall, self.clock = seconds, wall, clock
+        self._seen: dict[Path, tuple[Any, float]] = {}
+
+    def __call__(self, folder: Path) -> bool:
+        """Whether nothing in it has changed for long enough."""
+        files = traces(folder)
+        if not files:
+            return False
+        if self._seen.get(folder, (None, 0.0))[0] != files:
+            self._seen[folder] = (files, self.clock())
+        newest = max(changed for _, _, changed in files) / 1e9
+        return self.wall() - newest >= self.seconds or self.clock() - self._seen[folder][1] >= self.seconds
+
+
+def traces(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time (ns) of a folder's files; a file that goes while it is looked at is left out."""
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        found.append((path.name, stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
+
+
+def find_complete_checkpoints(folder: Path, settled: QuietPeriod) -> tuple[list[FoundCheckpoint], dict[Path, str]]:
+    """The whole checkpoints of a folder by step, and what the others lack."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder")
+    numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))]
+    ours = any((folder / name).exists() for name in OURS) or any((path / NOTE).exists() for _, path in numbered)
+    whole, torn = [], {}
+    for step, path in sorted(numbered):
+        try:
+            of = _of_ours(path) if ours else _of_a_trainer(path, step, settled)
+        except (_Incomplete, OSError, ValueError) as error:
+            torn[path] = str(error)
+        else:
+            whole.append(FoundCheckpoint(path=path, step=step, of=of))
+    return whole, torn
+
+
+class _Incomplete(Exception):
+    """Something is missing still."""
+
+
+def _of_ours(path: Path) -> int | None:
+    if not (path / NOTE).exists():
+        raise _Incomplete(f"no {NOTE} yet")
+    _weights_are_whole(path)
+    steps = _object(path / NOTE).get("steps")
+    return steps if isinstance(steps, int) else None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON file's object; _Incomplete for one that holds none."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise _Incomplete(f"{path.name} holds no JSON object")
+    return found
+
+
+def _of_a_trainer(path: Path, step: int, settled: QuietPeriod) -> int | None:
+    _weights_are_whole(path)
+    if not (path / STATE).exists():
+        raise _Incomplete(f"no {STATE} yet")
+    state = _object(path / STATE)
+    if state.get("global_step") != step:
+        raise _Incomplete(f"{STATE} is of step {state.get('global_step')}")
+    if not settled(path):
+        raise _Incomplete("written to a moment ago")
+    return state["max_steps"] if isinstance(state.get("max_steps"), int) else None
+
+
+def _weights_are_whole(path: Path) -> None:
+    """An adapter or a model, in safetensors files that are all there and as long as they say."""
+    stem = "adapter_model" if (path / "adapter_config.json").exists() else "model"
+    index, names = path / f"{stem}.safetensors.index.json", [f"{stem}.safetensors"]
+    if index.exists():
+        weights = _object(index).get("weight_map")
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights.values()):
+            raise _Incomplete(f"{index.name} names no file of each weight")
+        names = sorted(set(weights.values()))
+    if any(Path(name).name != name for name in names):
+        raise _Incomplete(f"{index.name} names files outside of the folder")
+    if stem == "model" and not (path / "config.json").exists():
+        raise _Incomplete("neither config.json (weights) nor adapter_config.json (LoRA) yet")
+    for name in names:
+        file = path / name
+        if not file.exists():
+            pickled = " (only safetensors are read, and here is a .bin)" if list(path.glob(f"*{stem}*.bin")) else ""
+            raise _Incomplete(f"no {name} yet{pickled}")
+        size, wanted = file.stat().st_size, length_of(file)
+        if size != wanted:
+            raise _Incomplete(f"{name} has {size} of {wanted if wanted is not None else 'unknown many'} bytes")
+
+
+def length_of(file: Path) -> int | None:
+    """Bytes that a safetensors file must have by its own header; None where that is not whole itself."""
+    try:
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            if not 0 < size <= file.stat().st_size:
+                return None
+            header = json.loads(opened.read(size))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError):
+        return None
+    return 8 + size + max(ends, default=0)
+
+
+def base_of(found: FoundCheckpoint) -> str | None:
+    """What a checkpoint's adapter lies on, as `find` takes it; None where it has all weights itself, or doesn't say."""
+    config = found.path / "adapter_config.json"
+    if not config.is_file():
+        return None
+    for path, key in ((found.path / NOTE, "base"), (config, "base_model_name_or_path")):
+        try:
+            base = _object(path).get(key)
+        except (_Incomplete, OSError, ValueError):
+            continue
+        if isinstance(base, str) and base:
+            return base
+    return None
+
+
+STOPPED = "stopped.json"
+"""Of a run that was ended before its last step, on purpose."""
+
+
+def total_steps(rows: int, training: Training) -> int:
+    """Optimizer steps of the whole run."""
+    return math.ceil(math.ceil(rows / training.batch_size) * training.epochs)
+
+
+def save_steps(steps: int, checkpoints: int) -> list[int]:
+    """After which steps a checkpoint is written: evenly spaced, the last at the end."""
+    count = min(checkpoints, steps)
+    return [round(steps * (index + 1) / count) for index in range(count)]
+
+
+def saved_at(steps: int, training: Training) -> list[int]:
+    """After which steps a run of so many saves."""
+    if training.save_steps is None:
+        return save_steps(steps, training.checkpoints)
+    return [*range(training.save_steps, steps, training.save_steps), steps]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights on disk after `step` optimizer steps."""
+
+    path: Path
+    step: int
+    arm: str
+    """ "dpo", or "sft" for the control."""
+
+
+def find_checkpoints(out: Path, arm: str) -> list[Checkpoint]:
+    """The whole checkpoints of a folder, first to last."""
+    notes = sorted(out.glob(f"checkpoint-*/{NOTE}"))
+    found = [Checkpoint(path=note.parent, step=int(note.parent.name.removeprefix("checkpoint-")), arm=arm) for note in notes]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)

@@ -1,0 +1,113 @@
+"""Loading the model to train, and attaching its LoRA adapter."""
+
+import importlib.util
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from support.errors import BadInput
+from trainers.config.training import Training
+from trainers.training.adapters import PARTS, begun
+from trainers.training.job import Job
+
+if TYPE_CHECKING:
+    pass
+
+
+CONNECTORS = ("attn_pool.", "merger.", "deepstack_merger_list.")
+"""What some vision towers hold of the way into the language model; trained where the tower is not, as a connector outside of it is."""
+
+
+SEEING = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower", "multi_modal_projector", "connector")
+"""What models call their vision towers, and the way from there into the language model."""
+
+
+class TrainingError(BadInput):
+    """Settings that do not go together with the model, the machine or the data; one line."""
+
+
+def in_bf16(job: Job) -> bool:
+    """Whether this run computes in bfloat16."""
+    assert job.recipe.training is not None
+    wanted = job.recipe.training.precision
+    if wanted == "auto":
+        return torch.cuda.is_available() and job.dtype != "float32"
+    return wanted == "bf16"
+
+
+def stored_as(job: Job) -> torch.dtype:
+    """What the weights are held in: as they are computed in, but in single precision where they are trained themselves."""
+    assert job.recipe.training is not None
+    return torch.bfloat16 if in_bf16(job) and job.recipe.training.lora is not None else torch.float32
+
+
+def load_model(job: Job) -> tuple[Any, Any]:
+    """Model and processor of the job's base, safetensors only; TrainingError."""
+    training = job.recipe.training
+    assert training is not None
+    model = load_weights(job)
+    if training.lora is None:
+        if not training.train_vision:
+            freeze_vision(model)
+    elif not any(re.fullmatch(training.lora.targets, name) for name, _ in model.named_modules()):
+        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        known = ", ".join(sorted(linear))
+        raise TrainingError(f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}; its matrices: {known}")
+    return model, AutoProcessor.from_pretrained(job.base)
+
+
+def load_weights(job: Job) -> Any:
+    """The base as it is, quantized where the recipe wants it so."""
+    training = job.recipe.training
+    assert training is not None
+    given = {"dtype": stored_as(job), "use_safetensors": True}
+    if training.quantization is not None:
+        given |= _four_bits()
+    return AutoModelForImageTextToText.from_pretrained(job.base, **given)
+
+
+def _four_bits() -> dict[str, Any]:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise TrainingError("quantization = '4bit' needs the package bitsandbytes: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    # The vision tower stays whole: it is small, and what it says is used as it is.
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=[r"(.*\.)?lm_head", rf"(.*\.)?({'|'.join(SEEING)})"],
+    )
+    placed = {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
+    return {"quantization_config": config, "device_map": placed}
+
+
+def freeze_vision(model: Any) -> None:
+    """Take the vision tower out of training, without the connector that some towers hold; TrainingError where none is known."""
+    tower = model.get_encoder(modality="image")
+    if tower is model or tower is model.base_model:
+        raise TrainingError(f"models of type {model.config.model_type!r} name no vision tower to be left as it is; set train_vision = true")
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad = name.startswith(CONNECTORS)
+
+
+def adapted(model: Any, training: Training, seed: int) -> tuple[Any, LoraConfig | None]:
+    """The model, and the adapters that a TRL trainer is to put into it; those that change the weights are in it already."""
+    if training.lora is None:
+        return model, None
+    config = LoraConfig(
+        r=training.lora.r,
+        lora_alpha=training.lora.alpha,
+        lora_dropout=training.lora.dropout,
+        target_modules=training.lora.targets,
+        use_rslora=training.lora.rslora,
+        use_dora=training.lora.dora,
+        init_lora_weights=True if training.lora.init == "default" else training.lora.init,
+        task_type="CAUSAL_LM",
+    )
+    return (begun(model, config, seed), None) if training.lora.init in PARTS else (model, config)

@@ -1,0 +1,87 @@
+"""Settings of a recipe as arguments of TRL's trainers."""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from support.processes import processes
+from trainers.config.training import Training
+from trainers.training.checkpoints import total_steps
+from trainers.training.job import Job
+from trainers.training.model import TrainingError, in_bf16
+
+
+def shares(training: Training, count: int) -> tuple[int, int]:
+    """(pairs a process has at once, batches it accumulates), so that `count` processes make steps of `batch_size` pairs; TrainingError."""
+    size, at_once = training.batch_size, training.per_device_batch_size
+    if size % count:
+        raise TrainingError(f"batch_size = {size} can't be shared by {count} processes; possible: {_listed(_divisors(size))}")
+    share = size // count
+    if at_once is None:
+        return share, 1
+    if share % at_once:
+        possible = _listed(_divisors(share))
+        raise TrainingError(
+            f"batch_size = {size} on {count} processes is {share} pairs each, which per_device_batch_size = {at_once} does not divide; "
+            f"possible: {possible}"
+        )
+    return at_once, share // at_once
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def common_arguments(job: Job, training: Training, rows: int) -> dict[str, Any]:
+    """Trainer arguments that all arms share. TRL's defaults (bf16, gradient checkpointing, 1024 tokens) are traps on small models."""
+    on_gpu = torch.cuda.is_available()
+    at_once, accumulated = shares(training, processes())
+    bf16 = in_bf16(job)
+    evaluates = training.eval_steps is not None and bool(job.held_out)
+    if training.eval_steps is not None and not evaluates:
+        job.tell(f"eval_steps = {training.eval_steps}: no pair is held out, so nothing is evaluated")
+    reporting = [name for name in training.report_to if importlib.util.find_spec(name) is not None]  # which are not here is said before
+    return {
+        "output_dir": str(job.out),
+        "run_name": job.recipe.name,
+        "per_device_train_batch_size": at_once,
+        "per_device_eval_batch_size": at_once,
+        "gradient_accumulation_steps": accumulated,
+        "num_train_epochs": training.epochs,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.scheduler,
+        "warmup_steps": training.warmup_steps or math.ceil(training.warmup_ratio * total_steps(rows, training)),
+        "weight_decay": training.weight_decay,
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "adam_epsilon": training.adam_epsilon,
+        "max_grad_norm": training.max_grad_norm,
+        "seed": job.recipe.seed,
+        "data_seed": job.recipe.seed,
+        "logging_steps": training.log_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "report_to": reporting or "none",
+        "train_sampling_strategy": "group_by_length" if training.group_by_length else "random",
+        "eval_strategy": "steps" if evaluates else "no",
+        **({"eval_steps": training.eval_steps} if evaluates else {}),
+        "save_strategy": "no",
+        "use_cpu": not on_gpu,
+        "bf16": bf16,
+        **({"tf32": True} if on_gpu and bf16 else {}),
+        "gradient_checkpointing": training.gradient_checkpointing,
+        **({"gradient_checkpointing_kwargs": {"use_reentrant": False}} if training.gradient_checkpointing else {}),
+        "max_length": training.max_length,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": on_gpu,
+        "dataloader_num_workers": training.workers,
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
