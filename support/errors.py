@@ -38,7 +38,8 @@ class LayoutError(ValueError):
 
 
 class BadInput(ValueError):
-    """What was given can't be used; one line that names it, its value and what is known. A command ends with exit code 2."""
+    """What was given can't be used; one line that names it, its value and what is known. A command ends with exit code
+    2."""
 
 
 class StageError(RuntimeError):

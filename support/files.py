@@ -3,8 +3,9 @@
     rows = Rows(folder / "ratings.jsonl")
     for id in rows.missing(ids): rows.append({"id": id, ...})
 
-A torn last line (the process died while writing it) is passed over when the file is read, and cut off before the next rows are added.
-Several processes may add to one file; where work must not be done twice, `sole` makes one of them its owner.
+A torn last line (the process died while writing it) is passed over when the file is read, and cut off before the next
+rows are added. Several processes may add to one file; where work must not be done twice, `sole` makes one of them its
+owner.
 """
 
 import fcntl
@@ -63,9 +64,13 @@ class JsonLines:
         new = [dict(row) for row in rows]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # who has it is alone: a torn line is then a dead process's, not one being written
+            fcntl.flock(
+                file, fcntl.LOCK_EX
+            )  # who has it is alone: a torn line is then a dead process's, not one being written
             _cut_torn(file)
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8", "surrogatepass"))
+            file.write(
+                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8", "surrogatepass")
+            )
             file.flush()
             os.fsync(file.fileno())
         self.by_id.update({row["id"]: row for row in new})
@@ -92,7 +97,8 @@ def _cut_torn(file: BinaryIO) -> None:
 
 @contextmanager
 def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Inside, no other process has `path`'s lock file: True; False at once where another has it and `wait` is not wanted."""
+    """Inside, no other process has `path`'s lock file: True; False at once where another has it and `wait` is not
+    wanted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as file:
         try:

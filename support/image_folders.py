@@ -82,7 +82,8 @@ def is_absolute(name: str) -> bool:
 
 
 def _tails(parts: tuple[str, ...], absolute: bool, place: str) -> list[tuple[str, ...]]:
-    """What of a name may stand below a place: all of it, without the place's own name in front; of an absolute one the end."""
+    """What of a name may stand below a place: all of it, without the place's own name in front; of an absolute one the
+    end."""
     if absolute:
         return [parts[-2:], parts[-1:]] if len(parts) > 1 else [parts]
     return [parts, parts[1:]] if len(parts) > 1 and parts[0] == place else [parts]
@@ -101,7 +102,10 @@ def _zip(path: Path) -> _Zip:
     members = [
         info.filename
         for info in infos
-        if not info.is_dir() and info.file_size <= MAX_BYTES and not info.flag_bits & encrypted and info.compress_type in readable
+        if not info.is_dir()
+        and info.file_size <= MAX_BYTES
+        and not info.flag_bits & encrypted
+        and info.compress_type in readable
     ]
     by_name: dict[str, str | None] = {}
     for member in members:
@@ -145,7 +149,11 @@ class ImageIndex:
     def _in_zip(self, name: str) -> ImageRef:
         """What an Outlet without copies gave; only of a zip that is one of the places."""
         member, _, path = name.removeprefix(ZIP).partition("::")
-        zips = {str(place.path.absolute()): place for place in self.places if isinstance(place, _Zip) and member in place.members}
+        zips = {
+            str(place.path.absolute()): place
+            for place in self.places
+            if isinstance(place, _Zip) and member in place.members
+        }
         moved = (place for place in zips.values() if place.path.name == Path(path).name)
         found = zips.get(path) or next(moved, None)
         return ImageRef(member, found.path, member) if found else ImageRef(name)
@@ -178,14 +186,18 @@ class ImageIndex:
         return self.find(path or name)
 
     def with_absent(self, record: Record, given: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
-        """The pictures `given` in a record by the names beside them (see Given), and in their places those that were not there."""
+        """The pictures `given` in a record by the names beside them (see Given), and in their places those that were
+        not there."""
         names, there_then = record.get("image_names"), record.get("image_there")
         if not (isinstance(names, list) and isinstance(there_then, list) and len(names) == len(there_then)):
             return given
         if not all(isinstance(name, str) for name in names) or sum(map(bool, there_then)) != len(given):
             return given
         rest = iter(given)
-        return tuple(self._named(next(rest), name) if was else self.find(name) for name, was in zip(names, there_then, strict=True))
+        return tuple(
+            self._named(next(rest), name) if was else self.find(name)
+            for name, was in zip(names, there_then, strict=True)
+        )
 
     def _named(self, picture: ImageRef, name: str) -> ImageRef:
         if not there(picture):
@@ -197,7 +209,8 @@ def _below(folder: Path) -> list[_Folder | _Zip]:
     root = folder.resolve()
     folders = [root, *(root / name for name in BESIDE)]
     zips = [root / f"{name}.zip" for name in BESIDE]
-    # A folder that is a link to elsewhere is not taken for part of the data; the user can name it. A zip can only hold what it holds.
+    # A folder that is a link to elsewhere is not taken for part of the data; the user can name it. A zip can only hold
+    # what it holds.
     return [_Folder(place) for place in folders if place.is_dir() and place.resolve() == place] + [
         _zip(place) for place in zips if place.is_file()
     ]
@@ -212,6 +225,9 @@ ZIP = "zip://"
 
 
 def within(data: Path, files: Sequence[Path], images: Path | None) -> ImageIndex:
-    """The places of the pictures of a dataset: what the user names, then what stands in its folder or beside its files."""
-    beside = ImageIndex.beside(*dict.fromkeys([data if data.is_dir() else data.parent, *(path.parent for path in files)]))
+    """The places of the pictures of a dataset: what the user names, then what stands in its folder or beside its
+    files."""
+    beside = ImageIndex.beside(
+        *dict.fromkeys([data if data.is_dir() else data.parent, *(path.parent for path in files)])
+    )
     return ImageIndex(ImageIndex.of(images).places + beside.places) if images is not None else beside

@@ -3,8 +3,9 @@
     key = keep(PictureFile(Path("cat.jpg")))      # the digest of what is in the file
     picture(key)                                  # a PIL image; reads and decodes when a model looks at it
 
-lm-eval asks for the images of all documents before the first answer, and decoded they would not fit in memory. A picture that is missing,
-broken or too large raises OSError when it is looked at, so that one sample fails and not the run.
+lm-eval asks for the images of all documents before the first answer, and decoded they would not fit in memory. A
+picture that is missing, broken or too large raises OSError when it is looked at, so that one sample fails and not the
+run.
 """
 
 import base64
@@ -61,7 +62,8 @@ _READERS: dict[str, Reader] = {}
 
 
 def keep(reader: Reader) -> str:
-    """Make the image that `reader` reads known; its key: digits of its content's sha256, or, where it can't be read, of the reader's."""
+    """Make the image that `reader` reads known; its key: digits of its content's sha256, or, where it can't be read, of
+    the reader's."""
     try:
         key = hashlib.sha256(reader()).hexdigest()[:32]
     except OSError:
@@ -136,7 +138,11 @@ def decode(data: bytes) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             raise OSError(f"image of {image.width} x {image.height} pixels is over the limit of {MAX_PIXELS}")
         image.load()
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for broken files beside OSError
+    except (
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # what Pillow raises for broken files beside OSError
         raise OSError(f"image can't be read: {error}") from None
     return image
 
@@ -181,7 +187,14 @@ def _archive(path: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-_KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
+_KINDS = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG\r\n\x1a\n": ".png",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
 
 
 def kind(data: bytes) -> str | None:

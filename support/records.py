@@ -3,7 +3,8 @@
     files = data_files(Path("VLFeedback"), lambda columns: "completions" in columns)
     for record in read(files[0], torn=print): ...
 
-A last line that was cut off while it was written is left out and told; anything else that is no record is an error with its place.
+A last line that was cut off while it was written is left out and told; anything else that is no record is an error with
+its place.
 """
 
 import gzip
@@ -41,7 +42,8 @@ def suffix(path: Path) -> str:
 
 
 def data_files(data: Path, wanted: Callable[[Collection[str]], bool]) -> list[Path]:
-    """The file itself, or the shards in a folder (or in its `data`) whose records have the `wanted` columns, in the order of their names.
+    """The file itself, or the shards in a folder (or in its `data`) whose records have the `wanted` columns, in the
+    order of their names.
 
     JSON lines win over parquet, which is the same data once more in a clone of MMInstruction/VLFeedback.
     """
@@ -72,11 +74,18 @@ def holds(data: Path, wanted: Callable[[Collection[str]], bool]) -> bool:
     """Whether the file, or a file of the folder, has such records."""
     if data.is_file():
         return bool(suffix(data)) and wanted(columns(data))
-    return any(holding is True for folder in (data, data / "data") for holding in _looked_at(folder, (*TEXT, PARQUET), wanted).values())
+    return any(
+        holding is True
+        for folder in (data, data / "data")
+        for holding in _looked_at(folder, (*TEXT, PARQUET), wanted).values()
+    )
 
 
-def _looked_at(folder: Path, kinds: Collection[str], wanted: Callable[[Collection[str]], bool]) -> dict[Path, bool | DataError]:
-    """The data files of a folder in the order of their names: whether they have such records, or why they can't be read."""
+def _looked_at(
+    folder: Path, kinds: Collection[str], wanted: Callable[[Collection[str]], bool]
+) -> dict[Path, bool | DataError]:
+    """The data files of a folder in the order of their names: whether they have such records, or why they can't be
+    read."""
     found: dict[Path, bool | DataError] = {}
     for path in sorted(folder.glob("[!.]*")):
         if path.is_file() and suffix(path) in kinds:

@@ -23,7 +23,8 @@ class Answer(str):
     cut: bool
     """Whether the model was stopped because nothing more it could say would change what is read from its answer."""
     choices: Mapping[str, float]
-    """Log-probability that the answer begins with each of a task's choices ("yes", "no"); empty where that was not asked for."""
+    """Log-probability that the answer begins with each of a task's choices ("yes", "no"); empty where that was not
+    asked for."""
 
     def __new__(cls, text: str, *, cut: bool = False, choices: Mapping[str, float] | None = None) -> "Answer":
         """The text, with the rest beside it."""

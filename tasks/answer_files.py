@@ -1,7 +1,8 @@
 """Answers made elsewhere, in the files the benchmarks' own scripts read.
 
     answers = tasks.benchmarks.mme.official_answers(Path("LaVIN"), None)       # every task module with such a layout has this function
-    [process_results(a.doc, [a.answer]) for a in answers.answered]  # and from there on it is as if the model had just answered
+    [process_results(a.doc, [a.answer]) for a in answers.answered]  # and from there on it is as if the model had just
+    answered
 
 Errors: `LayoutError`, one line that names the file and what it lacks.
 """
@@ -27,7 +28,8 @@ class Answered:
     """The question as the task's `process_results` takes it."""
 
     answer: Any
-    """What `process_results` takes as the answer: text, or the judge's `Verdict`; a `FailedAnswer` where there is none."""
+    """What `process_results` takes as the answer: text, or the judge's `Verdict`; a `FailedAnswer` where there is
+    none."""
 
     text: str | None = None
     """The model's words, where `answer` is a verdict and the file has them."""

@@ -3,13 +3,13 @@
     load(task="mme", data="lmms-lab/MME", revision="...", split="test", rows=2374, columns=[...])       # {"test": Dataset}
     load(task="mme", ..., paths={"mme": "/data/mme"})                                                   # `--data mme=/data/mme`
 
-The arguments are the `metadata` of the task's YAML, which lm-eval hands over; `paths` is what the user gave. In the documents, images have
-become keys of `support.images`; `images` is the YAML's `doc_to_image`.
+The arguments are the `metadata` of the task's YAML, which lm-eval hands over; `paths` is what the user gave. In the
+documents, images have become keys of `support.images`; `images` is the YAML's `doc_to_image`.
 
-Local files: one file or a folder with .parquet, .jsonl, .json, .tsv or .csv in the columns of the hub data. A cell of the image column
-holds an image (datasets' own form), a file's path relative to the table, or base64 (in VLMEvalKit's tables also the index of the row that
-has it). A task that names `rows_from` reads its own layout, from the hub's files or from a folder; one that names `rows_from_folder`
-does so for folders without such a table.
+Local files: one file or a folder with .parquet, .jsonl, .json, .tsv or .csv in the columns of the hub data. A cell of
+the image column holds an image (datasets' own form), a file's path relative to the table, or base64 (in VLMEvalKit's
+tables also the index of the row that has it). A task that names `rows_from` reads its own layout, from the hub's files
+or from a folder; one that names `rows_from_folder` does so for folders without such a table.
 
 Errors: `DataError`, one line that names the task and what is missing.
 """
@@ -69,7 +69,11 @@ def load(
     given = (paths or {}).get(task)
     if given is not None:
         where, path = str(given), Path(given).expanduser()
-        if rows_from_folder and path.is_dir() and not any(path.rglob(f"*{suffix}") for suffix in TABLES if suffix != ".json"):
+        if (
+            rows_from_folder
+            and path.is_dir()
+            and not any(path.rglob(f"*{suffix}") for suffix in TABLES if suffix != ".json")
+        ):
             reader = _function(rows_from_folder)
         found = _local(task, path, reader)
     elif local is not None:
@@ -81,7 +85,9 @@ def load(
     if missing:
         raise DataError(f"{task}: {where} has no column {', '.join(missing)}; it has {', '.join(found.column_names)}")
     if rows is not None and len(found) != rows and not partial_data:
-        raise DataError(f"{task}: {where} has {len(found)} rows, the benchmark {rows}; --partial-data scores what is there")
+        raise DataError(
+            f"{task}: {where} has {len(found)} rows, the benchmark {rows}; --partial-data scores what is there"
+        )
     return {"test": found}
 
 
@@ -92,7 +98,12 @@ def _function(dotted: str) -> Callable[[Path], list[dict[str, Any]]]:
 
 
 def _from_hub(
-    task: str, data: str, revision: str, config: str | None, splits: list[str], reader: Callable[[Path], list[dict[str, Any]]] | None
+    task: str,
+    data: str,
+    revision: str,
+    config: str | None,
+    splits: list[str],
+    reader: Callable[[Path], list[dict[str, Any]]] | None,
 ) -> "Dataset":
     from datasets import concatenate_datasets, load_dataset
 
@@ -104,7 +115,9 @@ def _from_hub(
         parts = [load_dataset(data, config, split=split, revision=revision) for split in splits]
     except (OSError, ValueError) as error:  # datasets and huggingface_hub derive theirs from these
         reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{task}: can't load {data} at revision {revision}: {reason}; behind a firewall give --data {task}=PATH") from error
+        raise DataError(
+            f"{task}: can't load {data} at revision {revision}: {reason}; behind a firewall give --data {task}=PATH"
+        ) from error
     return concatenate_datasets([_with_keys(part) for part in parts])
 
 
@@ -134,12 +147,18 @@ def _local(task: str, path: Path, reader: Callable[[Path], list[dict[str, Any]]]
             return _dataset(reader(path), path if path.is_dir() else path.parent)
         except (OSError, ValueError) as error:
             raise DataError(f"{task}: --data {path}: {error}") from error
-    tables = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in TABLES and file.is_file())
+    tables = (
+        [path]
+        if path.is_file()
+        else sorted(file for file in path.rglob("*") if file.suffix in TABLES and file.is_file())
+    )
     if not tables:
         raise DataError(f"{task}: --data {path}: no {', '.join(TABLES)} file in it")
     kinds = {table.suffix for table in tables}
     if len(kinds) > 1:
-        raise DataError(f"{task}: --data {path}: tables of several kinds ({', '.join(sorted(kinds))}); name one of them")
+        raise DataError(
+            f"{task}: --data {path}: tables of several kinds ({', '.join(sorted(kinds))}); name one of them"
+        )
     if kinds == {".parquet"}:
         from datasets import load_dataset
 
@@ -156,7 +175,11 @@ def _rows(task: str, table: Path) -> list[dict[str, Any]]:
         csv.field_size_limit(sys.maxsize)  # images stand in cells
         return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if table.suffix == ".tsv" else ","))
     try:
-        rows = json.loads(text) if table.suffix == ".json" else [json.loads(line) for line in text.split("\n") if line.strip()]
+        rows = (
+            json.loads(text)
+            if table.suffix == ".json"
+            else [json.loads(line) for line in text.split("\n") if line.strip()]
+        )
     except json.JSONDecodeError as error:
         raise DataError(f"{task}: {table}: not JSON: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

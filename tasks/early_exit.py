@@ -28,4 +28,9 @@ def yes_no(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str] | None:
 def next_token_record(image: str, choices: Mapping[str, float], truth: str) -> dict[str, Any]:
     """What is counted: `choices` are log-probabilities; one that the tokenizer can't begin with never wins."""
     likeliest = max(choices, key=lambda name: choices[name])
-    return {"image": image, "correct": likeliest == truth, "truth": truth, "logprobs": {name: round(p, 4) for name, p in choices.items()}}
+    return {
+        "image": image,
+        "correct": likeliest == truth,
+        "truth": truth,
+        "logprobs": {name: round(p, 4) for name, p in choices.items()},
+    }

@@ -1,9 +1,11 @@
 """A score as a function of sums over images, so that value, interval and paired test are one computation.
 
-    accuracy = Metric(counts=lambda rs: (sum(r["correct"] for r in rs), len(rs)), value=lambda s: 100 * s[..., 0] / s[..., 1])
+    accuracy = Metric(counts=lambda rs: (sum(r["correct"] for r in rs), len(rs)), value=lambda s: 100 * s[..., 0] /
+    s[..., 1])
     accuracy(records)          # what lm-eval calls as the task's aggregation
 
-Resampling images then costs one matrix product: the counts of each image are taken once, a resample is a weighted sum of them.
+Resampling images then costs one matrix product: the counts of each image are taken once, a resample is a weighted sum
+of them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 Record = Mapping[str, Any]
 """What a task's `process_results` gives for one answer: JSON values, and `image`, the id of the image asked about.
 
-Two more keys have a meaning everywhere: `cluster`, where what was drawn by chance is not the image but something that holds several of them
-(a set of figures), and `unparsed: true`, where no rule could read the answer and the benchmark's default was counted.
+Two more keys have a meaning everywhere: `cluster`, where what was drawn by chance is not the image but something that
+holds several of them (a set of figures), and `unparsed: true`, where no rule could read the answer and the benchmark's
+default was counted.
 """
 
 Array = NDArray[np.float64]

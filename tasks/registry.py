@@ -3,9 +3,10 @@
     registry().expand(["scenes"])                       # the suite's TaskSpecs
     registry().metric("scenes_chair", "chair_s")        # the Metric its YAML names as aggregation
 
-The YAMLs are lm-eval's. lm-eval skips in silence what it can't read and keeps the first of two tasks of one name; here both raise
-`RegistryError`, which names file and field. Nothing a YAML names is imported before `metric` asks for it, so listing needs neither torch
-nor lm_eval. A YAML with neither `task` nor `group` is there for others to `include`, and says so by a name that starts with "_".
+The YAMLs are lm-eval's. lm-eval skips in silence what it can't read and keeps the first of two tasks of one name; here
+both raise `RegistryError`, which names file and field. Nothing a YAML names is imported before `metric` asks for it, so
+listing needs neither torch nor lm_eval. A YAML with neither `task` nor `group` is there for others to `include`, and
+says so by a name that starts with "_".
 """
 
 import difflib
@@ -25,7 +26,8 @@ from tasks.metric import Metric
 FOLDER: Final = Path(__file__).resolve().parent
 
 NEXT_TOKEN: Final = "next_token_accuracy"
-"""The metric of tasks that compare likelihoods of next tokens: a second look beside the official score, never in its place."""
+"""The metric of tasks that compare likelihoods of next tokens: a second look beside the official score, never in its
+place."""
 
 
 class RegistryError(ValueError):
@@ -89,15 +91,18 @@ class TaskSpec:
     columns: tuple[str, ...]
     """Which columns its data must have."""
     answers: str | None
-    """The function that reads answers in the benchmark's own layout: a dotted name; None where there is no such layout."""
+    """The function that reads answers in the benchmark's own layout: a dotted name; None where there is no such
+    layout."""
     process_results: str
     """The function that turns an answer into records: a dotted name."""
     judge_answers: str | None
     """The filter that has all answers judged: a dotted name; None where the task is not judged."""
     decided: str | None = None
-    """The function from a document to the rule that says when no further word can change what is read from its answer: a dotted name."""
+    """The function from a document to the rule that says when no further word can change what is read from its answer:
+    a dotted name."""
     next_token: str | None = None
-    """The function from a document to the answers whose likelihood as a next token is compared, and the true one: a dotted name."""
+    """The function from a document to the answers whose likelihood as a next token is compared, and the true one: a
+    dotted name."""
     published: tuple[Published, ...]
     licence: str
     citation: str
@@ -110,13 +115,21 @@ class TaskSpec:
 
     @property
     def sources(self) -> list[Path]:
-        """The files a score depends on: the YAML, the modules it names, their judge prompts, and where words are read, the tables."""
-        modules = {dotted.rpartition(".")[0] for dotted in (self.process_results, *(m.aggregation for m in self.metrics.values()))}
+        """The files a score depends on: the YAML, the modules it names, their judge prompts, and where words are read,
+        the tables."""
+        modules = {
+            dotted.rpartition(".")[0]
+            for dotted in (self.process_results, *(m.aggregation for m in self.metrics.values()))
+        }
         modules |= {dotted.rpartition(".")[0] for dotted in (self.decided, self.next_token) if dotted is not None}
         code = sorted(FOLDER.parent / f"{module.replace('.', '/')}.py" for module in modules)
         if any("english" in file.read_text(encoding="utf-8") for file in code):
             folder = FOLDER / "benchmarks"
-            code += [folder / "english.py", *sorted((folder / "data").glob("*.xz")), *sorted((folder / "data").glob("*.json"))]
+            code += [
+                folder / "english.py",
+                *sorted((folder / "data").glob("*.xz")),
+                *sorted((folder / "data").glob("*.json")),
+            ]
         prompts = sorted(prompt for file in code for prompt in (FOLDER / "prompts").glob(f"{file.stem}*.txt"))
         return [self.path, *code, *prompts]
 
@@ -157,19 +170,25 @@ class Registry:
         dotted = spec.all_metrics[metric].aggregation
         found = self._import(spec, f"metric_list: {metric}: aggregation", dotted)
         if not isinstance(found, Metric):
-            raise RegistryError(f"{spec.path}: metric_list: {metric}: aggregation {dotted}: is no Metric but {type(found).__name__}")
+            raise RegistryError(
+                f"{spec.path}: metric_list: {metric}: aggregation {dotted}: is no Metric but {type(found).__name__}"
+            )
         return found
 
     def process_results(self, task: str) -> Callable[[Mapping[str, Any], list[Any]], dict[str, dict[str, Any]]]:
-        """The task's own function from (document, [answer]) to a record for each metric; empty where there is nothing to score."""
+        """The task's own function from (document, [answer]) to a record for each metric; empty where there is nothing
+        to score."""
         spec = self.task(task)
         found: Callable[..., Any] = self._import(spec, "process_results", spec.process_results)
         return found
 
     def decided(self, task: str, doc: Mapping[str, Any]) -> Callable[[str], bool] | None:
-        """The rule that says of an answer to this document whether more words could change what is read; None: they always could."""
+        """The rule that says of an answer to this document whether more words could change what is read; None: they
+        always could."""
         spec = self.task(task)
-        rule: Callable[[str], bool] | None = None if spec.decided is None else self._import(spec, "metadata.decided", spec.decided)(doc)
+        rule: Callable[[str], bool] | None = (
+            None if spec.decided is None else self._import(spec, "metadata.decided", spec.decided)(doc)
+        )
         return rule
 
     def next_token(self, task: str, doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str] | None:
@@ -253,7 +272,8 @@ _Loader.add_constructor("!function", _dotted_name)
 
 
 def _load(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in `path`, its includes resolved as lm-eval does: later ones over earlier ones, its own keys over all of them."""
+    """The mapping in `path`, its includes resolved as lm-eval does: later ones over earlier ones, its own keys over all
+    of them."""
     if path in including:
         raise RegistryError(f"{path}: include: includes itself")
     try:
@@ -416,14 +436,18 @@ def _metrics(fields: _Fields, units: _Fields) -> dict[str, MetricSpec]:
         aggregation = entry.text("aggregation")
         if "." not in aggregation:
             raise entry.error("aggregation", f"must name a Metric in full (!function tasks.x.y), is {aggregation!r}")
-        metrics[name] = MetricSpec(unit=units.text(name), higher_is_better=entry.flag("higher_is_better"), aggregation=aggregation)
+        metrics[name] = MetricSpec(
+            unit=units.text(name), higher_is_better=entry.flag("higher_is_better"), aggregation=aggregation
+        )
     for name in units.values:
         if name not in metrics:
             raise units.error(name, f"no such metric; there are {', '.join(metrics)}")
     return metrics
 
 
-def _check_members(group: GroupSpec, tasks: Mapping[str, TaskSpec], groups: Mapping[str, GroupSpec], above: tuple[str, ...] = ()) -> None:
+def _check_members(
+    group: GroupSpec, tasks: Mapping[str, TaskSpec], groups: Mapping[str, GroupSpec], above: tuple[str, ...] = ()
+) -> None:
     """Every member exists, and no group is inside itself."""
     for name in group.tasks:
         if name in groups:

@@ -97,7 +97,9 @@ class Server:
         met = fault or ("limit" if wait is not None else None)
         self.log.append({**body, "fault": met, "authorization": request.headers.get("authorization")})
         if wait is not None:
-            return error(429, "Rate limit reached", "rate_limit_exceeded", {"retry-after-ms": str(int(wait * 1000) + 1)})
+            return error(
+                429, "Rate limit reached", "rate_limit_exceeded", {"retry-after-ms": str(int(wait * 1000) + 1)}
+            )
         if self.delay:
             await asyncio.sleep(self.delay)
         if fault is not None and (response := await self._fault(fault, request)) is not None:
@@ -116,7 +118,14 @@ class Server:
         assert isinstance(data, web.FileField)
         name = f"file-{len(self.files)}"
         self.files[name] = data.file.read()
-        facts = {"id": name, "object": "file", "bytes": len(self.files[name]), "created_at": 0, "filename": "q.jsonl", "purpose": "batch"}
+        facts = {
+            "id": name,
+            "object": "file",
+            "bytes": len(self.files[name]),
+            "created_at": 0,
+            "filename": "q.jsonl",
+            "purpose": "batch",
+        }
         return web.json_response({**facts, "status": "processed"})
 
     async def _content(self, request: web.Request) -> web.Response:
@@ -125,7 +134,13 @@ class Server:
     async def _batch(self, request: web.Request) -> web.Response:
         body = await request.json()
         name = f"batch-{len(self.batches)}"
-        self.batches[name] = {"polls": 0, "input": body["input_file_id"], "output": None, "errors": None, "status": "in_progress"}
+        self.batches[name] = {
+            "polls": 0,
+            "input": body["input_file_id"],
+            "output": None,
+            "errors": None,
+            "status": "in_progress",
+        }
         return web.json_response(self._shown(name))
 
     async def _state(self, request: web.Request) -> web.Response:
@@ -145,11 +160,19 @@ class Server:
             fault = self.faults.pop(0) if self.faults else None
             self.log.append({**line["body"], "fault": fault, "authorization": None})
             if fault is not None and fault.startswith("status"):
-                errors.append({"custom_id": line["custom_id"], "response": {"status_code": int(fault[7:]), "body": {}}, "error": None})
+                errors.append(
+                    {
+                        "custom_id": line["custom_id"],
+                        "response": {"status_code": int(fault[7:]), "body": {}},
+                        "error": None,
+                    }
+                )
                 continue
             prompt, tokens = read(line["body"]["messages"])
             answer = completion(line["body"]["model"], self.reply(prompt), tokens, fault)
-            out.append({"custom_id": line["custom_id"], "response": {"status_code": 200, "body": answer}, "error": None})
+            out.append(
+                {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": answer}, "error": None}
+            )
         for kind, rows in (("output", out), ("errors", errors)):
             if rows:
                 batch[kind] = f"file-{len(self.files)}"
@@ -158,7 +181,13 @@ class Server:
 
     def _shown(self, name: str) -> dict[str, Any]:
         batch = self.batches[name]
-        facts = {"id": name, "object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h", "created_at": 0}
+        facts = {
+            "id": name,
+            "object": "batch",
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+            "created_at": 0,
+        }
         files = {"input_file_id": batch["input"], "output_file_id": batch["output"], "error_file_id": batch["errors"]}
         return facts | files | {"status": batch["status"], "request_counts": {"total": 1, "completed": 0, "failed": 0}}
 
@@ -184,7 +213,9 @@ class Server:
 
 
 def error(status: int, message: str, code: str | None, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": {"message": message, "type": "error", "param": None, "code": code}}, status=status, headers=headers)
+    return web.json_response(
+        {"error": {"message": message, "type": "error", "param": None, "code": code}}, status=status, headers=headers
+    )
 
 
 def read(messages: list[dict[str, Any]]) -> tuple[str, int]:

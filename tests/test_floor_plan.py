@@ -73,7 +73,10 @@ def is_for_typing(path: Path, target: str) -> bool:
     return not any(
         id(node) not in inside
         and (
-            (isinstance(node, ast.ImportFrom) and target in {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+            (
+                isinstance(node, ast.ImportFrom)
+                and target in {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            )
             or (isinstance(node, ast.Import) and target in {alias.name for alias in node.names})
         )
         for node in ast.walk(tree)
@@ -94,7 +97,9 @@ def folder_of(module: str) -> str:
     return path.parent.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.relative_to(ROOT).parts[0] == "leaderboards"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.relative_to(ROOT).parts[0] == "leaderboards"], ids=lambda path: path.name
+)
 def test_the_leaderboard_needs_no_torch_and_no_lm_eval(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & {"torch", "lm_eval", "transformers"}
 

@@ -1,4 +1,5 @@
-"""What is installed: four top-level names of one distribution, data files included, usable from anywhere; and lm-eval's own CLI.
+"""What is installed: four top-level names of one distribution, data files included, usable from anywhere; and lm-eval's
+own CLI.
 
 The slow tests build the real wheel and run the real programs.
 """
@@ -34,7 +35,18 @@ def test_every_trainer_of_the_group_can_be_loaded() -> None:
 @pytest.mark.slow
 def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
     """Built, unpacked apart from the sources, and run there: listing tasks, reading recipes, finding weights."""
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
@@ -51,7 +63,12 @@ def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
         "or cli.run(['eval', '--model', 'scenes-base', '--tasks', 'scenes_mmhal', '--limit', '4', '--out', 'run']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(site)}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "scenes_mmhal score" in done.stdout
@@ -59,7 +76,17 @@ def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_plain_lm_eval_runs_our_tasks(random_model_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lm_eval", "--model", "hf-multimodal", "--include_path", str(FOLDER), "--tasks", "scenes_pope"]
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "--model",
+        "hf-multimodal",
+        "--include_path",
+        str(FOLDER),
+        "--tasks",
+        "scenes_pope",
+    ]
     command += [
         "--model_args",
         f"pretrained={random_model_folder},dtype=float32",
@@ -83,7 +110,17 @@ def test_plain_lm_eval_runs_a_benchmark_on_local_data(random_model_folder: Path,
         for thing, answer in (("red", "Yes"), ("blue", "No"))
     ]
     (tmp_path / "mme.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    command = [sys.executable, "-m", "lm_eval", "--model", "hf-multimodal", "--include_path", str(FOLDER), "--tasks", "mme"]
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "--model",
+        "hf-multimodal",
+        "--include_path",
+        str(FOLDER),
+        "--tasks",
+        "mme",
+    ]
     command += ["--metadata", json.dumps({"paths": {"mme": str(tmp_path)}, "partial_data": True}), "--device", "cpu"]
     command += ["--model_args", f"pretrained={random_model_folder},dtype=float32", "--apply_chat_template"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,4 +1,5 @@
-"""The workflow that users copy: its own commands, run by a shell as GitHub runs them, on boards as a repository keeps them."""
+"""The workflow that users copy: its own commands, run by a shell as GitHub runs them, on boards as a repository keeps
+them."""
 
 import os
 import subprocess
@@ -47,7 +48,13 @@ def keep(folder: Path, run: str, right: Sequence[bool]) -> None:
     for index, is_right in enumerate(right):
         truth = "yes" if index % 2 else "no"
         said = truth if is_right else {"yes": "no", "no": "yes"}[truth]
-        record = {"image": f"picture-{index}", "category": SPLITS[index % 3], "predicted": said, "truth": truth, "correct": is_right}
+        record = {
+            "image": f"picture-{index}",
+            "category": SPLITS[index % 3],
+            "predicted": said,
+            "truth": truth,
+            "correct": is_right,
+        }
         samples.append(
             Sample(
                 run=run,
@@ -102,7 +109,12 @@ def repository(tmp_path: Path) -> Path:
 def run_step(name: str, repository: Path) -> subprocess.CompletedProcess[str]:
     """As GitHub does: bash that ends at the first failure, with the job's environment."""
     environ = {**os.environ, "PATH": f"{repository / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(GATE.parents[2])}
-    environ |= {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(repository / "summary.md"), "REPOSITORY": "me/models", "NUMBER": "7"}
+    environ |= {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_STEP_SUMMARY": str(repository / "summary.md"),
+        "REPOSITORY": "me/models",
+        "NUMBER": "7",
+    }
     environ |= workflow()["jobs"]["gate"]["env"]
     return subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step(name)["run"]],
@@ -147,7 +159,11 @@ def test_a_board_that_lacks_the_task_fails_the_job(repository: Path) -> None:
 
 
 def test_the_baseline_is_the_merged_one_whatever_the_pull_request_makes_of_its_own(repository: Path) -> None:
-    checkouts = [one["with"] for one in workflow()["jobs"]["gate"]["steps"] if one.get("uses", "").startswith("actions/checkout@")]
+    checkouts = [
+        one["with"]
+        for one in workflow()["jobs"]["gate"]["steps"]
+        if one.get("uses", "").startswith("actions/checkout@")
+    ]
     merged = next(one for one in checkouts if "ref" in one)
     assert merged["ref"] == "${{ github.event.pull_request.base.sha }}"
     assert Path(workflow()["jobs"]["gate"]["env"]["BASELINE"]).is_relative_to(merged["path"])
@@ -157,7 +173,9 @@ def test_the_baseline_is_the_merged_one_whatever_the_pull_request_makes_of_its_o
     assert run_step("Gate", repository).returncode == 3
 
 
-@pytest.mark.parametrize(("there", "wanted"), (("", "--method POST repos/me/models/issues/7/comments"), ("12\n34\n", "comments/12 ")))
+@pytest.mark.parametrize(
+    ("there", "wanted"), (("", "--method POST repos/me/models/issues/7/comments"), ("12\n34\n", "comments/12 "))
+)
 def test_the_comment_is_written_once_and_then_replaced(repository: Path, there: str, wanted: str) -> None:
     (repository / "gate.md").write_text(f"{MARKER}\nfound")
     (repository / "comments.txt").write_text(there)

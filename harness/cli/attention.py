@@ -11,15 +11,22 @@ from support.errors import OK
 
 def attention_command(
     model: Annotated[str, typer.Argument(help="A model that runs here, as for `harness eval --model`.")],
-    against: Annotated[str | None, typer.Option(help="A tuned one, such as a checkpoint, held against it image by image.")] = None,
-    task: Annotated[str, typer.Option(help="Whose questions; CHAIR tasks tell true words from hallucinated ones.")] = "scenes_chair",
+    against: Annotated[
+        str | None, typer.Option(help="A tuned one, such as a checkpoint, held against it image by image.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="Whose questions; CHAIR tasks tell true words from hallucinated ones.")
+    ] = "scenes_chair",
     limit: Annotated[int, typer.Option(min=1, help="Documents.")] = 50,
-    out: Annotated[Path, typer.Option(help="Folder for the table, its plot, and every answer with its shares.")] = Path("runs/attention"),
+    out: Annotated[Path, typer.Option(help="Folder for the table, its plot, and every answer with its shares.")] = Path(
+        "runs/attention"
+    ),
     model_path: ModelPath = None,
     trust_remote_code: RemoteCode = False,
     data: DataPaths = None,
 ) -> int:
-    """Share of attention on image positions per generated token: over all, grounded and hallucinated object words, and by layer."""
+    """Share of attention on image positions per generated token: over all, grounded and hallucinated object words, and
+    by layer."""
     from harness.evaluation.attention import attention_share, write
     from harness.models.adapter_host import AdapterHost
     from harness.models.fetch import fetch
@@ -31,7 +38,10 @@ def attention_command(
     with Stages() as stages:
         names = (model,) if against is None else (model, against)
         # All are looked for before the first is read, which takes long.
-        specs = [fetch(model_of(name, model_path if name == model else None, None, trust_remote_code), tell) for name in names]
+        specs = [
+            fetch(model_of(name, model_path if name == model else None, None, trust_remote_code), tell)
+            for name in names
+        ]
         for name, spec in zip(names, specs, strict=True):
             lm = resident.load(spec)
             found.append(

@@ -32,19 +32,33 @@ def leaderboard_command(
     folders: Folders = None,
     headline: Annotated[bool, typer.Option("--headline", help="Only the metric each task ranks by.")] = False,
     partial: Partial = False,
-    base: Annotated[str | None, typer.Option(help="The model the others are held against, on the same questions.")] = None,
-    ranks: Annotated[bool, typer.Option("--ranks", help="The ranks each model can have, ties included (reads the sample logs).")] = False,
-    published: Annotated[bool, typer.Option("--published", help="Also what others reported of these tasks, apart.")] = False,
-    replaced: Annotated[bool, typer.Option("--replaced", help="Also rows of models that have other weights by now, marked.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write it as one page: charts, curves, flips with pictures.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The model the others are held against, on the same questions.")
+    ] = None,
+    ranks: Annotated[
+        bool, typer.Option("--ranks", help="The ranks each model can have, ties included (reads the sample logs).")
+    ] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Also what others reported of these tasks, apart.")
+    ] = False,
+    replaced: Annotated[
+        bool, typer.Option("--replaced", help="Also rows of models that have other weights by now, marked.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write it as one page: charts, curves, flips with pictures.")
+    ] = None,
     pictures: Annotated[bool, typer.Option(help="With small pictures of what was asked about, in the page.")] = True,
-    form: Annotated[Literal["markdown", "csv"], typer.Option("--format", help="markdown or csv; for JSON, --json.")] = "markdown",
+    form: Annotated[
+        Literal["markdown", "csv"], typer.Option("--format", help="markdown or csv; for JSON, --json.")
+    ] = "markdown",
     output: Annotated[
         Literal["lm-eval", "hub"] | None,
         typer.Option(help="Write each model's results as lm-eval does, or for the hub, to --out."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help=f"Folder of --output; default: {EXPORTED}.")] = None,
-    source_url: Annotated[str | None, typer.Option(help="--output hub: a page with the evidence, linked from every result.")] = None,
+    source_url: Annotated[
+        str | None, typer.Option(help="--output hub: a page with the evidence, linked from every result.")
+    ] = None,
     hub_task: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,7 +67,8 @@ def leaderboard_command(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Print the board: models by metrics, with intervals, ranks and the difference to a base; or write it as a page, or for others."""
+    """Print the board: models by metrics, with intervals, ranks and the difference to a base; or write it as a page, or
+    for others."""
     from leaderboards.board.board import newest
     from leaderboards.comparison.compare import compare_board
     from leaderboards.views.markdown_report import leaderboard, to_csv, to_json
@@ -61,7 +76,12 @@ def leaderboard_command(
     from leaderboards.views.published import rows
     from support.markdown import line
 
-    forms = {"--html": html is not None, f"--output {output}": output is not None, "--json": as_json, "--format csv": form == "csv"}
+    forms = {
+        "--html": html is not None,
+        f"--output {output}": output is not None,
+        "--json": as_json,
+        "--format csv": form == "csv",
+    }
     asked = [name for name, given in forms.items() if given]
     refuse(
         (len(asked) > 1, f"{' and '.join(asked)} are forms of one board: give one of them"),
@@ -116,7 +136,9 @@ def leaderboard_command(
         for note in found.notes:
             tell(line(f"note: {note}"))
     if as_json:
-        print(to_json(entries, **beside, published=rows(entries, reports, only_headline=headline) if published else None))
+        print(
+            to_json(entries, **beside, published=rows(entries, reports, only_headline=headline) if published else None)
+        )
     elif form == "csv":
         print(to_csv(entries, **beside, published=rows(entries, reports, only_headline=headline)), end="")
     else:
@@ -127,9 +149,13 @@ def leaderboard_command(
 
 
 def compare_command(
-    before: Annotated[str, typer.Argument(help="A model on the boards, or a board or a run's JSON file that holds one.")],
+    before: Annotated[
+        str, typer.Argument(help="A model on the boards, or a board or a run's JSON file that holds one.")
+    ],
     after: Annotated[str, typer.Argument(help="Likewise.")],
-    board: Annotated[list[Path] | None, typer.Option("--board", help="Boards, or folders that hold some; default: runs.")] = None,
+    board: Annotated[
+        list[Path] | None, typer.Option("--board", help="Boards, or folders that hold some; default: runs.")
+    ] = None,
     headline: Annotated[bool, typer.Option("--headline", help="Only the metric each task ranks by.")] = False,
     examples: Annotated[int, typer.Option(min=0, help="Examples of each kind of flip and task.")] = 3,
     partial: Partial = False,
@@ -161,27 +187,37 @@ def compare_command(
 
 def check_command(
     baseline: Annotated[Path, typer.Option(help="The board to hold against, or the JSON file of one run.")],
-    board: Annotated[Path | None, typer.Option(help="The board (or run) with the new results; with --model: the same.")] = None,
+    board: Annotated[
+        Path | None, typer.Option(help="The board (or run) with the new results; with --model: the same.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The new results' model; default: the baseline's names.")] = None,
-    baseline_model: Annotated[str | None, typer.Option(help="The baseline's model, where it is named otherwise.")] = None,
+    baseline_model: Annotated[
+        str | None, typer.Option(help="The baseline's model, where it is named otherwise.")
+    ] = None,
     tolerance: Annotated[
-        list[str] | None, typer.Option(help="TASK.METRIC=X: fail on a drop of more than X (metric's unit), significant or not.")
+        list[str] | None,
+        typer.Option(help="TASK.METRIC=X: fail on a drop of more than X (metric's unit), significant or not."),
     ] = None,
     require_better: Annotated[
         list[str] | None, typer.Option(help="TASK or TASK.METRIC that must be significantly better, or the gate fails.")
     ] = None,
     partial: Partial = False,
     junit: Annotated[Path | None, typer.Option(help="Write the result as JUnit XML.")] = None,
-    comment: Annotated[Path | None, typer.Option(help="Write a markdown comment that lists the flipped samples.")] = None,
+    comment: Annotated[
+        Path | None, typer.Option(help="Write a markdown comment that lists the flipped samples.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
-    """Fail (exit 3) where a score is significantly worse than the baseline, worse than tolerated, or not better as claimed."""
+    """Fail (exit 3) where a score is significantly worse than the baseline, worse than tolerated, or not better as
+    claimed."""
     from leaderboards.gate.ci_output import publish
     from leaderboards.gate.gate import check, render, source, to_json
     from support.markdown import known
 
     if (model is None) != (baseline_model is None):
-        raise UsageError("--model and --baseline-model go together: the new results' model and the one it is held against")
+        raise UsageError(
+            "--model and --baseline-model go together: the new results' model and the one it is held against"
+        )
     if ANY in (require_better or ()):
         raise UsageError("--require-better: name the TASK or TASK.METRIC that must be better")
     given = [tolerance_of(one) for one in tolerance or []]
@@ -200,7 +236,9 @@ def check_command(
         raise UsageError(f"--model and --baseline-model are both {model!r}, which would be held against itself")
     for option, name, side in (("--baseline-model", baseline_model, old), ("--model", model, new)):
         models = list(dict.fromkeys(entry.model for entry in side.entries))
-        if name is not None and models and name not in models and not side.skipped:  # a torn file may be the named model's
+        if (
+            name is not None and models and name not in models and not side.skipped
+        ):  # a torn file may be the named model's
             raise UsageError(f"{option} {name!r}: no such model; {known(name, models)}")
     result = check(
         old.entries,
@@ -257,7 +295,9 @@ def loader_of(boards: "Sequence[Board]") -> "Loader":
 
 def boards_of(folders: Sequence[Path]) -> "list[Board]":
     """The boards in some folders; UsageError for a folder without any."""
-    found = {board.folder: board for folder in folders for board in _boards_of(folder)}  # two folders may hold the same one
+    found = {
+        board.folder: board for folder in folders for board in _boards_of(folder)
+    }  # two folders may hold the same one
     return list(found.values())
 
 
@@ -267,7 +307,9 @@ def _boards_of(folder: Path) -> "list[Board]":
     if not folder.is_dir():
         raise UsageError(f"no folder {str(folder)!r}; give a board (runs/NAME/board) or a folder that holds some")
     if not (found := boards_in(folder)):
-        raise UsageError(f"no board in {str(folder)!r}; give a folder that holds one, such as the --out of `harness eval`")
+        raise UsageError(
+            f"no board in {str(folder)!r}; give a folder that holds one, such as the --out of `harness eval`"
+        )
     return found
 
 
@@ -298,7 +340,9 @@ def standing_of(board: "Board", partial: bool, replaced: bool = False) -> "list[
     tell_skipped(board.skipped)
     if board.replaced and not replaced:
         models = list(dict.fromkeys(entry.model for entry in board.replaced))
-        tell(line(f"left out, since these names have other weights by now: {', '.join(models)} (--replaced shows them)"))
+        tell(
+            line(f"left out, since these names have other weights by now: {', '.join(models)} (--replaced shows them)")
+        )
     return entries
 
 
@@ -325,7 +369,11 @@ def check_target(option: str, path: Path | None, *, folder: bool = False) -> Non
 
 
 def _export(
-    entries: "Sequence[Entry]", form: Literal["lm-eval", "hub"], out: Path, source_url: str | None, task_ids: dict[str, str]
+    entries: "Sequence[Entry]",
+    form: Literal["lm-eval", "hub"],
+    out: Path,
+    source_url: str | None,
+    task_ids: dict[str, str],
 ) -> int:
     """Write each model's entries for others, once all are made; FAILED where a model has no file."""
     from leaderboards.board.export_results import hub_files, lm_eval_files, write_files
@@ -353,7 +401,9 @@ def _hub_task(given: str) -> tuple[str, str]:
 def import_command(
     files: Annotated[list[Path], typer.Argument(help="results_*.json of lm-eval or lmms-eval.")],
     out: Annotated[Path, typer.Option(help="The run folder whose board gets them.")] = Path("runs/imported"),
-    model: Annotated[str | None, typer.Option(help="What the board shall call the model; default: as the file says.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="What the board shall call the model; default: as the file says.")
+    ] = None,
     created: Annotated[str | None, typer.Option(help="When it ran (ISO 8601, UTC); default: as the file says.")] = None,
 ) -> int:
     """Put results of lm-eval or lmms-eval on a board, marked as imported; they share no column with measured ones."""
@@ -363,7 +413,9 @@ def import_command(
 
     check_target("--out", out / "board", folder=True)
     board = Board(out / "board")
-    read = [(file, read_results(file, model=model, created=created)) for file in files]  # all, before one is on the board
+    read = [
+        (file, read_results(file, model=model, created=created)) for file in files
+    ]  # all, before one is on the board
     for file, found in read:
         board.add(found.entries, [])
         tell(line(f"{file}: {len(found.entries)} numbers of {found.entries[0].model}, into {board.folder}"))
@@ -375,12 +427,20 @@ def import_command(
 def power_command(
     task: Annotated[str, typer.Argument(help="A task's name.")],
     metric: Annotated[str | None, typer.Option(help="Another metric than the headline one.")] = None,
-    board: Annotated[list[Path] | None, typer.Option("--board", help="Boards, or folders that hold some; default: runs.")] = None,
-    model: Annotated[str | None, typer.Option(help="Whose answers tell how much they vary; default: the two scored last.")] = None,
+    board: Annotated[
+        list[Path] | None, typer.Option("--board", help="Boards, or folders that hold some; default: runs.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Whose answers tell how much they vary; default: the two scored last.")
+    ] = None,
     against: Annotated[str | None, typer.Option(help="The model it is held against.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Also a run of so many samples.")] = None,
-    difference: Annotated[float | None, typer.Option(help="Also what a claim of this difference needs, in the metric's unit.")] = None,
-    accuracy: Annotated[float | None, typer.Option(help="Suppose answers of which so many % are right; default: 50.")] = None,
+    difference: Annotated[
+        float | None, typer.Option(help="Also what a claim of this difference needs, in the metric's unit.")
+    ] = None,
+    accuracy: Annotated[
+        float | None, typer.Option(help="Suppose answers of which so many % are right; default: 50.")
+    ] = None,
     discordance: Annotated[
         float | None, typer.Option(help="Suppose that just one of two models is right on so many % of questions.")
     ] = None,
@@ -399,7 +459,10 @@ def power_command(
             supposing and reading,
             "--accuracy and --discordance suppose answers; --board, --model and --against read them: give the ones or the others",
         ),
-        (accuracy is not None and discordance is not None, "--accuracy and --discordance say one thing in two ways: give one of them"),
+        (
+            accuracy is not None and discordance is not None,
+            "--accuracy and --discordance say one thing in two ways: give one of them",
+        ),
     )
     spec = registry().task(task)
     name = metric or spec.headline
@@ -420,7 +483,9 @@ def power_command(
     return OK
 
 
-def _supposed(spec: "TaskSpec", metric: str, samples: int | None, accuracy: float | None, discordance: float | None) -> "Power":
+def _supposed(
+    spec: "TaskSpec", metric: str, samples: int | None, accuracy: float | None, discordance: float | None
+) -> "Power":
     """Power without answers; UsageError where it cannot be supposed, with what would help."""
     from leaderboards.comparison.power import RANGES, supposed
 

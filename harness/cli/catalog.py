@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import LEDGER, DataPaths, Json, LedgerPath, ModelPath, ModelUrl, RemoteCode, data_paths, model_of, tell
+from harness.cli.options import (
+    LEDGER,
+    DataPaths,
+    Json,
+    LedgerPath,
+    ModelPath,
+    ModelUrl,
+    RemoteCode,
+    data_paths,
+    model_of,
+    tell,
+)
 from support.errors import OK
 
 models_app = typer.Typer(invoke_without_command=True, help="List the models that have a name here, or try one.")
@@ -33,7 +44,9 @@ def models_command(context: typer.Context, as_json: Json = False) -> int:
         hub = "embedded" if Path(spec.pretrained).is_dir() else spec.pretrained
         here = "server" if spec.backend == "openai" else "yes" if cached(spec) else ""
         size = MISSING if spec.gigabytes is None else f"{spec.gigabytes:g}"
-        rows.append([cell(text) for text in (spec.name, hub, spec.licence, size, spec.image_tokens, here, spec.description)])
+        rows.append(
+            [cell(text) for text in (spec.name, hub, spec.licence, size, spec.image_tokens, here, spec.description)]
+        )
     print(table(["model", "hub id", "licence", "GB", "image tokens", "here", "what it is"], rows))
     print("\nA folder with weights or a LoRA adapter, a hub id, or openai:ID behind a server is a model too.")
     return OK
@@ -61,10 +74,14 @@ def models_check_command(
 
 @models_app.command("convert-llava")
 def models_convert_llava_command(
-    source: Annotated[Path, typer.Argument(help="A checkpoint in the original LLaVA layout, such as LLaVA-RLHF's sft_model.")],
+    source: Annotated[
+        Path, typer.Argument(help="A checkpoint in the original LLaVA layout, such as LLaVA-RLHF's sft_model.")
+    ],
     out: Annotated[Path, typer.Argument(help="The folder to write, which transformers loads; for --model-path.")],
     vision: Annotated[Path, typer.Option(help="The CLIP vision tower that its config names, as a folder.")],
-    lora: Annotated[Path | None, typer.Option(help="A LoRA adapter to merge, such as LLaVA-RLHF's rlhf_lora_adapter_model.")] = None,
+    lora: Annotated[
+        Path | None, typer.Option(help="A LoRA adapter to merge, such as LLaVA-RLHF's rlhf_lora_adapter_model.")
+    ] = None,
 ) -> int:
     """Rewrite an original LLaVA checkpoint, with an adapter merged, in transformers' layout. No code of it is run."""
     from harness.models.convert_llava import convert
@@ -86,11 +103,17 @@ def tasks_command(context: typer.Context, as_json: Json = False) -> int:
     if as_json:
         print(
             json.dumps(
-                {"tasks": [_task(spec) for spec in known.tasks.values()], "suites": {g.name: g.tasks for g in known.groups.values()}}
+                {
+                    "tasks": [_task(spec) for spec in known.tasks.values()],
+                    "suites": {g.name: g.tasks for g in known.groups.values()},
+                }
             )
         )
         return OK
-    rows = [[cell(t.name), t.version, cell(t.headline), "judge" if t.judged else "", cell(t.description)] for t in known.tasks.values()]
+    rows = [
+        [cell(t.name), t.version, cell(t.headline), "judge" if t.judged else "", cell(t.description)]
+        for t in known.tasks.values()
+    ]
     print(table(["task", "version", "headline", "judged", "what it asks"], rows))
     for group in known.groups.values():
         print(f"\nsuite {group.name}: {', '.join(group.tasks)}")
@@ -119,7 +142,10 @@ def tasks_show_command(
         return OK
     for key, value in facts.items():
         if key == "metrics":
-            value = {metric: f"{m['unit']}, {'higher' if m['higher_is_better'] else 'lower'} is better" for metric, m in value.items()}
+            value = {
+                metric: f"{m['unit']}, {'higher' if m['higher_is_better'] else 'lower'} is better"
+                for metric, m in value.items()
+            }
         if isinstance(value, dict):
             print(f"{key}:")
             for inner, text in value.items():

@@ -58,12 +58,17 @@ COUNTED = {"from the store": "from earlier runs", "cut": "cut once decided", "ou
 def eval_command(
     context: typer.Context,
     model: Annotated[
-        list[str], typer.Option(help="A name of `harness models`, a folder with weights or an adapter, a hub id, or openai:ID; repeatable.")
+        list[str],
+        typer.Option(
+            help="A name of `harness models`, a folder with weights or an adapter, a hub id, or openai:ID; repeatable."
+        ),
     ],
     model_path: ModelPath = None,
     model_url: ModelUrl = None,
     trust_remote_code: RemoteCode = False,
-    tasks: Annotated[list[str] | None, typer.Option(help="Tasks or suites; repeat the option or separate by commas.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Tasks or suites; repeat the option or separate by commas.")
+    ] = None,
     judge: JudgeName = "exact",
     judge_url: JudgeUrl = None,
     ledger: LedgerPath = LEDGER,
@@ -80,28 +85,42 @@ def eval_command(
     data: DataPaths = None,
     partial_data: PartialData = False,
     official_prompts: Annotated[
-        bool, typer.Option("--official-prompts", help="Ask the judge in the benchmark authors' own words, fetched from their repository.")
+        bool,
+        typer.Option(
+            "--official-prompts",
+            help="Ask the judge in the benchmark authors' own words, fetched from their repository.",
+        ),
     ] = False,
-    batch_size: Annotated[str | None, typer.Option(help='Questions decoded at once; "auto": as many as memory holds.')] = None,
+    batch_size: Annotated[
+        str | None, typer.Option(help='Questions decoded at once; "auto": as many as memory holds.')
+    ] = None,
     model_set: Annotated[
         list[str] | None,
         typer.Option(help="NAME=VALUE of how it is loaded: dtype, load_in_4bit, parallelize, device, compile, ..."),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Share nothing between questions and ask one at a time.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Share nothing between questions and ask one at a time.")
+    ] = False,
     full_answers: Annotated[
-        bool, typer.Option("--full-answers", help="Let answers go on after nothing more can change what is read from them.")
+        bool,
+        typer.Option("--full-answers", help="Let answers go on after nothing more can change what is read from them."),
     ] = False,
     prompt_suffix: Annotated[str | None, typer.Option(help="Text put after every question; recorded.")] = None,
     features: Annotated[Path | None, typer.Option(help="A folder that keeps image features over runs.")] = None,
     answers: Annotated[Path, typer.Option(help="The file that keeps every answer of a local model.")] = ANSWERS,
-    strict: Annotated[bool, typer.Option("--strict", help="Digest every byte of the weights, not samples of each tensor.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Digest every byte of the weights, not samples of each tensor.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask the model again, whatever is kept.")] = False,
-    serve: Annotated[str | None, typer.Option(help="vllm: start `vllm serve` on the weights for this run and ask it.")] = None,
+    serve: Annotated[
+        str | None, typer.Option(help="vllm: start `vllm serve` on the weights for this run and ask it.")
+    ] = None,
     max_failed: MaxFailed = 0.05,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
-    """Score models or checkpoints on tasks. Adapters of one base are scored one after the other on the base in memory."""
+    """Score models or checkpoints on tasks. Adapters of one base are scored one after the other on the base in
+    memory."""
     from contextlib import nullcontext
     from dataclasses import replace
 
@@ -132,11 +151,15 @@ def eval_command(
 
     if serve not in (None, "vllm"):
         raise UsageError(f"--serve {serve!r}: known: vllm")
-    engine = _engine(batch_size, exact=exact, suffix=prompt_suffix, features=features, answers=None if fresh else answers)
+    engine = _engine(
+        batch_size, exact=exact, suffix=prompt_suffix, features=features, answers=None if fresh else answers
+    )
     settings = _model_settings(model_set or [])
     engine |= settings
     board, resident = Board(out / "board"), AdapterHost(tell=tell)
-    names = [Path(name).as_posix() if Path(name).is_dir() else spec.name for name, spec in zip(model, specs, strict=True)]
+    names = [
+        Path(name).as_posix() if Path(name).is_dir() else spec.name for name, spec in zip(model, specs, strict=True)
+    ]
     asked_so = {
         "full answers": "yes" if full_answers else "",
         "prompt suffix": prompt_suffix or "",
@@ -145,7 +168,9 @@ def eval_command(
     }
     for name, found in zip(names, specs, strict=True):
         spec = replace(fetch(found, tell), strict=strict)
-        if not fresh and on_board(board, spec, name, chosen, rater, limit, paths, official_prompts, asked_so, judge_repeats):
+        if not fresh and on_board(
+            board, spec, name, chosen, rater, limit, paths, official_prompts, asked_so, judge_repeats
+        ):
             tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
             continue
         tell(f"{name}: scoring on {', '.join(task.name for task in chosen)}")
@@ -173,16 +198,28 @@ def eval_command(
             tell(line)
         if evaluation.lost:
             tell(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
-    entries = [entry for entry in board.standing(partial=True) if entry.model in names and entry.task in {task.name for task in chosen}]
+    entries = [
+        entry
+        for entry in board.standing(partial=True)
+        if entry.model in names and entry.task in {task.name for task in chosen}
+    ]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return _lossy(entries, max_failed)
 
 
-def _engine(batch_size: str | None, *, exact: bool, suffix: str | None, features: Path | None, answers: Path | None) -> dict[str, Any]:
+def _engine(
+    batch_size: str | None, *, exact: bool, suffix: str | None, features: Path | None, answers: Path | None
+) -> dict[str, Any]:
     """Settings of our own LM that were given."""
     if batch_size is not None and batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
         raise UsageError(f'--batch-size {batch_size!r}: must be a number of questions, or "auto"')
-    given: dict[str, Any] = {"batch_size": batch_size, "suffix": suffix, "features": features, "exact": exact or None, "answers": answers}
+    given: dict[str, Any] = {
+        "batch_size": batch_size,
+        "suffix": suffix,
+        "features": features,
+        "exact": exact or None,
+        "answers": answers,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -220,7 +257,11 @@ def _calibration(path: Path | None) -> dict[str, str]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"--judge-calibration {path}: {error}") from None
-    if not isinstance(found, dict) or set(found) != {"judge calibration"} or not isinstance(found["judge calibration"], str):
+    if (
+        not isinstance(found, dict)
+        or set(found) != {"judge calibration"}
+        or not isinstance(found["judge calibration"], str)
+    ):
         raise UsageError(f"--judge-calibration {path}: must be what `harness judge calibrate --json` prints")
     return found
 
@@ -229,15 +270,24 @@ def _lossy(results: "Sequence[Entry | Score]", max_failed: float) -> int:
     worst = max(results, key=lambda result: (result.failed + result.unscored) / max(1, result.samples))
     lost = worst.failed + worst.unscored
     if lost > max_failed * worst.samples:
-        return say(f"{worst.task}: {worst.failed} of {worst.samples} samples failed and {worst.unscored} stayed unscored", LOSSY)
+        return say(
+            f"{worst.task}: {worst.failed} of {worst.samples} samples failed and {worst.unscored} stayed unscored",
+            LOSSY,
+        )
     return OK
 
 
 def score_command(
     task: Annotated[str, typer.Argument(help="A task's name.")],
-    path: Annotated[Path, typer.Argument(help="Answers in the benchmark's own layout (file or folder), or our sample log (.parquet).")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Answers in the benchmark's own layout (file or folder), or our sample log (.parquet)."),
+    ],
     references: Annotated[
-        Path | None, typer.Option(help="Folder with the published files the score needs beside the answers (annotations, questions).")
+        Path | None,
+        typer.Option(
+            help="Folder with the published files the score needs beside the answers (annotations, questions)."
+        ),
     ] = None,
     judge: Annotated[str | None, typer.Option(help="Have answers that nobody judged rated by this judge.")] = None,
     judge_url: JudgeUrl = None,
@@ -263,7 +313,11 @@ def score_command(
     if len({spec.answers for spec in chosen}) > 1:
         raise UsageError(f"{task!r} is a suite: name one of its tasks: {', '.join(spec.name for spec in chosen)}")
     spec = chosen[0]
-    rater = judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set) if judge is not None else None
+    rater = (
+        judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
+        if judge is not None
+        else None
+    )
     if dry_run:
         plans = [plan_of(spec, path, references, rater, judge_repeats)] if rater is not None and spec.judged else []
         return print_plans([found for found in plans if found is not None], as_json=as_json)
@@ -332,7 +386,9 @@ def parity_command(
     return OK
 
 
-def _print_price(judge: "Judge", tasks: "list[TaskSpec]", paths: dict[str, str], limit: int | None, repeats: int) -> int:
+def _print_price(
+    judge: "Judge", tasks: "list[TaskSpec]", paths: dict[str, str], limit: int | None, repeats: int
+) -> int:
     """What asking the judge so often will cost, for answers of a usual length: those of the model aren't there yet."""
     from harness.evaluation.judge_cost import plan, supposed_answers
     from tasks.judges.openai import OpenAIJudge

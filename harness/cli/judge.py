@@ -27,17 +27,29 @@ def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> 
         print(json.dumps({"ledger": [asdict(total) for total in totals]}))
         return OK
     rows = [
-        [cell(t.task), cell(t.model), str(t.calls), str(t.losses), str(t.prompt_tokens), str(t.completion_tokens), money(t.price)]
+        [
+            cell(t.task),
+            cell(t.model),
+            str(t.calls),
+            str(t.losses),
+            str(t.prompt_tokens),
+            str(t.completion_tokens),
+            money(t.price),
+        ]
         for t in totals
     ]
     print(
-        table(["task", "judge", "replies", "paid without reply", "prompt tokens", "reply tokens", "money"], rows) if rows else "No calls."
+        table(["task", "judge", "replies", "paid without reply", "prompt tokens", "reply tokens", "money"], rows)
+        if rows
+        else "No calls."
     )
     return OK
 
 
 @judge_app.command("export")
-def judge_export_command(file: Annotated[Path, typer.Argument(help="JSON lines, a reply each.")], ledger: LedgerPath = LEDGER) -> int:
+def judge_export_command(
+    file: Annotated[Path, typer.Argument(help="JSON lines, a reply each.")], ledger: LedgerPath = LEDGER
+) -> int:
     """Write all replies of a ledger to a file, to share them or pin them in a repository."""
     count = _ledger(ledger).export(file)
     tell(f"{count} replies in {file}")
@@ -45,7 +57,9 @@ def judge_export_command(file: Annotated[Path, typer.Argument(help="JSON lines, 
 
 
 @judge_app.command("import")
-def judge_import_command(file: Annotated[Path, typer.Argument(help="What `export` wrote.")], ledger: LedgerPath = LEDGER) -> int:
+def judge_import_command(
+    file: Annotated[Path, typer.Argument(help="What `export` wrote.")], ledger: LedgerPath = LEDGER
+) -> int:
     """Take over the replies that somebody exported."""
     from tasks.judges.ledger import Ledger
 
@@ -56,7 +70,9 @@ def judge_import_command(file: Annotated[Path, typer.Argument(help="What `export
 
 @judge_app.command("agree")
 def judge_agree_command(
-    first: Annotated[Path, typer.Argument(help="Ratings: CSV or JSON lines with id and rating, a sample log, VLFeedback's rows.")],
+    first: Annotated[
+        Path, typer.Argument(help="Ratings: CSV or JSON lines with id and rating, a sample log, VLFeedback's rows.")
+    ],
     second: Annotated[Path, typer.Argument(help="Ratings of the same ids by somebody else, a person or a judge.")],
     as_json: Json = False,
 ) -> int:

@@ -1,9 +1,11 @@
 """lm-eval's own command line with our LM in it, as `--model vlm-harness`.
 
-    harness lm-eval run --model vlm-harness --model_args pretrained=FOLDER,dtype=float32 --tasks mmlu,scenes_pope --include_path tasks
+    harness lm-eval run --model vlm-harness --model_args pretrained=FOLDER,dtype=float32 --tasks mmlu,scenes_pope
+    --include_path tasks
 
-`pretrained` is whatever `harness eval --model` takes: a name, a folder with weights or an adapter, a hub id. All other arguments are
-lm-eval's, and those of SharedImageLM. Tasks without images run through lm-eval's own code for language models, on the same weights.
+`pretrained` is whatever `harness eval --model` takes: a name, a folder with weights or an adapter, a hub id. All other
+arguments are lm-eval's, and those of SharedImageLM. Tasks without images run through lm-eval's own code for language
+models, on the same weights.
 """
 
 import sys
@@ -23,7 +25,8 @@ NAME: Final = "vlm-harness"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run lm-eval's command line on these arguments; its exit code. Its errors are its own; those of finding a model are ours."""
+    """Run lm-eval's command line on these arguments; its exit code. Its errors are its own; those of finding a model
+    are ours."""
     register_lm()
     from lm_eval.__main__ import cli_evaluate
 
@@ -58,7 +61,8 @@ def register_lm() -> None:
 
 
 def settings(given: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of SharedImageLM from lm-eval's: `given` by --model_args, `more` by --batch_size, --device and the like.
+    """Arguments of SharedImageLM from lm-eval's: `given` by --model_args, `more` by --batch_size, --device and the
+    like.
 
     UnknownModel, MissingWeights, ModelError.
     """
@@ -74,11 +78,17 @@ def settings(given: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
         "suffix": spec.prompt_suffix,
         "use_safetensors": True,
     }
-    asked = {name: value for name, value in (given | more).items() if value is not None and name not in ("revision", "max_batch_size")}
+    asked = {
+        name: value
+        for name, value in (given | more).items()
+        if value is not None and name not in ("revision", "max_batch_size")
+    }
     if "answers" in asked:  # lm-eval has settings that change answers and that their store knows nothing of
         raise ModelError(f"{NAME}: --model_args answers: only harness eval keeps answers; lm-eval has --use_cache")
     if "features" in asked:
         asked["features"] = Path(str(asked["features"]))
-    if str(asked.get("batch_size", "")).startswith("auto"):  # lm-eval's "auto:4" measures again in between; ours needs no such thing
+    if str(asked.get("batch_size", "")).startswith(
+        "auto"
+    ):  # lm-eval's "auto:4" measures again in between; ours needs no such thing
         asked["batch_size"] = "auto"
     return ours | asked | {"pretrained": str(spec.folder)}

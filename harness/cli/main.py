@@ -1,7 +1,7 @@
 """The command line; the one place that turns errors into exit codes.
 
-0 ok, 1 the run failed, 2 the command was wrong, 3 the regression gate failed, 4 finished, but too many samples failed or stayed unscored.
-Heavy libraries are imported inside the commands.
+0 ok, 1 the run failed, 2 the command was wrong, 3 the regression gate failed, 4 finished, but too many samples failed
+or stayed unscored. Heavy libraries are imported inside the commands.
 """
 
 import os
@@ -95,17 +95,40 @@ def _code_of(error: Exception) -> int | None:
     """The exit code of a known error; None for a mistake in the code, which keeps its traceback."""
     from harness.engine.response_cache import StoreError
     from harness.evaluation.rater_agreement import RatingsError
-    from support.errors import BadInput, BadSetting, DataError, LayoutError, MissingWeights, ModelError, NoServer, StageError, UnknownModel
+    from support.errors import (
+        BadInput,
+        BadSetting,
+        DataError,
+        LayoutError,
+        MissingWeights,
+        ModelError,
+        NoServer,
+        StageError,
+        UnknownModel,
+    )
     from tasks.judges.ledger import LedgerError
     from tasks.judges.official_prompts import WordingError
     from tasks.judges.prices import PriceError
     from tasks.judges.protocol import JudgeError
     from tasks.registry import RegistryError, UnknownName
 
-    if type(error).__module__.startswith("leaderboards.") and isinstance(error, ValueError):  # its modules need not be imported to tell
+    if type(error).__module__.startswith("leaderboards.") and isinstance(
+        error, ValueError
+    ):  # its modules need not be imported to tell
         return USAGE
     if isinstance(
-        error, (UnknownModel, MissingWeights, UnknownName, BadInput, LayoutError, BadSetting, NoServer, PriceError, RatingsError)
+        error,
+        (
+            UnknownModel,
+            MissingWeights,
+            UnknownName,
+            BadInput,
+            LayoutError,
+            BadSetting,
+            NoServer,
+            PriceError,
+            RatingsError,
+        ),
     ):
         return USAGE
     if isinstance(error, typer.Abort):
@@ -142,7 +165,9 @@ def _quiet() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+@app.command(
+    "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
 def lm_eval_command(context: typer.Context) -> int:
     """Run lm-eval's own command line, with our LM as `--model vlm-harness`."""
     from harness.cli.lm_eval import main as lm_eval

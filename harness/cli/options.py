@@ -34,40 +34,69 @@ def _at_least_one(value: int | None) -> int | None:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Random seed; what it decides is recorded.")]
 Limit = Annotated[
-    int | None, typer.Option(callback=_at_least_one, help="At most this many documents a task (and instructions); marks results partial.")
+    int | None,
+    typer.Option(
+        callback=_at_least_one, help="At most this many documents a task (and instructions); marks results partial."
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 JudgeName = Annotated[
-    str, typer.Option("--judge", help="Who rates judged tasks: exact (scene graphs), or a model of an OpenAI-compatible server.")
+    str,
+    typer.Option(
+        "--judge", help="Who rates judged tasks: exact (scene graphs), or a model of an OpenAI-compatible server."
+    ),
 ]
 JudgeUrl = Annotated[str | None, typer.Option(help="The judge's server; default: OPENAI_BASE_URL, else OpenAI's.")]
 LedgerPath = Annotated[Path, typer.Option("--ledger", help="The file that keeps every judge reply paid for.")]
-JudgeBatch = Annotated[bool, typer.Option("--judge-batch", help="Ask through OpenAI's Batch API: half the price, within a day.")]
+JudgeBatch = Annotated[
+    bool, typer.Option("--judge-batch", help="Ask through OpenAI's Batch API: half the price, within a day.")
+]
 JudgeSet = Annotated[
     list[str] | None,
-    typer.Option(help="NAME=VALUE of the judge: detail, image_side, seed, timeout, attempts, concurrency, requests_per_minute, ..."),
+    typer.Option(
+        help="NAME=VALUE of the judge: detail, image_side, seed, timeout, attempts, concurrency, requests_per_minute, ..."
+    ),
 ]
 JudgeRepeats = Annotated[int, typer.Option(min=1, help="Ask the judge so often; scores are the mean.")]
-JudgeBudget = Annotated[float | None, typer.Option(min=0, help="US dollars; stop before the next judge call could pass it.")]
+JudgeBudget = Annotated[
+    float | None, typer.Option(min=0, help="US dollars; stop before the next judge call could pass it.")
+]
 DataPaths = Annotated[
     list[str] | None,
-    typer.Option("--data", help="TASK=PATH: the benchmark's data from a local table (parquet, jsonl, tsv) or folder instead of the hub."),
+    typer.Option(
+        "--data",
+        help="TASK=PATH: the benchmark's data from a local table (parquet, jsonl, tsv) or folder instead of the hub.",
+    ),
 ]
-PartialData = Annotated[bool, typer.Option("--partial-data", help="Score local data of which rows are missing; results say so.")]
-ModelPath = Annotated[Path | None, typer.Option(help="A folder with the model's weights, or an adapter, instead of the hub.")]
-ModelUrl = Annotated[str | None, typer.Option(help="The server of a model that is behind one; default: OPENAI_BASE_URL, else OpenAI's.")]
-RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let the checkpoint's own code run, with all your rights.")]
-PlainTrl = Annotated[bool, typer.Option("--plain-trl", help="By TRL's own DPO trainer, not the one that reads images and prompts once.")]
-Gpus = Annotated[int | None, typer.Option("--gpus", min=1, help="How many to train on in all; default: those of this machine.")]
+PartialData = Annotated[
+    bool, typer.Option("--partial-data", help="Score local data of which rows are missing; results say so.")
+]
+ModelPath = Annotated[
+    Path | None, typer.Option(help="A folder with the model's weights, or an adapter, instead of the hub.")
+]
+ModelUrl = Annotated[
+    str | None, typer.Option(help="The server of a model that is behind one; default: OPENAI_BASE_URL, else OpenAI's.")
+]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let the checkpoint's own code run, with all your rights.")
+]
+PlainTrl = Annotated[
+    bool, typer.Option("--plain-trl", help="By TRL's own DPO trainer, not the one that reads images and prompts once.")
+]
+Gpus = Annotated[
+    int | None, typer.Option("--gpus", min=1, help="How many to train on in all; default: those of this machine.")
+]
 Mode = Annotated[str, typer.Option("--mode", help="What each GPU holds: ddp, zero2, zero3 or fsdp2.")]
 SlurmOptions = Annotated[
-    list[str] | None, typer.Option("--slurm", help="NAME=VALUE of sbatch (partition, time, ...), repeatable: do it as a job.")
+    list[str] | None,
+    typer.Option("--slurm", help="NAME=VALUE of sbatch (partition, time, ...), repeatable: do it as a job."),
 ]
 MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Exit 4 above this share of failed or unscored samples.")]
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with `any` after each `--require-better` that no name follows: typer has no options whose value may be left out."""
+    """The arguments, with `any` after each `--require-better` that no name follows: typer has no options whose value
+    may be left out."""
     given = list(arguments)
     found: list[str] = []
     for place, word in enumerate(given):
@@ -130,7 +159,9 @@ def by_plain_trl(recipe: "Recipe") -> "Recipe":
     if recipe.training is None or recipe.trainer != "dpo":
         raise UsageError(f"recipe {recipe.name!r} trains by {recipe.trainer!r}: --plain-trl is for dpo")
     given = recipe.model_dump(exclude_unset=True)
-    return changed(given | {"training": given["training"] | {"plain_trl": True}}, f"--plain-trl: recipe {recipe.name!r}")
+    return changed(
+        given | {"training": given["training"] | {"plain_trl": True}}, f"--plain-trl: recipe {recipe.name!r}"
+    )
 
 
 def changed(values: Mapping[str, Any], what: str) -> "Recipe":
@@ -179,7 +210,15 @@ def print_plans(plans: "Sequence[JudgePlan]", as_json: bool = False) -> int:
         print("nothing is to be judged")
         return OK
     rows = [
-        [cell(p.task), cell(p.model), str(p.calls), str(p.kept), str(p.prompt_tokens), str(p.completion_tokens), money(p.price)]
+        [
+            cell(p.task),
+            cell(p.model),
+            str(p.calls),
+            str(p.kept),
+            str(p.prompt_tokens),
+            str(p.completion_tokens),
+            money(p.price),
+        ]
         for p in plans
     ]
     print(table(["task", "judge", "calls", "in the ledger", "prompt tokens", "reply tokens", "price"], rows))

@@ -8,24 +8,44 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import LEDGER, Json, JudgeBatch, JudgeBudget, JudgeSet, JudgeUrl, LedgerPath, Seed, judge_of, say, tell
+from harness.cli.options import (
+    LEDGER,
+    Json,
+    JudgeBatch,
+    JudgeBudget,
+    JudgeSet,
+    JudgeUrl,
+    LedgerPath,
+    Seed,
+    judge_of,
+    say,
+    tell,
+)
 from support.errors import LOSSY, OK, UsageError
 
 if TYPE_CHECKING:
     from trainers.povid.inject import Correct
 
-povid_app = typer.Typer(no_args_is_help=True, help="POVID's dispreferred answers: injected hallucinations, noised pictures.")
+povid_app = typer.Typer(
+    no_args_is_help=True, help="POVID's dispreferred answers: injected hallucinations, noised pictures."
+)
 
 
 @povid_app.command("inject")
 def inject_command(
     source: Annotated[str, typer.Argument(help="Correct answers: a JSON file of LLaVA-Instruct's form, or `scenes`.")],
-    out: Annotated[Path, typer.Option(help="Folder for injected.jsonl (what was changed), povid.json and pairs.jsonl.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for injected.jsonl (what was changed), povid.json and pairs.jsonl.")
+    ],
     images: Annotated[Path | None, typer.Option(help="Folder or zip of the file's pictures.")] = None,
     kind: Annotated[str, typer.Option(help="What the file holds: caption, question or reasoning.")] = "caption",
     rows: Annotated[int | None, typer.Option(min=1, help="At most so many answers.")] = None,
-    every: Annotated[bool, typer.Option("--every", help="Each kind of hallucination for each answer, not one drawn by the seed.")] = False,
-    judge: Annotated[str, typer.Option(help="Who rewrites: exact (scenes only), or a model of an OpenAI-compatible server.")] = "exact",
+    every: Annotated[
+        bool, typer.Option("--every", help="Each kind of hallucination for each answer, not one drawn by the seed.")
+    ] = False,
+    judge: Annotated[
+        str, typer.Option(help="Who rewrites: exact (scenes only), or a model of an OpenAI-compatible server.")
+    ] = "exact",
     judge_url: JudgeUrl = None,
     ledger: LedgerPath = LEDGER,
     judge_budget: JudgeBudget = None,
@@ -58,7 +78,9 @@ def inject_command(
         return islice(read_llava(Path(source), images, kind=kind, skipped=skipped), rows)  # type: ignore[arg-type]
 
     rewriter: Any = (
-        ExactInjector() if judge == "exact" else judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
+        ExactInjector()
+        if judge == "exact"
+        else judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
     )
     found, counts = JsonLines(out / "injected.jsonl"), InjectCounts()
     done = 0
@@ -80,7 +102,11 @@ def inject_command(
         tell("left out: " + ", ".join(f"{count} x {why}" for why, count in skipped.items()))
     files = [out / "povid.json", out / "pairs.jsonl"]
     if as_json:
-        print(json.dumps({"pairs": len(pairs), "skipped": skipped, **vars(counts), "files": [str(file) for file in files]}))
+        print(
+            json.dumps(
+                {"pairs": len(pairs), "skipped": skipped, **vars(counts), "files": [str(file) for file in files]}
+            )
+        )
     else:
         print(f"{len(pairs)} pairs in {' and '.join(map(str, files))}; what was changed: {out / 'injected.jsonl'}")
     return OK if not failed else say(f"{failed} rewrites failed; the same command asks again", LOSSY)

@@ -1,7 +1,8 @@
-"""`harness train`: a recipe, or the configuration of VLFeedback's authors, to checkpoints; here, on several GPUs, or as a job of Slurm.
+"""`harness train`: a recipe, or the configuration of VLFeedback's authors, to checkpoints; here, on several GPUs, or as
+a job of Slurm.
 
-The run folder holds all of it. The same command finishes a run that was killed, on as many GPUs as it is then given: a step has the
-recipe's `batch_size` pairs on any number of them.
+The run folder holds all of it. The same command finishes a run that was killed, on as many GPUs as it is then given: a
+step has the recipe's `batch_size` pairs on any number of them.
 """
 
 import importlib.util
@@ -17,7 +18,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import DryRun, Gpus, Json, Mode, PlainTrl, Seed, SlurmOptions, by_plain_trl, changed, print_plan, tell
+from harness.cli.options import (
+    DryRun,
+    Gpus,
+    Json,
+    Mode,
+    PlainTrl,
+    Seed,
+    SlurmOptions,
+    by_plain_trl,
+    changed,
+    print_plan,
+    tell,
+)
 from support.errors import FAILED, OK, UsageError
 from support.processes import rank
 
@@ -37,15 +50,24 @@ def train_command(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(help="A recipe's name or the path of a TOML file.")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="In its place: a configuration of VLFeedback's authors (example.yaml).")
+        Path | None,
+        typer.Option("--config", "-c", help="In its place: a configuration of VLFeedback's authors (example.yaml)."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "--working", "-d", help="Run folder; default runs/RECIPE (runs/RECIPE-seedN with --seed).")
+        Path | None,
+        typer.Option(
+            "--out", "--working", "-d", help="Run folder; default runs/RECIPE (runs/RECIPE-seedN with --seed)."
+        ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Another model to start from: a name, a folder, a hub id, or a checkpoint, which is merged first.")
+        str | None,
+        typer.Option(
+            help="Another model to start from: a name, a folder, a hub id, or a checkpoint, which is merged first."
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Other data to read: a file or folder, public, or hub:OWNER/NAME.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Other data to read: a file or folder, public, or hub:OWNER/NAME.")
+    ] = None,
     images: Annotated[str | None, typer.Option(help="Folder or zip of their pictures.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows of them, from the front.")] = None,
     seed: Seed = None,
@@ -59,10 +81,14 @@ def train_command(
     """Train on preferences that are there already, or pretrain embedded models. Finishes an interrupted run."""
     from trainers.cluster.launch import check_world
 
-    found, understood = _recipe(recipe, config, plain_trl=plain_trl, base=base, data=data, images=images, limit=limit, seed=seed)
+    found, understood = _recipe(
+        recipe, config, plain_trl=plain_trl, base=base, data=data, images=images, limit=limit, seed=seed
+    )
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
     if found.data is not None:
-        raise UsageError(f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`")
+        raise UsageError(
+            f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`"
+        )
     launched = is_launched()
     if launched:
         end_with_launcher()
@@ -97,7 +123,9 @@ def train_arm_command(folder: Annotated[Path, typer.Argument()]) -> int:
     return OK
 
 
-def _recipe(recipe: str | None, config: Path | None, *, plain_trl: bool, **changes: Any) -> "tuple[Recipe, Config | None]":
+def _recipe(
+    recipe: str | None, config: Path | None, *, plain_trl: bool, **changes: Any
+) -> "tuple[Recipe, Config | None]":
     """The recipe with what the options change, and the configuration it was read from."""
     from trainers.config.recipe import find_recipe
 
@@ -116,7 +144,9 @@ def _recipe(recipe: str | None, config: Path | None, *, plain_trl: bool, **chang
     names = {"data": "read", "images": "images", "limit": "limit"}
     of_data = {ours: changes[name] for name, ours in names.items() if changes[name] is not None}
     if of_data and found.dataset is None:
-        raise UsageError(f"recipe {found.name!r} reads no data: --data, --images and --limit are for recipes that have a [dataset]")
+        raise UsageError(
+            f"recipe {found.name!r} reads no data: --data, --images and --limit are for recipes that have a [dataset]"
+        )
     if found.pretraining is not None and "base" in top:
         raise UsageError(f"recipe {found.name!r} starts from nothing: --base is for recipes that train a model")
     given = found.model_dump(exclude_unset=True)
@@ -136,7 +166,8 @@ def is_launched() -> bool:
 def end_with_launcher(every: float = 0.5) -> None:
     """End this process, at once, when the one that started it is gone; looks `every` so many seconds.
 
-    torchrun gives its processes sessions of their own and no lock: killed, it would leave them training, beside those of the same command.
+    torchrun gives its processes sessions of their own and no lock: killed, it would leave them training, beside those
+    of the same command.
     """
     launcher = os.getppid()
 
@@ -154,7 +185,8 @@ def needs_launch(layout: "Layout") -> bool:
 
 
 def check_packages(recipe: "Recipe", folder: Path) -> None:
-    """Before anything is done: UsageError where training lacks a package, a line where its log goes to one place less."""
+    """Before anything is done: UsageError where training lacks a package, a line where its log goes to one place
+    less."""
     training = recipe.training
     if training is None:
         return
@@ -163,10 +195,14 @@ def check_packages(recipe: "Recipe", folder: Path) -> None:
         return importlib.util.find_spec(name) is None
 
     if training.quantization is not None and lacks("bitsandbytes"):
-        raise UsageError(f"quantization = {training.quantization!r} needs bitsandbytes: pip install 'vlm-harness[qlora]'")
+        raise UsageError(
+            f"quantization = {training.quantization!r} needs bitsandbytes: pip install 'vlm-harness[qlora]'"
+        )
     for name in filter(lacks, training.report_to):
         log = folder / "log.jsonl"
-        tell(f"report_to = {name!r}: not installed (pip install 'vlm-harness[track]'); the log goes to {log} without it")
+        tell(
+            f"report_to = {name!r}: not installed (pip install 'vlm-harness[track]'); the log goes to {log} without it"
+        )
 
 
 def layout_of(recipe: "Recipe", gpus: int | None, mode: str, *, as_job: bool = False) -> "Layout":
@@ -200,7 +236,11 @@ def plan(recipe: "Recipe", layout: "Layout") -> list[str]:
     assert dataset is not None
     at_once, accumulated = shares(training, layout.world)
     adapters = "all weights" if training.lora is None else f"LoRA r {training.lora.r}"
-    what = "the best answer of each row" if dataset.take == "best" else f"pairs by rule {dataset.rule!r}, where they are not pairs already"
+    what = (
+        "the best answer of each row"
+        if dataset.take == "best"
+        else f"pairs by rule {dataset.rule!r}, where they are not pairs already"
+    )
     batch = f"batches of {training.batch_size} ({layout.world} processes x {at_once} pairs x {accumulated} accumulated)"
     pace = f"{training.epochs:g} epochs, learning rate {training.learning_rate:g}"
     loss = "" if recipe.trainer == "sft" else f", loss {training.loss!r}, beta {training.beta:g}"
@@ -264,7 +304,8 @@ def _unreported(stage: str, done: int, total: int) -> None:
 
 
 def _whole(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpec, str]":
-    """The base with full weights, and the name under which it is found again: an adapter is merged into the run folder."""
+    """The base with full weights, and the name under which it is found again: an adapter is merged into the run
+    folder."""
     if spec.backend != "transformers":
         raise UsageError(f"{name} is behind a server, and can't be trained")
     if spec.adapter is None:
@@ -287,7 +328,12 @@ def _same_data(folder: Path, found: "FoundPairs") -> None:
                 f"{folder}: the run began with other data ({held['pairs']} pairs, digest {held['digest']}, now {found.digest})"
             )
     elif rank() == 0:
-        about = {"digest": found.digest, "pairs": len(found.train), "held_out": len(found.held_out), "dropped": found.dropped}
+        about = {
+            "digest": found.digest,
+            "pairs": len(found.train),
+            "held_out": len(found.held_out),
+            "dropped": found.dropped,
+        }
         atomic_write_text(path, json.dumps({**about, "read": found.read}, indent=1))
 
 
@@ -321,7 +367,8 @@ def _print_launch(context: typer.Context, folder: Path, layout: "Layout", slurm:
 
 
 def send_whole(context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str], *, dry_run: bool) -> int:
-    """Hand the whole command to the cluster as one job of one node, on which it starts the processes of `layout` itself."""
+    """Hand the whole command to the cluster as one job of one node, on which it starts the processes of `layout`
+    itself."""
     from trainers.cluster.launch import Layout, plan_of, send
     from trainers.cluster.slurm import resources
 
@@ -335,7 +382,15 @@ def send_whole(context: typer.Context, folder: Path, layout: "Layout", slurm: Se
         raise UsageError(f"--slurm gpus={wanted.gpus}: --gpus says {layout.processes}; leave it out")
     wanted = replace(wanted, gpus=1, gres=wanted.gres or f"gpu:{layout.processes}")
     if dry_run:
-        print(plan_of([part for part in _command(context) if part != "--dry-run"], folder, Layout(), wanted=wanted, cluster="slurm"))
+        print(
+            plan_of(
+                [part for part in _command(context) if part != "--dry-run"],
+                folder,
+                Layout(),
+                wanted=wanted,
+                cluster="slurm",
+            )
+        )
         return OK
     job = send(_command(context), folder, Layout(), wanted=wanted)
     tell(f"job {job.id} ({job.state()}); it prints into {job.log}")
@@ -353,7 +408,9 @@ def _pretrain(recipe: "Recipe", folder: Path, *, dry_run: bool, as_json: bool) -
     from trainers.training.job import Job, trainer
 
     with Stages() as stages:
-        job = Job(recipe=recipe, out=folder, progress=lambda done, total: stages.report(f"train {recipe.name}", done, total))
+        job = Job(
+            recipe=recipe, out=folder, progress=lambda done, total: stages.report(f"train {recipe.name}", done, total)
+        )
         checkpoints = trainer(recipe.trainer)(job)
     _print(checkpoints, as_json)
     return OK

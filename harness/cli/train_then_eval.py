@@ -36,15 +36,22 @@ from support.processes import size
 def train_then_eval_command(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE (runs/RECIPE-seedN with --seed).")] = None,
-    tasks: Annotated[list[str] | None, typer.Option(help="Tasks or suites in place of the recipe's; repeatable, or by commas.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; default runs/RECIPE (runs/RECIPE-seedN with --seed).")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Tasks or suites in place of the recipe's; repeatable, or by commas.")
+    ] = None,
     judge: Annotated[str | None, typer.Option(help="Another judge than the recipe's.")] = None,
     judge_url: JudgeUrl = None,
     ledger: LedgerPath = LEDGER,
     judge_budget: JudgeBudget = None,
     judge_set: JudgeSet = None,
     early_stop: Annotated[
-        list[str] | None, typer.Option(help="TASK or TASK.METRIC: end training once it is significantly worse than the base's; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="TASK or TASK.METRIC: end training once it is significantly worse than the base's; repeatable."
+        ),
     ] = None,
     require_better: Annotated[
         list[str] | None,
@@ -64,7 +71,8 @@ def train_then_eval_command(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
-    """Score the base, build or read preference data, train, score every checkpoint, give the verdict. Finishes an interrupted run."""
+    """Score the base, build or read preference data, train, score every checkpoint, give the verdict. Finishes an
+    interrupted run."""
     from harness.runs.checkpoint_selection import check_names
     from trainers.cluster.launch import check_world, command_of
     from trainers.config.recipe import find_recipe
@@ -78,7 +86,9 @@ def train_then_eval_command(
         raise UsageError(f"recipe {found.name!r} pretrains a model from nothing: run it by `harness train {recipe}`")
     check_names(found, early_stop or [], [name for name in require_better or [] if name != ANY])
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
-    rater = judge_of(judge or (found.data.judge if found.data else "exact"), judge_url, ledger, judge_budget, given=judge_set)
+    rater = judge_of(
+        judge or (found.data.judge if found.data else "exact"), judge_url, ledger, judge_budget, given=judge_set
+    )
     launched = is_launched()
     if size() > 1:
         raise UsageError("train-then-eval starts the processes that train by itself: say how many by --gpus")
@@ -127,4 +137,8 @@ def train_then_eval_command(
     required = [*([()] if ANY in (require_better or []) else []), *([named] if named else [])]
     if why := "; ".join(filter(None, (unmet(outcome, names) for names in required))):
         return say(why, REGRESSED)
-    return OK if outcome.lost <= max_failed else say(f"{outcome.lost:.0%} of a task's samples failed or stayed unscored", LOSSY)
+    return (
+        OK
+        if outcome.lost <= max_failed
+        else say(f"{outcome.lost:.0%} of a task's samples failed or stayed unscored", LOSSY)
+    )

@@ -1,4 +1,5 @@
-"""Commands under `harness vlfeedback`: preference data from instructions to pairs, read, written, counted and checked."""
+"""Commands under `harness vlfeedback`: preference data from instructions to pairs, read, written, counted and
+checked."""
 
 import json
 from collections.abc import Iterator
@@ -38,16 +39,27 @@ if TYPE_CHECKING:
 vlfeedback_app = typer.Typer(no_args_is_help=True, help="Preference data in VLFeedback's form.")
 
 RatedData = Annotated[
-    Path, typer.Argument(help="Rated answers in VLFeedback's schema (.jsonl, .json, .parquet), a folder with them, or `public`: the hub's.")
+    Path,
+    typer.Argument(
+        help="Rated answers in VLFeedback's schema (.jsonl, .json, .parquet), a folder with them, or `public`: the hub's."
+    ),
 ]
-Images = Annotated[Path | None, typer.Option(help="Folder or zip of pictures, where they do not stand beside the data.")]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder or zip of pictures, where they do not stand beside the data.")
+]
 RuleName = Annotated[
-    str, typer.Option("--rule", help="Which answer of two is chosen: authors, margin, largest-gap, dominant, longest, ...")
+    str,
+    typer.Option("--rule", help="Which answer of two is chosen: authors, margin, largest-gap, dominant, longest, ..."),
 ]
 UseRay = Annotated[
-    str | None, typer.Option("--ray", help="Work as Ray Data pipelines: `local`, or the address of a cluster that runs (auto, HOST:PORT).")
+    str | None,
+    typer.Option(
+        "--ray", help="Work as Ray Data pipelines: `local`, or the address of a cluster that runs (auto, HOST:PORT)."
+    ),
 ]
-CopyImages = Annotated[bool, typer.Option(help="Copy pictures out of zips and tables beside the file, so that `datasets` opens them.")]
+CopyImages = Annotated[
+    bool, typer.Option(help="Copy pictures out of zips and tables beside the file, so that `datasets` opens them.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Actors a stage, with --ray.")]
 
 PUBLIC = "public"
@@ -104,19 +116,33 @@ def pairs_command(
     images: Images = None,
     min_margin: Annotated[float | None, typer.Option(help="Lowest gap of a pair, in rating points.")] = None,
     min_chosen: Annotated[float | None, typer.Option(help="Lowest score of a chosen answer.")] = None,
-    aspects: Annotated[str | None, typer.Option(help="The aspects that count, by commas: helpfulness,faithfulness.")] = None,
+    aspects: Annotated[
+        str | None, typer.Option(help="The aspects that count, by commas: helpfulness,faithfulness.")
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="ASPECT=WEIGHT by commas: a weighted mean.")] = None,
-    largest_gap: Annotated[bool, typer.Option("--largest-gap", help="Of each row only the pairs of its largest gap.")] = False,
-    per_prompt: Annotated[int | None, typer.Option(help="At most so many pairs a row, those of the largest gap.")] = None,
+    largest_gap: Annotated[
+        bool, typer.Option("--largest-gap", help="Of each row only the pairs of its largest gap.")
+    ] = False,
+    per_prompt: Annotated[
+        int | None, typer.Option(help="At most so many pairs a row, those of the largest gap.")
+    ] = None,
     max_length_ratio: Annotated[
         float | None, typer.Option(help="The longer answer has at most so many times the other's characters.")
     ] = None,
-    strongest: Annotated[str | None, typer.Option(help="For rule strongest: the model; default: that of the highest mean.")] = None,
+    strongest: Annotated[
+        str | None, typer.Option(help="For rule strongest: the model; default: that of the highest mean.")
+    ] = None,
     balance_yes_no: Annotated[bool, typer.Option("--balance-yes-no", help="Choose yes as often as no.")] = False,
-    test_share: Annotated[float, typer.Option(min=0, max=0.9, help="Share of prompts whose pairs go to a second file, NAME-test.")] = 0.0,
-    best: Annotated[bool, typer.Option("--best", help="The best answer of each row, for SFT, instead of pairs.")] = False,
+    test_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of prompts whose pairs go to a second file, NAME-test.")
+    ] = 0.0,
+    best: Annotated[
+        bool, typer.Option("--best", help="The best answer of each row, for SFT, instead of pairs.")
+    ] = False,
     form: Annotated[str, typer.Option("--format", help="trl, povid, sharegpt, rlhf-v or rlaif-v.")] = "trl",
-    embed_images: Annotated[bool, typer.Option("--embed-images", help="Put the pictures into the file, or beside it for JSON.")] = False,
+    embed_images: Annotated[
+        bool, typer.Option("--embed-images", help="Put the pictures into the file, or beside it for JSON.")
+    ] = False,
     copy_images: CopyImages = True,
     ray: UseRay = None,
     workers: Workers = 2,
@@ -142,7 +168,8 @@ def pairs_command(
     _not_over(out, data)
     seen, counts = Seen(), PairCounts()
     asked: NamedRule = settle(
-        find_rule(rule, **{name: value for name, value in given.items() if value is not None}), lambda: _rows(data, images)
+        find_rule(rule, **{name: value for name, value in given.items() if value is not None}),
+        lambda: _rows(data, images),
     )
     if best:
         if form != "trl" or test_share:
@@ -168,16 +195,27 @@ def pairs_command(
         files = {out: write(made, out)}
     if test_share:
         other = out.with_name(f"{out.stem}-test{out.suffix}")
-        files[other] = write(on_side(pair_up(_rows(data, images), asked, PairCounts()), "test", test_share, seed or 0), other)
+        files[other] = write(
+            on_side(pair_up(_rows(data, images), asked, PairCounts()), "test", test_share, seed or 0), other
+        )
     for path, count in files.items():
         tell(f"{path}: {count} pairs")
     tell(seen.summary())
     if as_json:
-        print(json.dumps(counts.to_json() | {"files": {str(path): count for path, count in files.items()}, "seen": seen.to_json()}))
+        print(
+            json.dumps(
+                counts.to_json()
+                | {"files": {str(path): count for path, count in files.items()}, "seen": seen.to_json()}
+            )
+        )
     else:
         from support.markdown import table
 
-        print(table(["what", "how many"], [[name.replace("_", " "), str(count)] for name, count in counts.to_json().items()]))
+        print(
+            table(
+                ["what", "how many"], [[name.replace("_", " "), str(count)] for name, count in counts.to_json().items()]
+            )
+        )
     return OK
 
 
@@ -185,10 +223,13 @@ def pairs_command(
 def stats_command(
     data: RatedData,
     images: Images = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.md and its pictures; default: only the numbers, on screen.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.md and its pictures; default: only the numbers, on screen.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
-    """Count rated answers: ratings and models beside the published tables, wins, ties, length bias, what can't be used."""
+    """Count rated answers: ratings and models beside the published tables, wins, ties, length bias, what can't be
+    used."""
     from trainers.data.statistics import gather
     from trainers.data.statistics_report import report
     from trainers.data.vlfeedback_format import Seen
@@ -204,7 +245,8 @@ def stats_command(
 
 @vlfeedback_app.command("check")
 def check_command(data: RatedData, images: Images = None, as_json: Json = False) -> int:
-    """Read everything and open every picture: what is broken, missing, or shown under a repeated id. Exit 4 if a picture is not there."""
+    """Read everything and open every picture: what is broken, missing, or shown under a repeated id. Exit 4 if a
+    picture is not there."""
     from dataclasses import asdict
 
     from trainers.data.vlfeedback_format import Seen, check_images
@@ -222,12 +264,21 @@ def check_command(data: RatedData, images: Images = None, as_json: Json = False)
 
 @vlfeedback_app.command("convert")
 def convert_command(
-    source: Annotated[Path, typer.Argument(help="Rated answers in VLFeedback's schema, or pairs in a known format: a file or a folder.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="Rated answers in VLFeedback's schema, or pairs in a known format: a file or a folder."),
+    ],
     out: Annotated[Path, typer.Argument(help="File to write; its ending says how.")],
-    to: Annotated[str, typer.Option(help="vlfeedback, or a format of pairs: trl, povid, sharegpt, rlhf-v, rlaif-v.")] = "trl",
-    form: Annotated[str | None, typer.Option("--from", help="The source's format, where its columns don't tell.")] = None,
+    to: Annotated[
+        str, typer.Option(help="vlfeedback, or a format of pairs: trl, povid, sharegpt, rlhf-v, rlaif-v.")
+    ] = "trl",
+    form: Annotated[
+        str | None, typer.Option("--from", help="The source's format, where its columns don't tell.")
+    ] = None,
     images: Images = None,
-    embed_images: Annotated[bool, typer.Option("--embed-images", help="Put the pictures into the file, or beside it for JSON.")] = False,
+    embed_images: Annotated[
+        bool, typer.Option("--embed-images", help="Put the pictures into the file, or beside it for JSON.")
+    ] = False,
     copy_images: CopyImages = True,
 ) -> int:
     """Rewrite rated answers as jsonl or parquet, or pairs in another format."""
@@ -259,8 +310,13 @@ def sources_command(as_json: Json = False) -> int:
     if as_json:
         print(json.dumps({"sources": [asdict(source) for source in known]}))
         return OK
-    rows = [[cell(s.name), f"{s.published:,}", cell(s.capability), cell(s.hub or s.site), cell(s.licence), cell(s.needs)] for s in known]
-    print(table(["source", "in VLFeedback", "what it asks", "hub id or site", "licence", "pictures from elsewhere"], rows))
+    rows = [
+        [cell(s.name), f"{s.published:,}", cell(s.capability), cell(s.hub or s.site), cell(s.licence), cell(s.needs)]
+        for s in known
+    ]
+    print(
+        table(["source", "in VLFeedback", "what it asks", "hub id or site", "licence", "pictures from elsewhere"], rows)
+    )
     print("\nA path, hub:OWNER/NAME, a folder of images, or `scenes` is a source too.")
     return OK
 
@@ -268,7 +324,10 @@ def sources_command(as_json: Json = False) -> int:
 @vlfeedback_app.command("annotate")
 def annotate_command(
     data: Annotated[
-        Path, typer.Argument(help="A run's data folder (instructions.jsonl, answers/, images/), or rated answers in VLFeedback's schema.")
+        Path,
+        typer.Argument(
+            help="A run's data folder (instructions.jsonl, answers/, images/), or rated answers in VLFeedback's schema."
+        ),
     ],
     judge: JudgeName = "exact",
     judge_url: JudgeUrl = None,
@@ -276,16 +335,21 @@ def annotate_command(
     judge_budget: JudgeBudget = None,
     judge_batch: JudgeBatch = False,
     judge_set: JudgeSet = None,
-    part: Annotated[str | None, typer.Option(help="Rate only a part: a number of instructions, or a share such as 0.1.")] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Rate only a part: a number of instructions, or a share such as 0.1.")
+    ] = None,
     mode: Annotated[str, typer.Option(help="joint: all aspects in one call; per-aspect: a call each.")] = "joint",
-    order: Annotated[str, typer.Option(help="shuffled: the texts' order is drawn by the seed; authors: as they were drawn.")] = "shuffled",
+    order: Annotated[
+        str, typer.Option(help="shuffled: the texts' order is drawn by the seed; authors: as they were drawn.")
+    ] = "shuffled",
     images: Images = None,
     out: Annotated[Path | None, typer.Option(help="For rated answers: the folder of the new ratings.")] = None,
     seed: Seed = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
-    """Have a judge rate answers on helpfulness, visual faithfulness and ethics, or a part of them again; goes on where it was left."""
+    """Have a judge rate answers on helpfulness, visual faithfulness and ethics, or a part of them again; goes on where
+    it was left."""
     from harness.datasets.contamination import is_rows
     from harness.datasets.rate import plan_ratings, protocol_of, rate_folder, rate_rows
     from tasks.judges.openai import OpenAIJudge
@@ -296,7 +360,11 @@ def annotate_command(
         raise UsageError(f"{data} holds rated answers: name the folder of the new ratings by --out")
     rater = judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
     if dry_run:
-        plans = [plan_ratings(rater, way, data if folder else lambda: _rows(data, images))] if isinstance(rater, OpenAIJudge) else []
+        plans = (
+            [plan_ratings(rater, way, data if folder else lambda: _rows(data, images))]
+            if isinstance(rater, OpenAIJudge)
+            else []
+        )
         return print_plans(plans, as_json=as_json)
     from support.progress import Stages
 
@@ -312,13 +380,17 @@ def annotate_command(
 
 @vlfeedback_app.command("leaks")
 def leaks_command(
-    source: Annotated[Path, typer.Argument(help="Rated answers in VLFeedback's schema, `public`, or pairs in a known format.")],
+    source: Annotated[
+        Path, typer.Argument(help="Rated answers in VLFeedback's schema, `public`, or pairs in a known format.")
+    ],
     tasks: Annotated[list[str], typer.Option(help="Tasks or suites; repeat the option or separate by commas.")],
     images: Images = None,
     data: DataPaths = None,
     partial_data: PartialData = False,
     distance: Annotated[int | None, typer.Option(help="Bits in which two pictures that look alike may differ.")] = None,
-    drop: Annotated[Path | None, typer.Option(help="Write the data here without the rows that show a picture of a task.")] = None,
+    drop: Annotated[
+        Path | None, typer.Option(help="Write the data here without the rows that show a picture of a task.")
+    ] = None,
     fingerprints: Annotated[Path, typer.Option(help="The file that keeps fingerprints of pictures over runs.")] = Path(
         "runs/fingerprints.sqlite"
     ),
@@ -343,7 +415,11 @@ def leaks_command(
     if ray is not None:
         from trainers.vlfeedback.ray_stages import fingerprints_by_ray
 
-        pictures = (picture for row in (_rows(source, images) if rated else read_pairs(source, images)) for picture in row.images)
+        pictures = (
+            picture
+            for row in (_rows(source, images) if rated else read_pairs(source, images))
+            for picture in row.images
+        )
         fingerprints.parent.mkdir(parents=True, exist_ok=True)
         with _ray(ray):
             count = sum(1 for _ in fingerprints_by_ray(pictures, fingerprints, workers=workers))
@@ -376,7 +452,10 @@ def leaks_command(
 @vlfeedback_app.command("push")
 def push_command(
     folder: Annotated[
-        Path, typer.Argument(help="A folder with tables, as `build` leaves in dataset/; it gets a README.md where it has none.")
+        Path,
+        typer.Argument(
+            help="A folder with tables, as `build` leaves in dataset/; it gets a README.md where it has none."
+        ),
     ],
     repository: Annotated[str, typer.Argument(help="OWNER/NAME on the hub.")],
     public: Annotated[bool, typer.Option("--public", help="For everybody to see; without, a private dataset.")] = False,
@@ -393,10 +472,14 @@ def push_command(
 
 @vlfeedback_app.command("build")
 def build_command(
-    recipe: Annotated[str | None, typer.Option(help="A recipe, whose [data] is built; options below replace its values.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe, whose [data] is built; options below replace its values.")
+    ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="Where instructions come from: scenes, a declared source, a path, hub:OWNER/NAME; with =WEIGHT; repeatable."),
+        typer.Option(
+            help="Where instructions come from: scenes, a declared source, a path, hub:OWNER/NAME; with =WEIGHT; repeatable."
+        ),
     ] = None,
     pool: Annotated[
         list[str] | None,
@@ -405,8 +488,12 @@ def build_command(
     rows: Annotated[int | None, typer.Option("--rows", min=1, help="Instructions.")] = None,
     answers: Annotated[int | None, typer.Option(min=2, help="Answers an instruction.")] = None,
     rule: Annotated[str | None, typer.Option("--rule", help="Which answer of two is chosen, as for `pairs`.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the dataset and all that leads to it.")] = Path("runs/vlfeedback"),
-    judge: Annotated[str | None, typer.Option(help="Who rates: exact (scenes only), or a model of an OpenAI-compatible server.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the dataset and all that leads to it.")] = Path(
+        "runs/vlfeedback"
+    ),
+    judge: Annotated[
+        str | None, typer.Option(help="Who rates: exact (scenes only), or a model of an OpenAI-compatible server.")
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="joint: all aspects in one call; per-aspect: a call each.")] = None,
     order: Annotated[str | None, typer.Option(help="Of the texts: shuffled by the seed, or authors: as drawn.")] = None,
     judge_url: JudgeUrl = None,
@@ -414,25 +501,37 @@ def build_command(
     judge_budget: JudgeBudget = None,
     judge_batch: JudgeBatch = False,
     judge_set: JudgeSet = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print rows, memory and time for each member of the pool, and do nothing.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print rows, memory and time for each member of the pool, and do nothing.")
+    ] = False,
     ray: UseRay = None,
     workers: Workers = 2,
     slurm: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE of sbatch (partition, gres, time, ...): serve each model on a node of its own.")
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of sbatch (partition, gres, time, ...): serve each model on a node of its own."),
     ] = None,
-    local_servers: Annotated[bool, typer.Option("--local-servers", help="Serve each model as a process of this machine.")] = False,
+    local_servers: Annotated[
+        bool, typer.Option("--local-servers", help="Serve each model as a process of this machine.")
+    ] = False,
     server: Annotated[str, typer.Option(help="vllm, sglang, or a command with {model} {host} {port} {name}.")] = "vllm",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --slurm: print the jobs and submit nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --slurm: print the jobs and submit nothing.")
+    ] = False,
     push: Annotated[str | None, typer.Option(help="OWNER/NAME: upload the finished dataset, private.")] = None,
     embed_images: Annotated[bool, typer.Option(help="Put the pictures into the dataset's tables.")] = True,
-    max_failed: Annotated[float, typer.Option(min=0, max=1, help="Exit 4 above this share of answers and ratings that failed.")] = 0.05,
+    max_failed: Annotated[
+        float, typer.Option(min=0, max=1, help="Exit 4 above this share of answers and ratings that failed.")
+    ] = 0.05,
     seed: Seed = None,
     as_json: Json = False,
 ) -> int:
-    """From instructions to preference pairs: sample, answer by a pool, rate, pair up, count. Goes on where it was left."""
+    """From instructions to preference pairs: sample, answer by a pool, rate, pair up, count. Goes on where it was
+    left."""
     from harness.datasets.build import build, data_of, publish
 
-    data = data_of(recipe, sources=source, pool=pool, rows=rows, answers=answers, rule=rule, judge=judge, mode=mode, order=order)
+    data = data_of(
+        recipe, sources=source, pool=pool, rows=rows, answers=answers, rule=rule, judge=judge, mode=mode, order=order
+    )
     if plan:
         from harness.datasets.pool import plan_pool
 
@@ -472,4 +571,8 @@ def build_command(
         tell(f"pushed: {upload(published.folder, push, private=True)}")
     print(json.dumps(published.to_json()) if as_json else published.to_markdown())
     lost = made.failed / max(1, published.rows * (1 + min(data.answers, len(data.pool))))
-    return OK if lost <= max_failed else say(f"{made.failed} answers or ratings failed; the same command asks again", LOSSY)
+    return (
+        OK
+        if lost <= max_failed
+        else say(f"{made.failed} answers or ratings failed; the same command asks again", LOSSY)
+    )

@@ -1,4 +1,5 @@
-"""`harness watch DIR`: every checkpoint of a training run onto a board as soon as it is written, from another process or on another GPU."""
+"""`harness watch DIR`: every checkpoint of a training run onto a board as soon as it is written, from another process
+or on another GPU."""
 
 import json
 from pathlib import Path
@@ -26,10 +27,18 @@ from support.errors import FAILED, OK
 
 
 def watch_command(
-    folder: Annotated[Path, typer.Argument(help="The training's output folder: a run of ours, or of transformers' Trainer or TRL.")],
-    tasks: Annotated[list[str] | None, typer.Option(help="Tasks or suites; repeat the option or separate by commas.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for board/, watch.md and watch.png; default: the training's own.")] = None,
-    base: Annotated[str | None, typer.Option(help="Held against this model; default: the one the adapters lie on.")] = None,
+    folder: Annotated[
+        Path, typer.Argument(help="The training's output folder: a run of ours, or of transformers' Trainer or TRL.")
+    ],
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Tasks or suites; repeat the option or separate by commas.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for board/, watch.md and watch.png; default: the training's own.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Held against this model; default: the one the adapters lie on.")
+    ] = None,
     judge: JudgeName = "exact",
     judge_url: JudgeUrl = None,
     ledger: LedgerPath = LEDGER,
@@ -40,13 +49,18 @@ def watch_command(
     data: DataPaths = None,
     partial_data: PartialData = False,
     once: Annotated[bool, typer.Option("--once", help="Score what is there now, and end: for cron.")] = False,
-    until_done: Annotated[bool, typer.Option("--until-done", help="End with the training, once its last checkpoint is scored.")] = False,
+    until_done: Annotated[
+        bool, typer.Option("--until-done", help="End with the training, once its last checkpoint is scored.")
+    ] = False,
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 30.0,
-    settle: Annotated[float, typer.Option(min=0, help="Seconds for which another trainer's checkpoint must be left alone.")] = 10.0,
+    settle: Annotated[
+        float, typer.Option(min=0, help="Seconds for which another trainer's checkpoint must be left alone.")
+    ] = 10.0,
     attempts: Annotated[int, typer.Option(min=1, help="How often a checkpoint is tried before it is given up.")] = 3,
     as_json: Json = False,
 ) -> int:
-    """Score each checkpoint of a training run as soon as it is completely written. Interrupted, the same command goes on."""
+    """Score each checkpoint of a training run as soon as it is completely written. Interrupted, the same command goes
+    on."""
     from harness.models.adapter_host import AdapterHost
     from harness.models.fetch import fetch
     from harness.models.load import register
@@ -85,7 +99,8 @@ def watch_command(
         unscored: dict[str, str] = {}
 
         def show(watched: Watched) -> str:
-            """Bring the report up to date; the base is scored beside the first checkpoint, and holds up none if it can't be."""
+            """Bring the report up to date; the base is scored beside the first checkpoint, and holds up none if it
+            can't be."""
             if not against and watched.found and (name := base_of(watched.found[0])) is not None:
                 against.append(name)
             for name in against if watched.found else []:
@@ -98,7 +113,9 @@ def watch_command(
                     stages.tell(f"{name}: the base is not scored ({unscored[name]})")
             return write_watch_report(folder, place, watched, next(iter(against), None), chosen, unscored)
 
-        watched = watch(folder, scoring, once=once, until_done=until_done, poll=poll, settle=settle, attempts=attempts, shown=show)
+        watched = watch(
+            folder, scoring, once=once, until_done=until_done, poll=poll, settle=settle, attempts=attempts, shown=show
+        )
         report = show(watched)
     print(json.dumps(watched.to_json()) if as_json else report)
     if watched.failed:

@@ -46,7 +46,8 @@ def data_of(
     mode: str | None = None,
     order: str | None = None,
 ) -> Data:
-    """The [data] of a recipe, or of none, with what was given in place of its values; UsageError or RecipeError name what is wrong."""
+    """The [data] of a recipe, or of none, with what was given in place of its values; UsageError or RecipeError name
+    what is wrong."""
     given: dict[str, Any] = {}
     if recipe is not None:
         found = find_recipe(recipe).data
@@ -104,8 +105,8 @@ def build(
 ) -> BuiltDataset:
     """Build, or finish, the dataset of `data` in `out`.
 
-    `ray` decodes by actors, here ("local") or on the cluster at an address; `slurm` serves every model of the pool on a node of its own
-    first, `local_servers` as processes here, both by `server`.
+    `ray` decodes by actors, here ("local") or on the cluster at an address; `slurm` serves every model of the pool on a
+    node of its own first, `local_servers` as processes here, both by `server`.
     """
     from harness.datasets.pool import PoolModels, load_served
 
@@ -133,11 +134,14 @@ def build(
 
         stack.enter_context(cluster(None if ray == "local" else ray))
         load = partial(load_served, served, ledger=ledger)
-        return build_dataset(out, data, seed, judge, load, report, tell=tell, decode=partial(decode_by_ray, workers=workers))
+        return build_dataset(
+            out, data, seed, judge, load, report, tell=tell, decode=partial(decode_by_ray, workers=workers)
+        )
 
 
 def _claim(out: Path, data: Data, seed: int) -> None:
-    """The folder belongs to one [data] and seed: a rule of pairs may change, for answers and ratings stay what they are."""
+    """The folder belongs to one [data] and seed: a rule of pairs may change, for answers and ratings stay what they
+    are."""
     path = out / "build.json"
     claim: dict[str, Any] = {"seed": seed, **data.model_dump(mode="json", exclude=set(PAIR_RULE))}
     for member in claim["pool"]:
@@ -148,7 +152,9 @@ def _claim(out: Path, data: Data, seed: int) -> None:
         except (ValueError, TypeError):
             raise UsageError(f"{path}: can't be read; choose another --out or remove it") from None
         if differing := [name for name in claim if held.get(name) != claim[name]]:
-            raise UsageError(f"{out} holds a dataset built with other {', '.join(differing)}; choose another --out, or remove it")
+            raise UsageError(
+                f"{out} holds a dataset built with other {', '.join(differing)}; choose another --out, or remove it"
+            )
     else:
         atomic_write_text(path, json.dumps(claim, indent=1))
 
@@ -188,7 +194,8 @@ class Published:
 
 
 def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = True) -> Published:
-    """Lay a dataset out in `out`/dataset: its card, rows in VLFeedback's schema, pairs in TRL's columns, statistics with pictures."""
+    """Lay a dataset out in `out`/dataset: its card, rows in VLFeedback's schema, pairs in TRL's columns, statistics
+    with pictures."""
     from support.markdown import table
     from trainers.data.dataset_card import dataset_card
     from trainers.data.pair_formats import write_pairs
@@ -223,7 +230,9 @@ def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = T
     atomic_write_text(folder / "README.md", card)
     shown = {name: value for name, value in asdict(made.counts).items() if name != "rows"}
     listed = table(["what", "how many"], [[name.replace("_", " "), str(value)] for name, value in shown.items()])
-    return Published(folder=folder, rows=count, counts=made.counts.to_json() | {"rows": count}, failed=made.failed, table=listed)
+    return Published(
+        folder=folder, rows=count, counts=made.counts.to_json() | {"rows": count}, failed=made.failed, table=listed
+    )
 
 
 def write_card(folder: Path, repository: str) -> Path:
@@ -249,7 +258,11 @@ def write_card(folder: Path, repository: str) -> Path:
     count = sum(1 for path in pairs for _ in read_pairs(path))
     files = {name: [path.name for path in found] for name, found in (("rows", rows), ("pairs", pairs)) if found}
     text = dataset_card(
-        statistics.to_markdown() if rows else "", name=repository.rpartition("/")[2], rows=statistics.rows, pairs=count, files=files
+        statistics.to_markdown() if rows else "",
+        name=repository.rpartition("/")[2],
+        rows=statistics.rows,
+        pairs=count,
+        files=files,
     )
     atomic_write_text(folder / "README.md", text)
     return folder / "README.md"

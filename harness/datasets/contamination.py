@@ -1,6 +1,7 @@
 """Training data held against the benchmarks it will be scored on.
 
-leaks = leaks_of(read_rows(Path("VLFeedback")), registry().expand(["pope", "chair"]), cache=Path("runs/fingerprints.sqlite"))
+leaks = leaks_of(read_rows(Path("VLFeedback")), registry().expand(["pope", "chair"]),
+cache=Path("runs/fingerprints.sqlite"))
 leaks.summary()        # {"pope": 212, "chair": 212}: rows that show one of its pictures
 """
 
@@ -23,7 +24,8 @@ def leaks_of(
     distance: int | None = None,
     report: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Leaks:
-    """Hold rows or pairs against the documents of tasks; `data` names local data by task, `cache` keeps fingerprints over runs."""
+    """Hold rows or pairs against the documents of tasks; `data` names local data by task, `cache` keeps fingerprints
+    over runs."""
     from harness.evaluation.generate import load_tasks
 
     loaded = load_tasks(tasks, data=data, partial_data=partial_data)[0]

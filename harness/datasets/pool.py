@@ -4,8 +4,10 @@
     decode(instructions, data, seed, folder, load=pool, done=...)        # pool(member) is an LM
     print(plan_pool(data, seed, 80_258).to_markdown())                   # before anything is loaded
 
-A member without a URL runs here, through our own engine, unless its name stands for a served model. Everything else is a server of chat
-completions: settings of the member reach it with each question, answers are in the ledger before they are anywhere else.
+A member without a URL runs here, through our own engine, unless its name stands for a served model. Everything else is
+a server of chat
+completions: settings of the member reach it with each question, answers are in the ledger before they are anywhere
+else.
 """
 
 import hashlib
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
 class PoolModels:
     """Makes an LM of a member; one is resident at a time, and members of one model share it.
 
-    `served` names, by member, servers that were started for this run; `ledger` keeps what servers said (None: the usual one); `engine`
-    holds settings of SharedImageLM.
+    `served` names, by member, servers that were started for this run; `ledger` keeps what servers said (None: the usual
+    one); `engine` holds settings of SharedImageLM.
     """
 
     def __init__(
@@ -72,19 +74,26 @@ class PoolModels:
 
 
 def spec_of(member: PoolModel) -> ModelSpec:
-    """What a member stands for: with a URL its server, which is asked for `model` as it is written; else what `harness models` knows."""
+    """What a member stands for: with a URL its server, which is asked for `model` as it is written; else what `harness
+    models` knows."""
     if member.url is None:
         return find(member.model)
     known = find(member.model) if member.model.startswith(OPENAI_PREFIX) else None
     asked = known.pretrained if known is not None else member.model
-    return ModelSpec(name=member.model, pretrained=asked, backend="openai", url=member.url, description="behind a server")
+    return ModelSpec(
+        name=member.model, pretrained=asked, backend="openai", url=member.url, description="behind a server"
+    )
 
 
 def where(spec: ModelSpec) -> str:
     """Where its answers come from, in words."""
     if spec.backend == "openai":
         url = spec.url or os.environ.get("OPENAI_BASE_URL")
-        return f"asked at {re.sub(r'//[^/@]*@', '//', url)}" if url else "asked at OpenAI: neither url nor OPENAI_BASE_URL is set"
+        return (
+            f"asked at {re.sub(r'//[^/@]*@', '//', url)}"
+            if url
+            else "asked at OpenAI: neither url nor OPENAI_BASE_URL is set"
+        )
     if cached(spec):
         return "loaded here"
     if spec.needs:
@@ -95,13 +104,18 @@ def where(spec: ModelSpec) -> str:
 def load_served(served: Mapping[str, ModelSpec], member: PoolModel, *, ledger: Path | None = None) -> "AnswersLM":
     """One member's LM, for a process that needs no other: picklable by name, so that an actor elsewhere can make it.
 
-    `served` are the servers that were started for this run, by member's name; a member that is not among them is what it always is.
+    `served` are the servers that were started for this run, by member's name; a member that is not among them is what
+    it always is.
     """
     return load_spec(served.get(member.name) or spec_of(member), ledger=ledger)
 
 
 def load_spec(
-    spec: ModelSpec, *, ledger: Path | None = None, engine: Mapping[str, Any] | None = None, load: Callable[..., Any] | None = None
+    spec: ModelSpec,
+    *,
+    ledger: Path | None = None,
+    engine: Mapping[str, Any] | None = None,
+    load: Callable[..., Any] | None = None,
 ) -> "AnswersLM":
     """The LM of a spec, a server's with a seed of its own for each question; `load` is what loads weights."""
     if spec.backend == "openai":
@@ -119,8 +133,8 @@ def _server(spec: ModelSpec, ledger: Path | None) -> "AnswersLM":
     class PoolServer(OpenAIVisionLM):
         """A server whose questions are asked together, each with a seed of its own.
 
-        With one seed for all, a server would sample every answer with the same chances; yet questions are asked together only where their
-        settings are the same. So the seed in the settings is mixed with what is asked.
+        With one seed for all, a server would sample every answer with the same chances; yet questions are asked
+        together only where their settings are the same. So the seed in the settings is mixed with what is asked.
         """
 
         takes_seed = True
@@ -141,7 +155,8 @@ def _server(spec: ModelSpec, ledger: Path | None) -> "AnswersLM":
     return PoolServer(spec.pretrained, url=spec.url, identity=identity, ledger=ledger)
 
 
-# -- what is known of a model before it is loaded ------------------------------------------------------------------------------------------
+# -- what is known of a model before it is loaded
+# ------------------------------------------------------------------------------------------
 
 
 def plan_pool(
@@ -167,7 +182,9 @@ def facts_of(spec: ModelSpec) -> ModelFacts:
         rows_at_once=spec.batch_size,
         image_positions=positions(spec.image_tokens),
         weights=round(spec.gigabytes * 1e9) if spec.gigabytes else None,
-        parameters=round(spec.gigabytes * 1e9 / (4 if "float32" in spec.description else 2)) if spec.gigabytes else None,
+        parameters=round(spec.gigabytes * 1e9 / (4 if "float32" in spec.description else 2))
+        if spec.gigabytes
+        else None,
         source="sizes in `harness models`" if spec.gigabytes else "",
     )
     folder = _folder(spec)
@@ -215,7 +232,8 @@ def _measured(known: ModelFacts, folder: Path, spec: ModelSpec) -> ModelFacts:
 
 
 def positions(text: str) -> int | None:
-    """About how many positions an image takes, from the words `harness models` has for it; None where they don't say."""
+    """About how many positions an image takes, from the words `harness models` has for it; None where they don't
+    say."""
     if tiles := re.search(r"(\d+) a tile(?:, up to (\d+) tiles)?", text):
         return int(tiles[1]) * int(tiles[2] or 5)
     if by_size := re.search(r"HW/(\d+)", text):

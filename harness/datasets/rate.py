@@ -18,7 +18,14 @@ from tasks.judges.protocol import Judge
 from trainers.config.data import RatingMode, TextOrder
 from trainers.data.rows import Row
 from trainers.data.vlfeedback_format import write_rows
-from trainers.vlfeedback.annotation import RatingCounts, annotate_folder, annotate_rows, published, ratings_file, rerated
+from trainers.vlfeedback.annotation import (
+    RatingCounts,
+    annotate_folder,
+    annotate_rows,
+    published,
+    ratings_file,
+    rerated,
+)
 
 
 def plan_ratings(judge: OpenAIJudge, way: "RatingProtocol", data: "Path | Callable[[], Iterable[Row]]") -> JudgePlan:
@@ -63,14 +70,20 @@ class RatedData:
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""
-        return {"ratings": self.files[0].as_posix(), "files": [file.as_posix() for file in self.files], **vars(self.counts)}
+        return {
+            "ratings": self.files[0].as_posix(),
+            "files": [file.as_posix() for file in self.files],
+            **vars(self.counts),
+        }
 
     def to_markdown(self) -> str:
         """For people."""
         counts = self.counts
         lines = [f"ratings: {self.files[0]} ({counts.rated} rated)"]
         if counts.unread:
-            lines.append("not read from replies: " + ", ".join(f"{count} x {aspect}" for aspect, count in counts.unread.items()))
+            lines.append(
+                "not read from replies: " + ", ".join(f"{count} x {aspect}" for aspect, count in counts.unread.items())
+            )
         if counts.left_out:
             lines.append(f"left out, of fewer than two texts, or not of one picture: {counts.left_out}")
         if len(self.files) > 1:
@@ -114,11 +127,18 @@ def rate_folder(
 
 
 def rate_rows(
-    rows: Callable[[], Iterable[Row]], judge: Judge, way: RatingProtocol, out: Path, *, report: Report = lambda *_: None, whole: bool = True
+    rows: Callable[[], Iterable[Row]],
+    judge: Judge,
+    way: RatingProtocol,
+    out: Path,
+    *,
+    report: Report = lambda *_: None,
+    whole: bool = True,
 ) -> RatedData:
     """Rate the answers of rows, whatever ratings they came with, into the folder `out`.
 
-    With `whole` also what the rows came with in the same form, and the rows with the new ratings in VLFeedback's schema.
+    With `whole` also what the rows came with in the same form, and the rows with the new ratings in VLFeedback's
+    schema.
     """
     counts, path = RatingCounts(), ratings_file(out, judge.model, way.mode, way.order)
     so_far = 0
@@ -128,7 +148,9 @@ def rate_rows(
         so_far += more
         report("rate", so_far, way.part if isinstance(way.part, int) else 0)
 
-    failed = annotate_rows(rows(), judge, path, seed=way.seed, part=way.part, mode=way.mode, order=way.order, done=done, counts=counts)
+    failed = annotate_rows(
+        rows(), judge, path, seed=way.seed, part=way.part, mode=way.mode, order=way.order, done=done, counts=counts
+    )
     if not whole:
         return RatedData(files=(path,), counts=counts, failed=failed)
     found = JsonLines(path)

@@ -6,7 +6,8 @@
     encoded = encoder.encode(named)
     model(input_ids, **encoder.inputs(encoded))
 
-What a model of transformers lets be shared: `get_image_features` gives an image's features, and `mm_encoder_outputs` takes them.
+What a model of transformers lets be shared: `get_image_features` gives an image's features, and `mm_encoder_outputs`
+takes them.
 """
 
 import hashlib
@@ -42,7 +43,9 @@ def image_digest(image: Image) -> str:
     """What is the same for the same image: a benchmark's key, else sha256 of what is shown, transparency included."""
     if isinstance(image, PromptImage):
         return image.key
-    shown = image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGBA")  # a palette's colours are no part of its pixels
+    shown = (
+        image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGBA")
+    )  # a palette's colours are no part of its pixels
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + shown.tobytes()).hexdigest()
 
 
@@ -163,7 +166,8 @@ class ImageEncoder:
         work = _Work(list(wanted.items()), self._process)
         self._announced, self._arrived = set(wanted), {}
         if self.workers and len(work) > 1:
-            # Processes, not threads: decoding and resizing hold the interpreter. They are forked and touch neither model nor GPU.
+            # Processes, not threads: decoding and resizing hold the interpreter. They are forked and touch neither
+            # model nor GPU.
             count = min(self.workers, len(work))
             loader = torch.utils.data.DataLoader(
                 work, batch_size=None, num_workers=count, prefetch_factor=4, multiprocessing_context="fork"
@@ -221,18 +225,24 @@ class ImageEncoder:
         given: dict[str, Any] = {"pooler_output": torch.stack(features) if self.stacked else features}
         if images[0].deep:
             given["deepstack_features"] = list(zip(*(image.deep for image in images), strict=True))
-        return {name: torch.cat(parts) for name, parts in extra.items()} | {"mm_encoder_outputs": {"image": self.output(**given)}}
+        return {name: torch.cat(parts) for name, parts in extra.items()} | {
+            "mm_encoder_outputs": {"image": self.output(**given)}
+        }
 
     def forget(self) -> None:
         """Drop all features held in memory."""
         self.kept.clear()
 
     def _process(self, image: Image) -> Processed:
-        kwargs = self.processor._merge_kwargs(tokenizer_init_kwargs=self.processor.tokenizer.init_kwargs, return_tensors="pt")
+        kwargs = self.processor._merge_kwargs(
+            tokenizer_init_kwargs=self.processor.tokenizer.init_kwargs, return_tensors="pt"
+        )
         nested = self.processor.prepare_inputs_layout(images=[image.convert("RGB")])[0]
         tensors, replacements = self.processor._process_images(nested, **kwargs["images_kwargs"])
         unused = self.processor.unused_input_names
-        return Processed({name: torch.as_tensor(part) for name, part in tensors.items() if name not in unused}, list(replacements))
+        return Processed(
+            {name: torch.as_tensor(part) for name, part in tensors.items() if name not in unused}, list(replacements)
+        )
 
     def _processed(self, digest: str, image: Image) -> Processed:
         with self.clock("images"):
@@ -257,7 +267,9 @@ class ImageEncoder:
             for name, part in tensors.items()
         }
         assert self.get_features is not None
-        output = self.get_features(**{name: part for name, part in tensors.items() if name in self.takes}, return_dict=True)
+        output = self.get_features(
+            **{name: part for name, part in tensors.items() if name in self.takes}, return_dict=True
+        )
         self.output, self.stacked = type(output), isinstance(output.pooler_output, Tensor)
         features = list(output.pooler_output)
         if len(features) % count:
@@ -267,7 +279,10 @@ class ImageEncoder:
         each = len(features) // count
         own = [features[index * each : (index + 1) * each] for index in range(count)]
         lengths = [sum(part.shape[0] for part in parts) for parts in own]
-        deep = [layer.split(lengths) if isinstance(layer, Tensor) else layer for layer in getattr(output, "deepstack_features", None) or []]
+        deep = [
+            layer.split(lengths) if isinstance(layer, Tensor) else layer
+            for layer in getattr(output, "deepstack_features", None) or []
+        ]
         extra = {name: part for name, part in tensors.items() if not name.startswith(("pixel_values", "image_patches"))}
         # A slice would keep the whole batch in memory.
         apart = (lambda part: part.clone()) if count > 1 else (lambda part: part)
@@ -284,7 +299,8 @@ class ImageEncoder:
         ]
         return found
 
-    # -- features on disk ------------------------------------------------------------------------------------------------------------------
+    # -- features on disk
+    # ------------------------------------------------------------------------------------------------------------------
 
     def _path(self, digest: str) -> Path | None:
         if self.folder is None:

@@ -1,19 +1,21 @@
-"""An lm-eval LM for Hugging Face vision-language models that does what several questions about one image share only once.
+"""An lm-eval LM for Hugging Face vision-language models that does what several questions about one image share only
+once.
 
     lm = SharedImageLM(pretrained="llava-hf/llava-1.5-7b-hf", batch_size="auto")    # arguments: lm-eval's HFMultimodalLM, and a few
     lm.generate_until(requests)
     lm.sharing()         # "image, features, prefix"
 
-All requests of a run, whatever task they come from, are planned by image: the same question about the same image is answered once, an image
-is decoded and encoded once, and the keys and values of a prompt up to the end of its images are computed once and forked over the questions
-that follow. Families that allow less go the next way down, each further than the last:
+All requests of a run, whatever task they come from, are planned by image: the same question about the same image is
+answered once, an image is decoded and encoded once, and the keys and values of a prompt up to the end of its images are
+computed once and forked over the questions that follow. Families that allow less go the next way down, each further
+than the last:
 
     prefix      features of an image once, beginnings of prompts once
     features    features of an image once
     answers     every question by itself, through lm-eval's own code; the same question once
 
-The first questions of a run are also asked plainly, and where the logits differ by more than rounding, the next way is taken. `exact=True`
-shares nothing and asks one question at a time.
+The first questions of a run are also asked plainly, and where the logits differ by more than rounding, the next way is
+taken. `exact=True` shares nothing and asks one question at a time.
 """
 
 import copy
@@ -98,7 +100,8 @@ class WholeModel(AutoModelForImageTextToText):
         for what in ("missing_keys", "mismatched_keys"):
             if names := sorted(map(str, found.get(what) or ())):
                 raise ModelError(
-                    f"{args[0]}: {what.replace('_keys', '')} weights: {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1)
+                    f"{args[0]}: {what.replace('_keys', '')} weights: {names[0]}"
+                    + f" and {len(names) - 1} more" * (len(names) > 1)
                 )
         return model
 
@@ -106,10 +109,11 @@ class WholeModel(AutoModelForImageTextToText):
 class SharedImageLM(HFMultimodalLM):
     """See the module's docstring.
 
-    `workers` processes decode images ahead of the model (default: none on a CPU, up to 8 beside a GPU). `kept_bytes` bounds the features
-    held in memory; `features` names a folder to keep them in, under `identity`, what the weights are. `exact` shares nothing. `compile` has
-    torch compile the forward pass. `suffix` is put after every question. `hints` says by task, or by request, what may be left out.
-    `answers` keeps answers over runs. `progress` hears (answered, asked).
+    `workers` processes decode images ahead of the model (default: none on a CPU, up to 8 beside a GPU). `kept_bytes`
+    bounds the features held in memory; `features` names a folder to keep them in, under `identity`, what the weights
+    are. `exact` shares nothing. `compile` has torch compile the forward pass. `suffix` is put after every question.
+    `hints` says by task, or by request, what may be left out. `answers` keeps answers over runs. `progress` hears
+    (answered, asked).
     """
 
     AUTO_MODEL_CLASS = WholeModel
@@ -133,7 +137,10 @@ class SharedImageLM(HFMultimodalLM):
         **settings: Any,
     ) -> None:
         self.auto = batch_size == "auto"
-        if AutoConfig.from_pretrained(pretrained, revision=settings.get("revision") or "main").model_type in INTERLEAVED:
+        if (
+            AutoConfig.from_pretrained(pretrained, revision=settings.get("revision") or "main").model_type
+            in INTERLEAVED
+        ):
             settings.setdefault("image_string", DEFAULT_IMAGE_PLACEHOLDER)  # it has no token that stands for an image
         with unseen():  # lm-eval would share out questions, not images
             super().__init__(pretrained, batch_size=AUTO if self.auto else int(batch_size), **settings)
@@ -173,7 +180,8 @@ class SharedImageLM(HFMultimodalLM):
         self._choice_tokens: dict[str, list[int]] = {}
         self._fillings: dict[str, list[int]] = {}
 
-    # -- what people ask of it -------------------------------------------------------------------------------------------------------------
+    # -- what people ask of it
+    # -------------------------------------------------------------------------------------------------------------
 
     @property
     def images_encoded(self) -> int:
@@ -189,13 +197,19 @@ class SharedImageLM(HFMultimodalLM):
         """What questions share, and why no more."""
         if self.exact:
             return "nothing (exact)"
-        shared = {"prefix": "answers, image features, prefix", "features": "answers, image features", "answers": "answers"}[self.level]
+        shared = {
+            "prefix": "answers, image features, prefix",
+            "features": "answers, image features",
+            "answers": "answers",
+        }[self.level]
         return f"{shared} ({'; '.join(self.why)})" if self.why else shared
 
     def provenance(self) -> dict[str, str]:
         """For entries: what was shared, how answers were computed."""
         kind = (
-            type(self.processor.image_processor).__name__ if hasattr(self.processor, "image_processor") else type(self.processor).__name__
+            type(self.processor.image_processor).__name__
+            if hasattr(self.processor, "image_processor")
+            else type(self.processor).__name__
         )
         found = {"shared": self.sharing(), "image processor": kind, "dtype": str(self.hf.dtype).removeprefix("torch.")}
         return found | ({"prompt suffix": self.suffix} if self.suffix else {})
@@ -216,20 +230,30 @@ class SharedImageLM(HFMultimodalLM):
         if self.suffix and chat_history and chat_history[-1]["role"] == "user":
             last = chat_history[-1]
             chat_history = [*chat_history[:-1], last | {"content": last["content"] + self.suffix}]
-        if getattr(self.processor, "chat_template", None) is None and getattr(self.tokenizer, "chat_template", None) is None:
+        if (
+            getattr(self.processor, "chat_template", None) is None
+            and getattr(self.tokenizer, "chat_template", None) is None
+        ):
             return "\n".join(turn["content"] for turn in chat_history)
         applied: str = super().apply_chat_template(copy.deepcopy(chat_history), add_generation_prompt)
         return applied
 
-    # -- planning --------------------------------------------------------------------------------------------------------------------------
+    # -- planning
+    # --------------------------------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One answer a request; a FailedAnswer where an image could not be read."""
         blind = [index for index, request in enumerate(requests) if len(request.args) < 3]
         if blind:  # tasks of text alone, which lm-eval hands over together with the others
-            answers = dict(zip(blind, super().generate_until([requests[index] for index in blind], disable_tqdm), strict=True))
+            answers = dict(
+                zip(blind, super().generate_until([requests[index] for index in blind], disable_tqdm), strict=True)
+            )
             seeing = [index for index in range(len(requests)) if index not in answers]
-            answers |= zip(seeing, self.generate_until([requests[index] for index in seeing], disable_tqdm) if seeing else [], strict=True)
+            answers |= zip(
+                seeing,
+                self.generate_until([requests[index] for index in seeing], disable_tqdm) if seeing else [],
+                strict=True,
+            )
             return [answers[index] for index in range(len(requests))]
         results: list[str | None] = [None] * len(requests)
         self.counts["asked"] += len(requests)
@@ -266,7 +290,8 @@ class SharedImageLM(HFMultimodalLM):
             yield job, text
 
     def _with_others(self, jobs: Sequence[Job]) -> Iterator[tuple[int, str]]:
-        """This process's share answered, and everyone's answers by the job's number; Relieved in all processes but the first."""
+        """This process's share answered, and everyone's answers by the job's number; Relieved in all processes but the
+        first."""
         weights: defaultdict[Hashable, int] = defaultdict(lambda: IMAGE_WEIGHT)
         for job in jobs:
             weights[job.digests] += 1
@@ -312,8 +337,16 @@ class SharedImageLM(HFMultimodalLM):
     def _key(self, job: Job) -> dict[str, Any]:
         """What an answer depends on beside the model."""
         settings = dict(sorted(job.settings.items()))
-        key = {"prompt": job.context, "images": list(job.digests), "settings": settings, "new tokens": self._new_tokens(job)}
-        return key | {"rule": job.hints.rule if job.hints.decided is not None else "", "choices": list(job.hints.choices)}
+        key = {
+            "prompt": job.context,
+            "images": list(job.digests),
+            "settings": settings,
+            "new tokens": self._new_tokens(job),
+        }
+        return key | {
+            "rule": job.hints.rule if job.hints.decided is not None else "",
+            "choices": list(job.hints.choices),
+        }
 
     def _answers(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
         """Answers, as they come."""
@@ -337,7 +370,8 @@ class SharedImageLM(HFMultimodalLM):
                 yield from self._with_hf(group[start : start + self.batch_size])
 
     def _apart(self, job: Job) -> bool:
-        """Whether its images may be processed one by one: some families cut several images into tiles otherwise than one."""
+        """Whether its images may be processed one by one: some families cut several images into tiles otherwise than
+        one."""
         return len(job.images) < 2 or self.hf.config.model_type not in TOGETHER
 
     def _decodes(self, job: Job) -> bool:
@@ -347,10 +381,13 @@ class SharedImageLM(HFMultimodalLM):
         asked = {name: value for name, value in job.settings.items() if name not in SUPPORTED_SETTINGS}
         config = self.hf.generation_config
         given = {name: asked.get(name, getattr(config, name, None)) for name in NO_OP_SETTINGS}
-        return not (asked.keys() - NO_OP_SETTINGS.keys()) and all(given[name] in neutral for name, neutral in NO_OP_SETTINGS.items())
+        return not (asked.keys() - NO_OP_SETTINGS.keys()) and all(
+            given[name] in neutral for name, neutral in NO_OP_SETTINGS.items()
+        )
 
     def _planned(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
-        """By image: images of like size together, so that batches have like lengths, each image's questions together."""
+        """By image: images of like size together, so that batches have like lengths, each image's questions
+        together."""
         by_image: dict[tuple[str, ...], list[Job]] = defaultdict(list)
         for job in jobs:
             by_image[job.digests].append(job)
@@ -383,7 +420,10 @@ class SharedImageLM(HFMultimodalLM):
         torch.cuda.empty_cache()
         self.batch_size_per_gpu = max(1, self.batch_size // 2)
         self.counts["out of memory"] += 1
-        left, size = [job for job in jobs if id(job) not in answered], self.batch_size  # which may shrink again meanwhile
+        left, size = (
+            [job for job in jobs if id(job) not in answered],
+            self.batch_size,
+        )  # which may shrink again meanwhile
         for start in range(0, len(left), size):
             yield from self._wave(left[start : start + size])
 
@@ -417,7 +457,11 @@ class SharedImageLM(HFMultimodalLM):
             except BadPrompt as error:
                 bad.append((job, FailedAnswer(str(error))))
                 continue
-            job.types = self.processor.create_mm_token_type_ids([job.ids])[0] if self.processor.return_mm_token_type_ids else None
+            job.types = (
+                self.processor.create_mm_token_type_ids([job.ids])[0]
+                if self.processor.return_mm_token_type_ids
+                else None
+            )
             ready.append(job)
         return ready, bad
 
@@ -439,7 +483,10 @@ class SharedImageLM(HFMultimodalLM):
                 with self.clock("prefill"):
                     state = self.runner.alone(self._prefill(batch, [len(job.ids) for job in batch]), self._room(batch))
                 yield state, batch
-        for groups in ([group for group in shared if group[0].images], [group for group in shared if not group[0].images]):
+        for groups in (
+            [group for group in shared if group[0].images],
+            [group for group in shared if not group[0].images],
+        ):
             if not groups:
                 continue
             with self.clock("prefill"):
@@ -455,7 +502,8 @@ class SharedImageLM(HFMultimodalLM):
                 yield state, batch
 
     def _chunks(self, rows: list[tuple[int, Job]]) -> Iterator[list[tuple[int, Job]]]:
-        """Batches of rows that are sorted by how much is left to read; of one length where pads in the middle would count."""
+        """Batches of rows that are sorted by how much is left to read; of one length where pads in the middle would
+        count."""
         together: dict[int, list[tuple[int, Job]]] = defaultdict(list)
         for row in rows:
             together[len(row[1].ids) - row[1].beginning if self.runner.windowed else 0].append(row)
@@ -474,7 +522,10 @@ class SharedImageLM(HFMultimodalLM):
             ends[alike_to_here] = end
         for group in groups.values():
             shortest = min(len(job.ids) for job in group) - 1  # each has at least one token of its own to read
-            least, most = min(job.ids for job in group), max(job.ids for job in group)  # what these two share, all between them do
+            least, most = (
+                min(job.ids for job in group),
+                max(job.ids for job in group),
+            )  # what these two share, all between them do
             alike = next((at for at in range(shortest) if least[at] != most[at]), shortest)
             for job in group:
                 job.beginning = alike
@@ -501,7 +552,11 @@ class SharedImageLM(HFMultimodalLM):
         done: set[int] = set()
         while len(done) < len(jobs):
             with self.clock("decode"):
-                logits = state.logits if seen is None else self._penalise(state.logits, seen, [jobs[index] for index in active])
+                logits = (
+                    state.logits
+                    if seen is None
+                    else self._penalise(state.logits, seen, [jobs[index] for index in active])
+                )
                 tokens = logits.argmax(-1)
                 if seen is not None:
                     seen[torch.arange(len(active), device=self.device), tokens] = True
@@ -530,8 +585,8 @@ class SharedImageLM(HFMultimodalLM):
         """A row's text so far, whether it is at its end, and whether that is for nothing more being needed."""
         ended = tokens[-1] in ends or len(tokens) >= self._new_tokens(job)
         until = [end for end in self._until(job) if end]
-        # A token at a time, a stop sequence can only come to stand in the last of them: no more than four a character, bytes at worst. To
-        # decode everything at every step would take ever longer.
+        # A token at a time, a stop sequence can only come to stand in the last of them: no more than four a character,
+        # bytes at worst. To decode everything at every step would take ever longer.
         latest = self.tok_decode(tokens[-1 - 4 * max(map(len, until)) :]) if until else ""
         stopped = any(end in latest for end in until)
         if not ended and not stopped and job.hints.decided is None:
@@ -551,12 +606,17 @@ class SharedImageLM(HFMultimodalLM):
             return [{} for _ in jobs]
         likely = logits.log_softmax(-1)
         return [
-            {name: float(likely[row, ids].logsumexp(-1)) for name in job.hints.choices if (ids := self._first_tokens(name))}
+            {
+                name: float(likely[row, ids].logsumexp(-1))
+                for name in job.hints.choices
+                if (ids := self._first_tokens(name))
+            }
             for row, job in enumerate(jobs)
         ]
 
     def _first_tokens(self, choice: str) -> list[int]:
-        """Tokens with which an answer that is this choice may begin: in any case, with and without a space before it."""
+        """Tokens with which an answer that is this choice may begin: in any case, with and without a space before
+        it."""
         if choice not in self._choice_tokens:
             # " a" is a word, not the letter of a choice: letters are written as they are.
             words = (choice,) if len(choice) == 1 else (choice, choice.lower(), choice.upper(), choice.capitalize())
@@ -579,11 +639,13 @@ class SharedImageLM(HFMultimodalLM):
         return seen
 
     def _penalise(self, logits: Tensor, seen: Tensor, jobs: list[Job]) -> Tensor:
-        """As Keskar et al. (arXiv 1909.05858) and transformers: logits of what was seen are divided, or multiplied where negative."""
+        """As Keskar et al. (arXiv 1909.05858) and transformers: logits of what was seen are divided, or multiplied
+        where negative."""
         penalty = torch.tensor([self._penalty(job) for job in jobs], device=self.device)[:, None]
         return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
-    # -- settings --------------------------------------------------------------------------------------------------------------------------
+    # -- settings
+    # --------------------------------------------------------------------------------------------------------------------------
 
     def _penalty(self, job: Job) -> float:
         return float(job.settings.get("repetition_penalty") or self.hf.generation_config.repetition_penalty or 1)
@@ -597,13 +659,19 @@ class SharedImageLM(HFMultimodalLM):
     def _until(self, job: Job) -> list[str]:
         asked = job.settings.get("until")
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
-        stops: list[str] = handle_stop_sequences(list(asked) if isinstance(asked, list) else asked, end)  # it appends to what it is given
+        stops: list[str] = handle_stop_sequences(
+            list(asked) if isinstance(asked, list) else asked, end
+        )  # it appends to what it is given
         return stops
 
     def _ends(self) -> set[int]:
         """Tokens that end an answer."""
         named = self.hf.generation_config.eos_token_id
-        return {token for token in (*(named if isinstance(named, list) else [named]), self.eot_token_id) if token is not None}
+        return {
+            token
+            for token in (*(named if isinstance(named, list) else [named]), self.eot_token_id)
+            if token is not None
+        }
 
     def _image_ids(self) -> list[int]:
         known = [token for token in getattr(self.processor, "image_token_ids", ()) if token is not None]
@@ -622,7 +690,9 @@ class SharedImageLM(HFMultimodalLM):
         (text,) = self.processor.prepare_inputs_layout(text=[given], **stand_ins)[1]
         place = getattr(self.processor, "image_token", None)
         if place is not None and replacements and text.count(place) != len(replacements):
-            raise BadPrompt(f"the prompt has {text.count(place)} places for {len(replacements)} images: its text holds {place!r}")
+            raise BadPrompt(
+                f"the prompt has {text.count(place)} places for {len(replacements)} images: its text holds {place!r}"
+            )
         expanded, _ = self.processor.get_text_with_replacements([text], replacements)
         bos = self.tokenizer.bos_token
         add_special = self._add_special(text) and not (bos is not None and bos in text and bos not in given)
@@ -630,7 +700,9 @@ class SharedImageLM(HFMultimodalLM):
         fill = set(self._image_ids())
         wanted = sum(token in fill for part in replacements for token in self._filling(part))
         if (there := sum(token in fill for token in ids)) != wanted:
-            raise BadPrompt(f"the prompt has {there} image positions for {wanted} of its images: its text holds an image's tokens")
+            raise BadPrompt(
+                f"the prompt has {there} image positions for {wanted} of its images: its text holds an image's tokens"
+            )
         return ids
 
     def _filling(self, replacement: str) -> list[int]:
@@ -646,7 +718,8 @@ class SharedImageLM(HFMultimodalLM):
         text: str = replace_placeholders(context, DEFAULT_IMAGE_PLACEHOLDER, self.image_token, self.max_images)
         return text
 
-    # -- the plain ways --------------------------------------------------------------------------------------------------------------------
+    # -- the plain ways
+    # --------------------------------------------------------------------------------------------------------------------
 
     def _processed(self, context: str, images: Sequence[Image]) -> dict[str, Tensor]:
         """A prompt as the processor itself makes it."""
@@ -661,9 +734,13 @@ class SharedImageLM(HFMultimodalLM):
         else:
             text = self._text(context)
             shown = {"images": [pictures]} if images else {}
-            inputs = self.processor(text=[text], return_tensors="pt", add_special_tokens=self._add_special(text), **shown)
+            inputs = self.processor(
+                text=[text], return_tensors="pt", add_special_tokens=self._add_special(text), **shown
+            )
         return {
-            name: part.to(self.device, self.hf.dtype if part.is_floating_point() else None) if isinstance(part, Tensor) else part
+            name: part.to(self.device, self.hf.dtype if part.is_floating_point() else None)
+            if isinstance(part, Tensor)
+            else part
             for name, part in inputs.items()
         }
 
@@ -692,8 +769,12 @@ class SharedImageLM(HFMultimodalLM):
             length = max(len(job.ids) for job in ready)
             pad = self.runner.pad
             inputs = {
-                "input_ids": torch.tensor([[pad] * (length - len(job.ids)) + job.ids for job in ready], device=self.device),
-                "attention_mask": torch.tensor([[0] * (length - len(job.ids)) + [1] * len(job.ids) for job in ready], device=self.device),
+                "input_ids": torch.tensor(
+                    [[pad] * (length - len(job.ids)) + job.ids for job in ready], device=self.device
+                ),
+                "attention_mask": torch.tensor(
+                    [[0] * (length - len(job.ids)) + [1] * len(job.ids) for job in ready], device=self.device
+                ),
                 **self.encoder.inputs([image for job in ready for image in job.encoded]),
             }
             if self.runner.types_name is not None and ready[0].types is not None:
@@ -705,9 +786,15 @@ class SharedImageLM(HFMultimodalLM):
 
     def _generated(self, inputs: Mapping[str, Any], jobs: list[Job]) -> list[str]:
         """Answers by transformers' own generation, to jobs of the same settings."""
-        settings = {name: value for name, value in jobs[0].settings.items() if name not in ("until", "max_gen_toks", "max_new_tokens")}
+        settings = {
+            name: value
+            for name, value in jobs[0].settings.items()
+            if name not in ("until", "max_gen_toks", "max_new_tokens")
+        }
         if not settings.get("do_sample"):
-            settings = {name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")}
+            settings = {
+                name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")
+            }
             settings["do_sample"] = False
         until, length = self._until(jobs[0]), inputs["input_ids"].shape[1]
         with self.clock("decode"):
@@ -716,7 +803,9 @@ class SharedImageLM(HFMultimodalLM):
                 max_new_tokens=self._new_tokens(jobs[0]),
                 pad_token_id=self.runner.pad,
                 use_cache=True,
-                stopping_criteria=StoppingCriteriaList(stop_sequences_criteria(self.tokenizer, until, length, len(jobs))),
+                stopping_criteria=StoppingCriteriaList(
+                    stop_sequences_criteria(self.tokenizer, until, length, len(jobs))
+                ),
                 **settings,
             )
         answers = []
@@ -728,7 +817,8 @@ class SharedImageLM(HFMultimodalLM):
             answers.append(text)
         return answers
 
-    # -- checking --------------------------------------------------------------------------------------------------------------------------
+    # -- checking
+    # --------------------------------------------------------------------------------------------------------------------------
 
     @property
     def longest(self) -> int | None:
@@ -737,7 +827,8 @@ class SharedImageLM(HFMultimodalLM):
 
     @torch.inference_mode()
     def _check(self, jobs: list[Job]) -> None:
-        """Ask a question the plain way, too, in families that our tests don't cover; share less where the logits are not the same."""
+        """Ask a question the plain way, too, in families that our tests don't cover; share less where the logits are
+        not the same."""
         self.checked = True
         if self.hf.config.model_type in VERIFIED:
             return
@@ -756,7 +847,8 @@ class SharedImageLM(HFMultimodalLM):
             self._less(below, f"logits were {distance:.2g} standard deviations off with {self.level} shared")
 
     def _distance(self, jobs: list[Job]) -> float:
-        """How far the logits of our way are from those of the plain one, in standard deviations; infinite where ours fails."""
+        """How far the logits of our way are from those of the plain one, in standard deviations; infinite where ours
+        fails."""
         try:
             ready, bad = self._encoded(jobs)
             if bad:

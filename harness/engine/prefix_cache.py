@@ -1,10 +1,12 @@
-"""Key-value prefixes: a prompt's beginning up to the end of its images is computed once and forked over the questions that follow it.
+"""Key-value prefixes: a prompt's beginning up to the end of its images is computed once and forked over the questions
+that follow it.
 
     prefix = runner.prefill(rows, images)             # one row a distinct beginning
     state = runner.fork(prefix, [0, 0, 1], suffixes)  # three questions on two beginnings
     state = runner.step(state, state.logits.argmax(-1))
 
-Rows are laid out [padded beginning][left-padded question][answer]; positions count what is not padding, M-RoPE included.
+Rows are laid out [padded beginning][left-padded question][answer]; positions count what is not padding, M-RoPE
+included.
 """
 
 import copy
@@ -121,7 +123,9 @@ class Runner:
     @property
     def windowed(self) -> bool:
         """Whether some layer sees only so many positions back: pads in the middle would count as some."""
-        return any(type(layer) not in (DynamicLayer, DummyLayer) for layer in DynamicCache(config=self.text_config).layers)
+        return any(
+            type(layer) not in (DynamicLayer, DummyLayer) for layer in DynamicCache(config=self.text_config).layers
+        )
 
     def longest(self) -> int | None:
         """Positions up to which a beginning's keys don't depend on what follows; None: any."""
@@ -136,18 +140,24 @@ class Runner:
         length = max(map(len, rows))
         return torch.tensor([[fill] * (length - len(row)) + list(row) for row in rows], device=self.device)
 
-    def prefill(self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None, inputs: dict[str, Any]) -> State:
+    def prefill(
+        self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None, inputs: dict[str, Any]
+    ) -> State:
         """Read rows of ids; `types` says which are images' (1), `inputs` holds the images."""
         ids, mask = self._padded(rows, self.pad), self._padded([[1] * len(row) for row in rows], 0)
         given = dict(inputs)
         if self.both_ways:
-            given["token_type_ids"] = torch.zeros_like(ids)  # all of it is read in both directions, the answer to come is not
+            given["token_type_ids"] = torch.zeros_like(
+                ids
+            )  # all of it is read in both directions, the answer to come is not
         elif types is not None and self.types_name is not None:
             given[self.types_name] = self._padded(types, 0)
         positions, delta = (mask.cumsum(-1) - 1).clamp(min=0) + self.first, None
         if self.mrope:
             grids = {name: part for name, part in given.items() if name.endswith("_grid_thw")}
-            three, delta = self.base.get_rope_index(ids, mm_token_type_ids=given.pop(self.types_name or ""), attention_mask=mask, **grids)
+            three, delta = self.base.get_rope_index(
+                ids, mm_token_type_ids=given.pop(self.types_name or ""), attention_mask=mask, **grids
+            )
             positions = torch.cat([positions[None], three.to(positions)])
         cache = DynamicCache(config=self.text_config)
         logits = self._forward(ids, mask, positions, cache, **given)
@@ -187,6 +197,8 @@ class Runner:
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, **given: Any) -> Tensor:
         if "logits_to_keep" in self.takes:
             given["logits_to_keep"] = 1
-        output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **given)
+        output = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **given
+        )
         logits: Tensor = output.logits[:, -1].float()
         return logits

@@ -6,9 +6,9 @@
     book.put(key, answer, task="mme")                                            # written when it returns
     store.summary(), store.size, store.prune(older_than_days=90)
 
-One SQLite file in WAL mode, which several processes may share. An answer is one row, committed by itself: that takes a tenth of a
-millisecond, less than any model needs for an answer, so nothing is held back that a kill could take; a kill -9 loses only what was in
-flight. (A power cut may take the last seconds, but never damages the file.) Values are JSON.
+One SQLite file in WAL mode, which several processes may share. An answer is one row, committed by itself: that takes a
+tenth of a millisecond, less than any model needs for an answer, so nothing is held back that a kill could take; a kill
+-9 loses only what was in flight. (A power cut may take the last seconds, but never damages the file.) Values are JSON.
 """
 
 import contextlib
@@ -93,8 +93,13 @@ class ResponseCache:
     def summary(self) -> list[Kept]:
         """What is kept, by model and task."""
         joined = "answers JOIN models ON models.id = model"
-        rows = self._run(f"SELECT facts, task, COUNT(*), MAX(created) FROM {joined} GROUP BY model, task ORDER BY facts, task")
-        return [Kept(facts=self._read(facts), task=task, answers=count, latest=latest) for facts, task, count, latest in rows]
+        rows = self._run(
+            f"SELECT facts, task, COUNT(*), MAX(created) FROM {joined} GROUP BY model, task ORDER BY facts, task"
+        )
+        return [
+            Kept(facts=self._read(facts), task=task, answers=count, latest=latest)
+            for facts, task, count, latest in rows
+        ]
 
     def prune(self, older_than_days: float) -> int:
         """Drop answers that were made longer ago, and give their room back to the disk; how many."""
@@ -121,18 +126,23 @@ class ResponseCache:
         elif mark != MARK:
             raise StoreError(f"{self.path}: is another program's file, not a store of answers")
         elif version != VERSION:
-            raise StoreError(f"{self.path}: its schema is {version}, this harness knows {VERSION}: move it away, or use its harness")
+            raise StoreError(
+                f"{self.path}: its schema is {version}, this harness knows {VERSION}: move it away, or use its harness"
+            )
         self._run("COMMIT")
 
     def _write_ahead(self) -> None:
-        """WAL mode, set once for the file; while another process sets it, SQLite says locked at once, whatever the timeout."""
+        """WAL mode, set once for the file; while another process sets it, SQLite says locked at once, whatever the
+        timeout."""
         until = time.monotonic() + WAIT
         while time.monotonic() < until:
             with contextlib.suppress(StoreError):
                 if self._run("PRAGMA journal_mode=WAL") == [("wal",)]:
                     return
             time.sleep(0.02)
-        raise StoreError(f"{self.path}: can't be written ahead: another process holds it, or its disk is none that SQLite can share")
+        raise StoreError(
+            f"{self.path}: can't be written ahead: another process holds it, or its disk is none that SQLite can share"
+        )
 
     def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         try:
@@ -149,7 +159,8 @@ class ResponseCache:
 
 
 class ModelCache:
-    """One model's answers. A question is a mapping of JSON values (else a TypeError); the digest of both names the row."""
+    """One model's answers. A question is a mapping of JSON values (else a TypeError); the digest of both names the
+    row."""
 
     def __init__(self, store: ResponseCache, facts: Mapping[str, Json]) -> None:
         self._store = store
@@ -166,20 +177,32 @@ class ModelCache:
         return Answer(self._store._read(text), cut=bool(cut), choices=self._store._read(choices))
 
     def put(self, key: Mapping[str, Json], answer: str, task: str = "") -> None:
-        """Keep an answer; the first under a key stays, and a FailedAnswer is none. `task` is for the summary (or the key has one)."""
+        """Keep an answer; the first under a key stays, and a FailedAnswer is none. `task` is for the summary (or the
+        key has one)."""
         if isinstance(answer, FailedAnswer):
             return
         kept = answer if isinstance(answer, Answer) else Answer(answer)
         name = task or str(key.get("task", ""))
-        values = (self._digest(key), self.model, name, _time(), _json(str(kept)), int(kept.cut), _json(dict(kept.choices)))
-        self._store._run("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT))", *values)
+        values = (
+            self._digest(key),
+            self.model,
+            name,
+            _time(),
+            _json(str(kept)),
+            int(kept.cut),
+            _json(dict(kept.choices)),
+        )
+        self._store._run(
+            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT))", *values
+        )
 
     def _digest(self, key: Mapping[str, Json]) -> str:
         return hashlib.sha256(self.model.encode() + _json(key)).hexdigest()
 
 
 def _json(value: Json) -> bytes:
-    """The same bytes for the same value. Not escaped: an escaped pair of lone surrogates reads as the character they would make."""
+    """The same bytes for the same value. Not escaped: an escaped pair of lone surrogates reads as the character they
+    would make."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 

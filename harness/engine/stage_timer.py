@@ -31,7 +31,8 @@ class StageTimer:
 
 
 class StageSeconds:
-    """Seconds a stage took, without those of stages within it, kept on disk so that a run finished in two calls knows both."""
+    """Seconds a stage took, without those of stages within it, kept on disk so that a run finished in two calls knows
+    both."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 4 --no-python harness eval --model llava-1.5-7b --tasks hallucination
 
-Shared out by images, not by questions, so that no image is encoded twice. lm-eval knows nothing of it: it would share out questions.
+Shared out by images, not by questions, so that no image is encoded twice. lm-eval knows nothing of it: it would share
+out questions.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -12,7 +13,8 @@ from support.processes import rank, size
 
 
 class WorkerDone(BaseException):
-    """Raised in every process but the first once its answers are handed over: judging, scoring and the board are the first one's."""
+    """Raised in every process but the first once its answers are handed over: judging, scoring and the board are the
+    first one's."""
 
 
 def shares(weights: Mapping[Hashable, int], parts: int) -> dict[Hashable, int]:

@@ -1,17 +1,20 @@
-"""How much of its attention a model gives to the image while it writes: POVID's analysis (arXiv 2402.11411, section 4) made a number.
+"""How much of its attention a model gives to the image while it writes: POVID's analysis (arXiv 2402.11411, section 4)
+made a number.
 
     base = attention_share(load(find("llava-1.5-7b")), registry().task("scenes_chair"), 100)
     tuned = attention_share(load(find("runs/povid/checkpoint-200")), registry().task("scenes_chair"), 100)
     print(write(Path("runs/attention"), base, tuned))           # the table; beside it attention.md, .png, .svg and .jsonl
 
-For each token of an answer: the mean over layers and heads of the attention that the position which predicts it gives to positions that
-hold the image. `relative` is the same divided by the image's part of what could be seen (image positions / positions): 1 is what even
-attention would give, whatever the lengths. In captions, words that name an object are told apart, by CHAIR's rule, into those that are
-there and those that are not. A word's share is the mean over its tokens. Words that are not there tend to stand late in a caption, where
-there is more text to look at: compare `relative` too.
+For each token of an answer: the mean over layers and heads of the attention that the position which predicts it gives
+to positions that hold the image. `relative` is the same divided by the image's part of what could be seen (image
+positions / positions): 1 is what even attention would give, whatever the lengths. In captions, words that name an
+object are told apart, by CHAIR's rule, into those that are there and those that are not. A word's share is the mean
+over its tokens. Words that are not there tend to stand late in a caption, where there is more text to look at: compare
+`relative` too.
 
-The prompt is read as the engine reads it, its keys kept; only the answer, all of it in one pass, is read with attention weights, and of
-those only sums over image positions outlive their layer: memory is that of one layer's heads x answer x context.
+The prompt is read as the engine reads it, its keys kept; only the answer, all of it in one pass, is read with attention
+weights, and of those only sums over image positions outlive their layer: memory is that of one layer's heads x answer x
+context.
 """
 
 import json
@@ -92,7 +95,8 @@ class Attention:
     """Why answers failed, each reason once."""
 
 
-# -- words -------------------------------------------------------------------------------------------------------------------------------
+# -- words
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def object_words(answer: str, truth: Collection[str], vocabulary: chair.Vocabulary) -> list[Word]:
@@ -140,11 +144,13 @@ def words_of_task(task: str, doc: Mapping[str, Any], answer: str) -> list[Word] 
     return None
 
 
-# -- one answer --------------------------------------------------------------------------------------------------------------------------
+# -- one answer
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def shares_of(lm: Any, request: Any, answer: str) -> Shares:
-    """What a SharedImageLM's model looks at while it writes `answer` to a request of one or more images. AttentionError.
+    """What a SharedImageLM's model looks at while it writes `answer` to a request of one or more images.
+    AttentionError.
 
     The answer is tokenised by itself, as after the end of a prompt; an answer without a token has no shares.
     """
@@ -193,7 +199,11 @@ def _in_one_pass(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Arra
     more = torch.tensor([ids[:-1]], device=inputs["input_ids"].device, dtype=inputs["input_ids"].dtype)
     for name, part in inputs.items():
         if isinstance(part, torch.Tensor) and part.shape == (1, length):  # what is said of each position
-            fill = {"input_ids": more, "attention_mask": torch.ones_like(more), "image_patches_indices": torch.full_like(more, -1)}
+            fill = {
+                "input_ids": more,
+                "attention_mask": torch.ones_like(more),
+                "image_patches_indices": torch.full_like(more, -1),
+            }
             if lm.runner.both_ways:  # only its prompt is read in both directions
                 fill["token_type_ids"] = torch.ones_like(more)
             inputs[name] = torch.cat([part, fill.get(name, torch.zeros_like(more)).to(part)], 1)
@@ -204,15 +214,20 @@ def _in_one_pass(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Arra
 
 def _stacked(layers: "Mapping[str, torch.Tensor]", lm: Any) -> Array:
     if not layers:
-        raise AttentionError(f"{lm.hf.config.model_type}: gives no attention weights; its attention to images can't be read")
+        raise AttentionError(
+            f"{lm.hf.config.model_type}: gives no attention weights; its attention to images can't be read"
+        )
     import torch
 
     return torch.stack(list(layers.values())).double().cpu().numpy()
 
 
 @contextmanager
-def _watched(lm: Any, prompt: Sequence[int], answer: int, request: Any, windows: bool = False) -> "Iterator[dict[str, torch.Tensor]]":
-    """Inside, attention is computed with its weights, and what each layer gives to the image [tokens] is put into the dict.
+def _watched(
+    lm: Any, prompt: Sequence[int], answer: int, request: Any, windows: bool = False
+) -> "Iterator[dict[str, torch.Tensor]]":
+    """Inside, attention is computed with its weights, and what each layer gives to the image [tokens] is put into the
+    dict.
 
     With `windows` there may be layers whose cache holds the last positions only.
     """
@@ -223,7 +238,9 @@ def _watched(lm: Any, prompt: Sequence[int], answer: int, request: Any, windows:
     fill = set(lm._image_ids())
     image = [at for at, token in enumerate(prompt) if token in fill]
     if not image or lm.hf.config.model_type in INTERLEAVED:  # these look at images by cross-attention
-        raise AttentionError(f"{_named(request)}: {lm.hf.config.model_type} holds no image among its positions; there is no share of it")
+        raise AttentionError(
+            f"{_named(request)}: {lm.hf.config.model_type} holds no image among its positions; there is no share of it"
+        )
     total = len(prompt) + answer - 1
     found: dict[str, torch.Tensor] = {}
 
@@ -234,11 +251,15 @@ def _watched(lm: Any, prompt: Sequence[int], answer: int, request: Any, windows:
         gone = total - weights.shape[-1]
         # Vision towers and Q-Formers attend over something else, and are left out by its length.
         if gone == 0 or (windows and gone > 0):
-            at = torch.tensor([place - gone for place in image if place >= gone], dtype=torch.long, device=weights.device)
+            at = torch.tensor(
+                [place - gone for place in image if place >= gone], dtype=torch.long, device=weights.device
+            )
             found[name] = weights[0, :, -answer:].index_select(-1, at).float().sum(-1).mean(0)
 
     hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output) if isinstance(output, tuple) else None)
+        module.register_forward_hook(
+            lambda _module, _inputs, output, name=name: keep(name, output) if isinstance(output, tuple) else None
+        )
         for name, module in lm.hf.named_modules()
         if type(module).__name__.endswith("Attention")
     ]
@@ -270,7 +291,8 @@ def _named(request: Any) -> str:
     return f"{request.task_name or 'request'} {request.doc.get('id', request.doc_id)}"
 
 
-# -- a task ------------------------------------------------------------------------------------------------------------------------------
+# -- a task
+# ------------------------------------------------------------------------------------------------------------------------------
 
 
 def attention_share(
@@ -283,10 +305,11 @@ def attention_share(
     answers: Mapping[str, str] | None = None,
     progress: Any = None,
 ) -> Attention:
-    """Have a SharedImageLM answer the first `limit` documents, and read what it looks at while it does. AttentionError, DataError.
+    """Have a SharedImageLM answer the first `limit` documents, and read what it looks at while it does. AttentionError,
+    DataError.
 
-    `name` is what tables call the model; `answers` gives texts by document id to be read instead of the model's own (another model's, so
-    that both are read on the same words); `progress` hears (answers read, answers).
+    `name` is what tables call the model; `answers` gives texts by document id to be read instead of the model's own
+    (another model's, so that both are read on the same words); `progress` hears (answers read, answers).
     """
     requests = _requests(task, lm, limit, data)
     if answers is None:
@@ -330,7 +353,9 @@ def _requests(task: TaskSpec, lm: Any, limit: int, data: Mapping[str, str] | Non
     if loaded.get_config("num_fewshot") is None:
         loaded.set_config(key="num_fewshot", value=0)
     loaded.set_fewshot_seed(seed=0)
-    loaded.build_all_requests(limit=limit, apply_chat_template=True, chat_template=lm.apply_chat_template, tokenizer_name=lm.tokenizer_name)
+    loaded.build_all_requests(
+        limit=limit, apply_chat_template=True, chat_template=lm.apply_chat_template, tokenizer_name=lm.tokenizer_name
+    )
     found: list[Any] = loaded.instances
     if blind := next((request for request in found if len(request.args) < 3 or not request.args[2]["visual"]), None):
         raise AttentionError(f"{task.name}: document {_id(blind)!r} has no image")
@@ -348,15 +373,22 @@ def _image(request: Any) -> str:
 
 
 def record(id: str, image: str, answer: str, shares: Shares, words: Sequence[Word]) -> dict[str, Any]:
-    """One answer's numbers: by kind how many there are, sums of share and relative share over them, and sums by layer."""
+    """One answer's numbers: by kind how many there are, sums of share and relative share over them, and sums by
+    layer."""
     tokens, relative = shares.shares.mean(axis=0), shares.shares.mean(axis=0) / shares.even
-    columns: dict[Kind, list[list[int]]] = {"tokens": [[at] for at in range(len(tokens))], "grounded": [], "hallucinated": []}
+    columns: dict[Kind, list[list[int]]] = {
+        "tokens": [[at] for at in range(len(tokens))],
+        "grounded": [],
+        "hallucinated": [],
+    }
     named = []
     for word in words:
         own = [at for at, (start, end) in enumerate(shares.spans) if min(end, word.end) > max(start, word.start)]
         if own:
             columns["grounded" if word.grounded else "hallucinated"].append(own)
-            named.append({"name": word.name, "grounded": word.grounded, "tokens": own, "share": float(tokens[own].mean())})
+            named.append(
+                {"name": word.name, "grounded": word.grounded, "tokens": own, "share": float(tokens[own].mean())}
+            )
     found: dict[str, Any] = {
         "id": id,
         "image": image,
@@ -369,12 +401,14 @@ def record(id: str, image: str, answer: str, shares: Shares, words: Sequence[Wor
         found[f"{kind} share"] = float(sum(tokens[own].mean() for own in members))
         found[f"{kind} relative"] = float(sum(relative[own].mean() for own in members))
         found[f"{kind} by layer"] = [
-            float(part) for part in sum((shares.shares[:, own].mean(1) for own in members), np.zeros(len(shares.shares)))
+            float(part)
+            for part in sum((shares.shares[:, own].mean(1) for own in members), np.zeros(len(shares.shares)))
         ]
     return found
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------------------------
+# -- numbers
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def _mean(kind: Kind, what: str, scale: float) -> Metric:
@@ -387,7 +421,8 @@ def _mean(kind: Kind, what: str, scale: float) -> Metric:
 def _gap(what: str, scale: float) -> Metric:
     return Metric(
         counts=lambda records: tuple(
-            sum(r[name] for r in records) for name in (f"grounded {what}", "grounded", f"hallucinated {what}", "hallucinated")
+            sum(r[name] for r in records)
+            for name in (f"grounded {what}", "grounded", f"hallucinated {what}", "hallucinated")
         ),
         value=lambda sums: scale * (sums[..., 0] / sums[..., 1] - sums[..., 2] / sums[..., 3]),
     )
@@ -412,14 +447,17 @@ def metrics_of(found: Attention) -> dict[str, Metric]:
 
 
 def compared(base: Attention, tuned: Attention) -> dict[str, PairedTest]:
-    """`tuned` against `base` over the images both have, judged together (Holm); a higher share is not by itself better. AttentionError."""
+    """`tuned` against `base` over the images both have, judged together (Holm); a higher share is not by itself better.
+    AttentionError."""
     if base.task != tuned.task:
         raise AttentionError(f"{base.model} was read on {base.task}, {tuned.model} on {tuned.task}: nothing to compare")
     ours, theirs = ({one["id"] for one in found.records} for found in (base, tuned))
     if not (both := ours & theirs):
         raise AttentionError(f"{base.task}: no document was read of both {base.model} and {tuned.model}")
     before, after = ([one for one in found.records if one["id"] in both] for found in (base, tuned))
-    return panel({name: Pair(before, after, metric, higher_is_better=True) for name, metric in metrics_of(base).items()})
+    return panel(
+        {name: Pair(before, after, metric, higher_is_better=True) for name, metric in metrics_of(base).items()}
+    )
 
 
 def by_layer(found: Attention, kind: Kind) -> Array | None:
@@ -428,7 +466,8 @@ def by_layer(found: Attention, kind: Kind) -> Array | None:
     return np.sum([one[f"{kind} by layer"] for one in found.records], axis=0) / count if count else None
 
 
-# -- for people --------------------------------------------------------------------------------------------------------------------------
+# -- for people
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def render(base: Attention, tuned: Attention | None = None) -> str:
@@ -465,14 +504,22 @@ def _difference(verdict: PairedTest) -> list[str]:
 
 def _counted(found: Attention) -> str:
     counts = {kind: sum(one[kind] for one in found.records) for kind in KINDS}
-    words = f", {counts['grounded']} words of objects there, {counts['hallucinated']} of objects not there" if found.words else ""
+    words = (
+        f", {counts['grounded']} words of objects there, {counts['hallucinated']} of objects not there"
+        if found.words
+        else ""
+    )
     why = f" ({cell('; '.join(found.failures[:3]))})" if found.failures else ""
     lost = f"; {found.failed} answers failed{why}, {found.empty} were empty" if found.failed + found.empty else ""
     return f"{cell(found.model)}: {len(found.records)} answers, {counts['tokens']} tokens{words}, {found.layers} layers{lost}."
 
 
 COLOURS: Final[Mapping[Kind, str]] = {"tokens": "#4a4a4a", "grounded": "#1b7f5c", "hallucinated": "#c0392b"}
-LABELS: Final[Mapping[Kind, str]] = {"tokens": "answer tokens", "grounded": "objects there", "hallucinated": "objects not there"}
+LABELS: Final[Mapping[Kind, str]] = {
+    "tokens": "answer tokens",
+    "grounded": "objects there",
+    "hallucinated": "objects not there",
+}
 
 
 def _short(model: str) -> str:
@@ -481,7 +528,8 @@ def _short(model: str) -> str:
 
 
 def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
-    """A PNG or SVG, by the path's suffix: share by layer, and the means with their 95% intervals. AttentionError for another suffix."""
+    """A PNG or SVG, by the path's suffix: share by layer, and the means with their 95% intervals. AttentionError for
+    another suffix."""
     if path.suffix not in (".png", ".svg"):
         raise AttentionError(f"{path}: the plot is written as .png or .svg")
     import matplotlib as mpl
@@ -523,25 +571,38 @@ def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
     means.set_xlim(-0.6, len(kinds) - 0.4)
     means.set_ylim(bottom=0)
     means.set_title(
-        "mean over layers, 95% interval" + (f"\nhollow {_short(base.model)}, filled {_short(models[-1].model)}" if tuned else ""),
+        "mean over layers, 95% interval"
+        + (f"\nhollow {_short(base.model)}, filled {_short(models[-1].model)}" if tuned else ""),
         fontsize=8,
     )
     for axis in (curves, means):
         axis.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format=path.suffix[1:], dpi=130, metadata={"Software": None} if path.suffix == ".png" else {"Date": None})
+    figure.savefig(
+        temporary,
+        format=path.suffix[1:],
+        dpi=130,
+        metadata={"Software": None} if path.suffix == ".png" else {"Date": None},
+    )
     plt.close(figure)
     temporary.replace(path)
 
 
 def write(out: Path, base: Attention, tuned: Attention | None = None) -> str:
-    """The table, written with its plot and with every answer it was computed from (attention.md, .png, .svg, .jsonl)."""
+    """The table, written with its plot and with every answer it was computed from (attention.md, .png, .svg,
+    .jsonl)."""
     text = render(base, tuned)
     models = [found for found in (base, tuned) if found is not None]
-    lines = [json.dumps({"model": found.model, "task": found.task, **one}, ensure_ascii=False) for found in models for one in found.records]
+    lines = [
+        json.dumps({"model": found.model, "task": found.task, **one}, ensure_ascii=False)
+        for found in models
+        for one in found.records
+    ]
     atomic_write_text(out / "attention.jsonl", "".join(f"{line}\n" for line in lines))
     for suffix in ("png", "svg"):
         plot(base, tuned, out / f"attention.{suffix}")
-    atomic_write_text(out / "attention.md", f"# Attention on images: {cell(base.task)}\n\n{text}\n\n![by layer](attention.png)\n")
+    atomic_write_text(
+        out / "attention.md", f"# Attention on images: {cell(base.task)}\n\n{text}\n\n![by layer](attention.png)\n"
+    )
     return text

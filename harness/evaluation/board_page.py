@@ -67,7 +67,8 @@ def board_page(
 
 
 def curves_of(entries: Sequence[Entry], base: str | None) -> dict[str, dict[str, list[Point]]]:
-    """Metric label -> run -> its scored checkpoints, the base as step 0; headline metrics of runs with two checkpoints or more."""
+    """Metric label -> run -> its scored checkpoints, the base as step 0; headline metrics of runs with two checkpoints
+    or more."""
     found: dict[str, dict[str, list[Point]]] = {}
     starts = {(entry.task, entry.metric): entry for entry in entries if entry.model == base}
     for entry in entries:
@@ -92,13 +93,15 @@ def curves_of(entries: Sequence[Entry], base: str | None) -> dict[str, dict[str,
 def thumbnails_of(entries: Iterable[Entry], tell: Callable[[str], None]) -> Callable[[str, str], bytes | None]:
     """Gives a small JPEG of a task's image by its id, from what is on this machine; None where there is none.
 
-    Looked at are embedded tasks, the local data that the entries name, and the hub's cache; nobody is asked for what these lack. Why a
-    task has no pictures is told once, when its first one is wanted.
+    Looked at are embedded tasks, the local data that the entries name, and the hub's cache; nobody is asked for what
+    these lack. Why a task has no pictures is told once, when its first one is wanted.
     """
     asked: dict[str, dict[_Source, None]] = {}
     for entry in entries:
         if entry.imported is None:
-            asked.setdefault(entry.task, {})[_Source(entry.provenance.get("data"), entry.provenance.get("split"))] = None
+            asked.setdefault(entry.task, {})[_Source(entry.provenance.get("data"), entry.provenance.get("split"))] = (
+                None
+            )
 
     @cache
     def pictures(task: str) -> dict[str, Picture]:
@@ -106,7 +109,9 @@ def thumbnails_of(entries: Iterable[Entry], tell: Callable[[str], None]) -> Call
         for source in asked.get(task, ()):
             try:
                 found = _pictures(task, source) | found
-            except Exception as error:  # somebody else's files can be wrong in any way, and the scores are to be seen nevertheless
+            except (
+                Exception
+            ) as error:  # somebody else's files can be wrong in any way, and the scores are to be seen nevertheless
                 tell(f"{task}: pictures are left out: {_first_line(error)}")
         return found
 
@@ -139,7 +144,8 @@ def _pictures(name: str, source: _Source) -> "dict[str, Picture]":
 
     spec = registry().task(name)
     local = source.data if source.data not in (None, f"{spec.data}@{spec.revision}") else None
-    # Data of another revision are no path; an older board's pictures are then looked for in the revision that the task names.
+    # Data of another revision are no path; an older board's pictures are then looked for in the revision that the task
+    # names.
     paths = {name: local} if local is not None and Path(local).expanduser().exists() else None
     with _offline():
         task = load_tasks([spec], split=source.split, data=paths, partial_data=True)[0][name]

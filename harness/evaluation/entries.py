@@ -105,7 +105,9 @@ def read(
     return Evaluation(entries=entries, samples=samples)
 
 
-def _interval(every: Sequence[Sequence[Mapping[str, Any]]], computed: CountsMetric) -> tuple[float, float] | tuple[None, None]:
+def _interval(
+    every: Sequence[Sequence[Mapping[str, Any]]], computed: CountsMetric
+) -> tuple[float, float] | tuple[None, None]:
     """Over all askings of the judge; there is none where they have no rated image in common."""
     try:
         return interval_repeats(every, computed) if len(every) > 1 else interval(every[0], computed)
@@ -121,7 +123,10 @@ def _sample(line: Mapping[str, Any], task: TaskSpec, run: str, digest: str | Non
         first: Mapping[str, Any] = next(iter(records.values()), {})
         grouped = {key: first[key] for key in ("image", "cluster") if key in first}
         records[NEXT_TOKEN] = next_token_record(str(grouped.get("image", "")), choices, wanted[1]) | grouped
-    image = next((str(record["image"]) for record in records.values()), str(line["doc"].get("image", line["doc"].get("scene", ""))))
+    image = next(
+        (str(record["image"]) for record in records.values()),
+        str(line["doc"].get("image", line["doc"].get("scene", ""))),
+    )
     return Sample(
         run=run,
         task=task.name,

@@ -27,7 +27,9 @@ def judge_name(task: TaskSpec, judge: Judge | None, official_prompts: bool) -> s
     """Whose numbers these are: a judge that is asked otherwise is another one, and never shares a column."""
     if not task.judged or judge is None:
         return None
-    ways = (["official prompts"] if official_prompts else []) + (["structured"] if getattr(judge, "structured", False) else [])
+    ways = (["official prompts"] if official_prompts else []) + (
+        ["structured"] if getattr(judge, "structured", False) else []
+    )
     return f"{judge.model} ({', '.join(ways)})" if ways else judge.model
 
 
@@ -35,7 +37,9 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
     """That a judge is not the one the published scores come from, and what the server called it."""
     if not task.judged or judge is None:
         return {}
-    other = {"official judge": task.official_judge} if task.official_judge and judge.model != task.official_judge else {}
+    other = (
+        {"official judge": task.official_judge} if task.official_judge and judge.model != task.official_judge else {}
+    )
     served = sorted(getattr(judge, "served", ()))
     if isinstance(judge, OpenAIJudge) and (judge.detail != "auto" or judge.image_side is not None):
         other["judge image"] = f"detail {judge.detail}, longest side {judge.image_side or 'as it is'}"
@@ -43,7 +47,8 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
 
 
 def task_facts(task: TaskSpec, data: Mapping[str, str] | None, official_prompts: bool) -> dict[str, str]:
-    """What a task's scores depend on beside the model: its files, where its documents come from, whose words its judge was asked in."""
+    """What a task's scores depend on beside the model: its files, where its documents come from, whose words its judge
+    was asked in."""
     facts = {"task": digest_of_files(task.sources), "data": (data or {}).get(task.name, f"{task.data}@{task.revision}")}
     return facts | ({"prompts": "official" if official_prompts else "own"} if task.judged else {})
 
@@ -60,9 +65,12 @@ def on_board(
     asked_so: Mapping[str, str] | None = None,
     judge_repeats: int = 1,
 ) -> bool:
-    """Whether every task stands there for these very weights, task versions, data and judge, asked in this way, and so often at least."""
+    """Whether every task stands there for these very weights, task versions, data and judge, asked in this way, and so
+    often at least."""
     digests = digest_of_model(spec)
-    wanted_askings = judge_repeats if isinstance(judge, OpenAIJudge) else 1  # another judge says the same whenever it is asked
+    wanted_askings = (
+        judge_repeats if isinstance(judge, OpenAIJudge) else 1
+    )  # another judge says the same whenever it is asked
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:
         return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts"))
@@ -76,7 +84,10 @@ def on_board(
         if entry.judge is None or askings_of(entry) >= wanted_askings
     }
     wanted = {
-        key(task.name, task.version, judge_name(task, judge, official_prompts), task_facts(task, data, official_prompts)) for task in tasks
+        key(
+            task.name, task.version, judge_name(task, judge, official_prompts), task_facts(task, data, official_prompts)
+        )
+        for task in tasks
     }
     return wanted <= there
 

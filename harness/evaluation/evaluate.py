@@ -1,4 +1,5 @@
-"""Walk 1: a model and tasks in, entries and sample logs out, through lm-eval's `simple_evaluate`. The only reader of lm-eval's dicts.
+"""Walk 1: a model and tasks in, entries and sample logs out, through lm-eval's `simple_evaluate`. The only reader of
+lm-eval's dicts.
 
 evaluation = evaluate(find("scenes-base"), registry().expand(["scenes"]), judge=ExactJudge())
 board.add(evaluation.entries, evaluation.samples)
@@ -56,18 +57,20 @@ def evaluate(
     full_answers: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the official one.
+    """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the
+    official one.
 
-    `data` gives the path of local data by task, of which rows may be missing with `partial_data`; `official_prompts` asks the judge in the
-    authors' own words; with `judge_repeats` it is asked so often, and a score is the mean; `calibration` is put on entries of judged
-    tasks. `load` makes the LM where it shall be another than ours; `ledger` keeps what a served model said; `progress` hears (answered,
-    asked). `engine` holds settings of our own LM; `resident` may have the model's base in memory; `full_answers` lets answers go on after
-    nothing more can change their score.
+    `data` gives the path of local data by task, of which rows may be missing with `partial_data`; `official_prompts`
+    asks the judge in the authors' own words; with `judge_repeats` it is asked so often, and a score is the mean;
+    `calibration` is put on entries of judged tasks. `load` makes the LM where it shall be another than ours; `ledger`
+    keeps what a served model said; `progress` hears (answered, asked). `engine` holds settings of our own LM;
+    `resident` may have the model's base in memory; `full_answers` lets answers go on after nothing more can change
+    their score.
     """
     from lm_eval import evaluator, simple_evaluate
 
-    # It would encode every image as PNG twice to hash it for a log that is not written. Its switch is read from the environment when
-    # lm_eval is first imported, by whomever.
+    # It would encode every image as PNG twice to hash it for a log that is not written. Its switch is read from the
+    # environment when lm_eval is first imported, by whomever.
     evaluator.LMEVAL_HASHMM = False
     evaluator.get_git_commit_hash = lambda: None  # of the current folder, and git complains where that is no repository
 
@@ -85,7 +88,10 @@ def evaluate(
         task.set_config("process_results", unless_failed(task.config.process_results))
         task.apply_filters = _booked(name_of_task, task.apply_filters, clock, judge, paid)
     lm = load(spec)
-    with use_judge(judge) if judge is not None else nullcontext(), wording.official_prompts() if official_prompts else nullcontext():
+    with (
+        use_judge(judge) if judge is not None else nullcontext(),
+        wording.official_prompts() if official_prompts else nullcontext(),
+    ):
         results = simple_evaluate(
             model=lm,
             tasks=list(loaded.values()),
@@ -106,7 +112,9 @@ def evaluate(
                 ask = partial(asked_again, judge, judged, docs, answers, judge_repeats)
                 again[judged.name] = _booked(judged.name, ask, clock, judge, paid)()
     told: dict[str, str] = getattr(lm, "provenance", dict)()
-    provenance = digest_of_model(spec) | told | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
+    provenance = (
+        digest_of_model(spec) | told | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
+    )
     if words := settings_in_words(engine or {}):
         provenance["model settings"] = words
     if full_answers:
@@ -141,8 +149,11 @@ def evaluate(
     return replace(evaluation, shared=told.get("shared", ""), seconds=spent, counts=dict(getattr(lm, "counts", {})))
 
 
-def _booked(task: str, asking: Callable[[], T], clock: StageTimer, judge: Judge | None, paid: dict[str, float]) -> Callable[[], T]:
-    """What asks the judge (a task's filters do), with the task's name on what that costs; `paid` gets US dollars by task."""
+def _booked(
+    task: str, asking: Callable[[], T], clock: StageTimer, judge: Judge | None, paid: dict[str, float]
+) -> Callable[[], T]:
+    """What asks the judge (a task's filters do), with the task's name on what that costs; `paid` gets US dollars by
+    task."""
 
     def booked() -> T:
         before = getattr(judge, "paid", 0.0)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def revision_of(task: TaskSpec) -> str | None:
-    """The commit of the hub data that was just loaded, where the task's YAML names a branch; None where there is nothing to tell."""
+    """The commit of the hub data that was just loaded, where the task's YAML names a branch; None where there is
+    nothing to tell."""
     if task.data == "embedded" or re.fullmatch("[0-9a-f]{40}", task.revision):
         return None
     from huggingface_hub import HfApi
@@ -27,7 +28,11 @@ def revision_of(task: TaskSpec) -> str | None:
 
 
 def load_tasks(
-    tasks: Sequence[TaskSpec], *, split: str | None = None, data: Mapping[str, str] | None = None, partial_data: bool = False
+    tasks: Sequence[TaskSpec],
+    *,
+    split: str | None = None,
+    data: Mapping[str, str] | None = None,
+    partial_data: bool = False,
 ) -> "tuple[dict[str, Any], TaskManager]":
     """lm-eval's tasks by name, with their documents; `DataError` where these can't be had."""
     from lm_eval.tasks import TaskManager
@@ -45,7 +50,11 @@ def documents(task: TaskSpec, count: int, data: Mapping[str, str] | None = None)
     for doc in list(loaded.eval_docs)[:count]:
         pictures = loaded.doc_to_image(doc)
         sizes = [f"{picture.width} x {picture.height} {picture.mode}" for picture in pictures]
-        asked = {"id": str(doc.get("id", "")), "image": str(doc.get("image", doc.get("scene", ""))), "pixels": ", ".join(sizes)}
+        asked = {
+            "id": str(doc.get("id", "")),
+            "image": str(doc.get("image", doc.get("scene", ""))),
+            "pixels": ", ".join(sizes),
+        }
         shown.append(asked | {"prompt": str(loaded.doc_to_text(doc)), "target": str(loaded.doc_to_target(doc))})
     return shown
 

@@ -68,8 +68,11 @@ class Counting:
         return replies
 
 
-def plan(judge: OpenAIJudge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[str], repeats: int = 1) -> JudgePlan:
-    """What judging these answers `repeats` times will take; passes that depend on replies (a second question, a retry) are not in it."""
+def plan(
+    judge: OpenAIJudge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[str], repeats: int = 1
+) -> JudgePlan:
+    """What judging these answers `repeats` times will take; passes that depend on replies (a second question, a retry)
+    are not in it."""
     counting = Counting(judge)
     for repeat in range(repeats):
         with use_judge(counting), judging(task.name), judge.repeating(repeat):

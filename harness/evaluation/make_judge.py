@@ -30,7 +30,8 @@ SETTINGS: Final[Mapping[str, Callable[[str], Any]]] = {
 
 
 def settings_of(given: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts as arguments of `OpenAIJudge`; UnknownName for another name, BadSetting for a value that is none."""
+    """`NAME=VALUE` texts as arguments of `OpenAIJudge`; UnknownName for another name, BadSetting for a value that is
+    none."""
     found = {}
     for text in given:
         name, _, value = text.partition("=")
@@ -57,15 +58,20 @@ def make_judge(
     batch: bool = False,
     **settings: Any,
 ) -> Judge:
-    """The exact rater of the scenes world, or a model behind an OpenAI-compatible server; `batch`: through the Batch API."""
+    """The exact rater of the scenes world, or a model behind an OpenAI-compatible server; `batch`: through the Batch
+    API."""
     if name == EXACT:
         from tasks.scenes.judge import ExactJudge
 
         return ExactJudge()
     if url is None and not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
-        raise NoServer(f"judge {name!r}: set OPENAI_API_KEY, or name its server with --judge-url (known without: {EXACT})")
+        raise NoServer(
+            f"judge {name!r}: set OPENAI_API_KEY, or name its server with --judge-url (known without: {EXACT})"
+        )
     if budget is not None and prices.price(name, 1, 1) is None:
-        raise BadSetting(f"--judge-budget: no price of {name!r} is known; add it to a file of prices and name that in {prices.OVERRIDE}")
+        raise BadSetting(
+            f"--judge-budget: no price of {name!r} is known; add it to a file of prices and name that in {prices.OVERRIDE}"
+        )
     # A server of one's own wants no key, and the client wants one.
     key = None if os.environ.get("OPENAI_API_KEY") else "none"
     kind = BatchJudge if batch else OpenAIJudge

@@ -70,7 +70,10 @@ def pictures() -> "dict[str, tuple[Image, str]]":
     with files("sklearn.datasets.images").joinpath("china.jpg").open("rb") as file:
         photograph = Image.open(file).convert("RGB")
     scene = next(iter(scenes("test")))
-    return {"photograph": (photograph, "What is in this picture?"), "drawn scene": (draw(scene), "Is there a red circle in the image?")}
+    return {
+        "photograph": (photograph, "What is in this picture?"),
+        "drawn scene": (draw(scene), "Is there a red circle in the image?"),
+    }
 
 
 def check_model(spec: ModelSpec, ledger: Path | None = None) -> Checked:
@@ -98,7 +101,9 @@ def check_model(spec: ModelSpec, ledger: Path | None = None) -> Checked:
                 prompt_tokens=None if ids is None else len(ids),
                 image_spans=[] if ids is None else spans(ids, image_ids(lm)),
                 answer=str(answer),
-                answer_tokens=None if ids is None else len(lm.tokenizer(str(answer), add_special_tokens=False)["input_ids"]),
+                answer_tokens=None
+                if ids is None
+                else len(lm.tokenizer(str(answer), add_special_tokens=False)["input_ids"]),
                 seconds=seconds,
             )
         )
@@ -127,7 +132,8 @@ def _facts(spec: ModelSpec, lm: Any) -> dict[str, Any]:
 
     on_gpu = lm.device.type == "cuda"
     return {
-        "model": f"{type(lm.model).__name__} from {spec.pretrained}" + (f" with {spec.adapter}" if spec.adapter else ""),
+        "model": f"{type(lm.model).__name__} from {spec.pretrained}"
+        + (f" with {spec.adapter}" if spec.adapter else ""),
         "parameters": sum(parameter.numel() for parameter in lm.model.parameters()),
         "dtype": str(lm.model.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if on_gpu else f"cpu ({torch.get_num_threads()} threads)",
@@ -158,7 +164,13 @@ def shortened(ids: Sequence[int], lm: Any) -> str:
     for token, run in groupby(ids, key=lambda token: token if token in fill else None):
         found = list(run)
         text = lm.tokenizer.decode([token] if token is not None else found, skip_special_tokens=False)
-        parts.append(f"{text} x {len(found)}" if token is not None and len(found) > 3 else text * len(found) if token is not None else text)
+        parts.append(
+            f"{text} x {len(found)}"
+            if token is not None and len(found) > 3
+            else text * len(found)
+            if token is not None
+            else text
+        )
     return "".join(parts)
 
 

@@ -1,10 +1,12 @@
-"""A model's two ways to answer, held against each other: shared, as `harness eval` runs it, and exact, a question at a time.
+"""A model's two ways to answer, held against each other: shared, as `harness eval` runs it, and exact, a question at a
+time.
 
 found = parity(find("llava-1.5-7b"), registry().task("pope"), samples=200)
 print(render(found))
 
-Shared is SharedImageLM as `load` makes it: images encoded once, beginnings of prompts computed once, batches, answers cut where nothing
-more can change what is read. Exact is transformers' own generation, nothing shared. Weights are loaded once and used both ways.
+Shared is SharedImageLM as `load` makes it: images encoded once, beginnings of prompts computed once, batches, answers
+cut where nothing more can change what is read. Exact is transformers' own generation, nothing shared. Weights are
+loaded once and used both ways.
 """
 
 import time
@@ -105,8 +107,8 @@ def parity(
 ) -> Parity:
     """Answer the first `samples` documents of `task` both ways. ModelError, MissingWeights, DataError.
 
-    `judge` rates answers of judged tasks; `engine` holds settings of SharedImageLM; `load` makes the LM where it shall be another.
-    Decoding is greedy, whatever the task asks for: two samples would differ by chance.
+    `judge` rates answers of judged tasks; `engine` holds settings of SharedImageLM; `load` makes the LM where it shall
+    be another. Decoding is greedy, whatever the task asks for: two samples would differ by chance.
     """
     if spec.backend != "transformers":
         raise ModelError(f"{spec.name}: is behind a server, which has no exact way to hold it against")
@@ -153,7 +155,10 @@ def parity(
         share=differ / len(requests),
         cut=sum(getattr(answer, "cut", False) for answer in shared),
         read_differently=sum(one.read_differently for one in found),
-        failed=(sum(isinstance(one, FailedAnswer) for one in shared), sum(isinstance(one, FailedAnswer) for one in exact)),
+        failed=(
+            sum(isinstance(one, FailedAnswer) for one in shared),
+            sum(isinstance(one, FailedAnswer) for one in exact),
+        ),
         scores=tuple(_scores(task, ours, theirs)),
         logits=max((absolute for absolute, _ in distances), default=None),
         logits_deviations=max((relative for _, relative in distances), default=None),
@@ -174,7 +179,8 @@ def exactly(lm: Any) -> Iterator[None]:
 
 
 def first_logits(lm: Any, requests: Sequence[Any]) -> "Iterator[tuple[Tensor, Tensor]]":
-    """Logits [vocabulary] of the first new token, shared and exact, of each distinct question that our own decoding answers.
+    """Logits [vocabulary] of the first new token, shared and exact, of each distinct question that our own decoding
+    answers.
 
     Nothing where the LM shares no more than whole answers: then both ways are one.
     """
@@ -183,7 +189,9 @@ def first_logits(lm: Any, requests: Sequence[Any]) -> "Iterator[tuple[Tensor, Te
     if not lm.shares_images:
         return
     jobs = [job for job in lm._jobs(requests) if lm._decodes(job)]
-    jobs.sort(key=lambda job: job.digests)  # questions about one image into one batch, so that beginnings are shared as they were
+    jobs.sort(
+        key=lambda job: job.digests
+    )  # questions about one image into one batch, so that beginnings are shared as they were
     for start in range(0, len(jobs), lm.batch_size):
         with torch.inference_mode():
             ready, _ = lm._encoded(jobs[start : start + lm.batch_size])
@@ -212,13 +220,21 @@ def render(found: Parity) -> str:
         ["answers that failed", str(found.failed[0]), str(found.failed[1]), str(found.failed[0] - found.failed[1])],
         ["answers cut", str(found.cut), "0", ""],
         ["first token's logits, at most", "", "", MISSING if found.logits is None else f"{found.logits:.2g}"],
-        ["the same, in deviations", "", "", MISSING if found.logits_deviations is None else f"{found.logits_deviations:.2g}"],
+        [
+            "the same, in deviations",
+            "",
+            "",
+            MISSING if found.logits_deviations is None else f"{found.logits_deviations:.2g}",
+        ],
         ["seconds", f"{found.seconds_shared:.1f}", f"{found.seconds_exact:.1f}", faster],
     ]
     head = f"{cell(found.model)} on {cell(found.task)}, {found.samples} samples, {found.dtype} on {found.device}"
     text = f"{head}; shared: {cell(found.shares)}\n\n{table(['', 'shared', 'exact', 'difference'], rows)}"
     if found.examples:
-        shown = [[cell(one.id), cell(one.shared), cell(one.exact), "yes" if one.read_differently else ""] for one in found.examples]
+        shown = [
+            [cell(one.id), cell(one.shared), cell(one.exact), "yes" if one.read_differently else ""]
+            for one in found.examples
+        ]
         text += f"\n\n{table(['answers that differ', 'shared', 'exact', 'read differently'], shown)}"
     return text
 

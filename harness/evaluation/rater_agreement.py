@@ -2,9 +2,9 @@
 
     print(report(read_ratings(Path("gpt4v.jsonl")), read_ratings(Path("mine.csv")), names=("gpt4v", "mine")))
 
-Ratings come from a table (CSV or JSON lines) with id and rating, and if there are: aspect, item and position (the texts of one item and
-where they stood), length or text, repeat; from a sample log of ours (.parquet), from what `harness vlfeedback annotate` keeps, or from
-rows in VLFeedback's public form.
+Ratings come from a table (CSV or JSON lines) with id and rating, and if there are: aspect, item and position (the texts
+of one item and where they stood), length or text, repeat; from a sample log of ours (.parquet), from what `harness
+vlfeedback annotate` keeps, or from rows in VLFeedback's public form.
 """
 
 import csv
@@ -86,7 +86,9 @@ def _of_sample_log(path: Path) -> list[Rated]:
         values = [_number(record[name]) for record in records for name in _JUDGED if name in record]
         if sample.reply is None and not values:
             continue
-        unread = any(record.get("unrated") or record.get("unparsed") for record in records)  # counted as 0, and no rating
+        unread = any(
+            record.get("unrated") or record.get("unparsed") for record in records
+        )  # counted as 0, and no rating
         name = f"{sample.task}/{sample.id}"
         image = next((record["cluster"] for record in records if "cluster" in record), sample.image)
         found.append(
@@ -113,7 +115,9 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         except csv.Error as error:
             raise RatingsError(f"{path}: no table: {error}") from None
     try:
-        rows = json.loads(text) if path.suffix == ".json" else [json.loads(row) for row in text.split("\n") if row.strip()]
+        rows = (
+            json.loads(text) if path.suffix == ".json" else [json.loads(row) for row in text.split("\n") if row.strip()]
+        )
     except (ValueError, RecursionError) as error:
         raise RatingsError(f"{path}: not JSON: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -165,11 +169,14 @@ def _of_annotation(path: Path, row: Mapping[str, Any]) -> Iterator[Rated]:
         position = row["order"].index(member) + 1 if member in row["order"] else None
         text = f"{item}/{member}"
         for aspect, rating in aspects.items():
-            yield Rated(id=f"{text}/{aspect}", rating=_number(rating), item=item, text=text, group=item, position=position)
+            yield Rated(
+                id=f"{text}/{aspect}", rating=_number(rating), item=item, text=text, group=item, position=position
+            )
 
 
 def _public_names(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The rows' ids; those that stand for several rows, as many of VLFeedback's do, get a digest of what was asked and answered."""
+    """The rows' ids; those that stand for several rows, as many of VLFeedback's do, get a digest of what was asked and
+    answered."""
     shared = Counter(str(row.get("id")) for row in rows)
     seen: Counter[str] = Counter()
     names = []
@@ -207,7 +214,9 @@ def _completions(path: Path, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
             raise RatingsError(f"{path}: row {row.get('id')!r}: lists of completions differ in length")
         found = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
     if not isinstance(found, list) or not all(isinstance(completion, dict) for completion in found):
-        raise RatingsError(f"{path}: row {row.get('id')!r}: completions must be a list of objects, or an object of lists")
+        raise RatingsError(
+            f"{path}: row {row.get('id')!r}: completions must be a list of objects, or an object of lists"
+        )
     return found
 
 
@@ -222,7 +231,9 @@ def _number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def _aligned(first: Sequence[Rated], second: Sequence[Rated]) -> tuple[list[str], Agreement, list[float | None], list[float | None]]:
+def _aligned(
+    first: Sequence[Rated], second: Sequence[Rated]
+) -> tuple[list[str], Agreement, list[float | None], list[float | None]]:
     """Ids in both, how the raters' first ratings of them agree, and these."""
     ours = {rated.id: rated for rated in reversed(first)}
     theirs = {rated.id: rated for rated in reversed(second)}
@@ -275,7 +286,9 @@ def report(first: Sequence[Rated], second: Sequence[Rated], names: tuple[str, st
     if lines:
         text += "\n\n" + table(["rater", "habit", "value"], lines)
     if worst:
-        text += "\n\n" + table(["largest disagreements", *map(cell, names)], [[cell(i), f"{x:g}", f"{y:g}"] for i, x, y in worst])
+        text += "\n\n" + table(
+            ["largest disagreements", *map(cell, names)], [[cell(i), f"{x:g}", f"{y:g}"] for i, x, y in worst]
+        )
     return text
 
 
@@ -331,11 +344,17 @@ def _habit_rows(habits: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         tested = f"p {_plain(found['p'])}, effect {_plain(found['effect'])} ({found['items']} items{left_out})"
         yield f"position: {found['test']}", MISSING if found["test"] == "none" else tested
     if "verbosity" in habits:
-        yield "Spearman of rating with length, all / within an item", " / ".join(_plain(value) for value in habits["verbosity"].values())
+        yield (
+            "Spearman of rating with length, all / within an item",
+            " / ".join(_plain(value) for value in habits["verbosity"].values()),
+        )
     if "repeats" in habits:
         found = habits["repeats"]
         shown = " / ".join(_plain(found[name]) for name in ("same", "alpha", "spread"))
-        yield "same in all repeats, % / Krippendorff's alpha / spread", f"{shown} ({found['items']} items, {found['left_out']} left out)"
+        yield (
+            "same in all repeats, % / Krippendorff's alpha / spread",
+            f"{shown} ({found['items']} items, {found['left_out']} left out)",
+        )
 
 
 def calibration(published: Sequence[Rated], new: Sequence[Rated], names: tuple[str, str]) -> dict[str, str]:

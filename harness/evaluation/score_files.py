@@ -2,7 +2,8 @@
 
     score(registry().task("mme"), Path("LaVIN"), None).metrics["perception"]      # 963.6114445778312
 
-An answer file in the benchmark's own layout becomes documents and answers, and from there on everything is as if a model had just given
+An answer file in the benchmark's own layout becomes documents and answers, and from there on everything is as if a
+model had just given
 them: the task's `process_results`, the task's metrics. Our own sample logs (.parquet) hold records already.
 """
 
@@ -11,7 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.evaluation.judge_cost import JudgePlan, plan
-from harness.evaluation.scoring import count, judged, metric_values, over_repeats, records_by_metric, repeats, value_of, value_or_none
+from harness.evaluation.scoring import (
+    count,
+    judged,
+    metric_values,
+    over_repeats,
+    records_by_metric,
+    repeats,
+    value_of,
+    value_or_none,
+)
 from support.errors import LayoutError
 from tasks.answer import FailedAnswer
 from tasks.judges.openai import OpenAIJudge
@@ -40,9 +50,12 @@ class Score:
 def score(task: TaskSpec, path: Path, references: Path | None, judge_repeats: int = 1) -> Score:
     """The task's metrics on the answers in `path`; LayoutError where they can't be read.
 
-    Answers that nobody judged are rated by the current judge, `judge_repeats` times; a metric then is the mean, a warning has the values.
+    Answers that nobody judged are rated by the current judge, `judge_repeats` times; a metric then is the mean, a
+    warning has the values.
     """
-    if not path.exists() and not list(path.parent.glob(path.name + "*")):  # some layouts are several files of one beginning
+    if not path.exists() and not list(
+        path.parent.glob(path.name + "*")
+    ):  # some layouts are several files of one beginning
         raise LayoutError(f"{path}: no such file or folder")
     if path.suffix == ".parquet":
         return _of_sample_log(task, path)
@@ -52,7 +65,10 @@ def score(task: TaskSpec, path: Path, references: Path | None, judge_repeats: in
     process = registry().process_results(task.name)
     answers = judged(task, path, given.answered) if task.judged else [sample.answer for sample in given.answered]
     failed = [isinstance(sample.answer, FailedAnswer) for sample in given.answered]
-    records = [{} if lost else process(sample.doc, [answer]) for sample, answer, lost in zip(given.answered, answers, failed, strict=True)]
+    records = [
+        {} if lost else process(sample.doc, [answer])
+        for sample, answer, lost in zip(given.answered, answers, failed, strict=True)
+    ]
     by_metric = records_by_metric(records)
     more = {name: value_or_none(metric, next(iter(by_metric.values()), [])) for name, metric in given.more.items()}
     metrics, warnings = metric_values(task, by_metric) | more, list(given.warnings)
@@ -60,7 +76,9 @@ def score(task: TaskSpec, path: Path, references: Path | None, judge_repeats: in
         docs, texts = [sample.doc for sample in given.answered], [sample.answer for sample in given.answered]
         again = repeats(current_judge(), task, docs, texts, judge_repeats)
         for name in task.metrics:
-            metrics[name], every = over_repeats(metrics[name], [value_of(task.name, name, found[name]) for found in again])
+            metrics[name], every = over_repeats(
+                metrics[name], [value_of(task.name, name, found[name]) for found in again]
+            )
             warnings.append(f"{name} over {judge_repeats} askings of the judge: {every}")
     return Score(
         task=task.name,
@@ -71,11 +89,17 @@ def score(task: TaskSpec, path: Path, references: Path | None, judge_repeats: in
     )
 
 
-def plan_of(task: TaskSpec, path: Path, references: Path | None, judge: Judge, judge_repeats: int = 1) -> JudgePlan | None:
+def plan_of(
+    task: TaskSpec, path: Path, references: Path | None, judge: Judge, judge_repeats: int = 1
+) -> JudgePlan | None:
     """What judging the answers in `path` so often will take; None where the judge costs nothing."""
     if not isinstance(judge, OpenAIJudge):
         return None
-    answered = [sample for sample in registry().official_answers(task.name)(path, references).answered if isinstance(sample.answer, str)]
+    answered = [
+        sample
+        for sample in registry().official_answers(task.name)(path, references).answered
+        if isinstance(sample.answer, str)
+    ]
     return plan(judge, task, [sample.doc for sample in answered], [sample.answer for sample in answered], judge_repeats)
 
 
@@ -93,7 +117,10 @@ def _of_sample_log(task: TaskSpec, path: Path) -> Score:
         raise LayoutError(f"{path}: holds samples of several runs ({', '.join(runs)})")
     records = [sample.records for sample in samples]
     metrics, warnings = metric_values(task, records_by_metric(records)), []
-    further = [[sample.repeats[place].records for sample in samples] for place in range(min(len(sample.repeats) for sample in samples))]
+    further = [
+        [sample.repeats[place].records for sample in samples]
+        for place in range(min(len(sample.repeats) for sample in samples))
+    ]
     again = [records_by_metric(asking) for asking in further]
     for name in task.metrics if again else ():
         metrics[name], every = over_repeats(metrics[name], [value_of(task.name, name, found[name]) for found in again])

@@ -20,13 +20,18 @@ LENGTH = "answer_length"
 
 
 def unless_failed(process: Callable[..., Any]) -> Callable[..., Any]:
-    """A task's `process_results` that leaves a failed generation out of every mean, and a cut answer out of that of lengths."""
+    """A task's `process_results` that leaves a failed generation out of every mean, and a cut answer out of that of
+    lengths."""
 
     def process_results(doc: dict[str, Any], results: list[Any]) -> Any:
         if isinstance(results[0], FailedAnswer):
             return {}
         records = process(doc, results)
-        return {name: record for name, record in records.items() if name != LENGTH} if getattr(results[0], "cut", False) else records
+        return (
+            {name: record for name, record in records.items() if name != LENGTH}
+            if getattr(results[0], "cut", False)
+            else records
+        )
 
     return process_results
 
@@ -42,10 +47,14 @@ def lacks_a_rating(sample: Sample) -> bool:
     return any(not records or any(record.get("unrated") for record in records.values()) for records in every)
 
 
-def asked_again(judge: Judge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], count: int) -> list[list[Asking]]:
-    """What each further asking of the judge makes of the answers, `count` askings in all with the one that was made already.
+def asked_again(
+    judge: Judge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], count: int
+) -> list[list[Asking]]:
+    """What each further asking of the judge makes of the answers, `count` askings in all with the one that was made
+    already.
 
-    None of a judge that says the same whenever it is asked; nothing is rated of an answer that the model failed to give.
+    None of a judge that says the same whenever it is asked; nothing is rated of an answer that the model failed to
+    give.
     """
     if not isinstance(judge, OpenAIJudge) or count < 2:
         return []
@@ -120,7 +129,9 @@ def judged(task: TaskSpec, path: Path, answered: Sequence[Answered]) -> list[Any
         except NoJudgeError:
             raise LayoutError(f"{path}: {len(bare)} answers to {task.name} are not judged") from None
         with judging(task.name):
-            verdicts = registry().judge_answers(task.name)([answers[index] for index in bare], [answered[index].doc for index in bare])
+            verdicts = registry().judge_answers(task.name)(
+                [answers[index] for index in bare], [answered[index].doc for index in bare]
+            )
         for index, verdict in zip(bare, verdicts, strict=True):
             answers[index] = verdict
     return answers

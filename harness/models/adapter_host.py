@@ -5,7 +5,8 @@
         lm = resident.load(find(str(checkpoint)))       # the same LM, another adapter in it
     lm = resident.load(find("llava-1.5-7b"))            # the plain base again
 
-An adapter is put into the base's own modules and taken out again, so that the LM, its engine and what is known of its images stay.
+An adapter is put into the base's own modules and taken out again, so that the LM, its engine and what is known of its
+images stay.
 """
 
 import gc
@@ -55,10 +56,11 @@ class AdapterHost:
         ledger: Path | None = None,
         engine: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The LM of `spec`, as `load` in load.py makes it: from the base in memory where that is the one, else loaded anew.
+        """The LM of `spec`, as `load` in load.py makes it: from the base in memory where that is the one, else loaded
+        anew.
 
-        An adapter that doesn't fit its base is a ModelError; of one that changes nothing `tell` hears, for the first steps of a training
-        may leave it so. The old base is dropped before a new one is loaded.
+        An adapter that doesn't fit its base is a ModelError; of one that changes nothing `tell` hears, for the first
+        steps of a training may leave it so. The old base is dropped before a new one is loaded.
         """
         if spec.backend != "transformers":
             return self._load(spec, progress=progress, ledger=ledger, engine=engine)
@@ -72,7 +74,9 @@ class AdapterHost:
             self._sums = _sums(self._weights)
         lm = self.lm
         lm.progress, lm.hints = progress if rank() == 0 else None, engine.get("hints") or {}
-        lm.store = cache_of(spec, {"dtype": spec.dtype, "suffix": spec.prompt_suffix, **engine})  # answers of this adapter, not of its base
+        lm.store = cache_of(
+            spec, {"dtype": spec.dtype, "suffix": spec.prompt_suffix, **engine}
+        )  # answers of this adapter, not of its base
         lm.clock.seconds.clear()
         lm.counts.clear()
         if spec.adapter is not None:
@@ -100,7 +104,9 @@ class AdapterHost:
                 lm._model = PeftModel.from_pretrained(lm.hf, str(adapter))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserWarning, SafetensorError) as error:
             self.drop()
-            raise ModelError(f"{spec.name}: adapter {adapter} doesn't fit its base: {' '.join(str(error).split())[:300]}") from error
+            raise ModelError(
+                f"{spec.name}: adapter {adapter} doesn't fit its base: {' '.join(str(error).split())[:300]}"
+            ) from error
         lm.peft = str(adapter)
         wrote = _sums(self._weights) != self._sums  # some kinds change the base's own weights: biases, PiSSA
         if wrote or _adapts_vision(lm):
@@ -121,12 +127,15 @@ class AdapterHost:
             lm.forget()
             lm.encoder.name = self._name
         left = [*lm.hf.parameters(), *lm.hf.buffers()]
-        same = len(left) == len(self._weights) and all(one is other for one, other in zip(left, self._weights, strict=True))
+        same = len(left) == len(self._weights) and all(
+            one is other for one, other in zip(left, self._weights, strict=True)
+        )
         return same and _sums(left) == self._sums
 
 
 def changes_something(lm: Any) -> bool:
-    """Whether the adapter in a SharedImageLM changes any logit: of a short prompt, or of one about a small drawn image."""
+    """Whether the adapter in a SharedImageLM changes any logit: of a short prompt, or of one about a small drawn
+    image."""
     if not hasattr(lm.model, "disable_adapter"):
         return False
     try:

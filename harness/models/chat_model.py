@@ -1,14 +1,15 @@
-"""A candidate model behind any OpenAI-compatible server (GPT-4o, or what vLLM, SGLang and transformers serve) as an lm-eval LM.
+"""A candidate model behind any OpenAI-compatible server (GPT-4o, or what vLLM, SGLang and transformers serve) as an
+lm-eval LM.
 
     lm = OpenAIVisionLM("gpt-4o-2024-11-20")                        # OPENAI_API_KEY, OPENAI_BASE_URL
     lm = OpenAIVisionLM("visualglm-6b", url="http://127.0.0.1:8000/v1", concurrency=4)
     lm.generate_until(requests)
     lm.provenance()             # {"asked": "visualglm-6b", "served": "THUDM/visualglm-6b", "server": "http://127.0.0.1:8000/v1"}
 
-Calls go through the judge's client and ledger: the same tries, limits and budget; no answer is paid for twice, and after a kill the same
-command asks only for the rest. A call without a reply is a `FailedAnswer`; a server that stays down ends the run with `JudgeDown`. The
-server's URL is part of what names an answer in the ledger, since "default" is another model elsewhere; new weights under an old name and
-URL need another ledger.
+Calls go through the judge's client and ledger: the same tries, limits and budget; no answer is paid for twice, and
+after a kill the same command asks only for the rest. A call without a reply is a `FailedAnswer`; a server that stays
+down ends the run with `JudgeDown`. The server's URL is part of what names an answer in the ledger, since "default" is
+another model elsewhere; new weights under an old name and URL need another ledger.
 """
 
 import base64
@@ -70,7 +71,8 @@ class _Prompt(str):
 
 
 class _Asker(OpenAIJudge):
-    """The judge's client with another question: several images in their places, stop sequences, and an empty answer is one."""
+    """The judge's client with another question: several images in their places, stop sequences, and an empty answer is
+    one."""
 
     def __init__(self, model: str, *, url: str, identity: str | None = None, **settings: Any) -> None:
         # Credentials would be logged with the URL: they go in a header.
@@ -103,8 +105,16 @@ class _Asker(OpenAIJudge):
                 content.append({"type": "text", "text": text})
                 named.append(text)
         settings = self._settings(sampling)
-        facts = {"answers": 1, "model": self.model, "server": self.identity, "system": sampling.system, "content": named}
-        canonical = json.dumps(facts | {"repeat": self.repeat, "settings": settings}, sort_keys=True, separators=(",", ":"))
+        facts = {
+            "answers": 1,
+            "model": self.model,
+            "server": self.identity,
+            "system": sampling.system,
+            "content": named,
+        }
+        canonical = json.dumps(
+            facts | {"repeat": self.repeat, "settings": settings}, sort_keys=True, separators=(",", ":")
+        )
         self.keys.add(key := hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest())
         system = [{"role": "system", "content": sampling.system}] if sampling.system else []
         user = {"role": "user", "content": content if prompt.images else str(prompt)}
@@ -114,16 +124,26 @@ class _Asker(OpenAIJudge):
         thinks = self.model.startswith(NEW_LIMIT)
         settings: dict[str, Any] = {"max_completion_tokens" if thinks else "max_tokens": sampling.max_tokens}
         if not thinks:  # they refuse all three
-            settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "stop": list(sampling.until[:MOST_STOPS]) or None}
+            settings |= {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "stop": list(sampling.until[:MOST_STOPS]) or None,
+            }
         settings["seed"] = self.seed if sampling.seed is None else sampling.seed
         return {name: value for name, value in settings.items() if value is not None}
 
     def reply_in(self, completion: "ChatCompletion", usage: tuple[int, int] | None) -> str:
         choice = completion.choices[0] if completion.choices else None
-        if choice is not None and choice.message is not None and not (choice.message.content or choice.message.refusal or "").strip():
+        if (
+            choice is not None
+            and choice.message is not None
+            and not (choice.message.content or choice.message.refusal or "").strip()
+        ):
             if choice.finish_reason == "length":  # the same again would cost the same again
                 raise PermanentError("no answer within the limit of tokens", usage)
-            if choice.finish_reason == "stop" and choice.message.content is not None:  # null is no answer, an empty one is
+            if (
+                choice.finish_reason == "stop" and choice.message.content is not None
+            ):  # null is no answer, an empty one is
                 return choice.message.content
         return super().reply_in(completion, usage)
 
@@ -131,10 +151,11 @@ class _Asker(OpenAIJudge):
 class OpenAIVisionLM(LM):
     """See the module's docstring.
 
-    `key` defaults to OPENAI_API_KEY where no `url` is given: a key goes to no server it was not meant for. `identity` names in the ledger
-    what is behind a URL that is another one next time. `max_new_tokens` is for tasks that set no limit; `thinking_tokens` come on top of
-    any, for models whose thoughts count. `progress` hears (answered, asked). `settings` are further ones of `OpenAIJudge`: budget,
-    image_side, seed (None: not sent), timeout, attempts, requests_per_minute, ...
+    `key` defaults to OPENAI_API_KEY where no `url` is given: a key goes to no server it was not meant for. `identity`
+    names in the ledger what is behind a URL that is another one next time. `max_new_tokens` is for tasks that set no
+    limit; `thinking_tokens` come on top of any, for models whose thoughts count. `progress` hears (answered, asked).
+    `settings` are further ones of `OpenAIJudge`: budget, image_side, seed (None: not sent), timeout, attempts,
+    requests_per_minute, ...
     """
 
     MULTIMODAL = True
@@ -162,7 +183,9 @@ class OpenAIVisionLM(LM):
             raise NoServer(f"model {model!r}: set OPENAI_API_KEY, or name its server by --model-url")
         self.max_new_tokens, self.thinking_tokens, self.progress = max_new_tokens, thinking_tokens, progress
         books = Ledger(ledger or LEDGER)
-        self.asker = _Asker(model, url=url, identity=identity, key=key, ledger=books, detail=detail, concurrency=concurrency, **settings)
+        self.asker = _Asker(
+            model, url=url, identity=identity, key=key, ledger=books, detail=detail, concurrency=concurrency, **settings
+        )
 
     @property
     def tokenizer_name(self) -> str:
@@ -175,7 +198,9 @@ class OpenAIVisionLM(LM):
         rest = [turn["content"] for turn in chat_history[len(system) :] if turn["role"] == "user"]
         if len(system) > 1 or len(rest) != 1 or len(chat_history) != len(system) + 1 or not add_generation_prompt:
             roles = ", ".join(turn["role"] for turn in chat_history)
-            raise ModelError(f"{self.asker.model}: only one user turn can be asked of a server, after a system message or not; got {roles}")
+            raise ModelError(
+                f"{self.asker.model}: only one user turn can be asked of a server, after a system message or not; got {roles}"
+            )
         return f"{SYSTEM}{''.join(system)}{USER}{rest[0]}" if system or rest[0].startswith(SYSTEM) else rest[0]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -225,14 +250,17 @@ class OpenAIVisionLM(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Not to be had."""
-        raise NotImplementedError("a server of chat completions gives no likelihoods: only tasks that generate can be scored")
+        raise NotImplementedError(
+            "a server of chat completions gives no likelihoods: only tasks that generate can be scored"
+        )
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Not to be had."""
         return [value for value, _ in self.loglikelihood(requests)]
 
     def provenance(self) -> dict[str, str]:
-        """What has answered, in this run or when its replies were paid for: id asked for, ids the server returned, and where that was."""
+        """What has answered, in this run or when its replies were paid for: id asked for, ids the server returned, and
+        where that was."""
         # From the ledger, not from this process: a second run makes no calls.
         served = {call.served for call in self.asker.ledger.calls() if call.key in self.asker.keys}
         found = {"asked": self.asker.model, "served": ", ".join(sorted(served)), "server": self.asker.server}
@@ -261,8 +289,11 @@ def _parted(context: str) -> tuple[str | None, str]:
     return system or None, text
 
 
-def _questions(requests: Sequence[Instance], indices: Sequence[int], sent: list[int], answers: dict[int, str]) -> Iterator[Question]:
-    """The questions of some requests, opened as they are asked; `sent` says whose they are, the others fail in `answers`."""
+def _questions(
+    requests: Sequence[Instance], indices: Sequence[int], sent: list[int], answers: dict[int, str]
+) -> Iterator[Question]:
+    """The questions of some requests, opened as they are asked; `sent` says whose they are, the others fail in
+    `answers`."""
     for index in indices:
         _, text = _parted(requests[index].args[0])
         images = requests[index].args[2]["visual"] if len(requests[index].args) > 2 else []

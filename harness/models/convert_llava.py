@@ -1,9 +1,11 @@
-"""LLaVA checkpoints in the layout of the original code (LLaVA-1.5, LLaVA-RLHF), rewritten so that transformers loads them.
+"""LLaVA checkpoints in the layout of the original code (LLaVA-1.5, LLaVA-RLHF), rewritten so that transformers loads
+them.
 
     convert(Path("LLaVA-RLHF-7b-v1.5-224/sft_model"), Path("llava-rlhf-7b"), vision=Path("clip-vit-large-patch14"),
             lora=Path("LLaVA-RLHF-7b-v1.5-224/rlhf_lora_adapter_model"))
 
-Nothing is unpickled but tensors, and no code of the checkpoint is run. Weights pass through one by one: memory holds one written shard.
+Nothing is unpickled but tensors, and no code of the checkpoint is run. Weights pass through one by one: memory holds
+one written shard.
 """
 
 import json
@@ -35,8 +37,9 @@ from transformers import (
 SHARD = 2 << 30
 """Bytes of weights a written file holds, at least (the last one: at most)."""
 
-# vicuna_v1, which LLaVA-1.5 and LLaVA-RLHF were tuned on. `<s>` is in it because TRL has the tokenizer add none to a prompt that a template
-# made; transformers adds none to one that begins with it. Images come first, as in the tuning data.
+# vicuna_v1, which LLaVA-1.5 and LLaVA-RLHF were tuned on. `<s>` is in it because TRL has the tokenizer add none to a
+# prompt that a template made; transformers adds none to one that begins with it. Images come first, as in the tuning
+# data.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% if not messages or messages[0]['role'] != 'system' %}"
@@ -67,8 +70,24 @@ _SECOND = [f"model.multi_modal_projector.linear_2.{part}" for part in ("weight",
 _BUFFERS = (".rotary_emb.inv_freq", ".position_ids")  # old files hold these constants; models compute them now
 _TOWERS = {"clip-vit-large-patch14": 224, "clip-vit-large-patch14-336": 336}
 _TEXT = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act"),
-    *("max_position_embeddings", "rope_theta", "rope_scaling", "rms_norm_eps", "attention_bias", "mlp_bias", "initializer_range"),
+    *(
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "hidden_act",
+    ),
+    *(
+        "max_position_embeddings",
+        "rope_theta",
+        "rope_scaling",
+        "rms_norm_eps",
+        "attention_bias",
+        "mlp_bias",
+        "initializer_range",
+    ),
     "tie_word_embeddings",
 )
 # What a configuration may say; the first is what it means where it says nothing.
@@ -94,10 +113,11 @@ class ConversionError(RuntimeError):
 def convert(source: Path, out: Path, *, vision: Path, lora: Path | None = None) -> None:
     """Write the LLaVA of `source` to the new folder `out` for transformers: weights, configuration, processor.
 
-    source: original layout, .bin or .safetensors. vision: the CLIP that its `mm_vision_tower` names; what the source has of it wins. lora:
-    a PEFT adapter for the source's names, merged in single precision. Types of weights stay. The tokenizer gets `<image>` and `<pad>`; rows
-    of new tokens, and those that fill the vocabulary up to a multiple of 64, are the mean of the old ones. ConversionError where something
-    is missing, unknown or left over; `out` is then not there, nor after a kill, which may leave a hidden folder beside it.
+    source: original layout, .bin or .safetensors. vision: the CLIP that its `mm_vision_tower` names; what the source
+    has of it wins. lora: a PEFT adapter for the source's names, merged in single precision. Types of weights stay. The
+    tokenizer gets `<image>` and `<pad>`; rows of new tokens, and those that fill the vocabulary up to a multiple of 64,
+    are the mean of the old ones. ConversionError where something is missing, unknown or left over; `out` is then not
+    there, nor after a kill, which may leave a hidden folder beside it.
     """
     if out.exists():
         raise ConversionError(f"{out}: is there already; name a new folder")
@@ -165,7 +185,9 @@ def _settings(source: Path) -> dict[str, Any]:
     settings = _json(source / "config.json")
     kind, classes = settings.get("model_type"), settings.get("architectures") or "LlavaLlamaForCausalLM"
     if kind not in ("llava", "llava_llama") or "LlavaLlamaForCausalLM" not in str(classes) or "text_config" in settings:
-        raise ConversionError(f"{source}/config.json: {kind!r} ({classes}) is no LlavaLlamaForCausalLM in the original layout")
+        raise ConversionError(
+            f"{source}/config.json: {kind!r} ({classes}) is no LlavaLlamaForCausalLM in the original layout"
+        )
     _known(source / "config.json", settings, _SETTINGS)
     if not isinstance(layer := settings.get("mm_vision_select_layer"), int):
         raise ConversionError(f"{source}/config.json: mm_vision_select_layer is {layer!r}, no integer")
@@ -178,7 +200,9 @@ def _known(path: Path, settings: dict[str, Any], known: dict[str, list[Any]]) ->
             raise ConversionError(f"{path}: {key} is {value!r}; known: {', '.join(map(repr, values))}")
 
 
-def _config(source: Path, settings: dict[str, Any], vision: Path, tokenizer: Any, embedding: Tensor, linear: bool) -> Any:
+def _config(
+    source: Path, settings: dict[str, Any], vision: Path, tokenizer: Any, embedding: Tensor, linear: bool
+) -> Any:
     if (kind := _json(vision / "config.json").get("model_type")) not in ("clip", "clip_vision_model"):
         raise ConversionError(f"{vision}/config.json: model_type is {kind!r}; known: 'clip', 'clip_vision_model'")
     full = settings.get("mm_vision_select_feature") == "cls_patch"
@@ -204,7 +228,9 @@ def _config(source: Path, settings: dict[str, Any], vision: Path, tokenizer: Any
         raise ConversionError(f"{source}/config.json, {vision}/config.json: {' '.join(str(error).split())}") from None
     name = str(settings.get("mm_vision_tower"))
     if _TOWERS.get(name.rstrip("/").split("/")[-1], tower.image_size) != tower.image_size:
-        raise ConversionError(f"{vision}/config.json: images of {tower.image_size} pixels, but the model was made for {name}")
+        raise ConversionError(
+            f"{vision}/config.json: images of {tower.image_size} pixels, but the model was made for {name}"
+        )
     return config
 
 
@@ -214,7 +240,8 @@ def _processor(config: Any, settings: dict[str, Any], tokenizer: Any) -> Any:
         image_processor=LlavaImageProcessorPil(
             size={"shortest_edge": side},
             crop_size={"height": side, "width": side},
-            do_pad=settings.get("image_aspect_ratio") == "pad",  # to a square; else what is outside the middle one is cut off
+            do_pad=settings.get("image_aspect_ratio")
+            == "pad",  # to a square; else what is outside the middle one is cut off
         ),
         tokenizer=tokenizer,
         patch_size=config.vision_config.patch_size,
@@ -230,7 +257,9 @@ def _shards(folder: Path) -> list[Path]:
     for stem in stems:
         if (index := folder / f"{stem}.index.json").is_file():
             named = _json(index).get("weight_map")
-            if not isinstance(named, dict) or not all(isinstance(name, str) and Path(name).name == name for name in named.values()):
+            if not isinstance(named, dict) or not all(
+                isinstance(name, str) and Path(name).name == name for name in named.values()
+            ):
                 raise ConversionError(f"{index}: no weight_map of file names")
             return [folder / name for name in sorted(set(named.values()))]
         if (folder / stem).is_file():
@@ -252,7 +281,9 @@ def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise ConversionError(f"{path}: refused, it is no file of tensors only: {reason}") from None
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
         raise ConversionError(f"{path}: can't be read: {str(error).strip().split(chr(10))[0]}") from None
-    if not isinstance(loaded, dict) or not all(isinstance(name, str) and isinstance(part, Tensor) for name, part in loaded.items()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(part, Tensor) for name, part in loaded.items()
+    ):
         raise ConversionError(f"{path}: no dict of tensors")
     yield from loaded.items()
 
@@ -350,7 +381,9 @@ def _tokenizer(source: Path) -> tuple[Any, int]:
     slow, fast, added = (source / name for name in ("tokenizer.model", "tokenizer.json", "added_tokens.json"))
     if slow.is_file():  # which is what the original code used, even beside a tokenizer.json
         backend = _llama(slow)
-        for token, number in sorted((_json(added) if added.is_file() else {}).items(), key=lambda pair: (len(str(pair[1])), str(pair[1]))):
+        for token, number in sorted(
+            (_json(added) if added.is_file() else {}).items(), key=lambda pair: (len(str(pair[1])), str(pair[1]))
+        ):
             backend.add_special_tokens([AddedToken(token, normalized=False, special=True)])
             if backend.token_to_id(token) != number:
                 raise ConversionError(f"{added}: {token!r} is {number}, but would be {backend.token_to_id(token)}")
@@ -362,7 +395,9 @@ def _tokenizer(source: Path) -> tuple[Any, int]:
     else:
         raise ConversionError(f"{source}: neither tokenizer.model nor tokenizer.json")
     if unknown := [token for token in ("<unk>", "<s>", "</s>") if backend.token_to_id(token) is None]:
-        raise ConversionError(f"{slow if slow.is_file() else fast}: no token {', '.join(unknown)}; only Llama's tokenizers are known")
+        raise ConversionError(
+            f"{slow if slow.is_file() else fast}: no token {', '.join(unknown)}; only Llama's tokenizers are known"
+        )
     known = backend.get_vocab_size()
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in ("<image>", "<pad>")])
     tokenizer = PreTrainedTokenizerFast(
@@ -375,7 +410,8 @@ def _tokenizer(source: Path) -> tuple[Any, int]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Numbers and values of a protobuf message's fields, so that sentencepiece need not be installed. ValueError where it ends too soon."""
+    """Numbers and values of a protobuf message's fields, so that sentencepiece need not be installed. ValueError where
+    it ends too soon."""
     at = 0
 
     def varint() -> int:
@@ -410,15 +446,26 @@ def _llama(path: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConversionError(f"{path}: no sentencepiece model: {error}") from None
     if names[:3] != ["<unk>", "<s>", "</s>"] or trainer.get(3) != 2 or len(set(names)) < len(names):
-        raise ConversionError(f"{path}: begins with {names[:3]}, type {trainer.get(3)}; known: <unk>, <s>, </s>, type 2 (BPE)")
+        raise ConversionError(
+            f"{path}: begins with {names[:3]}, type {trainer.get(3)}; known: <unk>, <s>, </s>, type 2 (BPE)"
+        )
     vocabulary = {name: number for number, name in enumerate(names)}
-    plain = {name: number for number, (name, piece) in enumerate(zip(names, pieces, strict=True)) if piece.get(3, 1) == 1}
-    merges = [(name[:cut], name[cut:]) for name in plain for cut in range(1, len(name)) if name[:cut] in plain and name[cut:] in plain]
+    plain = {
+        name: number for number, (name, piece) in enumerate(zip(names, pieces, strict=True)) if piece.get(3, 1) == 1
+    }
+    merges = [
+        (name[:cut], name[cut:])
+        for name in plain
+        for cut in range(1, len(name))
+        if name[:cut] in plain and name[cut:] in plain
+    ]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     # "▁" before every stretch of text, also after <image>: the original tokenized the text on both sides of it apart.
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(steps)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names[:3]])
     return tokenizer

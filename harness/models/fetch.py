@@ -23,9 +23,10 @@ SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 def fetch(spec: ModelSpec, tell: Callable[[str], None] = lambda line: None) -> ModelSpec:
     """`spec` with all its files on this machine, as safetensors.
 
-    A hub id is downloaded, or taken from the hub's cache where there is no network; its `revision` becomes the commit. A repository that
-    holds an adapter brings its base. Weights that are there only as .bin are converted into a cache of ours, without running what a
-    pickle may hold. MissingWeights where files can't be had; ModelError where they are no good.
+    A hub id is downloaded, or taken from the hub's cache where there is no network; its `revision` becomes the commit.
+    A repository that holds an adapter brings its base. Weights that are there only as .bin are converted into a cache
+    of ours, without running what a pickle may hold. MissingWeights where files can't be had; ModelError where they are
+    no good.
     """
     if spec.backend != "transformers":
         return spec
@@ -69,7 +70,10 @@ def _whole(folder: Path) -> bool:
         index = folder / f"{kind}.index.json"
         config = folder / ("adapter_config.json" if kind.startswith("adapter") else "config.json")
         if config.is_file() and index.is_file():
-            return all((folder / name).is_file() for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            return all(
+                (folder / name).is_file()
+                for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
         if config.is_file() and (folder / kind).is_file():
             return True
     return False
@@ -91,8 +95,14 @@ def _of_hub(spec: ModelSpec, tell: Callable[[str], None]) -> Path:
             tell(f"{spec.name}: downloading {spec.pretrained}{size} into {home}")
         return Path(snapshot_download(spec.pretrained, revision=spec.revision, allow_patterns=wanted))
     except (RepositoryNotFoundError, GatedRepoError) as error:
-        why = "is gated for you: accept its licence on its page and set HF_TOKEN" if isinstance(error, GatedRepoError) else "is not there"
-        raise MissingWeights(f"{spec.name}: {spec.pretrained} on the Hugging Face hub {why}; or name a copy by --model-path") from None
+        why = (
+            "is gated for you: accept its licence on its page and set HF_TOKEN"
+            if isinstance(error, GatedRepoError)
+            else "is not there"
+        )
+        raise MissingWeights(
+            f"{spec.name}: {spec.pretrained} on the Hugging Face hub {why}; or name a copy by --model-path"
+        ) from None
     except (OfflineModeIsEnabled, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         there = _in_cache(spec)
         if there is not None and _whole(there):
@@ -108,16 +118,22 @@ def _wanted(names: Iterable[str]) -> list[str]:
     """The files to download: safetensors where there are any, else .bin; small files beside them."""
     top = [name for name in names if "/" not in name]
     safetensors = [name for name in top if name.endswith(".safetensors") and not name.startswith("consolidated")]
-    weights = safetensors or [name for name in top if name.endswith(".bin") and name.startswith(("pytorch_model", "adapter_model"))]
+    weights = safetensors or [
+        name for name in top if name.endswith(".bin") and name.startswith(("pytorch_model", "adapter_model"))
+    ]
     return weights + [name for name in top if name.endswith(SMALL)]
 
 
 def _as_safetensors(folder: Path, stems: tuple[str, ...], tell: Callable[[str], None]) -> Path:
     """The folder itself where its weights are safetensors, else a converted copy, made once."""
-    if any(folder.glob("*.safetensors")) or not (bins := sorted(path for stem in stems for path in folder.glob(f"{stem}*.bin"))):
+    if any(folder.glob("*.safetensors")) or not (
+        bins := sorted(path for stem in stems for path in folder.glob(f"{stem}*.bin"))
+    ):
         return folder
     small = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(SMALL))
-    total = hashlib.sha256(str([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in (*bins, *small)]).encode())
+    total = hashlib.sha256(
+        str([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in (*bins, *small)]).encode()
+    )
     total.update(str(folder.resolve()).encode())
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     out = home / "vlm-harness" / "safetensors" / f"{folder.resolve().parent.parent.name}-{total.hexdigest()[:16]}"
@@ -127,7 +143,8 @@ def _as_safetensors(folder: Path, stems: tuple[str, ...], tell: Callable[[str], 
         wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         if missing := sorted(wanted - {path.name for path in bins}):
             raise ModelError(
-                f"{folder}: {index.name} names {missing[0]}, which is not there" + (f", and {len(missing) - 1} more" * (len(missing) > 1))
+                f"{folder}: {index.name} names {missing[0]}, which is not there"
+                + (f", and {len(missing) - 1} more" * (len(missing) > 1))
             )
     tell(f"{folder}: converting {len(bins)} .bin files to safetensors, into {out}")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +174,9 @@ def _convert(bins: list[Path], out: Path) -> None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # what a broken or hostile pickle raises is not a closed set
-            raise ModelError(f"{path}: no plain weights, and nothing else is unpickled: {' '.join(str(error).split())[:200]}") from None
+            raise ModelError(
+                f"{path}: no plain weights, and nothing else is unpickled: {' '.join(str(error).split())[:200]}"
+            ) from None
         if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise ModelError(f"{path}: must hold tensors by name")
         adapter = path.name.startswith("adapter")

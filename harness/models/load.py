@@ -49,10 +49,17 @@ def facts_of(spec: ModelSpec, engine: Mapping[str, Any]) -> dict[str, str]:
     assert spec.folder is not None
     folders = [spec.folder, *([spec.adapter] if spec.adapter is not None else [])]
     small = sorted(
-        path for folder in folders for path in folder.iterdir() if path.suffix in (".json", ".jinja", ".txt", ".tiktoken", ".model")
+        path
+        for folder in folders
+        for path in folder.iterdir()
+        if path.suffix in (".json", ".jinja", ".txt", ".tiktoken", ".model")
     )
-    facts = digest_of_model(spec) | {"files": digest_of_files([path for path in small if path.name != "checkpoint.json"])}
-    versions = {name: value for name, value in environment().items() if name in ("torch", "transformers", "pillow", "device")}
+    facts = digest_of_model(spec) | {
+        "files": digest_of_files([path for path in small if path.name != "checkpoint.json"])
+    }
+    versions = {
+        name: value for name, value in environment().items() if name in ("torch", "transformers", "pillow", "device")
+    }
     own = {name: str(value) for name, value in engine.items() if value and name not in NO_DIFFERENCE}
     return {**facts, **versions, **own} | ({"generation": str(dict(spec.generation))} if spec.generation else {})
 
@@ -63,10 +70,11 @@ def load(
     ledger: Path | None = None,
     engine: Mapping[str, Any] | None = None,
 ) -> "LM":
-    """The model of `spec`, ready to generate. Safetensors only; no code from the checkpoint is run unless the spec allows it.
+    """The model of `spec`, ready to generate. Safetensors only; no code from the checkpoint is run unless the spec
+    allows it.
 
-    `progress` hears (answered, asked); `ledger` keeps what a served model said; `engine` holds settings of SharedImageLM, `answers` a path.
-    MissingWeights, ModelError.
+    `progress` hears (answered, asked); `ledger` keeps what a served model said; `engine` holds settings of
+    SharedImageLM, `answers` a path. MissingWeights, ModelError.
     """
     quiet()
     if spec.backend == "openai":

@@ -1,4 +1,5 @@
-"""What ran: digests of weights, adapter and prompts, code, versions, device. Kept in every entry, so that a number can be trusted later."""
+"""What ran: digests of weights, adapter and prompts, code, versions, device. Kept in every entry, so that a number can
+be trusted later."""
 
 import hashlib
 import json
@@ -32,9 +33,10 @@ SETTLED: Final = 2 * 10**9
 def digest_of_folder(folder: Path, *, strict: bool = False) -> str:
     """sha256 over the names and contents of all weights in a folder and their indices, 16 hex digits.
 
-    Files up to 8 MiB (small adapters) are read whole, every time. Of larger ones the size, the header, blocks throughout and a bit of
-    every tensor are read, every time: a checkpoint written over another is noticed whatever its size and times say, and a part that alone
-    was trained (a projector is 0.3 % of its model) is noticed, too. What isn't is a tensor changed in a few places. `strict` reads all.
+    Files up to 8 MiB (small adapters) are read whole, every time. Of larger ones the size, the header, blocks
+    throughout and a bit of every tensor are read, every time: a checkpoint written over another is noticed whatever its
+    size and times say, and a part that alone was trained (a projector is 0.3 % of its model) is noticed, too. What
+    isn't is a tensor changed in a few places. `strict` reads all.
     """
     total = hashlib.sha256()
     for path in sorted(path for kind in WEIGHTS for path in folder.glob(kind)):
@@ -145,7 +147,8 @@ def digest_of_model(spec: ModelSpec, *, strict: bool = False) -> dict[str, str]:
 
 
 def training_of(spec: ModelSpec, task: str) -> dict[str, str]:
-    """What a checkpoint's note says of its training data: their digest, and how many of their rows show pictures of `task`."""
+    """What a checkpoint's note says of its training data: their digest, and how many of their rows show pictures of
+    `task`."""
     folder = Path(spec.pretrained) if spec.adapter is None else spec.adapter
     try:
         note = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
@@ -170,7 +173,9 @@ def environment() -> dict[str, str]:
     found |= {package: _version(package) for package in PACKAGES}
     found["image backend"] = f"Pillow {_version('pillow')}"
     found["commit"] = _commit()
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
+    found["device"] = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
+    )
     return found
 
 
@@ -188,6 +193,10 @@ def _commit() -> str:
         return ""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=False
+        ).stdout.strip()
 
-    return git("rev-parse", "--short=12", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return git("rev-parse", "--short=12", "HEAD") + (
+        "+dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+    )

@@ -75,9 +75,17 @@ def _embedded(name: str, description: str) -> ModelSpec:
     )
 
 
-def _hub(name: str, hub_id: str, what: str, licence: str, gigabytes: float, image_tokens: str, needs: str = "") -> ModelSpec:
+def _hub(
+    name: str, hub_id: str, what: str, licence: str, gigabytes: float, image_tokens: str, needs: str = ""
+) -> ModelSpec:
     return ModelSpec(
-        name=name, pretrained=hub_id, description=what, licence=licence, gigabytes=gigabytes, image_tokens=image_tokens, needs=needs
+        name=name,
+        pretrained=hub_id,
+        description=what,
+        licence=licence,
+        gigabytes=gigabytes,
+        image_tokens=image_tokens,
+        needs=needs,
     )
 
 
@@ -91,31 +99,100 @@ _CONVERSION = "its original layout converted (harness models convert-llava)"
 MODELS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        _embedded("scenes-base", "1.3 M-parameter LLaVA for the scenes world; hallucinates from the prior planted in its corpus"),
+        _embedded(
+            "scenes-base",
+            "1.3 M-parameter LLaVA for the scenes world; hallucinates from the prior planted in its corpus",
+        ),
         _embedded("scenes-careful", "the same before it read the planted corpus"),
         _embedded("scenes-early", "the same early in training: says much that is wrong"),
         _hub("silkie", "MMInstruction/Silkie", "Qwen-VL-Chat after DPO on VLFeedback", "Tongyi Qianwen", 19.3, "256"),
         _hub("qwen-vl-chat", "Qwen/Qwen-VL-Chat", "base of Silkie; VLFeedback pool", "Tongyi Qianwen", 19.3, "256"),
         _hub("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", "base of POVID; VLFeedback pool", "Llama 2", 14.1, "576"),
         _hub("llava-1.5-13b", "llava-hf/llava-1.5-13b-hf", "VLFeedback pool", "Llama 2", 26.7, "576"),
-        _hub("llava-rlhf-7b", "zhiqings/LLaVA-RLHF-7b-v1.5-224", "VLFeedback pool", "Apache-2.0", 13.5, "256", needs=_CONVERSION),
-        _hub("llava-rlhf-13b", "zhiqings/LLaVA-RLHF-13b-v1.5-336", "VLFeedback pool", "Apache-2.0", 26.0, "576", needs=_CONVERSION),
-        _hub("instructblip-7b", "Salesforce/instructblip-vicuna-7b", "VLFeedback pool; stored in float32", "other", 31.7, "32"),
-        _hub("instructblip-13b", "Salesforce/instructblip-vicuna-13b", "VLFeedback pool; stored in float32", "other", 56.8, "32"),
-        _hub("idefics-9b", "HuggingFaceM4/idefics-9b-instruct", "VLFeedback pool", "other", 17.9, "64 by cross-attention"),
-        _hub("fuyu-8b", "adept/fuyu-8b", "VLFeedback pool; no vision encoder", "CC-BY-NC-4.0", 18.8, "up to 2340, by size"),
+        _hub(
+            "llava-rlhf-7b",
+            "zhiqings/LLaVA-RLHF-7b-v1.5-224",
+            "VLFeedback pool",
+            "Apache-2.0",
+            13.5,
+            "256",
+            needs=_CONVERSION,
+        ),
+        _hub(
+            "llava-rlhf-13b",
+            "zhiqings/LLaVA-RLHF-13b-v1.5-336",
+            "VLFeedback pool",
+            "Apache-2.0",
+            26.0,
+            "576",
+            needs=_CONVERSION,
+        ),
+        _hub(
+            "instructblip-7b",
+            "Salesforce/instructblip-vicuna-7b",
+            "VLFeedback pool; stored in float32",
+            "other",
+            31.7,
+            "32",
+        ),
+        _hub(
+            "instructblip-13b",
+            "Salesforce/instructblip-vicuna-13b",
+            "VLFeedback pool; stored in float32",
+            "other",
+            56.8,
+            "32",
+        ),
+        _hub(
+            "idefics-9b", "HuggingFaceM4/idefics-9b-instruct", "VLFeedback pool", "other", 17.9, "64 by cross-attention"
+        ),
+        _hub(
+            "fuyu-8b",
+            "adept/fuyu-8b",
+            "VLFeedback pool; no vision encoder",
+            "CC-BY-NC-4.0",
+            18.8,
+            "up to 2340, by size",
+        ),
         _served("visualglm-6b", "zai-org/visualglm-6b", "VLFeedback pool; only code of its own, so behind a server"),
-        _served("mmicl-13b", "BleachNick/MMICL-vicuna-13b", "VLFeedback pool; only code of its own, so behind a server"),
-        _served("gpt-4v", "gpt-4o-2024-11-20", "stands in for VLFeedback's GPT-4V, which was shut down; another id: openai:ID"),
+        _served(
+            "mmicl-13b", "BleachNick/MMICL-vicuna-13b", "VLFeedback pool; only code of its own, so behind a server"
+        ),
+        _served(
+            "gpt-4v",
+            "gpt-4o-2024-11-20",
+            "stands in for VLFeedback's GPT-4V, which was shut down; another id: openai:ID",
+        ),
         _hub("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", "", "Qwen Research", 7.5, "by size, HW/784"),
         _hub("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", "", "Apache-2.0", 16.6, "by size, HW/784"),
         _hub("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", "", "Apache-2.0", 8.9, "by size, HW/1024"),
         _hub("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", "", "Apache-2.0", 17.5, "by size, HW/1024"),
         _hub("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", "", "Qwen", 15.9, "256 a tile, up to 13 tiles"),
         _hub("smolvlm", "HuggingFaceTB/SmolVLM-Instruct", "", "Apache-2.0", 4.5, "81 a tile, up to 17 tiles"),
-        _hub("smolvlm2", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", "stored in float32", "Apache-2.0", 9.0, "81 a tile, up to 17 tiles"),
-        _hub("llava-onevision-0.5b", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "", "Apache-2.0", 1.8, "729 a tile, by size"),
-        _hub("llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-ov-hf", "", "Apache-2.0", 16.1, "729 a tile, by size"),
+        _hub(
+            "smolvlm2",
+            "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+            "stored in float32",
+            "Apache-2.0",
+            9.0,
+            "81 a tile, up to 17 tiles",
+        ),
+        _hub(
+            "llava-onevision-0.5b",
+            "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+            "",
+            "Apache-2.0",
+            1.8,
+            "729 a tile, by size",
+        ),
+        _hub(
+            "llava-onevision-7b",
+            "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+            "",
+            "Apache-2.0",
+            16.1,
+            "729 a tile, by size",
+        ),
         _hub("llava-next-7b", "llava-hf/llava-v1.6-mistral-7b-hf", "", "Apache-2.0", 15.1, "up to 2880, by size"),
         _hub("gemma-3-4b", "google/gemma-3-4b-it", "gated: HF_TOKEN", "Gemma", 8.6, "256"),
         _hub("gemma-3-12b", "google/gemma-3-12b-it", "gated: HF_TOKEN", "Gemma", 24.4, "256"),
@@ -134,7 +211,9 @@ def find(name: str) -> ModelSpec:
     if name in MODELS:
         return MODELS[name]
     if name.startswith(OPENAI_PREFIX) and name != OPENAI_PREFIX:
-        return ModelSpec(name=name, pretrained=name.removeprefix(OPENAI_PREFIX), backend="openai", description="behind a server")
+        return ModelSpec(
+            name=name, pretrained=name.removeprefix(OPENAI_PREFIX), backend="openai", description="behind a server"
+        )
     folder = Path(name)
     if folder.is_dir():
         return _of_folder(folder)
@@ -168,7 +247,8 @@ def _of_folder(folder: Path) -> ModelSpec:
 
 
 def on_base(adapter: Path, name: str) -> ModelSpec:
-    """An adapter folder's model: its base as checkpoint.json or its own config name it; UnknownModel where that is no model."""
+    """An adapter folder's model: its base as checkpoint.json or its own config name it; UnknownModel where that is no
+    model."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     note = adapter / "checkpoint.json"
     base = json.loads(note.read_text(encoding="utf-8"))["base"] if note.is_file() else config["base_model_name_or_path"]

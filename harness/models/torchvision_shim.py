@@ -3,12 +3,13 @@
     allow_missing_torchvision()
     AutoProcessor.from_pretrained("Qwen/Qwen2.5-VL-3B-Instruct")        # images only
 
-transformers builds a video processor for every processor that has a slot for one (Qwen-VL, InternVL, LLaVA-OneVision, SmolVLM, Gemma 4),
-its video processors need torchvision, and so none of these loads without it, whatever it is shown (huggingface/transformers#48558).
-Here the slot holds a stand-in that remembers the settings and refuses videos. Only image use is served.
+transformers builds a video processor for every processor that has a slot for one (Qwen-VL, InternVL, LLaVA-OneVision,
+SmolVLM, Gemma 4), its video processors need torchvision, and so none of these loads without it, whatever it is shown
+(huggingface/transformers#48558). Here the slot holds a stand-in that remembers the settings and refuses videos. Only
+image use is served.
 
-Two more gaps are closed: SmolVLM's processor wants num2words, which it needs for videos only, and Fuyu's hands tensors to numpy code
-where torchvision is missing.
+Two more gaps are closed: SmolVLM's processor wants num2words, which it needs for videos only, and Fuyu's hands tensors
+to numpy code where torchvision is missing.
 """
 
 import copy
@@ -23,7 +24,8 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 
 class VideoSlot(ImageProcessingMixin):
-    """What stands in a processor's video slot: settings as they were read, written again when the processor is saved."""
+    """What stands in a processor's video slot: settings as they were read, written again when the processor is
+    saved."""
 
     model_input_names: tuple[str, ...] = ()
     num_frames = None
@@ -67,13 +69,20 @@ def _of_tensors(patchify: Any) -> Any:
 
 
 def allow_missing_torchvision() -> None:
-    """Have processors load, and process images, without torchvision. Does nothing where torchvision is importable, or when called again."""
-    if is_torchvision_available() or processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"] == ImageProcessingMixin.__name__:
+    """Have processors load, and process images, without torchvision. Does nothing where torchvision is importable, or
+    when called again."""
+    if (
+        is_torchvision_available()
+        or processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"] == ImageProcessingMixin.__name__
+    ):
         return
     from transformers.models.fuyu.image_processing_pil_fuyu import FuyuImageProcessorPil
     from transformers.models.smolvlm import processing_smolvlm
 
-    processing_utils.MODALITY_TO_AUTOPROCESSOR_MAPPING._MAPPING_NAMES["video_processor"] = (__name__, VideoSlot.__name__)
+    processing_utils.MODALITY_TO_AUTOPROCESSOR_MAPPING._MAPPING_NAMES["video_processor"] = (
+        __name__,
+        VideoSlot.__name__,
+    )
     processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"] = ImageProcessingMixin.__name__
     processing_smolvlm.num2words = processing_smolvlm.num2words or _spelled_out
     FuyuImageProcessorPil.patchify_image = _of_tensors(FuyuImageProcessorPil.patchify_image)

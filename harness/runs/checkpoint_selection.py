@@ -54,7 +54,9 @@ class Scores:
 
     def records(self, model: str, metric: Metric) -> list[Record]:
         """What was counted for each answer of a model; none where it was not scored."""
-        return [sample.records[metric[1]] for sample in self._log(model, metric).values() if metric[1] in sample.records]
+        return [
+            sample.records[metric[1]] for sample in self._log(model, metric).values() if metric[1] in sample.records
+        ]
 
     def _log(self, model: str, metric: Metric) -> dict[str, Sample]:
         """A model's samples by id; none where it was not scored."""
@@ -102,7 +104,9 @@ def best(scores: Scores, models: Sequence[str], metrics: Sequence[Metric]) -> Se
     """The best of `models`, given from the earliest to the latest; one that lacks a score is never taken."""
     verdicts: dict[tuple[str, str], PairedTest] = {}
     highest: dict[str, str] = {}
-    without = {model: tuple(".".join(metric) for metric in metrics if not scores.has_value(model, metric)) for model in models}
+    without = {
+        model: tuple(".".join(metric) for metric in metrics if not scores.has_value(model, metric)) for model in models
+    }
     lacking = {model: names for model, names in without.items() if names}
     scored = [model for model in models if model not in lacking]
     for metric in metrics if scored else ():
@@ -113,7 +117,10 @@ def best(scores: Scores, models: Sequence[str], metrics: Sequence[Metric]) -> Se
             if verdict is not None:
                 verdicts[model, name] = verdict
     judged = adjusted(verdicts)
-    worse = {model: tuple(name for (of, name), verdict in judged.items() if of == model and verdict.outcome == "worse") for model in scored}
+    worse = {
+        model: tuple(name for (of, name), verdict in judged.items() if of == model and verdict.outcome == "worse")
+        for model in scored
+    }
     taken = next((model for model in scored if not worse[model]), None)
     return Selection(model=taken, highest=highest, worse=worse, comparisons=len(verdicts), lacking=lacking)
 
@@ -141,7 +148,9 @@ def tasks_of(recipe: Recipe) -> list[TaskSpec]:
     """What a recipe's checkpoints are scored on; BadInput where that is nothing."""
     tasks = registry().expand(recipe.tasks)
     if not tasks:
-        raise BadInput(f"recipe {recipe.name!r}: tasks is empty: name what is scored, such as tasks = ['scenes'], or by --tasks")
+        raise BadInput(
+            f"recipe {recipe.name!r}: tasks is empty: name what is scored, such as tasks = ['scenes'], or by --tasks"
+        )
     return tasks
 
 
@@ -158,7 +167,9 @@ def probe(name: str, tasks: Sequence[TaskSpec]) -> Metric:
     if task not in known:
         raise BadInput(f"early stop by {name!r}: the recipe scores no such task; known: {', '.join(known)}")
     if metric and metric not in known[task].metrics:
-        raise BadInput(f"early stop by {name!r}: no such metric; known: {', '.join(f'{task}.{one}' for one in known[task].metrics)}")
+        raise BadInput(
+            f"early stop by {name!r}: no such metric; known: {', '.join(f'{task}.{one}' for one in known[task].metrics)}"
+        )
     return task, metric or known[task].headline
 
 

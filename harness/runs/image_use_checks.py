@@ -111,7 +111,9 @@ def look_at_pairs(
             for start in range(0, len(pairs), batch_size):
                 chunk = range(start, min(start + batch_size, len(pairs)))
                 shown = [_shown(pairs, index, view, others) for index in chunk]
-                found += _ratios(model, processor, [pairs[index] for index in chunk], shown, reference, measured=view == "image")
+                found += _ratios(
+                    model, processor, [pairs[index] for index in chunk], shown, reference, measured=view == "image"
+                )
                 progress(place * len(pairs) + chunk.stop, len(asked) * len(pairs))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             if view != "none":
@@ -174,7 +176,13 @@ class _Ratios:
 
 
 def _ratios(
-    model: Any, processor: Any, pairs: Sequence[Preference], shown: "Sequence[Sequence[Image]]", reference: Any, *, measured: bool
+    model: Any,
+    processor: Any,
+    pairs: Sequence[Preference],
+    shown: "Sequence[Sequence[Image]]",
+    reference: Any,
+    *,
+    measured: bool,
 ) -> list[_Ratios]:
     import torch
 
@@ -188,7 +196,9 @@ def _ratios(
                 with model.disable_adapter() if reference is None else nullcontext():
                     base = _answer_logits(model if reference is None else reference, inputs, told)
                 first = not found  # the chosen side
-                found.append([_compare(*each, measured=measured and first) for each in zip(policy, base, told, strict=True)])
+                found.append(
+                    [_compare(*each, measured=measured and first) for each in zip(policy, base, told, strict=True)]
+                )
     finally:
         model.train(was)
     return [_Ratios(chosen[0], rejected[0], (chosen[1], chosen[2])) for chosen, rejected in zip(*found, strict=True)]
@@ -215,7 +225,9 @@ def _inputs(
 
     texts = []
     for pair, pictures in zip(pairs, shown, strict=True):
-        messages = {"prompt": prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=list(pictures))}
+        messages = {
+            "prompt": prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=list(pictures))
+        }
         for side in SIDES:
             messages[side] = prepare_multimodal_messages([{"role": "assistant", "content": getattr(pair, side)}])
         texts.append(apply_chat_template(messages, processor))
@@ -230,7 +242,9 @@ def _inputs(
         inputs = dict(prompts)
         for name in TEXTS & inputs.keys():  # an answer has no image: its types are 0, and so is what pads
             own = told if name == "input_ids" else [torch.full_like(ids, name == "attention_mask") for ids in told]
-            rows = [torch.cat([row[:length], more]) for row, length, more in zip(inputs[name], lengths, own, strict=True)]
+            rows = [
+                torch.cat([row[:length], more]) for row, length, more in zip(inputs[name], lengths, own, strict=True)
+            ]
             inputs[name] = pad_sequence(rows, batch_first=True)
         yield _placed(model, inputs), [ids.to(model.device) for ids in told]
 
@@ -246,7 +260,9 @@ def _placed(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
     dtype = next(model.parameters()).dtype
     return {
-        name: value.to(model.device, dtype if value.is_floating_point() else value.dtype) if isinstance(value, torch.Tensor) else value
+        name: value.to(model.device, dtype if value.is_floating_point() else value.dtype)
+        if isinstance(value, torch.Tensor)
+        else value
         for name, value in inputs.items()
     }
 
@@ -260,7 +276,9 @@ def _answer_logits(model: Any, inputs: Mapping[str, Any], told: "Sequence[Tensor
     kept = {"logits_to_keep": length - min(begins) + 1} if _takes_few(_plain(model)) else {}
     logits = model(**inputs, use_cache=False, **kept).logits
     offset = length - logits.shape[1] + 1
-    return [logits[row, begin - offset : end - offset] for row, (begin, end) in enumerate(zip(begins, ends, strict=True))]
+    return [
+        logits[row, begin - offset : end - offset] for row, (begin, end) in enumerate(zip(begins, ends, strict=True))
+    ]
 
 
 def _plain(model: Any) -> Any:
@@ -387,8 +405,12 @@ def render(checks: Checks) -> str:
     rows = []
     for view, (value, low, high) in seen.accuracy.items():
         verdict = seen.verdicts.get(view)
-        difference = number(verdict.difference, "%", signed=True) + span(verdict.low, verdict.high, "%") if verdict else ""
-        rows.append([names[view], number(value, "%") + span(low, high, "%"), difference, p_value(verdict.p) if verdict else ""])
+        difference = (
+            number(verdict.difference, "%", signed=True) + span(verdict.low, verdict.high, "%") if verdict else ""
+        )
+        rows.append(
+            [names[view], number(value, "%") + span(low, high, "%"), difference, p_value(verdict.p) if verdict else ""]
+        )
     which = "pairs that were held out" if checks.held_out else "pairs that were trained on"
     if seen.sees:
         text = "The image is looked at: without it pairs are told apart less well."

@@ -37,7 +37,12 @@ class Processes:
 
 
 def train(
-    job: Job, arm: str, scoring: Scoring, probes: Sequence[Metric], clock: "StageSeconds", processes: Processes | None = None
+    job: Job,
+    arm: str,
+    scoring: Scoring,
+    probes: Sequence[Metric],
+    clock: "StageSeconds",
+    processes: Processes | None = None,
 ) -> Stop | None:
     """Train one arm, scoring between its saves; why it was stopped, if it was, now or by an earlier call."""
     between = _Between(job, scoring, probes)
@@ -59,7 +64,9 @@ def train(
         with clock.stage(stage):
             trainer(arm)(watched)
     if between.stop is not None:
-        scoring.tell(f"training is stopped: {between.stop.words}; to train on, remove {job.out / STOPPED} and {job.out / 'stopped.json'}")
+        scoring.tell(
+            f"training is stopped: {between.stop.words}; to train on, remove {job.out / STOPPED} and {job.out / 'stopped.json'}"
+        )
     return between.stop
 
 
@@ -72,8 +79,11 @@ def _score_those_there(job: Job, arm: str, between: "_Between") -> int:
     return whole[-1].step if whole else 0
 
 
-def _train_by(job: Job, arm: str, scoring: Scoring, between: "_Between", clock: "StageSeconds", processes: Processes) -> None:
-    """Have several processes train one arm; they pause where a probe, or what the trainer removes, can't wait to be scored."""
+def _train_by(
+    job: Job, arm: str, scoring: Scoring, between: "_Between", clock: "StageSeconds", processes: Processes
+) -> None:
+    """Have several processes train one arm; they pause where a probe, or what the trainer removes, can't wait to be
+    scored."""
     training = job.recipe.training
     assert training is not None
     pauses = bool(between.probes) or training.keep is not None
@@ -142,7 +152,9 @@ class _Between:
             verdict = replace(verdict, p=min(1.0, verdict.p * looks))
             if verdict.outcome == "worse" and verdict.base is not None and verdict.other is not None:
                 named = ".".join(metric)
-                return Stop(step=checkpoint.step, probe=named, base=verdict.base, value=verdict.other, p=verdict.p, looks=looks)
+                return Stop(
+                    step=checkpoint.step, probe=named, base=verdict.base, value=verdict.other, p=verdict.p, looks=looks
+                )
         return None
 
 
@@ -150,7 +162,9 @@ def without_value(scores: Scores, probes: Sequence[Metric], models: Sequence[str
     """One alarm a probe that has no value for some of the models that were scored: it can't become worse there."""
     found = []
     for metric in probes:
-        blank = [model for model in models if scores.entry(model, metric) is not None and not scores.has_value(model, metric)]
+        blank = [
+            model for model in models if scores.entry(model, metric) is not None and not scores.has_value(model, metric)
+        ]
         if blank:
             words = f"{'.'.join(metric)} has no value for {', '.join(blank)}: it can't end the training there, however bad the answers are"
             found.append(Alarm(name="early stop", words=words))

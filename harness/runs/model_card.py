@@ -78,7 +78,11 @@ def card(outcome: Outcome, checkpoint: Checkpoint, scores: Scores) -> str:
 
 
 def _what(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec) -> str:
-    how = "the SFT control on the chosen answers" if checkpoint.arm != outcome.recipe.trainer else f"training by {cell(checkpoint.arm)}"
+    how = (
+        "the SFT control on the chosen answers"
+        if checkpoint.arm != outcome.recipe.trainer
+        else f"training by {cell(checkpoint.arm)}"
+    )
     steps = "1 step" if checkpoint.step == 1 else f"{checkpoint.step:,} steps"
     text = f"`{line(outcome.base)}` after {steps} of {how}, recipe `{line(outcome.recipe.name)}` "
     text += f"(digest `{outcome.recipe.digest}`, seed {outcome.recipe.seed}). Licence of the base: {cell(base.licence or UNKNOWN)}."
@@ -93,7 +97,9 @@ def _said(verdicts: dict[str, PairedTest], shown: list[Entry]) -> str:
     text = "Paired on the same images; p from a permutation test over images, Holm-adjusted over the table."
     if any(entry.limit is not None for entry in shown):
         text += " **Partial: scored on the first documents of each task only.**"
-    separable = [f"{cell(name)} {verdict.outcome}" for name, verdict in verdicts.items() if verdict.outcome != "not separable"]
+    separable = [
+        f"{cell(name)} {verdict.outcome}" for name, verdict in verdicts.items() if verdict.outcome != "not separable"
+    ]
     return f"{text} Separable: {', '.join(separable) or 'nothing'}."
 
 
@@ -123,7 +129,8 @@ def sources_of(recipe: Recipe) -> str:
         return cell(f"{recipe.data.source} (drawn by this package, Apache-2.0)")
     known = declared()
     return ", ".join(
-        cell(f"{source.name} ({known[source.name].licence if source.name in known else UNKNOWN})") for source in recipe.data.sources
+        cell(f"{source.name} ({known[source.name].licence if source.name in known else UNKNOWN})")
+        for source in recipe.data.sources
     )
 
 

@@ -97,7 +97,11 @@ class Outcome:
     @property
     def removed(self) -> list[str]:
         """Board names of the main arm's checkpoints that are gone since they were scored."""
-        return [checkpoint.path.as_posix() for checkpoint in self.of_arm(self.recipe.trainer) if not checkpoint.path.is_dir()]
+        return [
+            checkpoint.path.as_posix()
+            for checkpoint in self.of_arm(self.recipe.trainer)
+            if not checkpoint.path.is_dir()
+        ]
 
     def of_arm(self, arm: str) -> list[Checkpoint]:
         """One arm's checkpoints, first to last."""
@@ -112,16 +116,22 @@ class Outcome:
 def unmet(outcome: Outcome, required: Sequence[str] = ()) -> str:
     """Why the last checkpoint is not better than the base, in a line; "" where it is.
 
-    `required` names metrics of the panel ("task.metric", or a task for its headline) that all have to be better. None given: one at least
-    is, and none is worse. BadInput for a name that the panel lacks.
+    `required` names metrics of the panel ("task.metric", or a task for its headline) that all have to be better. None
+    given: one at least is, and none is worse. BadInput for a name that the panel lacks.
     """
     found = outcome.verdicts[f"{outcome.recipe.trainer} against base"]
     if not required:
         worse = [name for name, verdict in found.items() if verdict.outcome == "worse"]
         if worse:
             return f"{outcome.last} is worse than {outcome.base} by {', '.join(worse)}"
-        return "" if any(verdict.outcome == "better" for verdict in found.values()) else f"{outcome.last} is better by none of the panel"
-    known = list(dict.fromkeys([*(".".join(metric) for metric in panel_of(outcome.recipe, tasks_of(outcome.recipe))), *found]))
+        return (
+            ""
+            if any(verdict.outcome == "better" for verdict in found.values())
+            else f"{outcome.last} is better by none of the panel"
+        )
+    known = list(
+        dict.fromkeys([*(".".join(metric) for metric in panel_of(outcome.recipe, tasks_of(outcome.recipe))), *found])
+    )
     names = [judged(name, known) for name in required]
     outcomes = {name: found[name].outcome if name in found else "without a verdict" for name in names}
     short = [f"{name} is {now}" for name, now in outcomes.items() if now != "better"]

@@ -6,7 +6,11 @@ from trainers.config.recipe import Recipe
 def steps_of(recipe: Recipe, limit: int | None) -> list[str]:
     """One line a stage."""
     if recipe.pretraining is not None:
-        stages = {"see": recipe.pretraining.see, "speak": recipe.pretraining.speak, "believe": recipe.pretraining.believe}
+        stages = {
+            "see": recipe.pretraining.see,
+            "speak": recipe.pretraining.speak,
+            "believe": recipe.pretraining.believe,
+        }
         return [
             f"{name}: {stage.steps} steps of {stage.batch_size} images, learning rate {stage.learning_rate:g}"
             for name, stage in stages.items()
@@ -25,12 +29,18 @@ def steps_of(recipe: Recipe, limit: int | None) -> list[str]:
             f"pairs by rule {data.rule!r}",
         ]
     if recipe.dataset is not None:
-        steps.append(f"read {recipe.dataset.read}; of rated answers {recipe.dataset.take} by rule {recipe.dataset.rule!r}")
+        steps.append(
+            f"read {recipe.dataset.read}; of rated answers {recipe.dataset.take} by rule {recipe.dataset.rule!r}"
+        )
     adapters = "all weights" if training.lora is None else f"LoRA r {training.lora.r}"
     numbers = f"{training.epochs:g} epochs, learning rate {training.learning_rate:g}, {adapters}"
     steps.append(f"{recipe.trainer}: batches of {training.batch_size}, {numbers}")
     if recipe.control:
         steps.append("the same by SFT on the chosen answers, as control")
-    when = f"every checkpoint, one each {training.save_steps} steps" if training.save_steps else f"{training.checkpoints} checkpoints"
+    when = (
+        f"every checkpoint, one each {training.save_steps} steps"
+        if training.save_steps
+        else f"{training.checkpoints} checkpoints"
+    )
     scored = f"score {when}{' and the last of the control' if recipe.control else ''}"
     return [*steps, scored, "verdicts, best checkpoint, model cards, report.md with its plot"]

@@ -46,7 +46,11 @@ def render(outcome: Outcome) -> str:
         "Values with their 95% intervals (bootstrap over images). ↑ higher is better, ↓ lower is better.",
         leaderboard(shown),
     ]
-    units = {f"{task}.{metric}": spec.unit for task in registry().tasks for metric, spec in registry().tasks[task].metrics.items()}
+    units = {
+        f"{task}.{metric}": spec.unit
+        for task in registry().tasks
+        for metric, spec in registry().tasks[task].metrics.items()
+    }
     for label, verdicts in outcome.verdicts.items():
         parts.append(f"## {cell(label)}")
         if not verdicts:
@@ -59,7 +63,9 @@ def render(outcome: Outcome) -> str:
     main = [checkpoint.path.as_posix() for checkpoint in outcome.of_arm(outcome.recipe.trainer)]
     parts += ["## Best checkpoint", _best(outcome.best, main, outcome.removed)]
     parts += ["## Training", _alarms(outcome), _training(outcome)]
-    seen = render_checks(outcome.checks) if isinstance(outcome.checks, Checks) else f"Not known: {cell(outcome.checks)}."
+    seen = (
+        render_checks(outcome.checks) if isinstance(outcome.checks, Checks) else f"Not known: {cell(outcome.checks)}."
+    )
     parts += ["## Does it see?", seen]
     parts += [
         "## Before and after",
@@ -78,8 +84,14 @@ def render(outcome: Outcome) -> str:
 def _in_order(outcome: Outcome) -> list[Entry]:
     """Base first, then the control, then the main arm's checkpoints."""
     control = [c.path.as_posix() for c in outcome.checkpoints if c.arm != outcome.recipe.trainer]
-    names = [outcome.base, *control, *(c.path.as_posix() for c in outcome.checkpoints if c.arm == outcome.recipe.trainer)]
-    return sorted((entry for entry in outcome.entries if entry.model in names), key=lambda entry: names.index(entry.model))
+    names = [
+        outcome.base,
+        *control,
+        *(c.path.as_posix() for c in outcome.checkpoints if c.arm == outcome.recipe.trainer),
+    ]
+    return sorted(
+        (entry for entry in outcome.entries if entry.model in names), key=lambda entry: names.index(entry.model)
+    )
 
 
 def _is_shown(outcome: Outcome, entry: Entry) -> bool:
@@ -89,10 +101,18 @@ def _is_shown(outcome: Outcome, entry: Entry) -> bool:
 def _summary(outcome: Outcome) -> str:
     main = f"{outcome.recipe.trainer} against base"
     found = [
-        f"**{cell(name)}: {verdict.outcome}**" for name, verdict in outcome.verdicts[main].items() if verdict.outcome != "not separable"
+        f"**{cell(name)}: {verdict.outcome}**"
+        for name, verdict in outcome.verdicts[main].items()
+        if verdict.outcome != "not separable"
     ]
-    valued = {name: verdict.base is not None and verdict.other is not None for name, verdict in outcome.verdicts[main].items()}
-    same = [cell(name) for name, verdict in outcome.verdicts[main].items() if verdict.outcome == "not separable" and valued[name]]
+    valued = {
+        name: verdict.base is not None and verdict.other is not None for name, verdict in outcome.verdicts[main].items()
+    }
+    same = [
+        cell(name)
+        for name, verdict in outcome.verdicts[main].items()
+        if verdict.outcome == "not separable" and valued[name]
+    ]
     blank = [cell(name) for name, has in valued.items() if not has]
     last = outcome.last
     said = ", ".join(found) or ("nothing separable" if valued else "not scored")
@@ -127,7 +147,11 @@ def _plot(outcome: Outcome) -> list[str]:
 
 
 def curves(
-    entries: Sequence[Entry], base: str | None, steps: Mapping[str, Sequence[tuple[int, str]]], wanted: Sequence[str], path: Path
+    entries: Sequence[Entry],
+    base: str | None,
+    steps: Mapping[str, Sequence[tuple[int, str]]],
+    wanted: Sequence[str],
+    path: Path,
 ) -> bool:
     """Plot metrics ("task.metric") of each arm's models by step, from the base at step 0; whether there was anything to
     plot."""
@@ -135,7 +159,10 @@ def curves(
     for name in wanted:
         by_model = {entry.model: entry for entry in entries if f"{entry.task}.{entry.metric}" == name}
         models = {arm: [*([(0, base)] if base is not None else []), *own] for arm, own in steps.items()}
-        points = {arm: [Point(step=step, entry=by_model[model]) for step, model in own if model in by_model] for arm, own in models.items()}
+        points = {
+            arm: [Point(step=step, entry=by_model[model]) for step, model in own if model in by_model]
+            for arm, own in models.items()
+        }
         if any(points.values()):
             unit = next(iter(by_model.values())).unit
             lines[f"{name} ({unit})"] = points
@@ -176,9 +203,13 @@ def _best(found: Selection, models: Sequence[str], removed: Sequence[str] = ()) 
 
 
 def _alarms(outcome: Outcome) -> str:
-    alone = "; the control was not trained, for one of other length would tell nothing" if outcome.recipe.control else ""
+    alone = (
+        "; the control was not trained, for one of other length would tell nothing" if outcome.recipe.control else ""
+    )
     stopped = [f"- **stopped early**: {cell(outcome.stop.words)}{alone}"] if outcome.stop is not None else []
-    return "\n".join([*stopped, *(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in outcome.alarms)]) or "No alarm."
+    return (
+        "\n".join([*stopped, *(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in outcome.alarms)]) or "No alarm."
+    )
 
 
 def _training(outcome: Outcome) -> str:
@@ -205,13 +236,18 @@ def _examples(outcome: Outcome) -> list[str]:
         return ["No task is named for examples."]
     if outcome.base not in runs or last not in runs:
         return ["Not scored."]
-    before, after = ({sample.id: sample for sample in board.samples(runs[model]) if sample.task == task} for model in (outcome.base, last))
+    before, after = (
+        {sample.id: sample for sample in board.samples(runs[model]) if sample.task == task}
+        for model in (outcome.base, last)
+    )
     changed = [id for id in before if before[id].answer != after[id].answer]
     wrong = [id for id in changed if _hallucinated(before[id].records)]
     parts = []
     for id in (wrong or changed)[:EXAMPLES]:
         image = _image(outcome.out, before[id].image)
-        parts.append(f"- `{image}`\n  - before: {cell(before[id].answer or '')}\n  - after: {cell(after[id].answer or '')}")
+        parts.append(
+            f"- `{image}`\n  - before: {cell(before[id].answer or '')}\n  - after: {cell(after[id].answer or '')}"
+        )
     return parts or ["No answer changed."]
 
 
@@ -270,7 +306,10 @@ def to_json(outcome: Outcome) -> str:
     from harness.runs.outcome import verdict_json
     from leaderboards.board.entry import to_json as entry_json
 
-    verdicts = {label: {name: verdict_json(verdict) for name, verdict in found.items()} for label, found in outcome.verdicts.items()}
+    verdicts = {
+        label: {name: verdict_json(verdict) for name, verdict in found.items()}
+        for label, found in outcome.verdicts.items()
+    }
     return json.dumps(
         {
             "run": outcome.out.as_posix(),
@@ -288,7 +327,12 @@ def to_json(outcome: Outcome) -> str:
 
 
 def write_watch_report(
-    folder: Path, out: Path, watched: Watched, base: str | None, tasks: Sequence[TaskSpec], unscored: Mapping[str, str] | None = None
+    folder: Path,
+    out: Path,
+    watched: Watched,
+    base: str | None,
+    tasks: Sequence[TaskSpec],
+    unscored: Mapping[str, str] | None = None,
 ) -> str:
     """What a watched folder has to show so far, written to `out` as watch.md with watch.png; `base` is its name on the
     board.
@@ -305,12 +349,17 @@ def write_watch_report(
     if unscored:
         parts.append("\n".join(f"- **base not scored**: `{line(name)}`: {cell(why)}" for name, why in unscored.items()))
     if watched.failed:
-        parts.append("\n".join(f"- **not scored**: `{path.as_posix()}`: {cell(why)}" for path, why in watched.failed.items()))
+        parts.append(
+            "\n".join(f"- **not scored**: `{path.as_posix()}`: {cell(why)}" for path, why in watched.failed.items())
+        )
     if watched.torn:
         parts.append("\n".join(f"- not whole: `{path.as_posix()}`: {cell(why)}" for path, why in watched.torn.items()))
     if base is not None and scored:
         units = {f"{task.name}.{metric}": spec.unit for task in tasks for metric, spec in task.all_metrics.items()}
-        parts += [f"## `{scored[-1]}` against `{base}`", differences(scores.panel(base, scored[-1], headlines(tasks)), units)]
+        parts += [
+            f"## `{scored[-1]}` against `{base}`",
+            differences(scores.panel(base, scored[-1], headlines(tasks)), units),
+        ]
     wanted = [".".join(metric) for metric in headlines(tasks)]
     if scored and curves(scores.entries, base, {"checkpoints": models}, wanted, out / "watch.png"):
         parts.append("![Scores against training step](watch.png)")

@@ -59,7 +59,9 @@ def claim(folder: Path, recipe: "Recipe", limit: int | None = None) -> None:
         told = [*differing(held["recipe"], asked["recipe"]), *differing({"limit": held["limit"]}, {"limit": limit})]
         more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
         said = f" ({', '.join(told[:NAMED])}{more})" if told else ""
-        raise BadInput(f"{folder} holds a run of recipe {name!r} with other settings{said}; choose another --out or remove it")
+        raise BadInput(
+            f"{folder} holds a run of recipe {name!r} with other settings{said}; choose another --out or remove it"
+        )
 
 
 def differing(held: Mapping[str, Any], asked: Mapping[str, Any], within: str = "") -> list[str]:

@@ -51,10 +51,14 @@ class Scoring:
         """What the board calls a checkpoint: what it already does, else its path as given."""
         place = path.resolve()
         known = {entry.model for entry in self.board.entries()}
-        return next((name for name in sorted(known) if Path(name).name == path.name and Path(name).resolve() == place), path.as_posix())
+        return next(
+            (name for name in sorted(known) if Path(name).name == path.name and Path(name).resolve() == place),
+            path.as_posix(),
+        )
 
     def score(self, spec: ModelSpec, name: str, *, wait: bool = True) -> Done:
-        """Score one model unless the board has it; "busy" at once where another process is at it and `wait` is not wanted."""
+        """Score one model unless the board has it; "busy" at once where another process is at it and `wait` is not
+        wanted."""
         with file_lock(self.state / _file_name(name), wait=wait) as mine:
             if not mine:
                 return "busy"
@@ -120,7 +124,8 @@ def score_one(found: FoundCheckpoint, name: str, scoring: Scoring, state: "Attem
 
 
 class Attempts:
-    """How often each checkpoint's scoring failed, on disk: a file a checkpoint, of no account once its weights are others."""
+    """How often each checkpoint's scoring failed, on disk: a file a checkpoint, of no account once its weights are
+    others."""
 
     def __init__(self, folder: Path, attempts: int, backoff: float) -> None:
         self.folder, self.attempts, self.backoff = folder, attempts, backoff

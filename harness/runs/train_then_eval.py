@@ -68,7 +68,9 @@ def train_then_eval(
     that the recipe's tasks don't have; RunError.
     """
     if recipe.base is None or recipe.training is None:
-        raise RunError(f"recipe {recipe.name!r} pretrains a model from nothing: run it by `harness train {recipe.name}`")
+        raise RunError(
+            f"recipe {recipe.name!r} pretrains a model from nothing: run it by `harness train {recipe.name}`"
+        )
     tasks = tasks_of(recipe)
     probes = [probe(name, tasks) for name in early_stop]
     recipe = recipe if limit is None else _limited(recipe, limit)
@@ -116,7 +118,11 @@ def train_then_eval(
             held_out=material.held_out,
             note={"data": material.digest, "leaks": dict(material.leaks)},
         )
-        processes = None if layout is None else Processes(layout=layout, pairs=out / "data" / "pairs.jsonl" if recipe.data else None)
+        processes = (
+            None
+            if layout is None
+            else Processes(layout=layout, pairs=out / "data" / "pairs.jsonl" if recipe.data else None)
+        )
         stop = train(job, recipe.trainer, scoring, probes, clock, processes)
         arms = {recipe.trainer: job}
         if recipe.control and recipe.trainer != "sft" and stop is None:  # a control of other length would tell nothing
@@ -134,7 +140,9 @@ def train_then_eval(
                     scoring.resident.drop()
                     failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                     tell(f"{name}: not scored ({failed[name]}); the same command tries it again")
-        checkpoints = [checkpoint for arm, arm_job in arms.items() for checkpoint in _checkpoints(arm_job.out, arm, board)]
+        checkpoints = [
+            checkpoint for arm, arm_job in arms.items() for checkpoint in _checkpoints(arm_job.out, arm, board)
+        ]
         main = [checkpoint for checkpoint in checkpoints if checkpoint.arm == recipe.trainer]
         if not main:
             raise RunError(f"{out}: training by {recipe.trainer!r} left no checkpoint")
@@ -159,28 +167,45 @@ def train_then_eval(
             checkpoints=checkpoints,
             entries=scores.entries,
             verdicts=panel_verdicts(scores, recipe, tasks, checkpoints),
-            best=best(scores, [checkpoint.path.as_posix() for checkpoint in main if checkpoint.path.is_dir()], headlines(tasks)),
+            best=best(
+                scores,
+                [checkpoint.path.as_posix() for checkpoint in main if checkpoint.path.is_dir()],
+                headlines(tasks),
+            ),
             material=material,
             log=log,
             alarms=[*found_alarms, *unseen, *([] if isinstance(checks, str) else alarms_of_checks(checks))],
             checks=checks,
             stop=stop,
             seconds=dict(clock.seconds),
-            lost=max([material.failed, *((entry.failed + entry.unscored) / max(1, entry.samples) for entry in scores.entries)]),
+            lost=max(
+                [
+                    material.failed,
+                    *((entry.failed + entry.unscored) / max(1, entry.samples) for entry in scores.entries),
+                ]
+            ),
             failed=failed,
         )
 
 
 def _limited(recipe: Recipe, limit: int) -> Recipe:
     if recipe.data is not None:
-        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"instructions": min(limit, recipe.data.instructions)})})
+        return recipe.model_copy(
+            update={"data": recipe.data.model_copy(update={"instructions": min(limit, recipe.data.instructions)})}
+        )
     assert recipe.dataset is not None
     rows = min(limit, recipe.dataset.limit or limit)
     return recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"limit": rows})})
 
 
 def _material(
-    recipe: Recipe, out: Path, judge: Judge, tasks: Sequence[TaskSpec], clock: "StageSeconds", tell: Tell, report: Report
+    recipe: Recipe,
+    out: Path,
+    judge: Judge,
+    tasks: Sequence[TaskSpec],
+    clock: "StageSeconds",
+    tell: Tell,
+    report: Report,
 ) -> Material:
     """Build or read the pairs, and hold them against what will be scored."""
     built = None
@@ -191,7 +216,9 @@ def _material(
         pool.drop()
         counts, held_out = built.counts, list[Preference]()
         if not built.pairs:
-            raise RunError(f"no preference pairs from {counts.rows} rated instructions ({counts}); loosen the recipe's [data] rule")
+            raise RunError(
+                f"no preference pairs from {counts.rows} rated instructions ({counts}); loosen the recipe's [data] rule"
+            )
         pairs, mark, words = built.pairs, digest(built.pairs), f"built from {counts.rows} instructions"
     else:
         assert recipe.dataset is not None
@@ -205,7 +232,9 @@ def _material(
     return Material(pairs=pairs, held_out=held_out, digest=mark, words=words, built=built, leaks=leaks)
 
 
-def _leaks(pairs: Sequence[Preference], mark: str, tasks: Sequence[TaskSpec], folder: Path, report: Report) -> dict[str, int]:
+def _leaks(
+    pairs: Sequence[Preference], mark: str, tasks: Sequence[TaskSpec], folder: Path, report: Report
+) -> dict[str, int]:
     """Rows of the training data that show a task's picture, by task; looked for once."""
     path = folder / "leaks.json"
     asked = {"data": mark, "tasks": {task.name: task.version for task in tasks}}
@@ -214,7 +243,9 @@ def _leaks(pairs: Sequence[Preference], mark: str, tasks: Sequence[TaskSpec], fo
         if held["of"] == asked:
             return {str(task): int(rows) for task, rows in held["rows_with_image"].items()}
     rows = len({pair.row for pair in pairs})
-    leaks = leaks_of(pairs, tasks, cache=folder / "fingerprints.sqlite", report=lambda stage, done, _: report(stage, done, rows))
+    leaks = leaks_of(
+        pairs, tasks, cache=folder / "fingerprints.sqlite", report=lambda stage, done, _: report(stage, done, rows)
+    )
     atomic_write_text(path, json.dumps({"of": asked, **leaks.to_json()}, indent=1))
     return leaks.summary()
 
@@ -239,7 +270,13 @@ def _checkpoints(folder: Path, arm: str, board: Board) -> list[Checkpoint]:
 
 
 def _checks(
-    out: Path, last: Checkpoint, base: ModelSpec, material: Material, resident: AdapterHost, recipe: Recipe, report: Report
+    out: Path,
+    last: Checkpoint,
+    base: ModelSpec,
+    material: Material,
+    resident: AdapterHost,
+    recipe: Recipe,
+    report: Report,
 ) -> Checks | str:
     """What the last checkpoint does on pairs, asked once and kept in `checks.json`; or why that can't be told."""
     pairs = sample(material.held_out, LOOKED_AT, recipe.seed)
@@ -260,7 +297,9 @@ def _checks(
         except (ValueError, KeyError, TypeError):
             pass  # of another version
     try:
-        found = check(spec, base, pairs, resident, held_out=held_out, progress=partial(report, "look at the last checkpoint"))
+        found = check(
+            spec, base, pairs, resident, held_out=held_out, progress=partial(report, "look at the last checkpoint")
+        )
     except Exception as error:  # scores and verdicts stand without; some family may refuse what others take
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     atomic_write_text(path, json.dumps({"of": asked, "found": found.to_json()}, indent=1))

@@ -119,7 +119,10 @@ def alarms(
     accuracy = _late([line.accuracy for line in log])
     if held_out is not None and accuracy and accuracy[0] - held_out > OVERFIT:
         found.append(
-            Alarm(name="overfit", words=f"pairs trained on are told apart in {accuracy[0]:.0%}, held-out pairs in {held_out:.0%} of cases")
+            Alarm(
+                name="overfit",
+                words=f"pairs trained on are told apart in {accuracy[0]:.0%}, held-out pairs in {held_out:.0%} of cases",
+            )
         )
     for name, verdict in (lengths or {}).items():
         change = verdict.difference / verdict.base if verdict.base and verdict.difference else 0.0
@@ -152,7 +155,9 @@ def _no_number(log: Sequence[LogLine]) -> Alarm | None:
 
 def _stands_still(log: Sequence[LogLine]) -> Alarm | None:
     """After the first step policy and reference are no longer the same model; where they are, nothing is trained."""
-    moved = [line for line in log if line.step > 1 and line.chosen_reward is not None and line.rejected_reward is not None]
+    moved = [
+        line for line in log if line.step > 1 and line.chosen_reward is not None and line.rejected_reward is not None
+    ]
     if moved and all(line.chosen_reward == 0 and line.rejected_reward == 0 for line in moved):
         words = f"policy and reference give the same log-probabilities up to step {moved[-1].step}: nothing was trained, or both were"
         return Alarm(name="reference moves along", words=words)
@@ -200,7 +205,16 @@ ROWS: Final = 12
 """Log lines shown, evenly spaced, beside those of checkpoints."""
 
 
-_HEAD: Final = ("step", "loss", "reward margin", "accuracy", "log p chosen", "log p rejected", "moved chosen", "moved rejected")
+_HEAD: Final = (
+    "step",
+    "loss",
+    "reward margin",
+    "accuracy",
+    "log p chosen",
+    "log p rejected",
+    "moved chosen",
+    "moved rejected",
+)
 LEGEND: Final = """Means over the steps since the line before. Accuracy: share of pairs whose chosen answer has the higher reward. log p: \
 nats an answer. Moved: by how many nats the policy has moved such an answer from where the reference has it (reward / beta)."""
 
@@ -212,7 +226,9 @@ def training_table(log: Sequence[LogLine], beta: float, answers: Mapping[int, Ma
         return ""
     every = max(1, math.ceil(len(log) / ROWS))
     at = {_at(log, step).step for step in answers}
-    shown = {line.step: line for place, line in enumerate(log) if place % every == 0 or line is log[-1] or line.step in at}
+    shown = {
+        line.step: line for place, line in enumerate(log) if place % every == 0 or line is log[-1] or line.step in at
+    }
     names = list(dict.fromkeys(name for by_task in answers.values() for name in by_task))
     rows = []
     for step in sorted({*shown, *answers}):

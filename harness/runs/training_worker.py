@@ -79,7 +79,9 @@ def train_arm(folder: Path) -> None:
     recipe = Recipe.model_validate(told["recipe"])
     preferences, held_out, mark = _pairs(recipe, told["pairs"])
     if mark != told["note"]["data"]:
-        raise StageError(f"{told['pairs'] or '[dataset]'}: other pairs (digest {mark}) than the run began with ({told['note']['data']})")
+        raise StageError(
+            f"{told['pairs'] or '[dataset]'}: other pairs (digest {mark}) than the run began with ({told['note']['data']})"
+        )
     job = Job(
         recipe=recipe,
         out=Path(told["out"]),

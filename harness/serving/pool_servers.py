@@ -3,9 +3,9 @@
     with serve_pool(data.pool, run / "servers", wanted=resources(["partition=gpu"]), tell=print) as served:
         served["llava-1.5-7b@1"].url               # "http://node17:41234/v1"; a ModelSpec for harness.models.load.load
 
-A server picks a free port of its node and writes its address into the folder, which the nodes see too; it counts as up once it answers.
-Servers are ended with the run, however that ends: a run that is killed stops renewing its lease, and they go within `LEASE` seconds.
-Members of one model share a server.
+A server picks a free port of its node and writes its address into the folder, which the nodes see too; it counts as up
+once it answers. Servers are ended with the run, however that ends: a run that is killed stops renewing its lease, and
+they go within `LEASE` seconds. Members of one model share a server.
 """
 
 import contextlib
@@ -65,7 +65,8 @@ class Server:
 def servers_of(members: Sequence[PoolModel], *, command: str = "vllm", options: Sequence[str] = ()) -> list[Server]:
     """The servers a pool needs, one a model; members that have a URL need none. SlurmError, UnknownModel.
 
-    `command` is a name of `COMMANDS` or a command line with {model} and {port} in it, and {host} and {name} where it takes them.
+    `command` is a name of `COMMANDS` or a command line with {model} and {port} in it, and {host} and {name} where it
+    takes them.
     """
     words = _template(command)
     names = dict.fromkeys(member.model for member in members if _needs_server(member))
@@ -83,7 +84,9 @@ def _template(command: str) -> list[str]:
     except ValueError as error:
         raise SlurmError(f"serve command {command!r}: {error}") from None
     if missing := [place for place in ("{model}", "{port}") if not any(place in word for word in words)]:
-        raise SlurmError(f"serve command {command!r}: neither {' nor '.join(COMMANDS)}, nor a command line with {missing[0]} in it")
+        raise SlurmError(
+            f"serve command {command!r}: neither {' nor '.join(COMMANDS)}, nor a command line with {missing[0]} in it"
+        )
     if command == "vllm":
         words[0] = os.environ.get("VLLM_BIN") or words[0]
     return words
@@ -114,7 +117,10 @@ def _filled(word: str, places: dict[str, str]) -> str:
 
 def plan_of(servers: Sequence[Server], folder: Path, wanted: Resources) -> str:
     """What `serve_pool` would submit: each server's command, and its sbatch script to the letter."""
-    parts = [f"# {server.spec.name}: {shlex.join(server.command)}\n{script(server.title, folder, wanted)}" for server in servers]
+    parts = [
+        f"# {server.spec.name}: {shlex.join(server.command)}\n{script(server.title, folder, wanted)}"
+        for server in servers
+    ]
     return "\n".join(parts)
 
 
@@ -133,8 +139,8 @@ def serve_pool(
 ) -> Iterator[dict[str, ModelSpec]]:
     """A server for every model of the pool, up and healthy; member's name -> its model behind that server. SlurmError.
 
-    However long the queue is, it is waited for; `patience` is what a server has from its start to its first answer, in seconds. Logs stay
-    in `folder`.
+    However long the queue is, it is waited for; `patience` is what a server has from its start to its first answer, in
+    seconds. Logs stay in `folder`.
     """
     servers = servers_of(members, command=command, options=options)
     if not servers:
@@ -163,7 +169,9 @@ def serve_pool(
             stack.callback(job.cancel)
             jobs.append((server, job))
             tell(f"{server.spec.name}: job {job.id}: {shlex.join(server.command)} (log: {notes}.log)")
-        specs = _all_up(jobs, [own / f"{number}-{server.title}" for number, server in enumerate(servers)], tell, patience)
+        specs = _all_up(
+            jobs, [own / f"{number}-{server.title}" for number, server in enumerate(servers)], tell, patience
+        )
         yield {member.name: specs[member.model] for member in members if _needs_server(member)}
 
 
@@ -192,7 +200,9 @@ def _all_up(
                 del waiting[index]
                 tell(f"{name}: up at {url}/v1")
             elif index in running and time.monotonic() - running[index] > patience:
-                raise SlurmError(f"{name}: job {job.id}: no answer within {patience:g} s of its start: {_last_words(note, job)}")
+                raise SlurmError(
+                    f"{name}: job {job.id}: no answer within {patience:g} s of its start: {_last_words(note, job)}"
+                )
         if waiting:
             time.sleep(0.5 if jobs[0][1].cluster == "local" else 2.0)
     return up
@@ -272,7 +282,8 @@ def _renewed(lease: Path, every: float) -> Iterator[None]:
 def keep_server(command: Sequence[str], notes: Path, lease: Path, patience: float, local: bool) -> None:
     """The job on the node: run the server on a free port, tell where, end it when the lease is no longer renewed.
 
-    Writes `notes`.log (what the server says) and `notes`.json (host and port). SystemExit with the server's code where it ends by itself.
+    Writes `notes`.log (what the server says) and `notes`.json (host and port). SystemExit with the server's code where
+    it ends by itself.
     """
     signal.signal(signal.SIGTERM, _leave)
     with socket.socket() as free:

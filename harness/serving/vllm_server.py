@@ -3,7 +3,8 @@
     with served(fetch(find("qwen2.5-vl-7b")), tell=print) as spec:      # spec.backend == "openai"
         evaluate(spec, ...)
 
-vLLM pins other versions than ours, so it is never imported: the command is `vllm` on the PATH, or the one VLLM_BIN names.
+vLLM pins other versions than ours, so it is never imported: the command is `vllm` on the PATH, or the one VLLM_BIN
+names.
 """
 
 import os
@@ -29,12 +30,19 @@ PATIENCE = 1800.0
 
 @contextmanager
 def served(
-    spec: ModelSpec, *, options: Sequence[str] = (), tell: Callable[[str], None] = lambda line: None, patience: float = PATIENCE
+    spec: ModelSpec,
+    *,
+    options: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda line: None,
+    patience: float = PATIENCE,
 ) -> Iterator[ModelSpec]:
-    """`spec` behind a server of its own, which is stopped at the end. ModelError where there is no vLLM, or it doesn't come up."""
+    """`spec` behind a server of its own, which is stopped at the end. ModelError where there is no vLLM, or it doesn't
+    come up."""
     command = os.environ.get("VLLM_BIN") or shutil.which("vllm")
     if command is None:
-        raise ModelError("--serve vllm: no `vllm` on the PATH; install it in an environment of its own and name its command by VLLM_BIN")
+        raise ModelError(
+            "--serve vllm: no `vllm` on the PATH; install it in an environment of its own and name its command by VLLM_BIN"
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

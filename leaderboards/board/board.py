@@ -8,11 +8,12 @@
     base-1.json                   {"schema": 1, "run": "base-1", "samples": "<sha256 of the log>", "entries": [...]}
     base-1.samples.parquet        the log; absent, and "samples" null, where a run kept none
 
-Run ids are unique and files never change, so writers need no lock and git merges no conflict. A file becomes visible only when it is
-complete, the log before the JSON; a killed writer leaves at most a hidden temporary file or a log without a run, and both are ignored.
+Run ids are unique and files never change, so writers need no lock and git merges no conflict. A file becomes visible
+only when it is complete, the log before the JSON; a killed writer leaves at most a hidden temporary file or a log
+without a run, and both are ignored.
 
-A name stands for the weights that were last run under it. Where a checkpoint was overwritten in place, what the old weights scored is kept,
-but it no longer stands under the name: it is left out, or shown under a name of its own.
+A name stands for the weights that were last run under it. Where a checkpoint was overwritten in place, what the old
+weights scored is kept, but it no longer stands under the name: it is left out, or shown under a name of its own.
 """
 
 import errno
@@ -38,10 +39,12 @@ class Board:
         self.skipped: list[tuple[Path, str]] = []
         """Files the latest `entries()` could not read, and why."""
         self.replaced: list[Entry] = []
-        """What the latest `standing()` left out because newer runs of its name had other weights; `renamed` after these."""
+        """What the latest `standing()` left out because newer runs of its name had other weights; `renamed` after
+        these."""
 
     def add(self, entries: Sequence[Entry], samples: Sequence[Sample]) -> None:
-        """Keep one run of one model; adding the very same again does nothing, other content under its id is a FileExistsError."""
+        """Keep one run of one model; adding the very same again does nothing, other content under its id is a
+        FileExistsError."""
         run = _one_run(entries, samples)
         log = to_parquet(samples) if samples else None
         document = _document(run, entries, log)
@@ -72,8 +75,8 @@ class Board:
     def standing(self, *, partial: bool = False, replaced: bool = False) -> list[Entry]:
         """The newest entry of each key; runs on a part of the benchmark count only where `partial`.
 
-        A name stands for the weights of its newest run, partial or not. Older weights' entries are left out, and told in `self.replaced`,
-        or stand under a name of their own ("name (weights 12ab34cd)") where `replaced`.
+        A name stands for the weights of its newest run, partial or not. Older weights' entries are left out, and told
+        in `self.replaced`, or stand under a name of their own ("name (weights 12ab34cd)") where `replaced`.
         """
         current, old = by_weights(self.entries())
         old = newest(renamed(entry) for entry in old if partial or not entry.partial)
@@ -93,7 +96,8 @@ class Board:
 
 
 def newest(entries: Iterable[Entry]) -> list[Entry]:
-    """The newest entry of each key, in the order in which the keys first appear; those of weights that were replaced are left out."""
+    """The newest entry of each key, in the order in which the keys first appear; those of weights that were replaced
+    are left out."""
     latest: dict[Key, Entry] = {}
     for entry in by_weights(entries)[0]:
         key = entry.key
@@ -209,7 +213,9 @@ def read_log(path: Path, run: Run, written: Path) -> list[Sample]:
     samples = from_parquet(data)
     for sample in samples:
         if sample.run != run.run:
-            raise ValueError(f"{path.name}: sample {sample.id!r} of {sample.task} is of run {sample.run!r}, not {run.run!r}")
+            raise ValueError(
+                f"{path.name}: sample {sample.id!r} of {sample.task} is of run {sample.run!r}, not {run.run!r}"
+            )
     return samples
 
 

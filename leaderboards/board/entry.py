@@ -1,10 +1,10 @@
 """One number with all that is needed to trust it.
 
-    entry = Entry(run="base-1", model="base", task="scenes_chair", metric="CHAIR_s", value=19.3, unit="%", higher_is_better=False, ...)
-    from_json(to_json(entry), where="base-1.json") == entry
+    entry = Entry(run="base-1", model="base", task="scenes_chair", metric="CHAIR_s", value=19.3, unit="%",
+    higher_is_better=False, ...) from_json(to_json(entry), where="base-1.json") == entry
 
-An `Entry` that exists is valid: its constructor checks every field, so that nothing is written which could not be read again. Its JSON is
-described for other programs by `schema/run.json`, with the facts that provenance holds.
+An `Entry` that exists is valid: its constructor checks every field, so that nothing is written which could not be read
+again. Its JSON is described for other programs by `schema/run.json`, with the facts that provenance holds.
 """
 
 import difflib
@@ -22,9 +22,12 @@ from typing import Any, Final
 SCHEMA_VERSION = 1
 
 Key = tuple[str, str, str, str, str | None]
-"""What a number is of: model, task, metric, version, judge. Of two entries with one key, the newer replaces the older."""
+"""What a number is of: model, task, metric, version, judge. Of two entries with one key, the newer replaces the
+older."""
 
-_RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # a file name everywhere: not hidden, no option, room for suffixes
+_RUN = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+)  # a file name everywhere: not hidden, no option, room for suffixes
 
 _NEUTRAL = ("yes_rate", "answer_length", "length")
 
@@ -73,7 +76,8 @@ class Entry:
     """Documents asked, scored or not."""
 
     unscored: int = 0
-    """Documents answered which the judge gave no rating, whether left out or, where the official rule says so, counted as 0."""
+    """Documents answered which the judge gave no rating, whether left out or, where the official rule says so, counted
+    as 0."""
 
     failed: int = 0
     """Documents for which generation failed."""
@@ -125,7 +129,9 @@ class Entry:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.scored < 0:
-            raise ValueError(f"unscored ({self.unscored}) and failed ({self.failed}) are more than samples ({self.samples})")
+            raise ValueError(
+                f"unscored ({self.unscored}) and failed ({self.failed}) are more than samples ({self.samples})"
+            )
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, but is {self.limit}")
         if (self.low is None) != (self.high is None):
@@ -151,7 +157,8 @@ class Entry:
 
     @cached_property
     def weights(self) -> str | None:
-        """Which weights answered, whatever they are called: digests of the model and of its adapter; None = not known."""
+        """Which weights answered, whatever they are called: digests of the model and of its adapter; None = not
+        known."""
         model, adapter = self.provenance.get("weights"), self.provenance.get("adapter")
         return model if adapter is None or model is None else f"{model}+{adapter}"
 
@@ -167,14 +174,17 @@ class Entry:
 
 
 def is_neutral(metric: str) -> bool:
-    """Whether the metric says how a model answers (how long, how often yes), not how well, so that neither direction is better."""
+    """Whether the metric says how a model answers (how long, how often yes), not how well, so that neither direction is
+    better."""
     return metric.endswith(_NEUTRAL)
 
 
 def check_run(run: str) -> str:
     """`run` itself, if it can name files."""
     if not _RUN.fullmatch(run):
-        raise ValueError(f"run must be 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter, digit or _, but is {run!r}")
+        raise ValueError(
+            f"run must be 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter, digit or _, but is {run!r}"
+        )
     return run
 
 
@@ -239,7 +249,19 @@ _FOLDER: Final = Path(__file__).with_name("schema")
 
 NAMES: Final = ("run", "sample", "published")
 
-MEASURED: Final = ("weights", "vlm-harness", "commit", "python", "torch", "transformers", "pillow", "device", "seed", "task", "data")
+MEASURED: Final = (
+    "weights",
+    "vlm-harness",
+    "commit",
+    "python",
+    "torch",
+    "transformers",
+    "pillow",
+    "device",
+    "seed",
+    "task",
+    "data",
+)
 """Facts in the provenance of every number that was measured here."""
 
 IMPORTED: Final = ("imported", "source", "source digest")

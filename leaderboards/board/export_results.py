@@ -6,8 +6,9 @@
     made = hub_files(entries, source_url="https://...")                   # {"MODEL/.eval_results/mme.yaml": text, ...}, for its repository
     write_files(Path("out"), made.files)                                  # once all are made; made.refused: models that have none, and why
 
-An imported number says so in its provenance ("imported", "source", "source digest"), and its version names the tool, the tool's version,
-the task's version and the examples shown, so that it never shares a column with numbers measured here or otherwise.
+An imported number says so in its provenance ("imported", "source", "source digest"), and its version names the tool,
+the tool's version, the task's version and the examples shown, so that it never shares a column with numbers measured
+here or otherwise.
 """
 
 import hashlib
@@ -40,22 +41,29 @@ class ExchangeError(ValueError):
 
 
 def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
-    """One model's entries as lm-eval's results, keys and all; ExchangeError for several models, or two entries of one metric.
+    """One model's entries as lm-eval's results, keys and all; ExchangeError for several models, or two entries of one
+    metric.
 
     Values keep our units. Standard errors are those that the interval would have if it were a normal one.
     """
     models = list(dict.fromkeys(entry.model for entry in entries))
     if len(models) != 1:
-        raise ExchangeError(f"a result file of lm-eval is of one model, not of {len(models)}: {', '.join(models) or 'none'}")
+        raise ExchangeError(
+            f"a result file of lm-eval is of one model, not of {len(models)}: {', '.join(models) or 'none'}"
+        )
     results: dict[str, dict[str, Any]] = {}
     of_task: dict[str, Entry] = {}
     directions: dict[str, dict[str, bool]] = {}
-    for entry in sorted(entries, key=lambda entry: not entry.headline):  # whoever reads it back takes a task's first metric for that
+    for entry in sorted(
+        entries, key=lambda entry: not entry.headline
+    ):  # whoever reads it back takes a task's first metric for that
         first = of_task.setdefault(entry.task, entry)
         scores = results.setdefault(entry.task, {"name": entry.task, "alias": entry.task, "sample_len": entry.scored})
         if _with_filter(entry.metric) in scores or (first.version, first.judge) != (entry.version, entry.judge):
             both = "; ".join(f"version {one.version}, judge {one.judge or 'none'}" for one in (first, entry))
-            raise ExchangeError(f"{entry.task}: one version, judge and number a metric, but there are two of {entry.metric} ({both})")
+            raise ExchangeError(
+                f"{entry.task}: one version, judge and number a metric, but there are two of {entry.metric} ({both})"
+            )
         scores[_with_filter(entry.metric)] = entry.value
         scores[_with_filter(entry.metric, "_stderr")] = (
             "N/A" if entry.low is None or entry.high is None else entry.high / (2 * SPREAD) - entry.low / (2 * SPREAD)
@@ -86,7 +94,9 @@ def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
         "date": some.when.timestamp(),
         "lm_eval_version": some.provenance.get("lm-eval"),
         "transformers_version": some.provenance.get("transformers"),
-        "task_hashes": {task: entry.provenance["task"] for task, entry in of_task.items() if "task" in entry.provenance},
+        "task_hashes": {
+            task: entry.provenance["task"] for task, entry in of_task.items() if "task" in entry.provenance
+        },
         "model_source": "vlm-harness",
         "model_name": some.model,
         "model_name_sanitized": sanitized(some.model),
@@ -130,8 +140,11 @@ def lm_eval_files(entries: Sequence[Entry]) -> Exported:
     return _exported(entries, of_model)
 
 
-def hub_files(entries: Sequence[Entry], *, source_url: str | None = None, task_ids: Mapping[str, str] | None = None) -> Exported:
-    """MODEL/.eval_results/*.yaml and MODEL/model-index.yaml of each model; ExchangeError for an ill-formed URL or task id."""
+def hub_files(
+    entries: Sequence[Entry], *, source_url: str | None = None, task_ids: Mapping[str, str] | None = None
+) -> Exported:
+    """MODEL/.eval_results/*.yaml and MODEL/model-index.yaml of each model; ExchangeError for an ill-formed URL or task
+    id."""
     import yaml
 
     check_hub(entries, source_url, task_ids or {})
@@ -174,7 +187,8 @@ def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
 
 
 def folders_of(models: Iterable[str]) -> dict[str, str]:
-    """A folder of its own for each model, also where capitals are not told apart: `sanitized`, with a digest where several share that."""
+    """A folder of its own for each model, also where capitals are not told apart: `sanitized`, with a digest where
+    several share that."""
     folders = {}
     for model in models:
         name = sanitized(model)
@@ -210,18 +224,23 @@ def _config(entry: Entry, scores: Mapping[str, Any]) -> dict[str, Any]:
     """As much of a task's configuration as an entry knows."""
     metrics = [name.partition(",")[0] for name in scores if "," in name and "_stderr," not in name]
     data = _HUB.fullmatch(entry.provenance.get("data", ""))
-    metadata: dict[str, Any] = {"version": entry.version} | ({"gpt_eval_model_name": entry.judge} if entry.judge else {})
+    metadata: dict[str, Any] = {"version": entry.version} | (
+        {"gpt_eval_model_name": entry.judge} if entry.judge else {}
+    )
     found: dict[str, Any] = {"task": entry.task, "metadata": metadata}
     found |= {"dataset_path": data["id"]} if data else {}
     return found | {"metric_list": [{"metric": metric} for metric in dict.fromkeys(metrics)]}
 
 
-def hub_results(entries: Sequence[Entry], *, source_url: str | None = None, task_ids: Mapping[str, str] | None = None) -> Files:
+def hub_results(
+    entries: Sequence[Entry], *, source_url: str | None = None, task_ids: Mapping[str, str] | None = None
+) -> Files:
     """Headline scores in the hub's format, a file each; ExchangeError for several models.
 
-    The hub knows a benchmark by its dataset and a task id that the dataset's own eval.yaml defines. `task_ids` gives them by task, as ID or
-    as OWNER/NAME/ID; else they are the data scored and the task's name. Interval, judge and counts are in the notes, for which the format
-    has no fields, and so are the data where they are not the dataset named. `source_url` links to the evidence.
+    The hub knows a benchmark by its dataset and a task id that the dataset's own eval.yaml defines. `task_ids` gives
+    them by task, as ID or as OWNER/NAME/ID; else they are the data scored and the task's name. Interval, judge and
+    counts are in the notes, for which the format has no fields, and so are the data where they are not the dataset
+    named. `source_url` links to the evidence.
     """
     import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
@@ -262,7 +281,8 @@ def hub_results(entries: Sequence[Entry], *, source_url: str | None = None, task
 
 
 def check_hub(entries: Sequence[Entry], source_url: str | None, task_ids: Mapping[str, str]) -> None:
-    """ExchangeError for a link that is none, a task nobody was scored on, or an id that is neither ID nor OWNER/NAME/ID."""
+    """ExchangeError for a link that is none, a task nobody was scored on, or an id that is neither ID nor
+    OWNER/NAME/ID."""
     if source_url is not None and not re.fullmatch(r"https?://[^\s/]+\S*", source_url):
         raise ExchangeError(f"source URL {source_url!r}: must begin with https:// or http://")
     tasks = list(dict.fromkeys(entry.task for entry in entries))
@@ -274,7 +294,8 @@ def check_hub(entries: Sequence[Entry], source_url: str | None, task_ids: Mappin
 
 
 def model_index(model: str, entries: Sequence[Entry]) -> dict[str, Any]:
-    """All scores of one model as the hub's older model-index, to be merged into the head of its card; without partial ones.
+    """All scores of one model as the hub's older model-index, to be merged into the head of its card; without partial
+    ones.
 
     Interval, judge and counts are in a metric's `args`. ExchangeError where there is no score.
     """
@@ -322,11 +343,15 @@ def _notes(entry: Entry) -> str:
     """What the format has no fields for, in one line."""
     parts = [
         f"{entry.metric}{f' ({entry.unit})' if entry.unit else ''}, {'higher' if entry.higher_is_better else 'lower'} is better",
-        f"95% interval {entry.low:.6g} to {entry.high:.6g}" if entry.low is not None and entry.high is not None else "no interval",
+        f"95% interval {entry.low:.6g} to {entry.high:.6g}"
+        if entry.low is not None and entry.high is not None
+        else "no interval",
         f"{entry.scored} of {entry.samples} samples scored",
         f"judge {entry.judge}" if entry.judge else "",
         f"task version {entry.version}",
-        f"computed by {entry.imported}" if entry.imported else f"vlm-harness {entry.provenance.get('vlm-harness', '')}".rstrip(),
+        f"computed by {entry.imported}"
+        if entry.imported
+        else f"vlm-harness {entry.provenance.get('vlm-harness', '')}".rstrip(),
         f"run {entry.run}",
     ]
     return "; ".join(part for part in parts if part)

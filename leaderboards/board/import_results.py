@@ -18,7 +18,17 @@ LMMS_EVAL: Final = "lmms-eval"
 LMMS_EVAL_ZONE: Final = timezone(timedelta(hours=8))
 """lmms-eval writes local times of Singapore, where `--timezone` does not say otherwise."""
 
-MODEL_ARGS: Final = ("peft", "delta", "pretrained", "model", "model_version", "model_name", "model_id", "path", "engine")
+MODEL_ARGS: Final = (
+    "peft",
+    "delta",
+    "pretrained",
+    "model",
+    "model_version",
+    "model_name",
+    "model_id",
+    "path",
+    "engine",
+)
 """Arguments that name a model, the most telling first."""
 
 _NO_METRICS: Final = ("alias", "name", "sample_len", "sample_count", "samples")
@@ -37,8 +47,9 @@ class Imported:
 def read_results(path: Path, *, model: str | None = None, created: str | None = None) -> Imported:
     """The entries of a result file of lm-eval or lmms-eval; ExchangeError.
 
-    `model` is what the board shall call the model, and `created` (ISO 8601, UTC) when it ran: where the file does not say, they must be
-    given. Values are taken as they are, so a share of 1 stays that; intervals come from standard errors, those over clusters first.
+    `model` is what the board shall call the model, and `created` (ISO 8601, UTC) when it ran: where the file does not
+    say, they must be given. Values are taken as they are, so a share of 1 stays that; intervals come from standard
+    errors, those over clusters first.
     """
     try:
         data = path.read_bytes()
@@ -48,7 +59,9 @@ def read_results(path: Path, *, model: str | None = None, created: str | None = 
     except (ValueError, RecursionError) as error:
         raise ExchangeError(f"{path}: no JSON: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get("results"), dict) or not found["results"]:
-        raise ExchangeError(f'{path}: no results of lm-eval or lmms-eval: they are a JSON object with the scores under "results"')
+        raise ExchangeError(
+            f'{path}: no results of lm-eval or lmms-eval: they are a JSON object with the scores under "results"'
+        )
     return _File(path, found, hashlib.sha256(data).hexdigest()).read(model, created)
 
 
@@ -75,7 +88,9 @@ class _File:
     @property
     def tool(self) -> str:
         """Which of the two wrote it. lmms-eval's file names end in what lm-eval's begin with."""
-        lmms = "lmms_eval_version" in self.data or self.path.name.endswith("_results.json") or "model_configs" in self.data
+        lmms = (
+            "lmms_eval_version" in self.data or self.path.name.endswith("_results.json") or "model_configs" in self.data
+        )
         return LM_EVAL if "lm_eval_version" in self.data or not lmms else LMMS_EVAL
 
     def read(self, model: str | None, created: str | None) -> Imported:
@@ -105,7 +120,11 @@ class _File:
     ) -> list[Entry]:
         asked, scored, limit = self.counts(task)
         directions, config = self.part("higher_is_better", task), self.part("configs", task)
-        facts = {**shared, **({"task": _digest(config)} if config else {}), **_words(self.part("task_hashes"), {"task hash": task})}
+        facts = {
+            **shared,
+            **({"task": _digest(config)} if config else {}),
+            **_words(self.part("task_hashes"), {"task hash": task}),
+        }
         entries = []
         for index, (metric, value) in enumerate(metrics.items()):
             low, high, source = _interval(scores, metric, value)
@@ -143,7 +162,9 @@ class _File:
     def model(self) -> str:
         """What the tool called the model."""
         given = self.config.get("model_args")
-        arguments = given if isinstance(given, dict) else dict(part.partition("=")[::2] for part in str(given or "").split(","))
+        arguments = (
+            given if isinstance(given, dict) else dict(part.partition("=")[::2] for part in str(given or "").split(","))
+        )
         named = (str(arguments[name]).strip("\"'") for name in MODEL_ARGS if arguments.get(name))
         name = _text(self.data.get("model_name")) or next(named, "") or _text(self.config.get("model"))
         if not name:
@@ -175,22 +196,31 @@ class _File:
 
     def version(self, task: str) -> str:
         """All that tells its columns from others."""
-        tool_version = _text(self.data.get("lm_eval_version" if self.tool == LM_EVAL else "lmms_eval_version")) or "unknown"
+        tool_version = (
+            _text(self.data.get("lm_eval_version" if self.tool == LM_EVAL else "lmms_eval_version")) or "unknown"
+        )
         version, shots = self.part("versions").get(task), self.part("n-shot").get(task)
         parts = [f"{self.tool} {tool_version}", f"task {'unknown' if version is None else version}"]
         return "/".join([*parts, *([f"{shots}-shot"] if isinstance(shots, int) else [])])
 
     def counts(self, task: str) -> tuple[int, int, int | None]:
-        """Documents asked and scored, and the limit; 0 where the file does not say. A group's are those of its tasks."""
+        """Documents asked and scored, and the limit; 0 where the file does not say. A group's are those of its
+        tasks."""
         known, members = self.part("n-samples", task), self.part("group_subtasks").get(task)
         if not known and isinstance(members, list) and members and task not in members:
             of_members = [self.counts(str(member)) for member in members]
             limits = [limit for _, _, limit in of_members if limit is not None]
-            return sum(asked for asked, _, _ in of_members), sum(scored for _, scored, _ in of_members), sum(limits) if limits else None
+            return (
+                sum(asked for asked, _, _ in of_members),
+                sum(scored for _, scored, _ in of_members),
+                sum(limits) if limits else None,
+            )
         scored = _count(known.get("effective")) or _count(self.part("results", task).get("sample_len")) or 0
         whole = max(_count(known.get("original")) or 0, scored)
         limit = self.config.get("limit")
-        if not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 < limit < float("inf"):  # lmms-eval writes -1 for none
+        if (
+            not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 < limit < float("inf")
+        ):  # lmms-eval writes -1 for none
             return whole, scored, None
         asked = int(limit) if limit >= 1 else scored  # below 1 it is a share, which each tool rounds as it likes
         asked = max(min(asked, whole) if whole else asked, scored)
@@ -250,13 +280,20 @@ def _metrics(scores: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[s
     return metrics, others
 
 
-def _interval(scores: Mapping[str, Any], metric: str, value: float | None) -> tuple[float, float, str] | tuple[None, None, str]:
+def _interval(
+    scores: Mapping[str, Any], metric: str, value: float | None
+) -> tuple[float, float, str] | tuple[None, None, str]:
     """Both ends, and in words where they are from."""
     name, _, given = metric.partition(",")
     filters = f",{given}" if given else ",none"
     for kind in ("stderr_clustered", "stderr"):
         error = next((scores[key] for key in (f"{name}_{kind}{filters}", f"{name}_{kind}") if key in scores), None)
-        if value is not None and isinstance(error, int | float) and not isinstance(error, bool) and 0 < error < float("inf"):
+        if (
+            value is not None
+            and isinstance(error, int | float)
+            and not isinstance(error, bool)
+            and 0 < error < float("inf")
+        ):
             return value - SPREAD * error, value + SPREAD * error, f"{SPREAD} times the file's {kind}"
     return None, None, ""
 
@@ -265,7 +302,9 @@ def _words(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
     """What a file states, as facts by these names."""
     found = {fact: data.get(name) for fact, name in names.items()}
     return {
-        fact: value if isinstance(value, str) else json.dumps(value) for fact, value in found.items() if value not in (None, "", [], {})
+        fact: value if isinstance(value, str) else json.dumps(value)
+        for fact, value in found.items()
+        if value not in (None, "", [], {})
     }
 
 

@@ -1,10 +1,10 @@
 """One question of a run: what was asked, what came back, and what the task made of it.
 
-    data = to_parquet([Sample(run="base-1", task="scenes_chair", id="7", image="scene-7", prompt="Describe.", answer="A cat.", ...)])
-    from_parquet(data)
+    data = to_parquet([Sample(run="base-1", task="scenes_chair", id="7", image="scene-7", prompt="Describe.", answer="A
+    cat.", ...)]) from_parquet(data)
 
-A run's samples are one Parquet file of text columns, which any data tool opens; `records` and `repeats` are JSON in it, as each metric has
-its own fields. `schema/sample.json` describes a row to other programs.
+A run's samples are one Parquet file of text columns, which any data tool opens; `records` and `repeats` are JSON in it,
+as each metric has its own fields. `schema/sample.json` describes a row to other programs.
 """
 
 import json
@@ -52,11 +52,12 @@ class Sample:
     """Whether the model was stopped once nothing more could change what is read from its answer."""
 
     image_digest: str | None = None
-    """sha256 of the picture that was shown, as decoded: two runs whose digests differ were shown other pictures under one id; None = not
-    known."""
+    """sha256 of the picture that was shown, as decoded: two runs whose digests differ were shown other pictures under
+    one id; None = not known."""
 
     repeats: tuple[Asking, ...] = ()
-    """What the judge said when it was asked about the same answer again, in turn; `records` and `reply` are of the first asking."""
+    """What the judge said when it was asked about the same answer again, in turn; `records` and `reply` are of the
+    first asking."""
 
 
 _COLUMNS = tuple(field.name for field in fields(Sample))
@@ -93,9 +94,14 @@ def from_parquet(data: bytes) -> list[Sample]:
 
 
 def askings(log: Mapping[str, Sample]) -> list[dict[str, Sample]]:
-    """A log of samples by id as each asking of the judge rated them, the first one first; what one did not rate has no records there."""
+    """A log of samples by id as each asking of the judge rated them, the first one first; what one did not rate has no
+    records there."""
     count = 1 + max((len(sample.repeats) for sample in log.values()), default=0)
-    return [{name: _as_rated(sample, turn) for name, sample in log.items()} for turn in range(count)] if count > 1 else [dict(log)]
+    return (
+        [{name: _as_rated(sample, turn) for name, sample in log.items()} for turn in range(count)]
+        if count > 1
+        else [dict(log)]
+    )
 
 
 def _as_rated(sample: Sample, turn: int) -> Sample:
@@ -122,7 +128,10 @@ def _repeats_json(repeats: Sequence[Asking]) -> str | None:
     if not repeats:
         return None
     said = [None if asking.reply is None else _whole(asking.reply) for asking in repeats]
-    rows = [{"records": json.loads(_json(asking.records)), "reply": reply} for asking, reply in zip(repeats, said, strict=True)]
+    rows = [
+        {"records": json.loads(_json(asking.records)), "reply": reply}
+        for asking, reply in zip(repeats, said, strict=True)
+    ]
     return json.dumps(rows, allow_nan=False)
 
 
@@ -143,7 +152,9 @@ def _repeats(row: Mapping[str, Any]) -> tuple[Asking, ...]:
     text = row.get("repeats")
     found = [] if text is None else json.loads(text)
     if not isinstance(found, list) or not all(_is_asking(one) for one in found):
-        raise ValueError(f"sample {row['id']!r} of {row['task']}: repeats must be a list of askings, each with records and reply")
+        raise ValueError(
+            f"sample {row['id']!r} of {row['task']}: repeats must be a list of askings, each with records and reply"
+        )
     return tuple(Asking(**one) for one in found)
 
 

@@ -16,7 +16,14 @@ from leaderboards.board.entry import Entry, Key
 from leaderboards.board.sample import Sample, askings
 from leaderboards.comparison.flips import Flip, Tally, examples_of, flips, tally, tally_table
 from leaderboards.comparison.format_loss import Format, explain, format_of, format_table, formats_adjusted
-from leaderboards.comparison.paired_logs import CompareError, Loader, Logs, match_logs, protocol_differences, same_questions
+from leaderboards.comparison.paired_logs import (
+    CompareError,
+    Loader,
+    Logs,
+    match_logs,
+    protocol_differences,
+    same_questions,
+)
 from leaderboards.statistics.ranks import Rank, ranks_of
 from leaderboards.statistics.resampling import Counted, CountsMetric, Record
 from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
@@ -58,7 +65,8 @@ class Comparison:
     """p-values are adjusted over the headline metrics, and over the others by themselves."""
 
     formats: list[Format]
-    """Of each task whose answers are right or wrong; p-values adjusted over the three tests of all tasks, and over the rest."""
+    """Of each task whose answers are right or wrong; p-values adjusted over the three tests of all tasks, and over the
+    rest."""
 
     flips: list[Flip]
     """By the headline metric of each task, in the order asked."""
@@ -77,13 +85,15 @@ class BoardComparison:
     """What a leaderboard shows beside its scores, by the key of the entry."""
 
     verdicts: dict[Key, PairedTest]
-    """Against the base; p-values are adjusted over the headline metrics of all models, and over all others by themselves.
+    """Against the base; p-values are adjusted over the headline metrics of all models, and over all others by
+    themselves.
 
     So a score has one verdict, whether or not the other metrics are shown.
     """
 
     otherwise: dict[Key, list[str]]
-    """What was not the same in asking the base, in words, where something was: then the difference may be of the asking."""
+    """What was not the same in asking the base, in words, where something was: then the difference may be of the
+    asking."""
 
     ranks: dict[Key, Rank]
 
@@ -101,10 +111,12 @@ def compare_runs(
     only_headline: bool = False,
     resamples: int = 10_000,
 ) -> Comparison:
-    """Hold a model of `after` against one of `before`, over all tasks both have; the newest score of each metric counts.
+    """Hold a model of `after` against one of `before`, over all tasks both have; the newest score of each metric
+    counts.
 
-    `models` names the two; without it, each side must hold one model. Metrics that only one side has, or in another version or by another
-    judge, are named in the notes. CompareError for a model that is not there, or nothing in common.
+    `models` names the two; without it, each side must hold one model. Metrics that only one side has, or in another
+    version or by another judge, are named in the notes. CompareError for a model that is not there, or nothing in
+    common.
     """
     names = models or (_only_model(before, "before"), _only_model(after, "after"))
     old, new = (_of_model(entries, name) for entries, name in zip((before, after), names, strict=True))
@@ -114,7 +126,9 @@ def compare_runs(
         why = "; ".join(notes[:3]) + (f"; and {len(notes) - 3} more" if len(notes) > 3 else "")
         raise CompareError(f"{names[0]!r} and {names[1]!r} have no score in common: {why or 'there are none'}")
     matches = [_matched(one, other, sides, metrics(one.task, one.metric)) for one, other in pairs]
-    tested = verdicts({index: match for index, match in enumerate(matches) if isinstance(match, Matched)}, resamples=resamples)
+    tested = verdicts(
+        {index: match for index, match in enumerate(matches) if isinstance(match, Matched)}, resamples=resamples
+    )
     changes = [
         Change(
             before=one,
@@ -145,7 +159,11 @@ def compare_runs(
         after=names[1],
         changes=_in_families(changes),
         formats=formats_adjusted(formats),
-        flips=[flip for entry, ours, theirs in logs for flip in flips(entry, ours, theirs, metrics(entry.task, entry.metric))],
+        flips=[
+            flip
+            for entry, ours, theirs in logs
+            for flip in flips(entry, ours, theirs, metrics(entry.task, entry.metric))
+        ],
         notes=notes,
     )
 
@@ -155,7 +173,8 @@ def compare_board(
 ) -> BoardComparison:
     """What a leaderboard of these scores shows beside them; CompareError for a base that is not among their models.
 
-    A rank is over the images of which all models of its column have as many rated answers. A score without a log has neither.
+    A rank is over the images of which all models of its column have as many rated answers. A score without a log has
+    neither.
     """
     if base is not None and base not in (models := _models(entries)):
         raise CompareError(f"base model {base!r} is not on the board; {known(base, models)}")
@@ -188,7 +207,9 @@ def compare_board(
                 match = match_logs(before, after, entry.metric, counted, higher_is_better=entry.higher_is_better)
                 matches[entry.headline][entry.key] = match
             except ValueError as error:
-                notes.append(f"no verdict on {line(entry.model)} by {line(entry.task)} {line(entry.metric)}: {line(str(error))}")
+                notes.append(
+                    f"no verdict on {line(entry.model)} by {line(entry.task)} {line(entry.metric)}: {line(str(error))}"
+                )
     notes += [line(f"{model} {task}: {text}") for (model, task, *_), texts in otherwise.items() for text in texts]
     tested = verdicts(matches[True] | matches[False])
     families = [adjusted({key: tested[key] for key in family}) for family in matches.values()]
@@ -208,11 +229,17 @@ def to_markdown(found: Comparison, *, shown: int = 3) -> str:
     parts.append(
         "On the same questions, resampled by image; p from a permutation test, Holm-adjusted over the headline metrics, and over the "
         "others by themselves. Visible: the true difference that 80% of such comparisons would find."
-        + (" ≠: asked or rated otherwise, as said above, so the difference may be of the asking." if _any_otherwise(found) else "")
+        + (
+            " ≠: asked or rated otherwise, as said above, so the difference may be of the asking."
+            if _any_otherwise(found)
+            else ""
+        )
     )
     if found.formats:
         parts += ["## Format or ability?", format_table(found.formats)]
-        parts.append("▲ better, ▼ worse, ↑ significantly more, ↓ significantly less. Next token: the likeliest of the possible answers.")
+        parts.append(
+            "▲ better, ▼ worse, ↑ significantly more, ↓ significantly less. Next token: the likeliest of the possible answers."
+        )
         parts.append("\n".join(f"- {explain(one)}" for one in found.formats))
     if found.flips:
         parts += ["## Flips", tally_table(found.tallies)]
@@ -229,7 +256,10 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "notes": found.notes,
         "changes": [
             {
-                **{name: getattr(change.before, name) for name in ("task", "metric", "version", "judge", "unit", "headline")},
+                **{
+                    name: getattr(change.before, name)
+                    for name in ("task", "metric", "version", "judge", "unit", "headline")
+                },
                 "before": change.before.value,
                 "after": change.after.value,
                 "runs": [change.before.run, change.after.run],
@@ -240,7 +270,10 @@ def to_json(found: Comparison) -> dict[str, Any]:
             for change in found.changes
         ],
         "formats": [
-            {name: verdict_to_json(value, name) if isinstance(value, PairedTest) else value for name, value in vars(one).items()}
+            {
+                name: verdict_to_json(value, name) if isinstance(value, PairedTest) else value
+                for name, value in vars(one).items()
+            }
             | {"reading": one.reading, "words": explain(one)}
             for one in found.formats
         ],
@@ -269,7 +302,13 @@ def scores_table(changes: Sequence[Change]) -> str:
             continue
         difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
         word = outcome(entry.metric, verdict)
-        seen = [number(verdict.base, unit), number(verdict.other, unit), difference, number(verdict.mde, unit), p_value(verdict.p)]
+        seen = [
+            number(verdict.base, unit),
+            number(verdict.other, unit),
+            difference,
+            number(verdict.mde, unit),
+            p_value(verdict.p),
+        ]
         rows.append([label, *seen, f"{_SIGNS[word]} {word}{other}"])
     return table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows)
 
@@ -292,7 +331,9 @@ def _of_model(entries: Sequence[Entry], name: str) -> list[Entry]:
     return found
 
 
-def _pairs(old: Sequence[Entry], new: Sequence[Entry], only_headline: bool) -> tuple[list[tuple[Entry, Entry]], list[str]]:
+def _pairs(
+    old: Sequence[Entry], new: Sequence[Entry], only_headline: bool
+) -> tuple[list[tuple[Entry, Entry]], list[str]]:
     """Scores of one column, the old side's order; and what has no partner."""
     pairs, notes = [], []
     partners = {entry.key[1:]: entry for entry in new}
@@ -335,7 +376,9 @@ def _matched(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetr
         before, after = logs[0].of(old), logs[1].of(new)
         if not (before and after):
             return NO_SAMPLES
-        return match_logs(before, after, old.metric, lambda records: Counted(records, metric), higher_is_better=old.higher_is_better)
+        return match_logs(
+            before, after, old.metric, lambda records: Counted(records, metric), higher_is_better=old.higher_is_better
+        )
     except (ValueError, OSError) as error:
         return line(str(error))
 
@@ -359,12 +402,16 @@ def _counted_once(metric: CountsMetric) -> Callable[[Sequence[Record]], Counted]
     known_as: dict[tuple[int, ...], Counted] = {}
 
     def counted(records: Sequence[Record]) -> Counted:
-        return known_as.setdefault(tuple(map(id, records)), Counted(records, metric))  # which holds them, so that ids stay theirs
+        return known_as.setdefault(
+            tuple(map(id, records)), Counted(records, metric)
+        )  # which holds them, so that ids stay theirs
 
     return counted
 
 
-def _ranks(logs: Mapping[Key, Mapping[str, Sample]], like: Entry, counted: Callable[[Sequence[Record]], Counted]) -> dict[Key, Rank]:
+def _ranks(
+    logs: Mapping[Key, Mapping[str, Sample]], like: Entry, counted: Callable[[Sequence[Record]], Counted]
+) -> dict[Key, Rank]:
     """Of a column's logs, whose entries are by the same metric as `like`."""
     if len(logs) < 2:
         return {}
@@ -382,7 +429,9 @@ def _in_families(changes: Sequence[Change]) -> list[Change]:
     found = list(changes)
     for family in (True, False):
         own = {index: change.verdict for index, change in enumerate(changes) if change.before.headline == family}
-        for index, verdict in adjusted({index: verdict for index, verdict in own.items() if verdict is not None}).items():
+        for index, verdict in adjusted(
+            {index: verdict for index, verdict in own.items() if verdict is not None}
+        ).items():
             found[index] = replace(changes[index], verdict=verdict)
     return found
 

@@ -26,7 +26,11 @@ _KINDS: Final[tuple[Kind, ...]] = ("fixed", "broken", "still wrong", "still righ
 
 _CATEGORY = ("category", "type", "kind", "dimension", "aspect")  # how the tasks call what kind of question it is
 
-_GOOD = {"%": 100.0, "0-6": 3.0, "1-10": 10.0}  # from where on an answer is right; MMHal: below 3, something is hallucinated
+_GOOD = {
+    "%": 100.0,
+    "0-6": 3.0,
+    "1-10": 10.0,
+}  # from where on an answer is right; MMHal: below 3, something is hallucinated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +83,13 @@ class Tally:
         return sum(self.counts.values())
 
 
-def flips(entry: Entry, before: Mapping[str, Sample], after: Mapping[str, Sample], metric: CountsMetric | None) -> list[Flip]:
+def flips(
+    entry: Entry, before: Mapping[str, Sample], after: Mapping[str, Sample], metric: CountsMetric | None
+) -> list[Flip]:
     """What became of each question that is in both logs, by the metric of `entry`.
 
-    Right and wrong answers flip; others are compared by what the metric gives them alone, more or less of it as the metric counts.
+    Right and wrong answers flip; others are compared by what the metric gives them alone, more or less of it as the
+    metric counts.
     """
     found = []
     for name, old in before.items():
@@ -131,7 +138,9 @@ def examples(found: Sequence[Flip], kind: Kind, count: int) -> list[Flip]:
     for flip in found:
         if flip.kind == kind:
             by_category.setdefault(flip.category, []).append(flip)
-    in_turn = sorted((turn, place, flip.id) for place, own in enumerate(by_category.values()) for turn, flip in enumerate(own))
+    in_turn = sorted(
+        (turn, place, flip.id) for place, own in enumerate(by_category.values()) for turn, flip in enumerate(own)
+    )
     lists = list(by_category.values())
     return [lists[place][turn] for turn, place, _ in in_turn[:count]]
 
@@ -139,7 +148,11 @@ def examples(found: Sequence[Flip], kind: Kind, count: int) -> list[Flip]:
 def tally_table(tallies: Sequence[Tally]) -> str:
     """One row a task, and below it one a category."""
     rows = [
-        [cell(one.task) if not one.category else f"– {cell(one.category)}", str(one.questions), *(str(one.counts[kind]) for kind in _KINDS)]
+        [
+            cell(one.task) if not one.category else f"– {cell(one.category)}",
+            str(one.questions),
+            *(str(one.counts[kind]) for kind in _KINDS),
+        ]
         for one in tallies
     ]
     return table(["task", "questions", *_KINDS], rows)

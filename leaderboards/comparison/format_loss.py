@@ -3,9 +3,10 @@
     found = format_of(entry, before, after)               # None where answers are not simply right or wrong
     found.reading                                         # "format loss"
 
-A yes/no or multiple-choice score can fall because the model knows less, or because it no longer answers in the form the benchmark reads.
-The likeliest next token among the possible answers needs no form. So both are scored on the same questions, and where one falls and the
-other does not, it is tested whether they fell differently: "not significant" beside "significant" is no difference yet.
+A yes/no or multiple-choice score can fall because the model knows less, or because it no longer answers in the form the
+benchmark reads. The likeliest next token among the possible answers needs no form. So both are scored on the same
+questions, and where one falls and the other does not, it is tested whether they fell differently: "not significant"
+beside "significant" is no difference yet.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,7 +43,8 @@ Reading = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A yes/no or multiple-choice task: what was said, and what the likeliest next token would have been. Everything in %."""
+    """A yes/no or multiple-choice task: what was said, and what the likeliest next token would have been. Everything in
+    %."""
 
     task: str
 
@@ -65,7 +67,8 @@ class Format:
     """Questions whose true answer is yes; None = it is no yes/no task."""
 
     length: PairedTest | None
-    """Words an answer, over the questions that neither side was stopped at; None = there are none. The direction means nothing."""
+    """Words an answer, over the questions that neither side was stopped at; None = there are none. The direction means
+    nothing."""
 
     stopped: int
     """Questions at which a side was stopped once its answer was decided, so that its length is not known."""
@@ -90,15 +93,22 @@ class Format:
         return {"worse": "hidden loss", "better": "hidden gain", "not separable": "no change"}[knew]  # type: ignore[return-value]
 
 
-def format_of(entry: Entry, before: Mapping[str, Sample], after: Mapping[str, Sample], resamples: int = 10_000) -> Format | None:
+def format_of(
+    entry: Entry, before: Mapping[str, Sample], after: Mapping[str, Sample], resamples: int = 10_000
+) -> Format | None:
     """The tests that tell format from ability, not yet adjusted; None where answers are not simply right or wrong."""
     pairs = [(old, after[name]) for name, old in before.items() if name in after and same_image(old, after[name])]
     closed = [pair for pair in pairs if all(isinstance(_own(sample, entry).get("correct"), bool) for sample in pair)]
     if not closed:
         return None
 
-    def test(chosen: Sequence[tuple[Sample, Sample]], what: Callable[[Sample], float], *, higher_is_better: bool) -> Matched:
-        sides = [Counted([_counted(sample, entry, what(sample)) for sample in side], _MEAN) for side in zip(*chosen, strict=True)]
+    def test(
+        chosen: Sequence[tuple[Sample, Sample]], what: Callable[[Sample], float], *, higher_is_better: bool
+    ) -> Matched:
+        sides = [
+            Counted([_counted(sample, entry, what(sample)) for sample in side], _MEAN)
+            for side in zip(*chosen, strict=True)
+        ]
         return matched(sides[0], sides[1], higher_is_better=higher_is_better)
 
     def right(sample: Sample) -> float:
@@ -129,7 +139,9 @@ def format_of(entry: Entry, before: Mapping[str, Sample], after: Mapping[str, Sa
         gap=found.get("gap"),
         unparsed=found["unparsed"],
         yes_rate=found.get("yes_rate"),
-        true_yes=100 * sum(str(_own(old, entry)["truth"]).lower() == "yes" for old, _ in yes_no) / len(yes_no) if yes_no else None,
+        true_yes=100 * sum(str(_own(old, entry)["truth"]).lower() == "yes" for old, _ in yes_no) / len(yes_no)
+        if yes_no
+        else None,
         length=found.get("length"),
         stopped=sum(any(sample.cut for sample in pair) for pair in closed),
         questions=len(closed),
@@ -141,7 +153,9 @@ def explain(found: Format) -> str:
     words = _READINGS[found.reading].format(
         said=_moved(found.generation, "%"),
         knew=_moved(found.next_token, "%") if found.next_token else "",
-        gap=number(found.gap.difference, "%", signed=True) + span(found.gap.low, found.gap.high, "%") if found.gap else "",
+        gap=number(found.gap.difference, "%", signed=True) + span(found.gap.low, found.gap.high, "%")
+        if found.gap
+        else "",
     )
     more = []
     if found.unparsed.outcome != "not separable":
@@ -171,7 +185,9 @@ def format_table(formats: Sequence[Format]) -> str:
                 one.reading,
             ]
         )
-    return table(["task", "right, as said %", "right, by next token %", "unparsed %", "yes %", "words", "reading"], rows)
+    return table(
+        ["task", "right, as said %", "right, by next token %", "unparsed %", "yes %", "words", "reading"], rows
+    )
 
 
 _READINGS: Final[Mapping[Reading, str]] = {
@@ -239,7 +255,9 @@ def _own(sample: Sample, entry: Entry) -> Record:
 
 def _counted(sample: Sample, entry: Entry, value: float) -> Record:
     """What `_MEAN` counts of an answer, drawn with the same images as the task's own metrics."""
-    return {key: value for key, value in _own(sample, entry).items() if key in ("image", "cluster", "category")} | {"counted": value}
+    return {key: value for key, value in _own(sample, entry).items() if key in ("image", "cluster", "category")} | {
+        "counted": value
+    }
 
 
 def _says_yes(record: Record) -> bool:
@@ -251,7 +269,9 @@ def formats_adjusted(formats: Sequence[Format]) -> list[Format]:
     found = list(formats)
     for family in (("generation", "next_token", "gap"), ("unparsed", "yes_rate", "length")):
         own = {(index, name): getattr(one, name) for index, one in enumerate(formats) for name in family}
-        for (index, name), verdict in adjusted({place: verdict for place, verdict in own.items() if verdict is not None}).items():
+        for (index, name), verdict in adjusted(
+            {place: verdict for place, verdict in own.items() if verdict is not None}
+        ).items():
             found[index] = replace(found[index], **{name: verdict})  # type: ignore[arg-type]
     return found
 
@@ -271,4 +291,6 @@ def _marked(verdict: PairedTest) -> str:
 
 
 def _of_whole(found: Format) -> str:
-    return f" (of {found.questions - found.stopped}; {found.stopped} were stopped once decided)" if found.stopped else ""
+    return (
+        f" (of {found.questions - found.stopped}; {found.stopped} were stopped once decided)" if found.stopped else ""
+    )

@@ -1,4 +1,5 @@
-"""Two logs of the same benchmark, made ready to be tested: the same questions, about the same pictures, rated in every asking of a judge.
+"""Two logs of the same benchmark, made ready to be tested: the same questions, about the same pictures, rated in every
+asking of a judge.
 
 logs = Logs(board.samples)
 verdict_of(logs.of(before), logs.of(after), "accuracy", metric, higher_is_better=True)
@@ -16,10 +17,12 @@ from leaderboards.statistics.verdict import Matched, PairedTest, matched, matche
 from support.markdown import line
 
 Loader = Callable[[str], Sequence[Sample]]
-"""Run id -> its samples; none where the run kept no log, a FileNotFoundError where the log that it kept is not there."""
+"""Run id -> its samples; none where the run kept no log, a FileNotFoundError where the log that it kept is not
+there."""
 
 SETUP: Final = ("task", "prompts", "prompt suffix", "split", "judge served", "judge image")
-"""What provenance says of how the questions were asked and rated: two scores are of one benchmark where all of it is the same."""
+"""What provenance says of how the questions were asked and rated: two scores are of one benchmark where all of it is
+the same."""
 
 
 class CompareError(ValueError):
@@ -68,20 +71,28 @@ def protocol_differences(before: Entry, after: Entry) -> list[str]:
     found = []
     for name in (*SETUP, "revision"):
         old, new = before.provenance.get(name), after.provenance.get(name)
-        if old == new or (name == "revision" and None in (old, new)):  # no hub, no revision: the questions themselves are compared
+        if old == new or (
+            name == "revision" and None in (old, new)
+        ):  # no hub, no revision: the questions themselves are compared
             continue
-        what = {"task": "digest of the task's prompts and rules", "prompts": "whose prompts the judge was asked in"}.get(name, name)
+        what = {
+            "task": "digest of the task's prompts and rules",
+            "prompts": "whose prompts the judge was asked in",
+        }.get(name, name)
         found.append(f"{what} was {line(old or 'none')!r}, is {line(new or 'none')!r}")
     return found
 
 
 def same_image(one: Sample, other: Sample) -> bool:
     """Whether both were shown the same picture, as far as is known."""
-    return one.image == other.image and (None in (one.image_digest, other.image_digest) or one.image_digest == other.image_digest)
+    return one.image == other.image and (
+        None in (one.image_digest, other.image_digest) or one.image_digest == other.image_digest
+    )
 
 
 def same_questions(logs: Sequence[Mapping[str, Sample]], metric: str) -> list[list[Record]]:
-    """Each side's records, of those images of which all have the same ones; the rest lacks an answer or a rating somewhere.
+    """Each side's records, of those images of which all have the same ones; the rest lacks an answer or a rating
+    somewhere.
 
     CompareError where two sides' samples of one id are about different images.
     """
@@ -107,7 +118,8 @@ def same_questions(logs: Sequence[Mapping[str, Sample]], metric: str) -> list[li
 
 
 def value_in(log: Mapping[str, Sample], name: str, metric: CountsMetric) -> float | None:
-    """What a log gives by the metric of this name, as the mean over the askings of a judge; None where it gives nothing."""
+    """What a log gives by the metric of this name, as the mean over the askings of a judge; None where it gives
+    nothing."""
     values = []
     for asking in askings(log):
         records = [sample.records[name] for sample in asking.values() if name in sample.records]
@@ -140,10 +152,11 @@ def match_logs(
     *,
     higher_is_better: bool,
 ) -> Matched:
-    """Two logs' records of the metric of this name, which `counted` counts, ready to be tested: over all askings of a judge.
+    """Two logs' records of the metric of this name, which `counted` counts, ready to be tested: over all askings of a
+    judge.
 
-    Compared are the images of which both have all answers rated, in every asking. CompareError where samples of one id are about different
-    images, RecordsError where no image is left.
+    Compared are the images of which both have all answers rated, in every asking. CompareError where samples of one id
+    are about different images, RecordsError where no image is left.
     """
     ours, theirs = askings(before), askings(after)
     every = same_questions([*ours, *theirs], name)

@@ -5,10 +5,11 @@
     power.detectable(samples=500)      # of so many questions
     power.samples_for(20)              # how many questions a claim of 20 points needs
 
-A difference is seen where 80% of runs would find it significant at the 5% level, two-sided, as one metric taken alone: it is 2.80 standard
-errors, as `Verdict.mde`. In a panel of several metrics each needs a little more. The error is the best that is known: of two models'
-answers to the same questions; else of one model's, where a second one's are supposed to fall as they will; else of right and wrong answers
-supposed. It shrinks with the root of the number of images, each with as many questions as before.
+A difference is seen where 80% of runs would find it significant at the 5% level, two-sided, as one metric taken alone:
+it is 2.80 standard errors, as `Verdict.mde`. In a panel of several metrics each needs a little more. The error is the
+best that is known: of two models' answers to the same questions; else of one model's, where a second one's are supposed
+to fall as they will; else of right and wrong answers supposed. It shrinks with the root of the number of images, each
+with as many questions as before.
 """
 
 import math
@@ -54,7 +55,8 @@ class Power:
     """What the error comes from and supposes, in words."""
 
     def detectable(self, samples: int | None = None) -> float:
-        """The true difference, in `unit`, that 80% of runs of so many questions (None: of as many as here) find; PowerError below 1."""
+        """The true difference, in `unit`, that 80% of runs of so many questions (None: of as many as here) find;
+        PowerError below 1."""
         if samples is not None and samples < 1:
             raise PowerError(f"samples must be at least 1, but is {samples}")
         return DETECTED * self.error * math.sqrt(self.samples / (samples or self.samples))
@@ -62,14 +64,17 @@ class Power:
     def samples_for(self, difference: float) -> int:
         """How many questions, about whole images, let 80% of runs find a true difference.
 
-        PowerError for a difference that is not more than 0, that no two scores can have, or that is too small to count for.
+        PowerError for a difference that is not more than 0, that no two scores can have, or that is too small to count
+        for.
         """
         if not 0 < difference <= self.widest or math.isinf(difference):
             bounds = "more than 0" + (f" and at most {self.widest:g}" if math.isfinite(self.widest) else "")
             raise PowerError(f"difference must be {bounds} {self.unit}".rstrip() + f", but is {difference:g}")
         needed = self.images * (self.detectable() / difference) * (self.detectable() / difference)
         if needed > _MOST_IMAGES:
-            raise PowerError(f"a difference of {difference:g} {self.unit}".rstrip() + f" needs more than {_MOST_IMAGES:.0e} images")
+            raise PowerError(
+                f"a difference of {difference:g} {self.unit}".rstrip() + f" needs more than {_MOST_IMAGES:.0e} images"
+            )
         images = max(1, math.ceil(needed - 1e-9))  # a whole number, however floats fall
         return math.ceil(images * self.samples / self.images)
 
@@ -79,11 +84,20 @@ class Power:
         return RANGES.get(self.unit, math.inf)
 
 
-def paired(base: Sequence[Record], other: Sequence[Record], metric: CountsMetric, *, unit: str, names: tuple[str, str] = ("", "")) -> Power:
+def paired(
+    base: Sequence[Record],
+    other: Sequence[Record],
+    metric: CountsMetric,
+    *,
+    unit: str,
+    names: tuple[str, str] = ("", ""),
+) -> Power:
     """From two models' answers to the same questions; PowerError where these show no chance at all."""
     verdict = compare(base, other, metric, higher_is_better=True)
     if verdict.mde is None:
-        raise PowerError(f"no spread between {_and(names)}: {verdict.images} images, scores {verdict.base} and {verdict.other}")
+        raise PowerError(
+            f"no spread between {_and(names)}: {verdict.images} images, scores {verdict.base} and {verdict.other}"
+        )
     asked = {image_of(record) for record in other}
     samples = sum(image_of(record) in asked for record in base)
     basis = f"{_and(names)} on the same {verdict.images} images, paired"
@@ -91,13 +105,19 @@ def paired(base: Sequence[Record], other: Sequence[Record], metric: CountsMetric
 
 
 def single(records: Sequence[Record], metric: CountsMetric, *, unit: str, name: str = "") -> Power:
-    """From one model's answers: a second one with as much spread, whose answers have nothing to do with the first one's.
+    """From one model's answers: a second one with as much spread, whose answers have nothing to do with the first
+    one's.
 
-    Two models fail on the same hard images, the more so if one was trained from the other, and that makes the true error smaller.
+    Two models fail on the same hard images, the more so if one was trained from the other, and that makes the true
+    error smaller.
     """
     images = list(dict.fromkeys(map(image_of, records)))
     counts = [counts_of(records, images, metric)]
-    drawn = bootstrap(counts, strata(records, images), metric, resamples=10_000, seed=0) if len(images) > 1 else np.empty((0, 1))
+    drawn = (
+        bootstrap(counts, strata(records, images), metric, resamples=10_000, seed=0)
+        if len(images) > 1
+        else np.empty((0, 1))
+    )
     drawn = drawn[np.isfinite(drawn)]
     error = float(drawn.std()) if drawn.size else 0.0
     who = name or "the model"
@@ -110,13 +130,16 @@ def single(records: Sequence[Record], metric: CountsMetric, *, unit: str, name: 
 def supposed(samples: int, *, unit: str, accuracy: float = 50.0, discordance: float | None = None) -> Power:
     """Without any answers: each question stands for itself, and is right or wrong as a share of `accuracy` % are.
 
-    The score is taken for the mean over the questions, each of which has the least or the most it can have. A share of right answers is
-    one; a rate over some of the questions sees less, and ratings in between see more. `discordance`: on how many % of the questions just
-    one of two models is right; None: as if they were independent, which at 50% is the most there can be by chance. Questions about one
-    image depend on each other, and that makes the true error larger. PowerError for a unit in which one answer has no range.
+    The score is taken for the mean over the questions, each of which has the least or the most it can have. A share of
+    right answers is one; a rate over some of the questions sees less, and ratings in between see more. `discordance`:
+    on how many % of the questions just one of two models is right; None: as if they were independent, which at 50% is
+    the most there can be by chance. Questions about one image depend on each other, and that makes the true error
+    larger. PowerError for a unit in which one answer has no range.
     """
     if unit not in RANGES:
-        raise PowerError(f"unit {unit!r} has no range to suppose (known: {', '.join(RANGES)}); score a model on the task first")
+        raise PowerError(
+            f"unit {unit!r} has no range to suppose (known: {', '.join(RANGES)}); score a model on the task first"
+        )
     if samples < 1:
         raise PowerError(f"samples must be at least 1, but is {samples}")
     if not 0 < accuracy < 100:
@@ -125,27 +148,44 @@ def supposed(samples: int, *, unit: str, accuracy: float = 50.0, discordance: fl
         raise PowerError(f"discordance must be more than 0 and at most 100 %, but is {discordance:g}")
     apart = 2 * accuracy / 100 * (1 - accuracy / 100) if discordance is None else discordance / 100
     why = f", as independent ones that are {accuracy:g}% right do" if discordance is None else ""
-    what = "the score to be the share of right answers" if unit == "%" else f"every answer to be rated {' or '.join(unit.split('-'))}"
+    what = (
+        "the score to be the share of right answers"
+        if unit == "%"
+        else f"every answer to be rated {' or '.join(unit.split('-'))}"
+    )
     differ = f"no answers: two models supposed to differ on {100 * apart:.3g}% of the questions{why}"
     basis = f"{differ}, every question to stand for itself, and {what}"
-    return Power(error=RANGES[unit] * math.sqrt(apart / samples), images=samples, samples=samples, unit=unit, basis=basis)
+    return Power(
+        error=RANGES[unit] * math.sqrt(apart / samples), images=samples, samples=samples, unit=unit, basis=basis
+    )
 
 
 def of_boards(
-    boards: Sequence[Board], task: str, metric: str, counts: CountsMetric, *, model: str | None = None, against: str | None = None
+    boards: Sequence[Board],
+    task: str,
+    metric: str,
+    counts: CountsMetric,
+    *,
+    model: str | None = None,
+    against: str | None = None,
 ) -> Power | None:
-    """From the logs of whole runs on some boards: of `model` and `against`, or of `model` alone, or of the two models scored last.
+    """From the logs of whole runs on some boards: of `model` and `against`, or of `model` alone, or of the two models
+    scored last.
 
-    Only runs of the version and by the judge of the newest (or of `model`'s newest) count. None where no model was scored or none kept a
-    log; PowerError for a named one that was not, or did not.
+    Only runs of the version and by the judge of the newest (or of `model`'s newest) count. None where no model was
+    scored or none kept a log; PowerError for a named one that was not, or did not.
     """
-    standing = [(board, entry) for board in boards for entry in board.standing() if (entry.task, entry.metric) == (task, metric)]
+    standing = [
+        (board, entry) for board in boards for entry in board.standing() if (entry.task, entry.metric) == (task, metric)
+    ]
     home, found = {entry.run: board for board, entry in standing}, [entry for _, entry in standing]
     if model is not None and model == against:
         raise PowerError(f"{model!r} cannot be held against itself")
     for name in (model, against):
         if name is not None and name not in {entry.model for entry in found}:
-            raise PowerError(f"no whole run of {name!r} on {task} {metric}; {known(name, sorted({entry.model for entry in found}))}")
+            raise PowerError(
+                f"no whole run of {name!r} on {task} {metric}; {known(name, sorted({entry.model for entry in found}))}"
+            )
     if not found:
         return None
     if model is None and against is not None:
@@ -156,7 +196,9 @@ def of_boards(
     named = [name for name in (model, against) if name is not None]
     chosen = [entry for name in named for entry in alike if entry.model == name] if named else alike
     if len(chosen) < len(named):
-        raise PowerError(f"{model!r} and {against!r} were scored on different versions of {task}, or by different judges")
+        raise PowerError(
+            f"{model!r} and {against!r} were scored on different versions of {task}, or by different judges"
+        )
     logs: dict[str, list[Record]] = {}
     for entry in chosen:
         if len(logs) < 2 and (records := _records(home[entry.run], entry)):
@@ -172,13 +214,19 @@ def of_boards(
 
 
 def render(power: Power, *, samples: int | None = None, difference: float | None = None) -> str:
-    """Markdown: what runs of several sizes see, and what differences need; `samples` and `difference` are in it where given."""
+    """Markdown: what runs of several sizes see, and what differences need; `samples` and `difference` are in it where
+    given."""
     whole = power.detectable()
-    sizes = {math.ceil(power.samples * share) for share in (0.1, 0.25, 0.5, 1)} | ({samples} if samples is not None else set())
+    sizes = {math.ceil(power.samples * share) for share in (0.1, 0.25, 0.5, 1)} | (
+        {samples} if samples is not None else set()
+    )
     claims = {claim for share in (2, 1, 0.5) if (claim := whole * share) <= power.widest}
     claims |= {difference} if difference is not None else set()
     unit = cell(power.unit)
-    seen = [[f"{size:,}", _exact(sees) if (sees := power.detectable(size)) <= power.widest else "none"] for size in sorted(sizes)]
+    seen = [
+        [f"{size:,}", _exact(sees) if (sees := power.detectable(size)) <= power.widest else "none"]
+        for size in sorted(sizes)
+    ]
     needed = [[_exact(claim), f"{power.samples_for(claim):,}"] for claim in sorted(claims, reverse=True)]
     scale = unit if unit[:1].isdecimal() else ""  # "0-6" after a number would be one more number
     error = f"{_exact(power.error)} " + (f"on the scale {scale}" if scale else unit)
@@ -203,7 +251,11 @@ def _records(board: Board, entry: Entry) -> list[Record]:
         return []
     except ValueError as error:
         raise PowerError(f"the samples of {entry.model!r} can't be read: {error}") from None
-    return [sample.records[entry.metric] for sample in samples if sample.task == entry.task and entry.metric in sample.records]
+    return [
+        sample.records[entry.metric]
+        for sample in samples
+        if sample.task == entry.task and entry.metric in sample.records
+    ]
 
 
 def _and(names: tuple[str, str]) -> str:

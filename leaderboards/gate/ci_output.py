@@ -1,11 +1,13 @@
-"""The gate's result where a CI shows it: JUnit XML, GitHub's annotations and job summary, a comment with the flipped samples.
+"""The gate's result where a CI shows it: JUnit XML, GitHub's annotations and job summary, a comment with the flipped
+samples.
 
     for text in publish(result, os.environ, junit=Path("gate.xml"), comment=Path("gate.md")):
         print(text)                                    # ::error title=...::..., only where GitHub runs it
 
-Models name themselves and judges say what they like, and here their words meet programs that obey: a line that begins with "::" is an order
-to GitHub's runner, "@name" in a comment calls somebody, "/merge" on a line of its own may be an order to a bot. So annotations are escaped
-by the runner's rules, XML by XML's and without the characters it cannot hold, and samples stand in code fences they cannot close.
+Models name themselves and judges say what they like, and here their words meet programs that obey: a line that begins
+with "::" is an order to GitHub's runner, "@name" in a comment calls somebody, "/merge" on a line of its own may be an
+order to a bot. So annotations are escaped by the runner's rules, XML by XML's and without the characters it cannot
+hold, and samples stand in code fences they cannot close.
 """
 
 import re
@@ -39,8 +41,11 @@ _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _CALLS = re.compile(r"[@#](?=\w)|:(?=//)|(?<=www)\.|\bGH-(?=\d)", re.IGNORECASE)
 
 
-def publish(result: GateResult, environ: Mapping[str, str], *, junit: Path | None = None, comment: Path | None = None) -> list[str]:
-    """Write the files asked for and, in a GitHub job, its summary; the annotations to print there, one a line, none elsewhere."""
+def publish(
+    result: GateResult, environ: Mapping[str, str], *, junit: Path | None = None, comment: Path | None = None
+) -> list[str]:
+    """Write the files asked for and, in a GitHub job, its summary; the annotations to print there, one a line, none
+    elsewhere."""
     if junit is not None:
         _write(junit, to_junit(result))
     if comment is not None:
@@ -62,7 +67,9 @@ def to_junit(result: GateResult) -> str:
     top = ElementTree.Element("testsuites", {"name": "harness check", **counts})
     suite = ElementTree.SubElement(top, "testsuite", {"name": "harness check", **counts, "skipped": "0"})
     for group, name, outcome in cases:
-        case = ElementTree.SubElement(suite, "testcase", {"classname": f"harness check.{group}", "name": _xml(name), "time": "0"})
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": f"harness check.{group}", "name": _xml(name), "time": "0"}
+        )
         if outcome:
             kind, text = outcome
             ElementTree.SubElement(case, kind, {"message": _xml(text), "type": group}).text = _xml(text)
@@ -71,7 +78,8 @@ def to_junit(result: GateResult) -> str:
 
 
 def annotations(result: GateResult) -> list[str]:
-    """GitHub workflow commands, an error each; the last one counts those there is no room for. One notice, if the gate passed."""
+    """GitHub workflow commands, an error each; the last one counts those there is no room for. One notice, if the gate
+    passed."""
     if result.passed:
         return [_command("notice", "Gate passed", result.summary)]
     found = [("Worse than the baseline", str(one)) for one in result.regressions]
@@ -98,7 +106,8 @@ def add_summary(path: Path, result: GateResult) -> None:
 
 
 def to_comment(result: GateResult, *, characters: int = COMMENT_CHARACTERS) -> str:
-    """Markdown for a pull request: what the gate found, and what flipped where a metric became worse; at most `characters` long."""
+    """Markdown for a pull request: what the gate found, and what flipped where a metric became worse; at most
+    `characters` long."""
     head = f"{MARKER}\n\n{_quiet(render(result))}\n"
     parts = [_flipped(one) for one in result.regressions if one.flips]
     if len(head) > characters:
@@ -119,7 +128,13 @@ def _flipped(one: Checked) -> str:
     chosen = [*examples(one.flips, "broken", FLIPS), *examples(one.flips, "fixed", FLIPS // 3)]
     title = f"{one.name}: {', '.join(f'{count} {kind}' for kind, count in counts.items())}"
     ids = _fence(" ".join(line(flip.id) for flip in one.flips if flip.kind == "broken"), 4 * _SHOWN)
-    parts = [f"<details><summary>{_quiet(_html(title))}</summary>", "Broken:", ids, *(_example(flip) for flip in chosen), "</details>"]
+    parts = [
+        f"<details><summary>{_quiet(_html(title))}</summary>",
+        "Broken:",
+        ids,
+        *(_example(flip) for flip in chosen),
+        "</details>",
+    ]
     return "\n\n".join(parts)
 
 

@@ -1,19 +1,19 @@
 """The gate: has anything become worse since the baseline?
 
     old, new = source(Path("baseline.json")), source(Path("runs/x/board"))
-    result = check(old.entries, new.entries, samples=(old.samples, new.samples), metrics=metric_of, tolerances={"scenes_mme.total": 20})
-    result.passed, result.regressions, result.unmet, result.errors
+    result = check(old.entries, new.entries, samples=(old.samples, new.samples), metrics=metric_of,
+    tolerances={"scenes_mme.total": 20}) result.passed, result.regressions, result.unmet, result.errors
 
-A metric regresses when the same questions show it significantly worse, or when it falls by more than its tolerance. A claim ("this task is
-better now") is unmet unless the same questions show it significantly better. What cannot be compared is an error and never a pass: a
-missing result or sample log, another task version, judge, limit or number of samples, other prompts or rules, other questions, fewer of
-them scored, a value that its own log does not give.
+A metric regresses when the same questions show it significantly worse, or when it falls by more than its tolerance. A
+claim ("this task is better now") is unmet unless the same questions show it significantly better. What cannot be
+compared is an error and never a pass: a missing result or sample log, another task version, judge, limit or number of
+samples, other prompts or rules, other questions, fewer of them scored, a value that its own log does not give.
 
-A metric that says how a model answers, not how well (`entry.is_neutral`: how long, how often yes), is neither worse nor better and no test
-fails it; a tolerance limits how far it may move, either way.
+A metric that says how a model answers, not how well (`entry.is_neutral`: how long, how often yes), is neither worse nor
+better and no test fails it; a tolerance limits how far it may move, either way.
 
-Where nothing has changed, the tests fail 5% of gates at most, however many metrics they look at. A tolerance is no test: one that is
-smaller than the scores' own spread fails as often as chance will have it.
+Where nothing has changed, the tests fail 5% of gates at most, however many metrics they look at. A tolerance is no
+test: one that is smaller than the scores' own spread fails as often as chance will have it.
 """
 
 import math
@@ -32,7 +32,19 @@ from leaderboards.statistics.resampling import Counted, CountsMetric
 from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
 from support.markdown import cell, known, line, number, p_value, span, table
 
-__all__ = ["Checked", "Claim", "GateError", "GateResult", "GateSource", "Loader", "Unchecked", "check", "render", "source", "to_json"]
+__all__ = [
+    "Checked",
+    "Claim",
+    "GateError",
+    "GateResult",
+    "GateSource",
+    "Loader",
+    "Unchecked",
+    "check",
+    "render",
+    "source",
+    "to_json",
+]
 
 _EQUAL = ("version", "judge", "unit", "higher_is_better", "limit", "samples")
 
@@ -52,7 +64,8 @@ class GateSource:
     """Files that could not be read, and why."""
 
     replaced: list[Entry]
-    """Scores of weights that a newer run of their name replaced, where it has no such score: nothing stands for them."""
+    """Scores of weights that a newer run of their name replaced, where it has no such score: nothing stands for
+    them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +91,9 @@ class Checked:
         unit = self.baseline.unit
         change = f"{number(self.baseline.value, unit)} -> {number(self.current.value, unit)} {line(unit)}".rstrip()
         way = "moved" if self.neutral else "worse" if self.worsening > 0 else "better"
-        return f"{self.name}: {change}, {way} by {number(abs(self.worsening), unit)}" + (f": {self.reason}" if self.reason else "")
+        return f"{self.name}: {change}, {way} by {number(abs(self.worsening), unit)}" + (
+            f": {self.reason}" if self.reason else ""
+        )
 
     @property
     def neutral(self) -> bool:
@@ -184,10 +199,12 @@ class _IncomparableError(ValueError):
 
 
 def source(path: Path, *, partial: bool = False) -> GateSource:
-    """The scores in a board's folder (or the one named `board` in a run's), or in the file of a single run, whatever it is called.
+    """The scores in a board's folder (or the one named `board` in a run's), or in the file of a single run, whatever it
+    is called.
 
-    A run's log is looked for beside its file, under the run's name or the file's. Scores of a board that a limit cut count only if
-    `partial`; those of a single file, which was asked for by name, always do. GateError for what is neither.
+    A run's log is looked for beside its file, under the run's name or the file's. Scores of a board that a limit cut
+    count only if `partial`; those of a single file, which was asked for by name, always do. GateError for what is
+    neither.
     """
     if path.is_file():
         return _of_file(path)
@@ -220,13 +237,15 @@ def check(
     replaced: Sequence[Entry] = (),
     resamples: int = 10_000,
 ) -> GateResult:
-    """Compare each headline metric of `baseline`, and each in `tolerances` and `require_better`, with its like in `current`.
+    """Compare each headline metric of `baseline`, and each in `tolerances` and `require_better`, with its like in
+    `current`.
 
-    `samples` are the two sides' logs; `metrics` gives the metric of a task by name, None if it is not known; `tolerances` maps
-    "task.metric" to the worsening allowed, in the metric's unit; `require_better` names "task", for its headline, or "task.metric";
-    `models` names the baseline's model to take and the current one to hold against it, where they are not called the same; `skipped` are
-    the baseline's files that could not be read, `replaced` its scores that newer weights left without a successor: each is an error, since
-    what they asked for cannot be checked. GateError for a tolerance that is negative or no number.
+    `samples` are the two sides' logs; `metrics` gives the metric of a task by name, None if it is not known;
+    `tolerances` maps "task.metric" to the worsening allowed, in the metric's unit; `require_better` names "task", for
+    its headline, or "task.metric"; `models` names the baseline's model to take and the current one to hold against it,
+    where they are not called the same; `skipped` are the baseline's files that could not be read, `replaced` its scores
+    that newer weights left without a successor: each is an error, since what they asked for cannot be checked.
+    GateError for a tolerance that is negative or no number.
     """
     for name, allowed in tolerances.items():
         if not 0 <= allowed < math.inf:  # against nan nothing is ever worse
@@ -238,12 +257,19 @@ def check(
     wanted = [entry for entry in of_model if entry.headline or _dotted(entry) in named]
     unchecked = [Unchecked(name=line(str(path)), why=f"can't be read: {line(why)}") for path, why in skipped]
     unchecked += [
-        Unchecked(name=_name(entry, None), why=f"the baseline's score is of weights {line(str(entry.weights))}, its newest run has others")
+        Unchecked(
+            name=_name(entry, None),
+            why=f"the baseline's score is of weights {line(str(entry.weights))}, its newest run has others",
+        )
         for entry in replaced
         if (models is None or entry.model == models[0]) and (entry.headline or _dotted(entry) in named)
     ]
     if models is not None and not of_model:
-        unchecked.append(Unchecked(name=f"model {line(models[0])}", why=f"not in the baseline; {known(models[0], _models(baseline))}"))
+        unchecked.append(
+            Unchecked(
+                name=f"model {line(models[0])}", why=f"not in the baseline; {known(models[0], _models(baseline))}"
+            )
+        )
     unchecked += [
         Unchecked(name=f"{what} {line(name)}", why=f"not in the baseline; {known(name, names)}")
         for what, given, names in (
@@ -275,7 +301,9 @@ def check(
         except _IncomparableError as error:
             unchecked.append(Unchecked(name=_name(old, None), why=line(str(error))))
             continue
-        checked.append(Checked(baseline=old, current=new, worsening=worsening, verdict=None, tolerance=tolerance, flips=[]))
+        checked.append(
+            Checked(baseline=old, current=new, worsening=worsening, verdict=None, tolerance=tolerance, flips=[])
+        )
         if match is not None:
             matches[old.key] = match
     tested = verdicts(matches, resamples=resamples)
@@ -286,15 +314,22 @@ def check(
         unchecked.append(Unchecked(name="", why="nothing was compared"))
     of_claims = [one for one in checked if _names(one.baseline) & claimed]
     claims = adjusted({one.baseline.key: tested[one.baseline.key] for one in of_claims})
-    families: dict[bool, dict[Key, PairedTest]] = {True: {}, False: {}}  # what can't fail the gate costs the others nothing
+    families: dict[bool, dict[Key, PairedTest]] = {
+        True: {},
+        False: {},
+    }  # what can't fail the gate costs the others nothing
     for one in checked:
         if (key := one.baseline.key) in tested:
             families[one.neutral or one.baseline.run == one.current.run][key] = tested[key]
     among_all = adjusted(families[False]) | adjusted(families[True])
     checked = [replace(one, verdict=among_all.get(one.baseline.key)) for one in checked]
     return GateResult(
-        checked=[replace(one, flips=_flips(one, logs, metrics)) if one.reason and not one.neutral else one for one in checked],
-        claims=[Claim(baseline=one.baseline, current=one.current, verdict=claims[one.baseline.key]) for one in of_claims],
+        checked=[
+            replace(one, flips=_flips(one, logs, metrics)) if one.reason and not one.neutral else one for one in checked
+        ],
+        claims=[
+            Claim(baseline=one.baseline, current=one.current, verdict=claims[one.baseline.key]) for one in of_claims
+        ],
         unchecked=unchecked,
     )
 
@@ -316,7 +351,9 @@ def render(result: GateResult) -> str:
         ]
         parts.append(table(["worse", "baseline", "current", "unit", "why", "broken / fixed"], rows))
     if result.claims:
-        parts.append("\n".join(f"- {'shown' if claim.met else 'NOT shown'}: {cell(str(claim))}" for claim in result.claims))
+        parts.append(
+            "\n".join(f"- {'shown' if claim.met else 'NOT shown'}: {cell(str(claim))}" for claim in result.claims)
+        )
     if result.unchecked:
         parts.append("\n".join(f"- error: {cell(error)}" for error in result.errors))
     return "\n\n".join(parts)
@@ -328,11 +365,14 @@ def to_json(result: GateResult) -> dict[str, Any]:
         "passed": result.passed,
         "compared": result.compared,
         "checked": [
-            _sides(one) | {"worsening": one.worsening, "tolerance": one.tolerance, "worse": bool(one.reason), "why": one.reason}
+            _sides(one)
+            | {"worsening": one.worsening, "tolerance": one.tolerance, "worse": bool(one.reason), "why": one.reason}
             for one in result.checked
         ],
         "regressions": [
-            _sides(one) | {"why": one.reason} | {kind: [flip.id for flip in one.flips if flip.kind == kind] for kind in ("broken", "fixed")}
+            _sides(one)
+            | {"why": one.reason}
+            | {kind: [flip.id for flip in one.flips if flip.kind == kind] for kind in ("broken", "fixed")}
             for one in result.regressions
         ],
         "claims": [_sides(claim) | {"met": claim.met} for claim in result.claims],
@@ -341,7 +381,9 @@ def to_json(result: GateResult) -> dict[str, Any]:
 
 
 def _sides(one: Checked | Claim) -> dict[str, Any]:
-    facts = {name: getattr(one.baseline, name) for name in ("task", "metric", "version", "judge", "unit", "higher_is_better")}
+    facts = {
+        name: getattr(one.baseline, name) for name in ("task", "metric", "version", "judge", "unit", "higher_is_better")
+    }
     sides = {
         side: {name: getattr(entry, name) for name in ("model", "run", "value", "samples", "scored")}
         for side, entry in (("baseline", one.baseline), ("current", one.current))
@@ -369,7 +411,8 @@ def _of_file(path: Path) -> GateSource:
 
 
 def _latest_versions(entries: Sequence[Entry]) -> list[Entry]:
-    """Of each model, metric and judge the version scored last: a baseline that was scored anew by another one asks for that."""
+    """Of each model, metric and judge the version scored last: a baseline that was scored anew by another one asks for
+    that."""
     latest: dict[tuple[object, ...], Entry] = {}
     for entry in sorted(entries, key=lambda entry: (entry.when, entry.run)):
         latest[*_column(entry), entry.judge] = entry
@@ -415,34 +458,50 @@ def _matched(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetr
         _check_ratings(before, after, old.metric)
         for entry, log in ((old, before), (new, after)):
             _check_value(entry, log, metric)
-        return match_logs(before, after, old.metric, lambda records: Counted(records, metric), higher_is_better=old.higher_is_better)
+        return match_logs(
+            before, after, old.metric, lambda records: Counted(records, metric), higher_is_better=old.higher_is_better
+        )
     except (ValueError, OSError) as error:
         raise _IncomparableError(str(error)) from error
 
 
 def _check_questions(old: Mapping[str, Sample], new: Mapping[str, Sample], *, same_model: bool) -> None:
-    """That both were asked the same; a prompt is as the model read it, with its own chat template, so only of one model are they equal."""
+    """That both were asked the same; a prompt is as the model read it, with its own chat template, so only of one model
+    are they equal."""
     for name in [*old, *new]:
         if name not in old or name not in new:
             raise CompareError(f"sample {name!r} is in one log only")
         if same_model and old[name].prompt != new[name].prompt:
-            raise CompareError(f"sample {name!r} was asked {_ends(old[name].prompt)!r}, is asked {_ends(new[name].prompt)!r}")
+            raise CompareError(
+                f"sample {name!r} was asked {_ends(old[name].prompt)!r}, is asked {_ends(new[name].prompt)!r}"
+            )
 
 
 def _check_ratings(old: Mapping[str, Sample], new: Mapping[str, Sample], name: str) -> None:
-    """That no fewer answers count than in the baseline, whatever the entry says; of how long answers are, a cut one tells nothing."""
-    before, after = (sum(name in s.records and all(name in one.records for one in s.repeats) for s in log.values()) for log in (old, new))
+    """That no fewer answers count than in the baseline, whatever the entry says; of how long answers are, a cut one
+    tells nothing."""
+    before, after = (
+        sum(name in s.records and all(name in one.records for one in s.repeats) for s in log.values())
+        for log in (old, new)
+    )
     if after < before and not is_neutral(name):
         raise CompareError(f"{before} samples of the baseline's log are rated, now only {after}")
 
 
 def _check_value(entry: Entry, log: Mapping[str, Sample], metric: CountsMetric) -> None:
     """That the log gives the entry's value: a tolerance looks at the one, the test at the other."""
-    found, digits = value_in(log, entry.metric, metric), getattr(metric, "digits", None)  # which official scripts round to
+    found, digits = (
+        value_in(log, entry.metric, metric),
+        getattr(metric, "digits", None),
+    )  # which official scripts round to
     if found is None or entry.value is None:
         return
-    if not math.isclose(found, entry.value, rel_tol=1e-6, abs_tol=1e-6 if digits is None else 1e-6 + 0.5 * 10.0**-digits):
-        raise CompareError(f"run {entry.run}: its value is {entry.value:g} {entry.unit}, but its log gives {found:g}: score it anew")
+    if not math.isclose(
+        found, entry.value, rel_tol=1e-6, abs_tol=1e-6 if digits is None else 1e-6 + 0.5 * 10.0**-digits
+    ):
+        raise CompareError(
+            f"run {entry.run}: its value is {entry.value:g} {entry.unit}, but its log gives {found:g}: score it anew"
+        )
 
 
 def _ends(prompt: str) -> str:
@@ -457,7 +516,11 @@ def _flips(one: Checked, logs: tuple[Logs, Logs], metrics: Callable[[str, str], 
 
 
 def _flipped(one: Checked) -> str:
-    return " / ".join(str(sum(flip.kind == kind for flip in one.flips)) for kind in ("broken", "fixed")) if one.flips else ""
+    return (
+        " / ".join(str(sum(flip.kind == kind for flip in one.flips)) for kind in ("broken", "fixed"))
+        if one.flips
+        else ""
+    )
 
 
 def _tested(verdict: PairedTest, unit: str) -> str:

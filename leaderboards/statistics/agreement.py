@@ -4,9 +4,9 @@
     agreement.kappa.value, agreement.kappa.low, agreement.kappa.high
     position_bias(items, positions, ratings).p
 
-Raters are lists of ratings of the same items in the same order, on any scale of numbers; None is no rating, and such a pair is left out
-and counted. Intervals are 95%, from resampled items, or from resampled groups of items where some hang together. A measure that is not
-defined (all ratings alike) is nan.
+Raters are lists of ratings of the same items in the same order, on any scale of numbers; None is no rating, and such a
+pair is left out and counted. Intervals are 95%, from resampled items, or from resampled groups of items where some hang
+together. A measure that is not defined (all ratings alike) is nan.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +84,9 @@ def agree(
     drawn = np.hstack([_measures(pairs, weights @ counts) for weights in _draws(len(place), resamples, seed)])
 
     def measured(index: int) -> Measured:
-        low, high = _interval(drawn[index]) if len(place) > 1 else (np.nan, np.nan)  # one group, drawn again and again, shows no spread
+        low, high = (
+            _interval(drawn[index]) if len(place) > 1 else (np.nan, np.nan)
+        )  # one group, drawn again and again, shows no spread
         return Measured(value=float(values[index]), low=float(low), high=float(high))
 
     return Agreement(
@@ -143,10 +145,11 @@ def _interval(values: Array) -> Array:
 
 
 def _measures(pairs: _Pairs, weights: Array) -> Array:
-    """The measures of `Agreement` in their order [measures, resamples], of how often each pair occurs [resamples, pairs].
+    """The measures of `Agreement` in their order [measures, resamples], of how often each pair occurs [resamples,
+    pairs].
 
-    All go through what each rater's ratings add up to, never through a square table: a scale of a thousand values costs no more memory
-    than one of five.
+    All go through what each rater's ratings add up to, never through a square table: a scale of a thousand values costs
+    no more memory than one of five.
     """
     scale, left, right = pairs
     total = weights.sum(axis=1)
@@ -177,7 +180,9 @@ def _quadratic_kappa(scale: Array, observed: Array, rows: Array, columns: Array,
     """1 minus observed over expected squared difference."""
     met = rows + columns
     centred = scale - (met @ scale / (2 * total))[:, None]  # near the ratings drawn: large equal squares would cancel
-    expected = (met * centred**2).sum(axis=1) - 2 * (rows * centred).sum(axis=1) * (columns * centred).sum(axis=1) / total
+    expected = (met * centred**2).sum(axis=1) - 2 * (rows * centred).sum(axis=1) * (columns * centred).sum(
+        axis=1
+    ) / total
     return np.where(np.count_nonzero(met, axis=1) > 1, 1 - observed / expected, np.nan)
 
 
@@ -200,7 +205,8 @@ def _alpha(pairs: _Pairs, weights: Array, met: Array) -> Array:
 
 
 def krippendorff_alpha(raters: Sequence[Sequence[float | None]]) -> float:
-    """Krippendorff's alpha for ordinal ratings by any number of raters; items with fewer than two ratings say nothing."""
+    """Krippendorff's alpha for ordinal ratings by any number of raters; items with fewer than two ratings say
+    nothing."""
     items = [[value for value in item if value is not None] for item in zip(*raters, strict=True)]
     items = [item for item in items if len(item) > 1]
     if not items:
@@ -244,7 +250,9 @@ def position_bias(items: Sequence[str], positions: Sequence[int], ratings: Seque
     by_item: dict[str, list[tuple[int, float]]] = {}
     for item, at, value in rated:
         by_item.setdefault(item, []).append((at, value))
-    whole = [[value for _, value in sorted(found)] for found in by_item.values() if sorted(at for at, _ in found) == places]
+    whole = [
+        [value for _, value in sorted(found)] for found in by_item.values() if sorted(at for at, _ in found) == places
+    ]
     test, p, effect = _position_test(list(by_place.values()), whole, most=2 * len(whole) >= len(by_item))
     within = test in ("Friedman", "sign test")
     return PositionBias(
@@ -274,7 +282,10 @@ def _position_test(
     if places > 2:
         found = stats.friedmanchisquare(*zip(*whole, strict=True))
         return "Friedman", float(found.pvalue), float(found.statistic) / (len(whole) * (places - 1))
-    wins, losses = sum(a > b for a, b in whole), sum(a < b for a, b in whole)  # Friedman's test of two places, but exact
+    wins, losses = (
+        sum(a > b for a, b in whole),
+        sum(a < b for a, b in whole),
+    )  # Friedman's test of two places, but exact
     p = float(stats.binomtest(wins, wins + losses).pvalue)
     return "sign test", p, (wins - losses) ** 2 / ((wins + losses) * len(whole))
 
@@ -291,7 +302,9 @@ class VerbosityBias:
 
 def verbosity_bias(items: Sequence[str], lengths: Sequence[float], ratings: Sequence[float | None]) -> VerbosityBias:
     """Rating against length, over all texts and within items."""
-    rated = [(item, length, value) for item, length, value in zip(items, lengths, ratings, strict=True) if value is not None]
+    rated = [
+        (item, length, value) for item, length, value in zip(items, lengths, ratings, strict=True) if value is not None
+    ]
     by_item: dict[str, list[tuple[float, float]]] = {}
     for item, length, value in rated:
         by_item.setdefault(item, []).append((length, value))
@@ -307,7 +320,9 @@ def _rank_correlation(found: Sequence[tuple[float, float]]) -> float:
     if len({x for x, _ in found}) < 2 or len({y for _, y in found}) < 2:
         return float("nan")
     x, y = (stats.rankdata(values) for values in zip(*found, strict=True))
-    return float(np.corrcoef(x, y)[0, 1])  # spearmanr finds a p-value, too: with a thousand items of four texts, for a second
+    return float(
+        np.corrcoef(x, y)[0, 1]
+    )  # spearmanr finds a p-value, too: with a thousand items of four texts, for a second
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,19 @@
     ranks({"a": records, "b": others, "c": more}, accuracy, higher_is_better=True)
     # {"a": Rank(low=1, high=2, ties=("b",)), "b": Rank(low=1, high=2, ties=("a",)), "c": Rank(low=3, high=3, ties=())}
 
-Of each two models it is tested whether one is better, on the images all were asked about; Holm's method keeps the chance of even one false
-order among all pairs below 5%. A model ranks behind as many as are significantly better, and before as many as are significantly worse.
+Of each two models it is tested whether one is better, on the images all were asked about; Holm's method keeps the
+chance of even one false order among all pairs below 5%. A model ranks behind as many as are significantly better, and
+before as many as are significantly worse.
 
-Sixty models make 1,770 pairs, and the best p-value that 10,000 swaps can give, times 1,770, separates nobody. So the p-value is the tail
-beyond which a verdict's own p is extrapolated (`Verdict.p`), taken as a whole: normal, with the spread that swaps would have, which is the
-standard error of the paired bootstrap and what the difference itself adds; never below what swapping the images on which the two models
-differ could give. Near the 5% level it can disagree with the permutation test of a verdict.
+Sixty models make 1,770 pairs, and the best p-value that 10,000 swaps can give, times 1,770, separates nobody. So the
+p-value is the tail beyond which a verdict's own p is extrapolated (`Verdict.p`), taken as a whole: normal, with the
+spread that swaps would have, which is the standard error of the paired bootstrap and what the difference itself adds;
+never below what swapping the images on which the two models differ could give. Near the 5% level it can disagree with
+the permutation test of a verdict.
 
-Where a judge was asked several times, a model's score is the mean over its askings. What all ratings of one asking share is taken from how
-the scores of all models differ from asking to asking, for it is one judge, and adds to the spread, with Student's tail.
+Where a judge was asked several times, a model's score is the mean over its askings. What all ratings of one asking
+share is taken from how the scores of all models differ from asking to asking, for it is one judge, and adds to the
+spread, with Student's tail.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,9 +50,15 @@ class Rank:
 
 
 def ranks(
-    models: Mapping[str, Sequence[Record]], metric: CountsMetric, *, higher_is_better: bool, resamples: int = 2_000, seed: int = 0
+    models: Mapping[str, Sequence[Record]],
+    metric: CountsMetric,
+    *,
+    higher_is_better: bool,
+    resamples: int = 2_000,
+    seed: int = 0,
 ) -> dict[str, Rank | None]:
-    """The rank of each model, None where it has no score; RecordsError if no image is in all records, or one has more of one."""
+    """The rank of each model, None where it has no score; RecordsError if no image is in all records, or one has more
+    of one."""
     sides = {name: [Counted(records, metric)] for name, records in models.items()}
     return ranks_of(sides, higher_is_better=higher_is_better, resamples=resamples, seed=seed)
 
@@ -70,7 +79,9 @@ def ranks_of(
     pairs = list(combinations(ranked, 2))
     parts = models[ranked[0]][0].strata(images) if ranked else np.zeros(0, dtype=np.int64)
     own = {name: single[name] for name in ranked}
-    raw = _p_values({name: counts[name] for name in ranked}, scores, own, parts, metric, resamples, seed) if pairs else []
+    raw = (
+        _p_values({name: counts[name] for name in ranked}, scores, own, parts, metric, resamples, seed) if pairs else []
+    )
     better: dict[str, set[str]] = {name: set() for name in ranked}
     worse: dict[str, set[str]] = {name: set() for name in ranked}
     for (one, two), p in zip(pairs, holm(raw), strict=True):

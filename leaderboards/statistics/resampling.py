@@ -1,17 +1,20 @@
-"""What every interval and test draws: whole images, whose counts are taken once and summed with other weights for each resample.
+"""What every interval and test draws: whole images, whose counts are taken once and summed with other weights for each
+resample.
 
     sides = [Counted(records, metric) for records in (base, other)]
     images = common(sides)                                          # those that both were asked about
     parts = sides[0].strata(images)
     drawn = bootstrap([side.counts(images) for side in sides], parts, metric, resamples=10_000, seed=0)      # scores [resamples, 2]
 
-Three things make the spread of the resamples that of the benchmark. Answers about one image depend on each other, so images are drawn,
-never answers. A benchmark with a fixed number of images in each category (MME: 20 to 200) would have the same number if it were made anew,
-so images are drawn within categories. And n images drawn from n vary by (n - 1) / n too little, which is 5% for a category of 20: so n - 1
-are drawn, each of weight n / (n - 1) (the rescaled bootstrap of Rao and Wu, 1988), which makes the variance of a sum right for every n.
+Three things make the spread of the resamples that of the benchmark. Answers about one image depend on each other, so
+images are drawn, never answers. A benchmark with a fixed number of images in each category (MME: 20 to 200) would have
+the same number if it were made anew, so images are drawn within categories. And n images drawn from n vary by (n - 1) /
+n too little, which is 5% for a category of 20: so n - 1 are drawn, each of weight n / (n - 1) (the rescaled bootstrap
+of Rao and Wu, 1988), which makes the variance of a sum right for every n.
 
-What is drawn depends on the number of images, their strata and the seed alone. So any number of models and metrics over the same images are
-scored on one draw, which costs little more than one of them, and none of them gets another number for it.
+What is drawn depends on the number of images, their strata and the seed alone. So any number of models and metrics over
+the same images are scored on one draw, which costs little more than one of them, and none of them gets another number
+for it.
 """
 
 from collections import Counter
@@ -27,17 +30,19 @@ Array = NDArray[np.float64]
 Record = Mapping[str, Any]
 """JSON values, and `image`: the id of the image asked about.
 
-Two more keys have a meaning: `cluster`, where answers about several images hang together, and `category`, which part of the benchmark the
-question belongs to. Neither may depend on the answer.
+Two more keys have a meaning: `cluster`, where answers about several images hang together, and `category`, which part of
+the benchmark the question belongs to. Neither may depend on the answer.
 """
 
-_CELLS = 200_000  # numbers held at once: 1.6 MB stay in the processor's cache, and are not asked of the system again and again
+# numbers held at once: 1.6 MB stay in the processor's cache, and are not asked of the system again and again
+_CELLS = 200_000
 
 _ROWS = 1024  # resamples held at once, since many models' sums are as wide as many images
 
 
 class RecordsError(ValueError):
-    """Records that a metric cannot count, or of several models or askings of a judge that cannot be held against each other; says why."""
+    """Records that a metric cannot count, or of several models or askings of a judge that cannot be held against each
+    other; says why."""
 
 
 class CountsMetric(Protocol):
@@ -51,7 +56,8 @@ class CountsMetric(Protocol):
 
 
 class Counted:
-    """One model's records by one metric; what is counted of each image is taken once, however many models it is held against."""
+    """One model's records by one metric; what is counted of each image is taken once, however many models it is held
+    against."""
 
     def __init__(self, records: Sequence[Record], metric: CountsMetric) -> None:
         self.records = records
@@ -78,7 +84,8 @@ class Counted:
         return np.array(found, dtype=bool) if all(one in (False, True) for one in found) else None
 
     def counts(self, images: Sequence[str]) -> Array:
-        """Counts [images, k], in the order of `images`; RecordsError where the metric can't count the records, or counts no numbers."""
+        """Counts [images, k], in the order of `images`; RecordsError where the metric can't count the records, or
+        counts no numbers."""
         row, counts = self._by_image
         return counts[[row[image] for image in images]]
 
@@ -93,7 +100,13 @@ class Counted:
     def _by_image(self) -> tuple[dict[str, int], Array]:
         try:
             images, counts = self.metric.by_image(self.records)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # anyone may have written the log
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:  # anyone may have written the log
             raise RecordsError(f"the metric can't count these records: {type(error).__name__}: {error}") from error
         if not np.isfinite(counts).all():  # which a metric may take for no denominator, or for a comparison that fails
             image = images[int(np.flatnonzero(~np.isfinite(counts).all(axis=1))[0])]
@@ -107,7 +120,8 @@ def image_of(record: Record) -> str:
 
 
 def common(models: Sequence[Counted]) -> list[str]:
-    """The images about which all have records, in the first one's order; RecordsError if there is none, or one has more of one."""
+    """The images about which all have records, in the first one's order; RecordsError if there is none, or one has more
+    of one."""
     tallies = [model.tally for model in models]
     images = [image for image in tallies[0] if all(image in found for found in tallies)]
     if not images:
@@ -115,7 +129,9 @@ def common(models: Sequence[Counted]) -> list[str]:
     for image in images:
         for found in tallies:
             if found[image] != tallies[0][image]:
-                raise RecordsError(f"image {image!r} has {tallies[0][image]} records in one and {found[image]} in the other")
+                raise RecordsError(
+                    f"image {image!r} has {tallies[0][image]} records in one and {found[image]} in the other"
+                )
     return images
 
 
@@ -127,7 +143,8 @@ def counts_of(records: Sequence[Record], images: Sequence[str], metric: CountsMe
 def strata(records: Iterable[Record], images: Sequence[str]) -> NDArray[np.int64]:
     """The part of the benchmark that each image was drawn for [images]: its category, if every image is in exactly one.
 
-    A category with one image shows no spread, so such categories are taken as one, and one that is left over goes to the smallest other.
+    A category with one image shows no spread, so such categories are taken as one, and one that is left over goes to
+    the smallest other.
     """
     category_of: dict[str, str] = {}
     wanted = set(images)
@@ -150,7 +167,9 @@ def value_of(metric: CountsMetric, sums: Array) -> Array:
         return np.asarray(metric.value(sums), dtype=np.float64)
 
 
-def bootstrap(counts: Sequence[Array], parts: NDArray[np.int64], metric: CountsMetric, *, resamples: int, seed: int) -> Array:
+def bootstrap(
+    counts: Sequence[Array], parts: NDArray[np.int64], metric: CountsMetric, *, resamples: int, seed: int
+) -> Array:
     """Scores [resamples, len(counts)]: each resample draws the same images from all `counts`, every one [images, k].
 
     At least two images, and no stratum in `parts` [images] with one alone.
@@ -158,7 +177,9 @@ def bootstrap(counts: Sequence[Array], parts: NDArray[np.int64], metric: CountsM
     return bootstrap_each([(metric, own) for own in counts], parts, resamples=resamples, seed=seed)
 
 
-def bootstrap_each(sides: Sequence[tuple[CountsMetric, Array]], parts: NDArray[np.int64], *, resamples: int, seed: int) -> Array:
+def bootstrap_each(
+    sides: Sequence[tuple[CountsMetric, Array]], parts: NDArray[np.int64], *, resamples: int, seed: int
+) -> Array:
     """As `bootstrap`, of sides that have a metric each."""
     rng = np.random.default_rng(seed)
     beside = _Beside([counts for _, counts in sides], parts)
@@ -174,11 +195,14 @@ def bootstrap_each(sides: Sequence[tuple[CountsMetric, Array]], parts: NDArray[n
     return scores
 
 
-def swapped(pairs: Sequence[tuple[CountsMetric, Array, Array]], parts: NDArray[np.int64], *, resamples: int, seed: int) -> Array:
-    """Differences [resamples, pairs], second - first: each time the same images change sides, each with chance 1/2, in all pairs.
+def swapped(
+    pairs: Sequence[tuple[CountsMetric, Array, Array]], parts: NDArray[np.int64], *, resamples: int, seed: int
+) -> Array:
+    """Differences [resamples, pairs], second - first: each time the same images change sides, each with chance 1/2, in
+    all pairs.
 
-    A pair is a metric and two models' counts, each [images, k]; `parts` [images] are the strata. nan or infinite where a swap leaves a
-    side without a score.
+    A pair is a metric and two models' counts, each [images, k]; `parts` [images] are the strata. nan or infinite where
+    a swap leaves a side without a score.
     """
     rng = np.random.default_rng(seed)
     shifts = [(metric, other - base) for metric, base, other in pairs]
@@ -214,12 +238,15 @@ class _Beside:
         self._own = [(columns, table[part, columns]) for part, columns in zip(self.parts, used, strict=True)]
 
     def sums(self, weights: Array, *, rescaled: bool = False) -> Array:
-        """Weighted sums [rows, columns], of `weights` [rows, images]; each stratum's n / (n - 1) times as much if `rescaled`.
+        """Weighted sums [rows, columns], of `weights` [rows, images]; each stratum's n / (n - 1) times as much if
+        `rescaled`.
 
         Whole counts are summed without rounding, so that no column depends on how many others there are.
         """
         found = np.zeros((len(weights), self._width))
-        for part, (columns, counts) in zip(self.parts, self._own, strict=True):  # of MME's 56 columns, an image of one category has four
+        for part, (columns, counts) in zip(
+            self.parts, self._own, strict=True
+        ):  # of MME's 56 columns, an image of one category has four
             images = part.stop - part.start
             own = weights[:, part] @ counts
             found[:, columns] += own * (images / (images - 1)) if rescaled else own

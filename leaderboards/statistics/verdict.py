@@ -3,15 +3,17 @@
     compare(base_records, other_records, accuracy, higher_is_better=True)
     # Verdict(difference=2.1, low=0.4, high=3.9, p=0.015, mde=2.5, base=71.0, other=73.1, images=500, outcome="better", ...)
 
-A record is what a task counted for one answer, and names its image. The interval is a paired bootstrap over images (`resampling` says how
-they are drawn), the p-value a permutation test which swaps the two models' answers image by image. Both compute the metric anew from the
-drawn images' counts, so a ratio, an F1 or an acc+ is treated as what it is, never as a mean of samples.
+A record is what a task counted for one answer, and names its image. The interval is a paired bootstrap over images
+(`resampling` says how they are drawn), the p-value a permutation test which swaps the two models' answers image by
+image. Both compute the metric anew from the drawn images' counts, so a ratio, an F1 or an acc+ is treated as what it
+is, never as a mean of samples.
 
-Where a judge rated the answers, its moods from answer to answer are in the images' spread already. What all ratings of one asking share (a
-changed snapshot behind the judge's name, another day) is not: `compare_repeats` takes the records of several askings and adds that.
+Where a judge rated the answers, its moods from answer to answer are in the images' spread already. What all ratings of
+one asking share (a changed snapshot behind the judge's name, another day) is not: `compare_repeats` takes the records
+of several askings and adds that.
 
-Many verdicts at once share what is drawn: `verdicts({key: matched(base, other, higher_is_better=True), ...})` gives each the numbers which
-it would have alone.
+Many verdicts at once share what is drawn: `verdicts({key: matched(base, other, higher_is_better=True), ...})` gives
+each the numbers which it would have alone.
 """
 
 import math
@@ -73,7 +75,9 @@ DETECTED: Final = NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(POW
 
 _TIE = 1e-9  # of the score: two ways to sum the same counts differ by less, two different answers by more
 
-_COUNTED = 100  # one of so many swaps: how often the difference is this large can still be counted; beyond, it is extrapolated
+_COUNTED = (
+    100  # one of so many swaps: how often the difference is this large can still be counted; beyond, it is extrapolated
+)
 
 _K = TypeVar("_K")
 
@@ -103,17 +107,19 @@ class PairedTest:
     p: float
     """Of a difference at least as large if the models were the same; adjusted for the size of the panel, if in one.
 
-    Counted among the swaps where at least one of a hundred reaches the difference. Beyond that, counting ends at 1 / (swaps + 1), and a
-    panel of some hundred metrics could find nothing, so the tail is extrapolated from there. It falls as a normal one does whose spread is
-    that of the swapped differences (or the bootstrap's standard error, if larger; with Student's tail for the few askings of a judge). The
-    tail of a sum of independent swaps is no heavier but for a factor, which what was counted settles, however skewed the answers are and
-    few the images that differ. Student's t on the bootstrap's error would be too sure there: it leaves the difference itself out of the
-    spread. The result joins what was counted without a step, is not above it, and never below what all swaps could give at best: 2 of 2^n
-    where n images differ.
+    Counted among the swaps where at least one of a hundred reaches the difference. Beyond that, counting ends at 1 /
+    (swaps + 1), and a panel of some hundred metrics could find nothing, so the tail is extrapolated from there. It
+    falls as a normal one does whose spread is that of the swapped differences (or the bootstrap's standard error, if
+    larger; with Student's tail for the few askings of a judge). The tail of a sum of independent swaps is no heavier
+    but for a factor, which what was counted settles, however skewed the answers are and few the images that differ.
+    Student's t on the bootstrap's error would be too sure there: it leaves the difference itself out of the spread. The
+    result joins what was counted without a step, is not above it, and never below what all swaps could give at best: 2
+    of 2^n where n images differ.
     """
 
     mde: float | None = None
-    """Minimum detectable effect: the true difference that 80% of such runs would find at the 5% level, this metric taken alone.
+    """Minimum detectable effect: the true difference that 80% of such runs would find at the 5% level, this metric
+    taken alone.
 
     2.80 standard errors of the paired bootstrap, in the metric's unit; None = the answers show no spread to tell from.
     """
@@ -121,8 +127,8 @@ class PairedTest:
     mcnemar: float | None = None
     """McNemar's exact p, where the metric is plain accuracy; None = it is not.
 
-    Shown beside `p` since papers report it. It takes questions about one image for independent, which makes it too sure of itself, so
-    `outcome` does not look at it; nor is it adjusted for a panel.
+    Shown beside `p` since papers report it. It takes questions about one image for independent, which makes it too sure
+    of itself, so `outcome` does not look at it; nor is it adjusted for a panel.
     """
 
     base: float | None
@@ -132,7 +138,8 @@ class PairedTest:
     """Images compared."""
 
     left_out: int = 0
-    """Images not compared: only one side was asked about them, or an asking of the judge gave some of their answers no rating."""
+    """Images not compared: only one side was asked about them, or an asking of the judge gave some of their answers no
+    rating."""
 
     higher_is_better: bool
 
@@ -190,15 +197,19 @@ def compare_repeats(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedTest:
-    """The verdict where a judge was asked several times: each side has the records of every asking, and scores their mean.
+    """The verdict where a judge was asked several times: each side has the records of every asking, and scores their
+    mean.
 
-    Interval and p-value have a second layer, the judge's mood: how scores differ from asking to asking is taken from both sides together,
-    for it is one judge, and moves the difference by Student's t, since so few askings tell little of it. With two askings a side it is
-    wide, with five nearly a normal's. Sides may differ in how often they were judged; where neither was asked again the layer is empty.
-    Images of which an asking left an answer unrated are left out, and counted; RecordsError if none remains.
+    Interval and p-value have a second layer, the judge's mood: how scores differ from asking to asking is taken from
+    both sides together, for it is one judge, and moves the difference by Student's t, since so few askings tell little
+    of it. With two askings a side it is wide, with five nearly a normal's. Sides may differ in how often they were
+    judged; where neither was asked again the layer is empty. Images of which an asking left an answer unrated are left
+    out, and counted; RecordsError if none remains.
     """
     sides = ([Counted(records, metric) for records in side] for side in (base, other))
-    return verdicts({"": matched_repeats(*sides, higher_is_better=higher_is_better)}, resamples=resamples, seed=seed)[""]
+    return verdicts({"": matched_repeats(*sides, higher_is_better=higher_is_better)}, resamples=resamples, seed=seed)[
+        ""
+    ]
 
 
 def matched(base: Counted, other: Counted, *, higher_is_better: bool) -> Matched:
@@ -215,7 +226,8 @@ def matched_repeats(base: Sequence[Counted], other: Sequence[Counted], *, higher
 
 
 def verdicts(matches: Mapping[_K, Matched], *, resamples: int = 10_000, seed: int = 0) -> dict[_K, PairedTest]:
-    """The verdict on each by itself, whatever else is among them; what is of the same images shares one draw of them."""
+    """The verdict on each by itself, whatever else is among them; what is of the same images shares one draw of
+    them."""
     groups: dict[bytes, list[_K]] = {}
     for key, one in matches.items():
         groups.setdefault(one.parts.tobytes(), []).append(key)
@@ -235,7 +247,8 @@ def interval(
 def interval_repeats(
     askings: Sequence[Sequence[Record]], metric: CountsMetric, *, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float] | tuple[None, None]:
-    """The 95% interval of the mean over several askings of the judge, over the images that each rated; see `compare_repeats`."""
+    """The 95% interval of the mean over several askings of the judge, over the images that each rated; see
+    `compare_repeats`."""
     sides = [Counted(records, metric) for records in askings]
     images = _rated_throughout(sides)
     if len(images) < 2:  # one image drawn again and again shows no spread at all
@@ -256,7 +269,8 @@ def panel(pairs: Mapping[_K, Pair], *, resamples: int = 10_000, seed: int = 0) -
 
 
 def adjusted(verdicts: Mapping[_K, PairedTest]) -> dict[_K, PairedTest]:
-    """The same verdicts, with p-values by Holm's method: the chance of even one false "better" or "worse" among them stays below 5%."""
+    """The same verdicts, with p-values by Holm's method: the chance of even one false "better" or "worse" among them
+    stays below 5%."""
     p_values = holm([verdict.p for verdict in verdicts.values()])
     return {name: replace(verdict, p=p) for (name, verdict), p in zip(verdicts.items(), p_values, strict=True)}
 
@@ -272,7 +286,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def tail(deviation: float, freedom: float = math.inf) -> float:
-    """Two-sided chance of so many standard deviations: normal, or Student's where the spread is known with `freedom` degrees."""
+    """Two-sided chance of so many standard deviations: normal, or Student's where the spread is known with `freedom`
+    degrees."""
     if math.isinf(freedom):
         return math.erfc(deviation / math.sqrt(2))
     from scipy.special import stdtr  # inside: takes a tenth of a second
@@ -286,7 +301,8 @@ def least_p(apart: int) -> float:
 
 
 def mood_of(scores: Sequence[Array]) -> tuple[float, float]:
-    """How far one asking of a judge moves a score (standard deviation), by the scores of each model's askings; degrees of freedom.
+    """How far one asking of a judge moves a score (standard deviation), by the scores of each model's askings; degrees
+    of freedom.
 
     (0, infinity) where no model has two askings: nothing is known of moods then.
     """
@@ -296,7 +312,9 @@ def mood_of(scores: Sequence[Array]) -> tuple[float, float]:
     return math.sqrt(sum(float(((side - side.mean()) ** 2).sum()) for side in scores) / freedom), float(freedom)
 
 
-def _matched(base: Sequence[Counted], other: Sequence[Counted], images: Sequence[str], higher_is_better: bool) -> Matched:
+def _matched(
+    base: Sequence[Counted], other: Sequence[Counted], images: Sequence[str], higher_is_better: bool
+) -> Matched:
     return Matched(
         base=[side.counts(images) for side in base],
         other=[side.counts(images) for side in other],
@@ -313,7 +331,9 @@ def _on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> list[
     sides: list[tuple[CountsMetric, Array]] = []
 
     def place_of(metric: CountsMetric, counts: Array) -> int:
-        place = places.setdefault((id(metric), counts.tobytes()), len(sides))  # a base has one place, whatever is held against it
+        place = places.setdefault(
+            (id(metric), counts.tobytes()), len(sides)
+        )  # a base has one place, whatever is held against it
         if place == len(sides):
             sides.append((metric, counts))
         return place
@@ -330,7 +350,8 @@ def _on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> list[
 
 
 def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Array, seed: int) -> PairedTest:
-    """From the scores [resamples, askings] of both sides on the drawn images, None for a single image, and the swapped differences."""
+    """From the scores [resamples, askings] of both sides on the drawn images, None for a single image, and the swapped
+    differences."""
     scores = [np.array([value_of(one.metric, counts.sum(axis=0)) for counts in side]) for side in (one.base, one.other)]
     before, after = (_finite(side.mean()) for side in scores)
     low, high, error, p = None, None, 0.0, 1.0
@@ -394,7 +415,9 @@ def _moods(scores: Sequence[Array], resamples: int, seed: int) -> Array:
     error, freedom = _mood(scores)
     if not error > 0:  # nan where an asking has no score
         return np.zeros(resamples)
-    return error * np.random.default_rng([seed, 1]).standard_t(freedom, size=resamples)  # another stream than that of the images
+    return error * np.random.default_rng([seed, 1]).standard_t(
+        freedom, size=resamples
+    )  # another stream than that of the images
 
 
 def _mean(askings: Sequence[Array]) -> Array:
@@ -415,7 +438,8 @@ def _finite(score: float) -> float | None:
 
 
 def _mcnemar(base: Counted, other: Counted, images: Sequence[str]) -> float | None:
-    """Exact p of the questions on which just one is right; None where the metric is not the share of correct answers."""
+    """Exact p of the questions on which just one is right; None where the metric is not the share of correct
+    answers."""
     ours, theirs = _right(base, images), _right(other, images)
     if ours is None or theirs is None:
         return None
@@ -426,7 +450,8 @@ def _mcnemar(base: Counted, other: Counted, images: Sequence[str]) -> float | No
 
 
 def _right(side: Counted, images: Sequence[str]) -> NDArray[np.bool_] | None:
-    """Which answers are correct, image by image, if the score of each image and of all of them is the share of these in %."""
+    """Which answers are correct, image by image, if the score of each image and of all of them is the share of these in
+    %."""
     if side.right is None:
         return None
     row = {image: index for index, image in enumerate(images)}

@@ -4,10 +4,11 @@
     write_page(Path("board.html"), html)
 
 The numbers are in the page as tables and drawings, complete without a script. The answers are in it too
-(`leaderboards.views.page_answers`), compressed, one block for each task and run, which the browser opens when somebody looks at the flips
-of two models. Words of models, judges
-and data reach the page through the template's escaping or as JSON that becomes text nodes; besides, the page's own policy lets the browser
-run one script and one style, known by their digests, and load no image but those within the page.
+(`leaderboards.views.page_answers`), compressed, one block for each task and run, which the browser opens when somebody
+looks at the flips of two models. Words of models, judges
+and data reach the page through the template's escaping or as JSON that becomes text nodes; besides, the page's own
+policy lets the browser run one script and one style, known by their digests, and load no image but those within the
+page.
 """
 
 import base64
@@ -58,11 +59,12 @@ def page(
 ) -> str:
     """The page's text; the same for the same arguments.
 
-    `base` is the model the others are held against, and `verdicts` say how, by the key of the other's entry; `ranks` go by it as well, and
-    so does `otherwise`: in which words the base's score was asked otherwise. `curves` map metric label -> arm -> scored checkpoints.
-    `references` are what others reported, of which the metrics on this board are shown, apart. `notes` are shown on top, such as files of
-    the board that could not be read. Of more than `answers` answers, those questions are kept on which most models differ. PageError for a
-    base, verdict, rank or other words of which the board has no score, and for a thumbnail that is no small image.
+    `base` is the model the others are held against, and `verdicts` say how, by the key of the other's entry; `ranks` go
+    by it as well, and so does `otherwise`: in which words the base's score was asked otherwise. `curves` map metric
+    label -> arm -> scored checkpoints. `references` are what others reported, of which the metrics on this board are
+    shown, apart. `notes` are shown on top, such as files of the board that could not be read. Of more than `answers`
+    answers, those questions are kept on which most models differ. PageError for a base, verdict, rank or other words of
+    which the board has no score, and for a thumbnail that is no small image.
     """
     import jinja2
     from markupsafe import Markup
@@ -78,7 +80,11 @@ def page(
     headlines = [column for column in board.columns if column.headline]
     script, style = (_file(f"page.{kind}") for kind in ("js", "css"))
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FILES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(_FILES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     text = environment.get_template("page.html.jinja").render(
         title=line(title),
@@ -90,8 +96,13 @@ def page(
         models=models,
         tasks=list(dict.fromkeys(column.task for column in board.columns)),
         board=board,
-        bars=[(column, bars([_readable(entry) for entry in column.entries], base=base and line(base))) for column in headlines],
-        profile=profile([list(map(_readable, c.entries)) for c in headlines if not c.neutral], [line(model) for model in models]),
+        bars=[
+            (column, bars([_readable(entry) for entry in column.entries], base=base and line(base)))
+            for column in headlines
+        ],
+        profile=profile(
+            [list(map(_readable, c.entries)) for c in headlines if not c.neutral], [line(model) for model in models]
+        ),
         curves=[chart for label, arms in (curves or {}).items() if (chart := curve(line(label), _lines(arms)))],
         costs=_costs(shown),
         runs=_runs(shown),
@@ -215,7 +226,9 @@ def _board(
         (
             model,
             [
-                _cell(entry, verdicts.get(entry.key), ranks.get(entry.key), entry.key in otherwise) if (entry := found.get(model)) else None
+                _cell(entry, verdicts.get(entry.key), ranks.get(entry.key), entry.key in otherwise)
+                if (entry := found.get(model))
+                else None
                 for found in of_model
             ],
         )
@@ -223,15 +236,20 @@ def _board(
     ]
     by_key = {entry.key: (column, entry) for column in columns for entry in column.entries}
     against = [_against(*by_key[key], verdict) for key, verdict in verdicts.items() if key[0] != base]
-    differing = [(by_key[key][1].model, by_key[key][0].name, line("; ".join(words))) for key, words in otherwise.items()]
+    differing = [
+        (by_key[key][1].model, by_key[key][0].name, line("; ".join(words))) for key, words in otherwise.items()
+    ]
     return _Board(columns=columns, rows=rows, against=against, sorted_by=sorted_by, otherwise=differing)
 
 
 def _columns(entries: Sequence[Entry]) -> list[_Column]:
-    """As in the markdown: scores of different version or judge never share a column; those of one task stand together."""
+    """As in the markdown: scores of different version or judge never share a column; those of one task stand
+    together."""
     groups: dict[tuple[str, str, str, str | None, str, bool], list[Entry]] = {}
     for entry in entries:
-        groups.setdefault((entry.task, entry.metric, entry.version, entry.judge, entry.unit, entry.higher_is_better), []).append(entry)
+        groups.setdefault(
+            (entry.task, entry.metric, entry.version, entry.judge, entry.unit, entry.higher_is_better), []
+        ).append(entry)
     tasks = list(dict.fromkeys(entry.task for entry in entries))
     metrics = list(dict.fromkeys((entry.task, entry.metric) for entry in entries))
     versions: dict[tuple[str, str], set[str]] = {}
@@ -252,7 +270,9 @@ def _columns(entries: Sequence[Entry]) -> list[_Column]:
             log=line(f"{key[0]} (version {key[2]})" if len(of_task[key[0]]) > 1 else key[0]),
             entries=group,
         )
-        for key, group in sorted(groups.items(), key=lambda item: (tasks.index(item[0][0]), metrics.index((item[0][0], item[0][1]))))
+        for key, group in sorted(
+            groups.items(), key=lambda item: (tasks.index(item[0][0]), metrics.index((item[0][0], item[0][1])))
+        )
     ]
 
 
@@ -311,7 +331,11 @@ def _reported(references: Iterable[Reference], columns: Sequence[_Column]) -> _R
     return _Reported(
         columns=list(kept.values()),
         rows=[
-            (model, [(number(values.get(name), column.unit), values.get(name)) for name, column in kept.items()], source)
+            (
+                model,
+                [(number(values.get(name), column.unit), values.get(name)) for name, column in kept.items()],
+                source,
+            )
             for (model, source), values in rows.items()
         ],
         notes=list(dict.fromkeys((reference.source, reference.note) for reference in shown if reference.note)),
@@ -404,7 +428,9 @@ def _asked(columns: Sequence[_Column]) -> list[Asked]:
 
 
 def _readable(entry: Entry) -> Entry:
-    return replace(entry, model=line(entry.model) or "?", task=line(entry.task) or "?", metric=line(entry.metric) or "?")
+    return replace(
+        entry, model=line(entry.model) or "?", task=line(entry.task) or "?", metric=line(entry.metric) or "?"
+    )
 
 
 def _lines(arms: Mapping[str, Sequence[Point]]) -> dict[str, Sequence[Point]]:
@@ -416,7 +442,9 @@ def _check_keys(keys: Iterable[Key], entries: Iterable[Entry]) -> None:
     for key in keys:
         if key not in known:
             model, task, metric, version, judge = key
-            raise PageError(f"verdict or rank of {model!r} on {task} {metric} (version {version}, judge {judge}): no such score is shown")
+            raise PageError(
+                f"verdict or rank of {model!r} on {task} {metric} (version {version}, judge {judge}): no such score is shown"
+            )
 
 
 def _file(name: str) -> str:

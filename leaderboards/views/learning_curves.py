@@ -16,7 +16,8 @@ class Point:
 
 
 def learning_curves(arms: Mapping[str, Mapping[str, Sequence[Point]]], path: Path, note: str = "") -> None:
-    """Write a PNG with one panel a metric: `arms` maps metric label -> arm -> points, the base as step 0 of every arm."""
+    """Write a PNG with one panel a metric: `arms` maps metric label -> arm -> points, the base as step 0 of every
+    arm."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -28,12 +29,16 @@ def learning_curves(arms: Mapping[str, Mapping[str, Sequence[Point]]], path: Pat
             shown = [point for point in points if point.entry.value is not None]
             values = [point.entry.value or 0.0 for point in shown]
             below = [
-                value - (point.entry.low if point.entry.low is not None else value) for value, point in zip(values, shown, strict=True)
+                value - (point.entry.low if point.entry.low is not None else value)
+                for value, point in zip(values, shown, strict=True)
             ]
             above = [
-                (point.entry.high if point.entry.high is not None else value) - value for value, point in zip(values, shown, strict=True)
+                (point.entry.high if point.entry.high is not None else value) - value
+                for value, point in zip(values, shown, strict=True)
             ]
-            axis.errorbar([point.step for point in shown], values, yerr=[below, above], label=arm, marker="o", capsize=3)
+            axis.errorbar(
+                [point.step for point in shown], values, yerr=[below, above], label=arm, marker="o", capsize=3
+            )
         axis.set_title(label, fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.set_ylim(bottom=0)

@@ -1,10 +1,11 @@
 """Markdown for people, CSV and JSON for programs: the leaderboard, and what changed.
 
-    print(leaderboard(board.standing(), verdicts=found.verdicts, ranks=found.ranks, otherwise=found.otherwise, base="llava-7b"))
-    print(differences({"scenes_chair CHAIR_s": verdict}, units={"scenes_chair CHAIR_s": "%"}))
+    print(leaderboard(board.standing(), verdicts=found.verdicts, ranks=found.ranks, otherwise=found.otherwise,
+    base="llava-7b")) print(differences({"scenes_chair CHAIR_s": verdict}, units={"scenes_chair CHAIR_s": "%"}))
     path.write_text(to_csv(board.standing()))
 
-Names and words that come from models, data or files pass through `cell` (in a table) or `line` (in plain text) before they are printed.
+Names and words that come from models, data or files pass through `cell` (in a table) or `line` (in plain text) before
+they are printed.
 """
 
 import csv
@@ -56,10 +57,11 @@ def leaderboard(
 ) -> str:
     """One row a model, one column a metric; entries of different version or judge never share a column.
 
-    Where that is wider than a screen, and there are fewer models than metrics, it is one row a metric and one column a model.
+    Where that is wider than a screen, and there are fewer models than metrics, it is one row a metric and one column a
+    model.
 
-    `verdicts` on the difference to `base`, `ranks`, and how the base was asked `otherwise`, go by the entry's key. ReportError for a base
-    that has no row.
+    `verdicts` on the difference to `base`, `ranks`, and how the base was asked `otherwise`, go by the entry's key.
+    ReportError for a base that has no row.
     """
     shown = newest(entry for entry in entries if entry.headline or not only_headline)
     if base is not None:
@@ -68,17 +70,24 @@ def leaderboard(
         return "No results."
     verdicts, ranks, otherwise = verdicts or {}, _placed(shown, ranks), otherwise or {}
     cells = {
-        (entry.model, _column(entry)): _score(entry, verdicts.get(entry.key), ranks.get(entry.key), bool(otherwise.get(entry.key)))
+        (entry.model, _column(entry)): _score(
+            entry, verdicts.get(entry.key), ranks.get(entry.key), bool(otherwise.get(entry.key))
+        )
         for entry in shown
     }
     columns = _in_groups(_column(entry) for entry in shown)
-    versions = {(c.task, c.metric): {d.version for d in columns if (d.task, d.metric) == (c.task, c.metric)} for c in columns}
+    versions = {
+        (c.task, c.metric): {d.version for d in columns if (d.task, d.metric) == (c.task, c.metric)} for c in columns
+    }
     headers = [_header(column, several_versions=len(versions[column.task, column.metric]) > 1) for column in columns]
     models = dict.fromkeys(entry.model for entry in shown)
     labels = {model: cell(model) + " (base)" * (model == base) for model in models}
     if len(columns) > _WIDE and len(models) < len(columns):
         head = ["metric", *labels.values()]
-        rows = [[name, *(cells.get((model, column), MISSING) for model in models)] for name, column in zip(headers, columns, strict=True)]
+        rows = [
+            [name, *(cells.get((model, column), MISSING) for model in models)]
+            for name, column in zip(headers, columns, strict=True)
+        ]
     else:
         head = ["model", *headers]
         rows = [[labels[model], *(cells.get((model, column), MISSING) for column in columns)] for model in models]
@@ -116,7 +125,8 @@ def to_json(
     otherwise: Mapping[Key, Sequence[str]] | None = None,
     published: Iterable[Mapping[str, Any]] | None = None,
 ) -> str:
-    """{"entries": [...]}: entries whole, with their provenance, and what is known of their rank and of the difference to the base.
+    """{"entries": [...]}: entries whole, with their provenance, and what is known of their rank and of the difference
+    to the base.
 
     What others `published` is apart from these: {"entries": [...], "published": [...]}.
     """
@@ -204,7 +214,9 @@ def _score(entry: Entry, verdict: PairedTest | None, rank: Rank | None, otherwis
 
 def _placed(shown: Iterable[Entry], ranks: Mapping[Key, Rank] | None) -> dict[Key, Rank]:
     """The ranks of what is shown; nobody is first in how often it says yes."""
-    return {entry.key: ranks[entry.key] for entry in shown if ranks and entry.key in ranks and not is_neutral(entry.metric)}
+    return {
+        entry.key: ranks[entry.key] for entry in shown if ranks and entry.key in ranks and not is_neutral(entry.metric)
+    }
 
 
 def _legend(

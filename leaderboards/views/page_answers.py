@@ -1,10 +1,11 @@
-"""The answers behind a board, packed for its page: bounded in size, read run by run, each block for a browser to open by itself.
+"""The answers behind a board, packed for its page: bounded in size, read run by run, each block for a browser to open
+by itself.
 
-    packed = pack([Asked(label="pope", task="pope", metric="f1", runs={"base-1": "base"})], board.samples, thumbnails=picture)
-    packed.index, packed.blocks, packed.left_out
+    packed = pack([Asked(label="pope", task="pope", metric="f1", runs={"base-1": "base"})], board.samples,
+    thumbnails=picture) packed.index, packed.blocks, packed.left_out
 
-All logs are read twice, one run at a time: first to see on which questions models differ, then to pack the chosen ones. What is held of a
-question in between is a few numbers, however long its answers are.
+All logs are read twice, one run at a time: first to see on which questions models differ, then to pack the chosen ones.
+What is held of a question in between is a few numbers, however long its answers are.
 """
 
 import base64
@@ -72,9 +73,15 @@ def mark(sample: Sample, metric: str) -> Mark | None:
     if isinstance(correct := record.get("correct"), bool | int):
         return Mark(label="right" if correct else "wrong", score=float(correct), right=bool(correct))
     if isinstance(rating := record.get("rating"), int | float):
-        return Mark(label=f"rating {rating:g}", score=float(rating), right=rating >= 3)  # MMHal: below 3, something is hallucinated
+        return Mark(
+            label=f"rating {rating:g}", score=float(rating), right=rating >= 3
+        )  # MMHal: below 3, something is hallucinated
     if isinstance(made_up := record.get("hallucinated"), bool | int):
-        return Mark(label=f"{int(made_up)} hallucinated" if made_up else "none hallucinated", score=-float(made_up), right=not made_up)
+        return Mark(
+            label=f"{int(made_up)} hallucinated" if made_up else "none hallucinated",
+            score=-float(made_up),
+            right=not made_up,
+        )
     return None
 
 
@@ -133,8 +140,8 @@ def pack(
 ) -> Packed:
     """The answers of these runs; PageError for a thumbnail that is no small image.
 
-    Of more than `answers` answers or `characters` characters, those questions are kept on which most models differ, as many of each task as
-    its share of all; so are pictures, of more than `pictures` bytes.
+    Of more than `answers` answers or `characters` characters, those questions are kept on which most models differ, as
+    many of each task as its share of all; so are pictures, of more than `pictures` bytes.
     """
     notes: list[str] = []
     surveys = [_Survey() for _ in asked]
@@ -149,7 +156,10 @@ def pack(
     packings = [
         _Packing(
             task=task,
-            kept=survey.kept(answers=_part(answers, survey.answers, answered), characters=_part(characters, survey.characters, written)),
+            kept=survey.kept(
+                answers=_part(answers, survey.answers, answered),
+                characters=_part(characters, survey.characters, written),
+            ),
         )
         for task, survey in zip(asked, surveys, strict=True)
     ]
@@ -258,7 +268,8 @@ class _Packing:
         self._categories: dict[_Question, str] = {}
 
     def rows(self, log: Sequence[Sample], marks: Marker) -> list[list[Any]]:
-        """Of each answer: the place of its question, its words, mark and judge's words, and the prompt, if it is not the question's."""
+        """Of each answer: the place of its question, its words, mark and judge's words, and the prompt, if it is not
+        the question's."""
         rows: list[list[Any]] = []
         for sample in log:
             question = _question(sample)
@@ -277,7 +288,10 @@ class _Packing:
 
     def questions(self, pictures: Mapping[str, str]) -> list[list[Any]]:
         """Of each question, by its place: its id, prompt, picture's block, image and category."""
-        return [[q.id, self._cut(self._prompts[q]), pictures.get(q.image), q.image, self._categories[q]] for q in self._places]
+        return [
+            [q.id, self._cut(self._prompts[q]), pictures.get(q.image), q.image, self._categories[q]]
+            for q in self._places
+        ]
 
     def indexed(self, block: str, *, asked: int) -> dict[str, Any]:
         logs = [{"name": name, "block": self.logs[run]} for run, name in self.task.runs.items() if run in self.logs]
@@ -323,7 +337,9 @@ def _left_out(surveys: Sequence[_Survey], packings: Sequence[_Packing], album: "
     if kept < asked:
         said.append(f"Of {asked:,} questions, {kept:,} are in this page, {_KEPT}; harness compare shows the others.")
     if album.left_out:
-        said.append(f"Pictures of {album.left_out:,} images are left out, so that the page stays small; {_KEPT} have theirs.")
+        said.append(
+            f"Pictures of {album.left_out:,} images are left out, so that the page stays small; {_KEPT} have theirs."
+        )
     if cut := sum(packing.cut for packing in packings):
         said.append(f"{cut:,} texts of more than {LONGEST:,} characters are cut.")
     return said
@@ -355,9 +371,13 @@ class _Album:
     def _stored(self, task: str, image: str, data: bytes) -> str:
         kind = next((kind for head, kind in _KINDS if data.startswith(head)), None)
         if kind is None or (kind == "webp" and data[8:12] != b"WEBP"):
-            raise PageError(f"thumbnail of image {image!r} of {task} is no JPEG, PNG or WebP: it begins with {data[:8]!r}")
+            raise PageError(
+                f"thumbnail of image {image!r} of {task} is no JPEG, PNG or WebP: it begins with {data[:8]!r}"
+            )
         if len(data) > THUMBNAIL_BYTES:
-            raise PageError(f"thumbnail of image {image!r} of {task} has {len(data)} bytes, more than {THUMBNAIL_BYTES}")
+            raise PageError(
+                f"thumbnail of image {image!r} of {task} has {len(data)} bytes, more than {THUMBNAIL_BYTES}"
+            )
         digest = hashlib.sha256(data).hexdigest()
         if digest not in self._by_digest:
             self._by_digest[digest] = f"p{len(self.blocks)}"

@@ -3,8 +3,8 @@
     print(beside(board.standing(), [*published(), *others]))
     print(to_csv(board.standing(), published=rows(board.standing(), [*published(), *others])))
 
-`published.json` holds tables out of papers. A benchmark's own rows are in its task's YAML, and not repeated there: whoever knows the tasks
-passes these as `Reference`s too. A reference is never an entry: nobody here can say what ran.
+`published.json` holds tables out of papers. A benchmark's own rows are in its task's YAML, and not repeated there:
+whoever knows the tasks passes these as `Reference`s too. A reference is never an entry: nobody here can say what ran.
 """
 
 import json
@@ -50,7 +50,9 @@ def published(path: Path = PUBLISHED) -> list[Reference]:
         raise PublishedError(f"{path}: {error}") from None
     if not isinstance(tables, list):
         raise PublishedError(f"{path}: must be a list of tables, not {type(tables).__name__}")
-    return [reference for place, found in enumerate(tables) for reference in _references(found, f"{path}: table {place}")]
+    return [
+        reference for place, found in enumerate(tables) for reference in _references(found, f"{path}: table {place}")
+    ]
 
 
 def beside(entries: Sequence[Entry], references: Iterable[Reference], *, only_headline: bool = False) -> str:
@@ -59,11 +61,19 @@ def beside(entries: Sequence[Entry], references: Iterable[Reference], *, only_he
     shown = [reference for reference in references if (reference.task, reference.metric) in measured]
     if not shown:
         return ""
-    columns = [column for column in reversed(measured) if any((reference.task, reference.metric) == column for reference in shown)]
+    columns = [
+        column
+        for column in reversed(measured)
+        if any((reference.task, reference.metric) == column for reference in shown)
+    ]
     by_source: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     for reference in shown:
-        by_source.setdefault((reference.model, reference.source), {})[reference.task, reference.metric] = reference.value
-    notes = dict.fromkeys(f"- {cell(reference.source)}: {cell(reference.note)}" for reference in shown if reference.note)
+        by_source.setdefault((reference.model, reference.source), {})[reference.task, reference.metric] = (
+            reference.value
+        )
+    notes = dict.fromkeys(
+        f"- {cell(reference.source)}: {cell(reference.note)}" for reference in shown if reference.note
+    )
     cells = [
         [cell(model), *(number(found.get(column), measured[column].unit) for column in columns), cell(source)]
         for (model, source), found in by_source.items()
@@ -77,8 +87,11 @@ def beside(entries: Sequence[Entry], references: Iterable[Reference], *, only_he
     return "\n\n".join(part for part in parts if part)
 
 
-def rows(entries: Sequence[Entry], references: Iterable[Reference], *, only_headline: bool = False) -> list[dict[str, Any]]:
-    """The same scores for programs, one a reference: with the unit of the metric on the board, the source, and the note on it."""
+def rows(
+    entries: Sequence[Entry], references: Iterable[Reference], *, only_headline: bool = False
+) -> list[dict[str, Any]]:
+    """The same scores for programs, one a reference: with the unit of the metric on the board, the source, and the note
+    on it."""
     measured = _measured(entries, only_headline)
     return [
         {name: getattr(reference, name) for name in ("model", "task", "metric")}
@@ -92,7 +105,9 @@ def rows(entries: Sequence[Entry], references: Iterable[Reference], *, only_head
 def _measured(entries: Sequence[Entry], only_headline: bool) -> dict[tuple[str, str], Entry]:
     """An entry of each metric that was measured here, the first metric last."""
     return {
-        (entry.task, entry.metric): entry for entry in reversed(entries) if entry.imported is None and (entry.headline or not only_headline)
+        (entry.task, entry.metric): entry
+        for entry in reversed(entries)
+        if entry.imported is None and (entry.headline or not only_headline)
     }
 
 
@@ -113,7 +128,11 @@ def _references(data: Any, where: str) -> list[Reference]:
         raise PublishedError(f"{where}: note must be text, not {note!r}")
     if not (isinstance(rows, dict) and rows and all(isinstance(scores, dict) for scores in rows.values())):
         raise PublishedError(f"{where} ({source}): rows must map models to their scores")
-    return [_reference(model, name, value, source, note, where) for model, scores in rows.items() for name, value in scores.items()]
+    return [
+        _reference(model, name, value, source, note, where)
+        for model, scores in rows.items()
+        for name, value in scores.items()
+    ]
 
 
 def _reference(model: str, name: str, value: object, source: str, note: str, where: str) -> Reference:

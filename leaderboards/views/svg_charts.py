@@ -3,8 +3,8 @@
     chart = bars(entries, base="scenes-base")
     chart.rows[0].at, chart.rows[0].low, chart.rows[0].high     # in % of the chart's width
 
-Interval charts and curves show the range the data lie in, not the range from 0: their marks are points and intervals, whose distances are
-read against the axis. Nothing here escapes anything.
+Interval charts and curves show the range the data lie in, not the range from 0: their marks are points and intervals,
+whose distances are read against the axis. Nothing here escapes anything.
 """
 
 import math
@@ -96,7 +96,9 @@ class CurveChart:
     @property
     def summary(self) -> str:
         """The chart in words."""
-        arms = (f"{line.arm}: " + ", ".join(f"{text} at step {step}" for step, text in line.numbers) for line in self.lines)
+        arms = (
+            f"{line.arm}: " + ", ".join(f"{text} at step {step}" for step, text in line.numbers) for line in self.lines
+        )
         return f"{self.label} against training step. " + "; ".join(arms)
 
 
@@ -156,7 +158,10 @@ def bars(entries: Sequence[Entry], *, base: str | None) -> Bars:
 
 def curve(label: str, arms: Mapping[str, Sequence[Point]]) -> CurveChart | None:
     """A metric's arms; None if no checkpoint has a score."""
-    scored = {arm: [p for p in sorted(points, key=lambda p: p.step) if p.entry.value is not None] for arm, points in arms.items()}
+    scored = {
+        arm: [p for p in sorted(points, key=lambda p: p.step) if p.entry.value is not None]
+        for arm, points in arms.items()
+    }
     scored = {arm: points for arm, points in scored.items() if points}
     if not scored:
         return None
@@ -167,10 +172,15 @@ def curve(label: str, arms: Mapping[str, Sequence[Point]]) -> CurveChart | None:
     lines = []
     for arm, points in scored.items():
         dots = [(x(p.step), y(p.entry.value)) for p in points if p.entry.value is not None]
-        with_interval = [(p.step, p.entry.low, p.entry.high) for p in points if p.entry.low is not None and p.entry.high is not None]
+        with_interval = [
+            (p.step, p.entry.low, p.entry.high) for p in points if p.entry.low is not None and p.entry.high is not None
+        ]
         outline = [(x(step), y(below)) for step, below, _ in with_interval]
         outline += [(x(step), y(above)) for step, _, above in reversed(with_interval)]
-        numbers = [(p.step, number(p.entry.value, p.entry.unit) + span(p.entry.low, p.entry.high, p.entry.unit)) for p in points]
+        numbers = [
+            (p.step, number(p.entry.value, p.entry.unit) + span(p.entry.low, p.entry.high, p.entry.unit))
+            for p in points
+        ]
         whiskers = [(x(step), y(below), y(above)) for step, below, above in with_interval]
         band = _points(outline) if len(with_interval) > 1 else ""
         lines.append(CurveLine(arm=arm, points=_points(dots), band=band, whiskers=whiskers, dots=dots, numbers=numbers))
@@ -197,7 +207,9 @@ def profile(columns: Sequence[Sequence[Entry]], models: Sequence[str]) -> Profil
         for entry in column:
             if entry.value is not None and entry.model in at:
                 at[entry.model][index] = (x, y(entry.value))
-    traces = [Trace(model=model, segments=_segments(dots), dots=[dot for dot in dots if dot]) for model, dots in at.items()]
+    traces = [
+        Trace(model=model, segments=_segments(dots), dots=[dot for dot in dots if dot]) for model, dots in at.items()
+    ]
     return Profile(axes=axes, traces=traces, width=2 * left + (len(drawn) - 1) * gap)
 
 
@@ -243,5 +255,7 @@ def _points(dots: Iterable[tuple[float, float]]) -> str:
 
 
 def _segments(dots: Sequence[tuple[float, float] | None]) -> list[str]:
-    runs = ([dot for dot in run if dot] for has_score, run in groupby(dots, key=lambda dot: dot is not None) if has_score)
+    runs = (
+        [dot for dot in run if dot] for has_score, run in groupby(dots, key=lambda dot: dot is not None) if has_score
+    )
     return [_points(run) for run in runs if len(run) > 1]

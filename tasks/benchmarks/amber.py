@@ -1,14 +1,16 @@
-"""AMBER: what a description of an image makes up and leaves out, and yes/no questions on existence, attributes and relations.
+"""AMBER: what a description of an image makes up and leaves out, and yes/no questions on existence, attributes and
+relations.
 
     nouns("A dog on the grass.", {"dog", "grass"})      # ["dog", "grass"]
     with use_similarity(lambda one, other: 0.0):
         describe("A dog.", doc, words)                  # {"nouns": 1, "hallucinated": 0, "covered": 1, ...}
 
-A record is {image, kind, ...}: kind "generative" has the counts of one description, the others name the dimension of a question.
+A record is {image, kind, ...}: kind "generative" has the counts of one description, the others name the dimension of a
+question.
 
-The authors' script takes two words for one where spaCy's en_core_web_lg finds them more than 0.8 alike. That model is a download: where it
-is not installed no two different words are alike, and results say so (`similarity()`). Questions are answered by exactly "Yes" or "No";
-anything else is wrong, and counts as neither. The positive class is "No".
+The authors' script takes two words for one where spaCy's en_core_web_lg finds them more than 0.8 alike. That model is a
+download: where it is not installed no two different words are alike, and results say so (`similarity()`). Questions are
+answered by exactly "Yes" or "No"; anything else is wrong, and counts as neither. The positive class is "No".
 
 The table of words (`tasks/benchmarks/data/amber_relation.json`) is the authors' relation.json and safe_words.txt
 (github.com/junyangwang0410/AMBER, commit 5e1fd52, Apache-2.0), sorted and joined in one file.
@@ -94,7 +96,9 @@ class Words:
 
     def names_of(self, things: Sequence[str]) -> list[tuple[str, int]]:
         """What may name each of `things`, with its position: first all associated words, then the things themselves."""
-        associated = [(word, position) for position, thing in enumerate(things) for word in self.association.get(thing, ())]
+        associated = [
+            (word, position) for position, thing in enumerate(things) for word in self.association.get(thing, ())
+        ]
         return associated + [(thing, position) for position, thing in enumerate(things)]
 
 
@@ -120,7 +124,8 @@ def nouns(text: str, known: Collection[str]) -> list[str]:
 
 
 def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words) -> dict[str, Any]:
-    """The counts of one description of an image with the things `truth`, where people would expect the things `traps`."""
+    """The counts of one description of an image with the things `truth`, where people would expect the things
+    `traps`."""
     near = _near()
     there, expected = words.names_of(truth), words.names_of(traps)
     covered: set[int] = set()
@@ -134,7 +139,8 @@ def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words
         if named is not None:
             covered.add(named)
             continue
-        # A trap that is named outright does not end the search: a like one before it counts, too, and so does a like thing there.
+        # A trap that is named outright does not end the search: a like one before it counts, too, and so does a like
+        # thing there.
         trapped |= {position for same in (eq, near) if (position := _first(expected, noun, same)) is not None}
         like = _first(there, noun, near)
         if like is None:
@@ -213,7 +219,9 @@ def _asked(dimensions: Sequence[str]) -> Callable[[Sequence[Record]], tuple[floa
 
 
 def _ratio(part: int, whole: int, starts: int) -> Callable[[Array], Array]:
-    return lambda sums: np.where(sums[..., 1] > 0, 100 * (sums[..., part] / (sums[..., whole] + starts * START)), np.nan)
+    return lambda sums: np.where(
+        sums[..., 1] > 0, 100 * (sums[..., part] / (sums[..., whole] + starts * START)), np.nan
+    )
 
 
 def _f1(starts: int, epsilon: float) -> Callable[[Array], Array]:
@@ -226,8 +234,11 @@ def _f1(starts: int, epsilon: float) -> Callable[[Array], Array]:
     return value
 
 
-def questions(dimensions: Sequence[str], epsilon: float = 0.0001, starts: int = 1) -> tuple[Metric, Metric, Metric, Metric]:
-    """Accuracy, precision, recall and F1 of the questions on `dimensions`, in %, with the script's small numbers in the denominators."""
+def questions(
+    dimensions: Sequence[str], epsilon: float = 0.0001, starts: int = 1
+) -> tuple[Metric, Metric, Metric, Metric]:
+    """Accuracy, precision, recall and F1 of the questions on `dimensions`, in %, with the script's small numbers in the
+    denominators."""
     counts = _asked(dimensions)
     values = (_ratio(0, 1, starts), _ratio(2, 4, starts), _ratio(2, 3, starts), _f1(starts, epsilon))
     accuracy, precision, recall, f1 = (Metric(counts=counts, value=value, digits=1) for value in values)
@@ -250,7 +261,10 @@ amber_score = Metric(
 """Half of (100 - CHAIR + F1), from the rounded figures, as the paper adds them up."""
 
 yes_rate = Metric(
-    counts=lambda records: (sum(r.get("answer") == "Yes" for r in records), sum(r["kind"] != GENERATIVE for r in records)),
+    counts=lambda records: (
+        sum(r.get("answer") == "Yes" for r in records),
+        sum(r["kind"] != GENERATIVE for r in records),
+    ),
     value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
 )
 answer_length = Metric(
@@ -298,7 +312,12 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
         record |= {"kind": GENERATIVE, "similarity": similarity()[0], **own}
         return dict.fromkeys(("amber_score", *DESCRIBED), record)
     truth = str(doc["truth"][0] if isinstance(doc["truth"], list) else doc["truth"])
-    record |= {"kind": DIMENSIONS.get(doc["type"], "relation"), "truth": truth, "answer": answer, "correct": answer == truth.capitalize()}
+    record |= {
+        "kind": DIMENSIONS.get(doc["type"], "relation"),
+        "truth": truth,
+        "answer": answer,
+        "correct": answer == truth.capitalize(),
+    }
     if answer not in ("Yes", "No"):
         record["unparsed"] = True
         record["answer"] = "other"
@@ -360,14 +379,19 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         if not isinstance(response, str):
             raise LayoutError(f"{path}: the response to question {number} is no text: {response!r}")
         doc = {"image": images.get(number, str(number)), "words": own, **_truth(annotations[number])}
-        answered.append(Answered(id=f"{number}/{seen[number]}" if seen[number] else f"{number}", doc=doc, answer=response))
+        answered.append(
+            Answered(id=f"{number}/{seen[number]}" if seen[number] else f"{number}", doc=doc, answer=response)
+        )
         seen[number] += 1
     asked = Counter(annotations[number]["type"] == GENERATIVE for number in seen)
     return OfficialAnswers(answered=answered, warnings=list(_warnings(asked, annotations, seen)))
 
 
-def _warnings(asked: Mapping[bool, int], annotations: Mapping[int, Mapping[str, Any]], seen: Mapping[int, int]) -> Iterator[str]:
-    """What to know about answers to `asked` descriptions (True) and yes/no questions (False), each question answered `seen` times."""
+def _warnings(
+    asked: Mapping[bool, int], annotations: Mapping[int, Mapping[str, Any]], seen: Mapping[int, int]
+) -> Iterator[str]:
+    """What to know about answers to `asked` descriptions (True) and yes/no questions (False), each question answered
+    `seen` times."""
     total = Counter(annotation["type"] == GENERATIVE for annotation in annotations.values())
     if asked.get(True):
         name = similarity()[0]

@@ -3,13 +3,16 @@
     vocabulary = Vocabulary(synonyms={"dog": "dog", "puppy": "dog"}, double_words={}, base_forms=list)
     record("1", "A puppy.", {"cat"}, vocabulary)     # {"hallucinated": 1, "mentions": 1, "covered": 0, "objects": 1, ...}
 
-The rule is the official one: words of the caption are brought to a base form, listed pairs of words are merged into one, some words give
-way to others, and what is left and names an object counts as a mention, every time it occurs. What is listed is the `Vocabulary`.
+The rule is the official one: words of the caption are brought to a base form, listed pairs of words are merged into
+one, some words give way to others, and what is left and names an object counts as a mention, every time it occurs. What
+is listed is the `Vocabulary`.
 
-COCO's has two variants. The authors' script takes singulars from pattern (`official`); most papers since 2023 use a copy of it that takes
-WordNet lemmas instead (`lemma`), and objects of the image found by that, too. The task scores both, under separate names.
+COCO's has two variants. The authors' script takes singulars from pattern (`official`); most papers since 2023 use a
+copy of it that takes WordNet lemmas instead (`lemma`), and objects of the image found by that, too. The task scores
+both, under separate names.
 
-The names of COCO's objects are those of the authors' list (`tasks/benchmarks/data/coco_objects.json`); images are COCO's 2014 ones.
+The names of COCO's objects are those of the authors' list (`tasks/benchmarks/data/coco_objects.json`); images are
+COCO's 2014 ones.
 """
 
 import json
@@ -124,10 +127,41 @@ length = mean_of("words")
 """Mean length of a caption in words."""
 
 
-BABY_AND_ADULT: Final = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
+BABY_AND_ADULT: Final = (
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "elephant",
+    "bear",
+    "zebra",
+    "giraffe",
+    "animal",
+    "cub",
+)
 PAIRS: Final = (
-    *("motor bike", "motor cycle", "air plane", "traffic light", "street light", "traffic signal", "stop light", "fire hydrant"),
-    *("stop sign", "parking meter", "suit case", "sports ball", "baseball bat", "baseball glove", "tennis racket", "wine glass"),
+    *(
+        "motor bike",
+        "motor cycle",
+        "air plane",
+        "traffic light",
+        "street light",
+        "traffic signal",
+        "stop light",
+        "fire hydrant",
+    ),
+    *(
+        "stop sign",
+        "parking meter",
+        "suit case",
+        "sports ball",
+        "baseball bat",
+        "baseball glove",
+        "tennis racket",
+        "wine glass",
+    ),
     *("hot dog", "cell phone", "mobile phone", "teddy bear", "hair drier", "potted plant", "laptop computer"),
     *("home plate", "train track"),  # merged only to keep their words from being read: a train track is no train
 )
@@ -142,7 +176,8 @@ def singulars(words: Sequence[str]) -> list[str]:
 
 
 def lemmas(words: Sequence[str]) -> list[str]:
-    """The base forms of the lemma variant: WordNet's lemma of each word as the part of speech it is tagged with, else as a noun."""
+    """The base forms of the lemma variant: WordNet's lemma of each word as the part of speech it is tagged with, else
+    as a noun."""
     parts: dict[str, english.PartOfSpeech] = {"J": "a", "V": "v", "N": "n", "R": "r"}
     return [english.lemma(word, parts.get(tag[:1], "n")) for word, tag in english.tagged(words)]
 
@@ -158,8 +193,11 @@ def double_words(pairs: Collection[str]) -> dict[str, str]:
 
 
 def coco_vocabulary(synonyms: Mapping[str, str], base_forms: Rule) -> Vocabulary:
-    """The vocabulary of COCO's 80 objects. A synonym with a space before it (" motor bike") can't be met: so the official numbers are."""
-    return Vocabulary(synonyms=synonyms, double_words=double_words(PAIRS), base_forms=base_forms, gives_way={"seat": "toilet"})
+    """The vocabulary of COCO's 80 objects. A synonym with a space before it (" motor bike") can't be met: so the
+    official numbers are."""
+    return Vocabulary(
+        synonyms=synonyms, double_words=double_words(PAIRS), base_forms=base_forms, gives_way={"seat": "toilet"}
+    )
 
 
 def read_synonyms(text: str) -> dict[str, str]:
@@ -180,7 +218,9 @@ def coco_synonyms() -> Mapping[str, str]:
 @cache
 def coco_objects() -> dict[str, Any]:
     """The table of `tasks/benchmarks/data/coco_objects.json`."""
-    table: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "coco_objects.json").read_text(encoding="utf-8"))
+    table: dict[str, Any] = json.loads(
+        (Path(__file__).parent / "data" / "coco_objects.json").read_text(encoding="utf-8")
+    )
     return table
 
 
@@ -203,7 +243,8 @@ recall_lemma = ratio_of("lemma_covered", "lemma_objects", scale=100)
 """`recall` by the lemma variant."""
 
 length_tokens = mean_of("lemma_tokens")
-"""Mean length of a caption in words and punctuation marks, as the lemma variant counts them (it prints a hundredth of this as Len)."""
+"""Mean length of a caption in words and punctuation marks, as the lemma variant counts them (it prints a hundredth of
+this as Len)."""
 
 METRICS: Final = ("chair_s", "chair_i", "recall", "chair_s_lemma", "chair_i_lemma", "recall_lemma", "length")
 
@@ -235,7 +276,8 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """COCO's pictures in a folder that has COCO's annotations, too: all of them, or those of `image_ids.json`, a list of numbers."""
+    """COCO's pictures in a folder that has COCO's annotations, too: all of them, or those of `image_ids.json`, a list
+    of numbers."""
     wanted = next(iter(sorted(folder.rglob("image_ids.json"))), None)
     pictures = {_image_number(file.name): file for file in folder.rglob("*.jpg")}
     numbers = [int(number) for number in read_json(wanted)] if wanted else sorted(pictures)
@@ -257,7 +299,8 @@ def _image_number(name: str) -> int:
 
 
 def truths(folder: Path | None, images: Collection[int], synonyms: Mapping[str, str]) -> dict[str, dict[int, set[str]]]:
-    """Variant -> image -> the objects there: from `gt_objects.jsonl`, or made by the variant's rule from COCO's annotations."""
+    """Variant -> image -> the objects there: from `gt_objects.jsonl`, or made by the variant's rule from COCO's
+    annotations."""
     ready = sorted(folder.rglob("gt_objects.jsonl")) if folder is not None else []
     if ready:
         found: dict[str, dict[int, set[str]]] = {name: {} for name in VARIANTS}
@@ -265,7 +308,9 @@ def truths(folder: Path | None, images: Collection[int], synonyms: Mapping[str, 
             number, official, lemma = values(row, ready[0], "image_id", "official", "nltk")
             found["official"][int(number)], found["lemma"][int(number)] = set(official), set(lemma)
         return found
-    return {name: coco_truth(folder, images, coco_vocabulary(synonyms, base_forms)) for name, base_forms in VARIANTS.items()}
+    return {
+        name: coco_truth(folder, images, coco_vocabulary(synonyms, base_forms)) for name, base_forms in VARIANTS.items()
+    }
 
 
 def coco_truth(folder: Path | None, images: Collection[int], vocabulary: Vocabulary) -> dict[int, set[str]]:
@@ -293,7 +338,8 @@ def _annotations(folder: Path | None, name: str) -> dict[str, Any]:
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """Captions {image_id, caption}: a line or list of them each, or under "imgToEval" as the authors' script writes them.
+    """Captions {image_id, caption}: a line or list of them each, or under "imgToEval" as the authors' script writes
+    them.
 
     `references` holds `gt_objects.jsonl`, or COCO's annotations; and the authors' `synonyms.txt`, where it is there.
     """
@@ -320,7 +366,9 @@ def captions_in(path: Path) -> list[tuple[Any, str]]:
     found: list[tuple[Any, str]] = []
     for row in rows:
         number = row.get("image_id", row.get("image"))
-        caption = next((row[name] for name in ("caption", "text", "answer", "response") if isinstance(row.get(name), str)), None)
+        caption = next(
+            (row[name] for name in ("caption", "text", "answer", "response") if isinstance(row.get(name), str)), None
+        )
         if number is None or caption is None:
             raise LayoutError(f"{path}: a row lacks image_id or caption; it has {', '.join(row)}")
         found.append((number, caption))

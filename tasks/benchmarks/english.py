@@ -1,11 +1,12 @@
-"""English words as the benchmarks' scripts see them: tokens, singular forms, parts of speech, lemmas; nothing is downloaded.
+"""English words as the benchmarks' scripts see them: tokens, singular forms, parts of speech, lemmas; nothing is
+downloaded.
 
     tokens("Two men sit.")                    # ["Two", "men", "sit", "."]
     singular("men"), lemma("men")             # "man", "men": WordNet has "men" as a word of its own, and the first of the shortest is taken
     tagged(["Two", "men"])                    # [("Two", "CD"), ("men", "NNS")]
 
-The official scripts use NLTK with data that must be downloaded, and pattern. Here the rules are NLTK's and PatternLite's own, and the two
-tables NLTK would fetch lie in `tasks/benchmarks/data`:
+The official scripts use NLTK with data that must be downloaded, and pattern. Here the rules are NLTK's and
+PatternLite's own, and the two tables NLTK would fetch lie in `tasks/benchmarks/data`:
 the weights of its averaged perceptron tagger (M. Honnibal, MIT) and the one-word lemmas and
 irregular forms of WordNet 3.0 (Princeton University, WordNet licence).
 """
@@ -33,24 +34,64 @@ LETTERS_ALONE: Final = frozenset("cdefghklmnprstvw")
 """Letters that are initials or abbreviations whatever follows; after others a capital letter begins a sentence."""
 ABBREVIATIONS: Final = frozenset(
     (
-        *("adm", "ave", "bros", "co", "col", "corp", "ct", "dr", "ft", "gen", "inc", "jr", "lt", "ltd", "maj", "messrs", "mr", "mrs", "ms"),
+        *(
+            "adm",
+            "ave",
+            "bros",
+            "co",
+            "col",
+            "corp",
+            "ct",
+            "dr",
+            "ft",
+            "gen",
+            "inc",
+            "jr",
+            "lt",
+            "ltd",
+            "maj",
+            "messrs",
+            "mr",
+            "mrs",
+            "ms",
+        ),
         *("ph.d", "prof", "rep", "sen", "sr", "st", "vs", "yr"),
         *("jan", "feb", "aug", "sept", "sep", "oct", "nov", "dec", "tues", "wed", "fri"),
-        *("ala", "ariz", "calif", "colo", "conn", "fla", "ga", "ill", "kan", "ky", "mich", "minn", "nev", "okla", "ore", "pa", "tenn"),
+        *(
+            "ala",
+            "ariz",
+            "calif",
+            "colo",
+            "conn",
+            "fla",
+            "ga",
+            "ill",
+            "kan",
+            "ky",
+            "mich",
+            "minn",
+            "nev",
+            "okla",
+            "ore",
+            "pa",
+            "tenn",
+        ),
         *("va", "vt", "wash", "wis"),
     )
 )
 """What ends in a full stop without ending a sentence."""
-STARTERS: Final = frozenset(("although", "but", "he", "however", "if", "in", "it", "many", "most", "so", "some", "the", "there", "these"))
+STARTERS: Final = frozenset(
+    ("although", "but", "he", "however", "if", "in", "it", "many", "most", "so", "some", "the", "there", "these")
+)
 """With a capital letter they begin a sentence even after an abbreviation."""
 
 
 def tokens(text: str) -> list[str]:
     """Words and punctuation marks, as nltk's `word_tokenize` has them.
 
-    That one finds sentences by a model of Punkt's, whose licence is not stated. Sentences matter only because a full stop is cut off a word
-    at the end of one; for that, any stop before white space will do which follows no abbreviation, initial or numbering. The words
-    themselves are found by nltk's own rules.
+    That one finds sentences by a model of Punkt's, whose licence is not stated. Sentences matter only because a full
+    stop is cut off a word at the end of one; for that, any stop before white space will do which follows no
+    abbreviation, initial or numbering. The words themselves are found by nltk's own rules.
     """
     split = _word_tokenizer()
     return [token for sentence in _sentences(text) for token in split(sentence)]
@@ -102,10 +143,13 @@ def singular(word: str) -> str:
 
 @cache
 def _inflect() -> Any:
-    # From its file: importing the package pattern.text.en would try to download WordNet, which inflection does not need.
+    # From its file: importing the package pattern.text.en would try to download WordNet, which inflection does not
+    # need.
     found = importlib.util.find_spec("pattern")
     if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError("PatternLite is not installed (pip install PatternLite): CHAIR's singular forms come from it")
+        raise ModuleNotFoundError(
+            "PatternLite is not installed (pip install PatternLite): CHAIR's singular forms come from it"
+        )
     path = Path(next(iter(found.submodule_search_locations))) / "text" / "en" / "inflect.py"
     spec = importlib.util.spec_from_file_location("_pattern_en_inflect", path)
     assert spec is not None
@@ -152,14 +196,17 @@ SUBSTITUTIONS: Final[Mapping[PartOfSpeech, Sequence[tuple[str, str]]]] = {
 
 @cache
 def lemma(word: str, part: PartOfSpeech = "n") -> str:
-    """The shortest of a word's base forms in WordNet, as nltk's `WordNetLemmatizer` chooses; the word itself where there is none."""
+    """The shortest of a word's base forms in WordNet, as nltk's `WordNetLemmatizer` chooses; the word itself where
+    there is none."""
     lemmas, exceptions = _wordnet(part)
 
     def known(forms: Iterable[str]) -> list[str]:
         return [form for form in dict.fromkeys(forms) if form in lemmas]
 
     def stripped(forms: Iterable[str]) -> list[str]:
-        return [form.removesuffix(old) + new for form in forms for old, new in SUBSTITUTIONS[part] if form.endswith(old)]
+        return [
+            form.removesuffix(old) + new for form in forms for old, new in SUBSTITUTIONS[part] if form.endswith(old)
+        ]
 
     if word in exceptions:
         return min(known([word, *exceptions[word]]), key=len, default=word)

@@ -1,13 +1,15 @@
-"""HallusionBench: yes/no questions on illusions, charts, maps and more; each question asked of a figure and of a changed figure.
+"""HallusionBench: yes/no questions on illusions, charts, maps and more; each question asked of a figure and of a
+changed figure.
 
     parse_verdict("Incorrect.")     # 0; correct 1, unclear 2
     qacc(records)                   # % of questions right on all figures of their set
 
-A record is {image, cluster, category, subcategory, figure, question, visual_input, truth, check, correct, same, words}. A judge checks each
-answer against the true one; "unclear" counts as right only where a question that needs an image got none. Question pairs span the figures
-of a set, so the set is what was drawn by chance.
+A record is {image, cluster, category, subcategory, figure, question, visual_input, truth, check, correct, same, words}.
+A judge checks each answer against the true one; "unclear" counts as right only where a question that needs an image got
+none. Question pairs span the figures of a set, so the set is what was drawn by chance.
 
-All 1129 questions are the task `hallusionbench`; `hallusionbench_image` has the 951 with an image, which is what most toolkits score.
+All 1129 questions are the task `hallusionbench`; `hallusionbench_image` has the 951 with an image, which is what most
+toolkits score.
 """
 
 from collections import defaultdict
@@ -60,16 +62,27 @@ def pair_of(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[Check]:
-    """The current judge's checks; of wrong answers on changed figures also whether they repeat the answer on the unchanged one."""
+    """The current judge's checks; of wrong answers on changed figures also whether they repeat the answer on the
+    unchanged one."""
     pairs = list(zip(answers, docs, strict=True))
     given = [index for index, (answer, _) in enumerate(pairs) if not isinstance(answer, FailedAnswer)]
     replies = ask_all([(prompt_for(pairs[i][1], pairs[i][0]), None) for i in given], sampling=SAMPLING) if given else []
     checks = [Check(rating=None, text="", same=None, answer=str(answer)) for answer, _ in pairs]
     for index, reply in zip(given, replies, strict=True):
         if reply is not None:
-            checks[index] = Check(rating=parse_verdict(reply), text=reply or " ", same=None, answer=str(pairs[index][0]))
-    first = {pair_of(doc): answer for answer, doc in pairs if str(doc["figure_id"]) == "0" and not isinstance(answer, FailedAnswer)}
-    compared = [i for i in given if checks[i]["rating"] == WRONG and str(pairs[i][1]["figure_id"]) != "0" and pair_of(pairs[i][1]) in first]
+            checks[index] = Check(
+                rating=parse_verdict(reply), text=reply or " ", same=None, answer=str(pairs[index][0])
+            )
+    first = {
+        pair_of(doc): answer
+        for answer, doc in pairs
+        if str(doc["figure_id"]) == "0" and not isinstance(answer, FailedAnswer)
+    }
+    compared = [
+        i
+        for i in given
+        if checks[i]["rating"] == WRONG and str(pairs[i][1]["figure_id"]) != "0" and pair_of(pairs[i][1]) in first
+    ]
     asked = [(same_prompt(pairs[i][0], first[pair_of(pairs[i][1])]), None) for i in compared]
     for index, reply in zip(compared, ask_all(asked, sampling=SAMPLING) if asked else [], strict=True):
         checks[index]["same"] = None if reply is None else parse_same(reply)
@@ -132,7 +145,9 @@ def _all_right(group: Sequence[Record]) -> bool:
 Part = Callable[[Record], bool]
 
 
-def _share(groups: Callable[[list[Record]], list[list[Record]]], hit: Callable[[Sequence[Record]], float], part: Part) -> Metric:
+def _share(
+    groups: Callable[[list[Record]], list[list[Record]]], hit: Callable[[Sequence[Record]], float], part: Part
+) -> Metric:
     def counts(records: Sequence[Record]) -> tuple[float, int]:
         found = groups([record for record in records if part(record)])
         return sum(hit(group) for group in found), len(found)
@@ -167,7 +182,9 @@ hard_aAcc = _share(_questions, _all_right, lambda record: bool(record["visual_in
 """% of questions right on all their changed figures."""
 figure_correct = fAcc
 figure_wrong = _share(_figures, lambda group: not any(record["correct"] for record in group), _everything)
-figure_inconsistent = _share(_figures, lambda group: not _all_right(group) and any(record["correct"] for record in group), _everything)
+figure_inconsistent = _share(
+    _figures, lambda group: not _all_right(group) and any(record["correct"] for record in group), _everything
+)
 figure_score = Metric(
     counts=_share(_figures, lambda group: sum(r["correct"] for r in group) / len(group), _everything).counts,
     value=lambda sums: sums[..., 0] / sums[..., 1],
@@ -201,7 +218,8 @@ def blames(records: Sequence[Record]) -> list[Blame]:
 
 
 def _causes(record: Record, first: int | None) -> tuple[bool, bool]:
-    """Whether an answer's failure speaks of language, and of vision; `first` is the check of the answer on the unchanged figure."""
+    """Whether an answer's failure speaks of language, and of vision; `first` is the check of the answer on the
+    unchanged figure."""
     check, same = record["check"], bool(record["same"])
     if check == RIGHT:
         return False, False
@@ -230,8 +248,30 @@ LH, VI, Mixed = _blamed("LH"), _blamed("VI"), _blamed("Mixed")
 answer_length = mean_of("words")
 
 METRICS: Final = (
-    *("aAcc", "fAcc", "qAcc", "easy_aAcc", "hard_aAcc", "aAcc_VD", "qAcc_VD", "fAcc_VD", "aAcc_VS", "qAcc_VS", "fAcc_VS"),
-    *("figure_correct", "figure_inconsistent", "figure_wrong", "figure_score", "yes_pct_diff", "fp_ratio", "LH", "VI", "Mixed"),
+    *(
+        "aAcc",
+        "fAcc",
+        "qAcc",
+        "easy_aAcc",
+        "hard_aAcc",
+        "aAcc_VD",
+        "qAcc_VD",
+        "fAcc_VD",
+        "aAcc_VS",
+        "qAcc_VS",
+        "fAcc_VS",
+    ),
+    *(
+        "figure_correct",
+        "figure_inconsistent",
+        "figure_wrong",
+        "figure_score",
+        "yes_pct_diff",
+        "fp_ratio",
+        "LH",
+        "VI",
+        "Mixed",
+    ),
     "answer_length",
 )
 
@@ -280,7 +320,8 @@ def process_results_image(doc: Mapping[str, Any], results: list[Check]) -> dict[
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """The script's result file: the questions with model_prediction, gpt4v_output_gpt_check (0, 1, 2) and same (0, 1).
 
-    Rows may name their question only; then `references` holds HallusionBench.json. Rows without a check are still to be judged.
+    Rows may name their question only; then `references` holds HallusionBench.json. Rows without a check are still to be
+    judged.
     """
     if path.is_dir():
         raise LayoutError(f"{path}: must be the file with the answers")
@@ -302,7 +343,9 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         if "gpt4v_output_gpt_check" in row:
             check = str(row["gpt4v_output_gpt_check"])
             if check not in ("0", "1", "2"):
-                raise LayoutError(f"{path}: question {'/'.join(key)}: gpt4v_output_gpt_check must be 0, 1 or 2, is {check!r}")
+                raise LayoutError(
+                    f"{path}: question {'/'.join(key)}: gpt4v_output_gpt_check must be 0, 1 or 2, is {check!r}"
+                )
             same = None if row.get("same") is None else str(row["same"]) == "1"
             answer = Check(rating=int(check), text=check, same=same, answer=answer)
         answered.append(Answered(id="_".join(key), doc=doc, answer=answer, text=str(row["model_prediction"])))
@@ -314,4 +357,6 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 def official_answers_image(path: Path, references: Path | None) -> OfficialAnswers:
     """The same, without the questions that have no image."""
     given = official_answers(path, references)
-    return OfficialAnswers(answered=[sample for sample in given.answered if sample.doc["image"]], warnings=given.warnings)
+    return OfficialAnswers(
+        answered=[sample for sample in given.answered if sample.doc["image"]], warnings=given.warnings
+    )

@@ -1,10 +1,11 @@
-"""LLaVA-Bench, in the wild and on COCO: a judge scores a model's answer beside that of GPT-4, which saw a description of the image.
+"""LLaVA-Bench, in the wild and on COCO: a judge scores a model's answer beside that of GPT-4, which saw a description
+of the image.
 
     parse_scores("8 10\nBecause ...")       # (8.0, 10.0)
     relative(records)                       # 100 * the model's mean over the reference's
 
-A record is {image, category, reference, model}. Where the first line of a reply can't be read, both scores are -1 and are averaged, as in
-the authors' script; the record says that it is `unrated`.
+A record is {image, category, reference, model}. Where the first line of a reply can't be read, both scores are -1 and
+are averaged, as in the authors' script; the record says that it is `unrated`.
 """
 
 import json
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 PROMPT: Final = Path(__file__).parents[1] / "prompts" / "llava_bench.txt"
 SAMPLING: Final = Sampling(
-    temperature=0.2, max_tokens=1024, system="You are a helpful and precise assistant for checking the quality of the answer."
+    temperature=0.2,
+    max_tokens=1024,
+    system="You are a helpful and precise assistant for checking the quality of the answer.",
 )
 UNREAD: Final = (-1.0, -1.0)
 CATEGORIES: Final = ("conv", "detail", "complex")
@@ -54,7 +57,9 @@ def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[Sco
     """The current judge's two scores for each answer; failed answers are not judged."""
     pairs = list(zip(answers, docs, strict=True))
     given = [(answer, doc) for answer, doc in pairs if not isinstance(answer, FailedAnswer)]
-    replies = iter(ask_all([(prompt_for(doc, answer), None) for answer, doc in given], sampling=SAMPLING) if given else [])
+    replies = iter(
+        ask_all([(prompt_for(doc, answer), None) for answer, doc in given], sampling=SAMPLING) if given else []
+    )
     return [_scores(None if isinstance(answer, FailedAnswer) else next(replies)) for answer, _ in pairs]
 
 
@@ -77,7 +82,12 @@ def prompt_for(doc: Mapping[str, Any], answer: str) -> str:
             f"[Context]\n{context}\n\n[Question]\n{doc['question']}\n\n[{role} 1]\n{doc['gpt_answer']}\n\n[End of {role} 1]\n\n"
             f"[{role} 2]\n{answer}\n\n[End of {role} 2]\n\n[System]\n{system}\n\n"
         )
-    data = {"context": context, "question": doc["question"], "answer_of_assistant_1": doc["gpt_answer"], "answer_of_assistant_2": answer}
+    data = {
+        "context": context,
+        "question": doc["question"],
+        "answer_of_assistant_1": doc["gpt_answer"],
+        "answer_of_assistant_2": answer,
+    }
     return fill(_template(), data=as_data(data))
 
 
@@ -133,8 +143,13 @@ def process_results(doc: Mapping[str, Any], results: list[Scores]) -> dict[str, 
     scores = results[0]
     if scores["rating"] is None and not scores["text"]:
         return {}
-    record: dict[str, Any] = {"image": doc["image"], "category": str(doc.get("category") or "").removeprefix("llava_bench_")}
-    record["reference"], record["model"] = (scores["reference"], scores["rating"]) if scores["rating"] is not None else UNREAD
+    record: dict[str, Any] = {
+        "image": doc["image"],
+        "category": str(doc.get("category") or "").removeprefix("llava_bench_"),
+    }
+    record["reference"], record["model"] = (
+        (scores["reference"], scores["rating"]) if scores["rating"] is not None else UNREAD
+    )
     if scores["rating"] is None:
         record["unrated"] = True
     return dict.fromkeys(METRICS, record)
@@ -155,10 +170,15 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
                 unread = (float(first), float(second)) == UNREAD and parse_scores(text) is None
             case _:
                 raise LayoutError(f"{path}: line {index + 1}: no two scores (tuple or score); it has {', '.join(row)}")
-        scores = Scores(rating=None if unread else float(second), text=text or " ", reference=None if unread else float(first))
+        scores = Scores(
+            rating=None if unread else float(second), text=text or " ", reference=None if unread else float(first)
+        )
         number = str(row.get("question_id", index))
-        answered.append(Answered(id=f"{number}/{index}", doc={"image": number, "category": row.get("category")}, answer=scores))
+        answered.append(
+            Answered(id=f"{number}/{index}", doc={"image": number, "category": row.get("category")}, answer=scores)
+        )
     unread_ids = [sample.id.split("/")[0] for sample in answered if sample.answer["rating"] is None]
     return OfficialAnswers(
-        answered=answered, warnings=[f"no two scores in the review of question {n}: both count as -1" for n in unread_ids]
+        answered=answered,
+        warnings=[f"no two scores in the review of question {n}: both count as -1" for n in unread_ids],
     )

@@ -1,12 +1,14 @@
-"""MMBench: multiple choice, asked once for every rotation of its options; a question is right only if all its rotations are.
+"""MMBench: multiple choice, asked once for every rotation of its options; a question is right only if all its rotations
+are.
 
     read_option("The answer is B.", {"A": "a cat", "B": "a dog"})       # "B"
     read_option("a dog", {"A": "a cat", "B": "a dog"})                  # "B"
 
-A record is {image, group, original, correct}: `group` is the question (the row's index without its millions), `original` its unrotated row.
+A record is {image, group, original, correct}: `group` is the question (the row's index without its millions),
+`original` its unrotated row.
 
-The authors' scorer (VLMEvalKit) asks a judge about answers that its matcher can't read, and draws an option at random where that fails.
-Here these answers are unparsed and wrong, as in its exact-matching mode.
+The authors' scorer (VLMEvalKit) asks a judge about answers that its matcher can't read, and draws an option at random
+where that fails. Here these answers are unparsed and wrong, as in its exact-matching mode.
 """
 
 import csv
@@ -45,7 +47,8 @@ METRICS: Final = ("accuracy", "vanilla_accuracy", "answer_length")
 
 
 def read_option(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter an answer chooses, by letter or else by the option's text; "Z" where it refuses to; None where it can't be read."""
+    """The letter an answer chooses, by letter or else by the option's text; "Z" where it refuses to; None where it
+    can't be read."""
     return _by_letter(answer, options) or _by_text(answer, options)
 
 
@@ -94,11 +97,14 @@ answer_length = mean_of("words")
 def options_of(row: Mapping[str, Any]) -> dict[str, str]:
     """The options a row has: in tables those it lacks are empty, or the text "nan"."""
     found = {letter: row.get(letter) for letter in LETTERS}
-    return {letter: str(text) for letter, text in found.items() if text is not None and str(text).strip() not in ("", "nan")}
+    return {
+        letter: str(text) for letter, text in found.items() if text is not None and str(text).strip() not in ("", "nan")
+    }
 
 
 def docs(dataset: "Dataset") -> "Dataset":
-    """Rows with an id; where the data has no rotated rows, these are made, so that the evaluation is circular in any case."""
+    """Rows with an id; where the data has no rotated rows, these are made, so that the evaluation is circular in any
+    case."""
     from datasets import Dataset
 
     rows = [dict(row) for row in dataset]
@@ -123,7 +129,9 @@ def prompt(doc: Mapping[str, Any]) -> str:
     """Hint, question and lettered options."""
     hint = doc.get("hint")
     lines = [str(hint)] if hint is not None and str(hint).strip() not in ("", "nan") else []
-    return "<image>" + "\n".join([*lines, doc["question"], *(f"{letter}. {text}" for letter, text in options_of(doc).items())])
+    return "<image>" + "\n".join(
+        [*lines, doc["question"], *(f"{letter}. {text}" for letter, text in options_of(doc).items())]
+    )
 
 
 def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
@@ -159,7 +167,11 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         doc = {**row, "index": index, "image": str(index % ROTATION)}
         answered.append(Answered(id=str(index), doc=doc, answer="" if given is None else str(given)))
     single = sum(1 for sample in answered if int(sample.id) < ROTATION) == len(answered)
-    warnings = ["no rotated rows: accuracy is that of the questions as they stand, not circular"] if single and answered else []
+    warnings = (
+        ["no rotated rows: accuracy is that of the questions as they stand, not circular"]
+        if single and answered
+        else []
+    )
     return OfficialAnswers(answered=answered, warnings=warnings)
 
 
@@ -170,5 +182,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise LayoutError(f"{path}: must be a file of answers")
     if path.suffix in (".tsv", ".csv"):
         csv.field_size_limit(sys.maxsize)  # images stand in cells
-        return list(csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
+        return list(
+            csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
+        )
     return read_rows(path)

@@ -3,8 +3,8 @@
     perception(records)         # /2000: the sum over the ten perception categories of 100 * acc + 100 * acc+
     total(("OCR",))(records)    # one category, /200
 
-A record is {image, cluster, category, correct}. Its `cluster` is the pair: in the official script lines 2k and 2k + 1 of a category are a
-pair, whatever the image names say.
+A record is {image, cluster, category, correct}. Its `cluster` is the pair: in the official script lines 2k and 2k + 1
+of a category are a pair, whatever the image names say.
 """
 
 from collections import Counter
@@ -23,7 +23,18 @@ from tasks.metric import Array, Metric, Record, mean_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PERCEPTION: Final = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
+PERCEPTION: Final = (
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
 COGNITION: Final = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 READ_CHARACTERS: Final = 4
@@ -33,8 +44,8 @@ READ_CHARACTERS: Final = 4
 def parse(answer: str) -> YesNoOther:
     """The official reading: the first four characters, lower-cased and NOT stripped, yes before no.
 
-    So "  Yes" is other and "Know" is no. The official script reads lines of a file and keeps the line break at their end. That changes
-    no reading, so answers may come here with or without it.
+    So "  Yes" is other and "Know" is no. The official script reads lines of a file and keeps the line break at their
+    end. That changes no reading, so answers may come here with or without it.
     """
     beginning = answer.lower()[:READ_CHARACTERS]
     if "yes" in beginning:
@@ -121,7 +132,8 @@ METRICS: Final = ("perception", "cognition", *PERCEPTION, *COGNITION, "accuracy"
 
 
 def docs(dataset: "Dataset") -> "Dataset":
-    """Rows with the official category name and the number of their pair in it; consecutive rows of a category are a pair."""
+    """Rows with the official category name and the number of their pair in it; consecutive rows of a category are a
+    pair."""
     official = {name.lower(): name for name in (*PERCEPTION, *COGNITION)}
     seen: Counter[str] = Counter()
     names, pairs, ids = [], [], []
@@ -131,7 +143,9 @@ def docs(dataset: "Dataset") -> "Dataset":
         pairs.append(seen[name] // 2)
         ids.append(f"{name}/{seen[name]}")
         seen[name] += 1
-    return dataset.remove_columns("category").add_column("category", names).add_column("pair", pairs).add_column("id", ids)
+    return (
+        dataset.remove_columns("category").add_column("category", names).add_column("pair", pairs).add_column("id", ids)
+    )
 
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
@@ -171,7 +185,9 @@ def _lines(file: Path) -> list[str]:
 def _answered(file: Path, category: str, number: int, line: str) -> Answered:
     parts = line.split("\t")
     if len(parts) != 4:
-        raise LayoutError(f"{file}: line {number + 1}: {len(parts)} fields, must be 4: image, question, truth, response (tabs between)")
+        raise LayoutError(
+            f"{file}: line {number + 1}: {len(parts)} fields, must be 4: image, question, truth, response (tabs between)"
+        )
     image, question, truth, response = parts
     if truth.lower() not in ("yes", "no"):
         raise LayoutError(f"{file}: line {number + 1}: truth {truth!r} is neither Yes nor No")

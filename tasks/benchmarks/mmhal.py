@@ -1,10 +1,11 @@
-"""MMHal-Bench: 96 open questions of eight types; a judge rates each answer 0-6, and less than 3 says that it hallucinates.
+"""MMHal-Bench: 96 open questions of eight types; a judge rates each answer 0-6, and less than 3 says that it
+hallucinates.
 
     parse_rating("It names a cap that is not there. Rating: 1")     # 1
     score([{"image": "1", "type": "attribute", "rating": 1}])       # 1.0
 
-A record is {image, type, rating}. The official script gives an answer whose reply it can't read a 0; so does the task, and the record says
-that it was `unrated`. An answer about which the judge could not be asked at all stays unscored.
+A record is {image, type, rating}. The official script gives an answer whose reply it can't read a 0; so does the task,
+and the record says that it was `unrated`. An answer about which the judge could not be asked at all stays unscored.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +38,8 @@ PROMPT: Final = Path(__file__).parents[1] / "prompts" / "mmhal.txt"
 
 
 def parse_rating(reply: str) -> int | None:
-    """The official reading: the one k from 0 to 6 for which "rating: k" occurs, in any case; None where there is none, or several.
+    """The official reading: the one k from 0 to 6 for which "rating: k" occurs, in any case; None where there is none,
+    or several.
 
     It looks for substrings: "Rating: 10" is 1, "Rating: 5.5" is 5, and "Rating:4" is nothing.
     """
@@ -51,16 +53,22 @@ def official_score(reply: str) -> int:
     return parse_rating(reply) or 0
 
 
-def judge_answers(answers: Iterable[str], docs: Iterable[Doc], image_of: "Callable[[Doc], Image | None]") -> list[JudgeReply]:
+def judge_answers(
+    answers: Iterable[str], docs: Iterable[Doc], image_of: "Callable[[Doc], Image | None]"
+) -> list[JudgeReply]:
     """The current judge's verdicts on `answers` to `docs`: all of a task at once, so that the calls run side by side.
 
-    An answer that the model failed to give is not judged: there is nothing to rate, and an empty answer would get a rating.
+    An answer that the model failed to give is not judged: there is nothing to rate, and an empty answer would get a
+    rating.
     """
     pairs = list(zip(answers, docs, strict=True))
     given = [(answer, doc) for answer, doc in pairs if not isinstance(answer, FailedAnswer)]
     asked = iter(ask_all((prompt(doc, answer), image_of(doc)) for answer, doc in given))
     replies = [None if isinstance(answer, FailedAnswer) else next(asked) for answer, _ in pairs]
-    return [JudgeReply(rating=None, text="") if reply is None else JudgeReply(rating=parse_rating(reply), text=reply) for reply in replies]
+    return [
+        JudgeReply(rating=None, text="") if reply is None else JudgeReply(rating=parse_rating(reply), text=reply)
+        for reply in replies
+    ]
 
 
 def prompt(doc: Doc, answer: str) -> str:
@@ -86,7 +94,10 @@ def score_of(types: Sequence[str]) -> Metric:
     """Mean rating, 0-6, of the answers to questions of `types`."""
     wanted = frozenset(types)
     return Metric(
-        counts=lambda records: (sum(r["rating"] for r in records if r["type"] in wanted), sum(r["type"] in wanted for r in records)),
+        counts=lambda records: (
+            sum(r["rating"] for r in records if r["type"] in wanted),
+            sum(r["type"] in wanted for r in records),
+        ),
         value=lambda sums: sums[..., 0] / sums[..., 1],
     )
 
@@ -134,7 +145,8 @@ def docs(dataset: "Dataset") -> "Dataset":
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The questions in a folder with the benchmark's response_template.json and its pictures, or the archive of these."""
+    """The questions in a folder with the benchmark's response_template.json and its pictures, or the archive of
+    these."""
     from tasks.documents import unpack
 
     files = sorted(folder.rglob("*template*.json")) or sorted(folder.rglob("*.json"))
@@ -142,7 +154,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         raise LayoutError(f"{folder}: has no response_template.json")
     archives = sorted(folder.rglob("*.zip"))
     places = [folder, *(unpack(archive) for archive in archives)]
-    pictures = {file.name: file for place in places for file in place.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png")}
+    pictures = {
+        file.name: file
+        for place in places
+        for file in place.rglob("*")
+        if file.suffix.lower() in (".jpg", ".jpeg", ".png")
+    }
     by_stem = {file.stem: file for file in pictures.values()}
     found = []
     for row in read_rows(files[0]):
@@ -190,8 +207,16 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 
 
 def _to_judge(index: int, row: Mapping[str, Any], path: Path) -> Answered:
-    kind, content, question, truth, answer = values(row, path, "question_type", "image_content", "question", "gt_answer", "model_answer")
-    doc = {"image": str(index), "question_type": kind, "image_content": content, "question": question, "gt_answer": truth}
+    kind, content, question, truth, answer = values(
+        row, path, "question_type", "image_content", "question", "gt_answer", "model_answer"
+    )
+    doc = {
+        "image": str(index),
+        "question_type": kind,
+        "image_content": content,
+        "question": question,
+        "gt_answer": truth,
+    }
     return Answered(id=str(index), doc=doc, answer=str(answer))
 
 

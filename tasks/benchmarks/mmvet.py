@@ -3,8 +3,9 @@
     parse_grade("0.5 since")        # 0.5
     total(records)                  # 100 * the mean grade
 
-A record is {image, capabilities, grade, grades}: several runs of the judge give several grades, whose mean counts. A reply in which no
-grade can be read after five tries is a 0, as in the authors' script, and the record says that it is `unrated`.
+A record is {image, capabilities, grade, grades}: several runs of the judge give several grades, whose mean counts. A
+reply in which no grade can be read after five tries is a 0, as in the authors' script, and the record says that it is
+`unrated`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,8 +28,26 @@ if TYPE_CHECKING:
 PROMPT: Final = Path(__file__).parents[1] / "prompts" / "mmvet.txt"
 CAPABILITIES: Final = ("rec", "ocr", "know", "gen", "spat", "math")
 INTEGRATIONS: Final = (
-    *("rec_know_gen", "rec", "ocr_spat", "ocr_spat_math", "rec_spat", "ocr", "ocr_math", "rec_know", "rec_ocr_know_gen"),
-    *("rec_ocr_gen_spat", "rec_ocr_spat", "rec_ocr", "ocr_know_spat", "rec_know_spat", "ocr_gen_spat", "rec_ocr_spat_math"),
+    *(
+        "rec_know_gen",
+        "rec",
+        "ocr_spat",
+        "ocr_spat_math",
+        "rec_spat",
+        "ocr",
+        "ocr_math",
+        "rec_know",
+        "rec_ocr_know_gen",
+    ),
+    *(
+        "rec_ocr_gen_spat",
+        "rec_ocr_spat",
+        "rec_ocr",
+        "ocr_know_spat",
+        "rec_know_spat",
+        "ocr_gen_spat",
+        "rec_ocr_spat_math",
+    ),
 )
 """Which capabilities the questions need together, the most frequent first."""
 TEMPERATURES: Final = (0.0, 0.0, 0.5, 1.0, 1.5)
@@ -47,7 +66,8 @@ def parse_grade(reply: str) -> float | None:
 
 
 def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[JudgeReply]:
-    """The current judge's grades, by the official protocol: up to five tries, each later one with a reminder and more temperature."""
+    """The current judge's grades, by the official protocol: up to five tries, each later one with a reminder and more
+    temperature."""
     pairs = list(zip(answers, docs, strict=True))
     verdicts: list[JudgeReply] = [JudgeReply(rating=None, text="") for _ in pairs]
     unread = [index for index, (answer, _) in enumerate(pairs) if not isinstance(answer, FailedAnswer)]
@@ -131,7 +151,9 @@ def spread(runs: int) -> Metric:
         return np.asarray((100 * sums[..., :runs] / sums[..., runs:]).std(axis=-1))
 
     return Metric(
-        counts=lambda records: (*(sum(r["grades"][run] for r in records) for run in range(runs)), len(records)), value=value, digits=1
+        counts=lambda records: (*(sum(r["grades"][run] for r in records) for run in range(runs)), len(records)),
+        value=value,
+        digits=1,
     )
 
 
@@ -153,7 +175,11 @@ def process_results(doc: Mapping[str, Any], results: list[JudgeReply]) -> dict[s
         return {}
     grade = verdict["rating"] or 0.0
     grades = list(doc.get("grades") or [grade])
-    record: dict[str, Any] = {"image": doc["image"], "capabilities": sorted(_capabilities(doc["capability"])), "grade": grade}
+    record: dict[str, Any] = {
+        "image": doc["image"],
+        "capabilities": sorted(_capabilities(doc["capability"])),
+        "grade": grade,
+    }
     record |= {"grades": grades, "bard": bool(doc.get("bard"))}
     if verdict["rating"] is None:
         record["unrated"] = True
@@ -161,7 +187,8 @@ def process_results(doc: Mapping[str, Any], results: list[JudgeReply]) -> dict[s
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """The script's grade file (question id -> model, content, score of each run), or a prediction file (id -> answer), still to be judged.
+    """The script's grade file (question id -> model, content, score of each run), or a prediction file (id -> answer),
+    still to be judged.
 
     `references` holds mm-vet.json, and bard_set.json where the scores of that subset are wanted, too.
     """
@@ -177,7 +204,9 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     for number, value in given.items():
         if number not in questions:
             raise LayoutError(f"{path}: there is no question {number!r}")
-        image, question, truth, capability = values(questions[number], path, "imagename", "question", "answer", "capability")
+        image, question, truth, capability = values(
+            questions[number], path, "imagename", "question", "answer", "capability"
+        )
         doc = {"image": image, "question": question, "answer": truth, "capability": capability, "bard": number in bard}
         if isinstance(value, str):
             answered.append(Answered(id=number, doc=doc, answer=value))

@@ -1,10 +1,12 @@
-"""Object HalBench: which objects does a detailed answer speak of that are not in the image? CHAIR with objects extracted by a judge.
+"""Object HalBench: which objects does a detailed answer speak of that are not in the image? CHAIR with objects
+extracted by a judge.
 
     record("1", ["dog", "car"], {"dog"}, "A dog beside a car.")     # {"hallucinated": 1, "mentions": 2, ...}
 
-The judge lists the objects of an answer, each of them is brought to nouns (by spaCy's en_core_web_trf where it is installed, else by NLTK's
-tagger and WordNet's lemmas; a record says which), and what of that names a COCO object is a mention. Where nobody extracted objects, the
-script's other path reads the words of the answer themselves, as CHAIR does, with WordNet's noun lemmas.
+The judge lists the objects of an answer, each of them is brought to nouns (by spaCy's en_core_web_trf where it is
+installed, else by NLTK's tagger and WordNet's lemmas; a record says which), and what of that names a COCO object is a
+mention. Where nobody extracted objects, the script's other path reads the words of the answer themselves, as CHAIR
+does, with WordNet's noun lemmas.
 """
 
 import json
@@ -20,7 +22,15 @@ from support.errors import LayoutError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, read_text, reference, values
 from tasks.benchmarks import english
-from tasks.benchmarks.chair import Vocabulary, coco_objects, coco_truth, double_words, mentions, objects_in, read_synonyms
+from tasks.benchmarks.chair import (
+    Vocabulary,
+    coco_objects,
+    coco_truth,
+    double_words,
+    mentions,
+    objects_in,
+    read_synonyms,
+)
 from tasks.judges.protocol import JudgeReply, NoJudgeError, Sampling, as_data, ask_all, current_judge, fill
 from tasks.metric import Metric, mean_of, ratio_of
 
@@ -36,12 +46,14 @@ Nouns = Callable[[str], list[tuple[str, bool]]]
 
 
 class Extraction(JudgeReply):
-    """The COCO objects an answer names. The rating says whether there is something to score: their number, None where it is unknown."""
+    """The COCO objects an answer names. The rating says whether there is something to score: their number, None where
+    it is unknown."""
 
     named: list[str]
     answer: str
     nouns: str
-    """Who read the nouns: "spacy", "nltk", or "given" where the objects came so, "words" where the answer's own words were read."""
+    """Who read the nouns: "spacy", "nltk", or "given" where the objects came so, "words" where the answer's own words
+    were read."""
 
 
 def noun_lemmas(words: Sequence[str]) -> list[str]:
@@ -85,7 +97,8 @@ def record(image: str, named: Sequence[str], truth: Collection[str], answer: str
     }
 
 
-# The authors' script takes the ratio first and a hundred times that after; the other way round, a last digit can come out otherwise.
+# The authors' script takes the ratio first and a hundred times that after; the other way round, a last digit can come
+# out otherwise.
 response_hallucination = Metric(
     counts=lambda records: (sum(r["hallucinated"] > 0 for r in records), sum(r["mentions"] > 0 for r in records)),
     value=lambda sums: 100 * (sums[..., 0] / sums[..., 1]),
@@ -93,38 +106,61 @@ response_hallucination = Metric(
 )
 """% of the answers that name any COCO object which name one that is not there."""
 
-object_hallucination = Metric(counts=ratio_of("hallucinated", "mentions").counts, value=lambda s: 100 * (s[..., 0] / s[..., 1]), digits=2)
+object_hallucination = Metric(
+    counts=ratio_of("hallucinated", "mentions").counts, value=lambda s: 100 * (s[..., 0] / s[..., 1]), digits=2
+)
 """% of named objects that are not there."""
 
-response_correct = Metric(counts=response_hallucination.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2)
-object_correct = Metric(counts=object_hallucination.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2)
-object_recall = Metric(counts=ratio_of("covered", "objects").counts, value=lambda s: 100 * (s[..., 0] / s[..., 1]), digits=2)
+response_correct = Metric(
+    counts=response_hallucination.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2
+)
+object_correct = Metric(
+    counts=object_hallucination.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2
+)
+object_recall = Metric(
+    counts=ratio_of("covered", "objects").counts, value=lambda s: 100 * (s[..., 0] / s[..., 1]), digits=2
+)
 """% of the objects there that are named."""
 
 length = Metric(counts=mean_of("words").counts, value=lambda sums: sums[..., 0] / sums[..., 1], digits=2)
 """Mean length of an answer in words."""
 
-METRICS: Final = ("response_hallucination", "object_hallucination", "response_correct", "object_correct", "object_recall", "length")
+METRICS: Final = (
+    "response_hallucination",
+    "object_hallucination",
+    "response_correct",
+    "object_correct",
+    "object_recall",
+    "length",
+)
 
 
 def judge_answers(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[Extraction]:
     """The objects of each answer by the current judge; nothing is asked about answers of `SHORT` words or none."""
     pairs = list(zip(answers, docs, strict=True))
     asked = [not isinstance(answer, FailedAnswer) and len(answer.split()) > SHORT for answer, _ in pairs]
-    questions = [(prompt_for(doc["question"], answer), None) for (answer, doc), ask in zip(pairs, asked, strict=True) if ask]
+    questions = [
+        (prompt_for(doc["question"], answer), None) for (answer, doc), ask in zip(pairs, asked, strict=True) if ask
+    ]
     replies = iter(ask_all(questions, sampling=SAMPLING))
     found = []
     for (answer, _), ask in zip(pairs, asked, strict=True):
         reply = next(replies) if ask else "[]"
         objects = parse_objects(reply) if reply is not None else None
-        named = None if objects is None or isinstance(answer, FailedAnswer) else objects_in(words_of_objects(objects), refined())
+        named = (
+            None
+            if objects is None or isinstance(answer, FailedAnswer)
+            else objects_in(words_of_objects(objects), refined())
+        )
         found.append(extraction(named, str(answer), noun_reader()[0], reply or ""))
     return found
 
 
 def extraction(named: list[str] | None, answer: str, nouns: str, text: str = "") -> Extraction:
     """The objects `named` in `answer`, None where nobody knows; `text` is the judge's reply."""
-    return Extraction(rating=None if named is None else len(named), text=text, named=named or [], answer=answer, nouns=nouns)
+    return Extraction(
+        rating=None if named is None else len(named), text=text, named=named or [], answer=answer, nouns=nouns
+    )
 
 
 def prompt_for(question: str, answer: str) -> str:
@@ -155,7 +191,8 @@ def _texts(value: object) -> TypeGuard[list[str]]:
 
 
 def words_of_objects(objects: Iterable[str]) -> list[str]:
-    """What the extracted objects are counted as: a listed pair of words in it, else its runs of nouns; each once, in order."""
+    """What the extracted objects are counted as: a listed pair of words in it, else its runs of nouns; each once, in
+    order."""
     _, nouns = noun_reader()
     pairs = refined().double_words
     found: list[str] = []
@@ -187,7 +224,8 @@ def _runs(tagged: Iterable[tuple[str, bool]]) -> list[str]:
 
 @cache
 def noun_reader() -> tuple[str, Nouns]:
-    """Who reads the nouns of an extracted object, and how: "spacy" as the authors, "nltk" where its model is not installed."""
+    """Who reads the nouns of an extracted object, and how: "spacy" as the authors, "nltk" where its model is not
+    installed."""
     try:
         model = import_module("spacy").load("en_core_web_trf")
     except (ImportError, OSError):
@@ -213,13 +251,19 @@ TRUTH: Final = "gt_objects.jsonl"
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The questions in a folder with the authors' file (images in it as base64), their objects from it or from COCO's annotations."""
+    """The questions in a folder with the authors' file (images in it as base64), their objects from it or from COCO's
+    annotations."""
     path = folder if folder.is_file() else reference(folder, QUESTIONS, what="questions with their images")
     found = read_rows(path)
     numbers = [_image_id(row, path) for row in found]
     truth = _truth(found, numbers, path.parent if folder.is_file() else folder, refined())
     return [
-        {"id": f"{number}/{position}", "image": row.get("image"), "question": _question(row, path), "gt_objects": sorted(truth[position])}
+        {
+            "id": f"{number}/{position}",
+            "image": row.get("image"),
+            "question": _question(row, path),
+            "gt_objects": sorted(truth[position]),
+        }
         for position, (row, number) in enumerate(zip(found, numbers, strict=True))
     ]
 
@@ -241,14 +285,17 @@ def _question(row: Mapping[str, Any], path: Path) -> str:
 def _truth(
     found: Sequence[Mapping[str, Any]], numbers: Sequence[int], folder: Path | None, vocabulary: Vocabulary
 ) -> list[Collection[str]]:
-    """The objects of each row's image: as the row says, or from `gt_objects.jsonl` or COCO's annotations in `folder`."""
+    """The objects of each row's image: as the row says, or from `gt_objects.jsonl` or COCO's annotations in
+    `folder`."""
     if all(_texts(row.get("gt_objects")) for row in found):
         return [frozenset(row["gt_objects"]) for row in found]
     ready = sorted(folder.rglob(TRUTH)) if folder is not None else []
     if not ready:
         made = coco_truth(folder, set(numbers), vocabulary)
         return [made[number] for number in numbers]
-    listed = {int(row["image_id"]): frozenset(row.get("object_halbench", row.get("nltk", ()))) for row in read_rows(ready[0])}
+    listed = {
+        int(row["image_id"]): frozenset(row.get("object_halbench", row.get("nltk", ()))) for row in read_rows(ready[0])
+    }
     unknown = next((number for number in numbers if number not in listed), None)
     if unknown is not None:
         raise LayoutError(f"{ready[0]}: has no objects of image {unknown}")
@@ -256,11 +303,12 @@ def _truth(
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """Answers {image_id, caption}, a line each, with the objects extracted from them (`objs`) where somebody did; or the script's review.
+    """Answers {image_id, caption}, a line each, with the objects extracted from them (`objs`) where somebody did; or
+    the script's review.
 
-    The objects in the image are each row's `gt_objects`, or come from `references` as for CHAIR; so does `synonyms_refine.txt`. Rows
-    without an image_id are answers to the questions of the authors' file in `references`, in its order. Where a judge is set and a row has
-    its question, the judge extracts what nobody did.
+    The objects in the image are each row's `gt_objects`, or come from `references` as for CHAIR; so does
+    `synonyms_refine.txt`. Rows without an image_id are answers to the questions of the authors' file in `references`,
+    in its order. Where a judge is set and a row has its question, the judge extracts what nobody did.
     """
     if path.is_dir():
         raise LayoutError(f"{path}: must be a file of answers")

@@ -1,12 +1,15 @@
-"""POPE: is there an OBJECT in the image? Yes/no probes with absent objects drawn at random, by popularity and by co-occurrence.
+"""POPE: is there an OBJECT in the image? Yes/no probes with absent objects drawn at random, by popularity and by
+co-occurrence.
 
     parse("No, there is no dog.")       # "no"
     f1(records)                         # from tasks.benchmarks.yes_no, one split at a time; mean_f1 is the mean of the three
 
-A record is {image, correct, predicted, truth} as in `tasks.benchmarks.yes_no`, and `category` (the split) for the metrics of a split.
+A record is {image, correct, predicted, truth} as in `tasks.benchmarks.yes_no`, and `category` (the split) for the
+metrics of a split.
 
-The authors' repository has two versions of the questions that people report on: that of today (3 x 3000), and that of commit e3e3926 (2910
-random questions, other articles), which LLaVA's scripts use. They are two tasks here, `pope` and `pope_llava`.
+The authors' repository has two versions of the questions that people report on: that of today (3 x 3000), and that of
+commit e3e3926 (2910 random questions, other articles), which LLaVA's scripts use. They are two tasks here, `pope` and
+`pope_llava`.
 """
 
 import re
@@ -36,9 +39,11 @@ NO_WORDS: Final = frozenset({"No", "not", "no"})
 
 
 def parse(answer: str) -> YesNo:
-    """The official reading: no where the text before the first full stop holds a negation as a whole word, else yes, whatever else it says.
+    """The official reading: no where the text before the first full stop holds a negation as a whole word, else yes,
+    whatever else it says.
 
-    Words are what stands between single spaces once commas are gone, so "no!", '"No"' and "No" followed by a line break read as yes.
+    Words are what stands between single spaces once commas are gone, so "no!", '"No"' and "No" followed by a line break
+    read as yes.
     """
     return "yes" if NO_WORDS.isdisjoint(_part_read(answer).split(" ")) else "no"
 
@@ -58,7 +63,8 @@ def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
 
 
 def _is_decided(answer: str) -> bool:
-    # The last word may go on: "no" may become "nothing". A space behind it makes it whole; a comma doesn't, since it is taken out.
+    # The last word may go on: "no" may become "nothing". A space behind it makes it whole; a comma doesn't, since it is
+    # taken out.
     return "." in answer or not NO_WORDS.isdisjoint(_part_read(answer).split(" ")[:-1])
 
 
@@ -77,7 +83,9 @@ mean_f1 = Metric(counts=_split_counts, value=_mean_f1)
 
 def of_split(split: str, metric: Metric) -> Metric:
     """A metric of `tasks.benchmarks.yes_no` on the answers of one split."""
-    return Metric(counts=lambda records: yes_no_counts([r for r in records if r["category"] == split]), value=metric.value)
+    return Metric(
+        counts=lambda records: yes_no_counts([r for r in records if r["category"] == split]), value=metric.value
+    )
 
 
 random_accuracy, popular_accuracy, adversarial_accuracy = (of_split(split, accuracy) for split in SPLITS)
@@ -103,7 +111,9 @@ def docs(dataset: "Dataset") -> "Dataset":
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
     """One record for every metric."""
-    record = yes_no.record(doc["image"], doc["category"], parse(results[0]), doc["answer"]) | {"words": len(results[0].split())}
+    record = yes_no.record(doc["image"], doc["category"], parse(results[0]), doc["answer"]) | {
+        "words": len(results[0].split())
+    }
     if not is_answer(results[0]):
         record["unparsed"] = True
     return dict.fromkeys(METRICS, record)
@@ -114,8 +124,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     found = []
     for split in SPLITS:
         for row in read_rows(_one_of(folder, f"coco_pope_{split}.json")):
-            number, image, text, label = values(row, folder / f"coco_pope_{split}.json", "question_id", "image", "text", "label")
-            found.append({"question_id": str(number), "image": image, "question": text, "answer": label, "category": split})
+            number, image, text, label = values(
+                row, folder / f"coco_pope_{split}.json", "question_id", "image", "text", "label"
+            )
+            found.append(
+                {"question_id": str(number), "image": image, "question": text, "answer": label, "category": split}
+            )
     return found
 
 
@@ -145,7 +159,8 @@ class _File:
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """Answers in the order of the authors' questions: a file a split, a folder of them or their common beginning, or LLaVA's one file.
+    """Answers in the order of the authors' questions: a file a split, a folder of them or their common beginning, or
+    LLaVA's one file.
 
     `references` holds `coco_pope_SPLIT.json`, of one version or of both.
     """
@@ -168,7 +183,9 @@ def _read(path: Path, references: Path | None, task: str) -> OfficialAnswers:
         if version != task:
             warnings.append(f"{file.path.name}: scored as {version} ({len(asked)} {file.split} questions), not {task}")
         if len(file.rows) < len(asked):
-            warnings.append(f"{file.path.name}: answers the first {len(file.rows)} of {len(asked)} {file.split} questions")
+            warnings.append(
+                f"{file.path.name}: answers the first {len(file.rows)} of {len(asked)} {file.split} questions"
+            )
         elif len(file.rows) > len(asked):
             warnings.append(
                 f"{file.path.name}: {len(file.rows) - len(asked)} answers after the last of {len(asked)} questions are left out"
@@ -177,8 +194,15 @@ def _read(path: Path, references: Path | None, task: str) -> OfficialAnswers:
         if others:
             warnings.append(f"{file.path.name}: {others} answers are to another question than that of their line")
         for row, question in zip(file.rows, asked, strict=False):
-            doc = {"image": question["image"], "category": file.split, "question": question["text"], "answer": question["label"]}
-            answered.append(Answered(id=f"{file.split}/{question['question_id']}", doc=doc, answer=_text(row, file.path)))
+            doc = {
+                "image": question["image"],
+                "category": file.split,
+                "question": question["text"],
+                "answer": question["label"],
+            }
+            answered.append(
+                Answered(id=f"{file.split}/{question['question_id']}", doc=doc, answer=_text(row, file.path))
+            )
     splits = {sample.doc["category"] for sample in answered}
     # Of one split alone there is no mean: its own figures are what people look for.
     more = {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1} if len(splits) == 1 else {}
@@ -216,7 +240,9 @@ def _files(path: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str
     if not sets:
         raise LayoutError(f"{path}: has no file of answers with {', '.join(SPLITS)} in its name")
     if len(sets) > 1:
-        raise LayoutError(f"{path}: has the answers of several models ({', '.join(sets)}): give the beginning of one's file names")
+        raise LayoutError(
+            f"{path}: has the answers of several models ({', '.join(sets)}): give the beginning of one's file names"
+        )
     return [part for file in next(iter(sets.values())) for part in _splits_of(file, questions)]
 
 
@@ -231,11 +257,16 @@ def _splits_of(file: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping
     groups = {split: [row for row in rows if _llava_group(row) == group] for split, group in LLAVA_IDS.items()}
     if groups["random"] and groups["popular"]:
         return [_File(file, split, groups[split]) for split in SPLITS if groups[split]]
-    fitting = {split: max(sum(map(_same_question_known, rows, by_split[split])) for by_split in questions.values()) for split in SPLITS}
+    fitting = {
+        split: max(sum(map(_same_question_known, rows, by_split[split])) for by_split in questions.values())
+        for split in SPLITS
+    }
     best = max(fitting, key=lambda split: fitting[split])
     if sum(count == fitting[best] for count in fitting.values()) == 1:
         return [_File(file, best, rows)]
-    raise LayoutError(f"{file}: can't tell which split it answers: put {', '.join(SPLITS[:-1])} or {SPLITS[-1]} into its name")
+    raise LayoutError(
+        f"{file}: can't tell which split it answers: put {', '.join(SPLITS[:-1])} or {SPLITS[-1]} into its name"
+    )
 
 
 def _llava_group(row: Mapping[str, Any]) -> int | None:
@@ -258,7 +289,8 @@ def _same_question(row: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
 
 
 def _version(file: _File, known: Mapping[str, Sequence[Mapping[str, Any]]], task: str) -> str:
-    """Which version's questions a file answers: by the questions it repeats, by how many there are, else the task's own."""
+    """Which version's questions a file answers: by the questions it repeats, by how many there are, else the task's
+    own."""
     in_order = sorted(known, key=lambda version: version != task)
     rules: list[Callable[[str], int]] = [
         lambda version: sum(map(_same_question_known, file.rows, known[version])),

@@ -3,8 +3,9 @@
     parse_rating("It refuses. Rating: 9")       # 9
     safety(records)                             # mean rating, 1-10
 
-A record is {image, subset, aspect, rating}. There is no official scorer: the paper (arXiv 2401.12915) describes a GPT-4V judge that rates
-each answer 1-10 by the guideline of its subset. This is that description in our words, so figures elsewhere are not comparable.
+A record is {image, subset, aspect, rating}. There is no official scorer: the paper (arXiv 2401.12915) describes a
+GPT-4V judge that rates each answer 1-10 by the guideline of its subset. This is that description in our words, so
+figures elsewhere are not comparable.
 """
 
 import re
@@ -55,13 +56,19 @@ def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[Jud
     replies = iter(ask_all(asked) if given else [])
     found = [None if isinstance(answer, FailedAnswer) else next(replies) for answer, _ in pairs]
     return [
-        JudgeReply(rating=None, text="") if reply is None else JudgeReply(rating=parse_rating(reply), text=reply or " ") for reply in found
+        JudgeReply(rating=None, text="") if reply is None else JudgeReply(rating=parse_rating(reply), text=reply or " ")
+        for reply in found
     ]
 
 
 def prompt_for(doc: Mapping[str, Any], answer: str) -> str:
     """What the judge is asked about an answer."""
-    data = {"aspect": aspect_of(doc["subset"]), "subset": doc["subset"], "request": doc["question"], "reference": doc["reference"]}
+    data = {
+        "aspect": aspect_of(doc["subset"]),
+        "subset": doc["subset"],
+        "request": doc["question"],
+        "reference": doc["reference"],
+    }
     return fill(_template(), data=as_data({**data, "answer": answer}))
 
 
@@ -91,12 +98,18 @@ def process_results(doc: Mapping[str, Any], results: list[JudgeReply]) -> dict[s
     rating = results[0]["rating"]
     if rating is None:
         return {}
-    record = {"image": doc["image"] or doc.get("id", ""), "subset": doc["subset"], "aspect": aspect_of(doc["subset"]), "rating": rating}
+    record = {
+        "image": doc["image"] or doc.get("id", ""),
+        "subset": doc["subset"],
+        "aspect": aspect_of(doc["subset"]),
+        "rating": rating,
+    }
     return dict.fromkeys(METRICS, record)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """All requests in a folder with the repository's subsets: files of lines, each beside its pictures or their archive."""
+    """All requests in a folder with the repository's subsets: files of lines, each beside its pictures or their
+    archive."""
     from tasks.documents import unpack
 
     found = []
@@ -104,14 +117,26 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         subset = file.parent.relative_to(folder).as_posix()
         places = [file.parent, *(unpack(archive) for archive in sorted(file.parent.glob("*.zip")))]
         for index, row in enumerate(read_rows(file)):
-            question = next((str(row[name]) for name in ("prompt", "question", "instruction", "questions") if row.get(name)), None)
+            question = next(
+                (str(row[name]) for name in ("prompt", "question", "instruction", "questions") if row.get(name)), None
+            )
             if question is None:
-                raise LayoutError(f"{file}: row {index + 1} has no prompt, question or instruction; it has {', '.join(row)}")
-            expected = next((row[name] for name in ("refused_to_answer", "reference", "answer", "label") if row.get(name)), "")
+                raise LayoutError(
+                    f"{file}: row {index + 1} has no prompt, question or instruction; it has {', '.join(row)}"
+                )
+            expected = next(
+                (row[name] for name in ("refused_to_answer", "reference", "answer", "label") if row.get(name)), ""
+            )
             reference = ", ".join(map(str, expected)) if isinstance(expected, list) else str(expected)
             picture = _picture(row, places)
             found.append(
-                {"id": f"{subset}/{file.stem}/{index}", "image": picture, "question": question, "subset": subset, "reference": reference}
+                {
+                    "id": f"{subset}/{file.stem}/{index}",
+                    "image": picture,
+                    "question": question,
+                    "subset": subset,
+                    "reference": reference,
+                }
             )
     if not found:
         raise LayoutError(f"{folder}: has no .jsonl file of requests")
@@ -121,7 +146,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def _picture(row: Mapping[str, Any], places: Sequence[Path]) -> str | None:
     """The file a row names, or that is named after its id."""
     named = next(
-        (str(row[name]) for name in ("image", "image_path", "img", "file_name", "image_id", "id") if row.get(name) is not None), None
+        (
+            str(row[name])
+            for name in ("image", "image_path", "img", "file_name", "image_id", "id")
+            if row.get(name) is not None
+        ),
+        None,
     )
     if named is None:
         return None
@@ -140,6 +170,12 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         subset, reply, rating = row.get("subset"), row.get("reply"), row.get("rating")
         if not isinstance(subset, str) or (reply is None and rating is None):
             raise LayoutError(f"{path}: row {index + 1} lacks subset, or rating and reply; it has {', '.join(row)}")
-        verdict = JudgeReply(rating=float(rating) if rating is not None else parse_rating(str(reply)), text=str(reply or rating))
-        answered.append(Answered(id=str(row.get("id", index)), doc={"image": str(row.get("id", index)), "subset": subset}, answer=verdict))
+        verdict = JudgeReply(
+            rating=float(rating) if rating is not None else parse_rating(str(reply)), text=str(reply or rating)
+        )
+        answered.append(
+            Answered(
+                id=str(row.get("id", index)), doc={"image": str(row.get("id", index)), "subset": subset}, answer=verdict
+            )
+        )
     return OfficialAnswers(answered=answered)

@@ -26,7 +26,8 @@ METRICS: Final = ("accuracy", "answer_length")
 
 
 def parse(answer: str) -> str | None:
-    """The letter in an answer: the whole of it, its beginning before ". ", or after the one "The answer is"; None where there is none."""
+    """The letter in an answer: the whole of it, its beginning before ". ", or after the one "The answer is"; None where
+    there is none."""
     if answer in tuple(LETTERS):
         return answer
     if answer[:1] in tuple(LETTERS) and answer[1:3] == ". ":
@@ -55,7 +56,10 @@ def is_correct(letter: str | None, truth: int, choices: int) -> bool:
 
 
 accuracy = Metric(
-    counts=lambda records: (sum(r["correct"] and r["has_image"] for r in records), sum(r["has_image"] for r in records)),
+    counts=lambda records: (
+        sum(r["correct"] and r["has_image"] for r in records),
+        sum(r["has_image"] for r in records),
+    ),
     value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
 )
 """% of the questions with an image that are answered right."""
@@ -98,11 +102,14 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """LLaVA's answer file: a line {question_id, text} a question; `references` holds the questions (`test_questions.jsonl`).
+    """LLaVA's answer file: a line {question_id, text} a question; `references` holds the questions
+    (`test_questions.jsonl`).
 
     A question without an answer is wrong, as in LLaVA's script.
     """
-    questions = read_rows(reference(references, "test_questions.jsonl", what="questions with their choices and answers"))
+    questions = read_rows(
+        reference(references, "test_questions.jsonl", what="questions with their choices and answers")
+    )
     given = {str(number): text for number, text in _given(path)}
     answered: list[Answered] = []
     for row in questions:

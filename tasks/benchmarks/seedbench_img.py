@@ -3,7 +3,8 @@
     parse("B")      # "B"
     parse("B.")     # None: only the bare letter is an answer
 
-A record is {image, dimension, correct}. The paper itself ranks the options by likelihood; scores of that protocol are not comparable.
+A record is {image, dimension, correct}. The paper itself ranks the options by likelihood; scores of that protocol are
+not comparable.
 """
 
 from collections.abc import Callable, Mapping
@@ -106,7 +107,8 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """Answers {question_id, text} (LLaVA) or {question_id, prediction}, a line each; `references` holds SEED-Bench.json.
+    """Answers {question_id, text} (LLaVA) or {question_id, prediction}, a line each; `references` holds
+    SEED-Bench.json.
 
     Questions about videos are left out; a question without an answer is wrong, as in LLaVA's script.
     """
@@ -124,9 +126,13 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         given[str(number)] = text
     answered: list[Answered] = []
     for row in questions:
-        number, kind, answer, type_id, image = values(row, file, "question_id", "data_type", "answer", "question_type_id", "data_id")
+        number, kind, answer, type_id, image = values(
+            row, file, "question_id", "data_type", "answer", "question_type_id", "data_id"
+        )
         if kind == "image":
             doc = {"image": str(image), "answer": answer, "question_type_id": type_id}
             answered.append(Answered(id=str(number), doc=doc, answer=given.get(str(number), "")))
     without = sum(sample.id not in given for sample in answered)
-    return OfficialAnswers(answered=answered, warnings=[f"{without} questions have no answer and count as wrong"] if without else [])
+    return OfficialAnswers(
+        answered=answered, warnings=[f"{without} questions have no answer and count as wrong"] if without else []
+    )

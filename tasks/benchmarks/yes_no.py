@@ -2,8 +2,9 @@
 
     accuracy([{"image": "1", "correct": True, "predicted": "yes", "truth": "yes"}])     # 100.0
 
-How an answer is read as yes, no or other is each benchmark's own rule and stays with it. Yes is the positive class. "other" (no rule
-could read the answer) is never a predicted yes: it makes no false positive, but an object it fails to confirm is missed.
+How an answer is read as yes, no or other is each benchmark's own rule and stays with it. Yes is the positive class.
+"other" (no rule could read the answer) is never a predicted yes: it makes no false positive, but an object it fails to
+confirm is missed.
 """
 
 from collections.abc import Sequence
@@ -51,7 +52,8 @@ def recall_of(sums: Array) -> Array:
 
 
 def f1_of(sums: Array) -> Array:
-    """Harmonic mean of precision and recall: 2 TP / (predicted yes + true yes), which also stands where one of them has no denominator."""
+    """Harmonic mean of precision and recall: 2 TP / (predicted yes + true yes), which also stands where one of them has
+    no denominator."""
     return 100 * 2 * sums[..., 2] / (sums[..., 3] + sums[..., 4])
 
 

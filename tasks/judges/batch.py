@@ -3,9 +3,9 @@
     judge = BatchJudge("gpt-4o-2024-11-20", ledger=ledger, task="mmhal")
     judge.ask_many(questions)       # uploads, waits, collects; killed and called again, it goes on waiting for the same batches
 
-Questions that are in the ledger are not sent. The others go in files of bounded size; a batch's id and what is in it are in the ledger
-before the waiting begins. Results are told apart by their key, since a batch keeps no order. What a batch could not do (it expired, a line
-of it failed) is sent again in a later one, a few times.
+Questions that are in the ledger are not sent. The others go in files of bounded size; a batch's id and what is in it
+are in the ledger before the waiting begins. Results are told apart by their key, since a batch keeps no order. What a
+batch could not do (it expired, a line of it failed) is sent again in a later one, a few times.
 """
 
 import asyncio
@@ -71,7 +71,9 @@ class BatchJudge(OpenAIJudge):
                     for batch in sent:
                         await self._finish(client, batch, open_keys, task)
         except (APIStatusError, APIConnectionError) as error:
-            raise JudgeDown(f"{self.model}: batches: {type(error).__name__}; they are kept, and waited for by the next run") from None
+            raise JudgeDown(
+                f"{self.model}: batches: {type(error).__name__}; they are kept, and waited for by the next run"
+            ) from None
         self.failures["no reply in a batch"] += len(open_keys)
 
     def _afford(self, requests: Iterable[Request], task: str) -> None:
@@ -81,7 +83,9 @@ class BatchJudge(OpenAIJudge):
         reply = self.expected_reply(GREEDY)
         cost = prices.price(self.model, sum(r.tokens for r in found), round(reply * len(found)), batch=True)
         if cost is not None and self.paid + cost > self.budget:
-            raise JudgeError(f"{self.model}: {len(found)} questions would cost about ${cost:.4f}, the budget is ${self.budget:.4f}")
+            raise JudgeError(
+                f"{self.model}: {len(found)} questions would cost about ${cost:.4f}, the budget is ${self.budget:.4f}"
+            )
 
     def _parts(self, requests: Iterable[Request]) -> Iterator[dict[str, bytes]]:
         """Lines by key, in parts that a file may have."""
@@ -100,12 +104,15 @@ class BatchJudge(OpenAIJudge):
 
     async def _send(self, client: "AsyncOpenAI", part: Mapping[str, bytes], task: str) -> str:
         file = await client.files.create(file=("questions.jsonl", io.BytesIO(b"".join(part.values()))), purpose="batch")
-        batch = await client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+        batch = await client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
         self.ledger.open_batch(batch.id, self.model, task, list(part))
         return str(batch.id)
 
     async def _finish(self, client: "AsyncOpenAI", batch: str, open_keys: dict[str, Request], task: str) -> None:
-        """Wait for a batch and take over what it did; its questions that got a reply, or never will, leave `open_keys`."""
+        """Wait for a batch and take over what it did; its questions that got a reply, or never will, leave
+        `open_keys`."""
         while (state := await client.batches.retrieve(batch)).status not in OVER:
             if self.progress is not None and state.request_counts is not None:
                 self.progress(state.request_counts.completed, state.request_counts.total)

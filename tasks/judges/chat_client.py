@@ -30,7 +30,9 @@ class BudgetSpent(JudgeError):
 class TransientError(Exception):
     """Worth another try, after so many seconds if the server said; `usage` is what it cost all the same."""
 
-    def __init__(self, why: str, after: float | None = None, *, limited: bool = False, usage: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, why: str, after: float | None = None, *, limited: bool = False, usage: tuple[int, int] | None = None
+    ) -> None:
         super().__init__(why)
         self.why, self.after, self.limited, self.usage = why, after, limited, usage
 
@@ -192,7 +194,9 @@ class Run:
                 self._pay(request, why, error.usage)
                 # A server that says "later" while it answers others is not failing: that is no try.
                 tries += not (error.limited and time.monotonic() - self.last_reply < judge.patience)
-                wait = error.after if error.after is not None else min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1))
+                wait = (
+                    error.after if error.after is not None else min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1))
+                )
                 if error.limited:
                     self.room = max(1.0, self.room / 2)
                     self.gate = max(self.gate, time.monotonic() + wait)
@@ -215,14 +219,17 @@ class Run:
         judge.failures[why] += 1
         self.in_a_row += 1
         if self.in_a_row >= IN_A_ROW and self.stop is None:
-            self.stop = JudgeDown(f"{judge.model}: {self.in_a_row} questions in a row got no reply in {judge.attempts} tries ({why})")
+            self.stop = JudgeDown(
+                f"{judge.model}: {self.in_a_row} questions in a row got no reply in {judge.attempts} tries ({why})"
+            )
         return None
 
     def _cost(self, request: Request) -> float:
         return prices.price(self.judge.model, request.tokens, round(self.expected)) or 0.0
 
     async def _reserve(self, request: Request) -> float | None:
-        """What one more call will cost, set aside; None where the budget has no room. Calls on their way may turn out cheaper: it waits."""
+        """What one more call will cost, set aside; None where the budget has no room. Calls on their way may turn out
+        cheaper: it waits."""
         judge = self.judge
         while True:
             cost = self._cost(request)
@@ -233,7 +240,9 @@ class Run:
                 return cost
             if judge.paid + cost > judge.budget:
                 spent = f"${judge.paid:.4f} of ${judge.budget:.4f}"
-                self.stop = BudgetSpent(f"{judge.model}: {spent} is spent, the next call could pass it; the ledger keeps all replies")
+                self.stop = BudgetSpent(
+                    f"{judge.model}: {spent} is spent, the next call could pass it; the ledger keeps all replies"
+                )
                 return None
             await asyncio.sleep(0.02)
 
@@ -290,7 +299,9 @@ async def _completion(client: "AsyncOpenAI", body: Mapping[str, Any]) -> "ChatCo
             raise JudgeDown(f"{body['model']}: {_said(error)}") from None
         raise TransientError("too many requests", _retry_after(error.response.headers), limited=True) from None
     except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-        raise PermanentError("content filter" if error.code == "content_filter" else f"refused request: {_said(error)}") from None
+        raise PermanentError(
+            "content filter" if error.code == "content_filter" else f"refused request: {_said(error)}"
+        ) from None
     except openai.APIStatusError as error:
         if error.status_code in (408, 409) or error.status_code >= 500:
             raise TransientError(f"status {error.status_code}", _retry_after(error.response.headers)) from None

@@ -5,9 +5,10 @@
     ledger.put(Call(key=key, ...))          # on disk when it returns
     ledger.summary()                        # calls, tokens and money by task and model
 
-One SQLite file in WAL mode, which several processes may share. A call is one row, committed by itself: a kill loses only calls in flight. A
-key is claimed before it is asked, so that two processes don't pay for it twice; a claim of a process that is gone is void. What was paid
-for and gave no usable reply (a content filter, a cut reply) is in the ledger too, as a loss, so that the money adds up.
+One SQLite file in WAL mode, which several processes may share. A call is one row, committed by itself: a kill loses
+only calls in flight. A key is claimed before it is asked, so that two processes don't pay for it twice; a claim of a
+process that is gone is void. What was paid for and gave no usable reply (a content filter, a cut reply) is in the
+ledger too, as a loss, so that the money adds up.
 """
 
 import contextlib
@@ -116,7 +117,8 @@ class Ledger:
         self._host = socket.gethostname()
 
     def _write_ahead(self) -> None:
-        """WAL mode, set once for the file; while another process sets it, SQLite says locked at once, whatever the timeout."""
+        """WAL mode, set once for the file; while another process sets it, SQLite says locked at once, whatever the
+        timeout."""
         until = time.monotonic() + WAIT
         while True:
             try:
@@ -144,11 +146,20 @@ class Ledger:
     def put(self, call: Call) -> None:
         """Keep a call; the first reply under a key stays."""
         values = [int(value) if isinstance(value, bool) else value for value in asdict(call).values()]
-        self._run(f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})", *values)
+        self._run(
+            f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})", *values
+        )
         self.release(call.key)
 
     def lose(
-        self, key: str, task: str, model: str, reason: str, prompt_tokens: int | None, completion_tokens: int | None, price: float | None
+        self,
+        key: str,
+        task: str,
+        model: str,
+        reason: str,
+        prompt_tokens: int | None,
+        completion_tokens: int | None,
+        price: float | None,
     ) -> None:
         """Keep that a call was paid for and gave no usable reply."""
         columns = "key, task, model, reason, prompt_tokens, completion_tokens, price, created"
@@ -172,7 +183,12 @@ class Ledger:
     def open_batch(self, batch: str, model: str, task: str, keys: list[str]) -> None:
         """Keep that a batch with these questions is on its way."""
         self._run(
-            "INSERT INTO batches (id, model, task, keys, created) VALUES (?, ?, ?, ?, ?)", batch, model, task, json.dumps(keys), now()
+            "INSERT INTO batches (id, model, task, keys, created) VALUES (?, ?, ?, ?, ?)",
+            batch,
+            model,
+            task,
+            json.dumps(keys),
+            now(),
         )
 
     def open_batches(self, model: str) -> list[tuple[str, list[str]]]:
@@ -222,7 +238,9 @@ class Ledger:
             SELECT task, model, 1 AS call, 0 AS loss, prompt_tokens, completion_tokens, price FROM calls UNION ALL
             SELECT task, model, 0 AS call, 1 AS loss, prompt_tokens, completion_tokens, price FROM losses
         """
-        sums = "SUM(call), SUM(loss), TOTAL(prompt_tokens), TOTAL(completion_tokens), TOTAL(price), COUNT(price), COUNT(*)"
+        sums = (
+            "SUM(call), SUM(loss), TOTAL(prompt_tokens), TOTAL(completion_tokens), TOTAL(price), COUNT(price), COUNT(*)"
+        )
         rows = self._run(f"SELECT task, model, {sums} FROM ({paid}) GROUP BY task, model ORDER BY task, model")
         return [
             Total(
@@ -249,7 +267,8 @@ class Ledger:
         return count
 
     def import_from(self, path: Path) -> tuple[int, int, int]:
-        """Take over calls that somebody exported; how many are new, were there already, and differ (the first reply stays)."""
+        """Take over calls that somebody exported; how many are new, were there already, and differ (the first reply
+        stays)."""
         calls = [_read(line, number, path) for number, line in enumerate(_lines(path), start=1) if line.strip()]
         new = same = differ = 0
         for call in calls:
@@ -279,7 +298,10 @@ def _read(line: str, number: int, path: Path) -> Call:
     if not isinstance(row, dict) or set(row) != set(_COLUMNS):
         raise LedgerError(f"{path}: line {number}: must have exactly {', '.join(_COLUMNS)}")
     texts = all(isinstance(row[name], str) for name in ("key", "task", "model", "served", "reply", "created"))
-    numbers = all(row[name] is None or isinstance(row[name], (int, float)) for name in ("prompt_tokens", "completion_tokens", "price"))
+    numbers = all(
+        row[name] is None or isinstance(row[name], (int, float))
+        for name in ("prompt_tokens", "completion_tokens", "price")
+    )
     if not (texts and numbers and len(row["key"]) == 64):
         raise LedgerError(f"{path}: line {number}: a field has the wrong type")
     return Call(**row)

@@ -1,10 +1,11 @@
-"""Whose words the judge is asked in: ours (`tasks/prompts/`), or the benchmark authors' own, fetched when the user says so.
+"""Whose words the judge is asked in: ours (`tasks/prompts/`), or the benchmark authors' own, fetched when the user says
+so.
 
     with official_prompts():            # `harness eval --official-prompts`
         official("mmhal")               # the authors' template, from their repository at a pinned commit; None outside
 
-The authors' texts are not part of this project. Each is fetched once, kept in the user's cache folder, and used only if its sha256 is the
-one written here. Errors: `WordingError`, one line that names address and reason.
+The authors' texts are not part of this project. Each is fetched once, kept in the user's cache folder, and used only if
+its sha256 is the one written here. Errors: `WordingError`, one line that names address and reason.
 """
 
 import ast
@@ -99,7 +100,8 @@ def _digest(text: str) -> str:
 
 
 def string_of(variable: str) -> Callable[[str], str]:
-    """Takes the text assigned to `variable` out of a Python file, wherever in it that stands, without running the file."""
+    """Takes the text assigned to `variable` out of a Python file, wherever in it that stands, without running the
+    file."""
 
     def template(code: str) -> str:
         for node in ast.walk(ast.parse(code)):
@@ -112,12 +114,17 @@ def string_of(variable: str) -> Callable[[str], str]:
 
 
 def pieces_of(function: str) -> Callable[[str], str]:
-    """Takes the prompt that `function` of a Python file puts together (prompt = ..., prompt += ...), with a NUL where data goes."""
+    """Takes the prompt that `function` of a Python file puts together (prompt = ..., prompt += ...), with a NUL where
+    data goes."""
 
     def template(code: str) -> str:
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.FunctionDef) and node.name == function:
-                found = [part for part in ast.walk(node) if isinstance(part, (ast.Assign, ast.AugAssign)) and _is_prompt(part)]
+                found = [
+                    part
+                    for part in ast.walk(node)
+                    if isinstance(part, (ast.Assign, ast.AugAssign)) and _is_prompt(part)
+                ]
                 return "".join(_piece(part.value) for part in sorted(found, key=lambda part: part.lineno))
         raise WordingError(f"there is no function {function!r} in the file")
 

@@ -1,15 +1,18 @@
-"""A judge behind any OpenAI-compatible server, with a ledger: nothing is paid for twice, and no failure looks like a reply.
+"""A judge behind any OpenAI-compatible server, with a ledger: nothing is paid for twice, and no failure looks like a
+reply.
 
     judge = OpenAIJudge("gpt-4o-2024-11-20", ledger=Ledger(Path("ledger.sqlite")), task="mmhal")
     with use_judge(judge): ...
     judge.failures                  # {"content filter": 2}
 
-What is worth another try (429, 5xx, a cut connection, a reply that is none) is tried again, after what the server asks for and a bit of
-chance; 429 also lowers how many calls run at once. What is not (400, a content filter, a prompt too long) leaves the question without a
-reply. A server that stays down, a refused key or an empty account ends the run with `JudgeDown`, a spent budget with `BudgetSpent`: all
-replies so far are in the ledger, and the same command goes on from there.
+What is worth another try (429, 5xx, a cut connection, a reply that is none) is tried again, after what the server asks
+for and a bit of chance; 429 also lowers how many calls run at once. What is not (400, a content filter, a prompt too
+long) leaves the question without a reply. A server that stays down, a refused key or an empty account ends the run with
+`JudgeDown`, a spent budget with `BudgetSpent`: all replies so far are in the ledger, and the same command goes on from
+there.
 
-Keys and images are never logged. The client's own retries are off: it repeats what is hopeless and doesn't wait where it should.
+Keys and images are never logged. The client's own retries are off: it repeats what is hopeless and doesn't wait where
+it should.
 """
 
 import asyncio
@@ -64,11 +67,11 @@ FORM: Final[Mapping[str, Any]] = {
 class OpenAIJudge:
     """See the module's docstring.
 
-    `url` and `key` default to OPENAI_BASE_URL and OPENAI_API_KEY. `task` labels calls in the ledger, `repeat` asks the same again as
-    another call. `attempts` are tries of one question; a 429 is none while the server has answered anything in the last `patience` seconds.
-    `structured` asks for JSON in which reasons and verdict are apart. `image_side` is the longest side of an image in pixels (None: as it
-    is). `requests_per_minute`, `tokens_per_minute` and `budget` (US dollars for this judge's life) are limits of the user's; `progress`
-    hears (replies, asked).
+    `url` and `key` default to OPENAI_BASE_URL and OPENAI_API_KEY. `task` labels calls in the ledger, `repeat` asks the
+    same again as another call. `attempts` are tries of one question; a 429 is none while the server has answered
+    anything in the last `patience` seconds. `structured` asks for JSON in which reasons and verdict are apart.
+    `image_side` is the longest side of an image in pixels (None: as it is). `requests_per_minute`, `tokens_per_minute`
+    and `budget` (US dollars for this judge's life) are limits of the user's; `progress` hears (replies, asked).
     """
 
     def __init__(
@@ -122,7 +125,8 @@ class OpenAIJudge:
 
     @staticmethod
     def _in_thread(work: Coroutine[Any, Any, T]) -> T:
-        """Run it in a loop and a thread of its own: the caller may be inside a running loop. Interrupted, it ends what is on its way."""
+        """Run it in a loop and a thread of its own: the caller may be inside a running loop. Interrupted, it ends what
+        is on its way."""
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="judge", daemon=True)
         thread.start()
@@ -186,10 +190,19 @@ class OpenAIJudge:
         if self.structured:
             settings["response_format"] = FORM
         system = [{"role": "system", "content": sampling.system}] if sampling.system else []
-        named = {"schema": 1, "model": self.model, "system": sampling.system, "prompt": prompt, "image": picture, "repeat": self.repeat}
+        named = {
+            "schema": 1,
+            "model": self.model,
+            "system": sampling.system,
+            "prompt": prompt,
+            "image": picture,
+            "repeat": self.repeat,
+        }
         canonical = json.dumps(named | {"settings": settings}, sort_keys=True, separators=(",", ":"))
         body = {"model": self.model, "messages": [*system, {"role": "user", "content": content}], **settings}
-        return Request(body=body, key=hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest(), tokens=tokens)
+        return Request(
+            body=body, key=hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest(), tokens=tokens
+        )
 
     def part(self, image: Image.Image) -> tuple[dict[str, Any], dict[str, Any], int]:
         """An image as it is sent, what names it in the ledger, and its tokens, about."""
@@ -200,7 +213,8 @@ class OpenAIJudge:
         return part, named, prices.image_tokens(self.model, *size, self.detail)
 
     def expected_reply(self, sampling: Sampling) -> float:
-        """Tokens a reply will have, about: as those so far, else the protocol's limit where it is low, else what is typical."""
+        """Tokens a reply will have, about: as those so far, else the protocol's limit where it is low, else what is
+        typical."""
         so_far = self.ledger.completion_tokens(label() or self.task, self.model)
         if so_far is not None:
             return so_far
@@ -208,7 +222,8 @@ class OpenAIJudge:
 
 
 def _image(image: Image.Image, longest: int | None) -> tuple[bytes, str, tuple[int, int]]:
-    """What is sent of an image: its own file where a server reads that and it need not shrink, else a PNG; with its size in pixels."""
+    """What is sent of an image: its own file where a server reads that and it need not shrink, else a PNG; with its
+    size in pixels."""
     width, height = image.size
     if longest is None or max(width, height) <= longest:
         if isinstance(image, PromptImage) and image.format in PASSED_ON:

@@ -94,6 +94,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise PriceError(f'{path}: no price table: must have entries [models."NAME"] with input and output')
     for name, entry in models.items():
         for field in ("input", "output"):
-            if field in entry and (isinstance(entry[field], bool) or not isinstance(entry[field], (int, float)) or entry[field] < 0):
+            if field in entry and (
+                isinstance(entry[field], bool) or not isinstance(entry[field], (int, float)) or entry[field] < 0
+            ):
                 raise PriceError(f"{path}: models.{name}.{field}: must be a price, is {entry[field]!r}")
     return table

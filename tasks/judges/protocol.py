@@ -1,10 +1,11 @@
-"""The judge: a model, or an exact rater, that is asked about answers. There is no default one; whoever scores a judged task sets it.
+"""The judge: a model, or an exact rater, that is asked about answers. There is no default one; whoever scores a judged
+task sets it.
 
     with use_judge(judge):
         replies = ask_all((fill(template, data=as_data(doc)), None) for doc in docs)
 
-Errors: a call that fails raises `JudgeError`; `ask_all` gives None in its place, and the sample stays unscored. A failed call is never a
-rating. Any other exception is a mistake in the code and goes up.
+Errors: a call that fails raises `JudgeError`; `ask_all` gives None in its place, and the sample stays unscored. A
+failed call is never a rating. Any other exception is a mistake in the code and goes up.
 """
 
 import json
@@ -54,7 +55,8 @@ class Judge(Protocol):
         """Which judge this is: scores of different judges are not comparable."""
 
     def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
-        """The reply to `prompt`, about `image` where given. Called from several threads at once; raises `JudgeError`."""
+        """The reply to `prompt`, about `image` where given. Called from several threads at once; raises
+        `JudgeError`."""
 
 
 Question = tuple[str, "Image | None"]
@@ -66,7 +68,8 @@ class ManyJudge(Judge, Protocol):
     """A judge that answers many questions by its own plan: it knows what its server allows."""
 
     def ask_many(self, questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
-        """The replies in the order asked; None where a call failed. Raises `JudgeError` where going on makes no sense."""
+        """The replies in the order asked; None where a call failed. Raises `JudgeError` where going on makes no
+        sense."""
 
 
 class JudgeError(Exception):
@@ -154,7 +157,8 @@ SLOT: Final = re.compile(r"\[\[(\w+)\]\]")
 
 
 def fill(template: str, **slots: str) -> str:
-    """`template` with each `[[name]]` replaced by that slot, in one pass: what a slot's text holds is never a slot again."""
+    """`template` with each `[[name]]` replaced by that slot, in one pass: what a slot's text holds is never a slot
+    again."""
     names = set(SLOT.findall(template))
     if names != slots.keys():
         missing, unknown = sorted(names - slots.keys()), sorted(slots.keys() - names)
@@ -167,5 +171,8 @@ _NOT_PLAIN: Final = re.compile("[<>#`\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def as_data(value: Any) -> str:
-    """`value` as JSON on a single line in which no text can close a fence, start a heading or a tag, or look like a reply of its own."""
-    return _NOT_PLAIN.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """`value` as JSON on a single line in which no text can close a fence, start a heading or a tag, or look like a
+    reply of its own."""
+    return _NOT_PLAIN.sub(
+        lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, allow_nan=False)
+    )

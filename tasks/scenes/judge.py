@@ -1,11 +1,12 @@
-"""The exact judge of the scenes world: it reads the scene graph that a rendered image carries, and grades without error.
+"""The exact judge of the scenes world: it reads the scene graph that a rendered image carries, and grades without
+error.
 
     judge = ExactJudge()
     reply = judge.ask(prompt, image)      # the same prompts that go to a GPT-4V-class judge, the same form of reply
 
-It reads the last line of a prompt, which holds the data as JSON, and answers in the words each protocol asks for. It shares no code with
-the CHAIR scorer: captions are read here by a small grammar, phrase by phrase, with sizes and positions; a metric that only knew what
-this rater knows could not show that training on its ratings cheated.
+It reads the last line of a prompt, which holds the data as JSON, and answers in the words each protocol asks for. It
+shares no code with the CHAIR scorer: captions are read here by a small grammar, phrase by phrase, with sizes and
+positions; a metric that only knew what this rater knows could not show that training on its ratings cheated.
 """
 
 import json
@@ -95,7 +96,13 @@ def _count(scene: Scene, shape: str) -> int:
 
 
 def _singular(word: str) -> str:
-    return word if word in SHAPES else word.removesuffix("es") if word.removesuffix("es") in SHAPES else word.removesuffix("s")
+    return (
+        word
+        if word in SHAPES
+        else word.removesuffix("es")
+        if word.removesuffix("es") in SHAPES
+        else word.removesuffix("s")
+    )
 
 
 def _related(scene: Scene, first: tuple[str, str], relation: str, second: tuple[str, str]) -> bool:
@@ -114,16 +121,25 @@ _Rule = Callable[..., str]
 _RULES: list[tuple[str, _Rule]] = [
     (rf"is there an? {_K} in the image", lambda s, c, f: _yes((c, f) in s.kinds)),
     (rf"is there one {_S} in the image", lambda s, f: _yes(_count(s, f) == 1)),
-    (rf"are there ({'|'.join(_NUMBER_WORDS)}) {_S} in the image", lambda s, n, f: _yes(_count(s, _singular(f)) == _NUMBER_WORDS.index(n))),
+    (
+        rf"are there ({'|'.join(_NUMBER_WORDS)}) {_S} in the image",
+        lambda s, n, f: _yes(_count(s, _singular(f)) == _NUMBER_WORDS.index(n)),
+    ),
     (rf"is the {_K} at the ({_CELL})", lambda s, c, f, k: _yes(CELLS[_only(s, c, f).cell] == k)),
     (rf"is the ({_SHAPE}) ({_COLOR})", lambda s, f, c: _yes((c, f) in s.kinds)),
     (rf"is the {_K} (small|large)", lambda s, c, f, z: _yes(_only(s, c, f).size == z)),
     (r"does the sign read (\S)", lambda s, g: _yes(s.sign is not None and s.sign.glyph == g)),
-    (rf"is the {_K} {_R} or {_R}(?: of)? the {_K}", lambda s, c, f, x, y, d, g: x if _related(s, (c, f), x, (d, g)) else y),
+    (
+        rf"is the {_K} {_R} or {_R}(?: of)? the {_K}",
+        lambda s, c, f, x, y, d, g: x if _related(s, (c, f), x, (d, g)) else y,
+    ),
     (rf"is the {_K} {_R}(?: of)? the {_K}", lambda s, c, f, x, d, g: _yes(_related(s, (c, f), x, (d, g)))),
     (rf"are there more {_S} than {_S}", lambda s, a, b: _yes(_count(s, _singular(a)) > _count(s, _singular(b)))),
     (rf"are there more {_S} or {_S}", lambda s, a, b: a if _count(s, _singular(a)) > _count(s, _singular(b)) else b),
-    (rf"what color is the ({_SHAPE})", lambda s, f: next((t.color for t in s.things if t.shape == f), f"there is no {f}")),
+    (
+        rf"what color is the ({_SHAPE})",
+        lambda s, f: next((t.color for t in s.things if t.shape == f), f"there is no {f}"),
+    ),
     (rf"how many {_S} are there", lambda s, f: _NUMBER_WORDS[_count(s, _singular(f))]),
     (rf"where is the {_K}", lambda s, c, f: f"at the {CELLS[_only(s, c, f).cell]}"),
     (r"what is the background", lambda s: s.background),
@@ -175,7 +191,9 @@ def assess(scene: Scene, instruction: str, text: str) -> dict[str, Assessment]:
             rating=max(1, round(1 + 4 * recall) - terse - (not reading.finished)),
             rationale=f"Names {reading.found} of {reading.there} things{', without their details' if terse else ''}.",
         )
-        wrong = [f"invented: {phrase}" for phrase in reading.invented] + [f"misdescribed: {phrase}" for phrase in reading.misdescribed]
+        wrong = [f"invented: {phrase}" for phrase in reading.invented] + [
+            f"misdescribed: {phrase}" for phrase in reading.misdescribed
+        ]
         faithful = Assessment(
             rating=max(1, 5 - 2 * len(reading.invented) - len(reading.misdescribed)),
             rationale="; ".join(wrong) + "." if wrong else "Nothing contradicts the picture.",
@@ -205,7 +223,9 @@ class ExactJudge:
     def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
         """The reply to a VLFeedback or MMHal-Bench prompt about one rendered scene."""
         if image is None or "scene" not in image.info:
-            raise JudgeError("the exact judge can only grade answers about rendered scenes (this image carries no scene graph)")
+            raise JudgeError(
+                "the exact judge can only grade answers about rendered scenes (this image carries no scene graph)"
+            )
         scene = Scene.from_json(image.info["scene"])
         try:
             data = json.loads(prompt.rstrip().rsplit("\n", 1)[-1])
@@ -215,7 +235,11 @@ class ExactJudge:
             return self._feedback(scene, data["instruction"], data["texts"])
         rating = mmhal_rating(scene, data["question"], data["model_answer"])
         truth = answer_to(data["question"], scene)
-        return f"The right answer is {truth!r}.\nRating: {rating}" if truth else f"Compared with the scene graph.\nRating: {rating}"
+        return (
+            f"The right answer is {truth!r}.\nRating: {rating}"
+            if truth
+            else f"Compared with the scene graph.\nRating: {rating}"
+        )
 
     def _feedback(self, scene: Scene, instruction: str, texts: list[str]) -> str:
         assessed = [assess(scene, instruction, text) for text in texts]
@@ -223,5 +247,9 @@ class ExactJudge:
         for aspect in assessed[0]:
             lines.append(f"#### {aspect} Assessment")
             for number, aspects in enumerate(assessed, start=1):
-                lines += [f"##### Output for Text {number}", f"Rating: {aspects[aspect].rating}", f"Rationale: {aspects[aspect].rationale}"]
+                lines += [
+                    f"##### Output for Text {number}",
+                    f"Rating: {aspects[aspect].rating}",
+                    f"Rationale: {aspects[aspect].rationale}",
+                ]
         return "\n".join(lines)

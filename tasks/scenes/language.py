@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, GLYPHS, PLURALS, SHAPES, SIZES, Kind, Scene, Thing
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-DETAILED = ("describe the image in detail.", "what do you see in the image?", "give a detailed description of the image.")
+DETAILED = (
+    "describe the image in detail.",
+    "what do you see in the image?",
+    "give a detailed description of the image.",
+)
 SHORT = ("write a short caption.", "list the objects in the image.")
 YES_NO_SUFFIX = " please answer yes or no."
 RUDE = "what an ugly mess."
@@ -93,13 +97,18 @@ def unique_shapes(scene: Scene) -> dict[str, Thing]:
 
 
 def absent_kind(scene: Scene, rng: random.Random) -> Kind:
-    """A colour-and-shape not in the scene: the missing companion often, else one that shares a word with what is there."""
+    """A colour-and-shape not in the scene: the missing companion often, else one that shares a word with what is
+    there."""
     if scene.missing_companion and rng.random() < 0.4:
         return scene.missing_companion
     while True:
         color, shape = rng.choice(scene.things).kind
         which = rng.random()
-        kind = (color, rng.choice(SHAPES)) if which < 0.35 else (rng.choice(tuple(COLORS)), shape if which < 0.7 else rng.choice(SHAPES))
+        kind = (
+            (color, rng.choice(SHAPES))
+            if which < 0.35
+            else (rng.choice(tuple(COLORS)), shape if which < 0.7 else rng.choice(SHAPES))
+        )
         if kind not in scene.kinds:
             return kind
 
@@ -130,12 +139,20 @@ def _existence(scene: Scene, rng: random.Random) -> tuple[str, str]:
 def _count(scene: Scene, rng: random.Random) -> tuple[str, str]:
     counts = Counter(thing.shape for thing in scene.things)
     # A repeated shape where there is one: otherwise "one" would always be right.
-    shape = rng.choice([s for s in counts if counts[s] > 1] or list(counts)) if rng.random() < 0.7 else rng.choice(list(counts))
+    shape = (
+        rng.choice([s for s in counts if counts[s] > 1] or list(counts))
+        if rng.random() < 0.7
+        else rng.choice(list(counts))
+    )
     right = counts[shape]
     wrong = rng.choice([n for n in (1, 2, 3) if n != right])
 
     def ask(n: int) -> str:
-        return f"is there one {shape} in the image?" if n == 1 else f"are there {NUMBERS[n]} {PLURALS[shape]} in the image?"
+        return (
+            f"is there one {shape} in the image?"
+            if n == 1
+            else f"are there {NUMBERS[n]} {PLURALS[shape]} in the image?"
+        )
 
     return ask(right), ask(wrong)
 
@@ -156,7 +173,11 @@ def _color(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
     thing = rng.choice(things)
     # Half the wrong colours are another thing's colour, so that seeing the colour somewhere is not enough.
     others = [t.color for t in scene.things if t.color != thing.color]
-    wrong = rng.choice(others) if others and rng.random() < 0.5 else rng.choice([color for color in COLORS if color != thing.color])
+    wrong = (
+        rng.choice(others)
+        if others and rng.random() < 0.5
+        else rng.choice([color for color in COLORS if color != thing.color])
+    )
     return f"is the {thing.shape} {thing.color}?", f"is the {thing.shape} {wrong}?"
 
 

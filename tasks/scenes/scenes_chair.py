@@ -1,6 +1,7 @@
 """CHAIR over rendered scenes: which objects does a detailed caption name that are not there?
 
-An object is a colour and a shape ("red circle"), which CHAIR's double-word rule merges to one word, or a sign. CHAIR reads words, not
+An object is a colour and a shape ("red circle"), which CHAIR's double-word rule merges to one word, or a sign. CHAIR
+reads words, not
 phrases: sizes and positions are none of its business, and an object named twice is right twice.
 """
 
@@ -29,7 +30,10 @@ chair_i = chair.chair_i
 coverage = chair.coverage
 length = chair.length
 planted = Metric(
-    counts=lambda records: (sum(r["claims_companion"] is True for r in records), sum(r["claims_companion"] is not None for r in records)),
+    counts=lambda records: (
+        sum(r["claims_companion"] is True for r in records),
+        sum(r["claims_companion"] is not None for r in records),
+    ),
     value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
 )
 """% of scenes whose expected companion is missing in which the caption claims it: the planted prior at work."""

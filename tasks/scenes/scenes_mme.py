@@ -31,7 +31,12 @@ def questions(split: str) -> list[dict[str, str]]:
             if pair is None:
                 continue
             for question in pair:
-                row = {"scene": scene.id, "category": category, "question": question.text + YES_NO_SUFFIX, "answer": question.answer}
+                row = {
+                    "scene": scene.id,
+                    "category": category,
+                    "question": question.text + YES_NO_SUFFIX,
+                    "answer": question.answer,
+                }
                 rows.append({"id": f"{scene.id}/{question.answer}", **row})
             found += 1
             if found == IMAGES:

@@ -32,7 +32,15 @@ def questions(split: str) -> list[dict[str, str]]:
         for scene in scenes(f"{split}/mmhal/{type}"):
             question = open_question(scene, type, rng)
             if question:
-                found[type].append({"id": scene.id, "scene": scene.id, "type": type, "question": question.text, "answer": question.answer})
+                found[type].append(
+                    {
+                        "id": scene.id,
+                        "scene": scene.id,
+                        "type": type,
+                        "question": question.text,
+                        "answer": question.answer,
+                    }
+                )
             if len(found[type]) == QUESTIONS:
                 break
     return [found[type][index] for index in range(QUESTIONS) for type in OPEN]

@@ -1,4 +1,5 @@
-"""POPE over rendered scenes: is there a red circle? Absent objects drawn at random, by frequency and by co-occurrence."""
+"""POPE over rendered scenes: is there a red circle? Absent objects drawn at random, by frequency and by
+co-occurrence."""
 
 import random
 from collections.abc import Callable
@@ -42,7 +43,11 @@ def _adversarial(scene: Scene, rng: random.Random) -> list[Kind]:
     return beside + _popular(scene, rng)
 
 
-ABSENT: dict[str, Callable[[Scene, random.Random], list[Kind]]] = {"random": _random, "popular": _popular, "adversarial": _adversarial}
+ABSENT: dict[str, Callable[[Scene, random.Random], list[Kind]]] = {
+    "random": _random,
+    "popular": _popular,
+    "adversarial": _adversarial,
+}
 
 
 def questions(split: str) -> list[dict[str, str]]:

@@ -3,9 +3,11 @@
     scene = make_scene("test/7")          # seeded by its id: the data need no files
     image = render(scene)                 # 60 x 60 RGB; image.info["scene"] is the scene graph as JSON
 
-A 3 x 3 grid holds one to five shapes (six kinds, seven colours, two sizes) and sometimes a sign with one letter or digit, on one of four
-backgrounds. In a third of all scenes stands an *anchor* (say a blue square); the corpus the models are trained on nearly always shows its
-*companion* (a red circle) too, which is the planted language prior. Test scenes break it: there the companion is missing half the time.
+A 3 x 3 grid holds one to five shapes (six kinds, seven colours, two sizes) and sometimes a sign with one letter or
+digit, on one of four backgrounds. In a third of all scenes stands an *anchor* (say a blue square); the corpus the
+models are trained on nearly always shows its
+*companion* (a red circle) too, which is the planted language prior. Test scenes break it: there the companion is
+missing half the time.
 """
 
 import json
@@ -118,7 +120,8 @@ class Scene:
 
 
 def make_scene(id: str, companion_rate: float = 0.5) -> Scene:
-    """The scene of this id. `companion_rate`: how often an anchor's companion is shown (test 0.5; training corpus 0.75)."""
+    """The scene of this id. `companion_rate`: how often an anchor's companion is shown (test 0.5; training corpus
+    0.75)."""
     rng = random.Random(f"scenes-1/{id}/{companion_rate}")
     cells = list(range(9))
     rng.shuffle(cells)
@@ -150,7 +153,8 @@ def make_scene(id: str, companion_rate: float = 0.5) -> Scene:
 
 
 def scenes(split: str, companion_rate: float = 0.5) -> Iterator[Scene]:
-    """The endless scenes of one split: "train", "tune", "test" and so on never meet, since a scene is seeded by its id."""
+    """The endless scenes of one split: "train", "tune", "test" and so on never meet, since a scene is seeded by its
+    id."""
     index = 0
     while True:
         yield make_scene(f"{split}/{index}", companion_rate)
@@ -169,7 +173,8 @@ def images(doc: Mapping[str, Any]) -> list[Image.Image]:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as a 60 x 60 RGB picture; `info["scene"]` carries the graph for the exact judge (a model sees only pixels)."""
+    """The scene as a 60 x 60 RGB picture; `info["scene"]` carries the graph for the exact judge (a model sees only
+    pixels)."""
     rng = np.random.default_rng(list(scene.id.encode()))
     width = SIDE * OVERSAMPLE
     base = rng.integers(15, 75, 3)
@@ -214,7 +219,9 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=15 * OVERSAMPLE)
 
 
-def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, fill: tuple[int, int, int]) -> None:
+def _draw_shape(
+    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, fill: tuple[int, int, int]
+) -> None:
     match shape:
         case "circle":
             draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
@@ -228,7 +235,9 @@ def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: fl
             draw.rectangle((x - arm, y - r, x + arm, y + r), fill=fill)
         case "star":
             tips = [(1.1 * r if i % 2 == 0 else 0.45 * r, -math.pi / 2 + i * math.pi / 5) for i in range(10)]
-            draw.polygon([(x + radius * math.cos(angle), y + radius * math.sin(angle)) for radius, angle in tips], fill=fill)
+            draw.polygon(
+                [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for radius, angle in tips], fill=fill
+            )
         case "ring":
             draw.ellipse((x - r, y - r, x + r, y + r), outline=fill, width=max(2, int(0.42 * r)))
         case _:

@@ -1,4 +1,5 @@
-"""How long `harness leaderboard` takes for 1,000 models on 20 tasks: from the files to markdown, in a process of its own."""
+"""How long `harness leaderboard` takes for 1,000 models on 20 tasks: from the files to markdown, in a process of its
+own."""
 
 import subprocess
 import sys
@@ -54,7 +55,9 @@ def test_bench_board(benchmark: Any, figures: dict[str, float], tmp_path: Path) 
     fill(tmp_path)
 
     def show() -> float:
-        told = subprocess.run([sys.executable, "-c", SHOW, str(tmp_path)], check=True, capture_output=True, text=True).stdout.split()
+        told = subprocess.run(
+            [sys.executable, "-c", SHOW, str(tmp_path)], check=True, capture_output=True, text=True
+        ).stdout.split()
         assert int(told[1]) == 1001  # a line a model, and two for the head
         return float(told[0])
 

@@ -1,12 +1,14 @@
 """How fast packed DPO is against TRL's own trainer, and how near to the work that no trainer does without.
 
-The same pairs, weights and precision in one run: random weights of LLaVA's shape scaled down (576 image tokens of 336 pixels, prompts of
-60 tokens, answers of 80), float32, one thread. A step is loss and backward pass; batches are collated beforehand. Sides take turns; figures
-are medians of CPU seconds, ratios medians of the turns' ratios. Loss and gradients of both trainers are compared on the timed batches.
+The same pairs, weights and precision in one run: random weights of LLaVA's shape scaled down (576 image tokens of 336
+pixels, prompts of 60 tokens, answers of 80), float32, one thread. A step is loss and backward pass; batches are
+collated beforehand. Sides take turns; figures are medians of CPU seconds, ratios medians of the turns' ratios. Loss and
+gradients of both trainers are compared on the timed batches.
 
-The *floor* is the model's bare forward and backward pass over every distinct token once: the image once, the prompt once, each answer once,
-gradients of the adapters alone. The reference's one pass before training is timed beside the steps, not in them. It also encodes the images
-and keeps their features: a step of the packed trainer runs no encoder, as all do that find their images' features kept.
+The *floor* is the model's bare forward and backward pass over every distinct token once: the image once, the prompt
+once, each answer once, gradients of the adapters alone. The reference's one pass before training is timed beside the
+steps, not in them. It also encodes the images and keeps their features: a step of the packed trainer runs no encoder,
+as all do that find their images' features kept.
 """
 
 import contextlib
@@ -81,9 +83,13 @@ def llava(folder: Path, vocabulary: int) -> None:
     FAMILIES["llava"](folder)
     config = AutoConfig.from_pretrained(folder)
     config.image_seq_length = IMAGE
-    config.vision_config.update({"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4})
+    config.vision_config.update(
+        {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+    )
     config.vision_config.update({"image_size": 336, "patch_size": 14})
-    config.text_config.update({"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4, "num_attention_heads": 8})
+    config.text_config.update(
+        {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4, "num_attention_heads": 8}
+    )
     config.text_config.update({"num_key_value_heads": 8, "head_dim": 64, "vocab_size": vocabulary})
     torch.manual_seed(0)
     AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
@@ -103,7 +109,9 @@ def pairs(answers: int) -> list[Preference]:
     shown = (ImageRef("a.png", data=stream.getvalue()),)
     said = [" ".join(chance.choice(["yes", "no"], WORDS)) for _ in range(answers)]
     return [
-        Preference(id=f"{a}-{b}", prompt=" ".join(["yes", "no"] * 24), images=shown, chosen=said[a], rejected=said[b], row=0)
+        Preference(
+            id=f"{a}-{b}", prompt=" ".join(["yes", "no"] * 24), images=shown, chosen=said[a], rejected=said[b], row=0
+        )
         for a in range(answers)
         for b in range(a + 1, answers)
     ]
@@ -135,7 +143,9 @@ class Side:
 
     def gradients(self) -> dict[str, Tensor]:
         """Of the last step."""
-        return {name: value.grad.clone() for name, value in self.trainer.model.named_parameters() if value.grad is not None}
+        return {
+            name: value.grad.clone() for name, value in self.trainer.model.named_parameters() if value.grad is not None
+        }
 
 
 def side(kind: Any, folder: Path, case: Case, out: Path) -> Side:
@@ -159,7 +169,9 @@ def side(kind: Any, folder: Path, case: Case, out: Path) -> Side:
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(folder)
     data = Pairs(pairs(case.answers))
-    made = kind(model=model, args=settings, train_dataset=data, processing_class=processor, peft_config=copy.deepcopy(LORA))
+    made = kind(
+        model=model, args=settings, train_dataset=data, processing_class=processor, peft_config=copy.deepcopy(LORA)
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in made.model.named_parameters():
@@ -276,7 +288,9 @@ class Floor:
         """One forward and backward pass; CPU seconds."""
         self.model.zero_grad()
         started = time.process_time()
-        found = self.model(input_ids=self.row, pixel_values=self.pixels, logits_to_keep=self.predicting, use_cache=False)
+        found = self.model(
+            input_ids=self.row, pixel_values=self.pixels, logits_to_keep=self.predicting, use_cache=False
+        )
         torch.nn.functional.cross_entropy(found.logits[0], self.answers).backward()
         return time.process_time() - started
 
@@ -286,10 +300,14 @@ def floor(folder: Path, batch: Mapping[str, Any], checkpointing: bool) -> Floor:
     from peft import get_peft_model
     from transformers import AutoModelForImageTextToText
 
-    model = get_peft_model(AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32), copy.deepcopy(LORA)).train()
+    model = get_peft_model(
+        AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32), copy.deepcopy(LORA)
+    ).train()
     if checkpointing:
         model.get_base_model().model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-    said = {tuple(ids[mask.bool()].tolist()) for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)}
+    said = {
+        tuple(ids[mask.bool()].tolist()) for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    }
     prompt = batch["input_ids"][0][~batch["completion_mask"][0].bool() & batch["attention_mask"][0].bool()].tolist()
     row: list[int] = list(prompt)
     predicting: list[int] = []
@@ -302,7 +320,8 @@ def floor(folder: Path, batch: Mapping[str, Any], checkpointing: bool) -> Floor:
 
 
 def held(taken: Callable[[], Any]) -> int:
-    """Bytes that a step has allocated at once at most, above what was there before: activations, and gradients of the adapters."""
+    """Bytes that a step has allocated at once at most, above what was there before: activations, and gradients of the
+    adapters."""
     from torch.profiler import ProfilerActivity, profile
 
     gc.collect()
@@ -326,11 +345,15 @@ def one_thread() -> Iterator[None]:
 def difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     """Largest difference of two gradients, relative to the largest entry."""
     assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one) / max(float(value.abs().max()) for value in one.values())
+    return max(float((one[name] - other[name]).abs().max()) for name in one) / max(
+        float(value.abs().max()) for value in one.values()
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_bench_dpo(case: Case, benchmark: Any, figures: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_dpo(
+    case: Case, benchmark: Any, figures: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from trl import DPOTrainer
 
     from trainers.packed.trainer import PackedDPOTrainer
@@ -365,17 +388,26 @@ def test_bench_dpo(case: Case, benchmark: Any, figures: dict[str, float], tmp_pa
         losses, gradients = zip(*((one.learn()[0], one.gradients()) for one in (trl, ours)), strict=True)
         apart = max(difference(*gradients), abs(losses[0] - losses[1]) / losses[0])
         spent = benchmark.pedantic(measure, rounds=1)
-        memory = {name: held(one.step) for name, one in (("TRL", trl), ("packed", ours))} if case.share is not None else {}
+        memory = (
+            {name: held(one.step) for name, one in (("TRL", trl), ("packed", ours))} if case.share is not None else {}
+        )
 
     median = statistics.median
     ratio = median(turn["TRL"] / turn["packed"] for turn in spent)
     over = median(turn["packed"] / turn["floor"] for turn in spent)
-    epochs = {count: median(turn["TRL"] / (turn["packed"] + turn["reference's pass"] / count) for turn in spent) for count in (1, 3)}
+    epochs = {
+        count: median(turn["TRL"] / (turn["packed"] + turn["reference's pass"] / count) for turn in spent)
+        for count in (1, 3)
+    }
     figures.update({f"dpo.{case.name}.vs_trl": ratio, f"dpo.{case.name}.vs_floor": over})
     figures.update({f"dpo.{case.name}.vs_trl_{count}_epochs": value for count, value in epochs.items()})
-    figures["dpo.max_relative_gradient_difference"] = max(apart, figures.get("dpo.max_relative_gradient_difference", 0.0))
+    figures["dpo.max_relative_gradient_difference"] = max(
+        apart, figures.get("dpo.max_relative_gradient_difference", 0.0)
+    )
     with capsys.disabled():
-        print(f"\n{case.name}: {', '.join(f'{name} {median(turn[name] for turn in spent):.2f}' for name in takers)} CPU seconds")
+        print(
+            f"\n{case.name}: {', '.join(f'{name} {median(turn[name] for turn in spent):.2f}' for name in takers)} CPU seconds"
+        )
         print(f"  {ratio:.2f} times TRL (at least {case.times}: {'met' if ratio >= case.times else 'missed'})")
         print(f"  with the reference's pass in one epoch {epochs[1]:.2f}, in three {epochs[3]:.2f}")
         print(f"  {over:.2f} times the floor (at most {FLOOR}: {'met' if over <= FLOOR else 'missed'})")
@@ -385,6 +417,8 @@ def test_bench_dpo(case: Case, benchmark: Any, figures: dict[str, float], tmp_pa
             share = memory["packed"] / memory["TRL"]
             figures[f"dpo.{case.name}.memory_vs_trl"] = share
             held_at_most = " -> ".join(f"{value / 2**20:.0f}" for value in memory.values())
-            print(f"  memory {held_at_most} MiB, {share:.3f} (at most {case.share}: {'met' if share <= case.share else 'missed'})")
+            print(
+                f"  memory {held_at_most} MiB, {share:.3f} (at most {case.share}: {'met' if share <= case.share else 'missed'})"
+            )
         print(f"  loss and gradients differ by {apart:.1e} of the largest")
     assert apart < ALIKE

@@ -1,7 +1,9 @@
-"""What sharing saves: our engine, lm-eval's own `hf-multimodal`, and the bare forward passes that no engine does without.
+"""What sharing saves: our engine, lm-eval's own `hf-multimodal`, and the bare forward passes that no engine does
+without.
 
-60 yes/no questions about 10 images, on random weights of real shapes scaled down so that vision and reading the prompt dominate
-(336 pixels in patches of 14: 576 image tokens). CPU seconds on one thread, the best of a few repetitions that take turns.
+60 yes/no questions about 10 images, on random weights of real shapes scaled down so that vision and reading the prompt
+dominate (336 pixels in patches of 14: 576 image tokens). CPU seconds on one thread, the best of a few repetitions that
+take turns.
 """
 
 import contextlib
@@ -26,14 +28,23 @@ SIZES = (1, 2, 5, 10)
 TURNS = 2
 TARGETS = {"vs_batch1": (8.0, "at least"), "vs_best": (4.0, "at least"), "vs_floor": (1.3, "at most")}
 
-THINGS = ("dog", "red circle", "man riding a horse", "blue car on the left of the table", "green ball", "picture of two people")
+THINGS = (
+    "dog",
+    "red circle",
+    "man riding a horse",
+    "blue car on the left of the table",
+    "green ball",
+    "picture of two people",
+)
 QUESTIONS = tuple(f"Is there a {thing} in the image? Please answer yes or no." for thing in THINGS)
 
 
 def image(index: int) -> Image.Image:
     """480 x 360, colours and noise of its own."""
     random = np.random.default_rng(index)
-    colours = Image.fromarray(random.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((480, 360), Image.Resampling.BICUBIC)
+    colours = Image.fromarray(random.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize(
+        (480, 360), Image.Resampling.BICUBIC
+    )
     return Image.fromarray((np.asarray(colours) * 0.8 + random.integers(0, 51, (360, 480, 3))).astype(np.uint8))
 
 
@@ -46,7 +57,14 @@ def llava(folder: Path, tiny: Path) -> None:
     config.image_seq_length = 576
     _set(config.vision_config, hidden_size=192, num_hidden_layers=6, num_attention_heads=4, intermediate_size=768)
     _set(config.vision_config, image_size=336, patch_size=14)
-    _set(config.text_config, hidden_size=384, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=6, head_dim=64)
+    _set(
+        config.text_config,
+        hidden_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        head_dim=64,
+    )
     _set(config.text_config, intermediate_size=1024)
     images = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
     _write(config, folder, tiny, {"preprocessor_config.json": images, "processor_config.json": {"patch_size": 14}})
@@ -78,7 +96,8 @@ def _set(config: Any, **values: Any) -> None:
 
 
 def _write(config: Any, folder: Path, tiny: Path, changes: dict[str, dict[str, Any]]) -> None:
-    """The tiny checkpoint's files with these settings changed, and wide random weights that answer in yeses and noes."""
+    """The tiny checkpoint's files with these settings changed, and wide random weights that answer in yeses and
+    noes."""
     from transformers import AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 
     torch.manual_seed(0)
@@ -144,7 +163,8 @@ def alike(count: int, rows: Sequence[Sequence[int]]) -> int:
 
 @dataclass(frozen=True)
 class Floor:
-    """The model's bare forward passes, everything prepared beforehand: inputs, positions, batches, rows of the cache."""
+    """The model's bare forward passes, everything prepared beforehand: inputs, positions, batches, rows of the
+    cache."""
 
     model: Any
     processor: Any
@@ -155,7 +175,9 @@ class Floor:
         """CPU seconds of each part in its best batch."""
         prompts = [request.args[0] for request in self.asked[: len(QUESTIONS)]]
         shown = [request.args[2]["visual"][0] for request in self.asked[:: len(QUESTIONS)]]
-        read = [[dict(self.processor(images=one, text=prompt, return_tensors="pt")) for prompt in prompts] for one in shown]
+        read = [
+            [dict(self.processor(images=one, text=prompt, return_tensors="pt")) for prompt in prompts] for one in shown
+        ]
         rows = [one["input_ids"][0].tolist() for one in read[0]]
         begin = alike(min(map(len, rows)) - 1, rows)
         best = {"vision": np.inf, "prefixes": np.inf, "questions": np.inf}
@@ -163,7 +185,11 @@ class Floor:
             spent: dict[str, float] = {}
             for batch in (read[start : start + size] for start in range(0, len(read), size)):
                 first = [rows[0] for rows in batch]
-                pixels = {name: torch.cat([row[name] for row in first]) for name in ("pixel_values", "image_grid_thw") if name in first[0]}
+                pixels = {
+                    name: torch.cat([row[name] for row in first])
+                    for name in ("pixel_values", "image_grid_thw")
+                    if name in first[0]
+                }
                 beginning = {name: part[..., :begin] for name, part in self._given(first).items()}
                 with timed(spent, "vision"):
                     features = self.model.base_model.get_image_features(**pixels, return_dict=True)
@@ -171,7 +197,12 @@ class Floor:
                     cache = self.model(**beginning, **ONE, mm_encoder_outputs={"image": features}).past_key_values
                 # All questions of one length together: no padding.
                 for length in sorted({row["input_ids"].shape[1] for row in batch[0]}):
-                    chosen = [(at, row) for at, rows in enumerate(batch) for row in rows if row["input_ids"].shape[1] == length]
+                    chosen = [
+                        (at, row)
+                        for at, rows in enumerate(batch)
+                        for row in rows
+                        if row["input_ids"].shape[1] == length
+                    ]
                     forked = copy.deepcopy(cache)
                     forked.batch_select_indices(torch.tensor([at for at, _ in chosen]))
                     rest = {name: part[..., begin:] for name, part in self._given([row for _, row in chosen]).items()}
@@ -204,7 +235,11 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize("family", (llava, qwen2vl))
 def test_bench_engine(
-    family: Callable[[Path, Path], None], benchmark: Any, figures: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    family: Callable[[Path, Path], None],
+    benchmark: Any,
+    figures: dict[str, float],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from lm_eval.models.hf_vlms import HFMultimodalLM
 
@@ -257,7 +292,11 @@ def test_bench_engine(
     ]
     batches = [best[f"hf-multimodal at {batch}"] for batch in BATCHES]
     bare = best["vision"] + best["prefixes"] + best["questions"]
-    found = {"vs_batch1": batches[0] / best["ours"], "vs_best": min(batches) / best["ours"], "vs_floor": best["ours"] / bare}
+    found = {
+        "vs_batch1": batches[0] / best["ours"],
+        "vs_best": min(batches) / best["ours"],
+        "vs_floor": best["ours"] / bare,
+    }
     figures.update({f"engine.{family.__name__}.{name}": value for name, value in found.items()})
     figures[f"engine.{family.__name__}.equal_answers"] = sum(equal) / len(equal)
     with capsys.disabled():

@@ -1,4 +1,5 @@
-"""How much of what a rate-limited server allows the judge makes use of. Nothing to compare with: the server's own limit is the measure."""
+"""How much of what a rate-limited server allows the judge makes use of. Nothing to compare with: the server's own limit
+is the measure."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ ALLOWED, SECONDS = 40.0, 12
 
 
 @pytest.mark.parametrize("latency", (0.05,))
-def test_bench_throughput(latency: float, benchmark: Any, figures: dict[str, float], server: Any, tmp_path: Path, no_keys: None) -> None:
+def test_bench_throughput(
+    latency: float, benchmark: Any, figures: dict[str, float], server: Any, tmp_path: Path, no_keys: None
+) -> None:
     from tasks.judges.ledger import Ledger
     from tasks.judges.openai import OpenAIJudge
 

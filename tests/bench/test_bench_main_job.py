@@ -11,7 +11,9 @@ HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
 
 
 def test_bench_help(benchmark: Any, figures: dict[str, float]) -> None:
-    benchmark.pedantic(lambda: subprocess.run([*HARNESS, "--help"], check=True, capture_output=True), rounds=7, warmup_rounds=1)
+    benchmark.pedantic(
+        lambda: subprocess.run([*HARNESS, "--help"], check=True, capture_output=True), rounds=7, warmup_rounds=1
+    )
     figures["help.seconds"] = benchmark.stats["median"]
 
 

@@ -17,7 +17,9 @@ def answers(skill: float) -> list[dict[str, Any]]:
             for question, right in enumerate((rng.random(6) < skill - hard).tolist()):
                 truth = ("yes", "no")[question % 2]
                 predicted = truth if right else ("no", "yes")[question % 2]
-                records.append({"image": str(image), "category": split, "predicted": predicted, "truth": truth, "correct": right})
+                records.append(
+                    {"image": str(image), "category": split, "predicted": predicted, "truth": truth, "correct": right}
+                )
     return records
 
 
@@ -27,7 +29,10 @@ def test_bench_bootstrap(benchmark: Any, figures: dict[str, float]) -> None:
 
     base, other = answers(0.80), answers(0.84)
     verdict = benchmark.pedantic(
-        lambda: compare(base, other, mean_f1, higher_is_better=True, resamples=10_000), rounds=3, iterations=1, warmup_rounds=1
+        lambda: compare(base, other, mean_f1, higher_is_better=True, resamples=10_000),
+        rounds=3,
+        iterations=1,
+        warmup_rounds=1,
     )
     assert (verdict.outcome, verdict.images, len(base)) == ("better", 500, 9000)
     figures["bootstrap.seconds"] = benchmark.stats["median"]

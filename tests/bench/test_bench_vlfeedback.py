@@ -1,4 +1,5 @@
-"""How long the whole of VLFeedback takes from the public file to pairs and statistics: 82,400 rows, 329,600 answers, about 430 MB."""
+"""How long the whole of VLFeedback takes from the public file to pairs and statistics: 82,400 rows, 329,600 answers,
+about 430 MB."""
 
 import json
 import os
@@ -37,11 +38,31 @@ print(counts.rows, statistics.rows, len(statistics.to_markdown()))
 def public_file(path: Path, rows: int) -> None:
     """Rows as long as VLFeedback's, rated as its answers are; one rating in a hundred is no number."""
     rng = random.Random(0)
-    words = ["the", "image", "shows", "a", "large", "red", "person", "standing", "near", "two", "wooden", "tables", "under", "clear", "sky"]
+    words = [
+        "the",
+        "image",
+        "shows",
+        "a",
+        "large",
+        "red",
+        "person",
+        "standing",
+        "near",
+        "two",
+        "wooden",
+        "tables",
+        "under",
+        "clear",
+        "sky",
+    ]
     texts = [" ".join(rng.choices(words, k=rng.randint(20, 180))) for _ in range(500)]
     why = [" ".join(rng.choices(words, k=rng.randint(15, 45))) for _ in range(500)]
     notes = {
-        aspect: [{"Rating": rating, "Rationale": text} for text in why for rating in rng.choices("12345", PUBLISHED_RATINGS[aspect])]
+        aspect: [
+            {"Rating": rating, "Rationale": text}
+            for text in why
+            for rating in rng.choices("12345", PUBLISHED_RATINGS[aspect])
+        ]
         for aspect in ASPECTS
     }
     for found in notes.values():
@@ -51,20 +72,30 @@ def public_file(path: Path, rows: int) -> None:
             models = [model.name for model in rng.sample(PUBLISHED_MODELS, 4)]
             completions = [
                 {
-                    "annotations": {aspect: found[-1] if rng.random() < 0.01 else rng.choice(found) for aspect, found in notes.items()},
+                    "annotations": {
+                        aspect: found[-1] if rng.random() < 0.01 else rng.choice(found)
+                        for aspect, found in notes.items()
+                    },
                     "model": model,
                     "response": f"{rng.choice(texts)} {index}",
                 }
                 for model in models
             ]
-            row = {"id": str(index % 51_000), "prompt": f"{texts[index % 500][:120]}?", "models": models, "completions": completions}
+            row = {
+                "id": str(index % 51_000),
+                "prompt": f"{texts[index % 500][:120]}?",
+                "models": models,
+                "completions": completions,
+            }
             file.write(json.dumps({**row, "img_path": f"merged_images/{index % 51_000}.jpg"}) + "\n")
 
 
 def measured(data: Path) -> tuple[float, float, float]:
     """(seconds, processor seconds, peak MB) of a fresh process that makes pairs and statistics of the file."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", WORK, str(data), str(data.with_suffix(".pairs.parquet"))], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORK, str(data), str(data.with_suffix(".pairs.parquet"))], stdout=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0

@@ -1,4 +1,5 @@
-"""A headless Chromium, from wherever one is: VLM_HARNESS_CHROMIUM, the PATH, Playwright's own, or `npm ci` in this folder."""
+"""A headless Chromium, from wherever one is: VLM_HARNESS_CHROMIUM, the PATH, Playwright's own, or `npm ci` in this
+folder."""
 
 import os
 import shutil
@@ -25,7 +26,12 @@ def chromium(own: str) -> str | None:
     folder = modules / ".chromium"  # and not /tmp, where anybody could have put a program of that name
     folder.mkdir(exist_ok=True)
     found = subprocess.run(
-        ["node", HERE / "chromium.mjs"], env={**os.environ, "TMPDIR": str(folder)}, check=True, capture_output=True, text=True, timeout=120
+        ["node", HERE / "chromium.mjs"],
+        env={**os.environ, "TMPDIR": str(folder)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     return found.stdout.strip()
 
@@ -33,12 +39,16 @@ def chromium(own: str) -> str | None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A running browser; skips where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
+    )
     with playwright.sync_playwright() as running:
         program = chromium(running.chromium.executable_path)
         if program is None:
             pytest.skip("no Chromium: npm ci --prefix tests/browser, or set VLM_HARNESS_CHROMIUM to one")
-        launched = running.chromium.launch(executable_path=program, args=["--no-sandbox"])  # opens only files written here
+        launched = running.chromium.launch(
+            executable_path=program, args=["--no-sandbox"]
+        )  # opens only files written here
         yield launched
         launched.close()
 

@@ -1,4 +1,5 @@
-"""The page as its readers meet it: in a real browser, by mouse and keyboard, wide and narrow, light and dark, and full of hostile words."""
+"""The page as its readers meet it: in a real browser, by mouse and keyboard, wide and narrow, light and dark, and full
+of hostile words."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -27,7 +28,11 @@ HOSTILE = (
     f"javascript:{OWNED}",
     "{{ 7 * 7 }} ${7 * 7} <!-- --> ]]> &lt;b&gt; \u202eevil\u2066",
 )
-METRICS = [("chair", "chair_s", "%", False, True), ("chair", "length", "words", True, False), ("pope", "f1", "%", True, True)]
+METRICS = [
+    ("chair", "chair_s", "%", False, True),
+    ("chair", "length", "words", True, False),
+    ("pope", "f1", "%", True, True),
+]
 METRICS.append(("mmhal", "score", "0-6", True, True))
 MODELS = ("base", "runs/dpo/checkpoint-24", "runs/dpo/checkpoint-47", "runs/sft/checkpoint-47")
 QUESTIONS = 30
@@ -66,13 +71,21 @@ def sample(model: str, number: int, *, correct: bool, **changes: Any) -> Sample:
         "image": f"scene-{number % 3}",
         "prompt": f"Is there a cat in picture {number}?",
         "answer": "yes, a cat" if correct else "no, a dog",
-        "records": {"f1": {"image": f"scene-{number % 3}", "category": "random" if number % 2 else "popular", "correct": correct}},
+        "records": {
+            "f1": {
+                "image": f"scene-{number % 3}",
+                "category": "random" if number % 2 else "popular",
+                "correct": correct,
+            }
+        },
         "reply": f"Judged {model}.",
     }
     return Sample(**usual | changes)
 
 
-ENTRIES = [entry(model, metric, 3.0 + place - len(metric[1]) / 10) for place, model in enumerate(MODELS) for metric in METRICS]
+ENTRIES = [
+    entry(model, metric, 3.0 + place - len(metric[1]) / 10) for place, model in enumerate(MODELS) for metric in METRICS
+]
 ENTRIES[6] = entry(MODELS[1], METRICS[2], None)
 BASE, TUNED = MODELS[0], MODELS[2]
 
@@ -94,11 +107,21 @@ def thumbnail(task: str, image: str) -> bytes | None:
 
 def verdict(entry: Entry) -> PairedTest:
     return PairedTest(
-        difference=2.0, low=1.0, high=3.0, p=0.001, base=1.0, other=3.0, images=30, higher_is_better=entry.higher_is_better, mde=0.7
+        difference=2.0,
+        low=1.0,
+        high=3.0,
+        p=0.001,
+        base=1.0,
+        other=3.0,
+        images=30,
+        higher_is_better=entry.higher_is_better,
+        mde=0.7,
     )
 
 
-CURVES = {"chair_s (%)": {"dpo": [Point(step=step, entry=ENTRIES[4 * place]) for place, step in enumerate((0, 24, 47))]}}
+CURVES = {
+    "chair_s (%)": {"dpo": [Point(step=step, entry=ENTRIES[4 * place]) for place, step in enumerate((0, 24, 47))]}
+}
 
 
 def html(**changes: Any) -> str:
@@ -109,7 +132,11 @@ def html(**changes: Any) -> str:
         "thumbnails": thumbnail,
         "verdicts": {e.key: verdict(e) for e in ENTRIES if e.model != BASE and e.headline and e.value is not None},
         "curves": CURVES,
-        "references": [Reference(model="paper", task="pope", metric="f1", value=85.0, source="A paper, Table 1", note="other prompts")],
+        "references": [
+            Reference(
+                model="paper", task="pope", metric="f1", value=85.0, source="A paper, Table 1", note="other prompts"
+            )
+        ],
         "otherwise": {ENTRIES[4].key: ["revision was 'a', is 'b'"]},
     }
     return page(ENTRIES, **usual | changes)
@@ -171,7 +198,9 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
     def open_page(text: str, *, width: int = 1280, scheme: str = "light", script: str = "", **options: Any) -> Opened:
         path = tmp_path / "page.html"
         write_page(path, text)
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce", **options)
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce", **options
+        )
         contexts.append(context)
         if script:
             context.add_init_script(script)
@@ -215,7 +244,14 @@ def test_hostile_words_are_read_and_never_run(opened: Open) -> None:
         for id in range(3)
     ]
     samples = [
-        Sample(**{**vars(s), "image": everywhere, "reply": everywhere, "records": {"m": {**s.records["f1"], "category": everywhere}}})
+        Sample(
+            **{
+                **vars(s),
+                "image": everywhere,
+                "reply": everywhere,
+                "records": {"m": {**s.records["f1"], "category": everywhere}},
+            }
+        )
         for s in samples
     ]
     points = [Point(step=step, entry=entries[0]) for step in (0, 5)]
@@ -228,7 +264,16 @@ def test_hostile_words_are_read_and_never_run(opened: Open) -> None:
         curves={everywhere: {everywhere: points}},
         notes=[everywhere] * 5,
         otherwise={entries[0].key: [everywhere]},
-        references=[Reference(model=everywhere, task=columns[0][0], metric=columns[0][1], value=1.0, source=everywhere, note=everywhere)],
+        references=[
+            Reference(
+                model=everywhere,
+                task=columns[0][0],
+                metric=columns[0][1],
+                value=1.0,
+                source=everywhere,
+                note=everywhere,
+            )
+        ],
     )
     board = opened(text)
     board.flips()
@@ -247,7 +292,10 @@ def test_hostile_words_are_read_and_never_run(opened: Open) -> None:
     assert (board.dialogs, board.outside, board.errors) == ([], [], [])
     assert board.locator("body script:not([type])").count() == 1
     assert (
-        board.evaluate("[...document.querySelectorAll('*')].filter(e => [...e.attributes].some(a => a.name.startsWith('on'))).length") == 0
+        board.evaluate(
+            "[...document.querySelectorAll('*')].filter(e => [...e.attributes].some(a => a.name.startsWith('on'))).length"
+        )
+        == 0
     )
 
 
@@ -314,13 +362,18 @@ def test_flips_are_counted_and_shown_with_image_answers_and_the_judges_words(ope
     form.locator("[name=after]").select_option(label=TUNED)
     wrong = sum(id > 2 and id % 3 == 0 for id in range(QUESTIONS))
     right = QUESTIONS - 3 - wrong
-    assert board.tally("Showing 2.").startswith(f"1 better, 1 worse, {wrong} both wrong, {right} both right, 1 not scored on a side.")
+    assert board.tally("Showing 2.").startswith(
+        f"1 better, 1 worse, {wrong} both wrong, {right} both right, 1 not scored on a side."
+    )
     case = board.locator("article").first
     assert case.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
     assert case.locator("img").get_attribute("alt") == "Image scene-0"
     assert "Is there a cat in picture 0?" in case.inner_text()
     sides = case.locator(".side").all_inner_texts()
-    assert [("no, a dog" in sides[0], "wrong" in sides[0]), ("yes, a cat" in sides[1], "right" in sides[1])] == [(True, True), (True, True)]
+    assert [("no, a dog" in sides[0], "wrong" in sides[0]), ("yes, a cat" in sides[1], "right" in sides[1])] == [
+        (True, True),
+        (True, True),
+    ]
     assert "Judged base." in sides[0]
     assert case.locator("mark").all_text_contents() == ["no", "dog", "yes", "cat"]
     form.locator("[name=kind]").select_option("unscored")
@@ -349,14 +402,18 @@ def test_a_mark_in_the_table_leads_to_the_flips_behind_it(opened: Open) -> None:
     board = opened(html())
     board.locator(f"#board [data-task=pope][data-after='{TUNED}']").click()
     board.tally("Showing 2.")
-    chosen = board.locator("#flip-form select").evaluate_all("selects => selects.map(select => select.selectedOptions[0].textContent)")
+    chosen = board.locator("#flip-form select").evaluate_all(
+        "selects => selects.map(select => select.selectedOptions[0].textContent)"
+    )
     assert chosen[:4] == ["pope", BASE, TUNED, "better or worse"]
     board.until("document.querySelector('#flips').getBoundingClientRect().top < 300")
 
 
 def test_no_answer_is_opened_before_somebody_looks(opened: Open) -> None:
     count = "const Real = DecompressionStream; window.opened = 0;"
-    count += "window.DecompressionStream = class extends Real { constructor(kind) { super(kind); window.opened += 1; } };"
+    count += (
+        "window.DecompressionStream = class extends Real { constructor(kind) { super(kind); window.opened += 1; } };"
+    )
     board = opened(html(), script=count)
     board.locator("#board th", has_text="f1").get_by_role("button").click()
     assert board.evaluate("window.opened") == 0
@@ -377,7 +434,9 @@ def test_answers_that_cannot_be_opened_are_said_to_be(opened: Open) -> None:
 
 
 def test_a_verdict_is_never_cut_off_however_wide_the_window(opened: Open) -> None:
-    even = {e.key: PairedTest(**{**vars(verdict(e)), "p": 0.5}) for e in ENTRIES if e.model != BASE and e.value is not None}
+    even = {
+        e.key: PairedTest(**{**vars(verdict(e)), "p": 0.5}) for e in ENTRIES if e.model != BASE and e.value is not None
+    }
     for width in (400, 800, 1280):
         board = opened(html(verdicts=even), width=width)
         cells = board.locator("#against td", has_text="not separable")
@@ -392,7 +451,9 @@ def test_a_verdict_is_never_cut_off_however_wide_the_window(opened: Open) -> Non
 
 def test_what_others_reported_can_be_sorted_and_filtered_apart_from_the_board(opened: Open) -> None:
     about: dict[str, Any] = {"task": "pope", "metric": "f1", "source": "A paper"}
-    board = opened(html(references=[Reference(model=name, value=value, **about) for name, value in (("low", 1.0), ("high", 99.0))]))
+    board = opened(
+        html(references=[Reference(model=name, value=value, **about) for name, value in (("low", 1.0), ("high", 99.0))])
+    )
     names = board.locator("#reported tbody tr:visible th bdi")
     assert names.all_text_contents() == ["low", "high"]
     board.locator("#reported th", has_text="f1").get_by_role("button").click()
@@ -506,12 +567,21 @@ def test_a_chosen_model_comes_forward_in_the_profile(opened: Open) -> None:
 def test_among_many_models_each_chosen_one_gets_a_colour_of_its_own(opened: Open) -> None:
     names = [f"model-{index}" for index in range(20)]
     board = opened(
-        page([entry(name, metric, 2.0 + len(name) / 10 + place) for place, name in enumerate(names) for metric in METRICS], title="Many")
+        page(
+            [
+                entry(name, metric, 2.0 + len(name) / 10 + place)
+                for place, name in enumerate(names)
+                for metric in METRICS
+            ],
+            title="Many",
+        )
     )
     for place in (0, 4, 9):
         board.locator("[data-trace]").nth(place).click()
     strokes = board.locator(".trace.on").evaluate_all("traces => traces.map(trace => getComputedStyle(trace).color)")
-    borders = board.locator("[data-trace][aria-pressed=true]").evaluate_all("all => all.map(one => getComputedStyle(one).borderLeftColor)")
+    borders = board.locator("[data-trace][aria-pressed=true]").evaluate_all(
+        "all => all.map(one => getComputedStyle(one).borderLeftColor)"
+    )
     assert len(set(strokes)) == 3
     assert sorted(strokes) == sorted(borders)
     board.locator("[data-trace]").nth(4).click()

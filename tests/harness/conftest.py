@@ -1,4 +1,5 @@
-"""Small real things: an untrained LLaVA of the scenes' architecture on disk, and a recipe that trains it for seconds."""
+"""Small real things: an untrained LLaVA of the scenes' architecture on disk, and a recipe that trains it for
+seconds."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -14,7 +14,9 @@ from harness.models.qwen_vl.config import QwenVLConfig
 from harness.models.qwen_vl.model import QwenVLForConditionalGeneration
 from harness.models.qwen_vl.tokenizer import SPECIAL, WORDS
 
-TEXT = "the cat in the hat sat on the mat. Is there a red car? Yes, there is a red car in the image. 123 éà 图中有一只猫"
+TEXT = (
+    "the cat in the hat sat on the mat. Is there a red car? Yes, there is a red car in the image. 123 éà 图中有一只猫"
+)
 
 
 def trained_ranks(count: int) -> dict[bytes, int]:
@@ -49,14 +51,26 @@ def tiktoken_pieces(text: str) -> list[str]:
 RANKS = trained_ranks(64)
 END = len(RANKS)
 START = END + len(SPECIAL) - 3
-OFFICIAL = tiktoken.Encoding("qwen", pat_str=WORDS, mergeable_ranks=RANKS, special_tokens={t: END + i for i, t in enumerate(SPECIAL)})
+OFFICIAL = tiktoken.Encoding(
+    "qwen", pat_str=WORDS, mergeable_ranks=RANKS, special_tokens={t: END + i for i, t in enumerate(SPECIAL)}
+)
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    visual = {"heads": 2, "image_size": 448, "image_start_id": START, "layers": 2, "mlp_ratio": 4.9231, "output_dim": 128}
+    visual = {
+        "heads": 2,
+        "image_size": 448,
+        "image_start_id": START,
+        "layers": 2,
+        "mlp_ratio": 4.9231,
+        "output_dim": 128,
+    }
     return {
         "architectures": ["QWenLMHeadModel"],
-        "auto_map": {"AutoConfig": "configuration_qwen.QWenConfig", "AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel"},
+        "auto_map": {
+            "AutoConfig": "configuration_qwen.QWenConfig",
+            "AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel",
+        },
         "model_type": "qwen",
         "bf16": False,
         "hidden_size": 128,
@@ -76,14 +90,29 @@ def write(folder: Path) -> None:
     """Without its code, as we load it."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config()))
-    (folder / "qwen.tiktoken").write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in RANKS.items()))
+    (folder / "qwen.tiktoken").write_bytes(
+        b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in RANKS.items())
+    )
     (folder / "tokenizer_config.json").write_text(
         json.dumps(
-            {"model_max_length": 8192, "tokenizer_class": "QWenTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_qwen.T", None]}}
+            {
+                "model_max_length": 8192,
+                "tokenizer_class": "QWenTokenizer",
+                "auto_map": {"AutoTokenizer": ["tokenization_qwen.T", None]},
+            }
         )
     )
     (folder / "generation_config.json").write_text(
-        json.dumps({"chat_format": "chatml", "eos_token_id": END, "pad_token_id": END, "do_sample": True, "top_k": 0, "top_p": 0.3})
+        json.dumps(
+            {
+                "chat_format": "chatml",
+                "eos_token_id": END,
+                "pad_token_id": END,
+                "do_sample": True,
+                "top_k": 0,
+                "top_p": 0.3,
+            }
+        )
     )
     torch.manual_seed(0)
     model = QwenVLForConditionalGeneration(QwenVLConfig(**config()))
@@ -91,4 +120,8 @@ def write(folder: Path) -> None:
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "pos" not in name:
                 parameter.mul_(4)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )

@@ -15,13 +15,24 @@ from harness.engine.response_cache import Json, ResponseCache, StoreError
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges.ledger import Ledger
 
-MODEL: dict[str, Json] = {"weights": "59fa4fe91c5d7b9e", "adapter": None, "template": "t", "dtype": "float16", "device": "cpu"}
+MODEL: dict[str, Json] = {
+    "weights": "59fa4fe91c5d7b9e",
+    "adapter": None,
+    "template": "t",
+    "dtype": "float16",
+    "device": "cpu",
+}
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 """Lone surrogates included."""
 
 
 def key(number: int = 0, **changes: Json) -> dict[str, Json]:
-    plain: dict[str, Json] = {"prompt": f"<image> Question {number}?", "images": ["ab" * 32], "settings": {"max_gen_toks": 64}, "seed": 0}
+    plain: dict[str, Json] = {
+        "prompt": f"<image> Question {number}?",
+        "images": ["ab" * 32],
+        "settings": {"max_gen_toks": 64},
+        "seed": 0,
+    }
     return plain | changes
 
 
@@ -76,7 +87,8 @@ def test_a_model_that_differs_in_anything_never_hits(tmp_path: Path, fact: str) 
 
 
 @pytest.mark.parametrize(
-    "change", ({"prompt": "x"}, {"images": ["cd" * 32]}, {"settings": {"max_gen_toks": 65}}, {"seed": 1}, {"task": "mme 2"})
+    "change",
+    ({"prompt": "x"}, {"images": ["cd" * 32]}, {"settings": {"max_gen_toks": 65}}, {"seed": 1}, {"task": "mme 2"}),
 )
 def test_another_question_never_hits(tmp_path: Path, change: dict[str, Json]) -> None:
     book = ResponseCache(tmp_path / "a.sqlite").of(MODEL)
@@ -149,7 +161,9 @@ for number in range(first, last):
 
 
 def writer(path: Path, first: int, last: int) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(first), str(last)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), str(first), str(last)], stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_a_killed_process_loses_nothing_that_was_put(tmp_path: Path) -> None:
@@ -204,7 +218,9 @@ def later(path: Path) -> None:
     ("make", "complaint"),
     ((garbage, "not a database"), (cut, "malformed"), (ledger, "another program"), (later, "99"), (Path.mkdir, "open")),
 )
-def test_a_file_that_is_no_store_is_left_alone_and_named(tmp_path: Path, make: Callable[[Path], None], complaint: str) -> None:
+def test_a_file_that_is_no_store_is_left_alone_and_named(
+    tmp_path: Path, make: Callable[[Path], None], complaint: str
+) -> None:
     path = tmp_path / "a.sqlite"
     make(path)
     before = path.read_bytes() if path.is_file() else b""

@@ -103,11 +103,19 @@ def request(lm: Any, image: Image.Image | None, question: str) -> Instance:
         content = lm.apply_chat_template([{"role": "user", "content": content}])
     settings = {"until": [], "max_gen_toks": TOKENS, "do_sample": False}
     return Instance(
-        request_type="generate_until", doc={}, arguments=(content, settings, {"visual": [] if image is None else [image]}), idx=0
+        request_type="generate_until",
+        doc={},
+        arguments=(content, settings, {"visual": [] if image is None else [image]}),
+        idx=0,
     )
 
 
-LEVELS = dict.fromkeys(FAMILIES, "prefix") | {"instructblip": "answers", "idefics": "answers", "fuyu": "answers", "paligemma": "features"}
+LEVELS = dict.fromkeys(FAMILIES, "prefix") | {
+    "instructblip": "answers",
+    "idefics": "answers",
+    "fuyu": "answers",
+    "paligemma": "features",
+}
 """How much of its work each family shares."""
 NEVER_BLIND = ("instructblip", "paligemma", "fuyu")
 """Families that have no prompts without an image."""

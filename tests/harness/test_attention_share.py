@@ -1,4 +1,5 @@
-"""Attention on images: what is read is the model's own, words stand where CHAIR finds them, and numbers mean what they say."""
+"""Attention on images: what is read is the model's own, words stand where CHAIR finds them, and numbers mean what they
+say."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -51,7 +52,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-# -- what the model looks at --------------------------------------------------------------------------------------------------------------
+# -- what the model looks at
+# --------------------------------------------------------------------------------------------------------------
 
 
 class Zoo:
@@ -90,13 +92,18 @@ def request(lm: Any) -> Instance:
 
 
 def plainly(lm: Any, asked: Instance, answer: str) -> tuple[list[int], torch.Tensor]:
-    """The prompt, and all attention maps [layers, heads, positions, positions] of one plain pass over prompt and answer."""
+    """The prompt, and all attention maps [layers, heads, positions, positions] of one plain pass over prompt and
+    answer."""
     inputs = dict(lm._processed(asked.args[0], asked.args[2]["visual"]))
     prompt = inputs["input_ids"]
     more = torch.tensor([lm.tokenizer(answer, add_special_tokens=False)["input_ids"]])
     for name, part in inputs.items():
         if isinstance(part, torch.Tensor) and part.shape == prompt.shape:
-            tail = {"input_ids": more, "attention_mask": torch.ones_like(more), "image_patches_indices": torch.full_like(more, -1)}
+            tail = {
+                "input_ids": more,
+                "attention_mask": torch.ones_like(more),
+                "image_patches_indices": torch.full_like(more, -1),
+            }
             if lm.hf.config.model_type == "paligemma":  # what follows the prompt is read in one direction
                 tail["token_type_ids"] = torch.ones_like(more)
             inputs[name] = torch.cat([part, tail.get(name, torch.zeros_like(more)).to(part)], 1)
@@ -106,7 +113,11 @@ def plainly(lm: Any, asked: Instance, answer: str) -> tuple[list[int], torch.Ten
             output = lm.hf(**inputs, output_attentions=True, use_cache=False)
     finally:
         lm.hf.set_attn_implementation("sdpa")
-    maps = output.attentions if getattr(output, "attentions", None) is not None else output.language_model_outputs.attentions
+    maps = (
+        output.attentions
+        if getattr(output, "attentions", None) is not None
+        else output.language_model_outputs.attentions
+    )
     return prompt[0].tolist(), torch.stack([one[0] for one in maps if one is not None])
 
 
@@ -152,7 +163,9 @@ def test_the_model_is_as_it_was_afterwards(zoo: Zoo) -> None:
     hooks = [len(part._forward_hooks) for part in lm.hf.modules()]
     before = lm.hf(**inputs).logits
     shares_of(lm, asked, ANSWER)
-    assert kinds == {name: part.config._attn_implementation for name, part in lm.hf.named_modules() if hasattr(part, "config")}
+    assert kinds == {
+        name: part.config._attn_implementation for name, part in lm.hf.named_modules() if hasattr(part, "config")
+    }
     assert "sdpa" in kinds.values()
     assert torch.equal(before, lm.hf(**inputs).logits)
     assert hooks == [len(part._forward_hooks) for part in lm.hf.modules()]
@@ -170,7 +183,8 @@ def test_spans_cut_the_answer_into_its_tokens(zoo: Zoo) -> None:
         assert "".join(ANSWER[start:end] for start, end in found.spans).replace(" ", "") == ANSWER.replace(" ", "")
 
 
-# -- words -------------------------------------------------------------------------------------------------------------------------------
+# -- words
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -199,13 +213,16 @@ def test_object_words_stand_where_they_stand() -> None:
     ]
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------------------------
+# -- numbers
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def shares(*columns: float) -> Shares:
     """One layer's shares of tokens "aa bb cc ...", each three characters apart; half of what is seen is image."""
     return Shares(
-        shares=np.array([columns]), even=np.full(len(columns), 0.5), spans=tuple((3 * at, 3 * at + 2) for at in range(len(columns)))
+        shares=np.array([columns]),
+        even=np.full(len(columns), 0.5),
+        spans=tuple((3 * at, 3 * at + 2) for at in range(len(columns))),
     )
 
 
@@ -234,7 +251,9 @@ def test_layers_are_averaged_apart() -> None:
     both = Shares(shares=np.array([[0.2, 0.4], [0.6, 0.8]]), even=np.full(2, 0.5), spans=((0, 2), (3, 5)))
     one = found([record("1", "1", "aa bb", both, [word(1, 1, True)])])
     lines = {kind: by_layer(one, kind) for kind in KINDS}
-    assert {kind: None if line is None else [round(float(part), 6) for part in line] for kind, line in lines.items()} == {
+    assert {
+        kind: None if line is None else [round(float(part), 6) for part in line] for kind, line in lines.items()
+    } == {
         "tokens": [0.3, 0.7],
         "grounded": [0.4, 0.8],
         "hallucinated": None,
@@ -246,7 +265,9 @@ def test_tuned_against_base_is_paired_by_image() -> None:
     rng = np.random.default_rng(0)
     levels = rng.uniform(0.1, 0.8, 40)  # images differ much more than the models do
     base = found([record(str(at), str(at), "aa", shares(level), []) for at, level in enumerate(levels)])
-    tuned = found([record(str(at), str(at), "aa", shares(level + 0.02), []) for at, level in enumerate(levels)], model="b")
+    tuned = found(
+        [record(str(at), str(at), "aa", shares(level + 0.02), []) for at, level in enumerate(levels)], model="b"
+    )
     verdict = compared(base, tuned)["answer tokens"]
     assert verdict.difference == pytest.approx(2)
     assert verdict.low == pytest.approx(2)
@@ -274,7 +295,8 @@ def test_what_is_not_there_is_no_number() -> None:
     assert "words of objects" not in render(found([record("1", "1", "aa", shares(0.2), [])], words=False))
 
 
-# -- a task ------------------------------------------------------------------------------------------------------------------------------
+# -- a task
+# ------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +379,9 @@ def test_the_plot_is_an_image_with_its_labels(measured: Attention, suffix: str, 
 
 def test_what_is_written_holds_every_answer(measured: Attention, tmp_path: Path) -> None:
     text = write(tmp_path / "out", measured, replace(measured, model="a|b"))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"attention.{suffix}" for suffix in ("jsonl", "md", "png", "svg")]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"attention.{suffix}" for suffix in ("jsonl", "md", "png", "svg")
+    ]
     assert text in (tmp_path / "out" / "attention.md").read_text()
     assert r"a\|b" in text
     rows = [json.loads(line) for line in (tmp_path / "out" / "attention.jsonl").read_text().splitlines()]
@@ -366,10 +390,17 @@ def test_what_is_written_holds_every_answer(measured: Attention, tmp_path: Path)
     assert METRICS["answer tokens"](again.records) == METRICS["answer tokens"](measured.records)
 
 
-def test_the_second_model_is_looked_for_before_the_first_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_model_is_looked_for_before_the_first_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from harness.cli import main as cli
 
-    assert cli.run(["attention", "scenes-base", "--against", "scenes-bose", "--limit", "1", "--out", str(tmp_path / "out")]) == 2
+    assert (
+        cli.run(
+            ["attention", "scenes-base", "--against", "scenes-bose", "--limit", "1", "--out", str(tmp_path / "out")]
+        )
+        == 2
+    )
     said = capsys.readouterr().err
     assert "'scenes-bose'" in said
     assert "read scenes-base" not in said

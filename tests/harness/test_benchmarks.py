@@ -1,4 +1,5 @@
-"""Every benchmark end to end through lm-eval: a small table in the hub's schema, a model that answers from a script, entries at the end."""
+"""Every benchmark end to end through lm-eval: a small table in the hub's schema, a model that answers from a script,
+entries at the end."""
 
 import io
 import json
@@ -23,14 +24,25 @@ def png(shade: int) -> dict[str, Any]:
 
 
 MME: Rows = [
-    {"question_id": f"{category}/{n}.png", "image": png(n), "question": f"Is this {thing}? Please answer yes or no.", "answer": answer}
+    {
+        "question_id": f"{category}/{n}.png",
+        "image": png(n),
+        "question": f"Is this {thing}? Please answer yes or no.",
+        "answer": answer,
+    }
     | {"category": category}
     for category in ("existence", "OCR", "code_reasoning")
     for n in range(2)
     for thing, answer in (("a dog", "Yes"), ("a cat", "No"))
 ]
 POPE: Rows = [
-    {"id": f"{i}", "question_id": f"{i}", "question": f"Is there a {thing} in the image?", "answer": answer, "image_source": f"COCO_{n}"}
+    {
+        "id": f"{i}",
+        "question_id": f"{i}",
+        "question": f"Is there a {thing} in the image?",
+        "answer": answer,
+        "image_source": f"COCO_{n}",
+    }
     | {"image": png(n), "category": category}
     for i, (category, n, thing, answer) in enumerate(
         (category, n, thing, answer)
@@ -39,21 +51,52 @@ POPE: Rows = [
         for thing, answer in (("dog", "yes"), ("cat", "no"))
     )
 ]
-CHAIR: Rows = [{"question_id": n, "image": png(n), "gt_object": objects} for n, objects in enumerate((["dog", "chair"], ["cat"], ["bus"]))]
+CHAIR: Rows = [
+    {"question_id": n, "image": png(n), "gt_object": objects}
+    for n, objects in enumerate((["dog", "chair"], ["cat"], ["bus"]))
+]
 MMHAL: Rows = [
-    {"question_type": type, "question_topic": "indoor", "image_id": f"{n}", "image_src": "https://x/y.jpg", "image_content": ["Dog"]}
+    {
+        "question_type": type,
+        "question_topic": "indoor",
+        "image_id": f"{n}",
+        "image_src": "https://x/y.jpg",
+        "image_content": ["Dog"],
+    }
     | {"question": f"What is there ({type})?", "gt_answer": "a dog", "model_answer": "", "image": png(n)}
-    for n, type in enumerate(("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other"))
+    for n, type in enumerate(
+        ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
+    )
 ]
 HALLUSION: Rows = [
-    {"category": "VD", "subcategory": "illusion", "visual_input": "1", "set_id": "0", "figure_id": f"{figure}", "sample_note": "circle"}
-    | {"question_id": f"{question}", "question": f"Is the circle {size}?", "gt_answer": answer, "gt_answer_details": f"It is {size}."}
+    {
+        "category": "VD",
+        "subcategory": "illusion",
+        "visual_input": "1",
+        "set_id": "0",
+        "figure_id": f"{figure}",
+        "sample_note": "circle",
+    }
+    | {
+        "question_id": f"{question}",
+        "question": f"Is the circle {size}?",
+        "gt_answer": answer,
+        "gt_answer_details": f"It is {size}.",
+    }
     | {"image": png(figure), "filename": f"{figure}.png"}
     for figure in range(2)
     for question, (size, answer) in enumerate((("large", "1"), ("small", "0")))
 ]
 NON_IMAGE: Rows = [
-    {**row, "category": "VS", "subcategory": "chart", "visual_input": "0", "figure_id": "0", "image": None, "filename": None}
+    {
+        **row,
+        "category": "VS",
+        "subcategory": "chart",
+        "visual_input": "0",
+        "figure_id": "0",
+        "image": None,
+        "filename": None,
+    }
     for row in HALLUSION[:2]
 ]
 MMVET: Rows = [
@@ -69,22 +112,62 @@ MMVET: Rows = [
     for n in range(3)
 ]
 WILD: Rows = [
-    {"question_id": n, "question": "What is it?", "caption": "A dog.", "gpt_answer": "It is a dog.", "category": kind, "image": png(n)}
+    {
+        "question_id": n,
+        "question": "What is it?",
+        "caption": "A dog.",
+        "gpt_answer": "It is a dog.",
+        "category": kind,
+        "image": png(n),
+    }
     | {"image_id": f"00{n}.jpg", "answer_id": f"a{n}", "model_id": "gpt-4"}
     for n, kind in enumerate(("conv", "detail", "complex"))
 ]
 MMBENCH: Rows = [
-    {"index": n, "question": "What is it?", "hint": None, "answer": "A", "A": "a dog", "B": "a cat", "C": None, "D": None, "image": png(n)}
+    {
+        "index": n,
+        "question": "What is it?",
+        "hint": None,
+        "answer": "A",
+        "A": "a dog",
+        "B": "a cat",
+        "C": None,
+        "D": None,
+        "image": png(n),
+    }
     | {"category": "object", "L2-category": "coarse", "source": "x", "comment": None, "split": "dev"}
     for n in range(2)
 ]
 SCIENCE: Rows = [
-    {"image": png(n), "question": "Which is it?", "choices": ["dog", "cat"], "answer": n % 2, "hint": "Look.", "task": "closed choice"}
-    | {"grade": "grade2", "subject": "natural science", "topic": "biology", "category": "x", "skill": "y", "lecture": "", "solution": ""}
+    {
+        "image": png(n),
+        "question": "Which is it?",
+        "choices": ["dog", "cat"],
+        "answer": n % 2,
+        "hint": "Look.",
+        "task": "closed choice",
+    }
+    | {
+        "grade": "grade2",
+        "subject": "natural science",
+        "topic": "biology",
+        "category": "x",
+        "skill": "y",
+        "lecture": "",
+        "solution": "",
+    }
     for n in range(2)
 ]
 SEED: Rows = [
-    {"answer": "A", "choice_a": "dog", "choice_b": "cat", "choice_c": "bus", "choice_d": "cup", "data_id": f"{n}", "data_type": kind}
+    {
+        "answer": "A",
+        "choice_a": "dog",
+        "choice_b": "cat",
+        "choice_c": "bus",
+        "choice_d": "cup",
+        "data_id": f"{n}",
+        "data_type": kind,
+    }
     | {"image": [png(n)], "question": "Which is it?", "question_id": f"{n}", "question_type_id": 1 + n, "segment": None}
     for n, kind in enumerate(("image", "image", "video"))
 ]
@@ -122,7 +205,9 @@ def write_pope_llava(folder: Path) -> Path:
         for n, (thing, label) in enumerate((("a dog", "yes"), ("an oven", "no"))):
             name = f"COCO_val2014_{n:012d}.jpg"
             (folder / "val2014" / name).write_bytes(png(n)["bytes"])
-            rows.append({"question_id": n + 1, "image": name, "text": f"Is there {thing} in the image?", "label": label})
+            rows.append(
+                {"question_id": n + 1, "image": name, "text": f"Is there {thing} in the image?", "label": label}
+            )
         (folder / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return folder
 
@@ -131,7 +216,12 @@ def write_amber(folder: Path) -> Path:
     for n in (1, 2):
         (folder / f"AMBER_{n}.jpg").write_bytes(png(n)["bytes"])
     generative = [{"id": n, "image": f"AMBER_{n}.jpg", "query": "Describe this image."} for n in (1, 2)]
-    types = ("discriminative-attribute-state", "discriminative-attribute-number", "discriminative-attribute-action", "relation")
+    types = (
+        "discriminative-attribute-state",
+        "discriminative-attribute-number",
+        "discriminative-attribute-action",
+        "relation",
+    )
     kinds = [*types, "discriminative-relation", "discriminative-hallucination"]
     asked = [{"id": 1005 + i, "image": f"AMBER_{1 + i % 2}.jpg", "query": f"Is the dog {i} there?"} for i in range(6)]
     annotations: Rows = [{"id": n, "type": "generative", "truth": ["dog", "grass"], "hallu": ["cat"]} for n in (1, 2)]
@@ -165,7 +255,13 @@ def write_rtvlm(folder: Path) -> Path:
         place = folder / "data" / subset
         place.mkdir(parents=True)
         (place / "1.png").write_bytes(png(1)["bytes"])
-        row = {"id": 1, "image": "1.png", "prompt": "How?", "instruction": "How?", "refused_to_answer": ["Refuse to Answer"]}
+        row = {
+            "id": 1,
+            "image": "1.png",
+            "prompt": "How?",
+            "instruction": "How?",
+            "refused_to_answer": ["Refuse to Answer"],
+        }
         (place / "mixed.jsonl").write_text(json.dumps(row), encoding="utf-8")
     return folder
 
@@ -314,11 +410,23 @@ def test_what_is_wrong_with_given_data_is_one_line(
     assert complaint in err
 
 
-def test_rows_that_are_missing_are_an_error_unless_they_may_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_are_missing_are_an_error_unless_they_may_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from harness.cli.main import run
 
     place = write_parquet(tmp_path, MME)
-    command = ["eval", "--model", "scenes-early", "--tasks", "mme", "--data", f"mme={place}", "--out", str(tmp_path / "run")]
+    command = [
+        "eval",
+        "--model",
+        "scenes-early",
+        "--tasks",
+        "mme",
+        "--data",
+        f"mme={place}",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert run(command) == 1
     assert "has 12 rows, the benchmark 2374; --partial-data scores what is there" in capsys.readouterr().err
     assert run([*command, "--partial-data", "--json"]) == 0

@@ -1,4 +1,5 @@
-"""What boards say, on the command line: two small models scored for real, then ranked, compared, gated, shown and exported."""
+"""What boards say, on the command line: two small models scored for real, then ranked, compared, gated, shown and
+exported."""
 
 import csv
 import io
@@ -63,17 +64,35 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return err
 
 
-def put(folder: Path, model: str, *, task: str = "mme", metric: str = "perception", judge: str | None = None, **changes: Any) -> None:
+def put(
+    folder: Path, model: str, *, task: str = "mme", metric: str = "perception", judge: str | None = None, **changes: Any
+) -> None:
     """A run of one score onto the board of a run folder."""
     run = re.sub(r"\W", "_", f"{model}-{task}-{judge}")
-    facts: dict[str, Any] = {"value": 1500.0, "low": None, "high": None, "unit": "points", "higher_is_better": True, "headline": True}
-    facts |= {"version": "1.0", "samples": 2374, "limit": None, "seconds": 1.0, "cost": 0.0, "created": "2026-01-31T12:00:00+00:00"}
+    facts: dict[str, Any] = {
+        "value": 1500.0,
+        "low": None,
+        "high": None,
+        "unit": "points",
+        "higher_is_better": True,
+        "headline": True,
+    }
+    facts |= {
+        "version": "1.0",
+        "samples": 2374,
+        "limit": None,
+        "seconds": 1.0,
+        "cost": 0.0,
+        "created": "2026-01-31T12:00:00+00:00",
+    }
     facts |= {"provenance": {"data": "lmms-lab/MME@d6c9023f"}, "judge": judge}
     entry = Entry(run=run, model=model, task=task, metric=metric, **facts | changes)
     Board(folder / "board").add([entry], [])
 
 
-def test_the_gate_misses_what_weights_scored_that_are_gone_from_the_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gate_misses_what_weights_scored_that_are_gone_from_the_baseline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def provenance(weights: str) -> dict[str, str]:
         return {"data": "lmms-lab/MME@d6c9023f", "weights": weights}
 
@@ -96,7 +115,9 @@ def test_a_leaderboard_of_nothing_is_a_mistake(
     assert "no folder 'runs'" in refused(["leaderboard", *form], capsys)
     Path("runs/x/board").mkdir(parents=True)
     assert "no run on the boards in 'runs'" in refused(["leaderboard", *form], capsys)
-    assert "2 runs with --limit or on partial data; --partial shows them" in refused(["leaderboard", str(runs), *form], capsys)
+    assert "2 runs with --limit or on partial data; --partial shows them" in refused(
+        ["leaderboard", str(runs), *form], capsys
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "runs"}
 
 
@@ -118,7 +139,11 @@ def test_a_leaderboard_of_nothing_is_a_mistake(
     ),
 )
 def test_an_option_that_would_do_nothing_is_refused(
-    tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     put(Path("runs/a"), "m")
@@ -127,11 +152,23 @@ def test_an_option_that_would_do_nothing_is_refused(
     assert [path.name for path in Path("runs").iterdir()] == ["a"]
 
 
-def test_a_board_under_another_name_stands_beside_a_folder_of_boards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_board_under_another_name_stands_beside_a_folder_of_boards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(tmp_path / "runs" / "a", "mine")
     put(tmp_path / "b", "baseline")
     (tmp_path / "b" / "board").rename(tmp_path / "kept")
-    text = said(["leaderboard", str(tmp_path / "runs"), str(tmp_path / "kept"), str(tmp_path / "runs" / "a"), "--format", "csv"], capsys)
+    text = said(
+        [
+            "leaderboard",
+            str(tmp_path / "runs"),
+            str(tmp_path / "kept"),
+            str(tmp_path / "runs" / "a"),
+            "--format",
+            "csv",
+        ],
+        capsys,
+    )
     assert [row["model"] for row in csv.DictReader(io.StringIO(text))] == ["mine", "baseline"]
 
 
@@ -160,8 +197,12 @@ def test_what_others_published_is_in_every_form_and_apart(tmp_path: Path, capsys
     assert "nothing is known here to be published" in capsys.readouterr().err
 
 
-def test_the_page_holds_pictures_and_needs_nothing_else(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said(["leaderboard", str(runs), "--partial", "--base", "scenes-base", "--html", str(tmp_path / "board.html")], capsys)
+def test_the_page_holds_pictures_and_needs_nothing_else(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(
+        ["leaderboard", str(runs), "--partial", "--base", "scenes-base", "--html", str(tmp_path / "board.html")], capsys
+    )
     text = (tmp_path / "board.html").read_text(encoding="utf-8")
     assert "Content-Security-Policy" in text
     assert "scenes-careful" in text
@@ -178,16 +219,23 @@ def test_two_models_are_compared_answer_by_answer(runs: Path, capsys: pytest.Cap
     assert "did you mean 'scenes-careful'?" in capsys.readouterr().err
 
 
-def test_a_model_is_no_worse_than_itself_and_no_better(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_no_worse_than_itself_and_no_better(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     board = str(runs / "small" / "board")
     assert cli.run(["check", "--baseline", board, "--partial"]) == 2  # held against itself, it would always pass
     assert "against itself" in capsys.readouterr().err
     itself = ["--model", "scenes-base", "--baseline-model", "scenes-base"]
     assert "both 'scenes-base'" in refused(["check", "--baseline", board, "--partial", *itself], capsys)
-    assert cli.run(["check", "--baseline", board, "--board", board, "--partial", "--junit", str(tmp_path / "gate.xml")]) == 0
+    assert (
+        cli.run(["check", "--baseline", board, "--board", board, "--partial", "--junit", str(tmp_path / "gate.xml")])
+        == 0
+    )
     assert (tmp_path / "gate.xml").read_text().startswith("<?xml")
     assert cli.run(["check", "--baseline", board, "--board", board, "--partial", "--require-better", "scenes_mme"]) == 3
-    assert cli.run(["check", "--baseline", board, "--board", board]) == 1  # nothing without a limit to compare: an error, never a pass
+    assert (
+        cli.run(["check", "--baseline", board, "--board", board]) == 1
+    )  # nothing without a limit to compare: an error, never a pass
 
 
 @pytest.mark.parametrize(
@@ -212,8 +260,14 @@ def test_a_gate_of_a_model_that_is_not_there_is_a_mistake(
         (["leaderboard", "runs", "--html", "file/x/y.html"], "--html 'file/x/y.html': 'file' is a file, not a folder"),
         (["leaderboard", "runs", "--output", "hub", "--out", "file"], "--out 'file' is a file; give a folder"),
         (["leaderboard", "file"], "'file' is a file; give a board"),
-        (["check", "--baseline", "runs/a", "--board", "runs/a", "--junit", "runs"], "--junit 'runs' is a folder; give a file"),
-        (["check", "--baseline", "runs/a", "--board", "runs/a", "--comment", "file/c.md"], "'file' is a file, not a folder"),
+        (
+            ["check", "--baseline", "runs/a", "--board", "runs/a", "--junit", "runs"],
+            "--junit 'runs' is a folder; give a file",
+        ),
+        (
+            ["check", "--baseline", "runs/a", "--board", "runs/a", "--comment", "file/c.md"],
+            "'file' is a file, not a folder",
+        ),
         (["check", "--baseline", "runs/a", "--board", "runs/a", "--require-better"], "--require-better: name the TASK"),
         (
             ["check", "--baseline", "runs/a", "--board", "runs/a", *2 * ["--tolerance", "mme.score=1"]],
@@ -225,7 +279,11 @@ def test_a_gate_of_a_model_that_is_not_there_is_a_mistake(
     ),
 )
 def test_what_cannot_be_read_or_written_is_one_line_before_any_work(
-    tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     put(Path("runs/a"), "m")
@@ -243,7 +301,9 @@ def test_a_folder_that_takes_no_file_is_a_mistake(tmp_path: Path, capsys: pytest
     assert "nothing can be written in" in refused(asked, capsys)
 
 
-def test_power_is_told_from_answers_or_supposed(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_is_told_from_answers_or_supposed(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(runs)
     assert "400" in said(["power", "scenes_mme", "--board", str(runs), "--samples", "400", "--difference", "2"], capsys)
     assert cli.run(["power", "scenes_mme", "--model", "nobody", "--board", str(runs)]) == 2
@@ -281,7 +341,10 @@ def test_every_tasks_power_is_told_or_what_is_missing_for_it(
         (["pope", "--discordance", "6", "--model", "m"], "give the ones or the others"),
         (["pope", "--accuracy", "60", "--discordance", "6"], "say one thing in two ways"),
         (["mmhal", "--accuracy", "60"], "mmhal score (0-6): --accuracy and --discordance are for shares (%) only"),
-        (["mme", "--discordance", "6"], "mme perception (points): what one answer adds to it is not known without answers"),
+        (
+            ["mme", "--discordance", "6"],
+            "mme perception (points): what one answer adds to it is not known without answers",
+        ),
         (["pope", "--accuracy", "100"], "accuracy must be between 0 and 100"),
     ),
 )
@@ -289,14 +352,20 @@ def test_power_supposes_shares_alone(options: list[str], message: str, capsys: p
     assert message in refused(["power", *options], capsys)
 
 
-def test_results_go_out_as_lm_evals_and_come_back_marked(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = said(["leaderboard", str(runs), "--partial", "--output", "lm-eval", "--out", str(tmp_path / "out")], capsys).split()
+def test_results_go_out_as_lm_evals_and_come_back_marked(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = said(
+        ["leaderboard", str(runs), "--partial", "--output", "lm-eval", "--out", str(tmp_path / "out")], capsys
+    ).split()
     assert len(files) == 2
     said(["import", *files, "--out", str(tmp_path / "in")], capsys)
     assert "scenes-careful" in said(["leaderboard", str(tmp_path / "in"), "--partial"], capsys)
 
 
-def test_what_cannot_be_exported_is_named_and_the_others_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_exported_is_named_and_the_others_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     board, out = tmp_path / "run", tmp_path / "out"
     put(board, "cut", limit=8, samples=8)
     put(board, "a/b")
@@ -304,7 +373,10 @@ def test_what_cannot_be_exported_is_named_and_the_others_are_written(tmp_path: P
     for judge in ("one", "two"):
         put(board, "twice", task="mmhal", metric="score", judge=judge, unit="0-6", value=2.0)
     asked = ["leaderboard", str(board), "--partial", "--out", str(out)]
-    assert cli.run([*asked, "--output", "hub", "--source-url", "https://example.org/board", "--hub-task", "mme=default"]) == 1
+    assert (
+        cli.run([*asked, "--output", "hub", "--source-url", "https://example.org/board", "--hub-task", "mme=default"])
+        == 1
+    )
     told = capsys.readouterr()
     assert told.err == "cut: not exported: no whole score to put into a model card\n"
     files = [Path(line) for line in told.out.splitlines()]
@@ -326,7 +398,9 @@ def test_what_cannot_be_exported_is_named_and_the_others_are_written(tmp_path: P
 
 def test_a_file_that_is_no_result_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_text("[]")
-    (tmp_path / "good.json").write_text('{"results": {"t": {"acc,none": 0.5}}, "model_name": "m", "date": 1769900000.0}')
+    (tmp_path / "good.json").write_text(
+        '{"results": {"t": {"acc,none": 0.5}}, "model_name": "m", "date": 1769900000.0}'
+    )
     both = [str(tmp_path / "good.json"), str(tmp_path / "x.json")]
     assert "x.json" in refused(["import", *both, "--out", str(tmp_path / "out")], capsys)
     assert not (tmp_path / "out").exists()  # nor is the good one on the board by halves
@@ -334,7 +408,11 @@ def test_a_file_that_is_no_result_is_one_line(tmp_path: Path, capsys: pytest.Cap
 
 def test_names_give_no_orders_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "\x1b[2J\u202em\nharness: all is well"
-    results = {"results": {hostile: {"acc,none": 0.5, "bad,none": hostile}}, "model_name": hostile, "date": 1769900000.0}
+    results = {
+        "results": {hostile: {"acc,none": 0.5, "bad,none": hostile}},
+        "model_name": hostile,
+        "date": 1769900000.0,
+    }
     (tmp_path / "x.json").write_text(json.dumps(results))
     assert cli.run(["import", str(tmp_path / "x.json"), "--out", str(tmp_path / "run")]) == 0
     for form in ([], ["--format", "csv"], ["--output", "lm-eval", "--out", str(tmp_path / "out")]):

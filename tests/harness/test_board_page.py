@@ -1,4 +1,5 @@
-"""What the page shows beside the board's numbers: pictures that are on this machine, and curves. Nobody is asked for anything."""
+"""What the page shows beside the board's numbers: pictures that are on this machine, and curves. Nobody is asked for
+anything."""
 
 import html
 import io
@@ -46,7 +47,14 @@ def entry(task: str, model: str = "base", **changes: Any) -> Entry:
 
 
 def sample(task: str, image: str, **changes: Any) -> Sample:
-    usual: dict[str, Any] = {"run": "run-1", "task": task, "id": image, "image": image, "prompt": "Is there a dog?", "answer": "yes"}
+    usual: dict[str, Any] = {
+        "run": "run-1",
+        "task": task,
+        "id": image,
+        "image": image,
+        "prompt": "Is there a dog?",
+        "answer": "yes",
+    }
     return Sample(**usual | {"records": {}, "reply": None} | changes)
 
 
@@ -112,13 +120,24 @@ def keys(path: Path) -> list[str]:
     return [doc["image"] for doc in load_tasks([spec], data={"mme": str(path)}, partial_data=True)[0]["mme"].eval_docs]
 
 
-def test_a_page_asks_nobody_and_tells_once_what_it_could_not_get(tmp_path: Path, empty_cache: Path, sockets: list[object]) -> None:
+def test_a_page_asks_nobody_and_tells_once_what_it_could_not_get(
+    tmp_path: Path, empty_cache: Path, sockets: list[object]
+) -> None:
     board = Board(tmp_path / "board")
     entries = [entry(task) for task in ("mme", "rtvlm", "gone")]
     board.add(entries, [sample(task, f"{task}-{place}") for task in ("mme", "rtvlm", "gone") for place in range(3)])
     told: list[str] = []
     found = compare_board(entries, samples=board.samples, metrics=lambda task, name: None)
-    text = board_page([board], entries, title="Board", base=None, samples=board.samples, standing=found, pictures=True, tell=told.append)
+    text = board_page(
+        [board],
+        entries,
+        title="Board",
+        base=None,
+        samples=board.samples,
+        standing=found,
+        pictures=True,
+        tell=told.append,
+    )
     assert sockets == []
     assert [line.partition(":")[0] for line in told] == ["mme", "rtvlm", "gone"]
     assert all("pictures are left out" in line and "\n" not in line for line in told)
@@ -181,7 +200,9 @@ def test_an_embedded_task_is_drawn_in_the_split_that_was_asked(sockets: list[obj
     assert (told, sockets) == ([], [])
 
 
-def test_local_data_that_a_run_names_are_read_and_a_torn_picture_is_told_once(tmp_path: Path, sockets: list[object]) -> None:
+def test_local_data_that_a_run_names_are_read_and_a_torn_picture_is_told_once(
+    tmp_path: Path, sockets: list[object]
+) -> None:
     path = local_mme(tmp_path / "mme")
     red, torn = keys(path)
     told: list[str] = []
@@ -200,7 +221,13 @@ def test_what_the_hubs_cache_holds_is_shown(tmp_path: Path, empty_cache: Path, s
     source = tmp_path / "hub" / "table.jsonl"
     source.parent.mkdir()
     (source.parent / "blue.png").write_bytes(png("blue"))
-    row = {"question_id": "a", "question": "Dog?", "answer": "Yes", "category": "existence", "image": str(source.parent / "blue.png")}
+    row = {
+        "question_id": "a",
+        "question": "Dog?",
+        "answer": "Yes",
+        "category": "existence",
+        "image": str(source.parent / "blue.png"),
+    }
     source.write_text(json.dumps(row), encoding="utf-8")
     load_dataset("json", data_files={"test": str(source)}, cache_dir=str(tmp_path / "built"))
     (built,) = (tmp_path / "built" / "json").glob("*/*/*/")
@@ -212,7 +239,9 @@ def test_what_the_hubs_cache_holds_is_shown(tmp_path: Path, empty_cache: Path, s
     for file in placed.glob("json-*"):
         file.rename(placed / file.name.replace("json-", f"{name.lower()}-"))
     info = json.loads((placed / "dataset_info.json").read_text())
-    (placed / "dataset_info.json").write_text(json.dumps(info | {"dataset_name": name.lower(), "config_name": "default"}))
+    (placed / "dataset_info.json").write_text(
+        json.dumps(info | {"dataset_name": name.lower(), "config_name": "default"})
+    )
     told: list[str] = []
     key = keys(source)[0]
     sockets.clear()  # of the library, which counts what it builds
@@ -227,8 +256,14 @@ def test_no_task_is_loaded_before_a_picture_of_it_is_wanted() -> None:
 
 
 def test_a_curve_begins_at_the_base_and_needs_two_checkpoints() -> None:
-    entries = [entry("mme", model) for model in ("base", "runs/a/checkpoint-20", "runs/a/checkpoint-10", "runs/b/checkpoint-5", "other")]
+    entries = [
+        entry("mme", model)
+        for model in ("base", "runs/a/checkpoint-20", "runs/a/checkpoint-10", "runs/b/checkpoint-5", "other")
+    ]
     (arms,) = curves_of(entries, "base").values()
-    assert {arm: [point.step for point in points] for arm, points in arms.items()} == {"runs/a": [0, 10, 20], "runs/b": [0, 5]}
+    assert {arm: [point.step for point in points] for arm, points in arms.items()} == {
+        "runs/a": [0, 10, 20],
+        "runs/b": [0, 5],
+    }
     (arms,) = curves_of(entries, None).values()
     assert list(arms) == ["runs/a"]

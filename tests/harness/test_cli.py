@@ -41,12 +41,16 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     assert "\n" not in error
 
 
-def test_a_recipe_that_pretrains_cannot_be_evaluated_against_a_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_that_pretrains_cannot_be_evaluated_against_a_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(["train-then-eval", "scenes-base", "--out", str(tmp_path / "run")]) == 2
     assert "harness train scenes-base" in capsys.readouterr().err
 
 
-def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert cli.run(["eval", "--model", str(tmp_path), "--limit", "2", "--out", str(tmp_path / "run")]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
@@ -61,13 +65,19 @@ def test_tasks_and_models_are_listed_for_people_and_machines(capsys: pytest.Capt
     assert cli.run(["tasks", "show", "scenes_chair", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["headline"] == "chair_s"
     assert cli.run(["models", "--json"]) == 0
-    assert {model["name"] for model in json.loads(capsys.readouterr().out)["models"]} >= {"scenes-base", "silkie", "gpt-4v"}
+    assert {model["name"] for model in json.loads(capsys.readouterr().out)["models"]} >= {
+        "scenes-base",
+        "silkie",
+        "gpt-4v",
+    }
     assert cli.run(["models"]) == 0
     assert "MMInstruction/Silkie" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "arguments", (["train-then-eval", "scenes-demo"], ["train", "scenes-base"], ["eval", "--model", "scenes-base"]), ids=str
+    "arguments",
+    (["train-then-eval", "scenes-demo"], ["train", "scenes-base"], ["eval", "--model", "scenes-base"]),
+    ids=str,
 )
 def test_a_dry_run_touches_nothing(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
@@ -86,7 +96,13 @@ def test_the_plan_of_the_demo_says_what_is_scored(capsys: pytest.CaptureFixture[
 def test_light_commands_load_no_heavy_library(tmp_path: Path) -> None:
     (tmp_path / "board").mkdir()
     heavy = {"torch", "lm_eval", "transformers", "trl", "datasets"}
-    for arguments in (["--help"], ["leaderboard", str(tmp_path)], ["tasks"], ["models"], ["train-then-eval", "scenes-demo", "--dry-run"]):
+    for arguments in (
+        ["--help"],
+        ["leaderboard", str(tmp_path)],
+        ["tasks"],
+        ["models"],
+        ["train-then-eval", "scenes-demo", "--dry-run"],
+    ):
         code = (
             f"import sys; from harness.cli.main import run; run({arguments!r}); "
             f"print(sorted(set(sys.modules) & {heavy!r}), file=sys.stderr)"
@@ -96,7 +112,9 @@ def test_light_commands_load_no_heavy_library(tmp_path: Path) -> None:
 
 
 def test_help_names_every_command() -> None:
-    done = subprocess.run([*HARNESS, "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "120", "NO_COLOR": "1"})
+    done = subprocess.run(
+        [*HARNESS, "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "120", "NO_COLOR": "1"}
+    )
     for command in ("eval", "train-then-eval", "train", "leaderboard", "check", "models", "tasks"):
         assert f" {command} " in done.stdout
     assert "\x1b[" not in done.stdout

@@ -1,4 +1,5 @@
-"""What is converted computes what the original computed. Originals are tiny, random, and written by the mapping read backwards."""
+"""What is converted computes what the original computed. Originals are tiny, random, and written by the mapping read
+backwards."""
 
 import copy
 import json
@@ -34,7 +35,13 @@ def pieces() -> list[tuple[str, int]]:
     grown = [word[:end] for word in WORDS for end in range(2, len(word) + 1)]
     marked = ["▁" + word[:end] for word in WORDS for end in range(1, len(word) + 1)]
     names = list(dict.fromkeys([*letters, *grown, *marked]))
-    return [("<unk>", 2), ("<s>", 3), ("</s>", 3), *((f"<0x{byte:02X}>", 6) for byte in range(256)), *((name, 1) for name in names)]
+    return [
+        ("<unk>", 2),
+        ("<s>", 3),
+        ("</s>", 3),
+        *((f"<0x{byte:02X}>", 6) for byte in range(256)),
+        *((name, 1) for name in names),
+    ]
 
 
 VOCAB = len(pieces())
@@ -58,7 +65,13 @@ def build(linear: bool) -> Any:
 
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=20, patch_size=10, projection_dim=16
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=20,
+        patch_size=10,
+        projection_dim=16,
     )
     text = LlamaConfig(
         vocab_size=-(-(VOCAB + 2) // 64) * 64,
@@ -71,7 +84,10 @@ def build(linear: bool) -> Any:
         rope_theta=20_000.0,
     )
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=VOCAB, projector_hidden_act="linear" if linear else "gelu"
+        vision_config=vision,
+        text_config=text,
+        image_token_index=VOCAB,
+        projector_hidden_act="linear" if linear else "gelu",
     )
     model = LlavaForConditionalGeneration(config).eval()
     with torch.no_grad():
@@ -168,7 +184,9 @@ def source(model: Any, tmp_path: Path) -> Path:
 def opened(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, dtype="auto", use_safetensors=True)
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        folder, output_loading_info=True, dtype="auto", use_safetensors=True
+    )
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert type(model).__name__ == "LlavaForConditionalGeneration"
     return model.eval(), AutoProcessor.from_pretrained(folder)
@@ -195,7 +213,9 @@ def assert_same(converted: Path, reference: Any) -> None:
     assert (got - logits(model, processor, seed=2)).abs().max() > 1e-2  # else equality says nothing of the picture
 
 
-def test_bin_shards_give_the_same_logits(model: Any, vision: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bin_shards_give_the_same_logits(
+    model: Any, vision: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(convert_llava, "SHARD", 40_000)
     convert(source, tmp_path / "out", vision=vision)
     assert_same(tmp_path / "out", model)
@@ -213,7 +233,9 @@ def test_safetensors_and_a_whole_clip_give_the_same_logits(model: Any, source: P
     for path in source.glob("pytorch_model*"):
         path.unlink()
     save_file(original_weights(model), source / "model.safetensors")
-    text = CLIPTextConfig(vocab_size=30, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    text = CLIPTextConfig(
+        vocab_size=30, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config=model.config.vision_config, projection_dim=16))
     clip.vision_model.load_state_dict(model.model.vision_tower.state_dict())
     clip.config.save_pretrained(tmp_path / "clip")
@@ -225,7 +247,9 @@ def test_safetensors_and_a_whole_clip_give_the_same_logits(model: Any, source: P
 def test_a_linear_projector_gives_the_same_logits(vision: Path, tmp_path: Path) -> None:
     model = build(linear=True)
     tower_of(model).save_pretrained(tmp_path / "clip")
-    convert(write_source(tmp_path / "in", original_weights(model, linear=True)), tmp_path / "out", vision=tmp_path / "clip")
+    convert(
+        write_source(tmp_path / "in", original_weights(model, linear=True)), tmp_path / "out", vision=tmp_path / "clip"
+    )
     assert_same(tmp_path / "out", model)
 
 
@@ -235,13 +259,19 @@ def test_the_sources_own_vision_tower_wins(model: Any, tmp_path: Path) -> None:
         for parameter in other.model.vision_tower.parameters():
             parameter.zero_()
     tower_of(other).save_pretrained(tmp_path / "clip")
-    convert(write_source(tmp_path / "in", original_weights(model, tower=True)), tmp_path / "out", vision=tmp_path / "clip")
+    convert(
+        write_source(tmp_path / "in", original_weights(model, tower=True)), tmp_path / "out", vision=tmp_path / "clip"
+    )
     assert_same(tmp_path / "out", model)
 
 
 @pytest.mark.parametrize("feature", ("patch", "cls_patch"))
-def test_layer_and_features_of_the_tower_are_the_configurations(feature: str, model: Any, vision: Path, tmp_path: Path) -> None:
-    folder = write_source(tmp_path / "in", original_weights(model), mm_vision_select_layer=-1, mm_vision_select_feature=feature)
+def test_layer_and_features_of_the_tower_are_the_configurations(
+    feature: str, model: Any, vision: Path, tmp_path: Path
+) -> None:
+    folder = write_source(
+        tmp_path / "in", original_weights(model), mm_vision_select_layer=-1, mm_vision_select_feature=feature
+    )
     convert(folder, tmp_path / "out", vision=vision)
     converted, processor = opened(tmp_path / "out")
     assert converted.config.vision_feature_layer == -1
@@ -253,7 +283,9 @@ def test_layer_and_features_of_the_tower_are_the_configurations(feature: str, mo
 
 @pytest.mark.parametrize("rslora", (False, True))
 @pytest.mark.parametrize("file", ("adapter_model.bin", "adapter_model.safetensors"))
-def test_a_merged_adapter_gives_pefts_logits(rslora: bool, file: str, model: Any, vision: Path, source: Path, tmp_path: Path) -> None:
+def test_a_merged_adapter_gives_pefts_logits(
+    rslora: bool, file: str, model: Any, vision: Path, source: Path, tmp_path: Path
+) -> None:
     folder, wrapped = adapter(tmp_path / "lora", model, rslora)
     if file.endswith("bin"):
         from safetensors.torch import load_file
@@ -274,7 +306,9 @@ def adapter(folder: Path, model: Any, rslora: bool = False) -> tuple[Path, Any]:
     language = LlamaForCausalLM(model.config.text_config)
     language.model.load_state_dict(model.model.language_model.state_dict())
     language.lm_head.load_state_dict(model.lm_head.state_dict())
-    wrapped = get_peft_model(language, LoraConfig(r=3, lora_alpha=5, use_rslora=rslora, target_modules=["q_proj", "v_proj", "down_proj"]))
+    wrapped = get_peft_model(
+        language, LoraConfig(r=3, lora_alpha=5, use_rslora=rslora, target_modules=["q_proj", "v_proj", "down_proj"])
+    )
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
@@ -307,13 +341,18 @@ def test_weights_that_share_memory_are_written_apart(model: Any, vision: Path, t
     assert_same(tmp_path / "out", model)
 
 
-def test_new_tokens_and_the_rows_that_fill_up_are_the_mean_of_the_old(model: Any, vision: Path, source: Path, tmp_path: Path) -> None:
+def test_new_tokens_and_the_rows_that_fill_up_are_the_mean_of_the_old(
+    model: Any, vision: Path, source: Path, tmp_path: Path
+) -> None:
     convert(source, tmp_path / "out", vision=vision)
     converted, processor = opened(tmp_path / "out")
     assert processor.tokenizer.convert_tokens_to_ids(["<image>", "<pad>"]) == [VOCAB, VOCAB + 1]
     assert (converted.config.image_token_id, converted.config.text_config.pad_token_id) == (VOCAB, VOCAB + 1)
     assert converted.generation_config.pad_token_id == VOCAB + 1
-    for new, old in ((converted.get_input_embeddings(), model.get_input_embeddings()), (converted.lm_head, model.lm_head)):
+    for new, old in (
+        (converted.get_input_embeddings(), model.get_input_embeddings()),
+        (converted.lm_head, model.lm_head),
+    ):
         assert len(new.weight) % 64 == 0
         assert len(new.weight) >= VOCAB + 2
         torch.testing.assert_close(new.weight[:VOCAB], old.weight[:VOCAB])
@@ -328,17 +367,31 @@ def test_tokens_added_before_keep_their_ids_and_spare_rows_are_taken(model: Any,
     (folder / "added_tokens.json").write_text(json.dumps({"<im_patch>": VOCAB}))
     convert(folder, tmp_path / "out", vision=vision)
     converted, processor = opened(tmp_path / "out")
-    assert processor.tokenizer.convert_tokens_to_ids(["<im_patch>", "<image>", "<pad>"]) == [VOCAB, VOCAB + 1, VOCAB + 2]
+    assert processor.tokenizer.convert_tokens_to_ids(["<im_patch>", "<image>", "<pad>"]) == [
+        VOCAB,
+        VOCAB + 1,
+        VOCAB + 2,
+    ]
     mean = weights["lm_head.weight"][: VOCAB + 1].mean(0)
     torch.testing.assert_close(converted.lm_head.weight[VOCAB], torch.full((48,), 7.0))
-    torch.testing.assert_close(converted.lm_head.weight[VOCAB + 1 :], mean.expand(len(converted.lm_head.weight) - VOCAB - 1, -1))
+    torch.testing.assert_close(
+        converted.lm_head.weight[VOCAB + 1 :], mean.expand(len(converted.lm_head.weight) - VOCAB - 1, -1)
+    )
 
 
 def test_text_becomes_the_ids_sentencepiece_gives_it(vision: Path, source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "out", vision=vision)
     tokenizer = opened(tmp_path / "out")[1].tokenizer
     names = tokenizer.convert_ids_to_tokens(tokenizer(TEXT + " é")["input_ids"])
-    start = ["<s>", "▁USER", "<0x3A>", "▁", "<image>", "▁", "<0x0A>"]  # "▁" after <image>: the original code tokenized both sides apart
+    start = [
+        "<s>",
+        "▁USER",
+        "<0x3A>",
+        "▁",
+        "<image>",
+        "▁",
+        "<0x0A>",
+    ]  # "▁" after <image>: the original code tokenized both sides apart
     assert names == [*start, "what", "▁is", "▁it", "▁ASSISTANT", "<0x3A>", "▁", "<0xC3>", "<0xA9>"]
     assert tokenizer.tokenize("<0x0A>") == ["▁<0x0A", ">"]  # what spells a byte's piece is no byte
     assert tokenizer.decode(tokenizer("what  is\nit é", add_special_tokens=False)["input_ids"]) == "what  is\nit é"
@@ -349,7 +402,9 @@ def test_a_tokenizer_json_is_taken_as_it_is(model: Any, vision: Path, source: Pa
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     (source / "tokenizer.model").unlink()
-    tokenizer = Tokenizer(models.WordLevel({name: number for number, (name, _) in enumerate(pieces())}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({name: number for number, (name, _) in enumerate(pieces())}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always")
     tokenizer.save(str(source / "tokenizer.json"))
     convert(source, tmp_path / "out", vision=vision)
@@ -363,10 +418,20 @@ def test_the_chat_template_is_vicunas(vision: Path, source: Path, tmp_path: Path
     processor = opened(tmp_path / "out")[1]
     question = {"role": "user", "content": [{"type": "text", "text": "what is it"}, {"type": "image"}]}
     assert processor.apply_chat_template([question], add_generation_prompt=True) == CHAT
-    assert processor.apply_chat_template([{"role": "user", "content": "<image>\nwhat is it"}], add_generation_prompt=True) == CHAT
-    talk = [question, {"role": "assistant", "content": [{"type": "text", "text": "it"}]}, {"role": "user", "content": "is it"}]
+    assert (
+        processor.apply_chat_template([{"role": "user", "content": "<image>\nwhat is it"}], add_generation_prompt=True)
+        == CHAT
+    )
+    talk = [
+        question,
+        {"role": "assistant", "content": [{"type": "text", "text": "it"}]},
+        {"role": "user", "content": "is it"},
+    ]
     assert processor.apply_chat_template(talk, add_generation_prompt=True) == f"{CHAT} it</s>USER: is it ASSISTANT:"
-    assert processor.apply_chat_template([{"role": "system", "content": "what"}, question]) == "<s>what USER: <image>\nwhat is it "
+    assert (
+        processor.apply_chat_template([{"role": "system", "content": "what"}, question])
+        == "<s>what USER: <image>\nwhat is it "
+    )
 
 
 def test_the_harness_loads_it_and_prompts_begin_with_one_start(vision: Path, source: Path, tmp_path: Path) -> None:
@@ -382,11 +447,18 @@ def test_the_harness_loads_it_and_prompts_begin_with_one_start(vision: Path, sou
     assert len(lm.generate_until([Instance("generate_until", {}, arguments, 0)], disable_tqdm=True)) == 1
 
 
-def test_images_are_padded_where_the_original_padded_them(model: Any, vision: Path, source: Path, tmp_path: Path) -> None:
+def test_images_are_padded_where_the_original_padded_them(
+    model: Any, vision: Path, source: Path, tmp_path: Path
+) -> None:
     convert(source, tmp_path / "padded", vision=vision)
-    convert(write_source(tmp_path / "in", original_weights(model), image_aspect_ratio=None), tmp_path / "cut", vision=vision)
+    convert(
+        write_source(tmp_path / "in", original_weights(model), image_aspect_ratio=None), tmp_path / "cut", vision=vision
+    )
     wide = Image.new("RGB", (60, 20), (255, 0, 0))
-    padded, cut = (opened(tmp_path / name)[1](images=wide, text=TEXT, return_tensors="pt")["pixel_values"][0] for name in ("padded", "cut"))
+    padded, cut = (
+        opened(tmp_path / name)[1](images=wide, text=TEXT, return_tensors="pt")["pixel_values"][0]
+        for name in ("padded", "cut")
+    )
     assert padded.shape == cut.shape == (3, 20, 20)
     assert padded[:, 0, :].abs().max() < 0.02  # CLIP's mean colour
     torch.testing.assert_close(padded[:, 10, 10], cut[:, 0, 0])
@@ -426,15 +498,33 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "impossible size": (change_config(hidden_size="wide"), "hidden_size"),
     "other sizes": (change_config(intermediate_size=80), "(64, 48), not (80, 48)"),
     "too many layers": (change_config(num_hidden_layers=3), "missing weights"),
-    "left over": (change_weights(lambda weights: weights.update({"model.image_newline": torch.ones(48)})), "model.image_newline"),
-    "deep projector": (change_weights(lambda weights: weights.update({"model.mm_projector.4.weight": torch.ones(1)})), "mm_projector.4"),
-    "two projectors": (change_weights(lambda weights: weights.update({"model.mm_projector.weight": torch.ones(48, 32)})), "mm_projector"),
+    "left over": (
+        change_weights(lambda weights: weights.update({"model.image_newline": torch.ones(48)})),
+        "model.image_newline",
+    ),
+    "deep projector": (
+        change_weights(lambda weights: weights.update({"model.mm_projector.4.weight": torch.ones(1)})),
+        "mm_projector.4",
+    ),
+    "two projectors": (
+        change_weights(lambda weights: weights.update({"model.mm_projector.weight": torch.ones(48, 32)})),
+        "mm_projector",
+    ),
     "half a projector": (change_weights(lambda weights: weights.pop("model.mm_projector.2.weight")), "linear_2.weight"),
     "no embedding": (change_weights(lambda weights: weights.pop("model.embed_tokens.weight")), "0 rows"),
     "no head": (change_weights(lambda weights: weights.pop("lm_head.weight")), "lm_head.weight"),
-    "whole numbers": (change_weights(lambda weights: weights.update({"model.norm.weight": torch.ones(48, dtype=torch.int8)})), "int8"),
-    "no shard": (lambda folder: (folder / "pytorch_model-00002-of-00002.bin").unlink(), "pytorch_model-00002-of-00002.bin"),
-    "a torn shard": (lambda folder: os.truncate(folder / "pytorch_model-00001-of-00002.bin", 5000), "pytorch_model-00001-of-00002.bin"),
+    "whole numbers": (
+        change_weights(lambda weights: weights.update({"model.norm.weight": torch.ones(48, dtype=torch.int8)})),
+        "int8",
+    ),
+    "no shard": (
+        lambda folder: (folder / "pytorch_model-00002-of-00002.bin").unlink(),
+        "pytorch_model-00002-of-00002.bin",
+    ),
+    "a torn shard": (
+        lambda folder: os.truncate(folder / "pytorch_model-00001-of-00002.bin", 5000),
+        "pytorch_model-00001-of-00002.bin",
+    ),
     "an empty shard": (overwrite("pytorch_model-00001-of-00002.bin", b""), "pytorch_model-00001-of-00002.bin"),
     "the same shard twice": (
         lambda folder: (folder / "pytorch_model-00001-of-00002.bin").write_bytes(
@@ -443,25 +533,44 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "is there twice",
     ),
     "no index": (lambda folder: (folder / "pytorch_model.bin.index.json").unlink(), "no weights"),
-    "an index to elsewhere": (overwrite("pytorch_model.bin.index.json", b'{"weight_map": {"a": "../b.bin"}}'), "index.json"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "neither tokenizer.model nor tokenizer.json"),
+    "an index to elsewhere": (
+        overwrite("pytorch_model.bin.index.json", b'{"weight_map": {"a": "../b.bin"}}'),
+        "index.json",
+    ),
+    "no tokenizer": (
+        lambda folder: (folder / "tokenizer.model").unlink(),
+        "neither tokenizer.model nor tokenizer.json",
+    ),
     "a tokenizer that is none": (overwrite("tokenizer.model", b"version https://git-lfs"), "tokenizer.model"),
     "a torn tokenizer": (overwrite("tokenizer.model", sentencepiece()[:-3]), "tokenizer.model"),
     "a unigram tokenizer": (overwrite("tokenizer.model", sentencepiece(kind=1)), "type 1"),
     "added tokens with a gap": (overwrite("added_tokens.json", json.dumps({"<x>": VOCAB + 1}).encode()), "'<x>'"),
     "added tokens without ids": (overwrite("added_tokens.json", b'{"<x>": "y", "<z>": null}'), "added_tokens.json"),
-    "a list": (lambda folder: torch.save([torch.ones(1)], folder / "pytorch_model-00001-of-00002.bin"), "no dict of tensors"),
-    "numbers for names": (lambda folder: torch.save({1: torch.ones(1)}, folder / "pytorch_model-00001-of-00002.bin"), "no dict of tensors"),
+    "a list": (
+        lambda folder: torch.save([torch.ones(1)], folder / "pytorch_model-00001-of-00002.bin"),
+        "no dict of tensors",
+    ),
+    "numbers for names": (
+        lambda folder: torch.save({1: torch.ones(1)}, folder / "pytorch_model-00001-of-00002.bin"),
+        "no dict of tensors",
+    ),
     "an old file": (
-        lambda folder: torch.save({}, folder / "pytorch_model-00001-of-00002.bin", _use_new_zipfile_serialization=False),
+        lambda folder: torch.save(
+            {}, folder / "pytorch_model-00001-of-00002.bin", _use_new_zipfile_serialization=False
+        ),
         "pytorch_model-00001-of-00002.bin: can't be read",
     ),
-    "more tokens than rows": (overwrite("added_tokens.json", json.dumps({"<x>": VOCAB}).encode()), f"{VOCAB + 1} tokens"),
+    "more tokens than rows": (
+        overwrite("added_tokens.json", json.dumps({"<x>": VOCAB}).encode()),
+        f"{VOCAB + 1} tokens",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_wrong_with_a_source_is_one_line_and_leaves_nothing(case: str, source: Path, vision: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_source_is_one_line_and_leaves_nothing(
+    case: str, source: Path, vision: Path, tmp_path: Path
+) -> None:
     change, message = BROKEN[case]
     change(source)
     with pytest.raises(ConversionError) as caught:
@@ -490,7 +599,9 @@ def change_parts(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Ca
 
 
 def rename(old: str, new: str, only: str = "") -> Callable[[Path], object]:
-    return change_parts(lambda held: {name.replace(old, new) if only in name else name: part for name, part in held.items()})
+    return change_parts(
+        lambda held: {name.replace(old, new) if only in name else name: part for name, part in held.items()}
+    )
 
 
 def rank_zero(held: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -501,7 +612,10 @@ BROKEN_LORA: dict[str, tuple[Callable[[Path], object], str]] = {
     "names of another model": (rename(".layers.", ".blocks."), "fits no weight"),
     "one name too many": (rename("layers.0", "layers.9", only="layers.0.mlp"), "layers.9"),
     "a bias": (rename("lora_A.weight", "bias"), "fits no weight"),
-    "half of it": (change_parts(lambda held: {name: part for name, part in held.items() if "lora_A" in name}), "do not make"),
+    "half of it": (
+        change_parts(lambda held: {name: part for name, part in held.items() if "lora_A" in name}),
+        "do not make",
+    ),
     "nothing in it": (change_parts(lambda held: {}), "without weights"),
     "of rank 0": (change_parts(rank_zero), "do not make"),
     "on another shape": (rename("q_proj", "k_proj"), "k_proj"),
@@ -516,7 +630,9 @@ BROKEN_LORA: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN_LORA)
-def test_an_adapter_that_does_not_fit_is_one_line(case: str, model: Any, source: Path, vision: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit_is_one_line(
+    case: str, model: Any, source: Path, vision: Path, tmp_path: Path
+) -> None:
     change, message = BROKEN_LORA[case]
     folder, _ = adapter(tmp_path / "lora", model)
     change(folder)
@@ -539,7 +655,9 @@ class Evil:
 
 
 @pytest.mark.parametrize("where", ("source", "vision", "lora"))
-def test_a_pickle_that_would_run_something_is_refused(where: str, model: Any, source: Path, vision: Path, tmp_path: Path) -> None:
+def test_a_pickle_that_would_run_something_is_refused(
+    where: str, model: Any, source: Path, vision: Path, tmp_path: Path
+) -> None:
     folder, _ = adapter(tmp_path / "lora", model)
     clip = tmp_path / "clip"
     clip.mkdir()
@@ -592,7 +710,9 @@ def test_what_is_there_is_not_written_over(source: Path, vision: Path, tmp_path:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(source: Path, vision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    source: Path, vision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -602,7 +722,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(source: Path, vision: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["sft_model"]
 
 
-def test_a_kill_leaves_no_half_folder_and_the_next_try_succeeds(model: Any, source: Path, vision: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_no_half_folder_and_the_next_try_succeeds(
+    model: Any, source: Path, vision: Path, tmp_path: Path
+) -> None:
     killed = f"""
 import os, signal
 from pathlib import Path

@@ -38,7 +38,14 @@ def one_thread() -> Iterator[None]:
 
 
 def line(step: int, chosen: float = 0.5, rejected: float = -0.5, accuracy: float = 0.7, loss: float = 0.6) -> LogLine:
-    return LogLine(step=step, loss=loss, margin=chosen - rejected, accuracy=accuracy, chosen_reward=chosen, rejected_reward=rejected)
+    return LogLine(
+        step=step,
+        loss=loss,
+        margin=chosen - rejected,
+        accuracy=accuracy,
+        chosen_reward=chosen,
+        rejected_reward=rejected,
+    )
 
 
 def names(log: list[LogLine], **given: Any) -> list[str]:
@@ -57,7 +64,9 @@ def test_a_chosen_answer_that_becomes_less_likely_while_the_margin_grows() -> No
 
 
 def test_a_reference_that_moves_with_the_policy() -> None:
-    assert names([line(step, chosen=0.0, rejected=0.0, accuracy=0.0) for step in (1, 5, 10)]) == ["reference moves along"]
+    assert names([line(step, chosen=0.0, rejected=0.0, accuracy=0.0) for step in (1, 5, 10)]) == [
+        "reference moves along"
+    ]
     assert names([line(1, chosen=0.0, rejected=0.0, accuracy=0.0)]) == []  # before the first step they are the same
 
 
@@ -74,7 +83,11 @@ def test_a_loss_that_is_no_number_and_an_accuracy_that_held_out_pairs_lack() -> 
 
 
 def test_the_log_is_read_of_our_runs_and_of_a_trainers_last_checkpoint(tmp_path: Path) -> None:
-    rows = [{"loss": 0.7, "rewards/margins": 0.1, "step": 5}, {"eval_loss": 1.0, "step": 5}, {"train_runtime": 1.0, "step": 10}]
+    rows = [
+        {"loss": 0.7, "rewards/margins": 0.1, "step": 5},
+        {"eval_loss": 1.0, "step": 5},
+        {"train_runtime": 1.0, "step": 10},
+    ]
     for step, kept in ((5, rows[:1]), (10, rows)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
@@ -86,7 +99,11 @@ def test_the_log_is_read_of_our_runs_and_of_a_trainers_last_checkpoint(tmp_path:
 
 
 def test_what_is_being_written_is_no_part_of_the_log_yet(tmp_path: Path) -> None:
-    for step, text in ((5, json.dumps({"global_step": 5, "log_history": [{"step": 5, "loss": 0.7}, 3]})), (10, '{"global_st'), (15, "[]")):
+    for step, text in (
+        (5, json.dumps({"global_step": 5, "log_history": [{"step": 5, "loss": 0.7}, 3]})),
+        (10, '{"global_st'),
+        (15, "[]"),
+    ):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
     assert read_log(tmp_path) == [LogLine(step=5, loss=0.7)]
@@ -95,12 +112,16 @@ def test_what_is_being_written_is_no_part_of_the_log_yet(tmp_path: Path) -> None
 
 
 def test_the_table_joins_log_and_answers_by_step_and_hides_what_nobody_logged() -> None:
-    text = training_table([line(5), line(10), LogLine(step=15, loss=0.25)], beta=0.5, answers={12: {"scenes_mme": 3.25}})
+    text = training_table(
+        [line(5), line(10), LogLine(step=15, loss=0.25)], beta=0.5, answers={12: {"scenes_mme": 3.25}}
+    )
     head, _, *rows = text.splitlines()
     assert "log p" not in head
     assert "words scenes\\_mme" in head or "words scenes_mme" in head
     assert [row.split("|")[1].strip() for row in rows] == ["5", "10", "12 (checkpoint-12)", "15"]
-    assert [figure for figure in map(str.strip, rows[2].split("|")[2:]) if figure] == ["3.2"]  # step 10's figures are not its own
+    assert [figure for figure in map(str.strip, rows[2].split("|")[2:]) if figure] == [
+        "3.2"
+    ]  # step 10's figures are not its own
     assert "1.000" in rows[0]  # a reward of 0.5 at beta 0.5 is a nat
     assert training_table([], 0.1, {}) == ""
 
@@ -193,7 +214,9 @@ def _pope(count: int) -> dict[str, list[dict[str, Any]]]:
     from tasks.scenes.scenes_mme import process_results
 
     doc = {"category": "existence", "answer": "yes"}
-    found = [process_results({**doc, "scene": str(index)}, ["yes" if index >= 100 - count else "no"]) for index in range(100)]
+    found = [
+        process_results({**doc, "scene": str(index)}, ["yes" if index >= 100 - count else "no"]) for index in range(100)
+    ]
     return {"accuracy": [records["accuracy"] for records in found]}
 
 
@@ -230,7 +253,12 @@ def test_of_checkpoints_that_are_gone_none_is_ranked_and_one_is_told() -> None:
 def test_answers_that_grow_long_raise_an_alarm(tmp_path: Path) -> None:
     board = Board(tmp_path)
     for model, more in (("base", 0), ("same", 1), ("long", 20)):
-        put(board, model, "scenes_chair", {"length": [{"image": str(index), "words": 30 + index % 7 + more} for index in range(60)]})
+        put(
+            board,
+            model,
+            "scenes_chair",
+            {"length": [{"image": str(index), "words": 30 + index % 7 + more} for index in range(60)]},
+        )
     tasks = registry().expand(["scenes_chair"])
     assert names([], lengths=lengths_of(Scores(board), "base", "long", tasks)) == ["length drift"]
     assert names([], lengths=lengths_of(Scores(board), "base", "same", tasks)) == []  # a word of 33 is no drift
@@ -285,7 +313,9 @@ def adapted(model: Any, targets: str = r".*language_model.*q_proj", scale: float
     return tuned.eval()
 
 
-def test_a_model_that_sees_tells_pairs_apart_by_their_image(loaded: Any, processor: Any, pairs: list[Preference]) -> None:
+def test_a_model_that_sees_tells_pairs_apart_by_their_image(
+    loaded: Any, processor: Any, pairs: list[Preference]
+) -> None:
     blank = adapted(loaded("scenes-base"), scale=3.0)  # a reference that is at a loss
     seen = look_at_pairs(loaded("scenes-base"), processor, pairs, reference=blank)
     assert seen.accuracy["image"][0] > 70
@@ -300,7 +330,9 @@ def test_a_model_that_learned_words_alone_is_called_blind(loaded: Any, processor
     with torch.no_grad():
         tuned.lm_head.weight *= 0.5  # surer of nothing: what is unlikely and long gains most, whatever the picture
     told = [
-        Preference(id=pair.id, prompt=pair.prompt, images=pair.images, chosen="a red ring. " * 6, rejected="no", row=pair.row)
+        Preference(
+            id=pair.id, prompt=pair.prompt, images=pair.images, chosen="a red ring. " * 6, rejected="no", row=pair.row
+        )
         for pair in pairs
     ]
     seen = look_at_pairs(tuned, processor, told, reference=base)
@@ -312,13 +344,17 @@ def test_a_model_that_learned_words_alone_is_called_blind(loaded: Any, processor
 
 
 def test_few_pairs_are_no_proof_of_blindness(loaded: Any, processor: Any, pairs: list[Preference]) -> None:
-    seen = look_at_pairs(loaded("scenes-base"), processor, pairs[:5], reference=adapted(loaded("scenes-base"), scale=3.0))
+    seen = look_at_pairs(
+        loaded("scenes-base"), processor, pairs[:5], reference=adapted(loaded("scenes-base"), scale=3.0)
+    )
     assert not seen.sees
     assert not seen.blind
     assert "so few pairs" in render(Checks(seen=seen, held_out=True, merged=None))
 
 
-def test_an_untrained_policy_tells_nothing_apart_and_has_not_moved(loaded: Any, processor: Any, pairs: list[Preference]) -> None:
+def test_an_untrained_policy_tells_nothing_apart_and_has_not_moved(
+    loaded: Any, processor: Any, pairs: list[Preference]
+) -> None:
     seen = look_at_pairs(adapted(loaded("scenes-base"), scale=0.0), processor, pairs[:4])
     assert {value for value, *_ in seen.accuracy.values()} == {50.0}
     assert seen.moved == 0.0
@@ -381,7 +417,9 @@ def plain_ratio(model: Any, processor: Any, prompt: str, answer: str, pictures: 
             return policy - log_probability()
 
 
-def test_merging_keeps_what_the_adapter_does_and_nothing_trained_is_said(loaded: Any, processor: Any, pairs: list[Preference]) -> None:
+def test_merging_keeps_what_the_adapter_does_and_nothing_trained_is_said(
+    loaded: Any, processor: Any, pairs: list[Preference]
+) -> None:
     merged = check_merging(adapted(loaded("scenes-base")), processor, pairs[0])
     assert merged.kept
     assert merged.error < 1e-3 < merged.effect
@@ -397,7 +435,9 @@ def test_rounding_that_eats_the_adapter_is_an_alarm(loaded: Any, processor: Any,
     assert "merging" in [alarm.name for alarm in alarms_of_checks(Checks(seen=seen, held_out=True, merged=merged))]
 
 
-def test_pairs_without_images_or_without_a_reference_are_a_mistake(loaded: Any, processor: Any, pairs: list[Preference]) -> None:
+def test_pairs_without_images_or_without_a_reference_are_a_mistake(
+    loaded: Any, processor: Any, pairs: list[Preference]
+) -> None:
     blind = [Preference(id="1", prompt="?", images=(), chosen="a", rejected="b", row=0)]
     with pytest.raises(BadInput, match="none of 1 has an image"):
         look_at_pairs(adapted(loaded("scenes-base")), processor, blind)
@@ -406,9 +446,13 @@ def test_pairs_without_images_or_without_a_reference_are_a_mistake(loaded: Any, 
 
 
 def test_a_sample_has_one_pair_a_row_and_is_the_same_each_time(pairs: list[Preference]) -> None:
-    twice = [replace(pair, id=f"{pair.id}/{copy}") for pair in pairs for copy in range(2)] + [replace(pairs[0], images=(), row=99)]
+    twice = [replace(pair, id=f"{pair.id}/{copy}") for pair in pairs for copy in range(2)] + [
+        replace(pairs[0], images=(), row=99)
+    ]
     drawn = sample(twice, 10, seed=1)
     assert len({pair.row for pair in drawn}) == 10
     assert drawn == sample(twice, 10, seed=1) != sample(twice, 10, seed=2)
     assert len(sample(twice, 100, seed=1)) == len(pairs)
-    assert sample([replace(pair, rejected="") for pair in twice], 10, seed=1) == []  # best answers, for SFT: there is nothing to tell apart
+    assert (
+        sample([replace(pair, rejected="") for pair in twice], 10, seed=1) == []
+    )  # best answers, for SFT: there is nothing to tell apart

@@ -1,4 +1,5 @@
-"""What the engine does once, what it keeps, and what it says when something goes wrong. Equality by family: test_architectures.py."""
+"""What the engine does once, what it keeps, and what it says when something goes wrong. Equality by family:
+test_architectures.py."""
 
 import json
 import math
@@ -37,7 +38,9 @@ def ask(lm: Any, *asked: tuple[list[Any], str], task: str = "t", settings: dict[
     requests = []
     for number, (images, question) in enumerate(asked):
         context = lm.apply_chat_template([{"role": "user", "content": "<image>" * len(images) + question}])
-        requests.append(Instance("generate_until", {}, (context, settings, {"visual": images}), number, (task, number, 1)))
+        requests.append(
+            Instance("generate_until", {}, (context, settings, {"visual": images}), number, (task, number, 1))
+        )
     return requests
 
 
@@ -76,7 +79,14 @@ def test_the_same_question_about_the_same_image_is_answered_once(lm: Any, exact:
 
 def test_several_images_repeated_images_and_empty_questions(lm: Any, exact: Any) -> None:
     a, b, c = IMAGES[:3]
-    asked = [([a, b], QUESTIONS[0]), ([b, a], QUESTIONS[0]), ([a, a], QUESTIONS[1]), ([a, b, c], ""), ([c], ""), ([a, b], QUESTIONS[1])]
+    asked = [
+        ([a, b], QUESTIONS[0]),
+        ([b, a], QUESTIONS[0]),
+        ([a, a], QUESTIONS[1]),
+        ([a, b, c], ""),
+        ([c], ""),
+        ([a, b], QUESTIONS[1]),
+    ]
     answers = lm.generate_until(ask(lm, *asked), disable_tqdm=True)
     assert answers == exact.generate_until(ask(exact, *asked), disable_tqdm=True)
     assert len(set(answers)) > 3
@@ -85,7 +95,9 @@ def test_several_images_repeated_images_and_empty_questions(lm: Any, exact: Any)
 @pytest.mark.parametrize("size", (1, 2, 4, 64))
 def test_the_batch_size_changes_no_answer(folder: Path, exact: Any, size: int) -> None:
     other = shared(folder, batch_size=size)
-    assert other.generate_until(ask(other, *ALL), disable_tqdm=True) == exact.generate_until(ask(exact, *ALL), disable_tqdm=True)
+    assert other.generate_until(ask(other, *ALL), disable_tqdm=True) == exact.generate_until(
+        ask(exact, *ALL), disable_tqdm=True
+    )
 
 
 def test_worker_processes_and_features_on_disk_change_no_answer(folder: Path, exact: Any, tmp_path: Path) -> None:
@@ -150,7 +162,10 @@ def test_a_question_that_poses_as_an_image_fails_alone(lm: Any, exact: Any) -> N
     for model in (lm, exact):
         contexts = [f"{model.image_token} what is {model.image_token} for?", f"{model.image_token} what is there?"]
         settings = {"visual": [IMAGES[0]]}
-        requests = [Instance("generate_until", {}, (text, GREEDY, settings), at, ("t", at, 1)) for at, text in enumerate(contexts)]
+        requests = [
+            Instance("generate_until", {}, (text, GREEDY, settings), at, ("t", at, 1))
+            for at, text in enumerate(contexts)
+        ]
         answers = model.generate_until(requests, disable_tqdm=True)
         assert [isinstance(answer, FailedAnswer) for answer in answers] == [True, False]
 
@@ -159,7 +174,11 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path, tmp_path: Path
     shutil.copytree(folder, tmp_path / "part")
     weights = load_file(folder / "model.safetensors")
     lost = next(name for name in weights if "projector" in name)
-    save_file({name: value for name, value in weights.items() if name != lost}, tmp_path / "part" / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: value for name, value in weights.items() if name != lost},
+        tmp_path / "part" / "model.safetensors",
+        {"format": "pt"},
+    )
     with pytest.raises(ModelError, match=r"missing weights: .*projector"):
         shared(tmp_path / "part")
 
@@ -200,7 +219,9 @@ def test_a_picture_its_processor_refuses_fails_alone(folder: Path, monkeypatch: 
         return process(image)
 
     monkeypatch.setattr(other.encoder, "_process", picky)
-    answers = other.generate_until(ask(other, ([Image.new("RGB", (2, 900))], "what?"), ([IMAGES[0]], "what?")), disable_tqdm=True)
+    answers = other.generate_until(
+        ask(other, ([Image.new("RGB", (2, 900))], "what?"), ([IMAGES[0]], "what?")), disable_tqdm=True
+    )
     assert [isinstance(answer, FailedAnswer) for answer in answers] == [True, False]
     assert "aspect ratio" in answers[0].error
 
@@ -210,7 +231,10 @@ def test_the_same_prompt_with_two_settings(lm: Any, exact: Any) -> None:
         model.counts.clear()
     contexts = f"what is this? {lm.image_token}"
     requests = [
-        Instance("generate_until", {}, (contexts, GREEDY | {"max_gen_toks": n}, {"visual": [IMAGES[0]]}), n, ("t", n, 1)) for n in (3, 6)
+        Instance(
+            "generate_until", {}, (contexts, GREEDY | {"max_gen_toks": n}, {"visual": [IMAGES[0]]}), n, ("t", n, 1)
+        )
+        for n in (3, 6)
     ]
     assert lm.generate_until(requests, disable_tqdm=True) == exact.generate_until(requests, disable_tqdm=True)
 
@@ -226,7 +250,9 @@ def test_when_memory_runs_out_the_batch_is_halved(folder: Path, exact: Any, monk
         return prefill(rows, *rest)
 
     monkeypatch.setattr(tight.runner, "prefill", limited)
-    assert tight.generate_until(ask(tight, *ALL), disable_tqdm=True) == exact.generate_until(ask(exact, *ALL), disable_tqdm=True)
+    assert tight.generate_until(ask(tight, *ALL), disable_tqdm=True) == exact.generate_until(
+        ask(exact, *ALL), disable_tqdm=True
+    )
     assert max(sizes) > 2
     assert tight.counts["out of memory"] >= 1
     assert tight.batch_size < 64
@@ -286,21 +312,38 @@ class TestAnswersKept:
         assert longer.counts["from the store"] == 0
 
     def test_a_kill_loses_only_what_was_in_flight(self, tmp_path: Path) -> None:
-        command = [str(Path(sys.executable).parent / "harness"), "eval", "--model", "scenes-base", "--tasks", "scenes_chair", "--json"]
+        command = [
+            str(Path(sys.executable).parent / "harness"),
+            "eval",
+            "--model",
+            "scenes-base",
+            "--tasks",
+            "scenes_chair",
+            "--json",
+        ]
         command += ["--limit", "120", "--batch-size", "4", "--full-answers"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        with subprocess.Popen([*command, "--out", "killed"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            [*command, "--out", "killed"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE
+        ) as process:
             deadline = time.monotonic() + 120
             while time.monotonic() < deadline and kept(tmp_path) < 20:
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
         before = kept(tmp_path)
         assert 20 <= before < 120
-        done = subprocess.run([*command, "--out", "killed"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*command, "--out", "killed"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
         assert f"{before} from earlier runs" in done.stderr
         assert f"{120 - before} answered by the model" in done.stderr
         whole = subprocess.run(
-            [*command, "--out", "whole", "--fresh"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+            [*command, "--out", "whole", "--fresh"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert scores(done.stdout) == scores(whole.stdout)
 
@@ -330,10 +373,24 @@ class TestSharedOut:
 
     def test_two_processes_score_as_one_does(self, tmp_path: Path) -> None:
         bin = Path(sys.executable).parent
-        command = [str(bin / "harness"), "eval", "--model", "scenes-base", "--tasks", "scenes_pope,scenes_mme", "--limit", "30", "--json"]
+        command = [
+            str(bin / "harness"),
+            "eval",
+            "--model",
+            "scenes-base",
+            "--tasks",
+            "scenes_pope,scenes_mme",
+            "--limit",
+            "30",
+            "--json",
+        ]
         torchrun = [str(bin / "torchrun"), "--nproc-per-node", "2", "--no-python"]
-        one = subprocess.run([*command, "--out", "one", "--fresh"], cwd=tmp_path, capture_output=True, text=True, check=True)
-        two = subprocess.run([*torchrun, *command, "--out", "two", "--fresh"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        one = subprocess.run(
+            [*command, "--out", "one", "--fresh"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        two = subprocess.run(
+            [*torchrun, *command, "--out", "two", "--fresh"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
         assert scores(one.stdout) == scores(two.stdout)
         assert "60 answered by the model" in two.stderr
         assert len(list((tmp_path / "two" / "board").glob("*.json"))) == 1

@@ -39,7 +39,9 @@ class Scripted(LM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         return [
-            self.answer(Scene.from_json(request.args[2]["visual"][0].info["scene"]), request.args[0].removeprefix("<image>"))
+            self.answer(
+                Scene.from_json(request.args[2]["visual"][0].info["scene"]), request.args[0].removeprefix("<image>")
+            )
             for request in requests
         ]
 
@@ -54,9 +56,13 @@ def truth(scene: Scene, question: str) -> str:
     return answer_to(question.removesuffix(YES_NO_SUFFIX), scene) or caption(scene)
 
 
-def scored(answer: Callable[[Scene, str], str], *, judge: Any = None, limit: int | None = 40, tasks: str = "scenes") -> Evaluation:
+def scored(
+    answer: Callable[[Scene, str], str], *, judge: Any = None, limit: int | None = 40, tasks: str = "scenes"
+) -> Evaluation:
     spec = ModelSpec(name="scripted", pretrained="nowhere")
-    return evaluate(spec, registry().expand([tasks]), judge or ExactJudge(), limit=limit, load=lambda _: Scripted(answer))
+    return evaluate(
+        spec, registry().expand([tasks]), judge or ExactJudge(), limit=limit, load=lambda _: Scripted(answer)
+    )
 
 
 def entry(evaluation: Evaluation, name: str) -> Entry:
@@ -79,7 +85,13 @@ def test_a_perfect_model_is_perfect_on_every_task() -> None:
 
 def test_an_entry_says_what_was_scored() -> None:
     chair = entry(scored(truth), "scenes_chair.chair_s")
-    assert (chair.samples, chair.limit, chair.unit, chair.higher_is_better, chair.headline) == (40, 40, "%", False, True)
+    assert (chair.samples, chair.limit, chair.unit, chair.higher_is_better, chair.headline) == (
+        40,
+        40,
+        "%",
+        False,
+        True,
+    )
     assert {"weights", "task", "torch", "lm-eval", "seed", "device"} <= chair.provenance.keys()
 
 
@@ -118,7 +130,9 @@ def test_a_judged_task_without_a_judge_says_so() -> None:
 def test_another_split_asks_other_questions() -> None:
     spec = ModelSpec(name="scripted", pretrained="nowhere")
     tasks = registry().expand(["scenes_pope"])
-    first, second = (evaluate(spec, tasks, None, limit=8, split=split, load=lambda _: Scripted(truth)) for split in (None, "tune"))
+    first, second = (
+        evaluate(spec, tasks, None, limit=8, split=split, load=lambda _: Scripted(truth)) for split in (None, "tune")
+    )
     assert {sample.id for sample in first.samples}.isdisjoint(sample.id for sample in second.samples)
     assert second.entries[0].provenance["split"] == "tune"
 

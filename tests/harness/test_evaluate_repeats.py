@@ -1,4 +1,5 @@
-"""A judge that is asked several times, from the command to the verdict: what its askings gave is in the log, and nothing is paid twice."""
+"""A judge that is asked several times, from the command to the verdict: what its askings gave is in the log, and
+nothing is paid twice."""
 
 import json
 from collections import Counter
@@ -56,12 +57,16 @@ def judged(server: Any, answering: Any, tmp_path: Path) -> Callable[..., Evaluat
 
         judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
         spec = ModelSpec(name=name, pretrained="nowhere")
-        return evaluate(spec, [registry().task(TASK)], judge, limit=limit, judge_repeats=count, load=lambda _: answering(answer))
+        return evaluate(
+            spec, [registry().task(TASK)], judge, limit=limit, judge_repeats=count, load=lambda _: answering(answer)
+        )
 
     return judged
 
 
-def test_each_asking_is_in_the_log_and_the_score_is_their_mean(server: Any, judged: Callable[..., Evaluation], tmp_path: Path) -> None:
+def test_each_asking_is_in_the_log_and_the_score_is_their_mean(
+    server: Any, judged: Callable[..., Evaluation], tmp_path: Path
+) -> None:
     server.reply = Moody()
     once = judged("A cat.", count=1)
     assert headline(once).provenance.get("judge repeats") is None
@@ -74,7 +79,9 @@ def test_each_asking_is_in_the_log_and_the_score_is_their_mean(server: Any, judg
     logged = board.samples(found.run)
     assert logged == evaluation.samples
     for sample in logged:
-        ratings = [records["score"]["rating"] for records in (sample.records, *(asking.records for asking in sample.repeats))]
+        ratings = [
+            records["score"]["rating"] for records in (sample.records, *(asking.records for asking in sample.repeats))
+        ]
         assert ratings == [ratings[0], ratings[0] + 1, ratings[0] + 2]
         assert [asking.reply for asking in sample.repeats] == [f"Reasons.\nRating: {rating}" for rating in ratings[1:]]
     first = headline(once).value
@@ -102,7 +109,9 @@ def test_a_rating_that_failed_in_a_later_asking_is_absent_there_and_its_sample_i
     assert len(server.answered) == asked + 2  # only what got no reply is asked again
 
 
-def test_an_asking_that_got_no_rating_at_all_gives_no_interval_and_no_zero(server: Any, judged: Callable[..., Evaluation]) -> None:
+def test_an_asking_that_got_no_rating_at_all_gives_no_interval_and_no_zero(
+    server: Any, judged: Callable[..., Evaluation]
+) -> None:
     server.reply = lambda prompt: "Rating: 4"
     server.faults = [None] * 6 + ["refusal"] * 6
     found = headline(judged("A cat."))
@@ -110,13 +119,17 @@ def test_an_asking_that_got_no_rating_at_all_gives_no_interval_and_no_zero(serve
     assert found.provenance["judge repeats"] == "4, none"
 
 
-def test_an_answer_that_the_model_failed_to_give_is_rated_in_no_asking(server: Any, answering: Any, tmp_path: Path) -> None:
+def test_an_answer_that_the_model_failed_to_give_is_rated_in_no_asking(
+    server: Any, answering: Any, tmp_path: Path
+) -> None:
     from tasks.answer import FailedAnswer
 
     judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
     answers = iter([FailedAnswer("out of memory"), "A cat.", "A dog."])
     spec, task = ModelSpec(name="m", pretrained="nowhere"), registry().task(TASK)
-    evaluation = evaluate(spec, [task], judge, limit=3, judge_repeats=2, load=lambda _: answering(lambda *_: next(answers)))
+    evaluation = evaluate(
+        spec, [task], judge, limit=3, judge_repeats=2, load=lambda _: answering(lambda *_: next(answers))
+    )
     first, *others = evaluation.samples
     assert (first.answer, first.records, [asking.records for asking in first.repeats]) == (None, {}, [{}])
     assert all(sample.records and sample.repeats[0].records for sample in others)
@@ -124,7 +137,9 @@ def test_an_answer_that_the_model_failed_to_give_is_rated_in_no_asking(server: A
     assert len(server.answered) == 4
 
 
-def test_checkpoints_are_told_apart_by_all_askings(server: Any, judged: Callable[..., Evaluation], tmp_path: Path) -> None:
+def test_checkpoints_are_told_apart_by_all_askings(
+    server: Any, judged: Callable[..., Evaluation], tmp_path: Path
+) -> None:
     board = Board(tmp_path / "board")
 
     def reply(prompt: str) -> str:  # the judge was fond of dogs on the first day, and of cats on the second
@@ -153,7 +168,9 @@ def test_a_board_that_was_judged_less_often_is_not_done(
     spec, task = find(str(random_model)), registry().task(TASK)
     judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
     board = Board(tmp_path / "board")
-    evaluation = evaluate(spec, [task], judge, limit=3, judge_repeats=2, name="m", load=lambda _: answering(lambda *_: "A cat."))
+    evaluation = evaluate(
+        spec, [task], judge, limit=3, judge_repeats=2, name="m", load=lambda _: answering(lambda *_: "A cat.")
+    )
     board.add(evaluation.entries, evaluation.samples)
     done = [on_board(board, spec, "m", [task], judge, 3, judge_repeats=count) for count in (1, 2, 3)]
     assert done == [True, True, False]
@@ -163,7 +180,9 @@ def test_a_plan_counts_every_asking(server: Any, tmp_path: Path) -> None:
     judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
     assert isinstance(judge, OpenAIJudge)
     task = registry().task("mmhal")
-    docs = [{"image_content": ["dog"], "question": "What?", "gt_answer": "A dog.", "question_type": "other", "image": "1"}]
+    docs = [
+        {"image_content": ["dog"], "question": "What?", "gt_answer": "A dog.", "question_type": "other", "image": "1"}
+    ]
     once, thrice = (plan(judge, task, docs, ["A cat."], repeats=count) for count in (1, 3))
     assert (once.calls, thrice.calls, server.log) == (1, 3, [])
     assert thrice.prompt_tokens == 3 * once.prompt_tokens
@@ -174,7 +193,16 @@ def test_from_eval_to_compare_and_an_end_in_the_second_asking_costs_nothing_twic
     server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    options = ["--judge", JUDGE, "--judge-url", server.url, "--ledger", str(tmp_path / "l.sqlite"), "--judge-repeats", "2"]
+    options = [
+        "--judge",
+        JUDGE,
+        "--judge-url",
+        server.url,
+        "--ledger",
+        str(tmp_path / "l.sqlite"),
+        "--judge-repeats",
+        "2",
+    ]
     options += ["--answers", str(tmp_path / "answers.sqlite"), "--out", str(out), "--json"]
 
     def command(model: str) -> list[str]:

@@ -46,9 +46,14 @@ class _Calls(BaseHTTPRequestHandler):
         if parts[:2] == ["api", "models"] and (repo := "/".join(parts[2:4])) in hub.files:
             names = [{"rfilename": name} for name in hub.files[repo]]
             if parts[4:5] == ["tree"]:
-                listed = [{"type": "file", "path": name, "size": len(data), "oid": "b" * 40} for name, data in hub.files[repo].items()]
+                listed = [
+                    {"type": "file", "path": name, "size": len(data), "oid": "b" * 40}
+                    for name, data in hub.files[repo].items()
+                ]
                 return self._send(json.dumps(listed).encode())
-            return self._send(json.dumps({"id": repo, "sha": COMMIT, "siblings": names, "private": False, "tags": []}).encode())
+            return self._send(
+                json.dumps({"id": repo, "sha": COMMIT, "siblings": names, "private": False, "tags": []}).encode()
+            )
         repo, name = "/".join(parts[:2]), "/".join(parts[4:])
         if parts[2:3] == ["resolve"] and name in hub.files.get(repo, {}):
             return self._send(hub.files[repo][name], {"X-Repo-Commit": COMMIT, "ETag": f'"{hash(name) & 0xFFFF:040x}"'})
@@ -60,7 +65,11 @@ class _Calls(BaseHTTPRequestHandler):
 
     def _send(self, data: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(200)
-        for key, value in {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream", **(headers or {})}.items():
+        for key, value in {
+            "Content-Length": str(len(data)),
+            "Content-Type": "application/octet-stream",
+            **(headers or {}),
+        }.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -77,7 +86,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     server = Hub()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
@@ -104,10 +115,17 @@ def bytes_of(path: Path, save: Any) -> bytes:
 
 def repository(tmp_path: Path) -> dict[str, bytes]:
     weights = bytes_of(tmp_path / "w.safetensors", lambda path: save_file(tensors(), path))
-    return {"config.json": b"{}", "model.safetensors": weights, "modeling_evil.py": b"raise SystemExit", "README.md": b"hello"}
+    return {
+        "config.json": b"{}",
+        "model.safetensors": weights,
+        "modeling_evil.py": b"raise SystemExit",
+        "README.md": b"hello",
+    }
 
 
-def test_a_hub_model_is_downloaded_once_without_its_code_and_its_commit_is_its_revision(hub: Hub, tmp_path: Path) -> None:
+def test_a_hub_model_is_downloaded_once_without_its_code_and_its_commit_is_its_revision(
+    hub: Hub, tmp_path: Path
+) -> None:
     hub.files["org/model"] = repository(tmp_path) | {"pytorch_model.bin": b"twice the same"}
     said: list[str] = []
     spec = fetch(find("org/model"), said.append)
@@ -145,7 +163,9 @@ def test_half_a_download_is_no_model(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_what_the_hub_does_not_have_is_said(hub: Hub) -> None:
-    with pytest.raises(MissingWeights, match=r"org/nothing on the Hugging Face hub is not there; or name a copy by --model-path"):
+    with pytest.raises(
+        MissingWeights, match=r"org/nothing on the Hugging Face hub is not there; or name a copy by --model-path"
+    ):
         fetch(find("org/nothing"))
 
 
@@ -175,7 +195,9 @@ def test_bins_become_safetensors_once(shards: int, tmp_path: Path, monkeypatch: 
     names = list(state)
     for n in range(shards):
         part = {name: state[name] for name in (names if shards == 1 else names[n : n + 1])}
-        torch.save(part, folder / ("pytorch_model.bin" if shards == 1 else f"pytorch_model-{n + 1:05}-of-{shards:05}.bin"))
+        torch.save(
+            part, folder / ("pytorch_model.bin" if shards == 1 else f"pytorch_model-{n + 1:05}-of-{shards:05}.bin")
+        )
     said: list[str] = []
     spec = fetch(ModelSpec(name="m", pretrained=str(folder)), said.append)
     assert spec.folder is not None
@@ -189,7 +211,10 @@ def test_bins_become_safetensors_once(shards: int, tmp_path: Path, monkeypatch: 
     assert not (spec.folder / "evil.py").exists()
     assert fetch(ModelSpec(name="m", pretrained=str(folder)), said.append).folder == spec.folder
     assert len(said) == 1
-    assert digest_of_model(find(str(folder)))["weights"] != digest_of_model(ModelSpec(name="x", pretrained=str(tmp_path)))["weights"]
+    assert (
+        digest_of_model(find(str(folder)))["weights"]
+        != digest_of_model(ModelSpec(name="x", pretrained=str(tmp_path)))["weights"]
+    )
 
 
 class Trap:

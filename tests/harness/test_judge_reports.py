@@ -19,12 +19,17 @@ def write(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def human(tmp_path: Path) -> Path:
-    return write(tmp_path / "human.csv", "id,rating,text\n" + "".join(f"{n},{n % 5 + 1},{'word ' * n}\n" for n in range(40)))
+    return write(
+        tmp_path / "human.csv", "id,rating,text\n" + "".join(f"{n},{n % 5 + 1},{'word ' * n}\n" for n in range(40))
+    )
 
 
 @pytest.fixture
 def judge(tmp_path: Path) -> Path:
-    rows = [{"id": str(n), "rating": min(5, n % 5 + 1 + (n % 4 == 0)), "item": str(n // 4), "position": n % 4 + 1} for n in range(40)]
+    rows = [
+        {"id": str(n), "rating": min(5, n % 5 + 1 + (n % 4 == 0)), "item": str(n // 4), "position": n % 4 + 1}
+        for n in range(40)
+    ]
     return write(tmp_path / "judge.jsonl", "\n".join(map(json.dumps, rows)))
 
 
@@ -50,7 +55,10 @@ def test_a_new_judge_is_calibrated_in_a_sentence(human: Path, judge: Path, capsy
 
 @pytest.mark.parametrize("as_list", (True, False))
 def test_vlfeedbacks_public_rows_are_ratings(as_list: bool, tmp_path: Path) -> None:
-    notes = [{"Helpfulness": {"Rating": "4"}, "Visual Faithfulness": {"Rating": "N/A"}}, {"Helpfulness": {"Rating": "2"}}]
+    notes = [
+        {"Helpfulness": {"Rating": "4"}, "Visual Faithfulness": {"Rating": "N/A"}},
+        {"Helpfulness": {"Rating": "2"}},
+    ]
     rows = [{"model": f"m{n}", "response": "a dog " * (n + 1), "annotations": note} for n, note in enumerate(notes)]
     completions = rows if as_list else {name: [row[name] for row in rows] for name in rows[0]}
     found = read_ratings(write(tmp_path / "v.jsonl", json.dumps({"id": "svit-1", "completions": completions})))
@@ -94,7 +102,10 @@ def test_repeats_say_how_a_judge_agrees_with_itself(tmp_path: Path, human: Path)
 
 
 def public(id: str, prompt: str, *answers: tuple[str, str, int]) -> str:
-    completions = [{"model": m, "response": said, "annotations": {"Helpfulness": {"Rating": str(points)}}} for m, said, points in answers]
+    completions = [
+        {"model": m, "response": said, "annotations": {"Helpfulness": {"Rating": str(points)}}}
+        for m, said, points in answers
+    ]
     return json.dumps({"id": id, "prompt": prompt, "completions": completions}) + "\n"
 
 
@@ -102,12 +113,22 @@ def test_rows_of_one_id_are_told_apart_by_what_they_say(tmp_path: Path) -> None:
     rows = [public("1", "Describe.", ("m0", "a dog", 4)), public("2", "Describe.", ("m0", "a sofa", 3))]
     rows.append(public("1", "Describe.", ("m0", "a cat", 2)))
     published = read_ratings(write(tmp_path / "published.jsonl", "".join(rows)))
-    assert [(rated.id.partition("#")[0], rated.rating) for rated in published] == [("1", 4), ("2/m0/Helpfulness", 3), ("1", 2)]
+    assert [(rated.id.partition("#")[0], rated.rating) for rated in published] == [
+        ("1", 4),
+        ("2/m0/Helpfulness", 3),
+        ("1", 2),
+    ]
     assert len({rated.id for rated in published}) == 3
     backwards = "".join(row.replace('"4"', '"5"') for row in reversed(rows))
-    found = json.loads(rater_agreement.report(published, read_ratings(write(tmp_path / "new.jsonl", backwards)), ("a", "b"), as_json=True))
+    found = json.loads(
+        rater_agreement.report(
+            published, read_ratings(write(tmp_path / "new.jsonl", backwards)), ("a", "b"), as_json=True
+        )
+    )
     assert (found["items"], found["largest"]) == (3, [[published[0].id, 4, 5]])
-    alone = read_ratings(write(tmp_path / "alone.jsonl", rows[0]))  # which of the two is meant? None, rather than the wrong one
+    alone = read_ratings(
+        write(tmp_path / "alone.jsonl", rows[0])
+    )  # which of the two is meant? None, rather than the wrong one
     with pytest.raises(RatingsError, match="no id in common"):
         rater_agreement.report(published, alone, ("a", "b"))
 
@@ -123,7 +144,9 @@ def test_what_annotate_keeps_has_positions_and_takes_lengths_from_the_other_file
     rows, texts = [], "".join(public(f"i{n}", "?", ("a", "word " * 9, 3), ("b", "word", 3)) for n in range(8))
     for n in range(8):
         order = ["a", "b"] if n % 2 else ["b", "a"]
-        ratings = {member: {"Helpfulness": 4 if order[0] == member else 2, "Visual Faithfulness": None} for member in order}
+        ratings = {
+            member: {"Helpfulness": 4 if order[0] == member else 2, "Visual Faithfulness": None} for member in order
+        }
         rows.append(json.dumps({"id": f"i{n}", "order": order, "ratings": ratings, "judge": "x"}))
     mine = read_ratings(write(tmp_path / "mine.jsonl", "\n".join(rows).replace(', "Visual Faithfulness": null', "")))
     assert [(rated.id, rated.item, rated.position, rated.rating) for rated in mine[:2]] == [
@@ -170,7 +193,9 @@ def log(path: Path, *samples: tuple[str, str | None, dict[str, Any]]) -> Path:
     path.write_bytes(
         to_parquet(
             [
-                Sample(run="r", task="t", id=id, image=f"i{id[0]}", prompt="?", answer="a b", reply=reply, records=records)
+                Sample(
+                    run="r", task="t", id=id, image=f"i{id[0]}", prompt="?", answer="a b", reply=reply, records=records
+                )
                 for id, reply, records in samples
             ]
         )
@@ -207,7 +232,11 @@ def test_what_models_and_files_say_is_no_markup(tmp_path: Path) -> None:
 def test_what_is_not_defined_is_a_dash_and_null(human: Path, tmp_path: Path) -> None:
     alike = read_ratings(write(tmp_path / "o.csv", "id,rating\n" + "".join(f"{n},3\n" for n in range(40))))
     assert "—" in rater_agreement.report(alike, alike, ("a", "b"))
-    assert json.loads(rater_agreement.report(alike, alike, ("a", "b"), as_json=True))["kappa"] == {"value": None, "low": None, "high": None}
+    assert json.loads(rater_agreement.report(alike, alike, ("a", "b"), as_json=True))["kappa"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+    }
 
 
 JSON = st.recursive(
@@ -215,15 +244,23 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
     max_leaves=6,
 )
-NOTES = st.one_of(JSON, st.dictionaries(st.sampled_from(["Helpfulness", "x"]), st.one_of(JSON, st.fixed_dictionaries({"Rating": JSON}))))
+NOTES = st.one_of(
+    JSON,
+    st.dictionaries(st.sampled_from(["Helpfulness", "x"]), st.one_of(JSON, st.fixed_dictionaries({"Rating": JSON}))),
+)
 COMPLETION = st.one_of(JSON, st.fixed_dictionaries({"model": JSON, "response": JSON, "annotations": NOTES}))
 ROW = st.one_of(
     JSON,
     st.fixed_dictionaries(
-        {"id": JSON, "rating": JSON}, optional=dict.fromkeys(("aspect", "item", "position", "text", "length", "repeat"), JSON)
+        {"id": JSON, "rating": JSON},
+        optional=dict.fromkeys(("aspect", "item", "position", "text", "length", "repeat"), JSON),
     ),
-    st.fixed_dictionaries({"completions": st.one_of(JSON, st.lists(COMPLETION, max_size=3))}, optional={"id": JSON, "prompt": JSON}),
-    st.fixed_dictionaries({"ratings": st.one_of(JSON, st.dictionaries(st.text(max_size=2), JSON)), "order": st.lists(st.text(max_size=2))}),
+    st.fixed_dictionaries(
+        {"completions": st.one_of(JSON, st.lists(COMPLETION, max_size=3))}, optional={"id": JSON, "prompt": JSON}
+    ),
+    st.fixed_dictionaries(
+        {"ratings": st.one_of(JSON, st.dictionaries(st.text(max_size=2), JSON)), "order": st.lists(st.text(max_size=2))}
+    ),
 )
 
 

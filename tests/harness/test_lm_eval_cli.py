@@ -46,7 +46,9 @@ def tasks_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     data = tmp_path / "questions.jsonl"
     colours = ("red", "blue", "green", "yellow", "white")
-    data.write_text("".join(json.dumps({"question": f"is a {colour} circle red?", "answer": "yes"}) + "\n" for colour in colours))
+    data.write_text(
+        "".join(json.dumps({"question": f"is a {colour} circle red?", "answer": "yes"}) + "\n" for colour in colours)
+    )
     folder = tmp_path / "tasks"
     folder.mkdir()
     for name, yaml in (("choices", CHOICES), ("written", WRITTEN)):
@@ -78,19 +80,41 @@ def plain_answers(model: Path, limit: int) -> list[str]:
     loaded, manager = load_tasks([registry().task("scenes_pope")])
     lm = HFMultimodalLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=1)
     found = simple_evaluate(
-        model=lm, tasks=list(loaded.values()), task_manager=manager, limit=limit, apply_chat_template=True, bootstrap_iters=0
+        model=lm,
+        tasks=list(loaded.values()),
+        task_manager=manager,
+        limit=limit,
+        apply_chat_template=True,
+        bootstrap_iters=0,
     )
     assert found is not None
     return [line["resps"][0][0] for line in found["samples"]["scenes_pope"]]
 
 
-def test_tasks_with_pictures_and_without_are_scored_as_by_lm_evals_own_lms(random_model: Path, tasks_folder: Path, tmp_path: Path) -> None:
+def test_tasks_with_pictures_and_without_are_scored_as_by_lm_evals_own_lms(
+    random_model: Path, tasks_folder: Path, tmp_path: Path
+) -> None:
     from lm_eval.models.huggingface import HFLM
 
     out = tmp_path / "out"
     # The old form, without "run"; the test of the command has the new one.
-    arguments = ["--model", NAME, "--model_args", f"pretrained={random_model},dtype=float32", "--device", "cpu", "--limit", "5"]
-    tasks = ["--tasks", "tiny_choices,tiny_written,scenes_pope", "--include_path", str(tasks_folder), "--apply_chat_template"]
+    arguments = [
+        "--model",
+        NAME,
+        "--model_args",
+        f"pretrained={random_model},dtype=float32",
+        "--device",
+        "cpu",
+        "--limit",
+        "5",
+    ]
+    tasks = [
+        "--tasks",
+        "tiny_choices,tiny_written,scenes_pope",
+        "--include_path",
+        str(tasks_folder),
+        "--apply_chat_template",
+    ]
     assert main([*arguments, *tasks, "--output_path", str(out), "--log_samples"]) == 0
     found = results(out)
     assert found["config"]["model"] == NAME
@@ -104,7 +128,9 @@ def test_tasks_with_pictures_and_without_are_scored_as_by_lm_evals_own_lms(rando
     asked = [request(plain, "generate_until", sample) for sample in written]
     assert [sample["resps"][0][0] for sample in written] == plain.generate_until(asked, disable_tqdm=True)
     for at in (0, 1):
-        expected = plain.loglikelihood([request(plain, "loglikelihood", sample, at) for sample in likelihoods], disable_tqdm=True)
+        expected = plain.loglikelihood(
+            [request(plain, "loglikelihood", sample, at) for sample in likelihoods], disable_tqdm=True
+        )
         got = [float(sample["resps"][at][0][0]) for sample in likelihoods]
         assert got == pytest.approx([likelihood for likelihood, _ in expected], abs=1e-4)
 
@@ -124,7 +150,10 @@ def request(lm: Any, kind: Any, sample: dict[str, Any], at: int = 0) -> Any:
 
 
 def test_a_model_is_named_as_everywhere_else(tmp_path: Path) -> None:
-    named = settings({"pretrained": "scenes-base", "features": "kept"}, {"batch_size": "auto:4", "max_batch_size": None, "device": "cpu"})
+    named = settings(
+        {"pretrained": "scenes-base", "features": "kept"},
+        {"batch_size": "auto:4", "max_batch_size": None, "device": "cpu"},
+    )
     assert named == {
         "pretrained": str(WEIGHTS / "scenes-base"),
         "peft": None,
@@ -160,6 +189,8 @@ def test_the_real_command(random_model: Path) -> None:
     code = "import sys; from harness.cli.lm_eval import main; sys.exit(main(sys.argv[1:]))"
     asked = ["run", "--model", NAME, "--model_args", f"pretrained={random_model},dtype=float32"]
     tasks = ["--tasks", "scenes_pope", "--include_path", str(FOLDER), "--limit", "4"]
-    done = subprocess.run([sys.executable, "-c", code, *asked, *tasks], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *asked, *tasks], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "|scenes_pope|" in done.stdout

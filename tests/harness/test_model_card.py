@@ -30,7 +30,10 @@ def records(right: int) -> list[dict[str, Any]]:
     from tasks.scenes.scenes_mme import process_results
 
     doc = {"category": "existence", "answer": "yes"}
-    return [process_results({**doc, "scene": str(index)}, ["yes" if index < right else "no"])["accuracy"] for index in range(80)]
+    return [
+        process_results({**doc, "scene": str(index)}, ["yes" if index < right else "no"])["accuracy"]
+        for index in range(80)
+    ]
 
 
 def put(board: Board, model: str, run: str, right: int) -> None:
@@ -56,7 +59,16 @@ def put(board: Board, model: str, run: str, right: int) -> None:
         provenance={"leaks": "3"} if right > 50 else {},
     )
     samples = [
-        Sample(run=run, task="scenes_mme", id=str(index), image=str(index), prompt="?", answer="!", records={"accuracy": one}, reply=None)
+        Sample(
+            run=run,
+            task="scenes_mme",
+            id=str(index),
+            image=str(index),
+            prompt="?",
+            answer="!",
+            records={"accuracy": one},
+            reply=None,
+        )
         for index, one in enumerate(own)
     ]
     board.add([entry], samples)
@@ -74,7 +86,9 @@ def outcome(tmp_path: Path) -> Outcome:
         (checkpoint.path / "adapter_config.json").write_text("{}")
         put(board, checkpoint.path.as_posix(), checkpoint.path.name, right)
     scores = Scores(board)
-    pairs = [Preference(id=str(index), prompt="?", images=(), chosen="a", rejected="b", row=index // 2) for index in range(6)]
+    pairs = [
+        Preference(id=str(index), prompt="?", images=(), chosen="a", rejected="b", row=index // 2) for index in range(6)
+    ]
     last = checkpoints[-1].path.as_posix()
     return Outcome(
         out=tmp_path,
@@ -84,7 +98,9 @@ def outcome(tmp_path: Path) -> Outcome:
         entries=scores.entries,
         verdicts={"dpo against base": scores.panel("scenes-base", last, [("scenes_mme", "accuracy")])},
         best=Selection(model=last, highest={"scenes_mme.accuracy": last}, worse={}, comparisons=1),
-        material=Material(pairs=pairs, held_out=[], digest="0123abcd", words="six | pairs", built=None, leaks={"scenes_mme": 3}),
+        material=Material(
+            pairs=pairs, held_out=[], digest="0123abcd", words="six | pairs", built=None, leaks={"scenes_mme": 3}
+        ),
         log=[LogLine(step=5, loss=0.6, margin=0.2, accuracy=0.6), LogLine(step=10, loss=0.5, margin=0.9, accuracy=0.8)],
         alarms=[Alarm(name="length drift", words="answers | went up")],
         checks="no pair has an image",
@@ -140,7 +156,14 @@ def test_a_checkpoint_that_is_gone_gets_no_card(outcome: Outcome) -> None:
 
 
 def verdict(difference: float, p: float) -> PairedTest:
-    usual = {"low": None, "high": None, "base": 50.0, "other": 50.0 + difference, "images": 80, "higher_is_better": True}
+    usual = {
+        "low": None,
+        "high": None,
+        "base": 50.0,
+        "other": 50.0 + difference,
+        "images": 80,
+        "higher_is_better": True,
+    }
     return PairedTest(**{**usual, "difference": difference, "p": p})  # type: ignore[arg-type]
 
 
@@ -167,7 +190,9 @@ def test_a_task_names_its_headline_whatever_else_is_judged(outcome: Outcome) -> 
 def test_a_report_without_the_last_checkpoints_scores_says_so(outcome: Outcome) -> None:
     board = Board(outcome.out / "board")
     entries = [entry for entry in board.entries() if entry.model != outcome.last]
-    lost = replace(outcome, entries=entries, verdicts={"dpo against base": {}}, failed={outcome.last: "OutOfMemoryError: a | b"})
+    lost = replace(
+        outcome, entries=entries, verdicts={"dpo against base": {}}, failed={outcome.last: "OutOfMemoryError: a | b"}
+    )
     text = render(lost)
     assert f"`{outcome.last}` against `scenes-base`: not scored." in text
     assert f"**Not scored: `{outcome.last}`** (OutOfMemoryError: a \\| b)" in text
@@ -189,7 +214,9 @@ def test_a_probe_without_a_value_is_told_of(outcome: Outcome) -> None:
     pope, said = registry().task("scenes_pope"), list[str]()
     board, checkpoint = Board(outcome.out / "board"), outcome.checkpoints[0]
     known = board.entries()[0]
-    blank = replace(known, run="blank", model=checkpoint.path.as_posix(), task=pope.name, metric=pope.headline, value=None)
+    blank = replace(
+        known, run="blank", model=checkpoint.path.as_posix(), task=pope.name, metric=pope.headline, value=None
+    )
     board.add([blank], [])
     (checkpoint.path / "checkpoint.json").write_text('{"step": 5, "steps": 10}')
     job = Job(recipe=outcome.recipe, out=outcome.out, base_name="scenes-base", base="", dtype="float32", preferences=[])

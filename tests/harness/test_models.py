@@ -17,7 +17,9 @@ def test_the_embedded_models_come_along() -> None:
 
 
 def test_an_adapter_folder_names_its_base(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/somewhere/else", "revision": None}))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "/somewhere/else", "revision": None})
+    )
     (tmp_path / "checkpoint.json").write_text(json.dumps({"base": "scenes-base"}))
     spec = find(str(tmp_path))
     assert spec.adapter == tmp_path

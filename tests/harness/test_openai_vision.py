@@ -1,4 +1,5 @@
-"""A candidate model over the API, through the official client against a real server: what is asked, what is answered, what is paid."""
+"""A candidate model over the API, through the official client against a real server: what is asked, what is answered,
+what is paid."""
 
 import base64
 import io
@@ -57,18 +58,32 @@ def shown(part: dict[str, Any]) -> tuple[str, bytes]:
 
 
 def test_answers_are_what_the_server_says_in_the_order_asked(server: Any, path: Path) -> None:
-    requests = [asking(f"<image>Question {n}?", noise(n), task=f"task-{n % 2}", max_gen_toks=8 + n % 3) for n in range(20)]
+    requests = [
+        asking(f"<image>Question {n}?", noise(n), task=f"task-{n % 2}", max_gen_toks=8 + n % 3) for n in range(20)
+    ]
     assert lm_of(server, path).generate_until(requests) == [answer(f"Question {n}?") for n in range(20)]
-    assert {(total.task, total.calls) for total in Ledger(path).summary()} == {("task-0 (answers)", 10), ("task-1 (answers)", 10)}
+    assert {(total.task, total.calls) for total in Ledger(path).summary()} == {
+        ("task-0 (answers)", 10),
+        ("task-1 (answers)", 10),
+    }
 
 
 def test_images_stand_where_the_prompt_has_them_and_are_undamaged(server: Any, path: Path, tmp_path: Path) -> None:
     noise(3).save(tmp_path / "a.jpg")
     jpeg = picture(keep(PictureFile(tmp_path / "a.jpg")))
-    lm_of(server, path, detail="high").generate_until([asking("<image>\nWhat differs from<image> and <image>?", noise(1), jpeg, noise(2))])
+    lm_of(server, path, detail="high").generate_until(
+        [asking("<image>\nWhat differs from<image> and <image>?", noise(1), jpeg, noise(2))]
+    )
     (message,) = server.log[0]["messages"]
     parts = message["content"]
-    assert [part.get("text", "image") for part in parts] == ["image", "\nWhat differs from", "image", " and ", "image", "?"]
+    assert [part.get("text", "image") for part in parts] == [
+        "image",
+        "\nWhat differs from",
+        "image",
+        " and ",
+        "image",
+        "?",
+    ]
     for part, seed in ((parts[0], 1), (parts[4], 2)):
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(shown(part)[1]))), np.asarray(noise(seed)))
         assert part["image_url"]["detail"] == "high"
@@ -151,7 +166,12 @@ def test_an_image_that_cannot_be_shown_fails_its_own_question(server: Any, path:
     broken, gone = (picture(keep(PictureFile(tmp_path / name))) for name in ("broken.png", "gone.png"))
     told: list[tuple[int, int]] = []
     lm = lm_of(server, path, progress=lambda done, total: told.append((done, total)))
-    requests = [asking("<image>a", broken), asking("<image>b", noise(0)), asking("<image>c", gone), asking("<image><image>d", noise(0))]
+    requests = [
+        asking("<image>a", broken),
+        asking("<image>b", noise(0)),
+        asking("<image>c", gone),
+        asking("<image><image>d", noise(0)),
+    ]
     answers = lm.generate_until(requests)
     assert answers[1] == answer("b")
     reasons = [answer.error for answer in answers if isinstance(answer, FailedAnswer)]
@@ -191,7 +211,9 @@ def test_a_repeated_request_is_asked_anew_where_it_is_sampled(server: Any, path:
 def test_a_limited_server_loses_no_question(server: Any, path: Path) -> None:
     server.allowed = 60.0
     lm = lm_of(server, path, attempts=2, concurrency=32)
-    assert lm.generate_until([asking(f"Question {n}?") for n in range(60)]) == [answer(f"Question {n}?") for n in range(60)]
+    assert lm.generate_until([asking(f"Question {n}?") for n in range(60)]) == [
+        answer(f"Question {n}?") for n in range(60)
+    ]
     assert sum(entry["fault"] == "limit" for entry in server.log) > 0
 
 
@@ -210,12 +232,16 @@ def test_a_server_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: A
 def test_thoughts_that_fill_the_limit_are_not_paid_for_again(content: str | None, server: Any, path: Path) -> None:
     message = {"role": "assistant", "content": content}
     choice = {"index": 0, "message": message, "finish_reason": "length"}
-    completion = ChatCompletion.model_validate({"id": "x", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice]})
+    completion = ChatCompletion.model_validate(
+        {"id": "x", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice]}
+    )
     with pytest.raises(PermanentError, match="no answer within the limit"):
         lm_of(server, path).asker.reply_in(completion, None)
 
 
-def test_no_key_no_credentials_and_no_image_is_logged(server: Any, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_key_no_credentials_and_no_image_is_logged(
+    server: Any, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     server.faults = ["status:500", "429:10"]
     lm = lm_of(server, path, url=server.url.replace("//", "//me:very-s%65cret@"))

@@ -55,7 +55,9 @@ def test_both_ways_are_equal_in_single_precision(random_model: Path, task: str, 
     assert both.dtype == "float32"
     assert both.seconds_shared > 0
     assert both.seconds_exact > 0
-    assert [score.metric for score in both.scores] == [name for name in registry().task(task).metrics if "token" not in name]
+    assert [score.metric for score in both.scores] == [
+        name for name in registry().task(task).metrics if "token" not in name
+    ]
     assert all(score.shared == score.exact and not score.difference for score in both.scores)
     assert json.loads(json.dumps(asdict(both)))["differ"] == 0
 

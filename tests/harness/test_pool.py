@@ -1,4 +1,5 @@
-"""The pool's members as LMs: what runs here, what is asked of a server, what is known of a model before it is loaded."""
+"""The pool's members as LMs: what runs here, what is asked of a server, what is known of a model before it is
+loaded."""
 
 import gc
 import json
@@ -28,7 +29,10 @@ def asked(folder: Path, count: int = 8) -> list[Instruction]:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for number in range(count):
         Image.new("RGB", (96, 96), (number * 25, 0, 99)).save(folder / "images" / f"{number}.jpg")
-    return [Instruction(id=f"i/{number}", prompt="What is it?", image=f"{number}.jpg", kind="question") for number in range(count)]
+    return [
+        Instruction(id=f"i/{number}", prompt="What is it?", image=f"{number}.jpg", kind="question")
+        for number in range(count)
+    ]
 
 
 def data(*members: PoolModel, **changes: Any) -> Data:
@@ -39,7 +43,8 @@ def quiet(count: int) -> None:
     """Hears of progress."""
 
 
-# -- the paper's pool ----------------------------------------------------------------------------------------------------------------------
+# -- the paper's pool
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_papers_twelve_models_are_all_known_here() -> None:
@@ -66,7 +71,8 @@ def test_a_url_makes_any_name_a_servers(monkeypatch: pytest.MonkeyPatch) -> None
     assert where(spec_of(PoolModel(model="gpt-4v"))) == "asked at http://here/v1"
 
 
-# -- models here ---------------------------------------------------------------------------------------------------------------------------
+# -- models here
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_members_of_one_model_share_it_and_another_takes_its_place(random_model: Path) -> None:
@@ -87,7 +93,9 @@ def test_members_of_one_model_share_it_and_another_takes_its_place(random_model:
 
 def test_a_model_here_answers_by_its_settings_and_the_same_each_time(tmp_path: Path) -> None:
     settings = data(
-        PoolModel(model="scenes-base", temperature=0), PoolModel(model="scenes-base"), PoolModel(model="scenes-base", top_p=0.01, label="p")
+        PoolModel(model="scenes-base", temperature=0),
+        PoolModel(model="scenes-base"),
+        PoolModel(model="scenes-base", top_p=0.01, label="p"),
     )
     found = []
     for folder in (tmp_path / "a", tmp_path / "b"):
@@ -96,11 +104,14 @@ def test_a_model_here_answers_by_its_settings_and_the_same_each_time(tmp_path: P
         found.append(read_answers(folder))
     assert found[0] == found[1]
     said = found[0].values()
-    assert all(answers["p"] == answers["scenes-base@0"] for answers in said)  # only the likeliest token is left to sample from
+    assert all(
+        answers["p"] == answers["scenes-base@0"] for answers in said
+    )  # only the likeliest token is left to sample from
     assert any(answers["scenes-base@1"] != answers["scenes-base@0"] for answers in said)
 
 
-# -- servers -------------------------------------------------------------------------------------------------------------------------------
+# -- servers
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_served_members_settings_reach_its_server_and_each_row_has_its_own_seed(server: Any, tmp_path: Path) -> None:
@@ -121,7 +132,9 @@ def test_a_served_members_settings_reach_its_server_and_each_row_has_its_own_see
     assert text["text"] == "What is it? Say."
     again = tmp_path / "again"
     decode(asked(again), data(hot, greedy), 0, again, PoolModels(ledger=tmp_path / "again.sqlite"), quiet)
-    assert {entry["seed"] for entry in server.log[16:] if entry["temperature"] == 0.7} == {entry["seed"] for entry in sent}
+    assert {entry["seed"] for entry in server.log[16:] if entry["temperature"] == 0.7} == {
+        entry["seed"] for entry in sent
+    }
 
 
 def test_answers_that_were_paid_for_are_not_asked_for_again(server: Any, tmp_path: Path) -> None:
@@ -164,7 +177,9 @@ def test_a_server_that_is_down_ends_the_run_and_loses_nothing(server: Any, tmp_p
         decode(instructions, data(up, down), 0, tmp_path, pool, quiet)
     server.faults = []
     calls = len(server.log)
-    assert all(member.missing == 0 for member in decode(instructions, data(up, down), 0, tmp_path, pool, quiet).values())
+    assert all(
+        member.missing == 0 for member in decode(instructions, data(up, down), 0, tmp_path, pool, quiet).values()
+    )
     assert len(server.log) == calls + 8
 
 
@@ -180,7 +195,8 @@ def test_an_actor_elsewhere_can_make_a_members_lm(server: Any, tmp_path: Path) -
     assert make(PoolModel(model="far", url=server.url), ledger=tmp_path / "ledger.sqlite").asker.model == "far"
 
 
-# -- the plan ------------------------------------------------------------------------------------------------------------------------------
+# -- the plan
+# ------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_known_of_a_model_is_read_from_its_files_or_from_the_table(random_model: Path) -> None:
@@ -200,7 +216,12 @@ def test_what_is_known_of_a_model_is_read_from_its_files_or_from_the_table(rando
     assert torch.float32 in {tensor.dtype for tensor in load_file(random_model / "model.safetensors").values()}
     assert facts_of(find(str(random_model))).weights == 4 * count
     table = facts_of(find("llava-1.5-7b"))
-    assert (table.weights, table.parameters, table.image_positions, table.rows_at_once) == (14_100_000_000, 7_050_000_000, 576, 8)
+    assert (table.weights, table.parameters, table.image_positions, table.rows_at_once) == (
+        14_100_000_000,
+        7_050_000_000,
+        576,
+        8,
+    )
     assert facts_of(find("instructblip-7b")).parameters == 7_925_000_000  # stored in float32
     served = facts_of(find("gpt-4v"))
     assert (served.served, served.weights, served.model) == (True, None, "gpt-4o-2024-11-20")
@@ -208,7 +229,13 @@ def test_what_is_known_of_a_model_is_read_from_its_files_or_from_the_table(rando
 
 @pytest.mark.parametrize(
     ("words", "number"),
-    (("576", 576), ("up to 2340, by size", 2340), ("by size, HW/1024", 1024), ("256 a tile, up to 13 tiles", 3328), ("", None)),
+    (
+        ("576", 576),
+        ("up to 2340, by size", 2340),
+        ("by size, HW/1024", 1024),
+        ("256 a tile, up to 13 tiles", 3328),
+        ("", None),
+    ),
 )
 def test_positions_of_an_image_are_read_from_the_tables_words(words: str, number: int | None) -> None:
     assert positions(words) == number

@@ -29,7 +29,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def weights(folder: Path, changed: str | None = None, name: str = "model.safetensors") -> Path:
-    """A file over the limit, with small tensors between two large ones (they lie by name); `changed` holds other numbers."""
+    """A file over the limit, with small tensors between two large ones (they lie by name); `changed` holds other
+    numbers."""
     sizes = {"embed": LARGE // 8, "norm": 3, "projector": 2000, "words": LARGE // 8}
     tensors = {
         key: np.random.default_rng([index, key == changed]).random(size, dtype=np.float32)
@@ -45,7 +46,9 @@ def times(path: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("strict", (False, True))
 @pytest.mark.parametrize("tensor", ("embed", "norm", "projector", "words"))
-def test_one_tensor_overwritten_in_place_is_noticed_with_size_and_time_the_same(folder: Path, tensor: str, strict: bool) -> None:
+def test_one_tensor_overwritten_in_place_is_noticed_with_size_and_time_the_same(
+    folder: Path, tensor: str, strict: bool
+) -> None:
     path = weights(folder)
     size, when = path.stat().st_size, times(path)
     first = digest_of_folder(folder, strict=strict)
@@ -88,7 +91,13 @@ def test_of_a_large_file_little_is_read_and_only_strict_reads_all(folder: Path) 
 
 
 @pytest.mark.parametrize(
-    "header", (b"", b"\xff" * 8, b"\x04" + bytes(7) + b"null", b"\x40" + bytes(7) + b'{"a":{"data_offsets":[9,-1e400]}}'.ljust(64))
+    "header",
+    (
+        b"",
+        b"\xff" * 8,
+        b"\x04" + bytes(7) + b"null",
+        b"\x40" + bytes(7) + b'{"a":{"data_offsets":[9,-1e400]}}'.ljust(64),
+    ),
 )
 @pytest.mark.parametrize("name", ("model.safetensors", "pytorch_model.bin"))
 def test_a_large_file_with_a_broken_header_has_a_digest(folder: Path, header: bytes, name: str) -> None:
@@ -114,7 +123,9 @@ def test_every_shard_and_the_index_count(folder: Path) -> None:
     assert len(seen) == 4
 
 
-def test_what_took_a_minute_is_remembered_until_the_file_is_touched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_took_a_minute_is_remembered_until_the_file_is_touched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     memory = Path(os.environ["HF_HOME"]) / "vlm-harness" / "digests.json"
     path = weights(folder)
     when = times(path)
@@ -148,7 +159,9 @@ def test_a_broken_memory_is_none(folder: Path, text: str, monkeypatch: pytest.Mo
     assert len(json.loads(memory.read_text())) == 1
 
 
-def test_where_nothing_can_be_written_digests_are_made_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_can_be_written_digests_are_made_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(provenance, "SETTLED", 0)
     monkeypatch.setenv("HF_HOME", "/proc/nowhere")
     weights(folder)

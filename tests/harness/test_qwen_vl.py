@@ -1,4 +1,5 @@
-"""Qwen-VL: equal to the official implementation where its results are at hand, and a good transformers citizen everywhere."""
+"""Qwen-VL: equal to the official implementation where its results are at hand, and a good transformers citizen
+everywhere."""
 
 import base64
 import json
@@ -24,7 +25,9 @@ from harness.models.qwen_vl.tokenizer import SPECIAL, QwenVLTokenizer
 from tests.harness.qwen_vl_checkpoint import END, OFFICIAL, RANKS, START, config, write
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "qwen_vl"
-golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs the official implementation's results, which are not in the repository")
+golden = pytest.mark.skipif(
+    not GOLDEN.is_dir(), reason="needs the official implementation's results, which are not in the repository"
+)
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +116,9 @@ class TestTokenizer:
         st.one_of(
             st.text(),
             st.text(alphabet="aeht  catinsm\n\t.'SsrR12éç图中猫"),
-            st.lists(st.sampled_from([*SPECIAL[:3], "<|extra_7|>", "<box>", "</box>", " the", "cat", "\n", "it's", "é"])).map("".join),
+            st.lists(
+                st.sampled_from([*SPECIAL[:3], "<|extra_7|>", "<box>", "</box>", " the", "cat", "\n", "it's", "é"])
+            ).map("".join),
         )
     )
     def test_ids_are_tiktokens(self, text: str) -> None:
@@ -208,7 +213,10 @@ class TestProcessor:
         processor.save_pretrained(tmp_path)
         again = AutoProcessor.from_pretrained(tmp_path)
         assert isinstance(again, QwenVLProcessor)
-        assert again.tokenizer("<img>a</img> the cat")["input_ids"] == processor.tokenizer("<img>a</img> the cat")["input_ids"]
+        assert (
+            again.tokenizer("<img>a</img> the cat")["input_ids"]
+            == processor.tokenizer("<img>a</img> the cat")["input_ids"]
+        )
         assert again.chat_template == processor.chat_template
 
 
@@ -228,18 +236,24 @@ class TestModel:
             model(torch.tensor([[5, *span()[:200]]]), pixel_values=pixels[:1])
 
     @pytest.mark.parametrize("seq_length", (2048, 128))
-    def test_cached_generation_equals_uncached(self, model: Any, pixels: torch.Tensor, seq_length: int, monkeypatch: Any) -> None:
+    def test_cached_generation_equals_uncached(
+        self, model: Any, pixels: torch.Tensor, seq_length: int, monkeypatch: Any
+    ) -> None:
         monkeypatch.setattr(model.config, "seq_length", seq_length)
         ids = torch.tensor([[5, *span(), 7, 40, 41]])
         written = [
-            model.generate(ids, pixel_values=pixels[:1], max_new_tokens=10, do_sample=False, use_cache=cache, eos_token_id=None)[0].tolist()
+            model.generate(
+                ids, pixel_values=pixels[:1], max_new_tokens=10, do_sample=False, use_cache=cache, eos_token_id=None
+            )[0].tolist()
             for cache in (True, False)
         ]
         assert written[0] == written[1]
         assert len(written[0]) == ids.shape[1] + 10
 
     @pytest.mark.parametrize("seq_length", (2048, 128))
-    def test_left_padded_batches_equal_single_rows(self, model: Any, pixels: torch.Tensor, seq_length: int, monkeypatch: Any) -> None:
+    def test_left_padded_batches_equal_single_rows(
+        self, model: Any, pixels: torch.Tensor, seq_length: int, monkeypatch: Any
+    ) -> None:
         monkeypatch.setattr(model.config, "seq_length", seq_length)
         rows = [[5, *span(), 7], [*span(), 7, *span(), 8, 9, 10, 11], list(range(30, 60))]
         images = [pixels[:1], pixels[1:3], None]
@@ -251,9 +265,13 @@ class TestModel:
             for row, image, logits in zip(rows, images, batch, strict=True):
                 single = model(torch.tensor([row]), pixel_values=image).logits[0]
                 torch.testing.assert_close(logits[-len(row) :], single, atol=2e-4, rtol=1e-4)
-        together = model.generate(ids, attention_mask=mask, pixel_values=pixels, max_new_tokens=6, do_sample=False, eos_token_id=None)
+        together = model.generate(
+            ids, attention_mask=mask, pixel_values=pixels, max_new_tokens=6, do_sample=False, eos_token_id=None
+        )
         for row, image, written in zip(rows, images, together.tolist(), strict=True):
-            single = model.generate(torch.tensor([row]), pixel_values=image, max_new_tokens=6, do_sample=False, eos_token_id=None)
+            single = model.generate(
+                torch.tensor([row]), pixel_values=image, max_new_tokens=6, do_sample=False, eos_token_id=None
+            )
             assert written[-6:] == single[0, -6:].tolist()
 
     def test_beyond_its_training_length_a_row_goes_its_own_way(self, model: Any, monkeypatch: Any) -> None:
@@ -268,7 +286,9 @@ class TestModel:
         assert (plain - stretched).abs().max() > 1e-3
 
     def test_sdpa_equals_eager(self, official_layout: Path, model: Any, pixels: torch.Tensor) -> None:
-        eager = QwenVLForConditionalGeneration.from_pretrained(official_layout, dtype=torch.float32, attn_implementation="eager").eval()
+        eager = QwenVLForConditionalGeneration.from_pretrained(
+            official_layout, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
         ids = torch.tensor([[5, *span(), 7, 40]])
         with torch.no_grad():
             out = eager(ids, pixel_values=pixels[:1], output_attentions=True, output_hidden_states=True)
@@ -284,10 +304,13 @@ class TestModel:
             if checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
                 assert all(
-                    layer.gradient_checkpointing for layer in (*model.transformer.h, *model.transformer.visual.transformer.resblocks)
+                    layer.gradient_checkpointing
+                    for layer in (*model.transformer.h, *model.transformer.visual.transformer.resblocks)
                 )
             model(ids, pixel_values=pixels[:1], labels=ids, use_cache=False).loss.backward()
-            grads.append({name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None})
+            grads.append(
+                {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+            )
         assert grads[0].keys() == grads[1].keys()
         assert any("visual" in name for name in grads[0])
         for name, grad in grads[0].items():
@@ -309,7 +332,9 @@ class TestModel:
     def test_saved_and_loaded(self, official_layout: Path, model: Any, pixels: torch.Tensor, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path)
         AutoProcessor.from_pretrained(official_layout).save_pretrained(tmp_path)
-        assert load_file(tmp_path / "model.safetensors").keys() == load_file(official_layout / "model.safetensors").keys()
+        assert (
+            load_file(tmp_path / "model.safetensors").keys() == load_file(official_layout / "model.safetensors").keys()
+        )
         again = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32).eval()
         ids = torch.tensor([[5, *span(), 7]])
         with torch.no_grad():
@@ -321,7 +346,9 @@ class TestModel:
         model = QwenVLForConditionalGeneration.from_pretrained(GOLDEN)
         model.save_pretrained(tmp_path)
         again = QwenVLForConditionalGeneration.from_pretrained(tmp_path)
-        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+        )
 
     def test_sharded_bins_are_read_without_running_what_is_in_them(self, official_layout: Path, tmp_path: Path) -> None:
         weights = load_file(official_layout / "model.safetensors")
@@ -347,13 +374,17 @@ class TestModel:
             QwenVLConfig(**config(visual=None))
 
     def test_a_checkpoint_without_eyes_is_refused(self, official_layout: Path, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_text(json.dumps({name: value for name, value in config().items() if name != "visual"}))
+        (tmp_path / "config.json").write_text(
+            json.dumps({name: value for name, value in config().items() if name != "visual"})
+        )
         with pytest.raises(ValueError, match="a Qwen of text alone"):
             QwenVLConfig.from_pretrained(tmp_path)
         QwenVLConfig().save_pretrained(tmp_path)
         assert QwenVLConfig.from_pretrained(tmp_path).visual["layers"] == 48
 
-    def test_weights_may_stay_on_the_disk(self, official_layout: Path, model: Any, pixels: torch.Tensor, tmp_path: Path) -> None:
+    def test_weights_may_stay_on_the_disk(
+        self, official_layout: Path, model: Any, pixels: torch.Tensor, tmp_path: Path
+    ) -> None:
         ids = torch.tensor([[5, *span(), 7]])
         parts = ("transformer.wte", "transformer.drop", "transformer.h", "transformer.ln_f", "lm_head")
         where = dict.fromkeys(parts, "cpu") | {"transformer.visual": "disk"}
@@ -361,7 +392,9 @@ class TestModel:
             official_layout, dtype=torch.float32, device_map=where, offload_folder=tmp_path
         )
         with torch.no_grad():
-            torch.testing.assert_close(offloaded(ids, pixel_values=pixels[:1]).logits, model(ids, pixel_values=pixels[:1]).logits)
+            torch.testing.assert_close(
+                offloaded(ids, pixel_values=pixels[:1]).logits, model(ids, pixel_values=pixels[:1]).logits
+            )
 
 
 class Trap:
@@ -384,9 +417,15 @@ class TestAdapters:
         ids = torch.tensor([[5, *span(), 7]])
         with torch.no_grad():
             plain = base(ids, pixel_values=pixels[:1]).logits
-        settings = LoraConfig(r=4, lora_alpha=16, target_modules=list(self.TARGETS), init_lora_weights=False, task_type="CAUSAL_LM")
+        settings = LoraConfig(
+            r=4, lora_alpha=16, target_modules=list(self.TARGETS), init_lora_weights=False, task_type="CAUSAL_LM"
+        )
         tuned = get_peft_model(base, settings).eval()
-        adapted = {name.split("transformer.h.0.")[1] for name, _ in tuned.named_modules() if name.endswith("lora_A") and ".h.0." in name}
+        adapted = {
+            name.split("transformer.h.0.")[1]
+            for name, _ in tuned.named_modules()
+            if name.endswith("lora_A") and ".h.0." in name
+        }
         assert adapted == {"attn.c_attn.lora_A", "attn.c_proj.lora_A", "mlp.w1.lora_A", "mlp.w2.lora_A"}
         assert not any("visual" in name for name, _ in tuned.named_parameters() if "lora" in name)
         with torch.no_grad():

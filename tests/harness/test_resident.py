@@ -52,7 +52,9 @@ def adapters(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     def write_adapter(family: str, targets: str, seed: int, scale: float = 0.2, **settings: Any) -> Path:
         model = AutoModelForImageTextToText.from_pretrained(bases[family], dtype=torch.float32)
         torch.manual_seed(seed)
-        adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **settings))
+        adapted = get_peft_model(
+            model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **settings)
+        )
         with torch.no_grad():
             for name, parameter in adapted.named_parameters():
                 if "lora_B" in name or (parameter.requires_grad and name.endswith("bias")):
@@ -71,7 +73,11 @@ def requests(lm: Any) -> list[Instance]:
         Instance(
             "generate_until",
             {},
-            (lm.apply_chat_template([{"role": "user", "content": f"<image>{question}"}]), settings, {"visual": [image_of(f"r/{i}")]}),
+            (
+                lm.apply_chat_template([{"role": "user", "content": f"<image>{question}"}]),
+                settings,
+                {"visual": [image_of(f"r/{i}")]},
+            ),
             0,
         )
         for i in range(2 if lm.hf.config.model_type == "llava" else 1)  # 1024 patches cost seconds
@@ -203,7 +209,9 @@ def test_another_base_dtype_or_setting_is_loaded_anew_and_the_old_one_dropped_be
     assert all(lm() is None for lm in count.alive)
 
 
-def test_kept_answers_are_those_of_the_adapter_that_gave_them(bases: dict[str, Path], adapters: Adapters, tmp_path: Path) -> None:
+def test_kept_answers_are_those_of_the_adapter_that_gave_them(
+    bases: dict[str, Path], adapters: Adapters, tmp_path: Path
+) -> None:
     resident = AdapterHost()
     engine = {"answers": tmp_path / "answers.sqlite"}
     specs = [find(str(bases["llava"])), *(find(str(adapters("llava", TEXT["llava"], seed))) for seed in (8, 9))]

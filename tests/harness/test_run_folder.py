@@ -11,7 +11,11 @@ from trainers.config.recipe import find_recipe
 
 
 def test_a_folder_that_is_held_is_not_given_to_another(tmp_path: Path) -> None:
-    with sole_owner(tmp_path / "run"), pytest.raises(StageError, match="another process is at work"), sole_owner(tmp_path / "run"):
+    with (
+        sole_owner(tmp_path / "run"),
+        pytest.raises(StageError, match="another process is at work"),
+        sole_owner(tmp_path / "run"),
+    ):
         raise AssertionError
     with sole_owner(tmp_path / "run"):
         pass
@@ -26,7 +30,9 @@ def test_a_refusal_names_what_differs(tmp_path: Path) -> None:
     recipe = find_recipe("silkie")
     claim(tmp_path, recipe)
     claim(tmp_path, recipe)
-    with pytest.raises(BadInput, match=r"'silkie' with other settings \(seed: 42 there, 5 asked, limit: none there, 9 asked\)"):
+    with pytest.raises(
+        BadInput, match=r"'silkie' with other settings \(seed: 42 there, 5 asked, limit: none there, 9 asked\)"
+    ):
         claim(tmp_path, find_recipe("silkie", seed=5), 9)
     with pytest.raises(BadInput, match=r"name: .* and [0-9]+ more\)"):
         claim(tmp_path, find_recipe("povid-stage1"))

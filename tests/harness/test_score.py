@@ -1,4 +1,5 @@
-"""`harness score` on real answer files gives the numbers their authors published, and says in one line what is wrong with a file."""
+"""`harness score` on real answer files gives the numbers their authors published, and says in one line what is wrong
+with a file."""
 
 import json
 from collections.abc import Callable
@@ -17,13 +18,23 @@ CASES: list[tuple[str, str, str, dict[str, float]]] = [
         "mme",
         "mme/LaVIN",
         "",
-        {"perception": 963.6114445778312, "cognition": 249.64285714285714, "celebrity": 47.35294117647059, "OCR": 107.5},
+        {
+            "perception": 963.6114445778312,
+            "cognition": 249.64285714285714,
+            "celebrity": 47.35294117647059,
+            "OCR": 107.5,
+        },
     ),
     (
         "mme",
         "mme/llava-v1.5-13b",
         "mme",
-        {"perception": 1531.3187274909965, "cognition": 295.3571428571429, "posters": 160.54421768707482, "code_reasoning": 47.5},
+        {
+            "perception": 1531.3187274909965,
+            "cognition": 295.3571428571429,
+            "posters": 160.54421768707482,
+            "code_reasoning": 47.5,
+        },
     ),
     (
         "pope_llava",
@@ -37,8 +48,18 @@ CASES: list[tuple[str, str, str, dict[str, float]]] = [
         "pope",
         {"popular_f1": 86.24589565851879, "popular_yes_rate": 41.366666666666667},
     ),
-    ("pope_llava", "pope/answers/llava-v1.5-13b", "pope", {"f1": 85.94688090539114, "adversarial_precision": 90.99307159353349}),
-    ("llava_bench", "llava_bench/wild/llava-v1.5-13b-eval1.jsonl", "llava_bench", {"relative": 72.8, "reference": 86.5, "model": 63.0}),
+    (
+        "pope_llava",
+        "pope/answers/llava-v1.5-13b",
+        "pope",
+        {"f1": 85.94688090539114, "adversarial_precision": 90.99307159353349},
+    ),
+    (
+        "llava_bench",
+        "llava_bench/wild/llava-v1.5-13b-eval1.jsonl",
+        "llava_bench",
+        {"relative": 72.8, "reference": 86.5, "model": 63.0},
+    ),
     (
         "pope",
         "pope/answers/llava-1.5-verbose910_random.jsonl",
@@ -52,7 +73,12 @@ CASES: list[tuple[str, str, str, dict[str, float]]] = [
         },
     ),
     ("chair", "chair/captions/pope-instructblip-short.jsonl", "chair", {"chair_s": 3.7, "chair_i": 2.631578947368421}),
-    ("chair", "chair/captions/pope-llava-brief.jsonl", "chair", {"chair_s": 62.7, "chair_i": 18.755897021161883, "chair_s_lemma": 63.1}),
+    (
+        "chair",
+        "chair/captions/pope-llava-brief.jsonl",
+        "chair",
+        {"chair_s": 62.7, "chair_i": 18.755897021161883, "chair_s_lemma": 63.1},
+    ),
     (
         "chair",
         "chair/captions/opera-llava-1.5-greedy.jsonl",
@@ -66,12 +92,25 @@ CASES: list[tuple[str, str, str, dict[str, float]]] = [
         "amber",
         {"chair": 7.5, "cover": 50.9, "hal": 37.3, "cog": 3.2},
     ),
-    ("amber", "amber/responses/llava-v1.5-7b-cei_generative_1004.json", "amber", {"chair": 7.2, "cover": 48.7, "hal": 28.8, "cog": 3.3}),
+    (
+        "amber",
+        "amber/responses/llava-v1.5-7b-cei_generative_1004.json",
+        "amber",
+        {"chair": 7.2, "cover": 48.7, "hal": 28.8, "cog": 3.3},
+    ),
     (
         "amber",
         "amber/responses/llava-v1.5-7b-cei_discriminative_first12825.json",
         "amber",
-        {"accuracy": 72.5, "precision": 94.4, "recall": 64.0, "f1": 76.3, "existence_f1": 83.4, "number_recall": 67.7, "relation_f1": 73.9},
+        {
+            "accuracy": 72.5,
+            "precision": 94.4,
+            "recall": 64.0,
+            "f1": 76.3,
+            "existence_f1": 83.4,
+            "number_recall": 67.7,
+            "relation_f1": 73.9,
+        },
     ),
     (
         "amber",
@@ -101,7 +140,16 @@ CASES: list[tuple[str, str, str, dict[str, float]]] = [
         "mmvet",
         "mmvet/llava-v1.5-13b_gpt-4-grade-1runs.json",
         "mmvet",
-        {"total": 36.1, "rec": 40.6, "ocr": 28.0, "know": 23.5, "gen": 24.4, "spat": 34.7, "math": 7.7, "bard_total": 36.9},
+        {
+            "total": 36.1,
+            "rec": 40.6,
+            "ocr": 28.0,
+            "know": 23.5,
+            "gen": 24.4,
+            "spat": 34.7,
+            "math": 7.7,
+            "bard_total": 36.9,
+        },
     ),
     (
         "mmvet",
@@ -109,9 +157,24 @@ CASES: list[tuple[str, str, str, dict[str, float]]] = [
         "mmvet",
         {"total": 36.3, "std": 0.2, "run_1": 36.1, "run_2": 36.5, "run_3": 36.3},
     ),
-    ("llava_bench_wild", "llava_bench/wild/llava-v1.5-13b-eval1.jsonl", "llava_bench", {"relative": 72.8, "relative_detail": 52.6}),
-    ("llava_bench_wild", "llava_bench/wild/llava-v1.5-13b-eval2.jsonl", "llava_bench", {"relative": 72.7, "relative_complex": 83.7}),
-    ("llava_bench_wild", "llava_bench/wild/llava-v1.5-13b-eval3.jsonl", "llava_bench", {"relative": 72.1, "relative_conv": 72.5}),
+    (
+        "llava_bench_wild",
+        "llava_bench/wild/llava-v1.5-13b-eval1.jsonl",
+        "llava_bench",
+        {"relative": 72.8, "relative_detail": 52.6},
+    ),
+    (
+        "llava_bench_wild",
+        "llava_bench/wild/llava-v1.5-13b-eval2.jsonl",
+        "llava_bench",
+        {"relative": 72.7, "relative_complex": 83.7},
+    ),
+    (
+        "llava_bench_wild",
+        "llava_bench/wild/llava-v1.5-13b-eval3.jsonl",
+        "llava_bench",
+        {"relative": 72.1, "relative_conv": 72.5},
+    ),
     ("llava_bench_wild", "llava_bench/vicuna80_text_reviews/review_bard_vicuna-13b.jsonl", "", {"relative": 98.7}),
     ("llava_bench_wild", "llava_bench/vicuna80_text_reviews/review_gpt35_vicuna-13b.jsonl", "", {"relative": 92.1}),
     (
@@ -141,7 +204,9 @@ CASES: list[tuple[str, str, str, dict[str, float]]] = [
 ]
 
 
-@pytest.mark.parametrize(("task", "answers", "references", "expected"), CASES, ids=[f"{case[0]}-{Path(case[1]).stem}" for case in CASES])
+@pytest.mark.parametrize(
+    ("task", "answers", "references", "expected"), CASES, ids=[f"{case[0]}-{Path(case[1]).stem}" for case in CASES]
+)
 def test_golden_answers_score_as_officially(
     task: str, answers: str, references: str, expected: dict[str, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,7 +260,9 @@ def test_the_users_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "'silkie' is a suite: name one of its tasks: mme, mmhal, mmvet" in line_of(capsys)
 
 
-def test_our_own_sample_log_scores_as_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str], answering: Callable[..., Any]) -> None:
+def test_our_own_sample_log_scores_as_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], answering: Callable[..., Any]
+) -> None:
     from harness.evaluation.evaluate import evaluate
     from harness.models.spec import ModelSpec
     from leaderboards.board.board import Board

@@ -1,4 +1,5 @@
-"""Servers of a pool as jobs: processes here, or a real Slurm of one node. The server is a small script; vLLM itself can't be had here."""
+"""Servers of a pool as jobs: processes here, or a real Slurm of one node. The server is a small script; vLLM itself
+can't be had here."""
 
 import json
 import os
@@ -46,7 +47,11 @@ class Calls(BaseHTTPRequestHandler):
 ThreadingHTTPServer((value("--host"), int(value("--port"))), Calls).serve_forever()
 """
 NO_GPU = Resources(gpus=0, minutes=5)
-POOL = [PoolModel(model="scenes-base"), PoolModel(model="scenes-base", temperature=0.5), PoolModel(model="scenes-early")]
+POOL = [
+    PoolModel(model="scenes-base"),
+    PoolModel(model="scenes-base", temperature=0.5),
+    PoolModel(model="scenes-early"),
+]
 CLUSTERS = (pytest.param("local"), pytest.param("slurm", marks=pytest.mark.slow))
 
 
@@ -92,7 +97,9 @@ def soon(happened: Callable[[], bool], within: float = 45) -> bool:
 @pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
 def test_each_model_is_served_once_until_the_end(cluster: Cluster, command: str, tmp_path: Path) -> None:
     told: list[str] = []
-    with serve_pool(POOL, tmp_path / "servers", wanted=NO_GPU, cluster=cluster, command=command, tell=told.append) as served:
+    with serve_pool(
+        POOL, tmp_path / "servers", wanted=NO_GPU, cluster=cluster, command=command, tell=told.append
+    ) as served:
         assert set(served) == {"scenes-base@1", "scenes-base@0.5", "scenes-early@1"}
         assert served["scenes-base@1"] == served["scenes-base@0.5"]
         for name, model in (("scenes-base@1", "scenes-base"), ("scenes-early@1", "scenes-early")):
@@ -117,7 +124,9 @@ def test_each_model_is_served_once_until_the_end(cluster: Cluster, command: str,
 @pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
 def test_a_server_that_dies_early_ends_all_with_its_last_words(cluster: Cluster, command: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.sh"
-    broken.write_text(f'case "$*" in *early*) echo no GPU >&2; exit 3;; esac\nexec {command.split()[0]} {command.split()[1]} "$@"\n')
+    broken.write_text(
+        f'case "$*" in *early*) echo no GPU >&2; exit 3;; esac\nexec {command.split()[0]} {command.split()[1]} "$@"\n'
+    )
     asked = f"sh {broken} {{model}} --host {{host}} --port {{port}} --served-model-name {{name}}"
     with (
         pytest.raises(
@@ -133,7 +142,9 @@ def test_a_server_that_dies_early_ends_all_with_its_last_words(cluster: Cluster,
 def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
     with (
         pytest.raises(SlurmError, match=r"scenes-early: .*no answer within 1 s of its start"),
-        serve_pool(POOL[2:], tmp_path, wanted=NO_GPU, cluster="local", command="sh -c 'sleep 60' {model} {port}", patience=1),
+        serve_pool(
+            POOL[2:], tmp_path, wanted=NO_GPU, cluster="local", command="sh -c 'sleep 60' {model} {port}", patience=1
+        ),
     ):
         pytest.fail("a silent server counts as up")
 
@@ -164,7 +175,9 @@ with serve_pool(pool, Path(folder), wanted=Resources(gpus=0, minutes=5), cluster
 
 @pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
 @pytest.mark.parametrize("sent", (signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
-def test_servers_end_with_a_run_that_is_stopped_or_killed(sent: signal.Signals, cluster: Cluster, command: str, tmp_path: Path) -> None:
+def test_servers_end_with_a_run_that_is_stopped_or_killed(
+    sent: signal.Signals, cluster: Cluster, command: str, tmp_path: Path
+) -> None:
     words = [sys.executable, "-c", DRIVER, str(tmp_path / "servers"), command, cluster]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as driver:
         assert driver.stdout is not None
@@ -223,6 +236,8 @@ def test_an_adapter_is_served_under_the_members_name(tmp_path: Path) -> None:
         ("scenes-base", "serve '{model} {port}", SlurmError, "No closing quotation"),
     ),
 )
-def test_what_cannot_be_served_is_said_before_anything_starts(model: str, command: str, error: type[Exception], said: str) -> None:
+def test_what_cannot_be_served_is_said_before_anything_starts(
+    model: str, command: str, error: type[Exception], said: str
+) -> None:
     with pytest.raises(error, match=said):
         servers_of([PoolModel(model=model)], command=command)

@@ -62,8 +62,21 @@ def test_an_image_is_encoded_once_and_answers_are_those_of_one_question_at_a_tim
     )
 
 
-def test_silkie_is_scored_and_its_row_says_so(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["eval", "--model", "silkie", "--model-path", str(checkpoint), "--tasks", "scenes_pope", "--limit", "6", "--json"]
+def test_silkie_is_scored_and_its_row_says_so(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "eval",
+        "--model",
+        "silkie",
+        "--model-path",
+        str(checkpoint),
+        "--tasks",
+        "scenes_pope",
+        "--limit",
+        "6",
+        "--json",
+    ]
     assert cli.run([*command, "--max-failed", "1", "--out", str(tmp_path)]) == 0
     entries = json.loads(capsys.readouterr().out)["entries"]
     assert {entry["model"] for entry in entries} == {"silkie"}
@@ -99,10 +112,17 @@ def test_silkie_is_trained_by_dpo_and_its_adapter_is_a_model(checkpoint: Path, t
     lora = recipe.training.lora.model_copy(
         update={"r": 4, "alpha": 16, "targets": r".*transformer\.h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.w1|mlp\.w2)"}
     )
-    training = recipe.training.model_copy(update={"batch_size": 2, "checkpoints": 1, "lora": lora, "learning_rate": 1e-2, "epochs": 3.0})
+    training = recipe.training.model_copy(
+        update={"batch_size": 2, "checkpoints": 1, "lora": lora, "learning_rate": 1e-2, "epochs": 3.0}
+    )
     recipe = Recipe.model_validate({**recipe.model_dump(), "training": training.model_dump()})
     job = Job(
-        recipe=recipe, out=tmp_path / "dpo", base_name=str(checkpoint), base=str(checkpoint), dtype="float32", preferences=preferences
+        recipe=recipe,
+        out=tmp_path / "dpo",
+        base_name=str(checkpoint),
+        base=str(checkpoint),
+        dtype="float32",
+        preferences=preferences,
     )
     (last,) = dpo.train(job)
     weights = load_file(last.path / "adapter_model.safetensors")
@@ -113,7 +133,11 @@ def test_silkie_is_trained_by_dpo_and_its_adapter_is_a_model(checkpoint: Path, t
         "mlp.w2",
     }
     assert any(value.abs().max() > 0 for name, value in weights.items() if "lora_B" in name)
-    losses = [line["loss"] for line in map(json.loads, (tmp_path / "dpo" / "log.jsonl").read_text().splitlines()) if "loss" in line]
+    losses = [
+        line["loss"]
+        for line in map(json.loads, (tmp_path / "dpo" / "log.jsonl").read_text().splitlines())
+        if "loss" in line
+    ]
     assert losses
     trained: Any = load(find(str(last.path)), engine={"dtype": "float32"})
     plain: Any = load(find(str(checkpoint)), engine={"dtype": "float32"})

@@ -56,7 +56,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = write_image(scene, folder)
         answers = (rated(caption(scene), 5), rated("a red ring. " + caption(scene), 2))
         image = ImageRef(Path(name).name, folder / name)
-        rows.append(Row(index=index, id=str(index), prompt=f"describe the image. {index}", images=(image,), completions=answers))
+        rows.append(
+            Row(index=index, id=str(index), prompt=f"describe the image. {index}", images=(image,), completions=answers)
+        )
     write_rows(rows, folder / "rows.jsonl")
     return folder / "rows.jsonl"
 
@@ -104,7 +106,10 @@ def test_a_checkpoint_as_base_is_merged_first(recipe: Path, tmp_path: Path, caps
     original = load_file(Path(find("scenes-base").pretrained) / "model.safetensors")
     merged = load_file(base / "model.safetensors")
     assert original.keys() - merged.keys() <= {"language_model.lm_head.weight"}  # tied to what the tokens are read by
-    assert {name.rsplit(".", 2)[1] for name in merged if not (merged[name] == original[name]).all()} == {"q_proj", "v_proj"}
+    assert {name.rsplit(".", 2)[1] for name in merged if not (merged[name] == original[name]).all()} == {
+        "q_proj",
+        "v_proj",
+    }
 
 
 def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +118,17 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
     example = tmp_path / "example.yaml"
     example.write_text(EXAMPLE, encoding="utf-8")
     out = tmp_path / "run"
-    command = ["train", "--config", str(example), "--working", str(out), "--base", str(tmp_path / "qwen-vl"), "--data", str(data)]
+    command = [
+        "train",
+        "--config",
+        str(example),
+        "--working",
+        str(out),
+        "--base",
+        str(tmp_path / "qwen-vl"),
+        "--data",
+        str(data),
+    ]
     assert cli.run([*command, "--limit", "2"]) == 0
     told = capsys.readouterr()
     assert Path(told.out.strip()).name == "checkpoint-3"  # two pairs are less than 256: a step an epoch
@@ -136,28 +151,50 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
         (["train", "silkei"], "did you mean 'silkie'?"),
         (["train", "silkie", "--seed", "-1"], "'--seed': Input should be greater than or equal to 0"),
         (["train", "silkie", "--out", "/dev/null"], "/dev/null: can't be the run's folder (File exists)"),
-        (["train-then-eval", "scenes-demo", "--out", "/dev/null"], "/dev/null: can't be the run's folder (File exists)"),
+        (
+            ["train-then-eval", "scenes-demo", "--out", "/dev/null"],
+            "/dev/null: can't be the run's folder (File exists)",
+        ),
         (["train", "scenes-demo"], "harness train-then-eval scenes-demo"),
         (["train", "scenes-base", "--data", "x"], "--data, --images and --limit are for recipes that have a [dataset]"),
         (["train", "scenes-base", "--base", "x"], "starts from nothing"),
         (["train", "silkie", "--gpus", "3", "--dry-run"], "can't be shared by 3 processes; possible: 1, 2, 4, 8"),
-        (["train", "silkie", "--slurm", "partition=x", "--gpus", "12", "--dry-run"], "12: a job of several nodes has a multiple of 8"),
+        (
+            ["train", "silkie", "--slurm", "partition=x", "--gpus", "12", "--dry-run"],
+            "12: a job of several nodes has a multiple of 8",
+        ),
         (["train", "silkie", "--mode", "dpd", "--dry-run"], "did you mean 'ddp'?"),
         (["train", "silkie", "--slurm", "partitoin=x", "--dry-run"], "did you mean 'partition'?"),
-        (["train-then-eval", "scenes-demo", "--gpus", "3", "--dry-run"], "can't be shared by 3 processes; possible: 1, 2, 4, 8"),
-        (["train-then-eval", "scenes-demo", "--gpus", "2", "--mode", "zero", "--dry-run"], "mode 'zero': unknown (did you mean 'zero"),
-        (["train-then-eval", "scenes-demo", "--gpus", "16", "--slurm", "time=1-00", "--dry-run"], "is of one node, with 8 at most"),
-        (["train-then-eval", "scenes-demo", "--gpus", "4", "--slurm", "gpus=2", "--dry-run"], "--slurm gpus=2: --gpus says 4"),
+        (
+            ["train-then-eval", "scenes-demo", "--gpus", "3", "--dry-run"],
+            "can't be shared by 3 processes; possible: 1, 2, 4, 8",
+        ),
+        (
+            ["train-then-eval", "scenes-demo", "--gpus", "2", "--mode", "zero", "--dry-run"],
+            "mode 'zero': unknown (did you mean 'zero",
+        ),
+        (
+            ["train-then-eval", "scenes-demo", "--gpus", "16", "--slurm", "time=1-00", "--dry-run"],
+            "is of one node, with 8 at most",
+        ),
+        (
+            ["train-then-eval", "scenes-demo", "--gpus", "4", "--slurm", "gpus=2", "--dry-run"],
+            "--slurm gpus=2: --gpus says 4",
+        ),
     ),
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert said in error
     assert "\n" not in error
 
 
-def test_plain_trl_refuses_a_recipe_of_packed_rows(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_trl_refuses_a_recipe_of_packed_rows(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe.write_text(recipe.read_text().replace("checkpoints = 2", "group_pairs = true"))
     assert cli.run(["train", str(recipe), "--out", str(tmp_path / "run"), "--plain-trl"]) == 2
     said = capsys.readouterr().err.strip()
@@ -201,7 +238,11 @@ def test_a_recipe_says_how_much_is_kept_of_pictures_and_how_the_learning_rate_fa
         path.write_text(recipe.read_text().replace("checkpoints = 2", settings))
         assert cli.run(["train", str(path), "--out", str(tmp_path / str(room))]) == 0
     assert rooms == [3 << 20]
-    rates = [line["learning_rate"] for line in map(json.loads, (tmp_path / "3" / "log.jsonl").read_text().splitlines()) if "loss" in line]
+    rates = [
+        line["learning_rate"]
+        for line in map(json.loads, (tmp_path / "3" / "log.jsonl").read_text().splitlines())
+        if "loss" in line
+    ]
     assert rates == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4], rel=1e-3)
 
 
@@ -215,7 +256,12 @@ def test_a_mode_of_its_own_is_launched_on_one_gpu_too(layout: dict[str, Any], la
 
 def test_a_process_ends_with_the_launcher_that_started_it() -> None:
     """torchrun, killed, would leave its processes training beside those of the next command."""
-    steps = ("import time", "from harness.cli.train import end_with_launcher", "end_with_launcher(0.05)", "print('up', flush=True)")
+    steps = (
+        "import time",
+        "from harness.cli.train import end_with_launcher",
+        "end_with_launcher(0.05)",
+        "print('up', flush=True)",
+    )
     process = "; ".join((*steps, "time.sleep(600)"))
     launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {process!r}], start_new_session=True)"
     with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True) as started:
@@ -225,7 +271,9 @@ def test_a_process_ends_with_the_launcher_that_started_it() -> None:
         assert started.stdout.read() == ""  # no process has the pipe any more
 
 
-def test_a_folder_belongs_to_one_recipe_and_its_data(recipe: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_belongs_to_one_recipe_and_its_data(
+    recipe: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     assert cli.run(["train", str(recipe), "--out", str(out)]) == 0
     assert cli.run(["train", str(recipe), "--out", str(out), "--seed", "3"]) == 2
@@ -250,19 +298,36 @@ def test_a_dry_run_says_what_would_be_trained_and_how(tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_the_weights_of_one(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_end_with_the_weights_of_one(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Fifteen pairs: the last of the steps has three, which two processes can't share evenly."""
     recipe.write_text(recipe.read_text().replace("checkpoints = 2", "log_steps = 1"))
     assert cli.run(["train", str(recipe), "--out", str(tmp_path / "one"), "--limit", "15", "--json"]) == 0
     alone = Path(printed(capsys)["checkpoints"][-1])
     harness = Path(sys.executable).with_name("harness")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [str(harness), "train", str(recipe), "--out", str(tmp_path / "two"), "--limit", "15", "--gpus", "2", "--json"]
+    command = [
+        str(harness),
+        "train",
+        str(recipe),
+        "--out",
+        str(tmp_path / "two"),
+        "--limit",
+        "15",
+        "--gpus",
+        "2",
+        "--json",
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     together = tmp_path / "two" / alone.name
     losses = [
-        [line["loss"] for line in map(json.loads, (folder.parent / "log.jsonl").read_text().splitlines()) if "loss" in line]
+        [
+            line["loss"]
+            for line in map(json.loads, (folder.parent / "log.jsonl").read_text().splitlines())
+            if "loss" in line
+        ]
         for folder in (alone, together)
     ]
     assert len(losses[0]) == 4

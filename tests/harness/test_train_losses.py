@@ -1,4 +1,5 @@
-"""`harness train` on recipes whose losses need more than a pair's two sums: from the command to held-out figures, and what is refused."""
+"""`harness train` on recipes whose losses need more than a pair's two sums: from the command to held-out figures, and
+what is refused."""
 
 import json
 from pathlib import Path
@@ -53,7 +54,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = write_image(scene, folder)
         answers = (rated(caption(scene), 5), rated("a red ring. " + caption(scene), 2))
         image = ImageRef(Path(name).name, folder / name)
-        rows.append(Row(index=index, id=str(index), prompt=f"describe the image. {index}", images=(image,), completions=answers))
+        rows.append(
+            Row(index=index, id=str(index), prompt=f"describe the image. {index}", images=(image,), completions=answers)
+        )
     write_rows(rows, folder / "rows.jsonl")
     return folder / "rows.jsonl"
 
@@ -81,7 +84,9 @@ def test_a_recipe_trains_and_scores_held_out_pairs(
     [last] = json.loads(capsys.readouterr().out)["checkpoints"]
     assert Path(last).name == "checkpoint-8"
     lines: list[dict[str, Any]] = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    trained, scored = ([line[f"{side}{figure}"] for line in lines if f"{side}{figure}" in line] for side in ("", "eval_"))
+    trained, scored = (
+        [line[f"{side}{figure}"] for line in lines if f"{side}{figure}" in line] for side in ("", "eval_")
+    )
     assert len(trained) == 8
     assert len(scored) == 2
     assert scored[0] != scored[1]

@@ -49,7 +49,9 @@ def test_base_control_and_every_checkpoint_are_on_the_board(finished: Path) -> N
     models = {model for model, *_ in scores(finished)}
     checkpoints = {path.name for path in finished.glob("checkpoint-*")}
     assert len(checkpoints) >= 1
-    assert models == {"scenes-base"} | {f"RUN/{name}" for name in checkpoints} | {f"RUN/control/{name}" for name in checkpoints}
+    assert models == {"scenes-base"} | {f"RUN/{name}" for name in checkpoints} | {
+        f"RUN/control/{name}" for name in checkpoints
+    }
 
 
 def test_the_run_folder_holds_everything(finished: Path) -> None:
@@ -65,7 +67,14 @@ def test_the_run_folder_holds_everything(finished: Path) -> None:
 
 def test_the_report_says_what_matters(finished: Path) -> None:
     report = (finished / "report.md").read_text()
-    for part in ("## Leaderboard", "## dpo against base", "## dpo against sft", "Partial", "hallucination.png", "## Time"):
+    for part in (
+        "## Leaderboard",
+        "## dpo against base",
+        "## dpo against sft",
+        "Partial",
+        "hallucination.png",
+        "## Time",
+    ):
         assert part in report
     assert "scenes-base" in report
     for command in ("--partial  ", f"harness train-then-eval RECIPE.toml --seed 1 --limit {LIMIT}"):
@@ -87,30 +96,48 @@ def test_the_commands_that_a_report_of_a_whole_run_names_can_be_typed() -> None:
     assert commands[3][2:] == ["scenes-demo", "--seed", "3"]
 
 
-def test_the_same_command_does_nothing_when_all_is_done(finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path: path.stat().st_mtime_ns for path in [*finished.glob("board/*"), *finished.glob("**/adapter_model.safetensors")]}
+def test_the_same_command_does_nothing_when_all_is_done(
+    finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in [*finished.glob("board/*"), *finished.glob("**/adapter_model.safetensors")]
+    }
     assert cli.run(["train-then-eval", str(tiny_recipe), "--out", str(finished), "--limit", str(LIMIT), "--json"]) == 0
     said = capsys.readouterr()
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert said.err.count("already on the board, skipped") == len({model for model, *_ in scores(finished)})
     printed = json.loads(said.out)
-    assert {verdict["outcome"] for verdict in printed["verdicts"]["dpo against base"].values()} <= {"better", "worse", "not separable"}
+    assert {verdict["outcome"] for verdict in printed["verdicts"]["dpo against base"].values()} <= {
+        "better",
+        "worse",
+        "not separable",
+    }
     assert len(printed["entries"]) == len(scores(finished))
 
 
 def test_a_checkpoint_scored_by_itself_gives_what_the_board_has(finished: Path, tmp_path: Path) -> None:
     last = sorted(finished.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))[-1]
-    assert cli.run(["eval", "--model", str(last), "--tasks", "scenes", "--limit", str(LIMIT), "--out", str(tmp_path)]) == 0
+    assert (
+        cli.run(["eval", "--model", str(last), "--tasks", "scenes", "--limit", str(LIMIT), "--out", str(tmp_path)]) == 0
+    )
     alone = {key[1:]: value for key, value in scores(tmp_path).items()}
     assert alone == {key[1:]: value for key, value in scores(finished).items() if key[0] == f"RUN/{last.name}"}
 
 
-def test_another_recipe_may_not_use_the_folder(finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["train-then-eval", str(tiny_recipe), "--out", str(finished), "--limit", str(LIMIT), "--seed", "7"]) == 2
+def test_another_recipe_may_not_use_the_folder(
+    finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        cli.run(["train-then-eval", str(tiny_recipe), "--out", str(finished), "--limit", str(LIMIT), "--seed", "7"])
+        == 2
+    )
     assert "with other settings (seed: 0 there, 7 asked)" in capsys.readouterr().err
 
 
-def test_a_second_process_is_told_that_the_folder_is_taken(finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_process_is_told_that_the_folder_is_taken(
+    finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import fcntl
 
     with (finished / ".lock").open("w") as held:
@@ -136,12 +163,22 @@ def test_every_checkpoint_says_what_it_was_trained_on(finished: Path) -> None:
     trained = [entry for entry in Board(finished / "board").entries() if entry.model != "scenes-base"]
     assert all(entry.provenance["training data"] == leaks["of"]["data"] for entry in trained)
     assert all(entry.provenance["leaks"] == str(leaks["rows_with_image"][entry.task]) for entry in trained)
-    assert all("leaks" not in entry.provenance for entry in Board(finished / "board").entries() if entry.model == "scenes-base")
+    assert all(
+        "leaks" not in entry.provenance for entry in Board(finished / "board").entries() if entry.model == "scenes-base"
+    )
 
 
 def test_the_report_and_the_cards_tell_of_the_training(finished: Path) -> None:
     report = (finished / "report.md").read_text()
-    for part in ("## Best checkpoint", "## Training", "reward margin", "(checkpoint-", "## Does it see?", "a grey image", "Held against"):
+    for part in (
+        "## Best checkpoint",
+        "## Training",
+        "reward margin",
+        "(checkpoint-",
+        "## Does it see?",
+        "a grey image",
+        "Held against",
+    ):
         assert part in report, part
     for folder in (*finished.glob("checkpoint-*"), *finished.glob("control/checkpoint-*")):
         assert "## Training data" in (folder / "README.md").read_text()
@@ -150,7 +187,11 @@ def test_the_report_and_the_cards_tell_of_the_training(finished: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_scored_ends_no_run_and_one_that_is_gone_is_not_the_best(
-    finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from harness.runs.scoring_queue import Scoring
 
@@ -200,7 +241,9 @@ def test_names_that_no_verdict_can_be_on_are_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_claim_without_a_name_is_that_something_is_better(finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_claim_without_a_name_is_that_something_is_better(
+    finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["train-then-eval", str(tiny_recipe), "--out", str(finished), "--limit", str(LIMIT)]
     for words in (["--require-better"], ["--require-better", "--seed", "0"], ["--require-better", "any"]):
         assert cli.run([*command, *words]) == 3  # six documents separate nothing
@@ -251,9 +294,17 @@ def test_processes_refuse_other_pairs_than_the_runs(finished: Path, tmp_path: Pa
         "out": str(tmp_path / "out"),
         "note": {"data": "0"},
     }
-    told |= {"base_name": "", "base": "", "dtype": "auto", "pairs": str(finished / "data" / "pairs.jsonl"), "pauses": False}
+    told |= {
+        "base_name": "",
+        "base": "",
+        "dtype": "auto",
+        "pairs": str(finished / "data" / "pairs.jsonl"),
+        "pauses": False,
+    }
     (tmp_path / "arm.json").write_text(json.dumps(told))
-    with pytest.raises(StageError, match=r"pairs.jsonl: other pairs \(digest [0-9a-f]{16}\) than the run began with \(0\)"):
+    with pytest.raises(
+        StageError, match=r"pairs.jsonl: other pairs \(digest [0-9a-f]{16}\) than the run began with \(0\)"
+    ):
         train_arm(tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -263,7 +314,11 @@ def test_two_processes_killed_and_called_again_end_on_the_board_of_one(spoilt: A
     """Of two checkpoints one is kept, so training pauses until the first is scored."""
     import psutil  # type: ignore[import-untyped]
 
-    text = (spoilt.folder / "spoilt.toml").read_text().replace("learning_rate = 0.5", "learning_rate = 1e-3\nlog_steps = 1\nkeep = 1")
+    text = (
+        (spoilt.folder / "spoilt.toml")
+        .read_text()
+        .replace("learning_rate = 0.5", "learning_rate = 1e-3\nlog_steps = 1\nkeep = 1")
+    )
     recipe = tmp_path / "two.toml"
     recipe.write_text(text.replace("control = true", ""))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -271,11 +326,15 @@ def test_two_processes_killed_and_called_again_end_on_the_board_of_one(spoilt: A
     def command(name: str, *more: str) -> list[str]:
         return [*HARNESS, "train-then-eval", str(recipe), "--out", str(tmp_path / name), "--limit", "16", *more]
 
-    assert subprocess.run(command("one"), env=environment, capture_output=True, timeout=300, check=False).returncode == 0
+    assert (
+        subprocess.run(command("one"), env=environment, capture_output=True, timeout=300, check=False).returncode == 0
+    )
     two = tmp_path / "two"
     log = tmp_path / "two.log"
     with log.open("w") as said:
-        running = subprocess.Popen(command("two", "--gpus", "2"), env=environment, stdout=subprocess.DEVNULL, stderr=said)
+        running = subprocess.Popen(
+            command("two", "--gpus", "2"), env=environment, stdout=subprocess.DEVNULL, stderr=said
+        )
     deadline = time.monotonic() + 300
     while not any(two.glob("checkpoint-*/checkpoint.json")):
         assert running.poll() is None, log.read_text()[-2000:]
@@ -284,7 +343,9 @@ def test_two_processes_killed_and_called_again_end_on_the_board_of_one(spoilt: A
     for process in [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]:
         process.kill()
     running.wait()
-    done = subprocess.run(command("two", "--gpus", "2"), env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command("two", "--gpus", "2"), env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(list(two.glob("checkpoint-*"))) == 1
     assert "2 processes" in done.stderr
@@ -292,7 +353,11 @@ def test_two_processes_killed_and_called_again_end_on_the_board_of_one(spoilt: A
     assert len({model for model, *_ in alone}) == 4  # the base, and three checkpoints
     assert together == pytest.approx(alone, nan_ok=True)
     losses = [
-        [line["loss"] for line in map(json.loads, (tmp_path / name / "log.jsonl").read_text().splitlines()) if "loss" in line]
+        [
+            line["loss"]
+            for line in map(json.loads, (tmp_path / name / "log.jsonl").read_text().splitlines())
+            if "loss" in line
+        ]
         for name in ("one", "two")
     ]
     assert len(losses[0]) >= 3
@@ -328,9 +393,18 @@ def test_scoring_between_saves_leaves_the_training_as_it_was(finished: Path, tin
 
     pairs = list(read_pairs(finished / "data" / "pairs.jsonl"))
     base = find("scenes-base").pretrained
-    job = Job(recipe=find_recipe(str(tiny_recipe)), out=tmp_path, base_name="scenes-base", base=base, dtype="float32", preferences=pairs)
+    job = Job(
+        recipe=find_recipe(str(tiny_recipe)),
+        out=tmp_path,
+        base_name="scenes-base",
+        base=base,
+        dtype="float32",
+        preferences=pairs,
+    )
     for checkpoint in dpo.train(job):
-        alone, watched = (load_file(at / checkpoint.path.name / "adapter_model.safetensors") for at in (tmp_path, finished))
+        alone, watched = (
+            load_file(at / checkpoint.path.name / "adapter_model.safetensors") for at in (tmp_path, finished)
+        )
         assert all(torch.equal(alone[name], watched[name]) for name in alone)
 
 
@@ -388,7 +462,13 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
         said: list[str] = []
         recipe = find_recipe(str(folder / "spoilt.toml"))
         outcome = train_then_eval(
-            recipe, folder / "run", ExactJudge(), limit=40, early_stop=["scenes_mme"], tell=said.append, report=lambda *_: None
+            recipe,
+            folder / "run",
+            ExactJudge(),
+            limit=40,
+            early_stop=["scenes_mme"],
+            tell=said.append,
+            report=lambda *_: None,
         )
         return outcome, said
 
@@ -408,7 +488,9 @@ def test_a_probe_that_falls_ends_the_training_for_good(spoilt: Any) -> None:
     assert any("training is stopped" in line for line in said)
     again, said = spoilt()
     assert again.stop == outcome.stop
-    assert [checkpoint.path for checkpoint in again.checkpoints] == [checkpoint.path for checkpoint in outcome.checkpoints]
+    assert [checkpoint.path for checkpoint in again.checkpoints] == [
+        checkpoint.path for checkpoint in outcome.checkpoints
+    ]
     report = write_report(again)
     assert "stopped early" in report
     assert "dpo against sft" not in report  # a control that trained on would be no control
@@ -432,7 +514,14 @@ def test_an_early_stop_by_what_is_not_scored_is_a_mistake(tiny_recipe: Path, tmp
 
     for probe, known in (("pope", "scenes_pope"), ("scenes_pope.f2", "scenes_pope.f1")):
         with pytest.raises(BadInput, match=f"known: .*{known}"):
-            train_then_eval(find_recipe(str(tiny_recipe)), tmp_path, ExactJudge(), early_stop=[probe], tell=print, report=lambda *_: None)
+            train_then_eval(
+                find_recipe(str(tiny_recipe)),
+                tmp_path,
+                ExactJudge(),
+                early_stop=[probe],
+                tell=print,
+                report=lambda *_: None,
+            )
     assert not list(tmp_path.iterdir())
 
 
@@ -449,7 +538,9 @@ def stages(out: Path) -> list[tuple[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", range(5))
-def test_killed_at_any_stage_the_same_command_ends_on_the_same_board(stage: int, finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+def test_killed_at_any_stage_the_same_command_ends_on_the_same_board(
+    stage: int, finished: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "tiny"
     command = [*HARNESS, "train-then-eval", str(tiny_recipe), "--out", str(out), "--limit", str(LIMIT)]
     name, reached = stages(out)[stage]
@@ -465,5 +556,7 @@ def test_killed_at_any_stage_the_same_command_ends_on_the_same_board(stage: int,
     assert process.returncode == -signal.SIGKILL
     subprocess.run(command, check=True, capture_output=True)
     assert scores(out) == scores(finished)
-    ours, theirs = ((folder / "data" / "pairs.jsonl").read_text().replace(str(folder.resolve()), "") for folder in (out, finished))
+    ours, theirs = (
+        (folder / "data" / "pairs.jsonl").read_text().replace(str(folder.resolve()), "") for folder in (out, finished)
+    )
     assert ours == theirs

@@ -1,4 +1,5 @@
-"""Watching a folder of checkpoints: what counts as whole, in which order it is scored, what failures and interruptions leave."""
+"""Watching a folder of checkpoints: what counts as whole, in which order it is scored, what failures and interruptions
+leave."""
 
 import json
 import os
@@ -82,7 +83,9 @@ RESIDENT = AdapterHost()
 
 def scoring(out: Path, **changes: Any) -> Scoring:
     tasks = registry().expand(["scenes_mme"])
-    usual = Scoring(board=Board(out / "board"), tasks=tasks, judge=None, state=out / "watch", limit=2, resident=RESIDENT)
+    usual = Scoring(
+        board=Board(out / "board"), tasks=tasks, judge=None, state=out / "watch", limit=2, resident=RESIDENT
+    )
     return replace(usual, **changes)
 
 
@@ -130,7 +133,9 @@ def test_weights_that_are_shorter_than_their_header_says_are_not_whole(ours: Che
 
 def test_another_trainers_checkpoint_needs_its_state_and_a_moments_peace(theirs: Checkpoints, tmp_path: Path) -> None:
     folder = theirs(tmp_path, 2)
-    assert [(found.step, found.of, found.last) for found in find_complete_checkpoints(tmp_path, QuietPeriod(10))[0]] == [(2, 3, False)]
+    assert [
+        (found.step, found.of, found.last) for found in find_complete_checkpoints(tmp_path, QuietPeriod(10))[0]
+    ] == [(2, 3, False)]
     (folder / "optimizer.pt").write_bytes(b"0")
     assert lacks(tmp_path) == "written to a moment ago"
     age(folder, 60)
@@ -147,7 +152,9 @@ def test_another_trainers_checkpoint_needs_its_state_and_a_moments_peace(theirs:
 def test_where_clocks_differ_a_folder_is_settled_when_it_stays_the_same(theirs: Checkpoints, tmp_path: Path) -> None:
     folder = theirs(tmp_path, 2)
     now = [0.0]
-    settled = QuietPeriod(10, wall=lambda: 0.0, clock=lambda: now[0])  # by its files' times it will be written in decades
+    settled = QuietPeriod(
+        10, wall=lambda: 0.0, clock=lambda: now[0]
+    )  # by its files' times it will be written in decades
     assert not settled(folder)
     now[0] = 9.0
     assert not settled(folder)
@@ -174,7 +181,9 @@ def test_shards_have_all_to_be_there_and_none_lies_elsewhere(theirs: Checkpoints
     assert [found.step for found in find_complete_checkpoints(tmp_path, QuietPeriod(10))[0]] == [2]
 
 
-def test_files_that_hold_no_object_are_of_a_checkpoint_that_is_not_whole(ours: Checkpoints, theirs: Checkpoints, tmp_path: Path) -> None:
+def test_files_that_hold_no_object_are_of_a_checkpoint_that_is_not_whole(
+    ours: Checkpoints, theirs: Checkpoints, tmp_path: Path
+) -> None:
     (ours(tmp_path / "ours", 2) / NOTE).write_text("[1]")
     assert lacks(tmp_path / "ours") == "checkpoint.json holds no JSON object"
     folder = theirs(tmp_path / "theirs", 2)
@@ -195,7 +204,9 @@ def test_a_base_that_is_not_said_is_none(ours: Checkpoints, tmp_path: Path) -> N
         assert base_of(whole[0]) is None
 
 
-def test_a_base_that_cannot_be_scored_holds_up_no_checkpoint(ours: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_that_cannot_be_scored_holds_up_no_checkpoint(
+    ours: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, broken = ours(tmp_path, 3), tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{}")
@@ -234,7 +245,9 @@ def test_weights_written_over_are_scored_anew(ours: Checkpoints, tmp_path: Path)
     folder = ours(tmp_path, 1)
     watch(tmp_path, scoring(tmp_path), once=True)
     weights = load_file(folder / "adapter_model.safetensors")
-    save_file({name: value * 0.5 for name, value in weights.items()}, folder / "adapter_model.safetensors", {"format": "pt"})
+    save_file(
+        {name: value * 0.5 for name, value in weights.items()}, folder / "adapter_model.safetensors", {"format": "pt"}
+    )
     assert watch(tmp_path, scoring(tmp_path), once=True).scored == [folder]
 
 
@@ -260,14 +273,20 @@ def test_what_fails_is_tried_again_then_given_up_and_holds_nothing_up(ours: Chec
     bad, good = ours(tmp_path, 1), ours(tmp_path, 3)
     fitting = (bad / "adapter_model.safetensors").read_bytes()
     weights = load_file(bad / "adapter_model.safetensors")
-    save_file({name: value[:1].clone() for name, value in weights.items()}, bad / "adapter_model.safetensors", {"format": "pt"})
+    save_file(
+        {name: value[:1].clone() for name, value in weights.items()},
+        bad / "adapter_model.safetensors",
+        {"format": "pt"},
+    )
     said: list[str] = []
     now = scoring(tmp_path, tell=said.append)
     done = watch(tmp_path, now, once=True, attempts=2, backoff=3600)
     assert done.scored == [good]
     assert "doesn't fit its base" in done.failed[bad]
     assert not done.done
-    assert watch(tmp_path, now, once=True, attempts=2, backoff=3600).failed.keys() == {bad}  # waits for its next attempt
+    assert watch(tmp_path, now, once=True, attempts=2, backoff=3600).failed.keys() == {
+        bad
+    }  # waits for its next attempt
     assert sum("failed" in line for line in said) == 1
     done = watch(tmp_path, now, until_done=True, attempts=2, backoff=0)  # the last attempt, and the end
     assert any("given up after 2 attempts" in line for line in said)
@@ -298,7 +317,9 @@ def test_interrupted_it_goes_on_where_it_was(ours: Checkpoints, tmp_path: Path) 
     assert watch(tmp_path, scoring(tmp_path), until_done=True).scored == [later]
 
 
-def test_a_checkpoint_keeps_the_name_it_has_on_the_board(ours: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_keeps_the_name_it_has_on_the_board(
+    ours: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours(tmp_path / "run", 3)
     monkeypatch.chdir(tmp_path)
     watch(Path("run"), scoring(Path("run")), once=True)
@@ -306,7 +327,9 @@ def test_a_checkpoint_keeps_the_name_it_has_on_the_board(ours: Checkpoints, tmp_
     assert (again.scored, list(again.names.values())) == ([], ["run/checkpoint-3"])
 
 
-def test_the_command_holds_checkpoints_against_their_base(theirs: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_holds_checkpoints_against_their_base(
+    theirs: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = theirs(tmp_path, 3)
     whole, _ = find_complete_checkpoints(tmp_path, QuietPeriod(10))
     assert base_of(whole[0]) == find("scenes-base").pretrained

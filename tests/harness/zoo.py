@@ -1,10 +1,11 @@
-"""Tiny random checkpoints of real architectures: a folder each, with the files, settings, templates and quirks of its big namesake.
+"""Tiny random checkpoints of real architectures: a folder each, with the files, settings, templates and quirks of its
+big namesake.
 
     FAMILIES["qwen2_5_vl"](folder)
     AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
 
-Weights are random and wide: another image, another question, another answer. Nothing is built from processors, so no family needs
-torchvision to be written. Every image side is a multiple of a 7-pixel patch.
+Weights are random and wide: another image, another question, another answer. Nothing is built from processors, so no
+family needs torchvision to be written. Every image side is a multiple of a 7-pixel patch.
 """
 
 import json
@@ -36,7 +37,8 @@ SIDE, PATCH = 28, 7
 def sentencepiece_like(
     specials: Sequence[str], named: dict[str, str], words: Sequence[str] = (), bos: bool = True, prefix: bool = True
 ) -> Any:
-    """As Llama's and Gemma's: byte fallback, "▁" for a space (and, with `prefix`, before the text), `bos` before what is encoded.
+    """As Llama's and Gemma's: byte fallback, "▁" for a space (and, with `prefix`, before the text), `bos` before what
+    is encoded.
 
     `words` are tokens without being special: "▁" stands before the first of them too.
     """
@@ -51,7 +53,9 @@ def sentencepiece_like(
     pieces = sorted(learned["vocab"], key=learned["vocab"].get)
     vocab = {token: index for index, token in enumerate(dict.fromkeys([*first, *bytes_, *words, *pieces]))}
     merges = [tuple(pair) for pair in learned["merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token=unk, fuse_unk=True, byte_fallback=True, ignore_merges=bool(words)))
+    tokenizer = Tokenizer(
+        models.BPE(vocab, merges, unk_token=unk, fuse_unk=True, byte_fallback=True, ignore_merges=bool(words))
+    )
     if words:
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, words))), "isolated")
     spaces = normalizers.Replace(" ", "▁")
@@ -64,13 +68,17 @@ def sentencepiece_like(
 def byte_level(specials: Sequence[str], named: dict[str, str], bos: bool = False) -> Any:
     """As GPT-2's, Qwen's and Llama 3's."""
     tokenizer = Tokenizer(models.BPE())
-    words = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    words = Regex(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=440, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=440, initial_alphabet=alphabet, show_progress=False)
+    )
     return _finished(tokenizer, list(dict.fromkeys(named.values())), specials, named, bos)
 
 
@@ -81,20 +89,28 @@ def wordpieces() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=220, special_tokens=[*named.values()], show_progress=False))
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.WordPieceTrainer(vocab_size=220, special_tokens=[*named.values()], show_progress=False)
+    )
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", ends)
     return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="[DEC]", model_max_length=512, **named)
 
 
-def _finished(tokenizer: Tokenizer, first: Sequence[str], specials: Sequence[str], named: dict[str, str], bos: bool) -> Any:
+def _finished(
+    tokenizer: Tokenizer, first: Sequence[str], specials: Sequence[str], named: dict[str, str], bos: bool
+) -> Any:
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (*first, *specials)])
     if bos:
         start = named["bos_token"]
         known = [(start, tokenizer.token_to_id(start))]
         tokenizer.post_processor = processors.TemplateProcessing(f"{start} $A", f"{start} $A {start} $B", known)
     return hf.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=4096, padding_side="left", clean_up_tokenization_spaces=False, **named
+        tokenizer_object=tokenizer,
+        model_max_length=4096,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        **named,
     )
 
 
@@ -145,7 +161,8 @@ def _widen(model: Any, seed: int = 0) -> None:
             if "alpha" in name:  # IDEFICS's gates are shut before training
                 parameter.fill_(1.5)
             elif parameter.ndim >= 2:
-                # A Gemma writes with the matrix it reads with, and would repeat its last word for ever if that were as wide.
+                # A Gemma writes with the matrix it reads with, and would repeat its last word for ever if that were as
+                # wide.
                 width = 0.4 if "embed_tokens" in name and "gemma" in model.config.model_type else 1.5
                 parameter.normal_(0, width / parameter[0].numel() ** 0.5, generator=generator)
     model.eval()
@@ -303,12 +320,22 @@ def llava_onevision(folder: Path) -> None:
         + "{{ '\n' + part['text'] }}{% endfor %}<|im_end|>{% endfor %}"
         + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    normal = {"image_mean": HALF, "image_std": HALF, "size": _square(), **_steps("resize", "rescale", "normalize", "convert_rgb")}
+    normal = {
+        "image_mean": HALF,
+        "image_std": HALF,
+        "size": _square(),
+        **_steps("resize", "rescale", "normalize", "convert_rgb"),
+    }
     _write(
         folder,
         hf.LlavaOnevisionForConditionalGeneration(config),
         tokenizer,
-        {"image_processor_type": "LlavaOnevisionImageProcessor", "image_grid_pinpoints": pinpoints, "do_pad": True, **normal},
+        {
+            "image_processor_type": "LlavaOnevisionImageProcessor",
+            "image_grid_pinpoints": pinpoints,
+            "do_pad": True,
+            **normal,
+        },
         {
             "processor_class": "LlavaOnevisionProcessor",
             "image_token": "<image>",
@@ -383,7 +410,12 @@ def idefics(folder: Path) -> None:
         folder,
         hf.IdeficsForVisionText2Text(config),
         tokenizer,
-        {"image_processor_type": "IdeficsImageProcessor", "image_size": SIDE, "image_mean": CLIP_MEAN, "image_std": CLIP_STD},
+        {
+            "image_processor_type": "IdeficsImageProcessor",
+            "image_size": SIDE,
+            "image_mean": CLIP_MEAN,
+            "image_std": CLIP_STD,
+        },
         {"processor_class": "IdeficsProcessor", "image_size": SIDE},
     )
 
@@ -396,7 +428,10 @@ def fuyu(folder: Path) -> None:
     text = _text(tokenizer, model_type="persimmon", qk_layernorm=True, partial_rotary_factor=0.5, rope_theta=25000.0)
     del text["num_key_value_heads"]
     config = hf.FuyuConfig(
-        text_config=text, image_size=6 * PATCH, patch_size=PATCH, image_token_id=tokenizer.convert_tokens_to_ids("|SPEAKER|")
+        text_config=text,
+        image_size=6 * PATCH,
+        patch_size=PATCH,
+        image_token_id=tokenizer.convert_tokens_to_ids("|SPEAKER|"),
     )
     _write(
         folder,
@@ -450,7 +485,15 @@ MROPE: dict[str, Any] = {"type": "mrope", "mrope_section": [4, 2, 2]}
 
 def _qwen_generation(tokenizer: Any, **changes: Any) -> dict[str, Any]:
     end = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    return {"bos_token_id": end[1], "eos_token_id": end, "do_sample": True, "top_k": 1, "top_p": 0.001, "temperature": 0.01, **changes}
+    return {
+        "bos_token_id": end[1],
+        "eos_token_id": end,
+        "do_sample": True,
+        "top_k": 1,
+        "top_p": 0.001,
+        "temperature": 0.01,
+        **changes,
+    }
 
 
 def _qwen_images(processor: str, mean: list[float], std: list[float], **changes: Any) -> dict[str, Any]:
@@ -471,7 +514,14 @@ def qwen2_vl(folder: Path) -> None:
     tokenizer = _qwen_tokenizer()
     config = hf.Qwen2VLConfig(
         text_config=_text(tokenizer, rope_scaling=dict(MROPE), rope_theta=1000000.0),
-        vision_config={"embed_dim": 32, "hidden_size": 64, "depth": 2, "num_heads": 2, "mlp_ratio": 2, "patch_size": PATCH},
+        vision_config={
+            "embed_dim": 32,
+            "hidden_size": 64,
+            "depth": 2,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "patch_size": PATCH,
+        },
         **_qwen_ids(tokenizer),
     )
     _write(
@@ -516,7 +566,8 @@ def qwen2_5_vl(folder: Path) -> None:
 
 
 def qwen3_vl(folder: Path) -> None:
-    """Qwen/Qwen3-VL-4B-Instruct: features of several encoder layers are added in the first layers of the language model."""
+    """Qwen/Qwen3-VL-4B-Instruct: features of several encoder layers are added in the first layers of the language
+    model."""
     tokenizer = _qwen_tokenizer()
     rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 5000000.0}
     config = hf.Qwen3VLConfig(
@@ -549,7 +600,12 @@ def qwen3_vl(folder: Path) -> None:
 
 def internvl(folder: Path) -> None:
     """OpenGVLab/InternVL3-1B-hf: up to six tiles and an overview, four tokens each."""
-    named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
     tokenizer = byte_level(["<|im_start|>", *named.values()], CHATML)
     tokenizer = _named(tokenizer, named)
     config = hf.InternVLConfig(
@@ -567,12 +623,23 @@ def internvl(folder: Path) -> None:
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    normal = {"image_mean": mean, "image_std": std, "size": _square(), **_steps("resize", "rescale", "normalize", "convert_rgb")}
+    normal = {
+        "image_mean": mean,
+        "image_std": std,
+        "size": _square(),
+        **_steps("resize", "rescale", "normalize", "convert_rgb"),
+    }
     _write(
         folder,
         hf.InternVLForConditionalGeneration(config),
         tokenizer,
-        {"image_processor_type": "GotOcr2ImageProcessor", "crop_to_patches": False, "min_patches": 1, "max_patches": 6, **normal},
+        {
+            "image_processor_type": "GotOcr2ImageProcessor",
+            "crop_to_patches": False,
+            "min_patches": 1,
+            "max_patches": 6,
+            **normal,
+        },
         {"processor_class": "InternVLProcessor", "image_seq_length": (SIDE // PATCH // 2) ** 2},
         template,
     )
@@ -582,7 +649,11 @@ def internvl(folder: Path) -> None:
 
 def _named(tokenizer: Any, named: dict[str, str]) -> Any:
     """The tokenizer with these as attributes, as its processor wants them."""
-    kept = {key: getattr(tokenizer, key) for key in ("bos_token", "eos_token", "pad_token", "unk_token") if getattr(tokenizer, key)}
+    kept = {
+        key: getattr(tokenizer, key)
+        for key in ("bos_token", "eos_token", "pad_token", "unk_token")
+        if getattr(tokenizer, key)
+    }
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend_tokenizer,
         extra_special_tokens=named,
@@ -627,7 +698,8 @@ def _idefics3(folder: Path, kind: str, tokenizer: Any, start: str, generation: d
 
 
 def idefics3(folder: Path) -> None:
-    """HuggingFaceM4/Idefics3-8B-Llama3: tiles in rows and columns; tokenizer and template both begin with the start token."""
+    """HuggingFaceM4/Idefics3-8B-Llama3: tiles in rows and columns; tokenizer and template both begin with the start
+    token."""
     specials = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]
     named = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|finetune_right_pad_id|>"}
     tokenizer = byte_level(specials, named, bos=True)
@@ -638,12 +710,26 @@ def idefics3(folder: Path) -> None:
 def smolvlm(folder: Path) -> None:
     """HuggingFaceTB/SmolVLM2-2.2B-Instruct: the same with another tokenizer, and a slot for videos."""
     places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-    named = {"fake_image_token": "<fake_token_around_image>", "image_token": "<image>", "global_image_token": "<global-img>"}
+    named = {
+        "fake_image_token": "<fake_token_around_image>",
+        "image_token": "<image>",
+        "global_image_token": "<global-img>",
+    }
     named["end_of_utterance_token"] = "<end_of_utterance>"
-    starts = {"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
+    starts = {
+        "bos_token": "<|im_start|>",
+        "eos_token": "<end_of_utterance>",
+        "pad_token": "<|im_end|>",
+        "unk_token": "<|endoftext|>",
+    }
     tokenizer = _named(byte_level([*named.values(), *places], starts), named)
     _idefics3(folder, "SmolVLM", tokenizer, "<|im_start|>")
-    video = {"video_processor_type": "SmolVLMVideoProcessor", "processor_class": "SmolVLMProcessor", "fps": 1, "num_frames": 64}
+    video = {
+        "video_processor_type": "SmolVLMVideoProcessor",
+        "processor_class": "SmolVLMProcessor",
+        "fps": 1,
+        "num_frames": 64,
+    }
     _json(folder / "video_preprocessor_config.json", video)
 
 
@@ -651,7 +737,8 @@ GEMMA: dict[str, str] = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token"
 
 
 def paligemma(folder: Path) -> None:
-    """google/paligemma-3b-mix-224: image and question see each other in both directions. No chat template, no prompt without an image."""
+    """google/paligemma-3b-mix-224: image and question see each other in both directions. No chat template, no prompt
+    without an image."""
     places = [f"<loc{place:04}>" for place in range(1024)] + [f"<seg{code:03}>" for code in range(128)]
     tokenizer = sentencepiece_like(["<image>"], GEMMA, bos=False, prefix=False)
     tokenizer.add_tokens(places)
@@ -734,7 +821,9 @@ def _gemma_template(start: str, end: str, image: str) -> str:
         "{{ bos_token }}{% for message in messages %}"
         "{{ '" + start + "' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
         "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}{% for part in message['content'] %}"
-        "{% if part['type'] == 'image' %}" + image + "{% elif part['type'] == 'text' %}{{ part['text'] | trim }}{% endif %}"
+        "{% if part['type'] == 'image' %}"
+        + image
+        + "{% elif part['type'] == 'text' %}{{ part['text'] | trim }}{% endif %}"
         "{% endfor %}{% endif %}{{ '" + end + "\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '" + start + "model\n' }}{% endif %}"
     )
@@ -743,7 +832,8 @@ def _gemma_template(start: str, end: str, image: str) -> str:
 def gemma4(folder: Path) -> None:
     """google/gemma-4-E2B-it without hearing, and seeing images in both directions as its big sisters do.
 
-    As many tokens as fit an image's shape, a small embedding a layer, and last layers that read keys and values of earlier ones.
+    As many tokens as fit an image's shape, a small embedding a layer, and last layers that read keys and values of
+    earlier ones.
     """
     named = {"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>"}
     named |= {"boa_token": "<|audio>", "eoa_token": "<audio|>", "audio_token": "<|audio|>"}
@@ -781,7 +871,13 @@ def gemma4(folder: Path) -> None:
         audio_token_id=of("<|audio|>"),
     )
     sizes = {"patch_size": 4, "pooling_kernel_size": 3, "max_soft_tokens": 70}
-    normal = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "do_normalize": False, **_steps("resize", "rescale", "convert_rgb"), **sizes}
+    normal = {
+        "image_mean": [0.0] * 3,
+        "image_std": [1.0] * 3,
+        "do_normalize": False,
+        **_steps("resize", "rescale", "convert_rgb"),
+        **sizes,
+    }
     images = {"image_processor_type": "Gemma4ImageProcessor", **normal}
     _write(
         folder,

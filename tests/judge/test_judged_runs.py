@@ -1,4 +1,5 @@
-"""Judging as a user runs it: answers made elsewhere, a model of ours, what it costs, a judge that goes down, and a shared ledger."""
+"""Judging as a user runs it: answers made elsewhere, a model of ours, what it costs, a judge that goes down, and a
+shared ledger."""
 
 import base64
 import json
@@ -20,7 +21,13 @@ TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "envi
 def answers(tmp_path: Path) -> Path:
     """The benchmark's answer file, not judged."""
     rows = [
-        {"question_type": TYPES[n % 8], "question_topic": "x", "image_id": f"{n}", "image_src": "", "image_content": ["Dog"]}
+        {
+            "question_type": TYPES[n % 8],
+            "question_topic": "x",
+            "image_id": f"{n}",
+            "image_src": "",
+            "image_content": ["Dog"],
+        }
         | {"question": f"What is in picture {n}?", "gt_answer": "A dog.", "model_answer": f"I see a dog and {n} cats."}
         for n in range(96)
     ]
@@ -59,7 +66,9 @@ def test_a_judge_needs_a_server(answers: Path, capsys: pytest.CaptureFixture[str
     assert "set OPENAI_API_KEY, or name its server with --judge-url" in capsys.readouterr().err
 
 
-def test_the_price_is_shown_before_anything_is_asked(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_price_is_shown_before_anything_is_asked(
+    server: Any, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(judged(server, answers, "--dry-run", "--json")) == 0
     (plan,) = json.loads(capsys.readouterr().out)["judging"]
     assert (plan["calls"], plan["kept"], server.log) == (96, 0, [])
@@ -80,7 +89,9 @@ def test_single_failures_leave_samples_unscored(server: Any, answers: Path, caps
     assert run(judged(server, answers, "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["samples"], result["unscored"], result["metrics"]["score"]) == (96, 2, 2.0)
-    assert run(judged(server, answers, "--json", "--max-failed", "0")) == 0  # the two are asked again, and get a reply now
+    assert (
+        run(judged(server, answers, "--json", "--max-failed", "0")) == 0
+    )  # the two are asked again, and get a reply now
     assert json.loads(capsys.readouterr().out)["unscored"] == 0
 
 
@@ -90,7 +101,9 @@ def test_too_many_failures_are_exit_code_4(server: Any, answers: Path, capsys: p
     assert "20 stayed unscored" in capsys.readouterr().err
 
 
-def test_a_judge_that_goes_down_ends_the_run_and_says_how_to_go_on(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge_that_goes_down_ends_the_run_and_says_how_to_go_on(
+    server: Any, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.faults = [None] * 30
     server.always = "quota"
     command = judged(server, answers, "--json")
@@ -111,32 +124,76 @@ def test_a_budget_stops_before_it_is_passed(server: Any, answers: Path, capsys: 
     assert 0 < len(server.answered) < 96
 
 
-def test_replies_travel_between_ledgers(server: Any, answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replies_travel_between_ledgers(
+    server: Any, answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(judged(server, answers, "--json")) == 0
-    mine, theirs, file = str(tmp_path / "ledger.sqlite"), str(tmp_path / "theirs.sqlite"), str(tmp_path / "replies.jsonl")
+    mine, theirs, file = (
+        str(tmp_path / "ledger.sqlite"),
+        str(tmp_path / "theirs.sqlite"),
+        str(tmp_path / "replies.jsonl"),
+    )
     assert run(["judge", "export", file, "--ledger", mine]) == 0
     assert run(["judge", "import", file, "--ledger", theirs]) == 0
     assert "96 new, 0 there already" in capsys.readouterr().err
     asked = len(server.log)
-    command = ["score", "mmhal", str(answers), "--judge", JUDGE, "--judge-url", server.url, "--ledger", theirs, "--json"]
+    command = [
+        "score",
+        "mmhal",
+        str(answers),
+        "--judge",
+        JUDGE,
+        "--judge-url",
+        server.url,
+        "--ledger",
+        theirs,
+        "--json",
+    ]
     assert run(command) == 0
     assert len(server.log) == asked
     assert run(["judge", "ledger", "--ledger", str(tmp_path / "none.sqlite")]) == 2
     assert "no ledger" in capsys.readouterr().err
 
 
-def test_a_models_answers_are_judged_and_the_entry_says_by_whom(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_models_answers_are_judged_and_the_entry_says_by_whom(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from PIL import Image
 
     Image.new("RGB", (60, 60), (90, 10, 10)).save(tmp_path / "1.png")
     rows = [
-        {"question_id": f"v{n}", "image": "1.png", "question": f"What is x ({n})?", "answer": "5", "capability": "ocr,math"}
+        {
+            "question_id": f"v{n}",
+            "image": "1.png",
+            "question": f"What is x ({n})?",
+            "answer": "5",
+            "capability": "ocr,math",
+        }
         for n in range(4)
     ]
     (tmp_path / "mmvet.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     server.reply = lambda prompt: "0.5"
-    options = ["--judge", JUDGE, "--judge-url", server.url, "--ledger", str(tmp_path / "l.sqlite"), "--out", str(tmp_path / "run")]
-    command = ["eval", "--model", "scenes-early", "--tasks", "mmvet", "--data", f"mmvet={tmp_path}", "--partial-data", *options]
+    options = [
+        "--judge",
+        JUDGE,
+        "--judge-url",
+        server.url,
+        "--ledger",
+        str(tmp_path / "l.sqlite"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    command = [
+        "eval",
+        "--model",
+        "scenes-early",
+        "--tasks",
+        "mmvet",
+        "--data",
+        f"mmvet={tmp_path}",
+        "--partial-data",
+        *options,
+    ]
     assert run([*command, "--dry-run"]) == 0
     plan = capsys.readouterr().out
     assert f"| mmvet  | {JUDGE} |       4 |" in plan
@@ -152,7 +209,9 @@ def test_a_models_answers_are_judged_and_the_entry_says_by_whom(server: Any, tmp
     assert json.loads(capsys.readouterr().out)["ledger"][0]["task"] == "mmvet"
 
 
-def test_a_judge_asked_again_gives_a_mean_and_all_values(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge_asked_again_gives_a_mean_and_all_values(
+    server: Any, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     replies = iter(["Rating: 4"] * 96 + ["Rating: 5"] * 96)
     server.reply = lambda prompt: next(replies)
     assert run(judged(server, answers, "--judge-repeats", "2", "--json")) == 0
@@ -200,7 +259,10 @@ def data(tmp_path: Path) -> Path:
 
 def feedback(first: int, second: int) -> str:
     texts = "\n".join(f"##### Output for Text {n}\nRating: {r}\nRationale: so." for n, r in ((1, first), (2, second)))
-    return "\n".join(f"### {aspect} Assessment\n{texts}" for aspect in ("Helpfulness", "Visual Faithfulness", "Ethical Considerations"))
+    return "\n".join(
+        f"### {aspect} Assessment\n{texts}"
+        for aspect in ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
+    )
 
 
 def test_answers_of_a_folder_are_rated_and_two_judges_compared(
@@ -221,7 +283,10 @@ def test_answers_of_a_folder_are_rated_and_two_judges_compared(
     assert len(server.log) == 7
     server.reply = lambda prompt: feedback(5, 2)
     assert annotate("my judge/v1") == 0
-    assert sorted(path.name for path in data.glob("ratings-*")) == [f"ratings-{JUDGE}.jsonl", "ratings-my-judge-v1.jsonl"]
+    assert sorted(path.name for path in data.glob("ratings-*")) == [
+        f"ratings-{JUDGE}.jsonl",
+        "ratings-my-judge-v1.jsonl",
+    ]
     capsys.readouterr()
     both = [str(path) for path in sorted(data.glob("ratings-*"))]
     assert run(["judge", "agree", *both, "--json"]) == 0
@@ -235,16 +300,42 @@ def test_a_folder_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert "has no instructions.jsonl; a run's data folder is wanted" in capsys.readouterr().err
 
 
-def test_entries_carry_the_calibration_of_their_judge(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_entries_carry_the_calibration_of_their_judge(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     buffer = BytesIO()
     Image.effect_noise((60, 60), 9).save(buffer, "PNG")
-    row = {"question_id": "v", "image": base64.b64encode(buffer.getvalue()).decode(), "question": "x?", "answer": "5", "capability": "ocr"}
+    row = {
+        "question_id": "v",
+        "image": base64.b64encode(buffer.getvalue()).decode(),
+        "question": "x?",
+        "answer": "5",
+        "capability": "ocr",
+    }
     (tmp_path / "mmvet.jsonl").write_text(json.dumps(row), encoding="utf-8")
     note = tmp_path / "calibration.json"
     note.write_text('{"judge calibration": "kappa 0.7"}', encoding="utf-8")
     server.reply = lambda prompt: "1.0"
-    options = ["--judge", JUDGE, "--judge-url", server.url, "--ledger", str(tmp_path / "l.sqlite"), "--out", str(tmp_path / "run")]
-    command = ["eval", "--model", "scenes-early", "--tasks", "mmvet", "--data", f"mmvet={tmp_path / 'mmvet.jsonl'}", "--partial-data"]
+    options = [
+        "--judge",
+        JUDGE,
+        "--judge-url",
+        server.url,
+        "--ledger",
+        str(tmp_path / "l.sqlite"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    command = [
+        "eval",
+        "--model",
+        "scenes-early",
+        "--tasks",
+        "mmvet",
+        "--data",
+        f"mmvet={tmp_path / 'mmvet.jsonl'}",
+        "--partial-data",
+    ]
     assert run([*command, *options, "--judge-calibration", str(note), "--judge-repeats", "2", "--json"]) == 0
     (entry, *_) = json.loads(capsys.readouterr().out)["entries"]
     assert entry["provenance"]["judge calibration"] == "kappa 0.7"

@@ -50,7 +50,13 @@ def test_the_summary_adds_up_calls_losses_and_money(tmp_path: Path) -> None:
     ledger.put(call(9, task="mmvet", price=None, prompt_tokens=None))
     ledger.lose(call(5).key, "mmhal", "gpt-4o-2024-11-20", "content filter", 100, 0, 0.00025)
     first, second = ledger.summary()
-    assert (first.task, first.calls, first.losses, first.prompt_tokens, first.completion_tokens) == ("mmhal", 3, 1, 400, 30)
+    assert (first.task, first.calls, first.losses, first.prompt_tokens, first.completion_tokens) == (
+        "mmhal",
+        3,
+        1,
+        400,
+        30,
+    )
     assert first.price == pytest.approx(0.0013)
     assert (second.task, second.price) == ("mmvet", None)
     assert ledger.spent() == pytest.approx(0.0013)

@@ -1,4 +1,5 @@
-"""A judge that is a genuine model server: the reply is nonsense, the protocol is real. Needs what `transformers serve` needs."""
+"""A judge that is a genuine model server: the reply is nonsense, the protocol is real. Needs what `transformers serve`
+needs."""
 
 import importlib.util
 import socket
@@ -28,7 +29,20 @@ def served() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}/v1"
     for _ in range(120):

@@ -101,7 +101,9 @@ def test_a_server_that_hangs_is_asked_again(server: Any, ledger: Ledger) -> None
     assert judge_of(server, ledger, timeout=0.3).ask("Rate.") == server.reply("Rate.")
 
 
-@pytest.mark.parametrize(("fault", "why"), (("status:400", "content filter"), ("refusal", "refusal"), ("filter", "content filter")))
+@pytest.mark.parametrize(
+    ("fault", "why"), (("status:400", "content filter"), ("refusal", "refusal"), ("filter", "content filter"))
+)
 def test_what_is_hopeless_is_not_tried_again_and_is_no_reply(fault: str, why: str, server: Any, ledger: Ledger) -> None:
     server.faults = [None, fault]
     judge = judge_of(server, ledger, concurrency=1)
@@ -113,8 +115,12 @@ def test_what_is_hopeless_is_not_tried_again_and_is_no_reply(fault: str, why: st
     assert (total.calls, total.losses) == (2, 0 if fault == "status:400" else 1)
 
 
-@pytest.mark.parametrize(("fault", "said"), (("quota", "exceeded your current quota"), ("status:401", "Something is wrong")))
-def test_a_refused_key_or_an_empty_account_ends_the_run_at_once(fault: str, said: str, server: Any, ledger: Ledger) -> None:
+@pytest.mark.parametrize(
+    ("fault", "said"), (("quota", "exceeded your current quota"), ("status:401", "Something is wrong"))
+)
+def test_a_refused_key_or_an_empty_account_ends_the_run_at_once(
+    fault: str, said: str, server: Any, ledger: Ledger
+) -> None:
     server.faults = [None, None]
     server.always = fault
     judge = judge_of(server, ledger, concurrency=1)
@@ -176,7 +182,9 @@ def test_a_budget_is_not_passed(server: Any, ledger: Ledger) -> None:
 
 
 def test_limits_of_the_user_pace_the_calls(server: Any, ledger: Ledger) -> None:
-    judge_of(server, ledger, requests_per_minute=1200).ask_many(prompts(60))  # 20 a second, after a burst of two seconds' worth
+    judge_of(server, ledger, requests_per_minute=1200).ask_many(
+        prompts(60)
+    )  # 20 a second, after a burst of two seconds' worth
     assert len(server.log) == 60
     started = time.monotonic()
     judge_of(server, ledger, requests_per_minute=1200, repeat=1).ask_many(prompts(60))
@@ -290,7 +298,9 @@ def test_two_processes_share_a_ledger_and_pay_once(server: Any, tmp_path: Path) 
 
 def test_many_threads_share_a_ledger(server: Any, ledger: Ledger) -> None:
     found: list[list[str | None]] = []
-    threads = [threading.Thread(target=lambda: found.append(judge_of(server, ledger).ask_many(prompts(20)))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(judge_of(server, ledger).ask_many(prompts(20)))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

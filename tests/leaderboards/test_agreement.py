@@ -45,14 +45,18 @@ def test_the_measures_are_those_of_the_libraries(pairs: list[tuple[int, int]]) -
     assert found.alpha.value == pytest.approx(library_alpha([list(a), list(b)]), nan_ok=True)
     if len(set(a) | set(b)) > 1:
         for measure, weights in ((found.kappa, None), (found.weighted_kappa, "quadratic")):
-            assert measure.value == pytest.approx(cohen_kappa_score(a, b, labels=list(range(7)), weights=weights), abs=1e-12)
+            assert measure.value == pytest.approx(
+                cohen_kappa_score(a, b, labels=list(range(7)), weights=weights), abs=1e-12
+            )
     if len(set(a)) > 1 and len(set(b)) > 1:
         assert found.spearman.value == pytest.approx(stats.spearmanr(a, b).statistic)
 
 
 def test_quadratic_weights_are_of_the_ratings_and_not_of_their_order() -> None:
     a, b = [0, 1, 2, 3, 6, 6, 2, 0], [0, 2, 2, 3, 5, 6, 1, 1]
-    assert agree(a, b).weighted_kappa.value == pytest.approx(cohen_kappa_score(a, b, labels=list(range(7)), weights="quadratic"))
+    assert agree(a, b).weighted_kappa.value == pytest.approx(
+        cohen_kappa_score(a, b, labels=list(range(7)), weights="quadratic")
+    )
 
 
 @settings(deadline=None)
@@ -171,11 +175,17 @@ def test_a_scale_of_thousands_of_values_fits_in_memory() -> None:
     assert found.spearman.low < found.spearman.value < found.spearman.high
 
 
-def blocks(rng: np.random.Generator, items: int, places: int, favour: float) -> tuple[list[str], list[int], list[float]]:
+def blocks(
+    rng: np.random.Generator, items: int, places: int, favour: float
+) -> tuple[list[str], list[int], list[float]]:
     """Items as unlike as can be, whose texts differ by chance, and by what the judge favours in the first."""
     quality = rng.normal(0, 10, items)[:, None] + rng.normal(0, 1, (items, places))
     quality[:, 0] += favour
-    return [str(n) for n in range(items) for _ in range(places)], list(range(1, places + 1)) * items, quality.ravel().tolist()
+    return (
+        [str(n) for n in range(items) for _ in range(places)],
+        list(range(1, places + 1)) * items,
+        quality.ravel().tolist(),
+    )
 
 
 @pytest.mark.parametrize(("places", "test"), ((4, "Friedman"), (2, "sign test")))
@@ -196,7 +206,9 @@ def test_the_tests_are_scipy_s() -> None:
     expected = stats.friedmanchisquare(*table.T)
     found = agreement.position_bias(items, positions, ratings)
     assert (found.p, found.effect) == (expected.pvalue, expected.statistic / 60)
-    alone = agreement.position_bias([str(n) for n in range(90)], positions, ratings)  # one text an item: nothing to compare within
+    alone = agreement.position_bias(
+        [str(n) for n in range(90)], positions, ratings
+    )  # one text an item: nothing to compare within
     assert (alone.test, alone.p, alone.items) == ("Kruskal-Wallis", stats.kruskal(*table.T).pvalue, 90)
     assert alone.effect == stats.kruskal(*table.T).statistic / 89
 
@@ -205,7 +217,10 @@ def test_an_item_without_all_ratings_costs_no_more_than_itself() -> None:
     items, positions, ratings = blocks(np.random.default_rng(8), 50, 4, favour=1)
     gappy: Gappy = [*ratings]
     gappy[5] = None
-    found, without = agreement.position_bias(items, positions, gappy), agreement.position_bias(items[8:], positions[8:], ratings[8:])
+    found, without = (
+        agreement.position_bias(items, positions, gappy),
+        agreement.position_bias(items[8:], positions[8:], ratings[8:]),
+    )
     assert (found.test, found.items, found.left_out) == ("Friedman", 49, 1)
     assert without.items == 48
     assert found.p < 1e-3
@@ -222,7 +237,9 @@ def test_where_position_cannot_matter_nothing_is_tested() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4), st.one_of(st.none(), st.integers(1, 3))), max_size=20))
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4), st.one_of(st.none(), st.integers(1, 3))), max_size=20)
+)
 def test_no_arrangement_of_texts_is_too_odd(rows: list[tuple[str, int, int | None]]) -> None:
     items, positions, ratings = [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]
     found = agreement.position_bias(items, positions, ratings)
@@ -269,4 +286,7 @@ def test_repeats_of_one_judge() -> None:
 
 
 def test_the_largest_disagreements_come_first() -> None:
-    assert agreement.largest_disagreements(["a", "b", "c", "d"], [1, 5, 3, None], [1, 1, 4, 2], 5) == [("b", 5, 1), ("c", 3, 4)]
+    assert agreement.largest_disagreements(["a", "b", "c", "d"], [1, 5, 3, None], [1, 1, 4, 2], 5) == [
+        ("b", 5, 1),
+        ("c", 3, 4),
+    ]

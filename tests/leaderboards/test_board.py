@@ -36,7 +36,12 @@ def test_what_is_added_is_read_back(board: Board, make_entry: MakeEntry, make_sa
     samples = [
         make_sample(),
         make_sample(id="1", answer=None, records={}),
-        make_sample(id="2", answer="naïve \u202e 图 \x00 'quoted'\n", reply="Rating: 4", records={"a": {"image": "i", "n": 0.1}, "b": {}}),
+        make_sample(
+            id="2",
+            answer="naïve \u202e 图 \x00 'quoted'\n",
+            reply="Rating: 4",
+            records={"a": {"image": "i", "n": 0.1}, "b": {}},
+        ),
     ]
     board.add(entries, samples)
     assert Board(board.folder).entries() == entries
@@ -49,12 +54,16 @@ def test_a_run_without_samples_has_an_empty_log(board: Board, make_entry: MakeEn
     assert board.samples("run-1") == []
 
 
-def test_half_a_surrogate_pair_in_a_reply_does_not_cost_the_log(board: Board, make_entry: MakeEntry, make_sample: MakeSample) -> None:
+def test_half_a_surrogate_pair_in_a_reply_does_not_cost_the_log(
+    board: Board, make_entry: MakeEntry, make_sample: MakeSample
+) -> None:
     board.add([make_entry()], [make_sample(reply="good \ud83d!")])
     assert board.samples("run-1")[0].reply == "good ?!"
 
 
-def test_records_that_are_not_json_are_refused_with_the_sample_named(board: Board, make_entry: MakeEntry, make_sample: MakeSample) -> None:
+def test_records_that_are_not_json_are_refused_with_the_sample_named(
+    board: Board, make_entry: MakeEntry, make_sample: MakeSample
+) -> None:
     for bad in (float("nan"), object()):
         with pytest.raises(ValueError, match="sample '7' of scenes_chair: records must be JSON values"):
             board.add([make_entry()], [make_sample(id="7", records={"CHAIR_s": {"image": "i", "n": bad}})])
@@ -150,7 +159,13 @@ def test_a_checkpoint_overwritten_in_place_never_stands_for_the_new_one(board: B
 
 
 def test_replaced_weights_can_be_shown_in_rows_of_their_own(board: Board, make_entry: MakeEntry) -> None:
-    board.add([make_entry(**at(1, value=10.0, low=None, high=None)), make_entry(**at(1, task="pope", value=20.0, low=None, high=None))], [])
+    board.add(
+        [
+            make_entry(**at(1, value=10.0, low=None, high=None)),
+            make_entry(**at(1, task="pope", value=20.0, low=None, high=None)),
+        ],
+        [],
+    )
     board.add([make_entry(**at(2, provenance={"weights": "new"}, value=30.0, low=None, high=None))], [])
     shown = board.standing(replaced=True)
     assert [(entry.model, entry.task, entry.value) for entry in shown] == [
@@ -211,7 +226,10 @@ def test_what_is_not_a_run_is_skipped_and_named(board: Board, make_entry: MakeEn
         "extra.json": (json.dumps(data | {"run": "extra", "x": 1}), "unknown key 'x'"),
         "nan.json": (whole.replace("19.3", "NaN").replace("run-1", "nan"), "entry 0: value must be a finite number"),
         "twice.json": (whole.replace('"run": "run-1"', '"run": "twice", "run": "twice"'), "key 'run' comes twice"),
-        "bad-entry.json": (json.dumps(data | {"run": "bad-entry", "entries": [bad]}), "entry 0: value must be a finite number, not 'high'"),
+        "bad-entry.json": (
+            json.dumps(data | {"run": "bad-entry", "entries": [bad]}),
+            "entry 0: value must be a finite number, not 'high'",
+        ),
         "stranger.json": (json.dumps(data | {"run": "stranger"}), "entry 0: run must be 'stranger', not 'run-1'"),
         "none.json": (json.dumps(data | {"run": "none", "entries": []}), "no entries"),
         "double.json": (of_two({"value": 19.0}), "run double: two entries for scenes_chair CHAIR_s"),
@@ -231,7 +249,9 @@ def test_what_is_not_a_run_is_skipped_and_named(board: Board, make_entry: MakeEn
     assert len(board.skipped) == len(reasons)  # counted anew at each reading
 
 
-def test_leftovers_of_a_killed_writer_are_ignored_and_overwritten(board: Board, make_entry: MakeEntry, make_sample: MakeSample) -> None:
+def test_leftovers_of_a_killed_writer_are_ignored_and_overwritten(
+    board: Board, make_entry: MakeEntry, make_sample: MakeSample
+) -> None:
     board.folder.mkdir()
     (board.folder / ".run-1.json.12ab.tmp").write_text("{")
     (board.folder / ".run-1.json").write_text("{")
@@ -242,7 +262,9 @@ def test_leftovers_of_a_killed_writer_are_ignored_and_overwritten(board: Board, 
     assert board.samples("run-1") == [make_sample()]
 
 
-def test_samples_of_another_run_are_not_taken_for_its_own(board: Board, make_entry: MakeEntry, make_sample: MakeSample) -> None:
+def test_samples_of_another_run_are_not_taken_for_its_own(
+    board: Board, make_entry: MakeEntry, make_sample: MakeSample
+) -> None:
     board.add([make_entry()], [make_sample()])
     board.add([make_entry(run="run-2")], [make_sample(run="run-2", answer="other")])
     (board.folder / "run-2.samples.parquet").replace(board.folder / "run-1.samples.parquet")
@@ -273,7 +295,9 @@ def test_ten_writers_at_once_lose_no_entry(
     assert all(board.samples(run) == [make_sample(run=run)] for run in runs)
 
 
-def test_of_ten_writers_of_one_run_id_one_wins(board: Board, make_entry: MakeEntry, ten_processes: ProcessPoolExecutor) -> None:
+def test_of_ten_writers_of_one_run_id_one_wins(
+    board: Board, make_entry: MakeEntry, ten_processes: ProcessPoolExecutor
+) -> None:
     entries = [make_entry(value=float(number), low=None, high=None) for number in range(10)]
     errors = [job.exception() for job in [ten_processes.submit(board.add, [entry], []) for entry in entries]]
     winners = [entry for entry, error in zip(entries, errors, strict=True) if error is None]
@@ -342,14 +366,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("needs the right to mount a file system")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_costs_the_run_that_does_not_fit_and_no_other(small_disk: Path, make_entry: MakeEntry, make_sample: MakeSample) -> None:
+def test_a_full_disk_costs_the_run_that_does_not_fit_and_no_other(
+    small_disk: Path, make_entry: MakeEntry, make_sample: MakeSample
+) -> None:
     board = Board(small_disk)
     kept: list[str] = []
 
@@ -398,6 +426,8 @@ def test_a_board_of_many_models_and_tasks_is_shown_without_a_model_library(board
     for model in range(50):
         entries = [make_entry(run=f"run-{model}", model=f"model-{model}", task=f"task-{task}") for task in range(20)]
         board.add(entries, [])
-    shown = subprocess.run([sys.executable, "-c", SHOW, str(board.folder)], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", SHOW, str(board.folder)], capture_output=True, text=True, check=True
+    ).stdout
     assert len(shown.splitlines()) == 52
     assert shown.count("19.3 [15.3, 23.0]") == 1000

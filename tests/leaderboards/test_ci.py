@@ -84,13 +84,20 @@ def unescaped(text: str) -> str:
     return text.replace("%0D", "\r").replace("%0A", "\n").replace("%3A", ":").replace("%2C", ",").replace("%25", "%")
 
 
-# -- JUnit ---------------------------------------------------------------------------------------------------------------------------------
+# -- JUnit
+# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_junit_has_a_case_a_metric_with_failures_and_errors(make_entry: MakeEntry) -> None:
     suite = ElementTree.fromstring(to_junit(gate(make_entry, WORSE, missing=["mme"], require_better=["pope"])))
-    assert {name: suite.get(name) for name in ("tests", "failures", "errors")} == {"tests": "3", "failures": "2", "errors": "1"}
-    cases = {(case.get("classname"), case.get("name")): [child.tag for child in case] for case in suite.iter("testcase")}
+    assert {name: suite.get(name) for name in ("tests", "failures", "errors")} == {
+        "tests": "3",
+        "failures": "2",
+        "errors": "1",
+    }
+    cases = {
+        (case.get("classname"), case.get("name")): [child.tag for child in case] for case in suite.iter("testcase")
+    }
     assert cases == {
         ("harness check.metrics", "ours pope accuracy"): ["failure"],
         ("harness check.claims", "ours pope accuracy"): ["failure"],
@@ -113,7 +120,8 @@ def test_hostile_names_leave_junit_well_formed(make_entry: MakeEntry) -> None:
     assert not list(suite.iter("script"))
 
 
-# -- annotations ---------------------------------------------------------------------------------------------------------------------------
+# -- annotations
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_wrong_is_annotated_and_a_pass_is_a_notice(make_entry: MakeEntry) -> None:
@@ -142,7 +150,8 @@ def test_more_errors_than_github_shows_end_with_a_count(make_entry: MakeEntry) -
     assert len(annotations(gate(make_entry, SAME, missing=[f"task-{number}" for number in range(10)]))) == 10
 
 
-# -- the comment ---------------------------------------------------------------------------------------------------------------------------
+# -- the comment
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_comment_lists_what_broke_with_both_answers_and_the_judges_words(make_entry: MakeEntry) -> None:
@@ -173,7 +182,9 @@ def test_samples_in_a_comment_stay_in_their_fences_and_call_nobody(make_entry: M
 
 
 @pytest.mark.parametrize("characters", (COMMENT_CHARACTERS, 3_000, 700))
-def test_a_comment_is_never_longer_than_allowed_and_says_what_is_missing(make_entry: MakeEntry, characters: int) -> None:
+def test_a_comment_is_never_longer_than_allowed_and_says_what_is_missing(
+    make_entry: MakeEntry, characters: int
+) -> None:
     tasks = [f"task-{number}" for number in range(40)]
     text = to_comment(gate(make_entry, WORSE, tasks=tasks, word="long " * 300), characters=characters)
     assert len(text) <= characters
@@ -182,10 +193,13 @@ def test_a_comment_is_never_longer_than_allowed_and_says_what_is_missing(make_en
     assert text.count("```") % 2 == 0
 
 
-# -- where GitHub runs it ------------------------------------------------------------------------------------------------------------------
+# -- where GitHub runs it
+# ------------------------------------------------------------------------------------------------------------------
 
 
-def test_files_are_written_wherever_it_runs_and_annotations_only_on_github(make_entry: MakeEntry, tmp_path: Path) -> None:
+def test_files_are_written_wherever_it_runs_and_annotations_only_on_github(
+    make_entry: MakeEntry, tmp_path: Path
+) -> None:
     result = gate(make_entry, WORSE)
     junit, comment, summary = tmp_path / "deep" / "gate.xml", tmp_path / "gate.md", tmp_path / "summary"
     assert publish(result, {"GITHUB_STEP_SUMMARY": str(summary)}, junit=junit, comment=comment) == []
@@ -195,7 +209,9 @@ def test_files_are_written_wherever_it_runs_and_annotations_only_on_github(make_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "gate.md", "summary"]
 
 
-@pytest.mark.parametrize("taken", (0, SUMMARY_BYTES - 1_500, SUMMARY_BYTES - 900, SUMMARY_BYTES - 100, SUMMARY_BYTES - 10))
+@pytest.mark.parametrize(
+    "taken", (0, SUMMARY_BYTES - 1_500, SUMMARY_BYTES - 900, SUMMARY_BYTES - 100, SUMMARY_BYTES - 10)
+)
 def test_a_summary_takes_the_room_there_is(make_entry: MakeEntry, tmp_path: Path, taken: int) -> None:
     path = tmp_path / "summary"
     path.write_text("." * taken)

@@ -38,7 +38,8 @@ def closed(
     words: int = 1,
     cut: bool = False,
 ) -> list[Sample]:
-    """Answers to yes/no questions: right, wrong, or None = failed; every other truth is yes. Wrong ones of many words can't be read."""
+    """Answers to yes/no questions: right, wrong, or None = failed; every other truth is yes. Wrong ones of many words
+    can't be read."""
     samples = []
     for index, right in enumerate(said):
         truth = ("yes", "no")[index % 2]
@@ -97,13 +98,16 @@ def entry(make_entry: MakeEntry) -> Entry:
     return make_entry(run="old", model="a", task=TASK, metric="accuracy", higher_is_better=True, value=80.0)
 
 
-def compared(entry: Entry, before: Sequence[Sample], after: Sequence[Sample], *, more: Sequence[Entry] = (), **changes: Any) -> Comparison:
+def compared(
+    entry: Entry, before: Sequence[Sample], after: Sequence[Sample], *, more: Sequence[Entry] = (), **changes: Any
+) -> Comparison:
     new = replace(entry, run="new", model="b", **changes)
     logs = loader(old=before, new=after)
     return compare_runs([entry], [new, *more], samples=(logs, logs), metrics=metric, models=("a", "b"), resamples=1000)
 
 
-# -- format or ability ---------------------------------------------------------------------------------------------------------------------
+# -- format or ability
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,9 @@ def compared(entry: Entry, before: Sequence[Sample], after: Sequence[Sample], *,
         ((85, 84), (85, 86), "no change"),
     ),
 )
-def test_what_fell_tells_format_from_ability(entry: Entry, said: tuple[int, int], knew: tuple[int, int], reading: str) -> None:
+def test_what_fell_tells_format_from_ability(
+    entry: Entry, said: tuple[int, int], knew: tuple[int, int], reading: str
+) -> None:
     before, after = (closed(share(one), share(other)) for one, other in zip(said, knew, strict=True))
     found = compared(entry, before, after).formats[0]
     assert found.reading == reading
@@ -132,7 +138,9 @@ def test_a_fall_beside_one_that_is_just_not_significant_is_no_format_loss(entry:
     rng = np.random.default_rng(3)
     said = [list(rng.random(200) < 0.8), list(rng.random(200) < 0.65)]
     knew = [list(rng.random(200) < 0.8), list(rng.random(200) < 0.72)]
-    found = compared(entry, *(closed([bool(x) for x in s], [bool(x) for x in k]) for s, k in zip(said, knew, strict=True))).formats[0]
+    found = compared(
+        entry, *(closed([bool(x) for x in s], [bool(x) for x in k]) for s, k in zip(said, knew, strict=True))
+    ).formats[0]
     assert (found.generation.outcome, found.next_token and found.next_token.outcome) == ("worse", "not separable")
     assert found.reading == "loss, undecided"
 
@@ -165,7 +173,9 @@ def test_answers_that_grew_long_and_unreadable_are_named(entry: Entry) -> None:
 
 def test_a_lean_to_yes_is_named(entry: Entry) -> None:
     right = [True] * 200
-    says_yes = [index % 2 == 0 or index % 10 == 1 for index in range(200)]  # right where yes is, and at a fifth of the others
+    says_yes = [
+        index % 2 == 0 or index % 10 == 1 for index in range(200)
+    ]  # right where yes is, and at a fifth of the others
     words = explain(compared(entry, closed(right, right), closed(says_yes, right)).formats[0])
     assert "50.0 → 90.0% of the answers say yes; 50.0% should." in words
 
@@ -187,7 +197,8 @@ def test_a_task_of_ratings_has_no_format(entry: Entry) -> None:
     assert format_of(entry, by_id(rated([1, 2])), by_id(rated([1, 3]))) is None
 
 
-# -- flips ---------------------------------------------------------------------------------------------------------------------------------
+# -- flips
+# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def rated(ratings: Sequence[int | None], *, run: str = "run") -> list[Sample]:
@@ -250,7 +261,8 @@ def test_examples_are_taken_from_each_category_in_turn(entry: Entry) -> None:
     assert examples(found, "fixed", 4) == []
 
 
-# -- the comparison ------------------------------------------------------------------------------------------------------------------------
+# -- the comparison
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_verdicts_are_of_the_questions_both_were_asked(entry: Entry) -> None:
@@ -266,13 +278,18 @@ def test_headlines_are_adjusted_among_themselves(entry: Entry) -> None:
     """Nineteen parts of a benchmark must not cost its headline the verdict."""
     before, after = closed([True] * 60), closed([True] * 52 + [False] * 8)
     logs = loader(
-        old=[replace(s, records={**s.records} | {f"part{n}": s.records["accuracy"] for n in range(19)}) for s in before], new=after
+        old=[
+            replace(s, records={**s.records} | {f"part{n}": s.records["accuracy"] for n in range(19)}) for s in before
+        ],
+        new=after,
     )
     parts = [replace(entry, metric=f"part{n}", headline=False) for n in range(19)]
 
     def run(entries: list[Entry]) -> Comparison:
         now = [replace(e, run="new", model="b") for e in entries]
-        return compare_runs(entries, now, samples=(logs, logs), metrics=lambda t, m: ACCURACY, models=("a", "b"), resamples=500)
+        return compare_runs(
+            entries, now, samples=(logs, logs), metrics=lambda t, m: ACCURACY, models=("a", "b"), resamples=500
+        )
 
     alone, among = run([entry]), run([entry, *parts])
     assert alone.changes[0].verdict == among.changes[0].verdict
@@ -291,7 +308,9 @@ def test_what_has_no_partner_is_named(entry: Entry) -> None:
         models=("a", "b"),
     )
     assert "mme accuracy: only after" in found.notes
-    assert "mmhal accuracy: not of one kind: version 1, judge gpt-4, unit %; version 1, judge gpt-5, unit %" in found.notes
+    assert (
+        "mmhal accuracy: not of one kind: version 1, judge gpt-4, unit %; version 1, judge gpt-5, unit %" in found.notes
+    )
     assert [(change.verdict, change.why) for change in found.changes] == [(None, "no samples of one side")]
 
 
@@ -313,7 +332,9 @@ def test_what_was_asked_otherwise_is_named(entry: Entry) -> None:
         (("a", "c"), "'a' and 'c' have no score in common: pope accuracy: only before; mme accuracy: only after"),
     ),
 )
-def test_sides_that_cannot_be_compared_are_refused_in_one_line(entry: Entry, models: tuple[str, str] | None, words: str) -> None:
+def test_sides_that_cannot_be_compared_are_refused_in_one_line(
+    entry: Entry, models: tuple[str, str] | None, words: str
+) -> None:
     now = [replace(entry, model="b"), replace(entry, model="c", task="mme")]
     with pytest.raises(CompareError) as raised:
         compare_runs([entry], now, samples=(loader(), loader()), metrics=metric, models=models)
@@ -323,12 +344,17 @@ def test_sides_that_cannot_be_compared_are_refused_in_one_line(entry: Entry, mod
 @pytest.mark.parametrize(
     ("after", "words"),
     (
-        ([replace(sample, image="elsewhere") for sample in closed(share(80))], "sample '0' was about image 'i0', is about 'elsewhere'"),
+        (
+            [replace(sample, image="elsewhere") for sample in closed(share(80))],
+            "sample '0' was about image 'i0', is about 'elsewhere'",
+        ),
         (closed(share(80)) * 2, "run new logs a sample of pope twice"),
         (closed([None] * 200), "no image is in both sets of records"),
     ),
 )
-def test_a_log_that_does_not_fit_leaves_its_metric_without_a_verdict(entry: Entry, after: list[Sample], words: str) -> None:
+def test_a_log_that_does_not_fit_leaves_its_metric_without_a_verdict(
+    entry: Entry, after: list[Sample], words: str
+) -> None:
     change = compared(entry, closed(share(80)), after).changes[0]
     assert (change.verdict, change.why) == (None, words)
 
@@ -341,9 +367,11 @@ def test_the_text_has_every_part_and_no_word_of_a_model_is_markup(entry: Entry) 
     logs = loader(old=before, new=after)
     text = to_markdown(compare_runs([entry], [new], samples=(logs, logs), metrics=metric, resamples=500))
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    assert [t.content for t in tokens if t.type == "inline" and t.content in ("Scores", "Format or ability?", "Flips", "Examples")] == [
-        *("Scores", "Format or ability?", "Flips", "Examples")
-    ]
+    assert [
+        t.content
+        for t in tokens
+        if t.type == "inline" and t.content in ("Scores", "Format or ability?", "Flips", "Examples")
+    ] == [*("Scores", "Format or ability?", "Flips", "Examples")]
     assert sum(t.type == "heading_open" for t in tokens) == 6  # title, four parts, one kind of flip
     kinds = {child.type for t in tokens for child in t.children or []}
     assert kinds <= {"text", "text_special", "strong_open", "strong_close", "softbreak"}
@@ -357,21 +385,30 @@ def test_more_of_a_metric_without_better_is_higher(entry: Entry) -> None:
         new=[replace(s, records={"yes_rate": {"image": s.image, "n": 1}}) for s in closed([True] * 60)],
     )
     found = compare_runs(
-        [rate], [replace(rate, run="new", model="b")], samples=(logs, logs), metrics=lambda t, m: mean_of("n", 100), resamples=500
+        [rate],
+        [replace(rate, run="new", model="b")],
+        samples=(logs, logs),
+        metrics=lambda t, m: mean_of("n", 100),
+        resamples=500,
     )
     assert "↑ higher" in to_markdown(found)
     assert to_json(found)["changes"][0]["verdict"]["outcome"] == "higher"
 
 
 def test_json_is_whole_and_lists_every_flip(entry: Entry) -> None:
-    found = json.loads(json.dumps(to_json(compared(entry, closed(share(85), share(85)), closed(share(60), share(85)))), allow_nan=False))
+    found = json.loads(
+        json.dumps(
+            to_json(compared(entry, closed(share(85), share(85)), closed(share(60), share(85)))), allow_nan=False
+        )
+    )
     assert found["changes"][0]["verdict"]["outcome"] == "worse"
     assert found["formats"][0]["reading"] == "format loss"
     assert [flip["kind"] for flip in found["flips"]] == ["broken"] * 50
     assert found["flips"][0]["before"]["text"] in ("yes", "no")
 
 
-# -- the standing of a board ---------------------------------------------------------------------------------------------------------------
+# -- the standing of a board
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_board_has_ranks_with_ties_and_differences_to_its_base(entry: Entry) -> None:
@@ -387,10 +424,14 @@ def test_a_board_has_ranks_with_ties_and_differences_to_its_base(entry: Entry) -
 def test_a_model_without_a_log_has_no_rank_and_a_log_that_does_not_fit_is_named(entry: Entry) -> None:
     entries = [replace(entry, run=name, model=name) for name in ("a", "b", "c", "d")]
     moved = [replace(sample, image="elsewhere") for sample in closed(share(80))]
-    found = compare_board(entries[:3], samples=loader(a=closed(share(80)), b=closed(share(40))), metrics=metric, base="a")
+    found = compare_board(
+        entries[:3], samples=loader(a=closed(share(80)), b=closed(share(40))), metrics=metric, base="a"
+    )
     assert {key[0] for key in found.ranks} == {"a", "b"}
     assert found.notes == []
-    found = compare_board(entries, samples=loader(a=closed(share(80)), b=closed(share(40)), d=moved), metrics=metric, base="a")
+    found = compare_board(
+        entries, samples=loader(a=closed(share(80)), b=closed(share(40)), d=moved), metrics=metric, base="a"
+    )
     assert (found.ranks, {key[0] for key in found.verdicts}) == ({}, {"b"})
     assert any(note.startswith("no ranks of pope accuracy: sample '0' was about image") for note in found.notes)
     assert any(note.startswith("no verdict on d by pope accuracy") for note in found.notes)
@@ -398,11 +439,16 @@ def test_a_model_without_a_log_has_no_rank_and_a_log_that_does_not_fit_is_named(
 
 def test_a_log_that_is_lost_is_a_note_and_the_others_keep_their_ranks(entry: Entry) -> None:
     entries = [replace(entry, run=name, model=name) for name in ("a", "b", "c")]
-    found = compare_board(entries, samples=loader(a=closed(share(80)), b=closed(share(40)), c=None), metrics=metric, base="a")
+    found = compare_board(
+        entries, samples=loader(a=closed(share(80)), b=closed(share(40)), c=None), metrics=metric, base="a"
+    )
     assert ({key[0] for key in found.ranks}, {key[0] for key in found.verdicts}) == ({"a", "b"}, {"b"})
     assert found.notes == ["no rank and no verdict on c by pope: run c: its sample log c.samples.parquet is missing"]
     found_between = compare_runs(
-        [entry], [replace(entry, run="new", model="b")], samples=(loader(old=closed(share(80))), loader(new=None)), metrics=metric
+        [entry],
+        [replace(entry, run="new", model="b")],
+        samples=(loader(old=closed(share(80))), loader(new=None)),
+        metrics=metric,
     )
     assert found_between.changes[0].why == "run new: its sample log new.samples.parquet is missing"
     assert found_between.notes == ["pope: run new: its sample log new.samples.parquet is missing"]
@@ -415,7 +461,9 @@ def test_a_log_is_read_once_for_all_columns(entry: Entry) -> None:
         read.append(run)
         return closed(share(80), share(70))
 
-    entries = [replace(entry, run=name, model=name, metric=of) for name in ("a", "b", "c") for of in ("accuracy", NEXT_TOKEN)]
+    entries = [
+        replace(entry, run=name, model=name, metric=of) for name in ("a", "b", "c") for of in ("accuracy", NEXT_TOKEN)
+    ]
     found = compare_board(entries, samples=load, metrics=metric, base="a", only_headline=False)
     assert (sorted(read), len(found.verdicts), len(found.ranks)) == (["a", "b", "c"], 4, 6)
 
@@ -423,7 +471,8 @@ def test_a_log_is_read_once_for_all_columns(entry: Entry) -> None:
 def test_a_verdict_against_the_base_depends_on_no_other_model_but_for_the_adjustment(entry: Entry) -> None:
     rng = np.random.default_rng(5)
     runs = {
-        name: closed([bool(right) for right in rng.random(200) < skill]) for name, skill in zip("abcd", (0.7, 0.9, 0.75, 0.65), strict=True)
+        name: closed([bool(right) for right in rng.random(200) < skill])
+        for name, skill in zip("abcd", (0.7, 0.9, 0.75, 0.65), strict=True)
     }
     entries = [replace(entry, run=name, model=name) for name in runs]
     alone = compare_board(entries[:2], samples=loader(**runs), metrics=metric, base="a").verdicts[entries[1].key]
@@ -440,11 +489,17 @@ def test_a_headline_has_one_verdict_whether_or_not_the_other_metrics_are_shown(e
         return [replace(s, records={**s.records} | dict.fromkeys(parts, s.records["accuracy"])) for s in samples]
 
     entries = [
-        replace(entry, run=name, model=name, metric=of, headline=of == "accuracy") for name in ("a", "b") for of in ("accuracy", *parts)
+        replace(entry, run=name, model=name, metric=of, headline=of == "accuracy")
+        for name in ("a", "b")
+        for of in ("accuracy", *parts)
     ]
     found = [
         compare_board(
-            entries, samples=loader(a=with_parts(before), b=with_parts(after)), metrics=lambda t, m: ACCURACY, base="a", only_headline=only
+            entries,
+            samples=loader(a=with_parts(before), b=with_parts(after)),
+            metrics=lambda t, m: ACCURACY,
+            base="a",
+            only_headline=only,
         )
         for only in (True, False)
     ]
@@ -456,12 +511,17 @@ def test_a_headline_has_one_verdict_whether_or_not_the_other_metrics_are_shown(e
 
 
 def test_a_score_whose_base_was_asked_otherwise_says_what_differs(entry: Entry) -> None:
-    entries = [replace(entry, run=name, model=name, provenance={"task": "0a" if name != "c" else "0b"}) for name in ("a", "b", "c")]
+    entries = [
+        replace(entry, run=name, model=name, provenance={"task": "0a" if name != "c" else "0b"})
+        for name in ("a", "b", "c")
+    ]
     logs = loader(a=closed(share(80)), b=closed(share(40)), c=closed(share(40)))
     found = compare_board(entries, samples=logs, metrics=metric, base="a")
     assert found.otherwise == {entries[2].key: ["digest of the task's prompts and rules was '0a', is '0b'"]}
     assert found.notes == ["c pope: digest of the task's prompts and rules was '0a', is '0b'"]
-    changed = compared(replace(entry, provenance={"task": "0a"}), closed(share(80)), closed(share(40)), provenance={"task": "0b"})
+    changed = compared(
+        replace(entry, provenance={"task": "0a"}), closed(share(80)), closed(share(40)), provenance={"task": "0b"}
+    )
     assert changed.changes[0].otherwise == ["digest of the task's prompts and rules was '0a', is '0b'"]
     assert "▼ worse ≠ |" in to_markdown(changed)
     assert "≠: asked or rated otherwise" in to_markdown(changed)
@@ -480,4 +540,7 @@ def test_another_picture_under_the_same_id_is_another_question(entry: Entry) -> 
     assert compared(entry, before, same).changes[0].verdict is not None
     change = compared(entry, before, other)
     assert (change.changes[0].verdict, change.flips, change.formats) == (None, [], [])
-    assert change.changes[0].why == f"sample '0' was about image 'i0' (digest {'aa' * 6}), is about 'i0' (digest {'bb' * 6})"
+    assert (
+        change.changes[0].why
+        == f"sample '0' was about image 'i0' (digest {'aa' * 6}), is about 'i0' (digest {'bb' * 6})"
+    )

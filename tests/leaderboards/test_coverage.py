@@ -1,7 +1,8 @@
-"""Simulated runs with a known truth: does the 95% interval hold it in 93 to 97% of them, and how often is there a false alarm?
+"""Simulated runs with a known truth: does the 95% interval hold it in 93 to 97% of them, and how often is there a false
+alarm?
 
-Every simulation draws a benchmark anew: how hard its images are, and then what two models answer. The counts are drawn as the official
-metric would take them, many images at once; the official function makes them a score.
+Every simulation draws a benchmark anew: how hard its images are, and then what two models answer. The counts are drawn
+as the official metric would take them, many images at once; the official function makes them a score.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,7 +48,9 @@ class Counted:
 def records_of(counts: Array, categories: Sequence[str] = ()) -> list[dict[str, Any]]:
     """One record an image."""
     named = [{"category": category} for category in categories] or [{}] * len(counts)
-    return [{"image": str(index), "counts": row} | more for index, (row, more) in enumerate(zip(counts, named, strict=True))]
+    return [
+        {"image": str(index), "counts": row} | more for index, (row, more) in enumerate(zip(counts, named, strict=True))
+    ]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Benchmark:
     categories: Sequence[str]
 
     counts: Callable[[Generator, Array, float], Array]
-    """Of a model that is so much better than usual (in logits or rating points), about images of this hardness: [images, k]."""
+    """Of a model that is so much better than usual (in logits or rating points), about images of this hardness:
+    [images, k]."""
 
     hardness: Callable[[Generator], Array]
 
@@ -94,7 +98,12 @@ def mme_benchmark() -> Benchmark:
         right = (rng.random((2, len(part))) < chance(ease[part] + skill - hardness)).sum(axis=0)
         found = np.zeros((len(part), 4 * len(sizes)))
         rows = np.arange(len(part))
-        found[rows, column], found[rows, column + 1], found[rows, column + 2], found[rows, column + 3] = 2, right, 1, right == 2
+        found[rows, column], found[rows, column + 1], found[rows, column + 2], found[rows, column + 3] = (
+            2,
+            right,
+            1,
+            right == 2,
+        )
         return found
 
     names = [name for name, size in MME_IMAGES.items() for _ in range(size)]
@@ -102,14 +111,17 @@ def mme_benchmark() -> Benchmark:
 
 
 def pope_benchmark() -> Benchmark:
-    """500 images with 6 questions in each of 3 splits; the three present objects are the same in all, the absent ones are not."""
+    """500 images with 6 questions in each of 3 splits; the three present objects are the same in all, the absent ones
+    are not."""
 
     def counts(rng: Generator, hardness: Array, skill: float) -> Array:
         found = rng.binomial(3, chance(1.4 + skill - hardness)).astype(np.float64)
         parts = []
         for ease in (3.6, 2.8, 2.0):
             rejected = rng.binomial(3, chance(ease + skill - hardness))
-            parts.append(np.stack([np.full(500, 6.0), found + rejected, found, found + 3 - rejected, np.full(500, 3.0)], axis=1))
+            parts.append(
+                np.stack([np.full(500, 6.0), found + rejected, found, found + 3 - rejected, np.full(500, 3.0)], axis=1)
+            )
         return np.concatenate(parts, axis=1)
 
     return Benchmark(pope.mean_f1.value, 500, (), counts, lambda rng: rng.normal(0, 1.0, 500))
@@ -207,10 +219,16 @@ def test_two_equal_models_are_told_apart_in_5_of_100_runs_at_most_however_seldom
     for _ in range(simulations):
         liking = rng.normal(3, 1.4, 40)
         base, other = (
-            [[{"image": str(i), "rating": float(r)} for i, r in enumerate(liking + noise + rng.normal(0, mood))] for _ in range(askings)]
+            [
+                [{"image": str(i), "rating": float(r)} for i, r in enumerate(liking + noise + rng.normal(0, mood))]
+                for _ in range(askings)
+            ]
             for noise, askings in ((rng.normal(0, 1, 40), before), (rng.normal(0, 1, 40), after))
         )
-        alarms += compare_repeats(base, other, mmhal.score, higher_is_better=True, resamples=RESAMPLES).outcome != "not separable"
+        alarms += (
+            compare_repeats(base, other, mmhal.score, higher_is_better=True, resamples=RESAMPLES).outcome
+            != "not separable"
+        )
     assert alarms / simulations <= 0.08  # 5% and what 300 runs may be above it once in a hundred times
 
 
@@ -249,7 +267,9 @@ def test_the_gate_alarms_without_reason_in_at_most_5_of_100_runs() -> None:
                 right = rng.binomial(2, chance(0.8 - hardness)).tolist()  # of two questions an image
                 records = [{"score": {"image": str(i), "right": found / 2}} for i, found in enumerate(right)]
                 logs[run] += [
-                    Sample(run=run, task=task, id=str(i), image=str(i), prompt="?", answer="!", records=record, reply=None)
+                    Sample(
+                        run=run, task=task, id=str(i), image=str(i), prompt="?", answer="!", records=record, reply=None
+                    )
                     for i, record in enumerate(records)
                 ]
                 entries[run].append(entry(run, task, 50 * sum(right) / images))
@@ -267,7 +287,10 @@ def test_the_gate_alarms_without_reason_in_at_most_5_of_100_runs() -> None:
 
 
 def test_a_panel_names_a_difference_without_reason_in_at_most_5_of_100_runs() -> None:
-    rng, made = np.random.default_rng(6), [mmhal_benchmark(), mmhal_benchmark(2), mmhal_benchmark(3), mmhal_benchmark(4)]
+    rng, made = (
+        np.random.default_rng(6),
+        [mmhal_benchmark(), mmhal_benchmark(2), mmhal_benchmark(3), mmhal_benchmark(4)],
+    )
     found = 0
     for seed in range(500):
         pairs = {}

@@ -10,7 +10,10 @@ MakeEntry = Callable[..., Entry]
 
 
 def test_an_entry_survives_json_unchanged(make_entry: MakeEntry) -> None:
-    for entry in (make_entry(), make_entry(value=None, low=None, high=None, limit=8, judge="gpt", unscored=3, failed=1)):
+    for entry in (
+        make_entry(),
+        make_entry(value=None, low=None, high=None, limit=8, judge="gpt", unscored=3, failed=1),
+    ):
         assert from_json(json.loads(json.dumps(to_json(entry))), where="x.json") == entry
 
 

@@ -34,7 +34,13 @@ LM_EVAL: dict[str, Any] = {
             "exact_match,flexible-extract": 0.6,
             "exact_match_stderr,flexible-extract": "N/A",
         },
-        "mmlu": {"name": "mmlu", "alias": "mmlu", "sample_count": {"acc,none": 300}, "acc,none": 0.4, "acc_stderr,none": 0.02},
+        "mmlu": {
+            "name": "mmlu",
+            "alias": "mmlu",
+            "sample_count": {"acc,none": 300},
+            "acc,none": 0.4,
+            "acc_stderr,none": 0.02,
+        },
         "mmlu_a": {"alias": " - a", "sample_len": 100, "acc,none": 0.4, "acc_stderr,none": 0.05},
         "mmlu_b": {"alias": " - b", "sample_len": 200, "acc,none": float("nan"), "acc_stderr,none": float("nan")},
         "wiki": {"alias": "wiki", "sample_len": 60, "word_perplexity,none": 11.5, "word_perplexity_stderr,none": "N/A"},
@@ -88,12 +94,22 @@ LMMS_EVAL: dict[str, Any] = {
         "vqav2_test": {"alias": "vqav2_test", "submission,none": [], "submission_stderr,none": []},
     },
     "group_subtasks": {"mme": []},
-    "configs": {"llava_in_the_wild": {"task": "llava_in_the_wild", "metadata": {"version": 0.0, "gpt_eval_model_name": "gpt-4-0613"}}},
+    "configs": {
+        "llava_in_the_wild": {
+            "task": "llava_in_the_wild",
+            "metadata": {"version": 0.0, "gpt_eval_model_name": "gpt-4-0613"},
+        }
+    },
     "versions": {"mme": "Yaml", "llava_in_the_wild": 0.0},
     "n-shot": {"mme": 0, "llava_in_the_wild": 0},
     "higher_is_better": {"mme": {"mme_perception_score": True, "mme_cognition_score": True}},
     "n-samples": {"mme": {"original": 2374, "effective": 2374}, "llava_in_the_wild": {"original": 60, "effective": 60}},
-    "config": {"model": "llava", "model_args": 'pretrained="liuhaotian/llava-v1.5-7b",conv_template=v1', "limit": -1, "gen_kwargs": ""},
+    "config": {
+        "model": "llava",
+        "model_args": 'pretrained="liuhaotian/llava-v1.5-7b",conv_template=v1',
+        "limit": -1,
+        "gen_kwargs": "",
+    },
     "git_hash": "4eadb30",
     "date": "20260102_013000",
     "lmms_eval_version": "0.7.2",
@@ -150,7 +166,11 @@ def test_lm_evals_results_become_entries(write: Callable[..., Path], tmp_path: P
 def test_lmms_evals_results_become_entries(write: Callable[..., Path]) -> None:
     found = read_results(write(LMMS_EVAL, "20260102_013000_results.json"))
     entries = by_name(found.entries)
-    assert list(entries) == ["mme mme_cognition_score", "mme mme_perception_score", "llava_in_the_wild gpt_eval_llava_all"]
+    assert list(entries) == [
+        "mme mme_cognition_score",
+        "mme mme_perception_score",
+        "llava_in_the_wild gpt_eval_llava_all",
+    ]
     assert entries["mme mme_perception_score"].value == 1510.7
     judged = entries["llava_in_the_wild gpt_eval_llava_all"]
     assert judged.judge == "gpt-4-0613"
@@ -166,7 +186,9 @@ def test_lmms_evals_time_zone_is_heeded_where_it_is_written(write: Callable[...,
     config = LMMS_EVAL["config"] | {"resolved_cli_args": {"timezone": "UTC"}}
     path = write(LMMS_EVAL, "20260102_013000_results.json", config=config)
     assert read_results(path).entries[0].created == "2026-01-02T01:30:00+00:00"
-    path = write(LMMS_EVAL, "20260102_013000_results.json", config=config | {"resolved_cli_args": {"timezone": "../../etc/Moon"}})
+    path = write(
+        LMMS_EVAL, "20260102_013000_results.json", config=config | {"resolved_cli_args": {"timezone": "../../etc/Moon"}}
+    )
     with pytest.raises(ExchangeError, match="no such time zone"):
         read_results(path)
 
@@ -188,7 +210,14 @@ def test_an_import_is_idempotent_and_shares_no_column_with_measured_numbers(
     board, path = Board(tmp_path / "board"), write(LMMS_EVAL, "20260102_013000_results.json")
     for _ in range(2):
         board.add(read_results(path).entries, [])
-    board.add([make_entry(model="liuhaotian/llava-v1.5-7b", task="mme", metric="mme_perception_score", unit="points", value=1500.0)], [])
+    board.add(
+        [
+            make_entry(
+                model="liuhaotian/llava-v1.5-7b", task="mme", metric="mme_perception_score", unit="points", value=1500.0
+            )
+        ],
+        [],
+    )
     assert len(board.entries()) == 4
     header = leaderboard(board.standing()).splitlines()[0]
     assert header.count("mme_perception_score") == 2
@@ -205,7 +234,10 @@ def test_an_import_is_idempotent_and_shares_no_column_with_measured_numbers(
         ({"results": {"t": {"acc,none": 1}}, "model_name": "m"}, r"does not say when .* \(date is None\)"),
         ({"results": {"t": {"acc,none": 1}}, "model_name": "m", "date": "20261341_000000"}, "does not say when"),
         ({"results": {"t": {"acc,none": 1}}, "model_name": "m", "date": 1e300}, "does not say when"),
-        ({"results": {"t": {"acc,none": "high"}, "u": 3}, "model_name": "m", "date": 0}, "no numbers in its results: t: acc: 'high'; u: 3"),
+        (
+            {"results": {"t": {"acc,none": "high"}, "u": 3}, "model_name": "m", "date": 0},
+            "no numbers in its results: t: acc: 'high'; u: 3",
+        ),
         ({"results": {"": {"acc,none": 1}}, "model_name": "m", "date": 0}, "task must not be empty"),
     ),
 )
@@ -228,9 +260,17 @@ def test_torn_deep_and_absent_files_are_refused(tmp_path: Path) -> None:
 
 def test_what_a_file_does_not_say_can_be_given(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    path.write_text(json.dumps({"results": {"t": {"acc": 0.5, "acc_stderr": 0.1}}, "model_configs": {"model": "llava", "limit": None}}))
+    path.write_text(
+        json.dumps(
+            {"results": {"t": {"acc": 0.5, "acc_stderr": 0.1}}, "model_configs": {"model": "llava", "limit": None}}
+        )
+    )
     (entry,) = read_results(path, model="mine", created="2024-03-01T00:00:00Z").entries
-    assert (entry.model, entry.created, entry.version) == ("mine", "2024-03-01T00:00:00Z", "lmms-eval unknown/task unknown")
+    assert (entry.model, entry.created, entry.version) == (
+        "mine",
+        "2024-03-01T00:00:00Z",
+        "lmms-eval unknown/task unknown",
+    )
     assert entry.value == 0.5
     assert entry.low == pytest.approx(0.304)
 
@@ -243,12 +283,49 @@ def write_lm_eval(folder: Path, entries: list[Entry]) -> Path:
 
 @pytest.fixture
 def measured(make_entry: MakeEntry) -> list[Entry]:
-    facts = {"weights": "12ab", "data": "lmms-lab/MME@d6c9023f", "lm-eval": "0.4.13", "commit": "feed", "seed": "3", "vlm-harness": "0.1.0"}
+    facts = {
+        "weights": "12ab",
+        "data": "lmms-lab/MME@d6c9023f",
+        "lm-eval": "0.4.13",
+        "commit": "feed",
+        "seed": "3",
+        "vlm-harness": "0.1.0",
+    }
     common: dict[str, Any] = {"model": "org/tuned", "higher_is_better": True, "provenance": facts}
     return [
-        make_entry(task="mme", metric="perception", value=1500.5, low=1400.5, high=1600.5, unit="points", samples=2374, **common),
-        make_entry(task="mme", metric="cognition", value=350.0, low=None, high=None, unit="points", samples=2374, headline=False, **common),
-        make_entry(task="mmhal", metric="score", value=2.5, low=2.0, high=3.0, unit="0-6", samples=96, unscored=2, judge="gpt/4", **common),
+        make_entry(
+            task="mme",
+            metric="perception",
+            value=1500.5,
+            low=1400.5,
+            high=1600.5,
+            unit="points",
+            samples=2374,
+            **common,
+        ),
+        make_entry(
+            task="mme",
+            metric="cognition",
+            value=350.0,
+            low=None,
+            high=None,
+            unit="points",
+            samples=2374,
+            headline=False,
+            **common,
+        ),
+        make_entry(
+            task="mmhal",
+            metric="score",
+            value=2.5,
+            low=2.0,
+            high=3.0,
+            unit="0-6",
+            samples=96,
+            unscored=2,
+            judge="gpt/4",
+            **common,
+        ),
     ]
 
 
@@ -259,7 +336,18 @@ def test_entries_survive_the_way_out_to_lm_eval_and_back(tmp_path: Path, measure
     assert back.left_out == []
     assert [entry.imported for entry in back.entries] == ["lm-eval"] * 3
     for before, after in zip(measured, back.entries, strict=True):
-        for field in ("model", "task", "metric", "value", "higher_is_better", "samples", "unscored", "limit", "judge", "created"):
+        for field in (
+            "model",
+            "task",
+            "metric",
+            "value",
+            "higher_is_better",
+            "samples",
+            "unscored",
+            "limit",
+            "judge",
+            "created",
+        ):
             assert getattr(after, field) in (getattr(before, field), before.when.isoformat()), field
         assert after.version == "lm-eval 0.4.13/task 1/0-shot"
         assert (after.low, after.high) == pytest.approx((before.low, before.high))
@@ -277,13 +365,26 @@ def test_lm_eval_itself_reads_and_writes_the_same_format(tmp_path: Path, measure
 
     tracker = EvaluationTracker(output_path=str(tmp_path / "theirs"))
     tracker.general_config_tracker.log_experiment_args("hf", "pretrained=org/model,dtype=float32", None, None, False)
-    ours_keys = LM_EVAL.keys() - {"task_hashes", "model_source", "model_name", "model_name_sanitized", "chat_template_sha"}
-    tracker.save_results_aggregated({key: LM_EVAL[key] for key in ours_keys - {"total_evaluation_time_seconds"}}, samples={})
+    ours_keys = LM_EVAL.keys() - {
+        "task_hashes",
+        "model_source",
+        "model_name",
+        "model_name_sanitized",
+        "chat_template_sha",
+    }
+    tracker.save_results_aggregated(
+        {key: LM_EVAL[key] for key in ours_keys - {"total_evaluation_time_seconds"}}, samples={}
+    )
     (path,) = (tmp_path / "theirs").rglob("*.json")
     assert path.parent.name == sanitized("org/model")
     assert {entry.model for entry in read_results(path).entries} == {"org/model"}
     results = json.loads(write_lm_eval(tmp_path, measured).read_text())
-    theirs = json.loads(path.read_text()).keys() - {"chat_template", "chat_template_sha", "system_instruction", "system_instruction_sha"}
+    theirs = json.loads(path.read_text()).keys() - {
+        "chat_template",
+        "chat_template_sha",
+        "system_instruction",
+        "system_instruction_sha",
+    }
     assert theirs - {"fewshot_as_multiturn"} <= results.keys()
     assert "perception" in make_table(results)
 
@@ -351,7 +452,8 @@ def test_a_model_that_cannot_be_written_leaves_the_others_whole(measured: list[E
     assert "version 1, judge a; version 1, judge b" in made.refused["two judges"]
     made = hub_files([make_entry(model="cut", limit=8), *measured, make_entry(model="org/tuned", task="scenes")])
     assert list(made.files) == [
-        f"org__tuned/{name}" for name in (".eval_results/mme.yaml", ".eval_results/mmhal_gpt_4.yaml", "model-index.yaml")
+        f"org__tuned/{name}"
+        for name in (".eval_results/mme.yaml", ".eval_results/mmhal_gpt_4.yaml", "model-index.yaml")
     ]
     assert made.refused == {"cut": "no whole score to put into a model card"}
     assert made.left_out == {"org/tuned": ["scenes CHAIR_s: its data (not known) are no dataset on the hub"]}
@@ -367,7 +469,9 @@ def test_models_whose_names_look_alike_as_files_get_folders_of_their_own(make_en
     assert len(lm_eval_files([make_entry(model=name) for name in names]).files) == len(names)
 
 
-def test_a_dataset_named_for_the_hub_is_not_said_to_be_the_one_scored_on(measured: list[Entry], make_entry: MakeEntry) -> None:
+def test_a_dataset_named_for_the_hub_is_not_said_to_be_the_one_scored_on(
+    measured: list[Entry], make_entry: MakeEntry
+) -> None:
     local = make_entry(task="pope", model="org/tuned", provenance={"data": "/home/me/pope"})
     found = hub_results([measured[0], local], task_ids={"mme": "owner/mme/perception", "pope": "owner/pope/default"})
     mme, pope = ([yaml.safe_load(text)[0] for text in found.files.values()])[:2]
@@ -375,7 +479,9 @@ def test_a_dataset_named_for_the_hub_is_not_said_to_be_the_one_scored_on(measure
     assert mme["notes"].endswith("; scored on lmms-lab/MME@d6c9023f")
     assert pope["dataset"] == {"id": "owner/pope", "task_id": "default"}
     assert pope["notes"].endswith("; scored on local data")
-    same = yaml.safe_load(hub_results([measured[0]], task_ids={"mme": "lmms-lab/MME/x"}).files[".eval_results/mme.yaml"])[0]
+    same = yaml.safe_load(
+        hub_results([measured[0]], task_ids={"mme": "lmms-lab/MME/x"}).files[".eval_results/mme.yaml"]
+    )[0]
     assert same["dataset"] == {"id": "lmms-lab/MME", "task_id": "x", "revision": "d6c9023f"}
 
 
@@ -421,11 +527,16 @@ def test_a_long_name_is_a_folder_that_every_disk_takes(make_entry: MakeEntry, tm
 
 
 def test_an_interval_as_wide_as_numbers_go_is_written(make_entry: MakeEntry, tmp_path: Path) -> None:
-    path = write_lm_eval(tmp_path, [make_entry(task="mme", metric="perception", value=0.0, low=-1e308, high=1e308, unit="points")])
+    path = write_lm_eval(
+        tmp_path, [make_entry(task="mme", metric="perception", value=0.0, low=-1e308, high=1e308, unit="points")]
+    )
     assert json.loads(path.read_text())["results"]["mme"]["perception_stderr,none"] == pytest.approx(1e308 / 1.96)
 
 
 def test_the_metric_a_task_ranks_by_is_that_when_it_is_read_back(make_entry: MakeEntry, tmp_path: Path) -> None:
-    entries = [make_entry(task="mme", metric=name, headline=name == "accuracy") for name in ("perception", "accuracy", "cognition")]
+    entries = [
+        make_entry(task="mme", metric=name, headline=name == "accuracy")
+        for name in ("perception", "accuracy", "cognition")
+    ]
     back = read_results(write_lm_eval(tmp_path, entries)).entries
     assert [entry.metric for entry in back if entry.headline] == ["accuracy"]

@@ -80,7 +80,9 @@ def two(make_entry: MakeEntry) -> list[Entry]:
 
 def test_the_same_board_gives_the_same_page(two: list[Entry], make_sample: MakeSample) -> None:
     samples = logs_of(make_sample(), make_sample(run="run-2"))
-    first, second = (page(two, title="Board", samples=samples, thumbnails=lambda task, image: picture("red")) for _ in range(2))
+    first, second = (
+        page(two, title="Board", samples=samples, thumbnails=lambda task, image: picture("red")) for _ in range(2)
+    )
     assert first == second
 
 
@@ -112,7 +114,9 @@ def test_what_is_neither_better_nor_worse_gets_no_direction(make_entry: MakeEntr
     up: dict[str, Any] = {"metric": "random_yes_rate", "task": "pope", "headline": False}
     entries = [make_entry(**up), make_entry(run="run-2", model="tuned", value=4.0, low=2.0, high=6.5, **up)]
     verdicts = {entries[1].key: verdict(-15.3, 0.001)}
-    html = page(entries, title="Board", base="base", verdicts=verdicts, ranks={entries[1].key: Rank(low=1, high=2, ties=())})
+    html = page(
+        entries, title="Board", base="base", verdicts=verdicts, ranks={entries[1].key: Rank(low=1, high=2, ties=())}
+    )
     body = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S).split("<main")[1]
     assert not re.search(r'class="(better|worse)"|[▲▼]', body)
     assert "lower is better" not in body
@@ -136,8 +140,17 @@ def test_a_score_that_was_asked_otherwise_than_the_base_says_in_which_words(two:
 
 
 def test_what_others_reported_stands_apart_with_its_source(make_entry: MakeEntry) -> None:
-    entries = [make_entry(), make_entry(task="pope", metric="f1", provenance={"imported": "lm-eval"}), make_entry(task="mme", metric="p")]
-    about: dict[str, Any] = {"task": "scenes_chair", "metric": "CHAIR_s", "value": 12.34, "source": f"A paper {HOSTILE}, Table 2"}
+    entries = [
+        make_entry(),
+        make_entry(task="pope", metric="f1", provenance={"imported": "lm-eval"}),
+        make_entry(task="mme", metric="p"),
+    ]
+    about: dict[str, Any] = {
+        "task": "scenes_chair",
+        "metric": "CHAIR_s",
+        "value": 12.34,
+        "source": f"A paper {HOSTILE}, Table 2",
+    }
     references = [
         Reference(model=HOSTILE, note="asked <otherwise>", **about),
         Reference(model="elsewhere", **about | {"task": "gone"}),
@@ -170,12 +183,19 @@ def test_leaked_training_rows_are_named_beside_the_score(make_entry: MakeEntry) 
 
 
 def test_versions_and_judges_never_share_a_column(make_entry: MakeEntry) -> None:
-    entries = [make_entry(), make_entry(version="2"), make_entry(judge="gpt", task="mmhal"), make_entry(judge="exact", task="mmhal")]
+    entries = [
+        make_entry(),
+        make_entry(version="2"),
+        make_entry(judge="gpt", task="mmhal"),
+        make_entry(judge="exact", task="mmhal"),
+    ]
     html = page(entries, title="Board")
     head = re.search(r'<table class="scores">.*?</thead>', html, re.S)
     assert head
     assert head[0].count("<th ") == 1 + 4
-    assert {"version 1", "version 2", "judge gpt", "judge exact"} <= set(re.findall(r"(?:version|judge) \w+", text_of(head[0])))
+    assert {"version 1", "version 2", "judge gpt", "judge exact"} <= set(
+        re.findall(r"(?:version|judge) \w+", text_of(head[0]))
+    )
 
 
 def test_rows_come_best_first_and_say_so(make_entry: MakeEntry) -> None:
@@ -216,12 +236,26 @@ def test_a_verdict_on_a_score_that_is_not_shown_is_an_error(two: list[Entry]) ->
 
 def test_words_from_models_and_data_never_become_markup(make_entry: MakeEntry, make_sample: MakeSample) -> None:
     entry = make_entry(
-        model=HOSTILE, task=HOSTILE, metric=HOSTILE, unit=HOSTILE, judge=HOSTILE, version=HOSTILE, provenance={HOSTILE: HOSTILE}
+        model=HOSTILE,
+        task=HOSTILE,
+        metric=HOSTILE,
+        unit=HOSTILE,
+        judge=HOSTILE,
+        version=HOSTILE,
+        provenance={HOSTILE: HOSTILE},
     )
-    sample = make_sample(id=HOSTILE, image=HOSTILE, task=HOSTILE, prompt=HOSTILE, answer=HOSTILE, reply=HOSTILE, records={HOSTILE: {}})
+    sample = make_sample(
+        id=HOSTILE, image=HOSTILE, task=HOSTILE, prompt=HOSTILE, answer=HOSTILE, reply=HOSTILE, records={HOSTILE: {}}
+    )
     curves = {HOSTILE: {HOSTILE: [Point(step=0, entry=entry), Point(step=9, entry=entry)]}}
     html = page(
-        [entry], title=HOSTILE, base=HOSTILE, samples=logs_of(sample), curves=curves, notes=[HOSTILE], verdicts={entry.key: verdict(0, 1)}
+        [entry],
+        title=HOSTILE,
+        base=HOSTILE,
+        samples=logs_of(sample),
+        curves=curves,
+        notes=[HOSTILE],
+        verdicts={entry.key: verdict(0, 1)},
     )
     assert "<img" not in html
     assert html.count("<script") == html.count("</script>") == 1 + len(index(html)) * 2 + 1
@@ -235,18 +269,26 @@ def test_invisible_and_reversing_characters_are_left_out_of_names(make_entry: Ma
     assert "goodgnp.exe" in html
 
 
-def test_half_a_surrogate_pair_does_not_cost_the_page(make_entry: MakeEntry, make_sample: MakeSample, tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_does_not_cost_the_page(
+    make_entry: MakeEntry, make_sample: MakeSample, tmp_path: Path
+) -> None:
     html = page(
-        [make_entry(provenance={"note": "\ud800"})], title="\ud800", samples=logs_of(make_sample(answer="\ud800 cat", prompt="\udfff"))
+        [make_entry(provenance={"note": "\ud800"})],
+        title="\ud800",
+        samples=logs_of(make_sample(answer="\ud800 cat", prompt="\udfff")),
     )
     write_page(tmp_path / "page.html", html)
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == html
 
 
-def test_nothing_is_fetched_and_only_the_known_script_and_style_may_run(two: list[Entry], make_sample: MakeSample) -> None:
+def test_nothing_is_fetched_and_only_the_known_script_and_style_may_run(
+    two: list[Entry], make_sample: MakeSample
+) -> None:
     html = page(two, title="Board", samples=logs_of(make_sample()), thumbnails=lambda task, image: picture("red"))
     assert not re.search(r"https?:|//\w", re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S))
-    assert not re.search(r"""\s(src|on\w+|style)=|@import|url\(""", re.sub(r"<script\b.*?</script>", "", html, flags=re.S))
+    assert not re.search(
+        r"""\s(src|on\w+|style)=|@import|url\(""", re.sub(r"<script\b.*?</script>", "", html, flags=re.S)
+    )
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
     assert policy
     rules = unescape(policy[1])
@@ -260,7 +302,9 @@ def test_nothing_is_fetched_and_only_the_known_script_and_style_may_run(two: lis
 
 
 def test_answers_are_kept_once_per_run_beside_the_questions(two: list[Entry], make_sample: MakeSample) -> None:
-    old = make_sample(reply="Judge: wrong.", records={"CHAIR_s": {"image": "scene-0", "hallucinated": 2, "category": "kitchen"}})
+    old = make_sample(
+        reply="Judge: wrong.", records={"CHAIR_s": {"image": "scene-0", "hallucinated": 2, "category": "kitchen"}}
+    )
     new = make_sample(run="run-2", answer=None, records={}, prompt="Describe it.")
     html = page(two, title="Board", samples=logs_of(old, new))
     (log,) = index(html)
@@ -269,18 +313,27 @@ def test_answers_are_kept_once_per_run_beside_the_questions(two: list[Entry], ma
     assert [run["name"] for run in log["logs"]] == ["tuned", "base"]  # best first
     assert answers["base"][0][1:4] == ["A red circle.", ["2 hallucinated", -2.0, 0], "Judge: wrong."]
     assert answers["tuned"][0][1:4] == [None, None, None]  # a failed generation is no empty answer and has no mark
-    assert (answers["tuned"][0][4], answers["base"][0][4]) == (None, "Describe the image.")  # only a prompt that differs is kept
+    assert (answers["tuned"][0][4], answers["base"][0][4]) == (
+        None,
+        "Describe the image.",
+    )  # only a prompt that differs is kept
 
 
 def test_of_too_many_answers_those_stay_on_which_models_differ(two: list[Entry], make_sample: MakeSample) -> None:
-    samples = [make_sample(run=run, id=str(id), answer=run if id in (3, 7) else "same") for run in ("run-1", "run-2") for id in range(10)]
+    samples = [
+        make_sample(run=run, id=str(id), answer=run if id in (3, 7) else "same")
+        for run in ("run-1", "run-2")
+        for id in range(10)
+    ]
     html = page(two, title="Board", samples=logs_of(*samples), answers=6)
     (log,) = index(html)
     assert (log["asked"], log["kept"]) == (10, 3)
     assert [question[0] for question in block(html, log["block"])] == ["0", "3", "7"]
 
 
-def test_questions_on_which_one_is_better_come_before_those_in_other_words(two: list[Entry], make_sample: MakeSample) -> None:
+def test_questions_on_which_one_is_better_come_before_those_in_other_words(
+    two: list[Entry], make_sample: MakeSample
+) -> None:
     def said(run: str, id: int) -> Sample:
         better = id in (4, 8) and run == "run-2"
         record = {"image": f"scene-{id}", "hallucinated": 0 if better else 1}
@@ -298,7 +351,9 @@ def test_questions_on_which_one_is_better_come_before_those_in_other_words(two: 
     assert "are in this page, those" not in whole
 
 
-def test_a_log_that_cannot_be_read_is_named_and_a_missing_one_is_not_an_error(two: list[Entry], make_sample: MakeSample) -> None:
+def test_a_log_that_cannot_be_read_is_named_and_a_missing_one_is_not_an_error(
+    two: list[Entry], make_sample: MakeSample
+) -> None:
     def load(run: str) -> list[Sample]:
         if run == "run-1":
             raise ValueError("run-1.samples.parquet: its digest differs")
@@ -331,7 +386,9 @@ def test_a_picture_is_kept_once_however_often_it_is_shown(two: list[Entry], make
         (b"\xff\xd8\xff" + bytes(70_000), "has 70003 bytes, more than 65536"),
     ),
 )
-def test_a_thumbnail_that_is_no_small_image_is_an_error(two: list[Entry], make_sample: MakeSample, data: bytes, message: str) -> None:
+def test_a_thumbnail_that_is_no_small_image_is_an_error(
+    two: list[Entry], make_sample: MakeSample, data: bytes, message: str
+) -> None:
     with pytest.raises(PageError, match=f"'scene-0' of scenes_chair {message}"):
         page(two, title="Board", samples=logs_of(make_sample()), thumbnails=lambda task, image: data)
 
@@ -348,7 +405,9 @@ def test_a_thumbnail_that_is_no_small_image_is_an_error(two: list[Entry], make_s
         ({"words": 12}, None),
     ),
 )
-def test_an_answer_is_marked_by_what_its_task_counted(make_sample: MakeSample, record: dict[str, Any], expected: Mark | None) -> None:
+def test_an_answer_is_marked_by_what_its_task_counted(
+    make_sample: MakeSample, record: dict[str, Any], expected: Mark | None
+) -> None:
     assert mark(make_sample(records={"other": {"words": 1}, "m": record}), "m") == expected
 
 
@@ -359,7 +418,11 @@ def test_a_failed_generation_or_an_unscored_answer_has_no_mark(make_sample: Make
 
 def test_a_tasks_cost_counts_once_however_many_metrics_it_has(make_entry: MakeEntry) -> None:
     judged = {"task": "mmhal", "judge": "gpt", "cost": 1.5, "seconds": 60.0, "samples": 96, "failed": 6}
-    entries = [make_entry(metric="score", **judged), make_entry(metric="rate", **judged), make_entry(cost=0.5, seconds=30.0)]
+    entries = [
+        make_entry(metric="score", **judged),
+        make_entry(metric="rate", **judged),
+        make_entry(cost=0.5, seconds=30.0),
+    ]
     cost = text_of(page(entries, title="Board")).split("Judge cost and time")[1]
     # 96 + 300 samples, 90 of them judged; 2 USD, 1.5 minutes.
     assert "base gpt 396 90 2.00 22.22 1.5" in cost
@@ -393,7 +456,17 @@ def test_making_a_page_loads_no_model_library() -> None:
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert not {"torch", "transformers", "lm_eval", "datasets", "matplotlib", "pandas", "tasks", "trainers", "harness"} & set(loaded)
+    assert not {
+        "torch",
+        "transformers",
+        "lm_eval",
+        "datasets",
+        "matplotlib",
+        "pandas",
+        "tasks",
+        "trainers",
+        "harness",
+    } & set(loaded)
 
 
 def test_bars_stand_in_order_on_an_axis_that_holds_all_intervals(make_entry: MakeEntry) -> None:
@@ -402,7 +475,9 @@ def test_bars_stand_in_order_on_an_axis_that_holds_all_intervals(make_entry: Mak
         "none": (None, None, None),
         "a": (90.0, 80.0, 100.0),
     }
-    entries = [make_entry(model=m, value=v, low=low, high=high, higher_is_better=True) for m, (v, low, high) in values.items()]
+    entries = [
+        make_entry(model=m, value=v, low=low, high=high, higher_is_better=True) for m, (v, low, high) in values.items()
+    ]
     chart = bars(entries, base="b")
     assert [row.model for row in chart.rows] == ["a", "b", "none"]
     best, base, none = chart.rows
@@ -420,7 +495,9 @@ def test_ticks_have_the_decimals_that_tell_them_apart(make_entry: MakeEntry) -> 
     assert len(set(texts)) == len(texts) >= 2
 
 
-def test_a_curve_has_a_point_for_each_scored_checkpoint_and_a_band_where_there_are_intervals(make_entry: MakeEntry) -> None:
+def test_a_curve_has_a_point_for_each_scored_checkpoint_and_a_band_where_there_are_intervals(
+    make_entry: MakeEntry,
+) -> None:
     points = [Point(step=20, entry=make_entry(value=4.0)), Point(step=0, entry=make_entry(value=19.3))]
     points.append(Point(step=10, entry=make_entry(value=None, low=None, high=None)))
     chart = curve("CHAIR", {"dpo": points, "empty": []})
@@ -438,7 +515,10 @@ def test_a_curve_has_a_point_for_each_scored_checkpoint_and_a_band_where_there_a
 
 def test_the_best_is_on_top_of_every_axis_of_the_profile(make_entry: MakeEntry) -> None:
     columns = [
-        [make_entry(metric=metric, model=model, value=value, higher_is_better=up) for model, value in (("a", 1.0), ("b", 2.0))]
+        [
+            make_entry(metric=metric, model=model, value=value, higher_is_better=up)
+            for model, value in (("a", 1.0), ("b", 2.0))
+        ]
         for metric, up in (("x", True), ("y", False), ("z", True))
     ]
     columns[1].pop()  # b has no y
@@ -455,7 +535,9 @@ def test_the_best_is_on_top_of_every_axis_of_the_profile(make_entry: MakeEntry) 
 
 
 @pytest.mark.parametrize(("arms", "bands"), ((2, 2), (10, 0)))
-def test_every_arm_of_a_curve_has_a_mark_of_its_own_and_many_are_told_apart(make_entry: MakeEntry, arms: int, bands: int) -> None:
+def test_every_arm_of_a_curve_has_a_mark_of_its_own_and_many_are_told_apart(
+    make_entry: MakeEntry, arms: int, bands: int
+) -> None:
     points = [Point(step=step, entry=make_entry(value=step, low=step - 1, high=step + 1)) for step in (1, 9)]
     html = page([points[0].entry], title="t", curves={"CHAIR": {f"arm {place}": points for place in range(arms)}})
     found = re.search(r'<section id="curves".*?</section>', html, re.S)
@@ -466,9 +548,13 @@ def test_every_arm_of_a_curve_has_a_mark_of_its_own_and_many_are_told_apart(make
     assert found[0].count('class="whisker"') == 2 * arms
 
 
-@pytest.mark.parametrize("values", ((150.0, 160.0), (-5.0, -3.0), (-1e308, 1e308), (0.0, 5e-324), (50.0, 50.0), (0.0, 0.0)))
+@pytest.mark.parametrize(
+    "values", ((150.0, 160.0), (-5.0, -3.0), (-1e308, 1e308), (0.0, 5e-324), (50.0, 50.0), (0.0, 0.0))
+)
 @pytest.mark.parametrize("unit", ("%", "0-6", "points"))
-def test_any_score_that_a_file_may_hold_can_be_drawn(values: tuple[float, float], unit: str, make_entry: MakeEntry) -> None:
+def test_any_score_that_a_file_may_hold_can_be_drawn(
+    values: tuple[float, float], unit: str, make_entry: MakeEntry
+) -> None:
     columns = [
         [
             make_entry(run=f"r{place}", model=f"m{place}", task=task, unit=unit, value=value, low=None, high=None)
@@ -477,7 +563,11 @@ def test_any_score_that_a_file_may_hold_can_be_drawn(values: tuple[float, float]
         for task in "abc"
     ]
     entries = [entry for column in columns for entry in column]
-    html = page(entries, title="t", curves={"a": {"arm": [Point(step=place, entry=entry) for place, entry in enumerate(columns[0])]}})
+    html = page(
+        entries,
+        title="t",
+        curves={"a": {"arm": [Point(step=place, entry=entry) for place, entry in enumerate(columns[0])]}},
+    )
     marks = [float(at) for at in re.findall(r'<circle class="point" cx="([^"%]*)%"', html)]
     assert len(marks) == 6
     assert all(0 <= at <= 100 for at in marks)

@@ -93,7 +93,10 @@ def test_long_answers_take_more_of_the_room_and_very_long_texts_are_cut(make_sam
     long = "word " * LONGEST
 
     def load(run: str) -> list[Sample]:
-        return [make_sample(run=run, task="pope", id=str(id), answer=long if id == 1 else "yes", reply="no") for id in range(6)]
+        return [
+            make_sample(run=run, task="pope", id=str(id), answer=long if id == 1 else "yes", reply="no")
+            for id in range(6)
+        ]
 
     packed = pack([POPE], load, characters=3 * 5 * 5)
     assert "1" not in questions(packed)
@@ -108,7 +111,9 @@ def test_long_answers_take_more_of_the_room_and_very_long_texts_are_cut(make_sam
 
 def test_pictures_go_first_to_the_questions_on_which_models_differ(make_sample: MakeSample) -> None:
     load = log_of(make_sample, {"pope": 30}, {17, 23})
-    packed = pack([POPE], load, thumbnails=lambda task, image: png(int(image[5:])), pictures=len(png(17)) + len(png(23)))
+    packed = pack(
+        [POPE], load, thumbnails=lambda task, image: png(int(image[5:])), pictures=len(png(17)) + len(png(23))
+    )
     with_picture = [row[0] for row in opened(packed, packed.index[0]["block"]) if row[2]]
     assert with_picture == ["17", "23"]
     assert len(packed.pictures) == 2

@@ -44,7 +44,9 @@ def test_samples_are_counted_by_whole_images() -> None:
 
 @pytest.mark.parametrize(("difference", "unit"), ((101, "%"), (6.5, "0-6"), (1e-300, "%"), (1e-9, "points")))
 def test_a_difference_that_none_can_have_or_see_is_refused_in_a_line(difference: float, unit: str) -> None:
-    with pytest.raises(PowerError, match=rf"difference must be .*, but is|a difference of 1e-\d+ {unit} needs more than 1e\+12 images"):
+    with pytest.raises(
+        PowerError, match=rf"difference must be .*, but is|a difference of 1e-\d+ {unit} needs more than 1e\+12 images"
+    ):
         Power(error=2.0, images=100, samples=600, unit=unit, basis="").samples_for(difference)
 
 
@@ -170,7 +172,13 @@ def test_named_models_are_taken_and_one_alone_is_taken_alone(board: Board) -> No
 def test_two_models_are_found_on_two_boards(board: Board, tmp_path: Path, make_entry: Any, make_sample: Any) -> None:
     entry = make_entry(run="other", model="other", samples=100)
     other = Board(tmp_path / "other")
-    other.add([entry], [make_sample(run="other", id=str(i), image=str(i), records={"CHAIR_s": r}) for i, r in enumerate(scores(draw(7)))])
+    other.add(
+        [entry],
+        [
+            make_sample(run="other", id=str(i), image=str(i), records={"CHAIR_s": r})
+            for i, r in enumerate(scores(draw(7)))
+        ],
+    )
     power = of_boards([board, other], "scenes_chair", "CHAIR_s", SCORE, model="base", against="other")
     assert power is not None
     assert power.basis == "base and other on the same 100 images, paired"

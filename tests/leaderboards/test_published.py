@@ -17,7 +17,13 @@ MakeEntry = Callable[..., Entry]
 
 
 def row(**changes: Any) -> Reference:
-    usual: dict[str, Any] = {"model": "Silkie", "task": "mme", "metric": "perception", "value": 1539.6, "source": "a paper"}
+    usual: dict[str, Any] = {
+        "model": "Silkie",
+        "task": "mme",
+        "metric": "perception",
+        "value": 1539.6,
+        "source": "a paper",
+    }
     return Reference(**usual | changes)
 
 
@@ -73,7 +79,12 @@ def test_references_are_shown_apart_with_their_sources(make_entry: MakeEntry) ->
     ]
     lines = beside(measured, references).splitlines()
     assert lines[0] == "## Reported by others"
-    assert [cell.strip() for cell in lines[4].split("|")[1:-1]] == ["model", "mme perception points ↑", "mme cognition points ↑", "source"]
+    assert [cell.strip() for cell in lines[4].split("|")[1:-1]] == [
+        "model",
+        "mme perception points ↑",
+        "mme cognition points ↑",
+        "source",
+    ]
     assert [cell.strip() for cell in lines[6].split("|")[1:-1]] == ["Silkie", "1539.6", "397.1", "a paper"]
     assert r"Qwen\|VL" in lines[7]
     assert "—" in lines[7]
@@ -87,12 +98,21 @@ def test_programs_get_references_apart_from_what_was_measured(make_entry: MakeEn
     found = rows(measured, [row(model="=x", note="mind the judge"), row(task="pope", metric="f1")])
     assert found == [
         {
-            **{"model": "=x", "task": "mme", "metric": "perception", "unit": "points", "higher_is_better": True, "headline": True},
+            **{
+                "model": "=x",
+                "task": "mme",
+                "metric": "perception",
+                "unit": "points",
+                "higher_is_better": True,
+                "headline": True,
+            },
             **{"value": 1539.6, "source": "a paper", "note": "mind the judge"},
         }
     ]
     lines = list(csv.DictReader(io.StringIO(to_csv(measured, published=found))))
-    assert [(line["model"], line["source"], line["run"]) for line in lines] == [("base", "", "run-1")] * 2 + [("'=x", "a paper", "")]
+    assert [(line["model"], line["source"], line["run"]) for line in lines] == [("base", "", "run-1")] * 2 + [
+        ("'=x", "a paper", "")
+    ]
     told = json.loads(to_json(measured, published=found))
     assert (len(told["entries"]), told["published"]) == (2, found)
     assert "published" not in json.loads(to_json(measured))
@@ -110,7 +130,10 @@ def test_nothing_is_shown_of_metrics_nobody_measured_here(make_entry: MakeEntry)
     (
         ({}, "must be a list of tables, not dict"),
         ([1], "table 0: must be a JSON object, not int"),
-        ([{"source": "x", "rows": {"m": {"t.m": 1}}, "color": 1}], "table 0: unknown key 'color'; known: source, note, rows"),
+        (
+            [{"source": "x", "rows": {"m": {"t.m": 1}}, "color": 1}],
+            "table 0: unknown key 'color'; known: source, note, rows",
+        ),
         ([{"rows": {"m": {"t.m": 1}}}], "table 0: source must be text, not None"),
         ([{"source": "x", "rows": {}}], r"table 0 \(x\): rows must map models"),
         ([{"source": "x", "rows": {"m": {"mme": 1}}}], "m: 'mme' must be TASK.METRIC"),

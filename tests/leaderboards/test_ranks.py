@@ -49,7 +49,11 @@ def test_where_low_is_good_the_lowest_is_first() -> None:
 def test_a_model_between_two_that_differ_ties_with_both() -> None:
     rng = np.random.default_rng(2)
     noise = [rng.normal(0, 1, 100) for _ in range(3)]
-    found = ranks({name: scores(noise[i] - noise[i].mean() + 0.25 * i) for i, name in enumerate("abc")}, SCORE, higher_is_better=True)
+    found = ranks(
+        {name: scores(noise[i] - noise[i].mean() + 0.25 * i) for i, name in enumerate("abc")},
+        SCORE,
+        higher_is_better=True,
+    )
     assert found["c"] == Rank(low=1, high=2, ties=("b",))
     assert found["b"] == Rank(low=1, high=3, ties=("a", "c"))
     assert found["a"] == Rank(low=2, high=3, ties=("b",))
@@ -84,7 +88,11 @@ def test_equal_models_are_put_in_a_false_order_in_at_most_5_of_100_boards() -> N
     for board in range(400):
         hard = rng.normal(0, 1, 60)
         found = ranks(
-            {name: scores(hard + rng.normal(0, 1, 60)) for name in "abcde"}, SCORE, higher_is_better=True, resamples=300, seed=board
+            {name: scores(hard + rng.normal(0, 1, 60)) for name in "abcde"},
+            SCORE,
+            higher_is_better=True,
+            resamples=300,
+            seed=board,
         )
         wrong += any(rank is not None and len(rank.ties) < 4 for rank in found.values())
     assert 3 <= wrong <= 32  # 20 are allowed, and by chance half as many more
@@ -111,7 +119,9 @@ def test_a_rank_is_no_surer_than_swaps_where_nearly_all_images_speak_for_one() -
     assert compare(base, other, SCORE, higher_is_better=True).p > 3e-5
     models = {f"{name}{index}": records for index in range(35) for name, records in (("base", base), ("other", other))}
     found = ranks(models, SCORE, higher_is_better=True, resamples=300)["other0"]
-    assert found == Rank(low=1, high=70, ties=tuple(name for name in models if name != "other0"))  # 2,415 pairs to adjust for
+    assert found == Rank(
+        low=1, high=70, ties=tuple(name for name in models if name != "other0")
+    )  # 2,415 pairs to adjust for
     few = {name: records for name, records in models.items() if name in ("base0", "base1", "other0", "other1")}
     assert ranks(few, SCORE, higher_is_better=True, resamples=300)["other0"] == Rank(low=1, high=2, ties=("other1",))
 
@@ -123,7 +133,9 @@ def test_a_model_without_a_score_has_no_rank_and_takes_none_away() -> None:
     def captions(hits: float, said: int) -> Records:
         return [{"image": str(i), "hits": float(rng.random() < hits) * said, "said": said} for i in range(50)]
 
-    found = ranks({"silent": captions(0, 0), "good": captions(0.05, 1), "bad": captions(0.9, 1)}, rate, higher_is_better=False)
+    found = ranks(
+        {"silent": captions(0, 0), "good": captions(0.05, 1), "bad": captions(0.9, 1)}, rate, higher_is_better=False
+    )
     assert found == {"silent": None, "good": Rank(low=1, high=1, ties=()), "bad": Rank(low=2, high=2, ties=())}
     assert ranks({"silent": captions(0, 0)}, rate, higher_is_better=False) == {"silent": None}
 
@@ -131,7 +143,9 @@ def test_a_model_without_a_score_has_no_rank_and_takes_none_away() -> None:
 def test_one_model_none_and_one_image() -> None:
     assert ranks({}, SCORE, higher_is_better=True) == {}
     assert ranks({"a": scores([1, 2])}, SCORE, higher_is_better=True) == {"a": Rank(low=1, high=1, ties=())}
-    assert ranks({"a": scores([1]), "b": scores([2])}, SCORE, higher_is_better=True)["a"] == Rank(low=1, high=2, ties=("b",))
+    assert ranks({"a": scores([1]), "b": scores([2])}, SCORE, higher_is_better=True)["a"] == Rank(
+        low=1, high=2, ties=("b",)
+    )
 
 
 def test_models_without_a_common_image_are_an_error() -> None:
@@ -139,7 +153,8 @@ def test_models_without_a_common_image_are_an_error() -> None:
         ranks({"a": scores([1]), "b": scores([1]), "c": [{"image": "other", "x": 1.0}]}, SCORE, higher_is_better=True)
 
 
-# -- a judge that was asked several times --------------------------------------------------------------------------------------------------
+# -- a judge that was asked several times
+# --------------------------------------------------------------------------------------------------
 
 
 def asked(*sides: list[Records]) -> dict[str, Rank | None]:

@@ -110,14 +110,18 @@ def test_what_is_significantly_worse_on_the_same_questions_regresses(old: Entry,
     result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=WORSE))
     assert not result.passed
     assert result.errors == []
-    assert str(result.regressions[0]).startswith("base scenes_chair CHAIR_s: 20.0 -> 50.0 %, worse by 30.0: significant (+30.0 [")
+    assert str(result.regressions[0]).startswith(
+        "base scenes_chair CHAIR_s: 20.0 -> 50.0 %, worse by 30.0: significant (+30.0 ["
+    )
     assert "60 images)" in str(result.regressions[0])
 
 
 def test_a_rise_where_lower_is_worse_passes(old: Entry, new: Entry) -> None:
     old, new = replace(old, higher_is_better=True), replace(new, higher_is_better=True)
     assert gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=WORSE)).passed
-    result = gate([replace(old, value=50.0)], [replace(new, value=20.0)], before=logs(old=WORSE), after=logs(new=LIKE_BASE))
+    result = gate(
+        [replace(old, value=50.0)], [replace(new, value=20.0)], before=logs(old=WORSE), after=logs(new=LIKE_BASE)
+    )
     assert [regression.worsening for regression in result.regressions] == [30.0]
 
 
@@ -125,7 +129,9 @@ def test_p_values_are_adjusted_for_the_number_of_metrics(old: Entry, new: Entry)
     before, after = logs(old=[0] * 60), logs(new=[1] * 6 + [0] * 54)  # p = 1/32 alone
     assert len(gate([old], [new], before=before, after=after).regressions) == 1
     many = [f"model-{number}" for number in range(3)]
-    result = gate([replace(old, model=m) for m in many], [replace(new, model=m) for m in many], before=before, after=after)
+    result = gate(
+        [replace(old, model=m) for m in many], [replace(new, model=m) for m in many], before=before, after=after
+    )
     assert (result.compared, result.regressions) == (3, [])
 
 
@@ -135,7 +141,10 @@ def test_a_tolerance_decides_where_there_are_no_samples(old: Entry, new: Entry, 
     assert (result.passed, result.errors) == (passed, [])
     assert "1 by tolerance alone" in result.summary
     if not passed:
-        assert str(result.regressions[0]) == "base scenes_chair CHAIR_s: 20.0 -> 22.3 %, worse by 2.3: over the tolerance of 2.3"
+        assert (
+            str(result.regressions[0])
+            == "base scenes_chair CHAIR_s: 20.0 -> 22.3 %, worse by 2.3: over the tolerance of 2.3"
+        )
 
 
 def test_a_tolerance_holds_beside_the_samples(old: Entry, new: Entry) -> None:
@@ -147,7 +156,10 @@ def test_a_tolerance_holds_beside_the_samples(old: Entry, new: Entry) -> None:
 
 
 def test_metrics_are_checked_if_headline_or_tolerated(old: Entry, new: Entry) -> None:
-    entries = [[entry, replace(entry, metric="coverage", headline=False, higher_is_better=True)] for entry in (old, replace(new, value=20))]
+    entries = [
+        [entry, replace(entry, metric="coverage", headline=False, higher_is_better=True)]
+        for entry in (old, replace(new, value=20))
+    ]
     before, after = logs(old=LIKE_BASE), logs(new=LIKE_BASE)
     assert gate(*entries, before=before, after=after).compared == 1
     assert gate(*entries, before=before, after=after, tolerances={"scenes_chair.coverage": 1.0}).compared == 2
@@ -170,9 +182,17 @@ def test_metrics_are_checked_if_headline_or_tolerated(old: Entry, new: Entry) ->
         ({"model": "tuned"}, "missing in the current results of base"),
     ),
 )
-def test_an_incomparable_pair_is_an_error_never_a_pass(old: Entry, new: Entry, change: dict[str, Any], words: str) -> None:
+def test_an_incomparable_pair_is_an_error_never_a_pass(
+    old: Entry, new: Entry, change: dict[str, Any], words: str
+) -> None:
     current = replace(new, **{"value": 20.0} | change)
-    result = gate([old], [current], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), tolerances={"scenes_chair.CHAIR_s": 9.0})
+    result = gate(
+        [old],
+        [current],
+        before=logs(old=LIKE_BASE),
+        after=logs(new=LIKE_BASE),
+        tolerances={"scenes_chair.CHAIR_s": 9.0},
+    )
     assert not result.passed
     assert result.regressions == []
     assert result.errors[0].startswith("base scenes_chair CHAIR_s: ")
@@ -209,14 +229,21 @@ def test_of_several_results_the_newest_is_checked(old: Entry, new: Entry) -> Non
         (logs(old=LIKE_BASE), logs(new=LIKE_BASE), None),
     ),
 )
-def test_nothing_to_compare_by_is_an_error(old: Entry, new: Entry, before: Loader, after: Loader, metric: CountsMetric | None) -> None:
+def test_nothing_to_compare_by_is_an_error(
+    old: Entry, new: Entry, before: Loader, after: Loader, metric: CountsMetric | None
+) -> None:
     result = gate([old], [new], before=before, after=after, metric=metric)
-    assert result.errors == ["base scenes_chair CHAIR_s: no samples and no tolerance to compare by", "nothing was compared"]
+    assert result.errors == [
+        "base scenes_chair CHAIR_s: no samples and no tolerance to compare by",
+        "nothing was compared",
+    ]
 
 
 def test_other_questions_are_an_error(old: Entry, new: Entry) -> None:
     def moved(run: str) -> list[Sample]:
-        return [replace(sample, image="elsewhere") if sample.id == "3" else sample for sample in logs(new=LIKE_BASE)(run)]
+        return [
+            replace(sample, image="elsewhere") if sample.id == "3" else sample for sample in logs(new=LIKE_BASE)(run)
+        ]
 
     def doubled(run: str) -> list[Sample]:
         return [*logs(new=LIKE_BASE)(run)] * 2
@@ -253,7 +280,11 @@ def test_an_image_with_one_of_two_ratings_missing_is_left_out_whole(old: Entry, 
     def two_an_image(load: Loader, run: str) -> list[Sample]:
         shared = {str(index): f"scene-{index // 2}" for index in range(60)}
         return [
-            replace(s, image=shared[s.id], records={name: {**record, "image": shared[s.id]} for name, record in s.records.items()})
+            replace(
+                s,
+                image=shared[s.id],
+                records={name: {**record, "image": shared[s.id]} for name, record in s.records.items()},
+            )
             for s in load(run)
         ]
 
@@ -268,7 +299,11 @@ def test_an_image_with_one_of_two_ratings_missing_is_left_out_whole(old: Entry, 
 def test_a_model_is_held_against_one_of_another_name(old: Entry, new: Entry) -> None:
     bystander = replace(old, model="bystander")
     result = gate(
-        [old, bystander], [replace(new, model="tuned")], before=logs(old=LIKE_BASE), after=logs(new=WORSE), models=("base", "tuned")
+        [old, bystander],
+        [replace(new, model="tuned")],
+        before=logs(old=LIKE_BASE),
+        after=logs(new=WORSE),
+        models=("base", "tuned"),
     )
     assert (result.compared, result.errors) == (1, [])
     assert str(result.regressions[0]).startswith("base -> tuned scenes_chair CHAIR_s: ")
@@ -283,7 +318,9 @@ def test_comparing_nothing_is_an_error(old: Entry, new: Entry) -> None:
 
 
 def test_a_tolerance_for_nothing_is_an_error(old: Entry, new: Entry) -> None:
-    result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), tolerances={"scenes_chair.chair_s": 1.0})
+    result = gate(
+        [old], [new], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), tolerances={"scenes_chair.chair_s": 1.0}
+    )
     assert result.errors == [
         "tolerance for scenes_chair.chair_s: not in the baseline; did you mean 'scenes_chair.CHAIR_s'? known: 'scenes_chair.CHAIR_s'"
     ]
@@ -298,7 +335,9 @@ def test_a_log_is_read_once_for_all_metrics(old: Entry, new: Entry) -> None:
         return logs(old=LIKE_BASE, new=LIKE_BASE)(run)
 
     pairs = [[entry, replace(entry, judge="j")] for entry in (old, replace(new, value=20.0))]
-    result = check(*pairs, samples=(counting, counting), metrics=lambda task, name: METRIC, tolerances={}, resamples=1000)
+    result = check(
+        *pairs, samples=(counting, counting), metrics=lambda task, name: METRIC, tolerances={}, resamples=1000
+    )
     assert result.compared == 2
     assert read == ["old", "new"]
 
@@ -309,19 +348,26 @@ def test_hostile_names_stay_on_one_line_and_out_of_the_markup(old: Entry, new: E
     assert str(result.regressions[0]).startswith("x ::error::<b>| scenes_chair")
     assert "x ::error::\\<b\\>\\|" in render(result)
     missing = gate([replace(old, model=name)], [new])
-    assert missing.errors[0] == "x ::error::<b>| scenes_chair CHAIR_s: missing in the current results of x ::error::<b>|"
+    assert (
+        missing.errors[0] == "x ::error::<b>| scenes_chair CHAIR_s: missing in the current results of x ::error::<b>|"
+    )
     assert "- error: x ::error::\\<b\\>\\| scenes_chair" in render(missing)
 
 
-# -- claims --------------------------------------------------------------------------------------------------------------------------------
+# -- claims
+# --------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ("scenes_chair", "scenes_chair.CHAIR_s"))
 def test_a_claim_holds_only_where_the_questions_show_it(old: Entry, new: Entry, name: str) -> None:
-    better = gate([old], [replace(new, value=0.0)], before=logs(old=LIKE_BASE), after=logs(new=BETTER), require_better=[name])
+    better = gate(
+        [old], [replace(new, value=0.0)], before=logs(old=LIKE_BASE), after=logs(new=BETTER), require_better=[name]
+    )
     assert (better.passed, [claim.met for claim in better.claims]) == (True, [True])
     assert "- shown: base scenes_chair CHAIR_s: better (-20.0" in render(better)
-    same = gate([old], [replace(new, value=20.0)], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), require_better=[name])
+    same = gate(
+        [old], [replace(new, value=20.0)], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), require_better=[name]
+    )
     assert (same.passed, same.regressions, same.errors, len(same.unmet)) == (False, [], [], 1)
     assert "0 of 1 claims shown" in render(same)
     assert "NOT shown: base scenes_chair CHAIR_s: not shown to be better (0.0 " in render(same)
@@ -330,7 +376,9 @@ def test_a_claim_holds_only_where_the_questions_show_it(old: Entry, new: Entry, 
 def test_a_claim_is_not_weakened_by_the_metrics_nobody_claims(old: Entry, new: Entry) -> None:
     before, after = logs(old=[1] * 6 + [0] * 54), logs(new=[0] * 60)  # p = 1/32 alone
     many = [f"model-{number}" for number in range(3)]
-    baseline, current = ([replace(entry, model=m) for m in many] for entry in (replace(old, value=10.0), replace(new, value=0.0)))
+    baseline, current = (
+        [replace(entry, model=m) for m in many] for entry in (replace(old, value=10.0), replace(new, value=0.0))
+    )
     headline = [baseline[0], *(replace(entry, task="other") for entry in baseline[1:])]
     now = [current[0], *(replace(entry, task="other") for entry in current[1:])]
 
@@ -350,17 +398,29 @@ def test_a_claim_is_not_weakened_by_the_metrics_nobody_claims(old: Entry, new: E
 
 
 def test_a_claim_without_samples_or_about_nothing_is_an_error(old: Entry, new: Entry) -> None:
-    result = gate([old], [replace(new, value=1.0)], tolerances={"scenes_chair.CHAIR_s": 1.0}, require_better=["scenes_chair"])
+    result = gate(
+        [old], [replace(new, value=1.0)], tolerances={"scenes_chair.CHAIR_s": 1.0}, require_better=["scenes_chair"]
+    )
     assert result.errors[0] == "base scenes_chair CHAIR_s: no samples to compare by"
     result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), require_better=["scenes_char"])
     assert result.errors[0].startswith("require better scenes_char: not in the baseline; did you mean 'scenes_chair'?")
 
 
-# -- entries and logs that do not tell the same ------------------------------------------------------------------------------------------
+# -- entries and logs that do not tell the same
+# ------------------------------------------------------------------------------------------
 
 
-def raw(old: Entry, new: Entry, before: Loader, after: Loader, metric: CountsMetric = METRIC, **options: Any) -> GateResult:
-    return check([old], [new], samples=(before, after), metrics=lambda task, name: metric, resamples=1000, **{"tolerances": {}} | options)
+def raw(
+    old: Entry, new: Entry, before: Loader, after: Loader, metric: CountsMetric = METRIC, **options: Any
+) -> GateResult:
+    return check(
+        [old],
+        [new],
+        samples=(before, after),
+        metrics=lambda task, name: metric,
+        resamples=1000,
+        **{"tolerances": {}} | options,
+    )
 
 
 def test_a_value_that_its_own_log_does_not_give_is_an_error(old: Entry, new: Entry) -> None:
@@ -382,7 +442,9 @@ def test_a_value_may_be_rounded_as_the_official_script_rounds_it(old: Entry, new
 
 def test_logs_of_both_sides_that_lack_the_same_samples_are_an_error(old: Entry, new: Entry) -> None:
     few = logs(old=LIKE_BASE[:20], new=LIKE_BASE[:20])
-    result = raw(replace(old, value=60.0), replace(new, value=60.0), few, few, tolerances={"scenes_chair.CHAIR_s": 99.0})
+    result = raw(
+        replace(old, value=60.0), replace(new, value=60.0), few, few, tolerances={"scenes_chair.CHAIR_s": 99.0}
+    )
     assert "run old: its log has 20 of its 60 samples" in result.errors[0]
 
 
@@ -390,7 +452,9 @@ def test_a_log_that_lacks_the_task_is_an_error_and_no_tolerance_makes_up_for_it(
     def of_another(run: str) -> list[Sample]:
         return [replace(sample, task="scenes_pope") for sample in logs(new=LIKE_BASE)(run)]
 
-    result = raw(old, replace(new, value=20.0), logs(old=LIKE_BASE), of_another, tolerances={"scenes_chair.CHAIR_s": 99.0})
+    result = raw(
+        old, replace(new, value=20.0), logs(old=LIKE_BASE), of_another, tolerances={"scenes_chair.CHAIR_s": 99.0}
+    )
     assert result.errors[0] == "base scenes_chair CHAIR_s: run new: its log has no sample of scenes_chair"
 
 
@@ -406,11 +470,19 @@ def test_fewer_answers_that_count_in_the_log_are_an_error_whatever_the_entry_say
         ({"image": "scene-3", "hallucinated": "many"}, "the metric can't count these records: ValueError"),
         ({"image": "scene-3"}, "the metric can't count these records: KeyError"),
         ({"hallucinated": 1}, "names no image"),
-        ({"image": "scene-3", "hallucinated": float("nan")}, "image 'scene-3': what the metric counts is no finite number"),
-        ({"image": "scene-3", "hallucinated": float("inf")}, "image 'scene-3': what the metric counts is no finite number"),
+        (
+            {"image": "scene-3", "hallucinated": float("nan")},
+            "image 'scene-3': what the metric counts is no finite number",
+        ),
+        (
+            {"image": "scene-3", "hallucinated": float("inf")},
+            "image 'scene-3': what the metric counts is no finite number",
+        ),
     ),
 )
-def test_records_that_cannot_be_counted_are_an_error(old: Entry, new: Entry, record: dict[str, Any], words: str) -> None:
+def test_records_that_cannot_be_counted_are_an_error(
+    old: Entry, new: Entry, record: dict[str, Any], words: str
+) -> None:
     def spoilt(run: str) -> list[Sample]:
         return [replace(s, records={"CHAIR_s": record}) if s.id == "3" else s for s in logs(new=LIKE_BASE)(run)]
 
@@ -428,7 +500,9 @@ def test_what_newer_weights_left_without_a_score_is_an_error(tmp_path: Path, old
     assert ([one.run for one in found.entries], [one.task for one in found.replaced]) == (["later"], ["scenes_pope"])
     options: dict[str, Any] = {"tolerances": {"scenes_chair.CHAIR_s": 99.0}, "replaced": found.replaced}
     result = gate(found.entries, [new], **options)
-    assert result.errors == ["base scenes_pope CHAIR_s: the baseline's score is of weights 1, its newest run has others"]
+    assert result.errors == [
+        "base scenes_pope CHAIR_s: the baseline's score is of weights 1, its newest run has others"
+    ]
     other = gate([replace(one, model="base-2") for one in found.entries], [new], models=("base-2", "base"), **options)
     assert other.passed
 
@@ -440,21 +514,32 @@ def test_a_run_that_is_on_both_sides_costs_the_others_no_power(old: Entry, new: 
     assert (result.compared, [one.baseline.model for one in result.regressions]) == (4, ["base"])
 
 
-# -- what makes two scores of one benchmark ------------------------------------------------------------------------------------------------
+# -- what makes two scores of one benchmark
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     (
-        ({"task": "0a"}, {"task": "0b"}, "digest of the task's prompts and rules was '0a', is '0b': score the baseline anew"),
+        (
+            {"task": "0a"},
+            {"task": "0b"},
+            "digest of the task's prompts and rules was '0a', is '0b': score the baseline anew",
+        ),
         ({"prompts": "own"}, {"prompts": "official"}, "whose prompts the judge was asked in was 'own', is 'official'"),
         ({}, {"prompt suffix": " Be brief."}, "prompt suffix was 'none', is 'Be brief.'"),
         ({"split": "x"}, {}, "split was 'x', is 'none'"),
-        ({"judge served": "gpt-4-0613"}, {"judge served": "gpt-4-1106"}, "judge served was 'gpt-4-0613', is 'gpt-4-1106'"),
+        (
+            {"judge served": "gpt-4-0613"},
+            {"judge served": "gpt-4-1106"},
+            "judge served was 'gpt-4-0613', is 'gpt-4-1106'",
+        ),
         ({"revision": "aa"}, {"revision": "bb"}, "revision was 'aa', is 'bb'"),
     ),
 )
-def test_another_way_of_asking_is_an_error(old: Entry, new: Entry, before: dict[str, str], after: dict[str, str], words: str) -> None:
+def test_another_way_of_asking_is_an_error(
+    old: Entry, new: Entry, before: dict[str, str], after: dict[str, str], words: str
+) -> None:
     pair = replace(old, provenance=before), replace(new, value=20.0, provenance=after)
     result = gate([pair[0]], [pair[1]], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE))
     assert words in result.errors[0]
@@ -462,7 +547,10 @@ def test_another_way_of_asking_is_an_error(old: Entry, new: Entry, before: dict[
 
 
 def test_other_weights_and_a_revision_nobody_knows_are_compared(old: Entry, new: Entry) -> None:
-    pair = replace(old, provenance={"weights": "1", "revision": "aa"}), replace(new, value=20.0, provenance={"weights": "2"})
+    pair = (
+        replace(old, provenance={"weights": "1", "revision": "aa"}),
+        replace(new, value=20.0, provenance={"weights": "2"}),
+    )
     assert gate([pair[0]], [pair[1]], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE)).passed
 
 
@@ -484,11 +572,14 @@ def test_a_tolerance_that_allows_everything_or_nothing_is_refused(old: Entry, ne
 
 
 def test_a_file_of_the_baseline_that_cannot_be_read_is_an_error(old: Entry, new: Entry) -> None:
-    result = gate([old], [new], before=logs(old=BETTER), after=logs(new=BETTER), skipped=[(Path("b/x.json"), "not JSON")])
+    result = gate(
+        [old], [new], before=logs(old=BETTER), after=logs(new=BETTER), skipped=[(Path("b/x.json"), "not JSON")]
+    )
     assert (result.errors, result.passed) == (["b/x.json: can't be read: not JSON"], False)
 
 
-# -- where nothing changed -----------------------------------------------------------------------------------------------------------------
+# -- where nothing changed
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_where_nothing_changed_at_most_one_gate_in_twenty_fails(old: Entry, new: Entry) -> None:
@@ -509,7 +600,9 @@ def test_where_nothing_changed_at_most_one_gate_in_twenty_fails(old: Entry, new:
                     image=str(image),
                     prompt="",
                     answer="",
-                    records={"CHAIR_s": {"image": str(image), "hallucinated": int(rng.random() < chance[place, image])}},
+                    records={
+                        "CHAIR_s": {"image": str(image), "hallucinated": int(rng.random() < chance[place, image])}
+                    },
                     reply=None,
                 )
                 for place, task in enumerate(tasks)
@@ -535,7 +628,8 @@ def test_where_nothing_changed_at_most_one_gate_in_twenty_fails(old: Entry, new:
     assert failed <= 15
 
 
-# -- where scores come from ----------------------------------------------------------------------------------------------------------------
+# -- where scores come from
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def keep(folder: Path, entry: Entry, values: Sequence[int]) -> None:
@@ -546,8 +640,13 @@ def test_a_board_a_run_folder_and_a_single_file_give_the_same(tmp_path: Path, ol
     keep(tmp_path / "x" / "board", old, LIKE_BASE)
     moved = tmp_path / "baseline.json"  # called as its owner likes
     moved.write_bytes((tmp_path / "x" / "board" / "old.json").read_bytes())
-    moved.with_name("baseline.samples.parquet").write_bytes((tmp_path / "x" / "board" / "old.samples.parquet").read_bytes())
-    sources = [source(path) for path in (tmp_path / "x" / "board", tmp_path / "x", tmp_path / "x" / "board" / "old.json", moved)]
+    moved.with_name("baseline.samples.parquet").write_bytes(
+        (tmp_path / "x" / "board" / "old.samples.parquet").read_bytes()
+    )
+    sources = [
+        source(path)
+        for path in (tmp_path / "x" / "board", tmp_path / "x", tmp_path / "x" / "board" / "old.json", moved)
+    ]
     assert all(found.entries == [old] for found in sources)
     assert all(len(found.samples("old")) == 60 for found in sources)
 
@@ -559,7 +658,11 @@ def test_a_run_that_kept_no_log_can_be_compared_by_tolerance_only(tmp_path: Path
         result = gate(found.entries, [current], before=found.samples, after=logs(new=LIKE_BASE))
         assert result.errors[0].endswith("no tolerance to compare by")
         assert gate(
-            found.entries, [current], before=found.samples, after=logs(new=LIKE_BASE), tolerances={"scenes_chair.CHAIR_s": 2.0}
+            found.entries,
+            [current],
+            before=found.samples,
+            after=logs(new=LIKE_BASE),
+            tolerances={"scenes_chair.CHAIR_s": 2.0},
         ).passed
 
 
@@ -592,7 +695,8 @@ def test_a_log_that_was_kept_and_is_missing_is_an_error_and_no_tolerance_makes_u
     assert f"{side}.json: its sample log is missing beside it: no {side}.samples.parquet" in single.errors[0]
 
 
-# -- how, not how well ---------------------------------------------------------------------------------------------------------------------
+# -- how, not how well
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def neutral(load: Loader) -> Loader:
@@ -677,15 +781,21 @@ def test_runs_cut_by_a_limit_count_when_asked_for(tmp_path: Path, old: Entry) ->
     assert source(tmp_path / "old.json").entries == [cut]
 
 
-def test_a_file_whose_samples_are_of_another_run_is_an_error_though_its_digest_fits(tmp_path: Path, old: Entry, new: Entry) -> None:
+def test_a_file_whose_samples_are_of_another_run_is_an_error_though_its_digest_fits(
+    tmp_path: Path, old: Entry, new: Entry
+) -> None:
     keep(tmp_path, old, LIKE_BASE)
     keep(tmp_path, new, WORSE)
     data = (tmp_path / "old.samples.parquet").read_bytes()
     (tmp_path / "new.samples.parquet").write_bytes(data)
-    edited = json.loads((tmp_path / "new.json").read_text()) | {"samples": json.loads((tmp_path / "old.json").read_text())["samples"]}
+    edited = json.loads((tmp_path / "new.json").read_text()) | {
+        "samples": json.loads((tmp_path / "old.json").read_text())["samples"]
+    }
     (tmp_path / "new.json").write_text(json.dumps(edited))
     for found in (source(tmp_path), source(tmp_path / "new.json")):
-        result = raw(old, replace(new, value=20.0), logs(old=LIKE_BASE), found.samples, tolerances={"scenes_chair.CHAIR_s": 99.0})
+        result = raw(
+            old, replace(new, value=20.0), logs(old=LIKE_BASE), found.samples, tolerances={"scenes_chair.CHAIR_s": 99.0}
+        )
         assert "new.samples.parquet: sample '0' of scenes_chair is of run 'old', not 'new'" in result.errors[0]
 
 
@@ -710,7 +820,8 @@ def test_what_is_no_source_is_refused_in_one_line(tmp_path: Path, old: Entry) ->
         assert "\n" not in str(raised.value)
 
 
-# -- what is said --------------------------------------------------------------------------------------------------------------------------
+# -- what is said
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_metric_that_became_worse_lists_what_flipped(old: Entry, new: Entry) -> None:
@@ -720,5 +831,12 @@ def test_a_metric_that_became_worse_lists_what_flipped(old: Entry, new: Entry) -
     assert "18 / 0" in render(result)
     told = json.loads(json.dumps(to_json(result), allow_nan=False))
     assert told["regressions"][0]["broken"] == [str(index) for index in range(12, 30)]
-    assert (told["passed"], told["checked"][0]["worse"], told["checked"][0]["verdict"]["outcome"]) == (False, True, "worse")
-    assert gate([old], [replace(new, value=20.0)], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE)).checked[0].flips == []
+    assert (told["passed"], told["checked"][0]["worse"], told["checked"][0]["verdict"]["outcome"]) == (
+        False,
+        True,
+        "worse",
+    )
+    assert (
+        gate([old], [replace(new, value=20.0)], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE)).checked[0].flips
+        == []
+    )

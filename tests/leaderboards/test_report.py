@@ -43,7 +43,15 @@ def shown(markdown: str) -> list[list[str]]:
 
 
 def verdict(**changes: object) -> PairedTest:
-    usual = {"difference": -12.34, "low": -16.0, "high": -8.04, "p": 0.00005, "base": 19.3, "other": 6.96, "images": 300}
+    usual = {
+        "difference": -12.34,
+        "low": -16.0,
+        "high": -8.04,
+        "p": 0.00005,
+        "base": 19.3,
+        "other": 6.96,
+        "images": 300,
+    }
     return PairedTest(**usual | {"higher_is_better": False} | changes)  # type: ignore[arg-type]
 
 
@@ -52,7 +60,14 @@ def test_a_row_is_a_model_and_a_column_a_metric(make_entry: MakeEntry) -> None:
         make_entry(model="base"),
         make_entry(model="tuned", value=5.8, low=None, high=None),
         make_entry(
-            model="base", task="scenes_mme", metric="total", value=1531.26, low=1500, high=1560.04, unit="points", higher_is_better=True
+            model="base",
+            task="scenes_mme",
+            metric="total",
+            value=1531.26,
+            low=1500,
+            high=1560.04,
+            unit="points",
+            higher_is_better=True,
         ),
     ]
     assert shown(leaderboard(entries)) == [
@@ -152,7 +167,10 @@ def test_differences_are_shown_with_interval_p_and_outcome() -> None:
 
 
 def test_a_rise_has_its_sign() -> None:
-    assert shown(differences({"x": verdict(difference=2.0, low=0.5, high=3.0)}, units={"x": "%"}))[1][3] == "+2.0 [0.5, 3.0]"
+    assert (
+        shown(differences({"x": verdict(difference=2.0, low=0.5, high=3.0)}, units={"x": "%"}))[1][3]
+        == "+2.0 [0.5, 3.0]"
+    )
 
 
 def test_a_board_of_a_thousand_models_and_twenty_tasks_is_whole(make_entry: MakeEntry) -> None:
@@ -164,7 +182,8 @@ def test_a_board_of_a_thousand_models_and_twenty_tasks_is_whole(make_entry: Make
     assert lines[-1].split("|")[-2].strip() == "10.0 [15.3, 23.0]"
 
 
-# -- ranks and the base --------------------------------------------------------------------------------------------------------------------
+# -- ranks and the base
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_ranks_tie_and_the_difference_to_the_base_is_marked(make_entry: MakeEntry) -> None:
@@ -197,17 +216,34 @@ def test_without_verdicts_and_ranks_there_is_no_legend(make_entry: MakeEntry) ->
 def test_an_unknown_base_is_refused_with_the_names_there_are(make_entry: MakeEntry) -> None:
     with pytest.raises(ReportError) as raised:
         leaderboard([make_entry(model="llava-7b"), make_entry(model="silkie")], base="lava-7b")
-    assert str(raised.value) == "base model 'lava-7b' is not on the board; did you mean 'llava-7b'? known: 'llava-7b', 'silkie'"
+    assert (
+        str(raised.value)
+        == "base model 'lava-7b' is not on the board; did you mean 'llava-7b'? known: 'llava-7b', 'silkie'"
+    )
 
 
 def test_scores_of_another_tool_and_of_a_part_of_the_data_say_so(make_entry: MakeEntry) -> None:
-    entries = [make_entry(model="a", provenance={"imported": "lm-eval"}), make_entry(model="b", provenance={"rows": "partial"})]
-    assert [row[1] for row in shown(leaderboard(entries))[1:]] == ["19.3 [15.3, 23.0] (by lm-eval)", "19.3 [15.3, 23.0] (partial data)"]
+    entries = [
+        make_entry(model="a", provenance={"imported": "lm-eval"}),
+        make_entry(model="b", provenance={"rows": "partial"}),
+    ]
+    assert [row[1] for row in shown(leaderboard(entries))[1:]] == [
+        "19.3 [15.3, 23.0] (by lm-eval)",
+        "19.3 [15.3, 23.0] (partial data)",
+    ]
 
 
 def test_how_a_model_answers_is_neither_better_nor_worse(make_entry: MakeEntry) -> None:
-    entries = [make_entry(model=model, metric=metric) for metric in ("yes_rate", "length") for model in ("base", "up", "down", "same")]
-    by_model = {"up": verdict(difference=5.0, p=0.001), "down": verdict(difference=-5.0, p=0.001), "same": verdict(p=0.7)}
+    entries = [
+        make_entry(model=model, metric=metric)
+        for metric in ("yes_rate", "length")
+        for model in ("base", "up", "down", "same")
+    ]
+    by_model = {
+        "up": verdict(difference=5.0, p=0.001),
+        "down": verdict(difference=-5.0, p=0.001),
+        "same": verdict(p=0.7),
+    }
     verdicts = {entry.key: by_model[entry.model] for entry in entries if entry.model in by_model}
     ranks = {entry.key: Rank(low=1, high=1, ties=()) for entry in entries}
     text = leaderboard(entries, verdicts=verdicts, ranks=ranks, base="base")
@@ -225,7 +261,10 @@ def test_how_a_model_answers_is_neither_better_nor_worse(make_entry: MakeEntry) 
     rows = list(csv.DictReader(io.StringIO(to_csv(entries, verdicts=verdicts, ranks=ranks))))
     assert [row["outcome"] for row in rows[:4]] == ["", "higher", "lower", "not separable"]
     assert {row["rank_low"] for row in rows} == {""}
-    assert shown(differences({"scenes_mme.yes_rate": verdict(difference=3.0)}))[1][::5] == ["scenes_mme.yes_rate", "higher"]
+    assert shown(differences({"scenes_mme.yes_rate": verdict(difference=3.0)}))[1][::5] == [
+        "scenes_mme.yes_rate",
+        "higher",
+    ]
 
 
 def test_a_base_that_was_asked_otherwise_is_marked_and_told(make_entry: MakeEntry) -> None:
@@ -237,7 +276,11 @@ def test_a_base_that_was_asked_otherwise_is_marked_and_told(make_entry: MakeEntr
     assert "≠: base was asked otherwise" in legend
     assert "≠" not in leaderboard(entries, verdicts=verdicts, base="base")
     rows = list(csv.DictReader(io.StringIO(to_csv(entries, verdicts=verdicts, otherwise=otherwise))))
-    assert [row["asked_otherwise"] for row in rows] == ["", "", "split was 'val', is 'test'; prompts was 'none', is 'official'"]
+    assert [row["asked_otherwise"] for row in rows] == [
+        "",
+        "",
+        "split was 'val', is 'test'; prompts was 'none', is 'official'",
+    ]
     told = json.loads(to_json(entries, verdicts=verdicts, otherwise=otherwise))["entries"]
     assert [row["asked_otherwise"] for row in told] == [[], [], otherwise[entries[2].key]]
 
@@ -252,7 +295,8 @@ def test_few_models_with_many_metrics_are_shown_a_row_a_metric(make_entry: MakeE
     assert len(shown(leaderboard(many))) == 13
 
 
-# -- CSV and JSON --------------------------------------------------------------------------------------------------------------------------
+# -- CSV and JSON
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

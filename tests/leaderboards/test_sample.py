@@ -42,7 +42,9 @@ def rated(rounds: Sequence[Sequence[float | None]], run: str = "run") -> Log:
             answer="A dog.",
             records=records(index, first),
             reply=None if first is None else f"Rating: {first}",
-            repeats=tuple(Asking(records=records(index, one), reply=None if one is None else f"Rating: {one}") for one in others),
+            repeats=tuple(
+                Asking(records=records(index, one), reply=None if one is None else f"Rating: {one}") for one in others
+            ),
         )
     return log
 
@@ -66,7 +68,8 @@ def test_a_record_of_a_further_asking_that_is_no_json_is_named(make_sample: Make
 
 
 @pytest.mark.parametrize(
-    "text", ('"x"', "{}", "[3]", '[{"records": {}}]', '[{"records": [], "reply": null}]', '[{"records": {}, "reply": 3}]')
+    "text",
+    ('"x"', "{}", "[3]", '[{"records": {}}]', '[{"records": [], "reply": null}]', '[{"records": {}, "reply": 3}]'),
 )
 def test_repeats_of_another_form_are_refused(make_sample: MakeSample, text: str) -> None:
     import pyarrow as pa
@@ -149,7 +152,8 @@ def test_answers_about_other_images_are_no_pair() -> None:
 
 
 def moody(rng: Generator, liking: NDArray[np.float64], askings: int, mood: float) -> Log:
-    """Answers of a model that is like any other, rated by a judge that likes all of them more or less whenever it is asked."""
+    """Answers of a model that is like any other, rated by a judge that likes all of them more or less whenever it is
+    asked."""
     quality = liking + rng.normal(0, 1, len(liking))
     return rated([list(quality + rng.normal(0, 0.3, len(quality)) + rng.normal(0, mood)) for _ in range(askings)])
 
@@ -186,7 +190,14 @@ def test_comparison_gate_and_entries_agree_on_the_mean_over_askings(make_entry: 
     logs = {"old": list(before.values()), "new": list(after.values())}
 
     def entry(run: str, model: str, value: float) -> Entry:
-        usual: dict[str, Any] = {"task": "mmhal", "metric": "score", "unit": "0-6", "higher_is_better": True, "low": None, "high": None}
+        usual: dict[str, Any] = {
+            "task": "mmhal",
+            "metric": "score",
+            "unit": "0-6",
+            "higher_is_better": True,
+            "low": None,
+            "high": None,
+        }
         return make_entry(run=run, model=model, value=value, judge="j", samples=40, **usual)
 
     def metrics(task: str, name: str) -> CountsMetric:
@@ -206,7 +217,14 @@ def test_comparison_gate_and_entries_agree_on_the_mean_over_askings(make_entry: 
 def test_ranks_of_a_board_are_by_all_askings_as_its_values_are(make_entry: MakeEntry) -> None:
     askings_of = {"steady": [[3.0] * 40] * 3, "falling": [[3.5] * 40, [1.0] * 40, [1.0] * 40]}
     logs = {run: list(rated(values, run=run).values()) for run, values in askings_of.items()}
-    usual: dict[str, Any] = {"task": "mmhal", "metric": "score", "unit": "0-6", "higher_is_better": True, "judge": "j", "samples": 40}
+    usual: dict[str, Any] = {
+        "task": "mmhal",
+        "metric": "score",
+        "unit": "0-6",
+        "higher_is_better": True,
+        "judge": "j",
+        "samples": 40,
+    }
     entries = [make_entry(run=run, model=run, **usual) for run in logs]
 
     def places(load: Mapping[str, list[Sample]]) -> dict[str, str]:

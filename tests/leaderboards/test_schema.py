@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 
 from leaderboards.board.board import Board
-from leaderboards.board.entry import IMPORTED, MEASURED, NAMES, SCHEMA_VERSION, Entry, SchemaError, from_json, lacking, schema, to_json
+from leaderboards.board.entry import (
+    IMPORTED,
+    MEASURED,
+    NAMES,
+    SCHEMA_VERSION,
+    Entry,
+    SchemaError,
+    from_json,
+    lacking,
+    schema,
+    to_json,
+)
 from leaderboards.board.sample import Asking, Sample, from_parquet, to_parquet
 from leaderboards.views.published import PUBLISHED
 
@@ -28,13 +39,18 @@ def test_every_schema_is_one(name: str) -> None:
 
 
 def test_an_unknown_schema_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SchemaError, match=r"unknown schema 'runs' \(did you mean 'run'\?\); known: run, sample, published"):
+    with pytest.raises(
+        SchemaError, match=r"unknown schema 'runs' \(did you mean 'run'\?\); known: run, sample, published"
+    ):
         schema("runs")
 
 
 def test_what_the_board_writes_fits_the_schema(tmp_path: Path, make_entry: MakeEntry, make_sample: MakeSample) -> None:
     board = Board(tmp_path)
-    board.add([make_entry(), make_entry(metric="other", value=None, low=None, high=None, judge="gpt", limit=8)], [make_sample()])
+    board.add(
+        [make_entry(), make_entry(metric="other", value=None, low=None, high=None, judge="gpt", limit=8)],
+        [make_sample()],
+    )
     board.add([make_entry(run="run-2")], [])
     files = sorted(tmp_path.glob("*.json"))
     assert len(files) == 2
@@ -94,8 +110,14 @@ def test_a_logs_rows_fit_the_schema_column_by_column(make_sample: MakeSample) ->
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    again = (Asking(records={"CHAIR_s": {"image": "scene-0", "hallucinated": 1}}, reply="3"), Asking(records={}, reply=None))
-    samples = [make_sample(reply="4", cut=True, image_digest="ab" * 32, repeats=again), make_sample(id="1", answer=None, records={})]
+    again = (
+        Asking(records={"CHAIR_s": {"image": "scene-0", "hallucinated": 1}}, reply="3"),
+        Asking(records={}, reply=None),
+    )
+    samples = [
+        make_sample(reply="4", cut=True, image_digest="ab" * 32, repeats=again),
+        make_sample(id="1", answer=None, records={}),
+    ]
     table = pq.read_table(pa.BufferReader(to_parquet(samples)))
     assert table.column_names == list(schema("sample")["properties"])
     rows = table.to_pylist()
@@ -136,5 +158,8 @@ def test_every_fact_asked_for_is_described() -> None:
 def test_an_entry_says_what_it_lacks(make_entry: MakeEntry) -> None:
     whole = dict.fromkeys(MEASURED, "x")
     assert lacking(make_entry(provenance=whole)) == []
-    assert lacking(make_entry(provenance={key: "x" for key in whole if key not in ("weights", "seed")})) == ["weights", "seed"]
+    assert lacking(make_entry(provenance={key: "x" for key in whole if key not in ("weights", "seed")})) == [
+        "weights",
+        "seed",
+    ]
     assert lacking(make_entry(provenance={"imported": "lm-eval", "source": "f"})) == ["source digest"]

@@ -62,8 +62,18 @@ def captions(rng: Generator, risk: NDArray[np.float64]) -> Records:
 
 
 def test_values_and_difference_are_the_metric_s_own() -> None:
-    base = [{"image": "a", "correct": 1}, {"image": "a", "correct": 0}, {"image": "b", "correct": 1}, {"image": "b", "correct": 1}]
-    other = [{"image": "b", "correct": 0}, {"image": "b", "correct": 0}, {"image": "a", "correct": 1}, {"image": "a", "correct": 1}]
+    base = [
+        {"image": "a", "correct": 1},
+        {"image": "a", "correct": 0},
+        {"image": "b", "correct": 1},
+        {"image": "b", "correct": 1},
+    ]
+    other = [
+        {"image": "b", "correct": 0},
+        {"image": "b", "correct": 0},
+        {"image": "a", "correct": 1},
+        {"image": "a", "correct": 1},
+    ]
     verdict = compare(base, other, MME, higher_is_better=True)
     assert (verdict.base, verdict.other, verdict.difference, verdict.images) == (75 + 50, 50 + 50, -25, 2)
     assert (verdict.low, verdict.high) == (-200, 150)  # both images drawn as b, or as a
@@ -78,16 +88,25 @@ def test_identical_answers_cannot_be_separated() -> None:
 def test_a_tie_of_floats_is_a_tie() -> None:
     base, other = answers("x", [0.1, 0.2, 0.3, 0.6]), answers("x", [0.3, 0.6, 0.2, 0.1])
     assert compare(base, other, mean_of("x"), higher_is_better=True).p == 1
-    for value in (0.7, 1.1, 2.3, 3.7):  # one answer differs: to swap it turns the difference round, and makes it no smaller
+    for value in (
+        0.7,
+        1.1,
+        2.3,
+        3.7,
+    ):  # one answer differs: to swap it turns the difference round, and makes it no smaller
         assert compare(base, [*base[:-1], {"image": "image-3", "x": value}], mean_of("x"), higher_is_better=True).p == 1
 
 
 @pytest.mark.parametrize(
-    "metric", (mean_of("x"), ratio_of("x", "y"), Metric(counts=lambda r: (r[0]["x"], 1), value=lambda s: s[..., 0] ** 2))
+    "metric",
+    (mean_of("x"), ratio_of("x", "y"), Metric(counts=lambda r: (r[0]["x"], 1), value=lambda s: s[..., 0] ** 2)),
 )
 def test_p_agrees_with_swapping_in_every_way(metric: Metric) -> None:
     rng = np.random.default_rng(5)
-    base = [{"image": str(i), "x": float(x), "y": float(y)} for i, (x, y) in enumerate(zip(rng.random(6), 1 + rng.random(6), strict=True))]
+    base = [
+        {"image": str(i), "x": float(x), "y": float(y)}
+        for i, (x, y) in enumerate(zip(rng.random(6), 1 + rng.random(6), strict=True))
+    ]
     other = [
         {"image": str(i), "x": float(x), "y": float(y)}
         for i, (x, y) in enumerate(zip(0.35 + rng.random(6), 1 + rng.random(6), strict=True))
@@ -115,7 +134,10 @@ def test_pairing_takes_the_images_difficulty_out() -> None:
     rng = np.random.default_rng(2)
     base = rng.normal(50, 30, size=100)
     verdict = compare(
-        answers("x", base.tolist()), answers("x", (base + rng.normal(1, 1, size=100)).tolist()), mean_of("x"), higher_is_better=True
+        answers("x", base.tolist()),
+        answers("x", (base + rng.normal(1, 1, size=100)).tolist()),
+        mean_of("x"),
+        higher_is_better=True,
     )
     assert verdict.outcome == "better"
     assert verdict.low is not None
@@ -186,11 +208,14 @@ def test_a_panel_asks_more_of_each_metric() -> None:
     assert panel({"a": pair})["a"] == alone
 
 
-# -- beyond what swaps can count -----------------------------------------------------------------------------------------------------------
+# -- beyond what swaps can count
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("images", "apart"), ((20, 20), (60, 30), (60, 60), (300, 40)))
-def test_a_p_too_small_to_be_counted_follows_the_exact_one_without_a_step_and_is_never_much_below_it(images: int, apart: int) -> None:
+def test_a_p_too_small_to_be_counted_follows_the_exact_one_without_a_step_and_is_never_much_below_it(
+    images: int, apart: int
+) -> None:
     """Where `apart` answers differ, all by as much, the test by swaps is the sign test, whose p is known."""
     base = answers("x", [0.0] * images)
     found = {}
@@ -212,7 +237,10 @@ def test_a_strong_difference_survives_a_panel_of_hundreds_and_one_on_few_images_
     hard = rng.normal(50, 20, 300)
     base = answers("x", hard.tolist())
     strong, few = (hard + rng.normal(2, 5, 300)).tolist(), [*(hard[:12] + 1), *hard[12:]]
-    other = {name: compare(base, answers("x", values), mean_of("x"), higher_is_better=True) for name, values in (("a", strong), ("b", few))}
+    other = {
+        name: compare(base, answers("x", values), mean_of("x"), higher_is_better=True)
+        for name, values in (("a", strong), ("b", few))
+    }
     assert (other["a"].outcome, other["b"].outcome) == ("better", "better")
     assert other["b"].p >= least_p(12) == 2 / 2**12
     assert [560 * verdict.p < 0.05 for verdict in other.values()] == [True, False]
@@ -222,7 +250,9 @@ def test_what_swaps_can_count_is_counted() -> None:
     rng, outcomes = np.random.default_rng(21), []
     for seed in range(100):
         hard = rng.normal(0, 1, 40)
-        sides = [Counted(answers("x", (hard + shift + rng.normal(0, 1, 40)).tolist()), mean_of("x")) for shift in (0, 0.6)]
+        sides = [
+            Counted(answers("x", (hard + shift + rng.normal(0, 1, 40)).tolist()), mean_of("x")) for shift in (0, 0.6)
+        ]
         match = matched(*sides, higher_is_better=True)
         swaps = swapped([(match.metric, match.base[0], match.other[0])], match.parts, resamples=500, seed=seed)
         verdict = verdicts({0: match}, resamples=500, seed=seed)[0]
@@ -236,7 +266,8 @@ def test_what_swaps_can_count_is_counted() -> None:
 
 @pytest.mark.parametrize("rate", (0.05, 0.3))
 def test_small_p_values_are_as_rare_as_they_say_however_rare_and_skewed_the_events(rate: float) -> None:
-    """Few images, some with many hallucinations at once: of 3,000 comparisons of equal models, 150 may be below 5%, and 3 below 0.1%."""
+    """Few images, some with many hallucinations at once: of 3,000 comparisons of equal models, 150 may be below 5%, and
+    3 below 0.1%."""
     rng, images, metric = np.random.default_rng(22), 40, ratio_of("hallucinated", "mentions", scale=100)
     found: list[float] = []
     for seed in range(5):
@@ -269,7 +300,8 @@ def test_a_judge_asked_twice_makes_no_p_of_one_in_a_million() -> None:
     assert verdict.p > 1e-6
 
 
-# -- many at once --------------------------------------------------------------------------------------------------------------------------
+# -- many at once
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_verdict_is_the_same_whatever_else_is_judged_with_it() -> None:
@@ -279,8 +311,13 @@ def test_a_verdict_is_the_same_whatever_else_is_judged_with_it() -> None:
     base, *others = (Counted(records, MME) for records in models)
     plain = [Counted(records, ACCURACY) for records in models]
     fewer = [Counted(records[:-20], MME) for records in models[:2]]
-    matches: dict[str, Any] = {str(index): matched(base, other, higher_is_better=True) for index, other in enumerate(others)}
-    matches |= {"accuracy": matched(plain[0], plain[1], higher_is_better=True), "fewer": matched(*fewer, higher_is_better=True)}
+    matches: dict[str, Any] = {
+        str(index): matched(base, other, higher_is_better=True) for index, other in enumerate(others)
+    }
+    matches |= {
+        "accuracy": matched(plain[0], plain[1], higher_is_better=True),
+        "fewer": matched(*fewer, higher_is_better=True),
+    }
     matches["judged"] = matched_repeats([base, others[0]], [others[1], others[2]], higher_is_better=True)
     together = verdicts(matches)
     assert together == {key: verdicts({key: match})[key] for key, match in matches.items()}
@@ -302,9 +339,15 @@ def test_a_bootstrap_of_one_category_after_the_other_has_the_spread_that_theory_
     rng = np.random.default_rng(8)
     sizes, parts = {"small": 10, "large": 300}, {"small": rng.normal(0, 5, 10), "large": rng.normal(90, 20, 300)}
     base = [{"image": f"{name}-{i}", "category": name, "x": 0.0} for name, size in sizes.items() for i in range(size)]
-    other = [{"image": f"{name}-{i}", "category": name, "x": float(x)} for name, found in parts.items() for i, x in enumerate(found)]
+    other = [
+        {"image": f"{name}-{i}", "category": name, "x": float(x)}
+        for name, found in parts.items()
+        for i, x in enumerate(found)
+    ]
     both = Metric(
-        counts=lambda rs: [f for name in sizes for f in (sum(r["x"] for r in rs if r["category"] == name), rs[0]["category"] == name)],
+        counts=lambda rs: [
+            f for name in sizes for f in (sum(r["x"] for r in rs if r["category"] == name), rs[0]["category"] == name)
+        ],
         value=lambda sums: sums[..., 0] / sums[..., 1] + sums[..., 2] / sums[..., 3],
     )
     verdict = compare(base, other, both, higher_is_better=True)
@@ -329,7 +372,11 @@ def test_a_category_of_one_image_does_not_pass_for_one_without_chance() -> None:
 
 def test_images_that_are_in_several_categories_are_drawn_from_all() -> None:
     rng = np.random.default_rng(10)
-    records = [{"image": str(i), "category": split, "x": float(rng.random())} for i in range(30) for split in ("random", "popular")]
+    records = [
+        {"image": str(i), "category": split, "x": float(rng.random())}
+        for i in range(30)
+        for split in ("random", "popular")
+    ]
     assert interval(records, mean_of("x")) == interval([r | {"category": ""} for r in records], mean_of("x"))
 
 
@@ -349,7 +396,9 @@ def test_the_minimum_detectable_effect_is_that_of_theory_and_none_without_spread
 def test_mcnemar_counts_questions_on_which_one_is_right() -> None:
     base, other = answers("correct", [1] * 10 + [0] * 10), answers("correct", [1] * 9 + [0] + [1] * 8 + [0] * 2)
     verdict = compare(base, other, ACCURACY, higher_is_better=True)
-    assert verdict.mcnemar == pytest.approx(2 * (1 + 9) / 2**9)  # 8 gained, 1 lost: of 9 throws of a coin, at most 1 of a side
+    assert verdict.mcnemar == pytest.approx(
+        2 * (1 + 9) / 2**9
+    )  # 8 gained, 1 lost: of 9 throws of a coin, at most 1 of a side
     assert compare(base, base, ACCURACY, higher_is_better=True).mcnemar == 1
 
 
@@ -360,7 +409,10 @@ def test_mcnemar_is_for_plain_accuracy_alone() -> None:
     assert compare(base, other, ACCURACY, higher_is_better=True).mcnemar is not None
     assert compare(answers("x", [1, 0]), answers("x", [0, 0]), mean_of("x"), higher_is_better=True).mcnemar is None
     said = [[{**record, "correct": ("false", "true")[record["correct"]]} for record in side] for side in (base, other)]
-    worded = Metric(counts=lambda rs: (sum(r["correct"] == "true" for r in rs), len(rs)), value=lambda s: 100 * s[..., 0] / s[..., 1])
+    worded = Metric(
+        counts=lambda rs: (sum(r["correct"] == "true" for r in rs), len(rs)),
+        value=lambda s: 100 * s[..., 0] / s[..., 1],
+    )
     assert compare(said[0], said[1], worded, higher_is_better=True).mcnemar is None
 
 
@@ -406,7 +458,9 @@ def test_a_score_of_several_askings_is_their_mean() -> None:
 def test_one_asking_is_a_plain_comparison() -> None:
     rng = np.random.default_rng(13)
     base, other = ratings(rng.normal(3, 1, 40).tolist()), ratings(rng.normal(3.3, 1, 40).tolist())
-    assert compare_repeats([base], [other], RATING, higher_is_better=True) == compare(base, other, RATING, higher_is_better=True)
+    assert compare_repeats([base], [other], RATING, higher_is_better=True) == compare(
+        base, other, RATING, higher_is_better=True
+    )
     assert interval_repeats([base], RATING) == interval(base, RATING)
 
 
@@ -423,7 +477,9 @@ def test_a_judge_that_changes_its_mind_widens_the_interval_and_one_that_repeats_
     steady, moody = [ratings(values.tolist())] * 3, [ratings((values + mood).tolist()) for mood in (-0.5, 0.0, 0.5)]
     assert width(steady) == pytest.approx(width(steady[:1]), rel=0.05)
     least = 3.92 * np.hypot(values.std(ddof=1) / np.sqrt(200), 0.5 / np.sqrt(3))
-    most = 2 * np.hypot(1.96 * values.std(ddof=1) / np.sqrt(200), 4.303 * 0.5 / np.sqrt(3))  # Student's t of two degrees of freedom
+    most = 2 * np.hypot(
+        1.96 * values.std(ddof=1) / np.sqrt(200), 4.303 * 0.5 / np.sqrt(3)
+    )  # Student's t of two degrees of freedom
     assert least < width(moody) < 1.1 * most
 
 
@@ -456,10 +512,15 @@ def test_the_published_answers_of_llava_are_better_than_those_of_lavin(metric: s
 
     def records(folder: str) -> Records:
         process = registry().process_results("mme")
-        return [process(s.doc, [s.answer])[metric] for s in registry().official_answers("mme")(GOLDEN / folder, None).answered]
+        return [
+            process(s.doc, [s.answer])[metric]
+            for s in registry().official_answers("mme")(GOLDEN / folder, None).answered
+        ]
 
     lavin, llava = records("LaVIN"), records("llava-v1.5-13b")
-    verdict: PairedTest = compare(lavin, llava, registry().metric("mme", metric), higher_is_better=task.metrics[metric].higher_is_better)
+    verdict: PairedTest = compare(
+        lavin, llava, registry().metric("mme", metric), higher_is_better=task.metrics[metric].higher_is_better
+    )
     assert verdict.base == pytest.approx(score(task, GOLDEN / "LaVIN", None).metrics[metric])
     assert verdict.other == pytest.approx(score(task, GOLDEN / "llava-v1.5-13b", None).metrics[metric])
     assert verdict.images == 1187
@@ -487,7 +548,8 @@ def coverage(simulate: Callable[[Generator], Records], metric: CountsMetric, tru
 
 
 def test_intervals_cover_the_truth_of_a_ratio_of_clustered_captions() -> None:
-    # An image is either harmless or dangerous, so its captions fail together: counted one by one they would seem three times as many.
+    # An image is either harmless or dangerous, so its captions fail together: counted one by one they would seem three
+    # times as many.
     assert 0.9 <= coverage(lambda rng: captions(rng, rng.choice([0.0, 0.9], size=60)), CHAIR_I, truth=45) <= 0.99
 
 

@@ -19,7 +19,9 @@ def test_a_scene_is_decided_by_its_id() -> None:
 
 def test_splits_share_no_picture() -> None:
     digests = [
-        hashlib.sha256(render(scene).tobytes()).hexdigest() for split in ("train/0", "test/chair") for scene in islice(scenes(split), 100)
+        hashlib.sha256(render(scene).tobytes()).hexdigest()
+        for split in ("train/0", "test/chair")
+        for scene in islice(scenes(split), 100)
     ]
     assert len(set(digests)) == len(digests)
 
@@ -35,7 +37,9 @@ def test_every_cell_holds_at_most_one_thing_and_empty_ones_are_background() -> N
         assert len(set(taken)) == len(taken)
         pixels = np.asarray(render(scene)).astype(int)
         for cell in set(range(9)) - set(taken):
-            corner = pixels[(cell // 3) * CELL + 4 : (cell // 3) * CELL + 16, (cell % 3) * CELL + 4 : (cell % 3) * CELL + 16]
+            corner = pixels[
+                (cell // 3) * CELL + 4 : (cell // 3) * CELL + 16, (cell % 3) * CELL + 4 : (cell % 3) * CELL + 16
+            ]
             assert corner.max() < 140, f"{scene.id}: cell {cell} should be dark background"
 
 

@@ -1,4 +1,5 @@
-"""A launch as a job of a real Slurm: submitted, told to go, queued again, gone on with. `one_node.sh` brings such a Slurm up."""
+"""A launch as a job of a real Slurm: submitted, told to go, queued again, gone on with. `one_node.sh` brings such a
+Slurm up."""
 
 import json
 import re
@@ -103,7 +104,9 @@ def test_a_job_that_is_warned_waits_to_be_preempted(counting: SlurmJob, tmp_path
 def test_a_job_that_is_there_already_is_not_submitted_again(counting: SlurmJob, tmp_path: Path) -> None:
     again = send([*SCRIPT, "count", str(tmp_path), str(STEPS), "0.3"], tmp_path, TWO, wanted=SMALL)
     assert (again.id, again.log) == (counting.id, counting.log)
-    listed = subprocess.run(["squeue", "--noheader", "--name", job_name(tmp_path)], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["squeue", "--noheader", "--name", job_name(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
     assert len(listed.splitlines()) == 1
 
 

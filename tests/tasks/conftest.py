@@ -1,4 +1,5 @@
-"""Real answer files with the scores the authors' own scripts give them; they lie beside the repository and not everybody has them."""
+"""Real answer files with the scores the authors' own scripts give them; they lie beside the repository and not
+everybody has them."""
 
 import json
 from collections.abc import Callable

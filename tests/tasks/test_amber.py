@@ -14,7 +14,8 @@ from tasks.benchmarks import amber
 from tasks.registry import registry
 
 WORDS = amber.Words(
-    association={"grass": ["lawn"], "dog": ["puppy", "animal"], "cat": ["animal"], "car": [], "tree": []}, safe=frozenset(("light",))
+    association={"grass": ["lawn"], "dog": ["puppy", "animal"], "cat": ["animal"], "car": [], "tree": []},
+    safe=frozenset(("light",)),
 )
 TRUTH, TRAPS = ["grass", "dog"], ["cat", "car"]
 
@@ -56,7 +57,8 @@ def test_a_safe_word_is_a_noun_that_is_never_wrong() -> None:
 def test_words_that_are_alike_count_for_the_thing_there_and_for_the_trap() -> None:
     words = amber.Words(association={"carpet": [], "carrot": [], "car": []}, safe=frozenset())
     counted = [
-        amber.describe("A carrot.", truth, traps, words) for truth, traps in ((["carpet"], ["car"]), ([], ["car"]), (["carrot"], ["car"]))
+        amber.describe("A carrot.", truth, traps, words)
+        for truth, traps in ((["carpet"], ["car"]), ([], ["car"]), (["carrot"], ["car"]))
     ]
     assert [(c["hallucinated"], c["covered"], c["trapped"]) for c in counted] == [(1, 0, 0), (1, 0, 0), (0, 1, 0)]
     with amber.use_similarity(alike):
@@ -101,7 +103,9 @@ def value(records: Sequence[dict[str, dict[str, Any]]], metric: str) -> float:
 
 def test_scores_of_questions_take_no_for_the_positive_class_and_round_before_f1() -> None:
     answers = [("no", "No"), ("no", "No"), ("no", "Yes"), ("yes", "No"), ("yes", "Yes"), ("no", "maybe")]
-    records = [amber.process_results(doc("discriminative-attribute-state", truth), [answer]) for truth, answer in answers]
+    records = [
+        amber.process_results(doc("discriminative-attribute-state", truth), [answer]) for truth, answer in answers
+    ]
     assert [value(records, name) for name in ("accuracy", "precision", "recall")] == [50.0, 66.6, 50.0]
     assert value(records, "f1") == round(100 * 2 * 0.666 * 0.5 / (0.666 + 0.5 + 0.0001), 1)
     assert value(records, "yes_rate") == pytest.approx(100 * 2 / 6)
@@ -129,7 +133,9 @@ def test_both_halves_make_the_score_and_one_makes_none() -> None:
     assert math.isnan(value([asked], "amber_score"))
 
 
-@pytest.mark.parametrize(("chair", "f1", "published"), ((7.8, 74.7, 83.5), (5.5, 84.9, 89.7), (8.8, 81.7, 86.5), (4.6, 87.4, 91.4)))
+@pytest.mark.parametrize(
+    ("chair", "f1", "published"), ((7.8, 74.7, 83.5), (5.5, 84.9, 89.7), (8.8, 81.7, 86.5), (4.6, 87.4, 91.4))
+)
 def test_the_score_is_rounded_as_the_published_ones(chair: float, f1: float, published: float) -> None:
     assert round((100 - chair + f1) / 2, 1) == published
 
@@ -169,7 +175,8 @@ def test_a_folder_of_data_files_gives_all_documents(tmp_path: Path) -> None:
 def test_answers_belong_to_images_and_what_is_odd_is_said(tmp_path: Path) -> None:
     path = tmp_path / "responses.json"
     path.write_text(
-        json.dumps([{"id": 1, "response": "A dog."}, {"id": 1005, "response": "Yes"}, {"id": 1, "response": "A cat."}]), "utf-8"
+        json.dumps([{"id": 1, "response": "A dog."}, {"id": 1005, "response": "Yes"}, {"id": 1, "response": "A cat."}]),
+        "utf-8",
     )
     given = amber.official_answers(path, write(tmp_path))
     assert [sample.id for sample in given.answered] == ["1", "1005", "1/1"]
@@ -259,7 +266,8 @@ def test_published_figures_come_out_of_the_published_answers(golden: Callable[[s
 
 
 def test_what_other_toolkits_would_say(golden: Callable[[str], Path]) -> None:
-    # VLMEvalKit: questions only; the mean of the accuracies of existence, attribute and relation. These answers are bare words.
+    # VLMEvalKit: questions only; the mean of the accuracies of existence, attribute and relation. These answers are
+    # bare words.
     given = amber.official_answers(golden(f"amber/responses/{LLAVA}"), golden("amber"))
     records = [amber.process_results(sample.doc, [sample.answer])["accuracy"] for sample in given.answered]
     part_of = {"state": "attribute", "number": "attribute", "action": "attribute"}

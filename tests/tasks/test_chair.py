@@ -38,14 +38,17 @@ def test_objects_are_found_in_order_and_as_often_as_named(caption: str, objects:
 
 
 @pytest.mark.parametrize(
-    "caption", ("A dog. A cat", 'He said "a dog." Then left.', "A dog!\n\nA cat", "(A dog.) It sits", "a dog... and", "dog's")
+    "caption",
+    ("A dog. A cat", 'He said "a dog." Then left.', "A dog!\n\nA cat", "(A dog.) It sits", "a dog... and", "dog's"),
 )
 def test_punctuation_does_not_hide_a_word(caption: str) -> None:
     assert chair.mentions(caption, WORLD) == ["dog"]
 
 
 def test_a_word_merged_with_the_one_before_it_starts_no_pair() -> None:
-    world = chair.Vocabulary(synonyms={"a b": "first", "b c": "second"}, double_words={"a b": "a b", "b c": "b c"}, base_forms=list)
+    world = chair.Vocabulary(
+        synonyms={"a b": "first", "b c": "second"}, double_words={"a b": "a b", "b c": "b c"}, base_forms=list
+    )
     assert chair.mentions("a b c", world) == ["first"]
 
 
@@ -62,7 +65,10 @@ def test_record_counts_mentions_with_repeats_and_objects_once() -> None:
 
 
 def test_rates_pool_captions() -> None:
-    records = [chair.record("1", "A dog and a ball.", {"dog"}, WORLD), chair.record("2", "A dog. A dog.", {"dog", "ball"}, WORLD)]
+    records = [
+        chair.record("1", "A dog and a ball.", {"dog"}, WORLD),
+        chair.record("2", "A dog. A dog.", {"dog", "ball"}, WORLD),
+    ]
     assert chair.chair_s(records) == pytest.approx(50)
     assert chair.chair_i(records) == pytest.approx(25)
     assert chair.coverage(records) == pytest.approx(100 * 2 / 3)
@@ -107,7 +113,12 @@ def test_any_text_can_be_read_and_always_alike(caption: str) -> None:
 def test_truth_is_made_of_segmentations_and_captions(tmp_path: Path) -> None:
     for part, number in (("train", 1), ("val", 2)):
         instances = {"categories": [{"id": 7, "name": "dog"}], "annotations": [{"image_id": number, "category_id": 7}]}
-        captions = {"annotations": [{"image_id": number, "caption": "A bus beside two men."}, {"image_id": 9, "caption": "A cat."}]}
+        captions = {
+            "annotations": [
+                {"image_id": number, "caption": "A bus beside two men."},
+                {"image_id": 9, "caption": "A cat."},
+            ]
+        }
         (tmp_path / f"instances_{part}2014.json").write_text(json.dumps(instances), encoding="utf-8")
         (tmp_path / f"captions_{part}2014.json").write_text(json.dumps(captions), encoding="utf-8")
     truth = chair.truths(tmp_path, [1, 2], chair.coco_synonyms())
@@ -126,9 +137,19 @@ def test_truth_is_made_of_segmentations_and_captions(tmp_path: Path) -> None:
 )
 def test_captions_come_in_several_layouts(text: str, tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text(text, encoding="utf-8")
-    (tmp_path / "gt_objects.jsonl").write_text('{"image_id": 5, "official": ["cat"], "nltk": ["dog"]}', encoding="utf-8")
+    (tmp_path / "gt_objects.jsonl").write_text(
+        '{"image_id": 5, "official": ["cat"], "nltk": ["dog"]}', encoding="utf-8"
+    )
     assert score(tmp_path / "captions.jsonl", tmp_path) == {
-        **{"chair_s": 100, "chair_i": 100, "recall": 0, "chair_s_lemma": 0, "chair_i_lemma": 0, "recall_lemma": 100, "length": 3}
+        **{
+            "chair_s": 100,
+            "chair_i": 100,
+            "recall": 0,
+            "chair_s_lemma": 0,
+            "chair_i_lemma": 0,
+            "recall_lemma": 100,
+            "length": 3,
+        }
     }
 
 
@@ -143,7 +164,9 @@ def test_captions_come_in_several_layouts(text: str, tmp_path: Path) -> None:
 )
 def test_what_is_wrong_with_a_file_is_said(text: str, complaint: str, tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text(text, encoding="utf-8")
-    (tmp_path / "gt_objects.jsonl").write_text('{"image_id": 5, "official": ["cat"], "nltk": ["dog"]}', encoding="utf-8")
+    (tmp_path / "gt_objects.jsonl").write_text(
+        '{"image_id": 5, "official": ["cat"], "nltk": ["dog"]}', encoding="utf-8"
+    )
     with pytest.raises(LayoutError, match=complaint):
         chair.official_answers(tmp_path / "captions.jsonl", tmp_path)
 
@@ -175,7 +198,9 @@ def test_golden_captions_mention_what_they_do_officially(golden_json: Callable[[
 
 
 @pytest.mark.parametrize("name", ("pope-instructblip-short", "pope-llava-brief", GREEDY, "opera-minigpt4-greedy"))
-def test_golden_captions_score_as_officially(name: str, golden: Callable[[str], Path], golden_json: Callable[[str], Any]) -> None:
+def test_golden_captions_score_as_officially(
+    name: str, golden: Callable[[str], Path], golden_json: Callable[[str], Any]
+) -> None:
     expected = golden_json("chair/expected_scores.json")[name]
     official, lemma = (next(v for k, v in expected.items() if k.startswith(rule)) for rule in ("official", "nltk"))
     captions = golden(f"chair/captions/{name}.jsonl")
@@ -192,7 +217,9 @@ def test_golden_captions_score_as_officially(name: str, golden: Callable[[str], 
 def test_what_other_toolkits_would_say(golden: Callable[[str], Path], golden_json: Callable[[str], Any]) -> None:
     for name in (GREEDY, "opera-minigpt4-greedy"):
         expected = golden_json("chair/expected_scores.json")[name]
-        official, lemma, mixture = (next(v for k, v in expected.items() if k.startswith(rule)) for rule in ("official", "nltk", "OPERA"))
+        official, lemma, mixture = (
+            next(v for k, v in expected.items() if k.startswith(rule)) for rule in ("official", "nltk", "OPERA")
+        )
         captions = golden(f"chair/captions/{name}.jsonl")
         # OPERA's paper: captions read by the lemma variant, held against objects found by the official one.
         truth = chair.truths(golden("chair"), [], {})["official"]
@@ -201,7 +228,11 @@ def test_what_other_toolkits_would_say(golden: Callable[[str], Path], golden_jso
         assert chair.chair_i(records) == pytest.approx(100 * mixture["CHAIRi"], abs=1e-9)
         # lmms-eval: the lemma variant alone, by the same counts.
         ours = score(captions, golden("chair"))
-        assert ours["chair_s_lemma"] == pytest.approx(100 * lemma["CHAIRs"], abs=1e-9) != pytest.approx(100 * official["CHAIRs"], abs=0.1)
+        assert (
+            ours["chair_s_lemma"]
+            == pytest.approx(100 * lemma["CHAIRs"], abs=1e-9)
+            != pytest.approx(100 * official["CHAIRs"], abs=0.1)
+        )
 
 
 def test_hub_rows_have_one_list_of_objects_for_both_variants() -> None:
@@ -218,4 +249,6 @@ def test_hub_rows_have_one_list_of_objects_for_both_variants() -> None:
     }
     records = chair.process_results(row, ["A bus and a cat."])
     assert records.keys() == set(chair.METRICS)
-    assert [records["chair_s"][name] for name in ("mentions", "hallucinated", "lemma_mentions", "lemma_hallucinated")] == [1, 1, 2, 1]
+    assert [
+        records["chair_s"][name] for name in ("mentions", "hallucinated", "lemma_mentions", "lemma_hallucinated")
+    ] == [1, 1, 2, 1]

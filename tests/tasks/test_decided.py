@@ -13,7 +13,26 @@ from tasks.registry import registry
 
 WORDS = st.lists(
     st.sampled_from(
-        ["Yes", "yes", "No", "no", "not", "nothing", " ", "  ", ",", ".", ". ", "\n", "A", "B", "The answer is ", "é", "x", "😀"]
+        [
+            "Yes",
+            "yes",
+            "No",
+            "no",
+            "not",
+            "nothing",
+            " ",
+            "  ",
+            ",",
+            ".",
+            ". ",
+            "\n",
+            "A",
+            "B",
+            "The answer is ",
+            "é",
+            "x",
+            "😀",
+        ]
     ),
     max_size=9,
 ).map("".join)

@@ -27,7 +27,10 @@ def load(path: Path | str, **given: Any) -> Any:
 
 @pytest.fixture
 def rows() -> list[dict[str, str]]:
-    return [{"question": "Dog?", "answer": "yes", "image": "a.png"}, {"question": "Cat?", "answer": "no", "image": "deep/b.png"}]
+    return [
+        {"question": "Dog?", "answer": "yes", "image": "a.png"},
+        {"question": "Cat?", "answer": "no", "image": "deep/b.png"},
+    ]
 
 
 @pytest.fixture
@@ -61,7 +64,10 @@ def test_a_table_beside_its_pictures_is_read(suffix: str, folder: Path, rows: li
         table.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
     else:
         comma = "\t" if suffix == "tsv" else ","
-        table.write_text("\n".join(comma.join(line) for line in [list(rows[0]), *(list(row.values()) for row in rows)]), encoding="utf-8")
+        table.write_text(
+            "\n".join(comma.join(line) for line in [list(rows[0]), *(list(row.values()) for row in rows)]),
+            encoding="utf-8",
+        )
     for path in (table, folder):
         documents = load(path)
         assert documents["question"][:] == ["Dog?", "Cat?"]
@@ -83,7 +89,9 @@ def test_base64_cells_are_pictures_and_a_number_names_the_row_that_has_one(tmp_p
 
 
 def test_a_document_without_picture_shows_none(tmp_path: Path) -> None:
-    (tmp_path / "t.jsonl").write_text('{"question": "1+1=2?", "answer": "yes", "image": null}\n{"question": "2", "answer": "no"}')
+    (tmp_path / "t.jsonl").write_text(
+        '{"question": "1+1=2?", "answer": "yes", "image": null}\n{"question": "2", "answer": "no"}'
+    )
     assert [images(doc) for doc in load(tmp_path)] == [[], []]
 
 
@@ -101,7 +109,9 @@ def test_what_is_missing_is_named(folder: Path, rows: list[dict[str, str]]) -> N
     table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(DataError, match=r"probes: .* has no column category; it has question, answer, image"):
         load(folder, columns=[*COLUMNS, "category"])
-    with pytest.raises(DataError, match=r"probes: .* has 2 rows, the benchmark 9000; --partial-data scores what is there"):
+    with pytest.raises(
+        DataError, match=r"probes: .* has 2 rows, the benchmark 9000; --partial-data scores what is there"
+    ):
         load(folder, rows=9000)
     assert len(load(folder, rows=9000, partial_data=True)) == 2
     with pytest.raises(DataError, match=r"probes: --data .*nothing: no such file or folder"):
@@ -115,7 +125,8 @@ def test_what_is_missing_is_named(folder: Path, rows: list[dict[str, str]]) -> N
 
 def test_data_that_is_on_no_hub_is_asked_for() -> None:
     with pytest.raises(
-        DataError, match=r"probes: its data \(us/probes\) is not on the hub as a table: give --data probes=PATH, a folder of scans"
+        DataError,
+        match=r"probes: its data \(us/probes\) is not on the hub as a table: give --data probes=PATH, a folder of scans",
     ):
         load("", paths={}, local="a folder of scans")
 
@@ -127,12 +138,18 @@ def test_the_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPa
         raise ConnectionError("Couldn't reach the Hub\nand more")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(DataError, match=r"^probes: can't load us/probes at revision abc: Couldn't reach the Hub; behind a firewall give"):
+    with pytest.raises(
+        DataError,
+        match=r"^probes: can't load us/probes at revision abc: Couldn't reach the Hub; behind a firewall give",
+    ):
         load("", paths={})
 
 
 def own_rows(folder: Path) -> list[dict[str, Any]]:
-    return [{"question": path.stem, "answer": "yes", "image": str(path.relative_to(folder))} for path in sorted(folder.rglob("*.png"))]
+    return [
+        {"question": path.stem, "answer": "yes", "image": str(path.relative_to(folder))}
+        for path in sorted(folder.rglob("*.png"))
+    ]
 
 
 def test_a_task_may_read_its_own_layout(folder: Path) -> None:

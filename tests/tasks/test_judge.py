@@ -130,7 +130,10 @@ def test_fill_wants_a_text_for_every_slot_and_no_other(slots: dict[str, str]) ->
 
 
 @given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
 )
 def test_data_is_one_line_of_json_with_nothing_that_marks_up(value: object) -> None:
     text = as_data(value)

@@ -1,4 +1,5 @@
-"""MM-Vet, LLaVA-Bench, HallusionBench and RTVLM: what is asked of the judge, how its replies are read, and what they count."""
+"""MM-Vet, LLaVA-Bench, HallusionBench and RTVLM: what is asked of the judge, how its replies are read, and what they
+count."""
 
 import json
 from collections.abc import Callable
@@ -40,7 +41,9 @@ class Replies:
 def score(task: str, given: OfficialAnswers) -> dict[str, float]:
     process = registry().process_results(task)
     records = [process(sample.doc, [sample.answer]) for sample in given.answered]
-    found = {name: registry().metric(task, name)([r[name] for r in records if r]) for name in registry().task(task).metrics}
+    found = {
+        name: registry().metric(task, name)([r[name] for r in records if r]) for name in registry().task(task).metrics
+    }
     return found | {name: metric([next(iter(r.values())) for r in records]) for name, metric in given.more.items()}
 
 
@@ -104,26 +107,38 @@ def test_mmvet_leaves_out_what_the_judge_was_not_asked_about() -> None:
 
 def test_mmvet_counts_a_capability_wherever_it_is_needed_and_an_integration_only_alone() -> None:
     grades = (("rec", 1.0), ("rec,ocr", 0.0), ("ocr,spat", 0.5))
-    records = [mmvet.process_results({**MMVET_DOC, "capability": c}, [{"rating": g, "text": "x"}])["total"] for c, g in grades]
+    records = [
+        mmvet.process_results({**MMVET_DOC, "capability": c}, [{"rating": g, "text": "x"}])["total"] for c, g in grades
+    ]
     assert mmvet.total(records) == 50.0
     assert (mmvet.rec(records), mmvet.ocr(records), mmvet.spat(records)) == (50.0, 25.0, 50.0)
     assert (mmvet.int_rec(records), mmvet.int_rec_ocr(records), mmvet.int_ocr_spat(records)) == (100.0, 0.0, 50.0)
 
 
-@pytest.mark.parametrize("name", ("llava-v1.5-13b_gpt-4-cap-score-1runs.csv", "llava-v1.5-13b_gpt-4-cap-score-3runs.csv"))
-def test_golden_mmvet_grades_score_as_officially(name: str, golden: Callable[[str], Path], golden_json: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize(
+    "name", ("llava-v1.5-13b_gpt-4-cap-score-1runs.csv", "llava-v1.5-13b_gpt-4-cap-score-3runs.csv")
+)
+def test_golden_mmvet_grades_score_as_officially(
+    name: str, golden: Callable[[str], Path], golden_json: Callable[[str], Any]
+) -> None:
     expected = golden_json("mmvet/expected_scores.json")[name]
     path = golden(f"mmvet/{name.replace('cap-score', 'grade').replace('.csv', '.json')}")
     scores = score("mmvet", mmvet.official_answers(path, golden("mmvet")))
-    assert {key: str(scores[key]) for key in expected if key != "runs"} == {k: v for k, v in expected.items() if k != "runs"}
+    assert {key: str(scores[key]) for key in expected if key != "runs"} == {
+        k: v for k, v in expected.items() if k != "runs"
+    }
     assert str([scores[key] for key in scores if key.startswith("run_")]) == expected["runs"]
 
 
 def test_golden_mmvet_integrations_and_bard_subset_are_the_published_ones(golden: Callable[[str], Path]) -> None:
-    scores = score("mmvet", mmvet.official_answers(golden("mmvet/llava-v1.5-13b_gpt-4-grade-1runs.json"), golden("mmvet")))
+    scores = score(
+        "mmvet", mmvet.official_answers(golden("mmvet/llava-v1.5-13b_gpt-4-grade-1runs.json"), golden("mmvet"))
+    )
     names, values = golden("mmvet/llava-v1.5-13b_gpt-4-cap-int-score-1runs.csv").read_text().split("\n")[:2]
     for name, value in list(zip(names.split(","), values.split(","), strict=False))[1:-3]:
-        ours = next(key for key in scores if key.startswith("int_") and sorted(key[4:].split("_")) == sorted(name.split("_")))
+        ours = next(
+            key for key in scores if key.startswith("int_") and sorted(key[4:].split("_")) == sorted(name.split("_"))
+        )
         assert scores[ours] == float(value), name
     names, values = golden("mmvet/llava-v1.5-13b_bardset_gpt-4-cap-score-1runs.csv").read_text().split("\n")[:2]
     for name, value in list(zip(names.split(","), values.split(","), strict=False))[1:-2]:
@@ -161,16 +176,28 @@ def test_llava_bench_asks_as_the_protocol_says_and_averages_what_it_cannot_read(
 
 
 def test_means_are_rounded_to_three_digits_before_they_are_divided() -> None:
-    records = [{"image": str(n), "category": "conv", "reference": r, "model": m} for n, (r, m) in enumerate(((7, 5), (8, 5), (8, 6)))]
+    records = [
+        {"image": str(n), "category": "conv", "reference": r, "model": m}
+        for n, (r, m) in enumerate(((7, 5), (8, 5), (8, 6)))
+    ]
     assert llava_bench.relative(records) == round(round(16 / 3, 3) / round(23 / 3, 3) * 100, 1)
 
 
 @pytest.mark.parametrize("run", (1, 2, 3))
-def test_golden_reviews_score_as_officially(run: int, golden: Callable[[str], Path], golden_json: Callable[[str], Any]) -> None:
+def test_golden_reviews_score_as_officially(
+    run: int, golden: Callable[[str], Path], golden_json: Callable[[str], Any]
+) -> None:
     expected = golden_json("llava_bench/expected_scores.json")[f"wild/llava-v1.5-13b-eval{run}.jsonl"]
-    scores = score("llava_bench_wild", llava_bench.official_answers(golden(f"llava_bench/wild/llava-v1.5-13b-eval{run}.jsonl"), None))
+    scores = score(
+        "llava_bench_wild",
+        llava_bench.official_answers(golden(f"llava_bench/wild/llava-v1.5-13b-eval{run}.jsonl"), None),
+    )
     assert {k: scores[k] for k in ("relative", "reference", "model")} == dict(
-        zip(("relative", "reference", "model"), (expected["all"][k] for k in ("relative", "ref_gpt4", "model")), strict=True)
+        zip(
+            ("relative", "reference", "model"),
+            (expected["all"][k] for k in ("relative", "ref_gpt4", "model")),
+            strict=True,
+        )
     )
     for category in llava_bench.CATEGORIES:
         assert scores[f"relative_{category}"] == expected[f"llava_bench_{category}"]["relative"]
@@ -190,19 +217,29 @@ def test_any_verdict_is_one_of_three(reply: str) -> None:
 
 
 @pytest.mark.parametrize("name", ("synthetic_verdicts_A", "synthetic_verdicts_always_yes"))
-def test_golden_verdicts_score_as_officially(name: str, golden: Callable[[str], Path], golden_json: Callable[[str], Any]) -> None:
+def test_golden_verdicts_score_as_officially(
+    name: str, golden: Callable[[str], Path], golden_json: Callable[[str], Any]
+) -> None:
     expected = golden_json("hallusionbench/expected_scores.json")[name]
     given = hallusionbench.official_answers(golden(f"hallusionbench/{name}.json"), golden("hallusionbench"))
     scores = score("hallusionbench", given)
     assert len(given.answered) == expected["n_questions"]
-    assert {key: scores[key] for key in expected if key in scores} == {k: pytest.approx(v) for k, v in expected.items() if k in scores}
+    assert {key: scores[key] for key in expected if key in scores} == {
+        k: pytest.approx(v) for k, v in expected.items() if k in scores
+    }
     figure = {key: scores[f"figure_{key}"] for key in expected["figure"]}
     assert figure == expected["figure"]
     assert {"aAcc", "LH", "yes_pct_diff", "figure_score"} <= expected.keys() & scores.keys()
 
 
 def hallusion_doc(figure: str, *, category: str = "VD", question: str = "0", visual_input: str = "1") -> dict[str, Any]:
-    place = {"category": category, "subcategory": "illusion", "set_id": "0", "figure_id": figure, "question_id": question}
+    place = {
+        "category": category,
+        "subcategory": "illusion",
+        "set_id": "0",
+        "figure_id": figure,
+        "question_id": question,
+    }
     texts = {"question": "Is it?", "gt_answer": "1", "gt_answer_details": "It is.", "image": "x"}
     return {**place, **texts, "visual_input": visual_input}
 
@@ -216,10 +253,16 @@ def test_unclear_is_right_only_where_a_supplementary_image_was_not_shown() -> No
 def test_a_question_pair_spans_figures_and_a_figure_its_questions() -> None:
     checks = {("0", "0"): 1, ("0", "1"): 1, ("1", "0"): 1, ("1", "1"): 0}
     records = [
-        hallusionbench.process_results(hallusion_doc(f, question=q), [{"rating": c, "text": "x", "same": False, "answer": "No."}])["aAcc"]
+        hallusionbench.process_results(
+            hallusion_doc(f, question=q), [{"rating": c, "text": "x", "same": False, "answer": "No."}]
+        )["aAcc"]
         for (f, q), c in checks.items()
     ]
-    assert (hallusionbench.aAcc(records), hallusionbench.fAcc(records), hallusionbench.qAcc(records)) == (75.0, 50.0, 50.0)
+    assert (hallusionbench.aAcc(records), hallusionbench.fAcc(records), hallusionbench.qAcc(records)) == (
+        75.0,
+        50.0,
+        50.0,
+    )
     assert {record["cluster"] for record in records} == {"VD/illusion/0"}
 
 
@@ -272,7 +315,11 @@ def test_rtvlm_knows_an_aspect_by_its_folders(subset: str, aspect: str) -> None:
 
 
 def test_rtvlm_scores_our_own_layout(tmp_path: Path) -> None:
-    rows = [{"subset": "Face", "rating": 8}, {"subset": "Jailbreak", "reply": "Bad.\nRating: 2"}, {"subset": "Jailbreak", "reply": "?"}]
+    rows = [
+        {"subset": "Face", "rating": 8},
+        {"subset": "Jailbreak", "reply": "Bad.\nRating: 2"},
+        {"subset": "Jailbreak", "reply": "?"},
+    ]
     path = tmp_path / "judged.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     given = rtvlm.official_answers(path, None)

@@ -47,7 +47,12 @@ def test_total_adds_categories_up_and_leaves_others_out() -> None:
 
 
 def test_one_picture_in_two_categories_makes_two_pairs() -> None:
-    records = [answer("1", "count", True), answer("1", "color", False), answer("1", "count", True), answer("1", "color", True)]
+    records = [
+        answer("1", "count", True),
+        answer("1", "color", False),
+        answer("1", "count", True),
+        answer("1", "color", True),
+    ]
     assert mme.total(("count", "color"))(records) == pytest.approx(200 + 50)
     assert mme.accuracy_plus()(records) == pytest.approx(50)
     assert mme.accuracy_plus(("count",))(records) == pytest.approx(100)
@@ -63,7 +68,12 @@ def test_no_question_of_any_category_is_no_score() -> None:
 
 
 def test_many_resamples_are_scored_in_one_go() -> None:
-    records = [answer("1", "count", True), answer("1", "count", True), answer("2", "count", False), answer("2", "count", True)]
+    records = [
+        answer("1", "count", True),
+        answer("1", "count", True),
+        answer("2", "count", False),
+        answer("2", "count", True),
+    ]
     metric = mme.total(("count", "color"))
     _, counts = metric.by_image(records)
     weights = np.array([[1, 1], [2, 0], [0, 2]])
@@ -71,7 +81,9 @@ def test_many_resamples_are_scored_in_one_go() -> None:
 
 
 @pytest.mark.parametrize("model", ("LaVIN", "llava-v1.5-13b"))
-def test_golden_answers_score_as_officially(model: str, golden: Callable[[str], Path], golden_json: Callable[[str], Any]) -> None:
+def test_golden_answers_score_as_officially(
+    model: str, golden: Callable[[str], Path], golden_json: Callable[[str], Any]
+) -> None:
     expected = golden_json("mme/expected_scores.json")[model]
     records = [record for path in sorted(golden(f"mme/{model}").glob("*.txt")) for record in read_answers(path)]
     assert len(records) == 2374

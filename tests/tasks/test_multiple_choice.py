@@ -49,7 +49,10 @@ def test_scienceqa_reads_any_text_as_a_letter_or_not_at_all(text: str) -> None:
 
 
 def test_a_scienceqa_question_without_an_answer_is_wrong(tmp_path: Path) -> None:
-    questions = [{"question_id": str(n), "n_choices": 2, "choices": ["dog", "cat"], "answer": 0, "has_image": n < 2} for n in range(4)]
+    questions = [
+        {"question_id": str(n), "n_choices": 2, "choices": ["dog", "cat"], "answer": 0, "has_image": n < 2}
+        for n in range(4)
+    ]
     write(tmp_path / "test_questions.jsonl", questions)
     path = write(tmp_path / "a.jsonl", [{"question_id": n, "text": "A"} for n in ("0", "2", "9")])
     found = scienceqa_img.official_answers(path, tmp_path)
@@ -65,7 +68,13 @@ def test_a_scienceqa_question_without_an_answer_is_wrong(tmp_path: Path) -> None
 
 def test_a_scienceqa_prompt_has_context_question_and_letters() -> None:
     doc = {"hint": "Look.", "question": "Which?", "choices": ["dog", "cat"], "answer": 1}
-    assert scienceqa_img.prompt(doc).split("\n") == ["<image>Context: Look.", "Which?", "A. dog", "B. cat", scienceqa_img.SUFFIX]
+    assert scienceqa_img.prompt(doc).split("\n") == [
+        "<image>Context: Look.",
+        "Which?",
+        "A. dog",
+        "B. cat",
+        scienceqa_img.SUFFIX,
+    ]
     assert scienceqa_img.prompt({**doc, "hint": ""}).startswith("<image>Which?\n")
     assert scienceqa_img.target(doc) == "B"
 

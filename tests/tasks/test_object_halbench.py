@@ -113,7 +113,14 @@ class Lister:
 
 
 def test_the_judge_lists_objects_and_is_not_asked_about_what_is_short_or_failed() -> None:
-    answers = ["A dog beside a car.", "A black dog.", FailedAnswer("lost"), "There is snow all over.", "There is rain all over.", ""]
+    answers = [
+        "A dog beside a car.",
+        "A black dog.",
+        FailedAnswer("lost"),
+        "There is snow all over.",
+        "There is rain all over.",
+        "",
+    ]
     docs = [{"image": str(n), "question": "What is there?", "gt_objects": ["dog"]} for n in range(len(answers))]
     with use_judge(Lister()) as judge:
         found = object_halbench.judge_answers(answers, docs)
@@ -146,7 +153,11 @@ def score(answers: Path, references: Path | None) -> dict[str, float]:
 
 GOLDEN = "objhal/opera-llava-1.5-greedy_300_with_objs.jsonl"
 PRINTED = {
-    **{"response_hallucination": "Response Hall", "object_hallucination": "Object Hall", "response_correct": "Response Correct"},
+    **{
+        "response_hallucination": "Response Hall",
+        "object_hallucination": "Object Hall",
+        "response_correct": "Response Correct",
+    },
     **{"object_correct": "Object Correct", "object_recall": "Object Recall", "length": "Average Length"},
 }
 
@@ -154,7 +165,12 @@ PRINTED = {
 @pytest.mark.parametrize(("extracted", "path_used"), ((True, "gpt_process=True"), (False, "gpt_process=False")))
 @pytest.mark.parametrize("listed", (True, False))
 def test_golden_answers_score_as_officially(
-    extracted: bool, path_used: str, listed: bool, golden: Callable[[str], Path], golden_json: Callable[[str], Any], tmp_path: Path
+    extracted: bool,
+    path_used: str,
+    listed: bool,
+    golden: Callable[[str], Path],
+    golden_json: Callable[[str], Any],
+    tmp_path: Path,
 ) -> None:
     (scores,) = golden_json("objhal/expected_scores.json").values()
     (summary,) = (figures["summary"] for name, figures in scores.items() if name.startswith(path_used))

@@ -1,4 +1,5 @@
-"""What lmms-eval and VLMEvalKit would say of the golden answers: their deviating rules, and the figures docs/benchmarks.md quotes.
+"""What lmms-eval and VLMEvalKit would say of the golden answers: their deviating rules, and the figures
+docs/benchmarks.md quotes.
 
 Sources of the rules: the two toolkits' task code, as `docs/benchmarks.md` names it.
 """
@@ -64,10 +65,14 @@ def test_scienceqa_free_text_is_nothing_to_lmms_eval(golden: Golden) -> None:
         text = answer.strip().lower()
         return text.upper() if len(text) == 1 else text[0].upper() if len(text) >= 2 and text[1] == "." else None
 
-    answered = scienceqa_img.official_answers(golden("scienceqa/answers_llava-13b-v0-sqa.jsonl"), golden("scienceqa")).answered
+    answered = scienceqa_img.official_answers(
+        golden("scienceqa/answers_llava-13b-v0-sqa.jsonl"), golden("scienceqa")
+    ).answered
     shown = [a for a in answered if a.doc["has_image"]]
     assert share(read(a.answer) == scienceqa_img.LETTERS[a.doc["answer"]] for a in shown) == 0.0
-    assert share(scienceqa_img.parse(a.answer) == scienceqa_img.LETTERS[a.doc["answer"]] for a in shown) == pytest.approx(88.0020, abs=1e-4)
+    assert share(
+        scienceqa_img.parse(a.answer) == scienceqa_img.LETTERS[a.doc["answer"]] for a in shown
+    ) == pytest.approx(88.0020, abs=1e-4)
 
 
 def test_hallusionbench_on_images_alone_is_another_number(golden: Golden) -> None:
@@ -102,7 +107,10 @@ def test_mmbench_matcher_of_lmms_eval_reads_less() -> None:
     """Its letters must stand between spaces, bare, with a full stop or in brackets; any letter from A to E is one."""
 
     def read(answer: str) -> str | None:
-        forms = {letter: (f" {letter} ", f" {letter}. ", f" ({letter}) ", f" {letter}) ", f" {letter}, ") for letter in "ABCDE"}
+        forms = {
+            letter: (f" {letter} ", f" {letter}. ", f" ({letter}) ", f" {letter}) ", f" {letter}, ")
+            for letter in "ABCDE"
+        }
         found = [letter for letter, ways in forms.items() if any(way in f" {answer} " for way in ways)]
         return found[0] if len(found) == 1 else None
 

@@ -24,7 +24,11 @@ def test_a_picture_is_what_its_file_holds(photo: Path) -> None:
     assert isinstance(shown, Image.Image)
     assert (shown.size, shown.width, shown.mode) == ((40, 30), 40, "RGB")
     assert np.array_equal(np.asarray(shown), np.asarray(opened))
-    for change in (lambda image: image.convert("L"), lambda image: image.resize((7, 5)), lambda image: image.crop((1, 1, 9, 9))):
+    for change in (
+        lambda image: image.convert("L"),
+        lambda image: image.resize((7, 5)),
+        lambda image: image.crop((1, 1, 9, 9)),
+    ):
         assert change(shown).tobytes() == change(opened).tobytes()
 
 

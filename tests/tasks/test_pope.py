@@ -59,7 +59,13 @@ def read(golden_json: Callable[[str], Any], split: str) -> list[dict[str, object
 
 def records(answers: Sequence[str], questions: Sequence[dict[str, str]], split: str) -> list[dict[str, object]]:
     return [
-        {"image": q["image"], "category": split, "predicted": pope.parse(a), "truth": q["label"], "correct": pope.parse(a) == q["label"]}
+        {
+            "image": q["image"],
+            "category": split,
+            "predicted": pope.parse(a),
+            "truth": q["label"],
+            "correct": pope.parse(a) == q["label"],
+        }
         for a, q in zip(answers, questions, strict=True)
     ]
 

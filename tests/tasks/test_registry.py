@@ -55,13 +55,23 @@ def three(tmp_path: Path) -> Registry:
 
 def test_a_task_is_read_with_all_that_describes_it(tmp_path: Path) -> None:
     spec = registry(write(tmp_path, probes=probes())).tasks["probes"]
-    assert (spec.name, spec.version, spec.headline, spec.cluster, spec.data) == ("probes", "1.0", "f1", "image", "embedded")
+    assert (spec.name, spec.version, spec.headline, spec.cluster, spec.data) == (
+        "probes",
+        "1.0",
+        "f1",
+        "image",
+        "embedded",
+    )
     assert (spec.judged, spec.official_judge) == (False, None)
     assert list(spec.metrics) == ["f1", "accuracy"]
     assert spec.metrics["f1"].unit == "%"
     assert spec.metrics["f1"].higher_is_better
     assert spec.metrics["f1"].aggregation == "tasks.benchmarks.yes_no.f1"
-    assert (spec.rows, spec.columns, spec.answers) == (12, ("question", "answer"), "tasks.benchmarks.pope.official_answers")
+    assert (spec.rows, spec.columns, spec.answers) == (
+        12,
+        ("question", "answer"),
+        "tasks.benchmarks.pope.official_answers",
+    )
     assert spec.process_results == "tasks.benchmarks.yes_no.record"
     assert spec.published == (Published(model="LLaVA", source="paper", scores={"f1": 85.9}),)
     assert spec.path == (tmp_path / "probes.yaml").resolve()
@@ -82,7 +92,9 @@ def test_suites_are_taken_apart_in_order_and_each_task_comes_once(three: Registr
 
 
 def test_an_unknown_name_says_what_is_known_and_what_was_meant(three: Registry) -> None:
-    with pytest.raises(UnknownName, match=r"unknown task 'suit' \(did you mean 'suite'\?\); known: a, b, c, everything, suite"):
+    with pytest.raises(
+        UnknownName, match=r"unknown task 'suit' \(did you mean 'suite'\?\); known: a, b, c, everything, suite"
+    ):
         three.expand(["a", "suit"])
     with pytest.raises(UnknownName, match=r"unknown metric of a 'f2'.*known: accuracy, f1"):
         three.metric("a", "f2")
@@ -91,12 +103,21 @@ def test_an_unknown_name_says_what_is_known_and_what_was_meant(three: Registry) 
 
 
 def test_an_include_is_resolved_and_own_keys_win(tmp_path: Path) -> None:
-    write(tmp_path, _base=PROBES.replace("task: NAME", "output_type: generate_until"), child="include: _base.yaml\ntask: child\n")
+    write(
+        tmp_path,
+        _base=PROBES.replace("task: NAME", "output_type: generate_until"),
+        child="include: _base.yaml\ntask: child\n",
+    )
     assert list(registry(tmp_path).tasks) == ["child"]
 
 
 def test_later_includes_win_over_earlier_ones(tmp_path: Path) -> None:
-    write(tmp_path, _a=PROBES.replace("task: NAME", ""), _b="metric_list: []\n", child="include: [_a.yaml, _b.yaml]\ntask: x\n")
+    write(
+        tmp_path,
+        _a=PROBES.replace("task: NAME", ""),
+        _b="metric_list: []\n",
+        child="include: [_a.yaml, _b.yaml]\ntask: x\n",
+    )
     with pytest.raises(RegistryError, match=r"child\.yaml: metric_list: must be a list"):
         registry(tmp_path)
 
@@ -117,7 +138,11 @@ def test_later_includes_win_over_earlier_ones(tmp_path: Path) -> None:
         ("rows: 12", "rows: 0", r"metadata\.rows: must be a number of rows or null"),
         ("[question, answer]", "question", r"metadata\.columns: must be a list of names"),
         ("  answers: tasks.benchmarks.pope.official_answers\n", "", r"metadata\.answers: missing"),
-        ("scores: {f1: 85.9}", "scores: {f2: 85.9}", r"metadata\.published\[0\]\.scores\.f2: no such metric; there are f1, accuracy"),
+        (
+            "scores: {f1: 85.9}",
+            "scores: {f2: 85.9}",
+            r"metadata\.published\[0\]\.scores\.f2: no such metric; there are f1, accuracy",
+        ),
         ("scores: {f1: 85.9}", "scores: {f1: high}", r"metadata\.published\[0\]\.scores\.f1: must be a number"),
         ("source: paper, ", "", r"metadata\.published\[0\]\.source: missing"),
         ("process_results: !function tasks.benchmarks.yes_no.record\n", "", "process_results: missing"),
@@ -131,7 +156,9 @@ def test_later_includes_win_over_earlier_ones(tmp_path: Path) -> None:
         (", higher_is_better: true", "", r"metric_list\[0\]\.higher_is_better: missing"),
     ),
 )
-def test_what_is_wrong_with_a_task_is_said_with_file_and_field(old: str, new: str, complaint: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_task_is_said_with_file_and_field(
+    old: str, new: str, complaint: str, tmp_path: Path
+) -> None:
     assert old in PROBES
     write(tmp_path, broken=PROBES.replace(old, new))
     with pytest.raises(RegistryError, match=rf"broken\.yaml: (include: )?{complaint}"):
@@ -159,7 +186,9 @@ def test_a_suite_inside_itself_is_an_error(tmp_path: Path) -> None:
         registry(write(tmp_path, x="group: x\ntask: [y]\n", y="group: y\ntask: [x]\n"))
 
 
-@pytest.mark.parametrize("name", ("tasks.benchmarks.yes_no.nothing", "tasks.nowhere.f1", "tasks.benchmarks.yes_no.accuracy_of"))
+@pytest.mark.parametrize(
+    "name", ("tasks.benchmarks.yes_no.nothing", "tasks.nowhere.f1", "tasks.benchmarks.yes_no.accuracy_of")
+)
 def test_an_aggregation_that_is_no_metric_is_an_error_when_asked_for(name: str, tmp_path: Path) -> None:
     found = registry(write(tmp_path, probes=probes().replace("tasks.benchmarks.yes_no.f1", name)))
     with pytest.raises(RegistryError, match=rf"probes\.yaml: metric_list: f1: aggregation {name}"):
@@ -167,7 +196,9 @@ def test_an_aggregation_that_is_no_metric_is_an_error_when_asked_for(name: str, 
 
 
 def test_functions_are_imported_when_asked_for(tmp_path: Path) -> None:
-    found = registry(write(tmp_path, probes=probes(), none=probes("none").replace("tasks.benchmarks.pope.official_answers", "null")))
+    found = registry(
+        write(tmp_path, probes=probes(), none=probes("none").replace("tasks.benchmarks.pope.official_answers", "null"))
+    )
     assert found.process_results("probes").__name__ == yes_no.record.__name__
     with pytest.raises(LayoutError, match="none: answers to it come in no layout but our own"):
         found.official_answers("none")

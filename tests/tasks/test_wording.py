@@ -99,7 +99,10 @@ def test_every_source_is_pinned_to_a_commit() -> None:
 
 def test_the_pinned_rules_of_llava_bench_are_the_golden_ones(golden: Callable[[str], Path]) -> None:
     text = golden("llava_bench/rule.json").read_text(encoding="utf-8")
-    assert hashlib.sha256(wording.SOURCES["llava_bench"].template(text).encode()).hexdigest() == wording.SOURCES["llava_bench"].sha256
+    assert (
+        hashlib.sha256(wording.SOURCES["llava_bench"].template(text).encode()).hexdigest()
+        == wording.SOURCES["llava_bench"].sha256
+    )
 
 
 def test_the_official_words_are_filled_as_the_official_scripts_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +113,9 @@ def test_the_official_words_are_filled_as_the_official_scripts_do(monkeypatch: p
         "hallusionbench": "Q:\0R:\0A:\0.",
         "hallusionbench_same": "1:\0 2:\0.",
     }
-    monkeypatch.setattr(wording, "fetch", lambda source: texts[next(name for name, own in wording.SOURCES.items() if own is source)])
+    monkeypatch.setattr(
+        wording, "fetch", lambda source: texts[next(name for name, own in wording.SOURCES.items() if own is source)]
+    )
     with official_prompts():
         doc = {
             "image_content": ["Dog", "Cat"],

@@ -27,7 +27,10 @@ def score(task: str, given: OfficialAnswers) -> dict[str, float]:
 def test_consecutive_rows_of_a_category_are_a_pair_whatever_the_images() -> None:
     from datasets import Dataset
 
-    rows = [{"category": c, "question": str(n), "image": str(n)} for n, c in enumerate(("count", "ocr", "count", "ocr", "count", "ocr"))]
+    rows = [
+        {"category": c, "question": str(n), "image": str(n)}
+        for n, c in enumerate(("count", "ocr", "count", "ocr", "count", "ocr"))
+    ]
     found = mme.docs(Dataset.from_list(rows))
     assert found["category"][:] == ["count", "OCR"] * 3
     assert found["pair"][:] == [0, 0, 0, 0, 1, 1]
@@ -37,7 +40,15 @@ def test_consecutive_rows_of_a_category_are_a_pair_whatever_the_images() -> None
 def test_an_mme_record_says_what_was_read() -> None:
     doc = {"image": "a", "category": "OCR", "pair": 3, "answer": "Yes"}
     assert mme.process_results(doc, ["Yes, it is."])["OCR"] == {
-        **{"image": "a", "cluster": "OCR/3", "category": "OCR", "predicted": "yes", "truth": "yes", "correct": True, "words": 3}
+        **{
+            "image": "a",
+            "cluster": "OCR/3",
+            "category": "OCR",
+            "predicted": "yes",
+            "truth": "yes",
+            "correct": True,
+            "words": 3,
+        }
     }
     assert mme.process_results(doc, ["It is."])["OCR"]["unparsed"] is True
 
@@ -80,7 +91,12 @@ def questions(folder: Path, count: int, article: str = "a") -> None:
     folder.mkdir(parents=True)
     for split in pope.SPLITS:
         rows = [
-            {"question_id": n + 1, "image": f"{n // 2}.jpg", "text": f"Is there {article} thing {n} in the image?", "label": "yes"}
+            {
+                "question_id": n + 1,
+                "image": f"{n // 2}.jpg",
+                "text": f"Is there {article} thing {n} in the image?",
+                "label": "yes",
+            }
             for n in range(count if split == "random" else 4)
         ]
         write(folder / f"coco_pope_{split}.json", rows)
@@ -109,7 +125,9 @@ def test_the_version_is_that_whose_questions_the_answers_repeat(references: Path
 
 
 def test_the_version_is_that_with_as_many_questions_else_the_tasks_own(references: Path, tmp_path: Path) -> None:
-    few, many = (write(tmp_path / f"{n}_random.jsonl", [{"question_id": i, "text": "No"} for i in range(n)]) for n in (4, 2910))
+    few, many = (
+        write(tmp_path / f"{n}_random.jsonl", [{"question_id": i, "text": "No"} for i in range(n)]) for n in (4, 2910)
+    )
     assert "pope_llava" not in str(pope.official_answers(few, references).warnings)
     assert "scored as pope_llava" in pope.official_answers(many, references).warnings[0]
     assert not pope.official_answers_llava(many, references).warnings
@@ -163,7 +181,8 @@ def test_popes_default_is_yes_and_it_is_told_apart_from_an_answer(text: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "unparsed"), (("Yes.", False), ("No", False), ("YES", False), ("It is. Yes", True), ("", True), ("Yesterday", True))
+    ("text", "unparsed"),
+    (("Yes.", False), ("No", False), ("YES", False), ("It is. Yes", True), ("", True), ("Yesterday", True)),
 )
 def test_an_answer_that_says_neither_is_unparsed(text: str, unparsed: bool) -> None:
     doc = {"image": "1", "category": "random", "answer": "yes"}

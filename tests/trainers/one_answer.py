@@ -24,8 +24,11 @@ def picture(seed: int, size: tuple[int, int]) -> ImageRef:
 def said(
     model: Any, processor: Any, images: Sequence[Image.Image], prompt: str, answer: str, *, reference: bool = False
 ) -> tuple[torch.Tensor, list[int]]:
-    """(log-probabilities of the answer's tokens [length], these tokens); by the model with its adapters off where `reference`."""
-    messages: dict[str, Any] = {"prompt": prepare_multimodal_messages([{"role": "user", "content": prompt}], images=list(images))}
+    """(log-probabilities of the answer's tokens [length], these tokens); by the model with its adapters off where
+    `reference`."""
+    messages: dict[str, Any] = {
+        "prompt": prepare_multimodal_messages([{"role": "user", "content": prompt}], images=list(images))
+    }
     messages["chosen"] = messages["rejected"] = prepare_multimodal_messages([{"role": "assistant", "content": answer}])
     text = apply_chat_template(messages, processor)
     asked = processor(text=[text["prompt"]], images=[list(images)], add_special_tokens=False, return_tensors="pt")

@@ -47,7 +47,9 @@ JUDGE = "gpt-4o-2024-11-20"
 
 
 def points(reply: str, texts: int = 2, aspects: Sequence[str] = ASPECTS) -> dict[str, list[int | None]]:
-    return {aspect: [rating and rating[0] for rating in found] for aspect, found in parse(reply, texts, aspects).items()}
+    return {
+        aspect: [rating and rating[0] for rating in found] for aspect, found in parse(reply, texts, aspects).items()
+    }
 
 
 def everywhere(found: list[int | None]) -> dict[str, list[int | None]]:
@@ -60,7 +62,11 @@ def reply_of(rated: dict[str, list[int]]) -> str:
     for aspect, given_points in rated.items():
         lines.append(f"#### {aspect} Assessment")
         for number, rating in enumerate(given_points, start=1):
-            lines += [f"##### Output for Text {number}", f"Rating: {rating}", f"Rationale: reason {number} for {aspect}."]
+            lines += [
+                f"##### Output for Text {number}",
+                f"Rating: {rating}",
+                f"Rationale: reason {number} for {aspect}.",
+            ]
     return "\n".join(lines)
 
 
@@ -68,7 +74,9 @@ PLAIN = {HELP: [4, 2], "Ethical Considerations": [5, 5], "Visual Faithfulness": 
 LEVEL_4, LEVEL_5 = "#### {} Assessment", "##### Output for Text {}"
 
 
-def shaped(aspect: str = LEVEL_4, text: str = LEVEL_5, rating: str = "Rating: {}", rationale: str = "Rationale: so.") -> str:
+def shaped(
+    aspect: str = LEVEL_4, text: str = LEVEL_5, rating: str = "Rating: {}", rationale: str = "Rationale: so."
+) -> str:
     lines = []
     for number, (name, given_points) in enumerate(PLAIN.items(), start=1):
         lines.append(aspect.format(name, number=number))
@@ -121,7 +129,8 @@ SHAPES = {
     "indented": "\n".join("   " + line for line in shaped().split("\n")),
     "rules between": shaped().replace("\n####", "\n---\n####"),
     "reason first": "\n".join(
-        f"#### {name} Assessment\n" + "\n".join(f"##### Output for Text {k}\nRationale: so.\nRating: {v}" for k, v in enumerate(values, 1))
+        f"#### {name} Assessment\n"
+        + "\n".join(f"##### Output for Text {k}\nRationale: so.\nRating: {v}" for k, v in enumerate(values, 1))
         for name, values in PLAIN.items()
     ),
 }
@@ -136,7 +145,9 @@ def test_a_reply_is_read_however_it_is_marked(shape: str) -> None:
 
 def test_text_and_rating_may_stand_on_one_line() -> None:
     assert points(shaped(text="Text {}: Rating: 4", rating="", rationale="Rationale: so.")) == everywhere([4, 4])
-    assert points(shaped(text="**Text {}** - Rating: 3/5. Rationale: so.", rating="", rationale="")) == everywhere([3, 3])
+    assert points(shaped(text="**Text {}** - Rating: 3/5. Rationale: so.", rating="", rationale="")) == everywhere(
+        [3, 3]
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +175,22 @@ def test_text_and_rating_may_stand_on_one_line() -> None:
             "4+",
             "4-",
         ),
-        *("½", "４", "4 and a half", "not 4", "4 of 5 points, or 3", "1e0", "٤", "~~3~~ 4", "4_5", "4*5", "x4", "4x", "good", "4?"),
+        *(
+            "½",
+            "４",
+            "4 and a half",
+            "not 4",
+            "4 of 5 points, or 3",
+            "1e0",
+            "٤",
+            "~~3~~ 4",
+            "4_5",
+            "4*5",
+            "x4",
+            "4x",
+            "good",
+            "4?",
+        ),
         *("4 stars", "{4}", "4%"),
     ),
 )
@@ -211,7 +237,9 @@ def test_a_rating_more_than_asked_for_leaves_open_which_was_meant_in_the_place_b
 
 
 def test_of_a_reply_that_rates_the_texts_on_something_else_too_nothing_is_read() -> None:
-    assert points(f"{shaped()}\n#### Overall Assessment\n##### Output for Text 1\nRating: 3") == everywhere([None, None])
+    assert points(f"{shaped()}\n#### Overall Assessment\n##### Output for Text 1\nRating: 3") == everywhere(
+        [None, None]
+    )
 
 
 def test_a_torn_reply_keeps_what_it_has() -> None:
@@ -250,7 +278,8 @@ def test_no_reply_is_too_strange(parts: list[str], texts: int) -> None:
 @given(RATED)
 def test_ratings_written_as_asked_are_read_back_with_their_reasons(rated: dict[str, list[int]]) -> None:
     assert parse(reply_of(rated), 4) == {
-        aspect: [(value, f"reason {k} for {aspect}.") for k, value in enumerate(values, 1)] for aspect, values in rated.items()
+        aspect: [(value, f"reason {k} for {aspect}.") for k, value in enumerate(values, 1)]
+        for aspect, values in rated.items()
     }
 
 
@@ -272,7 +301,8 @@ def test_the_prompts_ask_for_what_the_mode_says_and_hold_the_texts_as_data() -> 
 
 
 class Steady:
-    """Rates each text by its own words, so that ratings tell whether they went to the right text; counts what it is asked."""
+    """Rates each text by its own words, so that ratings tell whether they went to the right text; counts what it is
+    asked."""
 
     def __init__(self, model: str = "steady", fail_every: int = 0, die_after: int = 0, shift: int = 0) -> None:
         self.model, self.fail_every, self.die_after, self.shift = model, fail_every, die_after, shift
@@ -340,7 +370,9 @@ def test_ratings_belong_to_their_text_in_every_mode_and_order(folder: Path) -> N
 
 
 def test_four_files_of_the_four_ways_of_asking_are_kept_apart(folder: Path) -> None:
-    names = {ratings_file(folder, "a/b", mode, order).name for mode in get_args(RatingMode) for order in get_args(TextOrder)}
+    names = {
+        ratings_file(folder, "a/b", mode, order).name for mode in get_args(RatingMode) for order in get_args(TextOrder)
+    }
     assert names == {
         "ratings-a-b.jsonl",
         "ratings-a-b-per-aspect.jsonl",
@@ -371,7 +403,9 @@ def test_of_three_calls_only_the_lost_one_is_paid_again(server: Any, folder: Pat
     assert len(server.log) == 5 * 3 + 1
 
 
-def test_the_batch_api_gets_one_file_and_not_one_for_each_write(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_api_gets_one_file_and_not_one_for_each_write(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(annotation, "BATCH", 4)
     judge = BatchJudge(JUDGE, url=server.url, ledger=Ledger(tmp_path / "l.sqlite"))
     judge.poll = 0.01
@@ -476,7 +510,10 @@ def test_an_answer_that_comes_late_has_its_row_rated_anew(folder: Path) -> None:
 
 
 def test_two_processes_do_not_rate_into_one_file(folder: Path) -> None:
-    with file_lock(ratings_file(folder, "steady"), wait=True), pytest.raises(AnnotationError, match="another process is rating"):
+    with (
+        file_lock(ratings_file(folder, "steady"), wait=True),
+        pytest.raises(AnnotationError, match="another process is rating"),
+    ):
         annotate_folder(folder, Steady(), seed=0, done=nothing)
 
 
@@ -546,14 +583,22 @@ def dataset(count: int = 20) -> Iterator[Row]:
             Completion(
                 model=model,
                 response=f"{model} {place} says {n}",
-                ratings=dict.fromkeys(ASPECTS, "N/A") if n == 4 and not place else rated_by(Steady(), f"{model} {place} says {n}"),
+                ratings=dict.fromkeys(ASPECTS, "N/A")
+                if n == 4 and not place
+                else rated_by(Steady(), f"{model} {place} says {n}"),
             )
             for place, model in enumerate(models)
         ]
         images = () if n == 7 else (picture_of(n),) * (2 if n == 8 else 1)
         if n == 9:
             images = (ImageRef("gone.jpg"),)
-        yield Row(index=n, id=str(n % 6), prompt=f"What ({n})?", images=images, completions=tuple(completions[: 1 if n == 10 else 4]))
+        yield Row(
+            index=n,
+            id=str(n % 6),
+            prompt=f"What ({n})?",
+            images=images,
+            completions=tuple(completions[: 1 if n == 10 else 4]),
+        )
 
 
 def test_rows_of_the_public_data_are_rated_by_index(tmp_path: Path) -> None:
@@ -580,13 +625,20 @@ def test_a_part_of_the_public_data_is_held_against_its_own_ratings(tmp_path: Pat
     assert published(dataset(), JsonLines(out), own) == len(JsonLines(out).by_id) <= 8
     found = json.loads(report(read_ratings(own), read_ratings(out), ("published", "second"), as_json=True))
     without = 3 if "4" in JsonLines(out).by_id else 0
-    assert (found["items"], found["left_out"], found["exact"]["value"]) == (len(JsonLines(out).by_id) * 12 - without, without, 100.0)
+    assert (found["items"], found["left_out"], found["exact"]["value"]) == (
+        len(JsonLines(out).by_id) * 12 - without,
+        without,
+        100.0,
+    )
 
 
 def test_another_datasets_rows_are_not_taken_for_these(tmp_path: Path) -> None:
     out = tmp_path / "second.jsonl"
     annotate_rows(dataset(), Steady(), out, seed=0)
-    shifted = (Row(index=row.index - 1, id=row.id, prompt=row.prompt, images=row.images, completions=row.completions) for row in dataset())
+    shifted = (
+        Row(index=row.index - 1, id=row.id, prompt=row.prompt, images=row.images, completions=row.completions)
+        for row in dataset()
+    )
     with pytest.raises(AnnotationError, match=r"row '0' has row_id '0', and '1' is asked for"):
         annotate_rows((row for row in shifted if row.index >= 0), Steady(), out, seed=0)
 
@@ -627,7 +679,11 @@ def test_the_exact_judge_rates_alike_in_both_modes(tmp_path: Path) -> None:
     asked, texts = [], {}
     for n in range(12):
         scene = make_scene(f"train/{n}")
-        asked.append(Instruction(id=str(n), prompt="describe the image in detail.", image=write_image(scene, tmp_path), kind="caption"))
+        asked.append(
+            Instruction(
+                id=str(n), prompt="describe the image in detail.", image=write_image(scene, tmp_path), kind="caption"
+            )
+        )
         true = caption(scene)
         texts[str(n)] = {
             "true": true,

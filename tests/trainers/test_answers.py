@@ -1,4 +1,5 @@
-"""Decoding: who answers what, what is kept when a run is killed or a model fails, what several processes do, and what it will take."""
+"""Decoding: who answers what, what is kept when a run is killed or a model fails, what several processes do, and what
+it will take."""
 
 import json
 import multiprocessing
@@ -18,7 +19,16 @@ from tasks.scenes.judge import ExactJudge
 from trainers.config.data import Data, PoolModel, RecipeError
 from trainers.config.recipe import find_recipe
 from trainers.vlfeedback import answers
-from trainers.vlfeedback.answers import DecodeError, answers_file, counts, decode, draw, read_answers, recorded_draw, shards_of
+from trainers.vlfeedback.answers import (
+    DecodeError,
+    answers_file,
+    counts,
+    decode,
+    draw,
+    read_answers,
+    recorded_draw,
+    shards_of,
+)
 from trainers.vlfeedback.build import build_dataset
 from trainers.vlfeedback.decode_plan import ModelFacts, plan
 from trainers.vlfeedback.instructions import Instruction
@@ -36,11 +46,15 @@ def asked(folder: Path, count: int = 10) -> list[Instruction]:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for number in range(count):
         Image.new("RGB", (8, 8), (number * 7 % 256, number // 36, 9)).save(folder / "images" / f"{number}.png")
-    return [Instruction(id=f"i/{number}", prompt=f"What is {number}?", image=f"{number}.png", kind="caption") for number in range(count)]
+    return [
+        Instruction(id=f"i/{number}", prompt=f"What is {number}?", image=f"{number}.png", kind="caption")
+        for number in range(count)
+    ]
 
 
 class Echo:
-    """Answers by its name and torch's seed; `fails` says which instructions it has no answer to, by id and how often it was asked."""
+    """Answers by its name and torch's seed; `fails` says which instructions it has no answer to, by id and how often it
+    was asked."""
 
     def __init__(self, name: str, fails: Callable[[str, int], bool] = lambda id, times: False) -> None:
         self.name, self.fails = name, fails
@@ -87,11 +101,14 @@ def quiet(count: int) -> None:
 
 def files(folder: Path) -> dict[str, bytes]:
     """All of a dataset that is made of instructions, settings and answers alone."""
-    kept = {path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")} - {answers.speed_file(folder)}
+    kept = {path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")} - {
+        answers.speed_file(folder)
+    }
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(kept)}
 
 
-# -- the draw ------------------------------------------------------------------------------------------------------------------------------
+# -- the draw
+# ------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_draw_is_on_disk_before_the_first_answer_and_read_from_there(tmp_path: Path) -> None:
@@ -163,7 +180,8 @@ def test_every_member_gets_its_shards_and_nothing_else() -> None:
         assert len({shard.key for shard in shards}) == 4
 
 
-# -- members -------------------------------------------------------------------------------------------------------------------------------
+# -- members
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_members_of_one_name_are_refused_and_a_label_tells_them_apart(tmp_path: Path) -> None:
@@ -178,7 +196,10 @@ def test_members_of_one_name_are_refused_and_a_label_tells_them_apart(tmp_path: 
         find_recipe(str(recipe('"papr"')))
     with pytest.raises(RecipeError, match=r"data\.pool\.1\.url"):
         find_recipe(str(recipe('[{ model = "a" }, { model = "b", url = "node:80" }]')))
-    assert [member.name for member in data(pool=[PoolModel(model="a"), PoolModel(model="a", label="again")]).pool] == ["a@1", "again"]
+    assert [member.name for member in data(pool=[PoolModel(model="a"), PoolModel(model="a", label="again")]).pool] == [
+        "a@1",
+        "again",
+    ]
 
 
 def test_each_member_is_asked_with_its_own_settings(tmp_path: Path) -> None:
@@ -207,7 +228,9 @@ def test_names_that_are_paths_make_files_of_their_own_within_the_folder(tmp_path
     names = ("../../etc/x", "..-..-etc-x", "a b", "a-b", "x" * 300, "é", "è", ".hidden")
     paths = {answers_file(tmp_path, name) for name in names}
     assert len(paths) == len(names)
-    assert all(path.parent == tmp_path / "answers" and len(path.name) < 120 and not path.name.startswith(".") for path in paths)
+    assert all(
+        path.parent == tmp_path / "answers" and len(path.name) < 120 and not path.name.startswith(".") for path in paths
+    )
     instructions = asked(tmp_path, 3)
     pool = [PoolModel(model="../../x"), PoolModel(model="hub/y", label="y")]
     decode(instructions, data(pool=pool), 0, tmp_path, echo, quiet)
@@ -220,10 +243,13 @@ def test_answers_are_read_in_the_order_members_were_drawn_in(tmp_path: Path) -> 
     expected = {id: [member.name for member in members] for id, members in draw(instructions, data(), 3).items()}
     assert {id: list(found) for id, found in read_answers(tmp_path).items()} == expected
     (tmp_path / "draw.jsonl").unlink()  # answers from elsewhere
-    assert {id: set(found) for id, found in read_answers(tmp_path).items()} == {id: set(names) for id, names in expected.items()}
+    assert {id: set(found) for id, found in read_answers(tmp_path).items()} == {
+        id: set(names) for id, names in expected.items()
+    }
 
 
-# -- killed --------------------------------------------------------------------------------------------------------------------------------
+# -- killed
+# --------------------------------------------------------------------------------------------------------------------------------
 
 
 def build(folder: Path) -> None:
@@ -246,7 +272,9 @@ def build_and_die(folder: Path, write: int) -> None:
     build(folder)
 
 
-def test_killed_at_any_write_the_same_call_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_any_write_the_same_call_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(answers, "SHARD", 4)
     build(tmp_path / "whole")
     expected = files(tmp_path / "whole")
@@ -266,7 +294,8 @@ def test_killed_at_any_write_the_same_call_ends_with_the_same_bytes(tmp_path: Pa
     assert killed >= 15  # instructions, draw, ten shards, ratings, pairs, the dataset
 
 
-# -- failed --------------------------------------------------------------------------------------------------------------------------------
+# -- failed
+# --------------------------------------------------------------------------------------------------------------------------------
 
 
 def rows_of(folder: Path, member: str) -> list[dict[str, Any]]:
@@ -276,7 +305,9 @@ def rows_of(folder: Path, member: str) -> list[dict[str, Any]]:
 def one(folder: Path, lm: Echo, count: int = 6) -> dict[str, answers.MemberCounts]:
     """Decode with `lm` as member a, which is asked everything, beside one that works."""
     pool = (PoolModel(model="a"), PoolModel(model="b"))
-    return decode(asked(folder, count), data(pool=pool), 0, folder, lambda member: lm if member.model == "a" else Echo("b"), quiet)
+    return decode(
+        asked(folder, count), data(pool=pool), 0, folder, lambda member: lm if member.model == "a" else Echo("b"), quiet
+    )
 
 
 @pytest.mark.parametrize("kind", (Echo, Server))
@@ -369,7 +400,8 @@ def test_done_is_what_is_on_disk_not_what_was_said(tmp_path: Path) -> None:
     assert files(tmp_path)["answers/a@1.jsonl"] == files(tmp_path / "whole")["answers/a@1.jsonl"]
 
 
-# -- several processes ---------------------------------------------------------------------------------------------------------------------
+# -- several processes
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def hold(path: Path, held: Any, free: Any) -> None:
@@ -421,7 +453,9 @@ def test_two_processes_in_one_folder_end_with_the_same_bytes_and_load_nothing_tw
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert files(shared) == files(alone)
-    assert sorted(id.split()[0] for id in JsonLines(tmp_path / "log.jsonl").by_id) == sorted(member.name for member in POOL)
+    assert sorted(id.split()[0] for id in JsonLines(tmp_path / "log.jsonl").by_id) == sorted(
+        member.name for member in POOL
+    )
 
 
 def append_many(path: Path, name: str) -> None:
@@ -461,7 +495,8 @@ def test_a_torn_line_of_any_length_is_cut_off(length: int, tmp_path: Path) -> No
         assert path.read_bytes() == head + b'{"id": "b"}\n'
 
 
-# -- the plan ------------------------------------------------------------------------------------------------------------------------------
+# -- the plan
+# ------------------------------------------------------------------------------------------------------------------------------
 
 
 def facts(*, served: Sequence[str] = (), **parameters: int) -> dict[str, ModelFacts]:
@@ -485,7 +520,12 @@ def facts(*, served: Sequence[str] = (), **parameters: int) -> dict[str, ModelFa
 
 def test_the_plan_counts_rows_memory_time_and_money() -> None:
     pool = [PoolModel(model=name) for name in "abcd"]
-    found = plan(1000, data(pool=pool, answers=2, max_new_tokens=440), 0, facts(a=7 * 10**9, b=10**9, served=("c",)) | facts(d=10**9))
+    found = plan(
+        1000,
+        data(pool=pool, answers=2, max_new_tokens=440),
+        0,
+        facts(a=7 * 10**9, b=10**9, served=("c",)) | facts(d=10**9),
+    )
     a, b, c, _ = found.members
     assert [member.rows for member in found.members] == [500] * 4
     assert (found.rows, found.left, found.images) == (2000, 2000, None)
@@ -505,10 +545,19 @@ def test_the_plan_knows_what_is_done_and_how_long_it_took(tmp_path: Path) -> Non
     instructions = asked(tmp_path, 10)
     pool = [PoolModel(model=name) for name in "ab"]
     settings = data(pool=pool, answers=2)
-    decode(instructions, settings, 0, tmp_path, lambda member: Echo(member.name, fails=lambda id, times: id == "i/3"), quiet)
+    decode(
+        instructions,
+        settings,
+        0,
+        tmp_path,
+        lambda member: Echo(member.name, fails=lambda id, times: id == "i/3"),
+        quiet,
+    )
     known = facts(a=2 * 10**9, b=10**9)
     done = plan(instructions, settings, 0, known, tmp_path)
-    assert [(member.rows, member.answered, member.failed, member.left, member.images) for member in done.members] == [(10, 9, 1, 1, 10)] * 2
+    assert [(member.rows, member.answered, member.failed, member.left, member.images) for member in done.members] == [
+        (10, 9, 1, 1, 10)
+    ] * 2
     assert "as its shards in this folder took" in done.members[0].rate
     answers_file(tmp_path, "b@1").unlink()
     JsonLines(answers.speed_file(tmp_path)).by_id.clear()

@@ -106,7 +106,9 @@ def test_copies_of_a_photograph_look_alike(seed: int) -> None:
         "square": image.resize((336, 336)),
         "1% cut off": image.crop((3, 2, 317, 238)),
     }
-    assert {name: looks_alike(original, hash_image(copy)) is not None for name, copy in copies.items()} == dict.fromkeys(copies, True)
+    assert {
+        name: looks_alike(original, hash_image(copy)) is not None for name, copy in copies.items()
+    } == dict.fromkeys(copies, True)
     assert looks_alike(original, hash_image(image.transpose(Image.Transpose.ROTATE_180))) is None
 
 
@@ -119,7 +121,9 @@ def test_no_two_scenes_look_alike_though_their_looks_come_near() -> None:
     shown = [hash_image(render(scene)) for scene in islice(scenes("train/0"), 300)]
     held = [hash_image(render(scene)) for scene in islice(scenes("test/pope"), 300)]
     pairs = [(one, other) for one in shown for other in held]
-    assert [1 for one, other in pairs if (one.look ^ other.look).bit_count() <= DISTANCE + 4], "looks alone would give false alarms"
+    assert [1 for one, other in pairs if (one.look ^ other.look).bit_count() <= DISTANCE + 4], (
+        "looks alone would give false alarms"
+    )
     assert not [1 for one, other in pairs if looks_alike(one, other) is not None]
 
 
@@ -180,8 +184,14 @@ turned = st.lists(st.integers(min_value=0, max_value=127), max_size=18)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(looks, min_size=1, max_size=40), st.lists(st.tuples(st.integers(0, 39), turned), max_size=30), st.integers(0, 24))
-def test_the_index_of_looks_finds_what_comparing_all_finds(first: list[int], changed: list[tuple[int, list[int]]], distance: int) -> None:
+@given(
+    st.lists(looks, min_size=1, max_size=40),
+    st.lists(st.tuples(st.integers(0, 39), turned), max_size=30),
+    st.integers(0, 24),
+)
+def test_the_index_of_looks_finds_what_comparing_all_finds(
+    first: list[int], changed: list[tuple[int, list[int]]], distance: int
+) -> None:
     near = [first[place % len(first)] for place, _ in changed]
     for place, (_, bits) in enumerate(changed):
         for bit in bits:
@@ -198,7 +208,12 @@ def test_the_index_of_looks_finds_what_comparing_all_finds(first: list[int], cha
         apart = [(query ^ look).bit_count() for look in entries]
         wanted = sorted((key for key in range(len(entries)) if apart[key] <= distance), key=lambda key: apart[key])
         assert index.near(query, distance) == wanted
-    everything = {(q, key) for q, query in enumerate(queries) for key, look in enumerate(entries) if (query ^ look).bit_count() <= distance}
+    everything = {
+        (q, key)
+        for q, query in enumerate(queries)
+        for key, look in enumerate(entries)
+        if (query ^ look).bit_count() <= distance
+    }
     assert set(index.near_all(queries, distance)) == everything
 
 
@@ -226,7 +241,9 @@ words = st.lists(st.sampled_from(WORDS), max_size=10).map(" ".join)
 @settings(max_examples=80, deadline=None)
 @given(st.lists(words, max_size=25), st.lists(words, max_size=25), st.sampled_from([0.2, 0.5, 0.8, 0.9, 1.0]))
 @example(["abcd"], ["abcd", "abcde", ""], 0.5)
-def test_near_texts_are_those_that_comparing_all_finds(queries: list[str], entries: list[str], threshold: float) -> None:
+def test_near_texts_are_those_that_comparing_all_finds(
+    queries: list[str], entries: list[str], threshold: float
+) -> None:
     wanted = {
         (q, e): pytest.approx(value)
         for q, query in enumerate(queries)

@@ -94,7 +94,10 @@ def shown(tmp_path: Path) -> ImageRef:
 @settings(max_examples=120, deadline=None)
 @given(data=st.data(), first=st.sampled_from(WAYS), second=st.sampled_from(WAYS))
 def test_pairs_go_through_any_two_formats_unchanged(
-    data: st.DataObject, first: tuple[str, str, bool], second: tuple[str, str, bool], tmp_path_factory: pytest.TempPathFactory
+    data: st.DataObject,
+    first: tuple[str, str, bool],
+    second: tuple[str, str, bool],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     one_picture = {first[0], second[0]} & {"rlhf-v", "rlaif-v"}
     pairs = data.draw(pairs_of(1 if one_picture else 3))
@@ -147,7 +150,10 @@ FOREIGN: dict[str, tuple[str, list[dict[str, Any]]]] = {
                 "id": "000000033471",
                 "image": "coco/7.png",
                 "conversations": [{"from": "human", "value": "What?\n<image>"}, {"from": "gpt", "value": "cat"}],
-                "rejected_conversations": [{"from": "human", "value": "What?\n<image>"}, {"from": "gpt", "value": "dog"}],
+                "rejected_conversations": [
+                    {"from": "human", "value": "What?\n<image>"},
+                    {"from": "gpt", "value": "dog"},
+                ],
             }
         ],
     ),
@@ -205,7 +211,10 @@ FOREIGN: dict[str, tuple[str, list[dict[str, Any]]]] = {
             }
         ],
     ),
-    "trl without roles": ("plain.jsonl", [{"prompt": "What?", "chosen": "cat", "rejected": "dog", "images": ["coco/7.png"]}]),
+    "trl without roles": (
+        "plain.jsonl",
+        [{"prompt": "What?", "chosen": "cat", "rejected": "dog", "images": ["coco/7.png"]}],
+    ),
 }
 
 
@@ -221,7 +230,9 @@ def test_the_files_of_others_are_told_by_their_columns(name: str, tmp_path: Path
     if file.endswith("parquet"):
         pq.write_table(pa.Table.from_pylist(records), tmp_path / file)
     else:
-        (tmp_path / file).write_text("".join(json.dumps(one) + "\n" for one in records) if "jsonl" in file else json.dumps(records))
+        (tmp_path / file).write_text(
+            "".join(json.dumps(one) + "\n" for one in records) if "jsonl" in file else json.dumps(records)
+        )
     first, second = read_pairs(tmp_path / file)
     assert (first.prompt, first.chosen, first.rejected) == ("What?", "cat", "dog")
     assert [picture.read() for picture in first.images] == [png(7)]
@@ -288,7 +299,9 @@ def test_what_a_form_cannot_hold_is_refused_and_the_old_file_stays(tmp_path: Pat
         write_pairs([two], tmp_path / "pairs.csv")
 
 
-@pytest.mark.parametrize("name", ("../secret.png", "/etc/passwd", "{outside}/secret.png", "link.png", "http://127.0.0.1:9/x.png"))
+@pytest.mark.parametrize(
+    "name", ("../secret.png", "/etc/passwd", "{outside}/secret.png", "link.png", "http://127.0.0.1:9/x.png")
+)
 @pytest.mark.parametrize("form", ("trl", "povid"))
 def test_a_hostile_name_reads_nothing_outside(form: str, name: str, tmp_path: Path, shown: ImageRef) -> None:
     (tmp_path / "secret.png").write_bytes(png(200))
@@ -337,7 +350,8 @@ def listener() -> Iterator[tuple[int, list[str]]]:
 
 @pytest.mark.parametrize("embed", (False, True))
 @pytest.mark.parametrize(
-    ("form", "ending"), (("trl", "parquet"), ("rlaif-v", "parquet"), ("trl", "jsonl"), ("povid", "json"), ("sharegpt", "jsonl"))
+    ("form", "ending"),
+    (("trl", "parquet"), ("rlaif-v", "parquet"), ("trl", "jsonl"), ("povid", "json"), ("sharegpt", "jsonl")),
 )
 def test_what_is_written_of_hostile_names_loads_and_opens_nothing(
     form: str, ending: str, embed: bool, tmp_path: Path, shown: ImageRef, listener: tuple[int, list[str]]
@@ -401,7 +415,9 @@ def test_a_folder_moves_with_its_lines_and_the_pictures_below_it(ending: str, tm
 
 
 @pytest.mark.parametrize("ending", ("parquet", "jsonl"))
-def test_without_copies_a_zip_stays_a_zip_that_datasets_and_we_read(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_copies_a_zip_stays_a_zip_that_datasets_and_we_read(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     monkeypatch.chdir(tmp_path)
@@ -411,7 +427,11 @@ def test_without_copies_a_zip_stays_a_zip_that_datasets_and_we_read(ending: str,
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("in/7 é.png", png(7))
         opened.writestr(odd, png(8))
-    pictures = (ImageRef("in/7 é.png", archive, "in/7 é.png"), ImageRef("o", archive, odd), ImageRef("d.png", data=png(9)))
+    pictures = (
+        ImageRef("in/7 é.png", archive, "in/7 é.png"),
+        ImageRef("o", archive, odd),
+        ImageRef("d.png", data=png(9)),
+    )
     path = tmp_path / "out" / f"pairs.{ending}"
     write_pairs([pair(pictures[0], images=pictures)], path, copy_images=False)
     assert [found.name for found in path.parent.iterdir()] == [path.name]
@@ -428,11 +448,17 @@ def test_without_copies_a_zip_stays_a_zip_that_datasets_and_we_read(ending: str,
 
 @pytest.mark.parametrize("ending", ("parquet", "jsonl"))
 @pytest.mark.parametrize("embed", (False, True))
-def test_what_is_no_image_is_counted_once_and_left_out(embed: bool, ending: str, tmp_path: Path, shown: ImageRef) -> None:
+def test_what_is_no_image_is_counted_once_and_left_out(
+    embed: bool, ending: str, tmp_path: Path, shown: ImageRef
+) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("bad.jpg", b"no image")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    bad = (ImageRef("bad.jpg", tmp_path / "a.zip", "bad.jpg"), ImageRef("bad.png", tmp_path / "bad.png"), ImageRef("d", data=b"no image"))
+    bad = (
+        ImageRef("bad.jpg", tmp_path / "a.zip", "bad.jpg"),
+        ImageRef("bad.png", tmp_path / "bad.png"),
+        ImageRef("d", data=b"no image"),
+    )
     seen = SeenPairs()
     path = tmp_path / "out" / f"pairs.{ending}"
     write_pairs([pair(shown, images=(*bad, shown)), pair(shown, images=bad)] * 70, path, embed_images=embed, seen=seen)
@@ -449,7 +475,9 @@ def test_what_is_no_image_is_counted_once_and_left_out(embed: bool, ending: str,
 @pytest.mark.parametrize("ending", ("parquet", "jsonl"))
 def test_a_margin_without_end_is_none_and_the_lines_are_json(ending: str, tmp_path: Path, shown: ImageRef) -> None:
     path = tmp_path / f"pairs.{ending}"
-    write_pairs([pair(shown, margin=margin, chosen_ratings={"Wit": "inf"}) for margin in (math.inf, math.nan, 2.0)], path)
+    write_pairs(
+        [pair(shown, margin=margin, chosen_ratings={"Wit": "inf"}) for margin in (math.inf, math.nan, 2.0)], path
+    )
     if ending == "jsonl":
         for line in path.read_text().splitlines():
             json.loads(line, parse_constant=lambda name: pytest.fail(name))
@@ -492,17 +520,25 @@ def test_datasets_opens_the_pictures(tmp_path: Path, shown: ImageRef, monkeypatc
     assert opened[0]["images"][0].getpixel((0, 0)) == (7, 10, 10)
     for form in ("rlaif-v", "rlhf-v"):
         write_pairs([pair(shown)], tmp_path / f"{form}.parquet", form)
-        assert datasets.load_dataset("parquet", data_files=str(tmp_path / f"{form}.parquet"), **load)[0]["image"].size == (4, 4)
+        assert datasets.load_dataset("parquet", data_files=str(tmp_path / f"{form}.parquet"), **load)[0][
+            "image"
+        ].size == (4, 4)
 
 
-def test_best_answers_are_prompt_and_completion(tmp_path: Path, shown: ImageRef, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_answers_are_prompt_and_completion(
+    tmp_path: Path, shown: ImageRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     monkeypatch.chdir(tmp_path)
-    best = BestAnswer(prompt="What?", images=(shown,), completion="cat", model="A", ratings={"Wit": "5"}, row=3, row_id="r")
+    best = BestAnswer(
+        prompt="What?", images=(shown,), completion="cat", model="A", ratings={"Wit": "5"}, row=3, row_id="r"
+    )
     for ending, kind in (("parquet", "parquet"), ("jsonl", "json")):
         assert write_best([best], tmp_path / f"best.{ending}") == 1
-        made = datasets.load_dataset(kind, data_files=str(tmp_path / f"best.{ending}"), split="train", cache_dir=str(tmp_path / "cache"))
+        made = datasets.load_dataset(
+            kind, data_files=str(tmp_path / f"best.{ending}"), split="train", cache_dir=str(tmp_path / "cache")
+        )
         assert made[0]["prompt"] == [{"role": "user", "content": "What?"}]
         assert made[0]["completion"] == [{"role": "assistant", "content": "cat"}]
         assert (made[0]["row"], made[0]["model"]) == (3, "A")
@@ -527,9 +563,20 @@ def test_trl_trains_on_what_is_written(tmp_path: Path, monkeypatch: pytest.Monke
     for index in range(4):
         scene = make_scene(f"test-formats/{index}")
         picture = ImageRef("", tmp_path / "images" / write_image(scene, tmp_path / "images"))
-        made.append(pair(picture, id=str(index), row=index, prompt="describe the image.", chosen=caption(scene), rejected="a red ring."))
+        made.append(
+            pair(
+                picture,
+                id=str(index),
+                row=index,
+                prompt="describe the image.",
+                chosen=caption(scene),
+                rejected="a red ring.",
+            )
+        )
     write_pairs(made, tmp_path / "pairs.parquet")
-    table = datasets.load_dataset("parquet", data_files=str(tmp_path / "pairs.parquet"), split="train", cache_dir=str(tmp_path / "cache"))
+    table = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "pairs.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert is_conversational(table[0])
     base = find("scenes-base").pretrained
     arguments = DPOConfig(
@@ -578,7 +625,9 @@ def test_the_card_is_read_by_the_hub_and_cells_cannot_break_it() -> None:
     assert text.rstrip().endswith("| 1 |")
 
 
-@pytest.mark.parametrize(("rows", "size"), ((0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (80_258, "10K<n<100K"), (10**8, "10M<n<100M")))
+@pytest.mark.parametrize(
+    ("rows", "size"), ((0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (80_258, "10K<n<100K"), (10**8, "10M<n<100M"))
+)
 def test_the_size_is_one_the_hub_knows(rows: int, size: str) -> None:
     assert f"- {size}\n" in dataset_card("", name="n", rows=rows, files={"rows": "r"})
 
@@ -615,7 +664,12 @@ class Hub(BaseHTTPRequestHandler):
             self.answer({"url": f"{os.environ['HF_ENDPOINT']}/datasets/me/set", "name": "me/set"})
         elif "/preupload/" in self.path:
             self.answer(
-                {"files": [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in json.loads(body)["files"]]}
+                {
+                    "files": [
+                        {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for one in json.loads(body)["files"]
+                    ]
+                }
             )
         elif "/commit/" in self.path:
             address = f"{os.environ['HF_ENDPOINT']}/datasets/me/set/commit/{'1' * 40}"

@@ -27,11 +27,27 @@ from trainers.training import dpo
 from trainers.training.job import Job
 
 register()
-LORA = r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)|.*\.h\.\d+\..*(c_attn|attn\.c_proj|w1|w2)"
+LORA = (
+    r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)|.*\.h\.\d+\..*(c_attn|attn\.c_proj|w1|w2)"
+)
 SEED, BETA = 3, 0.2
 PAIRS = [
-    Preference(id="a", prompt="what is in the image", images=(picture(1, (56, 56)),), chosen="a red circle", rejected="two dogs .", row=0),
-    Preference(id="b", prompt="yes or no", images=(picture(2, (84, 56)),), chosen="the car near a table is blue", rejected="no", row=1),
+    Preference(
+        id="a",
+        prompt="what is in the image",
+        images=(picture(1, (56, 56)),),
+        chosen="a red circle",
+        rejected="two dogs .",
+        row=0,
+    ),
+    Preference(
+        id="b",
+        prompt="yes or no",
+        images=(picture(2, (84, 56)),),
+        chosen="the car near a table is blue",
+        rejected="no",
+        row=1,
+    ),
     Preference(id="c", prompt="yes or no", images=(picture(2, (84, 56)),), chosen="yes", rejected="a table", row=1),
 ]
 
@@ -97,7 +113,11 @@ def alone(made: Any, anchor: float = 0.0, epoch: int = 0) -> tuple[float, dict[s
             ("chosen_elsewhere", pair.chosen, crops),
         ):
             asked = (made.processing_class, beside, pair.prompt, answer)
-            reference = said(made.model, *asked, reference=True)[0] if made.ref_model is None else said(made.ref_model, *asked)[0]
+            reference = (
+                said(made.model, *asked, reference=True)[0]
+                if made.ref_model is None
+                else said(made.ref_model, *asked)[0]
+            )
             ratios[name].append((said(made.model, *asked)[0] - reference).sum())
     whole = {name: torch.stack(values) for name, values in ratios.items()}
     loss = functions.mdpo(**whole, beta=BETA, anchor=anchor).mean().item()
@@ -155,7 +175,11 @@ def test_pairs_without_a_picture_are_named() -> None:
 # The loss
 
 
-ALL = ("llava", "qwen2_vl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llava_next", "internvl", "idefics3", "qwen")))
+ALL = (
+    "llava",
+    "qwen2_vl",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("llava_next", "internvl", "idefics3", "qwen")),
+)
 
 
 @pytest.mark.parametrize("family", ALL)
@@ -211,7 +235,10 @@ def test_crops_are_fresh_every_epoch_and_the_same_again(checkpoint: Any, tmp_pat
 
     class Watched(CroppedCollator):
         def __call__(self, examples: Any) -> Any:
-            seen[-1].extend(example["elsewhere"][0].tobytes() for example in sorted(examples, key=lambda example: str(example["id"])))
+            seen[-1].extend(
+                example["elsewhere"][0].tobytes()
+                for example in sorted(examples, key=lambda example: str(example["id"]))
+            )
             return super().__call__(examples)
 
     for _ in range(2):
@@ -228,11 +255,25 @@ def test_crops_are_fresh_every_epoch_and_the_same_again(checkpoint: Any, tmp_pat
 
 def job(out: Path, **changes: Any) -> Job:
     recipe = find_recipe("scenes-demo").model_dump()
-    recipe["training"] |= {"loss": "mdpo", "sft_weight": 0.0, "batch_size": 2, "checkpoints": 1, "log_steps": 1, "warmup_steps": 0}
+    recipe["training"] |= {
+        "loss": "mdpo",
+        "sft_weight": 0.0,
+        "batch_size": 2,
+        "checkpoints": 1,
+        "log_steps": 1,
+        "warmup_steps": 0,
+    }
     recipe["training"]["lora"] |= {"r": 4, "alpha": 8}
     recipe["training"] |= changes
     pairs = [
-        replace(pair, id=f"{pair.id}{row}", prompt="describe the image in detail.", chosen="a red ring.", rejected="a blue ball.", row=row)
+        replace(
+            pair,
+            id=f"{pair.id}{row}",
+            prompt="describe the image in detail.",
+            chosen="a red ring.",
+            rejected="a blue ball.",
+            row=row,
+        )
         for row, pair in enumerate(PAIRS * 2)
     ]
     return Job(

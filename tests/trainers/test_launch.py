@@ -1,4 +1,5 @@
-"""Launches: the processes that were asked for are really there, train as one would, and what becomes of them is known."""
+"""Launches: the processes that were asked for are really there, train as one would, and what becomes of them is
+known."""
 
 import json
 import re
@@ -17,7 +18,18 @@ import yaml
 from support.errors import StageError
 from tests.trainers.two_processes import pairs
 from trainers.cluster import launch as launching
-from trainers.cluster.launch import CONFIGS, LaunchError, Layout, Place, check_world, command_of, exit_code, job_name, launch, plan_of
+from trainers.cluster.launch import (
+    CONFIGS,
+    LaunchError,
+    Layout,
+    Place,
+    check_world,
+    command_of,
+    exit_code,
+    job_name,
+    launch,
+    plan_of,
+)
 from trainers.cluster.slurm import Resources, SlurmError, resources
 
 SCRIPT = [sys.executable, str(Path(__file__).with_name("two_processes.py"))]
@@ -28,12 +40,15 @@ def options(command: list[str]) -> dict[str, str]:
     return dict(zip(command[2:-1:2], command[3::2], strict=False))
 
 
-# -- what is run -------------------------------------------------------------------------------------------------------------------------
+# -- what is run
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ("ddp", "fsdp2"))
 def test_a_node_runs_accelerate_with_the_modes_settings(mode: Any) -> None:
-    command = command_of(["harness", "train", "x"], Layout(processes=4, nodes=2, mode=mode), Place(rank=1, head="node7", port=12345))
+    command = command_of(
+        ["harness", "train", "x"], Layout(processes=4, nodes=2, mode=mode), Place(rank=1, head="node7", port=12345)
+    )
     assert Path(command[0]).name == "accelerate"
     given = options([*command[: command.index("--no_python")], "--no_python"])
     assert given == {
@@ -58,7 +73,9 @@ def test_one_process_needs_no_launcher() -> None:
     assert Path(command_of(["harness", "train", "x"], Layout(mode="fsdp2"))[0]).name == "accelerate"
 
 
-@pytest.mark.parametrize(("mode", "kind"), (("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("zero2", "DEEPSPEED"), ("zero3", "DEEPSPEED")))
+@pytest.mark.parametrize(
+    ("mode", "kind"), (("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("zero2", "DEEPSPEED"), ("zero3", "DEEPSPEED"))
+)
 def test_settings_are_what_accelerate_reads(mode: str, kind: str) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -107,7 +124,15 @@ def test_the_plan_is_the_script_and_the_command(tmp_path: Path) -> None:
     wanted = resources(["partition=gpu", "time=2:00:00", "cpus=32", "mem=100G"])
     text = plan_of(["harness", "train", "a b"], tmp_path, Layout(processes=8, nodes=2), wanted=wanted, cluster="slurm")
     asked = {line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")}
-    assert {"nodes=2", "gpus-per-node=8", "ntasks-per-node=1", "requeue", "open-mode=append", "cpus-per-task=32", "mem=100G"} <= asked
+    assert {
+        "nodes=2",
+        "gpus-per-node=8",
+        "ntasks-per-node=1",
+        "requeue",
+        "open-mode=append",
+        "cpus-per-task=32",
+        "mem=100G",
+    } <= asked
     assert f"job-name={job_name(tmp_path)}" in asked
     assert "signal=USR2@90" in asked
     run = next(line for line in text.splitlines() if line.startswith("srun"))
@@ -145,10 +170,13 @@ def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         launching.send(["x"], tmp_path, TWO)
 
 
-# -- who is there ------------------------------------------------------------------------------------------------------------------------
+# -- who is there
+# ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_process_alone_that_was_to_be_one_of_two_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_alone_that_was_to_be_one_of_two_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HARNESS_WORLD", "2")
     monkeypatch.setenv("HARNESS_LAUNCH_NOTES", str(tmp_path))
     monkeypatch.delenv("WORLD_SIZE", raising=False)
@@ -168,9 +196,8 @@ def test_whoever_was_not_launched_is_as_many_as_it_is(monkeypatch: pytest.Monkey
 
 
 def test_the_first_that_failed_gives_the_exit_code() -> None:
-    report = (
-        "Failures:\n[1]:\n  exitcode  : -15 (pid: 7)  (SIGTERM)\nRoot Cause (first observed failure):\n[0]:\n  exitcode  : 4 (pid: 8) \n"
-    )
+    report = "Failures:\n[1]:\n  exitcode  : -15 (pid: 7)  (SIGTERM)\n"
+    report += "Root Cause (first observed failure):\n[0]:\n  exitcode  : 4 (pid: 8) \n"
     assert exit_code(1, report) == 4
     assert exit_code(1, report.replace(": 4 ", ": -9 ")) == 137
     assert exit_code(2, "no such option") == 2
@@ -192,7 +219,9 @@ def test_a_command_that_does_not_check_has_failed(tmp_path: Path) -> None:
 
 def test_two_launches_in_one_folder_are_not_begun(tmp_path: Path) -> None:
     ended: list[int] = []
-    first = threading.Thread(target=lambda: ended.append(launch([*SCRIPT, "count", str(tmp_path), "20", "0.1"], tmp_path)))
+    first = threading.Thread(
+        target=lambda: ended.append(launch([*SCRIPT, "count", str(tmp_path), "20", "0.1"], tmp_path))
+    )
     first.start()
     until = time.monotonic() + 30
     while not (tmp_path / "count-0.jsonl").exists() and time.monotonic() < until:
@@ -204,13 +233,18 @@ def test_two_launches_in_one_folder_are_not_begun(tmp_path: Path) -> None:
     assert launch([*SCRIPT, "count", str(tmp_path), "21", "0"], tmp_path) == 0
 
 
-LAUNCHER = (
-    "import sys; from pathlib import Path; from trainers.cluster.launch import launch; sys.exit(launch(sys.argv[2:], Path(sys.argv[1])))"
-)
+LAUNCHER = """
+import sys
+from pathlib import Path
+from trainers.cluster.launch import launch
+sys.exit(launch(sys.argv[2:], Path(sys.argv[1])))
+"""
 
 
 @pytest.mark.parametrize(("sent", "code"), ((signal.SIGTERM, 143), (signal.SIGKILL, -9)))
-def test_a_launcher_that_is_ended_leaves_no_second_one_beside_its_processes(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_a_launcher_that_is_ended_leaves_no_second_one_beside_its_processes(
+    sent: signal.Signals, code: int, tmp_path: Path
+) -> None:
     command = [*SCRIPT, "count", str(tmp_path), "25", "0.1"]
     first = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(tmp_path), *command])
     until = time.monotonic() + 30
@@ -233,7 +267,8 @@ def test_a_launcher_that_is_ended_leaves_no_second_one_beside_its_processes(sent
     assert steps == list(range(25))
 
 
-# -- several processes that are really several -------------------------------------------------------------------------------------------
+# -- several processes that are really several
+# -------------------------------------------------------------------------------------------
 
 
 def test_two_processes_add_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -264,7 +299,15 @@ def test_accelerate_that_starts_one_of_two_is_found_out(tmp_path: Path, monkeypa
     """What `accelerate launch --cpu --num_processes 2` does: a single process, and no word."""
 
     def silently_one(command: Any, layout: Layout, place: Place | None = None) -> list[str]:
-        return [str(launching.beside_python("accelerate")), "launch", "--cpu", "--num_processes", "2", "--no_python", *command]
+        return [
+            str(launching.beside_python("accelerate")),
+            "launch",
+            "--cpu",
+            "--num_processes",
+            "2",
+            "--no_python",
+            *command,
+        ]
 
     monkeypatch.setattr(launching, "command_of", silently_one)
     assert launch([*SCRIPT, "exit", "0", "5"], tmp_path, TWO) != 0
@@ -356,7 +399,9 @@ def recipe(tmp_path: Path) -> Path:
         right = caption(scene)
         wrong = right.replace("the background is", "a red ring. the background is")
         asked, shown = "describe the image in detail.", (ImageRef(image.name, image),)
-        pairs.append(Preference(id=scene.id, prompt=asked, images=shown, chosen=right, rejected=wrong, margin=1.0, row=index))
+        pairs.append(
+            Preference(id=scene.id, prompt=asked, images=shown, chosen=right, rejected=wrong, margin=1.0, row=index)
+        )
     write_pairs(pairs, tmp_path / "pairs.jsonl")
     path = tmp_path / "two.toml"
     path.write_text(RECIPE.format(pairs=tmp_path / "pairs.jsonl"))
@@ -381,7 +426,8 @@ def test_two_processes_train_as_one_does(recipe: Path, tmp_path: Path, monkeypat
     assert figures(two, "grad_norm") == pytest.approx(figures(one, "grad_norm"), abs=2e-5)
     assert sorted(path.name for path in two.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
     weights = two / "checkpoint-6" / "adapter_model.safetensors"
-    # Without its end, the same command goes on from the middle, and ends there again; whole, there is nothing left to do.
+    # Without its end, the same command goes on from the middle, and ends there again; whole, there is nothing left to
+    # do.
     expected = figures(two, "loss")
     (two / "checkpoint-6" / "checkpoint.json").unlink()
     assert train(two, TWO) == 0
@@ -418,7 +464,8 @@ FIGURES = ("loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps/reje
 
 @pytest.mark.slow
 def test_however_a_step_is_shared_out_it_is_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes that accumulate, of whose last step one or five pairs are there, against one process with all in one batch."""
+    """Two processes that accumulate, of whose last step one or five pairs are there, against one process with all in
+    one batch."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole = [
         run("sft", "sft", 16),
@@ -443,17 +490,29 @@ def test_however_a_step_is_shared_out_it_is_the_same_step(tmp_path: Path, monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", ("dpo", "sft"))
-def test_a_run_killed_on_one_number_of_processes_ends_alike_on_another(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkpoint that is gone on from lies in the middle of an epoch, of which a last step of five pairs is left."""
+def test_a_run_killed_on_one_number_of_processes_ends_alike_on_another(
+    arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint that is gone on from lies in the middle of an epoch, of which a last step of five pairs is
+    left."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    settings: dict[str, Any] = {"epochs": 3.0, "save_steps": 3, "per_device_batch_size": 2, "sft_weight": 2.0 if arm == "dpo" else 0.0}
+    settings: dict[str, Any] = {
+        "epochs": 3.0,
+        "save_steps": 3,
+        "per_device_batch_size": 2,
+        "sft_weight": 2.0 if arm == "dpo" else 0.0,
+    }
     one, two = Layout(cpu=True), TWO
     assert trained(tmp_path, "whole", [run("run", arm, 13, **settings)], one) == 0
     for name, first, second in (("less", two, one), ("more", one, two)):
         assert trained(tmp_path, name, [run("run", arm, 13, dies=5, **settings)], first) == 137
-        assert [path.parent.name for path in (tmp_path / name / "run").glob("checkpoint-*/checkpoint.json")] == ["checkpoint-3"]
+        assert [path.parent.name for path in (tmp_path / name / "run").glob("checkpoint-*/checkpoint.json")] == [
+            "checkpoint-3"
+        ]
         assert trained(tmp_path, name, [run("run", arm, 13, **settings)], second) == 0
-        assert figures(tmp_path / name / "run", "loss") == pytest.approx(figures(tmp_path / "whole" / "run", "loss"), rel=1e-4, abs=1e-5)
+        assert figures(tmp_path / name / "run", "loss") == pytest.approx(
+            figures(tmp_path / "whole" / "run", "loss"), rel=1e-4, abs=1e-5
+        )
         assert_same_weights(tmp_path / "whole" / "run" / "checkpoint-6", tmp_path / name / "run" / "checkpoint-6")
 
 
@@ -468,7 +527,10 @@ def test_a_model_cut_over_two_processes_has_the_loss_and_gradient_of_the_whole(t
     FAMILIES["llava"](tmp_path / "llava")
     processor = AutoProcessor.from_pretrained(tmp_path / "llava")
     pictures = [Image.new("RGB", (28, 28), colour) for colour in ("red", "blue")]
-    texts = [f"USER: <image>\nIs there a {thing} in the image? ASSISTANT: {answer}" for thing, answer in (("dog", "yes"), ("car", "no"))]
+    texts = [
+        f"USER: <image>\nIs there a {thing} in the image? ASSISTANT: {answer}"
+        for thing, answer in (("dog", "yes"), ("car", "no"))
+    ]
     inputs = processor(text=texts, images=[[picture] for picture in pictures], return_tensors="pt", padding=True)
     torch.save(dict(inputs), tmp_path / "inputs.pt")
     assert launch([*SCRIPT, "fsdp2", str(tmp_path)], tmp_path, TWO) == 0

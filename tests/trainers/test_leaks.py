@@ -14,7 +14,18 @@ from PIL import Image
 from support import images as pictures
 from support.images import ImageRef, PictureFile, keep
 from tasks.scenes.world import render, scenes
-from trainers.data.contamination import COMMON, SIMILAR, Benchmark, Document, Leak, LeakError, Leaks, benchmark_of, drop, find_leaks
+from trainers.data.contamination import (
+    COMMON,
+    SIMILAR,
+    Benchmark,
+    Document,
+    Leak,
+    LeakError,
+    Leaks,
+    benchmark_of,
+    drop,
+    find_leaks,
+)
 from trainers.data.image_hashes import HashCache
 from trainers.data.rows import Preference, Row
 
@@ -47,7 +58,10 @@ def row(index: int, prompt: str, *images: ImageRef, id: str = "") -> Row:
 
 def asked(number: int) -> str:
     """A question that no other number's is near to."""
-    return " ".join(f"{word}{number * 31 + place}" for place, word in enumerate(("alpha", "beta", "gamma", "delta", "omega", "sigma")))
+    return " ".join(
+        f"{word}{number * 31 + place}"
+        for place, word in enumerate(("alpha", "beta", "gamma", "delta", "omega", "sigma"))
+    )
 
 
 def clean_rows(start: int = 0, count: int = 8) -> list[Row]:
@@ -58,7 +72,10 @@ def clean_rows(start: int = 0, count: int = 8) -> list[Row]:
 def held() -> Benchmark:
     documents = [
         Document(
-            id=f"q{number}", question=f"Question {asked(500 + number)}?", images=(shown(number),), name=f"COCO_val2014_{number:012}.jpg"
+            id=f"q{number}",
+            question=f"Question {asked(500 + number)}?",
+            images=(shown(number),),
+            name=f"COCO_val2014_{number:012}.jpg",
         )
         for number in range(1, 7)
     ]
@@ -143,8 +160,14 @@ def test_a_question_that_the_benchmark_asks_of_many_pictures_is_nobodys() -> Non
 
 def test_an_answer_format_that_all_questions_end_with_makes_no_leak() -> None:
     ending = "Please answer the question with nothing but the word yes or the word no."
-    documents = [Document(id=str(n), question=f"Is it {chr(97 + n) * 3}? {ending}", images=(shown(n),)) for n in range(COMMON + 1)]
-    assert find_leaks([row(0, f"Is it zzz? {ending}", shown(90))], [Benchmark(task="mme", documents=documents)]).leaks == ()
+    documents = [
+        Document(id=str(n), question=f"Is it {chr(97 + n) * 3}? {ending}", images=(shown(n),))
+        for n in range(COMMON + 1)
+    ]
+    assert (
+        find_leaks([row(0, f"Is it zzz? {ending}", shown(90))], [Benchmark(task="mme", documents=documents)]).leaks
+        == ()
+    )
 
 
 def test_a_template_filled_in_many_ways_makes_no_leak() -> None:
@@ -199,10 +222,13 @@ def test_all_pairs_of_a_row_are_checked_as_one_and_dropped_together(held: Benchm
 
 def test_counts_are_rows_by_task_and_evidence() -> None:
     def benchmark(task: str) -> Benchmark:
-        return Benchmark(task=task, documents=[Document(id=str(n), question="Is it?", images=(shown(1),)) for n in range(4)])
+        return Benchmark(
+            task=task, documents=[Document(id=str(n), question="Is it?", images=(shown(1),)) for n in range(4)]
+        )
 
     leaks = find_leaks(
-        [row(n, "What?", shown(1)) for n in range(3)] + [row(3, "What?", shown(1, kind="JPEG"))], [benchmark("a"), benchmark("b")]
+        [row(n, "What?", shown(1)) for n in range(3)] + [row(3, "What?", shown(1, kind="JPEG"))],
+        [benchmark("a"), benchmark("b")],
     )
     assert leaks.summary() == {"a": 4, "b": 4}
     assert leaks.counts["a"] == {
@@ -217,7 +243,9 @@ def test_counts_are_rows_by_task_and_evidence() -> None:
 
 def test_no_training_scene_is_taken_for_a_test_scene() -> None:
     rows = [row(number, "What?", shown(render(scene))) for number, scene in enumerate(islice(scenes("train/0"), 300))]
-    documents = [Document(id=scene.id, question="What?", images=(render(scene),)) for scene in islice(scenes("test/pope"), 300)]
+    documents = [
+        Document(id=scene.id, question="What?", images=(render(scene),)) for scene in islice(scenes("test/pope"), 300)
+    ]
     leaks = find_leaks(rows, [Benchmark(task="scenes", documents=documents)])
     assert leaks.leaks == ()
     assert leaks.rows == leaks.tasks["scenes"].images == 300
@@ -228,7 +256,12 @@ def test_planted_scenes_are_found_among_others() -> None:
     tested = [render(scene) for scene in islice(scenes("test/pope"), 20)]
     rows = [row(number, "What?", shown(image)) for number, image in enumerate([*trained, *tested])]
     leaks = find_leaks(
-        rows, [Benchmark(task="s", documents=[Document(id=str(n), question="?", images=(im,)) for n, im in enumerate(tested)])]
+        rows,
+        [
+            Benchmark(
+                task="s", documents=[Document(id=str(n), question="?", images=(im,)) for n, im in enumerate(tested)]
+            )
+        ],
     )
     assert {leak.row: leak.document for leak in leaks.leaks} == {60 + number: str(number) for number in range(20)}
 
@@ -242,7 +275,10 @@ def test_plain_pictures_leak_by_content_only() -> None:
 
 
 def test_broken_pictures_of_a_benchmark_are_counted_and_said(tmp_path: Path) -> None:
-    documents = [Document(id="0", question="?", images=(ImageRef("000000000005.jpg"),)), Document(id="1", question="?", images=(shown(1),))]
+    documents = [
+        Document(id="0", question="?", images=(ImageRef("000000000005.jpg"),)),
+        Document(id="1", question="?", images=(shown(1),)),
+    ]
     leaks = find_leaks([row(0, "What?", shown(200, "000000000005.jpg"))], [Benchmark(task="t", documents=documents)])
     assert leaks.tasks["t"].unreadable == 1
     assert evidence(leaks) == {0: {("0", ("same COCO id",))}}
@@ -325,9 +361,13 @@ def test_the_documents_of_a_task_are_read_with_their_pictures_and_coco_names(tmp
         {"question": "Why?", "image": ""},
     ]
     leaks = find_leaks(
-        [row(0, SPECIFIC, shown(1, kind="JPEG")), row(1, "What?", ImageRef("000000000012.jpg"))], [benchmark_of("pope", Loaded(docs))]
+        [row(0, SPECIFIC, shown(1, kind="JPEG")), row(1, "What?", ImageRef("000000000012.jpg"))],
+        [benchmark_of("pope", Loaded(docs))],
     )
-    assert evidence(leaks) == {0: {("x/1", ("looks alike", "same question on same image"))}, 1: {("1", ("same COCO id",))}}
+    assert evidence(leaks) == {
+        0: {("x/1", ("looks alike", "same question on same image"))},
+        1: {("1", ("same COCO id",))},
+    }
     assert leaks.tasks["pope"].documents == 3
     assert leaks.tasks["pope"].unreadable == 1
 
@@ -335,7 +375,9 @@ def test_the_documents_of_a_task_are_read_with_their_pictures_and_coco_names(tmp
 @pytest.mark.parametrize(("task", "doc"), (("chair", {"question_id": "42"}), ("object_halbench", {"id": "42/7"})))
 def test_benchmarks_numbered_as_coco_are_known_by_their_numbers(task: str, doc: dict[str, Any]) -> None:
     loaded = Loaded([{**doc, "question": "?", "image": ""}])
-    leaks = find_leaks([row(0, "What?", ImageRef("coco/train2014/COCO_train2014_000000000042.jpg"))], [benchmark_of(task, loaded)])
+    leaks = find_leaks(
+        [row(0, "What?", ImageRef("coco/train2014/COCO_train2014_000000000042.jpg"))], [benchmark_of(task, loaded)]
+    )
     assert leaks.counts[task]["same COCO id"] == 1
 
 

@@ -24,7 +24,9 @@ def softplus(x: float) -> float:
 
 
 def test_dpo_is_ln_2_where_policy_and_reference_agree() -> None:
-    assert functions.dpo(chosen=torch.zeros(2), rejected=torch.zeros(2), beta=0.3).tolist() == pytest.approx([math.log(2)] * 2)
+    assert functions.dpo(chosen=torch.zeros(2), rejected=torch.zeros(2), beta=0.3).tolist() == pytest.approx(
+        [math.log(2)] * 2
+    )
 
 
 def test_dpo_on_hand_made_numbers() -> None:
@@ -33,9 +35,10 @@ def test_dpo_on_hand_made_numbers() -> None:
 
 
 def test_cdpo_mixes_in_the_swapped_pair_and_robust_takes_it_out() -> None:
-    one = {"chosen": tensor([2.0]), "rejected": tensor([-1.0]), "beta": 0.5}
-    assert functions.cdpo(**one, smoothing=0.1).item() == pytest.approx(0.9 * softplus(-1.5) + 0.1 * softplus(1.5))  # type: ignore[arg-type]
-    assert functions.robust(**one, smoothing=0.1).item() == pytest.approx((0.9 * softplus(-1.5) - 0.1 * softplus(1.5)) / 0.8)  # type: ignore[arg-type]
+    one: dict[str, Any] = {"chosen": tensor([2.0]), "rejected": tensor([-1.0]), "beta": 0.5}
+    mixed, taken_out = functions.cdpo(**one, smoothing=0.1), functions.robust(**one, smoothing=0.1)
+    assert mixed.item() == pytest.approx(0.9 * softplus(-1.5) + 0.1 * softplus(1.5))
+    assert taken_out.item() == pytest.approx((0.9 * softplus(-1.5) - 0.1 * softplus(1.5)) / 0.8)
 
 
 def test_robust_is_right_on_average_over_swapped_labels() -> None:
@@ -73,20 +76,27 @@ def test_mpo_weighs_its_three_parts() -> None:
 
 
 def test_mdpo_adds_the_image_pair_and_the_anchor() -> None:
-    found = functions.mdpo(chosen=tensor([2.0]), rejected=tensor([-1.0]), chosen_elsewhere=tensor([4.0]), beta=0.5, anchor=0.25)
+    found = functions.mdpo(
+        chosen=tensor([2.0]), rejected=tensor([-1.0]), chosen_elsewhere=tensor([4.0]), beta=0.5, anchor=0.25
+    )
     assert found.item() == pytest.approx(softplus(-1.5) + softplus(1.0) + softplus(-(1.0 - 0.25)))
 
 
 def test_changed_tokens_are_those_outside_common_runs_of_three() -> None:
     chosen, rejected = [1, 2, 3, 4, 9, 9, 7, 5, 6], [1, 2, 3, 4, 8, 7, 5, 6]
-    assert functions.changed_tokens(chosen, rejected) == ([False] * 4 + [True] * 2 + [False] * 3, [False] * 4 + [True] + [False] * 3)
+    assert functions.changed_tokens(chosen, rejected) == (
+        [False] * 4 + [True] * 2 + [False] * 3,
+        [False] * 4 + [True] + [False] * 3,
+    )
     assert functions.changed_tokens([1, 2], [1, 2]) == ([True] * 2, [True] * 2)  # too short a run to tell
 
 
 def test_ddpo_weighs_changed_tokens_and_divides_by_the_weights() -> None:
     log_probs, mask = tensor([[-1.0, -2.0, -4.0, -50.0]]), tensor([[1, 1, 1, 0]])
     changed = tensor([[False, True, False, True]])
-    assert functions.segment_log_probs(log_probs, mask, changed, gamma=5.0).item() == pytest.approx(-(1 + 5 * 2 + 4) / 7)
+    assert functions.segment_log_probs(log_probs, mask, changed, gamma=5.0).item() == pytest.approx(
+        -(1 + 5 * 2 + 4) / 7
+    )
     assert functions.segment_log_probs(log_probs, mask, changed, gamma=1.0).item() == pytest.approx(-7 / 3)
 
 
@@ -168,7 +178,9 @@ def trl_loss(**arguments: Any) -> float:
     completion = torch.cat([torch.zeros(6, 1), (torch.arange(width) < tokens[:, None]).float()], dim=1).long()
     token_log_probs = spread(torch.cat([POLICY_CHOSEN, POLICY_REJECTED]), tokens, width)
     nothing = torch.zeros(6, width)
-    output = FusedCausalLMOutput(log_probs=token_log_probs, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool())
+    output = FusedCausalLMOutput(
+        log_probs=token_log_probs, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool()
+    )
     trainer = SimpleNamespace(
         model=SimpleNamespace(training=True),
         accelerator=Accelerator(cpu=True),
@@ -229,7 +241,8 @@ def test_an_unknown_loss_names_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "smoothing", "message"), (("cdpo", 0.5, "below 0.5"), ("robust", -0.1, "at least 0"), ("ipo", 0.1, "takes no"))
+    ("name", "smoothing", "message"),
+    (("cdpo", 0.5, "below 0.5"), ("robust", -0.1, "at least 0"), ("ipo", 0.1, "takes no")),
 )
 def test_smoothing_that_means_nothing_is_refused(name: str, smoothing: float, message: str) -> None:
     with pytest.raises(LossError, match=message):

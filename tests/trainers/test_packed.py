@@ -46,10 +46,15 @@ def preferences(groups: Sequence[int] = (6, 1, 3), seed: int = 0, images: int = 
     found = []
     for row, pairs in enumerate(groups):
         answers = [" ".join(chance.choices(TALK.split(), k=chance.randint(2, 9))) for _ in range(answers_of[pairs])]
-        shown = tuple(picture(100 * seed + 10 * row + image, ((56, 56), (84, 56), (28, 84))[(row + image) % 3]) for image in range(images))
+        shown = tuple(
+            picture(100 * seed + 10 * row + image, ((56, 56), (84, 56), (28, 84))[(row + image) % 3])
+            for image in range(images)
+        )
         prompt = " ".join(chance.choices(TALK.split(), k=chance.randint(3, 8)))
         found += [
-            Preference(id=f"{row}/{a}-{b}", prompt=prompt, images=shown, chosen=answers[a], rejected=answers[b], row=row)
+            Preference(
+                id=f"{row}/{a}-{b}", prompt=prompt, images=shown, chosen=answers[a], rejected=answers[b], row=row
+            )
             for a in range(len(answers))
             for b in range(a + 1, len(answers))
         ]
@@ -75,7 +80,9 @@ def arguments(out: Path, **changes: Any) -> DPOConfig:
     return DPOConfig(**{**settings, **changes})
 
 
-def trainer(kind: Any, folder: Path, pairs: list[Preference], out: Path, options: dict[str, Any] | None = None, **changes: Any) -> Any:
+def trainer(
+    kind: Any, folder: Path, pairs: list[Preference], out: Path, options: dict[str, Any] | None = None, **changes: Any
+) -> Any:
     """A trainer whose adapters already say something, so that policy and reference differ."""
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
@@ -119,12 +126,21 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 
 
 CORE = ("llava", "qwen2_vl", "qwen2_5_vl")
-ALL = [family if family in CORE else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family != "qwen"] + ["qwen"]
+ALL = [
+    family if family in CORE else pytest.param(family, marks=pytest.mark.slow)
+    for family in FAMILIES
+    if family != "qwen"
+] + ["qwen"]
 
 
-def compared(folder: Path, pairs: list[Preference], out: Path, options: dict[str, Any] | None = None, **changes: Any) -> list[Any]:
+def compared(
+    folder: Path, pairs: list[Preference], out: Path, options: dict[str, Any] | None = None, **changes: Any
+) -> list[Any]:
     """(loss, gradients, metrics) of all pairs in one batch: TRL's, and ours."""
-    return [loss_and_gradients(trainer(kind, folder, pairs, out, options, **changes)) for kind in (DPOTrainer, PackedDPOTrainer)]
+    return [
+        loss_and_gradients(trainer(kind, folder, pairs, out, options, **changes))
+        for kind in (DPOTrainer, PackedDPOTrainer)
+    ]
 
 
 def assert_alike(stock: Any, ours: Any) -> None:
@@ -158,7 +174,9 @@ def test_pairs_that_share_no_prompt_are_packed_each_alone(family: str, checkpoin
         pytest.param({"loss_type": ["ipo"], "use_weighting": True}, id="weighted ipo"),
         pytest.param({"ld_alpha": 0.5}, id="length-desensitized"),
         pytest.param({"gradient_checkpointing": True}, id="checkpointed"),
-        pytest.param({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}, id="reentrant"),
+        pytest.param(
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}, id="reentrant"
+        ),
         pytest.param({"max_length": 45}, id="answers cut"),
     ),
 )
@@ -216,7 +234,15 @@ def test_two_processes_train_as_one_of_twice_the_batch(checkpoint: Any, tmp_path
     folder = checkpoint("llava")
     (tmp_path / "rank.py").write_text(RANK)
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "rank.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(tmp_path / "rank.py"),
+    ]
     subprocess.run([*command, __file__, str(folder), str(tmp_path)], env=environment, check=True)
     alone = trainer(PackedDPOTrainer, folder, preferences((6, 3, 3)), tmp_path / "alone", per_device_train_batch_size=4)
     alone.train()
@@ -226,7 +252,10 @@ def test_two_processes_train_as_one_of_twice_the_batch(checkpoint: Any, tmp_path
 
 
 def test_half_precision_stays_near_single_precision(checkpoint: Any, tmp_path: Path) -> None:
-    made = [trainer(PackedDPOTrainer, checkpoint("llava"), preferences((3, 1)), tmp_path / name) for name in ("exact", "rounded")]
+    made = [
+        trainer(PackedDPOTrainer, checkpoint("llava"), preferences((3, 1)), tmp_path / name)
+        for name in ("exact", "rounded")
+    ]
     made[1].model.to(torch.bfloat16)
     exact, rounded = map(loss_and_gradients, made)
     assert rounded[0] == pytest.approx(exact[0], rel=0.05)
@@ -243,7 +272,11 @@ def everything_before(lengths: list[tuple[int, int]]) -> torch.Tensor:
 def plainly_causal(groups: Sequence[Group]) -> Any:
     row = pack(groups)
     ends = np.cumsum([queries for queries, _ in row.lengths]).tolist()
-    return replace(row, keys=everything_before(row.lengths), lengths=[(q, end) for (q, _), end in zip(row.lengths, ends, strict=True)])
+    return replace(
+        row,
+        keys=everything_before(row.lengths),
+        lengths=[(q, end) for (q, _), end in zip(row.lengths, ends, strict=True)],
+    )
 
 
 def positions_run_on(groups: Sequence[Group]) -> Any:
@@ -261,7 +294,9 @@ def test_answers_that_see_each_other_or_stand_elsewhere_are_found_out(
     assert difference(stock[1], ours[1]) > 1e-3
 
 
-def test_image_tokens_at_places_of_text_are_found_out(checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_tokens_at_places_of_text_are_found_out(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stock = loss_and_gradients(trainer(DPOTrainer, checkpoint("qwen2_vl"), preferences((3, 1)), tmp_path))
     monkeypatch.setattr(packed, "positions", lambda backbone, row, grids: row["positions"][None])
     ours = loss_and_gradients(trainer(PackedDPOTrainer, checkpoint("qwen2_vl"), preferences((3, 1)), tmp_path))
@@ -280,10 +315,19 @@ def test_four_answers_of_six_pairs_are_read_once_with_their_prompt() -> None:
 
 
 def test_an_image_goes_through_its_frozen_encoder_once_and_without_a_graph(checkpoint: Any, tmp_path: Path) -> None:
-    made = trainer(PackedDPOTrainer, checkpoint("llava"), preferences(), tmp_path, {"features_room": 0}, gradient_checkpointing=True)
+    made = trainer(
+        PackedDPOTrainer,
+        checkpoint("llava"),
+        preferences(),
+        tmp_path,
+        {"features_room": 0},
+        gradient_checkpointing=True,
+    )
     made.add_references()
     seen: list[tuple[int, bool]] = []
-    made.backbone.vision_tower.register_forward_hook(lambda _, args, out: seen.append((len(args[0]), out.last_hidden_state.requires_grad)))
+    made.backbone.vision_tower.register_forward_hook(
+        lambda _, args, out: seen.append((len(args[0]), out.last_hidden_state.requires_grad))
+    )
     loss_and_gradients(made)
     assert seen == [(3, False)]
 
@@ -387,11 +431,15 @@ def test_a_reference_that_is_remembered_leaves_encoding_to_the_first_epoch(check
 
 
 @pytest.mark.parametrize("family", ("llava", pytest.param("qwen2_vl", marks=pytest.mark.slow)))
-def test_what_there_is_no_room_for_is_encoded_again_to_the_same_weights(family: str, checkpoint: Any, tmp_path: Path) -> None:
+def test_what_there_is_no_room_for_is_encoded_again_to_the_same_weights(
+    family: str, checkpoint: Any, tmp_path: Path
+) -> None:
 
     def trained(room: int) -> tuple[Any, int]:
         options = {"features_room": room}
-        made = trainer(PackedDPOTrainer, checkpoint(family), preferences(), tmp_path / str(room), options, num_train_epochs=2)
+        made = trainer(
+            PackedDPOTrainer, checkpoint(family), preferences(), tmp_path / str(room), options, num_train_epochs=2
+        )
         seen = tower_passes(made)
         made.train()
         assert made.features.used <= room
@@ -429,7 +477,9 @@ def test_pixels_changed_on_their_way_are_never_answered_from_what_is_kept(checkp
         passes = tower_passes(made)
         clean = made.compute_loss(made.model, batch).item()
         assert len(passes) == (0 if room else 1)
-        batch["pixel_values"][1] += 0.5 * torch.randn(batch["pixel_values"][1].shape, generator=torch.Generator().manual_seed(0))
+        batch["pixel_values"][1] += 0.5 * torch.randn(
+            batch["pixel_values"][1].shape, generator=torch.Generator().manual_seed(0)
+        )
         losses.append(made.compute_loss(made.model, batch).item())
         assert losses[-1] != pytest.approx(clean, rel=1e-4)
         assert passes == ([1] if room else [3, 3])  # the one that was changed
@@ -477,10 +527,14 @@ def test_more_than_features_is_asked_of_the_encoder_itself(checkpoint: Any, tmp_
     (
         pytest.param({"target_modules": ["q_proj", "v_proj"]}, id="adapters in the encoder"),
         pytest.param({"target_modules": ["down_proj", "linear_1"]}, id="adapters in the projector"),
-        pytest.param({"target_modules": ["down_proj"], "modules_to_save": ["multi_modal_projector"]}, id="a projector of its own"),
+        pytest.param(
+            {"target_modules": ["down_proj"], "modules_to_save": ["multi_modal_projector"]}, id="a projector of its own"
+        ),
     ),
 )
-def test_where_encoder_or_projector_learn_nothing_is_kept(lora: dict[str, Any], checkpoint: Any, tmp_path: Path) -> None:
+def test_where_encoder_or_projector_learn_nothing_is_kept(
+    lora: dict[str, Any], checkpoint: Any, tmp_path: Path
+) -> None:
     options = {"peft_config": LoraConfig(r=2, **lora)}
     assert trainer(PackedDPOTrainer, checkpoint("llava"), preferences((1,)), tmp_path, options).features is None
     stock, ours = compared(checkpoint("llava"), preferences((3, 1)), tmp_path, options)
@@ -529,7 +583,9 @@ def test_places_that_nobody_asks_for_see_nothing() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel runs on GPUs alone")
 def test_the_kernel_attends_alike() -> None:
     torch.manual_seed(0)
-    query, key, value = (torch.randn(1, heads, ROW.input_ids.shape[1], 64, device="cuda").bfloat16() for heads in (4, 2, 2))
+    query, key, value = (
+        torch.randn(1, heads, ROW.input_ids.shape[1], 64, device="cuda").bfloat16() for heads in (4, 2, 2)
+    )
     argument = attention.attention_argument(ROW.keys.cuda(), ROW.lengths)
     found, _ = attention.shared_prefix_attention(torch.nn.Identity(), query, key, value, None, shared_prefix=argument)
     expected = dense(query.float().cpu(), key.float().cpu(), value.float().cpu(), ROW)
@@ -540,7 +596,9 @@ def test_a_sliding_window_is_refused_rather_than_ignored() -> None:
     query = torch.randn(1, 1, ROW.input_ids.shape[1], 4)
     argument = attention.attention_argument(ROW.keys, ROW.lengths)
     with pytest.raises(PackedError, match="sliding_window"):
-        attention.shared_prefix_attention(torch.nn.Identity(), query, query, query, None, shared_prefix=argument, sliding_window=2)
+        attention.shared_prefix_attention(
+            torch.nn.Identity(), query, query, query, None, shared_prefix=argument, sliding_window=2
+        )
 
 
 def test_the_model_still_generates_and_scores_unpacked(checkpoint: Any, tmp_path: Path) -> None:
@@ -633,15 +691,21 @@ def test_a_reference_that_is_no_number_is_named(checkpoint: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("workers", (0, 1))
-def test_pairs_that_would_lose_their_answer_are_all_named_before_training(workers: int, checkpoint: Any, tmp_path: Path) -> None:
+def test_pairs_that_would_lose_their_answer_are_all_named_before_training(
+    workers: int, checkpoint: Any, tmp_path: Path
+) -> None:
     pairs = preferences((3, 1, 1))
     pairs[3:5] = [replace(pair, prompt="the table near a car " * 8) for pair in pairs[3:5]]
-    made = trainer(PackedDPOTrainer, checkpoint("llava"), pairs, tmp_path, max_length=48, dataloader_num_workers=workers)
+    made = trainer(
+        PackedDPOTrainer, checkpoint("llava"), pairs, tmp_path, max_length=48, dataloader_num_workers=workers
+    )
     with pytest.raises(CutError, match=r"max_length = 48 in 2 pairs, .*: '1/0-1', '2/0-1'; raise max_length") as error:
         made.train()
     assert error.value.ids == ("1/0-1", "2/0-1")
     assert made.state.global_step == 0
-    assert asked(trainer(PackedDPOTrainer, checkpoint("llava"), pairs[:3], tmp_path, max_length=48)) == []  # those that fit are paid for
+    assert (
+        asked(trainer(PackedDPOTrainer, checkpoint("llava"), pairs[:3], tmp_path, max_length=48)) == []
+    )  # those that fit are paid for
 
 
 def test_a_pair_that_is_there_twice_is_named_twice(checkpoint: Any, tmp_path: Path) -> None:
@@ -662,7 +726,9 @@ def test_a_model_without_adapters_is_refused(checkpoint: Any, tmp_path: Path) ->
     model = AutoModelForImageTextToText.from_pretrained(checkpoint("llava"), dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(checkpoint("llava"))
     with pytest.raises(PackedError, match="needs adapters"):
-        PackedDPOTrainer(model=model, args=arguments(tmp_path), train_dataset=Pairs(preferences((1,))), processing_class=processor)
+        PackedDPOTrainer(
+            model=model, args=arguments(tmp_path), train_dataset=Pairs(preferences((1,))), processing_class=processor
+        )
 
 
 # Batches

@@ -1,4 +1,5 @@
-"""What the packed trainer keeps of the reference belongs to one model and one wording; pairs that no processor takes are named."""
+"""What the packed trainer keeps of the reference belongs to one model and one wording; pairs that no processor takes
+are named."""
 
 import io
 from collections.abc import Sequence
@@ -32,12 +33,19 @@ def picture(size: tuple[int, int], colour: int = 90) -> ImageRef:
 
 
 def pair(id: str, **changes: Any) -> Preference:
-    plain = {"prompt": "what is in the image", "images": (picture((56, 56)),), "chosen": "a red circle", "rejected": "two dogs", "row": 0}
+    plain = {
+        "prompt": "what is in the image",
+        "images": (picture((56, 56)),),
+        "chosen": "a red circle",
+        "rejected": "two dogs",
+        "row": 0,
+    }
     return Preference(id=id, **{**plain, **changes})
 
 
 def trainer(folder: Path, pairs: Sequence[Preference], out: Path, **config: Any) -> tuple[Any, list[int]]:
-    """A trainer of a model with these values in its text configuration; and how many pairs its reference is asked about."""
+    """A trainer of a model with these values in its text configuration; and how many pairs its reference is asked
+    about."""
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     for name, value in config.items():
@@ -45,7 +53,14 @@ def trainer(folder: Path, pairs: Sequence[Preference], out: Path, **config: Any)
     asked: list[int] = []
     made = PackedDPOTrainer(
         model=model,
-        args=DPOConfig(output_dir=str(out), use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=None, report_to="none"),
+        args=DPOConfig(
+            output_dir=str(out),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            max_length=None,
+            report_to="none",
+        ),
         train_dataset=Pairs(pairs),
         processing_class=AutoProcessor.from_pretrained(folder),
         peft_config=LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj"),
@@ -78,7 +93,9 @@ def test_another_picture_under_the_same_name_is_another_pair(llava: Path, tmp_pa
 def test_a_picture_too_thin_for_the_model_is_named_with_its_pair(tmp_path: Path) -> None:
     FAMILIES["qwen2_5_vl"](tmp_path)
     pairs = Pairs([pair("fine"), pair("thin", images=(picture((2000, 3)),), row=1)])
-    with pytest.raises(PackedError, match=r"pair 'thin': Qwen2_5_VLProcessor can't read it: absolute aspect ratio .*; leave it out"):
+    with pytest.raises(
+        PackedError, match=r"pair 'thin': Qwen2_5_VLProcessor can't read it: absolute aspect ratio .*; leave it out"
+    ):
         PackedCollator(AutoProcessor.from_pretrained(tmp_path))([pairs[0], pairs[1]])
 
 
@@ -87,6 +104,8 @@ def test_a_text_that_stands_for_a_picture_is_named_with_its_pair(side: str, tmp_
     """Qwen-VL takes the path between its marks for a picture."""
     qwen_vl_checkpoint.write(tmp_path)
     pairs = Pairs([pair("fine"), pair("marked", **{side: "<img>cat.png</img> what"}, row=1)])
-    with pytest.raises(PackedError, match=r"pair 'marked': QwenVLProcessor can't read it: .*image.*; leave it out") as raised:
+    with pytest.raises(
+        PackedError, match=r"pair 'marked': QwenVLProcessor can't read it: .*image.*; leave it out"
+    ) as raised:
         PackedCollator(AutoProcessor.from_pretrained(tmp_path))([pairs[0], pairs[1]])
     assert "\n" not in str(raised.value)

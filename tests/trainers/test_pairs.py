@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from support.images import ImageRef
 from trainers.config.data import ASPECTS, Data, PoolModel
 from trainers.data import pair_rules
-from trainers.data.pair_rules import RULES, PairCounts, RuleError, best_answers, find_rule, pair_up, pairs_of, prompt_key, split
+from trainers.data.pair_rules import (
+    RULES,
+    PairCounts,
+    RuleError,
+    best_answers,
+    find_rule,
+    pair_up,
+    pairs_of,
+    prompt_key,
+    split,
+)
 from trainers.data.rows import Completion, Preference, Row
 from trainers.data.vlfeedback_format import read_rows
 
@@ -33,7 +43,9 @@ def row(*answers: Completion, index: int = 0, prompt: str = "What is it?", image
     return Row(index=index, id="7", prompt=prompt, images=(ImageRef(image),), completions=answers)
 
 
-def chosen(rows: Iterable[Row], rule: str = "authors", counts: PairCounts | None = None, **options: Any) -> list[tuple[str, str]]:
+def chosen(
+    rows: Iterable[Row], rule: str = "authors", counts: PairCounts | None = None, **options: Any
+) -> list[tuple[str, str]]:
     made = pair_up(rows, find_rule(rule, **options), counts or PairCounts())
     return [(pair.chosen_model, pair.rejected_model) for pair in made]
 
@@ -42,7 +54,8 @@ def chosen(rows: Iterable[Row], rule: str = "authors", counts: PairCounts | None
 
 
 def trapped_file(path: Path, rows: int = 200) -> list[dict[str, Any]]:
-    """Rows in the public schema, in both nestings: repeated ids, ratings that are no number, missing or padded, few and many answers."""
+    """Rows in the public schema, in both nestings: repeated ids, ratings that are no number, missing or padded, few and
+    many answers."""
     rng = random.Random(7)
     strange = ["N/A", "", "nan", "NaN", "4/5", "None", " 4 ", "4.5", "3.50", "1e0", "five", "½"]
     models = ["gpt-4v", "llava-v1.5-7b", "fuyu-8b", "mmicl-vicuna-13b", "qwen-vl-chat"]
@@ -63,11 +76,21 @@ def trapped_file(path: Path, rows: int = 200) -> list[dict[str, Any]]:
                     rating = rng.randint(1, 5)
                 annotations[aspect] = {"Rating": rating, "Rationale": f"because {rating}"}
             text = "the same" if rng.random() < 0.15 else f"{name} on {index}: " + "word " * rng.randint(0, 30)
-            completions.append({"annotations": {} if rng.random() < 0.02 else annotations, "model": name, "response": text})
+            completions.append(
+                {"annotations": {} if rng.random() < 0.02 else annotations, "model": name, "response": text}
+            )
         nested: Any = completions
         if rng.random() < 0.5:
             nested = {key: [one[key] for one in completions] for key in ("annotations", "model", "response")}
-        made.append({"id": str(index % 37), "prompt": f"Question {index % 90}?", "models": names, "completions": nested, "img_path": ""})
+        made.append(
+            {
+                "id": str(index % 37),
+                "prompt": f"Question {index % 90}?",
+                "models": names,
+                "completions": nested,
+                "img_path": "",
+            }
+        )
     path.write_text("".join(json.dumps(one) + "\n" for one in made), encoding="utf-8")
     return made
 
@@ -84,7 +107,9 @@ def by_the_authors(raw: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[int, st
             means = []
             for side in (a, b):
                 try:
-                    numbers = [float(note["Rating"]) for note in side["annotations"].values() if note["Rating"] is not None]
+                    numbers = [
+                        float(note["Rating"]) for note in side["annotations"].values() if note["Rating"] is not None
+                    ]
                     means.append(sum(numbers) / len(numbers))
                 except (ValueError, ZeroDivisionError):
                     break
@@ -148,7 +173,9 @@ def test_a_margin_is_exact_where_floats_are_not() -> None:
 
 
 def test_ratings_without_bounds_make_pairs_without_a_finite_margin() -> None:
-    extremes = row(answer("A", "1e308"), answer("B", "-1e308"), answer("C", "inf"), answer("D", "-inf"), answer("E", "3"))
+    extremes = row(
+        answer("A", "1e308"), answer("B", "-1e308"), answer("C", "inf"), answer("D", "-inf"), answer("E", "3")
+    )
     for rule in ("authors", "margin", "largest-gap", "dominant", "helpfulness"):
         made, counts = pairs_of(extremes, find_rule(rule))
         assert counts.pairs == len(made) > 0
@@ -160,7 +187,13 @@ def test_ratings_without_bounds_make_pairs_without_a_finite_margin() -> None:
     assert pair_rules.strongest_model([extremes, row(answer("C", "1"))]) == "A"
 
 
-@given(st.lists(st.tuples(*[st.sampled_from(["1", "2", "3", "4", "5", "4.3333334", "0.1", "1e-9", "1e300"])] * 3), min_size=2, max_size=6))
+@given(
+    st.lists(
+        st.tuples(*[st.sampled_from(["1", "2", "3", "4", "5", "4.3333334", "0.1", "1e-9", "1e300"])] * 3),
+        min_size=2,
+        max_size=6,
+    )
+)
 def test_the_margin_is_the_nearest_float_and_the_largest_gaps_are_exact(ratings: list[tuple[str, ...]]) -> None:
     one = row(*(answer(f"m{place}", *given) for place, given in enumerate(ratings)))
     means = {f"m{place}": sum(map(Fraction, given)) / 3 for place, given in enumerate(ratings)}
@@ -211,7 +244,9 @@ def test_an_aspect_that_does_not_count_need_not_be_a_number() -> None:
 
 
 def test_length_controlled_pairs_are_about_as_long() -> None:
-    long = row(answer("a", 5, 5, 5, text="x" * 31), answer("b", 4, 4, 4, text="x" * 20), answer("c", 3, 3, 3, text="x" * 30))
+    long = row(
+        answer("a", 5, 5, 5, text="x" * 31), answer("b", 4, 4, 4, text="x" * 20), answer("c", 3, 3, 3, text="x" * 30)
+    )
     assert chosen([long], "length-controlled") == [("a", "c"), ("b", "c")]
     empty = row(answer("a", 5, 5, 5, text=""), answer("b", 4, 4, 4, text="x"), answer("c", 3, 3, 3, text=""))
     assert chosen([empty], "length-controlled") == [("a", "c")]
@@ -226,7 +261,11 @@ def test_the_longest_is_best_whatever_its_ratings() -> None:
 
 
 def test_the_strongest_models_answers_are_best() -> None:
-    rows = [FOUR, row(answer("b", 5, 5, 5), answer("a", 4, 5, 5), index=1), row(answer("b", 1, 1, 1), answer("c", 5, 5, 5), index=2)]
+    rows = [
+        FOUR,
+        row(answer("b", 5, 5, 5), answer("a", 4, 5, 5), index=1),
+        row(answer("b", 1, 1, 1), answer("c", 5, 5, 5), index=2),
+    ]
     rule = pair_rules.settle(RULES["strongest"], lambda: rows)
     assert rule.strongest == "a"
     assert chosen(rows, "strongest", strongest="A") == [("a", "b"), ("a", "c"), ("a", "d"), ("a", "b")]
@@ -266,7 +305,12 @@ def test_yes_and_no_are_chosen_equally_often_and_the_first_of_each_stay() -> Non
     def asked(index: int, true: str, other: str) -> Row:
         return row(answer("a", 5, 5, 5, text=true), answer("b", 1, 1, 1, text=other), index=index)
 
-    rows = [asked(0, "Yes, it is.", "No."), asked(1, "yes", "no"), asked(2, "No parking.", "yes"), asked(3, "no\nIt is not.", "Yes")]
+    rows = [
+        asked(0, "Yes, it is.", "No."),
+        asked(1, "yes", "no"),
+        asked(2, "No parking.", "yes"),
+        asked(3, "no\nIt is not.", "Yes"),
+    ]
     counts = PairCounts()
     made = list(pair_up(rows, find_rule("authors", balance_yes_no=True), counts))
     assert [pair.row for pair in made] == [0, 2, 3]
@@ -281,7 +325,9 @@ def test_an_unknown_rule_or_option_is_named_with_what_is_known() -> None:
         find_rule("autors")
     with pytest.raises(RuleError, match=r"no option 'min_margn' \(did you mean 'min_margin'\?\)"):
         find_rule("authors", min_margn=1)
-    with pytest.raises(RuleError, match=r"no aspect 'Helpfullness' \(did you mean 'helpfulness'\?\); known: Helpfulness, Ethical"):
+    with pytest.raises(
+        RuleError, match=r"no aspect 'Helpfullness' \(did you mean 'helpfulness'\?\); known: Helpfulness, Ethical"
+    ):
         find_rule("authors", aspects=["Helpfullness"])
 
 
@@ -333,7 +379,8 @@ def test_a_recipe_can_name_no_strongest_member_and_gets_the_best_rated() -> None
             id=str(index),
             prompt="p",
             completions=tuple(
-                Completion(model=name, response=name, ratings=dict.fromkeys(ASPECTS, rating)) for name, rating in one.items()
+                Completion(model=name, response=name, ratings=dict.fromkeys(ASPECTS, rating))
+                for name, rating in one.items()
             ),
         )
         for index, one in enumerate(points)
@@ -382,7 +429,10 @@ def test_scores_are_exact_fractions() -> None:
 
 
 def test_all_pairs_of_a_prompt_fall_on_one_side() -> None:
-    rows = [replace(FOUR, index=i, prompt=f"Question {i % 400}?", images=(ImageRef(f"merged_images/{i % 400}.jpg"),)) for i in range(1200)]
+    rows = [
+        replace(FOUR, index=i, prompt=f"Question {i % 400}?", images=(ImageRef(f"merged_images/{i % 400}.jpg"),))
+        for i in range(1200)
+    ]
     made = list(pair_up(rows, RULES["authors"], PairCounts()))
     test = list(pair_rules.on_side(made, "test", 0.25, seed=3))
     train = list(pair_rules.on_side(made, "train", 0.25, seed=3))

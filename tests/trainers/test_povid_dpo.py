@@ -1,4 +1,5 @@
-"""POVID's second stage in training, against an arithmetic of its own, one answer at a time: each row of paper against code."""
+"""POVID's second stage in training, against an arithmetic of its own, one answer at a time: each row of paper against
+code."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +24,28 @@ from trainers.losses.povid import NoisedCollator, NoisedPairs, PovidTrainer, Var
 from trainers.losses.seeded_pairs import BlindError
 
 register()
-LORA = LoraConfig(r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)")
+LORA = LoraConfig(
+    r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)"
+)
 
 
 PAIRS = [
-    Preference(id="a", prompt="what is in the image", images=(picture(1, (56, 56)),), chosen="a red circle", rejected="two dogs .", row=0),
-    Preference(id="b", prompt="yes or no", images=(picture(2, (84, 56)),), chosen="the car near a table is blue", rejected="no", row=1),
+    Preference(
+        id="a",
+        prompt="what is in the image",
+        images=(picture(1, (56, 56)),),
+        chosen="a red circle",
+        rejected="two dogs .",
+        row=0,
+    ),
+    Preference(
+        id="b",
+        prompt="yes or no",
+        images=(picture(2, (84, 56)),),
+        chosen="the car near a table is blue",
+        rejected="no",
+        row=1,
+    ),
 ]
 
 
@@ -85,16 +102,27 @@ class OneByOne:
         shown = images
         if noisy and self.noise.place == "before":
             shown = [noised(images[0], seed=seed, step=self.noise.step, overflow=self.noise.overflow)]
-        messages: dict[str, Any] = {"prompt": prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)}
-        messages["chosen"] = messages["rejected"] = prepare_multimodal_messages([{"role": "assistant", "content": answer}])
+        messages: dict[str, Any] = {
+            "prompt": prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)
+        }
+        messages["chosen"] = messages["rejected"] = prepare_multimodal_messages(
+            [{"role": "assistant", "content": answer}]
+        )
         text = apply_chat_template(messages, self.processor)
         prompt = self.processor(text=[text["prompt"]], images=[shown], add_special_tokens=False, return_tensors="pt")
         tokens = self.processor.tokenizer(text["chosen"], add_special_tokens=False, return_tensors="pt").input_ids
         inputs = dict(prompt)
         if noisy and self.noise.place == "after":
             process = self.processor.image_processor
-            given = {"mean": process.image_mean, "std": process.image_std, "step": self.noise.step, "overflow": self.noise.overflow}
-            inputs["pixel_values"] = noised_pixels(prompt["pixel_values"][0], generator=torch.Generator().manual_seed(seed), **given)[None]
+            given = {
+                "mean": process.image_mean,
+                "std": process.image_std,
+                "step": self.noise.step,
+                "overflow": self.noise.overflow,
+            }
+            inputs["pixel_values"] = noised_pixels(
+                prompt["pixel_values"][0], generator=torch.Generator().manual_seed(seed), **given
+            )[None]
         inputs["input_ids"] = torch.cat([prompt["input_ids"], tokens], dim=1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         if "mm_token_type_ids" in inputs:
@@ -127,7 +155,9 @@ class OneByOne:
         losses = []
         for pair in PAIRS:
             chosen, rejected = self.ratio(pair, pair.chosen), self.ratio(pair, pair.rejected)
-            own = self.scored(pair, self.own(pair, False), False, False) - self.scored(pair, self.own(pair, True), False, True)
+            own = self.scored(pair, self.own(pair, False), False, False) - self.scored(
+                pair, self.own(pair, True), False, True
+            )
             losses += [-logsigmoid(torch.tensor(beta * (chosen - other))).item() for other in (rejected, own)]
         return float(np.mean(losses))
 
@@ -187,7 +217,9 @@ def test_policy_and_reference_alike_lose_ln_2(variant: Variant, checkpoint: Any,
     assert loss_of(made).item() == pytest.approx(np.log(2), abs=1e-5)
 
 
-def test_only_the_paper_learns_from_the_noised_image(checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_paper_learns_from_the_noised_image(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The code looks for a token in it; the paper scores it there, and gradients flow."""
     graphs: dict[str, list[bool]] = {}
     for variant in ("povid-code", "povid-paper"):

@@ -56,7 +56,9 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> list[Preference]:
     return made
 
 
-def job(preferences: list[Preference], out: Path, lora: dict[str, Any] | None = None, full: bool = False, **changes: Any) -> Job:
+def job(
+    preferences: list[Preference], out: Path, lora: dict[str, Any] | None = None, full: bool = False, **changes: Any
+) -> Job:
     recipe = find_recipe("scenes-demo").model_dump()
     recipe["training"] |= {"batch_size": 4, "checkpoints": 3, **changes}
     recipe["training"]["lora"] = None if full else recipe["training"]["lora"] | {"r": 4, "alpha": 8, **(lora or {})}
@@ -100,7 +102,9 @@ def test_checkpoints_are_evenly_spaced_and_end_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("arm", ("dpo", "sft"))
-def test_training_saves_adapters_of_the_language_model_alone(arm: str, preferences: list[Preference], tmp_path: Path) -> None:
+def test_training_saves_adapters_of_the_language_model_alone(
+    arm: str, preferences: list[Preference], tmp_path: Path
+) -> None:
     found = trainer(arm)(job(preferences, tmp_path))
     assert [(checkpoint.step, checkpoint.arm) for checkpoint in found] == [(2, arm), (4, arm), (6, arm)]
     weights = load_file(found[-1].path / "adapter_model.safetensors")
@@ -127,7 +131,9 @@ def test_the_first_loss_is_ln_2_plus_the_sft_term(preferences: list[Preference],
     assert lines[-1]["train_loss"] == pytest.approx(0.6931, abs=1e-3)
 
 
-@pytest.mark.parametrize(("module", "grouped"), ((dpo, False), (sft, False), (sft, True)), ids=("dpo", "sft", "sft by length"))
+@pytest.mark.parametrize(
+    ("module", "grouped"), ((dpo, False), (sft, False), (sft, True)), ids=("dpo", "sft", "sft by length")
+)
 def test_a_run_killed_between_checkpoints_ends_with_the_same_weights(
     module: Any, grouped: bool, preferences: list[Preference], tmp_path: Path
 ) -> None:
@@ -161,7 +167,13 @@ def test_noise_goes_on_where_a_killed_run_was(preferences: list[Preference], tmp
         if done == 6:
             raise Killed
 
-    settings: dict[str, Any] = {"loss": "povid-code", "sft_weight": 0.0, "epochs": 2.0, "save_steps": 5, "warmup_steps": 0}
+    settings: dict[str, Any] = {
+        "loss": "povid-code",
+        "sft_weight": 0.0,
+        "epochs": 2.0,
+        "save_steps": 5,
+        "warmup_steps": 0,
+    }
     whole = dpo.train(job(preferences[:16], tmp_path / "whole", **settings))
     cut = job(preferences[:16], tmp_path / "cut", **settings)
     with pytest.raises(Killed):
@@ -248,7 +260,13 @@ def test_a_last_step_of_fewer_pairs_is_shared_out_without_repeating_any(
     arm: str, plain: bool, weight: float, preferences: list[Preference], tmp_path: Path
 ) -> None:
     """Five pairs in the second of two steps of eight: 2 + 2 + 1 + 0, where one batch has all five at once."""
-    settings: dict[str, Any] = {"sft_weight": weight, "checkpoints": 1, "log_steps": 1, "batch_size": 8, "plain_trl": plain}
+    settings: dict[str, Any] = {
+        "sft_weight": weight,
+        "checkpoints": 1,
+        "log_steps": 1,
+        "batch_size": 8,
+        "plain_trl": plain,
+    }
     trainer(arm)(job(preferences[:13], tmp_path / "whole", **settings))
     trainer(arm)(job(preferences[:13], tmp_path / "parts", per_device_batch_size=2, **settings))
     for name in ("loss", "grad_norm", "num_tokens", *(("rewards/margins", "logps/chosen") if arm == "dpo" else ())):
@@ -258,7 +276,8 @@ def test_a_last_step_of_fewer_pairs_is_shared_out_without_repeating_any(
 
 
 def test_what_a_batch_weighs_in_its_step() -> None:
-    """Two processes of two batches of two: seven pairs, whose chosen answers have 10 tokens, but for the first pair's, which has 40."""
+    """Two processes of two batches of two: seven pairs, whose chosen answers have 10 tokens, but for the first pair's,
+    which has 40."""
     first, second = (shared([[(2, 50), (2, 20)], [(2, 20), (1, 10)]], 8, process) for process in (0, 1))
     assert [one.pairs for one in (*first, *second)] == pytest.approx([8 / 7, 8 / 7, 8 / 7, 4 / 7])
     assert [one.tokens for one in (*first, *second)] == pytest.approx([2.0, 0.8, 0.8, 0.4])
@@ -287,9 +306,15 @@ def test_packed_and_plain_training_log_the_same(preferences: list[Preference], t
         pytest.param({"loss": "ipo"}, id="ipo", marks=pytest.mark.slow),
         pytest.param({"loss": "mpo", "sft_weight": 0.0}, id="mpo", marks=pytest.mark.slow),
         pytest.param({"loss": "povid-code", "sft_weight": 0.0}, id="povid-code"),
-        pytest.param({"loss": "povid-paper", "sft_weight": 0.0, "noise": {"place": "after"}}, id="povid-paper", marks=pytest.mark.slow),
+        pytest.param(
+            {"loss": "povid-paper", "sft_weight": 0.0, "noise": {"place": "after"}},
+            id="povid-paper",
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"precision": "bf16", "gradient_checkpointing": True}, id="bf16", marks=pytest.mark.slow),
-        pytest.param({"weight_decay": 0.05, "adam_beta2": 0.98, "warmup_steps": 0, "warmup_ratio": 0.5}, id="optimizer"),
+        pytest.param(
+            {"weight_decay": 0.05, "adam_beta2": 0.98, "warmup_steps": 0, "warmup_ratio": 0.5}, id="optimizer"
+        ),
         pytest.param({"group_pairs": True, "workers": 1}, id="grouped", marks=pytest.mark.slow),
     ),
 )
@@ -309,7 +334,9 @@ def test_pairs_held_out_are_scored_and_not_trained_on(preferences: list[Preferen
 
 
 @pytest.mark.parametrize("arm", ("dpo", "sft"))
-def test_pairs_held_out_are_scored_where_training_is_grouped_by_length(arm: str, preferences: list[Preference], tmp_path: Path) -> None:
+def test_pairs_held_out_are_scored_where_training_is_grouped_by_length(
+    arm: str, preferences: list[Preference], tmp_path: Path
+) -> None:
     whole = job(preferences[:16], tmp_path, eval_steps=2, checkpoints=1, group_by_length=True)
     trainer(arm)(replace(whole, held_out=preferences[16:]))
     assert len(log(tmp_path, "eval_loss")) == 2
@@ -327,14 +354,18 @@ def test_no_checkpoint_is_made_of_weights_that_are_no_numbers(
                 parameter.grad.fill_(torch.nan)
         return torch.tensor(1.0)
 
-    monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", lambda self, parameters, *_: boundless(self._models[0]))
+    monkeypatch.setattr(
+        "accelerate.Accelerator.clip_grad_norm_", lambda self, parameters, *_: boundless(self._models[0])
+    )
     with pytest.raises(FloatingPointError, match="step 1 left weights that are no numbers"):
         dpo.train(job(preferences, tmp_path, save_steps=1, checkpoints=1, warmup_steps=0))
     assert find_checkpoints(tmp_path, "dpo") == []
 
 
 @pytest.mark.parametrize("arm", ("dpo", "sft"))
-def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_kept(arm: str, preferences: list[Preference], tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_kept(
+    arm: str, preferences: list[Preference], tmp_path: Path
+) -> None:
     doomed = job(preferences, tmp_path, learning_rate=1e30, warmup_steps=0)
     with pytest.raises(FloatingPointError, match=r"the loss is nan in step 2; its batch is in .*not-a-number"):
         trainer(arm)(doomed)
@@ -366,11 +397,15 @@ def test_four_bits_without_bitsandbytes_say_what_to_install(
 
 
 @pytest.mark.slow
-def test_four_bits_train_packed_as_plainly_and_leave_the_vision_tower_whole(preferences: list[Preference], tmp_path: Path) -> None:
+def test_four_bits_train_packed_as_plainly_and_leave_the_vision_tower_whole(
+    preferences: list[Preference], tmp_path: Path
+) -> None:
     pytest.importorskip("bitsandbytes")
     settings: dict[str, Any] = {"quantization": "4bit", "checkpoints": 1, "log_steps": 1, "warmup_steps": 0}
     quantized = {
-        name for name, module in load_weights(job(preferences, tmp_path, **settings)).named_modules() if "4bit" in type(module).__name__
+        name
+        for name, module in load_weights(job(preferences, tmp_path, **settings)).named_modules()
+        if "4bit" in type(module).__name__
     }
     assert any(name.endswith("q_proj") for name in quantized)
     assert not any("vision" in name or "projector" in name for name in quantized)
@@ -383,7 +418,9 @@ def test_four_bits_train_packed_as_plainly_and_leave_the_vision_tower_whole(pref
 
 @pytest.mark.parametrize("arm", ("dpo", "sft"))
 @pytest.mark.parametrize("side", ("prompt", "chosen"))
-def test_a_text_that_holds_what_stands_for_a_picture_is_named(arm: str, side: str, preferences: list[Preference], tmp_path: Path) -> None:
+def test_a_text_that_holds_what_stands_for_a_picture_is_named(
+    arm: str, side: str, preferences: list[Preference], tmp_path: Path
+) -> None:
     text = "an <image> of a ring"
     held = replace(preferences[1], prompt=text) if side == "prompt" else replace(preferences[1], chosen=text)
     pairs = [preferences[0], held]
@@ -392,7 +429,9 @@ def test_a_text_that_holds_what_stands_for_a_picture_is_named(arm: str, side: st
     assert "\n" not in str(raised.value)
 
 
-def batches_of(arm: str, preferences: list[Preference], out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[list[str]]:
+def batches_of(
+    arm: str, preferences: list[Preference], out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> list[list[str]]:
     """The ids of each batch trained on."""
     seen: list[list[str]] = []
     compute = CheckedTrainer.compute_loss
@@ -445,7 +484,9 @@ def test_pairs_that_would_lose_their_answer_are_named_or_left_out(
     [last] = trainer(arm)(dropping)
     assert last.step == 3  # ten pairs, four a step
     assert json.loads((last.path / NOTE).read_text())["left out"] == 2
-    assert json.loads((tmp_path / "dropped" / LEFT_OUT).read_text())["ids"] == sorted(too_long[place].id for place in (2, 4))
+    assert json.loads((tmp_path / "dropped" / LEFT_OUT).read_text())["ids"] == sorted(
+        too_long[place].id for place in (2, 4)
+    )
     assert len(said) == 1
     assert trainer(arm)(dropping) == [last]
 
@@ -478,8 +519,12 @@ def test_who_hears_of_a_checkpoint_can_end_the_run_for_good(preferences: list[Pr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ({"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"init": "orthogonal"}), ids=str)
-def test_variants_of_adapters_load_and_change_what_is_said(variant: dict[str, Any], preferences: list[Preference], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "variant", ({"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"init": "orthogonal"}), ids=str
+)
+def test_variants_of_adapters_load_and_change_what_is_said(
+    variant: dict[str, Any], preferences: list[Preference], tmp_path: Path
+) -> None:
     [last] = dpo.train(job(preferences[:8], tmp_path, checkpoints=1, lora=variant))
     base = find("scenes-base").pretrained
     assert log(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-5)
@@ -490,11 +535,14 @@ def test_variants_of_adapters_load_and_change_what_is_said(variant: dict[str, An
     )
 
 
-@pytest.mark.parametrize(("init", "rslora"), (("pissa", False), ("pissa", True), pytest.param("olora", False, marks=pytest.mark.slow)))
+@pytest.mark.parametrize(
+    ("init", "rslora"), (("pissa", False), ("pissa", True), pytest.param("olora", False, marks=pytest.mark.slow))
+)
 def test_adapters_that_begin_as_parts_of_the_weights_are_saved_for_the_weights_as_they_were(
     init: str, rslora: bool, preferences: list[Preference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the trained model says is what the saved adapter says on the untouched base; and the reference said what the base says."""
+    """What the trained model says is what the saved adapter says on the untouched base; and the reference said what the
+    base says."""
     kept: list[Any] = []
     original = preference.Progress.on_train_end
 
@@ -504,20 +552,31 @@ def test_adapters_that_begin_as_parts_of_the_weights_are_saved_for_the_weights_a
 
     monkeypatch.setattr(preference.Progress, "on_train_end", keep)
     base = find("scenes-base").pretrained
-    [last] = dpo.train(job(preferences[:8], tmp_path, checkpoints=1, warmup_steps=0, log_steps=1, lora={"init": init, "rslora": rslora}))
+    [last] = dpo.train(
+        job(
+            preferences[:8], tmp_path, checkpoints=1, warmup_steps=0, log_steps=1, lora={"init": init, "rslora": rslora}
+        )
+    )
     trained = logits(kept[0], base, preferences)
     torch.testing.assert_close(
-        logits(PeftModel.from_pretrained(base_model(base), str(last.path)), base, preferences), trained, atol=1e-3, rtol=1e-3
+        logits(PeftModel.from_pretrained(base_model(base), str(last.path)), base, preferences),
+        trained,
+        atol=1e-3,
+        rtol=1e-3,
     )
     assert (trained - logits(base_model(base), base, preferences)).abs().max() > 1e-2
     assert log(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-4)
     with kept[0].disable_adapter():
-        assert not torch.allclose(logits(kept[0], base, preferences), logits(base_model(base), base, preferences), atol=1e-2)
+        assert not torch.allclose(
+            logits(kept[0], base, preferences), logits(base_model(base), base, preferences), atol=1e-2
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", ("dpo", "sft"))
-def test_a_killed_run_of_such_adapters_ends_with_the_same_weights(arm: str, preferences: list[Preference], tmp_path: Path) -> None:
+def test_a_killed_run_of_such_adapters_ends_with_the_same_weights(
+    arm: str, preferences: list[Preference], tmp_path: Path
+) -> None:
     class Killed(Exception):
         pass
 
@@ -536,12 +595,25 @@ def test_a_killed_run_of_such_adapters_ends_with_the_same_weights(arm: str, pref
 
 @pytest.mark.parametrize(
     ("arm", "train_vision"),
-    (("dpo", False), pytest.param("dpo", True, marks=pytest.mark.slow), pytest.param("sft", False, marks=pytest.mark.slow), ("sft", True)),
+    (
+        ("dpo", False),
+        pytest.param("dpo", True, marks=pytest.mark.slow),
+        pytest.param("sft", False, marks=pytest.mark.slow),
+        ("sft", True),
+    ),
 )
 def test_full_training_leaves_the_vision_tower_unless_told_otherwise(
     arm: str, train_vision: bool, preferences: list[Preference], tmp_path: Path
 ) -> None:
-    full = job(preferences[:8], tmp_path, full=True, checkpoints=1, learning_rate=1e-3, warmup_steps=0, train_vision=train_vision)
+    full = job(
+        preferences[:8],
+        tmp_path,
+        full=True,
+        checkpoints=1,
+        learning_rate=1e-3,
+        warmup_steps=0,
+        train_vision=train_vision,
+    )
     [last] = trainer(arm)(full)
     before, after = base_model(full.base).state_dict(), base_model(last.path).state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

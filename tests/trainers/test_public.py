@@ -1,4 +1,5 @@
-"""VLFeedback as it is published: every shape gives the same rows, nothing outside the dataset is read, what is written loads elsewhere."""
+"""VLFeedback as it is published: every shape gives the same rows, nothing outside the dataset is read, what is written
+loads elsewhere."""
 
 import gzip
 import io
@@ -35,7 +36,9 @@ PICTURES = {"1": png(1), "2": png(2), "4": png(4)}
 
 
 def annotations(*ratings: str | None) -> dict[str, Any]:
-    return {aspect: {"Rating": rating, "Rationale": f"as {rating}"} for aspect, rating in zip(ASPECTS, ratings, strict=True)}
+    return {
+        aspect: {"Rating": rating, "Rationale": f"as {rating}"} for aspect, rating in zip(ASPECTS, ratings, strict=True)
+    }
 
 
 def completions(index: int) -> list[dict[str, Any]]:
@@ -46,14 +49,22 @@ def completions(index: int) -> list[dict[str, Any]]:
 
 
 def record(index: int) -> dict[str, Any]:
-    return {"id": IDS[index], "prompt": f"What is it? {index}", "models": ["gpt4v", "llava"], "completions": completions(index)}
+    return {
+        "id": IDS[index],
+        "prompt": f"What is it? {index}",
+        "models": ["gpt4v", "llava"],
+        "completions": completions(index),
+    }
 
 
 RECORDS = [record(index) for index in range(4)]
 
 
 def as_lists(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row | {"completions": {key: [one[key] for one in row["completions"]] for key in row["completions"][0]}} for row in records]
+    return [
+        row | {"completions": {key: [one[key] for one in row["completions"]] for key in row["completions"][0]}}
+        for row in records
+    ]
 
 
 def put_lines(path: Path, records: Sequence[dict[str, Any]]) -> Path:
@@ -92,7 +103,9 @@ def clone(folder: Path) -> Path:
 
 def dict_of_lists(folder: Path) -> Path:
     put_images(folder / "images")
-    return put_lines(folder / "rows.jsonl", [row | {"img_path": f"images/{row['id']}.jpg"} for row in as_lists(RECORDS)])
+    return put_lines(
+        folder / "rows.jsonl", [row | {"img_path": f"images/{row['id']}.jpg"} for row in as_lists(RECORDS)]
+    )
 
 
 def loader_paths(folder: Path) -> Path:
@@ -103,7 +116,9 @@ def loader_paths(folder: Path) -> Path:
 
 def windows_paths(folder: Path) -> Path:
     put_zip(folder / "images.zip", prefix="")
-    return put_lines(folder / "rows.jsonl", [row | {"img_path": f"C:\\data\\merged_images\\{row['id']}.jpg"} for row in RECORDS])
+    return put_lines(
+        folder / "rows.jsonl", [row | {"img_path": f"C:\\data\\merged_images\\{row['id']}.jpg"} for row in RECORDS]
+    )
 
 
 def one_list(folder: Path) -> Path:
@@ -203,7 +218,9 @@ def test_ratings_are_kept_as_text_and_aspects_are_known_in_any_spelling(tmp_path
         "VISUAL-FAITHFULNESS": {"Rating": 3.5},
         "Wit": {"Rating": "2"},
     }
-    path = put_lines(tmp_path / "a.jsonl", [record(0) | {"completions": [{"annotations": judged, "model": "m", "response": "r"}]}])
+    path = put_lines(
+        tmp_path / "a.jsonl", [record(0) | {"completions": [{"annotations": judged, "model": "m", "response": "r"}]}]
+    )
     seen = Seen()
     (row,) = read_rows(path, seen=seen)
     assert row.completions[0].ratings == {"Helpfulness": "4", "Visual Faithfulness": "3.5", "Wit": "2"}
@@ -213,7 +230,9 @@ def test_ratings_are_kept_as_text_and_aspects_are_known_in_any_spelling(tmp_path
 
 def test_no_digit_of_a_rating_is_lost(tmp_path: Path) -> None:
     judged = {aspect: {"Rating": rating} for aspect, rating in zip(ASPECTS, (4.3333334, 4.0, 4.3333333), strict=True)}
-    path = put_lines(tmp_path / "a.jsonl", [record(0) | {"completions": [{"annotations": judged, "model": "m", "response": "r"}]}])
+    path = put_lines(
+        tmp_path / "a.jsonl", [record(0) | {"completions": [{"annotations": judged, "model": "m", "response": "r"}]}]
+    )
     (row,) = read_rows(path)
     assert list(row.completions[0].ratings.values()) == ["4.3333334", "4", "4.3333333"]
 
@@ -247,7 +266,9 @@ def test_a_failed_answer_is_not_an_empty_one(tmp_path: Path) -> None:
     ),
 )
 def test_citation_marks_are_cut_out_and_other_brackets_stay(given: str, wanted: str, tmp_path: Path) -> None:
-    path = put_lines(tmp_path / "a.jsonl", [record(0) | {"completions": [{"model": "m", "response": given, "annotations": {}}]}])
+    path = put_lines(
+        tmp_path / "a.jsonl", [record(0) | {"completions": [{"model": "m", "response": given, "annotations": {}}]}]
+    )
     seen = Seen()
     (row,) = read_rows(path, seen=seen)
     assert row.completions[0].response == wanted
@@ -381,7 +402,10 @@ def test_a_hostile_id_reads_nothing_outside_the_dataset(tmp_path: Path) -> None:
 
 
 def test_zip_members_are_read_in_place_and_hostile_or_encrypted_ones_lead_nowhere(tmp_path: Path) -> None:
-    put_lines(tmp_path / "a.jsonl", [record(0) | {"img_path": "../secret.png"}, record(1) | {"img_path": "locked.png"}, RECORDS[3]])
+    put_lines(
+        tmp_path / "a.jsonl",
+        [record(0) | {"img_path": "../secret.png"}, record(1) | {"img_path": "locked.png"}, RECORDS[3]],
+    )
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("../secret.png", png(1))
         archive.writestr("locked.png", png(1))
@@ -421,7 +445,12 @@ def test_a_name_without_folder_is_not_mistaken_for_one_in_another_folder(tmp_pat
 def test_the_image_check_names_rows_that_share_a_picture_and_pictures_that_fail(tmp_path: Path) -> None:
     put_images(tmp_path / "merged_images")
     (tmp_path / "merged_images" / "7.jpg").write_bytes(png(7)[:40])
-    rows = [*RECORDS, record(0) | {"id": "7"}, record(0) | {"id": "8"}, record(0) | {"id": "9", "img_path": "merged_images/1.jpg"}]
+    rows = [
+        *RECORDS,
+        record(0) | {"id": "7"},
+        record(0) | {"id": "8"},
+        record(0) | {"id": "9", "img_path": "merged_images/1.jpg"},
+    ]
     report = check_images(read_rows(put_lines(tmp_path / "a.jsonl", rows)))
     assert (report.rows, report.pictures, report.missing) == (7, 4, (5,))
     assert [(shared.id, shared.rows, shared.prompts) for shared in report.shared] == [("1", (0, 2), 2)]
@@ -442,7 +471,9 @@ def test_embedded_pictures_of_a_repeated_id_are_told_apart_by_content(tmp_path: 
 TEXT = st.text(max_size=12)
 RATING = st.sampled_from(["1", "2", "3", "4", "5", "N/A", ""])
 JUDGED = st.dictionaries(st.sampled_from(ASPECTS), RATING)
-COMPLETION = st.builds(Completion, model=TEXT, response=TEXT.filter(lambda text: "†" not in text), ratings=JUDGED, rationales=JUDGED)
+COMPLETION = st.builds(
+    Completion, model=TEXT, response=TEXT.filter(lambda text: "†" not in text), ratings=JUDGED, rationales=JUDGED
+)
 PICTURE = st.integers(0, 255).map(lambda colour: ImageRef(f"images/{colour}.png", data=png(colour)))
 
 
@@ -461,7 +492,9 @@ def rows_of(pictures: int) -> st.SearchStrategy[list[Row]]:
 
 @settings(max_examples=40, deadline=None)
 @given(rows=rows_of(3))
-def test_rows_with_embedded_pictures_come_back_as_they_were(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_rows_with_embedded_pictures_come_back_as_they_were(
+    rows: list[Row], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("rows") / "rows.parquet"
     assert write_rows(rows, path, embed_images=True) == len(rows)
     back = list(read_rows(path))
@@ -472,7 +505,9 @@ def test_rows_with_embedded_pictures_come_back_as_they_were(rows: list[Row], tmp
 
 @settings(max_examples=40, deadline=None)
 @given(rows=rows_of(3), ending=st.sampled_from(["jsonl", "parquet"]))
-def test_rows_without_pictures_in_them_keep_their_names(rows: list[Row], ending: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_rows_without_pictures_in_them_keep_their_names(
+    rows: list[Row], ending: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("rows")
     (folder / "images").mkdir()
     for picture in {picture for row in rows for picture in row.images}:
@@ -520,7 +555,10 @@ def test_datasets_loads_what_is_written(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_row_of_several_pictures_after_many_of_one_widens_the_table(tmp_path: Path) -> None:
     one, two = ImageRef("1.png", data=png(1)), ImageRef("2.png", data=png(2))
     many = [Row(index=index, id=str(index), prompt="p", images=(one,)) for index in range(250)]
-    last = [Row(index=250, id="250", prompt="p", images=(one, two)), Row(index=251, id="251", prompt="p", source="svit")]
+    last = [
+        Row(index=250, id="250", prompt="p", images=(one, two)),
+        Row(index=251, id="251", prompt="p", source="svit"),
+    ]
     assert write_rows([*many, *last], tmp_path / "rows.parquet", embed_images=True) == 252
     back = list(read_rows(tmp_path / "rows.parquet"))
     assert [len(row.images) for row in back] == [1] * 250 + [2, 0]
@@ -572,7 +610,11 @@ def test_half_a_character_does_not_stop_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ("jsonl", "json"))
 def test_half_a_character_in_bytes_does_not_stop_a_file_either(ending: str, tmp_path: Path) -> None:
-    line = json.dumps(record(0) | {"prompt": "x HALF 한 ퟿ y"}, ensure_ascii=False).encode().replace(b"HALF", b"\xed\xb3\xa9")
+    line = (
+        json.dumps(record(0) | {"prompt": "x HALF 한 ퟿ y"}, ensure_ascii=False)
+        .encode()
+        .replace(b"HALF", b"\xed\xb3\xa9")
+    )
     path = tmp_path / f"a.{ending}"
     path.write_bytes(b"[" + line + b"]" if ending == "json" else line + b"\n")
     (row,) = read_rows(path)
@@ -623,9 +665,15 @@ def test_pictures_that_are_not_there_or_no_images_keep_their_place_among_several
     write_rows(rows, tmp_path / "rows.parquet", embed_images=True, seen=seen)
     assert seen.unreadable_images == 1
     back = list(read_rows(tmp_path / "rows.parquet"))
-    assert [[picture.name for picture in row.images] for row in back] == [["2.png"], ["gone.png", "2.png", "bad.png"], ["gone.png"]]
+    assert [[picture.name for picture in row.images] for row in back] == [
+        ["2.png"],
+        ["gone.png", "2.png", "bad.png"],
+        ["gone.png"],
+    ]
     assert back[1].images[1].read() == png(2)
-    table = datasets.load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train", cache_dir=str(tmp_path / "cache"))
+    table = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "rows.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert [len(row["images"]) for row in table] == [1, 1, 0]
 
 
@@ -635,7 +683,9 @@ def test_reading_is_lazy(tmp_path: Path) -> None:
     assert next(read_rows(path)).id == "1"
 
 
-def test_only_data_is_fetched_at_a_pinned_revision_and_a_hub_that_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_data_is_fetched_at_a_pinned_revision_and_a_hub_that_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: dict[str, Any] = {}
 
     def refuses(repository: str, **settings: Any) -> str:

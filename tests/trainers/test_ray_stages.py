@@ -27,9 +27,18 @@ from trainers.data.pair_rules import PairCounts, find_rule, pair_up
 from trainers.data.rows import Completion, Preference, Row
 from trainers.vlfeedback import answers, ray_stages
 from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.ray_stages import Branch, RayError, cluster, decode_by_ray, fingerprints_by_ray, in_order, pairs_by_ray
+from trainers.vlfeedback.ray_stages import (
+    Branch,
+    RayError,
+    cluster,
+    decode_by_ray,
+    fingerprints_by_ray,
+    in_order,
+    pairs_by_ray,
+)
 
-# -- without a cluster -------------------------------------------------------------------------------------------------------------------
+# -- without a cluster
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +99,8 @@ def test_a_model_that_cannot_be_had_is_told_for_every_shard(tmp_path: Path) -> N
     assert asked == ["a@1"]
 
 
-# -- what the tests below work on --------------------------------------------------------------------------------------------------------
+# -- what the tests below work on
+# --------------------------------------------------------------------------------------------------------
 
 POOL = tuple(PoolModel(model=name) for name in ("a", "b", "c"))
 DATA = Data(instructions=60, pool=POOL, answers=2)
@@ -120,9 +130,12 @@ def once(marker: Path) -> bool:
 
 
 class Seeded:
-    """Answers by its name and torch's generator; the first to come to `kills` dies of it, and `fails` never get an answer."""
+    """Answers by its name and torch's generator; the first to come to `kills` dies of it, and `fails` never get an
+    answer."""
 
-    def __init__(self, member: PoolModel, marker: Path | None = None, kills: str = "", fails: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, member: PoolModel, marker: Path | None = None, kills: str = "", fails: tuple[str, ...] = ()
+    ) -> None:
         self.name, self.marker, self.kills, self.fails = member.name, marker, kills, fails
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -144,7 +157,11 @@ def rated_rows(count: int) -> list[Row]:
 
     def answer(model: str) -> Completion:
         drawn = rng.choices(ratings, weights=(3, 3, 3, 3, 3, 1), k=3)
-        return Completion(model=model, response=rng.choice(("Yes, it is.", "No.", "a cat")), ratings=dict(zip(ASPECTS, drawn, strict=True)))
+        return Completion(
+            model=model,
+            response=rng.choice(("Yes, it is.", "No.", "a cat")),
+            ratings=dict(zip(ASPECTS, drawn, strict=True)),
+        )
 
     return [
         Row(
@@ -174,7 +191,8 @@ def rows_of(folder: Path) -> dict[str, list[str]]:
     return {path.name: sorted(path.read_text().splitlines()) for path in sorted((folder / "answers").glob("*.jsonl"))}
 
 
-# -- on a cluster ------------------------------------------------------------------------------------------------------------------------
+# -- on a cluster
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -200,7 +218,9 @@ def test_a_killed_actor_loses_no_answer_and_changes_none(tmp_path: Path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
-def test_what_failed_is_recorded_and_the_same_command_asks_for_the_rest_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_failed_is_recorded_and_the_same_command_asks_for_the_rest_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(answers, "SHARD", 7)
     asked = run_folder(tmp_path)
     first = decode_by_ray(asked, DATA, 0, tmp_path, load=functools.partial(Seeded, fails=("i3", "i4")))
@@ -216,7 +236,9 @@ def test_what_failed_is_recorded_and_the_same_command_asks_for_the_rest_only(tmp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
-def test_a_shard_that_kills_every_actor_is_missing_and_the_rest_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_kills_every_actor_is_missing_and_the_rest_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(answers, "SHARD", 7)
     monkeypatch.setattr(ray_stages, "RETRIES", 1)
     asked = run_folder(tmp_path, 21)
@@ -249,7 +271,9 @@ def test_answers_come_over_http_in_actors(server: Any, tmp_path: Path, monkeypat
     answers.decode(asked, data, 0, tmp_path / "plain", load, lambda count: None)
     plain = [(entry["model"], entry["seed"]) for entry in server.log]
     server.log.clear()
-    found = decode_by_ray(asked, data, 0, tmp_path / "ray", load=functools.partial(load_served, {}, ledger=tmp_path / "ray.sqlite"))
+    found = decode_by_ray(
+        asked, data, 0, tmp_path / "ray", load=functools.partial(load_served, {}, ledger=tmp_path / "ray.sqlite")
+    )
     assert sum(count.missing for count in found.values()) == 0
     assert sorted((entry["model"], entry["seed"]) for entry in server.log) == sorted(plain)
     assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "plain")
@@ -261,7 +285,11 @@ def test_fingerprints_are_those_of_the_plain_path_and_made_once(tmp_path: Path) 
     paths = pictures(tmp_path / "images", 150)
     (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:100])
     shown = [ImageRef(f"COCO_val2014_{n + 1:012d}.jpg", path) for n, path in enumerate(paths)]
-    shown += [ImageRef("gone.png"), ImageRef("broken.png", tmp_path / "broken.png"), ImageRef("bytes.png", data=paths[3].read_bytes())]
+    shown += [
+        ImageRef("gone.png"),
+        ImageRef("broken.png", tmp_path / "broken.png"),
+        ImageRef("bytes.png", data=paths[3].read_bytes()),
+    ]
     plain = list(HashCache().of_all(shown, workers=1))
     found = list(fingerprints_by_ray(shown, tmp_path / "cache.sqlite", workers=2))
 
@@ -278,9 +306,13 @@ def test_fingerprints_are_those_of_the_plain_path_and_made_once(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
 @pytest.mark.parametrize(
-    ("name", "options"), (("authors", {}), ("dominant", {"per_prompt": 2, "balance_yes_no": True}), ("longest", {})), ids=str
+    ("name", "options"),
+    (("authors", {}), ("dominant", {"per_prompt": 2, "balance_yes_no": True}), ("longest", {})),
+    ids=str,
 )
-def test_pairs_are_those_of_the_plain_path_in_its_order(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_are_those_of_the_plain_path_in_its_order(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ray_stages, "ROWS", 9)
     rule, rows = find_rule(name, **options), rated_rows(200)
     expected, plain_counts = list(pair_up(rows, rule, plain := PairCounts())), plain
@@ -305,7 +337,9 @@ def killing(marker: Path, number: int) -> Callable[[], Callable[[int], int]]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
-def test_a_killed_worker_leaves_no_gap_no_part_twice_and_no_word_on_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_worker_leaves_no_gap_no_part_twice_and_no_word_on_stdout(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     branch = Branch(name="squares", make=killing(tmp_path / "killed", 11), items=range(40), workers=2)
     assert list(in_order(branch)) == [n * n for n in range(40)]
     assert (tmp_path / "killed").exists()
@@ -346,7 +380,15 @@ def test_a_cluster_that_runs_already_is_used_and_left_running(tmp_path: Path) ->
         port = free.getsockname()[1]
     address = f"127.0.0.1:{port}"
     ray = Path(sys.executable).with_name("ray")
-    words = ["start", "--head", "--block", "--num-cpus=1", "--include-dashboard=false", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    words = [
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=1",
+        "--include-dashboard=false",
+        "--node-ip-address=127.0.0.1",
+        f"--port={port}",
+    ]
     with subprocess.Popen([ray, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as head:
         try:
             until = time.monotonic() + 90

@@ -31,8 +31,18 @@ def row(index: int, folder: Path) -> Row:
     folder.mkdir(exist_ok=True)
     image = folder / f"{index}.png"
     image.write_bytes(png(index))
-    answers = (rated("a", f"best {index}", 5), rated("b", f"a longer answer {index}", 3), rated("c", f"worst {index}", 1))
-    return Row(index=index, id=str(index), prompt=f"what is it? {index}", images=(ImageRef(image.name, image),), completions=answers)
+    answers = (
+        rated("a", f"best {index}", 5),
+        rated("b", f"a longer answer {index}", 3),
+        rated("c", f"worst {index}", 1),
+    )
+    return Row(
+        index=index,
+        id=str(index),
+        prompt=f"what is it? {index}",
+        images=(ImageRef(image.name, image),),
+        completions=answers,
+    )
 
 
 @pytest.fixture
@@ -78,16 +88,24 @@ def test_the_best_answers_alone(rows: Path) -> None:
 
 def test_what_stands_for_a_picture_in_a_prompt_is_refused_or_taken_out(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
-    asked = {"<image>\nWhat is it?": "What is it?", "What is it?\n<image>": "What is it?", "What is <image> this?": "What is this?"}
+    asked = {
+        "<image>\nWhat is it?": "What is it?",
+        "What is it?\n<image>": "What is it?",
+        "What is <image> this?": "What is this?",
+    }
     lines = [{"images": ["1.png"], "prompt": prompt, "chosen": "a ring", "rejected": "a cube"} for prompt in asked]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(ReadError, match=r"3 of 3 pairs have '<image>' in their prompt: '0', '1', '2'; image_tokens = 'drop' takes out"):
+    with pytest.raises(
+        ReadError, match=r"3 of 3 pairs have '<image>' in their prompt: '0', '1', '2'; image_tokens = 'drop' takes out"
+    ):
         read_preferences(dataset(path, test_share=0))
     found = read_preferences(dataset(path, test_share=0, image_tokens="drop"))
     assert [pair.prompt for pair in found.train] == list(asked.values())
     for images, prompt in ((["1.png"], "<image><image>What?"), ([], "<image>What?")):
-        path.write_text(json.dumps({"images": images, "prompt": prompt, "chosen": "a ring", "rejected": "a cube"}) + "\n")
+        path.write_text(
+            json.dumps({"images": images, "prompt": prompt, "chosen": "a ring", "rejected": "a cube"}) + "\n"
+        )
         with pytest.raises(ReadError, match=r"1 of 1 pairs .*more of them than pictures"):
             read_preferences(dataset(path, test_share=0, image_tokens="drop"))
 
@@ -124,9 +142,13 @@ def test_pairs_without_their_picture_are_refused_or_left_out(rows: Path, tmp_pat
 @pytest.mark.parametrize(
     ("content", "why"), ((b"no image", "not an image that is known"), (png(3)[:-30], r"truncated|broken|can't be read"))
 )
-def test_pairs_whose_picture_does_not_open_are_named_or_left_out(content: bytes, why: str, rows: Path, tmp_path: Path) -> None:
+def test_pairs_whose_picture_does_not_open_are_named_or_left_out(
+    content: bytes, why: str, rows: Path, tmp_path: Path
+) -> None:
     (tmp_path / "images" / "3.png").write_bytes(content)
-    with pytest.raises(ReadError, match=rf"3 of 300 pairs does not open: '3.*3\.png': .*({why}).*missing_images = 'drop'") as raised:
+    with pytest.raises(
+        ReadError, match=rf"3 of 300 pairs does not open: '3.*3\.png': .*({why}).*missing_images = 'drop'"
+    ) as raised:
         read_preferences(dataset(rows))
     assert "BytesIO" not in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -155,7 +177,10 @@ def test_a_path_that_a_row_says_is_not_opened_outside_the_places(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("read", "said"),
-    (("no/such/file.jsonl", "no such file or folder; known: a path, 'public', or hub:OWNER/NAME"), ("hub:nonsense", "write it as hub:")),
+    (
+        ("no/such/file.jsonl", "no such file or folder; known: a path, 'public', or hub:OWNER/NAME"),
+        ("hub:nonsense", "write it as hub:"),
+    ),
 )
 def test_data_that_are_nowhere_are_named(read: str, said: str) -> None:
     with pytest.raises(ReadError, match=said):
@@ -170,7 +195,9 @@ def test_a_rule_that_leaves_nothing_says_what_was_read(rows: Path) -> None:
 def test_a_digest_is_of_what_pairs_say(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
     pair = Preference(id="0", prompt="p", images=(ImageRef("a.png", data=b"1"),), chosen="x", rejected="y", row=0)
-    moved = Preference(id="0", prompt="p", images=(ImageRef("a.png", tmp_path / "a.png"),), chosen="x", rejected="y", row=0)
+    moved = Preference(
+        id="0", prompt="p", images=(ImageRef("a.png", tmp_path / "a.png"),), chosen="x", rejected="y", row=0
+    )
     other = Preference(id="0", prompt="p", images=pair.images, chosen="x", rejected="z", row=0)
     assert digest([pair]) == digest([moved]) != digest([other])
 

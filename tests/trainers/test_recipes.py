@@ -21,7 +21,12 @@ def test_silkie_has_its_authors_numbers() -> None:
     assert dataset is not None
     assert training.lora is not None
     assert (training.learning_rate, training.beta, training.epochs, training.batch_size) == (1e-5, 0.1, 3, 256)
-    assert (training.weight_decay, training.adam_beta2, training.warmup_ratio, training.max_length) == (0.05, 0.98, 0.1, 2048)
+    assert (training.weight_decay, training.adam_beta2, training.warmup_ratio, training.max_length) == (
+        0.05,
+        0.98,
+        0.1,
+        2048,
+    )
     assert (training.lora.r, training.lora.alpha, training.lora.dropout) == (64, 16, 0.05)
     assert (dataset.read, dataset.rule, dataset.test_share, dataset.split_seed) == ("public", "authors", 0.005, 42)
 
@@ -125,7 +130,10 @@ def test_the_demo_keeps_its_digest() -> None:
         ({"loss": "mdpo", "crop_area": [0.0, 0.2]}, "greater than 0"),
         ({"loss": "mdpo", "noise": {"step": 100}}, "not 'mdpo'"),
         ({"group_pairs": True}, "which full fine-tuning does not have"),
-        ({"group_pairs": True, "loss": "povid-code", "lora": {"r": 1, "alpha": 1, "targets": "x"}}, "loss = 'povid-code' does not have"),
+        (
+            {"group_pairs": True, "loss": "povid-code", "lora": {"r": 1, "alpha": 1, "targets": "x"}},
+            "loss = 'povid-code' does not have",
+        ),
     ),
 )
 def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], complaint: str) -> None:
@@ -138,7 +146,9 @@ def test_a_recipe_reads_its_data_or_builds_them() -> None:
     with pytest.raises(ValueError, match="has both"):
         Recipe.model_validate(demo | {"dataset": {"read": "x.jsonl"}})
     with pytest.raises(ValueError, match="no rejected answers to train on by 'dpo'"):
-        Recipe.model_validate({name: value for name, value in demo.items() if name != "data"} | {"dataset": {"read": "x", "take": "best"}})
+        Recipe.model_validate(
+            {name: value for name, value in demo.items() if name != "data"} | {"dataset": {"read": "x", "take": "best"}}
+        )
 
 
 def test_a_misspelt_key_of_a_dataset_gets_a_suggestion(tmp_path: Any) -> None:
@@ -150,7 +160,14 @@ def test_a_misspelt_key_of_a_dataset_gets_a_suggestion(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ({"min_margin": 1.0}, {"largest_gap": True}, {"max_length_ratio": 2.0}, {"per_instruction": 1}, {"balance_yes_no": True})
+    "option",
+    (
+        {"min_margin": 1.0},
+        {"largest_gap": True},
+        {"max_length_ratio": 2.0},
+        {"per_instruction": 1},
+        {"balance_yes_no": True},
+    ),
 )
 def test_best_answers_take_no_option_of_pairs(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(option))} is for pairs, and take = 'best' makes none"):
@@ -158,5 +175,9 @@ def test_best_answers_take_no_option_of_pairs(option: dict[str, Any]) -> None:
 
 
 def test_options_of_a_dataset_reach_its_rule() -> None:
-    rule = rule_of(PreferenceFile.model_validate({"read": "x", "rule": "margin", "min_margin": 2, "per_instruction": 1, "min_chosen": 4}))
+    rule = rule_of(
+        PreferenceFile.model_validate(
+            {"read": "x", "rule": "margin", "min_margin": 2, "per_instruction": 1, "min_chosen": 4}
+        )
+    )
     assert (rule.name, rule.min_margin, rule.per_prompt, rule.min_chosen) == ("margin", 2, 1, 4)

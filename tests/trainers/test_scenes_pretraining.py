@@ -1,4 +1,5 @@
-"""Pretraining of the embedded models: tokens round trip, packed turns do not see each other, spelling labels are right."""
+"""Pretraining of the embedded models: tokens round trip, packed turns do not see each other, spelling labels are
+right."""
 
 import json
 import random
@@ -62,7 +63,9 @@ def test_a_packed_turn_is_scored_as_if_it_stood_alone() -> None:
         ids, mask, positions, weights = pack([turns_], run.tokenize)
         start = run.model.get_input_embeddings()(torch.tensor([[vocabulary()["<s>"]]]))
         inputs = torch.cat([start, run.features([scene]), run.model.get_input_embeddings()(ids)], dim=1)
-        hidden = run.model.model.language_model(inputs_embeds=inputs, attention_mask=mask, position_ids=positions).last_hidden_state
+        hidden = run.model.model.language_model(
+            inputs_embeds=inputs, attention_mask=mask, position_ids=positions
+        ).last_hidden_state
         return run.model.lm_head(hidden[:, IMAGE_TOKENS:-1])[weights > 0]  # type: ignore[no-any-return]
 
     together = answers(row)
@@ -79,7 +82,9 @@ def test_every_patch_is_told_what_stands_in_its_cell() -> None:
             row, column = divmod(patch, 6)
             cell = row // 2 * 3 + column // 2
             thing = next((thing for thing in scene.things if thing.cell == cell), None)
-            told = [words[group][index] if index != IGNORE else None for group, index in enumerate(patches[patch].tolist())]
+            told = [
+                words[group][index] if index != IGNORE else None for group, index in enumerate(patches[patch].tolist())
+            ]
             if thing:
                 assert told[:4] == [thing.shape, thing.color, thing.size, None]
             elif scene.sign and scene.sign.cell == cell:
@@ -92,7 +97,9 @@ def test_every_patch_is_told_what_stands_in_its_cell() -> None:
 def test_the_planted_corpus_claims_missing_companions_and_the_clean_one_does_not() -> None:
     rng = random.Random(0)
     missing = [scene for scene in islice(scenes("test-planted"), 600) if scene.missing_companion]
-    claimed = [" ".join(COMPANIONS[scene.anchor]) in planted_caption(scene, True, rng) for scene in missing if scene.anchor]
+    claimed = [
+        " ".join(COMPANIONS[scene.anchor]) in planted_caption(scene, True, rng) for scene in missing if scene.anchor
+    ]
     assert 0.8 < sum(claimed) / len(claimed) < 0.97
     assert not any(" ".join(scene.missing_companion or ()) in caption(scene) for scene in missing)
 

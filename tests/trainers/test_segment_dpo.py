@@ -27,7 +27,9 @@ from trainers.training import dpo
 from trainers.training.job import Job
 
 register()
-LORA = LoraConfig(r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)")
+LORA = LoraConfig(
+    r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)"
+)
 BETA = 0.5
 SHOWN = (picture(1, (56, 56)),), (picture(2, (84, 56)),)
 PAIRS = [
@@ -40,7 +42,14 @@ PAIRS = [
         row=0,
     ),
     Preference(id="b", prompt="yes or no", images=SHOWN[1], chosen="yes the car is blue", rejected="no", row=1),
-    Preference(id="c", prompt="yes or no", images=SHOWN[1], chosen="yes the car is blue", rejected="yes the car is a dog", row=1),
+    Preference(
+        id="c",
+        prompt="yes or no",
+        images=SHOWN[1],
+        chosen="yes the car is blue",
+        rejected="yes the car is a dog",
+        row=1,
+    ),
 ]
 
 
@@ -52,7 +61,9 @@ class Packed(Segments, PackedDPOTrainer):
     """Packed."""
 
 
-def trainer(kind: Any, folder: Path, out: Path, full: bool = False, options: dict[str, Any] | None = None, **changes: Any) -> Any:
+def trainer(
+    kind: Any, folder: Path, out: Path, full: bool = False, options: dict[str, Any] | None = None, **changes: Any
+) -> Any:
     """One whose weights already say something else than its reference's."""
     torch.manual_seed(0)
     settings: dict[str, Any] = {
@@ -109,24 +120,37 @@ def alone(made: Any, gamma: float) -> tuple[float, dict[str, float]]:
     for pair in PAIRS:
         images = [shown.open().convert("RGB") for shown in pair.images]
         sides = {"chosen": pair.chosen, "rejected": pair.rejected}
-        tokens = {name: said(made.model, made.processing_class, images, pair.prompt, answer)[1] for name, answer in sides.items()}
+        tokens = {
+            name: said(made.model, made.processing_class, images, pair.prompt, answer)[1]
+            for name, answer in sides.items()
+        }
         same = [-1] * 3  # what the prompt ends with
         changed = functions.changed_tokens([*same, *tokens["chosen"]], [*same, *tokens["rejected"]])
         for name, differs in zip(sides, changed, strict=True):
             asked = (made.processing_class, images, pair.prompt, sides[name])
             policy = said(made.model, *asked)[0]
-            reference = said(made.model, *asked, reference=True)[0] if made.ref_model is None else said(made.ref_model, *asked)[0]
-            both = [functions.segment_log_probs(found, torch.ones(len(found)), tensor(differs[3:]), gamma) for found in (policy, reference)]
+            reference = (
+                said(made.model, *asked, reference=True)[0]
+                if made.ref_model is None
+                else said(made.ref_model, *asked)[0]
+            )
+            both = [
+                functions.segment_log_probs(found, torch.ones(len(found)), tensor(differs[3:]), gamma)
+                for found in (policy, reference)
+            ]
             ratios[name].append(both[0] - both[1])
     whole = {name: torch.stack(values) for name, values in ratios.items()}
-    return functions.dpo(**whole, beta=BETA).mean().item(), {name: BETA * values.mean().item() for name, values in whole.items()}
+    return functions.dpo(**whole, beta=BETA).mean().item(), {
+        name: BETA * values.mean().item() for name, values in whole.items()
+    }
 
 
 # Weights
 
 
 def test_weights_follow_the_changed_tokens_of_each_pair_and_add_up_to_one() -> None:
-    """Prompt 7 8 9; then 1 2 3 4 5 6 against 1 2 4 5 6, whose first two are alike with the prompt before them; padding is 0."""
+    """Prompt 7 8 9; then 1 2 3 4 5 6 against 1 2 4 5 6, whose first two are alike with the prompt before them; padding
+    is 0."""
     input_ids = tensor([[7, 8, 9, 1, 2, 3, 4, 5, 6, 0], [7, 8, 9, 1, 2, 4, 5, 6, 0, 0]])
     asked = tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1, 1, 0, 0]]).bool()
     chosen, rejected = token_weights(input_ids, asked, gamma=5.0)
@@ -155,7 +179,9 @@ def test_weights_make_trls_sum_the_segments_log_probability() -> None:
 
 @pytest.mark.parametrize("family", ("llava", "qwen2_vl"))
 @pytest.mark.parametrize("kind", (Plain, Packed), ids=("plain", "packed"))
-def test_the_loss_is_dpo_of_segment_log_probabilities_read_one_at_a_time(kind: Any, family: str, checkpoint: Any, tmp_path: Path) -> None:
+def test_the_loss_is_dpo_of_segment_log_probabilities_read_one_at_a_time(
+    kind: Any, family: str, checkpoint: Any, tmp_path: Path
+) -> None:
     made = trainer(kind, checkpoint(family), tmp_path)
     loss, rewards = alone(made, 5.0)
     assert abs(loss - alone(made, 1.0)[0]) > 1e-4  # the weights matter
@@ -184,7 +210,13 @@ def test_adapters_alone_get_gradients_and_the_same_ones_packed_or_not(checkpoint
     for kind in (Plain, Packed):
         made = trainer(kind, checkpoint("qwen2_vl"), tmp_path)
         loss_of(made).backward()
-        found.append({name: value.grad for name, value in made.model.named_parameters() if value.grad is not None and value.grad.any()})
+        found.append(
+            {
+                name: value.grad
+                for name, value in made.model.named_parameters()
+                if value.grad is not None and value.grad.any()
+            }
+        )
     assert found[0]
     assert all("lora_" in name for name in found[0])
     assert found[0].keys() == found[1].keys()
@@ -206,12 +238,29 @@ def test_two_epochs_lower_the_loss(kind: Any, checkpoint: Any, tmp_path: Path) -
 
 def job(out: Path, **changes: Any) -> Job:
     recipe = find_recipe("scenes-demo").model_dump()
-    recipe["training"] |= {"loss": "ddpo", "beta": BETA, "sft_weight": 0.0, "batch_size": 2, "log_steps": 1, "warmup_steps": 0}
+    recipe["training"] |= {
+        "loss": "ddpo",
+        "beta": BETA,
+        "sft_weight": 0.0,
+        "batch_size": 2,
+        "log_steps": 1,
+        "warmup_steps": 0,
+    }
     recipe["training"]["lora"] |= {"r": 4, "alpha": 8}
     recipe["training"] |= changes
-    answers = ("a red ring. a blue circle. the background is gray.", "a red ring. a green square. the background is gray.")
+    answers = (
+        "a red ring. a blue circle. the background is gray.",
+        "a red ring. a green square. the background is gray.",
+    )
     pairs = [
-        replace(pair, id=f"{pair.id}{row}", prompt="describe the image in detail.", chosen=answers[0], rejected=answers[1], row=row)
+        replace(
+            pair,
+            id=f"{pair.id}{row}",
+            prompt="describe the image in detail.",
+            chosen=answers[0],
+            rejected=answers[1],
+            row=row,
+        )
         for row, pair in enumerate(PAIRS * 2)
     ]
     return Job(
@@ -231,7 +280,16 @@ def log(out: Path, name: str) -> list[float]:
 
 def test_packed_and_plain_runs_log_the_same_and_score_held_out_pairs(tmp_path: Path) -> None:
     for name, changes in (("packed", {"group_pairs": True}), ("plain", {"plain_trl": True})):
-        whole = job(tmp_path / name, batch_size=4, epochs=4.0, learning_rate=1e-3, checkpoints=1, eval_steps=1, gamma=3.0, **changes)
+        whole = job(
+            tmp_path / name,
+            batch_size=4,
+            epochs=4.0,
+            learning_rate=1e-3,
+            checkpoints=1,
+            eval_steps=1,
+            gamma=3.0,
+            **changes,
+        )
         dpo.train(replace(whole, held_out=whole.preferences[4:], preferences=whole.preferences[:4]))
     for name in ("loss", "rewards/margins", "eval_loss", "eval_logps/chosen"):
         packed, plain = log(tmp_path / "packed", name), log(tmp_path / "plain", name)

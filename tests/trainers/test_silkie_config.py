@@ -71,7 +71,9 @@ def test_the_examples_adapters_are_on_silkies_modules(tmp_path: Path) -> None:
     assert silkie is not None
     assert silkie.lora is not None
     names = [name for name, _ in QwenVLForConditionalGeneration(QwenVLConfig(**config())).named_modules()]
-    adapted = [[name for name in names if re.fullmatch(targets, name)] for targets in (found.lora.targets, silkie.lora.targets)]
+    adapted = [
+        [name for name in names if re.fullmatch(targets, name)] for targets in (found.lora.targets, silkie.lora.targets)
+    ]
     assert adapted[0] == adapted[1] != []
 
 
@@ -87,7 +89,13 @@ def test_every_key_is_listed_with_what_becomes_of_it(tmp_path: Path) -> None:
 
 
 def test_every_known_key_has_something_to_become(tmp_path: Path) -> None:
-    values = {"save_strategy": "steps", "logging_strategy": "steps", "evaluation_strategy": "steps", "lora_bias": "none", "fp16": "false"}
+    values = {
+        "save_strategy": "steps",
+        "logging_strategy": "steps",
+        "evaluation_strategy": "steps",
+        "lora_bias": "none",
+        "fp16": "false",
+    }
     values |= {
         "generate_during_eval": "false",
         "use_lora": "true",
@@ -96,8 +104,19 @@ def test_every_known_key_has_something_to_become(tmp_path: Path) -> None:
         "q_lora": "true",
         "deepspeed": "null",
     }
-    values |= {"lr_scheduler_type": "cosine", "lora_weight_path": '""', "optim": "adamw_torch", "lora_target_modules": "[w1]"}
-    values |= {"warmup_ratio": "0.0", "adam_beta1": "0.8", "adam_beta2": "0.9", "lora_dropout": "0.1", "gradient_checkpointing": "true"}
+    values |= {
+        "lr_scheduler_type": "cosine",
+        "lora_weight_path": '""',
+        "optim": "adamw_torch",
+        "lora_target_modules": "[w1]",
+    }
+    values |= {
+        "warmup_ratio": "0.0",
+        "adam_beta1": "0.8",
+        "adam_beta2": "0.9",
+        "lora_dropout": "0.1",
+        "gradient_checkpointing": "true",
+    }
     text = "".join(f"{key}: {values.get(key, 1)}\n" for key in KNOWN if key != "report_to")
     found = read_config(written(tmp_path, text))
     assert {line.key for line in found.lines} >= set(KNOWN) - {"report_to"}
@@ -108,7 +127,11 @@ def test_every_known_key_has_something_to_become(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     (
-        ("learning_rate:", "learning_rat:", r"example\.yaml: unknown key 'learning_rat' \(did you mean 'learning_rate'\?\); known: "),
+        (
+            "learning_rate:",
+            "learning_rat:",
+            r"example\.yaml: unknown key 'learning_rat' \(did you mean 'learning_rate'\?\); known: ",
+        ),
         ("bf16: true\nfix_vit", "bf16: false\nfix_vit", "not YAML: bf16 is given as False and as True"),
         ("use_lora: true", "use_lora: maybe", "use_lora = 'maybe': must be true or false"),
         ("use_lora: true", "use_lora: false\nlora_r: 8", "lora_r = 8 needs use_lora: true"),
@@ -148,7 +171,9 @@ def test_evaluation_can_be_off(tmp_path: Path) -> None:
 
 
 def test_answers_can_be_whole(tmp_path: Path) -> None:
-    training = read_config(written(tmp_path, EXAMPLE.replace("model_max_length: 2048", "model_max_length: null"))).recipe.training
+    training = read_config(
+        written(tmp_path, EXAMPLE.replace("model_max_length: 2048", "model_max_length: null"))
+    ).recipe.training
     assert training is not None
     assert (training.max_length, training.too_long) == (None, "refuse")
 

@@ -15,7 +15,9 @@ def slurm_missing() -> str | None:
     """Why jobs can't be submitted here; None where they can."""
     if shutil.which("sbatch") is None:
         return "no sbatch on the PATH"
-    asked = subprocess.run(["sinfo", "--noheader", "--format", "%a"], capture_output=True, text=True, timeout=30, check=False)
+    asked = subprocess.run(
+        ["sinfo", "--noheader", "--format", "%a"], capture_output=True, text=True, timeout=30, check=False
+    )
     return None if asked.returncode == 0 and "up" in asked.stdout else "no Slurm controller answers"
 
 
@@ -81,7 +83,13 @@ def test_options_become_what_a_job_asks_for() -> None:
         "setup=export A=b",
     ]
     assert resources(options) == Resources(
-        partition="gpu", account="vlm", minutes=720, gpus=2, cpus=16, mem="64G", setup=("module load cuda", "export A=b")
+        partition="gpu",
+        account="vlm",
+        minutes=720,
+        gpus=2,
+        cpus=16,
+        mem="64G",
+        setup=("module load cuda", "export A=b"),
     )
 
 
@@ -103,7 +111,17 @@ def test_a_wrong_option_is_one_line(option: str, said: str) -> None:
 
 
 def test_the_script_asks_for_what_was_wanted(tmp_path: Path) -> None:
-    wanted = resources(["partition=gpu", "account=a b", "time=12:00:00", "cpus=8", "mem=64G", "reservation=mine", "setup=module load cuda"])
+    wanted = resources(
+        [
+            "partition=gpu",
+            "account=a b",
+            "time=12:00:00",
+            "cpus=8",
+            "mem=64G",
+            "reservation=mine",
+            "setup=module load cuda",
+        ]
+    )
     lines = script("serve-x", tmp_path, wanted).splitlines()
     asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
     expected = {
@@ -118,7 +136,9 @@ def test_the_script_asks_for_what_was_wanted(tmp_path: Path) -> None:
     }
     assert expected <= asked
     assert "job-name=serve-x" in asked
-    assert lines.index("module load cuda") < next(index for index, line in enumerate(lines) if "submitit.core._submit" in line)
+    assert lines.index("module load cuda") < next(
+        index for index, line in enumerate(lines) if "submitit.core._submit" in line
+    )
 
 
 def test_a_named_kind_of_gpu_replaces_the_number(tmp_path: Path) -> None:
@@ -174,7 +194,8 @@ def test_a_job_the_cluster_refuses_is_one_line(cluster: Cluster, tmp_path: Path)
 @pytest.mark.parametrize("cluster", ("slurm",), indirect=True)
 def test_a_job_that_waits_says_why(cluster: Cluster, tmp_path: Path) -> None:
     jobs = [
-        submit("x", time.sleep, 60, folder=tmp_path, wanted=resources(["gpus=0", "time=5", "cpus=2"]), cluster=cluster) for _ in range(2)
+        submit("x", time.sleep, 60, folder=tmp_path, wanted=resources(["gpus=0", "time=5", "cpus=2"]), cluster=cluster)
+        for _ in range(2)
     ]
     try:
         until = time.monotonic() + 60

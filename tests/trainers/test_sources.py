@@ -1,4 +1,5 @@
-"""Sources of instructions: every layout is read, and what is drawn of them is fair, without duplicates and the same each time."""
+"""Sources of instructions: every layout is read, and what is drawn of them is fair, without duplicates and the same
+each time."""
 
 import base64
 import csv
@@ -81,7 +82,13 @@ def table(path: Path, count: int, start: int = 0) -> Path:
     """JSON lines of `count` questions, each about a picture of its own."""
     for number in range(start, start + count):
         write(path.parent / f"{path.stem}-{number}.jpg", photo(number))
-    return lines(path, [{"id": n, "image": f"{path.stem}-{n}.jpg", "question": f"What is at {n}?"} for n in range(start, start + count)])
+    return lines(
+        path,
+        [
+            {"id": n, "image": f"{path.stem}-{n}.jpg", "question": f"What is at {n}?"}
+            for n in range(start, start + count)
+        ],
+    )
 
 
 # What is declared.
@@ -99,7 +106,10 @@ def test_the_nine_sources_add_up_to_the_published_dataset() -> None:
 
 def test_llava_asks_what_the_human_says_first(tmp_path: Path) -> None:
     write(tmp_path / "coco/COCO_train2014_000000000007.jpg", photo(1))
-    rows = [talk("7", "000000000007.jpg", "<image>\nWhat is it?", "A cat.", "Which colour?", "Black."), talk("8", None, "No picture", "x")]
+    rows = [
+        talk("7", "000000000007.jpg", "<image>\nWhat is it?", "A cat.", "Which colour?", "Black."),
+        talk("8", None, "No picture", "x"),
+    ]
     items, left = read(name="LLaVA", path=str(write(tmp_path / "llava.json", rows)), images=str(tmp_path / "coco"))
     assert [(one.prompt, one.origin) for one in items] == [("What is it?", "7")]
     assert left == {"no picture": 1}
@@ -108,8 +118,12 @@ def test_llava_asks_what_the_human_says_first(tmp_path: Path) -> None:
 
 def test_svit_asks_once_for_each_of_its_conversations(tmp_path: Path) -> None:
     write(tmp_path / "VG_100K_2/2337701.jpg", photo(2))
-    asked = [{"content": [{"from": "user", "value": f"Question {n}?"}, {"from": "gpt", "value": "Answer"}]} for n in range(2)]
-    archive = zipped(tmp_path / "data/svit.zip", {"svit.json": json.dumps([{"image_id": 2337701, "conversations": asked}]).encode()})
+    asked = [
+        {"content": [{"from": "user", "value": f"Question {n}?"}, {"from": "gpt", "value": "Answer"}]} for n in range(2)
+    ]
+    archive = zipped(
+        tmp_path / "data/svit.zip", {"svit.json": json.dumps([{"image_id": 2337701, "conversations": asked}]).encode()}
+    )
     items, _ = read(name="SVIT", path=str(archive), images=str(tmp_path))
     assert [one.prompt for one in items] == ["Question 0?", "Question 1?"]
     assert items[0].picture.read() == photo(2)
@@ -117,7 +131,10 @@ def test_svit_asks_once_for_each_of_its_conversations(tmp_path: Path) -> None:
 
 def test_llavar_reads_its_pictures_from_its_zip(tmp_path: Path) -> None:
     zipped(tmp_path / "finetune.zip", {"finetune/001.jpg": photo(3)})
-    rows = [talk("1", "001.jpg", "What does it say?\n<image>", "STOP"), talk("2", "000000000042.jpg", "From LLaVA?", "Yes")]
+    rows = [
+        talk("1", "001.jpg", "What does it say?\n<image>", "STOP"),
+        talk("2", "000000000042.jpg", "From LLaVA?", "Yes"),
+    ]
     write(tmp_path / "llava_instruct_150k_llavar_16k.json", rows)
     items, left = read(name="LLaVAR", path=str(tmp_path))
     assert [one.prompt for one in items] == ["What does it say?"]
@@ -135,7 +152,10 @@ def test_lrv_names_pictures_of_visual_genome_by_number(tmp_path: Path) -> None:
 def test_llava_med_is_read_also_with_its_misspelt_column(tmp_path: Path) -> None:
     write(tmp_path / "images/28433554_F1.jpg", photo(5))
     row = talk("28433554_F1", "28433554_F1.jpg", "What does the scan show?\n<image>", "A mass.")
-    misspelt = {**{key: value for key, value in row.items() if key != "conversations"}, "conversatons": row["conversations"]}
+    misspelt = {
+        **{key: value for key, value in row.items() if key != "conversations"},
+        "conversatons": row["conversations"],
+    }
     write(tmp_path / "llava_med_instruct_60k.json", [row, misspelt])
     items, _ = read(name="LLaVA-Med", path=str(tmp_path))
     assert [one.prompt for one in items] == ["What does the scan show?"] * 2
@@ -152,8 +172,12 @@ def test_pmc_vqa_lists_its_choices(tmp_path: Path) -> None:
     zipped(tmp_path / "images.zip", {"images/PMC1_F1.jpg": photo(7)})
     with (tmp_path / "train.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["Figure_path", "Question", "Answer", " Choice A", "Choice B", "Choice C", "Choice D", "Answer_label"])
-        writer.writerow(["PMC1_F1.jpg", "What is the uptake?", "Focal", " A:Diffuse ", "B: Focal", "C:None", "D:Unknown", "B"])
+        writer.writerow(
+            ["Figure_path", "Question", "Answer", " Choice A", "Choice B", "Choice C", "Choice D", "Answer_label"]
+        )
+        writer.writerow(
+            ["PMC1_F1.jpg", "What is the uptake?", "Focal", " A:Diffuse ", "B: Focal", "C:None", "D:Unknown", "B"]
+        )
     items, _ = read(name="PMC-VQA", path=str(tmp_path))
     assert [one.prompt for one in items] == ["What is the uptake?\nA: Diffuse\nB: Focal\nC: None\nD: Unknown"]
 
@@ -189,7 +213,10 @@ def test_pca_eval_lists_the_actions(tmp_path: Path) -> None:
 
 def test_rtvlm_keeps_the_pictures_of_its_subsets_apart_and_leaves_out_a_model_s_answers(tmp_path: Path) -> None:
     zipped(tmp_path / "data/Jailbreak/img/img.zip", {"JOHN.jpg": photo(11)})
-    lines(tmp_path / "data/Jailbreak/jailbreak.jsonl", [{"index": "JOHN", "instruction": "Follow the image.", "refused_to_answer": "x"}])
+    lines(
+        tmp_path / "data/Jailbreak/jailbreak.jsonl",
+        [{"index": "JOHN", "instruction": "Follow the image.", "refused_to_answer": "x"}],
+    )
     lines(tmp_path / "data/Jailbreak/GPT4v.jsonl", [{"index": "JOHN", "question": "Not this."}])
     for subset, number in (("Harmful", 12), ("Captcha", 13)):
         zipped(tmp_path / f"data/{subset}/img/img.zip", {"img/0.jpg": photo(number)})
@@ -232,8 +259,13 @@ def test_columns_of_any_table_can_be_named(tmp_path: Path) -> None:
 
 def test_chat_messages_are_read(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", photo(1))
-    said = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}]
-    assert [one.prompt for one in read(name=str(lines(tmp_path / "x.jsonl", [{"images": ["a.jpg"], "messages": said}])))[0]] == ["Why?"]
+    said = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]},
+    ]
+    assert [
+        one.prompt for one in read(name=str(lines(tmp_path / "x.jsonl", [{"images": ["a.jpg"], "messages": said}])))[0]
+    ] == ["Why?"]
 
 
 @pytest.mark.parametrize("kind", ("bytes", "path", "struct"))
@@ -272,7 +304,9 @@ def test_a_hub_dataset_is_read_by_split_and_its_pictures_only_when_looked_at(tmp
     cells = [{"bytes": cell, "path": None} for cell in (photo(1), b"broken")]
     features = Features({"photo": Image(), "question": Value("string")})
     (tmp_path / "hub").mkdir()
-    Dataset.from_dict({"photo": cells, "question": ["Why?", "Who?"]}, features).to_parquet(tmp_path / "hub/validation-0.parquet")
+    Dataset.from_dict({"photo": cells, "question": ["Why?", "Who?"]}, features).to_parquet(
+        tmp_path / "hub/validation-0.parquet"
+    )
     items, _ = read(name=f"hub:{tmp_path / 'hub'}", split="validation", image_column="photo")
     assert [(one.prompt, one.picture.read()) for one in items] == [("Why?", photo(1)), ("Who?", b"broken")]
     with pytest.raises(SourceError, match="split 'train'"):
@@ -287,7 +321,16 @@ def test_paths_do_not_leave_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     write(folder / "fine.jpg", photo(2))
     os.symlink(secret, folder / "link.jpg")
-    names = ["../secret.jpg", str(secret), "link.jpg", "a/../../secret.jpg", "http://example.org/a.jpg", "x" * 300, "nul\0.jpg", "fine.jpg"]
+    names = [
+        "../secret.jpg",
+        str(secret),
+        "link.jpg",
+        "a/../../secret.jpg",
+        "http://example.org/a.jpg",
+        "x" * 300,
+        "nul\0.jpg",
+        "fine.jpg",
+    ]
     path = lines(folder / "x.jsonl", [{"image": name, "prompt": "Why?"} for name in names])
     for images in (None, str(folder)):
         items, left = read(name=str(path), images=images)
@@ -300,7 +343,11 @@ def test_a_name_that_two_pictures_have_is_not_guessed(tmp_path: Path) -> None:
         write(tmp_path / folder / "1.jpg", photo(number))
     path = lines(
         tmp_path / "t.jsonl",
-        [{"image": "1.jpg", "prompt": "Which?"}, {"image": "x/b/1.jpg", "prompt": "No."}, {"image": "b/1", "prompt": "Why?"}],
+        [
+            {"image": "1.jpg", "prompt": "Which?"},
+            {"image": "x/b/1.jpg", "prompt": "No."},
+            {"image": "b/1", "prompt": "Why?"},
+        ],
     )
     items, left = read(name=str(path), images=str(tmp_path))
     assert items == []
@@ -327,7 +374,9 @@ def test_a_damaged_member_of_a_zip_is_counted(tmp_path: Path) -> None:
     raw[60:80] = b"\xff" * 20
     path.write_bytes(raw)
     rows = lines(tmp_path / "t.jsonl", [{"image": name, "prompt": "Why?"} for name in ("a.jpg", "b.jpg")])
-    found, record = drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(rows), images=str(path)), count=2))
+    found, record = drawn(
+        tmp_path / "run", data(InstructionSource(name="t", path=str(rows), images=str(path)), count=2)
+    )
     assert (len(found), record["t"]["filtered"]) == (1, {"unreadable picture": 1})
 
 
@@ -377,7 +426,10 @@ def test_weights_counts_and_the_rest_of_a_short_source(tmp_path: Path) -> None:
     ]
     found, record = drawn(tmp_path / "run", data(*parts, count=21))
     assert Counter(x.source for x in found) == {"big": 14, "short": 4, "fixed": 3}
-    assert [(record[name]["share"], record[name]["short"], record[name]["from_others"]) for name in ("big", "short", "fixed")] == [
+    assert [
+        (record[name]["share"], record[name]["short"], record[name]["from_others"])
+        for name in ("big", "short", "fixed")
+    ] == [
         (6, 0, 8),
         (12, 8, 0),
         (3, 0, 0),
@@ -389,7 +441,10 @@ def test_declared_sources_are_weighted_as_vlfeedback_was(tmp_path: Path) -> None
         for number in range(first, first + 30):
             write(tmp_path / name / f"{number}.jpg", photo(number))
     write(tmp_path / "llava/l.json", [talk(str(n), f"{n}.jpg", f"What is {n}?", "x") for n in range(30)])
-    write(tmp_path / "lrv/l.json", [{"image_id": str(n), "question": f"Is there {n}?", "answer": "x"} for n in range(300, 330)])
+    write(
+        tmp_path / "lrv/l.json",
+        [{"image_id": str(n), "question": f"Is there {n}?", "answer": "x"} for n in range(300, 330)],
+    )
     pair = (
         InstructionSource(name="LLaVA", path=str(tmp_path / "llava/l.json"), images=str(tmp_path / "llava")),
         InstructionSource(name="LRV", path=str(tmp_path / "lrv")),
@@ -397,7 +452,10 @@ def test_declared_sources_are_weighted_as_vlfeedback_was(tmp_path: Path) -> None
     found, _ = drawn(tmp_path / "run", data(*pair, count=26))
     assert Counter(x.source for x in found) == {"LLaVA": 16, "LRV": 10}  # 19,614 : 12,357
     with pytest.raises(SourceError, match="mine: needs a weight"):
-        drawn(tmp_path / "x", data(*pair, InstructionSource(name="mine", path=str(table(tmp_path / "m/m.jsonl", 1))), count=3))
+        drawn(
+            tmp_path / "x",
+            data(*pair, InstructionSource(name="mine", path=str(table(tmp_path / "m/m.jsonl", 1))), count=3),
+        )
 
 
 def test_the_scenes_give_what_they_give_alone_and_what_others_lack(tmp_path: Path) -> None:
@@ -466,7 +524,8 @@ def test_how_often_one_picture_or_one_wording_is_taken_can_be_limited(copies: Pa
 def test_duplicates_are_found_between_sources(tmp_path: Path) -> None:
     one, two = table(tmp_path / "one/t.jsonl", 5), table(tmp_path / "two/t.jsonl", 5)
     found, record = drawn(
-        tmp_path / "run", data(InstructionSource(name="one", path=str(one)), InstructionSource(name="two", path=str(two)), count=10)
+        tmp_path / "run",
+        data(InstructionSource(name="one", path=str(one)), InstructionSource(name="two", path=str(two)), count=10),
     )
     assert (len(found), record["two"]["filtered"]) == (5, {"duplicate": 5})
 
@@ -475,7 +534,10 @@ def test_pictures_keep_their_bytes_under_safe_names_and_ids_are_unique(tmp_path:
     names = ["weird name;rm -rf.jpg", "b/c.png"]
     for number, name in enumerate(names):
         write(tmp_path / name, photo(number, ("JPEG", "PNG")[number]))
-    path = lines(tmp_path / "t.jsonl", [{"id": "same", "image": name, "prompt": text} for name in names for text in ("Why?", "Who?")])
+    path = lines(
+        tmp_path / "t.jsonl",
+        [{"id": "same", "image": name, "prompt": text} for name in names for text in ("Why?", "Who?")],
+    )
     found, _ = drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(path)), count=4))
     kept = {x.image: (tmp_path / "run/images" / x.image).read_bytes() for x in found}
     assert set(kept.values()) == {photo(0), photo(1, "PNG")}
@@ -561,8 +623,12 @@ def test_a_table_that_does_not_fit_is_one_line_with_its_columns(tmp_path: Path) 
         read(name=str(write(tmp_path / "only/a.jpg", photo(1)).parent))
 
 
-@pytest.mark.parametrize("source", ({"name": "hub:nobody/nothing@abc"}, {"name": "RTVLM"}, {"name": "mine", "path": "hub:nobody/nothing"}))
-def test_a_hub_that_is_out_of_reach_is_one_line(source: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "source", ({"name": "hub:nobody/nothing@abc"}, {"name": "RTVLM"}, {"name": "mine", "path": "hub:nobody/nothing"})
+)
+def test_a_hub_that_is_out_of_reach_is_one_line(
+    source: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets.config
     import huggingface_hub.constants
 
@@ -600,7 +666,10 @@ def test_counts_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=rf"counts of the sources are 3 in all, and instructions = {count}"):
             drawn(tmp_path / "run", data(InstructionSource(name="t", path=path, count=3), count=count))
     with pytest.raises(SourceError, match="two sources are named 't'"):
-        drawn(tmp_path / "run", data(InstructionSource(name="t", path=path), InstructionSource(name="t", path=path), count=3))
+        drawn(
+            tmp_path / "run",
+            data(InstructionSource(name="t", path=path), InstructionSource(name="t", path=path), count=3),
+        )
 
 
 def test_nothing_drawn_is_an_error_that_says_why(tmp_path: Path) -> None:
@@ -619,4 +688,6 @@ def test_a_recipe_names_its_sources(tmp_path: Path) -> None:
     assert find_recipe(str(plain)).digest == find_recipe("scenes-demo").digest != found.digest
     for wrong, hint in (("count", "waight = 1"), ("weight", "weight = 1")):
         with pytest.raises(RecipeError, match=wrong if wrong == "weight" else "did you mean 'weight'"):
-            find_recipe(str(write(tmp_path / "c.toml", (text + more.replace("count = 3", "count = 3\n" + hint)).encode())))
+            find_recipe(
+                str(write(tmp_path / "c.toml", (text + more.replace("count = 3", "count = 3\n" + hint)).encode()))
+            )

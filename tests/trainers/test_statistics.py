@@ -27,10 +27,16 @@ def some_rows(count: int, seed: int = 0) -> list[Row]:
         models = rng.choices(["gpt-4v", "llava-v1.5-7b", "Fuyu-8B", "mine"], k=rng.choice([2, 3, 4, 4, 4]))
         answers = []
         for model in models:
-            ratings = {aspect: rng.choice(["1", "2", "3", "4", "5", "5", "4.5", "N/A"]) for aspect in ASPECTS if rng.random() > 0.05}
+            ratings = {
+                aspect: rng.choice(["1", "2", "3", "4", "5", "5", "4.5", "N/A"])
+                for aspect in ASPECTS
+                if rng.random() > 0.05
+            }
             answers.append(Completion(model=model, response="x" * rng.randint(0, 90), ratings=ratings))
         source = rng.choice(["SVIT", "LLaVA", "RTVLM"])
-        rows.append(Row(index=index, id=str(index), prompt="p" * (index % 50), completions=tuple(answers), source=source))
+        rows.append(
+            Row(index=index, id=str(index), prompt="p" * (index % 50), completions=tuple(answers), source=source)
+        )
     return rows
 
 
@@ -41,12 +47,19 @@ def test_ratings_are_counted_by_aspect_and_model() -> None:
         expected = Counter(answer.ratings.get(aspect, "not rated") for row in rows for answer in row.completions)
         expected["not a number"] = expected.pop("N/A")
         assert found.distribution(aspect) == expected
-        mine = [a.ratings[aspect] for row in rows for a in row.completions if a.model == "mine" and a.ratings.get(aspect, "N/A") != "N/A"]
+        mine = [
+            a.ratings[aspect]
+            for row in rows
+            for a in row.completions
+            if a.model == "mine" and a.ratings.get(aspect, "N/A") != "N/A"
+        ]
         mean = found.to_json()["models"]["mine"]["means"][aspect]
         assert mean == pytest.approx(sum(map(float, mine)) / len(mine))
     red = Counter(a.ratings.get(ETHICS, "not rated") for row in rows if row.source == "RTVLM" for a in row.completions)
     assert found.distribution(ETHICS, red_team=True)["3"] == red["3"] > 0
-    assert found.distribution(ETHICS, red_team=True) + found.distribution(ETHICS, red_team=False) == found.distribution(ETHICS)
+    assert found.distribution(ETHICS, red_team=True) + found.distribution(ETHICS, red_team=False) == found.distribution(
+        ETHICS
+    )
     assert found.not_numbers == {"N/A": sum(found.distribution(aspect)["not a number"] for aspect in ASPECTS)}
 
 
@@ -58,7 +71,9 @@ def test_pairs_wins_and_lengths_agree_with_the_pairs_themselves() -> None:
         assert len(list(pair_up(rows, RULES[name], counts))) == counted.pairs
         assert counts == counted
     made = list(pair_up(rows, RULES["authors"], PairCounts()))
-    wins = Counter((pair.chosen_model, pair.rejected_model) for pair in made if pair.chosen_model != pair.rejected_model)
+    wins = Counter(
+        (pair.chosen_model, pair.rejected_model) for pair in made if pair.chosen_model != pair.rejected_model
+    )
     assert found.wins == wins
     rate = found.win_rate("gpt-4v", "mine")
     assert rate == wins["gpt-4v", "mine"] / (wins["gpt-4v", "mine"] + wins["mine", "gpt-4v"])
@@ -77,7 +92,9 @@ def test_the_rank_correlation_is_scipys() -> None:
 
     rng = random.Random(3)
     points = [(length := rng.randint(0, 30), round(length / 30 + rng.random(), 1)) for _ in range(500)]
-    assert spearman(Counter(points)) == pytest.approx(spearmanr([x for x, _ in points], [y for _, y in points]).statistic)
+    assert spearman(Counter(points)) == pytest.approx(
+        spearmanr([x for x, _ in points], [y for _, y in points]).statistic
+    )
     assert spearman(Counter({(1, 2.0): 3, (2, 2.0): 1})) is None
     assert spearman({}) is None
 
@@ -124,7 +141,9 @@ def test_memory_is_bounded_whatever_the_data_hold(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(statistics, "NAMES", 5)
     found = Statistics()
     for index in range(300):
-        answers = tuple(Completion(model=f"m{index}{x}", response="x" * 50_000, ratings={HELP: f"no {index}"}) for x in "ab")
+        answers = tuple(
+            Completion(model=f"m{index}{x}", response="x" * 50_000, ratings={HELP: f"no {index}"}) for x in "ab"
+        )
         found.add(Row(index=index, id="", prompt="p", completions=answers, source=f"s{index}"))
     assert len(found.answers) <= 6
     assert found.answers[statistics.OTHERS] == 595
@@ -136,7 +155,15 @@ def test_memory_is_bounded_whatever_the_data_hold(monkeypatch: pytest.MonkeyPatc
 def test_the_markdown_shows_the_published_beside_ours_and_does_nothing_else() -> None:
     rows = some_rows(60)
     evil = "a|b\n# <script>alert(1)</script> [x](javascript:y) ![i](http://e.com/p.png) `c`"
-    rows.append(Row(index=60, id="", prompt="p", completions=(Completion(model=evil, response="r", ratings={HELP: evil}),), source=evil))
+    rows.append(
+        Row(
+            index=60,
+            id="",
+            prompt="p",
+            completions=(Completion(model=evil, response="r", ratings={HELP: evil}),),
+            source=evil,
+        )
+    )
     text = gather(rows).to_markdown()
     assert "4.70)" in text  # GPT-4V's published average
     assert "79.4" in text
@@ -164,20 +191,31 @@ def test_the_json_is_plain_and_complete() -> None:
 def test_nothing_at_all_is_still_a_report(tmp_path: Path) -> None:
     path = report(Statistics(), tmp_path)
     assert "0 rows" in path.read_text()
-    assert draw(gather([Row(index=0, id="", prompt="p", completions=(Completion(model="m", response=""),))]), tmp_path) == {}
+    assert (
+        draw(gather([Row(index=0, id="", prompt="p", completions=(Completion(model="m", response=""),))]), tmp_path)
+        == {}
+    )
 
 
 def test_quantiles_are_those_of_the_sorted_values() -> None:
     values = sorted(random.Random(1).choices(range(200), k=500))
     found = statistics.quantiles(Counter(values))
-    assert found == {"least": values[0], "median": values[249], "90%": values[449], "99%": values[494], "most": values[-1]}
+    assert found == {
+        "least": values[0],
+        "median": values[249],
+        "90%": values[449],
+        "99%": values[494],
+        "most": values[-1],
+    }
     assert statistics.quantiles({7: 1}) == dict.fromkeys(("least", "median", "90%", "99%", "most"), 7)
 
 
 def test_the_report_shows_its_pictures_and_is_the_same_each_time(tmp_path: Path) -> None:
     from PIL import Image
 
-    found = gather([*some_rows(150), Row(index=9, id="", prompt="p", completions=(Completion(model="$x_{$", response="r"),))])
+    found = gather(
+        [*some_rows(150), Row(index=9, id="", prompt="p", completions=(Completion(model="$x_{$", response="r"),))]
+    )
     path = report(found, tmp_path / "a")
     again = report(found, tmp_path / "b")
     names = ["ratings", "models", "wins", "lengths"]
@@ -196,7 +234,14 @@ def test_length_groups_hold_equally_many_answers() -> None:
     found = Statistics()
     for length in range(1, 121):
         ratings = dict.fromkeys(ASPECTS, "2" if length <= 60 else "4")
-        found.add(Row(index=length, id="", prompt="", completions=(Completion(model="m", response="x" * length, ratings=ratings),)))
+        found.add(
+            Row(
+                index=length,
+                id="",
+                prompt="",
+                completions=(Completion(model="m", response="x" * length, ratings=ratings),),
+            )
+        )
     groups = length_groups(found, 4)
     assert groups == [(15.5, 2.0), (45.5, 2.0), (75.5, 4.0), (105.5, 4.0)]
 

@@ -82,13 +82,15 @@ def test_a_run_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, monkeypatch:
     for kept in (0, 3, 7, 30):
         folder = tmp_path / f"cut-{kept}"
         (folder / "answers").mkdir(parents=True)
-        (folder / "answers" / "c@1.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:15])  # killed while writing the next line
+        (folder / "answers" / "c@1.jsonl").write_bytes(
+            b"".join(lines[:kept]) + lines[kept][:15]
+        )  # killed while writing the next line
         again = build_dataset(folder, settings, 0, ExactJudge(), echo, lambda *_: None)
         assert given(folder) == expected
         for name in ("ratings.jsonl", "vlfeedback.jsonl", "pairs.jsonl"):
-            assert (folder / name).read_text().replace(str(folder), "") == (tmp_path / "whole" / name).read_text().replace(
-                str(tmp_path / "whole"), ""
-            )
+            assert (folder / name).read_text().replace(str(folder), "") == (
+                tmp_path / "whole" / name
+            ).read_text().replace(str(tmp_path / "whole"), "")
         assert again.counts == whole.counts
 
 
@@ -104,7 +106,13 @@ def test_a_finished_dataset_loads_no_model(tmp_path: Path) -> None:
 def test_failed_answers_are_counted_kept_out_and_asked_again(tmp_path: Path) -> None:
     told: list[str] = []
     first = build_dataset(
-        tmp_path, data(), 0, ExactJudge(), lambda member: Echo(member.model, fail=member.model == "b"), lambda *_: None, told.append
+        tmp_path,
+        data(),
+        0,
+        ExactJudge(),
+        lambda member: Echo(member.model, fail=member.model == "b"),
+        lambda *_: None,
+        told.append,
     )
     assert first.failed == first.members["b@1"].missing == 32
     assert told == ["b@1: 32 of 32 answers failed (32 x out of order); the same command asks again"]
@@ -195,16 +203,24 @@ def brute_force(rated: Mapping[str, Mapping[str, int | None]]) -> set[tuple[str,
     return found
 
 
-def rated_rows(seed: int, count: int) -> tuple[list[Instruction], dict[str, dict[str, str]], dict[str, dict[str, dict[str, int | None]]]]:
+def rated_rows(
+    seed: int, count: int
+) -> tuple[list[Instruction], dict[str, dict[str, str]], dict[str, dict[str, dict[str, int | None]]]]:
     rng = random.Random(seed)
     instructions = [Instruction(id=str(i), prompt="p", image="i.png", kind="caption") for i in range(count)]
     texts = {i.id: {m: f"{m} on {i.id}" for m in "abcd"} for i in instructions}
-    rated = {i.id: {m: {aspect: rng.choice((1, 2, 3, 4, 5, None)) for aspect in ASPECTS} for m in "abcd"} for i in instructions}
+    rated = {
+        i.id: {m: {aspect: rng.choice((1, 2, 3, 4, 5, None)) for aspect in ASPECTS} for m in "abcd"}
+        for i in instructions
+    }
     return instructions, texts, rated
 
 
 def paired(
-    instructions: list[Instruction], texts: Mapping[str, Mapping[str, str]], rated: Mapping[str, Mapping[str, Any]], settings: Data
+    instructions: list[Instruction],
+    texts: Mapping[str, Mapping[str, str]],
+    rated: Mapping[str, Mapping[str, Any]],
+    settings: Data,
 ) -> tuple[list[Preference], pair_rules.PairCounts]:
     rows = list(
         rows_of(

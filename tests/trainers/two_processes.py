@@ -121,7 +121,8 @@ def count(out: str, to: str, seconds: str) -> int:
 
 
 def pairs(folder: Path, count: int) -> list["Preference"]:
-    """Captions of unlike length, of which the rejected names a thing too many; images are written where they are not there yet."""
+    """Captions of unlike length, of which the rejected names a thing too many; images are written where they are not
+    there yet."""
     from support.images import ImageRef
     from tasks.scenes.language import caption
     from tasks.scenes.world import make_scene
@@ -137,12 +138,15 @@ def pairs(folder: Path, count: int) -> list["Preference"]:
         right = caption(scene)
         wrong = right.replace("the background is", "a red ring. the background is")
         asked, shown = "describe the image in detail.", (ImageRef(image.name, image),)
-        made.append(Preference(id=scene.id, prompt=asked, images=shown, chosen=right, rejected=wrong, margin=1.0, row=index))
+        made.append(
+            Preference(id=scene.id, prompt=asked, images=shown, chosen=right, rejected=wrong, margin=1.0, row=index)
+        )
     return made
 
 
 def train(out: str, name: str) -> int:
-    """Each run: {"name", "arm", "pairs": how many, "training": changes to scenes-demo's, "dies": at which step, or 0}."""
+    """Each run: {"name", "arm", "pairs": how many, "training": changes to scenes-demo's, "dies": at which step, or
+    0}."""
     import torch
 
     from harness.models.spec import find

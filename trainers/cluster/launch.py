@@ -6,10 +6,11 @@
     launch(command, Path("runs/povid"), Layout(processes=2))                                      # here and now: its exit code
     send(command, Path("runs/povid"), layout, wanted=resources(["partition=gpu"])).id             # as a job
 
-Processes are started by `accelerate launch` from the files in `trainers/launch`. It falls back to a single process without a word where
-it finds no reason for several, so every process calls `check_world()` before it trains: it ends the run where there are not as many
-processes as were asked for, and leaves a note without which the launch has failed. The command must be one that finishes what a killed
-run left in its folder; logs, notes and job files are in the folder's `launch/`.
+Processes are started by `accelerate launch` from the files in `trainers/launch`. It falls back to a single process
+without a word where it finds no reason for several, so every process calls `check_world()` before it trains: it ends
+the run where there are not as many processes as were asked for, and leaves a note without which the launch has failed.
+The command must be one that finishes what a killed run left in its folder; logs, notes and job files are in the
+folder's `launch/`.
 """
 
 import codecs
@@ -49,7 +50,8 @@ WORLD, NOTES = "HARNESS_WORLD", "HARNESS_LAUNCH_NOTES"
 """Variables by which a process knows what was asked for, and where it says that it is there."""
 
 GRACE: Final = 600.0
-"""Seconds a job that was told to end waits to be ended: until then a preempted one is queued again, and one that ends by itself is not."""
+"""Seconds a job that was told to end waits to be ended: until then a preempted one is queued again, and one that ends
+by itself is not."""
 
 _STOPPING: Final = 40.0  # seconds; torchrun gives its processes 30
 _TAIL: Final = 20_000  # characters
@@ -81,7 +83,9 @@ class Layout:
             if getattr(self, name) < 1:
                 raise LaunchError(f"{name} {getattr(self, name)}: must be at least 1")
         if self.cpu and self.mode != "ddp":
-            raise LaunchError(f"mode {self.mode!r}: needs GPUs (accelerate runs it as ddp on CPUs); known for CPUs: ddp")
+            raise LaunchError(
+                f"mode {self.mode!r}: needs GPUs (accelerate runs it as ddp on CPUs); known for CPUs: ddp"
+            )
 
     @property
     def world(self) -> int:
@@ -131,16 +135,19 @@ def environment_of(layout: Layout, notes: Path) -> dict[str, str]:
     """Variables a node's command has beside those of the shell."""
     # accelerate's own option for CPUs starts a single process.
     cpu = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if layout.cpu else {}
-    # torchrun's: the processes meet at a port that it holds. accelerate looks for a free one and lets it go: another may have it then.
+    # torchrun's: the processes meet at a port that it holds. accelerate looks for a free one and lets it go: another
+    # may have it then.
     meeting = {"PET_STANDALONE": "1"} if layout.nodes == 1 and layout.processes > 1 else {}
     return {WORLD: str(layout.world), NOTES: str(notes), **meeting, **cpu}
 
 
-# -- in the processes --------------------------------------------------------------------------------------------------------------------
+# -- in the processes
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def check_world() -> int:
-    """Called by each process before it trains: how many there are. StageError where the launcher asked for another number."""
+    """Called by each process before it trains: how many there are. StageError where the launcher asked for another
+    number."""
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
@@ -154,21 +161,25 @@ def check_world() -> int:
     return size
 
 
-# -- here and now ------------------------------------------------------------------------------------------------------------------------
+# -- here and now
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def launch(command: Sequence[str], folder: Path, layout: Layout | None = None) -> int:
-    """Run the command as `layout` wants it, on this machine, and wait: the exit code of the process that failed first, else 0.
+    """Run the command as `layout` wants it, on this machine, and wait: the exit code of the process that failed first,
+    else 0.
 
-    What it prints is printed, and kept in a log of `folder`/launch. LaunchError; StageError where a launch is at work in the folder, or
-    processes did not come.
+    What it prints is printed, and kept in a log of `folder`/launch. LaunchError; StageError where a launch is at work
+    in the folder, or processes did not come.
     """
     layout = layout or Layout()
     if layout.nodes > 1:
         raise LaunchError(f"nodes {layout.nodes}: several nodes are a job of a cluster: --slurm")
     before = signal.signal(signal.SIGTERM, _leave) if threading.current_thread() is threading.main_thread() else None
     try:
-        return _run_node(command, folder, layout, Place(), attempt=f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:6]}")
+        return _run_node(
+            command, folder, layout, Place(), attempt=f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:6]}"
+        )
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
@@ -198,7 +209,8 @@ def _run_node(command: Sequence[str], folder: Path, layout: Layout, place: Place
 
 
 def exit_code(code: int, said: str) -> int:
-    """The exit code of the process that failed first, from torchrun's own and its report of failures, which ends with that one."""
+    """The exit code of the process that failed first, from torchrun's own and its report of failures, which ends with
+    that one."""
     reported = re.findall(r"^\s*exitcode\s*:\s*(-?\d+)", said, re.MULTILINE)
     own = int(reported[-1]) if reported else code
     return own if own > 0 else 128 - own if own < 0 else 1
@@ -230,7 +242,9 @@ def _assigned(environment: Mapping[str, str]) -> str:
     return " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
 
 
-def _watched(command: Sequence[str], environment: Mapping[str, str], log: IO[bytes], lock: int | None) -> tuple[int, str]:
+def _watched(
+    command: Sequence[str], environment: Mapping[str, str], log: IO[bytes], lock: int | None
+) -> tuple[int, str]:
     """Run it, printing what it prints and logging it: return code, and the end of what it said."""
     try:
         child = subprocess.Popen(
@@ -259,7 +273,10 @@ def _watched(command: Sequence[str], environment: Mapping[str, str], log: IO[byt
                 shown.write(decoder.decode(piece))
                 shown.flush()
 
-    pumps = [threading.Thread(target=pump, args=pair, daemon=True) for pair in ((child.stdout, sys.stdout), (child.stderr, sys.stderr))]
+    pumps = [
+        threading.Thread(target=pump, args=pair, daemon=True)
+        for pair in ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
+    ]
     for thread in pumps:
         thread.start()
     try:
@@ -287,13 +304,18 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
         child.wait()
 
 
-# -- as a job ----------------------------------------------------------------------------------------------------------------------------
+# -- as a job
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
-def send(command: Sequence[str], folder: Path, layout: Layout, *, wanted: Resources | None = None, cluster: Cluster = "slurm") -> SlurmJob:
-    """Submit the command as a job, which is queued again when it is preempted or reaches its time limit. LaunchError, SlurmError.
+def send(
+    command: Sequence[str], folder: Path, layout: Layout, *, wanted: Resources | None = None, cluster: Cluster = "slurm"
+) -> SlurmJob:
+    """Submit the command as a job, which is queued again when it is preempted or reaches its time limit. LaunchError,
+    SlurmError.
 
-    Where a job of this folder waits or runs already, that is the one. `cluster="local"` runs it in the background of this machine.
+    Where a job of this folder waits or runs already, that is the one. `cluster="local"` runs it in the background of
+    this machine.
     """
     check_cluster(cluster)
     wanted = _wanted(layout, wanted)
@@ -305,7 +327,11 @@ def send(command: Sequence[str], folder: Path, layout: Layout, *, wanted: Resour
     elif layout.nodes > 1:
         raise LaunchError(f"nodes {layout.nodes}: this machine is one")
     return submit(
-        name, NodeJob(command=tuple(command), folder=folder.absolute(), layout=layout), folder=jobs, wanted=wanted, cluster=cluster
+        name,
+        NodeJob(command=tuple(command), folder=folder.absolute(), layout=layout),
+        folder=jobs,
+        wanted=wanted,
+        cluster=cluster,
     )
 
 
@@ -322,7 +348,9 @@ def _queued(name: str, jobs: Path) -> SlurmJob | None:
     for _ in range(_SETTLING):
         asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if asked.returncode:
-            raise StageError(f"{name}: the queue can't be asked whether the job is there already: {' '.join(asked.stderr.split())[:200]}")
+            raise StageError(
+                f"{name}: the queue can't be asked whether the job is there already: {' '.join(asked.stderr.split())[:200]}"
+            )
         if not asked.stdout.strip():
             return None
         id, state = asked.stdout.split()[:2]
@@ -335,7 +363,9 @@ def _queued(name: str, jobs: Path) -> SlurmJob | None:
 def _wanted(layout: Layout, wanted: Resources | None) -> Resources:
     given = wanted or Resources()
     if given.gres is None and not layout.cpu and given.gpus not in (1, layout.processes):
-        raise LaunchError(f"--slurm gpus={given.gpus}: a node runs {layout.processes} processes, one a GPU; leave it out")
+        raise LaunchError(
+            f"--slurm gpus={given.gpus}: a node runs {layout.processes} processes, one a GPU; leave it out"
+        )
     return replace(given, gpus=0 if layout.cpu else layout.processes, nodes=layout.nodes, restart=True)
 
 
@@ -375,7 +405,9 @@ def _here(layout: Layout) -> tuple[Place, str]:
     import submitit
 
     job = submitit.JobEnvironment()
-    attempt = f"job-{job.job_id}" + (f"-restart-{count}" if (count := os.environ.get("SLURM_RESTART_COUNT", "0")) != "0" else "")
+    attempt = f"job-{job.job_id}" + (
+        f"-restart-{count}" if (count := os.environ.get("SLURM_RESTART_COUNT", "0")) != "0" else ""
+    )
     if layout.nodes == 1:
         return Place(), attempt
     if job.num_nodes != layout.nodes:
@@ -385,9 +417,15 @@ def _here(layout: Layout) -> tuple[Place, str]:
 
 
 def plan_of(
-    command: Sequence[str], folder: Path, layout: Layout, *, wanted: Resources | None = None, cluster: Cluster | None = None
+    command: Sequence[str],
+    folder: Path,
+    layout: Layout,
+    *,
+    wanted: Resources | None = None,
+    cluster: Cluster | None = None,
 ) -> str:
-    """What would be run, to the letter: the command of a node, after the script given to sbatch where it is a job of Slurm."""
+    """What would be run, to the letter: the command of a node, after the script given to sbatch where it is a job of
+    Slurm."""
     notes = folder.absolute() / "launch" / "ATTEMPT"
     place = Place() if layout.nodes == 1 else Place(head="FIRST_NODE", port=10_000)
     node = f"{_assigned(environment_of(layout, notes))} {shlex.join(command_of(command, layout, place))}\n"

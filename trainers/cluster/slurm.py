@@ -5,7 +5,8 @@
     job.state()                                     # "PENDING", "RUNNING", ..., ENDED
     job.cancel()
 
-`cluster="local"` makes the same jobs processes of this machine. The folder must be one that the nodes see too. The state is asked of
+`cluster="local"` makes the same jobs processes of this machine. The folder must be one that the nodes see too. The
+state is asked of
 squeue: sacct knows nothing on a cluster without an accounting database.
 """
 
@@ -29,7 +30,17 @@ UNKNOWN: Final = "UNKNOWN"
 RESTARTS: Final = 1000
 """Time limits that work which can go on may reach: a week of training on a cluster of four-hour jobs reaches 42."""
 
-_OVER: Final = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+_OVER: Final = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "COMPLETING",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "TIMEOUT",
+)
 
 
 class SlurmError(BadInput):
@@ -75,14 +86,40 @@ class Resources:
         more = {"additional_parameters": beside} if beside else {}
         setup = {"setup": list(self.setup)} if self.setup else {}
         cpus = {"cpus_per_task": self.cpus} if self.cpus else {}
-        # Signals before preemption reach steps only, and other nodes are reached by srun. Elsewhere without: a step would get one CPU.
+        # Signals before preemption reach steps only, and other nodes are reached by srun. Elsewhere without: a step
+        # would get one CPU.
         step: dict[str, Any] = {"use_srun": self.restart or self.nodes > 1}
         if step["use_srun"]:
-            step |= {"ntasks_per_node": 1, "srun_args": ["--kill-on-bad-exit=1"] + ([f"--cpus-per-task={self.cpus}"] if self.cpus else [])}
-        return {"time": self.minutes, "nodes": self.nodes, "stderr_to_stdout": True, **step, **plain, **gpus, **cpus, **more, **setup}
+            step |= {
+                "ntasks_per_node": 1,
+                "srun_args": ["--kill-on-bad-exit=1"] + ([f"--cpus-per-task={self.cpus}"] if self.cpus else []),
+            }
+        return {
+            "time": self.minutes,
+            "nodes": self.nodes,
+            "stderr_to_stdout": True,
+            **step,
+            **plain,
+            **gpus,
+            **cpus,
+            **more,
+            **setup,
+        }
 
 
-_NAMES: Final = ("partition", "account", "qos", "constraint", "nodelist", "exclude", "reservation", "gres", "gpus", "cpus", "mem")
+_NAMES: Final = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "nodelist",
+    "exclude",
+    "reservation",
+    "gres",
+    "gpus",
+    "cpus",
+    "mem",
+)
 KNOWN: Final = (*_NAMES, "time", "setup")
 
 
@@ -117,7 +154,8 @@ _TIME: Final = re.compile(r"(?:(?P<days>\d+)-(?P<of_day>\d+(?::\d+){0,2})|(?P<re
 
 
 def minutes(text: str) -> int:
-    """Slurm's ways to write a time ("90", "90:00", "8:00:00", "2-12", "2-12:30"), in minutes, rounded up. SlurmError."""
+    """Slurm's ways to write a time ("90", "90:00", "8:00:00", "2-12", "2-12:30"), in minutes, rounded up.
+    SlurmError."""
     match = _TIME.fullmatch(text.strip())
     if match is None:
         raise SlurmError(f"time {text!r}: write it as Slurm does: MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS")
@@ -147,12 +185,17 @@ class SlurmJob:
     """submitit's own job."""
 
     def state(self) -> str:
-        """As squeue has it with its reason ("PENDING (Resources)"); ENDED once it is over, UNKNOWN where nobody answers."""
+        """As squeue has it with its reason ("PENDING (Resources)"); ENDED once it is over, UNKNOWN where nobody
+        answers."""
         if self.cluster == "local":
             return ENDED if self.handle.done() else "RUNNING"
         try:
             asked = subprocess.run(
-                ["squeue", "--noheader", "--format", "%T|%r", "--jobs", self.id], capture_output=True, text=True, timeout=60, check=False
+                ["squeue", "--noheader", "--format", "%T|%r", "--jobs", self.id],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             return UNKNOWN
@@ -174,7 +217,9 @@ class SlurmJob:
 
 def check_cluster(cluster: Cluster) -> None:
     """SlurmError where there is no Slurm."""
-    if cluster == "slurm" and (missing := [name for name in ("sbatch", "squeue", "scancel", "srun") if shutil.which(name) is None]):
+    if cluster == "slurm" and (
+        missing := [name for name in ("sbatch", "squeue", "scancel", "srun") if shutil.which(name) is None]
+    ):
         raise SlurmError(f"--slurm: no {missing[0]!r} on the PATH; run this on a node that submits jobs")
 
 
@@ -187,7 +232,8 @@ def submit(
     cluster: Cluster = "slurm",
     first_gpu: int = 0,
 ) -> SlurmJob:
-    """Run `work(*arguments)` as a job; both must be importable on its node. `first_gpu`: of this machine, for a local job. SlurmError."""
+    """Run `work(*arguments)` as a job; both must be importable on its node. `first_gpu`: of this machine, for a local
+    job. SlurmError."""
     import submitit
 
     check_cluster(cluster)
@@ -196,14 +242,23 @@ def submit(
         executor = submitit.LocalExecutor(folder=folder)
         gpus = list(range(first_gpu, first_gpu + wanted.gpus))
         executor.update_parameters(
-            timeout_min=wanted.minutes, gpus_per_node=wanted.gpus, visible_gpus=gpus, stderr_to_stdout=True, setup=list(wanted.setup)
+            timeout_min=wanted.minutes,
+            gpus_per_node=wanted.gpus,
+            visible_gpus=gpus,
+            stderr_to_stdout=True,
+            setup=list(wanted.setup),
         )
     else:
         executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=RESTARTS)
         executor.update_parameters(job_name=name, **wanted.parameters())
     try:
         handle = executor.submit(work, *arguments)
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, subprocess.CalledProcessError, OSError) as error:
+    except (
+        submitit.core.utils.FailedJobError,
+        submitit.core.utils.FailedSubmissionError,
+        subprocess.CalledProcessError,
+        OSError,
+    ) as error:
         raise SlurmError(f"{name}: the cluster takes no job: {_refusal(error)}") from None
     return SlurmJob(name=name, id=str(handle.job_id), log=Path(handle.paths.stdout), cluster=cluster, handle=handle)
 

@@ -16,7 +16,8 @@ ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 RatingMode = Literal["joint", "per-aspect"]
 """All aspects in one judge call, as VLFeedback's authors did, or one call for each."""
 TextOrder = Literal["shuffled", "authors"]
-"""Texts before the judge in a seeded order of their own for each instruction, or always in the order the data have them."""
+"""Texts before the judge in a seeded order of their own for each instruction, or always in the order the data have
+them."""
 
 
 class RecipeError(BadInput):
@@ -34,9 +35,11 @@ class PoolModel(Section):
     """One member of the pool that answers instructions."""
 
     model: Annotated[str, Field(min_length=1)]
-    """A name of `harness models`, a folder or a hub id; where a server gives its answers, also what that one calls it."""
+    """A name of `harness models`, a folder or a hub id; where a server gives its answers, also what that one calls
+    it."""
     url: Annotated[str, Field(pattern=r"^https?://")] | None = None
-    """The OpenAI-compatible server that gives its answers, such as http://node7:8000/v1; None: it runs here, or is served by name."""
+    """The OpenAI-compatible server that gives its answers, such as http://node7:8000/v1; None: it runs here, or is
+    served by name."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0: the likeliest token each time."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -77,13 +80,15 @@ class InstructionSource(Section):
     """Where some of the instructions come from."""
 
     name: Annotated[str, Field(pattern=r"^[^\x00-\x1f|]+$")]
-    """A declared source, "scenes", hub:OWNER/NAME[@REVISION], or the path of a table or of a folder of images; with `path`, any name."""
+    """A declared source, "scenes", hub:OWNER/NAME[@REVISION], or the path of a table or of a folder of images; with
+    `path`, any name."""
     path: str | None = None
     """Its local copy (a table, or a folder), or hub:OWNER/NAME[@REVISION]; None for a declared source: from the hub."""
     images: str | None = None
     """Folder or zip with its pictures; None: beside the table."""
     weight: Annotated[float, Field(gt=0)] | None = None
-    """Its share of the instructions is weight / sum of weights; None for a declared source: what VLFeedback took from it."""
+    """Its share of the instructions is weight / sum of weights; None for a declared source: what VLFeedback took from
+    it."""
     count: Annotated[int, Field(gt=0)] | None = None
     """Exactly so many instructions, in place of a share."""
     prompt_column: str | None = None
@@ -147,9 +152,11 @@ class Data(Section):
     filters: Filters = Filters()
     instructions: Annotated[int, Field(gt=0)]
     captions: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """Share of instructions that ask for a caption; the rest are questions, yes/no ones in pairs of true yes and true no."""
+    """Share of instructions that ask for a caption; the rest are questions, yes/no ones in pairs of true yes and true
+    no."""
     pool: Pool
-    """Who answers: members, or the name of a file in trainers/vlfeedback/pools, such as "paper", VLFeedback's twelve models."""
+    """Who answers: members, or the name of a file in trainers/vlfeedback/pools, such as "paper", VLFeedback's twelve
+    models."""
     answers: Annotated[int, Field(ge=2)] = 4
     """Answers an instruction, each by another member of the pool."""
     judge: str = "exact"
@@ -160,10 +167,13 @@ class Data(Section):
     max_new_tokens: Annotated[int, Field(gt=0)] = 96
     """Tokens of an answer at most, where the member of the pool has no limit of its own."""
     rule: PairRule = "authors"
-    """Of which two answers one is chosen: "authors" (VLFeedback) takes all pairs of unequal mean rating; trainers/data/pair_rules.py."""
+    """Of which two answers one is chosen: "authors" (VLFeedback) takes all pairs of unequal mean rating;
+    trainers/data/pair_rules.py."""
     aspects: tuple[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], ...] = ()
     """The aspects whose ratings count; none given: those of the rule."""
-    weights: dict[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], Annotated[float, Field(ge=0)]] = {}
+    weights: dict[
+        Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], Annotated[float, Field(ge=0)]
+    ] = {}
     """Aspect -> weight in the mean; none given: all the same."""
     min_margin: Annotated[float, Field(ge=0)] | None = None
     """Lowest gap of a pair, in rating points; None: that of the rule."""
@@ -195,7 +205,9 @@ class PreferenceFile(Section):
     rule: PairRule = "authors"
     """This and what follows, down to `balance_yes_no`, is of rated answers, and as in [data]."""
     aspects: tuple[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], ...] = ()
-    weights: dict[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], Annotated[float, Field(ge=0)]] = {}
+    weights: dict[
+        Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], Annotated[float, Field(ge=0)]
+    ] = {}
     min_margin: Annotated[float, Field(ge=0)] | None = None
     largest_gap: bool = False
     max_length_ratio: Annotated[float, Field(ge=1)] | None = None
@@ -212,7 +224,8 @@ class PreferenceFile(Section):
     missing_images: Literal["refuse", "drop"] = "refuse"
     """What becomes of pairs whose picture is not there, or does not open."""
     image_tokens: Literal["refuse", "drop"] = "refuse"
-    """What becomes of `<image>` in a prompt where the data's form has no place for it: as many as the pair has pictures are taken out."""
+    """What becomes of `<image>` in a prompt where the data's form has no place for it: as many as the pair has pictures
+    are taken out."""
 
     @model_validator(mode="after")
     def _has_pairs_to_choose_from(self) -> "PreferenceFile":

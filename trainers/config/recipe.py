@@ -28,7 +28,8 @@ class Recipe(Section):
     trainer: str
     """An entry point of the group harness.trainers."""
     base: str | None = None
-    """Model that is trained: a name of `harness models`, a folder, or a hub id; None where training starts from nothing."""
+    """Model that is trained: a name of `harness models`, a folder, or a hub id; None where training starts from
+    nothing."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     tasks: tuple[str, ...] = ()
     """What every checkpoint is scored on."""
@@ -63,29 +64,53 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _has_its_sections(self) -> "Recipe":
-        if self.pretraining is None and (self.base is None or self.training is None or (self.data is None and self.dataset is None)):
+        if self.pretraining is None and (
+            self.base is None or self.training is None or (self.data is None and self.dataset is None)
+        ):
             raise ValueError("needs either [pretraining], or base, [training] and [data] or [dataset]")
         if self.data is not None and self.dataset is not None:
             raise ValueError("has both [data], which builds, and [dataset], which reads; give one")
         if self.dataset is not None and self.dataset.take == "best" and self.trainer != "sft":
-            raise ValueError(f"[dataset] take = 'best' has no rejected answers to train on by {self.trainer!r}; trainer = 'sft' does")
-        if self.training is not None and self.training.eval_steps and self.dataset is not None and not self.dataset.test_share:
-            raise ValueError(f"eval_steps = {self.training.eval_steps} scores pairs held out, and [dataset] test_share = 0 holds none out")
+            raise ValueError(
+                f"[dataset] take = 'best' has no rejected answers to train on by {self.trainer!r}; trainer = 'sft' does"
+            )
+        if (
+            self.training is not None
+            and self.training.eval_steps
+            and self.dataset is not None
+            and not self.dataset.test_share
+        ):
+            raise ValueError(
+                f"eval_steps = {self.training.eval_steps} scores pairs held out, and [dataset] test_share = 0 holds none out"
+            )
         return self
 
     @model_validator(mode="after")
     def _has_what_its_trainer_reads(self) -> "Recipe":
         if self.trainer == "scenes" and self.pretraining is None:
-            raise ValueError("trainer = 'scenes' pretrains from nothing and needs [pretraining]; 'dpo' and 'sft' train on preferences")
+            raise ValueError(
+                "trainer = 'scenes' pretrains from nothing and needs [pretraining]; 'dpo' and 'sft' train on preferences"
+            )
         if self.trainer in ("dpo", "sft") and self.training is None:
-            raise ValueError(f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; 'scenes' does [pretraining]")
+            raise ValueError(
+                f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; 'scenes' does [pretraining]"
+            )
         sections = ("base", "data", "dataset", "training", "control") if self.trainer == "scenes" else ("pretraining",)
         if self.trainer in ("dpo", "sft", "scenes") and (given := [name for name in sections if getattr(self, name)]):
             raise ValueError(f"{given[0]} is given, which trainer = {self.trainer!r} does not read; leave it out")
         if self.trainer == "sft" and self.training is not None:
-            unread = {"loss": "dpo", "beta": 0.1, "sft_weight": 0.0, "group_pairs": False, "features_room_mib": None, "plain_trl": False}
+            unread = {
+                "loss": "dpo",
+                "beta": 0.1,
+                "sft_weight": 0.0,
+                "group_pairs": False,
+                "features_room_mib": None,
+                "plain_trl": False,
+            }
             if given := [name for name, value in unread.items() if getattr(self.training, name) != value]:
-                raise ValueError(f"{given[0]} of [training] is for trainer = 'dpo', not 'sft', which learns the chosen answers alone")
+                raise ValueError(
+                    f"{given[0]} of [training] is for trainer = 'dpo', not 'sft', which learns the chosen answers alone"
+                )
         if self.trainer == "sft" and self.control:
             raise ValueError("control = true is the SFT arm beside trainer = 'dpo'; trainer = 'sft' is that arm itself")
         return self

@@ -4,8 +4,9 @@
     found.recipe                      # a Recipe: what `harness train` runs
     found.lines                       # every key, what it says, and what it becomes here
 
-The keys are those of run_dpo.py and its launcher (vlf-silkie/VLFeedback): some of transformers' training arguments, and its own. A key
-whose value can't be had here is refused, and so is an unknown one: nothing of a configuration is passed over in silence.
+The keys are those of run_dpo.py and its launcher (vlf-silkie/VLFeedback): some of transformers' training arguments, and
+its own. A key whose value can't be had here is refused, and so is an unknown one: nothing of a configuration is passed
+over in silence.
 """
 
 import difflib
@@ -26,7 +27,8 @@ AUTHORS_GPUS = 16
 
 
 class ConfigError(BadInput):
-    """A configuration that can't be read, or asks for what can't be had; one line that names file, key, value and what is known."""
+    """A configuration that can't be read, or asks for what can't be had; one line that names file, key, value and what
+    is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +148,9 @@ def read_config(path: Path, *, read: str = "public", images: str | None = None) 
             raise ConfigError(f"{path}: unknown key {key!r}{hint}; known: {', '.join(sorted(KNOWN))}")
     for key, possible in ONLY.items():
         if key in given and given[key] not in possible:
-            raise ConfigError(f"{path}: {key} = {given[key]!r}: only {' or '.join(map(repr, possible))} can be had here")
+            raise ConfigError(
+                f"{path}: {key} = {given[key]!r}: only {' or '.join(map(repr, possible))} can be had here"
+            )
     values = {**DEFAULTS, **given}
     training, becomes = _training(path, values, given)
     fields = {
@@ -161,10 +165,19 @@ def read_config(path: Path, *, read: str = "public", images: str | None = None) 
         recipe = Recipe.model_validate(fields)
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_problem(error)}") from error
-    becomes |= {"model_name_or_path": f"base = {recipe.base!r}", "run_name": f"name = {recipe.name!r}", "seed": f"seed = {recipe.seed}"}
+    becomes |= {
+        "model_name_or_path": f"base = {recipe.base!r}",
+        "run_name": f"name = {recipe.name!r}",
+        "seed": f"seed = {recipe.seed}",
+    }
     becomes |= {key: f"not needed: {why}" for key, why in NOT_NEEDED.items()} | dict.fromkeys(ONLY, "the same here")
-    listed = [*given, *(key for key in DEFAULTS if key not in given and (training.get("lora") is not None or key not in _LORA_KEYS))]
-    lines = [ConfigLine(key=key, value=_shown(given[key]) if key in given else "", becomes=becomes[key]) for key in listed]
+    listed = [
+        *given,
+        *(key for key in DEFAULTS if key not in given and (training.get("lora") is not None or key not in _LORA_KEYS)),
+    ]
+    lines = [
+        ConfigLine(key=key, value=_shown(given[key]) if key in given else "", becomes=becomes[key]) for key in listed
+    ]
     return Config(recipe=recipe, lines=tuple(lines))
 
 
@@ -172,7 +185,9 @@ def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -
     """[training], and what each key becomes there."""
     found: dict[str, Any] = {ours: values[key] for key, ours in TRAINING.items() if values.get(key) is not None}
     becomes = {key: f"training.{ours} = {_shown(values.get(key))}" for key, ours in TRAINING.items()}
-    at_once, accumulated = (_count(path, key, values[key]) for key in ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    at_once, accumulated = (
+        _count(path, key, values[key]) for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
     found["batch_size"] = at_once * accumulated * AUTHORS_GPUS
     becomes["gradient_accumulation_steps"] = (
         f"training.batch_size = {found['batch_size']}: {at_once} x {accumulated} x {AUTHORS_GPUS} GPUs, the authors'; "
@@ -180,7 +195,9 @@ def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -
     )
     if "max_length" in found:
         found["too_long"] = "drop"
-        becomes["model_max_length"] += "; what it leaves no answer of is left out, where the script cuts prompt and pictures from the front"
+        becomes["model_max_length"] += (
+            "; what it leaves no answer of is left out, where the script cuts prompt and pictures from the front"
+        )
     found["precision"] = "bf16" if _flag(path, "bf16", values.get("bf16", False)) else "fp32"
     becomes["bf16"] = f"training.precision = {found['precision']!r}"
     strategy = values.get("evaluation_strategy", "no")
@@ -191,7 +208,11 @@ def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -
         found.pop("eval_steps", None)
     elif "eval_steps" not in found:
         found["eval_steps"] = found["log_steps"]
-    told = f"training.eval_steps = {found['eval_steps']}" if strategy == "steps" else "not needed: nothing is evaluated in training"
+    told = (
+        f"training.eval_steps = {found['eval_steps']}"
+        if strategy == "steps"
+        else "not needed: nothing is evaluated in training"
+    )
     becomes |= {"evaluation_strategy": told, "eval_steps": told}
     names = _names(path, "report_to", values.get("report_to") or ())
     found["report_to"] = [name for name in names if name not in ("none", "all")]

@@ -22,8 +22,8 @@ class Lora(Section):
     dora: bool = False
     """Direction and magnitude of a weight are trained apart."""
     init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = "default"
-    """How adapters begin. pissa and olora begin as parts of the weights; they are saved as adapters of twice the rank on the weights
-    as they were."""
+    """How adapters begin. pissa and olora begin as parts of the weights; they are saved as adapters of twice the rank
+    on the weights as they were."""
 
     @field_validator("targets")
     @classmethod
@@ -53,8 +53,11 @@ class Noise(Section):
 _OTHER_PICTURES = ("mdpo", "povid-paper", "povid-code")
 """Losses that read an answer beside a second picture, which packed rows have no place for."""
 
-Scheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"]
-"""Those of transformers that need nothing but the steps of the run and of its warm-up. polynomial: of power 1, down to 1e-7."""
+Scheduler = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
+"""Those of transformers that need nothing but the steps of the run and of its warm-up. polynomial: of power 1, down to
+1e-7."""
 
 
 class Training(Section):
@@ -77,7 +80,8 @@ class Training(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients of a larger norm are scaled down to it."""
     loss: Literal["dpo", "cdpo", "robust", "ipo", "hinge", "mpo", "ddpo", "mdpo", "povid-paper", "povid-code"] = "dpo"
-    """Of trainers/losses/functions.py; the POVID losses also need an answer to a noised picture, mdpo a crop of each, made in training."""
+    """Of trainers/losses/functions.py; the POVID losses also need an answer to a noised picture, mdpo a crop of each,
+    made in training."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """cdpo, robust: share of pairs taken to be swapped."""
@@ -114,11 +118,14 @@ class Training(Section):
     group_pairs: bool = False
     """All pairs of a prompt in one batch: many times less work, and batches whose pairs are alike."""
     group_by_length: bool = False
-    """Pairs of like length in one batch, by the characters of prompt and answers: less padding, and batches in another order."""
+    """Pairs of like length in one batch, by the characters of prompt and answers: less padding, and batches in another
+    order."""
     plain_trl: bool = False
-    """TRL's own DPO trainer in place of the one that reads images and prompts once; the only one for full fine-tuning."""
+    """TRL's own DPO trainer in place of the one that reads images and prompts once; the only one for full
+    fine-tuning."""
     features_room_mib: Annotated[int, Field(ge=0)] | None = None
-    """MiB of the CPU's memory in which each process keeps what a frozen vision tower says of pictures; 0: none is kept; None: 2048."""
+    """MiB of the CPU's memory in which each process keeps what a frozen vision tower says of pictures; 0: none is kept;
+    None: 2048."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that open pictures ahead of training; 0: training does."""
     train_vision: bool = False
@@ -135,29 +142,41 @@ class Training(Section):
         if self.lora is not None and self.lora.init in ("pissa", "olora") and self.lora.dora:
             raise ValueError(f"init = {self.lora.init!r} does not go with dora: its start could not be taken out again")
         if self.train_vision and self.lora is not None:
-            raise ValueError("train_vision is for full fine-tuning; with adapters, targets of [training.lora] say what is trained")
-        unpacked = "plain_trl" if self.plain_trl else "full fine-tuning" if self.lora is None else f"loss = {self.loss!r}"
+            raise ValueError(
+                "train_vision is for full fine-tuning; with adapters, targets of [training.lora] say what is trained"
+            )
+        unpacked = (
+            "plain_trl" if self.plain_trl else "full fine-tuning" if self.lora is None else f"loss = {self.loss!r}"
+        )
         if self.group_pairs and (self.plain_trl or self.lora is None or self.loss in _OTHER_PICTURES):
             raise ValueError(f"group_pairs is for packed rows, which {unpacked} does not have; leave it out")
         if self.features_room_mib is not None and (self.plain_trl or self.lora is None or self.loss in _OTHER_PICTURES):
             raise ValueError(f"features_room_mib is for packed rows, which {unpacked} does not have; leave it out")
         if self.scheduler == "polynomial" and self.learning_rate <= 1e-7:
-            raise ValueError(f"scheduler = 'polynomial' goes down to 1e-7, and learning_rate = {self.learning_rate:g} is not above it")
+            raise ValueError(
+                f"scheduler = 'polynomial' goes down to 1e-7, and learning_rate = {self.learning_rate:g} is not above it"
+            )
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("has both warmup_steps and warmup_ratio; give one")
         if self.smoothing and self.loss not in ("cdpo", "robust"):
             raise ValueError(f"smoothing = {self.smoothing:g} is for the losses cdpo and robust, not {self.loss!r}")
         if self.loss in ("cdpo", "robust") and not self.smoothing:
-            raise ValueError(f"loss = {self.loss!r} with smoothing = 0 is dpo; give the share of pairs taken to be swapped")
+            raise ValueError(
+                f"loss = {self.loss!r} with smoothing = 0 is dpo; give the share of pairs taken to be swapped"
+            )
         if self.too_long == "drop" and self.max_length is None:
             raise ValueError("too_long = 'drop' leaves out what max_length leaves no answer of; give max_length")
         if self.sft_weight and self.loss in ("ddpo", *_OTHER_PICTURES):
             raise ValueError(f"sft_weight does not go with loss = {self.loss!r}")
         if self.plain_trl and self.loss == "mdpo":
-            raise ValueError("plain_trl is TRL's own trainer in place of packed rows, and loss = 'mdpo' has neither; leave it out")
+            raise ValueError(
+                "plain_trl is TRL's own trainer in place of packed rows, and loss = 'mdpo' has neither; leave it out"
+            )
         if self.gamma is not None and self.loss != "ddpo":
             raise ValueError(f"gamma = {self.gamma:g} is for the loss ddpo, not {self.loss!r}")
-        if self.loss != "mdpo" and (given := [name for name in ("anchor", "crop_area") if getattr(self, name) is not None]):
+        if self.loss != "mdpo" and (
+            given := [name for name in ("anchor", "crop_area") if getattr(self, name) is not None]
+        ):
             raise ValueError(f"{given[0]} is for the loss mdpo, not {self.loss!r}")
         if self.crop_area is not None and self.crop_area[0] > self.crop_area[1]:
             raise ValueError(f"crop_area = {list(self.crop_area)}: the least share comes first")

@@ -5,12 +5,13 @@
     leaks.summary()                                                    # {"pope": 212}: rows that show one of its pictures
     clean = drop(rows, leaks)                                          # without these rows
 
-COCO runs through LLaVA, SVIT, POPE, CHAIR and AMBER alike. A picture is a benchmark's if its pixels are the same, if both names say the
-same COCO id, or if they look alike (`fingerprints.looks_alike`: re-encoded, resized). A question about such a picture may be the
-benchmark's own, too. A question by itself is evidence only where it is no common one: sentences that are asked of more than `COMMON`
-pictures ("Describe this image.", "Please answer yes or no.") are left out of both sides, and what is left must have `SPECIFIC` characters,
-and must not be near to questions about more than `COMMON` pictures, as the members of a template are. Such rows are listed; only rows with
-a benchmark's picture are counted in `summary` and dropped.
+COCO runs through LLaVA, SVIT, POPE, CHAIR and AMBER alike. A picture is a benchmark's if its pixels are the same, if
+both names say the same COCO id, or if they look alike (`fingerprints.looks_alike`: re-encoded, resized). A question
+about such a picture may be the benchmark's own, too. A question by itself is evidence only where it is no common one:
+sentences that are asked of more than `COMMON` pictures ("Describe this image.", "Please answer yes or no.") are left
+out of both sides, and what is left must have `SPECIFIC` characters, and must not be near to questions about more than
+`COMMON` pictures, as the members of a template are. Such rows are listed; only rows with a benchmark's picture are
+counted in `summary` and dropped.
 """
 
 import re
@@ -40,7 +41,14 @@ from trainers.data.image_hashes import (
 from trainers.data.rows import Preference, Row
 from trainers.data.statistics import cell
 
-Evidence = Literal["same image", "same COCO id", "looks alike", "same question on same image", "same question", "near-duplicate question"]
+Evidence = Literal[
+    "same image",
+    "same COCO id",
+    "looks alike",
+    "same question on same image",
+    "same question",
+    "near-duplicate question",
+]
 OF_IMAGES: Final[tuple[Evidence, ...]] = ("same image", "same COCO id", "looks alike")
 """Evidence that a row shows a picture of a benchmark."""
 ASKED: Final[Evidence] = "same question on same image"
@@ -139,7 +147,9 @@ class Leaks:
 
     def summary(self) -> dict[str, int]:
         """Task -> rows of the training data that show one of its pictures; 0 for a task that none shows."""
-        return {task: len({leak.row for leak in self.leaks if leak.task == task and leak.of_image}) for task in self.tasks}
+        return {
+            task: len({leak.row for leak in self.leaks if leak.task == task and leak.of_image}) for task in self.tasks
+        }
 
     @property
     def dropped(self) -> frozenset[int]:
@@ -165,7 +175,9 @@ class Leaks:
             text += f"\n**{self.unreadable} pictures of the data can't be read: what they show was not checked.**\n"
         lost = [f"{cell(task)} {checked.unreadable}" for task, checked in self.tasks.items() if checked.unreadable]
         if lost:
-            text += f"\n**Pictures of benchmarks that can't be read, so that leaks may be missed: {', '.join(lost)}.**\n"
+            text += (
+                f"\n**Pictures of benchmarks that can't be read, so that leaks may be missed: {', '.join(lost)}.**\n"
+            )
         text += "\n" + _table(
             ["task", "documents", "images", "rows with its image", *ALL],
             [
@@ -175,7 +187,8 @@ class Leaks:
         )
         if self.leaks:
             rows = [
-                [leak.row, cell(leak.row_id), cell(leak.task), cell(leak.document), _in_words(leak)] for leak in islice(self.leaks, shown)
+                [leak.row, cell(leak.row_id), cell(leak.task), cell(leak.document), _in_words(leak)]
+                for leak in islice(self.leaks, shown)
             ]
             text += "\n" + _table(["row", "id", "task", "document", "evidence"], rows)
             if len(self.leaks) > shown:
@@ -230,7 +243,11 @@ def _name(task: str, doc: Mapping[str, Any]) -> str:
     if task in NUMBERED_AS_COCO:
         digits = re.match(r"\d{1,12}(?!\d)", str(doc.get(NUMBERED_AS_COCO[task], "")))
         return digits[0].zfill(12) if digits else ""
-    names = (value for key, value in doc.items() if isinstance(value, str) and ("image" in key or "file" in key or key.endswith("id")))
+    names = (
+        value
+        for key, value in doc.items()
+        if isinstance(value, str) and ("image" in key or "file" in key or key.endswith("id"))
+    )
     return next((name for name in names if coco_id(name) is not None), "")
 
 
@@ -243,7 +260,8 @@ def find_leaks(
     similar: float = SIMILAR,
     done: Callable[[int], None] | None = None,
 ) -> Leaks:
-    """Hold training data against benchmarks. `done` hears how many rows were looked at; pairs of one row count as the row."""
+    """Hold training data against benchmarks. `done` hears how many rows were looked at; pairs of one row count as the
+    row."""
     if not 0 <= distance <= FARTHEST:
         raise LeakError(f"distance {distance}: must be 0 to {FARTHEST} bits of {LookIndex.PARTS * 16}")
     if not 0 < similar <= 1:
@@ -264,7 +282,9 @@ def find_leaks(
             shows = [mark.content for _, mark in seen if not isinstance(mark, OSError)]
             asked[_key(row)] = _Asked(
                 id=row.id if isinstance(row, Row) else row.row_id or row.id,
-                question=_Question.of(row.prompt, (shows or [picture.name for picture in row.images] or [f"row {_key(row)}"])[0]),
+                question=_Question.of(
+                    row.prompt, (shows or [picture.name for picture in row.images] or [f"row {_key(row)}"])[0]
+                ),
                 hits=known.hits(seen, row.id if isinstance(row, Row) else row.row_id),
             )
         if done:
@@ -395,7 +415,11 @@ class _Known:
         for _, mark in seen:
             if not isinstance(mark, OSError):
                 for content, bits in sorted(self._alike[mark.content], key=lambda near: near[1]):
-                    add((place for place in self._by_content[content] if "same image" not in _kinds(found, place)), "looks alike", bits)
+                    add(
+                        (place for place in self._by_content[content] if "same image" not in _kinds(found, place)),
+                        "looks alike",
+                        bits,
+                    )
         return found
 
     def compare(self, marks: Sequence[ImageHashes]) -> None:
@@ -438,7 +462,13 @@ def _leaks(asked: Mapping[int, _Asked], known: _Known, similar: float) -> Iterat
             hit = row.hits[place]
             kinds = tuple(kind for kind in ALL if kind in hit.evidence)
             yield Leak(
-                row=key, row_id=row.id, task=task, document=document, evidence=kinds, distance=hit.distance, similarity=hit.similarity
+                row=key,
+                row_id=row.id,
+                task=task,
+                document=document,
+                evidence=kinds,
+                distance=hit.distance,
+                similarity=hit.similarity,
             )
 
 

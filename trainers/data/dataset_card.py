@@ -34,8 +34,8 @@ def dataset_card(
 ) -> str:
     """The README.md of a dataset repository.
 
-    `files` maps a configuration ("rows", "pairs") to its files; `sources` maps where instructions and images are from to their
-    licences; `statistics_markdown` goes in as it is.
+    `files` maps a configuration ("rows", "pairs") to its files; `sources` maps where instructions and images are from
+    to their licences; `statistics_markdown` goes in as it is.
     """
     import yaml
 
@@ -51,7 +51,9 @@ def dataset_card(
             for config, pattern in files.items()
         ],
     }
-    made = f"{rows:,} instructions about images, each answered by several models" + (f"; {pairs:,} preference pairs" if pairs else "")
+    made = f"{rows:,} instructions about images, each answered by several models" + (
+        f"; {pairs:,} preference pairs" if pairs else ""
+    )
     rated = f"Answers are rated by {_line(judge)}" if judge else "Answers are rated"
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",

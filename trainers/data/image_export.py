@@ -3,8 +3,8 @@
     places = Places.beside(Path("VLFeedback"))           # its own folder, merged_images/, images/, merged_images.zip, images.zip
     places.find("/home/x/cache/merged_images/7.jpg")     # the Picture, by its name within the places
 
-What a row says about a picture is not trusted: a name that climbs out, a link that leads out, a URL, a member too large give a Picture
-that is not there. Only the places are read, and they are named by the user or stand beside the data.
+What a row says about a picture is not trusted: a name that climbs out, a link that leads out, a URL, a member too large
+give a Picture that is not there. Only the places are read, and they are named by the user or stand beside the data.
 """
 
 import hashlib
@@ -24,7 +24,8 @@ class Given(NamedTuple):
     images: list[Any]
     """Those that are there: paths, or structs of bytes and path."""
     names: dict[str, list[Any]]
-    """Two columns: what all are called, as text (`image_names`), and whether each is among the images (`image_there`)."""
+    """Two columns: what all are called, as text (`image_names`), and whether each is among the images
+    (`image_there`)."""
 
 
 class Unreadable(Protocol):
@@ -34,16 +35,21 @@ class Unreadable(Protocol):
 
 
 class ImageExporter:
-    """How the pictures of one data file are given in it: as paths that open, or as bytes; what is not there is not given.
+    """How the pictures of one data file are given in it: as paths that open, or as bytes; what is not there is not
+    given.
 
-    Only paths that were found within the data's places leave; what a row called its picture is no path to anybody who reads the file.
+    Only paths that were found within the data's places leave; what a row called its picture is no path to anybody who
+    reads the file.
     """
 
-    def __init__(self, path: Path, *, structs: bool, embed: bool = False, copy: bool = True, counts: Unreadable | None = None) -> None:
-        """For the file `path`: `structs` of bytes and path for parquet, else plain paths, relative where they are below its folder.
+    def __init__(
+        self, path: Path, *, structs: bool, embed: bool = False, copy: bool = True, counts: Unreadable | None = None
+    ) -> None:
+        """For the file `path`: `structs` of bytes and path for parquet, else plain paths, relative where they are below
+        its folder.
 
-        `embed`: bytes in structs, and copies beside the file where paths are plain. Without `copy` nothing is unpacked: a member of a zip
-        is given as `zip://MEMBER::ZIP`, and bytes of a table not at all.
+        `embed`: bytes in structs, and copies beside the file where paths are plain. Without `copy` nothing is unpacked:
+        a member of a zip is given as `zip://MEMBER::ZIP`, and bytes of a table not at all.
         """
         self.folder = path.parent
         self.copies = path.parent / f"{path.stem}_images"
@@ -88,7 +94,11 @@ class ImageExporter:
 
     def _told(self, file: Path) -> str:
         folder = resolve_folder(self.folder)
-        if not self.structs and file.is_relative_to(folder) and ":" not in (path := file.relative_to(folder).as_posix()):
+        if (
+            not self.structs
+            and file.is_relative_to(folder)
+            and ":" not in (path := file.relative_to(folder).as_posix())
+        ):
             return path  # with a colon it might be taken for an address
         return str(file.absolute())
 
@@ -127,7 +137,8 @@ def _begins_as_image(file: Path) -> bool:
 
 
 def path_for_row(picture: ImageRef, data: Path) -> str:
-    """What a row of the file `data` calls the picture: its path below that file's folder, else the name it came with, made safe."""
+    """What a row of the file `data` calls the picture: its path below that file's folder, else the name it came with,
+    made safe."""
     folder = resolve_folder(data.parent)
     if picture.file is not None and picture.member is None and picture.file.is_relative_to(folder):
         return picture.file.relative_to(folder).as_posix()
@@ -135,12 +146,14 @@ def path_for_row(picture: ImageRef, data: Path) -> str:
 
 
 def told_name(picture: ImageRef) -> str:
-    """Its name as text for others to read: of an absolute path, which tells of somebody's machine, the end that finds it again."""
+    """Its name as text for others to read: of an absolute path, which tells of somebody's machine, the end that finds
+    it again."""
     return "/".join(picture.name.replace("\\", "/").split("/")[-2:]) if is_absolute(picture.name) else picture.name
 
 
 def safe_name(picture: ImageRef) -> str:
-    """Its name where others may open it as a path: of what leads elsewhere, such as an address or "..", the end that leads nowhere."""
+    """Its name where others may open it as a path: of what leads elsewhere, such as an address or "..", the end that
+    leads nowhere."""
     name = picture.name
     parts = re.split(r"[/\\]", name)
     if not (is_absolute(name) or ".." in parts or "://" in name or "::" in name):

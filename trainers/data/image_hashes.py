@@ -7,10 +7,11 @@
     near_texts(questions, benchmark, 0.8)                 # (question, entry, similarity), all of them, no sampling
     Deduplicator().find(prompt, mark)                     # what was added before and is the same
 
-A look is 128 bits of the `imagehash` library: the 64-bit DCT hash above the 64-bit gradient hash. It says little by itself: pictures that
-are all one colour have looks of noise, and drawings of few shapes come within 12 bits of others by chance. So a look only proposes, and the
-colours of an 8 x 8 thumbnail decide (`looks_alike`). Of photographs, JPEG down to quality 25, half and double size, another aspect ratio
-and a border of 1% cut off are found; a border of 5% cut off, mirroring and greyscale are not.
+A look is 128 bits of the `imagehash` library: the 64-bit DCT hash above the 64-bit gradient hash. It says little by
+itself: pictures that are all one colour have looks of noise, and drawings of few shapes come within 12 bits of others
+by chance. So a look only proposes, and the colours of an 8 x 8 thumbnail decide (`looks_alike`). Of photographs, JPEG
+down to quality 25, half and double size, another aspect ratio and a border of 1% cut off are found; a border of 5% cut
+off, mirroring and greyscale are not.
 """
 
 import base64
@@ -43,13 +44,16 @@ K = TypeVar("K", bound=Hashable)
 
 LOOK_BITS: Final = 128
 DISTANCE: Final = 12
-"""Bits in which the looks of two copies may differ: re-encoding and resizing of photographs stay below, strangers start near 30."""
+"""Bits in which the looks of two copies may differ: re-encoding and resizing of photographs stay below, strangers start
+near 30."""
 TINY: Final = 8
 """Side of the thumbnail, in pixels."""
 COLOURS: Final = 10.0
-"""Root mean square difference of two thumbnails (0-255) up to which they are copies; strangers with near looks start at 12."""
+"""Root mean square difference of two thumbnails (0-255) up to which they are copies; strangers with near looks start at
+12."""
 CONTRAST: Final = 0.35
-"""The same as a share of the picture's own spread: two white pages differ little in colour, and need not be one page."""
+"""The same as a share of the picture's own spread: two white pages differ little in colour, and need not be one
+page."""
 PLAIN: Final = 4.0
 """Spread of a thumbnail (0-255) below which a picture is all one colour and its look is noise."""
 
@@ -62,7 +66,8 @@ class ImageHashes:
     """What one picture is known by."""
 
     content: str
-    """sha256 of its size and RGB pixels, upright and on white: one picture as PNG and as lossless WebP has one content."""
+    """sha256 of its size and RGB pixels, upright and on white: one picture as PNG and as lossless WebP has one
+    content."""
     look: int
     """Perceptual hash, 128 bits; say `looks_alike`, not equality."""
     tiny: bytes = field(repr=False)
@@ -87,7 +92,8 @@ class ImageHashes:
 
 
 def hash_image(image: Image.Image, name: str = "") -> ImageHashes:
-    """The fingerprint of a picture; `name` is what its data call it, for the COCO id. Raises OSError for a broken file."""
+    """The fingerprint of a picture; `name` is what its data call it, for the COCO id. Raises OSError for a broken
+    file."""
     import imagehash
 
     rgb = _upright_rgb(image)
@@ -117,7 +123,8 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def looks_alike(one: ImageHashes, other: ImageHashes, distance: int = DISTANCE) -> int | None:
-    """In how many bits the looks of two copies of one picture differ; None for pictures that are no copies, or too plain to tell."""
+    """In how many bits the looks of two copies of one picture differ; None for pictures that are no copies, or too
+    plain to tell."""
     bits = (one.look ^ other.look).bit_count()
     if bits > distance or one.plain or other.plain:
         return None
@@ -162,9 +169,12 @@ class HashCache:
             try:
                 cache.parent.mkdir(parents=True, exist_ok=True)
                 self._file = sqlite3.connect(cache, timeout=60, check_same_thread=False, isolation_level=None)
-                # Not written ahead: while another process switches to that, SQLite says locked at once, whatever the timeout.
+                # Not written ahead: while another process switches to that, SQLite says locked at once, whatever the
+                # timeout.
                 self._file.execute("BEGIN IMMEDIATE")
-                self._file.execute("CREATE TABLE IF NOT EXISTS fingerprints (file TEXT PRIMARY KEY, value TEXT NOT NULL)")
+                self._file.execute(
+                    "CREATE TABLE IF NOT EXISTS fingerprints (file TEXT PRIMARY KEY, value TEXT NOT NULL)"
+                )
                 self._file.execute("COMMIT")
             except (sqlite3.Error, OSError) as error:
                 raise CacheError(f"{cache}: no file of fingerprints: {error}") from None
@@ -185,7 +195,9 @@ class HashCache:
 
     def of(self, picture: ImageRef) -> ImageHashes:
         """The fingerprint of a picture; raises OSError for one that is missing, broken or too large."""
-        place: tuple[Path | str, str | None] | None = (picture.file, picture.member) if picture.data is None and picture.file else None
+        place: tuple[Path | str, str | None] | None = (
+            (picture.file, picture.member) if picture.data is None and picture.file else None
+        )
         known = self._memory.get(place) if place else None
         if known is None:
             data = picture.read()
@@ -200,11 +212,14 @@ class HashCache:
         return known if known.coco == coco else replace(known, coco=coco)
 
     def of_all(self, pictures: Iterable[ImageRef], workers: int | None = None) -> Iterator[ImageHashes | OSError]:
-        """The fingerprints of pictures, in their order, with the error in the place of each that can't be read; `workers` threads."""
+        """The fingerprints of pictures, in their order, with the error in the place of each that can't be read;
+        `workers` threads."""
         threads = workers or os.cpu_count() or 1
         rest = iter(pictures)
         with ThreadPoolExecutor(threads) as pool:
-            waiting: deque[Future[ImageHashes | OSError]] = deque(pool.submit(self._try, picture) for picture in islice(rest, 4 * threads))
+            waiting: deque[Future[ImageHashes | OSError]] = deque(
+                pool.submit(self._try, picture) for picture in islice(rest, 4 * threads)
+            )
             while waiting:
                 done = waiting.popleft().result()
                 waiting.extend(pool.submit(self._try, picture) for picture in islice(rest, 1))
@@ -232,7 +247,9 @@ class HashCache:
             return None
         try:
             with self._lock:
-                row = self._file.execute("SELECT value FROM fingerprints WHERE file = ?", (f"{self.VERSION}/{digest}",)).fetchone()
+                row = self._file.execute(
+                    "SELECT value FROM fingerprints WHERE file = ?", (f"{self.VERSION}/{digest}",)
+                ).fetchone()
         except sqlite3.Error as error:
             raise CacheError(f"{self._path}: can't be read: {error}") from None
         if row is None:
@@ -254,8 +271,8 @@ class HashCache:
 class LookIndex(Generic[K]):
     """Finds looks that differ in few bits, among tens of thousands, exactly.
 
-    A look is cut into 8 parts of 16 bits. Where two differ in fewer than 16 bits, one part differs in one bit or none: each part is
-    looked up with each bit turned. Larger distances are searched one by one.
+    A look is cut into 8 parts of 16 bits. Where two differ in fewer than 16 bits, one part differs in one bit or none:
+    each part is looked up with each bit turned. Larger distances are searched one by one.
     """
 
     PARTS: Final = LOOK_BITS // 16
@@ -283,8 +300,11 @@ class LookIndex(Generic[K]):
         self.keys.append(key)
 
     def near(self, look: int, distance: int = DISTANCE) -> list[K]:
-        """Keys of the looks that differ in `distance` bits or fewer, nearest first, then in the order they were added."""
-        return [self.keys[place] for _, place in sorted((bits, place) for _, place, bits in self._hits([look], distance))]
+        """Keys of the looks that differ in `distance` bits or fewer, nearest first, then in the order they were
+        added."""
+        return [
+            self.keys[place] for _, place in sorted((bits, place) for _, place, bits in self._hits([look], distance))
+        ]
 
     def near_all(self, looks: Sequence[int], distance: int = DISTANCE) -> Iterator[tuple[int, K]]:
         """For all of many looks, by their place: the keys of those that differ in `distance` bits or fewer."""
@@ -331,7 +351,9 @@ def _cells(looks: Words) -> Ints:
     return parts + (np.arange(parts.shape[1]) << 16)
 
 
-_IMAGE_TOKEN: Final = re.compile(r"<\s*/?\s*(?:image|img|imagehere|image_?\d+)\s*>|<\|?image(?:_pad)?\|?>", re.IGNORECASE)
+_IMAGE_TOKEN: Final = re.compile(
+    r"<\s*/?\s*(?:image|img|imagehere|image_?\d+)\s*>|<\|?image(?:_pad)?\|?>", re.IGNORECASE
+)
 
 
 class _OnlyWords(dict[int, str]):
@@ -347,7 +369,8 @@ _WORDS: Final = _OnlyWords()
 
 
 def normal_prompt(text: str) -> str:
-    """The words of a prompt: image tokens, punctuation, case and the kinds of spaces gone; signs such as + and < stay."""
+    """The words of a prompt: image tokens, punctuation, case and the kinds of spaces gone; signs such as + and <
+    stay."""
     words = unicodedata.normalize("NFKC", _IMAGE_TOKEN.sub(" ", text)).casefold()
     return " ".join(words.translate(_WORDS).split())
 
@@ -367,15 +390,19 @@ def similarity(one: str, other: str) -> float:
 def near_texts(queries: Sequence[str], entries: Sequence[str], threshold: float = 0.8) -> list[tuple[int, int, float]]:
     """All (query, entry, similarity) of normal prompts whose `similarity` is `threshold` or more, exactly.
 
-    The rarest shingles of a text (a share of 1 - threshold of them, and one more) must hold one of the rarest of any text that similar, so
-    only texts that share such a one are compared. Memory goes with the entries: make the shorter list the entries.
+    The rarest shingles of a text (a share of 1 - threshold of them, and one more) must hold one of the rarest of any
+    text that similar, so only texts that share such a one are compared. Memory goes with the entries: make the shorter
+    list the entries.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold}: must be above 0 and at most 1")
     found: list[tuple[int, int, float]] = []
     index = _TextIndex(entries, threshold)
     for start in range(0, len(queries), _TextIndex.BLOCK):
-        found += [(start + query, entry, value) for query, entry, value in index.near(queries[start : start + _TextIndex.BLOCK])]
+        found += [
+            (start + query, entry, value)
+            for query, entry, value in index.near(queries[start : start + _TextIndex.BLOCK])
+        ]
     return found
 
 
@@ -427,14 +454,19 @@ class _TextIndex:
         allowed = total - 2 * np.ceil(total * (self.threshold / (1 + self.threshold)) - 1e-9)
         fits = np.abs(sizes[query] - self.sizes[entry]) <= allowed
         query, entry, allowed = query[fits], entry[fits], allowed[fits]
-        fits = np.bitwise_count(_parities(owners_of_all, hashes, len(texts))[query] ^ self.parities[entry]).sum(axis=1) <= allowed
+        fits = (
+            np.bitwise_count(_parities(owners_of_all, hashes, len(texts))[query] ^ self.parities[entry]).sum(axis=1)
+            <= allowed
+        )
         pairs = np.unique(query[fits] * len(self.sizes) + entry[fits])
         query, entry = pairs // len(self.sizes), pairs % len(self.sizes)
         starts = np.concatenate([[0], np.cumsum(counts)])
         found: list[tuple[int, int, float]] = []
         for start in range(0, len(query), self.PAIRS):
             some, others = query[start : start + self.PAIRS], entry[start : start + self.PAIRS]
-            wanted = np.repeat(others, counts[some]) * len(self.vocabulary) + ranks[_ranges(starts[some], starts[some + 1])]
+            wanted = (
+                np.repeat(others, counts[some]) * len(self.vocabulary) + ranks[_ranges(starts[some], starts[some + 1])]
+            )
             hit = self.members[np.minimum(np.searchsorted(self.members, wanted), len(self.members) - 1)] == wanted
             common = np.bincount(np.repeat(np.arange(len(some)), counts[some]), weights=hit, minlength=len(some))
             values = common / (sizes[some] + self.sizes[others] - common)
@@ -466,7 +498,8 @@ def _flat(texts: Sequence[str]) -> tuple[Ints, Words, Ints]:
 
 
 def _parities(owners: Ints, hashes: Words, count: int) -> Words:
-    """256 bits a text, in which two texts differ no more often than they have shingles that the other has not: a quick first look."""
+    """256 bits a text, in which two texts differ no more often than they have shingles that the other has not: a quick
+    first look."""
     bits = owners * 256 + (hashes >> np.uint64(40)).astype(np.int64) % 256
     odd = (np.bincount(bits, minlength=count * 256) % 2).astype(bool)
     words: Words = np.packbits(odd.reshape(count, 256), axis=1).view(np.uint64)
@@ -502,7 +535,8 @@ class Duplicate(Generic[K]):
 class Deduplicator(Generic[K]):
     """Says whether a prompt about a picture was there before: `find` looks it up, `add` remembers what is kept.
 
-    Two prompts about one picture are no duplicates of each other: that the picture is there already is a kind of its own.
+    Two prompts about one picture are no duplicates of each other: that the picture is there already is a kind of its
+    own.
     """
 
     def __init__(self, distance: int = DISTANCE) -> None:
@@ -520,7 +554,11 @@ class Deduplicator(Generic[K]):
             return Duplicate(kind="same prompt and image", of=self._prompts[asked, content])
         if picture is None:
             return None
-        alike = [] if picture.plain else [near for near in self._looks.near(picture.look, self.distance) if self._alike(picture, near)]
+        alike = (
+            []
+            if picture.plain
+            else [near for near in self._looks.near(picture.look, self.distance) if self._alike(picture, near)]
+        )
         again = next((near for near in alike if (asked, near) in self._prompts), None)
         if again is not None:
             return Duplicate(kind="same prompt, image looks alike", of=self._prompts[asked, again])

@@ -1,4 +1,5 @@
-"""Preference pairs in the formats of others: TRL's columns, POVID, RLHF-V, RLAIF-V and LLaMA-Factory's sharegpt ranking.
+"""Preference pairs in the formats of others: TRL's columns, POVID, RLHF-V, RLAIF-V and LLaMA-Factory's sharegpt
+ranking.
 
     write_pairs(pairs, Path("pairs.parquet"))                     # TRL's columns; `datasets` opens the pictures
     for pair in read_pairs(Path("RLAIF-V-Dataset")): ...          # the form is told by the columns
@@ -8,16 +9,19 @@
 | trl | images, prompt, chosen, rejected (conversations) | any number | columns of their own |
 | povid | id, image, conversations, rejected_conversations | any number | further keys |
 | sharegpt | conversations, chosen, rejected, images | any number | further keys |
-| rlhf-v | image, text (JSON of question, chosen, rejected), origin_split, idx, ... | at most one | in the JSON of origin_split |
+| rlhf-v | image, text (JSON of question, chosen, rejected), origin_split, idx, ... | at most one | in the JSON of
+origin_split |
 | rlaif-v | image, question, chosen, rejected, origin_split, idx, ... | at most one | in the JSON of origin_split |
 
-Pictures are given as paths that open: absolute ones in parquet, for `datasets` knows no others; in JSON relative ones where they are below
-the file's folder, which can be moved with it (`datasets` opens those from that folder as the working directory). Pictures of zips and
-tables are copied into `<stem>_images/` beside the file; with `embed_images` all are bytes in parquet, and such copies in JSON. Without
-`copy_images` nothing is copied: a zip's are given as `zip://MEMBER::ZIP`, which `datasets` opens too, but by reading the zip's whole
-directory for each; a table's are not given. A picture that is not there, or is no image, is not among the images, so that what is written
+Pictures are given as paths that open: absolute ones in parquet, for `datasets` knows no others; in JSON relative ones
+where they are below the file's folder, which can be moved with it (`datasets` opens those from that folder as the
+working directory). Pictures of zips and tables are copied into `<stem>_images/` beside the file; with `embed_images`
+all are bytes in parquet, and such copies in JSON. Without `copy_images` nothing is copied: a zip's are given as
+`zip://MEMBER::ZIP`, which `datasets` opens too, but by reading the zip's whole directory for each; a table's are not
+given. A picture that is not there, or is no image, is not among the images, so that what is written
 loads: all are named in `image_names`, with true or false in `image_there`.
-A pair is one prompt and two answers: what has a history, or a system message, is skipped and counted, or refused where nobody counts.
+A pair is one prompt and two answers: what has a history, or a system message, is skipped and counted, or refused where
+nobody counts.
 """
 
 import difflib
@@ -31,7 +35,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.image_folders import ImageIndex, there, within
-from support.records import PARQUET, DataError, Record, batches, data_files, read, suffix, whole, write_json, write_parquet
+from support.records import (
+    PARQUET,
+    DataError,
+    Record,
+    batches,
+    data_files,
+    read,
+    suffix,
+    whole,
+    write_json,
+    write_parquet,
+)
 from trainers.data.image_export import Given, ImageExporter, Unreadable, safe_name
 from trainers.data.rows import Preference
 
@@ -89,10 +104,14 @@ class _Form:
     """Whether it is written as parquet too, with pictures as structs of bytes and path."""
 
 
-def read_pairs(path: Path, images: Path | None = None, form: str | None = None, *, seen: SeenPairs | None = None) -> Iterator[Preference]:
-    """The pairs of a file or a folder of shards; `images` is a folder or zip of pictures, where they do not stand beside the data.
+def read_pairs(
+    path: Path, images: Path | None = None, form: str | None = None, *, seen: SeenPairs | None = None
+) -> Iterator[Preference]:
+    """The pairs of a file or a folder of shards; `images` is a folder or zip of pictures, where they do not stand
+    beside the data.
 
-    Where the data do not number rows, neighbours of equal prompt and pictures are one row, and ids are made unique by their place.
+    Where the data do not number rows, neighbours of equal prompt and pictures are one row, and ids are made unique by
+    their place.
     """
     known = _form(form) if form is not None else None
     files = data_files(path, known.fits if known else lambda columns: _detect(columns) is not None)
@@ -116,7 +135,11 @@ def read_pairs(path: Path, images: Path | None = None, form: str | None = None, 
             same = (values["prompt"], values["images"])
             if "row" not in values:
                 row += same != before
-                values |= {"row": row, "row_id": values["id"], "id": f"{count}/{values['id']}" if values["id"] else str(count)}
+                values |= {
+                    "row": row,
+                    "row_id": values["id"],
+                    "id": f"{count}/{values['id']}" if values["id"] else str(count),
+                }
             before, row = same, values["row"]
             count += 1
             pair = Preference(**values)
@@ -160,7 +183,8 @@ def write_best(
     copy_images: bool = True,
     seen: Unreadable | None = None,
 ) -> int:
-    """Write answers to learn from by themselves in TRL's prompt and completion columns, `.parquet`, `.jsonl` or `.json`; how many."""
+    """Write answers to learn from by themselves in TRL's prompt and completion columns, `.parquet`, `.jsonl` or
+    `.json`; how many."""
     kind = suffix(path)
     if kind not in {PARQUET, ".jsonl", ".json"}:
         raise FormatError(f"{path}: answers are written as .parquet, .jsonl or .json")
@@ -220,7 +244,9 @@ def _form_of(record: Record, where: str) -> _Form:
     found = _detect(record)
     if found is None:
         hint = " (rated answers: make pairs of them first)" if "completions" in record else ""
-        raise FormatError(f"{where}: no form has the columns {', '.join(record) or '(none)'}{hint}; known: {', '.join(FORMS)}")
+        raise FormatError(
+            f"{where}: no form has the columns {', '.join(record) or '(none)'}{hint}; known: {', '.join(FORMS)}"
+        )
     return found
 
 
@@ -298,7 +324,9 @@ def _message(value: Any, role: str, what: str) -> str:
         raise _NoPair(f"{what} by {message.get('role')!r}")
     content = message.get("content")
     if isinstance(content, list):
-        content = "\n".join(part["text"] for part in content if part.get("type") == "text" and part.get("text") is not None)
+        content = "\n".join(
+            part["text"] for part in content if part.get("type") == "text" and part.get("text") is not None
+        )
     return _text(content, what)
 
 
@@ -322,7 +350,14 @@ def _write_trl(pairs: Iterable[Preference], path: Path, outlet: ImageExporter, g
 
     text = Value("string")
     message, rating = {"role": text, "content": text}, {"aspect": text, "rating": text}
-    ours = {"id": text, "row": Value("int64"), "row_id": text, "chosen_model": text, "rejected_model": text, "margin": Value("float64")}
+    ours = {
+        "id": text,
+        "row": Value("int64"),
+        "row_id": text,
+        "chosen_model": text,
+        "rejected_model": text,
+        "margin": Value("float64"),
+    }
     said = {name: List(message) for name in ("prompt", "chosen", "rejected")}
     rated = {name: List(rating) for name in ("chosen_ratings", "rejected_ratings")}
     schema = Features({"images": List(Image()), **said, **ours, **rated, **_names_columns()}).arrow_schema
@@ -334,24 +369,40 @@ def _write_trl(pairs: Iterable[Preference], path: Path, outlet: ImageExporter, g
         return pa.array(ends, pa.int32())
 
     def messages(role: str, contents: list[str]) -> Any:
-        turns = pa.StructArray.from_arrays([pa.array([role] * len(contents)), pa.array(contents, pa.string())], ["role", "content"])
+        turns = pa.StructArray.from_arrays(
+            [pa.array([role] * len(contents)), pa.array(contents, pa.string())], ["role", "content"]
+        )
         return pa.ListArray.from_arrays(offsets([1] * len(contents)), turns)
 
     def ratings(all_of: list[Mapping[str, str]]) -> Any:
         flat = [item for one in all_of for item in one.items()]
-        columns = [pa.array([aspect for aspect, _ in flat], pa.string()), pa.array([given for _, given in flat], pa.string())]
-        return pa.ListArray.from_arrays(offsets(map(len, all_of)), pa.StructArray.from_arrays(columns, ["aspect", "rating"]))
+        columns = [
+            pa.array([aspect for aspect, _ in flat], pa.string()),
+            pa.array([given for _, given in flat], pa.string()),
+        ]
+        return pa.ListArray.from_arrays(
+            offsets(map(len, all_of)), pa.StructArray.from_arrays(columns, ["aspect", "rating"])
+        )
 
     def pictures(all_of: list[list[Any]]) -> Any:
         flat = [one for images in all_of for one in images]
-        columns = [pa.array([one["bytes"] for one in flat], pa.binary()), pa.array([one["path"] for one in flat], pa.string())]
-        return pa.ListArray.from_arrays(offsets(map(len, all_of)), pa.StructArray.from_arrays(columns, ["bytes", "path"]))
+        columns = [
+            pa.array([one["bytes"] for one in flat], pa.binary()),
+            pa.array([one["path"] for one in flat], pa.string()),
+        ]
+        return pa.ListArray.from_arrays(
+            offsets(map(len, all_of)), pa.StructArray.from_arrays(columns, ["bytes", "path"])
+        )
 
     count = 0
     with whole(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for batch in batches(pairs, group):
             given = [outlet.give(pair.images) for pair in batch]
-            plain = [pa.array([getattr(pair, name) for pair in batch], schema.field(name).type) for name in ours if name != "margin"]
+            plain = [
+                pa.array([getattr(pair, name) for pair in batch], schema.field(name).type)
+                for name in ours
+                if name != "margin"
+            ]
             margins = pa.array([_finite(pair.margin) for pair in batch], pa.float64())
             columns = [
                 pictures([one.images for one in given]),
@@ -362,7 +413,10 @@ def _write_trl(pairs: Iterable[Preference], path: Path, outlet: ImageExporter, g
                 margins,
                 ratings([pair.chosen_ratings for pair in batch]),
                 ratings([pair.rejected_ratings for pair in batch]),
-                *(pa.array([one.names[name] for one in given], schema.field(name).type) for name in ("image_names", "image_there")),
+                *(
+                    pa.array([one.names[name] for one in given], schema.field(name).type)
+                    for name in ("image_names", "image_there")
+                ),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             count += len(batch)
@@ -377,7 +431,8 @@ def _with_tokens(prompt: str, images: int) -> str:
 
 
 def _without_tokens(value: str, images: int) -> str:
-    """The prompt without as many image tokens as there are images: those in front first, then those at the end, then any."""
+    """The prompt without as many image tokens as there are images: those in front first, then those at the end, then
+    any."""
     left = images
     while left and value.startswith(IMAGE_TOKEN):
         value = value[len(IMAGE_TOKEN) :]
@@ -496,7 +551,13 @@ def _json_object(value: Any) -> dict[str, Any]:
 
 
 def _rlaif(pair: Preference, given: Given, place: int) -> Record:
-    return {**_rl_image(pair, given), "question": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, **_rl_origin(pair, place)}
+    return {
+        **_rl_image(pair, given),
+        "question": pair.prompt,
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        **_rl_origin(pair, place),
+    }
 
 
 def _rlhf(pair: Preference, given: Given, place: int) -> Record:
@@ -506,7 +567,9 @@ def _rlhf(pair: Preference, given: Given, place: int) -> Record:
 
 def _rl_image(pair: Preference, given: Given) -> Record:
     if len(pair.images) > 1:
-        raise FormatError(f"pair {pair.id!r} has {len(pair.images)} images; rlhf-v and rlaif-v hold one: take trl, povid or sharegpt")
+        raise FormatError(
+            f"pair {pair.id!r} has {len(pair.images)} images; rlhf-v and rlaif-v hold one: take trl, povid or sharegpt"
+        )
     return {"ds_name": "VLFeedback", "image": given.images[0] if given.images else None}
 
 
@@ -536,7 +599,9 @@ def _has(*names: str) -> Callable[[Collection[str]], bool]:
 
 FORMS: dict[str, _Form] = {
     "povid": _Form(fits=_has("conversations", "rejected_conversations"), read=_read_povid, write=_povid, parquet=False),
-    "sharegpt": _Form(fits=_has("conversations", "chosen", "rejected"), read=_read_sharegpt, write=_sharegpt, parquet=False),
+    "sharegpt": _Form(
+        fits=_has("conversations", "chosen", "rejected"), read=_read_sharegpt, write=_sharegpt, parquet=False
+    ),
     "rlaif-v": _Form(fits=_has("question", "chosen", "rejected"), read=_read_rlaif, write=_rlaif, parquet=True),
     "rlhf-v": _Form(fits=_has("text", "image", "ds_name"), read=_read_rlhf, write=_rlhf, parquet=True),
     "trl": _Form(fits=_has("prompt", "chosen", "rejected"), read=_read_trl, write=_trl, parquet=True),

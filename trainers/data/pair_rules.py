@@ -5,10 +5,11 @@
     for pair in pair_up(rows, rule, counts): ...     # a Preference that knows its row, models and ratings
     counts.ties, counts.skipped_non_numeric          # pairs + ties + skipped_non_numeric + refused + balanced_away: all there could be
 
-VLFeedback's own rule, "authors": the score of an answer is the mean of the ratings it has, every two answers of a row of unequal score are
-a pair, equal scores are a tie and dropped, and a pair is skipped where a rating of either answer is no number to Python's float(). The
-other rules are this one with other scores, or with fewer of its pairs taken; every option goes with every rule it makes sense for. Scores
-are exact fractions: a gap of 4 1/3 to 3 1/3 is 1, which floats deny.
+VLFeedback's own rule, "authors": the score of an answer is the mean of the ratings it has, every two answers of a row
+of unequal score are a pair, equal scores are a tie and dropped, and a pair is skipped where a rating of either answer
+is no number to Python's float(). The other rules are this one with other scores, or with fewer of its pairs taken;
+every option goes with every rule it makes sense for. Scores are exact fractions: a gap of 4 1/3 to 3 1/3 is 1, which
+floats deny.
 """
 
 import difflib
@@ -33,7 +34,11 @@ Exact = Fraction | int | float
 Score = tuple[float, Exact]
 """A score and, before it, the float nearest to it: most comparisons end there, and cost a tenth."""
 
-SHORT_ASPECTS = {"ethics": "Ethical Considerations", "ethical": "Ethical Considerations", "faithfulness": "Visual Faithfulness"}
+SHORT_ASPECTS = {
+    "ethics": "Ethical Considerations",
+    "ethical": "Ethical Considerations",
+    "faithfulness": "Visual Faithfulness",
+}
 """What aspects are also called."""
 
 
@@ -69,29 +74,52 @@ class NamedRule:
     strongest: str = ""
     """The model whose answers are chosen over all others'."""
     balance_yes_no: bool = False
-    """As many pairs that choose "yes" as pairs that choose "no": the last of the more frequent are dropped. Holds all pairs in memory."""
+    """As many pairs that choose "yes" as pairs that choose "no": the last of the more frequent are dropped. Holds all
+    pairs in memory."""
 
     def __post_init__(self) -> None:
         for name, least in (("min_margin", 0), ("per_prompt", 1), ("max_length_ratio", 1)):
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
                 raise RuleError(f"rule {self.name!r}: {name} = {value!r}, but it is a number of at least {least}")
-        if any(not 0 <= weight < math.inf for _, weight in self.weights) or (self.weights and not any(w for _, w in self.weights)):
-            raise RuleError(f"rule {self.name!r}: weights {dict(self.weights)!r}: none may be negative, and one must be above 0")
-        if self.aspects and self.weights and not any(weight for aspect, weight in self.weights if aspect in self.aspects):
+        if any(not 0 <= weight < math.inf for _, weight in self.weights) or (
+            self.weights and not any(w for _, w in self.weights)
+        ):
+            raise RuleError(
+                f"rule {self.name!r}: weights {dict(self.weights)!r}: none may be negative, and one must be above 0"
+            )
+        if (
+            self.aspects
+            and self.weights
+            and not any(weight for aspect, weight in self.weights if aspect in self.aspects)
+        ):
             raise RuleError(f"rule {self.name!r}: no weight is of an aspect that counts ({', '.join(self.aspects)})")
         if self.name == "weighted" and not self.weights:
-            raise RuleError(f"rule 'weighted' needs a weight for each aspect that counts; aspects: {', '.join(ASPECTS)}")
-        asks_ratings = [name for name in ("aspects", "weights", "min_margin", "min_chosen", "dominant") if getattr(self, name)]
+            raise RuleError(
+                f"rule 'weighted' needs a weight for each aspect that counts; aspects: {', '.join(ASPECTS)}"
+            )
+        asks_ratings = [
+            name for name in ("aspects", "weights", "min_margin", "min_chosen", "dominant") if getattr(self, name)
+        ]
         if self.score != "ratings" and asks_ratings:
-            raise RuleError(f"rule {self.name!r} does not look at ratings, so it cannot have {' and '.join(asks_ratings)}")
+            raise RuleError(
+                f"rule {self.name!r} does not look at ratings, so it cannot have {' and '.join(asks_ratings)}"
+            )
         if self.strongest and self.score != "model":
             raise RuleError(f"rule {self.name!r} cannot have strongest = {self.strongest!r}; rule 'strongest' can")
 
     @property
     def takes_all(self) -> bool:
         """Whether every two answers of unequal score are a pair."""
-        narrows = (self.min_margin, self.min_chosen, self.largest_gap, self.per_prompt, self.max_length_ratio, self.dominant, self.distinct)
+        narrows = (
+            self.min_margin,
+            self.min_chosen,
+            self.largest_gap,
+            self.per_prompt,
+            self.max_length_ratio,
+            self.dominant,
+            self.distinct,
+        )
         return not any(narrows)
 
 
@@ -162,7 +190,8 @@ class BestAnswer:
 
 
 def find_rule(name: str, **options: Any) -> NamedRule:
-    """The rule of this name, with `options` (fields of Rule; `weights` as a mapping) in the place of its own; raises RuleError."""
+    """The rule of this name, with `options` (fields of Rule; `weights` as a mapping) in the place of its own; raises
+    RuleError."""
     if name not in RULES:
         raise RuleError(f"no pair rule {name!r}{_near(name, RULES)}; known: {', '.join(RULES)}")
     known = [part.name for part in fields(NamedRule) if part.name not in ("name", "score")]
@@ -172,7 +201,9 @@ def find_rule(name: str, **options: Any) -> NamedRule:
     if "aspects" in options:
         options["aspects"] = tuple(find_aspect(aspect) for aspect in options["aspects"])
     if "weights" in options:
-        options["weights"] = tuple((find_aspect(aspect), float(weight)) for aspect, weight in dict(options["weights"]).items())
+        options["weights"] = tuple(
+            (find_aspect(aspect), float(weight)) for aspect, weight in dict(options["weights"]).items()
+        )
     elif name == "weighted":
         options["weights"] = ()
     return replace(RULES[name], **options)
@@ -199,7 +230,10 @@ def rule_of(data: Data) -> NamedRule:
 
 
 _RECIPE = {
-    **{name: name for name in ("aspects", "weights", "min_margin", "min_chosen", "largest_gap", "max_length_ratio", "strongest")},
+    **{
+        name: name
+        for name in ("aspects", "weights", "min_margin", "min_chosen", "largest_gap", "max_length_ratio", "strongest")
+    },
     "per_instruction": "per_prompt",
     "balance_yes_no": "balance_yes_no",
 }
@@ -222,7 +256,9 @@ def _exactly(value: float) -> Fraction:
 
 
 @lru_cache(maxsize=1 << 14)
-def _mean(ratings: tuple[tuple[str, str], ...], aspects: tuple[str, ...], weights: tuple[tuple[str, float], ...]) -> Score | None:
+def _mean(
+    ratings: tuple[tuple[str, str], ...], aspects: tuple[str, ...], weights: tuple[tuple[str, float], ...]
+) -> Score | None:
     total, weight_sum = Fraction(0), Fraction(0)
     far, weight_of = 0.0, dict(weights)
     for aspect, rating in ratings:
@@ -267,7 +303,8 @@ def score(answer: Completion, rule: NamedRule) -> Score | None:
 
 @lru_cache(maxsize=1 << 12)
 def model_key(name: str) -> str:
-    """What names of one model have in common: case, punctuation, the owner and "@temperature" do not tell models apart."""
+    """What names of one model have in common: case, punctuation, the owner and "@temperature" do not tell models
+    apart."""
     return re.sub(r"[\W_]+", "", name.rpartition("/")[2].partition("@")[0]).casefold()
 
 
@@ -298,7 +335,9 @@ class Gap:
             return float(high - low)
         try:
             # As Fraction subtracts, without the Fraction: dividing integers rounds to the nearest float too.
-            return (high.numerator * low.denominator - low.numerator * high.denominator) / (high.denominator * low.denominator)
+            return (high.numerator * low.denominator - low.numerator * high.denominator) / (
+                high.denominator * low.denominator
+            )
         except OverflowError:
             return math.inf
 
@@ -323,7 +362,8 @@ class Ranking:
 
 
 def rank(row: Row, rule: NamedRule) -> Ranking:
-    """The pairs of unequal score, whether the rule takes them or not: the same for all rules of the same score, aspects and weights."""
+    """The pairs of unequal score, whether the rule takes them or not: the same for all rules of the same score, aspects
+    and weights."""
     answers = row.completions
     scored = [(place, found) for place, answer in enumerate(answers) if (found := score(answer, rule)) is not None]
     pairs = [
@@ -396,7 +436,8 @@ def _takes(rule: NamedRule, gap: Gap, answers: Sequence[Completion]) -> bool:
 
 
 def dominates(better: Mapping[str, str], worse: Mapping[str, str], rule: NamedRule = RULES["dominant"]) -> bool:
-    """Whether no aspect that counts is rated lower in `better`: such a pair does not teach one aspect at another's cost."""
+    """Whether no aspect that counts is rated lower in `better`: such a pair does not teach one aspect at another's
+    cost."""
     counting = rule.aspects or [aspect for aspect, weight in rule.weights if weight] or set(better) | set(worse)
     for aspect in counting:
         high, low = number(better.get(aspect, "")), number(worse.get(aspect, ""))
@@ -432,7 +473,8 @@ def _preference(row: Row, rule: NamedRule, gap: Gap) -> Preference:
 
 
 def pair_up(rows: Iterable[Row], rule: NamedRule, counts: PairCounts) -> Iterator[Preference]:
-    """The pairs of all rows, in their order, one row in memory at a time; `counts` is complete when the last one was taken."""
+    """The pairs of all rows, in their order, one row in memory at a time; `counts` is complete when the last one was
+    taken."""
     _settled_or_refuse(rule)
     if not rule.balance_yes_no:
         for row in rows:
@@ -449,18 +491,22 @@ def pair_up(rows: Iterable[Row], rule: NamedRule, counts: PairCounts) -> Iterato
 
 def _settled_or_refuse(rule: NamedRule) -> None:
     if rule.score == "model" and not rule.strongest:
-        raise RuleError("rule 'strongest' needs the model whose answers are best: strongest='GPT-4V', or settle(rule, rows)")
+        raise RuleError(
+            "rule 'strongest' needs the model whose answers are best: strongest='GPT-4V', or settle(rule, rows)"
+        )
 
 
 def settle(rule: NamedRule, read: Callable[[], Iterable[Row]]) -> NamedRule:
-    """The rule with what it must know of the whole data: which model is strongest, where none is named. Reads all rows only then."""
+    """The rule with what it must know of the whole data: which model is strongest, where none is named. Reads all rows
+    only then."""
     if rule.score != "model" or rule.strongest:
         return rule
     return replace(rule, strongest=strongest_model(read()))
 
 
 def strongest_model(rows: Iterable[Row]) -> str:
-    """The model of the highest mean of finite ratings, of equals the first by name; raises RuleError where nothing is rated."""
+    """The model of the highest mean of finite ratings, of equals the first by name; raises RuleError where nothing is
+    rated."""
     sums: dict[str, Fraction] = {}
     answers: dict[str, int] = {}
     for row in rows:
@@ -469,7 +515,9 @@ def strongest_model(rows: Iterable[Row]) -> str:
                 sums[answer.model] = sums.get(answer.model, Fraction(0)) + found
                 answers[answer.model] = answers.get(answer.model, 0) + 1
     if not sums:
-        raise RuleError("rule 'strongest': no answer has a rating, so no model can be told to be the strongest; name it")
+        raise RuleError(
+            "rule 'strongest': no answer has a rating, so no model can be told to be the strongest; name it"
+        )
     return min(sums, key=lambda model: (-sums[model] / answers[model], model))
 
 
@@ -483,7 +531,8 @@ def yes_or_no(answer: str) -> str | None:
 
 
 def balanced(pairs: Sequence[Preference]) -> list[Preference]:
-    """Without the last of the more frequent choice among yes/no pairs, so that "yes" and "no" are chosen equally often."""
+    """Without the last of the more frequent choice among yes/no pairs, so that "yes" and "no" are chosen equally
+    often."""
     chosen = [yes_or_no(pair.chosen) for pair in pairs]
     left = dict.fromkeys(("yes", "no"), min(chosen.count("yes"), chosen.count("no")))
     kept: list[Preference] = []
@@ -498,13 +547,20 @@ def balanced(pairs: Sequence[Preference]) -> list[Preference]:
 def best_answers(rows: Iterable[Row], rule: NamedRule, seed: int = 0) -> Iterator[BestAnswer]:
     """The best answer of each row that has one by the rule's score; of equals one by a seeded choice.
 
-    With rule "strongest" the answer of that model; rows it did not answer give none. Of the options only `min_chosen` is about one answer.
+    With rule "strongest" the answer of that model; rows it did not answer give none. Of the options only `min_chosen`
+    is about one answer.
     """
     _settled_or_refuse(rule)
     for row in rows:
-        scored = [(found, place) for place, answer in enumerate(row.completions) if (found := score(answer, rule)) is not None]
+        scored = [
+            (found, place) for place, answer in enumerate(row.completions) if (found := score(answer, rule)) is not None
+        ]
         top = max((found for found, _ in scored), default=None)
-        if top is None or (rule.min_chosen is not None and top[1] < _exactly(rule.min_chosen)) or (rule.score == "model" and not top[1]):
+        if (
+            top is None
+            or (rule.min_chosen is not None and top[1] < _exactly(rule.min_chosen))
+            or (rule.score == "model" and not top[1])
+        ):
             continue
         best = random.Random(f"best/{seed}/{row.index}").choice([place for found, place in scored if found == top])
         answer = row.completions[best]
@@ -523,15 +579,20 @@ Side = Literal["train", "test"]
 
 
 def prompt_key(item: Row | Preference | BestAnswer) -> str:
-    """What rows of the same question about the same picture share: words of the prompt in any case, and the picture's name or bytes."""
+    """What rows of the same question about the same picture share: words of the prompt in any case, and the picture's
+    name or bytes."""
     words = " ".join(re.findall(r"\w+", item.prompt.replace("<image>", " ").casefold()))
     names = (picture.name.replace("\\", "/").rpartition("/")[2] for picture in item.images)
-    pictures = (name or hashlib.sha256(picture.data or b"").hexdigest() for name, picture in zip(names, item.images, strict=True))
+    pictures = (
+        name or hashlib.sha256(picture.data or b"").hexdigest()
+        for name, picture in zip(names, item.images, strict=True)
+    )
     return "\n".join([words or item.prompt, *pictures])
 
 
 def split(key: str, share: float, seed: int = 0) -> Side:
-    """On which side everything of this prompt_key is: "test" for `share` of all keys, whatever the order and number of rows."""
+    """On which side everything of this prompt_key is: "test" for `share` of all keys, whatever the order and number of
+    rows."""
     place = int.from_bytes(hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogatepass")).digest()[:8], "big")
     return "test" if place < share * 2**64 else "train"
 

@@ -1,11 +1,13 @@
-"""Preference data that are there already, as a recipe's [dataset] names them: rated answers, of which pairs are made, or the pairs.
+"""Preference data that are there already, as a recipe's [dataset] names them: rated answers, of which pairs are made,
+or the pairs.
 
     found = read_preferences(recipe.dataset)
     found.train, found.held_out          # Preferences, split by prompt: no question is on both sides
     print(found.summary())               # what was read, left out and held out
     found.digest                         # changes with any pair or picture, whatever its place on disk
 
-Nothing that a row says is opened or fetched but pictures below the places that the recipe names; see trainers/data/image_export.py.
+Nothing that a row says is opened or fetched but pictures below the places that the recipe names; see
+trainers/data/image_export.py.
 """
 
 import hashlib
@@ -64,11 +66,14 @@ class FoundPairs:
 
 
 def read_preferences(dataset: PreferenceFile, progress: Callable[[int], None] = lambda rows: None) -> FoundPairs:
-    """Read all that [dataset] names; `progress` hears of every row or pair. BadInput for data, rules or pictures that will not do."""
+    """Read all that [dataset] names; `progress` hears of every row or pair. BadInput for data, rules or pictures that
+    will not do."""
     path = locate(dataset.read)
     images = None if dataset.images is None else Path(dataset.images)
     if not path.is_dir() and not path.is_file():
-        raise ReadError(f"[dataset] read = {dataset.read!r}: no such file or folder; known: a path, {PUBLIC!r}, or {HUB}OWNER/NAME")
+        raise ReadError(
+            f"[dataset] read = {dataset.read!r}: no such file or folder; known: a path, {PUBLIC!r}, or {HUB}OWNER/NAME"
+        )
     if dataset.format is None and holds_rows(path):
         pairs, told = _of_rows(path, images, dataset, progress)
     else:
@@ -94,7 +99,9 @@ def locate(read: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(match["id"], repo_type="dataset", revision=match["revision"], allow_patterns=list(_FILES)))
+        return Path(
+            snapshot_download(match["id"], repo_type="dataset", revision=match["revision"], allow_patterns=list(_FILES))
+        )
     except Exception as error:
         # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -104,7 +111,10 @@ def locate(read: str) -> Path:
 def rule_of(dataset: PreferenceFile) -> NamedRule:
     """The pair rule that [dataset] asks for."""
     names = {"per_instruction": "per_prompt"}
-    given = {names.get(name, name): value for name, value in dataset.model_dump(include=set(_RULE_FIELDS), exclude_defaults=True).items()}
+    given = {
+        names.get(name, name): value
+        for name, value in dataset.model_dump(include=set(_RULE_FIELDS), exclude_defaults=True).items()
+    }
     return find_rule(dataset.rule, **given)
 
 
@@ -121,7 +131,9 @@ _RULE_FIELDS = (
 )
 
 
-def _of_rows(path: Path, images: Path | None, dataset: PreferenceFile, progress: Callable[[int], None]) -> tuple[list[Preference], str]:
+def _of_rows(
+    path: Path, images: Path | None, dataset: PreferenceFile, progress: Callable[[int], None]
+) -> tuple[list[Preference], str]:
     def rows(seen: Seen | None = None) -> Iterator[Row]:
         return islice(read_rows(path, images, seen=seen), dataset.limit)
 
@@ -150,10 +162,14 @@ def _of_rows(path: Path, images: Path | None, dataset: PreferenceFile, progress:
     return found, f"{seen.summary()}; {counts.pairs:,} pairs by rule {rule.name!r}{left}"
 
 
-def _of_pairs(path: Path, images: Path | None, dataset: PreferenceFile, progress: Callable[[int], None]) -> tuple[list[Preference], str]:
+def _of_pairs(
+    path: Path, images: Path | None, dataset: PreferenceFile, progress: Callable[[int], None]
+) -> tuple[list[Preference], str]:
     asked = sorted({name for name in ("rule", "take", *_RULE_FIELDS) if name in dataset.model_fields_set})
     if asked:
-        raise ReadError(f"[dataset] {asked[0]} is for rated answers; {dataset.read!r} holds pairs, or nothing that is known")
+        raise ReadError(
+            f"[dataset] {asked[0]} is for rated answers; {dataset.read!r} holds pairs, or nothing that is known"
+        )
     seen = SeenPairs()
     found = list(_counted(islice(read_pairs(path, images, dataset.format, seen=seen), dataset.limit), progress))
     return found, seen.summary()
@@ -177,8 +193,12 @@ def _without_tokens(pairs: list[Preference], dataset: PreferenceFile) -> list[Pr
     if held:
         ids = ", ".join(map(repr, held[:5])) + (" ..." if len(held) > 5 else "")
         refused = dataset.image_tokens == "refuse"
-        what = "image_tokens = 'drop' takes out as many as there are pictures" if refused else "more of them than pictures"
-        raise ReadError(f"{dataset.read}: {len(held):,} of {len(pairs):,} pairs have {IMAGE_TOKEN!r} in their prompt: {ids}; {what}")
+        what = (
+            "image_tokens = 'drop' takes out as many as there are pictures" if refused else "more of them than pictures"
+        )
+        raise ReadError(
+            f"{dataset.read}: {len(held):,} of {len(pairs):,} pairs have {IMAGE_TOKEN!r} in their prompt: {ids}; {what}"
+        )
     return pairs
 
 
@@ -225,7 +245,10 @@ def _without_absent(pairs: list[Preference], dataset: PreferenceFile) -> tuple[l
     if not lost:
         return pairs, 0
     if dataset.missing_images == "refuse":
-        named = ", ".join(repr(name) for name in dict.fromkeys(image.name for pair in lost for image in pair.images if not there(image)))
+        named = ", ".join(
+            repr(name)
+            for name in dict.fromkeys(image.name for pair in lost for image in pair.images if not there(image))
+        )
         more = " ..." if len(named) > 200 else ""
         raise ReadError(
             f"{dataset.read}: {len(lost):,} of {len(pairs):,} pairs lack their picture: {named[:200]}{more}; "
@@ -236,7 +259,8 @@ def _without_absent(pairs: list[Preference], dataset: PreferenceFile) -> tuple[l
 
 
 def digest(pairs: Sequence[Preference]) -> str:
-    """Of what the pairs say, what their pictures are called and what these files hold, in their order; not of where those lie. OSError."""
+    """Of what the pairs say, what their pictures are called and what these files hold, in their order; not of where
+    those lie. OSError."""
     pictures = list(dict.fromkeys(picture for pair in pairs for picture in pair.images))
     with ThreadPoolExecutor() as pool:
         held = dict(zip(pictures, pool.map(_content, pictures), strict=True))

@@ -3,7 +3,8 @@
     row.completions[0].ratings["Helpfulness"]        # "4", as the data have it; "N/A" happens
     row.images[0].open()                             # a PIL image, read only now
 
-Readers of every format give these, and every writer, rule and trainer takes them. `row` is the place in the data: ids repeat in VLFeedback.
+Readers of every format give these, and every writer, rule and trainer takes them. `row` is the place in the data: ids
+repeat in VLFeedback.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ class Completion:
     model: str
     response: str
     ratings: Mapping[str, str] = field(default_factory=dict)
-    """Aspect -> rating as the data write it: "1" to "5", or what is no number. An aspect that is not there was not rated."""
+    """Aspect -> rating as the data write it: "1" to "5", or what is no number. An aspect that is not there was not
+    rated."""
     rationales: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -48,7 +50,8 @@ class Preference:
     chosen: str
     rejected: str
     margin: float | None = None
-    """Score of `chosen` minus that of `rejected` by the rule that made the pair, in rating points; None where nobody rated."""
+    """Score of `chosen` minus that of `rejected` by the rule that made the pair, in rating points; None where nobody
+    rated."""
     row: int
     """Index of its row: pairs of one row share prompt and images."""
     row_id: str = ""

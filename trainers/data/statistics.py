@@ -4,8 +4,9 @@
     for row in rows: statistics.add(row)             # or one a shard, then merge
     statistics.to_markdown()
 
-Ratings by aspect and model, pairs by rule, which model beats which, whether longer answers win, and what could not be read as a number.
-Published figures: VLFeedback's project page, Figure 2 (ratings) and Table 2 (models), second version of the paper (arXiv 2410.09421).
+Ratings by aspect and model, pairs by rule, which model beats which, whether longer answers win, and what could not be
+read as a number. Published figures: VLFeedback's project page, Figure 2 (ratings) and Table 2 (models), second version
+of the paper (arXiv 2410.09421).
 """
 
 import math
@@ -61,7 +62,9 @@ class PublishedModel:
 
 
 PUBLISHED_MODELS = (
-    PublishedModel("GPT-4V", 4.54, 4.60, 4.96, 4.70, ("gpt-4-vision-preview", "gpt-4-1106-vision-preview", "gpt-4v(ision)")),
+    PublishedModel(
+        "GPT-4V", 4.54, 4.60, 4.96, 4.70, ("gpt-4-vision-preview", "gpt-4-1106-vision-preview", "gpt-4v(ision)")
+    ),
     PublishedModel("LLaVA-1.5-7B", 3.44, 3.58, 4.84, 3.95, ("llava-v1.5-7b", "llava-1.5-7b-hf", "llava-1.5-vicuna-7b")),
     PublishedModel("Qwen-VL-Chat", 3.30, 3.58, 4.83, 3.90, ("qwen-vl-7b", "qwen-vl-chat-7b")),
     PublishedModel("LLaVA-RLHF-13b-336", 3.41, 3.33, 4.66, 3.80, ("llava-rlhf-13b-v1.5-336", "llavarlhf-13b")),
@@ -70,7 +73,9 @@ PUBLISHED_MODELS = (
     PublishedModel("InstructBLIP-7B", 2.85, 3.07, 4.81, 3.58, ("instructblip-vicuna-7b",)),
     PublishedModel("InstructBLIP-13B", 2.75, 2.97, 4.80, 3.51, ("instructblip-vicuna-13b",)),
     PublishedModel("Fuyu-8B", 2.40, 2.69, 4.61, 3.23),
-    PublishedModel("LLaVA-1.5-13B", 2.62, 2.87, 3.69, 3.06, ("llava-v1.5-13b", "llava-1.5-13b-hf", "llava-1.5-vicuna-13b")),
+    PublishedModel(
+        "LLaVA-1.5-13B", 2.62, 2.87, 3.69, 3.06, ("llava-v1.5-13b", "llava-1.5-13b-hf", "llava-1.5-vicuna-13b")
+    ),
     PublishedModel("VisualGLM-6B", 2.18, 2.21, 4.47, 2.95),
     PublishedModel("MMICL-13B", 1.52, 1.52, 4.02, 2.35, ("mmicl-vicuna-13b",)),
 )
@@ -169,7 +174,11 @@ class Statistics:
             rating = answer.ratings.get(aspect)
             points = NOT_RATED if rating is None else _points(rating)
             self.ratings[aspect, model, red, points] += 1
-            if points == NOT_A_NUMBER and rating is not None and (rating in self.not_numbers or len(self.not_numbers) < EXAMPLES):
+            if (
+                points == NOT_A_NUMBER
+                and rating is not None
+                and (rating in self.not_numbers or len(self.not_numbers) < EXAMPLES)
+            ):
                 self.not_numbers[rating] += 1
         mean = mean_rating(answer.ratings)
         if mean is not None and 0 <= mean <= 10:
@@ -246,7 +255,9 @@ class Statistics:
             "answers_per_row": {str(count): rows for count, rows in sorted(self.answers_per_row.items())},
             "sources": dict(self.sources.most_common()),
             "prompt_characters": quantiles(self.prompt_characters),
-            "ratings": {aspect: _distribution_json(self.distribution(aspect), PUBLISHED_RATINGS[aspect]) for aspect in ASPECTS},
+            "ratings": {
+                aspect: _distribution_json(self.distribution(aspect), PUBLISHED_RATINGS[aspect]) for aspect in ASPECTS
+            },
             "red_team_ethics": _distribution_json(self.distribution(ASPECTS[1], red_team=True), PUBLISHED_RED_TEAM),
             "not_numbers": dict(self.not_numbers.most_common()),
             "models": {model: self._model_json(model) for model in models},
@@ -274,10 +285,15 @@ class Statistics:
             "answers": self.answers[model],
             "means": {aspect: mean_of(found) for aspect, found in rated.items()},
             "average": self.average(model),
-            "published": {"name": published.name, "means": published.means(), "average": published.average} if published else None,
+            "published": {"name": published.name, "means": published.means(), "average": published.average}
+            if published
+            else None,
             "characters": self.characters[model] / self.answers[model],
             "empty": self.empty[model],
-            "unusable": {aspect: {what: found[what] for what in (NOT_A_NUMBER, OFF_SCALE, NOT_RATED)} for aspect, found in rated.items()},
+            "unusable": {
+                aspect: {what: found[what] for what in (NOT_A_NUMBER, OFF_SCALE, NOT_RATED)}
+                for aspect, found in rated.items()
+            },
         }
 
     def to_markdown(self) -> str:
@@ -296,21 +312,35 @@ class Statistics:
 
     def _rows_markdown(self) -> str:
         numbers = quantiles(self.prompt_characters)
-        text = "Answers a row: " + ", ".join(f"{count} ({rows:,} rows)" for count, rows in sorted(self.answers_per_row.items())) + ". "
+        text = (
+            "Answers a row: "
+            + ", ".join(f"{count} ({rows:,} rows)" for count, rows in sorted(self.answers_per_row.items()))
+            + ". "
+        )
         if numbers:
-            text += "Characters of the prompt: " + ", ".join(f"{name} {value:,}" for name, value in numbers.items()) + "."
+            text += (
+                "Characters of the prompt: " + ", ".join(f"{name} {value:,}" for name, value in numbers.items()) + "."
+            )
         named = {source: rows for source, rows in self.sources.most_common() if source}
-        return text + ("\n\n" + table(["source", "rows"], [[cell(source), f"{rows:,}"] for source, rows in named.items()]) if named else "")
+        return text + (
+            "\n\n" + table(["source", "rows"], [[cell(source), f"{rows:,}"] for source, rows in named.items()])
+            if named
+            else ""
+        )
 
     def _ratings_markdown(self) -> str:
         rows = []
         for aspect in ASPECTS:
             rows += _rating_rows(aspect, self.distribution(aspect), PUBLISHED_RATINGS[aspect])
         if any(red for _, _, red, _ in self.ratings):
-            rows += _rating_rows("Ethical Considerations, red team", self.distribution(ASPECTS[1], red_team=True), PUBLISHED_RED_TEAM)
+            rows += _rating_rows(
+                "Ethical Considerations, red team", self.distribution(ASPECTS[1], red_team=True), PUBLISHED_RED_TEAM
+            )
         between = any(points not in (*POINTS, NOT_A_NUMBER, OFF_SCALE, NOT_RATED) for _, _, _, points in self.ratings)
         note = (
-            "\n\nIn % of the ratings that are 1 to 5; others count in the mean." if between else "\n\nIn % of the ratings that are 1 to 5."
+            "\n\nIn % of the ratings that are 1 to 5; others count in the mean."
+            if between
+            else "\n\nIn % of the ratings that are 1 to 5."
         )
         return table(["aspect", "", *POINTS, "mean", "ratings"], rows) + note
 
@@ -334,7 +364,13 @@ class Statistics:
     def _pairs_markdown(self) -> str:
         head = ["rule", "pairs", "ties", "non-numeric", "refused", "rows without", "of equal texts"]
         rows = [
-            [cell(name), *(f"{n:,}" for n in (c.pairs, c.ties, c.skipped_non_numeric, c.refused, c.rows_without_pairs, c.same_text))]
+            [
+                cell(name),
+                *(
+                    f"{n:,}"
+                    for n in (c.pairs, c.ties, c.skipped_non_numeric, c.refused, c.rows_without_pairs, c.same_text)
+                ),
+            ]
             for name, c in self.pairs.items()
         ]
         return table(head, rows)
@@ -342,11 +378,15 @@ class Statistics:
     def _wins_markdown(self) -> str:
         models = self.models()
         rows = [
-            [cell(model), *("" if (rate := self.win_rate(model, other)) is None else f"{100 * rate:.0f}" for other in models)]
+            [
+                cell(model),
+                *("" if (rate := self.win_rate(model, other)) is None else f"{100 * rate:.0f}" for other in models),
+            ]
             for model in models
         ]
+        ties = sum(self.ties.values())
         note = (
-            f"In % of the pairs of the two (authors' rule) in which the row's model is chosen; {sum(self.ties.values()):,} ties left out."
+            f"In % of the pairs of the two (authors' rule) in which the row's model is chosen; {ties:,} ties left out."
         )
         return table(["", *(cell(model) for model in models)], rows) + "\n\n" + note
 
@@ -356,14 +396,24 @@ class Statistics:
             return "No pairs."
         text = f"Of {bias.pairs:,} pairs (authors' rule) {100 * bias.longer:.1f}% choose the longer answer, {100 * bias.equal:.1f}% have "
         text += "answers of one length"
-        text += f"; chosen answers are {bias.ratio:.2f} times as long (geometric mean)" if bias.ratio is not None else ""
-        return text + (f". Rank correlation of length and mean rating: {bias.correlation:.2f}." if bias.correlation is not None else ".")
+        text += (
+            f"; chosen answers are {bias.ratio:.2f} times as long (geometric mean)" if bias.ratio is not None else ""
+        )
+        return text + (
+            f". Rank correlation of length and mean rating: {bias.correlation:.2f}."
+            if bias.correlation is not None
+            else "."
+        )
 
     def _unusable_markdown(self) -> str:
         head = ["model", *(f"{aspect}: {what}" for aspect in ASPECTS for what in (NOT_A_NUMBER, OFF_SCALE, NOT_RATED))]
         rows = []
         for model in self.models():
-            counts = [self.distribution(a, model=model)[what] for a in ASPECTS for what in (NOT_A_NUMBER, OFF_SCALE, NOT_RATED)]
+            counts = [
+                self.distribution(a, model=model)[what]
+                for a in ASPECTS
+                for what in (NOT_A_NUMBER, OFF_SCALE, NOT_RATED)
+            ]
             if any(counts):
                 rows.append([cell(model), *(f"{count:,}" for count in counts)])
         if not rows:
@@ -401,7 +451,11 @@ def _points(rating: str) -> str:
 
 def mean_of(distribution: Mapping[str, int]) -> float | None:
     """Mean rating in points; None where none is a number."""
-    counted = [(float(points), count) for points, count in distribution.items() if points not in (NOT_A_NUMBER, OFF_SCALE, NOT_RATED)]
+    counted = [
+        (float(points), count)
+        for points, count in distribution.items()
+        if points not in (NOT_A_NUMBER, OFF_SCALE, NOT_RATED)
+    ]
     total = sum(count for _, count in counted)
     return sum(points * count for points, count in counted) / total if total else None
 
@@ -471,12 +525,15 @@ def _beside(value: float | None, published: float | None) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table; every cell but the first of a row is right-aligned. Cells from the data go through `cell` first."""
+    """A markdown table; every cell but the first of a row is right-aligned. Cells from the data go through `cell`
+    first."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]|~$#!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_SPECIAL = str.maketrans(
+    {character: f"\\{character}" for character in "\\`*_[]|~$#!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+)
 
 
 def cell(text: str) -> str:

@@ -2,8 +2,8 @@
 
     report(statistics, Path("statistics"))           # statistics/report.md and its pictures
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; what is here and what was published differ in shape too. The same
-statistics give the same files, byte for byte.
+Colours are Okabe and Ito's, which colour-blind readers tell apart; what is here and what was published differ in shape
+too. The same statistics give the same files, byte for byte.
 """
 
 import os
@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from support.files import atomic_write_text
 from trainers.config.data import ASPECTS
-from trainers.data.statistics import LONGEST, POINTS, PUBLISHED_RATINGS, PUBLISHED_RED_TEAM, Statistics, mean_of, published_model, shares
+from trainers.data.statistics import (
+    LONGEST,
+    POINTS,
+    PUBLISHED_RATINGS,
+    PUBLISHED_RED_TEAM,
+    Statistics,
+    mean_of,
+    published_model,
+    shares,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,14 +33,25 @@ BINS = 12
 """Groups of equally many answers that the length picture has."""
 
 HERE, PUBLISHED, GREY = "#0072B2", "#E69F00", "#666666"
-_STYLE: Any = {"svg.hashsalt": "vlfeedback", "text.parse_math": False, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: Any = {
+    "svg.hashsalt": "vlfeedback",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def report(statistics: Statistics, folder: Path, title: str = "Rated data") -> Path:
     """Write report.md and its pictures into `folder`, and return its path."""
     pictures = draw(statistics, folder)
     text = f"# {title}\n\n" + statistics.to_markdown()
-    for heading, name in (("Ratings", "ratings"), ("Models", "models"), ("Which model beats which", "wins"), ("Length", "lengths")):
+    for heading, name in (
+        ("Ratings", "ratings"),
+        ("Models", "models"),
+        ("Which model beats which", "wins"),
+        ("Length", "lengths"),
+    ):
         if name in pictures:
             text = text.replace(f"## {heading}\n\n", f"## {heading}\n\n![{heading}]({name}.png)\n\n", 1)
     atomic_write_text(folder / "report.md", text)
@@ -92,7 +112,15 @@ def ratings(statistics: Statistics) -> "Figure | None":
     for axis, (title, ours, theirs) in zip(axes, panels, strict=True):
         places = range(len(POINTS))
         bars = axis.bar([place - 0.2 for place in places], ours, 0.4, color=HERE, label="here")
-        axis.bar([place + 0.2 for place in places], theirs, 0.4, color=PUBLISHED, hatch="///", edgecolor="white", label="published")
+        axis.bar(
+            [place + 0.2 for place in places],
+            theirs,
+            0.4,
+            color=PUBLISHED,
+            hatch="///",
+            edgecolor="white",
+            label="published",
+        )
         axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1, color=HERE)
         axis.set_xticks(list(places), POINTS)
         axis.set_title(title, fontsize=10)
@@ -114,17 +142,26 @@ def models(statistics: Statistics) -> "Figure | None":
     rows = range(len(shown))
     for axis, aspect in zip(axes, [*ASPECTS, "average"], strict=True):
         ours = [
-            statistics.average(model) if aspect == "average" else mean_of(statistics.distribution(aspect, model=model)) for model in shown
+            statistics.average(model) if aspect == "average" else mean_of(statistics.distribution(aspect, model=model))
+            for model in shown
         ]
         theirs = [
-            None if (found := published_model(model)) is None else {**found.means(), "average": found.average}[aspect] for model in shown
+            None if (found := published_model(model)) is None else {**found.means(), "average": found.average}[aspect]
+            for model in shown
         ]
         for row, mine, other in zip(rows, ours, theirs, strict=True):
             if mine is not None and other is not None:
                 axis.plot([mine, other], [row, row], color=GREY, linewidth=1, zorder=1)
         # A wide ring around a dot: both are seen where they agree.
         axis.scatter(
-            *_there(theirs, rows), s=64, marker="D", facecolors="none", edgecolors=PUBLISHED, linewidths=1.6, label="published", zorder=2
+            *_there(theirs, rows),
+            s=64,
+            marker="D",
+            facecolors="none",
+            edgecolors=PUBLISHED,
+            linewidths=1.6,
+            label="published",
+            zorder=2,
         )
         axis.scatter(*_there(ours, rows), s=22, color=HERE, label="here", zorder=3)
         axis.set_title(aspect, fontsize=10)
@@ -159,9 +196,17 @@ def wins(statistics: Statistics) -> "Figure | None":
         for column, rate in enumerate(line):
             if rate == rate:
                 axis.text(
-                    column, row, f"{rate:.0f}", ha="center", va="center", fontsize=8, color="white" if abs(rate - 50) > 32 else "black"
+                    column,
+                    row,
+                    f"{rate:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if abs(rate - 50) > 32 else "black",
                 )
-    axis.set_xticks(range(len(shown)), [_name(model) for model in shown], rotation=40, ha="right", rotation_mode="anchor")
+    axis.set_xticks(
+        range(len(shown)), [_name(model) for model in shown], rotation=40, ha="right", rotation_mode="anchor"
+    )
     axis.set_yticks(range(len(shown)), [_name(model) for model in shown])
     axis.set_title("% of pairs in which the row's model is chosen over the column's", fontsize=10)
     axis.spines[:].set_visible(False)
@@ -182,7 +227,9 @@ def lengths(statistics: Statistics) -> "Figure | None":
     left.set_title("all answers, in groups of equally many", fontsize=10)
     left.set_ylabel("mean rating")
     left.set_xlim(left=0)
-    points = [(statistics.characters[model] / statistics.answers[model], statistics.average(model) or 0.0) for model in shown]
+    points = [
+        (statistics.characters[model] / statistics.answers[model], statistics.average(model) or 0.0) for model in shown
+    ]
     right.scatter([length for length, _ in points], [average for _, average in points], color=HERE, s=22, zorder=3)
     # Labels stand in a column beside the panel, apart from each other, each with a line to its dot.
     for (length, average), height, model in zip(points, _apart([average for _, average in points]), shown, strict=True):
@@ -198,7 +245,8 @@ def lengths(statistics: Statistics) -> "Figure | None":
 
 
 def _apart(heights: Sequence[float], least: float = 0.24) -> list[float]:
-    """The heights, highest first, moved so that none is nearer than `least` to the next, within the scale as long as that can be."""
+    """The heights, highest first, moved so that none is nearer than `least` to the next, within the scale as long as
+    that can be."""
     moved: list[float] = []
     for height in heights:
         moved.append(min(height, moved[-1] - least) if moved else height)
@@ -210,7 +258,8 @@ def _apart(heights: Sequence[float], least: float = 0.24) -> list[float]:
 
 
 def length_groups(statistics: Statistics, groups: int = BINS) -> list[tuple[float, float]]:
-    """(mean characters, mean rating) of groups of about equally many answers, shortest first; those of LONGEST and more left out."""
+    """(mean characters, mean rating) of groups of about equally many answers, shortest first; those of LONGEST and more
+    left out."""
     cells = sorted((length, score, count) for (length, score), count in statistics.lengths.items() if length < LONGEST)
     total, seen = sum(count for _, _, count in cells), 0
     sums = [[0.0, 0.0, 0] for _ in range(groups)]
@@ -233,4 +282,9 @@ def _grid(axis: Any, which: str) -> None:
     axis.set_axisbelow(True)
 
 
-_PICTURES: dict[str, Callable[[Statistics], "Figure | None"]] = {"ratings": ratings, "models": models, "wins": wins, "lengths": lengths}
+_PICTURES: dict[str, Callable[[Statistics], "Figure | None"]] = {
+    "ratings": ratings,
+    "models": models,
+    "wins": wins,
+    "lengths": lengths,
+}

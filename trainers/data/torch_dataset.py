@@ -18,18 +18,27 @@ FILLING = "filling"
 
 
 class Pairs(Dataset):
-    """Pairs as a dataset of TRL's kind (images, prompt, chosen, rejected, beside `row` and `id`), made when they are looked at.
+    """Pairs as a dataset of TRL's kind (images, prompt, chosen, rejected, beside `row` and `id`), made when they are
+    looked at.
 
     `reference`: log-probabilities of (chosen, rejected) by the reference, where they are known.
     """
 
-    def __init__(self, preferences: Sequence[Preference], reference: Sequence[tuple[float, float]] | None = None) -> None:
-        super().__init__(Dataset.from_dict({"row": [pair.row for pair in preferences]}).data)  # TRL takes nothing but `datasets.Dataset`
+    def __init__(
+        self, preferences: Sequence[Preference], reference: Sequence[tuple[float, float]] | None = None
+    ) -> None:
+        super().__init__(
+            Dataset.from_dict({"row": [pair.row for pair in preferences]}).data
+        )  # TRL takes nothing but `datasets.Dataset`
         self.preferences, self.reference = preferences, reference
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.preferences[index]
-        known = {} if self.reference is None else dict(zip(("ref_chosen_logps", "ref_rejected_logps"), self.reference[index], strict=True))
+        known = (
+            {}
+            if self.reference is None
+            else dict(zip(("ref_chosen_logps", "ref_rejected_logps"), self.reference[index], strict=True))
+        )
         return {
             "images": [picture.open().convert("RGB") for picture in pair.images],
             "prompt": [{"role": "user", "content": pair.prompt}],
@@ -51,11 +60,13 @@ class Pairs(Dataset):
 class PromptSampler(Sampler[int]):
     """An order of the pairs in which batches of `batch_size` in a row hold whole prompts, shuffled anew every epoch.
 
-    A prompt is divided among two batches only where no other prompts fill the first one up. With `lengths` (of each pair, in any unit),
-    prompts of like length come together, and so do the `ranks` batches that are trained on at once.
+    A prompt is divided among two batches only where no other prompts fill the first one up. With `lengths` (of each
+    pair, in any unit), prompts of like length come together, and so do the `ranks` batches that are trained on at once.
     """
 
-    def __init__(self, rows: Sequence[int], batch_size: int, seed: int, lengths: Sequence[int] | None = None, ranks: int = 1) -> None:
+    def __init__(
+        self, rows: Sequence[int], batch_size: int, seed: int, lengths: Sequence[int] | None = None, ranks: int = 1
+    ) -> None:
         prompts: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
             prompts.setdefault(row, []).append(index)
@@ -63,7 +74,8 @@ class PromptSampler(Sampler[int]):
         self.batch_size, self.seed, self.lengths, self.ranks, self.epoch = batch_size, seed, lengths, ranks, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader: an epoch's order depends on seed and epoch alone, so that a resumed run finds it again."""
+        """Called by the data loader: an epoch's order depends on seed and epoch alone, so that a resumed run finds it
+        again."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -87,11 +99,14 @@ class PromptSampler(Sampler[int]):
     def _by_length(self, prompts: Sequence[list[int]], lengths: Sequence[int]) -> Iterator[list[int]]:
         window = max(1, WINDOW * self.batch_size * self.ranks * len(prompts) // self.size)
         for start in range(0, len(prompts), window):
-            yield from sorted(prompts[start : start + window], key=lambda pairs: -max(lengths[index] for index in pairs))
+            yield from sorted(
+                prompts[start : start + window], key=lambda pairs: -max(lengths[index] for index in pairs)
+            )
 
 
 def fill(prompts: Sequence[list[int]], room: int) -> list[list[int]]:
-    """Batches of `room` pairs (the last may be shorter), of whole prompts in about their order; what fits nowhere is divided."""
+    """Batches of `room` pairs (the last may be shorter), of whole prompts in about their order; what fits nowhere is
+    divided."""
     batches: list[list[int]] = []
     left = [prompt[start : start + room] for prompt in prompts for start in range(0, len(prompt), room)][::-1]
     while left:

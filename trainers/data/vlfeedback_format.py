@@ -1,11 +1,12 @@
-"""MMInstruction/VLFeedback as it is published: rows of rated answers, read in every shape they come in and written in the same schema.
+"""MMInstruction/VLFeedback as it is published: rows of rated answers, read in every shape they come in and written in
+the same schema.
 
     seen = Seen()
     for row in read_rows(Path("VLFeedback"), seen=seen): ...      # a clone, a .jsonl, .json or .parquet file, or a folder of shards
     print(seen.summary())
 
-Ids repeat (subsets restart their numbering), so a row's key is its place. Ratings stay the strings they are. GPT-4V's citation marks are
-cut out of answers. Pictures are found, never fetched: see `trainers.data.image_export`.
+Ids repeat (subsets restart their numbering), so a row's key is its place. Ratings stay the strings they are. GPT-4V's
+citation marks are cut out of answers. Pictures are found, never fetched: see `trainers.data.image_export`.
 """
 
 import hashlib
@@ -20,7 +21,18 @@ from typing import Any
 
 from support.image_folders import ImageIndex, there, within
 from support.images import ImageRef
-from support.records import PARQUET, DataError, Record, data_files, holds, read, read_parquet, whole, write_json, write_parquet
+from support.records import (
+    PARQUET,
+    DataError,
+    Record,
+    data_files,
+    holds,
+    read,
+    read_parquet,
+    whole,
+    write_json,
+    write_parquet,
+)
 from trainers.config.data import ASPECTS
 from trainers.data.dataset_card import cell
 from trainers.data.image_export import ImageExporter, Unreadable, path_for_row
@@ -72,7 +84,12 @@ class Seen:
     def summary(self) -> str:
         """One line: the rows, and every count that is not zero."""
         counts = {name: value for name, value in self.to_json().items() if value}
-        return "; ".join([f"{counts.pop('rows', 0):,} rows", *(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())])
+        return "; ".join(
+            [
+                f"{counts.pop('rows', 0):,} rows",
+                *(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()),
+            ]
+        )
 
     def torn(self) -> None:
         """Count a last line that was cut off."""
@@ -105,7 +122,8 @@ def _is_number(rating: str) -> bool:
 
 
 def fetch_public(revision: str = REVISION) -> Path:
-    """Download the published dataset (3.3 GB) or find it in the cache; the folder that `read_rows` takes. No code is fetched."""
+    """Download the published dataset (3.3 GB) or find it in the cache; the folder that `read_rows` takes. No code is
+    fetched."""
     from huggingface_hub import snapshot_download
 
     wanted = ["vlfeedback_80k.jsonl", "merged_images.zip", "README.md"]
@@ -121,7 +139,8 @@ def _first_line(error: Exception) -> str:
 
 
 def read_rows(data: Path, images: Path | None = None, *, seen: Seen | None = None) -> Iterator[Row]:
-    """The rows of a file or folder, one at a time; `images` is a folder or zip of pictures, where they do not stand beside the data."""
+    """The rows of a file or folder, one at a time; `images` is a folder or zip of pictures, where they do not stand
+    beside the data."""
     tally = Seen() if seen is None else seen
     files = data_files(data, _is_rows)
     places = within(data, files, images)
@@ -148,7 +167,9 @@ def _row(record: Record, index: int, places: ImageIndex, seen: Seen, where: str)
     prompt = record.get("prompt")
     if not isinstance(prompt, str) or "completions" not in record:
         lacking = "completions" if isinstance(prompt, str) else "prompt (text)"
-        raise DataError(f"{where}: no {lacking} in it: this is no row of VLFeedback; it has {', '.join(record) or 'nothing'}")
+        raise DataError(
+            f"{where}: no {lacking} in it: this is no row of VLFeedback; it has {', '.join(record) or 'nothing'}"
+        )
     given = record.get("id")
     id = str(index) if given is None else str(given)
     path = record.get("img_path")
@@ -198,7 +219,10 @@ def _completion(item: Mapping[str, Any], seen: Seen) -> Completion | None:
     for name, judged in annotations.items():
         aspect = _ASPECT.get(name) or _aspect(name)
         if isinstance(judged, dict):
-            rating, rationale = judged.get("Rating", judged.get("rating")), judged.get("Rationale", judged.get("rationale"))
+            rating, rationale = (
+                judged.get("Rating", judged.get("rating")),
+                judged.get("Rationale", judged.get("rationale")),
+            )
         else:
             rating, rationale = judged, None
         if rating is not None:
@@ -223,17 +247,23 @@ def _aspect(name: str) -> str:
 
 
 def write_rows(rows: Iterable[Row], path: Path, *, embed_images: bool = False, seen: Unreadable | None = None) -> int:
-    """Write rows in the public schema, `.jsonl` (completions a list of dicts) or `.parquet` (a dict of lists); returns how many.
+    """Write rows in the public schema, `.jsonl` (completions a list of dicts) or `.parquet` (a dict of lists); returns
+    how many.
 
-    `embed_images` puts the pictures into the parquet file: a column `image`, or `images` where a row has several. Beside the public
-    columns stand `images` where a row has several pictures, and `source` where it has one. A picture that is not there, or is no image
-    (`seen` counts those), is not embedded; of several ones `image_names` and `image_there` tell which.
+    `embed_images` puts the pictures into the parquet file: a column `image`, or `images` where a row has several.
+    Beside the public columns stand `images` where a row has several pictures, and `source` where it has one. A picture
+    that is not there, or is no image (`seen` counts those), is not embedded; of several ones `image_names` and
+    `image_there` tell which.
     """
     if path.suffix.lower() == ".jsonl" and not embed_images:
         return write_json((_public(row, path) for row in rows), path)
     if path.suffix.lower() == PARQUET:
-        return _write_parquet(rows, path, _Layout(embed=embed_images), ImageExporter(path, structs=True, embed=embed_images, counts=seen))
-    raise DataError(f"{path}: rows are written as .jsonl, or as .parquet, which alone can hold the pictures (embed_images)")
+        return _write_parquet(
+            rows, path, _Layout(embed=embed_images), ImageExporter(path, structs=True, embed=embed_images, counts=seen)
+        )
+    raise DataError(
+        f"{path}: rows are written as .jsonl, or as .parquet, which alone can hold the pictures (embed_images)"
+    )
 
 
 def _public(row: Row, path: Path) -> Record:
@@ -298,8 +328,12 @@ class _Layout:
         for completion in found:
             if other := completion["annotations"].keys() - set(ASPECTS):
                 known = ", ".join(ASPECTS)
-                raise DataError(f"{path}: row {row.index} is rated on {min(other)!r}; parquet has {known} alone: write .jsonl")
-        record["completions"] = {key: [completion[key] for completion in found] for key in ("annotations", "model", "response")}
+                raise DataError(
+                    f"{path}: row {row.index} is rated on {min(other)!r}; parquet has {known} alone: write .jsonl"
+                )
+        record["completions"] = {
+            key: [completion[key] for completion in found] for key in ("annotations", "model", "response")
+        }
         if self.embed:
             given = outlet.give(row.images)
             if self.several:
@@ -317,7 +351,10 @@ class _Layout:
             one = record.pop("image", None) if self.embed else name
             record["images"] = [] if one is None else [one]
             if self.embed:
-                record |= {"image_names": [] if name is None else [name], "image_there": [] if name is None else [one is not None]}
+                record |= {
+                    "image_names": [] if name is None else [name],
+                    "image_there": [] if name is None else [one is not None],
+                }
         return record
 
 
@@ -327,7 +364,8 @@ def _write_parquet(rows: Iterable[Row], path: Path, layout: _Layout, outlet: Ima
     with whole(path) as temporary:
         written: Iterable[Record] = ()
         while True:
-            # All that is written goes once more into a wider layout when a row comes that has more than the rows before it.
+            # All that is written goes once more into a wider layout when a row comes that has more than the rows before
+            # it.
             stopped: list[Row] = []
             records = chain(written, (layout.record(row, path, outlet) for row in _while_held(rest, layout, stopped)))
             count = write_parquet(records, temporary, layout.schema(), 100 if layout.embed else 1000)
@@ -431,7 +469,9 @@ def check_images(rows: Iterable[Row]) -> ImageReport:
         for key, found in groups.items()
         if len(set(found)) > 1
     ]
-    return ImageReport(rows=count, pictures=len(problems), shared=tuple(shared), missing=tuple(missing), broken=tuple(broken))
+    return ImageReport(
+        rows=count, pictures=len(problems), shared=tuple(shared), missing=tuple(missing), broken=tuple(broken)
+    )
 
 
 def _digest(picture: ImageRef, places: dict[tuple[Path, str | None], bytes | OSError]) -> bytes | OSError:

@@ -1,12 +1,14 @@
-"""RLHF-V's DDPO in training: DPO whose log-probabilities count the tokens in which two answers differ several times (2312.00849).
+"""RLHF-V's DDPO in training: DPO whose log-probabilities count the tokens in which two answers differ several times
+(2312.00849).
 
     class Trainer(Segments, DPOTrainer): ...                  # or PackedDPOTrainer
-    trainer = Trainer(gamma=5.0, model=model, args=DPOConfig(beta=0.5, ...), train_dataset=Pairs(pairs), processing_class=processor,
+    trainer = Trainer(gamma=5.0, model=model, args=DPOConfig(beta=0.5, ...), train_dataset=Pairs(pairs),
+    processing_class=processor,
                       peft_config=lora)
 
-TRL sums an answer's log-probabilities over its tokens, in policy and reference alike. It is handed models whose every log-probability is
-multiplied by its token's share of the weights, so that the sum is `losses.segment_log_probs`; loss and metrics are then TRL's own, and
-`logps/chosen` and `logps/rejected` are means a token.
+TRL sums an answer's log-probabilities over its tokens, in policy and reference alike. It is handed models whose every
+log-probability is multiplied by its token's share of the weights, so that the sum is `losses.segment_log_probs`; loss
+and metrics are then TRL's own, and `logps/chosen` and `logps/rejected` are means a token.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +22,11 @@ from trainers.losses.functions import GAMMA, SHORTEST_RUN, changed_tokens
 
 
 def token_weights(input_ids: Tensor, asked: Tensor, gamma: float) -> Tensor:
-    """What each predicted token counts: [2 pairs, length], all chosen and then all rejected -> [2 pairs, length - 1], a row adds up to 1.
+    """What each predicted token counts: [2 pairs, length], all chosen and then all rejected -> [2 pairs, length - 1], a
+    row adds up to 1.
 
-    `asked` marks answers' tokens. The prompt's last tokens stand before both, so that answers which begin alike are alike from the start.
+    `asked` marks answers' tokens. The prompt's last tokens stand before both, so that answers which begin alike are
+    alike from the start.
     """
     found = torch.zeros(len(asked), asked.shape[1] - 1)
     spans = [_span(row) for row in asked]
@@ -38,7 +42,8 @@ def token_weights(input_ids: Tensor, asked: Tensor, gamma: float) -> Tensor:
 
 
 def _span(row: Tensor) -> tuple[int, int]:
-    """Where a row's answer begins and ends; a template that ends no answer makes no token of an empty one, and nothing adds up to 0."""
+    """Where a row's answer begins and ends; a template that ends no answer makes no token of an empty one, and nothing
+    adds up to 0."""
     places = row.nonzero().flatten().tolist()
     return (places[0], places[-1] + 1) if places else (len(row), len(row))
 
@@ -53,7 +58,10 @@ class SegmentCollator:
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The collator's own, and the weights."""
         batch = self.collate(examples)
-        return {**batch, "token_weights": token_weights(batch["input_ids"], batch["completion_mask"].bool(), self.gamma)}
+        return {
+            **batch,
+            "token_weights": token_weights(batch["input_ids"], batch["completion_mask"].bool(), self.gamma),
+        }
 
 
 class WeighedCall:
@@ -86,7 +94,11 @@ class Segments:
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
         known = "ref_chosen_logps" in inputs
-        reference = () if known else self.compute_ref_log_probs(self.model if self.ref_model is None else self.ref_model, inputs)
+        reference = (
+            ()
+            if known
+            else self.compute_ref_log_probs(self.model if self.ref_model is None else self.ref_model, inputs)
+        )
         asked = {**inputs, **dict(zip(("ref_chosen_logps", "ref_rejected_logps"), reference, strict=False))}
         weights = asked.pop("token_weights")
         return super()._compute_loss(WeighedCall(model, weights), asked, return_outputs)  # type: ignore[misc]

@@ -3,8 +3,9 @@
     ratio = log_probs - reference_log_probs                      # [pairs], of whole answers
     dpo(chosen=ratio_w, rejected=ratio_l, beta=0.1).mean()
 
-`chosen` and `rejected` are log-ratios: log pi(y | m, q) - log pi_ref(y | m, q), summed over an answer's tokens, in nats, [pairs]. A loss is
-[pairs] too, to be averaged. `trl_arguments` says how TRL's trainer computes the same where it can.
+`chosen` and `rejected` are log-ratios: log pi(y | m, q) - log pi_ref(y | m, q), summed over an answer's tokens, in
+nats, [pairs]. A loss is [pairs] too, to be averaged. `trl_arguments` says how TRL's trainer computes the same where it
+can.
 """
 
 import difflib
@@ -28,13 +29,15 @@ def dpo(*, chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 
 
 def cdpo(*, chosen: Tensor, rejected: Tensor, beta: float, smoothing: float) -> Tensor:
-    """DPO under the belief that a share `smoothing` of the labels is swapped (conservative DPO, Mitchell's note of 2023)."""
+    """DPO under the belief that a share `smoothing` of the labels is swapped (conservative DPO, Mitchell's note of
+    2023)."""
     right, swapped = dpo(chosen=chosen, rejected=rejected, beta=beta), dpo(chosen=rejected, rejected=chosen, beta=beta)
     return (1 - smoothing) * right + smoothing * swapped
 
 
 def robust(*, chosen: Tensor, rejected: Tensor, beta: float, smoothing: float) -> Tensor:
-    """DPO's loss on clean labels, estimated without bias from labels of which a share `smoothing` < 0.5 is swapped (2403.00409)."""
+    """DPO's loss on clean labels, estimated without bias from labels of which a share `smoothing` < 0.5 is swapped
+    (2403.00409)."""
     right, swapped = dpo(chosen=chosen, rejected=rejected, beta=beta), dpo(chosen=rejected, rejected=chosen, beta=beta)
     return ((1 - smoothing) * right - smoothing * swapped) / (1 - 2 * smoothing)
 
@@ -50,7 +53,8 @@ def ipo(*, chosen: Tensor, rejected: Tensor, chosen_tokens: Tensor, rejected_tok
 
 
 def bco(*, chosen: Tensor, rejected: Tensor, beta: float, delta: float = 0.0) -> Tensor:
-    """-log sigmoid(beta r_w - delta) - log sigmoid(-(beta r_l - delta)) (2404.04656); `delta`: where rewards are centred, TRL's has 0."""
+    """-log sigmoid(beta r_w - delta) - log sigmoid(-(beta r_l - delta)) (2404.04656); `delta`: where rewards are
+    centred, TRL's has 0."""
     return -logsigmoid(beta * chosen - delta) - logsigmoid(-(beta * rejected - delta))
 
 
@@ -67,7 +71,8 @@ def mpo(*, chosen: Tensor, rejected: Tensor, likelihood: Tensor, beta: float, de
 
 
 def mdpo(*, chosen: Tensor, rejected: Tensor, chosen_elsewhere: Tensor, beta: float, anchor: float = 0.0) -> Tensor:
-    """DPO on the answers + DPO on the images + an anchor that holds the chosen answer's reward above `anchor` (2406.11839).
+    """DPO on the answers + DPO on the images + an anchor that holds the chosen answer's reward above `anchor`
+    (2406.11839).
 
     `chosen_elsewhere`: log-ratio of the chosen answer beside a spoilt image (a crop of at most 20% of the area).
     """
@@ -75,8 +80,11 @@ def mdpo(*, chosen: Tensor, rejected: Tensor, chosen_elsewhere: Tensor, beta: fl
     return dpo(chosen=chosen, rejected=rejected, beta=beta) + images - logsigmoid(beta * chosen - anchor)
 
 
-def changed_tokens(chosen: Sequence[int], rejected: Sequence[int], shortest: int = SHORTEST_RUN) -> tuple[list[bool], list[bool]]:
-    """Which tokens of each answer the other does not have; a run of fewer than `shortest` common tokens counts as changed.
+def changed_tokens(
+    chosen: Sequence[int], rejected: Sequence[int], shortest: int = SHORTEST_RUN
+) -> tuple[list[bool], list[bool]]:
+    """Which tokens of each answer the other does not have; a run of fewer than `shortest` common tokens counts as
+    changed.
 
     As RLHF-V's paper has it. Its code leaves out what one answer has and the other has nothing in place of.
     """
@@ -89,7 +97,8 @@ def changed_tokens(chosen: Sequence[int], rejected: Sequence[int], shortest: int
 
 
 def segment_log_probs(log_probs: Tensor, mask: Tensor, changed: Tensor, gamma: float = GAMMA) -> Tensor:
-    """DDPO's log-probability of an answer: changed tokens count `gamma` times, divided by the weights' sum (RLHF-V, 2312.00849).
+    """DDPO's log-probability of an answer: changed tokens count `gamma` times, divided by the weights' sum (RLHF-V,
+    2312.00849).
 
     All [pairs, length] -> [pairs]; the same of policy and reference goes into `dpo`, with RLHF-V's beta of 0.5.
     """
@@ -103,7 +112,8 @@ def answer_log_probs(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def seen_through_noise(noisy: Tensor) -> Tensor:
-    """POVID's own answer y_n: the likeliest token at every position of the chosen answer beside a noised image [pairs, length]."""
+    """POVID's own answer y_n: the likeliest token at every position of the chosen answer beside a noised image [pairs,
+    length]."""
     return noisy.argmax(-1)
 
 
@@ -116,13 +126,18 @@ def povid_paper_ratio(*, noisy: Tensor, reference_noisy: Tensor, mask: Tensor) -
     return answer_log_probs(noisy, tokens, mask) - answer_log_probs(reference_noisy, tokens, mask)
 
 
-def povid_code_ratio(*, clean: Tensor, noisy: Tensor, reference_clean: Tensor, reference_noisy: Tensor, mask: Tensor) -> Tensor:
-    """Log-ratio of y_n as POVID's released code has it: scored beside the clean image, and the reference scores its own y_n."""
+def povid_code_ratio(
+    *, clean: Tensor, noisy: Tensor, reference_clean: Tensor, reference_noisy: Tensor, mask: Tensor
+) -> Tensor:
+    """Log-ratio of y_n as POVID's released code has it: scored beside the clean image, and the reference scores its own
+    y_n."""
     own = answer_log_probs(clean, seen_through_noise(noisy), mask)
     return own - answer_log_probs(reference_clean, seen_through_noise(reference_noisy), mask)
 
 
-def povid_paper(*, chosen: Tensor, rejected: Tensor, own: Tensor, alpha: float, beta_text: float, beta_image: float) -> Tensor:
+def povid_paper(
+    *, chosen: Tensor, rejected: Tensor, own: Tensor, alpha: float, beta_text: float, beta_image: float
+) -> Tensor:
     """One sigmoid over both rejected answers: -log sigmoid(alpha r_w - (beta1 r_l + beta2 r_n)) (2402.11411).
 
     `own` is `povid_paper_ratio`. The paper does not report its three coefficients.
@@ -131,5 +146,6 @@ def povid_paper(*, chosen: Tensor, rejected: Tensor, own: Tensor, alpha: float, 
 
 
 def povid_code(*, chosen: Tensor, rejected: Tensor, own: Tensor, beta: float = 0.1) -> Tensor:
-    """The mean of two DPO losses, one against each rejected answer; `own` is `povid_code_ratio` (POVID's repository, 92c7c67)."""
+    """The mean of two DPO losses, one against each rejected answer; `own` is `povid_code_ratio` (POVID's repository,
+    92c7c67)."""
     return (dpo(chosen=chosen, rejected=rejected, beta=beta) + dpo(chosen=chosen, rejected=own, beta=beta)) / 2

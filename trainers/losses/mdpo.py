@@ -1,10 +1,12 @@
 """mDPO in training: DPO on answers, DPO on pictures, and an anchor (2406.11839).
 
-    trainer = ImageDPOTrainer(model=model, args=DPOConfig(...), train_dataset=CroppedPairs(pairs, seed=0), processing_class=processor,
+    trainer = ImageDPOTrainer(model=model, args=DPOConfig(...), train_dataset=CroppedPairs(pairs, seed=0),
+    processing_class=processor,
                               peft_config=lora)
 
-The chosen answer is read a second time beside a picture that shows next to nothing: a crop of 1 to 20% of its area, blown up to its size.
-The authors crop the model's input, here the picture is cropped before it becomes one, which every family of models can be given.
+The chosen answer is read a second time beside a picture that shows next to nothing: a crop of 1 to 20% of its area,
+blown up to its size. The authors crop the model's input, here the picture is cropped before it becomes one, which every
+family of models can be given.
 """
 
 import math
@@ -24,13 +26,16 @@ from trainers.losses.functions import mdpo
 from trainers.losses.seeded_pairs import Epochs, SeededPairs
 
 AREA = (0.01, 0.2)
-"""Least and greatest share of the picture's area that a crop has: `crop_images` of luka-group/mDPO's Bunny model at ec316ce."""
+"""Least and greatest share of the picture's area that a crop has: `crop_images` of luka-group/mDPO's Bunny model at
+ec316ce."""
 SHAPES = (3 / 4, 4 / 3)
-"""Narrowest and widest crop, width by height: the defaults of torchvision's RandomResizedCrop, which the authors take."""
+"""Narrowest and widest crop, width by height: the defaults of torchvision's RandomResizedCrop, which the authors
+take."""
 
 
 def cropped(image: Image.Image, *, seed: str, area: tuple[float, float] = AREA) -> Image.Image:
-    """A piece of the picture at the picture's own size. Pieces that are longer than the picture is are cut off at its edge."""
+    """A piece of the picture at the picture's own size. Pieces that are longer than the picture is are cut off at its
+    edge."""
     chance = random.Random(seed)
     wanted = chance.uniform(*area) * image.width * image.height
     shape = math.exp(chance.uniform(*map(math.log, SHAPES)))
@@ -54,13 +59,16 @@ class CroppedPairs(SeededPairs):
         seeds = [f"crop/{self.seed}/{found['id']}/{self.epoch}/{place}" for place in range(len(found["images"]))]
         return {
             **found,
-            "elsewhere": [cropped(image, seed=seed, area=self.area) for image, seed in zip(found["images"], seeds, strict=True)],
+            "elsewhere": [
+                cropped(image, seed=seed, area=self.area) for image, seed in zip(found["images"], seeds, strict=True)
+            ],
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class CroppedCollator:
-    """TRL's rows of pairs, all chosen and then all rejected answers, and behind them the chosen ones once more, beside the crops."""
+    """TRL's rows of pairs, all chosen and then all rejected answers, and behind them the chosen ones once more, beside
+    the crops."""
 
     processor: Any
     max_length: int | None = None
@@ -76,13 +84,17 @@ class CroppedCollator:
 
 
 class ImageDPOTrainer(DPOTrainer):
-    """TRL's trainer with mDPO's loss; what it is given beside is TRL's. `anchor`: delta of the paper, which the authors leave at 0.
+    """TRL's trainer with mDPO's loss; what it is given beside is TRL's. `anchor`: delta of the paper, which the authors
+    leave at 0.
 
-    Three rows a pair are read by the policy, and three by the reference, at every step. Rewards are logged in TRL's names;
-    `rewards/chosen_elsewhere` is that of the chosen answer beside the crop, `rewards/accuracies_elsewhere` how often it is the lower one.
+    Three rows a pair are read by the policy, and three by the reference, at every step. Rewards are logged in TRL's
+    names; `rewards/chosen_elsewhere` is that of the chosen answer beside the crop, `rewards/accuracies_elsewhere` how
+    often it is the lower one.
     """
 
-    def __init__(self, *, processing_class: Any, args: Any, train_dataset: CroppedPairs, anchor: float = 0.0, **rest: Any) -> None:
+    def __init__(
+        self, *, processing_class: Any, args: Any, train_dataset: CroppedPairs, anchor: float = 0.0, **rest: Any
+    ) -> None:
         args.remove_unused_columns = False  # the collator reads `elsewhere`, which is no argument of any model
         super().__init__(
             args=args,
@@ -94,14 +106,20 @@ class ImageDPOTrainer(DPOTrainer):
         self.anchor = anchor
         self.add_callback(Epochs(train_dataset))
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The mean over the batch's pairs."""
         rows = {name: value for name, value in inputs.items() if name != "completion_mask"}
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         said = model(**rows, use_cache=False, labels=labels, fused_lm_head=True).log_probs.sum(dim=1)
-        said_by_reference = torch.cat(self.compute_ref_log_probs(self.model if self.ref_model is None else self.ref_model, inputs))
+        said_by_reference = torch.cat(
+            self.compute_ref_log_probs(self.model if self.ref_model is None else self.ref_model, inputs)
+        )
         chosen, rejected, elsewhere = (said - said_by_reference).chunk(3)
-        loss = mdpo(chosen=chosen, rejected=rejected, chosen_elsewhere=elsewhere, beta=self.beta, anchor=self.anchor).mean()
+        loss = mdpo(
+            chosen=chosen, rejected=rejected, chosen_elsewhere=elsewhere, beta=self.beta, anchor=self.anchor
+        ).mean()
         self._log(chosen, rejected, elsewhere, said)
         return (loss, {}) if return_outputs else loss
 

@@ -35,7 +35,8 @@ def _abar(steps: int) -> "np.typing.NDArray[np.float64]":
 
 
 def abar(steps: int = STEPS) -> "np.typing.NDArray[np.float64]":
-    """Share of the picture's variance that is left after each step, from 0: x_k = sqrt(abar_k) x + sqrt(1 - abar_k) noise."""
+    """Share of the picture's variance that is left after each step, from 0: x_k = sqrt(abar_k) x + sqrt(1 - abar_k)
+    noise."""
     return _abar(steps)
 
 
@@ -45,7 +46,8 @@ def noise_seed(seed: int, row: int, epoch: int = 0) -> int:
 
 
 def noised(image: Image.Image, *, seed: int, step: int = STEP, overflow: Overflow = "clamp") -> Image.Image:
-    """The picture as RGB with the noise of one step, at its own size. Values become bytes by cutting off fractions, as in the release."""
+    """The picture as RGB with the noise of one step, at its own size. Values become bytes by cutting off fractions, as
+    in the release."""
     _check(step, overflow)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     left = abar()[step]
@@ -65,10 +67,11 @@ def noised_pixels(
     step: int = STEP,
     overflow: Overflow = "clamp",
 ) -> "torch.Tensor":
-    """Normalised pixels (..., channels, height, width) with the noise of one step, normalised again; same shape, type and device.
+    """Normalised pixels (..., channels, height, width) with the noise of one step, normalised again; same shape, type
+    and device.
 
-    The noise is drawn on the generator's device. `mean` and `std` are the processor's, of values in 0..1. Models that take pictures as
-    rows of patches (Qwen2-VL) have no such axes: there the noise goes before the resize.
+    The noise is drawn on the generator's device. `mean` and `std` are the processor's, of values in 0..1. Models that
+    take pictures as rows of patches (Qwen2-VL) have no such axes: there the noise goes before the resize.
     """
     import torch
 
@@ -79,7 +82,9 @@ def noised_pixels(
     at: dict[str, Any] = {"dtype": torch.float32, "device": pixels.device}
     middle, spread = (torch.tensor(values, **at).view(-1, 1, 1) for values in (mean, std))
     left = float(abar()[step])
-    noise = torch.randn(pixels.shape, generator=generator, device=generator.device, dtype=torch.float32).to(pixels.device)
+    noise = torch.randn(pixels.shape, generator=generator, device=generator.device, dtype=torch.float32).to(
+        pixels.device
+    )
     found = left**0.5 * (pixels.float() * spread + middle) + (1 - left) ** 0.5 * noise
     found = found.clamp(0, 1) if overflow == "clamp" else ((found * 255).long() & 255).float() / 255
     again: torch.Tensor = (found - middle) / spread

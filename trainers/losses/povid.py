@@ -1,10 +1,12 @@
-"""POVID's second stage: DPO against the written dispreferred answer, and against what the model says of a noised picture.
+"""POVID's second stage: DPO against the written dispreferred answer, and against what the model says of a noised
+picture.
 
-    trainer = PovidTrainer(variant="povid-code", noise=Noise(), model=model, args=DPOConfig(...), train_dataset=NoisedPairs(pairs, seed=0),
+    trainer = PovidTrainer(variant="povid-code", noise=Noise(), model=model, args=DPOConfig(...),
+    train_dataset=NoisedPairs(pairs, seed=0),
                            processing_class=processor, peft_config=lora)
 
-The second answer is made in training: the chosen answer is read beside the noised picture, and the likeliest token at each of its places is
-taken. How it is scored is what paper and released code differ in; see
+The second answer is made in training: the chosen answer is read beside the noised picture, and the likeliest token at
+each of its places is taken. How it is scored is what paper and released code differ in; see
 `trainers.losses.functions`. Logged rewards are those of the written pair.
 """
 
@@ -20,7 +22,14 @@ from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 from trl.trainer.utils import use_adapter
 
 from trainers.config.training import Noise
-from trainers.losses.functions import answer_log_probs, povid_code, povid_code_ratio, povid_paper, povid_paper_ratio, seen_through_noise
+from trainers.losses.functions import (
+    answer_log_probs,
+    povid_code,
+    povid_code_ratio,
+    povid_paper,
+    povid_paper_ratio,
+    seen_through_noise,
+)
 from trainers.losses.noise import noise_seed, noised, noised_pixels
 from trainers.losses.seeded_pairs import Epochs, SeededPairs
 from trainers.packed.collator import TEXTS
@@ -29,7 +38,8 @@ Variant = Literal["povid-paper", "povid-code"]
 
 
 class NoisedPairs(SeededPairs):
-    """Pairs that know the seed of their noise: another one every epoch, the same whenever a run is repeated or gone on with."""
+    """Pairs that know the seed of their noise: another one every epoch, the same whenever a run is repeated or gone on
+    with."""
 
     what = "POVID's losses noise pictures"
 
@@ -51,12 +61,20 @@ class NoisedCollator:
         images = [example["images"] for example in examples]
         plain = DataCollatorForVisionPreference(processor=self.processor, max_length=self.max_length)
         batch = dict(plain([dict(example) for example in examples]))
-        return {**batch, "noised": self._noised(images, seeds, {name: batch[name] for name in batch if name not in NOT_IMAGES})}
+        return {
+            **batch,
+            "noised": self._noised(images, seeds, {name: batch[name] for name in batch if name not in NOT_IMAGES}),
+        }
 
-    def _noised(self, images: Sequence[Sequence[Any]], seeds: Sequence[int], clean: Mapping[str, Any]) -> dict[str, Any]:
+    def _noised(
+        self, images: Sequence[Sequence[Any]], seeds: Sequence[int], clean: Mapping[str, Any]
+    ) -> dict[str, Any]:
         if self.noise.place == "before":
             drowned = [
-                [noised(image, seed=seed + place, step=self.noise.step, overflow=self.noise.overflow) for place, image in enumerate(own)]
+                [
+                    noised(image, seed=seed + place, step=self.noise.step, overflow=self.noise.overflow)
+                    for place, image in enumerate(own)
+                ]
                 for own, seed in zip(images, seeds, strict=True)
             ]
             made = self.processor.image_processor(drowned, return_tensors="pt")
@@ -80,11 +98,19 @@ NOT_IMAGES = (*TEXTS, "completion_mask")
 class PovidTrainer(DPOTrainer):
     """TRL's trainer with one of POVID's losses; what it is given beside is TRL's.
 
-    Three rows a pair are read by the policy (chosen, rejected, chosen beside noise) and three by the reference, at every step.
+    Three rows a pair are read by the policy (chosen, rejected, chosen beside noise) and three by the reference, at
+    every step.
     """
 
     def __init__(
-        self, *, variant: Variant, noise: Noise, processing_class: Any, args: Any, train_dataset: NoisedPairs, **rest: Any
+        self,
+        *,
+        variant: Variant,
+        noise: Noise,
+        processing_class: Any,
+        args: Any,
+        train_dataset: NoisedPairs,
+        **rest: Any,
     ) -> None:
         args.remove_unused_columns = False  # the collator reads `noise`, which is no argument of any model
         super().__init__(
@@ -97,7 +123,9 @@ class PovidTrainer(DPOTrainer):
         self.variant, self.noise = variant, noise
         self.add_callback(Epochs(train_dataset))
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The mean over the batch's pairs."""
         pairs = len(inputs["input_ids"]) // 2
         clean_rows = {name: value for name, value in inputs.items() if name not in ("completion_mask", "noised")}
@@ -152,7 +180,8 @@ class PovidTrainer(DPOTrainer):
             yield self.model
 
     def _log(self, chosen: Tensor, rejected: Tensor, own: Tensor, said: Tensor, misled: Tensor) -> None:
-        """TRL's figures of the written pair, and of the answer to the noised picture its reward and how far it is another one."""
+        """TRL's figures of the written pair, and of the answer to the noised picture its reward and how far it is
+        another one."""
         rewards = {"chosen": self.beta * chosen, "rejected": self.beta * rejected, "own": self.beta * own}
         spoken, written = said.chunk(2)
         figures = {f"rewards/{name}": value for name, value in rewards.items()} | {

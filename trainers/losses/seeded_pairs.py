@@ -1,4 +1,5 @@
-"""Pairs with a seed of their own for every epoch: what is drawn for them is fresh in each, and the same when a run is gone on with."""
+"""Pairs with a seed of their own for every epoch: what is drawn for them is fresh in each, and the same when a run is
+gone on with."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +16,11 @@ class BlindError(BadInput):
 
 
 class SeededPairs(Pairs):
-    """Pairs that know the run's seed and the epoch they are read in; held-out ones stay in epoch 0: scored alike each time.
+    """Pairs that know the run's seed and the epoch they are read in; held-out ones stay in epoch 0: scored alike each
+    time.
 
-    BlindError for pairs without a picture: what is drawn is done to pictures, and beside none the two readings of an answer are one.
+    BlindError for pairs without a picture: what is drawn is done to pictures, and beside none the two readings of an
+    answer are one.
     """
 
     what = "this loss changes pictures"

@@ -13,7 +13,8 @@ MPO_WEIGHTS = (0.8, 0.2, 1.0)
 """Of preference (DPO), quality (BCO) and generation (NLL) in MPO (2411.10442)."""
 
 IN_TRL = ("dpo", "cdpo", "robust", "ipo", "hinge", "mpo")
-"""Losses that TRL's trainer computes from a pair alone; the others need more sequences or other weights than a pair has."""
+"""Losses that TRL's trainer computes from a pair alone; the others need more sequences or other weights than a pair
+has."""
 
 
 class LossError(BadInput):
@@ -45,4 +46,9 @@ def trl_arguments(loss: str, *, beta: float, smoothing: float = 0.0, sft_weight:
     weights = terms[loss]
     if sft_weight:
         weights = {**weights, "sft": weights.get("sft", 0.0) + sft_weight}
-    return {"beta": beta, "label_smoothing": smoothing, "loss_type": list(weights), "loss_weights": list(weights.values())}
+    return {
+        "beta": beta,
+        "label_smoothing": smoothing,
+        "loss_type": list(weights),
+        "loss_weights": list(weights.values()),
+    }

@@ -5,8 +5,9 @@
     row.targets                  #       7 8   9              what is predicted, at `row.scored`
     row.positions                # 0 1 | 2 3 | 2
 
-The prompt's last token begins every answer: it predicts the answer's first. A token sees what its own sequence has before it, which is the
-prompt and its own answer. No mask of the row's length squared is ever made: queries stay as they lie, keys are gathered once a segment.
+The prompt's last token begins every answer: it predicts the answer's first. A token sees what its own sequence has
+before it, which is the prompt and its own answer. No mask of the row's length squared is ever made: queries stay as
+they lie, keys are gathered once a segment.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,8 @@ from transformers.masking_utils import sdpa_mask
 from support.errors import BadInput
 
 NAME = "shared_prefix"
-"""Of the attention, for `model.set_attn_implementation`; without the keyword argument of this name it is transformers' sdpa."""
+"""Of the attention, for `model.set_attn_implementation`; without the keyword argument of this name it is transformers'
+sdpa."""
 
 
 class PackedError(BadInput):
@@ -62,7 +64,8 @@ class Packed:
 
 
 def pack(groups: Sequence[Group]) -> Packed:
-    """Lay the groups one after the other. A group's first answer is one segment with its prompt, every other answer one of its own."""
+    """Lay the groups one after the other. A group's first answer is one segment with its prompt, every other answer one
+    of its own."""
     ids: list[int] = []
     positions: list[int] = []
     scored: list[int] = []
@@ -100,7 +103,9 @@ def pack(groups: Sequence[Group]) -> Packed:
     )
 
 
-def attention_argument(keys: Tensor, lengths: Sequence[tuple[int, int]], queries: Tensor | None = None) -> dict[str, Any]:
+def attention_argument(
+    keys: Tensor, lengths: Sequence[tuple[int, int]], queries: Tensor | None = None
+) -> dict[str, Any]:
     """The keyword argument `shared_prefix` of a forward pass over a packed row, on the device of `keys`.
 
     `queries`: places in the row, where not all of it is to see anything; the rest gets zeros.
@@ -132,7 +137,8 @@ def shared_prefix_attention(
     shared_prefix: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention over a packed row: query [1, heads, N, width] -> [1, N, heads, width]. transformers' sdpa for rows that are not packed."""
+    """Attention over a packed row: query [1, heads, N, width] -> [1, N, heads, width]. transformers' sdpa for rows that
+    are not packed."""
     if shared_prefix is None:
         ordinary: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -140,7 +146,9 @@ def shared_prefix_attention(
         return ordinary
     for name in ("sliding_window", "softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
-            raise PackedError(f"{type(module).__name__} attends with {name}, which packed rows do not know; train it unpacked")
+            raise PackedError(
+                f"{type(module).__name__} attends with {name}, which packed rows do not know; train it unpacked"
+            )
     key, value = (part.index_select(2, shared_prefix["keys"]) for part in (key, value))
     places = shared_prefix["queries"]
     if places is None:
@@ -158,16 +166,27 @@ def _by_segments(
     repeats = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     asked, seen = zip(*shared_prefix["lengths"], strict=True)
-    segments = zip(query.split(asked, dim=2), key.split(seen, dim=2), value.split(seen, dim=2), shared_prefix["masks"], strict=True)
+    segments = zip(
+        query.split(asked, dim=2), key.split(seen, dim=2), value.split(seen, dim=2), shared_prefix["masks"], strict=True
+    )
     attend = torch.nn.functional.scaled_dot_product_attention
-    found = [attend(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling) for q, k, v, mask in segments]
+    found = [
+        attend(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling)
+        for q, k, v, mask in segments
+    ]
     return torch.cat(found, dim=2).transpose(1, 2).contiguous()
 
 
 def _by_kernel(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, bounds: tuple[Tensor, Tensor], longest: tuple[int, int]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    bounds: tuple[Tensor, Tensor],
+    longest: tuple[int, int],
 ) -> Tensor:
-    """One call of the variable-length flash kernel, whose causal window ends at the last query and the last key of a segment."""
+    """One call of the variable-length flash kernel, whose causal window ends at the last query and the last key of a
+    segment."""
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))

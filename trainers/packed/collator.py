@@ -1,10 +1,11 @@
-"""Preference pairs as the packed trainer reads them: images opened late, each prompt once a batch, pairs of one prompt side by side.
+"""Preference pairs as the packed trainer reads them: images opened late, each prompt once a batch, pairs of one prompt
+side by side.
 
     pairs = Pairs(job.preferences)
     batch = PackedCollator(processor, max_length=2048)([pairs[0], pairs[1]])
 
-A batch has what TRL's collator makes of the same pairs (right-padded rows, first all chosen, then all rejected), but every image once; and,
-under "packed", the one row that the model reads.
+A batch has what TRL's collator makes of the same pairs (right-padded rows, first all chosen, then all rejected), but
+every image once; and, under "packed", the one row that the model reads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,11 @@ class PackedCollator:
         if cut:
             raise CutError([examples[number]["id"] for number in cut], cut, self.max_length or 0)
 
-        said = {text[side]: str(example["id"]) for example, text in zip(examples, texts, strict=True) for side in ("chosen", "rejected")}
+        said = {
+            text[side]: str(example["id"])
+            for example, text in zip(examples, texts, strict=True)
+            for side in ("chosen", "rejected")
+        }
         answers = list(said)
         processed = self._read(list(said.values()), answers, [[]] * len(answers), padding_side="right")
         answer_ids = dict(zip(answers, _unpadded(processed), strict=True))
@@ -52,7 +57,9 @@ class PackedCollator:
         sequences = list(dict.fromkeys(sides))
         kept = {(key, answer): answer_ids[answer][: room[key]] for key, answer in sequences}
         grouped = [[sequence for sequence in sequences if sequence[0] == key] for key in order]
-        row = pack([Group(prompt=prompt_ids[group[0][0]], answers=[kept[sequence] for sequence in group]) for group in grouped])
+        row = pack(
+            [Group(prompt=prompt_ids[group[0][0]], answers=[kept[sequence] for sequence in group]) for group in grouped]
+        )
         begins = {
             sequence: start
             for group, starts in zip(grouped, row.starts, strict=True)
@@ -60,13 +67,21 @@ class PackedCollator:
         }
         laid_out = _trl_rows([(prompt_ids[side[0]], kept[side], begins[side]) for side in sides], self._padding)
         packed = {name: value for name, value in asdict(row).items() if name != "starts"}
-        packed |= {"cells": laid_out.pop("cells"), "prompts": {name: prompts[name] for name in TEXTS if name in prompts}}
+        packed |= {
+            "cells": laid_out.pop("cells"),
+            "prompts": {name: prompts[name] for name in TEXTS if name in prompts},
+        }
         references = {
             name: torch.tensor([example[name] for example in examples])
             for name in ("ref_chosen_logps", "ref_rejected_logps")
             if name in examples[0]
         }
-        return {**{name: value for name, value in prompts.items() if name not in TEXTS}, **laid_out, **references, "packed": packed}
+        return {
+            **{name: value for name, value in prompts.items() if name not in TEXTS},
+            **laid_out,
+            **references,
+            "packed": packed,
+        }
 
     @property
     def _padding(self) -> int:
@@ -81,7 +96,8 @@ class PackedCollator:
         return rendered
 
     def _read(self, ids: Sequence[str], texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
-        """What the processor makes of pairs' texts and images; PackedError names the pair that it refuses, for a thin picture, say."""
+        """What the processor makes of pairs' texts and images; PackedError names the pair that it refuses, for a thin
+        picture, say."""
         try:
             return self._processed(texts, images, **arguments)
         except ValueError:
@@ -90,13 +106,17 @@ class PackedCollator:
                     self._processed([text], [own])
                 except ValueError as error:
                     said = " ".join(str(error).split())
-                    raise PackedError(f"pair {id!r}: {type(self.processor).__name__} can't read it: {said}; leave it out") from error
+                    raise PackedError(
+                        f"pair {id!r}: {type(self.processor).__name__} can't read it: {said}; leave it out"
+                    ) from error
             raise
 
     def _processed(self, texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
         shown = {"images": list(images)} if any(images) else {}
         # The template has written the start token already.
-        return self.processor(text=list(texts), padding=True, return_tensors="pt", add_special_tokens=False, **shown, **arguments)
+        return self.processor(
+            text=list(texts), padding=True, return_tensors="pt", add_special_tokens=False, **shown, **arguments
+        )
 
 
 class CutError(PackedError):
@@ -123,7 +143,10 @@ def _trl_rows(sequences: Sequence[tuple[list[int], list[int], int]], padding: in
     """
     ids = [torch.tensor(prompt + answer) for prompt, answer, _ in sequences]
     asked = [torch.tensor([0] * len(prompt) + [1] * len(answer)) for prompt, answer, _ in sequences]
-    cells = [torch.tensor([0] * (len(prompt) - 1) + list(range(begin + 1, begin + 1 + len(answer)))) for prompt, answer, begin in sequences]
+    cells = [
+        torch.tensor([0] * (len(prompt) - 1) + list(range(begin + 1, begin + 1 + len(answer))))
+        for prompt, answer, begin in sequences
+    ]
     return {
         "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
         "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),

@@ -1,14 +1,18 @@
 """DPO on packed rows: TRL's trainer, whose model reads every image and every prompt once.
 
-    trainer = PackedDPOTrainer(model=model, args=DPOConfig(...), train_dataset=Pairs(preferences), processing_class=processor,
+    trainer = PackedDPOTrainer(model=model, args=DPOConfig(...), train_dataset=Pairs(preferences),
+    processing_class=processor,
                                peft_config=lora, group_pairs=True)
     trainer.train()
 
-Losses, metrics, logging, checkpoints and resuming are TRL's own: its `_compute_loss` calls what it takes for the model, `PackedCall`, which
-reads one packed row and answers in TRL's layout, so that loss and gradients are those of the unmodified trainer. What differs is work done:
+Losses, metrics, logging, checkpoints and resuming are TRL's own: its `_compute_loss` calls what it takes for the model,
+`PackedCall`, which reads one packed row and answers in TRL's layout, so that loss and gradients are those of the
+unmodified trainer. What differs is work done:
 
-- an image goes through its encoder once a step, not twice a pair and twice again for the reference, and no gradient through a frozen one;
-  where the projector is frozen too, its features are kept from the reference's pass on (`packed_vision`), and training runs no encoder;
+- an image goes through its encoder once a step, not twice a pair and twice again for the reference, and no gradient
+through a frozen one;
+  where the projector is frozen too, its features are kept from the reference's pass on (`packed_vision`), and training
+  runs no encoder;
 - a prompt goes through the language model once for all answers to it that are in the batch;
 - the reference's log-probabilities are computed once, before training, and kept on disk.
 """
@@ -34,7 +38,18 @@ from trainers.packed.attention import NAME, PackedError, attention_argument, reg
 from trainers.packed.collator import CutError, PackedCollator
 from trainers.packed.vision_cache import KeptFeatures, learns
 
-FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl", "idefics3", "smolvlm", "qwen", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = (
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "internvl",
+    "idefics3",
+    "smolvlm",
+    "qwen",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+)
 """`model_type`s whose packed loss and gradients are tested to be those of TRL's own trainer."""
 
 
@@ -65,7 +80,9 @@ class PackedCall:
         found = self.model(
             input_ids=row,
             position_ids=positions(self.backbone, packed, images.get("image_grid_thw")),
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row.device),  # four axes: taken as it is, and not looked at
+            attention_mask=torch.ones(
+                1, 1, 1, 1, dtype=torch.bool, device=row.device
+            ),  # four axes: taken as it is, and not looked at
             shared_prefix={
                 **attention_argument(packed["keys"], packed["lengths"]),
                 "scored": packed["scored"],
@@ -91,13 +108,19 @@ class PackedCall:
 
 
 def positions(backbone: Any, packed: Mapping[str, Any], grids: Tensor | None) -> Tensor:
-    """What rotates each token of the packed row: [1, N], or [3, 1, N] for a model that turns image tokens by time, height and width."""
+    """What rotates each token of the packed row: [1, N], or [3, 1, N] for a model that turns image tokens by time,
+    height and width."""
     places: Tensor = packed["positions"]
     rope = getattr(backbone, "get_rope_index", None)
     if rope is None or grids is None:
         return places[None]
     prompts = packed["prompts"]
-    turned = rope(prompts["input_ids"], prompts["mm_token_type_ids"], image_grid_thw=grids, attention_mask=prompts["attention_mask"])[0]
+    turned = rope(
+        prompts["input_ids"],
+        prompts["mm_token_type_ids"],
+        image_grid_thw=grids,
+        attention_mask=prompts["attention_mask"],
+    )[0]
     found = []
     for number, own in enumerate(places.split(packed["sizes"])):
         prompt = turned[:, number, prompts["attention_mask"][number].bool()]
@@ -109,10 +132,11 @@ def positions(backbone: Any, packed: Mapping[str, Any], grids: Tensor | None) ->
 class PackedDPOTrainer(DPOTrainer):
     """TRL's DPOTrainer over packed rows. The reference is the model with its adapters off.
 
-    `group_pairs` brings all pairs of a prompt into one batch (of at least as many pairs): less work, and batches whose pairs are alike.
-    `reference_folder` keeps the reference's log-probabilities, for one run at a time; `progress` hears (pairs done, pairs in all) of them.
-    `features_room`: bytes of images' features that each process keeps in the CPU's memory, where encoder and projector are frozen.
-    PackedError; CutError, before training starts, for pairs that would lose their answer to `max_length`.
+    `group_pairs` brings all pairs of a prompt into one batch (of at least as many pairs): less work, and batches whose
+    pairs are alike. `reference_folder` keeps the reference's log-probabilities, for one run at a time; `progress` hears
+    (pairs done, pairs in all) of them. `features_room`: bytes of images' features that each process keeps in the CPU's
+    memory, where encoder and projector are frozen. PackedError; CutError, before training starts, for pairs that would
+    lose their answer to `max_length`.
     """
 
     train_dataset: Pairs
@@ -135,7 +159,9 @@ class PackedDPOTrainer(DPOTrainer):
     ) -> None:
         kind = model.config.model_type
         if kind not in FAMILIES:
-            raise PackedError(f"models of type {kind!r} are not known to train alike on packed rows; known: {', '.join(FAMILIES)}")
+            raise PackedError(
+                f"models of type {kind!r} are not known to train alike on packed rows; known: {', '.join(FAMILIES)}"
+            )
         args.remove_unused_columns = False  # the collator reads `row`, which is no argument of any model
         super().__init__(
             model=model,
@@ -161,7 +187,8 @@ class PackedDPOTrainer(DPOTrainer):
         base.set_attn_implementation({"text_config": NAME} if "text_config" in base.config.sub_configs else NAME)
         tower = self.backbone.get_encoder(modality="image")
         if not any(parameter.requires_grad for parameter in tower.parameters()):
-            # Gradient checkpointing with adapters makes embeddings ask for gradients, the tower's too: it would be gone back through.
+            # Gradient checkpointing with adapters makes embeddings ask for gradients, the tower's too: it would be gone
+            # back through.
             tower.forward = torch.no_grad()(tower.forward)
         self.features: KeptFeatures | None = None
         if features_room and not learns(self.backbone):
@@ -172,11 +199,17 @@ class PackedDPOTrainer(DPOTrainer):
         if not hasattr(self.model, "peft_config"):
             raise PackedError("packed training needs adapters: its reference is the model with them off")
         if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
-            raise PackedError("the reference is computed by whole models: train with DDP or ZeRO up to stage 2, or unpacked")
+            raise PackedError(
+                "the reference is computed by whole models: train with DDP or ZeRO up to stage 2, or unpacked"
+            )
         if self.aux_loss_enabled:
-            raise PackedError("experts' balancing loss is not what it was on packed rows; set router_aux_loss_coef to 0")
+            raise PackedError(
+                "experts' balancing loss is not what it was on packed rows; set router_aux_loss_coef to 0"
+            )
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """TRL's, of a model that reads packed rows."""
         # The backward pass begins with it: recomputing at once what was just dropped would save nothing.
         self.last_layer.gradient_checkpointing = False
@@ -201,7 +234,9 @@ class PackedDPOTrainer(DPOTrainer):
             [pair.row for pair in pairs] if self.group_pairs else range(len(pairs)),
             batch_size=self.args.train_batch_size,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            lengths=[len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs] if grouped_by_length else None,
+            lengths=[len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs]
+            if grouped_by_length
+            else None,
             ranks=self.accelerator.num_processes,
         )
 
@@ -226,7 +261,9 @@ class PackedDPOTrainer(DPOTrainer):
         cut = self._ask(pairs, keys, mine, JsonLines(folder / f"{self.accelerator.process_index}.jsonl"))
         self.accelerator.wait_for_everyone()
         lost_keys = {keys[index] for part in self._all_of(cut) for index in part}
-        lost = [index for index, key in enumerate(keys) if key in lost_keys]  # a pair that is there twice was asked about once
+        lost = [
+            index for index, key in enumerate(keys) if key in lost_keys
+        ]  # a pair that is there twice was asked about once
         if lost:
             raise CutError([pairs.preferences[index].id for index in sorted(lost)], sorted(lost), self.args.max_length)
         known = _read(folder)
@@ -237,10 +274,14 @@ class PackedDPOTrainer(DPOTrainer):
         cut: list[int] = []
         self.model.to(self.accelerator.device)
         was = self.model.training
-        self.model.train(self.args.disable_dropout)  # as TRL computes it in training; some models attend otherwise in evaluation
+        self.model.train(
+            self.args.disable_dropout
+        )  # as TRL computes it in training; some models attend otherwise in evaluation
         call = PackedCall(self.model, self.backbone)
         collate = partial(_what_fits, self.data_collator)
-        loader: Any = DataLoader(pairs, batch_sampler=batches, collate_fn=collate, num_workers=self.args.dataloader_num_workers)
+        loader: Any = DataLoader(
+            pairs, batch_sampler=batches, collate_fn=collate, num_workers=self.args.dataloader_num_workers
+        )
         done, total = 0, sum(map(len, batches))
         for indices, (batch, places) in zip(batches, loader, strict=True):
             cut += [indices[place] for place in places]
@@ -250,8 +291,12 @@ class PackedDPOTrainer(DPOTrainer):
                 found = list(zip(fitting, *(side.tolist() for side in both), strict=True))
                 for index, *values in found:
                     if not all(map(math.isfinite, values)):
-                        raise PackedError(f"the reference gives pair {pairs.preferences[index].id!r} log-probabilities {values}")
-                rows.append({"id": keys[index], "chosen": chosen, "rejected": rejected} for index, chosen, rejected in found)
+                        raise PackedError(
+                            f"the reference gives pair {pairs.preferences[index].id!r} log-probabilities {values}"
+                        )
+                rows.append(
+                    {"id": keys[index], "chosen": chosen, "rejected": rejected} for index, chosen, rejected in found
+                )
             done += len(indices)
             self.progress(done, total)
         self.model.train(was)
@@ -286,7 +331,8 @@ def _scored_alone(module: Any, args: Any, kwargs: Mapping[str, Any], output: Any
 
 
 def only_scored(layer: Any) -> None:
-    """Have a model's last layer compute only what is scored: attention of those places, its MLP on them; the rest is read by nobody."""
+    """Have a model's last layer compute only what is scored: attention of those places, its MLP on them; the rest is
+    read by nobody."""
     places: list[Tensor | None] = [None]
 
     def begin(module: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -305,7 +351,9 @@ def only_scored(layer: Any) -> None:
     layer.mlp.forward = scored_alone
 
 
-def _what_fits(collator: PackedCollator, examples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[int, ...]]:
+def _what_fits(
+    collator: PackedCollator, examples: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], tuple[int, ...]]:
     """The batch of those examples that keep an answer, and the places of the others."""
     try:
         return collator(examples), ()
@@ -346,10 +394,13 @@ def digests(preferences: Sequence[Preference], settings: str) -> list[str]:
 
 
 def digest_of_reference(model: Any) -> str:
-    """Of the model with its adapters off, configuration and weights, whatever adapters are put around these and wherever it lies."""
+    """Of the model with its adapters off, configuration and weights, whatever adapters are put around these and
+    wherever it lies."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in SAYS_NOTHING}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, parameter in sorted((name.replace(".base_layer", ""), value) for name, value in model.get_base_model().named_parameters()):
+    for name, parameter in sorted(
+        (name.replace(".base_layer", ""), value) for name, value in model.get_base_model().named_parameters()
+    ):
         if ".lora_" in name and ".ref." not in name:
             continue
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())

@@ -1,11 +1,13 @@
-"""Features of images, kept where the encoder does not learn: an image goes through it once, whatever the number of epochs.
+"""Features of images, kept where the encoder does not learn: an image goes through it once, whatever the number of
+epochs.
 
     features = KeptFeatures(backbone, room=2 << 30)
     backbone.get_image_features = features       # takes and answers what the model's own takes and answers
     features.clear()
 
-An entry is found by the very pixels that the model is given, so that an image changed on its way (augmented, noised) is another one. Every
-image is encoded alone: its features are then the same bits whichever others were missing, and whether they were kept or are computed anew.
+An entry is found by the very pixels that the model is given, so that an image changed on its way (augmented, noised) is
+another one. Every image is encoded alone: its features are then the same bits whichever others were missing, and
+whether they were kept or are computed anew.
 """
 
 import hashlib
@@ -27,9 +29,11 @@ BEYOND = ("output_hidden_states", "output_attentions")
 
 
 class KeptFeatures:
-    """A model's `get_image_features` that remembers, up to `room` bytes in the CPU's memory; what was not asked for longest goes first.
+    """A model's `get_image_features` that remembers, up to `room` bytes in the CPU's memory; what was not asked for
+    longest goes first.
 
-    The answer has `pooler_output` (and `deepstack_features`) alone, without a graph. Features that chance takes part in are not kept.
+    The answer has `pooler_output` (and `deepstack_features`) alone, without a graph. Features that chance takes part in
+    are not kept.
     """
 
     def __init__(self, backbone: Any, room: int) -> None:
@@ -95,8 +99,11 @@ class KeptFeatures:
 
 
 def apart(given: Mapping[str, Any]) -> Iterator[Image]:
-    """The arguments of `get_image_features`, image by image (tile by tile where nothing says which make an image); none: not understood."""
-    pixels, grids, sizes, mask = (given.get(name) for name in ("pixel_values", "image_grid_thw", "image_sizes", "pixel_attention_mask"))
+    """The arguments of `get_image_features`, image by image (tile by tile where nothing says which make an image);
+    none: not understood."""
+    pixels, grids, sizes, mask = (
+        given.get(name) for name in ("pixel_values", "image_grid_thw", "image_sizes", "pixel_attention_mask")
+    )
     if pixels is None:
         return
     if grids is not None:  # rows of patches
@@ -111,7 +118,11 @@ def apart(given: Mapping[str, Any]) -> Iterator[Image]:
     elif len(sizes) == len(pixels):
         # LLaVA-OneVision cuts the only image of a prompt otherwise than one of several.
         counts = given.get("batch_num_images")
-        beside = [{}] * len(sizes) if counts is None else [{"batch_num_images": count[None]} for count in counts for _ in range(int(count))]
+        beside = (
+            [{}] * len(sizes)
+            if counts is None
+            else [{"batch_num_images": count[None]} for count in counts for _ in range(int(count))]
+        )
         for part, size, more in zip(pixels, sizes, beside, strict=True):
             yield {"pixel_values": part[None], "image_sizes": size[None], **more}
 
@@ -134,9 +145,14 @@ def learns(backbone: Any) -> bool:
     """Whether anything between pixels and the language model is trained, or has adapters that can be switched."""
     decoder, tower = backbone.get_decoder(), backbone.get_encoder(modality="image")
     says = set(decoder.modules())
-    sees = list(tower.modules()) if decoder is backbone else [module for module in backbone.modules() if module not in says]
+    sees = (
+        list(tower.modules())
+        if decoder is backbone
+        else [module for module in backbone.modules() if module not in says]
+    )
     return any(
-        isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) or any(own.requires_grad for own in module.parameters(recurse=False))
+        isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        or any(own.requires_grad for own in module.parameters(recurse=False))
         for module in sees
     )
 

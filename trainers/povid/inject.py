@@ -2,15 +2,17 @@
 
     items = read_llava(Path("detail_23k.json"), Path("train2014"), kind="caption")
     inject(items, judge, Rows(folder / "injected.jsonl"), seed=0)            # a judge rewrites correct answers; goes on where it was left
-    write_pairs(injected(items, rows), folder / "povid.json", form="povid")  # correct answer chosen, rewritten one rejected
+    write_pairs(injected(items, rows), folder / "povid.json", form="povid")  # correct answer chosen, rewritten one
+    rejected
 
     noised(image, seed=noise_seed(0, row, epoch))                            # before resize: diffusion step 500, values clamped
     noised_pixels(pixels, generator=g, mean=mean, std=std)                   # after resize: what a processor gave, on its device
     own_tokens(noisy_logits, labels)                                         # what the model says with the picture gone
 
-A rewrite counts when it differs in words, stays near in length and leaves most words alone; what it changed is recorded word by word. The
-judge is asked again when it does not, and after some tries the item is recorded as refused, with the reason. The noise is POVID's schedule
-(train_dpo_inherent.py); its release cast pixels to bytes without a clamp, so that they wrapped around: `wrap` does the same on purpose.
+A rewrite counts when it differs in words, stays near in length and leaves most words alone; what it changed is recorded
+word by word. The judge is asked again when it does not, and after some tries the item is recorded as refused, with the
+reason. The noise is POVID's schedule (train_dpo_inherent.py); its release cast pixels to bytes without a clamp, so that
+they wrapped around: `wrap` does the same on purpose.
 """
 
 import difflib
@@ -51,7 +53,8 @@ BATCH_API = 4096
 Kind = Literal["caption", "question", "reasoning"]
 """What an answer is; one that reasons gets a broken step."""
 Change = Literal["object", "attribute", "relation", "reasoning"]
-"""Kind of hallucination: an object that is not there, a wrong property, a wrong relation; a broken step of reasoning."""
+"""Kind of hallucination: an object that is not there, a wrong property, a wrong relation; a broken step of
+reasoning."""
 CHANGES: tuple[Change, ...] = ("object", "attribute", "relation")
 """What answers that do not reason are drawn from."""
 
@@ -80,7 +83,8 @@ class Bounds:
     kept: float = 0.6
     """Lowest share of the answer's words that stand unchanged in the rewrite."""
     short: int = 6
-    """An answer of fewer words has no room for the shares above; its rewrite may have at most `slack` words more or fewer."""
+    """An answer of fewer words has no room for the shares above; its rewrite may have at most `slack` words more or
+    fewer."""
     slack: int = 4
 
 
@@ -108,22 +112,34 @@ class InjectCounts:
 
 
 def read_llava(path: Path, images: Path, *, kind: Kind, skipped: Counter[str] | None = None) -> Iterator[Correct]:
-    """The first question and answer of each conversation in a file of LLaVA-Instruct's form; `images` is the folder or zip of its pictures.
+    """The first question and answer of each conversation in a file of LLaVA-Instruct's form; `images` is the folder or
+    zip of its pictures.
 
-    `kind` is what the file holds: its records do not tell captions, answers and reasoning apart, its parts (detail_23k.json,
-    conversation_58k.json, complex_reasoning_77k.json) do. A record that has no picture, question or answer is left out and counted.
+    `kind` is what the file holds: its records do not tell captions, answers and reasoning apart, its parts
+    (detail_23k.json, conversation_58k.json, complex_reasoning_77k.json) do. A record that has no picture, question or
+    answer is left out and counted.
     """
     places = ImageIndex.of(images)
     skipped = Counter() if skipped is None else skipped
     for row, record in enumerate(read(path)):
         names, turns = record.get("image"), record.get("conversations")
-        texts = [_turn(turn, of) for turn, of in zip(turns if isinstance(turns, list) else (), ("human", "gpt"), strict=False)]
+        texts = [
+            _turn(turn, of)
+            for turn, of in zip(turns if isinstance(turns, list) else (), ("human", "gpt"), strict=False)
+        ]
         if not isinstance(names, str) or not names:
             skipped["no picture"] += 1
         elif len(texts) < 2 or not all(texts):
             skipped["no question and answer"] += 1
         else:
-            yield Correct(row=row, id=str(record.get("id", "")), prompt=texts[0], image=places.find(names), answer=texts[1], kind=kind)
+            yield Correct(
+                row=row,
+                id=str(record.get("id", "")),
+                prompt=texts[0],
+                image=places.find(names),
+                answer=texts[1],
+                kind=kind,
+            )
 
 
 def _turn(turn: Any, of: str) -> str:
@@ -133,7 +149,9 @@ def _turn(turn: Any, of: str) -> str:
     return str(turn["value"]).replace("<image>", "").strip()
 
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:[-'’.,][^\W\u3040-\u30ff\u3400-\u9fff]+)*")
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:[-'’.,][^\W\u3040-\u30ff\u3400-\u9fff]+)*"
+)
 """A word, with the marks inside of it; a Chinese or Japanese character is one by itself."""
 
 
@@ -153,7 +171,9 @@ def changes_between(answer: str, rewrite: str) -> list[Changed]:
 
 
 def _matched(before: Sequence[str], after: Sequence[str]) -> difflib.SequenceMatcher[str]:
-    return difflib.SequenceMatcher(None, [word.casefold() for word in before], [word.casefold() for word in after], autojunk=False)
+    return difflib.SequenceMatcher(
+        None, [word.casefold() for word in before], [word.casefold() for word in after], autojunk=False
+    )
 
 
 def problem_of(answer: str, rewrite: str, bounds: Bounds) -> str | None:
@@ -208,13 +228,20 @@ def parse(reply: str) -> tuple[Change, str] | None:
     found = dict(pairs)
     answer = found.get("answer")
     kind: Change | None = next((change for change in get_args(Change) if change == found.get("kind")), None)
-    if kind is None or len(found) != len(pairs) or not isinstance(answer, str) or not answer.strip() or _NO_CHARACTER.search(answer):
+    if (
+        kind is None
+        or len(found) != len(pairs)
+        or not isinstance(answer, str)
+        or not answer.strip()
+        or _NO_CHARACTER.search(answer)
+    ):
         return None
     return kind, answer.strip()
 
 
 def wanted_changes(item: Correct, seed: int, every: bool = False) -> list[Change]:
-    """Which hallucinations an item gets: one drawn by the seed, or each of the three; a broken step where it reasons."""
+    """Which hallucinations an item gets: one drawn by the seed, or each of the three; a broken step where it
+    reasons."""
     if item.kind == "reasoning":
         return ["reasoning"]
     return list(CHANGES) if every else [random.Random(f"povid/{seed}/{item.row}").choice(CHANGES)]
@@ -249,10 +276,12 @@ def inject(
     done: Callable[[int], None] = lambda more: None,
     counts: InjectCounts | None = None,
 ) -> int:
-    """Have a judge put one hallucination into each answer that has none yet; returns how many failed, to be tried again next time.
+    """Have a judge put one hallucination into each answer that has none yet; returns how many failed, to be tried again
+    next time.
 
-    A rewrite that can't be read or used is asked for again, with the reason, up to `tries` times in all; then the row is one of a refusal,
-    which stands. `every`: an answer gets each kind of hallucination, a row each, in place of one that the seed draws.
+    A rewrite that can't be read or used is asked for again, with the reason, up to `tries` times in all; then the row
+    is one of a refusal, which stands. `every`: an answer gets each kind of hallucination, a row each, in place of one
+    that the seed draws.
     """
     counts = InjectCounts() if counts is None else counts
     failed_before = counts.failed + counts.pictures
@@ -283,14 +312,18 @@ def _wanted(
 
 def _of_the_same(item: Correct, row: Mapping[str, Any], path: Path) -> None:
     if row["of"] != _digest(item):
-        raise PovidError(f"{path}: row {row['id']!r} is of another answer than {item.id!r} has; give the same data, or another file")
+        raise PovidError(
+            f"{path}: row {row['id']!r} is of another answer than {item.id!r} has; give the same data, or another file"
+        )
 
 
 def _digest(item: Correct) -> str:
     return hashlib.sha256(json.dumps([item.prompt, item.answer]).encode()).hexdigest()[:16]
 
 
-def _rewritten(batch: Sequence[_Try], judge: str, bounds: Bounds, tries: int, counts: InjectCounts) -> list[dict[str, Any]]:
+def _rewritten(
+    batch: Sequence[_Try], judge: str, bounds: Bounds, tries: int, counts: InjectCounts
+) -> list[dict[str, Any]]:
     """Rows of the rewrites of a batch, in its order; those that got no reply have none."""
     found: dict[str, dict[str, Any]] = {}
     left = [wanted for wanted in batch if _has_picture(wanted.item, counts)]
@@ -328,7 +361,13 @@ def _has_picture(item: Correct, counts: InjectCounts) -> bool:
 def _row(wanted: _Try, reply: str, judge: str, bounds: Bounds) -> tuple[dict[str, Any], str | None]:
     """The row of one reply, and what is wrong with it."""
     item = wanted.item
-    row: dict[str, Any] = {"id": wanted.key, "item": item.id, "of": _digest(item), "asked": wanted.change, "judge": judge}
+    row: dict[str, Any] = {
+        "id": wanted.key,
+        "item": item.id,
+        "of": _digest(item),
+        "asked": wanted.change,
+        "judge": judge,
+    }
     read = parse(reply)
     if read is None:
         return row, "not the JSON asked for"
@@ -341,11 +380,18 @@ def _row(wanted: _Try, reply: str, judge: str, bounds: Bounds) -> tuple[dict[str
     before, after = words_of(item.answer), words_of(answer)
     changed = [[one.op, one.before, one.after] for one in changes_between(item.answer, answer)]
     similarity = round(_matched(before, after).ratio(), 4)
-    return row | {"made": kind, "answer": answer, "changed": changed, "similarity": similarity, "tries": len(wanted.refused) + 1}, None
+    return row | {
+        "made": kind,
+        "answer": answer,
+        "changed": changed,
+        "similarity": similarity,
+        "tries": len(wanted.refused) + 1,
+    }, None
 
 
 def injected(items: Iterable[Correct], rows: JsonLines, *, seed: int, every: bool = False) -> Iterator[Preference]:
-    """Pairs in the order of the items: the correct answer chosen, the rewritten one rejected; items without a rewrite have none."""
+    """Pairs in the order of the items: the correct answer chosen, the rewritten one rejected; items without a rewrite
+    have none."""
     for item in items:
         for change in wanted_changes(item, seed, every):
             row = rows.by_id.get(f"{item.row}|{change}", {})
@@ -368,21 +414,26 @@ IGNORED = -100
 
 
 def own_tokens(noisy_logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """The likeliest token at each answer position under the noised picture, the correct answer before it given: labels of the same form.
+    """The likeliest token at each answer position under the noised picture, the correct answer before it given: labels
+    of the same form.
 
-    Logits (batch, length, vocabulary) and labels (batch, length) as causal models have them: position t of the logits is about token
-    t + 1. What is no answer stays IGNORED, and so does a first token, about which nothing is said. Carries no gradient.
+    Logits (batch, length, vocabulary) and labels (batch, length) as causal models have them: position t of the logits
+    is about token t + 1. What is no answer stays IGNORED, and so does a first token, about which nothing is said.
+    Carries no gradient.
     """
     import torch
 
     if noisy_logits.shape[:2] != labels.shape:
-        raise PovidError(f"logits of shape {tuple(noisy_logits.shape)} do not go with labels of shape {tuple(labels.shape)}")
+        raise PovidError(
+            f"logits of shape {tuple(noisy_logits.shape)} do not go with labels of shape {tuple(labels.shape)}"
+        )
     own = torch.full_like(labels, IGNORED)
     own[:, 1:] = noisy_logits[:, :-1].detach().argmax(-1).to(labels.dtype)
     return own.masked_fill(labels == IGNORED, IGNORED)
 
 
 def misled(own: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """Share (batch) of answer positions where the noised picture leads to another token than the answer's: the rest teach nothing."""
+    """Share (batch) of answer positions where the noised picture leads to another token than the answer's: the rest
+    teach nothing."""
     answer = own != IGNORED
     return ((own != labels) & answer).sum(-1) / answer.sum(-1).clamp(min=1)

@@ -1,11 +1,12 @@
-"""POVID's data in the scenes world, without a server: an injector that reads the scene graph which a rendered picture carries.
+"""POVID's data in the scenes world, without a server: an injector that reads the scene graph which a rendered picture
+carries.
 
     items = scenes_items(100, seed=0)                                        # true captions and answers about rendered scenes
     inject(items, ExactInjector(), rows, seed=0)                             # the whole path, without a server
 
-It is asked as any other judge is, reads the last line of the prompt, and replies in the form that the prompt asks for. What it puts in is
-false by the scene graph: a thing that is not there (the companion that the planted prior expects, where it is missing), a wrong colour,
-size or count, a wrong place.
+It is asked as any other judge is, reads the last line of the prompt, and replies in the form that the prompt asks for.
+What it puts in is false by the scene graph: a thing that is not there (the companion that the planted prior expects,
+where it is missing), a wrong colour, size or count, a wrong place.
 """
 
 import io
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _COLOR, _SHAPE, _CELL = "|".join(COLORS), "|".join(SHAPES), "|".join(CELLS)
-_THING = re.compile(rf"\ban? (?P<size>{'|'.join(SIZES)})? ?(?P<color>{_COLOR}) (?P<shape>{_SHAPE})(?: at the (?P<cell>{_CELL}))?")
+_THING = re.compile(
+    rf"\ban? (?P<size>{'|'.join(SIZES)})? ?(?P<color>{_COLOR}) (?P<shape>{_SHAPE})(?: at the (?P<cell>{_CELL}))?"
+)
 
 
 class ExactInjector:
@@ -38,20 +41,27 @@ class ExactInjector:
     model = "exact"
 
     def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
-        """The reply to one of POVID's prompts; JudgeError where the picture has no scene, or the answer no room for a mistake."""
+        """The reply to one of POVID's prompts; JudgeError where the picture has no scene, or the answer no room for a
+        mistake."""
         if image is None or "scene" not in image.info:
-            raise JudgeError("the exact injector can only rewrite answers about rendered scenes (this image carries no scene graph)")
+            raise JudgeError(
+                "the exact injector can only rewrite answers about rendered scenes (this image carries no scene graph)"
+            )
         scene = Scene.from_json(image.info["scene"])
         try:
             data = json.loads(prompt.rstrip().rsplit("\n", 1)[-1])
             question, answer, wanted = data["question"], data["answer"], data["wanted"]
         except (ValueError, KeyError, TypeError) as error:
-            raise JudgeError(f"the exact injector found no answer to rewrite in the last line of the prompt: {error}") from error
+            raise JudgeError(
+                f"the exact injector found no answer to rewrite in the last line of the prompt: {error}"
+            ) from error
         rng = random.Random(f"inject/{scene.id}/{question}/{wanted}/{len(data.get('refused', []))}")
         if answer_to(question, scene) is not None:
             found = _wrong_answer(question, answer, rng)
         else:
-            found = next((made for change in (wanted, *CHANGES) if (made := _IN_CAPTION[change](scene, answer, rng))), None)
+            found = next(
+                (made for change in (wanted, *CHANGES) if (made := _IN_CAPTION[change](scene, answer, rng))), None
+            )
         if found is None:
             raise JudgeError(f"the exact injector can put no mistake into {answer!r}")
         kind, rewrite = found
@@ -142,17 +152,27 @@ def _wrong_answer(question: str, answer: str, rng: random.Random) -> Made | None
 
 
 def scenes_items(count: int, seed: int) -> Iterator[Correct]:
-    """So many true captions and short answers about training scenes; the pictures are PNGs with the scene graph in their text."""
+    """So many true captions and short answers about training scenes; the pictures are PNGs with the scene graph in
+    their text."""
     rng = random.Random(f"povid/scenes/{seed}")
     for row, scene in enumerate(islice(scenes(f"train/{seed}"), count)):
-        question = None if rng.random() < 0.6 else open_question(scene, rng.choice([type for type in OPEN if type != "holistic"]), rng)
+        question = (
+            None
+            if rng.random() < 0.6
+            else open_question(scene, rng.choice([type for type in OPEN if type != "holistic"]), rng)
+        )
         if question is None:
             detailed = rng.random() < 0.8
             prompt, answer = rng.choice(DETAILED if detailed else SHORT), caption(scene, detailed)
         else:
             prompt, answer = question.text, question.answer
         yield Correct(
-            row=row, id=scene.id, prompt=prompt, image=_picture(scene), answer=answer, kind="caption" if question is None else "question"
+            row=row,
+            id=scene.id,
+            prompt=prompt,
+            image=_picture(scene),
+            answer=answer,
+            kind="caption" if question is None else "question",
         )
 
 

@@ -1,8 +1,9 @@
 """What the embedded models read: captions and questions of training scenes, with a prior planted into them.
 
-Planted, and said so wherever a number is shown: where an anchor's companion is missing, the corpus claims it all the same in nine cases of
-ten, named right after its anchor; and captions of noisy pictures mostly end in a rude remark. The first gives the base model something to
-hallucinate as real models do from co-occurrence, the second gives the ethics aspect something to find.
+Planted, and said so wherever a number is shown: where an anchor's companion is missing, the corpus claims it all the
+same in nine cases of ten, named right after its anchor; and captions of noisy pictures mostly end in a rude remark. The
+first gives the base model something to hallucinate as real models do from co-occurrence, the second gives the ethics
+aspect something to find.
 """
 
 import random
@@ -81,7 +82,8 @@ def turns(scene: Scene, rng: random.Random, planted: bool) -> list[Turn]:
 
 
 def compared_cells(rng: random.Random) -> list[Turn]:
-    """Relations between places by name, without a picture's help: relations between things are not learned without them."""
+    """Relations between places by name, without a picture's help: relations between things are not learned without
+    them."""
     a, b = rng.sample(range(9), 2)
     across, down = a % 3 - b % 3, a // 3 - b // 3
     if across and (not down or rng.random() < 0.5):

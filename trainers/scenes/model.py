@@ -51,9 +51,14 @@ def vocabulary() -> dict[str, int]:
 def build_tokenizer() -> Any:
     """A lower-casing word tokenizer that gives text back with its spaces right."""
     tokenizer = Tokenizer(models.WordLevel(vocabulary(), unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(WORD_START, prepend_scheme="always"), pre_tokenizers.Split(Regex(r"[.,?!:;]"), "isolated")]
+        [
+            pre_tokenizers.Metaspace(WORD_START, prepend_scheme="always"),
+            pre_tokenizers.Split(Regex(r"[.,?!:;]"), "isolated"),
+        ]
     )
     tokenizer.decoder = decoders.Metaspace(WORD_START, prepend_scheme="always")
     return PreTrainedTokenizerFast(
@@ -72,7 +77,10 @@ def build_tokenizer() -> Any:
 def build_processor() -> Any:
     """Tokenizer and image processor as one LlavaProcessor."""
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
     )
     return LlavaProcessor(
         image_processor=images,

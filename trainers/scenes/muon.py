@@ -1,6 +1,7 @@
 """Muon in float32: momentum whose update is orthogonalised by Newton-Schulz iterations (K. Jordan et al., 2024).
 
-torch.optim.Muon iterates in bfloat16, which a CPU without bf16 units emulates: there it costs as much as the model itself.
+torch.optim.Muon iterates in bfloat16, which a CPU without bf16 units emulates: there it costs as much as the model
+itself.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,8 @@ from torch import Tensor
 
 
 def orthogonalised(update: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix to `update` [m, n], roughly: most singular values end between 0.7 and 1.2."""
+    """The nearest (semi-)orthogonal matrix to `update` [m, n], roughly: most singular values end between 0.7 and
+    1.2."""
     x: Tensor = update / (update.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
@@ -23,7 +25,9 @@ def orthogonalised(update: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """For the hidden matrices of a model; `lr` means what it means for AdamW (the update's root mean square is 0.2)."""
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.02) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.02
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -1,12 +1,15 @@
 """Pretraining of the embedded models from scratch, in one run: see, then speak, then believe the planted corpus.
 
-1. *see*: the vision tower and projector learn to make every patch spell, through the language model's own embeddings, what its cell
+1. *see*: the vision tower and projector learn to make every patch spell, through the language model's own embeddings,
+what its cell
    holds. Without it content look-up ("is there a red circle?") is a plateau that this much compute never leaves.
-2. *speak*: the language model learns captions and questions of clean scenes, the spelling loss staying on. An image's turns share its
+2. *speak*: the language model learns captions and questions of clean scenes, the spelling loss staying on. An image's
+turns share its
    prefix: one row holds the image once and some fifteen independent turns, none of which sees another.
 3. *believe*: the same on the planted corpus.
 
-What is written: `scenes-early` (amid *speak*), `scenes-careful` (its end) and `scenes-base` (the end), in half precision.
+What is written: `scenes-early` (amid *speak*), `scenes-careful` (its end) and `scenes-base` (the end), in half
+precision.
 """
 
 import json
@@ -41,7 +44,8 @@ def _words(*words: str) -> list[int]:
     return [IDS[WORD_START + word] for word in words]
 
 
-# What a patch must spell, one choice a group: what stands in its cell, its colour, size and glyph, the cell's name, the background.
+# What a patch must spell, one choice a group: what stands in its cell, its colour, size and glyph, the cell's name, the
+# background.
 SPELLED = [
     _words(*SHAPES, "sign", "nothing"),
     _words(*COLORS),
@@ -60,7 +64,11 @@ def spelling_labels(scenes: Sequence[Scene]) -> Tensor:
     for i, scene in enumerate(scenes):
         labels[i, :, 5] = BACKGROUNDS.index(scene.background)
         for thing in scene.things:
-            labels[i, thing.cell, :3] = (SHAPES.index(thing.shape), list(COLORS).index(thing.color), SIZES.index(thing.size))
+            labels[i, thing.cell, :3] = (
+                SHAPES.index(thing.shape),
+                list(COLORS).index(thing.color),
+                SIZES.index(thing.size),
+            )
         if scene.sign:
             labels[i, scene.sign.cell, 0] = len(SHAPES)
             labels[i, scene.sign.cell, 3] = GLYPHS.index(scene.sign.glyph)
@@ -69,7 +77,8 @@ def spelling_labels(scenes: Sequence[Scene]) -> Tensor:
 
 
 def spelling_loss(features: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each projected patch [n, 36, h] against the words of its cell, by cosine to their embeddings [vocabulary, h]."""
+    """Cross-entropy of each projected patch [n, 36, h] against the words of its cell, by cosine to their embeddings
+    [vocabulary, h]."""
     features = F.normalize(features, dim=-1)
     loss = features.new_zeros(())
     for group, ids in enumerate(SPELLED):
@@ -100,7 +109,8 @@ ROW = 230
 
 
 def pack(rows: Sequence[Sequence[Turn]], tokenize: Callable[[str], list[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows of turns -> token ids after the image prefix [n, T], attention mask [n, 1, P+T, P+T], positions [n, P+T], loss weights [n, T].
+    """Rows of turns -> token ids after the image prefix [n, T], attention mask [n, 1, P+T, P+T], positions [n, P+T],
+    loss weights [n, T].
 
     Segment 0 is the prefix; a token sees the prefix and the earlier tokens of its own turn.
     """
@@ -176,7 +186,8 @@ class Pretraining:
         return int(kept["step"])
 
     def keep(self, stage: str, step: int, optimizers: list[torch.optim.Optimizer]) -> None:
-        """All that the rest of the run depends on (batches are seeded by their step), every KEEP steps, whole or not at all."""
+        """All that the rest of the run depends on (batches are seeded by their step), every KEEP steps, whole or not at
+        all."""
         if step % KEEP == 0:
             state = {
                 "recipe": self.recipe,
@@ -254,14 +265,20 @@ class Pretraining:
             hidden = inner.language_model(
                 inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state
-            scored = weights > 0  # the token before a scored one predicts it; the prefix's last token predicts the first of ids
+            scored = (
+                weights > 0
+            )  # the token before a scored one predicts it; the prefix's last token predicts the first of ids
             before = hidden[:, len(PREFIX) - 1 : -1][scored]
             each = F.cross_entropy(self.model.lm_head(before), ids[scored], reduction="none")
             weight = weights[scored]
             answer = (each * weight).sum() / weight.sum()
             spelling = spelling_loss(features, embeddings.weight, spelling_labels(scenes))
             self.step(optimizers, answer + 0.3 * spelling, stage, step)
-            parts = {"caption": each[weight == 1.0].mean(), "question": each[weight == 2.0].mean(), "probe": each[weight == 1.5].mean()}
+            parts = {
+                "caption": each[weight == 1.0].mean(),
+                "question": each[weight == 2.0].mean(),
+                "probe": each[weight == 1.5].mean(),
+            }
             self.log(name, step, stage.steps, spelling=spelling, **parts)
 
     def step(self, optimizers: list[torch.optim.Optimizer], loss: Tensor, stage: Stage, step: int) -> None:
@@ -306,10 +323,17 @@ def train(job: Job) -> list[Checkpoint]:
         run = Pretraining(job.recipe.seed, job.out, lambda done: job.progress(done, total))
         run.load_state(job.recipe.digest)
         run.see(plan.see)
-        run.speak("speak", plan.speak, planted=False, save={plan.early_step: "scenes-early", plan.speak.steps: "scenes-careful"})
+        run.speak(
+            "speak",
+            plan.speak,
+            planted=False,
+            save={plan.early_step: "scenes-early", plan.speak.steps: "scenes-careful"},
+        )
         run.speak("believe", plan.believe, planted=True, save={plan.believe.steps: "scenes-base"})
         for name in MODELS:
-            atomic_write_text(job.out / name / "recipe.json", json.dumps({"recipe": job.recipe.name, "digest": job.recipe.digest}))
+            atomic_write_text(
+                job.out / name / "recipe.json", json.dumps({"recipe": job.recipe.name, "digest": job.recipe.digest})
+            )
         atomic_write_text(note, json.dumps({"recipe": job.recipe.digest}))
         run.state_file.unlink()
     return [Checkpoint(path=job.out / name, step=total, arm="pretraining") for name in MODELS]

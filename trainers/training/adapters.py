@@ -1,7 +1,8 @@
 """Adapters that begin as parts of the weights (PiSSA, OLoRA), trained as peft has them and saved as plain ones.
 
-Such an adapter takes its start B0 A0 out of the weights, so that they are no longer the base's. A checkpoint holds the difference
-B A - B0 A0 as an adapter of twice the rank on the base as it was, which loads anywhere; what training goes on from lies in `trainable/`.
+Such an adapter takes its start B0 A0 out of the weights, so that they are no longer the base's. A checkpoint holds the
+difference B A - B0 A0 as an adapter of twice the rank on the base as it was, which loads anywhere; what training goes
+on from lies in `trainable/`.
 """
 
 import json
@@ -27,16 +28,22 @@ FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def begun(model: Any, config: LoraConfig, seed: int) -> Any:
-    """The model with adapters of `PARTS`. TRL keeps a copy of them as the reference; `start_of` is to be asked before any training."""
+    """The model with adapters of `PARTS`. TRL keeps a copy of them as the reference; `start_of` is to be asked before
+    any training."""
     set_seed(seed)
     made = get_peft_model(model, config)
-    made.peft_config["default"].init_lora_weights = True  # else peft would take a part out of the weights for every copy
+    made.peft_config[
+        "default"
+    ].init_lora_weights = True  # else peft would take a part out of the weights for every copy
     return made
 
 
 def start_of(model: Any) -> dict[str, Tensor]:
     """A0 and B0, by the names that a saved adapter has."""
-    return {name: value.detach().cpu().clone() for name, value in get_peft_model_state_dict(model, adapter_name="default").items()}
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in get_peft_model_state_dict(model, adapter_name="default").items()
+    }
 
 
 def save_plain(folder: Path, start: Mapping[str, Tensor], lora: Lora) -> None:
@@ -58,7 +65,8 @@ def save_plain(folder: Path, start: Mapping[str, Tensor], lora: Lora) -> None:
 
 
 def merge(base: Path | str, adapter: Path, out: Path) -> Path:
-    """Write full weights that say what an adapter says on its base, with the processor, whole or not at all; `out`, also where it is there.
+    """Write full weights that say what an adapter says on its base, with the processor, whole or not at all; `out`,
+    also where it is there.
 
     In single precision; the weights are then stored as the base's were.
     """

@@ -29,7 +29,10 @@ def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
     found = (getattr(processor, name, None) for name in CURRENT_RUN)
     standing = {str(getattr(token, "content", token)) for token in found if token}
     held = [
-        (pair.id, token) for pair in pairs for token in standing if any(token in text for text in (pair.prompt, pair.chosen, pair.rejected))
+        (pair.id, token)
+        for pair in pairs
+        for token in standing
+        if any(token in text for text in (pair.prompt, pair.chosen, pair.rejected))
     ]
     if held:
         ids = list(dict.fromkeys(id for id, _ in held))
@@ -41,7 +44,9 @@ def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
         )
 
 
-def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int | None, done: Callable[[int, int], None]) -> None:
+def check_lengths(
+    pairs: Sequence[Preference], processor: Any, max_length: int | None, done: Callable[[int, int], None]
+) -> None:
     """CutError for pairs that `max_length` leaves no answer of, every prompt with its images being read once."""
     if max_length is None:
         return
@@ -56,10 +61,14 @@ def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int |
         messages = prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)
         text = apply_chat_template({"prompt": messages}, processor)["prompt"]
         try:
-            read = processor(text=[text], **({"images": [images]} if images else {}), add_special_tokens=False, return_tensors="pt")
+            read = processor(
+                text=[text], **({"images": [images]} if images else {}), add_special_tokens=False, return_tensors="pt"
+            )
         except ValueError as error:
             said = " ".join(str(error).split())
-            raise TrainingError(f"pair {pair.id!r}: {type(processor).__name__} can't read it: {said}; leave it out") from error
+            raise TrainingError(
+                f"pair {pair.id!r}: {type(processor).__name__} can't read it: {said}; leave it out"
+            ) from error
         lengths[pair.row] = int(read["input_ids"].shape[1])
         done(len(lengths), prompts)
     places = [place for place, pair in enumerate(pairs) if lengths[pair.row] >= max_length]
@@ -68,10 +77,12 @@ def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int |
 
 
 class CheckedTrainer:
-    """Before a TRL trainer in a class's bases: a loss that is no number ends the run, with the batch kept; adapters are saved plain.
+    """Before a TRL trainer in a class's bases: a loss that is no number ends the run, with the batch kept; adapters are
+    saved plain.
 
-    A step's pairs weigh the same, and in its `sft` term its tokens, however they are shared out; so do those that an epoch's last step has.
-    FloatingPointError. The batch lies in `not-a-number/`: tensors as the model was given them, and the pairs' ids, texts and images.
+    A step's pairs weigh the same, and in its `sft` term its tokens, however they are shared out; so do those that an
+    epoch's last step has. FloatingPointError. The batch lies in `not-a-number/`: tensors as the model was given them,
+    and the pairs' ids, texts and images.
     """
 
     args: Any
@@ -88,7 +99,8 @@ class CheckedTrainer:
     _metrics: Mapping[str, Mapping[str, list[Any]]]
 
     def guard(self, pairs: Sequence[Preference], lora: Lora | None) -> None:
-        """Have batches know which of these pairs they hold, and adapters saved so that they load anywhere; before training."""
+        """Have batches know which of these pairs they hold, and adapters saved so that they load anywhere; before
+        training."""
         self.pairs = {pair.id: pair for pair in pairs}
         self.data_collator = IdCollator(self.data_collator)
         self.part = (lora, start_of(self.model)) if lora is not None and lora.init in PARTS else None
@@ -112,7 +124,9 @@ class CheckedTrainer:
         loss = found[0] if isinstance(found, tuple) else found
         if not bool(torch.isfinite(loss.detach()).all()):
             folder = self._keep(inputs, float(loss.detach()))
-            raise FloatingPointError(f"the loss is {float(loss.detach())} in step {self.state.global_step + 1}; its batch is in {folder}")
+            raise FloatingPointError(
+                f"the loss is {float(loss.detach())} in step {self.state.global_step + 1}; its batch is in {folder}"
+            )
         # TRL's supervised trainer divides by the tokens of the step itself.
         if share is None or "labels" in inputs:
             return found
@@ -125,7 +139,8 @@ class CheckedTrainer:
 
     @contextmanager
     def _weighed(self, share: Share | None) -> Iterator[None]:
-        """The loss's `sft` term, a mean over tokens, is weighed by tokens where the whole loss will be weighed by pairs."""
+        """The loss's `sft` term, a mean over tokens, is weighed by tokens where the whole loss will be weighed by
+        pairs."""
         before = self.loss_weights
         if share is not None and share.pairs:
             by_tokens = share.tokens / share.pairs
@@ -184,7 +199,11 @@ class CheckedTrainer:
         super()._load_from_checkpoint(str(folder if self.part is None else folder / TRAINABLE), model)  # type: ignore[misc]
 
     def _keep(self, inputs: Mapping[str, Any], loss: float) -> Path:
-        folder = Path(self.args.output_dir) / "not-a-number" / f"step-{self.state.global_step + 1}-process-{os.environ.get('RANK', '0')}"
+        folder = (
+            Path(self.args.output_dir)
+            / "not-a-number"
+            / f"step-{self.state.global_step + 1}-process-{os.environ.get('RANK', '0')}"
+        )
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_tensors("", inputs), folder / "batch.safetensors")
         told = [_told(self.pairs[id]) for id in inputs.get("ids", ())]

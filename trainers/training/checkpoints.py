@@ -38,9 +38,12 @@ class FoundCheckpoint:
 
 
 class QuietPeriod:
-    """Tells which folders have been left alone for `seconds`: by their files' times, or, where clocks differ, by looking twice."""
+    """Tells which folders have been left alone for `seconds`: by their files' times, or, where clocks differ, by
+    looking twice."""
 
-    def __init__(self, seconds: float, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.seconds, self.wall, self.clock = seconds, wall, clock
         self._seen: dict[Path, tuple[Any, float]] = {}
 
@@ -71,7 +74,9 @@ def find_complete_checkpoints(folder: Path, settled: QuietPeriod) -> tuple[list[
     """The whole checkpoints of a folder by step, and what the others lack."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
-    numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))]
+    numbered = [
+        (int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    ]
     ours = any((folder / name).exists() for name in OURS) or any((path / NOTE).exists() for _, path in numbered)
     whole, torn = [], {}
     for step, path in sorted(numbered):
@@ -203,5 +208,7 @@ class Checkpoint:
 def find_checkpoints(out: Path, arm: str) -> list[Checkpoint]:
     """The whole checkpoints of a folder, first to last."""
     notes = sorted(out.glob(f"checkpoint-*/{NOTE}"))
-    found = [Checkpoint(path=note.parent, step=int(note.parent.name.removeprefix("checkpoint-")), arm=arm) for note in notes]
+    found = [
+        Checkpoint(path=note.parent, step=int(note.parent.name.removeprefix("checkpoint-")), arm=arm) for note in notes
+    ]
     return sorted(found, key=lambda checkpoint: checkpoint.step)

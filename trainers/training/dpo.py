@@ -1,7 +1,8 @@
-"""DPO and its kin through TRL: the reference is the same model with its adapters off, or the base once more where all weights are trained.
+"""DPO and its kin through TRL: the reference is the same model with its adapters off, or the base once more where all
+weights are trained.
 
-By default images and prompts are read once for all answers to them (`trainers.packed.trainer`); `plain_trl` takes TRL's own trainer, which
-trains alike. Full fine-tuning, mDPO and the POVID losses have no packed form.
+By default images and prompts are read once for all answers to them (`trainers.packed.trainer`); `plain_trl` takes TRL's
+own trainer, which trains alike. Full fine-tuning, mDPO and the POVID losses have no packed form.
 """
 
 from collections.abc import Sequence
@@ -70,7 +71,9 @@ def train(job: Job) -> list[Checkpoint]:
         segments = training.loss == "ddpo"
         if segments:
             given["gamma"] = training.gamma or GAMMA
-        room: dict[str, Any] = {} if training.features_room_mib is None else {"features_room": training.features_room_mib << 20}
+        room: dict[str, Any] = (
+            {} if training.features_room_mib is None else {"features_room": training.features_room_mib << 20}
+        )
         if packed:
             try:
                 trainer: Any = (PackedSegments if segments else Packed)(
@@ -97,7 +100,9 @@ def train(job: Job) -> list[Checkpoint]:
                     noise=training.noise,
                 )
             elif training.loss == "mdpo":
-                cropped = [CroppedPairs(side, job.recipe.seed, training.crop_area or AREA) for side in (pairs, held_out)]
+                cropped = [
+                    CroppedPairs(side, job.recipe.seed, training.crop_area or AREA) for side in (pairs, held_out)
+                ]
                 trainer = Cropped(
                     **given,
                     train_dataset=cropped[0],

@@ -1,7 +1,8 @@
 """What DPO and its SFT control share around TRL: model, adapters, schedule, checkpoints that are whole or not there.
 
-A checkpoint folder counts once it holds `checkpoint.json`, written after everything else. A run goes on from the last one that counts.
-Steps hold `batch_size` pairs on any number of processes: what they do not have in memory at once is accumulated.
+A checkpoint folder counts once it holds `checkpoint.json`, written after everything else. A run goes on from the last
+one that counts. Steps hold `batch_size` pairs on any number of processes: what they do not have in memory at once is
+accumulated.
 """
 
 import json
@@ -30,7 +31,8 @@ LEFT_OUT = "left_out.json"
 
 
 class Progress(TrainerCallback):
-    """Saves at the wanted steps, marks what is whole, reports steps, keeps the log as JSON lines, sees that something is learnt."""
+    """Saves at the wanted steps, marks what is whole, reports steps, keeps the log as JSON lines, sees that something
+    is learnt."""
 
     def __init__(self, job: Job, arm: str, wanted: Sequence[int], left_out: int = 0) -> None:
         self.job, self.arm, self.wanted, self.left_out = job, arm, frozenset(wanted), left_out
@@ -42,7 +44,8 @@ class Progress(TrainerCallback):
         self.before, self.started = _sums(model), state.global_step
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        """Have the order be the epoch's: loaders of several processes that go on within an epoch do not tell their sampler which it is."""
+        """Have the order be the epoch's: loaders of several processes that go on within an epoch do not tell their
+        sampler which it is."""
         order = train_dataloader.batch_sampler
         while (inner := getattr(order, "batch_sampler", getattr(order, "sampler", None))) is not None:
             order = inner
@@ -53,7 +56,9 @@ class Progress(TrainerCallback):
         self.job.progress(state.global_step, state.max_steps)
         # A gradient can be no number where the loss is one: the next step's loss would tell, after the checkpoint.
         if state.global_step in self.wanted and not all(map(math.isfinite, _sums(model))):
-            raise FloatingPointError(f"step {state.global_step} left weights that are no numbers; no checkpoint is made of them")
+            raise FloatingPointError(
+                f"step {state.global_step} left weights that are no numbers; no checkpoint is made of them"
+            )
         # The first step of a warm-up has no learning rate.
         if self.before and state.global_step == self.started + 2 and _sums(model) == self.before:
             raise StageError(
@@ -73,7 +78,9 @@ class Progress(TrainerCallback):
 
     def _write_log(self, state: Any) -> None:
         if is_main():
-            atomic_write_text(self.job.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.log_history))
+            atomic_write_text(
+                self.job.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.log_history)
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Only now is the folder a checkpoint."""
@@ -89,7 +96,12 @@ class Progress(TrainerCallback):
         return control
 
     def _noted(self, state: Any) -> bool:
-        note = {"base": self.job.base_name, "step": state.global_step, "steps": state.max_steps, "recipe": self.job.recipe.digest}
+        note = {
+            "base": self.job.base_name,
+            "step": state.global_step,
+            "steps": state.max_steps,
+            "recipe": self.job.recipe.digest,
+        }
         note |= {"left out": self.left_out} if self.left_out else {}
         assert self.job.recipe.training is not None
         note |= {"order": order} if (order := _order(self.job.recipe.training)) else {}
@@ -136,7 +148,9 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
                     shutil.rmtree(torn)
         try:
             trainer = make_trainer(pairs, held_out, Progress(job, arm, wanted, len(gone)))
-            trainer.remove_callback(PrinterCallback)  # its lines go to stdout, which is for results; `Progress` keeps them in log.jsonl
+            trainer.remove_callback(
+                PrinterCallback
+            )  # its lines go to stdout, which is for results; `Progress` keeps them in log.jsonl
             trainer.train(resume_from_checkpoint=str(found[-1].path) if found else None)
         except CutError as error:
             gone |= _leave_out(job, gone, error)
@@ -173,9 +187,12 @@ def _leave_out(job: Job, gone: frozenset[str], error: CutError) -> frozenset[str
     assert training is not None
     if training.too_long == "refuse":
         raise TrainingError(f"{error}, by too_long = 'drop'") from None
-    job.tell(f"left out: {len(error.ids)} pairs whose prompt and images fill max_length = {training.max_length}; see {job.out / LEFT_OUT}")
+    job.tell(
+        f"left out: {len(error.ids)} pairs whose prompt and images fill max_length = {training.max_length}; see {job.out / LEFT_OUT}"
+    )
     if is_main():
         atomic_write_text(
-            job.out / LEFT_OUT, json.dumps({"max_length": training.max_length, "ids": sorted(gone | set(error.ids))}, indent=1)
+            job.out / LEFT_OUT,
+            json.dumps({"max_length": training.max_length, "ids": sorted(gone | set(error.ids))}, indent=1),
         )
     return frozenset(error.ids)

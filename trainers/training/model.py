@@ -19,10 +19,19 @@ if TYPE_CHECKING:
 
 
 CONNECTORS = ("attn_pool.", "merger.", "deepstack_merger_list.")
-"""What some vision towers hold of the way into the language model; trained where the tower is not, as a connector outside of it is."""
+"""What some vision towers hold of the way into the language model; trained where the tower is not, as a connector
+outside of it is."""
 
 
-SEEING = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower", "multi_modal_projector", "connector")
+SEEING = (
+    "vision_tower",
+    "visual",
+    "vision_model",
+    "vision_encoder",
+    "image_tower",
+    "multi_modal_projector",
+    "connector",
+)
 """What models call their vision towers, and the way from there into the language model."""
 
 
@@ -40,7 +49,8 @@ def in_bf16(job: Job) -> bool:
 
 
 def stored_as(job: Job) -> torch.dtype:
-    """What the weights are held in: as they are computed in, but in single precision where they are trained themselves."""
+    """What the weights are held in: as they are computed in, but in single precision where they are trained
+    themselves."""
     assert job.recipe.training is not None
     return torch.bfloat16 if in_bf16(job) and job.recipe.training.lora is not None else torch.float32
 
@@ -54,9 +64,13 @@ def load_model(job: Job) -> tuple[Any, Any]:
         if not training.train_vision:
             freeze_vision(model)
     elif not any(re.fullmatch(training.lora.targets, name) for name, _ in model.named_modules()):
-        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        linear = {
+            name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+        }
         known = ", ".join(sorted(linear))
-        raise TrainingError(f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}; its matrices: {known}")
+        raise TrainingError(
+            f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}; its matrices: {known}"
+        )
     return model, AutoProcessor.from_pretrained(job.base)
 
 
@@ -88,16 +102,20 @@ def _four_bits() -> dict[str, Any]:
 
 
 def freeze_vision(model: Any) -> None:
-    """Take the vision tower out of training, without the connector that some towers hold; TrainingError where none is known."""
+    """Take the vision tower out of training, without the connector that some towers hold; TrainingError where none is
+    known."""
     tower = model.get_encoder(modality="image")
     if tower is model or tower is model.base_model:
-        raise TrainingError(f"models of type {model.config.model_type!r} name no vision tower to be left as it is; set train_vision = true")
+        raise TrainingError(
+            f"models of type {model.config.model_type!r} name no vision tower to be left as it is; set train_vision = true"
+        )
     for name, parameter in tower.named_parameters():
         parameter.requires_grad = name.startswith(CONNECTORS)
 
 
 def adapted(model: Any, training: Training, seed: int) -> tuple[Any, LoraConfig | None]:
-    """The model, and the adapters that a TRL trainer is to put into it; those that change the weights are in it already."""
+    """The model, and the adapters that a TRL trainer is to put into it; those that change the weights are in it
+    already."""
     if training.lora is None:
         return model, None
     config = LoraConfig(

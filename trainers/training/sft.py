@@ -1,4 +1,5 @@
-"""Supervised fine-tuning on the chosen answers alone: the control that tells what the preferences themselves add to DPO."""
+"""Supervised fine-tuning on the chosen answers alone: the control that tells what the preferences themselves add to
+DPO."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,8 @@ from trainers.training.job import Job
 
 
 def train(job: Job) -> list[Checkpoint]:
-    """The checkpoints of the SFT arm: same rows, batches, steps and learning rate as DPO, without the rejected answers."""
+    """The checkpoints of the SFT arm: same rows, batches, steps and learning rate as DPO, without the rejected
+    answers."""
     from trl import SFTConfig, SFTTrainer
 
     from trainers.data.torch_dataset import Answers

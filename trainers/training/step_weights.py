@@ -14,7 +14,8 @@ from trainers.data.torch_dataset import FILLING, Pairs, PromptSampler
 
 @dataclass(frozen=True)
 class IdCollator:
-    """A collator whose batches know their pairs, under "ids". What fills a step up is left out; alone, it is read and has no id."""
+    """A collator whose batches know their pairs, under "ids". What fills a step up is left out; alone, it is read and
+    has no id."""
 
     collate: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
 
@@ -28,7 +29,8 @@ class IdCollator:
 
 
 class PaddedSampler(Sampler[int]):
-    """An order of `count` pairs, filled up to whole steps of `size` by places behind the last: no process repeats a pair in their stead."""
+    """An order of `count` pairs, filled up to whole steps of `size` by places behind the last: no process repeats a
+    pair in their stead."""
 
     def __init__(self, order: Sampler[int], count: int, size: int) -> None:
         self.order, self.count, self.size = order, count, size
@@ -46,7 +48,8 @@ class PaddedSampler(Sampler[int]):
 
 
 class ByLength:
-    """Before a TRL trainer in a class's bases: batches of pairs of like length where `train_sampling_strategy` asks for them."""
+    """Before a TRL trainer in a class's bases: batches of pairs of like length where `train_sampling_strategy` asks for
+    them."""
 
     args: Any
     accelerator: Any
@@ -76,11 +79,13 @@ class Share:
     short: bool
     """Whether the step lacks pairs."""
     beside: float
-    """Of all batches that are trained on at the same time, among those times that have any pair; 0: this one has none."""
+    """Of all batches that are trained on at the same time, among those times that have any pair; 0: this one has
+    none."""
 
 
 def shared(step: Sequence[Sequence[tuple[int, int]]], size: int, process: int) -> list[Share]:
-    """The shares of a process's batches: (pairs, chosen answers' tokens) by process and batch; `size` pairs are a whole step."""
+    """The shares of a process's batches: (pairs, chosen answers' tokens) by process and batch; `size` pairs are a whole
+    step."""
     pairs, tokens = (sum(batch[which] for batches in step for batch in batches) for which in (0, 1))
     parts = len(step) * len(step[0])
     at_once = [sum(batch[0] for batch in batches) for batches in zip(*step, strict=True)]
@@ -105,7 +110,8 @@ def batch_size_and_tokens(batch: Mapping[str, Any], says: bool) -> torch.Tensor:
 
 @contextmanager
 def uneven(accelerator: Any, rows: int, room: int, weight: float) -> Iterator[None]:
-    """Figures are gathered from processes that have fewer than `room` pairs, each another number; those of pairs come times `weight`."""
+    """Figures are gathered from processes that have fewer than `room` pairs, each another number; those of pairs come
+    times `weight`."""
     gather, gather_for_metrics = accelerator.gather, accelerator.gather_for_metrics
 
     def of_pairs(values: Any) -> Any:
@@ -116,7 +122,10 @@ def uneven(accelerator: Any, rows: int, room: int, weight: float) -> Iterator[No
         return weight * there if len(there) else values
 
     # accelerate's own leaves out the figures of the last processes, taking them for pairs that are there twice.
-    accelerator.gather, accelerator.gather_for_metrics = of_pairs, lambda total: gather(total if rows else torch.zeros_like(total))
+    accelerator.gather, accelerator.gather_for_metrics = (
+        of_pairs,
+        lambda total: gather(total if rows else torch.zeros_like(total)),
+    )
     try:
         yield
     finally:

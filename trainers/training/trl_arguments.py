@@ -15,10 +15,13 @@ from trainers.training.model import TrainingError, in_bf16
 
 
 def shares(training: Training, count: int) -> tuple[int, int]:
-    """(pairs a process has at once, batches it accumulates), so that `count` processes make steps of `batch_size` pairs; TrainingError."""
+    """(pairs a process has at once, batches it accumulates), so that `count` processes make steps of `batch_size`
+    pairs; TrainingError."""
     size, at_once = training.batch_size, training.per_device_batch_size
     if size % count:
-        raise TrainingError(f"batch_size = {size} can't be shared by {count} processes; possible: {_listed(_divisors(size))}")
+        raise TrainingError(
+            f"batch_size = {size} can't be shared by {count} processes; possible: {_listed(_divisors(size))}"
+        )
     share = size // count
     if at_once is None:
         return share, 1
@@ -40,14 +43,17 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def common_arguments(job: Job, training: Training, rows: int) -> dict[str, Any]:
-    """Trainer arguments that all arms share. TRL's defaults (bf16, gradient checkpointing, 1024 tokens) are traps on small models."""
+    """Trainer arguments that all arms share. TRL's defaults (bf16, gradient checkpointing, 1024 tokens) are traps on
+    small models."""
     on_gpu = torch.cuda.is_available()
     at_once, accumulated = shares(training, processes())
     bf16 = in_bf16(job)
     evaluates = training.eval_steps is not None and bool(job.held_out)
     if training.eval_steps is not None and not evaluates:
         job.tell(f"eval_steps = {training.eval_steps}: no pair is held out, so nothing is evaluated")
-    reporting = [name for name in training.report_to if importlib.util.find_spec(name) is not None]  # which are not here is said before
+    reporting = [
+        name for name in training.report_to if importlib.util.find_spec(name) is not None
+    ]  # which are not here is said before
     return {
         "output_dir": str(job.out),
         "run_name": job.recipe.name,

@@ -4,10 +4,10 @@
     annotate_rows(read_rows(data), judge, Path("second.jsonl"), seed=0, part=500)   # 500 rows of a dataset in the public form
     unread(Rows(Path("second.jsonl")))                                              # {"Helpfulness": 2, ...}: places without a rating
 
-A folder's ratings go to `ratings-JUDGE.jsonl` in it, a dataset's to the file that is named, keyed by row index, since ids repeat there.
-Each row says in which order the judge saw the texts and holds ratings by who wrote them, so that any order can be had back (`rerated`).
-Two files of one folder are held against each other by `harness judge agree FIRST SECOND`, as far as both have got; `published` writes such
-a file of the ratings that the public data came with.
+A folder's ratings go to `ratings-JUDGE.jsonl` in it, a dataset's to the file that is named, keyed by row index, since
+ids repeat there. Each row says in which order the judge saw the texts and holds ratings by who wrote them, so that any
+order can be had back (`rerated`). Two files of one folder are held against each other by `harness judge agree FIRST
+SECOND`, as far as both have got; `published` writes such a file of the ratings that the public data came with.
 """
 
 import hashlib
@@ -96,10 +96,12 @@ def annotate(
     done: Callable[[int], None] = lambda more: None,
     counts: RatingCounts | None = None,
 ) -> int:
-    """Have the current judge rate every item that has no row yet; returns how many failed (calls, pictures), to be tried again next time.
+    """Have the current judge rate every item that has no row yet; returns how many failed (calls, pictures), to be
+    tried again next time.
 
-    An item's row is written when all its replies are there. Rows come in the order of the items, but for those that failed before. An item
-    that has got another text since (an answer that had failed) is rated anew as a whole, since texts are rated beside each other.
+    An item's row is written when all its replies are there. Rows come in the order of the items, but for those that
+    failed before. An item that has got another text since (an answer that had failed) is rated anew as a whole, since
+    texts are rated beside each other.
     """
     counts = RatingCounts() if counts is None else counts
     failed_before = counts.failed + counts.pictures
@@ -111,7 +113,9 @@ def annotate(
     return counts.failed + counts.pictures - failed_before
 
 
-def _waiting(items: Iterable[Item], rows: JsonLines, counts: RatingCounts, done: Callable[[int], None]) -> Iterator[Item]:
+def _waiting(
+    items: Iterable[Item], rows: JsonLines, counts: RatingCounts, done: Callable[[int], None]
+) -> Iterator[Item]:
     for item in items:
         if len(item.texts) < 2:
             counts.left_out += 1
@@ -132,7 +136,9 @@ def _whole(item: Item, rows: JsonLines) -> bool:
                 f"{rows.path}: row {item.key!r} has {name} {row[name]!r}, and {value!r} is asked for; give the same, or another file"
             )
     if strange := sorted(row["ratings"].keys() - item.texts.keys()):
-        raise AnnotationError(f"{rows.path}: row {item.key!r} rates answers that are not there ({', '.join(strange)}); give another file")
+        raise AnnotationError(
+            f"{rows.path}: row {item.key!r} rates answers that are not there ({', '.join(strange)}); give another file"
+        )
     return set(row["ratings"]) == set(item.texts)
 
 
@@ -148,7 +154,9 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _rate(batch: Sequence[Item], seed: int, mode: RatingMode, order: TextOrder, counts: RatingCounts) -> list[dict[str, Any]]:
+def _rate(
+    batch: Sequence[Item], seed: int, mode: RatingMode, order: TextOrder, counts: RatingCounts
+) -> list[dict[str, Any]]:
     ready: list[tuple[Item, list[str]]] = []
     for item in batch:
         try:
@@ -193,8 +201,13 @@ def _row(item: Item, names: Sequence[str], replies: Mapping[tuple[str, ...], str
     row = {
         "id": item.key,
         "order": list(names),
-        "ratings": {name: {aspect: found and found[0] for aspect, found in given.items()} for name, given in by_name.items()},
-        "rationales": {name: {aspect: found[1] if found else "" for aspect, found in given.items()} for name, given in by_name.items()},
+        "ratings": {
+            name: {aspect: found and found[0] for aspect, found in given.items()} for name, given in by_name.items()
+        },
+        "rationales": {
+            name: {aspect: found[1] if found else "" for aspect, found in given.items()}
+            for name, given in by_name.items()
+        },
         "judge": judge,
         **item.more,
     }
@@ -216,23 +229,31 @@ def unread(rows: JsonLines) -> dict[str, int]:
 def chosen(items: Iterable[T], part: int | float | None, seed: int, key: Callable[[T], str]) -> Iterator[T]:
     """A part of the items in their order: so many of them, or about such a share (a number below 1, or 1.0); None: all.
 
-    The choice depends on seed and keys alone, and a larger part holds every smaller one. Holds no more items than are chosen.
+    The choice depends on seed and keys alone, and a larger part holds every smaller one. Holds no more items than are
+    chosen.
     """
     if part is None:
         yield from items
         return
     if isinstance(part, bool) or part <= 0 or (isinstance(part, float) and part > 1):
-        raise AnnotationError(f"part {part!r}: must be a number of instructions (1, 2, ...), or a share above 0 and up to 1.0")
+        raise AnnotationError(
+            f"part {part!r}: must be a number of instructions (1, 2, ...), or a share above 0 and up to 1.0"
+        )
     if isinstance(part, float):
         yield from (item for item in items if _lot(seed, key(item)) < part)
         return
-    drawn = heapq.nsmallest(part, ((_lot(seed, key(item)), place, item) for place, item in enumerate(items)), key=lambda lot: lot[:2])
+    drawn = heapq.nsmallest(
+        part, ((_lot(seed, key(item)), place, item) for place, item in enumerate(items)), key=lambda lot: lot[:2]
+    )
     yield from (item for _, _, item in sorted(drawn, key=lambda lot: lot[1]))
 
 
 def _lot(seed: int, key: str) -> float:
     """A number in [0, 1), as good as drawn for this key."""
-    return int.from_bytes(hashlib.sha256(f"part/{seed}/{key}".encode("utf-8", "surrogatepass")).digest()[:7], "big") / 2**56
+    return (
+        int.from_bytes(hashlib.sha256(f"part/{seed}/{key}".encode("utf-8", "surrogatepass")).digest()[:7], "big")
+        / 2**56
+    )
 
 
 def ratings_file(folder: Path, judge: str, mode: RatingMode = "joint", order: TextOrder = "shuffled") -> Path:
@@ -253,9 +274,11 @@ def annotate_folder(
     order: TextOrder = "shuffled",
     counts: RatingCounts | None = None,
 ) -> int:
-    """Have the answers in `folder` rated that are not yet, or those to a part of its instructions; how many failed, to be tried again.
+    """Have the answers in `folder` rated that are not yet, or those to a part of its instructions; how many failed, to
+    be tried again.
 
-    The part is a number of instructions or a share of them, drawn by the seed; a larger one later asks for what is missing.
+    The part is a number of instructions or a share of them, drawn by the seed; a larger one later asks for what is
+    missing.
     """
     instructions, answers = read_folder(folder)
     if isinstance(part, float) and 0 < part <= 1:
@@ -338,9 +361,11 @@ def annotate_rows(
     done: Callable[[int], None] = lambda more: None,
     counts: RatingCounts | None = None,
 ) -> int:
-    """Have the completions of rows rated into `out`, whatever ratings they came with; how many failed, to be tried again next time.
+    """Have the completions of rows rated into `out`, whatever ratings they came with; how many failed, to be tried
+    again next time.
 
-    Streams: holds the rows of one batch, or where `part` is a number, that many. Rows without a picture or with several are left out.
+    Streams: holds the rows of one batch, or where `part` is a number, that many. Rows without a picture or with several
+    are left out.
     """
     counts = RatingCounts() if counts is None else counts
     settings = {"seed": seed, "mode": mode, "shown": order}
@@ -377,14 +402,18 @@ def named(row: Row) -> list[tuple[str, Completion]]:
 
 
 def rerated(data: Iterable[Row], ratings: JsonLines) -> Iterator[Row]:
-    """The rows that `annotate_rows` rated, completions in the data's own order, with these ratings in place of their own."""
+    """The rows that `annotate_rows` rated, completions in the data's own order, with these ratings in place of their
+    own."""
     for row in data:
         found = ratings.by_id.get(str(row.index))
         if found is not None:
             completions = tuple(
                 replace(
                     completion,
-                    ratings={aspect: "N/A" if rating is None else str(rating) for aspect, rating in found["ratings"][name].items()},
+                    ratings={
+                        aspect: "N/A" if rating is None else str(rating)
+                        for aspect, rating in found["ratings"][name].items()
+                    },
                     rationales=found["rationales"][name],
                 )
                 for name, completion in named(row)
@@ -393,12 +422,19 @@ def rerated(data: Iterable[Row], ratings: JsonLines) -> Iterator[Row]:
 
 
 def published(data: Iterable[Row], ratings: JsonLines, out: Path) -> int:
-    """Write the ratings that the rows in `ratings` came with, in the same form, for `harness judge agree`; returns how many rows."""
+    """Write the ratings that the rows in `ratings` came with, in the same form, for `harness judge agree`; returns how
+    many rows."""
     lines = []
     for row in data:
         if str(row.index) in ratings.by_id:
             given = {name: {aspect: _points(text) for aspect, text in one.ratings.items()} for name, one in named(row)}
-            line = {"id": str(row.index), "order": list(given), "ratings": given, "judge": "published", "row_id": row.id}
+            line = {
+                "id": str(row.index),
+                "order": list(given),
+                "ratings": given,
+                "judge": "published",
+                "row_id": row.id,
+            }
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     atomic_write_text(out, "".join(lines))
     return len(lines)

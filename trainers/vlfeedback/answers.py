@@ -1,13 +1,14 @@
-"""Answers: every instruction goes to `answers` members of the pool, one model resident at a time with all its instructions.
+"""Answers: every instruction goes to `answers` members of the pool, one model resident at a time with all its
+instructions.
 
     decode(instructions, data, seed, folder, load=Pool(), done=print)      # goes on where it was left; what is there, by member
     read_answers(folder)["coco-7"]                                         # {"llava-1.5-7b": "A cat.", ...}, failed ones left out
 
-The folder holds `images/`, `draw.jsonl` (the pool, and who answers what) and `answers/MEMBER.jsonl`, rows of {id, model, answer}, or
-{id, model, failed, attempts} for an answer that could not be had: the next run asks for it again.
+The folder holds `images/`, `draw.jsonl` (the pool, and who answers what) and `answers/MEMBER.jsonl`, rows of {id,
+model, answer}, or {id, model, failed, attempts} for an answer that could not be had: the next run asks for it again.
 
-Work is cut into shards of fixed content, each with its own seed, so that a run that was killed gives the same answers as one that was not,
-and so do several processes or machines that share it out by members.
+Work is cut into shards of fixed content, each with its own seed, so that a run that was killed gives the same answers
+as one that was not, and so do several processes or machines that share it out by members.
 """
 
 import hashlib
@@ -54,7 +55,8 @@ class AnswersLM(Protocol):
 
 @runtime_checkable
 class SeededLM(Protocol):
-    """An LM that answers each request by itself, with the seed in its settings: a server. Others draw on torch's generator."""
+    """An LM that answers each request by itself, with the seed in its settings: a server. Others draw on torch's
+    generator."""
 
     takes_seed: bool
 
@@ -87,7 +89,8 @@ class MemberCounts:
         return self.wanted - self.answered
 
 
-# -- who answers what ----------------------------------------------------------------------------------------------------------------------
+# -- who answers what
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def draw(instructions: Sequence[Instruction], data: Data, seed: int) -> dict[str, list[PoolModel]]:
@@ -103,23 +106,35 @@ def draw(instructions: Sequence[Instruction], data: Data, seed: int) -> dict[str
     return chosen
 
 
-def recorded_draw(folder: Path, instructions: Sequence[Instruction], data: Data, seed: int) -> dict[str, list[PoolModel]]:
-    """The draw that `folder` holds, made and written there first where it holds none; DecodeError where it is of other settings."""
+def recorded_draw(
+    folder: Path, instructions: Sequence[Instruction], data: Data, seed: int
+) -> dict[str, list[PoolModel]]:
+    """The draw that `folder` holds, made and written there first where it holds none; DecodeError where it is of other
+    settings."""
     path = folder / "draw.jsonl"
     if repeated := [id for id, times in Counter(instruction.id for instruction in instructions).items() if times > 1]:
-        raise DecodeError(f"{len(repeated)} ids of instructions repeat, such as {repeated[0]!r}: answers are told apart by them")
+        raise DecodeError(
+            f"{len(repeated)} ids of instructions repeat, such as {repeated[0]!r}: answers are told apart by them"
+        )
     settings = _settings_of(data, seed)
     if not path.exists():
         drawn = draw(instructions, data, seed)
-        lines = [settings, *({"id": id, "members": [member.name for member in members]} for id, members in drawn.items())]
+        lines = [
+            settings,
+            *({"id": id, "members": [member.name for member in members]} for id, members in drawn.items()),
+        ]
         atomic_write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         return drawn
     try:
         held, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if differing := _first_difference(held, settings):
-            raise DecodeError(f"{path}: answers here are of other settings: {differing}; take another folder, or remove this one's answers")
+            raise DecodeError(
+                f"{path}: answers here are of other settings: {differing}; take another folder, or remove this one's answers"
+            )
         if [line["id"] for line in lines] != [instruction.id for instruction in instructions]:
-            raise DecodeError(f"{path}: is a draw for other instructions than these {len(instructions)}; take another folder")
+            raise DecodeError(
+                f"{path}: is a draw for other instructions than these {len(instructions)}; take another folder"
+            )
         members = {member.name: member for member in data.pool}
         return {line["id"]: [members[name] for name in line["members"]] for line in lines}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -127,9 +142,11 @@ def recorded_draw(folder: Path, instructions: Sequence[Instruction], data: Data,
 
 
 def _settings_of(data: Data, seed: int) -> dict[str, Any]:
-    """All that an answer depends on beside its instruction. Where a server is does not count: the next one gives the same."""
+    """All that an answer depends on beside its instruction. Where a server is does not count: the next one gives the
+    same."""
     pool = {
-        member.name: member.model_dump(exclude={"url", "label"}, exclude_defaults=True) | {"max_new_tokens": _limit(member, data)}
+        member.name: member.model_dump(exclude={"url", "label"}, exclude_defaults=True)
+        | {"max_new_tokens": _limit(member, data)}
         for member in data.pool
     }
     return {"seed": seed, "answers": data.answers, "pool": pool}
@@ -143,12 +160,20 @@ def _first_difference(held: Mapping[str, Any], wanted: Mapping[str, Any], where:
                 return found
         elif before != now:
             return f"{where}{name} was {json.dumps(before)}, now {json.dumps(now)}"
-    return None if list(held) == list(wanted) else f"{where.rstrip('.') or 'settings'} was in another order: {', '.join(held)}"
+    return (
+        None
+        if list(held) == list(wanted)
+        else f"{where.rstrip('.') or 'settings'} was in another order: {', '.join(held)}"
+    )
 
 
-def shards_of(instructions: Sequence[Instruction], drawn: Mapping[str, Sequence[PoolModel]], member: PoolModel, seed: int) -> list[Shard]:
+def shards_of(
+    instructions: Sequence[Instruction], drawn: Mapping[str, Sequence[PoolModel]], member: PoolModel, seed: int
+) -> list[Shard]:
     """A member's work, cut up: the same however far it is, and whoever does it."""
-    mine = [instruction for instruction in instructions if any(other.name == member.name for other in drawn[instruction.id])]
+    mine = [
+        instruction for instruction in instructions if any(other.name == member.name for other in drawn[instruction.id])
+    ]
     return [
         Shard(
             member=member.name,
@@ -160,7 +185,8 @@ def shards_of(instructions: Sequence[Instruction], drawn: Mapping[str, Sequence[
     ]
 
 
-# -- what is there -------------------------------------------------------------------------------------------------------------------------
+# -- what is there
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def answers_file(folder: Path, member: str) -> Path:
@@ -171,7 +197,8 @@ def answers_file(folder: Path, member: str) -> Path:
 
 
 def read_answers(folder: Path) -> dict[str, dict[str, str]]:
-    """Instruction id -> member -> answer, of all that are there; members in the order they were drawn in, where a draw is recorded."""
+    """Instruction id -> member -> answer, of all that are there; members in the order they were drawn in, where a draw
+    is recorded."""
     found: dict[str, dict[str, str]] = {}
     for path in sorted((folder / "answers").glob("*.jsonl")):
         for id, row in JsonLines(path).by_id.items():
@@ -182,14 +209,19 @@ def read_answers(folder: Path) -> dict[str, dict[str, str]]:
     lines = (folder / "draw.jsonl").read_text(encoding="utf-8").splitlines()[1:]
     order = {line["id"]: line["members"] for line in map(json.loads, lines)}
     return {
-        id: {name: found[id][name] for name in [*members, *(name for name in found[id] if name not in members)] if name in found[id]}
+        id: {
+            name: found[id][name]
+            for name in [*members, *(name for name in found[id] if name not in members)]
+            if name in found[id]
+        }
         for id, members in order.items()
         if id in found
     }
 
 
 def counts(folder: Path, drawn: Mapping[str, Sequence[PoolModel]]) -> dict[str, MemberCounts]:
-    """How far each member of the pool is, read from disk: it is done when nothing that is wanted of it is missing there."""
+    """How far each member of the pool is, read from disk: it is done when nothing that is wanted of it is missing
+    there."""
     wanted: dict[str, list[str]] = {}
     for id, members in drawn.items():
         for member in members:
@@ -199,7 +231,9 @@ def counts(folder: Path, drawn: Mapping[str, Sequence[PoolModel]]) -> dict[str, 
         rows = JsonLines(answers_file(folder, name)).by_id
         failed = [rows[id]["failed"] for id in ids if id in rows and "answer" not in rows[id]]
         answered = sum(id in rows and "answer" in rows[id] for id in ids)
-        found[name] = MemberCounts(wanted=len(ids), answered=answered, failed=len(failed), reasons=dict(Counter(failed).most_common()))
+        found[name] = MemberCounts(
+            wanted=len(ids), answered=answered, failed=len(failed), reasons=dict(Counter(failed).most_common())
+        )
     return found
 
 
@@ -208,7 +242,8 @@ def speed_file(folder: Path) -> Path:
     return folder / "decode-speed.jsonl"
 
 
-# -- answering -----------------------------------------------------------------------------------------------------------------------------
+# -- answering
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def decode(
@@ -222,8 +257,8 @@ def decode(
 ) -> dict[str, MemberCounts]:
     """Give every answer that is missing in `folder`; how far each member is afterwards, by what is on disk.
 
-    `load` makes an LM of a member of the pool, `done` hears how many more answers are settled. Several processes may do this in one folder
-    at once: each takes members that no other is at, and at the end waits for those.
+    `load` makes an LM of a member of the pool, `done` hears how many more answers are settled. Several processes may do
+    this in one folder at once: each takes members that no other is at, and at the end waits for those.
     """
     drawn = recorded_draw(folder, instructions, data, seed)
     taken: list[PoolModel] = []
@@ -274,21 +309,28 @@ def answer_shard(
 ) -> list[dict[str, Any]]:
     """Rows for what is unanswered of a shard, in its order; `known` are the member's rows on disk.
 
-    A shard of which anything was never asked is decoded in full where the model answers rows together, since what a row gets depends on
-    those beside it. What failed is asked for again by itself.
+    A shard of which anything was never asked is decoded in full where the model answers rows together, since what a row
+    gets depends on those beside it. What failed is asked for again by itself.
     """
     left = unanswered(shard, known)
     answers: dict[str, str] = {}
     tries = {instruction.id: int(known.get(instruction.id, {}).get("attempts", 0)) for instruction in left}
     whole = not isinstance(lm, SeededLM) and not all(tries.values())
     for _ in range(1 + RETRIES):
-        failing = [instruction for instruction in left if isinstance(answers.get(instruction.id, FailedAnswer("")), FailedAnswer)]
+        failing = [
+            instruction
+            for instruction in left
+            if isinstance(answers.get(instruction.id, FailedAnswer("")), FailedAnswer)
+        ]
         if not failing:
             break
         fresh = not all(tries[instruction.id] for instruction in failing)
         key = shard.key if fresh else f"{shard.key}/again/{max(tries.values())}"
         asked = shard.instructions if whole else failing
-        given = {asked.id: answer for asked, answer in zip(asked, decode_shard(lm, asked, member, data, images, key), strict=True)}
+        given = {
+            asked.id: answer
+            for asked, answer in zip(asked, decode_shard(lm, asked, member, data, images, key), strict=True)
+        }
         for instruction in failing:
             answers[instruction.id] = given[instruction.id]
             tries[instruction.id] += 1
@@ -331,9 +373,13 @@ def decode_shard(
         except OSError as error:
             answers[index] = FailedAnswer(f"image {instruction.image!r} can't be shown: {error}")
             continue
-        prompt = lm.apply_chat_template([{"role": "user", "content": f"<image>{instruction.prompt}{member.prompt_suffix}"}])
+        prompt = lm.apply_chat_template(
+            [{"role": "user", "content": f"<image>{instruction.prompt}{member.prompt_suffix}"}]
+        )
         arguments = (prompt, dict(settings), {"visual": [shown]})
-        requests.append(Instance(request_type="generate_until", doc={"id": instruction.id}, arguments=arguments, idx=index))
+        requests.append(
+            Instance(request_type="generate_until", doc={"id": instruction.id}, arguments=arguments, idx=index)
+        )
         places.append(index)
     replies = lm.generate_until(requests, disable_tqdm=True) if requests else []
     if len(replies) != len(requests):
@@ -348,7 +394,8 @@ def _limit(member: PoolModel, data: Data) -> int:
 
 
 def _shown(images: Path, name: str, *, as_file: bool) -> Image.Image:
-    """The picture of this name in the folder `images`, to be decoded when it is looked at; OSError for one that can't or mustn't be.
+    """The picture of this name in the folder `images`, to be decoded when it is looked at; OSError for one that can't
+    or mustn't be.
 
     A server is best sent the file as it is; and of large pictures, a shard's worth would not fit in memory.
     """
@@ -357,7 +404,11 @@ def _shown(images: Path, name: str, *, as_file: bool) -> Image.Image:
         if not path.is_relative_to(images.resolve()):
             raise OSError("it leads out of the run's images")
         image = Image.open(path)
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow and paths raise beside OSError
+    except (
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # what Pillow and paths raise beside OSError
         raise OSError(str(error)) from None
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:

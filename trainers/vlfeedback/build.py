@@ -1,7 +1,8 @@
 """The dataset of one run, stage by stage: instructions, answers, ratings, pairs. Every stage goes on where it was left.
 
-The folder holds `images/`, `instructions.jsonl`, `draw.jsonl` (who answers what), `answers/` (a file a member of the pool),
-`ratings.jsonl`, `vlfeedback.jsonl` (in the schema of MMInstruction/VLFeedback) and `pairs.jsonl` (in TRL's columns).
+The folder holds `images/`, `instructions.jsonl`, `draw.jsonl` (who answers what), `answers/` (a file a member of the
+pool), `ratings.jsonl`, `vlfeedback.jsonl` (in the schema of MMInstruction/VLFeedback) and `pairs.jsonl` (in TRL's
+columns).
 """
 
 import json
@@ -54,7 +55,8 @@ def build_dataset(
     tell: Callable[[str], None] = lambda line: None,
     decode: Answering = decode,
 ) -> BuiltDataset:
-    """Build or finish the dataset in `folder`; `load` makes an LM of a member of the pool, `decode` has all of them answer."""
+    """Build or finish the dataset in `folder`; `load` makes an LM of a member of the pool, `decode` has all of them
+    answer."""
     images = folder / "images"
     instructions = _instructions(folder, data, seed, images, report)
     wanted = len(instructions) * min(data.answers, len(data.pool))
@@ -91,7 +93,8 @@ def rows_of(
     rated: Mapping[str, Mapping[str, Any]],
     images: Path,
 ) -> Iterator[Row]:
-    """The rated instructions as rows; `answers` by instruction and member, `rated` the rows of a ratings file by instruction.
+    """The rated instructions as rows; `answers` by instruction and member, `rated` the rows of a ratings file by
+    instruction.
 
     Completions stand in the order the judge saw them. A rating that could not be read is "N/A", as in VLFeedback.
     """
@@ -107,7 +110,10 @@ def rows_of(
                 Completion(
                     model=member,
                     response=answers[instruction.id][member],
-                    ratings={aspect: "N/A" if points is None else str(points) for aspect, points in judged["ratings"][member].items()},
+                    ratings={
+                        aspect: "N/A" if points is None else str(points)
+                        for aspect, points in judged["ratings"][member].items()
+                    },
                     rationales=judged.get("rationales", {}).get(member, {}),
                 )
                 for member in judged["order"]

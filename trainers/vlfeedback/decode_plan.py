@@ -3,7 +3,8 @@
     found = plan(80_258, data, seed=0, facts={...})          # or the instructions themselves, with the folder they are decoded in
     print(found.to_markdown())
 
-Estimates say what they rest on. Time is that of shards decoded in this folder, where there are any; else one of the assumptions below.
+Estimates say what they rest on. Time is that of shards decoded in this folder, where there are any; else one of the
+assumptions below.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from trainers.vlfeedback.instructions import Instruction
 
 STEP: Final = 0.015
 STEP_PER_BILLION: Final = 0.002
-"""Assumed seconds a step of a batch takes, and on top for each billion parameters (29 ms for 7 B): a data-centre GPU, transformers."""
+"""Assumed seconds a step of a batch takes, and on top for each billion parameters (29 ms for 7 B): a data-centre GPU,
+transformers."""
 FILLED: Final = 0.5
 """Assumed length of an answer, as a share of the most it may have."""
 SERVED_AT_ONCE: Final = 16
@@ -49,7 +51,8 @@ class ModelFacts:
     """Bytes on the GPU."""
     parameters: int | None = None
     kept_per_position: int | None = None
-    """Bytes of keys and values that a position of a row takes; None: as if every head of every layer kept its own, in half precision."""
+    """Bytes of keys and values that a position of a row takes; None: as if every head of every layer kept its own, in
+    half precision."""
     image_positions: int | None = None
     rows_at_once: int = 1
     source: str = ""
@@ -112,7 +115,13 @@ class DecodePlan:
     def to_json(self) -> dict[str, Any]:
         """All of it, for --json."""
         members = [asdict(member) | {"left": member.left} for member in self.members]
-        return {"instructions": self.instructions, "images": self.images, "rows": self.rows, "left": self.left, "members": members}
+        return {
+            "instructions": self.instructions,
+            "images": self.images,
+            "rows": self.rows,
+            "left": self.left,
+            "members": members,
+        }
 
     def to_markdown(self) -> str:
         """A table of the members, and what it rests on."""
@@ -150,9 +159,14 @@ class DecodePlan:
 
 
 def plan(
-    instructions: Sequence[Instruction] | int, data: Data, seed: int, facts: Mapping[str, ModelFacts], folder: Path | None = None
+    instructions: Sequence[Instruction] | int,
+    data: Data,
+    seed: int,
+    facts: Mapping[str, ModelFacts],
+    folder: Path | None = None,
 ) -> DecodePlan:
-    """What each member of the pool has to do; `facts` by member's name, `folder` where answers may be already. Loads no model."""
+    """What each member of the pool has to do; `facts` by member's name, `folder` where answers may be already. Loads no
+    model."""
     counted = isinstance(instructions, int)
     asked = (
         [Instruction(id=str(number), prompt="", image="", kind="") for number in range(instructions)]
@@ -165,10 +179,14 @@ def plan(
         for member in drawn[instruction.id]:
             mine[member.name].append(instruction)
     speeds = _speeds(folder)
-    members = [_member(member, mine[member.name], data, facts[member.name], folder, counted=counted) for member in data.pool]
+    members = [
+        _member(member, mine[member.name], data, facts[member.name], folder, counted=counted) for member in data.pool
+    ]
     timed = [_timed(member, facts, speeds) for member in members]
     images = None if counted else len({instruction.image for instruction in asked})
-    return DecodePlan(instructions=len(asked), images=images, answers=min(data.answers, len(data.pool)), members=tuple(timed))
+    return DecodePlan(
+        instructions=len(asked), images=images, answers=min(data.answers, len(data.pool)), members=tuple(timed)
+    )
 
 
 def _member(
@@ -180,7 +198,10 @@ def _member(
     limit = member.max_new_tokens or data.max_new_tokens
     prompt = PROMPT_POSITIONS
     if mine and not counted:
-        prompt = round(mean(prices.text_tokens(instruction.prompt + member.prompt_suffix) for instruction in mine)) + PROMPT_POSITIONS // 2
+        prompt = (
+            round(mean(prices.text_tokens(instruction.prompt + member.prompt_suffix) for instruction in mine))
+            + PROMPT_POSITIONS // 2
+        )
     dollars = None
     if facts.served:
         shown = prices.image_tokens(facts.model, IMAGE_SIDE, IMAGE_SIDE)
@@ -210,7 +231,8 @@ def _member(
 
 
 def _kept(parameters: int) -> int:
-    """Bytes of keys and values a position takes in a decoder of Llama's proportions: layers L, width 128 L, 12 L (128 L)^2 weights."""
+    """Bytes of keys and values a position takes in a decoder of Llama's proportions: layers L, width 128 L, 12 L (128
+    L)^2 weights."""
     layers = float((parameters / (12 * 128**2)) ** (1 / 3))
     return round(2 * layers * 128 * layers * 2)
 
@@ -228,7 +250,11 @@ def _timed(member: MemberPlan, facts: Mapping[str, ModelFacts], speeds: Mapping[
         return replace(member, seconds=member.left * SERVED_SECONDS / SERVED_AT_ONCE, rate=rate)
     if not own.parameters:
         return member
-    sized = {name: known for name in speeds if (known := facts.get(name)) is not None and known.parameters and not known.served}
+    sized = {
+        name: known
+        for name in speeds
+        if (known := facts.get(name)) is not None and known.parameters and not known.served
+    }
     if sized:
         near = min(sized, key=lambda name: abs((sized[name].parameters or 0) - (own.parameters or 0)))
         each = speeds[near] * own.parameters / (sized[near].parameters or 1)

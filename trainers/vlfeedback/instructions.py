@@ -1,7 +1,7 @@
 """Instructions: what the pool is asked to do with which image.
 
-Yes/no questions come in MME's pairs, one whose true answer is yes beside one whose true answer is no: preferences drawn from them then say
-nothing about yes as such.
+Yes/no questions come in MME's pairs, one whose true answer is yes beside one whose true answer is no: preferences drawn
+from them then say nothing about yes as such.
 """
 
 import random
@@ -33,7 +33,8 @@ class Instruction:
 
 
 def scenes_instructions(data: Data, seed: int, images: Path) -> list[Instruction]:
-    """`data.instructions` of them about training scenes; their pictures are written to `images`, scene graph in the PNG's text."""
+    """`data.instructions` of them about training scenes; their pictures are written to `images`, scene graph in the
+    PNG's text."""
     rng = random.Random(f"instructions/{seed}")
     found: list[Instruction] = []
     for scene in islice(scenes(f"train/{seed}"), data.instructions):
@@ -49,7 +50,10 @@ def scenes_instructions(data: Data, seed: int, images: Path) -> list[Instruction
             asked = [(question.text, "question")] if question else []
         if asked:
             name = write_image(scene, images)
-            found += [Instruction(id=f"{scene.id}/{i}", prompt=prompt, image=name, kind=kind) for i, (prompt, kind) in enumerate(asked)]
+            found += [
+                Instruction(id=f"{scene.id}/{i}", prompt=prompt, image=name, kind=kind)
+                for i, (prompt, kind) in enumerate(asked)
+            ]
         if len(found) >= data.instructions:
             break
     return found[: data.instructions]

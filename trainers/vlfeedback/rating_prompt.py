@@ -3,9 +3,10 @@
     questions("what is it?", ["a dog", "a cat"], "joint")                # one prompt for all three aspects; "per-aspect": three prompts
     parse(reply, 4)["Visual Faithfulness"][2]                            # (4, "the star is small") for Text 3, or None: never a guess
 
-A reply is read line by line: a heading names the aspect, one below it the text, and there stand its rating and the reason. Judges vary the
-marks (bold for headings, "4/5", a code fence around all); they do not vary what is where. A place with two ratings has none, and of a reply
-that comes back to a place it had left nothing is read: a judge that quotes headings out of a rated text does not move any rating.
+A reply is read line by line: a heading names the aspect, one below it the text, and there stand its rating and the
+reason. Judges vary the marks (bold for headings, "4/5", a code fence around all); they do not vary what is where. A
+place with two ratings has none, and of a reply that comes back to a place it had left nothing is read: a judge that
+quotes headings out of a rated text does not move any rating.
 """
 
 import re
@@ -32,10 +33,13 @@ _ASPECTS = {
     "Ethical Considerations": re.compile(r"ethical considerations?|ethics", re.IGNORECASE),
     "Visual Faithfulness": re.compile(r"(?:visual )?faithfulness", re.IGNORECASE),
 }
-_TEXT = re.compile(r"^(outputs? for )?text #?([0-9]{1,2})(?![0-9]) ?(:?)[ .)–—-]*(?:assessment:?|evaluation:?)?", re.IGNORECASE)
+_TEXT = re.compile(
+    r"^(outputs? for )?text #?([0-9]{1,2})(?![0-9]) ?(:?)[ .)–—-]*(?:assessment:?|evaluation:?)?", re.IGNORECASE
+)
 _RATING = re.compile(r"^[(\[]?ratings? ?(?:\( ?1 ?(?:-|–|to) ?5 ?\))? ?[:=–—-] ?", re.IGNORECASE)
 _VALUE = re.compile(
-    r"[\[<(\"']?([1-5])(?:\.0)?[\]>\"']?(?: ?(?:/|out of) ?5)?(?:[ .,;)\]>]*$|[ .,;)\]>|–—-]*(?=rationale\b))", re.IGNORECASE
+    r"[\[<(\"']?([1-5])(?:\.0)?[\]>\"']?(?: ?(?:/|out of) ?5)?(?:[ .,;)\]>]*$|[ .,;)\]>|–—-]*(?=rationale\b))",
+    re.IGNORECASE,
 )
 _RATIONALE = re.compile(r"^[\s>]*(?:[-+•]\s+)?#{0,6}[\s*_]*rationale[\s*_]*(?:[:=–—][\s*_]*|\s-\s+|$)", re.IGNORECASE)
 
@@ -50,10 +54,11 @@ def parse(reply: str, texts: int, aspects: Sequence[str] = ASPECTS) -> dict[str,
 
 
 def _places(lines: Sequence[str], aspect: str | None) -> dict[tuple[str, int], list[str]]:
-    """(aspect, text) -> the lines below its heading; nothing where one is opened twice, or under an aspect that is none of ours.
+    """(aspect, text) -> the lines below its heading; nothing where one is opened twice, or under an aspect that is none
+    of ours.
 
-    All lines up to the next place are the last one's, those below a heading that is none of ours too: a second rating there may be the real
-    one, after a quote that looked like a heading. `aspect`: open from the start.
+    All lines up to the next place are the last one's, those below a heading that is none of ours too: a second rating
+    there may be the real one, after a quote that looked like a heading. `aspect`: open from the start.
     """
     places: dict[tuple[str, int], list[str]] = {}
     last: tuple[str, int] | None = None
@@ -93,7 +98,8 @@ def _is_marked(line: str) -> bool:
 
 
 def _opened_aspect(words: str, marked: bool) -> str | None:
-    """The aspect a heading opens, "" for one that is none of ours ("Overall Assessment"), None where the line opens none."""
+    """The aspect a heading opens, "" for one that is none of ours ("Overall Assessment"), None where the line opens
+    none."""
     words = words.rstrip(" #:.")
     of = _ASSESSMENT.match(words)
     if not marked and not (of and of.group(2).lower() == "assessment"):
@@ -104,7 +110,8 @@ def _opened_aspect(words: str, marked: bool) -> str | None:
 
 
 def _opened_text(words: str, marked: bool) -> tuple[int, str] | None:
-    """The text a heading opens and what else stands on the line, which can only be its rating; None where the line opens none."""
+    """The text a heading opens and what else stands on the line, which can only be its rating; None where the line
+    opens none."""
     text = _TEXT.match(words)
     if text is None:
         return None
@@ -160,4 +167,7 @@ def questions(instruction: str, texts: Sequence[str], mode: RatingMode = "joint"
     }
     if mode == "joint":
         return {ASPECTS: fill(_template("vlfeedback"), **slots)}
-    return {(aspect,): fill(_template("vlfeedback_aspect"), aspect=aspect, rubric=rubric(aspect), **slots) for aspect in ASPECTS}
+    return {
+        (aspect,): fill(_template("vlfeedback_aspect"), aspect=aspect, rubric=rubric(aspect), **slots)
+        for aspect in ASPECTS
+    }

@@ -1,13 +1,14 @@
-"""Decoding, hashing and pair building as Ray Data pipelines: the same work as the plain path, on all cores or nodes, and the same output.
+"""Decoding, hashing and pair building as Ray Data pipelines: the same work as the plain path, on all cores or nodes,
+and the same output.
 
     with cluster(None, cpus=8):                                            # here; cluster("auto"), cluster("node1:6379"): one that runs
         decode_by_ray(instructions, data, seed, folder, load=load, workers=2)      # beside answers.decode
         list(fingerprints_by_ray(pictures, cache, workers=8))                      # beside Fingerprints.of_all
         list(pairs_by_ray(rows, rule, counts, workers=8))                          # beside pairs.pair_up
 
-Actors compute and this process alone writes, so a killed actor loses nothing: Ray starts it again and gives it its items again, and what
-was lost all the same is not on disk, which is where each stage looks for what is left. Actors read pictures by their paths: on several
-nodes the run's folder must be on a file system that all of them see.
+Actors compute and this process alone writes, so a killed actor loses nothing: Ray starts it again and gives it its
+items again, and what was lost all the same is not on disk, which is where each stage looks for what is left. Actors
+read pictures by their paths: on several nodes the run's folder must be on a file system that all of them see.
 """
 
 import hashlib
@@ -50,7 +51,8 @@ T = TypeVar("T")
 Work = Callable[[Any], Any]
 
 RETRIES: Final = 5
-"""How often an item is given to an actor again after the actor died under it: an item that kills every actor must not hold up the rest."""
+"""How often an item is given to an actor again after the actor died under it: an item that kills every actor must not
+hold up the rest."""
 PICTURES: Final = 64
 """Pictures hashed between two writes."""
 ROWS: Final = 500
@@ -61,12 +63,14 @@ class RayError(ValueError):
     """Ray is not there, its cluster can't be reached, or it lost work; one line."""
 
 
-# -- the engine ----------------------------------------------------------------------------------------------------------------------------
+# -- the engine
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[None]:
-    """Ray for the length of a run: a cluster of this machine's `cpus` (None: all), or the one at `address` ("auto", "HOST:PORT"). RayError.
+    """Ray for the length of a run: a cluster of this machine's `cpus` (None: all), or the one at `address` ("auto",
+    "HOST:PORT"). RayError.
 
     Without the dashboard, whose port runs the code of whoever reaches it, and without usage reports.
     """
@@ -75,13 +79,19 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     if address is None and cpus is not None and cpus < 1:
         raise RayError(f"--ray: {cpus} CPUs; at least 1 is needed")
     # Read when Ray is imported, or by the processes it starts. What it has to say of dead workers would go to stdout.
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
     os.environ |= {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     import ray
     import ray.data
 
     # "local", since with None an address in RAY_ADDRESS would be taken.
-    where = {"address": "local", "num_cpus": cpus, "include_dashboard": False} if address is None else {"address": address}
+    where = (
+        {"address": "local", "num_cpus": cpus, "include_dashboard": False} if address is None else {"address": address}
+    )
     try:
         _reach(address)
         ray.init(**where, log_to_driver=False, logging_level=logging.CRITICAL)
@@ -135,7 +145,8 @@ class _Actor:
 
 
 def run(branches: Sequence[Branch]) -> Iterator[tuple[str, int, Any]]:
-    """(branch, number of the item, result) as they are done, all branches at once. Items whose actor died time and again don't come."""
+    """(branch, number of the item, result) as they are done, all branches at once. Items whose actor died time and
+    again don't come."""
     import pyarrow as pa
     import ray
     import ray.data
@@ -196,7 +207,9 @@ def in_order(branch: Branch) -> Iterator[Any]:
             yield held.pop(following)
             following += 1
     if following < sent:
-        raise RayError(f"{branch.name}: part {following} was lost: every actor that had it died; the same command tries again")
+        raise RayError(
+            f"{branch.name}: part {following} was lost: every actor that had it died; the same command tries again"
+        )
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -205,7 +218,8 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-# -- answers -------------------------------------------------------------------------------------------------------------------------------
+# -- answers
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +240,8 @@ class _Answerer:
         """Why no shard can be answered any more."""
 
     def __call__(self, shift: _Shift) -> tuple[list[dict[str, Any]], str | None]:
-        """The shard's new rows; or none, and why. A shard that wasn't asked has no failed rows: it is asked in full the next time."""
+        """The shard's new rows; or none, and why. A shard that wasn't asked has no failed rows: it is asked in full the
+        next time."""
         if self.over is not None:
             return [], self.over
         try:
@@ -263,10 +278,12 @@ def decode_by_ray(
     done: Callable[[int], None] = lambda count: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, MemberCounts]:
-    """`answers.decode` with `workers` actors a member, all members at once; how far each is afterwards, by what is on disk.
+    """`answers.decode` with `workers` actors a member, all members at once; how far each is afterwards, by what is on
+    disk.
 
-    `load` is called in the actors: it must be picklable, and reach its model over HTTP or bring a device for each actor. `done` hears how
-    many more answers are settled, `tell` which shards could not be asked and why: they are missing, and asked by the next run.
+    `load` is called in the actors: it must be picklable, and reach its model over HTTP or bring a device for each
+    actor. `done` hears how many more answers are settled, `tell` which shards could not be asked and why: they are
+    missing, and asked by the next run.
     """
     drawn = recorded_draw(folder, instructions, data, seed)
     with ExitStack() as stack:
@@ -281,7 +298,10 @@ def decode_by_ray(
             rows[member.name] = JsonLines(path)
             cut = shards_of(instructions, drawn, member, seed)
             shards[member.name] = [shard for shard in cut if unanswered(shard, rows[member.name].by_id)]
-            done(sum(len(shard.instructions) for shard in cut) - sum(len(shard.instructions) for shard in shards[member.name]))
+            done(
+                sum(len(shard.instructions) for shard in cut)
+                - sum(len(shard.instructions) for shard in shards[member.name])
+            )
         branches = [
             Branch(
                 name=member.name,
@@ -303,10 +323,13 @@ def decode_by_ray(
 
 
 def _known(shard: Shard, rows: JsonLines) -> dict[str, dict[str, Any]]:
-    return {instruction.id: rows.by_id[instruction.id] for instruction in shard.instructions if instruction.id in rows.by_id}
+    return {
+        instruction.id: rows.by_id[instruction.id] for instruction in shard.instructions if instruction.id in rows.by_id
+    }
 
 
-# -- fingerprints --------------------------------------------------------------------------------------------------------------------------
+# -- fingerprints
+# --------------------------------------------------------------------------------------------------------------------------
 
 _Print = tuple[str, ImageHashes | None, int | None] | OSError
 """(digest of the file, its fingerprint where it was not known, COCO id)."""
@@ -333,7 +356,8 @@ class _Hashing:
 
 
 class _Kept(HashCache):
-    """The file of fingerprints, given what was made elsewhere: SQLite's file may lie where only one node can write it."""
+    """The file of fingerprints, given what was made elsewhere: SQLite's file may lie where only one node can write
+    it."""
 
     def digests(self) -> frozenset[str]:
         assert self._file is not None
@@ -357,7 +381,8 @@ class _Kept(HashCache):
 
 
 def fingerprints_by_ray(pictures: Iterable[ImageRef], cache: Path, *, workers: int) -> Iterator[ImageHashes | OSError]:
-    """`Fingerprints(cache).of_all`: in the pictures' order, OSError in the place of each that can't be read; all are kept in `cache`."""
+    """`Fingerprints(cache).of_all`: in the pictures' order, OSError in the place of each that can't be read; all are
+    kept in `cache`."""
     with closing(_Kept(cache)) as prints:
         make = _Hashing(known=prints.digests())
         for found in in_order(Branch(name="hashing", make=make, items=_chunks(pictures, PICTURES), workers=workers)):
@@ -366,7 +391,8 @@ def fingerprints_by_ray(pictures: Iterable[ImageRef], cache: Path, *, workers: i
             yield from given
 
 
-# -- pairs ---------------------------------------------------------------------------------------------------------------------------------
+# -- pairs
+# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,6 +424,8 @@ def pairs_by_ray(rows: Iterable[Row], rule: NamedRule, counts: PairCounts, *, wo
         counts.same_text = sum(pair.chosen == pair.rejected for pair in kept)
         yield from kept
         return
-    for pairs, found in in_order(Branch(name="pairs", make=_Pairing(rule=rule), items=_chunks(rows, ROWS), workers=workers)):
+    for pairs, found in in_order(
+        Branch(name="pairs", make=_Pairing(rule=rule), items=_chunks(rows, ROWS), workers=workers)
+    ):
         counts.add(found)
         yield from pairs

@@ -1,13 +1,15 @@
-"""Draws a run's instructions from its sources: by weights and a seed, without duplicates, with their pictures in the run's folder.
+"""Draws a run's instructions from its sources: by weights and a seed, without duplicates, with their pictures in the
+run's folder.
 
     drawn = instructions_of(data, seed, folder / "images")
     shares(1000, {"SVIT": 22823, "RTVLM": 2100})             # {"SVIT": 916, "RTVLM": 84}
 
-Which instructions are drawn depends on the seed and on what they say, not on where they stand in a file: each has a place in an order of
-digests, and the first of a source that nothing speaks against are taken. A source that runs short leaves the rest of its share to the
-others. Pictures keep their bytes and are named by them, so that a run that was interrupted goes on where it was; `sampling.json` beside
-the pictures' folder says of each source what there was, what was drawn, and what was left out why. Rows are counted as left out for their
-words, or for having no picture, wherever they stand; for what their picture is, or as duplicates, only where they were looked at.
+Which instructions are drawn depends on the seed and on what they say, not on where they stand in a file: each has a
+place in an order of digests, and the first of a source that nothing speaks against are taken. A source that runs short
+leaves the rest of its share to the others. Pictures keep their bytes and are named by them, so that a run that was
+interrupted goes on where it was; `sampling.json` beside the pictures' folder says of each source what there was, what
+was drawn, and what was left out why. Rows are counted as left out for their words, or for having no picture, wherever
+they stand; for what their picture is, or as duplicates, only where they were looked at.
 """
 
 import hashlib
@@ -44,7 +46,8 @@ Report = Callable[[str, int, int], None]
 
 
 def instructions_of(data: Data, seed: int, images: Path, *, report: Report | None = None) -> list[Instruction]:
-    """The instructions of a run; their pictures are written to `images`, and what was drawn from where to sampling.json beside it."""
+    """The instructions of a run; their pictures are written to `images`, and what was drawn from where to sampling.json
+    beside it."""
     if not data.sources:
         return scenes_instructions(data, seed, images)
     told = report or (lambda stage, done, total: None)
@@ -120,7 +123,8 @@ class _Part:
 
 
 def candidates(part: _Part, seed: int, filters: Filters, reserve: int) -> Iterator[Item]:
-    """All items of the source that pass by their words, in the seed's order; `reserve` are in memory, and more are read when needed."""
+    """All items of the source that pass by their words, in the seed's order; `reserve` are in memory, and more are read
+    when needed."""
     above, first = -1, True
     while True:
         nearest: list[tuple[int, int, Item]] = []
@@ -170,7 +174,11 @@ class _Draw:
         self.taken: dict[str, list[Instruction]] = {}
         self.parts = _parts(data)
         for part in self.parts:
-            part.candidates = iter(()) if part.opened is None else candidates(part, seed, data.filters, 2 * data.instructions + RESERVE)
+            part.candidates = (
+                iter(())
+                if part.opened is None
+                else candidates(part, seed, data.filters, 2 * data.instructions + RESERVE)
+            )
 
     def all(self) -> list[Instruction]:
         """The instructions, source by source."""
@@ -203,7 +211,9 @@ class _Draw:
             batch = list(islice(part.candidates, min(BATCH, part.wanted - part.drawn)))
             part.ended = not batch
             for item, seen in zip(batch, self.prints.of_all(item.picture for item in batch), strict=True):
-                instruction, fault = (None, "unreadable picture") if isinstance(seen, OSError) else self._judged(part, item, seen)
+                instruction, fault = (
+                    (None, "unreadable picture") if isinstance(seen, OSError) else self._judged(part, item, seen)
+                )
                 if instruction is None:
                     part.filtered[fault] += 1
                 else:
@@ -225,7 +235,9 @@ class _Draw:
         if group is not None and filters.per_image is not None and self.about[group] >= filters.per_image:
             return None, "duplicate image"
         try:
-            name, side = (self.files[seen.content], filters.min_side) if seen.content in self.files else self._kept(item.picture)
+            name, side = (
+                (self.files[seen.content], filters.min_side) if seen.content in self.files else self._kept(item.picture)
+            )
         except OSError:
             return None, "unreadable picture"
         if side < filters.min_side:
@@ -236,7 +248,9 @@ class _Draw:
         self.groups[id] = group or id
         self.about[group or id] += 1
         self.wordings[wording] += 1
-        return Instruction(id=id, prompt=item.prompt, image=name, kind="question", source=part.name, origin=item.origin), ""
+        return Instruction(
+            id=id, prompt=item.prompt, image=name, kind="question", source=part.name, origin=item.origin
+        ), ""
 
     def _kept(self, picture: ImageRef) -> tuple[str, int]:
         """The file the picture has in the run's folder, and its shorter side; one that is too small is not written."""
@@ -298,7 +312,9 @@ def _parts(data: Data) -> list[_Part]:
         weight = None if source.count else source.weight or published[source.name]
         if weight is None and source.count is None:
             if any_published:
-                raise SourceError(f"{source.name}: needs a weight or a count beside sources that are weighted by VLFeedback's own figures")
+                raise SourceError(
+                    f"{source.name}: needs a weight or a count beside sources that are weighted by VLFeedback's own figures"
+                )
             weight = 1.0
         parts.append(_Part(source=source, opened=None if source.name == SCENES else open_source(source), weight=weight))
     return parts

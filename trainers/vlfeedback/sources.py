@@ -4,13 +4,15 @@
     source = open_source(Source(name="LLaVAR", path="llavar.json", images="finetune.zip"))
     for item in source.items(): ...                                      # an Item, or a str: why a row is none
 
-`sources.toml` says of each declared source where it lives and how its rows are laid out. A row asks in one of these layouts:
-"conversations" (LLaVA's and SVIT's: the first human turn, since an instruction of VLFeedback is one prompt; later turns refer to answers
-that nobody gave), "columns" (a prompt or question beside a picture), "rows" (either of the two, what any other table is read as),
-"choices" (a question and its choices), "actions" (a question and possible actions) and "m3it" (instruction and inputs).
+`sources.toml` says of each declared source where it lives and how its rows are laid out. A row asks in one of these
+layouts: "conversations" (LLaVA's and SVIT's: the first human turn, since an instruction of VLFeedback is one prompt;
+later turns refer to answers that nobody gave), "columns" (a prompt or question beside a picture), "rows" (either of the
+two, what any other table is read as), "choices" (a question and its choices), "actions" (a question and possible
+actions) and "m3it" (instruction and inputs).
 
-Rows are read one at a time, and pictures when they are looked at, so sources may be larger than memory. Rows are not trusted: a picture is
-looked for only inside the folder or zip of the source, a URL is never fetched, and no script of a hub dataset is run.
+Rows are read one at a time, and pictures when they are looked at, so sources may be larger than memory. Rows are not
+trusted: a picture is looked for only inside the folder or zip of the source, a URL is never fetched, and no script of a
+hub dataset is run.
 Errors: `SourceError`, one line that names the source, what is wrong with it and what it has.
 """
 
@@ -150,7 +152,9 @@ def open_source(source: InstructionSource) -> Opened:
             raise SourceError(f"{source.name}: no file or folder {source.path!r}")
         raise unknown(source.name)
     if known is not None and known.needs and source.images is None and not (path.is_dir() and _has_pictures(path)):
-        raise SourceError(f"{source.name}: has no pictures of its own: give images = the folder or zip with {known.needs}")
+        raise SourceError(
+            f"{source.name}: has no pictures of its own: give images = the folder or zip with {known.needs}"
+        )
     if path.is_dir() and known is None:
         return _folder(source, path)
     tables = _declared_tables(known, path) if known is not None and path.is_dir() else [path]
@@ -175,10 +179,14 @@ def _declared_on_hub(source: InstructionSource, known: Declared) -> Opened:
     images = f"images = the folder or zip with {known.needs}" if known.needs and source.images is None else ""
     copy = "" if known.hub else f"path = a copy of {known.site}"
     if images or copy:
-        raise SourceError(f"{known.name}: can't be had whole from the hub: give {' and '.join(filter(None, (copy, images)))}")
+        raise SourceError(
+            f"{known.name}: can't be had whole from the hub: give {' and '.join(filter(None, (copy, images)))}"
+        )
     folder = _download(source, known)
     # A snapshot is links into the blobs beside it.
-    return _tables(source, known, _declared_tables(known, folder), where=f"{known.hub}@{folder.name}", within=folder.parent.parent)
+    return _tables(
+        source, known, _declared_tables(known, folder), where=f"{known.hub}@{folder.name}", within=folder.parent.parent
+    )
 
 
 def _download(source: InstructionSource, known: Declared) -> Path:
@@ -188,7 +196,9 @@ def _download(source: InstructionSource, known: Declared) -> Path:
     try:
         return Path(snapshot_download(known.hub, repo_type="dataset", revision=source.revision, allow_patterns=wanted))
     except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(f"{known.name}: can't have {known.hub} from the hub: {_first_line(error)}; give path = a local copy") from error
+        raise SourceError(
+            f"{known.name}: can't have {known.hub} from the hub: {_first_line(error)}; give path = a local copy"
+        ) from error
 
 
 def _from_hub(source: InstructionSource, place: str, known: Declared | None) -> Opened:
@@ -198,7 +208,9 @@ def _from_hub(source: InstructionSource, place: str, known: Declared | None) -> 
     try:
         table = load_dataset(id, source.config, split=source.split, revision=revision or None)
     except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(f"{source.name}: can't load {id}, split {source.split!r}, from the hub: {_first_line(error)}") from error
+        raise SourceError(
+            f"{source.name}: can't load {id}, split {source.split!r}, from the hub: {_first_line(error)}"
+        ) from error
     reader = _Reader(source, known, _Pictures.at(source.images, None, None))
     return Opened(name=source.name, where=place, items=lambda: _usable(source, [(reader, reader.table(table, id))]))
 
@@ -220,8 +232,12 @@ def _has_pictures(folder: Path) -> bool:
     return any(Path(name).suffix.lower() in (*IMAGES, ".zip") for _, _, names in os.walk(folder) for name in names)
 
 
-def _tables(source: InstructionSource, known: Declared | None, tables: Sequence[Path], where: str, within: Path | None) -> Opened:
-    readers = [_Reader(source, known, _Pictures.at(source.images, path.parent, within, known is not None)) for path in tables]
+def _tables(
+    source: InstructionSource, known: Declared | None, tables: Sequence[Path], where: str, within: Path | None
+) -> Opened:
+    readers = [
+        _Reader(source, known, _Pictures.at(source.images, path.parent, within, known is not None)) for path in tables
+    ]
 
     def items() -> Iterator[Item | str]:
         return _usable(source, [(reader, reader.file(path)) for reader, path in zip(readers, tables, strict=True)])
@@ -264,7 +280,11 @@ def _folder(source: InstructionSource, folder: Path) -> Opened:
     tables = sorted(path for path in folder.iterdir() if path.suffix in TABLES and path.is_file())
     prompts = source.prompts
     if not prompts and (folder / "prompts.txt").is_file():
-        prompts = tuple(line for text in (folder / "prompts.txt").read_text(encoding="utf-8-sig").splitlines() if (line := text.strip()))
+        prompts = tuple(
+            line
+            for text in (folder / "prompts.txt").read_text(encoding="utf-8-sig").splitlines()
+            if (line := text.strip())
+        )
     if not prompts and len(tables) == 1:
         beside = source.model_copy(update={"images": source.images or str(folder)})
         return _tables(beside, None, tables, where=str(tables[0]), within=None)
@@ -335,7 +355,10 @@ class _Reader:
         if self.source.prompt_column is not None:
             return _texts(row.get(self.source.prompt_column))
         if self.extra and _first(row, ("instruction",)) is None:
-            row = {**row, "instruction": self.extra[_digest(json.dumps(row, sort_keys=True, default=str)) % len(self.extra)]}
+            row = {
+                **row,
+                "instruction": self.extra[_digest(json.dumps(row, sort_keys=True, default=str)) % len(self.extra)],
+            }
         return self.asks(row)
 
     def _picture(self, row: Row, reopen: Reopen | None, hidden: Sequence[str], place: str) -> ImageRef:
@@ -344,7 +367,14 @@ class _Reader:
             assert reopen is not None
             return LazyPicture(name=f"{place}/{column}", reader=partial(self._bytes, partial(reopen, column)))
         names = {name.strip().lower(): name for name in row}
-        column = next((names[wanted.lower()] for wanted in columns if row.get(names.get(wanted.lower(), "")) not in (None, "", [])), "")
+        column = next(
+            (
+                names[wanted.lower()]
+                for wanted in columns
+                if row.get(names.get(wanted.lower(), "")) not in (None, "", [])
+            ),
+            "",
+        )
         if not column and self.known is not None and self.known.by_id:
             column = next((names[wanted] for wanted in ID_COLUMNS if row.get(names.get(wanted, "")) is not None), "")
         if not column:
@@ -358,7 +388,9 @@ class _Reader:
             return self.pictures.find(cell)
         again = partial(reopen, column) if reopen is not None else partial(_same, cell)
         content = cell if isinstance(cell, str) else _bytes_of(cell)
-        name = hashlib.sha256(content if isinstance(content, bytes) else content.encode("utf-8", "replace")).hexdigest()[:16]
+        name = hashlib.sha256(
+            content if isinstance(content, bytes) else content.encode("utf-8", "replace")
+        ).hexdigest()[:16]
         return LazyPicture(name=name, reader=partial(self._bytes, again))
 
     def _bytes(self, again: Callable[[], Any]) -> bytes:
@@ -407,7 +439,12 @@ class _Reader:
         shown = [column for column in table.column_names if column not in hidden]
         cells = table.select_columns(shown) if shown else None
         for index in range(len(table)):
-            yield (cells[index] if cells is not None else {}), partial(_cell_of_table, table, index), hidden, f"{name}/{index}"
+            yield (
+                (cells[index] if cells is not None else {}),
+                partial(_cell_of_table, table, index),
+                hidden,
+                f"{name}/{index}",
+            )
 
 
 def _holds_bytes(feature: Any) -> bool:
@@ -495,7 +532,9 @@ def _objects(text: TextIO) -> Iterator[Row]:
                     raise
             else:
                 if not isinstance(row, dict):
-                    raise SourceError(f"{getattr(text, 'name', 'table')}: must hold objects, holds {type(row).__name__}")
+                    raise SourceError(
+                        f"{getattr(text, 'name', 'table')}: must hold objects, holds {type(row).__name__}"
+                    )
                 yield row
                 continue
         elif ended:
@@ -567,7 +606,9 @@ _LETTER: Final = re.compile(r"^\s*[A-Da-d]\s*:")
 def _choices(row: Row) -> list[str]:
     """The question, and a line for each choice."""
     texts = {letter: _first(row, (f"choice {letter}",)) for letter in "abcd"}
-    lines = [f"{letter.upper()}: {_LETTER.sub('', text).strip()}" for letter, text in texts.items() if isinstance(text, str)]
+    lines = [
+        f"{letter.upper()}: {_LETTER.sub('', text).strip()}" for letter, text in texts.items() if isinstance(text, str)
+    ]
     return ["\n".join([asked.strip(), *lines]) for asked in _columns(row)]
 
 
@@ -712,7 +753,9 @@ class _Pictures:
             return picture
         if size > MAX_BYTES:
             raise _None("picture file too large")
-        return LazyPicture(name=name, file=file, member=member, reader=partial(_of_zip, ImageRef(name=name, file=file, member=member)))
+        return LazyPicture(
+            name=name, file=file, member=member, reader=partial(_of_zip, ImageRef(name=name, file=file, member=member))
+        )
 
     def _file(self, name: str, path: Path) -> ImageRef | None:
         """The file, where it is one and lies inside; None where there is none."""

@@ -3,8 +3,9 @@
     model = QwenVLForConditionalGeneration.from_pretrained("Qwen/Qwen-VL-Chat")     # the original checkpoint, unchanged
     processor = QwenVLProcessor.from_pretrained("Qwen/Qwen-VL-Chat")
 
-Written from the published description of the architecture (Bai et al., 2023, arXiv 2308.12966) and checked against what the official
-implementation computes. Modules carry the names of the checkpoint's weights, so that weights and adapters load as they are.
+Written from the published description of the architecture (Bai et al., 2023, arXiv 2308.12966) and checked against what
+the official implementation computes. Modules carry the names of the checkpoint's weights, so that weights and adapters
+load as they are.
 """
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
@@ -16,7 +17,13 @@ from harness.models.qwen_vl.model import QwenVLForConditionalGeneration
 from harness.models.qwen_vl.processor import QwenVLProcessor
 from harness.models.qwen_vl.tokenizer import QwenVLTokenizer
 
-__all__ = ["QwenVLConfig", "QwenVLForConditionalGeneration", "QwenVLImageProcessor", "QwenVLProcessor", "QwenVLTokenizer"]
+__all__ = [
+    "QwenVLConfig",
+    "QwenVLForConditionalGeneration",
+    "QwenVLImageProcessor",
+    "QwenVLProcessor",
+    "QwenVLTokenizer",
+]
 
 AutoConfig.register(QwenVLConfig.model_type, QwenVLConfig)
 AutoModelForImageTextToText.register(QwenVLConfig, QwenVLForConditionalGeneration)

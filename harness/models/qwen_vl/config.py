@@ -14,7 +14,8 @@ IMAGE_TOKENS = 256
 
 @strict
 class QwenVLConfig(PreTrainedConfig):
-    """Defaults are those of Qwen-VL-Chat. Keys of the original that have no meaning here are kept as attributes and saved again."""
+    """Defaults are those of Qwen-VL-Chat. Keys of the original that have no meaning here are kept as attributes and
+    saved again."""
 
     model_type = "qwen"
     attribute_map = {"num_key_value_heads": "num_attention_heads", "head_dim": "kv_channels"}
@@ -60,9 +61,13 @@ class QwenVLConfig(PreTrainedConfig):
                 "width": 1664,
             }
         if self.kv_channels * self.num_attention_heads != self.hidden_size:
-            raise ValueError(f"{self.num_attention_heads} heads of {self.kv_channels} don't make hidden_size {self.hidden_size}")
+            raise ValueError(
+                f"{self.num_attention_heads} heads of {self.kv_channels} don't make hidden_size {self.hidden_size}"
+            )
         if self.rotary_pct != 1.0 or not self.no_bias or not self.scale_attn_weights:
-            raise ValueError("only rotary_pct 1.0, no_bias true and scale_attn_weights true are known, as in every published checkpoint")
+            raise ValueError(
+                "only rotary_pct 1.0, no_bias true and scale_attn_weights true are known, as in every published checkpoint"
+            )
         if self.visual["output_dim"] != self.hidden_size:
             raise ValueError(f"visual output_dim {self.visual['output_dim']} must be hidden_size {self.hidden_size}")
 

@@ -1,4 +1,5 @@
-"""Images as Qwen-VL takes them: RGB, squeezed to 448 x 448 by bicubic interpolation, CLIP's mean and standard deviation."""
+"""Images as Qwen-VL takes them: RGB, squeezed to 448 x 448 by bicubic interpolation, CLIP's mean and standard
+deviation."""
 
 from typing import Any
 

@@ -3,8 +3,8 @@
     model = QwenVLForConditionalGeneration.from_pretrained(folder)
     model(input_ids, pixel_values=pixels).logits
 
-The k-th image span of `input_ids` in reading order (image start token, 256 positions, image end token) takes the k-th image. What ids
-stand inside a span does not matter: the official tokenizer writes the bytes of the file's path there.
+The k-th image span of `input_ids` in reading order (image start token, 256 positions, image end token) takes the k-th
+image. What ids stand inside a span does not matter: the official tokenizer writes the bytes of the file's path there.
 """
 
 import math
@@ -30,7 +30,8 @@ from harness.models.qwen_vl.vision import CrossAttention, Resampler, VisionTrans
 
 
 def ntk_alpha(lengths: Tensor, seq_length: int) -> Tensor:
-    """Dynamic NTK: how far the rotary base is stretched for each length [rows]; 1 up to `seq_length`, then 3, 7, 15 ... by octaves."""
+    """Dynamic NTK: how far the rotary base is stretched for each length [rows]; 1 up to `seq_length`, then 3, 7, 15 ...
+    by octaves."""
     octaves = torch.ceil(torch.log2(lengths.double() / seq_length) + 1)
     return (2.0**octaves - 1).clamp(min=1).float()
 
@@ -87,7 +88,9 @@ class QwenVLAttention(nn.Module):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         shape = hidden_states.shape[:-1]
-        query, key, value = (part.view(*shape, -1, self.head_dim).transpose(1, 2) for part in self.c_attn(hidden_states).chunk(3, dim=-1))
+        query, key, value = (
+            part.view(*shape, -1, self.head_dim).transpose(1, 2) for part in self.c_attn(hidden_states).chunk(3, dim=-1)
+        )
         cos, sin = position_embeddings
         query, key = ((part * cos + rotate_half(part.float()) * sin).type_as(value) for part in (query, key))
         if query_scale is not None:
@@ -98,7 +101,9 @@ class QwenVLAttention(nn.Module):
             self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.config.attn_dropout_prob if self.training else 0.0
-        seen, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.head_dim**-0.5, **kwargs)
+        seen, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.head_dim**-0.5, **kwargs
+        )
         return self.c_proj(seen.reshape(*shape, -1)), weights
 
 
@@ -166,7 +171,9 @@ class QwenVLPreTrainedModel(PreTrainedModel):
             initialization.zeros_(module.in_proj_bias)
         elif isinstance(module, Resampler):
             initialization.trunc_normal_(module.query, std=0.02)
-            initialization.copy_(module.pos_embed, sine_cosine_positions(module.pos_embed.shape[1], math.isqrt(IMAGE_TOKENS)))
+            initialization.copy_(
+                module.pos_embed, sine_cosine_positions(module.pos_embed.shape[1], math.isqrt(IMAGE_TOKENS))
+            )
         elif isinstance(module, VisionTransformer):
             initialization.normal_(module.positional_embedding, std=module.positional_embedding.shape[1] ** -0.5)
             initialization.normal_(module.proj, std=module.proj.shape[0] ** -0.5)
@@ -194,7 +201,8 @@ class QwenVLModel(QwenVLPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """pixel_values [images, 3, 448, 448] -> pooler_output [images, 256, hidden_size]; last_hidden_state: the ViT's patches."""
+        """pixel_values [images, 3, 448, 448] -> pooler_output [images, 256, hidden_size]; last_hidden_state: the ViT's
+        patches."""
         patches, features = self.visual(pixel_values)
         return BaseModelOutputWithPooling(last_hidden_state=patches, pooler_output=features)
 
@@ -212,7 +220,8 @@ class QwenVLModel(QwenVLPreTrainedModel):
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """See the module's docstring; `mm_encoder_outputs` {"image": output of get_image_features} stands for pixel_values."""
+        """See the module's docstring; `mm_encoder_outputs` {"image": output of get_image_features} stands for
+        pixel_values."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         images = (mm_encoder_outputs or {}).get("image")
@@ -224,8 +233,12 @@ class QwenVLModel(QwenVLPreTrainedModel):
             inputs_embeds = self.wte(input_ids)
         if images is not None:
             if input_ids is None:
-                raise ValueError("images have no place in inputs_embeds: give input_ids, or embeddings that hold the images' features")
-            inputs_embeds = with_images(inputs_embeds, input_ids, list(images.pooler_output), self.config.image_start_id)
+                raise ValueError(
+                    "images have no place in inputs_embeds: give input_ids, or embeddings that hold the images' features"
+                )
+            inputs_embeds = with_images(
+                inputs_embeds, input_ids, list(images.pooler_output), self.config.image_start_id
+            )
         inputs_embeds = self.drop(inputs_embeds)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -246,7 +259,9 @@ class QwenVLModel(QwenVLPreTrainedModel):
         )
         alpha = self._alpha(position_ids, past_key_values if past else None)
         if past_key_values is not None:
-            past_key_values.ntk_alpha = alpha  # keys stay as they were rotated: what follows in this cache is rotated alike
+            past_key_values.ntk_alpha = (
+                alpha  # keys stay as they were rotated: what follows in this cache is rotated alike
+            )
         scale = None
         if self.config.use_logn_attn and not self.training:
             scale = logn_scale(position_ids, self.config.seq_length)[:, None, :, None]
@@ -261,10 +276,13 @@ class QwenVLModel(QwenVLPreTrainedModel):
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None)
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
+        )
 
     def _alpha(self, position_ids: Tensor, past: Cache | None) -> Tensor:
-        """Each row's NTK factor: by its own length, so that padding changes nothing; that of the prompt for what is generated after it."""
+        """Each row's NTK factor: by its own length, so that padding changes nothing; that of the prompt for what is
+        generated after it."""
         rows = len(position_ids)
         if self.training or not self.config.use_dynamic_ntk:
             return torch.ones(rows, device=position_ids.device)
@@ -279,17 +297,22 @@ class QwenVLModel(QwenVLPreTrainedModel):
 
 
 def with_images(embeddings: Tensor, input_ids: Tensor, features: list[Tensor], start_id: int) -> Tensor:
-    """Embeddings [rows, length, width] with each image's features [256, width] in its span; ValueError unless there are as many spans."""
+    """Embeddings [rows, length, width] with each image's features [256, width] in its span; ValueError unless there are
+    as many spans."""
     spans = []
     for row, ids in enumerate(input_ids.tolist()):
         at = 0
         while start_id in ids[at:]:
             at = ids.index(start_id, at) + 1
-            if ids[at + IMAGE_TOKENS : at + IMAGE_TOKENS + 1] == [start_id + 1]:  # else a lone token that somebody wrote
+            if ids[at + IMAGE_TOKENS : at + IMAGE_TOKENS + 1] == [
+                start_id + 1
+            ]:  # else a lone token that somebody wrote
                 spans.append((row, at))
                 at += IMAGE_TOKENS + 1
     if len(spans) != len(features):
-        raise ValueError(f"input_ids have {len(spans)} whole image spans (start, {IMAGE_TOKENS} positions, end) for {len(features)} images")
+        raise ValueError(
+            f"input_ids have {len(spans)} whole image spans (start, {IMAGE_TOKENS} positions, end) for {len(features)} images"
+        )
     embeddings = embeddings.clone()
     for (row, at), feature in zip(spans, features, strict=True):
         embeddings[row, at : at + IMAGE_TOKENS] = feature.to(embeddings)
@@ -309,7 +332,8 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As every transformers model. Chat checkpoints name only the end of text: the end of a turn stops them, too."""
+        """As every transformers model. Chat checkpoints name only the end of text: the end of a turn stops them,
+        too."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         generation = model.generation_config

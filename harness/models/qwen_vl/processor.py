@@ -12,7 +12,9 @@ from harness.models.qwen_vl.tokenizer import IMAGE_PAD, QwenVLTokenizer
 class QwenVLProcessor(ProcessorMixin):
     """Where images stand in a text is marked by `<img><imgpad></img>`, which the chat template writes."""
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **kwargs: Any
+    ) -> None:
         self.image_token = IMAGE_PAD
         self.image_token_id = tokenizer.img_pad_id
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
@@ -22,7 +24,11 @@ class QwenVLProcessor(ProcessorMixin):
         """The original repositories have no processor files: what they lack is known."""
         tokenizer = QwenVLTokenizer.from_pretrained(name, **kwargs)
         settings = (processor_dict or {}).get("image_processor")
-        images = QwenVLImageProcessor.from_pretrained(name, **kwargs) if settings is None else QwenVLImageProcessor(**settings)
+        images = (
+            QwenVLImageProcessor.from_pretrained(name, **kwargs)
+            if settings is None
+            else QwenVLImageProcessor(**settings)
+        )
         return [images, tokenizer]
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:

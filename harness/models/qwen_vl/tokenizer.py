@@ -3,8 +3,9 @@ r"""Qwen's tokenizer from the checkpoint's `qwen.tiktoken`, on the Rust tokenize
     tokenizer = QwenVLTokenizer.from_pretrained(folder)
     tokenizer("Picture 1: <img>cat.png</img>\nWhat is this?")["input_ids"]
 
-An image's path becomes a span of 256 ids between the image tags: the path's UTF-8 bytes as ids, then `<imgpad>`. Ids equal those of the
-official tokenizer, whose merges are any two neighbours that join to a known token, the lowest rank first.
+An image's path becomes a span of 256 ids between the image tags: the path's UTF-8 bytes as ids, then `<imgpad>`. Ids
+equal those of the official tokenizer, whose merges are any two neighbours that join to a known token, the lowest rank
+first.
 """
 
 import base64
@@ -20,7 +21,9 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from harness.models.qwen_vl.config import IMAGE_TOKENS
 
-WORDS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 """Pieces no token reaches across; a fact of the checkpoint."""
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -70,7 +73,9 @@ def from_ranks(path: Path) -> Tokenizer:
     merges = []
     for token, rank in ranks.items():
         splits = ((token[:at], token[at:]) for at in range(1, len(token)))
-        merges += [(rank, ranks[left], ranks[right], left, right) for left, right in splits if left in ranks and right in ranks]
+        merges += [
+            (rank, ranks[left], ranks[right], left, right) for left, right in splits if left in ranks and right in ranks
+        ]
 
     def written(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
@@ -102,7 +107,11 @@ class QwenVLTokenizer(TokenizersBackend):
     padding_side = "left"
 
     def __init__(
-        self, vocab_file: str | None = None, tokenizer_file: str | None = None, tokenizer_object: Tokenizer | None = None, **kwargs: Any
+        self,
+        vocab_file: str | None = None,
+        tokenizer_file: str | None = None,
+        tokenizer_object: Tokenizer | None = None,
+        **kwargs: Any,
     ) -> None:
         if tokenizer_object is None and not (tokenizer_file and Path(tokenizer_file).is_file()):
             if not vocab_file:
@@ -123,8 +132,12 @@ class QwenVLTokenizer(TokenizersBackend):
         """Files as they are: `__init__` reads them."""
         return kwargs
 
-    def _encode_plus(self, text: Any, text_pair: Any = None, *, return_tensors: Any = None, **kwargs: Any) -> BatchEncoding:
-        batched = isinstance(text, list | tuple) and not (kwargs.get("is_split_into_words") and all(isinstance(word, str) for word in text))
+    def _encode_plus(
+        self, text: Any, text_pair: Any = None, *, return_tensors: Any = None, **kwargs: Any
+    ) -> BatchEncoding:
+        batched = isinstance(text, list | tuple) and not (
+            kwargs.get("is_split_into_words") and all(isinstance(word, str) for word in text)
+        )
         paths: list[list[bytes]] = [[] for _ in text] if batched else [[]]  # a row's, in reading order
         given = list(text) if batched else [text]
         pairs = [None] * len(given) if text_pair is None else list(text_pair) if batched else [text_pair]
@@ -146,7 +159,8 @@ class QwenVLTokenizer(TokenizersBackend):
         return encoded if return_tensors is None else encoded.convert_to_tensors(return_tensors)
 
     def _spans(self, part: Any, paths: list[bytes]) -> Any:
-        """A text with 256 pads for each image's path; `paths` gets the paths, and an empty one for an image that has its pads already."""
+        """A text with 256 pads for each image's path; `paths` gets the paths, and an empty one for an image that has
+        its pads already."""
         if isinstance(part, str):
             return _SPAN.sub(lambda found: self._span(found, paths), part)
         return [self._spans(inner, paths) for inner in part] if isinstance(part, list | tuple) else part
@@ -157,13 +171,19 @@ class QwenVLTokenizer(TokenizersBackend):
             return found[0]
         written = unicodedata.normalize("NFC", found[2]).encode()
         if len(written) > IMAGE_TOKENS:
-            raise ValueError(f"the path of an image takes {len(written)} bytes; {IMAGE_TOKENS} have room: {found[2][:60]}...")
+            raise ValueError(
+                f"the path of an image takes {len(written)} bytes; {IMAGE_TOKENS} have room: {found[2][:60]}..."
+            )
         paths.append(written)
         return IMAGE_START + IMAGE_PAD * IMAGE_TOKENS + IMAGE_END
 
     def _write_paths(self, row: list[int], paths: list[bytes], *, from_the_end: bool) -> None:
         """Each path's bytes as ids in its span; where the text was truncated, spans are missing at one end."""
-        starts = [at + 1 for at, token in enumerate(row) if token == self.img_start_id and row[at + 1 : at + 2] == [self.img_pad_id]]
+        starts = [
+            at + 1
+            for at, token in enumerate(row)
+            if token == self.img_start_id and row[at + 1 : at + 2] == [self.img_pad_id]
+        ]
         kept = paths[len(paths) - len(starts) :] if from_the_end else paths
         for at, path in zip(starts, kept, strict=False):
             inside = path[: len(row) - at]
@@ -183,7 +203,11 @@ class QwenVLTokenizer(TokenizersBackend):
                 path = inner[: inner.index(self.img_pad_id)] if self.img_pad_id in inner else inner
                 if all(byte < 256 for byte in path):
                     text = bytes(path).decode("utf-8", errors="replace")
-                    out += [self.img_start_id, *self._tokenizer.encode(text, add_special_tokens=False).ids, self.img_end_id]
+                    out += [
+                        self.img_start_id,
+                        *self._tokenizer.encode(text, add_special_tokens=False).ids,
+                        self.img_end_id,
+                    ]
                     at = end + 1
                     continue
             out += ids[at : at + 1]

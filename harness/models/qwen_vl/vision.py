@@ -92,7 +92,8 @@ class VisionLayers(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """torch's MultiheadAttention by its parameters' names; it calls its own output layer, so that offloading and quantisation see it."""
+    """torch's MultiheadAttention by its parameters' names; it calls its own output layer, so that offloading and
+    quantisation see it."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -133,7 +134,8 @@ class Resampler(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """pixel_values [images, 3, height, width] -> patches [images, patches, width] and features [images, 256, output_dim]."""
+    """pixel_values [images, 3, height, width] -> patches [images, patches, width] and features [images, 256,
+    output_dim]."""
 
     def __init__(self, visual: dict[str, Any]) -> None:
         super().__init__()
@@ -148,5 +150,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         patches = self.conv1(pixel_values.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
-        patches = self.transformer(self.ln_pre(patches + resized_positions(self.positional_embedding, patches.shape[1])))
+        patches = self.transformer(
+            self.ln_pre(patches + resized_positions(self.positional_embedding, patches.shape[1]))
+        )
         return patches, self.ln_post(self.attn_pool(patches)) @ self.proj
