@@ -1,50 +1,166 @@
-"""The errors of the whole project and the exit code each one ends a command with."""
+"""The errors of the whole project, and the exit code a command ends with.
 
+    HarnessError
+    ├── InputError               2   something that was given can't be used
+    │   ├── UsageError           2   the command line itself
+    │   ├── UnknownName          2   a name that nothing has; says which are known
+    │   ├── SettingError         2   a setting with a value it can't have, or one that would not act
+    │   ├── RecipeError          2   a recipe, or a key in it
+    │   ├── DataError            2   instructions, preference data, images: files and their rows
+    │   ├── AnswerFileError      2   answers made elsewhere, or their references
+    │   ├── TrainingError        2   a model, a loss and data that don't go together
+    │   ├── ClusterError         2   processes or a Slurm job that can't be had as asked for
+    │   ├── BoardError           2   entries, logs and boards
+    │   │   ├── CompareError     2   two results that can't be compared
+    │   │   └── RecordsError     2   records that hold no image in common, or not what their metric counts
+    │   └── MissingWeights       2   a known model whose weights are not here
+    └── RunError                 1   work that could not be done; the same command tries again
+        ├── BenchmarkDataError   1   a benchmark's documents can't be had, or are not what they must be
+        ├── TaskError            1   a task's YAML or module is wrong
+        ├── ModelError           1   a model that is there and can't be loaded
+        ├── ServerError          1   a server that does not start, or does not answer
+        ├── StoreError           1   a cache, a ledger or another store that can't be read or written
+        └── JudgeError           1   a judge gave no reply
+            ├── NoJudgeError     1   a judge is needed and none was given
+            ├── JudgeDown        1   the judge gives no more replies
+            └── BudgetSpent      1   the next call could pass the budget
 
-class BadSetting(ValueError):
-    """A setting of the judge has a value that it can't have."""
+Each message is one line: the thing, the value, and what is known. Any other exception is a mistake in the code and
+keeps its traceback.
+"""
 
-
-class NoServer(ValueError):
-    """A judge or a model behind a server was named, and where it is was not."""
-
-
-class UnknownModel(LookupError):
-    """No model has this name; the message names the known ones."""
-
-
-class MissingWeights(LookupError):
-    """A known model whose weights aren't here; the message says what is needed and how to get it."""
-
-
-class ModelError(RuntimeError):
-    """A model that is there and can't be loaded; one line."""
-
+import difflib
+from collections.abc import Iterable
 
 OK, FAILED, USAGE, REGRESSED, LOSSY, INTERRUPTED = 0, 1, 2, 3, 4, 130
-"""Exit codes."""
+"""Exit codes: done; the run failed; what was given can't be used; the regression gate failed; finished, but too many
+samples failed; stopped by the user."""
 
 
-class UsageError(Exception):
-    """The user's own mistake: one line, exit code 2."""
+class HarnessError(Exception):
+    """Any error that a user is told of in one line."""
+
+    exit_code = FAILED
 
 
-class DataError(ValueError):
-    """A benchmark's data can't be had or is not what it must be."""
+class InputError(HarnessError, ValueError):
+    """Something that was given can't be used."""
+
+    exit_code = USAGE
 
 
-class LayoutError(ValueError):
+class UsageError(InputError):
+    """The command line itself: options that contradict each other, a value that an option can't have."""
+
+
+class UnknownName(InputError, LookupError):
+    """A name that nothing has.
+
+    `UnknownName("task", "mne", ["mme"])` reads: unknown task 'mne' (did you mean 'mme'?); known: mme
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, self.known)}")
+
+    def __reduce__(self) -> tuple[type["UnknownName"], tuple[str, str, list[str]]]:
+        return UnknownName, (self.kind, self.name, self.known)
+
+
+class SettingError(InputError):
+    """A setting has a value that it can't have, or would not act."""
+
+
+class RecipeError(InputError):
+    """A recipe, or a key in it, can't be used."""
+
+
+class DataError(InputError):
+    """Instructions, preference data or images can't be read, or are not what they must be."""
+
+
+class AnswerFileError(InputError):
     """A file or folder of answers or references is not as the benchmark's script wants it."""
 
 
-class BadInput(ValueError):
-    """What was given can't be used; one line that names it, its value and what is known. A command ends with exit code
-    2."""
+class TrainingError(InputError):
+    """A model, a loss and data that can't be trained together."""
 
 
-class StageError(RuntimeError):
-    """A stage could not do its work; one line. A command ends with exit code 1, and the same command tries again."""
+class ClusterError(InputError):
+    """Processes, or a Slurm job, that can't be had as asked for."""
 
 
-class PovidError(BadInput):
-    """Dispreferred answers or noise can't be made as asked; one line."""
+class BoardError(InputError):
+    """Entries, sample logs, boards or published scores can't be used as asked."""
+
+
+class CompareError(BoardError):
+    """Two results that can't be compared."""
+
+
+class RecordsError(BoardError):
+    """Records that have no image in common, or don't hold what their metric counts."""
+
+
+class MissingWeights(InputError, LookupError):
+    """A known model whose weights are not here; the message says how to get them."""
+
+
+class RunError(HarnessError, RuntimeError):
+    """Work that could not be done; the same command tries again."""
+
+
+class BenchmarkDataError(RunError, ValueError):
+    """A benchmark's documents can't be had, or are not what they must be."""
+
+
+class TaskError(RunError, ValueError):
+    """A task's YAML or module is wrong; the message names file and field."""
+
+
+class ModelError(RunError):
+    """A model that is there and can't be loaded."""
+
+
+class ServerError(RunError):
+    """A server that does not start, or does not answer."""
+
+
+class StoreError(RunError):
+    """A cache, a ledger or another store can't be read or written."""
+
+
+class JudgeError(RunError):
+    """A judge gave no reply."""
+
+
+class NoJudgeError(JudgeError, LookupError):
+    """A judge is needed and none was given."""
+
+
+class JudgeDown(JudgeError):
+    """The judge gives no more replies; what was paid for is in the ledger."""
+
+
+class BudgetSpent(JudgeError):
+    """The next call could pass the budget."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """What follows an unknown name: the nearest known one in parentheses, then all of them; empty if none are known."""
+    names = list(known)
+    by_lower = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    hint = f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
+    return f"{hint}; known: {', '.join(names)}" if names else hint
+
+
+def one_line(error: object) -> str:
+    """An error of another library, or any text, on one line."""
+    return " ".join(str(error).split())
+
+
+def first_line(error: object) -> str:
+    """The first line that says something; empty if none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -1,11 +1,11 @@
-"""Rows on disk: JSON lines that are only ever appended to, so that a run killed at any moment goes on where it was.
+"""Writing files so that a kill at any moment leaves the old file or the new one, never half of one.
 
-    rows = Rows(folder / "ratings.jsonl")
-    for id in rows.missing(ids): rows.append({"id": id, ...})
+    atomic_write_text(path, text)
+    with atomic_path(path) as temporary: figure.savefig(temporary)
+    with file_lock(path, wait=False) as mine: ...
+    lines = JsonLines(folder / "ratings.jsonl"); lines.append({"id": id, ...} for id in lines.missing(ids))
 
-A torn last line (the process died while writing it) is passed over when the file is read, and cut off before the next
-rows are added. Several processes may add to one file; where work must not be done twice, `sole` makes one of them its
-owner.
+The only place of the project that replaces, links or locks files.
 """
 
 import fcntl
@@ -18,27 +18,54 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def publish_file(path: Path, data: bytes, place: Callable[[Path, Path], None] = os.replace) -> None:
-    """Write beside `path`, and put there with `place` when safely on disk: as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+@contextmanager
+def atomic_path(path: Path, place: Callable[[Path, Path], None] = os.replace) -> Iterator[Path]:
+    """A name beside `path` to write to; it becomes `path` at the end, or goes away if the block raises.
+
+    It keeps `path`'s suffix, by which some writers tell the format. `place` may refuse to replace a file that is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _sync(temporary)
         place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
 
 
-def _sync(folder: Path) -> None:
-    """A new name is on disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def atomic_write(path: Path, data: bytes, place: Callable[[Path, Path], None] = os.replace) -> None:
+    """Write a file that is either there in full or as it was before."""
+    with atomic_path(path, place) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text that is either there in full or as it was before."""
+    atomic_write(path, text.encode("utf-8"))
+
+
+def _sync(path: Path) -> None:
+    """Flush a file to disk; of a folder, the names in it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
+    """True while no other process holds the lock of `path` (a hidden file beside it); with `wait`, wait for that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 class JsonLines:
@@ -64,10 +91,9 @@ class JsonLines:
         new = [dict(row) for row in rows]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
-            fcntl.flock(
-                file, fcntl.LOCK_EX
-            )  # who has it is alone: a torn line is then a dead process's, not one being written
-            _cut_torn(file)
+            # Under the lock, an incomplete last line is a dead process's, not one being written.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            _cut_incomplete_line(file)
             file.write(
                 "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8", "surrogatepass")
             )
@@ -80,7 +106,7 @@ class JsonLines:
         return [id for id in ids if id not in self.by_id]
 
 
-def _cut_torn(file: BinaryIO) -> None:
+def _cut_incomplete_line(file: BinaryIO) -> None:
     """Cut off what stands after the last newline."""
     size = end = file.seek(0, os.SEEK_END)
     while end:
@@ -93,28 +119,3 @@ def _cut_torn(file: BinaryIO) -> None:
         end = start
     if end < size:
         file.truncate(end)
-
-
-@contextmanager
-def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Inside, no other process has `path`'s lock file: True; False at once where another has it and `wait` is not
-    wanted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    """Write a file that is either there in full or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -11,8 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from support.errors import DataError
 from support.images import ImageRef
-from support.records import DataError, Record
+from support.records import Record
 
 MAX_BYTES = 256 << 20
 """A larger image file is taken as not there."""

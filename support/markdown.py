@@ -1,9 +1,8 @@
 """Markdown tables, and texts that come from models, data or files made safe to print in them."""
 
-import difflib
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from tabulate import tabulate
 
@@ -49,10 +48,3 @@ def span(low: float | None, high: float | None, unit: str) -> str:
 def p_value(p: float) -> str:
     """With the digits that ten thousand resamples can tell; what is extrapolated beyond is "<0.0001"."""
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
-
-
-def known(name: str, names: Collection[str]) -> str:
-    """Which names there are, and which of them was meant by `name`."""
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}known: {', '.join(map(repr, names)) or 'none'}"

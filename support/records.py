@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from support.errors import BadInput
+from support.errors import DataError
 
 Record = dict[str, Any]
 
@@ -30,10 +30,6 @@ BATCH = 128
 """Parquet rows held at a time; they may have their images with them."""
 
 _CHUNK = 1 << 20
-
-
-class DataError(BadInput):
-    """Data that can't be read or written; one line that names the file, the place and what would do."""
 
 
 def suffix(path: Path) -> str:

@@ -4,7 +4,7 @@
     [process_results(a.doc, [a.answer]) for a in answers.answered]  # and from there on it is as if the model had just
     answered
 
-Errors: `LayoutError`, one line that names the file and what it lacks.
+Errors: `AnswerFileError`, one line that names the file and what it lacks.
 """
 
 import json
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.metric import Metric
 
 
@@ -52,7 +52,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise LayoutError(f"{path}: not JSON: {error}") from None
+        raise AnswerFileError(f"{path}: not JSON: {error}") from None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if isinstance(rows, dict):
         rows = [rows]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise LayoutError(f"{path}: must hold JSON objects, in a list or one a line")
+        raise AnswerFileError(f"{path}: must hold JSON objects, in a list or one a line")
     return rows
 
 
@@ -76,7 +76,7 @@ def _lines(path: Path, text: str) -> Iterator[Any]:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                raise LayoutError(f"{path}: line {number}: not JSON: {error}") from None
+                raise AnswerFileError(f"{path}: line {number}: not JSON: {error}") from None
 
 
 def read_text(path: Path) -> str:
@@ -84,27 +84,27 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise LayoutError(f"{path}: {error.strerror}") from None
+        raise AnswerFileError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise LayoutError(f"{path}: not UTF-8 text: {error}") from None
+        raise AnswerFileError(f"{path}: not UTF-8 text: {error}") from None
 
 
 def reference(folder: Path | None, *names: str, what: str) -> Path:
     """The file under `folder` that has the first of `names` there is; `what` says in errors what it is for."""
     if folder is None:
-        raise LayoutError(f"needs {what} ({' or '.join(names)}): give the folder with --references")
+        raise AnswerFileError(f"needs {what} ({' or '.join(names)}): give the folder with --references")
     if not folder.is_dir():
-        raise LayoutError(f"{folder}: no such folder of references")
+        raise AnswerFileError(f"{folder}: no such folder of references")
     for name in names:
         found = sorted(folder.rglob(name), key=lambda path: (len(path.parts), path))
         if found:
             return found[0]
-    raise LayoutError(f"{folder}: has no {' or '.join(names)}, the {what}")
+    raise AnswerFileError(f"{folder}: has no {' or '.join(names)}, the {what}")
 
 
 def values(row: Mapping[str, Any], path: Path, *names: str) -> list[Any]:
     """The fields `names` of a row; says which is missing."""
     missing = [name for name in names if name not in row]
     if missing:
-        raise LayoutError(f"{path}: a row lacks {', '.join(missing)}; it has {', '.join(row)}")
+        raise AnswerFileError(f"{path}: a row lacks {', '.join(missing)}; it has {', '.join(row)}")
     return [row[name] for name in names]

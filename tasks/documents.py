@@ -11,7 +11,7 @@ the image column holds an image (datasets' own form), a file's path relative to 
 tables also the index of the row that has it). A task that names `rows_from` reads its own layout, from the hub's files
 or from a folder; one that names `rows_from_folder` does so for folders without such a table.
 
-Errors: `DataError`, one line that names the task and what is missing.
+Errors: `BenchmarkDataError`, one line that names the task and what is missing.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import DataError
+from support.errors import BenchmarkDataError
 from support.images import Base64Picture, PictureFile, PromptImage, keep, picture
 from tasks.judges.official_prompts import cache_folder
 
@@ -77,15 +77,19 @@ def load(
             reader = _function(rows_from_folder)
         found = _local(task, path, reader)
     elif local is not None:
-        raise DataError(f"{task}: its data ({data}) is not on the hub as a table: give --data {task}=PATH, {local}")
+        raise BenchmarkDataError(
+            f"{task}: its data ({data}) is not on the hub as a table: give --data {task}=PATH, {local}"
+        )
     else:
         where = f"{data} at revision {revision}"
         found = _from_hub(task, data, revision, config, [split] if isinstance(split, str) else list(split), reader)
     missing = [name for name in columns if name not in found.column_names]
     if missing:
-        raise DataError(f"{task}: {where} has no column {', '.join(missing)}; it has {', '.join(found.column_names)}")
+        raise BenchmarkDataError(
+            f"{task}: {where} has no column {', '.join(missing)}; it has {', '.join(found.column_names)}"
+        )
     if rows is not None and len(found) != rows and not partial_data:
-        raise DataError(
+        raise BenchmarkDataError(
             f"{task}: {where} has {len(found)} rows, the benchmark {rows}; --partial-data scores what is there"
         )
     return {"test": found}
@@ -115,7 +119,7 @@ def _from_hub(
         parts = [load_dataset(data, config, split=split, revision=revision) for split in splits]
     except (OSError, ValueError) as error:  # datasets and huggingface_hub derive theirs from these
         reason = str(error).strip().split("\n")[0]
-        raise DataError(
+        raise BenchmarkDataError(
             f"{task}: can't load {data} at revision {revision}: {reason}; behind a firewall give --data {task}=PATH"
         ) from error
     return concatenate_datasets([_with_keys(part) for part in parts])
@@ -133,7 +137,7 @@ def unpack(archive: Path) -> Path:
                 with zipfile.ZipFile(archive) as opened:
                     opened.extractall(Path(part) / "all")  # which keeps names inside the folder
             except zipfile.BadZipFile as error:
-                raise DataError(f"{archive}: {error}") from None
+                raise BenchmarkDataError(f"{archive}: {error}") from None
             with contextlib.suppress(OSError):  # another process was first
                 (Path(part) / "all").rename(target)
     return target
@@ -141,22 +145,22 @@ def unpack(archive: Path) -> Path:
 
 def _local(task: str, path: Path, reader: Callable[[Path], list[dict[str, Any]]] | None) -> "Dataset":
     if not path.exists():
-        raise DataError(f"{task}: --data {path}: no such file or folder")
+        raise BenchmarkDataError(f"{task}: --data {path}: no such file or folder")
     if reader is not None and not any(path.glob("**/*.parquet")):
         try:
             return _dataset(reader(path), path if path.is_dir() else path.parent)
         except (OSError, ValueError) as error:
-            raise DataError(f"{task}: --data {path}: {error}") from error
+            raise BenchmarkDataError(f"{task}: --data {path}: {error}") from error
     tables = (
         [path]
         if path.is_file()
         else sorted(file for file in path.rglob("*") if file.suffix in TABLES and file.is_file())
     )
     if not tables:
-        raise DataError(f"{task}: --data {path}: no {', '.join(TABLES)} file in it")
+        raise BenchmarkDataError(f"{task}: --data {path}: no {', '.join(TABLES)} file in it")
     kinds = {table.suffix for table in tables}
     if len(kinds) > 1:
-        raise DataError(
+        raise BenchmarkDataError(
             f"{task}: --data {path}: tables of several kinds ({', '.join(sorted(kinds))}); name one of them"
         )
     if kinds == {".parquet"}:
@@ -170,7 +174,7 @@ def _rows(task: str, table: Path) -> list[dict[str, Any]]:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{task}: {table}: {error}") from None
+        raise BenchmarkDataError(f"{task}: {table}: {error}") from None
     if table.suffix in (".tsv", ".csv"):
         csv.field_size_limit(sys.maxsize)  # images stand in cells
         return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if table.suffix == ".tsv" else ","))
@@ -181,9 +185,9 @@ def _rows(task: str, table: Path) -> list[dict[str, Any]]:
             else [json.loads(line) for line in text.split("\n") if line.strip()]
         )
     except json.JSONDecodeError as error:
-        raise DataError(f"{task}: {table}: not JSON: {error}") from None
+        raise BenchmarkDataError(f"{task}: {table}: not JSON: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{task}: {table}: must hold a list of objects")
+        raise BenchmarkDataError(f"{task}: {table}: must hold a list of objects")
     return rows
 
 

@@ -4,12 +4,11 @@
     registry().metric("scenes_chair", "chair_s")        # the Metric its YAML names as aggregation
 
 The YAMLs are lm-eval's. lm-eval skips in silence what it can't read and keeps the first of two tasks of one name; here
-both raise `RegistryError`, which names file and field. Nothing a YAML names is imported before `metric` asks for it, so
+both raise `TaskError`, which names file and field. Nothing a YAML names is imported before `metric` asks for it, so
 listing needs neither torch nor lm_eval. A YAML with neither `task` nor `group` is there for others to `include`, and
 says so by a name that starts with "_".
 """
 
-import difflib
 import importlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any, Final
 
 import yaml
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError, TaskError, UnknownName
 from tasks.answer_files import OfficialAnswers
 from tasks.metric import Metric
 
@@ -28,20 +27,6 @@ FOLDER: Final = Path(__file__).resolve().parent
 NEXT_TOKEN: Final = "next_token_accuracy"
 """The metric of tasks that compare likelihoods of next tokens: a second look beside the official score, never in its
 place."""
-
-
-class RegistryError(ValueError):
-    """A task's YAML is not as it must be; says which file and what in it."""
-
-
-class UnknownName(LookupError):
-    """No task, suite or metric has this name; says which there are."""
-
-    def __init__(self, kind: str, name: str, known: Collection[str]) -> None:
-        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
-        near = difflib.get_close_matches(name, self.known, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        super().__init__(f"unknown {kind} {name!r}{hint}; known: {', '.join(self.known) or 'none'}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +155,7 @@ class Registry:
         dotted = spec.all_metrics[metric].aggregation
         found = self._import(spec, f"metric_list: {metric}: aggregation", dotted)
         if not isinstance(found, Metric):
-            raise RegistryError(
+            raise TaskError(
                 f"{spec.path}: metric_list: {metric}: aggregation {dotted}: is no Metric but {type(found).__name__}"
             )
         return found
@@ -203,7 +188,7 @@ class Registry:
         """The function by which a judged task's answers become the current judge's verdicts."""
         spec = self.task(task)
         if spec.judge_answers is None:
-            raise RegistryError(f"{spec.path}: filter_list: no custom step that has the answers judged")
+            raise TaskError(f"{spec.path}: filter_list: no custom step that has the answers judged")
         found: Callable[..., Any] = self._import(spec, "filter_list", spec.judge_answers)
         return found
 
@@ -211,7 +196,7 @@ class Registry:
         """The function that reads answers to the task in the benchmark's own layout."""
         spec = self.task(task)
         if spec.answers is None:
-            raise LayoutError(f"{task}: answers to it come in no layout but our own sample log (.parquet)")
+            raise AnswerFileError(f"{task}: answers to it come in no layout but our own sample log (.parquet)")
         found: Callable[..., Any] = self._import(spec, "metadata.answers", spec.answers)
         return found
 
@@ -221,7 +206,7 @@ class Registry:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
-            raise RegistryError(f"{spec.path}: {field} {dotted}: {error}") from error
+            raise TaskError(f"{spec.path}: {field} {dotted}: {error}") from error
 
     def _tasks_of(self, name: str) -> Iterator[TaskSpec]:
         if name in self.tasks:
@@ -248,7 +233,7 @@ def _read(folder: Path) -> Registry:
             continue
         other = tasks.get(spec.name) or groups.get(spec.name)
         if other is not None:
-            raise RegistryError(f"{path}: the name {spec.name!r} is taken by {other.path}")
+            raise TaskError(f"{path}: the name {spec.name!r} is taken by {other.path}")
         if isinstance(spec, TaskSpec):
             tasks[spec.name] = spec
         else:
@@ -275,20 +260,20 @@ def _load(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in `path`, its includes resolved as lm-eval does: later ones over earlier ones, its own keys over all
     of them."""
     if path in including:
-        raise RegistryError(f"{path}: include: includes itself")
+        raise TaskError(f"{path}: include: includes itself")
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
-        raise RegistryError(f"{including[-1] if including else path}: can't read {path}: {error.strerror}") from None
+        raise TaskError(f"{including[-1] if including else path}: can't read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RegistryError(f"{path}: not YAML: {error}") from None
+        raise TaskError(f"{path}: not YAML: {error}") from None
     if not isinstance(config, dict):
-        raise RegistryError(f"{path}: must be a mapping, is {type(config).__name__}")
+        raise TaskError(f"{path}: must be a mapping, is {type(config).__name__}")
     included = config.pop("include", [])
     merged: dict[str, Any] = {}
     for name in included if isinstance(included, list) else [included]:
         if not isinstance(name, str):
-            raise RegistryError(f"{path}: include: must be a file name, is {name!r}")
+            raise TaskError(f"{path}: include: must be a file name, is {name!r}")
         merged |= _load((path.parent / name).resolve(), (*including, path))
     return merged | config
 
@@ -305,11 +290,11 @@ class _Fields:
     @classmethod
     def of(cls, path: Path, name: str, value: object) -> "_Fields":
         if not isinstance(value, dict):
-            raise RegistryError(f"{path}: {name}: must be a mapping, is {value!r}")
+            raise TaskError(f"{path}: {name}: must be a mapping, is {value!r}")
         return cls(path=path, where=f"{name}.", values=value)
 
-    def error(self, name: str, what: str) -> RegistryError:
-        return RegistryError(f"{self.path}: {self.where}{name}: {what}")
+    def error(self, name: str, what: str) -> TaskError:
+        return TaskError(f"{self.path}: {self.where}{name}: {what}")
 
     def get(self, name: str) -> Any:
         if name not in self.values:
@@ -452,7 +437,7 @@ def _check_members(
     for name in group.tasks:
         if name in groups:
             if name in (*above, group.name):
-                raise RegistryError(f"{group.path}: task: {name!r} contains itself")
+                raise TaskError(f"{group.path}: task: {name!r} contains itself")
             _check_members(groups[name], tasks, groups, (*above, group.name))
         elif name not in tasks:
-            raise RegistryError(f"{group.path}: task: {UnknownName('task', name, {**tasks, **groups})}")
+            raise TaskError(f"{group.path}: task: {UnknownName('task', name, {**tasks, **groups})}")

@@ -30,7 +30,7 @@ def attention_command(
     from harness.evaluation.attention import attention_share, write
     from harness.models.adapter_host import AdapterHost
     from harness.models.fetch import fetch
-    from support.progress import Stages
+    from support.console import Stages
     from tasks.registry import registry
 
     asked, resident, found = registry().task(task), AdapterHost(), []

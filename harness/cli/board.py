@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from harness.cli.options import ANY, Json, tell
-from support.errors import FAILED, OK, REGRESSED, UsageError
+from support.errors import FAILED, OK, REGRESSED, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from leaderboards.board.board import Board
@@ -164,7 +164,6 @@ def compare_command(
     """What changed from one model to another: scores, format or ability, and which answers were fixed or broken."""
     from leaderboards.comparison.compare import compare_runs, to_json, to_markdown
     from leaderboards.gate.gate import source
-    from support.markdown import known
 
     boards = boards_of(board) if board else boards_in(RUNS)
     entries, samples = [entry for one in boards for entry in standing_of(one, partial)], loader_of(boards)
@@ -177,7 +176,7 @@ def compare_command(
             found = source(Path(name), partial=partial)
             tell_skipped(found.skipped)
             return found.entries, found.samples
-        raise UsageError(f"no model {name!r} on the boards, and no such file; {known(name, models)}")
+        raise UsageError(f"no model {name!r} on the boards, and no such file{did_you_mean(name, models)}")
 
     (old, old_samples), (new, new_samples) = side(before), side(after)
     found = compare_runs(old, new, samples=(old_samples, new_samples), metrics=metric_of, only_headline=headline)
@@ -212,7 +211,6 @@ def check_command(
     claimed."""
     from leaderboards.gate.ci_output import publish
     from leaderboards.gate.gate import check, render, source, to_json
-    from support.markdown import known
 
     if (model is None) != (baseline_model is None):
         raise UsageError(
@@ -239,7 +237,7 @@ def check_command(
         if (
             name is not None and models and name not in models and not side.skipped
         ):  # a torn file may be the named model's
-            raise UsageError(f"{option} {name!r}: no such model; {known(name, models)}")
+            raise UsageError(f"{option} {name!r}: no such model{did_you_mean(name, models)}")
     result = check(
         old.entries,
         new.entries,
@@ -259,7 +257,8 @@ def check_command(
 
 def metric_of(task: str, name: str) -> "CountsMetric | None":
     """The metric of a task; None where there is none of that name here."""
-    from tasks.registry import UnknownName, registry
+    from support.errors import UnknownName
+    from tasks.registry import registry
 
     try:
         return registry().metric(task, name)

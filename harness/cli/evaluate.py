@@ -147,7 +147,7 @@ def eval_command(
     from harness.models.adapter_host import AdapterHost
     from harness.models.fetch import fetch
     from harness.serving.vllm_server import served
-    from support.progress import Stages
+    from support.console import Stages
 
     if serve not in (None, "vllm"):
         raise UsageError(f"--serve {serve!r}: known: vllm")

@@ -23,7 +23,8 @@ from harness.cli.train_then_eval import train_then_eval_command
 from harness.cli.vlfeedback import vlfeedback_app
 from harness.cli.watch import watch_command
 from harness.engine.work_sharing import WorkerDone
-from support.errors import FAILED, INTERRUPTED, OK, USAGE, UsageError
+from support.console import set_up_logging
+from support.errors import FAILED, INTERRUPTED, OK, USAGE, BudgetSpent, HarnessError, JudgeDown
 
 app = typer.Typer(
     add_completion=False,
@@ -60,12 +61,11 @@ def main() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    set_up_logging()
     try:
         # Another program's options, behind `lm-eval`, are its own.
         words = given if given[:1] == ["lm-eval"] else spelled_out(given)
         result = app(words, prog_name="harness", standalone_mode=False, obj=given)
-    except UsageError as error:
-        return say(error, USAGE)
     except WorkerDone:  # another process has the answers now, and does the rest
         return OK
     except Exception as error:
@@ -82,8 +82,6 @@ def _line(error: Exception) -> str:
 
 def _resume(error: Exception, given: list[str]) -> str:
     """Where a judge, or the user, ended the run: the command that goes on from there."""
-    from tasks.judges.chat_client import BudgetSpent, JudgeDown
-
     if isinstance(error, (JudgeDown, BudgetSpent)):
         return f"\nharness: all replies so far are kept; go on with: harness {shlex.join(given)}"
     if isinstance(error, typer.Abort) and given[:1] in (["eval"], ["train-then-eval"], ["vlfeedback"], ["povid"]):
@@ -93,62 +91,13 @@ def _resume(error: Exception, given: list[str]) -> str:
 
 def _code_of(error: Exception) -> int | None:
     """The exit code of a known error; None for a mistake in the code, which keeps its traceback."""
-    from harness.engine.response_cache import StoreError
-    from harness.evaluation.rater_agreement import RatingsError
-    from support.errors import (
-        BadInput,
-        BadSetting,
-        DataError,
-        LayoutError,
-        MissingWeights,
-        ModelError,
-        NoServer,
-        StageError,
-        UnknownModel,
-    )
-    from tasks.judges.ledger import LedgerError
-    from tasks.judges.official_prompts import WordingError
-    from tasks.judges.prices import PriceError
-    from tasks.judges.protocol import JudgeError
-    from tasks.registry import RegistryError, UnknownName
-
-    if type(error).__module__.startswith("leaderboards.") and isinstance(
-        error, ValueError
-    ):  # its modules need not be imported to tell
-        return USAGE
-    if isinstance(
-        error,
-        (
-            UnknownModel,
-            MissingWeights,
-            UnknownName,
-            BadInput,
-            LayoutError,
-            BadSetting,
-            NoServer,
-            PriceError,
-            RatingsError,
-        ),
-    ):
-        return USAGE
+    if isinstance(error, HarnessError):
+        return error.exit_code
     if isinstance(error, typer.Abort):
         return INTERRUPTED
     if hasattr(error, "format_message"):  # typer's usage errors share no public base class
         return USAGE
-    known = (
-        ModelError,
-        StoreError,
-        RegistryError,
-        JudgeError,
-        DataError,
-        WordingError,
-        LedgerError,
-        StageError,
-        OSError,
-        FloatingPointError,
-    )
-    # The last two are named, not imported: their modules import torch.
-    if isinstance(error, known) or type(error).__name__ in ("RunError", "ConversionError"):
+    if isinstance(error, (OSError, FloatingPointError)):
         return FAILED
     return None
 

@@ -58,8 +58,8 @@ def inject_command(
     from itertools import islice
     from typing import get_args
 
+    from support.console import Stages
     from support.files import JsonLines
-    from support.progress import Stages
     from trainers.data.pair_formats import write_pairs
     from trainers.povid.inject import InjectCounts, Kind, inject, injected, read_llava
     from trainers.povid.scenes import ExactInjector, scenes_items

@@ -264,7 +264,7 @@ def train(recipe: "Recipe", folder: Path) -> "list[Checkpoint]":
     from harness.models.load import register
     from harness.models.spec import find
     from harness.runs.run_folder import claim, sole_owner
-    from support.progress import Stages
+    from support.console import Stages
     from trainers.data.read_preferences import read_preferences
     from trainers.training.job import Job, trainer
 
@@ -404,7 +404,7 @@ def _pretrain(recipe: "Recipe", folder: Path, *, dry_run: bool, as_json: bool) -
 
         print_plan(f"{recipe.name}: {recipe.trainer}", steps_of(recipe, None), folder)
         return OK
-    from support.progress import Stages
+    from support.console import Stages
     from trainers.training.job import Job, trainer
 
     with Stages() as stages:

@@ -115,7 +115,7 @@ def train_then_eval_command(
     from harness.runs.outcome import unmet
     from harness.runs.report import to_json, write_report
     from harness.runs.train_then_eval import train_then_eval
-    from support.progress import Stages
+    from support.console import Stages
 
     with Stages() as stages:
         outcome = train_then_eval(

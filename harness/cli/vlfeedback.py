@@ -366,7 +366,7 @@ def annotate_command(
             else []
         )
         return print_plans(plans, as_json=as_json)
-    from support.progress import Stages
+    from support.console import Stages
 
     with Stages() as stages:
         if folder:
@@ -424,7 +424,7 @@ def leaks_command(
         with _ray(ray):
             count = sum(1 for _ in fingerprints_by_ray(pictures, fingerprints, workers=workers))
         tell(f"{count} pictures have fingerprints in {fingerprints}")
-    from support.progress import Stages
+    from support.console import Stages
 
     with Stages() as stages:
         found = leaks_of(
@@ -547,7 +547,7 @@ def build_command(
         print(plan_of(servers_of(data.pool, command=server), out / "servers", resources(slurm)))
         return OK
     rater = judge_of(data.judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
-    from support.progress import Stages
+    from support.console import Stages
 
     with Stages() as stages:
         made = build(

@@ -69,7 +69,7 @@ def watch_command(
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import Watched, watch
     from leaderboards.board.board import Board
-    from support.progress import Stages
+    from support.console import Stages
     from tasks.registry import registry
     from trainers.training.checkpoints import QuietPeriod, base_of, find_complete_checkpoints
 

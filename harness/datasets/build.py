@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from support.errors import BadInput, UsageError
+from support.errors import InputError, RecipeError, UsageError
 from support.files import atomic_write_text
 from tasks.judges.protocol import Judge
-from trainers.config.data import POOLS, Data, RecipeError
+from trainers.config.data import POOLS, Data
 from trainers.config.recipe import find_recipe, first_problem
 from trainers.vlfeedback.build import BuiltDataset, build_dataset
 
@@ -236,8 +236,9 @@ def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = T
 
 
 def write_card(folder: Path, repository: str) -> Path:
-    """The README.md of a folder that holds rated rows, pairs, or both; BadInput where it holds neither."""
-    from support.records import DataError, suffix
+    """The README.md of a folder that holds rated rows, pairs, or both; InputError where it holds neither."""
+    from support.errors import DataError
+    from support.records import suffix
     from trainers.data.dataset_card import dataset_card
     from trainers.data.pair_formats import read_pairs
     from trainers.data.statistics import gather
@@ -253,7 +254,7 @@ def write_card(folder: Path, repository: str) -> Path:
     rows = [path for path in tables if holds_rows(path)]
     pairs = [path for path in tables if path not in rows and holds_pairs(path)]
     if not rows and not pairs:
-        raise BadInput(f"{folder}: holds neither rated answers nor pairs to push")
+        raise InputError(f"{folder}: holds neither rated answers nor pairs to push")
     statistics = gather(row for path in rows for row in read_rows(path))
     count = sum(1 for path in pairs for _ in read_pairs(path))
     files = {name: [path.name for path in found] for name, found in (("rows", rows), ("pairs", pairs)) if found}

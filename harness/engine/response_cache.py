@@ -23,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from support.errors import StoreError
 from tasks.answer import Answer, FailedAnswer
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | float | None"  # float has int and bool in it
@@ -42,10 +43,6 @@ TABLES: Final = (
 )
 WAIT: Final = 60.0
 """Seconds for another process to finish writing."""
-
-
-class StoreError(RuntimeError):
-    """The file can't be used; the message names it, in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from harness.evaluation.generate import load_tasks
 from leaderboards.statistics.verdict import Pair, PairedTest, interval, panel
-from support.errors import BadInput
+from support.errors import InputError
 from support.files import atomic_write_text
 from support.markdown import MISSING, cell, table
 from tasks.answer import FailedAnswer
@@ -46,10 +46,6 @@ Kind = Literal["tokens", "grounded", "hallucinated"]
 
 KINDS: Final[tuple[Kind, ...]] = ("tokens", "grounded", "hallucinated")
 """All tokens of an answer; words that name an object of the image; words that name one it doesn't have."""
-
-
-class AttentionError(BadInput):
-    """A model whose attention to an image can't be read, or a comparison of what doesn't compare; one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +146,7 @@ def words_of_task(task: str, doc: Mapping[str, Any], answer: str) -> list[Word] 
 
 def shares_of(lm: Any, request: Any, answer: str) -> Shares:
     """What a SharedImageLM's model looks at while it writes `answer` to a request of one or more images.
-    AttentionError.
+    InputError.
 
     The answer is tokenised by itself, as after the end of a prompt; an answer without a token has no shares.
     """
@@ -177,7 +173,7 @@ def _after_prefix(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Arr
     job = lm._jobs([request])[0]
     ready, bad = lm._encoded([job])
     if bad:
-        raise AttentionError(f"{_named(request)}: {bad[0][1].error}")
+        raise InputError(f"{_named(request)}: {bad[0][1].error}")
     # The end of an image must be read together with its beginning.
     split = len(job.ids) - 1
     if job.ids[split] in lm._image_ids():
@@ -214,7 +210,7 @@ def _in_one_pass(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Arra
 
 def _stacked(layers: "Mapping[str, torch.Tensor]", lm: Any) -> Array:
     if not layers:
-        raise AttentionError(
+        raise InputError(
             f"{lm.hf.config.model_type}: gives no attention weights; its attention to images can't be read"
         )
     import torch
@@ -238,7 +234,7 @@ def _watched(
     fill = set(lm._image_ids())
     image = [at for at, token in enumerate(prompt) if token in fill]
     if not image or lm.hf.config.model_type in INTERLEAVED:  # these look at images by cross-attention
-        raise AttentionError(
+        raise InputError(
             f"{_named(request)}: {lm.hf.config.model_type} holds no image among its positions; there is no share of it"
         )
     total = len(prompt) + answer - 1
@@ -305,7 +301,7 @@ def attention_share(
     answers: Mapping[str, str] | None = None,
     progress: Any = None,
 ) -> Attention:
-    """Have a SharedImageLM answer the first `limit` documents, and read what it looks at while it does. AttentionError,
+    """Have a SharedImageLM answer the first `limit` documents, and read what it looks at while it does. InputError,
     DataError.
 
     `name` is what tables call the model; `answers` gives texts by document id to be read instead of the model's own
@@ -317,7 +313,7 @@ def attention_share(
     else:
         missing = [id for id in map(_id, requests) if id not in answers]
         if missing:
-            raise AttentionError(f"{task.name}: no answer to document {missing[0]!r} among the {len(answers)} given")
+            raise InputError(f"{task.name}: no answer to document {missing[0]!r} among the {len(answers)} given")
         texts = [answers[_id(request)] for request in requests]
     records: list[dict[str, Any]] = []
     layers, empty, failed, words = 0, 0, [], False
@@ -334,7 +330,7 @@ def attention_share(
             progress(number, len(requests))
     if not records:
         why = f": {failed[0]}" if failed else ""
-        raise AttentionError(f"{name or 'model'} on {task.name}: none of {len(requests)} answers can be read{why}")
+        raise InputError(f"{name or 'model'} on {task.name}: none of {len(requests)} answers can be read{why}")
     return Attention(
         model=name,
         task=task.name,
@@ -358,7 +354,7 @@ def _requests(task: TaskSpec, lm: Any, limit: int, data: Mapping[str, str] | Non
     )
     found: list[Any] = loaded.instances
     if blind := next((request for request in found if len(request.args) < 3 or not request.args[2]["visual"]), None):
-        raise AttentionError(f"{task.name}: document {_id(blind)!r} has no image")
+        raise InputError(f"{task.name}: document {_id(blind)!r} has no image")
     return found
 
 
@@ -448,12 +444,12 @@ def metrics_of(found: Attention) -> dict[str, Metric]:
 
 def compared(base: Attention, tuned: Attention) -> dict[str, PairedTest]:
     """`tuned` against `base` over the images both have, judged together (Holm); a higher share is not by itself better.
-    AttentionError."""
+    InputError."""
     if base.task != tuned.task:
-        raise AttentionError(f"{base.model} was read on {base.task}, {tuned.model} on {tuned.task}: nothing to compare")
+        raise InputError(f"{base.model} was read on {base.task}, {tuned.model} on {tuned.task}: nothing to compare")
     ours, theirs = ({one["id"] for one in found.records} for found in (base, tuned))
     if not (both := ours & theirs):
-        raise AttentionError(f"{base.task}: no document was read of both {base.model} and {tuned.model}")
+        raise InputError(f"{base.task}: no document was read of both {base.model} and {tuned.model}")
     before, after = ([one for one in found.records if one["id"] in both] for found in (base, tuned))
     return panel(
         {name: Pair(before, after, metric, higher_is_better=True) for name, metric in metrics_of(base).items()}
@@ -528,10 +524,10 @@ def _short(model: str) -> str:
 
 
 def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
-    """A PNG or SVG, by the path's suffix: share by layer, and the means with their 95% intervals. AttentionError for
+    """A PNG or SVG, by the path's suffix: share by layer, and the means with their 95% intervals. InputError for
     another suffix."""
     if path.suffix not in (".png", ".svg"):
-        raise AttentionError(f"{path}: the plot is written as .png or .svg")
+        raise InputError(f"{path}: the plot is written as .png or .svg")
     import matplotlib as mpl
 
     mpl.use("Agg")

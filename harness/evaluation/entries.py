@@ -9,8 +9,9 @@ from harness.evaluation.eval_settings import REPEATS, judge_name
 from harness.evaluation.scoring import count, lacks_a_rating, over_repeats, rated, value_of
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Asking, Sample
-from leaderboards.statistics.resampling import CountsMetric, RecordsError
+from leaderboards.statistics.resampling import CountsMetric
 from leaderboards.statistics.verdict import interval, interval_repeats
+from support.errors import RecordsError
 from tasks.answer import FailedAnswer
 from tasks.early_exit import next_token_record
 from tasks.judges.protocol import Judge

@@ -5,13 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from support.errors import BadSetting, NoServer
+from support.errors import SettingError, UnknownName
 from tasks.judges import prices
 from tasks.judges.batch import BatchJudge
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
-from tasks.registry import UnknownName
 
 EXACT: Final = "exact"
 
@@ -30,7 +29,7 @@ SETTINGS: Final[Mapping[str, Callable[[str], Any]]] = {
 
 
 def settings_of(given: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts as arguments of `OpenAIJudge`; UnknownName for another name, BadSetting for a value that is
+    """`NAME=VALUE` texts as arguments of `OpenAIJudge`; UnknownName for another name, SettingError for a value that is
     none."""
     found = {}
     for text in given:
@@ -41,11 +40,11 @@ def settings_of(given: Sequence[str]) -> dict[str, Any]:
             found[name] = SETTINGS[name](value)
         except (ValueError, KeyError):
             kind = "true or false" if name == "structured" else SETTINGS[name].__name__
-            raise BadSetting(f"--judge-set {text!r}: {name} must be {kind}") from None
+            raise SettingError(f"--judge-set {text!r}: {name} must be {kind}") from None
         if isinstance(found[name], (int, float)) and name not in ("seed", "structured") and found[name] <= 0:
-            raise BadSetting(f"--judge-set {text!r}: {name} must be more than 0")
+            raise SettingError(f"--judge-set {text!r}: {name} must be more than 0")
     if found.get("detail", "auto") not in ("auto", "low", "high"):
-        raise BadSetting(f"--judge-set detail={found['detail']}: must be auto, low or high")
+        raise SettingError(f"--judge-set detail={found['detail']}: must be auto, low or high")
     return found
 
 
@@ -65,11 +64,11 @@ def make_judge(
 
         return ExactJudge()
     if url is None and not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
-        raise NoServer(
+        raise SettingError(
             f"judge {name!r}: set OPENAI_API_KEY, or name its server with --judge-url (known without: {EXACT})"
         )
     if budget is not None and prices.price(name, 1, 1) is None:
-        raise BadSetting(
+        raise SettingError(
             f"--judge-budget: no price of {name!r} is known; add it to a file of prices and name that in {prices.OVERRIDE}"
         )
     # A server of one's own wants no key, and the client wants one.

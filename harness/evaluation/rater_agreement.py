@@ -27,11 +27,8 @@ from leaderboards.statistics.agreement import (
     self_consistency,
     verbosity_bias,
 )
+from support.errors import DataError
 from support.markdown import MISSING, cell, line, table
-
-
-class RatingsError(ValueError):
-    """A file of ratings can't be read, or two have nothing in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +51,17 @@ class Rated:
 
 
 def read_ratings(path: Path) -> list[Rated]:
-    """The ratings in a file; RatingsError where it is none, or rates an item twice."""
+    """The ratings in a file; DataError where it is none, or rates an item twice."""
     try:
         found = _of_sample_log(path) if path.suffix == ".parquet" else _of_rows(path, _rows(path))
     except OSError as error:
-        raise RatingsError(f"{path}: {error.strerror}") from None
+        raise DataError(f"{path}: {error.strerror}") from None
     if not found:
-        raise RatingsError(f"{path}: holds no ratings")
+        raise DataError(f"{path}: holds no ratings")
     seen: set[tuple[str, int]] = set()
     for rated in found:
         if (rated.id, rated.repeat) in seen:
-            raise RatingsError(f"{path}: {rated.id!r} is rated twice; repeats need a column `repeat`")
+            raise DataError(f"{path}: {rated.id!r} is rated twice; repeats need a column `repeat`")
         seen.add((rated.id, rated.repeat))
     return found
 
@@ -79,7 +76,7 @@ def _of_sample_log(path: Path) -> list[Rated]:
     try:
         samples = from_parquet(path.read_bytes())
     except ValueError as error:
-        raise RatingsError(f"{path}: no sample log: {line(str(error))}") from None
+        raise DataError(f"{path}: no sample log: {line(str(error))}") from None
     found = []
     for sample in samples:
         records = list(sample.records.values())
@@ -108,20 +105,20 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RatingsError(f"{path}: no text: {error}") from None
+        raise DataError(f"{path}: no text: {error}") from None
     if path.suffix in (".csv", ".tsv"):
         try:
             return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
         except csv.Error as error:
-            raise RatingsError(f"{path}: no table: {error}") from None
+            raise DataError(f"{path}: no table: {error}") from None
     try:
         rows = (
             json.loads(text) if path.suffix == ".json" else [json.loads(row) for row in text.split("\n") if row.strip()]
         )
     except (ValueError, RecursionError) as error:
-        raise RatingsError(f"{path}: not JSON: {error}") from None
+        raise DataError(f"{path}: not JSON: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise RatingsError(f"{path}: must hold objects, in a list or one a line")
+        raise DataError(f"{path}: must hold objects, in a list or one a line")
     return rows
 
 
@@ -140,7 +137,7 @@ def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Rated]:
 
 def _of_table(path: Path, row: Mapping[str, Any]) -> Rated:
     if row.get("id") in (None, "") or "rating" not in row:
-        raise RatingsError(f"{path}: a row lacks id or rating; it has {', '.join(line(str(name)) for name in row)}")
+        raise DataError(f"{path}: a row lacks id or rating; it has {', '.join(line(str(name)) for name in row)}")
     text = str(row["id"])
     aspect = f"/{row['aspect']}" if row.get("aspect") else ""
     item = text if row.get("item") in (None, "") else str(row["item"])
@@ -165,7 +162,7 @@ def _of_annotation(path: Path, row: Mapping[str, Any]) -> Iterator[Rated]:
     item = str(row.get("id"))
     for member, aspects in row["ratings"].items():
         if not isinstance(aspects, dict):
-            raise RatingsError(f"{path}: row {item!r}: ratings of {member!r} must be an object of aspects")
+            raise DataError(f"{path}: row {item!r}: ratings of {member!r} must be an object of aspects")
         position = row["order"].index(member) + 1 if member in row["order"] else None
         text = f"{item}/{member}"
         for aspect, rating in aspects.items():
@@ -199,7 +196,7 @@ def _of_vlfeedback(path: Path, row: Mapping[str, Any], name: str) -> Iterator[Ra
         text = f"{name}/{model}" + (f".{models[model]}" if models[model] > 1 else "")
         notes = completion.get("annotations") or {}
         if not isinstance(notes, dict):
-            raise RatingsError(f"{path}: row {name!r}: annotations must be an object of aspects")
+            raise DataError(f"{path}: row {name!r}: annotations must be an object of aspects")
         length = float(len(str(completion.get("response", "")).split()))
         for aspect, note in notes.items():
             rating = _number(note.get("Rating")) if isinstance(note, dict) else None
@@ -211,12 +208,10 @@ def _completions(path: Path, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     found = row["completions"]
     if isinstance(found, dict) and all(isinstance(values, list) for values in found.values()):
         if len({len(values) for values in found.values()}) > 1:
-            raise RatingsError(f"{path}: row {row.get('id')!r}: lists of completions differ in length")
+            raise DataError(f"{path}: row {row.get('id')!r}: lists of completions differ in length")
         found = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
     if not isinstance(found, list) or not all(isinstance(completion, dict) for completion in found):
-        raise RatingsError(
-            f"{path}: row {row.get('id')!r}: completions must be a list of objects, or an object of lists"
-        )
+        raise DataError(f"{path}: row {row.get('id')!r}: completions must be a list of objects, or an object of lists")
     return found
 
 
@@ -239,10 +234,10 @@ def _aligned(
     theirs = {rated.id: rated for rated in reversed(second)}
     ids = [name for name in dict.fromkeys(rated.id for rated in first) if name in theirs]
     if not ids:
-        raise RatingsError("the two have no id in common")
+        raise DataError("the two have no id in common")
     a, b = [ours[name].rating for name in ids], [theirs[name].rating for name in ids]
     if not any(x is not None and y is not None for x, y in zip(a, b, strict=True)):
-        raise RatingsError("no item is rated by both")
+        raise DataError("no item is rated by both")
     return ids, agree(a, b, groups=_groups(first, second, ids)), a, b
 
 

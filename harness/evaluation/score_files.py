@@ -22,7 +22,7 @@ from harness.evaluation.scoring import (
     value_of,
     value_or_none,
 )
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, current_judge
@@ -48,7 +48,7 @@ class Score:
 
 
 def score(task: TaskSpec, path: Path, references: Path | None, judge_repeats: int = 1) -> Score:
-    """The task's metrics on the answers in `path`; LayoutError where they can't be read.
+    """The task's metrics on the answers in `path`; AnswerFileError where they can't be read.
 
     Answers that nobody judged are rated by the current judge, `judge_repeats` times; a metric then is the mean, a
     warning has the values.
@@ -56,12 +56,12 @@ def score(task: TaskSpec, path: Path, references: Path | None, judge_repeats: in
     if not path.exists() and not list(
         path.parent.glob(path.name + "*")
     ):  # some layouts are several files of one beginning
-        raise LayoutError(f"{path}: no such file or folder")
+        raise AnswerFileError(f"{path}: no such file or folder")
     if path.suffix == ".parquet":
         return _of_sample_log(task, path)
     given = registry().official_answers(task.name)(path, references)
     if not given.answered:
-        raise LayoutError(f"{path}: holds no answers to {task.name}")
+        raise AnswerFileError(f"{path}: holds no answers to {task.name}")
     process = registry().process_results(task.name)
     answers = judged(task, path, given.answered) if task.judged else [sample.answer for sample in given.answered]
     failed = [isinstance(sample.answer, FailedAnswer) for sample in given.answered]
@@ -109,12 +109,12 @@ def _of_sample_log(task: TaskSpec, path: Path) -> Score:
     try:
         samples = [sample for sample in from_parquet(path.read_bytes()) if sample.task == task.name]
     except ValueError as error:  # pyarrow's are, too
-        raise LayoutError(f"{path}: no sample log: {error}") from None
+        raise AnswerFileError(f"{path}: no sample log: {error}") from None
     if not samples:
-        raise LayoutError(f"{path}: holds no samples of {task.name}")
+        raise AnswerFileError(f"{path}: holds no samples of {task.name}")
     runs = sorted({sample.run for sample in samples})
     if len(runs) > 1:
-        raise LayoutError(f"{path}: holds samples of several runs ({', '.join(runs)})")
+        raise AnswerFileError(f"{path}: holds samples of several runs ({', '.join(runs)})")
     records = [sample.records for sample in samples]
     metrics, warnings = metric_values(task, records_by_metric(records)), []
     further = [

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from leaderboards.board.sample import Asking, Sample
-from support.errors import LayoutError
+from support.errors import AnswerFileError, NoJudgeError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import Judge, NoJudgeError, current_judge, judging, use_judge
+from tasks.judges.protocol import Judge, current_judge, judging, use_judge
 from tasks.metric import Record
 from tasks.registry import TaskSpec, registry
 
@@ -127,7 +127,7 @@ def judged(task: TaskSpec, path: Path, answered: Sequence[Answered]) -> list[Any
         try:
             current_judge()
         except NoJudgeError:
-            raise LayoutError(f"{path}: {len(bare)} answers to {task.name} are not judged") from None
+            raise AnswerFileError(f"{path}: {len(bare)} answers to {task.name} are not judged") from None
         with judging(task.name):
             verdicts = registry().judge_answers(task.name)(
                 [answers[index] for index in bare], [answered[index].doc for index in bare]

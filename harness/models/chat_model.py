@@ -27,7 +27,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from PIL.Image import Image
 
-from support.errors import ModelError, NoServer
+from support.errors import ModelError, SettingError
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
 from tasks.judges.chat_client import NEW_LIMIT, PermanentError, Request
@@ -180,7 +180,7 @@ class OpenAIVisionLM(LM):
             key = key or os.environ.get("OPENAI_API_KEY")
             url = os.environ.get("OPENAI_BASE_URL") or (OPENAI if key else None)
         if url is None:
-            raise NoServer(f"model {model!r}: set OPENAI_API_KEY, or name its server by --model-url")
+            raise SettingError(f"model {model!r}: set OPENAI_API_KEY, or name its server by --model-url")
         self.max_new_tokens, self.thinking_tokens, self.progress = max_new_tokens, thinking_tokens, progress
         books = Ledger(ledger or LEDGER)
         self.asker = _Asker(

@@ -34,6 +34,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from support.errors import ModelError
+
 SHARD = 2 << 30
 """Bytes of weights a written file holds, at least (the last one: at most)."""
 
@@ -106,26 +108,22 @@ _LORA: dict[str, list[Any]] = {
 }
 
 
-class ConversionError(RuntimeError):
-    """A checkpoint that can't be rewritten; one line."""
-
-
 def convert(source: Path, out: Path, *, vision: Path, lora: Path | None = None) -> None:
     """Write the LLaVA of `source` to the new folder `out` for transformers: weights, configuration, processor.
 
     source: original layout, .bin or .safetensors. vision: the CLIP that its `mm_vision_tower` names; what the source
     has of it wins. lora: a PEFT adapter for the source's names, merged in single precision. Types of weights stay. The
     tokenizer gets `<image>` and `<pad>`; rows of new tokens, and those that fill the vocabulary up to a multiple of 64,
-    are the mean of the old ones. ConversionError where something is missing, unknown or left over; `out` is then not
+    are the mean of the old ones. ModelError where something is missing, unknown or left over; `out` is then not
     there, nor after a kill, which may leave a hidden folder beside it.
     """
     if out.exists():
-        raise ConversionError(f"{out}: is there already; name a new folder")
+        raise ModelError(f"{out}: is there already; name a new folder")
     settings, (tokenizer, known), names = _settings(source), _tokenizer(source), _survey(source)
     found = {_target(name): tensor for name, tensor in names.items()}
     rows, linear = len(found.get(_EMBEDDING, ())), "model.mm_projector.weight" in names
     if known > rows:
-        raise ConversionError(f"{source}: {known} tokens, but {rows} rows of model.embed_tokens.weight")
+        raise ModelError(f"{source}: {known} tokens, but {rows} rows of model.embed_tokens.weight")
     config = _config(source, settings, vision, tokenizer, found[_EMBEDDING], linear)
     with torch.device("meta"):  # names and shapes only
         wanted = LlavaForConditionalGeneration(config).state_dict()
@@ -167,16 +165,16 @@ def convert(source: Path, out: Path, *, vision: Path, lora: Path | None = None) 
                 content.save_pretrained(folder)
             folder.rename(out)
         except (OSError, SafetensorError) as error:
-            raise ConversionError(f"{out}: can't be written: {error}") from None
+            raise ModelError(f"{out}: can't be written: {error}") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConversionError(f"{path}: {' '.join(str(error).split())}") from None
+        raise ModelError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ConversionError(f"{path}: no JSON object")
+        raise ModelError(f"{path}: no JSON object")
     return content
 
 
@@ -185,26 +183,26 @@ def _settings(source: Path) -> dict[str, Any]:
     settings = _json(source / "config.json")
     kind, classes = settings.get("model_type"), settings.get("architectures") or "LlavaLlamaForCausalLM"
     if kind not in ("llava", "llava_llama") or "LlavaLlamaForCausalLM" not in str(classes) or "text_config" in settings:
-        raise ConversionError(
+        raise ModelError(
             f"{source}/config.json: {kind!r} ({classes}) is no LlavaLlamaForCausalLM in the original layout"
         )
     _known(source / "config.json", settings, _SETTINGS)
     if not isinstance(layer := settings.get("mm_vision_select_layer"), int):
-        raise ConversionError(f"{source}/config.json: mm_vision_select_layer is {layer!r}, no integer")
+        raise ModelError(f"{source}/config.json: mm_vision_select_layer is {layer!r}, no integer")
     return settings
 
 
 def _known(path: Path, settings: dict[str, Any], known: dict[str, list[Any]]) -> None:
     for key, values in known.items():
         if (value := settings.get(key, values[0])) not in values:
-            raise ConversionError(f"{path}: {key} is {value!r}; known: {', '.join(map(repr, values))}")
+            raise ModelError(f"{path}: {key} is {value!r}; known: {', '.join(map(repr, values))}")
 
 
 def _config(
     source: Path, settings: dict[str, Any], vision: Path, tokenizer: Any, embedding: Tensor, linear: bool
 ) -> Any:
     if (kind := _json(vision / "config.json").get("model_type")) not in ("clip", "clip_vision_model"):
-        raise ConversionError(f"{vision}/config.json: model_type is {kind!r}; known: 'clip', 'clip_vision_model'")
+        raise ModelError(f"{vision}/config.json: model_type is {kind!r}; known: 'clip', 'clip_vision_model'")
     full = settings.get("mm_vision_select_feature") == "cls_patch"
     try:
         tower = CLIPVisionConfig.from_pretrained(vision)
@@ -225,10 +223,10 @@ def _config(
             dtype=embedding.dtype,
         )
     except (OSError, TypeError, ValueError, KeyError, StrictDataclassError) as error:
-        raise ConversionError(f"{source}/config.json, {vision}/config.json: {' '.join(str(error).split())}") from None
+        raise ModelError(f"{source}/config.json, {vision}/config.json: {' '.join(str(error).split())}") from None
     name = str(settings.get("mm_vision_tower"))
     if _TOWERS.get(name.rstrip("/").split("/")[-1], tower.image_size) != tower.image_size:
-        raise ConversionError(
+        raise ModelError(
             f"{vision}/config.json: images of {tower.image_size} pixels, but the model was made for {name}"
         )
     return config
@@ -260,11 +258,11 @@ def _shards(folder: Path) -> list[Path]:
             if not isinstance(named, dict) or not all(
                 isinstance(name, str) and Path(name).name == name for name in named.values()
             ):
-                raise ConversionError(f"{index}: no weight_map of file names")
+                raise ModelError(f"{index}: no weight_map of file names")
             return [folder / name for name in sorted(set(named.values()))]
         if (folder / stem).is_file():
             return [folder / stem]
-    raise ConversionError(f"{folder}: no weights; looked for {', '.join(stems)} and their .index.json")
+    raise ModelError(f"{folder}: no weights; looked for {', '.join(stems)} and their .index.json")
 
 
 def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -278,13 +276,13 @@ def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
         loaded = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         reason = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "damaged"
-        raise ConversionError(f"{path}: refused, it is no file of tensors only: {reason}") from None
+        raise ModelError(f"{path}: refused, it is no file of tensors only: {reason}") from None
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
-        raise ConversionError(f"{path}: can't be read: {str(error).strip().split(chr(10))[0]}") from None
+        raise ModelError(f"{path}: can't be read: {str(error).strip().split(chr(10))[0]}") from None
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and isinstance(part, Tensor) for name, part in loaded.items()
     ):
-        raise ConversionError(f"{path}: no dict of tensors")
+        raise ModelError(f"{path}: no dict of tensors")
     yield from loaded.items()
 
 
@@ -306,7 +304,7 @@ def _survey(folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, tensor in _tensors(folder):
         if name in found:
-            raise ConversionError(f"{folder}: {name} is there twice")
+            raise ModelError(f"{folder}: {name} is there twice")
         found[name] = tensor.to("meta")
     return found
 
@@ -319,13 +317,13 @@ def _some(names: Iterable[str]) -> str:
 def _check(where: str, names: Iterable[str], found: dict[str, Tensor], wanted: dict[str, Tensor], rows: int) -> None:
     """Every weight once, of the right shape."""
     if extra := {name for name in names if _target(name) not in wanted}:
-        raise ConversionError(f"{where}: weights that LLaVA-1.5 has no place for: {_some(extra)}")
+        raise ModelError(f"{where}: weights that LLaVA-1.5 has no place for: {_some(extra)}")
     if missing := wanted.keys() - found.keys():
-        raise ConversionError(f"{where}: missing weights (as transformers calls them): {_some(missing)}")
+        raise ModelError(f"{where}: missing weights (as transformers calls them): {_some(missing)}")
     for name, tensor in found.items():
         shape = (rows, *wanted[name].shape[1:]) if name in (_EMBEDDING, _HEAD) else tuple(wanted[name].shape)
         if tuple(tensor.shape) != shape or not tensor.is_floating_point():
-            raise ConversionError(f"{where}: {name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape} as configured")
+            raise ModelError(f"{where}: {name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape} as configured")
 
 
 def _adapter(lora: Path, base: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
@@ -333,21 +331,21 @@ def _adapter(lora: Path, base: dict[str, Tensor]) -> dict[str, tuple[Tensor, Ten
     config, pairs = _json(lora / "adapter_config.json"), dict[str, dict[str, Tensor]]()
     _known(lora / "adapter_config.json", config, _LORA)
     if not isinstance(alpha := config.get("lora_alpha"), int | float):
-        raise ConversionError(f"{lora}/adapter_config.json: lora_alpha is {alpha!r}, no number")
+        raise ModelError(f"{lora}/adapter_config.json: lora_alpha is {alpha!r}, no number")
     for path in _shards(lora):
         for name, tensor in _read(path):
             match = re.fullmatch(r"base_model\.model\.(.+)\.lora_(A|B)\.weight", name)
             if not match or (target := _target(f"{match[1]}.weight")) not in base:
-                raise ConversionError(f"{path}: {name} fits no weight of the model")
+                raise ModelError(f"{path}: {name} fits no weight of the model")
             pairs.setdefault(target, {})[match[2]] = tensor
     if not pairs:
-        raise ConversionError(f"{lora}: an adapter without weights")
+        raise ModelError(f"{lora}: an adapter without weights")
     changes = {}
     for target, pair in pairs.items():
         a, b, whole = pair.get("A", torch.empty(0)), pair.get("B", torch.empty(0)), tuple(base[target].shape)
         rank = len(a)
         if not rank or len(whole) != 2 or (tuple(b.shape), tuple(a.shape)) != ((whole[0], rank), (rank, *whole[1:])):
-            raise ConversionError(f"{lora}: B {tuple(b.shape)} and A {tuple(a.shape)} do not make {target} {whole}")
+            raise ModelError(f"{lora}: B {tuple(b.shape)} and A {tuple(a.shape)} do not make {target} {whole}")
         changes[target] = a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return changes
 
@@ -386,16 +384,16 @@ def _tokenizer(source: Path) -> tuple[Any, int]:
         ):
             backend.add_special_tokens([AddedToken(token, normalized=False, special=True)])
             if backend.token_to_id(token) != number:
-                raise ConversionError(f"{added}: {token!r} is {number}, but would be {backend.token_to_id(token)}")
+                raise ModelError(f"{added}: {token!r} is {number}, but would be {backend.token_to_id(token)}")
     elif fast.is_file():
         try:
             backend = Tokenizer.from_file(str(fast))
         except Exception as error:  # the bindings raise nothing narrower
-            raise ConversionError(f"{fast}: {' '.join(str(error).split())}") from None
+            raise ModelError(f"{fast}: {' '.join(str(error).split())}") from None
     else:
-        raise ConversionError(f"{source}: neither tokenizer.model nor tokenizer.json")
+        raise ModelError(f"{source}: neither tokenizer.model nor tokenizer.json")
     if unknown := [token for token in ("<unk>", "<s>", "</s>") if backend.token_to_id(token) is None]:
-        raise ConversionError(
+        raise ModelError(
             f"{slow if slow.is_file() else fast}: no token {', '.join(unknown)}; only Llama's tokenizers are known"
         )
     known = backend.get_vocab_size()
@@ -444,9 +442,9 @@ def _llama(path: Path) -> Any:
         names = [piece[1].decode("utf-8") for piece in pieces]
         trainer = next((dict(_fields(value)) for number, value in fields if number == 2), {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConversionError(f"{path}: no sentencepiece model: {error}") from None
+        raise ModelError(f"{path}: no sentencepiece model: {error}") from None
     if names[:3] != ["<unk>", "<s>", "</s>"] or trainer.get(3) != 2 or len(set(names)) < len(names):
-        raise ConversionError(
+        raise ModelError(
             f"{path}: begins with {names[:3]}, type {trainer.get(3)}; known: <unk>, <s>, </s>, type 2 (BPE)"
         )
     vocabulary = {name: number for number, name in enumerate(names)}

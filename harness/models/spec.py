@@ -6,7 +6,6 @@ find("llava-hf/llava-1.5-7b-hf")         # a hub id
 find("openai:gpt-4o-2024-11-20")         # a model behind an OpenAI-compatible server
 """
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from support.errors import UnknownModel
+from support.errors import InputError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Weights that come with the package."""
@@ -207,7 +206,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def find(name: str) -> ModelSpec:
-    """The spec of a known name, a folder, a hub id or a served model; UnknownModel otherwise."""
+    """The spec of a known name, a folder, a hub id or a served model; InputError otherwise."""
     if name in MODELS:
         return MODELS[name]
     if name.startswith(OPENAI_PREFIX) and name != OPENAI_PREFIX:
@@ -220,18 +219,15 @@ def find(name: str) -> ModelSpec:
     if _HUB_ID.fullmatch(name) and not folder.parent.is_dir():
         known = next((spec for spec in MODELS.values() if spec.pretrained == name), None)
         return replace(known, name=name) if known else ModelSpec(name=name, pretrained=name)
-    near = difflib.get_close_matches(name, MODELS, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UnknownModel(
-        f"no model {name!r}{hint}; known: {', '.join(MODELS)}, a folder with weights or an adapter, a hub id, or openai:ID behind a server"
-    )
+    more = "a folder with weights or an adapter, a hub id, or openai:ID behind a server"
+    raise InputError(f"no model {name!r}{did_you_mean(name, MODELS)}, {more}")
 
 
 def at(spec: ModelSpec, path: Path) -> ModelSpec:
     """The same model with its weights, or an adapter on them, from a folder of the user's."""
     found = _of_folder(path) if path.is_dir() else None
     if found is None:
-        raise UnknownModel(f"{spec.name}: no folder {str(path)!r}")
+        raise InputError(f"{spec.name}: no folder {str(path)!r}")
     if found.adapter is not None:
         return replace(spec, pretrained=found.pretrained, revision=found.revision, adapter=path)
     return replace(spec, pretrained=found.pretrained, revision=None, adapter=None)
@@ -243,16 +239,16 @@ def _of_folder(folder: Path) -> ModelSpec:
         return on_base(folder, name)
     if (folder / "config.json").is_file():
         return ModelSpec(name=name, pretrained=str(folder), dtype="float32" if folder.parent == WEIGHTS else "auto")
-    raise UnknownModel(f"{name}: neither config.json (weights) nor adapter_config.json (LoRA) in this folder")
+    raise InputError(f"{name}: neither config.json (weights) nor adapter_config.json (LoRA) in this folder")
 
 
 def on_base(adapter: Path, name: str) -> ModelSpec:
-    """An adapter folder's model: its base as checkpoint.json or its own config name it; UnknownModel where that is no
+    """An adapter folder's model: its base as checkpoint.json or its own config name it; InputError where that is no
     model."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     note = adapter / "checkpoint.json"
     base = json.loads(note.read_text(encoding="utf-8"))["base"] if note.is_file() else config["base_model_name_or_path"]
     below = find(str(base))
     if below.adapter is not None:
-        raise UnknownModel(f"{name}: its base {base!r} is an adapter itself; merge that one first")
+        raise InputError(f"{name}: its base {base!r} is an adapter itself; merge that one first")
     return replace(below, name=name, revision=config.get("revision") or below.revision, adapter=adapter, description="")

@@ -19,7 +19,7 @@ from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import verdict_of
 from leaderboards.statistics.resampling import Record
 from leaderboards.statistics.verdict import PairedTest, adjusted
-from support.errors import BadInput
+from support.errors import InputError
 from tasks.registry import TaskSpec, registry
 from trainers.config.recipe import Recipe
 
@@ -145,10 +145,10 @@ def headlines(tasks: Sequence[TaskSpec]) -> list[Metric]:
 
 
 def tasks_of(recipe: Recipe) -> list[TaskSpec]:
-    """What a recipe's checkpoints are scored on; BadInput where that is nothing."""
+    """What a recipe's checkpoints are scored on; InputError where that is nothing."""
     tasks = registry().expand(recipe.tasks)
     if not tasks:
-        raise BadInput(
+        raise InputError(
             f"recipe {recipe.name!r}: tasks is empty: name what is scored, such as tasks = ['scenes'], or by --tasks"
         )
     return tasks
@@ -161,28 +161,28 @@ def panel_of(recipe: Recipe, tasks: Sequence[TaskSpec]) -> list[Metric]:
 
 
 def probe(name: str, tasks: Sequence[TaskSpec]) -> Metric:
-    """The metric that "task" or "task.metric" names among those that are scored; BadInput."""
+    """The metric that "task" or "task.metric" names among those that are scored; InputError."""
     task, _, metric = name.partition(".")
     known = {task.name: task for task in tasks}
     if task not in known:
-        raise BadInput(f"early stop by {name!r}: the recipe scores no such task; known: {', '.join(known)}")
+        raise InputError(f"early stop by {name!r}: the recipe scores no such task; known: {', '.join(known)}")
     if metric and metric not in known[task].metrics:
-        raise BadInput(
+        raise InputError(
             f"early stop by {name!r}: no such metric; known: {', '.join(f'{task}.{one}' for one in known[task].metrics)}"
         )
     return task, metric or known[task].headline
 
 
 def judged(name: str, known: Sequence[str]) -> str:
-    """Which of `known`, each "task.metric", is meant by it or by its task, whose headline comes first; BadInput."""
+    """Which of `known`, each "task.metric", is meant by it or by its task, whose headline comes first; InputError."""
     found = name if name in known else next((one for one in known if one.partition(".")[0] == name), None)
     if found is None:
-        raise BadInput(f"no verdict on {name!r}; known: {', '.join(known)}")
+        raise InputError(f"no verdict on {name!r}; known: {', '.join(known)}")
     return found
 
 
 def check_names(recipe: Recipe, early_stop: Sequence[str] = (), require_better: Sequence[str] = ()) -> None:
-    """BadInput, before anything is run, for a metric that a run of `recipe` will not have, or where it scores
+    """InputError, before anything is run, for a metric that a run of `recipe` will not have, or where it scores
     nothing."""
     tasks = tasks_of(recipe)
     for name in early_stop:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from harness.models.adapter_host import AdapterHost
 from harness.models.spec import ModelSpec
 from leaderboards.statistics.verdict import Pair, PairedTest, adjusted, compare, interval
-from support.errors import BadInput, StageError
+from support.errors import InputError, RunError
 from support.markdown import number, p_value, span, table
 from tasks.metric import mean_of
 from trainers.data.rows import Preference
@@ -92,13 +92,15 @@ def look_at_pairs(
     views done, in all).
 
     `reference` is by default the model without its adapters. Needs memory for the logits of two batches of answers, of
-    no more positions than these have. BadInput where there is no reference, or no pair with an image.
+    no more positions than these have. InputError where there is no reference, or no pair with an image.
     """
     if reference is None and not hasattr(model, "disable_adapter"):
-        raise BadInput("pairs can't be looked at: the model has no adapters to switch off, and no reference was given")
+        raise InputError(
+            "pairs can't be looked at: the model has no adapters to switch off, and no reference was given"
+        )
     pairs = [pair for pair in preferences if pair.images]
     if not pairs:
-        raise BadInput(f"pairs can't be looked at: none of {len(preferences)} has an image")
+        raise InputError(f"pairs can't be looked at: none of {len(preferences)} has an image")
     others, refused = _others(pairs), dict[View, str]()
     if not others:
         refused["other"] = "all pairs show the same image"
@@ -311,7 +313,7 @@ def check_merging(model: Any, processor: Any, pair: Preference) -> Merged:
     """Merge the adapters of `model` in memory, ask again, and take them out; rounding stays in the weights, so let go
     of the model then.
 
-    StageError where the adapters change nothing, or can't be merged.
+    RunError where the adapters change nothing, or can't be merged.
     """
     import torch
 
@@ -323,11 +325,11 @@ def check_merging(model: Any, processor: Any, pair: Preference) -> Merged:
             plain = torch.cat(_answer_logits(model, inputs, told)).float()
         effect = float((adapted - plain).abs().max())
         if effect == 0:
-            raise StageError("the adapter changes no logit: it was not trained, or not loaded")
+            raise RunError("the adapter changes no logit: it was not trained, or not loaded")
         try:
             model.merge_adapter()
         except (ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
-            raise StageError(f"the adapter can't be merged: {' '.join(str(error).split())[:200]}") from error
+            raise RunError(f"the adapter can't be merged: {' '.join(str(error).split())[:200]}") from error
         try:
             merged = torch.cat(_answer_logits(model, inputs, told)).float()
         finally:
@@ -392,7 +394,7 @@ def check(
     seen = look_at_pairs(lm.model, lm.processor, pairs, progress=progress)
     try:
         return Checks(seen=seen, held_out=held_out, merged=check_merging(lm.model, lm.processor, pairs[0]))
-    except StageError as error:
+    except RunError as error:
         return Checks(seen=seen, held_out=held_out, merged=None, unmerged=str(error))
     finally:
         resident.drop()  # unmerged weights are rounded ones

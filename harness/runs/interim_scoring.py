@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from harness.models.fetch import fetch
 from harness.models.spec import find
 from harness.runs.checkpoint_selection import Metric, Scores
-from harness.runs.outcome import STOPPED, RunError, Stop
+from harness.runs.outcome import STOPPED, Stop
 from harness.runs.scoring_queue import Scoring
 from harness.runs.training_alarms import Alarm
 from harness.runs.training_worker import PROCESSES, train_by
-from support.errors import USAGE, BadInput
+from support.errors import USAGE, InputError, RunError
 from support.files import atomic_write_text
 from trainers.cluster.launch import Layout
 from trainers.training.checkpoints import NOTE, Checkpoint, QuietPeriod, find_complete_checkpoints
@@ -97,7 +97,7 @@ def _train_by(
             code = train_by(job, arm, processes.layout, pairs=processes.pairs, pauses=pauses)
         if code:
             said = f"{job.out}: training by {processes.layout.world} processes ended with exit code {code}"
-            raise BadInput(said) if code == USAGE else RunError(f"{said}; the same command goes on")
+            raise InputError(said) if code == USAGE else RunError(f"{said}; the same command goes on")
         if not pauses:
             return
         before = whole[-1].step if whole else 0

@@ -20,10 +20,6 @@ STOPPED: Final = "early_stop.json"
 """Why a run was stopped, in its folder."""
 
 
-class RunError(RuntimeError):
-    """The run can't go on; one line."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Material:
     """What a run trains on."""

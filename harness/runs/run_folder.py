@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import BadInput, StageError
+from support.errors import InputError, RunError
 from support.files import atomic_write_text
 from support.processes import rank
 
@@ -26,24 +26,24 @@ NAMED: Final = 4
 def sole_owner(folder: Path) -> Iterator[None]:
     """Two runs in one folder would write over each other: the second one is told so. The processes of one run are one.
 
-    BadInput for what can't be a folder; StageError where another process is at work.
+    InputError for what can't be a folder; RunError where another process is at work.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         opened = (folder / ".lock").open("w")
     except OSError as error:
-        raise BadInput(f"{folder}: can't be the run's folder ({error.strerror}); choose another --out") from None
+        raise InputError(f"{folder}: can't be the run's folder ({error.strerror}); choose another --out") from None
     with opened as file:
         try:
             if rank() == 0:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StageError(f"{folder}: another process is at work in this run folder") from None
+            raise RunError(f"{folder}: another process is at work in this run folder") from None
         yield
 
 
 def claim(folder: Path, recipe: "Recipe", limit: int | None = None) -> None:
-    """The folder belongs to one recipe and limit; BadInput, with what differs, for another's."""
+    """The folder belongs to one recipe and limit; InputError, with what differs, for another's."""
     path = folder / "run.json"
     asked: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "limit": limit}
     if not path.exists():
@@ -54,12 +54,12 @@ def claim(folder: Path, recipe: "Recipe", limit: int | None = None) -> None:
         held = json.loads(path.read_text(encoding="utf-8"))
         same, name = (held["digest"], held["limit"]) == (recipe.digest, limit), held["recipe"]["name"]
     except (ValueError, KeyError, TypeError):
-        raise BadInput(f"{path}: can't be read; choose another --out or remove it") from None
+        raise InputError(f"{path}: can't be read; choose another --out or remove it") from None
     if not same:
         told = [*differing(held["recipe"], asked["recipe"]), *differing({"limit": held["limit"]}, {"limit": limit})]
         more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
         said = f" ({', '.join(told[:NAMED])}{more})" if told else ""
-        raise BadInput(
+        raise InputError(
             f"{folder} holds a run of recipe {name!r} with other settings{said}; choose another --out or remove it"
         )
 

@@ -26,13 +26,14 @@ from harness.models.spec import ModelSpec, find
 from harness.runs.checkpoint_selection import Scores, best, headlines, probe, tasks_of
 from harness.runs.image_use_checks import Checks, check, sample
 from harness.runs.interim_scoring import Processes, train, without_value
-from harness.runs.outcome import CONTROL, Material, Outcome, RunError, panel_verdicts
+from harness.runs.outcome import CONTROL, Material, Outcome, panel_verdicts
 from harness.runs.run_folder import claim, sole_owner
 from harness.runs.scoring_queue import Scoring
 from harness.runs.training_alarms import alarms, alarms_of_checks, lengths_of, read_log
 from leaderboards.board.board import Board
+from support.errors import JudgeError, RunError
 from support.files import atomic_write_text
-from tasks.judges.protocol import Judge, JudgeError
+from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 from trainers.cluster.launch import Layout
 from trainers.config.recipe import Recipe

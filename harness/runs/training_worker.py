@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.models.load import register
-from support.errors import StageError
+from support.errors import RunError
 from support.files import atomic_write_text
 from support.processes import rank
 from trainers.cluster.launch import Layout, beside_python, check_world, launch, plan_of
@@ -37,7 +37,7 @@ _ARM: Final = "arm.json"
 
 
 def train_by(job: Job, arm: str, layout: Layout, *, pairs: Path | None, pauses: bool) -> int:
-    """Train an arm as `layout` wants it, and wait: the exit code of the process that failed first, else 0; StageError
+    """Train an arm as `layout` wants it, and wait: the exit code of the process that failed first, else 0; RunError
     as of a launch.
 
     `pairs` is the file that holds the job's; None: those that the recipe's [dataset] names are read again.
@@ -69,9 +69,9 @@ def _command(folder: Path) -> list[str]:
 
 
 def train_arm(folder: Path) -> None:
-    """Train what stands in the folder, as one of several processes. StageError where the pairs are others than the
+    """Train what stands in the folder, as one of several processes. RunError where the pairs are others than the
     run's."""
-    from support.progress import Stages
+    from support.console import Stages
 
     told = json.loads((folder / _ARM).read_text(encoding="utf-8"))
     check_world()
@@ -79,7 +79,7 @@ def train_arm(folder: Path) -> None:
     recipe = Recipe.model_validate(told["recipe"])
     preferences, held_out, mark = _pairs(recipe, told["pairs"])
     if mark != told["note"]["data"]:
-        raise StageError(
+        raise RunError(
             f"{told['pairs'] or '[dataset]'}: other pairs (digest {mark}) than the run began with ({told['note']['data']})"
         )
     job = Job(

@@ -31,8 +31,9 @@ from harness.models.fetch import fetch
 from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec, find
 from harness.serving.vllm_server import PATIENCE
+from support.errors import ClusterError
 from support.files import atomic_write_text
-from trainers.cluster.slurm import ENDED, Cluster, Resources, SlurmError, SlurmJob, check_cluster, script, submit
+from trainers.cluster.slurm import ENDED, Cluster, Resources, SlurmJob, check_cluster, script, submit
 from trainers.config.data import PoolModel
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Server:
 
 
 def servers_of(members: Sequence[PoolModel], *, command: str = "vllm", options: Sequence[str] = ()) -> list[Server]:
-    """The servers a pool needs, one a model; members that have a URL need none. SlurmError, UnknownModel.
+    """The servers a pool needs, one a model; members that have a URL need none. ClusterError, UnknownModel.
 
     `command` is a name of `COMMANDS` or a command line with {model} and {port} in it, and {host} and {name} where it
     takes them.
@@ -82,9 +83,9 @@ def _template(command: str) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise SlurmError(f"serve command {command!r}: {error}") from None
+        raise ClusterError(f"serve command {command!r}: {error}") from None
     if missing := [place for place in ("{model}", "{port}") if not any(place in word for word in words)]:
-        raise SlurmError(
+        raise ClusterError(
             f"serve command {command!r}: neither {' nor '.join(COMMANDS)}, nor a command line with {missing[0]} in it"
         )
     if command == "vllm":
@@ -95,7 +96,7 @@ def _template(command: str) -> list[str]:
 def _server(name: str, template: Sequence[str], command: str, options: Sequence[str]) -> Server:
     spec = find(name)
     if spec.backend == "openai":
-        raise SlurmError(f"{name}: has no weights to serve; give the URL of its server as `url`")
+        raise ClusterError(f"{name}: has no weights to serve; give the URL of its server as `url`")
     if Path(spec.pretrained).is_dir():  # what is on the hub the node fetches
         spec = fetch(spec)
     base = f"{name}-base" if spec.adapter is not None else name
@@ -103,7 +104,7 @@ def _server(name: str, template: Sequence[str], command: str, options: Sequence[
     words = [_filled(word, places) for word in template]
     if spec.adapter is not None:
         if command != "vllm":
-            raise SlurmError(f"{name}: an adapter is served by vllm only; merge it into its base for {command!r}")
+            raise ClusterError(f"{name}: an adapter is served by vllm only; merge it into its base for {command!r}")
         words += ["--enable-lora", "--lora-modules", f"{name}={spec.adapter.resolve()}"]
     if spec.revision is not None and spec.folder is None and command in COMMANDS:
         words += ["--revision", spec.revision]
@@ -137,7 +138,7 @@ def serve_pool(
     patience: float = PATIENCE,
     lease: float = LEASE,
 ) -> Iterator[dict[str, ModelSpec]]:
-    """A server for every model of the pool, up and healthy; member's name -> its model behind that server. SlurmError.
+    """A server for every model of the pool, up and healthy; member's name -> its model behind that server. ClusterError.
 
     However long the queue is, it is waited for; `patience` is what a server has from its start to its first answer, in
     seconds. Logs stay in `folder`.
@@ -187,7 +188,7 @@ def _all_up(
             name, note = server.spec.name, notes[index]
             state = job.state()
             if state == ENDED:
-                raise SlurmError(f"{name}: job {job.id} ended before its server answered: {_last_words(note, job)}")
+                raise ClusterError(f"{name}: job {job.id} ended before its server answered: {_last_words(note, job)}")
             if state != before:
                 tell(f"{name}: job {job.id}: {state}")
                 waiting[index] = state
@@ -200,7 +201,7 @@ def _all_up(
                 del waiting[index]
                 tell(f"{name}: up at {url}/v1")
             elif index in running and time.monotonic() - running[index] > patience:
-                raise SlurmError(
+                raise ClusterError(
                     f"{name}: job {job.id}: no answer within {patience:g} s of its start: {_last_words(note, job)}"
                 )
         if waiting:

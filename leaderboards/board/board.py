@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from leaderboards.board.entry import SCHEMA_VERSION, Entry, Key, check_run, from_json, members, to_json
 from leaderboards.board.sample import Sample, from_parquet, to_parquet
-from support.files import publish_file
+from support.files import atomic_write
 
 
 class Board:
@@ -52,9 +52,9 @@ class Board:
         path = self._json(run)
         if not _same(path, document):
             if log is not None:
-                publish_file(self._log(run), log)  # what is there without a JSON is left over from a killed writer
+                atomic_write(self._log(run), log)  # what is there without a JSON is left over from a killed writer
             try:
-                publish_file(path, document, _link)
+                atomic_write(path, document, _link)
             except FileExistsError:
                 if not _same(path, document):  # raises, unless the other writer wrote the same
                     raise

@@ -7,7 +7,6 @@ An `Entry` that exists is valid: its constructor checks every field, so that not
 again. Its JSON is described for other programs by `schema/run.json`, with the facts that provenance holds.
 """
 
-import difflib
 import json
 import re
 import sys
@@ -18,6 +17,8 @@ from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final
+
+from support.errors import UnknownName
 
 SCHEMA_VERSION = 1
 
@@ -268,16 +269,10 @@ IMPORTED: Final = ("imported", "source", "source digest")
 """Facts in the provenance of every number that was computed elsewhere."""
 
 
-class SchemaError(ValueError):
-    """There is no schema of this name."""
-
-
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema of this name (draft 2020-12); SchemaError."""
+    """The JSON Schema of this name (draft 2020-12); BoardError."""
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise SchemaError(f"unknown schema {name!r}{hint}; known: {', '.join(NAMES)}")
+        raise UnknownName("schema", name, NAMES)
     found: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return found
 

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from leaderboards.board.entry import Entry
-from support.files import publish_file
-from support.markdown import known, line
+from support.errors import BoardError, did_you_mean
+from support.files import atomic_write
+from support.markdown import line
 
 SPREAD: Final = 1.96
 """Standard errors from the value to either end of a 95% interval."""
@@ -36,19 +37,15 @@ _TASK_ID: Final = re.compile(r"(?:(?P<dataset>[\w.-]+/[\w.-]+)/)?(?P<id>[\w.-]+)
 _HUB: Final = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)", re.ASCII)
 
 
-class ExchangeError(ValueError):
-    """A file of results is not one, or lacks what an entry needs; says which file and what."""
-
-
 def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
-    """One model's entries as lm-eval's results, keys and all; ExchangeError for several models, or two entries of one
+    """One model's entries as lm-eval's results, keys and all; BoardError for several models, or two entries of one
     metric.
 
     Values keep our units. Standard errors are those that the interval would have if it were a normal one.
     """
     models = list(dict.fromkeys(entry.model for entry in entries))
     if len(models) != 1:
-        raise ExchangeError(
+        raise BoardError(
             f"a result file of lm-eval is of one model, not of {len(models)}: {', '.join(models) or 'none'}"
         )
     results: dict[str, dict[str, Any]] = {}
@@ -61,7 +58,7 @@ def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
         scores = results.setdefault(entry.task, {"name": entry.task, "alias": entry.task, "sample_len": entry.scored})
         if _with_filter(entry.metric) in scores or (first.version, first.judge) != (entry.version, entry.judge):
             both = "; ".join(f"version {one.version}, judge {one.judge or 'none'}" for one in (first, entry))
-            raise ExchangeError(
+            raise BoardError(
                 f"{entry.task}: one version, judge and number a metric, but there are two of {entry.metric} ({both})"
             )
         scores[_with_filter(entry.metric)] = entry.value
@@ -143,7 +140,7 @@ def lm_eval_files(entries: Sequence[Entry]) -> Exported:
 def hub_files(
     entries: Sequence[Entry], *, source_url: str | None = None, task_ids: Mapping[str, str] | None = None
 ) -> Exported:
-    """MODEL/.eval_results/*.yaml and MODEL/model-index.yaml of each model; ExchangeError for an ill-formed URL or task
+    """MODEL/.eval_results/*.yaml and MODEL/model-index.yaml of each model; BoardError for an ill-formed URL or task
     id."""
     import yaml
 
@@ -166,7 +163,7 @@ def _exported(entries: Sequence[Entry], of_model: Callable[[Sequence[Entry]], Fi
     for model, own in by_model.items():
         try:
             made = of_model(own)
-        except ExchangeError as error:
+        except BoardError as error:
             found.refused[model] = str(error).removeprefix(f"{model}: ")
             continue
         found.files.update({f"{folders[model]}/{name}": text for name, text in made.files.items()})
@@ -181,7 +178,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        publish_file(path, text.encode("utf-8", "replace"), os.replace)
+        atomic_write(path, text.encode("utf-8", "replace"), os.replace)
         written.append(path)
     return written
 
@@ -235,7 +232,7 @@ def _config(entry: Entry, scores: Mapping[str, Any]) -> dict[str, Any]:
 def hub_results(
     entries: Sequence[Entry], *, source_url: str | None = None, task_ids: Mapping[str, str] | None = None
 ) -> Files:
-    """Headline scores in the hub's format, a file each; ExchangeError for several models.
+    """Headline scores in the hub's format, a file each; BoardError for several models.
 
     The hub knows a benchmark by its dataset and a task id that the dataset's own eval.yaml defines. `task_ids` gives
     them by task, as ID or as OWNER/NAME/ID; else they are the data scored and the task's name. Interval, judge and
@@ -247,7 +244,7 @@ def hub_results(
 
     models = list(dict.fromkeys(entry.model for entry in entries))
     if len(models) > 1:
-        raise ExchangeError(f"files for the hub are of one model, not of {len(models)}: {', '.join(models)}")
+        raise BoardError(f"files for the hub are of one model, not of {len(models)}: {', '.join(models)}")
     files: dict[str, str] = {}
     left_out: list[str] = []
     for entry in entries:
@@ -281,23 +278,23 @@ def hub_results(
 
 
 def check_hub(entries: Sequence[Entry], source_url: str | None, task_ids: Mapping[str, str]) -> None:
-    """ExchangeError for a link that is none, a task nobody was scored on, or an id that is neither ID nor
+    """BoardError for a link that is none, a task nobody was scored on, or an id that is neither ID nor
     OWNER/NAME/ID."""
     if source_url is not None and not re.fullmatch(r"https?://[^\s/]+\S*", source_url):
-        raise ExchangeError(f"source URL {source_url!r}: must begin with https:// or http://")
+        raise BoardError(f"source URL {source_url!r}: must begin with https:// or http://")
     tasks = list(dict.fromkeys(entry.task for entry in entries))
     for task, given in task_ids.items():
         if task not in tasks:
-            raise ExchangeError(f"hub task {task!r}: nobody was scored on it; {known(task, tasks)}")
+            raise BoardError(f"hub task {task!r}: nobody was scored on it{did_you_mean(task, tasks)}")
         if not _TASK_ID.fullmatch(given):
-            raise ExchangeError(f"hub task {task}={given}: must be {task}=ID or {task}=OWNER/NAME/ID")
+            raise BoardError(f"hub task {task}={given}: must be {task}=ID or {task}=OWNER/NAME/ID")
 
 
 def model_index(model: str, entries: Sequence[Entry]) -> dict[str, Any]:
     """All scores of one model as the hub's older model-index, to be merged into the head of its card; without partial
     ones.
 
-    Interval, judge and counts are in a metric's `args`. ExchangeError where there is no score.
+    Interval, judge and counts are in a metric's `args`. BoardError where there is no score.
     """
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
@@ -322,7 +319,7 @@ def model_index(model: str, entries: Sequence[Entry]) -> dict[str, Any]:
             )
         )
     if not results:
-        raise ExchangeError(f"{model}: no whole score to put into a model card")
+        raise BoardError(f"{model}: no whole score to put into a model card")
     return {"model-index": eval_results_to_model_index(model, results)}
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from leaderboards.board.entry import Entry
-from leaderboards.board.export_results import SPREAD, ExchangeError
+from leaderboards.board.export_results import SPREAD
+from support.errors import BoardError
 
 LM_EVAL: Final = "lm-eval"
 LMMS_EVAL: Final = "lmms-eval"
@@ -45,7 +46,7 @@ class Imported:
 
 
 def read_results(path: Path, *, model: str | None = None, created: str | None = None) -> Imported:
-    """The entries of a result file of lm-eval or lmms-eval; ExchangeError.
+    """The entries of a result file of lm-eval or lmms-eval; BoardError.
 
     `model` is what the board shall call the model, and `created` (ISO 8601, UTC) when it ran: where the file does not
     say, they must be given. Values are taken as they are, so a share of 1 stays that; intervals come from standard
@@ -55,11 +56,11 @@ def read_results(path: Path, *, model: str | None = None, created: str | None = 
         data = path.read_bytes()
         found = json.loads(data)
     except OSError as error:
-        raise ExchangeError(f"{path}: {error.strerror}; give a results_*.json of lm-eval or lmms-eval") from None
+        raise BoardError(f"{path}: {error.strerror}; give a results_*.json of lm-eval or lmms-eval") from None
     except (ValueError, RecursionError) as error:
-        raise ExchangeError(f"{path}: no JSON: {error}") from None
+        raise BoardError(f"{path}: no JSON: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get("results"), dict) or not found["results"]:
-        raise ExchangeError(
+        raise BoardError(
             f'{path}: no results of lm-eval or lmms-eval: they are a JSON object with the scores under "results"'
         )
     return _File(path, found, hashlib.sha256(data).hexdigest()).read(model, created)
@@ -106,7 +107,7 @@ class _File:
             left_out += [f"{task}: {name}: {value!r:.40}" for name, value in no_numbers.items()]
             entries += self.of_task(task, scores, metrics, model, created, shared)
         if not entries:
-            raise ExchangeError(f"{self.path}: no numbers in its results: {'; '.join(left_out) or 'they are empty'}")
+            raise BoardError(f"{self.path}: no numbers in its results: {'; '.join(left_out) or 'they are empty'}")
         return Imported(entries=entries, left_out=left_out)
 
     def of_task(
@@ -156,7 +157,7 @@ class _File:
                     )
                 )
             except ValueError as error:
-                raise ExchangeError(f"{self.path}: {task} {metric}: {error}") from None
+                raise BoardError(f"{self.path}: {task} {metric}: {error}") from None
         return entries
 
     def model(self) -> str:
@@ -168,7 +169,7 @@ class _File:
         named = (str(arguments[name]).strip("\"'") for name in MODEL_ARGS if arguments.get(name))
         name = _text(self.data.get("model_name")) or next(named, "") or _text(self.config.get("model"))
         if not name:
-            raise ExchangeError(f"{self.path}: it does not say which model was scored: name it")
+            raise BoardError(f"{self.path}: it does not say which model was scored: name it")
         return name
 
     def created(self) -> str:
@@ -182,7 +183,7 @@ class _File:
                 return local.astimezone(UTC).isoformat(timespec="seconds")
         except (ValueError, OverflowError, OSError):
             pass
-        raise ExchangeError(f"{self.path}: it does not say when the model was scored (date is {date!r}): give the time")
+        raise BoardError(f"{self.path}: it does not say when the model was scored (date is {date!r}): give the time")
 
     def zone(self) -> Any:
         """Of lmms-eval's local time."""
@@ -192,7 +193,7 @@ class _File:
         try:
             return ZoneInfo(name) if isinstance(name, str) else LMMS_EVAL_ZONE
         except (OSError, ValueError, KeyError):
-            raise ExchangeError(f"{self.path}: no such time zone here: {name!r}: give the time") from None
+            raise BoardError(f"{self.path}: no such time zone here: {name!r}: give the time") from None
 
     def version(self, task: str) -> str:
         """All that tells its columns from others."""

@@ -16,19 +16,13 @@ from leaderboards.board.entry import Entry, Key
 from leaderboards.board.sample import Sample, askings
 from leaderboards.comparison.flips import Flip, Tally, examples_of, flips, tally, tally_table
 from leaderboards.comparison.format_loss import Format, explain, format_of, format_table, formats_adjusted
-from leaderboards.comparison.paired_logs import (
-    CompareError,
-    Loader,
-    Logs,
-    match_logs,
-    protocol_differences,
-    same_questions,
-)
+from leaderboards.comparison.paired_logs import Loader, Logs, match_logs, protocol_differences, same_questions
 from leaderboards.statistics.ranks import Rank, ranks_of
 from leaderboards.statistics.resampling import Counted, CountsMetric, Record
 from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
 from leaderboards.views.markdown_report import MARKS, arrow, outcome
-from support.markdown import MISSING, cell, known, line, number, p_value, span, table
+from support.errors import CompareError, did_you_mean
+from support.markdown import MISSING, cell, line, number, p_value, span, table
 
 Metrics = Callable[[str, str], CountsMetric | None]
 """Task and metric -> the metric; None where it is not known."""
@@ -177,7 +171,7 @@ def compare_board(
     neither.
     """
     if base is not None and base not in (models := _models(entries)):
-        raise CompareError(f"base model {base!r} is not on the board; {known(base, models)}")
+        raise CompareError(f"base model {base!r} is not on the board{did_you_mean(base, models)}")
     logs = Logs(samples)
     columns: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
     for entry in newest(entries):
@@ -327,7 +321,7 @@ def _only_model(entries: Sequence[Entry], side: str) -> str:
 def _of_model(entries: Sequence[Entry], name: str) -> list[Entry]:
     found = [entry for entry in newest(entries) if entry.model == name]
     if not found:
-        raise CompareError(f"no scores of model {name!r}; {known(name, _models(entries))}")
+        raise CompareError(f"no scores of model {name!r}{did_you_mean(name, _models(entries))}")
     return found
 
 

@@ -14,6 +14,7 @@ from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample, askings
 from leaderboards.statistics.resampling import Counted, CountsMetric, Record, image_of, value_of
 from leaderboards.statistics.verdict import Matched, PairedTest, matched, matched_repeats, verdicts
+from support.errors import CompareError
 from support.markdown import line
 
 Loader = Callable[[str], Sequence[Sample]]
@@ -23,10 +24,6 @@ there."""
 SETUP: Final = ("task", "prompts", "prompt suffix", "split", "judge served", "judge image")
 """What provenance says of how the questions were asked and rated: two scores are of one benchmark where all of it is
 the same."""
-
-
-class CompareError(ValueError):
-    """Two sides that cannot be held against each other; says which, and what there is."""
 
 
 class Logs:

@@ -24,17 +24,14 @@ from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.statistics.resampling import CountsMetric, Record, bootstrap, counts_of, image_of, strata
 from leaderboards.statistics.verdict import DETECTED, compare
-from support.markdown import cell, known, number, table
+from support.errors import CompareError, did_you_mean
+from support.markdown import cell, number, table
 
 RANGES: Final = {"%": 100.0, "0-6": 6.0, "1-10": 9.0}
 """Unit -> how far its values lie apart at most, where an answer by itself has one."""
 
 
 _MOST_IMAGES: Final = 1e12
-
-
-class PowerError(ValueError):
-    """What a task can see can't be told from what there is; says what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,23 +53,23 @@ class Power:
 
     def detectable(self, samples: int | None = None) -> float:
         """The true difference, in `unit`, that 80% of runs of so many questions (None: of as many as here) find;
-        PowerError below 1."""
+        CompareError below 1."""
         if samples is not None and samples < 1:
-            raise PowerError(f"samples must be at least 1, but is {samples}")
+            raise CompareError(f"samples must be at least 1, but is {samples}")
         return DETECTED * self.error * math.sqrt(self.samples / (samples or self.samples))
 
     def samples_for(self, difference: float) -> int:
         """How many questions, about whole images, let 80% of runs find a true difference.
 
-        PowerError for a difference that is not more than 0, that no two scores can have, or that is too small to count
+        CompareError for a difference that is not more than 0, that no two scores can have, or that is too small to count
         for.
         """
         if not 0 < difference <= self.widest or math.isinf(difference):
             bounds = "more than 0" + (f" and at most {self.widest:g}" if math.isfinite(self.widest) else "")
-            raise PowerError(f"difference must be {bounds} {self.unit}".rstrip() + f", but is {difference:g}")
+            raise CompareError(f"difference must be {bounds} {self.unit}".rstrip() + f", but is {difference:g}")
         needed = self.images * (self.detectable() / difference) * (self.detectable() / difference)
         if needed > _MOST_IMAGES:
-            raise PowerError(
+            raise CompareError(
                 f"a difference of {difference:g} {self.unit}".rstrip() + f" needs more than {_MOST_IMAGES:.0e} images"
             )
         images = max(1, math.ceil(needed - 1e-9))  # a whole number, however floats fall
@@ -92,10 +89,10 @@ def paired(
     unit: str,
     names: tuple[str, str] = ("", ""),
 ) -> Power:
-    """From two models' answers to the same questions; PowerError where these show no chance at all."""
+    """From two models' answers to the same questions; CompareError where these show no chance at all."""
     verdict = compare(base, other, metric, higher_is_better=True)
     if verdict.mde is None:
-        raise PowerError(
+        raise CompareError(
             f"no spread between {_and(names)}: {verdict.images} images, scores {verdict.base} and {verdict.other}"
         )
     asked = {image_of(record) for record in other}
@@ -122,7 +119,7 @@ def single(records: Sequence[Record], metric: CountsMetric, *, unit: str, name: 
     error = float(drawn.std()) if drawn.size else 0.0
     who = name or "the model"
     if error <= 1e-9 * float(abs(drawn).max(initial=0)):
-        raise PowerError(f"no spread in the answers of {who} ({len(images)} images)")
+        raise CompareError(f"no spread in the answers of {who} ({len(images)} images)")
     basis = f"{who} alone on {len(images)} images, and a second model supposed independent of it: with paired answers a run sees more"
     return Power(error=math.sqrt(2) * error, images=len(images), samples=len(records), unit=unit, basis=basis)
 
@@ -134,18 +131,18 @@ def supposed(samples: int, *, unit: str, accuracy: float = 50.0, discordance: fl
     right answers is one; a rate over some of the questions sees less, and ratings in between see more. `discordance`:
     on how many % of the questions just one of two models is right; None: as if they were independent, which at 50% is
     the most there can be by chance. Questions about one image depend on each other, and that makes the true error
-    larger. PowerError for a unit in which one answer has no range.
+    larger. CompareError for a unit in which one answer has no range.
     """
     if unit not in RANGES:
-        raise PowerError(
+        raise CompareError(
             f"unit {unit!r} has no range to suppose (known: {', '.join(RANGES)}); score a model on the task first"
         )
     if samples < 1:
-        raise PowerError(f"samples must be at least 1, but is {samples}")
+        raise CompareError(f"samples must be at least 1, but is {samples}")
     if not 0 < accuracy < 100:
-        raise PowerError(f"accuracy must be between 0 and 100 %, but is {accuracy:g}")
+        raise CompareError(f"accuracy must be between 0 and 100 %, but is {accuracy:g}")
     if discordance is not None and not 0 < discordance <= 100:
-        raise PowerError(f"discordance must be more than 0 and at most 100 %, but is {discordance:g}")
+        raise CompareError(f"discordance must be more than 0 and at most 100 %, but is {discordance:g}")
     apart = 2 * accuracy / 100 * (1 - accuracy / 100) if discordance is None else discordance / 100
     why = f", as independent ones that are {accuracy:g}% right do" if discordance is None else ""
     what = (
@@ -173,18 +170,18 @@ def of_boards(
     scored last.
 
     Only runs of the version and by the judge of the newest (or of `model`'s newest) count. None where no model was
-    scored or none kept a log; PowerError for a named one that was not, or did not.
+    scored or none kept a log; CompareError for a named one that was not, or did not.
     """
     standing = [
         (board, entry) for board in boards for entry in board.standing() if (entry.task, entry.metric) == (task, metric)
     ]
     home, found = {entry.run: board for board, entry in standing}, [entry for _, entry in standing]
     if model is not None and model == against:
-        raise PowerError(f"{model!r} cannot be held against itself")
+        raise CompareError(f"{model!r} cannot be held against itself")
     for name in (model, against):
         if name is not None and name not in {entry.model for entry in found}:
-            raise PowerError(
-                f"no whole run of {name!r} on {task} {metric}; {known(name, sorted({entry.model for entry in found}))}"
+            raise CompareError(
+                f"no whole run of {name!r} on {task} {metric}{did_you_mean(name, sorted({entry.model for entry in found}))}"
             )
     if not found:
         return None
@@ -196,7 +193,7 @@ def of_boards(
     named = [name for name in (model, against) if name is not None]
     chosen = [entry for name in named for entry in alike if entry.model == name] if named else alike
     if len(chosen) < len(named):
-        raise PowerError(
+        raise CompareError(
             f"{model!r} and {against!r} were scored on different versions of {task}, or by different judges"
         )
     logs: dict[str, list[Record]] = {}
@@ -204,7 +201,7 @@ def of_boards(
         if len(logs) < 2 and (records := _records(home[entry.run], entry)):
             logs[entry.model] = records
         elif entry.model in named:
-            raise PowerError(f"the run of {entry.model!r} on {task} kept no sample log")
+            raise CompareError(f"the run of {entry.model!r} on {task} kept no sample log")
     match list(logs.items()):
         case [(first, one), (second, two)]:
             return paired(one, two, counts, unit=latest.unit, names=(first, second))
@@ -250,7 +247,7 @@ def _records(board: Board, entry: Entry) -> list[Record]:
     except FileNotFoundError:
         return []
     except ValueError as error:
-        raise PowerError(f"the samples of {entry.model!r} can't be read: {error}") from None
+        raise CompareError(f"the samples of {entry.model!r} can't be read: {error}") from None
     return [
         sample.records[entry.metric]
         for sample in samples

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 from leaderboards.comparison.flips import Answered, Flip, examples
 from leaderboards.gate.gate import Checked, GateResult, render
-from support.files import publish_file
+from support.files import atomic_write
 from support.markdown import cell, line
 
 COMMENT_CHARACTERS: Final = 65_536
@@ -190,4 +190,4 @@ def _data(text: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    publish_file(path, text.encode())
+    atomic_write(path, text.encode())

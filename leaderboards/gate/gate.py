@@ -27,15 +27,16 @@ from leaderboards.board.entry import Entry, Key, is_neutral
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.compare import verdict_to_json
 from leaderboards.comparison.flips import Flip, flips
-from leaderboards.comparison.paired_logs import CompareError, Loader, Logs, match_logs, protocol_differences, value_in
+from leaderboards.comparison.paired_logs import Loader, Logs, match_logs, protocol_differences, value_in
 from leaderboards.statistics.resampling import Counted, CountsMetric
 from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
-from support.markdown import cell, known, line, number, p_value, span, table
+from support.errors import BoardError, CompareError, did_you_mean
+from support.markdown import cell, line, number, p_value, span, table
 
 __all__ = [
+    "BoardError",
     "Checked",
     "Claim",
-    "GateError",
     "GateResult",
     "GateSource",
     "Loader",
@@ -47,10 +48,6 @@ __all__ = [
 ]
 
 _EQUAL = ("version", "judge", "unit", "higher_is_better", "limit", "samples")
-
-
-class GateError(ValueError):
-    """What the gate was asked to look at is not there, or is no board and no run; says what is wrong with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,17 +200,17 @@ def source(path: Path, *, partial: bool = False) -> GateSource:
     is called.
 
     A run's log is looked for beside its file, under the run's name or the file's. Scores of a board that a limit cut
-    count only if `partial`; those of a single file, which was asked for by name, always do. GateError for what is
+    count only if `partial`; those of a single file, which was asked for by name, always do. BoardError for what is
     neither.
     """
     if path.is_file():
         return _of_file(path)
     if not path.is_dir():
-        raise GateError(f"{path}: no such file or folder; give a board's folder or a run's JSON file")
+        raise BoardError(f"{path}: no such file or folder; give a board's folder or a run's JSON file")
     board = Board(path / "board" if (path / "board").is_dir() else path)
     entries = board.standing(partial=partial)
     if not entries and not board.skipped and not any(board.folder.glob("*.json")):
-        raise GateError(f"{path}: no board: there is no run's JSON file in it")
+        raise BoardError(f"{path}: no board: there is no run's JSON file in it")
     standing = {_column(entry) for entry in entries}
     old = [replace(entry, model=entry.model.removesuffix(f" (weights {entry.weights})")) for entry in board.replaced]
     return GateSource(
@@ -245,11 +242,11 @@ def check(
     its headline, or "task.metric"; `models` names the baseline's model to take and the current one to hold against it,
     where they are not called the same; `skipped` are the baseline's files that could not be read, `replaced` its scores
     that newer weights left without a successor: each is an error, since what they asked for cannot be checked.
-    GateError for a tolerance that is negative or no number.
+    BoardError for a tolerance that is negative or no number.
     """
     for name, allowed in tolerances.items():
         if not 0 <= allowed < math.inf:  # against nan nothing is ever worse
-            raise GateError(f"tolerance for {name}: must be a number from 0 up, is {allowed}")
+            raise BoardError(f"tolerance for {name}: must be a number from 0 up, is {allowed}")
     logs = Logs(samples[0]), Logs(samples[1])
     now = newest(current)
     of_model = _latest_versions([entry for entry in newest(baseline) if models is None or entry.model == models[0]])
@@ -267,11 +264,11 @@ def check(
     if models is not None and not of_model:
         unchecked.append(
             Unchecked(
-                name=f"model {line(models[0])}", why=f"not in the baseline; {known(models[0], _models(baseline))}"
+                name=f"model {line(models[0])}", why=f"not in the baseline{did_you_mean(models[0], _models(baseline))}"
             )
         )
     unchecked += [
-        Unchecked(name=f"{what} {line(name)}", why=f"not in the baseline; {known(name, names)}")
+        Unchecked(name=f"{what} {line(name)}", why=f"not in the baseline{did_you_mean(name, names)}")
         for what, given, names in (
             ("tolerance for", tolerances, {_dotted(entry) for entry in of_model}),
             ("require better", require_better, {name for entry in of_model for name in _names(entry)}),
@@ -396,7 +393,7 @@ def _of_file(path: Path) -> GateSource:
     try:
         found = read_run(path)
     except (ValueError, OSError, RecursionError) as error:
-        raise GateError(f"{path}: no run of a board: {str(error).removeprefix(f'{path.name}: ')}") from None
+        raise BoardError(f"{path}: no run of a board: {str(error).removeprefix(f'{path.name}: ')}") from None
 
     def samples(run: str) -> list[Sample]:
         if run != found.run or found.samples is None:
@@ -404,7 +401,7 @@ def _of_file(path: Path) -> GateSource:
         names = [f"{stem}.samples.parquet" for stem in dict.fromkeys((path.stem, run))]
         there = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
         if there is None:
-            raise GateError(f"{path}: its sample log is missing beside it: no {' and no '.join(names)}")
+            raise BoardError(f"{path}: its sample log is missing beside it: no {' and no '.join(names)}")
         return read_log(there, found, path)
 
     return GateSource(entries=found.entries, samples=samples, skipped=[], replaced=[])

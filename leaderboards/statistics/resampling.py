@@ -25,6 +25,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from support.errors import RecordsError
+
 Array = NDArray[np.float64]
 
 Record = Mapping[str, Any]
@@ -38,11 +40,6 @@ the benchmark the question belongs to. Neither may depend on the answer.
 _CELLS = 200_000
 
 _ROWS = 1024  # resamples held at once, since many models' sums are as wide as many images
-
-
-class RecordsError(ValueError):
-    """Records that a metric cannot count, or of several models or askings of a judge that cannot be held against each
-    other; says why."""
 
 
 class CountsMetric(Protocol):

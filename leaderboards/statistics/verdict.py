@@ -30,7 +30,6 @@ from leaderboards.statistics.resampling import (
     Counted,
     CountsMetric,
     Record,
-    RecordsError,
     bootstrap,
     bootstrap_each,
     common,
@@ -38,6 +37,7 @@ from leaderboards.statistics.resampling import (
     swapped,
     value_of,
 )
+from support.errors import RecordsError
 
 __all__ = [
     "ALPHA",

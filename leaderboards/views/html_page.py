@@ -26,12 +26,13 @@ from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import PairedTest
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.markdown_report import arrow, outcome, remarks
-from leaderboards.views.page_answers import ANSWERS, Asked, Loader, Marker, PageError, Thumbnails, mark, pack
+from leaderboards.views.page_answers import ANSWERS, Asked, Loader, Marker, Thumbnails, mark, pack
 from leaderboards.views.published import Reference
 from leaderboards.views.svg_charts import bars, best_first, curve, profile
-from support.markdown import known, line, number, p_value, span
+from support.errors import BoardError, did_you_mean
+from support.markdown import line, number, p_value, span
 
-__all__ = ["PageError", "mark", "page", "write_page"]
+__all__ = ["BoardError", "mark", "page", "write_page"]
 
 _FILES = Path(__file__).with_name("page")
 
@@ -63,7 +64,7 @@ def page(
     by it as well, and so does `otherwise`: in which words the base's score was asked otherwise. `curves` map metric
     label -> arm -> scored checkpoints. `references` are what others reported, of which the metrics on this board are
     shown, apart. `notes` are shown on top, such as files of the board that could not be read. Of more than `answers`
-    answers, those questions are kept on which most models differ. PageError for a base, verdict, rank or other words of
+    answers, those questions are kept on which most models differ. BoardError for a base, verdict, rank or other words of
     which the board has no score, and for a thumbnail that is no small image.
     """
     import jinja2
@@ -72,7 +73,7 @@ def page(
     shown = newest(entries)
     models = list(dict.fromkeys(entry.model for entry in shown))
     if base is not None and base not in models:
-        raise PageError(f"base model {base!r} is not on the board; {known(base, models)}")
+        raise BoardError(f"base model {base!r} is not on the board{did_you_mean(base, models)}")
     verdicts, ranks, otherwise = verdicts or {}, ranks or {}, otherwise or {}
     _check_keys([*verdicts, *ranks, *otherwise], shown)
     board = _board(shown, base, verdicts, ranks, otherwise)
@@ -442,7 +443,7 @@ def _check_keys(keys: Iterable[Key], entries: Iterable[Entry]) -> None:
     for key in keys:
         if key not in known:
             model, task, metric, version, judge = key
-            raise PageError(
+            raise BoardError(
                 f"verdict or rank of {model!r} on {task} {metric} (version {version}, judge {judge}): no such score is shown"
             )
 

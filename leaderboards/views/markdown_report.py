@@ -19,7 +19,8 @@ from leaderboards.board.entry import Entry, Key, is_neutral
 from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import Outcome, PairedTest
-from support.markdown import MISSING, cell, known, line, number, p_value, span, table
+from support.errors import BoardError, did_you_mean
+from support.markdown import MISSING, cell, line, number, p_value, span, table
 
 MARKS: Final[Mapping[Outcome, str]] = {"better": "▲", "worse": "▼", "not separable": "≈"}
 """What stands behind a difference."""
@@ -42,10 +43,6 @@ class _Column(NamedTuple):
     higher_is_better: bool
 
 
-class ReportError(ValueError):
-    """What was asked of the table does not fit the entries."""
-
-
 def leaderboard(
     entries: Sequence[Entry],
     *,
@@ -61,7 +58,7 @@ def leaderboard(
     model.
 
     `verdicts` on the difference to `base`, `ranks`, and how the base was asked `otherwise`, go by the entry's key.
-    ReportError for a base that has no row.
+    BoardError for a base that has no row.
     """
     shown = newest(entry for entry in entries if entry.headline or not only_headline)
     if base is not None:
@@ -245,7 +242,7 @@ def _legend(
 def _check_base(base: str, shown: Iterable[Entry]) -> None:
     models = list(dict.fromkeys(entry.model for entry in shown))
     if base not in models:
-        raise ReportError(f"base model {base!r} is not on the board; {known(base, models)}")
+        raise BoardError(f"base model {base!r} is not on the board{did_you_mean(base, models)}")
 
 
 _COLUMNS = (

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from leaderboards.board.sample import Sample
+from support.errors import BoardError
 
 ANSWERS: Final = 300_000
 """How many answers a page holds at most: 60 runs of 5,000 questions."""
@@ -42,10 +43,6 @@ Loader = Callable[[str], Sequence[Sample]]
 
 Thumbnails = Callable[[str, str], bytes | None]
 """Task and image id -> a small JPEG, PNG or WebP (128 pixels a side are shown); None = there is none to show."""
-
-
-class PageError(ValueError):
-    """What was asked of the page does not fit the board."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +135,7 @@ def pack(
     characters: int = CHARACTERS,
     pictures: int = PICTURES,
 ) -> Packed:
-    """The answers of these runs; PageError for a thumbnail that is no small image.
+    """The answers of these runs; BoardError for a thumbnail that is no small image.
 
     Of more than `answers` answers or `characters` characters, those questions are kept on which most models differ, as
     many of each task as its share of all; so are pictures, of more than `pictures` bytes.
@@ -371,11 +368,11 @@ class _Album:
     def _stored(self, task: str, image: str, data: bytes) -> str:
         kind = next((kind for head, kind in _KINDS if data.startswith(head)), None)
         if kind is None or (kind == "webp" and data[8:12] != b"WEBP"):
-            raise PageError(
+            raise BoardError(
                 f"thumbnail of image {image!r} of {task} is no JPEG, PNG or WebP: it begins with {data[:8]!r}"
             )
         if len(data) > THUMBNAIL_BYTES:
-            raise PageError(
+            raise BoardError(
                 f"thumbnail of image {image!r} of {task} has {len(data)} bytes, more than {THUMBNAIL_BYTES}"
             )
         digest = hashlib.sha256(data).hexdigest()

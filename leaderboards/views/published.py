@@ -15,13 +15,10 @@ from typing import Any, Final
 
 from leaderboards.board.entry import Entry
 from leaderboards.views.markdown_report import arrow
+from support.errors import BoardError
 from support.markdown import cell, number, table
 
 PUBLISHED: Final = Path(__file__).with_name("published.json")
-
-
-class PublishedError(ValueError):
-    """A file of published scores is not as it must be; says what in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +40,13 @@ class Reference:
 
 
 def published(path: Path = PUBLISHED) -> list[Reference]:
-    """The scores in a file laid out as `schema/published.json` says, in its order; PublishedError."""
+    """The scores in a file laid out as `schema/published.json` says, in its order; BoardError."""
     try:
         tables = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise PublishedError(f"{path}: {error}") from None
+        raise BoardError(f"{path}: {error}") from None
     if not isinstance(tables, list):
-        raise PublishedError(f"{path}: must be a list of tables, not {type(tables).__name__}")
+        raise BoardError(f"{path}: must be a list of tables, not {type(tables).__name__}")
     return [
         reference for place, found in enumerate(tables) for reference in _references(found, f"{path}: table {place}")
     ]
@@ -118,16 +115,16 @@ def _header(entry: Entry) -> str:
 
 def _references(data: Any, where: str) -> list[Reference]:
     if not isinstance(data, dict):
-        raise PublishedError(f"{where}: must be a JSON object, not {type(data).__name__}")
+        raise BoardError(f"{where}: must be a JSON object, not {type(data).__name__}")
     if unknown := sorted(data.keys() - {"source", "note", "rows"}):
-        raise PublishedError(f"{where}: unknown key {unknown[0]!r}; known: source, note, rows")
+        raise BoardError(f"{where}: unknown key {unknown[0]!r}; known: source, note, rows")
     source, note, rows = data.get("source"), data.get("note", ""), data.get("rows")
     if not (isinstance(source, str) and source):
-        raise PublishedError(f"{where}: source must be text, not {source!r}")
+        raise BoardError(f"{where}: source must be text, not {source!r}")
     if not isinstance(note, str):
-        raise PublishedError(f"{where}: note must be text, not {note!r}")
+        raise BoardError(f"{where}: note must be text, not {note!r}")
     if not (isinstance(rows, dict) and rows and all(isinstance(scores, dict) for scores in rows.values())):
-        raise PublishedError(f"{where} ({source}): rows must map models to their scores")
+        raise BoardError(f"{where} ({source}): rows must map models to their scores")
     return [
         _reference(model, name, value, source, note, where)
         for model, scores in rows.items()
@@ -138,7 +135,7 @@ def _references(data: Any, where: str) -> list[Reference]:
 def _reference(model: str, name: str, value: object, source: str, note: str, where: str) -> Reference:
     task, _, metric = name.partition(".")
     if not (task and metric):
-        raise PublishedError(f"{where} ({source}): {model}: {name!r} must be TASK.METRIC")
+        raise BoardError(f"{where} ({source}): {model}: {name!r} must be TASK.METRIC")
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-        raise PublishedError(f"{where} ({source}): {model}: {name} must be a number, not {value!r}")
+        raise BoardError(f"{where} ({source}): {model}: {name} must be a number, not {value!r}")
     return Reference(model=model, task=task, metric=metric, value=float(value), source=source, note=note)

@@ -30,7 +30,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, read_text, reference, values
 from tasks.benchmarks import english
 from tasks.metric import Array, Metric, Record
@@ -336,7 +336,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         for row in read_rows(file):
             number, image, query = values(row, file, "id", "image", "query")
             if number not in annotations:
-                raise LayoutError(f"{file}: question {number} has no annotation")
+                raise AnswerFileError(f"{file}: question {number} has no annotation")
             found.append({"id": str(number), "image": image, "query": query, **_truth(annotations[number])})
     return found
 
@@ -375,9 +375,9 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     for row in read_rows(path):
         number, response = values(row, path, "id", "response")
         if not isinstance(number, int) or number not in annotations:
-            raise LayoutError(f"{path}: there is no question {number!r}")
+            raise AnswerFileError(f"{path}: there is no question {number!r}")
         if not isinstance(response, str):
-            raise LayoutError(f"{path}: the response to question {number} is no text: {response!r}")
+            raise AnswerFileError(f"{path}: the response to question {number} is no text: {response!r}")
         doc = {"image": images.get(number, str(number)), "words": own, **_truth(annotations[number])}
         answered.append(
             Answered(id=f"{number}/{seen[number]}" if seen[number] else f"{number}", doc=doc, answer=response)

@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, read_text, reference, values
 from tasks.benchmarks import english
 from tasks.metric import Metric, mean_of, ratio_of
@@ -294,7 +294,7 @@ def _image_number(name: str) -> int:
     """The number of a COCO picture, from its name or as it is."""
     digits = name.rsplit("_", 1)[-1].split(".")[0]
     if not digits.isdecimal():
-        raise LayoutError(f"{name!r} is no COCO image number, nor a file name with one")
+        raise AnswerFileError(f"{name!r} is no COCO image number, nor a file name with one")
     return int(digits)
 
 
@@ -333,7 +333,7 @@ def _annotations(folder: Path | None, name: str) -> dict[str, Any]:
     path = reference(folder, name, what="COCO annotations (or gt_objects.jsonl, made from them)")
     whole = read_json(path)
     if not isinstance(whole, dict) or "annotations" not in whole:
-        raise LayoutError(f"{path}: has no annotations")
+        raise AnswerFileError(f"{path}: has no annotations")
     return whole
 
 
@@ -350,7 +350,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     answered: list[Answered] = []
     for position, (number, caption) in enumerate(captions):
         if number not in truth["official"]:
-            raise LayoutError(f"{path}: image {number} is not among those of the references")
+            raise AnswerFileError(f"{path}: image {number} is not among those of the references")
         doc = {"image": str(number), "synonyms": synonyms} | {name: objects[number] for name, objects in truth.items()}
         answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=caption))
     return OfficialAnswers(answered=answered)
@@ -359,7 +359,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 def captions_in(path: Path) -> list[tuple[Any, str]]:
     """Image ids and captions of a file in any of the layouts people write them in."""
     if path.is_dir():
-        raise LayoutError(f"{path}: must be a file of captions")
+        raise AnswerFileError(f"{path}: must be a file of captions")
     rows = read_rows(path)
     if len(rows) == 1 and "imgToEval" in rows[0]:
         rows = [{"image_id": number, **row} for number, row in rows[0]["imgToEval"].items()]
@@ -370,6 +370,6 @@ def captions_in(path: Path) -> list[tuple[Any, str]]:
             (row[name] for name in ("caption", "text", "answer", "response") if isinstance(row.get(name), str)), None
         )
         if number is None or caption is None:
-            raise LayoutError(f"{path}: a row lacks image_id or caption; it has {', '.join(row)}")
+            raise AnswerFileError(f"{path}: a row lacks image_id or caption; it has {', '.join(row)}")
         found.append((number, caption))
     return found

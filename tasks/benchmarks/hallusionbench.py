@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, reference, values
 from tasks.judges.official_prompts import official
@@ -324,7 +324,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     judged.
     """
     if path.is_dir():
-        raise LayoutError(f"{path}: must be the file with the answers")
+        raise AnswerFileError(f"{path}: must be the file with the answers")
     found = read_rows(path)
     complete = all("gt_answer" in row and "visual_input" in row for row in found)
     questions: dict[tuple[str, ...], Mapping[str, Any]] = {}
@@ -336,14 +336,14 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         values(row, path, "category", "subcategory", "set_id", "figure_id", "question_id", "model_prediction")
         key = (*pair_of(row), str(row["figure_id"]))
         if not complete and key not in questions:
-            raise LayoutError(f"{path}: there is no question {'/'.join(key)}")
+            raise AnswerFileError(f"{path}: there is no question {'/'.join(key)}")
         doc = {**(row if complete else questions[key])}
         doc["image"] = "/".join((*key[:3], key[4])) if str(doc["visual_input"]) != "0" else ""
         answer: Any = str(row["model_prediction"])
         if "gpt4v_output_gpt_check" in row:
             check = str(row["gpt4v_output_gpt_check"])
             if check not in ("0", "1", "2"):
-                raise LayoutError(
+                raise AnswerFileError(
                     f"{path}: question {'/'.join(key)}: gpt4v_output_gpt_check must be 0, 1 or 2, is {check!r}"
                 )
             same = None if row.get("same") is None else str(row["same"]) == "1"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows
 from tasks.judges.official_prompts import official
@@ -158,7 +158,7 @@ def process_results(doc: Mapping[str, Any], results: list[Scores]) -> dict[str, 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """A file of reviews, a line each, as the authors' script writes them: tuple (or score), category, content."""
     if path.is_dir():
-        raise LayoutError(f"{path}: must be one file of reviews")
+        raise AnswerFileError(f"{path}: must be one file of reviews")
     answered: list[Answered] = []
     for index, row in enumerate(read_rows(path)):
         text = next((row[name] for name in ("content", "text") if isinstance(row.get(name), str)), "")
@@ -169,7 +169,9 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
             case [int() | float() as first, int() | float() as second]:
                 unread = (float(first), float(second)) == UNREAD and parse_scores(text) is None
             case _:
-                raise LayoutError(f"{path}: line {index + 1}: no two scores (tuple or score); it has {', '.join(row)}")
+                raise AnswerFileError(
+                    f"{path}: line {index + 1}: no two scores (tuple or score); it has {', '.join(row)}"
+                )
         scores = Scores(
             rating=None if unread else float(second), text=text or " ", reference=None if unread else float(first)
         )

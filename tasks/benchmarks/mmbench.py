@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, read_text, values
 from tasks.metric import Metric, Record, mean_of
 
@@ -163,7 +163,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         try:
             index = int(float(number))
         except (TypeError, ValueError):
-            raise LayoutError(f"{path}: index {number!r} is no number") from None
+            raise AnswerFileError(f"{path}: index {number!r} is no number") from None
         doc = {**row, "index": index, "image": str(index % ROTATION)}
         answered.append(Answered(id=str(index), doc=doc, answer="" if given is None else str(given)))
     single = sum(1 for sample in answered if int(sample.id) < ROTATION) == len(answered)
@@ -177,9 +177,9 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix in (".xlsx", ".xls"):
-        raise LayoutError(f"{path}: save the spreadsheet as .tsv or .jsonl first")
+        raise AnswerFileError(f"{path}: save the spreadsheet as .tsv or .jsonl first")
     if path.is_dir():
-        raise LayoutError(f"{path}: must be a file of answers")
+        raise AnswerFileError(f"{path}: must be a file of answers")
     if path.suffix in (".tsv", ".csv"):
         csv.field_size_limit(sys.maxsize)  # images stand in cells
         return list(

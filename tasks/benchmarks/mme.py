@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_text
 from tasks.benchmarks import yes_no
 from tasks.benchmarks.yes_no import YesNoOther
@@ -161,10 +161,10 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """A folder with a file NAME.txt a category: lines of image, question, truth and response, separated by tabs."""
     if not path.is_dir():
-        raise LayoutError(f"{path}: must be the folder with the files of the categories ({PERCEPTION[0]}.txt, ...)")
+        raise AnswerFileError(f"{path}: must be the folder with the files of the categories ({PERCEPTION[0]}.txt, ...)")
     found = {name: path / f"{name}.txt" for name in (*PERCEPTION, *COGNITION) if (path / f"{name}.txt").is_file()}
     if not found:
-        raise LayoutError(f"{path}: has none of {', '.join(f'{name}.txt' for name in (*PERCEPTION, *COGNITION))}")
+        raise AnswerFileError(f"{path}: has none of {', '.join(f'{name}.txt' for name in (*PERCEPTION, *COGNITION))}")
     missing = [name for name in (*PERCEPTION, *COGNITION) if name not in found]
     warnings = [f"no file for {', '.join(missing)}: the totals lack them"] if missing else []
     answered: list[Answered] = []
@@ -185,11 +185,11 @@ def _lines(file: Path) -> list[str]:
 def _answered(file: Path, category: str, number: int, line: str) -> Answered:
     parts = line.split("\t")
     if len(parts) != 4:
-        raise LayoutError(
+        raise AnswerFileError(
             f"{file}: line {number + 1}: {len(parts)} fields, must be 4: image, question, truth, response (tabs between)"
         )
     image, question, truth, response = parts
     if truth.lower() not in ("yes", "no"):
-        raise LayoutError(f"{file}: line {number + 1}: truth {truth!r} is neither Yes nor No")
+        raise AnswerFileError(f"{file}: line {number + 1}: truth {truth!r} is neither Yes nor No")
     doc = {"image": image, "question": question, "answer": truth, "category": category, "pair": number // 2}
     return Answered(id=f"{category}/{number}", doc=doc, answer=response)

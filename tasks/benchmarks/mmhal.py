@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, values
 from tasks.judges.official_prompts import official
@@ -151,7 +151,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
     files = sorted(folder.rglob("*template*.json")) or sorted(folder.rglob("*.json"))
     if not files:
-        raise LayoutError(f"{folder}: has no response_template.json")
+        raise AnswerFileError(f"{folder}: has no response_template.json")
     archives = sorted(folder.rglob("*.zip"))
     places = [folder, *(unpack(archive) for archive in archives)]
     pictures = {
@@ -186,17 +186,17 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     Or the answers themselves (the template with `model_answer`), which are still to be judged.
     """
     if path.is_dir():
-        raise LayoutError(f"{path}: must be the file with the judge's replies, or the answers")
+        raise AnswerFileError(f"{path}: must be the file with the judge's replies, or the answers")
     found = read_rows(path)
     if len(found) != SIZE:
-        raise LayoutError(f"{path}: has {len(found)} rows, the benchmark {SIZE} in a fixed order")
+        raise AnswerFileError(f"{path}: has {len(found)} rows, the benchmark {SIZE} in a fixed order")
     replies = [_reply(row) for row in found]
     if all(reply is None for reply in replies):
         return OfficialAnswers(answered=[_to_judge(index, row, path) for index, row in enumerate(found)])
     answered: list[Answered] = []
     for index, reply in enumerate(replies):
         if reply is None:
-            raise LayoutError(f"{path}: row {index + 1} has no judge's reply; it has {', '.join(found[index])}")
+            raise AnswerFileError(f"{path}: row {index + 1} has no judge's reply; it has {', '.join(found[index])}")
         doc = {"image": str(index), "question_type": TYPES[index % len(TYPES)]}
         verdict = JudgeReply(rating=parse_rating(reply), text=reply or " ")  # an empty reply is a reply
         answered.append(Answered(id=str(index), doc=doc, answer=verdict))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_json, reference, values
 from tasks.judges.official_prompts import official
@@ -194,16 +194,16 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """
     questions = read_json(reference(references, "mm-vet.json", what="questions with their capabilities"))
     if path.is_dir():
-        raise LayoutError(f"{path}: must be the file of grades or predictions")
+        raise AnswerFileError(f"{path}: must be the file of grades or predictions")
     given = read_json(path)
     if not isinstance(given, dict) or not given:
-        raise LayoutError(f"{path}: must be an object with a member for each question")
+        raise AnswerFileError(f"{path}: must be an object with a member for each question")
     subset = sorted(references.rglob("bard_set.json")) if references is not None else []
     bard = frozenset(read_json(subset[0])) if subset else frozenset()
     answered: list[Answered] = []
     for number, value in given.items():
         if number not in questions:
-            raise LayoutError(f"{path}: there is no question {number!r}")
+            raise AnswerFileError(f"{path}: there is no question {number!r}")
         image, question, truth, capability = values(
             questions[number], path, "imagename", "question", "answer", "capability"
         )
@@ -218,7 +218,9 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     warnings = [f"{missing} of {len(questions)} questions are not in the file"] if missing else []
     runs = {len(sample.doc.get("grades", ())) for sample in answered}
     if len(runs) > 1:
-        raise LayoutError(f"{path}: questions have different numbers of grades: {', '.join(map(str, sorted(runs)))}")
+        raise AnswerFileError(
+            f"{path}: questions have different numbers of grades: {', '.join(map(str, sorted(runs)))}"
+        )
     (count,) = runs
     more = {"std": spread(count), **{f"run_{run + 1}": of_run(run) for run in range(count)}} if count else {}
     if bard and count:
@@ -235,4 +237,4 @@ def _grades(value: Any, path: Path, number: str) -> tuple[list[float], list[str]
     match value:
         case {"score": [*grades]} if grades and all(isinstance(grade, (int, float)) for grade in grades):
             return [float(grade) for grade in grades], [str(reply) for reply in value.get("content", ())]
-    raise LayoutError(f"{path}: question {number}: must have a list `score` of numbers, or be the answer's text")
+    raise AnswerFileError(f"{path}: question {number}: must have a list `score` of numbers, or be the answer's text")

@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError, NoJudgeError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, read_text, reference, values
 from tasks.benchmarks import english
@@ -31,7 +31,7 @@ from tasks.benchmarks.chair import (
     objects_in,
     read_synonyms,
 )
-from tasks.judges.protocol import JudgeReply, NoJudgeError, Sampling, as_data, ask_all, current_judge, fill
+from tasks.judges.protocol import JudgeReply, Sampling, as_data, ask_all, current_judge, fill
 from tasks.metric import Metric, mean_of, ratio_of
 
 PROMPT: Final = Path(__file__).parents[1] / "prompts" / "object_halbench.txt"
@@ -272,13 +272,13 @@ def _image_id(row: Mapping[str, Any], path: Path) -> int:
     try:
         return int(str(row["image_id"]).rsplit("_", 1)[-1].split(".")[0])
     except (KeyError, ValueError):
-        raise LayoutError(f"{path}: a row lacks the number image_id; it has {', '.join(row)}") from None
+        raise AnswerFileError(f"{path}: a row lacks the number image_id; it has {', '.join(row)}") from None
 
 
 def _question(row: Mapping[str, Any], path: Path) -> str:
     found = row.get("question", row.get("prompt"))
     if not isinstance(found, str):
-        raise LayoutError(f"{path}: a row has neither question nor prompt; it has {', '.join(row)}")
+        raise AnswerFileError(f"{path}: a row has neither question nor prompt; it has {', '.join(row)}")
     return found
 
 
@@ -298,7 +298,7 @@ def _truth(
     }
     unknown = next((number for number in numbers if number not in listed), None)
     if unknown is not None:
-        raise LayoutError(f"{ready[0]}: has no objects of image {unknown}")
+        raise AnswerFileError(f"{ready[0]}: has no objects of image {unknown}")
     return [listed[number] for number in numbers]
 
 
@@ -311,7 +311,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     in its order. Where a judge is set and a row has its question, the judge extracts what nobody did.
     """
     if path.is_dir():
-        raise LayoutError(f"{path}: must be a file of answers")
+        raise AnswerFileError(f"{path}: must be a file of answers")
     found = _with_image(_reviewed(read_rows(path), path), references)
     listed = sorted(references.rglob("synonyms_refine.txt")) if references is not None else []
     synonyms = {name.strip(): thing for name, thing in read_synonyms(read_text(listed[0])).items()} if listed else None
@@ -322,11 +322,11 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     for position, (row, number) in enumerate(zip(found, numbers, strict=True)):
         text = next((row[name] for name in ("caption", "text", "answer") if isinstance(row.get(name), str)), None)
         if text is None:
-            raise LayoutError(f"{path}: a row lacks caption; it has {', '.join(row)}")
+            raise AnswerFileError(f"{path}: a row lacks caption; it has {', '.join(row)}")
         text = text.replace("Assistant:", "").strip()
         objects = row.get("objs")
         if not (objects is None or _texts(objects)):
-            raise LayoutError(f"{path}: the objs of image {number} are no list of texts: {objects!r}")
+            raise AnswerFileError(f"{path}: the objs of image {number} are no list of texts: {objects!r}")
         doc = {"image": str(number), "gt_objects": truth[position], "question": row.get("question", row.get("prompt"))}
         answer: Extraction | str
         if objects is not None:
@@ -365,7 +365,7 @@ def _reviewed(found: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
         return found
     sentences = found[0]["sentences"]
     if not isinstance(sentences, list) or not all(isinstance(row, dict) for row in sentences):
-        raise LayoutError(f"{path}: its sentences must be a list of objects")
+        raise AnswerFileError(f"{path}: its sentences must be a list of objects")
     fields = (values(row, path, "image_id", "caption", "words", "mscoco_gt_words") for row in sentences)
     return [dict(zip(("image_id", "caption", "objs", "gt_objects"), row, strict=True)) for row in fields]
 
@@ -377,5 +377,5 @@ def _with_image(found: list[dict[str, Any]], references: Path | None) -> list[di
     path = reference(references, QUESTIONS, what="questions that answers without image_id belong to")
     asked = read_rows(path)
     if len(asked) < len(found):
-        raise LayoutError(f"{path}: has {len(asked)} questions, but there are {len(found)} answers")
+        raise AnswerFileError(f"{path}: has {len(asked)} questions, but there are {len(found)} answers")
     return [{"image_id": _image_id(question, path), **row} for question, row in zip(asked, found, strict=False)]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, values
 from tasks.benchmarks import yes_no
 from tasks.benchmarks.yes_no import COUNTS, YesNo, accuracy, f1, f1_of, precision, recall, yes_rate
@@ -136,7 +136,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def _one_of(folder: Path, name: str) -> Path:
     found = sorted(folder.rglob(name))
     if len(found) != 1:
-        raise LayoutError(f"{folder}: has {len(found)} files {name}, must be one")
+        raise AnswerFileError(f"{folder}: has {len(found)} files {name}, must be one")
     return found[0]
 
 
@@ -213,7 +213,7 @@ def _questions(references: Path | None) -> dict[str, dict[str, list[dict[str, An
     """Version -> split -> questions, of the versions that are there with all their splits."""
     names = ", ".join(f"coco_pope_{split}.json" for split in SPLITS)
     if references is None:
-        raise LayoutError(f"needs the questions ({names}): give the folder with --references")
+        raise AnswerFileError(f"needs the questions ({names}): give the folder with --references")
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for file in sorted(references.rglob("coco_pope_random.json")):
         by_split = {}
@@ -224,7 +224,7 @@ def _questions(references: Path | None) -> dict[str, dict[str, list[dict[str, An
                 values(row, other, "question_id", "image", "text", "label")
         found[LLAVA if len(by_split["random"]) == VERSIONS[LLAVA] else TODAY] = by_split
     if not found:
-        raise LayoutError(f"{references}: has no questions ({names})")
+        raise AnswerFileError(f"{references}: has no questions ({names})")
     return found
 
 
@@ -238,9 +238,9 @@ def _files(path: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str
         if file.is_file() and (split := _split_in_name(file)):
             sets.setdefault(file.name.replace(split, "*"), []).append(file)
     if not sets:
-        raise LayoutError(f"{path}: has no file of answers with {', '.join(SPLITS)} in its name")
+        raise AnswerFileError(f"{path}: has no file of answers with {', '.join(SPLITS)} in its name")
     if len(sets) > 1:
-        raise LayoutError(
+        raise AnswerFileError(
             f"{path}: has the answers of several models ({', '.join(sets)}): give the beginning of one's file names"
         )
     return [part for file in next(iter(sets.values())) for part in _splits_of(file, questions)]
@@ -264,7 +264,7 @@ def _splits_of(file: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping
     best = max(fitting, key=lambda split: fitting[split])
     if sum(count == fitting[best] for count in fitting.values()) == 1:
         return [_File(file, best, rows)]
-    raise LayoutError(
+    raise AnswerFileError(
         f"{file}: can't tell which split it answers: put {', '.join(SPLITS[:-1])} or {SPLITS[-1]} into its name"
     )
 
@@ -306,5 +306,5 @@ def _version(file: _File, known: Mapping[str, Sequence[Mapping[str, Any]]], task
 def _text(row: Mapping[str, Any], path: Path) -> str:
     found = row.get("text", row.get("answer"))
     if not isinstance(found, str):
-        raise LayoutError(f"{path}: a row has neither text nor answer; it has {', '.join(row)}")
+        raise AnswerFileError(f"{path}: a row has neither text nor answer; it has {', '.join(row)}")
     return found

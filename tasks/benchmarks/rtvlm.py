@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows
 from tasks.judges.protocol import JudgeReply, Question, as_data, ask_all, fill
@@ -121,7 +121,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
                 (str(row[name]) for name in ("prompt", "question", "instruction", "questions") if row.get(name)), None
             )
             if question is None:
-                raise LayoutError(
+                raise AnswerFileError(
                     f"{file}: row {index + 1} has no prompt, question or instruction; it has {', '.join(row)}"
                 )
             expected = next(
@@ -139,7 +139,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
                 }
             )
     if not found:
-        raise LayoutError(f"{folder}: has no .jsonl file of requests")
+        raise AnswerFileError(f"{folder}: has no .jsonl file of requests")
     return found
 
 
@@ -169,7 +169,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     for index, row in enumerate(read_rows(path)):
         subset, reply, rating = row.get("subset"), row.get("reply"), row.get("rating")
         if not isinstance(subset, str) or (reply is None and rating is None):
-            raise LayoutError(f"{path}: row {index + 1} lacks subset, or rating and reply; it has {', '.join(row)}")
+            raise AnswerFileError(f"{path}: row {index + 1} lacks subset, or rating and reply; it has {', '.join(row)}")
         verdict = JudgeReply(
             rating=float(rating) if rating is not None else parse_rating(str(reply)), text=str(reply or rating)
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, reference, values
 from tasks.metric import Metric, mean_of
 
@@ -118,7 +118,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         answered.append(Answered(id=str(number), doc=doc, answer=given.get(str(number), "")))
     unknown = given.keys() - {sample.id for sample in answered}
     if len(unknown) == len(given):
-        raise LayoutError(f"{path}: none of its question ids is among the questions of the references")
+        raise AnswerFileError(f"{path}: none of its question ids is among the questions of the references")
     without = sum(sample.id not in given for sample in answered)
     warnings = [f"{without} questions have no answer and count as wrong"] if without else []
     warnings += [f"{len(unknown)} answers are to no question of the references and are left out"] if unknown else []
@@ -128,13 +128,13 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 def _given(path: Path) -> Sequence[tuple[Any, str]]:
     """Question ids and answers: of LLaVA's answer lines, or of what its scoring script writes."""
     if path.is_dir():
-        raise LayoutError(f"{path}: must be a file of answers")
+        raise AnswerFileError(f"{path}: must be a file of answers")
     if path.suffix == ".json" and isinstance(whole := read_json(path), dict) and isinstance(whole.get("outputs"), dict):
         return list(whole["outputs"].items())
     pairs: list[tuple[Any, str]] = []
     for row in read_rows(path):
         number, text = values(row, path, "question_id", "text")
         if not isinstance(text, str):
-            raise LayoutError(f"{path}: the text of question {number} is no text: {text!r}")
+            raise AnswerFileError(f"{path}: the text of question {number} is no text: {text!r}")
         pairs.append((number, text))
     return pairs

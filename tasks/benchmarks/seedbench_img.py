@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, reference, values
 from tasks.metric import Metric, mean_of
 
@@ -116,13 +116,13 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     whole = read_json(file)
     questions = whole.get("questions") if isinstance(whole, dict) else whole
     if not isinstance(questions, list):
-        raise LayoutError(f"{file}: must hold a list of questions")
+        raise AnswerFileError(f"{file}: must hold a list of questions")
     given: dict[str, str] = {}
     for row in read_rows(path):
         (number,) = values(row, path, "question_id")
         text = row.get("text", row.get("prediction"))
         if not isinstance(text, str):
-            raise LayoutError(f"{path}: the answer to question {number} is no text: {text!r}")
+            raise AnswerFileError(f"{path}: the answer to question {number} is no text: {text!r}")
         given[str(number)] = text
     answered: list[Answered] = []
     for row in questions:

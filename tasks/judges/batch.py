@@ -14,11 +14,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from support.errors import JudgeDown, JudgeError
 from tasks.judges import prices
-from tasks.judges.chat_client import JudgeDown, PermanentError, Request, TransientError, text_of
+from tasks.judges.chat_client import PermanentError, Request, TransientError, text_of
 from tasks.judges.ledger import Call, now
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import GREEDY, JudgeError, Question, Sampling, label
+from tasks.judges.protocol import GREEDY, Question, Sampling, label
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

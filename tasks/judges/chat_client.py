@@ -8,23 +8,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from support.errors import BudgetSpent, JudgeDown, JudgeError
 from tasks.judges import prices
 from tasks.judges.ledger import Call, now
-from tasks.judges.protocol import JudgeError, Question, Sampling, label
+from tasks.judges.protocol import Question, Sampling, label
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletion
 
     from tasks.judges.openai import OpenAIJudge
-
-
-class JudgeDown(JudgeError):
-    """The judge gives no more replies; what was paid for is in the ledger."""
-
-
-class BudgetSpent(JudgeError):
-    """The next call could pass the budget."""
 
 
 class TransientError(Exception):

@@ -24,6 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from support.errors import StoreError
+
 LEDGER: Final = Path("runs") / "ledger.sqlite"
 
 SCHEMA: Final = """
@@ -43,10 +45,6 @@ CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, host TEXT NOT NULL, pid
 """
 WAIT: Final = 60.0
 """Seconds for another process to finish writing."""
-
-
-class LedgerError(ValueError):
-    """A ledger, or a file to import into it, is not as it must be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +111,7 @@ class Ledger:
             for statement in SCHEMA.split(";"):
                 self._db.execute(statement)
         except sqlite3.DatabaseError as error:
-            raise LedgerError(f"{path}: can't be used as a ledger: {error}") from None
+            raise StoreError(f"{path}: can't be used as a ledger: {error}") from None
         self._host = socket.gethostname()
 
     def _write_ahead(self) -> None:
@@ -287,23 +285,23 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise LedgerError(f"{path}: can't be read: {error}") from None
+        raise StoreError(f"{path}: can't be read: {error}") from None
 
 
 def _read(line: str, number: int, path: Path) -> Call:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise LedgerError(f"{path}: line {number}: not JSON: {error}") from None
+        raise StoreError(f"{path}: line {number}: not JSON: {error}") from None
     if not isinstance(row, dict) or set(row) != set(_COLUMNS):
-        raise LedgerError(f"{path}: line {number}: must have exactly {', '.join(_COLUMNS)}")
+        raise StoreError(f"{path}: line {number}: must have exactly {', '.join(_COLUMNS)}")
     texts = all(isinstance(row[name], str) for name in ("key", "task", "model", "served", "reply", "created"))
     numbers = all(
         row[name] is None or isinstance(row[name], (int, float))
         for name in ("prompt_tokens", "completion_tokens", "price")
     )
     if not (texts and numbers and len(row["key"]) == 64):
-        raise LedgerError(f"{path}: line {number}: a field has the wrong type")
+        raise StoreError(f"{path}: line {number}: a field has the wrong type")
     return Call(**row)
 
 

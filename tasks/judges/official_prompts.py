@@ -5,7 +5,7 @@ so.
         official("mmhal")               # the authors' template, from their repository at a pinned commit; None outside
 
 The authors' texts are not part of this project. Each is fetched once, kept in the user's cache folder, and used only if
-its sha256 is the one written here. Errors: `WordingError`, one line that names address and reason.
+its sha256 is the one written here. Errors: `RunError`, one line that names address and reason.
 """
 
 import ast
@@ -21,9 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-
-class WordingError(RuntimeError):
-    """An official prompt can't be had, or is not what it was."""
+from support.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,7 @@ def fetch(source: PromptSource) -> str:
             return text
     text = source.template(_download(source.url))
     if _digest(text) != source.sha256:
-        raise WordingError(f"{source.url}: the prompt in it has sha256 {_digest(text)}, not {source.sha256}: not used")
+        raise RunError(f"{source.url}: the prompt in it has sha256 {_digest(text)}, not {source.sha256}: not used")
     kept.parent.mkdir(parents=True, exist_ok=True)
     # Into place at once: another process may be reading.
     with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False, encoding="utf-8", newline="") as part:
@@ -87,7 +85,7 @@ def _download(url: str) -> str:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
             return str(reply.read().decode("utf-8"))
     except (urllib.error.URLError, OSError, UnicodeDecodeError) as error:
-        raise WordingError(f"{url}: can't fetch the official prompt: {getattr(error, 'reason', error)}") from None
+        raise RunError(f"{url}: can't fetch the official prompt: {getattr(error, 'reason', error)}") from None
 
 
 def cache_folder() -> Path:
@@ -108,7 +106,7 @@ def string_of(variable: str) -> Callable[[str], str]:
             match node:
                 case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))) if name == variable:
                     return text
-        raise WordingError(f"no text is assigned to {variable!r} in the file")
+        raise RunError(f"no text is assigned to {variable!r} in the file")
 
     return template
 
@@ -126,7 +124,7 @@ def pieces_of(function: str) -> Callable[[str], str]:
                     if isinstance(part, (ast.Assign, ast.AugAssign)) and _is_prompt(part)
                 ]
                 return "".join(_piece(part.value) for part in sorted(found, key=lambda part: part.lineno))
-        raise WordingError(f"there is no function {function!r} in the file")
+        raise RunError(f"there is no function {function!r} in the file")
 
     return template
 

@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from PIL import Image
 
+from support.errors import JudgeError
 from support.images import PromptImage, encoded
 from tasks.judges import prices
 from tasks.judges.chat_client import NEW_LIMIT, Request, Run, TransientError, end_all, text_of
 from tasks.judges.ledger import Ledger
-from tasks.judges.protocol import GREEDY, JudgeError, Question, Sampling, label
+from tasks.judges.protocol import GREEDY, Question, Sampling, label
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

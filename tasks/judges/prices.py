@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from support.errors import SettingError
+
 TABLE: Final = Path(__file__).with_name("judges.toml")
 OVERRIDE: Final = "HARNESS_PRICES"
 CHARACTERS: Final = 4
@@ -23,10 +25,6 @@ CHARACTERS: Final = 4
 OVERHEAD: Final = 0
 """Tokens a message costs beside its text."""
 LOW_DETAIL: Final = "low"
-
-
-class PriceError(ValueError):
-    """A price table can't be read."""
 
 
 def price(model: str, prompt_tokens: int, completion_tokens: int, *, batch: bool = False) -> float | None:
@@ -88,14 +86,14 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PriceError(f"{path}: no price table: {error}") from None
+        raise SettingError(f"{path}: no price table: {error}") from None
     models = table.get("models")
     if not isinstance(models, dict) or not all(isinstance(entry, dict) for entry in models.values()):
-        raise PriceError(f'{path}: no price table: must have entries [models."NAME"] with input and output')
+        raise SettingError(f'{path}: no price table: must have entries [models."NAME"] with input and output')
     for name, entry in models.items():
         for field in ("input", "output"):
             if field in entry and (
                 isinstance(entry[field], bool) or not isinstance(entry[field], (int, float)) or entry[field] < 0
             ):
-                raise PriceError(f"{path}: models.{name}.{field}: must be a price, is {entry[field]!r}")
+                raise SettingError(f"{path}: models.{name}.{field}: must be a price, is {entry[field]!r}")
     return table

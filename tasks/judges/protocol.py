@@ -18,6 +18,8 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, runtime_checkable
 
+from support.errors import JudgeError, NoJudgeError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -70,14 +72,6 @@ class ManyJudge(Judge, Protocol):
     def ask_many(self, questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
         """The replies in the order asked; None where a call failed. Raises `JudgeError` where going on makes no
         sense."""
-
-
-class JudgeError(Exception):
-    """A judge gave no reply."""
-
-
-class NoJudgeError(JudgeError, LookupError):
-    """A judge is needed and none is set."""
 
 
 _JUDGE: ContextVar[Judge] = ContextVar("judge")

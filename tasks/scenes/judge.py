@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.judges.protocol import GREEDY, JudgeError, Sampling
+from support.errors import JudgeError
+from tasks.judges.protocol import GREEDY, Sampling
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, Thing
 
 if TYPE_CHECKING:

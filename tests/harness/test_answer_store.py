@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engine.response_cache import Json, ResponseCache, StoreError
+from harness.engine.response_cache import Json, ResponseCache
+from support.errors import StoreError
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges.ledger import Ledger
 

@@ -18,7 +18,6 @@ from harness.evaluation.attention import (
     KINDS,
     METRICS,
     Attention,
-    AttentionError,
     Shares,
     Word,
     attention_share,
@@ -33,6 +32,7 @@ from harness.evaluation.attention import (
 )
 from harness.models.load import load
 from harness.models.spec import find
+from support.errors import InputError
 from tasks.answer import FailedAnswer
 from tasks.benchmarks import chair
 from tasks.registry import registry
@@ -173,7 +173,7 @@ def test_the_model_is_as_it_was_afterwards(zoo: Zoo) -> None:
 
 def test_a_model_without_image_positions_is_told_so(zoo: Zoo) -> None:
     lm = zoo.lm("idefics")  # it looks at images by cross-attention
-    with pytest.raises(AttentionError, match=r"test 7: idefics holds no image among its positions"):
+    with pytest.raises(InputError, match=r"test 7: idefics holds no image among its positions"):
         shares_of(lm, request(lm), ANSWER)
 
 
@@ -282,9 +282,9 @@ def test_only_documents_read_of_both_are_compared() -> None:
     verdict = compared(base, tuned)["answer tokens"]
     assert verdict.images == 3
     assert verdict.difference == pytest.approx(10)
-    with pytest.raises(AttentionError, match="no document was read of both"):
+    with pytest.raises(InputError, match="no document was read of both"):
         compared(base, replace(tuned, records=tuned.records[-2:]))
-    with pytest.raises(AttentionError, match="nothing to compare"):
+    with pytest.raises(InputError, match="nothing to compare"):
         compared(base, replace(tuned, task="chair"))
 
 
@@ -328,7 +328,7 @@ def test_other_answers_are_read_where_they_are_given(lm: Any, measured: Attentio
     task = registry().task("scenes_chair")
     own = attention_share(lm, task, 12, answers={one["id"]: one["answer"] for one in measured.records})
     assert own.records == measured.records
-    with pytest.raises(AttentionError, match="no answer to document"):
+    with pytest.raises(InputError, match="no answer to document"):
         attention_share(lm, task, 12, answers={"test/chair/0": "a sign."})
 
 
@@ -350,7 +350,7 @@ def test_failed_and_empty_answers_are_counted_and_not_read(lm: Any) -> None:
     some = attention_share(broken, registry().task("scenes_chair"), 4, name="m")
     assert (len(some.records), some.failed, some.empty) == (2, 1, 1)
     assert "1 answers failed (image can't be read), 1 were empty" in render(some)
-    with pytest.raises(AttentionError, match=r"m on scenes_chair: none of 1 answers can be read: image can't be read"):
+    with pytest.raises(InputError, match=r"m on scenes_chair: none of 1 answers can be read: image can't be read"):
         attention_share(broken, registry().task("scenes_chair"), 1, name="m")
 
 
@@ -373,7 +373,7 @@ def test_the_plot_is_an_image_with_its_labels(measured: Attention, suffix: str, 
         assert pixels.std() > 5
     else:
         assert "<svg" in path.read_text()
-    with pytest.raises(AttentionError, match=r"\.png or \.svg"):
+    with pytest.raises(InputError, match=r"\.png or \.svg"):
         plot(measured, None, tmp_path / "attention.jpg")
 
 

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from harness.models import convert_llava
-from harness.models.convert_llava import ConversionError, convert
+from harness.models.convert_llava import convert
 from harness.models.load import load
 from harness.models.spec import find
+from support.errors import ModelError
 
 WORDS = ["USER", "ASSISTANT", "what", "is", "it", "<0x0A"]
 TEXT = "USER: <image>\nwhat is it ASSISTANT:"
@@ -573,7 +574,7 @@ def test_what_is_wrong_with_a_source_is_one_line_and_leaves_nothing(
 ) -> None:
     change, message = BROKEN[case]
     change(source)
-    with pytest.raises(ConversionError) as caught:
+    with pytest.raises(ModelError) as caught:
         convert(source, tmp_path / "out", vision=vision)
     assert message in str(caught.value)
     assert str(source) in str(caught.value) or str(vision) in str(caught.value)
@@ -636,7 +637,7 @@ def test_an_adapter_that_does_not_fit_is_one_line(
     change, message = BROKEN_LORA[case]
     folder, _ = adapter(tmp_path / "lora", model)
     change(folder)
-    with pytest.raises(ConversionError) as caught:
+    with pytest.raises(ModelError) as caught:
         convert(source, tmp_path / "out", vision=vision, lora=folder)
     assert message in str(caught.value)
     assert str(folder) in str(caught.value)
@@ -671,7 +672,7 @@ def test_a_pickle_that_would_run_something_is_refused(
         "lora": folder / "adapter_model.bin",
     }
     torch.save({"x": Evil(tmp_path / "ran")}, victim[where])
-    with pytest.raises(ConversionError, match="refused") as caught:
+    with pytest.raises(ModelError, match="refused") as caught:
         convert(source, tmp_path / "out", vision=clip, lora=folder)
     assert str(victim[where]) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -692,20 +693,20 @@ def test_a_tower_that_does_not_fit_is_one_line(model: Any, source: Path, tmp_pat
         "patch_size": 10,
     }
     CLIPVisionModel(CLIPVisionConfig(**sizes)).save_pretrained(tmp_path / "narrow")
-    with pytest.raises(ConversionError, match=r"narrow: .*linear_1.weight is .* \(48, 32\), not \(48, 16\)"):
+    with pytest.raises(ModelError, match=r"narrow: .*linear_1.weight is .* \(48, 32\), not \(48, 16\)"):
         convert(source, tmp_path / "out", vision=tmp_path / "narrow")
     SiglipVisionConfig().save_pretrained(tmp_path / "siglip")
-    with pytest.raises(ConversionError, match="model_type is 'siglip_vision_model'"):
+    with pytest.raises(ModelError, match="model_type is 'siglip_vision_model'"):
         convert(source, tmp_path / "out", vision=tmp_path / "siglip")
     model.config.vision_config.save_pretrained(tmp_path / "bare")
-    with pytest.raises(ConversionError, match="bare: no weights"):
+    with pytest.raises(ModelError, match="bare: no weights"):
         convert(source, tmp_path / "out", vision=tmp_path / "bare")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_there_is_not_written_over(source: Path, vision: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(ConversionError, match="there already"):
+    with pytest.raises(ModelError, match="there already"):
         convert(source, tmp_path / "out", vision=vision)
     assert not list((tmp_path / "out").iterdir())
 
@@ -717,7 +718,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(convert_llava, "save_file", full)
-    with pytest.raises(ConversionError, match="No space left"):
+    with pytest.raises(ModelError, match="No space left"):
         convert(source, tmp_path / "out", vision=vision)
     assert [path.name for path in tmp_path.iterdir()] == ["sft_model"]
 

@@ -19,7 +19,7 @@ from harness.runs.training_alarms import LogLine, alarms, alarms_of_checks, leng
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
-from support.errors import BadInput, StageError
+from support.errors import InputError, RunError
 from support.images import ImageRef
 from tasks.registry import registry
 from tasks.scenes.language import caption
@@ -423,7 +423,7 @@ def test_merging_keeps_what_the_adapter_does_and_nothing_trained_is_said(
     merged = check_merging(adapted(loaded("scenes-base")), processor, pairs[0])
     assert merged.kept
     assert merged.error < 1e-3 < merged.effect
-    with pytest.raises(StageError, match="changes no logit"):
+    with pytest.raises(RunError, match="changes no logit"):
         check_merging(adapted(loaded("scenes-base"), scale=0.0), processor, pairs[0])
 
 
@@ -439,9 +439,9 @@ def test_pairs_without_images_or_without_a_reference_are_a_mistake(
     loaded: Any, processor: Any, pairs: list[Preference]
 ) -> None:
     blind = [Preference(id="1", prompt="?", images=(), chosen="a", rejected="b", row=0)]
-    with pytest.raises(BadInput, match="none of 1 has an image"):
+    with pytest.raises(InputError, match="none of 1 has an image"):
         look_at_pairs(adapted(loaded("scenes-base")), processor, blind)
-    with pytest.raises(BadInput, match="no adapters"):
+    with pytest.raises(InputError, match="no adapters"):
         look_at_pairs(loaded("scenes-base"), processor, pairs)
 
 

@@ -13,8 +13,8 @@ from harness.evaluation.evaluate import evaluate
 from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
+from support.errors import JudgeError, NoJudgeError
 from tasks.answer import FailedAnswer
-from tasks.judges.protocol import JudgeError, NoJudgeError
 from tasks.registry import registry
 from tasks.scenes.judge import ExactJudge, answer_to
 from tasks.scenes.language import YES_NO_SUFFIX, caption

@@ -16,7 +16,7 @@ from harness.cli import main as cli
 from harness.models.fetch import cached, fetch
 from harness.models.provenance import digest_of_model
 from harness.models.spec import MODELS, ModelSpec, at, find
-from support.errors import MissingWeights, ModelError, UnknownModel
+from support.errors import InputError, MissingWeights, ModelError
 
 
 class Hub(ThreadingHTTPServer):
@@ -261,7 +261,7 @@ def test_a_folder_stands_in_for_the_hub(random_model: Path, tmp_path: Path) -> N
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "Qwen/Qwen-VL-Chat"}))
     spec = at(MODELS["silkie"], tmp_path)
     assert (spec.name, spec.pretrained, spec.adapter) == ("silkie", "Qwen/Qwen-VL-Chat", tmp_path)
-    with pytest.raises(UnknownModel, match="no folder"):
+    with pytest.raises(InputError, match="no folder"):
         at(MODELS["silkie"], tmp_path / "nowhere")
 
 

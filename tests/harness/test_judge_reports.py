@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from harness.cli.main import run
 from harness.evaluation import rater_agreement
-from harness.evaluation.rater_agreement import RatingsError, read_ratings
+from harness.evaluation.rater_agreement import read_ratings
 from leaderboards.board.sample import Sample, to_parquet
+from support.errors import DataError
 
 
 def write(path: Path, text: str) -> Path:
@@ -82,7 +83,7 @@ def test_what_is_wrong_with_a_file_is_one_line(
     text: str, complaint: str, tmp_path: Path, human: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "x.csv", text)
-    with pytest.raises(RatingsError, match=complaint):
+    with pytest.raises(DataError, match=complaint):
         read_ratings(path)
     assert run(["judge", "agree", str(path), str(human)]) == 2
     assert complaint in capsys.readouterr().err
@@ -90,7 +91,7 @@ def test_what_is_wrong_with_a_file_is_one_line(
 
 def test_files_with_nothing_in_common_are_an_error(tmp_path: Path, human: Path) -> None:
     other = read_ratings(write(tmp_path / "o.csv", "id,rating\nx,1\n"))
-    with pytest.raises(RatingsError, match="no id in common"):
+    with pytest.raises(DataError, match="no id in common"):
         rater_agreement.report(read_ratings(human), other, ("a", "b"))
 
 
@@ -129,7 +130,7 @@ def test_rows_of_one_id_are_told_apart_by_what_they_say(tmp_path: Path) -> None:
     alone = read_ratings(
         write(tmp_path / "alone.jsonl", rows[0])
     )  # which of the two is meant? None, rather than the wrong one
-    with pytest.raises(RatingsError, match="no id in common"):
+    with pytest.raises(DataError, match="no id in common"):
         rater_agreement.report(published, alone, ("a", "b"))
 
 
@@ -274,7 +275,7 @@ def test_any_file_is_ratings_or_one_line_of_complaint(tmp_path: Path, text: str,
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
         found = read_ratings(path)
-    except RatingsError as error:
+    except DataError as error:
         complaint = str(error)
     else:
         complaint = ""
@@ -289,5 +290,5 @@ def test_any_file_is_ratings_or_one_line_of_complaint(tmp_path: Path, text: str,
 def test_what_is_no_file_of_ratings_is_said(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "broken.parquet").write_bytes(b"no parquet")
-    with pytest.raises(RatingsError, match=name):
+    with pytest.raises(DataError, match=name):
         read_ratings(tmp_path / name)

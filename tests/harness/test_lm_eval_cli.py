@@ -11,7 +11,7 @@ import pytest
 
 from harness.cli.lm_eval import NAME, main, register_lm, settings
 from harness.models.spec import WEIGHTS
-from support.errors import MissingWeights, ModelError, UnknownModel
+from support.errors import InputError, MissingWeights, ModelError
 from tasks.registry import FOLDER
 
 CHOICES = """
@@ -165,7 +165,7 @@ def test_a_model_is_named_as_everywhere_else(tmp_path: Path) -> None:
         "device": "cpu",
     }
     assert settings({"pretrained": "scenes-base", "dtype": "float64"}, {})["dtype"] == "float64"
-    with pytest.raises(UnknownModel, match="did you mean 'scenes-base'"):
+    with pytest.raises(InputError, match="did you mean 'scenes-base'"):
         settings({"pretrained": "scenes-bas"}, {})
     with pytest.raises(ModelError, match="lacks pretrained"):
         settings({}, {})

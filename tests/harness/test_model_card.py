@@ -18,7 +18,7 @@ from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.statistics.verdict import PairedTest
-from support.errors import BadInput
+from support.errors import InputError
 from tasks.registry import registry
 from trainers.config.recipe import find_recipe
 from trainers.data.rows import Preference
@@ -177,7 +177,7 @@ def test_a_better_checkpoint_is_required_by_verdict(outcome: Outcome) -> None:
     assert "better by none" in unmet(judged(pope=same, mme=same))
     assert unmet(judged(pope=better, mme=worse), ["pope"]) == ""
     assert "mme.f1 is not separable" in unmet(judged(pope=better, mme=same), ["pope.f1", "mme"])
-    with pytest.raises(BadInput, match=r"no verdict on 'chair'; known: .*pope\.f1"):
+    with pytest.raises(InputError, match=r"no verdict on 'chair'; known: .*pope\.f1"):
         unmet(judged(pope=better), ["chair"])
     assert "scenes_mme.accuracy is without a verdict" in unmet(judged(pope=better), ["pope", "scenes_mme"])
 

@@ -7,7 +7,7 @@ import pytest
 
 from harness.models.provenance import digest_of_folder, digest_of_model
 from harness.models.spec import MODELS, find
-from support.errors import UnknownModel
+from support.errors import InputError
 
 
 def test_the_embedded_models_come_along() -> None:
@@ -25,7 +25,7 @@ def test_an_adapter_folder_names_its_base(tmp_path: Path) -> None:
     assert spec.adapter == tmp_path
     assert spec.pretrained == MODELS["scenes-base"].pretrained
     (tmp_path / "checkpoint.json").unlink()
-    with pytest.raises(UnknownModel, match="/somewhere/else"):
+    with pytest.raises(InputError, match="/somewhere/else"):
         find(str(tmp_path))
 
 
@@ -36,7 +36,7 @@ def test_a_weights_folder_and_a_hub_id_are_models(random_model: Path) -> None:
 
 @pytest.mark.parametrize("name", ("scenes-bse", "runs/no/such/checkpoint", "", "/etc"))
 def test_anything_else_is_refused_with_what_is_known(name: str) -> None:
-    with pytest.raises(UnknownModel, match=r"scenes-base|neither config\.json"):
+    with pytest.raises(InputError, match=r"scenes-base|neither config\.json"):
         find(name)
 
 

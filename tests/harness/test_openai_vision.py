@@ -16,10 +16,10 @@ from PIL import Image
 from harness.evaluation.evaluate import evaluate
 from harness.models.chat_model import OpenAIVisionLM
 from harness.models.spec import ModelSpec
-from support.errors import ModelError, NoServer
+from support.errors import JudgeDown, ModelError, SettingError
 from support.images import PictureFile, keep, picture
 from tasks.answer import FailedAnswer
-from tasks.judges.chat_client import JudgeDown, PermanentError
+from tasks.judges.chat_client import PermanentError
 from tasks.judges.ledger import Ledger
 from tasks.registry import registry
 
@@ -262,7 +262,7 @@ def test_no_key_no_credentials_and_no_image_is_logged(
 
 
 def test_a_key_goes_to_no_server_it_was_not_meant_for(server: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NoServer, match="set OPENAI_API_KEY, or name its server"):
+    with pytest.raises(SettingError, match="set OPENAI_API_KEY, or name its server"):
         OpenAIVisionLM(MODEL, ledger=path)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
     assert OpenAIVisionLM(MODEL, ledger=path).provenance()["server"] == "https://api.openai.com/v1"

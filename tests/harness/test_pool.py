@@ -15,8 +15,7 @@ from PIL import Image
 
 from harness.datasets.pool import PoolModels, facts_of, load_served, plan_pool, positions, spec_of, where
 from harness.models.spec import MODELS, WEIGHTS, find
-from support.errors import UnknownModel
-from tasks.judges.chat_client import JudgeDown
+from support.errors import InputError, JudgeDown
 from tasks.judges.ledger import Ledger
 from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.answers import answers_file, decode, read_answers
@@ -56,7 +55,7 @@ def test_the_papers_twelve_models_are_all_known_here() -> None:
 
 
 def test_an_unknown_member_is_named_with_the_nearest_known() -> None:
-    with pytest.raises(UnknownModel, match=r"did you mean 'llava-1\.5-7b'"):
+    with pytest.raises(InputError, match=r"did you mean 'llava-1\.5-7b'"):
         PoolModels()(PoolModel(model="llava-1.5-7"))
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from harness.runs.run_folder import claim, differing, sole_owner
-from support.errors import BadInput, StageError
+from support.errors import InputError, RunError
 from trainers.config.recipe import find_recipe
 
 
 def test_a_folder_that_is_held_is_not_given_to_another(tmp_path: Path) -> None:
     with (
         sole_owner(tmp_path / "run"),
-        pytest.raises(StageError, match="another process is at work"),
+        pytest.raises(RunError, match="another process is at work"),
         sole_owner(tmp_path / "run"),
     ):
         raise AssertionError
@@ -31,10 +31,10 @@ def test_a_refusal_names_what_differs(tmp_path: Path) -> None:
     claim(tmp_path, recipe)
     claim(tmp_path, recipe)
     with pytest.raises(
-        BadInput, match=r"'silkie' with other settings \(seed: 42 there, 5 asked, limit: none there, 9 asked\)"
+        InputError, match=r"'silkie' with other settings \(seed: 42 there, 5 asked, limit: none there, 9 asked\)"
     ):
         claim(tmp_path, find_recipe("silkie", seed=5), 9)
-    with pytest.raises(BadInput, match=r"name: .* and [0-9]+ more\)"):
+    with pytest.raises(InputError, match=r"name: .* and [0-9]+ more\)"):
         claim(tmp_path, find_recipe("povid-stage1"))
 
 
@@ -51,5 +51,5 @@ def test_settings_differ_by_their_place() -> None:
 @pytest.mark.parametrize("text", ("", "[]", json.dumps({"digest": "x"})))
 def test_a_claim_that_can_not_be_read_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(BadInput, match=r"run\.json: can't be read"):
+    with pytest.raises(InputError, match=r"run\.json: can't be read"):
         claim(tmp_path, find_recipe("silkie"))

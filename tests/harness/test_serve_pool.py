@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from harness.serving.pool_servers import plan_of, serve_pool, servers_of
-from support.errors import UnknownModel
-from trainers.cluster.slurm import Cluster, Resources, SlurmError, resources
+from support.errors import ClusterError, InputError
+from trainers.cluster.slurm import Cluster, Resources, resources
 from trainers.config.data import PoolModel
 
 SERVER = """
@@ -130,7 +130,8 @@ def test_a_server_that_dies_early_ends_all_with_its_last_words(cluster: Cluster,
     asked = f"sh {broken} {{model}} --host {{host}} --port {{port}} --served-model-name {{name}}"
     with (
         pytest.raises(
-            SlurmError, match=r"scenes-early: job \d+ ended before its server answered: no GPU .*code 3.*\(log: .*log\)"
+            ClusterError,
+            match=r"scenes-early: job \d+ ended before its server answered: no GPU .*code 3.*\(log: .*log\)",
         ) as error,
         serve_pool(POOL, tmp_path / "servers", wanted=NO_GPU, cluster=cluster, command=asked),
     ):
@@ -141,7 +142,7 @@ def test_a_server_that_dies_early_ends_all_with_its_last_words(cluster: Cluster,
 
 def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
     with (
-        pytest.raises(SlurmError, match=r"scenes-early: .*no answer within 1 s of its start"),
+        pytest.raises(ClusterError, match=r"scenes-early: .*no answer within 1 s of its start"),
         serve_pool(
             POOL[2:], tmp_path, wanted=NO_GPU, cluster="local", command="sh -c 'sleep 60' {model} {port}", patience=1
         ),
@@ -151,7 +152,7 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
 
 def test_a_command_that_is_not_there_is_said(tmp_path: Path) -> None:
     with (
-        pytest.raises(SlurmError, match="no-such-engine: No such file"),
+        pytest.raises(ClusterError, match="no-such-engine: No such file"),
         serve_pool(POOL[2:], tmp_path, wanted=NO_GPU, cluster="local", command="no-such-engine {model} {port}"),
     ):
         pytest.fail("a missing command counts as up")
@@ -222,18 +223,18 @@ def test_an_adapter_is_served_under_the_members_name(tmp_path: Path) -> None:
     (server,) = servers_of([member])
     assert server.command[-2:] == ("--lora-modules", f"{tmp_path}={tmp_path}")
     assert f"{tmp_path}-base" in server.command
-    with pytest.raises(SlurmError, match="an adapter is served by vllm only"):
+    with pytest.raises(ClusterError, match="an adapter is served by vllm only"):
         servers_of([member], command="sglang")
 
 
 @pytest.mark.parametrize(
     ("model", "command", "error", "said"),
     (
-        ("gpt-4v", "vllm", SlurmError, "no weights to serve"),
-        ("scenes-bse", "vllm", UnknownModel, "did you mean 'scenes-base'"),
-        ("scenes-base", "vlm", SlurmError, "neither vllm nor sglang"),
-        ("scenes-base", "serve {model}", SlurmError, "{port}"),
-        ("scenes-base", "serve '{model} {port}", SlurmError, "No closing quotation"),
+        ("gpt-4v", "vllm", ClusterError, "no weights to serve"),
+        ("scenes-bse", "vllm", InputError, "did you mean 'scenes-base'"),
+        ("scenes-base", "vlm", ClusterError, "neither vllm nor sglang"),
+        ("scenes-base", "serve {model}", ClusterError, "{port}"),
+        ("scenes-base", "serve '{model} {port}", ClusterError, "No closing quotation"),
     ),
 )
 def test_what_cannot_be_served_is_said_before_anything_starts(

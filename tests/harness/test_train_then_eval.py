@@ -285,7 +285,7 @@ def test_a_dry_run_says_which_processes_train(tmp_path: Path, capsys: pytest.Cap
 
 def test_processes_refuse_other_pairs_than_the_runs(finished: Path, tmp_path: Path) -> None:
     from harness.runs.training_worker import train_arm
-    from support.errors import StageError
+    from support.errors import RunError
     from trainers.config.recipe import find_recipe
 
     told: dict[str, Any] = {
@@ -303,7 +303,7 @@ def test_processes_refuse_other_pairs_than_the_runs(finished: Path, tmp_path: Pa
     }
     (tmp_path / "arm.json").write_text(json.dumps(told))
     with pytest.raises(
-        StageError, match=r"pairs.jsonl: other pairs \(digest [0-9a-f]{16}\) than the run began with \(0\)"
+        RunError, match=r"pairs.jsonl: other pairs \(digest [0-9a-f]{16}\) than the run began with \(0\)"
     ):
         train_arm(tmp_path)
     assert not (tmp_path / "out").exists()
@@ -368,7 +368,7 @@ def test_a_recipe_that_scores_nothing_is_refused_before_anything_runs(
     tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from harness.runs.train_then_eval import train_then_eval
-    from support.errors import BadInput
+    from support.errors import InputError
     from tasks.scenes.judge import ExactJudge
     from trainers.config.recipe import find_recipe
 
@@ -377,7 +377,7 @@ def test_a_recipe_that_scores_nothing_is_refused_before_anything_runs(
     assert cli.run(["train-then-eval", str(path), "--out", str(tmp_path / "out")]) == 2
     assert "tasks is empty" in capsys.readouterr().err
     recipe = find_recipe(str(tiny_recipe)).model_copy(update={"tasks": ()})
-    with pytest.raises(BadInput, match="tasks is empty"):
+    with pytest.raises(InputError, match="tasks is empty"):
         train_then_eval(recipe, tmp_path / "out", ExactJudge(), tell=print, report=lambda *_: None)
     assert not (tmp_path / "out").exists()
 
@@ -508,12 +508,12 @@ def test_pairs_that_are_there_are_read_and_some_held_out(spoilt: Any) -> None:
 
 def test_an_early_stop_by_what_is_not_scored_is_a_mistake(tiny_recipe: Path, tmp_path: Path) -> None:
     from harness.runs.train_then_eval import train_then_eval
-    from support.errors import BadInput
+    from support.errors import InputError
     from tasks.scenes.judge import ExactJudge
     from trainers.config.recipe import find_recipe
 
     for probe, known in (("pope", "scenes_pope"), ("scenes_pope.f2", "scenes_pope.f1")):
-        with pytest.raises(BadInput, match=f"known: .*{known}"):
+        with pytest.raises(InputError, match=f"known: .*{known}"):
             train_then_eval(
                 find_recipe(str(tiny_recipe)),
                 tmp_path,

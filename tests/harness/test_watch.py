@@ -18,7 +18,7 @@ from harness.models.spec import find
 from harness.runs.scoring_queue import Scoring
 from harness.runs.watch import Watched, watch
 from leaderboards.board.board import Board
-from support.errors import BadInput
+from support.errors import InputError
 from support.files import file_lock
 from tasks.registry import registry
 from trainers.training.checkpoints import NOTE, QuietPeriod, base_of, find_complete_checkpoints, length_of
@@ -224,7 +224,7 @@ def test_a_pickle_is_named_as_what_it_is(theirs: Checkpoints, tmp_path: Path) ->
 
 
 def test_a_folder_that_is_not_there_is_a_mistake_in_the_command(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder"):
         find_complete_checkpoints(tmp_path / "rnus", QuietPeriod(0))
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from support.errors import JudgeError
 from tasks.judges.batch import BatchJudge
 from tasks.judges.ledger import Ledger
-from tasks.judges.protocol import JudgeError
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 MODEL = "gpt-4o-2024-11-20"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.judges.ledger import Call, Ledger, LedgerError, now
+from support.errors import StoreError
+from tasks.judges.ledger import Call, Ledger, now
 
 
 def call(number: int, **changes: object) -> Call:
@@ -87,16 +88,16 @@ def test_verdicts_can_be_shared(tmp_path: Path) -> None:
 def test_a_file_that_is_no_export_changes_nothing(line: str, complaint: str, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     (tmp_path / "calls.jsonl").write_text(line, encoding="utf-8")
-    with pytest.raises(LedgerError, match=complaint):
+    with pytest.raises(StoreError, match=complaint):
         ledger.import_from(tmp_path / "calls.jsonl")
-    with pytest.raises(LedgerError, match="can't be read"):
+    with pytest.raises(StoreError, match="can't be read"):
         ledger.import_from(tmp_path / "none.jsonl")
     assert not list(ledger.calls())
 
 
 def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
     (tmp_path / "l.sqlite").write_bytes(b"no database at all" * 100)
-    with pytest.raises(LedgerError, match=r"l\.sqlite: can't be used as a ledger"):
+    with pytest.raises(StoreError, match=r"l\.sqlite: can't be used as a ledger"):
         Ledger(tmp_path / "l.sqlite")
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.errors import BudgetSpent, JudgeDown, JudgeError
 from support.images import PictureFile, keep, picture
-from tasks.judges.chat_client import BudgetSpent, JudgeDown
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import Judge, JudgeError, ManyJudge, Sampling, ask_all, use_judge
+from tasks.judges.protocol import Judge, ManyJudge, Sampling, ask_all, use_judge
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 MODEL = "gpt-4o-2024-11-20"

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from support.errors import SettingError
 from tasks.judges import prices
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.prices import PriceError
 from tasks.judges.protocol import Sampling
 
 
@@ -66,7 +66,7 @@ def test_a_table_that_is_none_is_one_line(
     own = tmp_path / "prices.toml"
     own.write_text(text)
     monkeypatch.setenv("HARNESS_PRICES", str(own))
-    with pytest.raises(PriceError, match=complaint):
+    with pytest.raises(SettingError, match=complaint):
         prices.price("x", 1, 1)
 
 

@@ -12,8 +12,9 @@ from leaderboards.board.sample import Sample
 from leaderboards.comparison.compare import Comparison, compare_board, compare_runs, to_json, to_markdown
 from leaderboards.comparison.flips import examples, flips
 from leaderboards.comparison.format_loss import NEXT_TOKEN, explain, format_of
-from leaderboards.comparison.paired_logs import CompareError, Loader
+from leaderboards.comparison.paired_logs import Loader
 from leaderboards.statistics.resampling import CountsMetric
+from support.errors import CompareError
 from tasks.metric import mean_of, ratio_of
 
 MakeEntry = Callable[..., Entry]
@@ -327,7 +328,7 @@ def test_what_was_asked_otherwise_is_named(entry: Entry) -> None:
 @pytest.mark.parametrize(
     ("models", "words"),
     (
-        (("aa", "b"), "no scores of model 'aa'; did you mean 'a'? known: 'a'"),
+        (("aa", "b"), "no scores of model 'aa' (did you mean 'a'?); known: a"),
         (None, "after: name the model to compare; there are 'b', 'c'"),
         (("a", "c"), "'a' and 'c' have no score in common: pope accuracy: only before; mme accuracy: only after"),
     ),
@@ -530,7 +531,7 @@ def test_a_score_whose_base_was_asked_otherwise_says_what_differs(entry: Entry) 
 
 
 def test_a_base_that_is_not_there_is_named_with_those_that_are(entry: Entry) -> None:
-    with pytest.raises(CompareError, match="base model 'A' is not on the board; known: 'a'"):
+    with pytest.raises(CompareError, match=r"base model 'A' is not on the board \(did you mean 'a'\?\); known: a"):
         compare_board([entry], samples=loader(), metrics=metric, base="A")
 
 

@@ -23,9 +23,10 @@ from leaderboards.statistics.verdict import PairedTest
 from leaderboards.views.html_page import page, write_page
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.markdown_report import leaderboard
-from leaderboards.views.page_answers import Mark, PageError, mark
+from leaderboards.views.page_answers import Mark, mark
 from leaderboards.views.published import Reference
 from leaderboards.views.svg_charts import bars, curve, profile
+from support.errors import BoardError
 
 MakeEntry = Callable[..., Entry]
 MakeSample = Callable[..., Sample]
@@ -135,7 +136,7 @@ def test_a_score_that_was_asked_otherwise_than_the_base_says_in_which_words(two:
     assert text.count("≠ asked otherwise") == 2  # in the cell, and over the words
     assert "scenes_chair CHAIR_s (%): revision was 'a', is '<b>'; split was 'test', is 'tune'" in text
     assert "asked otherwise" not in text_of(page(two, title="Board", base="base"))
-    with pytest.raises(PageError, match="of 'gone' on scenes_chair CHAIR_s"):
+    with pytest.raises(BoardError, match="of 'gone' on scenes_chair CHAIR_s"):
         page(two, title="Board", base="base", otherwise={("gone", *two[1].key[1:]): ["x"]})
 
 
@@ -225,12 +226,12 @@ def test_ranks_are_shown_as_intervals(two: list[Entry]) -> None:
 
 
 def test_a_base_that_is_not_on_the_board_is_an_error_with_the_nearest_name(two: list[Entry]) -> None:
-    with pytest.raises(PageError, match=r"'tunde' is not on the board; did you mean 'tuned'\? known: 'base', 'tuned'"):
+    with pytest.raises(BoardError, match=r"'tunde' is not on the board \(did you mean 'tuned'\?\); known: base, tuned"):
         page(two, title="Board", base="tunde")
 
 
 def test_a_verdict_on_a_score_that_is_not_shown_is_an_error(two: list[Entry]) -> None:
-    with pytest.raises(PageError, match="verdict or rank of 'gone' on scenes_chair CHAIR_s"):
+    with pytest.raises(BoardError, match="verdict or rank of 'gone' on scenes_chair CHAIR_s"):
         page(two, title="Board", base="base", verdicts={("gone", *two[1].key[1:]): verdict(-1, 0.5)})
 
 
@@ -389,7 +390,7 @@ def test_a_picture_is_kept_once_however_often_it_is_shown(two: list[Entry], make
 def test_a_thumbnail_that_is_no_small_image_is_an_error(
     two: list[Entry], make_sample: MakeSample, data: bytes, message: str
 ) -> None:
-    with pytest.raises(PageError, match=f"'scene-0' of scenes_chair {message}"):
+    with pytest.raises(BoardError, match=f"'scene-0' of scenes_chair {message}"):
         page(two, title="Board", samples=logs_of(make_sample()), thumbnails=lambda task, image: data)
 
 

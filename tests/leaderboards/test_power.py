@@ -8,8 +8,9 @@ import pytest
 
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
-from leaderboards.comparison.power import Power, PowerError, of_boards, paired, render, single, supposed
+from leaderboards.comparison.power import Power, of_boards, paired, render, single, supposed
 from leaderboards.statistics.verdict import DETECTED
+from support.errors import CompareError
 from tasks.metric import mean_of
 
 Records = list[dict[str, Any]]
@@ -45,7 +46,8 @@ def test_samples_are_counted_by_whole_images() -> None:
 @pytest.mark.parametrize(("difference", "unit"), ((101, "%"), (6.5, "0-6"), (1e-300, "%"), (1e-9, "points")))
 def test_a_difference_that_none_can_have_or_see_is_refused_in_a_line(difference: float, unit: str) -> None:
     with pytest.raises(
-        PowerError, match=rf"difference must be .*, but is|a difference of 1e-\d+ {unit} needs more than 1e\+12 images"
+        CompareError,
+        match=rf"difference must be .*, but is|a difference of 1e-\d+ {unit} needs more than 1e\+12 images",
     ):
         Power(error=2.0, images=100, samples=600, unit=unit, basis="").samples_for(difference)
 
@@ -60,14 +62,14 @@ def test_a_run_too_small_for_any_difference_is_said_to_see_none() -> None:
 
 @pytest.mark.parametrize("difference", (0, -1, float("nan"), float("inf")))
 def test_no_samples_show_a_difference_of_nothing(difference: float) -> None:
-    with pytest.raises(PowerError, match="difference must be more than 0 and at most 100 %, but is"):
+    with pytest.raises(CompareError, match="difference must be more than 0 and at most 100 %, but is"):
         Power(error=2.0, images=100, samples=600, unit="%", basis="").samples_for(difference)
 
 
 def test_no_run_has_less_than_one_sample() -> None:
-    with pytest.raises(PowerError, match="samples must be at least 1, but is 0"):
+    with pytest.raises(CompareError, match="samples must be at least 1, but is 0"):
         Power(error=2.0, images=100, samples=600, unit="%", basis="").detectable(0)
-    with pytest.raises(PowerError, match="at least 1, but is -3"):
+    with pytest.raises(CompareError, match="at least 1, but is -3"):
         supposed(-3, unit="%")
 
 
@@ -87,13 +89,13 @@ def test_more_questions_on_the_same_images_are_more_samples_and_no_more_images()
 
 
 def test_answers_without_any_spread_say_nothing() -> None:
-    with pytest.raises(PowerError, match="no spread between a and b: 100 images"):
+    with pytest.raises(CompareError, match="no spread between a and b: 100 images"):
         paired(scores(draw(1)), scores(draw(1)), SCORE, unit="%", names=("a", "b"))
-    with pytest.raises(PowerError, match="no spread in the answers of a"):
+    with pytest.raises(CompareError, match="no spread in the answers of a"):
         single(scores([1.0] * 5), SCORE, unit="%", name="a")
-    with pytest.raises(PowerError, match="no spread"):
+    with pytest.raises(CompareError, match="no spread"):
         single(scores([1.0]), SCORE, unit="%", name="a")
-    with pytest.raises(PowerError, match=r"no spread in the answers of a \(0 images\)"):
+    with pytest.raises(CompareError, match=r"no spread in the answers of a \(0 images\)"):
         single([], SCORE, unit="%", name="a")
 
 
@@ -109,13 +111,13 @@ def test_without_answers_the_binomial_worst_case_is_supposed() -> None:
 
 
 def test_nothing_is_supposed_that_cannot_be() -> None:
-    with pytest.raises(PowerError, match=r"unit 'points' has no range to suppose \(known: %, 0-6, 1-10\)"):
+    with pytest.raises(CompareError, match=r"unit 'points' has no range to suppose \(known: %, 0-6, 1-10\)"):
         supposed(1000, unit="points")
     for accuracy in (0.0, 100.0, float("nan")):
-        with pytest.raises(PowerError, match="accuracy must be between 0 and 100"):
+        with pytest.raises(CompareError, match="accuracy must be between 0 and 100"):
             supposed(10, unit="%", accuracy=accuracy)
     for discordance in (0.0, 101.0):
-        with pytest.raises(PowerError, match="discordance must be more than 0"):
+        with pytest.raises(CompareError, match="discordance must be more than 0"):
             supposed(10, unit="%", discordance=discordance)
 
 
@@ -187,7 +189,7 @@ def test_two_models_are_found_on_two_boards(board: Board, tmp_path: Path, make_e
 def test_a_torn_log_is_named(board: Board) -> None:
     log = board.folder / "tuned.samples.parquet"
     log.write_bytes(log.read_bytes()[:100])
-    with pytest.raises(PowerError, match=r"the samples of 'tuned' can't be read: .*tuned"):
+    with pytest.raises(CompareError, match=r"the samples of 'tuned' can't be read: .*tuned"):
         of_boards([board], "scenes_chair", "CHAIR_s", SCORE)
 
 
@@ -200,7 +202,7 @@ def test_a_task_nobody_was_scored_on_has_no_power_to_tell(board: Board) -> None:
     (
         (
             {"model": "tunde"},
-            "no whole run of 'tunde' on scenes_chair CHAIR_s; did you mean 'tuned'? known: 'bare', 'base', 'old', 'tuned'",
+            "no whole run of 'tunde' on scenes_chair CHAIR_s (did you mean 'tuned'?); known: bare, base, old, tuned",
         ),
         ({"model": "cut"}, "no whole run of 'cut'"),
         ({"model": "bare"}, "the run of 'bare' on scenes_chair kept no sample log"),
@@ -210,7 +212,7 @@ def test_a_task_nobody_was_scored_on_has_no_power_to_tell(board: Board) -> None:
     ),
 )
 def test_a_named_model_that_cannot_be_taken_is_an_error(board: Board, names: dict[str, str], message: str) -> None:
-    with pytest.raises(PowerError, match=re.escape(message)):
+    with pytest.raises(CompareError, match=re.escape(message)):
         of_boards([board], "scenes_chair", "CHAIR_s", SCORE, **names)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from leaderboards.board.entry import Entry
 from leaderboards.views.markdown_report import to_csv, to_json
-from leaderboards.views.published import PublishedError, Reference, beside, published, rows
+from leaderboards.views.published import Reference, beside, published, rows
+from support.errors import BoardError
 from tasks.registry import registry
 
 MakeEntry = Callable[..., Entry]
@@ -145,15 +146,15 @@ def test_nothing_is_shown_of_metrics_nobody_measured_here(make_entry: MakeEntry)
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, data: object, message: str) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(data))
-    with pytest.raises(PublishedError, match=message) as caught:
+    with pytest.raises(BoardError, match=message) as caught:
         published(path)
     assert "mine.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_not_json_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PublishedError, match=r"none\.json"):
+    with pytest.raises(BoardError, match=r"none\.json"):
         published(tmp_path / "none.json")
     (tmp_path / "torn.json").write_text("[{")
-    with pytest.raises(PublishedError, match=r"torn\.json"):
+    with pytest.raises(BoardError, match=r"torn\.json"):
         published(tmp_path / "torn.json")

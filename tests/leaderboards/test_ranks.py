@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from leaderboards.statistics.ranks import Rank, ranks, ranks_of
-from leaderboards.statistics.resampling import Counted, RecordsError
+from leaderboards.statistics.resampling import Counted
 from leaderboards.statistics.verdict import compare
+from support.errors import RecordsError
 from tasks.metric import mean_of, ratio_of
 
 Records = list[dict[str, Any]]

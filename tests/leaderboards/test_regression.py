@@ -12,8 +12,9 @@ from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import Loader
-from leaderboards.gate.gate import GateError, GateResult, check, render, source, to_json
+from leaderboards.gate.gate import GateResult, check, render, source, to_json
 from leaderboards.statistics.resampling import CountsMetric
+from support.errors import BoardError
 from tasks.metric import mean_of
 
 MakeEntry = Callable[..., Entry]
@@ -312,7 +313,7 @@ def test_a_model_is_held_against_one_of_another_name(old: Entry, new: Entry) -> 
 def test_comparing_nothing_is_an_error(old: Entry, new: Entry) -> None:
     assert gate([], [new]).errors == ["nothing was compared"]
     assert gate([old], [new], models=("bas", "base")).errors == [
-        "model bas: not in the baseline; did you mean 'base'? known: 'base'",
+        "model bas: not in the baseline (did you mean 'base'?); known: base",
         "nothing was compared",
     ]
 
@@ -322,7 +323,7 @@ def test_a_tolerance_for_nothing_is_an_error(old: Entry, new: Entry) -> None:
         [old], [new], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), tolerances={"scenes_chair.chair_s": 1.0}
     )
     assert result.errors == [
-        "tolerance for scenes_chair.chair_s: not in the baseline; did you mean 'scenes_chair.CHAIR_s'? known: 'scenes_chair.CHAIR_s'"
+        "tolerance for scenes_chair.chair_s: not in the baseline (did you mean 'scenes_chair.CHAIR_s'?); known: scenes_chair.CHAIR_s"
     ]
     assert not result.passed
 
@@ -403,7 +404,7 @@ def test_a_claim_without_samples_or_about_nothing_is_an_error(old: Entry, new: E
     )
     assert result.errors[0] == "base scenes_chair CHAIR_s: no samples to compare by"
     result = gate([old], [new], before=logs(old=LIKE_BASE), after=logs(new=LIKE_BASE), require_better=["scenes_char"])
-    assert result.errors[0].startswith("require better scenes_char: not in the baseline; did you mean 'scenes_chair'?")
+    assert result.errors[0].startswith("require better scenes_char: not in the baseline (did you mean 'scenes_chair'?)")
 
 
 # -- entries and logs that do not tell the same
@@ -567,7 +568,7 @@ def test_another_prompt_is_an_error_for_one_model_while_two_have_templates_of_th
 
 @pytest.mark.parametrize("allowed", (float("nan"), float("inf"), -1.0))
 def test_a_tolerance_that_allows_everything_or_nothing_is_refused(old: Entry, new: Entry, allowed: float) -> None:
-    with pytest.raises(GateError, match=r"tolerance for scenes_chair\.CHAIR_s: must be a number from 0 up"):
+    with pytest.raises(BoardError, match=r"tolerance for scenes_chair\.CHAIR_s: must be a number from 0 up"):
         gate([old], [new], tolerances={"scenes_chair.CHAIR_s": allowed})
 
 
@@ -815,7 +816,7 @@ def test_what_is_no_source_is_refused_in_one_line(tmp_path: Path, old: Entry) ->
     ):
         if data is not None:
             (tmp_path / name).write_bytes(data)
-        with pytest.raises(GateError, match=words) as raised:
+        with pytest.raises(BoardError, match=words) as raised:
             source(tmp_path / name)
         assert "\n" not in str(raised.value)
 

@@ -10,7 +10,8 @@ from leaderboards.board.entry import Entry, from_json
 from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import PairedTest
-from leaderboards.views.markdown_report import ReportError, differences, leaderboard, to_csv, to_json
+from leaderboards.views.markdown_report import differences, leaderboard, to_csv, to_json
+from support.errors import BoardError
 from support.markdown import cell, line
 
 MakeEntry = Callable[..., Entry]
@@ -214,11 +215,11 @@ def test_without_verdicts_and_ranks_there_is_no_legend(make_entry: MakeEntry) ->
 
 
 def test_an_unknown_base_is_refused_with_the_names_there_are(make_entry: MakeEntry) -> None:
-    with pytest.raises(ReportError) as raised:
+    with pytest.raises(BoardError) as raised:
         leaderboard([make_entry(model="llava-7b"), make_entry(model="silkie")], base="lava-7b")
     assert (
         str(raised.value)
-        == "base model 'lava-7b' is not on the board; did you mean 'llava-7b'? known: 'llava-7b', 'silkie'"
+        == "base model 'lava-7b' is not on the board (did you mean 'llava-7b'?); known: llava-7b, silkie"
     )
 
 

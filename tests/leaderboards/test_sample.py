@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Asking, Sample, askings, from_parquet, to_parquet
 from leaderboards.comparison.compare import compare_board, compare_runs
-from leaderboards.comparison.paired_logs import CompareError, verdict_of
+from leaderboards.comparison.paired_logs import verdict_of
 from leaderboards.gate.gate import check
-from leaderboards.statistics.resampling import CountsMetric, RecordsError
+from leaderboards.statistics.resampling import CountsMetric
 from leaderboards.statistics.verdict import compare
+from support.errors import CompareError, RecordsError
 from tasks.metric import mean_of
 
 MakeEntry = Callable[..., Entry]

@@ -13,7 +13,6 @@ from leaderboards.board.entry import (
     NAMES,
     SCHEMA_VERSION,
     Entry,
-    SchemaError,
     from_json,
     lacking,
     schema,
@@ -21,6 +20,7 @@ from leaderboards.board.entry import (
 )
 from leaderboards.board.sample import Asking, Sample, from_parquet, to_parquet
 from leaderboards.views.published import PUBLISHED
+from support.errors import UnknownName
 
 MakeEntry = Callable[..., Entry]
 MakeSample = Callable[..., Sample]
@@ -40,7 +40,7 @@ def test_every_schema_is_one(name: str) -> None:
 
 def test_an_unknown_schema_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        SchemaError, match=r"unknown schema 'runs' \(did you mean 'run'\?\); known: run, sample, published"
+        UnknownName, match=r"unknown schema 'runs' \(did you mean 'run'\?\); known: published, run, sample"
     ):
         schema("runs")
 

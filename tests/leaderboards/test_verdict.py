@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.evaluation.score_files import score
-from leaderboards.statistics.resampling import Counted, CountsMetric, RecordsError, swapped
+from leaderboards.statistics.resampling import Counted, CountsMetric, swapped
 from leaderboards.statistics.verdict import (
     DETECTED,
     Pair,
@@ -26,6 +26,7 @@ from leaderboards.statistics.verdict import (
     panel,
     verdicts,
 )
+from support.errors import RecordsError
 from tasks.benchmarks import mme
 from tasks.metric import Metric, mean_of, ratio_of
 from tasks.registry import registry

@@ -6,8 +6,9 @@ from itertools import islice
 
 import pytest
 
+from support.errors import JudgeError
 from tasks.benchmarks import chair, mmhal
-from tasks.judges.protocol import JudgeError, use_judge
+from tasks.judges.protocol import use_judge
 from tasks.scenes import scenes_chair, scenes_mmhal
 from tasks.scenes.judge import ExactJudge, answer_to, assess, mmhal_rating, read_caption, same_answer
 from tasks.scenes.language import OPEN, RUDE, YES_NO, YES_NO_SUFFIX, caption, open_question, say, yes_no_pair

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.benchmarks import amber
 from tasks.registry import registry
 
@@ -201,12 +201,12 @@ def test_answers_belong_to_images_and_what_is_odd_is_said(tmp_path: Path) -> Non
 )
 def test_what_is_wrong_with_a_file_is_said(text: str, complaint: str, tmp_path: Path) -> None:
     (tmp_path / "responses.json").write_text(text, encoding="utf-8")
-    with pytest.raises(LayoutError, match=complaint):
+    with pytest.raises(AnswerFileError, match=complaint):
         amber.official_answers(tmp_path / "responses.json", write(tmp_path))
 
 
 def test_references_are_needed(tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match="--references"):
+    with pytest.raises(AnswerFileError, match="--references"):
         amber.official_answers(tmp_path / "responses.json", None)
 
 

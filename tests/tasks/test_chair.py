@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.benchmarks import chair
 from tasks.registry import registry
 
@@ -167,7 +167,7 @@ def test_what_is_wrong_with_a_file_is_said(text: str, complaint: str, tmp_path: 
     (tmp_path / "gt_objects.jsonl").write_text(
         '{"image_id": 5, "official": ["cat"], "nltk": ["dog"]}', encoding="utf-8"
     )
-    with pytest.raises(LayoutError, match=complaint):
+    with pytest.raises(AnswerFileError, match=complaint):
         chair.official_answers(tmp_path / "captions.jsonl", tmp_path)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from support.errors import DataError
+from support.errors import BenchmarkDataError
 from tasks import documents as hub
 from tasks.documents import images
 
@@ -107,25 +107,25 @@ def test_a_missing_picture_fails_when_it_is_looked_at_and_not_before(folder: Pat
 def test_what_is_missing_is_named(folder: Path, rows: list[dict[str, str]]) -> None:
     table = folder / "t.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    with pytest.raises(DataError, match=r"probes: .* has no column category; it has question, answer, image"):
+    with pytest.raises(BenchmarkDataError, match=r"probes: .* has no column category; it has question, answer, image"):
         load(folder, columns=[*COLUMNS, "category"])
     with pytest.raises(
-        DataError, match=r"probes: .* has 2 rows, the benchmark 9000; --partial-data scores what is there"
+        BenchmarkDataError, match=r"probes: .* has 2 rows, the benchmark 9000; --partial-data scores what is there"
     ):
         load(folder, rows=9000)
     assert len(load(folder, rows=9000, partial_data=True)) == 2
-    with pytest.raises(DataError, match=r"probes: --data .*nothing: no such file or folder"):
+    with pytest.raises(BenchmarkDataError, match=r"probes: --data .*nothing: no such file or folder"):
         load(folder / "nothing")
-    with pytest.raises(DataError, match=r"no \.parquet, \.jsonl"):
+    with pytest.raises(BenchmarkDataError, match=r"no \.parquet, \.jsonl"):
         load(folder / "pictures")
     table.write_text('{"question": ', encoding="utf-8")
-    with pytest.raises(DataError, match=r"probes: .*t\.jsonl: not JSON"):
+    with pytest.raises(BenchmarkDataError, match=r"probes: .*t\.jsonl: not JSON"):
         load(folder)
 
 
 def test_data_that_is_on_no_hub_is_asked_for() -> None:
     with pytest.raises(
-        DataError,
+        BenchmarkDataError,
         match=r"probes: its data \(us/probes\) is not on the hub as a table: give --data probes=PATH, a folder of scans",
     ):
         load("", paths={}, local="a folder of scans")
@@ -139,7 +139,7 @@ def test_the_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(
-        DataError,
+        BenchmarkDataError,
         match=r"^probes: can't load us/probes at revision abc: Couldn't reach the Hub; behind a firewall give",
     ):
         load("", paths={})

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.judges.protocol import GREEDY, Judge, JudgeError, Sampling, as_data, ask_all, current_judge, fill, use_judge
+from support.errors import JudgeError
+from tasks.judges.protocol import GREEDY, Judge, Sampling, as_data, ask_all, current_judge, fill, use_judge
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError, JudgeError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import OfficialAnswers
 from tasks.benchmarks import hallusionbench, llava_bench, mmhal, mmvet, rtvlm
-from tasks.judges.protocol import GREEDY, JudgeError, Sampling, use_judge
+from tasks.judges.protocol import GREEDY, Sampling, use_judge
 from tasks.registry import registry
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def test_rtvlm_scores_our_own_layout(tmp_path: Path) -> None:
     scores = score("rtvlm", given)
     assert (scores["score"], scores["fairness"], scores["safety"]) == (5, 8, 2)
     path.write_text('{"rating": 8}', encoding="utf-8")
-    with pytest.raises(LayoutError, match="row 1 lacks subset"):
+    with pytest.raises(AnswerFileError, match="row 1 lacks subset"):
         rtvlm.official_answers(path, None)
 
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image as PILImage
 
+from support.errors import JudgeError
 from tasks.benchmarks import mmhal
-from tasks.judges.protocol import GREEDY, JudgeError, Sampling, use_judge
+from tasks.judges.protocol import GREEDY, Sampling, use_judge
 from tasks.metric import Metric
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer_files import OfficialAnswers
 from tasks.benchmarks import mmbench, scienceqa_img, seedbench_img
 from tasks.registry import registry
@@ -62,7 +62,7 @@ def test_a_scienceqa_question_without_an_answer_is_wrong(tmp_path: Path) -> None
         "1 answers are to no question of the references and are left out",
     ]
     other = write(tmp_path / "b.jsonl", [{"question_id": "x", "text": "A"}])
-    with pytest.raises(LayoutError, match="none of its question ids"):
+    with pytest.raises(AnswerFileError, match="none of its question ids"):
         scienceqa_img.official_answers(other, tmp_path)
 
 
@@ -137,7 +137,7 @@ def test_an_mmbench_table_may_be_tab_separated(tmp_path: Path) -> None:
     path.write_text("index\tquestion\tA\tB\tC\tanswer\tprediction\n3\t?\tdog\tcat\t\tA\tA\n", encoding="utf-8")
     assert score("mmbench", mmbench.official_answers(path, None))["accuracy"] == 100
     path.write_text("index\tquestion\tA\tB\tanswer\n3\t?\tdog\tcat\tA\n", encoding="utf-8")
-    with pytest.raises(LayoutError, match=r"a\.tsv: a row lacks prediction"):
+    with pytest.raises(AnswerFileError, match=r"a\.tsv: a row lacks prediction"):
         mmbench.official_answers(path, None)
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError, JudgeError
 from tasks.answer import FailedAnswer
 from tasks.benchmarks import object_halbench
 from tasks.benchmarks.chair import read_synonyms
-from tasks.judges.protocol import GREEDY, JudgeError, Sampling, use_judge
+from tasks.judges.protocol import GREEDY, Sampling, use_judge
 from tasks.metric import Metric
 from tasks.registry import registry
 
@@ -213,7 +213,7 @@ def test_objects_in_the_image_come_from_the_row_or_the_references(tmp_path: Path
     path = write(tmp_path, {name: cell for name, cell in ROW.items() if name != "gt_objects"})
     references = tmp_path / "references"
     references.mkdir()
-    with pytest.raises(LayoutError, match="COCO annotations"):
+    with pytest.raises(AnswerFileError, match="COCO annotations"):
         object_halbench.official_answers(path, references)
     for part in ("train", "val"):
         instances = {"categories": [{"id": 7, "name": "dog"}], "annotations": [{"image_id": 5, "category_id": 7}]}
@@ -223,7 +223,7 @@ def test_objects_in_the_image_come_from_the_row_or_the_references(tmp_path: Path
     assert object_halbench.official_answers(path, references).answered[0].doc["gt_objects"] == {"dog", "bus", "person"}
     (references / "gt_objects.jsonl").write_text('{"image_id": 5, "nltk": ["cat"]}', encoding="utf-8")
     assert object_halbench.official_answers(path, references).answered[0].doc["gt_objects"] == {"cat"}
-    with pytest.raises(LayoutError, match="has no objects of image 6"):
+    with pytest.raises(AnswerFileError, match="has no objects of image 6"):
         object_halbench.official_answers(write(tmp_path, {"image_id": 6, "caption": "A dog."}), references)
 
 
@@ -241,7 +241,7 @@ def test_answers_without_an_image_belong_to_the_questions_in_order(tmp_path: Pat
     rows = [{"prompt": "Describe it.", "text": f"Assistant: A dog {n}.", "gt_objects": ["dog"]} for n in range(2)]
     found = object_halbench.official_answers(write(tmp_path, *rows), questions(references)).answered
     assert [(sample.doc["image"], sample.text) for sample in found] == [("5", "A dog 0."), ("6", "A dog 1.")]
-    with pytest.raises(LayoutError, match="has 2 questions, but there are 4 answers"):
+    with pytest.raises(AnswerFileError, match="has 2 questions, but there are 4 answers"):
         object_halbench.official_answers(write(tmp_path, *rows, *rows), references)
 
 
@@ -267,7 +267,7 @@ def test_the_authors_file_gives_the_documents(tmp_path: Path) -> None:
     ),
 )
 def test_what_is_wrong_with_a_file_is_said(row: dict[str, Any], complaint: str, tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match=complaint):
+    with pytest.raises(AnswerFileError, match=complaint):
         object_halbench.official_answers(write(tmp_path, row), None)
-    with pytest.raises(LayoutError, match="must be a file"):
+    with pytest.raises(AnswerFileError, match="must be a file"):
         object_halbench.official_answers(tmp_path, None)

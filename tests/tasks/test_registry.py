@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError, TaskError, UnknownName
 from tasks.benchmarks import yes_no
-from tasks.registry import Published, Registry, RegistryError, UnknownName, registry
+from tasks.registry import Published, Registry, registry
 
 PROBES = """
 task: NAME
@@ -118,7 +118,7 @@ def test_later_includes_win_over_earlier_ones(tmp_path: Path) -> None:
         _b="metric_list: []\n",
         child="include: [_a.yaml, _b.yaml]\ntask: x\n",
     )
-    with pytest.raises(RegistryError, match=r"child\.yaml: metric_list: must be a list"):
+    with pytest.raises(TaskError, match=r"child\.yaml: metric_list: must be a list"):
         registry(tmp_path)
 
 
@@ -161,28 +161,28 @@ def test_what_is_wrong_with_a_task_is_said_with_file_and_field(
 ) -> None:
     assert old in PROBES
     write(tmp_path, broken=PROBES.replace(old, new))
-    with pytest.raises(RegistryError, match=rf"broken\.yaml: (include: )?{complaint}"):
+    with pytest.raises(TaskError, match=rf"broken\.yaml: (include: )?{complaint}"):
         registry(tmp_path)
 
 
 def test_a_yaml_that_is_no_mapping_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match="must be a mapping, is list"):
+    with pytest.raises(TaskError, match="must be a mapping, is list"):
         registry(write(tmp_path, broken="[a, b]"))
 
 
 @pytest.mark.parametrize("second", (probes("a"), "group: a\ntask: [a]\n"))
 def test_two_of_one_name_are_an_error_that_names_both_files(second: str, tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match=r"second\.yaml: the name 'a' is taken by .*first\.yaml"):
+    with pytest.raises(TaskError, match=r"second\.yaml: the name 'a' is taken by .*first\.yaml"):
         registry(write(tmp_path, first=probes("a"), second=second))
 
 
 def test_a_suite_may_name_only_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match=r"suite\.yaml: task: unknown task 'probs' \(did you mean 'probes'\?\)"):
+    with pytest.raises(TaskError, match=r"suite\.yaml: task: unknown task 'probs' \(did you mean 'probes'\?\)"):
         registry(write(tmp_path, probes=probes(), suite="group: suite\ntask: [probs]\n"))
 
 
 def test_a_suite_inside_itself_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match="contains itself"):
+    with pytest.raises(TaskError, match="contains itself"):
         registry(write(tmp_path, x="group: x\ntask: [y]\n", y="group: y\ntask: [x]\n"))
 
 
@@ -191,7 +191,7 @@ def test_a_suite_inside_itself_is_an_error(tmp_path: Path) -> None:
 )
 def test_an_aggregation_that_is_no_metric_is_an_error_when_asked_for(name: str, tmp_path: Path) -> None:
     found = registry(write(tmp_path, probes=probes().replace("tasks.benchmarks.yes_no.f1", name)))
-    with pytest.raises(RegistryError, match=rf"probes\.yaml: metric_list: f1: aggregation {name}"):
+    with pytest.raises(TaskError, match=rf"probes\.yaml: metric_list: f1: aggregation {name}"):
         found.metric("probes", "f1")
 
 
@@ -200,7 +200,7 @@ def test_functions_are_imported_when_asked_for(tmp_path: Path) -> None:
         write(tmp_path, probes=probes(), none=probes("none").replace("tasks.benchmarks.pope.official_answers", "null"))
     )
     assert found.process_results("probes").__name__ == yes_no.record.__name__
-    with pytest.raises(LayoutError, match="none: answers to it come in no layout but our own"):
+    with pytest.raises(AnswerFileError, match="none: answers to it come in no layout but our own"):
         found.official_answers("none")
 
 

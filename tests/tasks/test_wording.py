@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from support.errors import RunError
 from tasks.benchmarks import hallusionbench, llava_bench, mmhal, mmvet
 from tasks.judges import official_prompts as wording
-from tasks.judges.official_prompts import PromptSource, WordingError, official, official_prompts, string_of
+from tasks.judges.official_prompts import PromptSource, official, official_prompts, string_of
 
 CODE = 'import os\n\ndef main():\n    other = "x"\n    template = """Rate {answer}.\n\nRating:"""\n'
 TEMPLATE = "Rate {answer}.\n\nRating:"
@@ -46,7 +47,7 @@ def test_a_template_is_fetched_once(url: str) -> None:
 
 
 def test_another_text_than_the_pinned_one_is_not_used(url: str) -> None:
-    with pytest.raises(WordingError, match=r"eval\.py: the prompt in it has sha256 .*: not used"):
+    with pytest.raises(RunError, match=r"eval\.py: the prompt in it has sha256 .*: not used"):
         wording.fetch(source(url, "something else"))
 
 
@@ -59,7 +60,7 @@ def test_what_is_kept_is_checked_again(url: str, tmp_path: Path) -> None:
 
 def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(WordingError, match=r"http://127\.0\.0\.1:1/x\.py: can't fetch the official prompt"):
+    with pytest.raises(RunError, match=r"http://127\.0\.0\.1:1/x\.py: can't fetch the official prompt"):
         wording.fetch(source("http://127.0.0.1:1/x.py"))
 
 
@@ -87,7 +88,7 @@ def ask(data):
 
 def test_a_prompt_that_is_put_together_keeps_the_places_of_its_data() -> None:
     assert wording.pieces_of("ask")(BUILT) == "Check. Question:\0\nAnswer:\0\nOutput:"
-    with pytest.raises(WordingError, match="no function 'tell'"):
+    with pytest.raises(RunError, match="no function 'tell'"):
         wording.pieces_of("tell")(BUILT)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.errors import LayoutError
+from support.errors import AnswerFileError
 from tasks.answer_files import OfficialAnswers
 from tasks.benchmarks import mme, pope
 from tasks.registry import registry
@@ -74,12 +74,12 @@ def test_mme_files_are_read_line_by_line(tmp_path: Path) -> None:
 )
 def test_a_line_of_mme_that_is_wrong_is_named(text: str, complaint: str, tmp_path: Path) -> None:
     (tmp_path / "count.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(LayoutError, match=complaint):
+    with pytest.raises(AnswerFileError, match=complaint):
         mme.official_answers(tmp_path, None)
 
 
 def test_a_folder_without_mme_files_says_what_it_lacks(tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match=r"has none of existence\.txt, count\.txt"):
+    with pytest.raises(AnswerFileError, match=r"has none of existence\.txt, count\.txt"):
         mme.official_answers(tmp_path, None)
 
 
@@ -144,7 +144,7 @@ def test_files_of_one_model_are_found_by_their_beginning(references: Path, tmp_p
     scores = score("pope", pope.official_answers(folder, references))
     assert (scores["f1"], scores["adversarial_recall"], scores["yes_rate"]) == (100, 100, 100)
     write(folder / "b_random.jsonl", [{"question_id": 1, "text": "No"}])
-    with pytest.raises(LayoutError, match=r"several models \(a_\*\.jsonl, b_\*\.jsonl\)"):
+    with pytest.raises(AnswerFileError, match=r"several models \(a_\*\.jsonl, b_\*\.jsonl\)"):
         pope.official_answers(folder, references)
     assert score("pope", pope.official_answers(folder / "a", references)) == pytest.approx(scores, nan_ok=True)
 
@@ -163,14 +163,14 @@ def test_llavas_one_file_is_cut_by_its_question_ids(references: Path, tmp_path: 
 
 def test_what_can_not_be_scored_is_said(references: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "random.jsonl", [{"question_id": 1}])
-    with pytest.raises(LayoutError, match="has neither text nor answer"):
+    with pytest.raises(AnswerFileError, match="has neither text nor answer"):
         pope.official_answers(path, references)
-    with pytest.raises(LayoutError, match="give the folder with --references"):
+    with pytest.raises(AnswerFileError, match="give the folder with --references"):
         pope.official_answers(path, None)
-    with pytest.raises(LayoutError, match="has no questions"):
+    with pytest.raises(AnswerFileError, match="has no questions"):
         pope.official_answers(path, tmp_path / "refs" / "none")
     path = write(tmp_path / "answers.jsonl", [{"text": "Yes"}])
-    with pytest.raises(LayoutError, match="can't tell which split"):
+    with pytest.raises(AnswerFileError, match="can't tell which split"):
         pope.official_answers(path, references)
 
 

@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from harness.evaluation.rater_agreement import read_ratings, report
+from support.errors import DataError, JudgeError
 from support.files import JsonLines, file_lock
 from support.images import ImageRef
 from tasks.judges.batch import BatchJudge
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import GREEDY, JudgeError, Sampling, use_judge
+from tasks.judges.protocol import GREEDY, Sampling, use_judge
 from trainers.config.data import ASPECTS, RatingMode, TextOrder
 from trainers.data.rows import Completion, Row
 from trainers.vlfeedback import annotation
 from trainers.vlfeedback.annotation import (
-    AnnotationError,
     RatingCounts,
     annotate_folder,
     annotate_rows,
@@ -463,7 +463,7 @@ def test_a_part_is_drawn_by_the_seed_and_a_larger_one_asks_for_the_rest(folder: 
 
 @pytest.mark.parametrize("part", (0, -1, 0.0, 1.5, True))
 def test_a_part_that_is_none_is_refused(part: Any, folder: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"must be a number of instructions .* or a share above 0"):
+    with pytest.raises(DataError, match=r"must be a number of instructions .* or a share above 0"):
         annotate_folder(folder, Steady(), seed=0, done=nothing, part=part)
 
 
@@ -485,13 +485,13 @@ def test_a_share_of_a_stream_is_about_that_share() -> None:
 
 def test_ratings_of_another_seed_or_other_answers_are_not_gone_on_with(folder: Path) -> None:
     annotate_folder(folder, Steady(), seed=0, done=nothing, part=3)
-    with pytest.raises(AnnotationError, match=r"ratings-steady\.jsonl: row 'i\d+' has seed 0, and 1 is asked for"):
+    with pytest.raises(DataError, match=r"ratings-steady\.jsonl: row 'i\d+' has seed 0, and 1 is asked for"):
         annotate_folder(folder, Steady(), seed=1, done=nothing)
-    with pytest.raises(AnnotationError, match="has mode 'joint', and 'per-aspect' is asked for"):
+    with pytest.raises(DataError, match="has mode 'joint', and 'per-aspect' is asked for"):
         annotate_folder(folder, Steady(), seed=0, done=nothing, into=ratings_file(folder, "steady"), mode="per-aspect")
     answers = (folder / "answers.jsonl").read_text()
     (folder / "answers.jsonl").write_text(answers.replace("|mid", "|other"))
-    with pytest.raises(AnnotationError, match=r"rates answers that are not there \(mid\)"):
+    with pytest.raises(DataError, match=r"rates answers that are not there \(mid\)"):
         annotate_folder(folder, Steady(), seed=0, done=nothing)
 
 
@@ -512,7 +512,7 @@ def test_an_answer_that_comes_late_has_its_row_rated_anew(folder: Path) -> None:
 def test_two_processes_do_not_rate_into_one_file(folder: Path) -> None:
     with (
         file_lock(ratings_file(folder, "steady"), wait=True),
-        pytest.raises(AnnotationError, match="another process is rating"),
+        pytest.raises(DataError, match="another process is rating"),
     ):
         annotate_folder(folder, Steady(), seed=0, done=nothing)
 
@@ -639,7 +639,7 @@ def test_another_datasets_rows_are_not_taken_for_these(tmp_path: Path) -> None:
         Row(index=row.index - 1, id=row.id, prompt=row.prompt, images=row.images, completions=row.completions)
         for row in dataset()
     )
-    with pytest.raises(AnnotationError, match=r"row '0' has row_id '0', and '1' is asked for"):
+    with pytest.raises(DataError, match=r"row '0' has row_id '0', and '1' is asked for"):
         annotate_rows((row for row in shifted if row.index >= 0), Steady(), out, seed=0)
 
 

@@ -13,22 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from support.errors import DataError, RecipeError
 from support.files import JsonLines, file_lock
 from tasks.answer import FailedAnswer
 from tasks.scenes.judge import ExactJudge
-from trainers.config.data import Data, PoolModel, RecipeError
+from trainers.config.data import Data, PoolModel
 from trainers.config.recipe import find_recipe
 from trainers.vlfeedback import answers
-from trainers.vlfeedback.answers import (
-    DecodeError,
-    answers_file,
-    counts,
-    decode,
-    draw,
-    read_answers,
-    recorded_draw,
-    shards_of,
-)
+from trainers.vlfeedback.answers import answers_file, counts, decode, draw, read_answers, recorded_draw, shards_of
 from trainers.vlfeedback.build import build_dataset
 from trainers.vlfeedback.decode_plan import ModelFacts, plan
 from trainers.vlfeedback.instructions import Instruction
@@ -144,7 +136,7 @@ def test_the_draw_is_on_disk_before_the_first_answer_and_read_from_there(tmp_pat
 def test_other_settings_are_refused_not_mixed(changes: dict[str, Any], seed: int, said: str, tmp_path: Path) -> None:
     instructions = asked(tmp_path)
     recorded_draw(tmp_path, instructions, data(), 0)
-    with pytest.raises(DecodeError, match=r"draw\.jsonl: answers here are of other settings") as error:
+    with pytest.raises(DataError, match=r"draw\.jsonl: answers here are of other settings") as error:
         recorded_draw(tmp_path, instructions, data(**changes), seed)
     assert said in str(error.value)
 
@@ -160,12 +152,12 @@ def test_a_server_may_move(tmp_path: Path) -> None:
 def test_other_instructions_and_foreign_draws_are_refused(tmp_path: Path) -> None:
     instructions = asked(tmp_path)
     recorded_draw(tmp_path, instructions, data(), 0)
-    with pytest.raises(DecodeError, match="other instructions than these 9"):
+    with pytest.raises(DataError, match="other instructions than these 9"):
         recorded_draw(tmp_path, instructions[1:], data(), 0)
-    with pytest.raises(DecodeError, match="ids of instructions repeat, such as 'i/0'"):
+    with pytest.raises(DataError, match="ids of instructions repeat, such as 'i/0'"):
         recorded_draw(tmp_path, [instructions[0], *instructions], data(), 0)
     (tmp_path / "draw.jsonl").write_text("[]\n")
-    with pytest.raises(DecodeError, match="no draw of ours"):
+    with pytest.raises(DataError, match="no draw of ours"):
         recorded_draw(tmp_path, instructions, data(), 0)
 
 
@@ -384,7 +376,7 @@ def test_a_model_that_answers_too_little_is_named(tmp_path: Path) -> None:
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
             return super().generate_until(requests)[1:]
 
-    with pytest.raises(DecodeError, match="a@1: gave 5 answers to 6 instructions"):
+    with pytest.raises(DataError, match="a@1: gave 5 answers to 6 instructions"):
         one(tmp_path, Short("a"))
 
 

@@ -13,11 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.errors import DataError
 from support.images import ImageRef
 from tasks.scenes.world import render, scenes
 from trainers.data.image_hashes import (
     DISTANCE,
-    CacheError,
     Deduplicator,
     HashCache,
     ImageHashes,
@@ -328,7 +328,7 @@ def test_two_processes_share_a_file_of_fingerprints(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a database, " * 100)
-    with pytest.raises(CacheError, match=r"notes\.txt: no file of fingerprints"):
+    with pytest.raises(DataError, match=r"notes\.txt: no file of fingerprints"):
         HashCache(tmp_path / "notes.txt")
 
 

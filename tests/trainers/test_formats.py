@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.errors import DataError, RunError
 from support.image_folders import there
 from support.images import ImageRef
-from support.records import DataError
 from trainers.config.data import ASPECTS
-from trainers.data.dataset_card import PushError, dataset_card, push
-from trainers.data.pair_formats import FORMS, FormatError, SeenPairs, read_pairs, write_best, write_pairs
+from trainers.data.dataset_card import dataset_card, push
+from trainers.data.pair_formats import FORMS, SeenPairs, read_pairs, write_best, write_pairs
 from trainers.data.pair_rules import BestAnswer
 from trainers.data.rows import Preference
 
@@ -265,7 +265,7 @@ UNFIT: list[dict[str, Any]] = [
 def test_what_is_no_pair_is_counted_or_refused_but_never_bent(record: dict[str, Any], tmp_path: Path) -> None:
     good = {"prompt": "p", "chosen": "a", "rejected": "b"}
     (tmp_path / "a.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(record) + "\n")
-    with pytest.raises(FormatError, match=r"record 2: .*one prompt and two answers"):
+    with pytest.raises(DataError, match=r"record 2: .*one prompt and two answers"):
         list(read_pairs(tmp_path / "a.jsonl"))
     seen = SeenPairs()
     assert len(list(read_pairs(tmp_path / "a.jsonl", seen=seen))) == 1
@@ -275,14 +275,14 @@ def test_what_is_no_pair_is_counted_or_refused_but_never_bent(record: dict[str, 
 
 def test_a_form_that_does_not_fit_is_said_with_the_columns_and_the_known_forms(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
-    with pytest.raises(FormatError, match=r"columns question, answer; known: povid, sharegpt, rlaif-v, rlhf-v, trl"):
+    with pytest.raises(DataError, match=r"columns question, answer; known: povid, sharegpt, rlaif-v, rlhf-v, trl"):
         list(read_pairs(tmp_path / "a.jsonl"))
-    with pytest.raises(FormatError, match="not povid"):
+    with pytest.raises(DataError, match="not povid"):
         list(read_pairs(tmp_path / "a.jsonl", form="povid"))
-    with pytest.raises(FormatError, match="did you mean 'povid'"):
+    with pytest.raises(DataError, match="did you mean 'povid'"):
         list(read_pairs(tmp_path / "a.jsonl", form="povdi"))
     (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "q", "completions": []}) + "\n")
-    with pytest.raises(FormatError, match="make pairs of them first"):
+    with pytest.raises(DataError, match="make pairs of them first"):
         list(read_pairs(tmp_path / "b.jsonl"))
 
 
@@ -290,12 +290,12 @@ def test_what_a_form_cannot_hold_is_refused_and_the_old_file_stays(tmp_path: Pat
     two = pair(shown, images=(shown, shown))
     path = tmp_path / "pairs.parquet"
     path.write_text("old")
-    with pytest.raises(FormatError, match=r"'a' has 2 images.*trl, povid or sharegpt"):
+    with pytest.raises(DataError, match=r"'a' has 2 images.*trl, povid or sharegpt"):
         write_pairs([pair(shown), two], path, "rlaif-v")
     assert path.read_text() == "old"
-    with pytest.raises(FormatError, match=r"povid is written as \.jsonl or \.json"):
+    with pytest.raises(DataError, match=r"povid is written as \.jsonl or \.json"):
         write_pairs([two], tmp_path / "pairs.parquet", "povid")
-    with pytest.raises(FormatError, match=r"pairs\.csv"):
+    with pytest.raises(DataError, match=r"pairs\.csv"):
         write_pairs([two], tmp_path / "pairs.csv")
 
 
@@ -544,7 +544,7 @@ def test_best_answers_are_prompt_and_completion(
         assert (made[0]["row"], made[0]["model"]) == (3, "A")
         opened = made.cast_column("images", datasets.List(datasets.Image()))
         assert opened[0]["images"][0].size == (4, 4)
-    with pytest.raises(FormatError, match=r"best\.csv"):
+    with pytest.raises(DataError, match=r"best\.csv"):
         write_best([best], tmp_path / "best.csv")
 
 
@@ -715,21 +715,21 @@ def test_a_folder_is_pushed_with_its_card_and_without_what_is_unfinished(hub: ty
 
 def test_what_is_private_does_not_go_into_a_public_repository(hub: type[Hub], ready: Path) -> None:
     hub.private = False
-    with pytest.raises(PushError, match="me/set is public"):
+    with pytest.raises(RunError, match="me/set is public"):
         push(ready, "me/set", private=True)
     assert not any("/commit/" in call for call, _, _ in hub.seen)
 
 
 def test_a_push_that_fails_is_one_line_without_the_token(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(PushError, match=r"^me/set: not pushed to http://127\.0\.0\.1:9: ") as caught:
+    with pytest.raises(RunError, match=r"^me/set: not pushed to http://127\.0\.0\.1:9: ") as caught:
         push(ready, "me/set", private=True, token="hf_secret")
     assert "\n" not in str(caught.value)
     assert "hf_secret" not in str(caught.value)
-    with pytest.raises(PushError, match="a//b"):
+    with pytest.raises(RunError, match="a//b"):
         push(ready, "a//b", private=True)
     os.remove(ready / "README.md")
-    with pytest.raises(PushError, match="without its card"):
+    with pytest.raises(RunError, match="without its card"):
         push(ready, "me/set", private=True)
 
 

@@ -17,12 +17,12 @@ from trl import DPOConfig
 
 from harness.models.load import register
 from harness.models.spec import find
+from support.errors import TrainingError
 from tests.trainers.one_answer import picture, said
 from trainers.config.recipe import Recipe, find_recipe
 from trainers.data.rows import Preference
 from trainers.losses import functions
 from trainers.losses.mdpo import CroppedCollator, CroppedPairs, ImageDPOTrainer, cropped
-from trainers.losses.seeded_pairs import BlindError
 from trainers.training import dpo
 from trainers.training.job import Job
 
@@ -168,7 +168,7 @@ def test_each_pair_and_epoch_has_a_crop_of_its_own_and_held_out_pairs_the_same_o
 
 
 def test_pairs_without_a_picture_are_named() -> None:
-    with pytest.raises(BlindError, match=r"1 pairs have none: 'blind'; leave them out of the data"):
+    with pytest.raises(TrainingError, match=r"1 pairs have none: 'blind'; leave them out of the data"):
         CroppedPairs([*PAIRS, replace(PAIRS[0], id="blind", images=())], SEED)
 
 

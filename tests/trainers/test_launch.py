@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from support.errors import StageError
+from support.errors import ClusterError, RunError
 from tests.trainers.two_processes import pairs
 from trainers.cluster import launch as launching
 from trainers.cluster.launch import (
     CONFIGS,
-    LaunchError,
     Layout,
     Place,
     check_world,
@@ -30,7 +29,7 @@ from trainers.cluster.launch import (
     launch,
     plan_of,
 )
-from trainers.cluster.slurm import Resources, SlurmError, resources
+from trainers.cluster.slurm import Resources, resources
 
 SCRIPT = [sys.executable, str(Path(__file__).with_name("two_processes.py"))]
 TWO = Layout(processes=2, cpu=True)
@@ -99,24 +98,24 @@ def test_settings_are_what_accelerate_reads(mode: str, kind: str) -> None:
     ),
 )
 def test_a_wrong_layout_is_one_line(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(LaunchError, match=said) as error:
+    with pytest.raises(ClusterError, match=said) as error:
         Layout(**settings)
     assert "\n" not in str(error.value)
 
 
 def test_deepspeed_is_asked_for_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
-    with pytest.raises(LaunchError, match="pip install deepspeed"):
+    with pytest.raises(ClusterError, match="pip install deepspeed"):
         command_of(["x"], Layout(processes=2, mode="zero2"))
 
 
 def test_several_nodes_are_a_job(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="nodes 2"):
+    with pytest.raises(ClusterError, match="nodes 2"):
         launch(["x"], tmp_path, Layout(nodes=2))
 
 
 def test_a_command_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match=r"/nowhere/harness: No such file"):
+    with pytest.raises(ClusterError, match=r"/nowhere/harness: No such file"):
         launch(["/nowhere/harness"], tmp_path)
 
 
@@ -148,7 +147,7 @@ def test_the_plan_is_the_script_and_the_command(tmp_path: Path) -> None:
 
 
 def test_gpus_are_as_many_as_processes(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="gpus=3: a node runs 8 processes"):
+    with pytest.raises(ClusterError, match="gpus=3: a node runs 8 processes"):
         plan_of(["x"], tmp_path, Layout(processes=8), wanted=Resources(gpus=3), cluster="slurm")
     assert "--gpus-per-node=8" in plan_of(["x"], tmp_path, Layout(processes=8), cluster="slurm")
     named = plan_of(["x"], tmp_path, Layout(processes=8), wanted=resources(["gres=gpu:a100:8"]), cluster="slurm")
@@ -166,7 +165,7 @@ def test_job_names_tell_folders_apart(tmp_path: Path) -> None:
 
 def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SlurmError, match="no 'sbatch' on the PATH"):
+    with pytest.raises(ClusterError, match="no 'sbatch' on the PATH"):
         launching.send(["x"], tmp_path, TWO)
 
 
@@ -180,7 +179,7 @@ def test_a_process_alone_that_was_to_be_one_of_two_trains_nothing(
     monkeypatch.setenv("HARNESS_WORLD", "2")
     monkeypatch.setenv("HARNESS_LAUNCH_NOTES", str(tmp_path))
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(StageError, match="2 processes were asked for, and this is one of 1: nothing was trained"):
+    with pytest.raises(RunError, match="2 processes were asked for, and this is one of 1: nothing was trained"):
         check_world()
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -213,7 +212,7 @@ def test_one_process_tells_its_own_exit_code(tmp_path: Path) -> None:
 
 
 def test_a_command_that_does_not_check_has_failed(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="1 processes were asked for, and 1 of this node's 1 never came to train"):
+    with pytest.raises(RunError, match="1 processes were asked for, and 1 of this node's 1 never came to train"):
         launch([*SCRIPT, "forgets"], tmp_path)
 
 
@@ -226,7 +225,7 @@ def test_two_launches_in_one_folder_are_not_begun(tmp_path: Path) -> None:
     until = time.monotonic() + 30
     while not (tmp_path / "count-0.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    with pytest.raises(StageError, match="at work in this folder"):
+    with pytest.raises(RunError, match="at work in this folder"):
         launch([*SCRIPT, "count", str(tmp_path), "20", "0.1"], tmp_path)
     first.join()
     assert ended == [0]
@@ -254,14 +253,14 @@ def test_a_launcher_that_is_ended_leaves_no_second_one_beside_its_processes(
     assert first.wait(timeout=30) == code
     if sent is signal.SIGKILL:
         # Its process lives on, and holds the folder.
-        with pytest.raises(StageError, match="at work in this folder"):
+        with pytest.raises(RunError, match="at work in this folder"):
             launch(command, tmp_path)
     until = time.monotonic() + 30
     while time.monotonic() < until:
         try:
             assert launch(command, tmp_path) == 0
             break
-        except StageError:
+        except RunError:
             time.sleep(0.2)
     steps = [json.loads(line)["step"] for line in (tmp_path / "count-0.jsonl").read_text().splitlines()]
     assert steps == list(range(25))

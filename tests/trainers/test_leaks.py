@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from support import images as pictures
+from support.errors import DataError
 from support.images import ImageRef, PictureFile, keep
 from tasks.scenes.world import render, scenes
 from trainers.data.contamination import (
@@ -20,7 +21,6 @@ from trainers.data.contamination import (
     Benchmark,
     Document,
     Leak,
-    LeakError,
     Leaks,
     benchmark_of,
     drop,
@@ -321,17 +321,17 @@ def test_progress_is_told(held: Benchmark) -> None:
     (({"distance": 99}, "distance 99: must be 0 to 32"), ({"similar": 0.0}, "similarity 0.0: must be above 0")),
 )
 def test_settings_out_of_range_are_refused(held: Benchmark, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(LeakError, match=message):
+    with pytest.raises(DataError, match=message):
         find_leaks([], [held], **changes)
 
 
 def test_a_benchmark_without_documents_is_no_clean_one() -> None:
-    with pytest.raises(LeakError, match="pope: has no documents"):
+    with pytest.raises(DataError, match="pope: has no documents"):
         find_leaks([], [Benchmark(task="pope", documents=[])])
 
 
 def test_one_task_given_twice_is_refused(held: Benchmark) -> None:
-    with pytest.raises(LeakError, match="bench: given twice"):
+    with pytest.raises(DataError, match="bench: given twice"):
         find_leaks([], [held, held])
 
 

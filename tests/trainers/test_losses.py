@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
+from support.errors import RecipeError
 from trainers.losses import functions
-from trainers.losses.trl import IN_TRL, LossError, trl_arguments
+from trainers.losses.trl import IN_TRL, trl_arguments
 
 POLICY_CHOSEN, POLICY_REJECTED = tensor([-12.0, -30.0, -7.5]), tensor([-15.0, -21.0, -7.0])
 REFERENCE_CHOSEN, REFERENCE_REJECTED = tensor([-13.0, -28.0, -8.0]), tensor([-14.0, -24.0, -5.0])
@@ -236,7 +237,7 @@ def test_trls_configuration_takes_the_arguments(tmp_path: Any) -> None:
 
 
 def test_an_unknown_loss_names_the_known_ones() -> None:
-    with pytest.raises(LossError, match=r"no loss 'hing' .*did you mean 'hinge'.*known: dpo, cdpo"):
+    with pytest.raises(RecipeError, match=r"no loss 'hing' .*did you mean 'hinge'.*known: dpo, cdpo"):
         trl_arguments("hing", beta=0.1)
 
 
@@ -245,5 +246,5 @@ def test_an_unknown_loss_names_the_known_ones() -> None:
     (("cdpo", 0.5, "below 0.5"), ("robust", -0.1, "at least 0"), ("ipo", 0.1, "takes no")),
 )
 def test_smoothing_that_means_nothing_is_refused(name: str, smoothing: float, message: str) -> None:
-    with pytest.raises(LossError, match=message):
+    with pytest.raises(RecipeError, match=message):
         trl_arguments(name, beta=0.1, smoothing=smoothing)

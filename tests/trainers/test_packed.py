@@ -20,12 +20,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer
 
 from harness.models.load import register
+from support.errors import TrainingError
 from tests.trainers.one_answer import picture
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs, PromptSampler, fill
 from trainers.packed import attention, collator
 from trainers.packed import trainer as packed
-from trainers.packed.attention import Group, PackedError, pack
+from trainers.packed.attention import Group, pack
 from trainers.packed.collator import CutError
 from trainers.packed.trainer import FAMILIES, PackedDPOTrainer
 from trainers.packed.vision_cache import digest
@@ -595,7 +596,7 @@ def test_the_kernel_attends_alike() -> None:
 def test_a_sliding_window_is_refused_rather_than_ignored() -> None:
     query = torch.randn(1, 1, ROW.input_ids.shape[1], 4)
     argument = attention.attention_argument(ROW.keys, ROW.lengths)
-    with pytest.raises(PackedError, match="sliding_window"):
+    with pytest.raises(TrainingError, match="sliding_window"):
         attention.shared_prefix_attention(
             torch.nn.Identity(), query, query, query, None, shared_prefix=argument, sliding_window=2
         )
@@ -683,7 +684,7 @@ def test_a_reference_that_is_no_number_is_named(checkpoint: Any, tmp_path: Path)
     made = trainer(PackedDPOTrainer, checkpoint("llava"), preferences((1,)), tmp_path)
     with torch.no_grad():
         made.backbone.language_model.norm.weight[0] = torch.nan
-    with pytest.raises(PackedError, match=r"pair '0/0-1' log-probabilities \[nan, nan\]"):
+    with pytest.raises(TrainingError, match=r"pair '0/0-1' log-probabilities \[nan, nan\]"):
         made.add_references()
 
 
@@ -718,14 +719,14 @@ def test_a_pair_that_is_there_twice_is_named_twice(checkpoint: Any, tmp_path: Pa
 
 
 def test_a_family_that_is_not_known_to_train_alike_is_refused(checkpoint: Any, tmp_path: Path) -> None:
-    with pytest.raises(PackedError, match=r"type 'gemma3' are not known .*known: llava, "):
+    with pytest.raises(TrainingError, match=r"type 'gemma3' are not known .*known: llava, "):
         trainer(PackedDPOTrainer, checkpoint("gemma3"), preferences((1,)), tmp_path)
 
 
 def test_a_model_without_adapters_is_refused(checkpoint: Any, tmp_path: Path) -> None:
     model = AutoModelForImageTextToText.from_pretrained(checkpoint("llava"), dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(checkpoint("llava"))
-    with pytest.raises(PackedError, match="needs adapters"):
+    with pytest.raises(TrainingError, match="needs adapters"):
         PackedDPOTrainer(
             model=model, args=arguments(tmp_path), train_dataset=Pairs(preferences((1,))), processing_class=processor
         )

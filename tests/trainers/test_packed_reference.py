@@ -14,12 +14,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig
 
 from harness.models.load import register
+from support.errors import TrainingError
 from support.images import ImageRef
 from tests.harness import qwen_vl_checkpoint
 from tests.harness.zoo import FAMILIES
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
-from trainers.packed.attention import PackedError
 from trainers.packed.collator import PackedCollator
 from trainers.packed.trainer import PackedDPOTrainer
 
@@ -94,7 +94,7 @@ def test_a_picture_too_thin_for_the_model_is_named_with_its_pair(tmp_path: Path)
     FAMILIES["qwen2_5_vl"](tmp_path)
     pairs = Pairs([pair("fine"), pair("thin", images=(picture((2000, 3)),), row=1)])
     with pytest.raises(
-        PackedError, match=r"pair 'thin': Qwen2_5_VLProcessor can't read it: absolute aspect ratio .*; leave it out"
+        TrainingError, match=r"pair 'thin': Qwen2_5_VLProcessor can't read it: absolute aspect ratio .*; leave it out"
     ):
         PackedCollator(AutoProcessor.from_pretrained(tmp_path))([pairs[0], pairs[1]])
 
@@ -105,7 +105,7 @@ def test_a_text_that_stands_for_a_picture_is_named_with_its_pair(side: str, tmp_
     qwen_vl_checkpoint.write(tmp_path)
     pairs = Pairs([pair("fine"), pair("marked", **{side: "<img>cat.png</img> what"}, row=1)])
     with pytest.raises(
-        PackedError, match=r"pair 'marked': QwenVLProcessor can't read it: .*image.*; leave it out"
+        TrainingError, match=r"pair 'marked': QwenVLProcessor can't read it: .*image.*; leave it out"
     ) as raised:
         PackedCollator(AutoProcessor.from_pretrained(tmp_path))([pairs[0], pairs[1]])
     assert "\n" not in str(raised.value)

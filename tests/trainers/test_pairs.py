@@ -14,20 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.errors import RecipeError
 from support.images import ImageRef
 from trainers.config.data import ASPECTS, Data, PoolModel
 from trainers.data import pair_rules
-from trainers.data.pair_rules import (
-    RULES,
-    PairCounts,
-    RuleError,
-    best_answers,
-    find_rule,
-    pair_up,
-    pairs_of,
-    prompt_key,
-    split,
-)
+from trainers.data.pair_rules import RULES, PairCounts, best_answers, find_rule, pair_up, pairs_of, prompt_key, split
 from trainers.data.rows import Completion, Preference, Row
 from trainers.data.vlfeedback_format import read_rows
 
@@ -271,9 +262,9 @@ def test_the_strongest_models_answers_are_best() -> None:
     assert chosen(rows, "strongest", strongest="A") == [("a", "b"), ("a", "c"), ("a", "d"), ("a", "b")]
     named = find_rule("strongest", strongest="GPT-4V")
     assert pair_rules.settle(named, lambda: pytest.fail("the data were read for nothing")) is named
-    with pytest.raises(RuleError, match="needs the model"):
+    with pytest.raises(RecipeError, match="needs the model"):
         list(pair_up(rows, RULES["strongest"], PairCounts()))
-    with pytest.raises(RuleError, match="no answer has a rating"):
+    with pytest.raises(RecipeError, match="no answer has a rating"):
         pair_rules.strongest_model([row(answer("a"), answer("b", "N/A"))])
 
 
@@ -321,12 +312,14 @@ def test_yes_and_no_are_chosen_equally_often_and_the_first_of_each_stay() -> Non
 
 
 def test_an_unknown_rule_or_option_is_named_with_what_is_known() -> None:
-    with pytest.raises(RuleError, match=r"no pair rule 'autors' \(did you mean 'authors'\?\); known: authors, margin"):
+    with pytest.raises(
+        RecipeError, match=r"no pair rule 'autors' \(did you mean 'authors'\?\); known: authors, margin"
+    ):
         find_rule("autors")
-    with pytest.raises(RuleError, match=r"no option 'min_margn' \(did you mean 'min_margin'\?\)"):
+    with pytest.raises(RecipeError, match=r"no option 'min_margn' \(did you mean 'min_margin'\?\)"):
         find_rule("authors", min_margn=1)
     with pytest.raises(
-        RuleError, match=r"no aspect 'Helpfullness' \(did you mean 'helpfulness'\?\); known: Helpfulness, Ethical"
+        RecipeError, match=r"no aspect 'Helpfullness' \(did you mean 'helpfulness'\?\); known: helpfulness, ethical"
     ):
         find_rule("authors", aspects=["Helpfullness"])
 
@@ -348,7 +341,7 @@ def test_an_unknown_rule_or_option_is_named_with_what_is_known() -> None:
     ),
 )
 def test_an_option_that_makes_no_sense_is_refused(name: str, options: dict[str, Any]) -> None:
-    with pytest.raises(RuleError, match=rf"rule '{name}'"):
+    with pytest.raises(RecipeError, match=rf"rule '{name}'"):
         find_rule(name, **options)
 
 

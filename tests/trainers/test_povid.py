@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from support.errors import PovidError
+from support.errors import DataError, JudgeError
 from support.files import JsonLines
 from support.images import ImageRef
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import GREEDY, JudgeError, Sampling
+from tasks.judges.protocol import GREEDY, Sampling
 from tasks.scenes.judge import assess
 from tasks.scenes.world import Scene
 from trainers.losses.noise import abar, noise_seed, noised, noised_pixels
@@ -309,7 +309,7 @@ def test_rows_of_other_answers_are_not_gone_on_with(tmp_path: Path) -> None:
     rows = JsonLines(tmp_path / "rows.jsonl")
     inject(items(), Scripted(good), rows, seed=0)
     moved = [replace(item, row=item.row - 1) for item in items()]
-    with pytest.raises(PovidError, match=r"rows\.jsonl: row '\d+\|\w+' is of another answer"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: row '\d+\|\w+' is of another answer"):
         inject(moved, Scripted(good), rows, seed=0, every=True)
 
 
@@ -542,7 +542,7 @@ def test_any_picture_becomes_rgb_of_its_size(mode: str) -> None:
     ),
 )
 def test_noise_that_is_not_known_is_one_line(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(PovidError, match=message):
+    with pytest.raises(DataError, match=message):
         noised(photo(8, 8), seed=0, **change)
 
 
@@ -588,7 +588,7 @@ def test_noise_after_the_resize_keeps_a_lower_precision_and_refuses_patches() ->
     pixels = torch.zeros(1, 2, 3, 4, 4, dtype=torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     assert noised_pixels(pixels, generator=generator, mean=MEAN, std=STD).dtype == torch.bfloat16
-    with pytest.raises(PovidError, match="noise such pictures before the resize"):
+    with pytest.raises(DataError, match="noise such pictures before the resize"):
         noised_pixels(torch.zeros(16, 1176), generator=generator, mean=MEAN, std=STD)
 
 
@@ -623,7 +623,7 @@ def test_of_a_first_token_nothing_is_said_and_where_all_agree_nothing_is_taught(
 def test_logits_that_do_not_go_with_the_labels_are_refused() -> None:
     import torch
 
-    with pytest.raises(PovidError, match=r"logits of shape \(1, 4, 3\) do not go with labels of shape \(1, 3\)"):
+    with pytest.raises(DataError, match=r"logits of shape \(1, 4, 3\) do not go with labels of shape \(1, 3\)"):
         own_tokens(torch.zeros(1, 4, 3), torch.zeros(1, 3, dtype=torch.long))
 
 

@@ -15,13 +15,12 @@ from trl import DPOConfig
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
 from harness.models.load import register
-from support.errors import PovidError
+from support.errors import DataError, TrainingError
 from tests.trainers.one_answer import picture
 from trainers.config.training import Noise
 from trainers.data.rows import Preference
 from trainers.losses.noise import noise_seed, noised, noised_pixels
 from trainers.losses.povid import NoisedCollator, NoisedPairs, PovidTrainer, Variant
-from trainers.losses.seeded_pairs import BlindError
 
 register()
 LORA = LoraConfig(
@@ -260,10 +259,12 @@ def test_noise_is_fresh_every_epoch_and_the_same_again(checkpoint: Any, tmp_path
 
 
 def test_pairs_without_a_picture_are_named() -> None:
-    with pytest.raises(BlindError, match=r"noise pictures, and 1 pairs have none: 'blind'; leave them out of the data"):
+    with pytest.raises(
+        TrainingError, match=r"noise pictures, and 1 pairs have none: 'blind'; leave them out of the data"
+    ):
         NoisedPairs([*PAIRS, replace(PAIRS[0], id="blind", images=())], seed=0)
 
 
 def test_noise_after_the_resize_is_refused_for_rows_of_patches(checkpoint: Any, tmp_path: Path) -> None:
-    with pytest.raises(PovidError, match="noise such pictures before the resize"):
+    with pytest.raises(DataError, match="noise such pictures before the resize"):
         loss_of(trainer(checkpoint("qwen2_vl"), tmp_path, "povid-code", Noise(place="after")))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from harness.models.spec import find
-from support.errors import StageError
+from support.errors import RunError, TrainingError
 from support.images import ImageRef
 from tasks.scenes.language import caption
 from tasks.scenes.world import make_scene
@@ -27,7 +27,7 @@ from trainers.training.checked_trainer import CheckedTrainer
 from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint, find_checkpoints, save_steps, saved_at
 from trainers.training.job import Job, trainer
 from trainers.training.loop import LEFT_OUT
-from trainers.training.model import TrainingError, load_weights
+from trainers.training.model import load_weights
 from trainers.training.step_weights import Share, shared
 from trainers.training.trl_arguments import shares
 from trainers.vlfeedback.instructions import write_image
@@ -379,7 +379,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_kept(
 
 
 def test_training_that_changes_nothing_is_an_error(preferences: list[Preference], tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="no weight has changed after 2 steps"):
+    with pytest.raises(RunError, match="no weight has changed after 2 steps"):
         dpo.train(job(preferences, tmp_path, learning_rate=1e-60, warmup_steps=0))
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support import records
+from support.errors import DataError
 from support.images import ImageRef
-from support.records import DataError
 from trainers.config.data import ASPECTS
 from trainers.data import vlfeedback_format
 from trainers.data.rows import Completion, Row

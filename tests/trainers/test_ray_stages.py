@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from harness.datasets.pool import load_served
+from support.errors import JudgeDown
 from support.images import ImageRef
 from tasks.answer import FailedAnswer
-from tasks.judges.chat_client import JudgeDown
 from trainers.config.data import ASPECTS, Data, PoolModel
 from trainers.data.image_hashes import HashCache, ImageHashes
 from trainers.data.pair_rules import PairCounts, find_rule, pair_up

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from support.errors import DataError, RecipeError
 from support.images import ImageRef
 from trainers.config.data import ASPECTS, PreferenceFile
 from trainers.data.pair_formats import write_pairs
-from trainers.data.pair_rules import RuleError, prompt_key
-from trainers.data.read_preferences import ReadError, digest, read_preferences
+from trainers.data.pair_rules import prompt_key
+from trainers.data.read_preferences import digest, read_preferences
 from trainers.data.rows import Completion, Preference, Row
 from trainers.data.vlfeedback_format import write_rows
 
@@ -75,7 +76,7 @@ def test_rules_and_options_are_those_of_data(rows: Path) -> None:
     assert {pair.chosen_model for pair in longest.train} == {"b"}
     strongest = read_preferences(dataset(rows, test_share=0, rule="strongest"))
     assert {pair.chosen_model for pair in strongest.train} == {"a"}  # of the highest mean
-    with pytest.raises(RuleError, match="needs a weight"):
+    with pytest.raises(RecipeError, match="needs a weight"):
         read_preferences(dataset(rows, rule="weighted"))
 
 
@@ -97,7 +98,7 @@ def test_what_stands_for_a_picture_in_a_prompt_is_refused_or_taken_out(tmp_path:
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(
-        ReadError, match=r"3 of 3 pairs have '<image>' in their prompt: '0', '1', '2'; image_tokens = 'drop' takes out"
+        DataError, match=r"3 of 3 pairs have '<image>' in their prompt: '0', '1', '2'; image_tokens = 'drop' takes out"
     ):
         read_preferences(dataset(path, test_share=0))
     found = read_preferences(dataset(path, test_share=0, image_tokens="drop"))
@@ -106,7 +107,7 @@ def test_what_stands_for_a_picture_in_a_prompt_is_refused_or_taken_out(tmp_path:
         path.write_text(
             json.dumps({"images": images, "prompt": prompt, "chosen": "a ring", "rejected": "a cube"}) + "\n"
         )
-        with pytest.raises(ReadError, match=r"1 of 1 pairs .*more of them than pictures"):
+        with pytest.raises(DataError, match=r"1 of 1 pairs .*more of them than pictures"):
             read_preferences(dataset(path, test_share=0, image_tokens="drop"))
 
 
@@ -125,14 +126,14 @@ def test_pairs_are_read_as_they_are(rows: Path, tmp_path: Path) -> None:
         (pair.id, pair.chosen, pair.rejected, pair.row) for pair in made.train
     ]
     assert found.train[0].images[0].open().size == (4, 4)
-    with pytest.raises(ReadError, match="rule is for rated answers"):
+    with pytest.raises(DataError, match="rule is for rated answers"):
         read_preferences(dataset(tmp_path / "pairs.parquet", rule="longest"))
 
 
 def test_pairs_without_their_picture_are_refused_or_left_out(rows: Path, tmp_path: Path) -> None:
     for index in (3, 5):
         (tmp_path / "images" / f"{index}.png").unlink()
-    with pytest.raises(ReadError, match=r"6 of 300 pairs lack their picture: .*3\.png.*missing_images = 'drop'"):
+    with pytest.raises(DataError, match=r"6 of 300 pairs lack their picture: .*3\.png.*missing_images = 'drop'"):
         read_preferences(dataset(rows))
     found = read_preferences(dataset(rows, missing_images="drop", test_share=0))
     assert (len(found.train), found.dropped) == (294, 6)
@@ -147,7 +148,7 @@ def test_pairs_whose_picture_does_not_open_are_named_or_left_out(
 ) -> None:
     (tmp_path / "images" / "3.png").write_bytes(content)
     with pytest.raises(
-        ReadError, match=rf"3 of 300 pairs does not open: '3.*3\.png': .*({why}).*missing_images = 'drop'"
+        DataError, match=rf"3 of 300 pairs does not open: '3.*3\.png': .*({why}).*missing_images = 'drop'"
     ) as raised:
         read_preferences(dataset(rows))
     assert "BytesIO" not in str(raised.value)
@@ -171,7 +172,7 @@ def test_a_path_that_a_row_says_is_not_opened_outside_the_places(tmp_path: Path)
         {"id": "1", "prompt": "q", "img_path": "https://example.org/a.png", "completions": completions},
     ]
     (data / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in hostile))
-    with pytest.raises(ReadError, match="2 of 2 pairs lack their picture"):
+    with pytest.raises(DataError, match="2 of 2 pairs lack their picture"):
         read_preferences(dataset(data / "rows.jsonl", test_share=0))
 
 
@@ -183,12 +184,12 @@ def test_a_path_that_a_row_says_is_not_opened_outside_the_places(tmp_path: Path)
     ),
 )
 def test_data_that_are_nowhere_are_named(read: str, said: str) -> None:
-    with pytest.raises(ReadError, match=said):
+    with pytest.raises(DataError, match=said):
         read_preferences(dataset(read))
 
 
 def test_a_rule_that_leaves_nothing_says_what_was_read(rows: Path) -> None:
-    with pytest.raises(ReadError, match=r"gives no pair to train on: 100 rows.*300 refused"):
+    with pytest.raises(DataError, match=r"gives no pair to train on: 100 rows.*300 refused"):
         read_preferences(dataset(rows, min_margin=9))
 
 

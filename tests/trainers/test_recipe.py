@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trainers.config.data import RecipeError
+from support.errors import RecipeError
 from trainers.config.recipe import FOLDER, Recipe, find_recipe, known_recipes
 
 DEMO = (FOLDER / "scenes-demo.toml").read_text(encoding="utf-8")

@@ -4,7 +4,8 @@ from typing import Any, get_args
 
 import pytest
 
-from trainers.config.data import PairRule, PreferenceFile, RecipeError
+from support.errors import RecipeError
+from trainers.config.data import PairRule, PreferenceFile
 from trainers.config.recipe import Recipe, find_recipe, known_recipes
 from trainers.config.training import Training
 from trainers.data.pair_rules import RULES

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from support.errors import RecipeError
 from trainers.config.recipe import find_recipe
-from trainers.config.silkie_yaml import KNOWN, ConfigError, read_config
+from trainers.config.silkie_yaml import KNOWN, read_config
 
 EXAMPLE = """\
 model_name_or_path: "Qwen/Qwen-VL-Chat"
@@ -150,7 +151,7 @@ def test_every_known_key_has_something_to_become(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_had_is_named_in_one_line(tmp_path: Path, old: str, new: str, complaint: str) -> None:
     assert old in EXAMPLE
-    with pytest.raises(ConfigError, match=complaint) as raised:
+    with pytest.raises(RecipeError, match=complaint) as raised:
         read_config(written(tmp_path, EXAMPLE.replace(old, new, 1)))
     assert "\n" not in str(raised.value)
 
@@ -179,5 +180,5 @@ def test_answers_can_be_whole(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
+    with pytest.raises(RecipeError, match=r"none\.yaml: No such file"):
         read_config(tmp_path / "none.yaml")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from trainers.cluster.slurm import ENDED, Cluster, Resources, SlurmError, SlurmJob, minutes, resources, script, submit
+from support.errors import ClusterError
+from trainers.cluster.slurm import ENDED, Cluster, Resources, SlurmJob, minutes, resources, script, submit
 
 
 def slurm_missing() -> str | None:
@@ -67,7 +68,7 @@ def test_times_are_read_as_slurm_writes_them(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize("text", ("", "0", "8h", "-1", "1:2:3:4", "1-", "1.5", "١٢"))
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(SlurmError, match="time"):
+    with pytest.raises(ClusterError, match="time"):
         minutes(text)
 
 
@@ -105,7 +106,7 @@ def test_options_become_what_a_job_asks_for() -> None:
     ),
 )
 def test_a_wrong_option_is_one_line(option: str, said: str) -> None:
-    with pytest.raises(SlurmError, match=said) as error:
+    with pytest.raises(ClusterError, match=said) as error:
         resources([option])
     assert "\n" not in str(error.value)
 
@@ -149,7 +150,7 @@ def test_a_named_kind_of_gpu_replaces_the_number(tmp_path: Path) -> None:
 
 def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SlurmError, match="no 'sbatch' on the PATH"):
+    with pytest.raises(ClusterError, match="no 'sbatch' on the PATH"):
         submit("x", print, folder=tmp_path, wanted=SMALL)
 
 
@@ -185,7 +186,7 @@ def test_the_planned_script_is_the_submitted_one(cluster: Cluster, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("cluster", ("slurm",), indirect=True)
 def test_a_job_the_cluster_refuses_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(SlurmError, match=r"takes no job: .*partition") as error:
+    with pytest.raises(ClusterError, match=r"takes no job: .*partition") as error:
         submit("x", print, folder=tmp_path, wanted=Resources(partition="nowhere", gpus=0), cluster=cluster)
     assert "\n" not in str(error.value)
 

@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from support.errors import DataError, RecipeError
 from support.images import decode
-from trainers.config.data import Data, Filters, InstructionSource, PoolModel, RecipeError
+from trainers.config.data import Data, Filters, InstructionSource, PoolModel
 from trainers.config.recipe import find_recipe
 from trainers.vlfeedback import sources
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
 from trainers.vlfeedback.sampling import candidates, instructions_of, order, shares
-from trainers.vlfeedback.sources import Item, SourceError, declared, open_source
+from trainers.vlfeedback.sources import Item, declared, open_source
 
 POOL = (PoolModel(model="a"), PoolModel(model="b"))
 
@@ -294,7 +295,7 @@ def test_a_json_list_longer_than_what_is_held_is_read_whole(tmp_path: Path, monk
 @pytest.mark.parametrize("cut", (1, 3, 40))
 def test_a_torn_json_list_is_an_error(tmp_path: Path, cut: int) -> None:
     text = json.dumps([{"image": "a.jpg", "prompt": "Why?"}] * 3).encode()
-    with pytest.raises(SourceError, match=r"x\.json"):
+    with pytest.raises(DataError, match=r"x\.json"):
         read(name=str(write(tmp_path / "x.json", text[:-cut])))
 
 
@@ -309,7 +310,7 @@ def test_a_hub_dataset_is_read_by_split_and_its_pictures_only_when_looked_at(tmp
     )
     items, _ = read(name=f"hub:{tmp_path / 'hub'}", split="validation", image_column="photo")
     assert [(one.prompt, one.picture.read()) for one in items] == [("Why?", photo(1)), ("Who?", b"broken")]
-    with pytest.raises(SourceError, match="split 'train'"):
+    with pytest.raises(DataError, match="split 'train'"):
         read(name=f"hub:{tmp_path / 'hub'}")
 
 
@@ -451,7 +452,7 @@ def test_declared_sources_are_weighted_as_vlfeedback_was(tmp_path: Path) -> None
     )
     found, _ = drawn(tmp_path / "run", data(*pair, count=26))
     assert Counter(x.source for x in found) == {"LLaVA": 16, "LRV": 10}  # 19,614 : 12,357
-    with pytest.raises(SourceError, match="mine: needs a weight"):
+    with pytest.raises(DataError, match="mine: needs a weight"):
         drawn(
             tmp_path / "x",
             data(*pair, InstructionSource(name="mine", path=str(table(tmp_path / "m/m.jsonl", 1))), count=3),
@@ -602,7 +603,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
     ),
 )
 def test_a_source_that_is_not_there_is_one_clear_line(source: dict[str, Any], line: str) -> None:
-    with pytest.raises(SourceError, match=line) as caught:
+    with pytest.raises(DataError, match=line) as caught:
         read(**source)
     assert "\n" not in str(caught.value)
 
@@ -611,15 +612,15 @@ def test_a_table_that_does_not_fit_is_one_line_with_its_columns(tmp_path: Path) 
     write(tmp_path / "a.jpg", photo(1))
     no_prompt = lines(tmp_path / "one.jsonl", [{"image": "a.jpg", "caption": "A cat"}])
     no_image = lines(tmp_path / "two.jsonl", [{"prompt": "Why?", "bild": "a.jpg"}])
-    with pytest.raises(SourceError, match=r"no row has a prompt: its columns are image, caption; give prompt_column"):
+    with pytest.raises(DataError, match=r"no row has a prompt: its columns are image, caption; give prompt_column"):
         read(name=str(no_prompt))
-    with pytest.raises(SourceError, match=r"no row has a picture: its columns are prompt, bild; give image_column"):
+    with pytest.raises(DataError, match=r"no row has a picture: its columns are prompt, bild; give image_column"):
         read(name=str(no_image))
-    with pytest.raises(SourceError, match=r"no column 'foto'; it has prompt, bild"):
+    with pytest.raises(DataError, match=r"no column 'foto'; it has prompt, bild"):
         read(name=str(no_image), image_column="foto")
-    with pytest.raises(SourceError, match=r"broken.jsonl, line 2: not JSON"):
+    with pytest.raises(DataError, match=r"broken.jsonl, line 2: not JSON"):
         read(name=str(write(tmp_path / "broken.jsonl", b'{"prompt": "a", "image": "a.jpg"}\n{"prom\n')))
-    with pytest.raises(SourceError, match=r"asks nothing: give prompts"):
+    with pytest.raises(DataError, match=r"asks nothing: give prompts"):
         read(name=str(write(tmp_path / "only/a.jpg", photo(1)).parent))
 
 
@@ -635,7 +636,7 @@ def test_a_hub_that_is_out_of_reach_is_one_line(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(SourceError, match=source["name"]) as caught:
+    with pytest.raises(DataError, match=source["name"]) as caught:
         read(**source)
     assert "\n" not in str(caught.value)
 
@@ -663,9 +664,9 @@ def test_a_hub_snapshot_is_read_though_it_is_links(tmp_path: Path, monkeypatch: 
 def test_counts_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     path = str(table(tmp_path / "t.jsonl", 3))
     for count in (2, 4):
-        with pytest.raises(SourceError, match=rf"counts of the sources are 3 in all, and instructions = {count}"):
+        with pytest.raises(DataError, match=rf"counts of the sources are 3 in all, and instructions = {count}"):
             drawn(tmp_path / "run", data(InstructionSource(name="t", path=path, count=3), count=count))
-    with pytest.raises(SourceError, match="two sources are named 't'"):
+    with pytest.raises(DataError, match="two sources are named 't'"):
         drawn(
             tmp_path / "run",
             data(InstructionSource(name="t", path=path), InstructionSource(name="t", path=path), count=3),
@@ -674,7 +675,7 @@ def test_counts_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
 
 def test_nothing_drawn_is_an_error_that_says_why(tmp_path: Path) -> None:
     path = lines(tmp_path / "t.jsonl", [{"image": "gone.jpg", "prompt": "Why?"}])
-    with pytest.raises(SourceError, match=r"no instruction could be drawn \(t: 0 candidates, 1 missing picture\)"):
+    with pytest.raises(DataError, match=r"no instruction could be drawn \(t: 0 candidates, 1 missing picture\)"):
         drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(path)), count=1))
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from support.errors import JudgeError
 from support.files import JsonLines
 from tasks.answer import FailedAnswer
-from tasks.judges.protocol import JudgeError
 from tasks.scenes.judge import ExactJudge
 from trainers.config.data import ASPECTS, Data, PoolModel
 from trainers.data import pair_rules

@@ -15,7 +15,6 @@ folder's `launch/`.
 
 import codecs
 import contextlib
-import difflib
 import fcntl
 import getpass
 import hashlib
@@ -35,7 +34,7 @@ from types import FrameType
 from typing import IO, Any, Final, Literal
 from uuid import uuid4
 
-from support.errors import BadInput, StageError
+from support.errors import ClusterError, InputError, RunError, did_you_mean
 from support.files import atomic_write_text
 from trainers.cluster.slurm import Cluster, Resources, SlurmJob, check_cluster, script, submit
 
@@ -58,10 +57,6 @@ _TAIL: Final = 20_000  # characters
 _SETTLING: Final = 60  # seconds
 
 
-class LaunchError(BadInput):
-    """A launch that can't be; one line that names the setting, its value and what is known."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """How many processes, where, and what each of them holds."""
@@ -76,14 +71,12 @@ class Layout:
 
     def __post_init__(self) -> None:
         if self.mode not in CONFIGS:
-            near = difflib.get_close_matches(self.mode, CONFIGS, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise LaunchError(f"mode {self.mode!r}: unknown{hint}; known: {', '.join(CONFIGS)}")
+            raise ClusterError(f"mode {self.mode!r}: unknown{did_you_mean(self.mode, CONFIGS)}")
         for name in ("processes", "nodes"):
             if getattr(self, name) < 1:
-                raise LaunchError(f"{name} {getattr(self, name)}: must be at least 1")
+                raise ClusterError(f"{name} {getattr(self, name)}: must be at least 1")
         if self.cpu and self.mode != "ddp":
-            raise LaunchError(
+            raise ClusterError(
                 f"mode {self.mode!r}: needs GPUs (accelerate runs it as ddp on CPUs); known for CPUs: ddp"
             )
 
@@ -105,17 +98,17 @@ class Place:
 
 
 def beside_python(name: str) -> Path:
-    """A program of this Python's own environment. LaunchError where it isn't there."""
+    """A program of this Python's own environment. ClusterError where it isn't there."""
     path = Path(sys.executable).with_name(name)
     if not path.is_file():
-        raise LaunchError(f"no {name!r} beside {sys.executable}: install it into this environment")
+        raise ClusterError(f"no {name!r} beside {sys.executable}: install it into this environment")
     return path
 
 
 def command_of(command: Sequence[str], layout: Layout, place: Place | None = None) -> list[str]:
-    """What a node runs. LaunchError where the mode's library is missing."""
+    """What a node runs. ClusterError where the mode's library is missing."""
     if layout.mode.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
-        raise LaunchError(f"mode {layout.mode!r}: needs DeepSpeed: pip install deepspeed")
+        raise ClusterError(f"mode {layout.mode!r}: needs DeepSpeed: pip install deepspeed")
     if layout.world == 1 and layout.mode == "ddp":
         return list(command)
     place = place or Place()
@@ -146,7 +139,7 @@ def environment_of(layout: Layout, notes: Path) -> dict[str, str]:
 
 
 def check_world() -> int:
-    """Called by each process before it trains: how many there are. StageError where the launcher asked for another
+    """Called by each process before it trains: how many there are. RunError where the launcher asked for another
     number."""
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     dist = sys.modules.get("torch.distributed")
@@ -156,7 +149,7 @@ def check_world() -> int:
     if asked is None:
         return size
     if size != int(asked):
-        raise StageError(f"{asked} processes were asked for, and this is one of {size}: nothing was trained")
+        raise RunError(f"{asked} processes were asked for, and this is one of {size}: nothing was trained")
     atomic_write_text(Path(os.environ[NOTES]) / f"rank-{rank}", f"{os.getpid()}\n")
     return size
 
@@ -169,12 +162,12 @@ def launch(command: Sequence[str], folder: Path, layout: Layout | None = None) -
     """Run the command as `layout` wants it, on this machine, and wait: the exit code of the process that failed first,
     else 0.
 
-    What it prints is printed, and kept in a log of `folder`/launch. LaunchError; StageError where a launch is at work
+    What it prints is printed, and kept in a log of `folder`/launch. ClusterError; RunError where a launch is at work
     in the folder, or processes did not come.
     """
     layout = layout or Layout()
     if layout.nodes > 1:
-        raise LaunchError(f"nodes {layout.nodes}: several nodes are a job of a cluster: --slurm")
+        raise ClusterError(f"nodes {layout.nodes}: several nodes are a job of a cluster: --slurm")
     before = signal.signal(signal.SIGTERM, _leave) if threading.current_thread() is threading.main_thread() else None
     try:
         return _run_node(
@@ -201,7 +194,7 @@ def _run_node(command: Sequence[str], folder: Path, layout: Layout, place: Place
         return exit_code(code, tail)
     mine = range(place.rank * layout.processes, (place.rank + 1) * layout.processes)
     if absent := [rank for rank in mine if not (notes / f"rank-{rank}").exists()]:
-        raise StageError(
+        raise RunError(
             f"{layout.world} processes were asked for, and {len(absent)} of this node's {len(mine)} never came to train "
             f"(log: {notes / f'node-{place.rank}.log'})"
         )
@@ -227,7 +220,7 @@ def _sole(folder: Path, place: Place) -> Iterator[int | None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StageError(f"{folder}: processes of a launch are at work in this folder") from None
+            raise RunError(f"{folder}: processes of a launch are at work in this folder") from None
         yield file.fileno()
 
 
@@ -257,7 +250,7 @@ def _watched(
             preexec_fn=_deaf,
         )
     except OSError as error:
-        raise LaunchError(f"{command[0]}: {error.strerror}") from None
+        raise ClusterError(f"{command[0]}: {error.strerror}") from None
     tail = bytearray()
     guard = threading.Lock()
 
@@ -311,7 +304,7 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 def send(
     command: Sequence[str], folder: Path, layout: Layout, *, wanted: Resources | None = None, cluster: Cluster = "slurm"
 ) -> SlurmJob:
-    """Submit the command as a job, which is queued again when it is preempted or reaches its time limit. LaunchError,
+    """Submit the command as a job, which is queued again when it is preempted or reaches its time limit. ClusterError,
     SlurmError.
 
     Where a job of this folder waits or runs already, that is the one. `cluster="local"` runs it in the background of
@@ -325,7 +318,7 @@ def send(
         if (queued := _queued(name, jobs)) is not None:
             return queued
     elif layout.nodes > 1:
-        raise LaunchError(f"nodes {layout.nodes}: this machine is one")
+        raise ClusterError(f"nodes {layout.nodes}: this machine is one")
     return submit(
         name,
         NodeJob(command=tuple(command), folder=folder.absolute(), layout=layout),
@@ -348,7 +341,7 @@ def _queued(name: str, jobs: Path) -> SlurmJob | None:
     for _ in range(_SETTLING):
         asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if asked.returncode:
-            raise StageError(
+            raise RunError(
                 f"{name}: the queue can't be asked whether the job is there already: {' '.join(asked.stderr.split())[:200]}"
             )
         if not asked.stdout.strip():
@@ -363,7 +356,7 @@ def _queued(name: str, jobs: Path) -> SlurmJob | None:
 def _wanted(layout: Layout, wanted: Resources | None) -> Resources:
     given = wanted or Resources()
     if given.gres is None and not layout.cpu and given.gpus not in (1, layout.processes):
-        raise LaunchError(
+        raise ClusterError(
             f"--slurm gpus={given.gpus}: a node runs {layout.processes} processes, one a GPU; leave it out"
         )
     return replace(given, gpus=0 if layout.cpu else layout.processes, nodes=layout.nodes, restart=True)
@@ -383,9 +376,9 @@ class NodeJob:
         before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
         try:
             code = _run_node(self.command, self.folder, self.layout, *_here(self.layout))
-        except (StageError, BadInput) as error:
+        except (RunError, InputError) as error:
             print(f"harness: {error}", file=sys.stderr)
-            code = 2 if isinstance(error, BadInput) else 1
+            code = 2 if isinstance(error, InputError) else 1
         if code and told:
             # Slurm warned all processes: it preempts or cancels the job, and knows which.
             time.sleep(GRACE)
@@ -411,7 +404,7 @@ def _here(layout: Layout) -> tuple[Place, str]:
     if layout.nodes == 1:
         return Place(), attempt
     if job.num_nodes != layout.nodes:
-        raise StageError(f"{layout.nodes} nodes were asked for, and the job has {job.num_nodes}")
+        raise RunError(f"{layout.nodes} nodes were asked for, and the job has {job.num_nodes}")
     # Below the ports that systems give out by themselves; the same on all nodes, another for another job.
     return Place(rank=job.global_rank, head=job.hostnames[0], port=10_000 + int(job.raw_job_id) % 20_000), attempt
 

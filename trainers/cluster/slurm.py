@@ -10,7 +10,6 @@ state is asked of
 squeue: sacct knows nothing on a cluster without an accounting database.
 """
 
-import difflib
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from support.errors import BadInput
+from support.errors import ClusterError, did_you_mean
 
 Cluster = Literal["slurm", "local"]
 
@@ -41,10 +40,6 @@ _OVER: Final = (
     "OUT_OF_MEMORY",
     "TIMEOUT",
 )
-
-
-class SlurmError(BadInput):
-    """What can't be asked of the cluster, or what it refused; one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,26 +119,24 @@ KNOWN: Final = (*_NAMES, "time", "setup")
 
 
 def resources(options: Sequence[str]) -> Resources:
-    """Read "name=value" options, the names of `KNOWN`; "setup" may come several times. SlurmError."""
+    """Read "name=value" options, the names of `KNOWN`; "setup" may come several times. ClusterError."""
     found: dict[str, Any] = {}
     setup: list[str] = []
     for option in options:
         name, equals, value = option.partition("=")
         name = name.strip().removeprefix("--")
         if name not in KNOWN:
-            near = difflib.get_close_matches(name, KNOWN, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise SlurmError(f"--slurm {option!r}: no option {name!r}{hint}; known: {', '.join(KNOWN)}")
+            raise ClusterError(f"--slurm {option!r}: no option {name!r}{did_you_mean(name, KNOWN)}")
         # A line break would end sbatch's comment and begin a shell command.
         if not equals or not value.strip() or any(ord(character) < 32 for character in value):
-            raise SlurmError(f"--slurm {option!r}: give it as {name}=VALUE, in one line")
+            raise ClusterError(f"--slurm {option!r}: give it as {name}=VALUE, in one line")
         if name == "setup":
             setup.append(value)
         elif name == "time":
             found["minutes"] = minutes(value)
         elif name in ("gpus", "cpus"):
             if not value.isascii() or not value.isdigit():
-                raise SlurmError(f"--slurm {option!r}: {name} is a number")
+                raise ClusterError(f"--slurm {option!r}: {name} is a number")
             found[name] = int(value)
         else:
             found[name] = value
@@ -155,10 +148,10 @@ _TIME: Final = re.compile(r"(?:(?P<days>\d+)-(?P<of_day>\d+(?::\d+){0,2})|(?P<re
 
 def minutes(text: str) -> int:
     """Slurm's ways to write a time ("90", "90:00", "8:00:00", "2-12", "2-12:30"), in minutes, rounded up.
-    SlurmError."""
+    ClusterError."""
     match = _TIME.fullmatch(text.strip())
     if match is None:
-        raise SlurmError(f"time {text!r}: write it as Slurm does: MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS")
+        raise ClusterError(f"time {text!r}: write it as Slurm does: MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS")
     if match["days"] is not None:
         hours, mins, seconds = [*map(int, match["of_day"].split(":")), 0, 0][:3]
         hours += 24 * int(match["days"])
@@ -168,7 +161,7 @@ def minutes(text: str) -> int:
         hours, mins, seconds = parts if len(parts) == 3 else [0, *parts, 0][:3]
     whole = hours * 60 + mins + (seconds + 59) // 60
     if not whole:
-        raise SlurmError(f"time {text!r}: no time at all")
+        raise ClusterError(f"time {text!r}: no time at all")
     return whole
 
 
@@ -216,11 +209,11 @@ class SlurmJob:
 
 
 def check_cluster(cluster: Cluster) -> None:
-    """SlurmError where there is no Slurm."""
+    """ClusterError where there is no Slurm."""
     if cluster == "slurm" and (
         missing := [name for name in ("sbatch", "squeue", "scancel", "srun") if shutil.which(name) is None]
     ):
-        raise SlurmError(f"--slurm: no {missing[0]!r} on the PATH; run this on a node that submits jobs")
+        raise ClusterError(f"--slurm: no {missing[0]!r} on the PATH; run this on a node that submits jobs")
 
 
 def submit(
@@ -233,7 +226,7 @@ def submit(
     first_gpu: int = 0,
 ) -> SlurmJob:
     """Run `work(*arguments)` as a job; both must be importable on its node. `first_gpu`: of this machine, for a local
-    job. SlurmError."""
+    job. ClusterError."""
     import submitit
 
     check_cluster(cluster)
@@ -259,7 +252,7 @@ def submit(
         subprocess.CalledProcessError,
         OSError,
     ) as error:
-        raise SlurmError(f"{name}: the cluster takes no job: {_refusal(error)}") from None
+        raise ClusterError(f"{name}: the cluster takes no job: {_refusal(error)}") from None
     return SlurmJob(name=name, id=str(handle.job_id), log=Path(handle.paths.stdout), cluster=cluster, handle=handle)
 
 

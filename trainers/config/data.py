@@ -6,8 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from support.errors import BadInput
-
 _POOLS = Path(__file__).parents[1] / "vlfeedback" / "pools"
 POOLS = {path.stem: path for path in sorted(_POOLS.glob("*.toml"))}
 """Pools that a recipe can name."""
@@ -18,10 +16,6 @@ RatingMode = Literal["joint", "per-aspect"]
 TextOrder = Literal["shuffled", "authors"]
 """Texts before the judge in a seeded order of their own for each instruction, or always in the order the data have
 them."""
-
-
-class RecipeError(BadInput):
-    """A recipe that can't be found or read; one line that names the file, the key and what is known."""
 
 
 class Section(BaseModel):

@@ -6,7 +6,6 @@
 Unknown keys are refused with the known ones named; a number without its unit in the name says it in its docstring.
 """
 
-import difflib
 import hashlib
 import tomllib
 from importlib.metadata import entry_points
@@ -15,7 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from trainers.config.data import Data, Filters, InstructionSource, PoolModel, PreferenceFile, RecipeError, Section
+from support.errors import RecipeError, did_you_mean
+from trainers.config.data import Data, Filters, InstructionSource, PoolModel, PreferenceFile, Section
 from trainers.config.training import Lora, Noise, Pretraining, Stage, Training
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -57,9 +57,7 @@ class Recipe(Section):
     def _is_installed(cls, value: str) -> str:
         known = sorted(entry_points(group="harness.trainers").names)
         if value not in known:
-            near = difflib.get_close_matches(value, known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"no trainer of that name{hint}; known: {', '.join(known)}")
+            raise ValueError(f"no trainer of that name{did_you_mean(value, known)}")
         return value
 
     @model_validator(mode="after")
@@ -131,9 +129,7 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
     known = known_recipes()
     path = known.get(name, Path(name))
     if path.suffix != ".toml" or not path.is_file():
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise RecipeError(f"no recipe {name!r}{hint}; known: {', '.join(known)}, or the path of a .toml file")
+        raise RecipeError(f"no recipe {name!r}{did_you_mean(name, known)}, or the path of a .toml file")
     try:
         return Recipe.model_validate({**tomllib.loads(path.read_text(encoding="utf-8")), **changes})
     except tomllib.TOMLDecodeError as error:
@@ -158,9 +154,7 @@ def first_problem(error: ValidationError, section: Any = None) -> str:
         if isinstance(part, str):
             section = _SECTIONS.get(part, section)
     fields = sorted(section.model_fields)
-    near = difflib.get_close_matches(str(problem["loc"][-1]), fields, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown key {where!r}{hint}; known: {', '.join(fields)}"
+    return f"unknown key {where!r}{did_you_mean(str(problem['loc'][-1]), fields)}"
 
 
 _SECTIONS: dict[str, type[Section]] = {

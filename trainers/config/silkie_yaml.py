@@ -9,7 +9,6 @@ its own. A key whose value can't be had here is refused, and so is an unknown on
 over in silence.
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +18,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from support.errors import BadInput
+from support.errors import RecipeError, did_you_mean
 from trainers.config.recipe import Recipe, first_problem
 
 AUTHORS_GPUS = 16
 """What example.yaml was run on: 2 pairs a GPU x 8 accumulated x 16 GPUs = 256 pairs a step, which the paper reports."""
-
-
-class ConfigError(BadInput):
-    """A configuration that can't be read, or asks for what can't be had; one line that names file, key, value and what
-    is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,16 +133,14 @@ _LORA_KEYS = (*LORA, "lora_target_modules", "q_lora", "lora_bias", "lora_weight_
 
 
 def read_config(path: Path, *, read: str = "public", images: str | None = None) -> Config:
-    """A file's recipe; `read` and `images` as in [dataset], which the authors' script has fixed. ConfigError."""
+    """A file's recipe; `read` and `images` as in [dataset], which the authors' script has fixed. RecipeError."""
     given = _parsed(path)
     for key in given:
         if key not in KNOWN:
-            near = difflib.get_close_matches(key, KNOWN, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ConfigError(f"{path}: unknown key {key!r}{hint}; known: {', '.join(sorted(KNOWN))}")
+            raise RecipeError(f"{path}: unknown key {key!r}{did_you_mean(key, sorted(KNOWN))}")
     for key, possible in ONLY.items():
         if key in given and given[key] not in possible:
-            raise ConfigError(
+            raise RecipeError(
                 f"{path}: {key} = {given[key]!r}: only {' or '.join(map(repr, possible))} can be had here"
             )
     values = {**DEFAULTS, **given}
@@ -164,7 +156,7 @@ def read_config(path: Path, *, read: str = "public", images: str | None = None) 
     try:
         recipe = Recipe.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {first_problem(error)}") from error
+        raise RecipeError(f"{path}: {first_problem(error)}") from error
     becomes |= {
         "model_name_or_path": f"base = {recipe.base!r}",
         "run_name": f"name = {recipe.name!r}",
@@ -203,7 +195,7 @@ def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -
     strategy = values.get("evaluation_strategy", "no")
     # YAML reads a bare `no` as false.
     if strategy not in ("steps", "no", False):
-        raise ConfigError(f"{path}: evaluation_strategy = {strategy!r}: known: steps, no")
+        raise RecipeError(f"{path}: evaluation_strategy = {strategy!r}: known: steps, no")
     if strategy != "steps":
         found.pop("eval_steps", None)
     elif "eval_steps" not in found:
@@ -220,7 +212,7 @@ def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -
     trains_tower = not _flag(path, "fix_vit", values["fix_vit"])
     if not _flag(path, "use_lora", values["use_lora"]):
         if orphan := next((key for key in _LORA_KEYS if given.get(key)), None):
-            raise ConfigError(f"{path}: {orphan} = {given[orphan]!r} needs use_lora: true")
+            raise RecipeError(f"{path}: {orphan} = {given[orphan]!r} needs use_lora: true")
         found["train_vision"] = trains_tower
         becomes["use_lora"] = "no [training.lora]: all weights are trained"
         becomes["fix_vit"] = f"training.train_vision = {_shown(trains_tower)}"
@@ -257,30 +249,30 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
+        raise RecipeError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise ConfigError(f"{path}: must hold keys and values, one a line")
+        raise RecipeError(f"{path}: must hold keys and values, one a line")
     return found
 
 
 def _flag(path: Path, key: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(f"{path}: {key} = {value!r}: must be true or false")
+        raise RecipeError(f"{path}: {key} = {value!r}: must be true or false")
     return value
 
 
 def _count(path: Path, key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{path}: {key} = {value!r}: must be a whole number above 0")
+        raise RecipeError(f"{path}: {key} = {value!r}: must be a whole number above 0")
     return value
 
 
 def _names(path: Path, key: str, value: Any) -> list[str]:
     names = value.split() if isinstance(value, str) else value
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{path}: {key} = {value!r}: must be a name, or a list of names")
+        raise RecipeError(f"{path}: {key} = {value!r}: must be a name, or a list of names")
     return list(names)
 
 

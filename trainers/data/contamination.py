@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 from PIL import Image
 
 from support import images as pictures
-from support.errors import BadInput
+from support.errors import DataError
 from support.images import ImageRef
 from trainers.data.image_hashes import (
     DISTANCE,
@@ -67,10 +67,6 @@ CHUNK: Final = 512
 """Rows whose pictures are read at a time."""
 
 Data = TypeVar("Data", Row, Preference)
-
-
-class LeakError(BadInput):
-    """The check can't be made as asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,9 +259,9 @@ def find_leaks(
     """Hold training data against benchmarks. `done` hears how many rows were looked at; pairs of one row count as the
     row."""
     if not 0 <= distance <= FARTHEST:
-        raise LeakError(f"distance {distance}: must be 0 to {FARTHEST} bits of {LookIndex.PARTS * 16}")
+        raise DataError(f"distance {distance}: must be 0 to {FARTHEST} bits of {LookIndex.PARTS * 16}")
     if not 0 < similar <= 1:
-        raise LeakError(f"similarity {similar}: must be above 0 and at most 1")
+        raise DataError(f"similarity {similar}: must be above 0 and at most 1")
     prints = prints or HashCache()
     known = _Known(benchmarks, prints, distance)
     asked: dict[int, _Asked] = {}
@@ -360,7 +356,7 @@ class _Known:
         self._distance = distance
         for benchmark in benchmarks:
             if benchmark.task in self.tasks:
-                raise LeakError(f"{benchmark.task}: given twice")
+                raise DataError(f"{benchmark.task}: given twice")
             self.tasks[benchmark.task] = self._add(benchmark, prints)
 
     def _add(self, benchmark: Benchmark, prints: HashCache) -> Checked:
@@ -390,7 +386,7 @@ class _Known:
                 self._by_coco[coco].append(place)
             self.questions.append(_Question.of(document.question, picture))
         if len(self.documents) == first:
-            raise LeakError(f"{benchmark.task}: has no documents to check against")
+            raise DataError(f"{benchmark.task}: has no documents to check against")
         return Checked(documents=len(self.documents) - first, images=len(contents), unreadable=unreadable)
 
     def hits(self, seen: Sequence[tuple[ImageRef, ImageHashes | OSError]], row_id: str) -> dict[int, _Hit]:

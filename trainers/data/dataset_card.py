@@ -10,15 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from support.errors import StageError
+from support.errors import RunError
 from trainers.config.data import ASPECTS
 
 PUBLIC_LICENCE = "cc-by-nc-4.0"
 """Of MMInstruction/VLFeedback and of what is made from it: research only."""
-
-
-class PushError(StageError):
-    """An upload that did not happen; one line that names the repository and what went wrong."""
 
 
 def dataset_card(
@@ -133,13 +129,13 @@ def push(folder: Path, repo: str, *, private: bool, token: str | None = None) ->
     from huggingface_hub import HfApi
 
     if not (folder / "README.md").is_file():
-        raise PushError(f"{folder}: no README.md in it: a dataset is not pushed without its card")
+        raise RunError(f"{folder}: no README.md in it: a dataset is not pushed without its card")
     endpoint = os.environ.get("HF_ENDPOINT") or None
     api = HfApi(endpoint=endpoint, token=token or os.environ.get("HF_TOKEN") or None)
     try:
         address = str(api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True))
         if private and not api.repo_info(repo, repo_type="dataset").private:
-            raise PushError(f"{repo} is public, and this was to be private: nothing was uploaded")
+            raise RunError(f"{repo} is public, and this was to be private: nothing was uploaded")
         api.upload_folder(
             repo_id=repo,
             repo_type="dataset",
@@ -147,10 +143,10 @@ def push(folder: Path, repo: str, *, private: bool, token: str | None = None) ->
             commit_message=f"Upload {folder.name}",
             ignore_patterns=[".*", "**/.*", "*.tmp"],
         )
-    except PushError:
+    except RunError:
         raise
     except Exception as error:
         # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PushError(f"{repo}: not pushed to {api.endpoint}: {said}") from error
+        raise RunError(f"{repo}: not pushed to {api.endpoint}: {said}") from error
     return address

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from support.errors import BadInput
+from support.errors import DataError
 from support.images import ImageRef, decode
 
 Ints = NDArray[np.int64]
@@ -141,10 +141,6 @@ def coco_id(name: str) -> int | None:
     return int(found[1]) if found and int(found[1]) else None
 
 
-class CacheError(BadInput):
-    """A file of fingerprints can't be used."""
-
-
 class HashCache:
     """Fingerprints of image files, kept in an SQLite file (several processes may share it) by the digest of the file.
 
@@ -177,7 +173,7 @@ class HashCache:
                 )
                 self._file.execute("COMMIT")
             except (sqlite3.Error, OSError) as error:
-                raise CacheError(f"{cache}: no file of fingerprints: {error}") from None
+                raise DataError(f"{cache}: no file of fingerprints: {error}") from None
 
     def __enter__(self) -> "HashCache":
         return self
@@ -251,7 +247,7 @@ class HashCache:
                     "SELECT value FROM fingerprints WHERE file = ?", (f"{self.VERSION}/{digest}",)
                 ).fetchone()
         except sqlite3.Error as error:
-            raise CacheError(f"{self._path}: can't be read: {error}") from None
+            raise DataError(f"{self._path}: can't be read: {error}") from None
         if row is None:
             return None
         content, look, tiny = json.loads(row[0])
@@ -264,7 +260,7 @@ class HashCache:
                 self._file.executemany("INSERT OR REPLACE INTO fingerprints VALUES (?, ?)", self._new)
                 self._file.execute("COMMIT")
             except sqlite3.Error as error:
-                raise CacheError(f"{self._path}: can't be written: {error}") from None
+                raise DataError(f"{self._path}: can't be written: {error}") from None
         self._new = []
 
 

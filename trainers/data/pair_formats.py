@@ -24,7 +24,6 @@ A pair is one prompt and two answers: what has a history, or a system message, i
 nobody counts.
 """
 
-import difflib
 import json
 import math
 from collections import Counter
@@ -34,19 +33,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support.errors import DataError, did_you_mean
 from support.image_folders import ImageIndex, there, within
-from support.records import (
-    PARQUET,
-    DataError,
-    Record,
-    batches,
-    data_files,
-    read,
-    suffix,
-    whole,
-    write_json,
-    write_parquet,
-)
+from support.records import PARQUET, Record, batches, data_files, read, suffix, whole, write_json, write_parquet
 from trainers.data.image_export import Given, ImageExporter, Unreadable, safe_name
 from trainers.data.rows import Preference
 
@@ -57,10 +46,6 @@ IMAGE_TOKEN = "<image>"
 
 _GROUP = {False: 5000, True: 100}
 """Pairs in a row group of parquet: with their images there are few."""
-
-
-class FormatError(DataError):
-    """A form that is not known, or can't hold what it is given."""
 
 
 class _NoPair(Exception):
@@ -126,12 +111,12 @@ def read_pairs(
                 values = this.read(record, places)
             except _NoPair as reason:
                 if seen is None:
-                    raise FormatError(f"{where}: {reason}; a pair is one prompt and two answers") from None
+                    raise DataError(f"{where}: {reason}; a pair is one prompt and two answers") from None
                 seen.skipped[str(reason)] += 1
                 continue
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 wrong = f"{type(error).__name__} {error}"
-                raise FormatError(f"{where}: not {_name(this)} (columns {', '.join(record)}): {wrong}") from error
+                raise DataError(f"{where}: not {_name(this)} (columns {', '.join(record)}): {wrong}") from error
             same = (values["prompt"], values["images"])
             if "row" not in values:
                 row += same != before
@@ -166,7 +151,7 @@ def write_pairs(
     kind = suffix(path)
     if kind not in {".jsonl", ".json"} and not (kind == PARQUET and known.parquet):
         endings = ".parquet, .jsonl or .json" if known.parquet else ".jsonl or .json"
-        raise FormatError(f"{path}: {form} is written as {endings}")
+        raise DataError(f"{path}: {form} is written as {endings}")
     structs = kind == PARQUET
     outlet = ImageExporter(path, structs=structs, embed=embed_images, copy=copy_images, counts=seen)
     if structs and form == "trl":
@@ -187,7 +172,7 @@ def write_best(
     `.json`; how many."""
     kind = suffix(path)
     if kind not in {PARQUET, ".jsonl", ".json"}:
-        raise FormatError(f"{path}: answers are written as .parquet, .jsonl or .json")
+        raise DataError(f"{path}: answers are written as .parquet, .jsonl or .json")
     structs = kind == PARQUET
     outlet = ImageExporter(path, structs=structs, embed=embed_images, copy=copy_images, counts=seen)
 
@@ -226,9 +211,7 @@ def _names_columns() -> dict[str, Any]:
 
 def _form(name: str) -> _Form:
     if name not in FORMS:
-        near = difflib.get_close_matches(name.lower(), FORMS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise FormatError(f"no form {name!r}{hint}; known: {', '.join(FORMS)}")
+        raise DataError(f"no form {name!r}{did_you_mean(name, FORMS)}")
     return FORMS[name]
 
 
@@ -244,7 +227,7 @@ def _form_of(record: Record, where: str) -> _Form:
     found = _detect(record)
     if found is None:
         hint = " (rated answers: make pairs of them first)" if "completions" in record else ""
-        raise FormatError(
+        raise DataError(
             f"{where}: no form has the columns {', '.join(record) or '(none)'}{hint}; known: {', '.join(FORMS)}"
         )
     return found
@@ -567,7 +550,7 @@ def _rlhf(pair: Preference, given: Given, place: int) -> Record:
 
 def _rl_image(pair: Preference, given: Given) -> Record:
     if len(pair.images) > 1:
-        raise FormatError(
+        raise DataError(
             f"pair {pair.id!r} has {len(pair.images)} images; rlhf-v and rlaif-v hold one: take trl, povid or sharegpt"
         )
     return {"ds_name": "VLFeedback", "image": given.images[0] if given.images else None}

@@ -12,7 +12,6 @@ every option goes with every rule it makes sense for. Scores are exact fractions
 floats deny.
 """
 
-import difflib
 import hashlib
 import math
 import random
@@ -24,7 +23,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Any, Literal
 
-from support.errors import BadInput
+from support.errors import RecipeError, did_you_mean
 from support.images import ImageRef
 from trainers.config.data import ASPECTS, Data
 from trainers.data.rows import Completion, Preference, Row
@@ -40,10 +39,6 @@ SHORT_ASPECTS = {
     "faithfulness": "Visual Faithfulness",
 }
 """What aspects are also called."""
-
-
-class RuleError(BadInput):
-    """A pair rule that does not exist, or an option it cannot have; one line that names it and what is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +76,11 @@ class NamedRule:
         for name, least in (("min_margin", 0), ("per_prompt", 1), ("max_length_ratio", 1)):
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
-                raise RuleError(f"rule {self.name!r}: {name} = {value!r}, but it is a number of at least {least}")
+                raise RecipeError(f"rule {self.name!r}: {name} = {value!r}, but it is a number of at least {least}")
         if any(not 0 <= weight < math.inf for _, weight in self.weights) or (
             self.weights and not any(w for _, w in self.weights)
         ):
-            raise RuleError(
+            raise RecipeError(
                 f"rule {self.name!r}: weights {dict(self.weights)!r}: none may be negative, and one must be above 0"
             )
         if (
@@ -93,20 +88,20 @@ class NamedRule:
             and self.weights
             and not any(weight for aspect, weight in self.weights if aspect in self.aspects)
         ):
-            raise RuleError(f"rule {self.name!r}: no weight is of an aspect that counts ({', '.join(self.aspects)})")
+            raise RecipeError(f"rule {self.name!r}: no weight is of an aspect that counts ({', '.join(self.aspects)})")
         if self.name == "weighted" and not self.weights:
-            raise RuleError(
+            raise RecipeError(
                 f"rule 'weighted' needs a weight for each aspect that counts; aspects: {', '.join(ASPECTS)}"
             )
         asks_ratings = [
             name for name in ("aspects", "weights", "min_margin", "min_chosen", "dominant") if getattr(self, name)
         ]
         if self.score != "ratings" and asks_ratings:
-            raise RuleError(
+            raise RecipeError(
                 f"rule {self.name!r} does not look at ratings, so it cannot have {' and '.join(asks_ratings)}"
             )
         if self.strongest and self.score != "model":
-            raise RuleError(f"rule {self.name!r} cannot have strongest = {self.strongest!r}; rule 'strongest' can")
+            raise RecipeError(f"rule {self.name!r} cannot have strongest = {self.strongest!r}; rule 'strongest' can")
 
     @property
     def takes_all(self) -> bool:
@@ -191,13 +186,13 @@ class BestAnswer:
 
 def find_rule(name: str, **options: Any) -> NamedRule:
     """The rule of this name, with `options` (fields of Rule; `weights` as a mapping) in the place of its own; raises
-    RuleError."""
+    RecipeError."""
     if name not in RULES:
-        raise RuleError(f"no pair rule {name!r}{_near(name, RULES)}; known: {', '.join(RULES)}")
+        raise RecipeError(f"no pair rule {name!r}{did_you_mean(name, RULES)}")
     known = [part.name for part in fields(NamedRule) if part.name not in ("name", "score")]
     for option in options:
         if option not in known:
-            raise RuleError(f"pair rules have no option {option!r}{_near(option, known)}; known: {', '.join(known)}")
+            raise RecipeError(f"pair rules have no option {option!r}{did_you_mean(option, known)}")
     if "aspects" in options:
         options["aspects"] = tuple(find_aspect(aspect) for aspect in options["aspects"])
     if "weights" in options:
@@ -210,17 +205,12 @@ def find_rule(name: str, **options: Any) -> NamedRule:
 
 
 def find_aspect(name: str) -> str:
-    """The aspect as the data spell it, of a name in any case, or a short one such as "ethics"; raises RuleError."""
+    """The aspect as the data spell it, of a name in any case, or a short one such as "ethics"; raises RecipeError."""
     known = {aspect.casefold(): aspect for aspect in ASPECTS} | SHORT_ASPECTS
     wanted = re.sub(r"[\s_-]+", " ", name).strip().casefold()
     if wanted not in known:
-        raise RuleError(f"no aspect {name!r}{_near(wanted, known)}; known: {', '.join(ASPECTS)}")
+        raise RecipeError(f"no aspect {name!r}{did_you_mean(wanted, known)}")
     return known[wanted]
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def rule_of(data: Data) -> NamedRule:
@@ -491,7 +481,7 @@ def pair_up(rows: Iterable[Row], rule: NamedRule, counts: PairCounts) -> Iterato
 
 def _settled_or_refuse(rule: NamedRule) -> None:
     if rule.score == "model" and not rule.strongest:
-        raise RuleError(
+        raise RecipeError(
             "rule 'strongest' needs the model whose answers are best: strongest='GPT-4V', or settle(rule, rows)"
         )
 
@@ -505,7 +495,7 @@ def settle(rule: NamedRule, read: Callable[[], Iterable[Row]]) -> NamedRule:
 
 
 def strongest_model(rows: Iterable[Row]) -> str:
-    """The model of the highest mean of finite ratings, of equals the first by name; raises RuleError where nothing is
+    """The model of the highest mean of finite ratings, of equals the first by name; raises RecipeError where nothing is
     rated."""
     sums: dict[str, Fraction] = {}
     answers: dict[str, int] = {}
@@ -515,7 +505,7 @@ def strongest_model(rows: Iterable[Row]) -> str:
                 sums[answer.model] = sums.get(answer.model, Fraction(0)) + found
                 answers[answer.model] = answers.get(answer.model, 0) + 1
     if not sums:
-        raise RuleError(
+        raise RecipeError(
             "rule 'strongest': no answer has a rating, so no model can be told to be the strongest; name it"
         )
     return min(sums, key=lambda model: (-sums[model] / answers[model], model))

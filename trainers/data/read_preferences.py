@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from PIL import UnidentifiedImageError
 
-from support.errors import BadInput
+from support.errors import DataError
 from support.image_folders import there
 from support.images import ImageRef
 from trainers.config.data import PreferenceFile
@@ -40,10 +40,6 @@ HUB = "hub:"
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 _FILES = ("*.jsonl", "*.jsonl.gz", "*.json", "*.parquet", "*.zip", "*.jpg", "*.jpeg", "*.png", "*.webp")
 """Of a hub dataset: data and pictures, no code."""
-
-
-class ReadError(BadInput):
-    """Data that can't be trained on as they are; one line that names them, and what would do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +62,12 @@ class FoundPairs:
 
 
 def read_preferences(dataset: PreferenceFile, progress: Callable[[int], None] = lambda rows: None) -> FoundPairs:
-    """Read all that [dataset] names; `progress` hears of every row or pair. BadInput for data, rules or pictures that
+    """Read all that [dataset] names; `progress` hears of every row or pair. InputError for data, rules or pictures that
     will not do."""
     path = locate(dataset.read)
     images = None if dataset.images is None else Path(dataset.images)
     if not path.is_dir() and not path.is_file():
-        raise ReadError(
+        raise DataError(
             f"[dataset] read = {dataset.read!r}: no such file or folder; known: a path, {PUBLIC!r}, or {HUB}OWNER/NAME"
         )
     if dataset.format is None and holds_rows(path):
@@ -83,7 +79,7 @@ def read_preferences(dataset: PreferenceFile, progress: Callable[[int], None] = 
     for pair in pairs:
         sides[split(prompt_key(pair), dataset.test_share, dataset.split_seed)].append(pair)
     if not sides["train"]:
-        raise ReadError(f"[dataset] read = {dataset.read!r} gives no pair to train on: {told}; loosen its rule")
+        raise DataError(f"[dataset] read = {dataset.read!r} gives no pair to train on: {told}; loosen its rule")
     return FoundPairs(train=sides["train"], held_out=sides["test"], dropped=dropped, read=told, digest=digest(pairs))
 
 
@@ -95,7 +91,7 @@ def locate(read: str) -> Path:
         return Path(read)
     match = _HUB_ID.fullmatch(read.removeprefix(HUB))
     if match is None:
-        raise ReadError(f"[dataset] read = {read!r}: write it as {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
+        raise DataError(f"[dataset] read = {read!r}: write it as {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
     from huggingface_hub import snapshot_download
 
     try:
@@ -105,7 +101,7 @@ def locate(read: str) -> Path:
     except Exception as error:
         # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ReadError(f"[dataset] read = {read!r}: can't be had from the hub: {why}") from error
+        raise DataError(f"[dataset] read = {read!r}: can't be had from the hub: {why}") from error
 
 
 def rule_of(dataset: PreferenceFile) -> NamedRule:
@@ -167,7 +163,7 @@ def _of_pairs(
 ) -> tuple[list[Preference], str]:
     asked = sorted({name for name in ("rule", "take", *_RULE_FIELDS) if name in dataset.model_fields_set})
     if asked:
-        raise ReadError(
+        raise DataError(
             f"[dataset] {asked[0]} is for rated answers; {dataset.read!r} holds pairs, or nothing that is known"
         )
     seen = SeenPairs()
@@ -196,7 +192,7 @@ def _without_tokens(pairs: list[Preference], dataset: PreferenceFile) -> list[Pr
         what = (
             "image_tokens = 'drop' takes out as many as there are pictures" if refused else "more of them than pictures"
         )
-        raise ReadError(
+        raise DataError(
             f"{dataset.read}: {len(held):,} of {len(pairs):,} pairs have {IMAGE_TOKEN!r} in their prompt: {ids}; {what}"
         )
     return pairs
@@ -222,7 +218,7 @@ def _without_broken(pairs: list[Preference], dataset: PreferenceFile) -> tuple[l
     if lost and dataset.missing_images == "refuse":
         ids = ", ".join(repr(pair.id) for pair in lost[:5]) + (" ..." if len(lost) > 5 else "")
         first = next(image for image in lost[0].images if image in broken)
-        raise ReadError(
+        raise DataError(
             f"{dataset.read}: the picture of {len(lost):,} of {len(pairs):,} pairs does not open: {ids}; the first is {first.name!r}: "
             f"{broken[first]}; mend them, or leave them out by missing_images = 'drop'"
         )
@@ -250,7 +246,7 @@ def _without_absent(pairs: list[Preference], dataset: PreferenceFile) -> tuple[l
             for name in dict.fromkeys(image.name for pair in lost for image in pair.images if not there(image))
         )
         more = " ..." if len(named) > 200 else ""
-        raise ReadError(
+        raise DataError(
             f"{dataset.read}: {len(lost):,} of {len(pairs):,} pairs lack their picture: {named[:200]}{more}; "
             "name their folder or zip as images, or leave them out by missing_images = 'drop'"
         )

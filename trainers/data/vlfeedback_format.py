@@ -19,20 +19,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from support.errors import DataError
 from support.image_folders import ImageIndex, there, within
 from support.images import ImageRef
-from support.records import (
-    PARQUET,
-    DataError,
-    Record,
-    data_files,
-    holds,
-    read,
-    read_parquet,
-    whole,
-    write_json,
-    write_parquet,
-)
+from support.records import PARQUET, Record, data_files, holds, read, read_parquet, whole, write_json, write_parquet
 from trainers.config.data import ASPECTS
 from trainers.data.dataset_card import cell
 from trainers.data.image_export import ImageExporter, Unreadable, path_for_row

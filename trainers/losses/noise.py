@@ -1,6 +1,5 @@
 """Noise put on images as POVID does it."""
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from functools import cache
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from support.errors import PovidError
+from support.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +77,7 @@ def noised_pixels(
     _check(step, overflow)
     if pixels.dim() < 3 or pixels.shape[-3] != len(mean) or len(mean) != len(std):
         needed = f"{len(mean)} channels before height and width are needed; noise such pictures before the resize"
-        raise PovidError(f"pixels of shape {tuple(pixels.shape)}: {needed}")
+        raise DataError(f"pixels of shape {tuple(pixels.shape)}: {needed}")
     at: dict[str, Any] = {"dtype": torch.float32, "device": pixels.device}
     middle, spread = (torch.tensor(values, **at).view(-1, 1, 1) for values in (mean, std))
     left = float(abar()[step])
@@ -93,8 +92,6 @@ def noised_pixels(
 
 def _check(step: int, overflow: str) -> None:
     if not 0 <= step < STEPS:
-        raise PovidError(f"noise step {step}: must be 0 to {STEPS - 1}")
+        raise DataError(f"noise step {step}: must be 0 to {STEPS - 1}")
     if overflow not in get_args(Overflow):
-        near = difflib.get_close_matches(overflow, get_args(Overflow), n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise PovidError(f"no noise overflow {overflow!r}{hint}; known: {', '.join(get_args(Overflow))}")
+        raise DataError(f"no noise overflow {overflow!r}{did_you_mean(overflow, get_args(Overflow))}")

@@ -6,20 +6,16 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from support.errors import BadInput
+from support.errors import TrainingError
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
-
-
-class BlindError(BadInput):
-    """Pairs that have no picture, for a loss that is about pictures; one line that names them."""
 
 
 class SeededPairs(Pairs):
     """Pairs that know the run's seed and the epoch they are read in; held-out ones stay in epoch 0: scored alike each
     time.
 
-    BlindError for pairs without a picture: what is drawn is done to pictures, and beside none the two readings of an
+    TrainingError for pairs without a picture: what is drawn is done to pictures, and beside none the two readings of an
     answer are one.
     """
 
@@ -29,7 +25,7 @@ class SeededPairs(Pairs):
         blind = list(dict.fromkeys(pair.id for pair in preferences if not pair.images))
         if blind:
             named = ", ".join(map(repr, blind[:5])) + (" ..." if len(blind) > 5 else "")
-            raise BlindError(f"{self.what}, and {len(blind):,} pairs have none: {named}; leave them out of the data")
+            raise TrainingError(f"{self.what}, and {len(blind):,} pairs have none: {named}; leave them out of the data")
         super().__init__(preferences)
         self.seed, self.epoch = seed, 0
 

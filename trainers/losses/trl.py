@@ -1,9 +1,8 @@
 """Losses by their name in recipes as arguments of TRL's trainers."""
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
-from support.errors import BadInput
+from support.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     pass
@@ -17,12 +16,8 @@ IN_TRL = ("dpo", "cdpo", "robust", "ipo", "hinge", "mpo")
 has."""
 
 
-class LossError(BadInput):
-    """A loss that is not known, or can't be had this way; one line that names it and the known ones."""
-
-
 def trl_arguments(loss: str, *, beta: float, smoothing: float = 0.0, sft_weight: float = 0.0) -> dict[str, Any]:
-    """What TRL's DPOConfig must be given to compute this loss, plus `sft_weight` times `nll`; LossError.
+    """What TRL's DPOConfig must be given to compute this loss, plus `sft_weight` times `nll`; RecipeError.
 
     TRL has no cDPO. It is 2 (1 - e) DPO - (1 - 2 e) robust, exactly.
     """
@@ -36,13 +31,11 @@ def trl_arguments(loss: str, *, beta: float, smoothing: float = 0.0, sft_weight:
         "mpo": {"sigmoid": preference, "bco_pair": quality, "sft": generation},
     }
     if loss not in terms:
-        near = difflib.get_close_matches(loss, IN_TRL, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise LossError(f"no loss {loss!r} for training on pairs{hint}; known: {', '.join(IN_TRL)}")
+        raise RecipeError(f"no loss {loss!r} for training on pairs{did_you_mean(loss, IN_TRL)}")
     if not 0 <= smoothing < 0.5:
-        raise LossError(f"smoothing = {smoothing}: the share of swapped labels is at least 0 and below 0.5")
+        raise RecipeError(f"smoothing = {smoothing}: the share of swapped labels is at least 0 and below 0.5")
     if smoothing and loss not in ("cdpo", "robust"):
-        raise LossError(f"{loss!r} takes no smoothing; cdpo and robust do")
+        raise RecipeError(f"{loss!r} takes no smoothing; cdpo and robust do")
     weights = terms[loss]
     if sft_weight:
         weights = {**weights, "sft": weights.get("sft", 0.0) + sft_weight}

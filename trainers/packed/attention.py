@@ -20,15 +20,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from support.errors import BadInput
+from support.errors import TrainingError
 
 NAME = "shared_prefix"
 """Of the attention, for `model.set_attn_implementation`; without the keyword argument of this name it is transformers'
 sdpa."""
-
-
-class PackedError(BadInput):
-    """Data, settings or a model that can't be trained on packed rows; one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +142,7 @@ def shared_prefix_attention(
         return ordinary
     for name in ("sliding_window", "softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
-            raise PackedError(
+            raise TrainingError(
                 f"{type(module).__name__} attends with {name}, which packed rows do not know; train it unpacked"
             )
     key, value = (part.index_select(2, shared_prefix["keys"]) for part in (key, value))

@@ -16,7 +16,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-from trainers.packed.attention import Group, PackedError, pack
+from support.errors import TrainingError
+from trainers.packed.attention import Group, pack
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """What a processor makes of the text; the rest is images."""
@@ -30,7 +31,7 @@ class PackedCollator:
     max_length: int | None = None
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """PackedError for pairs that would lose a whole answer, or part of an image, to `max_length`."""
+        """TrainingError for pairs that would lose a whole answer, or part of an image, to `max_length`."""
         texts = [self._texts(example) for example in examples]
         # The template may end a prompt by what follows it, so that one row can have two prompts.
         keys = [(example["row"], text["prompt"]) for example, text in zip(examples, texts, strict=True)]
@@ -96,7 +97,7 @@ class PackedCollator:
         return rendered
 
     def _read(self, ids: Sequence[str], texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
-        """What the processor makes of pairs' texts and images; PackedError names the pair that it refuses, for a thin
+        """What the processor makes of pairs' texts and images; TrainingError names the pair that it refuses, for a thin
         picture, say."""
         try:
             return self._processed(texts, images, **arguments)
@@ -106,7 +107,7 @@ class PackedCollator:
                     self._processed([text], [own])
                 except ValueError as error:
                     said = " ".join(str(error).split())
-                    raise PackedError(
+                    raise TrainingError(
                         f"pair {id!r}: {type(self.processor).__name__} can't read it: {said}; leave it out"
                     ) from error
             raise
@@ -119,7 +120,7 @@ class PackedCollator:
         )
 
 
-class CutError(PackedError):
+class CutError(TrainingError):
     """Pairs of which `max_length` leaves no answer: their `ids`, and their `places` in what was collated."""
 
     def __init__(self, ids: Sequence[str], places: Sequence[int], max_length: int) -> None:

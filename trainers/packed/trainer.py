@@ -31,10 +31,11 @@ from torch.utils.data import DataLoader
 from trl import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+from support.errors import TrainingError
 from support.files import JsonLines
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs, PromptSampler
-from trainers.packed.attention import NAME, PackedError, attention_argument, register
+from trainers.packed.attention import NAME, attention_argument, register
 from trainers.packed.collator import CutError, PackedCollator
 from trainers.packed.vision_cache import KeptFeatures, learns
 
@@ -135,7 +136,7 @@ class PackedDPOTrainer(DPOTrainer):
     `group_pairs` brings all pairs of a prompt into one batch (of at least as many pairs): less work, and batches whose
     pairs are alike. `reference_folder` keeps the reference's log-probabilities, for one run at a time; `progress` hears
     (pairs done, pairs in all) of them. `features_room`: bytes of images' features that each process keeps in the CPU's
-    memory, where encoder and projector are frozen. PackedError; CutError, before training starts, for pairs that would
+    memory, where encoder and projector are frozen. TrainingError; CutError, before training starts, for pairs that would
     lose their answer to `max_length`.
     """
 
@@ -159,7 +160,7 @@ class PackedDPOTrainer(DPOTrainer):
     ) -> None:
         kind = model.config.model_type
         if kind not in FAMILIES:
-            raise PackedError(
+            raise TrainingError(
                 f"models of type {kind!r} are not known to train alike on packed rows; known: {', '.join(FAMILIES)}"
             )
         args.remove_unused_columns = False  # the collator reads `row`, which is no argument of any model
@@ -197,13 +198,13 @@ class PackedDPOTrainer(DPOTrainer):
     def _refuse_what_packing_lacks(self) -> None:
         plugin = self.args.deepspeed_plugin
         if not hasattr(self.model, "peft_config"):
-            raise PackedError("packed training needs adapters: its reference is the model with them off")
+            raise TrainingError("packed training needs adapters: its reference is the model with them off")
         if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
-            raise PackedError(
+            raise TrainingError(
                 "the reference is computed by whole models: train with DDP or ZeRO up to stage 2, or unpacked"
             )
         if self.aux_loss_enabled:
-            raise PackedError(
+            raise TrainingError(
                 "experts' balancing loss is not what it was on packed rows; set router_aux_loss_coef to 0"
             )
 
@@ -291,7 +292,7 @@ class PackedDPOTrainer(DPOTrainer):
                 found = list(zip(fitting, *(side.tolist() for side in both), strict=True))
                 for index, *values in found:
                     if not all(map(math.isfinite, values)):
-                        raise PackedError(
+                        raise TrainingError(
                             f"the reference gives pair {pairs.preferences[index].id!r} log-probabilities {values}"
                         )
                 rows.append(

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import tasks
-from support.errors import PovidError
+from support.errors import DataError
 from support.files import JsonLines
 from support.image_folders import ImageIndex
 from support.images import ImageRef
@@ -312,7 +312,7 @@ def _wanted(
 
 def _of_the_same(item: Correct, row: Mapping[str, Any], path: Path) -> None:
     if row["of"] != _digest(item):
-        raise PovidError(
+        raise DataError(
             f"{path}: row {row['id']!r} is of another answer than {item.id!r} has; give the same data, or another file"
         )
 
@@ -424,7 +424,7 @@ def own_tokens(noisy_logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.T
     import torch
 
     if noisy_logits.shape[:2] != labels.shape:
-        raise PovidError(
+        raise DataError(
             f"logits of shape {tuple(noisy_logits.shape)} do not go with labels of shape {tuple(labels.shape)}"
         )
     own = torch.full_like(labels, IGNORED)

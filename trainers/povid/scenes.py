@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from PIL.PngImagePlugin import PngInfo
 
+from support.errors import JudgeError
 from support.images import ImageRef
-from tasks.judges.protocol import GREEDY, JudgeError, Sampling
+from tasks.judges.protocol import GREEDY, Sampling
 from tasks.scenes.judge import answer_to
 from tasks.scenes.language import DETAILED, NUMBERS, OPEN, SHORT, a_kind, absent_kind, caption, open_question
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, GLYPHS, PLURALS, SHAPES, SIZES, Kind, Scene, image_of, scenes

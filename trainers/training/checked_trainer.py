@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import RandomSampler, SequentialSampler
 
+from support.errors import TrainingError
 from support.files import atomic_write_text
 from trainers.config.training import Lora
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
 from trainers.packed.collator import CutError
 from trainers.training.adapters import PARTS, TRAINABLE, save_plain, start_of
-from trainers.training.model import TrainingError
 from trainers.training.step_weights import IdCollator, PaddedSampler, Share, batch_size_and_tokens, shared, uneven
 
 CURRENT_RUN = ("image_token", "video_token")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import BadInput
+from support.errors import InputError
 from trainers.config.training import Training
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def traces(folder: Path) -> tuple[tuple[str, int, int], ...]:
 def find_complete_checkpoints(folder: Path, settled: QuietPeriod) -> tuple[list[FoundCheckpoint], dict[Path, str]]:
     """The whole checkpoints of a folder by step, and what the others lack."""
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder")
+        raise InputError(f"{folder}: no such folder")
     numbered = [
         (int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
     ]

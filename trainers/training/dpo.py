@@ -17,13 +17,13 @@ def train(job: Job) -> list[Checkpoint]:
     """The checkpoints of the DPO arm, first to last."""
     from trl import DPOConfig, DPOTrainer
 
+    from support.errors import TrainingError
     from trainers.data.torch_dataset import Pairs
     from trainers.losses.ddpo import Segments
     from trainers.losses.functions import GAMMA
     from trainers.losses.mdpo import AREA, CroppedPairs, ImageDPOTrainer
     from trainers.losses.povid import NoisedPairs, PovidTrainer, Variant
     from trainers.losses.trl import trl_arguments
-    from trainers.packed.attention import PackedError
     from trainers.packed.trainer import PackedDPOTrainer
     from trainers.training.checked_trainer import CheckedTrainer, check_lengths, check_texts
     from trainers.training.loop import Progress, run
@@ -84,8 +84,8 @@ def train(job: Job) -> list[Checkpoint]:
                     **room,
                     progress=job.referring,
                 )
-            except PackedError as error:
-                raise PackedError(f"{error}; or set plain_trl = true in [training]") from None
+            except TrainingError as error:
+                raise TrainingError(f"{error}; or set plain_trl = true in [training]") from None
         else:
             check_lengths([*pairs, *held_out], processor, training.max_length, job.referring)
             if training.lora is None:

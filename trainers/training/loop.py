@@ -15,7 +15,7 @@ from typing import Any
 from torch.distributed import barrier, broadcast_object_list, is_initialized
 from transformers import PrinterCallback, TrainerCallback
 
-from support.errors import StageError
+from support.errors import RunError, TrainingError
 from support.files import atomic_write_text
 from support.processes import is_main, processes
 from trainers.config.training import Training
@@ -23,7 +23,6 @@ from trainers.data.rows import Preference
 from trainers.packed.collator import CutError
 from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint, find_checkpoints, saved_at, total_steps
 from trainers.training.job import Job
-from trainers.training.model import TrainingError
 from trainers.training.trl_arguments import shares
 
 LEFT_OUT = "left_out.json"
@@ -61,7 +60,7 @@ class Progress(TrainerCallback):
             )
         # The first step of a warm-up has no learning rate.
         if self.before and state.global_step == self.started + 2 and _sums(model) == self.before:
-            raise StageError(
+            raise RunError(
                 f"no weight has changed after {state.global_step} steps: policy and reference are one model; see the learning rate"
             )
         control.should_save = state.global_step in self.wanted

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from support.errors import BadInput
+from support.errors import TrainingError
 from trainers.config.training import Training
 from trainers.training.adapters import PARTS, begun
 from trainers.training.job import Job
@@ -33,10 +33,6 @@ SEEING = (
     "connector",
 )
 """What models call their vision towers, and the way from there into the language model."""
-
-
-class TrainingError(BadInput):
-    """Settings that do not go together with the model, the machine or the data; one line."""
 
 
 def in_bf16(job: Job) -> bool:

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from support.errors import TrainingError
 from support.processes import processes
 from trainers.config.training import Training
 from trainers.training.checkpoints import total_steps
 from trainers.training.job import Job
-from trainers.training.model import TrainingError, in_bf16
+from trainers.training.model import in_bf16
 
 
 def shares(training: Training, count: int) -> tuple[int, int]:

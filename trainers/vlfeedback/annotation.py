@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from support.errors import BadInput
+from support.errors import DataError
 from support.files import JsonLines, atomic_write_text, file_lock
 from support.images import ImageRef, decode, keep, picture
 from tasks.judges.batch import BatchJudge
@@ -42,14 +42,6 @@ BATCH = 64
 """Instructions judged between two writes."""
 BATCH_API = 4096
 """The same where they go in files: about as many as one file holds with their pictures."""
-
-
-class AnnotationError(BadInput):
-    """Answers can't be rated as asked; one line that names the file and the reason."""
-
-
-class FolderError(AnnotationError):
-    """A folder is not one of instructions and answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +120,15 @@ def _waiting(
 
 
 def _whole(item: Item, rows: JsonLines) -> bool:
-    """Whether the item's row rates all its texts; AnnotationError where it is of other data or other settings."""
+    """Whether the item's row rates all its texts; DataError where it is of other data or other settings."""
     row = rows.by_id[item.key]
     for name, value in item.more.items():
         if row.get(name, value) != value:
-            raise AnnotationError(
+            raise DataError(
                 f"{rows.path}: row {item.key!r} has {name} {row[name]!r}, and {value!r} is asked for; give the same, or another file"
             )
     if strange := sorted(row["ratings"].keys() - item.texts.keys()):
-        raise AnnotationError(
+        raise DataError(
             f"{rows.path}: row {item.key!r} rates answers that are not there ({', '.join(strange)}); give another file"
         )
     return set(row["ratings"]) == set(item.texts)
@@ -236,7 +228,7 @@ def chosen(items: Iterable[T], part: int | float | None, seed: int, key: Callabl
         yield from items
         return
     if isinstance(part, bool) or part <= 0 or (isinstance(part, float) and part > 1):
-        raise AnnotationError(
+        raise DataError(
             f"part {part!r}: must be a number of instructions (1, 2, ...), or a share above 0 and up to 1.0"
         )
     if isinstance(part, float):
@@ -326,7 +318,7 @@ def _alone(path: Path) -> Iterator[JsonLines]:
     """The ratings in a file that no other process adds to meanwhile."""
     with file_lock(path, wait=False) as mine:
         if not mine:
-            raise AnnotationError(f"{path}: another process is rating into this file")
+            raise DataError(f"{path}: another process is rating into this file")
         yield JsonLines(path)
 
 
@@ -334,12 +326,12 @@ def read_folder(folder: Path) -> tuple[list[Instruction], dict[str, dict[str, st
     """The instructions, and each one's answers by who gave them, in the order they were drawn in."""
     for names in (("instructions.jsonl",), ("answers", "answers.jsonl"), ("images",)):
         if not any((folder / name).exists() for name in names):
-            raise FolderError(f"{folder}: has no {names[0]}; a run's data folder is wanted")
+            raise DataError(f"{folder}: has no {names[0]}; a run's data folder is wanted")
     try:
         lines = (folder / "instructions.jsonl").read_text(encoding="utf-8").split("\n")
         instructions = [Instruction(**json.loads(line)) for line in lines if line]
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise FolderError(f"{folder / 'instructions.jsonl'}: no instructions: {error}") from None
+        raise DataError(f"{folder / 'instructions.jsonl'}: no instructions: {error}") from None
     if (folder / "answers").exists():
         return instructions, read_answers(folder)
     answers: dict[str, dict[str, str]] = {}

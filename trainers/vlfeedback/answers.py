@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from PIL import Image
 
-from support.errors import BadInput
+from support.errors import DataError
 from support.files import JsonLines, atomic_write_text, file_lock
 from support.images import MAX_PIXELS, PictureFile, keep, picture
 from tasks.answer import FailedAnswer
@@ -37,10 +37,6 @@ RETRIES: Final = 2
 """How often a failed answer is asked for again in one run."""
 LARGE: Final = 2_000_000
 """Pixels of a picture that is not held decoded for as long as its shard takes."""
-
-
-class DecodeError(BadInput):
-    """Answers can't be given, or those that are there are of other settings; one line."""
 
 
 class AnswersLM(Protocol):
@@ -109,11 +105,11 @@ def draw(instructions: Sequence[Instruction], data: Data, seed: int) -> dict[str
 def recorded_draw(
     folder: Path, instructions: Sequence[Instruction], data: Data, seed: int
 ) -> dict[str, list[PoolModel]]:
-    """The draw that `folder` holds, made and written there first where it holds none; DecodeError where it is of other
+    """The draw that `folder` holds, made and written there first where it holds none; DataError where it is of other
     settings."""
     path = folder / "draw.jsonl"
     if repeated := [id for id, times in Counter(instruction.id for instruction in instructions).items() if times > 1]:
-        raise DecodeError(
+        raise DataError(
             f"{len(repeated)} ids of instructions repeat, such as {repeated[0]!r}: answers are told apart by them"
         )
     settings = _settings_of(data, seed)
@@ -128,17 +124,17 @@ def recorded_draw(
     try:
         held, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if differing := _first_difference(held, settings):
-            raise DecodeError(
+            raise DataError(
                 f"{path}: answers here are of other settings: {differing}; take another folder, or remove this one's answers"
             )
         if [line["id"] for line in lines] != [instruction.id for instruction in instructions]:
-            raise DecodeError(
+            raise DataError(
                 f"{path}: is a draw for other instructions than these {len(instructions)}; take another folder"
             )
         members = {member.name: member for member in data.pool}
         return {line["id"]: [members[name] for name in line["members"]] for line in lines}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise DecodeError(f"{path}: no draw of ours: {type(error).__name__}: {error}") from None
+        raise DataError(f"{path}: no draw of ours: {type(error).__name__}: {error}") from None
 
 
 def _settings_of(data: Data, seed: int) -> dict[str, Any]:
@@ -383,7 +379,7 @@ def decode_shard(
         places.append(index)
     replies = lm.generate_until(requests, disable_tqdm=True) if requests else []
     if len(replies) != len(requests):
-        raise DecodeError(f"{member.name}: gave {len(replies)} answers to {len(requests)} instructions")
+        raise DataError(f"{member.name}: gave {len(replies)} answers to {len(requests)} instructions")
     for place, reply in zip(places, replies, strict=True):
         answers[place] = reply
     return answers

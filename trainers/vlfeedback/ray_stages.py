@@ -26,10 +26,10 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from support.errors import JudgeError
 from support.files import JsonLines, file_lock
 from support.images import ImageRef
 from support.images import decode as decode_picture
-from tasks.judges.protocol import JudgeError
 from trainers.config.data import Data, PoolModel
 from trainers.data.image_hashes import HashCache, ImageHashes, coco_id, hash_image
 from trainers.data.pair_rules import NamedRule, PairCounts, balanced, pairs_of

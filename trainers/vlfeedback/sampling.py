@@ -27,12 +27,13 @@ from typing import Final
 
 from PIL import Image
 
+from support.errors import DataError
 from support.files import atomic_write_text
 from support.images import ImageRef
 from trainers.config.data import Data, Filters, InstructionSource
 from trainers.data.image_hashes import DISTANCE, Deduplicator, HashCache, ImageHashes, normal_prompt
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
-from trainers.vlfeedback.sources import SCENES, Item, Opened, SourceError, declared, open_source
+from trainers.vlfeedback.sources import SCENES, Item, Opened, declared, open_source
 
 RECORD: Final = "sampling.json"
 RESERVE: Final = 1000
@@ -57,7 +58,7 @@ def instructions_of(data: Data, seed: int, images: Path, *, report: Report | Non
     atomic_write_text(images.parent / RECORD, json.dumps(draw.record(), indent=2, ensure_ascii=False) + "\n")
     if not found:
         why = "; ".join(f"{one.name}: {one.available} candidates, {_reasons(one.filtered)}" for one in draw.parts)
-        raise SourceError(f"no instruction could be drawn ({why})")
+        raise DataError(f"no instruction could be drawn ({why})")
     return found
 
 
@@ -304,7 +305,7 @@ def _parts(data: Data) -> list[_Part]:
     names = Counter(source.name for source in data.sources)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
-        raise SourceError(f"two sources are named {twice[0]!r}: give each a name of its own, and its place as path")
+        raise DataError(f"two sources are named {twice[0]!r}: give each a name of its own, and its place as path")
     published = {source.name: _published(source) for source in data.sources}
     any_published = any(published.values())
     parts: list[_Part] = []
@@ -312,7 +313,7 @@ def _parts(data: Data) -> list[_Part]:
         weight = None if source.count else source.weight or published[source.name]
         if weight is None and source.count is None:
             if any_published:
-                raise SourceError(
+                raise DataError(
                     f"{source.name}: needs a weight or a count beside sources that are weighted by VLFeedback's own figures"
                 )
             weight = 1.0
@@ -330,6 +331,6 @@ def _first_shares(parts: Sequence[_Part], total: int) -> list[int]:
     fixed = sum(part.source.count or 0 for part in parts)
     weights = {part.name: part.weight for part in parts if part.weight is not None}
     if fixed > total or (fixed < total and not weights):
-        raise SourceError(f"the counts of the sources are {fixed} in all, and instructions = {total}")
+        raise DataError(f"the counts of the sources are {fixed} in all, and instructions = {total}")
     weighted = shares(total - fixed, weights) if weights else {}
     return [part.source.count or weighted[part.name] for part in parts]

@@ -13,13 +13,12 @@ actions) and "m3it" (instruction and inputs).
 Rows are read one at a time, and pictures when they are looked at, so sources may be larger than memory. Rows are not
 trusted: a picture is looked for only inside the folder or zip of the source, a URL is never fetched, and no script of a
 hub dataset is run.
-Errors: `SourceError`, one line that names the source, what is wrong with it and what it has.
+Errors: `DataError`, one line that names the source, what is wrong with it and what it has.
 """
 
 import base64
 import binascii
 import csv
-import difflib
 import hashlib
 import io
 import json
@@ -35,7 +34,7 @@ from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TextIO
 
-from support.errors import BadInput
+from support.errors import DataError, did_you_mean
 from support.images import ImageRef
 from trainers.config.data import InstructionSource
 
@@ -61,10 +60,6 @@ CHUNK: Final = 1 << 20
 Row = Mapping[str, Any]
 Reopen = Callable[[str], Any]
 """Gives the cell of a column again, so that a row need not be kept for its picture."""
-
-
-class SourceError(BadInput):
-    """A source that does not exist, can't be read or is not what it must be; one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +144,10 @@ def open_source(source: InstructionSource) -> Opened:
     path = Path(place).expanduser()
     if not path.exists():
         if source.path is not None:
-            raise SourceError(f"{source.name}: no file or folder {source.path!r}")
+            raise DataError(f"{source.name}: no file or folder {source.path!r}")
         raise unknown(source.name)
     if known is not None and known.needs and source.images is None and not (path.is_dir() and _has_pictures(path)):
-        raise SourceError(
+        raise DataError(
             f"{source.name}: has no pictures of its own: give images = the folder or zip with {known.needs}"
         )
     if path.is_dir() and known is None:
@@ -161,15 +156,11 @@ def open_source(source: InstructionSource) -> Opened:
     return _tables(source, known, tables, where=str(path), within=None)
 
 
-def unknown(name: str) -> SourceError:
+def unknown(name: str) -> DataError:
     """No such source: what there is, and what was perhaps meant."""
     names = [*declared(), SCENES]
-    lower = {one.lower(): one for one in names}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
-    hint = f" (did you mean {lower[near[0]]!r}?)" if near else ""
-    return SourceError(
-        f"no source {name!r}{hint}; known: {', '.join(names)}, hub:OWNER/NAME, or the path of a table or of a folder of images"
-    )
+    more = "hub:OWNER/NAME, or the path of a table or of a folder of images"
+    return DataError(f"no source {name!r}{did_you_mean(name, names)}, {more}")
 
 
 # Where sources are.
@@ -179,7 +170,7 @@ def _declared_on_hub(source: InstructionSource, known: Declared) -> Opened:
     images = f"images = the folder or zip with {known.needs}" if known.needs and source.images is None else ""
     copy = "" if known.hub else f"path = a copy of {known.site}"
     if images or copy:
-        raise SourceError(
+        raise DataError(
             f"{known.name}: can't be had whole from the hub: give {' and '.join(filter(None, (copy, images)))}"
         )
     folder = _download(source, known)
@@ -196,7 +187,7 @@ def _download(source: InstructionSource, known: Declared) -> Path:
     try:
         return Path(snapshot_download(known.hub, repo_type="dataset", revision=source.revision, allow_patterns=wanted))
     except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(
+        raise DataError(
             f"{known.name}: can't have {known.hub} from the hub: {_first_line(error)}; give path = a local copy"
         ) from error
 
@@ -208,7 +199,7 @@ def _from_hub(source: InstructionSource, place: str, known: Declared | None) -> 
     try:
         table = load_dataset(id, source.config, split=source.split, revision=revision or None)
     except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(
+        raise DataError(
             f"{source.name}: can't load {id}, split {source.split!r}, from the hub: {_first_line(error)}"
         ) from error
     reader = _Reader(source, known, _Pictures.at(source.images, None, None))
@@ -225,7 +216,7 @@ def _declared_tables(known: Declared, folder: Path) -> list[Path]:
         matches = sorted(folder.glob(pattern)) or sorted(folder.rglob(PurePosixPath(pattern).name))
         if found := [path for path in matches if path.is_file() and path.name not in known.not_files]:
             return found
-    raise SourceError(f"{known.name}: {folder} has none of its files: {', '.join(known.files)}")
+    raise DataError(f"{known.name}: {folder} has none of its files: {', '.join(known.files)}")
 
 
 def _has_pictures(folder: Path) -> bool:
@@ -250,7 +241,7 @@ Cells = tuple[Row, Reopen | None, Sequence[str], str]
 
 
 def _usable(source: InstructionSource, tables: Sequence[tuple["_Reader", Iterable[Cells]]]) -> Iterator[Item | str]:
-    """The items of tables; raises SourceError where no row of any has a prompt, or a picture."""
+    """The items of tables; raises DataError where no row of any has a prompt, or a picture."""
     columns: dict[str, None] = {}
     met: set[str] = set()
     for reader, rows in tables:
@@ -259,13 +250,13 @@ def _usable(source: InstructionSource, tables: Sequence[tuple["_Reader", Iterabl
                 columns.update(dict.fromkeys([*row, *hidden]))
                 for wanted in (source.prompt_column, source.image_column):
                     if wanted is not None and wanted not in columns:
-                        raise SourceError(f"{source.name}: {place} has no column {wanted!r}; it has {_some(columns)}")
+                        raise DataError(f"{source.name}: {place} has no column {wanted!r}; it has {_some(columns)}")
             for item in reader.items(row, reopen, hidden, place):
                 met.add(item if isinstance(item, str) else "")
                 yield item
     if met and met <= {"no prompt", "no picture"}:
         what, column = ("picture", "image_column") if "no picture" in met else ("prompt", "prompt_column")
-        raise SourceError(f"{source.name}: no row has a {what}: its columns are {_some(columns)}; give {column}")
+        raise DataError(f"{source.name}: no row has a {what}: its columns are {_some(columns)}; give {column}")
 
 
 def _some(columns: Iterable[str]) -> str:
@@ -289,11 +280,11 @@ def _folder(source: InstructionSource, folder: Path) -> Opened:
         beside = source.model_copy(update={"images": source.images or str(folder)})
         return _tables(beside, None, tables, where=str(tables[0]), within=None)
     if not prompts and tables:
-        raise SourceError(
+        raise DataError(
             f"{source.name}: {folder} has several tables ({', '.join(path.name for path in tables)}): give path = one of them"
         )
     if not prompts and not any(path.with_suffix(".txt").is_file() for path in _images_of(folder)):
-        raise SourceError(
+        raise DataError(
             f"{source.name}: {folder} asks nothing: give prompts = [...], a prompts.txt, a table, or a .txt beside each image"
         )
     pictures = _Pictures.at(str(folder), None, None)
@@ -422,9 +413,9 @@ class _Reader:
                 with path.open(encoding="utf-8-sig", newline="") as text:
                     yield from ((row, None, (), path.name) for row in _rows(text, path.suffix))
             else:
-                raise SourceError(f"{path}: is no table; known: {', '.join((*TABLES, '.zip'))}, or a folder of images")
+                raise DataError(f"{path}: is no table; known: {', '.join((*TABLES, '.zip'))}, or a folder of images")
         except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, zipfile.BadZipFile, OSError) as error:
-            raise SourceError(f"{self.source.name}: {path}: {_first_line(error)}") from error
+            raise DataError(f"{self.source.name}: {path}: {_first_line(error)}") from error
 
     def table(self, table: Any, name: str) -> Iterator[Cells]:
         """The rows of a datasets table; cells with images are not read."""
@@ -464,7 +455,7 @@ def _parquet(source: InstructionSource, path: Path) -> Any:
     try:
         return load_dataset("parquet", data_files=[str(path)], split="train")
     except Exception as error:  # datasets wraps pyarrow's errors in its own, which derive from Exception
-        raise SourceError(f"{source.name}: {path}: {_first_line(error.__cause__ or error)}") from error
+        raise DataError(f"{source.name}: {path}: {_first_line(error.__cause__ or error)}") from error
 
 
 def _cell_of_table(table: Any, index: int, column: str) -> Any:
@@ -491,9 +482,9 @@ def _lines(path: Path) -> Iterator[tuple[Row, int]]:
                 try:
                     row = json.loads(text)
                 except ValueError as error:
-                    raise SourceError(f"{path}, line {number}: not JSON: {_first_line(error)}") from None
+                    raise DataError(f"{path}, line {number}: not JSON: {_first_line(error)}") from None
                 if not isinstance(row, dict):
-                    raise SourceError(f"{path}, line {number}: must be an object, is {type(row).__name__}")
+                    raise DataError(f"{path}, line {number}: must be an object, is {type(row).__name__}")
                 yield row, offset + len(line) - len(text)
             offset += len(line)
 
@@ -502,7 +493,7 @@ def _rows_in_zip(path: Path) -> Iterator[Row]:
     with zipfile.ZipFile(path) as archive:
         members = [name for name in sorted(archive.namelist()) if PurePosixPath(name).suffix in TABLES[:-1]]
         if not members:
-            raise SourceError(f"{path}: has no table ({', '.join(TABLES[:-1])}) in it")
+            raise DataError(f"{path}: has no table ({', '.join(TABLES[:-1])}) in it")
         for name in members:
             with archive.open(name) as file:
                 yield from _rows(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), PurePosixPath(name).suffix)
@@ -532,14 +523,12 @@ def _objects(text: TextIO) -> Iterator[Row]:
                     raise
             else:
                 if not isinstance(row, dict):
-                    raise SourceError(
-                        f"{getattr(text, 'name', 'table')}: must hold objects, holds {type(row).__name__}"
-                    )
+                    raise DataError(f"{getattr(text, 'name', 'table')}: must hold objects, holds {type(row).__name__}")
                 yield row
                 continue
         elif ended:
             if depth:
-                raise SourceError(f"{getattr(text, 'name', 'table')}: ends in the middle of its list")
+                raise DataError(f"{getattr(text, 'name', 'table')}: ends in the middle of its list")
             return
         # Twice as much each time: an object of many chunks is parsed again from its start.
         wanted = CHUNK if at == len(held) else min(wanted * 2, 1 << 30)
@@ -562,7 +551,7 @@ def _instructions_beside(path: Path) -> tuple[str, ...]:
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise SourceError(f"{beside}: {_first_line(error)}") from None
+        raise DataError(f"{beside}: {_first_line(error)}") from None
     return tuple(text for text in found if isinstance(text, str)) if isinstance(found, list) else ()
 
 
@@ -714,7 +703,7 @@ class _Pictures:
     def at(images: str | None, beside: Path | None, within: Path | None, search: bool = True) -> "_Pictures":
         root = Path(images).expanduser() if images is not None else beside
         if root is not None and not root.exists():
-            raise SourceError(f"images = {images!r}: no such folder or zip")
+            raise DataError(f"images = {images!r}: no such folder or zip")
         inside = within if within is not None and images is None else root
         return _Pictures(root, inside.resolve() if inside is not None else None, search or images is not None)
 
@@ -793,9 +782,9 @@ class _Pictures:
                             if PurePosixPath(member.filename).suffix.lower() in IMAGES:
                                 yield member.filename, file, member.filename, member.file_size
                 except (zipfile.BadZipFile, OSError) as error:
-                    raise SourceError(f"{file}: {_first_line(error)}") from None
+                    raise DataError(f"{file}: {_first_line(error)}") from None
             elif file == self.root:
-                raise SourceError(f"images = {str(file)!r}: must be a folder or a zip")
+                raise DataError(f"images = {str(file)!r}: must be a folder or a zip")
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -1,0 +1,128 @@
+"""Settings as dataclasses: one declaration gives command-line options, configuration files, environment variables,
+the arguments of the Python functions and what an entry records.
+
+    @dataclass(frozen=True, kw_only=True)
+    class JudgeSettings:
+        '''How the judge is asked.'''
+
+        timeout: float = 120.0
+        '''Seconds to wait for one reply.'''
+
+    for setting in settings_of(JudgeSettings): setting.name, setting.type, setting.default, setting.help
+    made(JudgeSettings, {"timeout": "30"}, "--judge-set")      # values as text or as TOML gives them
+
+The docstring under a field is its help text, on the command line and in the documentation.
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from support.errors import SettingError, did_you_mean
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One field of a settings class."""
+
+    name: str
+    type: Any
+    default: Any
+    """`dataclasses.MISSING` if it has to be given."""
+    help: str
+
+
+@functools.cache
+def settings_of(kind: Any) -> tuple[Setting, ...]:
+    """The settings a dataclass declares, in order."""
+    texts = _docstrings_of_fields(kind)
+    types_ = typing.get_type_hints(kind)
+    return tuple(
+        Setting(name=field.name, type=types_[field.name], default=_default_of(field), help=texts.get(field.name, ""))
+        for field in dataclasses.fields(kind)
+    )
+
+
+def made(kind: type[T], given: Mapping[str, Any], where: str) -> T:
+    """The settings with these values; `where` they were given stands in the SettingError for what can't be."""
+    known = {setting.name: setting for setting in settings_of(kind)}
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise SettingError(f"{where}: unknown setting {name!r}{did_you_mean(name, known)}")
+        values[name] = converted(value, known[name].type, f"{where}: {name}")
+    missing = [name for name, setting in known.items() if setting.default is dataclasses.MISSING and name not in values]
+    if missing:
+        raise SettingError(f"{where}: {', '.join(missing)}: must be given")
+    return kind(**values)
+
+
+def converted(value: Any, kind: Any, what: str) -> Any:
+    """`value`, a text or a TOML value, as a field's type; SettingError."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return converted(value, next(each for each in arguments if each is not type(None)), what)
+    if origin is Literal:
+        if value not in arguments:
+            raise SettingError(f"{what} = {value!r}: must be one of {', '.join(map(str, arguments))}")
+        return value
+    if origin in (tuple, list):
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        return origin(converted(part, arguments[0], what) for part in parts)
+    if origin in (dict, Mapping) or kind is Any:
+        return value
+    if kind is bool:
+        known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if isinstance(value, str) and value.lower() in known:
+            return known[value.lower()]
+        if isinstance(value, bool):
+            return value
+        raise SettingError(f"{what} = {value!r}: must be true or false")
+    if kind is Path:
+        return Path(value)
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError):
+        raise SettingError(f"{what} = {value!r}: must be {_NAMES.get(kind, kind.__name__)}") from None
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "a text"}
+
+
+def _default_of(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _docstrings_of_fields(kind: type) -> dict[str, str]:
+    """The string under each field, read from the source of the class and of those it inherits from."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(each):
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, text in zip(node.body, node.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
+                found[field.target.id] = inspect.cleandoc(str(text.value.value)).replace("\n", " ")
+    return found
