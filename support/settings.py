@@ -16,7 +16,6 @@ The docstring under a field is its help text, on the command line and in the doc
 
 import ast
 import dataclasses
-import functools
 import inspect
 import textwrap
 import types
@@ -42,8 +41,7 @@ class Setting:
     help: str
 
 
-@functools.cache
-def settings_of(kind: Any) -> tuple[Setting, ...]:
+def settings_of(kind: type[Any]) -> tuple[Setting, ...]:
     """The settings a dataclass declares, in order."""
     texts = _docstrings_of_fields(kind)
     types_ = typing.get_type_hints(kind)
