@@ -1,40 +1,56 @@
-"""Records of data files: JSON lines, a JSON list or parquet; read as a stream, written whole or not at all.
+"""The one reader of data files: JSON lines, JSON lists, csv, tsv, parquet and zips of these, as a stream of records.
 
+    for record in read(Path("table.jsonl")): ...               # the kind of the file is told by its ending
+    for record in read_json(Path("answers.txt")): ...          # JSON, whatever the file is called
     files = data_files(Path("VLFeedback"), lambda columns: "completions" in columns)
-    for record in read(files[0], torn=print): ...
 
-A last line that was cut off while it was written is left out and told; anything else that is no record is an error with
-its place.
+JSON may be a list of objects, one object a line, or objects one after the other; text is UTF-8, with or without a byte
+order mark, with any line ends. Only one object of a file, and 128 rows of parquet, are in memory at a time. Anything
+that is no record raises `DataError`, which names the file and the line. Only the end of a file may be incomplete, since
+a writer may have been stopped: see `read`.
 """
 
+import csv
 import gzip
 import io
 import json
-import os
 import re
+import sys
+import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import IO, Any, cast
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final, cast
 
-from support.errors import DataError
+from support.errors import DataError, first_line
+from support.files import atomic_path
 
 Record = dict[str, Any]
+Incomplete = Callable[[], None]
+"""Called for a last record that was cut off while it was written."""
 
-TEXT = (".jsonl", ".jsonl.gz", ".json")
-PARQUET = ".parquet"
+TEXT: Final = (".jsonl", ".jsonl.gz", ".json")
+PARQUET: Final = ".parquet"
+SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
+TABLES: Final = (*TEXT, *SEPARATED, PARQUET)
 
-BATCH = 128
+BATCH: Final = 128
 """Parquet rows held at a time; they may have their images with them."""
+CHUNK: Final = 1 << 20
+"""Characters of a JSON list read at a time."""
 
-_CHUNK = 1 << 20
+_UNREADABLE = (EOFError, zlib.error, OSError, UnicodeDecodeError, csv.Error, zipfile.BadZipFile, NotImplementedError)
 
 
-def suffix(path: Path) -> str:
+def suffix(path: Path, known: Collection[str] = (*TEXT, PARQUET)) -> str:
     """The kind of a data file by its name; "" for another one."""
-    return next((known for known in (*TEXT, PARQUET) if path.name.lower().endswith(known)), "")
+    return next((ending for ending in known if path.name.lower().endswith(ending)), "")
+
+
+# Which files.
 
 
 def data_files(data: Path, wanted: Callable[[Collection[str]], bool]) -> list[Path]:
@@ -51,13 +67,12 @@ def data_files(data: Path, wanted: Callable[[Collection[str]], bool]) -> list[Pa
         raise DataError(f"{data}: no such file or folder")
     for kinds in (TEXT, (PARQUET,)):
         for folder in (data, data / "data"):
-            found = _looked_at(folder, kinds, wanted)
+            found = _check_columns(folder, kinds, wanted)
             files = [path for path, holds in found.items() if holds is True]
             series = {_series(path) for path in files}
             if len(series) > 1:
-                raise DataError(
-                    f"{folder}: which of {', '.join(path.name for path in files)}? Name one, they are not shards of one another"
-                )
+                names = ", ".join(path.name for path in files)
+                raise DataError(f"{folder}: which of {names}? Name one, they are not shards of one another")
             for path, holds in found.items():
                 if isinstance(holds, DataError) and _series(path) in series:
                     raise holds
@@ -73,11 +88,11 @@ def holds(data: Path, wanted: Callable[[Collection[str]], bool]) -> bool:
     return any(
         holding is True
         for folder in (data, data / "data")
-        for holding in _looked_at(folder, (*TEXT, PARQUET), wanted).values()
+        for holding in _check_columns(folder, (*TEXT, PARQUET), wanted).values()
     )
 
 
-def _looked_at(
+def _check_columns(
     folder: Path, kinds: Collection[str], wanted: Callable[[Collection[str]], bool]
 ) -> dict[Path, bool | DataError]:
     """The data files of a folder in the order of their names: whether they have such records, or why they can't be
@@ -93,114 +108,218 @@ def _looked_at(
 
 
 def _series(path: Path) -> str:
+    """What the names of shards of one dataset have in common."""
     return re.sub(r"\d+", "#", path.name)
 
 
 def columns(path: Path) -> list[str]:
     """The columns of a file's first record; none where there is no record."""
     if suffix(path) == PARQUET:
-        return list(_parquet(path).schema_arrow.names)
+        return list(_open_parquet(path).schema_arrow.names)
     return list(next(read(path), {}))
 
 
-def read(path: Path, torn: Callable[[], None] | None = None) -> Iterator[Record]:
-    """The records of one file; `torn` is called for a last line that was cut off."""
-    if suffix(path) == PARQUET:
-        yield from read_parquet(path)
-        return
+# Reading.
+
+
+def read(path: Path, incomplete: Incomplete | None = None, *, strict: bool = False) -> Iterator[Record]:
+    """The records of one file; of a zip, those of its tables in the order of their names.
+
+    A last JSON record that was cut off is left out, and `incomplete` called; with `strict` it is an error.
+    """
+    with _errors_as_data_errors(path):
+        if suffix(path) == PARQUET:
+            yield from read_parquet(path)
+        elif path.suffix.lower() == ".zip":
+            yield from _read_zip(path)
+        elif separator := SEPARATED.get(path.suffix.lower()):
+            with path.open("rb") as file:
+                yield from _read_separated(file, str(path), separator)
+        else:
+            yield from (record for _, record in _read_json(partial(_open, path), str(path), incomplete, strict))
+
+
+def read_json(path: Path) -> Iterator[Record]:
+    """The objects in a JSON file of any name; a last one that was cut off is an error."""
+    return (record for _, record in read_lines(path))
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Record]]:
+    """As `read_json`, each object with the byte where its line starts (see `read_at`), or -1 where it has no line of
+    its own."""
+    with _errors_as_data_errors(path):
+        yield from _read_json(partial(_open, path), str(path), None, strict=True)
+
+
+def read_at(path: Path, offset: int) -> Record:
+    """The object of the line that starts at a byte of an uncompressed file; OSError, TypeError, ValueError."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        text = file.readline().decode("utf-8", "surrogatepass")
+    return _as_record(json.loads(text), text)
+
+
+@contextmanager
+def _errors_as_data_errors(path: Path) -> Iterator[None]:
     try:
-        with _opened(path) as file:
-            start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-        with _opened(path) as file:
-            yield from _list(path, file) if start == b"[" else _lines(path, file, torn)
-    except (EOFError, zlib.error, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read: {error}") from error
+        yield
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: can't be read: {first_line(error) or type(error).__name__}") from error
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _open(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
-_HALF = re.compile(rb"\xed[\xa0-\xbf]")
+def _read_zip(path: Path) -> Iterator[Record]:
+    kinds = (".jsonl", ".json", *SEPARATED)
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in sorted(archive.namelist()) if PurePosixPath(name).suffix.lower() in kinds]
+        if not members:
+            raise DataError(f"{path}: has no table ({', '.join(kinds)}) in it")
+        for name in members:
+            where, separator = f"{path}: {name}", SEPARATED.get(PurePosixPath(name).suffix.lower())
+            if separator:
+                with archive.open(name) as file:
+                    yield from _read_separated(file, where, separator)
+            else:
+                yield from (record for _, record in _read_json(partial(archive.open, name), where, None, strict=True))
 
 
-def _halves(line: bytes) -> bool:
-    """Whether it may hold half a character: escaped, or in bytes that are almost UTF-8."""
-    return b"\\ud" in line or b"\\uD" in line or (b"\xed" in line and _HALF.search(line) is not None)
-
-
-def _lines(path: Path, file: IO[bytes], torn: Callable[[], None] | None) -> Iterator[Record]:
-    for number, line in enumerate(file, start=1):
-        if line.isspace():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if line.endswith(b"\n"):
-                raise DataError(f"{path}, line {number}: not JSON: {error}") from None
-            if torn is not None:
-                torn()
-            return
-        yield _record(record, f"{path}, line {number}", halves=_halves(line))
-
-
-def _list(path: Path, file: IO[bytes]) -> Iterator[Record]:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogatepass")
-    decoder = json.JSONDecoder()
-    buffer, place, number = text.read(_CHUNK).lstrip()[1:], 0, 0
-    while True:
-        while True:
-            place = _skip(buffer, place, first=number == 0)
-            if place < len(buffer):
-                break
-            buffer, place = text.read(_CHUNK), 0
-            if not buffer:
-                raise DataError(f"{path}: the list ends after record {number} without its bracket")
-        if buffer[place] == "]":
-            return
-        try:
-            record, place = decoder.raw_decode(buffer, place)
-        except RecursionError as error:
-            raise DataError(f"{path}, record {number + 1}: not JSON: {error}") from None
-        except ValueError as error:
-            more = text.read(max(_CHUNK, len(buffer) - place))
-            if not more:
-                raise DataError(f"{path}, record {number + 1}: not JSON: {error}") from None
-            buffer, place = buffer[place:] + more, 0
-            continue
-        number += 1
-        yield _record(record, f"{path}, record {number}", halves=True)
-
-
-_BETWEEN = re.compile(r"[\s,]*")
-
-
-def _skip(buffer: str, place: int, first: bool) -> int:
-    found = _BETWEEN.match(buffer, place)
-    return found.end() if found else place
-
-
-def _record(record: Any, where: str, halves: bool) -> Record:
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: {type(record).__name__} where an object is due")
+def _read_separated(file: IO[bytes], where: str, separator: str) -> Iterator[Record]:
+    csv.field_size_limit(sys.maxsize)  # images stand in cells
+    rows = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
     try:
-        return cast(Record, _whole_characters(record)) if halves else record
+        for row in rows:
+            yield {name.strip(): cell for name, cell in row.items() if name is not None}
+    except csv.Error as error:
+        raise DataError(f"{where}, line {rows.line_num}: {error}") from None
+
+
+def _read_json(
+    opened: Callable[[], IO[bytes]], where: str, incomplete: Incomplete | None, strict: bool
+) -> Iterator[tuple[int, Record]]:
+    """Objects with the byte where their line starts; -1 for those that don't stand on lines."""
+    with opened() as file:
+        by_line = _holds_an_object_a_line(file)
+    with opened() as file:
+        if by_line:
+            yield from _read_json_lines(file, where, incomplete, strict)
+        else:
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogatepass")
+            yield from ((-1, record) for record in _read_json_texts(text, where))
+
+
+def _holds_an_object_a_line(file: IO[bytes]) -> bool:
+    """False for a list, and for a file whose first object goes on after its first line."""
+    start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"["):
+        return False
+    line, newline, _ = (start + (b"" if b"\n" in start else file.readline())).partition(b"\n")
+    try:
+        json.loads(text := line.decode("utf-8", "surrogatepass"))
+    except json.JSONDecodeError as error:
+        return not newline or not _may_go_on(error, text)
+    except (UnicodeDecodeError, RecursionError):
+        pass
+    return True
+
+
+def _may_go_on(error: json.JSONDecodeError, text: str) -> bool:
+    """Whether the text may be JSON as far as it goes, and only ends too early."""
+    longest_token = 16
+    return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()) - longest_token
+
+
+def _read_json_lines(
+    file: IO[bytes], where: str, incomplete: Incomplete | None, strict: bool
+) -> Iterator[tuple[int, Record]]:
+    offset = 0
+    for number, line in enumerate(file, start=1):
+        start = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if start and not start.isspace():
+            try:
+                value = json.loads(text := start.decode("utf-8", "surrogatepass"))
+            except (ValueError, RecursionError) as error:
+                if strict or line.endswith(b"\n"):
+                    raise DataError(f"{where}, line {number}: not JSON: {error}") from None
+                if incomplete is not None:
+                    incomplete()
+                return
+            try:
+                record = _as_record(value, text)
+            except TypeError as error:
+                raise DataError(f"{where}, line {number}: {error}") from None
+            yield offset + len(line) - len(start), record
+        offset += len(line)
+
+
+_BETWEEN: Final = re.compile(r"[\s,\[\]]*")
+
+
+def _read_json_texts(text: IO[str], where: str) -> Iterator[Record]:
+    """The objects of a list, or objects one after the other; only the one that is being read is in memory."""
+    decoder = json.JSONDecoder()
+    held, at, lines_before, depth, size, ended, newline = "", 0, 0, 0, CHUNK, False, "\n"
+
+    def line_of(place: int) -> str:
+        return f"line {lines_before + held.count(newline, 0, place) + 1}"
+
+    while True:
+        between = _BETWEEN.match(held, at)
+        at = between.end() if between else at
+        depth += between[0].count("[") - between[0].count("]") if between else 0
+        if at < len(held):
+            try:
+                value, end = decoder.raw_decode(held, at)
+                record = _as_record(value, held[at:end])
+            except json.JSONDecodeError as error:
+                if ended or not _may_go_on(error, held):
+                    raise DataError(f"{where}, {line_of(error.pos)}: not JSON: {error.msg}") from None
+            except (TypeError, RecursionError) as error:
+                raise DataError(f"{where}, {line_of(at)}: {error}") from None
+            else:
+                yield record
+                at = end
+                continue
+        elif ended:
+            if depth:
+                raise DataError(f"{where}: the list ends without its bracket")
+            return
+        # Twice as much each time: an object of many chunks is parsed again from its start.
+        size = CHUNK if at == len(held) else min(size * 2, 1 << 30)
+        lines_before += held.count(newline, 0, at)
+        more = text.read(size)
+        held, at, ended = held[at:] + more, 0, not more
+
+
+_HALF: Final = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
+
+
+def _as_record(value: Any, source: str) -> Record:
+    """A JSON value that must be an object, whose JSON text is `source`; TypeError."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} where an object is due")
+    if (source.isascii() and "\\u" not in source) or not _HALF.search(source):
+        return value
+    try:
+        return cast(Record, _with_whole_characters(value))
     except RecursionError:
-        raise DataError(f"{where}: nested too deeply") from None
+        raise TypeError("nested too deeply") from None
 
 
-def _whole_characters(value: Any) -> Any:
+def _with_whole_characters(value: Any) -> Any:
     """JSON may hold half a character, which no UTF-8 file can: the replacement character stands for it."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {_whole_characters(key): _whole_characters(inner) for key, inner in value.items()}
+        return {_with_whole_characters(key): _with_whole_characters(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_whole_characters(inner) for inner in value]
+        return [_with_whole_characters(inner) for inner in value]
     return value
 
 
-def _parquet(path: Path) -> Any:
+def _open_parquet(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -214,7 +333,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
     """The records of a parquet file of any name."""
     import pyarrow as pa
 
-    file = _parquet(path)
+    file = _open_parquet(path)
     try:
         for batch in file.iter_batches(batch_size=BATCH):
             yield from batch.to_pylist()
@@ -222,25 +341,16 @@ def read_parquet(path: Path) -> Iterator[Record]:
         raise DataError(f"{path}: can't be read: {error}") from error
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to; what is there becomes `path` when the block ends well, and is gone when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+# Writing.
+
+whole = atomic_path
 
 
 def write_json(records: Iterable[Record], path: Path) -> int:
     """Write a `.jsonl` file, or one list for `.json`; returns how many."""
     as_list = path.suffix.lower() == ".json"
     count = 0
-    with whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write("[" if as_list else "")
         for record in records:
             between = ("\n" if count == 0 else ",\n") if as_list else ""
@@ -251,7 +361,7 @@ def write_json(records: Iterable[Record], path: Path) -> int:
 
 
 def write_parquet(records: Iterable[Record], path: Path, schema: Any, group: int) -> int:
-    """Write records in row groups of `group`, in place: for a path that `whole` gives; returns how many."""
+    """Write records in row groups of `group`, in place: for a path that `atomic_path` gives; returns how many."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
