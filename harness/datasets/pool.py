@@ -144,12 +144,14 @@ def _server(spec: ModelSpec, ledger: Path | None) -> "AnswersLM":
             self._plain = self.asker.request
             self.asker.request = self._request  # type: ignore[method-assign]
 
-        def _request(self, prompt: str, image: "Image.Image | None", sampling: "Sampling") -> "Request":
+        def _request(
+            self, prompt: str, image: "Image.Image | None", sampling: "Sampling", repeat: int = 0
+        ) -> "Request":
             assert isinstance(sampling, Decoding)
             images = [image_digest(shown) for shown in getattr(prompt, "images", ())]
             asked = json.dumps([sampling.seed, str(prompt), images]).encode("utf-8", "surrogatepass")
             own = int.from_bytes(hashlib.sha256(asked).digest()[:4], "big") >> 1
-            return self._plain(prompt, image, replace(sampling, seed=own))
+            return self._plain(prompt, image, replace(sampling, seed=own), repeat)
 
     identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
     return PoolServer(spec.pretrained, url=spec.url, identity=identity, ledger=ledger)

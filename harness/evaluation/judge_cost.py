@@ -45,16 +45,13 @@ class Counting:
         """The model that would be asked."""
         return self.judge.model
 
-    def ask(self, prompt: str, image: Any = None, sampling: Sampling = GREEDY) -> str:
-        """Count one question; the reply is empty."""
-        self.ask_many([(prompt, image)], sampling)
-        return ""
-
-    def ask_many(self, questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
+    def ask_many(
+        self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
+    ) -> list[str | None]:
         """Count questions; replies that the ledger has are given, None for the others."""
         replies = []
         for prompt, image in questions:
-            request = self.judge.request(prompt, image, sampling)
+            request = self.judge.request(prompt, image, sampling, repeat)
             reply = self.judge.ledger.reply(request.key)
             replies.append(reply)
             if request.key in self.keys:
@@ -64,7 +61,7 @@ class Counting:
                 self.kept += 1
                 continue
             self.prompt_tokens += request.tokens
-            self.completion_tokens += self.judge.expected_reply(sampling)
+            self.completion_tokens += self.judge.expected_reply(sampling, label)
         return replies
 
 
@@ -75,7 +72,7 @@ def plan(
     are not in it."""
     counting = Counting(judge)
     for repeat in range(repeats):
-        with use_judge(counting), judging(task.name), judge.repeating(repeat):
+        with use_judge(counting), judging(task.name, repeat):
             registry().judge_answers(task.name)(list(answers), list(docs))
     return planned(counting, task.name)
 

@@ -61,7 +61,7 @@ def asked_again(
     known, process = registry(), registry().process_results(task.name)
     found = []
     for repeat in range(1, count):
-        with use_judge(judge), judging(task.name), judge.repeating(repeat):
+        with use_judge(judge), judging(task.name, repeat):
             verdicts = known.judge_answers(task.name)(list(answers), list(docs))
         found.append(
             [

@@ -33,7 +33,7 @@ from tasks.judges import prices
 from tasks.judges.chat_client import NEW_LIMIT, PermanentError, Request
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import Question, Sampling, judging
+from tasks.judges.protocol import Question, Sampling
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -89,7 +89,7 @@ class _Asker(OpenAIJudge):
     def client(self) -> "AsyncOpenAI":
         return super().client().with_options(default_headers=self.headers)
 
-    def request(self, prompt: str, image: Image | None, sampling: Sampling) -> Request:
+    def request(self, prompt: str, image: Image | None, sampling: Sampling, repeat: int = 0) -> Request:
         assert isinstance(prompt, _Prompt)
         assert isinstance(sampling, Decoding)
         content: list[dict[str, Any]] = []
@@ -112,9 +112,7 @@ class _Asker(OpenAIJudge):
             "system": sampling.system,
             "content": named,
         }
-        canonical = json.dumps(
-            facts | {"repeat": self.repeat, "settings": settings}, sort_keys=True, separators=(",", ":")
-        )
+        canonical = json.dumps(facts | {"repeat": repeat, "settings": settings}, sort_keys=True, separators=(",", ":"))
         self.keys.add(key := hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest())
         system = [{"role": "system", "content": sampling.system}] if sampling.system else []
         user = {"role": "user", "content": content if prompt.images else str(prompt)}
@@ -222,8 +220,9 @@ class OpenAIVisionLM(LM):
             sent: list[int] = []
             failed = Counter(self.asker.failures)
             self.asker.progress = None if disable_tqdm else self._from(len(answers), len(requests))
-            with judging(f"{task} (answers)" if task else "answers"), self.asker.repeating(repeat):
-                replies = self.asker.ask_many(_questions(requests, indices, sent, answers), decoding)
+            label = f"{task} (answers)" if task else "answers"
+            questions = _questions(requests, indices, sent, answers)
+            replies = self.asker.ask_many(questions, decoding, label=label, repeat=repeat)
             why = ", ".join(self.asker.failures - failed)
             for index, reply in zip(sent, replies, strict=True):
                 answers[index] = FailedAnswer(f"no reply ({why})") if reply is None else _cut(reply, decoding.until)

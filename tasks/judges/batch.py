@@ -1,7 +1,8 @@
 """The judge through OpenAI's Batch API: half the price, replies within a day, and the same ledger.
 
-    judge = BatchJudge("gpt-4o-2024-11-20", ledger=ledger, task="mmhal")
-    judge.ask_many(questions)       # uploads, waits, collects; killed and called again, it goes on waiting for the same batches
+    judge = BatchJudge("gpt-4o-2024-11-20", ledger=ledger)
+    judge.ask_many(questions, label="mmhal")    # uploads, waits, collects; called again after a kill, it waits for the
+                                                # same batches
 
 Questions that are in the ledger are not sent. The others go in files of bounded size; a batch's id and what is in it
 are in the ledger before the waiting begins. Results are told apart by their key, since a batch keeps no order. What a
@@ -19,7 +20,7 @@ from tasks.judges import prices
 from tasks.judges.chat_client import PermanentError, Request, TransientError, text_of
 from tasks.judges.ledger import Call, now
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import GREEDY, Question, Sampling, label
+from tasks.judges.protocol import GREEDY, Question, Sampling
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -38,18 +39,19 @@ class BatchJudge(OpenAIJudge):
     most_lines = MOST_LINES
     most_bytes = MOST_BYTES
 
-    def ask_many(self, questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
+    def ask_many(
+        self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
+    ) -> list[str | None]:
         """The replies in the order asked; None where a question got none in `ROUNDS` batches."""
-        task = label() or self.task
         keys: list[str] = []
         wanted: dict[str, Request] = {}
         for prompt, image in questions:
-            request = self.request(prompt, image, sampling)
+            request = self.request(prompt, image, sampling, repeat)
             keys.append(request.key)
             if self.ledger.reply(request.key) is None:
                 wanted.setdefault(request.key, request)
         if wanted:
-            self._in_thread(self._collect(wanted, task))
+            self._in_thread(self._collect(wanted, label))
         return [self.ledger.reply(key) for key in keys]
 
     async def _collect(self, wanted: Mapping[str, Request], task: str) -> None:
@@ -81,7 +83,7 @@ class BatchJudge(OpenAIJudge):
         if self.budget is None:
             return
         found = list(requests)
-        reply = self.expected_reply(GREEDY)
+        reply = self.expected_reply(GREEDY, task)
         cost = prices.price(self.model, sum(r.tokens for r in found), round(reply * len(found)), batch=True)
         if cost is not None and self.paid + cost > self.budget:
             raise JudgeError(

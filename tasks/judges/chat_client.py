@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from support.errors import BudgetSpent, JudgeDown, JudgeError
 from tasks.judges import prices
 from tasks.judges.ledger import Call, now
-from tasks.judges.protocol import Question, Sampling, label
+from tasks.judges.protocol import Question, Sampling
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -85,10 +85,10 @@ class _Limit:
 class Run:
     """One round of questions."""
 
-    def __init__(self, judge: "OpenAIJudge", sampling: Sampling) -> None:
+    def __init__(self, judge: "OpenAIJudge", sampling: Sampling, label: str, repeat: int) -> None:
         self.judge, self.sampling = judge, sampling
-        self.task = label() or judge.task
-        self.expected = judge.expected_reply(sampling)
+        self.task, self.repeat = label, repeat
+        self.expected = judge.expected_reply(sampling, label)
         """Tokens of a reply, about; learned as replies come."""
         self.room = float(judge.concurrency)
         self.running = 0
@@ -112,7 +112,7 @@ class Run:
         async with judge.client() as client:
             for index, (prompt, image) in enumerate(questions):
                 asked += 1
-                request = await asyncio.to_thread(judge.request, prompt, image, self.sampling)
+                request = await asyncio.to_thread(judge.request, prompt, image, self.sampling, self.repeat)
                 kept = judge.ledger.reply(request.key)
                 if kept is not None:
                     results[index] = kept

@@ -1,8 +1,8 @@
 """A judge behind any OpenAI-compatible server, with a ledger: nothing is paid for twice, and no failure looks like a
 reply.
 
-    judge = OpenAIJudge("gpt-4o-2024-11-20", ledger=Ledger(Path("ledger.sqlite")), task="mmhal")
-    with use_judge(judge): ...
+    judge = OpenAIJudge("gpt-4o-2024-11-20", ledger=Ledger(Path("ledger.sqlite")))
+    replies = judge.ask_many(questions, label="mmhal")
     judge.failures                  # {"content filter": 2}
 
 What is worth another try (429, 5xx, a cut connection, a reply that is none) is tried again, after what the server asks
@@ -22,8 +22,7 @@ import io
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from PIL import Image
@@ -33,7 +32,7 @@ from support.images import PromptImage, encoded
 from tasks.judges import prices
 from tasks.judges.chat_client import NEW_LIMIT, Request, Run, TransientError, end_all, text_of
 from tasks.judges.ledger import Ledger
-from tasks.judges.protocol import GREEDY, Question, Sampling, label
+from tasks.judges.protocol import GREEDY, Question, Sampling
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -68,11 +67,11 @@ FORM: Final[Mapping[str, Any]] = {
 class OpenAIJudge:
     """See the module's docstring.
 
-    `url` and `key` default to OPENAI_BASE_URL and OPENAI_API_KEY. `task` labels calls in the ledger, `repeat` asks the
-    same again as another call. `attempts` are tries of one question; a 429 is none while the server has answered
-    anything in the last `patience` seconds. `structured` asks for JSON in which reasons and verdict are apart.
-    `image_side` is the longest side of an image in pixels (None: as it is). `requests_per_minute`, `tokens_per_minute`
-    and `budget` (US dollars for this judge's life) are limits of the user's; `progress` hears (replies, asked).
+    `url` and `key` default to OPENAI_BASE_URL and OPENAI_API_KEY. `attempts` are tries of one question; a 429 is none
+    while the server has answered anything in the last `patience` seconds. `structured` asks for JSON in which reasons
+    and verdict are apart. `image_side` is the longest side of an image in pixels (None: as it is).
+    `requests_per_minute`, `tokens_per_minute` and `budget` (US dollars for this judge's life) are limits of the user's;
+    `progress` hears (replies, asked).
     """
 
     def __init__(
@@ -82,8 +81,6 @@ class OpenAIJudge:
         ledger: Ledger,
         url: str | None = None,
         key: str | None = None,
-        task: str = "",
-        repeat: int = 0,
         detail: str = "auto",
         image_side: int | None = None,
         seed: int | None = 0,
@@ -98,7 +95,7 @@ class OpenAIJudge:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.model = model
-        self.ledger, self.url, self.task, self.repeat = ledger, url, task, repeat
+        self.ledger, self.url = ledger, url
         self.detail, self.image_side, self.seed, self.structured = detail, image_side, seed, structured
         self.timeout, self.attempts, self.concurrency, self.patience = timeout, attempts, concurrency, patience
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
@@ -120,9 +117,11 @@ class OpenAIJudge:
             raise JudgeError(f"{self.model}: no reply ({', '.join(self.failures)})")
         return reply
 
-    def ask_many(self, questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
+    def ask_many(
+        self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
+    ) -> list[str | None]:
         """The replies in the order asked, from the ledger where they are there; None where a question has none."""
-        return self._in_thread(Run(self, sampling).replies(questions))
+        return self._in_thread(Run(self, sampling, label, repeat).replies(questions))
 
     @staticmethod
     def _in_thread(work: Coroutine[Any, Any, T]) -> T:
@@ -160,16 +159,7 @@ class OpenAIJudge:
         """The reply in a completion; Retry or Hopeless where it is none."""
         return self.verdict_in(text_of(completion, usage), usage)
 
-    @contextmanager
-    def repeating(self, repeat: int) -> Iterator[None]:
-        """Inside, the same questions are other calls: the judge is asked once more."""
-        before, self.repeat = self.repeat, repeat
-        try:
-            yield
-        finally:
-            self.repeat = before
-
-    def request(self, prompt: str, image: Image.Image | None, sampling: Sampling) -> Request:
+    def request(self, prompt: str, image: Image.Image | None, sampling: Sampling, repeat: int = 0) -> Request:
         """How a question is sent: its body, and its digest."""
         if self.structured:
             prompt += STRUCTURED
@@ -197,7 +187,7 @@ class OpenAIJudge:
             "system": sampling.system,
             "prompt": prompt,
             "image": picture,
-            "repeat": self.repeat,
+            "repeat": repeat,
         }
         canonical = json.dumps(named | {"settings": settings}, sort_keys=True, separators=(",", ":"))
         body = {"model": self.model, "messages": [*system, {"role": "user", "content": content}], **settings}
@@ -213,10 +203,10 @@ class OpenAIJudge:
         named = {"sha256": hashlib.sha256(data).hexdigest(), "kind": kind, "detail": self.detail}
         return part, named, prices.image_tokens(self.model, *size, self.detail)
 
-    def expected_reply(self, sampling: Sampling) -> float:
+    def expected_reply(self, sampling: Sampling, label: str) -> float:
         """Tokens a reply will have, about: as those so far, else the protocol's limit where it is low, else what is
         typical."""
-        so_far = self.ledger.completion_tokens(label() or self.task, self.model)
+        so_far = self.ledger.completion_tokens(label, self.model)
         if so_far is not None:
             return so_far
         return min(TYPICAL_REPLY, sampling.max_tokens or TYPICAL_REPLY)

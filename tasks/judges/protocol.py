@@ -10,13 +10,14 @@ failed call is never a rating. Any other exception is a mistake in the code and 
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
 
 from support.errors import JudgeError, NoJudgeError
 
@@ -49,6 +50,10 @@ GREEDY: Final = Sampling()
 """Temperature 0, nothing else asked for."""
 
 
+Question = tuple[str, "Image | None"]
+"""A prompt, and the image it is about."""
+
+
 class Judge(Protocol):
     """Whoever rates answers."""
 
@@ -56,22 +61,51 @@ class Judge(Protocol):
     def model(self) -> str:
         """Which judge this is: scores of different judges are not comparable."""
 
+    def ask_many(
+        self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
+    ) -> list[str | None]:
+        """The replies in the order asked; None where a call failed. Raises `JudgeError` where going on makes no sense.
+
+        `label` is the task that a ledger books the calls for; another `repeat` makes the same questions other calls.
+        """
+
+
+class ThreadedJudge(ABC):
+    """A judge that answers one question a call; many questions are asked in threads, side by side."""
+
+    model: str
+    workers: int = 8
+    """Questions asked at once."""
+
+    @abstractmethod
     def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
         """The reply to `prompt`, about `image` where given. Called from several threads at once; raises
         `JudgeError`."""
 
+    def ask_many(
+        self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
+    ) -> list[str | None]:
+        """See `Judge`. Questions are taken only a little ahead of the replies, so that of a generator's images few are
+        open at a time."""
 
-Question = tuple[str, "Image | None"]
-"""A prompt, and the image it is about."""
+        def reply_or_none(prompt: str, image: "Image | None") -> str | None:
+            try:
+                return self.ask(prompt, image, sampling)
+            except JudgeError:
+                return None
 
-
-@runtime_checkable
-class ManyJudge(Judge, Protocol):
-    """A judge that answers many questions by its own plan: it knows what its server allows."""
-
-    def ask_many(self, questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
-        """The replies in the order asked; None where a call failed. Raises `JudgeError` where going on makes no
-        sense."""
+        replies: list[str | None] = []
+        waiting: deque[Future[str | None]] = deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="judge")
+        try:
+            for prompt, image in questions:
+                waiting.append(pool.submit(reply_or_none, prompt, image))
+                if len(waiting) >= 4 * self.workers:
+                    replies.append(waiting.popleft().result())
+            replies.extend(future.result() for future in waiting)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return replies
 
 
 _JUDGE: ContextVar[Judge] = ContextVar("judge")
@@ -95,56 +129,23 @@ def current_judge() -> Judge:
         raise NoJudgeError("this task needs a judge and none is set: there is no default one") from None
 
 
-_LABEL: ContextVar[str] = ContextVar("judged_task", default="")
+_BOOKED: ContextVar[tuple[str, int]] = ContextVar("judged_task", default=("", 0))
 
 
 @contextmanager
-def judging(task: str) -> Iterator[None]:
+def judging(task: str, repeat: int = 0) -> Iterator[None]:
     """Inside, what the judge is asked is for `task`: a ledger books it there."""
-    token = _LABEL.set(task)
+    token = _BOOKED.set((task, repeat))
     try:
         yield
     finally:
-        _LABEL.reset(token)
+        _BOOKED.reset(token)
 
 
-def label() -> str:
-    """The task that is being judged; empty where nobody said."""
-    return _LABEL.get()
-
-
-def ask_all(
-    prompts_and_images: Iterable[Question],
-    workers: int = 8,
-    sampling: Sampling = GREEDY,
-) -> list[str | None]:
-    """The current judge's replies in the order asked, `workers` at a time; None where a call failed.
-
-    Taken from the iterable only a little ahead of the answers, so that of a generator's images few are open at a time.
-    """
-    judge = current_judge()
-    if isinstance(judge, ManyJudge):
-        return judge.ask_many(prompts_and_images, sampling)
-
-    def ask(prompt: str, image: "Image | None") -> str | None:
-        try:
-            return judge.ask(prompt, image, sampling)
-        except JudgeError:
-            return None
-
-    replies: list[str | None] = []
-    waiting: deque[Future[str | None]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="judge")
-    try:
-        for prompt, image in prompts_and_images:
-            # A context can be entered only once at a time: one copy for each call.
-            waiting.append(pool.submit(copy_context().run, ask, prompt, image))
-            if len(waiting) >= 4 * workers:
-                replies.append(waiting.popleft().result())
-        replies.extend(future.result() for future in waiting)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return replies
+def ask_all(questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
+    """The current judge's replies in the order asked; None where a call failed."""
+    label, repeat = _BOOKED.get()
+    return current_judge().ask_many(questions, sampling, label=label, repeat=repeat)
 
 
 SLOT: Final = re.compile(r"\[\[(\w+)\]\]")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from support.errors import JudgeError
-from tasks.judges.protocol import GREEDY, Sampling
+from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, Thing
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def mmhal_rating(scene: Scene, question: str, answer: str) -> int:
     return max(0, informative - 1) if reading.invented or reading.misdescribed else 3 + informative
 
 
-class ExactJudge:
+class ExactJudge(ThreadedJudge):
     """Grades answers about rendered scenes from their scene graph."""
 
     model = "exact"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks.judges.protocol import GREEDY, Sampling
+from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
 from tasks.registry import registry
 
 Rows = list[dict[str, Any]]
@@ -274,7 +274,7 @@ OWN_LAYOUTS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-class Praise:
+class Praise(ThreadedJudge):
     """A judge that replies in every protocol's form at once."""
 
     model = "praise"

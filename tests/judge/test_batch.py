@@ -20,7 +20,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def judge_of(server: Any, ledger: Ledger, **settings: Any) -> BatchJudge:
-    judge = BatchJudge(MODEL, url=server.url, ledger=ledger, task="mmhal", timeout=5.0, **settings)
+    judge = BatchJudge(MODEL, url=server.url, ledger=ledger, timeout=5.0, **settings)
     judge.poll = 0.01
     return judge
 
@@ -50,9 +50,9 @@ def test_files_are_cut_by_lines_and_by_bytes(server: Any, ledger: Ledger) -> Non
     judge.most_lines = 8
     assert judge.ask_many(prompts(20)) == expected(server, 20)
     assert len(server.batches) == 3
-    judge = judge_of(server, ledger, repeat=1)
+    judge = judge_of(server, ledger)
     judge.most_bytes = 1000
-    assert judge.ask_many(prompts(20)) == expected(server, 20)
+    assert judge.ask_many(prompts(20), repeat=1) == expected(server, 20)
     assert len(server.batches) > 6
 
 
@@ -61,7 +61,7 @@ def test_failed_lines_and_expired_batches_are_sent_again(server: Any, ledger: Le
     assert judge_of(server, ledger).ask_many(prompts(10)) == expected(server, 10)
     assert len(server.batches) == 2
     server.batch_ends = "expired"
-    assert judge_of(server, ledger, repeat=1).ask_many(prompts(10)) == expected(server, 10)
+    assert judge_of(server, ledger).ask_many(prompts(10), repeat=1) == expected(server, 10)
     assert len(server.batches) == 4
 
 

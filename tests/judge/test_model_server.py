@@ -59,7 +59,7 @@ def served() -> Iterator[str]:
 
 def test_a_model_server_judges_and_its_replies_are_kept(served: str, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
-    judge = OpenAIJudge(str(WEIGHTS), url=served, ledger=ledger, task="scenes", timeout=120, seed=None, concurrency=1)
+    judge = OpenAIJudge(str(WEIGHTS), url=served, ledger=ledger, timeout=120, seed=None, concurrency=1)
     image = image_of("test-judge/1")
     replies = judge.ask_many([("is there a red circle in the image?", image), ("describe the image in detail.", image)])
     assert all(isinstance(reply, str) and reply for reply in replies), judge.failures

@@ -21,7 +21,7 @@ from support.errors import BudgetSpent, JudgeDown, JudgeError
 from support.images import PictureFile, keep, picture
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import Judge, ManyJudge, Sampling, ask_all, use_judge
+from tasks.judges.protocol import Judge, Sampling
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 MODEL = "gpt-4o-2024-11-20"
@@ -33,7 +33,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def judge_of(server: Any, ledger: Ledger, **settings: Any) -> OpenAIJudge:
-    return OpenAIJudge(MODEL, **{"url": server.url, "ledger": ledger, "task": "mmhal", "timeout": 5.0} | settings)
+    return OpenAIJudge(MODEL, **{"url": server.url, "ledger": ledger, "timeout": 5.0} | settings)
 
 
 def prompts(count: int) -> list[tuple[str, None]]:
@@ -42,9 +42,7 @@ def prompts(count: int) -> list[tuple[str, None]]:
 
 def test_it_is_a_judge_that_answers_many(server: Any, ledger: Ledger) -> None:
     judge: Judge = judge_of(server, ledger)
-    assert isinstance(judge, ManyJudge)
-    with use_judge(judge):
-        assert ask_all(prompts(5)) == [server.reply(prompt) for prompt, _ in prompts(5)]
+    assert judge.ask_many(prompts(5)) == [server.reply(prompt) for prompt, _ in prompts(5)]
 
 
 def test_what_the_protocol_says_is_what_is_sent(server: Any, ledger: Ledger) -> None:
@@ -76,7 +74,8 @@ def test_nothing_is_paid_for_twice(server: Any, ledger: Ledger, tmp_path: Path) 
     assert len(server.log) == 6
     assert judge_of(server, Ledger(tmp_path / "ledger.sqlite")).ask_many(prompts(6)) == first[:6]
     assert len(server.log) == 6
-    for other in ({"repeat": 1}, {"seed": 1}, {"detail": "low"}):
+    judge_of(server, ledger).ask_many(prompts(1), repeat=1)
+    for other in ({"seed": 1}, {"detail": "low"}):
         judge_of(server, ledger, **other).ask_many(prompts(1))
     assert len(server.log) == 8  # detail says nothing where there is no image
     judge_of(server, ledger).ask_many(prompts(1), Sampling(temperature=0.5))
@@ -187,7 +186,7 @@ def test_limits_of_the_user_pace_the_calls(server: Any, ledger: Ledger) -> None:
     )  # 20 a second, after a burst of two seconds' worth
     assert len(server.log) == 60
     started = time.monotonic()
-    judge_of(server, ledger, requests_per_minute=1200, repeat=1).ask_many(prompts(60))
+    judge_of(server, ledger, requests_per_minute=1200).ask_many(prompts(60), repeat=1)
     assert time.monotonic() - started > 0.8  # at least the 20 that the burst does not cover
 
 
@@ -235,7 +234,7 @@ from pathlib import Path
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
 url, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-judge = OpenAIJudge("gpt-4o-2024-11-20", url=url, ledger=Ledger(path), task="mmhal", concurrency=8)
+judge = OpenAIJudge("gpt-4o-2024-11-20", url=url, ledger=Ledger(path), concurrency=8)
 replies = judge.ask_many([(f"Question {n}: rate this.", None) for n in range(count)])
 print(judge.asked, sum(reply is None for reply in replies))
 """
@@ -269,7 +268,7 @@ def test_a_kill_costs_the_calls_in_flight_and_no_more(server: Any, tmp_path: Pat
     assert len(counts) == 400
     assert sum(counts.values()) - 400 <= 8  # those in flight at the kill
     ledger = Ledger(path)
-    replies = OpenAIJudge(MODEL, url="http://127.0.0.1:1/v1", ledger=ledger, task="mmhal").ask_many(prompts(400))
+    replies = OpenAIJudge(MODEL, url="http://127.0.0.1:1/v1", ledger=ledger).ask_many(prompts(400))
     assert replies == [server.reply(prompt) for prompt, _ in prompts(400)]
 
 

@@ -71,16 +71,14 @@ def test_a_table_that_is_none_is_one_line(
 
 
 def test_what_a_call_will_cost_is_within_two_percent_of_what_it_did(server: Any, tmp_path: Path) -> None:
-    judge = OpenAIJudge(
-        "gpt-4o-2024-11-20", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"), task="mmhal", key="x"
-    )
+    judge = OpenAIJudge("gpt-4o-2024-11-20", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"), key="x")
     server.reply = lambda prompt: "The answer names a dog. " * (20 + len(prompt) % 5) + "\nRating: 4"
     prompts = [
         (f"Rate this answer to question {n}. " + "It shows a dog on the grass. " * (40 + n % 7), None)
         for n in range(300)
     ]
-    judge.ask_many(prompts[:40])  # from which the length of replies is known
-    expected = judge.expected_reply(Sampling())
+    judge.ask_many(prompts[:40], label="mmhal")  # from which the length of replies is known
+    expected = judge.expected_reply(Sampling(), "mmhal")
     estimate = sum(
         prices.price(judge.model, judge.request(p, i, Sampling()).tokens, round(expected)) or 0 for p, i in prompts
     )

@@ -2,7 +2,6 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,13 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.errors import JudgeError
-from tasks.judges.protocol import GREEDY, Judge, Sampling, as_data, ask_all, current_judge, fill, use_judge
+from tasks.judges.protocol import (
+    GREEDY,
+    Judge,
+    Sampling,
+    ThreadedJudge,
+    as_data,
+    ask_all,
+    current_judge,
+    fill,
+    use_judge,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Echo:
+class Echo(ThreadedJudge):
     """Replies what it is asked; has no reply to "down"."""
 
     model = "echo"
@@ -66,19 +75,7 @@ def test_calls_run_side_by_side() -> None:
             return prompt
 
     with use_judge(Meeting()):
-        assert ask_all([(str(i), None) for i in range(4)], workers=4) == ["0", "1", "2", "3"]
-
-
-def test_calls_see_the_context_of_who_asks() -> None:
-    run: ContextVar[str] = ContextVar("run")
-
-    class Reader(Echo):
-        def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
-            return f"{run.get()} {current_judge().model}"
-
-    run.set("seventh")
-    with use_judge(Reader()):
-        assert ask_all([("a", None)] * 3) == ["seventh echo"] * 3
+        assert ask_all([(str(i), None) for i in range(4)]) == ["0", "1", "2", "3"]
 
 
 def test_a_mistake_in_a_judge_is_not_taken_for_a_failed_call() -> None:
@@ -110,12 +107,13 @@ def test_prompts_are_taken_only_a_little_ahead_of_the_replies() -> None:
                 lead = max(lead, taken - replied)
             yield str(i), None
 
-    with use_judge(Counter()):
-        assert len(ask_all(prompts(), workers=2)) == 200
+    judge = Counter()
+    judge.workers = 2
+    assert len(judge.ask_many(prompts())) == 200
     assert lead <= 9
 
 
-def test_a_class_with_model_and_ask_is_a_judge() -> None:
+def test_a_class_that_answers_one_question_is_a_judge() -> None:
     judge: Judge = Echo()
     assert judge.model == "echo"
 

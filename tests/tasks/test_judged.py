@@ -14,14 +14,14 @@ from support.errors import AnswerFileError, JudgeError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import OfficialAnswers
 from tasks.benchmarks import hallusionbench, llava_bench, mmhal, mmvet, rtvlm
-from tasks.judges.protocol import GREEDY, Sampling, use_judge
+from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge, use_judge
 from tasks.registry import registry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Replies:
+class Replies(ThreadedJudge):
     """A judge that gives the replies of a list in turn; None is a failed call. Asked by one thread only."""
 
     model = "replies"

@@ -7,7 +7,7 @@ from PIL import Image as PILImage
 
 from support.errors import JudgeError
 from tasks.benchmarks import mmhal
-from tasks.judges.protocol import GREEDY, Sampling, use_judge
+from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge, use_judge
 from tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def test_each_type_has_a_score_of_its_own(name: str) -> None:
     assert metric(records) == 6
 
 
-class Scripted:
+class Scripted(ThreadedJudge):
     """Gives one reply after the other by the answer it finds in the prompt's data, and keeps what it saw."""
 
     model = "scripted"

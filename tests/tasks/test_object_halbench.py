@@ -12,7 +12,7 @@ from support.errors import AnswerFileError, JudgeError
 from tasks.answer import FailedAnswer
 from tasks.benchmarks import object_halbench
 from tasks.benchmarks.chair import read_synonyms
-from tasks.judges.protocol import GREEDY, Sampling, use_judge
+from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge, use_judge
 from tasks.metric import Metric
 from tasks.registry import registry
 
@@ -97,7 +97,7 @@ def test_any_objects_can_be_brought_to_words(objects: list[str]) -> None:
     assert len(words) == len(set(words))
 
 
-class Lister:
+class Lister(ThreadedJudge):
     """Lists a dog and a car; its line is down where the answer speaks of snow, and it rambles about rain."""
 
     model = "lister"

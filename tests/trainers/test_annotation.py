@@ -23,7 +23,7 @@ from support.images import ImageRef
 from tasks.judges.batch import BatchJudge
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import GREEDY, Sampling, use_judge
+from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge, use_judge
 from trainers.config.data import ASPECTS, RatingMode, TextOrder
 from trainers.data.rows import Completion, Row
 from trainers.vlfeedback import annotation
@@ -300,7 +300,7 @@ def test_the_prompts_ask_for_what_the_mode_says_and_hold_the_texts_as_data() -> 
         assert points(prompt, 2, (aspect,)) == {aspect: [None, None]}
 
 
-class Steady:
+class Steady(ThreadedJudge):
     """Rates each text by its own words, so that ratings tell whether they went to the right text; counts what it is
     asked."""
 

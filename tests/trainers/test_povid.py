@@ -23,7 +23,7 @@ from support.files import JsonLines
 from support.images import ImageRef
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import GREEDY, Sampling
+from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
 from tasks.scenes.judge import assess
 from tasks.scenes.world import Scene
 from trainers.losses.noise import abar, noise_seed, noised, noised_pixels
@@ -173,7 +173,7 @@ def items(count: int = 20) -> list[Correct]:
     ]
 
 
-class Scripted:
+class Scripted(ThreadedJudge):
     """Rewrites by a function of the data and how often this was refused; counts what it is asked."""
 
     model = "scripted"

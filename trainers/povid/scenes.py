@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from support.errors import JudgeError
 from support.images import ImageRef
-from tasks.judges.protocol import GREEDY, Sampling
+from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
 from tasks.scenes.judge import answer_to
 from tasks.scenes.language import DETAILED, NUMBERS, OPEN, SHORT, a_kind, absent_kind, caption, open_question
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, GLYPHS, PLURALS, SHAPES, SIZES, Kind, Scene, image_of, scenes
@@ -36,7 +36,7 @@ _THING = re.compile(
 )
 
 
-class ExactInjector:
+class ExactInjector(ThreadedJudge):
     """Puts a mistake into a true answer about a rendered scene."""
 
     model = "exact"
