@@ -350,12 +350,12 @@ def annotate_command(
 ) -> int:
     """Have a judge rate answers on helpfulness, visual faithfulness and ethics, or a part of them again; goes on where
     it was left."""
-    from harness.datasets.contamination import is_rows
     from harness.datasets.rate import plan_ratings, protocol_of, rate_folder, rate_rows
     from tasks.judges.openai import OpenAIJudge
+    from trainers.data.vlfeedback_format import holds_rows
 
     way = protocol_of(part, mode, order, seed or 0)
-    folder = (data / "instructions.jsonl").exists() or (data.is_dir() and not is_rows(data))
+    folder = (data / "instructions.jsonl").exists() or (data.is_dir() and not holds_rows(data))
     if not folder and out is None:
         raise UsageError(f"{data} holds rated answers: name the folder of the new ratings by --out")
     rater = judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
@@ -400,33 +400,32 @@ def leaks_command(
     as_json: Json = False,
 ) -> int:
     """Which rows of the training data show, or ask, what a benchmark shows or asks."""
-    from harness.datasets.contamination import is_rows, leaks_of
+    from harness.datasets.contamination import leaks_of
     from support.files import atomic_write_text
     from tasks.registry import registry
     from trainers.data.contamination import drop as without
     from trainers.data.pair_formats import read_pairs, write_pairs
-    from trainers.data.vlfeedback_format import write_rows
+    from trainers.data.vlfeedback_format import holds_rows, write_rows
 
     for written in (drop, out):
         if written is not None:
             _not_over(written, source)
     chosen = registry().expand([name for given in tasks for name in given.split(",") if name])
-    rated = is_rows(source) or str(source) == PUBLIC
+    rated = holds_rows(source) or str(source) == PUBLIC
     if ray is not None:
-        from trainers.vlfeedback.ray_stages import fingerprints_by_ray
+        from trainers.vlfeedback.ray_stages import hash_by_ray
 
         pictures = (
             picture
             for row in (_rows(source, images) if rated else read_pairs(source, images))
             for picture in row.images
         )
-        fingerprints.parent.mkdir(parents=True, exist_ok=True)
         with _ray(ray):
-            count = sum(1 for _ in fingerprints_by_ray(pictures, fingerprints, workers=workers))
+            count = sum(1 for _ in hash_by_ray(pictures, fingerprints, workers=workers))
         tell(f"{count} pictures have fingerprints in {fingerprints}")
     from support.console import Stages
 
-    with Stages() as stages:
+    with Stages():
         found = leaks_of(
             _rows(source, images) if rated else read_pairs(source, images),
             chosen,
@@ -434,7 +433,6 @@ def leaks_command(
             partial_data=partial_data,
             cache=fingerprints,
             distance=distance,
-            report=stages.report,
         )
     if out is not None:
         atomic_write_text(out, json.dumps(found.to_json()))

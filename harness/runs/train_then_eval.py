@@ -244,9 +244,7 @@ def _leaks(
         if held["of"] == asked:
             return {str(task): int(rows) for task, rows in held["rows_with_image"].items()}
     rows = len({pair.row for pair in pairs})
-    leaks = leaks_of(
-        pairs, tasks, cache=folder / "fingerprints.sqlite", report=lambda stage, done, _: report(stage, done, rows)
-    )
+    leaks = leaks_of(pairs, tasks, cache=folder / "fingerprints.sqlite", total=rows)
     atomic_write_text(path, json.dumps({"of": asked, **leaks.to_json()}, indent=1))
     return leaks.summary()
 

@@ -14,6 +14,7 @@ from PIL import Image
 from support import images as pictures
 from support.errors import DataError
 from support.images import ImageRef, PictureFile, keep
+from support.progress import show_on
 from tasks.scenes.world import render, scenes
 from trainers.data.contamination import (
     COMMON,
@@ -303,17 +304,18 @@ def test_the_json_holds_every_leak(held: Benchmark) -> None:
 
 def test_pictures_are_hashed_once_over_two_checks(held: Benchmark, tmp_path: Path) -> None:
     with HashCache(tmp_path / "prints.sqlite") as prints:
-        first = find_leaks(clean_rows(), [held], prints=prints)
+        first = find_leaks(clean_rows(), [held], cache=prints)
         assert prints.made == 8 + 6
     with HashCache(tmp_path / "prints.sqlite") as prints:
-        assert find_leaks(clean_rows(), [held], prints=prints) == first
+        assert find_leaks(clean_rows(), [held], cache=prints) == first
         assert prints.made == 0
 
 
-def test_progress_is_told(held: Benchmark) -> None:
-    told: list[int] = []
-    find_leaks((row(number, "What?") for number in range(1100)), [held], done=told.append)
-    assert told == [512, 1024, 1100]
+def test_progress_is_reported(held: Benchmark) -> None:
+    told: list[tuple[str, int, int]] = []
+    with show_on(lambda *report: told.append(report)):
+        find_leaks((row(number, "What?") for number in range(1100)), [held], total=1100)
+    assert told == [("look for leaks", done, 1100) for done in (512, 1024, 1100)]
 
 
 @pytest.mark.parametrize(

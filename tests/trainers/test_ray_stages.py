@@ -22,7 +22,7 @@ from support.errors import JudgeDown
 from support.images import ImageRef
 from tasks.answer import FailedAnswer
 from trainers.config.data import ASPECTS, Data, PoolModel
-from trainers.data.image_hashes import HashCache, ImageHashes
+from trainers.data.image_hashes import HashCache
 from trainers.data.pair_rules import PairCounts, find_rule, pair_up
 from trainers.data.rows import Completion, Preference, Row
 from trainers.vlfeedback import answers, ray_stages
@@ -32,7 +32,7 @@ from trainers.vlfeedback.ray_stages import (
     RayError,
     cluster,
     decode_by_ray,
-    fingerprints_by_ray,
+    hash_by_ray,
     in_order,
     pairs_by_ray,
 )
@@ -281,7 +281,7 @@ def test_answers_come_over_http_in_actors(server: Any, tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
-def test_fingerprints_are_those_of_the_plain_path_and_made_once(tmp_path: Path) -> None:
+def test_image_hashes_are_those_of_the_plain_path_and_made_once(tmp_path: Path) -> None:
     paths = pictures(tmp_path / "images", 150)
     (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:100])
     shown = [ImageRef(f"COCO_val2014_{n + 1:012d}.jpg", path) for n, path in enumerate(paths)]
@@ -290,17 +290,12 @@ def test_fingerprints_are_those_of_the_plain_path_and_made_once(tmp_path: Path) 
         ImageRef("broken.png", tmp_path / "broken.png"),
         ImageRef("bytes.png", data=paths[3].read_bytes()),
     ]
-    plain = list(HashCache().of_all(shown, workers=1))
-    found = list(fingerprints_by_ray(shown, tmp_path / "cache.sqlite", workers=2))
-
-    def plainly(prints: list[ImageHashes | OSError]) -> list[str]:
-        return [str(one) if isinstance(one, OSError) else repr((one, one.tiny)) for one in prints]
-
-    assert plainly(found) == plainly(plain)
+    plain = list(HashCache().facts_of_all(shown, workers=1))
+    assert list(hash_by_ray(shown, tmp_path / "cache.sqlite", workers=2)) == plain
     with HashCache(tmp_path / "cache.sqlite") as kept:
-        assert plainly(list(kept.of_all(shown, workers=1))) == plainly(plain)
+        assert list(kept.facts_of_all(shown, workers=1)) == plain
         assert kept.made == 0
-    assert plainly(list(fingerprints_by_ray(shown, tmp_path / "cache.sqlite", workers=2))) == plainly(plain)
+    assert list(hash_by_ray(shown, tmp_path / "cache.sqlite", workers=2)) == plain
 
 
 @pytest.mark.slow

@@ -1,22 +1,22 @@
 """The leak check: which rows of the training data show or ask what a benchmark shows or asks.
 
     benchmark = benchmark_of("pope", load_tasks(...)["pope"])          # or a Benchmark of one's own documents
-    leaks = find_leaks(rows, [benchmark], prints=Fingerprints(cache))
-    leaks.summary()                                                    # {"pope": 212}: rows that show one of its pictures
+    leaks = find_leaks(rows, [benchmark], cache=HashCache(path))
+    leaks.summary()                                                    # {"pope": 212}: rows that show one of its images
     clean = drop(rows, leaks)                                          # without these rows
 
-COCO runs through LLaVA, SVIT, POPE, CHAIR and AMBER alike. A picture is a benchmark's if its pixels are the same, if
-both names say the same COCO id, or if they look alike (`fingerprints.looks_alike`: re-encoded, resized). A question
-about such a picture may be the benchmark's own, too. A question by itself is evidence only where it is no common one:
-sentences that are asked of more than `COMMON` pictures ("Describe this image.", "Please answer yes or no.") are left
-out of both sides, and what is left must have `SPECIFIC` characters, and must not be near to questions about more than
-`COMMON` pictures, as the members of a template are. Such rows are listed; only rows with a benchmark's picture are
+COCO images are in LLaVA, SVIT, POPE, CHAIR and AMBER alike. An image is a benchmark's if its pixels are the same, if
+both names say the same COCO id, or if the two look alike (`image_hashes.looks_alike`: re-encoded, resized). A question
+about such an image may be the benchmark's own, too. A question by itself is evidence only if it is no common one:
+sentences that are asked of more than `COMMON` images ("Describe this image.", "Please answer yes or no.") are left out
+of both sides, and what is left must have `SPECIFIC` characters, and must not be near to questions about more than
+`COMMON` images, as those made from one template are. Such rows are listed; only rows with a benchmark's image are
 counted in `summary` and dropped.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Final, Literal, Protocol, TypeVar
@@ -26,20 +26,12 @@ from PIL import Image
 from support import images as pictures
 from support.errors import DataError
 from support.images import ImageRef
-from trainers.data.image_hashes import (
-    DISTANCE,
-    HashCache,
-    ImageHashes,
-    LookIndex,
-    coco_id,
-    hash_image,
-    looks_alike,
-    near_texts,
-    normal_prompt,
-    similarity,
-)
+from support.markdown import cell, table
+from support.progress import report
+from trainers.data.duplicates import PerceptualIndex
+from trainers.data.image_hashes import DISTANCE, HashCache, ImageFacts, ImageHashes, coco_id, hash_image, looks_alike
+from trainers.data.near_texts import near_texts, normal_prompt, similarity
 from trainers.data.rows import Preference, Row
-from trainers.data.statistics import cell
 
 Evidence = Literal[
     "same image",
@@ -50,7 +42,7 @@ Evidence = Literal[
     "near-duplicate question",
 ]
 OF_IMAGES: Final[tuple[Evidence, ...]] = ("same image", "same COCO id", "looks alike")
-"""Evidence that a row shows a picture of a benchmark."""
+"""Evidence that a row shows an image of a benchmark."""
 ASKED: Final[Evidence] = "same question on same image"
 OF_QUESTIONS: Final[tuple[Evidence, ...]] = ("same question", "near-duplicate question")
 ALL: Final[tuple[Evidence, ...]] = (*OF_IMAGES, ASKED, *OF_QUESTIONS)
@@ -58,13 +50,13 @@ ALL: Final[tuple[Evidence, ...]] = (*OF_IMAGES, ASKED, *OF_QUESTIONS)
 SIMILAR: Final = 0.8
 """Share of shingles that near-duplicate questions have in common."""
 COMMON: Final = 5
-"""A sentence asked of more pictures than this, on one side, belongs to nobody."""
+"""A sentence asked of more images than this, on one side, identifies no question."""
 SPECIFIC: Final = 40
 """Characters a question must have without its common sentences to be evidence by itself."""
 FARTHEST: Final = 32
-"""Bits: beyond this, looks of strangers meet."""
+"""Bits: beyond this, the perceptual hashes of different images come near each other."""
 CHUNK: Final = 512
-"""Rows whose pictures are read at a time."""
+"""Rows whose images are read at a time."""
 
 Data = TypeVar("Data", Row, Preference)
 
@@ -77,7 +69,7 @@ class Document:
     question: str
     images: tuple[Image.Image | ImageRef, ...] = ()
     name: str = ""
-    """What the benchmark calls the picture, where that may tell a COCO id."""
+    """What the benchmark calls the image, if that may hold a COCO id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +92,13 @@ class Leak:
     document: str
     evidence: tuple[Evidence, ...]
     distance: int | None = None
-    """Bits, where they look alike."""
+    """Bits, if they look alike."""
     similarity: float | None = None
-    """Of the questions, 0-1, where they are evidence."""
+    """Of the questions, 0-1, if they are evidence."""
 
     @property
     def of_image(self) -> bool:
-        """Whether the row shows the document's picture."""
+        """Whether the row shows the document's image."""
         return any(kind in OF_IMAGES for kind in self.evidence)
 
 
@@ -118,7 +110,7 @@ class Checked:
     images: int
     """Distinct ones."""
     unreadable: int
-    """Pictures that could not be read: known by name at most, so that leaks may be missed."""
+    """Images that could not be read: known by name at most, so that leaks may be missed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +121,7 @@ class Leaks:
     """By row, then task, then document in the benchmark's order."""
     rows: int
     unreadable: int
-    """Pictures of the training data that could not be read."""
+    """Images of the training data that could not be read."""
     tasks: Mapping[str, Checked]
 
     @property
@@ -142,7 +134,7 @@ class Leaks:
         return {task: {kind: len(found[task, kind]) for kind in ALL} for task in self.tasks}
 
     def summary(self) -> dict[str, int]:
-        """Task -> rows of the training data that show one of its pictures; 0 for a task that none shows."""
+        """Task -> rows of the training data that show one of its images; 0 for a task that none shows."""
         return {
             task: len({leak.row for leak in self.leaks if leak.task == task and leak.of_image}) for task in self.tasks
         }
@@ -174,32 +166,27 @@ class Leaks:
             text += (
                 f"\n**Pictures of benchmarks that can't be read, so that leaks may be missed: {', '.join(lost)}.**\n"
             )
-        text += "\n" + _table(
-            ["task", "documents", "images", "rows with its image", *ALL],
-            [
-                [cell(task), checked.documents, checked.images, summary[task], *(counts[task][kind] for kind in ALL)]
-                for task, checked in self.tasks.items()
-            ],
-        )
+        head = ["task", "documents", "images", "rows with its image", *ALL]
+        numbers = [
+            (checked.documents, checked.images, summary[task], *(counts[task][kind] for kind in ALL))
+            for task, checked in self.tasks.items()
+        ]
+        rows = [[cell(task), *map(str, found)] for task, found in zip(self.tasks, numbers, strict=True)]
+        text += f"\n{table(head, rows)}\n"
         if self.leaks:
             rows = [
-                [leak.row, cell(leak.row_id), cell(leak.task), cell(leak.document), _in_words(leak)]
-                for leak in islice(self.leaks, shown)
+                [str(leak.row), cell(leak.row_id), cell(leak.task), cell(leak.document), _describe(leak)]
+                for leak in self.leaks[:shown]
             ]
-            text += "\n" + _table(["row", "id", "task", "document", "evidence"], rows)
+            text += f"\n{table(['row', 'id', 'task', 'document', 'evidence'], rows)}\n"
             if len(self.leaks) > shown:
                 text += f"\nand {len(self.leaks) - shown} more.\n"
         return text
 
 
-def _in_words(leak: Leak) -> str:
+def _describe(leak: Leak) -> str:
     more = {"looks alike": f" ({leak.distance} bits)", "near-duplicate question": f" ({leak.similarity or 0:.2f})"}
     return ", ".join(kind + more.get(kind, "") for kind in leak.evidence)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 
 class LoadedTask(Protocol):
@@ -217,7 +204,7 @@ class LoadedTask(Protocol):
 
 
 NUMBERED_AS_COCO: Final = {"chair": "question_id", "object_halbench": "id"}
-"""Task -> the field that starts with the plain number of its picture in COCO."""
+"""Task -> the field that starts with the plain number of its image in COCO."""
 
 
 def benchmark_of(task: str, loaded: LoadedTask) -> Benchmark:
@@ -251,45 +238,46 @@ def find_leaks(
     rows: Iterable[Row | Preference],
     benchmarks: Sequence[Benchmark],
     *,
-    prints: HashCache | None = None,
+    cache: HashCache | None = None,
     distance: int = DISTANCE,
     similar: float = SIMILAR,
-    done: Callable[[int], None] | None = None,
+    total: int = 0,
 ) -> Leaks:
-    """Hold training data against benchmarks. `done` hears how many rows were looked at; pairs of one row count as the
-    row."""
+    """Hold training data against benchmarks; `total` rows, if known, are reported as progress.
+
+    Pairs of one row count as the row.
+    """
     if not 0 <= distance <= FARTHEST:
-        raise DataError(f"distance {distance}: must be 0 to {FARTHEST} bits of {LookIndex.PARTS * 16}")
+        raise DataError(f"distance {distance}: must be 0 to {FARTHEST} bits of {PerceptualIndex.PARTS * 16}")
     if not 0 < similar <= 1:
         raise DataError(f"similarity {similar}: must be above 0 and at most 1")
-    prints = prints or HashCache()
-    known = _Known(benchmarks, prints, distance)
-    asked: dict[int, _Asked] = {}
+    cache = cache or HashCache()
+    known = _Documents(benchmarks, cache, distance)
+    checked: dict[int, _CheckedRow] = {}
     unreadable = 0
     rest = iter(rows)
     while chunk := list(islice(rest, CHUNK)):
-        new = list({_key(row): row for row in chunk if _key(row) not in asked}.values())
-        marks = list(prints.of_all(picture for row in new for picture in row.images))
-        known.compare([mark for mark in marks if isinstance(mark, ImageHashes)])
-        found = iter(marks)
+        new = list({_key(row): row for row in chunk if _key(row) not in checked}.values())
+        facts = list(cache.facts_of_all(image for row in new for image in row.images))
+        known.compare([one.hashes for one in facts if one.hashes])
+        following = iter(facts)
         for row in new:
-            seen = [(picture, next(found)) for picture in row.images]
-            unreadable += sum(isinstance(mark, OSError) for _, mark in seen)
-            shows = [mark.content for _, mark in seen if not isinstance(mark, OSError)]
-            asked[_key(row)] = _Asked(
-                id=row.id if isinstance(row, Row) else row.row_id or row.id,
-                question=_Question.of(
-                    row.prompt, (shows or [picture.name for picture in row.images] or [f"row {_key(row)}"])[0]
-                ),
-                hits=known.hits(seen, row.id if isinstance(row, Row) else row.row_id),
+            shown = [(image, next(following)) for image in row.images]
+            unreadable += sum(one.hashes is None for _, one in shown)
+            contents = [one.hashes.content for _, one in shown if one.hashes]
+            row_id = row.id if isinstance(row, Row) else row.row_id
+            about = (contents or [image.name for image in row.images] or [f"row {_key(row)}"])[0]
+            checked[_key(row)] = _CheckedRow(
+                id=row_id or row.id, question=_Question.of(row.prompt, about), hits=known.hits(shown, row_id)
             )
-        if done:
-            done(len(asked))
-    return Leaks(leaks=tuple(_leaks(asked, known, similar)), rows=len(asked), unreadable=unreadable, tasks=known.tasks)
+        report("look for leaks", len(checked), total)
+    return Leaks(
+        leaks=tuple(_leaks(checked, known, similar)), rows=len(checked), unreadable=unreadable, tasks=known.tasks
+    )
 
 
 def drop(rows: Iterable[Data], leaks: Leaks) -> Iterator[Data]:
-    """The rows, or pairs, that show no picture of a benchmark."""
+    """The rows, or pairs, that show no image of a benchmark."""
     dropped = leaks.dropped
     return (row for row in rows if _key(row) not in dropped)
 
@@ -300,7 +288,7 @@ def _key(row: Row | Preference) -> int:
 
 @dataclass(slots=True)
 class _Hit:
-    """How a row and a document meet."""
+    """Why a row and a document are too close."""
 
     evidence: list[Evidence]
     distance: int | None = None
@@ -309,15 +297,16 @@ class _Hit:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A question by its sentences."""
+    """A question by its sentences, in normal form."""
 
     sentences: tuple[str, ...]
-    picture: str
+    image: str
+    """Content of the image it is about."""
 
     @classmethod
-    def of(cls, text: str, picture: str) -> "_Question":
+    def of(cls, text: str, image: str) -> "_Question":
         parts = (normal_prompt(part) for part in _SENTENCE_END.split(text))
-        return cls(tuple(part for part in parts if part), picture)
+        return cls(tuple(part for part in parts if part), image)
 
     @property
     def whole(self) -> str:
@@ -331,7 +320,7 @@ _SENTENCE_END: Final = re.compile(r"(?<=[.?!:;。？！：；])\s+|\n+|(?<=[。�
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _CheckedRow:
     """What is kept of a row."""
 
     id: str
@@ -340,57 +329,59 @@ class _Asked:
     """By the document's place."""
 
 
-class _Known:
-    """The benchmarks' documents, by all that tells their pictures."""
+class _Documents:
+    """The benchmarks' documents, by all that identifies their images."""
 
-    def __init__(self, benchmarks: Sequence[Benchmark], prints: HashCache, distance: int) -> None:
+    def __init__(self, benchmarks: Sequence[Benchmark], cache: HashCache, distance: int) -> None:
         self.documents: list[tuple[str, str]] = []
         """(task, id)."""
         self.questions: list[_Question] = []
         self.tasks: dict[str, Checked] = {}
-        self._by_content: dict[str, list[int]] = defaultdict(list)
-        self._by_coco: dict[int, list[int]] = defaultdict(list)
-        self._prints: dict[str, ImageHashes] = {}
-        self._looks: LookIndex[str] = LookIndex()
+        self._places: dict[str, list[int]] = defaultdict(list)
+        """Content of an image -> documents that show it."""
+        self._coco_places: dict[int, list[int]] = defaultdict(list)
+        self._hashes: dict[str, ImageHashes] = {}
+        self._index: PerceptualIndex[str] = PerceptualIndex()
         self._alike: dict[str, list[tuple[str, int]]] = {}
+        """Content of a row's image -> (content, bits) of the documents' images that it looks like."""
         self._distance = distance
         for benchmark in benchmarks:
             if benchmark.task in self.tasks:
                 raise DataError(f"{benchmark.task}: given twice")
-            self.tasks[benchmark.task] = self._add(benchmark, prints)
+            self.tasks[benchmark.task] = self._add(benchmark, cache)
 
-    def _add(self, benchmark: Benchmark, prints: HashCache) -> Checked:
+    def _add(self, benchmark: Benchmark, cache: HashCache) -> Checked:
         first, contents, unreadable = len(self.documents), set(), 0
         for document in benchmark.documents:
             place = len(self.documents)
             self.documents.append((benchmark.task, document.id))
-            picture = f"{benchmark.task} {document.id}"
+            about = f"{benchmark.task} {document.id}"
             cocos = {coco_id(document.name)}
             for image in document.images:
                 try:
-                    mark = _print(image, prints)
+                    hashes = _hash(image, cache)
                 except OSError:
                     unreadable += 1
                     cocos.add(coco_id(image.name) if isinstance(image, ImageRef) else None)
                     continue
-                picture = mark.content
-                contents.add(picture)
-                cocos.add(mark.coco)
-                self._by_content[picture].append(place)
-                if picture not in self._prints:
-                    self._prints[picture] = mark
-                    if not mark.plain:
-                        self._looks.add(picture, mark.look)
-            for coco in cocos - {None}:
-                assert coco is not None
-                self._by_coco[coco].append(place)
-            self.questions.append(_Question.of(document.question, picture))
+                about = hashes.content
+                contents.add(about)
+                cocos.add(hashes.coco)
+                self._places[about].append(place)
+                if about not in self._hashes:
+                    self._hashes[about] = hashes
+                    if not hashes.is_plain:
+                        self._index.add(about, hashes.perceptual)
+            for coco in cocos:
+                if coco is not None:
+                    self._coco_places[coco].append(place)
+            self.questions.append(_Question.of(document.question, about))
         if len(self.documents) == first:
             raise DataError(f"{benchmark.task}: has no documents to check against")
         return Checked(documents=len(self.documents) - first, images=len(contents), unreadable=unreadable)
 
-    def hits(self, seen: Sequence[tuple[ImageRef, ImageHashes | OSError]], row_id: str) -> dict[int, _Hit]:
-        """The documents that show one of a row's pictures."""
+    def hits(self, shown: Sequence[tuple[ImageRef, ImageFacts]], row_id: str) -> dict[int, _Hit]:
+        """The documents that show one of a row's images."""
         found: dict[int, _Hit] = {}
 
         def add(places: Iterable[int], kind: Evidence, distance: int | None = None) -> None:
@@ -400,59 +391,50 @@ class _Known:
                     hit.evidence.append(kind)
                     hit.distance = distance if distance is not None else hit.distance
 
-        for _, mark in seen:
-            if not isinstance(mark, OSError):
-                add(self._by_content.get(mark.content, ()), "same image")
-        for picture, mark in seen:
-            coco = mark.coco if isinstance(mark, ImageHashes) else coco_id(picture.name)
-            # The id of a row tells of its picture only where it has one.
-            coco = coco or (coco_id(row_id) if len(seen) == 1 else None)
-            add(self._by_coco.get(coco, ()) if coco else (), "same COCO id")
-        for _, mark in seen:
-            if not isinstance(mark, OSError):
-                for content, bits in sorted(self._alike[mark.content], key=lambda near: near[1]):
-                    add(
-                        (place for place in self._by_content[content] if "same image" not in _kinds(found, place)),
-                        "looks alike",
-                        bits,
-                    )
+        contents = [facts.hashes.content for _, facts in shown if facts.hashes]
+        for content in contents:
+            add(self._places.get(content, ()), "same image")
+        for image, facts in shown:
+            coco = facts.hashes.coco if facts.hashes else coco_id(image.name)
+            # The id of a row identifies its image only if it has one.
+            coco = coco or (coco_id(row_id) if len(shown) == 1 else None)
+            add(self._coco_places.get(coco, ()) if coco else (), "same COCO id")
+        same = {place for place, hit in found.items() if "same image" in hit.evidence}
+        for content in contents:
+            for other, bits in sorted(self._alike[content], key=lambda near: near[1]):
+                add((place for place in self._places[other] if place not in same), "looks alike", bits)
         return found
 
-    def compare(self, marks: Sequence[ImageHashes]) -> None:
-        """Find out which pictures these look like, all at once; `hits` needs it."""
-        new = list({mark.content: mark for mark in marks if mark.content not in self._alike}.values())
-        self._alike |= {mark.content: [] for mark in new}
-        new = [mark for mark in new if not mark.plain]
-        for place, content in self._looks.near_all([mark.look for mark in new], self._distance):
-            mark = new[place]
-            bits = looks_alike(mark, self._prints[content], self._distance)
-            if bits is not None and content != mark.content:
-                self._alike[mark.content].append((content, bits))
+    def compare(self, images: Sequence[ImageHashes]) -> None:
+        """Find out which images these look like, all at once; `hits` needs it."""
+        new = list({one.content: one for one in images if one.content not in self._alike}.values())
+        self._alike |= {one.content: [] for one in new}
+        new = [one for one in new if not one.is_plain]
+        for place, content in self._index.near_all([one.perceptual for one in new], self._distance):
+            bits = looks_alike(new[place], self._hashes[content], self._distance)
+            if bits is not None and content != new[place].content:
+                self._alike[new[place].content].append((content, bits))
 
 
-def _kinds(found: Mapping[int, _Hit], place: int) -> list[Evidence]:
-    return found[place].evidence if place in found else []
-
-
-def _print(image: Image.Image | ImageRef, prints: HashCache) -> ImageHashes:
+def _hash(image: Image.Image | ImageRef, cache: HashCache) -> ImageHashes:
     if isinstance(image, pictures.PromptImage):
-        return prints.of(ImageRef(name="", data=pictures.encoded(image)))
-    return prints.of(image) if isinstance(image, ImageRef) else hash_image(image)
+        return cache.of(ImageRef(name="", data=pictures.encoded(image)))
+    return cache.of(image) if isinstance(image, ImageRef) else hash_image(image)
 
 
-def _leaks(asked: Mapping[int, _Asked], known: _Known, similar: float) -> Iterator[Leak]:
-    common = _common([row.question for row in asked.values()]) | _common(known.questions)
-    for row in asked.values():
+def _leaks(rows: Mapping[int, _CheckedRow], known: _Documents, similar: float) -> Iterator[Leak]:
+    common = _common_sentences([row.question for row in rows.values()]) | _common_sentences(known.questions)
+    for row in rows.values():
         for place, hit in row.hits.items():
-            like = _likeness(row.question, known.questions[place], common)
-            if like >= similar:
+            value = _question_similarity(row.question, known.questions[place], common)
+            if value >= similar:
                 hit.evidence.append(ASKED)
-                hit.similarity = like
-    for key, place, kind, like in _same_questions(asked, known.questions, common, similar):
-        if place not in asked[key].hits:
-            asked[key].hits[place] = _Hit([kind], similarity=like)
-    for key in sorted(asked):
-        row = asked[key]
+                hit.similarity = value
+    for key, place, kind, value in _same_questions(rows, known.questions, common, similar):
+        if place not in rows[key].hits:
+            rows[key].hits[place] = _Hit([kind], similarity=value)
+    for key in sorted(rows):
+        row = rows[key]
         for place in sorted(row.hits):
             task, document = known.documents[place]
             hit = row.hits[place]
@@ -468,18 +450,18 @@ def _leaks(asked: Mapping[int, _Asked], known: _Known, similar: float) -> Iterat
             )
 
 
-def _common(questions: Iterable[_Question]) -> frozenset[str]:
-    """Sentences that are asked of more than `COMMON` pictures."""
-    pictures_of: dict[str, set[str]] = defaultdict(set)
+def _common_sentences(questions: Iterable[_Question]) -> frozenset[str]:
+    """Sentences that are asked of more than `COMMON` images."""
+    images_of: dict[str, set[str]] = defaultdict(set)
     for question in questions:
         for sentence in question.sentences:
-            if len(pictures_of[sentence]) <= COMMON:
-                pictures_of[sentence].add(question.picture)
-    return frozenset(sentence for sentence, shown in pictures_of.items() if len(shown) > COMMON)
+            if len(images_of[sentence]) <= COMMON:
+                images_of[sentence].add(question.image)
+    return frozenset(sentence for sentence, shown in images_of.items() if len(shown) > COMMON)
 
 
-def _likeness(one: _Question, other: _Question, common: frozenset[str]) -> float:
-    """Of two questions about one picture: by what is their own, where both have that, else as they are."""
+def _question_similarity(one: _Question, other: _Question, common: frozenset[str]) -> float:
+    """Of two questions about one image: of what is left without common sentences if anything is, else of all."""
     left, right = one.without(common), other.without(common)
     if not left or not right:
         left, right = one.whole, other.whole
@@ -487,22 +469,22 @@ def _likeness(one: _Question, other: _Question, common: frozenset[str]) -> float
 
 
 def _same_questions(
-    asked: Mapping[int, _Asked], questions: Sequence[_Question], common: frozenset[str], similar: float
+    rows: Mapping[int, _CheckedRow], questions: Sequence[_Question], common: frozenset[str], similar: float
 ) -> Iterator[tuple[int, int, Evidence, float]]:
     """(row, document's place, kind, similarity) of questions that are nobody else's."""
-    rows: dict[str, list[int]] = defaultdict(list)
-    for key, row in asked.items():
-        rows[row.question.without(common)].append(key)
+    keys: dict[str, list[int]] = defaultdict(list)
+    for key, row in rows.items():
+        keys[row.question.without(common)].append(key)
     places: dict[str, list[int]] = defaultdict(list)
     for place, question in enumerate(questions):
         places[question.without(common)].append(place)
-    left, right = ([text for text in texts if len(text) >= SPECIFIC] for texts in (rows, places))
+    left, right = ([text for text in texts if len(text) >= SPECIFIC] for texts in (keys, places))
     near = [(left[query], right[entry], like) for query, entry, like in near_texts(left, right, similar)]
     about: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one, other, _ in near:
-        about["document", other] |= {asked[key].question.picture for key in rows[one]}
-        about["row", one] |= {questions[place].picture for place in places[other]}
+        about["document", other] |= {rows[key].question.image for key in keys[one]}
+        about["row", one] |= {questions[place].image for place in places[other]}
     for one, other, like in near:
         if len(about["document", other]) <= COMMON and len(about["row", one]) <= COMMON:
             kind: Evidence = "same question" if one == other else "near-duplicate question"
-            yield from ((key, place, kind, like) for key in rows[one] for place in places[other])
+            yield from ((key, place, kind, like) for key in keys[one] for place in places[other])

@@ -3,7 +3,7 @@ and the same output.
 
     with cluster(None, cpus=8):                                            # here; cluster("auto"), cluster("node1:6379"): one that runs
         decode_by_ray(instructions, data, seed, folder, load=load, workers=2)      # beside answers.decode
-        list(fingerprints_by_ray(pictures, cache, workers=8))                      # beside Fingerprints.of_all
+        list(hash_by_ray(images, cache, workers=8))                                # beside HashCache.facts_of_all
         list(pairs_by_ray(rows, rule, counts, workers=8))                          # beside pairs.pair_up
 
 Actors compute and this process alone writes, so a killed actor loses nothing: Ray starts it again and gives it its
@@ -17,12 +17,10 @@ import logging
 import os
 import socket
 import warnings
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from json import dumps
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -31,7 +29,7 @@ from support.files import JsonLines, file_lock
 from support.images import ImageRef
 from support.images import decode as decode_picture
 from trainers.config.data import Data, PoolModel
-from trainers.data.image_hashes import HashCache, ImageHashes, coco_id, hash_image
+from trainers.data.image_hashes import HashCache, ImageFacts, coco_in, hash_image, problem_in
 from trainers.data.pair_rules import NamedRule, PairCounts, balanced, pairs_of
 from trainers.data.rows import Preference, Row
 from trainers.vlfeedback.answers import (
@@ -328,67 +326,45 @@ def _known(shard: Shard, rows: JsonLines) -> dict[str, dict[str, Any]]:
     }
 
 
-# -- fingerprints
-# --------------------------------------------------------------------------------------------------------------------------
-
-_Print = tuple[str, ImageHashes | None, int | None] | OSError
-"""(digest of the file, its fingerprint where it was not known, COCO id)."""
+# -- image hashes
+# ------------------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Hashing:
-    """Makes what hashes pictures in its actor."""
+    """Makes what hashes images in its actor."""
 
     known: frozenset[str]
-    """Digests of files whose fingerprints are there."""
+    """Digests of files whose hashes are kept: these are not decoded."""
 
     def __call__(self) -> Work:
-        return lambda pictures: [self._of(picture) for picture in pictures]
+        return lambda images: [self._look_at(image) for image in images]
 
-    def _of(self, picture: ImageRef) -> _Print:
+    def _look_at(self, image: ImageRef) -> tuple[ImageFacts, int | None]:
+        """The facts, without hashes and problem if they are known; and the COCO id."""
+        facts = ImageFacts(digest="", hashes=None)
         try:
-            data = picture.read()
-            digest = hashlib.sha256(data).hexdigest()
-            coco = coco_id(picture.name) or coco_id(picture.member or (picture.file.name if picture.file else ""))
-            return digest, None if digest in self.known else hash_image(decode_picture(data)), coco
+            data = image.read()
+            facts = ImageFacts(digest=hashlib.sha256(data).hexdigest(), hashes=None)
+            if facts.digest not in self.known:
+                facts = replace(facts, hashes=hash_image(decode_picture(data)))
         except OSError as error:
-            return error
+            facts = replace(facts, problem=problem_in(error))
+        return facts, coco_in(image)
 
 
-class _Kept(HashCache):
-    """The file of fingerprints, given what was made elsewhere: SQLite's file may lie where only one node can write
-    it."""
-
-    def digests(self) -> frozenset[str]:
-        assert self._file is not None
-        found = self._file.execute("SELECT file FROM fingerprints WHERE file LIKE ?", (f"{self.VERSION}/%",))
-        return frozenset(name.partition("/")[2] for (name,) in found)
-
-    def take(self, digest: str, made: ImageHashes | None, coco: int | None) -> ImageHashes:
-        if made is None:
-            made = self._stored(digest)
-            assert made is not None
-        else:
-            value = [made.content, f"{made.look:032x}", b64encode(made.tiny).decode()]
-            with self._lock:
-                self.made += 1
-                self._new.append((f"{self.VERSION}/{digest}", dumps(value)))
-        return replace(made, coco=coco)
-
-    def write(self) -> None:
-        with self._lock:
-            self._write()
-
-
-def fingerprints_by_ray(pictures: Iterable[ImageRef], cache: Path, *, workers: int) -> Iterator[ImageHashes | OSError]:
-    """`Fingerprints(cache).of_all`: in the pictures' order, OSError in the place of each that can't be read; all are
-    kept in `cache`."""
-    with closing(_Kept(cache)) as prints:
-        make = _Hashing(known=prints.digests())
-        for found in in_order(Branch(name="hashing", make=make, items=_chunks(pictures, PICTURES), workers=workers)):
-            given = [one if isinstance(one, OSError) else prints.take(*one) for one in found]
-            prints.write()
-            yield from given
+def hash_by_ray(images: Iterable[ImageRef], cache: Path, *, workers: int) -> Iterator[ImageFacts]:
+    """`HashCache(cache).facts_of_all` by actors; this process alone writes to `cache`, which may lie on its own disk."""
+    with HashCache(cache) as kept:
+        make = _Hashing(known=kept.digests())
+        for batch in in_order(Branch(name="hashing", make=make, items=_chunks(images, PICTURES), workers=workers)):
+            for facts, _ in batch:
+                if facts.hashes is not None:
+                    kept.keep(facts.digest, facts.hashes)
+            kept.flush()
+            for facts, coco in batch:
+                hashes = facts.hashes or (None if facts.problem else kept.stored(facts.digest))
+                yield replace(facts, hashes=hashes and replace(hashes, coco=coco))
 
 
 # -- pairs

@@ -31,7 +31,9 @@ from support.errors import DataError
 from support.files import atomic_write_text
 from support.images import ImageRef
 from trainers.config.data import Data, Filters, InstructionSource
-from trainers.data.image_hashes import DISTANCE, Deduplicator, HashCache, ImageHashes, normal_prompt
+from trainers.data.duplicates import Deduplicator
+from trainers.data.image_hashes import DISTANCE, HashCache, ImageHashes
+from trainers.data.near_texts import normal_prompt
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
 from trainers.vlfeedback.sources import SCENES, Item, Opened, declared, open_source
 
@@ -211,9 +213,9 @@ class _Draw:
         while part.drawn < part.wanted and not part.ended:
             batch = list(islice(part.candidates, min(BATCH, part.wanted - part.drawn)))
             part.ended = not batch
-            for item, seen in zip(batch, self.prints.of_all(item.picture for item in batch), strict=True):
+            for item, facts in zip(batch, self.prints.facts_of_all(item.picture for item in batch), strict=True):
                 instruction, fault = (
-                    (None, "unreadable picture") if isinstance(seen, OSError) else self._judged(part, item, seen)
+                    self._judged(part, item, facts.hashes) if facts.hashes else (None, "unreadable picture")
                 )
                 if instruction is None:
                     part.filtered[fault] += 1

@@ -1,9 +1,13 @@
-"""Fingerprints of pictures and prompts, and how they are found again."""
+"""Hashes of images and prompts, how copies are found by them, and the file that keeps them."""
 
+import base64
+import hashlib
 import io
+import json
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from itertools import islice
 from pathlib import Path
 
@@ -13,23 +17,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from support.errors import DataError
+from support.errors import StoreError
 from support.images import ImageRef
 from tasks.scenes.world import render, scenes
-from trainers.data.image_hashes import (
-    DISTANCE,
-    Deduplicator,
-    HashCache,
-    ImageHashes,
-    LookIndex,
-    coco_id,
-    hash_image,
-    looks_alike,
-    near_texts,
-    normal_prompt,
-    prompt_key,
-    similarity,
-)
+from trainers.data.duplicates import Deduplicator, PerceptualIndex
+from trainers.data.image_hashes import DISTANCE, HashCache, ImageHashes, coco_id, hash_image, looks_alike
+from trainers.data.near_texts import near_texts, normal_prompt, prompt_key, similarity
 
 
 def photo(seed: int, width: int = 320, height: int = 240) -> Image.Image:
@@ -117,12 +110,12 @@ def test_photographs_of_something_else_do_not_look_alike() -> None:
     assert not [1 for i, one in enumerate(marks) for other in marks[:i] if looks_alike(one, other) is not None]
 
 
-def test_no_two_scenes_look_alike_though_their_looks_come_near() -> None:
+def test_no_two_scenes_look_alike_though_their_perceptual_hashes_come_near() -> None:
     shown = [hash_image(render(scene)) for scene in islice(scenes("train/0"), 300)]
     held = [hash_image(render(scene)) for scene in islice(scenes("test/pope"), 300)]
     pairs = [(one, other) for one in shown for other in held]
-    assert [1 for one, other in pairs if (one.look ^ other.look).bit_count() <= DISTANCE + 4], (
-        "looks alone would give false alarms"
+    assert [1 for one, other in pairs if (one.perceptual ^ other.perceptual).bit_count() <= DISTANCE + 4], (
+        "perceptual hashes alone would give false alarms"
     )
     assert not [1 for one, other in pairs if looks_alike(one, other) is not None]
 
@@ -136,8 +129,8 @@ def test_scenes_are_found_again_after_re_encoding() -> None:
 def test_pictures_of_one_colour_never_look_alike() -> None:
     white = hash_image(Image.new("RGB", (100, 100), "white"))
     almost = hash_image(Image.new("RGB", (200, 200), (254, 255, 255)))
-    assert white.plain
-    assert (white.look ^ almost.look).bit_count() <= DISTANCE
+    assert white.is_plain
+    assert (white.perceptual ^ almost.perceptual).bit_count() <= DISTANCE
     assert looks_alike(white, almost) is None
     assert looks_alike(white, white) is None
 
@@ -179,17 +172,17 @@ def test_signs_that_carry_meaning_stay_in_a_prompt() -> None:
     assert normal_prompt("图中有几只猫？") == "图中有几只猫"
 
 
-looks = st.integers(min_value=0, max_value=(1 << 128) - 1)
+hashes = st.integers(min_value=0, max_value=(1 << 128) - 1)
 turned = st.lists(st.integers(min_value=0, max_value=127), max_size=18)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(looks, min_size=1, max_size=40),
+    st.lists(hashes, min_size=1, max_size=40),
     st.lists(st.tuples(st.integers(0, 39), turned), max_size=30),
     st.integers(0, 24),
 )
-def test_the_index_of_looks_finds_what_comparing_all_finds(
+def test_the_index_finds_what_comparing_all_finds(
     first: list[int], changed: list[tuple[int, list[int]]], distance: int
 ) -> None:
     near = [first[place % len(first)] for place, _ in changed]
@@ -197,39 +190,39 @@ def test_the_index_of_looks_finds_what_comparing_all_finds(
         for bit in bits:
             near[place] ^= 1 << bit
     entries = first + near[::2]
-    index: LookIndex[int] = LookIndex()
-    index.UNSORTED = 8  # type: ignore[misc]  # so that few looks are enough to sort some
+    index: PerceptualIndex[int] = PerceptualIndex()
+    index.UNSORTED = 8  # type: ignore[misc]  # so that few hashes are enough to sort some
     queries = near + first[:3]
-    for key, look in enumerate(entries):
-        index.add(key, look)
+    for key, value in enumerate(entries):
+        index.add(key, value)
         if key % 5 == 0:
-            index.near(look, 1)
+            index.near(value, 1)
     for query in queries:
-        apart = [(query ^ look).bit_count() for look in entries]
+        apart = [(query ^ value).bit_count() for value in entries]
         wanted = sorted((key for key in range(len(entries)) if apart[key] <= distance), key=lambda key: apart[key])
         assert index.near(query, distance) == wanted
     everything = {
         (q, key)
         for q, query in enumerate(queries)
-        for key, look in enumerate(entries)
-        if (query ^ look).bit_count() <= distance
+        for key, value in enumerate(entries)
+        if (query ^ value).bit_count() <= distance
     }
     assert set(index.near_all(queries, distance)) == everything
 
 
-def test_thousands_of_looks_are_searched_exactly() -> None:
+def test_thousands_of_hashes_are_searched_exactly() -> None:
     rng = np.random.default_rng(0)
     entries = [int.from_bytes(rng.bytes(16), "big") for _ in range(5000)]
-    index: LookIndex[int] = LookIndex()
-    for key, look in enumerate(entries):
-        index.add(key, look)
-    queries = [look ^ sum(1 << int(bit) for bit in rng.choice(128, 15, replace=False)) for look in entries[::50]]
+    index: PerceptualIndex[int] = PerceptualIndex()
+    for key, value in enumerate(entries):
+        index.add(key, value)
+    queries = [value ^ sum(1 << int(bit) for bit in rng.choice(128, 15, replace=False)) for value in entries[::50]]
     assert [index.near(query, 15) for query in queries] == [[key] for key in range(0, 5000, 50)]
     assert not [1 for query in queries if index.near(query, 14)]
 
 
 def test_an_empty_index_has_nothing_near() -> None:
-    index: LookIndex[str] = LookIndex()
+    index: PerceptualIndex[str] = PerceptualIndex()
     assert index.near(0, 128) == []
     assert list(index.near_all([], 3)) == []
 
@@ -265,70 +258,99 @@ def test_a_threshold_out_of_range_is_refused() -> None:
         near_texts(["a"], ["b"], 0)
 
 
-def test_a_file_is_hashed_once_and_found_again_by_the_next_run(tmp_path: Path) -> None:
-    files = [tmp_path / f"{seed}.png" for seed in range(5)]
-    for seed, file in enumerate(files):
-        file.write_bytes(encoded(photo(seed), "PNG"))
-    shown = [ImageRef(file.name, file) for file in [*files, *files]]
-    with HashCache(tmp_path / "cache" / "prints.sqlite") as prints:
-        first = list(prints.of_all(shown))
-        assert prints.made == 5
-    with HashCache(tmp_path / "cache" / "prints.sqlite") as prints:
-        assert list(prints.of_all(shown)) == first == [hash_image(photo(seed)) for seed in range(5)] * 2
-        assert prints.made == 0
+def photos(folder: Path, count: int) -> list[ImageRef]:
+    folder.mkdir(exist_ok=True)
+    for seed in range(count):
+        (folder / f"{seed}.png").write_bytes(encoded(photo(seed, 64, 48), "PNG"))
+    return [ImageRef(f"{seed}.png", folder / f"{seed}.png") for seed in range(count)]
+
+
+def test_a_file_is_read_once_and_never_again_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = photos(tmp_path, 5)
+    broken = ImageRef("b.png", tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("in/0.png", encoded(photo(7, 64, 48), "PNG"))
+    shown += [broken, ImageRef("in/0.png", tmp_path / "images.zip", "in/0.png")]
+    with HashCache(tmp_path / "cache" / "hashes.sqlite") as cache:
+        first = list(cache.facts_of_all(shown + shown))
+        assert cache.made == 6
+    assert first[:5] == first[7:12]
+    assert [one.hashes for one in first[:5]] == [hash_image(photo(seed, 64, 48)) for seed in range(5)]
+    assert first[0].digest == hashlib.sha256((tmp_path / "0.png").read_bytes()).hexdigest()
+    assert (first[5].hashes, first[5].problem) == (None, "not an image that is known")
+    monkeypatch.setattr(ImageRef, "read", lambda image: pytest.fail(f"{image.name} was read again"))
+    with HashCache(tmp_path / "cache" / "hashes.sqlite") as cache:
+        assert list(cache.facts_of_all(shown + shown)) == first
 
 
 def test_a_changed_file_is_hashed_again(tmp_path: Path) -> None:
-    file = tmp_path / "a.png"
-    file.write_bytes(encoded(photo(1), "PNG"))
-    with HashCache(tmp_path / "prints.sqlite") as prints:
-        before = prints.of(ImageRef("a.png", file))
-    file.write_bytes(encoded(photo(2), "PNG"))
-    with HashCache(tmp_path / "prints.sqlite") as prints:
-        assert prints.of(ImageRef("a.png", file)).content != before.content
+    (image,) = photos(tmp_path, 1)
+    with HashCache(tmp_path / "hashes.sqlite") as cache:
+        before = cache.of(image)
+        (tmp_path / "0.png").write_bytes(encoded(photo(2), "PNG"))
+        after = cache.of(image)
+    assert after.content != before.content
+    with HashCache(tmp_path / "hashes.sqlite") as cache:
+        assert cache.of(image) == after
+
+
+def test_a_file_of_hashes_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    (image,) = photos(tmp_path, 1)
+    digest = hashlib.sha256((tmp_path / "0.png").read_bytes()).hexdigest()
+    with sqlite3.connect(tmp_path / "hashes.sqlite") as file:
+        file.execute("CREATE TABLE fingerprints (file TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        value = ["content", f"{5:032x}", base64.b64encode(bytes(192)).decode()]
+        file.execute("INSERT INTO fingerprints VALUES (?, ?)", (f"1/{digest}", json.dumps(value)))
+    with HashCache(tmp_path / "hashes.sqlite") as cache:
+        assert cache.of(image) == ImageHashes(content="content", perceptual=5, thumbnail=bytes(192))
+        assert cache.made == 0
 
 
 def test_the_coco_id_is_of_the_name_and_not_of_the_bytes(tmp_path: Path) -> None:
     data = encoded(photo(1), "PNG")
-    prints = HashCache()
-    assert prints.of(ImageRef("COCO_val2014_000000000007.jpg", data=data)).coco == 7
-    assert prints.of(ImageRef("other.jpg", data=data)).coco is None
+    cache = HashCache()
+    assert cache.of(ImageRef("COCO_val2014_000000000007.jpg", data=data)).coco == 7
+    assert cache.of(ImageRef("other.jpg", data=data)).coco is None
     file = tmp_path / "000000000009.jpg"
     file.write_bytes(data)
-    assert prints.of(ImageRef("images/1", file)).coco == 9
+    assert cache.of(ImageRef("images/1", file)).coco == 9
 
 
-def test_pictures_that_cannot_be_read_stand_in_their_place_as_errors() -> None:
+def test_images_that_cannot_be_read_stand_in_their_place_with_the_reason() -> None:
     good = ImageRef("good", data=encoded(photo(1), "PNG"))
-    found = list(HashCache().of_all([ImageRef("gone"), good, ImageRef("broken", data=b"no picture")], workers=2))
-    assert [isinstance(mark, ImageHashes) for mark in found] == [False, True, False]
-    assert "gone" in str(found[0])
+    gone, found, broken = HashCache().facts_of_all([ImageRef("gone"), good, ImageRef("b", data=b"no image")], workers=2)
+    assert (gone.digest, gone.problem, found.problem) == ("", "image 'gone' is not there", "")
+    assert broken.digest
+    with pytest.raises(OSError, match="not an image that is known"):
+        HashCache().of(ImageRef("b", data=b"no image"))
 
 
 HASH_ALL = """
 import sys
 from pathlib import Path
 from support.images import ImageRef
-from trainers.data.image_hashes import ImageHashes, HashCache
+from trainers.data.image_hashes import HashCache
 
 folder = Path(sys.argv[1])
-with HashCache(folder / "prints.sqlite") as prints:
-    assert all(isinstance(mark, ImageHashes) for mark in prints.of_all(ImageRef(file.name, file) for file in folder.glob("*.png")))
+with HashCache(folder / "hashes.sqlite") as cache:
+    images = [ImageRef(file.name, file) for file in folder.glob("*.png")]
+    assert all(facts.hashes for facts in cache.facts_of_all(images))
 """
 
 
-def test_two_processes_share_a_file_of_fingerprints(tmp_path: Path) -> None:
-    for seed in range(12):
-        (tmp_path / f"{seed}.png").write_bytes(encoded(photo(seed, 64, 48), "PNG"))
+def test_two_processes_share_a_file_of_hashes(tmp_path: Path) -> None:
+    photos(tmp_path, 12)
     others = [subprocess.Popen([sys.executable, "-c", HASH_ALL, str(tmp_path)]) for _ in range(2)]
     assert [process.wait() for process in others] == [0, 0]
-    with sqlite3.connect(tmp_path / "prints.sqlite") as file:
+    with sqlite3.connect(tmp_path / "hashes.sqlite") as file:
         assert file.execute("SELECT count(*) FROM fingerprints").fetchone() == (12,)
+        assert file.execute("SELECT count(*) FROM files").fetchone() == (12,)
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a database, " * 100)
-    with pytest.raises(DataError, match=r"notes\.txt: no file of fingerprints"):
+    with pytest.raises(StoreError, match=r"notes\.txt: can't be used as a file of fingerprints"):
         HashCache(tmp_path / "notes.txt")
 
 
