@@ -56,16 +56,19 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """True while no other process holds the lock of `path` (a hidden file beside it); with `wait`, wait for that."""
+def file_lock(path: Path, *, wait: bool) -> Iterator[int | None]:
+    """Hold the lock of `path` (a hidden file beside it); with `wait`, wait until no other process holds it.
+
+    Gives the lock's descriptor, never 0, which child processes may hold on to; None if another process has the lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            yield False
+            yield None
         else:
-            yield True
+            yield file.fileno()
 
 
 class JsonLines:

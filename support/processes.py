@@ -1,8 +1,29 @@
-"""Which of several processes this one is (torchrun, accelerate launch), and which device it computes on."""
+"""Which of several processes this one is, and child processes that end with the block that started them.
 
+    if is_main_process(): write(report)                          # under torchrun or accelerate launch
+    with ended_by_sigterm(), ChildProcess(command, log=path) as server:
+        server.wait_until(lambda: answers(url), seconds=1800)    # ServerError, with the last lines of its output
+
+The only place of the project that reads RANK, WORLD_SIZE and LOCAL_RANK.
+"""
+
+import codecs
+import contextlib
 import os
-from collections.abc import Iterator
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import IO, Final, Self
+
+from support.errors import ServerError
 
 
 def rank() -> int:
@@ -10,18 +31,37 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def size() -> int:
-    """How many processes there are."""
+def local_rank() -> int:
+    """Which of this machine's processes this is."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes work together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """True for the process that writes files and talks to the user."""
+    return rank() == 0
+
+
+WORLD: Final = "HARNESS_WORLD"
+"""The variable by which our own launch tells a process how many were asked for."""
+
+
+def is_launched() -> bool:
+    """True if torchrun, accelerate launch or our own launch has started this process."""
+    return WORLD in os.environ or "WORLD_SIZE" in os.environ
 
 
 def device_of(kind: str) -> str:
     """This process's device of a kind ("cuda", "cpu")."""
-    return f"{kind}:{os.environ.get('LOCAL_RANK', '0')}" if kind != "cpu" and size() > 1 else kind
+    return f"{kind}:{local_rank()}" if kind != "cpu" and world_size() > 1 else kind
 
 
 @contextmanager
-def unseen() -> Iterator[None]:
+def as_single_process() -> Iterator[None]:
     """Inside, libraries see a process that is alone."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")
     held = {name: os.environ.pop(name) for name in names if name in os.environ}
@@ -31,11 +71,165 @@ def unseen() -> Iterator[None]:
         os.environ.update(held)
 
 
-def processes() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM raises SystemExit(143), so that blocks are left in order. Does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_system_exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def is_main() -> bool:
-    """Whether this process is the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
+def _raise_system_exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def free_port(host: str = "") -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])
+
+
+def last_lines(log: Path, count: int = 5) -> str:
+    """The last lines of a log that are not empty, joined by " | "; empty where there are none."""
+    lines = [line.strip() for line in end_of(log).splitlines() if line.strip()]
+    return " | ".join(lines[-count:])
+
+
+def end_of(log: Path, size: int = 20_000) -> str:
+    """The last `size` bytes of a file as text; empty where there is no file."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - size))
+        return file.read().decode("utf-8", "replace")
+
+
+class ChildProcess:
+    """A program that runs until it ends or the block is left. OSError if it can't be started.
+
+    Output is appended to `log`. `printed`: it is shown on this process's stdout and stderr too. On leaving the block
+    the child gets SIGTERM, and after `grace` seconds SIGKILL.
+
+    `own_group`: it leads a process group, all of which is signalled; keys of the terminal (Ctrl-C) don't reach it.
+    Such a child also gets SIGTERM when this process is killed (on Linux), so that no server outlives its user.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        printed: bool = False,
+        own_group: bool = True,
+        grace: float = 30.0,
+        keep_open: Sequence[int] = (),
+    ) -> None:
+        self.command, self.log, self.grace, self.own_group = list(command), log, grace, own_group
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._file = log.open("ab")
+        output = subprocess.PIPE if printed else self._file
+        try:
+            self._child = subprocess.Popen(
+                self.command,
+                env=None if environment is None else dict(environment),
+                stdin=subprocess.DEVNULL if own_group else None,
+                stdout=output,
+                stderr=output if printed else subprocess.STDOUT,
+                start_new_session=own_group,
+                pass_fds=tuple(keep_open),
+                preexec_fn=_end_with_parent() if own_group else _ignore_usr2,
+            )
+        except OSError:
+            self._file.close()
+            raise
+        self._copiers: list[threading.Thread] = []
+        if printed:
+            lock = threading.Lock()
+            for source, shown in ((self._child.stdout, sys.stdout), (self._child.stderr, sys.stderr)):
+                copier = threading.Thread(target=self._copy, args=(source, shown, lock), daemon=True)
+                copier.start()
+                self._copiers.append(copier)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative if a signal ended it."""
+        return self._child.poll()
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        return self._child.wait()
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float, every: float = 0.2) -> None:
+        """Return once `ready()`; ServerError if the child ends first, or after so many seconds."""
+        name, until = Path(self.command[0]).name, time.monotonic() + seconds
+        while not ready():
+            if self.exit_code is not None:
+                said = last_lines(self.log) or "it printed nothing"
+                raise ServerError(f"{name} ended with code {self.exit_code}: {said} (log: {self.log})")
+            if time.monotonic() > until:
+                raise ServerError(f"{name} didn't answer within {seconds:g} s (log: {self.log})")
+            time.sleep(every)
+
+    def stop(self) -> None:
+        """End it, and with `own_group` what it has started and left behind."""
+        if self._child.poll() is None:
+            self._signal(signal.SIGTERM)
+            try:
+                self._child.wait(timeout=self.grace)
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGKILL)
+                self._child.wait()
+        if self.own_group:
+            self._signal(signal.SIGKILL)
+        for copier in self._copiers:
+            copier.join(timeout=5)
+        self._file.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.own_group:
+                os.killpg(self._child.pid, number)
+            else:
+                self._child.send_signal(number)
+
+    def _copy(self, source: IO[bytes], shown: IO[str], lock: threading.Lock) -> None:
+        """Copy output to the log and to the screen, as it comes."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for piece in iter(lambda: os.read(source.fileno(), 65536), b""):
+            with lock, contextlib.suppress(ValueError):  # closed: the child left a process that still prints
+                self._file.write(piece)
+                self._file.flush()
+            with contextlib.suppress(OSError, ValueError):  # a terminal that is gone ends no training
+                shown.write(decoder.decode(piece))
+                shown.flush()
+
+
+PR_SET_PDEATHSIG: Final = 1
+"""Of Linux's prctl: which signal a process gets when its parent is gone."""
+
+
+def _end_with_parent() -> Callable[[], object] | None:
+    """What a child calls before its program starts, to get SIGTERM when its parent is gone; None if not on Linux."""
+    if sys.platform != "linux":
+        return None
+    import ctypes  # before the fork: a child must not import
+
+    return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+def _ignore_usr2() -> None:
+    """Slurm sends SIGUSR2 to all processes of a job; it is for the launcher, which queues the job again."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -37,7 +37,7 @@ from harness.cli.options import (
     tell,
 )
 from support.errors import LOSSY, OK, UsageError
-from support.processes import size
+from support.processes import world_size
 
 if TYPE_CHECKING:
     from harness.evaluation.entries import Evaluation
@@ -113,7 +113,10 @@ def eval_command(
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask the model again, whatever is kept.")] = False,
     serve: Annotated[
-        str | None, typer.Option(help="vllm: start `vllm serve` on the weights for this run and ask it.")
+        str | None,
+        typer.Option(
+            help="vllm, sglang, or a command with {model} {host} {port} {name}: serve the weights for this run."
+        ),
     ] = None,
     max_failed: MaxFailed = 0.05,
     dry_run: DryRun = False,
@@ -131,7 +134,7 @@ def eval_command(
 
     if len(model) > 1 and model_path is not None:
         raise UsageError("--model-path is for one model; name folders by --model")
-    if len(model) > 1 and size() > 1:
+    if len(model) > 1 and world_size() > 1:
         raise UsageError("several processes score one model a call: name one --model under torchrun")
     specs = [model_of(name, model_path, model_url, trust_remote_code) for name in model]
     chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
@@ -146,11 +149,11 @@ def eval_command(
     from harness.evaluation.evaluate import evaluate
     from harness.models.adapter_host import AdapterHost
     from harness.models.fetch import fetch
-    from harness.serving.vllm_server import served
+    from harness.serving.model_server import served
+    from harness.serving.settings import ServerSettings
     from support.console import Stages
 
-    if serve not in (None, "vllm"):
-        raise UsageError(f"--serve {serve!r}: known: vllm")
+    server = None if serve is None else ServerSettings(command=serve)
     engine = _engine(
         batch_size, exact=exact, suffix=prompt_suffix, features=features, answers=None if fresh else answers
     )
@@ -174,7 +177,7 @@ def eval_command(
             tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
             continue
         tell(f"{name}: scoring on {', '.join(task.name for task in chosen)}")
-        with Stages() as stages, served(spec, tell=tell) if serve else nullcontext(spec) as asked:
+        with Stages() as stages, served(spec, server) if server else nullcontext(spec) as asked:
             evaluation = evaluate(
                 asked,
                 chosen,

@@ -32,7 +32,7 @@ from harness.cli.options import (
     tell,
 )
 from support.errors import FAILED, OK, UsageError
-from support.processes import rank
+from support.processes import is_launched, rank
 
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
@@ -154,13 +154,6 @@ def _recipe(
         given["dataset"] |= of_data
     with_options = changed(given | top, f"recipe {found.name!r}, with what the options change")
     return by_plain_trl(with_options) if plain_trl else with_options, understood
-
-
-def is_launched() -> bool:
-    """Whether this is a process that a launcher has started, here or in a job."""
-    from trainers.cluster.launch import WORLD
-
-    return WORLD in os.environ or "WORLD_SIZE" in os.environ
 
 
 def end_with_launcher(every: float = 0.5) -> None:

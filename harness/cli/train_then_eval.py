@@ -28,9 +28,9 @@ from harness.cli.options import (
     say,
     tell,
 )
-from harness.cli.train import check_packages, is_launched, layout_of, needs_launch, send_whole
+from harness.cli.train import check_packages, layout_of, needs_launch, send_whole
 from support.errors import FAILED, LOSSY, OK, REGRESSED, UsageError
-from support.processes import size
+from support.processes import is_launched, world_size
 
 
 def train_then_eval_command(
@@ -90,7 +90,7 @@ def train_then_eval_command(
         judge or (found.data.judge if found.data else "exact"), judge_url, ledger, judge_budget, given=judge_set
     )
     launched = is_launched()
-    if size() > 1:
+    if world_size() > 1:
         raise UsageError("train-then-eval starts the processes that train by itself: say how many by --gpus")
     layout = None
     check_packages(found, folder)

@@ -540,9 +540,10 @@ def build_command(
         if slurm is None:
             raise UsageError("--dry-run shows the jobs of --slurm; what a build will take is shown by --plan")
         from harness.serving.pool_servers import plan_of, servers_of
+        from harness.serving.settings import ServerSettings
         from trainers.cluster.slurm import resources
 
-        print(plan_of(servers_of(data.pool, command=server), out / "servers", resources(slurm)))
+        print(plan_of(servers_of(data.pool, ServerSettings(command=server)), out / "servers", resources(slurm)))
         return OK
     rater = judge_of(data.judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
     from support.console import Stages

@@ -115,6 +115,7 @@ def build(
         served = {}
         if slurm is not None or local_servers:
             from harness.serving.pool_servers import serve_pool
+            from harness.serving.settings import ServerSettings
             from trainers.cluster.slurm import resources
 
             started = serve_pool(
@@ -122,8 +123,7 @@ def build(
                 out / "servers",
                 wanted=resources(slurm or ["gpus=0"]),
                 cluster="slurm" if slurm is not None else "local",
-                command=server,
-                tell=tell,
+                settings=ServerSettings(command=server),
             )
             served = stack.enter_context(started)
         if ray is None:

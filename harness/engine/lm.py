@@ -43,7 +43,7 @@ from harness.engine.jobs import IMAGE_WEIGHT, Hints, Job, image_areas, is_kept, 
 from harness.engine.prefix_cache import Runner, State
 from harness.engine.stage_timer import StageTimer
 from support.errors import ModelError
-from support.processes import rank, size, unseen
+from support.processes import as_single_process, rank, world_size
 from tasks.answer import Answer, FailedAnswer
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class SharedImageLM(HFMultimodalLM):
             in INTERLEAVED
         ):
             settings.setdefault("image_string", DEFAULT_IMAGE_PLACEHOLDER)  # it has no token that stands for an image
-        with unseen():  # lm-eval would share out questions, not images
+        with as_single_process():  # lm-eval would share out questions, not images
             super().__init__(pretrained, batch_size=AUTO if self.auto else int(batch_size), **settings)
         self.model.eval()
         self.hf: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -258,7 +258,7 @@ class SharedImageLM(HFMultimodalLM):
         results: list[str | None] = [None] * len(requests)
         self.counts["asked"] += len(requests)
         jobs = self._jobs(requests)
-        if size() > 1:
+        if world_size() > 1:
             for index, text in self._with_others(jobs):
                 for place in jobs[index].requests:
                     results[place] = text
@@ -295,7 +295,7 @@ class SharedImageLM(HFMultimodalLM):
         weights: defaultdict[Hashable, int] = defaultdict(lambda: IMAGE_WEIGHT)
         for job in jobs:
             weights[job.digests] += 1
-        whose = work_sharing.shares(weights, size())
+        whose = work_sharing.shares(weights, world_size())
         numbers = {id(job): number for number, job in enumerate(jobs)}
         mine = [job for job in jobs if whose[job.digests] == rank()]
         answered = []

@@ -9,7 +9,7 @@ out questions.
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from support.processes import rank, size
+from support.processes import rank, world_size
 
 
 class WorkerDone(BaseException):
@@ -34,7 +34,7 @@ def gathered(mine: Sequence[Any]) -> list[Any]:
 
     if not dist.is_initialized():
         dist.init_process_group("gloo")  # only words go to and fro, whatever the model computes on
-    lists: list[Any] | None = [None] * size() if rank() == 0 else None
+    lists: list[Any] | None = [None] * world_size() if rank() == 0 else None
     dist.gather_object(list(mine), lists, dst=0)
     if lists is None:
         dist.destroy_process_group()

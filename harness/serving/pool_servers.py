@@ -1,52 +1,38 @@
 """The pool of models behind servers of their own, each a job of one GPU node, for the length of a run.
 
-    with serve_pool(data.pool, run / "servers", wanted=resources(["partition=gpu"]), tell=print) as served:
+    with serve_pool(data.pool, run / "servers", wanted=resources(["partition=gpu"])) as served:
         served["llava-1.5-7b@1"].url               # "http://node17:41234/v1"; a ModelSpec for harness.models.load.load
 
 A server picks a free port of its node and writes its address into the folder, which the nodes see too; it counts as up
 once it answers. Servers are ended with the run, however that ends: a run that is killed stops renewing its lease, and
-they go within `LEASE` seconds. Members of one model share a server.
+they end within `ServerSettings.lease` seconds. Members of one model share a server.
 """
 
 import contextlib
 import json
-import os
+import logging
 import re
 import shlex
-import signal
 import socket
-import subprocess
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Final
 
 from harness.models.fetch import fetch
 from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec, find
-from harness.serving.vllm_server import PATIENCE
+from harness.serving.model_server import is_up
+from harness.serving.settings import ServerSettings, fill_places
 from support.errors import ClusterError
 from support.files import atomic_write_text
+from support.processes import ChildProcess, ended_by_sigterm, free_port, last_lines
 from trainers.cluster.slurm import ENDED, Cluster, Resources, SlurmJob, check_cluster, script, submit
 from trainers.config.data import PoolModel
 
-if TYPE_CHECKING:
-    pass
-
-LEASE: Final = 600.0
-"""Seconds a server outlives a run that doesn't renew its lease."""
-COMMANDS: Final = {
-    "vllm": "vllm serve {model} --host {host} --port {port} --served-model-name {name}",
-    "sglang": "python -m sglang.launch_server --model-path {model} --host {host} --port {port} --served-model-name {name}",
-}
-"""By engine; VLLM_BIN names another `vllm`."""
-_TAIL: Final = 5
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,66 +49,56 @@ class Server:
         return "serve-" + re.sub(r"[^A-Za-z0-9.]+", "-", self.spec.name).strip("-.")[:60]
 
 
-def servers_of(members: Sequence[PoolModel], *, command: str = "vllm", options: Sequence[str] = ()) -> list[Server]:
-    """The servers a pool needs, one a model; members that have a URL need none. ClusterError, UnknownModel.
-
-    `command` is a name of `COMMANDS` or a command line with {model} and {port} in it, and {host} and {name} where it
-    takes them.
-    """
-    words = _template(command)
-    names = dict.fromkeys(member.model for member in members if _needs_server(member))
-    return [_server(name, words, command, options) for name in names]
+def servers_of(members: Sequence[PoolModel], settings: ServerSettings) -> list[Server]:
+    """The servers a pool needs, one a model; members that have a URL need none. ClusterError, UnknownName."""
+    names = dict.fromkeys(member.model for member in members if member.url is None)
+    return [_server_of(name, settings) for name in names]
 
 
-def _needs_server(member: PoolModel) -> bool:
-    return member.url is None
-
-
-def _template(command: str) -> list[str]:
-    text = COMMANDS.get(command, command)
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise ClusterError(f"serve command {command!r}: {error}") from None
-    if missing := [place for place in ("{model}", "{port}") if not any(place in word for word in words)]:
-        raise ClusterError(
-            f"serve command {command!r}: neither {' nor '.join(COMMANDS)}, nor a command line with {missing[0]} in it"
-        )
-    if command == "vllm":
-        words[0] = os.environ.get("VLLM_BIN") or words[0]
-    return words
-
-
-def _server(name: str, template: Sequence[str], command: str, options: Sequence[str]) -> Server:
+def _server_of(name: str, settings: ServerSettings) -> Server:
     spec = find(name)
     if spec.backend == "openai":
         raise ClusterError(f"{name}: has no weights to serve; give the URL of its server as `url`")
     if Path(spec.pretrained).is_dir():  # what is on the hub the node fetches
         spec = fetch(spec)
-    base = f"{name}-base" if spec.adapter is not None else name
-    places = {"{model}": str(spec.folder or spec.pretrained), "{name}": base}
-    words = [_filled(word, places) for word in template]
     if spec.adapter is not None:
-        if command != "vllm":
-            raise ClusterError(f"{name}: an adapter is served by vllm only; merge it into its base for {command!r}")
-        words += ["--enable-lora", "--lora-modules", f"{name}={spec.adapter.resolve()}"]
-    if spec.revision is not None and spec.folder is None and command in COMMANDS:
-        words += ["--revision", spec.revision]
-    return Server(spec=replace(spec, name=name), command=(*words, *options))
-
-
-def _filled(word: str, places: dict[str, str]) -> str:
-    # Not one after the other: a value may hold what looks like a place.
-    return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], word)
+        spec = replace(spec, adapter=spec.adapter.resolve())
+    base = f"{name}-base" if spec.adapter is not None else name
+    command = settings.command_of(spec, name=base, adapter=name)
+    return Server(spec=replace(spec, name=name), command=tuple(command))
 
 
 def plan_of(servers: Sequence[Server], folder: Path, wanted: Resources) -> str:
     """What `serve_pool` would submit: each server's command, and its sbatch script to the letter."""
-    parts = [
+    return "\n".join(
         f"# {server.spec.name}: {shlex.join(server.command)}\n{script(server.title, folder, wanted)}"
         for server in servers
-    ]
-    return "\n".join(parts)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Started:
+    """A server that was submitted."""
+
+    server: Server
+    job: SlurmJob
+    notes: Path
+    """Without a suffix; `keep_server` adds .log and .json."""
+
+    def url(self) -> str | None:
+        """Where it says it is; None before it has started."""
+        try:
+            found = json.loads(self.notes.with_name(f"{self.notes.name}.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return f"http://{found['host']}:{found['port']}"
+
+    def last_words(self) -> str:
+        """The end of the server's log, or of the job's where it got no further."""
+        for path in (self.notes.with_name(f"{self.notes.name}.log"), self.job.log):
+            if lines := last_lines(path):
+                return f"{lines} (log: {path})"
+        return f"it said nothing (log: {self.job.log})"
 
 
 @contextlib.contextmanager
@@ -132,129 +108,68 @@ def serve_pool(
     *,
     wanted: Resources,
     cluster: Cluster = "slurm",
-    command: str = "vllm",
-    options: Sequence[str] = (),
-    tell: Callable[[str], None] = lambda line: None,
-    patience: float = PATIENCE,
-    lease: float = LEASE,
+    settings: ServerSettings | None = None,
 ) -> Iterator[dict[str, ModelSpec]]:
     """A server for every model of the pool, up and healthy; member's name -> its model behind that server. ClusterError.
 
-    However long the queue is, it is waited for; `patience` is what a server has from its start to its first answer, in
-    seconds. Logs stay in `folder`.
+    However long the queue is, it is waited for. Logs stay in `folder`.
     """
-    servers = servers_of(members, command=command, options=options)
+    settings = settings or ServerSettings()
+    servers = servers_of(members, settings)
     if not servers:
         yield {}
         return
     check_cluster(cluster)
     folder.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix="run-", dir=folder.absolute()))
-    with _ended_by_sigterm(), _renewed(own / "lease", lease / 10), contextlib.ExitStack() as stack:
-        jobs: list[tuple[Server, SlurmJob]] = []
+    lease = own / "lease"
+    with ended_by_sigterm(), _renewed(lease, settings.lease / 10), contextlib.ExitStack() as stack:
+        started = []
         for number, server in enumerate(servers):
             notes = own / f"{number}-{server.title}"
+            arguments = (list(server.command), notes, lease, settings.lease, cluster == "local")
+            first_gpu = number * wanted.gpus
             job = submit(
-                server.title,
-                keep_server,
-                list(server.command),
-                notes,
-                own / "lease",
-                lease,
-                cluster == "local",
-                folder=own,
-                wanted=wanted,
-                cluster=cluster,
-                first_gpu=number * wanted.gpus,
+                server.title, keep_server, *arguments, folder=own, wanted=wanted, cluster=cluster, first_gpu=first_gpu
             )
             stack.callback(job.cancel)
-            jobs.append((server, job))
-            tell(f"{server.spec.name}: job {job.id}: {shlex.join(server.command)} (log: {notes}.log)")
-        specs = _all_up(
-            jobs, [own / f"{number}-{server.title}" for number, server in enumerate(servers)], tell, patience
-        )
-        yield {member.name: specs[member.model] for member in members if _needs_server(member)}
+            started.append(_Started(server=server, job=job, notes=notes))
+            log.info("%s: job %s: %s (log: %s.log)", server.spec.name, job.id, shlex.join(server.command), notes)
+        specs = _wait_for_all(started, settings.patience)
+        yield {member.name: specs[member.model] for member in members if member.url is None}
 
 
-def _all_up(
-    jobs: Sequence[tuple[Server, SlurmJob]], notes: Sequence[Path], tell: Callable[[str], None], patience: float
-) -> dict[str, ModelSpec]:
-    waiting = dict.fromkeys(range(len(jobs)), "")
-    running: dict[int, float] = {}
+def _wait_for_all(started: Sequence[_Started], patience: float) -> dict[str, ModelSpec]:
+    """The models by name, once every server answers; ClusterError if a job ends, or runs `patience` seconds without
+    an answer."""
+    states = dict.fromkeys((one.server.spec.name for one in started), "")
+    running_since: dict[str, float] = {}
     up: dict[str, ModelSpec] = {}
-    while waiting:
-        for index, before in list(waiting.items()):
-            server, job = jobs[index]
-            name, note = server.spec.name, notes[index]
-            state = job.state()
+    while True:
+        for one in started:
+            name, state = one.server.spec.name, ""
+            if name in up:
+                continue
+            state = one.job.state()
             if state == ENDED:
-                raise ClusterError(f"{name}: job {job.id} ended before its server answered: {_last_words(note, job)}")
-            if state != before:
-                tell(f"{name}: job {job.id}: {state}")
-                waiting[index] = state
+                raise ClusterError(f"{name}: job {one.job.id} ended before its server answered: {one.last_words()}")
+            if state != states[name]:
+                log.info("%s: job %s: %s", name, one.job.id, state)
+                states[name] = state
             if state.startswith("RUNNING"):
-                running.setdefault(index, time.monotonic())
-            url = _address(note)
-            if url is not None and _answers(url):
-                known = digest_of_model(server.spec) | {"served by": Path(server.command[0]).name}
-                up[name] = replace(server.spec, backend="openai", pretrained=name, url=f"{url}/v1", digests=known)
-                del waiting[index]
-                tell(f"{name}: up at {url}/v1")
-            elif index in running and time.monotonic() - running[index] > patience:
+                running_since.setdefault(name, time.monotonic())
+            url = one.url()
+            if url is not None and is_up(url):
+                known = digest_of_model(one.server.spec) | {"served by": Path(one.server.command[0]).name}
+                up[name] = replace(one.server.spec, backend="openai", pretrained=name, url=f"{url}/v1", digests=known)
+                log.info("%s: up at %s/v1", name, url)
+            elif time.monotonic() - running_since.get(name, time.monotonic()) > patience:
                 raise ClusterError(
-                    f"{name}: job {job.id}: no answer within {patience:g} s of its start: {_last_words(note, job)}"
+                    f"{name}: job {one.job.id}: no answer within {patience:g} s of its start: {one.last_words()}"
                 )
-        if waiting:
-            time.sleep(0.5 if jobs[0][1].cluster == "local" else 2.0)
-    return up
-
-
-def _address(note: Path) -> str | None:
-    try:
-        found = json.loads(Path(f"{note}.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return f"http://{found['host']}:{found['port']}"
-
-
-def _answers(url: str) -> bool:
-    # A cluster's web proxy knows no compute nodes.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for path in ("/health", "/v1/models"):
-        try:
-            with opener.open(url + path, timeout=5) as answer:
-                if answer.status == 200:
-                    return True
-        except (urllib.error.URLError, OSError):
-            pass
-    return False
-
-
-def _last_words(note: Path, job: SlurmJob) -> str:
-    """The end of the server's log, or of the job's where it got no further."""
-    for log in (Path(f"{note}.log"), job.log):
-        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-        if lines := [line.strip() for line in text.splitlines() if line.strip()]:
-            return f"{' | '.join(lines[-_TAIL:])} (log: {log})"
-    return f"it said nothing (log: {job.log})"
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """While servers run, SIGTERM ends this process the orderly way."""
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+        if len(up) == len(started):
+            return up
+        time.sleep(0.5 if started[0].job.cluster == "local" else 2.0)
 
 
 @contextlib.contextmanager
@@ -283,47 +198,38 @@ def _renewed(lease: Path, every: float) -> Iterator[None]:
 def keep_server(command: Sequence[str], notes: Path, lease: Path, patience: float, local: bool) -> None:
     """The job on the node: run the server on a free port, tell where, end it when the lease is no longer renewed.
 
-    Writes `notes`.log (what the server says) and `notes`.json (host and port). SystemExit with the server's code where
-    it ends by itself.
+    Writes `notes`.log (what the server says) and `notes`.json (host and port). SystemExit(1) if the server fails.
     """
-    signal.signal(signal.SIGTERM, _leave)
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    output, port = Path(f"{notes}.log"), free_port()
     host, listens = ("127.0.0.1", "127.0.0.1") if local else (socket.gethostname(), "0.0.0.0")
-    words = [_filled(word, {"{host}": listens, "{port}": str(port)}) for word in command]
-    with Path(f"{notes}.log").open("ab") as log:
+    words = fill_places(command, {"{host}": listens, "{port}": str(port)})
+    with ended_by_sigterm():
         try:
-            server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            server = ChildProcess(words, output, grace=20)
         except OSError as error:
-            log.write(f"{host}: {words[0]}: {error.strerror}\n".encode())
+            _append(output, f"{host}: {words[0]}: {error.strerror}")
             raise SystemExit(127) from None
-        try:
+        with server:
             atomic_write_text(Path(f"{notes}.json"), json.dumps({"host": host, "port": port}))
-            _while_renewed(server, lease, patience)
-        finally:
-            _end(server)
-        if server.returncode:
-            log.write(f"{host}: {words[0]} ended with code {server.returncode}\n".encode())
-            raise SystemExit(1)
+            _wait_while_renewed(server, lease, patience)
+    if server.exit_code:
+        _append(output, f"{host}: {words[0]} ended with code {server.exit_code}")
+        raise SystemExit(1)
 
 
-def _while_renewed(server: "subprocess.Popen[bytes]", lease: Path, patience: float) -> None:
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _wait_while_renewed(server: ChildProcess, lease: Path, patience: float) -> None:
+    """Return once the server ends, or the lease's content has not changed for `patience` seconds."""
     # By what it says, not by its time: clocks of two machines differ.
     seen, since = "", time.monotonic()
-    while server.poll() is None:
+    while server.exit_code is None:
         now = lease.read_text(encoding="utf-8") if lease.exists() else seen
         if now != seen:
             seen, since = now, time.monotonic()
         if time.monotonic() - since > patience:
             return
         time.sleep(min(1.0, patience / 10))
-
-
-def _end(server: "subprocess.Popen[bytes]") -> None:
-    server.terminate()
-    try:
-        server.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from support.errors import StoreError
+from support.files import atomic_path
+from support.sqlite import open_shared
 
 LEDGER: Final = Path("runs") / "ledger.sqlite"
 
@@ -43,8 +45,6 @@ CREATE TABLE IF NOT EXISTS batches (
 );
 CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, expires REAL NOT NULL);
 """
-WAIT: Final = 60.0
-"""Seconds for another process to finish writing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,31 +101,15 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
+        self._db = open_shared(path, "a ledger")
         try:
-            # Autocommit: each statement is durable when it returns.
-            self._db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
-            self._write_ahead()
-            self._db.execute("PRAGMA synchronous=NORMAL")
             for statement in SCHEMA.split(";"):
                 self._db.execute(statement)
         except sqlite3.DatabaseError as error:
+            self._db.close()
             raise StoreError(f"{path}: can't be used as a ledger: {error}") from None
         self._host = socket.gethostname()
-
-    def _write_ahead(self) -> None:
-        """WAL mode, set once for the file; while another process sets it, SQLite says locked at once, whatever the
-        timeout."""
-        until = time.monotonic() + WAIT
-        while True:
-            try:
-                if self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
-                    return
-            except sqlite3.OperationalError:
-                if time.monotonic() > until:
-                    raise
-            time.sleep(0.02)
 
     def close(self) -> None:
         """Close the file."""
@@ -255,13 +239,11 @@ class Ledger:
 
     def export(self, path: Path) -> int:
         """Write all calls as JSON lines, one each; how many. The file is there whole or not at all."""
-        part = path.with_name(f".{path.name}.{os.getpid()}")
         count = 0
-        with part.open("w", encoding="utf-8", newline="\n") as out:
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
             for call in self.calls():
                 out.write(json.dumps(asdict(call)) + "\n")
                 count += 1
-        part.replace(path)
         return count
 
     def import_from(self, path: Path) -> tuple[int, int, int]:

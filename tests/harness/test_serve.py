@@ -12,8 +12,8 @@ import pytest
 
 from harness.cli import main as cli
 from harness.models.spec import ModelSpec, find
-from harness.serving.vllm_server import served
-from support.errors import ModelError
+from harness.serving.model_server import served
+from support.errors import ServerError
 
 SERVER = """#!{python}
 import json, sys
@@ -100,13 +100,13 @@ def test_a_server_that_dies_is_said_with_its_last_words(tmp_path: Path, monkeypa
     command.write_text("#!/bin/sh\necho no GPU >&2\nexit 3\n")
     command.chmod(0o755)
     monkeypatch.setenv("VLLM_BIN", str(command))
-    with pytest.raises(ModelError, match="vllm ended with code 3: no GPU"), served(find("scenes-base")):
+    with pytest.raises(ServerError, match="vllm ended with code 3: no GPU"), served(find("scenes-base")):
         pass
 
 
 def test_without_vllm_it_is_said_how_to_have_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("VLLM_BIN", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ModelError, match="VLLM_BIN"), served(find("scenes-base")):
+    with pytest.raises(ServerError, match="VLLM_BIN"), served(find("scenes-base")):
         pass
     assert os.environ["PATH"] == str(tmp_path)

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from harness.serving.pool_servers import plan_of, serve_pool, servers_of
-from support.errors import ClusterError, InputError
+from harness.serving.settings import ServerSettings
+from support.errors import ClusterError, InputError, SettingError
 from trainers.cluster.slurm import Cluster, Resources, resources
 from trainers.config.data import PoolModel
 
@@ -95,10 +96,12 @@ def soon(happened: Callable[[], bool], within: float = 45) -> bool:
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
-def test_each_model_is_served_once_until_the_end(cluster: Cluster, command: str, tmp_path: Path) -> None:
-    told: list[str] = []
+def test_each_model_is_served_once_until_the_end(
+    cluster: Cluster, command: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     with serve_pool(
-        POOL, tmp_path / "servers", wanted=NO_GPU, cluster=cluster, command=command, tell=told.append
+        POOL, tmp_path / "servers", wanted=NO_GPU, cluster=cluster, settings=ServerSettings(command=command)
     ) as served:
         assert set(served) == {"scenes-base@1", "scenes-base@0.5", "scenes-early@1"}
         assert served["scenes-base@1"] == served["scenes-base@0.5"]
@@ -115,7 +118,7 @@ def test_each_model_is_served_once_until_the_end(cluster: Cluster, command: str,
         assert len(running) == 2
         assert all(alive(pid) for pid in running)
     assert soon(lambda: not any(alive(pid) for pid in running))
-    assert any("up at http://" in line for line in told)
+    assert "up at http://" in caplog.text
     logs = list((tmp_path / "servers").rglob("*-serve-scenes-*.log"))
     assert len(logs) == 2
     assert all("loading" in log.read_text() for log in logs)
@@ -133,7 +136,7 @@ def test_a_server_that_dies_early_ends_all_with_its_last_words(cluster: Cluster,
             ClusterError,
             match=r"scenes-early: job \d+ ended before its server answered: no GPU .*code 3.*\(log: .*log\)",
         ) as error,
-        serve_pool(POOL, tmp_path / "servers", wanted=NO_GPU, cluster=cluster, command=asked),
+        serve_pool(POOL, tmp_path / "servers", wanted=NO_GPU, cluster=cluster, settings=ServerSettings(command=asked)),
     ):
         pytest.fail("a dead server counts as up")
     assert "\n" not in str(error.value)
@@ -144,7 +147,11 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
     with (
         pytest.raises(ClusterError, match=r"scenes-early: .*no answer within 1 s of its start"),
         serve_pool(
-            POOL[2:], tmp_path, wanted=NO_GPU, cluster="local", command="sh -c 'sleep 60' {model} {port}", patience=1
+            POOL[2:],
+            tmp_path,
+            wanted=NO_GPU,
+            cluster="local",
+            settings=ServerSettings(command="sh -c 'sleep 60' {model} {port}", patience=1),
         ),
     ):
         pytest.fail("a silent server counts as up")
@@ -153,7 +160,13 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
 def test_a_command_that_is_not_there_is_said(tmp_path: Path) -> None:
     with (
         pytest.raises(ClusterError, match="no-such-engine: No such file"),
-        serve_pool(POOL[2:], tmp_path, wanted=NO_GPU, cluster="local", command="no-such-engine {model} {port}"),
+        serve_pool(
+            POOL[2:],
+            tmp_path,
+            wanted=NO_GPU,
+            cluster="local",
+            settings=ServerSettings(command="no-such-engine {model} {port}"),
+        ),
     ):
         pytest.fail("a missing command counts as up")
 
@@ -162,12 +175,14 @@ DRIVER = """
 import sys
 from pathlib import Path
 from harness.serving.pool_servers import serve_pool
-from trainers.config.recipe import PoolModel
+from harness.serving.settings import ServerSettings
+from trainers.config.data import PoolModel
 from trainers.cluster.slurm import Resources
 
 folder, command, cluster = sys.argv[1:]
 pool = [PoolModel(model="scenes-early")]
-with serve_pool(pool, Path(folder), wanted=Resources(gpus=0, minutes=5), cluster=cluster, command=command, lease=2):
+settings = ServerSettings(command=command, lease=2)
+with serve_pool(pool, Path(folder), wanted=Resources(gpus=0, minutes=5), cluster=cluster, settings=settings):
     print("up", flush=True)
     while True:
         __import__("time").sleep(1)
@@ -194,7 +209,7 @@ def test_servers_end_with_a_run_that_is_stopped_or_killed(
 
 def test_members_with_a_server_of_their_own_need_none(tmp_path: Path) -> None:
     pool = [PoolModel(model="scenes-base", url="http://127.0.0.1:1/v1")]
-    assert servers_of(pool) == []
+    assert servers_of(pool, ServerSettings()) == []
     with serve_pool(pool, tmp_path, wanted=NO_GPU) as served:
         assert served == {}
 
@@ -202,7 +217,9 @@ def test_members_with_a_server_of_their_own_need_none(tmp_path: Path) -> None:
 def test_the_plan_shows_command_and_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_BIN", "/opt/vllm/bin/vllm")
     pool = [PoolModel(model="llava-1.5-7b"), PoolModel(model="llava-hf/llava-1.5-13b-hf")]
-    text = plan_of(servers_of(pool, options=["--max-model-len", "4096"]), tmp_path, resources(["partition=gpu"]))
+    text = plan_of(
+        servers_of(pool, ServerSettings(options=("--max-model-len", "4096"))), tmp_path, resources(["partition=gpu"])
+    )
     first, second = "llava-1.5-7b", "llava-hf/llava-1.5-13b-hf"
     for model, name in (("llava-hf/llava-1.5-7b-hf", first), (second, second)):
         served = f"/opt/vllm/bin/vllm serve {model} --host '{{host}}' --port '{{port}}' --served-model-name {name} --max-model-len 4096"
@@ -212,7 +229,7 @@ def test_the_plan_shows_command_and_script(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_sglang_is_started_by_its_module() -> None:
-    (server,) = servers_of([PoolModel(model="llava-1.5-7b")], command="sglang")
+    (server,) = servers_of([PoolModel(model="llava-1.5-7b")], ServerSettings(command="sglang"))
     assert server.command[:5] == ("python", "-m", "sglang.launch_server", "--model-path", "llava-hf/llava-1.5-7b-hf")
 
 
@@ -220,11 +237,11 @@ def test_an_adapter_is_served_under_the_members_name(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "scenes-base"}))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     member = PoolModel(model=str(tmp_path))
-    (server,) = servers_of([member])
+    (server,) = servers_of([member], ServerSettings())
     assert server.command[-2:] == ("--lora-modules", f"{tmp_path}={tmp_path}")
     assert f"{tmp_path}-base" in server.command
     with pytest.raises(ClusterError, match="an adapter is served by vllm only"):
-        servers_of([member], command="sglang")
+        servers_of([member], ServerSettings(command="sglang"))
 
 
 @pytest.mark.parametrize(
@@ -232,13 +249,13 @@ def test_an_adapter_is_served_under_the_members_name(tmp_path: Path) -> None:
     (
         ("gpt-4v", "vllm", ClusterError, "no weights to serve"),
         ("scenes-bse", "vllm", InputError, "did you mean 'scenes-base'"),
-        ("scenes-base", "vlm", ClusterError, "neither vllm nor sglang"),
-        ("scenes-base", "serve {model}", ClusterError, "{port}"),
-        ("scenes-base", "serve '{model} {port}", ClusterError, "No closing quotation"),
+        ("scenes-base", "vlm", SettingError, "neither vllm nor sglang"),
+        ("scenes-base", "serve {model}", SettingError, "{port}"),
+        ("scenes-base", "serve '{model} {port}", SettingError, "No closing quotation"),
     ),
 )
 def test_what_cannot_be_served_is_said_before_anything_starts(
     model: str, command: str, error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
-        servers_of([PoolModel(model=model)], command=command)
+        servers_of([PoolModel(model=model)], ServerSettings(command=command))

@@ -6,16 +6,14 @@
     launch(command, Path("runs/povid"), Layout(processes=2))                                      # here and now: its exit code
     send(command, Path("runs/povid"), layout, wanted=resources(["partition=gpu"])).id             # as a job
 
-Processes are started by `accelerate launch` from the files in `trainers/launch`. It falls back to a single process
+Processes are started by `accelerate launch` from the files in `accelerate_configs`. It falls back to a single process
 without a word where it finds no reason for several, so every process calls `check_world()` before it trains: it ends
 the run where there are not as many processes as were asked for, and leaves a note without which the launch has failed.
 The command must be one that finishes what a killed run left in its folder; logs, notes and job files are in the
 folder's `launch/`.
 """
 
-import codecs
 import contextlib
-import fcntl
 import getpass
 import hashlib
 import importlib.util
@@ -25,17 +23,16 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any, Final, Literal
+from typing import Any, Final, Literal
 from uuid import uuid4
 
-from support.errors import ClusterError, InputError, RunError, did_you_mean
-from support.files import atomic_write_text
+from support.errors import ClusterError, HarnessError, RunError, did_you_mean, one_line
+from support.files import atomic_write_text, file_lock
+from support.processes import WORLD, ChildProcess, end_of, ended_by_sigterm, rank, world_size
 from trainers.cluster.slurm import Cluster, Resources, SlurmJob, check_cluster, script, submit
 
 Mode = Literal["ddp", "fsdp2", "zero2", "zero3"]
@@ -45,15 +42,14 @@ CONFIGS: Final[Mapping[str, Path]] = {
 }
 """Mode -> accelerate's settings for it."""
 
-WORLD, NOTES = "HARNESS_WORLD", "HARNESS_LAUNCH_NOTES"
-"""Variables by which a process knows what was asked for, and where it says that it is there."""
+NOTES: Final = "HARNESS_LAUNCH_NOTES"
+"""The variable by which a process knows in which folder to say that it is there."""
 
 GRACE: Final = 600.0
 """Seconds a job that was told to end waits to be ended: until then a preempted one is queued again, and one that ends
 by itself is not."""
 
 _STOPPING: Final = 40.0  # seconds; torchrun gives its processes 30
-_TAIL: Final = 20_000  # characters
 _SETTLING: Final = 60  # seconds
 
 
@@ -135,27 +131,24 @@ def environment_of(layout: Layout, notes: Path) -> dict[str, str]:
 
 
 # -- in the processes
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def check_world() -> int:
-    """Called by each process before it trains: how many there are. RunError where the launcher asked for another
-    number."""
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    """How many processes train: each calls this first. RunError where the launcher asked for another number."""
+    count, own = world_size(), rank()
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
-        size, rank = dist.get_world_size(), dist.get_rank()
+        count, own = dist.get_world_size(), dist.get_rank()
     asked = os.environ.get(WORLD)
     if asked is None:
-        return size
-    if size != int(asked):
-        raise RunError(f"{asked} processes were asked for, and this is one of {size}: nothing was trained")
-    atomic_write_text(Path(os.environ[NOTES]) / f"rank-{rank}", f"{os.getpid()}\n")
-    return size
+        return count
+    if count != int(asked):
+        raise RunError(f"{asked} processes were asked for, and this is one of {count}: nothing was trained")
+    atomic_write_text(Path(os.environ[NOTES]) / f"rank-{own}", f"{os.getpid()}\n")
+    return count
 
 
 # -- here and now
-# ------------------------------------------------------------------------------------------------------------------------
 
 
 def launch(command: Sequence[str], folder: Path, layout: Layout | None = None) -> int:
@@ -168,35 +161,41 @@ def launch(command: Sequence[str], folder: Path, layout: Layout | None = None) -
     layout = layout or Layout()
     if layout.nodes > 1:
         raise ClusterError(f"nodes {layout.nodes}: several nodes are a job of a cluster: --slurm")
-    before = signal.signal(signal.SIGTERM, _leave) if threading.current_thread() is threading.main_thread() else None
-    try:
-        return _run_node(
-            command, folder, layout, Place(), attempt=f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:6]}"
-        )
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    with ended_by_sigterm():
+        attempt = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:6]}"
+        return _run_node(command, folder, layout, Place(), attempt)
 
 
 def _run_node(command: Sequence[str], folder: Path, layout: Layout, place: Place, attempt: str) -> int:
+    """Run this node's processes, printing and logging what they print; the exit code."""
     notes = folder.absolute() / "launch" / attempt
-    whole = command_of(command, layout, place)
-    with _sole(folder, place) as lock, _log(notes, place) as log:
-        environment = environment_of(layout, notes)
-        log.write(f"{_assigned(environment)} {shlex.join(whole)}\n".encode())
-        log.flush()
-        code, tail = _watched(whole, os.environ | environment, log, lock)
+    log = notes / f"node-{place.rank}.log"
+    words, environment = command_of(command, layout, place), environment_of(layout, notes)
+    with _sole_launch(folder, place) as lock:
+        notes.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{_assignments(environment)} {shlex.join(words)}\n")
+        try:
+            child = ChildProcess(
+                words,
+                log,
+                environment=os.environ | environment,
+                printed=True,
+                own_group=False,  # Ctrl-C and a closed terminal reach the processes, and torchrun ends its own
+                grace=_STOPPING,
+                keep_open=() if lock is None else (lock,),
+            )
+        except OSError as error:
+            raise ClusterError(f"{words[0]}: {error.strerror}") from None
+        with child:
+            code = child.wait()
     if code:
-        return exit_code(code, tail)
+        return exit_code(code, end_of(log))
     mine = range(place.rank * layout.processes, (place.rank + 1) * layout.processes)
-    if absent := [rank for rank in mine if not (notes / f"rank-{rank}").exists()]:
+    if absent := [number for number in mine if not (notes / f"rank-{number}").exists()]:
         raise RunError(
             f"{layout.world} processes were asked for, and {len(absent)} of this node's {len(mine)} never came to train "
-            f"(log: {notes / f'node-{place.rank}.log'})"
+            f"(log: {log})"
         )
     return 0
 
@@ -210,112 +209,39 @@ def exit_code(code: int, said: str) -> int:
 
 
 @contextlib.contextmanager
-def _sole(folder: Path, place: Place) -> Iterator[int | None]:
-    """A lock that the started processes hold too: they may outlive a launcher that was killed."""
+def _sole_launch(folder: Path, place: Place) -> Iterator[int | None]:
+    """The first node's lock on the folder. The started processes hold it too: they may outlive a launcher that was
+    killed."""
     if place.rank:
         yield None
         return
-    (folder / "launch").mkdir(parents=True, exist_ok=True)
-    with (folder / "launch" / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder}: processes of a launch are at work in this folder") from None
-        yield file.fileno()
+    with file_lock(folder / "launch" / "processes", wait=False) as lock:
+        if lock is None:
+            raise RunError(f"{folder}: processes of a launch are at work in this folder")
+        yield lock
 
 
-@contextlib.contextmanager
-def _log(notes: Path, place: Place) -> Iterator[IO[bytes]]:
-    notes.mkdir(parents=True, exist_ok=True)
-    with (notes / f"node-{place.rank}.log").open("ab") as log:
-        yield log
-
-
-def _assigned(environment: Mapping[str, str]) -> str:
+def _assignments(environment: Mapping[str, str]) -> str:
     return " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
 
 
-def _watched(
-    command: Sequence[str], environment: Mapping[str, str], log: IO[bytes], lock: int | None
-) -> tuple[int, str]:
-    """Run it, printing what it prints and logging it: return code, and the end of what it said."""
-    try:
-        child = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=() if lock is None else (lock,),
-            # Slurm sends it to all processes of a job, but it is for the launcher, which queues the job again.
-            preexec_fn=_deaf,
-        )
-    except OSError as error:
-        raise ClusterError(f"{command[0]}: {error.strerror}") from None
-    tail = bytearray()
-    guard = threading.Lock()
-
-    def pump(source: IO[bytes], shown: Any) -> None:
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        for piece in iter(lambda: os.read(source.fileno(), 65536), b""):
-            with guard:
-                log.write(piece)
-                log.flush()
-                tail.extend(piece)
-                del tail[:-_TAIL]
-            with contextlib.suppress(OSError, ValueError):  # a terminal that is gone ends no training
-                shown.write(decoder.decode(piece))
-                shown.flush()
-
-    pumps = [
-        threading.Thread(target=pump, args=pair, daemon=True)
-        for pair in ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
-    ]
-    for thread in pumps:
-        thread.start()
-    try:
-        child.wait()
-    finally:
-        _end(child)
-        for thread in pumps:
-            thread.join(timeout=5)
-    with guard:
-        return child.returncode, tail.decode(errors="replace")
-
-
-def _deaf() -> None:
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    if child.poll() is not None:
-        return
-    child.terminate()
-    try:
-        child.wait(timeout=_STOPPING)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-
-
 # -- as a job
-# ----------------------------------------------------------------------------------------------------------------------------
 
 
 def send(
     command: Sequence[str], folder: Path, layout: Layout, *, wanted: Resources | None = None, cluster: Cluster = "slurm"
 ) -> SlurmJob:
-    """Submit the command as a job, which is queued again when it is preempted or reaches its time limit. ClusterError,
-    SlurmError.
+    """Submit the command as a job, which is queued again when it is preempted or reaches its time limit. ClusterError.
 
     Where a job of this folder waits or runs already, that is the one. `cluster="local"` runs it in the background of
     this machine.
     """
     check_cluster(cluster)
-    wanted = _wanted(layout, wanted)
+    wanted = _resources_for(layout, wanted)
     command_of(command, layout)  # what is missing is said now, not hours later on a node
     name, jobs = job_name(folder), folder.absolute() / "launch" / "jobs"
     if cluster == "slurm":
-        if (queued := _queued(name, jobs)) is not None:
+        if (queued := _find_queued_job(name, jobs)) is not None:
             return queued
     elif layout.nodes > 1:
         raise ClusterError(f"nodes {layout.nodes}: this machine is one")
@@ -334,7 +260,7 @@ def job_name(folder: Path) -> str:
     return f"{readable}-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]}"
 
 
-def _queued(name: str, jobs: Path) -> SlurmJob | None:
+def _find_queued_job(name: str, jobs: Path) -> SlurmJob | None:
     # Asked of the queue, not read from a file: who was killed between submitting and writing has a job nonetheless.
     command = ["squeue", "--noheader", "--format", "%i %T", "--name", name, "--user", getpass.getuser()]
     id = ""
@@ -342,7 +268,7 @@ def _queued(name: str, jobs: Path) -> SlurmJob | None:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if asked.returncode:
             raise RunError(
-                f"{name}: the queue can't be asked whether the job is there already: {' '.join(asked.stderr.split())[:200]}"
+                f"{name}: the queue can't be asked whether the job is there already: {one_line(asked.stderr)[:200]}"
             )
         if not asked.stdout.strip():
             return None
@@ -353,7 +279,7 @@ def _queued(name: str, jobs: Path) -> SlurmJob | None:
     return SlurmJob(name=name, id=id, log=jobs / f"{id}_0_log.out", cluster="slurm", handle=None)
 
 
-def _wanted(layout: Layout, wanted: Resources | None) -> Resources:
+def _resources_for(layout: Layout, wanted: Resources | None) -> Resources:
     given = wanted or Resources()
     if given.gres is None and not layout.cpu and given.gpus not in (1, layout.processes):
         raise ClusterError(
@@ -375,10 +301,10 @@ class NodeJob:
         told: list[int] = []
         before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
         try:
-            code = _run_node(self.command, self.folder, self.layout, *_here(self.layout))
-        except (RunError, InputError) as error:
+            code = _run_node(self.command, self.folder, self.layout, *_find_place(self.layout))
+        except HarnessError as error:
             print(f"harness: {error}", file=sys.stderr)
-            code = 2 if isinstance(error, InputError) else 1
+            code = error.exit_code
         if code and told:
             # Slurm warned all processes: it preempts or cancels the job, and knows which.
             time.sleep(GRACE)
@@ -393,7 +319,7 @@ class NodeJob:
         return DelayedSubmission(self)
 
 
-def _here(layout: Layout) -> tuple[Place, str]:
+def _find_place(layout: Layout) -> tuple[Place, str]:
     """This node, and this start of the job."""
     import submitit
 
@@ -421,8 +347,9 @@ def plan_of(
     Slurm."""
     notes = folder.absolute() / "launch" / "ATTEMPT"
     place = Place() if layout.nodes == 1 else Place(head="FIRST_NODE", port=10_000)
-    node = f"{_assigned(environment_of(layout, notes))} {shlex.join(command_of(command, layout, place))}\n"
+    node = f"{_assignments(environment_of(layout, notes))} {shlex.join(command_of(command, layout, place))}\n"
     if cluster != "slurm":
         return node
     other = "" if layout.nodes == 1 else "# Others: --machine_rank 1, 2, ...; the port depends on the job.\n"
-    return f"{script(job_name(folder), folder.absolute() / 'launch' / 'jobs', _wanted(layout, wanted))}\n# On a node:\n# {node}{other}"
+    sbatch = script(job_name(folder), folder.absolute() / "launch" / "jobs", _resources_for(layout, wanted))
+    return f"{sbatch}\n# On a node:\n# {node}{other}"

@@ -1,7 +1,6 @@
 """A trainer that refuses rows it can't train on and stops at values that are not finite."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.utils.data import RandomSampler, SequentialSampler
 
 from support.errors import TrainingError
 from support.files import atomic_write_text
+from support.processes import rank
 from trainers.config.training import Lora
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
@@ -199,11 +199,7 @@ class CheckedTrainer:
         super()._load_from_checkpoint(str(folder if self.part is None else folder / TRAINABLE), model)  # type: ignore[misc]
 
     def _keep(self, inputs: Mapping[str, Any], loss: float) -> Path:
-        folder = (
-            Path(self.args.output_dir)
-            / "not-a-number"
-            / f"step-{self.state.global_step + 1}-process-{os.environ.get('RANK', '0')}"
-        )
+        folder = Path(self.args.output_dir) / "not-a-number" / f"step-{self.state.global_step + 1}-process-{rank()}"
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_tensors("", inputs), folder / "batch.safetensors")
         told = [_told(self.pairs[id]) for id in inputs.get("ids", ())]

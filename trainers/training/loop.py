@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from support.errors import RunError, TrainingError
 from support.files import atomic_write_text
-from support.processes import is_main, processes
+from support.processes import is_main_process, world_size
 from trainers.config.training import Training
 from trainers.data.rows import Preference
 from trainers.packed.collator import CutError
@@ -76,7 +76,7 @@ class Progress(TrainerCallback):
         self._write_log(state)
 
     def _write_log(self, state: Any) -> None:
-        if is_main():
+        if is_main_process():
             atomic_write_text(
                 self.job.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.log_history)
             )
@@ -87,7 +87,7 @@ class Progress(TrainerCallback):
         if is_initialized():
             barrier()  # every process has written its part
         go_on = [True]
-        if is_main():
+        if is_main_process():
             go_on = [self._noted(state)]
         if is_initialized():
             broadcast_object_list(go_on, src=0)
@@ -141,7 +141,7 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
             return found
         if found:
             _check_order(found[-1], training)
-        if is_main():
+        if is_main_process():
             for torn in job.out.glob("checkpoint-*"):
                 if not (torn / NOTE).exists():
                     shutil.rmtree(torn)
@@ -161,7 +161,7 @@ def _order(training: Training) -> dict[str, int]:
     """What the order of the pairs hangs on where they are grouped: each process's batches are."""
     if not (training.group_pairs or training.group_by_length):
         return {}
-    return {"processes": processes(), "pairs at once": shares(training, processes())[0]}
+    return {"processes": world_size(), "pairs at once": shares(training, world_size())[0]}
 
 
 def _check_order(last: Checkpoint, training: Training) -> None:
@@ -189,7 +189,7 @@ def _leave_out(job: Job, gone: frozenset[str], error: CutError) -> frozenset[str
     job.tell(
         f"left out: {len(error.ids)} pairs whose prompt and images fill max_length = {training.max_length}; see {job.out / LEFT_OUT}"
     )
-    if is_main():
+    if is_main_process():
         atomic_write_text(
             job.out / LEFT_OUT,
             json.dumps({"max_length": training.max_length, "ids": sorted(gone | set(error.ids))}, indent=1),

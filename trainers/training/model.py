@@ -1,7 +1,6 @@
 """Loading the model to train, and attaching its LoRA adapter."""
 
 import importlib.util
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from peft import LoraConfig
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from support.errors import TrainingError
+from support.processes import local_rank
 from trainers.config.training import Training
 from trainers.training.adapters import PARTS, begun
 from trainers.training.job import Job
@@ -93,7 +93,7 @@ def _four_bits() -> dict[str, Any]:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=[r"(.*\.)?lm_head", rf"(.*\.)?({'|'.join(SEEING)})"],
     )
-    placed = {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
+    placed = {"": local_rank()} if torch.cuda.is_available() else {"": "cpu"}
     return {"quantization_config": config, "device_map": placed}
 
 

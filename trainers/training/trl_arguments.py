@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from support.errors import TrainingError
-from support.processes import processes
+from support.processes import world_size
 from trainers.config.training import Training
 from trainers.training.checkpoints import total_steps
 from trainers.training.job import Job
@@ -47,7 +47,7 @@ def common_arguments(job: Job, training: Training, rows: int) -> dict[str, Any]:
     """Trainer arguments that all arms share. TRL's defaults (bf16, gradient checkpointing, 1024 tokens) are traps on
     small models."""
     on_gpu = torch.cuda.is_available()
-    at_once, accumulated = shares(training, processes())
+    at_once, accumulated = shares(training, world_size())
     bf16 = in_bf16(job)
     evaluates = training.eval_steps is not None and bool(job.held_out)
     if training.eval_steps is not None and not evaluates:

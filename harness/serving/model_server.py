@@ -1,0 +1,68 @@
+"""A model served for the length of a run by vLLM, SGLang or another command, and asked over HTTP.
+
+    with served(fetch(find("qwen2.5-vl-7b"))) as spec:      # spec.backend == "openai"
+        evaluate(spec, ...)
+
+vLLM pins other versions than ours, so it is never imported: the command is `vllm` on the PATH, or the one VLLM_BIN
+names.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from harness.models.provenance import digest_of_model
+from harness.models.spec import ModelSpec
+from harness.serving.settings import ServerSettings, fill_places
+from support.errors import ServerError
+from support.processes import ChildProcess, ended_by_sigterm, free_port
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def served(spec: ModelSpec, settings: ServerSettings | None = None) -> Iterator[ModelSpec]:
+    """`spec` behind a server of its own, which is stopped at the end. ServerError if it does not come up."""
+    settings = settings or ServerSettings()
+    adapter = f"{spec.name}-adapter"
+    words = settings.command_of(spec, name=spec.name, adapter=adapter)
+    if shutil.which(words[0]) is None:
+        raise ServerError(
+            f"--serve {settings.command}: no `{words[0]}` on the PATH; install it in an environment of its own"
+            + (" and name its command by VLLM_BIN" if settings.command == "vllm" else "")
+        )
+    port = free_port("127.0.0.1")
+    words = fill_places(words, {"{host}": "127.0.0.1", "{port}": str(port)})
+    descriptor, name = tempfile.mkstemp(prefix=f"{Path(words[0]).name}-", suffix=".log")
+    os.close(descriptor)
+    log.info("starting %s (log: %s)", " ".join(words), name)
+    url = f"http://127.0.0.1:{port}"
+    with ended_by_sigterm(), ChildProcess(words, Path(name)) as server:
+        server.wait_until(lambda: is_up(url), settings.patience)
+        by = "vllm" if settings.command == "vllm" else Path(words[0]).name
+        known = digest_of_model(spec) | {"served by": by}
+        asked = spec.name if spec.adapter is None else adapter
+        yield replace(spec, backend="openai", pretrained=asked, url=f"{url}/v1", digests=known)
+
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Without a proxy: a cluster's web proxy knows no compute nodes."""
+
+
+def is_up(url: str) -> bool:
+    """True if a server answers there."""
+    for path in ("/health", "/v1/models"):
+        try:
+            with _DIRECT.open(url + path, timeout=5) as answer:
+                if answer.status == 200:
+                    return True
+        except (urllib.error.URLError, OSError):
+            pass
+    return False

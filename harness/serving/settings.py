@@ -1,0 +1,70 @@
+"""How model servers are started: by which command, and how long they are waited for."""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from harness.models.spec import ModelSpec
+from support.errors import ClusterError, SettingError
+
+COMMANDS: Final = {
+    "vllm": "vllm serve {model} --host {host} --port {port} --served-model-name {name}",
+    "sglang": "python -m sglang.launch_server --model-path {model} --host {host} --port {port} --served-model-name {name}",
+}
+"""By engine; VLLM_BIN names another `vllm`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """How a model server is started."""
+
+    command: str = "vllm"
+    """vllm, sglang, or a command line with {model} and {port} in it, and {host} and {name} where it takes them."""
+    options: tuple[str, ...] = ()
+    """Words put after the command."""
+    patience: float = 1800.0
+    """Seconds from a server's start to its first answer: large weights are read, kernels are compiled."""
+    lease: float = 600.0
+    """Seconds that servers of a pool outlive a run that was killed."""
+
+    def __post_init__(self) -> None:
+        self._template()
+
+    def command_of(self, spec: ModelSpec, *, name: str, adapter: str) -> list[str]:
+        """The command that serves a model under `name`, and its adapter, if it has one, under `adapter`; {host} and
+        {port} are still to be filled in. ClusterError."""
+        places = {"{model}": str(spec.folder or spec.pretrained), "{name}": name}
+        words = fill_places(self._template(), places)
+        if spec.adapter is not None:
+            if self.command != "vllm":
+                raise ClusterError(
+                    f"{spec.name}: an adapter is served by vllm only; merge it into its base for {self.command!r}"
+                )
+            words += ["--enable-lora", "--lora-modules", f"{adapter}={spec.adapter}"]
+        if spec.revision is not None and spec.folder is None and self.command in COMMANDS:
+            words += ["--revision", spec.revision]
+        return [*words, *self.options]
+
+    def _template(self) -> list[str]:
+        text = COMMANDS.get(self.command, self.command)
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise SettingError(f"serve command {self.command!r}: {error}") from None
+        if missing := [place for place in ("{model}", "{port}") if not any(place in word for word in words)]:
+            known = " nor ".join(COMMANDS)
+            raise SettingError(
+                f"serve command {self.command!r}: neither {known}, nor a command line with {missing[0]} in it"
+            )
+        if self.command == "vllm":
+            words[0] = os.environ.get("VLLM_BIN") or words[0]
+        return words
+
+
+def fill_places(words: Sequence[str], places: Mapping[str, str]) -> list[str]:
+    """The words with each place replaced, in one pass: a value may hold what looks like a place."""
+    pattern = "|".join(map(re.escape, places))
+    return [re.sub(pattern, lambda found: places[found[0]], word) for word in words]
