@@ -1,0 +1,120 @@
+"""A finished run of `harness train-then-eval scenes-demo`, by an earlier version: today's code reads it, and gives the
+same numbers to the last digit.
+
+demo/ is that run's folder without weights and preference data, and with two of its four sample logs; outcome.json is
+what `--json` printed; limit60/ is `harness eval --model scenes-base --tasks scenes --limit 60` by that version.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.cli import main as cli
+from harness.engine.stage_timer import StageSeconds
+from harness.runs.checkpoint_selection import Scores, best, headlines, panel_of, tasks_of
+from harness.runs.image_use_checks import Checks
+from harness.runs.outcome import verdict_json
+from harness.runs.run_folder import claim
+from harness.runs.training_alarms import read_log
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.statistics.verdict import interval
+from tasks.registry import registry
+from trainers.config.recipe import find_recipe
+
+DEMO = Path(__file__).with_name("demo")
+OUTCOME: dict[str, Any] = json.loads((DEMO / "outcome.json").read_text())
+BASE, LAST, CONTROL = "scenes-base", "runs/scenes-demo/checkpoint-47", "runs/scenes-demo/control/checkpoint-47"
+LOGGED = (BASE, LAST)
+HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
+
+
+def numbers(entries: Iterable[Entry | Mapping[str, Any]]) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """What was measured, without when, how long, and by which versions."""
+    key = ("model", "task", "version", "metric", "judge")
+    value = ("value", "low", "high", "unit", "higher_is_better", "headline", "samples", "unscored", "failed", "limit")
+    rows = [entry if isinstance(entry, Mapping) else vars(entry) for entry in entries]
+    return {tuple(row[name] for name in key): tuple(row[name] for name in value) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def board() -> Board:
+    return Board(DEMO / "board")
+
+
+def test_every_file_of_an_earlier_board_is_read(board: Board) -> None:
+    entries = board.entries()
+    assert board.skipped == []
+    assert len(entries) == 4 * 19
+    assert {entry.model for entry in entries} == {BASE, "runs/scenes-demo/checkpoint-24", LAST, CONTROL}
+    assert board.standing() == board.standing(partial=True, replaced=True)
+
+
+@pytest.mark.parametrize("model", LOGGED)
+def test_an_earlier_log_gives_its_scores_and_intervals(board: Board, model: str) -> None:
+    own = [entry for entry in board.entries() if entry.model == model]
+    records = defaultdict(list)
+    for sample in board.samples(own[0].run):
+        for metric, record in sample.records.items():
+            records[sample.task, metric].append(record)
+    for entry in own:
+        metric, counted = registry().metric(entry.task, entry.metric), records[entry.task, entry.metric]
+        assert float(metric(counted)) == entry.value, entry.key
+        assert interval(counted, metric) == (entry.low, entry.high), entry.key
+
+
+def test_earlier_logs_give_the_earlier_verdicts(board: Board) -> None:
+    recipe = find_recipe("scenes-demo")
+    found = Scores(board).panel(BASE, LAST, panel_of(recipe, tasks_of(recipe)))
+    expected = OUTCOME["verdicts"]["dpo against base"]
+    assert {name: verdict_json(verdict) for name, verdict in found.items()} == expected
+
+
+def test_the_rest_of_an_earlier_run_folder_is_read() -> None:
+    claim(DEMO, find_recipe("scenes-demo"))  # a recipe with another digest, or other settings, is refused
+    assert sum(StageSeconds(DEMO / "seconds.json").seconds.values()) == pytest.approx(121.42)
+    log = read_log(DEMO)
+    assert [line.step for line in log] == [1, *range(5, 50, 5)]
+    assert None not in (log[-1].loss, log[-1].margin, log[-1].chosen_logp)
+    checks = Checks.from_json(json.loads((DEMO / "checks.json").read_text())["found"])
+    assert checks.seen.pairs == 48
+    assert checks.seen.accuracy["image"][0] == pytest.approx(85.4, abs=0.1)
+    leaks = json.loads((DEMO / "leaks.json").read_text())
+    assert leaks["rows_with_image"] == OUTCOME["leaks"]
+
+
+def test_a_checkpoint_is_chosen_as_earlier(board: Board) -> None:
+    taken = best(Scores(board), [LAST], headlines(tasks_of(find_recipe("scenes-demo"))))
+    assert (taken.model, taken.worse) == (LAST, {LAST: ()})
+
+
+def test_the_base_gets_the_same_scores_of_its_first_documents(tmp_path: Path) -> None:
+    command = ["eval", "--model", BASE, "--tasks", "scenes", "--limit", "60", "--out", str(tmp_path)]
+    assert cli.run(command) == 0
+    earlier, now = Board(DEMO / "limit60" / "board"), Board(tmp_path / "board")
+    assert numbers(now.entries()) == numbers(earlier.entries())
+    (old,), (new,) = ({entry.run for entry in one.entries()} for one in (earlier, now))
+    asked = [(sample.task, sample.id, sample.prompt, sample.answer, sample.image) for sample in now.samples(new)]
+    assert asked == [(one.task, one.id, one.prompt, one.answer, one.image) for one in earlier.samples(old)]
+
+
+@pytest.mark.slow
+def test_the_demo_gives_the_same_entries_and_verdicts(tmp_path: Path, board: Board) -> None:
+    made_by = board.entries()[0].provenance
+    if torch.__version__ != made_by["torch"]:
+        pytest.skip(f"trained weights are those of torch {made_by['torch']}")
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "2"}
+    command = [*HARNESS, "train-then-eval", "scenes-demo", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert numbers(found["entries"]) == numbers(board.entries())
+    assert {name: found[name] for name in OUTCOME} == OUTCOME
