@@ -163,7 +163,7 @@ def compare_command(
 ) -> int:
     """What changed from one model to another: scores, format or ability, and which answers were fixed or broken."""
     from leaderboards.comparison.compare import compare_runs, to_json, to_markdown
-    from leaderboards.gate.gate import source
+    from leaderboards.gate.source import source
 
     boards = boards_of(board) if board else boards_in(RUNS)
     entries, samples = [entry for one in boards for entry in standing_of(one, partial)], loader_of(boards)
@@ -210,7 +210,9 @@ def check_command(
     """Fail (exit 3) where a score is significantly worse than the baseline, worse than tolerated, or not better as
     claimed."""
     from leaderboards.gate.ci_output import publish
-    from leaderboards.gate.gate import check, render, source, to_json
+    from leaderboards.gate.gate import GateSettings, check
+    from leaderboards.gate.result import render, to_json
+    from leaderboards.gate.source import source
 
     if (model is None) != (baseline_model is None):
         raise UsageError(
@@ -238,17 +240,12 @@ def check_command(
             name is not None and models and name not in models and not side.skipped
         ):  # a torn file may be the named model's
             raise UsageError(f"{option} {name!r}: no such model{did_you_mean(name, models)}")
-    result = check(
-        old.entries,
-        new.entries,
-        samples=(old.samples, new.samples),
-        metrics=metric_of,
+    settings = GateSettings(
         tolerances=tolerances,
         require_better=require_better or (),
         models=(baseline_model, model) if model is not None and baseline_model is not None else None,
-        replaced=old.replaced,
-        skipped=list(dict.fromkeys([*old.skipped, *new.skipped])),  # a torn file may hold the number that fell
     )
+    result = check(old, new, metrics=metric_of, settings=settings)
     for text in publish(result, os.environ, junit=junit, comment=comment):
         tell(text)  # the runner reads both streams; stdout is the result's
     print(json.dumps(to_json(result), allow_nan=False) if as_json else render(result))
@@ -335,7 +332,7 @@ def standing_of(board: "Board", partial: bool, replaced: bool = False) -> "list[
     """The board's numbers; what could not be read, and what has other weights by now, is told."""
     from support.markdown import line
 
-    entries = board.standing(partial=partial, replaced=replaced)
+    entries = board.current(partial=partial, replaced=replaced)
     tell_skipped(board.skipped)
     if board.replaced and not replaced:
         models = list(dict.fromkeys(entry.model for entry in board.replaced))

@@ -203,7 +203,7 @@ def eval_command(
             tell(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
     entries = [
         entry
-        for entry in board.standing(partial=True)
+        for entry in board.current(partial=True)
         if entry.model in names and entry.task in {task.name for task in chosen}
     ]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))

@@ -77,7 +77,7 @@ def on_board(
 
     there = {
         key(entry.task, entry.version, entry.judge, entry.provenance)
-        for entry in board.standing(partial=True)
+        for entry in board.current(partial=True)
         if entry.model == name and entry.limit == limit and entry.failed + entry.unscored == 0
         if all(entry.provenance.get(key) == digest for key, digest in digests.items())
         if all(entry.provenance.get(key, "") == value for key, value in (asked_so or {}).items())

@@ -37,7 +37,7 @@ class Scores:
     @cached_property
     def entries(self) -> list[Entry]:
         """What stands on the board, partial runs too."""
-        return self.board.standing(partial=True)
+        return self.board.current(partial=True)
 
     @cached_property
     def _of(self) -> dict[tuple[str, str, str], Entry]:

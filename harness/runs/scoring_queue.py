@@ -87,7 +87,7 @@ class Scoring:
         """Why a model that was scored is not done: answers that failed or were given no rating; "" where it is done."""
         if self._is_there(spec, name):
             return ""
-        found = [entry for entry in self.board.standing(partial=True) if entry.model == name and entry.headline]
+        found = [entry for entry in self.board.current(partial=True) if entry.model == name and entry.headline]
         return ", ".join(
             f"{entry.task}: {entry.failed} failed and {entry.unscored} without a rating of {entry.samples}"
             for entry in found

@@ -2,7 +2,7 @@
 
     board = Board(Path("board"))
     board.add(entries, samples)
-    board.standing()              # the newest number of each model on each metric
+    board.current()              # the newest number of each model on each metric
     board.samples("base-1")       # the answers behind a run's numbers
 
     base-1.json                   {"schema": 1, "run": "base-1", "samples": "<sha256 of the log>", "entries": [...]}
@@ -39,7 +39,7 @@ class Board:
         self.skipped: list[tuple[Path, str]] = []
         """Files the latest `entries()` could not read, and why."""
         self.replaced: list[Entry] = []
-        """What the latest `standing()` left out because newer runs of its name had other weights; `renamed` after
+        """What the latest `current()` left out because newer runs of its name had other weights; `renamed` after
         these."""
 
     def add(self, entries: Sequence[Entry], samples: Sequence[Sample]) -> None:
@@ -72,7 +72,7 @@ class Board:
                 self.skipped.append((path, str(error)))
         return sorted(found, key=lambda entry: (entry.when, entry.run))
 
-    def standing(self, *, partial: bool = False, replaced: bool = False) -> list[Entry]:
+    def current(self, *, partial: bool = False, replaced: bool = False) -> list[Entry]:
         """The newest entry of each key; runs on a part of the benchmark count only where `partial`.
 
         A name stands for the weights of its newest run, partial or not. Older weights' entries are left out, and told

@@ -173,7 +173,7 @@ def of_boards(
     scored or none kept a log; CompareError for a named one that was not, or did not.
     """
     standing = [
-        (board, entry) for board in boards for entry in board.standing() if (entry.task, entry.metric) == (task, metric)
+        (board, entry) for board in boards for entry in board.current() if (entry.task, entry.metric) == (task, metric)
     ]
     home, found = {entry.run: board for board, entry in standing}, [entry for _, entry in standing]
     if model is not None and model == against:

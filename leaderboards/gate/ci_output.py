@@ -17,7 +17,7 @@ from typing import Final
 from xml.etree import ElementTree
 
 from leaderboards.comparison.flips import Answered, Flip, examples
-from leaderboards.gate.gate import Checked, GateResult, render
+from leaderboards.gate.result import Checked, GateResult, render
 from support.files import atomic_write
 from support.markdown import cell, line
 

@@ -1,8 +1,8 @@
 """The gate: has anything become worse since the baseline?
 
     old, new = source(Path("baseline.json")), source(Path("runs/x/board"))
-    result = check(old.entries, new.entries, samples=(old.samples, new.samples), metrics=metric_of,
-    tolerances={"scenes_mme.total": 20}) result.passed, result.regressions, result.unmet, result.errors
+    result = check(old, new, metrics=metric_of, settings=GateSettings(tolerances={"scenes_mme.total": 20}))
+    result.passed, result.regressions, result.unmet, result.errors
 
 A metric regresses when the same questions show it significantly worse, or when it falls by more than its tolerance. A
 claim ("this task is better now") is unmet unless the same questions show it significantly better. What cannot be
@@ -12,318 +12,105 @@ samples, other prompts or rules, other questions, fewer of them scored, a value 
 A metric that says how a model answers, not how well (`entry.is_neutral`: how long, how often yes), is neither worse nor
 better and no test fails it; a tolerance limits how far it may move, either way.
 
-Where nothing has changed, the tests fail 5% of gates at most, however many metrics they look at. A tolerance is no
-test: one that is smaller than the scores' own spread fails as often as chance will have it.
+If nothing has changed, the tests fail at most 5% of gates, however many metrics they look at. A tolerance is no test:
+one that is smaller than the scores' own spread fails by chance.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from leaderboards.board.board import Board, newest, read_log, read_run
+from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry, Key, is_neutral
 from leaderboards.board.sample import Sample
-from leaderboards.comparison.compare import verdict_to_json
-from leaderboards.comparison.flips import Flip, flips
-from leaderboards.comparison.paired_logs import Loader, Logs, match_logs, protocol_differences, value_in
+from leaderboards.comparison.flips import flips
+from leaderboards.comparison.paired_logs import Logs, match_logs, protocol_differences, value_in
+from leaderboards.gate.result import Checked, Claim, GateResult, Unchecked, name_of
+from leaderboards.gate.source import GateSource, metric_key
 from leaderboards.statistics.resampling import Counted, CountsMetric
 from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
 from support.errors import BoardError, CompareError, did_you_mean
-from support.markdown import cell, line, number, p_value, span, table
+from support.markdown import line, number
 
-__all__ = [
-    "BoardError",
-    "Checked",
-    "Claim",
-    "GateResult",
-    "GateSource",
-    "Loader",
-    "Unchecked",
-    "check",
-    "render",
-    "source",
-    "to_json",
-]
+Metrics = Callable[[str, str], CountsMetric | None]
+"""Task and metric name -> the metric; None if it is not known."""
 
-_EQUAL = ("version", "judge", "unit", "higher_is_better", "limit", "samples")
+_MUST_BE_EQUAL = ("version", "judge", "unit", "higher_is_better", "limit", "samples")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateSource:
-    """One side's scores and where their logs are."""
+class GateSettings:
+    """What the gate allows and what it asks for."""
 
-    entries: list[Entry]
-    samples: Loader
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    """"task.metric" -> the worsening allowed, in the metric's unit, from 0 up."""
 
-    skipped: list[tuple[Path, str]]
-    """Files that could not be read, and why."""
+    require_better: Collection[str] = ()
+    """"task", for its headline metric, or "task.metric": these must be significantly better."""
 
-    replaced: list[Entry]
-    """Scores of weights that a newer run of their name replaced, where it has no such score: nothing stands for
-    them."""
+    models: tuple[str, str] | None = None
+    """The baseline's model and the current one to compare; None = each model with the one of its name."""
 
+    resamples: int = 10_000
+    """Of the bootstrap and of the permutation test."""
 
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """One metric of the baseline and its like of now."""
-
-    baseline: Entry
-    current: Entry
-
-    worsening: float
-    """In the metric's unit; positive = worse. Of a neutral metric: how far it moved, either way."""
-
-    verdict: PairedTest | None
-    """On the same questions; None = there were no samples to compare."""
-
-    tolerance: float | None
-    """The worsening that was allowed; None = none was set."""
-
-    flips: list[Flip]
-    """What became of each question; empty where the metric did not become worse, or there were no samples."""
-
-    def __str__(self) -> str:
-        unit = self.baseline.unit
-        change = f"{number(self.baseline.value, unit)} -> {number(self.current.value, unit)} {line(unit)}".rstrip()
-        way = "moved" if self.neutral else "worse" if self.worsening > 0 else "better"
-        return f"{self.name}: {change}, {way} by {number(abs(self.worsening), unit)}" + (
-            f": {self.reason}" if self.reason else ""
-        )
+    def __post_init__(self) -> None:
+        for name, allowed in self.tolerances.items():
+            if not 0 <= allowed < math.inf:  # against nan nothing is ever worse
+                raise BoardError(f"tolerance for {name}: must be a number from 0 up, is {allowed}")
 
     @property
-    def neutral(self) -> bool:
-        """Whether its metric says how a model answers, not how well."""
-        return is_neutral(self.baseline.metric)
+    def named(self) -> set[str]:
+        """Metrics, and tasks, that an option names."""
+        return {*self.tolerances, *self.require_better}
 
-    @property
-    def name(self) -> str:
-        """Model, task and metric, on one line."""
-        return _name(self.baseline, self.current)
+    def selects(self, entry: Entry) -> bool:
+        """True if the entry is of the baseline's model."""
+        return self.models is None or entry.model == self.models[0]
 
-    @property
-    def reason(self) -> str:
-        """Why it counts as worse; empty if it does not."""
-        reasons = []
-        if self.verdict is not None and self.verdict.outcome == "worse" and not self.neutral:
-            reasons.append(f"significant ({_tested(self.verdict, self.baseline.unit)})")
-        if self.tolerance is not None and _exceeds(self.worsening, self.tolerance):
-            reasons.append(f"over the tolerance of {self.tolerance:g}")
-        return ", ".join(reasons)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A metric that shall have become better."""
-
-    baseline: Entry
-    current: Entry
-
-    verdict: PairedTest
-    """Adjusted over the claims."""
-
-    @property
-    def name(self) -> str:
-        """Model, task and metric, on one line."""
-        return _name(self.baseline, self.current)
-
-    @property
-    def met(self) -> bool:
-        """Whether the same questions show it."""
-        return self.verdict.outcome == "better"
-
-    def __str__(self) -> str:
-        return f"{self.name}: {'better' if self.met else 'not shown to be better'} ({_tested(self.verdict, self.baseline.unit)})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unchecked:
-    """What could not be compared, and why."""
-
-    name: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.why}" if self.name else self.why
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateResult:
-    """What the gate found."""
-
-    checked: list[Checked]
-    claims: list[Claim]
-    unchecked: list[Unchecked]
-
-    @property
-    def regressions(self) -> list[Checked]:
-        """The metrics that became worse."""
-        return [one for one in self.checked if one.reason]
-
-    @property
-    def unmet(self) -> list[Claim]:
-        """The claims that the questions do not show."""
-        return [claim for claim in self.claims if not claim.met]
-
-    @property
-    def errors(self) -> list[str]:
-        """One line for each metric that could not be compared."""
-        return [str(one) for one in self.unchecked]
-
-    @property
-    def compared(self) -> int:
-        """Metrics that could."""
-        return len(self.checked)
-
-    @property
-    def passed(self) -> bool:
-        """Whether everything was compared, nothing became worse, and every claim holds."""
-        return not (self.regressions or self.unmet or self.unchecked)
-
-    @property
-    def summary(self) -> str:
-        """In one line, without markup."""
-        counts = [f"{self.compared} compared", f"{len(self.regressions)} worse"]
-        untested = sum(one.verdict is None for one in self.checked)
-        counts += [f"{untested} by tolerance alone"] if untested else []
-        counts += [f"{len(self.claims) - len(self.unmet)} of {len(self.claims)} claims shown"] if self.claims else []
-        return ", ".join([*counts, f"{len(self.unchecked)} errors"])
+    def checks(self, entry: Entry) -> bool:
+        """True if the gate looks at the entry's metric: a headline, or named by an option."""
+        return entry.headline or _dotted(entry) in self.named
 
 
 class _IncomparableError(ValueError):
     """Why two entries cannot be compared."""
 
 
-def source(path: Path, *, partial: bool = False) -> GateSource:
-    """The scores in a board's folder (or the one named `board` in a run's), or in the file of a single run, whatever it
-    is called.
-
-    A run's log is looked for beside its file, under the run's name or the file's. Scores of a board that a limit cut
-    count only if `partial`; those of a single file, which was asked for by name, always do. BoardError for what is
-    neither.
-    """
-    if path.is_file():
-        return _of_file(path)
-    if not path.is_dir():
-        raise BoardError(f"{path}: no such file or folder; give a board's folder or a run's JSON file")
-    board = Board(path / "board" if (path / "board").is_dir() else path)
-    entries = board.standing(partial=partial)
-    if not entries and not board.skipped and not any(board.folder.glob("*.json")):
-        raise BoardError(f"{path}: no board: there is no run's JSON file in it")
-    standing = {_column(entry) for entry in entries}
-    old = [replace(entry, model=entry.model.removesuffix(f" (weights {entry.weights})")) for entry in board.replaced]
-    return GateSource(
-        entries=entries,
-        samples=board.samples,
-        skipped=board.skipped,
-        replaced=[entry for entry in old if _column(entry) not in standing],
-    )
-
-
 def check(
-    baseline: Sequence[Entry],
-    current: Sequence[Entry],
-    *,
-    samples: tuple[Loader, Loader],
-    metrics: Callable[[str, str], CountsMetric | None],
-    tolerances: Mapping[str, float],
-    require_better: Collection[str] = (),
-    models: tuple[str, str] | None = None,
-    skipped: Sequence[tuple[Path, str]] = (),
-    replaced: Sequence[Entry] = (),
-    resamples: int = 10_000,
+    baseline: GateSource, current: GateSource, *, metrics: Metrics, settings: GateSettings | None = None
 ) -> GateResult:
-    """Compare each headline metric of `baseline`, and each in `tolerances` and `require_better`, with its like in
-    `current`.
+    """Compare each headline metric of the baseline, and each that the settings name, with its current score.
 
-    `samples` are the two sides' logs; `metrics` gives the metric of a task by name, None if it is not known;
-    `tolerances` maps "task.metric" to the worsening allowed, in the metric's unit; `require_better` names "task", for
-    its headline, or "task.metric"; `models` names the baseline's model to take and the current one to hold against it,
-    where they are not called the same; `skipped` are the baseline's files that could not be read, `replaced` its scores
-    that newer weights left without a successor: each is an error, since what they asked for cannot be checked.
-    BoardError for a tolerance that is negative or no number.
+    Files that could not be read, and scores whose weights were replaced without a new score, are errors: what they
+    asked for cannot be checked.
     """
-    for name, allowed in tolerances.items():
-        if not 0 <= allowed < math.inf:  # against nan nothing is ever worse
-            raise BoardError(f"tolerance for {name}: must be a number from 0 up, is {allowed}")
-    logs = Logs(samples[0]), Logs(samples[1])
-    now = newest(current)
-    of_model = _latest_versions([entry for entry in newest(baseline) if models is None or entry.model == models[0]])
-    named = {*tolerances, *require_better}
-    wanted = [entry for entry in of_model if entry.headline or _dotted(entry) in named]
-    unchecked = [Unchecked(name=line(str(path)), why=f"can't be read: {line(why)}") for path, why in skipped]
+    settings = settings or GateSettings()
+    entries = _latest_versions([entry for entry in newest(baseline.entries) if settings.selects(entry)])
+    neutral = {name for entry in entries if is_neutral(entry.metric) for name in _names(entry)}
+    claimed = set(settings.require_better) - neutral
+    logs = Logs(baseline.samples), Logs(current.samples)
+    checked, matches, incomparable = _pair_scores(entries, newest(current.entries), logs, metrics, settings, claimed)
+    tests = verdicts(matches, resamples=settings.resamples)
+    no_score = {key for key, test in tests.items() if test.difference is None}
+    unchecked = [*_find_unreadable(baseline, current, settings), *_find_unknown(baseline, entries, settings)]
     unchecked += [
-        Unchecked(
-            name=_name(entry, None),
-            why=f"the baseline's score is of weights {line(str(entry.weights))}, its newest run has others",
-        )
-        for entry in replaced
-        if (models is None or entry.model == models[0]) and (entry.headline or _dotted(entry) in named)
+        Unchecked(name=f"require better {line(name)}", why=_NEUTRAL)
+        for name in sorted(neutral & set(settings.require_better))
     ]
-    if models is not None and not of_model:
-        unchecked.append(
-            Unchecked(
-                name=f"model {line(models[0])}", why=f"not in the baseline{did_you_mean(models[0], _models(baseline))}"
-            )
-        )
+    unchecked += incomparable
     unchecked += [
-        Unchecked(name=f"{what} {line(name)}", why=f"not in the baseline{did_you_mean(name, names)}")
-        for what, given, names in (
-            ("tolerance for", tolerances, {_dotted(entry) for entry in of_model}),
-            ("require better", require_better, {name for entry in of_model for name in _names(entry)}),
-        )
-        for name in sorted(set(given) - names)
+        Unchecked(name=name_of(one.baseline), why="the samples in common give no score")
+        for one in checked
+        if one.baseline.key in no_score
     ]
-    neutral = {name for entry in of_model if is_neutral(entry.metric) for name in _names(entry)}
-    unchecked += [
-        Unchecked(
-            name=f"require better {line(name)}",
-            why="it says how a model answers, not how well, so nothing is better; a tolerance limits how far it may move",
-        )
-        for name in sorted(neutral & set(require_better))
-    ]
-    claimed = set(require_better) - neutral
-    checked: list[Checked] = []
-    matches: dict[Key, Matched] = {}
-    for old in wanted:
-        try:
-            new = _counterpart(old, now, models[1] if models else old.model)
-            worsening, tolerance = _worsening(old, new), tolerances.get(_dotted(old))
-            match = _matched(old, new, logs, metrics(old.task, old.metric))
-            if match is None and (tolerance is None or _names(old) & claimed):
-                raise _IncomparableError(
-                    "no samples to compare by" if tolerance is not None else "no samples and no tolerance to compare by"
-                )
-        except _IncomparableError as error:
-            unchecked.append(Unchecked(name=_name(old, None), why=line(str(error))))
-            continue
-        checked.append(
-            Checked(baseline=old, current=new, worsening=worsening, verdict=None, tolerance=tolerance, flips=[])
-        )
-        if match is not None:
-            matches[old.key] = match
-    tested = verdicts(matches, resamples=resamples)
-    for one in [one for one in checked if one.baseline.key in tested and tested[one.baseline.key].difference is None]:
-        checked.remove(one)
-        unchecked.append(Unchecked(name=_name(one.baseline, None), why="the samples in common give no score"))
+    checked = [one for one in checked if one.baseline.key not in no_score]
     if not checked:
         unchecked.append(Unchecked(name="", why="nothing was compared"))
     of_claims = [one for one in checked if _names(one.baseline) & claimed]
-    claims = adjusted({one.baseline.key: tested[one.baseline.key] for one in of_claims})
-    families: dict[bool, dict[Key, PairedTest]] = {
-        True: {},
-        False: {},
-    }  # what can't fail the gate costs the others nothing
-    for one in checked:
-        if (key := one.baseline.key) in tested:
-            families[one.neutral or one.baseline.run == one.current.run][key] = tested[key]
-    among_all = adjusted(families[False]) | adjusted(families[True])
-    checked = [replace(one, verdict=among_all.get(one.baseline.key)) for one in checked]
+    claims = adjusted({one.baseline.key: tests[one.baseline.key] for one in of_claims})
     return GateResult(
-        checked=[
-            replace(one, flips=_flips(one, logs, metrics)) if one.reason and not one.neutral else one for one in checked
-        ],
+        checked=[_with_flips(one, logs, metrics) for one in _with_verdicts(checked, tests)],
         claims=[
             Claim(baseline=one.baseline, current=one.current, verdict=claims[one.baseline.key]) for one in of_claims
         ],
@@ -331,119 +118,121 @@ def check(
     )
 
 
-def render(result: GateResult) -> str:
-    """The result as markdown."""
-    parts = [f"**Gate {'passed' if result.passed else 'failed'}**: {result.summary}."]
-    if result.regressions:
-        rows = [
-            [
-                cell(one.name),
-                number(one.baseline.value, one.baseline.unit),
-                number(one.current.value, one.current.unit),
-                cell(one.baseline.unit),
-                cell(one.reason),
-                _flipped(one),
-            ]
-            for one in result.regressions
-        ]
-        parts.append(table(["worse", "baseline", "current", "unit", "why", "broken / fixed"], rows))
-    if result.claims:
-        parts.append(
-            "\n".join(f"- {'shown' if claim.met else 'NOT shown'}: {cell(str(claim))}" for claim in result.claims)
+_NEUTRAL = "it says how a model answers, not how well, so nothing is better; a tolerance limits how far it may move"
+
+
+def _find_unreadable(baseline: GateSource, current: GateSource, settings: GateSettings) -> Iterator[Unchecked]:
+    """Files that could not be read, and the baseline's scores whose weights were replaced."""
+    for path, why in dict.fromkeys([*baseline.skipped, *current.skipped]):
+        yield Unchecked(name=line(str(path)), why=f"can't be read: {line(why)}")
+    for entry in baseline.replaced:
+        if settings.selects(entry) and settings.checks(entry):
+            why = f"the baseline's score is of weights {line(str(entry.weights))}, its newest run has others"
+            yield Unchecked(name=name_of(entry), why=why)
+
+
+def _find_unknown(baseline: GateSource, entries: Sequence[Entry], settings: GateSettings) -> Iterator[Unchecked]:
+    """What the settings name and the baseline does not have."""
+    if settings.models is not None and not entries:
+        models = list(dict.fromkeys(entry.model for entry in baseline.entries))
+        why = f"not in the baseline{did_you_mean(settings.models[0], models)}"
+        yield Unchecked(name=f"model {line(settings.models[0])}", why=why)
+    for what, given, known in (
+        ("tolerance for", settings.tolerances, {_dotted(entry) for entry in entries}),
+        ("require better", settings.require_better, {name for entry in entries for name in _names(entry)}),
+    ):
+        for name in sorted(set(given) - known):
+            yield Unchecked(name=f"{what} {line(name)}", why=f"not in the baseline{did_you_mean(name, known)}")
+
+
+def _pair_scores(
+    entries: Sequence[Entry],
+    current: Sequence[Entry],
+    logs: tuple[Logs, Logs],
+    metrics: Metrics,
+    settings: GateSettings,
+    claimed: Collection[str],
+) -> tuple[list[Checked], dict[Key, Matched], list[Unchecked]]:
+    """Each metric with its current score, the counts to test it by, and what cannot be compared."""
+    checked: list[Checked] = []
+    matches: dict[Key, Matched] = {}
+    incomparable: list[Unchecked] = []
+    for old in filter(settings.checks, entries):
+        tolerance = settings.tolerances.get(_dotted(old))
+        try:
+            new = _find_current(old, current, settings.models[1] if settings.models else old.model)
+            worsening = _worsening(old, new)
+            match = _match(old, new, logs, metrics(old.task, old.metric))
+            if match is None and tolerance is None:
+                raise _IncomparableError("no samples and no tolerance to compare by")
+            if match is None and _names(old) & set(claimed):
+                raise _IncomparableError("no samples to compare by")
+        except _IncomparableError as error:
+            incomparable.append(Unchecked(name=name_of(old), why=line(str(error))))
+            continue
+        checked.append(
+            Checked(baseline=old, current=new, worsening=worsening, verdict=None, tolerance=tolerance, flips=[])
         )
-    if result.unchecked:
-        parts.append("\n".join(f"- error: {cell(error)}" for error in result.errors))
-    return "\n\n".join(parts)
+        if match is not None:
+            matches[old.key] = match
+    return checked, matches, incomparable
 
 
-def to_json(result: GateResult) -> dict[str, Any]:
-    """The result as JSON values; of the flips, those that are."""
-    return {
-        "passed": result.passed,
-        "compared": result.compared,
-        "checked": [
-            _sides(one)
-            | {"worsening": one.worsening, "tolerance": one.tolerance, "worse": bool(one.reason), "why": one.reason}
-            for one in result.checked
-        ],
-        "regressions": [
-            _sides(one)
-            | {"why": one.reason}
-            | {kind: [flip.id for flip in one.flips if flip.kind == kind] for kind in ("broken", "fixed")}
-            for one in result.regressions
-        ],
-        "claims": [_sides(claim) | {"met": claim.met} for claim in result.claims],
-        "errors": result.errors,
-    }
+def _with_verdicts(checked: Sequence[Checked], tests: Mapping[Key, PairedTest]) -> list[Checked]:
+    """With p-values adjusted over the metrics that can fail the gate, and over the others by themselves."""
+    families: dict[bool, dict[Key, PairedTest]] = {True: {}, False: {}}
+    for one in checked:
+        if (key := one.baseline.key) in tests:
+            can_not_fail = one.neutral or one.baseline.run == one.current.run
+            families[can_not_fail][key] = tests[key]
+    found = adjusted(families[False]) | adjusted(families[True])
+    return [replace(one, verdict=found.get(one.baseline.key)) for one in checked]
 
 
-def _sides(one: Checked | Claim) -> dict[str, Any]:
-    facts = {
-        name: getattr(one.baseline, name) for name in ("task", "metric", "version", "judge", "unit", "higher_is_better")
-    }
-    sides = {
-        side: {name: getattr(entry, name) for name in ("model", "run", "value", "samples", "scored")}
-        for side, entry in (("baseline", one.baseline), ("current", one.current))
-    }
-    return facts | sides | {"verdict": verdict_to_json(one.verdict, one.baseline.metric)}
-
-
-def _of_file(path: Path) -> GateSource:
-    """A single run, which need not be called as its file on a board is."""
-    try:
-        found = read_run(path)
-    except (ValueError, OSError, RecursionError) as error:
-        raise BoardError(f"{path}: no run of a board: {str(error).removeprefix(f'{path.name}: ')}") from None
-
-    def samples(run: str) -> list[Sample]:
-        if run != found.run or found.samples is None:
-            return []
-        names = [f"{stem}.samples.parquet" for stem in dict.fromkeys((path.stem, run))]
-        there = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
-        if there is None:
-            raise BoardError(f"{path}: its sample log is missing beside it: no {' and no '.join(names)}")
-        return read_log(there, found, path)
-
-    return GateSource(entries=found.entries, samples=samples, skipped=[], replaced=[])
+def _with_flips(one: Checked, logs: tuple[Logs, Logs], metrics: Metrics) -> Checked:
+    """With what became of each question, if the metric became worse."""
+    if not one.reason or one.neutral or one.verdict is None:
+        return one
+    before, after = logs[0].of(one.baseline), logs[1].of(one.current)
+    return replace(one, flips=flips(one.baseline, before, after, metrics(one.baseline.task, one.baseline.metric)))
 
 
 def _latest_versions(entries: Sequence[Entry]) -> list[Entry]:
-    """Of each model, metric and judge the version scored last: a baseline that was scored anew by another one asks for
-    that."""
+    """Of each model, metric and judge the version scored last: that is the one to compare with."""
     latest: dict[tuple[object, ...], Entry] = {}
     for entry in sorted(entries, key=lambda entry: (entry.when, entry.run)):
-        latest[*_column(entry), entry.judge] = entry
-    standing = {entry.key for entry in latest.values()}
-    return [entry for entry in entries if entry.key in standing]
+        latest[*metric_key(entry), entry.judge] = entry
+    keys = {entry.key for entry in latest.values()}
+    return [entry for entry in entries if entry.key in keys]
 
 
 def _names(entry: Entry) -> set[str]:
-    """What a claim may call it."""
+    """How --require-better may name it."""
     return {_dotted(entry), entry.task} if entry.headline else {_dotted(entry)}
 
 
-def _counterpart(old: Entry, current: Sequence[Entry], model: str) -> Entry:
-    """The current entry to hold against `old`."""
-    found = [entry for entry in current if (entry.model, entry.task, entry.metric) == (model, old.task, old.metric)]
+def _find_current(old: Entry, current: Sequence[Entry], model: str) -> Entry:
+    """The current entry to compare with `old`."""
+    found = [entry for entry in current if metric_key(entry) == (model, old.task, old.metric)]
     if not found:
         raise _IncomparableError(f"missing in the current results of {model}")
     new = next((entry for entry in found if (entry.version, entry.judge) == (old.version, old.judge)), found[-1])
-    for field in _EQUAL:
-        if getattr(old, field) != getattr(new, field):
-            raise _IncomparableError(f"{field} was {getattr(old, field)!r}, is {getattr(new, field)!r}")
-    if otherwise := protocol_differences(old, new):
-        raise _IncomparableError(f"{'; '.join(otherwise)}: score the baseline anew")
+    for name in _MUST_BE_EQUAL:
+        if getattr(old, name) != getattr(new, name):
+            raise _IncomparableError(f"{name} was {getattr(old, name)!r}, is {getattr(new, name)!r}")
+    if differences := protocol_differences(old, new):
+        raise _IncomparableError(f"{'; '.join(differences)}: score the baseline anew")
     if new.scored < old.scored:  # the unanswered may be the hard ones
-        raise _IncomparableError(f"{_scored(old)} were scored, now only {_scored(new)}")
+        raise _IncomparableError(f"{_count_scored(old)} were scored, now only {_count_scored(new)}")
     return new
 
 
-def _scored(entry: Entry) -> str:
+def _count_scored(entry: Entry) -> str:
     return f"{entry.scored} of {entry.samples} ({entry.unscored} unscored, {entry.failed} failed)"
 
 
-def _matched(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric | None) -> Matched | None:
-    """None where there is nothing to compare by."""
+def _match(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric | None) -> Matched | None:
+    """The counts of both sides; None if a side kept no samples, or the metric is not known."""
     try:
         before, after = logs[0].of(old), logs[1].of(new)
         for entry, log in ((old, before), (new, after)):
@@ -463,20 +252,19 @@ def _matched(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetr
 
 
 def _check_questions(old: Mapping[str, Sample], new: Mapping[str, Sample], *, same_model: bool) -> None:
-    """That both were asked the same; a prompt is as the model read it, with its own chat template, so only of one model
-    are they equal."""
+    """Both must have been asked the same. Prompts hold the model's chat template, so those of two models differ."""
     for name in [*old, *new]:
         if name not in old or name not in new:
             raise CompareError(f"sample {name!r} is in one log only")
         if same_model and old[name].prompt != new[name].prompt:
             raise CompareError(
-                f"sample {name!r} was asked {_ends(old[name].prompt)!r}, is asked {_ends(new[name].prompt)!r}"
+                f"sample {name!r} was asked {_shorten(old[name].prompt)!r}, is asked {_shorten(new[name].prompt)!r}"
             )
 
 
 def _check_ratings(old: Mapping[str, Sample], new: Mapping[str, Sample], name: str) -> None:
-    """That no fewer answers count than in the baseline, whatever the entry says; of how long answers are, a cut one
-    tells nothing."""
+    """No fewer answers may count than in the baseline. An answer that was stopped early has no length, so a neutral
+    metric may have fewer."""
     before, after = (
         sum(name in s.records and all(name in one.records for one in s.repeats) for s in log.values())
         for log in (old, new)
@@ -486,44 +274,20 @@ def _check_ratings(old: Mapping[str, Sample], new: Mapping[str, Sample], name: s
 
 
 def _check_value(entry: Entry, log: Mapping[str, Sample], metric: CountsMetric) -> None:
-    """That the log gives the entry's value: a tolerance looks at the one, the test at the other."""
-    found, digits = (
-        value_in(log, entry.metric, metric),
-        getattr(metric, "digits", None),
-    )  # which official scripts round to
+    """The log must give the entry's value: a tolerance looks at the one, the test at the other."""
+    found = value_in(log, entry.metric, metric)
     if found is None or entry.value is None:
         return
-    if not math.isclose(
-        found, entry.value, rel_tol=1e-6, abs_tol=1e-6 if digits is None else 1e-6 + 0.5 * 10.0**-digits
-    ):
+    digits = getattr(metric, "digits", None)  # official scripts round
+    rounding = 0.0 if digits is None else 0.5 * 10.0**-digits
+    if not math.isclose(found, entry.value, rel_tol=1e-6, abs_tol=1e-6 + rounding):
         raise CompareError(
             f"run {entry.run}: its value is {entry.value:g} {entry.unit}, but its log gives {found:g}: score it anew"
         )
 
 
-def _ends(prompt: str) -> str:
+def _shorten(prompt: str) -> str:
     return prompt if len(prompt) <= 80 else f"{prompt[:38]} … {prompt[-38:]}"
-
-
-def _flips(one: Checked, logs: tuple[Logs, Logs], metrics: Callable[[str, str], CountsMetric | None]) -> list[Flip]:
-    if one.verdict is None:
-        return []
-    before, after = logs[0].of(one.baseline), logs[1].of(one.current)
-    return flips(one.baseline, before, after, metrics(one.baseline.task, one.baseline.metric))
-
-
-def _flipped(one: Checked) -> str:
-    return (
-        " / ".join(str(sum(flip.kind == kind for flip in one.flips)) for kind in ("broken", "fixed"))
-        if one.flips
-        else ""
-    )
-
-
-def _tested(verdict: PairedTest, unit: str) -> str:
-    difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
-    p = p_value(verdict.p)
-    return f"{difference}, p {p if p.startswith('<') else f'= {p}'}, {verdict.images} images"
 
 
 def _worsening(old: Entry, new: Entry) -> float:
@@ -534,23 +298,5 @@ def _worsening(old: Entry, new: Entry) -> float:
     return old.value - new.value if old.higher_is_better else new.value - old.value
 
 
-def _exceeds(worsening: float, tolerance: float) -> bool:
-    """A fall by exactly the tolerance is allowed, however the floats fall."""
-    return worsening > tolerance and not math.isclose(worsening, tolerance, rel_tol=1e-9, abs_tol=1e-9)
-
-
-def _models(entries: Sequence[Entry]) -> list[str]:
-    return list(dict.fromkeys(entry.model for entry in entries))
-
-
-def _column(entry: Entry) -> tuple[str, str, str]:
-    return entry.model, entry.task, entry.metric
-
-
 def _dotted(entry: Entry) -> str:
     return f"{entry.task}.{entry.metric}"
-
-
-def _name(old: Entry, new: Entry | None) -> str:
-    model = old.model if new is None or new.model == old.model else f"{old.model} -> {new.model}"
-    return line(f"{model} {old.task} {old.metric}")

@@ -1,6 +1,6 @@
 """One HTML file that shows a board: no server, nothing fetched, nothing in it that was not escaped.
 
-    html = page(board.standing(), title="VLFeedback", base="llava-7b", samples=board.samples, thumbnails=picture)
+    html = page(board.current(), title="VLFeedback", base="llava-7b", samples=board.samples, thumbnails=picture)
     write_page(Path("board.html"), html)
 
 The numbers are in the page as tables and drawings, complete without a script. The answers are in it too

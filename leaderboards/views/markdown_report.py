@@ -1,8 +1,8 @@
 """Markdown for people, CSV and JSON for programs: the leaderboard, and what changed.
 
-    print(leaderboard(board.standing(), verdicts=found.verdicts, ranks=found.ranks, otherwise=found.otherwise,
+    print(leaderboard(board.current(), verdicts=found.verdicts, ranks=found.ranks, otherwise=found.otherwise,
     base="llava-7b")) print(differences({"scenes_chair CHAIR_s": verdict}, units={"scenes_chair CHAIR_s": "%"}))
-    path.write_text(to_csv(board.standing()))
+    path.write_text(to_csv(board.current()))
 
 Names and words that come from models, data or files pass through `cell` (in a table) or `line` (in plain text) before
 they are printed.

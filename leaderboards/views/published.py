@@ -1,7 +1,7 @@
 """Scores that papers report: shown beside measured ones, apart from them, each with its source.
 
-    print(beside(board.standing(), [*published(), *others]))
-    print(to_csv(board.standing(), published=rows(board.standing(), [*published(), *others])))
+    print(beside(board.current(), [*published(), *others]))
+    print(to_csv(board.current(), published=rows(board.current(), [*published(), *others])))
 
 `published.json` holds tables out of papers. A benchmark's own rows are in its task's YAML, and not repeated there:
 whoever knows the tasks passes these as `Reference`s too. A reference is never an entry: nobody here can say what ran.

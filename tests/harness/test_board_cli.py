@@ -241,8 +241,8 @@ def test_a_model_is_no_worse_than_itself_and_no_better(
 @pytest.mark.parametrize(
     ("model", "baseline_model", "message"),
     (
-        ("scenes-carefull", "scenes-base", "--model 'scenes-carefull': no such model; did you mean 'scenes-careful'?"),
-        ("scenes-careful", "scenes-bas", "--baseline-model 'scenes-bas': no such model; did you mean 'scenes-base'?"),
+        ("scenes-carefull", "scenes-base", "--model 'scenes-carefull': no such model (did you mean 'scenes-careful'?)"),
+        ("scenes-careful", "scenes-bas", "--baseline-model 'scenes-bas': no such model (did you mean 'scenes-base'?)"),
     ),
 )
 def test_a_gate_of_a_model_that_is_not_there_is_a_mistake(

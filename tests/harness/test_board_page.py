@@ -152,7 +152,7 @@ def test_what_the_board_knows_of_its_scores_reaches_the_page(tmp_path: Path) -> 
     base, tuned = entry("mme"), entry("mme", "tuned", run="run-2", provenance={"split": "tune"})
     for one in (base, tuned):
         board.add([one], [sample("mme", "a", run=one.run)])
-    entries = board.standing()
+    entries = board.current()
     found = compare_board(entries, samples=board.samples, metrics=lambda task, name: None, base="base")
     text = board_page(
         [board],

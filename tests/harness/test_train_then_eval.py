@@ -34,7 +34,7 @@ def scores(out: Path) -> dict[tuple[str, str, str], tuple[Any, ...]]:
             e.limit,
             e.provenance.get("adapter"),
         )
-        for e in Board(out / "board").standing(partial=True)
+        for e in Board(out / "board").current(partial=True)
     }
 
 

@@ -1,13 +1,10 @@
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
-
-MakeEntry = Callable[..., Entry]
-MakeSample = Callable[..., Sample]
+from tests.leaderboards.makers import MakeEntry, MakeSample
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +53,13 @@ def make_sample() -> MakeSample:
         return Sample(**usual | changes)
 
     return make
+
+
+@pytest.fixture
+def old(make_entry: MakeEntry) -> Entry:
+    return make_entry(run="old", value=20.0, samples=60)
+
+
+@pytest.fixture
+def new(make_entry: MakeEntry) -> Entry:
+    return make_entry(run="new", value=50.0, samples=60)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,8 @@ from typing import Any
 import pytest
 
 from leaderboards.board.board import Board, newest
-from leaderboards.board.entry import Entry, to_json
-from leaderboards.board.sample import Sample
-
-MakeEntry = Callable[..., Entry]
-MakeSample = Callable[..., Sample]
+from leaderboards.board.entry import to_json
+from tests.leaderboards.makers import MakeEntry, MakeSample
 
 
 @pytest.fixture
@@ -120,7 +117,7 @@ def test_the_newest_entry_of_a_key_stands(board: Board, make_entry: MakeEntry) -
     again = make_entry(run="4", value=18.0, created="2026-01-04T00:00:00Z")
     for run in ([first], others, [other_model], [again]):
         board.add(run, [])
-    assert board.standing() == [again, *others, other_model]  # a model keeps its place when it is scored anew
+    assert board.current() == [again, *others, other_model]  # a model keeps its place when it is scored anew
 
 
 def test_a_limited_run_neither_stands_nor_hides_a_whole_one(board: Board, make_entry: MakeEntry) -> None:
@@ -128,15 +125,15 @@ def test_a_limited_run_neither_stands_nor_hides_a_whole_one(board: Board, make_e
     limited = make_entry(run="2", limit=8, samples=8, created="2026-01-02T00:00:00Z")
     board.add([whole], [])
     board.add([limited], [])
-    assert board.standing() == [whole]
-    assert board.standing(partial=True) == [limited]
+    assert board.current() == [whole]
+    assert board.current(partial=True) == [limited]
 
 
 def test_a_run_on_data_that_lack_rows_does_not_stand(board: Board, make_entry: MakeEntry) -> None:
     lacking = make_entry(provenance={"weights": "12ab", "rows": "partial"})
     board.add([lacking], [])
-    assert board.standing() == []
-    assert board.standing(partial=True) == [lacking]
+    assert board.current() == []
+    assert board.current(partial=True) == [lacking]
 
 
 def at(day: int, **changes: object) -> dict[str, object]:
@@ -148,9 +145,9 @@ def test_a_checkpoint_overwritten_in_place_never_stands_for_the_new_one(board: B
     other = make_entry(**at(1, provenance={"weights": "base", "adapter": "old"}, task="pope"))
     new = make_entry(**at(2, provenance={"weights": "base", "adapter": "new"}))
     board.add([old, other], [])
-    assert board.standing() == [old, other]
+    assert board.current() == [old, other]
     board.add([new], [])
-    assert board.standing() == [new]
+    assert board.current() == [new]
     assert {(entry.task, entry.model) for entry in board.replaced} == {
         ("scenes_chair", "base (weights base+old)"),
         ("pope", "base (weights base+old)"),
@@ -167,7 +164,7 @@ def test_replaced_weights_can_be_shown_in_rows_of_their_own(board: Board, make_e
         [],
     )
     board.add([make_entry(**at(2, provenance={"weights": "new"}, value=30.0, low=None, high=None))], [])
-    shown = board.standing(replaced=True)
+    shown = board.current(replaced=True)
     assert [(entry.model, entry.task, entry.value) for entry in shown] == [
         ("base", "scenes_chair", 30.0),
         ("base (weights sha256:12ab)", "scenes_chair", 10.0),
@@ -180,14 +177,14 @@ def test_replaced_weights_can_be_shown_in_rows_of_their_own(board: Board, make_e
 def test_even_a_limited_run_of_new_weights_ends_the_standing_of_the_old(board: Board, make_entry: MakeEntry) -> None:
     board.add([make_entry(**at(1))], [])
     board.add([make_entry(**at(2, provenance={"weights": "new"}, limit=8, samples=8))], [])
-    assert board.standing() == []
+    assert board.current() == []
     assert [entry.run for entry in board.replaced] == ["run-1"]
 
 
 def test_weights_that_are_put_back_stand_again(board: Board, make_entry: MakeEntry) -> None:
     for day, weights in enumerate(("old", "new", "old"), 1):
         board.add([make_entry(**at(day, provenance={"weights": weights}))], [])
-    assert [entry.run for entry in board.standing()] == ["run-3"]
+    assert [entry.run for entry in board.current()] == ["run-3"]
 
 
 def test_entries_that_do_not_know_their_weights_replace_nothing_and_stay(board: Board, make_entry: MakeEntry) -> None:
@@ -195,7 +192,7 @@ def test_entries_that_do_not_know_their_weights_replace_nothing_and_stay(board: 
     imported = make_entry(**at(2, version="lm-eval 0.4.13/task 1", provenance={"imported": "lm-eval"}))
     board.add([known], [])
     board.add([imported], [])
-    assert board.standing() == [known, imported]
+    assert board.current() == [known, imported]
     assert board.replaced == []
 
 
@@ -417,7 +414,7 @@ from pathlib import Path
 from leaderboards.board.board import Board
 from leaderboards.views.markdown_report import leaderboard
 
-print(leaderboard(Board(Path(sys.argv[1])).standing()))
+print(leaderboard(Board(Path(sys.argv[1])).current()))
 assert not {"torch", "transformers", "lm_eval", "pyarrow", "huggingface_hub"} & set(sys.modules)
 """
 

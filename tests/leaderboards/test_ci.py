@@ -1,5 +1,5 @@
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,10 +21,11 @@ from leaderboards.gate.ci_output import (
     to_comment,
     to_junit,
 )
-from leaderboards.gate.gate import GateResult, check
+from leaderboards.gate.gate import GateSettings, check
+from leaderboards.gate.result import GateResult
+from leaderboards.gate.source import GateSource
 from tasks.metric import mean_of
-
-MakeEntry = Callable[..., Entry]
+from tests.leaderboards.makers import MakeEntry
 
 METRIC = mean_of("correct", scale=100)
 
@@ -65,13 +66,10 @@ def gate(
         return make_entry(run=run, task=task, model=model, value=value, **usual)
 
     return check(
-        [entry("old", task) for task in (*tasks, *missing)],
-        [entry("new", task) for task in tasks],
-        samples=(log, log),
+        GateSource(entries=[entry("old", task) for task in (*tasks, *missing)], samples=log),
+        GateSource(entries=[entry("new", task) for task in tasks], samples=log),
         metrics=lambda task, name: METRIC,
-        tolerances={},
-        require_better=require_better,
-        resamples=2000,
+        settings=GateSettings(require_better=require_better, resamples=2000),
     )
 
 

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,7 @@ from leaderboards.comparison.paired_logs import Loader
 from leaderboards.statistics.resampling import CountsMetric
 from support.errors import CompareError
 from tasks.metric import mean_of, ratio_of
-
-MakeEntry = Callable[..., Entry]
+from tests.leaderboards.makers import MakeEntry
 
 ACCURACY = mean_of("correct", scale=100)
 RATING = mean_of("rating")

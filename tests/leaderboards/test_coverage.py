@@ -15,7 +15,8 @@ from numpy.random import Generator
 
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
-from leaderboards.gate.gate import check
+from leaderboards.gate.gate import GateSettings, check
+from leaderboards.gate.source import GateSource
 from leaderboards.statistics.resampling import Array, Record
 from leaderboards.statistics.verdict import Pair, compare, compare_repeats, interval, panel
 from tasks.benchmarks import mme, mmhal, pope
@@ -273,14 +274,8 @@ def test_the_gate_alarms_without_reason_in_at_most_5_of_100_runs() -> None:
                     for i, record in enumerate(records)
                 ]
                 entries[run].append(entry(run, task, 50 * sum(right) / images))
-        result = check(
-            entries["old"],
-            entries["new"],
-            samples=(logs.__getitem__, logs.__getitem__),
-            metrics=lambda task, name: metric,
-            tolerances={},
-            resamples=300,
-        )
+        sides = [GateSource(entries=entries[run], samples=logs.__getitem__) for run in ("old", "new")]
+        result = check(*sides, metrics=lambda task, name: metric, settings=GateSettings(resamples=300))
         assert (result.errors, result.compared) == ([], len(tasks))
         alarms += not result.passed
     assert 5 <= alarms <= 0.05 * SIMULATIONS  # it is alive: about half of the 5%, as a rise is no alarm

@@ -1,12 +1,10 @@
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from leaderboards.board.entry import Entry, from_json, to_json
-
-MakeEntry = Callable[..., Entry]
+from leaderboards.board.entry import from_json, to_json
+from tests.leaderboards.makers import MakeEntry
 
 
 def test_an_entry_survives_json_unchanged(make_entry: MakeEntry) -> None:

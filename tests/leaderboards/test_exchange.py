@@ -20,8 +20,7 @@ from leaderboards.board.export_results import (
 )
 from leaderboards.board.import_results import read_results
 from support.errors import BoardError
-
-MakeEntry = Callable[..., Entry]
+from tests.leaderboards.makers import MakeEntry
 
 LM_EVAL: dict[str, Any] = {
     "results": {
@@ -219,9 +218,9 @@ def test_an_import_is_idempotent_and_shares_no_column_with_measured_numbers(
         [],
     )
     assert len(board.entries()) == 4
-    header = leaderboard(board.standing()).splitlines()[0]
+    header = leaderboard(board.current()).splitlines()[0]
     assert header.count("mme_perception_score") == 2
-    assert len(leaderboard(board.standing()).splitlines()) == 3  # one row: the same model by name
+    assert len(leaderboard(board.current()).splitlines()) == 3  # one row: the same model by name
 
 
 @pytest.mark.parametrize(

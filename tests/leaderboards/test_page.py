@@ -27,9 +27,7 @@ from leaderboards.views.page_answers import Mark, mark
 from leaderboards.views.published import Reference
 from leaderboards.views.svg_charts import bars, curve, profile
 from support.errors import BoardError
-
-MakeEntry = Callable[..., Entry]
-MakeSample = Callable[..., Sample]
+from tests.leaderboards.makers import MakeEntry, MakeSample
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&`{{7*7}}"
 

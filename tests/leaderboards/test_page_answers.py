@@ -13,8 +13,7 @@ from PIL import Image
 
 from leaderboards.board.sample import Sample
 from leaderboards.views.page_answers import LONGEST, Asked, Packed, pack
-
-MakeSample = Callable[..., Sample]
+from tests.leaderboards.makers import MakeSample
 
 RUNS = {"run-1": "base", "run-2": "tuned", "run-3": "other"}
 POPE = Asked(label="pope", task="pope", metric="f1", runs=RUNS)

@@ -2,19 +2,16 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leaderboards.board.entry import Entry
 from leaderboards.views.markdown_report import to_csv, to_json
 from leaderboards.views.published import Reference, beside, published, rows
 from support.errors import BoardError
 from tasks.registry import registry
-
-MakeEntry = Callable[..., Entry]
+from tests.leaderboards.makers import MakeEntry
 
 
 def row(**changes: Any) -> Reference:

@@ -1,20 +1,18 @@
 import csv
 import io
 import json
-from collections.abc import Callable
 
 import pytest
 from markdown_it import MarkdownIt
 
-from leaderboards.board.entry import Entry, from_json
+from leaderboards.board.entry import from_json
 from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import PairedTest
 from leaderboards.views.markdown_report import differences, leaderboard, to_csv, to_json
 from support.errors import BoardError
 from support.markdown import cell, line
-
-MakeEntry = Callable[..., Entry]
+from tests.leaderboards.makers import MakeEntry
 
 HOSTILE = [
     "a|b||c\\|d\\\\|",

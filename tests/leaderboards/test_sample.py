@@ -1,6 +1,6 @@
 """What a log keeps of a judge that was asked several times, and what verdicts make of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +14,13 @@ from leaderboards.board.sample import Asking, Sample, askings, from_parquet, to_
 from leaderboards.comparison.compare import compare_board, compare_runs
 from leaderboards.comparison.paired_logs import verdict_of
 from leaderboards.gate.gate import check
+from leaderboards.gate.source import GateSource
 from leaderboards.statistics.resampling import CountsMetric
 from leaderboards.statistics.verdict import compare
 from support.errors import CompareError, RecordsError
 from tasks.metric import mean_of
+from tests.leaderboards.makers import MakeEntry, MakeSample
 
-MakeEntry = Callable[..., Entry]
-MakeSample = Callable[..., Sample]
 Log = dict[str, Sample]
 
 RATING = mean_of("rating")
@@ -206,7 +206,8 @@ def test_comparison_gate_and_entries_agree_on_the_mean_over_askings(make_entry: 
 
     old, new = entry("old", "m", 3.375), entry("new", "m", 2.375)
     (change,) = compare_runs([old], [new], samples=(logs.__getitem__, logs.__getitem__), metrics=metrics).changes
-    result = check([old], [new], samples=(logs.__getitem__, logs.__getitem__), metrics=metrics, tolerances={})
+    sides = [GateSource(entries=[entry], samples=logs.__getitem__) for entry in (old, new)]
+    result = check(*sides, metrics=metrics)
     (checked,) = result.checked
     for found in (change.verdict, checked.verdict):
         assert found is not None

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,10 @@ from leaderboards.board.entry import (
     schema,
     to_json,
 )
-from leaderboards.board.sample import Asking, Sample, from_parquet, to_parquet
+from leaderboards.board.sample import Asking, from_parquet, to_parquet
 from leaderboards.views.published import PUBLISHED
 from support.errors import UnknownName
-
-MakeEntry = Callable[..., Entry]
-MakeSample = Callable[..., Sample]
+from tests.leaderboards.makers import MakeEntry, MakeSample
 
 jsonschema: Any = pytest.importorskip("jsonschema")
 

@@ -55,7 +55,7 @@ def test_every_file_of_an_earlier_board_is_read(board: Board) -> None:
     assert board.skipped == []
     assert len(entries) == 4 * 19
     assert {entry.model for entry in entries} == {BASE, "runs/scenes-demo/checkpoint-24", LAST, CONTROL}
-    assert board.standing() == board.standing(partial=True, replaced=True)
+    assert board.current() == board.current(partial=True, replaced=True)
 
 
 @pytest.mark.parametrize("model", LOGGED)
@@ -63,8 +63,8 @@ def test_an_earlier_log_gives_its_scores_and_intervals(board: Board, model: str)
     own = [entry for entry in board.entries() if entry.model == model]
     records = defaultdict(list)
     for sample in board.samples(own[0].run):
-        for metric, record in sample.records.items():
-            records[sample.task, metric].append(record)
+        for name, record in sample.records.items():
+            records[sample.task, name].append(record)
     for entry in own:
         metric, counted = registry().metric(entry.task, entry.metric), records[entry.task, entry.metric]
         assert float(metric(counted)) == entry.value, entry.key

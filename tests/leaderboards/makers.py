@@ -1,0 +1,104 @@
+"""Entries, logs and gates for the tests of this folder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.comparison.paired_logs import Loader
+from leaderboards.gate.gate import GateSettings, check
+from leaderboards.gate.result import GateResult
+from leaderboards.gate.source import GateSource
+from leaderboards.statistics.resampling import CountsMetric
+from tasks.metric import mean_of
+
+MakeEntry = Callable[..., Entry]
+MakeSample = Callable[..., Sample]
+
+METRIC = mean_of("hallucinated", scale=100)
+
+LIKE_BASE = [1] * 12 + [0] * 48
+WORSE = [1] * 30 + [0] * 30
+SLIGHTLY_WORSE = [1] * 13 + [0] * 47
+BETTER = [0] * 60
+
+
+def logs(**runs: Sequence[int | None]) -> Loader:
+    """A loader of runs, each given by its hallucinations, one an image; None = unscored. Other runs kept no log."""
+
+    def load(run: str) -> list[Sample]:
+        if run not in runs:
+            return []
+        return [
+            Sample(
+                run=run,
+                task="scenes_chair",
+                id=str(index),
+                image=f"scene-{index}",
+                prompt="Describe.",
+                answer="A circle.",
+                records={} if value is None else {"CHAIR_s": {"image": f"scene-{index}", "hallucinated": value}},
+                reply=None,
+            )
+            for index, value in enumerate(runs[run])
+        ]
+
+    return load
+
+
+NO_LOGS = logs()
+NOTHING = GateSource(entries=[], samples=NO_LOGS)
+
+
+def as_logged(entry: Entry, load: Loader) -> Entry:
+    """The entry with the value that its log gives, where there is one."""
+    try:
+        records = [sample.records.get("CHAIR_s") for sample in load(entry.run)]
+    except (ValueError, OSError):
+        return entry
+    found = [record["hallucinated"] for record in records if record is not None]
+    return replace(entry, value=100 * sum(found) / len(found)) if found and entry.value is not None else entry
+
+
+def gate(
+    baseline: Entry | Sequence[Entry],
+    current: Entry | Sequence[Entry],
+    before: Loader | Sequence[int | None] = NO_LOGS,
+    after: Loader | Sequence[int | None] = NO_LOGS,
+    *,
+    metric: CountsMetric | None = METRIC,
+    as_given: bool = False,
+    more: GateSource = NOTHING,
+    **settings: Any,
+) -> GateResult:
+    """Entries have the value that their log gives, unless `as_given`; `more` is what else the baseline tells."""
+    sides = []
+    for entries, log, run in ((baseline, before, "old"), (current, after, "new")):
+        load = log if callable(log) else logs(**{run: log})
+        own = [entries] if isinstance(entries, Entry) else entries
+        own = own if as_given else [as_logged(entry, load) for entry in own]
+        sides.append(GateSource(entries=own, samples=load))
+    return check(
+        replace(more, entries=sides[0].entries, samples=sides[0].samples),
+        sides[1],
+        metrics=lambda task, name: None if name == "coverage" else metric,
+        settings=GateSettings(resamples=1000, **settings),
+    )
+
+
+TOLERANT = {"scenes_chair.CHAIR_s": 99.0}
+
+
+def of_all(load: Loader, tasks: Sequence[str] = ("scenes_chair",), metrics: Sequence[str] = ("CHAIR_s",)) -> Loader:
+    """The same log for several tasks, or for several metrics."""
+    return lambda run: [
+        replace(sample, task=task, records=dict.fromkeys(metrics, sample.records["CHAIR_s"]))
+        for sample in load(run)
+        for task in tasks
+    ]
+
+
+def changed(load: Loader, only: str | None = None, **changes: Any) -> Loader:
+    """A log with one sample, or all, changed."""
+    return lambda run: [replace(one, **changes) if only in (None, one.id) else one for one in load(run)]
