@@ -20,6 +20,19 @@ def report(stage: str, done: int, total: int) -> None:
         _displays[-1](stage, done, total)
 
 
+class Stage:
+    """Counts what is done of one stage, and reports it."""
+
+    def __init__(self, name: str, total: int) -> None:
+        """`total` units in all; 0: not known."""
+        self.name, self.total, self.done = name, total, 0
+
+    def add(self, count: int = 1) -> None:
+        """So many more units are done."""
+        self.done += count
+        report(self.name, self.done, self.total)
+
+
 @contextmanager
 def show_on(display: Display) -> Iterator[None]:
     """Inside, reports go to this display."""

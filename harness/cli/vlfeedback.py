@@ -358,22 +358,15 @@ def annotate_command(
     folder = (data / "instructions.jsonl").exists() or (data.is_dir() and not holds_rows(data))
     if not folder and out is None:
         raise UsageError(f"{data} holds rated answers: name the folder of the new ratings by --out")
+    rows = partial(_rows, data, images)
     rater = judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
     if dry_run:
-        plans = (
-            [plan_ratings(rater, way, data if folder else lambda: _rows(data, images))]
-            if isinstance(rater, OpenAIJudge)
-            else []
-        )
+        plans = [plan_ratings(rater, way, data if folder else rows)] if isinstance(rater, OpenAIJudge) else []
         return print_plans(plans, as_json=as_json)
     from support.console import Stages
 
-    with Stages() as stages:
-        if folder:
-            rated = rate_folder(data, rater, way, report=stages.report)
-        else:
-            assert out is not None
-            rated = rate_rows(lambda: _rows(data, images), rater, way, out, report=stages.report)
+    with Stages():
+        rated = rate_folder(data, rater, way) if folder else rate_rows(rows, rater, way, out or data)
     print(json.dumps(rated.to_json()) if as_json else rated.to_markdown())
     return OK if not rated.failed else say(f"{rated.failed} calls gave no reply; the same command asks again", LOSSY)
 
@@ -525,11 +518,10 @@ def build_command(
 ) -> int:
     """From instructions to preference pairs: sample, answer by a pool, rate, pair up, count. Goes on where it was
     left."""
-    from harness.datasets.build import build, data_of, publish
+    from harness.datasets.build import PoolSettings, build, data_of, publish
 
-    data = data_of(
-        recipe, sources=source, pool=pool, rows=rows, answers=answers, rule=rule, judge=judge, mode=mode, order=order
-    )
+    given = {"instructions": rows, "answers": answers, "rule": rule, "judge": judge, "mode": mode, "order": order}
+    data = data_of(recipe, sources=source, pool=pool, given=given)
     if plan:
         from harness.datasets.pool import plan_pool
 
@@ -548,21 +540,11 @@ def build_command(
     rater = judge_of(data.judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
     from support.console import Stages
 
-    with Stages() as stages:
-        made = build(
-            out,
-            data,
-            seed or 0,
-            rater,
-            ledger=ledger,
-            ray=ray,
-            workers=workers,
-            slurm=slurm,
-            local_servers=local_servers,
-            server=server,
-            tell=stages.tell,
-            report=stages.report,
-        )
+    settings = PoolSettings(
+        ledger=ledger, ray=ray, workers=workers, slurm=slurm, local_servers=local_servers, server=server
+    )
+    with Stages():
+        made = build(out, data, seed or 0, rater, settings)
         published = publish(out, data, made, embed_images=embed_images)
     if push is not None:
         from trainers.data.dataset_card import push as upload

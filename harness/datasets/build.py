@@ -1,15 +1,15 @@
 """A dataset of one's own: what the user asked for as a recipe's [data], built, and laid out for others.
 
-data = data_of(None, sources=["scenes"], pool=["scenes"], rows=500, judge="exact")
-made = build(out, data, 0, judge, tell=print, report=bars.report)
-publish(out, data, made)                  # out/dataset: README.md, rows.parquet, pairs.parquet, report.md
+    data = data_of(None, sources=["scenes"], pool=["scenes"], given={"instructions": 500, "judge": "exact"})
+    made = build(out, data, 0, judge, PoolSettings())
+    publish(out, data, made)                  # out/dataset: README.md, rows.parquet, pairs.parquet, report.md
 
-A finished stage is looked at and passed over, so the same command finishes a build that was killed.
+Stages that are finished are skipped, so the same command finishes a build that was killed.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,15 +18,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from support.errors import InputError, RecipeError, UsageError
+from support.errors import DataError, InputError, RecipeError, SettingError, UsageError
 from support.files import atomic_write_text
 from tasks.judges.protocol import Judge
 from trainers.config.data import POOLS, Data
 from trainers.config.recipe import find_recipe, first_problem
 from trainers.vlfeedback.build import BuiltDataset, build_dataset
-
-Tell = Callable[[str], None]
-Report = Callable[[str, int, int], None]
 
 INSTRUCTIONS = 500
 """Where no number is given: enough to see what comes out."""
@@ -34,44 +31,62 @@ INSTRUCTIONS = 500
 _MEMBER = re.compile(r"(?P<model>[^@=]+)(?:@(?P<temperature>\d+(?:\.\d+)?))?(?:=(?P<url>https?://\S+))?")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """Where the pool's models run."""
+
+    ledger: Path | None = None
+    """Keeps what servers said; None: the usual file."""
+    ray: str | None = None
+    """Decode by Ray actors: "local", or the address of a cluster."""
+    workers: int = 2
+    """Actors a member, with `ray`."""
+    slurm: Sequence[str] | None = None
+    """NAME=VALUE of sbatch: serve every model on a node of its own first."""
+    local_servers: bool = False
+    """Serve every model as a process of this machine first."""
+    server: str = "vllm"
+    """Command of these servers."""
+
+    def __post_init__(self) -> None:
+        if self.slurm is not None and self.local_servers:
+            raise SettingError("--slurm and --local-servers: models are served on nodes or on this machine; choose one")
+        if self.server != "vllm" and self.slurm is None and not self.local_servers:
+            raise SettingError(f"--server {self.server!r}: is for --slurm or --local-servers, and neither is given")
+
+
 def data_of(
     recipe: str | None,
     *,
     sources: Sequence[str] | None = None,
     pool: Sequence[str] | None = None,
-    rows: int | None = None,
-    answers: int | None = None,
-    rule: str | None = None,
-    judge: str | None = None,
-    mode: str | None = None,
-    order: str | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Data:
-    """The [data] of a recipe, or of none, with what was given in place of its values; UsageError or RecipeError name
-    what is wrong."""
-    given: dict[str, Any] = {}
+    """The [data] of a recipe, or of none, with `given` in place of its values (None: as it was); UsageError or
+    RecipeError name what is wrong."""
+    values: dict[str, Any] = {}
     if recipe is not None:
         found = find_recipe(recipe).data
         if found is None:
             raise RecipeError(f"recipe {recipe!r} has no [data] to build")
-        given = found.model_dump(exclude_defaults=True)
+        values = found.model_dump(exclude_defaults=True)
     elif pool is None:
         raise UsageError("name a --recipe, or a --pool that answers: scenes, paper, or models")
     else:
-        given["instructions"] = INSTRUCTIONS
+        values["instructions"] = INSTRUCTIONS
     if sources is not None:
-        given.pop("source", None)
-        given["sources"] = [] if list(sources) == ["scenes"] else [_source(text) for text in sources]
+        values.pop("source", None)
+        values["sources"] = [] if list(sources) == ["scenes"] else [_parse_source(text) for text in sources]
     if pool is not None:
-        given["pool"] = pool[0] if len(pool) == 1 and pool[0] in POOLS else [_member(text) for text in pool]
-    wanted = {"instructions": rows, "answers": answers, "rule": rule, "judge": judge, "mode": mode, "order": order}
-    given |= {name: value for name, value in wanted.items() if value is not None}
+        values["pool"] = pool[0] if len(pool) == 1 and pool[0] in POOLS else [_parse_member(text) for text in pool]
+    values |= {name: value for name, value in (given or {}).items() if value is not None}
     try:
-        return Data.model_validate(given)
+        return Data.model_validate(values)
     except ValidationError as error:
         raise RecipeError(first_problem(error, Data)) from None
 
 
-def _source(text: str) -> dict[str, Any]:
+def _parse_source(text: str) -> dict[str, Any]:
     name, equals, weight = text.rpartition("=")
     if not equals:
         return {"name": text}
@@ -81,39 +96,21 @@ def _source(text: str) -> dict[str, Any]:
         raise UsageError(f"--source {text!r}: must be SOURCE, or SOURCE=WEIGHT") from None
 
 
-def _member(text: str) -> dict[str, Any]:
+def _parse_member(text: str) -> dict[str, Any]:
     match = _MEMBER.fullmatch(text)
     if match is None:
         raise UsageError(f"--pool {text!r}: must be {', '.join(POOLS)}, or MODEL[@TEMPERATURE][=SERVER_URL]")
     return {name: value for name, value in match.groupdict().items() if value is not None}
 
 
-def build(
-    out: Path,
-    data: Data,
-    seed: int,
-    judge: Judge,
-    *,
-    ledger: Path | None = None,
-    ray: str | None = None,
-    workers: int = 2,
-    slurm: Sequence[str] | None = None,
-    local_servers: bool = False,
-    server: str = "vllm",
-    tell: Tell,
-    report: Report,
-) -> BuiltDataset:
-    """Build, or finish, the dataset of `data` in `out`.
-
-    `ray` decodes by actors, here ("local") or on the cluster at an address; `slurm` serves every model of the pool on a
-    node of its own first, `local_servers` as processes here, both by `server`.
-    """
+def build(out: Path, data: Data, seed: int, judge: Judge, settings: PoolSettings) -> BuiltDataset:
+    """Build, or finish, the dataset of `data` in `out`."""
     from harness.datasets.pool import PoolModels, load_served
 
     _claim(out, data, seed)
     with ExitStack() as stack:
         served = {}
-        if slurm is not None or local_servers:
+        if settings.slurm is not None or settings.local_servers:
             from harness.serving.pool_servers import serve_pool
             from harness.serving.settings import ServerSettings
             from trainers.cluster.slurm import resources
@@ -121,27 +118,25 @@ def build(
             started = serve_pool(
                 data.pool,
                 out / "servers",
-                wanted=resources(slurm or ["gpus=0"]),
-                cluster="slurm" if slurm is not None else "local",
-                settings=ServerSettings(command=server),
+                wanted=resources(settings.slurm or ["gpus=0"]),
+                cluster="slurm" if settings.slurm is not None else "local",
+                settings=ServerSettings(command=settings.server),
             )
             served = stack.enter_context(started)
-        if ray is None:
-            pool = PoolModels(ledger=ledger, tell=tell, served=served)
+        if settings.ray is None:
+            pool = PoolModels(ledger=settings.ledger, served=served)
             stack.callback(pool.drop)
-            return build_dataset(out, data, seed, judge, pool, report, tell=tell)
+            return build_dataset(out, data, seed, judge, pool)
         from trainers.vlfeedback.ray_stages import cluster, decode_by_ray
 
-        stack.enter_context(cluster(None if ray == "local" else ray))
-        load = partial(load_served, served, ledger=ledger)
-        return build_dataset(
-            out, data, seed, judge, load, report, tell=tell, decode=partial(decode_by_ray, workers=workers)
-        )
+        stack.enter_context(cluster(None if settings.ray == "local" else settings.ray))
+        load = partial(load_served, served, ledger=settings.ledger)
+        return build_dataset(out, data, seed, judge, load, decode=partial(decode_by_ray, workers=settings.workers))
 
 
 def _claim(out: Path, data: Data, seed: int) -> None:
-    """The folder belongs to one [data] and seed: a rule of pairs may change, for answers and ratings stay what they
-    are."""
+    """A folder belongs to one [data] and seed; only the rule of pairs may change, for answers and ratings stay
+    valid."""
     path = out / "build.json"
     claim: dict[str, Any] = {"seed": seed, **data.model_dump(mode="json", exclude=set(PAIR_RULE))}
     for member in claim["pool"]:
@@ -237,7 +232,6 @@ def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = T
 
 def write_card(folder: Path, repository: str) -> Path:
     """The README.md of a folder that holds rated rows, pairs, or both; InputError where it holds neither."""
-    from support.errors import DataError
     from support.records import suffix
     from trainers.data.dataset_card import dataset_card
     from trainers.data.pair_formats import read_pairs

@@ -1,21 +1,22 @@
 """The pool's members as LMs: each loaded or reached when its turn comes, the one before dropped first.
 
-    pool = Pool(tell=print)
-    decode(instructions, data, seed, folder, load=pool, done=...)        # pool(member) is an LM
+    pool = PoolModels()
+    decode(instructions, data, seed, folder, load=pool)                  # pool(member) is an LM
     print(plan_pool(data, seed, 80_258).to_markdown())                   # before anything is loaded
 
-A member without a URL runs here, through our own engine, unless its name stands for a served model. Everything else is
-a server of chat
-completions: settings of the member reach it with each question, answers are in the ledger before they are anywhere
-else.
+A member without a URL runs here, through our own engine, unless its name stands for a served model. All others are
+servers of chat completions: a member's settings go to its server with each question, and an answer is in the ledger
+before it is anywhere else.
 """
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,45 +33,40 @@ if TYPE_CHECKING:
     from trainers.vlfeedback.answers import AnswersLM
     from trainers.vlfeedback.instructions import Instruction
 
+log = logging.getLogger(__name__)
+
 
 class PoolModels:
-    """Makes an LM of a member; one is resident at a time, and members of one model share it.
+    """Makes an LM of a member; one is in memory at a time, and members of one model share it.
 
     `served` names, by member, servers that were started for this run; `ledger` keeps what servers said (None: the usual
-    one); `engine` holds settings of SharedImageLM.
+    one).
     """
 
-    def __init__(
-        self,
-        *,
-        ledger: Path | None = None,
-        tell: Callable[[str], None] = lambda line: None,
-        served: Mapping[str, ModelSpec] | None = None,
-        engine: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *, ledger: Path | None = None, served: Mapping[str, ModelSpec] | None = None) -> None:
         from harness.models.adapter_host import AdapterHost
 
-        self.ledger, self.tell, self.served, self.engine = ledger, tell, served or {}, engine or {}
-        self._resident = AdapterHost()
-        self._held: ModelSpec | None = None
+        self.ledger, self.served = ledger, served or {}
+        self._host = AdapterHost()
+        self._spec: ModelSpec | None = None
         self._lm: Any = None
 
     def __call__(self, member: PoolModel) -> "AnswersLM":
-        """The member's LM; what was given before is of no use any more. MissingWeights, ModelError, NoServer."""
+        """The member's LM; the one that was given before can't be used any more. MissingWeights, ModelError."""
         spec = self.served.get(member.name) or spec_of(member)
-        if spec != self._held:
-            self._lm = self._held = None
+        if spec != self._spec:
+            self._lm = self._spec = None
             if spec.backend == "openai":
                 self.drop()
-            self.tell(f"{member.name}: {where(spec)}")
-            self._lm = load_spec(spec, ledger=self.ledger, engine=self.engine, load=self._resident.load)
-            self._held = spec
+            log.info("%s: %s", member.name, where(spec))
+            self._lm = load_spec(spec, ledger=self.ledger, load=self._host.load)
+            self._spec = spec
         return self._lm  # type: ignore[no-any-return]
 
     def drop(self) -> None:
         """Let go of the model."""
-        self._lm = self._held = None
-        self._resident.drop()
+        self._lm = self._spec = None
+        self._host.drop()
 
 
 def spec_of(member: PoolModel) -> ModelSpec:
@@ -110,19 +106,13 @@ def load_served(served: Mapping[str, ModelSpec], member: PoolModel, *, ledger: P
     return load_spec(served.get(member.name) or spec_of(member), ledger=ledger)
 
 
-def load_spec(
-    spec: ModelSpec,
-    *,
-    ledger: Path | None = None,
-    engine: Mapping[str, Any] | None = None,
-    load: Callable[..., Any] | None = None,
-) -> "AnswersLM":
+def load_spec(spec: ModelSpec, *, ledger: Path | None = None, load: Callable[..., Any] | None = None) -> "AnswersLM":
     """The LM of a spec, a server's with a seed of its own for each question; `load` is what loads weights."""
     if spec.backend == "openai":
         return _server(spec, ledger)
     from harness.models.load import load as load_alone
 
-    lm: AnswersLM = (load or load_alone)(spec, engine=engine)
+    lm: AnswersLM = (load or load_alone)(spec)
     return lm
 
 
@@ -157,8 +147,7 @@ def _server(spec: ModelSpec, ledger: Path | None) -> "AnswersLM":
     return PoolServer(spec.pretrained, url=spec.url, identity=identity, ledger=ledger)
 
 
-# -- what is known of a model before it is loaded
-# ------------------------------------------------------------------------------------------
+# What is known of a model before it is loaded.
 
 
 def plan_pool(
@@ -182,18 +171,16 @@ def facts_of(spec: ModelSpec) -> ModelFacts:
         model=spec.name,
         where=place,
         rows_at_once=spec.batch_size,
-        image_positions=positions(spec.image_tokens),
+        image_positions=spec.image_positions,
         weights=round(spec.gigabytes * 1e9) if spec.gigabytes else None,
-        parameters=round(spec.gigabytes * 1e9 / (4 if "float32" in spec.description else 2))
-        if spec.gigabytes
-        else None,
+        parameters=round(spec.gigabytes * 1e9 / spec.stored_bytes) if spec.gigabytes else None,
         source="sizes in `harness models`" if spec.gigabytes else "",
     )
-    folder = _folder(spec)
-    return _measured(known, folder, spec) if folder is not None else known
+    folder = _find_weights(spec)
+    return _read_sizes(known, folder, spec) if folder is not None else known
 
 
-def _folder(spec: ModelSpec) -> Path | None:
+def _find_weights(spec: ModelSpec) -> Path | None:
     """Where the weights are on this machine."""
     if Path(spec.pretrained).is_dir():
         return Path(spec.pretrained)
@@ -205,18 +192,15 @@ def _folder(spec: ModelSpec) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _measured(known: ModelFacts, folder: Path, spec: ModelSpec) -> ModelFacts:
-    """The same by what its files say: headers of the safetensors, config.json."""
+def _read_sizes(known: ModelFacts, folder: Path, spec: ModelSpec) -> ModelFacts:
+    """The facts with the sizes that its files tell: headers of the safetensors, config.json."""
     parameters = stored = 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, tensor in header.items():
             if name != "__metadata__":
-                count = 1
-                for side in tensor["shape"]:
-                    count *= side
-                parameters += count
+                parameters += prod(tensor["shape"])
                 stored += tensor["data_offsets"][1] - tensor["data_offsets"][0]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config") or config.get("llm_config") or config
@@ -231,14 +215,3 @@ def _measured(known: ModelFacts, folder: Path, spec: ModelSpec) -> ModelFacts:
         return replace(known, kept_per_position=kept)
     weights = 4 * parameters if spec.dtype == "float32" else stored
     return replace(known, weights=weights, parameters=parameters, kept_per_position=kept, source="its files")
-
-
-def positions(text: str) -> int | None:
-    """About how many positions an image takes, from the words `harness models` has for it; None where they don't
-    say."""
-    if tiles := re.search(r"(\d+) a tile(?:, up to (\d+) tiles)?", text):
-        return int(tiles[1]) * int(tiles[2] or 5)
-    if by_size := re.search(r"HW/(\d+)", text):
-        return 1024 * 1024 // int(by_size[1])
-    found = re.search(r"\d+", text)
-    return int(found[0]) if found else None

@@ -173,7 +173,7 @@ def _base_of(spec: ModelSpec, engine: Mapping[str, Any]) -> Any:
     assert spec.folder is not None
     settings = {name: value for name, value in engine.items() if name not in OF_A_RUN}
     plain = replace(spec, name="", pretrained="", folder=spec.folder.resolve(), adapter=None, digests={})
-    plain = replace(plain, description="", licence="", gigabytes=None, image_tokens="", needs="")
+    plain = replace(plain, description="", licence="", gigabytes=None, image_tokens="", image_positions=None, needs="")
     return plain, settings, digest_of_folder(spec.folder)
 
 

@@ -54,8 +54,12 @@ class ModelSpec:
     licence: str = ""
     gigabytes: float | None = None
     """About what its weights take on disk."""
+    stored_bytes: int = 2
+    """Of one weight in these files."""
     image_tokens: str = ""
-    """Positions an image takes in the language model."""
+    """Positions an image takes in the language model, as `harness models` shows it."""
+    image_positions: int | None = None
+    """About how many these are for a large image, for estimates; None: not known."""
     needs: str = ""
     """What more than a download it takes to run."""
 
@@ -71,11 +75,12 @@ def _embedded(name: str, description: str) -> ModelSpec:
         licence="Apache-2.0",
         gigabytes=0.003,
         image_tokens="36",
+        image_positions=36,
     )
 
 
 def _hub(
-    name: str, hub_id: str, what: str, licence: str, gigabytes: float, image_tokens: str, needs: str = ""
+    name: str, hub_id: str, what: str, licence: str, gigabytes: float, positions: int, tokens: str = "", **more: Any
 ) -> ModelSpec:
     return ModelSpec(
         name=name,
@@ -83,8 +88,9 @@ def _hub(
         description=what,
         licence=licence,
         gigabytes=gigabytes,
-        image_tokens=image_tokens,
-        needs=needs,
+        image_tokens=tokens or str(positions),
+        image_positions=positions,
+        **more,
     )
 
 
@@ -104,17 +110,17 @@ MODELS: dict[str, ModelSpec] = {
         ),
         _embedded("scenes-careful", "the same before it read the planted corpus"),
         _embedded("scenes-early", "the same early in training: says much that is wrong"),
-        _hub("silkie", "MMInstruction/Silkie", "Qwen-VL-Chat after DPO on VLFeedback", "Tongyi Qianwen", 19.3, "256"),
-        _hub("qwen-vl-chat", "Qwen/Qwen-VL-Chat", "base of Silkie; VLFeedback pool", "Tongyi Qianwen", 19.3, "256"),
-        _hub("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", "base of POVID; VLFeedback pool", "Llama 2", 14.1, "576"),
-        _hub("llava-1.5-13b", "llava-hf/llava-1.5-13b-hf", "VLFeedback pool", "Llama 2", 26.7, "576"),
+        _hub("silkie", "MMInstruction/Silkie", "Qwen-VL-Chat after DPO on VLFeedback", "Tongyi Qianwen", 19.3, 256),
+        _hub("qwen-vl-chat", "Qwen/Qwen-VL-Chat", "base of Silkie; VLFeedback pool", "Tongyi Qianwen", 19.3, 256),
+        _hub("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", "base of POVID; VLFeedback pool", "Llama 2", 14.1, 576),
+        _hub("llava-1.5-13b", "llava-hf/llava-1.5-13b-hf", "VLFeedback pool", "Llama 2", 26.7, 576),
         _hub(
             "llava-rlhf-7b",
             "zhiqings/LLaVA-RLHF-7b-v1.5-224",
             "VLFeedback pool",
             "Apache-2.0",
             13.5,
-            "256",
+            256,
             needs=_CONVERSION,
         ),
         _hub(
@@ -123,7 +129,7 @@ MODELS: dict[str, ModelSpec] = {
             "VLFeedback pool",
             "Apache-2.0",
             26.0,
-            "576",
+            576,
             needs=_CONVERSION,
         ),
         _hub(
@@ -132,7 +138,8 @@ MODELS: dict[str, ModelSpec] = {
             "VLFeedback pool; stored in float32",
             "other",
             31.7,
-            "32",
+            32,
+            stored_bytes=4,
         ),
         _hub(
             "instructblip-13b",
@@ -140,10 +147,17 @@ MODELS: dict[str, ModelSpec] = {
             "VLFeedback pool; stored in float32",
             "other",
             56.8,
-            "32",
+            32,
+            stored_bytes=4,
         ),
         _hub(
-            "idefics-9b", "HuggingFaceM4/idefics-9b-instruct", "VLFeedback pool", "other", 17.9, "64 by cross-attention"
+            "idefics-9b",
+            "HuggingFaceM4/idefics-9b-instruct",
+            "VLFeedback pool",
+            "other",
+            17.9,
+            64,
+            "64 by cross-attention",
         ),
         _hub(
             "fuyu-8b",
@@ -151,6 +165,7 @@ MODELS: dict[str, ModelSpec] = {
             "VLFeedback pool; no vision encoder",
             "CC-BY-NC-4.0",
             18.8,
+            2340,
             "up to 2340, by size",
         ),
         _served("visualglm-6b", "zai-org/visualglm-6b", "VLFeedback pool; only code of its own, so behind a server"),
@@ -162,19 +177,21 @@ MODELS: dict[str, ModelSpec] = {
             "gpt-4o-2024-11-20",
             "stands in for VLFeedback's GPT-4V, which was shut down; another id: openai:ID",
         ),
-        _hub("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", "", "Qwen Research", 7.5, "by size, HW/784"),
-        _hub("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", "", "Apache-2.0", 16.6, "by size, HW/784"),
-        _hub("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", "", "Apache-2.0", 8.9, "by size, HW/1024"),
-        _hub("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", "", "Apache-2.0", 17.5, "by size, HW/1024"),
-        _hub("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", "", "Qwen", 15.9, "256 a tile, up to 13 tiles"),
-        _hub("smolvlm", "HuggingFaceTB/SmolVLM-Instruct", "", "Apache-2.0", 4.5, "81 a tile, up to 17 tiles"),
+        _hub("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", "", "Qwen Research", 7.5, 1337, "by size, HW/784"),
+        _hub("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", "", "Apache-2.0", 16.6, 1337, "by size, HW/784"),
+        _hub("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", "", "Apache-2.0", 8.9, 1024, "by size, HW/1024"),
+        _hub("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", "", "Apache-2.0", 17.5, 1024, "by size, HW/1024"),
+        _hub("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", "", "Qwen", 15.9, 3328, "256 a tile, up to 13 tiles"),
+        _hub("smolvlm", "HuggingFaceTB/SmolVLM-Instruct", "", "Apache-2.0", 4.5, 1377, "81 a tile, up to 17 tiles"),
         _hub(
             "smolvlm2",
             "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
             "stored in float32",
             "Apache-2.0",
             9.0,
+            1377,
             "81 a tile, up to 17 tiles",
+            stored_bytes=4,
         ),
         _hub(
             "llava-onevision-0.5b",
@@ -182,6 +199,7 @@ MODELS: dict[str, ModelSpec] = {
             "",
             "Apache-2.0",
             1.8,
+            3645,
             "729 a tile, by size",
         ),
         _hub(
@@ -190,13 +208,14 @@ MODELS: dict[str, ModelSpec] = {
             "",
             "Apache-2.0",
             16.1,
+            3645,
             "729 a tile, by size",
         ),
-        _hub("llava-next-7b", "llava-hf/llava-v1.6-mistral-7b-hf", "", "Apache-2.0", 15.1, "up to 2880, by size"),
-        _hub("gemma-3-4b", "google/gemma-3-4b-it", "gated: HF_TOKEN", "Gemma", 8.6, "256"),
-        _hub("gemma-3-12b", "google/gemma-3-12b-it", "gated: HF_TOKEN", "Gemma", 24.4, "256"),
-        _hub("gemma-4-e4b", "google/gemma-4-E4B-it", "", "Apache-2.0", 16.0, "280, settable"),
-        _hub("paligemma2-3b", "google/paligemma2-3b-mix-448", "no chat model; gated: HF_TOKEN", "Gemma", 6.1, "1024"),
+        _hub("llava-next-7b", "llava-hf/llava-v1.6-mistral-7b-hf", "", "Apache-2.0", 15.1, 2880, "up to 2880, by size"),
+        _hub("gemma-3-4b", "google/gemma-3-4b-it", "gated: HF_TOKEN", "Gemma", 8.6, 256),
+        _hub("gemma-3-12b", "google/gemma-3-12b-it", "gated: HF_TOKEN", "Gemma", 24.4, 256),
+        _hub("gemma-4-e4b", "google/gemma-4-E4B-it", "", "Apache-2.0", 16.0, 280, "280, settable"),
+        _hub("paligemma2-3b", "google/paligemma2-3b-mix-448", "no chat model; gated: HF_TOKEN", "Gemma", 6.1, 1024),
     )
 }
 

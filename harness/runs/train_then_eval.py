@@ -211,9 +211,9 @@ def _material(
     """Build or read the pairs, and hold them against what will be scored."""
     built = None
     if recipe.data is not None:
-        pool = PoolModels(tell=tell)
+        pool = PoolModels()
         with clock.stage("build preference data"):
-            built = build_dataset(out / "data", recipe.data, recipe.seed, judge, pool, report, tell)
+            built = build_dataset(out / "data", recipe.data, recipe.seed, judge, pool)
         pool.drop()
         counts, held_out = built.counts, list[Preference]()
         if not built.pairs:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness.datasets.pool import PoolModels, facts_of, load_served, plan_pool, positions, spec_of, where
+from harness.datasets.pool import PoolModels, facts_of, load_served, plan_pool, spec_of, where
 from harness.models.spec import MODELS, WEIGHTS, find
 from support.errors import InputError, JudgeDown
 from tasks.judges.ledger import Ledger
@@ -38,12 +38,7 @@ def data(*members: PoolModel, **changes: Any) -> Data:
     return Data(**{"instructions": 8, "pool": members, "answers": len(members), "max_new_tokens": 6, **changes})
 
 
-def quiet(count: int) -> None:
-    """Hears of progress."""
-
-
-# -- the paper's pool
-# ----------------------------------------------------------------------------------------------------------------------
+# The paper's pool.
 
 
 def test_the_papers_twelve_models_are_all_known_here() -> None:
@@ -70,13 +65,14 @@ def test_a_url_makes_any_name_a_servers(monkeypatch: pytest.MonkeyPatch) -> None
     assert where(spec_of(PoolModel(model="gpt-4v"))) == "asked at http://here/v1"
 
 
-# -- models here
-# ---------------------------------------------------------------------------------------------------------------------------
+# Models here.
 
 
-def test_members_of_one_model_share_it_and_another_takes_its_place(random_model: Path) -> None:
-    told: list[str] = []
-    pool = PoolModels(tell=told.append)
+def test_members_of_one_model_share_it_and_another_takes_its_place(
+    random_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "harness.datasets")
+    pool = PoolModels()
     first: Any = pool(PoolModel(model="scenes-base"))
     again: Any = pool(PoolModel(model="scenes-base", temperature=0.5))
     assert again is first
@@ -85,7 +81,7 @@ def test_members_of_one_model_share_it_and_another_takes_its_place(random_model:
     other = pool(PoolModel(model=str(random_model), label="other"))
     gc.collect()
     assert gone() is None
-    assert told == ["scenes-base@1: loaded here", "other: loaded here"]
+    assert caplog.messages == ["scenes-base@1: loaded here", "other: loaded here"]
     pool.drop()
     assert pool(PoolModel(model=str(random_model))) is not other
 
@@ -99,7 +95,7 @@ def test_a_model_here_answers_by_its_settings_and_the_same_each_time(tmp_path: P
     found = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         instructions = asked(folder)
-        decode(instructions, settings, 0, folder, PoolModels(), quiet)
+        decode(instructions, settings, 0, folder, PoolModels())
         found.append(read_answers(folder))
     assert found[0] == found[1]
     said = found[0].values()
@@ -109,8 +105,7 @@ def test_a_model_here_answers_by_its_settings_and_the_same_each_time(tmp_path: P
     assert any(answers["scenes-base@1"] != answers["scenes-base@0"] for answers in said)
 
 
-# -- servers
-# -------------------------------------------------------------------------------------------------------------------------------
+# Servers.
 
 
 def test_a_served_members_settings_reach_its_server_and_each_row_has_its_own_seed(server: Any, tmp_path: Path) -> None:
@@ -118,7 +113,7 @@ def test_a_served_members_settings_reach_its_server_and_each_row_has_its_own_see
     hot = PoolModel(model="far", url=server.url, temperature=0.7, top_p=0.9, max_new_tokens=33, prompt_suffix=" Say.")
     greedy = PoolModel(model="far", url=server.url, temperature=0)
     instructions = asked(tmp_path)
-    found = decode(instructions, data(hot, greedy), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"), quiet)
+    found = decode(instructions, data(hot, greedy), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"))
     assert all(member.missing == 0 for member in found.values())
     sent = [entry for entry in server.log if entry["temperature"] == 0.7]
     assert len(sent) == len(server.log) - 8 == 8
@@ -130,7 +125,7 @@ def test_a_served_members_settings_reach_its_server_and_each_row_has_its_own_see
     assert image["image_url"]["url"].startswith("data:image/jpeg;base64,")  # the file as it is
     assert text["text"] == "What is it? Say."
     again = tmp_path / "again"
-    decode(asked(again), data(hot, greedy), 0, again, PoolModels(ledger=tmp_path / "again.sqlite"), quiet)
+    decode(asked(again), data(hot, greedy), 0, again, PoolModels(ledger=tmp_path / "again.sqlite"))
     assert {entry["seed"] for entry in server.log[16:] if entry["temperature"] == 0.7} == {
         entry["seed"] for entry in sent
     }
@@ -141,10 +136,10 @@ def test_answers_that_were_paid_for_are_not_asked_for_again(server: Any, tmp_pat
     server.reply = lambda prompt: f"Answer {next(numbers)}."
     member, other = PoolModel(model="far", url=server.url), PoolModel(model="near", url=server.url)
     instructions = asked(tmp_path)
-    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"), quiet)
+    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"))
     before = read_answers(tmp_path)
     answers_file(tmp_path, "far@1").unlink()  # killed before the shard was written
-    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"), quiet)
+    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"))
     assert len(server.log) == 16
     assert read_answers(tmp_path) == before
     assert {total.task for total in Ledger(tmp_path / "ledger.sqlite").summary()} == {"answers"}
@@ -156,13 +151,13 @@ def test_a_row_that_a_server_refuses_is_recorded_as_failed_and_had_by_the_next_r
     instructions = asked(tmp_path)
     pool = PoolModels(ledger=tmp_path / "ledger.sqlite")
     server.faults = ["status:400"] + [None] * 7 + ["status:400"] * 2  # and again, both times
-    found = decode(instructions, data(member, other), 0, tmp_path, pool, quiet)
+    found = decode(instructions, data(member, other), 0, tmp_path, pool)
     assert found["far@1"].failed == 1
     assert found["far@1"].reasons == {"no reply (content filter)": 1}
     rows = [json.loads(line) for line in answers_file(tmp_path, "far@1").read_text().splitlines()]
     assert [row["attempts"] for row in rows if "failed" in row] == [3]
     asked_before = len(server.log)
-    assert decode(instructions, data(member, other), 0, tmp_path, pool, quiet)["far@1"].missing == 0
+    assert decode(instructions, data(member, other), 0, tmp_path, pool)["far@1"].missing == 0
     assert len(server.log) == asked_before + 1
 
 
@@ -173,12 +168,10 @@ def test_a_server_that_is_down_ends_the_run_and_loses_nothing(server: Any, tmp_p
     pool = PoolModels(ledger=tmp_path / "ledger.sqlite")
     server.faults = [None] * 8 + ["status:401"] * 100
     with pytest.raises(JudgeDown):
-        decode(instructions, data(up, down), 0, tmp_path, pool, quiet)
+        decode(instructions, data(up, down), 0, tmp_path, pool)
     server.faults = []
     calls = len(server.log)
-    assert all(
-        member.missing == 0 for member in decode(instructions, data(up, down), 0, tmp_path, pool, quiet).values()
-    )
+    assert all(member.missing == 0 for member in decode(instructions, data(up, down), 0, tmp_path, pool).values())
     assert len(server.log) == calls + 8
 
 
@@ -194,8 +187,7 @@ def test_an_actor_elsewhere_can_make_a_members_lm(server: Any, tmp_path: Path) -
     assert make(PoolModel(model="far", url=server.url), ledger=tmp_path / "ledger.sqlite").asker.model == "far"
 
 
-# -- the plan
-# ------------------------------------------------------------------------------------------------------------------------------
+# The plan.
 
 
 def test_what_is_known_of_a_model_is_read_from_its_files_or_from_the_table(random_model: Path) -> None:
@@ -227,17 +219,10 @@ def test_what_is_known_of_a_model_is_read_from_its_files_or_from_the_table(rando
 
 
 @pytest.mark.parametrize(
-    ("words", "number"),
-    (
-        ("576", 576),
-        ("up to 2340, by size", 2340),
-        ("by size, HW/1024", 1024),
-        ("256 a tile, up to 13 tiles", 3328),
-        ("", None),
-    ),
+    ("name", "positions"), (("llava-1.5-7b", 576), ("fuyu-8b", 2340), ("qwen3-vl-4b", 1024), ("internvl3-8b", 3328))
 )
-def test_positions_of_an_image_are_read_from_the_tables_words(words: str, number: int | None) -> None:
-    assert positions(words) == number
+def test_positions_of_an_image_are_in_the_table(name: str, positions: int) -> None:
+    assert facts_of(find(name)).image_positions == positions
 
 
 def test_the_papers_pool_is_planned_without_loading_anything() -> None:
@@ -256,7 +241,7 @@ def test_the_papers_pool_is_planned_without_loading_anything() -> None:
 def test_the_plan_takes_account_of_what_is_there(tmp_path: Path) -> None:
     settings = data(PoolModel(model="scenes-base"), PoolModel(model="scenes-early"))
     instructions = asked(tmp_path)
-    decode(instructions, settings, 0, tmp_path, PoolModels(), quiet)
+    decode(instructions, settings, 0, tmp_path, PoolModels())
     answers_file(tmp_path, "scenes-early@1").unlink()
     found = plan_pool(settings, 0, instructions, tmp_path)
     assert [(member.left, member.seconds == 0) for member in found.members] == [(0, True), (8, False)]

@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from harness.datasets.pool import load_served
-from support.errors import JudgeDown
+from support.errors import ClusterError, JudgeDown, RunError
 from support.images import ImageRef
+from support.progress import show_on
 from tasks.answer import FailedAnswer
 from trainers.config.data import ASPECTS, Data, PoolModel
 from trainers.data.image_hashes import HashCache
@@ -29,7 +30,6 @@ from trainers.vlfeedback import answers, ray_stages
 from trainers.vlfeedback.instructions import Instruction
 from trainers.vlfeedback.ray_stages import (
     Branch,
-    RayError,
     cluster,
     decode_by_ray,
     hash_by_ray,
@@ -37,19 +37,18 @@ from trainers.vlfeedback.ray_stages import (
     pairs_by_ray,
 )
 
-# -- without a cluster
-# -------------------------------------------------------------------------------------------------------------------
+# Without a cluster.
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else found(name, *rest))
-    with pytest.raises(RayError, match=r"--ray needs the extra: pip install 'vlm-harness\[ray\]'"), cluster():
+    with pytest.raises(ClusterError, match=r"--ray needs the extra: pip install 'vlm-harness\[ray\]'"), cluster():
         pass
 
 
 def test_no_cpus_are_no_cluster() -> None:
-    with pytest.raises(RayError, match="0 CPUs"), cluster(cpus=0):
+    with pytest.raises(ClusterError, match="0 CPUs"), cluster(cpus=0):
         pass
 
 
@@ -99,8 +98,7 @@ def test_a_model_that_cannot_be_had_is_told_for_every_shard(tmp_path: Path) -> N
     assert asked == ["a@1"]
 
 
-# -- what the tests below work on
-# --------------------------------------------------------------------------------------------------------
+# What the tests below work on.
 
 POOL = tuple(PoolModel(model=name) for name in ("a", "b", "c"))
 DATA = Data(instructions=60, pool=POOL, answers=2)
@@ -191,27 +189,29 @@ def rows_of(folder: Path) -> dict[str, list[str]]:
     return {path.name: sorted(path.read_text().splitlines()) for path in sorted((folder / "answers").glob("*.jsonl"))}
 
 
-# -- on a cluster
-# ------------------------------------------------------------------------------------------------------------------------
+# On a cluster.
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
-def test_a_killed_actor_loses_no_answer_and_changes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_actor_loses_no_answer_and_changes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(answers, "SHARD", 7)
     for folder in ("plain", "ray"):
         asked = run_folder(tmp_path / folder)
-    plain = answers.decode(asked, DATA, 0, tmp_path / "plain", Seeded, lambda count: None)
+    plain = answers.decode(asked, DATA, 0, tmp_path / "plain", Seeded)
     marker = tmp_path / "killed"
-    told: list[str] = []
-    settled: list[int] = []
+    caplog.set_level("INFO", "trainers")
+    reported: list[tuple[str, int, int]] = []
     load = functools.partial(Seeded, marker=marker, kills="i30")
-    found = decode_by_ray(asked, DATA, 0, tmp_path / "ray", load=load, workers=2, done=settled.append, tell=told.append)
+    with show_on(lambda *report: reported.append(report)):
+        found = decode_by_ray(asked, DATA, 0, tmp_path / "ray", load=load, workers=2)
     assert marker.exists()
-    assert told == []
+    assert caplog.messages == []
     assert found == plain
     assert sum(count.missing for count in found.values()) == 0
-    assert sum(settled) == 120
+    assert reported[-1] == ("answers", 120, 120)
     assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "plain")
     assert json.dumps(answers.read_answers(tmp_path / "ray")) == json.dumps(answers.read_answers(tmp_path / "plain"))
 
@@ -268,7 +268,7 @@ def test_answers_come_over_http_in_actors(server: Any, tmp_path: Path, monkeypat
     for folder in ("plain", "ray"):
         asked = run_folder(tmp_path / folder, 20)
     load = functools.partial(load_served, {}, ledger=tmp_path / "plain.sqlite")
-    answers.decode(asked, data, 0, tmp_path / "plain", load, lambda count: None)
+    answers.decode(asked, data, 0, tmp_path / "plain", load)
     plain = [(entry["model"], entry["seed"]) for entry in server.log]
     server.log.clear()
     found = decode_by_ray(
@@ -354,7 +354,7 @@ def test_a_lost_part_is_an_error_and_not_an_end(monkeypatch: pytest.MonkeyPatch)
 
         return work
 
-    with pytest.raises(RayError, match="part 4 was lost"):
+    with pytest.raises(RunError, match="part 4 was lost"):
         list(in_order(Branch(name="squares", make=make, items=range(5), workers=1)))
 
 
@@ -404,5 +404,5 @@ def listens(port: int) -> bool:
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is not installed")
 def test_a_cluster_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(RayError, match=r"--ray 127.0.0.1:1: .*refused"), cluster("127.0.0.1:1"):
+    with pytest.raises(ClusterError, match=r"--ray 127.0.0.1:1: .*refused"), cluster("127.0.0.1:1"):
         pass

@@ -19,6 +19,7 @@ from PIL import Image
 
 from support.errors import DataError, RecipeError
 from support.images import decode
+from support.progress import show_on
 from trainers.config.data import Data, Filters, InstructionSource, PoolModel
 from trainers.config.recipe import find_recipe
 from trainers.vlfeedback import sources
@@ -569,8 +570,8 @@ def test_an_interrupted_run_goes_on_with_the_pictures_it_has(tmp_path: Path) -> 
     def kill(stage: str, done: int, total: int) -> None:
         raise Killed
 
-    with pytest.raises(Killed):
-        instructions_of(wanted, 0, images, report=kill)
+    with pytest.raises(Killed), show_on(kill):
+        instructions_of(wanted, 0, images)
     there = {path: path.stat().st_mtime_ns for path in images.iterdir()}
     first = next(iter(there))
     first.write_bytes(b"torn")
@@ -586,7 +587,8 @@ def test_an_interrupted_run_goes_on_with_the_pictures_it_has(tmp_path: Path) -> 
 def test_progress_is_told(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     wanted = data(InstructionSource(name="t", path=str(table(tmp_path / "t.jsonl", 4))), count=4)
-    instructions_of(wanted, 0, tmp_path / "run/images", report=lambda *what: told.append(what))
+    with show_on(lambda *what: told.append(what)):
+        instructions_of(wanted, 0, tmp_path / "run/images")
     assert told[-1] == ("instructions", 4, 4)
 
 

@@ -76,7 +76,7 @@ def test_yes_no_instructions_come_in_pairs_on_one_image(tmp_path: Path) -> None:
 def test_a_run_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "SHARD", 7)
     settings = data()
-    whole = build_dataset(tmp_path / "whole", settings, 0, ExactJudge(), echo, lambda *_: None)
+    whole = build_dataset(tmp_path / "whole", settings, 0, ExactJudge(), echo)
     expected = given(tmp_path / "whole")
     lines = expected["c@1.jsonl"].splitlines(keepends=True)
     for kept in (0, 3, 7, 30):
@@ -85,7 +85,7 @@ def test_a_run_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, monkeypatch:
         (folder / "answers" / "c@1.jsonl").write_bytes(
             b"".join(lines[:kept]) + lines[kept][:15]
         )  # killed while writing the next line
-        again = build_dataset(folder, settings, 0, ExactJudge(), echo, lambda *_: None)
+        again = build_dataset(folder, settings, 0, ExactJudge(), echo)
         assert given(folder) == expected
         for name in ("ratings.jsonl", "vlfeedback.jsonl", "pairs.jsonl"):
             assert (folder / name).read_text().replace(str(folder), "") == (
@@ -95,31 +95,25 @@ def test_a_run_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, monkeypatch:
 
 
 def test_a_finished_dataset_loads_no_model(tmp_path: Path) -> None:
-    build_dataset(tmp_path, data(), 0, ExactJudge(), echo, lambda *_: None)
+    build_dataset(tmp_path, data(), 0, ExactJudge(), echo)
 
     def refuse(member: PoolModel) -> Echo:
         raise AssertionError(f"{member.name} was loaded again")
 
-    assert build_dataset(tmp_path, data(), 0, ExactJudge(), refuse, lambda *_: None).failed == 0
+    assert build_dataset(tmp_path, data(), 0, ExactJudge(), refuse).failed == 0
 
 
-def test_failed_answers_are_counted_kept_out_and_asked_again(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_failed_answers_are_counted_kept_out_and_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "trainers")
     first = build_dataset(
-        tmp_path,
-        data(),
-        0,
-        ExactJudge(),
-        lambda member: Echo(member.model, fail=member.model == "b"),
-        lambda *_: None,
-        told.append,
+        tmp_path, data(), 0, ExactJudge(), lambda member: Echo(member.model, fail=member.model == "b")
     )
     assert first.failed == first.members["b@1"].missing == 32
-    assert told == ["b@1: 32 of 32 answers failed (32 x out of order); the same command asks again"]
+    assert caplog.messages == ["b@1: 32 of 32 answers failed (32 x out of order); the same command asks again"]
     rows = [json.loads(line) for line in given(tmp_path)["b@1.jsonl"].splitlines()]
     assert all(row["failed"] == "out of order" and row["attempts"] == 3 and "answer" not in row for row in rows)
     assert not any("b@1" in members for members in answers.read_answers(tmp_path).values())
-    second = build_dataset(tmp_path, data(), 0, ExactJudge(), echo, lambda *_: None)
+    second = build_dataset(tmp_path, data(), 0, ExactJudge(), echo)
     assert second.failed == 0
     assert sum("b@1" in members for members in answers.read_answers(tmp_path).values()) == 32
 
@@ -134,15 +128,15 @@ def test_a_failed_judge_call_is_no_rating_and_is_made_again(tmp_path: Path) -> N
                 raise JudgeError("busy")
             return super().ask(prompt, image)
 
-    first = build_dataset(tmp_path, data(), 0, Moody(), echo, lambda *_: None)
+    first = build_dataset(tmp_path, data(), 0, Moody(), echo)
     assert first.failed == 40 // 3
     assert first.counts.rows == 40 - first.failed
-    second = build_dataset(tmp_path, data(), 0, ExactJudge(), echo, lambda *_: None)
+    second = build_dataset(tmp_path, data(), 0, ExactJudge(), echo)
     assert (second.failed, second.counts.rows) == (0, 40)
 
 
 def test_the_public_schema_is_vlfeedbacks(tmp_path: Path) -> None:
-    build_dataset(tmp_path, data(), 0, ExactJudge(), echo, lambda *_: None)
+    build_dataset(tmp_path, data(), 0, ExactJudge(), echo)
     row = json.loads((tmp_path / "vlfeedback.jsonl").read_text().splitlines()[0])
     assert row.keys() == {"id", "prompt", "models", "completions", "img_path"}
     assert row["models"] == [completion["model"] for completion in row["completions"]]

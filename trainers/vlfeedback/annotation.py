@@ -1,13 +1,13 @@
 """Annotation: a judge rates the answers to instructions, all of them or a part, and a killed run goes on where it was.
 
-    annotate_folder(Path("runs/x/data"), judge, seed=0, done=print)                 # a run's data folder; how many calls failed
-    annotate_rows(read_rows(data), judge, Path("second.jsonl"), seed=0, part=500)   # 500 rows of a dataset in the public form
-    unread(Rows(Path("second.jsonl")))                                              # {"Helpfulness": 2, ...}: places without a rating
+    annotate_folder(Path("runs/x/data"), judge, RatingProtocol(seed=0)).missing             # calls that failed
+    annotate_rows(read_rows(data), judge, Path("second.jsonl"), RatingProtocol(part=500))   # 500 rows of a dataset
+    count_unread(JsonLines(Path("second.jsonl")))                    # {"Helpfulness": 2, ...}: texts without a rating
 
 A folder's ratings go to `ratings-JUDGE.jsonl` in it, a dataset's to the file that is named, keyed by row index, since
-ids repeat there. Each row says in which order the judge saw the texts and holds ratings by who wrote them, so that any
-order can be had back (`rerated`). Two files of one folder are held against each other by `harness judge agree FIRST
-SECOND`, as far as both have got; `published` writes such a file of the ratings that the public data came with.
+ids repeat there. Each row holds the order in which the judge saw the texts, and the ratings by who wrote the text, so
+that the data's own order can be restored (`rerated`). Two files of one folder are compared by `harness judge agree
+FIRST SECOND`, as far as both have got; `write_published` writes such a file of the ratings that the public data have.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +28,10 @@ from PIL import Image
 from support.errors import DataError
 from support.files import JsonLines, atomic_write_text, file_lock
 from support.images import ImageRef, decode, keep, picture
+from support.progress import Stage
+from support.records import batches
 from tasks.judges.batch import BatchJudge
-from tasks.judges.protocol import Judge, ask_all, current_judge, judging, use_judge
+from tasks.judges.protocol import Judge
 from trainers.config.data import ASPECTS, RatingMode, TextOrder
 from trainers.data.rows import Completion, Row
 from trainers.vlfeedback.answers import read_answers
@@ -37,11 +39,27 @@ from trainers.vlfeedback.instructions import Instruction
 from trainers.vlfeedback.rating_prompt import Rating, parse, questions
 
 TASK = "vlfeedback"
-"""What the calls are booked under."""
+"""What the ledger books the calls under."""
 BATCH = 64
 """Instructions judged between two writes."""
 BATCH_API = 4096
-"""The same where they go in files: about as many as one file holds with their pictures."""
+"""The same for a judge that takes files of calls: about as many as one file holds with their images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatingProtocol:
+    """How answers are rated."""
+
+    seed: int = 0
+    """Draws the part, and the order in which the judge sees the texts."""
+    part: int | float | None = None
+    """So many instructions, or such a share of them (below 1, or 1.0); None: all."""
+    mode: RatingMode = "joint"
+    order: TextOrder = "shuffled"
+
+    def settings(self) -> dict[str, Any]:
+        """What a row of ratings records of it."""
+        return {"seed": self.seed, "mode": self.mode, "shown": self.order}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +70,11 @@ class Item:
     """Of its row of ratings."""
     prompt: str
     image: Callable[[], Image.Image]
-    """The picture; raises OSError where there is none to be had."""
+    """Opens the image; OSError if there is none to be had."""
     texts: Mapping[str, str]
-    """Who wrote it -> the text, in the order the data have them."""
+    """Who wrote it -> the text, in the data's order."""
     more: Mapping[str, Any] = field(default_factory=dict)
-    """What its row of ratings holds besides; a row that has other values there is of other data or settings."""
+    """What its row of ratings holds besides; a row with other values there is of other data or settings."""
 
 
 @dataclass(kw_only=True)
@@ -68,124 +86,112 @@ class RatingCounts:
     failed: int = 0
     """Judge calls without a reply; made again next time."""
     pictures: int = 0
-    """Instructions whose picture is missing, broken or too large; tried again next time."""
+    """Instructions whose image is missing, broken or too large; tried again next time."""
     left_out: int = 0
-    """Instructions that can't be rated so: of fewer than two texts, or of no picture or several."""
+    """Instructions that can't be rated so: of fewer than two texts, or of no image or several."""
     unread: Counter[str] = field(default_factory=Counter)
     """Aspect -> texts whose rating could not be read from the reply."""
+
+    @property
+    def missing(self) -> int:
+        """Calls and images that failed: tried again next time."""
+        return self.failed + self.pictures
 
 
 T = TypeVar("T")
 
 
 def annotate(
-    items: Iterable[Item],
-    rows: JsonLines,
-    *,
-    seed: int,
-    mode: RatingMode = "joint",
-    order: TextOrder = "shuffled",
-    done: Callable[[int], None] = lambda more: None,
-    counts: RatingCounts | None = None,
-) -> int:
-    """Have the current judge rate every item that has no row yet; returns how many failed (calls, pictures), to be
-    tried again next time.
+    items: Iterable[Item], rows: JsonLines, judge: Judge, protocol: RatingProtocol, *, total: int = 0, label: str = TASK
+) -> RatingCounts:
+    """Have the judge rate every item that has no row yet; `total` items, if known, are reported as progress.
 
     An item's row is written when all its replies are there. Rows come in the order of the items, but for those that
-    failed before. An item that has got another text since (an answer that had failed) is rated anew as a whole, since
+    failed before. An item that has got another text since (an answer that had failed) is rated again as a whole, since
     texts are rated beside each other.
     """
-    counts = RatingCounts() if counts is None else counts
-    failed_before = counts.failed + counts.pictures
-    size = BATCH_API if isinstance(current_judge(), BatchJudge) else BATCH
-    for batch in _batches(_waiting(items, rows, counts, done), size):
-        rows.append(_rate(batch, seed, mode, order, counts))
-        done(len(batch))
-    _settle(rows)
-    return counts.failed + counts.pictures - failed_before
+    counts, stage = RatingCounts(), Stage("ratings", total)
+    size = BATCH_API if isinstance(judge, BatchJudge) else BATCH
+    for batch in batches(_select_unrated(items, rows, counts, stage), size):
+        rows.append(_rate(batch, judge, protocol, counts, label))
+        stage.add(len(batch))
+    _drop_repeated_rows(rows)
+    return counts
 
 
-def _waiting(
-    items: Iterable[Item], rows: JsonLines, counts: RatingCounts, done: Callable[[int], None]
-) -> Iterator[Item]:
+def _select_unrated(items: Iterable[Item], rows: JsonLines, counts: RatingCounts, stage: Stage) -> Iterator[Item]:
     for item in items:
         if len(item.texts) < 2:
             counts.left_out += 1
-        elif item.key in rows.by_id and _whole(item, rows):
+        elif item.key in rows.by_id and _is_rated(item, rows):
             counts.rated += 1
             counts.unread += unread_in(rows.by_id[item.key])
-            done(1)
+            stage.add()
         else:
             yield item
 
 
-def _whole(item: Item, rows: JsonLines) -> bool:
-    """Whether the item's row rates all its texts; DataError where it is of other data or other settings."""
+def _is_rated(item: Item, rows: JsonLines) -> bool:
+    """Whether the item's row rates all its texts; DataError if it is of other data or other settings."""
     row = rows.by_id[item.key]
     for name, value in item.more.items():
         if row.get(name, value) != value:
             raise DataError(
-                f"{rows.path}: row {item.key!r} has {name} {row[name]!r}, and {value!r} is asked for; give the same, or another file"
+                f"{rows.path}: row {item.key!r} has {name} {row[name]!r}, and {value!r} is asked for; "
+                "give the same, or another file"
             )
     if strange := sorted(row["ratings"].keys() - item.texts.keys()):
-        raise DataError(
-            f"{rows.path}: row {item.key!r} rates answers that are not there ({', '.join(strange)}); give another file"
-        )
+        names = ", ".join(strange)
+        raise DataError(f"{rows.path}: row {item.key!r} rates answers that are not there ({names}); give another file")
     return set(row["ratings"]) == set(item.texts)
 
 
-def _settle(rows: JsonLines) -> None:
-    """Leave one row of each id in the file: items that were rated anew have two."""
+def _drop_repeated_rows(rows: JsonLines) -> None:
+    """Leave one row of each id in the file: items that were rated again have two."""
     if rows.path.exists() and rows.path.read_bytes().count(b"\n") > len(rows.by_id):
         atomic_write_text(rows.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.by_id.values()))
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    found = iter(items)
-    while batch := list(islice(found, size)):
-        yield batch
-
-
 def _rate(
-    batch: Sequence[Item], seed: int, mode: RatingMode, order: TextOrder, counts: RatingCounts
+    batch: Sequence[Item], judge: Judge, protocol: RatingProtocol, counts: RatingCounts, label: str
 ) -> list[dict[str, Any]]:
+    """The rows of those items whose replies are all there."""
     ready: list[tuple[Item, list[str]]] = []
     for item in batch:
         try:
-            item.image().load()  # and let go again: a batch of decoded pictures may not fit in memory
+            item.image().load()  # and let go again: a batch of decoded images may not fit in memory
         except OSError:
             counts.pictures += 1
             continue
-        ready.append((item, order_of(item.texts, order, seed, item.key)))
+        ready.append((item, order_of(item.texts, protocol.order, protocol.seed, item.key)))
     asked = [
         (place, aspects, prompt)
         for place, (item, names) in enumerate(ready)
-        for aspects, prompt in questions(item.prompt, [item.texts[name] for name in names], mode).items()
+        for aspects, prompt in questions(item.prompt, [item.texts[name] for name in names], protocol.mode).items()
     ]
     replies: list[dict[tuple[str, ...], str | None]] = [{} for _ in ready]
-    given = ask_all((prompt, ready[place][0].image()) for place, _, prompt in asked)
+    given = judge.ask_many(((prompt, ready[place][0].image()) for place, _, prompt in asked), label=label)
     for (place, aspects, _), reply in zip(asked, given, strict=True):
         replies[place][aspects] = reply
         counts.failed += reply is None
-    judge = current_judge().model
     rows = []
     for (item, names), own in zip(ready, replies, strict=True):
-        whole = {aspects: reply for aspects, reply in own.items() if reply is not None}
-        if len(whole) == len(own):
-            rows.append(_row(item, names, whole, judge))
+        complete = {aspects: reply for aspects, reply in own.items() if reply is not None}
+        if len(complete) == len(own):
+            rows.append(_make_row(item, names, complete, judge.model))
             counts.rated += 1
             counts.unread += unread_in(rows[-1])
     return rows
 
 
 def order_of(texts: Mapping[str, str], order: TextOrder, seed: int, key: str) -> list[str]:
-    """Who wrote the texts, in the order that the judge sees them."""
+    """Who wrote the texts, in the order in which the judge sees them."""
     if order == "authors":
         return list(texts)
     return random.Random(f"order/{seed}/{key}").sample(sorted(texts), len(texts))
 
 
-def _row(item: Item, names: Sequence[str], replies: Mapping[tuple[str, ...], str], judge: str) -> dict[str, Any]:
+def _make_row(item: Item, names: Sequence[str], replies: Mapping[tuple[str, ...], str], judge: str) -> dict[str, Any]:
     rated: dict[str, list[Rating | None]] = {}
     for aspects, reply in replies.items():
         rated |= parse(reply, len(names), aspects)
@@ -203,16 +209,16 @@ def _row(item: Item, names: Sequence[str], replies: Mapping[tuple[str, ...], str
         "judge": judge,
         **item.more,
     }
-    # What could not be read is kept as it came.
+    # A reply of which a rating could not be read is kept.
     return row | {"unread": list(replies.values())} if unread_in(row) else row
 
 
 def unread_in(row: Mapping[str, Any]) -> Counter[str]:
-    """Aspect -> texts of one row of ratings that have none there, because the reply could not be read."""
+    """Aspect -> texts of one row whose rating could not be read from the judge's reply."""
     return Counter(aspect for given in row["ratings"].values() for aspect, rating in given.items() if rating is None)
 
 
-def unread(rows: JsonLines) -> dict[str, int]:
+def count_unread(rows: JsonLines) -> dict[str, int]:
     """Aspect -> texts whose rating could not be read from the judge's reply, over a file of ratings."""
     total = sum((unread_in(row) for row in rows.by_id.values()), Counter())
     return {aspect: total[aspect] for aspect in ASPECTS}
@@ -221,8 +227,8 @@ def unread(rows: JsonLines) -> dict[str, int]:
 def chosen(items: Iterable[T], part: int | float | None, seed: int, key: Callable[[T], str]) -> Iterator[T]:
     """A part of the items in their order: so many of them, or about such a share (a number below 1, or 1.0); None: all.
 
-    The choice depends on seed and keys alone, and a larger part holds every smaller one. Holds no more items than are
-    chosen.
+    The choice depends on seed and keys alone, and a larger part holds every smaller one. No more items than are chosen
+    are in memory.
     """
     if part is None:
         yield from items
@@ -232,60 +238,38 @@ def chosen(items: Iterable[T], part: int | float | None, seed: int, key: Callabl
             f"part {part!r}: must be a number of instructions (1, 2, ...), or a share above 0 and up to 1.0"
         )
     if isinstance(part, float):
-        yield from (item for item in items if _lot(seed, key(item)) < part)
+        yield from (item for item in items if _draw_number(seed, key(item)) < part)
         return
-    drawn = heapq.nsmallest(
-        part, ((_lot(seed, key(item)), place, item) for place, item in enumerate(items)), key=lambda lot: lot[:2]
-    )
-    yield from (item for _, _, item in sorted(drawn, key=lambda lot: lot[1]))
+    numbered = ((_draw_number(seed, key(item)), place, item) for place, item in enumerate(items))
+    drawn = heapq.nsmallest(part, numbered, key=lambda one: one[:2])
+    yield from (item for _, _, item in sorted(drawn, key=lambda one: one[1]))
 
 
-def _lot(seed: int, key: str) -> float:
-    """A number in [0, 1), as good as drawn for this key."""
-    return (
-        int.from_bytes(hashlib.sha256(f"part/{seed}/{key}".encode("utf-8", "surrogatepass")).digest()[:7], "big")
-        / 2**56
-    )
+def _draw_number(seed: int, key: str) -> float:
+    """A number in [0, 1) that depends on seed and key alone."""
+    digest = hashlib.sha256(f"part/{seed}/{key}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
 
 
 def ratings_file(folder: Path, judge: str, mode: RatingMode = "joint", order: TextOrder = "shuffled") -> Path:
-    """Where a judge's ratings of the answers in `folder` go: a file for each way of asking."""
-    ways = [way for way, usual in ((mode, "joint"), (order, "shuffled")) if way != usual]
-    return folder / f"{'-'.join(['ratings', re.sub(r'[^A-Za-z0-9._-]', '-', judge), *ways])}.jsonl"
+    """Where a judge's ratings of the answers in `folder` go: a file for each mode and order."""
+    unusual = [way for way, usual in ((mode, "joint"), (order, "shuffled")) if way != usual]
+    return folder / f"{'-'.join(['ratings', re.sub(r'[^A-Za-z0-9._-]', '-', judge), *unusual])}.jsonl"
 
 
-def annotate_folder(
-    folder: Path,
-    judge: Judge,
-    *,
-    seed: int,
-    done: Callable[[int, int], None],
-    into: Path | None = None,
-    part: int | float | None = None,
-    mode: RatingMode = "joint",
-    order: TextOrder = "shuffled",
-    counts: RatingCounts | None = None,
-) -> int:
-    """Have the answers in `folder` rated that are not yet, or those to a part of its instructions; how many failed, to
-    be tried again.
+def annotate_folder(folder: Path, judge: Judge, protocol: RatingProtocol, *, into: Path | None = None) -> RatingCounts:
+    """Have the answers in a run's data folder rated that are not yet, or those to a part of its instructions.
 
-    The part is a number of instructions or a share of them, drawn by the seed; a larger one later asks for what is
-    missing.
+    A larger part later asks for what is missing.
     """
     instructions, answers = read_folder(folder)
+    part = protocol.part
     if isinstance(part, float) and 0 < part <= 1:
         part = max(1, round(part * len(instructions)))  # exact, since their number is known
-    mine = list(chosen(instructions, part, seed, lambda instruction: instruction.id))
-    so_far = 0
-
-    def more(count: int) -> None:
-        nonlocal so_far
-        so_far += count
-        done(so_far, len(mine))
-
-    items = items_of(mine, answers, folder / "images", {"seed": seed, "mode": mode, "shown": order})
-    with use_judge(judge), judging(TASK), _alone(into or ratings_file(folder, judge.model, mode, order)) as rows:
-        return annotate(items, rows, seed=seed, mode=mode, order=order, done=more, counts=counts)
+    mine = list(chosen(instructions, part, protocol.seed, lambda instruction: instruction.id))
+    items = items_of(mine, answers, folder / "images", protocol.settings())
+    with _lock_ratings(into or ratings_file(folder, judge.model, protocol.mode, protocol.order)) as rows:
+        return annotate(items, rows, judge, protocol, total=len(mine))
 
 
 def items_of(
@@ -299,14 +283,14 @@ def items_of(
         yield Item(
             key=instruction.id,
             prompt=instruction.prompt,
-            image=lambda name=instruction.image: _within(images, name),  # type: ignore[misc]
+            image=partial(_open_within, images, instruction.image),
             texts=answers.get(instruction.id, {}),
             more=more or {},
         )
 
 
-def _within(images: Path, name: str) -> Image.Image:
-    """The picture of this name, if it is one in the folder."""
+def _open_within(images: Path, name: str) -> Image.Image:
+    """The image of this name in the folder; OSError for one that is not in it."""
     path = (images / name).resolve()
     if not path.is_relative_to(images.resolve()):
         raise OSError(f"image {name!r} is not in {images}")
@@ -314,7 +298,7 @@ def _within(images: Path, name: str) -> Image.Image:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[JsonLines]:
+def _lock_ratings(path: Path) -> Iterator[JsonLines]:
     """The ratings in a file that no other process adds to meanwhile."""
     with file_lock(path, wait=False) as mine:
         if not mine:
@@ -341,44 +325,31 @@ def read_folder(folder: Path) -> tuple[list[Instruction], dict[str, dict[str, st
     return instructions, answers
 
 
-def annotate_rows(
-    data: Iterable[Row],
-    judge: Judge,
-    out: Path,
-    *,
-    seed: int,
-    part: int | float | None = None,
-    mode: RatingMode = "joint",
-    order: TextOrder = "shuffled",
-    done: Callable[[int], None] = lambda more: None,
-    counts: RatingCounts | None = None,
-) -> int:
-    """Have the completions of rows rated into `out`, whatever ratings they came with; how many failed, to be tried
-    again next time.
+def annotate_rows(data: Iterable[Row], judge: Judge, out: Path, protocol: RatingProtocol) -> RatingCounts:
+    """Have the completions of rows rated into `out`, whatever ratings they came with.
 
-    Streams: holds the rows of one batch, or where `part` is a number, that many. Rows without a picture or with several
-    are left out.
+    Streams: one batch of rows is in memory, or as many as `part` says. Rows without an image, or with several, are left
+    out.
     """
-    counts = RatingCounts() if counts is None else counts
-    settings = {"seed": seed, "mode": mode, "shown": order}
 
     def items() -> Iterator[Item]:
-        for row in chosen(data, part, seed, lambda row: str(row.index)):
+        for row in chosen(data, protocol.part, protocol.seed, lambda row: str(row.index)):
             texts = {name: completion.response for name, completion in named(row)} if len(row.images) == 1 else {}
             yield Item(
                 key=str(row.index),
                 prompt=row.prompt,
-                image=lambda row=row: shown(row.images[0]),  # type: ignore[misc]
+                image=partial(shown, row.images[0] if row.images else ImageRef("")),
                 texts=texts,
-                more={"row_id": row.id, **settings},
+                more={"row_id": row.id, **protocol.settings()},
             )
 
-    with use_judge(judge), judging(TASK), _alone(out) as rows:
-        return annotate(items(), rows, seed=seed, mode=mode, order=order, done=done, counts=counts)
+    total = protocol.part if isinstance(protocol.part, int) else 0
+    with _lock_ratings(out) as rows:
+        return annotate(items(), rows, judge, protocol, total=total)
 
 
 def shown(image: ImageRef) -> Image.Image:
-    """A picture as a judge gets it: its own file goes to a server that reads such files; raises OSError."""
+    """An image as a judge gets it: a server that reads such files is sent the file itself. OSError."""
     return picture(keep(image.read))
 
 
@@ -400,40 +371,35 @@ def rerated(data: Iterable[Row], ratings: JsonLines) -> Iterator[Row]:
         found = ratings.by_id.get(str(row.index))
         if found is not None:
             completions = tuple(
-                replace(
-                    completion,
-                    ratings={
-                        aspect: "N/A" if rating is None else str(rating)
-                        for aspect, rating in found["ratings"][name].items()
-                    },
-                    rationales=found["rationales"][name],
-                )
+                replace(completion, ratings=as_texts(found["ratings"][name]), rationales=found["rationales"][name])
                 for name, completion in named(row)
             )
             yield replace(row, completions=completions)
 
 
-def published(data: Iterable[Row], ratings: JsonLines, out: Path) -> int:
+def as_texts(ratings: Mapping[str, int | None]) -> dict[str, str]:
+    """Ratings as VLFeedback has them: one that could not be read is "N/A"."""
+    return {aspect: "N/A" if rating is None else str(rating) for aspect, rating in ratings.items()}
+
+
+def write_published(data: Iterable[Row], ratings: JsonLines, out: Path) -> int:
     """Write the ratings that the rows in `ratings` came with, in the same form, for `harness judge agree`; returns how
     many rows."""
     lines = []
     for row in data:
         if str(row.index) in ratings.by_id:
-            given = {name: {aspect: _points(text) for aspect, text in one.ratings.items()} for name, one in named(row)}
-            line = {
-                "id": str(row.index),
-                "order": list(given),
-                "ratings": given,
-                "judge": "published",
-                "row_id": row.id,
+            given = {
+                name: {aspect: _number_in(text) for aspect, text in one.ratings.items()} for name, one in named(row)
             }
+            line = {"id": str(row.index), "order": list(given), "ratings": given}
+            line |= {"judge": "published", "row_id": row.id}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     atomic_write_text(out, "".join(lines))
     return len(lines)
 
 
-def _points(text: str) -> float | None:
-    """A rating as the data have it, as a number; None for what is none."""
+def _number_in(text: str) -> float | None:
+    """A rating as a number; None for what is none, NaN included."""
     try:
         points = float(text)
     except ValueError:

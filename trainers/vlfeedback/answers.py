@@ -1,18 +1,19 @@
 """Answers: every instruction goes to `answers` members of the pool, one model resident at a time with all its
 instructions.
 
-    decode(instructions, data, seed, folder, load=Pool(), done=print)      # goes on where it was left; what is there, by member
-    read_answers(folder)["coco-7"]                                         # {"llava-1.5-7b": "A cat.", ...}, failed ones left out
+    decode(instructions, data, seed, folder, load=PoolModels())   # goes on where it was left; what is there, by member
+    read_answers(folder)["coco-7"]                                # {"llava-1.5-7b": "A cat.", ...}, without failed ones
 
 The folder holds `images/`, `draw.jsonl` (the pool, and who answers what) and `answers/MEMBER.jsonl`, rows of {id,
 model, answer}, or {id, model, failed, attempts} for an answer that could not be had: the next run asks for it again.
 
 Work is cut into shards of fixed content, each with its own seed, so that a run that was killed gives the same answers
-as one that was not, and so do several processes or machines that share it out by members.
+as one that was not, and so do several processes or machines that divide the members among them.
 """
 
 import hashlib
 import json
+import logging
 import random
 import re
 import time
@@ -27,9 +28,12 @@ from PIL import Image
 from support.errors import DataError
 from support.files import JsonLines, atomic_write_text, file_lock
 from support.images import MAX_PIXELS, PictureFile, keep, picture
+from support.progress import Stage
 from tasks.answer import FailedAnswer
 from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.instructions import Instruction
+
+log = logging.getLogger(__name__)
 
 SHARD = 256
 """Instructions decoded between two writes."""
@@ -85,8 +89,7 @@ class MemberCounts:
         return self.wanted - self.answered
 
 
-# -- who answers what
-# ----------------------------------------------------------------------------------------------------------------------
+# Who answers what.
 
 
 def draw(instructions: Sequence[Instruction], data: Data, seed: int) -> dict[str, list[PoolModel]]:
@@ -112,7 +115,7 @@ def recorded_draw(
         raise DataError(
             f"{len(repeated)} ids of instructions repeat, such as {repeated[0]!r}: answers are told apart by them"
         )
-    settings = _settings_of(data, seed)
+    settings = _deciding_settings(data, seed)
     if not path.exists():
         drawn = draw(instructions, data, seed)
         lines = [
@@ -137,12 +140,12 @@ def recorded_draw(
         raise DataError(f"{path}: no draw of ours: {type(error).__name__}: {error}") from None
 
 
-def _settings_of(data: Data, seed: int) -> dict[str, Any]:
-    """All that an answer depends on beside its instruction. Where a server is does not count: the next one gives the
-    same."""
+def _deciding_settings(data: Data, seed: int) -> dict[str, Any]:
+    """All that an answer depends on beside its instruction. The address of a server is left out: another server gives
+    the same answers."""
     pool = {
         member.name: member.model_dump(exclude={"url", "label"}, exclude_defaults=True)
-        | {"max_new_tokens": _limit(member, data)}
+        | {"max_new_tokens": _max_new_tokens(member, data)}
         for member in data.pool
     }
     return {"seed": seed, "answers": data.answers, "pool": pool}
@@ -167,9 +170,7 @@ def shards_of(
     instructions: Sequence[Instruction], drawn: Mapping[str, Sequence[PoolModel]], member: PoolModel, seed: int
 ) -> list[Shard]:
     """A member's work, cut up: the same however far it is, and whoever does it."""
-    mine = [
-        instruction for instruction in instructions if any(other.name == member.name for other in drawn[instruction.id])
-    ]
+    mine = [one for one in instructions if any(other.name == member.name for other in drawn[one.id])]
     return [
         Shard(
             member=member.name,
@@ -181,8 +182,7 @@ def shards_of(
     ]
 
 
-# -- what is there
-# -------------------------------------------------------------------------------------------------------------------------
+# What is there.
 
 
 def answers_file(folder: Path, member: str) -> Path:
@@ -204,15 +204,12 @@ def read_answers(folder: Path) -> dict[str, dict[str, str]]:
         return found
     lines = (folder / "draw.jsonl").read_text(encoding="utf-8").splitlines()[1:]
     order = {line["id"]: line["members"] for line in map(json.loads, lines)}
-    return {
-        id: {
-            name: found[id][name]
-            for name in [*members, *(name for name in found[id] if name not in members)]
-            if name in found[id]
-        }
+    drawn = {
+        id: [*members, *(name for name in found[id] if name not in members)]
         for id, members in order.items()
         if id in found
     }
+    return {id: {name: found[id][name] for name in names if name in found[id]} for id, names in drawn.items()}
 
 
 def counts(folder: Path, drawn: Mapping[str, Sequence[PoolModel]]) -> dict[str, MemberCounts]:
@@ -238,8 +235,7 @@ def speed_file(folder: Path) -> Path:
     return folder / "decode-speed.jsonl"
 
 
-# -- answering
-# -----------------------------------------------------------------------------------------------------------------------------
+# Answering.
 
 
 def decode(
@@ -248,49 +244,37 @@ def decode(
     seed: int,
     folder: Path,
     load: Callable[[PoolModel], AnswersLM],
-    done: Callable[[int], None],
-    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, MemberCounts]:
     """Give every answer that is missing in `folder`; how far each member is afterwards, by what is on disk.
 
-    `load` makes an LM of a member of the pool, `done` hears how many more answers are settled. Several processes may do
-    this in one folder at once: each takes members that no other is at, and at the end waits for those.
+    `load` makes an LM of a member of the pool. Several processes may do this in one folder at once: each takes members
+    that no other is at, and at the end waits for those.
     """
     drawn = recorded_draw(folder, instructions, data, seed)
+    stage = Stage("answers", sum(map(len, drawn.values())))
     taken: list[PoolModel] = []
     for wait, members in ((False, data.pool), (True, taken)):
         for member in members:
             path = answers_file(folder, member.name)
             if wait:
-                tell(f"{member.name}: another process is at its answers; waiting for it")
+                log.info("%s: another process is at its answers; waiting for it", member.name)
             with file_lock(path, wait=wait) as mine:
-                if mine:
-                    _decode_member(shards_of(instructions, drawn, member, seed), member, data, folder, load, done)
-                else:
+                if not mine:
                     taken.append(member)
+                    continue
+                rows, lm = JsonLines(path), None
+                for shard in shards_of(instructions, drawn, member, seed):
+                    if unanswered(shard, rows.by_id):
+                        lm = lm or load(member)
+                        started = time.monotonic()
+                        new = answer_shard(lm, shard, member, data, folder / "images", rows.by_id)
+                        rows.append(new)
+                        _record_speed(folder, shard, len(new), time.monotonic() - started)
+                    stage.add(len(shard.instructions))
     return counts(folder, drawn)
 
 
-def _decode_member(
-    shards: Sequence[Shard],
-    member: PoolModel,
-    data: Data,
-    folder: Path,
-    load: Callable[[PoolModel], AnswersLM],
-    done: Callable[[int], None],
-) -> None:
-    rows, lm = JsonLines(answers_file(folder, member.name)), None
-    for shard in shards:
-        if unanswered(shard, rows.by_id):
-            lm = lm or load(member)
-            started = time.monotonic()
-            new = answer_shard(lm, shard, member, data, folder / "images", rows.by_id)
-            rows.append(new)
-            _note_speed(folder, shard, len(new), time.monotonic() - started)
-        done(len(shard.instructions))
-
-
-def _note_speed(folder: Path, shard: Shard, rows: int, seconds: float) -> None:
+def _record_speed(folder: Path, shard: Shard, rows: int, seconds: float) -> None:
     row = {"id": f"{shard.member}|{shard.number}", "model": shard.member, "rows": rows, "seconds": round(seconds, 3)}
     JsonLines(speed_file(folder)).append([row])
 
@@ -311,30 +295,24 @@ def answer_shard(
     left = unanswered(shard, known)
     answers: dict[str, str] = {}
     tries = {instruction.id: int(known.get(instruction.id, {}).get("attempts", 0)) for instruction in left}
-    whole = not isinstance(lm, SeededLM) and not all(tries.values())
+    in_full = not isinstance(lm, SeededLM) and not all(tries.values())
     for _ in range(1 + RETRIES):
-        failing = [
-            instruction
-            for instruction in left
-            if isinstance(answers.get(instruction.id, FailedAnswer("")), FailedAnswer)
-        ]
+        failing = [one for one in left if isinstance(answers.get(one.id, FailedAnswer("")), FailedAnswer)]
         if not failing:
             break
         fresh = not all(tries[instruction.id] for instruction in failing)
         key = shard.key if fresh else f"{shard.key}/again/{max(tries.values())}"
-        asked = shard.instructions if whole else failing
-        given = {
-            asked.id: answer
-            for asked, answer in zip(asked, decode_shard(lm, asked, member, data, images, key), strict=True)
-        }
+        asked = shard.instructions if in_full else failing
+        given = decode_shard(lm, asked, member, data, images, key)
+        by_id = {one.id: answer for one, answer in zip(asked, given, strict=True)}
         for instruction in failing:
-            answers[instruction.id] = given[instruction.id]
+            answers[instruction.id] = by_id[instruction.id]
             tries[instruction.id] += 1
-        whole = False
-    return [_row(instruction, member, answers[instruction.id], tries[instruction.id]) for instruction in left]
+        in_full = False
+    return [_make_row(instruction, member, answers[instruction.id], tries[instruction.id]) for instruction in left]
 
 
-def _row(instruction: Instruction, member: PoolModel, answer: str, attempts: int) -> dict[str, Any]:
+def _make_row(instruction: Instruction, member: PoolModel, answer: str, attempts: int) -> dict[str, Any]:
     if isinstance(answer, FailedAnswer):
         return {"id": instruction.id, "model": member.name, "failed": answer.error, "attempts": attempts}
     return {"id": instruction.id, "model": member.name, "answer": str(answer)}
@@ -347,12 +325,9 @@ def decode_shard(
     from lm_eval.api.instance import Instance
 
     served = isinstance(lm, SeededLM)
-    settings: dict[str, Any] = {"max_gen_toks": _limit(member, data), "until": []}
-    settings |= (
-        {"do_sample": True, "temperature": member.temperature, "top_k": 0, "top_p": member.top_p}
-        if member.temperature
-        else {"do_sample": False}
-    )
+    settings: dict[str, Any] = {"max_gen_toks": _max_new_tokens(member, data), "until": [], "do_sample": False}
+    if member.temperature:
+        settings |= {"do_sample": True, "temperature": member.temperature, "top_k": 0, "top_p": member.top_p}
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
     if served:
         settings["seed"] = seed >> 1  # they take 31 bits
@@ -365,17 +340,15 @@ def decode_shard(
     places: list[int] = []
     for index, instruction in enumerate(shard):
         try:
-            shown = _shown(images, instruction.image, as_file=served)
+            shown = _open_image(images, instruction.image, as_file=served)
         except OSError as error:
             answers[index] = FailedAnswer(f"image {instruction.image!r} can't be shown: {error}")
             continue
-        prompt = lm.apply_chat_template(
-            [{"role": "user", "content": f"<image>{instruction.prompt}{member.prompt_suffix}"}]
-        )
+        content = f"<image>{instruction.prompt}{member.prompt_suffix}"
+        prompt = lm.apply_chat_template([{"role": "user", "content": content}])
         arguments = (prompt, dict(settings), {"visual": [shown]})
-        requests.append(
-            Instance(request_type="generate_until", doc={"id": instruction.id}, arguments=arguments, idx=index)
-        )
+        doc = {"id": instruction.id}
+        requests.append(Instance(request_type="generate_until", doc=doc, arguments=arguments, idx=index))
         places.append(index)
     replies = lm.generate_until(requests, disable_tqdm=True) if requests else []
     if len(replies) != len(requests):
@@ -385,15 +358,15 @@ def decode_shard(
     return answers
 
 
-def _limit(member: PoolModel, data: Data) -> int:
+def _max_new_tokens(member: PoolModel, data: Data) -> int:
     return data.max_new_tokens if member.max_new_tokens is None else member.max_new_tokens
 
 
-def _shown(images: Path, name: str, *, as_file: bool) -> Image.Image:
-    """The picture of this name in the folder `images`, to be decoded when it is looked at; OSError for one that can't
-    or mustn't be.
+def _open_image(images: Path, name: str, *, as_file: bool) -> Image.Image:
+    """The image of this name in the folder `images`, decoded when it is first used; OSError for one that can't be
+    opened, or lies elsewhere.
 
-    A server is best sent the file as it is; and of large pictures, a shard's worth would not fit in memory.
+    A server is best sent the file as it is; and of large images, a shard's worth would not fit in memory.
     """
     try:
         path = (images / name).resolve()

@@ -6,6 +6,7 @@ columns).
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,19 +14,18 @@ from typing import Any
 
 from support.files import JsonLines, atomic_write_text, file_lock
 from support.images import ImageRef
-from tasks.judges.protocol import Judge, use_judge
+from tasks.judges.protocol import Judge
 from trainers.config.data import Data, PoolModel
 from trainers.data.pair_formats import write_pairs
 from trainers.data.pair_rules import PairCounts, pair_up, rule_of, settle
 from trainers.data.rows import Completion, Preference, Row
 from trainers.data.vlfeedback_format import write_rows
-from trainers.vlfeedback.annotation import annotate, items_of
+from trainers.vlfeedback.annotation import RatingProtocol, annotate, as_texts, items_of
 from trainers.vlfeedback.answers import AnswersLM, MemberCounts, decode, read_answers
 from trainers.vlfeedback.instructions import Instruction
 from trainers.vlfeedback.sampling import instructions_of
 
-Report = Callable[[str, int, int], None]
-"""Told (stage, done, total)."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,34 +51,27 @@ def build_dataset(
     seed: int,
     judge: Judge,
     load: Callable[[PoolModel], AnswersLM],
-    report: Report,
-    tell: Callable[[str], None] = lambda line: None,
     decode: Answering = decode,
 ) -> BuiltDataset:
     """Build or finish the dataset in `folder`; `load` makes an LM of a member of the pool, `decode` has all of them
     answer."""
     images = folder / "images"
-    instructions = _instructions(folder, data, seed, images, report)
-    wanted = len(instructions) * min(data.answers, len(data.pool))
-    members = decode(instructions, data, seed, folder, load=load, done=_counter("answers", wanted, report), tell=tell)
+    instructions = _draw_instructions(folder, data, seed, images)
+    members = decode(instructions, data, seed, folder, load=load)
     failed = sum(member.missing for member in members.values())
     for name, member in members.items():
         if member.missing:
             why = ", ".join(f"{count} x {reason}" for reason, count in member.reasons.items())
-            tell(f"{name}: {member.missing} of {member.wanted} answers failed ({why}); the same command asks again")
+            text = "%s: %d of %d answers failed (%s); the same command asks again"
+            log.info(text, name, member.missing, member.wanted, why)
     given = read_answers(folder)
     answers = {instruction.id: given.get(instruction.id, {}) for instruction in instructions}
     path = folder / "ratings.jsonl"
-    with use_judge(judge), file_lock(path, wait=True):  # another process may be rating here
+    with file_lock(path, wait=True):  # another process may be rating here
         rated = JsonLines(path)
-        failed += annotate(
-            items_of(instructions, answers, images),
-            rated,
-            seed=seed,
-            mode=data.mode,
-            order=data.order,
-            done=_counter("ratings", len(instructions), report),
-        )
+        protocol = RatingProtocol(seed=seed, mode=data.mode, order=data.order)
+        items = items_of(instructions, answers, images)
+        failed += annotate(items, rated, judge, protocol, total=len(instructions), label="").missing
     rows = list(rows_of(instructions, answers, rated.by_id, images))
     write_rows(rows, folder / "vlfeedback.jsonl")
     counts = PairCounts()
@@ -110,10 +103,7 @@ def rows_of(
                 Completion(
                     model=member,
                     response=answers[instruction.id][member],
-                    ratings={
-                        aspect: "N/A" if points is None else str(points)
-                        for aspect, points in judged["ratings"][member].items()
-                    },
+                    ratings=as_texts(judged["ratings"][member]),
                     rationales=judged.get("rationales", {}).get(member, {}),
                 )
                 for member in judged["order"]
@@ -122,20 +112,9 @@ def rows_of(
         )
 
 
-def _counter(stage: str, total: int, report: Report) -> Callable[[int], None]:
-    done = 0
-
-    def more(count: int) -> None:
-        nonlocal done
-        done += count
-        report(stage, done, total)
-
-    return more
-
-
-def _instructions(folder: Path, data: Data, seed: int, images: Path, report: Report) -> list[Instruction]:
+def _draw_instructions(folder: Path, data: Data, seed: int, images: Path) -> list[Instruction]:
     path = folder / "instructions.jsonl"
     if not path.exists():
-        made = instructions_of(data, seed, images, report=report)
+        made = instructions_of(data, seed, images)
         atomic_write_text(path, "".join(json.dumps(asdict(instruction)) + "\n" for instruction in made))
     return [Instruction(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -20,14 +20,15 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from support.errors import JudgeError
+from support.errors import ClusterError, JudgeError, RunError, first_line
 from support.files import JsonLines, file_lock
 from support.images import ImageRef
 from support.images import decode as decode_picture
+from support.progress import Stage
+from support.records import batches
 from trainers.config.data import Data, PoolModel
 from trainers.data.image_hashes import HashCache, ImageFacts, coco_in, hash_image, problem_in
 from trainers.data.pair_rules import NamedRule, PairCounts, balanced, pairs_of
@@ -45,7 +46,8 @@ from trainers.vlfeedback.answers import (
 )
 from trainers.vlfeedback.instructions import Instruction
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
+
 Work = Callable[[Any], Any]
 
 RETRIES: Final = 5
@@ -57,25 +59,20 @@ ROWS: Final = 500
 """Rows that an actor pairs up at a time."""
 
 
-class RayError(ValueError):
-    """Ray is not there, its cluster can't be reached, or it lost work; one line."""
-
-
-# -- the engine
-# ----------------------------------------------------------------------------------------------------------------------------
+# The engine.
 
 
 @contextmanager
 def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[None]:
     """Ray for the length of a run: a cluster of this machine's `cpus` (None: all), or the one at `address` ("auto",
-    "HOST:PORT"). RayError.
+    "HOST:PORT"). ClusterError.
 
     Without the dashboard, whose port runs the code of whoever reaches it, and without usage reports.
     """
     if importlib.util.find_spec("ray") is None:
-        raise RayError("--ray needs the extra: pip install 'vlm-harness[ray]'")
+        raise ClusterError("--ray needs the extra: pip install 'vlm-harness[ray]'")
     if address is None and cpus is not None and cpus < 1:
-        raise RayError(f"--ray: {cpus} CPUs; at least 1 is needed")
+        raise ClusterError(f"--ray: {cpus} CPUs; at least 1 is needed")
     # Read when Ray is imported, or by the processes it starts. What it has to say of dead workers would go to stdout.
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -94,7 +91,7 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         _reach(address)
         ray.init(**where, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        raise RayError(f"--ray{f' {address}' if address else ''}: {_first_line(error)}") from None
+        raise ClusterError(f"--ray{f' {address}' if address else ''}: {_reason(error)}") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -113,8 +110,8 @@ def _reach(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    return first_line(error) or type(error).__name__
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +164,7 @@ def run(branches: Sequence[Branch]) -> Iterator[tuple[str, int, Any]]:
             for name, number, result in zip(batch["name"], batch["number"], batch["result"], strict=True):
                 yield str(name), int(number), cloudpickle.loads(result)
     except (ray.exceptions.RayError, ray.data.exceptions.RayDataUserCodeException) as error:
-        raise RayError(f"--ray: {_first_line(error)}; what is done is kept, the same command does the rest") from None
+        raise RunError(f"--ray: {_reason(error)}; what is done is kept, the same command does the rest") from None
 
 
 def _mapped(items: Any, branch: Branch, count: int) -> Any:
@@ -189,7 +186,7 @@ def _mapped(items: Any, branch: Branch, count: int) -> Any:
 
 
 def in_order(branch: Branch) -> Iterator[Any]:
-    """The results of one branch in the order of its items. RayError where one is missing at the end."""
+    """The results of one branch in the order of its items. RunError where one is missing at the end."""
     held: dict[int, Any] = {}
     following = sent = 0
 
@@ -205,19 +202,12 @@ def in_order(branch: Branch) -> Iterator[Any]:
             yield held.pop(following)
             following += 1
     if following < sent:
-        raise RayError(
+        raise RunError(
             f"{branch.name}: part {following} was lost: every actor that had it died; the same command tries again"
         )
 
 
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
-
-
-# -- answers
-# -------------------------------------------------------------------------------------------------------------------------------
+# Answers.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +236,7 @@ class _Answerer:
             self.lm = self.lm or self.load(self.member)
             return answer_shard(self.lm, shift.shard, self.member, self.data, self.images, shift.known), None
         except Exception as error:
-            why = f"{type(error).__name__}: {_first_line(error)}"
+            why = f"{type(error).__name__}: {_reason(error)}"
             if self.lm is None or isinstance(error, JudgeError):  # a server that stays down, a budget that is spent
                 self.over = why
             return [], why
@@ -270,20 +260,17 @@ def decode_by_ray(
     data: Data,
     seed: int,
     folder: Path,
-    *,
     load: Callable[[PoolModel], AnswersLM],
     workers: int = 1,
-    done: Callable[[int], None] = lambda count: None,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, MemberCounts]:
     """`answers.decode` with `workers` actors a member, all members at once; how far each is afterwards, by what is on
     disk.
 
     `load` is called in the actors: it must be picklable, and reach its model over HTTP or bring a device for each
-    actor. `done` hears how many more answers are settled, `tell` which shards could not be asked and why: they are
-    missing, and asked by the next run.
+    actor. Shards that could not be asked are logged with the reason; they are missing, and asked by the next run.
     """
     drawn = recorded_draw(folder, instructions, data, seed)
+    stage = Stage("answers", sum(map(len, drawn.values())))
     with ExitStack() as stack:
         rows: dict[str, JsonLines] = {}
         shards: dict[str, list[Shard]] = {}
@@ -291,15 +278,12 @@ def decode_by_ray(
             path = answers_file(folder, member.name)
             # All processes lock members in the pool's order, so none waits for another in a circle.
             if not stack.enter_context(file_lock(path, wait=False)):
-                tell(f"{member.name}: another process is at its answers; waiting for it")
+                log.info("%s: another process is at its answers; waiting for it", member.name)
                 stack.enter_context(file_lock(path, wait=True))
             rows[member.name] = JsonLines(path)
             cut = shards_of(instructions, drawn, member, seed)
             shards[member.name] = [shard for shard in cut if unanswered(shard, rows[member.name].by_id)]
-            done(
-                sum(len(shard.instructions) for shard in cut)
-                - sum(len(shard.instructions) for shard in shards[member.name])
-            )
+            stage.add(sum(len(shard.instructions) for shard in cut if shard not in shards[member.name]))
         branches = [
             Branch(
                 name=member.name,
@@ -314,9 +298,9 @@ def decode_by_ray(
             shard = shards[name][number]
             if problem is None:
                 rows[name].append(new)
-                done(len(shard.instructions))
+                stage.add(len(shard.instructions))
             else:
-                tell(f"{name}: shard {shard.number} was not asked: {problem}")
+                log.info("%s: shard %d was not asked: %s", name, shard.number, problem)
     return counts(folder, drawn)
 
 
@@ -326,8 +310,7 @@ def _known(shard: Shard, rows: JsonLines) -> dict[str, dict[str, Any]]:
     }
 
 
-# -- image hashes
-# ------------------------------------------------------------------------------------------------------------------------------------
+# Image hashes.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,7 +340,7 @@ def hash_by_ray(images: Iterable[ImageRef], cache: Path, *, workers: int) -> Ite
     """`HashCache(cache).facts_of_all` by actors; this process alone writes to `cache`, which may lie on its own disk."""
     with HashCache(cache) as kept:
         make = _Hashing(known=kept.digests())
-        for batch in in_order(Branch(name="hashing", make=make, items=_chunks(images, PICTURES), workers=workers)):
+        for batch in in_order(Branch(name="hashing", make=make, items=batches(images, PICTURES), workers=workers)):
             for facts, _ in batch:
                 if facts.hashes is not None:
                     kept.keep(facts.digest, facts.hashes)
@@ -367,8 +350,7 @@ def hash_by_ray(images: Iterable[ImageRef], cache: Path, *, workers: int) -> Ite
                 yield replace(facts, hashes=hashes and replace(hashes, coco=coco))
 
 
-# -- pairs
-# ---------------------------------------------------------------------------------------------------------------------------------
+# Pairs.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,7 +383,7 @@ def pairs_by_ray(rows: Iterable[Row], rule: NamedRule, counts: PairCounts, *, wo
         yield from kept
         return
     for pairs, found in in_order(
-        Branch(name="pairs", make=_Pairing(rule=rule), items=_chunks(rows, ROWS), workers=workers)
+        Branch(name="pairs", make=_Pairing(rule=rule), items=batches(rows, ROWS), workers=workers)
     ):
         counts.add(found)
         yield from pairs

@@ -18,7 +18,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
@@ -30,6 +30,7 @@ from PIL import Image
 from support.errors import DataError
 from support.files import atomic_write_text
 from support.images import ImageRef
+from support.progress import report
 from trainers.config.data import Data, Filters, InstructionSource
 from trainers.data.duplicates import Deduplicator
 from trainers.data.image_hashes import DISTANCE, HashCache, ImageHashes
@@ -44,18 +45,14 @@ BATCH: Final = 256
 """Pictures that are fingerprinted at a time."""
 ENDINGS: Final = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
 
-Report = Callable[[str, int, int], None]
-"""Told (stage, done, total)."""
 
-
-def instructions_of(data: Data, seed: int, images: Path, *, report: Report | None = None) -> list[Instruction]:
+def instructions_of(data: Data, seed: int, images: Path) -> list[Instruction]:
     """The instructions of a run; their pictures are written to `images`, and what was drawn from where to sampling.json
     beside it."""
     if not data.sources:
         return scenes_instructions(data, seed, images)
-    told = report or (lambda stage, done, total: None)
     with HashCache(images.parent / "fingerprints.sqlite") as prints:
-        draw = _Draw(data, seed, images, prints, told)
+        draw = _Draw(data, seed, images, prints)
         found = draw.all()
     atomic_write_text(images.parent / RECORD, json.dumps(draw.record(), indent=2, ensure_ascii=False) + "\n")
     if not found:
@@ -164,8 +161,8 @@ def candidates(part: _Part, seed: int, filters: Filters, reserve: int) -> Iterat
 class _Draw:
     """All sources of a run, and what was taken from them."""
 
-    def __init__(self, data: Data, seed: int, images: Path, prints: HashCache, report: Report) -> None:
-        self.data, self.seed, self.images, self.prints, self.report = data, seed, images, prints, report
+    def __init__(self, data: Data, seed: int, images: Path, prints: HashCache) -> None:
+        self.data, self.seed, self.images, self.prints = data, seed, images, prints
         self.known: Deduplicator[str] = Deduplicator(DISTANCE if data.filters.near else -1)
         self.groups: dict[str, str] = {}
         """Instruction -> the first one about the same picture."""
@@ -222,7 +219,7 @@ class _Draw:
                 else:
                     taken.append(instruction)
                     part.drawn += 1
-            self.report("instructions", sum(one.drawn for one in self.parts), self.data.instructions)
+            report("instructions", sum(one.drawn for one in self.parts), self.data.instructions)
 
     def _judged(self, part: _Part, item: Item, seen: ImageHashes) -> tuple[Instruction | None, str]:
         """The instruction, its picture written; or None and why not."""
