@@ -71,7 +71,7 @@ def converted(value: Any, kind: Any, what: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return converted(value, next(each for each in arguments if each is not type(None)), what)
+        return _converted_to_first(value, [each for each in arguments if each is not type(None)], what)
     if origin is Literal:
         if value not in arguments:
             raise SettingError(f"{what} = {value!r}: must be one of {', '.join(map(str, arguments))}")
@@ -96,6 +96,16 @@ def converted(value: Any, kind: Any, what: str) -> Any:
         return kind(value)
     except (TypeError, ValueError):
         raise SettingError(f"{what} = {value!r}: must be {_NAMES.get(kind, kind.__name__)}") from None
+
+
+def _converted_to_first(value: Any, kinds: list[Any], what: str) -> Any:
+    """`value` as the first of these types that can hold it."""
+    for kind in kinds[:-1]:
+        try:
+            return converted(value, kind, what)
+        except SettingError:
+            pass
+    return converted(value, kinds[-1], what)
 
 
 _NAMES = {int: "a whole number", float: "a number", str: "a text"}

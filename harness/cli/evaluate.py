@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,9 +47,6 @@ if TYPE_CHECKING:
 
 
 ANSWERS = Path("runs") / "answers.sqlite"
-
-EXACT = "nothing (exact)"
-"""What an entry says was shared where `--exact` was given."""
 
 COUNTED = {"from the store": "from earlier runs", "cut": "cut once decided", "out of memory": "times out of memory"}
 
@@ -145,7 +141,8 @@ def eval_command(
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
         print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], out)
         return _print_price(rater, [task for task in chosen if task.judged], paths, limit, judge_repeats)
-    from harness.evaluation.eval_settings import on_board, settings_in_words
+    from harness.engine.config import config_from
+    from harness.evaluation.eval_settings import on_board
     from harness.evaluation.evaluate import evaluate
     from harness.models.adapter_host import AdapterHost
     from harness.models.fetch import fetch
@@ -154,20 +151,19 @@ def eval_command(
     from support.console import Stages
 
     server = None if serve is None else ServerSettings(command=serve)
-    engine = _engine(
+    given = _engine(
         batch_size, exact=exact, suffix=prompt_suffix, features=features, answers=None if fresh else answers
     )
-    settings = _model_settings(model_set or [])
-    engine |= settings
+    engine = config_from(given | _model_settings(model_set or []), "--model-set")
     board, resident = Board(out / "board"), AdapterHost(tell=tell)
     names = [
         Path(name).as_posix() if Path(name).is_dir() else spec.name for name, spec in zip(model, specs, strict=True)
     ]
     asked_so = {
         "full answers": "yes" if full_answers else "",
-        "prompt suffix": prompt_suffix or "",
-        "model settings": settings_in_words(settings),
-        **({"shared": EXACT} if exact else {}),
+        "prompt suffix": "",
+        "model settings": "",
+        **engine.recorded(),
     }
     for name, found in zip(names, specs, strict=True):
         spec = replace(fetch(found, tell), strict=strict)
@@ -177,7 +173,7 @@ def eval_command(
             tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
             continue
         tell(f"{name}: scoring on {', '.join(task.name for task in chosen)}")
-        with Stages() as stages, served(spec, server) if server else nullcontext(spec) as asked:
+        with Stages(), served(spec, server) if server else nullcontext(spec) as asked:
             evaluation = evaluate(
                 asked,
                 chosen,
@@ -194,7 +190,6 @@ def eval_command(
                 engine=engine,
                 resident=resident,
                 full_answers=full_answers,
-                progress=partial(stages.report, f"score {name}"),
             )
         board.add(evaluation.entries, evaluation.samples)
         for line in _where_time_went(evaluation):

@@ -10,13 +10,13 @@ models, on the same weights.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
+from harness.engine.config import EngineConfig, config_from
 from harness.models.fetch import fetch
-from harness.models.load import register
+from harness.models.load import for_model, register
 from harness.models.spec import find
 from support.errors import ModelError
 
@@ -57,12 +57,13 @@ def register_lm() -> None:
         @classmethod
         def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
             """The LM of `pretrained`, as we load it where the arguments don't say otherwise."""
-            return cls(**settings(arg_dict, additional_config or {}))
+            folder, engine, rest = settings(arg_dict, additional_config or {})
+            return cls(folder, engine, **rest)
 
 
-def settings(given: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of SharedImageLM from lm-eval's: `given` by --model_args, `more` by --batch_size, --device and the
-    like.
+def settings(given: dict[str, Any], more: dict[str, Any]) -> tuple[str, EngineConfig, dict[str, Any]]:
+    """Folder, settings and other arguments of SharedImageLM from lm-eval's: `given` by --model_args, `more` by
+    --batch_size, --device and the like.
 
     UnknownModel, MissingWeights, ModelError.
     """
@@ -72,23 +73,19 @@ def settings(given: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     if spec.backend != "transformers":
         raise ModelError(f"{spec.name}: is behind a server; lm-eval's own --model local-chat-completions asks one")
     spec = fetch(replace(spec, revision=given.get("revision", spec.revision)))
-    ours = {
-        "peft": str(spec.adapter) if spec.adapter else None,
-        "dtype": spec.dtype,
-        "suffix": spec.prompt_suffix,
-        "use_safetensors": True,
-    }
     asked = {
         name: value
         for name, value in (given | more).items()
-        if value is not None and name not in ("revision", "max_batch_size")
+        if value is not None and name not in ("pretrained", "revision", "max_batch_size")
     }
     if "answers" in asked:  # lm-eval has settings that change answers and that their store knows nothing of
         raise ModelError(f"{NAME}: --model_args answers: only harness eval keeps answers; lm-eval has --use_cache")
-    if "features" in asked:
-        asked["features"] = Path(str(asked["features"]))
     if str(asked.get("batch_size", "")).startswith(
         "auto"
     ):  # lm-eval's "auto:4" measures again in between; ours needs no such thing
         asked["batch_size"] = "auto"
-    return ours | asked | {"pretrained": str(spec.folder)}
+    names = {field.name for field in fields(EngineConfig)}
+    own = {name: asked.pop(name) for name in list(asked) if name in names}
+    engine = for_model(config_from(own, "--model_args"), spec)
+    peft = str(spec.adapter) if spec.adapter else None
+    return str(spec.folder), engine, {"peft": peft, "use_safetensors": True} | asked

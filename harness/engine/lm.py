@@ -1,7 +1,7 @@
 """An lm-eval LM for Hugging Face vision-language models that does what several questions about one image share only
 once.
 
-    lm = SharedImageLM(pretrained="llava-hf/llava-1.5-7b-hf", batch_size="auto")    # arguments: lm-eval's HFMultimodalLM, and a few
+    lm = SharedImageLM("llava-hf/llava-1.5-7b-hf", EngineConfig(batch_size="auto"))
     lm.generate_until(requests)
     lm.sharing()         # "image, features, prefix"
 
@@ -23,8 +23,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 from lm_eval.api.instance import Instance
@@ -34,9 +33,10 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, StoppingCriteriaList
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, StoppingCriteriaList
 
 from harness.engine import work_sharing
+from harness.engine.config import SHARES_NOTHING, EngineConfig, Level
 from harness.engine.families import BY_ITSELF, INTERLEAVED, TOGETHER, VERIFIED
 from harness.engine.image_encoder import BadImage, Encoded, ImageEncoder, image_digest, problem
 from harness.engine.jobs import IMAGE_WEIGHT, Hints, Job, image_areas, is_kept, unreadable_size
@@ -44,13 +44,15 @@ from harness.engine.prefix_cache import Runner, State
 from harness.engine.stage_timer import StageTimer
 from support.errors import ModelError
 from support.processes import as_single_process, rank, world_size
+from support.progress import report
 from tasks.answer import Answer, FailedAnswer
 
 if TYPE_CHECKING:
     from harness.engine.response_cache import ModelCache
 
 
-Level = Literal["prefix", "features", "answers"]
+TaskHints: TypeAlias = Mapping[str, Hints] | Callable[[Instance], Hints]
+"""What tasks let the engine do, by task's name or by request."""
 
 TOLERANCE: Final = {torch.float32: 1e-3, torch.float64: 1e-6}
 """How far logits of the shared and the plain way may be apart, in standard deviations of the plain ones."""
@@ -59,6 +61,9 @@ COARSE: Final = 0.25
 
 AUTO: Final = 64
 """Questions decoded at once to begin with where batch_size is "auto"; halved when memory runs out."""
+
+BATCH_SIZE: Final = 8
+"""Questions decoded at once where nothing else is said."""
 
 SUPPORTED_SETTINGS: Final = frozenset(
     {"until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"}
@@ -96,6 +101,9 @@ class WholeModel(AutoModelForImageTextToText):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As AutoModelForImageTextToText's; ModelError names the first weight that isn't there."""
+        quantization = {name: kwargs.pop(name) for name in list(kwargs) if name.startswith(("load_in_", "bnb_4bit_"))}
+        if quantization:
+            kwargs["quantization_config"] = BitsAndBytesConfig(**quantization)
         model, found = AutoModelForImageTextToText.from_pretrained(*args, output_loading_info=True, **kwargs)
         for what in ("missing_keys", "mismatched_keys"):
             if names := sorted(map(str, found.get(what) or ())):
@@ -109,11 +117,9 @@ class WholeModel(AutoModelForImageTextToText):
 class SharedImageLM(HFMultimodalLM):
     """See the module's docstring.
 
-    `workers` processes decode images ahead of the model (default: none on a CPU, up to 8 beside a GPU). `kept_bytes`
-    bounds the features held in memory; `features` names a folder to keep them in, under `identity`, what the weights
-    are. `exact` shares nothing. `compile` has torch compile the forward pass. `suffix` is put after every question.
-    `hints` says by task, or by request, what may be left out. `answers` keeps answers over runs. `progress` hears
-    (answered, asked).
+    `hints` says by task, or by request, what may be left out; `cache` keeps answers over runs; `identity` says what the
+    weights are, for features kept on disk; `stage` is what progress is reported as. All other arguments are those of
+    lm-eval's HFMultimodalLM, and of transformers' loading.
     """
 
     AUTO_MODEL_CLASS = WholeModel
@@ -121,41 +127,38 @@ class SharedImageLM(HFMultimodalLM):
     def __init__(
         self,
         pretrained: str,
+        engine: EngineConfig | None = None,
         *,
-        batch_size: int | str = 8,
-        exact: bool = False,
-        compile: bool = False,
-        share: Level = "prefix",
-        workers: int | None = None,
-        kept_bytes: int = 2 << 30,
-        features: Path | None = None,
+        hints: TaskHints | None = None,
+        cache: "ModelCache | None" = None,
         identity: str | None = None,
-        suffix: str = "",
-        hints: Mapping[str, Hints] | Callable[[Instance], Hints] | None = None,
-        answers: "ModelCache | None" = None,
-        progress: Callable[[int, int], None] | None = None,
-        **settings: Any,
+        stage: str = "answers",
+        **lm_eval: Any,
     ) -> None:
-        self.auto = batch_size == "auto"
-        if (
-            AutoConfig.from_pretrained(pretrained, revision=settings.get("revision") or "main").model_type
-            in INTERLEAVED
-        ):
-            settings.setdefault("image_string", DEFAULT_IMAGE_PLACEHOLDER)  # it has no token that stands for an image
+        engine = engine or EngineConfig()
+        self.auto = engine.batch_size == "auto"
+        config = AutoConfig.from_pretrained(pretrained, revision=lm_eval.get("revision") or "main")
+        engine.check_overrides(pretrained, config)
+        lm_eval |= engine.loading_arguments()
+        if config.model_type in INTERLEAVED:
+            lm_eval.setdefault("image_string", DEFAULT_IMAGE_PLACEHOLDER)  # it has no token that stands for an image
         with as_single_process():  # lm-eval would share out questions, not images
-            super().__init__(pretrained, batch_size=AUTO if self.auto else int(batch_size), **settings)
+            batch_size = AUTO if engine.batch_size == "auto" else int(engine.batch_size or BATCH_SIZE)
+            super().__init__(pretrained, batch_size=batch_size, **lm_eval)
         self.model.eval()
         self.hf: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         """The model itself, adapters inside it."""
-        if compile:
+        if engine.compile:
             self.hf.forward = torch.compile(self.hf.forward, dynamic=True)
-        self.progress, self.exact, self.suffix = progress, exact, suffix
-        self.hints = hints or {}
-        self.store = answers
+        self.stage, self.exact, self.suffix = stage, engine.exact, engine.suffix or ""
+        self.max_new_tokens = engine.max_new_tokens
+        self.hints: TaskHints = hints or {}
+        self.store = cache
         """Where answers are kept over runs; None: nowhere."""
         self.clock = StageTimer()
         self.counts: defaultdict[str, int] = defaultdict(int)
         """asked, answered, from the store, cut."""
+        workers = engine.workers
         if workers is None:
             workers = min(8, max(0, torch.get_num_threads() - 1)) if self.device.type == "cuda" else 0
         self.encoder = ImageEncoder(
@@ -164,19 +167,19 @@ class SharedImageLM(HFMultimodalLM):
             self.device,
             clock=self.clock,
             workers=workers,
-            max_bytes=kept_bytes,
-            folder=features,
+            max_bytes=engine.kept_bytes,
+            folder=engine.features,
             name=identity or str(pretrained),
         )
         self.runner = Runner(self.hf, pad=self.tokenizer.pad_token_id or 0, device=self.device)
-        self.level: Level = share
+        self.level: Level = engine.share
         self.why: list[str] = []
         """Why less is shared than could be."""
         if (reason := self.encoder.why_not()) is not None:
             self._less("answers", reason)
         elif (reason := self.runner.why_no_prefix()) is not None:
             self._less("features", reason)
-        self.checked = exact
+        self.checked = engine.exact
         self._choice_tokens: dict[str, list[int]] = {}
         self._fillings: dict[str, list[int]] = {}
 
@@ -196,7 +199,7 @@ class SharedImageLM(HFMultimodalLM):
     def sharing(self) -> str:
         """What questions share, and why no more."""
         if self.exact:
-            return "nothing (exact)"
+            return SHARES_NOTHING
         shared = {
             "prefix": "answers, image features, prefix",
             "features": "answers, image features",
@@ -269,8 +272,8 @@ class SharedImageLM(HFMultimodalLM):
             for index in job.requests:
                 results[index] = text
             done += len(job.requests)
-            if self.progress is not None and not disable_tqdm:
-                self.progress(done, len(requests))
+            if not disable_tqdm:
+                report(self.stage, done, len(requests))
         return [result if result is not None else FailedAnswer("not answered") for result in results]
 
     def _all_answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str]]:
@@ -301,8 +304,8 @@ class SharedImageLM(HFMultimodalLM):
         answered = []
         for done, (job, text) in enumerate(self._all_answers(mine), 1):
             answered.append((numbers[id(job)], text))
-            if self.progress is not None:
-                self.progress(done, len(mine))
+            if rank() == 0:
+                report(self.stage, done, len(mine))
         own = dict(self.counts)
         for others, counts in work_sharing.gathered([(answered, own)]):
             yield from others
@@ -651,7 +654,8 @@ class SharedImageLM(HFMultimodalLM):
         return float(job.settings.get("repetition_penalty") or self.hf.generation_config.repetition_penalty or 1)
 
     def _new_tokens(self, job: Job) -> int:
-        return int(job.settings.get("max_gen_toks", job.settings.get("max_new_tokens", self.max_gen_toks)))
+        asked = job.settings.get("max_gen_toks", job.settings.get("max_new_tokens", self.max_gen_toks))
+        return int(self.max_new_tokens or asked)
 
     def _room(self, jobs: list[Job]) -> int:
         return min(64, max(self._new_tokens(job) for job in jobs))

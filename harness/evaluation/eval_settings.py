@@ -1,7 +1,6 @@
 """The settings that a score depends on, in the words the entry records, and whether the board has that score."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from harness.models.provenance import digest_of_files, digest_of_model
 from harness.models.spec import ModelSpec
@@ -11,16 +10,8 @@ from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 
-SAID_ELSEWHERE = ("batch_size", "workers", "suffix", "features", "exact", "answers", "hints", "kept_bytes")
-"""Settings of the engine that change no answer, or that entries tell of by another name."""
-
 REPEATS = "judge repeats"
 """In provenance: the score of each asking of the judge, with commas between."""
-
-
-def settings_in_words(engine: Mapping[str, Any]) -> str:
-    """How the model was loaded otherwise than usual, for its entries."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(engine.items()) if name not in SAID_ELSEWHERE)
 
 
 def judge_name(task: TaskSpec, judge: Judge | None, official_prompts: bool) -> str | None:

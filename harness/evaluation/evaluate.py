@@ -12,12 +12,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
+from harness.engine.config import EngineConfig
 from harness.engine.stage_timer import StageTimer
 from harness.evaluation.entries import Evaluation, read
-from harness.evaluation.eval_settings import judge_facts, settings_in_words, task_facts
+from harness.evaluation.eval_settings import judge_facts, task_facts
 from harness.evaluation.generate import docs_and_answers, early_exit_hints, image_digests, load_tasks, revision_of
 from harness.evaluation.scoring import asked_again, unless_failed
 from harness.models.provenance import digest_of_model, environment, training_of
@@ -52,10 +53,9 @@ def evaluate(
     calibration: Mapping[str, str] | None = None,
     load: "Callable[[ModelSpec], LM] | None" = None,
     ledger: Path | None = None,
-    engine: Mapping[str, Any] | None = None,
+    engine: EngineConfig | None = None,
     resident: "AdapterHost | None" = None,
     full_answers: bool = False,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the
     official one.
@@ -63,7 +63,7 @@ def evaluate(
     `data` gives the path of local data by task, of which rows may be missing with `partial_data`; `official_prompts`
     asks the judge in the authors' own words; with `judge_repeats` it is asked so often, and a score is the mean;
     `calibration` is put on entries of judged tasks. `load` makes the LM where it shall be another than ours; `ledger`
-    keeps what a served model said; `progress` hears (answered, asked). `engine` holds settings of our own LM;
+    keeps what a served model said; `engine` holds settings of our own LM;
     `resident` may have the model's base in memory; `full_answers` lets answers go on after nothing more can change
     their score.
     """
@@ -79,7 +79,7 @@ def evaluate(
 
         make = load_alone if resident is None else resident.load
         hints = partial(early_exit_hints, names={task.name for task in tasks}, full_answers=full_answers)
-        load = partial(make, progress=progress, ledger=ledger, engine={"hints": hints, **(engine or {})})
+        load = partial(make, engine=engine, hints=hints, ledger=ledger)
     started = time.monotonic()
     clock = StageTimer()
     paid: dict[str, float] = {}
@@ -115,7 +115,7 @@ def evaluate(
     provenance = (
         digest_of_model(spec) | told | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
     )
-    if words := settings_in_words(engine or {}):
+    if words := (engine or EngineConfig()).recorded().get("model settings"):
         provenance["model settings"] = words
     if full_answers:
         provenance["full answers"] = "yes"

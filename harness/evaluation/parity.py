@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from harness.engine.config import EngineConfig
+
 EXAMPLES: Final = 5
 """Answers that differ which are shown."""
 
@@ -102,7 +104,7 @@ def parity(
     judge: Judge | None = None,
     data: Mapping[str, str] | None = None,
     partial_data: bool = False,
-    engine: Mapping[str, Any] | None = None,
+    engine: "EngineConfig | None" = None,
     load: "Callable[[ModelSpec], Any] | None" = None,
 ) -> Parity:
     """Answer the first `samples` documents of `task` both ways. ModelError, MissingWeights, DataError.
@@ -115,7 +117,7 @@ def parity(
     if load is None:
         from harness.models.load import load as load_vlm
 
-        load = partial(load_vlm, engine={"hints": _hints, **(engine or {})})
+        load = partial(load_vlm, engine=engine, hints=_hints)
     loaded = load_tasks([task], data=data, partial_data=partial_data)[0][task.name]
     lm = load(spec)
     requests = _requests(loaded, lm, samples)

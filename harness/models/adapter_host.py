@@ -11,25 +11,24 @@ images stay.
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from harness.engine.config import EngineConfig
 from harness.models.fetch import fetch
 from harness.models.load import cache_of
 from harness.models.load import load as load_alone
 from harness.models.provenance import digest_of_folder
 from harness.models.spec import ModelSpec
 from support.errors import ModelError
-from support.processes import rank
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-OF_A_RUN: Final = ("hints", "answers")
-"""Settings of SharedImageLM that another run may set otherwise on the same base."""
+    from harness.engine.lm import TaskHints
 
 PROMPT: Final = "Is there a red circle?"
 
@@ -52,9 +51,10 @@ class AdapterHost:
     def load(
         self,
         spec: ModelSpec,
-        progress: Callable[[int, int], None] | None = None,
+        engine: EngineConfig | None = None,
+        *,
+        hints: "TaskHints | None" = None,
         ledger: Path | None = None,
-        engine: Mapping[str, Any] | None = None,
     ) -> Any:
         """The LM of `spec`, as `load` in load.py makes it: from the base in memory where that is the one, else loaded
         anew.
@@ -63,20 +63,18 @@ class AdapterHost:
         steps of a training may leave it so. The old base is dropped before a new one is loaded.
         """
         if spec.backend != "transformers":
-            return self._load(spec, progress=progress, ledger=ledger, engine=engine)
-        spec, engine = fetch(spec), dict(engine or {})
+            return self._load(spec, engine, hints=hints, ledger=ledger)
+        spec, engine = fetch(spec), engine or EngineConfig()
         key = _base_of(spec, engine)
         if key != self._key or not self._is_plain_again():
             self.drop()
-            self.lm = self._load(replace(spec, adapter=None), progress=progress, ledger=ledger, engine=engine)
+            self.lm = self._load(replace(spec, adapter=None), engine, hints=hints, ledger=ledger)
             self._key, self._name = key, self.lm.encoder.name
             self._weights = [*self.lm.hf.parameters(), *self.lm.hf.buffers()]
             self._sums = _sums(self._weights)
         lm = self.lm
-        lm.progress, lm.hints = progress if rank() == 0 else None, engine.get("hints") or {}
-        lm.store = cache_of(
-            spec, {"dtype": spec.dtype, "suffix": spec.prompt_suffix, **engine}
-        )  # answers of this adapter, not of its base
+        lm.stage, lm.hints = f"answers of {spec.name}", hints or {}
+        lm.store = cache_of(spec, engine)  # answers of this adapter, not of its base
         lm.clock.seconds.clear()
         lm.counts.clear()
         if spec.adapter is not None:
@@ -168,13 +166,12 @@ def _drawn() -> "Image":
     return image_of("resident/0").resize((120, 80))  # wider than high: families that cut images into tiles make some
 
 
-def _base_of(spec: ModelSpec, engine: Mapping[str, Any]) -> Any:
+def _base_of(spec: ModelSpec, engine: EngineConfig) -> Any:
     """What must be the same for a base to be used again: all of a spec but its adapter and what is said about it."""
     assert spec.folder is not None
-    settings = {name: value for name, value in engine.items() if name not in OF_A_RUN}
     plain = replace(spec, name="", pretrained="", folder=spec.folder.resolve(), adapter=None, digests={})
     plain = replace(plain, description="", licence="", gigabytes=None, image_tokens="", image_positions=None, needs="")
-    return plain, settings, digest_of_folder(spec.folder)
+    return plain, replace(engine, answers=None), digest_of_folder(spec.folder)
 
 
 def _sums(weights: list[Any]) -> list[float]:

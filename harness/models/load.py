@@ -2,25 +2,29 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
+from harness.engine.config import EngineConfig
 from harness.engine.response_cache import ResponseCache
 from harness.models.fetch import fetch
 from harness.models.provenance import digest_of_files, digest_of_model, environment
 from harness.models.spec import ModelSpec
-from support.errors import ModelError
-from support.processes import device_of, rank
+from support.errors import HarnessError, ModelError, SettingError, one_line
+from support.processes import device_of
+from support.progress import report
 
-NO_DIFFERENCE = ("answers", "hints", "features", "identity", "batch_size", "workers", "kept_bytes", "device")
-"""Settings that make no other answer (the device's kind is told apart by the environment)."""
+SERVED_SETTINGS: Final = frozenset({"answers"})
+"""Engine settings that may be given with a model behind a server."""
 
 LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "httpx2", "datasets")
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
+    from harness.engine.lm import TaskHints
     from harness.engine.response_cache import ModelCache
 
 
@@ -38,13 +42,12 @@ def quiet() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-def cache_of(spec: ModelSpec, engine: Mapping[str, Any]) -> "ModelCache | None":
+def cache_of(spec: ModelSpec, engine: EngineConfig) -> "ModelCache | None":
     """Where answers of this very model are kept, in the file that the setting `answers` names."""
-    path = engine.get("answers")
-    return None if path is None else ResponseCache(path).of(facts_of(spec, engine))
+    return None if engine.answers is None else ResponseCache(engine.answers).of(facts_of(spec, engine))
 
 
-def facts_of(spec: ModelSpec, engine: Mapping[str, Any]) -> dict[str, str]:
+def facts_of(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
     """All of a model, its files, its settings and this machine that can change an answer."""
     assert spec.folder is not None
     folders = [spec.folder, *([spec.adapter] if spec.adapter is not None else [])]
@@ -60,27 +63,39 @@ def facts_of(spec: ModelSpec, engine: Mapping[str, Any]) -> dict[str, str]:
     versions = {
         name: value for name, value in environment().items() if name in ("torch", "transformers", "pillow", "device")
     }
-    own = {name: str(value) for name, value in engine.items() if value and name not in NO_DIFFERENCE}
+    own = for_model(engine, spec).cache_facts()
     return {**facts, **versions, **own} | ({"generation": str(dict(spec.generation))} if spec.generation else {})
+
+
+def for_model(engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
+    """The settings, with the model's own where nothing was given."""
+    suffix = spec.prompt_suffix if engine.suffix is None else engine.suffix
+    batch_size = engine.batch_size or spec.batch_size
+    return replace(engine, dtype=engine.dtype or spec.dtype, suffix=suffix, batch_size=batch_size)
 
 
 def load(
     spec: ModelSpec,
-    progress: Callable[[int, int], None] | None = None,
+    engine: EngineConfig | None = None,
+    *,
+    hints: "TaskHints | None" = None,
     ledger: Path | None = None,
-    engine: Mapping[str, Any] | None = None,
 ) -> "LM":
     """The model of `spec`, ready to generate. Safetensors only; no code from the checkpoint is run unless the spec
     allows it.
 
-    `progress` hears (answered, asked); `ledger` keeps what a served model said; `engine` holds settings of
-    SharedImageLM, `answers` a path. MissingWeights, ModelError.
+    `hints` says what tasks let the engine leave out; `ledger` keeps what a served model said. MissingWeights,
+    ModelError; SettingError for a setting that would not act.
     """
     quiet()
+    engine = engine or EngineConfig()
+    stage = f"answers of {spec.name}"
     if spec.backend == "openai":
         from harness.models.chat_model import OpenAIVisionLM
 
+        _refuse_idle_settings(spec, engine)
         identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
+        progress = partial(report, stage)
         return OpenAIVisionLM(spec.pretrained, url=spec.url, identity=identity, ledger=ledger, progress=progress)
     import torch
     from safetensors import SafetensorError
@@ -90,28 +105,32 @@ def load(
     register()
     spec = fetch(spec)
     assert spec.folder is not None
-    settings: dict[str, Any] = {
-        "dtype": spec.dtype,
-        "device": device_of("cuda" if torch.cuda.is_available() else "cpu"),
-        "batch_size": spec.batch_size,
-        "suffix": spec.prompt_suffix,
-        **(engine or {}),
-    }
-    settings["answers"] = cache_of(spec, settings)
-    if settings.get("features") is not None:
-        settings["identity"] = json.dumps(facts_of(spec, settings), sort_keys=True)
+    engine = for_model(engine, spec)
+    if engine.device is None:
+        engine = replace(engine, device=device_of("cuda" if torch.cuda.is_available() else "cpu"))
+    identity = json.dumps(facts_of(spec, engine), sort_keys=True) if engine.features is not None else None
     try:
         lm = SharedImageLM(
-            pretrained=str(spec.folder),
+            str(spec.folder),
+            engine,
+            hints=hints,
+            cache=cache_of(spec, engine),
+            identity=identity,
+            stage=stage,
             peft=str(spec.adapter) if spec.adapter else None,
             use_safetensors=True,
             trust_remote_code=spec.remote_code,
-            progress=progress if rank() == 0 else None,
-            **settings,
         )
+    except HarnessError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{spec.name}: can't be loaded: {' '.join(str(error).split())}") from error
+        raise ModelError(f"{spec.name}: can't be loaded: {one_line(error)}") from error
     lm.hf.generation_config.update(**spec.generation)
     return lm
+
+
+def _refuse_idle_settings(spec: ModelSpec, engine: EngineConfig) -> None:
+    """SettingError for a setting that a server doesn't hear of."""
+    for name, value in engine.given().items():
+        if name not in SERVED_SETTINGS:
+            raise SettingError(f"{spec.name}: {name} = {value!r} would not act: the model is behind a server")

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import on_board
 from harness.evaluation.evaluate import evaluate
 from harness.models.adapter_host import AdapterHost
@@ -40,7 +40,7 @@ class Scoring:
     split: str | None = None
     data: Mapping[str, str] | None = None
     partial_data: bool = False
-    engine: Mapping[str, Any] | None = None
+    engine: EngineConfig | None = None
     tell: Tell = lambda line: None
     report: Report = lambda stage, done, total: None
     resident: AdapterHost = field(default_factory=AdapterHost)
@@ -78,7 +78,6 @@ class Scoring:
                     partial_data=self.partial_data,
                     engine=self.engine,
                     resident=self.resident,
-                    progress=partial(self.report, f"score {name}"),
                 )
             self.board.add(evaluation.entries, evaluation.samples)
             return "scored"

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from harness.engine import work_sharing
+from harness.engine.config import EngineConfig
 from harness.engine.image_encoder import image_digest
 from harness.engine.jobs import Hints
 from harness.engine.lm import SharedImageLM
@@ -49,8 +50,8 @@ def folder(random_model: Path) -> Path:
     return random_model
 
 
-def shared(folder: Path, **engine: Any) -> Any:
-    return load(find(str(folder)), engine={"dtype": "float32", "batch_size": 6, **engine})
+def shared(folder: Path, hints: Any = None, **engine: Any) -> Any:
+    return load(find(str(folder)), EngineConfig(**{"dtype": "float32", "batch_size": 6, **engine}), hints=hints)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +271,7 @@ def test_a_repetition_penalty_of_the_checkpoint_is_obeyed(folder: Path) -> None:
 
 def test_generation_settings_of_the_spec_are_the_models(folder: Path, exact: Any) -> None:
     spec = replace(find(str(folder)), generation={"repetition_penalty": 1.5})
-    penalised = load(spec, engine={"dtype": "float32", "batch_size": 6})
+    penalised = load(spec, EngineConfig(dtype="float32", batch_size=6))
     answers = penalised.generate_until(ask(penalised, *ALL), disable_tqdm=True)
     asked = GREEDY | {"repetition_penalty": 1.5}
     assert answers == exact.generate_until(ask(exact, *ALL, settings=asked), disable_tqdm=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness.cli.lm_eval import NAME, main, register_lm, settings
+from harness.engine.config import EngineConfig
 from harness.models.spec import WEIGHTS
 from support.errors import InputError, MissingWeights, ModelError
 from tasks.registry import FOLDER
@@ -154,17 +155,10 @@ def test_a_model_is_named_as_everywhere_else(tmp_path: Path) -> None:
         {"pretrained": "scenes-base", "features": "kept"},
         {"batch_size": "auto:4", "max_batch_size": None, "device": "cpu"},
     )
-    assert named == {
-        "pretrained": str(WEIGHTS / "scenes-base"),
-        "peft": None,
-        "dtype": "float32",
-        "suffix": "",
-        "use_safetensors": True,
-        "features": Path("kept"),
-        "batch_size": "auto",
-        "device": "cpu",
-    }
-    assert settings({"pretrained": "scenes-base", "dtype": "float64"}, {})["dtype"] == "float64"
+    engine = EngineConfig(dtype="float32", suffix="", features=Path("kept"), batch_size="auto", device="cpu")
+    assert named == (str(WEIGHTS / "scenes-base"), engine, {"peft": None, "use_safetensors": True})
+    other = settings({"pretrained": "scenes-base", "dtype": "float64", "max_length": 100}, {})
+    assert (other[1].dtype, other[2]["max_length"]) == ("float64", 100)
     with pytest.raises(InputError, match="did you mean 'scenes-base'"):
         settings({"pretrained": "scenes-bas"}, {})
     with pytest.raises(ModelError, match="lacks pretrained"):

@@ -10,11 +10,13 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from harness.engine.config import EngineConfig
 from harness.models.adapter_host import AdapterHost, changes_something
 from harness.models.load import load
 from harness.models.load import register as register_ours
 from harness.models.spec import find
 from support.errors import ModelError
+from support.progress import show_on
 from tasks.scenes.world import image_of
 from tests.harness.qwen_vl_checkpoint import write
 
@@ -104,10 +106,10 @@ class Counting:
     def __init__(self) -> None:
         self.alive: list[weakref.ref[Any]] = []
 
-    def __call__(self, spec: Any, **given: Any) -> Any:
+    def __call__(self, spec: Any, *given: Any, **more: Any) -> Any:
         assert spec.adapter is None
         assert all(lm() is None for lm in self.alive)
-        lm = load(spec, **given)
+        lm = load(spec, *given, **more)
         self.alive += [weakref.ref(lm), weakref.ref(lm.hf)]
         return lm
 
@@ -140,15 +142,15 @@ def test_features_stay_where_the_adapter_leaves_vision_alone_and_only_there(
     plain = find(str(bases["llava"]))
     text, vision = (find(str(adapters("llava", part["llava"], 3))) for part in (TEXT, VISION))
     resident = AdapterHost()
-    engine = {"features": tmp_path / "features"}
+    engine = EngineConfig(features=tmp_path / "features")
     encoded = []
     for spec in (plain, text, plain, vision, plain, text):
-        lm = resident.load(spec, engine=engine)
+        lm = resident.load(spec, engine)
         before = lm.images_encoded
         said(lm)
         encoded.append(lm.images_encoded - before)
     assert encoded == [2, 0, 0, 2, 0, 0]  # back on the plain base they come from disk
-    assert_same(said(resident.load(vision, engine=engine)), said(AdapterHost().load(vision)))
+    assert_same(said(resident.load(vision, engine)), said(AdapterHost().load(vision)))
     assert len(list((tmp_path / "features").glob("*.safetensors"))) == 4
 
 
@@ -199,10 +201,10 @@ def test_another_base_dtype_or_setting_is_loaded_anew_and_the_old_one_dropped_be
     plain = find(str(bases["llava"]))
     hints: list[Any] = [{}, {"task": object()}]
     resident.load(plain)
-    assert resident.load(plain, engine={"hints": hints[1]}).hints is hints[1]
+    assert resident.load(plain, hints=hints[1]).hints is hints[1]
     assert count.loads == 1
-    resident.load(plain, engine={"dtype": "float64"})
-    resident.load(plain, engine={"suffix": " answer in one word."})
+    resident.load(plain, EngineConfig(dtype="float64"))
+    resident.load(plain, EngineConfig(suffix=" answer in one word."))
     resident.load(find(str(bases["qwen"])))
     assert count.loads == 4
     resident.drop()
@@ -213,15 +215,15 @@ def test_kept_answers_are_those_of_the_adapter_that_gave_them(
     bases: dict[str, Path], adapters: Adapters, tmp_path: Path
 ) -> None:
     resident = AdapterHost()
-    engine = {"answers": tmp_path / "answers.sqlite"}
+    engine = EngineConfig(answers=tmp_path / "answers.sqlite")
     specs = [find(str(bases["llava"])), *(find(str(adapters("llava", TEXT["llava"], seed))) for seed in (8, 9))]
-    first = [said(resident.load(spec, engine=engine))[0] for spec in specs]
+    first = [said(resident.load(spec, engine))[0] for spec in specs]
     assert len({tuple(answers) for answers in first}) == 3
     for spec, answers in zip(specs, first, strict=True):
-        lm = resident.load(spec, engine=engine)
+        lm = resident.load(spec, engine)
         assert said(lm)[0] == answers
         assert lm.counts["from the store"] == 4
-    alone: Any = load(specs[1], engine=engine)
+    alone: Any = load(specs[1], engine)
     assert said(alone)[0] == first[1]
     assert alone.counts["from the store"] == 4
 
@@ -230,9 +232,10 @@ def test_a_run_has_its_own_progress_counts_and_clock(bases: dict[str, Path]) -> 
     resident = AdapterHost()
     plain = find(str(bases["llava"]))
     said(resident.load(plain))
-    heard: list[tuple[int, int]] = []
-    lm = resident.load(plain, progress=lambda done, total: heard.append((done, total)))
+    heard: list[tuple[str, int, int]] = []
+    lm = resident.load(plain)
     assert not lm.counts
     assert not lm.clock.seconds
-    lm.generate_until(requests(lm))
-    assert heard[-1] == (4, 4)
+    with show_on(lambda *report: heard.append(report)):
+        lm.generate_until(requests(lm))
+    assert heard[-1] == (f"answers of {plain.name}", 4, 4)

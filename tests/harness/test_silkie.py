@@ -10,6 +10,7 @@ from lm_eval.api.instance import Instance
 from safetensors.torch import load_file
 
 from harness.cli import main as cli
+from harness.engine.config import EngineConfig
 from harness.models.load import load
 from harness.models.spec import MODELS, at, find
 from support.images import ImageRef
@@ -50,8 +51,8 @@ def requests(lm: Any, questions: int = 3, images: int = 3) -> list[Instance]:
 
 def test_an_image_is_encoded_once_and_answers_are_those_of_one_question_at_a_time(checkpoint: Path) -> None:
     spec = at(MODELS["silkie"], checkpoint)
-    shared: Any = load(spec, engine={"dtype": "float32"})
-    exact: Any = load(spec, engine={"dtype": "float32", "exact": True})
+    shared: Any = load(spec, EngineConfig(dtype="float32"))
+    exact: Any = load(spec, EngineConfig(dtype="float32", exact=True))
     answers = shared.generate_until(requests(shared), disable_tqdm=True)
     assert answers == exact.generate_until(requests(exact), disable_tqdm=True)
     assert len(set(answers)) > 3
@@ -139,8 +140,8 @@ def test_silkie_is_trained_by_dpo_and_its_adapter_is_a_model(checkpoint: Path, t
         if "loss" in line
     ]
     assert losses
-    trained: Any = load(find(str(last.path)), engine={"dtype": "float32"})
-    plain: Any = load(find(str(checkpoint)), engine={"dtype": "float32"})
+    trained: Any = load(find(str(last.path)), EngineConfig(dtype="float32"))
+    plain: Any = load(find(str(checkpoint)), EngineConfig(dtype="float32"))
     ids = torch.arange(30, 60)[None]
     with torch.no_grad():
         assert not torch.equal(trained.hf(ids).logits, plain.hf(ids).logits)

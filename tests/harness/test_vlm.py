@@ -39,9 +39,10 @@ def requests(lm: Any, images: list[Any], tokens: int = 12) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def lm(random_model: Path) -> Any:
+    from harness.engine.config import EngineConfig
     from harness.engine.lm import SharedImageLM
 
-    return SharedImageLM(pretrained=str(random_model), dtype="float32", device="cpu", batch_size=6)
+    return SharedImageLM(str(random_model), EngineConfig(dtype="float32", device="cpu", batch_size=6))
 
 
 def test_answers_equal_lm_evals_own_and_every_image_is_encoded_once(lm: Any, random_model: Path) -> None:
