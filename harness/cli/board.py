@@ -69,8 +69,10 @@ def leaderboard_command(
 ) -> int:
     """Print the board: models by metrics, with intervals, ranks and the difference to a base; or write it as a page, or
     for others."""
+    from dataclasses import replace
+
     from leaderboards.board.board import newest
-    from leaderboards.comparison.compare import compare_board
+    from leaderboards.comparison.compare_board import compare_board
     from leaderboards.views.markdown_report import leaderboard, to_csv, to_json
     from leaderboards.views.published import beside as reported
     from leaderboards.views.published import rows
@@ -121,9 +123,8 @@ def leaderboard_command(
             title=title,
             base=base,
             samples=loader_of(boards),
-            standing=found,
+            comparison=found,
             pictures=pictures,
-            tell=tell,
             references=reports,
         )
         write_page(html, text)
@@ -132,7 +133,7 @@ def leaderboard_command(
     beside: dict[str, Any] = {"only_headline": headline}
     if base is not None or ranks:
         found = compare_board(entries, samples=loader_of(boards), metrics=metric_of, base=base, only_headline=headline)
-        beside |= {"verdicts": found.verdicts, "ranks": found.ranks if ranks else {}, "otherwise": found.otherwise}
+        beside["comparison"] = found if ranks else replace(found, ranks={})
         for note in found.notes:
             tell(line(f"note: {note}"))
     if as_json:

@@ -1,9 +1,10 @@
 """What the leaderboard page needs beside the board: small pictures of what was asked about, and learning curves.
 
-html = board_page(boards, entries, base="scenes-base", standing=found, tell=print)
+html = board_page(boards, entries, title="Demo", base="scenes-base", comparison=found, ...)
 """
 
 import io
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,14 @@ from typing import Any, NamedTuple
 
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
-from leaderboards.comparison.compare import BoardComparison
 from leaderboards.comparison.paired_logs import Loader
+from leaderboards.views.columns import NO_COMPARISON, BoardComparison
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.published import Reference
+from support.errors import first_line
 from support.markdown import line
+
+log = logging.getLogger(__name__)
 
 SIDE = 128
 """Pixels of a thumbnail's longer side."""
@@ -35,35 +39,27 @@ def board_page(
     title: str,
     base: str | None,
     samples: Loader,
-    standing: BoardComparison | None,
+    comparison: BoardComparison = NO_COMPARISON,
     pictures: bool,
-    tell: Callable[[str], None],
     references: Sequence[Reference] = (),
 ) -> str:
     """The page's text; `references` are shown apart.
 
-    `pictures`: with thumbnails of the tasks' images, where these are on this machine.
+    `pictures`: with thumbnails of the tasks' images, if these are on this machine.
     """
-    from leaderboards.views.html_page import page
+    from leaderboards.views.html_page import PageExtras, page
 
     notes = [f"not read: {path.name}: {why}" for board in boards for path, why in board.skipped]
-    if standing is not None:
-        # What was asked otherwise stands beside the scores.
-        beside = tuple(line(text) for texts in standing.otherwise.values() for text in texts)
-        notes += [note for note in standing.notes if not note.endswith(beside)]
-    return page(
-        entries,
-        title=title,
-        base=base,
-        samples=samples,
-        thumbnails=thumbnails_of(entries, tell) if pictures else None,
-        verdicts=None if standing is None else standing.verdicts,
-        ranks=None if standing is None else standing.ranks,
-        otherwise=None if standing is None else standing.otherwise,
+    # How protocols differ is shown beside the scores.
+    beside = tuple(line(text) for texts in comparison.protocol_differences.values() for text in texts)
+    notes += [note for note in comparison.notes if not (beside and note.endswith(beside))]
+    extras = PageExtras(
+        thumbnails=thumbnails_of(entries) if pictures else None,
         curves=curves_of(entries, base),
         references=references,
         notes=notes,
     )
+    return page(entries, title=title, base=base, samples=samples, comparison=comparison, extras=extras)
 
 
 def curves_of(entries: Sequence[Entry], base: str | None) -> dict[str, dict[str, list[Point]]]:
@@ -90,7 +86,7 @@ def curves_of(entries: Sequence[Entry], base: str | None) -> dict[str, dict[str,
     return found
 
 
-def thumbnails_of(entries: Iterable[Entry], tell: Callable[[str], None]) -> Callable[[str, str], bytes | None]:
+def thumbnails_of(entries: Iterable[Entry]) -> Callable[[str, str], bytes | None]:
     """Gives a small JPEG of a task's image by its id, from what is on this machine; None where there is none.
 
     Looked at are embedded tasks, the local data that the entries name, and the hub's cache; nobody is asked for what
@@ -112,7 +108,7 @@ def thumbnails_of(entries: Iterable[Entry], tell: Callable[[str], None]) -> Call
             except (
                 Exception
             ) as error:  # somebody else's files can be wrong in any way, and the scores are to be seen nevertheless
-                tell(f"{task}: pictures are left out: {_first_line(error)}")
+                log.warning("%s: pictures are left out: %s", task, first_line(error) or type(error).__name__)
         return found
 
     broken: set[str] = set()
@@ -124,7 +120,8 @@ def thumbnails_of(entries: Iterable[Entry], tell: Callable[[str], None]) -> Call
         except Exception as error:
             if task not in broken:
                 broken.add(task)
-                tell(f"{task}: picture {image} is left out, and any other that can't be read: {_first_line(error)}")
+                why = first_line(error) or type(error).__name__
+                log.warning("%s: picture %s is left out, and any other that can't be read: %s", task, image, why)
             return None
 
     return thumbnail
@@ -188,7 +185,3 @@ def _small(picture: Any) -> bytes | None:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,31 +1,26 @@
-"""What changed from one model to another, and what a leaderboard shows beside its scores.
+"""What changed from one model to another.
 
     found = compare_runs(before, after, samples=(old.samples, new.samples), metrics=metric_of)
     print(to_markdown(found))
 
-Verdicts (`matching`), whether format or ability was lost (`format_loss`), and which answers flipped (`flips`).
+Paired tests (`paired_logs`), whether format or ability was lost (`format_loss`), and which answers flipped (`flips`).
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from leaderboards.board.board import newest
-from leaderboards.board.entry import Entry, Key
-from leaderboards.board.sample import Sample, askings
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
 from leaderboards.comparison.flips import Flip, Tally, examples_of, flips, tally, tally_table
 from leaderboards.comparison.format_loss import Format, explain, format_of, format_table, formats_adjusted
-from leaderboards.comparison.paired_logs import Loader, Logs, match_logs, protocol_differences, same_questions
-from leaderboards.statistics.ranks import Rank, ranks_of
-from leaderboards.statistics.resampling import Counted, CountsMetric, Record
+from leaderboards.comparison.paired_logs import Loader, Logs, Metrics, match_logs, protocol_differences
+from leaderboards.statistics.resampling import Counted, CountsMetric
 from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
-from leaderboards.views.markdown_report import MARKS, arrow, outcome
+from leaderboards.views.columns import MARKS, PROTOCOL_DIFFERS, Column, outcome
 from support.errors import CompareError, did_you_mean
 from support.markdown import MISSING, cell, line, number, p_value, span, table
-
-Metrics = Callable[[str, str], CountsMetric | None]
-"""Task and metric -> the metric; None where it is not known."""
 
 _SIGNS: Final[dict[str, str]] = {"higher": "↑", "lower": "↓"} | dict(MARKS.items())
 
@@ -44,8 +39,8 @@ class Change:
 
     why: str
 
-    otherwise: list[str]
-    """What was not the same in asking and rating, in words: then the difference may be of the asking."""
+    protocol_differences: list[str]
+    """How the questions were asked or rated differently, in words. Then the difference may come from that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,33 +61,12 @@ class Comparison:
     """By the headline metric of each task, in the order asked."""
 
     notes: list[str]
-    """What could not be compared, and what was asked otherwise."""
+    """What could not be compared, and how protocols differ."""
 
     @property
     def tallies(self) -> list[Tally]:
         """Of each task, and of its categories where it has several."""
         return tally(self.flips)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoardComparison:
-    """What a leaderboard shows beside its scores, by the key of the entry."""
-
-    verdicts: dict[Key, PairedTest]
-    """Against the base; p-values are adjusted over the headline metrics of all models, and over all others by
-    themselves.
-
-    So a score has one verdict, whether or not the other metrics are shown.
-    """
-
-    otherwise: dict[Key, list[str]]
-    """What was not the same in asking the base, in words, where something was: then the difference may be of the
-    asking."""
-
-    ranks: dict[Key, Rank]
-
-    notes: list[str]
-    """Why some have no verdict or no rank, and what was asked otherwise."""
 
 
 def compare_runs(
@@ -105,53 +79,29 @@ def compare_runs(
     only_headline: bool = False,
     resamples: int = 10_000,
 ) -> Comparison:
-    """Hold a model of `after` against one of `before`, over all tasks both have; the newest score of each metric
-    counts.
+    """Compare a model of `after` with one of `before`, over all tasks both have; the newest score of each metric counts.
 
     `models` names the two; without it, each side must hold one model. Metrics that only one side has, or in another
     version or by another judge, are named in the notes. CompareError for a model that is not there, or nothing in
     common.
     """
     names = models or (_only_model(before, "before"), _only_model(after, "after"))
-    old, new = (_of_model(entries, name) for entries, name in zip((before, after), names, strict=True))
+    old, new = (_select_model(entries, name) for entries, name in zip((before, after), names, strict=True))
     sides = Logs(samples[0]), Logs(samples[1])
-    pairs, notes = _pairs(old, new, only_headline)
+    pairs, notes = _pair_scores(old, new, only_headline)
     if not pairs:
         why = "; ".join(notes[:3]) + (f"; and {len(notes) - 3} more" if len(notes) > 3 else "")
         raise CompareError(f"{names[0]!r} and {names[1]!r} have no score in common: {why or 'there are none'}")
-    matches = [_matched(one, other, sides, metrics(one.task, one.metric)) for one, other in pairs]
-    tested = verdicts(
-        {index: match for index, match in enumerate(matches) if isinstance(match, Matched)}, resamples=resamples
+    changes = _test_pairs(pairs, sides, metrics, resamples)
+    notes += dict.fromkeys(
+        f"{line(change.before.task)}: {text}" for change in changes for text in change.protocol_differences
     )
-    changes = [
-        Change(
-            before=one,
-            after=other,
-            verdict=tested.get(index),
-            why=match if isinstance(match, str) else "",
-            otherwise=protocol_differences(one, other),
-        )
-        for index, ((one, other), match) in enumerate(zip(pairs, matches, strict=True))
-    ]
-    notes += dict.fromkeys(f"{line(change.before.task)}: {text}" for change in changes for text in change.otherwise)
-    logs: list[tuple[Entry, dict[str, Sample], dict[str, Sample]]] = []
-    for one, other in _headlines(pairs):
-        try:
-            ours, theirs = sides[0].of(one), sides[1].of(other)
-        except (ValueError, OSError) as error:
-            notes.append(f"{line(one.task)}: {line(str(error))}")
-            continue
-        if ours and theirs:
-            logs.append((one, ours, theirs))
-            if apart := len(ours.keys() ^ theirs.keys()):
-                notes.append(
-                    f"{line(one.task)}: {apart} questions are in one log only; compared are the {len(ours.keys() & theirs.keys())} others"
-                )
+    logs = _read_both_logs(_select_headlines(pairs), sides, notes)
     formats = [found for entry, ours, theirs in logs if (found := format_of(entry, ours, theirs, resamples))]
     return Comparison(
         before=names[0],
         after=names[1],
-        changes=_in_families(changes),
+        changes=changes,
         formats=formats_adjusted(formats),
         flips=[
             flip
@@ -162,57 +112,45 @@ def compare_runs(
     )
 
 
-def compare_board(
-    entries: Sequence[Entry], *, samples: Loader, metrics: Metrics, base: str | None = None, only_headline: bool = True
-) -> BoardComparison:
-    """What a leaderboard of these scores shows beside them; CompareError for a base that is not among their models.
+def _test_pairs(
+    pairs: Sequence[tuple[Entry, Entry]], sides: tuple[Logs, Logs], metrics: Metrics, resamples: int
+) -> list[Change]:
+    """With p-values adjusted over the headline metrics, and over the others by themselves."""
+    matches = [_match(one, other, sides, metrics(one.task, one.metric)) for one, other in pairs]
+    found = {index: match for index, match in enumerate(matches) if isinstance(match, Matched)}
+    tested = verdicts(found, resamples=resamples)
+    for family in (True, False):
+        tested |= adjusted({index: test for index, test in tested.items() if pairs[index][0].headline == family})
+    return [
+        Change(
+            before=one,
+            after=other,
+            verdict=tested.get(index),
+            why=match if isinstance(match, str) else "",
+            protocol_differences=protocol_differences(one, other),
+        )
+        for index, ((one, other), match) in enumerate(zip(pairs, matches, strict=True))
+    ]
 
-    A rank is over the images of which all models of its column have as many rated answers. A score without a log has
-    neither.
-    """
-    if base is not None and base not in (models := _models(entries)):
-        raise CompareError(f"base model {base!r} is not on the board{did_you_mean(base, models)}")
-    logs = Logs(samples)
-    columns: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
-    for entry in newest(entries):
-        if entry.headline or not only_headline:
-            columns[(*entry.key[1:], entry.unit, entry.higher_is_better)].append(entry)
-    matches: dict[bool, dict[Key, Matched]] = {True: {}, False: {}}
-    placed: dict[Key, Rank] = {}
-    otherwise: dict[Key, list[str]] = {}
-    notes: list[str] = []
-    for column in columns.values():
-        of_base = next((entry for entry in column if entry.model == base), None)
-        if of_base is not None:
-            otherwise |= {entry.key: found for entry in column if (found := protocol_differences(of_base, entry))}
-        metric = metrics(column[0].task, column[0].metric)
-        if metric is None:
-            continue
-        own, counted = _logs_of(column, logs, notes), _counted_once(metric)
+
+def _read_both_logs(
+    pairs: Sequence[tuple[Entry, Entry]], sides: tuple[Logs, Logs], notes: list[str]
+) -> list[tuple[Entry, dict[str, Sample], dict[str, Sample]]]:
+    """Both logs of each pair that has them; what can't be read, and questions of one log only, are noted."""
+    logs = []
+    for one, other in pairs:
         try:
-            placed |= _ranks(own, column[0], counted)
-        except ValueError as error:
-            notes.append(f"no ranks of {line(column[0].task)} {line(column[0].metric)}: {line(str(error))}")
-        for entry in column:
-            if of_base is None or entry is of_base or not {of_base.key, entry.key} <= own.keys():
-                continue
-            before, after = own[of_base.key], own[entry.key]
-            try:
-                match = match_logs(before, after, entry.metric, counted, higher_is_better=entry.higher_is_better)
-                matches[entry.headline][entry.key] = match
-            except ValueError as error:
-                notes.append(
-                    f"no verdict on {line(entry.model)} by {line(entry.task)} {line(entry.metric)}: {line(str(error))}"
-                )
-    notes += [line(f"{model} {task}: {text}") for (model, task, *_), texts in otherwise.items() for text in texts]
-    tested = verdicts(matches[True] | matches[False])
-    families = [adjusted({key: tested[key] for key in family}) for family in matches.values()]
-    return BoardComparison(
-        verdicts=families[0] | families[1],
-        otherwise=otherwise,
-        ranks=placed,
-        notes=list(dict.fromkeys(notes)),
-    )
+            ours, theirs = sides[0].of(one), sides[1].of(other)
+        except (ValueError, OSError) as error:
+            notes.append(f"{line(one.task)}: {line(str(error))}")
+            continue
+        if ours and theirs:
+            logs.append((one, ours, theirs))
+            both = len(ours.keys() & theirs.keys())
+            if apart := len(ours.keys() ^ theirs.keys()):
+                text = f"{apart} questions are in one log only; compared are the {both} others"
+                notes.append(f"{line(one.task)}: {text}")
+    return logs
 
 
 def to_markdown(found: Comparison, *, shown: int = 3) -> str:
@@ -221,18 +159,20 @@ def to_markdown(found: Comparison, *, shown: int = 3) -> str:
     parts += ["\n".join(f"- {cell(note)}" for note in found.notes)] if found.notes else []
     parts += ["## Scores", scores_table(found.changes)]
     parts.append(
-        "On the same questions, resampled by image; p from a permutation test, Holm-adjusted over the headline metrics, and over the "
-        "others by themselves. Visible: the true difference that 80% of such comparisons would find."
+        "On the same questions, resampled by image; p from a permutation test, Holm-adjusted over the headline "
+        "metrics, and over the others by themselves. Visible: the true difference that 80% of such comparisons "
+        "would find."
         + (
-            " ≠: asked or rated otherwise, as said above, so the difference may be of the asking."
-            if _any_otherwise(found)
+            f" {PROTOCOL_DIFFERS}: asked or rated differently, as said above, so the difference may come from that."
+            if any(change.protocol_differences for change in found.changes)
             else ""
         )
     )
     if found.formats:
         parts += ["## Format or ability?", format_table(found.formats)]
         parts.append(
-            "▲ better, ▼ worse, ↑ significantly more, ↓ significantly less. Next token: the likeliest of the possible answers."
+            "▲ better, ▼ worse, ↑ significantly more, ↓ significantly less. "
+            "Next token: the likeliest of the possible answers."
         )
         parts.append("\n".join(f"- {explain(one)}" for one in found.formats))
     if found.flips:
@@ -259,7 +199,7 @@ def to_json(found: Comparison) -> dict[str, Any]:
                 "runs": [change.before.run, change.after.run],
                 "verdict": verdict_to_json(change.verdict, change.before.metric),
                 "why": change.why,
-                "asked_otherwise": change.otherwise,
+                "asked_otherwise": change.protocol_differences,
             }
             for change in found.changes
         ],
@@ -286,10 +226,9 @@ def scores_table(changes: Sequence[Change]) -> str:
     rows = []
     for change in changes:
         entry, verdict, unit = change.before, change.verdict, change.before.unit
-        parts = (cell(entry.task), cell(entry.metric), cell(unit), arrow(entry.metric, entry.higher_is_better))
-        label = " ".join(part for part in parts if part)
+        label = Column.of(entry).label
         label += f" (judge {cell(entry.judge)})" if entry.judge is not None else ""
-        other = " ≠" if change.otherwise else ""
+        other = f" {PROTOCOL_DIFFERS}" if change.protocol_differences else ""
         if verdict is None:
             seen = [number(entry.value, unit), number(change.after.value, unit), MISSING, MISSING, MISSING]
             rows.append([label, *seen, cell(change.why) + other])
@@ -318,14 +257,14 @@ def _only_model(entries: Sequence[Entry], side: str) -> str:
     return models[0]
 
 
-def _of_model(entries: Sequence[Entry], name: str) -> list[Entry]:
+def _select_model(entries: Sequence[Entry], name: str) -> list[Entry]:
     found = [entry for entry in newest(entries) if entry.model == name]
     if not found:
         raise CompareError(f"no scores of model {name!r}{did_you_mean(name, _models(entries))}")
     return found
 
 
-def _pairs(
+def _pair_scores(
     old: Sequence[Entry], new: Sequence[Entry], only_headline: bool
 ) -> tuple[list[tuple[Entry, Entry]], list[str]]:
     """Scores of one column, the old side's order; and what has no partner."""
@@ -337,13 +276,13 @@ def _pairs(
             if entry.headline or not only_headline:
                 pairs.append((entry, other))
         elif entry.headline:
-            notes.append(_lonely(entry, new, "before"))
+            notes.append(_describe_unpaired(entry, new, "before"))
     own = {entry.key[1:] for entry in old}
-    notes += [_lonely(entry, old, "after") for entry in new if entry.headline and entry.key[1:] not in own]
+    notes += [_describe_unpaired(entry, old, "after") for entry in new if entry.headline and entry.key[1:] not in own]
     return pairs, list(dict.fromkeys(notes))
 
 
-def _lonely(entry: Entry, others: Collection[Entry], side: str) -> str:
+def _describe_unpaired(entry: Entry, others: Collection[Entry], side: str) -> str:
     like = [other for other in others if (other.task, other.metric) == (entry.task, entry.metric)]
     name = line(f"{entry.task} {entry.metric}")
     if not like:
@@ -352,7 +291,7 @@ def _lonely(entry: Entry, others: Collection[Entry], side: str) -> str:
     return line(f"{name}: not of one kind: {facts}")
 
 
-def _headlines(pairs: Sequence[tuple[Entry, Entry]]) -> list[tuple[Entry, Entry]]:
+def _select_headlines(pairs: Sequence[tuple[Entry, Entry]]) -> list[tuple[Entry, Entry]]:
     """One pair a task: its headline, or else its first; of several versions or judges, the first."""
     found: dict[str, tuple[Entry, Entry]] = {}
     for pair in pairs:
@@ -362,7 +301,7 @@ def _headlines(pairs: Sequence[tuple[Entry, Entry]]) -> list[tuple[Entry, Entry]
     return list(found.values())
 
 
-def _matched(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric | None) -> Matched | str:
+def _match(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric | None) -> Matched | str:
     """Or why there is nothing to test."""
     if metric is None:
         return "the metric is not known here"
@@ -375,60 +314,3 @@ def _matched(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetr
         )
     except (ValueError, OSError) as error:
         return line(str(error))
-
-
-def _logs_of(column: Sequence[Entry], logs: Logs, notes: list[str]) -> dict[Key, dict[str, Sample]]:
-    """Of those that have one with records of their metric; which can't be read is noted."""
-    found = {}
-    for entry in column:
-        try:
-            log = logs.of(entry)
-        except (ValueError, OSError) as error:
-            notes.append(f"no rank and no verdict on {line(entry.model)} by {line(entry.task)}: {line(str(error))}")
-            continue
-        if any(entry.metric in sample.records for sample in log.values()):
-            found[entry.key] = log
-    return found
-
-
-def _counted_once(metric: CountsMetric) -> Callable[[Sequence[Record]], Counted]:
-    """Counts the same records but once, in whichever comparisons they are."""
-    known_as: dict[tuple[int, ...], Counted] = {}
-
-    def counted(records: Sequence[Record]) -> Counted:
-        return known_as.setdefault(
-            tuple(map(id, records)), Counted(records, metric)
-        )  # which holds them, so that ids stay theirs
-
-    return counted
-
-
-def _ranks(
-    logs: Mapping[Key, Mapping[str, Sample]], like: Entry, counted: Callable[[Sequence[Record]], Counted]
-) -> dict[Key, Rank]:
-    """Of a column's logs, whose entries are by the same metric as `like`."""
-    if len(logs) < 2:
-        return {}
-    every = [askings(log) for log in logs.values()]
-    records = iter(same_questions([asking for own in every for asking in own], like.metric))
-    sides = {str(index): [counted(next(records)) for _ in own] for index, own in enumerate(every)}
-    if not sides["0"][0].records:
-        raise CompareError("no image has as many rated answers of all models")
-    found = ranks_of(sides, higher_is_better=like.higher_is_better)
-    return {key: rank for key, rank in zip(logs, found.values(), strict=True) if rank is not None}
-
-
-def _in_families(changes: Sequence[Change]) -> list[Change]:
-    """With p-values adjusted over the headline metrics, and over the others."""
-    found = list(changes)
-    for family in (True, False):
-        own = {index: change.verdict for index, change in enumerate(changes) if change.before.headline == family}
-        for index, verdict in adjusted(
-            {index: verdict for index, verdict in own.items() if verdict is not None}
-        ).items():
-            found[index] = replace(changes[index], verdict=verdict)
-    return found
-
-
-def _any_otherwise(found: Comparison) -> bool:
-    return any(change.otherwise for change in found.changes)

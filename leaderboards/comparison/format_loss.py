@@ -20,7 +20,7 @@ from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import same_image
 from leaderboards.statistics.resampling import Array, Counted, Record, image_of
 from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, matched, verdicts
-from leaderboards.views.markdown_report import MARKS
+from leaderboards.views.columns import MARKS
 from support.markdown import MISSING, cell, number, span, table
 
 NEXT_TOKEN: Final = "next_token_accuracy"

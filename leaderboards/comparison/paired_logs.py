@@ -21,6 +21,9 @@ Loader = Callable[[str], Sequence[Sample]]
 """Run id -> its samples; none where the run kept no log, a FileNotFoundError where the log that it kept is not
 there."""
 
+Metrics = Callable[[str, str], CountsMetric | None]
+"""Task and metric name -> the metric; None if it is not known."""
+
 SETUP: Final = ("task", "prompts", "prompt suffix", "split", "judge served", "judge image")
 """What provenance says of how the questions were asked and rated: two scores are of one benchmark where all of it is
 the same."""

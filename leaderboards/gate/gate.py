@@ -17,23 +17,20 @@ one that is smaller than the scores' own spread fails by chance.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry, Key, is_neutral
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.flips import flips
-from leaderboards.comparison.paired_logs import Logs, match_logs, protocol_differences, value_in
+from leaderboards.comparison.paired_logs import Logs, Metrics, match_logs, protocol_differences, value_in
 from leaderboards.gate.result import Checked, Claim, GateResult, Unchecked, name_of
 from leaderboards.gate.source import GateSource, metric_key
 from leaderboards.statistics.resampling import Counted, CountsMetric
 from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
 from support.errors import BoardError, CompareError, did_you_mean
 from support.markdown import line, number
-
-Metrics = Callable[[str, str], CountsMetric | None]
-"""Task and metric name -> the metric; None if it is not known."""
 
 _MUST_BE_EQUAL = ("version", "judge", "unit", "higher_is_better", "limit", "samples")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaderboards.board.entry import Entry
+from support.files import atomic_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +29,13 @@ def learning_curves(arms: Mapping[str, Mapping[str, Sequence[Point]]], path: Pat
         for arm, points in lines.items():
             shown = [point for point in points if point.entry.value is not None]
             values = [point.entry.value or 0.0 for point in shown]
-            below = [
-                value - (point.entry.low if point.entry.low is not None else value)
-                for value, point in zip(values, shown, strict=True)
+            ends = [(point.entry.low, point.entry.high) for point in shown]
+            errors = [
+                [value - low if low is not None else 0.0 for value, (low, _) in zip(values, ends, strict=True)],
+                [high - value if high is not None else 0.0 for value, (_, high) in zip(values, ends, strict=True)],
             ]
-            above = [
-                (point.entry.high if point.entry.high is not None else value) - value
-                for value, point in zip(values, shown, strict=True)
-            ]
-            axis.errorbar(
-                [point.step for point in shown], values, yerr=[below, above], label=arm, marker="o", capsize=3
-            )
+            steps = [point.step for point in shown]
+            axis.errorbar(steps, values, yerr=errors, label=arm, marker="o", capsize=3)
         axis.set_title(label, fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.set_ylim(bottom=0)
@@ -46,7 +43,6 @@ def learning_curves(arms: Mapping[str, Mapping[str, Sequence[Point]]], path: Pat
         axis.legend(fontsize=8)
     if note:
         figure.supxlabel(note, fontsize=8)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
-    temporary.replace(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from leaderboards.board.entry import Entry
-from leaderboards.views.markdown_report import arrow
+from leaderboards.views.columns import Column
 from support.errors import BoardError
 from support.markdown import cell, number, table
 
@@ -78,7 +78,7 @@ def beside(entries: Sequence[Entry], references: Iterable[Reference], *, only_he
     parts = [
         "## Reported by others",
         "Not measured here: other prompts, other decoding, and where a judge rated, another judge.",
-        table(["model", *(_header(measured[column]) for column in columns), "source"], cells),
+        table(["model", *(Column.of(measured[column]).label for column in columns), "source"], cells),
         "\n".join(notes),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -106,11 +106,6 @@ def _measured(entries: Sequence[Entry], only_headline: bool) -> dict[tuple[str, 
         for entry in reversed(entries)
         if entry.imported is None and (entry.headline or not only_headline)
     }
-
-
-def _header(entry: Entry) -> str:
-    parts = [cell(entry.task), cell(entry.metric), cell(entry.unit), arrow(entry.metric, entry.higher_is_better)]
-    return " ".join(part for part in parts if part)
 
 
 def _references(data: Any, where: str) -> list[Reference]:

@@ -14,9 +14,10 @@ from PIL import Image
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.statistics.verdict import PairedTest
-from leaderboards.views.html_page import page, write_page
+from leaderboards.views.html_page import write_page
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.published import Reference
+from tests.leaderboards.makers import page
 
 OWNED = "window.owned = (window.owned || 0) + 1"
 HOSTILE = (
@@ -137,7 +138,7 @@ def html(**changes: Any) -> str:
                 model="paper", task="pope", metric="f1", value=85.0, source="A paper, Table 1", note="other prompts"
             )
         ],
-        "otherwise": {ENTRIES[4].key: ["revision was 'a', is 'b'"]},
+        "protocol_differences": {ENTRIES[4].key: ["revision was 'a', is 'b'"]},
     }
     return page(ENTRIES, **usual | changes)
 
@@ -263,7 +264,7 @@ def test_hostile_words_are_read_and_never_run(opened: Open) -> None:
         verdicts={e.key: verdict(e) for e in entries},
         curves={everywhere: {everywhere: points}},
         notes=[everywhere] * 5,
-        otherwise={entries[0].key: [everywhere]},
+        protocol_differences={entries[0].key: [everywhere]},
         references=[
             Reference(
                 model=everywhere,
@@ -515,7 +516,7 @@ def test_axe_finds_nothing_to_complain_about(opened: Open, axe: str, width: int,
     board.flips()
     board.locator("#columns").select_option("all")
     board.locator("[data-trace]").first.click()
-    for summary in ("#runs", ".otherwise", "header details"):
+    for summary in ("#runs", ".protocol", "header details"):
         board.locator(f"{summary} summary").first.click()
     board.evaluate(axe)
     found = board.evaluate("axe.run(document, { resultTypes: ['violations'] })")

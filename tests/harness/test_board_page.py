@@ -16,7 +16,7 @@ from harness.evaluation.board_page import SIDE, board_page, curves_of, thumbnail
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
-from leaderboards.comparison.compare import compare_board
+from leaderboards.comparison.compare_board import compare_board
 from leaderboards.views.published import Reference
 from tasks.registry import registry
 
@@ -121,12 +121,11 @@ def keys(path: Path) -> list[str]:
 
 
 def test_a_page_asks_nobody_and_tells_once_what_it_could_not_get(
-    tmp_path: Path, empty_cache: Path, sockets: list[object]
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, empty_cache: Path, sockets: list[object]
 ) -> None:
     board = Board(tmp_path / "board")
     entries = [entry(task) for task in ("mme", "rtvlm", "gone")]
     board.add(entries, [sample(task, f"{task}-{place}") for task in ("mme", "rtvlm", "gone") for place in range(3)])
-    told: list[str] = []
     found = compare_board(entries, samples=board.samples, metrics=lambda task, name: None)
     text = board_page(
         [board],
@@ -134,11 +133,11 @@ def test_a_page_asks_nobody_and_tells_once_what_it_could_not_get(
         title="Board",
         base=None,
         samples=board.samples,
-        standing=found,
+        comparison=found,
         pictures=True,
-        tell=told.append,
     )
     assert sockets == []
+    told = caplog.messages
     assert [line.partition(":")[0] for line in told] == ["mme", "rtvlm", "gone"]
     assert all("pictures are left out" in line and "\n" not in line for line in told)
     assert "data:image" not in text
@@ -160,62 +159,64 @@ def test_what_the_board_knows_of_its_scores_reaches_the_page(tmp_path: Path) -> 
         title="Board",
         base="base",
         samples=board.samples,
-        standing=replace(found, notes=[*found.notes, "no ranks of mme: too few"]),
+        comparison=replace(found, notes=[*found.notes, "no ranks of mme: too few"]),
         pictures=False,
-        tell=print,
         references=[Reference(model="paper", task="mme", metric=base.metric, value=1500.0, source="A paper, Table 1")],
     )
     assert "not read: torn.json" in text
     assert "no ranks of mme: too few" in text
     assert "A paper, Table 1" in text
-    assert text.count("≠ asked otherwise") == 2
-    (said,) = (line for line in found.otherwise[tuned.key] if "split" in line)
+    assert text.count("≠ asked differently") == 2
+    (said,) = (line for line in found.protocol_differences[tuned.key] if "split" in line)
     assert html.unescape(text).count(said) == 1
 
 
-def test_the_libraries_are_online_again_afterwards(empty_cache: Path, sockets: list[object]) -> None:
+def test_the_libraries_are_online_again_afterwards(
+    caplog: pytest.LogCaptureFixture, empty_cache: Path, sockets: list[object]
+) -> None:
     import datasets.config
     import huggingface_hub.constants
 
-    told: list[str] = []
-    assert thumbnails_of([entry("mme")], told.append)("mme", "x") is None
-    assert len(told) == 1
+    assert thumbnails_of([entry("mme")])("mme", "x") is None
+    assert len(caplog.messages) == 1
     assert (huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE) == (False, False)
 
 
-def test_an_embedded_task_is_drawn_in_the_split_that_was_asked(sockets: list[object]) -> None:
+def test_an_embedded_task_is_drawn_in_the_split_that_was_asked(
+    caplog: pytest.LogCaptureFixture, sockets: list[object]
+) -> None:
     from tasks.scenes.scenes_mme import questions
 
-    told: list[str] = []
     of_test, of_tune = (questions(split)[0]["scene"] for split in ("test", "tune"))
     tuned = entry("scenes_mme", provenance={"data": "embedded@1", "split": "tune"})
-    thumbnail = thumbnails_of([tuned], told.append)
+    thumbnail = thumbnails_of([tuned])
     data = thumbnail("scenes_mme", of_tune)
     assert data is not None
     assert max(Image.open(io.BytesIO(data)).size) <= SIDE
     assert thumbnail("scenes_mme", of_test) is None
-    both = thumbnails_of([tuned, entry("scenes_mme")], told.append)
+    both = thumbnails_of([tuned, entry("scenes_mme")])
     assert both("scenes_mme", of_test)
     assert both("scenes_mme", of_tune)
-    assert (told, sockets) == ([], [])
+    assert (caplog.messages, sockets) == ([], [])
 
 
 def test_local_data_that_a_run_names_are_read_and_a_torn_picture_is_told_once(
-    tmp_path: Path, sockets: list[object]
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, sockets: list[object]
 ) -> None:
     path = local_mme(tmp_path / "mme")
     red, torn = keys(path)
-    told: list[str] = []
-    thumbnail = thumbnails_of([entry("mme", provenance={"data": str(path)})], told.append)
+    thumbnail = thumbnails_of([entry("mme", provenance={"data": str(path)})])
     assert seen(thumbnail("mme", red)) == ((SIDE, SIDE // 2), (1, 0, 0))
     assert thumbnail("mme", torn) is thumbnail("mme", torn) is None
     assert thumbnail("mme", "no such picture") is None
-    assert len(told) == 1
-    assert torn in told[0]
+    (told,) = caplog.messages
+    assert torn in told
     assert sockets == []
 
 
-def test_what_the_hubs_cache_holds_is_shown(tmp_path: Path, empty_cache: Path, sockets: list[object]) -> None:
+def test_what_the_hubs_cache_holds_is_shown(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, empty_cache: Path, sockets: list[object]
+) -> None:
     from datasets import load_dataset
 
     source = tmp_path / "hub" / "table.jsonl"
@@ -242,17 +243,15 @@ def test_what_the_hubs_cache_holds_is_shown(tmp_path: Path, empty_cache: Path, s
     (placed / "dataset_info.json").write_text(
         json.dumps(info | {"dataset_name": name.lower(), "config_name": "default"})
     )
-    told: list[str] = []
     key = keys(source)[0]
     sockets.clear()  # of the library, which counts what it builds
-    assert seen(thumbnails_of([entry("mme")], told.append)("mme", key)) == ((SIDE, SIDE // 2), (0, 0, 1)), told
-    assert (told, sockets) == ([], [])
+    assert seen(thumbnails_of([entry("mme")])("mme", key)) == ((SIDE, SIDE // 2), (0, 0, 1)), caplog.messages
+    assert (caplog.messages, sockets) == ([], [])
 
 
-def test_no_task_is_loaded_before_a_picture_of_it_is_wanted() -> None:
-    told: list[str] = []
-    thumbnails_of([entry("gone")], told.append)
-    assert told == []
+def test_no_task_is_loaded_before_a_picture_of_it_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
+    thumbnails_of([entry("gone")])
+    assert caplog.messages == []
 
 
 def test_a_curve_begins_at_the_base_and_needs_two_checkpoints() -> None:

@@ -11,6 +11,9 @@ from leaderboards.gate.gate import GateSettings, check
 from leaderboards.gate.result import GateResult
 from leaderboards.gate.source import GateSource
 from leaderboards.statistics.resampling import CountsMetric
+from leaderboards.views import html_page
+from leaderboards.views.columns import BoardComparison
+from leaderboards.views.html_page import PageExtras
 from tasks.metric import mean_of
 
 MakeEntry = Callable[..., Entry]
@@ -102,3 +105,11 @@ def of_all(load: Loader, tasks: Sequence[str] = ("scenes_chair",), metrics: Sequ
 def changed(load: Loader, only: str | None = None, **changes: Any) -> Loader:
     """A log with one sample, or all, changed."""
     return lambda run: [replace(one, **changes) if only in (None, one.id) else one for one in load(run)]
+
+
+def page(entries: Sequence[Entry], *, title: str = "Board", base: str | None = None, **shown: Any) -> str:
+    """The page; what is beside the scores, and its extras, as plain arguments."""
+    beside = {name: shown.pop(name) for name in ("verdicts", "ranks", "protocol_differences") if name in shown}
+    samples = shown.pop("samples", None)
+    comparison, extras = BoardComparison(**beside), PageExtras(**shown)
+    return html_page.page(entries, title=title, base=base, samples=samples, comparison=comparison, extras=extras)

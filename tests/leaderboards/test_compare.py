@@ -9,7 +9,8 @@ from markdown_it import MarkdownIt
 
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
-from leaderboards.comparison.compare import Comparison, compare_board, compare_runs, to_json, to_markdown
+from leaderboards.comparison.compare import Comparison, compare_runs, to_json, to_markdown
+from leaderboards.comparison.compare_board import compare_board
 from leaderboards.comparison.flips import examples, flips
 from leaderboards.comparison.format_loss import NEXT_TOKEN, explain, format_of
 from leaderboards.comparison.paired_logs import Loader
@@ -314,7 +315,7 @@ def test_what_has_no_partner_is_named(entry: Entry) -> None:
     assert [(change.verdict, change.why) for change in found.changes] == [(None, "no samples of one side")]
 
 
-def test_what_was_asked_otherwise_is_named(entry: Entry) -> None:
+def test_what_was_asked_differently_is_named(entry: Entry) -> None:
     old = replace(entry, provenance={"task": "0a", "prompts": "own"})
     new = replace(entry, run="new", model="b", provenance={"task": "0b", "prompts": "official"})
     found = compare_runs([old], [new], samples=(loader(), loader()), metrics=metric)
@@ -510,22 +511,22 @@ def test_a_headline_has_one_verdict_whether_or_not_the_other_metrics_are_shown(e
     assert {verdict.outcome for key, verdict in found[1].verdicts.items() if key != headline} == {"not separable"}
 
 
-def test_a_score_whose_base_was_asked_otherwise_says_what_differs(entry: Entry) -> None:
+def test_a_score_whose_base_was_asked_differently_says_what_differs(entry: Entry) -> None:
     entries = [
         replace(entry, run=name, model=name, provenance={"task": "0a" if name != "c" else "0b"})
         for name in ("a", "b", "c")
     ]
     logs = loader(a=closed(share(80)), b=closed(share(40)), c=closed(share(40)))
     found = compare_board(entries, samples=logs, metrics=metric, base="a")
-    assert found.otherwise == {entries[2].key: ["digest of the task's prompts and rules was '0a', is '0b'"]}
+    assert found.protocol_differences == {entries[2].key: ["digest of the task's prompts and rules was '0a', is '0b'"]}
     assert found.notes == ["c pope: digest of the task's prompts and rules was '0a', is '0b'"]
     changed = compared(
         replace(entry, provenance={"task": "0a"}), closed(share(80)), closed(share(40)), provenance={"task": "0b"}
     )
-    assert changed.changes[0].otherwise == ["digest of the task's prompts and rules was '0a', is '0b'"]
+    assert changed.changes[0].protocol_differences == ["digest of the task's prompts and rules was '0a', is '0b'"]
     assert "▼ worse ≠ |" in to_markdown(changed)
-    assert "≠: asked or rated otherwise" in to_markdown(changed)
-    assert to_json(changed)["changes"][0]["asked_otherwise"] == changed.changes[0].otherwise
+    assert "≠: asked or rated differently" in to_markdown(changed)
+    assert to_json(changed)["changes"][0]["asked_otherwise"] == changed.changes[0].protocol_differences
     assert "≠" not in to_markdown(compared(entry, closed(share(80)), closed(share(40))))
 
 

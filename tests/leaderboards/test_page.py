@@ -20,14 +20,14 @@ from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import PairedTest
-from leaderboards.views.html_page import page, write_page
+from leaderboards.views.html_page import write_page
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.markdown_report import leaderboard
 from leaderboards.views.page_answers import Mark, mark
 from leaderboards.views.published import Reference
 from leaderboards.views.svg_charts import bars, curve, profile
 from support.errors import BoardError
-from tests.leaderboards.makers import MakeEntry, MakeSample
+from tests.leaderboards.makers import MakeEntry, MakeSample, page
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&`{{7*7}}"
 
@@ -127,15 +127,15 @@ def test_what_is_neither_better_nor_worse_gets_no_direction(make_entry: MakeEntr
     assert "≈ -15.3 not separable" in text_of(html)
 
 
-def test_a_score_that_was_asked_otherwise_than_the_base_says_in_which_words(two: list[Entry]) -> None:
+def test_a_score_that_was_asked_differently_from_the_base_says_in_which_words(two: list[Entry]) -> None:
     otherwise = {two[1].key: ["revision was 'a', is '<b>'", "split was 'test', is 'tune'"]}
-    html = page(two, title="Board", base="base", otherwise=otherwise)
+    html = page(two, title="Board", base="base", protocol_differences=otherwise)
     text = text_of(html)
-    assert text.count("≠ asked otherwise") == 2  # in the cell, and over the words
+    assert text.count("≠ asked differently") == 2  # in the cell, and over the words
     assert "scenes_chair CHAIR_s (%): revision was 'a', is '<b>'; split was 'test', is 'tune'" in text
     assert "asked otherwise" not in text_of(page(two, title="Board", base="base"))
     with pytest.raises(BoardError, match="of 'gone' on scenes_chair CHAIR_s"):
-        page(two, title="Board", base="base", otherwise={("gone", *two[1].key[1:]): ["x"]})
+        page(two, title="Board", base="base", protocol_differences={("gone", *two[1].key[1:]): ["x"]})
 
 
 def test_what_others_reported_stands_apart_with_its_source(make_entry: MakeEntry) -> None:

@@ -9,6 +9,7 @@ from leaderboards.board.entry import from_json
 from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.columns import BoardComparison
 from leaderboards.views.markdown_report import differences, leaderboard, to_csv, to_json
 from support.errors import BoardError
 from support.markdown import cell, line
@@ -191,8 +192,14 @@ def test_ranks_tie_and_the_difference_to_the_base_is_marked(make_entry: MakeEntr
     text = leaderboard(
         entries,
         base="base",
-        verdicts={good: verdict(p=0.001), bad: verdict(difference=5.0, p=0.001), same: verdict(difference=-0.2, p=0.7)},
-        ranks={good: Rank(low=1, high=1, ties=()), base: Rank(low=2, high=3, ties=("same",))},
+        comparison=BoardComparison(
+            verdicts={
+                good: verdict(p=0.001),
+                bad: verdict(difference=5.0, p=0.001),
+                same: verdict(difference=-0.2, p=0.7),
+            },
+            ranks={good: Rank(low=1, high=1, ties=()), base: Rank(low=2, high=3, ties=("same",))},
+        ),
     )
     table, legend = text.split("\n\n")
     score = "19.3 [15.3, 23.0]"
@@ -209,7 +216,8 @@ def test_ranks_tie_and_the_difference_to_the_base_is_marked(make_entry: MakeEntr
 
 def test_without_verdicts_and_ranks_there_is_no_legend(make_entry: MakeEntry) -> None:
     assert "\n\n" not in leaderboard([make_entry()])
-    assert "\n\n" not in leaderboard([make_entry()], verdicts={("x", "y", "z", "1", None): verdict()})
+    of_others = BoardComparison(verdicts={("x", "y", "z", "1", None): verdict()})
+    assert "\n\n" not in leaderboard([make_entry()], comparison=of_others)
 
 
 def test_an_unknown_base_is_refused_with_the_names_there_are(make_entry: MakeEntry) -> None:
@@ -245,7 +253,8 @@ def test_how_a_model_answers_is_neither_better_nor_worse(make_entry: MakeEntry) 
     }
     verdicts = {entry.key: by_model[entry.model] for entry in entries if entry.model in by_model}
     ranks = {entry.key: Rank(low=1, high=1, ties=()) for entry in entries}
-    text = leaderboard(entries, verdicts=verdicts, ranks=ranks, base="base")
+    comparison = BoardComparison(verdicts=verdicts, ranks=ranks)
+    text = leaderboard(entries, comparison=comparison, base="base")
     table, legend = text.split("\n\n")
     score = "19.3 [15.3, 23.0]"
     assert shown(table) == [
@@ -257,7 +266,7 @@ def test_how_a_model_answers_is_neither_better_nor_worse(make_entry: MakeEntry) 
     ]
     assert "Higher, lower: of how a model answers" in legend
     assert "#" not in text
-    rows = list(csv.DictReader(io.StringIO(to_csv(entries, verdicts=verdicts, ranks=ranks))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(entries, comparison=comparison))))
     assert [row["outcome"] for row in rows[:4]] == ["", "higher", "lower", "not separable"]
     assert {row["rank_low"] for row in rows} == {""}
     assert shown(differences({"scenes_mme.yes_rate": verdict(difference=3.0)}))[1][::5] == [
@@ -266,22 +275,23 @@ def test_how_a_model_answers_is_neither_better_nor_worse(make_entry: MakeEntry) 
     ]
 
 
-def test_a_base_that_was_asked_otherwise_is_marked_and_told(make_entry: MakeEntry) -> None:
+def test_a_base_that_was_asked_differently_is_marked_and_told(make_entry: MakeEntry) -> None:
     entries = [make_entry(model=name) for name in ("base", "good", "other")]
     verdicts = {entry.key: verdict(p=0.001) for entry in entries[1:]}
-    otherwise = {entries[2].key: ["split was 'val', is 'test'", "prompts was 'none', is 'official'"]}
-    table, legend = leaderboard(entries, verdicts=verdicts, otherwise=otherwise, base="base").split("\n\n")
+    differences_to_base = {entries[2].key: ["split was 'val', is 'test'", "prompts was 'none', is 'official'"]}
+    comparison = BoardComparison(verdicts=verdicts, protocol_differences=differences_to_base)
+    table, legend = leaderboard(entries, comparison=comparison, base="base").split("\n\n")
     assert [row[1].split("] ")[-1] for row in shown(table)[2:]] == ["-12.3 ▲", "-12.3 ▲ ≠"]
-    assert "≠: base was asked otherwise" in legend
-    assert "≠" not in leaderboard(entries, verdicts=verdicts, base="base")
-    rows = list(csv.DictReader(io.StringIO(to_csv(entries, verdicts=verdicts, otherwise=otherwise))))
+    assert "≠: base was asked or rated differently" in legend
+    assert "≠" not in leaderboard(entries, comparison=BoardComparison(verdicts=verdicts), base="base")
+    rows = list(csv.DictReader(io.StringIO(to_csv(entries, comparison=comparison))))
     assert [row["asked_otherwise"] for row in rows] == [
         "",
         "",
         "split was 'val', is 'test'; prompts was 'none', is 'official'",
     ]
-    told = json.loads(to_json(entries, verdicts=verdicts, otherwise=otherwise))["entries"]
-    assert [row["asked_otherwise"] for row in told] == [[], [], otherwise[entries[2].key]]
+    told = json.loads(to_json(entries, comparison=comparison))["entries"]
+    assert [row["asked_otherwise"] for row in told] == [[], [], differences_to_base[entries[2].key]]
 
 
 def test_few_models_with_many_metrics_are_shown_a_row_a_metric(make_entry: MakeEntry) -> None:
@@ -323,7 +333,8 @@ def test_no_text_in_a_csv_is_a_formula(make_entry: MakeEntry, name: str) -> None
 
 def test_a_csv_keeps_every_digit_and_negative_numbers(make_entry: MakeEntry) -> None:
     entry = make_entry(value=-1.23456789, low=-2.5, high=0.0, unscored=2, model='a,"b"')
-    text = to_csv([entry], verdicts={entry.key: verdict()}, ranks={entry.key: Rank(low=1, high=3, ties=("x",))})
+    ranks = {entry.key: Rank(low=1, high=3, ties=("x",))}
+    text = to_csv([entry], comparison=BoardComparison(verdicts={entry.key: verdict()}, ranks=ranks))
     (row,) = csv.DictReader(io.StringIO(text))
     assert (row["model"], row["value"], row["low"], row["scored"]) == ('a,"b"', "-1.23456789", "-2.5", "298")
     assert (row["difference"], row["outcome"], row["rank_low"], row["rank_high"]) == ("-12.34", "better", "1", "3")
@@ -343,6 +354,7 @@ def test_csv_and_json_hold_the_newest_and_the_headline_if_asked(make_entry: Make
 
 def test_json_gives_the_entries_back_whole(make_entry: MakeEntry) -> None:
     entry = make_entry()
-    (row,) = json.loads(to_json([entry], ranks={entry.key: Rank(low=1, high=2, ties=())}))["entries"]
+    comparison = BoardComparison(ranks={entry.key: Rank(low=1, high=2, ties=())})
+    (row,) = json.loads(to_json([entry], comparison=comparison))["entries"]
     assert (row["rank_low"], row["rank_high"], row["outcome"], row["scored"]) == (1, 2, None, 300)
     assert from_json({name: row[name] for name in entry_to_json(entry)}, where="here") == entry

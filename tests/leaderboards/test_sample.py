@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Asking, Sample, askings, from_parquet, to_parquet
-from leaderboards.comparison.compare import compare_board, compare_runs
+from leaderboards.comparison.compare import compare_runs
+from leaderboards.comparison.compare_board import compare_board
 from leaderboards.comparison.paired_logs import verdict_of
 from leaderboards.gate.gate import check
 from leaderboards.gate.source import GateSource

@@ -1,0 +1,123 @@
+"""What a leaderboard shows beside its scores: tests against a base, ranks, and how the questions were asked differently.
+
+found = compare_board(board.current(), samples=board.samples, metrics=metric_of, base="llava-7b")
+print(leaderboard(board.current(), comparison=found, base="llava-7b"))
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from leaderboards.board.board import newest
+from leaderboards.board.entry import Entry, Key
+from leaderboards.board.sample import Sample, askings
+from leaderboards.comparison.paired_logs import Loader, Logs, Metrics, match_logs, protocol_differences, same_questions
+from leaderboards.statistics.ranks import Rank, ranks_of
+from leaderboards.statistics.resampling import Counted, CountsMetric, Record
+from leaderboards.statistics.verdict import Matched, adjusted, verdicts
+from leaderboards.views.columns import BoardComparison, columns_of
+from support.errors import CompareError, did_you_mean
+from support.markdown import line
+
+
+def compare_board(
+    entries: Sequence[Entry], *, samples: Loader, metrics: Metrics, base: str | None = None, only_headline: bool = True
+) -> BoardComparison:
+    """Tests against `base` and ranks, column by column; CompareError for a base that has no score here.
+
+    A rank is over the images of which all models of its column have the same number of rated answers. A score without
+    a sample log has neither verdict nor rank.
+    """
+    shown = [entry for entry in newest(entries) if entry.headline or not only_headline]
+    models = list(dict.fromkeys(entry.model for entry in entries))
+    if base is not None and base not in models:
+        raise CompareError(f"base model {base!r} is not on the board{did_you_mean(base, models)}")
+    logs, notes = Logs(samples), list[str]()
+    matches: dict[Key, Matched] = {}
+    ranks: dict[Key, Rank] = {}
+    differences: dict[Key, list[str]] = {}
+    for column in columns_of(shown).values():
+        of_base = next((entry for entry in column if entry.model == base), None)
+        if of_base is not None:
+            differences |= {entry.key: found for entry in column if (found := protocol_differences(of_base, entry))}
+        metric = metrics(column[0].task, column[0].metric)
+        if metric is None:
+            continue
+        own, count = _read_logs(column, logs, notes), _counter(metric)
+        try:
+            ranks |= _rank(own, column[0], count)
+        except ValueError as error:
+            notes.append(f"no ranks of {line(column[0].task)} {line(column[0].metric)}: {line(str(error))}")
+        if of_base is not None:
+            matches |= _match_with_base(of_base, column, own, count, notes)
+    notes += [line(f"{model} {task}: {text}") for (model, task, *_), texts in differences.items() for text in texts]
+    tested = verdicts(matches)
+    headlines = {entry.key for entry in shown if entry.headline}
+    families = (
+        {key: test for key, test in tested.items() if (key in headlines) == of_headlines}
+        for of_headlines in (True, False)
+    )
+    headline_verdicts, others = map(adjusted, families)
+    return BoardComparison(
+        verdicts=headline_verdicts | others,
+        protocol_differences=differences,
+        ranks=ranks,
+        notes=list(dict.fromkeys(notes)),
+    )
+
+
+Count = Callable[[Sequence[Record]], Counted]
+"""Counts a model's records by one metric."""
+
+
+def _match_with_base(
+    base: Entry, column: Sequence[Entry], logs: Mapping[Key, Mapping[str, Sample]], count: Count, notes: list[str]
+) -> dict[Key, Matched]:
+    """Each other model of a column with the base, if both have logs; what can't be matched is noted."""
+    found: dict[Key, Matched] = {}
+    for entry in column:
+        if entry is base or not {base.key, entry.key} <= logs.keys():
+            continue
+        before, after = logs[base.key], logs[entry.key]
+        try:
+            found[entry.key] = match_logs(before, after, entry.metric, count, higher_is_better=entry.higher_is_better)
+        except ValueError as error:
+            name = f"{line(entry.model)} by {line(entry.task)} {line(entry.metric)}"
+            notes.append(f"no verdict on {name}: {line(str(error))}")
+    return found
+
+
+def _read_logs(column: Sequence[Entry], logs: Logs, notes: list[str]) -> dict[Key, dict[str, Sample]]:
+    """The logs that hold records of the column's metric; one that can't be read is noted."""
+    found = {}
+    for entry in column:
+        try:
+            log = logs.of(entry)
+        except (ValueError, OSError) as error:
+            notes.append(f"no rank and no verdict on {line(entry.model)} by {line(entry.task)}: {line(str(error))}")
+            continue
+        if any(entry.metric in sample.records for sample in log.values()):
+            found[entry.key] = log
+    return found
+
+
+def _counter(metric: CountsMetric) -> Count:
+    """Counts the same records only once, in however many comparisons they are."""
+    known_as: dict[tuple[int, ...], Counted] = {}
+
+    def counted(records: Sequence[Record]) -> Counted:
+        # Counted holds the records, so their ids stay theirs.
+        return known_as.setdefault(tuple(map(id, records)), Counted(records, metric))
+
+    return counted
+
+
+def _rank(logs: Mapping[Key, Mapping[str, Sample]], like: Entry, count: Count) -> dict[Key, Rank]:
+    """Ranks by a column's logs; `like` is any of its entries."""
+    if len(logs) < 2:
+        return {}
+    every = [askings(log) for log in logs.values()]
+    records = iter(same_questions([asking for own in every for asking in own], like.metric))
+    sides = {str(index): [count(next(records)) for _ in own] for index, own in enumerate(every)}
+    if not sides["0"][0].records:
+        raise CompareError("no image has as many rated answers of all models")
+    found = ranks_of(sides, higher_is_better=like.higher_is_better)
+    return {key: rank for key, rank in zip(logs, found.values(), strict=True) if rank is not None}

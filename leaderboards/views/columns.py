@@ -1,0 +1,126 @@
+"""How every view shows scores: in which column, which direction is better, and what stands beside a score.
+
+Numbers of different task version, judge or unit never share a column.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from leaderboards.board.entry import Entry, Key, is_neutral
+from leaderboards.statistics.ranks import Rank
+from leaderboards.statistics.verdict import Outcome, PairedTest
+from support.markdown import cell
+
+MARKS: Final[Mapping[Outcome, str]] = {"better": "▲", "worse": "▼", "not separable": "≈"}
+"""Shown behind a difference."""
+
+PROTOCOL_DIFFERS: Final = "≠"
+"""Shown behind a difference of two scores whose questions were not asked or rated in the same way."""
+
+
+class Column(NamedTuple):
+    """What all scores of one column have in common."""
+
+    task: str
+    metric: str
+    version: str
+    judge: str | None
+    unit: str
+    higher_is_better: bool
+
+    @staticmethod
+    def of(entry: Entry) -> "Column":
+        """The column an entry belongs to."""
+        return Column(entry.task, entry.metric, entry.version, entry.judge, entry.unit, entry.higher_is_better)
+
+    @property
+    def neutral(self) -> bool:
+        """True if neither direction is better."""
+        return is_neutral(self.metric)
+
+    @property
+    def arrow(self) -> str:
+        """Which direction is better; empty if neither is."""
+        return arrow(self.metric, self.higher_is_better)
+
+    @property
+    def metric_of_task(self) -> tuple[str, str]:
+        """Task and metric, whatever the version and the judge."""
+        return self.task, self.metric
+
+    @property
+    def label(self) -> str:
+        """Task, metric, unit and direction, for a table's header in markdown."""
+        return " ".join(filter(None, (cell(self.task), cell(self.metric), cell(self.unit), self.arrow)))
+
+
+def columns_of(entries: Iterable[Entry]) -> dict[Column, list[Entry]]:
+    """Entries by column, in order of appearance, but the columns of one task, and of one metric, stand together."""
+    columns: dict[Column, list[Entry]] = {}
+    for entry in entries:
+        columns.setdefault(Column.of(entry), []).append(entry)
+    tasks = list(dict.fromkeys(column.task for column in columns))
+    metrics = list(dict.fromkeys(column.metric_of_task for column in columns))
+    order = sorted(columns, key=lambda column: (tasks.index(column.task), metrics.index(column.metric_of_task)))
+    return {column: columns[column] for column in order}
+
+
+def several_versions(columns: Iterable[Column]) -> set[tuple[str, str]]:
+    """Task and metric of those that have columns of more than one version."""
+    versions: dict[tuple[str, str], set[str]] = {}
+    for column in columns:
+        versions.setdefault(column.metric_of_task, set()).add(column.version)
+    return {name for name, found in versions.items() if len(found) > 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardComparison:
+    """What a leaderboard shows beside its scores, by the entry's key."""
+
+    verdicts: Mapping[Key, PairedTest] = field(default_factory=dict)
+    """Paired tests against the base. p-values are adjusted over the headline metrics of all models, and over all other
+    metrics by themselves, so that a score has one verdict whether or not other metrics are shown."""
+
+    protocol_differences: Mapping[Key, Sequence[str]] = field(default_factory=dict)
+    """How the questions were asked or rated differently from the base's, in words. Then the difference may come from
+    that, not from the models."""
+
+    ranks: Mapping[Key, Rank] = field(default_factory=dict)
+
+    notes: Sequence[str] = field(default=())
+    """Why some scores have no verdict or no rank, and how protocols differ."""
+
+    def rank(self, entry: Entry) -> Rank | None:
+        """The entry's rank; none by a metric of which neither direction is better."""
+        return None if is_neutral(entry.metric) else self.ranks.get(entry.key)
+
+
+NO_COMPARISON: Final = BoardComparison()
+
+
+def arrow(metric: str, higher_is_better: bool) -> str:
+    """Which direction is better; empty if neither is."""
+    return "" if is_neutral(metric) else "↑" if higher_is_better else "↓"
+
+
+def outcome(metric: str, verdict: PairedTest) -> str:
+    """A verdict in words: better, worse, not separable; higher or lower if neither direction is better."""
+    if verdict.outcome == "not separable" or not is_neutral(metric):
+        return verdict.outcome
+    return "higher" if (verdict.difference or 0.0) > 0 else "lower"
+
+
+def remarks(entry: Entry) -> list[str]:
+    """What to know before believing the number, a few words each; not escaped."""
+    leaked = entry.provenance.get("leaks", "0")  # rows of its training data that show the task's pictures
+    found = [
+        (entry.scored < entry.samples, f"{entry.scored}/{entry.samples}"),
+        (entry.failed > 0, f"{entry.failed} failed"),
+        (entry.unparsed > 0, f"{entry.unparsed} unparsed"),
+        (entry.limit is not None, f"limit {entry.limit}"),
+        (entry.limit is None and entry.partial, "partial data"),
+        (entry.imported is not None, f"by {entry.imported}"),
+        (leaked != "0", f"{leaked} leaked"),
+    ]
+    return [text for applies, text in found if applies]
