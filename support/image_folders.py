@@ -1,58 +1,72 @@
-"""NEEDS A DOCSTRING."""
+"""The one rule of what a row may name as its picture: a file inside the folder, or a member of the archive, of the data.
+
+    ImageTree(Path("bench")).find("val/7.jpg")                     # an ImageRef: that file, or one of that name below
+    ImageIndex.beside(Path("VLFeedback")).find("/x/merged_images/7.jpg")     # by the end of its name
+    ImageTree(Path("bench")).find("../7.jpg").problem              # "path outside the folder"
+
+Rows are not trusted. A name that is a URL, that has "..", or that leads out of the folder by a symbolic link is never
+opened, and an absolute name is never opened as such. One kind of link may lead out: those of a snapshot in the hub's
+cache, into the blobs of the same dataset. What can't be had is an `ImageRef` with a `problem`, which raises OSError when
+it is read.
+"""
 
 import base64
 import binascii
 import os
+import re
 import stat
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
-from support.errors import DataError
-from support.images import ImageRef
+from support.errors import DataError, first_line
+from support.images import MAX_BYTES, ImageRef
 from support.records import Record
 
-MAX_BYTES = 256 << 20
-"""A larger image file is taken as not there."""
+OUTSIDE: Final = "path outside the folder"
+URL: Final = "picture is a URL"
+MISSING: Final = "missing picture"
+AMBIGUOUS: Final = "ambiguous picture"
+TOO_LARGE: Final = "picture file too large"
+UNREADABLE: Final = "unreadable picture"
+NONE: Final = "no picture"
 
-BESIDE = ("merged_images", "images")
+REFUSED: Final = (OUTSIDE, URL)
+"""Problems of names that lead out of the data."""
 
-
-@dataclass(frozen=True)
-class _Folder:
-    root: Path
-    """Resolved."""
-
-    def find(self, name: str, parts: tuple[str, ...]) -> ImageRef | None:
-        absolute = is_absolute(name)
-        if absolute and (inside := self._file(name)):
-            return ImageRef(name, inside)
-        for tail in _tails(parts, absolute, self.root.name):
-            if found := self._file(f"{self.root}/{'/'.join(tail)}"):
-                return ImageRef(name, found)
-        return None
-
-    def _file(self, path: str) -> Path | None:
-        folder, _, name = path.rpartition("/")
-        resolved = resolve_folder(Path(folder or "/"))
-        if not (resolved == self.root or resolved.is_relative_to(self.root)):
-            return None
-        try:
-            about = os.lstat(f"{resolved}/{name}")
-            if stat.S_ISLNK(about.st_mode):
-                target = (resolved / name).resolve()
-                about = target.lstat()
-                return target if target.is_relative_to(self.root) and _readable(about) else None
-        except (OSError, RuntimeError):  # RuntimeError: a link that leads to itself
-            return None
-        return resolved / name if _readable(about) else None
+IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+BESIDE: Final = ("merged_images", "images")
+"""Folders of pictures (or, with .zip, archives) beside preference data."""
+ZIP: Final = "zip://"
+LONGEST_NAME: Final = 1024
+"""A longer text in an image column is base64, not a path."""
 
 
-def _readable(about: os.stat_result) -> bool:
-    return stat.S_ISREG(about.st_mode) and about.st_size <= MAX_BYTES
+def there(picture: ImageRef) -> bool:
+    """Whether there is anything to read."""
+    return picture.file is not None or picture.data is not None or picture.reader is not None
+
+
+def is_absolute(name: str) -> bool:
+    """True for a path that starts at a root, in Unix or Windows form."""
+    return name.startswith(("/", "\\")) or name[1:3] in {":\\", ":/"}
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return tuple(part for part in name.replace("\\", "/").split("/") if part not in {"", "."})
+
+
+def _refuse(name: str, parts: Sequence[str]) -> str:
+    """Why nothing may be looked for under a name; "" if something may."""
+    if "://" in name:
+        return URL
+    return OUTSIDE if ".." in parts or "\0" in name else "" if parts else MISSING
+
+
+# Places: folders and zips.
 
 
 @lru_cache(maxsize=4096)
@@ -62,61 +76,114 @@ def resolve_folder(folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Zip:
-    path: Path
-    members: frozenset[str]
-    by_name: dict[str, str | None]
-    """File name -> its member; None where several have it."""
+class _Folder:
+    root: Path
+    """Resolved."""
+
+    @cached_property
+    def _blobs(self) -> Path | None:
+        """Where the hub's cache keeps the files of which the snapshot that this is (or is in) holds links."""
+        for folder in (self.root, *self.root.parents):
+            repository = folder.parent.parent
+            if folder.parent.name == "snapshots" and repository.name.startswith(("datasets--", "models--")):
+                return repository / "blobs"
+        return None
+
+    def at(self, name: str, path: str) -> ImageRef | None:
+        """The file at `path` below the root, or at an absolute `path`, as the picture `name`; None if there is none."""
+        full = self.root / path
+        try:
+            place = resolve_folder(full.parent) / full.name
+            inside = place.is_relative_to(self.root)
+            about = place.lstat()
+            if stat.S_ISLNK(about.st_mode):
+                target = place.resolve(strict=True)
+                about = target.lstat()
+                if target.is_relative_to(self.root):
+                    place = target
+                elif not (self._blobs and target.is_relative_to(self._blobs)):
+                    inside = False
+        except (OSError, RuntimeError, ValueError):  # RuntimeError: a link that leads to itself
+            return None
+        if not stat.S_ISREG(about.st_mode):
+            return None
+        problem = TOO_LARGE if about.st_size > MAX_BYTES else ""
+        if problem or not inside:
+            return ImageRef(name, problem=problem if inside else OUTSIDE)
+        return ImageRef(name, place)
 
     def find(self, name: str, parts: tuple[str, ...]) -> ImageRef | None:
+        """The picture at a name, or at the end of an absolute one."""
         absolute = is_absolute(name)
-        for tail in _tails(parts, absolute, self.path.stem):
-            if (member := "/".join(tail)) in self.members:
-                return ImageRef(name, self.path, member)
-        only = self.by_name.get(parts[-1]) if absolute or len(parts) == 1 else None
-        return ImageRef(name, self.path, only) if only else None
-
-
-def is_absolute(name: str) -> bool:
-    """True for a path that starts at a root, in Unix or Windows form."""
-    return name.startswith(("/", "\\")) or name[1:3] in {":\\", ":/"}
+        paths = [name] if name.startswith("/") else []
+        paths += ["/".join(tail) for tail in _tails(parts, absolute, self.root.name)]
+        found = [picture for path in paths if (picture := self.at(name, path))]
+        return next((picture for picture in found if not picture.problem), found[0] if found else None)
 
 
 def _tails(parts: tuple[str, ...], absolute: bool, place: str) -> list[tuple[str, ...]]:
-    """What of a name may stand below a place: all of it, without the place's own name in front; of an absolute one the
-    end."""
+    """What of a name may stand below a place: all of it, or without the place's own name in front; of an absolute one
+    the end."""
     if absolute:
         return [parts[-2:], parts[-1:]] if len(parts) > 1 else [parts]
     return [parts, parts[1:]] if len(parts) > 1 and parts[0] == place else [parts]
 
 
-@lru_cache(maxsize=8)
+@dataclass(frozen=True)
+class _Zip:
+    path: Path
+    members: Mapping[str, str]
+    """Member -> why it can't be read; "" if it can."""
+    by_name: Mapping[str, str | None]
+    """File name -> its readable member; None where several have it."""
+
+    def at(self, name: str, member: str) -> ImageRef | None:
+        if problem := self.members.get(member):
+            return ImageRef(name, problem=problem)
+        return ImageRef(name, self.path, member) if member in self.members else None
+
+    def find(self, name: str, parts: tuple[str, ...]) -> ImageRef | None:
+        """The member at a name, at the end of an absolute one, or the only one of that file name."""
+        absolute = is_absolute(name)
+        for tail in _tails(parts, absolute, self.path.stem):
+            if found := self.at(name, "/".join(tail)):
+                return found
+        only = self.by_name.get(parts[-1]) if absolute or len(parts) == 1 else None
+        return self.at(name, only) if only else None
+
+
+@lru_cache(maxsize=64)
 def _zip(path: Path) -> _Zip:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a zip of images: {error}") from error
-    encrypted = 0x1
-    readable = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    # The size told here is also the most that will be unpacked.
-    members = [
-        info.filename
-        for info in infos
-        if not info.is_dir()
-        and info.file_size <= MAX_BYTES
-        and not info.flag_bits & encrypted
-        and info.compress_type in readable
-    ]
+        raise DataError(f"{path}: not a zip of images: {first_line(error)}") from error
+    members = {info.filename: _member_problem(info) for info in infos if not info.is_dir()}
     by_name: dict[str, str | None] = {}
-    for member in members:
-        name = member.rsplit("/", 1)[-1]
-        by_name[name] = None if name in by_name else member
-    return _Zip(path, frozenset(members), by_name)
+    for member, problem in members.items():
+        if not problem:
+            name = member.rsplit("/", 1)[-1]
+            by_name[name] = None if name in by_name else member
+    return _Zip(path, members, by_name)
+
+
+def _member_problem(info: zipfile.ZipInfo) -> str:
+    encrypted, unix_mode = 0x1, info.external_attr >> 16
+    if stat.S_ISLNK(unix_mode):
+        return OUTSIDE
+    if info.flag_bits & encrypted or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return UNREADABLE
+    # The size told here is also the most that will be unpacked.
+    return TOO_LARGE if info.file_size > MAX_BYTES else ""
+
+
+# Preference data: a few places, and names that others wrote on their own machines.
 
 
 class ImageIndex:
-    """Folders and zips, looked through in order."""
+    """Folders and zips, looked through in order. Of an absolute name only the end counts, unless it leads into one of
+    the folders."""
 
     def __init__(self, places: Sequence[_Folder | _Zip]) -> None:
         self.places = tuple(places)
@@ -126,7 +193,7 @@ class ImageIndex:
     def of(cls, images: Path) -> "ImageIndex":
         """What the user names: a folder (with its own merged_images/ and images/), or a zip."""
         if images.is_dir():
-            return cls(_below(images))
+            return cls(_places_below(images))
         if images.is_file():
             return cls([_zip(images)])
         raise DataError(f"{images}: no such folder or zip of images")
@@ -134,21 +201,28 @@ class ImageIndex:
     @classmethod
     def beside(cls, *folders: Path) -> "ImageIndex":
         """What stands beside the data under the usual names."""
-        return cls([place for folder in folders for place in _below(folder)])
+        return cls([place for folder in folders for place in _places_below(folder)])
+
+    @classmethod
+    def inside(cls, *folders: Path) -> "ImageIndex":
+        """Just these folders."""
+        return cls([_Folder(folder.resolve()) for folder in folders])
 
     def _find(self, name: str) -> ImageRef:
-        """The picture of this name; one that is not there raises OSError when it is read."""
+        """The picture of this name; one that is not there has a problem."""
         if name.startswith(ZIP):
-            return self._in_zip(name)
-        parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in {"", "."})
-        if parts and ".." not in parts and "\0" not in name and "://" not in name:
-            for place in self.places:
-                if found := place.find(name, parts):
+            return self._find_in_zip(name)
+        parts = _parts(name)
+        problem = _refuse(name, parts)
+        for place in () if problem else self.places:
+            if found := place.find(name, parts):
+                if not found.problem:
                     return found
-        return ImageRef(name)
+                problem = problem or found.problem
+        return ImageRef(name, problem=problem or (OUTSIDE if is_absolute(name) else MISSING))
 
-    def _in_zip(self, name: str) -> ImageRef:
-        """What an Outlet without copies gave; only of a zip that is one of the places."""
+    def _find_in_zip(self, name: str) -> ImageRef:
+        """What an ImageExporter without copies gave; only of a zip that is one of the places."""
         member, _, path = name.removeprefix(ZIP).partition("::")
         zips = {
             str(place.path.absolute()): place
@@ -157,7 +231,7 @@ class ImageIndex:
         }
         moved = (place for place in zips.values() if place.path.name == Path(path).name)
         found = zips.get(path) or next(moved, None)
-        return ImageRef(member, found.path, member) if found else ImageRef(name)
+        return (found.at(member, member) if found else None) or ImageRef(name, problem=URL)
 
     def pictures(self, record: Record, *columns: str, name: str = "") -> tuple[ImageRef, ...]:
         """The pictures in the first of these columns that holds any: an image struct, a name, or a list of such.
@@ -168,23 +242,9 @@ class ImageIndex:
             value = record.get(column)
             if value is not None and value != "" and value != []:
                 listed = value if isinstance(value, list) else [value]
-                return tuple(self._picture(item, name if len(listed) == 1 else "") for item in listed)
+                alone = name if len(listed) == 1 else ""
+                return tuple(picture_in_cell(item, self.find, alone) for item in listed)
         return ()
-
-    def _picture(self, value: Any, name: str) -> ImageRef:
-        if isinstance(value, str):
-            return self.find(value)
-        data = value.get("bytes") if isinstance(value, dict) else value
-        path = value.get("path") if isinstance(value, dict) else None
-        path = path if isinstance(path, str) else ""
-        if isinstance(data, str):
-            try:
-                data = base64.b64decode(data, validate=True)
-            except binascii.Error:
-                data = None
-        if isinstance(data, bytes):
-            return ImageRef(name or path, data=data)
-        return self.find(path or name)
 
     def with_absent(self, record: Record, given: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
         """The pictures `given` in a record by the names beside them (see Given), and in their places those that were
@@ -196,17 +256,17 @@ class ImageIndex:
             return given
         rest = iter(given)
         return tuple(
-            self._named(next(rest), name) if was else self.find(name)
+            self._rename(next(rest), name) if was else self.find(name)
             for name, was in zip(names, there_then, strict=True)
         )
 
-    def _named(self, picture: ImageRef, name: str) -> ImageRef:
+    def _rename(self, picture: ImageRef, name: str) -> ImageRef:
         if not there(picture):
             picture = self.find(name)
-        return ImageRef(name or picture.name, picture.file, picture.member, picture.data)
+        return replace(picture, name=name or picture.name)
 
 
-def _below(folder: Path) -> list[_Folder | _Zip]:
+def _places_below(folder: Path) -> list[_Folder | _Zip]:
     root = folder.resolve()
     folders = [root, *(root / name for name in BESIDE)]
     zips = [root / f"{name}.zip" for name in BESIDE]
@@ -217,14 +277,6 @@ def _below(folder: Path) -> list[_Folder | _Zip]:
     ]
 
 
-def there(picture: ImageRef) -> bool:
-    """Whether there is anything to read."""
-    return picture.file is not None or picture.data is not None
-
-
-ZIP = "zip://"
-
-
 def within(data: Path, files: Sequence[Path], images: Path | None) -> ImageIndex:
     """The places of the pictures of a dataset: what the user names, then what stands in its folder or beside its
     files."""
@@ -232,3 +284,137 @@ def within(data: Path, files: Sequence[Path], images: Path | None) -> ImageIndex
         *dict.fromkeys([data if data.is_dir() else data.parent, *(path.parent for path in files)])
     )
     return ImageIndex(ImageIndex.of(images).places + beside.places) if images is not None else beside
+
+
+# Benchmarks and sources of instructions: a folder with all that is below it.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A picture below a root."""
+
+    path: str
+    """Relative to the root; of a zip: the member."""
+    archive: _Zip | None
+
+
+_COCO: Final = re.compile(r"^COCO_(?:train|val|test)20\d\d_")
+
+
+class ImageTree:
+    """A folder, with the folders and zips below it, or a zip. A name is a path in it, or the name of a file somewhere
+    below, with or without its ending and COCO's long prefix."""
+
+    def __init__(self, root: Path | None, *, search: bool = True, guess: bool = False) -> None:
+        """Without a root there is no picture. `search`: look for a file name below, too. `guess`: of several that fit,
+        take the first by path and not none."""
+        self.root, self.search, self.guess = root, search, guess
+        self.find = lru_cache(maxsize=1 << 17)(self._find)  # benchmarks and sources ask many times about one picture
+
+    def _find(self, name: str) -> ImageRef:
+        """The picture of this name; one that is not there has a problem."""
+        parts = _parts(name)
+        problem = _refuse(name, parts) or (OUTSIDE if is_absolute(name) else "")
+        found = None
+        if self.root is not None and not problem:
+            if self.root.is_dir():
+                found = self._folder.at(name, "/".join(parts))
+            else:
+                found = _zip(self.root).at(name, "/".join(parts)) if self.root.suffix.lower() == ".zip" else None
+            if found is None and (self.search or not self.root.is_dir()):
+                found = self._search(name, "/".join(parts))
+        return found or ImageRef(name, problem=problem or MISSING)
+
+    @cached_property
+    def _folder(self) -> _Folder:
+        return _Folder((self.root or Path()).resolve())
+
+    def _search(self, name: str, path: str) -> ImageRef | None:
+        own = PurePosixPath(path).name
+        found = self._entries.get(own) or self._entries.get(_without_ending(own)) or []
+        if len(found) > 1:
+            found = [entry for entry in found if f"/{entry.path}".endswith(f"/{path}")] or found
+            found = [entry for entry in found if entry.archive is None] or found  # a zip unpacked beside itself
+        if len(found) > 1 and not self.guess:
+            return ImageRef(name, problem=AMBIGUOUS)
+        for entry in found[:1]:
+            return self._folder.at(name, entry.path) if entry.archive is None else entry.archive.at(name, entry.path)
+        return None
+
+    @cached_property
+    def _entries(self) -> dict[str, list[_Entry]]:
+        """Name and stem -> pictures; COCO's long names also stand under their number."""
+        found: dict[str, list[_Entry]] = {}
+        for entry in self._all_entries():
+            name = PurePosixPath(entry.path).name
+            short = _COCO.sub("", name)
+            for key in {name, _without_ending(name), short, _without_ending(short)}:
+                found.setdefault(key, []).append(entry)
+        return found
+
+    def _all_entries(self) -> Iterator[_Entry]:
+        root = self._folder.root
+        for file in [root] if root.is_file() else sorted(_files_below(root)):
+            if file.suffix.lower() in IMAGES and file != root:
+                yield _Entry(path=file.relative_to(root).as_posix(), archive=None)
+            elif file.suffix.lower() == ".zip":
+                archive = _zip(file)
+                pictures = (one for one in archive.members if PurePosixPath(one).suffix.lower() in IMAGES)
+                yield from (_Entry(path=member, archive=archive) for member in pictures)
+            elif file == root:
+                raise DataError(f"{file}: must be a folder or a zip")
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent) / name for name in names)
+
+
+def has_pictures(folder: Path) -> bool:
+    """Whether a folder holds any image or zip, at any depth."""
+    return any(file.suffix.lower() in (*IMAGES, ".zip") for file in _files_below(folder))
+
+
+def images_below(folder: Path) -> list[Path]:
+    """All image files of a folder, at any depth."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+
+
+def _without_ending(name: str) -> str:
+    return PurePosixPath(name).stem if PurePosixPath(name).suffix.lower() in IMAGES else name
+
+
+# Cells.
+
+
+def is_base64(text: str) -> bool:
+    """Whether a text in an image column is the picture itself and not its name."""
+    return len(text) > LONGEST_NAME or text.startswith("data:image/")
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes in base64 text or a `data:` address; OSError."""
+    try:
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise OSError(f"not base64: {error}") from None
+
+
+def picture_in_cell(cell: Any, find: Callable[[str], ImageRef], name: str = "") -> ImageRef:
+    """The picture in a table's cell: bytes, base64, a name that `find` looks for, or datasets' struct of bytes and
+    path; what holds its bytes is called `name`, or as the struct says."""
+    if isinstance(cell, ImageRef):
+        return cell
+    data = cell.get("bytes") if isinstance(cell, Mapping) else cell
+    path = cell.get("path") if isinstance(cell, Mapping) else None
+    path = path if isinstance(path, str) else ""
+    if isinstance(cell, str) and not is_base64(cell):
+        return find(cell)
+    if isinstance(data, str) and data:
+        try:
+            data = decode_base64(data)
+        except OSError:
+            return ImageRef(name or path, problem=UNREADABLE)
+    if isinstance(data, bytes) and data:
+        return ImageRef(name or path, data=data)
+    return find(path or name)

@@ -1,17 +1,18 @@
-"""Images of benchmarks: opened when they are looked at, known by their content, and never kept decoded for long.
+"""Images that are opened when they are looked at, known by their content, and never kept decoded for long.
 
-    key = keep(PictureFile(Path("cat.jpg")))      # the digest of what is in the file
-    picture(key)                                  # a PIL image; reads and decodes when a model looks at it
+    ref = ImageRef.at(Path("cat.jpg"))            # reads nothing yet
+    ref.open()                                    # decoded: a PIL image
+    key = keep(ref)                               # the digest of what is in the file
+    picture(key)                                  # a PromptImage, which decodes when a model looks at it
 
 lm-eval asks for the images of all documents before the first answer, and decoded they would not fit in memory. A
 picture that is missing, broken or too large raises OSError when it is looked at, so that one sample fails and not the
-run.
+run. Nothing here trusts the names that data give: see `support.image_folders`.
 """
 
-import base64
-import binascii
 import hashlib
 import io
+import os
 import warnings
 import zipfile
 import zlib
@@ -29,46 +30,24 @@ MAX_PIXELS: Final = 50_000_000
 DECODED: Final = 16
 """How many decoded pictures are held at a time."""
 
+MAX_BYTES: Final = 256 << 20
+"""A larger image file is not read."""
+
 Reader = Callable[[], bytes]
 """Gives the bytes of an image file; raises OSError."""
 
 
-@dataclass(frozen=True)
-class PictureFile:
-    """Reads an image file."""
-
-    path: Path
-
-    def __call__(self) -> bytes:
-        """The file's bytes."""
-        return self.path.read_bytes()
+_REFS: dict[str, "ImageRef"] = {}
 
 
-@dataclass(frozen=True)
-class Base64Picture:
-    """Reads an image that stands as base64 text in a table."""
-
-    text: str
-
-    def __call__(self) -> bytes:
-        """The decoded bytes."""
-        try:
-            return base64.b64decode(self.text, validate=True)
-        except binascii.Error as error:
-            raise OSError(f"not base64: {error}") from None
-
-
-_READERS: dict[str, Reader] = {}
-
-
-def keep(reader: Reader) -> str:
-    """Make the image that `reader` reads known; its key: digits of its content's sha256, or, where it can't be read, of
-    the reader's."""
+def keep(ref: "ImageRef") -> str:
+    """Make an image known to `picture`; its key: digits of its content's sha256, or, where it can't be read, of its
+    name and place."""
     try:
-        key = hashlib.sha256(reader()).hexdigest()[:32]
+        key = hashlib.sha256(ref.read()).hexdigest()[:32]
     except OSError:
-        key = "unreadable-" + hashlib.sha256(repr(reader).encode()).hexdigest()[:21]
-    _READERS.setdefault(key, reader)
+        key = "unreadable-" + hashlib.sha256(repr(ref).encode("utf-8", "backslashreplace")).hexdigest()[:21]
+    _REFS.setdefault(key, ref)
     return key
 
 
@@ -79,7 +58,7 @@ def picture(key: str) -> "PromptImage":
 
 def encoded(shown: "PromptImage") -> bytes:
     """The bytes of the image's own file; raises OSError."""
-    return _READERS[shown.key]()
+    return _REFS[shown.key].read()
 
 
 class PromptImage(Image.Image):
@@ -114,19 +93,15 @@ class PromptImage(Image.Image):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # To another process goes what the key stands for, since that process knows no readers.
-        return _from_bytes, (_READERS[self.key](),)
+        return decode, (encoded(self),)
 
     def __repr__(self) -> str:
         return f"<Picture {self.key}>"
 
 
-def _from_bytes(data: bytes) -> Image.Image:
-    return decode(data)
-
-
 @lru_cache(maxsize=DECODED)
 def _decoded(key: str) -> Image.Image:
-    return decode(_READERS[key]())
+    return _REFS[key].open()
 
 
 def decode(data: bytes) -> Image.Image:
@@ -149,7 +124,7 @@ def decode(data: bytes) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image that is read when it is looked at: of a file, of a member of a zip, or of bytes."""
+    """An image that is read when it is looked at: of a file, of a member of a zip, of bytes, or by a function."""
 
     name: str
     """As the data name it, such as "merged_images/7.jpg"; never opened as a path."""
@@ -157,33 +132,48 @@ class ImageRef:
     """The image file, or the zip that holds `member`."""
     member: str | None = None
     data: bytes | None = field(default=None, repr=False)
+    reader: Reader | None = field(default=None, repr=False)
+    """Gives the bytes each time they are needed, such as those in a cell of a table."""
+    problem: str = field(default="", compare=False, repr=False)
+    """Why there is nothing to read; see `support.image_folders`."""
+
+    @classmethod
+    def at(cls, path: Path) -> "ImageRef":
+        """An image file that the user names, or that this project wrote."""
+        return cls(str(path), path)
 
     def read(self) -> bytes:
         """The bytes of the image file; raises OSError."""
         if self.data is not None:
             return self.data
+        if self.reader is not None:
+            return self.reader()
         if self.file is None:
-            raise OSError(f"image {self.name!r} is not there")
+            raise OSError(f"image {self.name!r} is not there{self.problem and f': {self.problem}'}")
         if self.member is None:
+            _check_size(self.file, self.file.stat().st_size)
             return self.file.read_bytes()
         try:
-            return _archive(self.file).read(self.member)
-        except (
-            KeyError,
-            RuntimeError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:  # what zipfile raises for broken ones
-            raise OSError(f"{self.file}: {error}") from None
+            archive = _archive(self.file, os.getpid())
+            _check_size(self.file, archive.getinfo(self.member).file_size)
+            return archive.read(self.member)
+        except (KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            # What zipfile raises for broken ones.
+            raise OSError(f"{self.file}: {self.member}: {error}") from None
 
     def open(self) -> Image.Image:
         """The decoded image; raises OSError for one that is missing, broken or too large."""
         return decode(self.read())
 
 
+def _check_size(file: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        raise OSError(f"{file}: an image of {size} bytes is over the limit of {MAX_BYTES}")
+
+
 @lru_cache(maxsize=4)
-def _archive(path: Path) -> zipfile.ZipFile:
+def _archive(path: Path, process: int) -> zipfile.ZipFile:
+    # One for each process: a forked one would move the position in the file that both have open.
     return zipfile.ZipFile(path)
 
 

@@ -8,12 +8,14 @@ Errors: `AnswerFileError`, one line that names the file and what it lacks.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.errors import AnswerFileError
+from support import records
+from support.errors import AnswerFileError, DataError
+from support.records import Record
 from tasks.metric import Metric
 
 
@@ -55,28 +57,21 @@ def read_json(path: Path) -> Any:
         raise AnswerFileError(f"{path}: not JSON: {error}") from None
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[Record]:
     """The objects of a JSON array, or of a file with one JSON object a line, whatever the file's ending."""
-    text = read_text(path)
+    return _collect(records.read_json(path))
+
+
+def read_table(path: Path) -> list[Record]:
+    """The rows of a file of any kind, told by its ending."""
+    return _collect(records.read(path, strict=True))
+
+
+def _collect(rows: Iterable[Record]) -> list[Record]:
     try:
-        rows = json.loads(text)
-    except json.JSONDecodeError:
-        rows = list(_lines(path, text))
-    if isinstance(rows, dict):
-        rows = [rows]
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise AnswerFileError(f"{path}: must hold JSON objects, in a list or one a line")
-    return rows
-
-
-def _lines(path: Path, text: str) -> Iterator[Any]:
-    # Not splitlines: an answer may hold other characters that count as line ends there.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise AnswerFileError(f"{path}: line {number}: not JSON: {error}") from None
+        return list(rows)
+    except DataError as error:
+        raise AnswerFileError(str(error)) from None
 
 
 def read_text(path: Path) -> str:

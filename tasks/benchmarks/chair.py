@@ -279,11 +279,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """COCO's pictures in a folder that has COCO's annotations, too: all of them, or those of `image_ids.json`, a list
     of numbers."""
     wanted = next(iter(sorted(folder.rglob("image_ids.json"))), None)
-    pictures = {_image_number(file.name): file for file in folder.rglob("*.jpg")}
+    pictures = {_image_number(file.name): file.relative_to(folder).as_posix() for file in folder.rglob("*.jpg")}
     numbers = [int(number) for number in read_json(wanted)] if wanted else sorted(pictures)
     truth = truths(folder, numbers, coco_synonyms())
     return [
-        {"question_id": str(number), "image": str(pictures.get(number, Path(f"{number}.jpg")))}
+        {"question_id": str(number), "image": pictures.get(number, f"{number}.jpg")}
         | {"gt_object": sorted(truth["official"][number])}
         | {name: sorted(objects[number]) for name, objects in truth.items()}
         for number in numbers

@@ -11,17 +11,14 @@ The authors' scorer (VLMEvalKit) asks a judge about answers that its matcher can
 where that fails. Here these answers are unparsed and wrong, as in its exact-matching mode.
 """
 
-import csv
-import io
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_rows, read_text, values
+from tasks.answer_files import Answered, OfficialAnswers, read_table, values
 from tasks.metric import Metric, Record, mean_of
 
 if TYPE_CHECKING:
@@ -180,9 +177,4 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise AnswerFileError(f"{path}: save the spreadsheet as .tsv or .jsonl first")
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be a file of answers")
-    if path.suffix in (".tsv", ".csv"):
-        csv.field_size_limit(sys.maxsize)  # images stand in cells
-        return list(
-            csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
-        )
-    return read_rows(path)
+    return read_table(path)

@@ -147,25 +147,18 @@ def docs(dataset: "Dataset") -> "Dataset":
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The questions in a folder with the benchmark's response_template.json and its pictures, or the archive of
     these."""
-    from tasks.documents import unpack
+    from support.image_folders import ImageTree, there
 
     files = sorted(folder.rglob("*template*.json")) or sorted(folder.rglob("*.json"))
     if not files:
         raise AnswerFileError(f"{folder}: has no response_template.json")
-    archives = sorted(folder.rglob("*.zip"))
-    places = [folder, *(unpack(archive) for archive in archives)]
-    pictures = {
-        file.name: file
-        for place in places
-        for file in place.rglob("*")
-        if file.suffix.lower() in (".jpg", ".jpeg", ".png")
-    }
-    by_stem = {file.stem: file for file in pictures.values()}
+    pictures = ImageTree(folder, guess=True)
     found = []
     for row in read_rows(files[0]):
-        name = str(row.get("image_src", "")).rsplit("/", 1)[-1]
-        picture = pictures.get(name) or by_stem.get(str(row.get("image_id"))) or Path(name)
-        found.append({**row, "image": str(picture)})
+        # Addresses at their makers: only the file's name counts.
+        named = pictures.find(str(row.get("image_src", "")).rsplit("/", 1)[-1])
+        by_id = pictures.find(str(row.get("image_id")))
+        found.append({**row, "image": named if there(named) or not there(by_id) else by_id})
     return found
 
 

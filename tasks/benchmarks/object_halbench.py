@@ -293,9 +293,10 @@ def _truth(
     if not ready:
         made = coco_truth(folder, set(numbers), vocabulary)
         return [made[number] for number in numbers]
-    listed = {
-        int(row["image_id"]): frozenset(row.get("object_halbench", row.get("nltk", ()))) for row in read_rows(ready[0])
-    }
+    listed: dict[int, Collection[str]] = {}
+    for row in read_rows(ready[0]):
+        objects = row["object_halbench"] if "object_halbench" in row else row.get("nltk", ())
+        listed[int(row["image_id"])] = frozenset(objects)
     unknown = next((number for number in numbers if number not in listed), None)
     if unknown is not None:
         raise AnswerFileError(f"{ready[0]}: has no objects of image {unknown}")

@@ -12,13 +12,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows
 from tasks.judges.protocol import JudgeReply, Question, as_data, ask_all, fill
 from tasks.metric import Metric
+
+if TYPE_CHECKING:
+    from support.image_folders import ImageTree
+    from support.images import ImageRef
 
 PROMPT: Final = Path(__file__).parents[1] / "prompts" / "rtvlm.txt"
 RATING: Final = re.compile(r"^\W*rating:\s*(10|[1-9])\W*$", re.IGNORECASE | re.MULTILINE)
@@ -110,12 +114,12 @@ def process_results(doc: Mapping[str, Any], results: list[JudgeReply]) -> dict[s
 def rows(folder: Path) -> list[dict[str, Any]]:
     """All requests in a folder with the repository's subsets: files of lines, each beside its pictures or their
     archive."""
-    from tasks.documents import unpack
+    from support.image_folders import ImageTree
 
     found = []
     for file in sorted(folder.rglob("*.jsonl")):
         subset = file.parent.relative_to(folder).as_posix()
-        places = [file.parent, *(unpack(archive) for archive in sorted(file.parent.glob("*.zip")))]
+        pictures = ImageTree(file.parent, guess=True)
         for index, row in enumerate(read_rows(file)):
             question = next(
                 (str(row[name]) for name in ("prompt", "question", "instruction", "questions") if row.get(name)), None
@@ -128,11 +132,10 @@ def rows(folder: Path) -> list[dict[str, Any]]:
                 (row[name] for name in ("refused_to_answer", "reference", "answer", "label") if row.get(name)), ""
             )
             reference = ", ".join(map(str, expected)) if isinstance(expected, list) else str(expected)
-            picture = _picture(row, places)
             found.append(
                 {
                     "id": f"{subset}/{file.stem}/{index}",
-                    "image": picture,
+                    "image": _picture(row, pictures),
                     "question": question,
                     "subset": subset,
                     "reference": reference,
@@ -143,24 +146,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _picture(row: Mapping[str, Any], places: Sequence[Path]) -> str | None:
+def _picture(row: Mapping[str, Any], pictures: "ImageTree") -> "ImageRef | None":
     """The file a row names, or that is named after its id."""
-    named = next(
-        (
-            str(row[name])
-            for name in ("image", "image_path", "img", "file_name", "image_id", "id")
-            if row.get(name) is not None
-        ),
-        None,
-    )
-    if named is None:
-        return None
-    wanted = Path(named).name
-    for place in places:
-        for file in sorted(place.rglob(f"{Path(wanted).stem}.*")):
-            if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"):
-                return str(file)
-    return named
+    names = ("image", "image_path", "img", "file_name", "image_id", "id")
+    named = next((str(row[name]) for name in names if row.get(name) is not None), None)
+    return None if named is None else pictures.find(named)
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:

@@ -28,7 +28,7 @@ from harness.engine.lm import SharedImageLM
 from harness.models.load import load
 from harness.models.spec import find
 from support.errors import ModelError
-from support.images import PictureFile, keep, picture
+from support.images import ImageRef, keep, picture
 from tasks.answer import Answer, FailedAnswer
 from tasks.scenes.world import image_of
 
@@ -145,7 +145,7 @@ def test_choices_are_weighed_by_the_first_tokens_logits(folder: Path, exact: Any
 
 def test_a_broken_and_a_huge_image_fail_alone(lm: Any, exact: Any, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
-    broken = picture(keep(PictureFile(tmp_path / "broken.png")))
+    broken = picture(keep(ImageRef.at(tmp_path / "broken.png")))
     huge = Image.new("1", (20_000, 10_000))
     asked: list[tuple[list[Any], str]] = [
         ([broken], QUESTIONS[0]),

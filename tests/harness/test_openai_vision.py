@@ -17,7 +17,7 @@ from harness.evaluation.evaluate import evaluate
 from harness.models.chat_model import OpenAIVisionLM
 from harness.models.spec import ModelSpec
 from support.errors import JudgeDown, ModelError, SettingError
-from support.images import PictureFile, keep, picture
+from support.images import ImageRef, keep, picture
 from tasks.answer import FailedAnswer
 from tasks.judges.chat_client import PermanentError
 from tasks.judges.ledger import Ledger
@@ -70,7 +70,7 @@ def test_answers_are_what_the_server_says_in_the_order_asked(server: Any, path: 
 
 def test_images_stand_where_the_prompt_has_them_and_are_undamaged(server: Any, path: Path, tmp_path: Path) -> None:
     noise(3).save(tmp_path / "a.jpg")
-    jpeg = picture(keep(PictureFile(tmp_path / "a.jpg")))
+    jpeg = picture(keep(ImageRef.at(tmp_path / "a.jpg")))
     lm_of(server, path, detail="high").generate_until(
         [asking("<image>\nWhat differs from<image> and <image>?", noise(1), jpeg, noise(2))]
     )
@@ -163,7 +163,7 @@ def test_a_failed_call_is_no_answer_and_an_empty_answer_is_one(server: Any, path
 
 def test_an_image_that_cannot_be_shown_fails_its_own_question(server: Any, path: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    broken, gone = (picture(keep(PictureFile(tmp_path / name))) for name in ("broken.png", "gone.png"))
+    broken, gone = (picture(keep(ImageRef.at(tmp_path / name))) for name in ("broken.png", "gone.png"))
     told: list[tuple[int, int]] = []
     lm = lm_of(server, path, progress=lambda done, total: told.append((done, total)))
     requests = [

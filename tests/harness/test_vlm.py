@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from support.images import PictureFile, keep, picture
+from support.images import ImageRef, keep, picture
 from tasks.answer import FailedAnswer
 from tasks.scenes.world import image_of
 
@@ -106,7 +106,7 @@ def test_a_benchmarks_picture_is_answered_like_the_image_it_is(lm: Any, tmp_path
     image = image_of("test-vlm/7")
     image.save(tmp_path / "7.png")
     (tmp_path / "none.png").write_bytes(b"")
-    pictured, broken = (picture(keep(PictureFile(tmp_path / name))) for name in ("7.png", "none.png"))
+    pictured, broken = (picture(keep(ImageRef.at(tmp_path / name))) for name in ("7.png", "none.png"))
     answers = lm.generate_until(requests(lm, [pictured, broken]), disable_tqdm=True)
     assert answers[:4] == lm.generate_until(requests(lm, [image]), disable_tqdm=True)
     assert all(isinstance(answer, FailedAnswer) for answer in answers[4:])

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from support.errors import BudgetSpent, JudgeDown, JudgeError
-from support.images import PictureFile, keep, picture
+from support.images import ImageRef, keep, picture
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, Sampling
@@ -57,7 +57,7 @@ def test_what_the_protocol_says_is_what_is_sent(server: Any, ledger: Ledger) -> 
 def test_an_image_goes_as_it_is_or_smaller(server: Any, ledger: Ledger, tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200, 3), dtype=np.uint8)).save(path)
-    shown = picture(keep(PictureFile(path)))
+    shown = picture(keep(ImageRef.at(path)))
     judge_of(server, ledger).ask("Rate.", shown)
     judge_of(server, ledger, image_side=100, detail="low").ask("Rate.", shown)
     judge_of(server, ledger).ask("Rate.", Image.new("P", (8, 8)))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from support import images as pictures
 from support.errors import DataError
-from support.images import ImageRef, PictureFile, keep
+from support.images import ImageRef, keep
 from support.progress import show_on
 from tasks.scenes.world import render, scenes
 from trainers.data.contamination import (
@@ -356,7 +356,7 @@ class Loaded:
 
 def test_the_documents_of_a_task_are_read_with_their_pictures_and_coco_names(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(photo(1)))
-    keys = [keep(PictureFile(tmp_path / name)) for name in ("a.png", "gone.png")]
+    keys = [keep(ImageRef.at(tmp_path / name)) for name in ("a.png", "gone.png")]
     docs = [
         {"id": "x/1", "question": SPECIFIC, "image": keys[0], "image_source": "COCO_val2014_000000000011"},
         {"question": "Who?", "image": keys[1], "image_source": "COCO_val2014_000000000012"},

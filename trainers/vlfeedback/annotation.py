@@ -350,7 +350,7 @@ def annotate_rows(data: Iterable[Row], judge: Judge, out: Path, protocol: Rating
 
 def shown(image: ImageRef) -> Image.Image:
     """An image as a judge gets it: a server that reads such files is sent the file itself. OSError."""
-    return picture(keep(image.read))
+    return picture(keep(image))
 
 
 def named(row: Row) -> list[tuple[str, Completion]]:

@@ -27,7 +27,7 @@ from PIL import Image
 
 from support.errors import DataError
 from support.files import JsonLines, atomic_write_text, file_lock
-from support.images import MAX_PIXELS, PictureFile, keep, picture
+from support.images import MAX_PIXELS, ImageRef, keep, picture
 from support.progress import Stage
 from tasks.answer import FailedAnswer
 from trainers.config.data import Data, PoolModel
@@ -384,5 +384,5 @@ def _open_image(images: Path, name: str, *, as_file: bool) -> Image.Image:
         raise OSError(f"{image.width} x {image.height} pixels are over the limit of {MAX_PIXELS}")
     if as_file or pixels > LARGE:
         image.close()
-        return picture(keep(PictureFile(path)))
+        return picture(keep(ImageRef.at(path)))
     return image

@@ -119,7 +119,7 @@ def test_what_is_missing_is_named(folder: Path, rows: list[dict[str, str]]) -> N
     with pytest.raises(BenchmarkDataError, match=r"no \.parquet, \.jsonl"):
         load(folder / "pictures")
     table.write_text('{"question": ', encoding="utf-8")
-    with pytest.raises(BenchmarkDataError, match=r"probes: .*t\.jsonl: not JSON"):
+    with pytest.raises(BenchmarkDataError, match=r"probes: .*t\.jsonl, line 1: not JSON"):
         load(folder)
 
 
