@@ -131,13 +131,13 @@ def judge_of(
     """The judge the options name; warns of one that will be shut down."""
     from datetime import date
 
-    from harness.evaluation.make_judge import make_judge, settings_of
+    from harness.evaluation.make_judge import judge_settings, make_judge
     from tasks.judges.prices import retired
 
     warning = retired(name, date.today())
     if warning:
         tell(f"warning: {warning}")
-    return make_judge(name, url=url, ledger=ledger, budget=budget, batch=batch, **settings_of(given or []))
+    return make_judge(name, url=url, ledger=ledger, budget=budget, batch=batch, settings=judge_settings(given or []))
 
 
 def model_of(name: str, path: Path | None, url: str | None, remote_code: bool) -> "ModelSpec":

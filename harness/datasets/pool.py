@@ -9,7 +9,6 @@ servers of chat completions: a member's settings go to its server with each ques
 before it is anywhere else.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -26,10 +25,6 @@ from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.decode_plan import DecodePlan, ModelFacts, plan
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from tasks.judges.chat_client import Request
-    from tasks.judges.protocol import Sampling
     from trainers.vlfeedback.answers import AnswersLM
     from trainers.vlfeedback.instructions import Instruction
 
@@ -117,34 +112,10 @@ def load_spec(spec: ModelSpec, *, ledger: Path | None = None, load: Callable[...
 
 
 def _server(spec: ModelSpec, ledger: Path | None) -> "AnswersLM":
-    from harness.engine.image_encoder import image_digest
-    from harness.models.chat_model import Decoding, OpenAIVisionLM
-
-    class PoolServer(OpenAIVisionLM):
-        """A server whose questions are asked together, each with a seed of its own.
-
-        With one seed for all, a server would sample every answer with the same chances; yet questions are asked
-        together only where their settings are the same. So the seed in the settings is mixed with what is asked.
-        """
-
-        takes_seed = True
-
-        def __init__(self, model: str, **settings: Any) -> None:
-            super().__init__(model, **settings)
-            self._plain = self.asker.request
-            self.asker.request = self._request  # type: ignore[method-assign]
-
-        def _request(
-            self, prompt: str, image: "Image.Image | None", sampling: "Sampling", repeat: int = 0
-        ) -> "Request":
-            assert isinstance(sampling, Decoding)
-            images = [image_digest(shown) for shown in getattr(prompt, "images", ())]
-            asked = json.dumps([sampling.seed, str(prompt), images]).encode("utf-8", "surrogatepass")
-            own = int.from_bytes(hashlib.sha256(asked).digest()[:4], "big") >> 1
-            return self._plain(prompt, image, replace(sampling, seed=own), repeat)
+    from harness.models.chat_model import OpenAIVisionLM
 
     identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
-    return PoolServer(spec.pretrained, url=spec.url, identity=identity, ledger=ledger)
+    return OpenAIVisionLM(spec.pretrained, url=spec.url, identity=identity, ledger=ledger, seed_by_question=True)
 
 
 # What is known of a model before it is loaded.

@@ -19,7 +19,7 @@ def judge_name(task: TaskSpec, judge: Judge | None, official_prompts: bool) -> s
     if not task.judged or judge is None:
         return None
     ways = (["official prompts"] if official_prompts else []) + (
-        ["structured"] if getattr(judge, "structured", False) else []
+        ["structured"] if isinstance(judge, OpenAIJudge) and judge.settings.structured else []
     )
     return f"{judge.model} ({', '.join(ways)})" if ways else judge.model
 
@@ -31,9 +31,9 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
     other = (
         {"official judge": task.official_judge} if task.official_judge and judge.model != task.official_judge else {}
     )
-    served = sorted(getattr(judge, "served", ()))
-    if isinstance(judge, OpenAIJudge) and (judge.detail != "auto" or judge.image_side is not None):
-        other["judge image"] = f"detail {judge.detail}, longest side {judge.image_side or 'as it is'}"
+    served = sorted(judge.client.served) if isinstance(judge, OpenAIJudge) else []
+    if isinstance(judge, OpenAIJudge) and (images := judge.settings.images_in_words()):
+        other["judge image"] = images
     return other | ({"judge served": ", ".join(served)} if served and served != [judge.model] else {})
 
 

@@ -52,7 +52,7 @@ class Counting:
         replies = []
         for prompt, image in questions:
             request = self.judge.request(prompt, image, sampling, repeat)
-            reply = self.judge.ledger.reply(request.key)
+            reply = self.judge.client.ledger.reply(request.key)
             replies.append(reply)
             if request.key in self.keys:
                 continue
@@ -61,7 +61,7 @@ class Counting:
                 self.kept += 1
                 continue
             self.prompt_tokens += request.tokens
-            self.completion_tokens += self.judge.expected_reply(sampling, label)
+            self.completion_tokens += self.judge.client.expected_reply(label, sampling.max_tokens)
         return replies
 
 

@@ -1,51 +1,28 @@
 """Making a judge from what the user named."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from support.errors import SettingError, UnknownName
+from support.errors import SettingError
+from support.settings import made
 from tasks.judges import prices
 from tasks.judges.batch import BatchJudge
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
+from tasks.judges.settings import JudgeSettings
 
 EXACT: Final = "exact"
 
-SETTINGS: Final[Mapping[str, Callable[[str], Any]]] = {
-    "detail": str,
-    "image_side": int,
-    "seed": int,
-    "timeout": float,
-    "attempts": int,
-    "concurrency": int,
-    "structured": lambda text: {"true": True, "false": False}[text.lower()],
-    "requests_per_minute": float,
-    "tokens_per_minute": float,
-}
-"""What `--judge-set NAME=VALUE` may set, and how its value is read."""
 
-
-def settings_of(given: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts as arguments of `OpenAIJudge`; UnknownName for another name, SettingError for a value that is
-    none."""
-    found = {}
+def judge_settings(given: Sequence[str]) -> JudgeSettings:
+    """The settings that `--judge-set NAME=VALUE` texts make; SettingError."""
     for text in given:
-        name, _, value = text.partition("=")
-        if name not in SETTINGS:
-            raise UnknownName("judge setting", name, SETTINGS)
-        try:
-            found[name] = SETTINGS[name](value)
-        except (ValueError, KeyError):
-            kind = "true or false" if name == "structured" else SETTINGS[name].__name__
-            raise SettingError(f"--judge-set {text!r}: {name} must be {kind}") from None
-        if isinstance(found[name], (int, float)) and name not in ("seed", "structured") and found[name] <= 0:
-            raise SettingError(f"--judge-set {text!r}: {name} must be more than 0")
-    if found.get("detail", "auto") not in ("auto", "low", "high"):
-        raise SettingError(f"--judge-set detail={found['detail']}: must be auto, low or high")
-    return found
+        if "=" not in text:
+            raise SettingError(f"--judge-set {text!r}: must be NAME=VALUE")
+    return made(JudgeSettings, dict(text.split("=", 1) for text in given), "--judge-set")
 
 
 def make_judge(
@@ -55,13 +32,17 @@ def make_judge(
     ledger: Path | None = None,
     budget: float | None = None,
     batch: bool = False,
-    **settings: Any,
+    settings: JudgeSettings | None = None,
 ) -> Judge:
     """The exact rater of the scenes world, or a model behind an OpenAI-compatible server; `batch`: through the Batch
-    API."""
+    API. SettingError for what would not act."""
+    settings = settings or JudgeSettings()
     if name == EXACT:
         from tasks.scenes.judge import ExactJudge
 
+        given = {"url": url, "budget": budget, "batch": batch, "set": settings != JudgeSettings()}
+        if idle := [f"--judge-{option}" for option, value in given.items() if value]:
+            raise SettingError(f"judge {EXACT!r}: {', '.join(idle)} would not act: no server is asked")
         return ExactJudge()
     if url is None and not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
         raise SettingError(
@@ -69,9 +50,10 @@ def make_judge(
         )
     if budget is not None and prices.price(name, 1, 1) is None:
         raise SettingError(
-            f"--judge-budget: no price of {name!r} is known; add it to a file of prices and name that in {prices.OVERRIDE}"
+            f"--judge-budget: no price of {name!r} is known; add it to a file of prices and name that in"
+            f" {prices.OVERRIDE}"
         )
     # A server of one's own wants no key, and the client wants one.
     key = None if os.environ.get("OPENAI_API_KEY") else "none"
     kind = BatchJudge if batch else OpenAIJudge
-    return kind(name, url=url, key=key, ledger=Ledger(ledger or LEDGER), budget=budget, **settings)
+    return kind(name, url=url, key=key, ledger=Ledger(ledger or LEDGER), budget=budget, settings=settings)

@@ -2,7 +2,7 @@
 lm-eval LM.
 
     lm = OpenAIVisionLM("gpt-4o-2024-11-20")                        # OPENAI_API_KEY, OPENAI_BASE_URL
-    lm = OpenAIVisionLM("visualglm-6b", url="http://127.0.0.1:8000/v1", concurrency=4)
+    lm = OpenAIVisionLM("visualglm-6b", url="http://127.0.0.1:8000/v1", settings=ServedModelSettings(concurrency=4))
     lm.generate_until(requests)
     lm.provenance()             # {"asked": "visualglm-6b", "served": "THUDM/visualglm-6b", "server": "http://127.0.0.1:8000/v1"}
 
@@ -16,9 +16,9 @@ import base64
 import hashlib
 import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -27,16 +27,16 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from PIL.Image import Image
 
+from harness.models.chat_settings import ServedModelSettings
 from support.errors import ModelError, SettingError
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
-from tasks.judges.chat_client import NEW_LIMIT, PermanentError, Request
+from tasks.judges.chat_client import ChatClient, PermanentError, Usage, text_of
 from tasks.judges.ledger import LEDGER, Ledger
-from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import Question, Sampling
+from tasks.judges.protocol import Sampling
+from tasks.judges.requests import THINKING_MODELS, Request, image_part, key_of, limit_of, messages_of
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletion
 
 PLACE: Final = "<image>"
@@ -45,6 +45,8 @@ SYSTEM: Final = "<|system|>"
 USER: Final = "<|user|>"
 """What parts a system message from the prompt, in a context that has one."""
 OPENAI: Final = "https://api.openai.com/v1"
+DEFAULT_TOKENS: Final = 256
+"""Limit of an answer, for tasks that set none."""
 MOST_STOPS: Final = 4
 """Stop sequences that a server takes; the answer is cut at all of them here."""
 
@@ -58,102 +60,13 @@ class Decoding(Sampling):
     seed: int | None = None
 
 
-class _Prompt(str):
-    """A prompt with its images, on its way through the judge's client."""
-
-    __slots__ = ("images",)
-    images: Sequence[Image]
-
-    def __new__(cls, text: str, images: Sequence[Image]) -> "_Prompt":
-        prompt = super().__new__(cls, text)
-        prompt.images = images
-        return prompt
-
-
-class _Asker(OpenAIJudge):
-    """The judge's client with another question: several images in their places, stop sequences, and an empty answer is
-    one."""
-
-    def __init__(self, model: str, *, url: str, identity: str | None = None, **settings: Any) -> None:
-        # Credentials would be logged with the URL: they go in a header.
-        parts = urlsplit(url)
-        user, _, host = parts.netloc.rpartition("@")
-        self.server = urlunsplit((parts.scheme, host, parts.path, "", ""))
-        self.identity = identity or self.server
-        """What names the server in the ledger."""
-        self.headers = {"Authorization": "Basic " + base64.b64encode(unquote(user).encode()).decode()} if user else {}
-        self.keys: set[str] = set()
-        """Names in the ledger of what was asked so far."""
-        super().__init__(model, url=self.server, **settings)
-
-    def client(self) -> "AsyncOpenAI":
-        return super().client().with_options(default_headers=self.headers)
-
-    def request(self, prompt: str, image: Image | None, sampling: Sampling, repeat: int = 0) -> Request:
-        assert isinstance(prompt, _Prompt)
-        assert isinstance(sampling, Decoding)
-        content: list[dict[str, Any]] = []
-        named: list[Any] = []
-        tokens = prices.text_tokens(prompt + (sampling.system or ""))
-        for index, text in enumerate(prompt.split(PLACE)):
-            if index:
-                part, name, more = self.part(prompt.images[index - 1])
-                content.append(part)
-                named.append(name)
-                tokens += more
-            if text.strip():
-                content.append({"type": "text", "text": text})
-                named.append(text)
-        settings = self._settings(sampling)
-        facts = {
-            "answers": 1,
-            "model": self.model,
-            "server": self.identity,
-            "system": sampling.system,
-            "content": named,
-        }
-        canonical = json.dumps(facts | {"repeat": repeat, "settings": settings}, sort_keys=True, separators=(",", ":"))
-        self.keys.add(key := hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest())
-        system = [{"role": "system", "content": sampling.system}] if sampling.system else []
-        user = {"role": "user", "content": content if prompt.images else str(prompt)}
-        return Request(body={"model": self.model, "messages": [*system, user], **settings}, key=key, tokens=tokens)
-
-    def _settings(self, sampling: Decoding) -> dict[str, Any]:
-        thinks = self.model.startswith(NEW_LIMIT)
-        settings: dict[str, Any] = {"max_completion_tokens" if thinks else "max_tokens": sampling.max_tokens}
-        if not thinks:  # they refuse all three
-            settings |= {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "stop": list(sampling.until[:MOST_STOPS]) or None,
-            }
-        settings["seed"] = self.seed if sampling.seed is None else sampling.seed
-        return {name: value for name, value in settings.items() if value is not None}
-
-    def reply_in(self, completion: "ChatCompletion", usage: tuple[int, int] | None) -> str:
-        choice = completion.choices[0] if completion.choices else None
-        if (
-            choice is not None
-            and choice.message is not None
-            and not (choice.message.content or choice.message.refusal or "").strip()
-        ):
-            if choice.finish_reason == "length":  # the same again would cost the same again
-                raise PermanentError("no answer within the limit of tokens", usage)
-            if (
-                choice.finish_reason == "stop" and choice.message.content is not None
-            ):  # null is no answer, an empty one is
-                return choice.message.content
-        return super().reply_in(completion, usage)
-
-
 class OpenAIVisionLM(LM):
     """See the module's docstring.
 
     `key` defaults to OPENAI_API_KEY where no `url` is given: a key goes to no server it was not meant for. `identity`
-    names in the ledger what is behind a URL that is another one next time. `max_new_tokens` is for tasks that set no
-    limit; `thinking_tokens` come on top of any, for models whose thoughts count. `progress` hears (answered, asked).
-    `settings` are further ones of `OpenAIJudge`: budget, image_side, seed (None: not sent), timeout, attempts,
-    requests_per_minute, ...
+    names in the ledger what is behind a URL that is another one next time. `seed_by_question` mixes the seed with what
+    is asked: with one seed for all, a server would sample every answer with the same chances. Progress is reported as
+    `stage`.
     """
 
     MULTIMODAL = True
@@ -166,12 +79,9 @@ class OpenAIVisionLM(LM):
         key: str | None = None,
         identity: str | None = None,
         ledger: Path | None = None,
-        max_new_tokens: int = 256,
-        thinking_tokens: int = 0,
-        detail: str = "auto",
-        concurrency: int = 16,
-        progress: Callable[[int, int], None] | None = None,
-        **settings: Any,
+        settings: ServedModelSettings | None = None,
+        seed_by_question: bool = False,
+        stage: str = "",
     ) -> None:
         super().__init__()
         if url is None:
@@ -179,10 +89,18 @@ class OpenAIVisionLM(LM):
             url = os.environ.get("OPENAI_BASE_URL") or (OPENAI if key else None)
         if url is None:
             raise SettingError(f"model {model!r}: set OPENAI_API_KEY, or name its server by --model-url")
-        self.max_new_tokens, self.thinking_tokens, self.progress = max_new_tokens, thinking_tokens, progress
-        books = Ledger(ledger or LEDGER)
-        self.asker = _Asker(
-            model, url=url, identity=identity, key=key, ledger=books, detail=detail, concurrency=concurrency, **settings
+        self.model, self.settings = model, settings or ServedModelSettings()
+        self.thinks = model.startswith(THINKING_MODELS)
+        if self.thinks and self.settings.temperature is not None:
+            raise SettingError(f"temperature = {self.settings.temperature}: would not act: {model} takes none")
+        self.takes_seed, self.stage = seed_by_question, stage
+        self.server, headers = _without_credentials(url)
+        self.identity = identity or self.server
+        """What names the server in the ledger."""
+        self.keys: set[str] = set()
+        """Names in the ledger of what was asked so far."""
+        self.client = ChatClient(
+            model, ledger=Ledger(ledger or LEDGER), url=self.server, key=key, headers=headers, settings=self.settings
         )
 
     @property
@@ -197,55 +115,128 @@ class OpenAIVisionLM(LM):
         if len(system) > 1 or len(rest) != 1 or len(chat_history) != len(system) + 1 or not add_generation_prompt:
             roles = ", ".join(turn["role"] for turn in chat_history)
             raise ModelError(
-                f"{self.asker.model}: only one user turn can be asked of a server, after a system message or not; got {roles}"
+                f"{self.model}: only one user turn can be asked of a server, after a system message or not; got {roles}"
             )
-        return f"{SYSTEM}{''.join(system)}{USER}{rest[0]}" if system or rest[0].startswith(SYSTEM) else rest[0]
+        text = rest[0] + self.settings.prompt_suffix
+        return f"{SYSTEM}{''.join(system)}{USER}{text}" if system or text.startswith(SYSTEM) else text
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One answer a request; a FailedAnswer where the call failed or the images can't be shown."""
-        groups: dict[tuple[str, int, Decoding], list[int]] = defaultdict(list)
+        groups: dict[tuple[str, int, Decoding], list[int]] = {}
         asked: Counter[int] = Counter()
         for index, request in enumerate(requests):
-            system, _ = _parted(request.args[0])
-            decoding = self._decoding(request.args[1], system)
+            decoding = self._decoding(request.args[1], _split_context(request.args[0])[0])
             # lm-eval repeats a request as the same object: sampled, it is asked anew.
             repeat = asked[id(request)] if decoding.temperature != 0 else 0
             asked[id(request)] += 1
-            groups[request.task_name or "", repeat, decoding].append(index)
+            groups.setdefault((request.task_name or "", repeat, decoding), []).append(index)
         answers: dict[int, str] = {}
-        first_seen = _first_seen(requests)
-        for (task, repeat, decoding), unordered in groups.items():
-            # One image's questions one after the other: a server that keeps prefixes reads the image once.
-            indices = sorted(unordered, key=lambda index: first_seen[index])
-            sent: list[int] = []
-            failed = Counter(self.asker.failures)
-            self.asker.progress = None if disable_tqdm else self._from(len(answers), len(requests))
-            label = f"{task} (answers)" if task else "answers"
-            questions = _questions(requests, indices, sent, answers)
-            replies = self.asker.ask_many(questions, decoding, label=label, repeat=repeat)
-            why = ", ".join(self.asker.failures - failed)
-            for index, reply in zip(sent, replies, strict=True):
-                answers[index] = FailedAnswer(f"no reply ({why})") if reply is None else _cut(reply, decoding.until)
-        if self.progress is not None and not disable_tqdm:
-            self.progress(len(requests), len(requests))
+        sent: list[int] = []
+
+        def questions() -> Iterator[Request]:
+            first_seen = _first_of_same_images(requests)
+            for (task, repeat, decoding), indices in groups.items():
+                # One image's questions one after the other: a server that keeps prefixes reads the image once.
+                for index in sorted(indices, key=lambda index: first_seen[index]):
+                    question = self._question(requests[index], decoding, repeat, task)
+                    if isinstance(question, FailedAnswer):
+                        answers[index] = question
+                    else:
+                        sent.append(index)
+                        yield question
+
+        failed = Counter(self.client.failures)
+        stage = "" if disable_tqdm else self.stage
+        replies = self.client.ask_many(questions(), self.read, stage=stage, total=len(requests))
+        why = ", ".join(self.client.failures - failed)
+        decodings = {index: decoding for (_, _, decoding), indices in groups.items() for index in indices}
+        for index, reply in zip(sent, replies, strict=True):
+            cut = None if reply is None else _cut_at(reply, decodings[index].until)
+            answers[index] = FailedAnswer(f"no reply ({why})") if cut is None else cut
         return [answers[index] for index in range(len(requests))]
 
     def _decoding(self, given: Mapping[str, Any], system: str | None) -> Decoding:
+        own = self.settings
         until = given.get("until") or ()
         until = tuple(end for end in ([until] if isinstance(until, str) else until) if end)
-        tokens = given.get("max_gen_toks", self.max_new_tokens) + self.thinking_tokens
-        if not given.get("do_sample"):
-            return Decoding(system=system, max_tokens=tokens, until=until, seed=given.get("seed"))
-        known = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "seed")
-        # 0 and 1 switch most of them off (top_k, num_beams, repetition_penalty).
-        if unknown := sorted(name for name, value in given.items() if name not in known and value not in (None, 0, 1)):
-            raise ModelError(f"{self.asker.model}: a server of chat completions has no setting {', '.join(unknown)}")
-        chosen: dict[str, Any] = {name: given.get(name) for name in ("temperature", "top_p", "seed")}
-        return Decoding(system=system, max_tokens=tokens, until=until, **chosen)
+        tokens = own.max_new_tokens or given.get("max_gen_toks", DEFAULT_TOKENS)
+        chosen: dict[str, Any] = {"seed": given.get("seed")}
+        if given.get("do_sample"):
+            known = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "seed")
+            # 0 and 1 switch most of them off (top_k, num_beams, repetition_penalty).
+            unknown = sorted(name for name, value in given.items() if name not in known and value not in (None, 0, 1))
+            if unknown:
+                raise ModelError(f"{self.model}: a server of chat completions has no setting {', '.join(unknown)}")
+            chosen |= {"temperature": given.get("temperature"), "top_p": given.get("top_p")}
+        if own.temperature is not None:
+            chosen |= {"temperature": own.temperature, "top_p": own.top_p}
+        return Decoding(system=system, max_tokens=tokens + own.thinking_tokens, until=until, **chosen)
 
-    def _from(self, before: int, total: int) -> Callable[[int, int], None] | None:
-        progress = self.progress
-        return None if progress is None else lambda done, _: progress(before + done, total)
+    def _question(self, request: Instance, decoding: Decoding, repeat: int, task: str) -> Request | FailedAnswer:
+        """How one request of lm-eval's is sent; its images are opened here."""
+        _, text = _split_context(request.args[0])
+        images: Sequence[Image] = request.args[2]["visual"] if len(request.args) > 2 else []
+        try:
+            for image in images:
+                image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            return FailedAnswer(f"image can't be shown: {error}")
+        if (places := text.count(PLACE)) != len(images):
+            return FailedAnswer(f"{len(images)} images for {places} places in the prompt")
+        if self.takes_seed:
+            decoding = replace(decoding, seed=_seed_of_question(decoding.seed, text, images))
+        return self.request(text, images, decoding, repeat, f"{task} (answers)" if task else "answers")
+
+    def request(
+        self, text: str, images: Sequence[Image], decoding: Decoding, repeat: int = 0, label: str = ""
+    ) -> Request:
+        """How a prompt is sent, with its images in their places, and its key in the ledger."""
+        content: list[Mapping[str, Any]] = []
+        named: list[Any] = []
+        tokens = prices.text_tokens(text + (decoding.system or ""))
+        for index, piece in enumerate(text.split(PLACE)):
+            if index:
+                shown = image_part(self.model, images[index - 1], self.settings.detail, self.settings.image_side)
+                content.append(shown.part)
+                named.append(shown.named)
+                tokens += shown.tokens
+            if piece.strip():
+                content.append({"type": "text", "text": piece})
+                named.append(piece)
+        sent = self._settings_sent(decoding)
+        facts = {
+            "answers": 1,
+            "model": self.model,
+            "server": self.identity,
+            "system": decoding.system,
+            "content": named,
+            "repeat": repeat,
+            "settings": sent,
+        }
+        self.keys.add(key := key_of(facts))
+        body = {"model": self.model, "messages": messages_of(decoding.system, content if images else text), **sent}
+        return Request(body=body, key=key, tokens=tokens, label=label, max_tokens=decoding.max_tokens)
+
+    def _settings_sent(self, decoding: Decoding) -> dict[str, Any]:
+        settings: dict[str, Any] = limit_of(self.model, decoding.max_tokens or DEFAULT_TOKENS)
+        if not self.thinks:  # such models refuse all three
+            stops = list(decoding.until[:MOST_STOPS]) or None
+            settings |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "stop": stops}
+        settings["seed"] = self.settings.seed if decoding.seed is None else decoding.seed
+        return {name: value for name, value in settings.items() if value is not None}
+
+    def read(self, completion: "ChatCompletion", usage: Usage | None) -> str:
+        """The answer in a completion, which may be empty. TransientError, PermanentError."""
+        choice = completion.choices[0] if completion.choices else None
+        if choice is None or choice.message is None:
+            return text_of(completion, usage)
+        message = choice.message
+        if not (message.content or message.refusal or "").strip():
+            if choice.finish_reason == "length":  # the same again would cost the same again
+                raise PermanentError("no answer within the limit of tokens", usage)
+            if choice.finish_reason == "stop" and message.content is not None:  # null is no answer, an empty one is
+                return message.content
+        return text_of(completion, usage)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Not to be had."""
@@ -261,16 +252,30 @@ class OpenAIVisionLM(LM):
         """What has answered, in this run or when its replies were paid for: id asked for, ids the server returned, and
         where that was."""
         # From the ledger, not from this process: a second run makes no calls.
-        served = {call.served for call in self.asker.ledger.calls() if call.key in self.asker.keys}
-        found = {"asked": self.asker.model, "served": ", ".join(sorted(served)), "server": self.asker.server}
-        if self.asker.model.startswith(NEW_LIMIT):
+        served = {call.served for call in self.client.ledger.calls() if call.key in self.keys}
+        found = {"asked": self.model, "served": ", ".join(sorted(served)), "server": self.server}
+        if self.thinks:
             found["decoding"] = "the server's own"
-        if self.asker.detail != "auto" or self.asker.image_side is not None:
-            found["images"] = f"detail {self.asker.detail}, longest side {self.asker.image_side or 'as it is'}"
-        return found
+        more = {"images": self.settings.images_in_words(), "prompt suffix": self.settings.prompt_suffix}
+        return found | {name: value for name, value in more.items() if value}
 
 
-def _first_seen(requests: Sequence[Instance]) -> list[int]:
+def _without_credentials(url: str) -> tuple[str, dict[str, str]]:
+    """A URL without user and password, which would be logged with it, and the headers that carry them."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    headers = {"Authorization": "Basic " + base64.b64encode(unquote(user).encode()).decode()} if user else {}
+    return urlunsplit((parts.scheme, host, parts.path, "", "")), headers
+
+
+def _seed_of_question(seed: int | None, text: str, images: Sequence[Image]) -> int:
+    from harness.engine.image_encoder import image_digest  # which imports torch
+
+    asked = json.dumps([seed, text, [image_digest(image) for image in images]]).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(asked).digest()[:4], "big") >> 1
+
+
+def _first_of_same_images(requests: Sequence[Instance]) -> list[int]:
     """For each request, the first one about the same images."""
     seen: dict[object, int] = {}
     found = []
@@ -280,7 +285,7 @@ def _first_seen(requests: Sequence[Instance]) -> list[int]:
     return found
 
 
-def _parted(context: str) -> tuple[str | None, str]:
+def _split_context(context: str) -> tuple[str | None, str]:
     """System message and user's text of a context."""
     if not context.startswith(SYSTEM):
         return None, context
@@ -288,28 +293,7 @@ def _parted(context: str) -> tuple[str | None, str]:
     return system or None, text
 
 
-def _questions(
-    requests: Sequence[Instance], indices: Sequence[int], sent: list[int], answers: dict[int, str]
-) -> Iterator[Question]:
-    """The questions of some requests, opened as they are asked; `sent` says whose they are, the others fail in
-    `answers`."""
-    for index in indices:
-        _, text = _parted(requests[index].args[0])
-        images = requests[index].args[2]["visual"] if len(requests[index].args) > 2 else []
-        try:
-            for image in images:
-                image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            answers[index] = FailedAnswer(f"image can't be shown: {error}")
-            continue
-        if (places := text.count(PLACE)) != len(images):
-            answers[index] = FailedAnswer(f"{len(images)} images for {places} places in the prompt")
-            continue
-        sent.append(index)
-        yield _Prompt(text, images), None
-
-
-def _cut(answer: str, until: Sequence[str]) -> str:
+def _cut_at(answer: str, until: Sequence[str]) -> str:
     for end in until:
         answer = answer.split(end)[0]
     return answer

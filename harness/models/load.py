@@ -3,21 +3,16 @@
 import json
 import logging
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from harness.engine.config import EngineConfig
 from harness.engine.response_cache import ResponseCache
 from harness.models.fetch import fetch
 from harness.models.provenance import digest_of_files, digest_of_model, environment
 from harness.models.spec import ModelSpec
-from support.errors import HarnessError, ModelError, SettingError, one_line
+from support.errors import HarnessError, ModelError, one_line
 from support.processes import device_of
-from support.progress import report
-
-SERVED_SETTINGS: Final = frozenset({"answers"})
-"""Engine settings that may be given with a model behind a server."""
 
 LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "httpx2", "datasets")
 
@@ -92,11 +87,18 @@ def load(
     stage = f"answers of {spec.name}"
     if spec.backend == "openai":
         from harness.models.chat_model import OpenAIVisionLM
+        from harness.models.chat_settings import served_settings
 
-        _refuse_idle_settings(spec, engine)
         identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
-        progress = partial(report, stage)
-        return OpenAIVisionLM(spec.pretrained, url=spec.url, identity=identity, ledger=ledger, progress=progress)
+        own = {"suffix": spec.prompt_suffix} if spec.prompt_suffix else {}
+        return OpenAIVisionLM(
+            spec.pretrained,
+            url=spec.url,
+            identity=identity,
+            ledger=ledger,
+            settings=served_settings(spec.name, own | engine.given()),
+            stage=stage,
+        )
     import torch
     from safetensors import SafetensorError
 
@@ -127,10 +129,3 @@ def load(
         raise ModelError(f"{spec.name}: can't be loaded: {one_line(error)}") from error
     lm.hf.generation_config.update(**spec.generation)
     return lm
-
-
-def _refuse_idle_settings(spec: ModelSpec, engine: EngineConfig) -> None:
-    """SettingError for a setting that a server doesn't hear of."""
-    for name, value in engine.given().items():
-        if name not in SERVED_SETTINGS:
-            raise SettingError(f"{spec.name}: {name} = {value!r} would not act: the model is behind a server")

@@ -1,64 +1,198 @@
-"""Requests to an OpenAI-compatible server: retries, rate limits, and every failure sorted once."""
+"""A client of any OpenAI-compatible server, with a ledger: nothing is paid for twice, and no failure looks like a
+reply. A judge and a model that is scored are asked through it alike.
+
+    client = ChatClient("gpt-4o-2024-11-20", ledger=Ledger(Path("ledger.sqlite")))
+    client.ask_many(requests)       # replies in order; None where a request got none
+    client.failures                 # {"content filter": 2}
+
+What is worth another try (429, 5xx, a cut connection, a reply that is none) is tried again, after what the server asks
+for and a bit of chance; 429 also lowers how many calls run at once. What is not (400, a content filter, a prompt too
+long) leaves the question without a reply. A server that stays down, a refused key or an empty account ends the run with
+`JudgeDown`, a spent budget with `BudgetSpent`: all replies so far are in the ledger, and the same command goes on from
+there.
+
+Keys and images are never logged. The official client's own retries are off: it repeats requests that will always be
+refused, and doesn't wait as long as a server asks.
+"""
 
 import asyncio
 import json
 import random
+import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from support.errors import BudgetSpent, JudgeDown, JudgeError
+from support.progress import report
 from tasks.judges import prices
-from tasks.judges.ledger import Call, now
-from tasks.judges.protocol import Question, Sampling
+from tasks.judges.ledger import Call, Ledger, now
+from tasks.judges.requests import Request
+from tasks.judges.settings import ClientSettings
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletion
 
-    from tasks.judges.openai import OpenAIJudge
-
-
-class TransientError(Exception):
-    """Worth another try, after so many seconds if the server said; `usage` is what it cost all the same."""
-
-    def __init__(
-        self, why: str, after: float | None = None, *, limited: bool = False, usage: tuple[int, int] | None = None
-    ) -> None:
-        super().__init__(why)
-        self.why, self.after, self.limited, self.usage = why, after, limited, usage
-
-
-class PermanentError(Exception):
-    """This question will never get a reply; `usage` is what it cost all the same."""
-
-    def __init__(self, why: str, usage: tuple[int, int] | None = None) -> None:
-        super().__init__(why)
-        self.why, self.usage = why, usage
-
+T = TypeVar("T")
+Usage = tuple[int, int]
+"""Tokens of a prompt and of its reply, as the server counts them."""
+Reader = Callable[["ChatCompletion", Usage | None], str]
+"""Gives the reply in a completion; raises TransientError or PermanentError where it is none."""
 
 LONGEST_WAIT: Final = 60.0
 """Seconds between two tries, where the server does not ask for more."""
 FIRST_WAIT: Final = 0.25
-IN_A_ROW: Final = 3
-"""After so many questions without a reply, and none in between, the judge counts as down."""
-
-NEW_LIMIT: Final = ("o1", "o3", "o4", "gpt-5")
-"""Models that call the limit max_completion_tokens begin like this."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question as it is sent, and what names it in the ledger."""
-
-    body: Mapping[str, Any]
-    key: str
-    tokens: int
-    """Of the prompt, about."""
+MOST_FAILURES_IN_A_ROW: Final = 3
+"""After so many questions without a reply, and none in between, the server counts as down."""
+TYPICAL_REPLY: Final = 150
+"""Tokens of a reply, where the ledger knows of none and no limit is set."""
 
 
-async def end_all(loop: asyncio.AbstractEventLoop) -> None:
+class NoReply(Exception):
+    """A call gave no reply; `usage` is what it cost all the same."""
+
+    def __init__(self, why: str, usage: Usage | None = None) -> None:
+        super().__init__(why)
+        self.why, self.usage = why, usage
+
+
+class PermanentError(NoReply):
+    """This question will never get a reply."""
+
+
+class TransientError(NoReply):
+    """Worth another try, after so many seconds if the server said; `limited`: it was asked too often."""
+
+    def __init__(
+        self, why: str, after: float | None = None, *, limited: bool = False, usage: Usage | None = None
+    ) -> None:
+        super().__init__(why, usage)
+        self.after, self.limited = after, limited
+
+
+class ChatClient:
+    """See the module's docstring.
+
+    `url` and `key` default to OPENAI_BASE_URL and OPENAI_API_KEY; `budget` is in US dollars, for this client's life.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        ledger: Ledger,
+        url: str | None = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        budget: float | None = None,
+        settings: ClientSettings | None = None,
+    ) -> None:
+        self.model, self.ledger, self.url, self.budget = model, ledger, url, budget
+        self.settings = settings or ClientSettings()
+        self.served: set[str] = set()
+        """What the server says has answered."""
+        self.failures: Counter[str] = Counter()
+        """Questions without a reply, by reason."""
+        self.asked = 0
+        """Calls that were sent, tries included."""
+        self.paid = 0.0
+        """US dollars since this client was made, as far as prices are known."""
+        self._key, self._headers = key, headers
+
+    def ask_many(
+        self,
+        requests: Iterable[Request],
+        read: "Reader | None" = None,
+        *,
+        stage: str = "",
+        total: int | None = None,
+    ) -> list[str | None]:
+        """The replies in the order asked, from the ledger where they are there; None where a request has none.
+
+        Progress is reported as `stage`, of `total` requests.
+        """
+        return run_in_thread(_Round(self, read or text_of).replies(requests, stage, total))
+
+    def expected_reply(self, label: str, max_tokens: int | None = None) -> float:
+        """Tokens a reply will have, about: as those so far, else the limit where it is low, else what is typical."""
+        so_far = self.ledger.completion_tokens(label, self.model)
+        return so_far if so_far is not None else min(TYPICAL_REPLY, max_tokens or TYPICAL_REPLY)
+
+    def connect(self) -> "AsyncOpenAI":
+        """The official client, its own retries off."""
+        from openai import AsyncOpenAI
+
+        key = self._key or ("none" if self.url else None)
+        return AsyncOpenAI(
+            base_url=self.url,
+            api_key=key,
+            max_retries=0,
+            timeout=self.settings.timeout,
+            default_headers=self._headers,
+        )
+
+    def book_reply(
+        self,
+        request: Request,
+        text: str,
+        completion: "ChatCompletion",
+        *,
+        latency: float = 0.0,
+        attempts: int = 1,
+        batch: bool = False,
+    ) -> None:
+        """Keep a reply; it is on disk when this returns."""
+        usage = usage_of(completion)
+        prompt_tokens, completion_tokens = usage or (None, None)
+        self.served.add(str(completion.model))
+        self.ledger.put(
+            Call(
+                key=request.key,
+                task=request.label,
+                model=self.model,
+                served=str(completion.model),
+                reply=text,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                price=self._pay(usage, batch),
+                latency=latency,
+                attempts=attempts,
+                batch=batch,
+                created=now(),
+            )
+        )
+
+    def book_loss(self, request: Request, error: NoReply, *, batch: bool = False) -> None:
+        """Keep what a call without a usable reply has cost."""
+        if error.usage is not None:
+            self.ledger.lose(
+                request.key, request.label, self.model, error.why, *error.usage, self._pay(error.usage, batch)
+            )
+
+    def _pay(self, usage: Usage | None, batch: bool) -> float | None:
+        cost = prices.price(self.model, *usage, batch=batch) if usage else None
+        self.paid += cost or 0.0
+        return cost
+
+
+def run_in_thread(work: Coroutine[Any, Any, T]) -> T:
+    """Run it in a loop and a thread of its own: the caller may be inside a running loop. Interrupted, it ends what is
+    on its way."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="chat client", daemon=True)
+    thread.start()
+    try:
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+    finally:
+        asyncio.run_coroutine_threadsafe(_cancel_all(loop), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     """Cancel all tasks of a loop but this one."""
     others = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
     for task in others:
@@ -82,38 +216,46 @@ class _Limit:
         await asyncio.sleep(max(0.0, start - time.monotonic()))
 
 
-class Run:
-    """One round of questions."""
+class _Round:
+    """Requests that are asked together."""
 
-    def __init__(self, judge: "OpenAIJudge", sampling: Sampling, label: str, repeat: int) -> None:
-        self.judge, self.sampling = judge, sampling
-        self.task, self.repeat = label, repeat
-        self.expected = judge.expected_reply(sampling, label)
-        """Tokens of a reply, about; learned as replies come."""
-        self.room = float(judge.concurrency)
+    def __init__(self, client: ChatClient, read: Reader) -> None:
+        self.client, self.settings, self.ledger, self.read = client, client.settings, client.ledger, read
+        self.expected: dict[str, float] = {}
+        """Tokens of a reply by label, about; learned as replies come."""
+        self.room = float(self.settings.concurrency)
+        """Calls that may run at once."""
         self.running = 0
         self.changed = asyncio.Condition()
         self.gate = 0.0
-        self.requests, self.tokens = _Limit(judge.requests_per_minute), _Limit(judge.tokens_per_minute)
-        self.in_a_row = 0
+        """No call is sent before this time."""
+        self.requests = _Limit(self.settings.requests_per_minute)
+        self.tokens = _Limit(self.settings.tokens_per_minute)
+        self.failures_in_a_row = 0
         self.last_reply = time.monotonic()
         self.stop: JudgeError | None = None
+        """Why no more calls are sent."""
         self.finished = 0
         self.in_flight = 0.0
         """US dollars of the calls on their way, about."""
 
-    async def replies(self, questions: Iterable[Question]) -> list[str | None]:
-        """The replies in the order asked; None where a question got none."""
-        judge = self.judge
+    async def replies(self, requests: Iterable[Request], stage: str, total: int | None) -> list[str | None]:
+        """The replies in the order asked; None where a request got none."""
         results: dict[int, str | None] = {}
         tasks: dict[str, asyncio.Task[str | None]] = {}
         waiting: dict[int, asyncio.Task[str | None]] = {}
-        asked = 0
-        async with judge.client() as client:
-            for index, (prompt, image) in enumerate(questions):
-                asked += 1
-                request = await asyncio.to_thread(judge.request, prompt, image, self.sampling, self.repeat)
-                kept = judge.ledger.reply(request.key)
+        iterator, asked = iter(requests), 0
+
+        def show() -> None:
+            done = self.finished + len(results)
+            if stage and total is not None and done < total:
+                report(stage, done, total)
+
+        async with self.client.connect() as connection:
+            # Requests are made in a thread: encoding an image takes a while.
+            while (request := await asyncio.to_thread(_next_or_none, iterator)) is not None:
+                index, asked = asked, asked + 1
+                kept = self.ledger.reply(request.key)
                 if kept is not None:
                     results[index] = kept
                 elif request.key in tasks:
@@ -122,15 +264,15 @@ class Run:
                     await self._enter()
                     if self.stop is not None:
                         break
-                    waiting[index] = tasks[request.key] = asyncio.create_task(self._question(client, request))
-                if judge.progress is not None:
-                    judge.progress(self.finished + len(results), asked)
+                    call = self._ask_and_leave(connection, request)
+                    waiting[index] = tasks[request.key] = asyncio.create_task(call)
+                show()
             for index, task in waiting.items():
                 results[index] = await task
         if self.stop is not None:
             raise self.stop
-        if judge.progress is not None:
-            judge.progress(asked, asked)
+        if stage and (total := total or asked):
+            report(stage, total, total)
         return [results[index] for index in range(asked)]
 
     async def _enter(self) -> None:
@@ -138,163 +280,140 @@ class Run:
             await self.changed.wait_for(lambda: self.running < max(1, int(self.room)) or self.stop is not None)
             self.running += 1
 
-    async def _leave(self) -> None:
-        async with self.changed:
-            self.running -= 1
-            self.changed.notify_all()
-
-    async def _question(self, client: "AsyncOpenAI", request: Request) -> str | None:
+    async def _ask_and_leave(self, connection: "AsyncOpenAI", request: Request) -> str | None:
         try:
-            return await self._claimed(client, request)
+            return await self._ask_once_among_processes(connection, request)
         finally:
             self.finished += 1
-            await self._leave()
+            async with self.changed:
+                self.running -= 1
+                self.changed.notify_all()
 
-    async def _claimed(self, client: "AsyncOpenAI", request: Request) -> str | None:
-        """Another process may be asking the same: then its reply will do."""
-        ledger, patience = self.judge.ledger, self.judge.timeout * 2
-        while not ledger.claim(request.key, patience):
+    async def _ask_once_among_processes(self, connection: "AsyncOpenAI", request: Request) -> str | None:
+        """The reply; where another process is asking the same, that one's."""
+        ledger = self.ledger
+        while not ledger.claim(request.key, self.settings.timeout * 2):
             await asyncio.sleep(0.1)
             if (reply := ledger.reply(request.key)) is not None:
                 return reply
-        if (reply := ledger.reply(request.key)) is not None:
-            ledger.release(request.key)
-            return reply
         try:
-            return await self._asked(client, request)
+            if (reply := ledger.reply(request.key)) is not None:
+                return reply
+            return await self._ask_until_reply(connection, request)
         finally:
             ledger.release(request.key)
 
-    async def _asked(self, client: "AsyncOpenAI", request: Request) -> str | None:
-        judge = self.judge
-        started = time.monotonic()
-        why = "no reply"
+    async def _ask_until_reply(self, connection: "AsyncOpenAI", request: Request) -> str | None:
+        started, why = time.monotonic(), "no reply"
         tries = sent = 0
-        while tries < judge.attempts:
-            if self.stop is not None:
-                return None
-            sent += 1
-            cost = await self._reserve(request)
+        while tries < self.settings.attempts:
+            cost = await self._reserve_money(request)
             if cost is None:
                 return None
+            sent += 1
             try:
-                await asyncio.sleep(max(0.0, self.gate - time.monotonic()))
-                await self.requests.take(1)
-                await self.tokens.take(request.tokens + self.expected)
-                reply = await self._once(client, request, sent, started)
+                return await self._call(connection, request, sent, started)
             except TransientError as error:
-                why = error.why
-                self._pay(request, why, error.usage)
-                # A server that says "later" while it answers others is not failing: that is no try.
-                tries += not (error.limited and time.monotonic() - self.last_reply < judge.patience)
-                wait = (
-                    error.after if error.after is not None else min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1))
-                )
-                if error.limited:
-                    self.room = max(1.0, self.room / 2)
-                    self.gate = max(self.gate, time.monotonic() + wait)
-                if tries < judge.attempts:
-                    await asyncio.sleep(wait * (1 + 0.25 * random.random()))
-                continue
+                why, failure = error.why, error
             except PermanentError as error:
-                judge.failures[error.why] += 1
-                self._pay(request, error.why, error.usage)
+                self.client.failures[error.why] += 1
+                self.client.book_loss(request, error)
                 return None
             except JudgeDown as error:
                 self.stop = self.stop or error
                 return None
             finally:
                 self.in_flight -= cost
-            self.in_a_row = 0
-            self.last_reply = time.monotonic()
-            self.room = min(float(judge.concurrency), self.room + 1 / max(1.0, self.room))
-            return reply
-        judge.failures[why] += 1
-        self.in_a_row += 1
-        if self.in_a_row >= IN_A_ROW and self.stop is None:
-            self.stop = JudgeDown(
-                f"{judge.model}: {self.in_a_row} questions in a row got no reply in {judge.attempts} tries ({why})"
-            )
+            self.client.book_loss(request, failure)
+            # A server that says "later" while it answers others is not failing: that is no try.
+            later = failure.limited and time.monotonic() - self.last_reply < self.settings.patience
+            tries += not later
+            await self._wait_before_retry(failure, tries)
+        self._count_failure(why)
         return None
 
-    def _cost(self, request: Request) -> float:
-        return prices.price(self.judge.model, request.tokens, round(self.expected)) or 0.0
+    async def _wait_before_retry(self, failure: TransientError, tries: int) -> None:
+        wait = failure.after
+        if wait is None:
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1))
+        if failure.limited:
+            self.room = max(1.0, self.room / 2)
+            self.gate = max(self.gate, time.monotonic() + wait)
+        if tries < self.settings.attempts:
+            await asyncio.sleep(wait * (1 + 0.25 * random.random()))
 
-    async def _reserve(self, request: Request) -> float | None:
-        """What one more call will cost, set aside; None where the budget has no room. Calls on their way may turn out
-        cheaper: it waits."""
-        judge = self.judge
-        while True:
-            cost = self._cost(request)
-            if self.stop is not None:
-                return None
-            if judge.budget is None or judge.paid + self.in_flight + cost <= judge.budget:
+    def _count_failure(self, why: str) -> None:
+        self.client.failures[why] += 1
+        self.failures_in_a_row += 1
+        if self.failures_in_a_row >= MOST_FAILURES_IN_A_ROW and self.stop is None:
+            self.stop = JudgeDown(
+                f"{self.client.model}: {self.failures_in_a_row} questions in a row got no reply"
+                f" in {self.settings.attempts} tries ({why})"
+            )
+
+    async def _reserve_money(self, request: Request) -> float | None:
+        """What one more call will cost, set aside; None if no more is to be sent. While calls on their way may turn out
+        cheaper than set aside, it waits."""
+        client = self.client
+        while self.stop is None:
+            cost = prices.price(client.model, request.tokens, round(self._expected_tokens(request))) or 0.0
+            if client.budget is None or client.paid + self.in_flight + cost <= client.budget:
                 self.in_flight += cost
                 return cost
-            if judge.paid + cost > judge.budget:
-                spent = f"${judge.paid:.4f} of ${judge.budget:.4f}"
+            if client.paid + cost > client.budget:
                 self.stop = BudgetSpent(
-                    f"{judge.model}: {spent} is spent, the next call could pass it; the ledger keeps all replies"
+                    f"{client.model}: ${client.paid:.4f} of ${client.budget:.4f} is spent, the next call could pass it;"
+                    " the ledger keeps all replies"
                 )
-                return None
-            await asyncio.sleep(0.02)
+            else:
+                await asyncio.sleep(0.02)
+        return None
 
-    def _pay(self, request: Request, why: str, usage: tuple[int, int] | None) -> None:
-        """Book what a call without a usable reply has cost."""
-        judge = self.judge
-        if usage is not None:
-            cost = prices.price(judge.model, *usage)
-            judge.paid += cost or 0.0
-            judge.ledger.lose(request.key, self.task, judge.model, why, *usage, cost)
+    def _expected_tokens(self, request: Request) -> float:
+        if request.label not in self.expected:
+            self.expected[request.label] = self.client.expected_reply(request.label, request.max_tokens)
+        return self.expected[request.label]
 
-    async def _once(self, client: "AsyncOpenAI", request: Request, attempt: int, started: float) -> str:
+    async def _call(self, connection: "AsyncOpenAI", request: Request, attempt: int, started: float) -> str:
         """One call; the reply is in the ledger when this returns."""
-        judge = self.judge
-        judge.asked += 1
-        completion = await _completion(client, request.body)
-        usage = (completion.usage.prompt_tokens, completion.usage.completion_tokens) if completion.usage else None
-        text = judge.reply_in(completion, usage)
-        judge.served.add(completion.model)
-        cost = prices.price(judge.model, *usage) if usage else None
-        judge.paid += cost or 0.0
+        await asyncio.sleep(max(0.0, self.gate - time.monotonic()))
+        await self.requests.take(1)
+        expected = self._expected_tokens(request)
+        await self.tokens.take(request.tokens + expected)
+        self.client.asked += 1
+        completion = await complete(connection, request.body)
+        usage = usage_of(completion)
+        text = self.read(completion, usage)
         if usage is not None:
-            self.expected += 0.2 * (usage[1] - self.expected)
-        judge.ledger.put(
-            Call(
-                key=request.key,
-                task=self.task,
-                model=judge.model,
-                served=str(completion.model),
-                reply=text,
-                prompt_tokens=usage[0] if usage else None,
-                completion_tokens=usage[1] if usage else None,
-                price=cost,
-                latency=round(time.monotonic() - started, 3),
-                attempts=attempt,
-                batch=False,
-                created=now(),
-            )
-        )
+            self.expected[request.label] = expected + 0.2 * (usage[1] - expected)
+        latency = round(time.monotonic() - started, 3)
+        self.client.book_reply(request, text, completion, latency=latency, attempts=attempt)
+        self.failures_in_a_row = 0
+        self.last_reply = time.monotonic()
+        self.room = min(float(self.settings.concurrency), self.room + 1 / max(1.0, self.room))
         return text
 
 
-async def _completion(client: "AsyncOpenAI", body: Mapping[str, Any]) -> "ChatCompletion":
-    """The server's answer to one call, its failures sorted."""
+def _next_or_none(requests: Iterator[Request]) -> Request | None:
+    return next(requests, None)
+
+
+async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> "ChatCompletion":
+    """The server's answer to one call; every failure is a TransientError, a PermanentError or JudgeDown."""
     import openai
     from openai.types.chat import ChatCompletion
 
     try:
-        completion = await client.chat.completions.create(**body)
+        completion = await connection.chat.completions.create(**body)
     except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-        raise JudgeDown(f"{body['model']}: {_said(error)}") from None
+        raise JudgeDown(f"{body['model']}: {_server_message(error)}") from None
     except openai.RateLimitError as error:
         if error.code == "insufficient_quota":
-            raise JudgeDown(f"{body['model']}: {_said(error)}") from None
+            raise JudgeDown(f"{body['model']}: {_server_message(error)}") from None
         raise TransientError("too many requests", _retry_after(error.response.headers), limited=True) from None
     except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-        raise PermanentError(
-            "content filter" if error.code == "content_filter" else f"refused request: {_said(error)}"
-        ) from None
+        why = "content filter" if error.code == "content_filter" else f"refused request: {_server_message(error)}"
+        raise PermanentError(why) from None
     except openai.APIStatusError as error:
         if error.status_code in (408, 409) or error.status_code >= 500:
             raise TransientError(f"status {error.status_code}", _retry_after(error.response.headers)) from None
@@ -303,15 +422,21 @@ async def _completion(client: "AsyncOpenAI", body: Mapping[str, Any]) -> "ChatCo
         raise TransientError("timeout") from None
     except (openai.APIConnectionError, openai.APIResponseValidationError) as error:
         raise TransientError(type(error).__name__) from None
-    except json.JSONDecodeError:  # which the client lets through
+    except json.JSONDecodeError:  # which the official client lets through
         raise TransientError("a body that is no JSON") from None
     if not isinstance(completion, ChatCompletion):  # it gives a text where a page of HTML came with status 200
         raise TransientError("a body that is no completion")
     return completion
 
 
-def text_of(completion: "ChatCompletion", usage: tuple[int, int] | None) -> str:
-    """The reply in a completion, if it is one."""
+def usage_of(completion: "ChatCompletion") -> Usage | None:
+    """The tokens a call cost; None if the server did not say."""
+    usage = completion.usage
+    return None if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+
+
+def text_of(completion: "ChatCompletion", usage: Usage | None) -> str:
+    """The reply in a completion. TransientError, PermanentError."""
     if not completion.choices or completion.choices[0].message is None:
         raise TransientError("no choices", usage=usage)
     choice = completion.choices[0]
@@ -319,13 +444,13 @@ def text_of(completion: "ChatCompletion", usage: tuple[int, int] | None) -> str:
         raise PermanentError("refusal", usage)
     if choice.finish_reason == "content_filter":
         raise PermanentError("content filter", usage)
-    if not (choice.message.content or "").strip():
+    text = choice.message.content or ""
+    if not text.strip():
         raise TransientError("no content", usage=usage)
-    assert choice.message.content is not None
-    return choice.message.content
+    return text
 
 
-def _said(error: Any) -> str:
+def _server_message(error: Any) -> str:
     """The server's own sentence, on one line and not endless."""
     body = error.body if isinstance(error.body, Mapping) else {}
     return " ".join(str(body.get("message") or type(error).__name__).split())[:300]

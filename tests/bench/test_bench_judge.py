@@ -15,10 +15,12 @@ def test_bench_throughput(
 ) -> None:
     from tasks.judges.ledger import Ledger
     from tasks.judges.openai import OpenAIJudge
+    from tasks.judges.settings import JudgeSettings
 
     server.allowed, server.delay = ALLOWED, latency
     prompts = [(f"Question {n}: rate this.", None) for n in range(int(ALLOWED * SECONDS))]
-    judge = OpenAIJudge("gpt-4o-2024-11-20", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"), concurrency=32)
+    settings = JudgeSettings(concurrency=32)
+    judge = OpenAIJudge("gpt-4o-2024-11-20", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"), settings=settings)
     replies = benchmark.pedantic(lambda: judge.ask_many(prompts), rounds=1)
     assert replies == [server.reply(prompt) for prompt, _ in prompts]
     figures["judge.throughput_ratio"] = len(prompts) / benchmark.stats["max"] / ALLOWED

@@ -14,10 +14,12 @@ from openai.types.chat import ChatCompletion
 from PIL import Image
 
 from harness.evaluation.evaluate import evaluate
-from harness.models.chat_model import OpenAIVisionLM
+from harness.models.chat_model import Decoding, OpenAIVisionLM
+from harness.models.chat_settings import ServedModelSettings, served_settings
 from harness.models.spec import ModelSpec
 from support.errors import JudgeDown, ModelError, SettingError
 from support.images import ImageRef, keep, picture
+from support.progress import show_on
 from tasks.answer import FailedAnswer
 from tasks.judges.chat_client import PermanentError
 from tasks.judges.ledger import Ledger
@@ -49,7 +51,9 @@ def path(tmp_path: Path) -> Path:
 
 def lm_of(server: Any, path: Path, **settings: Any) -> OpenAIVisionLM:
     server.reply = answer
-    return OpenAIVisionLM(MODEL, **{"url": server.url, "ledger": path, "timeout": 5.0} | settings)
+    own = {name: settings.pop(name) for name in ("url", "key", "stage") if name in settings}
+    made = ServedModelSettings(**{"timeout": 5.0} | settings)
+    return OpenAIVisionLM(MODEL, ledger=path, settings=made, **{"url": server.url} | own)
 
 
 def shown(part: dict[str, Any]) -> tuple[str, bytes]:
@@ -118,17 +122,74 @@ def test_more_than_one_turn_is_refused_in_one_line(server: Any, path: Path) -> N
 
 
 def test_settings_of_a_task_reach_the_server(server: Any, path: Path) -> None:
-    lm = lm_of(server, path, concurrency=1, max_new_tokens=99)
+    lm = lm_of(server, path, concurrency=1)
     lm.generate_until([asking("a", temperature=0.7, top_p=0.9)])
     lm.generate_until([asking("b", do_sample=True, temperature=0.7, top_p=0.9, seed=5, top_k=0, num_beams=1)])
     request = asking("c")
     del request.arguments[1]["max_gen_toks"]
-    lm_of(server, path, thinking_tokens=1000, max_new_tokens=99, seed=None).generate_until([request])
+    lm_of(server, path, thinking_tokens=1000, seed=None).generate_until([request])
     names = ("temperature", "top_p", "seed", "max_tokens", "stop")
     sent = [[entry.get(name) for name in names] for entry in server.log]
-    assert sent == [[0.0, None, 0, 16, None], [0.7, 0.9, 5, 16, None], [0.0, None, None, 1099, None]]
+    assert sent == [[0.0, None, 0, 16, None], [0.7, 0.9, 5, 16, None], [0.0, None, None, 1256, None]]
     with pytest.raises(ModelError, match="has no setting top_k"):
         lm.generate_until([asking("d", do_sample=True, top_k=50)])
+
+
+def test_settings_of_the_user_go_before_those_of_the_task(server: Any, path: Path) -> None:
+    lm = lm_of(server, path, max_new_tokens=7, temperature=0.5, top_p=0.8, prompt_suffix=" Be brief.", seed=3)
+    asked = lm.apply_chat_template([{"role": "user", "content": "<image>a"}])
+    lm.generate_until([asking(asked, noise(0), temperature=0.0)])
+    (entry,) = server.log
+    assert [entry[name] for name in ("max_tokens", "temperature", "top_p", "seed")] == [7, 0.5, 0.8, 3]
+    assert entry["messages"][0]["content"][1]["text"] == "a Be brief."
+    assert lm.provenance()["prompt suffix"] == " Be brief."
+
+
+def test_what_the_engine_was_told_acts_on_a_served_model_or_is_refused() -> None:
+    given = {"suffix": " Be brief.", "max_new_tokens": "7", "temperature": 0.5, "answers": Path("answers.sqlite")}
+    assert served_settings("far", given) == ServedModelSettings(
+        prompt_suffix=" Be brief.", max_new_tokens=7, temperature=0.5
+    )
+    for name in ("nonsense", "batch_size", "exact", "features", "load_in_4bit"):
+        with pytest.raises(
+            SettingError, match=rf"far: {name} = 3 would not act: the model is behind a server.*known: "
+        ):
+            served_settings("far", {name: 3})
+    with pytest.raises(SettingError, match=r"top_p = 0\.8: would not act without a temperature"):
+        served_settings("far", {"top_p": 0.8})
+    with pytest.raises(SettingError, match=r"temperature = 0\.5: would not act: o3 takes none"):
+        OpenAIVisionLM("o3", url="http://127.0.0.1:1/v1", settings=ServedModelSettings(temperature=0.5))
+
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+
+
+def test_answers_of_earlier_versions_are_found_again(path: Path, tmp_path: Path) -> None:
+    """Keys as version 0.1 made them: they must never change."""
+    (tmp_path / "a.png").write_bytes(base64.b64decode(PNG))
+    image = picture(keep(ImageRef.at(tmp_path / "a.png")))
+    image.load()
+
+    def key(model: str, text: str, images: list[Any], decoding: Decoding, repeat: int = 0, **settings: Any) -> str:
+        identity = settings.pop("identity", None)
+        made = ServedModelSettings(**settings)
+        lm = OpenAIVisionLM(model, url="http://me:pw@host:1/v1", identity=identity, ledger=path, settings=made)
+        return lm.request(text, images, decoding, repeat).key
+
+    short = Decoding(max_tokens=16, until=("\n",))
+    sampled = Decoding(system="S", max_tokens=16, temperature=0.7, top_p=0.9, seed=5)
+    question = "<image>\nIs it red?"
+    assert [
+        key(MODEL, question, [image], short),
+        key(MODEL, "a", [], sampled, repeat=1),
+        key("o3", question, [image], short),
+        key(MODEL, question, [image], short, identity="abc", seed=None, detail="high"),
+    ] == [
+        "65a47984bcb607f4a4ae1ded001abb198b444bdd8144f591894ee3cd56308a50",
+        "053befae1d176f2d2497df2f1e5bb2d7cba57a558e98242f535cd46c16588582",
+        "441eec3435864e747b0777bce86fa191fadf2d00f49b53de96c73acb8795ca62",
+        "2528a68f946ee929e73191813b53c93336aeef72d7a9366330216ba0ef0a6c96",
+    ]
 
 
 def test_a_model_that_thinks_gets_only_what_it_takes(server: Any, path: Path) -> None:
@@ -155,7 +216,7 @@ def test_a_failed_call_is_no_answer_and_an_empty_answer_is_one(server: Any, path
     assert answers[4] == answer("Question 4?")  # null, and then it came
     assert isinstance(answers[1], FailedAnswer)
     assert answers[1].error == "no reply (content filter, refusal)"
-    assert dict(lm.asker.failures) == {"content filter": 1, "refusal": 1}
+    assert dict(lm.client.failures) == {"content filter": 1, "refusal": 1}
     asked = len(server.log)
     assert [type(answer) for answer in lm.generate_until([asking(f"Question {n}?") for n in range(5)])] == [str] * 5
     assert len(server.log) == asked + 2  # a failure is asked again, an empty answer is not
@@ -164,21 +225,22 @@ def test_a_failed_call_is_no_answer_and_an_empty_answer_is_one(server: Any, path
 def test_an_image_that_cannot_be_shown_fails_its_own_question(server: Any, path: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     broken, gone = (picture(keep(ImageRef.at(tmp_path / name))) for name in ("broken.png", "gone.png"))
-    told: list[tuple[int, int]] = []
-    lm = lm_of(server, path, progress=lambda done, total: told.append((done, total)))
+    told: list[tuple[str, int, int]] = []
+    lm = lm_of(server, path, stage="answers")
     requests = [
         asking("<image>a", broken),
         asking("<image>b", noise(0)),
         asking("<image>c", gone),
         asking("<image><image>d", noise(0)),
     ]
-    answers = lm.generate_until(requests)
+    with show_on(lambda *shown: told.append(shown)):
+        answers = lm.generate_until(requests)
     assert answers[1] == answer("b")
     reasons = [answer.error for answer in answers if isinstance(answer, FailedAnswer)]
     assert len(reasons) == 3
     assert reasons[2] == "1 images for 2 places in the prompt"
     assert len(server.log) == 1
-    assert told[-1] == (4, 4)
+    assert told[-1] == ("answers", 4, 4)
 
 
 def test_a_second_run_makes_no_call_and_says_who_answered(server: Any, path: Path) -> None:
@@ -236,7 +298,7 @@ def test_thoughts_that_fill_the_limit_are_not_paid_for_again(content: str | None
         {"id": "x", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice]}
     )
     with pytest.raises(PermanentError, match="no answer within the limit"):
-        lm_of(server, path).asker.reply_in(completion, None)
+        lm_of(server, path).read(completion, None)
 
 
 def test_no_key_no_credentials_and_no_image_is_logged(

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from support.errors import JudgeError
+from support.errors import JudgeError, SettingError
 from tasks.judges.batch import BatchJudge
 from tasks.judges.ledger import Ledger
+from tasks.judges.settings import JudgeSettings
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 MODEL = "gpt-4o-2024-11-20"
@@ -19,8 +20,9 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "ledger.sqlite")
 
 
-def judge_of(server: Any, ledger: Ledger, **settings: Any) -> BatchJudge:
-    judge = BatchJudge(MODEL, url=server.url, ledger=ledger, timeout=5.0, **settings)
+def judge_of(server: Any, ledger: Ledger, *, budget: float | None = None, **settings: Any) -> BatchJudge:
+    made = JudgeSettings(**{"timeout": 5.0} | settings)
+    judge = BatchJudge(MODEL, url=server.url, ledger=ledger, budget=budget, settings=made)
     judge.poll = 0.01
     return judge
 
@@ -70,7 +72,7 @@ def test_what_is_hopeless_is_left_without_a_reply(server: Any, ledger: Ledger) -
     judge = judge_of(server, ledger)
     replies = judge.ask_many(prompts(6))
     assert sum(reply is None for reply in replies) == 2
-    assert dict(judge.failures) == {"refused request": 1, "refusal": 1}
+    assert dict(judge.client.failures) == {"refused request": 1, "refusal": 1}
     assert len(server.batches) == 1
 
 
@@ -86,6 +88,11 @@ def test_a_batch_on_its_way_is_waited_for_by_the_next_run(server: Any, ledger: L
     assert len(server.batches) == 2
     asked = [entry["messages"][0]["content"] for entry in server.log]
     assert sorted(asked) == sorted(prompt for prompt, _ in prompts(12))
+
+
+def test_settings_of_single_calls_are_refused(server: Any, ledger: Ledger) -> None:
+    with pytest.raises(SettingError, match="attempts, requests_per_minute: of single calls, would not act on batches"):
+        judge_of(server, ledger, attempts=2, requests_per_minute=10.0)
 
 
 def test_a_budget_is_looked_at_before_anything_is_sent(server: Any, ledger: Ledger) -> None:

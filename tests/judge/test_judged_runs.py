@@ -227,10 +227,10 @@ def test_a_judge_asked_again_gives_a_mean_and_all_values(
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     (
-        ("detial=low", "unknown judge setting 'detial' (did you mean 'detail'?)"),
-        ("detail=tiny", "must be auto, low or high"),
-        ("image_side=big", "image_side must be int"),
-        ("attempts=0", "attempts must be more than 0"),
+        ("detial=low", "--judge-set: unknown setting 'detial' (did you mean 'detail'?)"),
+        ("detail=tiny", "must be one of auto, low, high"),
+        ("image_side=big", "image_side = 'big': must be a whole number"),
+        ("attempts=0", "attempts = 0: must be more than 0"),
     ),
 )
 def test_a_setting_of_the_judge_that_is_none_is_one_line(

@@ -14,6 +14,7 @@ import pytest
 
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
+from tasks.judges.settings import JudgeSettings
 from tasks.scenes.world import image_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_keys")]
@@ -59,12 +60,14 @@ def served() -> Iterator[str]:
 
 def test_a_model_server_judges_and_its_replies_are_kept(served: str, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
-    judge = OpenAIJudge(str(WEIGHTS), url=served, ledger=ledger, timeout=120, seed=None, concurrency=1)
+    judge = OpenAIJudge(
+        str(WEIGHTS), url=served, ledger=ledger, settings=JudgeSettings(timeout=120, seed=None, concurrency=1)
+    )
     image = image_of("test-judge/1")
     replies = judge.ask_many([("is there a red circle in the image?", image), ("describe the image in detail.", image)])
-    assert all(isinstance(reply, str) and reply for reply in replies), judge.failures
-    assert judge.asked == 2
+    assert all(isinstance(reply, str) and reply for reply in replies), judge.client.failures
+    assert judge.client.asked == 2
     assert judge.ask_many([("is there a red circle in the image?", image)]) == replies[:1]
-    assert judge.asked == 2
+    assert judge.client.asked == 2
     (total,) = ledger.summary()
     assert (total.calls, total.price) == (2, None)

@@ -1,5 +1,6 @@
 """The judge through the official client against a real server: replies, faults, money, and what a kill costs."""
 
+import base64
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from support.images import ImageRef, keep, picture
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, Sampling
+from tasks.judges.settings import JudgeSettings
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 MODEL = "gpt-4o-2024-11-20"
@@ -32,8 +34,11 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "ledger.sqlite")
 
 
-def judge_of(server: Any, ledger: Ledger, **settings: Any) -> OpenAIJudge:
-    return OpenAIJudge(MODEL, **{"url": server.url, "ledger": ledger, "timeout": 5.0} | settings)
+def judge_of(
+    server: Any, ledger: Ledger, *, key: str | None = None, budget: float | None = None, **settings: Any
+) -> OpenAIJudge:
+    made = JudgeSettings(**{"timeout": 5.0} | settings)
+    return OpenAIJudge(MODEL, url=server.url, ledger=ledger, key=key, budget=budget, settings=made)
 
 
 def prompts(count: int) -> list[tuple[str, None]]:
@@ -82,6 +87,36 @@ def test_nothing_is_paid_for_twice(server: Any, ledger: Ledger, tmp_path: Path) 
     assert len(server.log) == 9
 
 
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+
+
+def test_replies_of_earlier_versions_are_found_again(ledger: Ledger, tmp_path: Path) -> None:
+    """Keys as version 0.1 made them: they must never change."""
+    (tmp_path / "a.png").write_bytes(base64.b64decode(PNG))
+    image = picture(keep(ImageRef.at(tmp_path / "a.png")))
+    image.load()
+
+    def key(sampling: Sampling, shown: Any = None, repeat: int = 0, model: str = MODEL, **settings: Any) -> str:
+        judge = OpenAIJudge(model, ledger=ledger, url="http://x/v1", settings=JudgeSettings(**settings))
+        return judge.request("Rate é.", shown, sampling, repeat).key
+
+    assert [
+        key(Sampling()),
+        key(Sampling(temperature=0.2, max_tokens=9, system="Be strict.")),
+        key(Sampling(), image, detail="low"),
+        key(Sampling(max_tokens=3), structured=True),
+        key(Sampling(), repeat=2, seed=None),
+        key(Sampling(temperature=None, max_tokens=9), model="o3"),
+    ] == [
+        "48f3bb5cfa713b3cd97441857f35143e0779f26b7f709e53fd667e3664a4e563",
+        "ba5054ce392d9552f0dc0262f51d0095f9cb08b077c269038ae5d468635cb4d0",
+        "0177ea6aa8b4392157aa6400dfd5243cf1a60db8ce0c42013cf483623a0de6b3",
+        "6daf6b35174825e88c563566cc7ff34c7090b375058543bf9573db4fb39e0f17",
+        "6683a6c30f63100d84e18d1ca9b40e5a348d28cdab51264fa65bdc732297de5b",
+        "464dc974d38d523249cde31c88ccff6f0d00138b857d73659862ea7227bc3898",
+    ]
+
+
 RETRIED = ("429", "429:30", "status:500", "status:503", "cut", "truncated", "html", "no choices", "null", "empty")
 
 
@@ -90,7 +125,7 @@ def test_what_may_pass_is_tried_again(fault: str, server: Any, ledger: Ledger) -
     server.faults = [fault]
     judge = judge_of(server, ledger)
     assert judge.ask("Rate.") == server.reply("Rate.")
-    assert (judge.asked, dict(judge.failures)) == (2, {})
+    assert (judge.client.asked, dict(judge.client.failures)) == (2, {})
     (call,) = ledger.calls()
     assert call.attempts == 2
 
@@ -108,8 +143,8 @@ def test_what_is_hopeless_is_not_tried_again_and_is_no_reply(fault: str, why: st
     judge = judge_of(server, ledger, concurrency=1)
     replies = judge.ask_many(prompts(3))
     assert [reply is None for reply in replies] == [False, True, False]
-    assert dict(judge.failures) == {why: 1}
-    assert judge.asked == 3
+    assert dict(judge.client.failures) == {why: 1}
+    assert judge.client.asked == 3
     (total,) = ledger.summary()
     assert (total.calls, total.losses) == (2, 0 if fault == "status:400" else 1)
 
@@ -126,7 +161,7 @@ def test_a_refused_key_or_an_empty_account_ends_the_run_at_once(
     with pytest.raises(JudgeDown, match=said):
         judge.ask_many(prompts(10))
     assert len(list(ledger.calls())) == 2
-    assert judge.asked == 3
+    assert judge.client.asked == 3
 
 
 def test_a_judge_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: Any, ledger: Ledger) -> None:
@@ -138,7 +173,7 @@ def test_a_judge_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: An
     server.always = None
     judge = judge_of(server, ledger)
     assert None not in judge.ask_many(prompts(20))
-    assert judge.asked == 16
+    assert judge.client.asked == 16
 
 
 def test_a_limited_server_loses_no_question_however_often_it_says_later(server: Any, ledger: Ledger) -> None:
@@ -162,12 +197,12 @@ def test_faults_in_three_of_ten_calls_lose_nothing_and_change_no_reply(server: A
     replies = judge.ask_many(prompts(400))
     lost = sum(reply is None for reply in replies)
     assert all(reply in (None, server.reply(prompt)) for reply, (prompt, _) in zip(replies, prompts(400), strict=True))
-    assert lost == sum(judge.failures.values()) > 0
-    assert set(judge.failures) == {"refusal", "content filter"}
+    assert lost == sum(judge.client.failures.values()) > 0
+    assert set(judge.client.failures) == {"refusal", "content filter"}
     assert lost == sum(entry["fault"] in ("refusal", "filter") for entry in server.log)
     assert len(list(ledger.calls())) == 400 - lost
-    assert judge.asked == len(server.log)
-    assert judge.served == {MODEL, "another-model"}
+    assert judge.client.asked == len(server.log)
+    assert judge.client.served == {MODEL, "another-model"}
 
 
 def test_a_budget_is_not_passed(server: Any, ledger: Ledger) -> None:
@@ -211,7 +246,7 @@ def test_a_structured_reply_gives_the_verdict_alone(server: Any, ledger: Ledger)
     server.reply = lambda prompt: "Rating: 4"
     judge = judge_of(server, ledger, structured=True)
     assert judge.ask("Rate.", None, Sampling(max_tokens=3)) == "Rating: 4"
-    assert (judge.asked, server.log[1]["response_format"]["json_schema"]["strict"]) == (2, True)
+    assert (judge.client.asked, server.log[1]["response_format"]["json_schema"]["strict"]) == (2, True)
     assert "max_tokens" not in server.log[1]
     (total,) = ledger.summary()
     assert (total.calls, total.losses) == (1, 1)
@@ -233,10 +268,11 @@ import sys
 from pathlib import Path
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
+from tasks.judges.settings import JudgeSettings
 url, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-judge = OpenAIJudge("gpt-4o-2024-11-20", url=url, ledger=Ledger(path), concurrency=8)
+judge = OpenAIJudge("gpt-4o-2024-11-20", url=url, ledger=Ledger(path), settings=JudgeSettings(concurrency=8))
 replies = judge.ask_many([(f"Question {n}: rate this.", None) for n in range(count)])
-print(judge.asked, sum(reply is None for reply in replies))
+print(judge.client.asked, sum(reply is None for reply in replies))
 """
 
 

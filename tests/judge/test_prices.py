@@ -78,9 +78,9 @@ def test_what_a_call_will_cost_is_within_two_percent_of_what_it_did(server: Any,
         for n in range(300)
     ]
     judge.ask_many(prompts[:40], label="mmhal")  # from which the length of replies is known
-    expected = judge.expected_reply(Sampling(), "mmhal")
+    expected = judge.client.expected_reply("mmhal")
     estimate = sum(
         prices.price(judge.model, judge.request(p, i, Sampling()).tokens, round(expected)) or 0 for p, i in prompts
     )
     judge.ask_many(prompts)
-    assert judge.ledger.spent() == pytest.approx(estimate, rel=0.02)
+    assert judge.client.ledger.spent() == pytest.approx(estimate, rel=0.02)

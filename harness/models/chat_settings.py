@@ -1,0 +1,48 @@
+"""How a model behind a server is asked for its answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from support.errors import SettingError, did_you_mean
+from support.settings import made, settings_of
+from tasks.judges.settings import ImageSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModelSettings(ImageSettings):
+    """How a model behind a server is asked for its answers."""
+
+    prompt_suffix: str = ""
+    """Text put after every question; recorded."""
+    max_new_tokens: int | None = None
+    """Longest answer in tokens, in place of what each task says."""
+    thinking_tokens: int = 0
+    """Tokens on top of any limit, for models whose thoughts count."""
+    temperature: float | None = None
+    """Sampling temperature, in place of what each task says."""
+    top_p: float | None = None
+    """Probability mass that is sampled from; needs a temperature above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top_p is not None and not self.temperature:
+            raise SettingError(f"top_p = {self.top_p}: would not act without a temperature above 0")
+
+
+_OTHER_NAMES: Final = {"suffix": "prompt_suffix"}
+_OF_NO_MATTER: Final = ("answers", "hints")
+"""Engine settings that may be given for any model: the ledger keeps the answers of a served one."""
+
+
+def served_settings(model: str, given: Mapping[str, Any]) -> ServedModelSettings:
+    """The settings of a model behind a server, from those of the engine that were given. SettingError for one that
+    would not act."""
+    known = [setting.name for setting in settings_of(ServedModelSettings)]
+    values = {_OTHER_NAMES.get(name, name): value for name, value in given.items() if name not in _OF_NO_MATTER}
+    for name, value in values.items():
+        if name not in known:
+            raise SettingError(
+                f"{model}: {name} = {value!r} would not act: the model is behind a server{did_you_mean(name, known)}"
+            )
+    return made(ServedModelSettings, values, model)

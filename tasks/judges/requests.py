@@ -1,0 +1,90 @@
+"""What is sent to a server of chat completions, and what names it in the ledger."""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from PIL import Image
+
+from support.images import PromptImage, encoded
+from tasks.judges import prices
+
+THINKING_MODELS: Final = ("o1", "o3", "o4", "gpt-5")
+"""Models whose names begin like this call the limit max_completion_tokens, since their thoughts count."""
+SENT_AS_THEY_ARE: Final = ("PNG", "JPEG", "WEBP", "GIF")
+"""Formats of image files that servers read."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question as it is sent, and what names it in the ledger."""
+
+    body: Mapping[str, Any]
+    key: str
+    """sha256 of all that determines the reply."""
+    tokens: int
+    """Of the prompt, about."""
+    label: str = ""
+    """The task that the ledger books it for."""
+    max_tokens: int | None = None
+    """The limit of a reply."""
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """The ledger's key for a question of which these facts determine the reply. Replies that were paid for earlier are
+    found by it: the facts and their spelling must not change."""
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def messages_of(system: str | None, content: Any) -> list[dict[str, Any]]:
+    """A user's turn, after a system message where there is one."""
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": content}]
+
+
+def limit_of(model: str, tokens: int) -> dict[str, int]:
+    """The setting that limits a reply to so many tokens."""
+    return {"max_completion_tokens" if model.startswith(THINKING_MODELS) else "max_tokens": tokens}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePart:
+    """An image in a message."""
+
+    part: Mapping[str, Any]
+    named: Mapping[str, Any]
+    """What names it in the ledger."""
+    tokens: int
+    """About."""
+
+
+def image_part(model: str, image: Image.Image, detail: str, longest_side: int | None) -> ImagePart:
+    """An image as it is sent."""
+    data, kind, size = _encode(image, longest_side)
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return ImagePart(
+        part={"type": "image_url", "image_url": {"url": url, "detail": detail}},
+        named={"sha256": hashlib.sha256(data).hexdigest(), "kind": kind, "detail": detail},
+        tokens=prices.image_tokens(model, *size, detail),
+    )
+
+
+def _encode(image: Image.Image, longest_side: int | None) -> tuple[bytes, str, tuple[int, int]]:
+    """The image's own file where servers read that and it need not shrink, else a PNG; its format and size in
+    pixels."""
+    width, height = image.size
+    if longest_side is None or max(width, height) <= longest_side:
+        if isinstance(image, PromptImage) and image.format in SENT_AS_THEY_ARE:
+            return encoded(image), str(image.format).lower(), (width, height)
+    else:
+        scale = longest_side / max(width, height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue(), "png", image.size

@@ -1,0 +1,59 @@
+"""How a server of chat completions is asked: what `--judge-set NAME=VALUE` may set, and what holds for any model."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from support.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSettings:
+    """How calls to a server are made; none of it changes a reply."""
+
+    timeout: float = 120.0
+    """Seconds to wait for one reply."""
+    attempts: int = 8
+    """Tries of one question, after which it stays without a reply."""
+    patience: float = 300.0
+    """Seconds without any reply after which "too many requests" counts as a try."""
+    concurrency: int = 16
+    """Most calls at once; fewer where the server says that they are too many."""
+    requests_per_minute: float | None = None
+    """Most calls a minute."""
+    tokens_per_minute: float | None = None
+    """Most tokens a minute, of prompts and replies."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in MAY_BE_ZERO and isinstance(value, (int, float)) and value <= 0:
+                raise SettingError(f"{field.name} = {value}: must be more than 0")
+
+
+MAY_BE_ZERO = ("seed", "structured", "temperature", "thinking_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(ClientSettings):
+    """Beside how calls are made: how images are sent."""
+
+    detail: Literal["auto", "low", "high"] = "auto"
+    """How closely the model looks at images; recorded."""
+    image_side: int | None = None
+    """Longest side of an image in pixels, larger ones are scaled down; none: as it is; recorded."""
+    seed: int | None = 0
+    """What makes a server repeat a reply; none: not sent."""
+
+    def images_in_words(self) -> str:
+        """How images are sent, for entries; empty if as usual."""
+        if self.detail == "auto" and self.image_side is None:
+            return ""
+        return f"detail {self.detail}, longest side {self.image_side or 'as it is'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings(ImageSettings):
+    """How a judge behind a server is asked."""
+
+    structured: bool = False
+    """Ask for JSON in which reasons and verdict are apart; counts as another judge."""
