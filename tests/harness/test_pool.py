@@ -183,8 +183,8 @@ def test_an_actor_elsewhere_can_make_a_members_lm(server: Any, tmp_path: Path) -
     assert lm.takes_seed
     started = {"here@1": spec_of(PoolModel(model="served-here", url=server.url))}
     make = pickle.loads(pickle.dumps(partial(load_served, started)))  # noqa: S301
-    assert make(PoolModel(model="here"), ledger=tmp_path / "ledger.sqlite").asker.model == "served-here"
-    assert make(PoolModel(model="far", url=server.url), ledger=tmp_path / "ledger.sqlite").asker.model == "far"
+    assert make(PoolModel(model="here"), ledger=tmp_path / "ledger.sqlite").model == "served-here"
+    assert make(PoolModel(model="far", url=server.url), ledger=tmp_path / "ledger.sqlite").model == "far"
 
 
 # The plan.
