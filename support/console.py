@@ -109,7 +109,9 @@ class Stages:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Show how far a stage is; without a terminal, a line at its end."""
+        """Show how far a stage is, in the first process; without a terminal, a line at its end."""
+        if rank() != 0:
+            return
         if stage not in self.bars:
             self.bars[stage] = self.progress.add_task(stage, total=total)
         self.progress.update(self.bars[stage], completed=done, total=total)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from support.errors import OK, UsageError
+from support.errors import OK, RecipeError, UsageError
 from support.processes import rank
 
 if TYPE_CHECKING:
     from harness.evaluation.judge_cost import JudgePlan
     from harness.models.spec import ModelSpec
     from tasks.judges.protocol import Judge
-    from trainers.config.recipe import Recipe
+    from trainers.config.recipe import AnyRecipe, PreferenceRecipe, R
 
 
 LEDGER = Path("runs") / "ledger.sqlite"
@@ -154,26 +154,24 @@ def model_of(name: str, path: Path | None, url: str | None, remote_code: bool) -
     return replace(spec, url=url or spec.url, remote_code=remote_code)
 
 
-def by_plain_trl(recipe: "Recipe") -> "Recipe":
+def by_plain_trl(recipe: "AnyRecipe") -> "PreferenceRecipe":
     """The recipe with TRL's own trainer; UsageError where it has no DPO to do, or settings that this trainer lacks."""
-    if recipe.training is None or recipe.trainer != "dpo":
+    from trainers.config.recipe import PretrainingRecipe
+
+    if isinstance(recipe, PretrainingRecipe) or recipe.trainer != "dpo":
         raise UsageError(f"recipe {recipe.name!r} trains by {recipe.trainer!r}: --plain-trl is for dpo")
-    given = recipe.model_dump(exclude_unset=True)
-    return changed(
-        given | {"training": given["training"] | {"plain_trl": True}}, f"--plain-trl: recipe {recipe.name!r}"
-    )
+    training = recipe.training.model_dump(exclude_unset=True) | {"plain_trl": True}
+    return changed(recipe, {"training": training}, f"--plain-trl: recipe {recipe.name!r}")
 
 
-def changed(values: Mapping[str, Any], what: str) -> "Recipe":
-    """The recipe of these values; UsageError, with `what` changed it, for values that it can't have."""
-    from pydantic import ValidationError
-
-    from trainers.config.recipe import Recipe, first_problem
+def changed(recipe: "R", changes: Mapping[str, Any], what: str) -> "R":
+    """The recipe with other top-level values; UsageError, with `what` changed it, for values that it can't have."""
+    from trainers.config.recipe import parse_as
 
     try:
-        return Recipe.model_validate(dict(values))
-    except ValidationError as error:
-        raise UsageError(f"{what}: {first_problem(error)}") from None
+        return parse_as(type(recipe), recipe.model_dump(exclude_unset=True) | dict(changes))
+    except RecipeError as error:
+        raise UsageError(f"{what}: {error}") from None
 
 
 def data_paths(given: list[str] | None, tasks: list[str]) -> dict[str, str]:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +36,8 @@ from support.processes import is_launched, rank
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
     from trainers.cluster.launch import Layout
-    from trainers.config.recipe import Recipe
+    from trainers.config.data import PreferenceFile
+    from trainers.config.recipe import AnyRecipe, PreferenceRecipe, PretrainingRecipe
     from trainers.config.silkie_yaml import Config
     from trainers.data.read_preferences import FoundPairs
     from trainers.training.checkpoints import Checkpoint
@@ -80,35 +80,36 @@ def train_command(
 ) -> int:
     """Train on preferences that are there already, or pretrain embedded models. Finishes an interrupted run."""
     from trainers.cluster.launch import check_world
+    from trainers.config.recipe import PretrainingRecipe
 
     found, understood = _recipe(
         recipe, config, plain_trl=plain_trl, base=base, data=data, images=images, limit=limit, seed=seed
     )
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
-    if found.data is not None:
-        raise UsageError(
-            f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`"
-        )
     launched = is_launched()
     if launched:
         end_with_launcher()
+    if isinstance(found, PretrainingRecipe):
+        return _pretrain(found, folder, dry_run=dry_run, as_json=as_json)
+    if found.dataset is None:
+        raise UsageError(
+            f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`"
+        )
     if understood is not None and dry_run:
         print(mapping(understood))
     elif understood is not None and not launched:
         tell(mapping(understood))
-    if found.pretraining is not None:
-        return _pretrain(found, folder, dry_run=dry_run, as_json=as_json)
     layout = layout_of(found, gpus, mode, as_job=slurm is not None)
     if not launched:
         check_packages(found, folder)
     if dry_run:
-        print_plan(f"{found.name}: {found.trainer} on {found.base}", plan(found, layout), folder)
+        print_plan(f"{found.name}: {found.trainer} on {found.base}", plan(found, found.dataset, layout), folder)
         _print_launch(context, folder, layout, slurm)
         return OK
     if not launched and (slurm is not None or needs_launch(layout)):
         return _launch(context, folder, layout, slurm)
     check_world()
-    checkpoints = train(found, folder)
+    checkpoints = train(found, found.dataset, folder)
     if rank() == 0:
         _print(checkpoints, as_json)
     return OK
@@ -125,21 +126,20 @@ def train_arm_command(folder: Annotated[Path, typer.Argument()]) -> int:
 
 def _recipe(
     recipe: str | None, config: Path | None, *, plain_trl: bool, **changes: Any
-) -> "tuple[Recipe, Config | None]":
+) -> "tuple[AnyRecipe, Config | None]":
     """The recipe with what the options change, and the configuration it was read from."""
-    from trainers.config.recipe import find_recipe
+    from trainers.config.recipe import PretrainingRecipe, find_recipe
 
     if (recipe is None) == (config is None):
         raise UsageError("give either a recipe or --config, a configuration of VLFeedback's authors")
     understood = None
-    if config is not None:
+    if recipe is not None:
+        found: AnyRecipe = find_recipe(recipe)
+    elif config is not None:
         from trainers.config.silkie_yaml import read_config
 
         understood = read_config(config)
         found = understood.recipe
-    else:
-        assert recipe is not None
-        found = find_recipe(recipe)
     top = {name: changes[name] for name in ("base", "seed") if changes[name] is not None}
     names = {"data": "read", "images": "images", "limit": "limit"}
     of_data = {ours: changes[name] for name, ours in names.items() if changes[name] is not None}
@@ -147,12 +147,11 @@ def _recipe(
         raise UsageError(
             f"recipe {found.name!r} reads no data: --data, --images and --limit are for recipes that have a [dataset]"
         )
-    if found.pretraining is not None and "base" in top:
+    if isinstance(found, PretrainingRecipe) and "base" in top:
         raise UsageError(f"recipe {found.name!r} starts from nothing: --base is for recipes that train a model")
-    given = found.model_dump(exclude_unset=True)
-    if of_data:
-        given["dataset"] |= of_data
-    with_options = changed(given | top, f"recipe {found.name!r}, with what the options change")
+    if found.dataset is not None and of_data:
+        top["dataset"] = found.dataset.model_dump(exclude_unset=True) | of_data
+    with_options = changed(found, top, f"recipe {found.name!r}, with what the options change")
     return by_plain_trl(with_options) if plain_trl else with_options, understood
 
 
@@ -177,12 +176,10 @@ def needs_launch(layout: "Layout") -> bool:
     return layout.world > 1 or layout.mode != "ddp"
 
 
-def check_packages(recipe: "Recipe", folder: Path) -> None:
+def check_packages(recipe: "PreferenceRecipe", folder: Path) -> None:
     """Before anything is done: UsageError where training lacks a package, a line where its log goes to one place
     less."""
     training = recipe.training
-    if training is None:
-        return
 
     def lacks(name: str) -> bool:
         return importlib.util.find_spec(name) is None
@@ -198,12 +195,12 @@ def check_packages(recipe: "Recipe", folder: Path) -> None:
         )
 
 
-def layout_of(recipe: "Recipe", gpus: int | None, mode: str, *, as_job: bool = False) -> "Layout":
+def layout_of(recipe: "PreferenceRecipe", gpus: int | None, mode: str, *, as_job: bool = False) -> "Layout":
     """How many processes, and where. UsageError, TrainingError and LaunchError for what can't be shared out so."""
     import torch
 
     from trainers.cluster.launch import Layout
-    from trainers.training.trl_arguments import shares
+    from trainers.training.trl_arguments import split_batch
 
     here = torch.cuda.device_count()
     count = gpus or max(1, here)
@@ -214,20 +211,17 @@ def layout_of(recipe: "Recipe", gpus: int | None, mode: str, *, as_job: bool = F
         nodes = count // GPUS_A_NODE
     elif not as_job and here and count > here:
         raise UsageError(f"--gpus {count}: this machine has {here}; ask a cluster by --slurm")
-    assert recipe.training is not None
-    shares(recipe.training, count)
+    split_batch(recipe.training, count)
     # `mode` is checked there.
     return Layout(processes=count // nodes, nodes=nodes, mode=mode, cpu=not as_job and not here)  # type: ignore[arg-type]
 
 
-def plan(recipe: "Recipe", layout: "Layout") -> list[str]:
+def plan(recipe: "PreferenceRecipe", dataset: "PreferenceFile", layout: "Layout") -> list[str]:
     """What would be done, a line a stage."""
-    from trainers.training.trl_arguments import shares
+    from trainers.training.trl_arguments import split_batch
 
-    training, dataset = recipe.training, recipe.dataset
-    assert training is not None
-    assert dataset is not None
-    at_once, accumulated = shares(training, layout.world)
+    training = recipe.training
+    at_once, accumulated = split_batch(training, layout.world)
     adapters = "all weights" if training.lora is None else f"LoRA r {training.lora.r}"
     what = (
         "the best answer of each row"
@@ -251,7 +245,7 @@ def mapping(config: "Config") -> str:
     return "\n".join(f"{line.key:{keys}}  {line.value:{values}}  {line.becomes}" for line in config.lines)
 
 
-def train(recipe: "Recipe", folder: Path) -> "list[Checkpoint]":
+def train(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -> "list[Checkpoint]":
     """Train, or go on with, a recipe that reads its data, in this process or as one of several."""
     from harness.models.fetch import fetch
     from harness.models.load import register
@@ -261,15 +255,13 @@ def train(recipe: "Recipe", folder: Path) -> "list[Checkpoint]":
     from trainers.data.read_preferences import read_preferences
     from trainers.training.job import Job, trainer
 
-    assert recipe.base is not None
-    assert recipe.dataset is not None
     register()
     with sole_owner(folder), Stages() as stages:
         told = stages.tell if rank() == 0 else _silent
         report = stages.report if rank() == 0 else _unreported
         claim(folder, recipe)
         spec, name = _whole(fetch(find(recipe.base), told), recipe.base, folder)
-        found = read_preferences(recipe.dataset, lambda count: report("read preferences", count, 0))
+        found = read_preferences(dataset, lambda count: report("read preferences", count, 0))
         told(found.summary())
         _same_data(folder, found)
         job = Job(
@@ -281,9 +273,6 @@ def train(recipe: "Recipe", folder: Path) -> "list[Checkpoint]":
             preferences=found.train,
             held_out=found.held_out,
             note={"data": found.digest},
-            progress=partial(report, f"train {recipe.trainer}"),
-            referring=partial(report, "ask the reference"),
-            tell=told,
         )
         return trainer(recipe.trainer)(job)
 
@@ -390,21 +379,18 @@ def send_whole(context: typer.Context, folder: Path, layout: "Layout", slurm: Se
     return OK
 
 
-def _pretrain(recipe: "Recipe", folder: Path, *, dry_run: bool, as_json: bool) -> int:
+def _pretrain(recipe: "PretrainingRecipe", folder: Path, *, dry_run: bool, as_json: bool) -> int:
     """Embedded models, from nothing."""
     if dry_run:
-        from harness.runs.plan import steps_of
+        from harness.runs.plan import pretraining_steps
 
-        print_plan(f"{recipe.name}: {recipe.trainer}", steps_of(recipe, None), folder)
+        print_plan(f"{recipe.name}: {recipe.trainer}", pretraining_steps(recipe), folder)
         return OK
     from support.console import Stages
-    from trainers.training.job import Job, trainer
+    from trainers.training.job import PretrainingJob, trainer
 
-    with Stages() as stages:
-        job = Job(
-            recipe=recipe, out=folder, progress=lambda done, total: stages.report(f"train {recipe.name}", done, total)
-        )
-        checkpoints = trainer(recipe.trainer)(job)
+    with Stages():
+        checkpoints = trainer(recipe.trainer)(PretrainingJob(recipe=recipe, out=folder))
     _print(checkpoints, as_json)
     return OK
 

@@ -75,15 +75,13 @@ def train_then_eval_command(
     interrupted run."""
     from harness.runs.checkpoint_selection import check_names
     from trainers.cluster.launch import check_world, command_of
-    from trainers.config.recipe import find_recipe
+    from trainers.config.recipe import preference_recipe
 
     changes: dict[str, Any] = {} if seed is None else {"seed": seed}
     if tasks:
         changes["tasks"] = [name for given in tasks for name in given.split(",") if name]
-    found = find_recipe(recipe, **changes)
+    found = preference_recipe(recipe, **changes)
     found = by_plain_trl(found) if plain_trl else found
-    if found.training is None:
-        raise UsageError(f"recipe {found.name!r} pretrains a model from nothing: run it by `harness train {recipe}`")
     check_names(found, early_stop or [], [name for name in require_better or [] if name != ANY])
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
     rater = judge_of(

@@ -32,7 +32,6 @@ from harness.cli.options import (
 from support.errors import LOSSY, OK, UsageError
 
 if TYPE_CHECKING:
-    from trainers.data.pair_rules import NamedRule
     from trainers.data.rows import Preference, Row
     from trainers.data.vlfeedback_format import Seen
 
@@ -151,7 +150,8 @@ def pairs_command(
 ) -> int:
     """Make preference pairs of rated answers. A split is by prompt: no question is on both sides."""
     from trainers.data.pair_formats import write_pairs
-    from trainers.data.pair_rules import PairCounts, best_answers, find_rule, on_side, pair_up, settle
+    from trainers.data.pair_rules import PairCounts, best_answers, find_rule, pair_up, settle
+    from trainers.data.pair_split import set_aside
     from trainers.data.vlfeedback_format import Seen
 
     given: dict[str, Any] = {
@@ -160,23 +160,21 @@ def pairs_command(
         "aspects": _listed(aspects) or None,
         "weights": _weights(weights) or None,
         "largest_gap": largest_gap or None,
-        "per_prompt": per_prompt,
+        "per_instruction": per_prompt,
         "max_length_ratio": max_length_ratio,
         "strongest": strongest,
         "balance_yes_no": balance_yes_no or None,
     }
     _not_over(out, data)
     seen, counts = Seen(), PairCounts()
-    asked: NamedRule = settle(
-        find_rule(rule, **{name: value for name, value in given.items() if value is not None}),
-        lambda: _rows(data, images),
-    )
+    if best and (form != "trl" or test_share):
+        raise UsageError("--best writes TRL's prompt and completion columns, without a split")
+    named = find_rule(rule, **{name: value for name, value in given.items() if value is not None})
+    asked, rows = settle(named, _rows(data, images, seen))
     if best:
-        if form != "trl" or test_share:
-            raise UsageError("--best writes TRL's prompt and completion columns, without a split")
         from trainers.data.pair_formats import write_best
 
-        chosen = best_answers(_rows(data, images, seen), asked, seed or 0)
+        chosen = best_answers(rows, asked, seed or 0)
         written = write_best(chosen, out, embed_images=embed_images, copy_images=copy_images, seen=seen)
         tell(f"{out}: {written} best answers; {seen.summary()}")
         if as_json:
@@ -186,18 +184,17 @@ def pairs_command(
         if on_ray:
             from trainers.vlfeedback.ray_stages import pairs_by_ray
 
-            made: Iterator[Preference] = pairs_by_ray(_rows(data, images, seen), asked, counts, workers=workers)
+            made: Iterator[Preference] = pairs_by_ray(rows, asked, counts, workers=workers)
         else:
-            made = pair_up(_rows(data, images, seen), asked, counts)
+            made = pair_up(rows, asked, counts)
+        held_out: list[Preference] = []
         if test_share:
-            made = on_side(made, "train", test_share, seed or 0)
+            made = set_aside(made, test_share, seed or 0, held_out)
         write = partial(write_pairs, form=form, embed_images=embed_images, copy_images=copy_images, seen=seen)
         files = {out: write(made, out)}
     if test_share:
         other = out.with_name(f"{out.stem}-test{out.suffix}")
-        files[other] = write(
-            on_side(pair_up(_rows(data, images), asked, PairCounts()), "test", test_share, seed or 0), other
-        )
+        files[other] = write(held_out, other)
     for path, count in files.items():
         tell(f"{path}: {count} pairs")
     tell(seen.summary())

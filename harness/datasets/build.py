@@ -208,7 +208,8 @@ def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = T
 
     count = write_rows(rows(), folder / "rows.parquet", embed_images=embed_images)
     write_pairs(made.pairs, folder / "pairs.parquet", embed_images=embed_images)
-    statistics = gather(rows(), [settle(rule_of(data), rows)])
+    rule, read = settle(rule_of(data), rows())
+    statistics = gather(read, [rule])
     report(statistics, folder)
     names = {source.name for source in data.sources} or {data.source}
     licences = {name: declared()[name].licence for name in sorted(names) if name in declared()}

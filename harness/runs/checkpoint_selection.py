@@ -21,7 +21,7 @@ from leaderboards.statistics.resampling import Record
 from leaderboards.statistics.verdict import PairedTest, adjusted
 from support.errors import InputError
 from tasks.registry import TaskSpec, registry
-from trainers.config.recipe import Recipe
+from trainers.config.recipe import PreferenceRecipe
 
 Metric = tuple[str, str]
 """Task and metric."""
@@ -144,7 +144,7 @@ def headlines(tasks: Sequence[TaskSpec]) -> list[Metric]:
     return [(task.name, task.headline) for task in tasks]
 
 
-def tasks_of(recipe: Recipe) -> list[TaskSpec]:
+def tasks_of(recipe: PreferenceRecipe) -> list[TaskSpec]:
     """What a recipe's checkpoints are scored on; InputError where that is nothing."""
     tasks = registry().expand(recipe.tasks)
     if not tasks:
@@ -154,7 +154,7 @@ def tasks_of(recipe: Recipe) -> list[TaskSpec]:
     return tasks
 
 
-def panel_of(recipe: Recipe, tasks: Sequence[TaskSpec]) -> list[Metric]:
+def panel_of(recipe: PreferenceRecipe, tasks: Sequence[TaskSpec]) -> list[Metric]:
     """What a verdict is on: the tasks' headline metrics, and the recipe's panel."""
     dotted = ((task, metric) for task, _, metric in (name.partition(".") for name in recipe.panel))
     return list(dict.fromkeys([*headlines(tasks), *dotted]))
@@ -181,7 +181,7 @@ def judged(name: str, known: Sequence[str]) -> str:
     return found
 
 
-def check_names(recipe: Recipe, early_stop: Sequence[str] = (), require_better: Sequence[str] = ()) -> None:
+def check_names(recipe: PreferenceRecipe, early_stop: Sequence[str] = (), require_better: Sequence[str] = ()) -> None:
     """InputError, before anything is run, for a metric that a run of `recipe` will not have, or where it scores
     nothing."""
     tasks = tasks_of(recipe)

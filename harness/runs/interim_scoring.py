@@ -5,7 +5,6 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,13 +53,7 @@ def train(
         _train_by(job, arm, scoring, between, clock, processes)
     elif between.stop is None:
         stage = f"train {arm}"
-        watched = replace(
-            job,
-            progress=partial(scoring.report, stage),
-            referring=partial(scoring.report, f"{stage}: reference"),
-            saved=between,
-            tell=scoring.tell,
-        )
+        watched = replace(job, saved=between)
         with clock.stage(stage):
             trainer(arm)(watched)
     if between.stop is not None:
@@ -85,7 +78,6 @@ def _train_by(
     """Have several processes train one arm; they pause where a probe, or what the trainer removes, can't wait to be
     scored."""
     training = job.recipe.training
-    assert training is not None
     pauses = bool(between.probes) or training.keep is not None
     stage = f"train {arm}"
     while between.stop is None:
@@ -139,7 +131,6 @@ class _Between:
 
     def _fallen(self, checkpoint: Checkpoint, steps: int) -> Stop | None:
         training = self.job.recipe.training
-        assert training is not None
         planned = -(-steps // training.save_steps) if training.save_steps else training.checkpoints
         looks = planned * len(self.probes)
         scores = Scores(self.scoring.board)

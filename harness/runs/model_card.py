@@ -22,7 +22,8 @@ from leaderboards.views.markdown_report import differences, leaderboard
 from support.files import atomic_write_text
 from support.markdown import cell, line, table
 from tasks.registry import registry
-from trainers.config.recipe import Recipe
+from trainers.config.data import PreferenceFile
+from trainers.config.recipe import PreferenceRecipe
 from trainers.data.dataset_card import PUBLIC_LICENCE
 from trainers.training.checkpoints import Checkpoint
 from trainers.vlfeedback.sources import declared
@@ -119,18 +120,18 @@ def _data(outcome: Outcome, base: ModelSpec) -> str:
     return table(["", "training data"], rows)
 
 
-def sources_of(recipe: Recipe) -> str:
+def sources_of(recipe: PreferenceRecipe) -> str:
     """Where the instructions or pairs are from, each with its licence, for a cell of a table."""
-    if recipe.dataset is not None:
-        licence = PUBLIC_LICENCE if recipe.dataset.read in ("public", "hub:MMInstruction/VLFeedback") else UNKNOWN
-        return cell(f"{recipe.dataset.read} ({licence})")
-    assert recipe.data is not None
-    if not recipe.data.sources:
-        return cell(f"{recipe.data.source} (drawn by this package, Apache-2.0)")
+    data = recipe.preferences
+    if isinstance(data, PreferenceFile):
+        licence = PUBLIC_LICENCE if data.read in ("public", "hub:MMInstruction/VLFeedback") else UNKNOWN
+        return cell(f"{data.read} ({licence})")
+    if not data.sources:
+        return cell(f"{data.source} (drawn by this package, Apache-2.0)")
     known = declared()
     return ", ".join(
         cell(f"{source.name} ({known[source.name].licence if source.name in known else UNKNOWN})")
-        for source in recipe.data.sources
+        for source in data.sources
     )
 
 
@@ -146,9 +147,8 @@ def leaks_in_words(outcome: Outcome) -> str:
     return f"rows that show a task's picture: {', '.join(found)}" if found else f"no row shows a picture of {checked}"
 
 
-def recipe_table(recipe: Recipe) -> str:
+def recipe_table(recipe: PreferenceRecipe) -> str:
     """The numbers of [training], those that are defaults too."""
-    assert recipe.training is not None
     given = recipe.training.model_dump(mode="json")
     adapters = given.pop("lora") or {}
     noise = given.pop("noise", {})
@@ -167,12 +167,7 @@ def _diagnostics(outcome: Outcome, checkpoint: Checkpoint) -> list[str]:
             parts.append(render_checks(outcome.checks))
     else:
         parts.append(f"Asked of the last checkpoint, `{line(outcome.last)}`.")
-    return [*parts, lines_of(outcome.log, checkpoint.step, _beta(outcome.recipe)) or "Nothing was logged."]
-
-
-def _beta(recipe: Recipe) -> float:
-    assert recipe.training is not None
-    return recipe.training.beta
+    return [*parts, lines_of(outcome.log, checkpoint.step, outcome.recipe.training.beta) or "Nothing was logged."]
 
 
 def _load(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec, *, adapter: bool) -> str:

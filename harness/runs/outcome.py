@@ -11,7 +11,7 @@ from harness.runs.training_alarms import Alarm, LogLine
 from leaderboards.board.entry import Entry
 from leaderboards.statistics.verdict import PairedTest
 from tasks.registry import TaskSpec
-from trainers.config.recipe import Recipe
+from trainers.config.recipe import PreferenceRecipe
 from trainers.data.rows import Preference
 from trainers.training.checkpoints import Checkpoint
 from trainers.vlfeedback.build import BuiltDataset
@@ -65,7 +65,7 @@ class Outcome:
     """What a finished run has to show."""
 
     out: Path
-    recipe: Recipe
+    recipe: PreferenceRecipe
     base: str
     """Board name of the model that was trained."""
     checkpoints: list[Checkpoint]
@@ -138,11 +138,10 @@ CONTROL: Final = "control"
 
 
 def panel_verdicts(
-    scores: Scores, recipe: Recipe, tasks: Sequence[TaskSpec], checkpoints: Sequence[Checkpoint]
+    scores: Scores, recipe: PreferenceRecipe, tasks: Sequence[TaskSpec], checkpoints: Sequence[Checkpoint]
 ) -> dict[str, dict[str, PairedTest]]:
     """The last checkpoint of each arm against the base, and of the main arm against the control."""
     last = {checkpoint.arm: checkpoint.path.as_posix() for checkpoint in checkpoints}
-    assert recipe.base is not None
     compared = {f"{arm} against base": (recipe.base, name) for arm, name in last.items()}
     if "sft" in last and recipe.trainer != "sft":
         compared[f"{recipe.trainer} against sft"] = (last["sft"], last[recipe.trainer])

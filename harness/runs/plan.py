@@ -1,22 +1,20 @@
 """What a recipe would do, in words, for --dry-run."""
 
-from trainers.config.recipe import Recipe
+from trainers.config.recipe import PreferenceRecipe, PretrainingRecipe
 
 
-def steps_of(recipe: Recipe, limit: int | None) -> list[str]:
+def pretraining_steps(recipe: PretrainingRecipe) -> list[str]:
     """One line a stage."""
-    if recipe.pretraining is not None:
-        stages = {
-            "see": recipe.pretraining.see,
-            "speak": recipe.pretraining.speak,
-            "believe": recipe.pretraining.believe,
-        }
-        return [
-            f"{name}: {stage.steps} steps of {stage.batch_size} images, learning rate {stage.learning_rate:g}"
-            for name, stage in stages.items()
-        ]
+    stages = {name: getattr(recipe.pretraining, name) for name in ("see", "speak", "believe")}
+    return [
+        f"{name}: {stage.steps} steps of {stage.batch_size} images, learning rate {stage.learning_rate:g}"
+        for name, stage in stages.items()
+    ]
+
+
+def steps_of(recipe: PreferenceRecipe, limit: int | None) -> list[str]:
+    """One line a stage."""
     data, training = recipe.data, recipe.training
-    assert training is not None
     documents = f" ({limit} documents each)" if limit else ""
     steps = [f"score {recipe.base} on {', '.join(recipe.tasks)}{documents}"]
     if data is not None:

@@ -220,7 +220,6 @@ def _training(outcome: Outcome) -> str:
     for entry in outcome.entries:
         if (entry.task, entry.metric) in metrics and entry.model in steps and entry.value is not None:
             answers[steps[entry.model]][entry.task] = entry.value
-    assert outcome.recipe.training is not None
     shown = training_table(outcome.log, outcome.recipe.training.beta, answers)
     return f"{LEGEND}\n\n{shown}" if shown else "Nothing was logged."
 

@@ -36,7 +36,8 @@ from support.files import atomic_write_text
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 from trainers.cluster.launch import Layout
-from trainers.config.recipe import Recipe
+from trainers.config.data import Data
+from trainers.config.recipe import PreferenceRecipe
 from trainers.data.read_preferences import digest, read_preferences
 from trainers.data.rows import Preference
 from trainers.training.checkpoints import Checkpoint, QuietPeriod, find_complete_checkpoints
@@ -51,7 +52,7 @@ LOOKED_AT: Final = 48
 
 
 def train_then_eval(
-    recipe: Recipe,
+    recipe: PreferenceRecipe,
     out: Path,
     judge: Judge,
     *,
@@ -68,15 +69,9 @@ def train_then_eval(
     `layout`: trained by processes of their own, while this one does all else; None: by this one. BadInput for a probe
     that the recipe's tasks don't have; RunError.
     """
-    if recipe.base is None or recipe.training is None:
-        raise RunError(
-            f"recipe {recipe.name!r} pretrains a model from nothing: run it by `harness train {recipe.name}`"
-        )
     tasks = tasks_of(recipe)
     probes = [probe(name, tasks) for name in early_stop]
     recipe = recipe if limit is None else _limited(recipe, limit)
-    assert recipe.training is not None
-    assert recipe.base is not None
     with sole_owner(out):
         claim(out, recipe, limit)
         clock = StageSeconds(out / "seconds.json")
@@ -189,18 +184,17 @@ def train_then_eval(
         )
 
 
-def _limited(recipe: Recipe, limit: int) -> Recipe:
-    if recipe.data is not None:
-        return recipe.model_copy(
-            update={"data": recipe.data.model_copy(update={"instructions": min(limit, recipe.data.instructions)})}
-        )
-    assert recipe.dataset is not None
-    rows = min(limit, recipe.dataset.limit or limit)
-    return recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"limit": rows})})
+def _limited(recipe: PreferenceRecipe, limit: int) -> PreferenceRecipe:
+    source = recipe.preferences
+    if isinstance(source, Data):
+        rows = min(limit, source.instructions)
+        return recipe.model_copy(update={"data": source.model_copy(update={"instructions": rows})})
+    rows = min(limit, source.limit or limit)
+    return recipe.model_copy(update={"dataset": source.model_copy(update={"limit": rows})})
 
 
 def _material(
-    recipe: Recipe,
+    recipe: PreferenceRecipe,
     out: Path,
     judge: Judge,
     tasks: Sequence[TaskSpec],
@@ -209,11 +203,11 @@ def _material(
     report: Report,
 ) -> Material:
     """Build or read the pairs, and hold them against what will be scored."""
-    built = None
-    if recipe.data is not None:
+    built, source = None, recipe.preferences
+    if isinstance(source, Data):
         pool = PoolModels()
         with clock.stage("build preference data"):
-            built = build_dataset(out / "data", recipe.data, recipe.seed, judge, pool)
+            built = build_dataset(out / "data", source, recipe.seed, judge, pool)
         pool.drop()
         counts, held_out = built.counts, list[Preference]()
         if not built.pairs:
@@ -222,9 +216,8 @@ def _material(
             )
         pairs, mark, words = built.pairs, digest(built.pairs), f"built from {counts.rows} instructions"
     else:
-        assert recipe.dataset is not None
         with clock.stage("read preference data"):
-            read = read_preferences(recipe.dataset)
+            read = read_preferences(source)
         pairs, held_out, mark, words = read.train, read.held_out, read.digest, read.summary()
     with clock.stage("look for leaks"):
         leaks = _leaks(pairs, mark, tasks, out / "data", report)
@@ -251,7 +244,6 @@ def _leaks(
 
 def _control(job: Job) -> Job:
     """The SFT arm: the same rows, batches and steps; only its end is scored."""
-    assert job.recipe.training is not None
     training = job.recipe.training.model_copy(update={"checkpoints": 1, "save_steps": None})
     return replace(job, recipe=job.recipe.model_copy(update={"training": training}), out=job.out / CONTROL)
 
@@ -274,7 +266,7 @@ def _checks(
     base: ModelSpec,
     material: Material,
     resident: AdapterHost,
-    recipe: Recipe,
+    recipe: PreferenceRecipe,
     report: Report,
 ) -> Checks | str:
     """What the last checkpoint does on pairs, asked once and kept in `checks.json`; or why that can't be told."""

@@ -11,18 +11,16 @@ it is scored while no process waits for another, and the next call goes on from 
 import contextlib
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.models.load import register
 from support.errors import RunError
 from support.files import atomic_write_text
 from support.processes import rank
 from trainers.cluster.launch import Layout, beside_python, check_world, launch, plan_of
-from trainers.config.recipe import Recipe
+from trainers.config.recipe import PreferenceRecipe
 from trainers.data.pair_formats import read_pairs
 from trainers.data.read_preferences import digest, read_preferences
 from trainers.data.rows import Preference
@@ -76,7 +74,7 @@ def train_arm(folder: Path) -> None:
     told = json.loads((folder / _ARM).read_text(encoding="utf-8"))
     check_world()
     register()
-    recipe = Recipe.model_validate(told["recipe"])
+    recipe = PreferenceRecipe.model_validate(told["recipe"])
     preferences, held_out, mark = _pairs(recipe, told["pairs"])
     if mark != told["note"]["data"]:
         raise RunError(
@@ -94,25 +92,19 @@ def train_arm(folder: Path) -> None:
     )
     if told["pauses"]:
         job = replace(job, saved=_is_last)
-    with Stages() as stages:
-        if rank() == 0:
-            stage = f"train {told['arm']}"
-            job = replace(job, **_heard(stages.report, stage), tell=stages.tell)
+    with Stages():
         trainer(told["arm"])(job)
     if told["pauses"] and rank() == 0:
         (job.out / STOPPED).unlink(missing_ok=True)  # it is to go on
 
 
-def _heard(report: Callable[[str, int, int], None], stage: str) -> dict[str, Any]:
-    return {"progress": partial(report, stage), "referring": partial(report, f"{stage}: reference")}
-
-
-def _pairs(recipe: Recipe, path: str | None) -> tuple[list[Preference], list[Preference], str]:
+def _pairs(recipe: PreferenceRecipe, path: str | None) -> tuple[list[Preference], list[Preference], str]:
     """What to train on, what is held out, and the digest of both."""
     if path is not None:
         pairs = list(read_pairs(Path(path)))
         return pairs, [], digest(pairs)
-    assert recipe.dataset is not None
+    if recipe.dataset is None:
+        raise RunError(f"recipe {recipe.name!r} builds its pairs, and no file of them was handed over")
     found = read_preferences(recipe.dataset)
     return found.train, found.held_out, found.digest
 

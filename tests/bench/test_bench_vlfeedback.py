@@ -19,12 +19,12 @@ WORK = """
 import sys
 from pathlib import Path
 from trainers.data.pair_formats import write_pairs
-from trainers.data.pair_rules import Counts, find_rule, pair_up
+from trainers.data.pair_rules import PairCounts, find_rule, pair_up
 from trainers.data.vlfeedback_format import read_rows
 from trainers.data.statistics import Statistics
 
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
-counts, statistics = Counts(), Statistics()
+counts, statistics = PairCounts(), Statistics()
 def rows():
     for row in read_rows(data):
         statistics.add(row)

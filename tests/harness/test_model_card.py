@@ -20,7 +20,7 @@ from leaderboards.board.sample import Sample
 from leaderboards.statistics.verdict import PairedTest
 from support.errors import InputError
 from tasks.registry import registry
-from trainers.config.recipe import find_recipe
+from trainers.config.recipe import preference_recipe
 from trainers.data.rows import Preference
 from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
@@ -77,7 +77,7 @@ def put(board: Board, model: str, run: str, right: int) -> None:
 @pytest.fixture
 def outcome(tmp_path: Path) -> Outcome:
     """A run whose second checkpoint has got better."""
-    recipe = find_recipe("scenes-demo").model_copy(update={"tasks": ("scenes_mme",), "panel": (), "name": "a|b*"})
+    recipe = preference_recipe("scenes-demo").model_copy(update={"tasks": ("scenes_mme",), "panel": (), "name": "a|b*"})
     checkpoints = [Checkpoint(path=tmp_path / f"checkpoint-{step}", step=step, arm="dpo") for step in (5, 10)]
     board = Board(tmp_path / "board")
     put(board, "scenes-base", "base", 40)

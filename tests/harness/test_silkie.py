@@ -17,7 +17,7 @@ from support.images import ImageRef
 from tasks.scenes.language import caption
 from tasks.scenes.world import image_of, make_scene
 from tests.harness.qwen_vl_checkpoint import write
-from trainers.config.recipe import Recipe, find_recipe
+from trainers.config.recipe import PreferenceRecipe, preference_recipe
 from trainers.data.rows import Preference
 from trainers.training import dpo
 from trainers.training.job import Job
@@ -107,7 +107,7 @@ def test_silkie_is_trained_by_dpo_and_its_adapter_is_a_model(checkpoint: Path, t
                 row=index,
             )
         )
-    recipe = find_recipe("scenes-demo")
+    recipe = preference_recipe("scenes-demo")
     assert recipe.training is not None
     assert recipe.training.lora is not None
     lora = recipe.training.lora.model_copy(
@@ -116,7 +116,7 @@ def test_silkie_is_trained_by_dpo_and_its_adapter_is_a_model(checkpoint: Path, t
     training = recipe.training.model_copy(
         update={"batch_size": 2, "checkpoints": 1, "lora": lora, "learning_rate": 1e-2, "epochs": 3.0}
     )
-    recipe = Recipe.model_validate({**recipe.model_dump(), "training": training.model_dump()})
+    recipe = PreferenceRecipe.model_validate({**recipe.model_dump(), "training": training.model_dump()})
     job = Job(
         recipe=recipe,
         out=tmp_path / "dpo",

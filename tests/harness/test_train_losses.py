@@ -99,8 +99,8 @@ def test_a_recipe_trains_and_scores_held_out_pairs(
     (
         ('loss = "mdpo"', ["--plain-trl"], "loss = 'mdpo' has neither"),
         ('loss = "mdpo"\ngroup_pairs = true', [], "loss = 'mdpo' does not have"),
-        ('loss = "ddpo"\nsft_weight = 1.0', [], "sft_weight does not go with loss = 'ddpo'"),
-        ('loss = "ddop"', [], "'ddpo'"),
+        ('loss = "ddpo"\nsft_weight = 1.0', [], "sft_weight = 1.0 is for the losses dpo"),
+        ('loss = "ddop"', [], "did you mean 'ddpo'?"),
     ),
 )
 def test_what_a_loss_does_not_go_with_is_one_line_and_exit_code_2(

@@ -286,11 +286,11 @@ def test_a_dry_run_says_which_processes_train(tmp_path: Path, capsys: pytest.Cap
 def test_processes_refuse_other_pairs_than_the_runs(finished: Path, tmp_path: Path) -> None:
     from harness.runs.training_worker import train_arm
     from support.errors import RunError
-    from trainers.config.recipe import find_recipe
+    from trainers.config.recipe import preference_recipe
 
     told: dict[str, Any] = {
         "arm": "dpo",
-        "recipe": find_recipe("scenes-demo").model_dump(mode="json"),
+        "recipe": preference_recipe("scenes-demo").model_dump(mode="json"),
         "out": str(tmp_path / "out"),
         "note": {"data": "0"},
     }
@@ -370,13 +370,13 @@ def test_a_recipe_that_scores_nothing_is_refused_before_anything_runs(
     from harness.runs.train_then_eval import train_then_eval
     from support.errors import InputError
     from tasks.scenes.judge import ExactJudge
-    from trainers.config.recipe import find_recipe
+    from trainers.config.recipe import preference_recipe
 
     path = tmp_path / "none.toml"
     path.write_text(tiny_recipe.read_text().replace('tasks = ["scenes"]', "tasks = []"))
     assert cli.run(["train-then-eval", str(path), "--out", str(tmp_path / "out")]) == 2
     assert "tasks is empty" in capsys.readouterr().err
-    recipe = find_recipe(str(tiny_recipe)).model_copy(update={"tasks": ()})
+    recipe = preference_recipe(str(tiny_recipe)).model_copy(update={"tasks": ()})
     with pytest.raises(InputError, match="tasks is empty"):
         train_then_eval(recipe, tmp_path / "out", ExactJudge(), tell=print, report=lambda *_: None)
     assert not (tmp_path / "out").exists()
@@ -386,7 +386,7 @@ def test_scoring_between_saves_leaves_the_training_as_it_was(finished: Path, tin
     """A trainer that nobody interrupts ends with the same weights."""
     from safetensors.torch import load_file
 
-    from trainers.config.recipe import find_recipe
+    from trainers.config.recipe import preference_recipe
     from trainers.data.pair_formats import read_pairs
     from trainers.training import dpo
     from trainers.training.job import Job
@@ -394,7 +394,7 @@ def test_scoring_between_saves_leaves_the_training_as_it_was(finished: Path, tin
     pairs = list(read_pairs(finished / "data" / "pairs.jsonl"))
     base = find("scenes-base").pretrained
     job = Job(
-        recipe=find_recipe(str(tiny_recipe)),
+        recipe=preference_recipe(str(tiny_recipe)),
         out=tmp_path,
         base_name="scenes-base",
         base=base,
@@ -437,7 +437,7 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tasks.scenes.judge import ExactJudge
     from tasks.scenes.language import caption
     from tasks.scenes.world import make_scene
-    from trainers.config.recipe import find_recipe
+    from trainers.config.recipe import preference_recipe
     from trainers.data.pair_formats import write_pairs
     from trainers.data.rows import Preference
     from trainers.vlfeedback.instructions import write_image
@@ -460,7 +460,7 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def run(**given: Any) -> Any:
         said: list[str] = []
-        recipe = find_recipe(str(folder / "spoilt.toml"))
+        recipe = preference_recipe(str(folder / "spoilt.toml"))
         outcome = train_then_eval(
             recipe,
             folder / "run",
@@ -510,12 +510,12 @@ def test_an_early_stop_by_what_is_not_scored_is_a_mistake(tiny_recipe: Path, tmp
     from harness.runs.train_then_eval import train_then_eval
     from support.errors import InputError
     from tasks.scenes.judge import ExactJudge
-    from trainers.config.recipe import find_recipe
+    from trainers.config.recipe import preference_recipe
 
     for probe, known in (("pope", "scenes_pope"), ("scenes_pope.f2", "scenes_pope.f1")):
         with pytest.raises(InputError, match=f"known: .*{known}"):
             train_then_eval(
-                find_recipe(str(tiny_recipe)),
+                preference_recipe(str(tiny_recipe)),
                 tmp_path,
                 ExactJudge(),
                 early_stop=[probe],

@@ -28,7 +28,7 @@ from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.statistics.verdict import interval
 from tasks.registry import registry
-from trainers.config.recipe import find_recipe
+from trainers.config.recipe import preference_recipe
 
 DEMO = Path(__file__).with_name("demo")
 OUTCOME: dict[str, Any] = json.loads((DEMO / "outcome.json").read_text())
@@ -72,14 +72,14 @@ def test_an_earlier_log_gives_its_scores_and_intervals(board: Board, model: str)
 
 
 def test_earlier_logs_give_the_earlier_verdicts(board: Board) -> None:
-    recipe = find_recipe("scenes-demo")
+    recipe = preference_recipe("scenes-demo")
     found = Scores(board).panel(BASE, LAST, panel_of(recipe, tasks_of(recipe)))
     expected = OUTCOME["verdicts"]["dpo against base"]
     assert {name: verdict_json(verdict) for name, verdict in found.items()} == expected
 
 
 def test_the_rest_of_an_earlier_run_folder_is_read() -> None:
-    claim(DEMO, find_recipe("scenes-demo"))  # a recipe with another digest, or other settings, is refused
+    claim(DEMO, preference_recipe("scenes-demo"))  # a recipe with another digest, or other settings, is refused
     assert sum(StageSeconds(DEMO / "seconds.json").seconds.values()) == pytest.approx(121.42)
     log = read_log(DEMO)
     assert [line.step for line in log] == [1, *range(5, 50, 5)]
@@ -92,7 +92,7 @@ def test_the_rest_of_an_earlier_run_folder_is_read() -> None:
 
 
 def test_a_checkpoint_is_chosen_as_earlier(board: Board) -> None:
-    taken = best(Scores(board), [LAST], headlines(tasks_of(find_recipe("scenes-demo"))))
+    taken = best(Scores(board), [LAST], headlines(tasks_of(preference_recipe("scenes-demo"))))
     assert (taken.model, taken.worse) == (LAST, {LAST: ()})
 
 

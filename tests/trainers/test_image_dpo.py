@@ -11,15 +11,13 @@ import pytest
 import torch
 from peft import LoraConfig
 from PIL import Image
-from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig
 
 from harness.models.load import register
-from harness.models.spec import find
 from support.errors import TrainingError
 from tests.trainers.one_answer import picture, said
-from trainers.config.recipe import Recipe, find_recipe
+from tests.trainers.training_runs import have_same_weights, job_of, killed_at
 from trainers.data.rows import Preference
 from trainers.losses import functions
 from trainers.losses.mdpo import CroppedCollator, CroppedPairs, ImageDPOTrainer, cropped
@@ -254,17 +252,6 @@ def test_crops_are_fresh_every_epoch_and_the_same_again(checkpoint: Any, tmp_pat
 
 
 def job(out: Path, **changes: Any) -> Job:
-    recipe = find_recipe("scenes-demo").model_dump()
-    recipe["training"] |= {
-        "loss": "mdpo",
-        "sft_weight": 0.0,
-        "batch_size": 2,
-        "checkpoints": 1,
-        "log_steps": 1,
-        "warmup_steps": 0,
-    }
-    recipe["training"]["lora"] |= {"r": 4, "alpha": 8}
-    recipe["training"] |= changes
     pairs = [
         replace(
             pair,
@@ -276,35 +263,21 @@ def job(out: Path, **changes: Any) -> Job:
         )
         for row, pair in enumerate(PAIRS * 2)
     ]
-    return Job(
-        recipe=Recipe.model_validate(recipe),
-        out=out,
-        base_name="scenes-base",
-        base=find("scenes-base").pretrained,
-        dtype="float32",
-        preferences=pairs,
-    )
+    settings = {"loss": "mdpo", "sft_weight": 0.0, "batch_size": 2, "checkpoints": 1, "log_steps": 1, "warmup_steps": 0}
+    return job_of(pairs, out, **{**settings, **changes})
 
 
 def test_a_run_killed_in_its_second_epoch_ends_with_the_same_weights(tmp_path: Path) -> None:
     """Whose crops are not the first one's."""
 
-    class Killed(Exception):
-        pass
-
-    def killer(done: int, total: int) -> None:
-        if done == 5:
-            raise Killed
-
     settings: dict[str, Any] = {"epochs": 2.0, "save_steps": 4}
     [*_, whole] = dpo.train(job(tmp_path / "whole", **settings))
     cut = job(tmp_path / "cut", **settings)
-    with pytest.raises(Killed):
-        dpo.train(replace(cut, progress=killer))
+    with killed_at(5):
+        dpo.train(cut)
     again = dpo.train(cut)
     assert [checkpoint.step for checkpoint in again] == [4, 6]
-    a, b = (load_file(last.path / "adapter_model.safetensors") for last in (whole, again[-1]))
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert have_same_weights(whole, again[-1])
 
 
 def test_held_out_pairs_are_scored_beside_crops_that_stay(tmp_path: Path) -> None:

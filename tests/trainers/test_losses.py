@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, tensor
 
 from support.errors import RecipeError
+from trainers.config.losses import LOSSES, LossSpec, find_loss, losses_taking
 from trainers.losses import functions
-from trainers.losses.trl import IN_TRL, trl_arguments
 
 POLICY_CHOSEN, POLICY_REJECTED = tensor([-12.0, -30.0, -7.5]), tensor([-15.0, -21.0, -7.0])
 REFERENCE_CHOSEN, REFERENCE_REJECTED = tensor([-13.0, -28.0, -8.0]), tensor([-14.0, -24.0, -5.0])
@@ -226,25 +227,31 @@ PAIR: dict[str, Any] = {"chosen": CHOSEN, "rejected": REJECTED, "beta": 0.3}
     ),
 )
 def test_trl_computes_the_same(name: str, settings: dict[str, float], ours: Any) -> None:
-    assert trl_loss(**trl_arguments(name, beta=0.3, **settings)) == pytest.approx(ours().mean().item(), rel=1e-6)
+    assert trl_loss(**find_loss(name).trl_arguments(beta=0.3, **settings)) == pytest.approx(
+        ours().mean().item(), rel=1e-6
+    )
 
 
 def test_trls_configuration_takes_the_arguments(tmp_path: Any) -> None:
     from trl import DPOConfig
 
-    for name in IN_TRL:
-        DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **trl_arguments(name, beta=0.1))
+    for name in LOSSES:
+        DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **find_loss(name).trl_arguments(beta=0.1))
 
 
 def test_an_unknown_loss_names_the_known_ones() -> None:
-    with pytest.raises(RecipeError, match=r"no loss 'hing' .*did you mean 'hinge'.*known: dpo, cdpo"):
-        trl_arguments("hing", beta=0.1)
+    with pytest.raises(RecipeError, match=r"no loss of that name .*did you mean 'hinge'.*known: dpo, cdpo"):
+        find_loss("hing")
 
 
-@pytest.mark.parametrize(
-    ("name", "smoothing", "message"),
-    (("cdpo", 0.5, "below 0.5"), ("robust", -0.1, "at least 0"), ("ipo", 0.1, "takes no")),
-)
-def test_smoothing_that_means_nothing_is_refused(name: str, smoothing: float, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        trl_arguments(name, beta=0.1, smoothing=smoothing)
+@pytest.mark.parametrize("spec", LOSSES.values(), ids=list(LOSSES))
+def test_the_documentation_has_a_row_for_each_loss(spec: LossSpec) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    keys = ", ".join(f"`{name}`" for name in spec.settings)
+    read, packed = ("2 answers", "yes") if spec.packed else ("3 answers, 2 pictures", "no")
+    assert f"| `{spec.name}` | {spec.summary} | {keys} | {read} | {packed} |" in page
+
+
+def test_settings_say_which_losses_take_them() -> None:
+    assert losses_taking("smoothing") == "the losses cdpo and robust"
+    assert losses_taking("noise.alpha") == "the loss povid-paper"

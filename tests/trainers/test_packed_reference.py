@@ -16,6 +16,7 @@ from trl import DPOConfig
 from harness.models.load import register
 from support.errors import TrainingError
 from support.images import ImageRef
+from support.progress import show_on
 from tests.harness import qwen_vl_checkpoint
 from tests.harness.zoo import FAMILIES
 from trainers.data.rows import Preference
@@ -43,30 +44,24 @@ def pair(id: str, **changes: Any) -> Preference:
     return Preference(id=id, **{**plain, **changes})
 
 
-def trainer(folder: Path, pairs: Sequence[Preference], out: Path, **config: Any) -> tuple[Any, list[int]]:
-    """A trainer of a model with these values in its text configuration; and how many pairs its reference is asked
-    about."""
+def asked(folder: Path, pairs: Sequence[Preference], out: Path, **config: Any) -> list[int]:
+    """How many pairs the reference is asked about, by a model with these values in its text configuration."""
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     for name, value in config.items():
         setattr(model.config.text_config, name, value)
-    asked: list[int] = []
+    settings = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "max_length": None}
     made = PackedDPOTrainer(
         model=model,
-        args=DPOConfig(
-            output_dir=str(out),
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            max_length=None,
-            report_to="none",
-        ),
+        args=DPOConfig(output_dir=str(out), report_to="none", **settings),
         train_dataset=Pairs(pairs),
         processing_class=AutoProcessor.from_pretrained(folder),
         peft_config=LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj"),
-        progress=lambda done, total: asked.append(total),
     )
-    return made, asked
+    found: list[int] = []
+    with show_on(lambda stage, done, total: found.append(total)):
+        made.add_references()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +73,12 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_weights_that_are_configured_otherwise_are_another_reference(llava: Path, tmp_path: Path) -> None:
     for changes, expected in (({}, [1]), ({}, []), ({"rms_norm_eps": 0.5}, [1])):
-        made, asked = trainer(llava, [pair("a")], tmp_path, **changes)
-        made.add_references()
-        assert asked == expected, changes
+        assert asked(llava, [pair("a")], tmp_path, **changes) == expected, changes
 
 
 def test_another_picture_under_the_same_name_is_another_pair(llava: Path, tmp_path: Path) -> None:
     for colour, expected in ((90, [1]), (90, []), (91, [1])):
-        made, asked = trainer(llava, [pair("a", images=(picture((56, 56), colour),))], tmp_path)
-        made.add_references()
-        assert asked == expected, colour
+        assert asked(llava, [pair("a", images=(picture((56, 56), colour),))], tmp_path) == expected, colour
 
 
 def test_a_picture_too_thin_for_the_model_is_named_with_its_pair(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from support.errors import RecipeError
 from support.images import ImageRef
 from trainers.config.data import ASPECTS, Data, PoolModel
 from trainers.data import pair_rules
-from trainers.data.pair_rules import RULES, PairCounts, best_answers, find_rule, pair_up, pairs_of, prompt_key, split
+from trainers.data.pair_rules import RULES, PairCounts, best_answers, find_rule, pair_up, pairs_of
+from trainers.data.pair_split import on_side, prompt_key, set_aside, split
 from trainers.data.rows import Completion, Preference, Row
 from trainers.data.vlfeedback_format import read_rows
 
@@ -214,7 +215,7 @@ def test_of_the_largest_gap_all_pairs_are_taken() -> None:
     assert chosen([FOUR], "largest-gap") == [("a", "c")]
     twice = row(answer("a", 5, 5, 5), answer("b", 5, 5, 5), answer("c", 1, 1, 1))
     assert chosen([twice], "largest-gap") == [("a", "c"), ("b", "c")]
-    assert chosen([twice], "largest-gap", per_prompt=1) == [("a", "c")]
+    assert chosen([twice], "largest-gap", per_instruction=1) == [("a", "c")]
 
 
 def test_one_aspect_or_all_but_ethics() -> None:
@@ -257,11 +258,14 @@ def test_the_strongest_models_answers_are_best() -> None:
         row(answer("b", 5, 5, 5), answer("a", 4, 5, 5), index=1),
         row(answer("b", 1, 1, 1), answer("c", 5, 5, 5), index=2),
     ]
-    rule = pair_rules.settle(RULES["strongest"], lambda: rows)
+    rule, read = pair_rules.settle(RULES["strongest"], iter(rows))
     assert rule.strongest == "a"
+    assert list(read) == rows
     assert chosen(rows, "strongest", strongest="A") == [("a", "b"), ("a", "c"), ("a", "d"), ("a", "b")]
     named = find_rule("strongest", strongest="GPT-4V")
-    assert pair_rules.settle(named, lambda: pytest.fail("the data were read for nothing")) is named
+    stream = iter(rows)
+    assert pair_rules.settle(named, stream) == (named, stream)
+    assert list(stream) == rows  # not read for nothing
     with pytest.raises(RecipeError, match="needs the model"):
         list(pair_up(rows, RULES["strongest"], PairCounts()))
     with pytest.raises(RecipeError, match="no answer has a rating"):
@@ -313,10 +317,11 @@ def test_yes_and_no_are_chosen_equally_often_and_the_first_of_each_stay() -> Non
 
 def test_an_unknown_rule_or_option_is_named_with_what_is_known() -> None:
     with pytest.raises(
-        RecipeError, match=r"no pair rule 'autors' \(did you mean 'authors'\?\); known: authors, margin"
+        RecipeError,
+        match=r"rule = 'autors': no pair rule of that name \(did you mean 'authors'\?\); known: authors, margin",
     ):
         find_rule("autors")
-    with pytest.raises(RecipeError, match=r"no option 'min_margn' \(did you mean 'min_margin'\?\)"):
+    with pytest.raises(RecipeError, match=r"unknown key 'min_margn' \(did you mean 'min_margin'\?\)"):
         find_rule("authors", min_margn=1)
     with pytest.raises(
         RecipeError, match=r"no aspect 'Helpfullness' \(did you mean 'helpfulness'\?\); known: helpfulness, ethical"
@@ -329,7 +334,7 @@ def test_an_unknown_rule_or_option_is_named_with_what_is_known() -> None:
     (
         ("margin", {"min_margin": -1}),
         ("margin", {"min_margin": math.nan}),
-        ("authors", {"per_prompt": 0}),
+        ("authors", {"per_instruction": 0}),
         ("length-controlled", {"max_length_ratio": 0.5}),
         ("weighted", {}),
         ("weighted", {"weights": {HELP: 0}}),
@@ -358,7 +363,7 @@ def test_the_recipe_knows_the_rules_and_their_options() -> None:
         per_instruction=2,
         min_chosen=3,
     )
-    expected = find_rule("weighted", weights={HELP: 2, FAITH: 1}, min_margin=0.5, per_prompt=2, min_chosen=3)
+    expected = find_rule("weighted", weights={HELP: 2, FAITH: 1}, min_margin=0.5, per_instruction=2, min_chosen=3)
     assert pair_rules.rule_of(full) == expected
     assert pair_rules.rule_of(Data(instructions=1, pool=pool, rule="margin")).min_margin == 1
 
@@ -378,7 +383,8 @@ def test_a_recipe_can_name_no_strongest_member_and_gets_the_best_rated() -> None
         )
         for index, one in enumerate(points)
     ]
-    made = pair_rules.pair_up(rows, pair_rules.settle(pair_rules.rule_of(data), lambda: rows), pair_rules.PairCounts())
+    rule, _ = pair_rules.settle(pair_rules.rule_of(data), rows)
+    made = pair_up(rows, rule, PairCounts())
     assert [pair.chosen_model for pair in made] == ["a@1", "a@1"]
 
 
@@ -414,8 +420,8 @@ def test_the_order_of_the_answers_does_not_matter(answers: list[Completion], ord
     assert said(answers) == said([answers[i] for i in order if i < len(answers)])
 
 
-def test_scores_are_exact_fractions() -> None:
-    assert pair_rules.mean_rating({HELP: "4", ETHICS: "5", FAITH: "4.1"}) == Fraction(131, 30)
+def test_means_are_exact() -> None:
+    assert pair_rules.mean_rating({HELP: "4", ETHICS: "5", FAITH: "4.1"}) == (131, 30)
 
 
 # -- sides
@@ -427,14 +433,16 @@ def test_all_pairs_of_a_prompt_fall_on_one_side() -> None:
         for i in range(1200)
     ]
     made = list(pair_up(rows, RULES["authors"], PairCounts()))
-    test = list(pair_rules.on_side(made, "test", 0.25, seed=3))
-    train = list(pair_rules.on_side(made, "train", 0.25, seed=3))
+    test = list(on_side(made, "test", 0.25, seed=3))
+    train = list(on_side(made, "train", 0.25, seed=3))
     assert len(test) + len(train) == len(made)
     assert not {pair.prompt for pair in test} & {pair.prompt for pair in train}
     assert 60 <= len({pair.prompt for pair in test}) <= 140
-    assert {p.prompt for p in pair_rules.on_side(made, "test", 0.25, seed=4)} != {p.prompt for p in test}
-    assert not list(pair_rules.on_side(made, "test", 0, seed=3))
-    assert not list(pair_rules.on_side(made, "train", 1, seed=3))
+    assert {p.prompt for p in on_side(made, "test", 0.25, seed=4)} != {p.prompt for p in test}
+    assert not list(on_side(made, "test", 0, seed=3))
+    assert not list(on_side(made, "train", 1, seed=3))
+    held_out: list[Preference] = []
+    assert (list(set_aside(made, 0.25, 3, held_out)), held_out) == (train, test)
 
 
 def test_a_prompt_is_the_same_however_it_and_its_picture_are_written() -> None:

@@ -14,71 +14,27 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from harness.models.spec import find
 from support.errors import RunError, TrainingError
-from support.images import ImageRef
-from tasks.scenes.language import caption
-from tasks.scenes.world import make_scene
-from trainers.config.recipe import Recipe, find_recipe
+from tests.trainers.training_runs import captions, have_same_weights, job_of, killed_at, logged
 from trainers.config.training import Training
 from trainers.data.rows import Preference
-from trainers.training import dpo, sft
-from trainers.training import loop as preference
+from trainers.training import dpo, loop, sft
 from trainers.training.adapters import merge
 from trainers.training.checked_trainer import CheckedTrainer
-from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint, find_checkpoints, save_steps, saved_at
-from trainers.training.job import Job, trainer
+from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint, find_checkpoints, saved_at
+from trainers.training.job import trainer
 from trainers.training.loop import LEFT_OUT
 from trainers.training.model import load_weights
-from trainers.training.step_weights import Share, shared
-from trainers.training.trl_arguments import shares
-from trainers.vlfeedback.instructions import write_image
+from trainers.training.step_weights import BatchWeight, weigh_batches
+from trainers.training.trl_arguments import split_batch
 
 
 @pytest.fixture(scope="module")
 def preferences(tmp_path_factory: pytest.TempPathFactory) -> list[Preference]:
-    images = tmp_path_factory.mktemp("images")
-    made = []
-    for index in range(24):
-        scene = make_scene(f"test-preference/{index}")
-        image = images / write_image(scene, images)
-        right = caption(scene)
-        wrong = right.replace("the background is", "a red ring. the background is")
-        made.append(
-            Preference(
-                id=scene.id,
-                prompt="describe the image in detail.",
-                images=(ImageRef(image.name, image),),
-                chosen=right,
-                rejected=wrong,
-                margin=1.0,
-                row=index,
-            )
-        )
-    return made
-
-
-def job(
-    preferences: list[Preference], out: Path, lora: dict[str, Any] | None = None, full: bool = False, **changes: Any
-) -> Job:
-    recipe = find_recipe("scenes-demo").model_dump()
-    recipe["training"] |= {"batch_size": 4, "checkpoints": 3, **changes}
-    recipe["training"]["lora"] = None if full else recipe["training"]["lora"] | {"r": 4, "alpha": 8, **(lora or {})}
-    return Job(
-        recipe=Recipe.model_validate(recipe),
-        out=out,
-        base_name="scenes-base",
-        base=find("scenes-base").pretrained,
-        dtype="float32",
-        preferences=preferences,
-    )
+    return captions(tmp_path_factory.mktemp("images"), 24, "test-preference")
 
 
 def training(**changes: Any) -> Training:
     return Training.model_validate({"learning_rate": 1e-3, "batch_size": 256, **changes})
-
-
-def log(out: Path, name: str) -> list[float]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
 
 
 def logits(model: Any, base: str, preferences: list[Preference]) -> torch.Tensor:
@@ -96,16 +52,16 @@ def base_model(path: str | Path) -> Any:
 
 
 def test_checkpoints_are_evenly_spaced_and_end_at_the_end() -> None:
-    assert save_steps(40, 4) == [10, 20, 30, 40]
-    assert save_steps(3, 5) == [1, 2, 3]
-    assert save_steps(7, 1) == [7]
+    assert saved_at(40, training(checkpoints=4)) == [10, 20, 30, 40]
+    assert saved_at(3, training(checkpoints=5)) == [1, 2, 3]
+    assert saved_at(7, training(checkpoints=1)) == [7]
 
 
 @pytest.mark.parametrize("arm", ("dpo", "sft"))
 def test_training_saves_adapters_of_the_language_model_alone(
     arm: str, preferences: list[Preference], tmp_path: Path
 ) -> None:
-    found = trainer(arm)(job(preferences, tmp_path))
+    found = trainer(arm)(job_of(preferences, tmp_path))
     assert [(checkpoint.step, checkpoint.arm) for checkpoint in found] == [(2, arm), (4, arm), (6, arm)]
     weights = load_file(found[-1].path / "adapter_model.safetensors")
     assert weights
@@ -115,7 +71,7 @@ def test_training_saves_adapters_of_the_language_model_alone(
 
 
 def test_dpo_learns_to_tell_the_answers_apart(preferences: list[Preference], tmp_path: Path) -> None:
-    dpo.train(job(preferences, tmp_path, epochs=4.0, checkpoints=1))
+    dpo.train(job_of(preferences, tmp_path, epochs=4.0, checkpoints=1))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     accuracies = [line["rewards/accuracies"] for line in lines if "rewards/accuracies" in line]
     margins = [line["rewards/margins"] for line in lines if "rewards/margins" in line]
@@ -125,7 +81,7 @@ def test_dpo_learns_to_tell_the_answers_apart(preferences: list[Preference], tmp
 
 def test_the_first_loss_is_ln_2_plus_the_sft_term(preferences: list[Preference], tmp_path: Path) -> None:
     """Policy and reference are the same model before the first step, so the DPO term is log 2 whatever the model."""
-    without = job(preferences, tmp_path, sft_weight=0.0, epochs=0.2, checkpoints=1, learning_rate=1e-9)
+    without = job_of(preferences, tmp_path, sft_weight=0.0, epochs=0.2, checkpoints=1, learning_rate=1e-9)
     dpo.train(without)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["train_loss"] == pytest.approx(0.6931, abs=1e-3)
@@ -137,35 +93,19 @@ def test_the_first_loss_is_ln_2_plus_the_sft_term(preferences: list[Preference],
 def test_a_run_killed_between_checkpoints_ends_with_the_same_weights(
     module: Any, grouped: bool, preferences: list[Preference], tmp_path: Path
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def killer(done: int, total: int) -> None:
-        if done == 5:
-            raise Killed
-
-    whole = module.train(job(preferences, tmp_path / "whole", group_by_length=grouped))
-    cut = job(preferences, tmp_path / "cut", group_by_length=grouped)
-    with pytest.raises(Killed):
-        module.train(replace(cut, progress=killer))
+    whole = module.train(job_of(preferences, tmp_path / "whole", group_by_length=grouped))
+    cut = job_of(preferences, tmp_path / "cut", group_by_length=grouped)
+    with killed_at(5):
+        module.train(cut)
     assert [checkpoint.step for checkpoint in find_checkpoints(cut.out, "x")] == [2, 4]
     (cut.out / "checkpoint-6").mkdir()  # torn: no note in it
     again = module.train(cut)
-    for before, after in zip(whole, again, strict=True):
-        a, b = (load_file(checkpoint.path / "adapter_model.safetensors") for checkpoint in (before, after))
-        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert all(map(have_same_weights, whole, again))
 
 
 @pytest.mark.slow
 def test_noise_goes_on_where_a_killed_run_was(preferences: list[Preference], tmp_path: Path) -> None:
     """Killed within the second epoch, whose noise is not the first one's."""
-
-    class Killed(Exception):
-        pass
-
-    def killer(done: int, total: int) -> None:
-        if done == 6:
-            raise Killed
 
     settings: dict[str, Any] = {
         "loss": "povid-code",
@@ -174,31 +114,23 @@ def test_noise_goes_on_where_a_killed_run_was(preferences: list[Preference], tmp
         "save_steps": 5,
         "warmup_steps": 0,
     }
-    whole = dpo.train(job(preferences[:16], tmp_path / "whole", **settings))
-    cut = job(preferences[:16], tmp_path / "cut", **settings)
-    with pytest.raises(Killed):
-        dpo.train(replace(cut, progress=killer))
+    whole = dpo.train(job_of(preferences[:16], tmp_path / "whole", **settings))
+    cut = job_of(preferences[:16], tmp_path / "cut", **settings)
+    with killed_at(6):
+        dpo.train(cut)
     again = dpo.train(cut)
     assert [checkpoint.step for checkpoint in again] == [5, 8]
-    a, b = (load_file(checkpoint.path / "adapter_model.safetensors") for checkpoint in (whole[-1], again[-1]))
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert have_same_weights(whole[-1], again[-1])
 
 
 @pytest.mark.parametrize("grouped", ("group_pairs", "group_by_length"))
 def test_an_order_that_hangs_on_the_processes_is_gone_on_with_by_as_many(
     grouped: str, preferences: list[Preference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def killer(done: int, total: int) -> None:
-        if done == 3:
-            raise Killed
-
     settings: dict[str, Any] = {"epochs": 2.0, grouped: True}
-    cut = job(preferences[:12], tmp_path, **settings)
-    with pytest.raises(Killed):
-        dpo.train(replace(cut, progress=killer))
+    cut = job_of(preferences[:12], tmp_path, **settings)
+    with killed_at(3):
+        dpo.train(cut)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match=f"on 1 processes, and this would be 2: {grouped} orders"):
         dpo.train(cut)
@@ -207,9 +139,9 @@ def test_an_order_that_hangs_on_the_processes_is_gone_on_with_by_as_many(
 
 
 def test_a_finished_run_is_not_trained_again(preferences: list[Preference], tmp_path: Path) -> None:
-    done = dpo.train(job(preferences, tmp_path, checkpoints=1))
+    done = dpo.train(job_of(preferences, tmp_path, checkpoints=1))
     written = (done[0].path / "adapter_model.safetensors").stat().st_mtime_ns
-    assert dpo.train(job(preferences, tmp_path, checkpoints=1)) == done
+    assert dpo.train(job_of(preferences, tmp_path, checkpoints=1)) == done
     assert (done[0].path / "adapter_model.safetensors").stat().st_mtime_ns == written
 
 
@@ -219,10 +151,10 @@ def test_a_finished_run_is_not_trained_again(preferences: list[Preference], tmp_
 def test_a_step_has_as_many_pairs_on_any_number_of_processes() -> None:
     authors = training(per_device_batch_size=2)
     for count in (1, 2, 8, 16, 128):
-        at_once, accumulated = shares(authors, count)
+        at_once, accumulated = split_batch(authors, count)
         assert (at_once, at_once * accumulated * count) == (2, 256)
-    assert shares(authors, 16) == (2, 8)  # as their launcher had it
-    assert shares(training(), 4) == (64, 1)
+    assert split_batch(authors, 16) == (2, 8)  # as their launcher had it
+    assert split_batch(training(), 4) == (64, 1)
 
 
 @pytest.mark.parametrize(
@@ -238,21 +170,20 @@ def test_a_step_has_as_many_pairs_on_any_number_of_processes() -> None:
 )
 def test_a_batch_that_cannot_be_shared_names_what_can(changes: dict[str, Any], count: int, said: str) -> None:
     with pytest.raises(TrainingError, match=said):
-        shares(training(**changes), count)
+        split_batch(training(**changes), count)
 
 
 def test_saves_come_every_so_many_steps_and_at_the_end() -> None:
     assert saved_at(250, training(save_steps=100)) == [100, 200, 250]
     assert saved_at(200, training(save_steps=100)) == [100, 200]
-    assert saved_at(40, training(checkpoints=4)) == [10, 20, 30, 40]
 
 
 def test_accumulated_batches_train_as_whole_ones(preferences: list[Preference], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"sft_weight": 0.0, "checkpoints": 1, "log_steps": 1}
-    dpo.train(job(preferences[:12], tmp_path / "whole", **settings))
-    dpo.train(job(preferences[:12], tmp_path / "parts", per_device_batch_size=2, **settings))
-    assert len(log(tmp_path / "whole", "loss")) == 3
-    assert log(tmp_path / "parts", "loss") == pytest.approx(log(tmp_path / "whole", "loss"), rel=1e-3)
+    dpo.train(job_of(preferences[:12], tmp_path / "whole", **settings))
+    dpo.train(job_of(preferences[:12], tmp_path / "parts", per_device_batch_size=2, **settings))
+    assert len(logged(tmp_path / "whole", "loss")) == 3
+    assert logged(tmp_path / "parts", "loss") == pytest.approx(logged(tmp_path / "whole", "loss"), rel=1e-3)
 
 
 @pytest.mark.parametrize(("arm", "plain", "weight"), (("dpo", False, 2.0), ("dpo", True, 0.0), ("sft", False, 0.0)))
@@ -267,10 +198,10 @@ def test_a_last_step_of_fewer_pairs_is_shared_out_without_repeating_any(
         "batch_size": 8,
         "plain_trl": plain,
     }
-    trainer(arm)(job(preferences[:13], tmp_path / "whole", **settings))
-    trainer(arm)(job(preferences[:13], tmp_path / "parts", per_device_batch_size=2, **settings))
+    trainer(arm)(job_of(preferences[:13], tmp_path / "whole", **settings))
+    trainer(arm)(job_of(preferences[:13], tmp_path / "parts", per_device_batch_size=2, **settings))
     for name in ("loss", "grad_norm", "num_tokens", *(("rewards/margins", "logps/chosen") if arm == "dpo" else ())):
-        whole, parts = log(tmp_path / "whole", name), log(tmp_path / "parts", name)
+        whole, parts = logged(tmp_path / "whole", name), logged(tmp_path / "parts", name)
         assert len(whole) == 2
         assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
 
@@ -278,25 +209,25 @@ def test_a_last_step_of_fewer_pairs_is_shared_out_without_repeating_any(
 def test_what_a_batch_weighs_in_its_step() -> None:
     """Two processes of two batches of two: seven pairs, whose chosen answers have 10 tokens, but for the first pair's,
     which has 40."""
-    first, second = (shared([[(2, 50), (2, 20)], [(2, 20), (1, 10)]], 8, process) for process in (0, 1))
+    first, second = (weigh_batches([[(2, 50), (2, 20)], [(2, 20), (1, 10)]], 8, process) for process in (0, 1))
     assert [one.pairs for one in (*first, *second)] == pytest.approx([8 / 7, 8 / 7, 8 / 7, 4 / 7])
     assert [one.tokens for one in (*first, *second)] == pytest.approx([2.0, 0.8, 0.8, 0.4])
-    assert [one.beside for one in first] == [one.beside for one in second] == pytest.approx([8 / 7, 6 / 7])
-    assert all(one.short for one in (*first, *second))
-    whole = shared([[(2, 20)], [(2, 20)]], 4, 0)
-    assert whole == [Share(pairs=1.0, tokens=1.0, short=False, beside=1.0)]
-    alone = shared([[(1, 10), (0, 0)], [(0, 0), (0, 0)]], 8, 0)
-    assert [(one.pairs, one.tokens, one.beside) for one in alone] == [(4.0, 4.0, 1.0), (0.0, 0.0, 0.0)]
+    assert [one.concurrent for one in first] == [one.concurrent for one in second] == pytest.approx([8 / 7, 6 / 7])
+    assert all(one.incomplete for one in (*first, *second))
+    whole = weigh_batches([[(2, 20)], [(2, 20)]], 4, 0)
+    assert whole == [BatchWeight(pairs=1.0, tokens=1.0, incomplete=False, concurrent=1.0)]
+    alone = weigh_batches([[(1, 10), (0, 0)], [(0, 0), (0, 0)]], 8, 0)
+    assert [(one.pairs, one.tokens, one.concurrent) for one in alone] == [(4.0, 4.0, 1.0), (0.0, 0.0, 0.0)]
 
 
 def test_packed_and_plain_training_log_the_same(preferences: list[Preference], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"checkpoints": 1, "log_steps": 1}
-    dpo.train(job(preferences[:12], tmp_path / "packed", **settings))
-    dpo.train(job(preferences[:12], tmp_path / "plain", plain_trl=True, **settings))
+    dpo.train(job_of(preferences[:12], tmp_path / "packed", **settings))
+    dpo.train(job_of(preferences[:12], tmp_path / "plain", plain_trl=True, **settings))
     assert (tmp_path / "packed" / "reference").exists()
     assert not (tmp_path / "plain" / "reference").exists()
     for name in ("loss", "rewards/margins"):
-        assert log(tmp_path / "packed", name) == pytest.approx(log(tmp_path / "plain", name), rel=1e-3, abs=1e-4)
+        assert logged(tmp_path / "packed", name) == pytest.approx(logged(tmp_path / "plain", name), rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -320,26 +251,26 @@ def test_packed_and_plain_training_log_the_same(preferences: list[Preference], t
 )
 def test_every_setting_trains(changes: dict[str, Any], preferences: list[Preference], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"epochs": 2.0, "checkpoints": 1, "log_steps": 1, **changes}
-    [last] = dpo.train(job(preferences[:8], tmp_path, **settings))
+    [last] = dpo.train(job_of(preferences[:8], tmp_path, **settings))
     assert last.step == 4
-    assert log(tmp_path, "rewards/margins")[-1] > log(tmp_path, "rewards/margins")[0] - 1e-6
-    assert log(tmp_path, "rewards/margins")[-1] != 0
+    assert logged(tmp_path, "rewards/margins")[-1] > logged(tmp_path, "rewards/margins")[0] - 1e-6
+    assert logged(tmp_path, "rewards/margins")[-1] != 0
 
 
 def test_pairs_held_out_are_scored_and_not_trained_on(preferences: list[Preference], tmp_path: Path) -> None:
-    whole = replace(job(preferences[:16], tmp_path, eval_steps=2, checkpoints=1), held_out=preferences[16:])
+    whole = replace(job_of(preferences[:16], tmp_path, eval_steps=2, checkpoints=1), held_out=preferences[16:])
     [last] = dpo.train(whole)
     assert last.step == 4
-    assert len(log(tmp_path, "eval_rewards/margins")) == 2
+    assert len(logged(tmp_path, "eval_rewards/margins")) == 2
 
 
 @pytest.mark.parametrize("arm", ("dpo", "sft"))
 def test_pairs_held_out_are_scored_where_training_is_grouped_by_length(
     arm: str, preferences: list[Preference], tmp_path: Path
 ) -> None:
-    whole = job(preferences[:16], tmp_path, eval_steps=2, checkpoints=1, group_by_length=True)
+    whole = job_of(preferences[:16], tmp_path, eval_steps=2, checkpoints=1, group_by_length=True)
     trainer(arm)(replace(whole, held_out=preferences[16:]))
-    assert len(log(tmp_path, "eval_loss")) == 2
+    assert len(logged(tmp_path, "eval_loss")) == 2
 
 
 # What goes wrong
@@ -358,7 +289,7 @@ def test_no_checkpoint_is_made_of_weights_that_are_no_numbers(
         "accelerate.Accelerator.clip_grad_norm_", lambda self, parameters, *_: boundless(self._models[0])
     )
     with pytest.raises(FloatingPointError, match="step 1 left weights that are no numbers"):
-        dpo.train(job(preferences, tmp_path, save_steps=1, checkpoints=1, warmup_steps=0))
+        dpo.train(job_of(preferences, tmp_path, save_steps=1, checkpoints=1, warmup_steps=0))
     assert find_checkpoints(tmp_path, "dpo") == []
 
 
@@ -366,7 +297,7 @@ def test_no_checkpoint_is_made_of_weights_that_are_no_numbers(
 def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_kept(
     arm: str, preferences: list[Preference], tmp_path: Path
 ) -> None:
-    doomed = job(preferences, tmp_path, learning_rate=1e30, warmup_steps=0)
+    doomed = job_of(preferences, tmp_path, learning_rate=1e30, warmup_steps=0)
     with pytest.raises(FloatingPointError, match=r"the loss is nan in step 2; its batch is in .*not-a-number"):
         trainer(arm)(doomed)
     [folder] = (tmp_path / "not-a-number").iterdir()
@@ -380,12 +311,12 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_kept(
 
 def test_training_that_changes_nothing_is_an_error(preferences: list[Preference], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no weight has changed after 2 steps"):
-        dpo.train(job(preferences, tmp_path, learning_rate=1e-60, warmup_steps=0))
+        dpo.train(job_of(preferences, tmp_path, learning_rate=1e-60, warmup_steps=0))
 
 
 def test_targets_that_match_nothing_name_what_could_be_meant(preferences: list[Preference], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"match no module of scenes-base; its matrices: .*q_proj"):
-        dpo.train(job(preferences, tmp_path, lora={"targets": r".*\.(c_attn|w1)"}))
+        dpo.train(job_of(preferences, tmp_path, lora={"targets": r".*\.(c_attn|w1)"}))
 
 
 def test_four_bits_without_bitsandbytes_say_what_to_install(
@@ -393,7 +324,7 @@ def test_four_bits_without_bitsandbytes_say_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(TrainingError, match="pip install bitsandbytes"):
-        dpo.train(job(preferences, tmp_path, quantization="4bit"))
+        dpo.train(job_of(preferences, tmp_path, quantization="4bit"))
 
 
 @pytest.mark.slow
@@ -404,14 +335,14 @@ def test_four_bits_train_packed_as_plainly_and_leave_the_vision_tower_whole(
     settings: dict[str, Any] = {"quantization": "4bit", "checkpoints": 1, "log_steps": 1, "warmup_steps": 0}
     quantized = {
         name
-        for name, module in load_weights(job(preferences, tmp_path, **settings)).named_modules()
+        for name, module in load_weights(job_of(preferences, tmp_path, **settings)).named_modules()
         if "4bit" in type(module).__name__
     }
     assert any(name.endswith("q_proj") for name in quantized)
     assert not any("vision" in name or "projector" in name for name in quantized)
     for plain in (False, True):
-        dpo.train(job(preferences[:12], tmp_path / str(plain), plain_trl=plain, **settings))
-    margins = [log(tmp_path / str(plain), "rewards/margins") for plain in (False, True)]
+        dpo.train(job_of(preferences[:12], tmp_path / str(plain), plain_trl=plain, **settings))
+    margins = [logged(tmp_path / str(plain), "rewards/margins") for plain in (False, True)]
     assert margins[0] == pytest.approx(margins[1], abs=0.02)
     assert margins[0][-1] > 0.05
 
@@ -425,7 +356,7 @@ def test_a_text_that_holds_what_stands_for_a_picture_is_named(
     held = replace(preferences[1], prompt=text) if side == "prompt" else replace(preferences[1], chosen=text)
     pairs = [preferences[0], held]
     with pytest.raises(TrainingError, match=rf"1 of 2 pairs have '<image>' written .*: {pairs[1].id!r}; ") as raised:
-        trainer(arm)(job(pairs, tmp_path))
+        trainer(arm)(job_of(pairs, tmp_path))
     assert "\n" not in str(raised.value)
 
 
@@ -441,7 +372,7 @@ def batches_of(
         return compute(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(CheckedTrainer, "compute_loss", noted)
-    trainer(arm)(job(preferences, out, checkpoints=1, **changes))
+    trainer(arm)(job_of(preferences, out, checkpoints=1, **changes))
     return seen
 
 
@@ -472,22 +403,22 @@ def too_long(preferences: list[Preference]) -> list[Preference]:
 
 @pytest.mark.parametrize(("arm", "plain"), (("dpo", False), ("dpo", True), ("sft", False)))
 def test_pairs_that_would_lose_their_answer_are_named_or_left_out(
-    arm: str, plain: bool, too_long: list[Preference], tmp_path: Path
+    arm: str, plain: bool, too_long: list[Preference], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings: dict[str, Any] = {"max_length": 80, "checkpoints": 1, "plain_trl": plain}
     with pytest.raises(TrainingError, match="fill max_length = 80 in 2 pairs") as raised:
-        trainer(arm)(job(too_long, tmp_path / "refused", **settings))
+        trainer(arm)(job_of(too_long, tmp_path / "refused", **settings))
     assert repr(too_long[2].id) in str(raised.value)
     assert "too_long = 'drop'" in str(raised.value)
-    said: list[str] = []
-    dropping = replace(job(too_long, tmp_path / "dropped", too_long="drop", **settings), tell=said.append)
-    [last] = trainer(arm)(dropping)
+    dropping = job_of(too_long, tmp_path / "dropped", too_long="drop", **settings)
+    with caplog.at_level("INFO", "trainers.training"):
+        [last] = trainer(arm)(dropping)
     assert last.step == 3  # ten pairs, four a step
     assert json.loads((last.path / NOTE).read_text())["left out"] == 2
     assert json.loads((tmp_path / "dropped" / LEFT_OUT).read_text())["ids"] == sorted(
         too_long[place].id for place in (2, 4)
     )
-    assert len(said) == 1
+    assert [record.getMessage()[:18] for record in caplog.records] == ["left out: 2 pairs "]
     assert trainer(arm)(dropping) == [last]
 
 
@@ -495,7 +426,7 @@ def test_pairs_that_would_lose_their_answer_are_named_or_left_out(
 
 
 def test_only_the_last_checkpoints_stay(preferences: list[Preference], tmp_path: Path) -> None:
-    keeping = job(preferences[:16], tmp_path, save_steps=1, keep=2)
+    keeping = job_of(preferences[:16], tmp_path, save_steps=1, keep=2)
     found = dpo.train(keeping)
     assert [checkpoint.step for checkpoint in found] == [3, 4]
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
@@ -510,7 +441,7 @@ def test_who_hears_of_a_checkpoint_can_end_the_run_for_good(preferences: list[Pr
         heard.append(checkpoint)
         return checkpoint.step < 4
 
-    ended = replace(job(preferences, tmp_path), saved=enough, note={"data": "abc"})
+    ended = replace(job_of(preferences, tmp_path), saved=enough, note={"data": "abc"})
     assert dpo.train(ended) == heard
     assert [checkpoint.step for checkpoint in heard] == [2, 4]
     assert json.loads((tmp_path / STOPPED).read_text()) == {"step": 4, "steps": 6}
@@ -525,9 +456,9 @@ def test_who_hears_of_a_checkpoint_can_end_the_run_for_good(preferences: list[Pr
 def test_variants_of_adapters_load_and_change_what_is_said(
     variant: dict[str, Any], preferences: list[Preference], tmp_path: Path
 ) -> None:
-    [last] = dpo.train(job(preferences[:8], tmp_path, checkpoints=1, lora=variant))
+    [last] = dpo.train(job_of(preferences[:8], tmp_path, checkpoints=1, lora=variant))
     base = find("scenes-base").pretrained
-    assert log(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-5)
+    assert logged(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-5)
     assert not torch.allclose(
         logits(PeftModel.from_pretrained(base_model(base), str(last.path)), base, preferences),
         logits(base_model(base), base, preferences),
@@ -544,16 +475,16 @@ def test_adapters_that_begin_as_parts_of_the_weights_are_saved_for_the_weights_a
     """What the trained model says is what the saved adapter says on the untouched base; and the reference said what the
     base says."""
     kept: list[Any] = []
-    original = preference.Progress.on_train_end
+    original = loop.RunCallback.on_train_end
 
     def keep(self: Any, *args: Any, model: Any = None, **rest: Any) -> None:
         kept.append(model)
         original(self, *args, **rest)
 
-    monkeypatch.setattr(preference.Progress, "on_train_end", keep)
+    monkeypatch.setattr(loop.RunCallback, "on_train_end", keep)
     base = find("scenes-base").pretrained
     [last] = dpo.train(
-        job(
+        job_of(
             preferences[:8], tmp_path, checkpoints=1, warmup_steps=0, log_steps=1, lora={"init": init, "rslora": rslora}
         )
     )
@@ -565,7 +496,7 @@ def test_adapters_that_begin_as_parts_of_the_weights_are_saved_for_the_weights_a
         rtol=1e-3,
     )
     assert (trained - logits(base_model(base), base, preferences)).abs().max() > 1e-2
-    assert log(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-4)
+    assert logged(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-4)
     with kept[0].disable_adapter():
         assert not torch.allclose(
             logits(kept[0], base, preferences), logits(base_model(base), base, preferences), atol=1e-2
@@ -577,20 +508,12 @@ def test_adapters_that_begin_as_parts_of_the_weights_are_saved_for_the_weights_a
 def test_a_killed_run_of_such_adapters_ends_with_the_same_weights(
     arm: str, preferences: list[Preference], tmp_path: Path
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def killer(done: int, total: int) -> None:
-        if done == 5:
-            raise Killed
-
-    whole = trainer(arm)(job(preferences, tmp_path / "whole", lora={"init": "pissa"}))
-    cut = job(preferences, tmp_path / "cut", lora={"init": "pissa"})
-    with pytest.raises(Killed):
-        trainer(arm)(replace(cut, progress=killer))
+    whole = trainer(arm)(job_of(preferences, tmp_path / "whole", lora={"init": "pissa"}))
+    cut = job_of(preferences, tmp_path / "cut", lora={"init": "pissa"})
+    with killed_at(5):
+        trainer(arm)(cut)
     again = trainer(arm)(cut)
-    a, b = (load_file(checkpoint.path / "adapter_model.safetensors") for checkpoint in (whole[-1], again[-1]))
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert have_same_weights(whole[-1], again[-1])
 
 
 @pytest.mark.parametrize(
@@ -605,7 +528,7 @@ def test_a_killed_run_of_such_adapters_ends_with_the_same_weights(
 def test_full_training_leaves_the_vision_tower_unless_told_otherwise(
     arm: str, train_vision: bool, preferences: list[Preference], tmp_path: Path
 ) -> None:
-    full = job(
+    full = job_of(
         preferences[:8],
         tmp_path,
         full=True,
@@ -622,11 +545,11 @@ def test_full_training_leaves_the_vision_tower_unless_told_otherwise(
     assert any("vision_tower" in name for name in changed) == train_vision
     assert find(str(last.path)).adapter is None
     if arm == "dpo":
-        assert log(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-4)  # the reference is the base
+        assert logged(tmp_path, "rewards/margins")[0] == pytest.approx(0, abs=1e-4)  # the reference is the base
 
 
 def test_a_merged_checkpoint_says_what_its_adapter_says(preferences: list[Preference], tmp_path: Path) -> None:
-    [last] = dpo.train(job(preferences[:12], tmp_path, checkpoints=1, warmup_steps=0))
+    [last] = dpo.train(job_of(preferences[:12], tmp_path, checkpoints=1, warmup_steps=0))
     base = find("scenes-base").pretrained
     merged = merge(base, last.path, tmp_path / "merged")
     assert merge(base, last.path, tmp_path / "merged") == merged

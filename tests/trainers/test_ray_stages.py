@@ -302,7 +302,7 @@ def test_image_hashes_are_those_of_the_plain_path_and_made_once(tmp_path: Path) 
 @pytest.mark.usefixtures("two_workers")
 @pytest.mark.parametrize(
     ("name", "options"),
-    (("authors", {}), ("dominant", {"per_prompt": 2, "balance_yes_no": True}), ("longest", {})),
+    (("authors", {}), ("dominant", {"per_instruction": 2, "balance_yes_no": True}), ("longest", {})),
     ids=str,
 )
 def test_pairs_are_those_of_the_plain_path_in_its_order(

@@ -12,7 +12,7 @@ from support.errors import DataError, RecipeError
 from support.images import ImageRef
 from trainers.config.data import ASPECTS, PreferenceFile
 from trainers.data.pair_formats import write_pairs
-from trainers.data.pair_rules import prompt_key
+from trainers.data.pair_split import prompt_key
 from trainers.data.read_preferences import digest, read_preferences
 from trainers.data.rows import Completion, Preference, Row
 from trainers.data.vlfeedback_format import write_rows

@@ -12,7 +12,8 @@ import torch
 from harness.models.spec import WEIGHTS
 from tasks.scenes.language import OPEN, YES_NO, caption, open_question, yes_no_pair
 from tasks.scenes.world import COMPANIONS, make_scene, scenes
-from trainers.config.recipe import Recipe, find_recipe
+from tests.trainers.training_runs import killed_at
+from trainers.config.recipe import PretrainingRecipe, find_recipe
 from trainers.config.training import Pretraining as Plan
 from trainers.config.training import Stage
 from trainers.scenes import pretrain
@@ -20,7 +21,7 @@ from trainers.scenes.corpus import Turn, planted_caption, turns
 from trainers.scenes.model import IMAGE_TOKENS, build_model, build_processor, vocabulary
 from trainers.scenes.muon import orthogonalised
 from trainers.scenes.pretrain import IGNORE, MODELS, SPELLED, Pretraining, pack, pixels, spelling_labels, train
-from trainers.training.job import Job
+from trainers.training.job import PretrainingJob
 
 PROCESSOR = build_processor()
 SOME = list(islice(scenes("test-pretraining"), 100))
@@ -51,7 +52,7 @@ def test_the_processor_gives_the_pixels_that_training_saw() -> None:
 
 def test_a_packed_turn_is_scored_as_if_it_stood_alone() -> None:
     """The prefix is shared and nothing else: each turn's logits equal those of a row that holds this turn only."""
-    run = Pretraining(0, Path(), lambda _: None)
+    run = Pretraining(tiny_job(Path()).recipe, Path())
     run.model.eval()
     rng = random.Random(1)
     scene = make_scene("pack/1")
@@ -112,41 +113,35 @@ def test_muon_makes_updates_nearly_orthogonal() -> None:
         assert values.max() < 1.3
 
 
-def tiny_plan() -> Recipe:
+def tiny_job(out: Path) -> PretrainingJob:
     stage = Stage(steps=3, batch_size=2, learning_rate=1e-3)
-    return Recipe(name="tiny", trainer="scenes", pretraining=Plan(see=stage, speak=stage, believe=stage, early_step=2))
+    plan = Plan(see=stage, speak=stage, believe=stage, early_step=2)
+    return PretrainingJob(recipe=PretrainingRecipe(name="tiny", trainer="scenes", pretraining=plan), out=out)
 
 
 def test_a_run_writes_three_loadable_half_precision_models_and_is_not_repeated(tmp_path: Path) -> None:
     from safetensors.torch import load_file
     from transformers import AutoModelForImageTextToText
 
-    checkpoints = train(Job(recipe=tiny_plan(), out=tmp_path))
+    checkpoints = train(tiny_job(tmp_path))
     assert [checkpoint.path.name for checkpoint in checkpoints] == list(MODELS)
     weights = load_file(checkpoints[-1].path / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
     assert AutoModelForImageTextToText.from_pretrained(checkpoints[-1].path).num_parameters() > 1e6
     written = (tmp_path / "log.jsonl").stat().st_mtime_ns
-    train(Job(recipe=tiny_plan(), out=tmp_path))
+    train(tiny_job(tmp_path))
     assert (tmp_path / "log.jsonl").stat().st_mtime_ns == written
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file
 
-    class Killed(Exception):
-        pass
-
     monkeypatch.setattr(pretrain, "KEEP", 2)
 
-    def killer(done: int, total: int) -> None:
-        if done == 5:
-            raise Killed
-
-    train(Job(recipe=tiny_plan(), out=tmp_path / "whole"))
-    with pytest.raises(Killed):
-        train(Job(recipe=tiny_plan(), out=tmp_path / "cut", progress=killer))
-    train(Job(recipe=tiny_plan(), out=tmp_path / "cut"))
+    train(tiny_job(tmp_path / "whole"))
+    with killed_at(5):
+        train(tiny_job(tmp_path / "cut"))
+    train(tiny_job(tmp_path / "cut"))
     for name in MODELS:
         whole, cut = (load_file(tmp_path / run / name / "model.safetensors") for run in ("whole", "cut"))
         assert whole.keys() == cut.keys()
@@ -179,7 +174,9 @@ def test_pretraining_from_nothing_lands_in_the_stated_bands(tmp_path: Path) -> N
     from tasks.registry import registry
     from tasks.scenes.judge import ExactJudge
 
-    base = train(Job(recipe=find_recipe("scenes-base"), out=tmp_path))[-1]
+    recipe = find_recipe("scenes-base")
+    assert isinstance(recipe, PretrainingRecipe)
+    base = train(PretrainingJob(recipe=recipe, out=tmp_path))[-1]
     spec = ModelSpec(name="again", pretrained=str(base.path), dtype="float32", batch_size=64)
     scored = evaluate(spec, registry().expand(["scenes"]), ExactJudge())
     values = {f"{entry.task}.{entry.metric}": entry.value or 0.0 for entry in scored.entries}

@@ -1,6 +1,5 @@
 """DDPO in training, packed and not: the loss against answers that are read one at a time."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,19 +8,17 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file
 from torch import tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer
 
 from harness.models.load import register
-from harness.models.spec import find
 from tests.trainers.one_answer import picture, said
-from trainers.config.recipe import Recipe, find_recipe
+from tests.trainers.training_runs import have_same_weights, job_of, killed_at, logged
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
 from trainers.losses import functions
-from trainers.losses.ddpo import Segments, token_weights
+from trainers.losses.ddpo import SegmentWeights, token_weights
 from trainers.packed.trainer import PackedDPOTrainer
 from trainers.training import dpo
 from trainers.training.job import Job
@@ -53,11 +50,11 @@ PAIRS = [
 ]
 
 
-class Plain(Segments, DPOTrainer):
+class Plain(SegmentWeights, DPOTrainer):
     """Unpacked."""
 
 
-class Packed(Segments, PackedDPOTrainer):
+class Packed(SegmentWeights, PackedDPOTrainer):
     """Packed."""
 
 
@@ -237,45 +234,16 @@ def test_two_epochs_lower_the_loss(kind: Any, checkpoint: Any, tmp_path: Path) -
 
 
 def job(out: Path, **changes: Any) -> Job:
-    recipe = find_recipe("scenes-demo").model_dump()
-    recipe["training"] |= {
-        "loss": "ddpo",
-        "beta": BETA,
-        "sft_weight": 0.0,
-        "batch_size": 2,
-        "log_steps": 1,
-        "warmup_steps": 0,
+    answers: dict[str, Any] = {
+        "chosen": "a red ring. a blue circle. the background is gray.",
+        "rejected": "a red ring. a green square. the background is gray.",
     }
-    recipe["training"]["lora"] |= {"r": 4, "alpha": 8}
-    recipe["training"] |= changes
-    answers = (
-        "a red ring. a blue circle. the background is gray.",
-        "a red ring. a green square. the background is gray.",
-    )
     pairs = [
-        replace(
-            pair,
-            id=f"{pair.id}{row}",
-            prompt="describe the image in detail.",
-            chosen=answers[0],
-            rejected=answers[1],
-            row=row,
-        )
+        replace(pair, id=f"{pair.id}{row}", prompt="describe the image in detail.", row=row, **answers)
         for row, pair in enumerate(PAIRS * 2)
     ]
-    return Job(
-        recipe=Recipe.model_validate(recipe),
-        out=out,
-        base_name="scenes-base",
-        base=find("scenes-base").pretrained,
-        dtype="float32",
-        preferences=pairs,
-    )
-
-
-def log(out: Path, name: str) -> list[float]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
+    settings = {"loss": "ddpo", "beta": BETA, "sft_weight": 0.0, "batch_size": 2, "log_steps": 1, "warmup_steps": 0}
+    return job_of(pairs, out, **{**settings, "checkpoints": 4, **changes})
 
 
 def test_packed_and_plain_runs_log_the_same_and_score_held_out_pairs(tmp_path: Path) -> None:
@@ -292,27 +260,19 @@ def test_packed_and_plain_runs_log_the_same_and_score_held_out_pairs(tmp_path: P
         )
         dpo.train(replace(whole, held_out=whole.preferences[4:], preferences=whole.preferences[:4]))
     for name in ("loss", "rewards/margins", "eval_loss", "eval_logps/chosen"):
-        packed, plain = log(tmp_path / "packed", name), log(tmp_path / "plain", name)
+        packed, plain = logged(tmp_path / "packed", name), logged(tmp_path / "plain", name)
         assert len(packed) == 4
         assert packed == pytest.approx(plain, rel=1e-3, abs=1e-5)
-    assert log(tmp_path / "packed", "eval_loss")[-1] < math.log(2) - 0.1
+    assert logged(tmp_path / "packed", "eval_loss")[-1] < math.log(2) - 0.1
 
 
 @pytest.mark.parametrize("plain", (False, True), ids=("packed", "plain"))
 def test_a_killed_run_ends_with_the_same_weights(plain: bool, tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    def killer(done: int, total: int) -> None:
-        if done == 5:
-            raise Killed
-
     settings: dict[str, Any] = {"epochs": 2.0, "save_steps": 4, "plain_trl": plain}
     [*_, whole] = dpo.train(job(tmp_path / "whole", **settings))
     cut = job(tmp_path / "cut", **settings)
-    with pytest.raises(Killed):
-        dpo.train(replace(cut, progress=killer))
+    with killed_at(5):
+        dpo.train(cut)
     again = dpo.train(cut)
     assert [checkpoint.step for checkpoint in again] == [4, 6]
-    a, b = (load_file(last.path / "adapter_model.safetensors") for last in (whole, again[-1]))
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert have_same_weights(whole, again[-1])

@@ -225,7 +225,8 @@ def paired(
         )
     )
     counts = pair_rules.PairCounts()
-    return list(pair_rules.pair_up(rows, pair_rules.settle(pair_rules.rule_of(settings), lambda: rows), counts)), counts
+    rule, _ = pair_rules.settle(pair_rules.rule_of(settings), rows)
+    return list(pair_rules.pair_up(rows, rule, counts)), counts
 
 
 def test_the_authors_rule_equals_brute_force() -> None:

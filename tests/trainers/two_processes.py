@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.files import atomic_write_text
+from support.progress import show_on
 from trainers.cluster.launch import check_world
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def train(out: str, name: str) -> int:
     import torch
 
     from harness.models.spec import find
-    from trainers.config.recipe import Recipe, find_recipe
+    from trainers.config.recipe import PreferenceRecipe, find_recipe
     from trainers.training.job import Job, trainer
 
     check_world()
@@ -161,20 +162,20 @@ def train(out: str, name: str) -> int:
         recipe["training"] |= run["training"]
         recipe["training"]["lora"] |= {"r": 4, "alpha": 8}
 
-        def die(done: int, total: int, at: int = run["dies"]) -> None:
-            if done == at and RANK == 0:
+        def die(stage: str, done: int, total: int, at: int = run["dies"]) -> None:
+            if stage.startswith("train ") and done == at and RANK == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         job = Job(
-            recipe=Recipe.model_validate(recipe),
+            recipe=PreferenceRecipe.model_validate(recipe),
             out=folder / name / run["name"],
             base_name="scenes-base",
             base=find("scenes-base").pretrained,
             dtype="float32",
             preferences=pairs(folder / "images", run["pairs"]),
-            progress=die,
         )
-        trainer(run["arm"])(job)
+        with show_on(die):
+            trainer(run["arm"])(job)
     check_world()
     return 0
 

@@ -1,16 +1,25 @@
 """The part of a recipe that says which preference data to use or build."""
 
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from support.errors import RecipeError, did_you_mean
 
 _POOLS = Path(__file__).parents[1] / "vlfeedback" / "pools"
 POOLS = {path.stem: path for path in sorted(_POOLS.glob("*.toml"))}
 """Pools that a recipe can name."""
 ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 """VLFeedback's three aspects, in the order of its prompt."""
+SHORT_ASPECTS = {
+    "ethics": "Ethical Considerations",
+    "ethical": "Ethical Considerations",
+    "faithfulness": "Visual Faithfulness",
+}
+"""Other names of aspects."""
 RatingMode = Literal["joint", "per-aspect"]
 """All aspects in one judge call, as VLFeedback's authors did, or one call for each."""
 TextOrder = Literal["shuffled", "authors"]
@@ -120,7 +129,18 @@ class Filters(Section):
     """Pictures that look the same count as the same picture."""
 
 
-PairRule = Literal[
+def find_aspect(name: str) -> str:
+    """The aspect as the data spell it, of a name in any case, or a short one such as "ethics"; RecipeError."""
+    known = {aspect.casefold(): aspect for aspect in ASPECTS} | SHORT_ASPECTS
+    wanted = re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    if wanted not in known:
+        raise RecipeError(f"no aspect {name!r}{did_you_mean(wanted, known)}")
+    return known[wanted]
+
+
+Aspect = Annotated[str, AfterValidator(find_aspect)]
+
+RuleName = Literal[
     "authors",
     "margin",
     "largest-gap",
@@ -137,8 +157,44 @@ PairRule = Literal[
 """The rules of trainers/data/pair_rules.py."""
 
 
-class Data(Section):
-    """How preference data are built: instructions, answers, ratings, pairs."""
+def _check_rule(name: Any) -> Any:
+    if name not in get_args(RuleName):
+        raise ValueError(f"no pair rule of that name{did_you_mean(str(name), get_args(RuleName))}")
+    return name
+
+
+class PairOptions(Section):
+    """Which pairs are made of rated answers: the options of `harness vlfeedback pairs`, and keys of [data] and
+    [dataset]."""
+
+    rule: Annotated[RuleName, BeforeValidator(_check_rule)] = "authors"
+    """Of which two answers one is chosen; "authors" (VLFeedback) takes all pairs of unequal mean rating."""
+    aspects: tuple[Aspect, ...] = ()
+    """The aspects whose ratings count; none given: those of the rule."""
+    weights: dict[Aspect, Annotated[float, Field(ge=0)]] = {}
+    """Aspect -> weight in the mean; none given: all the same. An aspect without a weight does not count."""
+    min_margin: Annotated[float, Field(ge=0)] | None = None
+    """Lowest gap of a pair, in rating points; None: that of the rule."""
+    largest_gap: bool = False
+    """Of each instruction only the pairs of its largest gap: several where they are equal."""
+    max_length_ratio: Annotated[float, Field(ge=1)] | None = None
+    """The longer answer of a pair has at most this many times the characters of the shorter; None: that of the rule."""
+    strongest: str = ""
+    """The model whose answers rule "strongest" chooses; "": the one of the highest mean rating."""
+    min_chosen: float | None = None
+    """Lowest mean rating of a chosen answer; None: any."""
+    per_instruction: Annotated[int, Field(gt=0)] | None = None
+    """At most this many pairs an instruction, those of the largest gap; None: all."""
+    balance_yes_no: bool = False
+    """As many pairs that choose "yes" as pairs that choose "no": the last of the more frequent are dropped. Holds all
+    pairs in memory."""
+
+
+# The fields of the last base come first, and digests of recipes are taken in their order.
+
+
+class _DataSettings(Section):
+    """[data] without what makes pairs."""
 
     source: Literal["scenes"] = "scenes"
     """Where all instructions come from when there are no `sources`."""
@@ -160,33 +216,16 @@ class Data(Section):
     """"shuffled": judges prefer some places; the ratings keep which text stood where."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 96
     """Tokens of an answer at most, where the member of the pool has no limit of its own."""
-    rule: PairRule = "authors"
-    """Of which two answers one is chosen: "authors" (VLFeedback) takes all pairs of unequal mean rating;
-    trainers/data/pair_rules.py."""
-    aspects: tuple[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], ...] = ()
-    """The aspects whose ratings count; none given: those of the rule."""
-    weights: dict[
-        Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], Annotated[float, Field(ge=0)]
-    ] = {}
-    """Aspect -> weight in the mean; none given: all the same."""
-    min_margin: Annotated[float, Field(ge=0)] | None = None
-    """Lowest gap of a pair, in rating points; None: that of the rule."""
-    largest_gap: bool = False
-    """Of each instruction only the pairs of its largest gap."""
-    max_length_ratio: Annotated[float, Field(ge=1)] | None = None
-    """The longer answer of a pair has at most this many times the characters of the shorter; None: that of the rule."""
-    strongest: str = ""
-    """The member whose answers rule "strongest" chooses; "": the one of the highest mean rating."""
-    min_chosen: Annotated[float, Field(ge=1, le=5)] = 1.0
-    """Lowest mean rating of a chosen answer."""
-    per_instruction: Annotated[int, Field(gt=0)] | None = None
-    """At most this many pairs an instruction, those of the largest margin; None: all."""
-    balance_yes_no: bool = False
-    """As many pairs that choose "yes" as pairs that choose "no"."""
 
 
-class PreferenceFile(Section):
-    """Preference data that are there already: rated answers, of which a rule makes pairs, or the pairs themselves."""
+class Data(PairOptions, _DataSettings):
+    """How preference data are built: instructions, answers, ratings, pairs."""
+
+    min_chosen: Annotated[float, Field(ge=1, le=5)] | None = 1.0
+
+
+class _PreferenceSource(Section):
+    """[dataset] without what makes pairs."""
 
     read: Annotated[str, Field(min_length=1)]
     """A file or folder; "public", MMInstruction/VLFeedback as the hub has it; or hub:OWNER/NAME[@REVISION]."""
@@ -196,19 +235,12 @@ class PreferenceFile(Section):
     """Of pairs: a form of trainers/data/pair_formats.py; None: told by the columns."""
     take: Literal["pairs", "best"] = "pairs"
     """Of rated answers: the rule's pairs, or the best answer of each row alone, which is for SFT."""
-    rule: PairRule = "authors"
-    """This and what follows, down to `balance_yes_no`, is of rated answers, and as in [data]."""
-    aspects: tuple[Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], ...] = ()
-    weights: dict[
-        Literal["Helpfulness", "Ethical Considerations", "Visual Faithfulness"], Annotated[float, Field(ge=0)]
-    ] = {}
-    min_margin: Annotated[float, Field(ge=0)] | None = None
-    largest_gap: bool = False
-    max_length_ratio: Annotated[float, Field(ge=1)] | None = None
-    strongest: str = ""
+
+
+class PreferenceFile(PairOptions, _PreferenceSource):
+    """Preference data that are there already: rated answers, of which a rule makes pairs, or the pairs themselves."""
+
     min_chosen: Annotated[float, Field(ge=1, le=5)] | None = None
-    per_instruction: Annotated[int, Field(gt=0)] | None = None
-    balance_yes_no: bool = False
     test_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
     """Share of prompts whose pairs are held out of training; VLFeedback's authors held out as much, of pairs."""
     split_seed: int = 42

@@ -1,6 +1,7 @@
 """A training run before it runs: everything it depends on, read from TOML.
 
     recipe = find_recipe("scenes-demo")          # a name in trainers/recipes, or the path of a TOML file
+    preference_recipe("scenes-demo").training    # the same; RecipeError for one that pretrains
     recipe.digest                                # changes with every value that matters
 
 Unknown keys are refused with the known ones named; a number without its unit in the name says it in its docstring.
@@ -8,9 +9,10 @@ Unknown keys are refused with the known ones named; a number without its unit in
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -22,7 +24,10 @@ FOLDER = Path(__file__).parents[1] / "recipes"
 
 
 class Recipe(Section):
-    """One training run."""
+    """One training run: a PreferenceRecipe or a PretrainingRecipe, which `parse_recipe` tells apart.
+
+    All keys stand here, in the order in which digests are taken of them; the two types say which are there.
+    """
 
     name: str
     trainer: str
@@ -60,63 +65,112 @@ class Recipe(Section):
             raise ValueError(f"no trainer of that name{did_you_mean(value, known)}")
         return value
 
-    @model_validator(mode="after")
-    def _has_its_sections(self) -> "Recipe":
-        if self.pretraining is None and (
-            self.base is None or self.training is None or (self.data is None and self.dataset is None)
-        ):
-            raise ValueError("needs either [pretraining], or base, [training] and [data] or [dataset]")
-        if self.data is not None and self.dataset is not None:
-            raise ValueError("has both [data], which builds, and [dataset], which reads; give one")
-        if self.dataset is not None and self.dataset.take == "best" and self.trainer != "sft":
-            raise ValueError(
-                f"[dataset] take = 'best' has no rejected answers to train on by {self.trainer!r}; trainer = 'sft' does"
-            )
-        if (
-            self.training is not None
-            and self.training.eval_steps
-            and self.dataset is not None
-            and not self.dataset.test_share
-        ):
-            raise ValueError(
-                f"eval_steps = {self.training.eval_steps} scores pairs held out, and [dataset] test_share = 0 holds none out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _has_what_its_trainer_reads(self) -> "Recipe":
-        if self.trainer == "scenes" and self.pretraining is None:
-            raise ValueError(
-                "trainer = 'scenes' pretrains from nothing and needs [pretraining]; 'dpo' and 'sft' train on preferences"
-            )
-        if self.trainer in ("dpo", "sft") and self.training is None:
-            raise ValueError(
-                f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; 'scenes' does [pretraining]"
-            )
-        sections = ("base", "data", "dataset", "training", "control") if self.trainer == "scenes" else ("pretraining",)
-        if self.trainer in ("dpo", "sft", "scenes") and (given := [name for name in sections if getattr(self, name)]):
-            raise ValueError(f"{given[0]} is given, which trainer = {self.trainer!r} does not read; leave it out")
-        if self.trainer == "sft" and self.training is not None:
-            unread = {
-                "loss": "dpo",
-                "beta": 0.1,
-                "sft_weight": 0.0,
-                "group_pairs": False,
-                "features_room_mib": None,
-                "plain_trl": False,
-            }
-            if given := [name for name, value in unread.items() if getattr(self.training, name) != value]:
-                raise ValueError(
-                    f"{given[0]} of [training] is for trainer = 'dpo', not 'sft', which learns the chosen answers alone"
-                )
-        if self.trainer == "sft" and self.control:
-            raise ValueError("control = true is the SFT arm beside trainer = 'dpo'; trainer = 'sft' is that arm itself")
-        return self
-
     @property
     def digest(self) -> str:
         """Of every value that is not the default, the name included: a run folder belongs to one digest."""
         return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
+
+
+class PreferenceRecipe(Recipe):
+    """A model trained on preference data."""
+
+    base: str
+    training: Training
+
+    @property
+    def preferences(self) -> Data | PreferenceFile:
+        """Where its pairs come from: what is built, or what is read."""
+        return next(found for found in (self.data, self.dataset) if found is not None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_sections(cls, values: Any) -> Any:
+        if not values.keys() <= cls.model_fields.keys():
+            return values  # a misspelt key is told of first
+        given = {name for name, value in values.items() if value is not None}
+        trainer = values.get("trainer")
+        if trainer == "scenes":
+            raise ValueError(
+                "trainer = 'scenes' pretrains from nothing and needs [pretraining]; 'dpo' and 'sft' train on preferences"
+            )
+        if not {"base", "training"} <= given or not {"data", "dataset"} & given:
+            if "pretraining" in given:
+                raise ValueError(
+                    f"trainer = {trainer!r} needs base, [training] and [data] or [dataset]; 'scenes' does [pretraining]"
+                )
+            raise ValueError("needs either [pretraining], or base, [training] and [data] or [dataset]")
+        if "pretraining" in given and trainer in ("dpo", "sft"):
+            raise ValueError(f"pretraining is given, which trainer = {trainer!r} does not read; leave it out")
+        return values
+
+    @model_validator(mode="after")
+    def _check_data(self) -> "PreferenceRecipe":
+        if self.dataset is None:
+            return self
+        if self.data is not None:
+            raise ValueError("has both [data], which builds, and [dataset], which reads; give one")
+        if self.dataset.take == "best" and self.trainer != "sft":
+            raise ValueError(
+                f"[dataset] take = 'best' has no rejected answers to train on by {self.trainer!r}; trainer = 'sft' does"
+            )
+        if self.training.eval_steps and not self.dataset.test_share:
+            raise ValueError(
+                f"eval_steps = {self.training.eval_steps} scores pairs held out, "
+                "and [dataset] test_share = 0 holds none out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sft(self) -> "PreferenceRecipe":
+        if self.trainer != "sft":
+            return self
+        for name in ("loss", "beta", "sft_weight", "group_pairs", "features_room_mib", "plain_trl"):
+            if getattr(self.training, name) != Training.model_fields[name].default:
+                raise ValueError(
+                    f"{name} of [training] is for trainer = 'dpo', not 'sft', which learns the chosen answers alone"
+                )
+        if self.control:
+            raise ValueError("control = true is the SFT arm beside trainer = 'dpo'; trainer = 'sft' is that arm itself")
+        return self
+
+
+class PretrainingRecipe(Recipe):
+    """Models trained from nothing."""
+
+    pretraining: Pretraining
+
+    @model_validator(mode="after")
+    def _check_sections(self) -> "PretrainingRecipe":
+        if self.trainer in ("dpo", "sft"):
+            raise ValueError(
+                f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; 'scenes' does [pretraining]"
+            )
+        for name in ("base", "data", "dataset", "training", "control"):
+            if self.trainer == "scenes" and getattr(self, name):
+                raise ValueError(f"{name} is given, which trainer = 'scenes' does not read; leave it out")
+        return self
+
+
+AnyRecipe = PreferenceRecipe | PretrainingRecipe
+
+
+def parse_recipe(values: Mapping[str, Any]) -> AnyRecipe:
+    """The recipe of these values; RecipeError with the first thing that is wrong."""
+    pretrains = values.get("pretraining") is not None and (
+        values.get("trainer") == "scenes" or values.get("training") is None
+    )
+    return parse_as(PretrainingRecipe, values) if pretrains else parse_as(PreferenceRecipe, values)
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def parse_as(kind: type[R], values: Mapping[str, Any]) -> R:
+    """The same of one kind."""
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise RecipeError(first_problem(error)) from error
 
 
 def known_recipes() -> dict[str, Path]:
@@ -124,18 +178,26 @@ def known_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
-def find_recipe(name: str, **changes: Any) -> Recipe:
+def find_recipe(name: str, **changes: Any) -> AnyRecipe:
     """The recipe of this name or file; `changes` replace its top-level values."""
     known = known_recipes()
     path = known.get(name, Path(name))
     if path.suffix != ".toml" or not path.is_file():
         raise RecipeError(f"no recipe {name!r}{did_you_mean(name, known)}, or the path of a .toml file")
     try:
-        return Recipe.model_validate({**tomllib.loads(path.read_text(encoding="utf-8")), **changes})
+        return parse_recipe({**tomllib.loads(path.read_text(encoding="utf-8")), **changes})
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: not TOML: {error}") from error
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {first_problem(error)}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def preference_recipe(name: str, **changes: Any) -> PreferenceRecipe:
+    """The same of a recipe that trains on preferences; RecipeError for one that pretrains."""
+    found = find_recipe(name, **changes)
+    if isinstance(found, PretrainingRecipe):
+        raise RecipeError(f"recipe {found.name!r} pretrains a model from nothing: run it by `harness train {name}`")
+    return found
 
 
 def first_problem(error: ValidationError, section: Any = None) -> str:

@@ -19,7 +19,7 @@ import yaml
 from pydantic import ValidationError
 
 from support.errors import RecipeError, did_you_mean
-from trainers.config.recipe import Recipe, first_problem
+from trainers.config.recipe import PreferenceRecipe, first_problem
 
 AUTHORS_GPUS = 16
 """What example.yaml was run on: 2 pairs a GPU x 8 accumulated x 16 GPUs = 256 pairs a step, which the paper reports."""
@@ -40,7 +40,7 @@ class ConfigLine:
 class Config:
     """A configuration, understood."""
 
-    recipe: Recipe
+    recipe: PreferenceRecipe
     lines: tuple[ConfigLine, ...]
 
 
@@ -154,7 +154,7 @@ def read_config(path: Path, *, read: str = "public", images: str | None = None) 
         "training": training,
     }
     try:
-        recipe = Recipe.model_validate(fields)
+        recipe = PreferenceRecipe.model_validate(fields)
     except ValidationError as error:
         raise RecipeError(f"{path}: {first_problem(error)}") from error
     becomes |= {

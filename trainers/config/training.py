@@ -3,9 +3,10 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from trainers.config.data import Section
+from trainers.config.losses import LOSS_SETTINGS, LossSpec, find_loss, losses_taking
 
 
 class Lora(Section):
@@ -50,9 +51,6 @@ class Noise(Section):
     """povid-paper: weight of the log-ratio of the answer to the noised picture; None: beta."""
 
 
-_OTHER_PICTURES = ("mdpo", "povid-paper", "povid-code")
-"""Losses that read an answer beside a second picture, which packed rows have no place for."""
-
 Scheduler = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
@@ -79,9 +77,8 @@ class Training(Section):
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients of a larger norm are scaled down to it."""
-    loss: Literal["dpo", "cdpo", "robust", "ipo", "hinge", "mpo", "ddpo", "mdpo", "povid-paper", "povid-code"] = "dpo"
-    """Of trainers/losses/functions.py; the POVID losses also need an answer to a noised picture, mdpo a crop of each,
-    made in training."""
+    loss: str = "dpo"
+    """One of trainers/config/losses.py."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """cdpo, robust: share of pairs taken to be swapped."""
@@ -133,57 +130,86 @@ class Training(Section):
     lora: Lora | None = None
     """None: all weights are trained, but for the vision tower."""
 
+    @field_validator("loss")
+    @classmethod
+    def _is_a_loss(cls, value: str) -> str:
+        return find_loss(value).name
+
+    @property
+    def loss_spec(self) -> LossSpec:
+        """What the loss is and needs."""
+        return find_loss(self.loss)
+
+    @property
+    def packed(self) -> bool:
+        """True if DPO reads each image and each prompt once, in packed rows."""
+        return self.lora is not None and not self.plain_trl and self.loss_spec.packed
+
     @model_validator(mode="after")
-    def _fits_together(self) -> "Training":
-        if self.quantization and self.lora is None:
-            raise ValueError("quantization = '4bit' is for training adapters: give [training.lora]")
-        if self.quantization and self.lora is not None and self.lora.init in ("pissa", "olora"):
-            raise ValueError(f"init = {self.lora.init!r} changes the weights, which quantization = '4bit' has fixed")
-        if self.lora is not None and self.lora.init in ("pissa", "olora") and self.lora.dora:
-            raise ValueError(f"init = {self.lora.init!r} does not go with dora: its start could not be taken out again")
-        if self.train_vision and self.lora is not None:
+    def _check_weights(self) -> "Training":
+        if self.lora is None:
+            if self.quantization:
+                raise ValueError("quantization = '4bit' is for training adapters: give [training.lora]")
+            return self
+        if self.train_vision:
             raise ValueError(
                 "train_vision is for full fine-tuning; with adapters, targets of [training.lora] say what is trained"
             )
-        unpacked = (
-            "plain_trl" if self.plain_trl else "full fine-tuning" if self.lora is None else f"loss = {self.loss!r}"
-        )
-        if self.group_pairs and (self.plain_trl or self.lora is None or self.loss in _OTHER_PICTURES):
-            raise ValueError(f"group_pairs is for packed rows, which {unpacked} does not have; leave it out")
-        if self.features_room_mib is not None and (self.plain_trl or self.lora is None or self.loss in _OTHER_PICTURES):
-            raise ValueError(f"features_room_mib is for packed rows, which {unpacked} does not have; leave it out")
+        if self.lora.init in ("pissa", "olora"):
+            if self.quantization:
+                raise ValueError(
+                    f"init = {self.lora.init!r} changes the weights, which quantization = '4bit' has fixed"
+                )
+            if self.lora.dora:
+                raise ValueError(
+                    f"init = {self.lora.init!r} does not go with dora: its start could not be taken out again"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_packing(self) -> "Training":
+        if not self.packed:
+            unpacked = (
+                "plain_trl" if self.plain_trl else "full fine-tuning" if self.lora is None else f"loss = {self.loss!r}"
+            )
+            for name in ("group_pairs", "features_room_mib"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is for packed rows, which {unpacked} does not have; leave it out")
+        if self.plain_trl and self.loss == "mdpo":
+            raise ValueError(
+                "plain_trl is TRL's own trainer in place of packed rows, and loss = 'mdpo' has neither; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> "Training":
         if self.scheduler == "polynomial" and self.learning_rate <= 1e-7:
             raise ValueError(
                 f"scheduler = 'polynomial' goes down to 1e-7, and learning_rate = {self.learning_rate:g} is not above it"
             )
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("has both warmup_steps and warmup_ratio; give one")
-        if self.smoothing and self.loss not in ("cdpo", "robust"):
-            raise ValueError(f"smoothing = {self.smoothing:g} is for the losses cdpo and robust, not {self.loss!r}")
-        if self.loss in ("cdpo", "robust") and not self.smoothing:
+        if self.too_long == "drop" and self.max_length is None:
+            raise ValueError("too_long = 'drop' leaves out what max_length leaves no answer of; give max_length")
+        return self
+
+    @model_validator(mode="after")
+    def _check_loss_settings(self) -> "Training":
+        taken = self.loss_spec.settings
+        for name in LOSS_SETTINGS:
+            table: BaseModel = self
+            *within, key = name.split(".")
+            for part in within:
+                table = getattr(table, part)
+            value = getattr(table, key)
+            if name not in taken and value != type(table).model_fields[key].default:
+                raise ValueError(f"{name} = {value!r} is for {losses_taking(name)}, not {self.loss!r}")
+        if self.loss_spec.needs_smoothing and not self.smoothing:
             raise ValueError(
                 f"loss = {self.loss!r} with smoothing = 0 is dpo; give the share of pairs taken to be swapped"
             )
-        if self.too_long == "drop" and self.max_length is None:
-            raise ValueError("too_long = 'drop' leaves out what max_length leaves no answer of; give max_length")
-        if self.sft_weight and self.loss in ("ddpo", *_OTHER_PICTURES):
-            raise ValueError(f"sft_weight does not go with loss = {self.loss!r}")
-        if self.plain_trl and self.loss == "mdpo":
-            raise ValueError(
-                "plain_trl is TRL's own trainer in place of packed rows, and loss = 'mdpo' has neither; leave it out"
-            )
-        if self.gamma is not None and self.loss != "ddpo":
-            raise ValueError(f"gamma = {self.gamma:g} is for the loss ddpo, not {self.loss!r}")
-        if self.loss != "mdpo" and (
-            given := [name for name in ("anchor", "crop_area") if getattr(self, name) is not None]
-        ):
-            raise ValueError(f"{given[0]} is for the loss mdpo, not {self.loss!r}")
         if self.crop_area is not None and self.crop_area[0] > self.crop_area[1]:
             raise ValueError(f"crop_area = {list(self.crop_area)}: the least share comes first")
-        if self.noise != Noise() and not self.loss.startswith("povid"):
-            raise ValueError(f"[training.noise] is for the losses povid-paper and povid-code, not {self.loss!r}")
-        if self.loss != "povid-paper" and (self.noise.alpha or self.noise.beta_image):
-            raise ValueError("alpha and beta_image of [training.noise] are povid-paper's; povid-code has beta alone")
         return self
 
 
@@ -204,3 +230,8 @@ class Pretraining(Section):
     believe: Stage
     early_step: Annotated[int, Field(gt=0)]
     """Step of `speak` whose weights become scenes-early."""
+
+    @property
+    def stages(self) -> tuple[Stage, Stage, Stage]:
+        """In their order."""
+        return self.see, self.speak, self.believe

@@ -25,9 +25,10 @@ from PIL import UnidentifiedImageError
 from support.errors import DataError
 from support.image_folders import there
 from support.images import ImageRef
-from trainers.config.data import PreferenceFile
+from trainers.config.data import PairOptions, PreferenceFile
 from trainers.data.pair_formats import IMAGE_TOKEN, SeenPairs, read_pairs
-from trainers.data.pair_rules import NamedRule, PairCounts, best_answers, find_rule, pair_up, prompt_key, settle, split
+from trainers.data.pair_rules import PairCounts, best_answers, pair_up, rule_of, settle
+from trainers.data.pair_split import prompt_key, split
 from trainers.data.rows import Preference, Row
 from trainers.data.vlfeedback_format import Seen, fetch_public, holds_rows, read_rows
 
@@ -104,38 +105,12 @@ def locate(read: str) -> Path:
         raise DataError(f"[dataset] read = {read!r}: can't be had from the hub: {why}") from error
 
 
-def rule_of(dataset: PreferenceFile) -> NamedRule:
-    """The pair rule that [dataset] asks for."""
-    names = {"per_instruction": "per_prompt"}
-    given = {
-        names.get(name, name): value
-        for name, value in dataset.model_dump(include=set(_RULE_FIELDS), exclude_defaults=True).items()
-    }
-    return find_rule(dataset.rule, **given)
-
-
-_RULE_FIELDS = (
-    "aspects",
-    "weights",
-    "min_margin",
-    "min_chosen",
-    "largest_gap",
-    "max_length_ratio",
-    "strongest",
-    "per_instruction",
-    "balance_yes_no",
-)
-
-
 def _of_rows(
     path: Path, images: Path | None, dataset: PreferenceFile, progress: Callable[[int], None]
 ) -> tuple[list[Preference], str]:
-    def rows(seen: Seen | None = None) -> Iterator[Row]:
-        return islice(read_rows(path, images, seen=seen), dataset.limit)
-
     seen, counts = Seen(), PairCounts()
-    rule = settle(rule_of(dataset), rows)
-    read = _counted(rows(seen), progress)
+    rows: Iterable[Row] = islice(read_rows(path, images, seen=seen), dataset.limit)
+    rule, read = settle(rule_of(dataset), _counted(rows, progress))
     if dataset.take == "best":
         found = [
             Preference(
@@ -161,7 +136,7 @@ def _of_rows(
 def _of_pairs(
     path: Path, images: Path | None, dataset: PreferenceFile, progress: Callable[[int], None]
 ) -> tuple[list[Preference], str]:
-    asked = sorted({name for name in ("rule", "take", *_RULE_FIELDS) if name in dataset.model_fields_set})
+    asked = sorted({name for name in ("take", *PairOptions.model_fields) if name in dataset.model_fields_set})
     if asked:
         raise DataError(
             f"[dataset] {asked[0]} is for rated answers; {dataset.read!r} holds pairs, or nothing that is known"

@@ -18,8 +18,9 @@ from itertools import combinations
 from typing import Any
 
 from trainers.config.data import ASPECTS
-from trainers.data.pair_rules import RULES, NamedRule, PairCounts, Ranking, mean_rating, model_key, number, rank, take
+from trainers.data.pair_rules import RULES, NamedRule, PairCounts, Ranking, mean_rating, model_key, rank, take
 from trainers.data.rows import Completion, Row
+from trainers.data.scores import number
 
 NAMES = 100
 """At most this many models, and as many sources, are told apart; the rest is counted as OTHERS."""
@@ -158,9 +159,9 @@ class Statistics:
             self._add_answer(answer, model, red)
         self._add_matches(row, models, ranking := rank(row, RULES["authors"]))
         # Rules of one score share the ranking, which is most of the work.
-        rankings = {_compared(RULES["authors"]): ranking}
+        rankings = {RULES["authors"].compared: ranking}
         for rule in self.rules:
-            key = _compared(rule)
+            key = rule.compared
             if key not in rankings:
                 rankings[key] = rank(row, rule)
             take(row, rule, rankings[key], self.pairs[rule.name])
@@ -181,8 +182,8 @@ class Statistics:
             ):
                 self.not_numbers[rating] += 1
         mean = mean_rating(answer.ratings)
-        if mean is not None and 0 <= mean <= 10:
-            self.lengths[min(length, LONGEST), round(float(mean), 2)] += 1
+        if mean is not None and 0 <= mean.value <= 10:
+            self.lengths[min(length, LONGEST), round(mean.value, 2)] += 1
 
     def _add_matches(self, row: Row, models: Sequence[str], ranking: Ranking) -> None:
         for gap in ranking.pairs:
@@ -428,10 +429,6 @@ def gather(rows: Iterable[Row], rules: Sequence[NamedRule] = COUNTED_RULES) -> S
     for row in rows:
         statistics.add(row)
     return statistics
-
-
-def _compared(rule: NamedRule) -> tuple[str, tuple[str, ...], tuple[tuple[str, float], ...]]:
-    return rule.score, rule.aspects, rule.weights
 
 
 def _bounded(counter: Counter[str], name: str) -> str:

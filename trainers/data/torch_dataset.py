@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from trainers.data.rows import Preference
 
 AHEAD = 32
-"""How many prompts are looked through for those that fill a batch up."""
+"""How many prompts are searched for those that fill a batch."""
 WINDOW = 64
 """Batches within which prompts are sorted by length."""
 FILLING = "filling"
@@ -18,8 +18,8 @@ FILLING = "filling"
 
 
 class Pairs(Dataset):
-    """Pairs as a dataset of TRL's kind (images, prompt, chosen, rejected, beside `row` and `id`), made when they are
-    looked at.
+    """Pairs as a dataset of TRL's kind (images, prompt, chosen, rejected, and `row` and `id`); images are opened when a
+    pair is read.
 
     `reference`: log-probabilities of (chosen, rejected) by the reference, where they are known.
     """
@@ -27,34 +27,33 @@ class Pairs(Dataset):
     def __init__(
         self, preferences: Sequence[Preference], reference: Sequence[tuple[float, float]] | None = None
     ) -> None:
-        super().__init__(
-            Dataset.from_dict({"row": [pair.row for pair in preferences]}).data
-        )  # TRL takes nothing but `datasets.Dataset`
+        # TRL takes nothing but `datasets.Dataset`.
+        super().__init__(Dataset.from_dict({"row": [pair.row for pair in preferences]}).data)
         self.preferences, self.reference = preferences, reference
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.preferences[index]
-        known = (
-            {}
-            if self.reference is None
-            else dict(zip(("ref_chosen_logps", "ref_rejected_logps"), self.reference[index], strict=True))
-        )
-        return {
-            "images": [picture.open().convert("RGB") for picture in pair.images],
-            "prompt": [{"role": "user", "content": pair.prompt}],
+        columns: dict[str, Any] = {
+            **_prompt_columns(pair),
             "chosen": [{"role": "assistant", "content": pair.chosen}],
             "rejected": [{"role": "assistant", "content": pair.rejected}],
             "row": pair.row,
-            "id": pair.id,
-            **known,
         }
+        if self.reference is not None:
+            columns["ref_chosen_logps"], columns["ref_rejected_logps"] = self.reference[index]
+        return columns
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        # Places behind the last pair fill the last step up, and carry no weight.
+        # Indices behind the last pair fill the last step, and have no weight.
         return [self[index] if index < len(self) else {**self[0], FILLING: True} for index in indices]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
+
+
+def lengths_of(pairs: Sequence[Preference]) -> list[int]:
+    """Characters of each pair's prompt and answers."""
+    return [len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs]
 
 
 class PromptSampler(Sampler[int]):
@@ -87,7 +86,7 @@ class PromptSampler(Sampler[int]):
         if self.lengths is None:
             batches = fill(prompts, self.batch_size)
         else:
-            prompts = list(self._by_length(prompts, self.lengths))
+            prompts = list(self._sort_by_length(prompts, self.lengths))
             batches = fill(prompts, self.batch_size)
             whole, rest = batches[: self.size // self.batch_size], batches[self.size // self.batch_size :]
             blocks = [whole[start : start + self.ranks] for start in range(0, len(whole), self.ranks)]
@@ -96,7 +95,7 @@ class PromptSampler(Sampler[int]):
             batches = [batch for block in blocks for batch in block] + short + rest
         return iter([index for batch in batches for index in batch])
 
-    def _by_length(self, prompts: Sequence[list[int]], lengths: Sequence[int]) -> Iterator[list[int]]:
+    def _sort_by_length(self, prompts: Sequence[list[int]], lengths: Sequence[int]) -> Iterator[list[int]]:
         window = max(1, WINDOW * self.batch_size * self.ranks * len(prompts) // self.size)
         for start in range(0, len(prompts), window):
             yield from sorted(
@@ -135,9 +134,12 @@ class Answers(Pairs):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.preferences[index]
-        return {
-            "images": [picture.open().convert("RGB") for picture in pair.images],
-            "prompt": [{"role": "user", "content": pair.prompt}],
-            "completion": [{"role": "assistant", "content": pair.chosen}],
-            "id": pair.id,
-        }
+        return {**_prompt_columns(pair), "completion": [{"role": "assistant", "content": pair.chosen}]}
+
+
+def _prompt_columns(pair: Preference) -> dict[str, Any]:
+    return {
+        "images": [picture.open().convert("RGB") for picture in pair.images],
+        "prompt": [{"role": "user", "content": pair.prompt}],
+        "id": pair.id,
+    }

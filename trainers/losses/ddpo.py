@@ -1,7 +1,7 @@
 """RLHF-V's DDPO in training: DPO whose log-probabilities count the tokens in which two answers differ several times
 (2312.00849).
 
-    class Trainer(Segments, DPOTrainer): ...                  # or PackedDPOTrainer
+    class Trainer(SegmentWeights, DPOTrainer): ...                  # or PackedDPOTrainer
     trainer = Trainer(gamma=5.0, model=model, args=DPOConfig(beta=0.5, ...), train_dataset=Pairs(pairs),
     processing_class=processor,
                       peft_config=lora)
@@ -64,7 +64,7 @@ class SegmentCollator:
         }
 
 
-class WeighedCall:
+class WeightedCall:
     """Stands for a model in TRL's arithmetic: its tokens' log-probabilities come times their weights."""
 
     def __init__(self, model: Any, weights: Tensor) -> None:
@@ -77,7 +77,7 @@ class WeighedCall:
         return found
 
 
-class Segments:
+class SegmentWeights:
     """Before a TRL trainer, packed or not, in a class's bases: the loss is DDPO's."""
 
     args: Any
@@ -101,13 +101,13 @@ class Segments:
         )
         asked = {**inputs, **dict(zip(("ref_chosen_logps", "ref_rejected_logps"), reference, strict=False))}
         weights = asked.pop("token_weights")
-        return super()._compute_loss(WeighedCall(model, weights), asked, return_outputs)  # type: ignore[misc]
+        return super()._compute_loss(WeightedCall(model, weights), asked, return_outputs)  # type: ignore[misc]
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """The trainer's own, weighed."""
         asked = dict(inputs)
         weights = asked.pop("token_weights")
-        return super().compute_ref_log_probs(WeighedCall(model, weights), asked)  # type: ignore[misc]
+        return super().compute_ref_log_probs(WeightedCall(model, weights), asked)  # type: ignore[misc]
 
     def _settings(self) -> str:
         # The packed trainer keeps what the reference says, which is another number with every gamma.

@@ -4,7 +4,7 @@
     dpo(chosen=ratio_w, rejected=ratio_l, beta=0.1).mean()
 
 `chosen` and `rejected` are log-ratios: log pi(y | m, q) - log pi_ref(y | m, q), summed over an answer's tokens, in
-nats, [pairs]. A loss is [pairs] too, to be averaged. `trl_arguments` says how TRL's trainer computes the same where it
+nats, [pairs]. A loss is [pairs] too, to be averaged. `trainers.config.losses` says how TRL's trainer computes the same where it
 can.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from trainers.losses.trl import MPO_WEIGHTS
+from trainers.config.losses import MPO_WEIGHTS
 
 GAMMA = 5.0
 """How many times a changed token counts in RLHF-V (2312.00849)."""

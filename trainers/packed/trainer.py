@@ -20,7 +20,7 @@ through a frozen one;
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from support.errors import TrainingError
 from support.files import JsonLines
+from support.progress import report
 from trainers.data.rows import Preference
-from trainers.data.torch_dataset import Pairs, PromptSampler
+from trainers.data.torch_dataset import Pairs, PromptSampler, lengths_of
 from trainers.packed.attention import NAME, attention_argument, register
 from trainers.packed.collator import CutError, PackedCollator
 from trainers.packed.vision_cache import KeptFeatures, learns
@@ -134,10 +135,9 @@ class PackedDPOTrainer(DPOTrainer):
     """TRL's DPOTrainer over packed rows. The reference is the model with its adapters off.
 
     `group_pairs` brings all pairs of a prompt into one batch (of at least as many pairs): less work, and batches whose
-    pairs are alike. `reference_folder` keeps the reference's log-probabilities, for one run at a time; `progress` hears
-    (pairs done, pairs in all) of them. `features_room`: bytes of images' features that each process keeps in the CPU's
-    memory, where encoder and projector are frozen. TrainingError; CutError, before training starts, for pairs that would
-    lose their answer to `max_length`.
+    pairs are alike. `reference_folder` keeps the reference's log-probabilities, for one run at a time. `features_room`:
+    bytes of CPU memory in which each process keeps image features, where encoder and projector are frozen.
+    TrainingError; CutError, before training starts, for pairs that would lose their answer to `max_length`.
     """
 
     train_dataset: Pairs
@@ -155,7 +155,6 @@ class PackedDPOTrainer(DPOTrainer):
         callbacks: Sequence[Any] = (),
         group_pairs: bool = False,
         reference_folder: Path | None = None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
         features_room: int = 2 << 30,
     ) -> None:
         kind = model.config.model_type
@@ -175,7 +174,7 @@ class PackedDPOTrainer(DPOTrainer):
             callbacks=list(callbacks),
         )
         self._refuse_what_packing_lacks()
-        self.group_pairs, self.progress = group_pairs, progress
+        self.group_pairs = group_pairs
         self.reference_folder = Path(args.output_dir) / "reference" if reference_folder is None else reference_folder
         self.precompute_ref_logps = True  # TRL then takes them from the batch
         base = self.model.get_base_model()
@@ -235,9 +234,7 @@ class PackedDPOTrainer(DPOTrainer):
             [pair.row for pair in pairs] if self.group_pairs else range(len(pairs)),
             batch_size=self.args.train_batch_size,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            lengths=[len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs]
-            if grouped_by_length
-            else None,
+            lengths=lengths_of(pairs) if grouped_by_length else None,
             ranks=self.accelerator.num_processes,
         )
 
@@ -299,7 +296,7 @@ class PackedDPOTrainer(DPOTrainer):
                     {"id": keys[index], "chosen": chosen, "rejected": rejected} for index, chosen, rejected in found
                 )
             done += len(indices)
-            self.progress(done, total)
+            report("score by the reference", done, total)
         self.model.train(was)
         return cut
 

@@ -25,14 +25,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from support.files import atomic_write_text
+from support.files import atomic_path, atomic_write_text
+from support.progress import report
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, GLYPHS, SHAPES, SIZES, Scene, make_scene, render
+from trainers.config.recipe import PretrainingRecipe
 from trainers.config.training import Stage
 from trainers.scenes.corpus import Turn, turns
 from trainers.scenes.model import IMAGE_TOKENS, WORD_START, build_model, build_processor, vocabulary
 from trainers.scenes.muon import Muon
 from trainers.training.checkpoints import Checkpoint
-from trainers.training.job import Job
+from trainers.training.job import PretrainingJob
 
 MODELS = ("scenes-early", "scenes-careful", "scenes-base")
 IDS = vocabulary()
@@ -150,30 +152,33 @@ def pack(rows: Sequence[Sequence[Turn]], tokenize: Callable[[str], list[int]]) -
 class Pretraining:
     """One run: its model, its optimizer steps, its log."""
 
-    def __init__(self, seed: int, out: Path, done: Callable[[int], None]) -> None:
-        self.seed, self.out, self.done, self.steps_done = seed, out, done, 0
-        self.recipe = ""
+    def __init__(self, recipe: PretrainingRecipe, out: Path) -> None:
+        self.recipe, self.seed, self.out, self.steps_done = recipe, recipe.seed, out, 0
+        self.total = sum(stage.steps for stage in recipe.pretraining.stages)
         self.state_file = out / "state.pt"
         self.resumed: dict[str, Any] | None = None
         """What a killed run had kept, until its stage has taken it up."""
-        self.model = build_model(seed)
+        self.model = build_model(self.seed)
         self.processor = build_processor()
         self.log_file = out / "log.jsonl"
         self.started = time.monotonic()
 
-    def load_state(self, recipe: str) -> None:
-        """Take up what a killed run of this recipe (its digest) kept, where it kept something."""
-        self.recipe = recipe
+    def load_state(self) -> None:
+        """Take up what a killed run of this recipe kept, where it kept something."""
         if self.state_file.exists():
             kept = torch.load(self.state_file, weights_only=True)  # tensors, numbers and text; written by `keep`
-            if kept["recipe"] == recipe:
+            if kept["recipe"] == self.recipe.digest:
                 self.model.load_state_dict(kept["model"])
                 self.resumed = kept
 
+    def count_steps(self, steps: int) -> None:
+        """Count steps as done."""
+        self.steps_done += steps
+        report(f"train {self.recipe.name}", self.steps_done, self.total)
+
     def skip(self, stage: Stage) -> None:
         """A stage that was done before."""
-        self.steps_done += stage.steps
-        self.done(self.steps_done)
+        self.count_steps(stage.steps)
 
     def resume(self, optimizers: list[torch.optim.Optimizer]) -> int:
         """The step to begin a stage with; its optimizers as they were."""
@@ -190,15 +195,14 @@ class Pretraining:
         all."""
         if step % KEEP == 0:
             state = {
-                "recipe": self.recipe,
+                "recipe": self.recipe.digest,
                 "stage": stage,
                 "step": step,
                 "model": self.model.state_dict(),
                 "optimizers": [o.state_dict() for o in optimizers],
             }
-            temporary = self.state_file.with_suffix(".tmp")
-            torch.save(state, temporary)
-            temporary.replace(self.state_file)
+            with atomic_path(self.state_file) as temporary:
+                torch.save(state, temporary)
 
     @lru_cache(maxsize=100_000)  # noqa: B019 - one instance a run
     def tokenize(self, text: str) -> list[int]:
@@ -292,8 +296,7 @@ class Pretraining:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-        self.steps_done += 1
-        self.done(self.steps_done)
+        self.count_steps(1)
 
     def log(self, stage: str, step: int, steps: int, **losses: Tensor) -> None:
         """One line of JSON every 20 steps."""
@@ -311,17 +314,15 @@ class Pretraining:
         self.processor.save_pretrained(folder)
 
 
-def train(job: Job) -> list[Checkpoint]:
+def train(job: PretrainingJob) -> list[Checkpoint]:
     """Pretrain the embedded models into `job.out`; nothing to do where its note says so."""
     plan = job.recipe.pretraining
-    assert plan is not None
     note = job.out / "complete.json"
-    stages = (plan.see, plan.speak, plan.believe)
-    total = sum(stage.steps for stage in stages)
+    total = sum(stage.steps for stage in plan.stages)
     if not note.exists() or json.loads(note.read_text(encoding="utf-8"))["recipe"] != job.recipe.digest:
         job.out.mkdir(parents=True, exist_ok=True)
-        run = Pretraining(job.recipe.seed, job.out, lambda done: job.progress(done, total))
-        run.load_state(job.recipe.digest)
+        run = Pretraining(job.recipe, job.out)
+        run.load_state()
         run.see(plan.see)
         run.speak(
             "speak",

@@ -27,7 +27,7 @@ TRAINABLE = "trainable"
 FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
-def begun(model: Any, config: LoraConfig, seed: int) -> Any:
+def start_from_weights(model: Any, config: LoraConfig, seed: int) -> Any:
     """The model with adapters of `PARTS`. TRL keeps a copy of them as the reference; `start_of` is to be asked before
     any training."""
     set_seed(seed)

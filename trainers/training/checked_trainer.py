@@ -1,7 +1,7 @@
 """A trainer that refuses rows it can't train on and stops at values that are not finite."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,79 +10,90 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import RandomSampler, SequentialSampler
 
-from support.errors import TrainingError
+from support.errors import TrainingError, one_line
 from support.files import atomic_write_text
 from support.processes import rank
+from support.progress import report
 from trainers.config.training import Lora
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
 from trainers.packed.collator import CutError
 from trainers.training.adapters import PARTS, TRAINABLE, save_plain, start_of
-from trainers.training.step_weights import IdCollator, PaddedSampler, Share, batch_size_and_tokens, shared, uneven
+from trainers.training.step_weights import (
+    BatchWeight,
+    IdCollator,
+    PaddedSampler,
+    count_pairs_and_tokens,
+    uneven_gathering,
+    weigh_batches,
+)
 
-CURRENT_RUN = ("image_token", "video_token")
-"""Attributes of processors: what stands for a picture in a text."""
+PLACEHOLDERS = ("image_token", "video_token")
+"""Attributes of processors: the tokens that stand for a picture in a text."""
+NAMED = 5
+"""Pairs that a message names."""
 
 
 def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
-    """TrainingError for pairs whose texts hold what stands for a picture in this model: it would be counted as one."""
-    found = (getattr(processor, name, None) for name in CURRENT_RUN)
-    standing = {str(getattr(token, "content", token)) for token in found if token}
+    """TrainingError for pairs whose texts hold this model's placeholder of a picture: it would be counted as one."""
+    found = (getattr(processor, name, None) for name in PLACEHOLDERS)
+    placeholders = {str(getattr(token, "content", token)) for token in found if token}
     held = [
         (pair.id, token)
         for pair in pairs
-        for token in standing
+        for token in placeholders
         if any(token in text for text in (pair.prompt, pair.chosen, pair.rejected))
     ]
     if held:
         ids = list(dict.fromkeys(id for id, _ in held))
-        named = ", ".join(map(repr, ids[:5])) + (" ..." if len(ids) > 5 else "")
+        named = ", ".join(map(repr, ids[:NAMED])) + (" ..." if len(ids) > NAMED else "")
         tokens = ", ".join(map(repr, sorted({token for _, token in held})))
         raise TrainingError(
-            f"{len(ids):,} of {len(pairs):,} pairs have {tokens} written in prompt or answer, which is what stands for a picture in this "
-            f"model: {named}; take it out of their texts, or leave them out of the data"
+            f"{len(ids):,} of {len(pairs):,} pairs have {tokens} written in prompt or answer, which is what stands for "
+            f"a picture in this model: {named}; take it out of their texts, or leave them out of the data"
         )
 
 
-def check_lengths(
-    pairs: Sequence[Preference], processor: Any, max_length: int | None, done: Callable[[int, int], None]
-) -> None:
-    """CutError for pairs that `max_length` leaves no answer of, every prompt with its images being read once."""
+def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int | None) -> None:
+    """CutError for pairs that `max_length` leaves no answer of; processes every prompt with its images once."""
     if max_length is None:
         return
-    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
-
+    rows = len({pair.row for pair in pairs})
     lengths: dict[int, int] = {}
-    prompts = len({pair.row for pair in pairs})
     for pair in pairs:
-        if pair.row in lengths:
-            continue
-        images = [picture.open().convert("RGB") for picture in pair.images]
-        messages = prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)
-        text = apply_chat_template({"prompt": messages}, processor)["prompt"]
-        try:
-            read = processor(
-                text=[text], **({"images": [images]} if images else {}), add_special_tokens=False, return_tensors="pt"
-            )
-        except ValueError as error:
-            said = " ".join(str(error).split())
-            raise TrainingError(
-                f"pair {pair.id!r}: {type(processor).__name__} can't read it: {said}; leave it out"
-            ) from error
-        lengths[pair.row] = int(read["input_ids"].shape[1])
-        done(len(lengths), prompts)
+        if pair.row not in lengths:
+            lengths[pair.row] = _measure_prompt(pair, processor)
+            report("check lengths", len(lengths), rows)
     places = [place for place, pair in enumerate(pairs) if lengths[pair.row] >= max_length]
     if places:
         raise CutError([pairs[place].id for place in places], places, max_length)
 
 
-class CheckedTrainer:
-    """Before a TRL trainer in a class's bases: a loss that is no number ends the run, with the batch kept; adapters are
-    saved plain.
+def _measure_prompt(pair: Preference, processor: Any) -> int:
+    """Tokens of a pair's prompt with its images; TrainingError."""
+    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-    A step's pairs weigh the same, and in its `sft` term its tokens, however they are shared out; so do those that an
-    epoch's last step has. FloatingPointError. The batch lies in `not-a-number/`: tensors as the model was given them,
-    and the pairs' ids, texts and images.
+    images = [picture.open().convert("RGB") for picture in pair.images]
+    messages = prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)
+    text = apply_chat_template({"prompt": messages}, processor)["prompt"]
+    given: dict[str, Any] = {"images": [images]} if images else {}
+    try:
+        read = processor(text=[text], **given, add_special_tokens=False, return_tensors="pt")
+    except ValueError as error:
+        raise TrainingError(
+            f"pair {pair.id!r}: {type(processor).__name__} can't read it: {one_line(error)}; leave it out"
+        ) from error
+    return int(read["input_ids"].shape[1])
+
+
+class CheckedTrainer:
+    """Before a TRL trainer in a class's bases: a loss that is no number ends the run (FloatingPointError), and every
+    pair of a step has the same weight.
+
+    The weights are the same on any number of processes, and in an epoch's last step, which may have fewer pairs; in the
+    `sft` term every token has the same weight. The batch of a loss that is no number is written to `not-a-number/`:
+    tensors as the model was given them, and the pairs' ids, texts and images. Adapters are saved so that they load on
+    the base as it was.
     """
 
     args: Any
@@ -98,39 +109,38 @@ class CheckedTrainer:
     loss_weights: Sequence[float] = ()
     _metrics: Mapping[str, Mapping[str, list[Any]]]
 
-    def guard(self, pairs: Sequence[Preference], lora: Lora | None) -> None:
-        """Have batches know which of these pairs they hold, and adapters saved so that they load anywhere; before
-        training."""
+    def prepare(self, pairs: Sequence[Preference], lora: Lora | None) -> None:
+        """To be called before training, with all pairs that batches may hold."""
         self.pairs = {pair.id: pair for pair in pairs}
         self.data_collator = IdCollator(self.data_collator)
         self.part = (lora, start_of(self.model)) if lora is not None and lora.init in PARTS else None
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's own; each batch of several knows its share of the step."""
+        """The trainer's own; where a step has several batches, each with its weight."""
         batches, items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
         if self._parts == 1:
             return batches, items
-        mine = torch.stack([batch_size_and_tokens(batch, "sft" in self.loss_types) for batch in batches])
+        mine = torch.stack([count_pairs_and_tokens(batch, "sft" in self.loss_types) for batch in batches])
         step = self.accelerator.gather(mine[None]).tolist()
-        shares = shared(step, self.args.train_batch_size * self._parts, self.accelerator.process_index)
-        return [{**batch, "share": share} for batch, share in zip(batches, shares, strict=True)], items
+        weights = weigh_batches(step, self.args.train_batch_size * self._parts, self.accelerator.process_index)
+        return [{**batch, "weight": weight} for batch, weight in zip(batches, weights, strict=True)], items
 
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The trainer's own."""
-        given = {name: value for name, value in inputs.items() if name not in ("ids", "share")}
-        share: Share | None = inputs.get("share")
-        with self._weighed(share), self._told_of_pairs(share, len(inputs["ids"])):
+        given = {name: value for name, value in inputs.items() if name not in ("ids", "weight")}
+        weight: BatchWeight | None = inputs.get("weight")
+        with self._weigh_sft_term(weight), self._gather_figures(weight, len(inputs["ids"])):
             found = super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
         loss = found[0] if isinstance(found, tuple) else found
         if not bool(torch.isfinite(loss.detach()).all()):
-            folder = self._keep(inputs, float(loss.detach()))
+            folder = self._write_batch(inputs, float(loss.detach()))
             raise FloatingPointError(
                 f"the loss is {float(loss.detach())} in step {self.state.global_step + 1}; its batch is in {folder}"
             )
         # TRL's supervised trainer divides by the tokens of the step itself.
-        if share is None or "labels" in inputs:
+        if weight is None or "labels" in inputs:
             return found
-        return (share.pairs * loss, *found[1:]) if isinstance(found, tuple) else share.pairs * loss
+        return (weight.pairs * loss, *found[1:]) if isinstance(found, tuple) else weight.pairs * loss
 
     @property
     def _parts(self) -> int:
@@ -138,31 +148,31 @@ class CheckedTrainer:
         return int(self.accelerator.num_processes * self.args.gradient_accumulation_steps)
 
     @contextmanager
-    def _weighed(self, share: Share | None) -> Iterator[None]:
-        """The loss's `sft` term, a mean over tokens, is weighed by tokens where the whole loss will be weighed by
-        pairs."""
+    def _weigh_sft_term(self, weight: BatchWeight | None) -> Iterator[None]:
+        """Inside, the `sft` term, a mean over tokens, is weighed so that the factor of pairs, which the whole loss gets
+        later, leaves it weighed by tokens."""
         before = self.loss_weights
-        if share is not None and share.pairs:
-            by_tokens = share.tokens / share.pairs
+        if weight is not None and weight.pairs:
             terms = zip(self.loss_types, before, strict=True)
-            self.loss_weights = [by_tokens * weight if term == "sft" else weight for term, weight in terms]
+            by_tokens = weight.tokens / weight.pairs
+            self.loss_weights = [by_tokens * factor if term == "sft" else factor for term, factor in terms]
         try:
             yield
         finally:
             self.loss_weights = before
 
     @contextmanager
-    def _told_of_pairs(self, share: Share | None, rows: int) -> Iterator[None]:
-        """The figures of a step that lacks pairs are of those that it has."""
-        if share is None or not share.short:
+    def _gather_figures(self, weight: BatchWeight | None, rows: int) -> Iterator[None]:
+        """Inside, the figures logged of an incomplete step are those of the pairs it has."""
+        if weight is None or not weight.incomplete:
             yield
             return
-        told = self._metrics["train"]
-        before = {name: len(values) for name, values in told.items()}
-        with uneven(self.accelerator, rows, self.args.train_batch_size, share.beside):
+        logged = self._metrics["train"]
+        before = {name: len(values) for name, values in logged.items()}
+        with uneven_gathering(self.accelerator, rows, self.args.train_batch_size, weight.concurrent):
             yield
-        if not share.beside:
-            for name, values in told.items():
+        if not weight.concurrent:
+            for name, values in logged.items():
                 del values[before[name] :]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -198,21 +208,22 @@ class CheckedTrainer:
         folder = Path(resume_from_checkpoint)
         super()._load_from_checkpoint(str(folder if self.part is None else folder / TRAINABLE), model)  # type: ignore[misc]
 
-    def _keep(self, inputs: Mapping[str, Any], loss: float) -> Path:
+    def _write_batch(self, inputs: Mapping[str, Any], loss: float) -> Path:
         folder = Path(self.args.output_dir) / "not-a-number" / f"step-{self.state.global_step + 1}-process-{rank()}"
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_tensors("", inputs), folder / "batch.safetensors")
-        told = [_told(self.pairs[id]) for id in inputs.get("ids", ())]
-        atomic_write_text(folder / "pairs.json", json.dumps({"loss": str(loss), "pairs": told}, indent=1))
+        save_file(_flatten_tensors("", inputs), folder / "batch.safetensors")
+        pairs = [
+            {
+                **{name: getattr(pair, name) for name in ("id", "prompt", "chosen", "rejected")},
+                "images": [picture.name for picture in pair.images],
+            }
+            for pair in (self.pairs[id] for id in inputs.get("ids", ()))
+        ]
+        atomic_write_text(folder / "pairs.json", json.dumps({"loss": str(loss), "pairs": pairs}, indent=1))
         return folder
 
 
-def _told(pair: Preference) -> dict[str, Any]:
-    said = {"id": pair.id, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-    return {**said, "images": [picture.name for picture in pair.images]}
-
-
-def _tensors(name: str, value: Any) -> dict[str, torch.Tensor]:
+def _flatten_tensors(name: str, value: Any) -> dict[str, torch.Tensor]:
     """All tensors within, by dotted names, each with storage of its own."""
     if isinstance(value, torch.Tensor):
         return {name: value.detach().cpu().clone().contiguous()}
@@ -220,5 +231,5 @@ def _tensors(name: str, value: Any) -> dict[str, torch.Tensor]:
         return {}
     found: dict[str, torch.Tensor] = {}
     for key, inner in value.items():
-        found |= _tensors(f"{name}.{key}" if name else str(key), inner)
+        found |= _flatten_tensors(f"{name}.{key}" if name else str(key), inner)
     return found

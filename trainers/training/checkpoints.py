@@ -7,24 +7,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from support.errors import InputError
 from trainers.config.training import Training
 
-if TYPE_CHECKING:
-    pass
-
-
 NOTE: Final = "checkpoint.json"
 STATE: Final = "trainer_state.json"
 OURS: Final = ("run.json", "log.jsonl")
-"""Files by which a folder is known to be a run of ours, whose checkpoints get a note."""
+"""Files by which a folder is known to be a run of this package, whose checkpoints get a note."""
+STOPPED: Final = "stopped.json"
+"""Of a run that was ended before its last step, on purpose."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundCheckpoint:
-    """A checkpoint that is whole."""
+    """A checkpoint that is complete."""
 
     path: Path
     step: int
@@ -38,8 +36,8 @@ class FoundCheckpoint:
 
 
 class QuietPeriod:
-    """Tells which folders have been left alone for `seconds`: by their files' times, or, where clocks differ, by
-    looking twice."""
+    """True for a folder in which nothing has changed for `seconds`: by its files' times, or, where clocks differ, since
+    it was first seen as it is."""
 
     def __init__(
         self, seconds: float, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
@@ -59,7 +57,7 @@ class QuietPeriod:
 
 
 def traces(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time (ns) of a folder's files; a file that goes while it is looked at is left out."""
+    """Name, size and time (ns) of a folder's files; a file that is removed meanwhile is left out."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         try:
@@ -70,38 +68,47 @@ def traces(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-def find_complete_checkpoints(folder: Path, settled: QuietPeriod) -> tuple[list[FoundCheckpoint], dict[Path, str]]:
-    """The whole checkpoints of a folder by step, and what the others lack."""
+def find_complete_checkpoints(
+    folder: Path, settled: QuietPeriod | None = None, *, noted: bool = False
+) -> tuple[list[FoundCheckpoint], dict[Path, str]]:
+    """The complete checkpoints of a folder by step, and what the others lack; the one lister of checkpoints.
+
+    In a folder of this package, or with `noted` in any, a checkpoint has a note. In one of another trainer it is
+    complete once its weights and its state are, and nothing has changed for `settled` (None: no time).
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     numbered = [
         (int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
     ]
-    ours = any((folder / name).exists() for name in OURS) or any((path / NOTE).exists() for _, path in numbered)
-    whole, torn = [], {}
+    noted = (
+        noted or any((folder / name).exists() for name in OURS) or any((path / NOTE).exists() for _, path in numbered)
+    )
+    complete, incomplete = [], {}
     for step, path in sorted(numbered):
         try:
-            of = _of_ours(path) if ours else _of_a_trainer(path, step, settled)
+            of = _check_ours(path) if noted else _check_another_trainers(path, step, settled or QuietPeriod(0))
         except (_Incomplete, OSError, ValueError) as error:
-            torn[path] = str(error)
+            incomplete[path] = str(error)
         else:
-            whole.append(FoundCheckpoint(path=path, step=step, of=of))
-    return whole, torn
+            complete.append(FoundCheckpoint(path=path, step=step, of=of))
+    return complete, incomplete
 
 
 class _Incomplete(Exception):
     """Something is missing still."""
 
 
-def _of_ours(path: Path) -> int | None:
+def _check_ours(path: Path) -> int | None:
+    """Steps of the whole training, where the note says so; _Incomplete."""
     if not (path / NOTE).exists():
         raise _Incomplete(f"no {NOTE} yet")
-    _weights_are_whole(path)
-    steps = _object(path / NOTE).get("steps")
+    _check_weights(path)
+    steps = _read_object(path / NOTE).get("steps")
     return steps if isinstance(steps, int) else None
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     """A JSON file's object; _Incomplete for one that holds none."""
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
@@ -109,11 +116,12 @@ def _object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _of_a_trainer(path: Path, step: int, settled: QuietPeriod) -> int | None:
-    _weights_are_whole(path)
+def _check_another_trainers(path: Path, step: int, settled: QuietPeriod) -> int | None:
+    """Steps of the whole training, where the state says so; _Incomplete."""
+    _check_weights(path)
     if not (path / STATE).exists():
         raise _Incomplete(f"no {STATE} yet")
-    state = _object(path / STATE)
+    state = _read_object(path / STATE)
     if state.get("global_step") != step:
         raise _Incomplete(f"{STATE} is of step {state.get('global_step')}")
     if not settled(path):
@@ -121,12 +129,12 @@ def _of_a_trainer(path: Path, step: int, settled: QuietPeriod) -> int | None:
     return state["max_steps"] if isinstance(state.get("max_steps"), int) else None
 
 
-def _weights_are_whole(path: Path) -> None:
-    """An adapter or a model, in safetensors files that are all there and as long as they say."""
+def _check_weights(path: Path) -> None:
+    """_Incomplete unless the safetensors files of an adapter or a model are all there and as long as they say."""
     stem = "adapter_model" if (path / "adapter_config.json").exists() else "model"
     index, names = path / f"{stem}.safetensors.index.json", [f"{stem}.safetensors"]
     if index.exists():
-        weights = _object(index).get("weight_map")
+        weights = _read_object(index).get("weight_map")
         if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights.values()):
             raise _Incomplete(f"{index.name} names no file of each weight")
         names = sorted(set(weights.values()))
@@ -145,7 +153,7 @@ def _weights_are_whole(path: Path) -> None:
 
 
 def length_of(file: Path) -> int | None:
-    """Bytes that a safetensors file must have by its own header; None where that is not whole itself."""
+    """Bytes that a safetensors file must have by its own header; None if the header itself is incomplete."""
     try:
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
@@ -165,7 +173,7 @@ def base_of(found: FoundCheckpoint) -> str | None:
         return None
     for path, key in ((found.path / NOTE, "base"), (config, "base_model_name_or_path")):
         try:
-            base = _object(path).get(key)
+            base = _read_object(path).get(key)
         except (_Incomplete, OSError, ValueError):
             continue
         if isinstance(base, str) and base:
@@ -173,26 +181,17 @@ def base_of(found: FoundCheckpoint) -> str | None:
     return None
 
 
-STOPPED = "stopped.json"
-"""Of a run that was ended before its last step, on purpose."""
-
-
 def total_steps(rows: int, training: Training) -> int:
     """Optimizer steps of the whole run."""
     return math.ceil(math.ceil(rows / training.batch_size) * training.epochs)
 
 
-def save_steps(steps: int, checkpoints: int) -> list[int]:
-    """After which steps a checkpoint is written: evenly spaced, the last at the end."""
-    count = min(checkpoints, steps)
-    return [round(steps * (index + 1) / count) for index in range(count)]
-
-
 def saved_at(steps: int, training: Training) -> list[int]:
-    """After which steps a run of so many saves."""
-    if training.save_steps is None:
-        return save_steps(steps, training.checkpoints)
-    return [*range(training.save_steps, steps, training.save_steps), steps]
+    """After which steps a run of so many saves: every `save_steps`, or evenly spaced; the last is always one."""
+    if training.save_steps is not None:
+        return [*range(training.save_steps, steps, training.save_steps), steps]
+    count = min(training.checkpoints, steps)
+    return [round(steps * (index + 1) / count) for index in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +205,9 @@ class Checkpoint:
 
 
 def find_checkpoints(out: Path, arm: str) -> list[Checkpoint]:
-    """The whole checkpoints of a folder, first to last."""
-    notes = sorted(out.glob(f"checkpoint-*/{NOTE}"))
-    found = [
-        Checkpoint(path=note.parent, step=int(note.parent.name.removeprefix("checkpoint-")), arm=arm) for note in notes
+    """The complete checkpoints that an arm has written to a folder, first to last."""
+    if not out.is_dir():
+        return []
+    return [
+        Checkpoint(path=found.path, step=found.step, arm=arm) for found in find_complete_checkpoints(out, noted=True)[0]
     ]
-    return sorted(found, key=lambda checkpoint: checkpoint.step)

@@ -1,4 +1,4 @@
-"""What a trainer is given, whatever it trains: the signature of the entry points in the group `harness.trainers`."""
+"""What a trainer is given: the argument of the entry points in the group `harness.trainers`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,30 +6,23 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from trainers.config.recipe import Recipe
+from support.errors import UnknownName
+from trainers.config.recipe import PreferenceRecipe, PretrainingRecipe
 from trainers.data.rows import Preference
 from trainers.training.checkpoints import Checkpoint
-
-
-def _ignore(done: int, total: int) -> None:
-    """No one is watching."""
 
 
 def _go_on(checkpoint: Checkpoint) -> bool:
     return True
 
 
-def _unheard(line: str) -> None:
-    """No one is listening."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training run to do or to finish."""
+    """Training on preferences, to do or to finish."""
 
-    recipe: Recipe
+    recipe: PreferenceRecipe
     out: Path
-    """Folder for checkpoints and log; what a killed run left there is gone on with."""
+    """Folder for checkpoints and log; a killed run is continued from what it left there."""
     base_name: str = ""
     """Model to start from, as the user named it; checkpoints note it."""
     base: str = ""
@@ -41,23 +34,27 @@ class Job:
     """Pairs that are scored every `eval_steps` and never trained on."""
     note: Mapping[str, Any] = field(default_factory=dict)
     """What checkpoint.json says beside what it always does: of the data, say."""
-    progress: Callable[[int, int], None] = _ignore
-    """Told (steps done, steps in all)."""
-    referring: Callable[[int, int], None] = _ignore
-    """Told (pairs done, pairs in all) while the reference is asked about them, before training."""
     saved: Callable[[Checkpoint], bool] = _go_on
-    """Told of every checkpoint once it is whole, in the main process alone; False ends the run there, for good."""
-    tell: Callable[[str], None] = _unheard
-    """Told what the user should read, line by line."""
+    """Called with every checkpoint once it is complete, in the main process alone; False ends the run for good."""
 
 
-Trainer = Callable[[Job], list[Checkpoint]]
+@dataclass(frozen=True, kw_only=True)
+class PretrainingJob:
+    """Pretraining, to do or to finish."""
+
+    recipe: PretrainingRecipe
+    out: Path
+    """Folder for the models and the log; a killed run is continued from what it left there."""
+
+
+Trainer = Callable[[Any], list[Checkpoint]]
+"""Takes a Job, or a PretrainingJob if its recipes pretrain."""
 
 
 def trainer(name: str) -> Trainer:
-    """The trainer installed under this name; LookupError names the known ones."""
+    """The trainer installed under this name; UnknownName."""
     installed = entry_points(group="harness.trainers")
     if name not in installed.names:
-        raise LookupError(f"no trainer {name!r}; known: {', '.join(sorted(installed.names))}")
+        raise UnknownName("trainer", name, installed.names)
     found: Trainer = installed[name].load()
     return found

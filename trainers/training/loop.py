@@ -1,11 +1,13 @@
-"""What DPO and its SFT control share around TRL: model, adapters, schedule, checkpoints that are whole or not there.
+"""What DPO and its SFT control share around TRL: one run from start to end, with checkpoints that are complete or not
+there.
 
-A checkpoint folder counts once it holds `checkpoint.json`, written after everything else. A run goes on from the last
-one that counts. Steps hold `batch_size` pairs on any number of processes: what they do not have in memory at once is
-accumulated.
+A checkpoint folder counts once it holds `checkpoint.json`, written after everything else. A run is continued from the
+last one that counts. Steps hold `batch_size` pairs on any number of processes: gradients are accumulated over what does
+not fit into memory at once.
 """
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,33 +20,35 @@ from transformers import PrinterCallback, TrainerCallback
 from support.errors import RunError, TrainingError
 from support.files import atomic_write_text
 from support.processes import is_main_process, world_size
+from support.progress import report
 from trainers.config.training import Training
 from trainers.data.rows import Preference
 from trainers.packed.collator import CutError
 from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint, find_checkpoints, saved_at, total_steps
 from trainers.training.job import Job
-from trainers.training.trl_arguments import shares
+from trainers.training.trl_arguments import split_batch
+
+log = logging.getLogger(__name__)
 
 LEFT_OUT = "left_out.json"
 """Pairs that `max_length` leaves no answer of."""
 
 
-class Progress(TrainerCallback):
-    """Saves at the wanted steps, marks what is whole, reports steps, keeps the log as JSON lines, sees that something
-    is learnt."""
+class RunCallback(TrainerCallback):
+    """Saves at the wanted steps and marks what is complete, reports steps, writes the log as JSON lines, and ends a run
+    that learns nothing or diverges."""
 
     def __init__(self, job: Job, arm: str, wanted: Sequence[int], left_out: int = 0) -> None:
         self.job, self.arm, self.wanted, self.left_out = job, arm, frozenset(wanted), left_out
-        self.before: list[float] = []
-        self.started = 0
+        self.first_sums: list[float] = []
+        self.first_step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Remember what is to change."""
-        self.before, self.started = _sums(model), state.global_step
+        self.first_sums, self.first_step = _sum_trained_weights(model), state.global_step
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        """Have the order be the epoch's: loaders of several processes that go on within an epoch do not tell their
-        sampler which it is."""
+        """Set the sampler's epoch: the loaders of several processes do not when a run is continued within an epoch."""
         order = train_dataloader.batch_sampler
         while (inner := getattr(order, "batch_sampler", getattr(order, "sampler", None))) is not None:
             order = inner
@@ -52,87 +56,84 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> Any:
         """Ask for a checkpoint where one is wanted."""
-        self.job.progress(state.global_step, state.max_steps)
+        step = state.global_step
+        report(f"train {self.arm}", step, state.max_steps)
         # A gradient can be no number where the loss is one: the next step's loss would tell, after the checkpoint.
-        if state.global_step in self.wanted and not all(map(math.isfinite, _sums(model))):
-            raise FloatingPointError(
-                f"step {state.global_step} left weights that are no numbers; no checkpoint is made of them"
-            )
+        if step in self.wanted and not all(map(math.isfinite, _sum_trained_weights(model))):
+            raise FloatingPointError(f"step {step} left weights that are no numbers; no checkpoint is made of them")
         # The first step of a warm-up has no learning rate.
-        if self.before and state.global_step == self.started + 2 and _sums(model) == self.before:
+        if self.first_sums and step == self.first_step + 2 and _sum_trained_weights(model) == self.first_sums:
             raise RunError(
-                f"no weight has changed after {state.global_step} steps: policy and reference are one model; see the learning rate"
+                f"no weight has changed after {step} steps: policy and reference are one model; see the learning rate"
             )
-        control.should_save = state.global_step in self.wanted
+        control.should_save = step in self.wanted
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """The trainer's own figures; a loss that is no number ends the run."""
+        """End the run at a loss that is no number."""
         if logs and "loss" in logs and not math.isfinite(float(logs["loss"])):
             raise FloatingPointError(f"loss is {logs['loss']} at step {state.global_step}; see {self.job.out}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The run's own summary is the log's last line."""
+        """The trainer's summary becomes the log's last line."""
         self._write_log(state)
 
-    def _write_log(self, state: Any) -> None:
-        if is_main_process():
-            atomic_write_text(
-                self.job.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.log_history)
-            )
-
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Only now is the folder a checkpoint."""
+        """Mark the checkpoint as complete, and end the run where `Job.saved` says so."""
         self._write_log(state)
         if is_initialized():
             barrier()  # every process has written its part
         go_on = [True]
         if is_main_process():
-            go_on = [self._noted(state)]
+            go_on = [self._complete_checkpoint(state)]
         if is_initialized():
             broadcast_object_list(go_on, src=0)
         control.should_training_stop = control.should_training_stop or not go_on[0]
         return control
 
-    def _noted(self, state: Any) -> bool:
-        note = {
-            "base": self.job.base_name,
-            "step": state.global_step,
-            "steps": state.max_steps,
-            "recipe": self.job.recipe.digest,
-        }
+    def _write_log(self, state: Any) -> None:
+        if is_main_process():
+            lines = "".join(json.dumps(line) + "\n" for line in state.log_history)
+            atomic_write_text(self.job.out / "log.jsonl", lines)
+
+    def _complete_checkpoint(self, state: Any) -> bool:
+        """Write the note, remove what is not to be kept; False if training is to end."""
+        recipe, out = self.job.recipe, self.job.out
+        place = {"step": state.global_step, "steps": state.max_steps}
+        note: dict[str, Any] = {"base": self.job.base_name, **place, "recipe": recipe.digest}
         note |= {"left out": self.left_out} if self.left_out else {}
-        assert self.job.recipe.training is not None
-        note |= {"order": order} if (order := _order(self.job.recipe.training)) else {}
-        folder = self.job.out / f"checkpoint-{state.global_step}"
+        note |= {"order": order} if (order := _order_of_pairs(recipe.training)) else {}
+        folder = out / f"checkpoint-{state.global_step}"
         atomic_write_text(folder / NOTE, json.dumps({**note, **self.job.note}))
-        if self.job.recipe.training.keep is not None:
-            for old in find_checkpoints(self.job.out, self.arm)[: -self.job.recipe.training.keep]:
-                (old.path / NOTE).unlink()  # first: half a checkpoint counts for nothing
+        if recipe.training.keep is not None:
+            for old in find_checkpoints(out, self.arm)[: -recipe.training.keep]:
+                (old.path / NOTE).unlink()  # first: an incomplete checkpoint counts for nothing
                 shutil.rmtree(old.path)
         go_on = self.job.saved(Checkpoint(path=folder, step=state.global_step, arm=self.arm))
         if not go_on:
-            atomic_write_text(self.job.out / STOPPED, json.dumps({"step": state.global_step, "steps": state.max_steps}))
+            atomic_write_text(out / STOPPED, json.dumps(place))
         return go_on
 
 
-def _sums(model: Any) -> list[float]:
+def _sum_trained_weights(model: Any) -> list[float]:
+    """The sum of the absolute values of each trained tensor."""
     # ZeRO-3 leaves nothing of a parameter in its place.
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel())
     return [float(parameter.detach().double().abs().sum()) for parameter in trained]
 
 
-MakeTrainer = Callable[[Sequence[Preference], Sequence[Preference], Progress], Any]
-"""Of the pairs to train on, those held out, and what watches."""
+MakeTrainer = Callable[[Job, Sequence[Preference], Sequence[Preference], RunCallback], Any]
+"""Of a job, the pairs to train on, those held out, and the callback."""
 
 
 def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
     """Train to the end from wherever the folder stands; does nothing where it is already there."""
     training = job.recipe.training
-    assert training is not None
-    gone = _left_out(job.out)
+    left_out = _read_left_out(job.out)
     while True:
-        pairs, held_out = ([pair for pair in side if pair.id not in gone] for side in (job.preferences, job.held_out))
+        pairs, held_out = (
+            [pair for pair in side if pair.id not in left_out] for side in (job.preferences, job.held_out)
+        )
         if not pairs:
             raise TrainingError("there is no pair to train on")
         wanted = saved_at(total_steps(len(pairs), training), training)
@@ -142,56 +143,54 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
         if found:
             _check_order(found[-1], training)
         if is_main_process():
-            for torn in job.out.glob("checkpoint-*"):
-                if not (torn / NOTE).exists():
-                    shutil.rmtree(torn)
+            for folder in set(job.out.glob("checkpoint-*")) - {checkpoint.path for checkpoint in found}:
+                shutil.rmtree(folder)
         try:
-            trainer = make_trainer(pairs, held_out, Progress(job, arm, wanted, len(gone)))
-            trainer.remove_callback(
-                PrinterCallback
-            )  # its lines go to stdout, which is for results; `Progress` keeps them in log.jsonl
+            trainer = make_trainer(job, pairs, held_out, RunCallback(job, arm, wanted, len(left_out)))
+            # It would print to stdout, which is for results; the callback writes the same to log.jsonl.
+            trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(found[-1].path) if found else None)
         except CutError as error:
-            gone |= _leave_out(job, gone, error)
+            left_out |= _leave_out(job, left_out, error)
             continue
         return find_checkpoints(job.out, arm)
 
 
-def _order(training: Training) -> dict[str, int]:
-    """What the order of the pairs hangs on where they are grouped: each process's batches are."""
+def _order_of_pairs(training: Training) -> dict[str, int]:
+    """What the order of the pairs depends on where they are grouped: each process's batches are."""
     if not (training.group_pairs or training.group_by_length):
         return {}
-    return {"processes": world_size(), "pairs at once": shares(training, world_size())[0]}
+    return {"processes": world_size(), "pairs at once": split_batch(training, world_size())[0]}
 
 
 def _check_order(last: Checkpoint, training: Training) -> None:
-    """TrainingError where going on would meet some pairs twice and others never."""
-    held, here = json.loads((last.path / NOTE).read_text(encoding="utf-8")).get("order"), _order(training)
+    """TrainingError where continuing would meet some pairs twice and others never."""
+    held, here = json.loads((last.path / NOTE).read_text(encoding="utf-8")).get("order"), _order_of_pairs(training)
     if held is not None and held != here:
         grouped = "group_pairs" if training.group_pairs else "group_by_length"
         raise TrainingError(
-            f"{last.path} was trained on {held['processes']} processes, and this would be {here['processes']}: {grouped} orders the pairs "
-            f"for each number of them another way; go on with {held['processes']}"
+            f"{last.path} was trained on {held['processes']} processes, and this would be {here['processes']}: "
+            f"{grouped} orders the pairs for each number of them another way; go on with {held['processes']}"
         )
 
 
-def _left_out(out: Path) -> frozenset[str]:
+def _read_left_out(out: Path) -> frozenset[str]:
     path = out / LEFT_OUT
     return frozenset(json.loads(path.read_text(encoding="utf-8"))["ids"]) if path.exists() else frozenset()
 
 
-def _leave_out(job: Job, gone: frozenset[str], error: CutError) -> frozenset[str]:
-    """Have these pairs left out of the run, where the recipe wants it so."""
-    training = job.recipe.training
-    assert training is not None
+def _leave_out(job: Job, before: frozenset[str], error: CutError) -> frozenset[str]:
+    """Note that these pairs are left out of the run; TrainingError if the recipe does not allow it."""
+    training, path = job.recipe.training, job.out / LEFT_OUT
     if training.too_long == "refuse":
         raise TrainingError(f"{error}, by too_long = 'drop'") from None
-    job.tell(
-        f"left out: {len(error.ids)} pairs whose prompt and images fill max_length = {training.max_length}; see {job.out / LEFT_OUT}"
+    log.info(
+        "left out: %d pairs whose prompt and images fill max_length = %s; see %s",
+        len(error.ids),
+        training.max_length,
+        path,
     )
     if is_main_process():
-        atomic_write_text(
-            job.out / LEFT_OUT,
-            json.dumps({"max_length": training.max_length, "ids": sorted(gone | set(error.ids))}, indent=1),
-        )
+        left_out = {"max_length": training.max_length, "ids": sorted(before | set(error.ids))}
+        atomic_write_text(path, json.dumps(left_out, indent=1))
     return frozenset(error.ids)

@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -11,12 +11,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from support.errors import TrainingError
 from support.processes import local_rank
 from trainers.config.training import Training
-from trainers.training.adapters import PARTS, begun
+from trainers.training.adapters import PARTS, start_from_weights
 from trainers.training.job import Job
-
-if TYPE_CHECKING:
-    pass
-
 
 CONNECTORS = ("attn_pool.", "merger.", "deepstack_merger_list.")
 """What some vision towers hold of the way into the language model; trained where the tower is not, as a connector
@@ -37,7 +33,6 @@ SEEING = (
 
 def in_bf16(job: Job) -> bool:
     """Whether this run computes in bfloat16."""
-    assert job.recipe.training is not None
     wanted = job.recipe.training.precision
     if wanted == "auto":
         return torch.cuda.is_available() and job.dtype != "float32"
@@ -47,14 +42,12 @@ def in_bf16(job: Job) -> bool:
 def stored_as(job: Job) -> torch.dtype:
     """What the weights are held in: as they are computed in, but in single precision where they are trained
     themselves."""
-    assert job.recipe.training is not None
     return torch.bfloat16 if in_bf16(job) and job.recipe.training.lora is not None else torch.float32
 
 
 def load_model(job: Job) -> tuple[Any, Any]:
     """Model and processor of the job's base, safetensors only; TrainingError."""
     training = job.recipe.training
-    assert training is not None
     model = load_weights(job)
     if training.lora is None:
         if not training.train_vision:
@@ -73,7 +66,6 @@ def load_model(job: Job) -> tuple[Any, Any]:
 def load_weights(job: Job) -> Any:
     """The base as it is, quantized where the recipe wants it so."""
     training = job.recipe.training
-    assert training is not None
     given = {"dtype": stored_as(job), "use_safetensors": True}
     if training.quantization is not None:
         given |= _four_bits()
@@ -109,7 +101,7 @@ def freeze_vision(model: Any) -> None:
         parameter.requires_grad = name.startswith(CONNECTORS)
 
 
-def adapted(model: Any, training: Training, seed: int) -> tuple[Any, LoraConfig | None]:
+def add_adapters(model: Any, training: Training, seed: int) -> tuple[Any, LoraConfig | None]:
     """The model, and the adapters that a TRL trainer is to put into it; those that change the weights are in it
     already."""
     if training.lora is None:
@@ -124,4 +116,4 @@ def adapted(model: Any, training: Training, seed: int) -> tuple[Any, LoraConfig 
         init_lora_weights=True if training.lora.init == "default" else training.lora.init,
         task_type="CAUSAL_LM",
     )
-    return (begun(model, config, seed), None) if training.lora.init in PARTS else (model, config)
+    return (start_from_weights(model, config, seed), None) if training.lora.init in PARTS else (model, config)

@@ -2,47 +2,47 @@
 DPO."""
 
 from collections.abc import Sequence
-from typing import Any
+
+from trl import SFTConfig, SFTTrainer
 
 from trainers.data.rows import Preference
+from trainers.data.torch_dataset import Answers
+from trainers.training.checked_trainer import CheckedTrainer, check_lengths, check_texts
 from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
+from trainers.training.loop import RunCallback, run
+from trainers.training.model import add_adapters, load_model
+from trainers.training.step_weights import LengthSampling
+from trainers.training.trl_arguments import common_arguments
+
+
+class SupervisedTrainer(CheckedTrainer, LengthSampling, SFTTrainer):
+    """TRL's own."""
 
 
 def train(job: Job) -> list[Checkpoint]:
     """The checkpoints of the SFT arm: same rows, batches, steps and learning rate as DPO, without the rejected
     answers."""
-    from trl import SFTConfig, SFTTrainer
+    return run(job, "sft", _make_trainer)
 
-    from trainers.data.torch_dataset import Answers
-    from trainers.training.checked_trainer import CheckedTrainer, check_lengths, check_texts
-    from trainers.training.loop import Progress, run
-    from trainers.training.model import adapted, load_model
-    from trainers.training.step_weights import ByLength
-    from trainers.training.trl_arguments import common_arguments
 
-    class Supervised(CheckedTrainer, ByLength, SFTTrainer):
-        """TRL's own."""
-
+def _make_trainer(
+    job: Job, pairs: Sequence[Preference], held_out: Sequence[Preference], callback: RunCallback
+) -> CheckedTrainer:
     training = job.recipe.training
-    assert training is not None
-
-    def make_trainer(pairs: Sequence[Preference], held_out: Sequence[Preference], progress: Progress) -> Any:
-        arguments = SFTConfig(**common_arguments(job, training, len(pairs)))
-        model, processor = load_model(job)
-        check_texts([*pairs, *held_out], processor)
-        check_lengths([*pairs, *held_out], processor, training.max_length, job.referring)
-        model, peft_config = adapted(model, training, job.recipe.seed)
-        trainer = Supervised(
-            model=model,
-            args=arguments,
-            train_dataset=Answers(pairs),
-            eval_dataset=Answers(held_out) if held_out else None,
-            processing_class=processor,
-            peft_config=peft_config,
-            callbacks=[progress],
-        )
-        trainer.guard([*pairs, *held_out], training.lora)
-        return trainer
-
-    return run(job, "sft", make_trainer)
+    arguments = SFTConfig(**common_arguments(job, len(pairs)))
+    model, processor = load_model(job)
+    check_texts([*pairs, *held_out], processor)
+    check_lengths([*pairs, *held_out], processor, training.max_length)
+    model, peft_config = add_adapters(model, training, job.recipe.seed)
+    trainer = SupervisedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Answers(pairs),
+        eval_dataset=Answers(held_out) if held_out else None,
+        processing_class=processor,
+        peft_config=peft_config,
+        callbacks=[callback],
+    )
+    trainer.prepare([*pairs, *held_out], training.lora)
+    return trainer

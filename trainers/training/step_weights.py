@@ -1,4 +1,4 @@
-"""Samplers and weights that make a step on several processes equal to the same step on one."""
+"""Samplers and weights by which a step on several processes has the gradient of the same step on one."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,28 +9,29 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
-from trainers.data.torch_dataset import FILLING, Pairs, PromptSampler
+from trainers.data.torch_dataset import FILLING, Pairs, PromptSampler, lengths_of
 
 
 @dataclass(frozen=True)
 class IdCollator:
-    """A collator whose batches know their pairs, under "ids". What fills a step up is left out; alone, it is read and
-    has no id."""
+    """A collator whose batches hold their pairs' ids, under "ids".
+
+    Examples that only fill a step are left out; if all of a batch do, it holds the first one, which has no id.
+    """
 
     collate: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The collator's own, and the ids."""
+        """What the wrapped collator makes, and the ids."""
         pairs = [example for example in examples if FILLING not in example]
-        alone = [{name: value for name, value in example.items() if name != FILLING} for example in examples[:1]]
-        ids = [example["id"] for example in pairs]
-        batch = {**self.collate(pairs or alone), "ids": ids}
+        first = [{name: value for name, value in example.items() if name != FILLING} for example in examples[:1]]
+        batch = {**self.collate(pairs or first), "ids": [example["id"] for example in pairs]}
         return batch if pairs or "labels" not in batch else {**batch, "labels": torch.full_like(batch["labels"], -100)}
 
 
 class PaddedSampler(Sampler[int]):
-    """An order of `count` pairs, filled up to whole steps of `size` by places behind the last: no process repeats a
-    pair in their stead."""
+    """An order of `count` pairs, filled to whole steps of `size` by indices behind the last, so that no process repeats
+    a pair to fill its batch."""
 
     def __init__(self, order: Sampler[int], count: int, size: int) -> None:
         self.order, self.count, self.size = order, count, size
@@ -47,9 +48,9 @@ class PaddedSampler(Sampler[int]):
         yield from range(self.count, len(self))
 
 
-class ByLength:
-    """Before a TRL trainer in a class's bases: batches of pairs of like length where `train_sampling_strategy` asks for
-    them."""
+class LengthSampling:
+    """Before a TRL trainer in a class's bases: batches of pairs of like length where `train_sampling_strategy` is
+    "group_by_length"."""
 
     args: Any
     accelerator: Any
@@ -63,58 +64,61 @@ class ByLength:
             range(len(pairs)),
             batch_size=self.args.train_batch_size,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            lengths=[len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs],
+            lengths=lengths_of(pairs),
             ranks=self.accelerator.num_processes,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """What a batch weighs within its step, which takes the mean of all its batches' means."""
+class BatchWeight:
+    """Factors of a batch's means, with which the mean over a step's batches is the mean over the step's pairs or
+    tokens."""
 
     pairs: float
-    """Times the batch's mean over pairs: the step's mean over pairs."""
+    """Of a mean over pairs."""
     tokens: float
-    """The same of means over the chosen answers' tokens."""
-    short: bool
-    """Whether the step lacks pairs."""
-    beside: float
-    """Of all batches that are trained on at the same time, among those times that have any pair; 0: this one has
-    none."""
+    """Of a mean over the chosen answers' tokens."""
+    incomplete: bool
+    """True if the step has fewer pairs than a whole one."""
+    concurrent: float
+    """Of figures gathered over the batches that the processes train on at the same time, so that each such group
+    counts by its pairs; 0 if this group has none."""
 
 
-def shared(step: Sequence[Sequence[tuple[int, int]]], size: int, process: int) -> list[Share]:
-    """The shares of a process's batches: (pairs, chosen answers' tokens) by process and batch; `size` pairs are a whole
-    step."""
+def weigh_batches(step: Sequence[Sequence[tuple[int, int]]], size: int, process: int) -> list[BatchWeight]:
+    """The weights of one process's batches.
+
+    `step`: (pairs, tokens of chosen answers) by process and batch; `size`: pairs of a whole step.
+    """
     pairs, tokens = (sum(batch[which] for batches in step for batch in batches) for which in (0, 1))
     parts = len(step) * len(step[0])
     at_once = [sum(batch[0] for batch in batches) for batches in zip(*step, strict=True)]
-    times = sum(count > 0 for count in at_once)
+    groups = sum(count > 0 for count in at_once)
     return [
-        Share(
-            pairs=own * parts / pairs,
-            tokens=said * parts / max(tokens, 1),
-            short=pairs < size,
-            beside=count * times / pairs,
+        BatchWeight(
+            pairs=own_pairs * parts / pairs,
+            tokens=own_tokens * parts / max(tokens, 1),
+            incomplete=pairs < size,
+            concurrent=count * groups / pairs,
         )
-        for (own, said), count in zip(step[process], at_once, strict=True)
+        for (own_pairs, own_tokens), count in zip(step[process], at_once, strict=True)
     ]
 
 
-def batch_size_and_tokens(batch: Mapping[str, Any], says: bool) -> torch.Tensor:
-    """How many pairs a batch has and, where `says`, tokens of chosen answers."""
-    asked = batch["attention_mask"] if not says else batch["completion_mask"]
-    said = asked[: len(asked) // 2].sum() if says and batch["ids"] else asked.new_zeros(())
-    return torch.stack([said.new_tensor(len(batch["ids"])), said])
+def count_pairs_and_tokens(batch: Mapping[str, Any], with_tokens: bool) -> torch.Tensor:
+    """How many pairs a batch has and, `with_tokens`, how many tokens of chosen answers (else 0): [2]."""
+    mask = batch["completion_mask" if with_tokens else "attention_mask"]
+    tokens = mask[: len(mask) // 2].sum() if with_tokens and batch["ids"] else mask.new_zeros(())
+    return torch.stack([tokens.new_tensor(len(batch["ids"])), tokens])
 
 
 @contextmanager
-def uneven(accelerator: Any, rows: int, room: int, weight: float) -> Iterator[None]:
-    """Figures are gathered from processes that have fewer than `room` pairs, each another number; those of pairs come
-    times `weight`."""
+def uneven_gathering(accelerator: Any, rows: int, room: int, weight: float) -> Iterator[None]:
+    """Inside, figures are gathered from processes that have different numbers of pairs: this one `rows`, none more than
+    `room`. Figures of pairs are multiplied by `weight`."""
     gather, gather_for_metrics = accelerator.gather, accelerator.gather_for_metrics
 
-    def of_pairs(values: Any) -> Any:
+    def gather_pairs(values: Any) -> Any:
         if values.ndim != 1:
             return gather(values)
         found = gather(torch.nn.functional.pad(values[:rows].float(), (0, room - rows), value=math.nan))
@@ -122,10 +126,8 @@ def uneven(accelerator: Any, rows: int, room: int, weight: float) -> Iterator[No
         return weight * there if len(there) else values
 
     # accelerate's own leaves out the figures of the last processes, taking them for pairs that are there twice.
-    accelerator.gather, accelerator.gather_for_metrics = (
-        of_pairs,
-        lambda total: gather(total if rows else torch.zeros_like(total)),
-    )
+    accelerator.gather = gather_pairs
+    accelerator.gather_for_metrics = lambda total: gather(total if rows else torch.zeros_like(total))
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """Settings of a recipe as arguments of TRL's trainers."""
 
 import importlib.util
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,47 +15,49 @@ from trainers.training.checkpoints import total_steps
 from trainers.training.job import Job
 from trainers.training.model import in_bf16
 
+log = logging.getLogger(__name__)
 
-def shares(training: Training, count: int) -> tuple[int, int]:
+
+def split_batch(training: Training, count: int) -> tuple[int, int]:
     """(pairs a process has at once, batches it accumulates), so that `count` processes make steps of `batch_size`
     pairs; TrainingError."""
     size, at_once = training.batch_size, training.per_device_batch_size
     if size % count:
         raise TrainingError(
-            f"batch_size = {size} can't be shared by {count} processes; possible: {_listed(_divisors(size))}"
+            f"batch_size = {size} can't be shared by {count} processes; possible: {_join_numbers(_divisors_of(size))}"
         )
     share = size // count
     if at_once is None:
         return share, 1
     if share % at_once:
-        possible = _listed(_divisors(share))
+        possible = _join_numbers(_divisors_of(share))
         raise TrainingError(
-            f"batch_size = {size} on {count} processes is {share} pairs each, which per_device_batch_size = {at_once} does not divide; "
-            f"possible: {possible}"
+            f"batch_size = {size} on {count} processes is {share} pairs each, "
+            f"which per_device_batch_size = {at_once} does not divide; possible: {possible}"
         )
     return at_once, share // at_once
 
 
-def _divisors(number: int) -> list[int]:
+def _divisors_of(number: int) -> list[int]:
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _join_numbers(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def common_arguments(job: Job, training: Training, rows: int) -> dict[str, Any]:
+def common_arguments(job: Job, pairs: int) -> dict[str, Any]:
     """Trainer arguments that all arms share. TRL's defaults (bf16, gradient checkpointing, 1024 tokens) are traps on
     small models."""
+    training = job.recipe.training
     on_gpu = torch.cuda.is_available()
-    at_once, accumulated = shares(training, world_size())
+    at_once, accumulated = split_batch(training, world_size())
     bf16 = in_bf16(job)
     evaluates = training.eval_steps is not None and bool(job.held_out)
     if training.eval_steps is not None and not evaluates:
-        job.tell(f"eval_steps = {training.eval_steps}: no pair is held out, so nothing is evaluated")
-    reporting = [
-        name for name in training.report_to if importlib.util.find_spec(name) is not None
-    ]  # which are not here is said before
+        log.info("eval_steps = %d: no pair is held out, so nothing is evaluated", training.eval_steps)
+    # A package that is not installed was named before training.
+    reporting = [name for name in training.report_to if importlib.util.find_spec(name) is not None]
     return {
         "output_dir": str(job.out),
         "run_name": job.recipe.name,
@@ -64,7 +67,7 @@ def common_arguments(job: Job, training: Training, rows: int) -> dict[str, Any]:
         "num_train_epochs": training.epochs,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.scheduler,
-        "warmup_steps": training.warmup_steps or math.ceil(training.warmup_ratio * total_steps(rows, training)),
+        "warmup_steps": training.warmup_steps or math.ceil(training.warmup_ratio * total_steps(pairs, training)),
         "weight_decay": training.weight_decay,
         "adam_beta1": training.adam_beta1,
         "adam_beta2": training.adam_beta2,

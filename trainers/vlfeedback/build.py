@@ -75,7 +75,8 @@ def build_dataset(
     rows = list(rows_of(instructions, answers, rated.by_id, images))
     write_rows(rows, folder / "vlfeedback.jsonl")
     counts = PairCounts()
-    pairs = list(pair_up(rows, settle(rule_of(data), lambda: rows), counts))
+    rule, read = settle(rule_of(data), rows)
+    pairs = list(pair_up(read, rule, counts))
     write_pairs(pairs, folder / "pairs.jsonl")
     return BuiltDataset(instructions=instructions, pairs=pairs, counts=counts, failed=failed, members=members)
 

@@ -375,12 +375,8 @@ class _Pairing:
 def pairs_by_ray(rows: Iterable[Row], rule: NamedRule, counts: PairCounts, *, workers: int) -> Iterator[Preference]:
     """`pairs.pair_up`: the same pairs in the same order; `counts` is complete when the last one was taken."""
     if rule.balance_yes_no:
-        everything = list(pairs_by_ray(rows, replace(rule, balance_yes_no=False), counts, workers=workers))
-        kept = balanced(everything)
-        counts.balanced_away += len(everything) - len(kept)
-        counts.pairs = len(kept)
-        counts.same_text = sum(pair.chosen == pair.rejected for pair in kept)
-        yield from kept
+        unbalanced = rule.model_copy(update={"balance_yes_no": False})
+        yield from balanced(list(pairs_by_ray(rows, unbalanced, counts, workers=workers)), counts)
         return
     for pairs, found in in_order(
         Branch(name="pairs", make=_Pairing(rule=rule), items=batches(rows, ROWS), workers=workers)
