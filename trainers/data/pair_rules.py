@@ -56,6 +56,10 @@ class NamedRule(PairOptions):
         """The rule's."""
         return self.rule
 
+    def replace(self, **changes: Any) -> "NamedRule":
+        """The rule with other values; a plain copy would keep the cached properties."""
+        return NamedRule.model_validate(self.model_dump() | changes)
+
     @cached_property
     def compared(self) -> Compared:
         """All that scores depend on, beside `strongest`."""
@@ -145,7 +149,7 @@ def find_rule(name: str, **options: Any) -> NamedRule:
 def rule_of(options: PairOptions) -> NamedRule:
     """The rule that options, or a recipe's [data] or [dataset], ask for; RecipeError for options that it can't have."""
     given = options.model_dump(include=set(PairOptions.model_fields), exclude_defaults=True)
-    rule = RULES[options.rule].model_copy(update=given)
+    rule = RULES[options.rule].replace(**given)
     what = f"rule {rule.name!r}"
     if rule.name == "weighted" and "weights" not in given:
         raise RecipeError(f"{what} needs a weight for each aspect that counts; aspects: {', '.join(ASPECTS)}")
@@ -350,7 +354,7 @@ def settle(rule: NamedRule, rows: Iterable[Row]) -> tuple[NamedRule, Iterable[Ro
     if rule.score != "model" or rule.strongest:
         return rule, rows
     rows = list(rows)
-    return rule.model_copy(update={"strongest": strongest_model(rows)}), rows
+    return rule.replace(strongest=strongest_model(rows)), rows
 
 
 def strongest_model(rows: Iterable[Row]) -> str:

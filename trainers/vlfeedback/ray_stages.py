@@ -375,7 +375,7 @@ class _Pairing:
 def pairs_by_ray(rows: Iterable[Row], rule: NamedRule, counts: PairCounts, *, workers: int) -> Iterator[Preference]:
     """`pairs.pair_up`: the same pairs in the same order; `counts` is complete when the last one was taken."""
     if rule.balance_yes_no:
-        unbalanced = rule.model_copy(update={"balance_yes_no": False})
+        unbalanced = rule.replace(balance_yes_no=False)
         yield from balanced(list(pairs_by_ray(rows, unbalanced, counts, workers=workers)), counts)
         return
     for pairs, found in in_order(
