@@ -1,19 +1,12 @@
-"""Results of other tools onto the board, and the board's into theirs: lm-eval, lmms-eval, the Hugging Face hub.
+"""The board's results as files of other tools: lm-eval's results, and the Hugging Face hub's.
 
-    found = read_results(Path("results_2026-01-31T12-00-00.json"))        # of lm-eval; 20260131_120000_results.json of lmms-eval
-    board.add(found.entries, [])                                          # again: nothing happens, the run is named after the file's digest
-    made = lm_eval_files(entries)                                         # {"MODEL/results_TIME.json": text, ...}, as lm-eval writes it
-    made = hub_files(entries, source_url="https://...")                   # {"MODEL/.eval_results/mme.yaml": text, ...}, for its repository
-    write_files(Path("out"), made.files)                                  # once all are made; made.refused: models that have none, and why
-
-An imported number says so in its provenance ("imported", "source", "source digest"), and its version names the tool,
-the tool's version, the task's version and the examples shown, so that it never shares a column with numbers measured
-here or otherwise.
+made = lm_eval_files(entries)                           # {"MODEL/results_TIME.json": text, ...}
+made = hub_files(entries, source_url="https://...")     # {"MODEL/.eval_results/mme.yaml": text, ...}
+write_files(Path("out"), made.files)                    # made.refused: models that have no file, and why
 """
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,26 +41,16 @@ def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
         raise BoardError(
             f"a result file of lm-eval is of one model, not of {len(models)}: {', '.join(models) or 'none'}"
         )
-    results: dict[str, dict[str, Any]] = {}
+    # Whoever reads it back takes a task's first metric for the headline.
+    entries = sorted(entries, key=lambda entry: not entry.headline)
     of_task: dict[str, Entry] = {}
     directions: dict[str, dict[str, bool]] = {}
-    for entry in sorted(
-        entries, key=lambda entry: not entry.headline
-    ):  # whoever reads it back takes a task's first metric for that
-        first = of_task.setdefault(entry.task, entry)
-        scores = results.setdefault(entry.task, {"name": entry.task, "alias": entry.task, "sample_len": entry.scored})
-        if _with_filter(entry.metric) in scores or (first.version, first.judge) != (entry.version, entry.judge):
-            both = "; ".join(f"version {one.version}, judge {one.judge or 'none'}" for one in (first, entry))
-            raise BoardError(
-                f"{entry.task}: one version, judge and number a metric, but there are two of {entry.metric} ({both})"
-            )
-        scores[_with_filter(entry.metric)] = entry.value
-        scores[_with_filter(entry.metric, "_stderr")] = (
-            "N/A" if entry.low is None or entry.high is None else entry.high / (2 * SPREAD) - entry.low / (2 * SPREAD)
-        )
+    for entry in entries:
+        of_task.setdefault(entry.task, entry)
         directions.setdefault(entry.task, {})[entry.metric.partition(",")[0]] = entry.higher_is_better
-    some = entries[0]
-    limits = {entry.limit for entry in entries}
+    results, some, facts = _scores_by_task(entries), entries[0], entries[0].provenance
+    limits = [entry.limit for entry in entries if entry.limit is not None]
+    digests = {task: entry.provenance["task"] for task, entry in of_task.items() if "task" in entry.provenance}
     return {
         "results": results,
         "group_subtasks": {},
@@ -81,24 +64,41 @@ def lm_eval_results(entries: Sequence[Entry]) -> dict[str, Any]:
             "model_args": {"pretrained": some.model},
             "model_sha": some.weights or "",
             "batch_size": None,
-            "device": some.provenance.get("device"),
-            "limit": max((limit for limit in limits if limit is not None), default=None),
+            "device": facts.get("device"),
+            "limit": max(limits, default=None),
             "bootstrap_iters": 0,
             "gen_kwargs": {},
-            "random_seed": int(some.provenance["seed"]) if some.provenance.get("seed", "").isdecimal() else None,
+            "random_seed": int(facts["seed"]) if facts.get("seed", "").isdecimal() else None,
         },
-        "git_hash": some.provenance.get("commit"),
+        "git_hash": facts.get("commit"),
         "date": some.when.timestamp(),
-        "lm_eval_version": some.provenance.get("lm-eval"),
-        "transformers_version": some.provenance.get("transformers"),
-        "task_hashes": {
-            task: entry.provenance["task"] for task, entry in of_task.items() if "task" in entry.provenance
-        },
+        "lm_eval_version": facts.get("lm-eval"),
+        "transformers_version": facts.get("transformers"),
+        "task_hashes": digests,
         "model_source": "vlm-harness",
         "model_name": some.model,
         "model_name_sanitized": sanitized(some.model),
         "total_evaluation_time_seconds": str(sum(entry.seconds for entry in of_task.values())),
     }
+
+
+def _scores_by_task(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+    """lm-eval's "results": each task's values and standard errors by metric."""
+    results: dict[str, dict[str, Any]] = {}
+    first_of: dict[str, Entry] = {}
+    for entry in entries:
+        first = first_of.setdefault(entry.task, entry)
+        scores = results.setdefault(entry.task, {"name": entry.task, "alias": entry.task, "sample_len": entry.scored})
+        if _with_filter(entry.metric) in scores or (first.version, first.judge) != (entry.version, entry.judge):
+            both = "; ".join(f"version {one.version}, judge {one.judge or 'none'}" for one in (first, entry))
+            raise BoardError(
+                f"{entry.task}: one version, judge and number a metric, but there are two of {entry.metric} ({both})"
+            )
+        error: float | str = "N/A"
+        if entry.low is not None and entry.high is not None:
+            error = entry.high / (2 * SPREAD) - entry.low / (2 * SPREAD)
+        scores |= {_with_filter(entry.metric): entry.value, _with_filter(entry.metric, "_stderr"): error}
+    return results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def lm_eval_files(entries: Sequence[Entry]) -> Exported:
         text = json.dumps(lm_eval_results(own), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         return Files(files={f"results_{time}.json": text}, left_out=[])
 
-    return _exported(entries, of_model)
+    return _export_models(entries, of_model)
 
 
 def hub_files(
@@ -151,10 +151,10 @@ def hub_files(
         found = hub_results(own, source_url=source_url, task_ids=task_ids)
         return Files(files={**found.files, "model-index.yaml": index}, left_out=found.left_out)
 
-    return _exported(entries, of_model)
+    return _export_models(entries, of_model)
 
 
-def _exported(entries: Sequence[Entry], of_model: Callable[[Sequence[Entry]], Files]) -> Exported:
+def _export_models(entries: Sequence[Entry], of_model: Callable[[Sequence[Entry]], Files]) -> Exported:
     found = Exported()
     by_model: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -176,10 +176,8 @@ def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
     """Write them below `folder`, each whole or not at all; where they are."""
     written = []
     for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text.encode("utf-8", "replace"), os.replace)
-        written.append(path)
+        atomic_write(folder / name, text.encode("utf-8", "replace"))
+        written.append(folder / name)
     return written
 
 
@@ -189,20 +187,20 @@ def folders_of(models: Iterable[str]) -> dict[str, str]:
     folders = {}
     for model in models:
         name = sanitized(model)
-        folders[model] = name if _cut(name) == name else _named_apart(model, _cut(name))
+        folders[model] = name if _cut(name) == name else _add_digest(model, _cut(name))
     while shared := {name for name, count in Counter(map(str.casefold, folders.values())).items() if count > 1}:
         for model, name in folders.items():
             if name.casefold() in shared:
-                folders[model] = _named_apart(model, name)
+                folders[model] = _add_digest(model, name)
     return folders
 
 
-def _named_apart(model: str, name: str) -> str:
+def _add_digest(model: str, name: str) -> str:
     return f"{name}-{hashlib.sha256(model.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def _cut(name: str) -> str:
-    """At most `_LONGEST` bytes of it."""
+    """The first `_LONGEST` bytes of a name."""
     return name.encode("utf-8", "replace")[:_LONGEST].decode("utf-8", "ignore")
 
 
@@ -339,7 +337,8 @@ def _facts(entry: Entry) -> dict[str, Any]:
 def _notes(entry: Entry) -> str:
     """What the format has no fields for, in one line."""
     parts = [
-        f"{entry.metric}{f' ({entry.unit})' if entry.unit else ''}, {'higher' if entry.higher_is_better else 'lower'} is better",
+        f"{entry.metric}{f' ({entry.unit})' if entry.unit else ''}, "
+        f"{'higher' if entry.higher_is_better else 'lower'} is better",
         f"95% interval {entry.low:.6g} to {entry.high:.6g}"
         if entry.low is not None and entry.high is not None
         else "no interval",

@@ -1,4 +1,11 @@
-"""Results files of lm-eval and lmms-eval read as entries."""
+"""Result files of lm-eval and lmms-eval read as entries.
+
+    found = read_results(Path("results_2026-01-31T12-00-00.json"))   # lmms-eval: 20260131_120000_results.json
+    board.add(found.entries, [])        # the run is named after the file's digest, so a second time changes nothing
+
+An imported number says so in its provenance ("imported", "source", "source digest"). Its version names the tool, the
+tool's version, the task's version and the number of examples, so it never shares a column with other numbers.
+"""
 
 import hashlib
 import json

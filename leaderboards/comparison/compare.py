@@ -79,7 +79,7 @@ def compare_runs(
     only_headline: bool = False,
     resamples: int = 10_000,
 ) -> Comparison:
-    """Compare a model of `after` with one of `before`, over all tasks both have; the newest score of each metric counts.
+    """Compare a model of `after` with one of `before`, over all tasks both have, by the newest score of each metric.
 
     `models` names the two; without it, each side must hold one model. Metrics that only one side has, or in another
     version or by another judge, are named in the notes. CompareError for a model that is not there, or nothing in

@@ -1,4 +1,4 @@
-"""What a leaderboard shows beside its scores: tests against a base, ranks, and how the questions were asked differently.
+"""What a leaderboard shows beside its scores: tests against a base, ranks, and how protocols differ.
 
 found = compare_board(board.current(), samples=board.samples, metrics=metric_of, base="llava-7b")
 print(leaderboard(board.current(), comparison=found, base="llava-7b"))
@@ -51,13 +51,10 @@ def compare_board(
     notes += [line(f"{model} {task}: {text}") for (model, task, *_), texts in differences.items() for text in texts]
     tested = verdicts(matches)
     headlines = {entry.key for entry in shown if entry.headline}
-    families = (
-        {key: test for key, test in tested.items() if (key in headlines) == of_headlines}
-        for of_headlines in (True, False)
-    )
-    headline_verdicts, others = map(adjusted, families)
+    of_headlines = adjusted({key: test for key, test in tested.items() if key in headlines})
+    of_others = adjusted({key: test for key, test in tested.items() if key not in headlines})
     return BoardComparison(
-        verdicts=headline_verdicts | others,
+        verdicts=of_headlines | of_others,
         protocol_differences=differences,
         ranks=ranks,
         notes=list(dict.fromkeys(notes)),

@@ -1,4 +1,4 @@
-"""Is less known, or is it said in another form?
+"""Does a model know less, or does it only say it in another form?
 
     found = format_of(entry, before, after)               # None where answers are not simply right or wrong
     found.reading                                         # "format loss"
@@ -19,7 +19,7 @@ from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import same_image
 from leaderboards.statistics.resampling import Array, Counted, Record, image_of
-from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, matched, verdicts
+from leaderboards.statistics.verdict import Matched, Outcome, PairedTest, adjusted, matched, verdicts
 from leaderboards.views.columns import MARKS
 from support.markdown import MISSING, cell, number, span, table
 
@@ -39,6 +39,13 @@ Reading = Literal[
     "no change",
     "not told",
 ]
+
+
+_HIDDEN: Final[Mapping[Outcome, Reading]] = {
+    "worse": "hidden loss",
+    "better": "hidden gain",
+    "not separable": "no change",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +97,7 @@ class Format:
             if knew == "better":
                 return "ability gain"
             return "format gain" if gap == "better" else "gain, undecided"
-        return {"worse": "hidden loss", "better": "hidden gain", "not separable": "no change"}[knew]  # type: ignore[return-value]
+        return _HIDDEN[knew]
 
 
 def format_of(
@@ -98,7 +105,7 @@ def format_of(
 ) -> Format | None:
     """The tests that tell format from ability, not yet adjusted; None where answers are not simply right or wrong."""
     pairs = [(old, after[name]) for name, old in before.items() if name in after and same_image(old, after[name])]
-    closed = [pair for pair in pairs if all(isinstance(_own(sample, entry).get("correct"), bool) for sample in pair)]
+    closed = [pair for pair in pairs if all(isinstance(_record(sample, entry).get("correct"), bool) for sample in pair)]
     if not closed:
         return None
 
@@ -106,31 +113,31 @@ def format_of(
         chosen: Sequence[tuple[Sample, Sample]], what: Callable[[Sample], float], *, higher_is_better: bool
     ) -> Matched:
         sides = [
-            Counted([_counted(sample, entry, what(sample)) for sample in side], _MEAN)
+            Counted([_record_of_value(sample, entry, what(sample)) for sample in side], _MEAN)
             for side in zip(*chosen, strict=True)
         ]
         return matched(sides[0], sides[1], higher_is_better=higher_is_better)
 
     def right(sample: Sample) -> float:
-        return 100.0 * bool(_own(sample, entry)["correct"])
+        return 100.0 * bool(_record(sample, entry)["correct"])
 
     def knew(sample: Sample) -> float:
         return 100.0 * bool(sample.records[NEXT_TOKEN]["correct"])
 
     told = [pair for pair in closed if all(NEXT_TOKEN in sample.records for sample in pair)]
-    yes_no = [pair for pair in closed if str(_own(pair[0], entry).get("truth", "")).lower() in ("yes", "no")]
-    whole = [pair for pair in closed if not any(sample.cut or sample.answer is None for sample in pair)]
+    yes_no = [pair for pair in closed if str(_record(pair[0], entry).get("truth", "")).lower() in ("yes", "no")]
+    complete = [pair for pair in closed if not any(sample.cut or sample.answer is None for sample in pair)]
     matches = {
         "generation": test(told or closed, right, higher_is_better=True),
-        "unparsed": test(closed, lambda s: 100.0 * bool(_own(s, entry).get("unparsed")), higher_is_better=False),
+        "unparsed": test(closed, lambda s: 100.0 * bool(_record(s, entry).get("unparsed")), higher_is_better=False),
     }
     if told:
         matches["next_token"] = test(told, knew, higher_is_better=True)
         matches["gap"] = test(told, lambda s: right(s) - knew(s), higher_is_better=True)
     if yes_no:
-        matches["yes_rate"] = test(yes_no, lambda s: 100.0 * _says_yes(_own(s, entry)), higher_is_better=True)
-    if whole:
-        matches["length"] = test(whole, lambda s: len((s.answer or "").split()), higher_is_better=True)
+        matches["yes_rate"] = test(yes_no, lambda s: 100.0 * _says_yes(_record(s, entry)), higher_is_better=True)
+    if complete:
+        matches["length"] = test(complete, lambda s: len((s.answer or "").split()), higher_is_better=True)
     found = verdicts(matches, resamples=resamples)
     return Format(
         task=entry.task,
@@ -139,7 +146,7 @@ def format_of(
         gap=found.get("gap"),
         unparsed=found["unparsed"],
         yes_rate=found.get("yes_rate"),
-        true_yes=100 * sum(str(_own(old, entry)["truth"]).lower() == "yes" for old, _ in yes_no) / len(yes_no)
+        true_yes=100 * sum(str(_record(old, entry)["truth"]).lower() == "yes" for old, _ in yes_no) / len(yes_no)
         if yes_no
         else None,
         length=found.get("length"),
@@ -151,19 +158,19 @@ def format_of(
 def explain(found: Format) -> str:
     """The reading of one task, in a few sentences."""
     words = _READINGS[found.reading].format(
-        said=_moved(found.generation, "%"),
-        knew=_moved(found.next_token, "%") if found.next_token else "",
+        said=_from_to(found.generation, "%"),
+        knew=_from_to(found.next_token, "%") if found.next_token else "",
         gap=number(found.gap.difference, "%", signed=True) + span(found.gap.low, found.gap.high, "%")
         if found.gap
         else "",
     )
     more = []
     if found.unparsed.outcome != "not separable":
-        more.append(f"{_moved(found.unparsed, '%')}% of the answers cannot be read.")
+        more.append(f"{_from_to(found.unparsed, '%')}% of the answers cannot be read.")
     if found.yes_rate is not None and found.yes_rate.outcome != "not separable":
-        more.append(f"{_moved(found.yes_rate, '%')}% of the answers say yes; {number(found.true_yes, '%')}% should.")
+        more.append(f"{_from_to(found.yes_rate, '%')}% of the answers say yes; {number(found.true_yes, '%')}% should.")
     if found.length is not None and found.length.outcome != "not separable":
-        more.append(f"Answers have {_moved(found.length, 'words')} words{_of_whole(found)}.")
+        more.append(f"Answers have {_from_to(found.length, 'words')} words{_describe_stopped(found)}.")
     return " ".join([f"{cell(found.task)}: {words}", *more])
 
 
@@ -171,17 +178,17 @@ def format_table(formats: Sequence[Format]) -> str:
     """One row a task."""
     rows = []
     for one in formats:
-        yes = MISSING if one.yes_rate is None else f"{_moved(one.yes_rate, '%')} {_more(one.yes_rate)}".strip()
+        yes = MISSING if one.yes_rate is None else f"{_from_to(one.yes_rate, '%')} {_direction(one.yes_rate)}".strip()
         yes += f" (true {number(one.true_yes, '%')})" if one.true_yes is not None else ""
-        length = MISSING if one.length is None else f"{_moved(one.length, 'words')} {_more(one.length)}".strip()
+        length = MISSING if one.length is None else f"{_from_to(one.length, 'words')} {_direction(one.length)}".strip()
         rows.append(
             [
                 cell(one.task),
-                _marked(one.generation),
-                MISSING if one.next_token is None else _marked(one.next_token),
-                _marked(one.unparsed),
+                _with_mark(one.generation),
+                MISSING if one.next_token is None else _with_mark(one.next_token),
+                _with_mark(one.unparsed),
                 yes,
-                length + _of_whole(one),
+                length + _describe_stopped(one),
                 one.reading,
             ]
         )
@@ -192,42 +199,47 @@ def format_table(formats: Sequence[Format]) -> str:
 
 _READINGS: Final[Mapping[Reading, str]] = {
     "format loss": (
-        "**format loss**. {said}% of the answers are right. By the likeliest next token, which has fallen by less ({knew}%), no loss can "
-        "be told; the answers fell by more ({gap}). It is lost in how they are said, not in what is known."
+        "**format loss**. {said}% of the answers are right. By the likeliest next token, which has fallen by less "
+        "({knew}%), no loss can be told; the answers fell by more ({gap}). It is lost in how they are said, not in "
+        "what is known."
     ),
     "ability loss": (
-        "**ability loss**. {said}% of the answers are right, and the right one is the likeliest next token less often, too ({knew}%); that "
-        "the two fell differently cannot be told ({gap})."
+        "**ability loss**. {said}% of the answers are right, and the right one is the likeliest next token less often, "
+        "too ({knew}%); that the two fell differently cannot be told ({gap})."
     ),
     "format and ability loss": (
-        "**format and ability loss**. {said}% of the answers are right. The right one is the likeliest next token less often ({knew}%), "
-        "and the answers fell by yet more ({gap})."
+        "**format and ability loss**. {said}% of the answers are right. The right one is the likeliest next token less "
+        "often ({knew}%), and the answers fell by yet more ({gap})."
     ),
     "loss, undecided": (
-        "**loss, undecided**. {said}% of the answers are right; by the likeliest next token {knew}%. Neither a loss there nor that the two "
-        "fell differently ({gap}) can be told."
+        "**loss, undecided**. {said}% of the answers are right; by the likeliest next token {knew}%. Neither a loss "
+        "there nor that the two fell differently ({gap}) can be told."
     ),
     "hidden loss": (
-        "**hidden loss**. No change of the answers can be told ({said}% are right), but the right one is the likeliest next token less "
-        "often ({knew}%)."
+        "**hidden loss**. No change of the answers can be told ({said}% are right), but the right one is the likeliest "
+        "next token less often ({knew}%)."
     ),
     "ability gain": (
-        "**ability gain**. {said}% of the answers are right, and the right one is the likeliest next token more often, too ({knew}%)."
+        "**ability gain**. {said}% of the answers are right, and the right one is the likeliest next token more often, "
+        "too ({knew}%)."
     ),
     "format gain": (
-        "**format gain**. {said}% of the answers are right. By the likeliest next token no gain can be told ({knew}%); the answers rose by "
-        "more ({gap}). What was known is said better."
+        "**format gain**. {said}% of the answers are right. By the likeliest next token no gain can be told ({knew}%); "
+        "the answers rose by more ({gap}). What was known is said better."
     ),
     "gain, undecided": (
-        "**gain, undecided**. {said}% of the answers are right; by the likeliest next token {knew}%. Neither a gain there nor that the two "
-        "rose differently ({gap}) can be told."
+        "**gain, undecided**. {said}% of the answers are right; by the likeliest next token {knew}%. Neither a gain "
+        "there nor that the two rose differently ({gap}) can be told."
     ),
     "hidden gain": (
-        "**hidden gain**. No change of the answers can be told ({said}% are right), but the right one is the likeliest next token more "
-        "often ({knew}%)."
+        "**hidden gain**. No change of the answers can be told ({said}% are right), but the right one is the likeliest "
+        "next token more often ({knew}%)."
     ),
     "no change": "no change can be told: {said}% of the answers are right.",
-    "not told": "{said}% of the answers are right. A side has no scores by next token, so format and ability cannot be told apart.",
+    "not told": (
+        "{said}% of the answers are right. A side has no scores by next token, so format and ability cannot be told "
+        "apart."
+    ),
 }
 
 
@@ -249,13 +261,13 @@ class _Mean:
 _MEAN: Final = _Mean()
 
 
-def _own(sample: Sample, entry: Entry) -> Record:
+def _record(sample: Sample, entry: Entry) -> Record:
     return sample.records.get(entry.metric, {})
 
 
-def _counted(sample: Sample, entry: Entry, value: float) -> Record:
+def _record_of_value(sample: Sample, entry: Entry, value: float) -> Record:
     """What `_MEAN` counts of an answer, drawn with the same images as the task's own metrics."""
-    return {key: value for key, value in _own(sample, entry).items() if key in ("image", "cluster", "category")} | {
+    return {key: value for key, value in _record(sample, entry).items() if key in ("image", "cluster", "category")} | {
         "counted": value
     }
 
@@ -276,21 +288,21 @@ def formats_adjusted(formats: Sequence[Format]) -> list[Format]:
     return found
 
 
-def _more(verdict: PairedTest) -> str:
+def _direction(verdict: PairedTest) -> str:
     if verdict.outcome == "not separable" or verdict.difference is None:
         return ""
     return "↑" if verdict.difference > 0 else "↓"
 
 
-def _moved(verdict: PairedTest, unit: str) -> str:
+def _from_to(verdict: PairedTest, unit: str) -> str:
     return f"{number(verdict.base, unit)} → {number(verdict.other, unit)}"
 
 
-def _marked(verdict: PairedTest) -> str:
-    return _moved(verdict, "%") + ("" if verdict.outcome == "not separable" else f" {MARKS[verdict.outcome]}")
+def _with_mark(verdict: PairedTest) -> str:
+    return _from_to(verdict, "%") + ("" if verdict.outcome == "not separable" else f" {MARKS[verdict.outcome]}")
 
 
-def _of_whole(found: Format) -> str:
+def _describe_stopped(found: Format) -> str:
     return (
         f" (of {found.questions - found.stopped}; {found.stopped} were stopped once decided)" if found.stopped else ""
     )

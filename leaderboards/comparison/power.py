@@ -5,11 +5,11 @@
     power.detectable(samples=500)      # of so many questions
     power.samples_for(20)              # how many questions a claim of 20 points needs
 
-A difference is seen where 80% of runs would find it significant at the 5% level, two-sided, as one metric taken alone:
-it is 2.80 standard errors, as `Verdict.mde`. In a panel of several metrics each needs a little more. The error is the
-best that is known: of two models' answers to the same questions; else of one model's, where a second one's are supposed
-to fall as they will; else of right and wrong answers supposed. It shrinks with the root of the number of images, each
-with as many questions as before.
+A difference is seen if 80% of runs would find it significant at the 5% level, two-sided, as one metric taken alone: it
+is 2.80 standard errors, as `PairedTest.mde`. In a panel of several metrics each needs a little more. The error is the
+best that is known: of two models' answers to the same questions; else of one model's, with a second model assumed
+independent of it; else of assumed right and wrong answers. It shrinks with the root of the number of images, each with
+as many questions as before.
 """
 
 import math
@@ -23,7 +23,8 @@ from leaderboards.board.board import Board, newest
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.statistics.resampling import CountsMetric, Record, bootstrap, counts_of, image_of, strata
-from leaderboards.statistics.verdict import DETECTED, compare
+from leaderboards.statistics.significance import DETECTED
+from leaderboards.statistics.verdict import compare
 from support.errors import CompareError, did_you_mean
 from support.markdown import cell, number, table
 
@@ -61,8 +62,7 @@ class Power:
     def samples_for(self, difference: float) -> int:
         """How many questions, about whole images, let 80% of runs find a true difference.
 
-        CompareError for a difference that is not more than 0, that no two scores can have, or that is too small to count
-        for.
+        CompareError for a difference that is not more than 0, that no two scores can have, or that is too small.
         """
         if not 0 < difference <= self.widest or math.isinf(difference):
             bounds = "more than 0" + (f" and at most {self.widest:g}" if math.isfinite(self.widest) else "")
@@ -120,7 +120,10 @@ def single(records: Sequence[Record], metric: CountsMetric, *, unit: str, name: 
     who = name or "the model"
     if error <= 1e-9 * float(abs(drawn).max(initial=0)):
         raise CompareError(f"no spread in the answers of {who} ({len(images)} images)")
-    basis = f"{who} alone on {len(images)} images, and a second model supposed independent of it: with paired answers a run sees more"
+    basis = (
+        f"{who} alone on {len(images)} images, and a second model supposed independent of it: "
+        "with paired answers a run sees more"
+    )
     return Power(error=math.sqrt(2) * error, images=len(images), samples=len(records), unit=unit, basis=basis)
 
 
@@ -172,17 +175,16 @@ def of_boards(
     Only runs of the version and by the judge of the newest (or of `model`'s newest) count. None where no model was
     scored or none kept a log; CompareError for a named one that was not, or did not.
     """
-    standing = [
+    current = [
         (board, entry) for board in boards for entry in board.current() if (entry.task, entry.metric) == (task, metric)
     ]
-    home, found = {entry.run: board for board, entry in standing}, [entry for _, entry in standing]
+    home, found = {entry.run: board for board, entry in current}, [entry for _, entry in current]
     if model is not None and model == against:
         raise CompareError(f"{model!r} cannot be held against itself")
     for name in (model, against):
         if name is not None and name not in {entry.model for entry in found}:
-            raise CompareError(
-                f"no whole run of {name!r} on {task} {metric}{did_you_mean(name, sorted({entry.model for entry in found}))}"
-            )
+            scored = sorted({entry.model for entry in found})
+            raise CompareError(f"no whole run of {name!r} on {task} {metric}{did_you_mean(name, scored)}")
     if not found:
         return None
     if model is None and against is not None:

@@ -8,14 +8,14 @@ chance of even one false order among all pairs below 5%. A model ranks behind as
 before as many as are significantly worse.
 
 Sixty models make 1,770 pairs, and the best p-value that 10,000 swaps can give, times 1,770, separates nobody. So the
-p-value is the tail beyond which a verdict's own p is extrapolated (`Verdict.p`), taken as a whole: normal, with the
+p-value is the tail by which a verdict's own p is extrapolated (`PairedTest.p`), taken as a whole: normal, with the
 spread that swaps would have, which is the standard error of the paired bootstrap and what the difference itself adds;
 never below what swapping the images on which the two models differ could give. Near the 5% level it can disagree with
 the permutation test of a verdict.
 
-Where a judge was asked several times, a model's score is the mean over its askings. What all ratings of one asking
-share is taken from how the scores of all models differ from asking to asking, for it is one judge, and adds to the
-spread, with Student's tail.
+If a judge was asked several times, a model's score is the mean over its repeats. The variance between repeated judge
+calls is estimated from the scores of all models together, since they have one judge, and adds to the spread, with
+Student's tail.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaderboards.statistics.resampling import Array, Counted, CountsMetric, Record, bootstrap, common, value_of
-from leaderboards.statistics.verdict import ALPHA, holm, least_p, mood_of, tail
+from leaderboards.statistics.significance import ALPHA, holm, judge_spread, least_p, tail
 
 _TIE = 1e-9  # of a score: less is rounding
 
@@ -43,7 +43,7 @@ class Rank:
     """The worst."""
 
     ties: tuple[str, ...]
-    """Models from which this one cannot be told."""
+    """Models that this one cannot be told apart from."""
 
     def __str__(self) -> str:
         return str(self.low) if self.low == self.high else f"{self.low}–{self.high}"
@@ -66,11 +66,11 @@ def ranks(
 def ranks_of(
     models: Mapping[str, Sequence[Counted]], *, higher_is_better: bool, resamples: int = 2_000, seed: int = 0
 ) -> dict[str, Rank | None]:
-    """As `ranks`, of the records of each asking of the judge (one where there is none), counted by one metric."""
+    """As `ranks`, of the records of each repeat of the judge (one if there is none), counted by one metric."""
     if not models:
         return {}
-    images = common([asking for side in models.values() for asking in side])
-    every = {name: [asking.counts(images) for asking in side] for name, side in models.items()}
+    images = common([repeat for side in models.values() for repeat in side])
+    every = {name: [repeat.counts(images) for repeat in side] for name, side in models.items()}
     metric = next(iter(models.values()))[0].metric
     single = {name: np.array([value_of(metric, counts.sum(axis=0)) for counts in side]) for name, side in every.items()}
     scores = {name: float(found.mean()) for name, found in single.items()}
@@ -99,13 +99,13 @@ def ranks_of(
 def _p_values(
     counts: Mapping[str, Array],
     scores: Mapping[str, float],
-    askings: Mapping[str, Array],
+    repeats: Mapping[str, Array],
     parts: NDArray[np.int64],
     metric: CountsMetric,
     resamples: int,
     seed: int,
 ) -> list[float]:
-    """Of each two models being the same, in the order of `combinations`."""
+    """p of each two models being the same, in the order of `combinations`."""
     names = list(counts)
     images = len(parts)
     if images < 2:
@@ -115,7 +115,7 @@ def _p_values(
     if len(drawn) < 2:
         return [1.0] * comb(len(names), 2)
     spread = np.atleast_2d(np.cov(drawn, rowvar=False))
-    mood, freedom = mood_of(list(askings.values()))
+    deviation, freedom = judge_spread(list(repeats.values()))
     found = []
     for (i, one), (j, two) in combinations(enumerate(names), 2):
         difference = abs(scores[one] - scores[two])
@@ -124,6 +124,6 @@ def _p_values(
             found.append(1.0)
             continue
         error = sqrt(max(0.0, spread[i, i] + spread[j, j] - 2 * spread[i, j]))
-        shared = mood * sqrt(1 / len(askings[one]) + 1 / len(askings[two]))
+        shared = deviation * sqrt(1 / len(repeats[one]) + 1 / len(repeats[two]))
         found.append(max(tail(difference / hypot(error, difference / sqrt(images), shared), freedom), least_p(apart)))
     return found

@@ -4,7 +4,8 @@ resample.
     sides = [Counted(records, metric) for records in (base, other)]
     images = common(sides)                                          # those that both were asked about
     parts = sides[0].strata(images)
-    drawn = bootstrap([side.counts(images) for side in sides], parts, metric, resamples=10_000, seed=0)      # scores [resamples, 2]
+    counts = [side.counts(images) for side in sides]
+    drawn = bootstrap(counts, parts, metric, resamples=10_000, seed=0)      # scores [resamples, 2]
 
 Three things make the spread of the resamples that of the benchmark. Answers about one image depend on each other, so
 images are drawn, never answers. A benchmark with a fixed number of images in each category (MME: 20 to 200) would have

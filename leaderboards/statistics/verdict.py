@@ -1,26 +1,25 @@
 """Better, worse, or not separable: two models on the same questions, judged by the official metric itself.
 
     compare(base_records, other_records, accuracy, higher_is_better=True)
-    # Verdict(difference=2.1, low=0.4, high=3.9, p=0.015, mde=2.5, base=71.0, other=73.1, images=500, outcome="better", ...)
+    # PairedTest(difference=2.1, low=0.4, high=3.9, p=0.015, mde=2.5, base=71.0, other=73.1, images=500, ...)
 
 A record is what a task counted for one answer, and names its image. The interval is a paired bootstrap over images
 (`resampling` says how they are drawn), the p-value a permutation test which swaps the two models' answers image by
 image. Both compute the metric anew from the drawn images' counts, so a ratio, an F1 or an acc+ is treated as what it
 is, never as a mean of samples.
 
-Where a judge rated the answers, its moods from answer to answer are in the images' spread already. What all ratings of
-one asking share (a changed snapshot behind the judge's name, another day) is not: `compare_repeats` takes the records
-of several askings and adds that.
+If a judge rated the answers, how its ratings vary from answer to answer is part of the images' spread already. What
+all ratings of one repeat share (a changed snapshot behind the judge's name, another day) is not: `compare_repeats`
+takes the records of several repeats and adds the variance between them.
 
-Many verdicts at once share what is drawn: `verdicts({key: matched(base, other, higher_is_better=True), ...})` gives
-each the numbers which it would have alone.
+Many tests at once share what is drawn: `verdicts({key: matched(base, other, higher_is_better=True), ...})` gives each
+the same numbers as alone.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,47 +36,15 @@ from leaderboards.statistics.resampling import (
     swapped,
     value_of,
 )
+from leaderboards.statistics.significance import ALPHA, DETECTED, holm, judge_spread, least_p, tail
 from support.errors import RecordsError
-
-__all__ = [
-    "ALPHA",
-    "DETECTED",
-    "Counted",
-    "CountsMetric",
-    "Matched",
-    "Outcome",
-    "Pair",
-    "PairedTest",
-    "Record",
-    "RecordsError",
-    "adjusted",
-    "compare",
-    "compare_repeats",
-    "holm",
-    "interval",
-    "interval_repeats",
-    "least_p",
-    "matched",
-    "matched_repeats",
-    "mood_of",
-    "panel",
-    "tail",
-    "verdicts",
-]
 
 Outcome = Literal["better", "worse", "not separable"]
 
-ALPHA: Final = 0.05
-POWER: Final = 0.8
-
-DETECTED: Final = NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(POWER)
-"""A true difference of so many standard errors (2.80) is found at the 5% level, two-sided, by 80% of runs."""
-
 _TIE = 1e-9  # of the score: two ways to sum the same counts differ by less, two different answers by more
 
-_COUNTED = (
-    100  # one of so many swaps: how often the difference is this large can still be counted; beyond, it is extrapolated
-)
+_COUNTED = 100
+"""If at least one of so many swaps reaches the difference, they are counted; beyond that, p is extrapolated."""
 
 _K = TypeVar("_K")
 
@@ -110,7 +77,7 @@ class PairedTest:
     Counted among the swaps where at least one of a hundred reaches the difference. Beyond that, counting ends at 1 /
     (swaps + 1), and a panel of some hundred metrics could find nothing, so the tail is extrapolated from there. It
     falls as a normal one does whose spread is that of the swapped differences (or the bootstrap's standard error, if
-    larger; with Student's tail for the few askings of a judge). The tail of a sum of independent swaps is no heavier
+    larger; with Student's tail for the few repeats of a judge). The tail of a sum of independent swaps is no heavier
     but for a factor, which what was counted settles, however skewed the answers are and few the images that differ.
     Student's t on the bootstrap's error would be too sure there: it leaves the difference itself out of the spread. The
     result joins what was counted without a step, is not above it, and never below what all swaps could give at best: 2
@@ -138,8 +105,7 @@ class PairedTest:
     """Images compared."""
 
     left_out: int = 0
-    """Images not compared: only one side was asked about them, or an asking of the judge gave some of their answers no
-    rating."""
+    """Images not compared: only one side has records of them, or one repeat of the judge left an answer unrated."""
 
     higher_is_better: bool
 
@@ -156,7 +122,7 @@ class Matched:
     """Two models' counts of the same images by one metric, ready to be tested."""
 
     base: Sequence[Array]
-    """Counts [images, k] of each asking of the judge; one where there is no judge, or it was asked once."""
+    """Counts [images, k] of each repeat of the judge; one if there is no judge, or no repeat."""
 
     other: Sequence[Array]
     metric: CountsMetric
@@ -197,14 +163,13 @@ def compare_repeats(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedTest:
-    """The verdict where a judge was asked several times: each side has the records of every asking, and scores their
-    mean.
+    """The verdict if a judge was asked several times: each side has the records of every repeat; its score is the mean.
 
-    Interval and p-value have a second layer, the judge's mood: how scores differ from asking to asking is taken from
-    both sides together, for it is one judge, and moves the difference by Student's t, since so few askings tell little
-    of it. With two askings a side it is wide, with five nearly a normal's. Sides may differ in how often they were
-    judged; where neither was asked again the layer is empty. Images of which an asking left an answer unrated are left
-    out, and counted; RecordsError if none remains.
+    Interval and p-value have a second layer, the variance between repeated judge calls. It is estimated from both sides
+    together, since they have one judge, and moves the difference by Student's t, since a few repeats tell little of it:
+    with two repeats a side the tail is wide, with five nearly normal. Sides may differ in their number of repeats; if
+    neither has several, the layer is empty. Images of which a repeat left an answer unrated are left out, and counted;
+    RecordsError if none remains.
     """
     sides = ([Counted(records, metric) for records in side] for side in (base, other))
     return verdicts({"": matched_repeats(*sides, higher_is_better=higher_is_better)}, resamples=resamples, seed=seed)[
@@ -215,25 +180,24 @@ def compare_repeats(
 def matched(base: Counted, other: Counted, *, higher_is_better: bool) -> Matched:
     """Both on the images that they share; errors as of `compare`."""
     images = common([base, other])
-    return replace(_matched([base], [other], images, higher_is_better), mcnemar=_mcnemar(base, other, images))
+    return replace(_match([base], [other], images, higher_is_better), mcnemar=_mcnemar_p(base, other, images))
 
 
 def matched_repeats(base: Sequence[Counted], other: Sequence[Counted], *, higher_is_better: bool) -> Matched:
-    """Both on the images that every asking of the judge rated; errors as of `compare_repeats`."""
+    """Both on the images that every repeat of the judge rated; errors as of `compare_repeats`."""
     if not base or not other:
-        raise RecordsError("each side needs the records of at least one asking of the judge")
-    return _matched(base, other, _rated_throughout([*base, *other]), higher_is_better)
+        raise RecordsError("each side needs the records of at least one judge call")
+    return _match(base, other, _images_rated_in_all([*base, *other]), higher_is_better)
 
 
 def verdicts(matches: Mapping[_K, Matched], *, resamples: int = 10_000, seed: int = 0) -> dict[_K, PairedTest]:
-    """The verdict on each by itself, whatever else is among them; what is of the same images shares one draw of
-    them."""
+    """The verdict on each by itself; those over the same images share one draw of them."""
     groups: dict[bytes, list[_K]] = {}
     for key, one in matches.items():
         groups.setdefault(one.parts.tobytes(), []).append(key)
     found: dict[_K, PairedTest] = {}
     for keys in groups.values():
-        found |= zip(keys, _on_one_draw([matches[key] for key in keys], resamples, seed), strict=True)
+        found |= zip(keys, _test_on_one_draw([matches[key] for key in keys], resamples, seed), strict=True)
     return {key: found[key] for key in matches}
 
 
@@ -245,22 +209,22 @@ def interval(
 
 
 def interval_repeats(
-    askings: Sequence[Sequence[Record]], metric: CountsMetric, *, resamples: int = 10_000, seed: int = 0
+    repeats: Sequence[Sequence[Record]], metric: CountsMetric, *, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float] | tuple[None, None]:
-    """The 95% interval of the mean over several askings of the judge, over the images that each rated; see
+    """The 95% interval of the mean over several repeats of the judge, over the images that each rated; see
     `compare_repeats`."""
-    sides = [Counted(records, metric) for records in askings]
-    images = _rated_throughout(sides)
+    sides = [Counted(records, metric) for records in repeats]
+    images = _images_rated_in_all(sides)
     if len(images) < 2:  # one image drawn again and again shows no spread at all
         return None, None
     counts = [side.counts(images) for side in sides]
     scores = np.array([value_of(metric, own.sum(axis=0)) for own in counts])
     drawn = bootstrap(counts, sides[0].strata(images), metric, resamples=resamples, seed=seed)
-    return percentiles(drawn.mean(axis=1) + _moods([scores], resamples, seed))
+    return percentiles(drawn.mean(axis=1) + _judge_noise([scores], resamples, seed))
 
 
 def panel(pairs: Mapping[_K, Pair], *, resamples: int = 10_000, seed: int = 0) -> dict[_K, PairedTest]:
-    """The verdicts on several metrics, judged together."""
+    """The verdicts on several metrics, with p-values adjusted together."""
     matches = {
         name: matched(Counted(base, metric), Counted(other, metric), higher_is_better=higher_is_better)
         for name, (base, other, metric, higher_is_better) in pairs.items()
@@ -275,46 +239,7 @@ def adjusted(verdicts: Mapping[_K, PairedTest]) -> dict[_K, PairedTest]:
     return {name: replace(verdict, p=p) for (name, verdict), p in zip(verdicts.items(), p_values, strict=True)}
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values, in the order given."""
-    result = [0.0] * len(p_values)
-    floor = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
-        result[index] = floor
-    return result
-
-
-def tail(deviation: float, freedom: float = math.inf) -> float:
-    """Two-sided chance of so many standard deviations: normal, or Student's where the spread is known with `freedom`
-    degrees."""
-    if math.isinf(freedom):
-        return math.erfc(deviation / math.sqrt(2))
-    from scipy.special import stdtr  # inside: takes a tenth of a second
-
-    return 2 * float(stdtr(freedom, -deviation))
-
-
-def least_p(apart: int) -> float:
-    """What a two-sided test by swaps can give at best where two models differ on `apart` images."""
-    return 2.0 ** (1 - apart)
-
-
-def mood_of(scores: Sequence[Array]) -> tuple[float, float]:
-    """How far one asking of a judge moves a score (standard deviation), by the scores of each model's askings; degrees
-    of freedom.
-
-    (0, infinity) where no model has two askings: nothing is known of moods then.
-    """
-    freedom = sum(len(side) - 1 for side in scores)
-    if not freedom:
-        return 0.0, math.inf
-    return math.sqrt(sum(float(((side - side.mean()) ** 2).sum()) for side in scores) / freedom), float(freedom)
-
-
-def _matched(
-    base: Sequence[Counted], other: Sequence[Counted], images: Sequence[str], higher_is_better: bool
-) -> Matched:
+def _match(base: Sequence[Counted], other: Sequence[Counted], images: Sequence[str], higher_is_better: bool) -> Matched:
     return Matched(
         base=[side.counts(images) for side in base],
         other=[side.counts(images) for side in other],
@@ -325,15 +250,13 @@ def _matched(
     )
 
 
-def _on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> list[PairedTest]:
-    """Of matches over the same images."""
+def _test_on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> list[PairedTest]:
+    """The tests of matches over the same images."""
     places: dict[tuple[int, bytes], int] = {}
     sides: list[tuple[CountsMetric, Array]] = []
 
     def place_of(metric: CountsMetric, counts: Array) -> int:
-        place = places.setdefault(
-            (id(metric), counts.tobytes()), len(sides)
-        )  # a base has one place, whatever is held against it
+        place = places.setdefault((id(metric), counts.tobytes()), len(sides))  # a base has one place in all its tests
         if place == len(sides):
             sides.append((metric, counts))
         return place
@@ -341,7 +264,7 @@ def _on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> list[
     where = [[[place_of(one.metric, counts) for counts in side] for side in (one.base, one.other)] for one in matches]
     parts = matches[0].parts
     drawn = bootstrap_each(sides, parts, resamples=resamples, seed=seed) if len(parts) > 1 else None
-    means = [(one.metric, _mean(one.base), _mean(one.other)) for one in matches]
+    means = [(one.metric, _mean_counts(one.base), _mean_counts(one.other)) for one in matches]
     swaps = swapped(means, parts, resamples=resamples, seed=seed)
     return [
         _verdict(one, [None if drawn is None else drawn[:, side] for side in own], swaps[:, index], seed)
@@ -350,19 +273,19 @@ def _on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> list[
 
 
 def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Array, seed: int) -> PairedTest:
-    """From the scores [resamples, askings] of both sides on the drawn images, None for a single image, and the swapped
-    differences."""
+    """The test from both sides' scores [resamples, repeats] on the drawn images, None for a single image, and from the
+    swapped differences."""
     scores = [np.array([value_of(one.metric, counts.sum(axis=0)) for counts in side]) for side in (one.base, one.other)]
     before, after = (_finite(side.mean()) for side in scores)
     low, high, error, p = None, None, 0.0, 1.0
     if before is not None and after is not None:
-        moods = _moods(scores, len(swaps), seed)
+        noise = _judge_noise(scores, len(swaps), seed)
         if drawn[0] is not None and drawn[1] is not None:
             differences = drawn[1].mean(axis=1) - drawn[0].mean(axis=1)
-            low, high = percentiles(differences + moods)
+            low, high = percentiles(differences + noise)
             differences = differences[np.isfinite(differences)]
-            error = math.hypot(float(differences.std()), _mood(scores)[0]) if differences.size else 0.0
-        p = _p(one, swaps, moods, scores, error)
+            error = math.hypot(float(differences.std()), _judge_error(scores)[0]) if differences.size else 0.0
+        p = _p_value(one, swaps, noise, scores, error)
     return PairedTest(
         difference=None if before is None or after is None else after - before,
         low=low,
@@ -378,16 +301,16 @@ def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Array, seed: in
     )
 
 
-def _p(one: Matched, swaps: Array, moods: Array, scores: Sequence[Array], error: float) -> float:
-    """Two-sided; see `Verdict.p`. A swap that leaves no score counts against a difference."""
-    base, other = _mean(one.base), _mean(one.other)
+def _p_value(one: Matched, swaps: Array, noise: Array, scores: Sequence[Array], error: float) -> float:
+    """Two-sided; see `PairedTest.p`. A swap that leaves no score counts against a difference."""
+    base, other = _mean_counts(one.base), _mean_counts(one.other)
     apart = int((base != other).any(axis=1).sum())
     if not apart:
         return 1.0
     first, second = (float(value_of(one.metric, side.sum(axis=0))) for side in (base, other))
     tie = _TIE * max(abs(first), abs(second))
     reached = abs(second - first) - tie
-    sizes = np.where(np.isfinite(swaps), abs(swaps + moods), np.inf)
+    sizes = np.where(np.isfinite(swaps), abs(swaps + noise), np.inf)
 
     def counted(size: float) -> float:
         return (1 + int(np.count_nonzero(sizes >= size))) / (1 + len(sizes))
@@ -397,39 +320,39 @@ def _p(one: Matched, swaps: Array, moods: Array, scores: Sequence[Array], error:
     if not edge < reached:
         return max(counted(reached), least_p(apart))  # below that, it would be by the chance of the draw
     known = swaps[np.isfinite(swaps)]
-    mood, freedom = _mood(scores)
-    spread = max(math.hypot(float(np.sqrt(np.mean(known**2))), mood), error)
+    judge, freedom = _judge_error(scores)
+    spread = max(math.hypot(float(np.sqrt(np.mean(known**2))), judge), error)
     beyond = counted(edge - tie) * tail(reached / spread, freedom) / tail(edge / spread, freedom) if spread > 0 else 0.0
     without = float(np.mean(np.isinf(sizes)))
     return max(min(counted(reached), max(beyond, without)), least_p(apart))
 
 
-def _mood(scores: Sequence[Array]) -> tuple[float, float]:
-    """Standard error of the difference of (or of one) mean over askings, and degrees of freedom; see `mood_of`."""
-    mood, freedom = mood_of(scores)
-    return mood * math.sqrt(sum(1 / len(side) for side in scores)), freedom
+def _judge_error(scores: Sequence[Array]) -> tuple[float, float]:
+    """Standard error, by the judge, of the difference of two means over repeats (or of one mean), and its degrees of
+    freedom; see `judge_spread`."""
+    deviation, freedom = judge_spread(scores)
+    return deviation * math.sqrt(sum(1 / len(side) for side in scores)), freedom
 
 
-def _moods(scores: Sequence[Array], resamples: int, seed: int) -> Array:
-    """What the judge's mood adds to each resample [resamples]."""
-    error, freedom = _mood(scores)
-    if not error > 0:  # nan where an asking has no score
+def _judge_noise(scores: Sequence[Array], resamples: int, seed: int) -> Array:
+    """What the variance between judge calls adds to each resample [resamples]."""
+    error, freedom = _judge_error(scores)
+    if not error > 0:  # nan if a repeat has no score
         return np.zeros(resamples)
-    return error * np.random.default_rng([seed, 1]).standard_t(
-        freedom, size=resamples
-    )  # another stream than that of the images
+    rng = np.random.default_rng([seed, 1])  # not the images' stream
+    return error * rng.standard_t(freedom, size=resamples)
 
 
-def _mean(askings: Sequence[Array]) -> Array:
-    return askings[0] if len(askings) == 1 else np.asarray(np.mean(askings, axis=0))
+def _mean_counts(repeats: Sequence[Array]) -> Array:
+    return repeats[0] if len(repeats) == 1 else np.asarray(np.mean(repeats, axis=0))
 
 
-def _rated_throughout(askings: Sequence[Counted]) -> list[str]:
-    """The images with as many records in each asking."""
-    first, *others = [asking.tally for asking in askings]
+def _images_rated_in_all(repeats: Sequence[Counted]) -> list[str]:
+    """The images with the same number of records in each repeat."""
+    first, *others = [one.tally for one in repeats]
     images = [image for image, records in first.items() if all(found[image] == records for found in others)]
     if not images:
-        raise RecordsError("no image has all its answers rated in every asking of the judge")
+        raise RecordsError("no image has all its answers rated in every judge call")
     return images
 
 
@@ -437,10 +360,9 @@ def _finite(score: float) -> float | None:
     return float(score) if np.isfinite(score) else None
 
 
-def _mcnemar(base: Counted, other: Counted, images: Sequence[str]) -> float | None:
-    """Exact p of the questions on which just one is right; None where the metric is not the share of correct
-    answers."""
-    ours, theirs = _right(base, images), _right(other, images)
+def _mcnemar_p(base: Counted, other: Counted, images: Sequence[str]) -> float | None:
+    """Exact p of the questions on which just one is right; None if the metric is not the share of correct answers."""
+    ours, theirs = _correct_answers(base, images), _correct_answers(other, images)
     if ours is None or theirs is None:
         return None
     from scipy.stats import binomtest  # inside: takes half a second
@@ -449,9 +371,8 @@ def _mcnemar(base: Counted, other: Counted, images: Sequence[str]) -> float | No
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def _right(side: Counted, images: Sequence[str]) -> NDArray[np.bool_] | None:
-    """Which answers are correct, image by image, if the score of each image and of all of them is the share of these in
-    %."""
+def _correct_answers(side: Counted, images: Sequence[str]) -> NDArray[np.bool_] | None:
+    """Which answers are correct, image by image; None if the metric is not the share of correct answers in %."""
     if side.right is None:
         return None
     row = {image: index for index, image in enumerate(images)}

@@ -133,7 +133,7 @@ def test_a_score_that_was_asked_differently_from_the_base_says_in_which_words(tw
     text = text_of(html)
     assert text.count("≠ asked differently") == 2  # in the cell, and over the words
     assert "scenes_chair CHAIR_s (%): revision was 'a', is '<b>'; split was 'test', is 'tune'" in text
-    assert "asked otherwise" not in text_of(page(two, title="Board", base="base"))
+    assert "asked differently" not in text_of(page(two, title="Board", base="base"))
     with pytest.raises(BoardError, match="of 'gone' on scenes_chair CHAIR_s"):
         page(two, title="Board", base="base", protocol_differences={("gone", *two[1].key[1:]): ["x"]})
 

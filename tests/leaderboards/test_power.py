@@ -9,7 +9,7 @@ import pytest
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.comparison.power import Power, of_boards, paired, render, single, supposed
-from leaderboards.statistics.verdict import DETECTED
+from leaderboards.statistics.significance import DETECTED
 from support.errors import CompareError
 from tasks.metric import mean_of
 

@@ -143,7 +143,7 @@ def test_with_one_asking_each_the_verdict_is_a_plain_comparison() -> None:
 def test_an_image_that_one_asking_left_unrated_is_left_out_of_all() -> None:
     found = verdict(rated([[1, 2, 3, 4], [1, None, 3, 4]]), rated([[2, 3, 4, None], [2, 3, 4, 5]]))
     assert (found.images, found.left_out, found.base, found.other) == (2, 2, 2.0, 3.0)
-    with pytest.raises(RecordsError, match="every asking of the judge"):
+    with pytest.raises(RecordsError, match="every judge call"):
         verdict(rated([[1, 2], [None, None]]), rated([[1, 2]]))
 
 

@@ -11,16 +11,14 @@ from scipy import stats
 
 from harness.evaluation.score_files import score
 from leaderboards.statistics.resampling import Counted, CountsMetric, swapped
+from leaderboards.statistics.significance import DETECTED, holm, least_p
 from leaderboards.statistics.verdict import (
-    DETECTED,
     Pair,
     PairedTest,
     compare,
     compare_repeats,
-    holm,
     interval,
     interval_repeats,
-    least_p,
     matched,
     matched_repeats,
     panel,
@@ -500,9 +498,9 @@ def test_an_answer_that_one_asking_left_unrated_is_left_out_and_counted() -> Non
     full, torn = ratings([1, 2, 3, 4]), ratings([1, 2, 3, 4])[:-1]
     verdict = compare_repeats([full, torn], [full, full], RATING, higher_is_better=True)
     assert (verdict.images, verdict.left_out, verdict.base) == (3, 1, 2)
-    with pytest.raises(RecordsError, match="every asking"):
+    with pytest.raises(RecordsError, match="every judge call"):
         compare_repeats([full[:1], full[1:]], [full], RATING, higher_is_better=True)
-    with pytest.raises(RecordsError, match="at least one asking"):
+    with pytest.raises(RecordsError, match="at least one judge call"):
         compare_repeats([], [full], RATING, higher_is_better=True)
 
 

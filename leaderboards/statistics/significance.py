@@ -1,0 +1,50 @@
+"""What all tests share: the level, Holm's adjustment, tails, and how much a judge's repeated calls vary."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Final
+
+from leaderboards.statistics.resampling import Array
+
+ALPHA: Final = 0.05
+POWER: Final = 0.8
+
+DETECTED: Final = NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(POWER)
+"""A true difference of so many standard errors (2.80) is found at the 5% level, two-sided, by 80% of runs."""
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values, in the order given."""
+    result = [0.0] * len(p_values)
+    floor = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        result[index] = floor
+    return result
+
+
+def tail(deviation: float, freedom: float = math.inf) -> float:
+    """Two-sided chance of so many standard deviations: normal, or Student's if the spread is estimated with `freedom`
+    degrees of freedom."""
+    if math.isinf(freedom):
+        return math.erfc(deviation / math.sqrt(2))
+    from scipy.special import stdtr  # inside: takes a tenth of a second
+
+    return 2 * float(stdtr(freedom, -deviation))
+
+
+def least_p(apart: int) -> float:
+    """The smallest p of a two-sided test by swaps if two models differ on `apart` images."""
+    return 2.0 ** (1 - apart)
+
+
+def judge_spread(scores: Sequence[Array]) -> tuple[float, float]:
+    """Standard deviation of a score between repeated judge calls, and its degrees of freedom.
+
+    `scores`: of each model, its score in each repeat. (0, infinity) if no model has two repeats: then it is unknown.
+    """
+    freedom = sum(len(side) - 1 for side in scores)
+    if not freedom:
+        return 0.0, math.inf
+    return math.sqrt(sum(float(((side - side.mean()) ** 2).sum()) for side in scores) / freedom), float(freedom)
