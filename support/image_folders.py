@@ -417,4 +417,4 @@ def picture_in_cell(cell: Any, find: Callable[[str], ImageRef], name: str = "") 
             return ImageRef(name or path, problem=UNREADABLE)
     if isinstance(data, bytes) and data:
         return ImageRef(name or path, data=data)
-    return find(path or name)
+    return find(path or name) if path or name else ImageRef("", problem=NONE)

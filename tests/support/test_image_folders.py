@@ -139,7 +139,7 @@ def read_llava_rows(folder: Path, name: str) -> Iterator[ImageRef]:
 BENCHMARKS = {f"benchmark.{kind}": read_benchmark(kind) for kind in ("parquet", "jsonl", "json", "tsv", "csv", "zip")}
 BENCHMARKS |= {f"folder of {task}": read_benchmark_folder(task) for task in ("pope", "rtvlm")}
 OTHERS: dict[str, Callable[[Path, str], Iterator[Any]]] = {
-    **{f"source.{kind}": read_source(kind) for kind in ("parquet", "jsonl", "json", "tsv", "csv")},
+    **{f"source.{kind}": read_source(kind) for kind in ("parquet", "jsonl", "json", "tsv", "csv", "zip")},
     "source with images": read_source("jsonl", with_images=True),
     **{f"vlfeedback.{kind}": read_vlfeedback(kind) for kind in ("parquet", "jsonl", "json")},
     "vlfeedback with images": read_vlfeedback("jsonl", with_images=True),

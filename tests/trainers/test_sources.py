@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from support import records
 from support.errors import DataError, RecipeError
 from support.images import decode
 from support.progress import show_on
@@ -24,6 +25,7 @@ from trainers.config.data import Data, Filters, InstructionSource, PoolModel
 from trainers.config.recipe import find_recipe
 from trainers.vlfeedback import sources
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
+from trainers.vlfeedback.layouts import LAYOUTS
 from trainers.vlfeedback.sampling import candidates, instructions_of, order, shares
 from trainers.vlfeedback.sources import Item, declared, open_source
 
@@ -100,7 +102,7 @@ def test_the_nine_sources_add_up_to_the_published_dataset() -> None:
     counts = {name: one.published for name, one in declared().items()}
     assert sum(count for name, count in counts.items() if name != "RTVLM") == 80_258
     assert len(counts) == 10
-    assert all(one.layout in sources.LAYOUTS and one.licence and one.site and one.files for one in declared().values())
+    assert all(one.layout in LAYOUTS and one.licence and one.site and one.files for one in declared().values())
 
 
 # The layouts of the ten.
@@ -286,7 +288,7 @@ def test_parquet_is_read_with_pictures_in_it_or_beside_it(tmp_path: Path, kind: 
 
 
 def test_a_json_list_longer_than_what_is_held_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "CHUNK", 64)
+    monkeypatch.setattr(records, "CHUNK", 64)
     write(tmp_path / "a.jpg", photo(1))
     rows = [{"image": "a.jpg", "prompt": f"[{n}] " + "é]{," * (n * 20)} for n in range(9)]
     path = write(tmp_path / "x.json", json.dumps(rows, indent=1, ensure_ascii=False).encode())
