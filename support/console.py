@@ -113,8 +113,8 @@ class Stages:
         if rank() != 0:
             return
         if stage not in self.bars:
-            self.bars[stage] = self.progress.add_task(stage, total=total)
-        self.progress.update(self.bars[stage], completed=done, total=total)
-        if not self.console.is_terminal and done >= total and self.told.get(stage) != total:
+            self.bars[stage] = self.progress.add_task(stage, total=total or None)
+        self.progress.update(self.bars[stage], completed=done, total=total or None)
+        if not self.console.is_terminal and done >= total > 0 and self.told.get(stage) != total:
             self.told[stage] = total
             self.tell(f"{stage}: {done}/{total}")

@@ -252,6 +252,7 @@ def train(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -
     from harness.models.spec import find
     from harness.runs.run_folder import claim, sole_owner
     from support.console import Stages
+    from trainers.data.image_hashes import IMAGE_FACTS, shared_cache
     from trainers.data.read_preferences import read_preferences
     from trainers.training.job import Job, trainer
 
@@ -261,7 +262,8 @@ def train(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -
         report = stages.report if rank() == 0 else _unreported
         claim(folder, recipe)
         spec, name = _whole(fetch(find(recipe.base), told), recipe.base, folder)
-        found = read_preferences(dataset, lambda count: report("read preferences", count, 0))
+        with shared_cache(folder / IMAGE_FACTS) as cache:
+            found = read_preferences(dataset, cache)
         told(found.summary())
         _same_data(folder, found)
         job = Job(

@@ -33,6 +33,8 @@ class Processes:
     layout: Layout
     pairs: Path | None
     """The file of those that the run has built."""
+    images: Path
+    """Keeps what is known of their images."""
 
 
 def train(
@@ -86,7 +88,7 @@ def _train_by(
             return
         scoring.tell(f"{stage}: {processes.layout.world} processes; their log is in {job.out / PROCESSES / 'launch'}")
         with clock.stage(stage):
-            code = train_by(job, arm, processes.layout, pairs=processes.pairs, pauses=pauses)
+            code = train_by(job, arm, processes.layout, pairs=processes.pairs, images=processes.images, pauses=pauses)
         if code:
             said = f"{job.out}: training by {processes.layout.world} processes ended with exit code {code}"
             raise InputError(said) if code == USAGE else RunError(f"{said}; the same command goes on")

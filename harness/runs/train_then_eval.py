@@ -38,6 +38,7 @@ from tasks.registry import TaskSpec
 from trainers.cluster.launch import Layout
 from trainers.config.data import Data
 from trainers.config.recipe import PreferenceRecipe
+from trainers.data.image_hashes import IMAGE_FACTS, HashCache
 from trainers.data.read_preferences import digest, read_preferences
 from trainers.data.rows import Preference
 from trainers.training.checkpoints import Checkpoint, QuietPeriod, find_complete_checkpoints
@@ -117,7 +118,11 @@ def train_then_eval(
         processes = (
             None
             if layout is None
-            else Processes(layout=layout, pairs=out / "data" / "pairs.jsonl" if recipe.data else None)
+            else Processes(
+                layout=layout,
+                pairs=out / "data" / "pairs.jsonl" if recipe.data else None,
+                images=out / "data" / IMAGE_FACTS,
+            )
         )
         stop = train(job, recipe.trainer, scoring, probes, clock, processes)
         arms = {recipe.trainer: job}
@@ -214,10 +219,12 @@ def _material(
             raise RunError(
                 f"no preference pairs from {counts.rows} rated instructions ({counts}); loosen the recipe's [data] rule"
             )
-        pairs, mark, words = built.pairs, digest(built.pairs), f"built from {counts.rows} instructions"
+        with HashCache(out / "data" / IMAGE_FACTS) as cache:
+            mark = digest(built.pairs, cache)
+        pairs, words = built.pairs, f"built from {counts.rows} instructions"
     else:
-        with clock.stage("read preference data"):
-            read = read_preferences(source)
+        with clock.stage("read preference data"), HashCache(out / "data" / IMAGE_FACTS) as cache:
+            read = read_preferences(source, cache)
         pairs, held_out, mark, words = read.train, read.held_out, read.digest, read.summary()
     with clock.stage("look for leaks"):
         leaks = _leaks(pairs, mark, tasks, out / "data", report)
@@ -237,7 +244,7 @@ def _leaks(
         if held["of"] == asked:
             return {str(task): int(rows) for task, rows in held["rows_with_image"].items()}
     rows = len({pair.row for pair in pairs})
-    leaks = leaks_of(pairs, tasks, cache=folder / "fingerprints.sqlite", total=rows)
+    leaks = leaks_of(pairs, tasks, cache=folder / IMAGE_FACTS, total=rows)
     atomic_write_text(path, json.dumps({"of": asked, **leaks.to_json()}, indent=1))
     return leaks.summary()
 

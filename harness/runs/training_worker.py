@@ -21,6 +21,7 @@ from support.files import atomic_write_text
 from support.processes import rank
 from trainers.cluster.launch import Layout, beside_python, check_world, launch, plan_of
 from trainers.config.recipe import PreferenceRecipe
+from trainers.data.image_hashes import shared_cache
 from trainers.data.pair_formats import read_pairs
 from trainers.data.read_preferences import digest, read_preferences
 from trainers.data.rows import Preference
@@ -34,11 +35,12 @@ COMMAND: Final = "train-arm"
 _ARM: Final = "arm.json"
 
 
-def train_by(job: Job, arm: str, layout: Layout, *, pairs: Path | None, pauses: bool) -> int:
+def train_by(job: Job, arm: str, layout: Layout, *, pairs: Path | None, images: Path, pauses: bool) -> int:
     """Train an arm as `layout` wants it, and wait: the exit code of the process that failed first, else 0; RunError
     as of a launch.
 
     `pairs` is the file that holds the job's; None: those that the recipe's [dataset] names are read again.
+    `images` keeps what is known of their images, so that none is opened again.
     """
     folder = job.out / PROCESSES
     told = {
@@ -50,6 +52,7 @@ def train_by(job: Job, arm: str, layout: Layout, *, pairs: Path | None, pauses: 
         "dtype": job.dtype,
         "note": dict(job.note),
         "pairs": None if pairs is None else str(pairs),
+        "images": str(images),
         "pauses": pauses,
     }
     atomic_write_text(folder / _ARM, json.dumps(told, indent=1))
@@ -75,7 +78,7 @@ def train_arm(folder: Path) -> None:
     check_world()
     register()
     recipe = PreferenceRecipe.model_validate(told["recipe"])
-    preferences, held_out, mark = _pairs(recipe, told["pairs"])
+    preferences, held_out, mark = _pairs(recipe, told["pairs"], Path(told["images"]))
     if mark != told["note"]["data"]:
         raise RunError(
             f"{told['pairs'] or '[dataset]'}: other pairs (digest {mark}) than the run began with ({told['note']['data']})"
@@ -98,15 +101,16 @@ def train_arm(folder: Path) -> None:
         (job.out / STOPPED).unlink(missing_ok=True)  # it is to go on
 
 
-def _pairs(recipe: PreferenceRecipe, path: str | None) -> tuple[list[Preference], list[Preference], str]:
+def _pairs(recipe: PreferenceRecipe, path: str | None, images: Path) -> tuple[list[Preference], list[Preference], str]:
     """What to train on, what is held out, and the digest of both."""
-    if path is not None:
-        pairs = list(read_pairs(Path(path)))
-        return pairs, [], digest(pairs)
-    if recipe.dataset is None:
-        raise RunError(f"recipe {recipe.name!r} builds its pairs, and no file of them was handed over")
-    found = read_preferences(recipe.dataset)
-    return found.train, found.held_out, found.digest
+    with shared_cache(images) as cache:
+        if path is not None:
+            pairs = list(read_pairs(Path(path)))
+            return pairs, [], digest(pairs, cache)
+        if recipe.dataset is None:
+            raise RunError(f"recipe {recipe.name!r} builds its pairs, and no file of them was handed over")
+        found = read_preferences(recipe.dataset, cache)
+        return found.train, found.held_out, found.digest
 
 
 def _is_last(checkpoint: Checkpoint) -> bool:

@@ -299,6 +299,7 @@ def test_processes_refuse_other_pairs_than_the_runs(finished: Path, tmp_path: Pa
         "base": "",
         "dtype": "auto",
         "pairs": str(finished / "data" / "pairs.jsonl"),
+        "images": str(tmp_path / "images.sqlite"),
         "pauses": False,
     }
     (tmp_path / "arm.json").write_text(json.dumps(told))

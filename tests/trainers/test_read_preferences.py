@@ -10,7 +10,9 @@ from PIL import Image
 
 from support.errors import DataError, RecipeError
 from support.images import ImageRef
+from support.progress import show_on
 from trainers.config.data import ASPECTS, PreferenceFile
+from trainers.data.image_hashes import shared_cache
 from trainers.data.pair_formats import write_pairs
 from trainers.data.pair_split import prompt_key
 from trainers.data.read_preferences import digest, read_preferences
@@ -32,18 +34,16 @@ def row(index: int, folder: Path) -> Row:
     folder.mkdir(exist_ok=True)
     image = folder / f"{index}.png"
     image.write_bytes(png(index))
+    return row_of(index, ImageRef(image.name, image))
+
+
+def row_of(index: int, *images: ImageRef) -> Row:
     answers = (
         rated("a", f"best {index}", 5),
         rated("b", f"a longer answer {index}", 3),
         rated("c", f"worst {index}", 1),
     )
-    return Row(
-        index=index,
-        id=str(index),
-        prompt=f"what is it? {index}",
-        images=(ImageRef(image.name, image),),
-        completions=answers,
-    )
+    return Row(index=index, id=str(index), prompt=f"what is it? {index}", images=images, completions=answers)
 
 
 @pytest.fixture
@@ -112,10 +112,31 @@ def test_what_stands_for_a_picture_in_a_prompt_is_refused_or_taken_out(tmp_path:
 
 
 def test_a_limit_is_of_rows(rows: Path) -> None:
-    heard: list[int] = []
-    found = read_preferences(dataset(rows, limit=5, test_share=0), heard.append)
+    heard: list[tuple[str, int, int]] = []
+    with show_on(lambda *report: heard.append(report)):
+        found = read_preferences(dataset(rows, limit=5, test_share=0))
     assert len(found.train) == 15
-    assert heard == [1, 2, 3, 4, 5]
+    assert heard == [("read preferences", count, 0) for count in range(1, 6)]
+
+
+def test_each_image_is_read_once_and_not_again_by_another_process(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = ImageRef.read
+
+    def counted(image: ImageRef) -> bytes:
+        read.append(image.name)
+        return original(image)
+
+    monkeypatch.setattr(ImageRef, "read", counted)
+    with shared_cache(tmp_path / "facts.sqlite") as cache:
+        first = read_preferences(dataset(rows, limit=20), cache)
+        assert sorted(read) == sorted(f"images/{index}.png" for index in range(20))
+        assert digest([*first.train, *first.held_out], cache)
+    with shared_cache(tmp_path / "facts.sqlite") as cache:
+        assert read_preferences(dataset(rows, limit=20), cache) == first
+    assert len(read) == 20
 
 
 def test_pairs_are_read_as_they_are(rows: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -33,9 +34,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from support.errors import StoreError, one_line
+from support.files import file_lock
 from support.images import ImageRef, decode
 from support.sqlite import open_shared
 
+IMAGE_FACTS: Final = "fingerprints.sqlite"
+"""Name of the cache in a run's folder."""
 HASH_BITS: Final = 128
 DISTANCE: Final = 12
 """Bits in which the perceptual hashes of two copies may differ: re-encoded and resized photographs stay below, different
@@ -330,6 +334,14 @@ class HashCache:
             except sqlite3.Error as error:
                 raise StoreError(f"{self._path}: can't be written: {error}") from None
         self._new_hashes, self._new_files = [], []
+
+
+@contextmanager
+def shared_cache(path: Path) -> Iterator[HashCache]:
+    """A cache that one process at a time has: of the processes that train together the first reads the images, and the
+    others find what it wrote."""
+    with file_lock(path, wait=True), HashCache(path) as cache:
+        yield cache
 
 
 def coco_in(image: ImageRef) -> int | None:
