@@ -259,7 +259,6 @@ def train(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -
     register()
     with sole_owner(folder), Stages() as stages:
         told = stages.tell if rank() == 0 else _silent
-        report = stages.report if rank() == 0 else _unreported
         claim(folder, recipe)
         spec, name = _whole(fetch(find(recipe.base), told), recipe.base, folder)
         with shared_cache(folder / IMAGE_FACTS) as cache:
@@ -281,10 +280,6 @@ def train(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -
 
 def _silent(line: str) -> None:
     """Another process says it."""
-
-
-def _unreported(stage: str, done: int, total: int) -> None:
-    """Another process shows it."""
 
 
 def _whole(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpec, str]":
