@@ -73,7 +73,8 @@ def as_single_process() -> Iterator[None]:
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM raises SystemExit(143), so that blocks are left in order. Does nothing outside the main thread."""
+    """Inside, SIGTERM raises SystemExit(143), so that blocks are left in order. In other threads than the main one it
+    does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -86,6 +87,17 @@ def ended_by_sigterm() -> Iterator[None]:
 
 def _raise_system_exit(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def is_alive(pid: int) -> bool:
+    """True if this machine has a process of this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def free_port(host: str = "") -> int:

@@ -4,7 +4,7 @@ lm-eval LM.
     lm = OpenAIVisionLM("gpt-4o-2024-11-20")                        # OPENAI_API_KEY, OPENAI_BASE_URL
     lm = OpenAIVisionLM("visualglm-6b", url="http://127.0.0.1:8000/v1", settings=ServedModelSettings(concurrency=4))
     lm.generate_until(requests)
-    lm.provenance()             # {"asked": "visualglm-6b", "served": "THUDM/visualglm-6b", "server": "http://127.0.0.1:8000/v1"}
+    lm.provenance()     # {"asked": "visualglm-6b", "served": "THUDM/visualglm-6b", "server": "http://127.0.0.1:8000"}
 
 Calls go through the judge's client and ledger: the same tries, limits and budget; no answer is paid for twice, and
 after a kill the same command asks only for the rest. A call without a reply is a `FailedAnswer`; a server that stays
@@ -31,7 +31,8 @@ from harness.models.chat_settings import ServedModelSettings
 from support.errors import ModelError, SettingError
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
-from tasks.judges.chat_client import ChatClient, PermanentError, Usage, text_of
+from tasks.judges.chat_client import ChatClient
+from tasks.judges.completions import PermanentError, Usage, text_of
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.protocol import Sampling
 from tasks.judges.requests import THINKING_MODELS, Request, image_part, key_of, limit_of, messages_of

@@ -110,7 +110,8 @@ def serve_pool(
     cluster: Cluster = "slurm",
     settings: ServerSettings | None = None,
 ) -> Iterator[dict[str, ModelSpec]]:
-    """A server for every model of the pool, up and healthy; member's name -> its model behind that server. ClusterError.
+    """A server for every model of the pool, up and healthy: member's name -> its model behind that server.
+    ClusterError.
 
     However long the queue is, it is waited for. Logs stay in `folder`.
     """

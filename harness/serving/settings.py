@@ -10,9 +10,10 @@ from typing import Final
 from harness.models.spec import ModelSpec
 from support.errors import ClusterError, SettingError
 
+_COMMON: Final = "--host {host} --port {port} --served-model-name {name}"
 COMMANDS: Final = {
-    "vllm": "vllm serve {model} --host {host} --port {port} --served-model-name {name}",
-    "sglang": "python -m sglang.launch_server --model-path {model} --host {host} --port {port} --served-model-name {name}",
+    "vllm": f"vllm serve {{model}} {_COMMON}",
+    "sglang": f"python -m sglang.launch_server --model-path {{model}} {_COMMON}",
 }
 """By engine; VLLM_BIN names another `vllm`."""
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from support.errors import JudgeDown, JudgeError, SettingError
 from support.progress import report
 from tasks.judges import prices
-from tasks.judges.chat_client import NoReply, PermanentError, run_in_thread, usage_of
+from tasks.judges.chat_client import run_in_thread
+from tasks.judges.completions import NoReply, PermanentError, usage_of
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import GREEDY, Question, Sampling
 from tasks.judges.requests import Request

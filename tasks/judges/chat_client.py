@@ -16,17 +16,17 @@ refused, and doesn't wait as long as a server asks.
 """
 
 import asyncio
-import json
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from support.errors import BudgetSpent, JudgeDown, JudgeError
 from support.progress import report
 from tasks.judges import prices
+from tasks.judges.completions import NoReply, PermanentError, Reader, TransientError, Usage, complete, text_of, usage_of
 from tasks.judges.ledger import Call, Ledger, now
 from tasks.judges.requests import Request
 from tasks.judges.settings import ClientSettings
@@ -36,11 +36,6 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
 T = TypeVar("T")
-Usage = tuple[int, int]
-"""Tokens of a prompt and of its reply, as the server counts them."""
-Reader = Callable[["ChatCompletion", Usage | None], str]
-"""Gives the reply in a completion; raises TransientError or PermanentError where it is none."""
-
 LONGEST_WAIT: Final = 60.0
 """Seconds between two tries, where the server does not ask for more."""
 FIRST_WAIT: Final = 0.25
@@ -48,28 +43,6 @@ MOST_FAILURES_IN_A_ROW: Final = 3
 """After so many questions without a reply, and none in between, the server counts as down."""
 TYPICAL_REPLY: Final = 150
 """Tokens of a reply, where the ledger knows of none and no limit is set."""
-
-
-class NoReply(Exception):
-    """A call gave no reply; `usage` is what it cost all the same."""
-
-    def __init__(self, why: str, usage: Usage | None = None) -> None:
-        super().__init__(why)
-        self.why, self.usage = why, usage
-
-
-class PermanentError(NoReply):
-    """This question will never get a reply."""
-
-
-class TransientError(NoReply):
-    """Worth another try, after so many seconds if the server said; `limited`: it was asked too often."""
-
-    def __init__(
-        self, why: str, after: float | None = None, *, limited: bool = False, usage: Usage | None = None
-    ) -> None:
-        super().__init__(why, usage)
-        self.after, self.limited = after, limited
 
 
 class ChatClient:
@@ -102,18 +75,13 @@ class ChatClient:
         self._key, self._headers = key, headers
 
     def ask_many(
-        self,
-        requests: Iterable[Request],
-        read: "Reader | None" = None,
-        *,
-        stage: str = "",
-        total: int | None = None,
+        self, requests: Iterable[Request], read: Reader = text_of, *, stage: str = "", total: int | None = None
     ) -> list[str | None]:
         """The replies in the order asked, from the ledger where they are there; None where a request has none.
 
-        Progress is reported as `stage`, of `total` requests.
+        `read` gives the reply in a completion. Progress is reported as `stage`, of `total` requests.
         """
-        return run_in_thread(_Round(self, read or text_of).replies(requests, stage, total))
+        return run_in_thread(_Round(self, read).replies(requests, stage, total))
 
     def expected_reply(self, label: str, max_tokens: int | None = None) -> float:
         """Tokens a reply will have, about: as those so far, else the limit where it is low, else what is typical."""
@@ -124,13 +92,9 @@ class ChatClient:
         """The official client, its own retries off."""
         from openai import AsyncOpenAI
 
-        key = self._key or ("none" if self.url else None)
+        key, timeout = self._key or ("none" if self.url else None), self.settings.timeout
         return AsyncOpenAI(
-            base_url=self.url,
-            api_key=key,
-            max_retries=0,
-            timeout=self.settings.timeout,
-            default_headers=self._headers,
+            base_url=self.url, api_key=key, max_retries=0, timeout=timeout, default_headers=self._headers
         )
 
     def book_reply(
@@ -144,25 +108,24 @@ class ChatClient:
         batch: bool = False,
     ) -> None:
         """Keep a reply; it is on disk when this returns."""
-        usage = usage_of(completion)
+        usage, served = usage_of(completion), str(completion.model)
         prompt_tokens, completion_tokens = usage or (None, None)
-        self.served.add(str(completion.model))
-        self.ledger.put(
-            Call(
-                key=request.key,
-                task=request.label,
-                model=self.model,
-                served=str(completion.model),
-                reply=text,
-                prompt_tokens=prompt_tokens,
-                completion_tokens=completion_tokens,
-                price=self._pay(usage, batch),
-                latency=latency,
-                attempts=attempts,
-                batch=batch,
-                created=now(),
-            )
+        self.served.add(served)
+        call = Call(
+            key=request.key,
+            task=request.label,
+            model=self.model,
+            served=served,
+            reply=text,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            price=self._pay(usage, batch),
+            latency=latency,
+            attempts=attempts,
+            batch=batch,
+            created=now(),
         )
+        self.ledger.put(call)
 
     def book_loss(self, request: Request, error: NoReply, *, batch: bool = False) -> None:
         """Keep what a call without a usable reply has cost."""
@@ -396,71 +359,3 @@ class _Round:
 
 def _next_or_none(requests: Iterator[Request]) -> Request | None:
     return next(requests, None)
-
-
-async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> "ChatCompletion":
-    """The server's answer to one call; every failure is a TransientError, a PermanentError or JudgeDown."""
-    import openai
-    from openai.types.chat import ChatCompletion
-
-    try:
-        completion = await connection.chat.completions.create(**body)
-    except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-        raise JudgeDown(f"{body['model']}: {_server_message(error)}") from None
-    except openai.RateLimitError as error:
-        if error.code == "insufficient_quota":
-            raise JudgeDown(f"{body['model']}: {_server_message(error)}") from None
-        raise TransientError("too many requests", _retry_after(error.response.headers), limited=True) from None
-    except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-        why = "content filter" if error.code == "content_filter" else f"refused request: {_server_message(error)}"
-        raise PermanentError(why) from None
-    except openai.APIStatusError as error:
-        if error.status_code in (408, 409) or error.status_code >= 500:
-            raise TransientError(f"status {error.status_code}", _retry_after(error.response.headers)) from None
-        raise PermanentError(f"status {error.status_code}") from None
-    except openai.APITimeoutError:
-        raise TransientError("timeout") from None
-    except (openai.APIConnectionError, openai.APIResponseValidationError) as error:
-        raise TransientError(type(error).__name__) from None
-    except json.JSONDecodeError:  # which the official client lets through
-        raise TransientError("a body that is no JSON") from None
-    if not isinstance(completion, ChatCompletion):  # it gives a text where a page of HTML came with status 200
-        raise TransientError("a body that is no completion")
-    return completion
-
-
-def usage_of(completion: "ChatCompletion") -> Usage | None:
-    """The tokens a call cost; None if the server did not say."""
-    usage = completion.usage
-    return None if usage is None else (usage.prompt_tokens, usage.completion_tokens)
-
-
-def text_of(completion: "ChatCompletion", usage: Usage | None) -> str:
-    """The reply in a completion. TransientError, PermanentError."""
-    if not completion.choices or completion.choices[0].message is None:
-        raise TransientError("no choices", usage=usage)
-    choice = completion.choices[0]
-    if choice.message.refusal:
-        raise PermanentError("refusal", usage)
-    if choice.finish_reason == "content_filter":
-        raise PermanentError("content filter", usage)
-    text = choice.message.content or ""
-    if not text.strip():
-        raise TransientError("no content", usage=usage)
-    return text
-
-
-def _server_message(error: Any) -> str:
-    """The server's own sentence, on one line and not endless."""
-    body = error.body if isinstance(error.body, Mapping) else {}
-    return " ".join(str(body.get("message") or type(error).__name__).split())[:300]
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds the server asks to wait, from either header it may say so in."""
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            return float(headers[name]) / unit
-        except (KeyError, ValueError):
-            continue
-    return None

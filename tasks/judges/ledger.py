@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from support.errors import StoreError
 from support.files import atomic_path
+from support.processes import is_alive
 from support.sqlite import open_shared
 
 LEDGER: Final = Path("runs") / "ledger.sqlite"
@@ -43,7 +44,9 @@ CREATE TABLE IF NOT EXISTS losses (
 CREATE TABLE IF NOT EXISTS batches (
     id TEXT PRIMARY KEY, model TEXT NOT NULL, task TEXT NOT NULL, keys TEXT NOT NULL, created TEXT NOT NULL
 );
-CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, expires REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS claims (
+    key TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, expires REAL NOT NULL
+);
 """
 
 
@@ -94,6 +97,7 @@ def now() -> str:
 
 
 _COLUMNS: Final = tuple(field.name for field in fields(Call))
+_TOTALS: Final = tuple(field.name for field in fields(Total))
 
 
 class Ledger:
@@ -127,10 +131,10 @@ class Ledger:
 
     def put(self, call: Call) -> None:
         """Keep a call; the first reply under a key stays."""
-        values = [int(value) if isinstance(value, bool) else value for value in asdict(call).values()]
-        self._run(
-            f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})", *values
-        )
+        # A model may write half a surrogate pair, which strict UTF-8 has no bytes for.
+        values = asdict(call) | {"reply": call.reply.encode("utf-8", "surrogatepass"), "batch": int(call.batch)}
+        places = ", ".join("CAST(? AS TEXT)" if name == "reply" else "?" for name in _COLUMNS)
+        self._run(f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({places})", *values.values())
         self.release(call.key)
 
     def lose(
@@ -152,7 +156,7 @@ class Ledger:
         """Whether this process may now ask for `key`; the claim holds until `release`, or so many seconds."""
         with self._lock, self._writing():
             held = self._run("SELECT host, pid, expires FROM claims WHERE key = ?", key)
-            if held and not self._void(*held[0]):
+            if held and not self._is_void(*held[0]):
                 return False
             values = (key, self._host, os.getpid(), time.time() + seconds)
             self._run("INSERT OR REPLACE INTO claims (key, host, pid, expires) VALUES (?, ?, ?, ?)", *values)
@@ -164,14 +168,8 @@ class Ledger:
 
     def open_batch(self, batch: str, model: str, task: str, keys: list[str]) -> None:
         """Keep that a batch with these questions is on its way."""
-        self._run(
-            "INSERT INTO batches (id, model, task, keys, created) VALUES (?, ?, ?, ?, ?)",
-            batch,
-            model,
-            task,
-            json.dumps(keys),
-            now(),
-        )
+        values = (batch, model, task, json.dumps(keys), now())
+        self._run("INSERT INTO batches (id, model, task, keys, created) VALUES (?, ?, ?, ?, ?)", *values)
 
     def open_batches(self, model: str) -> list[tuple[str, list[str]]]:
         """Ids of a model's batches that nobody has collected, and the keys in them, the oldest first."""
@@ -193,10 +191,11 @@ class Ledger:
             raise
         self._db.execute("COMMIT")
 
-    def _void(self, host: str, pid: int, expires: float) -> bool:
+    def _is_void(self, host: str, pid: int, expires: float) -> bool:
+        """True for a claim that is over: it has expired, is this process's own, or of a process that is gone."""
         if expires < time.time() or (host == self._host and pid == os.getpid()):
             return True
-        return host == self._host and not _alive(pid)
+        return host == self._host and not is_alive(pid)
 
     def calls(self) -> Iterator[Call]:
         """All calls, in the order they were made."""
@@ -216,25 +215,18 @@ class Ledger:
 
     def summary(self) -> list[Total]:
         """What was paid, by task and model."""
-        paid = """
-            SELECT task, model, 1 AS call, 0 AS loss, prompt_tokens, completion_tokens, price FROM calls UNION ALL
-            SELECT task, model, 0 AS call, 1 AS loss, prompt_tokens, completion_tokens, price FROM losses
-        """
-        sums = (
-            "SUM(call), SUM(loss), TOTAL(prompt_tokens), TOTAL(completion_tokens), TOTAL(price), COUNT(price), COUNT(*)"
-        )
-        rows = self._run(f"SELECT task, model, {sums} FROM ({paid}) GROUP BY task, model ORDER BY task, model")
-        return [
-            Total(
-                task=task,
-                model=model,
-                calls=calls,
-                losses=losses,
-                prompt_tokens=int(prompt),
-                completion_tokens=int(completion),
-                price=float(price) if priced == count else None,
+        rows = self._run("""
+            SELECT task, model, SUM(call), SUM(loss), CAST(TOTAL(prompt_tokens) AS INTEGER),
+                CAST(TOTAL(completion_tokens) AS INTEGER), TOTAL(price), COUNT(price), COUNT(*)
+            FROM (
+                SELECT task, model, 1 AS call, 0 AS loss, prompt_tokens, completion_tokens, price FROM calls UNION ALL
+                SELECT task, model, 0 AS call, 1 AS loss, prompt_tokens, completion_tokens, price FROM losses
             )
-            for task, model, calls, losses, prompt, completion, price, priced, count in rows
+            GROUP BY task, model ORDER BY task, model
+        """)
+        return [
+            Total(**dict(zip(_TOTALS, row[:-2], strict=True)) | {"price": float(row[6]) if row[7] == row[8] else None})
+            for row in rows
         ]
 
     def export(self, path: Path) -> int:
@@ -249,7 +241,11 @@ class Ledger:
     def import_from(self, path: Path) -> tuple[int, int, int]:
         """Take over calls that somebody exported; how many are new, were there already, and differ (the first reply
         stays)."""
-        calls = [_read(line, number, path) for number, line in enumerate(_lines(path), start=1) if line.strip()]
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"{path}: can't be read: {error}") from None
+        calls = [_read_call(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
         new = same = differ = 0
         for call in calls:
             kept = self.reply(call.key)
@@ -263,35 +259,17 @@ class Ledger:
         return new, same, differ
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: can't be read: {error}") from None
-
-
-def _read(line: str, number: int, path: Path) -> Call:
+def _read_call(line: str, where: str) -> Call:
+    """A call from a line of an export; StoreError."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise StoreError(f"{path}: line {number}: not JSON: {error}") from None
+        raise StoreError(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict) or set(row) != set(_COLUMNS):
-        raise StoreError(f"{path}: line {number}: must have exactly {', '.join(_COLUMNS)}")
+        raise StoreError(f"{where}: must have exactly {', '.join(_COLUMNS)}")
     texts = all(isinstance(row[name], str) for name in ("key", "task", "model", "served", "reply", "created"))
-    numbers = all(
-        row[name] is None or isinstance(row[name], (int, float))
-        for name in ("prompt_tokens", "completion_tokens", "price")
-    )
+    may_be_unknown = ("prompt_tokens", "completion_tokens", "price")
+    numbers = all(row[name] is None or isinstance(row[name], (int, float)) for name in may_be_unknown)
     if not (texts and numbers and len(row["key"]) == 64):
-        raise StoreError(f"{path}: line {number}: a field has the wrong type")
+        raise StoreError(f"{where}: a field has the wrong type")
     return Call(**row)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -21,7 +21,7 @@ from support.errors import JudgeDown, ModelError, SettingError
 from support.images import ImageRef, keep, picture
 from support.progress import show_on
 from tasks.answer import FailedAnswer
-from tasks.judges.chat_client import PermanentError
+from tasks.judges.completions import PermanentError
 from tasks.judges.ledger import Ledger
 from tasks.registry import registry
 

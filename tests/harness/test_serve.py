@@ -40,7 +40,8 @@ class Calls(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         open({record!r}, "a").write(json.dumps("asked") + "\\n")
         self.answer({{"id": "1", "object": "chat.completion", "created": 1, "model": asked["model"],
-                     "choices": [{{"index": 0, "finish_reason": "stop", "message": {{"role": "assistant", "content": "yes"}}}}],
+                     "choices": [{{"index": 0, "finish_reason": "stop",
+                                  "message": {{"role": "assistant", "content": "yes"}}}}],
                      "usage": {{"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}}}})
 
     def log_message(self, *args):

@@ -37,6 +37,14 @@ def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
     assert list(again.calls()) == [call(1, created=next(again.calls()).created)]
 
 
+def test_a_reply_with_half_a_surrogate_pair_is_kept_and_shared(tmp_path: Path) -> None:
+    one, other = Ledger(tmp_path / "a.sqlite"), Ledger(tmp_path / "b.sqlite")
+    one.put(call(1, reply="Rating: \ud83d"))
+    one.export(tmp_path / "calls.jsonl")
+    assert other.import_from(tmp_path / "calls.jsonl") == (1, 0, 0)
+    assert other.reply(call(1).key) == "Rating: \ud83d"
+
+
 def test_the_first_reply_under_a_key_stays(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     ledger.put(call(1))

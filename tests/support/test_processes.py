@@ -60,7 +60,8 @@ def test_a_process_alone_is_the_first_of_one(monkeypatch: pytest.MonkeyPatch) ->
 
 FAMILY = """
 import signal, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"])
+deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", deaf])
 print(child.pid, flush=True)
 time.sleep(60)
 """
@@ -90,7 +91,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from support.processes import ChildProcess, ended_by_sigterm
-with ended_by_sigterm(), ChildProcess([sys.executable, "-c", "import time; time.sleep(60)"], Path(sys.argv[1])) as child:
+with ended_by_sigterm(), ChildProcess(["sleep", "60"], Path(sys.argv[1])) as child:
     print(child._child.pid, flush=True)
     time.sleep(60)
 """

@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from support.errors import ClusterError, RunError
-from tests.trainers.two_processes import pairs
 from trainers.cluster import launch as launching
 from trainers.cluster.launch import (
     CONFIGS,
@@ -40,7 +39,6 @@ def options(command: list[str]) -> dict[str, str]:
 
 
 # -- what is run
-# -------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ("ddp", "fsdp2"))
@@ -123,17 +121,8 @@ def test_the_plan_is_the_script_and_the_command(tmp_path: Path) -> None:
     wanted = resources(["partition=gpu", "time=2:00:00", "cpus=32", "mem=100G"])
     text = plan_of(["harness", "train", "a b"], tmp_path, Layout(processes=8, nodes=2), wanted=wanted, cluster="slurm")
     asked = {line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")}
-    assert {
-        "nodes=2",
-        "gpus-per-node=8",
-        "ntasks-per-node=1",
-        "requeue",
-        "open-mode=append",
-        "cpus-per-task=32",
-        "mem=100G",
-    } <= asked
-    assert f"job-name={job_name(tmp_path)}" in asked
-    assert "signal=USR2@90" in asked
+    size = {"nodes=2", "gpus-per-node=8", "ntasks-per-node=1", "cpus-per-task=32", "mem=100G"}
+    assert size | {"requeue", "open-mode=append", "signal=USR2@90", f"job-name={job_name(tmp_path)}"} <= asked
     run = next(line for line in text.splitlines() if line.startswith("srun"))
     assert "--cpus-per-task=32" in run
     assert "--kill-on-bad-exit=1" in run
@@ -170,7 +159,6 @@ def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 # -- who is there
-# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_process_alone_that_was_to_be_one_of_two_trains_nothing(
@@ -216,17 +204,20 @@ def test_a_command_that_does_not_check_has_failed(tmp_path: Path) -> None:
         launch([*SCRIPT, "forgets"], tmp_path)
 
 
+def wait_for_first_step(folder: Path) -> None:
+    until = time.monotonic() + 30
+    while not (folder / "count-0.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def test_two_launches_in_one_folder_are_not_begun(tmp_path: Path) -> None:
     ended: list[int] = []
-    first = threading.Thread(
-        target=lambda: ended.append(launch([*SCRIPT, "count", str(tmp_path), "20", "0.1"], tmp_path))
-    )
+    command = [*SCRIPT, "count", str(tmp_path), "20", "0.1"]
+    first = threading.Thread(target=lambda: ended.append(launch(command, tmp_path)))
     first.start()
-    until = time.monotonic() + 30
-    while not (tmp_path / "count-0.jsonl").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for_first_step(tmp_path)
     with pytest.raises(RunError, match="at work in this folder"):
-        launch([*SCRIPT, "count", str(tmp_path), "20", "0.1"], tmp_path)
+        launch(command, tmp_path)
     first.join()
     assert ended == [0]
     assert launch([*SCRIPT, "count", str(tmp_path), "21", "0"], tmp_path) == 0
@@ -246,9 +237,7 @@ def test_a_launcher_that_is_ended_leaves_no_second_one_beside_its_processes(
 ) -> None:
     command = [*SCRIPT, "count", str(tmp_path), "25", "0.1"]
     first = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(tmp_path), *command])
-    until = time.monotonic() + 30
-    while not (tmp_path / "count-0.jsonl").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for_first_step(tmp_path)
     first.send_signal(sent)
     assert first.wait(timeout=30) == code
     if sent is signal.SIGKILL:
@@ -267,7 +256,6 @@ def test_a_launcher_that_is_ended_leaves_no_second_one_beside_its_processes(
 
 
 # -- several processes that are really several
-# -------------------------------------------------------------------------------------------
 
 
 def test_two_processes_add_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -298,15 +286,8 @@ def test_accelerate_that_starts_one_of_two_is_found_out(tmp_path: Path, monkeypa
     """What `accelerate launch --cpu --num_processes 2` does: a single process, and no word."""
 
     def silently_one(command: Any, layout: Layout, place: Place | None = None) -> list[str]:
-        return [
-            str(launching.beside_python("accelerate")),
-            "launch",
-            "--cpu",
-            "--num_processes",
-            "2",
-            "--no_python",
-            *command,
-        ]
+        options = ["--cpu", "--num_processes", "2", "--no_python"]
+        return [str(launching.beside_python("accelerate")), "launch", *options, *command]
 
     monkeypatch.setattr(launching, "command_of", silently_one)
     assert launch([*SCRIPT, "exit", "0", "5"], tmp_path, TWO) != 0
@@ -352,192 +333,3 @@ def test_two_machines_of_one_process_each_add_up(tmp_path: Path) -> None:
         thread.join()
     assert codes == {0: 0, 1: 0}
     assert [(tmp_path / f"sum-{rank}").read_text() for rank in (0, 1)] == ["3", "3"]
-
-
-def figures(out: Path, name: str) -> list[float]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
-
-
-RECIPE = """
-name = "two"
-trainer = "dpo"
-base = "scenes-base"
-[dataset]
-read = "{pairs}"
-test_share = 0.0
-[training]
-learning_rate = 7e-4
-batch_size = 4
-epochs = 2.0
-checkpoints = 2
-log_steps = 1
-[training.lora]
-r = 4
-alpha = 8
-targets = '.*language_model.*\\.(q_proj|v_proj)'
-"""
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    """Twelve pairs of which the rejected caption names a thing too many: six steps."""
-    from support.images import ImageRef
-    from tasks.scenes.language import caption
-    from tasks.scenes.world import make_scene
-    from trainers.data.pair_formats import write_pairs
-    from trainers.data.rows import Preference
-    from trainers.vlfeedback.instructions import write_image
-
-    images = tmp_path / "images"
-    images.mkdir()
-    pairs = []
-    for index in range(12):
-        scene = make_scene(f"two-processes/{index}")
-        image = images / write_image(scene, images)
-        right = caption(scene)
-        wrong = right.replace("the background is", "a red ring. the background is")
-        asked, shown = "describe the image in detail.", (ImageRef(image.name, image),)
-        pairs.append(
-            Preference(id=scene.id, prompt=asked, images=shown, chosen=right, rejected=wrong, margin=1.0, row=index)
-        )
-    write_pairs(pairs, tmp_path / "pairs.jsonl")
-    path = tmp_path / "two.toml"
-    path.write_text(RECIPE.format(pairs=tmp_path / "pairs.jsonl"))
-    return path
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    one, two = tmp_path / "one", tmp_path / "two"
-    harness = str(launching.beside_python("harness"))
-
-    def train(out: Path, layout: Layout) -> int:
-        return launch([harness, "train", str(recipe), "--gpus", str(layout.world), "--out", str(out)], out, layout)
-
-    assert train(one, Layout(cpu=True)) == 0
-    assert train(two, TWO) == 0
-    assert len(figures(one, "loss")) == 6
-    assert figures(one, "loss")[0] == pytest.approx(0.6931, abs=1e-4)
-    assert figures(one, "loss")[-1] < 0.65
-    assert figures(two, "loss") == pytest.approx(figures(one, "loss"), abs=2e-6)
-    assert figures(two, "grad_norm") == pytest.approx(figures(one, "grad_norm"), abs=2e-5)
-    assert sorted(path.name for path in two.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
-    weights = two / "checkpoint-6" / "adapter_model.safetensors"
-    # Without its end, the same command goes on from the middle, and ends there again; whole, there is nothing left to
-    # do.
-    expected = figures(two, "loss")
-    (two / "checkpoint-6" / "checkpoint.json").unlink()
-    assert train(two, TWO) == 0
-    assert figures(two, "loss") == pytest.approx(expected, abs=2e-6)
-    written = weights.stat().st_mtime_ns
-    assert train(two, TWO) == 0
-    assert weights.stat().st_mtime_ns == written
-
-
-def trained(out: Path, name: str, runs: list[dict[str, Any]], layout: Layout) -> int:
-    """Train these runs in one launch, each into a folder of its own: the exit code."""
-    pairs(out / "images", 16)
-    (out / "runs.json").write_text(json.dumps(runs))
-    return launch([*SCRIPT, "train", str(out), name], out, layout)
-
-
-def run(name: str, arm: str, count: int, dies: int = 0, **changes: Any) -> dict[str, Any]:
-    settings = {"batch_size": 8, "epochs": 2.0, "checkpoints": 1, "log_steps": 1, "sft_weight": 0.0, **changes}
-    return {"name": name, "arm": arm, "pairs": count, "training": settings, "dies": dies}
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    from safetensors.torch import load_file
-
-    a, b = (load_file(folder / "adapter_model.safetensors") for folder in (one, other))
-    assert a.keys() == b.keys()
-    furthest = max(float((a[name] - b[name]).abs().max()) for name in a)
-    moved = max(float(a[name].abs().max()) for name in a if "lora_B" in name)
-    assert furthest < 1e-5 < 1e-4 < moved
-
-
-FIGURES = ("loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps/rejected", "num_tokens")
-
-
-@pytest.mark.slow
-def test_however_a_step_is_shared_out_it_is_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes that accumulate, of whose last step one or five pairs are there, against one process with all in
-    one batch."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    whole = [
-        run("sft", "sft", 16),
-        run("sft of 5 and 8", "sft", 13),
-        run("sft of 8 and 1", "sft", 9),
-        run("packed", "dpo", 13, sft_weight=2.0),
-        run("packed, 8 and 1", "dpo", 9),
-        run("plain", "dpo", 13, sft_weight=2.0, plain_trl=True),
-        run("mpo", "dpo", 9, loss="mpo"),
-        run("povid", "dpo", 13, loss="povid-code"),
-    ]
-    parts = [{**one, "training": {**one["training"], "per_device_batch_size": 2}} for one in whole[1:]]
-    assert trained(tmp_path, "one", whole, Layout(cpu=True)) == 0
-    assert trained(tmp_path, "two", [whole[0], *parts], TWO) == 0
-    for name in (one["name"] for one in whole):
-        one, two = tmp_path / "one" / name, tmp_path / "two" / name
-        assert len(figures(one, "loss")) == 4
-        for figure in FIGURES:
-            assert figures(two, figure) == pytest.approx(figures(one, figure), rel=1e-4, abs=1e-5), (name, figure)
-        assert_same_weights(one / "checkpoint-4", two / "checkpoint-4")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arm", ("dpo", "sft"))
-def test_a_run_killed_on_one_number_of_processes_ends_alike_on_another(
-    arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The checkpoint that is gone on from lies in the middle of an epoch, of which a last step of five pairs is
-    left."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    settings: dict[str, Any] = {
-        "epochs": 3.0,
-        "save_steps": 3,
-        "per_device_batch_size": 2,
-        "sft_weight": 2.0 if arm == "dpo" else 0.0,
-    }
-    one, two = Layout(cpu=True), TWO
-    assert trained(tmp_path, "whole", [run("run", arm, 13, **settings)], one) == 0
-    for name, first, second in (("less", two, one), ("more", one, two)):
-        assert trained(tmp_path, name, [run("run", arm, 13, dies=5, **settings)], first) == 137
-        assert [path.parent.name for path in (tmp_path / name / "run").glob("checkpoint-*/checkpoint.json")] == [
-            "checkpoint-3"
-        ]
-        assert trained(tmp_path, name, [run("run", arm, 13, **settings)], second) == 0
-        assert figures(tmp_path / name / "run", "loss") == pytest.approx(
-            figures(tmp_path / "whole" / "run", "loss"), rel=1e-4, abs=1e-5
-        )
-        assert_same_weights(tmp_path / "whole" / "run" / "checkpoint-6", tmp_path / name / "run" / "checkpoint-6")
-
-
-@pytest.mark.slow
-def test_a_model_cut_over_two_processes_has_the_loss_and_gradient_of_the_whole(tmp_path: Path) -> None:
-    import torch
-    from PIL import Image
-    from transformers import AutoProcessor
-
-    from tests.harness.zoo import FAMILIES
-
-    FAMILIES["llava"](tmp_path / "llava")
-    processor = AutoProcessor.from_pretrained(tmp_path / "llava")
-    pictures = [Image.new("RGB", (28, 28), colour) for colour in ("red", "blue")]
-    texts = [
-        f"USER: <image>\nIs there a {thing} in the image? ASSISTANT: {answer}"
-        for thing, answer in (("dog", "yes"), ("car", "no"))
-    ]
-    inputs = processor(text=texts, images=[[picture] for picture in pictures], return_tensors="pt", padding=True)
-    torch.save(dict(inputs), tmp_path / "inputs.pt")
-    assert launch([*SCRIPT, "fsdp2", str(tmp_path)], tmp_path, TWO) == 0
-    found = [json.loads((tmp_path / f"fsdp2-{rank}.json").read_text()) for rank in (0, 1)]
-    for one in found:
-        assert one["layers"] >= 3 + 2  # of the language model and of the eye
-        assert one["loss"] == pytest.approx(one["whole"], abs=1e-5)
-        assert one["gradient"] < 1e-5
-        assert one["here"] < 0.6 * one["all"]
-    assert found[0]["here"] + found[1]["here"] == found[0]["all"]
-    assert found[0]["whole"] != found[1]["whole"]

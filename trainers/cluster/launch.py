@@ -2,9 +2,9 @@
 
     layout = Layout(processes=8, nodes=2, mode="zero2")
     command = [str(beside_python("harness")), "train", "povid", "--out", "runs/povid"]
-    print(plan_of(command, Path("runs/povid"), layout, wanted=resources(["partition=gpu"])))      # to the letter
-    launch(command, Path("runs/povid"), Layout(processes=2))                                      # here and now: its exit code
-    send(command, Path("runs/povid"), layout, wanted=resources(["partition=gpu"])).id             # as a job
+    print(plan_of(command, Path("runs/povid"), layout, wanted=resources(["partition=gpu"])))
+    launch(command, Path("runs/povid"), Layout(processes=2))      # here and now: its exit code
+    send(command, Path("runs/povid"), layout, wanted=resources(["partition=gpu"])).id     # as a job
 
 Processes are started by `accelerate launch` from the files in `accelerate_configs`. It falls back to a single process
 without a word where it finds no reason for several, so every process calls `check_world()` before it trains: it ends
@@ -21,7 +21,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ from uuid import uuid4
 from support.errors import ClusterError, HarnessError, RunError, did_you_mean, one_line
 from support.files import atomic_write_text, file_lock
 from support.processes import WORLD, ChildProcess, end_of, ended_by_sigterm, rank, world_size
-from trainers.cluster.slurm import Cluster, Resources, SlurmJob, check_cluster, script, submit
+from trainers.cluster.slurm import Cluster, Resources, SlurmJob, check_cluster, run_squeue, script, submit
 
 Mode = Literal["ddp", "fsdp2", "zero2", "zero3"]
 
@@ -194,8 +193,8 @@ def _run_node(command: Sequence[str], folder: Path, layout: Layout, place: Place
     mine = range(place.rank * layout.processes, (place.rank + 1) * layout.processes)
     if absent := [number for number in mine if not (notes / f"rank-{number}").exists()]:
         raise RunError(
-            f"{layout.world} processes were asked for, and {len(absent)} of this node's {len(mine)} never came to train "
-            f"(log: {log})"
+            f"{layout.world} processes were asked for, and {len(absent)} of this node's {len(mine)} never came to"
+            f" train (log: {log})"
         )
     return 0
 
@@ -262,10 +261,9 @@ def job_name(folder: Path) -> str:
 
 def _find_queued_job(name: str, jobs: Path) -> SlurmJob | None:
     # Asked of the queue, not read from a file: who was killed between submitting and writing has a job nonetheless.
-    command = ["squeue", "--noheader", "--format", "%i %T", "--name", name, "--user", getpass.getuser()]
     id = ""
     for _ in range(_SETTLING):
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        asked = run_squeue("%i %T", "--name", name, "--user", getpass.getuser())
         if asked.returncode:
             raise RunError(
                 f"{name}: the queue can't be asked whether the job is there already: {one_line(asked.stderr)[:200]}"

@@ -6,19 +6,20 @@
     job.cancel()
 
 `cluster="local"` makes the same jobs processes of this machine. The folder must be one that the nodes see too. The
-state is asked of
-squeue: sacct knows nothing on a cluster without an accounting database.
+state comes from squeue: sacct knows nothing on a cluster without an accounting database.
 """
 
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from support.errors import ClusterError, did_you_mean
+from support.errors import ClusterError, did_you_mean, one_line
 
 Cluster = Literal["slurm", "local"]
 
@@ -30,15 +31,8 @@ RESTARTS: Final = 1000
 """Time limits that work which can go on may reach: a week of training on a cluster of four-hour jobs reaches 42."""
 
 _OVER: Final = (
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "COMPLETING",
-    "DEADLINE",
-    "FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "TIMEOUT",
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE"),
+    *("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"),
 )
 
 
@@ -69,57 +63,34 @@ class Resources:
 
     def parameters(self) -> dict[str, Any]:
         """As submitit's Slurm executor has them."""
-        gpus = {"gpus_per_node": self.gpus} if self.gpus and self.gres is None else {}
-        plain = {
-            name: value
-            for name in ("partition", "account", "qos", "constraint", "nodelist", "exclude", "gres")
-            if (value := getattr(self, name)) is not None
-        }
-        # submitit reads its own `mem` as a number, and knows no reservation.
-        beside = {name: value for name in ("mem", "reservation") if (value := getattr(self, name)) is not None}
-        beside |= {"requeue": True} if self.restart else {}
-        more = {"additional_parameters": beside} if beside else {}
-        setup = {"setup": list(self.setup)} if self.setup else {}
-        cpus = {"cpus_per_task": self.cpus} if self.cpus else {}
+        found: dict[str, Any] = {"time": self.minutes, "nodes": self.nodes, "stderr_to_stdout": True}
         # Signals before preemption reach steps only, and other nodes are reached by srun. Elsewhere without: a step
         # would get one CPU.
-        step: dict[str, Any] = {"use_srun": self.restart or self.nodes > 1}
-        if step["use_srun"]:
-            step |= {
-                "ntasks_per_node": 1,
-                "srun_args": ["--kill-on-bad-exit=1"] + ([f"--cpus-per-task={self.cpus}"] if self.cpus else []),
-            }
-        return {
-            "time": self.minutes,
-            "nodes": self.nodes,
-            "stderr_to_stdout": True,
-            **step,
-            **plain,
-            **gpus,
-            **cpus,
-            **more,
-            **setup,
-        }
+        found["use_srun"] = self.restart or self.nodes > 1
+        if found["use_srun"]:
+            cpus = [f"--cpus-per-task={self.cpus}"] if self.cpus else []
+            found |= {"ntasks_per_node": 1, "srun_args": ["--kill-on-bad-exit=1", *cpus]}
+        found |= {name: value for name in _PLAIN if (value := getattr(self, name)) is not None}
+        if self.gpus and self.gres is None:
+            found["gpus_per_node"] = self.gpus
+        if self.cpus:
+            found["cpus_per_task"] = self.cpus
+        # submitit reads its own `mem` as a number, and knows no reservation.
+        more: dict[str, Any] = {name: value for name in ("mem", "reservation") if (value := getattr(self, name))}
+        if more := more | ({"requeue": True} if self.restart else {}):
+            found["additional_parameters"] = more
+        if self.setup:
+            found["setup"] = list(self.setup)
+        return found
 
 
-_NAMES: Final = (
-    "partition",
-    "account",
-    "qos",
-    "constraint",
-    "nodelist",
-    "exclude",
-    "reservation",
-    "gres",
-    "gpus",
-    "cpus",
-    "mem",
-)
-KNOWN: Final = (*_NAMES, "time", "setup")
+_PLAIN: Final = ("partition", "account", "qos", "constraint", "nodelist", "exclude", "gres")
+"""Options that submitit passes on as they are."""
+KNOWN: Final = (*_PLAIN[:-1], "reservation", "gres", "gpus", "cpus", "mem", "time", "setup")
 
 
 def resources(options: Sequence[str]) -> Resources:
-    """Read "name=value" options, the names of `KNOWN`; "setup" may come several times. ClusterError."""
+    """What "name=value" options ask for, the names of `KNOWN`; "setup" may come several times. ClusterError."""
     found: dict[str, Any] = {}
     setup: list[str] = []
     for option in options:
@@ -183,13 +154,7 @@ class SlurmJob:
         if self.cluster == "local":
             return ENDED if self.handle.done() else "RUNNING"
         try:
-            asked = subprocess.run(
-                ["squeue", "--noheader", "--format", "%T|%r", "--jobs", self.id],
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
+            asked = run_squeue("%T|%r", "--jobs", self.id)
         except subprocess.TimeoutExpired:
             return UNKNOWN
         if asked.returncode:
@@ -206,6 +171,12 @@ class SlurmJob:
             return
         # Of a job that is over, or where the controller is gone, there is nothing to tell.
         subprocess.run(["scancel", self.id], capture_output=True, timeout=60, check=False)
+
+
+def run_squeue(columns: str, *options: str) -> "subprocess.CompletedProcess[str]":
+    """Ask the queue for columns of jobs. TimeoutExpired after a minute."""
+    command = ["squeue", "--noheader", "--format", columns, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def check_cluster(cluster: Cluster) -> None:
@@ -228,39 +199,27 @@ def submit(
     """Run `work(*arguments)` as a job; both must be importable on its node. `first_gpu`: of this machine, for a local
     job. ClusterError."""
     import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     check_cluster(cluster)
     folder.mkdir(parents=True, exist_ok=True)
     if cluster == "local":
         executor = submitit.LocalExecutor(folder=folder)
         gpus = list(range(first_gpu, first_gpu + wanted.gpus))
-        executor.update_parameters(
-            timeout_min=wanted.minutes,
-            gpus_per_node=wanted.gpus,
-            visible_gpus=gpus,
-            stderr_to_stdout=True,
-            setup=list(wanted.setup),
-        )
+        here = {"timeout_min": wanted.minutes, "gpus_per_node": wanted.gpus, "visible_gpus": gpus}
+        executor.update_parameters(**here, stderr_to_stdout=True, setup=list(wanted.setup))
     else:
         executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=RESTARTS)
         executor.update_parameters(job_name=name, **wanted.parameters())
     try:
         handle = executor.submit(work, *arguments)
-    except (
-        submitit.core.utils.FailedJobError,
-        submitit.core.utils.FailedSubmissionError,
-        subprocess.CalledProcessError,
-        OSError,
-    ) as error:
+    except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, OSError) as error:
         raise ClusterError(f"{name}: the cluster takes no job: {_refusal(error)}") from None
     return SlurmJob(name=name, id=str(handle.job_id), log=Path(handle.paths.stdout), cluster=cluster, handle=handle)
 
 
 def script(name: str, folder: Path, wanted: Resources) -> str:
     """What sbatch is given for a job of this name, to the letter; needs no Slurm."""
-    import shlex
-    import sys
-
     # submitit writes it only where there is Slurm; a plan is also made where there is none.
     from submitit.slurm.slurm import _make_sbatch_string
 
@@ -269,6 +228,6 @@ def script(name: str, folder: Path, wanted: Resources) -> str:
 
 
 def _refusal(error: Exception) -> str:
-    """sbatch's own words, of a page of submitit's."""
+    """What sbatch said, in the page that submitit makes of it."""
     said = re.findall(r"sbatch: error: (.*)", str(error))
-    return "; ".join(said) if said else " ".join(str(error).split())[:300]
+    return "; ".join(said) if said else one_line(error)[:300]
