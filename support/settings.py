@@ -42,12 +42,18 @@ class Setting:
 
 
 def settings_of(kind: type[Any]) -> tuple[Setting, ...]:
-    """The settings a dataclass declares, in order."""
-    texts = _docstrings_of_fields(kind)
-    types_ = typing.get_type_hints(kind)
+    """The settings that a dataclass or a pydantic model declares, in order."""
+    texts, types_ = _docstrings_of_fields(kind), typing.get_type_hints(kind)
+    if dataclasses.is_dataclass(kind):
+        defaults = {field.name: _default_of(field) for field in dataclasses.fields(kind)}
+    else:
+        defaults = {
+            name: dataclasses.MISSING if field.is_required() else field.get_default(call_default_factory=True)
+            for name, field in kind.model_fields.items()
+        }
     return tuple(
-        Setting(name=field.name, type=types_[field.name], default=_default_of(field), help=texts.get(field.name, ""))
-        for field in dataclasses.fields(kind)
+        Setting(name=name, type=types_[name], default=default, help=texts.get(name, ""))
+        for name, default in defaults.items()
     )
 
 
@@ -121,7 +127,7 @@ def _docstrings_of_fields(kind: type) -> dict[str, str]:
     """The string under each field, read from the source of the class and of those it inherits from."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
-        if not dataclasses.is_dataclass(each):
+        if not (dataclasses.is_dataclass(each) or hasattr(each, "model_fields")) or each.__name__ == "BaseModel":
             continue
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
         assert isinstance(node, ast.ClassDef)

@@ -1,24 +1,20 @@
 """Commands under `harness models` and `harness tasks`: what has a name here."""
 
 import json
+import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import (
-    LEDGER,
-    DataPaths,
-    Json,
-    LedgerPath,
-    ModelPath,
-    ModelUrl,
-    RemoteCode,
-    data_paths,
-    model_of,
-    tell,
-)
+from harness.cli.options import DATA, LEDGER, MODEL, DataOptions, Json, LedgerPath, ModelOptions
+from harness.cli.setting_options import with_settings
 from support.errors import OK
+
+if TYPE_CHECKING:
+    from tasks.registry import TaskSpec
+
+log = logging.getLogger(__name__)
 
 models_app = typer.Typer(invoke_without_command=True, help="List the models that have a name here, or try one.")
 tasks_app = typer.Typer(invoke_without_command=True, help="List the tasks, or show one.")
@@ -53,21 +49,22 @@ def models_command(context: typer.Context, as_json: Json = False) -> int:
 
 
 @models_app.command("check")
+@with_settings(models=MODEL)
 def models_check_command(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="A model, as for `harness eval --model`.")],
-    model_path: ModelPath = None,
-    model_url: ModelUrl = None,
-    trust_remote_code: RemoteCode = False,
     ledger: LedgerPath = LEDGER,
     as_json: Json = False,
+    *,
+    models: ModelOptions,
 ) -> int:
-    """Load a model, ask it about a photograph and a drawn scene, and say what it was shown and how fast it was."""
+    """Load a model, ask it about a photograph and a drawn scene, and print what it was shown and its speed."""
     from dataclasses import asdict
 
     from harness.evaluation.model_check import check_model, render
     from harness.models.fetch import fetch
 
-    checked = check_model(fetch(model_of(name, model_path, model_url, trust_remote_code), tell), ledger)
+    checked = check_model(fetch(models.find(context, name), log.info), ledger)
     print(json.dumps(asdict(checked)) if as_json else render(checked))
     return OK
 
@@ -87,7 +84,7 @@ def models_convert_llava_command(
     from harness.models.convert_llava import convert
 
     convert(source, out, vision=vision, lora=lora)
-    tell(f"{out}: written")
+    log.info(f"{out}: written")
     return OK
 
 
@@ -101,14 +98,8 @@ def tasks_command(context: typer.Context, as_json: Json = False) -> int:
 
     known = registry()
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "tasks": [_task(spec) for spec in known.tasks.values()],
-                    "suites": {g.name: g.tasks for g in known.groups.values()},
-                }
-            )
-        )
+        suites = {group.name: group.tasks for group in known.groups.values()}
+        print(json.dumps({"tasks": [_facts_of(spec) for spec in known.tasks.values()], "suites": suites}))
         return OK
     rows = [
         [cell(t.name), t.version, cell(t.headline), "judge" if t.judged else "", cell(t.description)]
@@ -121,45 +112,45 @@ def tasks_command(context: typer.Context, as_json: Json = False) -> int:
 
 
 @tasks_app.command("show")
+@with_settings(data=DATA.but("partial"))
 def tasks_show_command(
     name: Annotated[str, typer.Argument(help="A task's name.")],
-    samples: Annotated[int, typer.Option(min=0, help="Also this many documents, as a model will see them.")] = 0,
-    data: DataPaths = None,
+    samples: Annotated[int, typer.Option(min=0, help="Also print this many documents, as a model sees them.")] = 0,
     as_json: Json = False,
+    *,
+    data: DataOptions,
 ) -> int:
     """Print all that is known of one task."""
     from support.markdown import line
     from tasks.registry import registry
 
     spec = registry().task(name)
-    facts = _task(spec)
+    data.check([spec])
+    facts = _facts_of(spec)
     if samples:
         from harness.evaluation.generate import documents
 
-        facts["samples"] = documents(spec, samples, data_paths(data, [name]))
+        facts["samples"] = documents(spec, samples, data.paths)
     if as_json:
         print(json.dumps(facts))
         return OK
+    facts["metrics"] = {
+        name: f"{metric['unit']}, {'higher' if metric['higher_is_better'] else 'lower'} is better"
+        for name, metric in facts["metrics"].items()
+    }
     for key, value in facts.items():
-        if key == "metrics":
-            value = {
-                metric: f"{m['unit']}, {'higher' if m['higher_is_better'] else 'lower'} is better"
-                for metric, m in value.items()
-            }
         if isinstance(value, dict):
-            print(f"{key}:")
-            for inner, text in value.items():
-                print(f"  {inner}: {line(str(text))}")
+            print(f"{key}:", *(f"  {name}: {line(str(text))}" for name, text in value.items()), sep="\n")
         elif key in ("published", "samples"):
             print(f"{key}:")
             for row in value:
-                print("  - " + "\n    ".join(f"{inner}: {line(str(text))}" for inner, text in row.items()))
+                print("  - " + "\n    ".join(f"{name}: {line(str(text))}" for name, text in row.items()))
         else:
             print(f"{key}: {line(str(value))}")
     return OK
 
 
-def _task(spec: Any) -> dict[str, Any]:
+def _facts_of(spec: "TaskSpec") -> dict[str, Any]:
     from dataclasses import asdict
 
     facts = asdict(spec)

@@ -1,56 +1,114 @@
-"""`harness eval`, `harness score` and `harness parity`."""
+"""`harness eval`: models on tasks, onto a board."""
 
 import json
+import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from harness.cli.judging import exit_code_of, print_judge_plans
 from harness.cli.options import (
-    LEDGER,
-    DataPaths,
+    DATA,
+    JUDGE,
+    MODEL,
+    DataOptions,
     DryRun,
     Json,
-    JudgeBatch,
-    JudgeBudget,
-    JudgeName,
-    JudgeRepeats,
-    JudgeSet,
-    JudgeUrl,
-    LedgerPath,
-    Limit,
-    MaxFailed,
-    ModelPath,
-    ModelUrl,
-    PartialData,
-    RemoteCode,
-    Seed,
-    data_paths,
-    judge_of,
-    model_of,
+    JudgeOptions,
+    ModelOptions,
+    Tasks,
+    expand,
     print_plan,
-    print_plans,
-    say,
-    tell,
 )
-from support.errors import LOSSY, OK, UsageError
+from harness.cli.setting_options import OptionGroup, with_settings
+from harness.engine.config import EngineConfig, config_from
+from support.errors import OK, SettingError, UsageError
 from support.processes import world_size
+from support.settings import settings_of
 
 if TYPE_CHECKING:
     from harness.evaluation.entries import Evaluation
-    from harness.evaluation.score_files import Score
-    from leaderboards.board.entry import Entry
+    from harness.models.spec import ModelSpec
+    from leaderboards.board.board import Board
     from tasks.judges.protocol import Judge
     from tasks.registry import TaskSpec
 
+log = logging.getLogger(__name__)
 
-ANSWERS = Path("runs") / "answers.sqlite"
+COUNTED: Final = {
+    "from the store": "from earlier runs",
+    "cut": "cut once decided",
+    "out of memory": "times out of memory",
+}
 
-COUNTED = {"from the store": "from earlier runs", "cut": "cut once decided", "out of memory": "times out of memory"}
+
+def _make_engine(given: Mapping[str, Any]) -> EngineConfig:
+    """Engine settings from options and from `--model-set NAME=VALUE`, whose true, 4 and 0.5 are no text."""
+    values = {name: value for name, value in given.items() if name != "overrides" and value is not None}
+    known = {setting.name: setting.default for setting in settings_of(EngineConfig)}
+    for name, text in given.get("overrides", {}).items():
+        if not name.isidentifier():
+            raise SettingError(f"--model-set '{name}={text}': must be NAME=VALUE")
+        if name in values and name != "answers" and values[name] != known[name]:
+            raise SettingError(f"--model-set {name}: is given twice, by an option too")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = {"True": True, "False": False, "None": None}.get(text, text)
+    return config_from(values, "--model-set")
 
 
+ENGINE: Final = OptionGroup(
+    kind=EngineConfig,
+    make=_make_engine,
+    panel="Engine",
+    table="engine",
+    names={"suffix": "prompt_suffix", "overrides": "model_set"},
+    defaults={"answers": Path("runs") / "answers.sqlite"},
+    helps={"overrides": "NAME=VALUE: any engine setting, or a field of the checkpoint's config.json; repeatable."},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What is scored, and how."""
+
+    limit: int | None = None
+    """Use at most this many documents of each task; results are marked as partial."""
+    seed: int = 0
+    """Random seed; recorded."""
+    out: Path = Path("runs/eval")
+    """Run folder; its board/ gets the result."""
+    judge_calibration: Path | None = None
+    """Output of `harness judge calibrate --json` for this judge; entries record it."""
+    official_prompts: bool = False
+    """Ask the judge with the benchmark authors' prompts, fetched from their repository."""
+    full_answers: bool = False
+    """Let the model finish answers whose score is already decided."""
+    strict: bool = False
+    """Digest every byte of the weights, not samples of each tensor."""
+    fresh: bool = False
+    """Ask the model again, and ignore answers that are kept."""
+    serve: str | None = None
+    """vllm, sglang, or a command with {model} {host} {port} {name}: serve the weights for this run."""
+    max_failed: float = 0.05
+    """Exit 4 above this share of failed or unscored samples."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise SettingError(f"--limit {self.limit}: must be at least 1")
+        if not 0 <= self.max_failed <= 1:
+            raise SettingError(f"--max-failed {self.max_failed}: must be between 0 and 1")
+
+
+RUN: Final = OptionGroup(kind=RunOptions, panel="Evaluation")
+
+
+@with_settings(config="eval", run=RUN, models=MODEL, engine=ENGINE, judge=JUDGE, data=DATA)
 def eval_command(
     context: typer.Context,
     model: Annotated[
@@ -59,335 +117,154 @@ def eval_command(
             help="A name of `harness models`, a folder with weights or an adapter, a hub id, or openai:ID; repeatable."
         ),
     ],
-    model_path: ModelPath = None,
-    model_url: ModelUrl = None,
-    trust_remote_code: RemoteCode = False,
-    tasks: Annotated[
-        list[str] | None, typer.Option(help="Tasks or suites; repeat the option or separate by commas.")
-    ] = None,
-    judge: JudgeName = "exact",
-    judge_url: JudgeUrl = None,
-    ledger: LedgerPath = LEDGER,
-    judge_budget: JudgeBudget = None,
-    judge_batch: JudgeBatch = False,
-    judge_set: JudgeSet = None,
-    judge_repeats: JudgeRepeats = 1,
-    judge_calibration: Annotated[
-        Path | None, typer.Option(help="What `harness judge calibrate --json` printed of this judge; entries carry it.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Run folder; its board/ gets the result.")] = Path("runs/eval"),
-    limit: Limit = None,
-    seed: Seed = None,
-    data: DataPaths = None,
-    partial_data: PartialData = False,
-    official_prompts: Annotated[
-        bool,
-        typer.Option(
-            "--official-prompts",
-            help="Ask the judge in the benchmark authors' own words, fetched from their repository.",
-        ),
-    ] = False,
-    batch_size: Annotated[
-        str | None, typer.Option(help='Questions decoded at once; "auto": as many as memory holds.')
-    ] = None,
-    model_set: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE of how it is loaded: dtype, load_in_4bit, parallelize, device, compile, ..."),
-    ] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Share nothing between questions and ask one at a time.")
-    ] = False,
-    full_answers: Annotated[
-        bool,
-        typer.Option("--full-answers", help="Let answers go on after nothing more can change what is read from them."),
-    ] = False,
-    prompt_suffix: Annotated[str | None, typer.Option(help="Text put after every question; recorded.")] = None,
-    features: Annotated[Path | None, typer.Option(help="A folder that keeps image features over runs.")] = None,
-    answers: Annotated[Path, typer.Option(help="The file that keeps every answer of a local model.")] = ANSWERS,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Digest every byte of the weights, not samples of each tensor.")
-    ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ask the model again, whatever is kept.")] = False,
-    serve: Annotated[
-        str | None,
-        typer.Option(
-            help="vllm, sglang, or a command with {model} {host} {port} {name}: serve the weights for this run."
-        ),
-    ] = None,
-    max_failed: MaxFailed = 0.05,
+    tasks: Tasks = None,
     dry_run: DryRun = False,
     as_json: Json = False,
+    *,
+    run: RunOptions,
+    models: ModelOptions,
+    engine: EngineConfig,
+    judge: JudgeOptions,
+    data: DataOptions,
 ) -> int:
-    """Score models or checkpoints on tasks. Adapters of one base are scored one after the other on the base in
-    memory."""
-    from contextlib import nullcontext
-    from dataclasses import replace
+    """Score models or checkpoints on tasks.
 
+    Adapters of one base model are scored one after the other, with the base loaded once.
+    """
     from leaderboards.board.board import Board
     from leaderboards.board.entry import to_json
     from leaderboards.views.markdown_report import leaderboard
-    from tasks.registry import registry
 
-    if len(model) > 1 and model_path is not None:
+    if len(model) > 1 and models.path is not None:
         raise UsageError("--model-path is for one model; name folders by --model")
     if len(model) > 1 and world_size() > 1:
         raise UsageError("several processes score one model a call: name one --model under torchrun")
-    specs = [model_of(name, model_path, model_url, trust_remote_code) for name in model]
-    chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
-    rater = judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
-    paths = data_paths(data, [task.name for task in chosen])
-    calibration = _calibration(judge_calibration)
+    specs = [models.find(context, name) for name in model]
+    chosen = expand(tasks)
+    judge.check(context, any(task.judged for task in chosen))
+    data.check(chosen)
+    rater = judge.make()
     if dry_run:
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
-        print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], out)
-        return _print_price(rater, [task for task in chosen if task.judged], paths, limit, judge_repeats)
-    from harness.engine.config import config_from
-    from harness.evaluation.eval_settings import on_board
-    from harness.evaluation.evaluate import evaluate
-    from harness.models.adapter_host import AdapterHost
-    from harness.models.fetch import fetch
-    from harness.serving.model_server import served
-    from harness.serving.settings import ServerSettings
-    from support.console import Stages
-
-    server = None if serve is None else ServerSettings(command=serve)
-    given = _engine(
-        batch_size, exact=exact, suffix=prompt_suffix, features=features, answers=None if fresh else answers
-    )
-    engine = config_from(given | _model_settings(model_set or []), "--model-set")
-    board, resident = Board(out / "board"), AdapterHost(tell=tell)
+        print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], run.out)
+        return _print_price(rater, chosen, data.paths, run.limit, judge.repeats)
     names = [
         Path(name).as_posix() if Path(name).is_dir() else spec.name for name, spec in zip(model, specs, strict=True)
     ]
-    asked_so = {
-        "full answers": "yes" if full_answers else "",
-        "prompt suffix": "",
-        "model settings": "",
-        **engine.recorded(),
-    }
-    for name, found in zip(names, specs, strict=True):
-        spec = replace(fetch(found, tell), strict=strict)
-        if not fresh and on_board(
-            board, spec, name, chosen, rater, limit, paths, official_prompts, asked_so, judge_repeats
-        ):
-            tell(f"{name}: already on the board in {out / 'board'}, nothing to do")
-            continue
-        tell(f"{name}: scoring on {', '.join(task.name for task in chosen)}")
-        with Stages(), served(spec, server) if server else nullcontext(spec) as asked:
-            evaluation = evaluate(
-                asked,
-                chosen,
-                rater,
-                limit=limit,
-                seed=seed or 0,
-                name=name,
-                data=paths,
-                partial_data=partial_data,
-                official_prompts=official_prompts,
-                judge_repeats=judge_repeats,
-                calibration=calibration,
-                ledger=ledger,
-                engine=engine,
-                resident=resident,
-                full_answers=full_answers,
-            )
-        board.add(evaluation.entries, evaluation.samples)
-        for line in _where_time_went(evaluation):
-            tell(line)
-        if evaluation.lost:
-            tell(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
+    board = Board(run.out / "board")
+    scorer = _Scorer(board, chosen, rater, run, engine, judge, data)
+    for name, spec in zip(names, specs, strict=True):
+        if (evaluation := scorer.score(name, spec)) is not None and evaluation.lost:
+            log.info(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
     entries = [
         entry
         for entry in board.current(partial=True)
         if entry.model in names and entry.task in {task.name for task in chosen}
     ]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
-    return _lossy(entries, max_failed)
+    return exit_code_of(entries, run.max_failed)
 
 
-def _engine(
-    batch_size: str | None, *, exact: bool, suffix: str | None, features: Path | None, answers: Path | None
-) -> dict[str, Any]:
-    """Settings of our own LM that were given."""
-    if batch_size is not None and batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
-        raise UsageError(f'--batch-size {batch_size!r}: must be a number of questions, or "auto"')
-    given: dict[str, Any] = {
-        "batch_size": batch_size,
-        "suffix": suffix,
-        "features": features,
-        "exact": exact or None,
-        "answers": answers,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+@dataclass
+class _Scorer:
+    """Scores one model after the other; keeps the base of adapters in memory."""
+
+    board: "Board"
+    tasks: "list[TaskSpec]"
+    rater: "Judge"
+    run: RunOptions
+    engine: EngineConfig
+    judge: JudgeOptions
+    data: DataOptions
+
+    def __post_init__(self) -> None:
+        from harness.models.adapter_host import AdapterHost
+        from harness.serving.settings import ServerSettings
+
+        engine, run = self.engine, self.run
+        self.engine = replace(engine, answers=None) if run.fresh else engine
+        self.protocol = {
+            "full answers": "yes" if run.full_answers else "",
+            "prompt suffix": "",
+            "model settings": "",
+            **engine.recorded(),
+        }
+        self.calibration = _read_calibration(run.judge_calibration)
+        self.server = ServerSettings(command=run.serve) if run.serve else None
+        self.host = AdapterHost(tell=log.info)
+
+    def score(self, name: str, found: "ModelSpec") -> "Evaluation | None":
+        """Score one model and put it on the board; None if the board has it already."""
+        from contextlib import nullcontext
+
+        from harness.evaluation.eval_settings import on_board
+        from harness.evaluation.evaluate import evaluate
+        from harness.models.fetch import fetch
+        from harness.serving.model_server import served
+        from support.stages import Stages
+
+        run, data = self.run, self.data
+        spec = replace(fetch(found, log.info), strict=run.strict)
+        asked = (self.rater, run.limit, data.paths, run.official_prompts, self.protocol, self.judge.repeats)
+        if not run.fresh and on_board(self.board, spec, name, self.tasks, *asked):
+            log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")
+            return None
+        log.info(f"{name}: scoring on {', '.join(task.name for task in self.tasks)}")
+        with Stages(), served(spec, self.server) if self.server else nullcontext(spec) as reached:
+            evaluation = evaluate(
+                reached,
+                self.tasks,
+                self.rater,
+                limit=run.limit,
+                seed=run.seed,
+                name=name,
+                data=data.paths,
+                partial_data=data.partial,
+                official_prompts=run.official_prompts,
+                judge_repeats=self.judge.repeats,
+                calibration=self.calibration,
+                ledger=self.judge.ledger,
+                engine=self.engine,
+                resident=self.host,
+                full_answers=run.full_answers,
+            )
+        self.board.add(evaluation.entries, evaluation.samples)
+        _log_time(evaluation)
+        return evaluation
 
 
-def _model_settings(given: list[str]) -> dict[str, Any]:
-    """Arguments of our LM, or of transformers' loading, as they were given: true, 4 and 0.5 are no text."""
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise UsageError(f"--model-set {text!r}: must be NAME=VALUE")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = {"True": True, "False": False, "None": None}.get(value, value)
-    return found
-
-
-def _where_time_went(evaluation: "Evaluation") -> list[str]:
-    """What was shared and what it cost, for people."""
+def _log_time(evaluation: "Evaluation") -> None:
+    """Log what questions shared, and where the time went."""
     counts, seconds = evaluation.counts, sum(evaluation.seconds.values())
-    lines = [f"shared: {evaluation.shared}"] if evaluation.shared else []
+    if evaluation.shared:
+        log.info(f"shared: {evaluation.shared}")
     if counts.get("asked"):
         parts = [f"{counts['asked']} questions", f"{counts.get('answered', 0)} answered by the model"]
         parts += [f"{counts[name]} {what}" for name, what in COUNTED.items() if counts.get(name)]
-        lines.append(f"{', '.join(parts)}; {counts['asked'] / seconds:.1f} a second")
+        log.info(f"{', '.join(parts)}; {counts['asked'] / seconds:.1f} a second")
     spent = sorted(evaluation.seconds.items(), key=lambda item: -item[1])
-    return [*lines, "time: " + ", ".join(f"{stage} {took:.1f} s" for stage, took in spent if took >= 0.05)]
+    log.info("time: " + ", ".join(f"{stage} {took:.1f} s" for stage, took in spent if took >= 0.05))
 
 
-def _calibration(path: Path | None) -> dict[str, str]:
+def _read_calibration(path: Path | None) -> dict[str, str]:
     """What a file of `harness judge calibrate --json` says, to be put on entries."""
     if path is None:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"--judge-calibration {path}: {error}") from None
-    if (
-        not isinstance(found, dict)
-        or set(found) != {"judge calibration"}
-        or not isinstance(found["judge calibration"], str)
-    ):
-        raise UsageError(f"--judge-calibration {path}: must be what `harness judge calibrate --json` prints")
+        raise SettingError(f"--judge-calibration {path}: {error}") from None
+    if not isinstance(found, dict) or [(key, type(text)) for key, text in found.items()] != [
+        ("judge calibration", str)
+    ]:
+        raise SettingError(f"--judge-calibration {path}: must be what `harness judge calibrate --json` prints")
     return found
-
-
-def _lossy(results: "Sequence[Entry | Score]", max_failed: float) -> int:
-    worst = max(results, key=lambda result: (result.failed + result.unscored) / max(1, result.samples))
-    lost = worst.failed + worst.unscored
-    if lost > max_failed * worst.samples:
-        return say(
-            f"{worst.task}: {worst.failed} of {worst.samples} samples failed and {worst.unscored} stayed unscored",
-            LOSSY,
-        )
-    return OK
-
-
-def score_command(
-    task: Annotated[str, typer.Argument(help="A task's name.")],
-    path: Annotated[
-        Path,
-        typer.Argument(help="Answers in the benchmark's own layout (file or folder), or our sample log (.parquet)."),
-    ],
-    references: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with the published files the score needs beside the answers (annotations, questions)."
-        ),
-    ] = None,
-    judge: Annotated[str | None, typer.Option(help="Have answers that nobody judged rated by this judge.")] = None,
-    judge_url: JudgeUrl = None,
-    ledger: LedgerPath = LEDGER,
-    judge_budget: JudgeBudget = None,
-    judge_batch: JudgeBatch = False,
-    judge_set: JudgeSet = None,
-    judge_repeats: JudgeRepeats = 1,
-    dry_run: DryRun = False,
-    max_failed: MaxFailed = 0.05,
-    as_json: Json = False,
-) -> int:
-    """Print the official scores of answers made elsewhere. No model is asked; a judge only where --judge names one."""
-    from contextlib import nullcontext
-    from dataclasses import asdict
-
-    from harness.evaluation.score_files import plan_of, score
-    from tasks.judges.protocol import use_judge
-    from tasks.registry import registry
-
-    # A suite of tasks that read the same files (llava_bench) will do for its first.
-    chosen = registry().expand([task])
-    if len({spec.answers for spec in chosen}) > 1:
-        raise UsageError(f"{task!r} is a suite: name one of its tasks: {', '.join(spec.name for spec in chosen)}")
-    spec = chosen[0]
-    rater = (
-        judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
-        if judge is not None
-        else None
-    )
-    if dry_run:
-        plans = [plan_of(spec, path, references, rater, judge_repeats)] if rater is not None and spec.judged else []
-        return print_plans([found for found in plans if found is not None], as_json=as_json)
-    with use_judge(rater) if rater is not None else nullcontext():
-        result = score(spec, path, references, judge_repeats)
-    if as_json:
-        print(json.dumps(asdict(result)))
-    else:
-        for warning in result.warnings:
-            tell(f"warning: {warning}")
-        print(_score_table(spec, result))
-    return _lossy([result], max_failed)
-
-
-def _score_table(spec: "TaskSpec", result: "Score") -> str:
-    """The scores, beside what others reported."""
-    from support.markdown import MISSING, cell, number, table
-
-    units = {name: metric.unit for name, metric in spec.metrics.items()}
-    headers = ["metric", "unit", "score", *(f"{cell(row.model)} ({cell(row.source)})" for row in spec.published)]
-    rows = [
-        [
-            cell(name),
-            cell(units.get(name, "")),
-            _exact(value),
-            *(number(row.scores.get(name), units.get(name, "")) for row in spec.published),
-        ]
-        for name, value in result.metrics.items()
-        if value is not None
-    ]
-    counts = f"{result.samples} samples, {result.failed} failed, {result.unscored} unscored, {result.unparsed} unparsed"
-    return f"{spec.name} {spec.version}: {counts}\n\n{table(headers, rows) if rows else MISSING}"
-
-
-def _exact(value: float) -> str:
-    """All digits that say something: official scores are compared to the last one."""
-    return f"{value:.4f}".rstrip("0").rstrip(".")
-
-
-def parity_command(
-    model: Annotated[str, typer.Argument(help="A model, as for `harness eval --model`.")],
-    task: Annotated[str, typer.Argument(help="A task's name.")],
-    samples: Annotated[int, typer.Option(min=1, help="Documents answered both ways.")] = 200,
-    model_path: ModelPath = None,
-    trust_remote_code: RemoteCode = False,
-    judge: JudgeName = "exact",
-    judge_url: JudgeUrl = None,
-    ledger: LedgerPath = LEDGER,
-    judge_budget: JudgeBudget = None,
-    data: DataPaths = None,
-    partial_data: PartialData = False,
-    as_json: Json = False,
-) -> int:
-    """Hold a model's shared way of answering against the exact one: answers, logits, scores."""
-    from dataclasses import asdict
-
-    from harness.evaluation.parity import parity, render
-    from harness.models.fetch import fetch
-    from tasks.registry import registry
-
-    asked = registry().task(task)
-    spec = fetch(model_of(model, model_path, None, trust_remote_code), tell)
-    rater = judge_of(judge, judge_url, ledger, judge_budget) if asked.judged else None
-    found = parity(spec, asked, samples, judge=rater, data=data_paths(data, [task]), partial_data=partial_data)
-    print(json.dumps(asdict(found)) if as_json else render(found))
-    return OK
 
 
 def _print_price(
     judge: "Judge", tasks: "list[TaskSpec]", paths: dict[str, str], limit: int | None, repeats: int
 ) -> int:
-    """What asking the judge so often will cost, for answers of a usual length: those of the model aren't there yet."""
+    """Print what the judge will cost, for answers of a usual length: those of the model are not there yet."""
     from harness.evaluation.judge_cost import plan, supposed_answers
     from tasks.judges.openai import OpenAIJudge
 
@@ -397,6 +274,7 @@ def _print_price(
 
     plans = []
     for task in tasks:
-        docs = list(load_tasks([task], data=paths, partial_data=True)[0][task.name].eval_docs)[:limit]
-        plans.append(plan(judge, task, docs, supposed_answers(len(docs)), repeats))
-    return print_plans(plans)
+        if task.judged:
+            docs = list(load_tasks([task], data=paths, partial_data=True)[0][task.name].eval_docs)[:limit]
+            plans.append(plan(judge, task, docs, supposed_answers(len(docs)), repeats))
+    return print_judge_plans(plans)

@@ -1,18 +1,21 @@
 """Commands under `harness judge`: what judges said and cost, and how they agree."""
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import LEDGER, Json, LedgerPath, money, tell
+from harness.cli.options import LEDGER, Json, LedgerPath, money
 from support.errors import OK, UsageError
 
 if TYPE_CHECKING:
     from tasks.judges.ledger import Ledger
 
-judge_app = typer.Typer(no_args_is_help=True, help="What judges said and cost.")
+log = logging.getLogger(__name__)
+
+judge_app = typer.Typer(no_args_is_help=True, help="Show what judges replied and cost, and how they agree.")
 
 
 @judge_app.command("ledger")
@@ -22,7 +25,7 @@ def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> 
 
     from support.markdown import cell, table
 
-    totals = _ledger(ledger).summary()
+    totals = _open_ledger(ledger).summary()
     if as_json:
         print(json.dumps({"ledger": [asdict(total) for total in totals]}))
         return OK
@@ -30,10 +33,7 @@ def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> 
         [
             cell(t.task),
             cell(t.model),
-            str(t.calls),
-            str(t.losses),
-            str(t.prompt_tokens),
-            str(t.completion_tokens),
+            *map(str, (t.calls, t.losses, t.prompt_tokens, t.completion_tokens)),
             money(t.price),
         ]
         for t in totals
@@ -48,23 +48,24 @@ def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> 
 
 @judge_app.command("export")
 def judge_export_command(
-    file: Annotated[Path, typer.Argument(help="JSON lines, a reply each.")], ledger: LedgerPath = LEDGER
+    file: Annotated[Path, typer.Argument(help="File to write: JSON lines, one reply each.")],
+    ledger: LedgerPath = LEDGER,
 ) -> int:
-    """Write all replies of a ledger to a file, to share them or pin them in a repository."""
-    count = _ledger(ledger).export(file)
-    tell(f"{count} replies in {file}")
+    """Write all replies of a ledger to a file, to share them or to keep them in a repository."""
+    count = _open_ledger(ledger).export(file)
+    log.info(f"{count} replies in {file}")
     return OK
 
 
 @judge_app.command("import")
 def judge_import_command(
-    file: Annotated[Path, typer.Argument(help="What `export` wrote.")], ledger: LedgerPath = LEDGER
+    file: Annotated[Path, typer.Argument(help="A file that `export` wrote.")], ledger: LedgerPath = LEDGER
 ) -> int:
-    """Take over the replies that somebody exported."""
+    """Add exported replies to a ledger; replies that are there already stay."""
     from tasks.judges.ledger import Ledger
 
     new, same, differ = Ledger(ledger).import_from(file)
-    tell(f"{new} new, {same} there already, {differ} with another reply here, which stays")
+    log.info(f"{new} new, {same} there already, {differ} with another reply here, which stays")
     return OK
 
 
@@ -73,10 +74,10 @@ def judge_agree_command(
     first: Annotated[
         Path, typer.Argument(help="Ratings: CSV or JSON lines with id and rating, a sample log, VLFeedback's rows.")
     ],
-    second: Annotated[Path, typer.Argument(help="Ratings of the same ids by somebody else, a person or a judge.")],
+    second: Annotated[Path, typer.Argument(help="Ratings of the same ids by another person or judge.")],
     as_json: Json = False,
 ) -> int:
-    """How two raters agree, with intervals; what moves each of them; where they differ most."""
+    """Measure how two raters agree, what influences each of them, and where they differ most."""
     from harness.evaluation.rater_agreement import read_ratings, report
 
     print(report(read_ratings(first), read_ratings(second), (first.stem, second.stem), as_json=as_json))
@@ -89,7 +90,7 @@ def judge_calibrate_command(
     new: Annotated[Path, typer.Argument(help="The new judge's ratings of the same ids.")],
     as_json: Json = False,
 ) -> int:
-    """Say in a sentence how a new judge stands to published ratings, for the entries of that judge."""
+    """Compare a new judge with published ratings, in one sentence for the entries of that judge."""
     from harness.evaluation.rater_agreement import calibration, read_ratings
 
     found = calibration(read_ratings(published), read_ratings(new), (published.stem, new.stem))
@@ -97,7 +98,7 @@ def judge_calibrate_command(
     return OK
 
 
-def _ledger(path: Path) -> "Ledger":
+def _open_ledger(path: Path) -> "Ledger":
     from tasks.judges.ledger import Ledger
 
     if not path.is_file():

@@ -14,6 +14,8 @@ from dataclasses import fields, replace
 from functools import cache
 from typing import Any, Final
 
+import typer
+
 from harness.engine.config import EngineConfig, config_from
 from harness.models.fetch import fetch
 from harness.models.load import for_model, register
@@ -22,6 +24,17 @@ from support.errors import ModelError
 
 NAME: Final = "vlm-harness"
 """What lm-eval's `--model` calls our LM."""
+
+
+lm_eval_app = typer.Typer()
+
+
+@lm_eval_app.command(
+    "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def lm_eval_command(context: typer.Context) -> int:
+    """Run lm-eval's own command line with our model class, as `--model vlm-harness`."""
+    return main(context.args)
 
 
 def main(arguments: Sequence[str]) -> int:

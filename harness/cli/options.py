@@ -1,109 +1,198 @@
-"""What commands share: options, exit codes, the user's own mistakes, plans in print."""
+"""Options that several commands share, and the settings that are declared as groups of options."""
 
-import json
+import logging
 import sys
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from support.errors import OK, RecipeError, UsageError
-from support.processes import rank
+from harness.cli.setting_options import OptionGroup, parse_pairs, refuse_given
+from support.errors import SettingError, UsageError
+from support.settings import made, settings_of
+from tasks.judges.settings import JudgeSettings
 
 if TYPE_CHECKING:
-    from harness.evaluation.judge_cost import JudgePlan
     from harness.models.spec import ModelSpec
     from tasks.judges.protocol import Judge
-    from trainers.config.recipe import AnyRecipe, PreferenceRecipe, R
+    from tasks.registry import TaskSpec
+
+log = logging.getLogger(__name__)
+
+EXACT: Final = "exact"
+"""The judge that rates by scene graphs, on this machine."""
+
+LEDGER: Final = Path("runs") / "ledger.sqlite"
+"""Where judge replies are kept if nothing else is said."""
+
+REQUIRE_BETTER: Final = "--require-better"
+ANY: Final = "any"
+"""Stands for a `--require-better` without a name: better by one metric of the panel, worse by none."""
+
+LedgerPath = Annotated[
+    Path, typer.Option("--ledger", help="File that keeps every paid judge reply.", envvar="HARNESS_LEDGER")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Random seed; recorded.", envvar="HARNESS_SEED")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
+MaxFailed = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="Exit 4 above this share of failed or unscored samples.", envvar="HARNESS_MAX_FAILED"
+    ),
+]
+Tasks = Annotated[list[str] | None, typer.Option(help="Tasks or suites, separated by commas; repeatable.")]
 
 
-LEDGER = Path("runs") / "ledger.sqlite"
-
-REQUIRE_BETTER = "--require-better"
-ANY = "any"
-"""What a `--require-better` without a name stands for: one metric of the panel is better, and none is worse."""
-
-
-def _at_least_one(value: int | None) -> int | None:
+def _check_limit(value: int | None) -> int | None:
     if value is not None and value < 1:
         raise UsageError(f"--limit {value}: must be at least 1")
     return value
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
-Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Random seed; what it decides is recorded.")]
 Limit = Annotated[
     int | None,
     typer.Option(
-        callback=_at_least_one, help="At most this many documents a task (and instructions); marks results partial."
+        callback=_check_limit,
+        help="Use at most this many documents of each task; results are marked as partial.",
+        envvar="HARNESS_LIMIT",
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-JudgeName = Annotated[
-    str,
-    typer.Option(
-        "--judge", help="Who rates judged tasks: exact (scene graphs), or a model of an OpenAI-compatible server."
-    ),
-]
-JudgeUrl = Annotated[str | None, typer.Option(help="The judge's server; default: OPENAI_BASE_URL, else OpenAI's.")]
-LedgerPath = Annotated[Path, typer.Option("--ledger", help="The file that keeps every judge reply paid for.")]
-JudgeBatch = Annotated[
-    bool, typer.Option("--judge-batch", help="Ask through OpenAI's Batch API: half the price, within a day.")
-]
-JudgeSet = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="NAME=VALUE of the judge: detail, image_side, seed, timeout, attempts, concurrency, requests_per_minute, ..."
-    ),
-]
-JudgeRepeats = Annotated[int, typer.Option(min=1, help="Ask the judge so often; scores are the mean.")]
-JudgeBudget = Annotated[
-    float | None, typer.Option(min=0, help="US dollars; stop before the next judge call could pass it.")
-]
-DataPaths = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--data",
-        help="TASK=PATH: the benchmark's data from a local table (parquet, jsonl, tsv) or folder instead of the hub.",
-    ),
-]
-PartialData = Annotated[
-    bool, typer.Option("--partial-data", help="Score local data of which rows are missing; results say so.")
-]
-ModelPath = Annotated[
-    Path | None, typer.Option(help="A folder with the model's weights, or an adapter, instead of the hub.")
-]
-ModelUrl = Annotated[
-    str | None, typer.Option(help="The server of a model that is behind one; default: OPENAI_BASE_URL, else OpenAI's.")
-]
-RemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Let the checkpoint's own code run, with all your rights.")
-]
-PlainTrl = Annotated[
-    bool, typer.Option("--plain-trl", help="By TRL's own DPO trainer, not the one that reads images and prompts once.")
-]
-Gpus = Annotated[
-    int | None, typer.Option("--gpus", min=1, help="How many to train on in all; default: those of this machine.")
-]
-Mode = Annotated[str, typer.Option("--mode", help="What each GPU holds: ddp, zero2, zero3 or fsdp2.")]
-SlurmOptions = Annotated[
-    list[str] | None,
-    typer.Option("--slurm", help="NAME=VALUE of sbatch (partition, time, ...), repeatable: do it as a job."),
-]
-MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Exit 4 above this share of failed or unscored samples.")]
 
 
-def spelled_out(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with `any` after each `--require-better` that no name follows: typer has no options whose value
-    may be left out."""
-    given = list(arguments)
-    found: list[str] = []
-    for place, word in enumerate(given):
-        found.append(word)
-        if word == REQUIRE_BETTER and (place + 1 == len(given) or given[place + 1].startswith("-")):
-            found.append(ANY)
-    return found
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(JudgeSettings):
+    """Which judge rates, and how it is asked."""
+
+    name: str | None = EXACT
+    """Judge of judged tasks: exact (scene graphs), or a model of an OpenAI-compatible server."""
+    url: str | None = None
+    """URL of the judge's server; default: OPENAI_BASE_URL, else OpenAI."""
+    ledger: Path = LEDGER
+    """File that keeps every paid judge reply."""
+    budget: float | None = None
+    """Limit in US dollars; stops before the next judge call could exceed it."""
+    batch: bool = False
+    """Use OpenAI's Batch API: half the price, replies within a day."""
+    settings: tuple[str, ...] = ()
+    """NAME=VALUE of any of the judge's settings below; repeatable."""
+    repeats: int = 1
+    """How often the judge rates each answer; scores are the mean."""
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.budget < 0:
+            raise SettingError(f"--judge-budget {self.budget}: must be at least 0")
+        if self.repeats < 1:
+            raise SettingError(f"--judge-repeats {self.repeats}: must be at least 1")
+        self.how_asked()
+
+    def check(self, context: typer.Context, judged: bool = True) -> None:
+        """SettingError for an option that was given and has no effect with this judge, or without judged tasks."""
+        names = ("url", "budget", "batch", "set", "repeats", *(setting.name for setting in settings_of(JudgeSettings)))
+        options = [f"judge_{name}" for name in names]
+        if not judged:
+            refuse_given(context, ["judge", *options], "no chosen task needs a judge")
+        if self.name == EXACT:
+            refuse_given(context, options, "the judge 'exact' compares with scene graphs on this machine")
+        if self.name is None:
+            refuse_given(context, options, "no --judge is named")
+
+    def how_asked(self) -> JudgeSettings:
+        """How the judge is asked: by options, and by `--judge-set`, which is stronger."""
+        given = {setting.name: getattr(self, setting.name) for setting in settings_of(JudgeSettings)}
+        return made(JudgeSettings, given | parse_pairs(self.settings, "--judge-set"), "--judge-set")
+
+    def make(self) -> "Judge":
+        """The judge; warns if its provider will shut it down."""
+        from datetime import date
+
+        from harness.evaluation.make_judge import make_judge
+        from tasks.judges.prices import retired
+
+        name = self.name or EXACT
+        if name == EXACT:
+            return make_judge(name)
+        if warning := retired(name, date.today()):
+            log.warning(warning)
+        return make_judge(
+            name, url=self.url, ledger=self.ledger, budget=self.budget, batch=self.batch, settings=self.how_asked()
+        )
+
+
+JUDGE: Final = OptionGroup(
+    kind=JudgeOptions,
+    panel="Judge",
+    table="judge",
+    prefix="judge",
+    names={"name": "judge", "ledger": "ledger", "settings": "judge_set"},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Where a named model is."""
+
+    path: Path | None = None
+    """Folder with the model's weights, or an adapter, instead of the hub."""
+    url: str | None = None
+    """URL of the server of an openai: model; default: OPENAI_BASE_URL, else OpenAI."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+
+    def find(self, context: typer.Context, name: str) -> "ModelSpec":
+        """The model of this name; SettingError for an option that was given and has no effect on it."""
+        from harness.models.spec import at, find
+
+        spec = find(name)
+        if self.path is not None:
+            spec = at(spec, self.path)
+        if spec.backend == "openai":
+            refuse_given(context, ("trust_remote_code",), f"{name} is behind a server")
+            return replace(spec, url=self.url or spec.url)
+        refuse_given(context, ("model_url",), f"{name} runs here, not behind a server; name a served one as openai:ID")
+        return replace(spec, remote_code=self.trust_remote_code)
+
+
+MODEL: Final = OptionGroup(
+    kind=ModelOptions, panel="Model", table="engine", prefix="model", names={"trust_remote_code": "trust_remote_code"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where the documents of benchmarks are."""
+
+    paths: dict[str, str] = field(default_factory=dict)
+    """TASK=PATH: read the task's data from a local table or folder, not from the hub; repeatable."""
+    partial: bool = False
+    """Accept local data with missing rows; results are marked."""
+
+    def check(self, tasks: "list[TaskSpec]") -> None:
+        """SettingError for data of a task that was not chosen."""
+        names = [task.name for task in tasks]
+        for task, path in self.paths.items():
+            if task not in names:
+                raise SettingError(
+                    f"--data '{task}={path}': {task!r} is not among the tasks asked for: {', '.join(names)}"
+                )
+
+
+DATA: Final = OptionGroup(
+    kind=DataOptions, panel="Data", table="data", names={"paths": "data", "partial": "partial_data"}
+)
+
+
+def expand(tasks: list[str] | None, default: str = "scenes") -> "list[TaskSpec]":
+    """The tasks of names that may be suites and may be separated by commas."""
+    from tasks.registry import registry
+
+    return registry().expand(split_names(tasks or [default]))
+
+
+def split_names(given: list[str]) -> list[str]:
+    """Names that may be separated by commas."""
+    return [name.strip() for text in given for name in text.split(",") if name.strip()]
 
 
 def say(what: object, code: int) -> int:
@@ -113,115 +202,12 @@ def say(what: object, code: int) -> int:
     return code
 
 
-def tell(line: str) -> None:
-    """A line on stderr; from one process only, where several run."""
-    if rank() == 0:
-        print(line, file=sys.stderr)
-
-
-def judge_of(
-    name: str,
-    url: str | None = None,
-    ledger: Path | None = None,
-    budget: float | None = None,
-    *,
-    batch: bool = False,
-    given: list[str] | None = None,
-) -> "Judge":
-    """The judge the options name; warns of one that will be shut down."""
-    from datetime import date
-
-    from harness.evaluation.make_judge import judge_settings, make_judge
-    from tasks.judges.prices import retired
-
-    warning = retired(name, date.today())
-    if warning:
-        tell(f"warning: {warning}")
-    return make_judge(name, url=url, ledger=ledger, budget=budget, batch=batch, settings=judge_settings(given or []))
-
-
-def model_of(name: str, path: Path | None, url: str | None, remote_code: bool) -> "ModelSpec":
-    """The model the options name."""
-    from dataclasses import replace
-
-    from harness.models.spec import at, find
-
-    spec = find(name)
-    if path is not None:
-        spec = at(spec, path)
-    if url is not None and spec.backend != "openai":
-        raise UsageError(f"--model-url: {name} runs here, not behind a server; name a served one as openai:ID")
-    return replace(spec, url=url or spec.url, remote_code=remote_code)
-
-
-def by_plain_trl(recipe: "AnyRecipe") -> "PreferenceRecipe":
-    """The recipe with TRL's own trainer; UsageError where it has no DPO to do, or settings that this trainer lacks."""
-    from trainers.config.recipe import PretrainingRecipe
-
-    if isinstance(recipe, PretrainingRecipe) or recipe.trainer != "dpo":
-        raise UsageError(f"recipe {recipe.name!r} trains by {recipe.trainer!r}: --plain-trl is for dpo")
-    training = recipe.training.model_dump(exclude_unset=True) | {"plain_trl": True}
-    return changed(recipe, {"training": training}, f"--plain-trl: recipe {recipe.name!r}")
-
-
-def changed(recipe: "R", changes: Mapping[str, Any], what: str) -> "R":
-    """The recipe with other top-level values; UsageError, with `what` changed it, for values that it can't have."""
-    from trainers.config.recipe import parse_as
-
-    try:
-        return parse_as(type(recipe), recipe.model_dump(exclude_unset=True) | dict(changes))
-    except RecipeError as error:
-        raise UsageError(f"{what}: {error}") from None
-
-
-def data_paths(given: list[str] | None, tasks: list[str]) -> dict[str, str]:
-    """Task -> path, of `--data TASK=PATH` options."""
-    paths = {}
-    for text in given or []:
-        task, equals, path = text.partition("=")
-        if not equals or not path:
-            raise UsageError(f"--data {text!r}: must be TASK=PATH")
-        if task not in tasks:
-            raise UsageError(f"--data {text!r}: {task!r} is not among the tasks asked for: {', '.join(tasks)}")
-        paths[task] = path
-    return paths
-
-
 def print_plan(title: str, steps: list[str], out: Path) -> None:
-    """What --dry-run says of a run."""
+    """Print what --dry-run says of a run."""
     print(title)
     for number, step in enumerate(steps, start=1):
         print(f"{number:3}. {step}")
     print(f"into {out}; nothing was done (--dry-run)")
-
-
-def print_plans(plans: "Sequence[JudgePlan]", as_json: bool = False) -> int:
-    """What --dry-run says of judging."""
-    from dataclasses import asdict
-
-    from support.markdown import cell, table
-
-    if as_json:
-        print(json.dumps({"judging": [asdict(found) for found in plans]}))
-        return OK
-    if not plans:
-        print("nothing is to be judged")
-        return OK
-    rows = [
-        [
-            cell(p.task),
-            cell(p.model),
-            str(p.calls),
-            str(p.kept),
-            str(p.prompt_tokens),
-            str(p.completion_tokens),
-            money(p.price),
-        ]
-        for p in plans
-    ]
-    print(table(["task", "judge", "calls", "in the ledger", "prompt tokens", "reply tokens", "price"], rows))
-    print("nothing was asked (--dry-run); second questions and retries are not in it")
-    return OK
 
 
 def money(amount: float | None) -> str:

@@ -1,112 +1,111 @@
-"""Commands under `harness povid`: dispreferred answers of injected hallucinations, and noised pictures."""
+"""Commands under `harness povid`: dispreferred answers with injected hallucinations, and noised images."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import (
-    LEDGER,
-    Json,
-    JudgeBatch,
-    JudgeBudget,
-    JudgeSet,
-    JudgeUrl,
-    LedgerPath,
-    Seed,
-    judge_of,
-    say,
-    tell,
-)
+from harness.cli.options import EXACT, JUDGE, Json, JudgeOptions, Seed, say
+from harness.cli.setting_options import with_settings
 from support.errors import LOSSY, OK, UsageError
 
 if TYPE_CHECKING:
     from trainers.povid.inject import Correct
 
-povid_app = typer.Typer(
-    no_args_is_help=True, help="POVID's dispreferred answers: injected hallucinations, noised pictures."
-)
+log = logging.getLogger(__name__)
+
+povid_app = typer.Typer(no_args_is_help=True, help="Make POVID's dispreferred answers and noised images.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answers:
+    """Correct answers, which can be read more than once."""
+
+    source: str
+    images: Path | None
+    kind: str
+    rows: int | None
+    seed: int
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        from typing import get_args
+
+        from trainers.povid.inject import Kind
+
+        if self.kind not in get_args(Kind):
+            raise UsageError(f"--kind {self.kind!r}: known: {', '.join(get_args(Kind))}")
+        if self.source != "scenes" and self.images is None:
+            raise UsageError(f"{self.source}: name the folder or zip of its pictures by --images")
+
+    def read(self) -> "Iterator[Correct]":
+        """Read them from the start."""
+        from trainers.povid.inject import read_llava
+        from trainers.povid.scenes import scenes_items
+
+        if self.images is None:
+            return scenes_items(self.rows or 500, self.seed)
+        self.skipped.clear()
+        found = read_llava(Path(self.source), self.images, kind=self.kind, skipped=self.skipped)  # type: ignore[arg-type]
+        return islice(found, self.rows)
 
 
 @povid_app.command("inject")
+@with_settings(judge=JUDGE.but("repeats"))
 def inject_command(
-    source: Annotated[str, typer.Argument(help="Correct answers: a JSON file of LLaVA-Instruct's form, or `scenes`.")],
-    out: Annotated[
-        Path, typer.Option(help="Folder for injected.jsonl (what was changed), povid.json and pairs.jsonl.")
-    ],
-    images: Annotated[Path | None, typer.Option(help="Folder or zip of the file's pictures.")] = None,
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="Correct answers: a JSON file in LLaVA-Instruct's form, or `scenes`.")],
+    out: Annotated[Path, typer.Option(help="Folder for injected.jsonl (the changes), povid.json and pairs.jsonl.")],
+    images: Annotated[Path | None, typer.Option(help="Folder or zip of the file's images.")] = None,
     kind: Annotated[str, typer.Option(help="What the file holds: caption, question or reasoning.")] = "caption",
-    rows: Annotated[int | None, typer.Option(min=1, help="At most so many answers.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Use at most this many answers.")] = None,
     every: Annotated[
-        bool, typer.Option("--every", help="Each kind of hallucination for each answer, not one drawn by the seed.")
+        bool, typer.Option("--every", help="Inject each kind of hallucination into each answer, not one at random.")
     ] = False,
-    judge: Annotated[
-        str, typer.Option(help="Who rewrites: exact (scenes only), or a model of an OpenAI-compatible server.")
-    ] = "exact",
-    judge_url: JudgeUrl = None,
-    ledger: LedgerPath = LEDGER,
-    judge_budget: JudgeBudget = None,
-    judge_batch: JudgeBatch = False,
-    judge_set: JudgeSet = None,
     seed: Seed = None,
     as_json: Json = False,
+    *,
+    judge: JudgeOptions,
 ) -> int:
-    """Have correct answers rewritten with one plausible hallucination each; goes on where it was left."""
-    from itertools import islice
-    from typing import get_args
+    """Have correct answers rewritten with one plausible hallucination each.
 
-    from support.console import Stages
+    Continues where it stopped. The judge rewrites: exact (scenes only), or a model of an OpenAI-compatible server.
+    """
     from support.files import JsonLines
+    from support.stages import Stages
     from trainers.data.pair_formats import write_pairs
-    from trainers.povid.inject import InjectCounts, Kind, inject, injected, read_llava
-    from trainers.povid.scenes import ExactInjector, scenes_items
+    from trainers.povid.inject import InjectCounts, inject, injected
+    from trainers.povid.scenes import ExactInjector
 
-    if kind not in get_args(Kind):
-        raise UsageError(f"--kind {kind!r}: known: {', '.join(get_args(Kind))}")
-    if source != "scenes" and images is None:
-        raise UsageError(f"{source}: name the folder or zip of its pictures by --images")
-    skipped: Counter[str] = Counter()
-
-    def items() -> "Iterator[Correct]":
-        if source == "scenes":
-            return scenes_items(rows or 500, seed or 0)
-        assert images is not None
-        skipped.clear()
-        return islice(read_llava(Path(source), images, kind=kind, skipped=skipped), rows)  # type: ignore[arg-type]
-
-    rewriter: Any = (
-        ExactInjector()
-        if judge == "exact"
-        else judge_of(judge, judge_url, ledger, judge_budget, batch=judge_batch, given=judge_set)
-    )
+    answers = _Answers(source=source, images=images, kind=kind, rows=rows, seed=seed or 0)
+    judge.check(context)
+    rewriter: Any = ExactInjector() if judge.name == EXACT else judge.make()
     found, counts = JsonLines(out / "injected.jsonl"), InjectCounts()
     done = 0
     with Stages() as stages:
 
-        def more(count: int) -> None:
+        def report(count: int) -> None:
             nonlocal done
             done += count
             stages.report("rewrite", done, rows or 0)
 
-        failed = inject(items(), rewriter, found, seed=seed or 0, every=every, done=more, counts=counts)
-    pairs = list(injected(items(), found, seed=seed or 0, every=every))
-    write_pairs(pairs, out / "povid.json", form="povid")
-    write_pairs(pairs, out / "pairs.jsonl")
-    refused = ", ".join(f"{count} x {why}" for why, count in counts.refused.items())
-    if refused:
-        tell(f"no rewrite could be used: {refused}")
-    if skipped:
-        tell("left out: " + ", ".join(f"{count} x {why}" for why, count in skipped.items()))
+        failed = inject(answers.read(), rewriter, found, seed=answers.seed, every=every, done=report, counts=counts)
+    pairs = list(injected(answers.read(), found, seed=answers.seed, every=every))
     files = [out / "povid.json", out / "pairs.jsonl"]
+    write_pairs(pairs, files[0], form="povid")
+    write_pairs(pairs, files[1])
+    for what, lost in (("no rewrite could be used", counts.refused), ("left out", answers.skipped)):
+        if lost:
+            log.info(f"{what}: {', '.join(f'{count} x {why}' for why, count in lost.items())}")
     if as_json:
-        print(
-            json.dumps(
-                {"pairs": len(pairs), "skipped": skipped, **vars(counts), "files": [str(file) for file in files]}
-            )
-        )
+        result = {"pairs": len(pairs), "skipped": answers.skipped, **vars(counts), "files": list(map(str, files))}
+        print(json.dumps(result))
     else:
         print(f"{len(pairs)} pairs in {' and '.join(map(str, files))}; what was changed: {out / 'injected.jsonl'}")
     return OK if not failed else say(f"{failed} rewrites failed; the same command asks again", LOSSY)
@@ -114,15 +113,15 @@ def inject_command(
 
 @povid_app.command("noise")
 def noise_command(
-    image: Annotated[Path, typer.Argument(help="A picture.")],
-    out: Annotated[Path, typer.Argument(help="Where the noised one goes, as PNG.")],
-    step: Annotated[int, typer.Option(help="Of the diffusion schedule, 0 to 999.")] = 500,
-    overflow: Annotated[str, typer.Option(help="clamp, or wrap as in POVID's release.")] = "clamp",
-    size: Annotated[int | None, typer.Option(min=8, help="Also resize the picture to so many pixels a side.")] = None,
-    place: Annotated[str, typer.Option(help="Noise before the resize, as in POVID's release, or after.")] = "before",
+    image: Annotated[Path, typer.Argument(help="An image.")],
+    out: Annotated[Path, typer.Argument(help="PNG file to write.")],
+    step: Annotated[int, typer.Option(help="Step of the diffusion schedule, 0 to 999.")] = 500,
+    overflow: Annotated[str, typer.Option(help="Values out of range: clamp, or wrap as in POVID's release.")] = "clamp",
+    size: Annotated[int | None, typer.Option(min=8, help="Resize the image to this many pixels a side.")] = None,
+    place: Annotated[str, typer.Option(help="Noise before or after the resize; POVID's release: before.")] = "before",
     seed: Seed = None,
 ) -> int:
-    """Show what a picture looks like after so many steps of noise."""
+    """Write an image after a number of steps of noise."""
     from typing import get_args
 
     from PIL import Image
@@ -147,5 +146,5 @@ def noise_command(
     if place == "after":
         made = under_noise(made)
     made.save(out, "PNG")
-    tell(f"{out}: signal {abar()[step] ** 0.5:.3f}, noise {(1 - abar()[step]) ** 0.5:.3f}")
+    log.info(f"{out}: signal {abar()[step] ** 0.5:.3f}, noise {(1 - abar()[step]) ** 0.5:.3f}")
     return OK

@@ -7,6 +7,7 @@ step has the recipe's `batch_size` pairs on any number of them.
 
 import importlib.util
 import json
+import logging
 import os
 import threading
 import time
@@ -17,19 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import (
-    DryRun,
-    Gpus,
-    Json,
-    Mode,
-    PlainTrl,
-    Seed,
-    SlurmOptions,
-    by_plain_trl,
-    changed,
-    print_plan,
-    tell,
-)
+from harness.cli.options import DryRun, Json, Seed, print_plan
+from harness.cli.train_options import Gpus, Mode, PlainTrl, SlurmOptions, by_plain_trl, changed
 from support.errors import FAILED, OK, UsageError
 from support.processes import is_launched, rank
 
@@ -41,6 +31,8 @@ if TYPE_CHECKING:
     from trainers.config.silkie_yaml import Config
     from trainers.data.read_preferences import FoundPairs
     from trainers.training.checkpoints import Checkpoint
+
+log = logging.getLogger(__name__)
 
 GPUS_A_NODE = 8
 """Of a job, where `--gpus` asks for more than one node has; the authors' launcher has it so."""
@@ -98,7 +90,7 @@ def train_command(
     if understood is not None and dry_run:
         print(mapping(understood))
     elif understood is not None and not launched:
-        tell(mapping(understood))
+        log.info(mapping(understood))
     layout = layout_of(found, gpus, mode, as_job=slurm is not None)
     if not launched:
         check_packages(found, folder)
@@ -189,9 +181,9 @@ def check_packages(recipe: "PreferenceRecipe", folder: Path) -> None:
             f"quantization = {training.quantization!r} needs bitsandbytes: pip install 'vlm-harness[qlora]'"
         )
     for name in filter(lacks, training.report_to):
-        log = folder / "log.jsonl"
-        tell(
-            f"report_to = {name!r}: not installed (pip install 'vlm-harness[track]'); the log goes to {log} without it"
+        path = folder / "log.jsonl"
+        log.info(
+            f"report_to = {name!r}: not installed (pip install 'vlm-harness[track]'); the log goes to {path} without it"
         )
 
 
@@ -251,19 +243,18 @@ def train(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -
     from harness.models.load import register
     from harness.models.spec import find
     from harness.runs.run_folder import claim, sole_owner
-    from support.console import Stages
+    from support.stages import Stages
     from trainers.data.image_hashes import IMAGE_FACTS, shared_cache
     from trainers.data.read_preferences import read_preferences
     from trainers.training.job import Job, trainer
 
     register()
-    with sole_owner(folder), Stages() as stages:
-        told = stages.tell if rank() == 0 else _silent
+    with sole_owner(folder), Stages():
         claim(folder, recipe)
-        spec, name = _whole(fetch(find(recipe.base), told), recipe.base, folder)
+        spec, name = _whole(fetch(find(recipe.base), log.info), recipe.base, folder)
         with shared_cache(folder / IMAGE_FACTS) as cache:
             found = read_preferences(dataset, cache)
-        told(found.summary())
+        log.info(found.summary())
         _same_data(folder, found)
         job = Job(
             recipe=recipe,
@@ -276,10 +267,6 @@ def train(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -
             note={"data": found.digest},
         )
         return trainer(recipe.trainer)(job)
-
-
-def _silent(line: str) -> None:
-    """Another process says it."""
 
 
 def _whole(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpec, str]":
@@ -328,10 +315,10 @@ def _launch(context: typer.Context, folder: Path, layout: "Layout", slurm: Seque
     from trainers.cluster.slurm import resources
 
     if slurm is None:
-        tell(f"{layout.world} processes; their log is in {folder / 'launch'}")
+        log.info(f"{layout.world} processes; their log is in {folder / 'launch'}")
         return launch(_command(context), folder, layout)
     job = send(_command(context), folder, layout, wanted=resources(slurm))
-    tell(f"job {job.id} ({job.state()}); it prints into {job.log}")
+    log.info(f"job {job.id} ({job.state()}); it prints into {job.log}")
     return OK
 
 
@@ -372,7 +359,7 @@ def send_whole(context: typer.Context, folder: Path, layout: "Layout", slurm: Se
         )
         return OK
     job = send(_command(context), folder, Layout(), wanted=wanted)
-    tell(f"job {job.id} ({job.state()}); it prints into {job.log}")
+    log.info(f"job {job.id} ({job.state()}); it prints into {job.log}")
     return OK
 
 
@@ -383,7 +370,7 @@ def _pretrain(recipe: "PretrainingRecipe", folder: Path, *, dry_run: bool, as_js
 
         print_plan(f"{recipe.name}: {recipe.trainer}", pretraining_steps(recipe), folder)
         return OK
-    from support.console import Stages
+    from support.stages import Stages
     from trainers.training.job import PretrainingJob, trainer
 
     with Stages():

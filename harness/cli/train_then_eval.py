@@ -1,142 +1,188 @@
-"""`harness train-then-eval`."""
+"""`harness train-then-eval`: base, data, training, checkpoints and verdict in one command."""
 
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli.options import (
     ANY,
-    LEDGER,
-    REQUIRE_BETTER,
+    JUDGE,
     DryRun,
-    Gpus,
     Json,
-    JudgeBudget,
-    JudgeSet,
-    JudgeUrl,
-    LedgerPath,
+    JudgeOptions,
     Limit,
     MaxFailed,
-    Mode,
-    PlainTrl,
     Seed,
-    SlurmOptions,
-    by_plain_trl,
-    judge_of,
     print_plan,
     say,
-    tell,
+    split_names,
 )
+from harness.cli.setting_options import OptionGroup, with_settings
 from harness.cli.train import check_packages, layout_of, needs_launch, send_whole
+from harness.cli.train_options import by_plain_trl
 from support.errors import FAILED, LOSSY, OK, REGRESSED, UsageError
 from support.processes import is_launched, world_size
+from support.progress import report
+
+if TYPE_CHECKING:
+    from harness.runs.outcome import Outcome
+    from trainers.cluster.launch import Layout
+    from trainers.config.recipe import PreferenceRecipe
+
+log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How training is done, and what is asked of its result."""
+
+    early_stop: tuple[str, ...] = ()
+    """TASK or TASK.METRIC: end training once it is significantly worse than the base's; repeatable."""
+    require_better: tuple[str, ...] = ()
+    """TASK or TASK.METRIC: exit 3 unless the last checkpoint is better than the base; repeatable. Without a name (after
+    RECIPE), or 'any': unless one metric of the panel is better and none is worse."""
+    plain_trl: bool = False
+    """Use TRL's own DPO trainer, not the one that reads images and prompts once."""
+    gpus: int | None = None
+    """Number of GPUs to train on; default: all of this machine."""
+    mode: str = "ddp"
+    """What each GPU holds: ddp, zero2, zero3 or fsdp2."""
+    slurm: tuple[str, ...] | None = None
+    """Run as a Slurm job, with NAME=VALUE of sbatch (partition, time, ...); repeatable."""
+
+    def __post_init__(self) -> None:
+        if self.gpus is not None and self.gpus < 1:
+            raise UsageError(f"--gpus {self.gpus}: must be at least 1")
+
+    @property
+    def named(self) -> list[str]:
+        """The metrics that must be better, by name."""
+        return [name for name in self.require_better if name != ANY]
+
+
+TRAINING = OptionGroup(kind=TrainingOptions, panel="Training", environment=False)
+
+
+@with_settings(config="train-then-eval", judge=JUDGE.but("batch", "repeats", name=None), training=TRAINING)
 def train_then_eval_command(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
     out: Annotated[
-        Path | None, typer.Option(help="Run folder; default runs/RECIPE (runs/RECIPE-seedN with --seed).")
+        Path | None, typer.Option(help="Run folder; default: runs/RECIPE (runs/RECIPE-seedN with --seed).")
     ] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Tasks or suites in place of the recipe's; repeatable, or by commas.")
-    ] = None,
-    judge: Annotated[str | None, typer.Option(help="Another judge than the recipe's.")] = None,
-    judge_url: JudgeUrl = None,
-    ledger: LedgerPath = LEDGER,
-    judge_budget: JudgeBudget = None,
-    judge_set: JudgeSet = None,
-    early_stop: Annotated[
         list[str] | None,
-        typer.Option(
-            help="TASK or TASK.METRIC: end training once it is significantly worse than the base's; repeatable."
-        ),
+        typer.Option(help="Tasks or suites instead of the recipe's, separated by commas; repeatable."),
     ] = None,
-    require_better: Annotated[
-        list[str] | None,
-        typer.Option(
-            REQUIRE_BETTER,
-            help="TASK or TASK.METRIC: exit 3 unless the last checkpoint is better than the base; repeatable. "
-            f"Without a name (after RECIPE), or {ANY!r}: unless it is better by a metric of the panel, and worse by none.",
-        ),
-    ] = None,
-    plain_trl: PlainTrl = False,
-    gpus: Gpus = None,
-    mode: Mode = "ddp",
-    slurm: SlurmOptions = None,
     limit: Limit = None,
     seed: Seed = None,
     max_failed: MaxFailed = 0.05,
     dry_run: DryRun = False,
     as_json: Json = False,
+    *,
+    judge: JudgeOptions,
+    training: TrainingOptions,
 ) -> int:
-    """Score the base, build or read preference data, train, score every checkpoint, give the verdict. Finishes an
-    interrupted run."""
-    from harness.runs.checkpoint_selection import check_names
-    from trainers.cluster.launch import check_world, command_of
-    from trainers.config.recipe import preference_recipe
+    """Score the base, train, score every checkpoint, compare.
 
-    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
-    if tasks:
-        changes["tasks"] = [name for given in tasks for name in given.split(",") if name]
-    found = preference_recipe(recipe, **changes)
-    found = by_plain_trl(found) if plain_trl else found
-    check_names(found, early_stop or [], [name for name in require_better or [] if name != ANY])
+    Builds or reads preference data first, and gives the verdict at the end. After an interruption the same command
+    continues.
+    """
+    found = _find_recipe(recipe, tasks, seed, training)
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
-    rater = judge_of(
-        judge or (found.data.judge if found.data else "exact"), judge_url, ledger, judge_budget, given=judge_set
-    )
-    launched = is_launched()
-    if world_size() > 1:
-        raise UsageError("train-then-eval starts the processes that train by itself: say how many by --gpus")
-    layout = None
-    check_packages(found, folder)
-    if not dry_run or gpus is not None or slurm is not None or mode != "ddp":  # to count GPUs takes seconds
-        layout = layout_of(found, gpus, mode, as_job=slurm is not None and not launched)
-        command_of([], layout)  # what a mode lacks is said before anything is scored
+    judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or "exact")
+    judge.check(context)
+    rater = judge.make()
+    layout = _find_layout(found, folder, training, dry_run)
     if dry_run:
-        from harness.runs.plan import steps_of
-
-        print_plan(f"{found.name}: {found.trainer} on {found.base}", steps_of(found, limit), folder)
-        if layout is not None and slurm is not None:
-            return send_whole(context, folder, layout, slurm, dry_run=True)
-        if layout is not None and needs_launch(layout):
-            from harness.runs.training_worker import plan
-
-            print(plan(folder, layout))
-        return OK
-    if layout is not None and slurm is not None and not launched:
-        return send_whole(context, folder, layout, slurm, dry_run=False)
-    if launched:
-        check_world()
-    from harness.runs.outcome import unmet
+        return _print_steps(context, found, folder, training, layout, limit)
+    if layout is not None and training.slurm is not None and not is_launched():
+        return send_whole(context, folder, layout, training.slurm, dry_run=False)
     from harness.runs.report import to_json, write_report
     from harness.runs.train_then_eval import train_then_eval
-    from support.console import Stages
+    from support.stages import Stages
+    from trainers.cluster.launch import check_world
 
-    with Stages() as stages:
+    if is_launched():
+        check_world()
+    with Stages():
         outcome = train_then_eval(
             found,
             folder,
             rater,
             limit=limit,
-            early_stop=early_stop or [],
+            early_stop=training.early_stop,
             layout=layout if layout is not None and needs_launch(layout) else None,
-            tell=stages.tell,
-            report=stages.report,
+            tell=log.info,
+            report=report,
         )
-        report = write_report(outcome)
-    print(to_json(outcome) if as_json else report)
-    tell(f"report: {folder / 'report.md'}")
+        text = write_report(outcome)
+    print(to_json(outcome) if as_json else text)
+    log.info(f"report: {folder / 'report.md'}")
+    return _exit_code_of(outcome, training, max_failed)
+
+
+def _find_recipe(name: str, tasks: list[str] | None, seed: int | None, training: TrainingOptions) -> "PreferenceRecipe":
+    """The recipe with what the options change; UsageError if it can't be evaluated so."""
+    from harness.runs.checkpoint_selection import check_names
+    from trainers.config.recipe import preference_recipe
+
+    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    if tasks:
+        changes["tasks"] = split_names(tasks)
+    found = preference_recipe(name, **changes)
+    if training.plain_trl:
+        found = by_plain_trl(found)
+    check_names(found, training.early_stop, training.named)
+    return found
+
+
+def _find_layout(recipe: "PreferenceRecipe", folder: Path, training: TrainingOptions, dry_run: bool) -> "Layout | None":
+    """The processes that train; None if a dry run does not ask for them, since counting GPUs takes seconds."""
+    from trainers.cluster.launch import command_of
+
+    if world_size() > 1:
+        raise UsageError("train-then-eval starts the processes that train by itself: say how many by --gpus")
+    check_packages(recipe, folder)
+    if dry_run and training.gpus is None and training.slurm is None and training.mode == "ddp":
+        return None
+    layout = layout_of(recipe, training.gpus, training.mode, as_job=training.slurm is not None and not is_launched())
+    command_of([], layout)  # what a mode lacks is said before anything is scored
+    return layout
+
+
+def _print_steps(
+    context: typer.Context,
+    recipe: "PreferenceRecipe",
+    folder: Path,
+    training: TrainingOptions,
+    layout: "Layout | None",
+    limit: int | None,
+) -> int:
+    """Print what --dry-run says."""
+    from harness.runs.plan import steps_of
+
+    print_plan(f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps_of(recipe, limit), folder)
+    if layout is not None and training.slurm is not None:
+        return send_whole(context, folder, layout, training.slurm, dry_run=True)
+    if layout is not None and needs_launch(layout):
+        from harness.runs.training_worker import plan
+
+        print(plan(folder, layout))
+    return OK
+
+
+def _exit_code_of(outcome: "Outcome", training: TrainingOptions, max_failed: float) -> int:
+    from harness.runs.outcome import unmet
+
     if outcome.failed:
         return say(f"{len(outcome.failed)} checkpoints are not scored; the same command tries them again", FAILED)
-    named = [name for name in require_better or [] if name != ANY]
-    required = [*([()] if ANY in (require_better or []) else []), *([named] if named else [])]
+    required = [*([()] if ANY in training.require_better else []), *([training.named] if training.named else [])]
     if why := "; ".join(filter(None, (unmet(outcome, names) for names in required))):
         return say(why, REGRESSED)
-    return (
-        OK
-        if outcome.lost <= max_failed
-        else say(f"{outcome.lost:.0%} of a task's samples failed or stayed unscored", LOSSY)
-    )
+    if outcome.lost > max_failed:
+        return say(f"{outcome.lost:.0%} of a task's samples failed or stayed unscored", LOSSY)
+    return OK

@@ -1,87 +1,76 @@
-"""`harness watch DIR`: every checkpoint of a training run onto a board as soon as it is written, from another process
-or on another GPU."""
+"""`harness watch`: every checkpoint of a training run onto a board as it is written, from another process or GPU."""
 
 import json
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import (
-    LEDGER,
-    DataPaths,
-    Json,
-    JudgeBudget,
-    JudgeName,
-    JudgeSet,
-    JudgeUrl,
-    LedgerPath,
-    Limit,
-    PartialData,
-    Seed,
-    data_paths,
-    judge_of,
-    say,
-)
-from support.errors import FAILED, OK
+from harness.cli.options import DATA, JUDGE, DataOptions, Json, JudgeOptions, Limit, Seed, Tasks, expand, say
+from harness.cli.setting_options import with_settings
+from support.errors import FAILED, OK, one_line
+from support.progress import report
+
+if TYPE_CHECKING:
+    from harness.runs.scoring_queue import Scoring
+    from harness.runs.watch import Watched
+
+log = logging.getLogger(__name__)
 
 
+@with_settings(judge=JUDGE.but("batch", "repeats"), data=DATA)
 def watch_command(
+    context: typer.Context,
     folder: Annotated[
-        Path, typer.Argument(help="The training's output folder: a run of ours, or of transformers' Trainer or TRL.")
+        Path, typer.Argument(help="Output folder of the training: a run of ours, of transformers' Trainer, or of TRL.")
     ],
-    tasks: Annotated[
-        list[str] | None, typer.Option(help="Tasks or suites; repeat the option or separate by commas.")
-    ] = None,
+    tasks: Tasks = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for board/, watch.md and watch.png; default: the training's own.")
+        Path | None, typer.Option(help="Folder for board/, watch.md and watch.png; default: the training's folder.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Held against this model; default: the one the adapters lie on.")
+        str | None, typer.Option(help="Model to compare with; default: the base model of the adapters.")
     ] = None,
-    judge: JudgeName = "exact",
-    judge_url: JudgeUrl = None,
-    ledger: LedgerPath = LEDGER,
-    judge_budget: JudgeBudget = None,
-    judge_set: JudgeSet = None,
     limit: Limit = None,
     seed: Seed = None,
-    data: DataPaths = None,
-    partial_data: PartialData = False,
-    once: Annotated[bool, typer.Option("--once", help="Score what is there now, and end: for cron.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Score the checkpoints that exist now, and end.")] = False,
     until_done: Annotated[
         bool, typer.Option("--until-done", help="End with the training, once its last checkpoint is scored.")
     ] = False,
-    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 30.0,
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two searches for checkpoints.")] = 30.0,
     settle: Annotated[
-        float, typer.Option(min=0, help="Seconds for which another trainer's checkpoint must be left alone.")
+        float, typer.Option(min=0, help="Seconds without a change before another trainer's checkpoint is complete.")
     ] = 10.0,
     attempts: Annotated[int, typer.Option(min=1, help="How often a checkpoint is tried before it is given up.")] = 3,
     as_json: Json = False,
+    *,
+    judge: JudgeOptions,
+    data: DataOptions,
 ) -> int:
-    """Score each checkpoint of a training run as soon as it is completely written. Interrupted, the same command goes
-    on."""
+    """Score each checkpoint of a training run as it is written.
+
+    After an interruption the same command continues.
+    """
     from harness.models.adapter_host import AdapterHost
-    from harness.models.fetch import fetch
     from harness.models.load import register
     from harness.models.spec import find
-    from harness.runs.report import write_watch_report
     from harness.runs.scoring_queue import Scoring
-    from harness.runs.watch import Watched, watch
+    from harness.runs.watch import watch
     from leaderboards.board.board import Board
-    from support.console import Stages
-    from tasks.registry import registry
-    from trainers.training.checkpoints import QuietPeriod, base_of, find_complete_checkpoints
+    from support.stages import Stages
+    from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
 
-    chosen = registry().expand([name for given in tasks or ["scenes"] for name in given.split(",") if name])
-    paths = data_paths(data, [task.name for task in chosen])
-    rater = judge_of(judge, judge_url, ledger, judge_budget, given=judge_set)
-    place = out or folder
+    chosen = expand(tasks)
+    judge.check(context, any(task.judged for task in chosen))
+    data.check(chosen)
+    rater, place = judge.make(), out or folder
     register()
     if base is not None:
-        find(base)  # a base that is not known is the command's mistake
+        find(base)  # an unknown base is the command's mistake
     find_complete_checkpoints(folder, QuietPeriod(settle))  # a folder that is not there is the command's mistake
-    with Stages() as stages:
+    with Stages():
         scoring = Scoring(
             board=Board(place / "board"),
             tasks=chosen,
@@ -89,35 +78,63 @@ def watch_command(
             state=place / "watch",
             limit=limit,
             seed=seed or 0,
-            data=paths,
-            partial_data=partial_data,
-            tell=stages.tell,
-            report=stages.report,
-            resident=AdapterHost(tell=stages.tell),
+            data=data.paths,
+            partial_data=data.partial,
+            tell=log.info,
+            report=report,
+            resident=AdapterHost(tell=log.info),
         )
-        against = [base] if base is not None else []
-        unscored: dict[str, str] = {}
-
-        def show(watched: Watched) -> str:
-            """Bring the report up to date; the base is scored beside the first checkpoint, and holds up none if it
-            can't be."""
-            if not against and watched.found and (name := base_of(watched.found[0])) is not None:
-                against.append(name)
-            for name in against if watched.found else []:
-                try:
-                    scoring.score(fetch(find(name), stages.tell), name)
-                    unscored.pop(name, None)
-                except Exception as error:  # a watcher outlives this, too: it is tried again beside the next checkpoint
-                    scoring.resident.drop()
-                    unscored[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                    stages.tell(f"{name}: the base is not scored ({unscored[name]})")
-            return write_watch_report(folder, place, watched, next(iter(against), None), chosen, unscored)
+        reporter = _Reporter(folder, place, scoring, base)
 
         watched = watch(
-            folder, scoring, once=once, until_done=until_done, poll=poll, settle=settle, attempts=attempts, shown=show
+            folder,
+            scoring,
+            once=once,
+            until_done=until_done,
+            poll=poll,
+            settle=settle,
+            attempts=attempts,
+            shown=reporter.show,
         )
-        report = show(watched)
-    print(json.dumps(watched.to_json()) if as_json else report)
+        text = reporter.show(watched)
+    print(json.dumps(watched.to_json()) if as_json else text)
     if watched.failed:
         return say(f"{len(watched.failed)} checkpoints are not scored", FAILED)
-    return say(f"the base is not scored: {', '.join(unscored)}", FAILED) if unscored else OK
+    if reporter.unscored:
+        return say(f"the base is not scored: {', '.join(reporter.unscored)}", FAILED)
+    return OK
+
+
+@dataclass
+class _Reporter:
+    """Writes the report; scores the base beside the first checkpoint."""
+
+    folder: Path
+    place: Path
+    scoring: "Scoring"
+    base: str | None
+    unscored: dict[str, str] = field(default_factory=dict)
+    """The base that could not be scored, and why."""
+
+    def show(self, watched: "Watched") -> str:
+        """Bring the report up to date. A base that cannot be scored delays no checkpoint."""
+        from harness.runs.report import write_watch_report
+        from trainers.training.checkpoints import base_of
+
+        if self.base is None and watched.found:
+            self.base = base_of(watched.found[0])
+        if self.base is not None and watched.found:
+            self._score_base(self.base)
+        return write_watch_report(self.folder, self.place, watched, self.base, self.scoring.tasks, self.unscored)
+
+    def _score_base(self, name: str) -> None:
+        from harness.models.fetch import fetch
+        from harness.models.spec import find
+
+        try:
+            self.scoring.score(fetch(find(name), log.info), name)
+            self.unscored.pop(name, None)
+        except Exception as error:  # it is tried again beside the next checkpoint
+            self.scoring.resident.drop()
+            self.unscored[name] = f"{type(error).__name__}: {one_line(error)[:300]}"
+            log.info(f"{name}: the base is not scored ({self.unscored[name]})")

@@ -72,7 +72,7 @@ def _command(folder: Path) -> list[str]:
 def train_arm(folder: Path) -> None:
     """Train what stands in the folder, as one of several processes. RunError where the pairs are others than the
     run's."""
-    from support.console import Stages
+    from support.stages import Stages
 
     told = json.loads((folder / _ARM).read_text(encoding="utf-8"))
     check_world()

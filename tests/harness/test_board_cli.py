@@ -311,7 +311,7 @@ def test_power_is_told_from_answers_or_supposed(
     assert cli.run(["power", "scenes_mme", "--board", str(runs)]) == 0  # runs with a limit are none
     out, err = capsys.readouterr()
     assert "(400 samples)" in out
-    assert err.startswith("no whole run of scenes_mme with its answers on the boards under")
+    assert err.startswith("no complete run of scenes_mme with its answers on the boards under")
     found = json.loads(said(["power", "pope", "--samples", "400", "--difference", "5", "--json"], capsys))
     assert found["samples_needed"] == pytest.approx(400 * (found["detectable"] / 5) ** 2, abs=1)
     assert "difference must be more than 0" in refused(["power", "pope", "--difference", "0", "--json"], capsys)
@@ -325,7 +325,9 @@ def test_every_tasks_power_is_told_or_what_is_missing_for_it(
     monkeypatch.chdir(tmp_path)
     for name, task in registry().tasks.items():
         if task.all_metrics[task.headline].unit == "points":
-            assert f"give --board with a whole run of {name}, or --metric accuracy" in refused(["power", name], capsys)
+            assert f"give --board with a complete run of {name}, or --metric accuracy" in refused(
+                ["power", name], capsys
+            )
             assert "samples needed" in said(["power", name, "--metric", "accuracy"], capsys)
         elif task.rows is None and task.data != "embedded":
             assert "give --samples" in refused(["power", name], capsys)

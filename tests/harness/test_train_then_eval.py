@@ -264,9 +264,9 @@ def test_a_claim_without_a_name_is_that_something_is_better(
     ),
 )
 def test_an_option_whose_name_may_be_left_out_is_spelled_out(given: list[str], understood: list[str]) -> None:
-    from harness.cli.options import spelled_out
+    from harness.cli.main import complete_options
 
-    assert spelled_out(given) == understood
+    assert complete_options(given) == understood
 
 
 def test_a_dry_run_says_which_processes_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

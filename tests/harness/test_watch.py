@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.cli.watch import watch_command
+from harness.cli.main import run
 from harness.models.adapter_host import AdapterHost
 from harness.models.spec import find
 from harness.runs.scoring_queue import Scoring
@@ -210,7 +210,8 @@ def test_a_base_that_cannot_be_scored_holds_up_no_checkpoint(
     folder, broken = ours(tmp_path, 3), tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{}")
-    assert watch_command(tmp_path, tasks=["scenes_mme"], limit=2, base=str(broken), until_done=True) == 1
+    options = ["--tasks", "scenes_mme", "--limit", "2", "--until-done"]
+    assert run(["watch", str(tmp_path), *options, "--base", str(broken)]) == 1
     said = capsys.readouterr()
     assert models(tmp_path) == [folder.as_posix()]
     assert f"**base not scored**: `{broken}`" in said.out
@@ -333,11 +334,11 @@ def test_the_command_holds_checkpoints_against_their_base(
     folder = theirs(tmp_path, 3)
     whole, _ = find_complete_checkpoints(tmp_path, QuietPeriod(10))
     assert base_of(whole[0]) == find("scenes-base").pretrained
-    arguments: dict[str, Any] = {"tasks": ["scenes_mme"], "limit": 2, "base": "scenes-base", "until_done": True}
-    assert watch_command(tmp_path, **arguments) == 0
+    command = ["watch", str(tmp_path), "--tasks", "scenes_mme", "--limit", "2", "--base", "scenes-base", "--until-done"]
+    assert run(command) == 0
     said = capsys.readouterr().out
     assert f"## `{folder.as_posix()}` against `scenes-base`" in said
     assert (tmp_path / "watch.md").read_text().strip() == said.strip()
     assert (tmp_path / "watch.png").stat().st_size > 0
-    assert watch_command(tmp_path, **arguments, as_json=True) == 0
+    assert run([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["done"] is True

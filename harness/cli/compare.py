@@ -1,0 +1,36 @@
+"""`harness compare`: two models, answer by answer."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from harness.cli.board_options import RUNS, Boards, Headline, Partial
+from harness.cli.options import Json
+from support.errors import OK
+
+
+def compare_command(
+    before: Annotated[
+        str, typer.Argument(help="A model on the boards, or a board or a run's JSON file with one model.")
+    ],
+    after: Annotated[str, typer.Argument(help="The model to compare with it, given in the same way.")],
+    board: Boards = None,
+    headline: Headline = False,
+    examples: Annotated[int, typer.Option(min=0, help="Examples of each kind of flip and task.")] = 3,
+    partial: Partial = False,
+    as_json: Json = False,
+) -> int:
+    """Show what changed from one model to another.
+
+    Scores, format or ability, and which answers were fixed or broken.
+    """
+    from harness.evaluation.find_boards import boards_in, find_boards, find_models, metric_of
+    from leaderboards.comparison.compare import compare_runs, to_json, to_markdown
+
+    boards = find_boards(board) if board else boards_in(RUNS)
+    old, new = find_models((before, after), boards, partial=partial)
+    logs = (old.samples, new.samples)
+    found = compare_runs(old.entries, new.entries, samples=logs, metrics=metric_of, only_headline=headline)
+    print(json.dumps(to_json(found), allow_nan=False) if as_json else to_markdown(found, shown=examples))
+    return OK

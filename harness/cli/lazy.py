@@ -1,0 +1,109 @@
+"""Commands that are imported when they are run: `harness --help` needs their names and one line about each only."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.main import get_command
+
+from support.console import set_up_logging
+
+DOUBLE_DASH: Final = "--"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One command of `harness`."""
+
+    target: str
+    """MODULE:NAME of a command function or of a Typer app with commands of its own."""
+    help: str = ""
+    """The first line of its help text; empty for a command that is not listed."""
+
+
+COMMANDS: Final = {
+    "tasks": Entry("harness.cli.catalog:tasks_app", "List the tasks, or show one."),
+    "models": Entry("harness.cli.catalog:models_app", "List the models that have a name here, or try one."),
+    "eval": Entry("harness.cli.evaluate:eval_command", "Score models or checkpoints on tasks."),
+    "score": Entry("harness.cli.score:score_command", "Print the official scores of answers made elsewhere."),
+    "parity": Entry("harness.cli.parity:parity_command", "Compare shared decoding with exact decoding of one model."),
+    "train-then-eval": Entry(
+        "harness.cli.train_then_eval:train_then_eval_command", "Score the base, train, score every checkpoint, compare."
+    ),
+    "train": Entry("harness.cli.train:train_command", "Train on preferences that exist, or pretrain embedded models."),
+    "train-arm": Entry("harness.cli.train:train_arm_command"),
+    "watch": Entry("harness.cli.watch:watch_command", "Score each checkpoint of a training run as it is written."),
+    "leaderboard": Entry("harness.cli.leaderboard:leaderboard_command", "Print the board: models by metrics."),
+    "compare": Entry("harness.cli.compare:compare_command", "Show what changed from one model to another."),
+    "check": Entry("harness.cli.check:check_command", "Fail (exit 3) where a score is worse than the baseline."),
+    "power": Entry("harness.cli.power:power_command", "Tell which difference between two models a run can detect."),
+    "import": Entry("harness.cli.import_results:import_command", "Put results of lm-eval or lmms-eval on a board."),
+    "judge": Entry("harness.cli.judge:judge_app", "Show what judges replied and cost, and how they agree."),
+    "vlfeedback": Entry("harness.cli.vlfeedback.app:vlfeedback_app", "Build, read and check preference data."),
+    "povid": Entry("harness.cli.povid:povid_app", "Make POVID's dispreferred answers and noised images."),
+    "attention": Entry("harness.cli.attention:attention_command", "Measure a model's attention to the image."),
+    "lm-eval": Entry("harness.cli.lm_eval:lm_eval_app", "Run lm-eval's own command line with our model class."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """The group of all commands; a command is imported once it is to run."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.params += verbosity_options()
+        for name, entry in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=entry.help, hidden=not entry.help))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command to run, imported."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_command(str(name)), rest
+
+
+def load_command(name: str) -> Any:
+    """The command of this name, or the group of commands, as typer runs it."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    target = getattr(importlib.import_module(module), attribute)
+    if not isinstance(target, typer.Typer):
+        target, function = typer.Typer(add_completion=False), target
+        target.command(name)(function)
+    command = get_command(target)
+    command.name = name
+    if name != "lm-eval":  # its options are another program's
+        _add_verbosity(command)
+    return command
+
+
+def _add_verbosity(command: Any) -> None:
+    command.params += verbosity_options()
+    for inner in getattr(command, "commands", {}).values():
+        _add_verbosity(inner)
+
+
+def verbosity_options() -> list[TyperOption]:
+    """`-v` and `-q`, which every command takes, before its name or after it."""
+
+    def declared(
+        verbose: bool = typer.Option(False, "-v", "--verbose", help="Also print details.", callback=_be_verbose),
+        quiet: bool = typer.Option(False, "-q", "--quiet", help="Print warnings and errors only.", callback=_be_quiet),
+    ) -> None: ...
+
+    app = typer.Typer(add_completion=False)
+    app.command()(declared)
+    options = [option for option in get_command(app).params if option.name in ("verbose", "quiet")]
+    for option in options:
+        option.expose_value = False
+    return options  # type: ignore[return-value]
+
+
+def _be_verbose(given: bool) -> None:
+    if given:
+        set_up_logging(1)
+
+
+def _be_quiet(given: bool) -> None:
+    if given:
+        set_up_logging(-1)

@@ -1,0 +1,196 @@
+"""`harness leaderboard`: a board in print, as a page, or as files for others; without a model and without torch."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from harness.cli.board_options import RUNS, Folders, check_target, refuse
+from harness.cli.setting_options import OptionGroup, parse_pairs, with_settings
+from support.errors import FAILED, OK, UsageError
+
+if TYPE_CHECKING:
+    from leaderboards.board.board import Board
+    from leaderboards.board.entry import Entry
+    from leaderboards.views.columns import BoardComparison
+    from leaderboards.views.published import Reference
+
+log = logging.getLogger(__name__)
+
+EXPORTED: Final = RUNS / "exported"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardOptions:
+    """What of a board is shown, and in which form."""
+
+    headline: bool = False
+    """Only the metric that each task ranks by."""
+    partial: bool = False
+    """Include runs with --limit or on partial data."""
+    base: str | None = None
+    """Compare the other models with this one, on the same questions."""
+    ranks: bool = False
+    """Show the range of ranks of each model; reads the sample logs."""
+    published: bool = False
+    """Also show what others reported for these tasks, in a table of its own."""
+    replaced: bool = False
+    """Include rows of models that have other weights now, marked."""
+    html: Path | None = None
+    """Write one HTML page with charts, curves and flipped answers to this file."""
+    pictures: bool = True
+    """Put small copies of the images into the page."""
+    form: Literal["markdown", "csv"] = "markdown"
+    """markdown or csv; for JSON, --json."""
+    output: Literal["lm-eval", "hub"] | None = None
+    """Write each model's results into --out, in lm-eval's form or the hub's."""
+    out: Path | None = None
+    """Folder of --output; default: runs/exported."""
+    source_url: str | None = None
+    """With --output hub: a page with the evidence, linked from every result."""
+    hub_task: tuple[str, ...] = ()
+    """With --output hub: TASK=ID or TASK=OWNER/NAME/ID, the task's name in the benchmark's dataset; repeatable."""
+    as_json: bool = False
+    """Print JSON on stdout."""
+
+    def check(self) -> None:
+        """UsageError for options that contradict each other or would have no effect."""
+        forms = {
+            "--html": self.html is not None,
+            f"--output {self.output}": self.output is not None,
+            "--json": self.as_json,
+            "--format csv": self.form == "csv",
+        }
+        asked = [name for name, given in forms.items() if given]
+        files, to_hub = self.output is not None, self.output == "hub"
+        refuse(
+            (len(asked) > 1, f"{' and '.join(asked)} are forms of one board: give one of them"),
+            (not files and self.out is not None, "--out is for --output only"),
+            (not to_hub and self.source_url is not None, "--source-url is for --output hub only"),
+            (not to_hub and bool(self.hub_task), "--hub-task is for --output hub only"),
+            (files and self.base is not None, "--base is not for --output, whose files hold scores alone"),
+            (files and self.ranks, "--ranks is not for --output, whose files hold scores alone"),
+            (files and self.published, "--published is not for --output, whose files hold own scores alone"),
+            (self.html is None and not self.pictures, "--no-pictures is for --html only"),
+        )
+        check_target("--html", self.html)
+        check_target("--out", self.out or EXPORTED, folder=True)
+
+
+SHOWN = OptionGroup(kind=LeaderboardOptions, names={"form": "format", "as_json": "json"}, environment=False)
+
+
+@with_settings(shown=SHOWN)
+def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -> int:
+    """Print the board: models by metrics.
+
+    With intervals, ranks and the difference to a base; or write it as a page, or as files for others.
+    """
+    from harness.evaluation.find_boards import current_entries, find_boards, references
+    from leaderboards.board.board import newest
+    from leaderboards.views.published import rows
+
+    shown.check()
+    places = folders or [RUNS]
+    boards = find_boards(places)
+    entries = newest([entry for board in boards for entry in current_entries(board, shown.partial, shown.replaced)])
+    if not entries:
+        raise UsageError(_explain_empty(boards, places))
+    if shown.output is not None:
+        return _export([entry for entry in entries if entry.headline or not shown.headline], shown)
+    reports = references() if shown.published else []
+    if shown.published and not rows(entries, reports, only_headline=shown.headline):
+        log.info("nothing is known here to be published of what was measured on this board")
+    if shown.html is not None:
+        _write_page(shown.html, places, boards, entries, reports, shown)
+    else:
+        print(_as_text(boards, entries, reports, shown), end="" if shown.form == "csv" else "\n")
+    return OK
+
+
+def _compare(boards: "Sequence[Board]", entries: "Sequence[Entry]", base: str | None, **more: Any) -> "BoardComparison":
+    from harness.evaluation.find_boards import loader_of, metric_of
+    from leaderboards.comparison.compare_board import compare_board
+    from support.markdown import line
+
+    found = compare_board(entries, samples=loader_of(boards), metrics=metric_of, base=base, **more)
+    for note in found.notes:
+        log.info(line(f"note: {note}"))
+    return found
+
+
+def _as_text(
+    boards: "Sequence[Board]", entries: "Sequence[Entry]", reports: "Sequence[Reference]", shown: LeaderboardOptions
+) -> str:
+    """The board as markdown, CSV or JSON."""
+    from leaderboards.views.markdown_report import leaderboard, to_csv, to_json
+    from leaderboards.views.published import beside, rows
+
+    more: dict[str, Any] = {"only_headline": shown.headline}
+    if shown.base is not None or shown.ranks:
+        found = _compare(boards, entries, shown.base, only_headline=shown.headline)
+        more["comparison"] = found if shown.ranks else replace(found, ranks={})
+    reported = rows(entries, reports, only_headline=shown.headline)
+    if shown.as_json:
+        return to_json(entries, **more, published=reported if shown.published else None)
+    if shown.form == "csv":
+        return to_csv(entries, **more, published=reported)
+    text = leaderboard(entries, base=shown.base, **more)
+    below = beside(entries, reports, only_headline=shown.headline)
+    return f"{text}\n\n{below}" if below else text
+
+
+def _write_page(
+    path: Path,
+    places: Sequence[Path],
+    boards: "Sequence[Board]",
+    entries: "Sequence[Entry]",
+    reports: "Sequence[Reference]",
+    shown: LeaderboardOptions,
+) -> None:
+    from harness.evaluation.board_page import board_page
+    from harness.evaluation.find_boards import loader_of
+    from leaderboards.views.html_page import write_page
+
+    entries = [entry for entry in entries if entry.headline or not shown.headline]
+    text = board_page(
+        boards,
+        entries,
+        title=f"Leaderboard: {', '.join(dict.fromkeys(map(str, places)))}",
+        base=shown.base,
+        samples=loader_of(boards),
+        comparison=_compare(boards, entries, shown.base),
+        pictures=shown.pictures,
+        references=reports,
+    )
+    write_page(path, text)
+    log.info(f"page: {path} ({len(text) / 1e6:.1f} MB)")
+
+
+def _explain_empty(boards: "Sequence[Board]", folders: Sequence[Path]) -> str:
+    """Why a leaderboard would be empty."""
+    runs = {entry.run for board in boards for entry in board.entries() if entry.partial}
+    where = ", ".join(repr(str(folder)) for folder in folders)
+    if not runs:
+        return f"no run on the boards in {where}"
+    many = f"{len(runs)} run" + "s" * (len(runs) > 1)
+    return f"no complete run on the boards in {where}: {many} with --limit or on partial data; --partial shows them"
+
+
+def _export(entries: "Sequence[Entry]", shown: LeaderboardOptions) -> int:
+    """Write each model's entries for others, once all are made; FAILED where a model has no file."""
+    from leaderboards.board.export_results import hub_files, lm_eval_files, write_files
+    from support.markdown import line
+
+    names = parse_pairs(shown.hub_task, "--hub-task", "TASK=ID or TASK=OWNER/NAME/ID")
+    to_hub = shown.output == "hub"
+    made = hub_files(entries, source_url=shown.source_url, task_ids=names) if to_hub else lm_eval_files(entries)
+    for path in write_files(shown.out or EXPORTED, made.files):
+        print(path)
+    for model, scores in made.left_out.items():
+        for score in scores:
+            log.info(line(f"{model}: left out: {score}"))
+    for model, why in made.refused.items():
+        log.info(line(f"{model}: not exported: {why}"))
+    return FAILED if made.refused else OK

@@ -1,0 +1,42 @@
+"""`harness parity`: shared decoding against exact decoding."""
+
+import json
+import logging
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import DATA, JUDGE, MODEL, DataOptions, Json, JudgeOptions, ModelOptions
+from harness.cli.setting_options import with_settings
+from support.errors import OK
+
+log = logging.getLogger(__name__)
+
+
+@with_settings(models=MODEL.but("url"), judge=JUDGE.but("batch", "settings", "repeats"), data=DATA)
+def parity_command(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model, as for `harness eval --model`.")],
+    task: Annotated[str, typer.Argument(help="A task's name.")],
+    samples: Annotated[int, typer.Option(min=1, help="Documents that are answered both ways.")] = 200,
+    as_json: Json = False,
+    *,
+    models: ModelOptions,
+    judge: JudgeOptions,
+    data: DataOptions,
+) -> int:
+    """Compare shared decoding with exact decoding of one model: answers, logits, scores."""
+    from dataclasses import asdict
+
+    from harness.evaluation.parity import parity, render
+    from harness.models.fetch import fetch
+    from tasks.registry import registry
+
+    asked = registry().task(task)
+    judge.check(context, asked.judged)
+    data.check([asked])
+    spec = fetch(models.find(context, model), log.info)
+    rater = judge.make() if asked.judged else None
+    found = parity(spec, asked, samples, judge=rater, data=data.paths, partial_data=data.partial)
+    print(json.dumps(asdict(found)) if as_json else render(found))
+    return OK

@@ -1,0 +1,1 @@
+"""Commands under `harness vlfeedback`: preference data from instructions to pairs."""

@@ -1,0 +1,63 @@
+"""`harness vlfeedback annotate`: a judge rates answers."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.judging import print_judge_plans
+from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, Seed, say
+from harness.cli.setting_options import with_settings
+from harness.cli.vlfeedback.options import Images, read_data
+from support.errors import LOSSY, OK, UsageError
+
+Mode = Annotated[str, typer.Option(help="joint: all aspects in one call; per-aspect: one call each.")]
+Order = Annotated[str, typer.Option(help="Order of the texts: shuffled by the seed; authors: as they were drawn.")]
+
+
+@with_settings(judge=JUDGE.but("repeats"))
+def annotate_command(
+    context: typer.Context,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A run's data folder (instructions.jsonl, answers/, images/), or rated answers in VLFeedback's schema."
+        ),
+    ],
+    part: Annotated[
+        str | None, typer.Option(help="Rate only a part: a number of instructions, or a share such as 0.1.")
+    ] = None,
+    mode: Mode = "joint",
+    order: Order = "shuffled",
+    images: Images = None,
+    out: Annotated[Path | None, typer.Option(help="For rated answers: folder of the new ratings.")] = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    *,
+    judge: JudgeOptions,
+) -> int:
+    """Have a judge rate answers on helpfulness, visual faithfulness and ethics.
+
+    All answers, or a part of them once more; continues where it stopped.
+    """
+    from harness.datasets.rate import plan_ratings, protocol_of, rate_folder, rate_rows
+    from support.stages import Stages
+    from tasks.judges.openai import OpenAIJudge
+    from trainers.data.vlfeedback_format import holds_rows
+
+    judge.check(context)
+    protocol = protocol_of(part, mode, order, seed or 0)
+    is_run = (data / "instructions.jsonl").exists() or (data.is_dir() and not holds_rows(data))
+    if not is_run and out is None:
+        raise UsageError(f"{data} holds rated answers: name the folder of the new ratings by --out")
+    rater, rows = judge.make(), partial(read_data, data, images)
+    if dry_run:
+        plans = [plan_ratings(rater, protocol, data if is_run else rows)] if isinstance(rater, OpenAIJudge) else []
+        return print_judge_plans(plans, as_json=as_json)
+    with Stages():
+        rated = rate_folder(data, rater, protocol) if is_run else rate_rows(rows, rater, protocol, out or data)
+    print(json.dumps(rated.to_json()) if as_json else rated.to_markdown())
+    return OK if not rated.failed else say(f"{rated.failed} calls gave no reply; the same command asks again", LOSSY)

@@ -1,0 +1,40 @@
+"""The regression gate over boards on disk: new results against a baseline."""
+
+from pathlib import Path
+
+from harness.evaluation.find_boards import log_skipped, metric_of
+from leaderboards.gate.gate import GateSettings, check
+from leaderboards.gate.result import GateResult
+from leaderboards.gate.source import source
+from support.errors import UsageError, did_you_mean
+
+
+def check_boards(
+    baseline: Path,
+    board: Path | None = None,
+    settings: GateSettings | None = None,
+    *,
+    partial: bool = False,
+) -> GateResult:
+    """Compare the scores of `board` (or of the baseline's own board) with those of `baseline`.
+
+    UsageError if a side would be compared with itself, or has no model of the name that the settings give it.
+    """
+    settings = settings or GateSettings()
+    models = settings.models
+    old, new = source(baseline, partial=partial), source(board or baseline, partial=partial)
+    log_skipped(new.skipped)
+    if board is None and models is None:
+        raise UsageError(
+            "--baseline alone would be held against itself: name the new results by --board, "
+            "or by --model and --baseline-model"
+        )
+    if models is not None:
+        if board is None and models[0] == models[1]:
+            raise UsageError(f"--model and --baseline-model are both {models[1]!r}, which would be held against itself")
+        for option, name, side in zip(("--baseline-model", "--model"), models, (old, new), strict=True):
+            known = list(dict.fromkeys(entry.model for entry in side.entries))
+            # A file that could not be read may hold the named model.
+            if known and name not in known and not side.skipped:
+                raise UsageError(f"{option} {name!r}: no such model{did_you_mean(name, known)}")
+    return check(old, new, metrics=metric_of, settings=settings)

@@ -1,0 +1,104 @@
+"""Finds boards and models on them, and what the comparison of their entries needs of tasks: metrics and published scores."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from leaderboards.comparison.paired_logs import Loader
+from leaderboards.gate.source import GateSource, source
+from leaderboards.statistics.resampling import CountsMetric
+from leaderboards.views.published import Reference, published
+from support.errors import UnknownName, UsageError, did_you_mean
+from support.markdown import line
+from tasks.registry import registry
+
+log = logging.getLogger(__name__)
+
+
+def boards_in(folder: Path) -> list[Board]:
+    """The boards below a folder, or the folder itself if it holds the files of runs; none if it does not exist."""
+    below = [path for path in sorted(folder.glob("**/board")) if path.is_dir()] if folder.name != "board" else []
+    is_board = folder.is_dir() and (folder.name == "board" or any(folder.glob("*.json")))
+    return [Board(path) for path in below or ([folder] if is_board else [])]
+
+
+def find_boards(folders: Iterable[Path]) -> list[Board]:
+    """The boards in some folders, each one once; UsageError for a folder without a board."""
+    found: dict[Path, Board] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            what = f"{str(folder)!r} is a file" if folder.is_file() else f"no folder {str(folder)!r}"
+            raise UsageError(f"{what}; give a board (runs/NAME/board) or a folder that holds some")
+        if not (boards := boards_in(folder)):
+            raise UsageError(
+                f"no board in {str(folder)!r}; give a folder that holds one, such as the --out of `harness eval`"
+            )
+        found |= {board.folder: board for board in boards}
+    return list(found.values())
+
+
+def current_entries(board: Board, partial: bool, replaced: bool = False) -> list[Entry]:
+    """The board's entries; logs which files could not be read, and which models have other weights now."""
+    entries = board.current(partial=partial, replaced=replaced)
+    log_skipped(board.skipped)
+    if board.replaced and not replaced:
+        models = ", ".join(dict.fromkeys(entry.model for entry in board.replaced))
+        log.info(line(f"left out, since these names have other weights by now: {models} (--replaced shows them)"))
+    return entries
+
+
+def log_skipped(skipped: Iterable[tuple[Path, str]]) -> None:
+    """Log the files that could not be read."""
+    for path, why in skipped:
+        log.info(line(f"skipped {path}: {why}"))
+
+
+def find_models(names: Iterable[str], boards: Sequence[Board], *, partial: bool = False) -> list[GateSource]:
+    """The scores of each name: a model on the boards, or a path of a board or of a run's JSON file."""
+    entries, samples = [entry for board in boards for entry in current_entries(board, partial)], loader_of(boards)
+    models = list(dict.fromkeys(entry.model for entry in entries))
+    found = []
+    for name in names:
+        if name in models:
+            own = [entry for entry in entries if entry.model == name]
+            found.append(GateSource(entries=own, samples=samples))
+        elif name and Path(name).exists():
+            found.append(source(Path(name), partial=partial))
+            log_skipped(found[-1].skipped)
+        else:
+            raise UsageError(f"no model {name!r} on the boards, and no such file{did_you_mean(name, models)}")
+    return found
+
+
+def loader_of(boards: Sequence[Board]) -> Loader:
+    """Reads the samples of a run from the board that has it."""
+
+    def load(run: str) -> Sequence[Sample]:
+        for board in boards:
+            if (board.folder / f"{run}.json").is_file():
+                return board.samples(run)
+        raise FileNotFoundError(run)
+
+    return load
+
+
+def metric_of(task: str, name: str) -> CountsMetric | None:
+    """The metric of a task; None if there is none of that name."""
+    try:
+        return registry().metric(task, name)
+    except UnknownName:
+        return None
+
+
+def references() -> list[Reference]:
+    """What papers report, and what the tasks' YAML files say that others reported."""
+    of_tasks = [
+        Reference(model=row.model, task=task.name, metric=metric, value=value, source=row.source)
+        for task in registry().tasks.values()
+        for row in task.published
+        for metric, value in row.scores.items()
+    ]
+    return [*published(), *of_tasks]
