@@ -19,20 +19,25 @@ from typing import Any, BinaryIO
 
 
 @contextmanager
-def atomic_path(path: Path, place: Callable[[Path, Path], None] = os.replace) -> Iterator[Path]:
+def atomic_path(
+    path: Path, place: Callable[[Path, Path], None] = os.replace, *, durable: bool = True
+) -> Iterator[Path]:
     """A name beside `path` to write to; it becomes `path` at the end, or goes away if the block raises.
 
     It keeps `path`'s suffix, by which some writers tell the format. `place` may refuse to replace a file that is there.
+    A file that is not `durable` may be lost if the machine stops: for one of many that can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
         yield temporary
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    if durable:
+        _sync(path.parent)
 
 
 def atomic_write(path: Path, data: bytes, place: Callable[[Path, Path], None] = os.replace) -> None:

@@ -254,6 +254,13 @@ class HashCache:
             return facts
         return replace(facts, hashes=replace(facts.hashes, coco=coco))
 
+    def remember(self, image: ImageRef, facts: ImageFacts) -> None:
+        """Take it that the file of an image has these facts: it was written just now."""
+        version = version_of(image)
+        if version is not None:
+            self._memory[version] = facts
+            self._keep_file(version, facts)
+
     def facts_of_all(self, images: Iterable[ImageRef], workers: int | None = None) -> Iterator[ImageFacts]:
         """What is known of each image, in their order, read by `workers` threads (None: one a CPU)."""
         threads = workers or os.cpu_count() or 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL.PngImagePlugin import PngInfo
 
+from support.files import atomic_path
 from tasks.scenes.language import DETAILED, OPEN, SHORT, YES_NO, YES_NO_SUFFIX, open_question, yes_no_pair
 from tasks.scenes.world import Scene, image_of, scenes
 from trainers.config.data import Data
@@ -61,11 +62,9 @@ def scenes_instructions(data: Data, seed: int, images: Path) -> list[Instruction
 
 def write_image(scene: Scene, folder: Path) -> str:
     """The scene's picture as PNG; the exact judge finds the scene graph in its text, a model sees only pixels."""
-    folder.mkdir(parents=True, exist_ok=True)
     name = scene.id.replace("/", "-") + ".png"
     info = PngInfo()
     info.add_text("scene", scene.to_json())
-    temporary = folder / f".{name}"
-    image_of(scene.id).save(temporary, "PNG", pnginfo=info)
-    temporary.replace(folder / name)
+    with atomic_path(folder / name, durable=False) as temporary:
+        image_of(scene.id).save(temporary, "PNG", pnginfo=info)
     return name

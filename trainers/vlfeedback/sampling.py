@@ -16,10 +16,9 @@ import hashlib
 import heapq
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -28,12 +27,12 @@ from typing import Final
 from PIL import Image
 
 from support.errors import DataError
-from support.files import atomic_write_text
+from support.files import atomic_write, atomic_write_text
 from support.images import ImageRef
 from support.progress import report
 from trainers.config.data import Data, Filters, InstructionSource
 from trainers.data.duplicates import Deduplicator
-from trainers.data.image_hashes import DISTANCE, HashCache, ImageHashes
+from trainers.data.image_hashes import DISTANCE, HashCache, ImageFacts
 from trainers.data.near_texts import normal_prompt
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
 from trainers.vlfeedback.sources import SCENES, Item, Opened, declared, open_source
@@ -42,7 +41,7 @@ RECORD: Final = "sampling.json"
 RESERVE: Final = 1000
 """Candidates of a source that are kept in memory at least."""
 BATCH: Final = 256
-"""Pictures that are fingerprinted at a time."""
+"""Pictures that are looked at, and held in memory, at a time."""
 ENDINGS: Final = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
 
 
@@ -51,12 +50,12 @@ def instructions_of(data: Data, seed: int, images: Path) -> list[Instruction]:
     beside it."""
     if not data.sources:
         return scenes_instructions(data, seed, images)
-    with HashCache(images.parent / "fingerprints.sqlite") as prints:
-        draw = _Draw(data, seed, images, prints)
+    with HashCache(images.parent / "fingerprints.sqlite") as hashes:
+        draw = _Draw(data, seed, images, hashes)
         found = draw.all()
     atomic_write_text(images.parent / RECORD, json.dumps(draw.record(), indent=2, ensure_ascii=False) + "\n")
     if not found:
-        why = "; ".join(f"{one.name}: {one.available} candidates, {_reasons(one.filtered)}" for one in draw.parts)
+        why = "; ".join(f"{one.name}: {one.available} candidates, {_list_reasons(one.filtered)}" for one in draw.parts)
         raise DataError(f"no instruction could be drawn ({why})")
     return found
 
@@ -71,7 +70,7 @@ def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:
     return {name: count + (name in rest) for name, count in found.items()}
 
 
-def _reasons(filtered: Counter[str]) -> str:
+def _list_reasons(filtered: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(filtered.items())) or "none left out"
 
 
@@ -161,8 +160,8 @@ def candidates(part: _Part, seed: int, filters: Filters, reserve: int) -> Iterat
 class _Draw:
     """All sources of a run, and what was taken from them."""
 
-    def __init__(self, data: Data, seed: int, images: Path, prints: HashCache) -> None:
-        self.data, self.seed, self.images, self.prints = data, seed, images, prints
+    def __init__(self, data: Data, seed: int, images: Path, hashes: HashCache) -> None:
+        self.data, self.seed, self.images, self.hashes = data, seed, images, hashes
         self.known: Deduplicator[str] = Deduplicator(DISTANCE if data.filters.near else -1)
         self.groups: dict[str, str] = {}
         """Instruction -> the first one about the same picture."""
@@ -171,8 +170,10 @@ class _Draw:
         self.wordings: Counter[str] = Counter()
         self.files: dict[str, str] = {}
         """Content of a picture -> its file: the second encoding of a picture is not written."""
+        self.held: dict[ImageRef, bytes] = {}
+        """The files of the pictures that were read just now, so that none is read again to be copied."""
         self.taken: dict[str, list[Instruction]] = {}
-        self.parts = _parts(data)
+        self.parts = _open_parts(data)
         for part in self.parts:
             part.candidates = (
                 iter(())
@@ -183,7 +184,7 @@ class _Draw:
     def all(self) -> list[Instruction]:
         """The instructions, source by source."""
         total = self.data.instructions
-        for part, share in zip(self.parts, _first_shares(self.parts, total), strict=True):
+        for part, share in zip(self.parts, _share_out(self.parts, total), strict=True):
             part.share = part.wanted = share
         while True:
             for part in self.parts:
@@ -196,10 +197,10 @@ class _Draw:
                 open_parts[name].wanted += more
         for part in self.parts:
             if part.opened is None and part.drawn:
-                self.taken[part.name] = self._scenes(part.drawn)
+                self.taken[part.name] = self._draw_scenes(part.drawn)
         return [instruction for part in self.parts for instruction in self.taken.get(part.name, [])]
 
-    def _scenes(self, count: int) -> list[Instruction]:
+    def _draw_scenes(self, count: int) -> list[Instruction]:
         return scenes_instructions(self.data.model_copy(update={"instructions": count}), self.seed, self.images)
 
     def _take(self, part: _Part) -> None:
@@ -210,19 +211,31 @@ class _Draw:
         while part.drawn < part.wanted and not part.ended:
             batch = list(islice(part.candidates, min(BATCH, part.wanted - part.drawn)))
             part.ended = not batch
-            for item, facts in zip(batch, self.prints.facts_of_all(item.picture for item in batch), strict=True):
-                instruction, fault = (
-                    self._judged(part, item, facts.hashes) if facts.hashes else (None, "unreadable picture")
-                )
+            facts_of_batch = self.hashes.facts_of_all(self._hold(item.picture) for item in batch)
+            for item, facts in zip(batch, facts_of_batch, strict=True):
+                instruction, fault = self._check(part, item, facts)
                 if instruction is None:
                     part.filtered[fault] += 1
                 else:
                     taken.append(instruction)
                     part.drawn += 1
+            self.held.clear()
             report("instructions", sum(one.drawn for one in self.parts), self.data.instructions)
 
-    def _judged(self, part: _Part, item: Item, seen: ImageHashes) -> tuple[Instruction | None, str]:
+    def _hold(self, picture: ImageRef) -> ImageRef:
+        """The picture, whose bytes are held once it has been read."""
+
+        def read() -> bytes:
+            self.held[picture] = data = picture.read()
+            return data
+
+        return replace(picture, reader=read)
+
+    def _check(self, part: _Part, item: Item, facts: ImageFacts) -> tuple[Instruction | None, str]:
         """The instruction, its picture written; or None and why not."""
+        seen = facts.hashes
+        if seen is None:
+            return None, "unreadable picture"
         filters, wording = self.data.filters, normal_prompt(item.prompt)
         duplicate = self.known.find(item.prompt, seen)
         if duplicate is not None and duplicate.kind == "same prompt and image":
@@ -234,33 +247,40 @@ class _Draw:
         group = self.groups[duplicate.of] if duplicate is not None else None
         if group is not None and filters.per_image is not None and self.about[group] >= filters.per_image:
             return None, "duplicate image"
-        try:
-            name, side = (
-                (self.files[seen.content], filters.min_side) if seen.content in self.files else self._kept(item.picture)
-            )
-        except OSError:
-            return None, "unreadable picture"
-        if side < filters.min_side:
-            return None, "small picture"
-        self.files[seen.content] = name
-        id = f"{part.name}/{seen.content[:16]}-{hashlib.sha256(item.prompt.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+        if seen.content not in self.files:
+            try:
+                name = self._copy_picture(item.picture, facts)
+            except OSError:
+                return None, "unreadable picture"
+            if name is None:
+                return None, "small picture"
+            self.files[seen.content] = name
+        asked = hashlib.sha256(item.prompt.encode("utf-8", "surrogatepass")).hexdigest()
+        id = f"{part.name}/{seen.content[:16]}-{asked[:12]}"
         self.known.add(id, item.prompt, seen)
         self.groups[id] = group or id
         self.about[group or id] += 1
         self.wordings[wording] += 1
+        image = self.files[seen.content]
         return Instruction(
-            id=id, prompt=item.prompt, image=name, kind="question", source=part.name, origin=item.origin
+            id=id, prompt=item.prompt, image=image, kind="question", source=part.name, origin=item.origin
         ), ""
 
-    def _kept(self, picture: ImageRef) -> tuple[str, int]:
-        """The file the picture has in the run's folder, and its shorter side; one that is too small is not written."""
-        data = picture.read()
+    def _copy_picture(self, picture: ImageRef, facts: ImageFacts) -> str | None:
+        """The name that the picture's file has in the run's folder; None for one that is too small, which is not
+        written. OSError."""
+        data = self.held.get(picture) or picture.read()
         with Image.open(io.BytesIO(data)) as opened:
             side, format = min(opened.size), opened.format or "image"
-        name = f"{hashlib.sha256(data).hexdigest()[:16]}.{ENDINGS.get(format, format.lower())}"
-        if side >= self.data.filters.min_side:
-            write_picture(self.images / name, data)
-        return name, side
+        if side < self.data.filters.min_side:
+            return None
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.images / f"{digest[:16]}.{ENDINGS.get(format, format.lower())}"
+        if not (path.exists() and path.stat().st_size == len(data)):
+            atomic_write(path, data)
+        if digest == facts.digest:
+            self.hashes.remember(ImageRef.at(path), facts)
+        return path.name
 
     def record(self) -> dict[str, object]:
         """What sampling.json says."""
@@ -287,46 +307,32 @@ class _Draw:
         }
 
 
-def write_picture(path: Path, data: bytes) -> None:
-    """Write a picture that is either there in full or not at all; one that is there is left as it is."""
-    if path.exists() and path.stat().st_size == len(data):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _parts(data: Data) -> list[_Part]:
+def _open_parts(data: Data) -> list[_Part]:
     names = Counter(source.name for source in data.sources)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise DataError(f"two sources are named {twice[0]!r}: give each a name of its own, and its place as path")
-    published = {source.name: _published(source) for source in data.sources}
+    published = {source.name: _published_count(source) for source in data.sources}
     any_published = any(published.values())
     parts: list[_Part] = []
     for source in data.sources:
         weight = None if source.count else source.weight or published[source.name]
         if weight is None and source.count is None:
             if any_published:
-                raise DataError(
-                    f"{source.name}: needs a weight or a count beside sources that are weighted by VLFeedback's own figures"
-                )
+                beside = "sources that are weighted by VLFeedback's own figures"
+                raise DataError(f"{source.name}: needs a weight or a count beside {beside}")
             weight = 1.0
         parts.append(_Part(source=source, opened=None if source.name == SCENES else open_source(source), weight=weight))
     return parts
 
 
-def _published(source: InstructionSource) -> float | None:
+def _published_count(source: InstructionSource) -> float | None:
     if source.weight is not None or source.count is not None or source.name not in declared():
         return None
     return float(declared()[source.name].published)
 
 
-def _first_shares(parts: Sequence[_Part], total: int) -> list[int]:
+def _share_out(parts: Sequence[_Part], total: int) -> list[int]:
     fixed = sum(part.source.count or 0 for part in parts)
     weights = {part.name: part.weight for part in parts if part.weight is not None}
     if fixed > total or (fixed < total and not weights):
