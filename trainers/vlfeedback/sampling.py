@@ -32,7 +32,7 @@ from support.images import ImageRef
 from support.progress import report
 from trainers.config.data import Data, Filters, InstructionSource
 from trainers.data.duplicates import Deduplicator
-from trainers.data.image_hashes import DISTANCE, HashCache, ImageFacts
+from trainers.data.image_hashes import DISTANCE, IMAGE_FACTS, HashCache, ImageFacts
 from trainers.data.near_texts import normal_prompt
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
 from trainers.vlfeedback.sources import SCENES, Item, Opened, declared, open_source
@@ -50,7 +50,7 @@ def instructions_of(data: Data, seed: int, images: Path) -> list[Instruction]:
     beside it."""
     if not data.sources:
         return scenes_instructions(data, seed, images)
-    with HashCache(images.parent / "fingerprints.sqlite") as hashes:
+    with HashCache(images.parent / IMAGE_FACTS) as hashes:
         draw = _Draw(data, seed, images, hashes)
         found = draw.all()
     atomic_write_text(images.parent / RECORD, json.dumps(draw.record(), indent=2, ensure_ascii=False) + "\n")
