@@ -87,15 +87,8 @@ def inject_command(
     judge.check(context)
     rewriter: Any = ExactInjector() if judge.name == EXACT else judge.make()
     found, counts = JsonLines(out / "injected.jsonl"), InjectCounts()
-    done = 0
-    with Stages() as stages:
-
-        def report(count: int) -> None:
-            nonlocal done
-            done += count
-            stages.report("rewrite", done, rows or 0)
-
-        failed = inject(answers.read(), rewriter, found, seed=answers.seed, every=every, done=report, counts=counts)
+    with Stages():
+        failed = inject(answers.read(), rewriter, found, seed=answers.seed, every=every, counts=counts)
     pairs = list(injected(answers.read(), found, seed=answers.seed, every=every))
     files = [out / "povid.json", out / "pairs.jsonl"]
     write_pairs(pairs, files[0], form="povid")

@@ -5,7 +5,6 @@ import json
 import math
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
@@ -19,8 +18,7 @@ from support.images import ImageRef
 from trainers.config.data import ASPECTS, Data, PoolModel
 from trainers.data import pair_rules
 from trainers.data.pair_rules import RULES, PairCounts, best_answers, find_rule, pair_up, pairs_of
-from trainers.data.pair_split import on_side, prompt_key, set_aside, split
-from trainers.data.rows import Completion, Preference, Row
+from trainers.data.rows import Completion, Row
 from trainers.data.vlfeedback_format import read_rows
 
 HELP, ETHICS, FAITH = ASPECTS
@@ -422,43 +420,3 @@ def test_the_order_of_the_answers_does_not_matter(answers: list[Completion], ord
 
 def test_means_are_exact() -> None:
     assert pair_rules.mean_rating({HELP: "4", ETHICS: "5", FAITH: "4.1"}) == (131, 30)
-
-
-# -- sides
-
-
-def test_all_pairs_of_a_prompt_fall_on_one_side() -> None:
-    rows = [
-        replace(FOUR, index=i, prompt=f"Question {i % 400}?", images=(ImageRef(f"merged_images/{i % 400}.jpg"),))
-        for i in range(1200)
-    ]
-    made = list(pair_up(rows, RULES["authors"], PairCounts()))
-    test = list(on_side(made, "test", 0.25, seed=3))
-    train = list(on_side(made, "train", 0.25, seed=3))
-    assert len(test) + len(train) == len(made)
-    assert not {pair.prompt for pair in test} & {pair.prompt for pair in train}
-    assert 60 <= len({pair.prompt for pair in test}) <= 140
-    assert {p.prompt for p in on_side(made, "test", 0.25, seed=4)} != {p.prompt for p in test}
-    assert not list(on_side(made, "test", 0, seed=3))
-    assert not list(on_side(made, "train", 1, seed=3))
-    held_out: list[Preference] = []
-    assert (list(set_aside(made, 0.25, 3, held_out)), held_out) == (train, test)
-
-
-def test_a_prompt_is_the_same_however_it_and_its_picture_are_written() -> None:
-    key = prompt_key(row(image="merged_images/7.jpg", prompt="<image>\nWhat is it?"))
-    assert key == prompt_key(row(image="/somewhere/else/7.jpg", prompt="what is it"))
-    assert key != prompt_key(row(image="merged_images/8.jpg", prompt="what is it"))
-    assert key != prompt_key(row(image="merged_images/7.jpg", prompt="what is this"))
-    one, other = (prompt_key(replace(row(), images=(ImageRef("", data=data),))) for data in (b"1", b"2"))
-    assert one != other
-    assert prompt_key(row(prompt="?!")) != prompt_key(row(prompt="!?"))
-    pair = pairs_of(FOUR, RULES["authors"])[0][0]
-    assert isinstance(pair, Preference)
-    assert prompt_key(pair) == prompt_key(FOUR)
-
-
-def test_a_longer_share_keeps_what_was_in_the_test_side() -> None:
-    keys = [str(i) for i in range(500)]
-    small = {key for key in keys if split(key, 0.1) == "test"}
-    assert small < {key for key in keys if split(key, 0.3) == "test"}

@@ -91,7 +91,8 @@ class PreferenceRecipe(Recipe):
         trainer = values.get("trainer")
         if trainer == "scenes":
             raise ValueError(
-                "trainer = 'scenes' pretrains from nothing and needs [pretraining]; 'dpo' and 'sft' train on preferences"
+                "trainer = 'scenes' pretrains from nothing and needs [pretraining]; "
+                "'dpo' and 'sft' train on preferences"
             )
         if not {"base", "training"} <= given or not {"data", "dataset"} & given:
             if "pretraining" in given:
@@ -143,7 +144,8 @@ class PretrainingRecipe(Recipe):
     def _check_sections(self) -> "PretrainingRecipe":
         if self.trainer in ("dpo", "sft"):
             raise ValueError(
-                f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; 'scenes' does [pretraining]"
+                f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; "
+                "'scenes' does [pretraining]"
             )
         for name in ("base", "data", "dataset", "training", "control"):
             if self.trainer == "scenes" and getattr(self, name):

@@ -185,7 +185,8 @@ class Training(Section):
     def _check_schedule(self) -> "Training":
         if self.scheduler == "polynomial" and self.learning_rate <= 1e-7:
             raise ValueError(
-                f"scheduler = 'polynomial' goes down to 1e-7, and learning_rate = {self.learning_rate:g} is not above it"
+                "scheduler = 'polynomial' goes down to 1e-7, "
+                f"and learning_rate = {self.learning_rate:g} is not above it"
             )
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("has both warmup_steps and warmup_ratio; give one")

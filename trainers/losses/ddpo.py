@@ -22,14 +22,14 @@ from trainers.losses.functions import GAMMA, SHORTEST_RUN, changed_tokens
 
 
 def token_weights(input_ids: Tensor, asked: Tensor, gamma: float) -> Tensor:
-    """What each predicted token counts: [2 pairs, length], all chosen and then all rejected -> [2 pairs, length - 1], a
-    row adds up to 1.
+    """The weight of each predicted token: [2 pairs, length], all chosen and then all rejected -> [2 pairs, length - 1];
+    a row adds up to 1.
 
-    `asked` marks answers' tokens. The prompt's last tokens stand before both, so that answers which begin alike are
-    alike from the start.
+    `asked` marks answers' tokens. The prompt's last tokens are put before both, so that answers which begin alike count
+    as unchanged from the start.
     """
     found = torch.zeros(len(asked), asked.shape[1] - 1)
-    spans = [_span(row) for row in asked]
+    spans = [_find_answer(row) for row in asked]
     half = len(spans) // 2
     for number in range(half):
         ends = (number, number + half)
@@ -41,22 +41,22 @@ def token_weights(input_ids: Tensor, asked: Tensor, gamma: float) -> Tensor:
     return found
 
 
-def _span(row: Tensor) -> tuple[int, int]:
-    """Where a row's answer begins and ends; a template that ends no answer makes no token of an empty one, and nothing
-    adds up to 0."""
+def _find_answer(row: Tensor) -> tuple[int, int]:
+    """Where a row's answer begins and ends; an empty answer, for which some templates make no token, is behind the
+    row."""
     places = row.nonzero().flatten().tolist()
     return (places[0], places[-1] + 1) if places else (len(row), len(row))
 
 
 @dataclass(frozen=True)
 class SegmentCollator:
-    """A collator whose batches, laid out as TRL's, have `token_weights` beside."""
+    """A collator whose batches, laid out as TRL's, also have `token_weights`."""
 
     collate: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
     gamma: float
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The collator's own, and the weights."""
+        """What the wrapped collator makes, and the weights."""
         batch = self.collate(examples)
         return {
             **batch,
@@ -65,20 +65,20 @@ class SegmentCollator:
 
 
 class WeightedCall:
-    """Stands for a model in TRL's arithmetic: its tokens' log-probabilities come times their weights."""
+    """Stands for a model in TRL's arithmetic: multiplies its tokens' log-probabilities by their weights."""
 
     def __init__(self, model: Any, weights: Tensor) -> None:
         self.model, self.weights = model, weights
 
     def __call__(self, **given: Any) -> Any:
-        """The model's own, weighed."""
+        """The model's output, weighted."""
         found = self.model(**given)
         found.log_probs = found.log_probs * self.weights
         return found
 
 
 class SegmentWeights:
-    """Before a TRL trainer, packed or not, in a class's bases: the loss is DDPO's."""
+    """Before a TRL trainer, packed or not, in a class's bases: its loss becomes DDPO's."""
 
     args: Any
     model: Any
@@ -104,11 +104,11 @@ class SegmentWeights:
         return super()._compute_loss(WeightedCall(model, weights), asked, return_outputs)  # type: ignore[misc]
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
-        """The trainer's own, weighed."""
+        """The trainer's, of weighted log-probabilities."""
         asked = dict(inputs)
         weights = asked.pop("token_weights")
         return super().compute_ref_log_probs(WeightedCall(model, weights), asked)  # type: ignore[misc]
 
     def _settings(self) -> str:
-        # The packed trainer keeps what the reference says, which is another number with every gamma.
+        # The packed trainer stores the reference's log-probabilities, which differ with gamma.
         return f"{super()._settings()}/segments {self.gamma!r}"  # type: ignore[misc]

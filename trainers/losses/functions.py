@@ -4,8 +4,8 @@
     dpo(chosen=ratio_w, rejected=ratio_l, beta=0.1).mean()
 
 `chosen` and `rejected` are log-ratios: log pi(y | m, q) - log pi_ref(y | m, q), summed over an answer's tokens, in
-nats, [pairs]. A loss is [pairs] too, to be averaged. `trainers.config.losses` says how TRL's trainer computes the same where it
-can.
+nats, [pairs]. A loss is [pairs] too, to be averaged. `trainers.config.losses` says how TRL's trainer computes the same
+where it can.
 """
 
 import difflib

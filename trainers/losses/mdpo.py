@@ -5,8 +5,8 @@
                               peft_config=lora)
 
 The chosen answer is read a second time beside a picture that shows next to nothing: a crop of 1 to 20% of its area,
-blown up to its size. The authors crop the model's input, here the picture is cropped before it becomes one, which every
-family of models can be given.
+enlarged to its size. The authors crop the model's input; here the picture is cropped before, which works for every
+family of models.
 """
 
 import math
@@ -34,8 +34,7 @@ take."""
 
 
 def cropped(image: Image.Image, *, seed: str, area: tuple[float, float] = AREA) -> Image.Image:
-    """A piece of the picture at the picture's own size. Pieces that are longer than the picture is are cut off at its
-    edge."""
+    """A piece of the picture, enlarged to the picture's size. Pieces longer than the picture are cut at its edge."""
     chance = random.Random(seed)
     wanted = chance.uniform(*area) * image.width * image.height
     shape = math.exp(chance.uniform(*map(math.log, SHAPES)))
@@ -67,8 +66,8 @@ class CroppedPairs(SeededPairs):
 
 @dataclass(frozen=True, kw_only=True)
 class CroppedCollator:
-    """TRL's rows of pairs, all chosen and then all rejected answers, and behind them the chosen ones once more, beside
-    the crops."""
+    """TRL's rows of pairs, all chosen and then all rejected answers, and after them the chosen ones again, beside the
+    crops."""
 
     processor: Any
     max_length: int | None = None
@@ -84,8 +83,7 @@ class CroppedCollator:
 
 
 class ImageDPOTrainer(DPOTrainer):
-    """TRL's trainer with mDPO's loss; what it is given beside is TRL's. `anchor`: delta of the paper, which the authors
-    leave at 0.
+    """TRL's trainer with mDPO's loss; its other arguments are TRL's. `anchor`: the paper's delta, 0 in its release.
 
     Three rows a pair are read by the policy, and three by the reference, at every step. Rewards are logged in TRL's
     names; `rewards/chosen_elsewhere` is that of the chosen answer beside the crop, `rewards/accuracies_elsewhere` how
@@ -112,19 +110,19 @@ class ImageDPOTrainer(DPOTrainer):
         """The mean over the batch's pairs."""
         rows = {name: value for name, value in inputs.items() if name != "completion_mask"}
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        said = model(**rows, use_cache=False, labels=labels, fused_lm_head=True).log_probs.sum(dim=1)
-        said_by_reference = torch.cat(
+        logps = model(**rows, use_cache=False, labels=labels, fused_lm_head=True).log_probs.sum(dim=1)
+        reference_logps = torch.cat(
             self.compute_ref_log_probs(self.model if self.ref_model is None else self.ref_model, inputs)
         )
-        chosen, rejected, elsewhere = (said - said_by_reference).chunk(3)
+        chosen, rejected, elsewhere = (logps - reference_logps).chunk(3)
         loss = mdpo(
             chosen=chosen, rejected=rejected, chosen_elsewhere=elsewhere, beta=self.beta, anchor=self.anchor
         ).mean()
-        self._log(chosen, rejected, elsewhere, said)
+        self._log(chosen, rejected, elsewhere, logps)
         return (loss, {}) if return_outputs else loss
 
-    def _log(self, chosen: Tensor, rejected: Tensor, elsewhere: Tensor, said: Tensor) -> None:
-        spoken, written, spoken_elsewhere = said.chunk(3)
+    def _log(self, chosen: Tensor, rejected: Tensor, elsewhere: Tensor, logps: Tensor) -> None:
+        logps_chosen, logps_rejected, logps_elsewhere = logps.chunk(3)
         figures = {
             "rewards/chosen": self.beta * chosen,
             "rewards/rejected": self.beta * rejected,
@@ -133,9 +131,9 @@ class ImageDPOTrainer(DPOTrainer):
             "rewards/margins_elsewhere": self.beta * (chosen - elsewhere),
             "rewards/accuracies": (chosen > rejected).float(),
             "rewards/accuracies_elsewhere": (chosen > elsewhere).float(),
-            "logps/chosen": spoken,
-            "logps/rejected": written,
-            "logps/chosen_elsewhere": spoken_elsewhere,
+            "logps/chosen": logps_chosen,
+            "logps/rejected": logps_rejected,
+            "logps/chosen_elsewhere": logps_elsewhere,
         }
         mode = "train" if self.model.training else "eval"
         for name, value in figures.items():

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 STEPS = 1000
 """Of the schedule."""
 STEP = 500
-"""POVID's choice: the picture is gone for the model, and what it says is what it expects."""
+"""POVID's choice: the model can no longer see the picture, and says what it expects."""
 
 Overflow = Literal["clamp", "wrap"]
-"""What becomes of values that leave the range of a byte: cut off, or modulo 256, as POVID's release has it."""
+"""What becomes of values outside a byte's range: cut off, or taken modulo 256, as in POVID's release."""
 Place = Literal["before", "after"]
-"""Noise before the picture is resized (POVID's release: the resize takes much of it out again), or after."""
+"""Noise before the picture is resized (POVID's release; resizing removes much of it), or after."""
 
 
 @cache
@@ -47,7 +47,7 @@ def noise_seed(seed: int, row: int, epoch: int = 0) -> int:
 def noised(image: Image.Image, *, seed: int, step: int = STEP, overflow: Overflow = "clamp") -> Image.Image:
     """The picture as RGB with the noise of one step, at its own size. Values become bytes by cutting off fractions, as
     in the release."""
-    _check(step, overflow)
+    _check_settings(step, overflow)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     left = abar()[step]
     noise = np.random.default_rng(seed).standard_normal(pixels.shape, dtype=np.float32)
@@ -74,7 +74,7 @@ def noised_pixels(
     """
     import torch
 
-    _check(step, overflow)
+    _check_settings(step, overflow)
     if pixels.dim() < 3 or pixels.shape[-3] != len(mean) or len(mean) != len(std):
         needed = f"{len(mean)} channels before height and width are needed; noise such pictures before the resize"
         raise DataError(f"pixels of shape {tuple(pixels.shape)}: {needed}")
@@ -90,7 +90,7 @@ def noised_pixels(
     return again.to(pixels.dtype)
 
 
-def _check(step: int, overflow: str) -> None:
+def _check_settings(step: int, overflow: str) -> None:
     if not 0 <= step < STEPS:
         raise DataError(f"noise step {step}: must be 0 to {STEPS - 1}")
     if overflow not in get_args(Overflow):

@@ -1,4 +1,4 @@
-"""POVID's second stage: DPO against the written dispreferred answer, and against what the model says of a noised
+"""POVID's second stage: DPO against the written dispreferred answer, and against the model's own answer to a noised
 picture.
 
     trainer = PovidTrainer(variant="povid-code", noise=Noise(), model=model, args=DPOConfig(...),
@@ -38,8 +38,7 @@ Variant = Literal["povid-paper", "povid-code"]
 
 
 class NoisedPairs(SeededPairs):
-    """Pairs that know the seed of their noise: another one every epoch, the same whenever a run is repeated or gone on
-    with."""
+    """Pairs with the seed of their noise: another one every epoch, the same when a run is repeated or continued."""
 
     what = "POVID's losses noise pictures"
 
@@ -56,17 +55,17 @@ class NoisedCollator:
     max_length: int | None = None
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """PovidError where noise is to come after the resize, and the model takes images as rows of patches."""
+        """DataError where noise is to come after the resize, and the model takes images as rows of patches."""
         seeds = [example["noise"] for example in examples]
         images = [example["images"] for example in examples]
         plain = DataCollatorForVisionPreference(processor=self.processor, max_length=self.max_length)
         batch = dict(plain([dict(example) for example in examples]))
         return {
             **batch,
-            "noised": self._noised(images, seeds, {name: batch[name] for name in batch if name not in NOT_IMAGES}),
+            "noised": self._add_noise(images, seeds, {name: batch[name] for name in batch if name not in NOT_IMAGES}),
         }
 
-    def _noised(
+    def _add_noise(
         self, images: Sequence[Sequence[Any]], seeds: Sequence[int], clean: Mapping[str, Any]
     ) -> dict[str, Any]:
         if self.noise.place == "before":
@@ -79,9 +78,8 @@ class NoisedCollator:
             ]
             made = self.processor.image_processor(drowned, return_tensors="pt")
             return {name: made[name] for name in clean}
-        half = {
-            name: value[: len(value) // 2] for name, value in clean.items()
-        }  # the images come twice: with chosen, with rejected answers
+        # The images are there twice: with chosen and with rejected answers.
+        half = {name: value[: len(value) // 2] for name, value in clean.items()}
         each = [seed + place for own, seed in zip(images, seeds, strict=True) for place in range(len(own))]
         settings = {"mean": self.processor.image_processor.image_mean, "std": self.processor.image_processor.image_std}
         settings |= {"step": self.noise.step, "overflow": self.noise.overflow}
@@ -96,7 +94,7 @@ NOT_IMAGES = (*TEXTS, "completion_mask")
 
 
 class PovidTrainer(DPOTrainer):
-    """TRL's trainer with one of POVID's losses; what it is given beside is TRL's.
+    """TRL's trainer with one of POVID's losses; its other arguments are TRL's.
 
     Three rows a pair are read by the policy (chosen, rejected, chosen beside noise) and three by the reference, at
     every step.
@@ -139,14 +137,14 @@ class PovidTrainer(DPOTrainer):
             logits: Tensor = by(**rows, use_cache=False, logits_to_keep=tokens.shape[1] + 1).logits
             return logits[:, :-1].float()
 
-        # What the code does with the noised picture is to look for a token, which no gradient goes through.
+        # The released code only takes the likeliest token beside the noised picture, which has no gradient.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant == "povid-paper"):
             noisy = read(model, noisy_rows)
         clean = read(model, clean_rows)
         with torch.no_grad(), self._reference() as reference:
             reference_clean, reference_noisy = read(reference, clean_rows), read(reference, noisy_rows)
-        said, said_by_reference = answer_log_probs(clean, tokens, mask), answer_log_probs(reference_clean, tokens, mask)
-        chosen, rejected = (said - said_by_reference).chunk(2)
+        logps, reference_logps = answer_log_probs(clean, tokens, mask), answer_log_probs(reference_clean, tokens, mask)
+        chosen, rejected = (logps - reference_logps).chunk(2)
         if self.variant == "povid-paper":
             own = povid_paper_ratio(noisy=noisy, reference_noisy=reference_noisy, mask=mask[:pairs])
             loss = povid_paper(
@@ -167,7 +165,7 @@ class PovidTrainer(DPOTrainer):
             )
             loss = povid_code(chosen=chosen, rejected=rejected, own=own, beta=self.beta).mean()
         misled = ((seen_through_noise(noisy) != tokens[:pairs]) & mask[:pairs].bool()).sum(-1) / mask[:pairs].sum(-1)
-        self._log(chosen, rejected, own, said, misled)
+        self._log(chosen, rejected, own, logps, misled)
         return (loss, {}) if return_outputs else loss
 
     @contextmanager
@@ -179,16 +177,16 @@ class PovidTrainer(DPOTrainer):
         with use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None):
             yield self.model
 
-    def _log(self, chosen: Tensor, rejected: Tensor, own: Tensor, said: Tensor, misled: Tensor) -> None:
-        """TRL's figures of the written pair, and of the answer to the noised picture its reward and how far it is
-        another one."""
+    def _log(self, chosen: Tensor, rejected: Tensor, own: Tensor, logps: Tensor, misled: Tensor) -> None:
+        """TRL's figures of the written pair; of the answer to the noised picture its reward, and the share of its
+        tokens that differ from the chosen answer's (`misled`)."""
         rewards = {"chosen": self.beta * chosen, "rejected": self.beta * rejected, "own": self.beta * own}
-        spoken, written = said.chunk(2)
+        logps_chosen, logps_rejected = logps.chunk(2)
         figures = {f"rewards/{name}": value for name, value in rewards.items()} | {
             "rewards/margins": rewards["chosen"] - rewards["rejected"],
             "rewards/accuracies": (chosen > rejected).float(),
-            "logps/chosen": spoken,
-            "logps/rejected": written,
+            "logps/chosen": logps_chosen,
+            "logps/rejected": logps_rejected,
             "misled": misled,
         }
         mode = "train" if self.model.training else "eval"

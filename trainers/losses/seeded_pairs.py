@@ -1,5 +1,4 @@
-"""Pairs with a seed of their own for every epoch: what is drawn for them is fresh in each, and the same when a run is
-gone on with."""
+"""Pairs whose random changes are seeded by run and epoch: new in each epoch, the same when a run is continued."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,20 +11,21 @@ from trainers.data.torch_dataset import Pairs
 
 
 class SeededPairs(Pairs):
-    """Pairs that know the run's seed and the epoch they are read in; held-out ones stay in epoch 0: scored alike each
-    time.
+    """Pairs that know the run's seed and the epoch they are read in; held-out ones stay in epoch 0, so that they are
+    scored with the same changes each time.
 
-    TrainingError for pairs without a picture: what is drawn is done to pictures, and beside none the two readings of an
-    answer are one.
+    TrainingError for pairs without a picture, which these losses change.
     """
 
     what = "this loss changes pictures"
 
     def __init__(self, preferences: Sequence[Preference], seed: int) -> None:
-        blind = list(dict.fromkeys(pair.id for pair in preferences if not pair.images))
-        if blind:
-            named = ", ".join(map(repr, blind[:5])) + (" ..." if len(blind) > 5 else "")
-            raise TrainingError(f"{self.what}, and {len(blind):,} pairs have none: {named}; leave them out of the data")
+        without_image = list(dict.fromkeys(pair.id for pair in preferences if not pair.images))
+        if without_image:
+            named = ", ".join(map(repr, without_image[:5])) + (" ..." if len(without_image) > 5 else "")
+            raise TrainingError(
+                f"{self.what}, and {len(without_image):,} pairs have none: {named}; leave them out of the data"
+            )
         super().__init__(preferences)
         self.seed, self.epoch = seed, 0
 
@@ -37,5 +37,5 @@ class Epochs(TrainerCallback):
         self.pairs = pairs
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Before the epoch's first pair is read; a run that is gone on with may be within an epoch."""
+        """Before the epoch's first pair is read; a run that is continued may be within an epoch."""
         self.pairs.epoch = int(state.epoch + 1e-6)

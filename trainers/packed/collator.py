@@ -16,7 +16,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-from support.errors import TrainingError
+from support.errors import TrainingError, one_line
 from trainers.packed.attention import Group, pack
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -32,7 +32,7 @@ class PackedCollator:
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """TrainingError for pairs that would lose a whole answer, or part of an image, to `max_length`."""
-        texts = [self._texts(example) for example in examples]
+        texts = [self._render(example) for example in examples]
         # The template may end a prompt by what follows it, so that one row can have two prompts.
         keys = [(example["row"], text["prompt"]) for example, text in zip(examples, texts, strict=True)]
         first = {key: number for number, key in reversed(list(enumerate(keys)))}
@@ -40,7 +40,7 @@ class PackedCollator:
         images = [examples[first[key]]["images"] for key in order]
         ids = [str(examples[first[key]]["id"]) for key in order]
         prompts = self._read(ids, [text for _, text in order], images, padding_side="left")
-        prompt_ids = dict(zip(order, _unpadded(prompts), strict=True))
+        prompt_ids = dict(zip(order, _unpad(prompts), strict=True))
         room = {key: None if self.max_length is None else self.max_length - len(ids) for key, ids in prompt_ids.items()}
         cut = [number for number, key in enumerate(keys) if (left := room[key]) is not None and left <= 0]
         if cut:
@@ -53,7 +53,7 @@ class PackedCollator:
         }
         answers = list(said)
         processed = self._read(list(said.values()), answers, [[]] * len(answers), padding_side="right")
-        answer_ids = dict(zip(answers, _unpadded(processed), strict=True))
+        answer_ids = dict(zip(answers, _unpad(processed), strict=True))
         sides = [(key, text[side]) for side in ("chosen", "rejected") for key, text in zip(keys, texts, strict=True)]
         sequences = list(dict.fromkeys(sides))
         kept = {(key, answer): answer_ids[answer][: room[key]] for key, answer in sequences}
@@ -66,7 +66,7 @@ class PackedCollator:
             for group, starts in zip(grouped, row.starts, strict=True)
             for sequence, start in zip(group, starts, strict=True)
         }
-        laid_out = _trl_rows([(prompt_ids[side[0]], kept[side], begins[side]) for side in sides], self._padding)
+        laid_out = _lay_out_rows([(prompt_ids[side[0]], kept[side], begins[side]) for side in sides], self._padding)
         packed = {name: value for name, value in asdict(row).items() if name != "starts"}
         packed |= {
             "cells": laid_out.pop("cells"),
@@ -89,7 +89,7 @@ class PackedCollator:
         tokenizer = self.processor.tokenizer
         return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
-    def _texts(self, example: Mapping[str, Any]) -> dict[str, str]:
+    def _render(self, example: Mapping[str, Any]) -> dict[str, str]:
         """Prompt, chosen and rejected as text, as TRL renders them."""
         messages = {"prompt": prepare_multimodal_messages(example["prompt"], images=example["images"])}
         messages |= {side: prepare_multimodal_messages(example[side]) for side in ("chosen", "rejected")}
@@ -100,19 +100,18 @@ class PackedCollator:
         """What the processor makes of pairs' texts and images; TrainingError names the pair that it refuses, for a thin
         picture, say."""
         try:
-            return self._processed(texts, images, **arguments)
+            return self._process(texts, images, **arguments)
         except ValueError:
             for id, text, own in zip(ids, texts, images, strict=True):
                 try:
-                    self._processed([text], [own])
+                    self._process([text], [own])
                 except ValueError as error:
-                    said = " ".join(str(error).split())
                     raise TrainingError(
-                        f"pair {id!r}: {type(self.processor).__name__} can't read it: {said}; leave it out"
+                        f"pair {id!r}: {type(self.processor).__name__} can't read it: {one_line(error)}; leave it out"
                     ) from error
             raise
 
-    def _processed(self, texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
+    def _process(self, texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
         shown = {"images": list(images)} if any(images) else {}
         # The template has written the start token already.
         return self.processor(
@@ -127,17 +126,17 @@ class CutError(TrainingError):
         self.ids, self.places = tuple(ids), tuple(places)
         named = ", ".join(map(repr, self.ids[:5])) + (" ..." if len(self.ids) > 5 else "")
         super().__init__(
-            f"prompt and images fill max_length = {max_length} in {len(self.ids)} pairs, which would lose their answer: {named}; "
-            "raise max_length, or leave them out"
+            f"prompt and images fill max_length = {max_length} in {len(self.ids)} pairs, "
+            f"which would lose their answer: {named}; raise max_length, or leave them out"
         )
 
 
-def _unpadded(processed: Mapping[str, Any]) -> list[list[int]]:
+def _unpad(processed: Mapping[str, Any]) -> list[list[int]]:
     rows = zip(processed["input_ids"], processed["attention_mask"], strict=True)
     return [ids[mask.bool()].tolist() for ids, mask in rows]
 
 
-def _trl_rows(sequences: Sequence[tuple[list[int], list[int], int]], padding: int) -> dict[str, torch.Tensor]:
+def _lay_out_rows(sequences: Sequence[tuple[list[int], list[int], int]], padding: int) -> dict[str, torch.Tensor]:
     """(prompt, answer, where its scores begin) of each row -> TRL's tensors [rows, T], and `cells` [rows, T - 1].
 
     A cell is 1 + the place among all scores of the one that belongs there, 0 where none does.

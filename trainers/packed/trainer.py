@@ -148,14 +148,11 @@ class PackedDPOTrainer(DPOTrainer):
         *,
         model: Any,
         args: Any,
-        train_dataset: Pairs,
         processing_class: Any,
-        peft_config: Any = None,
-        eval_dataset: Pairs | None = None,
-        callbacks: Sequence[Any] = (),
         group_pairs: bool = False,
         reference_folder: Path | None = None,
         features_room: int = 2 << 30,
+        **given: Any,
     ) -> None:
         kind = model.config.model_type
         if kind not in FAMILIES:
@@ -167,11 +164,8 @@ class PackedDPOTrainer(DPOTrainer):
             model=model,
             args=args,
             data_collator=PackedCollator(processing_class, args.max_length),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
             processing_class=processing_class,
-            peft_config=peft_config,
-            callbacks=list(callbacks),
+            **given,
         )
         self._refuse_what_packing_lacks()
         self.group_pairs = group_pairs

@@ -1,18 +1,14 @@
-"""POVID's two ways to a dispreferred answer: a hallucination put into a correct answer, and a picture drowned in noise.
+"""POVID's dispreferred answers: a hallucination put into a correct answer by a judge.
 
     items = read_llava(Path("detail_23k.json"), Path("train2014"), kind="caption")
-    inject(items, judge, Rows(folder / "injected.jsonl"), seed=0)            # a judge rewrites correct answers; goes on where it was left
-    write_pairs(injected(items, rows), folder / "povid.json", form="povid")  # correct answer chosen, rewritten one
-    rejected
+    rows = JsonLines(folder / "injected.jsonl")                              # a run that was killed is continued
+    inject(items, judge, rows, seed=0)
+    write_pairs(injected(items, rows, seed=0), folder / "povid.json", form="povid")
 
-    noised(image, seed=noise_seed(0, row, epoch))                            # before resize: diffusion step 500, values clamped
-    noised_pixels(pixels, generator=g, mean=mean, std=std)                   # after resize: what a processor gave, on its device
-    own_tokens(noisy_logits, labels)                                         # what the model says with the picture gone
-
-A rewrite counts when it differs in words, stays near in length and leaves most words alone; what it changed is recorded
-word by word. The judge is asked again when it does not, and after some tries the item is recorded as refused, with the
-reason. The noise is POVID's schedule (train_dpo_inherent.py); its release cast pixels to bytes without a clamp, so that
-they wrapped around: `wrap` does the same on purpose.
+The correct answer is chosen, the rewritten one rejected. A rewrite counts when it differs in words, stays near in
+length and leaves most words alone; what it changed is recorded word by word. The judge is asked again when it does not,
+and after some tries the item is recorded as refused, with the reason. POVID's other dispreferred answer, to a picture
+in noise, is made in training: trainers/losses/povid.py.
 """
 
 import difflib
@@ -21,27 +17,24 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import tasks
 from support.errors import DataError
 from support.files import JsonLines
 from support.image_folders import ImageIndex
 from support.images import ImageRef
+from support.progress import report
 from support.records import read
 from tasks.judges.batch import BatchJudge
 from tasks.judges.protocol import Judge, Sampling, as_data, ask_all, fill, judging, use_judge
 from trainers.data.rows import Preference
 from trainers.vlfeedback.annotation import shown
-
-if TYPE_CHECKING:
-    import torch
-
 
 TASK = "povid"
 """What the calls are booked under."""
@@ -124,7 +117,7 @@ def read_llava(path: Path, images: Path, *, kind: Kind, skipped: Counter[str] | 
     for row, record in enumerate(read(path)):
         names, turns = record.get("image"), record.get("conversations")
         texts = [
-            _turn(turn, of)
+            _read_turn(turn, of)
             for turn, of in zip(turns if isinstance(turns, list) else (), ("human", "gpt"), strict=False)
         ]
         if not isinstance(names, str) or not names:
@@ -142,7 +135,7 @@ def read_llava(path: Path, images: Path, *, kind: Kind, skipped: Counter[str] | 
             )
 
 
-def _turn(turn: Any, of: str) -> str:
+def _read_turn(turn: Any, of: str) -> str:
     """What this speaker says in a turn, without image tokens; "" where another speaks, or nobody."""
     if not isinstance(turn, dict) or turn.get("from") != of or not isinstance(turn.get("value"), str):
         return ""
@@ -165,12 +158,12 @@ def changes_between(answer: str, rewrite: str) -> list[Changed]:
     before, after = words_of(answer), words_of(rewrite)
     return [
         Changed(op, " ".join(before[a:b]), " ".join(after[c:d]))
-        for op, a, b, c, d in _matched(before, after).get_opcodes()
+        for op, a, b, c, d in _match_words(before, after).get_opcodes()
         if op != "equal"
     ]
 
 
-def _matched(before: Sequence[str], after: Sequence[str]) -> difflib.SequenceMatcher[str]:
+def _match_words(before: Sequence[str], after: Sequence[str]) -> difflib.SequenceMatcher[str]:
     return difflib.SequenceMatcher(
         None, [word.casefold() for word in before], [word.casefold() for word in after], autojunk=False
     )
@@ -179,7 +172,7 @@ def _matched(before: Sequence[str], after: Sequence[str]) -> difflib.SequenceMat
 def problem_of(answer: str, rewrite: str, bounds: Bounds) -> str | None:
     """Why a rewrite can't be used, in a few words; None where it can."""
     before, after = words_of(answer), words_of(rewrite)
-    matched = _matched(before, after)
+    matched = _match_words(before, after)
     same = sum(block.size for block in matched.get_matching_blocks())
     if same == len(before) == len(after):
         return "says the same"
@@ -273,7 +266,6 @@ def inject(
     every: bool = False,
     bounds: Bounds | None = None,
     tries: int = 3,
-    done: Callable[[int], None] = lambda more: None,
     counts: InjectCounts | None = None,
 ) -> int:
     """Have a judge put one hallucination into each answer that has none yet; returns how many failed, to be tried again
@@ -285,18 +277,21 @@ def inject(
     """
     counts = InjectCounts() if counts is None else counts
     failed_before = counts.failed + counts.pictures
-    wanted = _wanted(items, rows, seed, every, counts, done)
+    wanted = _select_wanted(items, rows, seed, every, counts)
     size = BATCH_API if isinstance(judge, BatchJudge) else BATCH
+    done = 0
     with use_judge(judge), judging(TASK):
         while batch := list(islice(wanted, size)):
-            rows.append(_rewritten(batch, judge.model, bounds or Bounds(), tries, counts))
-            done(len(batch))
+            rows.append(_rewrite_batch(batch, judge.model, bounds or Bounds(), tries, counts))
+            done += len(batch)
+            report("rewrite", done, 0)
     return counts.failed + counts.pictures - failed_before
 
 
-def _wanted(
-    items: Iterable[Correct], rows: JsonLines, seed: int, every: bool, counts: InjectCounts, done: Callable[[int], None]
+def _select_wanted(
+    items: Iterable[Correct], rows: JsonLines, seed: int, every: bool, counts: InjectCounts
 ) -> Iterator[_Try]:
+    """The rewrites that have no row yet; counts those that have."""
     for item in items:
         for change in wanted_changes(item, seed, every):
             new = _Try(item, change)
@@ -304,24 +299,23 @@ def _wanted(
             if row is None:
                 yield new
                 continue
-            _of_the_same(item, row, rows.path)
+            _check_same_answer(item, row, rows.path)
             counts.made += "answer" in row
             counts.refused.update([row["refused"]] if "refused" in row else [])
-            done(1)
 
 
-def _of_the_same(item: Correct, row: Mapping[str, Any], path: Path) -> None:
-    if row["of"] != _digest(item):
+def _check_same_answer(item: Correct, row: Mapping[str, Any], path: Path) -> None:
+    if row["of"] != _digest_of(item):
         raise DataError(
             f"{path}: row {row['id']!r} is of another answer than {item.id!r} has; give the same data, or another file"
         )
 
 
-def _digest(item: Correct) -> str:
+def _digest_of(item: Correct) -> str:
     return hashlib.sha256(json.dumps([item.prompt, item.answer]).encode()).hexdigest()[:16]
 
 
-def _rewritten(
+def _rewrite_batch(
     batch: Sequence[_Try], judge: str, bounds: Bounds, tries: int, counts: InjectCounts
 ) -> list[dict[str, Any]]:
     """Rows of the rewrites of a batch, in its order; those that got no reply have none."""
@@ -334,7 +328,7 @@ def _rewritten(
             if reply is None:
                 counts.failed += 1
                 continue
-            row, problem = _row(wanted, reply, judge, bounds)
+            row, problem = _make_row(wanted, reply, judge, bounds)
             if problem is None:
                 counts.made += 1
                 found[wanted.key] = row
@@ -358,13 +352,13 @@ def _has_picture(item: Correct, counts: InjectCounts) -> bool:
     return True
 
 
-def _row(wanted: _Try, reply: str, judge: str, bounds: Bounds) -> tuple[dict[str, Any], str | None]:
+def _make_row(wanted: _Try, reply: str, judge: str, bounds: Bounds) -> tuple[dict[str, Any], str | None]:
     """The row of one reply, and what is wrong with it."""
     item = wanted.item
     row: dict[str, Any] = {
         "id": wanted.key,
         "item": item.id,
-        "of": _digest(item),
+        "of": _digest_of(item),
         "asked": wanted.change,
         "judge": judge,
     }
@@ -379,7 +373,7 @@ def _row(wanted: _Try, reply: str, judge: str, bounds: Bounds) -> tuple[dict[str
         return row, problem
     before, after = words_of(item.answer), words_of(answer)
     changed = [[one.op, one.before, one.after] for one in changes_between(item.answer, answer)]
-    similarity = round(_matched(before, after).ratio(), 4)
+    similarity = round(_match_words(before, after).ratio(), 4)
     return row | {
         "made": kind,
         "answer": answer,
@@ -396,7 +390,7 @@ def injected(items: Iterable[Correct], rows: JsonLines, *, seed: int, every: boo
         for change in wanted_changes(item, seed, every):
             row = rows.by_id.get(f"{item.row}|{change}", {})
             if "answer" in row:
-                _of_the_same(item, row, rows.path)
+                _check_same_answer(item, row, rows.path)
                 yield Preference(
                     id=f"{item.id}|{change}",
                     prompt=item.prompt,
@@ -407,33 +401,3 @@ def injected(items: Iterable[Correct], rows: JsonLines, *, seed: int, every: boo
                     row_id=item.id,
                     rejected_model=row["judge"],
                 )
-
-
-IGNORED = -100
-"""Label of what is no answer token: prompt, picture, padding."""
-
-
-def own_tokens(noisy_logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """The likeliest token at each answer position under the noised picture, the correct answer before it given: labels
-    of the same form.
-
-    Logits (batch, length, vocabulary) and labels (batch, length) as causal models have them: position t of the logits
-    is about token t + 1. What is no answer stays IGNORED, and so does a first token, about which nothing is said.
-    Carries no gradient.
-    """
-    import torch
-
-    if noisy_logits.shape[:2] != labels.shape:
-        raise DataError(
-            f"logits of shape {tuple(noisy_logits.shape)} do not go with labels of shape {tuple(labels.shape)}"
-        )
-    own = torch.full_like(labels, IGNORED)
-    own[:, 1:] = noisy_logits[:, :-1].detach().argmax(-1).to(labels.dtype)
-    return own.masked_fill(labels == IGNORED, IGNORED)
-
-
-def misled(own: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """Share (batch) of answer positions where the noised picture leads to another token than the answer's: the rest
-    teach nothing."""
-    answer = own != IGNORED
-    return ((own != labels) & answer).sum(-1) / answer.sum(-1).clamp(min=1)

@@ -1,8 +1,9 @@
-"""Adapters that begin as parts of the weights (PiSSA, OLoRA), trained as peft has them and saved as plain ones.
+"""Adapters that are initialised with parts of the weights (PiSSA, OLoRA), trained as peft has them and saved as
+ordinary ones.
 
-Such an adapter takes its start B0 A0 out of the weights, so that they are no longer the base's. A checkpoint holds the
-difference B A - B0 A0 as an adapter of twice the rank on the base as it was, which loads anywhere; what training goes
-on from lies in `trainable/`.
+Such an adapter's start B0 A0 is subtracted from the weights, so that they are no longer the base's. A checkpoint holds
+the difference B A - B0 A0 as an adapter of twice the rank on the base as it was, which loads anywhere; the adapter that
+training continues from is in `trainable/`.
 """
 
 import json
@@ -22,19 +23,18 @@ from support.files import atomic_write_text, file_lock
 from trainers.config.training import Lora
 
 PARTS = ("pissa", "olora")
-"""Ways to begin that change the weights."""
+"""Initialisations that change the weights."""
 TRAINABLE = "trainable"
 FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def start_from_weights(model: Any, config: LoraConfig, seed: int) -> Any:
-    """The model with adapters of `PARTS`. TRL keeps a copy of them as the reference; `start_of` is to be asked before
-    any training."""
+    """The model with adapters of `PARTS`. TRL keeps a copy of them as the reference; call `start_of` before any
+    training."""
     set_seed(seed)
     made = get_peft_model(model, config)
-    made.peft_config[
-        "default"
-    ].init_lora_weights = True  # else peft would take a part out of the weights for every copy
+    # Otherwise peft would subtract a part from the weights for every copy.
+    made.peft_config["default"].init_lora_weights = True
     return made
 
 
@@ -47,7 +47,7 @@ def start_of(model: Any) -> dict[str, Tensor]:
 
 
 def save_plain(folder: Path, start: Mapping[str, Tensor], lora: Lora) -> None:
-    """Turn an adapter that was just saved in a folder into one on the base as it was."""
+    """Turn the adapter that was just saved in a folder into one on the base as it was."""
     trainable = folder / TRAINABLE
     trainable.mkdir(exist_ok=True)
     for name in FILES:
@@ -65,10 +65,9 @@ def save_plain(folder: Path, start: Mapping[str, Tensor], lora: Lora) -> None:
 
 
 def merge(base: Path | str, adapter: Path, out: Path) -> Path:
-    """Write full weights that say what an adapter says on its base, with the processor, whole or not at all; `out`,
-    also where it is there.
+    """Write the base with an adapter merged into it, and the processor; returns `out`, at once if it is there already.
 
-    In single precision; the weights are then stored as the base's were.
+    Merged in single precision, stored in the base's type.
     """
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor

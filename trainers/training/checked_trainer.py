@@ -206,7 +206,8 @@ class CheckedTrainer:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        super()._load_from_checkpoint(str(folder if self.part is None else folder / TRAINABLE), model)  # type: ignore[misc]
+        trainable = folder if self.part is None else folder / TRAINABLE
+        super()._load_from_checkpoint(str(trainable), model)  # type: ignore[misc]
 
     def _write_batch(self, inputs: Mapping[str, Any], loss: float) -> Path:
         folder = Path(self.args.output_dir) / "not-a-number" / f"step-{self.state.global_step + 1}-process-{rank()}"

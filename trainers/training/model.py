@@ -15,11 +15,10 @@ from trainers.training.adapters import PARTS, start_from_weights
 from trainers.training.job import Job
 
 CONNECTORS = ("attn_pool.", "merger.", "deepstack_merger_list.")
-"""What some vision towers hold of the way into the language model; trained where the tower is not, as a connector
+"""Parts of some vision towers that connect them to the language model; trained where the tower is not, as a connector
 outside of it is."""
 
-
-SEEING = (
+VISION_MODULES = (
     "vision_tower",
     "visual",
     "vision_model",
@@ -28,20 +27,19 @@ SEEING = (
     "multi_modal_projector",
     "connector",
 )
-"""What models call their vision towers, and the way from there into the language model."""
+"""What models call their vision towers, and the modules between these and the language model."""
 
 
 def in_bf16(job: Job) -> bool:
-    """Whether this run computes in bfloat16."""
+    """True if this run computes in bfloat16."""
     wanted = job.recipe.training.precision
     if wanted == "auto":
         return torch.cuda.is_available() and job.dtype != "float32"
     return wanted == "bf16"
 
 
-def stored_as(job: Job) -> torch.dtype:
-    """What the weights are held in: as they are computed in, but in single precision where they are trained
-    themselves."""
+def weights_dtype(job: Job) -> torch.dtype:
+    """The type of the loaded weights: as they are computed in, but single precision where all weights are trained."""
     return torch.bfloat16 if in_bf16(job) and job.recipe.training.lora is not None else torch.float32
 
 
@@ -58,15 +56,16 @@ def load_model(job: Job) -> tuple[Any, Any]:
         }
         known = ", ".join(sorted(linear))
         raise TrainingError(
-            f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}; its matrices: {known}"
+            f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}; "
+            f"its matrices: {known}"
         )
     return model, AutoProcessor.from_pretrained(job.base)
 
 
 def load_weights(job: Job) -> Any:
-    """The base as it is, quantized where the recipe wants it so."""
+    """The base, quantized where the recipe says so; safetensors only."""
     training = job.recipe.training
-    given = {"dtype": stored_as(job), "use_safetensors": True}
+    given = {"dtype": weights_dtype(job), "use_safetensors": True}
     if training.quantization is not None:
         given |= _four_bits()
     return AutoModelForImageTextToText.from_pretrained(job.base, **given)
@@ -77,33 +76,34 @@ def _four_bits() -> dict[str, Any]:
         raise TrainingError("quantization = '4bit' needs the package bitsandbytes: pip install bitsandbytes")
     from transformers import BitsAndBytesConfig
 
-    # The vision tower stays whole: it is small, and what it says is used as it is.
+    # The vision tower is not quantized: it is small, and its features are used as they are.
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=[r"(.*\.)?lm_head", rf"(.*\.)?({'|'.join(SEEING)})"],
+        llm_int8_skip_modules=[r"(.*\.)?lm_head", rf"(.*\.)?({'|'.join(VISION_MODULES)})"],
     )
     placed = {"": local_rank()} if torch.cuda.is_available() else {"": "cpu"}
     return {"quantization_config": config, "device_map": placed}
 
 
 def freeze_vision(model: Any) -> None:
-    """Take the vision tower out of training, without the connector that some towers hold; TrainingError where none is
-    known."""
+    """Take the vision tower out of training, but not the connector that some towers contain; TrainingError for a model
+    that names no tower."""
     tower = model.get_encoder(modality="image")
     if tower is model or tower is model.base_model:
         raise TrainingError(
-            f"models of type {model.config.model_type!r} name no vision tower to be left as it is; set train_vision = true"
+            f"models of type {model.config.model_type!r} name no vision tower to be left as it is; "
+            "set train_vision = true"
         )
     for name, parameter in tower.named_parameters():
         parameter.requires_grad = name.startswith(CONNECTORS)
 
 
 def add_adapters(model: Any, training: Training, seed: int) -> tuple[Any, LoraConfig | None]:
-    """The model, and the adapters that a TRL trainer is to put into it; those that change the weights are in it
-    already."""
+    """The model, and the configuration of the adapters that a TRL trainer is to add; None where there are none to add,
+    or they are in the model already, as those of `PARTS` are."""
     if training.lora is None:
         return model, None
     config = LoraConfig(
