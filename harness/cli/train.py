@@ -70,7 +70,10 @@ def train_command(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
-    """Train on preferences that are there already, or pretrain embedded models. Finishes an interrupted run."""
+    """Train on preferences that exist, or pretrain embedded models.
+
+    After an interruption the same command continues.
+    """
     from trainers.cluster.launch import check_world
     from trainers.config.recipe import PretrainingRecipe
 

@@ -42,8 +42,7 @@ class TrainingOptions:
     early_stop: tuple[str, ...] = ()
     """TASK or TASK.METRIC: end training once it is significantly worse than the base's; repeatable."""
     require_better: tuple[str, ...] = ()
-    """TASK or TASK.METRIC: exit 3 unless the last checkpoint is better than the base; repeatable. Without a name (after
-    RECIPE), or 'any': unless one metric of the panel is better and none is worse."""
+    """TASK or TASK.METRIC (none: any of the panel): exit 3 unless the last checkpoint is better; repeatable."""
     plain_trl: bool = False
     """Use TRL's own DPO trainer, not the one that reads images and prompts once."""
     gpus: int | None = None

@@ -149,7 +149,7 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
         (["train", "silkie", "--config", "x.yaml"], "give either a recipe or --config"),
         (["train", "--config", "none.yaml"], "none.yaml: No such file"),
         (["train", "silkei"], "did you mean 'silkie'?"),
-        (["train", "silkie", "--seed", "-1"], "'--seed': Input should be greater than or equal to 0"),
+        (["train", "silkie", "--seed", "-1"], "Input should be greater than or equal to 0"),
         (["train", "silkie", "--out", "/dev/null"], "/dev/null: can't be the run's folder (File exists)"),
         (
             ["train-then-eval", "scenes-demo", "--out", "/dev/null"],
