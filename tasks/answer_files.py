@@ -30,11 +30,14 @@ class Answered:
     """The question as the task's `process_results` takes it."""
 
     answer: Any
-    """What `process_results` takes as the answer: text, or the judge's `Verdict`; a `FailedAnswer` where there is
+    """What `process_results` takes as the answer: text, or a `JudgeReply`; a `FailedAnswer` where there is
     none."""
 
     text: str | None = None
     """The model's words, where `answer` is a verdict and the file has them."""
+
+    judge_instead: bool = False
+    """Where a judge is at hand, it rates `text` in place of `answer`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,9 @@ class OfficialAnswers:
     answered: Sequence[Answered]
     warnings: Sequence[str] = ()
     """What the reader should know: rows without a question, a version recognised."""
+
+    warnings_when_judged: Sequence[str] | None = None
+    """The same where a judge rates what it may; None: as `warnings`."""
 
     more: Mapping[str, Metric] = field(default_factory=dict)
     """Metrics beside the task's own that only these files allow (a published subset)."""

@@ -80,8 +80,8 @@ class TaskSpec:
     layout."""
     process_results: str
     """The function that turns an answer into records: a dotted name."""
-    judge_answers: str | None
-    """The filter that has all answers judged: a dotted name; None where the task is not judged."""
+    judge: str | None
+    """The function that has a judge rate all answers: a dotted name; None where the task is not judged."""
     decided: str | None = None
     """The function from a document to the rule that says when no further word can change what is read from its answer:
     a dotted name."""
@@ -184,12 +184,12 @@ class Registry:
         found: tuple[tuple[str, ...], str] | None = self._import(spec, "metadata.next_token", spec.next_token)(doc)
         return found
 
-    def judge_answers(self, task: str) -> Callable[[list[str], list[Mapping[str, Any]]], list[Any]]:
-        """The function by which a judged task's answers become the current judge's verdicts."""
+    def judge(self, task: str) -> Callable[[Sequence[str], Sequence[Mapping[str, Any]], Any], Sequence[Any]]:
+        """The function from (answers, documents, `JudgeSession`) to a `JudgeReply` for each answer."""
         spec = self.task(task)
-        if spec.judge_answers is None:
-            raise TaskError(f"{spec.path}: filter_list: no custom step that has the answers judged")
-        found: Callable[..., Any] = self._import(spec, "filter_list", spec.judge_answers)
+        if spec.judge is None:
+            raise TaskError(f"{spec.path}: metadata.judge: missing, and its answers are to be judged")
+        found: Callable[..., Any] = self._import(spec, "metadata.judge", spec.judge)
         return found
 
     def official_answers(self, task: str) -> Callable[[Path, Path | None], OfficialAnswers]:
@@ -368,7 +368,7 @@ def _task(fields: _Fields) -> TaskSpec:
         columns=metadata.texts("columns"),
         answers=metadata.text_or_null("answers"),
         process_results=fields.text("process_results"),
-        judge_answers=_judge_filter(fields),
+        judge=_judge_function(fields, metadata),
         decided=metadata.text("decided") if "decided" in metadata.values else None,
         next_token=metadata.text("next_token") if "next_token" in metadata.values else None,
         published=_published(metadata, metrics),
@@ -378,17 +378,12 @@ def _task(fields: _Fields) -> TaskSpec:
     )
 
 
-def _judge_filter(fields: _Fields) -> str | None:
-    """The function of the one `custom` step in the filters."""
-    found = [
-        step.get("filter_fn")
-        for pipeline in fields.values.get("filter_list") or ()
-        for step in pipeline.get("filter", ())
-        if step.get("function") == "custom"
-    ]
-    if len(found) > 1:
-        raise fields.error("filter_list", f"has {len(found)} custom steps, must be one at most")
-    return str(found[0]) if found else None
+def _judge_function(fields: _Fields, metadata: _Fields) -> str | None:
+    if fields.values.get("filter_list"):
+        raise fields.error("filter_list", "answers are scored as they are: read them in process_results")
+    if not metadata.flag("judged"):
+        return None
+    return metadata.text("judge")
 
 
 def _published(metadata: _Fields, metrics: Collection[str]) -> tuple[Published, ...]:

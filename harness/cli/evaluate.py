@@ -178,18 +178,22 @@ class _Scorer:
     data: DataOptions
 
     def __post_init__(self) -> None:
+        from harness.evaluation.eval_settings import EvalSettings
         from harness.models.adapter_host import AdapterHost
         from harness.serving.settings import ServerSettings
 
         engine, run = self.engine, self.run
         self.engine = replace(engine, answers=None) if run.fresh else engine
-        self.protocol = {
-            "full answers": "yes" if run.full_answers else "",
-            "prompt suffix": "",
-            "model settings": "",
-            **engine.recorded(),
-        }
-        self.calibration = _read_calibration(run.judge_calibration)
+        self.settings = EvalSettings(
+            limit=run.limit,
+            seed=run.seed,
+            data=self.data.paths,
+            partial_data=self.data.partial,
+            official_prompts=run.official_prompts,
+            judge_repeats=self.judge.repeats,
+            calibration=_read_calibration(run.judge_calibration),
+            full_answers=run.full_answers,
+        )
         self.server = ServerSettings(command=run.serve) if run.serve else None
         self.host = AdapterHost(tell=log.info)
 
@@ -203,10 +207,9 @@ class _Scorer:
         from harness.serving.model_server import served
         from support.stages import Stages
 
-        run, data = self.run, self.data
+        run, settings, engine = self.run, self.settings, self.engine
         spec = replace(fetch(found, log.info), strict=run.strict)
-        asked = (self.rater, run.limit, data.paths, run.official_prompts, self.protocol, self.judge.repeats)
-        if not run.fresh and on_board(self.board, spec, name, self.tasks, *asked):
+        if not run.fresh and on_board(self.board, spec, name, self.tasks, self.rater, settings, engine):
             log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")
             return None
         log.info(f"{name}: scoring on {', '.join(task.name for task in self.tasks)}")
@@ -215,18 +218,11 @@ class _Scorer:
                 reached,
                 self.tasks,
                 self.rater,
-                limit=run.limit,
-                seed=run.seed,
+                settings,
+                engine=engine,
                 name=name,
-                data=data.paths,
-                partial_data=data.partial,
-                official_prompts=run.official_prompts,
-                judge_repeats=self.judge.repeats,
-                calibration=self.calibration,
                 ledger=self.judge.ledger,
-                engine=self.engine,
-                resident=self.host,
-                full_answers=run.full_answers,
+                load=self.host.load,
             )
         self.board.add(evaluation.entries, evaluation.samples)
         _log_time(evaluation)
@@ -275,6 +271,6 @@ def _print_price(
     plans = []
     for task in tasks:
         if task.judged:
-            docs = list(load_tasks([task], data=paths, partial_data=True)[0][task.name].eval_docs)[:limit]
+            docs = list(load_tasks([task], data=paths, partial_data=True)[task.name].eval_docs)[:limit]
             plans.append(plan(judge, task, docs, supposed_answers(len(docs)), repeats))
     return print_judge_plans(plans)

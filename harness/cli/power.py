@@ -109,4 +109,4 @@ def _count_embedded(spec: "TaskSpec") -> int | None:
         return None
     from harness.evaluation.generate import load_tasks
 
-    return len(load_tasks([spec])[0][spec.name].eval_docs)
+    return len(load_tasks([spec])[spec.name].eval_docs)

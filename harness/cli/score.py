@@ -39,11 +39,9 @@ def score_command(
 
     No model is asked; a judge only where --judge names one.
     """
-    from contextlib import nullcontext
     from dataclasses import asdict
 
     from harness.evaluation.score_files import plan_of, score
-    from tasks.judges.protocol import use_judge
 
     spec = _find_task(task)
     judge.check(context, spec.judged)
@@ -51,8 +49,7 @@ def score_command(
     if dry_run:
         plans = [plan_of(spec, path, references, rater, judge.repeats)] if rater is not None and spec.judged else []
         return print_judge_plans([found for found in plans if found is not None], as_json=as_json)
-    with use_judge(rater) if rater is not None else nullcontext():
-        result = score(spec, path, references, judge.repeats)
+    result = score(spec, path, references, judge=rater, judge_repeats=judge.repeats)
     if as_json:
         print(json.dumps(asdict(result)))
     else:

@@ -29,7 +29,7 @@ def leaks_of(
     """
     from harness.evaluation.generate import load_tasks
 
-    loaded = load_tasks(tasks, data=data, partial_data=partial_data)[0]
+    loaded = load_tasks(tasks, data=data, partial_data=partial_data)
     benchmarks = [benchmark_of(task.name, loaded[task.name]) for task in tasks]
     with HashCache(cache) as hashes:
         return find_leaks(

@@ -345,7 +345,7 @@ def attention_share(
 
 def _requests(task: TaskSpec, lm: Any, limit: int, data: Mapping[str, str] | None) -> list[Any]:
     """A task's requests as `harness eval` asks them."""
-    loaded = load_tasks([task], data=data, partial_data=True)[0][task.name]
+    loaded = load_tasks([task], data=data, partial_data=True)[task.name]
     if loaded.get_config("num_fewshot") is None:
         loaded.set_config(key="num_fewshot", value=0)
     loaded.set_fewshot_seed(seed=0)

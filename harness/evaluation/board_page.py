@@ -145,7 +145,7 @@ def _pictures(name: str, source: _Source) -> "dict[str, Picture]":
     # names.
     paths = {name: local} if local is not None and Path(local).expanduser().exists() else None
     with _offline():
-        task = load_tasks([spec], split=source.split, data=paths, partial_data=True)[0][name]
+        task = load_tasks([spec], split=source.split, data=paths, partial_data=True)[name]
         found: dict[str, Picture] = {}
         for doc in task.eval_docs:
             for key in ("image", "scene"):

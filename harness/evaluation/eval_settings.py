@@ -1,7 +1,11 @@
-"""The settings that a score depends on, in the words the entry records, and whether the board has that score."""
+"""The settings that a score depends on, what an entry records of them, and whether the board has that score."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from harness.engine.config import EngineConfig
+from harness.evaluation.scoring import times_asked
+from harness.models.load import for_model
 from harness.models.provenance import digest_of_files, digest_of_model
 from harness.models.spec import ModelSpec
 from leaderboards.board.board import Board
@@ -10,17 +14,58 @@ from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 
-REPEATS = "judge repeats"
+REPEAT_VALUES = "judge repeats"
 """In provenance: the score of each asking of the judge, with commas between."""
+TIMES_ASKED = "judge asked"
+"""In provenance: how often the judge was asked about each answer; entries of earlier versions lack it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """How models are scored on tasks."""
+
+    limit: int | None = None
+    """Score the first documents of each task only, so many; such scores are marked as partial."""
+    seed: int = 0
+    """Seed of everything drawn by chance."""
+    split: str | None = None
+    """Another draw of generated test data than the official one."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Path of local data by task."""
+    partial_data: bool = False
+    """Score the documents there are where local data lacks some."""
+    official_prompts: bool = False
+    """Ask the judge in the benchmark authors' own words, fetched from their repository."""
+    judge_repeats: int = 1
+    """Ask the judge so often about each answer; the score is the mean."""
+    calibration: Mapping[str, str] = field(default_factory=dict)
+    """What `harness judge calibrate --json` said of the judge; entries of judged tasks carry it."""
+    full_answers: bool = False
+    """Let answers go on after nothing more can change what is read from them."""
+
+    def facts(self) -> dict[str, str]:
+        """What an entry records of any task."""
+        found = {
+            "split": self.split or "",
+            "full answers": "yes" if self.full_answers else "",
+            "rows": "partial" if self.partial_data else "",
+        }
+        return {"seed": str(self.seed)} | {name: value for name, value in found.items() if value}
+
+    def facts_of_task(self, task: TaskSpec) -> dict[str, str]:
+        """What an entry records of one task: its files, where its documents come from, whose words its judge was asked
+        in."""
+        data = self.data.get(task.name, f"{task.data}@{task.revision}")
+        facts = {"task": digest_of_files(task.sources), "data": data}
+        return facts | ({"prompts": "official" if self.official_prompts else "own"} if task.judged else {})
 
 
 def judge_name(task: TaskSpec, judge: Judge | None, official_prompts: bool) -> str | None:
     """Whose numbers these are: a judge that is asked otherwise is another one, and never shares a column."""
     if not task.judged or judge is None:
         return None
-    ways = (["official prompts"] if official_prompts else []) + (
-        ["structured"] if isinstance(judge, OpenAIJudge) and judge.settings.structured else []
-    )
+    structured = isinstance(judge, OpenAIJudge) and judge.settings.structured
+    ways = ["official prompts"] * official_prompts + ["structured"] * structured
     return f"{judge.model} ({', '.join(ways)})" if ways else judge.model
 
 
@@ -28,20 +73,15 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
     """That a judge is not the one the published scores come from, and what the server called it."""
     if not task.judged or judge is None:
         return {}
-    other = (
-        {"official judge": task.official_judge} if task.official_judge and judge.model != task.official_judge else {}
-    )
-    served = sorted(judge.client.served) if isinstance(judge, OpenAIJudge) else []
+    facts = {}
+    if task.official_judge and judge.model != task.official_judge:
+        facts["official judge"] = task.official_judge
     if isinstance(judge, OpenAIJudge) and (images := judge.settings.images_in_words()):
-        other["judge image"] = images
-    return other | ({"judge served": ", ".join(served)} if served and served != [judge.model] else {})
-
-
-def task_facts(task: TaskSpec, data: Mapping[str, str] | None, official_prompts: bool) -> dict[str, str]:
-    """What a task's scores depend on beside the model: its files, where its documents come from, whose words its judge
-    was asked in."""
-    facts = {"task": digest_of_files(task.sources), "data": (data or {}).get(task.name, f"{task.data}@{task.revision}")}
-    return facts | ({"prompts": "official" if official_prompts else "own"} if task.judged else {})
+        facts["judge image"] = images
+    served = sorted(judge.client.served) if isinstance(judge, OpenAIJudge) else []
+    if served and served != [judge.model]:
+        facts["judge served"] = ", ".join(served)
+    return facts
 
 
 def on_board(
@@ -50,18 +90,20 @@ def on_board(
     name: str,
     tasks: Sequence[TaskSpec],
     judge: Judge | None,
-    limit: int | None,
-    data: Mapping[str, str] | None = None,
-    official_prompts: bool = False,
-    asked_so: Mapping[str, str] | None = None,
-    judge_repeats: int = 1,
+    settings: EvalSettings,
+    engine: EngineConfig | None = None,
 ) -> bool:
-    """Whether every task stands there for these very weights, task versions, data and judge, asked in this way, and so
-    often at least."""
-    digests = digest_of_model(spec)
-    wanted_askings = (
-        judge_repeats if isinstance(judge, OpenAIJudge) else 1
-    )  # another judge says the same whenever it is asked
+    """Whether every task has a complete score there for these very weights, task versions, data, judge and settings,
+    the judge asked as often at least."""
+    engine = engine or EngineConfig()
+    asked = {
+        "split": settings.split or "",
+        "full answers": "yes" if settings.full_answers else "",
+        "prompt suffix": for_model(engine, spec).suffix or "",
+        "model settings": engine.recorded().get("model settings", ""),
+    }
+    wanted_facts = digest_of_model(spec) | engine.recorded() | asked
+    times = times_asked(judge, settings.judge_repeats)
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:
         return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts"))
@@ -69,20 +111,23 @@ def on_board(
     there = {
         key(entry.task, entry.version, entry.judge, entry.provenance)
         for entry in board.current(partial=True)
-        if entry.model == name and entry.limit == limit and entry.failed + entry.unscored == 0
-        if all(entry.provenance.get(key) == digest for key, digest in digests.items())
-        if all(entry.provenance.get(key, "") == value for key, value in (asked_so or {}).items())
-        if entry.judge is None or askings_of(entry) >= wanted_askings
+        if entry.model == name and entry.limit == settings.limit and entry.failed + entry.unscored == 0
+        if all(entry.provenance.get(fact, "") == value for fact, value in wanted_facts.items())
+        if entry.judge is None or times_asked_of(entry) >= times
     }
-    wanted = {
+    return all(
         key(
-            task.name, task.version, judge_name(task, judge, official_prompts), task_facts(task, data, official_prompts)
+            task.name,
+            task.version,
+            judge_name(task, judge, settings.official_prompts),
+            settings.facts_of_task(task),
         )
+        in there
         for task in tasks
-    }
-    return wanted <= there
+    )
 
 
-def askings_of(entry: Entry) -> int:
+def times_asked_of(entry: Entry) -> int:
     """How often the judge was asked about each answer."""
-    return len(entry.provenance.get(REPEATS, "").split(", "))
+    found = entry.provenance.get(TIMES_ASKED)
+    return int(found) if found else len(entry.provenance.get(REPEAT_VALUES, "").split(", "))

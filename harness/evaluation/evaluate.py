@@ -1,166 +1,123 @@
-"""Walk 1: a model and tasks in, entries and sample logs out, through lm-eval's `simple_evaluate`. The only reader of
-lm-eval's dicts.
+"""Walk 1: a model and tasks in, entries and sample logs out.
 
-evaluation = evaluate(find("scenes-base"), registry().expand(["scenes"]), judge=ExactJudge())
+evaluation = evaluate(find("scenes-base"), registry().expand(["scenes"]), ExactJudge())
 board.add(evaluation.entries, evaluation.samples)
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from harness.engine.config import EngineConfig
 from harness.engine.stage_timer import StageTimer
-from harness.evaluation.entries import Evaluation, read
-from harness.evaluation.eval_settings import judge_facts, task_facts
-from harness.evaluation.generate import docs_and_answers, early_exit_hints, image_digests, load_tasks, revision_of
-from harness.evaluation.scoring import asked_again, unless_failed
+from harness.evaluation.entries import Evaluation, Run, entries_of, samples_of
+from harness.evaluation.eval_settings import EvalSettings, judge_facts, judge_name
+from harness.evaluation.generate import Answers, early_exit_hints, generate, load_tasks, revision_of
+from harness.evaluation.scoring import Scored, score_answers, session_of
 from harness.models.provenance import digest_of_model, environment, training_of
 from harness.models.spec import ModelSpec
-from leaderboards.board.sample import Asking
-from tasks.judges import official_prompts as wording
-from tasks.judges.protocol import Judge, judging, use_judge
+from leaderboards.board.entry import Entry
+from leaderboards.board.sample import Sample
+from support.errors import NoJudgeError
+from tasks.judges.openai import OpenAIJudge
+from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
-    from harness.models.adapter_host import AdapterHost
-
-
-T = TypeVar("T")
+DEFAULTS = EvalSettings()
 
 
 def evaluate(
     spec: ModelSpec,
     tasks: Sequence[TaskSpec],
     judge: Judge | None,
+    settings: EvalSettings = DEFAULTS,
     *,
-    limit: int | None = None,
-    seed: int = 0,
-    name: str | None = None,
-    split: str | None = None,
-    data: Mapping[str, str] | None = None,
-    partial_data: bool = False,
-    official_prompts: bool = False,
-    judge_repeats: int = 1,
-    calibration: Mapping[str, str] | None = None,
-    load: "Callable[[ModelSpec], LM] | None" = None,
-    ledger: Path | None = None,
     engine: EngineConfig | None = None,
-    resident: "AdapterHost | None" = None,
-    full_answers: bool = False,
+    name: str | None = None,
+    ledger: Path | None = None,
+    load: "Callable[..., LM] | None" = None,
 ) -> Evaluation:
-    """Score `spec` on `tasks`; `name` is what the board shows, `split` another draw of generated test data than the
-    official one.
+    """Score `spec` on `tasks`; `name` is what the board shows.
 
-    `data` gives the path of local data by task, of which rows may be missing with `partial_data`; `official_prompts`
-    asks the judge in the authors' own words; with `judge_repeats` it is asked so often, and a score is the mean;
-    `calibration` is put on entries of judged tasks. `load` makes the LM where it shall be another than ours; `ledger`
-    keeps what a served model said; `engine` holds settings of our own LM;
-    `resident` may have the model's base in memory; `full_answers` lets answers go on after nothing more can change
-    their score.
+    `engine` holds settings of our own LM; `ledger` keeps what a served model said; `load` makes the LM, as
+    `harness.models.load.load` does. ModelError, DataError, JudgeError.
     """
-    from lm_eval import evaluator, simple_evaluate
-
-    # It would encode every image as PNG twice to hash it for a log that is not written. Its switch is read from the
-    # environment when lm_eval is first imported, by whomever.
-    evaluator.LMEVAL_HASHMM = False
-    evaluator.get_git_commit_hash = lambda: None  # of the current folder, and git complains where that is no repository
-
+    if judge is None and (judged := [task.name for task in tasks if task.judged]):
+        raise NoJudgeError(f"{', '.join(judged)}: needs a judge and none is set: there is no default one")
     if load is None:
         from harness.models.load import load as load_alone
 
-        make = load_alone if resident is None else resident.load
-        hints = partial(early_exit_hints, names={task.name for task in tasks}, full_answers=full_answers)
-        load = partial(make, engine=engine, hints=hints, ledger=ledger)
-    started = time.monotonic()
-    clock = StageTimer()
-    paid: dict[str, float] = {}
-    loaded, manager = load_tasks(tasks, split=split, data=data, partial_data=partial_data)
-    for name_of_task, task in loaded.items():
-        task.set_config("process_results", unless_failed(task.config.process_results))
-        task.apply_filters = _booked(name_of_task, task.apply_filters, clock, judge, paid)
-    lm = load(spec)
-    with (
-        use_judge(judge) if judge is not None else nullcontext(),
-        wording.official_prompts() if official_prompts else nullcontext(),
-    ):
-        results = simple_evaluate(
-            model=lm,
-            tasks=list(loaded.values()),
-            task_manager=manager,
-            limit=limit,
-            apply_chat_template=True,
-            bootstrap_iters=0,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-        )
-        assert results is not None  # it is None on ranks other than 0
-        again: dict[str, list[list[Asking]]] = {}
-        for judged in [task for task in tasks if task.judged]:
-            docs, answers = docs_and_answers(results["samples"][judged.name])
-            if judge is not None:
-                ask = partial(asked_again, judge, judged, docs, answers, judge_repeats)
-                again[judged.name] = _booked(judged.name, ask, clock, judge, paid)()
+        load = load_alone
+    started, timer = time.monotonic(), StageTimer()
+    name = name or spec.name
+    loaded = load_tasks(tasks, split=settings.split, data=settings.data, partial_data=settings.partial_data)
+    hints = partial(early_exit_hints, names=set(loaded), full_answers=settings.full_answers)
+    lm = load(spec, engine, hints=hints, ledger=ledger)
+    answers = generate(lm, loaded, limit=settings.limit, seed=settings.seed)
+    scored = {task.name: _score(task, answers[task.name], judge, settings, timer) for task in tasks}
     told: dict[str, str] = getattr(lm, "provenance", dict)()
-    provenance = (
-        digest_of_model(spec) | told | environment() | {"seed": str(seed)} | ({"split": split} if split else {})
-    )
+    provenance = digest_of_model(spec) | told | environment() | settings.facts()
     if words := (engine or EngineConfig()).recorded().get("model settings"):
         provenance["model settings"] = words
-    if full_answers:
-        provenance["full answers"] = "yes"
-    if partial_data:
-        provenance["rows"] = "partial"
-    revisions = {task.name: sha for task in tasks if task.name not in (data or {}) and (sha := revision_of(task))}
+    facts_of_tasks = {task.name: _facts_of_task(spec, task, judge, settings) for task in tasks}
     seconds = time.monotonic() - started
-    spent = {**getattr(getattr(lm, "clock", None), "seconds", {}), **clock.seconds}
-    spent["other"] = seconds - sum(spent.values())
-    evaluation = read(
-        results["samples"],
-        tasks,
-        run=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}",
-        model=name or spec.name,
-        judge=judge,
-        official_prompts=official_prompts,
-        limit=limit,
-        seconds=seconds,
-        provenance=provenance,
-        again=again,
-        paid=paid,
-        digests={task.name: image_digests(loaded[task.name], results["samples"][task.name]) for task in tasks},
-        of_task=lambda task: (
-            task_facts(task, data, official_prompts)
-            | judge_facts(task, judge)
-            | training_of(spec, task.name)
-            | (dict(calibration or {}) if task.judged else {})
-            | ({"revision": revisions[task.name]} if task.name in revisions else {})
-        ),
+    run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
+    total = sum(len(each.docs) for each in answers.values())
+    created = datetime.now(UTC).isoformat(timespec="microseconds")  # the newest run of a name is the one that counts
+    entries: list[Entry] = []
+    samples: list[Sample] = []
+    for task in tasks:
+        common = Run(
+            run=run,
+            model=name,
+            judge=judge_name(task, judge, settings.official_prompts),
+            limit=settings.limit,
+            seconds=round(seconds * len(answers[task.name].docs) / total, 2),
+            cost=scored[task.name][1],
+            created=created,
+            provenance=provenance | facts_of_tasks[task.name],
+        )
+        entries += entries_of(scored[task.name][0], common)
+        samples += samples_of(scored[task.name][0], answers[task.name], run)
+    spent = {**getattr(getattr(lm, "clock", None), "seconds", {}), **timer.seconds}
+    return Evaluation(
+        entries=entries,
+        samples=samples,
+        shared=told.get("shared", ""),
+        seconds=spent | {"other": seconds - sum(spent.values())},
+        counts=dict(getattr(lm, "counts", {})),
     )
-    return replace(evaluation, shared=told.get("shared", ""), seconds=spent, counts=dict(getattr(lm, "counts", {})))
 
 
-def _booked(
-    task: str, asking: Callable[[], T], clock: StageTimer, judge: Judge | None, paid: dict[str, float]
-) -> Callable[[], T]:
-    """What asks the judge (a task's filters do), with the task's name on what that costs; `paid` gets US dollars by
-    task."""
+def _score(
+    task: TaskSpec, given: Answers, judge: Judge | None, settings: EvalSettings, timer: StageTimer
+) -> tuple[Scored, float]:
+    """The scored answers, and the US dollars that the judge was paid for it."""
+    session = session_of(judge, task, settings.official_prompts)
+    paid = _money_paid(judge)
+    with timer("judge") if task.judged else nullcontext():
+        scored = score_answers(task, given.docs, given.answers, session, settings.judge_repeats)
+    return scored, round(_money_paid(judge) - paid, 6)
 
-    def booked() -> T:
-        before = getattr(judge, "paid", 0.0)
-        try:
-            with judging(task), clock("judge"):
-                return asking()
-        finally:
-            paid[task] = paid.get(task, 0.0) + getattr(judge, "paid", 0.0) - before
 
-    return booked
+def _money_paid(judge: Judge | None) -> float:
+    """US dollars since the judge was made, as far as prices are known."""
+    return judge.client.paid if isinstance(judge, OpenAIJudge) else 0.0
+
+
+def _facts_of_task(spec: ModelSpec, task: TaskSpec, judge: Judge | None, settings: EvalSettings) -> dict[str, str]:
+    """What entries record of one task, its judge, and the model's training on its pictures."""
+    facts = settings.facts_of_task(task) | judge_facts(task, judge) | training_of(spec, task.name)
+    if task.judged:
+        facts |= settings.calibration
+    if task.name not in settings.data and (revision := revision_of(task)):
+        facts["revision"] = revision
+    return facts

@@ -1,17 +1,103 @@
-"""From a model and tasks to documents and answers."""
+"""From a model and tasks to documents and answers; lm-eval makes prompts and requests.
 
+loaded = load_tasks(tasks, settings)
+generate(lm, loaded, limit=None, seed=0)["pope"].answers
+"""
+
+import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.engine.image_encoder import image_digest
 from harness.models.load import quiet
 from harness.models.provenance import digest_of_files
+from support.errors import TaskError
 from tasks.registry import FOLDER, TaskSpec, registry
 
 if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a model said to a task's documents, in their order."""
+
+    docs: Sequence[Mapping[str, Any]]
+    prompts: Sequence[str]
+    """As the LM got them, after its chat template."""
+    answers: Sequence[str]
+    """A `FailedAnswer` where the model gave none."""
+    image_digests: Sequence[str | None]
+    """Of the images shown with each; None where there is none or it can't be read."""
+
+
+def load_tasks(
+    tasks: Sequence[TaskSpec],
+    *,
+    split: str | None = None,
+    data: Mapping[str, str] | None = None,
+    partial_data: bool = False,
+) -> dict[str, Any]:
+    """lm-eval's tasks by name, with their documents; `DataError` where these can't be had."""
     from lm_eval.tasks import TaskManager
+
+    quiet()
+    metadata = {"paths": dict(data or {}), "partial_data": partial_data} | ({"split": split} if split else {})
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
+    return dict(manager.load([task.name for task in tasks])["tasks"])
+
+
+def requests_of(loaded: Any, lm: "LM", limit: int | None) -> "list[Instance]":
+    """A task's requests to `lm`, one a document, as lm-eval builds them."""
+    if loaded.get_config("num_fewshot") is None:
+        loaded.set_config(key="num_fewshot", value=0)
+    loaded.set_fewshot_seed(seed=0)
+    loaded.build_all_requests(
+        limit=limit,
+        rank=0,
+        world_size=1,
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+        chat_template=lm.apply_chat_template,
+        tokenizer_name=lm.tokenizer_name,
+    )
+    requests: list[Instance] = loaded.instances
+    if any(request.request_type != "generate_until" for request in requests):
+        raise TaskError(f"{loaded.config.task}: output_type: must be generate_until")
+    return requests
+
+
+def generate(lm: "LM", loaded: Mapping[str, Any], *, limit: int | None, seed: int) -> dict[str, Answers]:
+    """The LM's answers to the first `limit` documents of each task; all requests are handed over at once."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    by_task = {name: requests_of(task, lm, limit) for name, task in loaded.items()}
+    answers = iter(lm.generate_until([request for requests in by_task.values() for request in requests]))
+    return {
+        name: Answers(
+            docs=[request.doc for request in requests],
+            prompts=[str(request.args[0]) for request in requests],
+            answers=[next(answers) for _ in requests],
+            image_digests=[_digest_images(request) for request in requests],
+        )
+        for name, requests in by_task.items()
+    }
+
+
+def _digest_images(request: "Instance") -> str | None:
+    images = request.args[2].get("visual") or [] if len(request.args) > 2 else []
+    try:
+        return "+".join(image_digest(image) for image in images)[:200] or None
+    except OSError:
+        return None
 
 
 def revision_of(task: TaskSpec) -> str | None:
@@ -27,36 +113,19 @@ def revision_of(task: TaskSpec) -> str | None:
         return None
 
 
-def load_tasks(
-    tasks: Sequence[TaskSpec],
-    *,
-    split: str | None = None,
-    data: Mapping[str, str] | None = None,
-    partial_data: bool = False,
-) -> "tuple[dict[str, Any], TaskManager]":
-    """lm-eval's tasks by name, with their documents; `DataError` where these can't be had."""
-    from lm_eval.tasks import TaskManager
-
-    quiet()
-    metadata = {"paths": dict(data or {}), "partial_data": partial_data} | ({"split": split} if split else {})
-    manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
-    return manager.load([task.name for task in tasks])["tasks"], manager
-
-
 def documents(task: TaskSpec, count: int, data: Mapping[str, str] | None = None) -> list[dict[str, str]]:
     """The first documents of a task as a model will see them: id, prompt, image, what is asked for."""
-    loaded = load_tasks([task], data=data, partial_data=True)[0][task.name]
-    shown = []
-    for doc in list(loaded.eval_docs)[:count]:
-        pictures = loaded.doc_to_image(doc)
-        sizes = [f"{picture.width} x {picture.height} {picture.mode}" for picture in pictures]
-        asked = {
+    loaded = load_tasks([task], data=data, partial_data=True)[task.name]
+    return [
+        {
             "id": str(doc.get("id", "")),
             "image": str(doc.get("image", doc.get("scene", ""))),
-            "pixels": ", ".join(sizes),
+            "pixels": ", ".join(f"{image.width} x {image.height} {image.mode}" for image in loaded.doc_to_image(doc)),
+            "prompt": str(loaded.doc_to_text(doc)),
+            "target": str(loaded.doc_to_target(doc)),
         }
-        shown.append(asked | {"prompt": str(loaded.doc_to_text(doc)), "target": str(loaded.doc_to_target(doc))})
-    return shown
+        for doc in list(loaded.eval_docs)[:count]
+    ]
 
 
 def early_exit_hints(request: Any, names: set[str], full_answers: bool) -> Any:
@@ -74,21 +143,3 @@ def early_exit_hints(request: Any, names: set[str], full_answers: bool) -> Any:
 @cache
 def _rule(task: str) -> str:
     return f"{task} {digest_of_files(registry().task(task).sources)}"
-
-
-def docs_and_answers(logged: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Any]]:
-    """The documents of lm-eval's sample log, and the first answer to each."""
-    return [line["doc"] for line in logged], [line["resps"][0][0] for line in logged]
-
-
-def image_digests(task: Any, logged: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """Of the picture each document shows, as it was shown; None where there is none or it can't be read."""
-
-    def of(doc: Mapping[str, Any]) -> str | None:
-        try:
-            pictures = task.doc_to_image(doc) or []
-            return "+".join(image_digest(picture) for picture in pictures)[:200] or None
-        except OSError:
-            return None
-
-    return [of(line["doc"]) for line in logged]

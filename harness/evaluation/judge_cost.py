@@ -7,7 +7,7 @@ from typing import Any, Final
 from tasks.judges import prices
 from tasks.judges.batch import BatchJudge
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import GREEDY, Question, Sampling, judging, use_judge
+from tasks.judges.protocol import GREEDY, JudgeSession, Question, Sampling
 from tasks.registry import TaskSpec, registry
 
 ANSWER_WORDS: Final = 60
@@ -72,8 +72,8 @@ def plan(
     are not in it."""
     counting = Counting(judge)
     for repeat in range(repeats):
-        with use_judge(counting), judging(task.name, repeat):
-            registry().judge_answers(task.name)(list(answers), list(docs))
+        session = JudgeSession(judge=counting, label=task.name, repeat=repeat)
+        registry().judge(task.name)(answers, docs, session)
     return planned(counting, task.name)
 
 

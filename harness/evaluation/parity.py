@@ -11,18 +11,17 @@ loaded once and used both ways.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.evaluation.generate import load_tasks
-from harness.evaluation.scoring import LENGTH
+from harness.evaluation.generate import load_tasks, requests_of
+from harness.evaluation.scoring import LENGTH, score_answers, session_of, value_of
 from harness.models.spec import ModelSpec
 from support.errors import ModelError
 from support.markdown import MISSING, cell, number, table
 from tasks.answer import FailedAnswer
-from tasks.judges.protocol import Judge, judging, use_judge
+from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec, registry
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def parity(
     data: Mapping[str, str] | None = None,
     partial_data: bool = False,
     engine: "EngineConfig | None" = None,
-    load: "Callable[[ModelSpec], Any] | None" = None,
+    load: "Callable[..., Any] | None" = None,
 ) -> Parity:
     """Answer the first `samples` documents of `task` both ways. ModelError, MissingWeights, DataError.
 
@@ -117,35 +116,21 @@ def parity(
     if load is None:
         from harness.models.load import load as load_vlm
 
-        load = partial(load_vlm, engine=engine, hints=_hints)
-    loaded = load_tasks([task], data=data, partial_data=partial_data)[0][task.name]
-    lm = load(spec)
-    requests = _requests(loaded, lm, samples)
-    with use_judge(judge) if judge is not None else nullcontext(), _kept_apart(lm):
+        load = load_vlm
+    loaded = load_tasks([task], data=data, partial_data=partial_data)[task.name]
+    lm = load(spec, engine, hints=_hints)
+    requests = _greedy_requests(loaded, lm, samples)
+    with _without_caches(lm):
         started = time.monotonic()
-        shared = _answers(lm, requests)
+        shared: list[str] = lm.generate_until(requests, disable_tqdm=True)
         between = time.monotonic()
         with exactly(lm):
-            exact = _answers(lm, requests)
+            exact: list[str] = lm.generate_until(requests, disable_tqdm=True)
         ended = time.monotonic()
-        ours, theirs = (_records(loaded, requests, answers) for answers in (shared, exact))
-        distances = list(_distances(lm, requests))
-    for answer, one, other in zip(shared, ours, theirs, strict=True):
-        if getattr(answer, "cut", False):  # its length is not that of the whole answer
-            one.pop(LENGTH, None)
-            other.pop(LENGTH, None)
-    found = [
-        Difference(
-            id=str(request.doc.get("id", request.doc_id)),
-            prompt=str(request.args[0]),
-            shared=_shown(shared[at]),
-            exact=_shown(exact[at]),
-            read_differently=differently,
-        )
-        for at, request in enumerate(requests)
-        if (differently := _read_from(ours[at]) != _read_from(theirs[at])) or not _same(shared[at], exact[at])
-    ]
-    differ = sum(not _same(one, other) for one, other in zip(shared, exact, strict=True))
+        distances = list(_logit_differences(lm, requests))
+    ours, theirs = (_records_of(task, requests, answers, shared, judge) for answers in (shared, exact))
+    differences = list(_differences(requests, (shared, exact), (ours, theirs)))
+    differ = sum(not _is_same(one, other) for one, other in zip(shared, exact, strict=True))
     return Parity(
         model=spec.name,
         task=task.name,
@@ -155,8 +140,8 @@ def parity(
         device=str(lm.device),
         differ=differ,
         share=differ / len(requests),
-        cut=sum(getattr(answer, "cut", False) for answer in shared),
-        read_differently=sum(one.read_differently for one in found),
+        cut=sum(map(_is_cut, shared)),
+        read_differently=sum(one.read_differently for one in differences),
         failed=(
             sum(isinstance(one, FailedAnswer) for one in shared),
             sum(isinstance(one, FailedAnswer) for one in exact),
@@ -166,7 +151,7 @@ def parity(
         logits_deviations=max((relative for _, relative in distances), default=None),
         seconds_shared=round(between - started, 3),
         seconds_exact=round(ended - between, 3),
-        examples=tuple(sorted(found, key=lambda one: not one.read_differently)[:EXAMPLES]),
+        examples=tuple(sorted(differences, key=lambda one: not one.read_differently)[:EXAMPLES]),
     )
 
 
@@ -248,15 +233,9 @@ def _hints(request: Any) -> Any:
     return Hints(decided=registry().decided(request.task_name, request.doc))
 
 
-def _requests(loaded: Any, lm: Any, samples: int) -> list[Any]:
-    """A task's requests as lm-eval's `simple_evaluate` builds them, decoded greedily."""
-    if loaded.get_config("num_fewshot") is None:
-        loaded.set_config(key="num_fewshot", value=0)
-    loaded.set_fewshot_seed(seed=0)
-    loaded.build_all_requests(
-        limit=samples, apply_chat_template=True, chat_template=lm.apply_chat_template, tokenizer_name=lm.tokenizer_name
-    )
-    requests: list[Any] = loaded.instances
+def _greedy_requests(loaded: Any, lm: Any, samples: int) -> list[Any]:
+    """A task's requests, decoded greedily."""
+    requests = requests_of(loaded, lm, samples)
     for request in requests:
         context, settings, *rest = request.args
         greedy = {name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")}
@@ -265,7 +244,7 @@ def _requests(loaded: Any, lm: Any, samples: int) -> list[Any]:
 
 
 @contextmanager
-def _kept_apart(lm: Any) -> Iterator[None]:
+def _without_caches(lm: Any) -> Iterator[None]:
     """Inside, no answer is taken from earlier runs, or kept for later ones; features are computed anew."""
     store, lm.store = lm.store, None
     lm.forget()
@@ -275,39 +254,55 @@ def _kept_apart(lm: Any) -> Iterator[None]:
         lm.store = store
 
 
-def _answers(lm: Any, requests: Sequence[Any]) -> list[str]:
-    answers: list[str] = lm.generate_until(requests, disable_tqdm=True)
-    return answers
-
-
-def _records(loaded: Any, requests: Sequence[Any], answers: Sequence[str]) -> list[dict[str, Any]]:
-    """What the task counts for each answer; nothing for one that failed."""
-    for request, answer in zip(requests, answers, strict=True):
-        request.resps, request.filtered_resps = [answer], {}
-    with judging(loaded.config.task):
-        loaded.apply_filters()
-    filtered = [next(iter(request.filtered_resps.values())) for request in requests]
+def _records_of(
+    task: TaskSpec, requests: Sequence[Any], answers: Sequence[str], shared: Sequence[str], judge: Judge | None
+) -> list[dict[str, Any]]:
+    """What the task counts for each answer; not its length where the shared one was cut."""
+    scored = score_answers(task, [request.doc for request in requests], answers, session_of(judge, task))
     return [
-        {} if isinstance(answer, FailedAnswer) else dict(loaded.process_results(request.doc, [given]))
-        for request, answer, given in zip(requests, answers, filtered, strict=True)
+        {name: record for name, record in one.records.items() if name != LENGTH or not _is_cut(other)}
+        for one, other in zip(scored.rounds[0], shared, strict=True)
     ]
 
 
-def _read_from(records: Mapping[str, Any]) -> dict[str, Any]:
+def _is_cut(answer: str) -> bool:
+    return bool(getattr(answer, "cut", False))
+
+
+def _differences(
+    requests: Sequence[Any], answers: Sequence[Sequence[str]], records: Sequence[Sequence[Mapping[str, Any]]]
+) -> Iterator[Difference]:
+    """The documents whose shared and exact answers are not the same, or are not read as the same."""
+    for request, (shared, exact), (ours, theirs) in zip(
+        requests, zip(*answers, strict=True), zip(*records, strict=True), strict=True
+    ):
+        differently = _without_lengths(ours) != _without_lengths(theirs)
+        if differently or not _is_same(shared, exact):
+            yield Difference(
+                id=str(request.doc.get("id", request.doc_id)),
+                prompt=str(request.args[0]),
+                shared=_show(shared),
+                exact=_show(exact),
+                read_differently=differently,
+            )
+
+
+def _without_lengths(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
-        name: {key: value for key, value in record.items() if key != WORDS} if isinstance(record, Mapping) else record
+        name: {key: value for key, value in record.items() if key != WORDS}
         for name, record in records.items()
         if name != LENGTH
     }
 
 
-def _same(ours: str, theirs: str) -> bool:
-    if isinstance(ours, FailedAnswer) or isinstance(theirs, FailedAnswer):
-        return isinstance(ours, FailedAnswer) and isinstance(theirs, FailedAnswer)
-    return theirs.startswith(ours) if getattr(ours, "cut", False) else ours == theirs
+def _is_same(shared: str, exact: str) -> bool:
+    failed = [isinstance(answer, FailedAnswer) for answer in (shared, exact)]
+    if any(failed):
+        return all(failed)
+    return exact.startswith(shared) if _is_cut(shared) else shared == exact
 
 
-def _shown(answer: str) -> str:
+def _show(answer: str) -> str:
     return f"failed: {answer.error}" if isinstance(answer, FailedAnswer) else answer
 
 
@@ -316,14 +311,13 @@ def _scores(task: TaskSpec, ours: Sequence[Mapping[str, Any]], theirs: Sequence[
         both = [[one[name] for one in records if name in one] for records in (ours, theirs)]
         if not any(both):  # what is not counted for an answer's words
             continue
-        metric = registry().metric(task.name, name)
-        shared, exact = (None if not records or (value := metric(records)) != value else value for records in both)
+        shared, exact = (value_of(registry().metric(task.name, name), records) for records in both)
         difference = None if shared is None or exact is None else shared - exact
         yield Both(metric=name, unit=facts.unit, shared=shared, exact=exact, difference=difference)
 
 
-def _distances(lm: Any, requests: Sequence[Any]) -> Iterator[tuple[float, float]]:
+def _logit_differences(lm: Any, requests: Sequence[Any]) -> Iterator[tuple[float, float]]:
     """Of each prompt: the largest difference of a logit, and the same in standard deviations."""
-    for ours, plain in first_logits(lm, requests):
-        largest = float((ours - plain).abs().max())
-        yield largest, largest / float(plain.std())
+    for shared, exact in first_logits(lm, requests):
+        largest = float((shared - exact).abs().max())
+        yield largest, largest / float(exact.std())

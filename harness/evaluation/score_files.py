@@ -1,31 +1,22 @@
 """`harness score`: the official scores of answers made elsewhere.
 
-    score(registry().task("mme"), Path("LaVIN"), None).metrics["perception"]      # 963.6114445778312
+    score(registry().task("mme"), Path("LaVIN")).metrics["perception"]      # 963.6114445778312
 
 An answer file in the benchmark's own layout becomes documents and answers, and from there on everything is as if a
-model had just given
-them: the task's `process_results`, the task's metrics. Our own sample logs (.parquet) hold records already.
+model had just given them. Our own sample logs (.parquet) hold records already.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.evaluation.judge_cost import JudgePlan, plan
-from harness.evaluation.scoring import (
-    count,
-    judged,
-    metric_values,
-    over_repeats,
-    records_by_metric,
-    repeats,
-    value_of,
-    value_or_none,
-)
+from harness.evaluation.scoring import Scored, score_answers, session_of, value_of, values_as_text
+from leaderboards.board.sample import Asking, from_parquet
 from support.errors import AnswerFileError
-from tasks.answer import FailedAnswer
+from tasks.answer_files import OfficialAnswers
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import Judge, current_judge
+from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec, registry
 
 
@@ -47,46 +38,33 @@ class Score:
     warnings: Sequence[str] = field(default=())
 
 
-def score(task: TaskSpec, path: Path, references: Path | None, judge_repeats: int = 1) -> Score:
+def score(
+    task: TaskSpec,
+    path: Path,
+    references: Path | None = None,
+    *,
+    judge: Judge | None = None,
+    judge_repeats: int = 1,
+    official_prompts: bool = False,
+) -> Score:
     """The task's metrics on the answers in `path`; AnswerFileError where they can't be read.
 
-    Answers that nobody judged are rated by the current judge, `judge_repeats` times; a metric then is the mean, a
-    warning has the values.
+    Answers that nobody judged are rated by `judge`, `judge_repeats` times; a metric then is the mean, a warning has the
+    values.
     """
-    if not path.exists() and not list(
-        path.parent.glob(path.name + "*")
-    ):  # some layouts are several files of one beginning
-        raise AnswerFileError(f"{path}: no such file or folder")
     if path.suffix == ".parquet":
-        return _of_sample_log(task, path)
-    given = registry().official_answers(task.name)(path, references)
-    if not given.answered:
-        raise AnswerFileError(f"{path}: holds no answers to {task.name}")
-    process = registry().process_results(task.name)
-    answers = judged(task, path, given.answered) if task.judged else [sample.answer for sample in given.answered]
-    failed = [isinstance(sample.answer, FailedAnswer) for sample in given.answered]
-    records = [
-        {} if lost else process(sample.doc, [answer])
-        for sample, answer, lost in zip(given.answered, answers, failed, strict=True)
-    ]
-    by_metric = records_by_metric(records)
-    more = {name: value_or_none(metric, next(iter(by_metric.values()), [])) for name, metric in given.more.items()}
-    metrics, warnings = metric_values(task, by_metric) | more, list(given.warnings)
-    if judge_repeats > 1 and task.judged and all(isinstance(sample.answer, str) for sample in given.answered):
-        docs, texts = [sample.doc for sample in given.answered], [sample.answer for sample in given.answered]
-        again = repeats(current_judge(), task, docs, texts, judge_repeats)
-        for name in task.metrics:
-            metrics[name], every = over_repeats(
-                metrics[name], [value_of(task.name, name, found[name]) for found in again]
-            )
-            warnings.append(f"{name} over {judge_repeats} askings of the judge: {every}")
-    return Score(
-        task=task.name,
-        version=task.version,
-        metrics=metrics,
-        warnings=tuple(warnings),
-        **vars(count(records, failed)),
-    )
+        return _score_of(_scored_in_log(task, path))
+    given = _answers_in(task, path, references, judge)
+    answers = [sample.answer for sample in given.answered]
+    unjudged = sum(isinstance(answer, str) for answer in answers) if task.judged else 0
+    if unjudged and judge is None:
+        raise AnswerFileError(f"{path}: {unjudged} answers to {task.name} are not judged")
+    session = session_of(judge, task, official_prompts)
+    scored = score_answers(task, [sample.doc for sample in given.answered], answers, session, judge_repeats)
+    found = _score_of(scored, given.warnings)
+    every = next((records[0] for name in task.metrics if (records := scored.records(name))[0]), [])
+    more = {name: value_of(metric, every) for name, metric in given.more.items()}
+    return replace(found, metrics={**found.metrics, **more})
 
 
 def plan_of(
@@ -95,17 +73,28 @@ def plan_of(
     """What judging the answers in `path` so often will take; None where the judge costs nothing."""
     if not isinstance(judge, OpenAIJudge):
         return None
-    answered = [
-        sample
-        for sample in registry().official_answers(task.name)(path, references).answered
-        if isinstance(sample.answer, str)
-    ]
+    given = _answers_in(task, path, references, judge)
+    answered = [sample for sample in given.answered if isinstance(sample.answer, str)]
     return plan(judge, task, [sample.doc for sample in answered], [sample.answer for sample in answered], judge_repeats)
 
 
-def _of_sample_log(task: TaskSpec, path: Path) -> Score:
-    from leaderboards.board.sample import from_parquet
+def _answers_in(task: TaskSpec, path: Path, references: Path | None, judge: Judge | None) -> OfficialAnswers:
+    """The answers in a file or folder; with a judge, the words of those that it may rate."""
+    if not path.exists() and not list(path.parent.glob(path.name + "*")):  # some layouts are several files
+        raise AnswerFileError(f"{path}: no such file or folder")
+    given = registry().official_answers(task.name)(path, references)
+    if not given.answered:
+        raise AnswerFileError(f"{path}: holds no answers to {task.name}")
+    if judge is None or not any(sample.judge_instead for sample in given.answered):
+        return given
+    answered = [replace(sample, answer=sample.text) if sample.judge_instead else sample for sample in given.answered]
+    return replace(given, answered=answered, warnings=given.warnings_when_judged or given.warnings)
 
+
+def _scored_in_log(task: TaskSpec, path: Path) -> Scored:
+    """The records in a sample log of ours."""
+    if not path.exists():
+        raise AnswerFileError(f"{path}: no such file or folder")
     try:
         samples = [sample for sample in from_parquet(path.read_bytes()) if sample.task == task.name]
     except ValueError as error:  # pyarrow's are, too
@@ -115,20 +104,23 @@ def _of_sample_log(task: TaskSpec, path: Path) -> Score:
     runs = sorted({sample.run for sample in samples})
     if len(runs) > 1:
         raise AnswerFileError(f"{path}: holds samples of several runs ({', '.join(runs)})")
-    records = [sample.records for sample in samples]
-    metrics, warnings = metric_values(task, records_by_metric(records)), []
-    further = [
-        [sample.repeats[place].records for sample in samples]
-        for place in range(min(len(sample.repeats) for sample in samples))
-    ]
-    again = [records_by_metric(asking) for asking in further]
-    for name in task.metrics if again else ():
-        metrics[name], every = over_repeats(metrics[name], [value_of(task.name, name, found[name]) for found in again])
-        warnings.append(f"{name} over {1 + len(again)} askings of the judge: {every}")
+    first = [Asking(records=sample.records, reply=sample.reply) for sample in samples]
+    repeats = min(len(sample.repeats) for sample in samples)
+    return Scored(
+        task=task,
+        rounds=[first, *([sample.repeats[place] for sample in samples] for place in range(repeats))],
+        failed=[sample.answer is None for sample in samples],
+    )
+
+
+def _score_of(scored: Scored, warnings: Sequence[str] = ()) -> Score:
+    task, times = scored.task, len(scored.rounds)
+    values = {name: scored.values(name) for name in task.metrics}
+    every = [f"{name} over {times} askings of the judge: {values_as_text(values[name])}" for name in values]
     return Score(
         task=task.name,
         version=task.version,
-        metrics=metrics,
-        warnings=tuple(warnings),
-        **vars(count(records, [sample.answer is None for sample in samples])),
+        metrics={name: scored.value(name) for name in task.metrics},
+        warnings=(*warnings, *(every if times > 1 else ())),
+        **vars(scored.counts),
     )

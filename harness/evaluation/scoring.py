@@ -1,157 +1,182 @@
-"""From answers to ratings, records and metric values."""
+"""From documents and answers to ratings, records, metric values and intervals: the one path of `harness eval`,
+`harness score`, judge repeats and re-judging.
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+    scored = score_answers(task, docs, answers, JudgeSession(judge=judge, label=task.name), repeats=3)
+    scored.value("score"), scored.interval("score")
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from leaderboards.board.sample import Asking, Sample
-from support.errors import AnswerFileError, NoJudgeError
+from leaderboards.board.sample import Asking
+from leaderboards.statistics.verdict import interval, interval_repeats
+from support.errors import NoJudgeError, RecordsError
 from tasks.answer import FailedAnswer
-from tasks.answer_files import Answered
+from tasks.early_exit import next_token_record
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import Judge, current_judge, judging, use_judge
-from tasks.metric import Record
-from tasks.registry import TaskSpec, registry
+from tasks.judges.protocol import Judge, JudgeSession
+from tasks.metric import Metric, Record
+from tasks.registry import NEXT_TOKEN, TaskSpec, registry
 
 LENGTH = "answer_length"
 """The metric that an answer which was cut has no part in."""
 
 
-def unless_failed(process: Callable[..., Any]) -> Callable[..., Any]:
-    """A task's `process_results` that leaves a failed generation out of every mean, and a cut answer out of that of
-    lengths."""
+@dataclass(frozen=True)
+class SampleCounts:
+    """What became of the samples of a task."""
 
-    def process_results(doc: dict[str, Any], results: list[Any]) -> Any:
-        if isinstance(results[0], FailedAnswer):
-            return {}
-        records = process(doc, results)
-        return (
-            {name: record for name, record in records.items() if name != LENGTH}
-            if getattr(results[0], "cut", False)
-            else records
+    samples: int
+    unscored: int
+    """Answers without a rating, whether left out or, where the official rule says so, counted as 0."""
+    failed: int
+    """Answers that the model failed to give."""
+    unparsed: int
+    """Answers that no rule could read; scored by the official default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a task made of a set of answers."""
+
+    task: TaskSpec
+    rounds: Sequence[Sequence[Asking]]
+    """Each asking of the judge (one where nobody is asked): what it made of each answer, in order."""
+    failed: Sequence[bool]
+    """Of each answer: whether the model failed to give it."""
+
+    def records(self, metric: str) -> list[list[Record]]:
+        """A metric's records in each asking."""
+        return [[one.records[metric] for one in asking if metric in one.records] for asking in self.rounds]
+
+    def values(self, metric: str) -> list[float | None]:
+        """A metric's value in each asking; None where nothing could be scored."""
+        return [value_of(registry().metric(self.task.name, metric), records) for records in self.records(metric)]
+
+    def value(self, metric: str) -> float | None:
+        """A metric's value, the mean over askings that gave one."""
+        known = [value for value in self.values(metric) if value is not None]
+        return sum(known) / len(known) if known else None
+
+    def interval(self, metric: str) -> tuple[float, float] | tuple[None, None]:
+        """Over all askings of the judge; there is none where they have no rated image in common."""
+        every, computed = self.records(metric), registry().metric(self.task.name, metric)
+        try:
+            return interval_repeats(every, computed) if len(every) > 1 else interval(every[0], computed)
+        except RecordsError:
+            return None, None
+
+    @property
+    def counts(self) -> SampleCounts:
+        """A sample is unscored where any asking gave it no rating, or one that could not be read."""
+        answered = [
+            [one.records for one in sample]
+            for sample, failed in zip(zip(*self.rounds, strict=True), self.failed, strict=True)
+            if not failed
+        ]
+        return SampleCounts(
+            samples=len(self.failed),
+            unscored=sum(any(not found or _marked(found, "unrated") for found in sample) for sample in answered),
+            failed=sum(self.failed),
+            unparsed=sum(_marked(sample[0], "unparsed") for sample in answered),
         )
 
-    return process_results
+
+def _marked(records: Mapping[str, Record], mark: str) -> bool:
+    return any(record.get(mark) for record in records.values())
 
 
-def rated(asking: Sequence[Asking], metric: str) -> list[Mapping[str, Any]]:
-    """A metric's records in one asking of the judge."""
-    return [one.records[metric] for one in asking if metric in one.records]
+def value_of(metric: Metric, records: Sequence[Record]) -> float | None:
+    """A metric's value; None where there are no records, or it is not a number."""
+    value = metric(records) if records else None
+    return None if value is None or value != value else value
 
 
-def lacks_a_rating(sample: Sample) -> bool:
-    """Whether an asking gave it none, or one that could not be read."""
-    every = (sample.records, *(asking.records for asking in sample.repeats))
-    return any(not records or any(record.get("unrated") for record in records.values()) for records in every)
+def values_as_text(values: Sequence[float | None]) -> str:
+    """ "3.5, 3.6, none": a value for each asking of the judge."""
+    return ", ".join("none" if value is None else f"{value:.4f}".rstrip("0").rstrip(".") for value in values)
 
 
-def asked_again(
-    judge: Judge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], count: int
-) -> list[list[Asking]]:
-    """What each further asking of the judge makes of the answers, `count` askings in all with the one that was made
-    already.
+def session_of(judge: Judge | None, task: TaskSpec, official_prompts: bool = False) -> JudgeSession | None:
+    """How a judge is asked about a task's answers; None without a judge."""
+    if judge is None:
+        return None
+    return JudgeSession(judge=judge, label=task.name, official_prompts=official_prompts)
 
-    None of a judge that says the same whenever it is asked; nothing is rated of an answer that the model failed to
-    give.
+
+def times_asked(judge: Judge | None, repeats: int) -> int:
+    """How often a judge is asked about each answer where `repeats` are wanted: once where it says the same each
+    time."""
+    return repeats if isinstance(judge, OpenAIJudge) else 1
+
+
+def score_answers(
+    task: TaskSpec,
+    docs: Sequence[Mapping[str, Any]],
+    answers: Sequence[Any],
+    session: JudgeSession | None,
+    repeats: int = 1,
+) -> Scored:
+    """Score answers to a task's documents.
+
+    An answer is the model's words, a `FailedAnswer`, or of a judged task a `JudgeReply` that is there already. Words
+    are rated by the session's judge; where there are words only, `repeats` times. NoJudgeError, JudgeError.
     """
-    if not isinstance(judge, OpenAIJudge) or count < 2:
-        return []
-    known, process = registry(), registry().process_results(task.name)
+    words_only = all(isinstance(answer, str) for answer in answers)
+    repeats = times_asked(session.judge, repeats) if session is not None and task.judged and words_only else 1
+    sessions = [session and replace(session, repeat=number) for number in range(repeats)]
+    return Scored(
+        task=task,
+        rounds=[_rate(task, docs, answers, each) for each in sessions],
+        failed=[isinstance(answer, FailedAnswer) for answer in answers],
+    )
+
+
+def _rate(
+    task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], session: JudgeSession | None
+) -> list[Asking]:
+    """The records of each answer, after one round of the judge where the task has one."""
+    given = _judge(task, docs, answers, session) if task.judged else list(answers)
+    process = registry().process_results(task.name)
     found = []
-    for repeat in range(1, count):
-        with use_judge(judge), judging(task.name, repeat):
-            verdicts = known.judge_answers(task.name)(list(answers), list(docs))
+    for doc, answer, rated in zip(docs, answers, given, strict=True):
+        records: dict[str, Any] = {}
+        if not isinstance(answer, FailedAnswer):
+            records = {name: record for name, record in process(doc, [rated]).items() if name in task.metrics}
+        if getattr(answer, "cut", False):
+            records.pop(LENGTH, None)
         found.append(
-            [
-                Asking(records={}, reply=None)
-                if isinstance(answer, FailedAnswer)
-                else Asking(records=process(doc, [verdict]), reply=verdict["text"] or None)
-                for doc, answer, verdict in zip(docs, answers, verdicts, strict=True)
-            ]
+            Asking(
+                records=records | _next_token(task, doc, answer, records),
+                reply=rated["text"] or None if isinstance(rated, Mapping) else None,
+            )
         )
     return found
 
 
-def repeats(
-    judge: Judge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], count: int
-) -> list[dict[str, list[Mapping[str, Any]]]]:
-    """Metric -> records by each further asking of the judge, as `asked_again` has them."""
-    return [
-        {name: [asking.records[name] for asking in found if name in asking.records] for name in task.metrics}
-        for found in asked_again(judge, task, docs, answers, count)
-    ]
+def _judge(
+    task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], session: JudgeSession | None
+) -> list[Any]:
+    """The judge's replies, in place of answers that are words."""
+    words = [index for index, answer in enumerate(answers) if isinstance(answer, str)]
+    given = list(answers)
+    if words:
+        if session is None:
+            raise NoJudgeError(f"{task.name}: {len(words)} answers are to be judged, and no judge is set")
+        replies = registry().judge(task.name)([answers[at] for at in words], [docs[at] for at in words], session)
+        for index, reply in zip(words, replies, strict=True):
+            given[index] = reply
+    return given
 
 
-def value_of(task: str, metric: str, records: Sequence[Mapping[str, Any]]) -> float | None:
-    """A metric's value; None where nothing could be scored."""
-    value = registry().metric(task, metric)(records) if records else None
-    return None if value is None or value != value else value
-
-
-def over_repeats(first: float | None, others: Sequence[float | None]) -> tuple[float | None, str]:
-    """The mean over all askings, and the single values as text."""
-    every = [first, *others]
-    known = [value for value in every if value is not None]
-    mean = sum(known) / len(known) if known else None
-    return mean, ", ".join("none" if value is None else f"{value:.4f}".rstrip("0").rstrip(".") for value in every)
-
-
-@dataclass(frozen=True)
-class SampleCounts:
-    """What became of the samples of a task: see `Score`."""
-
-    samples: int
-    unscored: int
-    failed: int
-    unparsed: int
-
-
-def count(records: Sequence[Mapping[str, Record]], failed: Sequence[bool]) -> SampleCounts:
-    """The counts of samples with these records by metric; `failed` says which were never answered."""
-    answered = [sample for sample, lost in zip(records, failed, strict=True) if not lost]
-    return SampleCounts(
-        samples=len(records),
-        unscored=sum(not sample or any(record.get("unrated") for record in sample.values()) for sample in answered),
-        failed=sum(failed),
-        unparsed=sum(any(record.get("unparsed") for record in sample.values()) for sample in answered),
-    )
-
-
-def judged(task: TaskSpec, path: Path, answered: Sequence[Answered]) -> list[Any]:
-    """Verdicts: those of the file, and the current judge's on answers that come as bare text."""
-    answers = [sample.answer for sample in answered]
-    bare = [index for index, answer in enumerate(answers) if isinstance(answer, str)]
-    if bare:
-        try:
-            current_judge()
-        except NoJudgeError:
-            raise AnswerFileError(f"{path}: {len(bare)} answers to {task.name} are not judged") from None
-        with judging(task.name):
-            verdicts = registry().judge_answers(task.name)(
-                [answers[index] for index in bare], [answered[index].doc for index in bare]
-            )
-        for index, verdict in zip(bare, verdicts, strict=True):
-            answers[index] = verdict
-    return answers
-
-
-def records_by_metric(records: Sequence[Mapping[str, Record]]) -> dict[str, list[Record]]:
-    """All samples' records, sorted by metric."""
-    by_metric: dict[str, list[Record]] = defaultdict(list)
-    for sample in records:
-        for metric, record in sample.items():
-            by_metric[metric].append(record)
-    return by_metric
-
-
-def metric_values(task: TaskSpec, by_metric: Mapping[str, Sequence[Record]]) -> dict[str, float | None]:
-    """Each metric's value; None where nothing could be scored."""
-    return {name: value_or_none(registry().metric(task.name, name), by_metric.get(name, [])) for name in task.metrics}
-
-
-def value_or_none(metric: Any, records: Sequence[Record]) -> float | None:
-    """A metric's value; None where there are no records, or it is not a number."""
-    value = metric(records) if records else None
-    return None if value is None or value != value else value
+def _next_token(
+    task: TaskSpec, doc: Mapping[str, Any], answer: Any, records: Mapping[str, Record]
+) -> dict[str, dict[str, Any]]:
+    """What the likelihoods of an answer's first token say, where the model told them."""
+    choices, wanted = getattr(answer, "choices", {}), registry().next_token(task.name, doc)
+    if not choices or wanted is None:
+        return {}
+    first: Mapping[str, Any] = next(iter(records.values()), {})
+    grouped = {key: first[key] for key in ("image", "cluster") if key in first}
+    return {NEXT_TOKEN: next_token_record(str(grouped.get("image", "")), choices, wanted[1]) | grouped}

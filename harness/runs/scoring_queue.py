@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.engine.config import EngineConfig
-from harness.evaluation.eval_settings import on_board
+from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import fetch
@@ -47,6 +47,12 @@ class Scoring:
     around: Callable[[str], AbstractContextManager[Any]] = lambda stage: nullcontext()
     """A context manager for the time of one scoring, by its name."""
 
+    @property
+    def _settings(self) -> EvalSettings:
+        return EvalSettings(
+            limit=self.limit, seed=self.seed, split=self.split, data=self.data or {}, partial_data=self.partial_data
+        )
+
     def name_of(self, path: Path) -> str:
         """What the board calls a checkpoint: what it already does, else its path as given."""
         place = path.resolve()
@@ -70,14 +76,10 @@ class Scoring:
                     spec,
                     self.tasks,
                     self.judge,
-                    limit=self.limit,
-                    seed=self.seed,
-                    name=name,
-                    split=self.split,
-                    data=self.data,
-                    partial_data=self.partial_data,
+                    self._settings,
                     engine=self.engine,
-                    resident=self.resident,
+                    name=name,
+                    load=self.resident.load,
                 )
             self.board.add(evaluation.entries, evaluation.samples)
             return "scored"
@@ -94,7 +96,7 @@ class Scoring:
         )
 
     def _is_there(self, spec: ModelSpec, name: str) -> bool:
-        return on_board(self.board, spec, name, self.tasks, self.judge, self.limit, self.data)
+        return on_board(self.board, spec, name, self.tasks, self.judge, self._settings, self.engine)
 
 
 def _file_name(name: str) -> str:

@@ -4,7 +4,9 @@
     cat.", ...)]) from_parquet(data)
 
 A run's samples are one Parquet file of text columns, which any data tool opens; `records` and `repeats` are JSON in it,
-as each metric has its own fields. `schema/sample.json` describes a row to other programs.
+as each metric has its own fields. Metrics with the same record share it: [{"metrics": ["precision", "recall"],
+"record": {...}}]; logs of earlier versions hold it once a metric: {"precision": {...}, "recall": {...}}.
+`schema/sample.json` describes a row to other programs.
 """
 
 import json
@@ -112,27 +114,30 @@ def _as_rated(sample: Sample, turn: int) -> Sample:
 
 def _text(sample: Sample, name: str) -> str | None:
     value = getattr(sample, name)
+    if name == "repeats" and not value:
+        return None
     if name in ("records", "repeats"):
         try:
-            return _json(value) if name == "records" else _repeats_json(value)
+            return json.dumps(_grouped(value) if name == "records" else _grouped_repeats(value), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"sample {sample.id!r} of {sample.task}: {name} must be JSON values: {error}") from None
-    return None if value is None else _whole(str(value))
+    return None if value is None else _encodable(str(value))
 
 
-def _json(records: Mapping[str, Mapping[str, Any]]) -> str:
-    return json.dumps({metric: dict(record) for metric, record in records.items()}, allow_nan=False)
+def _grouped(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]] | dict[str, Any]:
+    """Each distinct record once, with the metrics that it belongs to; {} where there is none."""
+    groups: dict[str, dict[str, Any]] = {}
+    for metric, record in records.items():
+        key = json.dumps(dict(record), allow_nan=False)
+        groups.setdefault(key, {"metrics": [], "record": dict(record)})["metrics"].append(metric)
+    return list(groups.values()) or {}
 
 
-def _repeats_json(repeats: Sequence[Asking]) -> str | None:
-    if not repeats:
-        return None
-    said = [None if asking.reply is None else _whole(asking.reply) for asking in repeats]
-    rows = [
-        {"records": json.loads(_json(asking.records)), "reply": reply}
-        for asking, reply in zip(repeats, said, strict=True)
+def _grouped_repeats(repeats: Sequence[Asking]) -> list[dict[str, Any]]:
+    return [
+        {"records": _grouped(asking.records), "reply": None if asking.reply is None else _encodable(asking.reply)}
+        for asking in repeats
     ]
-    return json.dumps(rows, allow_nan=False)
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
@@ -141,33 +146,49 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         wanted = bool if name == "cut" else str | None if name in _OPTIONAL else str
         if not isinstance(value, wanted):
             raise ValueError(f"sample {row['id']!r} of {row['task']}: {name} can't be {value!r}")
-    records = json.loads(row["records"])
-    if not _is_records(records):
+    records = _read_records(json.loads(row["records"]))
+    if records is None:
         raise ValueError(f"sample {row['id']!r} of {row['task']}: records must map each metric to an object")
-    return Sample(**{**row, "records": records, "repeats": _repeats(row)})
+    return Sample(**{**row, "records": records, "repeats": _read_repeats(row)})
 
 
-def _repeats(row: Mapping[str, Any]) -> tuple[Asking, ...]:
+def _read_repeats(row: Mapping[str, Any]) -> tuple[Asking, ...]:
     """Of a row of a file, which anyone may have written."""
     text = row.get("repeats")
     found = [] if text is None else json.loads(text)
-    if not isinstance(found, list) or not all(_is_asking(one) for one in found):
+    askings = tuple(_read_asking(one) for one in found) if isinstance(found, list) else (None,)
+    if not all(askings):
         raise ValueError(
             f"sample {row['id']!r} of {row['task']}: repeats must be a list of askings, each with records and reply"
         )
-    return tuple(Asking(**one) for one in found)
+    return tuple(asking for asking in askings if asking is not None)
 
 
-def _is_asking(found: object) -> bool:
-    if not isinstance(found, dict) or found.keys() != {"records", "reply"}:
-        return False
-    return _is_records(found["records"]) and isinstance(found["reply"], str | None)
+def _read_asking(found: object) -> Asking | None:
+    if (
+        not isinstance(found, dict)
+        or found.keys() != {"records", "reply"}
+        or not isinstance(found["reply"], str | None)
+    ):
+        return None
+    records = _read_records(found["records"])
+    return None if records is None else Asking(records=records, reply=found["reply"])
 
 
-def _is_records(found: object) -> bool:
-    return isinstance(found, dict) and all(isinstance(one, dict) for one in found.values())
+def _read_records(found: object) -> dict[str, dict[str, Any]] | None:
+    """Metric -> record, from either form of the file; None for what is neither. Metrics share a record's object."""
+    if isinstance(found, dict):
+        return found if all(isinstance(record, dict) for record in found.values()) else None
+    records: dict[str, dict[str, Any]] = {}
+    for group in (found if isinstance(found, list) else []) or [None]:
+        match group:
+            case {"metrics": [*metrics], "record": dict(record)} if all(isinstance(metric, str) for metric in metrics):
+                records |= dict.fromkeys(metrics, record)
+            case _:
+                return None
+    return records
 
 
-def _whole(text: str) -> str:
+def _encodable(text: str) -> str:
     # A JSON reply can hold half of a surrogate pair, which no UTF-8 file can: it must not cost the run its log.
     return text.encode("utf-8", "replace").decode("utf-8")

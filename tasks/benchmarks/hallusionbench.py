@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, reference, values
-from tasks.judges.official_prompts import official
-from tasks.judges.protocol import JudgeReply, Sampling, as_data, ask_all, fill
+from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies
 from tasks.metric import Metric, Record, mean_of
 
 if TYPE_CHECKING:
@@ -61,46 +60,48 @@ def pair_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in ("category", "subcategory", "set_id", "question_id"))
 
 
-def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[Check]:
-    """The current judge's checks; of wrong answers on changed figures also whether they repeat the answer on the
-    unchanged one."""
-    pairs = list(zip(answers, docs, strict=True))
-    given = [index for index, (answer, _) in enumerate(pairs) if not isinstance(answer, FailedAnswer)]
-    replies = ask_all([(prompt_for(pairs[i][1], pairs[i][0]), None) for i in given], sampling=SAMPLING) if given else []
-    checks = [Check(rating=None, text="", same=None, answer=str(answer)) for answer, _ in pairs]
-    for index, reply in zip(given, replies, strict=True):
-        if reply is not None:
-            checks[index] = Check(
-                rating=parse_verdict(reply), text=reply or " ", same=None, answer=str(pairs[index][0])
-            )
-    first = {
+def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: JudgeSession) -> list[Check]:
+    """The judge's checks; of wrong answers on changed figures also whether they repeat the answer on the unchanged
+    one."""
+    theirs, theirs_same = session.official_prompt("hallusionbench"), session.official_prompt("hallusionbench_same")
+    replies = session.ask_about(answers, docs, lambda doc, answer: (prompt_for(doc, answer, theirs), None), SAMPLING)
+    checks = [
+        Check(rating=None, text="", same=None, answer=str(answer))
+        if reply is None
+        else Check(rating=parse_verdict(reply), text=reply or " ", same=None, answer=str(answer))
+        for answer, reply in zip(answers, replies, strict=True)
+    ]
+    unchanged = {
         pair_of(doc): answer
-        for answer, doc in pairs
+        for answer, doc in zip(answers, docs, strict=True)
         if str(doc["figure_id"]) == "0" and not isinstance(answer, FailedAnswer)
     }
     compared = [
-        i
-        for i in given
-        if checks[i]["rating"] == WRONG and str(pairs[i][1]["figure_id"]) != "0" and pair_of(pairs[i][1]) in first
+        index
+        for index, (check, doc) in enumerate(zip(checks, docs, strict=True))
+        if check["rating"] == WRONG and str(doc["figure_id"]) != "0" and pair_of(doc) in unchanged
     ]
-    asked = [(same_prompt(pairs[i][0], first[pair_of(pairs[i][1])]), None) for i in compared]
-    for index, reply in zip(compared, ask_all(asked, sampling=SAMPLING) if asked else [], strict=True):
+    same = session.ask_about(
+        [answers[index] for index in compared],
+        [docs[index] for index in compared],
+        lambda doc, answer: (same_prompt(answer, unchanged[pair_of(doc)], theirs_same), None),
+        SAMPLING,
+    )
+    for index, reply in zip(compared, same, strict=True):
         checks[index]["same"] = None if reply is None else parse_same(reply)
     return checks
 
 
-def prompt_for(doc: Mapping[str, Any], answer: str) -> str:
-    """What the judge is asked about an answer; in the authors' words where the user wants them."""
-    theirs = official("hallusionbench")
+def prompt_for(doc: Mapping[str, Any], answer: str, theirs: str | None = None) -> str:
+    """What the judge is asked about an answer; in the authors' words where their template is given."""
     if theirs is not None:
         return _filled(theirs, doc["question"], doc["gt_answer_details"], answer)
     data = {"question": doc["question"], "reference_answer": doc["gt_answer_details"], "answer": answer}
     return fill(_template("hallusionbench"), data=as_data(data))
 
 
-def same_prompt(answer: str, unchanged: str) -> str:
+def same_prompt(answer: str, unchanged: str, theirs: str | None = None) -> str:
     """What the judge is asked about two answers."""
-    theirs = official("hallusionbench_same")
     if theirs is not None:
         return _filled(theirs, answer, unchanged)
     return fill(_template("hallusionbench_same"), data=as_data({"first_answer": answer, "second_answer": unchanged}))
@@ -288,6 +289,7 @@ def prompt(doc: Mapping[str, Any]) -> str:
     return ("<image>" if doc["image"] else "") + str(doc["question"])
 
 
+@scores_replies
 def process_results(doc: Mapping[str, Any], results: list[Check]) -> dict[str, dict[str, Any]]:
     """One record for every metric; nothing where the judge could not be asked."""
     check = results[0]
@@ -312,6 +314,7 @@ def process_results(doc: Mapping[str, Any], results: list[Check]) -> dict[str, d
     return dict.fromkeys(METRICS, record)
 
 
+@scores_replies
 def process_results_image(doc: Mapping[str, Any], results: list[Check]) -> dict[str, dict[str, Any]]:
     """The same, without what needs the answers given without an image."""
     return {name: record for name, record in process_results(doc, results).items() if name not in ("LH", "VI", "Mixed")}

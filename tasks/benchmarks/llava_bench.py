@@ -9,7 +9,7 @@ are averaged, as in the authors' script; the record says that it is `unrated`.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from support.errors import AnswerFileError
-from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows
-from tasks.judges.official_prompts import official
-from tasks.judges.protocol import JudgeReply, Sampling, as_data, ask_all, fill
+from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies
 from tasks.metric import Array, Metric
 
 if TYPE_CHECKING:
@@ -53,14 +51,11 @@ def parse_scores(review: str) -> tuple[float, float] | None:
     return first, second
 
 
-def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[Scores]:
-    """The current judge's two scores for each answer; failed answers are not judged."""
-    pairs = list(zip(answers, docs, strict=True))
-    given = [(answer, doc) for answer, doc in pairs if not isinstance(answer, FailedAnswer)]
-    replies = iter(
-        ask_all([(prompt_for(doc, answer), None) for answer, doc in given], sampling=SAMPLING) if given else []
-    )
-    return [_scores(None if isinstance(answer, FailedAnswer) else next(replies)) for answer, _ in pairs]
+def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: JudgeSession) -> list[Scores]:
+    """The judge's two scores for each answer."""
+    theirs = session.official_prompt("llava_bench")
+    replies = session.ask_about(answers, docs, lambda doc, answer: (prompt_for(doc, answer, theirs), None), SAMPLING)
+    return list(map(_scores, replies))
 
 
 def _scores(reply: str | None) -> Scores:
@@ -70,12 +65,11 @@ def _scores(reply: str | None) -> Scores:
     return Scores(rating=model, text=reply or " ", reference=reference)
 
 
-def prompt_for(doc: Mapping[str, Any], answer: str) -> str:
-    """What the judge is asked about an answer; in the authors' words where the user wants them."""
+def prompt_for(doc: Mapping[str, Any], answer: str, theirs: str | None = None) -> str:
+    """What the judge is asked about an answer; in the authors' words where their rules are given."""
     context = doc["caption"] if isinstance(doc["caption"], str) else "\n".join(doc["caption"])
-    rules = official("llava_bench")
-    if rules is not None:
-        table = json.loads(rules)
+    if theirs is not None:
+        table = json.loads(theirs)
         rule = table.get(f"llava_bench_{doc['category']}") or table[doc["category"]]
         role, system = rule["role"], rule["prompt"]
         return (
@@ -138,6 +132,7 @@ def docs(dataset: "Dataset") -> "Dataset":
     return kept.add_column("id", [str(number) for number in dataset["question_id"]])
 
 
+@scores_replies
 def process_results(doc: Mapping[str, Any], results: list[Scores]) -> dict[str, dict[str, Any]]:
     """One record for every metric; nothing where the judge could not be asked."""
     scores = results[0]

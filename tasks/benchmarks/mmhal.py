@@ -8,16 +8,14 @@ A record is {image, type, rating}. The official script gives an answer whose rep
 and the record says that it was `unrated`. An answer about which the judge could not be asked at all stays unscored.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
-from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, values
-from tasks.judges.official_prompts import official
-from tasks.judges.protocol import JudgeReply, as_data, ask_all, fill
+from tasks.judges.protocol import JudgeReply, JudgeSession, as_data, fill, scores_replies
 from tasks.metric import Metric, mean_of
 
 if TYPE_CHECKING:
@@ -48,32 +46,25 @@ def parse_rating(reply: str) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def official_score(reply: str) -> int:
-    """The rating as the official script counts it: 0, a hallucination, where it can read none."""
-    return parse_rating(reply) or 0
+def judge(answers: Sequence[str], docs: Sequence[Doc], session: JudgeSession) -> list[JudgeReply]:
+    """The judge's ratings from the texts alone, as the official protocol has it."""
+    return judge_with_images(answers, docs, session, lambda doc: None)
 
 
-def judge_answers(
-    answers: Iterable[str], docs: Iterable[Doc], image_of: "Callable[[Doc], Image | None]"
+def judge_with_images(
+    answers: Sequence[str], docs: Sequence[Doc], session: JudgeSession, image_of: "Callable[[Doc], Image | None]"
 ) -> list[JudgeReply]:
-    """The current judge's verdicts on `answers` to `docs`: all of a task at once, so that the calls run side by side.
-
-    An answer that the model failed to give is not judged: there is nothing to rate, and an empty answer would get a
-    rating.
-    """
-    pairs = list(zip(answers, docs, strict=True))
-    given = [(answer, doc) for answer, doc in pairs if not isinstance(answer, FailedAnswer)]
-    asked = iter(ask_all((prompt(doc, answer), image_of(doc)) for answer, doc in given))
-    replies = [None if isinstance(answer, FailedAnswer) else next(asked) for answer, _ in pairs]
+    """The same, with an image beside each question."""
+    theirs = session.official_prompt("mmhal")
+    replies = session.ask_about(answers, docs, lambda doc, answer: (prompt(doc, answer, theirs), image_of(doc)))
     return [
         JudgeReply(rating=None, text="") if reply is None else JudgeReply(rating=parse_rating(reply), text=reply)
         for reply in replies
     ]
 
 
-def prompt(doc: Doc, answer: str) -> str:
-    """What the judge is asked about `answer`; in the authors' words where the user wants them."""
-    theirs = official("mmhal")
+def prompt(doc: Doc, answer: str, theirs: str | None = None) -> str:
+    """What the judge is asked about `answer`; in the authors' words where their template is given."""
     if theirs is not None:
         return theirs.format(", ".join(doc["image_content"]), doc["question"], doc["gt_answer"], answer)
     data = {
@@ -133,11 +124,6 @@ METRICS: Final = ("score", "hallucination_rate", *(f"score_{type}" for type in T
 SIZE: Final = 96
 
 
-def judge(answers: Iterable[str], docs: Iterable[Doc]) -> list[JudgeReply]:
-    """The judge's verdicts from the texts alone, as the official protocol has it."""
-    return judge_answers(answers, docs, lambda doc: None)
-
-
 def docs(dataset: "Dataset") -> "Dataset":
     """Rows with an id: their place in the fixed order."""
     kept = dataset.remove_columns([name for name in ("id",) if name in dataset.column_names])
@@ -162,6 +148,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+@scores_replies
 def process_results(doc: Doc, results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
     """One record for every metric; nothing where the judge could not be asked."""
     verdict = results[0]

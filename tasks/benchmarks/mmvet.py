@@ -8,18 +8,16 @@ reply in which no grade can be read after five tries is a 0, as in the authors' 
 `unrated`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from support.errors import AnswerFileError
-from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_json, reference, values
-from tasks.judges.official_prompts import official
-from tasks.judges.protocol import JudgeReply, Sampling, as_data, ask_all, fill
+from tasks.judges.protocol import JudgeReply, JudgeSession, Question, Sampling, as_data, fill, scores_replies
 from tasks.metric import Array, Metric, Record
 
 if TYPE_CHECKING:
@@ -65,31 +63,32 @@ def parse_grade(reply: str) -> float | None:
     return grade if 0.0 <= grade <= 1.0 else None
 
 
-def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[JudgeReply]:
-    """The current judge's grades, by the official protocol: up to five tries, each later one with a reminder and more
+def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: JudgeSession) -> list[JudgeReply]:
+    """The judge's grades, by the official protocol: up to five tries, each later one with a reminder and more
     temperature."""
-    pairs = list(zip(answers, docs, strict=True))
-    verdicts: list[JudgeReply] = [JudgeReply(rating=None, text="") for _ in pairs]
-    unread = [index for index, (answer, _) in enumerate(pairs) if not isinstance(answer, FailedAnswer)]
+    theirs = session.official_prompt("mmvet")
+    graded = [JudgeReply(rating=None, text="") for _ in answers]
+    unread = list(range(len(answers)))
     for number, temperature in enumerate(TEMPERATURES):
-        reminder = REMINDER if number else ""
-        prompts = [(prompt_for(pairs[index][1], pairs[index][0]) + reminder, None) for index in unread]
-        replies = ask_all(prompts, sampling=Sampling(temperature=temperature, max_tokens=MAX_TOKENS)) if prompts else []
-        still = []
+        replies = session.ask_about(
+            [answers[index] for index in unread],
+            [docs[index] for index in unread],
+            partial(_question, theirs=theirs, reminder=REMINDER if number else ""),
+            Sampling(temperature=temperature, max_tokens=MAX_TOKENS),
+        )
         for index, reply in zip(unread, replies, strict=True):
-            if reply is None:  # the call failed: nothing to read, and nothing to ask again
-                verdicts[index] = JudgeReply(rating=None, text="")
-                continue
-            verdicts[index] = JudgeReply(rating=parse_grade(reply), text=reply or " ")
-            if verdicts[index]["rating"] is None:
-                still.append(index)
-        unread = still
-    return verdicts
+            graded[index] = JudgeReply(rating=parse_grade(reply or ""), text="" if reply is None else reply or " ")
+        # A call that failed left nothing to read, and is not made again.
+        unread = [index for index in unread if graded[index]["rating"] is None and graded[index]["text"]]
+    return graded
 
 
-def prompt_for(doc: Mapping[str, Any], answer: str) -> str:
-    """What the judge is asked about an answer; in the authors' words where the user wants them."""
-    theirs = official("mmvet")
+def _question(doc: Mapping[str, Any], answer: str, *, theirs: str | None, reminder: str) -> Question:
+    return prompt_for(doc, answer, theirs) + reminder, None
+
+
+def prompt_for(doc: Mapping[str, Any], answer: str, theirs: str | None = None) -> str:
+    """What the judge is asked about an answer; in the authors' words where their template is given."""
     if theirs is not None:
         truth = doc["answer"].replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
         return theirs + "\n" + " | ".join([doc["question"], truth, answer, ""])
@@ -168,6 +167,7 @@ def _capabilities(value: str | Sequence[str]) -> list[str]:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
 
 
+@scores_replies
 def process_results(doc: Mapping[str, Any], results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
     """One record for every metric; nothing where the judge could not be asked."""
     verdict = results[0]

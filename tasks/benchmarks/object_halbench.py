@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-from support.errors import AnswerFileError, NoJudgeError
+from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, read_text, reference, values
 from tasks.benchmarks import english
@@ -31,7 +31,7 @@ from tasks.benchmarks.chair import (
     objects_in,
     read_synonyms,
 )
-from tasks.judges.protocol import JudgeReply, Sampling, as_data, ask_all, current_judge, fill
+from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies
 from tasks.metric import Metric, mean_of, ratio_of
 
 PROMPT: Final = Path(__file__).parents[1] / "prompts" / "object_halbench.txt"
@@ -135,25 +135,26 @@ METRICS: Final = (
 )
 
 
-def judge_answers(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[Extraction]:
-    """The objects of each answer by the current judge; nothing is asked about answers of `SHORT` words or none."""
-    pairs = list(zip(answers, docs, strict=True))
-    asked = [not isinstance(answer, FailedAnswer) and len(answer.split()) > SHORT for answer, _ in pairs]
-    questions = [
-        (prompt_for(doc["question"], answer), None) for (answer, doc), ask in zip(pairs, asked, strict=True) if ask
-    ]
-    replies = iter(ask_all(questions, sampling=SAMPLING))
-    found = []
-    for (answer, _), ask in zip(pairs, asked, strict=True):
-        reply = next(replies) if ask else "[]"
-        objects = parse_objects(reply) if reply is not None else None
-        named = (
-            None
-            if objects is None or isinstance(answer, FailedAnswer)
-            else objects_in(words_of_objects(objects), refined())
-        )
-        found.append(extraction(named, str(answer), noun_reader()[0], reply or ""))
-    return found
+def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: JudgeSession) -> list[Extraction]:
+    """The objects of each answer by the judge; nothing is asked about answers of `SHORT` words or none."""
+    long = [index for index, answer in enumerate(answers) if len(answer.split()) > SHORT]
+    replies: list[str | None] = [None if isinstance(answer, FailedAnswer) else "[]" for answer in answers]
+    asked = session.ask_about(
+        [answers[index] for index in long],
+        [docs[index] for index in long],
+        lambda doc, answer: (prompt_for(doc["question"], answer), None),
+        SAMPLING,
+    )
+    for index, reply in zip(long, asked, strict=True):
+        replies[index] = reply
+    return [_extract(str(answer), reply) for answer, reply in zip(answers, replies, strict=True)]
+
+
+def _extract(answer: str, reply: str | None) -> Extraction:
+    """The COCO objects in a judge's reply; None: there is no reply."""
+    objects = None if reply is None else parse_objects(reply)
+    named = None if objects is None else objects_in(words_of_objects(objects), refined())
+    return extraction(named, answer, noun_reader()[0], reply or "")
 
 
 def extraction(named: list[str] | None, answer: str, nouns: str, text: str = "") -> Extraction:
@@ -237,6 +238,7 @@ def _nltk_nouns(phrase: str) -> list[tuple[str, bool]]:
     return [(english.lemma(word.lower()), tag in NOUN_TAGS) for word, tag in english.tagged(english.tokens(phrase))]
 
 
+@scores_replies
 def process_results(doc: Mapping[str, Any], results: list[Extraction]) -> dict[str, dict[str, Any]]:
     """One record for every metric; nothing where the judge's reply holds no list."""
     found = results[0]
@@ -309,7 +311,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 
     The objects in the image are each row's `gt_objects`, or come from `references` as for CHAIR; so does
     `synonyms_refine.txt`. Rows without an image_id are answers to the questions of the authors' file in `references`,
-    in its order. Where a judge is set and a row has its question, the judge extracts what nobody did.
+    in its order. What nobody extracted a judge may, where the row has its question.
     """
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be a file of answers")
@@ -318,7 +320,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     synonyms = {name.strip(): thing for name, thing in read_synonyms(read_text(listed[0])).items()} if listed else None
     vocabulary = vocabulary_of(synonyms) if synonyms else refined()
     numbers = [_image_id(row, path) for row in found]
-    truth, judged = _truth(found, numbers, references, vocabulary), _judge_is_set()
+    truth = _truth(found, numbers, references, vocabulary)
     answered: list[Answered] = []
     for position, (row, number) in enumerate(zip(found, numbers, strict=True)):
         text = next((row[name] for name in ("caption", "text", "answer") if isinstance(row.get(name), str)), None)
@@ -329,28 +331,24 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         if not (objects is None or _texts(objects)):
             raise AnswerFileError(f"{path}: the objs of image {number} are no list of texts: {objects!r}")
         doc = {"image": str(number), "gt_objects": truth[position], "question": row.get("question", row.get("prompt"))}
-        answer: Extraction | str
         if objects is not None:
             answer = extraction(objects_in(objects, vocabulary), text, "given")
-        elif judged and doc["question"] is not None:
-            answer = text
         else:
             answer = extraction(mentions(text, vocabulary), text, "words")
-        answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=answer, text=text))
-    return OfficialAnswers(answered=answered, warnings=list(_paths(answered)))
+        may_judge = objects is None and doc["question"] is not None
+        answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=answer, text=text, judge_instead=may_judge))
+    return OfficialAnswers(
+        answered=answered,
+        warnings=list(_sources_of_objects(answered, judged=False)),
+        warnings_when_judged=list(_sources_of_objects(answered, judged=True)),
+    )
 
 
-def _judge_is_set() -> bool:
-    try:
-        current_judge()
-    except NoJudgeError:
-        return False
-    return True
-
-
-def _paths(answered: Sequence[Answered]) -> Iterator[str]:
+def _sources_of_objects(answered: Sequence[Answered], *, judged: bool) -> Iterator[str]:
     """How many answers' objects come from where."""
-    sources = Counter("judge" if isinstance(sample.answer, str) else str(sample.answer["nouns"]) for sample in answered)
+    sources = Counter(
+        "judge" if judged and sample.judge_instead else str(sample.answer["nouns"]) for sample in answered
+    )
     for source, what in (
         ("given", "have their objects extracted in the file (objs)"),
         ("judge", f"have no extracted objects (objs): the judge lists them, nouns are read by {noun_reader()[0]}"),

@@ -9,15 +9,14 @@ figures elsewhere are not comparable.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
-from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows
-from tasks.judges.protocol import JudgeReply, Question, as_data, ask_all, fill
+from tasks.judges.protocol import JudgeReply, JudgeSession, as_data, fill, scores_replies
 from tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -50,18 +49,16 @@ def parse_rating(reply: str) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def judge(answers: Iterable[str], docs: Iterable[Mapping[str, Any]]) -> list[JudgeReply]:
-    """The current judge's ratings; it sees the image, too."""
+def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: JudgeSession) -> list[JudgeReply]:
+    """The judge's ratings; it sees the image, too."""
     from tasks.documents import images
 
-    pairs = list(zip(answers, docs, strict=True))
-    given = [(answer, doc) for answer, doc in pairs if not isinstance(answer, FailedAnswer)]
-    asked: Iterable[Question] = ((prompt_for(doc, answer), next(iter(images(doc)), None)) for answer, doc in given)
-    replies = iter(ask_all(asked) if given else [])
-    found = [None if isinstance(answer, FailedAnswer) else next(replies) for answer, _ in pairs]
+    replies = session.ask_about(
+        answers, docs, lambda doc, answer: (prompt_for(doc, answer), next(iter(images(doc)), None))
+    )
     return [
         JudgeReply(rating=None, text="") if reply is None else JudgeReply(rating=parse_rating(reply), text=reply or " ")
-        for reply in found
+        for reply in replies
     ]
 
 
@@ -97,6 +94,7 @@ faithfulness, privacy, safety, fairness = (of_aspect(aspect) for aspect in ASPEC
 METRICS: Final = ("score", *ASPECTS)
 
 
+@scores_replies
 def process_results(doc: Mapping[str, Any], results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
     """One record for every metric; nothing where there is no rating."""
     rating = results[0]["rating"]

@@ -1,27 +1,24 @@
-"""Whose words the judge is asked in: ours (`tasks/prompts/`), or the benchmark authors' own, fetched when the user says
-so.
+"""The benchmark authors' own judge prompts, fetched when the user asks for them (`harness eval --official-prompts`).
 
-    with official_prompts():            # `harness eval --official-prompts`
-        official("mmhal")               # the authors' template, from their repository at a pinned commit; None outside
+    fetch(SOURCES["mmhal"])         # the authors' template, from their repository at a pinned commit
 
-The authors' texts are not part of this project. Each is fetched once, kept in the user's cache folder, and used only if
-its sha256 is the one written here. Errors: `RunError`, one line that names address and reason.
+The authors' texts are not part of this project (ours are in `tasks/prompts/`). Each is fetched once, kept in the user's
+cache folder, and used only if its sha256 is the one written here. Errors: `RunError`, one line that names address and
+reason.
 """
 
 import ast
 import hashlib
 import os
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from support.errors import RunError
+from support.files import atomic_write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,28 +36,6 @@ class PromptSource:
 TIMEOUT: Final = 30
 """Seconds."""
 
-_USE: ContextVar[bool] = ContextVar("official_prompts", default=False)
-
-
-@contextmanager
-def official_prompts() -> Iterator[None]:
-    """Inside, judges are asked in the authors' own words wherever a benchmark has some."""
-    token = _USE.set(True)
-    try:
-        yield
-    finally:
-        _USE.reset(token)
-
-
-def in_use() -> str:
-    """ "official" or "own": what a result says of its judge's prompts."""
-    return "official" if _USE.get() else "own"
-
-
-def official(name: str) -> str | None:
-    """The authors' template of this name, or None where ours is to be used."""
-    return fetch(SOURCES[name]) if _USE.get() else None
-
 
 def fetch(source: PromptSource) -> str:
     """The template of `source`, from the cache folder where it is there."""
@@ -73,10 +48,7 @@ def fetch(source: PromptSource) -> str:
     if _digest(text) != source.sha256:
         raise RunError(f"{source.url}: the prompt in it has sha256 {_digest(text)}, not {source.sha256}: not used")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    # Into place at once: another process may be reading.
-    with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False, encoding="utf-8", newline="") as part:
-        part.write(text)
-    os.replace(part.name, kept)
+    atomic_write_text(kept, text)
     return text
 
 
@@ -138,7 +110,7 @@ def _piece(value: ast.expr) -> str:
     return str(value.value) if isinstance(value, ast.Constant) else "\0"
 
 
-def _whole(text: str) -> str:
+def _entire_file(text: str) -> str:
     return text
 
 
@@ -161,7 +133,7 @@ SOURCES: Final[Mapping[str, PromptSource]] = {
     "llava_bench": PromptSource(
         url=_at("haotian-liu/LLaVA", "181a2f811f1eb0b794c25e87204491d812c05f8d", "llava/eval/table/rule.json"),
         sha256="dd7345a44ce9f7a24e51a30ee030cdab32346f9d08e3359c80545ff1312b1e07",
-        template=_whole,
+        template=_entire_file,
     ),
     "hallusionbench": PromptSource(
         url=HALLUSION,

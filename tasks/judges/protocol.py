@@ -1,28 +1,34 @@
-"""The judge: a model, or an exact rater, that is asked about answers. There is no default one; whoever scores a judged
-task sets it.
+"""The judge: a model, or an exact rater, that is asked about answers.
 
-    with use_judge(judge):
-        replies = ask_all((fill(template, data=as_data(doc)), None) for doc in docs)
+    session = JudgeSession(judge=judge, label="mmhal")
+    replies = session.ask_about(answers, docs, lambda doc, answer: (fill(template, data=as_data(doc)), None))
 
-Errors: a call that fails raises `JudgeError`; `ask_all` gives None in its place, and the sample stays unscored. A
-failed call is never a rating. Any other exception is a mistake in the code and goes up.
+A judged task names in its YAML a function `judge(answers, docs, session) -> list[JudgeReply]`, which sees all answers
+at once, so that calls run side by side. Errors: a call that fails raises `JudgeError`; in lists of replies None stands
+in its place, and the sample stays unscored. A failed call is never a rating. Any other exception is a mistake in the
+code and goes up.
 """
 
 import json
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar
 
-from support.errors import JudgeError, NoJudgeError
+from support.errors import JudgeError
+from tasks.answer import FailedAnswer
+from tasks.judges.official_prompts import SOURCES, fetch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+log = logging.getLogger(__name__)
 
 
 class JudgeReply(TypedDict):
@@ -108,44 +114,66 @@ class ThreadedJudge(ABC):
         return replies
 
 
-_JUDGE: ContextVar[Judge] = ContextVar("judge")
+Doc = Mapping[str, Any]
+"""A task's document, as lm-eval holds it."""
 
 
-@contextmanager
-def use_judge(judge: Judge) -> Iterator[Judge]:
-    """Inside, `judge` is the current one."""
-    token = _JUDGE.set(judge)
-    try:
-        yield judge
-    finally:
-        _JUDGE.reset(token)
+@dataclass(frozen=True, kw_only=True)
+class JudgeSession:
+    """One round of questions to a judge."""
+
+    judge: Judge
+    label: str = ""
+    """The task that a ledger books the calls for."""
+    repeat: int = 0
+    """How often the judge was asked the same before."""
+    official_prompts: bool = False
+    """Ask in the benchmark authors' own words, where they published some."""
+
+    def ask_all(self, questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
+        """The replies in the order asked; None where a call failed."""
+        return self.judge.ask_many(questions, sampling, label=self.label, repeat=self.repeat)
+
+    def ask_about(
+        self,
+        answers: Iterable[str],
+        docs: Iterable[Doc],
+        question: Callable[[Doc, str], Question],
+        sampling: Sampling = GREEDY,
+    ) -> list[str | None]:
+        """The reply about each answer; None where the call failed, or the model failed to give the answer: nothing is
+        asked then, since an empty answer would get a rating."""
+        pairs = list(zip(answers, docs, strict=True))
+        asked = (question(doc, answer) for answer, doc in pairs if not isinstance(answer, FailedAnswer))
+        replies = iter(self.ask_all(asked, sampling))
+        return [None if isinstance(answer, FailedAnswer) else next(replies) for answer, _ in pairs]
+
+    def official_prompt(self, name: str) -> str | None:
+        """The authors' template of this name, or None where ours is to be used; `RunError`."""
+        return fetch(SOURCES[name]) if self.official_prompts else None
 
 
-def current_judge() -> Judge:
-    """The judge set by `use_judge`."""
-    try:
-        return _JUDGE.get()
-    except LookupError:
-        raise NoJudgeError("this task needs a judge and none is set: there is no default one") from None
+Records = dict[str, dict[str, Any]]
+Reply = TypeVar("Reply", bound=JudgeReply)
 
 
-_BOOKED: ContextVar[tuple[str, int]] = ContextVar("judged_task", default=("", 0))
+def scores_replies(process: Callable[[Doc, list[Reply]], Records]) -> Callable[[Doc, list[Reply]], Records]:
+    """For the `process_results` of a judged task: an answer that nobody judged, as in a plain run of lm-eval, stays
+    unscored."""
+
+    @wraps(process)
+    def process_results(doc: Doc, results: list[Reply]) -> Records:
+        if isinstance(results[0], str):
+            _warn_unjudged(process.__module__.rpartition(".")[2])
+            return {}
+        return process(doc, results)
+
+    return process_results
 
 
-@contextmanager
-def judging(task: str, repeat: int = 0) -> Iterator[None]:
-    """Inside, what the judge is asked is for `task`: a ledger books it there."""
-    token = _BOOKED.set((task, repeat))
-    try:
-        yield
-    finally:
-        _BOOKED.reset(token)
-
-
-def ask_all(questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
-    """The current judge's replies in the order asked; None where a call failed."""
-    label, repeat = _BOOKED.get()
-    return current_judge().ask_many(questions, sampling, label=label, repeat=repeat)
+@cache
+def _warn_unjudged(task: str) -> None:
+    log.warning("%s: no judge was asked, so its samples stay unscored; `harness eval` asks one", task)
 
 
 SLOT: Final = re.compile(r"\[\[(\w+)\]\]")

@@ -1,10 +1,11 @@
 """MMHal-Bench over rendered scenes: open questions of its eight types, each answer rated 0-6 by the judge in use."""
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks.benchmarks import mmhal
-from tasks.judges.protocol import JudgeReply
+from tasks.judges.protocol import Doc, JudgeReply, JudgeSession, scores_replies
 from tasks.scenes.language import OPEN, mentions, open_question
 from tasks.scenes.world import Scene, image_of, make_scene, scenes
 
@@ -53,13 +54,14 @@ def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
     return {"test": Dataset.from_list(questions(split))}
 
 
-def judge_answers(answers: list[str], docs: list[dict[str, Any]]) -> list[JudgeReply]:
-    """Every answer becomes the judge's verdict on it."""
+def judge(answers: Sequence[str], docs: Sequence[Doc], session: JudgeSession) -> list[JudgeReply]:
+    """The judge's rating of every answer; it sees the image, too."""
     asked = [{"gt_answer": doc["answer"], "image_content": contents(make_scene(doc["scene"])), **doc} for doc in docs]
-    return mmhal.judge_answers(answers, asked, lambda doc: image_of(doc["scene"]))
+    return mmhal.judge_with_images(answers, asked, session, lambda doc: image_of(doc["scene"]))
 
 
-def process_results(doc: dict[str, Any], results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
+@scores_replies
+def process_results(doc: Doc, results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
     """One record for every metric; nothing where the judge gave no rating, so that the answer stays unscored."""
     rating = results[0]["rating"]
     if rating is None:

@@ -304,6 +304,7 @@ def test_every_benchmark_is_here() -> None:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_runs_end_to_end(name: str, tmp_path: Path, answering: Callable[..., Any]) -> None:
+    from harness.evaluation.eval_settings import EvalSettings
     from harness.evaluation.evaluate import evaluate
     from harness.models.spec import ModelSpec
 
@@ -319,9 +320,8 @@ def test_a_benchmark_runs_end_to_end(name: str, tmp_path: Path, answering: Calla
         ModelSpec(name="echo", pretrained="nowhere"),
         [spec],
         judge,
-        data={name: str(place)},
-        partial_data=True,
-        load=lambda _: answering(answer),
+        EvalSettings(data={name: str(place)}, partial_data=True),
+        load=lambda *_, **__: answering(answer),
     )
     assert seen
     assert all(size == (24, 16) for sizes in seen for size in sizes)
@@ -337,6 +337,7 @@ def test_a_benchmark_runs_end_to_end(name: str, tmp_path: Path, answering: Calla
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_failed_answer_is_never_scored_nor_judged(name: str, tmp_path: Path, answering: Callable[..., Any]) -> None:
+    from harness.evaluation.eval_settings import EvalSettings
     from harness.evaluation.evaluate import evaluate
     from harness.models.spec import ModelSpec
     from tasks.answer import FailedAnswer
@@ -347,9 +348,8 @@ def test_a_failed_answer_is_never_scored_nor_judged(name: str, tmp_path: Path, a
         ModelSpec(name="echo", pretrained="nowhere"),
         [registry().task(name)],
         judge,
-        data={name: str(place)},
-        partial_data=True,
-        load=lambda _: answering(lambda prompt, pictures: FailedAnswer("out of memory")),
+        EvalSettings(data={name: str(place)}, partial_data=True),
+        load=lambda *_, **__: answering(lambda prompt, pictures: FailedAnswer("out of memory")),
     )
     assert not judge.asked
     assert all(entry.value is None and entry.failed == entry.samples > 0 for entry in evaluation.entries)
@@ -357,6 +357,7 @@ def test_a_failed_answer_is_never_scored_nor_judged(name: str, tmp_path: Path, a
 
 def test_a_broken_picture_is_a_failed_sample_and_costs_no_other(tmp_path: Path, random_model: Path) -> None:
     """Through our own LM with real (random) weights: the run ends, the others are scored, the sample is named."""
+    from harness.evaluation.eval_settings import EvalSettings
     from harness.evaluation.evaluate import evaluate
     from harness.models.spec import find
 
@@ -366,8 +367,7 @@ def test_a_broken_picture_is_a_failed_sample_and_costs_no_other(tmp_path: Path, 
         find(str(random_model)),
         [registry().task("mme")],
         None,
-        data={"mme": str(write_parquet(tmp_path, rows))},
-        partial_data=True,
+        EvalSettings(data={"mme": str(write_parquet(tmp_path, rows))}, partial_data=True),
     )
     (lost,) = [sample for sample in evaluation.samples if sample.answer is None]
     assert lost.id == "existence/2"

@@ -117,7 +117,7 @@ def keys(path: Path) -> list[str]:
     from harness.evaluation.generate import load_tasks
 
     spec = registry().task("mme")
-    return [doc["image"] for doc in load_tasks([spec], data={"mme": str(path)}, partial_data=True)[0]["mme"].eval_docs]
+    return [doc["image"] for doc in load_tasks([spec], data={"mme": str(path)}, partial_data=True)["mme"].eval_docs]
 
 
 def test_a_page_asks_nobody_and_tells_once_what_it_could_not_get(

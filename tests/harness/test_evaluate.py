@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from lm_eval.api.model import LM
 
+from harness.engine.config import EngineConfig
 from harness.evaluation.entries import Evaluation
-from harness.evaluation.eval_settings import on_board
+from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
@@ -61,7 +62,11 @@ def scored(
 ) -> Evaluation:
     spec = ModelSpec(name="scripted", pretrained="nowhere")
     return evaluate(
-        spec, registry().expand([tasks]), judge or ExactJudge(), limit=limit, load=lambda _: Scripted(answer)
+        spec,
+        registry().expand([tasks]),
+        judge or ExactJudge(),
+        EvalSettings(limit=limit),
+        load=lambda *_, **__: Scripted(answer),
     )
 
 
@@ -124,14 +129,15 @@ def test_a_failed_judge_call_leaves_the_sample_unscored() -> None:
 def test_a_judged_task_without_a_judge_says_so() -> None:
     spec = ModelSpec(name="scripted", pretrained="nowhere")
     with pytest.raises(NoJudgeError):
-        evaluate(spec, registry().expand(["scenes_mmhal"]), None, limit=2, load=lambda _: Scripted(truth))
+        evaluate(spec, registry().expand(["scenes_mmhal"]), None, load=lambda *_, **__: Scripted(truth))
 
 
 def test_another_split_asks_other_questions() -> None:
     spec = ModelSpec(name="scripted", pretrained="nowhere")
     tasks = registry().expand(["scenes_pope"])
     first, second = (
-        evaluate(spec, tasks, None, limit=8, split=split, load=lambda _: Scripted(truth)) for split in (None, "tune")
+        evaluate(spec, tasks, None, EvalSettings(limit=8, split=split), load=lambda *_, **__: Scripted(truth))
+        for split in (None, "tune")
     )
     assert {sample.id for sample in first.samples}.isdisjoint(sample.id for sample in second.samples)
     assert second.entries[0].provenance["split"] == "tune"
@@ -140,10 +146,15 @@ def test_another_split_asks_other_questions() -> None:
 def test_what_stands_on_the_board_is_found_there_until_the_weights_change(random_model: Path, tmp_path: Path) -> None:
     spec, tasks, judge = find(str(random_model)), registry().expand(["scenes_pope"]), ExactJudge()
     board = Board(tmp_path / "board")
-    evaluation = evaluate(spec, tasks, judge, limit=4, name="m", load=lambda _: Scripted(truth))
+    settings = EvalSettings(limit=4)
+    evaluation = evaluate(spec, tasks, judge, settings, name="m", load=lambda *_, **__: Scripted(truth))
     board.add(evaluation.entries, evaluation.samples)
-    assert on_board(board, spec, "m", tasks, judge, 4)
-    assert not on_board(board, spec, "m", tasks, judge, 5)
-    assert not on_board(board, spec, "other", tasks, judge, 4)
-    assert not on_board(board, find("scenes-base"), "m", tasks, judge, 4)
-    assert not on_board(board, spec, "m", registry().expand(["scenes"]), judge, 4)
+    assert on_board(board, spec, "m", tasks, judge, settings)
+    for other in (EvalSettings(limit=5), EvalSettings(limit=4, full_answers=True), EvalSettings(limit=4, split="tune")):
+        assert not on_board(board, spec, "m", tasks, judge, other)
+    for engine in (EngineConfig(dtype="float16"), EngineConfig(suffix="Be brief."), EngineConfig(exact=True)):
+        assert not on_board(board, spec, "m", tasks, judge, settings, engine)
+    assert on_board(board, spec, "m", tasks, judge, settings, EngineConfig(batch_size=3))
+    assert not on_board(board, spec, "other", tasks, judge, settings)
+    assert not on_board(board, find("scenes-base"), "m", tasks, judge, settings)
+    assert not on_board(board, spec, "m", registry().expand(["scenes"]), judge, settings)

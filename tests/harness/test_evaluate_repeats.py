@@ -12,7 +12,7 @@ from PIL import Image
 
 from harness.cli.main import run
 from harness.evaluation.entries import Evaluation
-from harness.evaluation.eval_settings import askings_of, on_board
+from harness.evaluation.eval_settings import EvalSettings, on_board, times_asked_of
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.judge_cost import plan
 from harness.evaluation.make_judge import make_judge
@@ -57,9 +57,8 @@ def judged(server: Any, answering: Any, tmp_path: Path) -> Callable[..., Evaluat
 
         judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
         spec = ModelSpec(name=name, pretrained="nowhere")
-        return evaluate(
-            spec, [registry().task(TASK)], judge, limit=limit, judge_repeats=count, load=lambda _: answering(answer)
-        )
+        settings = EvalSettings(limit=limit, judge_repeats=count)
+        return evaluate(spec, [registry().task(TASK)], judge, settings, load=lambda *_, **__: answering(answer))
 
     return judged
 
@@ -70,7 +69,7 @@ def test_each_asking_is_in_the_log_and_the_score_is_their_mean(
     server.reply = Moody()
     once = judged("A cat.", count=1)
     assert headline(once).provenance.get("judge repeats") is None
-    assert askings_of(headline(once)) == 1
+    assert times_asked_of(headline(once)) == 1
     evaluation = judged("A cat.", count=3)
     assert len(server.answered) == 18  # the first asking was paid already
     found = headline(evaluation)
@@ -87,8 +86,9 @@ def test_each_asking_is_in_the_log_and_the_score_is_their_mean(
     first = headline(once).value
     assert first is not None
     assert found.value == pytest.approx(first + 1)
-    assert askings_of(found) == 3
+    assert times_asked_of(found) == 3
     assert found.cost == pytest.approx(2 * headline(once).cost, rel=0.01)
+    assert found.cost > 0
 
 
 def test_a_rating_that_failed_in_a_later_asking_is_absent_there_and_its_sample_is_unscored(
@@ -127,9 +127,8 @@ def test_an_answer_that_the_model_failed_to_give_is_rated_in_no_asking(
     judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
     answers = iter([FailedAnswer("out of memory"), "A cat.", "A dog."])
     spec, task = ModelSpec(name="m", pretrained="nowhere"), registry().task(TASK)
-    evaluation = evaluate(
-        spec, [task], judge, limit=3, judge_repeats=2, load=lambda _: answering(lambda *_: next(answers))
-    )
+    settings = EvalSettings(limit=3, judge_repeats=2)
+    evaluation = evaluate(spec, [task], judge, settings, load=lambda *_, **__: answering(lambda *_: next(answers)))
     first, *others = evaluation.samples
     assert (first.answer, first.records, [asking.records for asking in first.repeats]) == (None, {}, [{}])
     assert all(sample.records and sample.repeats[0].records for sample in others)
@@ -168,11 +167,10 @@ def test_a_board_that_was_judged_less_often_is_not_done(
     spec, task = find(str(random_model)), registry().task(TASK)
     judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
     board = Board(tmp_path / "board")
-    evaluation = evaluate(
-        spec, [task], judge, limit=3, judge_repeats=2, name="m", load=lambda _: answering(lambda *_: "A cat.")
-    )
+    once, twice, thrice = (EvalSettings(limit=3, judge_repeats=count) for count in (1, 2, 3))
+    evaluation = evaluate(spec, [task], judge, twice, name="m", load=lambda *_, **__: answering(lambda *_: "A cat."))
     board.add(evaluation.entries, evaluation.samples)
-    done = [on_board(board, spec, "m", [task], judge, 3, judge_repeats=count) for count in (1, 2, 3)]
+    done = [on_board(board, spec, "m", [task], judge, settings) for settings in (once, twice, thrice)]
     assert done == [True, True, False]
 
 

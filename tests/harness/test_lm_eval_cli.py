@@ -78,12 +78,11 @@ def plain_answers(model: Path, limit: int) -> list[str]:
     from harness.evaluation.generate import load_tasks
     from tasks.registry import registry
 
-    loaded, manager = load_tasks([registry().task("scenes_pope")])
+    loaded = load_tasks([registry().task("scenes_pope")])
     lm = HFMultimodalLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=1)
     found = simple_evaluate(
         model=lm,
         tasks=list(loaded.values()),
-        task_manager=manager,
         limit=limit,
         apply_chat_template=True,
         bootstrap_iters=0,

@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 from openai.types.chat import ChatCompletion
 from PIL import Image
 
+from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.evaluate import evaluate
 from harness.models.chat_model import Decoding, OpenAIVisionLM
 from harness.models.chat_settings import ServedModelSettings, served_settings
@@ -344,21 +345,21 @@ def test_a_benchmark_runs_from_end_to_end_and_a_second_time_for_nothing(server: 
     tasks = registry().expand(["scenes_pope"])
     spec = ModelSpec(name="api", pretrained=MODEL)
 
-    def load(_: ModelSpec) -> OpenAIVisionLM:
+    def load(*_: Any, **__: Any) -> OpenAIVisionLM:
         lm = lm_of(server, path)
         server.reply = lambda prompt: "yes"
         return lm
 
     server.faults = [None, "status:400"]
-    first = evaluate(spec, tasks, None, limit=4, load=load)
+    first = evaluate(spec, tasks, None, EvalSettings(limit=4), load=load)
     assert {(entry.samples, entry.failed) for entry in first.entries} == {(4, 1)}
     assert next(entry.value for entry in first.entries if entry.metric == "yes_rate") == 100
     assert all(sample.prompt.startswith("<image>") and sample.answer in ("yes", None) for sample in first.samples)
     sent = server.log[0]["messages"][0]["content"]
     assert shown(sent[0])[0] == "data:image/png"
     assert sent[1]["text"] == first.samples[0].prompt.removeprefix("<image>")
-    second = evaluate(spec, tasks, None, limit=4, load=load)
+    second = evaluate(spec, tasks, None, EvalSettings(limit=4), load=load)
     assert all(entry.failed == 0 for entry in second.entries)
     assert len(server.log) == 5  # the one that failed
-    evaluate(spec, tasks, None, limit=4, load=load)
+    evaluate(spec, tasks, None, EvalSettings(limit=4), load=load)
     assert len(server.log) == 5

@@ -27,10 +27,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def loading(change: Callable[[Any], None]) -> Callable[[ModelSpec], Any]:
+def loading(change: Callable[[Any], None]) -> Callable[..., Any]:
     """Loads a model, and changes the LM."""
 
-    def load_changed(spec: ModelSpec) -> Any:
+    def load_changed(spec: ModelSpec, *_: Any, **__: Any) -> Any:
         lm: Any = load(spec)
         change(lm)
         return lm

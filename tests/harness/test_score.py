@@ -273,7 +273,7 @@ def test_our_own_sample_log_scores_as_it_did(
         return FailedAnswer("no reply") if "red" in prompt else "no" if "circle" in prompt else "yes"
 
     spec = ModelSpec(name="echo", pretrained="nowhere")
-    evaluation = evaluate(spec, registry().expand(["scenes_pope"]), None, load=lambda _: answering(answer))
+    evaluation = evaluate(spec, registry().expand(["scenes_pope"]), None, load=lambda *_, **__: answering(answer))
     Board(tmp_path).add(evaluation.entries, evaluation.samples)
     entries, (log,) = evaluation.entries, list(tmp_path.glob("*.parquet"))
     capsys.readouterr()

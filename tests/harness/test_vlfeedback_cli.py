@@ -124,7 +124,7 @@ def test_a_row_that_shows_a_benchmarks_picture_is_found_and_dropped(
 
     rows = list(read_rows(built))
     shown = tmp_path / "leaked.png"
-    task = load_tasks(registry().expand(["scenes_chair"]))[0]["scenes_chair"]
+    task = load_tasks(registry().expand(["scenes_chair"]))["scenes_chair"]
     task.doc_to_image(task.eval_docs[7])[0].save(shown)
     leaked = Row(
         index=24,

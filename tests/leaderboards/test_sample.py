@@ -1,5 +1,6 @@
 """What a log keeps of a judge that was asked several times, and what verdicts make of it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -237,3 +238,31 @@ def test_ranks_of_a_board_are_by_all_askings_as_its_values_are(make_entry: MakeE
     first = {run: [replace(sample, repeats=()) for sample in samples] for run, samples in logs.items()}
     assert places(first) == {"steady": "2", "falling": "1"}
     assert places(logs) == {"steady": "1–2", "falling": "1–2"}
+
+
+def test_a_record_that_metrics_share_is_kept_once_and_earlier_logs_that_repeat_it_stay_readable(
+    make_sample: MakeSample,
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shared, own = {"image": "1", "correct": True}, {"image": "1", "words": 3}
+    records = {"accuracy": shared, "f1": dict(shared), "length": own}
+    sample = replace(make_sample(), records=records, repeats=(Asking(records=records, reply="Yes."),))
+    data = to_parquet([sample])
+    table = pq.read_table(pa.BufferReader(data))
+    assert json.loads(table["records"][0].as_py()) == [
+        {"metrics": ["accuracy", "f1"], "record": shared},
+        {"metrics": ["length"], "record": own},
+    ]
+    (found,) = from_parquet(data)
+    assert found == sample
+    assert found.records["accuracy"] is found.records["f1"]
+    sink = pa.BufferOutputStream()
+    for name, text in (
+        ("records", json.dumps(records)),
+        ("repeats", json.dumps([{"records": records, "reply": "Yes."}])),
+    ):
+        table = table.set_column(table.column_names.index(name), name, pa.array([text]))
+    pq.write_table(table, sink)
+    assert from_parquet(bytes(sink.getvalue())) == [sample]

@@ -8,7 +8,7 @@ import pytest
 
 from support.errors import JudgeError
 from tasks.benchmarks import chair, mmhal
-from tasks.judges.protocol import use_judge
+from tasks.judges.protocol import JudgeSession
 from tasks.scenes import scenes_chair, scenes_mmhal
 from tasks.scenes.judge import ExactJudge, answer_to, assess, mmhal_rating, read_caption, same_answer
 from tasks.scenes.language import OPEN, RUDE, YES_NO, YES_NO_SUFFIX, caption, open_question, say, yes_no_pair
@@ -128,9 +128,9 @@ def test_an_answer_that_dictates_its_rating_is_rated_like_any_other() -> None:
 
 def test_it_judges_mmhal_through_the_task() -> None:
     docs = scenes_mmhal.questions("test")[:16]
-    with use_judge(ExactJudge()):
-        right = scenes_mmhal.judge_answers([doc["answer"] for doc in docs], docs)
-        wrong = scenes_mmhal.judge_answers(["a purple elephant" for _ in docs], docs)
+    session = JudgeSession(judge=ExactJudge())
+    right = scenes_mmhal.judge([doc["answer"] for doc in docs], docs, session)
+    wrong = scenes_mmhal.judge(["a purple elephant" for _ in docs], docs, session)
     assert [verdict["rating"] for verdict in right] == [6] * 16
     assert all(verdict["rating"] is not None and verdict["rating"] <= mmhal.FAITHFUL_FROM for verdict in wrong)
 

@@ -1,24 +1,27 @@
 import json
 import re
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.errors import JudgeError
+from tasks.answer import FailedAnswer
 from tasks.judges.protocol import (
     GREEDY,
+    Doc,
     Judge,
+    JudgeReply,
+    JudgeSession,
+    Question,
     Sampling,
     ThreadedJudge,
     as_data,
-    ask_all,
-    current_judge,
     fill,
-    use_judge,
+    scores_replies,
 )
 
 if TYPE_CHECKING:
@@ -36,34 +39,44 @@ class Echo(ThreadedJudge):
         return f"reply to {prompt}"
 
 
-def test_without_a_judge_asking_is_an_error_that_says_so() -> None:
-    with pytest.raises(JudgeError, match="none is set"):
-        current_judge()
-    with pytest.raises(LookupError):
-        ask_all([("a", None)])
+def test_a_session_carries_label_and_repeat_to_the_judge() -> None:
+    class Booked:
+        model = "booked"
+
+        def ask_many(
+            self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
+        ) -> list[str | None]:
+            return [f"{prompt} {label} {repeat} {sampling.max_tokens}" for prompt, _ in questions]
+
+    session = JudgeSession(judge=Booked(), label="mmhal", repeat=2)
+    assert session.ask_all([("a", None)], Sampling(max_tokens=3)) == ["a mmhal 2 3"]
 
 
-def test_the_judge_is_set_inside_only_and_the_outer_one_comes_back() -> None:
-    outer, inner = Echo(), Echo()
-    with use_judge(outer):
-        with use_judge(inner) as judge:
-            assert current_judge() is judge is inner
-        assert current_judge() is outer
-    with pytest.raises(JudgeError):
-        current_judge()
+def test_nothing_is_asked_about_an_answer_that_the_model_failed_to_give() -> None:
+    session = JudgeSession(judge=Echo())
+    replies = session.ask_about(["x", FailedAnswer("lost"), "down"], [{}] * 3, lambda doc, answer: (answer, None))
+    assert replies == ["reply to x", None, None]
+
+
+def test_what_nobody_judged_stays_unscored_and_a_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    @scores_replies
+    def process_results(doc: Doc, results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
+        return {"score": {"rating": results[0]["rating"]}}
+
+    assert process_results({}, [JudgeReply(rating=3.0, text="3")]) == {"score": {"rating": 3.0}}
+    assert process_results({}, ["A dog."]) == {}  # type: ignore[list-item]
+    assert "no judge was asked" in caplog.text
 
 
 def test_replies_keep_the_order_and_a_failed_call_is_none() -> None:
     prompts = [str(i) for i in range(100)]
     prompts[40] = "down"
-    with use_judge(Echo()):
-        replies = ask_all((prompt, None) for prompt in prompts)
+    replies = Echo().ask_many((prompt, None) for prompt in prompts)
     assert replies == [None if prompt == "down" else f"reply to {prompt}" for prompt in prompts]
 
 
 def test_nothing_to_ask_is_no_reply() -> None:
-    with use_judge(Echo()):
-        assert ask_all([]) == []
+    assert Echo().ask_many([]) == []
 
 
 def test_calls_run_side_by_side() -> None:
@@ -74,8 +87,7 @@ def test_calls_run_side_by_side() -> None:
             self.barrier.wait(timeout=20)
             return prompt
 
-    with use_judge(Meeting()):
-        assert ask_all([(str(i), None) for i in range(4)]) == ["0", "1", "2", "3"]
+    assert Meeting().ask_many([(str(i), None) for i in range(4)]) == ["0", "1", "2", "3"]
 
 
 def test_a_mistake_in_a_judge_is_not_taken_for_a_failed_call() -> None:
@@ -83,8 +95,8 @@ def test_a_mistake_in_a_judge_is_not_taken_for_a_failed_call() -> None:
         def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
             raise ZeroDivisionError
 
-    with use_judge(Broken()), pytest.raises(ZeroDivisionError):
-        ask_all([("a", None)])
+    with pytest.raises(ZeroDivisionError):
+        Broken().ask_many([("a", None)])
 
 
 def test_prompts_are_taken_only_a_little_ahead_of_the_replies() -> None:

@@ -14,7 +14,7 @@ from support.errors import AnswerFileError, JudgeError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import OfficialAnswers
 from tasks.benchmarks import hallusionbench, llava_bench, mmhal, mmvet, rtvlm
-from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge, use_judge
+from tasks.judges.protocol import GREEDY, JudgeSession, Sampling, ThreadedJudge
 from tasks.registry import registry
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ MMVET_DOC = {"image": "1", "question": "What is x?", "answer": "-1<AND>-5", "cap
 
 def test_mmvet_asks_again_with_a_reminder_and_more_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Replies("The", "score", "is", "hm", "0.7")
-    with use_judge(judge):
-        (verdict,) = mmvet.judge(["x is -1"], [MMVET_DOC])
+    (verdict,) = mmvet.judge(["x is -1"], [MMVET_DOC], JudgeSession(judge=judge))
     assert verdict["rating"] == 0.7
     assert [sampling.temperature for _, sampling in judge.asked] == [0.0, 0.0, 0.5, 1.0, 1.5]
     assert all(sampling.max_tokens == 3 for _, sampling in judge.asked)
@@ -92,15 +91,14 @@ def test_mmvet_asks_again_with_a_reminder_and_more_temperature(monkeypatch: pyte
 
 
 def test_mmvet_counts_a_grade_nobody_could_read_as_zero_and_says_so() -> None:
-    with use_judge(Replies(*["no"] * 5)):
-        (verdict,) = mmvet.judge(["x is -1"], [MMVET_DOC])
+    (verdict,) = mmvet.judge(["x is -1"], [MMVET_DOC], JudgeSession(judge=Replies(*["no"] * 5)))
     record = mmvet.process_results(MMVET_DOC, [verdict])["total"]
     assert (record["grade"], record["unrated"]) == (0.0, True)
 
 
 def test_mmvet_leaves_out_what_the_judge_was_not_asked_about() -> None:
-    with use_judge(Replies(None)):
-        down, failed = mmvet.judge(["x is -1", FailedAnswer("no")], [MMVET_DOC, MMVET_DOC])
+    session = JudgeSession(judge=Replies(None))
+    down, failed = mmvet.judge(["x is -1", FailedAnswer("no")], [MMVET_DOC, MMVET_DOC], session)
     assert mmvet.process_results(MMVET_DOC, [down]) == {}
     assert mmvet.process_results(MMVET_DOC, [failed]) == {}
 
@@ -164,13 +162,12 @@ WILD_DOC = {"image": "1", "question": "What?", "caption": "A dog.", "gpt_answer"
 
 def test_llava_bench_asks_as_the_protocol_says_and_averages_what_it_cannot_read() -> None:
     judge = Replies("8 6\nBecause.")
-    with use_judge(judge):
-        scores, failed = llava_bench.judge(["A dog.", FailedAnswer("no")], [WILD_DOC, WILD_DOC])
+    session = JudgeSession(judge=judge)
+    scores, failed = llava_bench.judge(["A dog.", FailedAnswer("no")], [WILD_DOC, WILD_DOC], session)
     assert (scores["reference"], scores["rating"]) == (8.0, 6.0)
     assert judge.asked[0][1] == Sampling(temperature=0.2, max_tokens=1024, system=llava_bench.SAMPLING.system)
     assert llava_bench.process_results(WILD_DOC, [failed]) == {}
-    with use_judge(Replies("Both are fine.")):
-        (unread,) = llava_bench.judge(["A dog."], [WILD_DOC])
+    (unread,) = llava_bench.judge(["A dog."], [WILD_DOC], JudgeSession(judge=Replies("Both are fine.")))
     record = llava_bench.process_results(WILD_DOC, [unread])["relative"]
     assert (record["model"], record["reference"], record["unrated"]) == (-1.0, -1.0, True)
 
@@ -269,8 +266,7 @@ def test_a_question_pair_spans_figures_and_a_figure_its_questions() -> None:
 def test_the_second_pass_asks_only_about_wrong_answers_on_changed_figures() -> None:
     judge = Replies("correct", "incorrect", "incorrect", "same")
     docs = [hallusion_doc("0"), hallusion_doc("1"), hallusion_doc("0", question="1")]
-    with use_judge(judge):
-        checks = hallusionbench.judge(["Yes.", "Yes, too.", "No."], docs)
+    checks = hallusionbench.judge(["Yes.", "Yes, too.", "No."], docs, JudgeSession(judge=judge))
     assert [check["rating"] for check in checks] == [1, 0, 0]
     assert [check["same"] for check in checks] == [None, True, None]
     assert len(judge.asked) == 4

@@ -7,7 +7,7 @@ from PIL import Image as PILImage
 
 from support.errors import JudgeError
 from tasks.benchmarks import mmhal
-from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge, use_judge
+from tasks.judges.protocol import GREEDY, JudgeSession, Sampling, ThreadedJudge
 from tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ DOC = {
 
 def test_every_golden_edge_case_is_scored_as_officially(golden_json: Callable[[str], Any]) -> None:
     for case in golden_json("mmhal/edge_cases_parse.jsonl"):
-        assert mmhal.official_score(case["judge_reply"]) == case["official_score"], case
+        assert (mmhal.parse_rating(case["judge_reply"]) or 0) == case["official_score"], case
         assert (mmhal.parse_rating(case["judge_reply"]) is None) == (case["official_n_distinct_found"] != 1), case
 
 
@@ -32,7 +32,7 @@ def test_golden_judge_replies_score_as_officially(golden_json: Callable[[str], A
     expected = golden_json("mmhal/expected_scores.json")[name]
     replies = [row["choices"][0]["message"]["content"] for row in golden_json(f"mmhal/{name}")]
     records = [
-        {"image": str(i), "type": mmhal.TYPES[i % len(mmhal.TYPES)], "rating": mmhal.official_score(reply)}
+        {"image": str(i), "type": mmhal.TYPES[i % len(mmhal.TYPES)], "rating": mmhal.parse_rating(reply) or 0}
         for i, reply in enumerate(replies)
     ]
     assert [record["rating"] for record in records] == expected["scores"]
@@ -73,8 +73,7 @@ class Scripted(ThreadedJudge):
 
 def test_answers_become_verdicts_and_a_failed_or_unreadable_one_has_no_rating() -> None:
     judge = Scripted({"yellow": "Right. Rating: 5", "red": "Wrong.\nRating: 0", "?": "I can't say."})
-    with use_judge(judge):
-        verdicts = mmhal.judge_answers(iter(["yellow", "red", "?", "lost"]), [DOC] * 4, lambda doc: None)
+    verdicts = mmhal.judge(["yellow", "red", "?", "lost"], [DOC] * 4, JudgeSession(judge=judge))
     assert verdicts == [
         {"rating": 5, "text": "Right. Rating: 5"},
         {"rating": 0, "text": "Wrong.\nRating: 0"},
@@ -86,8 +85,8 @@ def test_answers_become_verdicts_and_a_failed_or_unreadable_one_has_no_rating() 
 def test_the_judge_sees_the_image_of_the_document() -> None:
     image = PILImage.new("RGB", (2, 2))
     judge = Scripted({"yellow": "Rating: 5"})
-    with use_judge(judge):
-        mmhal.judge_answers(["yellow"], [DOC], lambda doc: image if doc is DOC else None)
+    session = JudgeSession(judge=judge)
+    mmhal.judge_with_images(["yellow"], [DOC], session, lambda doc: image if doc is DOC else None)
     assert judge.images == [image]
 
 
@@ -109,5 +108,5 @@ def test_a_prompt_repeated_by_the_judge_holds_no_rating() -> None:
 
 
 def test_there_must_be_an_answer_to_each_document() -> None:
-    with use_judge(Scripted({"yellow": "Rating: 5"})), pytest.raises(ValueError, match="longer"):
-        mmhal.judge_answers(["yellow"], [DOC, DOC], lambda doc: None)
+    with pytest.raises(ValueError, match="longer"):
+        mmhal.judge(["yellow"], [DOC, DOC], JudgeSession(judge=Scripted({"yellow": "Rating: 5"})))

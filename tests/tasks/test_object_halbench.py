@@ -12,7 +12,7 @@ from support.errors import AnswerFileError, JudgeError
 from tasks.answer import FailedAnswer
 from tasks.benchmarks import object_halbench
 from tasks.benchmarks.chair import read_synonyms
-from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge, use_judge
+from tasks.judges.protocol import GREEDY, JudgeSession, Sampling, ThreadedJudge
 from tasks.metric import Metric
 from tasks.registry import registry
 
@@ -122,12 +122,11 @@ def test_the_judge_lists_objects_and_is_not_asked_about_what_is_short_or_failed(
         "",
     ]
     docs = [{"image": str(n), "question": "What is there?", "gt_objects": ["dog"]} for n in range(len(answers))]
-    with use_judge(Lister()) as judge:
-        found = object_halbench.judge_answers(answers, docs)
+    judge = Lister()
+    found = object_halbench.judge(answers, docs, JudgeSession(judge=judge))
     assert [verdict["rating"] for verdict in found] == [2, 0, None, None, None, 0]
     assert found[0]["named"] == ["dog", "car"]
     assert json.loads(json.dumps(found)) == found
-    assert isinstance(judge, Lister)
     assert len(judge.asked) == 3
     assert all(sampling == Sampling(temperature=0.2, max_tokens=512) for _, sampling in judge.asked)
     assert any('{"question": "What is there?", "answer": "A dog beside a car."}' in prompt for prompt, _ in judge.asked)
@@ -203,10 +202,9 @@ def test_where_the_objects_come_from_is_said(tmp_path: Path) -> None:
     assert [sample.text for sample in given.answered] == ["A dog and a bus."] * 3
     assert len({sample.id for sample in given.answered}) == 3
     assert [warning.split(" have")[0] for warning in given.warnings] == ["1 of 3 answers", "2 of 3 answers"]
-    with use_judge(Lister()):
-        given = object_halbench.official_answers(path, None)
-    assert [isinstance(sample.answer, str) for sample in given.answered] == [False, True, True]
-    assert "the judge lists them" in given.warnings[1]
+    assert [sample.judge_instead for sample in given.answered] == [False, True, True]
+    assert given.warnings_when_judged is not None
+    assert "the judge lists them" in given.warnings_when_judged[1]
 
 
 def test_objects_in_the_image_come_from_the_row_or_the_references(tmp_path: Path) -> None:

@@ -5,13 +5,18 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.errors import RunError
 from tasks.benchmarks import hallusionbench, llava_bench, mmhal, mmvet
 from tasks.judges import official_prompts as wording
-from tasks.judges.official_prompts import PromptSource, official, official_prompts, string_of
+from tasks.judges import protocol
+from tasks.judges.official_prompts import PromptSource, string_of
+from tasks.judges.protocol import JudgeSession, ThreadedJudge
+from tasks.registry import registry
+from tasks.scenes.judge import ExactJudge
 
 CODE = 'import os\n\ndef main():\n    other = "x"\n    template = """Rate {answer}.\n\nRating:"""\n'
 TEMPLATE = "Rate {answer}.\n\nRating:"
@@ -65,13 +70,9 @@ def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_our_own_words_are_used_unless_the_user_says_otherwise(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wording, "SOURCES", {"mmhal": source(url)})
-    assert official("mmhal") is None
-    assert wording.in_use() == "own"
-    with official_prompts():
-        assert official("mmhal") == TEMPLATE
-        assert wording.in_use() == "official"
-    assert official("mmhal") is None
+    monkeypatch.setattr(protocol, "SOURCES", {"mmhal": source(url)})
+    assert JudgeSession(judge=ExactJudge()).official_prompt("mmhal") is None
+    assert JudgeSession(judge=ExactJudge(), official_prompts=True).official_prompt("mmhal") == TEMPLATE
 
 
 BUILT = """
@@ -106,31 +107,48 @@ def test_the_pinned_rules_of_llava_bench_are_the_golden_ones(golden: Callable[[s
     )
 
 
-def test_the_official_words_are_filled_as_the_official_scripts_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {
-        "mmhal": "Contents {} question {} truth {} answer {}",
-        "mmvet": "Grade.",
-        "llava_bench": '{"llava_bench_conv": {"role": "Assistant", "prompt": "Rate."}}',
-        "hallusionbench": "Q:\0R:\0A:\0.",
-        "hallusionbench_same": "1:\0 2:\0.",
+def test_the_official_words_are_filled_as_the_official_scripts_do() -> None:
+    doc = {
+        "image_content": ["Dog", "Cat"],
+        "question": "What?",
+        "gt_answer": "a dog",
+        "answer": "-1<AND>-5",
+        "gt_answer_details": "It is.",
     }
-    monkeypatch.setattr(
-        wording, "fetch", lambda source: texts[next(name for name, own in wording.SOURCES.items() if own is source)]
+    contents = "Contents {} question {} truth {} answer {}"
+    assert mmhal.prompt(doc, "{0}", contents) == "Contents Dog, Cat question What? truth a dog answer {0}"
+    assert mmvet.prompt_for(doc, "x | y", "Grade.") == "Grade.\nWhat? | -1 <AND> -5 | x | y | "
+    assert hallusionbench.prompt_for(doc, "Yes.", "Q:\0R:\0A:\0.") == "Q:What?R:It is.A:Yes.."
+    assert hallusionbench.same_prompt("No.", "Yes.", "1:\0 2:\0.") == "1:No. 2:Yes.."
+    wild = {"caption": ["A dog.", "A cat."], "question": "What?", "gpt_answer": "Dog.", "category": "conv"}
+    rules = '{"llava_bench_conv": {"role": "Assistant", "prompt": "Rate."}}'
+    assert llava_bench.prompt_for(wild, "Cat.", rules) == (
+        "[Context]\nA dog.\nA cat.\n\n[Question]\nWhat?\n\n[Assistant 1]\nDog.\n\n[End of Assistant 1]\n\n"
+        "[Assistant 2]\nCat.\n\n[End of Assistant 2]\n\n[System]\nRate.\n\n"
     )
-    with official_prompts():
-        doc = {
-            "image_content": ["Dog", "Cat"],
-            "question": "What?",
-            "gt_answer": "a dog",
-            "answer": "-1<AND>-5",
-            "gt_answer_details": "It is.",
-        }
-        assert mmhal.prompt(doc, "{0}") == "Contents Dog, Cat question What? truth a dog answer {0}"
-        assert mmvet.prompt_for(doc, "x | y") == "Grade.\nWhat? | -1 <AND> -5 | x | y | "
-        assert hallusionbench.prompt_for(doc, "Yes.") == "Q:What?R:It is.A:Yes.."
-        assert hallusionbench.same_prompt("No.", "Yes.") == "1:No. 2:Yes.."
-        wild = {"caption": ["A dog.", "A cat."], "question": "What?", "gpt_answer": "Dog.", "category": "conv"}
-        assert llava_bench.prompt_for(wild, "Cat.") == (
-            "[Context]\nA dog.\nA cat.\n\n[Question]\nWhat?\n\n[Assistant 1]\nDog.\n\n[End of Assistant 1]\n\n"
-            "[Assistant 2]\nCat.\n\n[End of Assistant 2]\n\n[System]\nRate.\n\n"
-        )
+
+
+@pytest.mark.parametrize(
+    ("name", "question"),
+    (
+        ("mmhal", {"image_content": ["Dog"], "question": "What?", "gt_answer": "a dog"}),
+        ("mmvet", {"question": "What?", "answer": "a dog"}),
+        ("llava_bench_wild", {"caption": "A dog.", "question": "What?", "gpt_answer": "Dog.", "category": "conv"}),
+    ),
+)
+def test_a_judge_is_asked_in_the_official_words_where_the_session_says_so(
+    name: str, question: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reader(ThreadedJudge):
+        model = "reader"
+
+        def ask(self, prompt: str, image: Any = None, sampling: Any = None) -> str:
+            asked.append(prompt)
+            return "0.5"
+
+    asked: list[str] = []
+    theirs = '{"conv": {"role": "Official", "prompt": ""}}' if "llava" in name else "Official {} {} {} {}"
+    monkeypatch.setattr(protocol, "fetch", lambda source: theirs)
+    for official in (False, True):
+        registry().judge(name)(["A dog."], [question], JudgeSession(judge=Reader(), official_prompts=official))
+    assert ["Official" in prompt for prompt in asked] == [False, True]

@@ -32,7 +32,7 @@ from support.images import ImageRef
 from support.progress import report
 from support.records import read
 from tasks.judges.batch import BatchJudge
-from tasks.judges.protocol import Judge, Sampling, as_data, ask_all, fill, judging, use_judge
+from tasks.judges.protocol import Judge, JudgeSession, Sampling, as_data, fill
 from trainers.data.rows import Preference
 from trainers.vlfeedback.annotation import shown
 
@@ -279,12 +279,12 @@ def inject(
     failed_before = counts.failed + counts.pictures
     wanted = _select_wanted(items, rows, seed, every, counts)
     size = BATCH_API if isinstance(judge, BatchJudge) else BATCH
+    session = JudgeSession(judge=judge, label=TASK)
     done = 0
-    with use_judge(judge), judging(TASK):
-        while batch := list(islice(wanted, size)):
-            rows.append(_rewrite_batch(batch, judge.model, bounds or Bounds(), tries, counts))
-            done += len(batch)
-            report("rewrite", done, 0)
+    while batch := list(islice(wanted, size)):
+        rows.append(_rewrite_batch(batch, session, bounds or Bounds(), tries, counts))
+        done += len(batch)
+        report("rewrite", done, 0)
     return counts.failed + counts.pictures - failed_before
 
 
@@ -316,7 +316,7 @@ def _digest_of(item: Correct) -> str:
 
 
 def _rewrite_batch(
-    batch: Sequence[_Try], judge: str, bounds: Bounds, tries: int, counts: InjectCounts
+    batch: Sequence[_Try], session: JudgeSession, bounds: Bounds, tries: int, counts: InjectCounts
 ) -> list[dict[str, Any]]:
     """Rows of the rewrites of a batch, in its order; those that got no reply have none."""
     found: dict[str, dict[str, Any]] = {}
@@ -324,11 +324,11 @@ def _rewrite_batch(
     while left:
         asked = ((prompt_of(wanted.item, wanted.change, wanted.refused), shown(wanted.item.image)) for wanted in left)
         again = []
-        for wanted, reply in zip(left, ask_all(asked, sampling=REWRITING), strict=True):
+        for wanted, reply in zip(left, session.ask_all(asked, REWRITING), strict=True):
             if reply is None:
                 counts.failed += 1
                 continue
-            row, problem = _make_row(wanted, reply, judge, bounds)
+            row, problem = _make_row(wanted, reply, session.judge.model, bounds)
             if problem is None:
                 counts.made += 1
                 found[wanted.key] = row
