@@ -15,6 +15,8 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
+from tests.slurm.cluster import slurm_missing
+
 Reply = Callable[[str], str]
 
 
@@ -270,3 +272,11 @@ def server() -> Iterator[Server]:
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> str:
+    """Of `tests.slurm.cluster.CLUSTERS`: "local", or "slurm" where there is one."""
+    if request.param == "slurm" and (reason := slurm_missing()):
+        pytest.skip(reason)
+    return str(request.param)

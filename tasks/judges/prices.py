@@ -22,14 +22,13 @@ TABLE: Final = Path(__file__).with_name("judges.toml")
 OVERRIDE: Final = "HARNESS_PRICES"
 CHARACTERS: Final = 4
 """Of English text in a token, about."""
-OVERHEAD: Final = 0
-"""Tokens a message costs beside its text."""
-LOW_DETAIL: Final = "low"
+NOTICE: Final = 90
+"""Days before a model is shut down at which that is said."""
 
 
 def price(model: str, prompt_tokens: int, completion_tokens: int, *, batch: bool = False) -> float | None:
     """US dollars for one call or for many; None where the model is in no table."""
-    table = _tables()
+    table = _price_table()
     entry = table["models"].get(model)
     if entry is None or "input" not in entry or "output" not in entry:
         return None
@@ -44,8 +43,8 @@ def text_tokens(text: str) -> int:
 
 def image_tokens(model: str, width: int, height: int, detail: str = "auto") -> int:
     """How many tokens an image is by the model's published rule (GPT-4o's where the model is not known)."""
-    rule = _tables()["models"].get(model, {}).get("images", {"base": 85, "tile": 170})
-    if detail == LOW_DETAIL:
+    rule = _price_table()["models"].get(model, {}).get("images", {"base": 85, "tile": 170})
+    if detail == "low":
         return int(rule["base"])
     fit = min(1.0, 2048 / max(width, height))
     width, height = int(width * fit), int(height * fit)
@@ -54,13 +53,9 @@ def image_tokens(model: str, width: int, height: int, detail: str = "auto") -> i
     return int(rule["base"]) + int(rule["tile"]) * tiles
 
 
-NOTICE: Final = 90
-"""Days before a model is shut down at which that is said."""
-
-
 def retired(model: str, today: date) -> str | None:
     """A sentence where the model is no longer served, or soon won't be."""
-    day = _tables()["models"].get(model, {}).get("retired")
+    day = _price_table()["models"].get(model, {}).get("retired")
     if not isinstance(day, date) or (day - today).days > NOTICE:
         return None
     if day < today:
@@ -68,21 +63,21 @@ def retired(model: str, today: date) -> str | None:
     return f"{model} is to be shut down on {day}: scores it gives can't be re-run after that"
 
 
-def _tables() -> Mapping[str, Any]:
+def _price_table() -> Mapping[str, Any]:
     own = os.environ.get(OVERRIDE)
-    return _read(TABLE, Path(own) if own else None)
+    return _merge_tables(TABLE, Path(own) if own else None)
 
 
 @cache
-def _read(path: Path, first: Path | None) -> Mapping[str, Any]:
-    table = _load(path)
+def _merge_tables(path: Path, first: Path | None) -> Mapping[str, Any]:
+    table = _read_table(path)
     if first is not None:
-        own = _load(first)
+        own = _read_table(first)
         table = {**table, **own, "models": table["models"] | own["models"]}
     return table
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _read_table(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -92,8 +87,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise SettingError(f'{path}: no price table: must have entries [models."NAME"] with input and output')
     for name, entry in models.items():
         for field in ("input", "output"):
-            if field in entry and (
-                isinstance(entry[field], bool) or not isinstance(entry[field], (int, float)) or entry[field] < 0
-            ):
-                raise SettingError(f"{path}: models.{name}.{field}: must be a price, is {entry[field]!r}")
+            value = entry.get(field, 0)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                raise SettingError(f"{path}: models.{name}.{field}: must be a price, is {value!r}")
     return table

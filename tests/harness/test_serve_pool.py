@@ -3,14 +3,12 @@ can't be had here."""
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +17,7 @@ import pytest
 from harness.serving.pool_servers import plan_of, serve_pool, servers_of
 from harness.serving.settings import ServerSettings
 from support.errors import ClusterError, InputError, SettingError
+from tests.slurm.cluster import CLUSTERS, is_running, soon
 from trainers.cluster.slurm import Cluster, Resources, resources
 from trainers.config.data import PoolModel
 
@@ -53,18 +52,6 @@ POOL = [
     PoolModel(model="scenes-base", temperature=0.5),
     PoolModel(model="scenes-early"),
 ]
-CLUSTERS = (pytest.param("local"), pytest.param("slurm", marks=pytest.mark.slow))
-
-
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest) -> Cluster:
-    if request.param == "slurm":
-        if shutil.which("sbatch") is None:
-            pytest.skip("no sbatch on the PATH")
-        if subprocess.run(["sinfo"], capture_output=True, timeout=30, check=False).returncode:
-            pytest.skip("no Slurm controller answers")
-    found: Cluster = request.param
-    return found
 
 
 @pytest.fixture
@@ -77,22 +64,6 @@ def command(tmp_path: Path) -> str:
 
 def pids(folder: Path) -> list[int]:
     return sorted(int(path.suffixes[-2][1:]) for path in folder.glob("*.words"))
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def soon(happened: Callable[[], bool], within: float = 45) -> bool:
-    until = time.monotonic() + within
-    while time.monotonic() < until:
-        if happened():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
@@ -116,8 +87,8 @@ def test_each_model_is_served_once_until_the_end(
             assert len(spec.digests["weights"]) == 16
         running = pids(tmp_path)
         assert len(running) == 2
-        assert all(alive(pid) for pid in running)
-    assert soon(lambda: not any(alive(pid) for pid in running))
+        assert all(is_running(pid) for pid in running)
+    assert soon(lambda: not any(is_running(pid) for pid in running))
     assert "up at http://" in caplog.text
     logs = list((tmp_path / "servers").rglob("*-serve-scenes-*.log"))
     assert len(logs) == 2
@@ -140,7 +111,7 @@ def test_a_server_that_dies_early_ends_all_with_its_last_words(cluster: Cluster,
     ):
         pytest.fail("a dead server counts as up")
     assert "\n" not in str(error.value)
-    assert soon(lambda: not any(alive(pid) for pid in pids(tmp_path)))
+    assert soon(lambda: not any(is_running(pid) for pid in pids(tmp_path)))
 
 
 def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
@@ -177,6 +148,7 @@ from pathlib import Path
 from harness.serving.pool_servers import serve_pool
 from harness.serving.settings import ServerSettings
 from trainers.config.data import PoolModel
+from tests.slurm.cluster import CLUSTERS, is_running, soon
 from trainers.cluster.slurm import Resources
 
 folder, command, cluster = sys.argv[1:]
@@ -201,10 +173,10 @@ def test_servers_end_with_a_run_that_is_stopped_or_killed(
         (pid,) = pids(tmp_path)
         if sent == signal.SIGKILL:
             time.sleep(3)  # longer than the lease, which is renewed
-        assert alive(pid)
+        assert is_running(pid)
         os.kill(driver.pid, sent)
         driver.wait(timeout=60)
-    assert soon(lambda: not alive(pid))
+    assert soon(lambda: not is_running(pid))
 
 
 def test_members_with_a_server_of_their_own_need_none(tmp_path: Path) -> None:

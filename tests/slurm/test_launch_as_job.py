@@ -6,13 +6,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.trainers.test_slurm import slurm_missing
+from tests.slurm.cluster import slurm_missing, soon
 from trainers.cluster.launch import Layout, job_name, plan_of, send
 from trainers.cluster.slurm import ENDED, SlurmJob, resources
 
@@ -37,13 +36,6 @@ def counting(tmp_path: Path) -> Iterator[SlurmJob]:
     job.cancel()
 
 
-def until(true: Callable[[], Any], within: float = 120) -> None:
-    end = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.3)
-
-
 def counted(folder: Path, rank: int = 0) -> list[dict[str, int]]:
     path = folder / f"count-{rank}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -56,13 +48,13 @@ def shown(job: SlurmJob) -> dict[str, str]:
 
 def start_again(job: SlurmJob) -> None:
     """Slurm lets a job that was queued again wait for two minutes."""
-    until(lambda: shown(job)["JobState"] == "PENDING")
+    assert soon(lambda: shown(job)["JobState"] == "PENDING", within=120)
     subprocess.run(["scontrol", "update", f"JobId={job.id}", "StartTime=now"], check=True)
 
 
 def went_on(job: SlurmJob, folder: Path) -> None:
     """It ended well, no step was done twice or left out, and both processes were started again."""
-    until(lambda: job.state() == ENDED and shown(job)["JobState"] != "COMPLETING")
+    assert soon(lambda: job.state() == ENDED and shown(job)["JobState"] != "COMPLETING", within=120)
     assert (shown(job)["JobState"], shown(job)["ExitCode"]) == ("COMPLETED", "0:0")
     for rank in (0, 1):
         assert [line["step"] for line in counted(folder, rank)] == list(range(STEPS))
@@ -73,14 +65,14 @@ def went_on(job: SlurmJob, folder: Path) -> None:
 
 
 def test_a_preempted_job_is_gone_on_with(counting: SlurmJob, tmp_path: Path) -> None:
-    until(lambda: len(counted(tmp_path, 1)) > 3)
+    assert soon(lambda: len(counted(tmp_path, 1)) > 3, within=120)
     subprocess.run(["scontrol", "requeue", counting.id], check=True)
     start_again(counting)
     went_on(counting, tmp_path)
 
 
 def test_a_job_near_its_time_limit_queues_itself_again(counting: SlurmJob, tmp_path: Path) -> None:
-    until(lambda: len(counted(tmp_path, 1)) > 3)
+    assert soon(lambda: len(counted(tmp_path, 1)) > 3, within=120)
     subprocess.run(["scancel", "--signal=USR2", counting.id], check=True)  # what Slurm sends 90 seconds before
     start_again(counting)
     went_on(counting, tmp_path)
@@ -88,7 +80,7 @@ def test_a_job_near_its_time_limit_queues_itself_again(counting: SlurmJob, tmp_p
 
 def test_a_job_that_is_warned_waits_to_be_preempted(counting: SlurmJob, tmp_path: Path) -> None:
     """Where it ended by itself meanwhile, Slurm would take it for failed, and not queue it again."""
-    until(lambda: len(counted(tmp_path, 1)) > 3)
+    assert soon(lambda: len(counted(tmp_path, 1)) > 3, within=120)
     subprocess.run(["scancel", "--signal=TERM", counting.id], check=True)
     before = -1
     while before != len(counted(tmp_path)):
@@ -112,13 +104,13 @@ def test_a_job_that_is_there_already_is_not_submitted_again(counting: SlurmJob, 
 
 def test_a_job_tells_the_exit_code_of_the_process_that_failed(tmp_path: Path) -> None:
     job = send([*SCRIPT, "exit", "3", "1"], tmp_path, TWO, wanted=SMALL)
-    until(lambda: job.state() == ENDED and shown(job)["JobState"] != "COMPLETING")
+    assert soon(lambda: job.state() == ENDED and shown(job)["JobState"] != "COMPLETING", within=120)
     assert (shown(job)["JobState"], shown(job)["ExitCode"]) == ("FAILED", "3:0")
 
 
 def test_a_job_whose_processes_never_checked_has_failed(tmp_path: Path) -> None:
     job = send([*SCRIPT, "forgets"], tmp_path, TWO, wanted=SMALL)
-    until(lambda: job.state() == ENDED and shown(job)["JobState"] != "COMPLETING")
+    assert soon(lambda: job.state() == ENDED and shown(job)["JobState"] != "COMPLETING", within=120)
     assert (shown(job)["JobState"], shown(job)["ExitCode"]) == ("FAILED", "1:0")
     assert "never came to train" in job.log.read_text()
 
@@ -128,7 +120,7 @@ def test_what_was_planned_is_what_is_submitted(counting: SlurmJob, tmp_path: Pat
     planned = plan_of(command, tmp_path, TWO, wanted=SMALL, cluster="slurm")
     submitted = counting.handle.paths.submission_file.read_text()
     assert planned.startswith(submitted)
-    until(lambda: counted(tmp_path))
+    assert soon(lambda: counted(tmp_path), within=120)
     (log,) = (tmp_path / "launch").glob("job-*/node-0.log")
     said = log.read_text().splitlines()[0]
     assert f"# {said}" in planned.replace("ATTEMPT", log.parent.name)

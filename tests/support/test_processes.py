@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from support.processes import (
     rank,
     world_size,
 )
+from tests.slurm.cluster import is_running, soon
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "HARNESS_WORLD")
 
@@ -31,20 +30,6 @@ NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "HARNESS_WORLD")
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def soon(happened: Callable[[], bool], within: float = 20) -> bool:
-    until = time.monotonic() + within
-    while not happened() and time.monotonic() < until:
-        time.sleep(0.05)
-    return happened()
 
 
 def test_a_process_alone_is_the_first_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +60,8 @@ def pids_of(child: ChildProcess) -> list[int]:
 def test_the_whole_group_ends_with_the_block(tmp_path: Path) -> None:
     with ChildProcess([sys.executable, "-c", FAMILY], tmp_path / "log") as child:
         pids = pids_of(child)
-        assert all(map(alive, pids))
-    assert soon(lambda: not any(map(alive, pids)))
+        assert all(map(is_running, pids))
+    assert soon(lambda: not any(map(is_running, pids)))
     assert child.exit_code == -signal.SIGTERM
 
 
@@ -103,10 +88,10 @@ def test_a_child_does_not_outlive_a_parent_that_is_ended(sent: signal.Signals, c
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        assert alive(pid)
+        assert is_running(pid)
         parent.send_signal(sent)
         assert parent.wait(timeout=30) == code
-    assert soon(lambda: not alive(pid))
+    assert soon(lambda: not is_running(pid))
 
 
 def test_a_child_that_ends_before_it_is_ready_is_said_with_its_last_lines(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from support.errors import ClusterError, RunError
+from tests.slurm.cluster import soon
 from trainers.cluster import launch as launching
 from trainers.cluster.launch import (
     CONFIGS,
@@ -204,23 +204,25 @@ def test_a_command_that_does_not_check_has_failed(tmp_path: Path) -> None:
         launch([*SCRIPT, "forgets"], tmp_path)
 
 
-def wait_for_first_step(folder: Path) -> None:
-    until = time.monotonic() + 30
-    while not (folder / "count-0.jsonl").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-
-
 def test_two_launches_in_one_folder_are_not_begun(tmp_path: Path) -> None:
     ended: list[int] = []
     command = [*SCRIPT, "count", str(tmp_path), "20", "0.1"]
     first = threading.Thread(target=lambda: ended.append(launch(command, tmp_path)))
     first.start()
-    wait_for_first_step(tmp_path)
+    assert soon((tmp_path / "count-0.jsonl").exists)
     with pytest.raises(RunError, match="at work in this folder"):
         launch(command, tmp_path)
     first.join()
     assert ended == [0]
     assert launch([*SCRIPT, "count", str(tmp_path), "21", "0"], tmp_path) == 0
+
+
+def ended_well(command: list[str], folder: Path) -> bool:
+    """False while the folder is another launch's."""
+    try:
+        return launch(command, folder) == 0
+    except RunError:
+        return False
 
 
 LAUNCHER = """
@@ -237,20 +239,14 @@ def test_a_launcher_that_is_ended_leaves_no_second_one_beside_its_processes(
 ) -> None:
     command = [*SCRIPT, "count", str(tmp_path), "25", "0.1"]
     first = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(tmp_path), *command])
-    wait_for_first_step(tmp_path)
+    assert soon((tmp_path / "count-0.jsonl").exists)
     first.send_signal(sent)
     assert first.wait(timeout=30) == code
     if sent is signal.SIGKILL:
         # Its process lives on, and holds the folder.
         with pytest.raises(RunError, match="at work in this folder"):
             launch(command, tmp_path)
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        try:
-            assert launch(command, tmp_path) == 0
-            break
-        except RunError:
-            time.sleep(0.2)
+    assert soon(lambda: ended_well(command, tmp_path))
     steps = [json.loads(line)["step"] for line in (tmp_path / "count-0.jsonl").read_text().splitlines()]
     assert steps == list(range(25))
 

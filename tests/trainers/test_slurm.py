@@ -1,51 +1,19 @@
 """Jobs: what is asked of a cluster, and jobs that really run, as processes here or on a real Slurm of one node."""
 
-import shutil
-import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support.errors import ClusterError
+from tests.slurm.cluster import CLUSTERS, soon
 from trainers.cluster.slurm import ENDED, Cluster, Resources, SlurmJob, minutes, resources, script, submit
 
-
-def slurm_missing() -> str | None:
-    """Why jobs can't be submitted here; None where they can."""
-    if shutil.which("sbatch") is None:
-        return "no sbatch on the PATH"
-    asked = subprocess.run(
-        ["sinfo", "--noheader", "--format", "%a"], capture_output=True, text=True, timeout=30, check=False
-    )
-    return None if asked.returncode == 0 and "up" in asked.stdout else "no Slurm controller answers"
-
-
-CLUSTERS = [
-    pytest.param("local"),
-    pytest.param("slurm", marks=pytest.mark.slow),
-]
-
-
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest) -> Cluster:
-    if request.param == "slurm" and (reason := slurm_missing()):
-        pytest.skip(reason)
-    found: Cluster = request.param
-    return found
-
-
-def ended(job: SlurmJob, within: float = 60) -> bool:
-    until = time.monotonic() + within
-    while time.monotonic() < until:
-        if job.state() == ENDED:
-            return True
-        time.sleep(0.2)
-    return False
-
-
 SMALL = Resources(gpus=0, minutes=5)
+
+
+def ended(job: SlurmJob) -> bool:
+    return soon(lambda: job.state() == ENDED)
 
 
 @pytest.mark.parametrize(
@@ -73,24 +41,10 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 
 def test_options_become_what_a_job_asks_for() -> None:
-    options = [
-        "partition=gpu",
-        "--account=vlm",
-        "time=12:00:00",
-        "gpus=2",
-        "cpus=16",
-        "mem=64G",
-        "setup=module load cuda",
-        "setup=export A=b",
-    ]
-    assert resources(options) == Resources(
-        partition="gpu",
-        account="vlm",
-        minutes=720,
-        gpus=2,
-        cpus=16,
-        mem="64G",
-        setup=("module load cuda", "export A=b"),
+    options = ["partition=gpu", "--account=vlm", "time=12:00:00", "gpus=2", "cpus=16", "mem=64G"]
+    setup = ("module load cuda", "export A=b")
+    assert resources([*options, *(f"setup={line}" for line in setup)]) == Resources(
+        partition="gpu", account="vlm", minutes=720, gpus=2, cpus=16, mem="64G", setup=setup
     )
 
 
@@ -112,34 +66,13 @@ def test_a_wrong_option_is_one_line(option: str, said: str) -> None:
 
 
 def test_the_script_asks_for_what_was_wanted(tmp_path: Path) -> None:
-    wanted = resources(
-        [
-            "partition=gpu",
-            "account=a b",
-            "time=12:00:00",
-            "cpus=8",
-            "mem=64G",
-            "reservation=mine",
-            "setup=module load cuda",
-        ]
-    )
-    lines = script("serve-x", tmp_path, wanted).splitlines()
+    given = ["partition=gpu", "account=a b", "time=12:00:00", "cpus=8", "mem=64G", "reservation=mine"]
+    lines = script("serve-x", tmp_path, resources([*given, "setup=module load cuda"])).splitlines()
     asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
-    expected = {
-        "partition=gpu",
-        "account='a b'",
-        "time=720",
-        "cpus-per-task=8",
-        "mem=64G",
-        "reservation=mine",
-        "gpus-per-node=1",
-        "nodes=1",
-    }
-    assert expected <= asked
-    assert "job-name=serve-x" in asked
-    assert lines.index("module load cuda") < next(
-        index for index, line in enumerate(lines) if "submitit.core._submit" in line
-    )
+    plain = {"partition=gpu", "account='a b'", "time=720", "mem=64G", "reservation=mine", "nodes=1"}
+    assert plain | {"cpus-per-task=8", "gpus-per-node=1", "job-name=serve-x"} <= asked
+    (run,) = (index for index, line in enumerate(lines) if "submitit.core._submit" in line)
+    assert lines.index("module load cuda") < run
 
 
 def test_a_named_kind_of_gpu_replaces_the_number(tmp_path: Path) -> None:
@@ -165,10 +98,7 @@ def test_a_job_runs_and_is_over(cluster: Cluster, tmp_path: Path) -> None:
 @pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
 def test_a_cancelled_job_ends(cluster: Cluster, tmp_path: Path) -> None:
     job = submit("sleep", time.sleep, 600, folder=tmp_path, wanted=SMALL, cluster=cluster)
-    until = time.monotonic() + 60
-    while job.state() != "RUNNING" and time.monotonic() < until:
-        time.sleep(0.2)
-    assert job.state() == "RUNNING"
+    assert soon(lambda: job.state() == "RUNNING")
     job.cancel()
     assert ended(job)
     job.cancel()  # once more does no harm
@@ -199,12 +129,7 @@ def test_a_job_that_waits_says_why(cluster: Cluster, tmp_path: Path) -> None:
         for _ in range(2)
     ]
     try:
-        until = time.monotonic() + 60
-        states: list[Any] = []
-        while time.monotonic() < until and not any(state.startswith("PENDING (") for state in states):
-            states = [job.state() for job in jobs]
-            time.sleep(0.2)
-        assert any(state.startswith("PENDING (") for state in states)
+        assert soon(lambda: any(job.state().startswith("PENDING (") for job in jobs))
     finally:
         for job in jobs:
             job.cancel()
