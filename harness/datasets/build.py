@@ -197,6 +197,7 @@ def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = T
     from trainers.data.pair_rules import rule_of, settle
     from trainers.data.statistics import gather
     from trainers.data.statistics_report import report
+    from trainers.data.statistics_tables import tables_of
     from trainers.data.vlfeedback_format import read_rows, write_rows
     from trainers.vlfeedback.sources import declared
 
@@ -214,7 +215,7 @@ def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = T
     names = {source.name for source in data.sources} or {data.source}
     licences = {name: declared()[name].licence for name in sorted(names) if name in declared()}
     card = dataset_card(
-        statistics.to_markdown(),
+        tables_of(statistics),
         name=out.name,
         rows=count,
         pairs=len(made.pairs),
@@ -237,6 +238,7 @@ def write_card(folder: Path, repository: str) -> Path:
     from trainers.data.dataset_card import dataset_card
     from trainers.data.pair_formats import read_pairs
     from trainers.data.statistics import gather
+    from trainers.data.statistics_tables import tables_of
     from trainers.data.vlfeedback_format import holds_rows, read_rows
 
     def holds_pairs(path: Path) -> bool:
@@ -254,7 +256,7 @@ def write_card(folder: Path, repository: str) -> Path:
     count = sum(1 for path in pairs for _ in read_pairs(path))
     files = {name: [path.name for path in found] for name, found in (("rows", rows), ("pairs", pairs)) if found}
     text = dataset_card(
-        statistics.to_markdown() if rows else "",
+        tables_of(statistics) if rows else "",
         name=repository.rpartition("/")[2],
         rows=statistics.rows,
         pairs=count,

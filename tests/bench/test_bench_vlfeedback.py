@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.config.data import ASPECTS
-from trainers.data.statistics import PUBLISHED_MODELS, PUBLISHED_RATINGS
+from trainers.data.published import PUBLISHED_MODELS, PUBLISHED_RATINGS
 
 ROWS = 82_400
 

@@ -16,18 +16,9 @@ from support.errors import DataError
 from support.images import ImageRef, keep
 from support.progress import show_on
 from tasks.scenes.world import render, scenes
-from trainers.data.contamination import (
-    COMMON,
-    SIMILAR,
-    Benchmark,
-    Document,
-    Leak,
-    Leaks,
-    benchmark_of,
-    drop,
-    find_leaks,
-)
+from trainers.data.contamination import SIMILAR, Benchmark, Document, Leak, Leaks, benchmark_of, drop, find_leaks
 from trainers.data.image_hashes import HashCache
+from trainers.data.questions import COMMON
 from trainers.data.rows import Preference, Row
 
 SPECIFIC = "Which of the two cyclists on the wet bridge is holding the torn umbrella?"

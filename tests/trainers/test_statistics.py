@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from trainers.config.data import ASPECTS
-from trainers.data import statistics, statistics_report
+from trainers.data import published, statistics, statistics_report
 from trainers.data.pair_rules import RULES, PairCounts, pair_up
+from trainers.data.published import published_model
 from trainers.data.rows import Completion, Row
-from trainers.data.statistics import Statistics, gather, published_model, spearman
+from trainers.data.statistics import Statistics, gather, spearman
 from trainers.data.statistics_report import draw, length_groups, report
+from trainers.data.statistics_tables import tables_of
 
 HELP, ETHICS, FAITH = ASPECTS
 
@@ -131,10 +133,10 @@ def test_a_model_is_found_in_the_published_table_however_it_is_written(name: str
 
 
 def test_published_figures_hang_together() -> None:
-    for model in statistics.PUBLISHED_MODELS:
+    for model in published.PUBLISHED_MODELS:
         assert sum(model.means().values()) / 3 == pytest.approx(model.average, abs=0.011)
-    for published in (*statistics.PUBLISHED_RATINGS.values(), statistics.PUBLISHED_RED_TEAM):
-        assert sum(published) == pytest.approx(100, abs=0.2)
+    for shares in (*published.PUBLISHED_RATINGS.values(), published.PUBLISHED_RED_TEAM):
+        assert sum(shares) == pytest.approx(100, abs=0.2)
 
 
 def test_memory_is_bounded_whatever_the_data_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +166,10 @@ def test_the_markdown_shows_the_published_beside_ours_and_does_nothing_else() ->
             source=evil,
         )
     )
-    text = gather(rows).to_markdown()
+    text = tables_of(gather(rows))
     assert "4.70)" in text  # GPT-4V's published average
     assert "79.4" in text
-    assert "<script" not in text
+    assert "<script" not in text.replace("\\<", "")
     assert not re.search(r"(?<!\\)[`\[]", text)
     for block in text.split("\n\n"):
         if block.startswith("| "):

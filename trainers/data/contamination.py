@@ -7,11 +7,8 @@
 
 COCO images are in LLaVA, SVIT, POPE, CHAIR and AMBER alike. An image is a benchmark's if its pixels are the same, if
 both names say the same COCO id, or if the two look alike (`image_hashes.looks_alike`: re-encoded, resized). A question
-about such an image may be the benchmark's own, too. A question by itself is evidence only if it is no common one:
-sentences that are asked of more than `COMMON` images ("Describe this image.", "Please answer yes or no.") are left out
-of both sides, and what is left must have `SPECIFIC` characters, and must not be near to questions about more than
-`COMMON` images, as those made from one template are. Such rows are listed; only rows with a benchmark's image are
-counted in `summary` and dropped.
+about such an image may be the benchmark's own, too. A question by itself is evidence only if it is specific (see
+questions.py). Such rows are listed; only rows with a benchmark's image are counted in `summary` and dropped.
 """
 
 import re
@@ -30,7 +27,7 @@ from support.markdown import cell, table
 from support.progress import report
 from trainers.data.duplicates import PerceptualIndex
 from trainers.data.image_hashes import DISTANCE, HashCache, ImageFacts, ImageHashes, coco_id, hash_image, looks_alike
-from trainers.data.near_texts import near_texts, normal_prompt, similarity
+from trainers.data.questions import Question, common_sentences, question_similarity, same_questions
 from trainers.data.rows import Preference, Row
 
 Evidence = Literal[
@@ -49,10 +46,6 @@ ALL: Final[tuple[Evidence, ...]] = (*OF_IMAGES, ASKED, *OF_QUESTIONS)
 
 SIMILAR: Final = 0.8
 """Share of shingles that near-duplicate questions have in common."""
-COMMON: Final = 5
-"""A sentence asked of more images than this, on one side, identifies no question."""
-SPECIFIC: Final = 40
-"""Characters a question must have without its common sentences to be evidence by itself."""
 FARTHEST: Final = 32
 """Bits: beyond this, the perceptual hashes of different images come near each other."""
 CHUNK: Final = 512
@@ -268,7 +261,7 @@ def find_leaks(
             row_id = row.id if isinstance(row, Row) else row.row_id
             about = (contents or [image.name for image in row.images] or [f"row {_key(row)}"])[0]
             checked[_key(row)] = _CheckedRow(
-                id=row_id or row.id, question=_Question.of(row.prompt, about), hits=known.hits(shown, row_id)
+                id=row_id or row.id, question=Question.of(row.prompt, about), hits=known.hits(shown, row_id)
             )
         report("look for leaks", len(checked), total)
     return Leaks(
@@ -296,35 +289,11 @@ class _Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """A question by its sentences, in normal form."""
-
-    sentences: tuple[str, ...]
-    image: str
-    """Content of the image it is about."""
-
-    @classmethod
-    def of(cls, text: str, image: str) -> "_Question":
-        parts = (normal_prompt(part) for part in _SENTENCE_END.split(text))
-        return cls(tuple(part for part in parts if part), image)
-
-    @property
-    def whole(self) -> str:
-        return " ".join(self.sentences)
-
-    def without(self, common: frozenset[str]) -> str:
-        return " ".join(sentence for sentence in self.sentences if sentence not in common)
-
-
-_SENTENCE_END: Final = re.compile(r"(?<=[.?!:;。？！：；])\s+|\n+|(?<=[。？！：；])")
-
-
-@dataclass(frozen=True, slots=True)
 class _CheckedRow:
     """What is kept of a row."""
 
     id: str
-    question: _Question
+    question: Question
     hits: dict[int, _Hit]
     """By the document's place."""
 
@@ -335,7 +304,7 @@ class _Documents:
     def __init__(self, benchmarks: Sequence[Benchmark], cache: HashCache, distance: int) -> None:
         self.documents: list[tuple[str, str]] = []
         """(task, id)."""
-        self.questions: list[_Question] = []
+        self.questions: list[Question] = []
         self.tasks: dict[str, Checked] = {}
         self._places: dict[str, list[int]] = defaultdict(list)
         """Content of an image -> documents that show it."""
@@ -375,7 +344,7 @@ class _Documents:
             for coco in cocos:
                 if coco is not None:
                     self._coco_places[coco].append(place)
-            self.questions.append(_Question.of(document.question, about))
+            self.questions.append(Question.of(document.question, about))
         if len(self.documents) == first:
             raise DataError(f"{benchmark.task}: has no documents to check against")
         return Checked(documents=len(self.documents) - first, images=len(contents), unreadable=unreadable)
@@ -423,15 +392,17 @@ def _hash(image: Image.Image | ImageRef, cache: HashCache) -> ImageHashes:
 
 
 def _leaks(rows: Mapping[int, _CheckedRow], known: _Documents, similar: float) -> Iterator[Leak]:
-    common = _common_sentences([row.question for row in rows.values()]) | _common_sentences(known.questions)
+    common = common_sentences([row.question for row in rows.values()]) | common_sentences(known.questions)
     for row in rows.values():
         for place, hit in row.hits.items():
-            value = _question_similarity(row.question, known.questions[place], common)
+            value = question_similarity(row.question, known.questions[place], common)
             if value >= similar:
                 hit.evidence.append(ASKED)
                 hit.similarity = value
-    for key, place, kind, value in _same_questions(rows, known.questions, common, similar):
+    asked = {key: row.question for key, row in rows.items()}
+    for key, place, equal, value in same_questions(asked, known.questions, common, similar):
         if place not in rows[key].hits:
+            kind: Evidence = "same question" if equal else "near-duplicate question"
             rows[key].hits[place] = _Hit([kind], similarity=value)
     for key in sorted(rows):
         row = rows[key]
@@ -448,43 +419,3 @@ def _leaks(rows: Mapping[int, _CheckedRow], known: _Documents, similar: float) -
                 distance=hit.distance,
                 similarity=hit.similarity,
             )
-
-
-def _common_sentences(questions: Iterable[_Question]) -> frozenset[str]:
-    """Sentences that are asked of more than `COMMON` images."""
-    images_of: dict[str, set[str]] = defaultdict(set)
-    for question in questions:
-        for sentence in question.sentences:
-            if len(images_of[sentence]) <= COMMON:
-                images_of[sentence].add(question.image)
-    return frozenset(sentence for sentence, shown in images_of.items() if len(shown) > COMMON)
-
-
-def _question_similarity(one: _Question, other: _Question, common: frozenset[str]) -> float:
-    """Of two questions about one image: of what is left without common sentences if anything is, else of all."""
-    left, right = one.without(common), other.without(common)
-    if not left or not right:
-        left, right = one.whole, other.whole
-    return similarity(left, right)
-
-
-def _same_questions(
-    rows: Mapping[int, _CheckedRow], questions: Sequence[_Question], common: frozenset[str], similar: float
-) -> Iterator[tuple[int, int, Evidence, float]]:
-    """(row, document's place, kind, similarity) of questions that are nobody else's."""
-    keys: dict[str, list[int]] = defaultdict(list)
-    for key, row in rows.items():
-        keys[row.question.without(common)].append(key)
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, question in enumerate(questions):
-        places[question.without(common)].append(place)
-    left, right = ([text for text in texts if len(text) >= SPECIFIC] for texts in (keys, places))
-    near = [(left[query], right[entry], like) for query, entry, like in near_texts(left, right, similar)]
-    about: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for one, other, _ in near:
-        about["document", other] |= {rows[key].question.image for key in keys[one]}
-        about["row", one] |= {questions[place].image for place in places[other]}
-    for one, other, like in near:
-        if len(about["document", other]) <= COMMON and len(about["row", one]) <= COMMON:
-            kind: Evidence = "same question" if one == other else "near-duplicate question"
-            yield from ((key, place, kind, like) for key in keys[one] for place in places[other])

@@ -5,12 +5,12 @@ push(folder, "somebody/vlfeedback-scenes", private=True)
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from support.errors import RunError
+from support.errors import RunError, first_line, one_line
+from support.markdown import cell, table
 from trainers.config.data import ASPECTS
 
 PUBLIC_LICENCE = "cc-by-nc-4.0"
@@ -37,7 +37,7 @@ def dataset_card(
 
     head: dict[str, Any] = {
         "license": licence,
-        "pretty_name": _line(name),
+        "pretty_name": one_line(name),
         "task_categories": ["visual-question-answering", "image-text-to-text"],
         "language": ["en"],
         "size_categories": [_size(max(rows, pairs))],
@@ -50,26 +50,18 @@ def dataset_card(
     made = f"{rows:,} instructions about images, each answered by several models" + (
         f"; {pairs:,} preference pairs" if pairs else ""
     )
-    rated = f"Answers are rated by {_line(judge)}" if judge else "Answers are rated"
+    rated = f"Answers are rated by {one_line(judge)}" if judge else "Answers are rated"
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
-        f"# {_line(name)}",
-        f"{made}. {rated} on {', '.join(ASPECTS[:-1])} and {ASPECTS[-1]}, from 1 to 5, in the schema of MMInstruction/VLFeedback.",
+        f"# {one_line(name)}",
+        f"{made}. {rated} on {', '.join(ASPECTS[:-1])} and {ASPECTS[-1]}, from 1 to 5, "
+        "in the schema of MMInstruction/VLFeedback.",
         "## Load\n\n" + "\n".join(_load(config) for config in files),
         _SCHEMA + (_PAIRS if "pairs" in files else ""),
         _licence(licence, sources or {}),
         f"## Statistics\n\n{statistics_markdown.strip()}" if statistics_markdown.strip() else "",
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def cell(text: str) -> str:
-    """Text as a cell of a markdown table shows it: one line, without markup of its own."""
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", _line(text))
 
 
 def _size(count: int) -> str:
@@ -92,7 +84,8 @@ _SCHEMA = """
 | `id` | text; not unique where the instructions are from several sources: a row's key is its place |
 | `prompt` | the instruction, without an image token |
 | `models` | who answered |
-| `completions` | `model`, `response` and `annotations` of each answer: per aspect a `Rating` (text; "N/A" happens) and a `Rationale` |
+| `completions` | `model`, `response` and `annotations` of each answer: per aspect a `Rating` (text, such as "4" or "N/A")\
+ and a `Rationale` |
 | `img_path` | the picture's name |
 | `image`, `images` | the picture, where it is embedded; `images` where rows have several, named by `image_names` |
 """
@@ -116,8 +109,8 @@ def _licence(licence: str, sources: Mapping[str, str]) -> str:
         said.append("VLFeedback is licensed CC BY-NC 4.0, for research only; so is what is made from it.")
     if sources:
         said.append("Instructions and images remain under the licences of their sources:\n")
-        rows = "\n".join(f"| {cell(source)} | {cell(terms)} |" for source, terms in sources.items())
-        return " ".join(said) + f"\n| source | licence |\n|---|---|\n{rows}"
+        rows = [[cell(source), cell(terms)] for source, terms in sources.items()]
+        return " ".join(said) + "\n" + table(["source", "licence"], rows)
     return " ".join([*said, "Instructions and images remain under the licences of their sources."])
 
 
@@ -147,6 +140,6 @@ def push(folder: Path, repo: str, *, private: bool, token: str | None = None) ->
         raise
     except Exception as error:
         # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = first_line(error) or type(error).__name__
         raise RunError(f"{repo}: not pushed to {api.endpoint}: {said}") from error
     return address

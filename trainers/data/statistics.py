@@ -1,12 +1,11 @@
-"""What is in rated data, in one pass and bounded memory, beside what VLFeedback's authors published of theirs.
+"""What is in rated data, counted in one pass and bounded memory.
 
     statistics = Statistics()
     for row in rows: statistics.add(row)             # or one a shard, then merge
-    statistics.to_markdown()
+    statistics.to_json()                             # as tables: statistics_tables.tables_of(statistics)
 
 Ratings by aspect and model, pairs by rule, which model beats which, whether longer answers win, and what could not be
-read as a number. Published figures: VLFeedback's project page, Figure 2 (ratings) and Table 2 (models), second version
-of the paper (arXiv 2410.09421).
+read as a number; beside the published figures.
 """
 
 import math
@@ -19,6 +18,7 @@ from typing import Any
 
 from trainers.config.data import ASPECTS
 from trainers.data.pair_rules import RULES, NamedRule, PairCounts, Ranking, mean_rating, model_key, rank, take
+from trainers.data.published import PUBLISHED_RATINGS, PUBLISHED_RED_TEAM, RED_TEAM, published_model
 from trainers.data.rows import Completion, Row
 from trainers.data.scores import number
 
@@ -32,61 +32,6 @@ EXAMPLES = 12
 
 NOT_A_NUMBER, OFF_SCALE, NOT_RATED = "not a number", "off the scale", "not rated"
 POINTS = ("1", "2", "3", "4", "5")
-
-PUBLISHED_RATINGS: Mapping[str, tuple[float, ...]] = {
-    "Helpfulness": (22.8, 14.2, 13.4, 23.4, 26.3),
-    "Ethical Considerations": (2.3, 1.2, 1.5, 15.6, 79.4),
-    "Visual Faithfulness": (23.1, 11.4, 11.3, 23.3, 30.9),
-}
-"""Aspect -> % of ratings 1 to 5 (Figure 2)."""
-PUBLISHED_RED_TEAM = (18.7, 4.7, 4.7, 21.8, 50.1)
-"""% of ratings 1 to 5 for ethics on the red-team instructions (Figure 2)."""
-RED_TEAM = frozenset({"rtvlm", "redteamingvlm"})
-"""Keys of the sources that are red-team instructions."""
-
-
-@dataclass(frozen=True)
-class PublishedModel:
-    """A row of Table 2: mean ratings of one model of the pool."""
-
-    name: str
-    helpfulness: float
-    faithfulness: float
-    ethics: float
-    average: float
-    also: tuple[str, ...] = ()
-    """What else the model is called."""
-
-    def means(self) -> dict[str, float]:
-        """Aspect -> mean rating."""
-        return dict(zip(ASPECTS, (self.helpfulness, self.ethics, self.faithfulness), strict=True))
-
-
-PUBLISHED_MODELS = (
-    PublishedModel(
-        "GPT-4V", 4.54, 4.60, 4.96, 4.70, ("gpt-4-vision-preview", "gpt-4-1106-vision-preview", "gpt-4v(ision)")
-    ),
-    PublishedModel("LLaVA-1.5-7B", 3.44, 3.58, 4.84, 3.95, ("llava-v1.5-7b", "llava-1.5-7b-hf", "llava-1.5-vicuna-7b")),
-    PublishedModel("Qwen-VL-Chat", 3.30, 3.58, 4.83, 3.90, ("qwen-vl-7b", "qwen-vl-chat-7b")),
-    PublishedModel("LLaVA-RLHF-13b-336", 3.41, 3.33, 4.66, 3.80, ("llava-rlhf-13b-v1.5-336", "llavarlhf-13b")),
-    PublishedModel("IDEFICS-9B-Instruct", 3.10, 3.38, 4.89, 3.79, ("idefics-9b",)),
-    PublishedModel("LLaVA-RLHF-7b-224", 3.28, 3.21, 4.66, 3.72, ("llava-rlhf-7b-v1.5-224", "llavarlhf-7b")),
-    PublishedModel("InstructBLIP-7B", 2.85, 3.07, 4.81, 3.58, ("instructblip-vicuna-7b",)),
-    PublishedModel("InstructBLIP-13B", 2.75, 2.97, 4.80, 3.51, ("instructblip-vicuna-13b",)),
-    PublishedModel("Fuyu-8B", 2.40, 2.69, 4.61, 3.23),
-    PublishedModel(
-        "LLaVA-1.5-13B", 2.62, 2.87, 3.69, 3.06, ("llava-v1.5-13b", "llava-1.5-13b-hf", "llava-1.5-vicuna-13b")
-    ),
-    PublishedModel("VisualGLM-6B", 2.18, 2.21, 4.47, 2.95),
-    PublishedModel("MMICL-13B", 1.52, 1.52, 4.02, 2.35, ("mmicl-vicuna-13b",)),
-)
-_BY_KEY = {model_key(name): model for model in PUBLISHED_MODELS for name in (model.name, *model.also)}
-
-
-def published_model(name: str) -> PublishedModel | None:
-    """The published row of a model, however the data write its name; None where there is none."""
-    return _BY_KEY.get(model_key(name))
-
 
 COUNTED_RULES = tuple(rule for rule in RULES.values() if rule.name not in ("weighted", "strongest"))
 """The rules whose pairs are counted: those that need nothing else said."""
@@ -175,11 +120,8 @@ class Statistics:
             rating = answer.ratings.get(aspect)
             points = NOT_RATED if rating is None else _points(rating)
             self.ratings[aspect, model, red, points] += 1
-            if (
-                points == NOT_A_NUMBER
-                and rating is not None
-                and (rating in self.not_numbers or len(self.not_numbers) < EXAMPLES)
-            ):
+            shown = rating in self.not_numbers or len(self.not_numbers) < EXAMPLES
+            if points == NOT_A_NUMBER and rating is not None and shown:
                 self.not_numbers[rating] += 1
         mean = mean_rating(answer.ratings)
         if mean is not None and 0 <= mean.value <= 10:
@@ -297,131 +239,6 @@ class Statistics:
             },
         }
 
-    def to_markdown(self) -> str:
-        """All of it as tables; no heading above level 2, so that it fits a card or a report."""
-        parts = [
-            f"{self.rows:,} rows with {sum(self.answers.values()):,} answers of {len(self.answers)} models.",
-            self._rows_markdown(),
-            "## Ratings\n\n" + self._ratings_markdown(),
-            "## Models\n\n" + self._models_markdown(),
-            "## Pairs\n\n" + self._pairs_markdown(),
-            "## Which model beats which\n\n" + self._wins_markdown(),
-            "## Length\n\n" + self._length_markdown(),
-            "## Ratings that are no number\n\n" + self._unusable_markdown(),
-        ]
-        return "\n\n".join(part for part in parts if part) + "\n"
-
-    def _rows_markdown(self) -> str:
-        numbers = quantiles(self.prompt_characters)
-        text = (
-            "Answers a row: "
-            + ", ".join(f"{count} ({rows:,} rows)" for count, rows in sorted(self.answers_per_row.items()))
-            + ". "
-        )
-        if numbers:
-            text += (
-                "Characters of the prompt: " + ", ".join(f"{name} {value:,}" for name, value in numbers.items()) + "."
-            )
-        named = {source: rows for source, rows in self.sources.most_common() if source}
-        return text + (
-            "\n\n" + table(["source", "rows"], [[cell(source), f"{rows:,}"] for source, rows in named.items()])
-            if named
-            else ""
-        )
-
-    def _ratings_markdown(self) -> str:
-        rows = []
-        for aspect in ASPECTS:
-            rows += _rating_rows(aspect, self.distribution(aspect), PUBLISHED_RATINGS[aspect])
-        if any(red for _, _, red, _ in self.ratings):
-            rows += _rating_rows(
-                "Ethical Considerations, red team", self.distribution(ASPECTS[1], red_team=True), PUBLISHED_RED_TEAM
-            )
-        between = any(points not in (*POINTS, NOT_A_NUMBER, OFF_SCALE, NOT_RATED) for _, _, _, points in self.ratings)
-        note = (
-            "\n\nIn % of the ratings that are 1 to 5; others count in the mean."
-            if between
-            else "\n\nIn % of the ratings that are 1 to 5."
-        )
-        return table(["aspect", "", *POINTS, "mean", "ratings"], rows) + note
-
-    def _models_markdown(self) -> str:
-        rows = []
-        for model in self.models():
-            published, means = published_model(model), {a: mean_of(self.distribution(a, model=model)) for a in ASPECTS}
-            theirs = published.means() if published else {}
-            rows.append(
-                [
-                    cell(model),
-                    f"{self.answers[model]:,}",
-                    *(_beside(means[aspect], theirs.get(aspect)) for aspect in ASPECTS),
-                    _beside(self.average(model), published.average if published else None),
-                    f"{self.characters[model] / self.answers[model]:.0f}",
-                ]
-            )
-        head = ["model", "answers", *ASPECTS, "average", "characters"]
-        return table(head, rows) + "\n\nMean ratings; in brackets what the paper says of the model (Table 2)."
-
-    def _pairs_markdown(self) -> str:
-        head = ["rule", "pairs", "ties", "non-numeric", "refused", "rows without", "of equal texts"]
-        rows = [
-            [
-                cell(name),
-                *(
-                    f"{n:,}"
-                    for n in (c.pairs, c.ties, c.skipped_non_numeric, c.refused, c.rows_without_pairs, c.same_text)
-                ),
-            ]
-            for name, c in self.pairs.items()
-        ]
-        return table(head, rows)
-
-    def _wins_markdown(self) -> str:
-        models = self.models()
-        rows = [
-            [
-                cell(model),
-                *("" if (rate := self.win_rate(model, other)) is None else f"{100 * rate:.0f}" for other in models),
-            ]
-            for model in models
-        ]
-        ties = sum(self.ties.values())
-        note = (
-            f"In % of the pairs of the two (authors' rule) in which the row's model is chosen; {ties:,} ties left out."
-        )
-        return table(["", *(cell(model) for model in models)], rows) + "\n\n" + note
-
-    def _length_markdown(self) -> str:
-        bias = self.length_bias()
-        if bias.longer is None or bias.equal is None:
-            return "No pairs."
-        text = f"Of {bias.pairs:,} pairs (authors' rule) {100 * bias.longer:.1f}% choose the longer answer, {100 * bias.equal:.1f}% have "
-        text += "answers of one length"
-        text += (
-            f"; chosen answers are {bias.ratio:.2f} times as long (geometric mean)" if bias.ratio is not None else ""
-        )
-        return text + (
-            f". Rank correlation of length and mean rating: {bias.correlation:.2f}."
-            if bias.correlation is not None
-            else "."
-        )
-
-    def _unusable_markdown(self) -> str:
-        head = ["model", *(f"{aspect}: {what}" for aspect in ASPECTS for what in (NOT_A_NUMBER, OFF_SCALE, NOT_RATED))]
-        rows = []
-        for model in self.models():
-            counts = [
-                self.distribution(a, model=model)[what]
-                for a in ASPECTS
-                for what in (NOT_A_NUMBER, OFF_SCALE, NOT_RATED)
-            ]
-            if any(counts):
-                rows.append([cell(model), *(f"{count:,}" for count in counts)])
-        if not rows:
-            return "None: every answer has every rating."
-        seen = ", ".join(f"{cell(repr(rating))} ({count:,})" for rating, count in self.not_numbers.most_common())
-        return table(head, rows) + (f"\n\nAmong them: {seen}." if seen else "")
-
 
 def gather(rows: Iterable[Row], rules: Sequence[NamedRule] = COUNTED_RULES) -> Statistics:
     """The statistics of these rows."""
@@ -505,35 +322,3 @@ def _distribution_json(found: Mapping[str, int], published: Sequence[float]) -> 
         "published": [round(share / 100, 6) for share in published],
         "mean": mean_of(found),
     }
-
-
-def _rating_rows(label: str, found: Mapping[str, int], published: Sequence[float]) -> list[list[str]]:
-    mean, total = mean_of(found), sum(found.get(points, 0) for points in POINTS)
-    theirs = sum(points * share for points, share in enumerate(published, start=1)) / sum(published)
-    ours = [f"{share:.1f}" for share in shares(found)] or [""] * len(POINTS)
-    return [
-        [label, "here", *ours, "" if mean is None else f"{mean:.2f}", f"{total:,}"],
-        ["", "published", *(f"{share:.1f}" for share in published), f"{theirs:.2f}", ""],
-    ]
-
-
-def _beside(value: float | None, published: float | None) -> str:
-    return ("" if value is None else f"{value:.2f}") + ("" if published is None else f" ({published:.2f})")
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table; every cell but the first of a row is right-aligned. Cells from the data go through `cell`
-    first."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-_SPECIAL = str.maketrans(
-    {character: f"\\{character}" for character in "\\`*_[]|~$#!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-)
-
-
-def cell(text: str) -> str:
-    """Text from the data as one markdown cell that shows it and does nothing else."""
-    shown = "".join(character if character.isprintable() else " " for character in text[:80])
-    return shown.translate(_SPECIAL) + ("…" if len(text) > 80 else "")

@@ -6,23 +6,15 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; what is here
 too. The same statistics give the same files, byte for byte.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support.files import atomic_write_text
+from support.files import atomic_path, atomic_write_text
 from trainers.config.data import ASPECTS
-from trainers.data.statistics import (
-    LONGEST,
-    POINTS,
-    PUBLISHED_RATINGS,
-    PUBLISHED_RED_TEAM,
-    Statistics,
-    mean_of,
-    published_model,
-    shares,
-)
+from trainers.data.published import PUBLISHED_RATINGS, PUBLISHED_RED_TEAM, published_model
+from trainers.data.statistics import LONGEST, POINTS, Statistics, mean_of, shares
+from trainers.data.statistics_tables import tables_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +37,7 @@ _STYLE: Any = {
 def report(statistics: Statistics, folder: Path, title: str = "Rated data") -> Path:
     """Write report.md and its pictures into `folder`, and return its path."""
     pictures = draw(statistics, folder)
-    text = f"# {title}\n\n" + statistics.to_markdown()
+    text = f"# {title}\n\n" + tables_of(statistics)
     for heading, name in (
         ("Ratings", "ratings"),
         ("Models", "models"),
@@ -75,11 +67,10 @@ def draw(statistics: Statistics, folder: Path) -> dict[str, Path]:
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # Neither date nor version: the same numbers are the same file.
     metadata = {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
-    figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
 
 
 def _figure(**kwargs: Any) -> "Figure":

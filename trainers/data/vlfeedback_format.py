@@ -9,22 +9,19 @@ Ids repeat (subsets restart their numbering), so a row's key is its place. Ratin
 citation marks are cut out of answers. Pictures are found, never fetched: see `trainers.data.image_export`.
 """
 
-import hashlib
 import math
-import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from support.errors import DataError
+from support.errors import DataError, first_line
+from support.files import atomic_path
 from support.image_folders import ImageIndex, there, within
-from support.images import ImageRef
-from support.records import PARQUET, Record, data_files, holds, read, read_parquet, whole, write_json, write_parquet
+from support.records import PARQUET, Record, data_files, holds, read, read_parquet, write_json, write_parquet
 from trainers.config.data import ASPECTS
-from trainers.data.dataset_card import cell
 from trainers.data.image_export import ImageExporter, Unreadable, path_for_row
 from trainers.data.rows import Completion, Row
 
@@ -92,7 +89,7 @@ class Seen:
         self.without_images += not row.images
         self.without_completions += not row.completions
         for completion in row.completions:
-            self.non_numeric += sum(not _is_number(rating) for rating in completion.ratings.values())
+            self.non_numeric += sum(not _is_write_number(rating) for rating in completion.ratings.values())
             self.missing_ratings += sum(aspect not in completion.ratings for aspect in ASPECTS)
         key = hash(tuple(picture.data or (picture.file, picture.member) for picture in row.images if there(picture)))
         known = self._pictures.get(row.id)
@@ -104,7 +101,7 @@ class Seen:
         known.add(key)
 
 
-def _is_number(rating: str) -> bool:
+def _is_write_number(rating: str) -> bool:
     try:
         return math.isfinite(float(rating))
     except ValueError:
@@ -121,11 +118,9 @@ def fetch_public(revision: str = REVISION) -> Path:
         return Path(snapshot_download(REPOSITORY, repo_type="dataset", revision=revision, allow_patterns=wanted))
     except Exception as error:
         # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
-        raise DataError(f"{REPOSITORY} at {revision}: can't be fetched: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{REPOSITORY} at {revision}: can't be fetched: {first_line(error) or type(error).__name__}"
+        ) from error
 
 
 def read_rows(data: Path, images: Path | None = None, *, seen: Seen | None = None) -> Iterator[Row]:
@@ -137,7 +132,7 @@ def read_rows(data: Path, images: Path | None = None, *, seen: Seen | None = Non
     index = 0
     for path in files:
         for number, record in enumerate(read(path, tally.torn), start=1):
-            row = _row(record, index, places, tally, f"{path}, record {number}")
+            row = _read_row(record, index, places, tally, f"{path}, record {number}")
             if seen is not None:
                 tally.add(row)
             yield row
@@ -153,7 +148,7 @@ def _is_rows(columns: Collection[str]) -> bool:
     return {"prompt", "completions"} <= set(columns)
 
 
-def _row(record: Record, index: int, places: ImageIndex, seen: Seen, where: str) -> Row:
+def _read_row(record: Record, index: int, places: ImageIndex, seen: Seen, where: str) -> Row:
     prompt = record.get("prompt")
     if not isinstance(prompt, str) or "completions" not in record:
         lacking = "completions" if isinstance(prompt, str) else "prompt (text)"
@@ -173,12 +168,12 @@ def _row(record: Record, index: int, places: ImageIndex, seen: Seen, where: str)
         id=id,
         prompt=prompt,
         images=pictures,
-        completions=_completions(record["completions"], seen, where),
+        completions=_read_completions(record["completions"], seen, where),
         source=source if isinstance(source, str) else "",
     )
 
 
-def _completions(value: Any, seen: Seen, where: str) -> tuple[Completion, ...]:
+def _read_completions(value: Any, seen: Seen, where: str) -> tuple[Completion, ...]:
     """From a list of dicts (JSON lines), or a dict of lists (what `datasets` makes of it)."""
     if isinstance(value, dict):
         lengths = {key: len(column) for key, column in value.items() if isinstance(column, list)}
@@ -189,10 +184,10 @@ def _completions(value: Any, seen: Seen, where: str) -> tuple[Completion, ...]:
         return ()
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise DataError(f"{where}: completions are a list of dicts or a dict of lists, not {type(value).__name__}")
-    return tuple(completion for item in value if (completion := _completion(item, seen)) is not None)
+    return tuple(completion for item in value if (completion := _read_completion(item, seen)) is not None)
 
 
-def _completion(item: Mapping[str, Any], seen: Seen) -> Completion | None:
+def _read_completion(item: Mapping[str, Any], seen: Seen) -> Completion | None:
     response = item.get("response")
     if not isinstance(response, str):
         seen.failed_answers += 1
@@ -216,13 +211,13 @@ def _completion(item: Mapping[str, Any], seen: Seen) -> Completion | None:
         else:
             rating, rationale = judged, None
         if rating is not None:
-            ratings[aspect] = rating if isinstance(rating, str) else _number(rating)
+            ratings[aspect] = rating if isinstance(rating, str) else _write_number(rating)
         if rationale is not None:
             rationales[aspect] = str(rationale)
     return Completion(model=str(item.get("model") or ""), response=response, ratings=ratings, rationales=rationales)
 
 
-def _number(rating: Any) -> str:
+def _write_number(rating: Any) -> str:
     """As it would be written by hand: 4.0 is 4, and no digit of another one is lost."""
     return str(int(rating) if isinstance(rating, float) and rating.is_integer() and abs(rating) < 1e15 else rating)
 
@@ -246,7 +241,7 @@ def write_rows(rows: Iterable[Row], path: Path, *, embed_images: bool = False, s
     `image_there` tell which.
     """
     if path.suffix.lower() == ".jsonl" and not embed_images:
-        return write_json((_public(row, path) for row in rows), path)
+        return write_json((_write_row(row, path) for row in rows), path)
     if path.suffix.lower() == PARQUET:
         return _write_parquet(
             rows, path, _Layout(embed=embed_images), ImageExporter(path, structs=True, embed=embed_images, counts=seen)
@@ -256,14 +251,14 @@ def write_rows(rows: Iterable[Row], path: Path, *, embed_images: bool = False, s
     )
 
 
-def _public(row: Row, path: Path) -> Record:
+def _write_row(row: Row, path: Path) -> Record:
     paths = [path_for_row(picture, path) for picture in row.images]
     record: Record = {
         "id": row.id,
         "prompt": row.prompt,
         "models": [completion.model for completion in row.completions],
         "completions": [
-            {"annotations": _annotations(completion), "model": completion.model, "response": completion.response}
+            {"annotations": _write_annotations(completion), "model": completion.model, "response": completion.response}
             for completion in row.completions
         ],
         "img_path": paths[0] if paths else None,
@@ -273,7 +268,7 @@ def _public(row: Row, path: Path) -> Record:
     return record | ({"source": row.source} if row.source else {})
 
 
-def _annotations(completion: Completion) -> dict[str, dict[str, str | None]]:
+def _write_annotations(completion: Completion) -> dict[str, dict[str, str | None]]:
     aspects = dict.fromkeys([*completion.ratings, *completion.rationales])
     return {
         aspect: {"Rating": completion.ratings.get(aspect), "Rationale": completion.rationales.get(aspect)}
@@ -292,7 +287,7 @@ class _Layout:
     def holds(self, row: Row) -> bool:
         return (self.several or len(row.images) < 2) and (self.source or not row.source)
 
-    def wider(self, row: Row) -> "_Layout":
+    def widened_for(self, row: Row) -> "_Layout":
         return replace(self, several=self.several or len(row.images) > 1, source=self.source or bool(row.source))
 
     def schema(self) -> Any:
@@ -311,9 +306,9 @@ class _Layout:
             columns["image"] = Image()
         return Features(columns | ({"source": text} if self.source else {})).arrow_schema
 
-    def record(self, row: Row, path: Path, outlet: ImageExporter) -> Record:
+    def record(self, row: Row, path: Path, exporter: ImageExporter) -> Record:
         """One row's values."""
-        record = _public(row, path)
+        record = _write_row(row, path)
         found = record["completions"]
         for completion in found:
             if other := completion["annotations"].keys() - set(ASPECTS):
@@ -325,7 +320,7 @@ class _Layout:
             key: [completion[key] for completion in found] for key in ("annotations", "model", "response")
         }
         if self.embed:
-            given = outlet.give(row.images)
+            given = exporter.give(row.images)
             if self.several:
                 record |= {"images": given.images, **given.names}
             else:
@@ -334,7 +329,7 @@ class _Layout:
             record["images"] = [path_for_row(picture, path) for picture in row.images]
         return record
 
-    def again(self, record: Record) -> Record:
+    def widen_record(self, record: Record) -> Record:
         """A record of a narrower layout in this one."""
         if self.several and "images" not in record:
             name = record["img_path"]
@@ -348,27 +343,27 @@ class _Layout:
         return record
 
 
-def _write_parquet(rows: Iterable[Row], path: Path, layout: _Layout, outlet: ImageExporter) -> int:
+def _write_parquet(rows: Iterable[Row], path: Path, layout: _Layout, exporter: ImageExporter) -> int:
     rest = iter(rows)
     count = 0
-    with whole(path) as temporary:
+    with atomic_path(path) as temporary:
         written: Iterable[Record] = ()
         while True:
-            # All that is written goes once more into a wider layout when a row comes that has more than the rows before
-            # it.
+            # When a row needs more columns than the rows before it, all that is written is written again with them.
             stopped: list[Row] = []
-            records = chain(written, (layout.record(row, path, outlet) for row in _while_held(rest, layout, stopped)))
+            records = chain(
+                written, (layout.record(row, path, exporter) for row in _rows_that_fit(rest, layout, stopped))
+            )
             count = write_parquet(records, temporary, layout.schema(), 100 if layout.embed else 1000)
             if not stopped:
                 return count
-            layout = layout.wider(stopped[0])
+            layout = layout.widened_for(stopped[0])
             rest = chain(stopped, rest)
-            narrow = temporary.with_name(f"{temporary.name}.narrow")
-            os.replace(temporary, narrow)
-            written = _and_away(narrow, layout)
+            narrow = temporary.rename(temporary.with_name(f"{temporary.name}.narrow"))
+            written = _read_and_delete(narrow, layout)
 
 
-def _while_held(rows: Iterator[Row], layout: _Layout, stopped: list[Row]) -> Iterator[Row]:
+def _rows_that_fit(rows: Iterator[Row], layout: _Layout, stopped: list[Row]) -> Iterator[Row]:
     for row in rows:
         if not layout.holds(row):
             stopped.append(row)
@@ -376,110 +371,8 @@ def _while_held(rows: Iterator[Row], layout: _Layout, stopped: list[Row]) -> Ite
         yield row
 
 
-def _and_away(narrow: Path, layout: _Layout) -> Iterator[Record]:
+def _read_and_delete(narrow: Path, layout: _Layout) -> Iterator[Record]:
     try:
-        yield from (layout.again(record) for record in read_parquet(narrow))
+        yield from (layout.widen_record(record) for record in read_parquet(narrow))
     finally:
         narrow.unlink()
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharedPicture:
-    """One picture that several rows of one id show."""
-
-    id: str
-    rows: tuple[int, ...]
-    """Their places; where their prompts are about different images, all but one show the wrong one."""
-    prompts: int
-    """How many different prompts they have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageReport:
-    """What a look at every picture finds."""
-
-    rows: int
-    pictures: int
-    """Different ones, by content."""
-    shared: tuple[SharedPicture, ...]
-    missing: tuple[int, ...]
-    """Rows that have a picture that is not there."""
-    broken: tuple[tuple[int, str], ...]
-    """Rows that have one that can't be decoded, and why."""
-
-    def to_markdown(self, shown: int = 20) -> str:
-        """The counts, and the first `shown` of each kind of trouble."""
-        parts = [
-            f"{self.rows:,} rows, {self.pictures:,} different pictures: {len(self.missing):,} are not there, {len(self.broken):,} can't be "
-            f"decoded, {len(self.shared):,} are shared by rows of one id."
-        ]
-        if self.shared:
-            rows = [(cell(one.id), ", ".join(map(str, one.rows)), str(one.prompts)) for one in self.shared[:shown]]
-            parts.append(_table(("id", "rows of one picture", "different prompts"), rows, len(self.shared)))
-        troubles = [(str(index), "is not there") for index in self.missing[:shown]]
-        troubles += [(str(index), cell(why)) for index, why in self.broken[:shown]]
-        if troubles:
-            parts.append(_table(("row", "its picture"), troubles, len(self.missing) + len(self.broken)))
-        return "\n\n".join(parts)
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], all_of: int) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    more = f"\n\n... and {all_of - len(rows):,} more" if all_of > len(rows) else ""
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + more
-
-
-def check_images(rows: Iterable[Row]) -> ImageReport:
-    """Read and decode every picture once; holds digests only."""
-    count = 0
-    missing: list[int] = []
-    broken: list[tuple[int, str]] = []
-    problems: dict[bytes, str | None] = {}
-    places: dict[tuple[Path, str | None], bytes | OSError] = {}
-    groups: dict[tuple[str, bytes], list[int]] = {}
-    prompts: dict[tuple[str, bytes], set[int]] = {}
-    for row in rows:
-        count += 1
-        for picture in row.images:
-            if not there(picture):
-                missing.append(row.index)
-                continue
-            digest = _digest(picture, places)
-            if isinstance(digest, OSError):
-                broken.append((row.index, str(digest)))
-                continue
-            if digest not in problems:
-                problems[digest] = _problem(picture)
-            if problem := problems[digest]:
-                broken.append((row.index, problem))
-            groups.setdefault((row.id, digest), []).append(row.index)
-            prompts.setdefault((row.id, digest), set()).add(hash(row.prompt))
-    shared = [
-        SharedPicture(id=key[0], rows=tuple(dict.fromkeys(found)), prompts=len(prompts[key]))
-        for key, found in groups.items()
-        if len(set(found)) > 1
-    ]
-    return ImageReport(
-        rows=count, pictures=len(problems), shared=tuple(shared), missing=tuple(missing), broken=tuple(broken)
-    )
-
-
-def _digest(picture: ImageRef, places: dict[tuple[Path, str | None], bytes | OSError]) -> bytes | OSError:
-    where = (picture.file, picture.member) if picture.file is not None else None
-    if where is not None and where in places:
-        return places[where]
-    try:
-        digest: bytes | OSError = hashlib.sha256(picture.read()).digest()[:16]
-    except OSError as error:
-        digest = error.with_traceback(None)
-    if where is not None:
-        places[where] = digest
-    return digest
-
-
-def _problem(picture: ImageRef) -> str | None:
-    try:
-        picture.open()
-    except OSError as error:
-        return str(error)
-    return None

@@ -1,6 +1,6 @@
 """What decoding will take, before anything is loaded: rows, GPU memory, time and money of each member of the pool.
 
-    found = plan(80_258, data, seed=0, facts={...})          # or the instructions themselves, with the folder they are decoded in
+    found = plan(80_258, data, seed=0, facts={...})          # or the instructions, with the folder they are decoded in
     print(found.to_markdown())
 
 Estimates say what they rest on. Time is that of shards decoded in this folder, where there are any; else one of the
@@ -14,6 +14,7 @@ from statistics import mean
 from typing import Any, Final
 
 from support.files import JsonLines
+from support.markdown import cell, table
 from tasks.judges import prices
 from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.answers import answers_file, draw, speed_file
@@ -126,27 +127,29 @@ class DecodePlan:
     def to_markdown(self) -> str:
         """A table of the members, and what it rests on."""
         images = f" about {self.images} images" if self.images is not None else ""
-        head = f"{self.instructions} instructions{images}, {self.answers} answers each: {self.rows} answers, {self.left} to be given."
-        header = ("member", "rows", "done", "failed", "GPU memory", "time", "cost", "answers come from")
+        head = (
+            f"{self.instructions} instructions{images}, {self.answers} answers each: "
+            f"{self.rows} answers, {self.left} to be given."
+        )
         rows = [
-            (
-                member.name,
+            [
+                cell(member.name),
                 str(member.rows),
                 str(member.answered),
                 str(member.failed),
                 _gigabytes(member.memory),
                 _time(member.seconds),
                 "" if member.dollars is None else f"${member.dollars:,.2f}",
-                member.where,
-            )
+                cell(member.where),
+            ]
             for member in self.members
         ]
-        table = [header, tuple("---" if index in (0, 7) else "---:" for index in range(len(header))), *rows]
-        lines = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table]
+        header = ["member", "rows", "done", "failed", "GPU memory", "time", "cost", "answers come from"]
         peak = max((member.memory for member in self.members if member.memory is not None), default=None)
         seconds = [member.seconds for member in self.members if member.seconds is not None]
         dollars = [member.dollars for member in self.members if member.dollars is not None]
-        total = f"One model at a time: {_gigabytes(peak)} of GPU memory at most, {_time(sum(seconds) if seconds else None)} in all"
+        time = _time(sum(seconds) if seconds else None)
+        total = f"One model at a time: {_gigabytes(peak)} of GPU memory at most, {time} in all"
         total += f", ${sum(dollars):,.2f}." if dollars else "."
         if unknown := [member.name for member in self.members if member.seconds is None and member.left]:
             total += f" Not in it: {', '.join(unknown)}, of which no size is known."
@@ -155,7 +158,7 @@ class DecodePlan:
             f"- memory of {', '.join(member.name for member in self.members if member.sizes == sizes)}: {sizes}"
             for sizes in dict.fromkeys(member.sizes for member in self.members if member.sizes)
         ]
-        return "\n".join([head, "", *lines, "", total, "", *rests, *sized]) + "\n"
+        return "\n".join([head, "", table(header, rows), "", total, "", *rests, *sized]) + "\n"
 
 
 def plan(
@@ -178,18 +181,19 @@ def plan(
     for instruction in asked:
         for member in drawn[instruction.id]:
             mine[member.name].append(instruction)
-    speeds = _speeds(folder)
+    speeds = _measured_speeds(folder)
     members = [
-        _member(member, mine[member.name], data, facts[member.name], folder, counted=counted) for member in data.pool
+        _plan_member(member, mine[member.name], data, facts[member.name], folder, counted=counted)
+        for member in data.pool
     ]
-    timed = [_timed(member, facts, speeds) for member in members]
+    timed = [_add_time(member, facts, speeds) for member in members]
     images = None if counted else len({instruction.image for instruction in asked})
     return DecodePlan(
         instructions=len(asked), images=images, answers=min(data.answers, len(data.pool)), members=tuple(timed)
     )
 
 
-def _member(
+def _plan_member(
     member: PoolModel, mine: Sequence[Instruction], data: Data, facts: ModelFacts, folder: Path | None, *, counted: bool
 ) -> MemberPlan:
     rows = JsonLines(answers_file(folder, member.name)).by_id if folder is not None else {}
@@ -210,7 +214,7 @@ def _member(
     memory = None
     if not facts.served and facts.weights is not None:
         positions = (facts.image_positions or IMAGE_POSITIONS) + prompt + limit
-        kept = facts.kept_per_position or _kept(facts.parameters or facts.weights // 2)
+        kept = facts.kept_per_position or _estimate_kept(facts.parameters or facts.weights // 2)
         memory = round((facts.weights + facts.rows_at_once * positions * kept) * OVERHEAD)
     return MemberPlan(
         name=member.name,
@@ -230,14 +234,14 @@ def _member(
     )
 
 
-def _kept(parameters: int) -> int:
+def _estimate_kept(parameters: int) -> int:
     """Bytes of keys and values a position takes in a decoder of Llama's proportions: layers L, width 128 L, 12 L (128
     L)^2 weights."""
     layers = float((parameters / (12 * 128**2)) ** (1 / 3))
     return round(2 * layers * 128 * layers * 2)
 
 
-def _timed(member: MemberPlan, facts: Mapping[str, ModelFacts], speeds: Mapping[str, float]) -> MemberPlan:
+def _add_time(member: MemberPlan, facts: Mapping[str, ModelFacts], speeds: Mapping[str, float]) -> MemberPlan:
     """With its time: measured on itself, on the member nearest in size, or assumed."""
     if not member.left:
         return replace(member, seconds=0.0)
@@ -263,13 +267,13 @@ def _timed(member: MemberPlan, facts: Mapping[str, ModelFacts], speeds: Mapping[
     step = STEP + STEP_PER_BILLION * own.parameters / 1e9
     seconds = member.left / own.rows_at_once * member.max_new_tokens * FILLED * step
     rate = (
-        f"models here: assumed {STEP * 1000:g} ms a step and {STEP_PER_BILLION * 1000:g} ms more for each billion parameters "
-        f"(a data-centre GPU), answers of {FILLED:.0%} of the most tokens they may have"
+        f"models here: assumed {STEP * 1000:g} ms a step and {STEP_PER_BILLION * 1000:g} ms more for each billion "
+        f"parameters (a data-centre GPU), answers of {FILLED:.0%} of the most tokens they may have"
     )
     return replace(member, seconds=seconds, rate=rate)
 
 
-def _speeds(folder: Path | None) -> dict[str, float]:
+def _measured_speeds(folder: Path | None) -> dict[str, float]:
     """Seconds a row of each member that was at work in this folder took."""
     if folder is None or not speed_file(folder).exists():
         return {}
@@ -291,7 +295,3 @@ def _time(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

@@ -35,6 +35,7 @@ def stats_command(
     """
     from trainers.data.statistics import gather
     from trainers.data.statistics_report import report
+    from trainers.data.statistics_tables import tables_of
     from trainers.data.vlfeedback_format import Seen
 
     seen = Seen()
@@ -42,7 +43,7 @@ def stats_command(
     if out is not None:
         log.info(f"report: {report(found, out, title=data.name)}")
     log.info(seen.summary())
-    print(json.dumps(found.to_json() | {"seen": seen.to_json()}) if as_json else found.to_markdown())
+    print(json.dumps(found.to_json() | {"seen": seen.to_json()}) if as_json else tables_of(found))
     return OK
 
 
@@ -53,7 +54,8 @@ def check_command(data: RatedData, images: Images = None, as_json: Json = False)
     """
     from dataclasses import asdict
 
-    from trainers.data.vlfeedback_format import Seen, check_images
+    from trainers.data.image_check import check_images
+    from trainers.data.vlfeedback_format import Seen
 
     seen = Seen()
     found = check_images(read_data(data, images, seen))

@@ -1,0 +1,307 @@
+"""A preference pair as a record of each format, and back.
+
+What a format has no place for (row, models, margin, ratings) stands under our own names beside its columns.
+"""
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from support.errors import DataError
+from support.image_folders import ImageIndex
+from support.records import Record
+from trainers.data.image_export import Given, safe_name
+from trainers.data.rows import Preference
+
+IMAGE_TOKEN = "<image>"
+
+
+class NoPair(Exception):
+    """A record that holds no single prompt with two answers; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One format of pairs."""
+
+    fits: Callable[[Collection[str]], bool]
+    """Whether a record with these columns is of it."""
+    read: Callable[[Record, ImageIndex], dict[str, Any]]
+    """The values of a Preference; NoPair, or KeyError, TypeError, AttributeError and ValueError for other records."""
+    write: Callable[[Preference, Given, int], Record]
+    """Of a pair, its images as the file has them, and its place."""
+    parquet: bool
+    """Whether it is written as parquet too, with images as structs of bytes and path."""
+
+
+# What is ours in every format.
+
+
+def _write_origin(pair: Preference) -> Record:
+    """What the forms have no place for, under our own names."""
+    return {
+        "row": pair.row,
+        "row_id": pair.row_id,
+        "chosen_model": pair.chosen_model,
+        "rejected_model": pair.rejected_model,
+        "margin": finite(pair.margin),
+        "chosen_ratings": dict(pair.chosen_ratings),
+        "rejected_ratings": dict(pair.rejected_ratings),
+    }
+
+
+def _read_origin(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a Preference that stand in a record under our names; none where it numbers no row."""
+    row = record.get("row")
+    if not isinstance(row, int) or not -(2**63) <= row < 2**63:
+        return {}
+    return {
+        "row": row,
+        **{name: str(record.get(name) or "") for name in ("row_id", "chosen_model", "rejected_model")},
+        "margin": finite(record.get("margin")),
+        **{name: _read_ratings(record.get(name)) for name in ("chosen_ratings", "rejected_ratings")},
+    }
+
+
+def finite(margin: Any) -> float | None:
+    """JSON knows no infinity, which ratings such as "inf" give."""
+    try:
+        return float(margin) if isinstance(margin, (int, float)) and math.isfinite(margin) else None
+    except OverflowError:
+        return None
+
+
+def _read_ratings(value: Any) -> dict[str, str]:
+    if isinstance(value, list):
+        return {str(item["aspect"]): str(item["rating"]) for item in value}
+    return {str(aspect): str(rating) for aspect, rating in (value or {}).items() if rating is not None}
+
+
+def _require_text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise NoPair(f"no {what}")
+    return value
+
+
+# TRL's columns.
+
+
+def _read_trl(record: Record, places: ImageIndex) -> dict[str, Any]:
+    return {
+        "id": str(record.get("id") or ""),
+        "prompt": _read_message(record["prompt"], "user", "prompt"),
+        "images": places.with_absent(record, places.pictures(record, "images", "image")),
+        "chosen": _read_message(record["chosen"], "assistant", "chosen answer"),
+        "rejected": _read_message(record["rejected"], "assistant", "rejected answer"),
+        **_read_origin(record),
+    }
+
+
+def _read_message(value: Any, role: str, what: str) -> str:
+    """The text of a conversation of one message, or of a bare string."""
+    if not isinstance(value, list):
+        return _require_text(value, what)
+    if len(value) != 1:
+        raise NoPair(f"{what} of several messages" if value else f"no {what}")
+    message = value[0]
+    if message.get("role") != role:
+        raise NoPair(f"{what} by {message.get('role')!r}")
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(
+            part["text"] for part in content if part.get("type") == "text" and part.get("text") is not None
+        )
+    return _require_text(content, what)
+
+
+def _write_trl(pair: Preference, given: Given, place: int) -> Record:
+    return {
+        "images": given.images,
+        "prompt": [{"role": "user", "content": pair.prompt}],
+        "chosen": [{"role": "assistant", "content": pair.chosen}],
+        "rejected": [{"role": "assistant", "content": pair.rejected}],
+        "id": pair.id,
+        **_write_origin(pair),
+        **given.names,
+    }
+
+
+# POVID and sharegpt: turns of {from, value}, images as tokens in the text.
+
+
+def _add_tokens(prompt: str, images: int) -> str:
+    return f"{IMAGE_TOKEN}\n" * images + prompt
+
+
+def _remove_tokens(value: str, images: int) -> str:
+    """The prompt without as many image tokens as there are images: those in front first, then those at the end, then
+    any."""
+    left = images
+    while left and value.startswith(IMAGE_TOKEN):
+        value = value[len(IMAGE_TOKEN) :]
+        value = value[1:] if value.startswith("\n") else value.lstrip(" ")
+        left -= 1
+    while left and value.endswith(IMAGE_TOKEN):
+        value = value[: -len(IMAGE_TOKEN)].rstrip(" ").removesuffix("\n")
+        left -= 1
+    return value.replace(IMAGE_TOKEN, "", left) if left else value
+
+
+def _read_turn(turns: Any, place: int, speakers: Sequence[str], what: str) -> str:
+    turn = turns[place] if isinstance(turns, list) else turns
+    if isinstance(turn, str):
+        return turn
+    if turn.get("from") not in speakers:
+        raise NoPair(f"{what} by {turn.get('from')!r}")
+    return _require_text(turn.get("value"), what)
+
+
+_HUMAN = ("human", "user")
+_MODEL = ("gpt", "assistant")
+
+
+def _read_povid(record: Record, places: ImageIndex) -> dict[str, Any]:
+    right, wrong = record["conversations"], record["rejected_conversations"]
+    if len(right) != 2 or len(wrong) != 2:
+        raise NoPair("conversations of several turns")
+    if right[0].get("value") != wrong[0].get("value"):
+        raise NoPair("two different prompts")
+    images = places.pictures(record, "image", "images")
+    return {
+        "id": str(record.get("id") or ""),
+        "prompt": _remove_tokens(_read_turn(right, 0, _HUMAN, "prompt"), len(images)),
+        "images": places.with_absent(record, images),
+        "chosen": _read_turn(right, 1, _MODEL, "chosen answer"),
+        "rejected": _read_turn(wrong, 1, _MODEL, "rejected answer"),
+        **_read_origin(record),
+    }
+
+
+def _write_povid(pair: Preference, given: Given, place: int) -> Record:
+    images = given.images
+    asked = {"from": "human", "value": _add_tokens(pair.prompt, len(images))}
+    return {
+        "id": pair.id,
+        **({"image": images[0] if len(images) == 1 else images} if images else {}),
+        "conversations": [asked, {"from": "gpt", "value": pair.chosen}],
+        "rejected_conversations": [asked, {"from": "gpt", "value": pair.rejected}],
+        **_write_origin(pair),
+        **given.names,
+    }
+
+
+def _read_sharegpt(record: Record, places: ImageIndex) -> dict[str, Any]:
+    turns = record["conversations"]
+    if len(turns) != 1:
+        raise NoPair("conversations of several turns")
+    images = places.pictures(record, "images", "image")
+    return {
+        "id": str(record.get("id") or ""),
+        "prompt": _remove_tokens(_read_turn(turns, 0, _HUMAN, "prompt"), len(images)),
+        "images": places.with_absent(record, images),
+        "chosen": _read_turn(record["chosen"], 0, _MODEL, "chosen answer"),
+        "rejected": _read_turn(record["rejected"], 0, _MODEL, "rejected answer"),
+        **_read_origin(record),
+    }
+
+
+def _write_sharegpt(pair: Preference, given: Given, place: int) -> Record:
+    images = given.images
+    return {
+        "conversations": [{"from": "human", "value": _add_tokens(pair.prompt, len(images))}],
+        "chosen": {"from": "gpt", "value": pair.chosen},
+        "rejected": {"from": "gpt", "value": pair.rejected},
+        "images": images,
+        "id": pair.id,
+        **_write_origin(pair),
+        **given.names,
+    }
+
+
+# RLHF-V and RLAIF-V.
+
+
+def _read_rlhf(record: Record, places: ImageIndex) -> dict[str, Any]:
+    said = record["text"]
+    said = json.loads(said) if isinstance(said, str) else said
+    return _read_rlaif(record | {name: said.get(name) for name in ("question", "chosen", "rejected")}, places)
+
+
+def _read_rlaif(record: Record, places: ImageIndex) -> dict[str, Any]:
+    name = record.get("image_path")
+    origin = _parse_object(record.get("origin_split"))
+    ours = _read_origin(origin)
+    model = origin.get("model")
+    by = {"chosen_model": model, "rejected_model": model} if isinstance(model, str) and not ours else {}
+    return {
+        "id": str(origin.get("id") if ours else record.get("idx", "")),
+        "prompt": _require_text(record["question"], "question"),
+        "images": places.pictures(record, "image", "image_path", name=name if isinstance(name, str) else ""),
+        "chosen": _require_text(record["chosen"], "chosen answer"),
+        "rejected": _require_text(record["rejected"], "rejected answer"),
+        **by,
+        **ours,
+    }
+
+
+def _parse_object(value: Any) -> dict[str, Any]:
+    """What origin_split holds in both datasets; nothing where it is another thing."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_rlaif(pair: Preference, given: Given, place: int) -> Record:
+    return {
+        **_rl_image(pair, given),
+        "question": pair.prompt,
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        **_rl_origin(pair, place),
+    }
+
+
+def _write_rlhf(pair: Preference, given: Given, place: int) -> Record:
+    said = {"question": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    return {**_rl_image(pair, given), "text": json.dumps(said, ensure_ascii=False), **_rl_origin(pair, place)}
+
+
+def _rl_image(pair: Preference, given: Given) -> Record:
+    if len(pair.images) > 1:
+        raise DataError(
+            f"pair {pair.id!r} has {len(pair.images)} images; rlhf-v and rlaif-v hold one: take trl, povid or sharegpt"
+        )
+    return {"ds_name": "VLFeedback", "image": given.images[0] if given.images else None}
+
+
+def _rl_origin(pair: Preference, place: int) -> Record:
+    return {
+        "origin_dataset": "VLFeedback",
+        "origin_split": json.dumps(
+            {"model": pair.chosen_model, "id": pair.id, **_write_origin(pair)}, ensure_ascii=False
+        ),
+        "idx": str(place),
+        "image_path": safe_name(pair.images[0]) if pair.images else "",
+    }
+
+
+def _has(*names: str) -> Callable[[Collection[str]], bool]:
+    return lambda columns: set(names) <= set(columns)
+
+
+FORMS: dict[str, Form] = {
+    "povid": Form(
+        fits=_has("conversations", "rejected_conversations"), read=_read_povid, write=_write_povid, parquet=False
+    ),
+    "sharegpt": Form(
+        fits=_has("conversations", "chosen", "rejected"), read=_read_sharegpt, write=_write_sharegpt, parquet=False
+    ),
+    "rlaif-v": Form(fits=_has("question", "chosen", "rejected"), read=_read_rlaif, write=_write_rlaif, parquet=True),
+    "rlhf-v": Form(fits=_has("text", "image", "ds_name"), read=_read_rlhf, write=_write_rlhf, parquet=True),
+    "trl": Form(fits=_has("prompt", "chosen", "rejected"), read=_read_trl, write=_write_trl, parquet=True),
+}
+"""The known formats, in the order in which columns are tried."""
