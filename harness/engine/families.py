@@ -1,15 +1,15 @@
-"""What is known of model families: which ones the test suite has shown to answer the same with sharing."""
+"""What is known of model families, by model type."""
 
 from typing import Final
 
-BY_ITSELF: Final = frozenset({"instructblip", "fuyu"})
-"""Model types whose processor puts an image's placeholder in by itself."""
+PLACES_IMAGES_ITSELF: Final = frozenset({"instructblip", "fuyu"})
+"""The processor puts an image's placeholder in by itself."""
 
-TOGETHER: Final = frozenset({"llava_onevision"})
-"""Model types whose processor looks at how many images a prompt has: prompts with several are asked plainly."""
+COUNTS_IMAGES: Final = frozenset({"llava_onevision"})
+"""The processor cuts several images into tiles otherwise than one: prompts with several run without sharing."""
 
 INTERLEAVED: Final = frozenset({"idefics"})
-"""Model types whose processor takes images between pieces of text."""
+"""The processor takes images between pieces of text."""
 
 VERIFIED: Final = frozenset(
     {
@@ -17,4 +17,4 @@ VERIFIED: Final = frozenset(
         *("idefics3", "smolvlm", "paligemma", "gemma3", "gemma4"),
     }
 )
-"""Model types whose equality with the plain way our tests show."""
+"""Our tests show that answers are the same with sharing and without."""

@@ -136,7 +136,8 @@ class Runner:
             return int(rope.get("original_max_position_embeddings") or self.text_config.max_position_embeddings)
         return None
 
-    def _padded(self, rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    def padded(self, rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+        """Rows of one length, filled at their beginning [rows, longest]."""
         length = max(map(len, rows))
         return torch.tensor([[fill] * (length - len(row)) + list(row) for row in rows], device=self.device)
 
@@ -144,14 +145,14 @@ class Runner:
         self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None, inputs: dict[str, Any]
     ) -> State:
         """Read rows of ids; `types` says which are images' (1), `inputs` holds the images."""
-        ids, mask = self._padded(rows, self.pad), self._padded([[1] * len(row) for row in rows], 0)
+        ids, mask = self.padded(rows, self.pad), self.padded([[1] * len(row) for row in rows], 0)
         given = dict(inputs)
         if self.both_ways:
             given["token_type_ids"] = torch.zeros_like(
                 ids
             )  # all of it is read in both directions, the answer to come is not
         elif types is not None and self.types_name is not None:
-            given[self.types_name] = self._padded(types, 0)
+            given[self.types_name] = self.padded(types, 0)
         positions, delta = (mask.cumsum(-1) - 1).clamp(min=0) + self.first, None
         if self.mrope:
             grids = {name: part for name, part in given.items() if name.endswith("_grid_thw")}
@@ -169,7 +170,7 @@ class Runner:
         cache = chosen(prefix.cache, rows, max(map(len, suffixes)) + room)
         delta = None if prefix.delta is None else prefix.delta[rows]
         state = State(cache, prefix.mask[rows], delta, prefix.logits)
-        more, seen = self._padded(suffixes, self.pad), self._padded([[1] * len(row) for row in suffixes], 0)
+        more, seen = self.padded(suffixes, self.pad), self.padded([[1] * len(row) for row in suffixes], 0)
         return self._read(state, more, seen)
 
     def alone(self, state: State, room: int) -> State:

@@ -159,26 +159,26 @@ def shares_of(lm: Any, request: Any, answer: str) -> Shares:
         return Shares(shares=np.zeros((0, 0)), even=np.zeros(0), spans=())
     with torch.inference_mode():
         prompt, per_layer = _after_prefix(lm, request, ids) if _keeps_prefix(lm) else _in_one_pass(lm, request, ids)
-    on_image = sum(token in set(lm._image_ids()) for token in prompt)
+    on_image = sum(token in lm.layout.image_ids for token in prompt)
     seen = len(prompt) + np.arange(len(ids), dtype=np.float64)
     return Shares(shares=per_layer, even=on_image / seen, spans=spans)
 
 
 def _keeps_prefix(lm: Any) -> bool:
-    return lm.shares_images and lm.runner.why_no_prefix() is None
+    return lm.sharing.shares_images and lm.runner.why_no_prefix() is None
 
 
 def _after_prefix(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Array]:
     """The prompt up to its last token as the engine reads it, then the answer with weights."""
-    job = lm._jobs([request])[0]
-    ready, bad = lm._encoded([job])
+    job = lm.jobs_of([request])[0]
+    ready, bad = lm.scheduler.encode([job])
     if bad:
         raise InputError(f"{_named(request)}: {bad[0][1].error}")
     # The end of an image must be read together with its beginning.
     split = len(job.ids) - 1
-    if job.ids[split] in lm._image_ids():
+    if job.ids[split] in lm.layout.image_ids:
         return _in_one_pass(lm, request, ids)
-    prefix = lm._prefill(ready, [split])
+    prefix = lm.scheduler.prefill(ready, [split])
     with _watched(lm, job.ids, len(ids), request, windows=True) as layers:
         lm.runner.fork(prefix, [0], [[job.ids[-1], *ids[:-1]]], 0)
     return list(job.ids), _stacked(layers, lm)
@@ -189,7 +189,7 @@ def _in_one_pass(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Arra
     import torch
 
     context, _, shown = request.args
-    inputs = dict(lm._processed(context, shown["visual"]))
+    inputs = dict(lm.processor_inputs(context, shown["visual"]))
     prompt = [int(token) for token in inputs["input_ids"][0]]
     length = len(prompt)
     more = torch.tensor([ids[:-1]], device=inputs["input_ids"].device, dtype=inputs["input_ids"].dtype)
@@ -231,7 +231,7 @@ def _watched(
 
     from harness.engine.families import INTERLEAVED
 
-    fill = set(lm._image_ids())
+    fill = lm.layout.image_ids
     image = [at for at, token in enumerate(prompt) if token in fill]
     if not image or lm.hf.config.model_type in INTERLEAVED:  # these look at images by cross-attention
         raise InputError(

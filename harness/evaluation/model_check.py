@@ -138,7 +138,7 @@ def _facts(spec: ModelSpec, lm: Any) -> dict[str, Any]:
         "dtype": str(lm.model.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if on_gpu else f"cpu ({torch.get_num_threads()} threads)",
         "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak,
-        "shared": lm.sharing(),
+        "shared": str(lm.sharing),
     }
 
 

@@ -135,7 +135,7 @@ def parity(
         model=spec.name,
         task=task.name,
         samples=len(requests),
-        shares=lm.sharing(),
+        shares=str(lm.sharing),
         dtype=str(lm.hf.dtype).removeprefix("torch."),
         device=str(lm.device),
         differ=differ,
@@ -158,11 +158,11 @@ def parity(
 @contextmanager
 def exactly(lm: Any) -> Iterator[None]:
     """Inside, a SharedImageLM answers the exact way, on the same weights."""
-    before, lm.exact = lm.exact, True
+    before, lm.sharing.exact = lm.sharing.exact, True
     try:
         yield
     finally:
-        lm.exact = before
+        lm.sharing.exact = before
 
 
 def first_logits(lm: Any, requests: Sequence[Any]) -> "Iterator[tuple[Tensor, Tensor]]":
@@ -173,20 +173,17 @@ def first_logits(lm: Any, requests: Sequence[Any]) -> "Iterator[tuple[Tensor, Te
     """
     import torch
 
-    if not lm.shares_images:
+    from harness.engine.equivalence_check import first_logits as compare_logits
+
+    if not lm.sharing.shares_images:
         return
-    jobs = [job for job in lm._jobs(requests) if lm._decodes(job)]
+    jobs = [job for job in lm.jobs_of(requests) if lm.rules.can_decode(job)]
     jobs.sort(
         key=lambda job: job.digests
     )  # questions about one image into one batch, so that beginnings are shared as they were
-    for start in range(0, len(jobs), lm.batch_size):
+    for start in range(0, len(jobs), lm.scheduler.batch_size):
         with torch.inference_mode():
-            ready, _ = lm._encoded(jobs[start : start + lm.batch_size])
-            for state, rows in lm._states(ready):
-                for row, job in enumerate(rows):
-                    given = {"logits_to_keep": 1} if "logits_to_keep" in lm.runner.takes else {}
-                    plain = lm.hf(**lm._processed(job.context, job.images), **given).logits[0, -1].float()
-                    yield state.logits[row].float(), plain
+            yield from compare_logits(jobs[start : start + lm.scheduler.batch_size], lm.scheduler)
 
 
 def render(found: Parity) -> str:
@@ -246,12 +243,12 @@ def _greedy_requests(loaded: Any, lm: Any, samples: int) -> list[Any]:
 @contextmanager
 def _without_caches(lm: Any) -> Iterator[None]:
     """Inside, no answer is taken from earlier runs, or kept for later ones; features are computed anew."""
-    store, lm.store = lm.store, None
+    cache, lm.cache = lm.cache, None
     lm.forget()
     try:
         yield
     finally:
-        lm.store = store
+        lm.cache = cache
 
 
 def _records_of(

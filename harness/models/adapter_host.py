@@ -28,7 +28,7 @@ from support.errors import ModelError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from harness.engine.lm import TaskHints
+    from harness.engine.jobs import TaskHints
 
 PROMPT: Final = "Is there a red circle?"
 
@@ -74,7 +74,7 @@ class AdapterHost:
             self._sums = _sums(self._weights)
         lm = self.lm
         lm.stage, lm.hints = f"answers of {spec.name}", hints or {}
-        lm.store = cache_of(spec, engine)  # answers of this adapter, not of its base
+        lm.cache = cache_of(spec, engine)  # answers of this adapter, not of its base
         lm.clock.seconds.clear()
         lm.counts.clear()
         if spec.adapter is not None:
@@ -150,7 +150,7 @@ def _moves(lm: Any, images: "list[Image]") -> bool:
     applied = lm.chat_applied
     try:
         context = lm.apply_chat_template([{"role": "user", "content": "<image>" * len(images) + PROMPT}])
-        inputs = lm._processed(context, images)
+        inputs = lm.processor_inputs(context, images)
     finally:
         lm.chat_applied = applied  # lm-eval may ask without a template afterwards
     with torch.inference_mode():
@@ -183,7 +183,7 @@ def _sums(weights: list[Any]) -> list[float]:
 
 def _adapts_vision(lm: Any) -> bool:
     """Whether any module that the adapter is in takes part in an image's features."""
-    if not lm.shares_images:
+    if not lm.sharing.shares_images:
         return False
     import torch
 

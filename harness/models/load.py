@@ -19,7 +19,7 @@ LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "httpx2", "datasets")
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
-    from harness.engine.lm import TaskHints
+    from harness.engine.jobs import TaskHints
     from harness.engine.response_cache import ModelCache
 
 

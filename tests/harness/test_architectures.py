@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import is_torchvision_available
 
-from harness.engine import lm as vlm
+from harness.engine import equivalence_check, scheduler
 from harness.engine.families import VERIFIED
 from harness.models.load import load
 from harness.models.spec import find
@@ -124,21 +124,21 @@ NEVER_BLIND = ("instructblip", "paligemma", "fuyu")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("known", (True, False), ids=("known", "checked"))
 def test_answers_equal_plain_generation(zoo: Zoo, family: str, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vlm, "MIN_SHARED_PREFIX", 1)
+    monkeypatch.setattr(scheduler, "MIN_SHARED_PREFIX", 1)
     if not known:  # what is done with a family that these tests don't cover
-        monkeypatch.setattr(vlm, "VERIFIED", frozenset())
+        monkeypatch.setattr(equivalence_check, "VERIFIED", frozenset())
     asked = [(picture(index), question) for index in range(3) for question in QUESTIONS]
     expected = [zoo.plain(family).answer(image, question) for image, question in asked]
     assert len(set(expected)) >= 4  # else equality says little
     lm = load(find(str(zoo.folder(family))))
     got = lm.generate_until([request(lm, image, question) for image, question in asked], disable_tqdm=True)
     assert got == expected
-    assert lm.level == LEVELS[family], lm.why
-    assert lm.images_encoded == (3 if lm.shares_images else 0)
-    if lm.level == "prefix":
+    assert lm.sharing.level == LEVELS[family], lm.sharing.reasons
+    assert lm.images_encoded == (3 if lm.sharing.shares_images else 0)
+    if lm.sharing.level == "prefix":
         assert lm.counts["prefix shared"] >= 6
     if known:
-        assert (lm.hf.config.model_type in VERIFIED) is lm.shares_images
+        assert (lm.hf.config.model_type in VERIFIED) is lm.sharing.shares_images
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in NEVER_BLIND])

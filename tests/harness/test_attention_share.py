@@ -94,7 +94,7 @@ def request(lm: Any) -> Instance:
 def plainly(lm: Any, asked: Instance, answer: str) -> tuple[list[int], torch.Tensor]:
     """The prompt, and all attention maps [layers, heads, positions, positions] of one plain pass over prompt and
     answer."""
-    inputs = dict(lm._processed(asked.args[0], asked.args[2]["visual"]))
+    inputs = dict(lm.processor_inputs(asked.args[0], asked.args[2]["visual"]))
     prompt = inputs["input_ids"]
     more = torch.tensor([lm.tokenizer(answer, add_special_tokens=False)["input_ids"]])
     for name, part in inputs.items():
@@ -144,7 +144,7 @@ def test_shares_are_those_of_a_plain_pass_with_all_maps(zoo: Zoo, family: str) -
     found = shares_of(lm, asked, ANSWER)
     prompt, maps = plainly(lm, asked, ANSWER)
     length = len(found.spans)
-    image = [at for at, token in enumerate(prompt) if token in lm._image_ids()]
+    image = [at for at, token in enumerate(prompt) if token in lm.layout.image_ids]
     assert len(image) > 1
     # Row p of a map is of the position that predicts token p + 1.
     rows = maps[:, :, len(prompt) - 1 : len(prompt) - 1 + length]
@@ -158,7 +158,7 @@ def test_shares_are_those_of_a_plain_pass_with_all_maps(zoo: Zoo, family: str) -
 def test_the_model_is_as_it_was_afterwards(zoo: Zoo) -> None:
     lm = zoo.lm("llava")
     asked = request(lm)
-    inputs = lm._processed(asked.args[0], asked.args[2]["visual"])
+    inputs = lm.processor_inputs(asked.args[0], asked.args[2]["visual"])
     kinds = {name: part.config._attn_implementation for name, part in lm.hf.named_modules() if hasattr(part, "config")}
     hooks = [len(part._forward_hooks) for part in lm.hf.modules()]
     before = lm.hf(**inputs).logits

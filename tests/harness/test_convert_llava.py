@@ -440,7 +440,7 @@ def test_the_harness_loads_it_and_prompts_begin_with_one_start(vision: Path, sou
 
     convert(source, tmp_path / "out", vision=vision)
     lm = load(find(str(tmp_path / "out")))
-    assert lm.shares_images
+    assert lm.sharing.shares_images
     prompt = lm.apply_chat_template([{"role": "user", "content": "<image>what is it"}])
     assert prompt == CHAT
     assert lm.tokenizer(prompt, add_special_tokens=False)["input_ids"].count(1) == 1

@@ -133,10 +133,10 @@ def _four(text: str) -> bool:
 def test_choices_are_weighed_by_the_first_tokens_logits(folder: Path, exact: Any) -> None:
     weighing = shared(folder, hints={"t": Hints(choices=("yes", "no"))})
     answers = weighing.generate_until(ask(weighing, *ALL), disable_tqdm=True)
-    ids = {name: weighing._first_tokens(name) for name in ("yes", "no")}
+    ids = {name: weighing.decoder.first_tokens(name) for name in ("yes", "no")}
     assert all(ids.values())
     for request, answer in zip(ask(exact, *ALL), answers, strict=True):
-        inputs = exact._processed(request.args[0], request.args[2]["visual"])
+        inputs = exact.processor_inputs(request.args[0], request.args[2]["visual"])
         with torch.no_grad():
             likely = exact.hf(**inputs).logits[0, -1].log_softmax(-1)
         for name, tokens in ids.items():
@@ -197,13 +197,13 @@ def test_a_palettes_colours_and_a_crop_are_other_images() -> None:
 def test_features_do_not_pile_up(folder: Path) -> None:
     lean = shared(folder, kept_bytes=1, batch_size=3)
     jobs: list[Any] = []
-    make = lean._jobs
+    make = lean.jobs_of
 
     def noted(requests: Any) -> Any:
         jobs[:] = make(requests)
         return jobs
 
-    lean._jobs = noted
+    lean.jobs_of = noted
     lean.generate_until(ask(lean, *ALL), disable_tqdm=True)
     assert jobs
     assert not any(job.encoded for job in jobs)
@@ -256,7 +256,7 @@ def test_when_memory_runs_out_the_batch_is_halved(folder: Path, exact: Any, monk
     )
     assert max(sizes) > 2
     assert tight.counts["out of memory"] >= 1
-    assert tight.batch_size < 64
+    assert tight.scheduler.batch_size < 64
 
 
 def test_a_repetition_penalty_of_the_checkpoint_is_obeyed(folder: Path) -> None:
@@ -398,6 +398,6 @@ class TestSharedOut:
 
 
 def test_sharing_is_stated(lm: Any, exact: Any) -> None:
-    assert lm.sharing() == "answers, image features, prefix"
-    assert exact.sharing() == "nothing (exact)"
+    assert str(lm.sharing) == "answers, image features, prefix"
+    assert str(exact.sharing) == "nothing (exact)"
     assert isinstance(lm, SharedImageLM)

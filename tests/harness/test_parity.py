@@ -122,7 +122,7 @@ def test_settings_and_stored_answers_are_as_before_afterwards(random_model: Path
             raise AssertionError
 
     def keep(lm: Any) -> None:
-        lm.store = Store()
+        lm.cache = Store()
         lms.append(lm)
 
     assert found(random_model, "scenes_pope", 4, keep).differ == 0

@@ -92,7 +92,7 @@ def said(lm: Any) -> tuple[list[str], torch.Tensor]:
     asked = requests(lm)
     answers = [str(answer) for answer in lm.generate_until(asked, disable_tqdm=True)]
     with torch.inference_mode():
-        return answers, lm.hf(**lm._processed(asked[0].args[0], asked[0].args[2]["visual"])).logits
+        return answers, lm.hf(**lm.processor_inputs(asked[0].args[0], asked[0].args[2]["visual"])).logits
 
 
 def assert_same(got: tuple[list[str], torch.Tensor], expected: tuple[list[str], torch.Tensor]) -> None:

@@ -53,7 +53,7 @@ def test_answers_equal_lm_evals_own_and_every_image_is_encoded_once(lm: Any, ran
     expected = theirs.generate_until(requests(theirs, images), disable_tqdm=True)
     before = lm.images_encoded
     got = lm.generate_until(requests(lm, images), disable_tqdm=True)
-    assert lm.shares_images
+    assert lm.sharing.shares_images
     assert got == expected
     assert len(set(got)) > 10  # else equality says little
     assert lm.images_encoded - before == 7

@@ -1,0 +1,211 @@
+"""Greedy answers for a batch of rows of which each ends by itself, and what generation settings mean for it.
+
+rules = DecodingRules(model, tokenizer, default_new_tokens=256)
+decoder = GreedyDecoder(runner, rules, clock=clock, counts=counts)
+for job, answer in decoder.decode(state, jobs): ...
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Literal
+
+import torch
+from lm_eval.models.utils import handle_stop_sequences
+from torch import Tensor
+
+from harness.engine.jobs import Job
+from harness.engine.prefix_cache import ROOM, Runner, State
+from harness.engine.stage_timer import StageTimer
+from tasks.answer import Answer
+
+SUPPORTED_SETTINGS: Final = frozenset(
+    {"until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"}
+)
+"""Generation settings that act on our greedy decoding, or that mean nothing to any greedy decoding."""
+
+NO_OP_VALUES: Final = {
+    "num_beams": (None, 1),
+    "no_repeat_ngram_size": (None, 0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None, []),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "exponential_decay_length_penalty": (None,),
+    "sequence_bias": (None, {}),
+    "guidance_scale": (None, 1, 1.0),
+    "prompt_lookup_num_tokens": (None,),
+    "penalty_alpha": (None, 0),
+    "dola_layers": (None,),
+}
+"""Generation settings that our decoding lacks, and the values with which they do nothing."""
+
+StopReason = Literal["ended", "decided"]
+
+
+class DecodingRules:
+    """What a job's generation settings, and those of the checkpoint, mean."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, default_new_tokens: int, max_new_tokens: int | None = None
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.default_new_tokens, self.max_new_tokens = default_new_tokens, max_new_tokens
+
+    def can_decode(self, job: Job) -> bool:
+        """True if our own greedy decoding does all that is asked for."""
+        if job.settings.get("do_sample"):
+            return False
+        asked = {name: value for name, value in job.settings.items() if name not in SUPPORTED_SETTINGS}
+        config = self.model.generation_config
+        return asked.keys() <= NO_OP_VALUES.keys() and all(
+            asked.get(name, getattr(config, name, None)) in no_op for name, no_op in NO_OP_VALUES.items()
+        )
+
+    def new_tokens(self, job: Job) -> int:
+        """Tokens an answer may have."""
+        asked = job.settings.get("max_gen_toks", job.settings.get("max_new_tokens", self.default_new_tokens))
+        return int(self.max_new_tokens or asked)
+
+    def room(self, jobs: Sequence[Job]) -> int:
+        """Positions to keep free for answers at first; more are made as they are needed."""
+        return min(ROOM, max(self.new_tokens(job) for job in jobs))
+
+    def stop_sequences(self, job: Job) -> list[str]:
+        """Texts before which an answer ends, the end-of-text token's among them."""
+        asked = job.settings.get("until")
+        end = self.tokenizer.decode(self.tokenizer.eos_token_id, skip_special_tokens=False)
+        given = list(asked) if isinstance(asked, list) else asked  # a copy: lm-eval appends to the list it is given
+        stops: list[str] = handle_stop_sequences(given, end)
+        return stops
+
+    def end_tokens(self) -> set[int]:
+        """Tokens that end an answer."""
+        named = self.model.generation_config.eos_token_id
+        tokens = {*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id}
+        return tokens - {None}
+
+    def repetition_penalty(self, job: Job) -> float:
+        """What logits of tokens seen before are divided by; 1: nothing."""
+        return float(job.settings.get("repetition_penalty") or self.model.generation_config.repetition_penalty or 1)
+
+    def text_of(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
+        """An answer's text up to the first stop sequence."""
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        for stop in stops:
+            if stop:
+                text = text.split(stop)[0]
+        return text
+
+
+class GreedyDecoder:
+    """See the module's docstring. `counts["cut"]` gets the answers that ended because they were decided."""
+
+    def __init__(
+        self, runner: Runner, rules: DecodingRules, *, clock: StageTimer, counts: defaultdict[str, int]
+    ) -> None:
+        self.runner, self.rules, self.clock, self.counts = runner, rules, clock, counts
+        self._first_tokens: dict[str, list[int]] = {}
+
+    def decode(self, state: State, jobs: list[Job]) -> Iterator[tuple[Job, Answer]]:
+        """Answers as they end; rows that have ended leave the batch when half of it has."""
+        ends, stops = self.rules.end_tokens(), [self.rules.stop_sequences(job) for job in jobs]
+        choices = self._weigh_choices(state.logits, jobs)
+        written: list[list[int]] = [[] for _ in jobs]
+        seen = self._seen_tokens(state.logits, jobs)
+        active = list(range(len(jobs)))  # the job of each row of the state, ended ones included until they leave
+        done: set[int] = set()
+        while True:
+            with self.clock("decode"):
+                tokens = self._choose_tokens(state.logits, seen, [jobs[index] for index in active])
+                listed = tokens.tolist()
+            for row, index in enumerate(active):
+                if index in done:
+                    continue
+                written[index].append(listed[row])
+                text, reason = self._stop_reason(jobs[index], written[index], stops[index], ends)
+                if reason is not None:
+                    done.add(index)
+                    cut = reason == "decided"
+                    self.counts["cut"] += cut
+                    yield jobs[index], Answer(text, cut=cut, choices=choices[index])
+            if len(done) == len(jobs):
+                return
+            with self.clock("decode"):
+                rows = [row for row, index in enumerate(active) if index not in done]
+                if 2 * len(rows) <= len(active):
+                    at = torch.tensor(rows, device=tokens.device)
+                    state, tokens = self.runner.keep(state, at, self.rules.room(jobs)), tokens[at]
+                    seen = None if seen is None else seen[at]
+                    active = [active[row] for row in rows]
+                state = self.runner.step(state, tokens)
+
+    def first_tokens(self, choice: str) -> list[int]:
+        """Tokens that begin an answer that is this choice: in any case, with and without a space before it."""
+        if choice not in self._first_tokens:
+            # " a" is a word, not the letter of a choice: letters are taken as they are written.
+            words = (choice,) if len(choice) == 1 else (choice, choice.lower(), choice.upper(), choice.capitalize())
+            firsts = set()
+            for form in sorted({lead + word for lead in ("", " ") for word in words}):
+                ids = self.rules.tokenizer(form, add_special_tokens=False)["input_ids"]
+                read = self.rules.text_of(ids[:1], ()).strip() if ids else ""
+                if read == choice or (len(choice) > 1 and read.lower() == choice.lower()):
+                    firsts.add(ids[0])
+            self._first_tokens[choice] = sorted(firsts)
+        return self._first_tokens[choice]
+
+    def _stop_reason(
+        self, job: Job, tokens: list[int], stops: list[str], ends: set[int]
+    ) -> tuple[str, StopReason | None]:
+        """A row's text and why it ends here; None if it goes on."""
+        ended = tokens[-1] in ends or len(tokens) >= self.rules.new_tokens(job)
+        # A new token completes a stop sequence only among the last tokens, at most four a character (single bytes).
+        # To decode all of them at every step would take ever longer.
+        longest = max(map(len, stops), default=0)
+        latest = self.rules.text_of(tokens[-1 - 4 * longest :], ()) if longest else ""
+        if ended or any(stop in latest for stop in stops if stop):
+            return self.rules.text_of(tokens, stops), "ended"
+        if job.hints.decided is None:
+            return "", None
+        text = self.rules.text_of(tokens, stops)
+        # U+FFFD stands for the first bytes of a character whose other bytes may still come.
+        decided = not text.endswith("\ufffd") and job.hints.decided(text)
+        return text, "decided" if decided else None
+
+    def _weigh_choices(self, logits: Tensor, jobs: list[Job]) -> list[dict[str, float]]:
+        """For each job, the log-probability that its answer begins as each of its choices."""
+        if not any(job.hints.choices for job in jobs):
+            return [{} for _ in jobs]
+        likely = logits.log_softmax(-1)
+        return [
+            {
+                choice: float(likely[row, ids].logsumexp(-1))
+                for choice in job.hints.choices
+                if (ids := self.first_tokens(choice))
+            }
+            for row, job in enumerate(jobs)
+        ]
+
+    def _seen_tokens(self, logits: Tensor, jobs: list[Job]) -> Tensor | None:
+        """Which tokens each prompt holds [rows, vocabulary]; None if no job has a penalty on repeating them."""
+        if all(self.rules.repetition_penalty(job) == 1 for job in jobs):
+            return None
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        for row, job in enumerate(jobs):
+            known = [token for token in job.ids if token < logits.shape[-1]]
+            seen[row, torch.tensor(known, device=logits.device)] = True
+        return seen
+
+    def _choose_tokens(self, logits: Tensor, seen: Tensor | None, jobs: list[Job]) -> Tensor:
+        """The likeliest token of each row [rows]. Logits of tokens seen before are divided by the penalty, or
+        multiplied where negative (Keskar et al., arXiv 1909.05858); `seen` gets the new tokens."""
+        if seen is None:
+            return logits.argmax(-1)
+        penalty = torch.tensor([self.rules.repetition_penalty(job) for job in jobs], device=logits.device)[:, None]
+        penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
+        tokens = torch.where(seen, penalised, logits).argmax(-1)
+        seen[torch.arange(len(jobs), device=logits.device), tokens] = True
+        return tokens
