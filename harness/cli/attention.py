@@ -48,7 +48,7 @@ def attention_command(
     with Stages():
         # All are looked for before the first is read, which takes long.
         others = replace(models, path=None)
-        specs = [fetch((models if name == model else others).find(context, name), log.info) for name in names]
+        specs = [fetch((models if name == model else others).find(context, name)) for name in names]
         for name, spec in zip(names, specs, strict=True):
             progress = partial(report, f"read {name}")
             lm = host.load(spec)

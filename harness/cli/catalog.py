@@ -64,7 +64,7 @@ def models_check_command(
     from harness.evaluation.model_check import check_model, render
     from harness.models.fetch import fetch
 
-    checked = check_model(fetch(models.find(context, name), log.info), ledger)
+    checked = check_model(fetch(models.find(context, name)), ledger)
     print(json.dumps(asdict(checked)) if as_json else render(checked))
     return OK
 

@@ -195,7 +195,7 @@ class _Scorer:
             full_answers=run.full_answers,
         )
         self.server = ServerSettings(command=run.serve) if run.serve else None
-        self.host = AdapterHost(tell=log.info)
+        self.host = AdapterHost()
 
     def score(self, name: str, found: "ModelSpec") -> "Evaluation | None":
         """Score one model and put it on the board; None if the board has it already."""
@@ -208,7 +208,7 @@ class _Scorer:
         from support.stages import Stages
 
         run, settings, engine = self.run, self.settings, self.engine
-        spec = replace(fetch(found, log.info), strict=run.strict)
+        spec = replace(fetch(found), strict=run.strict)
         if not run.fresh and on_board(self.board, spec, name, self.tasks, self.rater, settings, engine):
             log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")
             return None

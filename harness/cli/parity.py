@@ -35,7 +35,7 @@ def parity_command(
     asked = registry().task(task)
     judge.check(context, asked.judged)
     data.check([asked])
-    spec = fetch(models.find(context, model), log.info)
+    spec = fetch(models.find(context, model))
     rater = judge.make() if asked.judged else None
     found = parity(spec, asked, samples, judge=rater, data=data.paths, partial_data=data.partial)
     print(json.dumps(asdict(found)) if as_json else render(found))

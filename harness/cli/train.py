@@ -254,7 +254,7 @@ def train(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -
     register()
     with sole_owner(folder), Stages():
         claim(folder, recipe)
-        spec, name = _whole(fetch(find(recipe.base), log.info), recipe.base, folder)
+        spec, name = _whole(fetch(find(recipe.base)), recipe.base, folder)
         with shared_cache(folder / IMAGE_FACTS) as cache:
             found = read_preferences(dataset, cache)
         log.info(found.summary())

@@ -82,7 +82,7 @@ def watch_command(
             partial_data=data.partial,
             tell=log.info,
             report=report,
-            resident=AdapterHost(tell=log.info),
+            resident=AdapterHost(),
         )
         reporter = _Reporter(folder, place, scoring, base)
 
@@ -132,7 +132,7 @@ class _Reporter:
         from harness.models.spec import find
 
         try:
-            self.scoring.score(fetch(find(name), log.info), name)
+            self.scoring.score(fetch(find(name)), name)
             self.unscored.pop(name, None)
         except Exception as error:  # it is tried again beside the next checkpoint
             self.scoring.resident.drop()

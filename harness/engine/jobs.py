@@ -27,8 +27,8 @@ class Hints:
     """Name and version of `decided`: answers that it cut short are kept under this name."""
 
 
-TaskHints: TypeAlias = "Mapping[str, Hints] | Callable[[Instance], Hints]"
-"""Hints by task's name or by request."""
+TaskHints: TypeAlias = Mapping[str, Hints] | Callable[[Any], Hints]
+"""Hints by task's name or by lm-eval's request."""
 
 
 @dataclass(eq=False, kw_only=True)

@@ -1,15 +1,16 @@
 """Several adapters of one base, scored one after the other on one base that stays in memory.
 
-    resident = Resident()
+    host = AdapterHost()
     for checkpoint in checkpoints:
-        lm = resident.load(find(str(checkpoint)))       # the same LM, another adapter in it
-    lm = resident.load(find("llava-1.5-7b"))            # the plain base again
+        lm = host.load(find(str(checkpoint)))       # the same LM, another adapter in it
+    lm = host.load(find("llava-1.5-7b"))            # the plain base again
 
 An adapter is put into the base's own modules and taken out again, so that the LM, its engine and what is known of its
 images stay.
 """
 
 import gc
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,16 +31,16 @@ if TYPE_CHECKING:
 
     from harness.engine.jobs import TaskHints
 
+log = logging.getLogger(__name__)
+
 PROMPT: Final = "Is there a red circle?"
 
 
 class AdapterHost:
     """Keeps the last loaded LM. What `load` gave before is the same object, changed, or is of no use any more."""
 
-    def __init__(self, load: Callable[..., Any] = load_alone, tell: Callable[[str], None] = warnings.warn) -> None:
+    def __init__(self, load: Callable[..., Any] = load_alone) -> None:
         self.lm: Any = None
-        self.tell = tell
-        """Hears of adapters that change nothing."""
         self._load = load
         self._key: Any = None
         self._name = ""
@@ -59,8 +60,8 @@ class AdapterHost:
         """The LM of `spec`, as `load` in load.py makes it: from the base in memory where that is the one, else loaded
         anew.
 
-        An adapter that doesn't fit its base is a ModelError; of one that changes nothing `tell` hears, for the first
-        steps of a training may leave it so. The old base is dropped before a new one is loaded.
+        An adapter that doesn't fit its base is a ModelError; one that changes nothing is a warning, for the first steps
+        of a training may leave it so. The old base is dropped before a new one is loaded.
         """
         if spec.backend != "transformers":
             return self._load(spec, engine, hints=hints, ledger=ledger)
@@ -111,7 +112,7 @@ class AdapterHost:
             lm.forget()
             lm.encoder.name = f"{self._name} {digest_of_folder(adapter)}"
         if not wrote and not changes_something(lm):
-            self.tell(f"{spec.name}: adapter {adapter} changes nothing: logits are the same with it and without")
+            log.warning("%s: adapter %s changes nothing: logits are the same with it and without", spec.name, adapter)
 
     def _is_plain_again(self) -> bool:
         """Take the adapter out; whether the plain base is what is left."""

@@ -8,9 +8,7 @@ Nothing is unpickled but tensors, and no code of the checkpoint is run. Weights 
 one written shard.
 """
 
-import json
 import math
-import pickle
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,9 +17,8 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
@@ -31,10 +28,11 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaImageProcessorPil,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
 )
 
-from support.errors import ModelError
+from harness.models.llama_tokenizer import llama_tokenizer
+from harness.models.weight_files import read_json, read_tensors, weight_files, write_index
+from support.errors import ModelError, one_line
 
 SHARD = 2 << 30
 """Bytes of weights a written file holds, at least (the last one: at most)."""
@@ -119,7 +117,7 @@ def convert(source: Path, out: Path, *, vision: Path, lora: Path | None = None) 
     """
     if out.exists():
         raise ModelError(f"{out}: is there already; name a new folder")
-    settings, (tokenizer, known), names = _settings(source), _tokenizer(source), _survey(source)
+    settings, (tokenizer, known), names = _settings(source), llama_tokenizer(source), _survey(source)
     found = {_target(name): tensor for name, tensor in names.items()}
     rows, linear = len(found.get(_EMBEDDING, ())), "model.mm_projector.weight" in names
     if known > rows:
@@ -154,33 +152,28 @@ def convert(source: Path, out: Path, *, vision: Path, lora: Path | None = None) 
                 tensor[known : len(tokenizer)] = mean  # the source may have had rows to spare
             yield name, tensor
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as part:
-        folder = Path(part) / "all"
+    _save(out, finished(), [config, GenerationConfig(**ids), _processor(config, settings, tokenizer)])
+
+
+def _save(out: Path, weights: Iterable[tuple[str, Tensor]], parts: list[Any]) -> None:
+    """Write all of a checkpoint beside `out`, then rename it. ModelError."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        folder = Path(scratch) / "all"
         folder.mkdir()
         try:
-            _write(folder, finished())
-            for content in (config, GenerationConfig(**ids), _processor(config, settings, tokenizer)):
-                content.save_pretrained(folder)
+            _write(folder, weights)
+            for part in parts:
+                part.save_pretrained(folder)
             folder.rename(out)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{out}: can't be written: {error}") from None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: no JSON object")
-    return content
-
-
 def _settings(source: Path) -> dict[str, Any]:
     """The source's config.json, if all it says can be had."""
-    settings = _json(source / "config.json")
+    settings = read_json(source / "config.json")
     kind, classes = settings.get("model_type"), settings.get("architectures") or "LlavaLlamaForCausalLM"
     if kind not in ("llava", "llava_llama") or "LlavaLlamaForCausalLM" not in str(classes) or "text_config" in settings:
         raise ModelError(
@@ -201,7 +194,7 @@ def _known(path: Path, settings: dict[str, Any], known: dict[str, list[Any]]) ->
 def _config(
     source: Path, settings: dict[str, Any], vision: Path, tokenizer: Any, embedding: Tensor, linear: bool
 ) -> Any:
-    if (kind := _json(vision / "config.json").get("model_type")) not in ("clip", "clip_vision_model"):
+    if (kind := read_json(vision / "config.json").get("model_type")) not in ("clip", "clip_vision_model"):
         raise ModelError(f"{vision}/config.json: model_type is {kind!r}; known: 'clip', 'clip_vision_model'")
     full = settings.get("mm_vision_select_feature") == "cls_patch"
     try:
@@ -223,7 +216,7 @@ def _config(
             dtype=embedding.dtype,
         )
     except (OSError, TypeError, ValueError, KeyError, StrictDataclassError) as error:
-        raise ModelError(f"{source}/config.json, {vision}/config.json: {' '.join(str(error).split())}") from None
+        raise ModelError(f"{source}/config.json, {vision}/config.json: {one_line(error)}") from None
     name = str(settings.get("mm_vision_tower"))
     if _TOWERS.get(name.rstrip("/").split("/")[-1], tower.image_size) != tower.image_size:
         raise ModelError(
@@ -249,43 +242,6 @@ def _processor(config: Any, settings: dict[str, Any], tokenizer: Any) -> Any:
     )
 
 
-def _shards(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights or adapter."""
-    stems = [stem + end for stem in ("model", "adapter_model", "pytorch_model") for end in (".safetensors", ".bin")]
-    for stem in stems:
-        if (index := folder / f"{stem}.index.json").is_file():
-            named = _json(index).get("weight_map")
-            if not isinstance(named, dict) or not all(
-                isinstance(name, str) and Path(name).name == name for name in named.values()
-            ):
-                raise ModelError(f"{index}: no weight_map of file names")
-            return [folder / name for name in sorted(set(named.values()))]
-        if (folder / stem).is_file():
-            return [folder / stem]
-    raise ModelError(f"{folder}: no weights; looked for {', '.join(stems)} and their .index.json")
-
-
-def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Names and weights of one file, from disk when they are used."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                for name in file.offset_keys():
-                    yield name, file.get_tensor(name)
-            return
-        loaded = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "damaged"
-        raise ModelError(f"{path}: refused, it is no file of tensors only: {reason}") from None
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
-        raise ModelError(f"{path}: can't be read: {str(error).strip().split(chr(10))[0]}") from None
-    if not isinstance(loaded, dict) or not all(
-        isinstance(name, str) and isinstance(part, Tensor) for name, part in loaded.items()
-    ):
-        raise ModelError(f"{path}: no dict of tensors")
-    yield from loaded.items()
-
-
 def _target(name: str, tower: bool = False) -> str:
     """What transformers calls a weight of the original layout, or (tower) of a CLIP."""
     if tower:
@@ -295,8 +251,8 @@ def _target(name: str, tower: bool = False) -> str:
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """All weights of a folder."""
-    for path in _shards(folder):
-        yield from ((name, tensor) for name, tensor in _read(path) if not name.endswith(_BUFFERS))
+    for path in weight_files(folder):
+        yield from ((name, tensor) for name, tensor in read_tensors(path) if not name.endswith(_BUFFERS))
 
 
 def _survey(folder: Path) -> dict[str, Tensor]:
@@ -328,12 +284,12 @@ def _check(where: str, names: Iterable[str], found: dict[str, Tensor], wanted: d
 
 def _adapter(lora: Path, base: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
     """Per weight A (r, in), B (out, r) and the factor of B A."""
-    config, pairs = _json(lora / "adapter_config.json"), dict[str, dict[str, Tensor]]()
+    config, pairs = read_json(lora / "adapter_config.json"), dict[str, dict[str, Tensor]]()
     _known(lora / "adapter_config.json", config, _LORA)
     if not isinstance(alpha := config.get("lora_alpha"), int | float):
         raise ModelError(f"{lora}/adapter_config.json: lora_alpha is {alpha!r}, no number")
-    for path in _shards(lora):
-        for name, tensor in _read(path):
+    for path in weight_files(lora):
+        for name, tensor in read_tensors(path):
             match = re.fullmatch(r"base_model\.model\.(.+)\.lora_(A|B)\.weight", name)
             if not match or (target := _target(f"{match[1]}.weight")) not in base:
                 raise ModelError(f"{path}: {name} fits no weight of the model")
@@ -370,100 +326,4 @@ def _write(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
             size = 0
     if held:
         flush()
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-
-
-def _tokenizer(source: Path) -> tuple[Any, int]:
-    """The source's tokenizer with `<image>` and `<pad>`, and how many tokens it had without them."""
-    slow, fast, added = (source / name for name in ("tokenizer.model", "tokenizer.json", "added_tokens.json"))
-    if slow.is_file():  # which is what the original code used, even beside a tokenizer.json
-        backend = _llama(slow)
-        for token, number in sorted(
-            (_json(added) if added.is_file() else {}).items(), key=lambda pair: (len(str(pair[1])), str(pair[1]))
-        ):
-            backend.add_special_tokens([AddedToken(token, normalized=False, special=True)])
-            if backend.token_to_id(token) != number:
-                raise ModelError(f"{added}: {token!r} is {number}, but would be {backend.token_to_id(token)}")
-    elif fast.is_file():
-        try:
-            backend = Tokenizer.from_file(str(fast))
-        except Exception as error:  # the bindings raise nothing narrower
-            raise ModelError(f"{fast}: {' '.join(str(error).split())}") from None
-    else:
-        raise ModelError(f"{source}: neither tokenizer.model nor tokenizer.json")
-    if unknown := [token for token in ("<unk>", "<s>", "</s>") if backend.token_to_id(token) is None]:
-        raise ModelError(
-            f"{slow if slow.is_file() else fast}: no token {', '.join(unknown)}; only Llama's tokenizers are known"
-        )
-    known = backend.get_vocab_size()
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in ("<image>", "<pad>")])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        **{"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "padding_side": "left"},
-        extra_special_tokens={"image_token": "<image>"},
-        clean_up_tokenization_spaces=False,
-    )
-    return tokenizer, known
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Numbers and values of a protobuf message's fields, so that sentencepiece need not be installed. ValueError where
-    it ends too soon."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            if at >= len(message):
-                raise ValueError("cut off")
-            value, shift, at = value | (message[at] & 127) << shift, shift + 7, at + 1
-            if message[at - 1] < 128:
-                return value
-
-    while at < len(message):
-        number, wire = divmod(varint(), 8)
-        if wire == 0:
-            yield number, varint()
-            continue
-        size = varint() if wire == 2 else {1: 8, 5: 4}.get(wire, len(message))
-        if at + size > len(message):
-            raise ValueError("cut off")
-        yield number, message[at : at + size]
-        at += size
-
-
-def _llama(path: Path) -> Any:
-    """A sentencepiece BPE with byte fallback, Llama's, as a fast tokenizer that begins with `<s>`."""
-    try:
-        fields = list(_fields(path.read_bytes()))
-        pieces = [dict(_fields(value)) for number, value in fields if number == 1]
-        names = [piece[1].decode("utf-8") for piece in pieces]
-        trainer = next((dict(_fields(value)) for number, value in fields if number == 2), {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: no sentencepiece model: {error}") from None
-    if names[:3] != ["<unk>", "<s>", "</s>"] or trainer.get(3) != 2 or len(set(names)) < len(names):
-        raise ModelError(
-            f"{path}: begins with {names[:3]}, type {trainer.get(3)}; known: <unk>, <s>, </s>, type 2 (BPE)"
-        )
-    vocabulary = {name: number for number, name in enumerate(names)}
-    plain = {
-        name: number for number, (name, piece) in enumerate(zip(names, pieces, strict=True)) if piece.get(3, 1) == 1
-    }
-    merges = [
-        (name[:cut], name[cut:])
-        for name in plain
-        for cut in range(1, len(name))
-        if name[:cut] in plain and name[cut:] in plain
-    ]
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    # "▁" before every stretch of text, also after <image>: the original tokenized the text on both sides of it apart.
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    tokenizer.decoder = decoders.Sequence(steps)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
-    )
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names[:3]])
-    return tokenizer
+    write_index(folder, dict(sorted(files.items())), total)

@@ -119,7 +119,7 @@ class _Between:
             return True
         with _same_chance():
             try:
-                spec = fetch(find(str(checkpoint.path)), self.scoring.tell)
+                spec = fetch(find(str(checkpoint.path)))
                 self.scoring.score(spec, checkpoint.path.as_posix(), wait=False)
             except Exception as error:
                 why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -106,7 +106,7 @@ def _file_name(name: str) -> str:
 def score_one(found: FoundCheckpoint, name: str, scoring: Scoring, state: "Attempts") -> Done | Literal["failed"]:
     """Score one checkpoint; an error is counted as an attempt, whatever it is, for the next one may go well."""
     try:
-        spec = fetch(find(str(found.path)), scoring.tell)
+        spec = fetch(find(str(found.path)))
         done = scoring.score(spec, name, wait=False)
         why = scoring.lost(spec, name) if done == "scored" else ""
     except Exception as error:  # a watcher outlives what it watches: memory, networks and disks come and go

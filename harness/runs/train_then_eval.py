@@ -78,7 +78,7 @@ def train_then_eval(
         clock = StageSeconds(out / "seconds.json")
         board = Board(out / "board")
         register()
-        base = fetch(find(recipe.base), tell)
+        base = fetch(find(recipe.base))
         scoring = Scoring(
             board=board,
             tasks=tasks,
@@ -89,7 +89,7 @@ def train_then_eval(
             split=split,
             tell=tell,
             report=report,
-            resident=AdapterHost(tell=tell),  # all checkpoints are adapters of one base
+            resident=AdapterHost(),  # all checkpoints are adapters of one base
             around=clock.stage,
         )
 
@@ -134,7 +134,7 @@ def train_then_eval(
             for found in find_complete_checkpoints(arm_job.out, QuietPeriod(0))[0]:
                 name = found.path.as_posix()
                 try:
-                    score(fetch(find(str(found.path)), tell), name)
+                    score(fetch(find(str(found.path))), name)
                 except JudgeError:
                     raise  # the next one would have no judge either
                 except Exception as error:  # the others, and what they show, don't hang on it

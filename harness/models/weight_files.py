@@ -1,0 +1,79 @@
+"""Files of weights: which ones a folder has, and the tensors in them (.safetensors, or .bin read without running any
+code)."""
+
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from support.errors import ModelError, first_line, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STEMS: Final = tuple(
+    stem + end for stem in ("model", "adapter_model", "pytorch_model") for end in (".safetensors", ".bin")
+)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights or adapter. ModelError."""
+    for stem in STEMS:
+        if (index := folder / f"{stem}.index.json").is_file():
+            named = read_json(index).get("weight_map")
+            if not isinstance(named, dict) or not all(
+                isinstance(name, str) and Path(name).name == name for name in named.values()
+            ):
+                raise ModelError(f"{index}: no weight_map of file names")
+            return [folder / name for name in sorted(set(named.values()))]
+        if (folder / stem).is_file():
+            return [folder / stem]
+    raise ModelError(f"{folder}: no weights; looked for {', '.join(STEMS)} and their .index.json")
+
+
+def read_tensors(path: Path) -> "Iterator[tuple[str, Tensor]]":
+    """Names and weights of one file, read from disk when they are used; nothing but tensors is unpickled. ModelError."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in file.offset_keys():
+                    yield name, file.get_tensor(name)
+            return
+        loaded = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "damaged"
+        raise ModelError(f"{path}: refused, it is no file of tensors only: {reason}") from None
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
+        raise ModelError(f"{path}: can't be read: {first_line(error)}") from None
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(part, torch.Tensor) for name, part in loaded.items()
+    ):
+        raise ModelError(f"{path}: no dict of tensors")
+    yield from loaded.items()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. ModelError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: no JSON object")
+    return content
+
+
+def write_index(folder: Path, files: Mapping[str, str], total: int) -> None:
+    """The index of a folder's .safetensors: which file holds which tensor, and the bytes of all."""
+    index = {"metadata": {"total_size": total}, "weight_map": dict(files)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """Where the project keeps what can be made again: beside the Hugging Face hub's cache."""
+    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "vlm-harness"
