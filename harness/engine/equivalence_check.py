@@ -50,8 +50,7 @@ def first_logits(jobs: list[Job], scheduler: Scheduler) -> Iterator[tuple[Tensor
 def logits_without_sharing(job: Job, scheduler: Scheduler) -> Tensor:
     """Logits [vocabulary] of a job's first new token, by the processor and one plain forward pass."""
     inputs = scheduler.layout.processor_inputs(job.context, job.images, templated=job.templated)
-    extra = {"logits_to_keep": 1} if "logits_to_keep" in scheduler.runner.takes else {}
-    logits: Tensor = scheduler.layout.model(**inputs, **extra).logits[0, -1].float()
+    logits: Tensor = scheduler.layout.model(**inputs).logits[0, -1].float()
     return logits
 
 

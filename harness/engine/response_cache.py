@@ -1,29 +1,25 @@
 """Answers of local models, kept over runs by all that determines them.
 
-    store = AnswerStore(Path("runs/answers.sqlite"))
-    book = store.of({"weights": "59fa4fe91c5d7b9e", "dtype": "float16", ...})    # one model: everything about it that can change an answer
-    book.get({"prompt": "...", "images": [...], "settings": {...}})              # an Answer, or None
-    book.put(key, answer, task="mme")                                            # written when it returns
-    store.summary(), store.size, store.prune(older_than_days=90)
+    store = ResponseCache(Path("runs/answers.sqlite"))
+    cache = store.of({"weights": "59fa4fe91c5d7b9e", "dtype": "float16", ...})  # all of a model that can change an answer
+    cache.get({"prompt": "...", "images": [...], "settings": {...}})            # an Answer, or None
+    cache.put(key, answer, task="mme")                                          # written when it returns
 
-One SQLite file in WAL mode, which several processes may share. An answer is one row, committed by itself: that takes a
-tenth of a millisecond, less than any model needs for an answer, so nothing is held back that a kill could take; a kill
--9 loses only what was in flight. (A power cut may take the last seconds, but never damages the file.) Values are JSON.
+One SQLite file, which several processes may share. An answer is one row, committed by itself, so a kill loses only what
+was in flight. (A power cut may take the last seconds, but never damages the file.) Values are JSON.
 """
 
-import contextlib
 import hashlib
 import json
 import sqlite3
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from support.errors import StoreError
+from support.sqlite import open_shared
 from tasks.answer import Answer, FailedAnswer
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | float | None"  # float has int and bool in it
@@ -41,19 +37,6 @@ TABLES: Final = (
     f"PRAGMA application_id = {MARK}",
     f"PRAGMA user_version = {VERSION}",
 )
-WAIT: Final = 60.0
-"""Seconds for another process to finish writing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kept:
-    """How much is kept of one model on one task."""
-
-    facts: Mapping[str, Json]
-    task: str
-    answers: int
-    latest: str
-    """When the newest was made, ISO 8601, UTC."""
 
 
 class ResponseCache:
@@ -62,17 +45,9 @@ class ResponseCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{path}: can't be opened: {error}") from None
-        # A model may write half a surrogate pair, which strict UTF-8 has no bytes for.
-        self._db.text_factory = lambda data: data.decode("utf-8", "surrogatepass")
+        self._db = open_shared(path, "a store of answers")
         try:
             self._claim()
-            self._write_ahead()
-            self._run("PRAGMA synchronous=NORMAL")
         except BaseException:
             self.close()  # which takes back what was begun
             raise
@@ -80,32 +55,6 @@ class ResponseCache:
     def of(self, facts: Mapping[str, Json]) -> "ModelCache":
         """The answers of the model that these facts describe."""
         return ModelCache(self, facts)
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        files = (self.path, self.path.with_name(self.path.name + "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
-
-    def summary(self) -> list[Kept]:
-        """What is kept, by model and task."""
-        joined = "answers JOIN models ON models.id = model"
-        rows = self._run(
-            f"SELECT facts, task, COUNT(*), MAX(created) FROM {joined} GROUP BY model, task ORDER BY facts, task"
-        )
-        return [
-            Kept(facts=self._read(facts), task=task, answers=count, latest=latest)
-            for facts, task, count, latest in rows
-        ]
-
-    def prune(self, older_than_days: float) -> int:
-        """Drop answers that were made longer ago, and give their room back to the disk; how many."""
-        # Models stay: they are a line each, and another process may be about to add to them.
-        gone = len(self._run("DELETE FROM answers WHERE created <= ? RETURNING 1", _time(older_than_days)))
-        if gone:
-            self._run("VACUUM")
-            self._run("PRAGMA wal_checkpoint(TRUNCATE)")
-        return gone
 
     def close(self) -> None:
         """Close the file; nothing waits to be written."""
@@ -127,19 +76,6 @@ class ResponseCache:
                 f"{self.path}: its schema is {version}, this harness knows {VERSION}: move it away, or use its harness"
             )
         self._run("COMMIT")
-
-    def _write_ahead(self) -> None:
-        """WAL mode, set once for the file; while another process sets it, SQLite says locked at once, whatever the
-        timeout."""
-        until = time.monotonic() + WAIT
-        while time.monotonic() < until:
-            with contextlib.suppress(StoreError):
-                if self._run("PRAGMA journal_mode=WAL") == [("wal",)]:
-                    return
-            time.sleep(0.02)
-        raise StoreError(
-            f"{self.path}: can't be written ahead: another process holds it, or its disk is none that SQLite can share"
-        )
 
     def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         try:
@@ -184,7 +120,7 @@ class ModelCache:
             self._digest(key),
             self.model,
             name,
-            _time(),
+            datetime.now(UTC).isoformat(timespec="microseconds"),
             _json(str(kept)),
             int(kept.cut),
             _json(dict(kept.choices)),
@@ -201,8 +137,3 @@ def _json(value: Json) -> bytes:
     """The same bytes for the same value. Not escaped: an escaped pair of lone surrogates reads as the character they
     would make."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-
-
-def _time(days_ago: float = 0) -> str:
-    """A time in UTC, written so that order of texts is order of times."""
-    return (datetime.now(UTC) - timedelta(days=days_ago)).isoformat(timespec="microseconds")

@@ -1,4 +1,4 @@
-"""Where time goes: seconds by stage, for the line at the end of a run."""
+"""Where time goes: seconds by stage, without those of stages inside it."""
 
 import json
 import time
@@ -11,11 +11,18 @@ from support.files import atomic_write_text
 
 
 class StageTimer:
-    """Seconds by stage; a stage inside another is taken off the outer one."""
+    """Seconds by stage. With a path they are kept on disk, so that a run finished in two calls knows both.
 
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+    with timer("decode"): ...
+    timer.seconds["decode"]
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        kept = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
+        self.seconds: defaultdict[str, float] = defaultdict(float, kept)
         self._inner = [0.0]
+        """Seconds of finished stages, by the stage they were inside of."""
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -25,31 +32,13 @@ class StageTimer:
         try:
             yield
         finally:
-            spent = time.monotonic() - started
-            self.seconds[stage] += spent - self._inner.pop()
-            self._inner[-1] += spent
+            all_of_it = time.monotonic() - started
+            self._add(stage, all_of_it - self._inner.pop())
+            self._inner[-1] += all_of_it
 
-
-class StageSeconds:
-    """Seconds a stage took, without those of stages within it, kept on disk so that a run finished in two calls knows
-    both."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        self._within = [0.0]
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count what happens inside for stage `name`."""
-        started = time.monotonic()
-        self._within.append(0.0)
-        try:
-            yield
-        finally:
-            whole = time.monotonic() - started
-            spent = whole - self._within.pop()
-            self._within[-1] += whole
-            if name not in self.seconds or spent > 1:  # looking at a stage that is done already is no work
-                self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 2)
-                atomic_write_text(self.path, json.dumps(self.seconds))
+    def _add(self, stage: str, seconds: float) -> None:
+        if self.path is None:
+            self.seconds[stage] += seconds
+        elif stage not in self.seconds or seconds > 1:  # to find that a stage is done already is no work
+            self.seconds[stage] = round(self.seconds[stage] + seconds, 2)
+            atomic_write_text(self.path, json.dumps(self.seconds))

@@ -23,7 +23,7 @@ from trainers.training.checkpoints import STOPPED as ENDED
 from trainers.training.job import Job, trainer
 
 if TYPE_CHECKING:
-    from harness.engine.stage_timer import StageSeconds
+    from harness.engine.stage_timer import StageTimer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def train(
     arm: str,
     scoring: Scoring,
     probes: Sequence[Metric],
-    clock: "StageSeconds",
+    clock: "StageTimer",
     processes: Processes | None = None,
 ) -> Stop | None:
     """Train one arm, scoring between its saves; why it was stopped, if it was, now or by an earlier call."""
@@ -56,7 +56,7 @@ def train(
     elif between.stop is None:
         stage = f"train {arm}"
         watched = replace(job, saved=between)
-        with clock.stage(stage):
+        with clock(stage):
             trainer(arm)(watched)
     if between.stop is not None:
         scoring.tell(
@@ -75,7 +75,7 @@ def _score_those_there(job: Job, arm: str, between: "_Between") -> int:
 
 
 def _train_by(
-    job: Job, arm: str, scoring: Scoring, between: "_Between", clock: "StageSeconds", processes: Processes
+    job: Job, arm: str, scoring: Scoring, between: "_Between", clock: "StageTimer", processes: Processes
 ) -> None:
     """Have several processes train one arm; they pause where a probe, or what the trainer removes, can't wait to be
     scored."""
@@ -87,7 +87,7 @@ def _train_by(
         if whole and whole[-1].last:
             return
         scoring.tell(f"{stage}: {processes.layout.world} processes; their log is in {job.out / PROCESSES / 'launch'}")
-        with clock.stage(stage):
+        with clock(stage):
             code = train_by(job, arm, processes.layout, pairs=processes.pairs, images=processes.images, pauses=pauses)
         if code:
             said = f"{job.out}: training by {processes.layout.world} processes ended with exit code {code}"

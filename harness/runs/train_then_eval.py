@@ -17,7 +17,7 @@ from typing import Final
 
 from harness.datasets.contamination import leaks_of
 from harness.datasets.pool import PoolModels
-from harness.engine.stage_timer import StageSeconds
+from harness.engine.stage_timer import StageTimer
 from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import fetch
 from harness.models.load import register
@@ -75,7 +75,7 @@ def train_then_eval(
     recipe = recipe if limit is None else _limited(recipe, limit)
     with sole_owner(out):
         claim(out, recipe, limit)
-        clock = StageSeconds(out / "seconds.json")
+        clock = StageTimer(out / "seconds.json")
         board = Board(out / "board")
         register()
         base = fetch(find(recipe.base))
@@ -90,7 +90,7 @@ def train_then_eval(
             tell=tell,
             report=report,
             resident=AdapterHost(),  # all checkpoints are adapters of one base
-            around=clock.stage,
+            around=clock,
         )
 
         before = {entry.model for entry in board.entries()}
@@ -147,7 +147,7 @@ def train_then_eval(
         main = [checkpoint for checkpoint in checkpoints if checkpoint.arm == recipe.trainer]
         if not main:
             raise RunError(f"{out}: training by {recipe.trainer!r} left no checkpoint")
-        with clock.stage("look at the last checkpoint"):
+        with clock("look at the last checkpoint"):
             checks = _checks(out, main[-1], base, material, scoring.resident, recipe, report)
         if isinstance(checks, str):
             tell(f"{main[-1].path}: not looked at ({checks})")
@@ -203,7 +203,7 @@ def _material(
     out: Path,
     judge: Judge,
     tasks: Sequence[TaskSpec],
-    clock: "StageSeconds",
+    clock: "StageTimer",
     tell: Tell,
     report: Report,
 ) -> Material:
@@ -211,7 +211,7 @@ def _material(
     built, source = None, recipe.preferences
     if isinstance(source, Data):
         pool = PoolModels()
-        with clock.stage("build preference data"):
+        with clock("build preference data"):
             built = build_dataset(out / "data", source, recipe.seed, judge, pool)
         pool.drop()
         counts, held_out = built.counts, list[Preference]()
@@ -223,10 +223,10 @@ def _material(
             mark = digest(built.pairs, cache)
         pairs, words = built.pairs, f"built from {counts.rows} instructions"
     else:
-        with clock.stage("read preference data"), HashCache(out / "data" / IMAGE_FACTS) as cache:
+        with clock("read preference data"), HashCache(out / "data" / IMAGE_FACTS) as cache:
             read = read_preferences(source, cache)
         pairs, held_out, mark, words = read.train, read.held_out, read.digest, read.summary()
-    with clock.stage("look for leaks"):
+    with clock("look for leaks"):
         leaks = _leaks(pairs, mark, tasks, out / "data", report)
     if leaked := {task: rows for task, rows in leaks.items() if rows}:
         tell(f"training data show pictures of {', '.join(f'{task} ({rows} rows)' for task, rows in leaked.items())}")

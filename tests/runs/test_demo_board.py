@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from harness.cli import main as cli
-from harness.engine.stage_timer import StageSeconds
+from harness.engine.stage_timer import StageTimer
 from harness.runs.checkpoint_selection import Scores, best, headlines, panel_of, tasks_of
 from harness.runs.image_use_checks import Checks
 from harness.runs.outcome import verdict_json
@@ -80,7 +80,7 @@ def test_earlier_logs_give_the_earlier_verdicts(board: Board) -> None:
 
 def test_the_rest_of_an_earlier_run_folder_is_read() -> None:
     claim(DEMO, preference_recipe("scenes-demo"))  # a recipe with another digest, or other settings, is refused
-    assert sum(StageSeconds(DEMO / "seconds.json").seconds.values()) == pytest.approx(121.42)
+    assert sum(StageTimer(DEMO / "seconds.json").seconds.values()) == pytest.approx(121.42)
     log = read_log(DEMO)
     assert [line.step for line in log] == [1, *range(5, 50, 5)]
     assert None not in (log[-1].loss, log[-1].margin, log[-1].chosen_logp)
