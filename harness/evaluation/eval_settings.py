@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.scoring import times_asked
+from harness.models.file_digests import digest_of_files
 from harness.models.load import for_model
-from harness.models.provenance import digest_of_files, digest_of_model
+from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry

@@ -12,8 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.engine.image_encoder import image_digest
+from harness.models.file_digests import digest_of_files
 from harness.models.load import quiet
-from harness.models.provenance import digest_of_files
 from support.errors import TaskError
 from tasks.registry import FOLDER, TaskSpec, registry
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from harness.engine.config import EngineConfig
 from harness.models.fetch import fetch
+from harness.models.file_digests import digest_of_folder
 from harness.models.load import cache_of
 from harness.models.load import load as load_alone
-from harness.models.provenance import digest_of_folder
 from harness.models.spec import ModelSpec
 from support.errors import ModelError
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from harness.engine.config import EngineConfig
 from harness.engine.response_cache import ResponseCache
 from harness.models.fetch import fetch
-from harness.models.provenance import digest_of_files, digest_of_model, environment
+from harness.models.file_digests import digest_of_files
+from harness.models.provenance import digest_of_model, environment
 from harness.models.spec import ModelSpec
 from support.errors import HarnessError, ModelError, one_line
 from support.processes import device_of

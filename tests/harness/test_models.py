@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.models.provenance import digest_of_folder, digest_of_model
+from harness.models.file_digests import digest_of_folder
+from harness.models.provenance import digest_of_model
 from harness.models.spec import MODELS, find
 from support.errors import InputError
 

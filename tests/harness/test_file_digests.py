@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from harness.models import provenance
-from harness.models.provenance import SMALL, digest_of_folder
+from harness.models import file_digests
+from harness.models.file_digests import SMALL_FILE, digest_of_folder
 
-LARGE = SMALL + (4 << 20)
+LARGE = SMALL_FILE + (4 << 20)
 
 
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(provenance, "_known", {})
+    monkeypatch.setattr(file_digests, "_digests_of_this_process", {})
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def test_one_tensor_overwritten_in_place_is_noticed_with_size_and_time_the_same(
 
 def test_a_small_file_is_read_whole(folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
-    path.write_bytes(bytes(SMALL))
+    path.write_bytes(bytes(SMALL_FILE))
     when, first = times(path), digest_of_folder(folder)
     with path.open("r+b") as file:
-        file.seek(SMALL // 3)
+        file.seek(SMALL_FILE // 3)
         file.write(b"x")
     os.utime(path, ns=when)
     assert digest_of_folder(folder) != first
@@ -84,7 +84,7 @@ def test_of_a_large_file_little_is_read_and_only_strict_reads_all(folder: Path) 
     first, strict = digest_of_folder(folder), digest_of_folder(folder, strict=True)
     assert first != strict
     with path.open("r+b") as file:
-        file.seek(2 * (path.stat().st_size - provenance.BLOCK) // 63 - 5)  # between two blocks
+        file.seek(2 * (path.stat().st_size - file_digests.BLOCK) // 63 - 5)  # between two blocks
         file.write(b"x")
     assert digest_of_folder(folder) == first
     assert digest_of_folder(folder, strict=True) != strict
@@ -131,13 +131,13 @@ def test_what_took_a_minute_is_remembered_until_the_file_is_touched(
     when = times(path)
     first = digest_of_folder(folder, strict=True)
     assert not memory.exists()  # so new that a change in this very moment would have its times
-    monkeypatch.setattr(provenance, "SETTLED", 0)
+    monkeypatch.setattr(file_digests, "QUIET_TIME", 0)
     assert digest_of_folder(folder, strict=True) == first
     planted = json.loads(memory.read_text())
     planted[str(path)][-1] = "00" * 32
     memory.write_text(json.dumps(planted))
     assert digest_of_folder(folder, strict=True) == first  # of this process's memory
-    provenance._known.clear()
+    file_digests._digests_of_this_process.clear()
     remembered = digest_of_folder(folder, strict=True)
     assert remembered != first  # of the disk's
     time.sleep(0.05)
@@ -148,13 +148,13 @@ def test_what_took_a_minute_is_remembered_until_the_file_is_touched(
 
 @pytest.mark.parametrize("text", ("", "{", "[]", '{"x": null}', '{"x": [1, 2, 3, 4, 5]}'))
 def test_a_broken_memory_is_none(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "SETTLED", 0)
+    monkeypatch.setattr(file_digests, "QUIET_TIME", 0)
     weights(folder)
     memory = Path(os.environ["HF_HOME"]) / "vlm-harness" / "digests.json"
     memory.parent.mkdir(parents=True)
     memory.write_text(text)
     first = digest_of_folder(folder, strict=True)
-    provenance._known.clear()
+    file_digests._digests_of_this_process.clear()
     assert digest_of_folder(folder, strict=True) == first
     assert len(json.loads(memory.read_text())) == 1
 
@@ -162,7 +162,7 @@ def test_a_broken_memory_is_none(folder: Path, text: str, monkeypatch: pytest.Mo
 def test_where_nothing_can_be_written_digests_are_made_all_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "SETTLED", 0)
+    monkeypatch.setattr(file_digests, "QUIET_TIME", 0)
     monkeypatch.setenv("HF_HOME", "/proc/nowhere")
     weights(folder)
     assert digest_of_folder(folder, strict=True) == digest_of_folder(folder, strict=True)
