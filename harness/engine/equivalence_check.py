@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.families import VERIFIED
-from harness.engine.image_encoder import problem
+from harness.engine.image_encoder import image_problem
 from harness.engine.jobs import Job
 from harness.engine.scheduler import Scheduler
 
@@ -58,7 +58,7 @@ def _two_about_one_image(jobs: list[Job]) -> list[Job]:
     """Two questions about the same readable images if there are, else one."""
     by_image: dict[tuple[str, ...], list[Job]] = defaultdict(list)
     for job in jobs:
-        if not any(problem(image) for image in job.images):
+        if not any(image_problem(image) for image in job.images):
             by_image[job.digests].append(job)
             if len(by_image[job.digests]) > 1:
                 break

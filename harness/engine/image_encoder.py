@@ -11,13 +11,10 @@ takes them.
 """
 
 import hashlib
-import importlib
 import inspect
-import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,18 +22,12 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers.processing_utils import ProcessorMixin
 
+from harness.engine.feature_files import Encoded, FeatureFiles, FeatureForm
 from harness.engine.stage_timer import StageTimer
 from support.images import MAX_PIXELS, PromptImage
 
-MAX_DISK = 32 << 30
-"""Bytes of features kept on disk, where they are."""
-
-SWEEP = 64
-"""How many are stored before that bound is looked at again."""
-
-
-OWN_WAY = {"fuyu": "its processor lays images out together with the text"}
-"""Families whose images can't be processed apart from the text, by model type."""
+NOT_APART = {"fuyu": "its processor lays images out together with the text"}
+"""Families whose images can't be processed apart from the text, by model type, and why."""
 
 
 def image_digest(image: Image) -> str:
@@ -49,7 +40,7 @@ def image_digest(image: Image) -> str:
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + shown.tobytes()).hexdigest()
 
 
-def problem(image: Image) -> str | None:
+def image_problem(image: Image) -> str | None:
     """Why this image can't be shown to a model, or None."""
     try:
         if image.width * image.height > MAX_PIXELS:
@@ -64,24 +55,6 @@ class BadImage(ValueError):
     """An image that can't be shown; the message says why."""
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """One image as the language model takes it."""
-
-    features: list[Tensor]
-    deep: list[Tensor]
-    """Features for deeper layers [positions, width], a layer each, in families that have them."""
-    extra: dict[str, Tensor]
-    """What the forward pass wants beside features (grid sizes)."""
-    replacements: list[str]
-    """Text that its placeholder in the prompt becomes."""
-
-    @property
-    def nbytes(self) -> int:
-        """Of its tensors."""
-        return sum(part.nbytes for part in (*self.features, *self.deep, *self.extra.values()))
-
-
 @dataclass(frozen=True)
 class Processed:
     """One image's tensors, before the model."""
@@ -90,7 +63,7 @@ class Processed:
     replacements: list[str]
 
 
-class _Work(torch.utils.data.Dataset[Any]):
+class _ImagesToProcess(torch.utils.data.Dataset[Any]):
     """Images to be processed, for worker processes."""
 
     def __init__(self, images: Sequence[tuple[str, Image]], process: Callable[[Image], Processed]) -> None:
@@ -101,12 +74,12 @@ class _Work(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[str, Processed | str]:
         digest, image = self.images[index]
-        return digest, _tried(self.process, image)
+        return digest, _try_to_process(self.process, image)
 
 
-def _tried(process: Callable[[Image], Processed], image: Image) -> Processed | str:
+def _try_to_process(process: Callable[[Image], Processed], image: Image) -> Processed | str:
     """An image processed, or why it can't be: one that no processor takes costs no other."""
-    wrong = problem(image)
+    wrong = image_problem(image)
     if wrong is not None:
         return wrong
     try:
@@ -127,32 +100,29 @@ class ImageEncoder:
         clock: StageTimer,
         workers: int,
         max_bytes: int,
-        folder: Path | None,
-        name: str,
+        files: FeatureFiles | None,
     ) -> None:
         self.model, self.processor, self.device, self.clock = model, processor, device, clock
-        self.workers, self.max_bytes = workers, max_bytes
-        self.folder, self.name = folder, name
+        self.workers, self.max_bytes, self.files = workers, max_bytes, files
         self.kept: OrderedDict[str, Encoded] = OrderedDict()
-        self._stored = 0
         self.encoded = 0
         """Images that went through the model's encoder."""
         self._coming: Iterator[tuple[str, Processed | str]] = iter(())
         self._announced: set[str] = set()
         """On their way, in the order of `_coming`."""
         self._arrived: dict[str, Processed | str] = {}
-        self.output: type | None = None
-        self.stacked = False
-        """Whether the model's own features are one tensor, not one an image."""
-        self.get_features: Callable[..., Any] | None = getattr(model.base_model, "get_image_features", None)
-        self.takes = set(inspect.signature(self.get_features).parameters) if self.get_features else set()
+        self.form: FeatureForm | None = None
+        """None until an image has been encoded or read."""
+        get_features = getattr(model.base_model, "get_image_features", None)
+        self.takes = set(inspect.signature(get_features).parameters) if get_features is not None else set()
+        """What the model's `get_image_features` takes; empty if it has none."""
         self.forward_takes = set(inspect.signature(model.forward).parameters)
 
     def why_not(self) -> str | None:
         """Why this family's images can't be encoded apart from its text, or None."""
-        if self.model.config.model_type in OWN_WAY:
-            return OWN_WAY[self.model.config.model_type]
-        if self.get_features is None or not self.model._supports_mm_encoder_outputs():
+        if self.model.config.model_type in NOT_APART:
+            return NOT_APART[self.model.config.model_type]
+        if not self.takes or not self.model._supports_mm_encoder_outputs():
             return "the model takes no features that were computed before"
         if any(name == "input_ids" or "qformer" in name for name in self.takes):
             return "its image features depend on the question"
@@ -162,8 +132,8 @@ class ImageEncoder:
 
     def ahead(self, images: Sequence[tuple[str, Image]]) -> None:
         """Begin with the images (digest, image) that will be asked for, in that order."""
-        wanted = {digest: image for digest, image in images if digest not in self.kept and not self._on_disk(digest)}
-        work = _Work(list(wanted.items()), self._process)
+        wanted = {digest: image for digest, image in images if not self._is_encoded(digest)}
+        work = _ImagesToProcess(list(wanted.items()), self._process)
         self._announced, self._arrived = set(wanted), {}
         if self.workers and len(work) > 1:
             # Processes, not threads: decoding and resizing hold the interpreter. They are forked and touch neither
@@ -184,11 +154,10 @@ class ImageEncoder:
         for digest, image in images:
             if digest in self.kept or digest in missing or digest in bad:
                 continue
-            if (stored := self._load(digest)) is not None:
-                self.kept[digest] = stored
+            if self._read_file(digest):
                 continue
             try:
-                missing[digest] = self._processed(digest, image)
+                missing[digest] = self._take_processed(digest, image)
             except BadImage as error:
                 bad[digest] = error
         batches: dict[object, list[str]] = defaultdict(list)
@@ -199,7 +168,8 @@ class ImageEncoder:
             for batch in batches.values():
                 for digest, encoded in zip(batch, self._encode([missing[digest] for digest in batch]), strict=True):
                     self.kept[digest] = encoded
-                    self._store(digest, encoded)
+                    if self.files is not None and self.form is not None:
+                        self.files.write(digest, encoded, self.form)
         self.encoded += len(missing)
         found: list[Encoded | BadImage] = []
         for digest in digests:
@@ -215,23 +185,35 @@ class ImageEncoder:
         """What the forward pass is given for these images, in reading order over all rows."""
         if not images:
             return {}
+        if self.form is None:
+            raise ValueError("images must be encoded before they are shown")
         extra: dict[str, list[Tensor]] = defaultdict(list)
         for image in images:
             for name, part in image.extra.items():
                 if name in self.forward_takes:
                     extra[name].append(part)
-        assert self.output is not None
         features = [part for image in images for part in image.features]
-        given: dict[str, Any] = {"pooler_output": torch.stack(features) if self.stacked else features}
+        given: dict[str, Any] = {"pooler_output": torch.stack(features) if self.form.stacked else features}
         if images[0].deep:
             given["deepstack_features"] = list(zip(*(image.deep for image in images), strict=True))
         return {name: torch.cat(parts) for name, parts in extra.items()} | {
-            "mm_encoder_outputs": {"image": self.output(**given)}
+            "mm_encoder_outputs": {"image": self.form.output(**given)}
         }
 
     def forget(self) -> None:
         """Drop all features held in memory."""
         self.kept.clear()
+
+    def _is_encoded(self, digest: str) -> bool:
+        return digest in self.kept or (self.files is not None and self.files.has(digest))
+
+    def _read_file(self, digest: str) -> bool:
+        """Take an image's features from disk; False if they are not there."""
+        found = self.files.read(digest, self.device) if self.files is not None else None
+        if found is None:
+            return False
+        self.kept[digest], self.form = found
+        return True
 
     def _process(self, image: Image) -> Processed:
         kwargs = self.processor._merge_kwargs(
@@ -244,14 +226,14 @@ class ImageEncoder:
             {name: torch.as_tensor(part) for name, part in tensors.items() if name not in unused}, list(replacements)
         )
 
-    def _processed(self, digest: str, image: Image) -> Processed:
+    def _take_processed(self, digest: str, image: Image) -> Processed:
         with self.clock("images"):
             while digest in self._announced and digest not in self._arrived:
                 name, found_there = next(self._coming)
                 self._announced.discard(name)
                 self._arrived[name] = found_there
             if digest not in self._arrived:  # not announced, or asked for again
-                self._arrived[digest] = _tried(self._process, image)
+                self._arrived[digest] = _try_to_process(self._process, image)
             found = self._arrived.pop(digest)
         if isinstance(found, str):
             raise BadImage(found)
@@ -266,11 +248,9 @@ class ImageEncoder:
             name: part.to(self.device, self.model.dtype if part.is_floating_point() else None, non_blocking=True)
             for name, part in tensors.items()
         }
-        assert self.get_features is not None
-        output = self.get_features(
-            **{name: part for name, part in tensors.items() if name in self.takes}, return_dict=True
-        )
-        self.output, self.stacked = type(output), isinstance(output.pooler_output, Tensor)
+        taken = {name: part for name, part in tensors.items() if name in self.takes}
+        output = self.model.base_model.get_image_features(**taken, return_dict=True)
+        self.form = FeatureForm(type(output), isinstance(output.pooler_output, Tensor))
         features = list(output.pooler_output)
         if len(features) % count:
             if count == 1:
@@ -298,64 +278,3 @@ class ImageEncoder:
             for index, image in enumerate(images)
         ]
         return found
-
-    # -- features on disk
-    # ------------------------------------------------------------------------------------------------------------------
-
-    def _path(self, digest: str) -> Path | None:
-        if self.folder is None:
-            return None
-        return self.folder / hashlib.sha256(f"{self.name} {digest}".encode()).hexdigest()[:40]
-
-    def _on_disk(self, digest: str) -> bool:
-        path = self._path(digest)
-        return path is not None and path.with_suffix(".safetensors").is_file()
-
-    def _store(self, digest: str, encoded: Encoded) -> None:
-        path = self._path(digest)
-        if path is None:
-            return
-        from safetensors.torch import save_file
-
-        assert self.output is not None
-        named = {f"feature.{index}": part.cpu().contiguous() for index, part in enumerate(encoded.features)}
-        named |= {f"deep.{index}": part.cpu().contiguous() for index, part in enumerate(encoded.deep)}
-        named |= {f"extra.{name}": part.cpu().contiguous() for name, part in encoded.extra.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{torch.randint(1 << 40, ()).item()}.part")
-        form = {"output": [self.output.__module__, self.output.__qualname__], "stacked": self.stacked}
-        save_file(named, partial, metadata={"replacements": json.dumps(encoded.replacements), "form": json.dumps(form)})
-        partial.rename(path.with_suffix(".safetensors"))
-        self._stored += 1
-        if self._stored % SWEEP == 0:
-            self._sweep(path.parent)
-
-    def _sweep(self, folder: Path) -> None:
-        """Delete the oldest until the folder is within its bound."""
-        files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in folder.glob("*.safetensors"))
-        over = sum(size for _, size, _ in files) - MAX_DISK
-        for _, size, file in files:
-            if over <= 0:
-                break
-            file.unlink(missing_ok=True)  # another process may have been first
-            over -= size
-
-    def _load(self, digest: str) -> Encoded | None:
-        path = self._path(digest)
-        if path is None or not self._on_disk(digest):
-            return None
-        from safetensors import safe_open
-
-        with safe_open(path.with_suffix(".safetensors"), "pt", device=str(self.device)) as file:
-            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            replacements, form = (json.loads(file.metadata()[name]) for name in ("replacements", "form"))
-        module, name = form["output"]
-        if module.split(".")[0] in ("transformers", "harness"):  # a file is trusted with no other import
-            self.output, self.stacked = getattr(importlib.import_module(module), name), form["stacked"]
-
-        def numbered(kind: str) -> list[Tensor]:
-            count = sum(name.startswith(f"{kind}.") for name in named)
-            return [named[f"{kind}.{index}"] for index in range(count)]
-
-        extra = {name.removeprefix("extra."): part for name, part in named.items() if name.startswith("extra.")}
-        return Encoded(features=numbered("feature"), deep=numbered("deep"), extra=extra, replacements=replacements)

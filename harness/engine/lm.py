@@ -25,8 +25,9 @@ from harness.engine import work_sharing
 from harness.engine.config import EngineConfig
 from harness.engine.equivalence_check import check_equivalence
 from harness.engine.families import COUNTS_IMAGES, INTERLEAVED
+from harness.engine.feature_files import Encoded, FeatureFiles
 from harness.engine.greedy_decoding import DecodingRules, GreedyDecoder
-from harness.engine.image_encoder import Encoded, ImageEncoder, image_digest
+from harness.engine.image_encoder import ImageEncoder, image_digest
 from harness.engine.jobs import IMAGE_WEIGHT, Job, TaskHints, distinct_jobs, may_be_kept
 from harness.engine.prefix_cache import Runner
 from harness.engine.prompt_layout import PromptLayout
@@ -117,8 +118,7 @@ class SharedImageLM(HFMultimodalLM):
             clock=self.clock,
             workers=workers,
             max_bytes=engine.kept_bytes,
-            folder=engine.features,
-            name=identity,
+            files=None if engine.features is None else FeatureFiles(engine.features, identity),
         )
         self.runner = Runner(self.hf, pad=self.tokenizer.pad_token_id or 0, device=self.device)
         if (reason := self.encoder.why_not()) is not None:

@@ -17,7 +17,7 @@ from PIL.Image import new as new_image
 from torch import Tensor
 
 from harness.engine.families import INTERLEAVED, PLACES_IMAGES_ITSELF
-from harness.engine.image_encoder import Encoded
+from harness.engine.feature_files import Encoded
 
 
 class BadPrompt(ValueError):

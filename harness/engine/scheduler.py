@@ -14,8 +14,9 @@ from collections.abc import Iterator
 
 import torch
 
+from harness.engine.feature_files import Encoded
 from harness.engine.greedy_decoding import GreedyDecoder
-from harness.engine.image_encoder import BadImage, Encoded, ImageEncoder
+from harness.engine.image_encoder import BadImage, ImageEncoder
 from harness.engine.jobs import Job, image_areas, size_problem
 from harness.engine.prefix_cache import State
 from harness.engine.prompt_layout import BadPrompt, PromptLayout

@@ -7,7 +7,7 @@ import torch
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from transformers import StoppingCriteriaList
 
-from harness.engine.image_encoder import problem
+from harness.engine.image_encoder import image_problem
 from harness.engine.jobs import Job
 from harness.engine.scheduler import Scheduler
 from tasks.answer import FailedAnswer
@@ -23,7 +23,7 @@ class TransformersGeneration:
     def answer_one_by_one(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
         """Each question by itself, its prompt made by the processor."""
         for job in jobs:
-            why = next((wrong for image in job.images if (wrong := problem(image))), None)
+            why = next((wrong for image in job.images if (wrong := image_problem(image))), None)
             yield job, FailedAnswer(why) if why else self._answer(job)
 
     def answer_with_shared_features(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:

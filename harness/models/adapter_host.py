@@ -24,7 +24,7 @@ from harness.models.file_digests import digest_of_folder
 from harness.models.load import cache_of
 from harness.models.load import load as load_alone
 from harness.models.spec import ModelSpec
-from support.errors import ModelError
+from support.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,12 +42,15 @@ class AdapterHost:
     def __init__(self, load: Callable[..., Any] = load_alone) -> None:
         self.lm: Any = None
         self._load = load
-        self._key: Any = None
-        self._name = ""
-        """The encoder's own name for the plain base's features."""
+        self._base: Any = None
+        """What the base in memory was loaded from."""
         self._weights: list[Any] = []
         self._sums: list[float] = []
         """Of the weights as they were loaded."""
+        self._features_name: str | None = None
+        """Under which the plain base's features are kept on disk, if they are."""
+        self._vision_adapted = False
+        """True while features are those of an adapter."""
 
     def load(
         self,
@@ -66,13 +69,14 @@ class AdapterHost:
         if spec.backend != "transformers":
             return self._load(spec, engine, hints=hints, ledger=ledger)
         spec, engine = fetch(spec), engine or EngineConfig()
-        key = _base_of(spec, engine)
-        if key != self._key or not self._is_plain_again():
+        base = _base_of(spec, engine)
+        if base != self._base or not self._remove_adapter():
             self.drop()
             self.lm = self._load(replace(spec, adapter=None), engine, hints=hints, ledger=ledger)
-            self._key, self._name = key, self.lm.encoder.name
+            self._base, self._vision_adapted = base, False
+            self._features_name = None if self.lm.encoder.files is None else self.lm.encoder.files.model
             self._weights = [*self.lm.hf.parameters(), *self.lm.hf.buffers()]
-            self._sums = _sums(self._weights)
+            self._sums = _sum_each(self._weights)
         lm = self.lm
         lm.stage, lm.hints = f"answers of {spec.name}", hints or {}
         lm.cache = cache_of(spec, engine)  # answers of this adapter, not of its base
@@ -84,7 +88,7 @@ class AdapterHost:
 
     def drop(self) -> None:
         """Let go of the model."""
-        self.lm, self._key, self._weights, self._sums = None, None, [], []
+        self.lm, self._base, self._weights, self._sums = None, None, [], []
         gc.collect()  # adapters and their base refer to each other
         import torch
 
@@ -103,49 +107,53 @@ class AdapterHost:
                 lm._model = PeftModel.from_pretrained(lm.hf, str(adapter))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserWarning, SafetensorError) as error:
             self.drop()
-            raise ModelError(
-                f"{spec.name}: adapter {adapter} doesn't fit its base: {' '.join(str(error).split())[:300]}"
-            ) from error
+            why = one_line(error)[:300]
+            raise ModelError(f"{spec.name}: adapter {adapter} doesn't fit its base: {why}") from error
         lm.peft = str(adapter)
-        wrote = _sums(self._weights) != self._sums  # some kinds change the base's own weights: biases, PiSSA
+        wrote = _sum_each(self._weights) != self._sums  # some kinds change the base's own weights: biases, PiSSA
         if wrote or _adapts_vision(lm):
-            lm.forget()
-            lm.encoder.name = f"{self._name} {digest_of_folder(adapter)}"
+            self._change_features(f" {digest_of_folder(adapter)}")
+            self._vision_adapted = True
         if not wrote and not changes_something(lm):
             log.warning("%s: adapter %s changes nothing: logits are the same with it and without", spec.name, adapter)
 
-    def _is_plain_again(self) -> bool:
-        """Take the adapter out; whether the plain base is what is left."""
+    def _remove_adapter(self) -> bool:
+        """Take the adapter out; True if the plain base is what is left."""
         lm = self.lm
         if lm._model is lm.hf:
             return True
         if hasattr(lm._model.base_model, "unload"):
             lm._model.base_model.unload()
         lm._model, lm.peft = lm.hf, None
-        if lm.encoder.name != self._name:
-            lm.forget()
-            lm.encoder.name = self._name
+        if self._vision_adapted:
+            self._change_features("")
+            self._vision_adapted = False
         left = [*lm.hf.parameters(), *lm.hf.buffers()]
         same = len(left) == len(self._weights) and all(
             one is other for one, other in zip(left, self._weights, strict=True)
         )
-        return same and _sums(left) == self._sums
+        return same and _sum_each(left) == self._sums
+
+    def _change_features(self, adapter: str) -> None:
+        """Features are those of another vision encoder from here on."""
+        self.lm.forget()
+        if self._features_name is not None:
+            self.lm.encoder.files.model = self._features_name + adapter
 
 
 def changes_something(lm: Any) -> bool:
-    """Whether the adapter in a SharedImageLM changes any logit: of a short prompt, or of one about a small drawn
-    image."""
+    """True if the adapter in a SharedImageLM changes any logit: of a short prompt, or of one about a small drawn image."""
     if not hasattr(lm.model, "disable_adapter"):
         return False
     try:
-        if _moves(lm, []):
+        if _changes_logits(lm, []):
             return True
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError):
         pass  # some families have no prompt without an image
-    return _moves(lm, [_drawn()])
+    return _changes_logits(lm, [_draw_image()])
 
 
-def _moves(lm: Any, images: "list[Image]") -> bool:
+def _changes_logits(lm: Any, images: "list[Image]") -> bool:
     import torch
 
     applied = lm.chat_applied
@@ -161,7 +169,7 @@ def _moves(lm: Any, images: "list[Image]") -> bool:
     return not torch.equal(with_it, without)
 
 
-def _drawn() -> "Image":
+def _draw_image() -> "Image":
     from tasks.scenes.world import image_of
 
     return image_of("resident/0").resize((120, 80))  # wider than high: families that cut images into tiles make some
@@ -175,7 +183,7 @@ def _base_of(spec: ModelSpec, engine: EngineConfig) -> Any:
     return plain, replace(engine, answers=None), digest_of_folder(spec.folder)
 
 
-def _sums(weights: list[Any]) -> list[float]:
+def _sum_each(weights: list[Any]) -> list[float]:
     import torch
 
     with torch.inference_mode():
@@ -183,19 +191,19 @@ def _sums(weights: list[Any]) -> list[float]:
 
 
 def _adapts_vision(lm: Any) -> bool:
-    """Whether any module that the adapter is in takes part in an image's features."""
+    """True if a module that the adapter is in takes part in an image's features."""
     if not lm.sharing.shares_images:
         return False
     import torch
 
     used: list[str] = []
-    with _watched(lm.hf, used), _aside(lm.encoder), torch.inference_mode():
-        lm.encoder.encode([("resident/0", _drawn())])
+    with _note_adapters_used(lm.hf, used), _without_trace(lm.encoder), torch.inference_mode():
+        lm.encoder.encode([("resident/0", _draw_image())])
     return bool(used)
 
 
 @contextmanager
-def _watched(model: Any, used: list[str]) -> Iterator[None]:
+def _note_adapters_used(model: Any, used: list[str]) -> Iterator[None]:
     """Inside, modules with an adapter that are run add their kind to `used`."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -210,11 +218,11 @@ def _watched(model: Any, used: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _aside(encoder: Any) -> Iterator[None]:
+def _without_trace(encoder: Any) -> Iterator[None]:
     """Inside, what is encoded leaves no trace: nothing on disk, nothing in memory, no count."""
-    folder, kept, encoded = encoder.folder, encoder.kept, encoder.encoded
-    encoder.folder, encoder.kept = None, type(kept)()
+    files, kept, encoded = encoder.files, encoder.kept, encoder.encoded
+    encoder.files, encoder.kept = None, type(kept)()
     try:
         yield
     finally:
-        encoder.folder, encoder.kept, encoder.encoded = folder, kept, encoded
+        encoder.files, encoder.kept, encoder.encoded = files, kept, encoded

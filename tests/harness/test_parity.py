@@ -126,7 +126,7 @@ def test_settings_and_stored_answers_are_as_before_afterwards(random_model: Path
         lms.append(lm)
 
     assert found(random_model, "scenes_pope", 4, keep).differ == 0
-    assert isinstance(lms[0].store, Store)
+    assert isinstance(lms[0].cache, Store)
     with exactly(lms[0]):
         assert not lms[0].shares_images
     assert lms[0].shares_images
