@@ -204,11 +204,7 @@ class SharedImageLM(HFMultimodalLM):
     def jobs_of(self, requests: Sequence[Instance]) -> list[Job]:
         """The distinct questions."""
         return distinct_jobs(
-            requests,
-            self.hints,
-            max_images=self.max_images,
-            templated=self.chat_applied,
-            merge=not self.sharing.exact,
+            requests, self.hints, max_images=self.max_images, templated=self.chat_applied, merge=not self.sharing.exact
         )
 
     def _answer_with_others(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str]]:

@@ -71,11 +71,7 @@ def for_model(engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
 
 
 def load(
-    spec: ModelSpec,
-    engine: EngineConfig | None = None,
-    *,
-    hints: "TaskHints | None" = None,
-    ledger: Path | None = None,
+    spec: ModelSpec, engine: EngineConfig | None = None, *, hints: "TaskHints | None" = None, ledger: Path | None = None
 ) -> "LM":
     """The model of `spec`, ready to generate. Safetensors only; no code from the checkpoint is run unless the spec
     allows it.

@@ -157,11 +157,7 @@ def test_features_stay_where_the_adapter_leaves_vision_alone_and_only_there(
 @pytest.mark.parametrize("family", ("llava", "qwen"))
 @pytest.mark.parametrize("part", (TEXT, VISION))
 def test_of_an_adapter_that_changes_nothing_one_is_told(
-    family: str,
-    part: dict[str, str],
-    bases: dict[str, Path],
-    adapters: Adapters,
-    caplog: pytest.LogCaptureFixture,
+    family: str, part: dict[str, str], bases: dict[str, Path], adapters: Adapters, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING", "harness")
     zero, good = (adapters(family, part[family], seed, scale) for seed, scale in ((4, 0.0), (5, 0.2)))

@@ -128,8 +128,8 @@ def test_settings_and_stored_answers_are_as_before_afterwards(random_model: Path
     assert found(random_model, "scenes_pope", 4, keep).differ == 0
     assert isinstance(lms[0].cache, Store)
     with exactly(lms[0]):
-        assert not lms[0].shares_images
-    assert lms[0].shares_images
+        assert not lms[0].sharing.shares_images
+    assert lms[0].sharing.shares_images
 
 
 def test_a_served_model_is_refused() -> None:
