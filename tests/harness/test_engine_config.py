@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.api.instance import Instance
 
 from harness.engine.config import EngineConfig, config_from
 from harness.engine.response_cache import Json, ResponseCache
@@ -13,6 +14,7 @@ from harness.models.load import facts_of, load
 from harness.models.spec import find
 from support.errors import SettingError
 from support.settings import settings_of
+from tasks.scenes.world import image_of
 
 GIVEN: dict[str, Any] = {
     "dtype": "float64",
@@ -115,7 +117,11 @@ def test_a_longest_answer_acts_and_is_recorded(random_model: Path) -> None:
     engine = config_from({"max_new_tokens": "3"}, "--model-set")
     lm: Any = load(find(str(random_model)), engine)
     assert engine.recorded() == {"model settings": "max_new_tokens=3"}
-    assert lm.max_new_tokens == 3
+    settings = {"until": [], "max_gen_toks": 10, "do_sample": False}
+    context = lm.apply_chat_template([{"role": "user", "content": "<image>describe the image in detail."}])
+    request = Instance("generate_until", {}, (context, settings, {"visual": [image_of("test-config/0")]}), 0)
+    (answer,) = lm.generate_until([request], disable_tqdm=True)
+    assert 0 < len(lm.tokenizer(answer, add_special_tokens=False)["input_ids"]) <= 4
 
 
 @pytest.mark.parametrize("given", ({"features": "f"}, {"batch_size": 4}, {"nonsense": 3}, {"exact": True}))
