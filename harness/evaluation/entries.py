@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.evaluation.eval_settings import REPEAT_VALUES, TIMES_ASKED
-from harness.evaluation.generate import Answers
+from harness.evaluation.generate import Generated
 from harness.evaluation.scoring import Scored, values_as_text
 from leaderboards.board.entry import Entry
-from leaderboards.board.sample import Sample
+from leaderboards.board.sample import Asking, Sample
 from tasks.answer import FailedAnswer
 from tasks.registry import NEXT_TOKEN
 
@@ -35,33 +35,29 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What all entries of one task in one run have in common."""
+    """What all entries of one run have in common."""
 
     run: str
     model: str
-    judge: str | None
     limit: int | None
-    seconds: float
-    cost: float
-    """US dollars paid to the judge."""
     created: str
     provenance: Mapping[str, str]
 
 
-def entries_of(scored: Scored, run: Run) -> Iterator[Entry]:
-    """An entry for each metric of a task."""
-    task = scored.task
+def entries_of(
+    scored: Scored, run: Run, *, judge: str | None, seconds: float, cost: float, facts: Mapping[str, str]
+) -> Iterator[Entry]:
+    """An entry for each metric of a task; `cost` is what the judge was paid in US dollars, `facts` belong to the
+    task."""
+    task, times = scored.task, len(scored.rounds)
     for metric, spec in task.all_metrics.items():
         if metric == NEXT_TOKEN and not any(scored.records(metric)):
             continue  # a server that tells no likelihoods
-        facts = dict(run.provenance)
-        if len(scored.rounds) > 1:
-            facts[TIMES_ASKED] = str(len(scored.rounds))
-            facts[REPEAT_VALUES] = values_as_text(scored.values(metric))
+        repeats = {TIMES_ASKED: str(times), REPEAT_VALUES: values_as_text(scored.values(metric))} if times > 1 else {}
         low, high = scored.interval(metric)
         yield Entry(
-            **{name: value for name, value in vars(run).items() if name != "provenance"},
-            provenance=facts,
+            run=run.run,
+            model=run.model,
             task=task.name,
             version=task.version,
             metric=metric,
@@ -72,32 +68,36 @@ def entries_of(scored: Scored, run: Run) -> Iterator[Entry]:
             **vars(scored.counts),
             low=low,
             high=high,
+            limit=run.limit,
+            judge=judge,
+            seconds=seconds,
+            cost=cost,
+            created=run.created,
+            provenance={**run.provenance, **facts, **repeats},
         )
 
 
-def samples_of(scored: Scored, given: Answers, run: str) -> list[Sample]:
+def samples_of(scored: Scored, given: Sequence[Generated], run: str) -> list[Sample]:
     """The sample log of one task."""
-    asked: Sequence[tuple[str, str, str | None]] = list(
-        zip(given.prompts, given.answers, given.image_digests, strict=True)
-    )
-    found = []
-    for index, (doc, (prompt, answer, digest), (first, *repeats)) in enumerate(
-        zip(given.docs, asked, zip(*scored.rounds, strict=True), strict=True)
-    ):
-        image = next((record["image"] for record in first.records.values()), doc.get("image", doc.get("scene", "")))
-        found.append(
-            Sample(
-                run=run,
-                task=scored.task.name,
-                id=str(doc.get("id", index)),
-                image=str(image),
-                prompt=prompt,
-                answer=None if isinstance(answer, FailedAnswer) else str(answer),
-                records=first.records,
-                reply=first.reply,
-                cut=bool(getattr(answer, "cut", False)),
-                image_digest=digest,
-                repeats=tuple(repeats),
-            )
+    return [
+        Sample(
+            run=run,
+            task=scored.task.name,
+            id=str(one.doc.get("id", index)),
+            image=_image_of(one, first),
+            prompt=one.prompt,
+            answer=None if isinstance(one.answer, FailedAnswer) else str(one.answer),
+            records=first.records,
+            reply=first.reply,
+            cut=bool(getattr(one.answer, "cut", False)),
+            image_digest=one.image_digest,
+            repeats=tuple(repeats),
         )
-    return found
+        for index, (one, first, *repeats) in enumerate(zip(given, *scored.rounds, strict=True))
+    ]
+
+
+def _image_of(one: Generated, rated: Asking) -> str:
+    """The id of the image asked about, as the records name it."""
+    named = (record["image"] for record in rated.records.values())
+    return str(next(named, one.doc.get("image", one.doc.get("scene", ""))))

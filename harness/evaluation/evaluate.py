@@ -17,7 +17,7 @@ from harness.engine.config import EngineConfig
 from harness.engine.stage_timer import StageTimer
 from harness.evaluation.entries import Evaluation, Run, entries_of, samples_of
 from harness.evaluation.eval_settings import EvalSettings, judge_facts, judge_name
-from harness.evaluation.generate import Answers, early_exit_hints, generate, load_tasks, revision_of
+from harness.evaluation.generate import Generated, early_exit_hints, generate, load_tasks, revision_of
 from harness.evaluation.scoring import Scored, score_answers, session_of
 from harness.models.provenance import digest_of_model, environment, training_of
 from harness.models.spec import ModelSpec
@@ -57,36 +57,29 @@ def evaluate(
 
         load = load_alone
     started, timer = time.monotonic(), StageTimer()
-    name = name or spec.name
     loaded = load_tasks(tasks, split=settings.split, data=settings.data, partial_data=settings.partial_data)
     hints = partial(early_exit_hints, names=set(loaded), full_answers=settings.full_answers)
     lm = load(spec, engine, hints=hints, ledger=ledger)
     answers = generate(lm, loaded, limit=settings.limit, seed=settings.seed)
     scored = {task.name: _score(task, answers[task.name], judge, settings, timer) for task in tasks}
     told: dict[str, str] = getattr(lm, "provenance", dict)()
-    provenance = digest_of_model(spec) | told | environment() | settings.facts()
-    if words := (engine or EngineConfig()).recorded().get("model settings"):
-        provenance["model settings"] = words
-    facts_of_tasks = {task.name: _facts_of_task(spec, task, judge, settings) for task in tasks}
-    seconds = time.monotonic() - started
-    run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
-    total = sum(len(each.docs) for each in answers.values())
-    created = datetime.now(UTC).isoformat(timespec="microseconds")  # the newest run of a name is the one that counts
+    seconds, total = time.monotonic() - started, sum(map(len, answers.values()))
+    run = Run(
+        run=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}",
+        model=name or spec.name,
+        limit=settings.limit,
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),  # the newest run of a name is the one that counts
+        provenance=digest_of_model(spec) | told | environment() | settings.facts() | _facts_of_engine(engine),
+    )
     entries: list[Entry] = []
     samples: list[Sample] = []
     for task in tasks:
-        common = Run(
-            run=run,
-            model=name,
-            judge=judge_name(task, judge, settings.official_prompts),
-            limit=settings.limit,
-            seconds=round(seconds * len(answers[task.name].docs) / total, 2),
-            cost=scored[task.name][1],
-            created=created,
-            provenance=provenance | facts_of_tasks[task.name],
-        )
-        entries += entries_of(scored[task.name][0], common)
-        samples += samples_of(scored[task.name][0], answers[task.name], run)
+        result, cost = scored[task.name]
+        facts = _facts_of_task(spec, task, judge, settings)
+        shown_judge = judge_name(task, judge, settings.official_prompts)
+        share = round(seconds * len(result.failed) / total, 2)
+        entries += entries_of(result, run, judge=shown_judge, seconds=share, cost=cost, facts=facts)
+        samples += samples_of(result, answers[task.name], run.run)
     spent = {**getattr(getattr(lm, "clock", None), "seconds", {}), **timer.seconds}
     return Evaluation(
         entries=entries,
@@ -98,19 +91,26 @@ def evaluate(
 
 
 def _score(
-    task: TaskSpec, given: Answers, judge: Judge | None, settings: EvalSettings, timer: StageTimer
+    task: TaskSpec, given: Sequence[Generated], judge: Judge | None, settings: EvalSettings, timer: StageTimer
 ) -> tuple[Scored, float]:
     """The scored answers, and the US dollars that the judge was paid for it."""
+    docs, answers = [one.doc for one in given], [one.answer for one in given]
     session = session_of(judge, task, settings.official_prompts)
     paid = _money_paid(judge)
     with timer("judge") if task.judged else nullcontext():
-        scored = score_answers(task, given.docs, given.answers, session, settings.judge_repeats)
+        scored = score_answers(task, docs, answers, session, settings.judge_repeats)
     return scored, round(_money_paid(judge) - paid, 6)
 
 
 def _money_paid(judge: Judge | None) -> float:
     """US dollars since the judge was made, as far as prices are known."""
     return judge.client.paid if isinstance(judge, OpenAIJudge) else 0.0
+
+
+def _facts_of_engine(engine: EngineConfig | None) -> dict[str, str]:
+    """What an entry records of how the model was loaded, but for what the LM tells itself."""
+    recorded = (engine or EngineConfig()).recorded()
+    return {name: words for name, words in recorded.items() if name == "model settings"}
 
 
 def _facts_of_task(spec: ModelSpec, task: TaskSpec, judge: Judge | None, settings: EvalSettings) -> dict[str, str]:

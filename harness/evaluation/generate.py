@@ -1,7 +1,7 @@
 """From a model and tasks to documents and answers; lm-eval makes prompts and requests.
 
 loaded = load_tasks(tasks, settings)
-generate(lm, loaded, limit=None, seed=0)["pope"].answers
+generate(lm, loaded, limit=None, seed=0)["pope"][0].answer
 """
 
 import random
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What a model said to a task's documents, in their order."""
+class Generated:
+    """What a model said to one document."""
 
-    docs: Sequence[Mapping[str, Any]]
-    prompts: Sequence[str]
-    """As the LM got them, after its chat template."""
-    answers: Sequence[str]
+    doc: Mapping[str, Any]
+    prompt: str
+    """As the LM got it, after its chat template."""
+    answer: str
     """A `FailedAnswer` where the model gave none."""
-    image_digests: Sequence[str | None]
-    """Of the images shown with each; None where there is none or it can't be read."""
+    image_digest: str | None
+    """Of the images shown; None where there are none or they can't be read."""
 
 
 def load_tasks(
@@ -71,7 +71,7 @@ def requests_of(loaded: Any, lm: "LM", limit: int | None) -> "list[Instance]":
     return requests
 
 
-def generate(lm: "LM", loaded: Mapping[str, Any], *, limit: int | None, seed: int) -> dict[str, Answers]:
+def generate(lm: "LM", loaded: Mapping[str, Any], *, limit: int | None, seed: int) -> dict[str, list[Generated]]:
     """The LM's answers to the first `limit` documents of each task; all requests are handed over at once."""
     import numpy as np
     import torch
@@ -79,16 +79,19 @@ def generate(lm: "LM", loaded: Mapping[str, Any], *, limit: int | None, seed: in
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    by_task = {name: requests_of(task, lm, limit) for name, task in loaded.items()}
-    answers = iter(lm.generate_until([request for requests in by_task.values() for request in requests]))
+    requests = {name: requests_of(task, lm, limit) for name, task in loaded.items()}
+    answers = iter(lm.generate_until([request for found in requests.values() for request in found]))
     return {
-        name: Answers(
-            docs=[request.doc for request in requests],
-            prompts=[str(request.args[0]) for request in requests],
-            answers=[next(answers) for _ in requests],
-            image_digests=[_digest_images(request) for request in requests],
-        )
-        for name, requests in by_task.items()
+        name: [
+            Generated(
+                doc=request.doc,
+                prompt=str(request.args[0]),
+                answer=next(answers),
+                image_digest=_digest_images(request),
+            )
+            for request in found
+        ]
+        for name, found in requests.items()
     }
 
 

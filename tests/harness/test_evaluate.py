@@ -1,5 +1,6 @@
 """Walk 1 with a model that answers from a script: what becomes of answers, failures and unread ratings."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,32 @@ def test_what_stands_on_the_board_is_found_there_until_the_weights_change(random
     assert not on_board(board, spec, "other", tasks, judge, settings)
     assert not on_board(board, find("scenes-base"), "m", tasks, judge, settings)
     assert not on_board(board, spec, "m", registry().expand(["scenes"]), judge, settings)
+
+
+def test_plain_lm_eval_gives_the_same_scores_and_leaves_what_needs_a_judge_unscored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from tasks.registry import FOLDER
+
+    def answer(scene: Scene, question: str) -> str:
+        return "yes" if len(scene.things) % 2 else truth(scene, question)
+
+    found = simple_evaluate(
+        model=Scripted(answer),
+        tasks=["scenes_pope", "scenes_chair", "scenes_mmhal"],
+        task_manager=TaskManager(include_path=str(FOLDER), include_defaults=False),
+        limit=40,
+        apply_chat_template=True,
+        bootstrap_iters=0,
+    )
+    assert found is not None
+    evaluation = scored(answer)
+    for task in ("scenes_pope", "scenes_chair"):
+        for metric in registry().task(task).metrics:
+            value = found["results"][task][f"{metric},none"]
+            assert entry(evaluation, f"{task}.{metric}").value == (None if math.isnan(value) else value)
+    assert all(not line["metrics"] for line in found["samples"]["scenes_mmhal"])
+    assert "scenes_mmhal: no judge was asked" in caplog.text
