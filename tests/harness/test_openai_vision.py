@@ -3,6 +3,7 @@ what is paid."""
 
 import base64
 import io
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from openai.types.chat import ChatCompletion
 from PIL import Image
 
 from harness.evaluation.eval_settings import EvalSettings
+from harness.cli.main import run
 from harness.evaluation.evaluate import evaluate
 from harness.models.chat_model import Decoding, OpenAIVisionLM
 from harness.models.chat_settings import ServedModelSettings, served_settings
@@ -363,3 +365,25 @@ def test_a_benchmark_runs_from_end_to_end_and_a_second_time_for_nothing(server: 
     assert len(server.log) == 5  # the one that failed
     evaluate(spec, tasks, None, EvalSettings(limit=4), load=load)
     assert len(server.log) == 5
+
+
+def test_settings_of_the_command_line_reach_the_server_and_the_entry(
+    server: Any, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.reply = lambda prompt: "yes"
+    command = ["eval", "--model", f"openai:{MODEL}", "--model-url", server.url, "--ledger", str(path)]
+    command += ["--tasks", "scenes_pope", "--limit", "2", "--out", str(tmp_path / "run")]
+    given = ["--prompt-suffix", " Be brief.", "--model-set", "max_new_tokens=7", "--model-set", "temperature=0.5"]
+    assert run([*command, *given, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["entries"][0]["provenance"]
+    assert (facts["prompt suffix"], facts["model settings"]) == (" Be brief.", "max_new_tokens=7, temperature=0.5")
+    for entry in server.log:
+        assert (entry["max_tokens"], entry["temperature"]) == (7, 0.5)
+        assert entry["messages"][0]["content"][1]["text"].endswith(" Be brief.")
+    assert run([*command, *given]) == 0
+    assert "already on the board" in capsys.readouterr().err
+    assert len(server.log) == 2
+    for option in (["--model-set", "nonsense=3"], ["--batch-size", "4"], ["--exact"], ["--features", str(tmp_path)]):
+        assert run([*command, *option]) == 2
+        assert "would not act: the model is behind a server" in capsys.readouterr().err
+    assert len(server.log) == 2
