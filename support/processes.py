@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Final, Self
 
-from support.errors import ServerError
+from support.errors import FAILED, ServerError
 
 
 def rank() -> int:
@@ -87,6 +87,22 @@ def ended_by_sigterm() -> Iterator[None]:
 
 def _raise_system_exit(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def end_with_parent(every: float = 0.5) -> None:
+    """End this process at once when the one that started it is gone; looked for every so many seconds.
+
+    torchrun starts processes in sessions of their own: if it is killed, they would go on training, beside those of the
+    same command run again.
+    """
+    parent = os.getppid()
+
+    def end_when_gone() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        os._exit(FAILED)
+
+    threading.Thread(target=end_when_gone, daemon=True, name="end with parent").start()
 
 
 def is_alive(pid: int) -> bool:

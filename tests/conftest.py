@@ -99,9 +99,8 @@ class Server:
         met = fault or ("limit" if wait is not None else None)
         self.log.append({**body, "fault": met, "authorization": request.headers.get("authorization")})
         if wait is not None:
-            return error(
-                429, "Rate limit reached", "rate_limit_exceeded", {"retry-after-ms": str(int(wait * 1000) + 1)}
-            )
+            after = {"retry-after-ms": str(int(wait * 1000) + 1)}
+            return error(429, "Rate limit reached", "rate_limit_exceeded", after)
         if self.delay:
             await asyncio.sleep(self.delay)
         if fault is not None and (response := await self._fault(fault, request)) is not None:
@@ -120,15 +119,8 @@ class Server:
         assert isinstance(data, web.FileField)
         name = f"file-{len(self.files)}"
         self.files[name] = data.file.read()
-        facts = {
-            "id": name,
-            "object": "file",
-            "bytes": len(self.files[name]),
-            "created_at": 0,
-            "filename": "q.jsonl",
-            "purpose": "batch",
-        }
-        return web.json_response({**facts, "status": "processed"})
+        facts = {"id": name, "object": "file", "bytes": len(self.files[name]), "created_at": 0}
+        return web.json_response(facts | {"filename": "q.jsonl", "purpose": "batch", "status": "processed"})
 
     async def _content(self, request: web.Request) -> web.Response:
         return web.Response(body=self.files[request.match_info["id"]])
@@ -136,13 +128,8 @@ class Server:
     async def _batch(self, request: web.Request) -> web.Response:
         body = await request.json()
         name = f"batch-{len(self.batches)}"
-        self.batches[name] = {
-            "polls": 0,
-            "input": body["input_file_id"],
-            "output": None,
-            "errors": None,
-            "status": "in_progress",
-        }
+        files = {"input": body["input_file_id"], "output": None, "errors": None}
+        self.batches[name] = {"polls": 0, "status": "in_progress", **files}
         return web.json_response(self._shown(name))
 
     async def _state(self, request: web.Request) -> web.Response:
@@ -162,19 +149,10 @@ class Server:
             fault = self.faults.pop(0) if self.faults else None
             self.log.append({**line["body"], "fault": fault, "authorization": None})
             if fault is not None and fault.startswith("status"):
-                errors.append(
-                    {
-                        "custom_id": line["custom_id"],
-                        "response": {"status_code": int(fault[7:]), "body": {}},
-                        "error": None,
-                    }
-                )
+                errors.append(result(line, int(fault[7:]), {}))
                 continue
             prompt, tokens = read(line["body"]["messages"])
-            answer = completion(line["body"]["model"], self.reply(prompt), tokens, fault)
-            out.append(
-                {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": answer}, "error": None}
-            )
+            out.append(result(line, 200, completion(line["body"]["model"], self.reply(prompt), tokens, fault)))
         for kind, rows in (("output", out), ("errors", errors)):
             if rows:
                 batch[kind] = f"file-{len(self.files)}"
@@ -183,15 +161,13 @@ class Server:
 
     def _shown(self, name: str) -> dict[str, Any]:
         batch = self.batches[name]
-        facts = {
-            "id": name,
-            "object": "batch",
-            "endpoint": "/v1/chat/completions",
-            "completion_window": "24h",
-            "created_at": 0,
-        }
+        facts = {"id": name, "object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         files = {"input_file_id": batch["input"], "output_file_id": batch["output"], "error_file_id": batch["errors"]}
-        return facts | files | {"status": batch["status"], "request_counts": {"total": 1, "completed": 0, "failed": 0}}
+        return (
+            facts
+            | files
+            | {"created_at": 0, "status": batch["status"], "request_counts": {"total": 1, "completed": 0, "failed": 0}}
+        )
 
     async def _fault(self, fault: str, request: web.Request) -> web.StreamResponse | None:
         match fault.partition(":"):
@@ -218,6 +194,11 @@ def error(status: int, message: str, code: str | None, headers: dict[str, str] |
     return web.json_response(
         {"error": {"message": message, "type": "error", "param": None, "code": code}}, status=status, headers=headers
     )
+
+
+def result(line: dict[str, Any], status: int, body: dict[str, Any]) -> dict[str, Any]:
+    """A line of a batch's output file."""
+    return {"custom_id": line["custom_id"], "response": {"status_code": status, "body": body}, "error": None}
 
 
 def read(messages: list[dict[str, Any]]) -> tuple[str, int]:

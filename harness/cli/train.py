@@ -8,9 +8,6 @@ step has the recipe's `batch_size` pairs on any number of them.
 import importlib.util
 import json
 import logging
-import os
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +17,8 @@ import typer
 
 from harness.cli.options import DryRun, Json, Seed, print_plan
 from harness.cli.train_options import Gpus, Mode, PlainTrl, SlurmOptions, by_plain_trl, changed
-from support.errors import FAILED, OK, UsageError
-from support.processes import is_launched, rank
+from support.errors import OK, UsageError
+from support.processes import end_with_parent, is_launched, rank
 
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
@@ -83,7 +80,7 @@ def train_command(
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
     launched = is_launched()
     if launched:
-        end_with_launcher()
+        end_with_parent()
     if isinstance(found, PretrainingRecipe):
         return _pretrain(found, folder, dry_run=dry_run, as_json=as_json)
     if found.dataset is None:
@@ -112,7 +109,7 @@ def train_command(
 
 def train_arm_command(folder: Annotated[Path, typer.Argument()]) -> int:
     """What each process of `harness train-then-eval --gpus N` runs."""
-    end_with_launcher()
+    end_with_parent()
     from harness.runs.training_worker import train_arm
 
     train_arm(folder)
@@ -148,22 +145,6 @@ def _recipe(
         top["dataset"] = found.dataset.model_dump(exclude_unset=True) | of_data
     with_options = changed(found, top, f"recipe {found.name!r}, with what the options change")
     return by_plain_trl(with_options) if plain_trl else with_options, understood
-
-
-def end_with_launcher(every: float = 0.5) -> None:
-    """End this process, at once, when the one that started it is gone; looks `every` so many seconds.
-
-    torchrun gives its processes sessions of their own and no lock: killed, it would leave them training, beside those
-    of the same command.
-    """
-    launcher = os.getppid()
-
-    def look() -> None:
-        while os.getppid() == launcher:
-            time.sleep(every)
-        os._exit(FAILED)
-
-    threading.Thread(target=look, daemon=True, name="end with launcher").start()
 
 
 def needs_launch(layout: "Layout") -> bool:

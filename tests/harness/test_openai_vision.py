@@ -14,8 +14,8 @@ from lm_eval.api.instance import Instance
 from openai.types.chat import ChatCompletion
 from PIL import Image
 
-from harness.evaluation.eval_settings import EvalSettings
 from harness.cli.main import run
+from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.evaluate import evaluate
 from harness.models.chat_model import Decoding, OpenAIVisionLM
 from harness.models.chat_settings import ServedModelSettings, served_settings

@@ -254,23 +254,6 @@ def test_a_mode_of_its_own_is_launched_on_one_gpu_too(layout: dict[str, Any], la
     assert needs_launch(Layout(**layout)) == launches
 
 
-def test_a_process_ends_with_the_launcher_that_started_it() -> None:
-    """torchrun, killed, would leave its processes training beside those of the next command."""
-    steps = (
-        "import time",
-        "from harness.cli.train import end_with_launcher",
-        "end_with_launcher(0.05)",
-        "print('up', flush=True)",
-    )
-    process = "; ".join((*steps, "time.sleep(600)"))
-    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {process!r}], start_new_session=True)"
-    with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True) as started:
-        assert started.stdout is not None
-        assert started.stdout.readline() == "up\n"
-        started.kill()
-        assert started.stdout.read() == ""  # no process has the pipe any more
-
-
 def test_a_folder_belongs_to_one_recipe_and_its_data(
     recipe: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

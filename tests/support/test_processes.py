@@ -94,6 +94,17 @@ def test_a_child_does_not_outlive_a_parent_that_is_ended(sent: signal.Signals, c
     assert soon(lambda: not is_running(pid))
 
 
+def test_a_process_can_end_with_the_one_that_started_it() -> None:
+    steps = "import time; from support.processes import end_with_parent; end_with_parent(0.05)"
+    process = f"{steps}; print('up', flush=True); time.sleep(600)"
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {process!r}], start_new_session=True)"
+    with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "up\n"
+        started.kill()
+        assert started.stdout.read() == ""  # no process has the pipe any more
+
+
 def test_a_child_that_ends_before_it_is_ready_is_said_with_its_last_lines(tmp_path: Path) -> None:
     with (
         pytest.raises(ServerError, match=r"sh ended with code 3: loading \| no GPU \(log: .*log\)") as error,

@@ -147,7 +147,7 @@ def check_world() -> int:
     return count
 
 
-# -- here and now
+# -- on this machine
 
 
 def launch(command: Sequence[str], folder: Path, layout: Layout | None = None) -> int:
@@ -199,12 +199,12 @@ def _run_node(command: Sequence[str], folder: Path, layout: Layout, place: Place
     return 0
 
 
-def exit_code(code: int, said: str) -> int:
-    """The exit code of the process that failed first, from torchrun's own and its report of failures, which ends with
-    that one."""
-    reported = re.findall(r"^\s*exitcode\s*:\s*(-?\d+)", said, re.MULTILINE)
-    own = int(reported[-1]) if reported else code
-    return own if own > 0 else 128 - own if own < 0 else 1
+def exit_code(code: int, output: str) -> int:
+    """The exit code of the process that failed first, which torchrun's report of failures names last; else `code`,
+    the launcher's. 128 and the signal where one ended it."""
+    reported = re.findall(r"^\s*exitcode\s*:\s*(-?\d+)", output, re.MULTILINE)
+    first = int(reported[-1]) if reported else code
+    return first if first > 0 else 128 - first if first < 0 else 1
 
 
 @contextlib.contextmanager
@@ -224,7 +224,7 @@ def _assignments(environment: Mapping[str, str]) -> str:
     return " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
 
 
-# -- as a job
+# -- as a job of a cluster
 
 
 def send(
@@ -296,15 +296,15 @@ class NodeJob:
 
     def __call__(self) -> None:
         """Run this node's processes. SystemExit with the code of the one that failed."""
-        told: list[int] = []
-        before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+        signals: list[int] = []
+        before = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
         try:
             code = _run_node(self.command, self.folder, self.layout, *_find_place(self.layout))
         except HarnessError as error:
             print(f"harness: {error}", file=sys.stderr)
             code = error.exit_code
-        if code and told:
-            # Slurm warned all processes: it preempts or cancels the job, and knows which.
+        if code and signals:
+            # Slurm preempts or cancels the job: it has warned all processes, and ends them soon.
             time.sleep(GRACE)
         signal.signal(signal.SIGTERM, before)
         if code:
