@@ -3,6 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from support.images import ImageRef
+from tests.trainers.image_makers import png
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
@@ -22,3 +25,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return made[family]
 
     return make
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> ImageRef:
+    """An image on disk, in a folder that is named nowhere."""
+    path = tmp_path / "pictures" / "7.png"
+    path.parent.mkdir()
+    path.write_bytes(png(7))
+    return ImageRef("7.png", path)

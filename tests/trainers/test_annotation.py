@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, get_args
@@ -336,26 +337,17 @@ def dataset(count: int = 20) -> Iterator[Row]:
     """Rows as the public data have them: ids repeat, one model answers twice, ratings are texts and some are none."""
     for n in range(count):
         models = ("zeta", "alpha", "alpha", "mid")
+        said = {f"{model} {place} says {n}": model for place, model in enumerate(models)}
         completions = [
-            Completion(
-                model=model,
-                response=f"{model} {place} says {n}",
-                ratings=dict.fromkeys(ASPECTS, "N/A")
-                if n == 4 and not place
-                else rated_by(Steady(), f"{model} {place} says {n}"),
-            )
-            for place, model in enumerate(models)
+            Completion(model=model, response=text, ratings=rated_by(Steady(), text)) for text, model in said.items()
         ]
+        if n == 4:
+            completions[0] = replace(completions[0], ratings=dict.fromkeys(ASPECTS, "N/A"))
         images = () if n == 7 else (picture_of(n),) * (2 if n == 8 else 1)
         if n == 9:
             images = (ImageRef("gone.jpg"),)
-        yield Row(
-            index=n,
-            id=str(n % 6),
-            prompt=f"What ({n})?",
-            images=images,
-            completions=tuple(completions[: 1 if n == 10 else 4]),
-        )
+        answers = tuple(completions[: 1 if n == 10 else 4])
+        yield Row(index=n, id=str(n % 6), prompt=f"What ({n})?", images=images, completions=answers)
 
 
 def test_rows_of_the_public_data_are_rated_by_index(tmp_path: Path) -> None:
@@ -393,10 +385,7 @@ def test_a_part_of_the_public_data_is_held_against_its_own_ratings(tmp_path: Pat
 def test_another_datasets_rows_are_not_taken_for_these(tmp_path: Path) -> None:
     out = tmp_path / "second.jsonl"
     annotate_rows(dataset(), Steady(), out, RatingProtocol())
-    shifted = (
-        Row(index=row.index - 1, id=row.id, prompt=row.prompt, images=row.images, completions=row.completions)
-        for row in dataset()
-    )
+    shifted = (replace(row, index=row.index - 1) for row in dataset())
     with pytest.raises(DataError, match=r"row '0' has row_id '0', and '1' is asked for"):
         annotate_rows((row for row in shifted if row.index >= 0), Steady(), out, RatingProtocol())
 
@@ -437,11 +426,8 @@ def test_the_exact_judge_rates_alike_in_both_modes(tmp_path: Path) -> None:
     asked, texts = [], {}
     for n in range(12):
         scene = make_scene(f"train/{n}")
-        asked.append(
-            Instruction(
-                id=str(n), prompt="describe the image in detail.", image=write_image(scene, tmp_path), kind="caption"
-            )
-        )
+        image = write_image(scene, tmp_path)
+        asked.append(Instruction(id=str(n), prompt="describe the image in detail.", image=image, kind="caption"))
         true = caption(scene)
         texts[str(n)] = {
             "true": true,

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,57 +18,15 @@ from support.errors import DataError, RecipeError
 from support.files import JsonLines, file_lock
 from tasks.answer import FailedAnswer
 from tasks.scenes.judge import ExactJudge
-from trainers.config.data import Data, PoolModel
+from tests.trainers.answer_makers import POOL, Echo, asked, data
+from trainers.config.data import PoolModel
 from trainers.config.recipe import find_recipe
 from trainers.vlfeedback import answers
 from trainers.vlfeedback.answers import answers_file, counts, decode, draw, read_answers, recorded_draw, shards_of
 from trainers.vlfeedback.build import build_dataset
-from trainers.vlfeedback.decode_plan import ModelFacts, plan
 from trainers.vlfeedback.instructions import Instruction
 
-POOL = tuple(PoolModel(model=name) for name in ("a", "b", "c", "d", "e"))
 FORK = multiprocessing.get_context("fork")
-
-
-def data(**changes: Any) -> Data:
-    return Data(**{"instructions": 10, "pool": POOL, **changes})
-
-
-def asked(folder: Path, count: int = 10) -> list[Instruction]:
-    """Instructions, each about a picture of its own."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        Image.new("RGB", (8, 8), (number * 7 % 256, number // 36, 9)).save(folder / "images" / f"{number}.png")
-    return [
-        Instruction(id=f"i/{number}", prompt=f"What is {number}?", image=f"{number}.png", kind="caption")
-        for number in range(count)
-    ]
-
-
-class Echo:
-    """Answers by its name and torch's seed; `fails` says which instructions it has no answer to, by id and how often it
-    was asked."""
-
-    def __init__(self, name: str, fails: Callable[[str, int], bool] = lambda id, times: False) -> None:
-        self.name, self.fails = name, fails
-        self.calls: list[list[str]] = []
-        self.settings: list[dict[str, Any]] = []
-
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return chat_history[0]["content"]
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        import torch
-
-        self.calls.append([request.doc["id"] for request in requests])
-        self.settings += [request.args[1] for request in requests]
-        times = [sum(request.doc["id"] in call for call in self.calls) for request in requests]
-        return [
-            FailedAnswer("out of order")
-            if self.fails(request.doc["id"], asked)
-            else f"{self.name} {int(torch.randint(10**6, ()))} {request.args[0]}"
-            for request, asked in zip(requests, times, strict=True)
-        ]
 
 
 class Server(Echo):
@@ -442,121 +400,3 @@ def test_two_processes_in_one_folder_end_with_the_same_bytes_and_load_nothing_tw
     assert sorted(id.split()[0] for id in JsonLines(tmp_path / "log.jsonl").by_id) == sorted(
         member.name for member in POOL
     )
-
-
-def append_many(path: Path, name: str) -> None:
-    rows = JsonLines(path)
-    for number in range(60):
-        rows.append([{"id": f"{name}/{number}/{part}", "text": "x" * 500} for part in range(3)])
-
-
-def test_rows_added_by_several_processes_at_once_are_all_whole(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"id": "first"}\n{"id": "torn by a dead pro')
-    writers = [FORK.Process(target=append_many, args=(path, name)) for name in "abc"]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert set(JsonLines(path).by_id) == {"first"} | {
-        f"{name}/{number}/{part}" for name in "abc" for number in range(60) for part in range(3)
-    }
-
-
-def test_reading_leaves_a_line_that_is_being_written_alone(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"id": "a"}\n{"id": "b"')
-    assert list(JsonLines(path).by_id) == ["a"]
-    with path.open("ab") as writer:
-        writer.write(b', "x": 1}\n')
-    assert list(JsonLines(path).by_id) == ["a", "b"]
-
-
-@pytest.mark.parametrize("length", (0, 5, 65536, 65537, 200_000))
-def test_a_torn_line_of_any_length_is_cut_off(length: int, tmp_path: Path) -> None:
-    for head in (b"", b'{"id": "a"}\n'):
-        path = tmp_path / "rows.jsonl"
-        path.write_bytes(head + b"x" * length)
-        JsonLines(path).append([{"id": "b"}])
-        assert path.read_bytes() == head + b'{"id": "b"}\n'
-
-
-# The plan.
-
-
-def facts(*, served: Sequence[str] = (), **parameters: int) -> dict[str, ModelFacts]:
-    known = {
-        name: ModelFacts(
-            model=name,
-            where="loaded here",
-            parameters=count,
-            weights=2 * count,
-            kept_per_position=100_000,
-            image_positions=500,
-            rows_at_once=8,
-            source="its files",
-        )
-        for name, count in parameters.items()
-    }
-    return {f"{name}@1": fact for name, fact in known.items()} | {
-        f"{name}@1": ModelFacts(model="gpt-4o-2024-11-20", where="asked at x", served=True) for name in served
-    }
-
-
-def test_the_plan_counts_rows_memory_time_and_money() -> None:
-    pool = [PoolModel(model=name) for name in "abcd"]
-    found = plan(
-        1000,
-        data(pool=pool, answers=2, max_new_tokens=440),
-        0,
-        facts(a=7 * 10**9, b=10**9, served=("c",)) | facts(d=10**9),
-    )
-    a, b, c, _ = found.members
-    assert [member.rows for member in found.members] == [500] * 4
-    assert (found.rows, found.left, found.images) == (2000, 2000, None)
-    assert a.memory == round((14e9 + 8 * (500 + 60 + 440) * 100_000) * 1.15)
-    assert a.seconds == pytest.approx(500 / 8 * 220 * (0.015 + 0.002 * 7))
-    assert b.seconds == pytest.approx(500 / 8 * 220 * (0.015 + 0.002 * 1))
-    assert c.memory is None
-    assert c.seconds == pytest.approx(500 * 5 / 16)
-    assert c.dollars == pytest.approx((500 * (60 + 85 + 170 * 4) * 2.5 + 500 * 220 * 10) / 1e6)
-    text = " ".join(found.to_markdown().split())
-    assert "| a@1 | 500 | 0 | 0 | 17.0 GB | 7 min |" in text
-    assert "assumed 16 calls at once" in text
-    assert json.loads(json.dumps(found.to_json()))["members"][0]["left"] == 500
-
-
-def test_the_plan_knows_what_is_done_and_how_long_it_took(tmp_path: Path) -> None:
-    instructions = asked(tmp_path, 10)
-    pool = [PoolModel(model=name) for name in "ab"]
-    settings = data(pool=pool, answers=2)
-    decode(
-        instructions,
-        settings,
-        0,
-        tmp_path,
-        lambda member: Echo(member.name, fails=lambda id, times: id == "i/3"),
-    )
-    known = facts(a=2 * 10**9, b=10**9)
-    done = plan(instructions, settings, 0, known, tmp_path)
-    assert [(member.rows, member.answered, member.failed, member.left, member.images) for member in done.members] == [
-        (10, 9, 1, 1, 10)
-    ] * 2
-    assert "as its shards in this folder took" in done.members[0].rate
-    answers_file(tmp_path, "b@1").unlink()
-    JsonLines(answers.speed_file(tmp_path)).by_id.clear()
-    answers.speed_file(tmp_path).write_text('{"id": "a@1|0", "model": "a@1", "rows": 10, "seconds": 30.0}\n')
-    left = plan(instructions, settings, 0, known, tmp_path).members[1]
-    assert left.left == 10
-    assert left.seconds == pytest.approx(10 * 3.0 / 2)  # half the parameters
-    assert left.rate == "b@1: as a@1 took in this folder, by parameters"
-
-
-def test_what_is_not_known_is_said_and_no_cell_breaks_the_table() -> None:
-    pool = [PoolModel(model="a"), PoolModel(model="b\\<script>")]
-    known = {member.name: ModelFacts(model=member.model, where="a | b") for member in pool}
-    text = " ".join(plan(10, data(pool=pool, answers=2), 0, known).to_markdown().split())
-    assert "Not in it: a@1, b" in text
-    assert "not known" in text
-    assert "a \\| b" in text
-    assert r"| b\\\<script\>@1 |" in text

@@ -20,25 +20,10 @@ from PIL import Image
 from support.errors import StoreError
 from support.images import ImageRef
 from tasks.scenes.world import render, scenes
+from tests.trainers.image_makers import encoded, photo
 from trainers.data.duplicates import Deduplicator, PerceptualIndex
 from trainers.data.image_hashes import DISTANCE, HashCache, ImageHashes, coco_id, hash_image, looks_alike
 from trainers.data.near_texts import near_texts, normal_prompt, prompt_key, similarity
-
-
-def photo(seed: int, width: int = 320, height: int = 240) -> Image.Image:
-    """Noise with the spectrum of photographs: large soft shapes, and detail in them."""
-    rng = np.random.default_rng(seed)
-    waves = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
-    waves[0, 0] = 1
-    planes = [np.fft.ifft2(np.fft.fft2(rng.normal(size=waves.shape)) / waves**1.3).real for _ in range(3)]
-    pixels = np.stack([0.7 * planes[0] + 0.3 * plane for plane in planes], axis=-1)
-    return Image.fromarray(((pixels - pixels.min()) / np.ptp(pixels) * 255).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def opened(data: bytes) -> Image.Image:
@@ -46,13 +31,13 @@ def opened(data: bytes) -> Image.Image:
 
 
 def test_one_picture_in_two_lossless_formats_has_one_content() -> None:
-    image = photo(1)
+    image = photo(1, 320, 240)
     png, webp = opened(encoded(image, "PNG")), opened(encoded(image, "WEBP", lossless=True))
     assert hash_image(png) == hash_image(webp)
 
 
 def test_one_changed_pixel_is_another_content() -> None:
-    image = photo(1)
+    image = photo(1, 320, 240)
     changed = image.copy()
     changed.putpixel((5, 5), (1, 2, 3))
     assert hash_image(image).content != hash_image(changed).content
@@ -64,7 +49,7 @@ def test_the_same_pixels_in_another_shape_are_another_content() -> None:
 
 
 def test_a_picture_that_exif_turns_is_the_picture_as_it_is_seen() -> None:
-    image = photo(2)
+    image = photo(2, 320, 240)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
     stored = opened(encoded(image.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif))
@@ -72,7 +57,7 @@ def test_a_picture_that_exif_turns_is_the_picture_as_it_is_seen() -> None:
 
 
 def test_colours_under_full_transparency_are_not_content() -> None:
-    pixels = np.array(photo(3).convert("RGBA"))
+    pixels = np.array(photo(3, 320, 240).convert("RGBA"))
     pixels[:50, :, 3] = 0
     other = pixels.copy()
     other[:50, :, :3] = 7
@@ -88,7 +73,7 @@ def test_pictures_of_16_bits_are_told_apart() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_copies_of_a_photograph_look_alike(seed: int) -> None:
-    image = photo(seed)
+    image = photo(seed, 320, 240)
     original = hash_image(image)
     copies = {
         "jpeg 85": opened(encoded(image, "JPEG", quality=85)),
@@ -106,7 +91,7 @@ def test_copies_of_a_photograph_look_alike(seed: int) -> None:
 
 
 def test_photographs_of_something_else_do_not_look_alike() -> None:
-    marks = [hash_image(photo(seed)) for seed in range(40)]
+    marks = [hash_image(photo(seed, 320, 240)) for seed in range(40)]
     assert not [1 for i, one in enumerate(marks) for other in marks[:i] if looks_alike(one, other) is not None]
 
 
@@ -288,7 +273,7 @@ def test_a_changed_file_is_hashed_again(tmp_path: Path) -> None:
     (image,) = photos(tmp_path, 1)
     with HashCache(tmp_path / "hashes.sqlite") as cache:
         before = cache.of(image)
-        (tmp_path / "0.png").write_bytes(encoded(photo(2), "PNG"))
+        (tmp_path / "0.png").write_bytes(encoded(photo(2, 320, 240), "PNG"))
         after = cache.of(image)
     assert after.content != before.content
     with HashCache(tmp_path / "hashes.sqlite") as cache:
@@ -308,7 +293,7 @@ def test_a_file_of_hashes_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 
 def test_the_coco_id_is_of_the_name_and_not_of_the_bytes(tmp_path: Path) -> None:
-    data = encoded(photo(1), "PNG")
+    data = encoded(photo(1, 320, 240), "PNG")
     cache = HashCache()
     assert cache.of(ImageRef("COCO_val2014_000000000007.jpg", data=data)).coco == 7
     assert cache.of(ImageRef("other.jpg", data=data)).coco is None
@@ -318,7 +303,7 @@ def test_the_coco_id_is_of_the_name_and_not_of_the_bytes(tmp_path: Path) -> None
 
 
 def test_images_that_cannot_be_read_stand_in_their_place_with_the_reason() -> None:
-    good = ImageRef("good", data=encoded(photo(1), "PNG"))
+    good = ImageRef("good", data=encoded(photo(1, 320, 240), "PNG"))
     gone, found, broken = HashCache().facts_of_all([ImageRef("gone"), good, ImageRef("b", data=b"no image")], workers=2)
     assert (gone.digest, gone.problem, found.problem) == ("", "image 'gone' is not there", "")
     assert broken.digest
@@ -355,8 +340,12 @@ def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
 
 
 def test_duplicates_are_named_by_their_strongest_kind() -> None:
-    image = photo(1)
-    mark, copy, other = hash_image(image), hash_image(opened(encoded(image, "JPEG", quality=80))), hash_image(photo(2))
+    image = photo(1, 320, 240)
+    mark, copy, other = (
+        hash_image(image),
+        hash_image(opened(encoded(image, "JPEG", quality=80))),
+        hash_image(photo(2, 320, 240)),
+    )
     known: Deduplicator[str] = Deduplicator()
     known.add("first", "What is this?", mark)
 

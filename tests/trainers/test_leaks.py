@@ -1,13 +1,11 @@
 """The leak check: planted leaks are found, clean data stay clean, and what is dropped is what was found."""
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,28 +14,13 @@ from support.errors import DataError
 from support.images import ImageRef, keep
 from support.progress import show_on
 from tasks.scenes.world import render, scenes
+from tests.trainers.image_makers import encoded, photo
 from trainers.data.contamination import SIMILAR, Benchmark, Document, Leak, Leaks, benchmark_of, drop, find_leaks
 from trainers.data.image_hashes import HashCache
 from trainers.data.questions import COMMON
 from trainers.data.rows import Preference, Row
 
 SPECIFIC = "Which of the two cyclists on the wet bridge is holding the torn umbrella?"
-
-
-def photo(seed: int, width: int = 160, height: int = 120) -> Image.Image:
-    """Noise with the spectrum of photographs."""
-    rng = np.random.default_rng(seed)
-    waves = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
-    waves[0, 0] = 1
-    planes = [np.fft.ifft2(np.fft.fft2(rng.normal(size=waves.shape)) / waves**1.3).real for _ in range(3)]
-    pixels = np.stack([0.7 * planes[0] + 0.3 * plane for plane in planes], axis=-1)
-    return Image.fromarray(((pixels - pixels.min()) / np.ptp(pixels) * 255).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def shown(image: Image.Image | int, name: str = "", kind: str = "PNG", **options: object) -> ImageRef:

@@ -117,52 +117,14 @@ def test_text_and_rating_may_stand_on_one_line() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "value",
-    (
-        *(
-            "4.5",
-            "3-4",
-            "3–4",
-            "4 or 5",
-            "4/10",
-            "4/50",
-            "N/A",
-            "",
-            "-4",
-            "+4",
-            "~4",
-            "0",
-            "6",
-            "7",
-            "44",
-            "4 5",
-            "4, 5",
-            "four",
-            "4+",
-            "4-",
-        ),
-        *(
-            "½",
-            "４",
-            "4 and a half",
-            "not 4",
-            "4 of 5 points, or 3",
-            "1e0",
-            "٤",
-            "~~3~~ 4",
-            "4_5",
-            "4*5",
-            "x4",
-            "4x",
-            "good",
-            "4?",
-        ),
-        *("4 stars", "{4}", "4%"),
-    ),
-)
+NO_RATING = """4.5|3-4|3–4|4 or 5|4/10|4/50|N/A||-4|+4|~4|0|6|7|44|4 5|4, 5|four|4+|4-|½|４|4 and a half|not 4|\
+4 of 5 points, or 3|1e0|٤|~~3~~ 4|4_5|4*5|x4|4x|good|4?|4 stars|{4}|4%"""
+
+
+@pytest.mark.parametrize("value", NO_RATING.split("|"))
 def test_what_is_no_single_whole_number_from_1_to_5_is_no_rating(value: str) -> None:
-    reply = f"#### {HELP} Assessment\n##### Output for Text 1\nRating: {value}\nRationale: so.\n##### Output for Text 2\nRating: 2"
+    first = f"##### Output for Text 1\nRating: {value}\nRationale: so."
+    reply = f"#### {HELP} Assessment\n{first}\n##### Output for Text 2\nRating: 2"
     assert points(reply)[HELP] == [None, 2]
 
 

@@ -1,16 +1,15 @@
 """A recipe's [dataset]: rated answers or pairs, read, split by prompt, held against their pictures."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from support.errors import DataError, RecipeError
 from support.images import ImageRef
 from support.progress import show_on
+from tests.trainers.image_makers import png
 from trainers.config.data import ASPECTS, PreferenceFile
 from trainers.data.image_hashes import shared_cache
 from trainers.data.pair_formats import write_pairs
@@ -18,12 +17,6 @@ from trainers.data.pair_split import prompt_key
 from trainers.data.read_preferences import digest, read_preferences
 from trainers.data.rows import Completion, Preference, Row
 from trainers.data.vlfeedback_format import write_rows
-
-
-def png(colour: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), (colour % 256, colour // 256, 10)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def rated(model: str, text: str, points: int) -> Completion:
