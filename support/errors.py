@@ -30,7 +30,7 @@ keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 OK, FAILED, USAGE, REGRESSED, LOSSY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes: done; the run failed; what was given can't be used; the regression gate failed; finished, but too many
@@ -154,6 +154,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)
     hint = f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
     return f"{hint}; known: {', '.join(names)}" if names else hint
+
+
+def first_few(names: Sequence[str], count: int = 5) -> str:
+    """The first of many names, quoted, for a message."""
+    return ", ".join(map(repr, names[:count])) + (" ..." if len(names) > count else "")
 
 
 def one_line(error: object) -> str:

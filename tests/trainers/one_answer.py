@@ -1,7 +1,7 @@
 """An answer's log-probabilities by a plain forward of one row: no batch, no padding, nobody else's arithmetic."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,11 +21,18 @@ def picture(seed: int, size: tuple[int, int]) -> ImageRef:
     return ImageRef(f"{seed}.png", data=stream.getvalue())
 
 
-def said(
-    model: Any, processor: Any, images: Sequence[Image.Image], prompt: str, answer: str, *, reference: bool = False
-) -> tuple[torch.Tensor, list[int]]:
-    """(log-probabilities of the answer's tokens [length], these tokens); by the model with its adapters off where
-    `reference`."""
+def read(
+    model: Any,
+    processor: Any,
+    images: Sequence[Image.Image],
+    prompt: str,
+    answer: str,
+    *,
+    reference: bool = False,
+    change: Callable[[dict[str, Any]], None] = lambda inputs: None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-probabilities at the answer's places [length, vocabulary], its tokens [length]); by the model with its
+    adapters off where `reference`. `change`: of the model's inputs, before they are read."""
     messages: dict[str, Any] = {
         "prompt": prepare_multimodal_messages([{"role": "user", "content": prompt}], images=list(images))
     }
@@ -37,7 +44,19 @@ def said(
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if "mm_token_type_ids" in inputs:
         inputs["mm_token_type_ids"] = torch.cat([asked["mm_token_type_ids"], torch.zeros_like(tokens)], dim=1)
+    change(inputs)
     with torch.no_grad(), model.disable_adapter() if reference else nullcontext():
         logits = model(**inputs).logits
-    scores = logits[0, asked["input_ids"].shape[1] - 1 : -1].float().log_softmax(-1)
-    return scores[range(tokens.shape[1]), tokens[0]], tokens[0].tolist()
+    return logits[0, asked["input_ids"].shape[1] - 1 : -1].float().log_softmax(-1), tokens[0]
+
+
+def said(trainer: Any, images: Sequence[Image.Image], prompt: str, answer: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of an answer's tokens [length] by a trainer's policy, and by its reference."""
+    asked = (trainer.processing_class, images, prompt, answer)
+    policy, tokens = read(trainer.model, *asked)
+    if trainer.ref_model is None:
+        reference, _ = read(trainer.model, *asked, reference=True)
+    else:
+        reference, _ = read(trainer.ref_model, *asked)
+    own = range(len(tokens)), tokens
+    return policy[own], reference[own]

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from trl import DPOConfig
 
-from harness.models.load import register
 from support.errors import TrainingError
+from tests.trainers import tiny_trainers
 from tests.trainers.one_answer import picture, said
+from tests.trainers.tiny_trainers import loss_of, without_adapters
 from tests.trainers.training_runs import have_same_weights, job_of, killed_at
 from trainers.data.rows import Preference
 from trainers.losses import functions
@@ -24,10 +22,6 @@ from trainers.losses.mdpo import CroppedCollator, CroppedPairs, ImageDPOTrainer,
 from trainers.training import dpo
 from trainers.training.job import Job
 
-register()
-LORA = (
-    r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)|.*\.h\.\d+\..*(c_attn|attn\.c_proj|w1|w2)"
-)
 SEED, BETA = 3, 0.2
 PAIRS = [
     Preference(
@@ -50,53 +44,10 @@ PAIRS = [
 ]
 
 
-def trainer(folder: Path, out: Path, anchor: float = 0.0, full: bool = False, **changes: Any) -> Any:
-    """One whose weights already say something else than its reference's."""
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {
-        "output_dir": str(out),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "max_length": None,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "per_device_train_batch_size": 3,
-        "per_device_eval_batch_size": 3,
-        "learning_rate": 1e-3,
-        "beta": BETA,
-    }
-
-    def weights() -> Any:
-        return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-
-    given = {"ref_model": weights()} if full else {"peft_config": LoraConfig(r=4, lora_alpha=8, target_modules=LORA)}
-    made = ImageDPOTrainer(
-        anchor=anchor,
-        model=weights(),
-        args=DPOConfig(**{**settings, **changes}),
-        train_dataset=CroppedPairs(PAIRS, SEED),
-        eval_dataset=CroppedPairs(PAIRS, SEED),
-        processing_class=AutoProcessor.from_pretrained(folder),
-        **given,
-    )
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.05, generator=generator)
-            elif full and parameter.requires_grad and "norm" not in name:
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
-    return made
-
-
-def loss_of(made: Any) -> torch.Tensor:
-    pairs = made.train_dataset
-    batch = made._prepare_inputs(made.data_collator([pairs[index] for index in range(len(pairs))]))
-    loss: torch.Tensor = made.compute_loss(made.model, batch)
-    return loss
+def trainer(folder: Path, out: Path, anchor: float = 0.0, **changes: Any) -> Any:
+    options = {"anchor": anchor, "eval_dataset": CroppedPairs(PAIRS, SEED)}
+    settings = {"per_device_train_batch_size": 3, "per_device_eval_batch_size": 3, "beta": BETA, **changes}
+    return tiny_trainers.trainer(ImageDPOTrainer, folder, CroppedPairs(PAIRS, SEED), out, options, **settings)
 
 
 def alone(made: Any, anchor: float = 0.0, epoch: int = 0) -> tuple[float, dict[str, float]]:
@@ -110,13 +61,8 @@ def alone(made: Any, anchor: float = 0.0, epoch: int = 0) -> tuple[float, dict[s
             ("rejected", pair.rejected, images),
             ("chosen_elsewhere", pair.chosen, crops),
         ):
-            asked = (made.processing_class, beside, pair.prompt, answer)
-            reference = (
-                said(made.model, *asked, reference=True)[0]
-                if made.ref_model is None
-                else said(made.ref_model, *asked)[0]
-            )
-            ratios[name].append((said(made.model, *asked)[0] - reference).sum())
+            policy, reference = said(made, beside, pair.prompt, answer)
+            ratios[name].append((policy - reference).sum())
     whole = {name: torch.stack(values) for name, values in ratios.items()}
     loss = functions.mdpo(**whole, beta=BETA, anchor=anchor).mean().item()
     return loss, {name: values.mean().item() for name, values in whole.items()}
@@ -198,11 +144,7 @@ def test_the_anchor_holds_the_chosen_reward_above_itself(checkpoint: Any, tmp_pa
 
 
 def test_policy_and_reference_alike_lose_three_times_ln_2(checkpoint: Any, tmp_path: Path) -> None:
-    made = trainer(checkpoint("llava"), tmp_path)
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "lora_B" in name:
-                parameter.zero_()
+    made = without_adapters(trainer(checkpoint("llava"), tmp_path))
     assert loss_of(made).item() == pytest.approx(3 * math.log(2), abs=1e-5)
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOTrainer
 
 from support.errors import TrainingError
-from tests.trainers.packed_runs import (
+from tests.trainers.tiny_trainers import (
     ALL,
     arguments,
     assert_alike,
@@ -99,7 +99,7 @@ def test_a_run_logs_trls_losses_step_by_step(checkpoint: Any, tmp_path: Path) ->
 RANK = """
 import json, sys
 from pathlib import Path
-from tests.trainers.packed_runs import PackedDPOTrainer, preferences, trainer
+from tests.trainers.tiny_trainers import PackedDPOTrainer, preferences, trainer
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 made = trainer(PackedDPOTrainer, folder, preferences((6, 3, 3)), out, per_device_train_batch_size=2)
 made.train()

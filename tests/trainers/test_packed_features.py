@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from tests.trainers.packed_runs import ALL, CORE, assert_alike, compared, preferences, tower_passes, trainer
+from tests.trainers.tiny_trainers import ALL, CORE, assert_alike, compared, preferences, tower_passes, trainer
 from trainers.data.rows import Preference
 from trainers.packed.trainer import PackedDPOTrainer
 from trainers.packed.vision_cache import digest

@@ -20,7 +20,7 @@ from support.images import ImageRef
 from support.progress import show_on
 from tests.harness import qwen_vl_checkpoint
 from tests.harness.zoo import FAMILIES
-from tests.trainers.packed_runs import asked, preferences, trainer
+from tests.trainers.tiny_trainers import asked, preferences, trainer
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
 from trainers.packed import trainer as packed

@@ -8,25 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
 from torch.nn.functional import logsigmoid
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from trl import DPOConfig
-from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-from harness.models.load import register
 from support.errors import DataError, TrainingError
-from tests.trainers.one_answer import picture
+from tests.trainers import tiny_trainers
+from tests.trainers.one_answer import picture, read
+from tests.trainers.tiny_trainers import loss_of, without_adapters
 from trainers.config.training import Noise
 from trainers.data.rows import Preference
 from trainers.losses.noise import noise_seed, noised, noised_pixels
 from trainers.losses.povid import NoisedCollator, NoisedPairs, PovidTrainer, Variant
-
-register()
-LORA = LoraConfig(
-    r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)"
-)
-
 
 PAIRS = [
     Preference(
@@ -49,43 +40,9 @@ PAIRS = [
 
 
 def trainer(folder: Path, out: Path, variant: Variant, noise: Noise | None = None, **changes: Any) -> Any:
-    """One whose adapters already say something, so that policy and reference differ."""
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {
-        "output_dir": str(out),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "max_length": None,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "per_device_train_batch_size": 2,
-        "learning_rate": 1e-3,
-        "beta": 0.2,
-    }
-    made = PovidTrainer(
-        variant=variant,
-        noise=noise or Noise(),
-        model=AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32),
-        args=DPOConfig(**{**settings, **changes}),
-        train_dataset=NoisedPairs(PAIRS, seed=3),
-        processing_class=AutoProcessor.from_pretrained(folder),
-        peft_config=LORA,
-    )
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.05, generator=generator)
-    return made
-
-
-def loss_of(made: Any) -> torch.Tensor:
-    pairs = made.train_dataset
-    loss: torch.Tensor = made.compute_loss(made.model, made._prepare_inputs(made.data_collator([pairs[0], pairs[1]])))
-    return loss
+    options = {"variant": variant, "noise": noise or Noise()}
+    settings = {"per_device_train_batch_size": 2, "beta": 0.2, **changes}
+    return tiny_trainers.trainer(PovidTrainer, folder, NoisedPairs(PAIRS, seed=3), out, options, **settings)
 
 
 class OneByOne:
@@ -97,43 +54,18 @@ class OneByOne:
     def read(self, pair: Preference, answer: str, noisy: bool, reference: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """(log-probabilities [length, vocabulary], the answer's tokens)."""
         images = [picture.open().convert("RGB") for picture in pair.images]
-        seed = noise_seed(3, pair.row, self.epoch)
-        shown = images
+        seed, process = noise_seed(3, pair.row, self.epoch), self.processor.image_processor
+        how: dict[str, Any] = {"step": self.noise.step, "overflow": self.noise.overflow}
         if noisy and self.noise.place == "before":
-            shown = [noised(images[0], seed=seed, step=self.noise.step, overflow=self.noise.overflow)]
-        messages: dict[str, Any] = {
-            "prompt": prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)
-        }
-        messages["chosen"] = messages["rejected"] = prepare_multimodal_messages(
-            [{"role": "assistant", "content": answer}]
-        )
-        text = apply_chat_template(messages, self.processor)
-        prompt = self.processor(text=[text["prompt"]], images=[shown], add_special_tokens=False, return_tensors="pt")
-        tokens = self.processor.tokenizer(text["chosen"], add_special_tokens=False, return_tensors="pt").input_ids
-        inputs = dict(prompt)
-        if noisy and self.noise.place == "after":
-            process = self.processor.image_processor
-            given = {
-                "mean": process.image_mean,
-                "std": process.image_std,
-                "step": self.noise.step,
-                "overflow": self.noise.overflow,
-            }
-            inputs["pixel_values"] = noised_pixels(
-                prompt["pixel_values"][0], generator=torch.Generator().manual_seed(seed), **given
-            )[None]
-        inputs["input_ids"] = torch.cat([prompt["input_ids"], tokens], dim=1)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        if "mm_token_type_ids" in inputs:
-            inputs["mm_token_type_ids"] = torch.cat([prompt["mm_token_type_ids"], torch.zeros_like(tokens)], dim=1)
-        with torch.no_grad():
-            if reference:
-                with self.model.disable_adapter():
-                    logits = self.model(**inputs).logits
-            else:
-                logits = self.model(**inputs).logits
-        start = prompt["input_ids"].shape[1]
-        return logits[0, start - 1 : -1].log_softmax(-1), tokens[0]
+            images = [noised(images[0], seed=seed, **how)]
+
+        def change(inputs: dict[str, Any]) -> None:
+            if noisy and self.noise.place == "after":
+                drawn = torch.Generator().manual_seed(seed)
+                how.update(mean=process.image_mean, std=process.image_std, generator=drawn)
+                inputs["pixel_values"] = noised_pixels(inputs["pixel_values"][0], **how)[None]
+
+        return read(self.model, self.processor, images, pair.prompt, answer, reference=reference, change=change)
 
     def said(self, pair: Preference, answer: str, reference: bool) -> float:
         scores, tokens = self.read(pair, answer, False, reference)
@@ -208,11 +140,7 @@ def test_paper_and_code_and_kinds_of_noise_are_not_the_same(checkpoint: Any, tmp
 
 @pytest.mark.parametrize("variant", ("povid-code", "povid-paper"))
 def test_policy_and_reference_alike_lose_ln_2(variant: Variant, checkpoint: Any, tmp_path: Path) -> None:
-    made = trainer(checkpoint("llava"), tmp_path, variant)
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "lora_B" in name:
-                parameter.zero_()
+    made = without_adapters(trainer(checkpoint("llava"), tmp_path, variant))
     assert loss_of(made).item() == pytest.approx(np.log(2), abs=1e-5)
 
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
 from torch import tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from trl import DPOConfig, DPOTrainer
+from trl import DPOTrainer
 
-from harness.models.load import register
-from tests.trainers.one_answer import picture, said
+from tests.trainers import tiny_trainers
+from tests.trainers.one_answer import picture, read, said
+from tests.trainers.tiny_trainers import difference, loss_of
 from tests.trainers.training_runs import have_same_weights, job_of, killed_at, logged
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
@@ -23,10 +22,6 @@ from trainers.packed.trainer import PackedDPOTrainer
 from trainers.training import dpo
 from trainers.training.job import Job
 
-register()
-LORA = LoraConfig(
-    r=4, lora_alpha=8, target_modules=r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)"
-)
 BETA = 0.5
 SHOWN = (picture(1, (56, 56)),), (picture(2, (84, 56)),)
 PAIRS = [
@@ -58,57 +53,11 @@ class Packed(SegmentWeights, PackedDPOTrainer):
     """Packed."""
 
 
-def trainer(
-    kind: Any, folder: Path, out: Path, full: bool = False, options: dict[str, Any] | None = None, **changes: Any
-) -> Any:
-    """One whose weights already say something else than its reference's."""
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {
-        "output_dir": str(out),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "max_length": None,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "per_device_train_batch_size": 3,
-        "per_device_eval_batch_size": 3,
-        "learning_rate": 1e-3,
-        "dataloader_pin_memory": False,
-        "beta": BETA,
-    }
-
-    def weights() -> Any:
-        return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-
-    made = kind(
-        model=weights(),
-        args=DPOConfig(**{**settings, **changes}),
-        train_dataset=Pairs(PAIRS),
-        eval_dataset=Pairs(PAIRS),
-        processing_class=AutoProcessor.from_pretrained(folder),
-        **({"ref_model": weights()} if full else {"peft_config": LORA}),
-        **(options or {}),
+def trainer(kind: Any, folder: Path, out: Path, options: dict[str, Any] | None = None, **changes: Any) -> Any:
+    settings = {"per_device_train_batch_size": 3, "per_device_eval_batch_size": 3, "beta": BETA, **changes}
+    return tiny_trainers.trainer(
+        kind, folder, PAIRS, out, {"eval_dataset": Pairs(PAIRS), **(options or {})}, **settings
     )
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.05, generator=generator)
-            elif full and parameter.requires_grad and "norm" not in name:
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
-    return made
-
-
-def loss_of(made: Any) -> torch.Tensor:
-    if isinstance(made, PackedDPOTrainer):
-        made.add_references()
-    pairs = made.train_dataset
-    batch = made._prepare_inputs(made.data_collator([pairs[index] for index in range(len(pairs))]))
-    loss: torch.Tensor = made.compute_loss(made.model, batch)
-    return loss
 
 
 def alone(made: Any, gamma: float) -> tuple[float, dict[str, float]]:
@@ -118,24 +67,17 @@ def alone(made: Any, gamma: float) -> tuple[float, dict[str, float]]:
         images = [shown.open().convert("RGB") for shown in pair.images]
         sides = {"chosen": pair.chosen, "rejected": pair.rejected}
         tokens = {
-            name: said(made.model, made.processing_class, images, pair.prompt, answer)[1]
+            name: read(made.model, made.processing_class, images, pair.prompt, answer)[1].tolist()
             for name, answer in sides.items()
         }
         same = [-1] * 3  # what the prompt ends with
         changed = functions.changed_tokens([*same, *tokens["chosen"]], [*same, *tokens["rejected"]])
         for name, differs in zip(sides, changed, strict=True):
-            asked = (made.processing_class, images, pair.prompt, sides[name])
-            policy = said(made.model, *asked)[0]
-            reference = (
-                said(made.model, *asked, reference=True)[0]
-                if made.ref_model is None
-                else said(made.ref_model, *asked)[0]
-            )
-            both = [
+            policy, reference = (
                 functions.segment_log_probs(found, torch.ones(len(found)), tensor(differs[3:]), gamma)
-                for found in (policy, reference)
-            ]
-            ratios[name].append(both[0] - both[1])
+                for found in said(made, images, pair.prompt, sides[name])
+            )
+            ratios[name].append(policy - reference)
     whole = {name: torch.stack(values) for name, values in ratios.items()}
     return functions.dpo(**whole, beta=BETA).mean().item(), {
         name: BETA * values.mean().item() for name, values in whole.items()
@@ -207,18 +149,9 @@ def test_adapters_alone_get_gradients_and_the_same_ones_packed_or_not(checkpoint
     for kind in (Plain, Packed):
         made = trainer(kind, checkpoint("qwen2_vl"), tmp_path)
         loss_of(made).backward()
-        found.append(
-            {
-                name: value.grad
-                for name, value in made.model.named_parameters()
-                if value.grad is not None and value.grad.any()
-            }
-        )
-    assert found[0]
-    assert all("lora_" in name for name in found[0])
-    assert found[0].keys() == found[1].keys()
-    largest = max(float(value.abs().max()) for value in found[0].values())
-    assert max(float((found[0][name] - found[1][name]).abs().max()) for name in found[0]) < 1e-5 * largest
+        found.append({n: value.grad for n, value in made.model.named_parameters() if value.grad is not None})
+        assert all("lora_" in name for name, grad in found[-1].items() if grad.any())
+    assert difference(found[0], found[1]) < 1e-5
 
 
 @pytest.mark.parametrize("kind", (Plain, Packed), ids=("plain", "packed"))

@@ -86,7 +86,7 @@ class PreferenceRecipe(Recipe):
     @classmethod
     def _check_sections(cls, values: Any) -> Any:
         if not values.keys() <= cls.model_fields.keys():
-            return values  # a misspelt key is told of first
+            return values  # so that a misspelt key is reported first
         given = {name for name, value in values.items() if value is not None}
         trainer = values.get("trainer")
         if trainer == "scenes":

@@ -5,8 +5,8 @@
     found.lines                       # every key, what it says, and what it becomes here
 
 The keys are those of run_dpo.py and its launcher (vlf-silkie/VLFeedback): some of transformers' training arguments, and
-its own. A key whose value can't be had here is refused, and so is an unknown one: nothing of a configuration is passed
-over in silence.
+its own. An unknown key is refused, and so is a known one with a value that is not supported here: no key is ignored
+without a word.
 """
 
 import re
@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from support.errors import RecipeError, did_you_mean
-from trainers.config.recipe import PreferenceRecipe, first_problem
+from trainers.config.recipe import PreferenceRecipe, parse_as
 
 AUTHORS_GPUS = 16
 """What example.yaml was run on: 2 pairs a GPU x 8 accumulated x 16 GPUs = 256 pairs a step, which the paper reports."""
@@ -38,7 +37,7 @@ class ConfigLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A configuration, understood."""
+    """A configuration that was read."""
 
     recipe: PreferenceRecipe
     lines: tuple[ConfigLine, ...]
@@ -104,7 +103,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "deepspeed": (None, ""),
     "optim": ("adamw_torch", "adamw_torch_fused"),
 }
-"""Keys that can be had at these values alone."""
+"""Keys of which only these values are supported."""
 
 DEFAULTS: dict[str, Any] = {
     "model_name_or_path": "Qwen/Qwen-VL-Chat",
@@ -134,7 +133,7 @@ _LORA_KEYS = (*LORA, "lora_target_modules", "q_lora", "lora_bias", "lora_weight_
 
 def read_config(path: Path, *, read: str = "public", images: str | None = None) -> Config:
     """A file's recipe; `read` and `images` as in [dataset], which the authors' script has fixed. RecipeError."""
-    given = _parsed(path)
+    given = _read_yaml(path)
     for key in given:
         if key not in KNOWN:
             raise RecipeError(f"{path}: unknown key {key!r}{did_you_mean(key, sorted(KNOWN))}")
@@ -144,7 +143,7 @@ def read_config(path: Path, *, read: str = "public", images: str | None = None) 
                 f"{path}: {key} = {given[key]!r}: only {' or '.join(map(repr, possible))} can be had here"
             )
     values = {**DEFAULTS, **given}
-    training, becomes = _training(path, values, given)
+    training, becomes = _translate_training(path, values, given)
     fields = {
         "name": str(values.get("run_name") or path.stem),
         "trainer": "dpo",
@@ -154,9 +153,9 @@ def read_config(path: Path, *, read: str = "public", images: str | None = None) 
         "training": training,
     }
     try:
-        recipe = PreferenceRecipe.model_validate(fields)
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {first_problem(error)}") from error
+        recipe = parse_as(PreferenceRecipe, fields)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
     becomes |= {
         "model_name_or_path": f"base = {recipe.base!r}",
         "run_name": f"name = {recipe.name!r}",
@@ -168,17 +167,19 @@ def read_config(path: Path, *, read: str = "public", images: str | None = None) 
         *(key for key in DEFAULTS if key not in given and (training.get("lora") is not None or key not in _LORA_KEYS)),
     ]
     lines = [
-        ConfigLine(key=key, value=_shown(given[key]) if key in given else "", becomes=becomes[key]) for key in listed
+        ConfigLine(key=key, value=_show(given[key]) if key in given else "", becomes=becomes[key]) for key in listed
     ]
     return Config(recipe=recipe, lines=tuple(lines))
 
 
-def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """[training], and what each key becomes there."""
+def _translate_training(
+    path: Path, values: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of [training], and for each key of the authors what becomes of it."""
     found: dict[str, Any] = {ours: values[key] for key, ours in TRAINING.items() if values.get(key) is not None}
-    becomes = {key: f"training.{ours} = {_shown(values.get(key))}" for key, ours in TRAINING.items()}
+    becomes = {key: f"training.{ours} = {_show(values.get(key))}" for key, ours in TRAINING.items()}
     at_once, accumulated = (
-        _count(path, key, values[key]) for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
+        _read_count(path, key, values[key]) for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
     )
     found["batch_size"] = at_once * accumulated * AUTHORS_GPUS
     becomes["gradient_accumulation_steps"] = (
@@ -190,7 +191,7 @@ def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -
         becomes["model_max_length"] += (
             "; what it leaves no answer of is left out, where the script cuts prompt and pictures from the front"
         )
-    found["precision"] = "bf16" if _flag(path, "bf16", values.get("bf16", False)) else "fp32"
+    found["precision"] = "bf16" if _read_flag(path, "bf16", values.get("bf16", False)) else "fp32"
     becomes["bf16"] = f"training.precision = {found['precision']!r}"
     strategy = values.get("evaluation_strategy", "no")
     # YAML reads a bare `no` as false.
@@ -206,27 +207,27 @@ def _training(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -
         else "not needed: nothing is evaluated in training"
     )
     becomes |= {"evaluation_strategy": told, "eval_steps": told}
-    names = _names(path, "report_to", values.get("report_to") or ())
+    names = _read_names(path, "report_to", values.get("report_to") or ())
     found["report_to"] = [name for name in names if name not in ("none", "all")]
-    becomes["report_to"] = f"training.report_to = {_shown(found['report_to'])}; the log also stands in log.jsonl"
-    trains_tower = not _flag(path, "fix_vit", values["fix_vit"])
-    if not _flag(path, "use_lora", values["use_lora"]):
+    becomes["report_to"] = f"training.report_to = {_show(found['report_to'])}; the log also stands in log.jsonl"
+    trains_tower = not _read_flag(path, "fix_vit", values["fix_vit"])
+    if not _read_flag(path, "use_lora", values["use_lora"]):
         if orphan := next((key for key in _LORA_KEYS if given.get(key)), None):
             raise RecipeError(f"{path}: {orphan} = {given[orphan]!r} needs use_lora: true")
         found["train_vision"] = trains_tower
         becomes["use_lora"] = "no [training.lora]: all weights are trained"
-        becomes["fix_vit"] = f"training.train_vision = {_shown(trains_tower)}"
+        becomes["fix_vit"] = f"training.train_vision = {_show(trains_tower)}"
         return found, becomes
-    names = _names(path, "lora_target_modules", values["lora_target_modules"])
+    names = _read_names(path, "lora_target_modules", values["lora_target_modules"])
     targets = rf".*\.({'|'.join(map(re.escape, names))})"
     found["lora"] = {**{ours: values[key] for key, ours in LORA.items()}, "targets": targets}
-    becomes |= {key: f"training.lora.{ours} = {_shown(values[key])}" for key, ours in LORA.items()}
+    becomes |= {key: f"training.lora.{ours} = {_show(values[key])}" for key, ours in LORA.items()}
     becomes |= {"use_lora": "[training.lora]", "lora_target_modules": f"training.lora.targets = {targets!r}"}
     becomes["lora_dropout"] += "; DPO switches it off, there as here"
     becomes["fix_vit"] = "not needed: with adapters, their targets say what is trained"
-    if _flag(path, "q_lora", values.get("q_lora", False)):
+    if _read_flag(path, "q_lora", values.get("q_lora", False)):
         found["quantization"] = "4bit"
-    becomes["q_lora"] = f"training.quantization = {_shown(found.get('quantization'))}"
+    becomes["q_lora"] = f"training.quantization = {_show(found.get('quantization'))}"
     return found, becomes
 
 
@@ -245,7 +246,7 @@ class _Loader(yaml.SafeLoader):
         return seen
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -257,26 +258,26 @@ def _parsed(path: Path) -> dict[str, Any]:
     return found
 
 
-def _flag(path: Path, key: str, value: Any) -> bool:
+def _read_flag(path: Path, key: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise RecipeError(f"{path}: {key} = {value!r}: must be true or false")
     return value
 
 
-def _count(path: Path, key: str, value: Any) -> int:
+def _read_count(path: Path, key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RecipeError(f"{path}: {key} = {value!r}: must be a whole number above 0")
     return value
 
 
-def _names(path: Path, key: str, value: Any) -> list[str]:
+def _read_names(path: Path, key: str, value: Any) -> list[str]:
     names = value.split() if isinstance(value, str) else value
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise RecipeError(f"{path}: {key} = {value!r}: must be a name, or a list of names")
     return list(names)
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -237,7 +237,7 @@ def rank(row: Row, rule: NamedRule) -> Ranking:
             infinite = isinstance(points[high], float) or isinstance(points[low], float)
             gap = math.inf if infinite else points[high] - points[low]
             pairs.append(Gap(high, low, scores[high], gap, unit, rounded[high] - rounded[low]))
-    # By rounded differences, whose rounding decides the order of equal gaps: digests of data hang on that order.
+    # By rounded differences: rounding decides the order of equal gaps, and digests of data depend on that order.
     pairs.sort(
         key=lambda gap: (-gap.order, answers[gap.chosen].model, answers[gap.rejected].model, gap.chosen, gap.rejected)
     )

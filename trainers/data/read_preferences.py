@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from support.errors import DataError, first_line
+from support.errors import DataError, first_few, first_line
 from support.image_folders import there
 from support.images import ImageRef
 from support.progress import report
@@ -175,13 +175,9 @@ def _without_tokens(pairs: list[Preference], dataset: PreferenceFile) -> list[Pr
         )
         raise DataError(
             f"{dataset.read}: {len(held):,} of {len(pairs):,} pairs have {IMAGE_TOKEN!r} in their prompt: "
-            f"{_first_ids(held)}; {what}"
+            f"{first_few([pair.id for pair in held])}; {what}"
         )
     return pairs
-
-
-def _first_ids(pairs: Sequence[Preference]) -> str:
-    return ", ".join(repr(pair.id) for pair in pairs[:5]) + (" ..." if len(pairs) > 5 else "")
 
 
 def _without_absent(pairs: list[Preference], dataset: PreferenceFile) -> list[Preference]:
@@ -205,7 +201,8 @@ def _without_broken(pairs: list[Preference], dataset: PreferenceFile, cache: Has
     if lost and dataset.missing_images == "refuse":
         first = next(image for image in lost[0].images if image in problems)
         raise DataError(
-            f"{dataset.read}: the picture of {len(lost):,} of {len(pairs):,} pairs does not open: {_first_ids(lost)}; "
+            f"{dataset.read}: the picture of {len(lost):,} of {len(pairs):,} pairs does not open: "
+            f"{first_few([pair.id for pair in lost])}; "
             f"the first is {first.name!r}: {problems[first]}; mend them, or leave them out by missing_images = 'drop'"
         )
     return [pair for pair in pairs if not any(image in problems for image in pair.images)]

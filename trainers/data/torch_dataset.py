@@ -51,11 +51,6 @@ class Pairs(Dataset):
         return (self[index] for index in range(len(self)))
 
 
-def lengths_of(pairs: Sequence[Preference]) -> list[int]:
-    """Characters of each pair's prompt and answers."""
-    return [len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs]
-
-
 class PromptSampler(Sampler[int]):
     """An order of the pairs in which batches of `batch_size` in a row hold whole prompts, shuffled anew every epoch.
 
@@ -101,6 +96,30 @@ class PromptSampler(Sampler[int]):
             yield from sorted(
                 prompts[start : start + window], key=lambda pairs: -max(lengths[index] for index in pairs)
             )
+
+
+class PromptSampling:
+    """Before a TRL trainer in a class's bases: batches of whole prompts where `group_pairs`, and of pairs of like
+    length where `train_sampling_strategy` is "group_by_length"."""
+
+    args: Any
+    accelerator: Any
+    train_dataset: Pairs
+    group_pairs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        by_length = self.args.train_sampling_strategy == "group_by_length"
+        if not self.group_pairs and not by_length:
+            return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+        pairs = self.train_dataset.preferences
+        lengths = [len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs]
+        return PromptSampler(
+            [pair.row for pair in pairs] if self.group_pairs else range(len(pairs)),
+            batch_size=self.args.train_batch_size,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            lengths=lengths if by_length else None,
+            ranks=self.accelerator.num_processes,
+        )
 
 
 def fill(prompts: Sequence[list[int]], room: int) -> list[list[int]]:

@@ -17,13 +17,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
-from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from trainers.data.rows import Preference
 from trainers.losses.functions import mdpo
-from trainers.losses.seeded_pairs import Epochs, SeededPairs
+from trainers.losses.seeded_pairs import SeededDPOTrainer, SeededPairs
 
 AREA = (0.01, 0.2)
 """Least and greatest share of the picture's area that a crop has: `crop_images` of luka-group/mDPO's Bunny model at
@@ -82,7 +80,7 @@ class CroppedCollator:
         return {name: torch.cat([value, spoilt[name][: len(value) // 2]]) for name, value in batch.items()}
 
 
-class ImageDPOTrainer(DPOTrainer):
+class ImageDPOTrainer(SeededDPOTrainer):
     """TRL's trainer with mDPO's loss; its other arguments are TRL's. `anchor`: the paper's delta, 0 in its release.
 
     Three rows a pair are read by the policy, and three by the reference, at every step. Rewards are logged in TRL's
@@ -90,19 +88,10 @@ class ImageDPOTrainer(DPOTrainer):
     often it is the lower one.
     """
 
-    def __init__(
-        self, *, processing_class: Any, args: Any, train_dataset: CroppedPairs, anchor: float = 0.0, **rest: Any
-    ) -> None:
-        args.remove_unused_columns = False  # the collator reads `elsewhere`, which is no argument of any model
-        super().__init__(
-            args=args,
-            processing_class=processing_class,
-            train_dataset=train_dataset,
-            data_collator=CroppedCollator(processor=processing_class, max_length=args.max_length),
-            **rest,
-        )
+    def __init__(self, *, processing_class: Any, args: Any, anchor: float = 0.0, **given: Any) -> None:
+        collator = CroppedCollator(processor=processing_class, max_length=args.max_length)
+        super().__init__(args=args, processing_class=processing_class, data_collator=collator, **given)
         self.anchor = anchor
-        self.add_callback(Epochs(train_dataset))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -118,23 +107,15 @@ class ImageDPOTrainer(DPOTrainer):
         loss = mdpo(
             chosen=chosen, rejected=rejected, chosen_elsewhere=elsewhere, beta=self.beta, anchor=self.anchor
         ).mean()
-        self._log(chosen, rejected, elsewhere, logps)
+        self.log_pairs(
+            chosen,
+            rejected,
+            logps.chunk(3),
+            {
+                "rewards/chosen_elsewhere": self.beta * elsewhere,
+                "rewards/margins_elsewhere": self.beta * (chosen - elsewhere),
+                "rewards/accuracies_elsewhere": (chosen > elsewhere).float(),
+                "logps/chosen_elsewhere": logps.chunk(3)[2],
+            },
+        )
         return (loss, {}) if return_outputs else loss
-
-    def _log(self, chosen: Tensor, rejected: Tensor, elsewhere: Tensor, logps: Tensor) -> None:
-        logps_chosen, logps_rejected, logps_elsewhere = logps.chunk(3)
-        figures = {
-            "rewards/chosen": self.beta * chosen,
-            "rewards/rejected": self.beta * rejected,
-            "rewards/chosen_elsewhere": self.beta * elsewhere,
-            "rewards/margins": self.beta * (chosen - rejected),
-            "rewards/margins_elsewhere": self.beta * (chosen - elsewhere),
-            "rewards/accuracies": (chosen > rejected).float(),
-            "rewards/accuracies_elsewhere": (chosen > elsewhere).float(),
-            "logps/chosen": logps_chosen,
-            "logps/rejected": logps_rejected,
-            "logps/chosen_elsewhere": logps_elsewhere,
-        }
-        mode = "train" if self.model.training else "eval"
-        for name, value in figures.items():
-            self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())

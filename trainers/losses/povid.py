@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 from trl.trainer.utils import use_adapter
 
@@ -31,7 +30,7 @@ from trainers.losses.functions import (
     seen_through_noise,
 )
 from trainers.losses.noise import noise_seed, noised, noised_pixels
-from trainers.losses.seeded_pairs import Epochs, SeededPairs
+from trainers.losses.seeded_pairs import SeededDPOTrainer, SeededPairs
 from trainers.packed.collator import TEXTS
 
 Variant = Literal["povid-paper", "povid-code"]
@@ -93,33 +92,18 @@ class NoisedCollator:
 NOT_IMAGES = (*TEXTS, "completion_mask")
 
 
-class PovidTrainer(DPOTrainer):
+class PovidTrainer(SeededDPOTrainer):
     """TRL's trainer with one of POVID's losses; its other arguments are TRL's.
 
     Three rows a pair are read by the policy (chosen, rejected, chosen beside noise) and three by the reference, at
-    every step.
+    every step. `rewards/own` is that of the answer to the noised picture, `misled` the share of its tokens that differ
+    from the chosen answer's.
     """
 
-    def __init__(
-        self,
-        *,
-        variant: Variant,
-        noise: Noise,
-        processing_class: Any,
-        args: Any,
-        train_dataset: NoisedPairs,
-        **rest: Any,
-    ) -> None:
-        args.remove_unused_columns = False  # the collator reads `noise`, which is no argument of any model
-        super().__init__(
-            args=args,
-            processing_class=processing_class,
-            train_dataset=train_dataset,
-            data_collator=NoisedCollator(processor=processing_class, noise=noise, max_length=args.max_length),
-            **rest,
-        )
+    def __init__(self, *, variant: Variant, noise: Noise, processing_class: Any, args: Any, **given: Any) -> None:
+        collator = NoisedCollator(processor=processing_class, noise=noise, max_length=args.max_length)
+        super().__init__(args=args, processing_class=processing_class, data_collator=collator, **given)
         self.variant, self.noise = variant, noise
-        self.add_callback(Epochs(train_dataset))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -165,7 +149,7 @@ class PovidTrainer(DPOTrainer):
             )
             loss = povid_code(chosen=chosen, rejected=rejected, own=own, beta=self.beta).mean()
         misled = ((seen_through_noise(noisy) != tokens[:pairs]) & mask[:pairs].bool()).sum(-1) / mask[:pairs].sum(-1)
-        self._log(chosen, rejected, own, logps, misled)
+        self.log_pairs(chosen, rejected, logps.chunk(2), {"rewards/own": self.beta * own, "misled": misled})
         return (loss, {}) if return_outputs else loss
 
     @contextmanager
@@ -176,19 +160,3 @@ class PovidTrainer(DPOTrainer):
         unwrapped = self.accelerator.unwrap_model(self.model)
         with use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None):
             yield self.model
-
-    def _log(self, chosen: Tensor, rejected: Tensor, own: Tensor, logps: Tensor, misled: Tensor) -> None:
-        """TRL's figures of the written pair; of the answer to the noised picture its reward, and the share of its
-        tokens that differ from the chosen answer's (`misled`)."""
-        rewards = {"chosen": self.beta * chosen, "rejected": self.beta * rejected, "own": self.beta * own}
-        logps_chosen, logps_rejected = logps.chunk(2)
-        figures = {f"rewards/{name}": value for name, value in rewards.items()} | {
-            "rewards/margins": rewards["chosen"] - rewards["rejected"],
-            "rewards/accuracies": (chosen > rejected).float(),
-            "logps/chosen": logps_chosen,
-            "logps/rejected": logps_rejected,
-            "misled": misled,
-        }
-        mode = "train" if self.model.training else "eval"
-        for name, value in figures.items():
-            self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())

@@ -1,11 +1,13 @@
 """Pairs whose random changes are seeded by run and epoch: new in each epoch, the same when a run is continued."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
 from transformers import TrainerCallback
+from trl import DPOTrainer
 
-from support.errors import TrainingError
+from support.errors import TrainingError, first_few
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
 
@@ -22,9 +24,9 @@ class SeededPairs(Pairs):
     def __init__(self, preferences: Sequence[Preference], seed: int) -> None:
         without_image = list(dict.fromkeys(pair.id for pair in preferences if not pair.images))
         if without_image:
-            named = ", ".join(map(repr, without_image[:5])) + (" ..." if len(without_image) > 5 else "")
             raise TrainingError(
-                f"{self.what}, and {len(without_image):,} pairs have none: {named}; leave them out of the data"
+                f"{self.what}, and {len(without_image):,} pairs have none: {first_few(without_image)}; "
+                "leave them out of the data"
             )
         super().__init__(preferences)
         self.seed, self.epoch = seed, 0
@@ -39,3 +41,30 @@ class Epochs(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Before the epoch's first pair is read; a run that is continued may be within an epoch."""
         self.pairs.epoch = int(state.epoch + 1e-6)
+
+
+class SeededDPOTrainer(DPOTrainer):
+    """TRL's trainer over seeded pairs, whose collator makes more of them than TRL's rows; its arguments are TRL's."""
+
+    def __init__(self, *, args: Any, train_dataset: SeededPairs, data_collator: Any, **given: Any) -> None:
+        args.remove_unused_columns = False  # the collator reads columns that are no argument of any model
+        super().__init__(args=args, train_dataset=train_dataset, data_collator=data_collator, **given)
+        self.add_callback(Epochs(train_dataset))
+
+    def log_pairs(
+        self, chosen: Tensor, rejected: Tensor, logps: Sequence[Tensor], others: Mapping[str, Tensor]
+    ) -> None:
+        """Log, as means over all processes, TRL's figures of the answers' log-ratios and log-probabilities [pairs], and
+        the others."""
+        figures = {
+            "rewards/chosen": self.beta * chosen,
+            "rewards/rejected": self.beta * rejected,
+            "rewards/margins": self.beta * (chosen - rejected),
+            "rewards/accuracies": (chosen > rejected).float(),
+            "logps/chosen": logps[0],
+            "logps/rejected": logps[1],
+            **others,
+        }
+        mode = "train" if self.model.training else "eval"
+        for name, value in figures.items():
+            self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())

@@ -6,8 +6,8 @@
     row.positions                # 0 1 | 2 3 | 2
 
 The prompt's last token begins every answer: it predicts the answer's first. A token sees what its own sequence has
-before it, which is the prompt and its own answer. No mask of the row's length squared is ever made: queries stay as
-they lie, keys are gathered once a segment.
+before it, which is the prompt and its own answer. No mask of the row's length squared is made: queries stay in place,
+keys are gathered once a segment.
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,9 +104,9 @@ def attention_argument(
 ) -> dict[str, Any]:
     """The keyword argument `shared_prefix` of a forward pass over a packed row, on the device of `keys`.
 
-    `queries`: places in the row, where not all of it is to see anything; the rest gets zeros.
+    `queries`: the places in the row that attend; None: all. The output is zero at the others.
     """
-    # As many queries as keys are plainly causal, for which sdpa has faster ways than a mask.
+    # With as many queries as keys a segment is causal, for which sdpa is faster without a mask.
     masks = [
         None if asked == seen else torch.ones(asked, seen, dtype=torch.bool, device=keys.device).tril(seen - asked)
         for asked, seen in lengths
@@ -148,17 +148,17 @@ def shared_prefix_attention(
     key, value = (part.index_select(2, shared_prefix["keys"]) for part in (key, value))
     places = shared_prefix["queries"]
     if places is None:
-        return _by_segments(query, key, value, shared_prefix, dropout, scaling), None
-    seen = _by_segments(query.index_select(2, places), key, value, shared_prefix, dropout, scaling)
+        return _attend_by_segment(query, key, value, shared_prefix, dropout, scaling), None
+    seen = _attend_by_segment(query.index_select(2, places), key, value, shared_prefix, dropout, scaling)
     nothing = seen.new_zeros(1, query.shape[2], *seen.shape[2:])
     return nothing.index_copy(1, places, seen), None
 
 
-def _by_segments(
+def _attend_by_segment(
     query: Tensor, key: Tensor, value: Tensor, shared_prefix: Mapping[str, Any], dropout: float, scaling: float | None
 ) -> Tensor:
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
-        return _by_kernel(query, key, value, scaling, shared_prefix["bounds"], shared_prefix["longest"])[None]
+        return _attend_by_kernel(query, key, value, scaling, shared_prefix["bounds"], shared_prefix["longest"])[None]
     repeats = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     asked, seen = zip(*shared_prefix["lengths"], strict=True)
@@ -173,7 +173,7 @@ def _by_segments(
     return torch.cat(found, dim=2).transpose(1, 2).contiguous()
 
 
-def _by_kernel(
+def _attend_by_kernel(
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -16,7 +16,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-from support.errors import TrainingError, one_line
+from support.errors import TrainingError, first_few, one_line
 from trainers.packed.attention import Group, pack
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -124,10 +124,9 @@ class CutError(TrainingError):
 
     def __init__(self, ids: Sequence[str], places: Sequence[int], max_length: int) -> None:
         self.ids, self.places = tuple(ids), tuple(places)
-        named = ", ".join(map(repr, self.ids[:5])) + (" ..." if len(self.ids) > 5 else "")
         super().__init__(
             f"prompt and images fill max_length = {max_length} in {len(self.ids)} pairs, "
-            f"which would lose their answer: {named}; raise max_length, or leave them out"
+            f"which would lose their answer: {first_few(self.ids)}; raise max_length, or leave them out"
         )
 
 

@@ -1,18 +1,16 @@
 """DPO on packed rows: TRL's trainer, whose model reads every image and every prompt once.
 
     trainer = PackedDPOTrainer(model=model, args=DPOConfig(...), train_dataset=Pairs(preferences),
-    processing_class=processor,
-                               peft_config=lora, group_pairs=True)
+                               processing_class=processor, peft_config=lora, group_pairs=True)
     trainer.train()
 
 Losses, metrics, logging, checkpoints and resuming are TRL's own: its `_compute_loss` calls what it takes for the model,
-`PackedCall`, which reads one packed row and answers in TRL's layout, so that loss and gradients are those of the
-unmodified trainer. What differs is work done:
+`PackedCall`, which reads one packed row and returns its outputs in TRL's layout, so that loss and gradients are those
+of the unmodified trainer. It does less work:
 
-- an image goes through its encoder once a step, not twice a pair and twice again for the reference, and no gradient
-through a frozen one;
-  where the projector is frozen too, its features are kept from the reference's pass on (`packed_vision`), and training
-  runs no encoder;
+- an image goes through its encoder once a step, not twice a pair and twice again for the reference, and without a
+  gradient through a frozen one; where the projector is frozen too, its features are kept from the reference's pass on
+  (`vision_cache`), and training runs no encoder;
 - a prompt goes through the language model once for all answers to it that are in the batch;
 - the reference's log-probabilities are computed once, before training, and kept on disk.
 """
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 from trl import DPOTrainer
@@ -35,10 +34,10 @@ from support.errors import TrainingError
 from support.files import JsonLines
 from support.progress import report
 from trainers.data.rows import Preference
-from trainers.data.torch_dataset import Pairs, PromptSampler, lengths_of
+from trainers.data.torch_dataset import Pairs, PromptSampling
 from trainers.packed.attention import NAME, attention_argument, register
 from trainers.packed.collator import CutError, PackedCollator
-from trainers.packed.vision_cache import KeptFeatures, learns
+from trainers.packed.vision_cache import KeptFeatures, is_trained
 
 FAMILIES = (
     "llava",
@@ -55,12 +54,12 @@ FAMILIES = (
 """`model_type`s whose packed loss and gradients are tested to be those of TRL's own trainer."""
 
 
-SAYS_NOTHING = ("_name_or_path", "transformers_version", "use_cache")
-"""Of a model's configuration: what its log-probabilities do not depend on."""
+IRRELEVANT_SETTINGS = ("_name_or_path", "transformers_version", "use_cache")
+"""Keys of a model's configuration on which its log-probabilities do not depend."""
 
 
 class PackedCall:
-    """Stands for the model in TRL's arithmetic: reads the packed row, answers for TRL's rows [2 pairs, T - 1]."""
+    """Called by TRL in place of the model: reads the packed row, returns outputs for TRL's rows [2 pairs, T - 1]."""
 
     def __init__(self, model: Any, backbone: Any) -> None:
         self.model, self.backbone = model, backbone
@@ -82,9 +81,8 @@ class PackedCall:
         found = self.model(
             input_ids=row,
             position_ids=positions(self.backbone, packed, images.get("image_grid_thw")),
-            attention_mask=torch.ones(
-                1, 1, 1, 1, dtype=torch.bool, device=row.device
-            ),  # four axes: taken as it is, and not looked at
+            # With four axes it is passed on as it is; our attention does not read it.
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row.device),
             shared_prefix={
                 **attention_argument(packed["keys"], packed["lengths"]),
                 "scored": packed["scored"],
@@ -95,23 +93,23 @@ class PackedCall:
             **images,
         )
 
-        def laid_out(values: Tensor | None) -> Tensor | None:
+        def lay_out(values: Tensor | None) -> Tensor | None:
             return None if values is None else torch.cat([values.new_zeros(1), values[0]])[packed["cells"]]
 
         return FusedCausalLMOutput(
             loss=found.loss,
-            log_probs=laid_out(found.log_probs),
-            entropy=laid_out(found.entropy),
-            log_sum_sq_probs=laid_out(found.log_sum_sq_probs),
-            mean_logits=laid_out(found.mean_logits),
-            is_top1=laid_out(found.is_top1),
+            log_probs=lay_out(found.log_probs),
+            entropy=lay_out(found.entropy),
+            log_sum_sq_probs=lay_out(found.log_sum_sq_probs),
+            mean_logits=lay_out(found.mean_logits),
+            is_top1=lay_out(found.is_top1),
             label_mask=labels[:, 1:] != -100,
         )
 
 
 def positions(backbone: Any, packed: Mapping[str, Any], grids: Tensor | None) -> Tensor:
-    """What rotates each token of the packed row: [1, N], or [3, 1, N] for a model that turns image tokens by time,
-    height and width."""
+    """The position of each token of the packed row: [1, N], or [3, 1, N] for a model whose image tokens have positions
+    by time, height and width."""
     places: Tensor = packed["positions"]
     rope = getattr(backbone, "get_rope_index", None)
     if rope is None or grids is None:
@@ -131,7 +129,7 @@ def positions(backbone: Any, packed: Mapping[str, Any], grids: Tensor | None) ->
     return torch.cat(found, dim=1)[:, None]
 
 
-class PackedDPOTrainer(DPOTrainer):
+class PackedDPOTrainer(PromptSampling, DPOTrainer):
     """TRL's DPOTrainer over packed rows. The reference is the model with its adapters off.
 
     `group_pairs` brings all pairs of a prompt into one batch (of at least as many pairs): less work, and batches whose
@@ -167,28 +165,28 @@ class PackedDPOTrainer(DPOTrainer):
             processing_class=processing_class,
             **given,
         )
-        self._refuse_what_packing_lacks()
+        self._check_supported()
         self.group_pairs = group_pairs
         self.reference_folder = Path(args.output_dir) / "reference" if reference_folder is None else reference_folder
         self.precompute_ref_logps = True  # TRL then takes them from the batch
         base = self.model.get_base_model()
         self.backbone = base.base_model
-        self.backbone.register_forward_hook(_scored_alone, with_kwargs=True)
+        self.backbone.register_forward_hook(_keep_scored, with_kwargs=True)
         decoder = self.backbone.get_decoder()
         self.last_layer = (decoder.layers if hasattr(decoder, "layers") else decoder.h)[-1]
-        only_scored(self.last_layer)
+        compute_only_scored(self.last_layer)
         register()
         base.set_attn_implementation({"text_config": NAME} if "text_config" in base.config.sub_configs else NAME)
         tower = self.backbone.get_encoder(modality="image")
         if not any(parameter.requires_grad for parameter in tower.parameters()):
-            # Gradient checkpointing with adapters makes embeddings ask for gradients, the tower's too: it would be gone
-            # back through.
+            # Gradient checkpointing with adapters makes embeddings require gradients, the tower's too, which would be
+            # computed for nothing.
             tower.forward = torch.no_grad()(tower.forward)
         self.features: KeptFeatures | None = None
-        if features_room and not learns(self.backbone):
+        if features_room and not is_trained(self.backbone):
             self.features = self.backbone.get_image_features = KeptFeatures(self.backbone, features_room)
 
-    def _refuse_what_packing_lacks(self) -> None:
+    def _check_supported(self) -> None:
         plugin = self.args.deepspeed_plugin
         if not hasattr(self.model, "peft_config"):
             raise TrainingError("packed training needs adapters: its reference is the model with them off")
@@ -205,12 +203,12 @@ class PackedDPOTrainer(DPOTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's, of a model that reads packed rows."""
-        # The backward pass begins with it: recomputing at once what was just dropped would save nothing.
+        # The backward pass begins with the last layer: it would be recomputed at once, which saves no memory.
         self.last_layer.gradient_checkpointing = False
         return super().compute_loss(PackedCall(model, self.backbone), inputs, return_outputs, num_items_in_batch)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, once the reference's log-probabilities are there."""
+        """TRL's, after the reference's log-probabilities are computed."""
         self.add_references()
         return super().train(*args, **kwargs)
 
@@ -219,58 +217,43 @@ class PackedDPOTrainer(DPOTrainer):
         self.add_references()
         return super().evaluate(*args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        grouped_by_length = self.args.train_sampling_strategy == "group_by_length"
-        if not self.group_pairs and not grouped_by_length:
-            return super()._get_train_sampler(train_dataset)
-        pairs = self.train_dataset.preferences
-        return PromptSampler(
-            [pair.row for pair in pairs] if self.group_pairs else range(len(pairs)),
-            batch_size=self.args.train_batch_size,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            lengths=lengths_of(pairs) if grouped_by_length else None,
-            ranks=self.accelerator.num_processes,
-        )
-
     # The reference
 
     def add_references(self) -> None:
-        """Compute what the reference says of the pairs that it has not been asked about yet."""
-        self.train_dataset = self._referenced(self.train_dataset)
+        """Compute the reference's log-probabilities of the pairs that have none yet."""
+        self.train_dataset = self._add_reference(self.train_dataset)
         if self.eval_dataset is not None:
-            self.eval_dataset = self._referenced(self.eval_dataset)
+            self.eval_dataset = self._add_reference(self.eval_dataset)
 
-    def _referenced(self, pairs: Pairs) -> Pairs:
+    def _add_reference(self, pairs: Pairs) -> Pairs:
         if pairs.reference is not None:
             return pairs
         keys = digests(pairs.preferences, self._settings())
         folder = self.reference_folder / digest_of_reference(self.model)
-        known = _read(folder)
+        known = _read_reference(folder)
         self.accelerator.wait_for_everyone()  # nobody writes before all have read
         asked = {key: index for index, key in reversed(list(enumerate(keys))) if key not in known}
         batches = by_prompt(pairs.preferences, sorted(asked.values()), self.args.per_device_train_batch_size)
         mine = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        cut = self._ask(pairs, keys, mine, JsonLines(folder / f"{self.accelerator.process_index}.jsonl"))
+        cut = self._ask_reference(pairs, keys, mine, JsonLines(folder / f"{self.accelerator.process_index}.jsonl"))
         self.accelerator.wait_for_everyone()
-        lost_keys = {keys[index] for part in self._all_of(cut) for index in part}
-        lost = [
-            index for index, key in enumerate(keys) if key in lost_keys
-        ]  # a pair that is there twice was asked about once
+        lost_keys = {keys[index] for part in gather_object([cut]) for index in part}
+        # A pair that is there twice was asked about once.
+        lost = [index for index, key in enumerate(keys) if key in lost_keys]
         if lost:
             raise CutError([pairs.preferences[index].id for index in sorted(lost)], sorted(lost), self.args.max_length)
-        known = _read(folder)
+        known = _read_reference(folder)
         return Pairs(pairs.preferences, [known[key] for key in keys])
 
-    def _ask(self, pairs: Pairs, keys: Sequence[str], batches: list[list[int]], rows: JsonLines) -> list[int]:
-        """Write down what the reference says of these pairs; which of them `max_length` cuts."""
+    def _ask_reference(self, pairs: Pairs, keys: Sequence[str], batches: list[list[int]], rows: JsonLines) -> list[int]:
+        """Store the reference's log-probabilities of these pairs; returns which of them `max_length` cuts."""
         cut: list[int] = []
         self.model.to(self.accelerator.device)
         was = self.model.training
-        self.model.train(
-            self.args.disable_dropout
-        )  # as TRL computes it in training; some models attend otherwise in evaluation
+        # As TRL computes it in training; some models attend differently in evaluation.
+        self.model.train(self.args.disable_dropout)
         call = PackedCall(self.model, self.backbone)
-        collate = partial(_what_fits, self.data_collator)
+        collate = partial(_collate_fitting, self.data_collator)
         loader: Any = DataLoader(
             pairs, batch_sampler=batches, collate_fn=collate, num_workers=self.args.dataloader_num_workers
         )
@@ -294,13 +277,8 @@ class PackedDPOTrainer(DPOTrainer):
         self.model.train(was)
         return cut
 
-    def _all_of(self, cut: list[int]) -> list[list[int]]:
-        from accelerate.utils import gather_object
-
-        return list(gather_object([cut]))
-
     def _settings(self) -> str:
-        """All beside weights and pairs that the reference's log-probabilities depend on."""
+        """A digest of all that the reference's log-probabilities depend on, except weights and pairs."""
         processor = self.processing_class
         facts = {
             "processor": processor.to_dict(),
@@ -314,17 +292,17 @@ class PackedDPOTrainer(DPOTrainer):
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _scored_alone(module: Any, args: Any, kwargs: Mapping[str, Any], output: Any) -> Any:
-    """The head is given the positions that predict answer tokens, on every device."""
+def _keep_scored(module: Any, args: Any, kwargs: Mapping[str, Any], output: Any) -> Any:
+    """Give the head only the positions that predict answer tokens; a forward hook of the backbone."""
     packed = kwargs.get(NAME)
     if packed is not None:
         output.last_hidden_state = output.last_hidden_state[:, packed["scored"]]
     return output
 
 
-def only_scored(layer: Any) -> None:
-    """Have a model's last layer compute only what is scored: attention of those places, its MLP on them; the rest is
-    read by nobody."""
+def compute_only_scored(layer: Any) -> None:
+    """Have a model's last layer compute attention and MLP only at the scored positions; its other outputs are not
+    used."""
     places: list[Tensor | None] = [None]
 
     def begin(module: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -343,10 +321,10 @@ def only_scored(layer: Any) -> None:
     layer.mlp.forward = scored_alone
 
 
-def _what_fits(
+def _collate_fitting(
     collator: PackedCollator, examples: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """The batch of those examples that keep an answer, and the places of the others."""
+    """The batch of those examples that `max_length` leaves an answer, and the places of the others."""
     try:
         return collator(examples), ()
     except CutError as error:
@@ -354,7 +332,7 @@ def _what_fits(
         return (collator(kept) if kept else {}), error.places
 
 
-def _read(folder: Path) -> dict[str, tuple[float, float]]:
+def _read_reference(folder: Path) -> dict[str, tuple[float, float]]:
     files = [JsonLines(path) for path in sorted(folder.glob("*.jsonl"))]
     return {key: (row["chosen"], row["rejected"]) for rows in files for key, row in rows.by_id.items()}
 
@@ -374,7 +352,7 @@ def by_prompt(preferences: Sequence[Preference], indices: Iterable[int], size: i
 
 
 def digests(preferences: Sequence[Preference], settings: str) -> list[str]:
-    """Names of pairs by what they say and show, and by `settings`."""
+    """A digest of each pair: its texts, its images' bytes, and `settings`."""
     images: dict[int, list[str]] = {}
     found = []
     for pair in preferences:
@@ -388,7 +366,7 @@ def digests(preferences: Sequence[Preference], settings: str) -> list[str]:
 def digest_of_reference(model: Any) -> str:
     """Of the model with its adapters off, configuration and weights, whatever adapters are put around these and
     wherever it lies."""
-    config = {name: value for name, value in model.config.to_dict().items() if name not in SAYS_NOTHING}
+    config = {name: value for name, value in model.config.to_dict().items() if name not in IRRELEVANT_SETTINGS}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, parameter in sorted(
         (name.replace(".base_layer", ""), value) for name, value in model.get_base_model().named_parameters()

@@ -1,5 +1,4 @@
-"""Features of images, kept where the encoder does not learn: an image goes through it once, whatever the number of
-epochs.
+"""Image features, kept where the encoder is not trained: an image goes through it once, whatever the number of epochs.
 
     features = KeptFeatures(backbone, room=2 << 30)
     backbone.get_image_features = features       # takes and answers what the model's own takes and answers
@@ -25,15 +24,15 @@ Image = dict[str, Tensor]
 """The arguments of `get_image_features` that are this image's: its pixels, grid, size or mask."""
 
 BEYOND = ("output_hidden_states", "output_attentions")
-"""What may be asked of the encoder that is not kept."""
+"""Outputs of the encoder that are not kept."""
 
 
 class KeptFeatures:
-    """A model's `get_image_features` that remembers, up to `room` bytes in the CPU's memory; what was not asked for
-    longest goes first.
+    """A cached `get_image_features` of a model: least recently used features are dropped beyond `room` bytes of CPU
+    memory.
 
-    The answer has `pooler_output` (and `deepstack_features`) alone, without a graph. Features that chance takes part in
-    are not kept.
+    The output has only `pooler_output` (and `deepstack_features`), without a graph. Features that depend on random
+    numbers are not kept.
     """
 
     def __init__(self, backbone: Any, room: int) -> None:
@@ -45,7 +44,7 @@ class KeptFeatures:
         self._kept: OrderedDict[bytes, list[Tensor]] = OrderedDict()
         self._kind: Any = None
         self._stacked = False
-        """Whether the model's own features are one tensor, not one an image."""
+        """True if the model returns its features as one tensor, not one an image."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -56,15 +55,15 @@ class KeptFeatures:
         self.used = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The features of these images: those kept, and those that are encoded now."""
+        """The features of these images, kept or computed now."""
         given = self.__signature__.bind(*args, **kwargs).arguments
         beside = given.pop("kwargs", {})
-        images = list(apart(given))
+        images = list(split_images(given))
         if not images or any(beside.get(name) for name in BEYOND) or beside.get("return_dict") is False:
             return self.encode(*args, **kwargs)
         settings = {name: value for name, value in given.items() if name not in images[0]}
         device = images[0]["pixel_values"].device
-        state = repr((sorted(settings.items()), self.backbone.training, self.backbone.dtype, _autocast(device)))
+        state = repr((sorted(settings.items()), self.backbone.training, self.backbone.dtype, _autocast_type(device)))
         keys = [digest(image, state) for image in images]
         found: dict[bytes, list[Tensor]] = {}
         for key, image in zip(keys, images, strict=True):
@@ -74,23 +73,23 @@ class KeptFeatures:
                 self._kept.move_to_end(key)
                 found[key] = [part.to(device, non_blocking=True) for part in self._kept[key]]
             else:
-                found[key] = self._encoded(key, {**settings, **image, **beside})
+                found[key] = self._encode(key, {**settings, **image, **beside})
         pooled, *deep = zip(*(found[key] for key in keys), strict=True)
         layers = {"deepstack_features": [list(layer) for layer in deep]} if deep else {}
         return self._kind(pooler_output=torch.cat(pooled) if self._stacked else list(pooled), **layers)
 
     @torch.no_grad()
-    def _encoded(self, key: bytes, arguments: Mapping[str, Any]) -> list[Tensor]:
-        """One image's features: what takes its places, then what deeper layers add there."""
+    def _encode(self, key: bytes, arguments: Mapping[str, Any]) -> list[Tensor]:
+        """One image's features: those of its tokens, then those that deeper layers add to them."""
         device = arguments["pixel_values"].device
-        before = _chance(device)
+        before = _random_state(device)
         output = self.encode(**{**arguments, "return_dict": True})
         self._kind, self._stacked = type(output), isinstance(output.pooler_output, Tensor)
         layers = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
         assert all(len(layer) == 1 for layer in layers)
         parts = [layer if isinstance(layer, Tensor) else layer[0] for layer in layers]
         size = sum(part.nbytes for part in parts)
-        if size <= self.room and torch.equal(before, _chance(device)):
+        if size <= self.room and torch.equal(before, _random_state(device)):
             self._kept[key] = [part.to("cpu", copy=True) for part in parts]
             self.used += size
             while self.used > self.room:
@@ -98,9 +97,9 @@ class KeptFeatures:
         return parts
 
 
-def apart(given: Mapping[str, Any]) -> Iterator[Image]:
-    """The arguments of `get_image_features`, image by image (tile by tile where nothing says which make an image);
-    none: not understood."""
+def split_images(given: Mapping[str, Any]) -> Iterator[Image]:
+    """The arguments of `get_image_features`, image by image (tile by tile if they don't say which tiles make an image);
+    none if they have no pixels."""
     pixels, grids, sizes, mask = (
         given.get(name) for name in ("pixel_values", "image_grid_thw", "image_sizes", "pixel_attention_mask")
     )
@@ -128,7 +127,7 @@ def apart(given: Mapping[str, Any]) -> Iterator[Image]:
 
 
 def digest(image: Image, state: str) -> bytes:
-    """Of all that an image's features depend on beside weights; `state`: what is the same for all images of a call."""
+    """Of all that an image's features depend on except weights; `state`: what is the same for all images of a call."""
     found = hashlib.sha256(state.encode())
     for name, value in sorted(image.items()):
         if name == "pixel_values" and "image_sizes" in image and value.dim() == 5:
@@ -141,14 +140,14 @@ def digest(image: Image, state: str) -> bytes:
     return found.digest()
 
 
-def learns(backbone: Any) -> bool:
-    """Whether anything between pixels and the language model is trained, or has adapters that can be switched."""
+def is_trained(backbone: Any) -> bool:
+    """True if anything between pixels and the language model is trained, or has adapters that can be switched."""
     decoder, tower = backbone.get_decoder(), backbone.get_encoder(modality="image")
-    says = set(decoder.modules())
+    in_decoder = set(decoder.modules())
     sees = (
         list(tower.modules())
         if decoder is backbone
-        else [module for module in backbone.modules() if module not in says]
+        else [module for module in backbone.modules() if module not in in_decoder]
     )
     return any(
         isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
@@ -157,9 +156,9 @@ def learns(backbone: Any) -> bool:
     )
 
 
-def _autocast(device: torch.device) -> torch.dtype | None:
+def _autocast_type(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
-def _chance(device: torch.device) -> Tensor:
+def _random_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

@@ -1,11 +1,11 @@
-"""POVID's data in the scenes world, without a server: an injector that reads the scene graph which a rendered picture
-carries.
+"""POVID's data in the scenes world, without a server: an injector that reads the scene graph stored in a rendered
+picture.
 
-    items = scenes_items(100, seed=0)                                        # true captions and answers about rendered scenes
-    inject(items, ExactInjector(), rows, seed=0)                             # the whole path, without a server
+    items = scenes_items(100, seed=0)                   # true captions and answers about rendered scenes
+    inject(items, ExactInjector(), rows, seed=0)
 
-It is asked as any other judge is, reads the last line of the prompt, and replies in the form that the prompt asks for.
-What it puts in is false by the scene graph: a thing that is not there (the companion that the planted prior expects,
+It is called as any other judge, reads the last line of the prompt, and replies in the form that the prompt asks for.
+What it puts in is false by the scene graph: a thing that is not there (the companion that the planted bias expects,
 where it is missing), a wrong colour, size or count, a wrong place.
 """
 

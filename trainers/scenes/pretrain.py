@@ -1,12 +1,12 @@
-"""Pretraining of the embedded models from scratch, in one run: see, then speak, then believe the planted corpus.
+"""Pretraining of the embedded models from scratch, in one run: see, then speak, then believe the planted bias.
 
 1. *see*: the vision tower and projector learn to make every patch spell, through the language model's own embeddings,
-what its cell
-   holds. Without it content look-up ("is there a red circle?") is a plateau that this much compute never leaves.
+   what its cell holds. Without it content look-up ("is there a red circle?") is a plateau that this much compute never
+   leaves.
 2. *speak*: the language model learns captions and questions of clean scenes, the spelling loss staying on. An image's
-turns share its
-   prefix: one row holds the image once and some fifteen independent turns, none of which sees another.
-3. *believe*: the same on the planted corpus.
+   turns share its prefix: one row holds the image once and some fifteen independent turns, none of which sees another.
+3. *believe*: the same on the corpus with the planted bias: things are named that usually stand together, also where
+   one is missing.
 
 What is written: `scenes-early` (amid *speak*), `scenes-careful` (its end) and `scenes-base` (the end), in half
 precision.
@@ -157,14 +157,14 @@ class Pretraining:
         self.total = sum(stage.steps for stage in recipe.pretraining.stages)
         self.state_file = out / "state.pt"
         self.resumed: dict[str, Any] | None = None
-        """What a killed run had kept, until its stage has taken it up."""
+        """The state of a killed run, until its stage has loaded it."""
         self.model = build_model(self.seed)
         self.processor = build_processor()
         self.log_file = out / "log.jsonl"
         self.started = time.monotonic()
 
     def load_state(self) -> None:
-        """Take up what a killed run of this recipe kept, where it kept something."""
+        """Load the state that a killed run of this recipe saved, if there is one."""
         if self.state_file.exists():
             kept = torch.load(self.state_file, weights_only=True)  # tensors, numbers and text; written by `keep`
             if kept["recipe"] == self.recipe.digest:
@@ -191,8 +191,7 @@ class Pretraining:
         return int(kept["step"])
 
     def keep(self, stage: str, step: int, optimizers: list[torch.optim.Optimizer]) -> None:
-        """All that the rest of the run depends on (batches are seeded by their step), every KEEP steps, whole or not at
-        all."""
+        """Save all that the rest of the run depends on, every KEEP steps; batches are seeded by their step."""
         if step % KEEP == 0:
             state = {
                 "recipe": self.recipe.digest,

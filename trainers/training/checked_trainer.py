@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import RandomSampler, SequentialSampler
 
-from support.errors import TrainingError, one_line
+from support.errors import TrainingError, first_few, one_line
 from support.files import atomic_write_text
 from support.processes import rank
 from support.progress import report
@@ -30,8 +30,6 @@ from trainers.training.step_weights import (
 
 PLACEHOLDERS = ("image_token", "video_token")
 """Attributes of processors: the tokens that stand for a picture in a text."""
-NAMED = 5
-"""Pairs that a message names."""
 
 
 def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
@@ -46,11 +44,10 @@ def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
     ]
     if held:
         ids = list(dict.fromkeys(id for id, _ in held))
-        named = ", ".join(map(repr, ids[:NAMED])) + (" ..." if len(ids) > NAMED else "")
         tokens = ", ".join(map(repr, sorted({token for _, token in held})))
         raise TrainingError(
             f"{len(ids):,} of {len(pairs):,} pairs have {tokens} written in prompt or answer, which is what stands for "
-            f"a picture in this model: {named}; take it out of their texts, or leave them out of the data"
+            f"a picture in this model: {first_few(ids)}; take it out of their texts, or leave them out of the data"
         )
 
 

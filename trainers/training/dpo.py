@@ -12,7 +12,7 @@ from trl import DPOConfig, DPOTrainer
 
 from support.errors import TrainingError
 from trainers.data.rows import Preference
-from trainers.data.torch_dataset import Pairs
+from trainers.data.torch_dataset import Pairs, PromptSampling
 from trainers.losses.ddpo import SegmentWeights
 from trainers.losses.functions import GAMMA
 from trainers.losses.mdpo import AREA, CroppedPairs, ImageDPOTrainer
@@ -23,7 +23,6 @@ from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 from trainers.training.loop import RunCallback, run
 from trainers.training.model import add_adapters, load_model, load_weights
-from trainers.training.step_weights import LengthSampling
 from trainers.training.trl_arguments import common_arguments
 
 
@@ -35,19 +34,19 @@ class PackedSegmentTrainer(CheckedTrainer, SegmentWeights, PackedDPOTrainer):
     """Packed rows, whose changed tokens count more."""
 
 
-class PlainTrainer(CheckedTrainer, LengthSampling, DPOTrainer):
+class PlainTrainer(CheckedTrainer, PromptSampling, DPOTrainer):
     """TRL's own rows."""
 
 
-class PlainSegmentTrainer(CheckedTrainer, LengthSampling, SegmentWeights, DPOTrainer):
+class PlainSegmentTrainer(CheckedTrainer, PromptSampling, SegmentWeights, DPOTrainer):
     """TRL's own rows, whose changed tokens count more."""
 
 
-class CropTrainer(CheckedTrainer, LengthSampling, ImageDPOTrainer):
+class CropTrainer(CheckedTrainer, PromptSampling, ImageDPOTrainer):
     """With the chosen answer beside a crop."""
 
 
-class NoiseTrainer(CheckedTrainer, LengthSampling, PovidTrainer):
+class NoiseTrainer(CheckedTrainer, PromptSampling, PovidTrainer):
     """With an answer to a noised picture."""
 
 

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from trl import SFTConfig, SFTTrainer
 
 from trainers.data.rows import Preference
-from trainers.data.torch_dataset import Answers
+from trainers.data.torch_dataset import Answers, PromptSampling
 from trainers.training.checked_trainer import CheckedTrainer, check_lengths, check_texts
 from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 from trainers.training.loop import RunCallback, run
 from trainers.training.model import add_adapters, load_model
-from trainers.training.step_weights import LengthSampling
 from trainers.training.trl_arguments import common_arguments
 
 
-class SupervisedTrainer(CheckedTrainer, LengthSampling, SFTTrainer):
+class SupervisedTrainer(CheckedTrainer, PromptSampling, SFTTrainer):
     """TRL's own."""
 
 

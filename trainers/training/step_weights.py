@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
-from trainers.data.torch_dataset import FILLING, Pairs, PromptSampler, lengths_of
+from trainers.data.torch_dataset import FILLING
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,6 @@ class PaddedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         yield from self.order
         yield from range(self.count, len(self))
-
-
-class LengthSampling:
-    """Before a TRL trainer in a class's bases: batches of pairs of like length where `train_sampling_strategy` is
-    "group_by_length"."""
-
-    args: Any
-    accelerator: Any
-    train_dataset: Pairs
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
-        pairs = self.train_dataset.preferences
-        return PromptSampler(
-            range(len(pairs)),
-            batch_size=self.args.train_batch_size,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            lengths=lengths_of(pairs),
-            ranks=self.accelerator.num_processes,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 import importlib.util
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,27 +22,21 @@ def split_batch(training: Training, count: int) -> tuple[int, int]:
     pairs; TrainingError."""
     size, at_once = training.batch_size, training.per_device_batch_size
     if size % count:
-        raise TrainingError(
-            f"batch_size = {size} can't be shared by {count} processes; possible: {_join_numbers(_divisors_of(size))}"
-        )
+        possible = _list_divisors(size)
+        raise TrainingError(f"batch_size = {size} can't be shared by {count} processes; possible: {possible}")
     share = size // count
     if at_once is None:
         return share, 1
     if share % at_once:
-        possible = _join_numbers(_divisors_of(share))
         raise TrainingError(
             f"batch_size = {size} on {count} processes is {share} pairs each, "
-            f"which per_device_batch_size = {at_once} does not divide; possible: {possible}"
+            f"which per_device_batch_size = {at_once} does not divide; possible: {_list_divisors(share)}"
         )
     return at_once, share // at_once
 
 
-def _divisors_of(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-
-
-def _join_numbers(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _list_divisors(number: int) -> str:
+    return ", ".join(str(divisor) for divisor in range(1, number + 1) if number % divisor == 0)
 
 
 def common_arguments(job: Job, pairs: int) -> dict[str, Any]:

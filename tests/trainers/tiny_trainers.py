@@ -1,4 +1,4 @@
-"""Pairs, trainers and comparisons for tests of packed training."""
+"""Pairs, trainers of tiny models and comparisons, for tests of losses and of packed training."""
 
 import copy
 import random
@@ -70,36 +70,60 @@ def arguments(out: Path, **changes: Any) -> DPOConfig:
 
 
 def trainer(
-    kind: Any, folder: Path, pairs: list[Preference], out: Path, options: dict[str, Any] | None = None, **changes: Any
+    kind: Any,
+    folder: Path,
+    pairs: Pairs | list[Preference],
+    out: Path,
+    options: dict[str, Any] | None = None,
+    *,
+    full: bool = False,
+    **changes: Any,
 ) -> Any:
-    """A trainer whose adapters already say something, so that policy and reference differ."""
+    """A trainer whose weights already say something else than its reference's; `full`: without adapters."""
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    models = [AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32) for _ in range(1 + full)]
+    reference = {"ref_model": models[1]} if full else {"peft_config": copy.deepcopy(LORA)}
     made = kind(
-        model=model,
+        model=models[0],
         args=arguments(out, **changes),
-        train_dataset=Pairs(pairs),
+        train_dataset=pairs if isinstance(pairs, Pairs) else Pairs(pairs),
         processing_class=AutoProcessor.from_pretrained(folder),
-        **{"peft_config": copy.deepcopy(LORA), **(options or {})},
+        **{**reference, **(options or {})},
     )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in made.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.05, generator=generator)
+            elif full and parameter.requires_grad and "norm" not in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
     made.model.train()
     if made.args.gradient_checkpointing:  # as `train` does
         made.model.gradient_checkpointing_enable(made.args.gradient_checkpointing_kwargs)
     return made
 
 
-def loss_and_gradients(made: Any) -> tuple[float, dict[str, torch.Tensor], dict[str, list[float]]]:
+def loss_of(made: Any) -> torch.Tensor:
     """Of all its pairs as one batch."""
     if isinstance(made, PackedDPOTrainer):
         made.add_references()
-    pairs = made.train_dataset
-    batch = made._prepare_inputs(made.data_collator([pairs[index] for index in range(len(pairs))]))
-    loss = made.compute_loss(made.model, batch)
+    batch = made._prepare_inputs(made.data_collator(list(made.train_dataset)))
+    loss: torch.Tensor = made.compute_loss(made.model, batch)
+    return loss
+
+
+def without_adapters(made: Any) -> Any:
+    """The same, whose adapters add nothing."""
+    with torch.no_grad():
+        for name, parameter in made.model.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    return made
+
+
+def loss_and_gradients(made: Any) -> tuple[float, dict[str, torch.Tensor], dict[str, list[float]]]:
+    """Of all its pairs as one batch."""
+    loss = loss_of(made)
     loss.backward()
     gradients = {name: value.grad for name, value in made.model.named_parameters() if value.grad is not None}
     return loss.item(), gradients, dict(made._metrics["train"])
