@@ -68,6 +68,8 @@ class ImageHashes:
     """8 x 8 RGB pixels, 192 bytes."""
     coco: int | None = None
     """Its number in COCO, if its name tells."""
+    size: tuple[int, int] | None = field(default=None, compare=False)
+    """Width and height in pixels, as the file has them; None for hashes that an earlier version kept."""
 
     @cached_property
     def colours(self) -> NDArray[np.float64]:
@@ -99,6 +101,7 @@ def hash_image(image: Image.Image, name: str = "") -> ImageHashes:
         perceptual=int.from_bytes(np.packbits(bits).tobytes(), "big"),
         thumbnail=rgb.resize((SIDE, SIDE), Image.Resampling.BOX).tobytes(),
         coco=coco_id(name),
+        size=image.size,
     )
 
 
@@ -166,6 +169,22 @@ def version_of(image: ImageRef) -> FileVersion | None:
         return None
     place = os.fsencode(image.file.absolute()) + b"\0" + (image.member or "").encode("utf-8", "surrogateescape")
     return FileVersion(place, about.st_size, about.st_mtime_ns)
+
+
+_KNOWN: dict[FileVersion, tuple[str, tuple[int, int] | None]] = {}
+"""Digest and size of every file that a cache of this process has told the facts of."""
+
+
+def digest_of(image: ImageRef) -> str:
+    """sha256 of an image's file, which is read only if nothing is known of it; OSError."""
+    known = _KNOWN.get(version) if (version := version_of(image)) else None
+    return known[0] if known else hashlib.sha256(image.read()).hexdigest()
+
+
+def size_of(image: ImageRef) -> tuple[int, int]:
+    """Width and height of an image, which is opened only if nothing is known of it; OSError."""
+    known = _KNOWN.get(version) if (version := version_of(image)) else None
+    return (known[1] if known else None) or image.open().size
 
 
 class HashCache:
@@ -248,7 +267,7 @@ class HashCache:
             if version is not None and version == version_of(image):
                 self._keep_file(version, facts)
         if version is not None:
-            self._memory[version] = facts
+            self._hold(version, facts)
         coco = coco_in(image)
         if facts.hashes is None or facts.hashes.coco == coco:
             return facts
@@ -258,8 +277,13 @@ class HashCache:
         """Take it that the file of an image has these facts: it was written just now."""
         version = version_of(image)
         if version is not None:
-            self._memory[version] = facts
+            self._hold(version, facts)
             self._keep_file(version, facts)
+
+    def _hold(self, version: FileVersion, facts: ImageFacts) -> None:
+        self._memory[version] = facts
+        if facts.hashes is not None:
+            _KNOWN[version] = facts.digest, facts.hashes.size
 
     def facts_of_all(self, images: Iterable[ImageRef], workers: int | None = None) -> Iterator[ImageFacts]:
         """What is known of each image, in their order, read by `workers` threads (None: one a CPU)."""
@@ -284,12 +308,17 @@ class HashCache:
         rows = self._select("SELECT value FROM fingerprints WHERE file = ?", f"{self.VERSION}/{digest}")
         if not rows:
             return None
-        content, perceptual, thumbnail = json.loads(rows[0][0])
-        return ImageHashes(content=content, perceptual=int(perceptual, 16), thumbnail=base64.b64decode(thumbnail))
+        content, perceptual, thumbnail, *size = json.loads(rows[0][0])
+        return ImageHashes(
+            content=content,
+            perceptual=int(perceptual, 16),
+            thumbnail=base64.b64decode(thumbnail),
+            size=(size[0], size[1]) if size else None,
+        )
 
     def keep(self, digest: str, made: ImageHashes) -> None:
         """Keep hashes that were made just now."""
-        value = [made.content, f"{made.perceptual:032x}", base64.b64encode(made.thumbnail).decode()]
+        value = [made.content, f"{made.perceptual:032x}", base64.b64encode(made.thumbnail).decode(), *(made.size or ())]
         with self._lock:
             self.made += 1
             self._new_hashes.append((f"{self.VERSION}/{digest}", json.dumps(value)))

@@ -33,6 +33,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from support.errors import TrainingError
 from support.files import JsonLines
 from support.progress import report
+from trainers.data.image_hashes import digest_of
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs, PromptSampling
 from trainers.packed.attention import NAME, attention_argument, register
@@ -357,7 +358,7 @@ def digests(preferences: Sequence[Preference], settings: str) -> list[str]:
     found = []
     for pair in preferences:
         if pair.row not in images:
-            images[pair.row] = [hashlib.sha256(picture.read()).hexdigest() for picture in pair.images]
+            images[pair.row] = [digest_of(picture) for picture in pair.images]
         content = json.dumps([settings, images[pair.row], pair.prompt, pair.chosen, pair.rejected])
         found.append(hashlib.sha256(content.encode()).hexdigest())
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import RandomSampler, SequentialSampler
 
@@ -15,6 +16,7 @@ from support.files import atomic_write_text
 from support.processes import rank
 from support.progress import report
 from trainers.config.training import Lora
+from trainers.data.image_hashes import size_of
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
 from trainers.packed.collator import CutError
@@ -70,7 +72,8 @@ def _measure_prompt(pair: Preference, processor: Any) -> int:
     """Tokens of a pair's prompt with its images; TrainingError."""
     from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-    images = [picture.open().convert("RGB") for picture in pair.images]
+    # Of an image only its size counts.
+    images = [Image.new("RGB", size_of(picture)) for picture in pair.images]
     messages = prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)
     text = apply_chat_template({"prompt": messages}, processor)["prompt"]
     given: dict[str, Any] = {"images": [images]} if images else {}
