@@ -1,4 +1,4 @@
-"""The one rule of what a row may name as its picture: a file inside the folder, or a member of the archive, of the data.
+"""The one rule of what a row may name as its picture: a file in the folder, or a member of the archive, of the data.
 
     ImageTree(Path("bench")).find("val/7.jpg")                     # an ImageRef: that file, or one of that name below
     ImageIndex.beside(Path("VLFeedback")).find("/x/merged_images/7.jpg")     # by the end of its name
@@ -6,8 +6,8 @@
 
 Rows are not trusted. A name that is a URL, that has "..", or that leads out of the folder by a symbolic link is never
 opened, and an absolute name is never opened as such. One kind of link may lead out: those of a snapshot in the hub's
-cache, into the blobs of the same dataset. What can't be had is an `ImageRef` with a `problem`, which raises OSError when
-it is read.
+cache, into the blobs of the same dataset. What can't be had is an `ImageRef` with a `problem`, which raises OSError
+when it is read.
 """
 
 import base64

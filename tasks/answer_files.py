@@ -1,9 +1,9 @@
 """Answers made elsewhere, in the files the benchmarks' own scripts read.
 
-    answers = tasks.benchmarks.mme.official_answers(Path("LaVIN"), None)       # every task module with such a layout has this function
-    [process_results(a.doc, [a.answer]) for a in answers.answered]  # and from there on it is as if the model had just
-    answered
+    answers = tasks.benchmarks.mme.official_answers(Path("LaVIN"), None)
+    [process_results(a.doc, [a.answer]) for a in answers.answered]  # from there on as if the model had just answered
 
+Every task module with such a layout has this function.
 Errors: `AnswerFileError`, one line that names the file and what it lacks.
 """
 

@@ -1,7 +1,7 @@
 """A benchmark's documents: from the hub at the pinned revision, or from local files for people behind a firewall.
 
-    load(task="mme", data="lmms-lab/MME", revision="...", split="test", rows=2374, columns=[...])       # {"test": Dataset}
-    load(task="mme", ..., paths={"mme": "/data/mme"})                                                   # `--data mme=/data/mme`
+    load(task="mme", data="lmms-lab/MME", revision="...", rows=2374, columns=[...])    # {"test": Dataset}
+    load(task="mme", ..., paths={"mme": "/data/mme"})                                  # `--data mme=/data/mme`
 
 The arguments are the `metadata` of the task's YAML, which lm-eval hands over; `paths` is what the user gave. In the
 documents, images have become keys of `support.images`; `images` is the YAML's `doc_to_image`.

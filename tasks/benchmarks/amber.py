@@ -406,7 +406,8 @@ def _warnings(
             yield f"{asked[generative]} of the {total[generative]} {what} are answered; the others are not counted"
     twice = [str(number) for number, times in seen.items() if times > 1]
     if twice:
-        yield f"answered more than once, and counted every time: {', '.join(twice[:5])}{' ...' if len(twice) > 5 else ''}"
+        first = ", ".join(twice[:5]) + (" ..." if len(twice) > 5 else "")
+        yield f"answered more than once, and counted every time: {first}"
 
 
 def _images(folder: Path | None) -> dict[int, str]:

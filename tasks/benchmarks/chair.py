@@ -1,7 +1,7 @@
 """CHAIR: which objects does a caption mention that are not in the image?
 
     vocabulary = Vocabulary(synonyms={"dog": "dog", "puppy": "dog"}, double_words={}, base_forms=list)
-    record("1", "A puppy.", {"cat"}, vocabulary)     # {"hallucinated": 1, "mentions": 1, "covered": 0, "objects": 1, ...}
+    record("1", "A puppy.", {"cat"}, vocabulary)     # {"hallucinated": 1, "mentions": 1, ...}
 
 The rule is the official one: words of the caption are brought to a base form, listed pairs of words are merged into
 one, some words give way to others, and what is left and names an object counts as a mention, every time it occurs. What

@@ -2,7 +2,7 @@
 downloaded.
 
     tokens("Two men sit.")                    # ["Two", "men", "sit", "."]
-    singular("men"), lemma("men")             # "man", "men": WordNet has "men" as a word of its own, and the first of the shortest is taken
+    singular("men"), lemma("men")             # "man", "men", which is a word of its own in WordNet
     tagged(["Two", "men"])                    # [("Two", "CD"), ("men", "NNS")]
 
 The official scripts use NLTK with data that must be downloaded, and pattern. Here the rules are NLTK's and

@@ -73,7 +73,8 @@ def prompt_for(doc: Mapping[str, Any], answer: str, theirs: str | None = None) -
         rule = table.get(f"llava_bench_{doc['category']}") or table[doc["category"]]
         role, system = rule["role"], rule["prompt"]
         return (
-            f"[Context]\n{context}\n\n[Question]\n{doc['question']}\n\n[{role} 1]\n{doc['gpt_answer']}\n\n[End of {role} 1]\n\n"
+            f"[Context]\n{context}\n\n[Question]\n{doc['question']}\n\n"
+            f"[{role} 1]\n{doc['gpt_answer']}\n\n[End of {role} 1]\n\n"
             f"[{role} 2]\n{answer}\n\n[End of {role} 2]\n\n[System]\n{system}\n\n"
         )
     data = {

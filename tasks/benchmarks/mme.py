@@ -186,7 +186,8 @@ def _answered(file: Path, category: str, number: int, line: str) -> Answered:
     parts = line.split("\t")
     if len(parts) != 4:
         raise AnswerFileError(
-            f"{file}: line {number + 1}: {len(parts)} fields, must be 4: image, question, truth, response (tabs between)"
+            f"{file}: line {number + 1}: {len(parts)} fields, must be 4: "
+            "image, question, truth, response (tabs between)"
         )
     image, question, truth, response = parts
     if truth.lower() not in ("yes", "no"):

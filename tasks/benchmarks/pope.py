@@ -2,7 +2,7 @@
 co-occurrence.
 
     parse("No, there is no dog.")       # "no"
-    f1(records)                         # from tasks.benchmarks.yes_no, one split at a time; mean_f1 is the mean of the three
+    f1(records)                         # of one split; mean_f1 is the mean of the three
 
 A record is {image, correct, predicted, truth} as in `tasks.benchmarks.yes_no`, and `category` (the split) for the
 metrics of a split.
@@ -188,7 +188,8 @@ def _read(path: Path, references: Path | None, task: str) -> OfficialAnswers:
             )
         elif len(file.rows) > len(asked):
             warnings.append(
-                f"{file.path.name}: {len(file.rows) - len(asked)} answers after the last of {len(asked)} questions are left out"
+                f"{file.path.name}: {len(file.rows) - len(asked)} answers after the last of {len(asked)} questions "
+                "are left out"
             )
         others = sum(not _same_question(row, question) for row, question in zip(file.rows, asked, strict=False))
         if others:
