@@ -98,7 +98,7 @@ class _Started:
         for path in (self.notes.with_name(f"{self.notes.name}.log"), self.job.log):
             if lines := last_lines(path):
                 return f"{lines} (log: {path})"
-        return f"it said nothing (log: {self.job.log})"
+        return f"it printed nothing (log: {self.job.log})"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@
                                                 # same batches
 
 Questions that are in the ledger are not sent. The others go in files of bounded size; a batch's id and what is in it
-are in the ledger before the waiting begins. Results are told apart by their key, since a batch keeps no order. What a
+are in the ledger before the waiting begins. Results are matched by their key, since a batch keeps no order. What a
 batch could not do (it expired, a line of it failed) is sent again in a later one, a few times.
 """
 

@@ -230,7 +230,7 @@ class Ledger:
         ]
 
     def export(self, path: Path) -> int:
-        """Write all calls as JSON lines, one each; how many. The file is there whole or not at all."""
+        """Write all calls as JSON lines, one each; how many. The file is there in full or not at all."""
         count = 0
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
             for call in self.calls():

@@ -60,7 +60,7 @@ class Layout:
     """On each node: one a GPU."""
     nodes: int = 1
     mode: Mode = "ddp"
-    """ddp: the whole model each; zero2: gradients and optimizer state are cut; fsdp2, zero3: weights, too."""
+    """ddp: every process holds the model; zero2 shards gradients and optimizer state, fsdp2 and zero3 weights too."""
     cpu: bool = False
     """Without GPUs."""
 
