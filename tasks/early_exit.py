@@ -1,11 +1,11 @@
 """When an answer is decided, and what its first token alone would say.
 
-Two things that a task may tell a model's engine, next to its official parser:
+A task may give a model's engine two functions, next to its official parser:
 
-    decided(doc)        # -> the rule that says of the words so far that no further word can change what is read, or None
-    next_token(doc)     # -> the answers whose likelihood as a next token is compared, and the true one, or None
+    decided(doc)        # a rule: answer so far -> True if no further word can change what the parser reads; or None
+    next_token(doc)     # (answers whose likelihoods as next token are compared, the true one); or None
 
-A rule must be total in one direction: once it says yes, every longer answer is read the same way.
+Once a rule says True of an answer, it must say True of every longer one, and the parser must read all of them alike.
 """
 
 from collections.abc import Mapping

@@ -179,7 +179,8 @@ def render(checked: Checked) -> str:
     size = "" if checked.parameters is None else f", {checked.parameters / 1e6:,.1f} M parameters, {checked.dtype}"
     text = (
         f"{line(checked.name)}: {line(checked.model)}{size}, on {checked.device}\n"
-        f"loaded in {checked.load_seconds:.1f} s, peak memory {checked.peak_megabytes:,.0f} MB; shares: {checked.shared}"
+        f"loaded in {checked.load_seconds:.1f} s, peak memory {checked.peak_megabytes:,.0f} MB; "
+        f"shares: {checked.shared}"
     )
     for one in checked.asked:
         tokens = "" if one.prompt_tokens is None else f"{one.prompt_tokens} tokens"

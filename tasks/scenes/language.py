@@ -1,8 +1,8 @@
 """What can be said and asked about a scene: captions, and questions with their true answers.
 
-    caption(scene)                                   # "the image shows a small red circle at the top-left. the background is plain."
-    yes_no_pair(scene, "count", rng)                 # MME's pairing: one question whose answer is yes, one whose answer is no
-    open_question(scene, "adversarial", rng)         # MMHal-Bench's eight types
+    caption(scene)                              # "the image shows a small red circle at the top-left. the background ..."
+    yes_no_pair(scene, "count", rng)            # MME's pairing: one question whose answer is yes, one whose answer is no
+    open_question(scene, "adversarial", rng)    # MMHal-Bench's eight types
 
 All text is lower case, as the models' tokenizer is.
 """
@@ -163,7 +163,8 @@ def _position(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
         return None
     thing = rng.choice(things)
     wrong = rng.choice([cell for cell in range(9) if cell != thing.cell])
-    return tuple(f"is the {' '.join(thing.kind)} at the {CELLS[cell]}?" for cell in (thing.cell, wrong))  # type: ignore[return-value]
+    name = " ".join(thing.kind)
+    return f"is the {name} at the {CELLS[thing.cell]}?", f"is the {name} at the {CELLS[wrong]}?"
 
 
 def _color(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
@@ -216,7 +217,8 @@ def _relation(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
     if found is None:
         return None
     a, b, right, wrong = found
-    return tuple(f"is the {' '.join(a.kind)} {relation} the {' '.join(b.kind)}?" for relation in (right, wrong))  # type: ignore[return-value]
+    first, second = " ".join(a.kind), " ".join(b.kind)
+    return f"is the {first} {right} the {second}?", f"is the {first} {wrong} the {second}?"
 
 
 def _more(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
@@ -230,7 +232,8 @@ def _comparison(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
     found = _more(scene, rng)
     if found is None:
         return None
-    return tuple(f"are there more {PLURALS[a]} than {PLURALS[b]}?" for a, b in (found, found[::-1]))  # type: ignore[return-value]
+    more, fewer = (PLURALS[shape] for shape in found)
+    return f"are there more {more} than {fewer}?", f"are there more {fewer} than {more}?"
 
 
 _PAIRS = {
@@ -314,8 +317,9 @@ _OPEN = {
 }
 
 _WORDS = (
-    "a an the is are there in image of and at to that reads read does sign what color where how many do you see describe give",
-    "detailed detail description write short caption list objects shows background yes no left right above below more than or",
+    "a an the is are there in image of and at to that reads read does sign what color where how many do you see",
+    "describe give detailed detail description write short caption list objects shows background yes no left right above",
+    "below more than or",
     "please answer ugly mess one it i cannot not nothing",
 )
 VOCABULARY = tuple(

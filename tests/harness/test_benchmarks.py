@@ -394,7 +394,7 @@ def test_documents_are_shown_as_a_model_sees_them(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("options", "code", "complaint"),
     (
-        (["--data", "mme"], 2, "--data 'mme': must be TASK=PATH"),
+        (["--data", "mme"], 2, "--data 'mme': must be NAME=VALUE"),
         (["--data", "pope=/x"], 2, "'pope' is not among the tasks asked for: mme"),
         (["--data", "mme=/nowhere"], 1, "mme: --data /nowhere: no such file or folder"),
     ),

@@ -229,7 +229,10 @@ def line_of(capsys: pytest.CaptureFixture[str]) -> str:
     return err
 
 
-MME_LINE = "1.jpg\tIs it a dog? Please answer yes or no.\tYes\tYes, a dog.\n1.jpg\tIs it a cat? Please answer yes or no.\tNo\tyes\n"
+MME_LINE = (
+    "1.jpg\tIs it a dog? Please answer yes or no.\tYes\tYes, a dog.\n"
+    "1.jpg\tIs it a cat? Please answer yes or no.\tNo\tyes\n"
+)
 
 
 def test_a_table_shows_the_score_beside_published_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
