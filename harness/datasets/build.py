@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from support.errors import DataError, InputError, RecipeError, SettingError, UsageError
 from support.files import atomic_write_text
 from tasks.judges.protocol import Judge
-from trainers.config.data import POOLS, Data
+from trainers.config.data import POOLS, Data, PairOptions
 from trainers.config.recipe import find_recipe, first_problem
 from trainers.vlfeedback.build import BuiltDataset, build_dataset
 
@@ -138,7 +138,7 @@ def _claim(out: Path, data: Data, seed: int) -> None:
     """A folder belongs to one [data] and seed; only the rule of pairs may change, for answers and ratings stay
     valid."""
     path = out / "build.json"
-    claim: dict[str, Any] = {"seed": seed, **data.model_dump(mode="json", exclude=set(PAIR_RULE))}
+    claim: dict[str, Any] = {"seed": seed, **data.model_dump(mode="json", exclude=set(PairOptions.model_fields))}
     for member in claim["pool"]:
         del member["url"]  # where a server is does not count
     if path.exists() and (out / "instructions.jsonl").exists():  # before, there is nothing that another one could spoil
@@ -152,21 +152,6 @@ def _claim(out: Path, data: Data, seed: int) -> None:
             )
     else:
         atomic_write_text(path, json.dumps(claim, indent=1))
-
-
-PAIR_RULE = (
-    "rule",
-    "aspects",
-    "weights",
-    "min_margin",
-    "largest_gap",
-    "max_length_ratio",
-    "strongest",
-    "min_chosen",
-    "per_instruction",
-    "balance_yes_no",
-)
-"""Fields of [data] that say which pairs are made of ratings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +170,8 @@ class Published:
 
     def to_markdown(self) -> str:
         """For people."""
-        return f"{self.table}\n\n{self.rows} rows and {self.counts['pairs']} pairs in {self.folder}; report: {self.folder / 'report.md'}"
+        pairs, report = self.counts["pairs"], self.folder / "report.md"
+        return f"{self.table}\n\n{self.rows} rows and {pairs} pairs in {self.folder}; report: {report}"
 
 
 def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = True) -> Published:

@@ -249,6 +249,6 @@ def test_length_groups_hold_equally_many_answers() -> None:
 
 
 def test_labels_keep_their_distance() -> None:
-    placed = statistics_report._apart([4.0, 3.99, 3.98, 1.1, 1.0, 1.0], 0.2)
+    placed = statistics_report._space_labels([4.0, 3.99, 3.98, 1.1, 1.0, 1.0], 0.2)
     assert all(a - b >= 0.2 - 1e-9 for a, b in pairwise(placed))
     assert min(placed) >= 1.0

@@ -84,8 +84,7 @@ _SCHEMA = """
 | `id` | text; not unique where the instructions are from several sources: a row's key is its place |
 | `prompt` | the instruction, without an image token |
 | `models` | who answered |
-| `completions` | `model`, `response` and `annotations` of each answer: per aspect a `Rating` (text, such as "4" or "N/A")\
- and a `Rationale` |
+| `completions` | per answer `model`, `response`, `annotations`: per aspect a `Rating` (text or "N/A"), a `Rationale` |
 | `img_path` | the picture's name |
 | `image`, `images` | the picture, where it is embedded; `images` where rows have several, named by `image_names` |
 """
@@ -115,9 +114,9 @@ def _licence(licence: str, sources: Mapping[str, str]) -> str:
 
 
 def push(folder: Path, repo: str, *, private: bool, token: str | None = None) -> str:
-    """Upload the folder to the dataset repository `repo`, made where it is not there; returns its address.
+    """Upload the folder to the dataset repository `repo`, created if it does not exist; returns its address.
 
-    HF_ENDPOINT and HF_TOKEN are respected. What is to be private never goes into a repository that is public.
+    HF_ENDPOINT and HF_TOKEN are respected. Private data are never uploaded into a public repository.
     """
     from huggingface_hub import HfApi
 

@@ -42,8 +42,8 @@ IMAGE_FACTS: Final = "fingerprints.sqlite"
 """Name of the cache in a run's folder."""
 HASH_BITS: Final = 128
 DISTANCE: Final = 12
-"""Bits in which the perceptual hashes of two copies may differ: re-encoded and resized photographs stay below, different
-ones start near 30."""
+"""Bits in which the perceptual hashes of two copies may differ: re-encoded and resized photographs stay below,
+different ones start near 30."""
 SIDE: Final = 8
 """Of the thumbnail, in pixels."""
 COLOURS: Final = 10.0

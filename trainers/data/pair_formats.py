@@ -69,7 +69,7 @@ class SeenPairs:
         parts += [f"{self.torn_lines:,} torn lines"] * (self.torn_lines > 0)
         return "; ".join(parts + [f"{count:,} skipped ({reason})" for reason, count in self.skipped.most_common()])
 
-    def torn(self) -> None:
+    def count_incomplete(self) -> None:
         """Count a last line that was cut off."""
         self.torn_lines += 1
 
@@ -89,7 +89,7 @@ def read_pairs(
     row, before = -1, None
     count = 0
     for file in files:
-        for number, record in enumerate(read(file, seen.torn if seen else None), start=1):
+        for number, record in enumerate(read(file, seen.count_incomplete if seen else None), start=1):
             where = f"{file}, record {number}"
             this = known or _form_of_record(record, where)
             try:

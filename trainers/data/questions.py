@@ -1,8 +1,8 @@
 """Questions of training data and benchmarks, compared by the sentences that belong to them alone.
 
-A sentence that is asked of more than `COMMON` images, as "Describe this image.", identifies no question. What is left of
-a question must have `SPECIFIC` characters to be evidence by itself, and must not be near to questions about more than
-`COMMON` images, as those made from one template are.
+A sentence that is asked of more than `COMMON` images, as "Describe this image.", identifies no question. What is left
+of a question must have `SPECIFIC` characters to be evidence by itself, and must not be near to questions about more
+than `COMMON` images, as those made from one template are.
 """
 
 import re

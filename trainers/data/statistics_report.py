@@ -51,7 +51,7 @@ def report(statistics: Statistics, folder: Path, title: str = "Rated data") -> P
 
 
 def draw(statistics: Statistics, folder: Path) -> dict[str, Path]:
-    """Write the pictures that there is something to show in; name -> PNG, the SVG beside it."""
+    """Write the pictures for which there are data; name -> PNG, with an SVG beside it."""
     import matplotlib as mpl
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,18 +73,18 @@ def _save(figure: "Figure", path: Path) -> None:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
 
 
-def _figure(**kwargs: Any) -> "Figure":
+def _new_figure(**kwargs: Any) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(layout="constrained", **kwargs)
 
 
-def _name(model: str) -> str:
+def _shorten(model: str) -> str:
     shown = "".join(character if character.isprintable() else " " for character in model)
     return shown if len(shown) <= 26 else shown[:25] + "…"
 
 
-def _shown(statistics: Statistics) -> list[str]:
+def _choose_models(statistics: Statistics) -> list[str]:
     most = {model for model, _ in statistics.answers.most_common(SHOWN)}
     return [model for model in statistics.models() if model in most and statistics.average(model) is not None]
 
@@ -98,7 +98,7 @@ def ratings(statistics: Statistics) -> "Figure | None":
     panels = [panel for panel in panels if panel[1]]
     if not panels:
         return None
-    figure = _figure(figsize=(3.1 * len(panels) + 0.4, 3.1))
+    figure = _new_figure(figsize=(3.1 * len(panels) + 0.4, 3.1))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (title, ours, theirs) in zip(axes, panels, strict=True):
         places = range(len(POINTS))
@@ -116,7 +116,7 @@ def ratings(statistics: Statistics) -> "Figure | None":
         axis.set_xticks(list(places), POINTS)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("rating")
-        _grid(axis, "y")
+        _draw_grid(axis, "y")
     axes[0].set_ylabel("% of answers")
     axes[0].legend(frameon=False, fontsize=8, loc="upper left")
     axes[0].set_ylim(top=1.12 * max(max(*ours, *theirs) for _, ours, theirs in panels))
@@ -125,10 +125,10 @@ def ratings(statistics: Statistics) -> "Figure | None":
 
 def models(statistics: Statistics) -> "Figure | None":
     """Mean rating of each model, an aspect a panel, beside the published means."""
-    shown = _shown(statistics)
+    shown = _choose_models(statistics)
     if not shown:
         return None
-    figure = _figure(figsize=(11, 0.32 * len(shown) + 1.5))
+    figure = _new_figure(figsize=(11, 0.32 * len(shown) + 1.5))
     axes = figure.subplots(1, 4, sharey=True, sharex=True)
     rows = range(len(shown))
     for axis, aspect in zip(axes, [*ASPECTS, "average"], strict=True):
@@ -145,7 +145,7 @@ def models(statistics: Statistics) -> "Figure | None":
                 axis.plot([mine, other], [row, row], color=GREY, linewidth=1, zorder=1)
         # A wide ring around a dot: both are seen where they agree.
         axis.scatter(
-            *_there(theirs, rows),
+            *_drop_missing(theirs, rows),
             s=64,
             marker="D",
             facecolors="none",
@@ -154,32 +154,32 @@ def models(statistics: Statistics) -> "Figure | None":
             label="published",
             zorder=2,
         )
-        axis.scatter(*_there(ours, rows), s=22, color=HERE, label="here", zorder=3)
+        axis.scatter(*_drop_missing(ours, rows), s=22, color=HERE, label="here", zorder=3)
         axis.set_title(aspect, fontsize=10)
         axis.set_xlabel("mean rating")
-        _grid(axis, "both")
+        _draw_grid(axis, "both")
     axes[0].set_xlim(0.9, 5.2)
-    axes[0].set_yticks(list(rows), [_name(model) for model in shown])
+    axes[0].set_yticks(list(rows), [_shorten(model) for model in shown])
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def _there(values: Sequence[float | None], rows: Sequence[int]) -> tuple[list[float], list[int]]:
+def _drop_missing(values: Sequence[float | None], rows: Sequence[int]) -> tuple[list[float], list[int]]:
     found = [(value, row) for value, row in zip(values, rows, strict=True) if value is not None]
     return [value for value, _ in found], [row for _, row in found]
 
 
 def wins(statistics: Statistics) -> "Figure | None":
     """How often the row's model is chosen over the column's, in % of their pairs by the authors' rule."""
-    shown = _shown(statistics)
+    shown = _choose_models(statistics)
     rates = [[statistics.win_rate(model, other) for other in shown] for model in shown]
     if not any(rate is not None for row in rates for rate in row):
         return None
     nan = float("nan")
     size = 0.5 * len(shown) + 2.2
-    figure = _figure(figsize=(size + 0.9, size))
+    figure = _new_figure(figsize=(size + 0.9, size))
     axis = figure.subplots()
     grid = [[nan if rate is None else 100 * rate for rate in row] for row in rates]
     image = axis.imshow(grid, cmap="PuOr_r", vmin=0, vmax=100)
@@ -196,9 +196,9 @@ def wins(statistics: Statistics) -> "Figure | None":
                     color="white" if abs(rate - 50) > 32 else "black",
                 )
     axis.set_xticks(
-        range(len(shown)), [_name(model) for model in shown], rotation=40, ha="right", rotation_mode="anchor"
+        range(len(shown)), [_shorten(model) for model in shown], rotation=40, ha="right", rotation_mode="anchor"
     )
-    axis.set_yticks(range(len(shown)), [_name(model) for model in shown])
+    axis.set_yticks(range(len(shown)), [_shorten(model) for model in shown])
     axis.set_title("% of pairs in which the row's model is chosen over the column's", fontsize=10)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
@@ -209,10 +209,10 @@ def wins(statistics: Statistics) -> "Figure | None":
 def lengths(statistics: Statistics) -> "Figure | None":
     """Mean rating by length of the answer, over all answers and by model."""
     groups = length_groups(statistics)
-    shown = _shown(statistics)
+    shown = _choose_models(statistics)
     if not groups:
         return None
-    figure = _figure(figsize=(11, 4))
+    figure = _new_figure(figsize=(11, 4))
     left, right = figure.subplots(1, 2, sharey=True)
     left.plot([length for length, _ in groups], [mean for _, mean in groups], marker="o", color=HERE)
     left.set_title("all answers, in groups of equally many", fontsize=10)
@@ -223,21 +223,22 @@ def lengths(statistics: Statistics) -> "Figure | None":
     ]
     right.scatter([length for length, _ in points], [average for _, average in points], color=HERE, s=22, zorder=3)
     # Labels stand in a column beside the panel, apart from each other, each with a line to its dot.
-    for (length, average), height, model in zip(points, _apart([average for _, average in points]), shown, strict=True):
+    for (length, average), height, model in zip(
+        points, _space_labels([average for _, average in points]), shown, strict=True
+    ):
         line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5), "shrinkA": 1}
         place = {"xytext": (1.03, height), "textcoords": ("axes fraction", "data"), "annotation_clip": False}
-        right.annotate(_name(model), (length, average), fontsize=8, va="center", arrowprops=line, **place)
+        right.annotate(_shorten(model), (length, average), fontsize=8, va="center", arrowprops=line, **place)
     right.set_title("mean of each model", fontsize=10)
     for axis in (left, right):
         axis.set_xlabel("characters of the answer")
         axis.set_ylim(0.9, 5.1)
-        _grid(axis, "both")
+        _draw_grid(axis, "both")
     return figure
 
 
-def _apart(heights: Sequence[float], least: float = 0.24) -> list[float]:
-    """The heights, highest first, moved so that none is nearer than `least` to the next, within the scale as long as
-    that can be."""
+def _space_labels(heights: Sequence[float], least: float = 0.24) -> list[float]:
+    """The heights, highest first, moved so that neighbours are `least` apart; within the scale if they fit."""
     moved: list[float] = []
     for height in heights:
         moved.append(min(height, moved[-1] - least) if moved else height)
@@ -268,7 +269,7 @@ def length_groups(statistics: Statistics, groups: int = BINS) -> list[tuple[floa
     return [(length / count, score / count) for length, score, count in sums if count]
 
 
-def _grid(axis: Any, which: str) -> None:
+def _draw_grid(axis: Any, which: str) -> None:
     axis.grid(axis=which, alpha=0.25, linewidth=0.6)
     axis.set_axisbelow(True)
 

@@ -2,11 +2,11 @@
 the same schema.
 
     seen = Seen()
-    for row in read_rows(Path("VLFeedback"), seen=seen): ...      # a clone, a .jsonl, .json or .parquet file, or a folder of shards
+    for row in read_rows(Path("VLFeedback"), seen=seen): ...      # a clone, a file, or a folder of shards
     print(seen.summary())
 
 Ids repeat (subsets restart their numbering), so a row's key is its place. Ratings stay the strings they are. GPT-4V's
-citation marks are cut out of answers. Pictures are found, never fetched: see `trainers.data.image_export`.
+citation marks are cut out of answers. Images are found, never fetched: see support/image_folders.py.
 """
 
 import math
@@ -78,7 +78,7 @@ class Seen:
             ]
         )
 
-    def torn(self) -> None:
+    def count_incomplete(self) -> None:
         """Count a last line that was cut off."""
         self.torn_lines += 1
 
@@ -131,7 +131,7 @@ def read_rows(data: Path, images: Path | None = None, *, seen: Seen | None = Non
     places = within(data, files, images)
     index = 0
     for path in files:
-        for number, record in enumerate(read(path, tally.torn), start=1):
+        for number, record in enumerate(read(path, tally.count_incomplete), start=1):
             row = _read_row(record, index, places, tally, f"{path}, record {number}")
             if seen is not None:
                 tally.add(row)

@@ -128,7 +128,8 @@ def recorded_draw(
         held, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if differing := _first_difference(held, settings):
             raise DataError(
-                f"{path}: answers here are of other settings: {differing}; take another folder, or remove this one's answers"
+                f"{path}: answers here are of other settings: {differing}; "
+                "take another folder, or remove this one's answers"
             )
         if [line["id"] for line in lines] != [instruction.id for instruction in instructions]:
             raise DataError(

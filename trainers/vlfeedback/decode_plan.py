@@ -3,8 +3,8 @@
     found = plan(80_258, data, seed=0, facts={...})          # or the instructions, with the folder they are decoded in
     print(found.to_markdown())
 
-Estimates say what they rest on. Time is that of shards decoded in this folder, where there are any; else one of the
-assumptions below.
+Each estimate says what it is computed from. Time is that of shards decoded in this folder, if there are any; else one
+of the assumptions below.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,19 +41,19 @@ OVERHEAD: Final = 1.15
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model that isn't loaded."""
+    """What is known of a model before it is loaded."""
 
     model: str
-    """As a server is asked for it, or as it is found here."""
+    """The name by which a server, or this machine, knows it."""
     where: str = ""
-    """Where its answers come from, in words."""
+    """Where its answers come from, as text."""
     served: bool = False
     weights: int | None = None
     """Bytes on the GPU."""
     parameters: int | None = None
     kept_per_position: int | None = None
-    """Bytes of keys and values that a position of a row takes; None: as if every head of every layer kept its own, in
-    half precision."""
+    """Bytes of keys and values for one position of a row; None: as if every head of every layer kept its own, in half
+    precision."""
     image_positions: int | None = None
     rows_at_once: int = 1
     source: str = ""
@@ -81,11 +81,11 @@ class MemberPlan:
     seconds: float | None
     """For what is left, about, without loading; None: not known."""
     rate: str
-    """What `seconds` rests on."""
+    """What `seconds` is computed from."""
     dollars: float | None
     """For what is left, about; None: no price is known, or it costs nothing by the token."""
     sizes: str
-    """What `weights` and `memory` rest on."""
+    """What `weights` and `memory` are computed from."""
 
     @property
     def left(self) -> int:
@@ -125,7 +125,7 @@ class DecodePlan:
         }
 
     def to_markdown(self) -> str:
-        """A table of the members, and what it rests on."""
+        """A table of the members, and what the estimates are computed from."""
         images = f" about {self.images} images" if self.images is not None else ""
         head = (
             f"{self.instructions} instructions{images}, {self.answers} answers each: "
@@ -242,7 +242,7 @@ def _estimate_kept(parameters: int) -> int:
 
 
 def _add_time(member: MemberPlan, facts: Mapping[str, ModelFacts], speeds: Mapping[str, float]) -> MemberPlan:
-    """With its time: measured on itself, on the member nearest in size, or assumed."""
+    """The plan with its time: measured on this member, on the member nearest in size, or assumed."""
     if not member.left:
         return replace(member, seconds=0.0)
     own = facts[member.name]

@@ -1,7 +1,7 @@
 """Ratings: what a judge is asked about the answers to one instruction, and what its reply says (VLFeedback's protocol).
 
-    questions("what is it?", ["a dog", "a cat"], "joint")                # one prompt for all three aspects; "per-aspect": three prompts
-    parse(reply, 4)["Visual Faithfulness"][2]                            # (4, "the star is small") for Text 3, or None: never a guess
+    questions("what is it?", ["a dog", "a cat"], "joint")    # one prompt for all three aspects; "per-aspect": three
+    parse(reply, 4)["Visual Faithfulness"][2]                # (4, "the star is small") for Text 3; None: never a guess
 
 A reply is read line by line: a heading names the aspect, one below it the text, and there stand its rating and the
 reason. Judges vary the marks (bold for headings, "4/5", a code fence around all); they do not vary what is where. A
@@ -49,11 +49,11 @@ def parse(reply: str, texts: int, aspects: Sequence[str] = ASPECTS) -> dict[str,
 
     `aspects` are those asked for; where it was one alone, the reply may leave out its heading.
     """
-    places = _places(re.split(r"\r\n|\r|\n", reply), aspects[0] if len(aspects) == 1 else None)
-    return {aspect: [_read(places.get((aspect, k), [])) for k in range(1, texts + 1)] for aspect in aspects}
+    places = _lines_by_place(re.split(r"\r\n|\r|\n", reply), aspects[0] if len(aspects) == 1 else None)
+    return {aspect: [_read_rating(places.get((aspect, k), [])) for k in range(1, texts + 1)] for aspect in aspects}
 
 
-def _places(lines: Sequence[str], aspect: str | None) -> dict[tuple[str, int], list[str]]:
+def _lines_by_place(lines: Sequence[str], aspect: str | None) -> dict[tuple[str, int], list[str]]:
     """(aspect, text) -> the lines below its heading; nothing where one is opened twice, or under an aspect that is none
     of ours.
 
@@ -65,18 +65,18 @@ def _places(lines: Sequence[str], aspect: str | None) -> dict[tuple[str, int], l
     for line in lines:
         if _SKIPPED.match(line):
             continue
-        words, marked = _words(line), _is_marked(line)
-        text = _opened_text(words, marked)
+        words, marked = _strip_marks(line), _is_marked(line)
+        text = _parse_text_heading(words, marked)
         if text is not None:
             number, line = text
             if aspect is None:
                 continue
-            if (aspect, number) != last or _rated(places[last]):
+            if (aspect, number) != last or _has_rating(places[last]):
                 if (aspect, number) in places or not aspect:
                     return {}
                 last = aspect, number
                 places[last] = []
-        elif (named := _opened_aspect(words, marked)) is not None:
+        elif (named := _parse_aspect_heading(words, marked)) is not None:
             aspect = named
             continue
         if last is not None:
@@ -84,7 +84,7 @@ def _places(lines: Sequence[str], aspect: str | None) -> dict[tuple[str, int], l
     return places
 
 
-def _words(line: str) -> str:
+def _strip_marks(line: str) -> str:
     """A line without list marks, `#`, emphasis and superfluous spaces."""
     plain = line.translate(_EMPHASIS)
     lead = _LEAD.match(plain)
@@ -97,7 +97,7 @@ def _is_marked(line: str) -> bool:
     return bool(lead and lead.group(1)) or _BOLD.match(line) is not None
 
 
-def _opened_aspect(words: str, marked: bool) -> str | None:
+def _parse_aspect_heading(words: str, marked: bool) -> str | None:
     """The aspect a heading opens, "" for one that is none of ours ("Overall Assessment"), None where the line opens
     none."""
     words = words.rstrip(" #:.")
@@ -109,7 +109,7 @@ def _opened_aspect(words: str, marked: bool) -> str | None:
     return known if known or not of or not marked else ""
 
 
-def _opened_text(words: str, marked: bool) -> tuple[int, str] | None:
+def _parse_text_heading(words: str, marked: bool) -> tuple[int, str] | None:
     """The text a heading opens and what else stands on the line, which can only be its rating; None where the line
     opens none."""
     text = _TEXT.match(words)
@@ -120,15 +120,15 @@ def _opened_text(words: str, marked: bool) -> tuple[int, str] | None:
     return (int(text.group(2)), rest) if _RATING.match(rest) or (written and not rest) else None
 
 
-def _rated(lines: Sequence[str]) -> bool:
-    return any(_RATING.match(_words(line)) for line in lines)
+def _has_rating(lines: Sequence[str]) -> bool:
+    return any(_RATING.match(_strip_marks(line)) for line in lines)
 
 
-def _read(lines: Sequence[str]) -> Rating | None:
+def _read_rating(lines: Sequence[str]) -> Rating | None:
     """The one rating in the lines of a place, and all the rest as its reason."""
     values, reasons = [], []
     for line in lines:
-        words = _words(line)
+        words = _strip_marks(line)
         rating = _RATING.match(words)
         if rating is None:
             reasons.append(_RATIONALE.sub("", line))
@@ -143,14 +143,14 @@ def _read(lines: Sequence[str]) -> Rating | None:
 
 
 @cache
-def _template(name: str) -> str:
+def _read_template(name: str) -> str:
     return (Path(tasks.__file__).parent / "prompts" / f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
 @cache
 def rubric(aspect: str) -> str:
     """What an aspect means and what its points stand for: its paragraph in the joint prompt."""
-    return next(part for part in _template("vlfeedback").split("\n\n") if part.startswith(f"{aspect}:"))
+    return next(part for part in _read_template("vlfeedback").split("\n\n") if part.startswith(f"{aspect}:"))
 
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -166,8 +166,8 @@ def questions(instruction: str, texts: Sequence[str], mode: RatingMode = "joint"
         "data": as_data({"instruction": instruction, "texts": list(texts)}),
     }
     if mode == "joint":
-        return {ASPECTS: fill(_template("vlfeedback"), **slots)}
+        return {ASPECTS: fill(_read_template("vlfeedback"), **slots)}
     return {
-        (aspect,): fill(_template("vlfeedback_aspect"), aspect=aspect, rubric=rubric(aspect), **slots)
+        (aspect,): fill(_read_template("vlfeedback_aspect"), aspect=aspect, rubric=rubric(aspect), **slots)
         for aspect in ASPECTS
     }

@@ -1,14 +1,14 @@
 """Decoding, hashing and pair building as Ray Data pipelines: the same work as the plain path, on all cores or nodes,
 and the same output.
 
-    with cluster(None, cpus=8):                                            # here; cluster("auto"), cluster("node1:6379"): one that runs
-        decode_by_ray(instructions, data, seed, folder, load=load, workers=2)      # beside answers.decode
-        list(hash_by_ray(images, cache, workers=8))                                # beside HashCache.facts_of_all
-        list(pairs_by_ray(rows, rule, counts, workers=8))                          # beside pairs.pair_up
+    with cluster(None, cpus=8):                                        # here; or a cluster that runs: cluster("auto")
+        decode_by_ray(instructions, data, seed, folder, load, workers=2)      # beside answers.decode
+        list(hash_by_ray(images, cache, workers=8))                           # beside HashCache.facts_of_all
+        list(pairs_by_ray(rows, rule, counts, workers=8))                     # beside pair_rules.pair_up
 
 Actors compute and this process alone writes, so a killed actor loses nothing: Ray starts it again and gives it its
 items again, and what was lost all the same is not on disk, which is where each stage looks for what is left. Actors
-read pictures by their paths: on several nodes the run's folder must be on a file system that all of them see.
+read images by their paths: on several nodes the run's folder must be on a file system that all of them see.
 """
 
 import hashlib
@@ -337,7 +337,7 @@ class _Hashing:
 
 
 def hash_by_ray(images: Iterable[ImageRef], cache: Path, *, workers: int) -> Iterator[ImageFacts]:
-    """`HashCache(cache).facts_of_all` by actors; this process alone writes to `cache`, which may lie on its own disk."""
+    """`HashCache(cache).facts_of_all` by actors; only this process writes to `cache`, which may lie on its own disk."""
     with HashCache(cache) as kept:
         make = _Hashing(known=kept.digests())
         for batch in in_order(Branch(name="hashing", make=make, items=batches(images, PICTURES), workers=workers)):
