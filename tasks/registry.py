@@ -98,26 +98,6 @@ class TaskSpec:
         """Its own, and the second look at likelihoods where it has one."""
         return {**self.metrics, NEXT_TOKEN: _NEXT_TOKEN} if self.next_token is not None else self.metrics
 
-    @property
-    def sources(self) -> list[Path]:
-        """The files a score depends on: the YAML, the modules it names, their judge prompts, and where words are read,
-        the tables."""
-        modules = {
-            dotted.rpartition(".")[0]
-            for dotted in (self.process_results, *(m.aggregation for m in self.metrics.values()))
-        }
-        modules |= {dotted.rpartition(".")[0] for dotted in (self.decided, self.next_token) if dotted is not None}
-        code = sorted(FOLDER.parent / f"{module.replace('.', '/')}.py" for module in modules)
-        if any("english" in file.read_text(encoding="utf-8") for file in code):
-            folder = FOLDER / "benchmarks"
-            code += [
-                folder / "english.py",
-                *sorted((folder / "data").glob("*.xz")),
-                *sorted((folder / "data").glob("*.json")),
-            ]
-        prompts = sorted(prompt for file in code for prompt in (FOLDER / "prompts").glob(f"{file.stem}*.txt"))
-        return [self.path, *code, *prompts]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSpec:

@@ -19,9 +19,6 @@ from typing import Any, Final
 import yaml
 
 FOLDER: Final = Path(__file__).resolve().parent
-SCHEME: Final = "2"
-"""Which kind of digest this is. Entries without a note have scheme 1: the bytes of whole files."""
-
 FOLLOWED: Final = ("tasks.benchmarks", "tasks.scenes", "tasks.metric", "tasks.early_exit")
 """Packages and modules whose code takes part."""
 

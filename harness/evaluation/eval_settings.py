@@ -5,15 +5,16 @@ from dataclasses import dataclass, field
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.scoring import times_asked
-from harness.models.file_digests import digest_of_files
 from harness.models.load import for_model
 from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec
 from leaderboards.board.board import Board
+from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
 from leaderboards.board.entry import Entry
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
+from tasks.score_digest import score_digest
 
 REPEAT_VALUES = "judge repeats"
 """In provenance: the score of each asking of the judge, with commas between."""
@@ -54,10 +55,10 @@ class EvalSettings:
         return {"seed": str(self.seed)} | {name: value for name, value in found.items() if value}
 
     def facts_of_task(self, task: TaskSpec) -> dict[str, str]:
-        """What an entry records of one task: its files, where its documents come from, whose words its judge was asked
-        in."""
+        """What an entry records of one task: what decides its scores, where its documents come from, whose prompts its
+        judge is asked with."""
         data = self.data.get(task.name, f"{task.data}@{task.revision}")
-        facts = {"task": digest_of_files(task.sources), "data": data}
+        facts = {"task": score_digest(task.path), SCHEME_FACT: SCHEME, "data": data}
         return facts | ({"prompts": "official" if self.official_prompts else "own"} if task.judged else {})
 
 

@@ -8,14 +8,14 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.engine.image_encoder import image_digest
-from harness.models.file_digests import digest_of_files
 from harness.models.load import quiet
+from leaderboards.board.earlier_digests import earliest_digest
 from support.errors import TaskError
 from tasks.registry import FOLDER, TaskSpec, registry
+from tasks.score_digest import score_digest
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -143,6 +143,6 @@ def early_exit_hints(request: Any, names: set[str], full_answers: bool) -> Any:
     return Hints(decided=decided, choices=wanted[0] if wanted else (), rule=_rule(name) if decided is not None else "")
 
 
-@cache
 def _rule(task: str) -> str:
-    return f"{task} {digest_of_files(registry().task(task).sources)}"
+    """The name under which the response cache keeps answers that may have been cut by the task's parser."""
+    return f"{task} {earliest_digest(task, score_digest(registry().task(task).path))}"

@@ -11,13 +11,14 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
+from leaderboards.board.earlier_digests import with_current_digest
 from support.errors import UnknownName
 
 SCHEMA_VERSION = 1
@@ -199,7 +200,8 @@ def from_json(data: object, where: str) -> Entry:
     try:
         # Boards from before unparsed answers were counted have no such number.
         known = {"unparsed": 0, **data} if isinstance(data, dict) else data
-        return Entry(**members(known, _FIELDS))
+        entry = Entry(**members(known, _FIELDS))
+        return replace(entry, provenance=with_current_digest(entry.task, entry.provenance))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
