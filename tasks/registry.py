@@ -199,8 +199,26 @@ class Registry:
 
 
 def registry(folder: Path = FOLDER) -> Registry:
-    """The registry of `folder`, read once a process."""
-    return _read(folder.resolve())
+    """The registry of `folder`, read once a process; that of our own tasks with those that `add_task` added."""
+    found = _read(folder.resolve())
+    if not _ADDED or folder != FOLDER:
+        return found
+    return Registry(tasks={**found.tasks, **_ADDED}, groups=found.groups)
+
+
+_ADDED: Final[dict[str, TaskSpec]] = {}
+
+
+def add_task(path: Path) -> TaskSpec:
+    """The task of a YAML file that is not among ours, from now on known by its name; TaskError."""
+    spec = _spec(path.resolve(), _load(path.resolve()))
+    if not isinstance(spec, TaskSpec):
+        raise TaskError(f"{path}: task: must be the name of one task")
+    known = _read(FOLDER)
+    if (other := known.tasks.get(spec.name) or known.groups.get(spec.name)) and other.path != spec.path:
+        raise TaskError(f"{path}: the name {spec.name!r} is taken by {other.path}")
+    _ADDED[spec.name] = spec
+    return spec
 
 
 @cache

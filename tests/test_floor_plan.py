@@ -104,7 +104,7 @@ def test_the_leaderboard_needs_no_torch_and_no_lm_eval(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & {"torch", "lm_eval", "transformers"}
 
 
-@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT.keys() - {"harness"}))  # its face is the Python interface
 def test_package_faces_hold_a_docstring_only(package: str) -> None:
     body = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8")).body
     assert len(body) == 1

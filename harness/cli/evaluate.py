@@ -12,38 +12,29 @@ import typer
 
 from harness.cli.judging import exit_code_of, print_judge_plans
 from harness.cli.options import (
-    DATA,
     JUDGE,
     MODEL,
-    DataOptions,
     DryRun,
     Json,
     JudgeOptions,
     ModelOptions,
     Tasks,
+    check_data,
     expand,
     print_plan,
 )
 from harness.cli.setting_options import OptionGroup, with_settings
 from harness.engine.config import EngineConfig, config_from
+from harness.evaluation.eval_settings import EvalSettings
 from support.errors import OK, SettingError, UsageError
 from support.processes import world_size
 from support.settings import settings_of
 
 if TYPE_CHECKING:
-    from harness.evaluation.entries import Evaluation
-    from harness.models.spec import ModelSpec
-    from leaderboards.board.board import Board
     from tasks.judges.protocol import Judge
     from tasks.registry import TaskSpec
 
 log = logging.getLogger(__name__)
-
-COUNTED: Final = {
-    "from the store": "from earlier runs",
-    "cut": "cut once decided",
-    "out of memory": "times out of memory",
-}
 
 
 def _make_engine(given: Mapping[str, Any]) -> EngineConfig:
@@ -75,40 +66,48 @@ ENGINE: Final = OptionGroup(
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What is scored, and how."""
+    """What is done with the scores, and with what is there already."""
 
-    limit: int | None = None
-    """Use at most this many documents of each task; results are marked as partial."""
-    seed: int = 0
-    """Random seed; recorded."""
     out: Path = Path("runs/eval")
     """Run folder; its board/ gets the result."""
-    judge_calibration: Path | None = None
-    """Output of `harness judge calibrate --json` for this judge; entries record it."""
-    official_prompts: bool = False
-    """Ask the judge with the benchmark authors' prompts, fetched from their repository."""
-    full_answers: bool = False
-    """Let the model finish answers whose score is already decided."""
     strict: bool = False
     """Digest every byte of the weights, not samples of each tensor."""
     fresh: bool = False
-    """Ask the model again, and ignore answers that are kept."""
+    """Ask the model again, and ignore answers and scores that are kept."""
     serve: str | None = None
     """vllm, sglang, or a command with {model} {host} {port} {name}: serve the weights for this run."""
     max_failed: float = 0.05
     """Exit 4 above this share of failed or unscored samples."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise SettingError(f"--limit {self.limit}: must be at least 1")
         if not 0 <= self.max_failed <= 1:
             raise SettingError(f"--max-failed {self.max_failed}: must be between 0 and 1")
 
 
-RUN: Final = OptionGroup(kind=RunOptions, panel="Evaluation")
+def _make_settings(given: Mapping[str, Any]) -> EvalSettings:
+    settings = EvalSettings(**{**given, "calibration": _read_calibration(given.get("calibration"))})
+    if settings.limit is not None and settings.limit < 1:
+        raise SettingError(f"--limit {settings.limit}: must be at least 1")
+    if settings.judge_repeats < 1:
+        raise SettingError(f"--judge-repeats {settings.judge_repeats}: must be at least 1")
+    return settings
 
 
-@with_settings(config="eval", run=RUN, models=MODEL, engine=ENGINE, judge=JUDGE, data=DATA)
+RUN: Final = OptionGroup(kind=RunOptions, panel="Run")
+EVALUATION: Final = OptionGroup(
+    kind=EvalSettings,
+    make=_make_settings,
+    panel="Evaluation",
+    names={"calibration": "judge_calibration"},
+    types={"calibration": Path | None},
+    defaults={"calibration": None},
+    helps={"calibration": "Output of `harness judge calibrate --json` for this judge; entries record it."},
+    forms={"data": "TASK=PATH"},
+    without=frozenset({"split"}),
+)
+
+
+@with_settings(config="eval", run=RUN, settings=EVALUATION, models=MODEL, engine=ENGINE, judge=JUDGE.but("repeats"))
 def eval_command(
     context: typer.Context,
     model: Annotated[
@@ -122,18 +121,21 @@ def eval_command(
     as_json: Json = False,
     *,
     run: RunOptions,
+    settings: EvalSettings,
     models: ModelOptions,
     engine: EngineConfig,
     judge: JudgeOptions,
-    data: DataOptions,
 ) -> int:
     """Score models or checkpoints on tasks.
 
     Adapters of one base model are scored one after the other, with the base loaded once.
     """
+    from harness.evaluation.score_models import ModelScorer
+    from harness.serving.settings import ServerSettings
     from leaderboards.board.board import Board
     from leaderboards.board.entry import to_json
     from leaderboards.views.markdown_report import leaderboard
+    from support.stages import Stages
 
     if len(model) > 1 and models.path is not None:
         raise UsageError("--model-path is for one model; name folders by --model")
@@ -142,19 +144,30 @@ def eval_command(
     specs = [models.find(context, name) for name in model]
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
-    data.check(chosen)
+    check_data(settings.data, chosen)
     rater = judge.make()
     if dry_run:
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
         print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], run.out)
-        return _print_price(rater, chosen, data.paths, run.limit, judge.repeats)
+        return _print_price(rater, chosen, settings)
     names = [
         Path(name).as_posix() if Path(name).is_dir() else spec.name for name, spec in zip(model, specs, strict=True)
     ]
     board = Board(run.out / "board")
-    scorer = _Scorer(board, chosen, rater, run, engine, judge, data)
+    scorer = ModelScorer(
+        tasks=chosen,
+        judge=rater,
+        settings=settings,
+        engine=engine,
+        board=board,
+        server=ServerSettings(command=run.serve) if run.serve else None,
+        ledger=judge.ledger,
+        fresh=run.fresh,
+    )
     for name, spec in zip(names, specs, strict=True):
-        if (evaluation := scorer.score(name, spec)) is not None and evaluation.lost:
+        with Stages():
+            evaluation = scorer.score(replace(spec, strict=run.strict), name)
+        if evaluation is not None and evaluation.lost:
             log.info(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
     entries = [
         entry
@@ -163,83 +176,6 @@ def eval_command(
     ]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return exit_code_of(entries, run.max_failed)
-
-
-@dataclass
-class _Scorer:
-    """Scores one model after the other; keeps the base of adapters in memory."""
-
-    board: "Board"
-    tasks: "list[TaskSpec]"
-    rater: "Judge"
-    run: RunOptions
-    engine: EngineConfig
-    judge: JudgeOptions
-    data: DataOptions
-
-    def __post_init__(self) -> None:
-        from harness.evaluation.eval_settings import EvalSettings
-        from harness.models.adapter_host import AdapterHost
-        from harness.serving.settings import ServerSettings
-
-        engine, run = self.engine, self.run
-        self.engine = replace(engine, answers=None) if run.fresh else engine
-        self.settings = EvalSettings(
-            limit=run.limit,
-            seed=run.seed,
-            data=self.data.paths,
-            partial_data=self.data.partial,
-            official_prompts=run.official_prompts,
-            judge_repeats=self.judge.repeats,
-            calibration=_read_calibration(run.judge_calibration),
-            full_answers=run.full_answers,
-        )
-        self.server = ServerSettings(command=run.serve) if run.serve else None
-        self.host = AdapterHost()
-
-    def score(self, name: str, found: "ModelSpec") -> "Evaluation | None":
-        """Score one model and put it on the board; None if the board has it already."""
-        from contextlib import nullcontext
-
-        from harness.evaluation.eval_settings import on_board
-        from harness.evaluation.evaluate import evaluate
-        from harness.models.fetch import fetch
-        from harness.serving.model_server import served
-        from support.stages import Stages
-
-        run, settings, engine = self.run, self.settings, self.engine
-        spec = replace(fetch(found), strict=run.strict)
-        if not run.fresh and on_board(self.board, spec, name, self.tasks, self.rater, settings, engine):
-            log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")
-            return None
-        log.info(f"{name}: scoring on {', '.join(task.name for task in self.tasks)}")
-        with Stages(), served(spec, self.server) if self.server else nullcontext(spec) as reached:
-            evaluation = evaluate(
-                reached,
-                self.tasks,
-                self.rater,
-                settings,
-                engine=engine,
-                name=name,
-                ledger=self.judge.ledger,
-                load=self.host.load,
-            )
-        self.board.add(evaluation.entries, evaluation.samples)
-        _log_time(evaluation)
-        return evaluation
-
-
-def _log_time(evaluation: "Evaluation") -> None:
-    """Log what questions shared, and where the time went."""
-    counts, seconds = evaluation.counts, sum(evaluation.seconds.values())
-    if evaluation.shared:
-        log.info(f"shared: {evaluation.shared}")
-    if counts.get("asked"):
-        parts = [f"{counts['asked']} questions", f"{counts.get('answered', 0)} answered by the model"]
-        parts += [f"{counts[name]} {what}" for name, what in COUNTED.items() if counts.get(name)]
-        log.info(f"{', '.join(parts)}; {counts['asked'] / seconds:.1f} a second")
-    spent = sorted(evaluation.seconds.items(), key=lambda item: -item[1])
-    log.info("time: " + ", ".join(f"{stage} {took:.1f} s" for stage, took in spent if took >= 0.05))
 
 
 def _read_calibration(path: Path | None) -> dict[str, str]:
@@ -257,9 +193,7 @@ def _read_calibration(path: Path | None) -> dict[str, str]:
     return found
 
 
-def _print_price(
-    judge: "Judge", tasks: "list[TaskSpec]", paths: dict[str, str], limit: int | None, repeats: int
-) -> int:
+def _print_price(judge: "Judge", tasks: "list[TaskSpec]", settings: EvalSettings) -> int:
     """Print what the judge will cost, for answers of a usual length: those of the model are not there yet."""
     from harness.evaluation.judge_cost import plan, supposed_answers
     from tasks.judges.openai import OpenAIJudge
@@ -271,6 +205,7 @@ def _print_price(
     plans = []
     for task in tasks:
         if task.judged:
-            docs = list(load_tasks([task], data=paths, partial_data=True)[task.name].eval_docs)[:limit]
-            plans.append(plan(judge, task, docs, supposed_answers(len(docs)), repeats))
+            loaded = load_tasks([task], data=settings.data, partial_data=True)[task.name]
+            docs = list(loaded.eval_docs)[: settings.limit]
+            plans.append(plan(judge, task, docs, supposed_answers(len(docs)), settings.judge_repeats))
     return print_judge_plans(plans)

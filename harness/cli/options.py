@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -170,12 +171,15 @@ class DataOptions:
 
     def check(self, tasks: "list[TaskSpec]") -> None:
         """SettingError for data of a task that was not chosen."""
-        names = [task.name for task in tasks]
-        for task, path in self.paths.items():
-            if task not in names:
-                raise SettingError(
-                    f"--data '{task}={path}': {task!r} is not among the tasks asked for: {', '.join(names)}"
-                )
+        check_data(self.paths, tasks)
+
+
+def check_data(paths: Mapping[str, str], tasks: "list[TaskSpec]") -> None:
+    """SettingError for data of a task that was not chosen."""
+    names = [task.name for task in tasks]
+    for task, path in paths.items():
+        if task not in names:
+            raise SettingError(f"--data '{task}={path}': {task!r} is not among the tasks asked for: {', '.join(names)}")
 
 
 DATA: Final = OptionGroup(

@@ -245,8 +245,9 @@ def read_config(path: Path, command: str, known: Mapping[str, str], prefixes: Ma
 
 def _name_in_table(key: str, table: str, known: Mapping[str, str], prefixes: Mapping[str, str]) -> str | None:
     name, prefix = key.replace("-", "_"), prefixes.get(table, "")
-    wanted = (f"{prefix}_{name}", name, prefix if name == "name" else "")
-    return next((each for each in wanted if known.get(each) == table), None)
+    if prefix and f"{prefix}_{name}" in known:
+        return f"{prefix}_{name}"
+    return next((each for each in (name, prefix if name == "name" else "") if known.get(each) == table), None)
 
 
 def _key_in_table(name: str, prefix: str) -> str:

@@ -48,7 +48,9 @@ def load_tasks(
     quiet()
     metadata = {"paths": dict(data or {}), "partial_data": partial_data} | ({"split": split} if split else {})
     manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
-    return dict(manager.load([task.name for task in tasks])["tasks"])
+    # A task that is not among ours is loaded from its file.
+    names = [task.name if task.path.is_relative_to(FOLDER) else str(task.path) for task in tasks]
+    return dict(manager.load(names)["tasks"])
 
 
 def requests_of(loaded: Any, lm: "LM", limit: int | None) -> "list[Instance]":

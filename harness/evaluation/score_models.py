@@ -1,0 +1,93 @@
+"""Models scored one after the other, each put on a board as soon as it is done.
+
+scorer = ModelScorer(tasks=registry().expand(["scenes"]), judge=ExactJudge(), board=Board(Path("runs/eval/board")))
+scorer.score(find("scenes-base"), "scenes-base")
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from harness.engine.config import EngineConfig
+from harness.evaluation.entries import Evaluation
+from harness.evaluation.eval_settings import EvalSettings, on_board
+from harness.evaluation.evaluate import evaluate
+from harness.models.adapter_host import AdapterHost
+from harness.models.fetch import fetch
+from harness.models.spec import ModelSpec
+from harness.serving.model_server import served
+from harness.serving.settings import ServerSettings
+from leaderboards.board.board import Board
+from tasks.judges.protocol import Judge
+from tasks.registry import TaskSpec
+
+log = logging.getLogger(__name__)
+
+COUNTED: Final = {
+    "from the store": "from earlier runs",
+    "cut": "cut once decided",
+    "out of memory": "times out of memory",
+}
+
+
+@dataclass(kw_only=True)
+class ModelScorer:
+    """Scores models on the same tasks; the base of adapters stays in memory."""
+
+    tasks: Sequence[TaskSpec]
+    judge: Judge | None
+    settings: EvalSettings = field(default_factory=EvalSettings)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    board: Board | None = None
+    """Gets the scores; a model whose scores it has already is not asked again. None: nothing is kept."""
+    server: ServerSettings | None = None
+    """Serve the weights for the time of scoring, and ask the server."""
+    ledger: Path | None = None
+    """Keeps what a served model replied; None: the usual file."""
+    fresh: bool = False
+    """Ask the model again, whatever the board and the answer cache have."""
+
+    def __post_init__(self) -> None:
+        self._host = AdapterHost()
+        if self.fresh:
+            self.engine = replace(self.engine, answers=None)
+
+    def score(self, spec: ModelSpec, name: str) -> Evaluation | None:
+        """Score one model under this name; None if the board has it already."""
+        spec, settings, engine = fetch(spec), self.settings, self.engine
+        asked = (spec, name, self.tasks, self.judge, settings, engine)
+        if self.board is not None and not self.fresh and on_board(self.board, *asked):
+            log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")
+            return None
+        log.info(f"{name}: scoring on {', '.join(task.name for task in self.tasks)}")
+        with served(spec, self.server) if self.server is not None else nullcontext(spec) as reached:
+            evaluation = evaluate(
+                reached,
+                self.tasks,
+                self.judge,
+                settings,
+                engine=engine,
+                name=name,
+                ledger=self.ledger,
+                load=self._host.load,
+            )
+        if self.board is not None:
+            self.board.add(evaluation.entries, evaluation.samples)
+        _log_time(evaluation)
+        return evaluation
+
+
+def _log_time(evaluation: Evaluation) -> None:
+    """Log what questions shared, and where the time went."""
+    counts, seconds = evaluation.counts, sum(evaluation.seconds.values())
+    if evaluation.shared:
+        log.info(f"shared: {evaluation.shared}")
+    if counts.get("asked"):
+        parts = [f"{counts['asked']} questions", f"{counts.get('answered', 0)} answered by the model"]
+        parts += [f"{counts[name]} {what}" for name, what in COUNTED.items() if counts.get(name)]
+        log.info(f"{', '.join(parts)}; {counts['asked'] / seconds:.1f} a second")
+    spent = sorted(evaluation.seconds.items(), key=lambda item: -item[1])
+    log.info("time: " + ", ".join(f"{stage} {took:.1f} s" for stage, took in spent if took >= 0.05))
