@@ -9,16 +9,16 @@ Unknown keys are refused with the known ones named; a number without its unit in
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from support.errors import RecipeError, did_you_mean
-from trainers.config.data import Data, Filters, InstructionSource, PoolModel, PreferenceFile, Section
-from trainers.config.training import Lora, Noise, Pretraining, Stage, Training
+from trainers.config.data import Data, PreferenceFile, Section
+from trainers.config.training import Pretraining, Training
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
@@ -215,23 +215,14 @@ def first_problem(error: ValidationError, section: Any = None) -> str:
         return f"{where}: {said}" if isinstance(value, dict | BaseModel) else f"{where} = {value!r}: {said}"
     section = section or Recipe
     for part in problem["loc"][:-1]:
-        if isinstance(part, str):
-            section = _SECTIONS.get(part, section)
-    fields = sorted(section.model_fields)
-    return f"unknown key {where!r}{did_you_mean(str(problem['loc'][-1]), fields)}"
+        if part in section.model_fields:
+            section = next(_find_sections(section.model_fields[part].annotation), section)
+    return f"unknown key {where!r}{did_you_mean(str(problem['loc'][-1]), sorted(section.model_fields))}"
 
 
-_SECTIONS: dict[str, type[Section]] = {
-    "data": Data,
-    "sources": InstructionSource,
-    "filters": Filters,
-    "pool": PoolModel,
-    "dataset": PreferenceFile,
-    "training": Training,
-    "lora": Lora,
-    "noise": Noise,
-    "pretraining": Pretraining,
-    "see": Stage,
-    "speak": Stage,
-    "believe": Stage,
-}
+def _find_sections(annotation: Any) -> Iterator[type[Section]]:
+    """The sections that a field's type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _find_sections(part)
