@@ -343,8 +343,6 @@ def read_parquet(path: Path) -> Iterator[Record]:
 
 # Writing.
 
-whole = atomic_path
-
 
 def write_json(records: Iterable[Record], path: Path) -> int:
     """Write a `.jsonl` file, or one list for `.json`; returns how many."""

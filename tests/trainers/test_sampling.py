@@ -196,7 +196,7 @@ def test_red_team_rows_keep_their_source(tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on_with_the_pictures_it_has(tmp_path: Path) -> None:
     wanted = data(InstructionSource(name="t", path=str(table(tmp_path / "t.jsonl", 6))), count=6)
     whole, _ = drawn(tmp_path / "whole", wanted)
-    images = tmp_path / "torn/images"
+    images = tmp_path / "stopped/images"
 
     class Killed(Exception):
         pass
@@ -208,10 +208,10 @@ def test_an_interrupted_run_goes_on_with_the_pictures_it_has(tmp_path: Path) -> 
         instructions_of(wanted, 0, images)
     there = {path: path.stat().st_mtime_ns for path in images.iterdir()}
     first = next(iter(there))
-    first.write_bytes(b"torn")
+    first.write_bytes(b"stopped")
     assert there
-    assert not (tmp_path / "torn/sampling.json").exists()
-    assert drawn(tmp_path / "torn", wanted)[0] == whole
+    assert not (tmp_path / "stopped/sampling.json").exists()
+    assert drawn(tmp_path / "stopped", wanted)[0] == whole
     assert all(path.stat().st_mtime_ns == when for path, when in there.items() if path != first)
     assert {path.name: path.read_bytes() for path in images.iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "whole/images").iterdir()

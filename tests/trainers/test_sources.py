@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from support import records
 from support.errors import DataError, RecipeError
 from tests.trainers.source_files import lines, photo, read, talk, write, zipped
 from trainers.config.recipe import find_recipe
@@ -201,21 +200,6 @@ def test_parquet_is_read_with_pictures_in_it_or_beside_it(tmp_path: Path, kind: 
     pyarrow.parquet.write_table(pyarrow.table({"image": cells, "prompt": ["A?", "B?", "C?"]}), tmp_path / "x.parquet")
     items, _ = read(name=str(tmp_path / "x.parquet"))
     assert [(one.prompt, one.picture.read()) for one in items] == [("A?", photo(0)), ("B?", photo(1)), ("C?", photo(2))]
-
-
-def test_a_json_list_longer_than_what_is_held_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "CHUNK", 64)
-    write(tmp_path / "a.jpg", photo(1))
-    rows = [{"image": "a.jpg", "prompt": f"[{n}] " + "é]{," * (n * 20)} for n in range(9)]
-    path = write(tmp_path / "x.json", json.dumps(rows, indent=1, ensure_ascii=False).encode())
-    assert [one.prompt for one in read(name=str(path))[0]] == [row["prompt"].strip() for row in rows]
-
-
-@pytest.mark.parametrize("cut", (1, 3, 40))
-def test_a_torn_json_list_is_an_error(tmp_path: Path, cut: int) -> None:
-    text = json.dumps([{"image": "a.jpg", "prompt": "Why?"}] * 3).encode()
-    with pytest.raises(DataError, match=r"x\.json"):
-        read(name=str(write(tmp_path / "x.json", text[:-cut])))
 
 
 def test_a_hub_dataset_is_read_by_split_and_its_pictures_only_when_looked_at(tmp_path: Path) -> None:

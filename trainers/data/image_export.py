@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from support.files import atomic_write
+from support.files import atomic_path
 from support.image_folders import ZIP, is_absolute, resolve_folder, there
 from support.images import ImageRef, image_bytes, kind
 
@@ -111,7 +111,8 @@ class ImageExporter:
         """A copy named by the digest of the content, made once."""
         path = resolve_folder(self.folder) / self.copies.name / f"{hashlib.sha256(data).hexdigest()[:32]}{kind(data)}"
         if not path.exists() or path.stat().st_size != len(data):
-            atomic_write(path, data)
+            with atomic_path(path, durable=False) as temporary:
+                temporary.write_bytes(data)
         return path
 
 
