@@ -1,4 +1,4 @@
-"""An lm-eval LM for Hugging Face vision-language models that computes once what several questions about one image share.
+"""An lm-eval LM for Hugging Face vision-language models that computes once what questions about one image share.
 
     lm = SharedImageLM("llava-hf/llava-1.5-7b-hf", EngineConfig(batch_size="auto"))
     lm.generate_until(requests)
@@ -213,7 +213,7 @@ class SharedImageLM(HFMultimodalLM):
         weights: defaultdict[Hashable, int] = defaultdict(lambda: IMAGE_WEIGHT)
         for job in jobs:
             weights[job.digests] += 1
-        owners = work_sharing.shares(weights, world_size())
+        owners = work_sharing.divide(weights, world_size())
         mine = [number for number, job in enumerate(jobs) if owners[job.digests] == rank()]
         numbers = {id(jobs[number]): number for number in mine}
         answered = []
@@ -222,7 +222,7 @@ class SharedImageLM(HFMultimodalLM):
             if rank() == 0:
                 report(self.stage, done, len(mine))
         own = dict(self.counts)
-        for texts, counts in work_sharing.gathered([(answered, own)]):
+        for texts, counts in work_sharing.gather([(answered, own)]):
             yield from ((jobs[number], text) for number, text in texts)
             if counts is not own:
                 for name, count in counts.items():

@@ -1,7 +1,7 @@
 """Answers of local models, kept over runs by all that determines them.
 
     store = ResponseCache(Path("runs/answers.sqlite"))
-    cache = store.of({"weights": "59fa4fe91c5d7b9e", "dtype": "float16", ...})  # all of a model that can change an answer
+    cache = store.of({"weights": "59fa4fe91c5d7b9e", "dtype": "float16", ...})   # what can change an answer
     cache.get({"prompt": "...", "images": [...], "settings": {...}})            # an Answer, or None
     cache.put(key, answer, task="mme")                                          # written when it returns
 

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 4 --no-python harness eval --model llava-1.5-7b --tasks hallucination
 
-Shared out by images, not by questions, so that no image is encoded twice. lm-eval knows nothing of it: it would share
-out questions.
+Divided by images, not by questions, so that no image is encoded twice. lm-eval knows nothing of it: it would divide
+questions.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -17,8 +17,9 @@ class WorkerDone(BaseException):
     first one's."""
 
 
-def shares(weights: Mapping[Hashable, int], parts: int) -> dict[Hashable, int]:
-    """Who gets what: the heaviest first, each to whoever has least; the same in every process."""
+def divide(weights: Mapping[Hashable, int], parts: int) -> dict[Hashable, int]:
+    """Which of `parts` processes gets what: the heaviest first, each to the one with least work; the same in every
+    process."""
     loads = [0] * parts
     found: dict[Hashable, int] = {}
     for name, weight in sorted(weights.items(), key=lambda item: (-item[1], str(item[0]))):
@@ -28,8 +29,8 @@ def shares(weights: Mapping[Hashable, int], parts: int) -> dict[Hashable, int]:
     return found
 
 
-def gathered(mine: Sequence[Any]) -> list[Any]:
-    """What every process has, in the first; Relieved in the others."""
+def gather(mine: Sequence[Any]) -> list[Any]:
+    """What every process has, in the first; WorkerDone in the others."""
     import torch.distributed as dist
 
     if not dist.is_initialized():

@@ -142,7 +142,7 @@ class AdapterHost:
 
 
 def changes_something(lm: Any) -> bool:
-    """True if the adapter in a SharedImageLM changes any logit: of a short prompt, or of one about a small drawn image."""
+    """True if the adapter in a SharedImageLM changes a logit of a short prompt, or of one about a small drawn image."""
     if not hasattr(lm.model, "disable_adapter"):
         return False
     try:
@@ -177,10 +177,9 @@ def _draw_image() -> "Image":
 
 def _base_of(spec: ModelSpec, engine: EngineConfig) -> Any:
     """What must be the same for a base to be used again: all of a spec but its adapter and what is said about it."""
-    assert spec.folder is not None
-    plain = replace(spec, name="", pretrained="", folder=spec.folder.resolve(), adapter=None, digests={})
+    plain = replace(spec, name="", pretrained="", folder=spec.local_folder.resolve(), adapter=None, digests={})
     plain = replace(plain, description="", licence="", gigabytes=None, image_tokens="", image_positions=None, needs="")
-    return plain, replace(engine, answers=None), digest_of_folder(spec.folder)
+    return plain, replace(engine, answers=None), digest_of_folder(spec.local_folder)
 
 
 def _sum_each(weights: list[Any]) -> list[float]:

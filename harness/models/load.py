@@ -45,8 +45,7 @@ def cache_of(spec: ModelSpec, engine: EngineConfig) -> "ModelCache | None":
 
 def facts_of(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
     """All of a model, its files, its settings and this machine that can change an answer."""
-    assert spec.folder is not None
-    folders = [spec.folder, *([spec.adapter] if spec.adapter is not None else [])]
+    folders = [spec.local_folder, *([spec.adapter] if spec.adapter is not None else [])]
     small = sorted(
         path
         for folder in folders
@@ -103,14 +102,13 @@ def load(
 
     register()
     spec = fetch(spec)
-    assert spec.folder is not None
     engine = for_model(engine, spec)
     if engine.device is None:
         engine = replace(engine, device=device_of("cuda" if torch.cuda.is_available() else "cpu"))
     identity = json.dumps(facts_of(spec, engine), sort_keys=True) if engine.features is not None else None
     try:
         lm = SharedImageLM(
-            str(spec.folder),
+            str(spec.local_folder),
             engine,
             hints=hints,
             cache=cache_of(spec, engine),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from support.errors import InputError, did_you_mean
+from support.errors import InputError, ModelError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Weights that come with the package."""
@@ -62,6 +62,13 @@ class ModelSpec:
     """About how many these are for a large image, for estimates; None: not known."""
     needs: str = ""
     """What more than a download it takes to run."""
+
+    @property
+    def local_folder(self) -> Path:
+        """Where its files lie on this machine. ModelError before `fetch` put them there."""
+        if self.folder is None:
+            raise ModelError(f"{self.name}: its files were not fetched")
+        return self.folder
 
 
 def _embedded(name: str, description: str) -> ModelSpec:

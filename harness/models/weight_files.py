@@ -34,7 +34,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_tensors(path: Path) -> "Iterator[tuple[str, Tensor]]":
-    """Names and weights of one file, read from disk when they are used; nothing but tensors is unpickled. ModelError."""
+    """Names and weights of one file, read from disk when they are used; only tensors are unpickled. ModelError."""
     import torch
     from safetensors import SafetensorError, safe_open
 

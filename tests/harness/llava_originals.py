@@ -12,7 +12,8 @@ from torch import Tensor
 WORDS = ["USER", "ASSISTANT", "what", "is", "it", "<0x0A"]
 TEXT = "USER: <image>\nwhat is it ASSISTANT:"
 CHAT = (
-    "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers "
+    "<s>A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers "
     "to the user's questions. USER: <image>\nwhat is it ASSISTANT:"
 )
 

@@ -367,8 +367,8 @@ def scores(printed: str) -> dict[str, float]:
 class TestSharedOut:
     def test_work_is_balanced_and_the_same_everywhere(self) -> None:
         weights: dict[Any, int] = {f"image {n}": 4 + n % 7 for n in range(100)}
-        whose = work_sharing.shares(weights, 3)
-        assert whose == work_sharing.shares(dict(reversed(weights.items())), 3)
+        whose = work_sharing.divide(weights, 3)
+        assert whose == work_sharing.divide(dict(reversed(weights.items())), 3)
         loads = [sum(weights[name] for name, part in whose.items() if part == each) for each in range(3)]
         assert max(loads) - min(loads) <= 10
 

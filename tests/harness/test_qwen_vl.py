@@ -193,7 +193,8 @@ class TestProcessor:
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "compare"}]}
         prompt = processor.apply_chat_template([turn], add_generation_prompt=True)
         assert prompt == (
-            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPicture 1: <img><imgpad></img>\n"
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+            "Picture 1: <img><imgpad></img>\n"
             "Picture 2: <img><imgpad></img>\ncompare<|im_end|>\n<|im_start|>assistant\n"
         )
         images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]

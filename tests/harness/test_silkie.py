@@ -59,7 +59,8 @@ def test_an_image_is_encoded_once_and_answers_are_those_of_one_question_at_a_tim
     assert shared.images_encoded == 3
     assert str(shared.sharing) == "answers, image features, prefix"
     assert shared.tokenizer.decode(shared.tokens(requests(shared)[0].args[0], [image_of("t/0")])).startswith(
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPicture 1: <img></img>\nis there a cat?"
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "Picture 1: <img></img>\nis there a cat?"
     )
 
 

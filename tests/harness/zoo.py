@@ -266,8 +266,10 @@ def _idefics3(folder: Path, kind: str, tokenizer: Any, start: str, generation: d
     )
     template = (
         start + "{% for message in messages %}{{ message['role'] | capitalize }}"
-        "{% if message['content'][0]['type'] == 'image' %}:{% else %}{{ ': ' }}{% endif %}{% for part in message['content'] %}"
-        "{% if part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] == 'image' %}<image>{% endif %}{% endfor %}"
+        "{% if message['content'][0]['type'] == 'image' %}:{% else %}{{ ': ' }}{% endif %}"
+        "{% for part in message['content'] %}"
+        "{% if part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] == 'image' %}<image>{% endif %}"
+        "{% endfor %}"
         "{{ '<end_of_utterance>\n' }}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
     )
     write(

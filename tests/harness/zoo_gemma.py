@@ -104,7 +104,8 @@ def _gemma_template(start: str, end: str, image: str) -> str:
     return (
         "{{ bos_token }}{% for message in messages %}"
         "{{ '" + start + "' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
-        "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}{% for part in message['content'] %}"
+        "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}"
+        "{% for part in message['content'] %}"
         "{% if part['type'] == 'image' %}"
         + image
         + "{% elif part['type'] == 'text' %}{{ part['text'] | trim }}{% endif %}"

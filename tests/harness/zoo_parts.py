@@ -11,7 +11,8 @@ import transformers as hf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = (
-    "Is there a red circle in the image? Please answer yes or no. Yes, there is a red circle. No, there is not. yes no Yes No",
+    "Is there a red circle in the image? Please answer yes or no. "
+    "Yes, there is a red circle. No, there is not. yes no Yes No",
     "What is the color of the car? The car is blue. red green yellow white black. What is on the left of the table?",
     "Please describe this image in detail. The image shows a man riding a horse on the beach, and a dog behind them.",
     "USER: ASSISTANT: User: Assistant: user assistant model system You are a helpful assistant. [INST] [/INST]",
@@ -65,7 +66,8 @@ def byte_level(specials: Sequence[str], named: dict[str, str], bos: bool = False
     """As GPT-2's, Qwen's and Llama 3's."""
     tokenizer = Tokenizer(models.BPE())
     words = Regex(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]

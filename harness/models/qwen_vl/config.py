@@ -66,7 +66,8 @@ class QwenVLConfig(PreTrainedConfig):
             )
         if self.rotary_pct != 1.0 or not self.no_bias or not self.scale_attn_weights:
             raise ValueError(
-                "only rotary_pct 1.0, no_bias true and scale_attn_weights true are known, as in every published checkpoint"
+                "only rotary_pct 1.0, no_bias true and scale_attn_weights true are known, "
+                "as in every published checkpoint"
             )
         if self.visual["output_dim"] != self.hidden_size:
             raise ValueError(f"visual output_dim {self.visual['output_dim']} must be hidden_size {self.hidden_size}")

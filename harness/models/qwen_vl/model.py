@@ -222,33 +222,20 @@ class QwenVLModel(QwenVLPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """See the module's docstring; `mm_encoder_outputs` {"image": output of get_image_features} stands for
         pixel_values."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
         images = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None:
             if images is not None:
                 raise ValueError("give either pixel_values or mm_encoder_outputs")
             images = self.get_image_features(pixel_values, return_dict=True)
-        if inputs_embeds is None:
-            inputs_embeds = self.wte(input_ids)
-        if images is not None:
-            if input_ids is None:
-                raise ValueError(
-                    "images have no place in inputs_embeds: give input_ids, or embeddings that hold the images' features"
-                )
-            inputs_embeds = with_images(
-                inputs_embeds, input_ids, list(images.pooler_output), self.config.image_start_id
-            )
-        inputs_embeds = self.drop(inputs_embeds)
+        inputs_embeds = self.drop(self._embed(input_ids, inputs_embeds, images))
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         rows, length = inputs_embeds.shape[:2]
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
+            position_ids = torch.arange(past, past + length, device=inputs_embeds.device)[None]
             if attention_mask is not None and attention_mask.ndim == 2:
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-            else:
-                position_ids = torch.arange(past, past + length, device=inputs_embeds.device)[None]
         position_ids = position_ids.expand(rows, -1)
         causal_mask = create_causal_mask(
             config=self.config,
@@ -259,9 +246,8 @@ class QwenVLModel(QwenVLPreTrainedModel):
         )
         alpha = self._alpha(position_ids, past_key_values if past else None)
         if past_key_values is not None:
-            past_key_values.ntk_alpha = (
-                alpha  # keys stay as they were rotated: what follows in this cache is rotated alike
-            )
+            # Keys stay as they were rotated: what follows in this cache is rotated alike.
+            past_key_values.ntk_alpha = alpha
         scale = None
         if self.config.use_logn_attn and not self.training:
             scale = logn_scale(position_ids, self.config.seq_length)[:, None, :, None]
@@ -279,6 +265,25 @@ class QwenVLModel(QwenVLPreTrainedModel):
         return BaseModelOutputWithPast(
             last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
         )
+
+    def _embed(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, images: BaseModelOutputWithPooling | None
+    ) -> Tensor:
+        """Embeddings [rows, length, hidden_size] with the images' features in their places."""
+        if input_ids is not None:
+            if inputs_embeds is not None:
+                raise ValueError("give either input_ids or inputs_embeds")
+            embeddings: Tensor = self.wte(input_ids)
+            if images is None:
+                return embeddings
+            return with_images(embeddings, input_ids, list(images.pooler_output), self.config.image_start_id)
+        if inputs_embeds is None:
+            raise ValueError("give either input_ids or inputs_embeds")
+        if images is not None:
+            raise ValueError(
+                "images have no place in inputs_embeds: give input_ids, or embeddings that hold the features of images"
+            )
+        return inputs_embeds
 
     def _alpha(self, position_ids: Tensor, past: Cache | None) -> Tensor:
         """Each row's NTK factor: by its own length, so that padding changes nothing; that of the prompt for what is
@@ -304,14 +309,14 @@ def with_images(embeddings: Tensor, input_ids: Tensor, features: list[Tensor], s
         at = 0
         while start_id in ids[at:]:
             at = ids.index(start_id, at) + 1
-            if ids[at + IMAGE_TOKENS : at + IMAGE_TOKENS + 1] == [
-                start_id + 1
-            ]:  # else a lone token that somebody wrote
+            # Without its end the start is a lone token that somebody wrote.
+            if ids[at + IMAGE_TOKENS : at + IMAGE_TOKENS + 1] == [start_id + 1]:
                 spans.append((row, at))
                 at += IMAGE_TOKENS + 1
     if len(spans) != len(features):
         raise ValueError(
-            f"input_ids have {len(spans)} whole image spans (start, {IMAGE_TOKENS} positions, end) for {len(features)} images"
+            f"input_ids have {len(spans)} whole image spans (start, {IMAGE_TOKENS} positions, end) "
+            f"for {len(features)} images"
         )
     embeddings = embeddings.clone()
     for (row, at), feature in zip(spans, features, strict=True):

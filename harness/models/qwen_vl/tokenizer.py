@@ -40,7 +40,8 @@ SPECIAL: Final = (
 
 CHAT_TEMPLATE: Final = (
     "{%- set images = namespace(count=0) -%}"
-    "{%- if messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{%- endif -%}"
+    "{%- if messages[0]['role'] != 'system' -%}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{%- endif -%}"
     "{%- for message in messages -%}"
     "{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{%- if message['content'] is string -%}{{ message['content'] }}"
@@ -141,8 +142,8 @@ class QwenVLTokenizer(TokenizersBackend):
         paths: list[list[bytes]] = [[] for _ in text] if batched else [[]]  # a row's, in reading order
         given = list(text) if batched else [text]
         pairs = [None] * len(given) if text_pair is None else list(text_pair) if batched else [text_pair]
-        given = [self._spans(part, own) for part, own in zip(given, paths, strict=True)]
-        pairs = [self._spans(part, own) for part, own in zip(pairs, paths, strict=True)]
+        given = [self._pad_images(part, own) for part, own in zip(given, paths, strict=True)]
+        pairs = [self._pad_images(part, own) for part, own in zip(pairs, paths, strict=True)]
         if not any(paths):
             return super()._encode_plus(text, text_pair, return_tensors=return_tensors, **kwargs)
         second = None if text_pair is None else pairs if batched else pairs[0]
@@ -158,14 +159,14 @@ class QwenVLTokenizer(TokenizersBackend):
             encoded = BatchEncoding({name: [values] for name, values in encoded.items()}, encoded.encodings)
         return encoded if return_tensors is None else encoded.convert_to_tensors(return_tensors)
 
-    def _spans(self, part: Any, paths: list[bytes]) -> Any:
+    def _pad_images(self, part: Any, paths: list[bytes]) -> Any:
         """A text with 256 pads for each image's path; `paths` gets the paths, and an empty one for an image that has
         its pads already."""
         if isinstance(part, str):
-            return _SPAN.sub(lambda found: self._span(found, paths), part)
-        return [self._spans(inner, paths) for inner in part] if isinstance(part, list | tuple) else part
+            return _SPAN.sub(lambda found: self._pad_image(found, paths), part)
+        return [self._pad_images(inner, paths) for inner in part] if isinstance(part, list | tuple) else part
 
-    def _span(self, found: "re.Match[str]", paths: list[bytes]) -> str:
+    def _pad_image(self, found: "re.Match[str]", paths: list[bytes]) -> str:
         if found[1] is not None:
             paths.append(b"")
             return found[0]
