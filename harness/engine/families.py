@@ -11,6 +11,9 @@ COUNTS_IMAGES: Final = frozenset({"llava_onevision"})
 INTERLEAVED: Final = frozenset({"idefics"})
 """The processor takes images between pieces of text."""
 
+READS_BOTH_WAYS: Final = frozenset({"paligemma"})
+"""A prompt's tokens see what follows them."""
+
 VERIFIED: Final = frozenset(
     {
         *("llava", "llava_next", "llava_onevision", "qwen", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"),

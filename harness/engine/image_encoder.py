@@ -24,19 +24,19 @@ from transformers.processing_utils import ProcessorMixin
 
 from harness.engine.feature_files import Encoded, FeatureFiles, FeatureForm
 from harness.engine.stage_timer import StageTimer
+from support.errors import one_line
 from support.images import MAX_PIXELS, PromptImage
 
-NOT_APART = {"fuyu": "its processor lays images out together with the text"}
-"""Families whose images can't be processed apart from the text, by model type, and why."""
+NOT_SEPARABLE = {"fuyu": "its processor lays images out together with the text"}
+"""Why images of some families can't be processed without the text, by model type."""
 
 
 def image_digest(image: Image) -> str:
-    """What is the same for the same image: a benchmark's key, else sha256 of what is shown, transparency included."""
+    """A benchmark's key of an image, else sha256 of what it shows, transparency included."""
     if isinstance(image, PromptImage):
         return image.key
-    shown = (
-        image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGBA")
-    )  # a palette's colours are no part of its pixels
+    # A palette's colours are no part of its pixels.
+    shown = image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGBA")
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + shown.tobytes()).hexdigest()
 
 
@@ -85,11 +85,11 @@ def _try_to_process(process: Callable[[Image], Processed], image: Image) -> Proc
     try:
         return process(image)
     except (ValueError, TypeError, OSError, ZeroDivisionError) as error:
-        return f"image can't be processed: {' '.join(str(error).split())}"
+        return f"image can't be processed: {one_line(error)}"
 
 
 class ImageEncoder:
-    """See the module's docstring. Raises nothing for a bad image before it is asked for."""
+    """See the module's docstring. A bad image is a BadImage in the answer of `encode`, and costs no other."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class ImageEncoder:
         """Images that went through the model's encoder."""
         self._coming: Iterator[tuple[str, Processed | str]] = iter(())
         self._announced: set[str] = set()
-        """On their way, in the order of `_coming`."""
+        """Digests of images that `_coming` will give, in its order."""
         self._arrived: dict[str, Processed | str] = {}
         self.form: FeatureForm | None = None
         """None until an image has been encoded or read."""
@@ -119,9 +119,9 @@ class ImageEncoder:
         self.forward_takes = set(inspect.signature(model.forward).parameters)
 
     def why_not(self) -> str | None:
-        """Why this family's images can't be encoded apart from its text, or None."""
-        if self.model.config.model_type in NOT_APART:
-            return NOT_APART[self.model.config.model_type]
+        """Why this family's images can't be encoded without the text, or None."""
+        if self.model.config.model_type in NOT_SEPARABLE:
+            return NOT_SEPARABLE[self.model.config.model_type]
         if not self.takes or not self.model._supports_mm_encoder_outputs():
             return "the model takes no features that were computed before"
         if any(name == "input_ids" or "qformer" in name for name in self.takes):
@@ -131,7 +131,7 @@ class ImageEncoder:
         return None
 
     def ahead(self, images: Sequence[tuple[str, Image]]) -> None:
-        """Begin with the images (digest, image) that will be asked for, in that order."""
+        """Begin to process the images (digest, image) that `encode` will be asked for, in that order."""
         wanted = {digest: image for digest, image in images if not self._is_encoded(digest)}
         work = _ImagesToProcess(list(wanted.items()), self._process)
         self._announced, self._arrived = set(wanted), {}
@@ -264,14 +264,14 @@ class ImageEncoder:
             for layer in getattr(output, "deepstack_features", None) or []
         ]
         extra = {name: part for name, part in tensors.items() if not name.startswith(("pixel_values", "image_patches"))}
-        # A slice would keep the whole batch in memory.
-        apart = (lambda part: part.clone()) if count > 1 else (lambda part: part)
+        # A view would keep the whole batch in memory.
+        own_memory = (lambda part: part.clone()) if count > 1 else (lambda part: part)
         rows = {name: [len(image.tensors[name]) for image in images] for name in extra}
         parts = {name: part.split(rows[name]) for name, part in extra.items()}
         found = [
             Encoded(
-                features=[apart(part) for part in own[index]],
-                deep=[apart(layer[index]) for layer in deep],
+                features=[own_memory(part) for part in own[index]],
+                deep=[own_memory(layer[index]) for layer in deep],
                 extra={name: part[index] for name, part in parts.items()},
                 replacements=image.replacements,
             )

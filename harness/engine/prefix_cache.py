@@ -19,29 +19,28 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
 
-BOTH_WAYS = frozenset({"paligemma"})
-"""Model types in which a prompt's tokens see what follows them."""
+from harness.engine.families import READS_BOTH_WAYS
 
 ROOM = 64
 """Positions by which a cache grows at a time."""
 
 
-class _Roomy(DynamicLayer):
-    """A layer's keys and values in a buffer with room behind them: a step writes one position and copies nothing."""
+class _GrowingLayer(DynamicLayer):
+    """A layer's keys and values in a buffer with free positions at its end: a step writes one and copies nothing."""
 
     def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, room: int) -> None:
         super().__init__()
         self.dtype, self.device = keys.dtype, keys.device
         self.length, self.is_initialized = keys.shape[-2], True
-        self.key_store, self.value_store = self._store(keys, rows, room), self._store(values, rows, room)
-        self._show()
+        self.key_store, self.value_store = self._allocate(keys, rows, room), self._allocate(values, rows, room)
+        self._set_views()
 
-    def _store(self, part: Tensor, rows: Tensor, room: int) -> Tensor:
+    def _allocate(self, part: Tensor, rows: Tensor, room: int) -> Tensor:
         store = part.new_empty(len(rows), part.shape[1], part.shape[-2] + room, part.shape[-1])
         torch.index_select(part, 0, rows, out=store[:, :, : part.shape[-2]])  # `part[rows]` would be one copy more
         return store
 
-    def _show(self) -> None:
+    def _set_views(self) -> None:
         self.keys, self.values = self.key_store[:, :, : self.length], self.value_store[:, :, : self.length]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -49,12 +48,12 @@ class _Roomy(DynamicLayer):
         more = key_states.shape[-2]
         if self.length + more > self.key_store.shape[-2]:
             everything = torch.arange(len(self.keys), device=self.device)
-            self.key_store = self._store(self.keys, everything, more + ROOM)
-            self.value_store = self._store(self.values, everything, more + ROOM)
+            self.key_store = self._allocate(self.keys, everything, more + ROOM)
+            self.value_store = self._allocate(self.values, everything, more + ROOM)
         self.key_store[:, :, self.length : self.length + more] = key_states
         self.value_store[:, :, self.length : self.length + more] = value_states
         self.length += more
-        self._show()
+        self._set_views()
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -62,16 +61,16 @@ class _Roomy(DynamicLayer):
         return self.length
 
 
-def chosen(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
-    """A cache of its own with these rows, and room for more positions; the old one stays as it is."""
+def select_rows(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
+    """A new cache with these rows and `room` free positions; the old one stays as it is."""
     out = copy.copy(cache)
     out.layers = []
     for layer in cache.layers:
-        if isinstance(layer, _Roomy) or type(layer) is DynamicLayer:
+        if isinstance(layer, _GrowingLayer) or type(layer) is DynamicLayer:
             if not layer.is_initialized or layer.keys is None or layer.keys.numel() == 0:
                 out.layers.append(copy.copy(layer))
             else:
-                out.layers.append(_Roomy(layer.keys, layer.values, rows.to(layer.keys.device), room))
+                out.layers.append(_GrowingLayer(layer.keys, layer.values, rows.to(layer.keys.device), room))
         else:  # sliding windows
             other = copy.copy(layer)
             if getattr(layer, "is_initialized", False) and layer.keys is not None:
@@ -83,13 +82,13 @@ def chosen(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
 
 @dataclass
 class State:
-    """Rows in the middle of their text."""
+    """A batch of rows, each read up to some token of its text."""
 
     cache: Any
     mask: Tensor
-    """1 where what was read is no pad [rows, positions]."""
+    """1 for what was read, 0 for padding [rows, positions]."""
     delta: Tensor | None
-    """M-RoPE: how far positions are from counting tokens [rows, 1]."""
+    """M-RoPE: what is added to a token's number to get its position [rows, 1]."""
     logits: Tensor
     """Of the next token [rows, vocabulary]."""
 
@@ -105,13 +104,13 @@ class Runner:
         self.types_name = next((name for name in ("mm_token_type_ids", "token_type_ids") if name in takes), None)
         self.takes = takes
         self.mrope = hasattr(self.base, "get_rope_index")
-        self.both_ways = model.config.model_type in BOTH_WAYS
+        self.both_ways = model.config.model_type in READS_BOTH_WAYS
         self.first = 1 if self.both_ways else 0
-        """What positions begin with."""
+        """The first position's number."""
 
     def why_no_prefix(self) -> str | None:
         """Why this family's beginnings can't be kept, or None."""
-        if self.model.config.model_type in BOTH_WAYS:
+        if self.both_ways:
             return "it reads the question in both directions, so what is before it depends on it"
         if "position_ids" not in self.takes or "past_key_values" not in self.takes:
             return "the model takes no positions or no cache"
@@ -122,7 +121,7 @@ class Runner:
 
     @property
     def windowed(self) -> bool:
-        """Whether some layer sees only so many positions back: pads in the middle would count as some."""
+        """True if a layer sees only so many positions back: padding between tokens would count as some."""
         return any(
             type(layer) not in (DynamicLayer, DummyLayer) for layer in DynamicCache(config=self.text_config).layers
         )
@@ -148,9 +147,7 @@ class Runner:
         ids, mask = self.padded(rows, self.pad), self.padded([[1] * len(row) for row in rows], 0)
         given = dict(inputs)
         if self.both_ways:
-            given["token_type_ids"] = torch.zeros_like(
-                ids
-            )  # all of it is read in both directions, the answer to come is not
+            given["token_type_ids"] = torch.zeros_like(ids)  # all is read in both directions, the answer to come is not
         elif types is not None and self.types_name is not None:
             given[self.types_name] = self.padded(types, 0)
         positions, delta = (mask.cumsum(-1) - 1).clamp(min=0) + self.first, None
@@ -167,27 +164,27 @@ class Runner:
     def fork(self, prefix: State, which: Sequence[int], suffixes: Sequence[Sequence[int]], room: int) -> State:
         """Each row goes on from one of the prefixes with ids of its own (at least one)."""
         rows = torch.tensor(which, device=self.device)
-        cache = chosen(prefix.cache, rows, max(map(len, suffixes)) + room)
+        cache = select_rows(prefix.cache, rows, max(map(len, suffixes)) + room)
         delta = None if prefix.delta is None else prefix.delta[rows]
         state = State(cache, prefix.mask[rows], delta, prefix.logits)
         more, seen = self.padded(suffixes, self.pad), self.padded([[1] * len(row) for row in suffixes], 0)
-        return self._read(state, more, seen)
+        return self._read_more(state, more, seen)
 
-    def alone(self, state: State, room: int) -> State:
-        """The same rows, with room for an answer."""
+    def with_room(self, state: State, room: int) -> State:
+        """The same rows, with free positions for an answer."""
         everything = torch.arange(len(state.mask), device=self.device)
-        return State(chosen(state.cache, everything, room), state.mask, state.delta, state.logits)
+        return State(select_rows(state.cache, everything, room), state.mask, state.delta, state.logits)
 
     def step(self, state: State, tokens: Tensor) -> State:
         """Read one token a row [rows]."""
-        return self._read(state, tokens[:, None], torch.ones_like(tokens[:, None]))
+        return self._read_more(state, tokens[:, None], torch.ones_like(tokens[:, None]))
 
     def keep(self, state: State, rows: Tensor, room: int) -> State:
         """Only these rows."""
         delta = None if state.delta is None else state.delta[rows]
-        return State(chosen(state.cache, rows, room), state.mask[rows], delta, state.logits[rows])
+        return State(select_rows(state.cache, rows, room), state.mask[rows], delta, state.logits[rows])
 
-    def _read(self, state: State, more: Tensor, seen: Tensor) -> State:
+    def _read_more(self, state: State, more: Tensor, seen: Tensor) -> State:
         mask = torch.cat([state.mask, seen], 1)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -more.shape[1] :] + self.first
         if state.delta is not None:

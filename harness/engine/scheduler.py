@@ -148,7 +148,7 @@ class Scheduler:
     def _read_prompts(self, jobs: list[Job]) -> tuple[State, list[Job]]:
         with self.clock("prefill"):
             state = self.prefill(jobs, [len(job.ids) for job in jobs])
-            return self.runner.alone(state, self.rules.room(jobs)), jobs
+            return self.runner.with_room(state, self.rules.room(jobs)), jobs
 
     def _fork_prefixes(self, groups: list[list[Job]]) -> Iterator[tuple[State, list[Job]]]:
         """Read the beginning of each group once, then what follows it in batches."""
