@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry, Key
@@ -27,6 +28,9 @@ from leaderboards.views.svg_charts import bars, curve, profile
 from support.errors import BoardError, did_you_mean
 from support.files import atomic_write
 from support.markdown import line, number
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _FILES = Path(__file__).with_name("page")
 
@@ -73,7 +77,6 @@ def page(
     `base` is the model that the comparison is with. BoardError for a base, verdict, rank or protocol difference of
     which the board has no score, and for a thumbnail that is no small image.
     """
-    import jinja2
     from markupsafe import Markup
 
     extras = extras or PageExtras()
@@ -93,14 +96,7 @@ def page(
         curve(line(label), {line(arm): own for arm, own in arms.items()}) for label, arms in extras.curves.items()
     ]
     script, style = (_read_file(f"page.{kind}") for kind in ("js", "css"))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FILES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("page.html.jinja").render(
+    text = _load_template().render(
         title=line(title),
         policy=_POLICY.format(script=_digest(script), style=_digest(style)),
         script=Markup(script),  # like the style a file of ours, which holds no name and no answer
@@ -124,6 +120,19 @@ def page(
         line=line,
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair must not cost the page
+
+
+def _load_template() -> "Template":
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FILES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")
 
 
 def write_page(path: Path, html: str) -> None:

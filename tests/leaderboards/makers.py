@@ -113,3 +113,58 @@ def page(entries: Sequence[Entry], *, title: str = "Board", base: str | None = N
     samples = shown.pop("samples", None)
     comparison, extras = BoardComparison(**beside), PageExtras(**shown)
     return html_page.page(entries, title=title, base=base, samples=samples, comparison=comparison, extras=extras)
+
+
+LM_EVAL: dict[str, Any] = {
+    "results": {
+        "gsm8k": {
+            "name": "gsm8k",
+            "alias": "gsm8k",
+            "sample_len": 1319,
+            "exact_match,strict-match": 0.5,
+            "exact_match_stderr,strict-match": 0.01,
+            "exact_match,flexible-extract": 0.6,
+            "exact_match_stderr,flexible-extract": "N/A",
+        },
+        "mmlu": {
+            "name": "mmlu",
+            "alias": "mmlu",
+            "sample_count": {"acc,none": 300},
+            "acc,none": 0.4,
+            "acc_stderr,none": 0.02,
+        },
+        "mmlu_a": {"alias": " - a", "sample_len": 100, "acc,none": 0.4, "acc_stderr,none": 0.05},
+        "mmlu_b": {"alias": " - b", "sample_len": 200, "acc,none": float("nan"), "acc_stderr,none": float("nan")},
+        "wiki": {"alias": "wiki", "sample_len": 60, "word_perplexity,none": 11.5, "word_perplexity_stderr,none": "N/A"},
+    },
+    "group_subtasks": {"mmlu": ["mmlu_a", "mmlu_b"], "gsm8k": [], "wiki": []},
+    "configs": {"gsm8k": {"task": "gsm8k", "num_fewshot": 5}, "wiki": {"task": "wiki"}},
+    "versions": {"gsm8k": 3.0, "mmlu": 2, "mmlu_a": 1.0, "mmlu_b": 1.0, "wiki": 2.0},
+    "n-shot": {"gsm8k": 5, "mmlu_a": 0, "mmlu_b": 0, "wiki": 0},
+    "higher_is_better": {"gsm8k": {"exact_match": True}, "mmlu_a": {"acc": True}, "wiki": {"word_perplexity": False}},
+    "n-samples": {
+        "gsm8k": {"original": 1319, "effective": 1319},
+        "mmlu_a": {"original": 100, "effective": 100},
+        "mmlu_b": {"original": 200, "effective": 200},
+        "wiki": {"original": 62, "effective": 60},
+    },
+    "config": {
+        "model": "hf",
+        "model_args": {"pretrained": "org/model"},
+        "model_sha": "abc",
+        "limit": None,
+        "device": "cuda:0",
+        "random_seed": 0,
+    },
+    "git_hash": "12ab34c",
+    "date": 1767268800.5,
+    "lm_eval_version": "0.4.13",
+    "transformers_version": "5.23.0",
+    "task_hashes": {"gsm8k": "feed"},
+    "model_source": "hf",
+    "model_name": "org/model",
+    "model_name_sanitized": "org__model",
+    "chat_template_sha": None,
+    "total_evaluation_time_seconds": "1679.0",
+}
+"""A result file of lm-eval."""

@@ -155,7 +155,6 @@ def test_models_without_a_common_image_are_an_error() -> None:
 
 
 # -- a judge that was asked several times
-# --------------------------------------------------------------------------------------------------
 
 
 def asked(*sides: list[Records]) -> dict[str, Rank | None]:

@@ -1,24 +1,19 @@
 import itertools
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.random import Generator
-from numpy.typing import NDArray
-from scipy import stats
 
 from harness.evaluation.score_files import score
-from leaderboards.statistics.resampling import Counted, CountsMetric, swapped
-from leaderboards.statistics.significance import DETECTED, holm, least_p
+from leaderboards.statistics.resampling import Counted
+from leaderboards.statistics.significance import DETECTED, holm
 from leaderboards.statistics.verdict import (
     Pair,
     PairedTest,
     compare,
     compare_repeats,
     interval,
-    interval_repeats,
     matched,
     matched_repeats,
     panel,
@@ -28,36 +23,9 @@ from support.errors import RecordsError
 from tasks.benchmarks import mme
 from tasks.metric import Metric, mean_of, ratio_of
 from tasks.registry import registry
-
-Records = list[dict[str, Any]]
+from tests.leaderboards.records import ACCURACY, CHAIR_I, MME, Records, answers, mme_answers
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "mme"
-
-ACCURACY = mean_of("correct", scale=100)
-CHAIR_I = ratio_of("hallucinated", "mentions", scale=100)
-MME: CountsMetric = Metric(  # acc + acc+ of two questions an image
-    counts=lambda records: (sum(r["correct"] for r in records), len(records), all(r["correct"] for r in records), 1),
-    value=lambda sums: 100 * sums[..., 0] / sums[..., 1] + 100 * sums[..., 2] / sums[..., 3],
-)
-
-
-def answers(field: str, values: Sequence[float]) -> Records:
-    """One record an image."""
-    return [{"image": f"image-{index}", field: value} for index, value in enumerate(values)]
-
-
-def mme_answers(rng: Generator, ability: NDArray[np.float64]) -> Records:
-    """Two answers an image, both right with the chance the image gives."""
-    return [{"image": str(i), "correct": int(rng.random() < p)} for i, p in enumerate(ability) for _ in range(2)]
-
-
-def captions(rng: Generator, risk: NDArray[np.float64]) -> Records:
-    """Three captions an image, whose mentions are hallucinated with the chance the image gives."""
-    return [
-        {"image": str(i), "mentions": m, "hallucinated": int(rng.binomial(m, p))}
-        for i, p in enumerate(risk)
-        for m in rng.integers(1, 5, size=3).tolist()
-    ]
 
 
 def test_values_and_difference_are_the_metric_s_own() -> None:
@@ -207,100 +175,7 @@ def test_a_panel_asks_more_of_each_metric() -> None:
     assert panel({"a": pair})["a"] == alone
 
 
-# -- beyond what swaps can count
-# -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("images", "apart"), ((20, 20), (60, 30), (60, 60), (300, 40)))
-def test_a_p_too_small_to_be_counted_follows_the_exact_one_without_a_step_and_is_never_much_below_it(
-    images: int, apart: int
-) -> None:
-    """Where `apart` answers differ, all by as much, the test by swaps is the sign test, whose p is known."""
-    base = answers("x", [0.0] * images)
-    found = {}
-    for against in range(apart // 2):
-        exact = float(stats.binomtest(against, apart).pvalue)
-        if exact < 0.02:
-            base = answers("x", [0.0] * (apart - against) + [1.0] * against + [0.0] * (images - apart))
-            other = answers("x", [1.0] * (apart - against) + [0.0] * (images - apart + against))
-            found[exact] = compare(base, other, mean_of("x"), higher_is_better=True).p
-    assert min(found) < 1e-5
-    assert list(found.values()) == sorted(found.values())  # the fewer are against it
-    for exact, p in found.items():
-        assert p >= exact * (0.5 if exact > 1e-4 else 1)  # above, it is counted, by chance
-        assert p <= exact * 50 or exact < 1e-8
-
-
-def test_a_strong_difference_survives_a_panel_of_hundreds_and_one_on_few_images_does_not() -> None:
-    rng = np.random.default_rng(20)
-    hard = rng.normal(50, 20, 300)
-    base = answers("x", hard.tolist())
-    strong, few = (hard + rng.normal(2, 5, 300)).tolist(), [*(hard[:12] + 1), *hard[12:]]
-    other = {
-        name: compare(base, answers("x", values), mean_of("x"), higher_is_better=True)
-        for name, values in (("a", strong), ("b", few))
-    }
-    assert (other["a"].outcome, other["b"].outcome) == ("better", "better")
-    assert other["b"].p >= least_p(12) == 2 / 2**12
-    assert [560 * verdict.p < 0.05 for verdict in other.values()] == [True, False]
-
-
-def test_what_swaps_can_count_is_counted() -> None:
-    rng, outcomes = np.random.default_rng(21), []
-    for seed in range(100):
-        hard = rng.normal(0, 1, 40)
-        sides = [
-            Counted(answers("x", (hard + shift + rng.normal(0, 1, 40)).tolist()), mean_of("x")) for shift in (0, 0.6)
-        ]
-        match = matched(*sides, higher_is_better=True)
-        swaps = swapped([(match.metric, match.base[0], match.other[0])], match.parts, resamples=500, seed=seed)
-        verdict = verdicts({0: match}, resamples=500, seed=seed)[0]
-        assert verdict.difference is not None
-        by_swaps = (1 + int(np.count_nonzero(abs(swaps) >= abs(verdict.difference) - 1e-9))) / 501
-        assert verdict.p <= by_swaps
-        assert verdict.p == by_swaps or by_swaps <= 5 / 501
-        outcomes.append(verdict.p == by_swaps)
-    assert 10 < sum(outcomes) < 90
-
-
-@pytest.mark.parametrize("rate", (0.05, 0.3))
-def test_small_p_values_are_as_rare_as_they_say_however_rare_and_skewed_the_events(rate: float) -> None:
-    """Few images, some with many hallucinations at once: of 3,000 comparisons of equal models, 150 may be below 5%, and
-    3 below 0.1%."""
-    rng, images, metric = np.random.default_rng(22), 40, ratio_of("hallucinated", "mentions", scale=100)
-    found: list[float] = []
-    for seed in range(5):
-        matches = {}
-        for pair in range(600):
-            risk = rng.beta(rate, 1, images)
-            sides = []
-            for _ in range(2):
-                mentions = rng.integers(1, 8, images)
-                wrong = np.where(rng.random(images) < risk, rng.binomial(mentions, 0.8), 0)
-                records = [
-                    {"image": str(i), "hallucinated": int(w), "mentions": int(m)}
-                    for i, (w, m) in enumerate(zip(wrong, mentions, strict=True))
-                ]
-                sides.append(Counted(records, metric))
-            matches[pair] = matched(*sides, higher_is_better=False)
-        found += [verdict.p for verdict in verdicts(matches, resamples=1000, seed=seed).values()]
-    assert sum(p <= 0.05 for p in found) <= 175
-    assert sum(p <= 0.001 for p in found) <= 8
-    assert sum(p <= 0.0001 for p in found) <= 1
-
-
-def test_a_judge_asked_twice_makes_no_p_of_one_in_a_million() -> None:
-    values = np.random.default_rng(23).normal(3, 1, 300)
-    base, other = ([ratings((values + mood).tolist()) for mood in moods] for moods in ((-0.1, 0.1), (0.7, 0.9)))
-    verdict = compare_repeats(base, other, RATING, higher_is_better=True)
-    alone = compare(base[1], other[0], RATING, higher_is_better=True)
-    assert (verdict.outcome, alone.outcome) == ("better", "better")
-    assert alone.p < 1e-9
-    assert verdict.p > 1e-6
-
-
 # -- many at once
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_verdict_is_the_same_whatever_else_is_judged_with_it() -> None:
@@ -441,69 +316,6 @@ def test_questions_that_hang_together_make_mcnemar_too_sure_and_leave_the_outcom
     assert verdict.outcome == "not separable"
 
 
-def ratings(values: Sequence[float], category: str = "") -> Records:
-    return [{"image": str(i), "category": category, "rating": value} for i, value in enumerate(values)]
-
-
-RATING = mean_of("rating")
-
-
-def test_a_score_of_several_askings_is_their_mean() -> None:
-    base, other = [ratings([1, 2, 3]), ratings([2, 3, 4])], [ratings([5, 5, 5]), ratings([6, 6, 6]), ratings([4, 4, 4])]
-    verdict = compare_repeats(base, other, RATING, higher_is_better=True)
-    assert (verdict.base, verdict.other, verdict.difference) == (2.5, 5, 2.5)
-
-
-def test_one_asking_is_a_plain_comparison() -> None:
-    rng = np.random.default_rng(13)
-    base, other = ratings(rng.normal(3, 1, 40).tolist()), ratings(rng.normal(3.3, 1, 40).tolist())
-    assert compare_repeats([base], [other], RATING, higher_is_better=True) == compare(
-        base, other, RATING, higher_is_better=True
-    )
-    assert interval_repeats([base], RATING) == interval(base, RATING)
-
-
-def test_a_judge_that_changes_its_mind_widens_the_interval_and_one_that_repeats_itself_does_not() -> None:
-    rng = np.random.default_rng(14)
-    values = rng.normal(3, 1, 200)
-
-    def width(askings: list[Records]) -> float:
-        low, high = interval_repeats(askings, RATING)
-        assert low is not None
-        assert high is not None
-        return high - low
-
-    steady, moody = [ratings(values.tolist())] * 3, [ratings((values + mood).tolist()) for mood in (-0.5, 0.0, 0.5)]
-    assert width(steady) == pytest.approx(width(steady[:1]), rel=0.05)
-    least = 3.92 * np.hypot(values.std(ddof=1) / np.sqrt(200), 0.5 / np.sqrt(3))
-    most = 2 * np.hypot(
-        1.96 * values.std(ddof=1) / np.sqrt(200), 4.303 * 0.5 / np.sqrt(3)
-    )  # Student's t of two degrees of freedom
-    assert least < width(moody) < 1.1 * most
-
-
-def test_what_only_the_judge_s_mood_makes_is_not_separable() -> None:
-    rng = np.random.default_rng(15)
-    values, noise = rng.normal(3, 1, 200), rng.normal(0, 0.1, 200)
-    base = [ratings((values + mood).tolist()) for mood in (-0.6, 0.5, 0.1)]
-    other = [ratings((values + noise + mood).tolist()) for mood in (0.7, -0.3, 0.2)]
-    alone = compare(base[0], other[0], RATING, higher_is_better=True)
-    together = compare_repeats(base, other, RATING, higher_is_better=True)
-    assert alone.outcome == "better"
-    assert together.outcome == "not separable"
-    assert together.p > 0.2
-
-
-def test_an_answer_that_one_asking_left_unrated_is_left_out_and_counted() -> None:
-    full, torn = ratings([1, 2, 3, 4]), ratings([1, 2, 3, 4])[:-1]
-    verdict = compare_repeats([full, torn], [full, full], RATING, higher_is_better=True)
-    assert (verdict.images, verdict.left_out, verdict.base) == (3, 1, 2)
-    with pytest.raises(RecordsError, match="every judge call"):
-        compare_repeats([full[:1], full[1:]], [full], RATING, higher_is_better=True)
-    with pytest.raises(RecordsError, match="at least one judge call"):
-        compare_repeats([], [full], RATING, higher_is_better=True)
-
-
 @pytest.mark.skipif(not GOLDEN.exists(), reason="the golden MME answers are not beside the repository")
 @pytest.mark.parametrize("metric", ("perception", "cognition", "accuracy"))
 def test_the_published_answers_of_llava_are_better_than_those_of_lavin(metric: str) -> None:
@@ -533,43 +345,3 @@ def test_the_published_answers_of_llava_are_better_than_those_of_lavin(metric: s
     assert back.outcome == {"better": "worse"}.get(verdict.outcome, "not separable")
     if metric == "perception":
         assert mme.perception(llava) == pytest.approx(1531.3187, abs=1e-3)
-
-
-def coverage(simulate: Callable[[Generator], Records], metric: CountsMetric, truth: float) -> float:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(200):
-        low, high = interval(simulate(rng), metric, resamples=400)
-        assert low is not None
-        assert high is not None
-        hits += low <= truth <= high
-    return hits / 200
-
-
-def test_intervals_cover_the_truth_of_a_ratio_of_clustered_captions() -> None:
-    # An image is either harmless or dangerous, so its captions fail together: counted one by one they would seem three
-    # times as many.
-    assert 0.9 <= coverage(lambda rng: captions(rng, rng.choice([0.0, 0.9], size=60)), CHAIR_I, truth=45) <= 0.99
-
-
-def test_intervals_cover_the_truth_of_acc_and_acc_plus() -> None:
-    truth = 100 * (0.95 + 0.3) / 2 + 100 * (0.95**2 + 0.3**2) / 2
-    assert 0.9 <= coverage(lambda rng: mme_answers(rng, rng.choice([0.3, 0.95], size=60)), MME, truth) <= 0.99
-
-
-@pytest.mark.parametrize(("answer", "metric"), ((captions, CHAIR_I), (mme_answers, MME)))
-def test_false_alarms_are_rare_and_real_differences_found(answer: Callable[..., Records], metric: CountsMetric) -> None:
-    rng = np.random.default_rng(0)
-
-    def outcome(base: Records, other: Records, seed: int) -> str:
-        return compare(base, other, metric, higher_is_better=True, resamples=200, seed=seed).outcome
-
-    alarms, finds = 0, 0
-    for simulation in range(200):
-        difficulty = rng.choice([0.2, 0.8], size=60)
-        base = answer(rng, difficulty)
-        alarms += outcome(base, answer(rng, difficulty), simulation) != "not separable"
-        if simulation < 50:
-            finds += outcome(base, answer(rng, difficulty + 0.15), simulation) == "better"
-    assert 2 <= alarms <= 14  # of 200, at the 5% level
-    assert finds >= 25

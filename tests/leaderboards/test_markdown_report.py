@@ -183,7 +183,6 @@ def test_a_board_of_a_thousand_models_and_twenty_tasks_is_whole(make_entry: Make
 
 
 # -- ranks and the base
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_ranks_tie_and_the_difference_to_the_base_is_marked(make_entry: MakeEntry) -> None:
@@ -305,7 +304,6 @@ def test_few_models_with_many_metrics_are_shown_a_row_a_metric(make_entry: MakeE
 
 
 # -- CSV and JSON
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

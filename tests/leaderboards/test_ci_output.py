@@ -83,7 +83,6 @@ def unescaped(text: str) -> str:
 
 
 # -- JUnit
-# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_junit_has_a_case_a_metric_with_failures_and_errors(make_entry: MakeEntry) -> None:
@@ -119,7 +118,6 @@ def test_hostile_names_leave_junit_well_formed(make_entry: MakeEntry) -> None:
 
 
 # -- annotations
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_wrong_is_annotated_and_a_pass_is_a_notice(make_entry: MakeEntry) -> None:
@@ -149,7 +147,6 @@ def test_more_errors_than_github_shows_end_with_a_count(make_entry: MakeEntry) -
 
 
 # -- the comment
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_comment_lists_what_broke_with_both_answers_and_the_judges_words(make_entry: MakeEntry) -> None:
@@ -192,7 +189,6 @@ def test_a_comment_is_never_longer_than_allowed_and_says_what_is_missing(
 
 
 # -- where GitHub runs it
-# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_files_are_written_wherever_it_runs_and_annotations_only_on_github(

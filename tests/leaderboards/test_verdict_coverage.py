@@ -1,0 +1,54 @@
+"""Intervals cover the truth as often as they say, and false alarms are as rare."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.random import Generator
+
+from leaderboards.statistics.resampling import CountsMetric
+from leaderboards.statistics.verdict import (
+    compare,
+    interval,
+)
+from tests.leaderboards.records import CHAIR_I, MME, Records, captions, mme_answers
+
+
+def coverage(simulate: Callable[[Generator], Records], metric: CountsMetric, truth: float) -> float:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        low, high = interval(simulate(rng), metric, resamples=400)
+        assert low is not None
+        assert high is not None
+        hits += low <= truth <= high
+    return hits / 200
+
+
+def test_intervals_cover_the_truth_of_a_ratio_of_clustered_captions() -> None:
+    # An image is either harmless or dangerous, so its captions fail together: counted one by one they would seem three
+    # times as many.
+    assert 0.9 <= coverage(lambda rng: captions(rng, rng.choice([0.0, 0.9], size=60)), CHAIR_I, truth=45) <= 0.99
+
+
+def test_intervals_cover_the_truth_of_acc_and_acc_plus() -> None:
+    truth = 100 * (0.95 + 0.3) / 2 + 100 * (0.95**2 + 0.3**2) / 2
+    assert 0.9 <= coverage(lambda rng: mme_answers(rng, rng.choice([0.3, 0.95], size=60)), MME, truth) <= 0.99
+
+
+@pytest.mark.parametrize(("answer", "metric"), ((captions, CHAIR_I), (mme_answers, MME)))
+def test_false_alarms_are_rare_and_real_differences_found(answer: Callable[..., Records], metric: CountsMetric) -> None:
+    rng = np.random.default_rng(0)
+
+    def outcome(base: Records, other: Records, seed: int) -> str:
+        return compare(base, other, metric, higher_is_better=True, resamples=200, seed=seed).outcome
+
+    alarms, finds = 0, 0
+    for simulation in range(200):
+        difficulty = rng.choice([0.2, 0.8], size=60)
+        base = answer(rng, difficulty)
+        alarms += outcome(base, answer(rng, difficulty), simulation) != "not separable"
+        if simulation < 50:
+            finds += outcome(base, answer(rng, difficulty + 0.15), simulation) == "better"
+    assert 2 <= alarms <= 14  # of 200, at the 5% level
+    assert finds >= 25
