@@ -1,7 +1,6 @@
 """`harness attention`: how much of its attention a model gives to the image, before and after training."""
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,10 +34,10 @@ def attention_command(
     """
     from dataclasses import replace
 
-    from harness.evaluation.attention import attention_share, write
+    from harness.evaluation.attention import attention_share
+    from harness.evaluation.attention_report import write
     from harness.models.adapter_host import AdapterHost
     from harness.models.fetch import fetch
-    from support.progress import report
     from support.stages import Stages
     from tasks.registry import registry
 
@@ -50,9 +49,8 @@ def attention_command(
         others = replace(models, path=None)
         specs = [fetch((models if name == model else others).find(context, name)) for name in names]
         for name, spec in zip(names, specs, strict=True):
-            progress = partial(report, f"read {name}")
             lm = host.load(spec)
-            found.append(attention_share(lm, asked, limit, name=name, data=data.paths, progress=progress))
+            found.append(attention_share(lm, asked, limit, name=name, data=data.paths))
     print(write(out, found[0], found[1] if against is not None else None))
     log.info(f"plot: {out / 'attention.png'}")
     return OK

@@ -3,39 +3,32 @@ made a number.
 
     base = attention_share(load(find("llava-1.5-7b")), registry().task("scenes_chair"), 100)
     tuned = attention_share(load(find("runs/povid/checkpoint-200")), registry().task("scenes_chair"), 100)
-    print(write(Path("runs/attention"), base, tuned))           # the table; beside it attention.md, .png, .svg and .jsonl
+    print(write(Path("runs/attention"), base, tuned))           # of attention_report
 
 For each token of an answer: the mean over layers and heads of the attention that the position which predicts it gives
-to positions that hold the image. `relative` is the same divided by the image's part of what could be seen (image
-positions / positions): 1 is what even attention would give, whatever the lengths. In captions, words that name an
-object are told apart, by CHAIR's rule, into those that are there and those that are not. A word's share is the mean
-over its tokens. Words that are not there tend to stand late in a caption, where there is more text to look at: compare
-`relative` too.
+to positions that hold the image. `relative` is the same divided by the image's part of the context (image positions /
+positions): 1 is what even attention would give, whatever the lengths. Words of a caption that name an object are split,
+by CHAIR's rule, into objects that are in the image and objects that are not. A word's share is the mean over its
+tokens. Hallucinated words tend to come late in a caption, where there is more text to attend to, so compare `relative`.
 
-The prompt is read as the engine reads it, its keys kept; only the answer, all of it in one pass, is read with attention
-weights, and of those only sums over image positions outlive their layer: memory is that of one layer's heads x answer x
-context.
+The prompt is read as the engine reads it, its keys kept. Only the answer is read with attention weights, in one pass,
+and only sums over image positions are kept of each layer: memory is that of one layer's heads x answer x context.
 """
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.evaluation.generate import load_tasks
-from leaderboards.statistics.verdict import Pair, PairedTest, interval, panel
 from support.errors import InputError
-from support.files import atomic_write_text
-from support.markdown import MISSING, cell, table
+from support.progress import report
 from tasks.answer import FailedAnswer
 from tasks.benchmarks import chair, english
-from tasks.metric import Metric
 from tasks.registry import TaskSpec
 
 if TYPE_CHECKING:
@@ -62,7 +55,7 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """What one answer's tokens looked at."""
+    """How much attention one answer's tokens gave to the image."""
 
     shares: Array
     """Attention on image positions, mean over heads [layers, tokens], 0 to 1."""
@@ -86,13 +79,12 @@ class Attention:
     """Answers without a word."""
     layers: int
     words: bool
-    """Whether the task tells objects that are there from those that are not."""
+    """True if the task tells objects that are in the image from those that are not."""
     failures: tuple[str, ...] = field(default=())
     """Why answers failed, each reason once."""
 
 
 # -- words
-# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def object_words(answer: str, truth: Collection[str], vocabulary: chair.Vocabulary) -> list[Word]:
@@ -141,12 +133,10 @@ def words_of_task(task: str, doc: Mapping[str, Any], answer: str) -> list[Word] 
 
 
 # -- one answer
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 def shares_of(lm: Any, request: Any, answer: str) -> Shares:
-    """What a SharedImageLM's model looks at while it writes `answer` to a request of one or more images.
-    InputError.
+    """The attention that a SharedImageLM's model gives to the images of a request while it writes `answer`; InputError.
 
     The answer is tokenised by itself, as after the end of a prompt; an answer without a token has no shares.
     """
@@ -157,34 +147,32 @@ def shares_of(lm: Any, request: Any, answer: str) -> Shares:
     spans = tuple((int(start), int(end)) for start, end in read["offset_mapping"])
     if not ids:
         return Shares(shares=np.zeros((0, 0)), even=np.zeros(0), spans=())
+    prefix_cache = lm.sharing.shares_images and lm.runner.why_no_prefix() is None
     with torch.inference_mode():
-        prompt, per_layer = _after_prefix(lm, request, ids) if _keeps_prefix(lm) else _in_one_pass(lm, request, ids)
+        read_answer = _read_after_prefix if prefix_cache else _read_in_one_pass
+        prompt, per_layer = read_answer(lm, request, ids)
     on_image = sum(token in lm.layout.image_ids for token in prompt)
     seen = len(prompt) + np.arange(len(ids), dtype=np.float64)
     return Shares(shares=per_layer, even=on_image / seen, spans=spans)
 
 
-def _keeps_prefix(lm: Any) -> bool:
-    return lm.sharing.shares_images and lm.runner.why_no_prefix() is None
-
-
-def _after_prefix(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Array]:
+def _read_after_prefix(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Array]:
     """The prompt up to its last token as the engine reads it, then the answer with weights."""
     job = lm.jobs_of([request])[0]
     ready, bad = lm.scheduler.encode([job])
     if bad:
-        raise InputError(f"{_named(request)}: {bad[0][1].error}")
+        raise InputError(f"{_name_of(request)}: {bad[0][1].error}")
     # The end of an image must be read together with its beginning.
     split = len(job.ids) - 1
     if job.ids[split] in lm.layout.image_ids:
-        return _in_one_pass(lm, request, ids)
+        return _read_in_one_pass(lm, request, ids)
     prefix = lm.scheduler.prefill(ready, [split])
-    with _watched(lm, job.ids, len(ids), request, windows=True) as layers:
+    with _recorded_attention(lm, job.ids, len(ids), request, windows=True) as layers:
         lm.runner.fork(prefix, [0], [[job.ids[-1], *ids[:-1]]], 0)
-    return list(job.ids), _stacked(layers, lm)
+    return list(job.ids), _stack(layers, lm)
 
 
-def _in_one_pass(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Array]:
+def _read_in_one_pass(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Array]:
     """Prompt and answer together, for families whose prompt can't be read by itself."""
     import torch
 
@@ -203,12 +191,12 @@ def _in_one_pass(lm: Any, request: Any, ids: list[int]) -> tuple[list[int], Arra
             if lm.runner.both_ways:  # only its prompt is read in both directions
                 fill["token_type_ids"] = torch.ones_like(more)
             inputs[name] = torch.cat([part, fill.get(name, torch.zeros_like(more)).to(part)], 1)
-    with _watched(lm, prompt, len(ids), request) as layers:
+    with _recorded_attention(lm, prompt, len(ids), request) as layers:
         lm.hf(**inputs, use_cache=False)
-    return prompt, _stacked(layers, lm)
+    return prompt, _stack(layers, lm)
 
 
-def _stacked(layers: "Mapping[str, torch.Tensor]", lm: Any) -> Array:
+def _stack(layers: "Mapping[str, torch.Tensor]", lm: Any) -> Array:
     if not layers:
         raise InputError(
             f"{lm.hf.config.model_type}: gives no attention weights; its attention to images can't be read"
@@ -219,13 +207,12 @@ def _stacked(layers: "Mapping[str, torch.Tensor]", lm: Any) -> Array:
 
 
 @contextmanager
-def _watched(
+def _recorded_attention(
     lm: Any, prompt: Sequence[int], answer: int, request: Any, windows: bool = False
 ) -> "Iterator[dict[str, torch.Tensor]]":
-    """Inside, attention is computed with its weights, and what each layer gives to the image [tokens] is put into the
-    dict.
+    """Inside, attention is computed with its weights; the dict gets each layer's attention to the image [tokens].
 
-    With `windows` there may be layers whose cache holds the last positions only.
+    `windows`: there may be layers whose cache holds the last positions only.
     """
     import torch
 
@@ -233,9 +220,10 @@ def _watched(
 
     fill = lm.layout.image_ids
     image = [at for at, token in enumerate(prompt) if token in fill]
-    if not image or lm.hf.config.model_type in INTERLEAVED:  # these look at images by cross-attention
+    if not image or lm.hf.config.model_type in INTERLEAVED:  # these attend to images by cross-attention
         raise InputError(
-            f"{_named(request)}: {lm.hf.config.model_type} holds no image among its positions; there is no share of it"
+            f"{_name_of(request)}: {lm.hf.config.model_type} holds no image among its positions; "
+            "there is no share of it"
         )
     total = len(prompt) + answer - 1
     found: dict[str, torch.Tensor] = {}
@@ -260,7 +248,7 @@ def _watched(
         if type(module).__name__.endswith("Attention")
     ]
     try:
-        with _eager(lm.hf):
+        with _eager_attention(lm.hf):
             yield found
     finally:
         for hook in hooks:
@@ -268,7 +256,7 @@ def _watched(
 
 
 @contextmanager
-def _eager(model: Any) -> Iterator[None]:
+def _eager_attention(model: Any) -> Iterator[None]:
     """Inside, attention gives its weights: fused kernels never have them."""
     from transformers import PreTrainedModel
 
@@ -283,12 +271,11 @@ def _eager(model: Any) -> Iterator[None]:
             config._attn_implementation = implementation
 
 
-def _named(request: Any) -> str:
+def _name_of(request: Any) -> str:
     return f"{request.task_name or 'request'} {request.doc.get('id', request.doc_id)}"
 
 
 # -- a task
-# ------------------------------------------------------------------------------------------------------------------------------
 
 
 def attention_share(
@@ -299,13 +286,12 @@ def attention_share(
     name: str = "",
     data: Mapping[str, str] | None = None,
     answers: Mapping[str, str] | None = None,
-    progress: Any = None,
 ) -> Attention:
-    """Have a SharedImageLM answer the first `limit` documents, and read what it looks at while it does. InputError,
-    DataError.
+    """Let a SharedImageLM answer the first `limit` documents, and measure its attention to the images meanwhile.
+    InputError, DataError.
 
     `name` is what tables call the model; `answers` gives texts by document id to be read instead of the model's own
-    (another model's, so that both are read on the same words); `progress` hears (answers read, answers).
+    (another model's, so that both are measured on the same words).
     """
     requests = _requests(task, lm, limit, data)
     if answers is None:
@@ -326,8 +312,7 @@ def attention_share(
             mentioned = words_of_task(task.name, request.doc, text)
             words, layers = mentioned is not None, len(shares.shares)
             records.append(record(_id(request), _image(request), text, shares, mentioned or []))
-        if progress is not None:
-            progress(number, len(requests))
+        report(f"read {name}", number, len(requests))
     if not records:
         why = f": {failed[0]}" if failed else ""
         raise InputError(f"{name or 'model'} on {task.name}: none of {len(requests)} answers can be read{why}")
@@ -344,7 +329,7 @@ def attention_share(
 
 
 def _requests(task: TaskSpec, lm: Any, limit: int, data: Mapping[str, str] | None) -> list[Any]:
-    """A task's requests as `harness eval` asks them."""
+    """A task's requests as `harness eval` makes them."""
     loaded = load_tasks([task], data=data, partial_data=True)[task.name]
     if loaded.get_config("num_fewshot") is None:
         loaded.set_config(key="num_fewshot", value=0)
@@ -363,7 +348,7 @@ def _id(request: Any) -> str:
 
 
 def _image(request: Any) -> str:
-    """What answers hang together by."""
+    """Answers about the same image depend on each other."""
     doc = request.doc
     return next((value for name in ("scene", "image") if isinstance(value := doc.get(name), str)), _id(request))
 
@@ -401,204 +386,3 @@ def record(id: str, image: str, answer: str, shares: Shares, words: Sequence[Wor
             for part in sum((shares.shares[:, own].mean(1) for own in members), np.zeros(len(shares.shares)))
         ]
     return found
-
-
-# -- numbers
-# -----------------------------------------------------------------------------------------------------------------------------
-
-
-def _mean(kind: Kind, what: str, scale: float) -> Metric:
-    return Metric(
-        counts=lambda records: (sum(r[f"{kind} {what}"] for r in records), sum(r[kind] for r in records)),
-        value=lambda sums: scale * sums[..., 0] / sums[..., 1],
-    )
-
-
-def _gap(what: str, scale: float) -> Metric:
-    return Metric(
-        counts=lambda records: tuple(
-            sum(r[name] for r in records)
-            for name in (f"grounded {what}", "grounded", f"hallucinated {what}", "hallucinated")
-        ),
-        value=lambda sums: scale * (sums[..., 0] / sums[..., 1] - sums[..., 2] / sums[..., 3]),
-    )
-
-
-METRICS: Final[Mapping[str, Metric]] = {
-    "answer tokens": _mean("tokens", "share", 100),
-    "words of objects there": _mean("grounded", "share", 100),
-    "words of objects not there": _mean("hallucinated", "share", 100),
-    "there less not there": _gap("share", 100),
-    "answer tokens, relative": _mean("tokens", "relative", 1),
-    "words of objects there, relative": _mean("grounded", "relative", 1),
-    "words of objects not there, relative": _mean("hallucinated", "relative", 1),
-    "there less not there, relative": _gap("relative", 1),
-}
-"""Shares in %, relative ones in times what even attention would give."""
-
-
-def metrics_of(found: Attention) -> dict[str, Metric]:
-    """Those of `METRICS` that the task has something to say about."""
-    return {name: metric for name, metric in METRICS.items() if found.words or name.startswith("answer")}
-
-
-def compared(base: Attention, tuned: Attention) -> dict[str, PairedTest]:
-    """`tuned` against `base` over the images both have, judged together (Holm); a higher share is not by itself better.
-    InputError."""
-    if base.task != tuned.task:
-        raise InputError(f"{base.model} was read on {base.task}, {tuned.model} on {tuned.task}: nothing to compare")
-    ours, theirs = ({one["id"] for one in found.records} for found in (base, tuned))
-    if not (both := ours & theirs):
-        raise InputError(f"{base.task}: no document was read of both {base.model} and {tuned.model}")
-    before, after = ([one for one in found.records if one["id"] in both] for found in (base, tuned))
-    return panel(
-        {name: Pair(before, after, metric, higher_is_better=True) for name, metric in metrics_of(base).items()}
-    )
-
-
-def by_layer(found: Attention, kind: Kind) -> Array | None:
-    """Mean share of a kind in each layer [layers], 0 to 1; None where there is none of that kind."""
-    count = sum(one[kind] for one in found.records)
-    return np.sum([one[f"{kind} by layer"] for one in found.records], axis=0) / count if count else None
-
-
-# -- for people
-# --------------------------------------------------------------------------------------------------------------------------
-
-
-def render(base: Attention, tuned: Attention | None = None) -> str:
-    """Markdown: each metric with its 95% interval, and the difference where there are two models."""
-    verdicts = compared(base, tuned) if tuned is not None else {}
-    header = ["attention on the image", "unit", cell(base.model)]
-    header += [cell(tuned.model), "difference", "p", ""] if tuned is not None else []
-    rows = []
-    for name, metric in metrics_of(base).items():
-        unit = "x even" if name.endswith("relative") else "%"
-        row = [name, unit, _with_interval(base, metric)]
-        if tuned is not None:
-            row += [_with_interval(tuned, metric), *_difference(verdicts[name])]
-        rows.append(row)
-    notes = [_counted(found) for found in (base, tuned) if found is not None]
-    return f"{table(header, rows)}\n\n" + "\n".join(notes)
-
-
-def _with_interval(found: Attention, metric: Metric) -> str:
-    value = metric(found.records)
-    if not np.isfinite(value):
-        return MISSING
-    low, high = interval(found.records, metric)
-    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _difference(verdict: PairedTest) -> list[str]:
-    if verdict.difference is None:
-        return [MISSING, "", ""]
-    ends = "" if verdict.low is None or verdict.high is None else f" [{verdict.low:+.2f}, {verdict.high:+.2f}]"
-    outcome = {"better": "more", "worse": "less"}.get(verdict.outcome, verdict.outcome)
-    return [f"{verdict.difference:+.2f}{ends}", f"{verdict.p:.3f}", outcome]
-
-
-def _counted(found: Attention) -> str:
-    counts = {kind: sum(one[kind] for one in found.records) for kind in KINDS}
-    words = (
-        f", {counts['grounded']} words of objects there, {counts['hallucinated']} of objects not there"
-        if found.words
-        else ""
-    )
-    why = f" ({cell('; '.join(found.failures[:3]))})" if found.failures else ""
-    lost = f"; {found.failed} answers failed{why}, {found.empty} were empty" if found.failed + found.empty else ""
-    return f"{cell(found.model)}: {len(found.records)} answers, {counts['tokens']} tokens{words}, {found.layers} layers{lost}."
-
-
-COLOURS: Final[Mapping[Kind, str]] = {"tokens": "#4a4a4a", "grounded": "#1b7f5c", "hallucinated": "#c0392b"}
-LABELS: Final[Mapping[Kind, str]] = {
-    "tokens": "answer tokens",
-    "grounded": "objects there",
-    "hallucinated": "objects not there",
-}
-
-
-def _short(model: str) -> str:
-    """A name for a plot: of a path its end."""
-    return "/".join(Path(model).parts[-2:])
-
-
-def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
-    """A PNG or SVG, by the path's suffix: share by layer, and the means with their 95% intervals. InputError for
-    another suffix."""
-    if path.suffix not in (".png", ".svg"):
-        raise InputError(f"{path}: the plot is written as .png or .svg")
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    models = [found for found in (base, tuned) if found is not None]
-    figure, (curves, means) = plt.subplots(1, 2, figsize=(9.6, 3.8), width_ratios=(3, 2), layout="constrained")
-    kinds = [kind for kind in KINDS if kind == "tokens" or base.words]
-    for index, found in enumerate(models):
-        filled = index == len(models) - 1
-        for kind in kinds:
-            line = by_layer(found, kind)
-            if line is None:
-                continue
-            style = "-" if filled else "--"
-            curves.plot(
-                range(1, len(line) + 1),
-                100 * line,
-                style,
-                color=COLOURS[kind],
-                marker="o",
-                markersize=3,
-                label=f"{LABELS[kind]}, {_short(found.model)}",
-            )
-            metric = _mean(kind, "share", 100)
-            value, (low, high) = metric(found.records), interval(found.records, metric)
-            at = kinds.index(kind) + 0.3 * (index - (len(models) - 1) / 2)
-            ends = None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
-            face = COLOURS[kind] if filled else "white"
-            means.errorbar(at, value, yerr=ends, fmt="o", color=COLOURS[kind], markerfacecolor=face, capsize=4)
-    curves.set_xlabel("layer")
-    curves.xaxis.get_major_locator().set_params(integer=True)
-    curves.set_ylabel("attention on the image, %")
-    curves.set_ylim(bottom=0)
-    curves.legend(fontsize=7, handlelength=4)
-    means.set_xticks(range(len(kinds)), [LABELS[kind] for kind in kinds], fontsize=8)
-    means.set_xlim(-0.6, len(kinds) - 0.4)
-    means.set_ylim(bottom=0)
-    means.set_title(
-        "mean over layers, 95% interval"
-        + (f"\nhollow {_short(base.model)}, filled {_short(models[-1].model)}" if tuned else ""),
-        fontsize=8,
-    )
-    for axis in (curves, means):
-        axis.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(
-        temporary,
-        format=path.suffix[1:],
-        dpi=130,
-        metadata={"Software": None} if path.suffix == ".png" else {"Date": None},
-    )
-    plt.close(figure)
-    temporary.replace(path)
-
-
-def write(out: Path, base: Attention, tuned: Attention | None = None) -> str:
-    """The table, written with its plot and with every answer it was computed from (attention.md, .png, .svg,
-    .jsonl)."""
-    text = render(base, tuned)
-    models = [found for found in (base, tuned) if found is not None]
-    lines = [
-        json.dumps({"model": found.model, "task": found.task, **one}, ensure_ascii=False)
-        for found in models
-        for one in found.records
-    ]
-    atomic_write_text(out / "attention.jsonl", "".join(f"{line}\n" for line in lines))
-    for suffix in ("png", "svg"):
-        plot(base, tuned, out / f"attention.{suffix}")
-    atomic_write_text(
-        out / "attention.md", f"# Attention on images: {cell(base.task)}\n\n{text}\n\n![by layer](attention.png)\n"
-    )
-    return text

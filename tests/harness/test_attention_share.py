@@ -16,20 +16,15 @@ from PIL import Image
 
 from harness.evaluation.attention import (
     KINDS,
-    METRICS,
     Attention,
     Shares,
     Word,
     attention_share,
-    by_layer,
-    compared,
     object_words,
-    plot,
     record,
-    render,
     shares_of,
-    write,
 )
+from harness.evaluation.attention_report import METRICS, by_layer, compare_models, plot, render, write
 from harness.models.load import load
 from harness.models.spec import find
 from support.errors import InputError
@@ -53,7 +48,6 @@ def one_thread() -> Iterator[None]:
 
 
 # -- what the model looks at
-# --------------------------------------------------------------------------------------------------------------
 
 
 class Zoo:
@@ -184,7 +178,6 @@ def test_spans_cut_the_answer_into_its_tokens(zoo: Zoo) -> None:
 
 
 # -- words
-# -------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -214,7 +207,6 @@ def test_object_words_stand_where_they_stand() -> None:
 
 
 # -- numbers
-# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def shares(*columns: float) -> Shares:
@@ -268,24 +260,24 @@ def test_tuned_against_base_is_paired_by_image() -> None:
     tuned = found(
         [record(str(at), str(at), "aa", shares(level + 0.02), []) for at, level in enumerate(levels)], model="b"
     )
-    verdict = compared(base, tuned)["answer tokens"]
+    verdict = compare_models(base, tuned)["answer tokens"]
     assert verdict.difference == pytest.approx(2)
     assert verdict.low == pytest.approx(2)
     assert verdict.outcome == "better"
     assert "more" in render(base, tuned)
-    assert compared(base, base)["answer tokens"].outcome == "not separable"
+    assert compare_models(base, base)["answer tokens"].outcome == "not separable"
 
 
-def test_only_documents_read_of_both_are_compared() -> None:
+def test_only_documents_read_of_both_are_compare_models() -> None:
     base = found([record(str(at), str(at), "aa", shares(0.2), []) for at in range(5)])
     tuned = found([record(str(at), str(at), "aa", shares(0.3 if at < 5 else 0.9), []) for at in range(2, 8)], model="b")
-    verdict = compared(base, tuned)["answer tokens"]
+    verdict = compare_models(base, tuned)["answer tokens"]
     assert verdict.images == 3
     assert verdict.difference == pytest.approx(10)
     with pytest.raises(InputError, match="no document was read of both"):
-        compared(base, replace(tuned, records=tuned.records[-2:]))
+        compare_models(base, replace(tuned, records=tuned.records[-2:]))
     with pytest.raises(InputError, match="nothing to compare"):
-        compared(base, replace(tuned, task="chair"))
+        compare_models(base, replace(tuned, task="chair"))
 
 
 def test_what_is_not_there_is_no_number() -> None:
@@ -296,7 +288,6 @@ def test_what_is_not_there_is_no_number() -> None:
 
 
 # -- a task
-# ------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
