@@ -110,7 +110,6 @@ def train_then_eval(
     """
     from harness.runs.report import write_report
     from harness.runs.train_then_eval import train_then_eval as run
-    from support.progress import report
     from trainers.config.recipe import parse_as, preference_recipe
 
     if isinstance(recipe, PreferenceRecipe):
@@ -119,7 +118,7 @@ def train_then_eval(
         found = preference_recipe(str(recipe), **changes)
     folder = Path(out) if out is not None else Path("runs") / found.name
     rater = _find_judge(judge if judge is not None or found.data is None else found.data.judge)
-    outcome = run(found, folder, rater, limit=limit, early_stop=early_stop, tell=log.info, report=report)
+    outcome = run(found, folder, rater, limit=limit, early_stop=early_stop)
     return TrainResult(outcome=outcome, report=write_report(outcome))
 
 

@@ -99,7 +99,7 @@ class TrainResult:
     @property
     def best(self) -> str | None:
         """Path of the best checkpoint by the tasks' headline metrics; None if none is ranked."""
-        return self.outcome.best.model
+        return self.outcome.selection.model
 
     def to_pandas(self) -> "DataFrame":
         """One row for each model, task and metric."""

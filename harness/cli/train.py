@@ -226,14 +226,14 @@ def train(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -
     from harness.models.fetch import fetch
     from harness.models.load import register
     from harness.models.spec import find
-    from harness.runs.run_folder import claim, sole_owner
+    from harness.runs.run_folder import claim, hold_run_folder
     from support.stages import Stages
     from trainers.data.image_hashes import IMAGE_FACTS, shared_cache
     from trainers.data.read_preferences import read_preferences
     from trainers.training.job import Job, trainer
 
     register()
-    with sole_owner(folder), Stages():
+    with hold_run_folder(folder), Stages():
         claim(folder, recipe)
         spec, name = _whole(fetch(find(recipe.base)), recipe.base, folder)
         with shared_cache(folder / IMAGE_FACTS) as cache:

@@ -25,7 +25,6 @@ from harness.cli.train import check_packages, layout_of, needs_launch, send_whol
 from harness.cli.train_options import by_plain_trl
 from support.errors import FAILED, LOSSY, OK, REGRESSED, UsageError
 from support.processes import is_launched, world_size
-from support.progress import report
 
 if TYPE_CHECKING:
     from harness.runs.outcome import Outcome
@@ -115,8 +114,6 @@ def train_then_eval_command(
             limit=limit,
             early_stop=training.early_stop,
             layout=layout if layout is not None and needs_launch(layout) else None,
-            tell=log.info,
-            report=report,
         )
         text = write_report(outcome)
     print(to_json(outcome) if as_json else text)

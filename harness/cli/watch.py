@@ -11,7 +11,6 @@ import typer
 from harness.cli.options import DATA, JUDGE, DataOptions, Json, JudgeOptions, Limit, Seed, Tasks, expand, say
 from harness.cli.setting_options import with_settings
 from support.errors import FAILED, OK, one_line
-from support.progress import report
 
 if TYPE_CHECKING:
     from harness.runs.scoring_queue import Scoring
@@ -53,11 +52,12 @@ def watch_command(
 
     After an interruption the same command continues.
     """
+    from harness.evaluation.eval_settings import EvalSettings
     from harness.models.adapter_host import AdapterHost
     from harness.models.load import register
     from harness.models.spec import find
     from harness.runs.scoring_queue import Scoring
-    from harness.runs.watch import watch
+    from harness.runs.watch import WatchSettings, watch
     from leaderboards.board.board import Board
     from support.stages import Stages
     from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
@@ -76,26 +76,13 @@ def watch_command(
             tasks=chosen,
             judge=rater,
             state=place / "watch",
-            limit=limit,
-            seed=seed or 0,
-            data=data.paths,
-            partial_data=data.partial,
-            tell=log.info,
-            report=report,
-            resident=AdapterHost(),
+            settings=EvalSettings(limit=limit, seed=seed or 0, data=data.paths or {}, partial_data=data.partial),
+            host=AdapterHost(),
         )
         reporter = _Reporter(folder, place, scoring, base)
 
-        watched = watch(
-            folder,
-            scoring,
-            once=once,
-            until_done=until_done,
-            poll=poll,
-            settle=settle,
-            attempts=attempts,
-            shown=reporter.show,
-        )
+        settings = WatchSettings(once=once, until_done=until_done, poll=poll, settle=settle, attempts=attempts)
+        watched = watch(folder, scoring, settings, shown=reporter.show)
         text = reporter.show(watched)
     print(json.dumps(watched.to_json()) if as_json else text)
     if watched.failed:
@@ -118,7 +105,7 @@ class _Reporter:
 
     def show(self, watched: "Watched") -> str:
         """Bring the report up to date. A base that cannot be scored delays no checkpoint."""
-        from harness.runs.report import write_watch_report
+        from harness.runs.watch_report import write_watch_report
         from trainers.training.checkpoints import base_of
 
         if self.base is None and watched.found:
@@ -135,6 +122,6 @@ class _Reporter:
             self.scoring.score(fetch(find(name)), name)
             self.unscored.pop(name, None)
         except Exception as error:  # it is tried again beside the next checkpoint
-            self.scoring.resident.drop()
+            self.scoring.host.drop()
             self.unscored[name] = f"{type(error).__name__}: {one_line(error)[:300]}"
             log.info(f"{name}: the base is not scored ({self.unscored[name]})")

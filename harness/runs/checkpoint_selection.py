@@ -1,12 +1,12 @@
 """Which checkpoint to take: by paired tests against the highest score, never the highest score itself.
 
     scores = Scores(board)
-    best(scores, ["runs/x/checkpoint-20", "runs/x/checkpoint-40"], [("pope", "f1")]).model
+    select_checkpoint(scores, ["runs/x/checkpoint-20", "runs/x/checkpoint-40"], [("pope", "f1")]).model
 
 The highest of several scores is high partly by luck, and the more checkpoints, the more luck (the winner's curse). So
-every other checkpoint is held against the highest, metric by metric, on the same images; p-values are Holm-adjusted
-over all these comparisons. What isn't significantly worse anywhere is as good as the best, and of these the earliest is
-taken: it has moved least from the base.
+every other checkpoint is compared with the highest, metric by metric, on the same images; p-values are Holm-adjusted
+over all these comparisons. A checkpoint that is significantly worse nowhere is as good as the best, and of these the
+earliest is taken: it differs least from the base.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Scores:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """What stands on the board, partial runs too."""
+        """The current entries of the board, partial runs too."""
         return self.board.current(partial=True)
 
     @cached_property
@@ -44,7 +44,7 @@ class Scores:
         return {(entry.model, entry.task, entry.metric): entry for entry in self.entries}
 
     def entry(self, model: str, metric: Metric) -> Entry | None:
-        """A model's number, where there is one."""
+        """A model's number, if there is one."""
         return self._of.get((model, *metric))
 
     def has_value(self, model: str, metric: Metric) -> bool:
@@ -68,7 +68,7 @@ class Scores:
         return {sample.id: sample for sample in self._logs[entry.run] if sample.task == metric[0]}
 
     def verdict(self, base: str, other: str, metric: Metric) -> PairedTest | None:
-        """On `other`, over all askings of a judge; None where one of the two has no records. ValueError: no image in
+        """The paired test of `other`, over all repeats of a judge; None if one has no records. RecordsError: no image in
         common."""
         task, name = metric
         if not self.records(base, metric) or not self.records(other, metric):
@@ -100,8 +100,8 @@ class Selection:
     """Model -> metrics of which it has no value; such a model is not ranked."""
 
 
-def best(scores: Scores, models: Sequence[str], metrics: Sequence[Metric]) -> Selection:
-    """The best of `models`, given from the earliest to the latest; one that lacks a score is never taken."""
+def select_checkpoint(scores: Scores, models: Sequence[str], metrics: Sequence[Metric]) -> Selection:
+    """The one of `models` to take, given from the earliest to the latest; one that lacks a score is never taken."""
     verdicts: dict[tuple[str, str], PairedTest] = {}
     highest: dict[str, str] = {}
     without = {
@@ -129,14 +129,9 @@ def _highest(scores: Scores, models: Sequence[str], metric: Metric) -> str:
     """Of equal scores the earliest."""
     task, name = metric
     sign = 1.0 if registry().task(task).all_metrics[name].higher_is_better else -1.0
-    return max(models, key=lambda model: sign * _value(scores, model, metric))
-
-
-def _value(scores: Scores, model: str, metric: Metric) -> float:
-    entry = scores.entry(model, metric)
-    assert entry is not None
-    assert entry.value is not None
-    return entry.value
+    entries = {model: scores.entry(model, metric) for model in models}
+    values = {model: entry.value for model, entry in entries.items() if entry is not None and entry.value is not None}
+    return max(values, key=lambda model: sign * values[model])
 
 
 def headlines(tasks: Sequence[TaskSpec]) -> list[Metric]:
@@ -155,7 +150,7 @@ def tasks_of(recipe: PreferenceRecipe) -> list[TaskSpec]:
 
 
 def panel_of(recipe: PreferenceRecipe, tasks: Sequence[TaskSpec]) -> list[Metric]:
-    """What a verdict is on: the tasks' headline metrics, and the recipe's panel."""
+    """The metrics that are tested: the tasks' headline metrics, and the recipe's panel."""
     dotted = ((task, metric) for task, _, metric in (name.partition(".") for name in recipe.panel))
     return list(dict.fromkeys([*headlines(tasks), *dotted]))
 
@@ -167,14 +162,13 @@ def probe(name: str, tasks: Sequence[TaskSpec]) -> Metric:
     if task not in known:
         raise InputError(f"early stop by {name!r}: the recipe scores no such task; known: {', '.join(known)}")
     if metric and metric not in known[task].metrics:
-        raise InputError(
-            f"early stop by {name!r}: no such metric; known: {', '.join(f'{task}.{one}' for one in known[task].metrics)}"
-        )
+        metrics = ", ".join(f"{task}.{one}" for one in known[task].metrics)
+        raise InputError(f"early stop by {name!r}: no such metric; known: {metrics}")
     return task, metric or known[task].headline
 
 
-def judged(name: str, known: Sequence[str]) -> str:
-    """Which of `known`, each "task.metric", is meant by it or by its task, whose headline comes first; InputError."""
+def find_tested(name: str, known: Sequence[str]) -> str:
+    """Which of `known`, each "task.metric", is meant by "task.metric", or by "task", for its headline; InputError."""
     found = name if name in known else next((one for one in known if one.partition(".")[0] == name), None)
     if found is None:
         raise InputError(f"no verdict on {name!r}; known: {', '.join(known)}")
@@ -188,4 +182,4 @@ def check_names(recipe: PreferenceRecipe, early_stop: Sequence[str] = (), requir
     for name in early_stop:
         probe(name, tasks)
     for name in require_better:
-        judged(name, [".".join(metric) for metric in panel_of(recipe, tasks)])
+        find_tested(name, [".".join(metric) for metric in panel_of(recipe, tasks)])

@@ -1,16 +1,16 @@
-"""What a trained adapter does, asked of the model itself: does it see, how far has it moved, does merging keep it.
+"""Does a checkpoint use its images, how far is it from its reference, and can its adapter be merged?
 
-    seen = look_at_pairs(model, processor, sample(held_out, 64, seed=0))
-    seen.verdicts["blank"].outcome        # "worse": without the image pairs are told apart less well, so images are looked at
+    use = measure_image_use(model, processor, draw_pairs(held_out, 64, seed=0))
+    use.verdicts["blank"].outcome        # "worse": without the image pairs are told apart less well, so it is used
 
 DPO that learned nothing visual is a known failure: training without images then does as well as with them (mDPO,
-2406.11839). Here the implicit reward log pi(y|m,q) - log pi_ref(y|m,q) of chosen and rejected answers is compared with
-the right image, with a grey one, with another pair's, and with none; policy and reference see the same.
+2406.11839). Here the implicit reward log pi(y|m,q) - log pi_ref(y|m,q) of chosen and rejected answers is computed with
+the right image, with a grey one, with another pair's, and with none; policy and reference are shown the same.
 """
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -20,6 +20,7 @@ from harness.models.spec import ModelSpec
 from leaderboards.statistics.verdict import Pair, PairedTest, adjusted, compare, interval
 from support.errors import InputError, RunError
 from support.markdown import number, p_value, span, table
+from support.progress import report
 from tasks.metric import mean_of
 from trainers.data.rows import Preference
 
@@ -30,45 +31,46 @@ if TYPE_CHECKING:
 View = Literal["image", "blank", "other", "none"]
 VIEWS: Final[tuple[View, ...]] = ("image", "blank", "other", "none")
 """The pair's own image, a grey one of its size, another pair's, none at all."""
+STAGE: Final = "look at the last checkpoint"
+"""Under which progress is reported, and time is kept."""
 GREY: Final = (128, 128, 128)
 RIGHT: Final = mean_of("right", scale=100.0)
 """Pair accuracy in %: chosen above rejected, half where both are the same."""
 LOSS: Final = 10.0
-"""Points of pair accuracy that a model which looks at images loses at least without them; fewer pairs can't tell
-less."""
-KEPT: Final = 0.1
-"""Share of what an adapter does to logits that merging may change by rounding."""
+"""A model that uses images loses at least so many points of pair accuracy without them."""
+ROUNDING: Final = 0.1
+"""Share of an adapter's effect on logits that rounding may change when it is merged."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class ImageUse:
     """How well pairs are told apart with images and without."""
 
     pairs: int
     accuracy: Mapping[View, tuple[float, float | None, float | None]]
     """In %, with its 95% interval."""
     verdicts: Mapping[View, PairedTest]
-    """On each other view against the right image, on the same pairs, Holm-adjusted: "worse" where the image matters."""
+    """Of each other view against the right image, on the same pairs, Holm-adjusted: "worse" if the image matters."""
     refused: Mapping[View, str]
-    """Views that could not be had, and why."""
+    """Views that could not be measured, and why."""
     moved: float
     """KL(policy || reference) in nats a token, exactly, along the chosen answers."""
 
     @property
     def sees(self) -> bool:
-        """Whether pairs are told apart significantly less well by any view but the right image."""
+        """True if pairs are told apart significantly less well with any view but the right image."""
         return any(verdict.outcome == "worse" for verdict in self.verdicts.values())
 
     @property
     def blind(self) -> bool:
-        """Whether a grey image does as well as the right one: a loss of `LOSS` points or more is outside of the
+        """True if a grey image does as well as the right one: a loss of `LOSS` points or more is outside the
         interval."""
         blank = self.verdicts.get("blank")
         return not self.sees and blank is not None and blank.low is not None and blank.low > -LOSS
 
 
-def sample(preferences: Sequence[Preference], count: int, seed: int) -> list[Preference]:
-    """So many pairs with images and two answers, drawn by chance, each of another row, in the data's order."""
+def draw_pairs(preferences: Sequence[Preference], count: int, seed: int) -> list[Preference]:
+    """Random pairs with images and two answers, at most `count`, each of another row, in the data's order."""
     rows: dict[int, list[Preference]] = {}
     for pair in preferences:
         if pair.images and pair.rejected:  # data for SFT have chosen answers alone
@@ -78,7 +80,7 @@ def sample(preferences: Sequence[Preference], count: int, seed: int) -> list[Pre
     return [chance.choice(rows[row]) for row in drawn]
 
 
-def look_at_pairs(
+def measure_image_use(
     model: Any,
     processor: Any,
     preferences: Sequence[Preference],
@@ -86,13 +88,11 @@ def look_at_pairs(
     reference: Any = None,
     views: Sequence[View] = VIEWS,
     batch_size: int = 4,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Seen:
-    """Pair accuracy of `model` by view of the image; `batch_size` pairs are read at once, `progress` hears (pairs and
-    views done, in all).
+) -> ImageUse:
+    """Pair accuracy of `model` by view of the image; `batch_size` pairs are read at once.
 
-    `reference` is by default the model without its adapters. Needs memory for the logits of two batches of answers, of
-    no more positions than these have. InputError where there is no reference, or no pair with an image.
+    `reference` is by default the model without its adapters. Needs memory for the logits of two batches of answers.
+    InputError if there is no reference, or no pair with an image.
     """
     if reference is None and not hasattr(model, "disable_adapter"):
         raise InputError(
@@ -101,7 +101,7 @@ def look_at_pairs(
     pairs = [pair for pair in preferences if pair.images]
     if not pairs:
         raise InputError(f"pairs can't be looked at: none of {len(preferences)} has an image")
-    others, refused = _others(pairs), dict[View, str]()
+    others, refused = _find_other_images(pairs), dict[View, str]()
     if not others:
         refused["other"] = "all pairs show the same image"
     asked: list[View] = ["image", *(view for view in views if view != "image" and view not in refused)]
@@ -109,14 +109,14 @@ def look_at_pairs(
     distances: list[tuple[float, int]] = []
     for place, view in enumerate(asked):
         try:
-            found: list[_Ratios] = []
+            found: list[_LogRatios] = []
             for start in range(0, len(pairs), batch_size):
                 chunk = range(start, min(start + batch_size, len(pairs)))
-                shown = [_shown(pairs, index, view, others) for index in chunk]
-                found += _ratios(
+                shown = [_images_of(pairs, index, view, others) for index in chunk]
+                found += _log_ratios(
                     model, processor, [pairs[index] for index in chunk], shown, reference, measured=view == "image"
                 )
-                progress(place * len(pairs) + chunk.stop, len(asked) * len(pairs))
+                report(STAGE, place * len(pairs) + chunk.stop, len(asked) * len(pairs))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             if view != "none":
                 raise
@@ -125,21 +125,23 @@ def look_at_pairs(
         if view == "image":
             distances = [ratio.distance for ratio in found]
         records[view] = [{"image": str(index), "right": ratio.right} for index, ratio in enumerate(found)]
-    return Seen(
+    return ImageUse(
         pairs=len(pairs),
         accuracy={view: (RIGHT(own), *interval(own, RIGHT)) for view, own in records.items()},
-        verdicts=adjusted({view: _against(records["image"], own) for view, own in records.items() if view != "image"}),
+        verdicts=adjusted(
+            {view: _compare_views(records["image"], own) for view, own in records.items() if view != "image"}
+        ),
         refused=refused,
         moved=sum(total for total, _ in distances) / max(1, sum(tokens for _, tokens in distances)),
     )
 
 
-def _against(right: list[dict[str, Any]], other: list[dict[str, Any]]) -> PairedTest:
+def _compare_views(right: list[dict[str, Any]], other: list[dict[str, Any]]) -> PairedTest:
     pair = Pair(right, other, RIGHT, True)
     return compare(pair.base, pair.other, pair.metric, higher_is_better=pair.higher_is_better)
 
 
-def _others(pairs: Sequence[Preference]) -> dict[int, int]:
+def _find_other_images(pairs: Sequence[Preference]) -> dict[int, int]:
     """For each pair another one that shows something else: the next such one."""
     marks = [hashlib.sha256(b"".join(picture.read() for picture in pair.images)).digest() for pair in pairs]
     if len(set(marks)) < 2:
@@ -151,7 +153,7 @@ def _others(pairs: Sequence[Preference]) -> dict[int, int]:
     return found
 
 
-def _shown(pairs: Sequence[Preference], index: int, view: View, others: Mapping[int, int]) -> "list[Image]":
+def _images_of(pairs: Sequence[Preference], index: int, view: View, others: Mapping[int, int]) -> "list[Image]":
     from PIL import Image
 
     own = pairs[index].images
@@ -165,7 +167,7 @@ def _shown(pairs: Sequence[Preference], index: int, view: View, others: Mapping[
 
 
 @dataclass(frozen=True)
-class _Ratios:
+class _LogRatios:
     chosen: float
     """log pi / pi_ref of the answer, nats."""
     rejected: float
@@ -177,7 +179,7 @@ class _Ratios:
         return 0.5 if self.chosen == self.rejected else float(self.chosen > self.rejected)
 
 
-def _ratios(
+def _log_ratios(
     model: Any,
     processor: Any,
     pairs: Sequence[Preference],
@@ -185,7 +187,7 @@ def _ratios(
     reference: Any,
     *,
     measured: bool,
-) -> list[_Ratios]:
+) -> list[_LogRatios]:
     import torch
 
     found: list[list[tuple[float, float, int]]] = []
@@ -193,7 +195,7 @@ def _ratios(
     model.eval()
     try:
         with torch.inference_mode():
-            for inputs, told in _inputs(model, processor, pairs, shown):
+            for inputs, told in _encode(model, processor, pairs, shown):
                 policy = _answer_logits(model, inputs, told)
                 with model.disable_adapter() if reference is None else nullcontext():
                     base = _answer_logits(model if reference is None else reference, inputs, told)
@@ -203,7 +205,7 @@ def _ratios(
                 )
     finally:
         model.train(was)
-    return [_Ratios(chosen[0], rejected[0], (chosen[1], chosen[2])) for chosen, rejected in zip(*found, strict=True)]
+    return [_LogRatios(chosen[0], rejected[0], (chosen[1], chosen[2])) for chosen, rejected in zip(*found, strict=True)]
 
 
 def _compare(policy: "Tensor", base: "Tensor", told: "Tensor", *, measured: bool) -> tuple[float, float, int]:
@@ -214,7 +216,7 @@ def _compare(policy: "Tensor", base: "Tensor", told: "Tensor", *, measured: bool
     return float(ratio), float(distance), len(told)
 
 
-def _inputs(
+def _encode(
     model: Any, processor: Any, pairs: Sequence[Preference], shown: "Sequence[Sequence[Image]]"
 ) -> "Iterator[tuple[dict[str, Any], list[Tensor]]]":
     """For chosen, then rejected answers: the model's tensors, right-padded, and each answer's tokens, at its row's end.
@@ -248,7 +250,7 @@ def _inputs(
                 torch.cat([row[:length], more]) for row, length, more in zip(inputs[name], lengths, own, strict=True)
             ]
             inputs[name] = pad_sequence(rows, batch_first=True)
-        yield _placed(model, inputs), [ids.to(model.device) for ids in told]
+        yield _move_to_model(model, inputs), [ids.to(model.device) for ids in told]
 
 
 SIDES: Final = ("chosen", "rejected")
@@ -256,7 +258,7 @@ TEXTS: Final = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_
 """What a processor makes of the text, a number a token; the rest is images."""
 
 
-def _placed(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _move_to_model(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs where the model is, pixels in its precision."""
     import torch
 
@@ -270,12 +272,11 @@ def _placed(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answer_logits(model: Any, inputs: Mapping[str, Any], told: "Sequence[Tensor]") -> "list[Tensor]":
-    """Of each answer the logits that predict its tokens [tokens, vocabulary]; of prompts none are computed where the
-    model allows it."""
+    """Of each answer the logits that predict its tokens [tokens, vocabulary]."""
     length = inputs["input_ids"].shape[1]
     ends = inputs["attention_mask"].sum(1).tolist()
     begins = [end - len(answer) for end, answer in zip(ends, told, strict=True)]
-    kept = {"logits_to_keep": length - min(begins) + 1} if _takes_few(_plain(model)) else {}
+    kept = {"logits_to_keep": length - min(begins) + 1} if _can_skip_logits(model) else {}
     logits = model(**inputs, use_cache=False, **kept).logits
     offset = length - logits.shape[1] + 1
     return [
@@ -283,14 +284,12 @@ def _answer_logits(model: Any, inputs: Mapping[str, Any], told: "Sequence[Tensor
     ]
 
 
-def _plain(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _takes_few(model: Any) -> bool:
+def _can_skip_logits(model: Any) -> bool:
+    """True if the model need not compute the logits of the prompt."""
     import inspect
 
-    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(type(plain).forward).parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,19 +304,19 @@ class Merged:
 
     @property
     def kept(self) -> bool:
-        """Whether the merged model is the same one, but for rounding."""
-        return self.error <= KEPT * self.effect
+        """True if the merged model is the same, except for rounding."""
+        return self.error <= ROUNDING * self.effect
 
 
 def check_merging(model: Any, processor: Any, pair: Preference) -> Merged:
-    """Merge the adapters of `model` in memory, ask again, and take them out; rounding stays in the weights, so let go
-    of the model then.
+    """Merge the adapters of `model` in memory, compute logits again, and take the adapters out. Rounding stays in the
+    weights, so drop the model then.
 
-    RunError where the adapters change nothing, or can't be merged.
+    RunError if the adapters change nothing, or can't be merged.
     """
     import torch
 
-    inputs, told = next(_inputs(model, processor, [pair], [[picture.open().convert("RGB") for picture in pair.images]]))
+    inputs, told = next(_encode(model, processor, [pair], [[picture.open().convert("RGB") for picture in pair.images]]))
     model.eval()
     with torch.inference_mode():
         adapted = torch.cat(_answer_logits(model, inputs, told)).float()
@@ -339,12 +338,12 @@ def check_merging(model: Any, processor: Any, pair: Preference) -> Merged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checks:
-    """All that was asked of one checkpoint."""
+class ImageUseChecks:
+    """All that was measured of one checkpoint."""
 
-    seen: Seen
+    use: ImageUse
     held_out: bool
-    """Whether its pairs were kept out of training."""
+    """True if its pairs were kept out of training."""
     merged: Merged | None
     """None: it is no adapter, or one that can't be merged."""
     unmerged: str = ""
@@ -352,14 +351,15 @@ class Checks:
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        return {"seen": values.pop("use"), **values}
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> "Checks":
+    def from_json(data: Mapping[str, Any]) -> "ImageUseChecks":
         """What `to_json` gave."""
         seen = data["seen"]
-        return Checks(
-            seen=Seen(
+        return ImageUseChecks(
+            use=ImageUse(
                 pairs=seen["pairs"],
                 accuracy={view: (value, low, high) for view, (value, low, high) in seen["accuracy"].items()},
                 verdicts={view: PairedTest(**verdict) for view, verdict in seen["verdicts"].items()},
@@ -372,59 +372,52 @@ class Checks:
         )
 
 
-def check(
-    spec: ModelSpec,
-    base: ModelSpec,
-    pairs: Sequence[Preference],
-    resident: AdapterHost,
-    *,
-    held_out: bool,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Checks:
-    """Look at pairs with a checkpoint, and at merging where it is an adapter; needs two models' memory where it is
-    none."""
-    lm = resident.load(spec)
+def check_image_use(
+    spec: ModelSpec, base: ModelSpec, pairs: Sequence[Preference], host: AdapterHost, *, held_out: bool
+) -> ImageUseChecks:
+    """Measure how a checkpoint uses images, and whether it can be merged if it is an adapter; if it is none, this needs
+    the memory of two models."""
+    lm = host.load(spec)
     if spec.adapter is None:
         reference = AdapterHost()
         try:
-            seen = look_at_pairs(lm.hf, lm.processor, pairs, reference=reference.load(base).hf, progress=progress)
+            use = measure_image_use(lm.hf, lm.processor, pairs, reference=reference.load(base).hf)
         finally:
             reference.drop()
-        return Checks(seen=seen, held_out=held_out, merged=None, unmerged="all weights were trained")
-    seen = look_at_pairs(lm.model, lm.processor, pairs, progress=progress)
+        return ImageUseChecks(use=use, held_out=held_out, merged=None, unmerged="all weights were trained")
+    use = measure_image_use(lm.model, lm.processor, pairs)
     try:
-        return Checks(seen=seen, held_out=held_out, merged=check_merging(lm.model, lm.processor, pairs[0]))
+        return ImageUseChecks(use=use, held_out=held_out, merged=check_merging(lm.model, lm.processor, pairs[0]))
     except RunError as error:
-        return Checks(seen=seen, held_out=held_out, merged=None, unmerged=str(error))
+        return ImageUseChecks(use=use, held_out=held_out, merged=None, unmerged=str(error))
     finally:
-        resident.drop()  # unmerged weights are rounded ones
+        host.drop()  # unmerged weights are rounded ones
 
 
-def render(checks: Checks) -> str:
+def render(checks: ImageUseChecks) -> str:
     """Checks as markdown."""
-    seen = checks.seen
+    use = checks.use
     names = {"image": "its image", "blank": "a grey image", "other": "another pair's image", "none": "no image"}
     rows = []
-    for view, (value, low, high) in seen.accuracy.items():
-        verdict = seen.verdicts.get(view)
-        difference = (
-            number(verdict.difference, "%", signed=True) + span(verdict.low, verdict.high, "%") if verdict else ""
-        )
-        rows.append(
-            [names[view], number(value, "%") + span(low, high, "%"), difference, p_value(verdict.p) if verdict else ""]
-        )
+    for view, (value, low, high) in use.accuracy.items():
+        row = [names[view], number(value, "%") + span(low, high, "%"), "", ""]
+        if verdict := use.verdicts.get(view):
+            difference = number(verdict.difference, "%", signed=True) + span(verdict.low, verdict.high, "%")
+            row[2:] = [difference, p_value(verdict.p)]
+        rows.append(row)
     which = "pairs that were held out" if checks.held_out else "pairs that were trained on"
-    if seen.sees:
-        text = "The image is looked at: without it pairs are told apart less well."
-    elif seen.blind:
+    if use.sees:
+        text = "The image is used: without it pairs are told apart less well."
+    elif use.blind:
         text = "**A grey image does as well as the right one.**"
     else:
-        text = "Whether the image is looked at can't be told from so few pairs."
-    text += f" {seen.pairs} {which}, the policy's implicit reward of chosen against rejected answers; differences are paired by pair."
-    text += f"\n\n{table(['shown with', 'told apart % ↑', 'difference', 'p'], rows)}"
-    text += "".join(f"\n\nNot measured with {names[view]}: {why}." for view, why in seen.refused.items())
-    text += f"\n\nAlong the chosen answers the policy is {seen.moved:.2g} nats a token from its reference (KL)."
+        text = "Whether the image is used can't be told from so few pairs."
+    text += f" {use.pairs} {which}, the policy's implicit reward of chosen against rejected answers; differences are"
+    text += f" paired by pair.\n\n{table(['shown with', 'told apart % ↑', 'difference', 'p'], rows)}"
+    text += "".join(f"\n\nNot measured with {names[view]}: {why}." for view, why in use.refused.items())
+    text += f"\n\nAlong the chosen answers the policy is {use.moved:.2g} nats a token from its reference (KL)."
     if checks.merged is None:
         return f"{text} Not merged: {checks.unmerged}."
-    merged = f"Reloaded, the adapter changes logits by up to {checks.merged.effect:.3g}; merged into {checks.merged.dtype} weights"
-    return f"{text} {merged} they differ from that by up to {checks.merged.error:.2g}."
+    merged = checks.merged
+    text += f" Reloaded, the adapter changes logits by up to {merged.effect:.3g};"
+    return f"{text} merged into {merged.dtype} weights they differ from that by up to {merged.error:.2g}."

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from harness.models.spec import MODELS, ModelSpec, find
 from harness.runs.checkpoint_selection import Scores, panel_of
-from harness.runs.image_use_checks import Checks
+from harness.runs.image_use_checks import ImageUseChecks
 from harness.runs.image_use_checks import render as render_checks
 from harness.runs.outcome import Outcome
-from harness.runs.training_alarms import lines_of
+from harness.runs.training_alarms import line_table
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.statistics.verdict import PairedTest
@@ -59,26 +59,26 @@ def card(outcome: Outcome, checkpoint: Checkpoint, scores: Scores) -> str:
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
         f"# {cell(recipe.name)}: {cell(checkpoint.path.name)}",
-        _what(outcome, checkpoint, base),
+        _describe(outcome, checkpoint, base),
         "## Against the base",
-        _said(verdicts, shown),
+        _describe_verdicts(verdicts, shown),
         differences(verdicts, units) if verdicts else "Not scored.",
         "## Scores",
         leaderboard(shown),
         "## Training data",
-        _data(outcome, base),
+        _data_table(outcome, base),
         "## Recipe",
         recipe_table(recipe),
     ]
     if checkpoint.arm == recipe.trainer:
         parts += ["## Diagnostics", *_diagnostics(outcome, checkpoint)]
-    parts += ["## Load", _load(outcome, checkpoint, base, adapter=adapter)]
+    parts += ["## Load", _load_commands(outcome, checkpoint, base, adapter=adapter)]
     if recipe.note:
         parts += ["## Note", line(recipe.note)]
     return "\n\n".join(parts) + "\n"
 
 
-def _what(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec) -> str:
+def _describe(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec) -> str:
     how = (
         "the SFT control on the chosen answers"
         if checkpoint.arm != outcome.recipe.trainer
@@ -86,15 +86,16 @@ def _what(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec) -> str:
     )
     steps = "1 step" if checkpoint.step == 1 else f"{checkpoint.step:,} steps"
     text = f"`{line(outcome.base)}` after {steps} of {how}, recipe `{line(outcome.recipe.name)}` "
-    text += f"(digest `{outcome.recipe.digest}`, seed {outcome.recipe.seed}). Licence of the base: {cell(base.licence or UNKNOWN)}."
-    if outcome.best.model is not None and checkpoint.arm == outcome.recipe.trainer:
-        taken = "it" if outcome.best.model == checkpoint.path.as_posix() else f"`{line(outcome.best.model)}`"
+    text += f"(digest `{outcome.recipe.digest}`, seed {outcome.recipe.seed})."
+    text += f" Licence of the base: {cell(base.licence or UNKNOWN)}."
+    if outcome.selection.model is not None and checkpoint.arm == outcome.recipe.trainer:
+        taken = "it" if outcome.selection.model == checkpoint.path.as_posix() else f"`{line(outcome.selection.model)}`"
         kept = " that are kept" if outcome.removed else ""
         text += f" Of its run's checkpoints{kept} {taken} is the one to take."
     return text
 
 
-def _said(verdicts: dict[str, PairedTest], shown: list[Entry]) -> str:
+def _describe_verdicts(verdicts: dict[str, PairedTest], shown: list[Entry]) -> str:
     text = "Paired on the same images; p from a permutation test over images, Holm-adjusted over the table."
     if any(entry.limit is not None for entry in shown):
         text += " **Partial: scored on the first documents of each task only.**"
@@ -104,15 +105,15 @@ def _said(verdicts: dict[str, PairedTest], shown: list[Entry]) -> str:
     return f"{text} Separable: {', '.join(separable) or 'nothing'}."
 
 
-def _data(outcome: Outcome, base: ModelSpec) -> str:
-    material, recipe = outcome.material, outcome.recipe
-    held_out = f", {len(material.held_out):,} held out" if material.held_out else ""
+def _data_table(outcome: Outcome, base: ModelSpec) -> str:
+    data, recipe = outcome.data, outcome.recipe
+    held_out = f", {len(data.held_out):,} held out" if data.held_out else ""
     rows = [
-        ["pairs", f"{len(material.pairs):,} from {len({pair.row for pair in material.pairs}):,} rows{held_out}"],
-        ["digest", material.digest],
-        ["made", cell(material.words)],
+        ["pairs", f"{len(data.pairs):,} from {len({pair.row for pair in data.pairs}):,} rows{held_out}"],
+        ["digest", data.digest],
+        ["made", cell(data.summary)],
         ["sources", sources_of(recipe)],
-        ["leaks", leaks_in_words(outcome)],
+        ["leaks", describe_leaks(outcome)],
     ]
     if recipe.data is not None:
         pool = ", ".join(cell(f"{member.name} ({licence_of(member.model)})") for member in recipe.data.pool)
@@ -140,10 +141,10 @@ def licence_of(model: str) -> str:
     return MODELS[model].licence or UNKNOWN if model in MODELS else UNKNOWN
 
 
-def leaks_in_words(outcome: Outcome) -> str:
+def describe_leaks(outcome: Outcome) -> str:
     """How many rows of the training data show pictures of which task."""
-    found = [f"{cell(task)} {rows}" for task, rows in outcome.material.leaks.items() if rows]
-    checked = ", ".join(cell(task) for task in outcome.material.leaks)
+    found = [f"{cell(task)} {rows}" for task, rows in outcome.data.leaks.items() if rows]
+    checked = ", ".join(cell(task) for task in outcome.data.leaks)
     return f"rows that show a task's picture: {', '.join(found)}" if found else f"no row shows a picture of {checked}"
 
 
@@ -163,14 +164,14 @@ def _diagnostics(outcome: Outcome, checkpoint: Checkpoint) -> list[str]:
     parts = []
     if checkpoint.path.as_posix() == outcome.last:
         parts.append("\n".join(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in outcome.alarms) or "No alarm.")
-        if isinstance(outcome.checks, Checks):
+        if isinstance(outcome.checks, ImageUseChecks):
             parts.append(render_checks(outcome.checks))
     else:
         parts.append(f"Asked of the last checkpoint, `{line(outcome.last)}`.")
-    return [*parts, lines_of(outcome.log, checkpoint.step, outcome.recipe.training.beta) or "Nothing was logged."]
+    return [*parts, line_table(outcome.log, checkpoint.step, outcome.recipe.training.beta) or "Nothing was logged."]
 
 
-def _load(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec, *, adapter: bool) -> str:
+def _load_commands(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec, *, adapter: bool) -> str:
     score = f"harness eval --model {checkpoint.path.as_posix()} --tasks {','.join(outcome.recipe.tasks)}"
     if not adapter:
         code = f"model = AutoModelForImageTextToText.from_pretrained({checkpoint.path.as_posix()!r})"

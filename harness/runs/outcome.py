@@ -1,49 +1,27 @@
-"""What a training run ended with: its material, where it stopped, its verdicts."""
+"""What a training run ended with: its data, where it stopped, its paired tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from harness.runs.checkpoint_selection import Scores, Selection, judged, panel_of, tasks_of
-from harness.runs.image_use_checks import Checks
+from harness.runs.checkpoint_selection import Scores, Selection, find_tested, panel_of, tasks_of
+from harness.runs.image_use_checks import ImageUseChecks
 from harness.runs.training_alarms import Alarm, LogLine
+from harness.runs.training_data import TrainingData
 from leaderboards.board.entry import Entry
 from leaderboards.statistics.verdict import PairedTest
 from tasks.registry import TaskSpec
 from trainers.config.recipe import PreferenceRecipe
-from trainers.data.rows import Preference
 from trainers.training.checkpoints import Checkpoint
-from trainers.vlfeedback.build import BuiltDataset
 
 STOPPED: Final = "early_stop.json"
 """Why a run was stopped, in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
-    """What a run trains on."""
-
-    pairs: list[Preference]
-    held_out: list[Preference]
-    digest: str
-    """Of every pair on either side."""
-    words: str
-    """What was built or read, in a line."""
-    built: BuiltDataset | None
-    """Where the run has built them."""
-    leaks: Mapping[str, int]
-    """Task -> rows of the training data that show one of its pictures."""
-
-    @property
-    def failed(self) -> float:
-        """Answers and ratings that could not be had, per instruction."""
-        return 0.0 if self.built is None else self.built.failed / max(1, len(self.built.instructions))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stop:
-    """Why training ended before its time: a probe became significantly worse."""
+    """Why training ended early: a probe became significantly worse."""
 
     step: int
     probe: str
@@ -69,18 +47,18 @@ class Outcome:
     base: str
     """Board name of the model that was trained."""
     checkpoints: list[Checkpoint]
-    """Of all arms, each arm's first to last; those that the trainer has removed since they were scored, too."""
+    """Of all arms, each arm's first to last; also those that the trainer has removed since they were scored."""
     entries: list[Entry]
     verdicts: dict[str, dict[str, PairedTest]]
-    """"dpo against base" -> "task.metric" -> verdict, Holm-adjusted within each."""
-    best: Selection
+    """"dpo against base" -> "task.metric" -> paired test, Holm-adjusted within each."""
+    selection: Selection
     """Of the main arm's checkpoints that the trainer has kept, by the tasks' headline metrics."""
-    material: Material
+    data: TrainingData
     log: list[LogLine]
     """Of the main arm."""
     alarms: list[Alarm]
     """Of the main arm's last checkpoint, and of probes that have no value."""
-    checks: Checks | str
+    checks: ImageUseChecks | str
     """Of the main arm's last checkpoint; or why there are none."""
     stop: Stop | None
     seconds: dict[str, float]
@@ -128,7 +106,7 @@ def unmet(outcome: Outcome, required: Sequence[str] = ()) -> str:
     known = list(
         dict.fromkeys([*(".".join(metric) for metric in panel_of(outcome.recipe, tasks_of(outcome.recipe))), *found])
     )
-    names = [judged(name, known) for name in required]
+    names = [find_tested(name, known) for name in required]
     outcomes = {name: found[name].outcome if name in found else "without a verdict" for name in names}
     short = [f"{name} is {now}" for name, now in outcomes.items() if now != "better"]
     return f"{outcome.last} against {outcome.base}: {', '.join(short)}" if short else ""

@@ -1,5 +1,4 @@
-"""The reports of a train-then-eval run and of a watched folder: what the screen shows at their end and `report.md`,
-`watch.md` keep."""
+"""The report of a train-then-eval run: what the screen shows at its end and `report.md` keeps."""
 
 import json
 import shlex
@@ -7,20 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.runs.checkpoint_selection import Scores, Selection, best, headlines
-from harness.runs.image_use_checks import Checks
+from harness.runs.checkpoint_selection import Selection
+from harness.runs.image_use_checks import ImageUseChecks
 from harness.runs.image_use_checks import render as render_checks
-from harness.runs.model_card import leaks_in_words, write_cards
+from harness.runs.model_card import describe_leaks, write_cards
 from harness.runs.outcome import Outcome
-from harness.runs.training_alarms import LEGEND, alarms, length_metrics, lengths_of, read_log, training_table
-from harness.runs.watch import Watched
+from harness.runs.training_alarms import LEGEND, length_metrics, training_table
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.views.learning_curves import Point, learning_curves
 from leaderboards.views.markdown_report import differences, leaderboard
 from support.files import atomic_write_text
 from support.markdown import cell, line, table
-from tasks.registry import TaskSpec, registry
+from tasks.registry import registry
 from trainers.config.recipe import known_recipes
 
 EXAMPLES = 3
@@ -41,7 +39,7 @@ def render(outcome: Outcome) -> str:
     shown = [entry for entry in _in_order(outcome) if _is_shown(outcome, entry)]
     parts = [
         f"# {cell(outcome.recipe.name)}: {cell(outcome.base)} before and after preference training",
-        _summary(outcome),
+        _summarise(outcome),
         "## Leaderboard",
         "Values with their 95% intervals (bootstrap over images). ↑ higher is better, ↓ lower is better.",
         leaderboard(shown),
@@ -58,23 +56,25 @@ def render(outcome: Outcome) -> str:
             continue
         parts.append("Paired on the same images; p from a permutation test over images, Holm-adjusted over the table.")
         parts.append(differences(verdicts, units))
-    if plotted := _plot(outcome):
+    if plotted := _plot_curves(outcome):
         parts += plotted
     main = [checkpoint.path.as_posix() for checkpoint in outcome.of_arm(outcome.recipe.trainer)]
-    parts += ["## Best checkpoint", _best(outcome.best, main, outcome.removed)]
-    parts += ["## Training", _alarms(outcome), _training(outcome)]
+    parts += ["## Best checkpoint", describe_selection(outcome.selection, main, outcome.removed)]
+    parts += ["## Training", _list_alarms(outcome), _training_table(outcome)]
     seen = (
-        render_checks(outcome.checks) if isinstance(outcome.checks, Checks) else f"Not known: {cell(outcome.checks)}."
+        render_checks(outcome.checks)
+        if isinstance(outcome.checks, ImageUseChecks)
+        else f"Not known: {cell(outcome.checks)}."
     )
     parts += ["## Does it see?", seen]
     parts += [
         "## Before and after",
         EXAMPLES_ARE,
-        *_examples(outcome),
+        *_list_examples(outcome),
         "## Preference data",
-        _data(outcome),
+        _describe_data(outcome),
         "## Time",
-        _seconds(outcome),
+        _seconds_table(outcome),
         "## Next",
     ]
     parts.append(_next_commands(outcome))
@@ -98,7 +98,7 @@ def _is_shown(outcome: Outcome, entry: Entry) -> bool:
     return not outcome.recipe.columns or f"{entry.task}.{entry.metric}" in outcome.recipe.columns or entry.headline
 
 
-def _summary(outcome: Outcome) -> str:
+def _summarise(outcome: Outcome) -> str:
     main = f"{outcome.recipe.trainer} against base"
     found = [
         f"**{cell(name)}: {verdict.outcome}**"
@@ -129,7 +129,7 @@ def _summary(outcome: Outcome) -> str:
     return f"{text}\n\n{note}" if note else text
 
 
-def _plot(outcome: Outcome) -> list[str]:
+def _plot_curves(outcome: Outcome) -> list[str]:
     """The recipe's curves, or else those of the headline metrics."""
     there = {f"{entry.task}.{entry.metric}": entry.headline for entry in outcome.entries}
     named = [name for name in outcome.recipe.curves if name in there]
@@ -137,7 +137,7 @@ def _plot(outcome: Outcome) -> list[str]:
     arms = list(dict.fromkeys(checkpoint.arm for checkpoint in outcome.checkpoints))
     steps = {arm: [(checkpoint.step, checkpoint.path.as_posix()) for checkpoint in outcome.of_arm(arm)] for arm in arms}
     file = "hallucination.png" if named else "scores.png"
-    if not curves(outcome.entries, outcome.base, steps, wanted, outcome.out / file):
+    if not plot_scores(outcome.entries, outcome.base, steps, wanted, outcome.out / file):
         return []
     return [
         "## Hallucination against training step" if named else "## Scores against training step",
@@ -146,7 +146,7 @@ def _plot(outcome: Outcome) -> list[str]:
     ]
 
 
-def curves(
+def plot_scores(
     entries: Sequence[Entry],
     base: str | None,
     steps: Mapping[str, Sequence[tuple[int, str]]],
@@ -171,7 +171,7 @@ def curves(
     return bool(lines)
 
 
-def _best(found: Selection, models: Sequence[str], removed: Sequence[str] = ()) -> str:
+def describe_selection(found: Selection, models: Sequence[str], removed: Sequence[str] = ()) -> str:
     """Which checkpoint to take, and what the others lack."""
     kept = [model for model in models if model not in removed]
     unranked = bool(kept) and all(model in found.lacking for model in kept)
@@ -183,11 +183,14 @@ def _best(found: Selection, models: Sequence[str], removed: Sequence[str] = ()) 
         taken = "None: none is kept"
     else:
         taken = "None: each is significantly worse than another by some metric, or has no value of one"
-    text = f"{taken}. The earliest that is by no headline metric significantly worse than the highest score of the run's checkpoints:"
-    text += f" paired tests on the same images, Holm-adjusted over {found.comparisons} comparisons. It is chosen on the images it is"
-    text += " scored on, so that verdicts are on the last checkpoint, which nobody chose."
+    text = (
+        f"{taken}. The earliest that is by no headline metric significantly worse than the highest score of the run's"
+    )
+    text += f" checkpoints: paired tests on the same images, Holm-adjusted over {found.comparisons} comparisons. It is"
+    text += " chosen on the images it is scored on, so verdicts are on the last checkpoint, which nobody chose."
     if unranked:
-        text = "**No checkpoint is ranked**: none has a value of every headline metric, and what has none can't be held against another."
+        text = "**No checkpoint is ranked**: none has a value of every headline metric, and without one it can't be"
+        text += " compared with another."
     text += " Checkpoints that the trainer has removed are not ranked." if removed else ""
     rows = []
     for model in models:
@@ -202,7 +205,7 @@ def _best(found: Selection, models: Sequence[str], removed: Sequence[str] = ()) 
     return f"{text}\n\n{table(['checkpoint', 'highest by', 'worse by'], rows)}"
 
 
-def _alarms(outcome: Outcome) -> str:
+def _list_alarms(outcome: Outcome) -> str:
     alone = (
         "; the control was not trained, for one of other length would tell nothing" if outcome.recipe.control else ""
     )
@@ -212,7 +215,7 @@ def _alarms(outcome: Outcome) -> str:
     )
 
 
-def _training(outcome: Outcome) -> str:
+def _training_table(outcome: Outcome) -> str:
     """The log beside how long answers are."""
     metrics = length_metrics([registry().task(name) for name in dict.fromkeys(entry.task for entry in outcome.entries)])
     steps = {checkpoint.path.as_posix(): checkpoint.step for checkpoint in outcome.of_arm(outcome.recipe.trainer)}
@@ -224,7 +227,7 @@ def _training(outcome: Outcome) -> str:
     return f"{LEGEND}\n\n{shown}" if shown else "Nothing was logged."
 
 
-def _examples(outcome: Outcome) -> list[str]:
+def _list_examples(outcome: Outcome) -> list[str]:
     """Answers before and after: the first images on which the base hallucinated and the answer changed, or any that
     changed."""
     board = Board(outcome.out / "board")
@@ -243,7 +246,7 @@ def _examples(outcome: Outcome) -> list[str]:
     wrong = [id for id in changed if _hallucinated(before[id].records)]
     parts = []
     for id in (wrong or changed)[:EXAMPLES]:
-        image = _image(outcome.out, before[id].image)
+        image = _write_image(outcome.out, before[id].image)
         parts.append(
             f"- `{image}`\n  - before: {cell(before[id].answer or '')}\n  - after: {cell(after[id].answer or '')}"
         )
@@ -254,7 +257,7 @@ def _hallucinated(records: object) -> bool:
     return isinstance(records, dict) and any(record.get("hallucinated", 0) for record in records.values())
 
 
-def _image(out: Path, id: str) -> str:
+def _write_image(out: Path, id: str) -> str:
     """The scene's picture, written for whoever wants to look."""
     from tasks.scenes.world import make_scene
     from trainers.vlfeedback.instructions import write_image
@@ -262,21 +265,22 @@ def _image(out: Path, id: str) -> str:
     return (out / "examples" / write_image(make_scene(id), out / "examples")).as_posix()
 
 
-def _data(outcome: Outcome) -> str:
-    material, built = outcome.material, outcome.material.built
-    leaks = f"Held against the tasks: {leaks_in_words(outcome)}."
+def _describe_data(outcome: Outcome) -> str:
+    built = outcome.data.built
+    leaks = f"Held against the tasks: {describe_leaks(outcome)}."
     if built is None:
-        return f"{cell(material.words)}. {leaks}"
+        return f"{cell(outcome.data.summary)}. {leaks}"
     counts = built.counts
     yes = sum(pair.chosen == "yes" for pair in built.pairs)
     no = sum(pair.chosen == "no" for pair in built.pairs)
-    text = f"{counts.rows} rated instructions gave {counts.pairs} pairs ({yes} choose yes, {no} choose no); {counts.ties} ties, "
+    text = f"{counts.rows} rated instructions gave {counts.pairs} pairs ({yes} choose yes, {no} choose no);"
+    text += f" {counts.ties} ties, "
     text += f"{counts.refused} pairs refused by rule {outcome.recipe.data.rule!r}, " if outcome.recipe.data else ""
     text += f"{counts.unrated} answers without a rating, {counts.balanced_away} dropped to balance yes and no; "
     return text + f"{built.failed} answers and ratings failed. {leaks}"
 
 
-def _seconds(outcome: Outcome) -> str:
+def _seconds_table(outcome: Outcome) -> str:
     rows = [[cell(stage), f"{seconds:.1f}"] for stage, seconds in outcome.seconds.items()]
     return table(["stage", "seconds"], [*rows, ["all", f"{sum(outcome.seconds.values()):.1f}"]])
 
@@ -294,7 +298,8 @@ def _next_commands(outcome: Outcome) -> str:
         (f"harness train-then-eval {recipe} --seed {outcome.recipe.seed + 1}{limited}", "the same with another seed"),
     ]
     if not limited:  # the gate compares whole runs
-        gate = f"harness check --baseline {board} --baseline-model {shlex.quote(outcome.base)} --board {board} --model {shlex.quote(last)}"
+        baseline = f"--baseline {board} --baseline-model {shlex.quote(outcome.base)}"
+        gate = f"harness check {baseline} --board {board} --model {shlex.quote(last)}"
         commands.insert(2, (gate, "the CI gate"))
     width = max(len(command) for command, _ in commands)
     return "```\n" + "\n".join(f"{command:{width}}  # {why}" for command, why in commands) + "\n```"
@@ -314,62 +319,12 @@ def to_json(outcome: Outcome) -> str:
             "run": outcome.out.as_posix(),
             "entries": [entry_json(entry) for entry in outcome.entries],
             "verdicts": verdicts,
-            "best": outcome.best.model,
-            "not ranked": {model: list(names) for model, names in outcome.best.lacking.items()},
+            "best": outcome.selection.model,
+            "not ranked": {model: list(names) for model, names in outcome.selection.lacking.items()},
             "alarms": [asdict(alarm) for alarm in outcome.alarms],
-            "checks": outcome.checks.to_json() if isinstance(outcome.checks, Checks) else None,
+            "checks": outcome.checks.to_json() if isinstance(outcome.checks, ImageUseChecks) else None,
             "stopped": None if outcome.stop is None else asdict(outcome.stop),
-            "leaks": dict(outcome.material.leaks),
+            "leaks": dict(outcome.data.leaks),
             "failed": dict(outcome.failed),
         }
     )
-
-
-def write_watch_report(
-    folder: Path,
-    out: Path,
-    watched: Watched,
-    base: str | None,
-    tasks: Sequence[TaskSpec],
-    unscored: Mapping[str, str] | None = None,
-) -> str:
-    """What a watched folder has to show so far, written to `out` as watch.md with watch.png; `base` is its name on the
-    board.
-
-    `unscored`: the base, where it could not be scored, and why.
-    """
-    scores = Scores(Board(out / "board"))
-    models = [(found.step, watched.names[found.path]) for found in watched.found]
-    names = [name for _, name in models]
-    shown = [entry for entry in scores.entries if entry.headline and entry.model in (base, *names)]
-    shown.sort(key=lambda entry: (entry.model != base, names.index(entry.model) if entry.model in names else -1))
-    scored = [name for name in names if any(entry.model == name for entry in shown)]
-    parts = [f"# Checkpoints of {cell(folder.as_posix())}", leaderboard(shown)]
-    if unscored:
-        parts.append("\n".join(f"- **base not scored**: `{line(name)}`: {cell(why)}" for name, why in unscored.items()))
-    if watched.failed:
-        parts.append(
-            "\n".join(f"- **not scored**: `{path.as_posix()}`: {cell(why)}" for path, why in watched.failed.items())
-        )
-    if watched.torn:
-        parts.append("\n".join(f"- not whole: `{path.as_posix()}`: {cell(why)}" for path, why in watched.torn.items()))
-    if base is not None and scored:
-        units = {f"{task.name}.{metric}": spec.unit for task in tasks for metric, spec in task.all_metrics.items()}
-        parts += [
-            f"## `{scored[-1]}` against `{base}`",
-            differences(scores.panel(base, scored[-1], headlines(tasks)), units),
-        ]
-    wanted = [".".join(metric) for metric in headlines(tasks)]
-    if scored and curves(scores.entries, base, {"checkpoints": models}, wanted, out / "watch.png"):
-        parts.append("![Scores against training step](watch.png)")
-    if len(scored) > 1:
-        parts += ["## Best checkpoint", _best(best(scores, scored, headlines(tasks)), scored)]
-    log = read_log(folder)
-    if log:
-        lengths = lengths_of(scores, base, scored[-1], tasks) if base is not None and scored else {}
-        total = max((found.of or found.step for found in watched.found), default=log[-1].step)
-        found = alarms(log, total=total, lengths=lengths)
-        parts += ["## Alarms", "\n".join(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in found) or "None."]
-    text = "\n\n".join(parts) + "\n"
-    atomic_write_text(out / "watch.md", text)
-    return text

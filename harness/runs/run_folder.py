@@ -1,54 +1,50 @@
-"""A run folder is one recipe's, and one process at a time works in it.
+"""A run folder belongs to one recipe, and one process at a time works in it.
 
-with sole_owner(folder):
+with hold_run_folder(folder):
     claim(folder, recipe, limit)
 """
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import InputError, RunError
-from support.files import atomic_write_text
+from support.files import atomic_write_text, file_lock
 from support.processes import rank
 
 if TYPE_CHECKING:
-    from trainers.config.recipe import Recipe
+    from trainers.config.recipe import PreferenceRecipe, PretrainingRecipe
 
 NAMED: Final = 4
 """Settings that a refusal names."""
 
 
 @contextmanager
-def sole_owner(folder: Path) -> Iterator[None]:
-    """Two runs in one folder would write over each other: the second one is told so. The processes of one run are one.
+def hold_run_folder(folder: Path) -> Iterator[None]:
+    """Inside, no other run works in the folder. The processes of one run count as one.
 
-    InputError for what can't be a folder; RunError where another process is at work.
+    InputError for what can't be a folder; RunError if another process is at work.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        opened = (folder / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"{folder}: can't be the run's folder ({error.strerror}); choose another --out") from None
-    with opened as file:
+    with ExitStack() as stack:
         try:
-            if rank() == 0:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder}: another process is at work in this run folder") from None
+            folder.mkdir(parents=True, exist_ok=True)
+            held = rank() != 0 or stack.enter_context(file_lock(folder / "run", wait=False))
+        except OSError as error:
+            raise InputError(f"{folder}: can't be the run's folder ({error.strerror}); choose another --out") from None
+        if not held:
+            raise RunError(f"{folder}: another process is at work in this run folder")
         yield
 
 
-def claim(folder: Path, recipe: "Recipe", limit: int | None = None) -> None:
-    """The folder belongs to one recipe and limit; InputError, with what differs, for another's."""
+def claim(folder: Path, recipe: "PreferenceRecipe | PretrainingRecipe", limit: int | None = None) -> None:
+    """Make the folder this recipe's, with this limit; InputError, with what differs, if it is another's."""
     path = folder / "run.json"
-    asked: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "limit": limit}
+    wanted: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "limit": limit}
     if not path.exists():
         if rank() == 0:
-            atomic_write_text(path, json.dumps(asked, indent=1))
+            atomic_write_text(path, json.dumps(wanted, indent=1))
         return
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -56,26 +52,27 @@ def claim(folder: Path, recipe: "Recipe", limit: int | None = None) -> None:
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: can't be read; choose another --out or remove it") from None
     if not same:
-        told = [*differing(held["recipe"], asked["recipe"]), *differing({"limit": held["limit"]}, {"limit": limit})]
-        more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
-        said = f" ({', '.join(told[:NAMED])}{more})" if told else ""
+        found = find_differences(held["recipe"], wanted["recipe"])
+        found += find_differences({"limit": held["limit"]}, {"limit": limit})
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        which = f" ({', '.join(found[:NAMED])}{more})" if found else ""
         raise InputError(
-            f"{folder} holds a run of recipe {name!r} with other settings{said}; choose another --out or remove it"
+            f"{folder} holds a run of recipe {name!r} with other settings{which}; choose another --out or remove it"
         )
 
 
-def differing(held: Mapping[str, Any], asked: Mapping[str, Any], within: str = "") -> list[str]:
+def find_differences(held: Mapping[str, Any], wanted: Mapping[str, Any], within: str = "") -> list[str]:
     """Each setting of two recipes that differs, as "training.beta: 0.1 there, 0.2 asked"."""
     found = []
-    for name in dict.fromkeys([*held, *asked]):
-        there, here = held.get(name), asked.get(name)
+    for name in dict.fromkeys([*held, *wanted]):
+        there, here = held.get(name), wanted.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
-            found += differing(there, here, f"{within}{name}.")
+            found += find_differences(there, here, f"{within}{name}.")
         elif there != here:
-            found.append(f"{within}{name}: {_short(there)} there, {_short(here)} asked")
+            found.append(f"{within}{name}: {_shorten(there)} there, {_shorten(here)} asked")
     return found
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     text = "none" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,9 +1,10 @@
-"""Scoring of checkpoints one after another: attempts, and which results are there already."""
+"""Scoring of checkpoints one after another: what is on the board already, and how often a scoring has failed."""
 
 import json
+import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,16 @@ from harness.models.fetch import fetch
 from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
+from support.errors import one_line
 from support.files import atomic_write_text, file_lock
-from support.progress import Report, Tell
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 from trainers.training.checkpoints import FoundCheckpoint
 
-Done = Literal["scored", "there", "busy"]
+log = logging.getLogger(__name__)
+
+Scored = Literal["scored", "on board", "busy"]
+"""What became of a model: scored now, on the board already, or being scored by another process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,26 +39,15 @@ class Scoring:
     judge: Judge | None
     state: Path
     """Folder for locks and for what failed."""
-    limit: int | None = None
-    seed: int = 0
-    split: str | None = None
-    data: Mapping[str, str] | None = None
-    partial_data: bool = False
+    settings: EvalSettings = field(default_factory=EvalSettings)
     engine: EngineConfig | None = None
-    tell: Tell = lambda line: None
-    report: Report = lambda stage, done, total: None
-    resident: AdapterHost = field(default_factory=AdapterHost)
-    around: Callable[[str], AbstractContextManager[Any]] = lambda stage: nullcontext()
-    """A context manager for the time of one scoring, by its name."""
-
-    @property
-    def _settings(self) -> EvalSettings:
-        return EvalSettings(
-            limit=self.limit, seed=self.seed, split=self.split, data=self.data or {}, partial_data=self.partial_data
-        )
+    host: AdapterHost = field(default_factory=AdapterHost)
+    """Keeps the base of all adapters in memory."""
+    timed: Callable[[str], AbstractContextManager[Any]] = lambda stage: nullcontext()
+    """A context manager that takes the time of one scoring, by its name."""
 
     def name_of(self, path: Path) -> str:
-        """What the board calls a checkpoint: what it already does, else its path as given."""
+        """A checkpoint's name on the board: the one it has there, else its path as given."""
         place = path.resolve()
         known = {entry.model for entry in self.board.entries()}
         return next(
@@ -62,87 +55,85 @@ class Scoring:
             path.as_posix(),
         )
 
-    def score(self, spec: ModelSpec, name: str, *, wait: bool = True) -> Done:
-        """Score one model unless the board has it; "busy" at once where another process is at it and `wait` is not
-        wanted."""
+    def score(self, spec: ModelSpec, name: str, *, wait: bool = True) -> Scored:
+        """Score one model unless the board has it; without `wait`, "busy" if another process is scoring it."""
         with file_lock(self.state / _file_name(name), wait=wait) as mine:
             if not mine:
                 return "busy"
-            if self._is_there(spec, name):
-                return "there"
-            self.tell(f"{name}: scoring on {', '.join(task.name for task in self.tasks)}")
-            with self.around(f"score {name}"):
+            if self._is_on_board(spec, name):
+                return "on board"
+            log.info("%s: scoring on %s", name, ", ".join(task.name for task in self.tasks))
+            with self.timed(f"score {name}"):
                 evaluation = evaluate(
-                    spec,
-                    self.tasks,
-                    self.judge,
-                    self._settings,
-                    engine=self.engine,
-                    name=name,
-                    load=self.resident.load,
+                    spec, self.tasks, self.judge, self.settings, engine=self.engine, name=name, load=self.host.load
                 )
             self.board.add(evaluation.entries, evaluation.samples)
             return "scored"
 
-    def lost(self, spec: ModelSpec, name: str) -> str:
-        """Why a model that was scored is not done: answers that failed or were given no rating; "" where it is done."""
-        if self._is_there(spec, name):
+    def find_lost(self, spec: ModelSpec, name: str) -> str:
+        """Why a scored model is not done: answers that failed or got no rating; "" if it is done."""
+        if self._is_on_board(spec, name):
             return ""
-        found = [entry for entry in self.board.current(partial=True) if entry.model == name and entry.headline]
         return ", ".join(
             f"{entry.task}: {entry.failed} failed and {entry.unscored} without a rating of {entry.samples}"
-            for entry in found
-            if entry.failed + entry.unscored
+            for entry in self.board.current(partial=True)
+            if entry.model == name and entry.headline and entry.failed + entry.unscored
         )
 
-    def _is_there(self, spec: ModelSpec, name: str) -> bool:
-        return on_board(self.board, spec, name, self.tasks, self.judge, self._settings, self.engine)
+    def _is_on_board(self, spec: ModelSpec, name: str) -> bool:
+        return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, self.engine)
+
+
+def describe_error(error: Exception, characters: int = 300) -> str:
+    """An error of any kind in one line: its class and its message."""
+    return f"{type(error).__name__}: {one_line(error)[:characters]}"
 
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", "_".join(Path(name).parts[-2:])).strip(".") or "model"
 
 
-def score_one(found: FoundCheckpoint, name: str, scoring: Scoring, state: "Attempts") -> Done | Literal["failed"]:
-    """Score one checkpoint; an error is counted as an attempt, whatever it is, for the next one may go well."""
+def score_checkpoint(
+    found: FoundCheckpoint, name: str, scoring: Scoring, attempts: "Attempts"
+) -> Scored | Literal["failed"]:
+    """Score one checkpoint. Any error is counted as a failed attempt, since the next one may go well."""
     try:
         spec = fetch(find(str(found.path)))
         done = scoring.score(spec, name, wait=False)
-        why = scoring.lost(spec, name) if done == "scored" else ""
-    except Exception as error:  # a watcher outlives what it watches: memory, networks and disks come and go
-        scoring.resident.drop()
+        why = scoring.find_lost(spec, name) if done == "scored" else ""
+    except Exception as error:  # memory, networks and disks come and go; the watcher goes on
+        scoring.host.drop()
         if not found.path.exists():
-            scoring.tell(f"{found.path}: gone before it was scored; let the trainer keep more checkpoints")
+            log.info("%s: gone before it was scored; let the trainer keep more checkpoints", found.path)
             return "failed"
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        why = describe_error(error)
     else:
         if not why:
-            state.clear(found.path)
+            attempts.clear(found.path)
             return done
-    count = state.count(found.path, why)
-    scoring.tell(f"{found.path}: attempt {count} of {state.attempts} failed ({why})")
+    count = attempts.count(found.path, why)
+    log.info("%s: attempt %d of %d failed (%s)", found.path, count, attempts.most, why)
     return "failed"
 
 
 class Attempts:
-    """How often each checkpoint's scoring failed, on disk: a file a checkpoint, of no account once its weights are
-    others."""
+    """How often each checkpoint's scoring has failed: one file a checkpoint, ignored once its weights are others."""
 
-    def __init__(self, folder: Path, attempts: int, backoff: float) -> None:
-        self.folder, self.attempts, self.backoff = folder, attempts, backoff
+    def __init__(self, folder: Path, most: int, backoff: float) -> None:
+        self.folder, self.most, self.backoff = folder, most, backoff
 
-    def left(self, path: Path) -> tuple[float | None, str]:
+    def next_pause(self, path: Path) -> tuple[float | None, str]:
         """Seconds to wait before the next attempt, None if there is none left; and why the latest one failed."""
         held = self._read(path)
         if held is None:
             return 0.0, ""
         count, why, at = held
-        if count >= self.attempts:
+        if count >= self.most:
             return None, why
         return max(0.0, at + self.backoff * 2 ** (count - 1) - time.time()), why
 
     def count(self, path: Path, why: str) -> int:
-        """One more failure; how many that makes."""
+        """Note one more failure; how many there are."""
         held = self._read(path)
         count = 1 + (held[0] if held else 0)
         note = {"digest": self._digest(path), "attempts": count, "error": why, "at": time.time()}
@@ -150,7 +141,7 @@ class Attempts:
         return count
 
     def clear(self, path: Path) -> None:
-        """It went well."""
+        """Forget the failures of a checkpoint that was scored."""
         self._file(path).unlink(missing_ok=True)
 
     def _read(self, path: Path) -> tuple[int, str, float] | None:
@@ -166,6 +157,5 @@ class Attempts:
         return self.folder / f"{_file_name(path.as_posix())}.json"
 
     def _digest(self, path: Path) -> str:
-        """Of the weights alone: a base that can't be found must not hide that the checkpoint is the same."""
-        whole = ModelSpec(name="", pretrained=str(path))
-        return digest_of_model(whole)["weights"]
+        """Of the weights alone, so that a base that can't be found does not hide that the checkpoint is the same."""
+        return digest_of_model(ModelSpec(name="", pretrained=str(path)))["weights"]

@@ -1,11 +1,11 @@
-"""What the training itself tells about a checkpoint, joined with its scores, and what should make one suspicious.
+"""What the training log tells about a checkpoint, joined with its scores, and signs that something went wrong.
 
     log = read_log(Path("runs/silkie"))
     print(training_table(log, beta=0.1, answers={20: {"pope": 1.0}, 40: {"pope": 1.2}}))
-    for alarm in alarms(log, total=40): print(alarm.words)
+    for alarm in find_alarms(log, total=40): print(alarm.words)
 
-The figures are the trainer's: rewards are beta * (log pi(y|x) - log pi_ref(y|x)), so that reward / beta is by how many
-nats the policy has moved an answer of the data from where the reference has it.
+The figures are the trainer's: rewards are beta * (log pi(y|x) - log pi_ref(y|x)), so reward / beta is the difference, in
+nats, between the policy's and the reference's log-probability of an answer of the data.
 """
 
 import json
@@ -16,29 +16,28 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.runs.checkpoint_selection import Metric, Scores
-from harness.runs.image_use_checks import Checks
+from harness.runs.image_use_checks import ImageUseChecks
 from leaderboards.statistics.verdict import PairedTest
 from support.markdown import cell, table
 from tasks.registry import TaskSpec
 
 LENGTHS: Final = ("answer_length", "length")
-"""Metrics that are words an answer."""
+"""Metrics that count the words of an answer."""
 
 SURE: Final = 2.0
-"""Standard errors from which a mean of log lines counts as moved."""
+"""A mean of log lines counts as moved if it is so many standard errors from 0."""
 EARLY: Final = 0.1
-"""Share of the steps within which an accuracy near 1 says that the pairs are told apart too easily."""
+"""An accuracy near 1 within this share of the steps says that the pairs are told apart too easily."""
 NEAR_ONE: Final = 0.95
 LONGER: Final = 0.2
-"""Relative change of answers' length that is a drift, where it is significant."""
+"""Relative change of answers' length that is a drift, if it is significant."""
 OVERFIT: Final = 0.15
-"""By how much accuracy in training may stand above that on held-out pairs."""
+"""How much higher accuracy in training may be than on held-out pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogLine:
-    """The trainer's figures at one step, means over the steps since the line before; None where the trainer has no such
-    figure."""
+    """The trainer's figures at one step, means over the steps since the line before; None if it has no such figure."""
 
     step: int
     loss: float | None = None
@@ -66,7 +65,7 @@ _KEYS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """One thing to look at before the checkpoint is believed in."""
+    """One thing to look into before the checkpoint is used."""
 
     name: str
     words: str
@@ -77,9 +76,9 @@ def read_log(folder: Path) -> list[LogLine]:
     step."""
     own = folder / "log.jsonl"
     if own.exists():
-        rows = [_parsed(text) for text in own.read_text(encoding="utf-8").splitlines()]
+        rows = [_parse(text) for text in own.read_text(encoding="utf-8").splitlines()]
     else:
-        states = [_parsed(path.read_text(encoding="utf-8")) for path in folder.glob("checkpoint-*/trainer_state.json")]
+        states = [_parse(path.read_text(encoding="utf-8")) for path in folder.glob("checkpoint-*/trainer_state.json")]
         latest = max(states, key=lambda state: _number(state.get("global_step")) or 0.0, default={})
         history = latest.get("log_history")
         rows = [row for row in history if isinstance(row, dict)] if isinstance(history, list) else []
@@ -90,8 +89,8 @@ def read_log(folder: Path) -> list[LogLine]:
     ]
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    """A JSON object; an empty one where a text is none, as one that is being written."""
+def _parse(text: str) -> dict[str, Any]:
+    """A JSON object; an empty one if the text is none, such as one that is being written."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -103,27 +102,26 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def alarms(
+def find_alarms(
     log: Sequence[LogLine],
     *,
     total: int,
     held_out: float | None = None,
     lengths: Mapping[str, PairedTest] | None = None,
 ) -> list[Alarm]:
-    """What is suspicious in a log of preference training of `total` steps.
+    """Signs that preference training of `total` steps went wrong.
 
-    `held_out`: accuracy on pairs that were not trained on, 0-1; `lengths`: verdicts on answers' length against the
+    `held_out`: accuracy on pairs that were not trained on, 0-1; `lengths`: paired tests of answers' length against the
     base, Holm-adjusted.
     """
-    found = [alarm for alarm in (_no_number(log), _stands_still(log), _both_fall(log), _too_easy(log, total)) if alarm]
-    accuracy = _late([line.accuracy for line in log])
-    if held_out is not None and accuracy and accuracy[0] - held_out > OVERFIT:
-        found.append(
-            Alarm(
-                name="overfit",
-                words=f"pairs trained on are told apart in {accuracy[0]:.0%}, held-out pairs in {held_out:.0%} of cases",
-            )
-        )
+    tried = (
+        _find_nonfinite_loss(log),
+        _find_moving_reference(log),
+        _find_falling_chosen(log),
+        _find_easy_pairs(log, total),
+        _find_overfitting(log, held_out),
+    )
+    found = [alarm for alarm in tried if alarm]
     for name, verdict in (lengths or {}).items():
         change = verdict.difference / verdict.base if verdict.base and verdict.difference else 0.0
         if verdict.outcome != "not separable" and abs(change) > LONGER:
@@ -132,57 +130,72 @@ def alarms(
     return found
 
 
-def alarms_of_checks(checks: Checks) -> list[Alarm]:
-    """What is suspicious in how a checkpoint behaves."""
+def find_check_alarms(checks: ImageUseChecks) -> list[Alarm]:
+    """Signs that a checkpoint does not use its images, or can't be merged."""
     found = []
-    if checks.seen.blind:
-        with_it, without = checks.seen.accuracy["image"][0], checks.seen.accuracy["blank"][0]
-        words = f"{with_it:.0f}% of {checks.seen.pairs} pairs are told apart with their image, {without:.0f}% with a grey one"
+    if checks.use.blind:
+        with_it, without = checks.use.accuracy["image"][0], checks.use.accuracy["blank"][0]
+        told = f"{with_it:.0f}% of {checks.use.pairs} pairs are told apart with their image"
+        words = f"{told}, {without:.0f}% with a grey one"
         found.append(Alarm(name="image-blind", words=f"{words}: what was learned may be text alone"))
     if checks.merged is not None and not checks.merged.kept:
         share = checks.merged.error / checks.merged.effect
-        words = f"merged into {checks.merged.dtype} weights, rounding changes logits by {share:.0%} of what the adapter does to them"
+        rounding = f"merged into {checks.merged.dtype} weights, rounding changes logits by {share:.0%}"
+        words = f"{rounding} of what the adapter does to them"
         found.append(Alarm(name="merging", words=f"{words}: keep it as an adapter"))
     if checks.merged is None and checks.unmerged.startswith("the adapter"):
         found.append(Alarm(name="merging", words=checks.unmerged))
     return found
 
 
-def _no_number(log: Sequence[LogLine]) -> Alarm | None:
+def _find_nonfinite_loss(log: Sequence[LogLine]) -> Alarm | None:
     bad = [line.step for line in log if line.loss is not None and not math.isfinite(line.loss)]
     return Alarm(name="no number", words=f"loss is not finite at step {bad[0]}") if bad else None
 
 
-def _stands_still(log: Sequence[LogLine]) -> Alarm | None:
-    """After the first step policy and reference are no longer the same model; where they are, nothing is trained."""
+def _find_moving_reference(log: Sequence[LogLine]) -> Alarm | None:
+    """After the first step policy and reference must differ, else nothing is trained."""
     moved = [
         line for line in log if line.step > 1 and line.chosen_reward is not None and line.rejected_reward is not None
     ]
     if moved and all(line.chosen_reward == 0 and line.rejected_reward == 0 for line in moved):
-        words = f"policy and reference give the same log-probabilities up to step {moved[-1].step}: nothing was trained, or both were"
+        same = f"policy and reference give the same log-probabilities up to step {moved[-1].step}"
+        words = f"{same}: nothing was trained, or both were"
         return Alarm(name="reference moves along", words=words)
     return None
 
 
-def _both_fall(log: Sequence[LogLine]) -> Alarm | None:
-    """The margin grows while chosen answers, too, become less likely than they were to the reference."""
-    chosen, margin = _late([line.chosen_reward for line in log]), _late([line.margin for line in log])
+def _find_falling_chosen(log: Sequence[LogLine]) -> Alarm | None:
+    """The margin grows while chosen answers, too, become less likely than to the reference."""
+    chosen, margin = (
+        _mean_of_last_quarter([line.chosen_reward for line in log]),
+        _mean_of_last_quarter([line.margin for line in log]),
+    )
     if chosen and margin and chosen[0] < -SURE * chosen[1] and margin[0] > SURE * margin[1]:
-        words = f"the margin is {margin[0]:.2f}, but chosen answers became less likely too (reward {chosen[0]:+.2f}): add an SFT term"
+        fall = f"chosen answers became less likely too (reward {chosen[0]:+.2f})"
+        words = f"the margin is {margin[0]:.2f}, but {fall}: add an SFT term"
         return Alarm(name="chosen falls", words=words)
     return None
 
 
-def _too_easy(log: Sequence[LogLine], total: int) -> Alarm | None:
+def _find_easy_pairs(log: Sequence[LogLine], total: int) -> Alarm | None:
     early = next((line for line in log if line.accuracy is not None and line.accuracy >= NEAR_ONE), None)
     if early is not None and early.step <= EARLY * total:
-        words = f"{early.accuracy:.0%} of pairs are told apart at step {early.step} of {total}: by length or wording, not by the image?"
-        return Alarm(name="too easy", words=words)
+        told = f"{early.accuracy:.0%} of pairs are told apart at step {early.step} of {total}"
+        return Alarm(name="too easy", words=f"{told}: by length or wording, not by the image?")
     return None
 
 
-def _late(values: Sequence[float | None]) -> tuple[float, float] | None:
-    """Mean and its standard error over the last quarter of the figures, of at least two; None where there are fewer."""
+def _find_overfitting(log: Sequence[LogLine], held_out: float | None) -> Alarm | None:
+    accuracy = _mean_of_last_quarter([line.accuracy for line in log])
+    if held_out is None or accuracy is None or accuracy[0] - held_out <= OVERFIT:
+        return None
+    words = f"pairs trained on are told apart in {accuracy[0]:.0%}, held-out pairs in {held_out:.0%} of cases"
+    return Alarm(name="overfit", words=words)
+
+
+def _mean_of_last_quarter(values: Sequence[float | None]) -> tuple[float, float] | None:
+    """Mean over the last quarter of the figures, at least two, and its standard error; None if there are fewer."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     last = known[-max(2, len(known) // 4) :]
     if len(last) < 2:
@@ -192,18 +205,17 @@ def _late(values: Sequence[float | None]) -> tuple[float, float] | None:
 
 
 def length_metrics(tasks: Sequence[TaskSpec]) -> list[Metric]:
-    """The metrics of some tasks that are answers' length."""
+    """The metrics of some tasks that measure the length of answers."""
     return [(task.name, name) for task in tasks for name in task.metrics if name in LENGTHS]
 
 
 def lengths_of(scores: Scores, base: str, model: str, tasks: Sequence[TaskSpec]) -> dict[str, PairedTest]:
-    """Verdicts on how long answers are, Holm-adjusted."""
+    """Paired tests of how long answers are, Holm-adjusted."""
     return scores.panel(base, model, length_metrics(tasks))
 
 
 ROWS: Final = 12
 """Log lines shown, evenly spaced, beside those of checkpoints."""
-
 
 _HEAD: Final = (
     "step",
@@ -215,17 +227,18 @@ _HEAD: Final = (
     "moved chosen",
     "moved rejected",
 )
-LEGEND: Final = """Means over the steps since the line before. Accuracy: share of pairs whose chosen answer has the higher reward. log p: \
-nats an answer. Moved: by how many nats the policy has moved such an answer from where the reference has it (reward / beta)."""
+LEGEND: Final = (
+    "Means over the steps since the line before. Accuracy: share of pairs whose chosen answer has the higher reward. "
+    "log p: nats an answer. Moved: log-probability to the policy minus that to the reference, in nats (reward / beta)."
+)
 
 
 def training_table(log: Sequence[LogLine], beta: float, answers: Mapping[int, Mapping[str, float]]) -> str:
-    """The log as markdown; `answers` are words an answer by step of a checkpoint and task. "" where nothing was
-    logged."""
+    """The log as markdown; `answers`: words an answer by step of a checkpoint and task. "" if nothing was logged."""
     if not log:
         return ""
     every = max(1, math.ceil(len(log) / ROWS))
-    at = {_at(log, step).step for step in answers}
+    at = {_line_at(log, step).step for step in answers}
     shown = {
         line.step: line for place, line in enumerate(log) if place % every == 0 or line is log[-1] or line.step in at
     }
@@ -235,31 +248,31 @@ def training_table(log: Sequence[LogLine], beta: float, answers: Mapping[int, Ma
         words = [f"{answers[step][name]:.1f}" if name in answers.get(step, {}) else "" for name in names]
         mark = f" (checkpoint-{step})" if step in answers else ""
         # A checkpoint between two lines has no figures of its own: those of another step are not its.
-        figures = _figures(shown[step], beta) if step in shown else [""] * (len(_HEAD) - 1)
+        figures = _format_figures(shown[step], beta) if step in shown else [""] * (len(_HEAD) - 1)
         rows.append([f"{step}{mark}", *figures, *words])
-    return _filled([*_HEAD, *(f"words {cell(name)}" for name in names)], rows)
+    return _table_without_empty_columns([*_HEAD, *(f"words {cell(name)}" for name in names)], rows)
 
 
-def lines_of(log: Sequence[LogLine], step: int, beta: float) -> str:
-    """The log's line at a checkpoint's step as markdown; "" where nothing was logged."""
+def line_table(log: Sequence[LogLine], step: int, beta: float) -> str:
+    """The log's line at a checkpoint's step as markdown; "" if nothing was logged."""
     if not log:
         return ""
-    line = _at(log, step)
-    return _filled(_HEAD, [[str(line.step), *_figures(line, beta)]])
+    line = _line_at(log, step)
+    return _table_without_empty_columns(_HEAD, [[str(line.step), *_format_figures(line, beta)]])
 
 
-def _at(log: Sequence[LogLine], step: int) -> LogLine:
+def _line_at(log: Sequence[LogLine], step: int) -> LogLine:
     """The latest line up to a step."""
     return max((line for line in log if line.step <= step), key=lambda line: line.step, default=log[0])
 
 
-def _figures(line: LogLine, beta: float) -> list[str]:
+def _format_figures(line: LogLine, beta: float) -> list[str]:
     moved = [None if reward is None else reward / beta for reward in (line.chosen_reward, line.rejected_reward)]
     figures = (line.loss, line.margin, line.accuracy, line.chosen_logp, line.rejected_logp, *moved)
     return ["" if figure is None else f"{figure:.3f}" for figure in figures]
 
 
-def _filled(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table without the columns in which nothing stands."""
+def _table_without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table without its empty columns."""
     filled = [place for place in range(len(head)) if any(row[place] for row in rows)]
     return table([head[place] for place in filled], [[row[place] for place in filled] for row in rows])

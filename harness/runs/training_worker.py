@@ -1,11 +1,10 @@
-"""One arm of a train-then-eval run, trained by several processes: what is handed over to them, and what each of them
-does.
+"""One arm of a train-then-eval run, trained by several processes.
 
-    code = train_by(job, "dpo", layout, pairs=run / "data" / "pairs.jsonl", pauses=False)      # in the run's own process: their exit code
-    train_arm(folder)                                                                         # in each of theirs
+    code = train_in_processes(job, "dpo", layout, pairs=file, images=facts, pauses=False)   # in the run
+    train_arm(folder)                                                                     # in each training process
 
-The run's own process builds, scores and judges; these train, and end. With `pauses` they end at their next checkpoint:
-it is scored while no process waits for another, and the next call goes on from it.
+The run's own process builds data, scores and judges; the others train, and end. With `pauses` they end at their next
+checkpoint: it is scored while no process waits, and the next call continues from it.
 """
 
 import contextlib
@@ -35,15 +34,15 @@ COMMAND: Final = "train-arm"
 _ARM: Final = "arm.json"
 
 
-def train_by(job: Job, arm: str, layout: Layout, *, pairs: Path | None, images: Path, pauses: bool) -> int:
-    """Train an arm as `layout` wants it, and wait: the exit code of the process that failed first, else 0; RunError
-    as of a launch.
+def train_in_processes(job: Job, arm: str, layout: Layout, *, pairs: Path | None, images: Path, pauses: bool) -> int:
+    """Train an arm by these processes, and wait: the exit code of the process that failed first, else 0; RunError as of
+    a launch.
 
-    `pairs` is the file that holds the job's; None: those that the recipe's [dataset] names are read again.
+    `pairs` is the file that holds the job's pairs; None = those that the recipe's [dataset] names are read again.
     `images` keeps what is known of their images, so that none is opened again.
     """
     folder = job.out / PROCESSES
-    told = {
+    handed = {
         "arm": arm,
         "recipe": job.recipe.model_dump(mode="json", exclude_unset=True),  # some keys may not be given to some data
         "out": str(job.out),
@@ -55,7 +54,7 @@ def train_by(job: Job, arm: str, layout: Layout, *, pairs: Path | None, images: 
         "images": str(images),
         "pauses": pauses,
     }
-    atomic_write_text(folder / _ARM, json.dumps(told, indent=1))
+    atomic_write_text(folder / _ARM, json.dumps(handed, indent=1))
     with contextlib.redirect_stdout(sys.stderr):  # stdout is the report's
         return launch(_command(folder), folder, layout)
 
@@ -70,38 +69,40 @@ def _command(folder: Path) -> list[str]:
 
 
 def train_arm(folder: Path) -> None:
-    """Train what stands in the folder, as one of several processes. RunError where the pairs are others than the
-    run's."""
+    """Train what the folder says, as one of several processes. RunError if the pairs are not the run's."""
     from support.stages import Stages
 
-    told = json.loads((folder / _ARM).read_text(encoding="utf-8"))
+    handed = json.loads((folder / _ARM).read_text(encoding="utf-8"))
     check_world()
     register()
-    recipe = PreferenceRecipe.model_validate(told["recipe"])
-    preferences, held_out, mark = _pairs(recipe, told["pairs"], Path(told["images"]))
-    if mark != told["note"]["data"]:
+    recipe = PreferenceRecipe.model_validate(handed["recipe"])
+    preferences, held_out, mark = _read_pairs(recipe, handed["pairs"], Path(handed["images"]))
+    if mark != handed["note"]["data"]:
         raise RunError(
-            f"{told['pairs'] or '[dataset]'}: other pairs (digest {mark}) than the run began with ({told['note']['data']})"
+            f"{handed['pairs'] or '[dataset]'}: other pairs (digest {mark}) "
+            f"than the run began with ({handed['note']['data']})"
         )
     job = Job(
         recipe=recipe,
-        out=Path(told["out"]),
-        base_name=told["base_name"],
-        base=told["base"],
-        dtype=told["dtype"],
+        out=Path(handed["out"]),
+        base_name=handed["base_name"],
+        base=handed["base"],
+        dtype=handed["dtype"],
         preferences=preferences,
         held_out=held_out,
-        note=told["note"],
+        note=handed["note"],
     )
-    if told["pauses"]:
+    if handed["pauses"]:
         job = replace(job, saved=_is_last)
     with Stages():
-        trainer(told["arm"])(job)
-    if told["pauses"] and rank() == 0:
+        trainer(handed["arm"])(job)
+    if handed["pauses"] and rank() == 0:
         (job.out / STOPPED).unlink(missing_ok=True)  # it is to go on
 
 
-def _pairs(recipe: PreferenceRecipe, path: str | None, images: Path) -> tuple[list[Preference], list[Preference], str]:
+def _read_pairs(
+    recipe: PreferenceRecipe, path: str | None, images: Path
+) -> tuple[list[Preference], list[Preference], str]:
     """What to train on, what is held out, and the digest of both."""
     with shared_cache(images) as cache:
         if path is not None:

@@ -12,10 +12,10 @@ import torch
 
 from harness.models.load import register
 from harness.models.spec import find
-from harness.runs.checkpoint_selection import Scores, Selection, best
-from harness.runs.image_use_checks import Checks, check_merging, look_at_pairs, render, sample
-from harness.runs.report import _best
-from harness.runs.training_alarms import LogLine, alarms, alarms_of_checks, lengths_of, read_log, training_table
+from harness.runs.checkpoint_selection import Scores, Selection, select_checkpoint
+from harness.runs.image_use_checks import ImageUseChecks, check_merging, draw_pairs, measure_image_use, render
+from harness.runs.report import describe_selection
+from harness.runs.training_alarms import LogLine, find_alarms, find_check_alarms, lengths_of, read_log, training_table
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
@@ -49,7 +49,7 @@ def line(step: int, chosen: float = 0.5, rejected: float = -0.5, accuracy: float
 
 
 def names(log: list[LogLine], **given: Any) -> list[str]:
-    return [alarm.name for alarm in alarms(log, total=100, **given)]
+    return [alarm.name for alarm in find_alarms(log, total=100, **given)]
 
 
 def test_a_sound_log_raises_no_alarm() -> None:
@@ -188,7 +188,7 @@ def test_the_best_is_the_earliest_that_is_not_worse_than_the_highest(tmp_path: P
     board = Board(tmp_path)
     for model, count in (("at-1", 50), ("at-2", 80), ("at-3", 82), ("at-4", 81)):
         put(board, model, "scenes_mme", right(count))
-    found = best(Scores(board), ["at-1", "at-2", "at-3", "at-4"], MME)
+    found = select_checkpoint(Scores(board), ["at-1", "at-2", "at-3", "at-4"], MME)
     assert found.highest == {"scenes_mme.accuracy": "at-3"}
     assert found.model == "at-2"
     assert found.worse["at-1"] == ("scenes_mme.accuracy",)
@@ -197,9 +197,9 @@ def test_the_best_is_the_earliest_that_is_not_worse_than_the_highest(tmp_path: P
 
 def test_a_checkpoint_without_a_score_is_never_the_best(tmp_path: Path) -> None:
     put(Board(tmp_path), "at-2", "scenes_mme", right(50))
-    found = best(Scores(Board(tmp_path)), ["at-1", "at-2"], MME)
+    found = select_checkpoint(Scores(Board(tmp_path)), ["at-1", "at-2"], MME)
     assert (found.model, "at-1" in found.worse) == ("at-2", False)
-    assert best(Scores(Board(tmp_path)), ["at-1"], MME).model is None
+    assert select_checkpoint(Scores(Board(tmp_path)), ["at-1"], MME).model is None
 
 
 def test_no_checkpoint_is_best_where_each_is_worse_somewhere(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_no_checkpoint_is_best_where_each_is_worse_somewhere(tmp_path: Path) -> 
     for model, mme, f1 in (("at-1", 90, 40), ("at-2", 40, 90)):
         put(board, model, "scenes_mme", right(mme))
         put(board, model, "scenes_pope", _pope(f1))
-    assert best(Scores(board), ["at-1", "at-2"], [*MME, ("scenes_pope", "accuracy")]).model is None
+    assert select_checkpoint(Scores(board), ["at-1", "at-2"], [*MME, ("scenes_pope", "accuracy")]).model is None
 
 
 def _pope(count: int) -> dict[str, list[dict[str, Any]]]:
@@ -225,10 +225,10 @@ def test_a_metric_without_a_value_is_named_and_its_checkpoint_not_ranked(tmp_pat
     put(board, "at-1", "scenes_mme", right(50))
     (known,) = board.entries()
     board.add([replace(known, run="blank", task="scenes_pope", metric="f1", value=None)], [])
-    found = best(Scores(board), ["at-1", "at-2"], [*MME, ("scenes_pope", "f1")])
+    found = select_checkpoint(Scores(board), ["at-1", "at-2"], [*MME, ("scenes_pope", "f1")])
     assert (found.model, found.highest) == (None, {})
     assert found.lacking == {"at-1": ("scenes_pope.f1",), "at-2": ("scenes_mme.accuracy", "scenes_pope.f1")}
-    shown = _best(found, ["at-1", "at-2"])
+    shown = describe_selection(found, ["at-1", "at-2"])
     assert "none has a value of every headline metric" in shown
     assert "significantly worse than another" not in shown
     assert "no value of scenes" in shown
@@ -236,18 +236,18 @@ def test_a_metric_without_a_value_is_named_and_its_checkpoint_not_ranked(tmp_pat
 
 def test_a_checkpoint_alone_is_not_called_the_best_without_a_value() -> None:
     found = Selection(model=None, highest={}, worse={}, comparisons=0, lacking={"at-1": ("scenes_pope.f1",)})
-    shown = _best(found, ["at-1"])
+    shown = describe_selection(found, ["at-1"])
     assert "**No checkpoint is ranked**" in shown
     assert "no value of scenes" in next(row for row in shown.splitlines() if row.startswith("| at-1"))
-    assert "one alone" in _best(Selection(model="at-1", highest={}, worse={}, comparisons=0), ["at-1"])
+    assert "one alone" in describe_selection(Selection(model="at-1", highest={}, worse={}, comparisons=0), ["at-1"])
 
 
 def test_of_checkpoints_that_are_gone_none_is_ranked_and_one_is_told() -> None:
     found = Selection(model="at-2", highest={}, worse={}, comparisons=0)
-    shown = _best(found, ["at-1", "at-2"], removed=["at-1"])
+    shown = describe_selection(found, ["at-1", "at-2"], removed=["at-1"])
     assert "that the trainer has removed are not ranked" in shown
     assert "removed, not ranked" in next(row for row in shown.splitlines() if row.startswith("| at-1"))
-    assert "removed" not in _best(found, ["at-1", "at-2"])
+    assert "removed" not in describe_selection(found, ["at-1", "at-2"])
 
 
 def test_answers_that_grow_long_raise_an_alarm(tmp_path: Path) -> None:
@@ -304,8 +304,8 @@ def processor() -> Any:
 def adapted(model: Any, targets: str = r".*language_model.*q_proj", scale: float = 0.5) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM"))
     torch.manual_seed(1)
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
             if "lora_B" in name:
@@ -317,12 +317,12 @@ def test_a_model_that_sees_tells_pairs_apart_by_their_image(
     loaded: Any, processor: Any, pairs: list[Preference]
 ) -> None:
     blank = adapted(loaded("scenes-base"), scale=3.0)  # a reference that is at a loss
-    seen = look_at_pairs(loaded("scenes-base"), processor, pairs, reference=blank)
+    seen = measure_image_use(loaded("scenes-base"), processor, pairs, reference=blank)
     assert seen.accuracy["image"][0] > 70
     assert {seen.verdicts[view].outcome for view in ("blank", "other")} == {"worse"}
     assert seen.sees
     assert not seen.blind
-    assert alarms_of_checks(Checks(seen=seen, held_out=True, merged=None)) == []
+    assert find_check_alarms(ImageUseChecks(use=seen, held_out=True, merged=None)) == []
 
 
 def test_a_model_that_learned_words_alone_is_called_blind(loaded: Any, processor: Any, pairs: list[Preference]) -> None:
@@ -335,27 +335,27 @@ def test_a_model_that_learned_words_alone_is_called_blind(loaded: Any, processor
         )
         for pair in pairs
     ]
-    seen = look_at_pairs(tuned, processor, told, reference=base)
+    seen = measure_image_use(tuned, processor, told, reference=base)
     assert seen.blind
-    checks = Checks(seen=seen, held_out=False, merged=None)
-    assert [alarm.name for alarm in alarms_of_checks(checks)] == ["image-blind"]
+    checks = ImageUseChecks(use=seen, held_out=False, merged=None)
+    assert [alarm.name for alarm in find_check_alarms(checks)] == ["image-blind"]
     assert "trained on" in render(checks)
-    assert Checks.from_json(json.loads(json.dumps(checks.to_json()))) == checks
+    assert ImageUseChecks.from_json(json.loads(json.dumps(checks.to_json()))) == checks
 
 
 def test_few_pairs_are_no_proof_of_blindness(loaded: Any, processor: Any, pairs: list[Preference]) -> None:
-    seen = look_at_pairs(
+    seen = measure_image_use(
         loaded("scenes-base"), processor, pairs[:5], reference=adapted(loaded("scenes-base"), scale=3.0)
     )
     assert not seen.sees
     assert not seen.blind
-    assert "so few pairs" in render(Checks(seen=seen, held_out=True, merged=None))
+    assert "so few pairs" in render(ImageUseChecks(use=seen, held_out=True, merged=None))
 
 
 def test_an_untrained_policy_tells_nothing_apart_and_has_not_moved(
     loaded: Any, processor: Any, pairs: list[Preference]
 ) -> None:
-    seen = look_at_pairs(adapted(loaded("scenes-base"), scale=0.0), processor, pairs[:4])
+    seen = measure_image_use(adapted(loaded("scenes-base"), scale=0.0), processor, pairs[:4])
     assert {value for value, *_ in seen.accuracy.values()} == {50.0}
     assert seen.moved == 0.0
 
@@ -364,11 +364,11 @@ def test_batches_change_nothing_and_where_one_picture_is_all_there_is_it_says_so
     loaded: Any, processor: Any, pairs: list[Preference]
 ) -> None:
     tuned = adapted(loaded("scenes-base"))
-    alone, together = (look_at_pairs(tuned, processor, pairs[:6], batch_size=size) for size in (1, 6))
+    alone, together = (measure_image_use(tuned, processor, pairs[:6], batch_size=size) for size in (1, 6))
     assert alone.accuracy == together.accuracy
     assert alone.moved == pytest.approx(together.moved, rel=1e-4)
     assert alone.moved > 0
-    assert "same image" in look_at_pairs(tuned, processor, pairs[:1]).refused["other"]
+    assert "same image" in measure_image_use(tuned, processor, pairs[:1]).refused["other"]
 
 
 @pytest.mark.parametrize("family", ("llava", "qwen2_5_vl", "idefics3", "gemma3", "internvl"))
@@ -376,7 +376,7 @@ def test_log_ratios_are_those_of_one_plain_sequence_each(family: str, pairs: lis
     """Without batches, without padding, and with the logits of every position."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from harness.runs.image_use_checks import _ratios
+    from harness.runs.image_use_checks import _log_ratios
 
     register()
     FAMILIES[family](tmp_path)
@@ -387,7 +387,7 @@ def test_log_ratios_are_those_of_one_plain_sequence_each(family: str, pairs: lis
         scale=0.1,
     )
     pictures = [[picture.open().convert("RGB").resize((56, 42)) for picture in pair.images] for pair in pairs[:3]]
-    found = _ratios(tuned, processor, pairs[:3], pictures, None, measured=False)
+    found = _log_ratios(tuned, processor, pairs[:3], pictures, None, measured=False)
     for pair, shown, ratio in zip(pairs[:3], pictures, found, strict=True):
         for answer, value in ((pair.chosen, ratio.chosen), (pair.rejected, ratio.rejected)):
             assert value == pytest.approx(plain_ratio(tuned, processor, pair.prompt, answer, shown), abs=2e-3)
@@ -430,9 +430,11 @@ def test_merging_keeps_what_the_adapter_does_and_nothing_trained_is_said(
 def test_rounding_that_eats_the_adapter_is_an_alarm(loaded: Any, processor: Any, pairs: list[Preference]) -> None:
     half = adapted(loaded("scenes-base"), scale=2e-4).to(torch.bfloat16)
     merged = check_merging(half, processor, pairs[0])
-    seen = look_at_pairs(half, processor, pairs[:2])
+    seen = measure_image_use(half, processor, pairs[:2])
     assert not merged.kept
-    assert "merging" in [alarm.name for alarm in alarms_of_checks(Checks(seen=seen, held_out=True, merged=merged))]
+    assert "merging" in [
+        alarm.name for alarm in find_check_alarms(ImageUseChecks(use=seen, held_out=True, merged=merged))
+    ]
 
 
 def test_pairs_without_images_or_without_a_reference_are_a_mistake(
@@ -440,19 +442,19 @@ def test_pairs_without_images_or_without_a_reference_are_a_mistake(
 ) -> None:
     blind = [Preference(id="1", prompt="?", images=(), chosen="a", rejected="b", row=0)]
     with pytest.raises(InputError, match="none of 1 has an image"):
-        look_at_pairs(adapted(loaded("scenes-base")), processor, blind)
+        measure_image_use(adapted(loaded("scenes-base")), processor, blind)
     with pytest.raises(InputError, match="no adapters"):
-        look_at_pairs(loaded("scenes-base"), processor, pairs)
+        measure_image_use(loaded("scenes-base"), processor, pairs)
 
 
 def test_a_sample_has_one_pair_a_row_and_is_the_same_each_time(pairs: list[Preference]) -> None:
     twice = [replace(pair, id=f"{pair.id}/{copy}") for pair in pairs for copy in range(2)] + [
         replace(pairs[0], images=(), row=99)
     ]
-    drawn = sample(twice, 10, seed=1)
+    drawn = draw_pairs(twice, 10, seed=1)
     assert len({pair.row for pair in drawn}) == 10
-    assert drawn == sample(twice, 10, seed=1) != sample(twice, 10, seed=2)
-    assert len(sample(twice, 100, seed=1)) == len(pairs)
+    assert drawn == draw_pairs(twice, 10, seed=1) != draw_pairs(twice, 10, seed=2)
+    assert len(draw_pairs(twice, 100, seed=1)) == len(pairs)
     assert (
-        sample([replace(pair, rejected="") for pair in twice], 10, seed=1) == []
+        draw_pairs([replace(pair, rejected="") for pair in twice], 10, seed=1) == []
     )  # best answers, for SFT: there is nothing to tell apart

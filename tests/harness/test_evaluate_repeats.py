@@ -17,7 +17,7 @@ from harness.evaluation.evaluate import evaluate
 from harness.evaluation.judge_cost import plan
 from harness.evaluation.make_judge import make_judge
 from harness.models.spec import ModelSpec, find
-from harness.runs.checkpoint_selection import Scores, best
+from harness.runs.checkpoint_selection import Scores, select_checkpoint
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from tasks.judges.openai import OpenAIJudge
@@ -157,7 +157,7 @@ def test_checkpoints_are_told_apart_by_all_askings(
     entries = [scores.entry(model, SCORE) for model in ("A cat.", "A dog.")]
     assert [verdict.base, verdict.other] == [entry.value for entry in entries if entry] == [3.0, 3.0]
     assert scores.panel("A cat.", "A dog.", [SCORE]) == {f"{TASK}.score": verdict}
-    assert best(scores, ["A cat.", "A dog."], [SCORE]).worse == {"A cat.": (), "A dog.": ()}
+    assert select_checkpoint(scores, ["A cat.", "A dog."], [SCORE]).worse == {"A cat.": (), "A dog.": ()}
 
 
 def test_a_board_that_was_judged_less_often_is_not_done(

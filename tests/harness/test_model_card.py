@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 from harness.runs.checkpoint_selection import Scores, Selection
-from harness.runs.interim_scoring import _Between
+from harness.runs.interim_scoring import _ScoreBetweenSaves
 from harness.runs.model_card import card, write_cards
-from harness.runs.outcome import Material, Outcome, Stop, unmet
+from harness.runs.outcome import Outcome, Stop, unmet
 from harness.runs.report import render
 from harness.runs.scoring_queue import Scoring
 from harness.runs.training_alarms import Alarm, LogLine
+from harness.runs.training_data import TrainingData
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
@@ -97,9 +98,9 @@ def outcome(tmp_path: Path) -> Outcome:
         checkpoints=checkpoints,
         entries=scores.entries,
         verdicts={"dpo against base": scores.panel("scenes-base", last, [("scenes_mme", "accuracy")])},
-        best=Selection(model=last, highest={"scenes_mme.accuracy": last}, worse={}, comparisons=1),
-        material=Material(
-            pairs=pairs, held_out=[], digest="0123abcd", words="six | pairs", built=None, leaks={"scenes_mme": 3}
+        selection=Selection(model=last, highest={"scenes_mme.accuracy": last}, worse={}, comparisons=1),
+        data=TrainingData(
+            pairs=pairs, held_out=[], digest="0123abcd", summary="six | pairs", built=None, leaks={"scenes_mme": 3}
         ),
         log=[LogLine(step=5, loss=0.6, margin=0.2, accuracy=0.6), LogLine(step=10, loss=0.5, margin=0.9, accuracy=0.8)],
         alarms=[Alarm(name="length drift", words="answers | went up")],
@@ -135,7 +136,7 @@ def test_a_card_says_base_data_recipe_verdict_diagnostics_and_how_to_load(outcom
     ):
         assert part in text, part
     early = written[0].read_text()
-    assert f"`{outcome.best.model}` is the one to take" in early
+    assert f"`{outcome.selection.model}` is the one to take" in early
     assert "0.200" in early
     assert "length drift" not in early
 
@@ -210,8 +211,9 @@ def test_what_got_worse_is_called_worse_whichever_way_it_went() -> None:
     assert stop.words.startswith("scenes_chair.chair_i became worse, from 10 to 20, at step 6")
 
 
-def test_a_probe_without_a_value_is_told_of(outcome: Outcome) -> None:
-    pope, said = registry().task("scenes_pope"), list[str]()
+def test_a_probe_without_a_value_is_told_of(outcome: Outcome, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    pope = registry().task("scenes_pope")
     board, checkpoint = Board(outcome.out / "board"), outcome.checkpoints[0]
     known = board.entries()[0]
     blank = replace(
@@ -220,6 +222,6 @@ def test_a_probe_without_a_value_is_told_of(outcome: Outcome) -> None:
     board.add([blank], [])
     (checkpoint.path / "checkpoint.json").write_text('{"step": 5, "steps": 10}')
     job = Job(recipe=outcome.recipe, out=outcome.out, base_name="scenes-base", base="", dtype="float32", preferences=[])
-    scoring = Scoring(board=board, tasks=[pope], judge=None, state=outcome.out / "watch", tell=said.append)
-    assert _Between(job, scoring, [(pope.name, pope.headline)])(checkpoint)
-    assert any(f"scenes_pope.{pope.headline} has no value for {checkpoint.path}" in line for line in said)
+    scoring = Scoring(board=board, tasks=[pope], judge=None, state=outcome.out / "watch")
+    assert _ScoreBetweenSaves(job, scoring, [(pope.name, pope.headline)])(checkpoint)
+    assert any(f"scenes_pope.{pope.headline} has no value for {checkpoint.path}" in line for line in caplog.messages)

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from harness.runs.run_folder import claim, differing, sole_owner
+from harness.runs.run_folder import claim, find_differences, hold_run_folder
 from support.errors import InputError, RunError
 from trainers.config.recipe import find_recipe
 
 
 def test_a_folder_that_is_held_is_not_given_to_another(tmp_path: Path) -> None:
     with (
-        sole_owner(tmp_path / "run"),
+        hold_run_folder(tmp_path / "run"),
         pytest.raises(RunError, match="another process is at work"),
-        sole_owner(tmp_path / "run"),
+        hold_run_folder(tmp_path / "run"),
     ):
         raise AssertionError
-    with sole_owner(tmp_path / "run"):
+    with hold_run_folder(tmp_path / "run"):
         pass
 
 
 def test_an_error_inside_is_not_taken_for_one_of_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError), sole_owner(tmp_path):
+    with pytest.raises(BlockingIOError), hold_run_folder(tmp_path):
         raise BlockingIOError
 
 
@@ -41,8 +41,8 @@ def test_a_refusal_names_what_differs(tmp_path: Path) -> None:
 def test_settings_differ_by_their_place() -> None:
     held = {"training": {"beta": 0.1, "lora": None}, "tasks": ["scenes"]}
     asked = {"training": {"beta": 0.2, "lora": {"r": 4}}, "tasks": ["scenes"], "note": "x" * 99}
-    assert differing(held, held) == []
-    beta, lora, note = differing(held, asked)
+    assert find_differences(held, held) == []
+    beta, lora, note = find_differences(held, asked)
     assert beta == "training.beta: 0.1 there, 0.2 asked"
     assert lora == 'training.lora: none there, {"r": 4} asked'
     assert len(note) < 70

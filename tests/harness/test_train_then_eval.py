@@ -138,10 +138,9 @@ def test_another_recipe_may_not_use_the_folder(
 def test_a_second_process_is_told_that_the_folder_is_taken(
     finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import fcntl
+    from support.files import file_lock
 
-    with (finished / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with file_lock(finished / "run", wait=False):
         assert cli.run(["train-then-eval", str(tiny_recipe), "--out", str(finished), "--limit", str(LIMIT)]) == 1
     assert "another process is at work" in capsys.readouterr().err
 
@@ -379,7 +378,7 @@ def test_a_recipe_that_scores_nothing_is_refused_before_anything_runs(
     assert "tasks is empty" in capsys.readouterr().err
     recipe = preference_recipe(str(tiny_recipe)).model_copy(update={"tasks": ()})
     with pytest.raises(InputError, match="tasks is empty"):
-        train_then_eval(recipe, tmp_path / "out", ExactJudge(), tell=print, report=lambda *_: None)
+        train_then_eval(recipe, tmp_path / "out", ExactJudge())
     assert not (tmp_path / "out").exists()
 
 
@@ -460,34 +459,25 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (folder / "spoilt.toml").write_text(FROM_A_FILE.format(read=str(folder / "pairs.jsonl")))
 
     def run(**given: Any) -> Any:
-        said: list[str] = []
         recipe = preference_recipe(str(folder / "spoilt.toml"))
-        outcome = train_then_eval(
-            recipe,
-            folder / "run",
-            ExactJudge(),
-            limit=40,
-            early_stop=["scenes_mme"],
-            tell=said.append,
-            report=lambda *_: None,
-        )
-        return outcome, said
+        return train_then_eval(recipe, folder / "run", ExactJudge(), limit=40, early_stop=["scenes_mme"])
 
     run.folder = folder  # type: ignore[attr-defined]
     return run
 
 
 @pytest.mark.slow
-def test_a_probe_that_falls_ends_the_training_for_good(spoilt: Any) -> None:
+def test_a_probe_that_falls_ends_the_training_for_good(spoilt: Any, caplog: pytest.LogCaptureFixture) -> None:
     from harness.runs.report import write_report
 
-    outcome, said = spoilt()
+    caplog.set_level("INFO")
+    outcome = spoilt()
     assert outcome.stop is not None
     assert (outcome.stop.probe, outcome.stop.looks) == ("scenes_mme.accuracy", 3)
     assert outcome.stop.value < outcome.stop.base
     assert outcome.checkpoints[-1].step == outcome.stop.step < 5
-    assert any("training is stopped" in line for line in said)
-    again, said = spoilt()
+    assert any("training is stopped" in line for line in caplog.messages)
+    again = spoilt()
     assert again.stop == outcome.stop
     assert [checkpoint.path for checkpoint in again.checkpoints] == [
         checkpoint.path for checkpoint in outcome.checkpoints
@@ -499,10 +489,10 @@ def test_a_probe_that_falls_ends_the_training_for_good(spoilt: Any) -> None:
 
 @pytest.mark.slow
 def test_pairs_that_are_there_are_read_and_some_held_out(spoilt: Any) -> None:
-    outcome, _ = spoilt()
-    assert outcome.material.built is None
-    assert outcome.material.held_out
-    assert not {pair.prompt for pair in outcome.material.held_out} & {pair.prompt for pair in outcome.material.pairs}
+    outcome = spoilt()
+    assert outcome.data.built is None
+    assert outcome.data.held_out
+    assert not {pair.prompt for pair in outcome.data.held_out} & {pair.prompt for pair in outcome.data.pairs}
     assert outcome.checks.held_out
     assert not (outcome.out / "data" / "pairs.jsonl").exists()
 
@@ -520,8 +510,6 @@ def test_an_early_stop_by_what_is_not_scored_is_a_mistake(tiny_recipe: Path, tmp
                 tmp_path,
                 ExactJudge(),
                 early_stop=[probe],
-                tell=print,
-                report=lambda *_: None,
             )
     assert not list(tmp_path.iterdir())
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from harness.cli.main import run
+from harness.evaluation.eval_settings import EvalSettings
 from harness.models.adapter_host import AdapterHost
 from harness.models.spec import find
 from harness.runs.scoring_queue import Scoring
-from harness.runs.watch import Watched, watch
+from harness.runs.watch import Watched, WatchSettings, watch
 from leaderboards.board.board import Board
 from support.errors import InputError
 from support.files import file_lock
@@ -78,15 +79,25 @@ def age(folder: Path, seconds: float) -> None:
         os.utime(path, (then, then))
 
 
-RESIDENT = AdapterHost()
+HOST = AdapterHost()
 
 
 def scoring(out: Path, **changes: Any) -> Scoring:
     tasks = registry().expand(["scenes_mme"])
     usual = Scoring(
-        board=Board(out / "board"), tasks=tasks, judge=None, state=out / "watch", limit=2, resident=RESIDENT
+        board=Board(out / "board"),
+        tasks=tasks,
+        judge=None,
+        state=out / "watch",
+        settings=EvalSettings(limit=2),
+        host=HOST,
     )
     return replace(usual, **changes)
+
+
+def watched(folder: Path, now: Scoring, **given: Any) -> Watched:
+    callables = {name: given.pop(name) for name in ("shown", "sleep") if name in given}
+    return watch(folder, now, WatchSettings(**given), **callables)
 
 
 def models(out: Path) -> list[str]:
@@ -99,18 +110,18 @@ def cut(file: Path, count: int) -> None:
 
 
 def lacks(run: Path) -> str:
-    whole, torn = find_complete_checkpoints(run, QuietPeriod(10))
-    assert not whole
-    return next(iter(torn.values()))
+    complete, incomplete = find_complete_checkpoints(run, QuietPeriod(10))
+    assert not complete
+    return next(iter(incomplete.values()))
 
 
 def test_a_checkpoint_of_ours_is_whole_with_its_note(ours: Checkpoints, tmp_path: Path) -> None:
     folder = ours(tmp_path, 2)
     ours(tmp_path, 10)
     (folder / NOTE).unlink()
-    whole, torn = find_complete_checkpoints(tmp_path, QuietPeriod(10))
-    assert [found.step for found in whole] == [10]
-    assert torn == {folder: "no checkpoint.json yet"}
+    complete, incomplete = find_complete_checkpoints(tmp_path, QuietPeriod(10))
+    assert [found.step for found in complete] == [10]
+    assert incomplete == {folder: "no checkpoint.json yet"}
 
 
 def test_before_the_first_note_the_folder_is_known_by_its_log(theirs: Checkpoints, tmp_path: Path) -> None:
@@ -232,11 +243,11 @@ def test_a_folder_that_is_not_there_is_a_mistake_in_the_command(tmp_path: Path) 
 def test_checkpoints_are_scored_by_step_and_once(ours: Checkpoints, tmp_path: Path) -> None:
     for step in (10, 9, 2):
         ours(tmp_path, step)
-    done = watch(tmp_path, scoring(tmp_path), once=True)
+    done = watched(tmp_path, scoring(tmp_path), once=True)
     assert models(tmp_path) == [(tmp_path / f"checkpoint-{step}").as_posix() for step in (2, 9, 10)]
     assert [path.name for path in done.scored] == ["checkpoint-2", "checkpoint-9", "checkpoint-10"]
     assert done.done
-    again = watch(tmp_path, scoring(tmp_path), once=True)
+    again = watched(tmp_path, scoring(tmp_path), once=True)
     assert (again.scored, again.done) == ([], True)
 
 
@@ -244,12 +255,12 @@ def test_weights_written_over_are_scored_anew(ours: Checkpoints, tmp_path: Path)
     from safetensors.torch import load_file, save_file
 
     folder = ours(tmp_path, 1)
-    watch(tmp_path, scoring(tmp_path), once=True)
+    watched(tmp_path, scoring(tmp_path), once=True)
     weights = load_file(folder / "adapter_model.safetensors")
     save_file(
         {name: value * 0.5 for name, value in weights.items()}, folder / "adapter_model.safetensors", {"format": "pt"}
     )
-    assert watch(tmp_path, scoring(tmp_path), once=True).scored == [folder]
+    assert watched(tmp_path, scoring(tmp_path), once=True).scored == [folder]
 
 
 def test_it_ends_with_the_training_and_hears_of_each(ours: Checkpoints, tmp_path: Path) -> None:
@@ -261,14 +272,17 @@ def test_it_ends_with_the_training_and_hears_of_each(ours: Checkpoints, tmp_path
         slept.append(seconds)
         ours(tmp_path, len(slept) + 1)
 
-    done = watch(tmp_path, scoring(tmp_path), until_done=True, poll=7.0, shown=heard.append, sleep=training)
+    done = watched(tmp_path, scoring(tmp_path), until_done=True, poll=7.0, shown=heard.append, sleep=training)
     assert [path.name for path in done.scored] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     assert [len(now.scored) for now in heard] == [1, 2, 3]
     assert [now.done for now in heard] == [False, False, True]
     assert slept == [7.0, 7.0]
 
 
-def test_what_fails_is_tried_again_then_given_up_and_holds_nothing_up(ours: Checkpoints, tmp_path: Path) -> None:
+def test_what_fails_is_tried_again_then_given_up_and_holds_nothing_up(
+    ours: Checkpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     from safetensors.torch import load_file, save_file
 
     bad, good = ours(tmp_path, 1), ours(tmp_path, 3)
@@ -279,21 +293,20 @@ def test_what_fails_is_tried_again_then_given_up_and_holds_nothing_up(ours: Chec
         bad / "adapter_model.safetensors",
         {"format": "pt"},
     )
-    said: list[str] = []
-    now = scoring(tmp_path, tell=said.append)
-    done = watch(tmp_path, now, once=True, attempts=2, backoff=3600)
+    now = scoring(tmp_path)
+    done = watched(tmp_path, now, once=True, attempts=2, backoff=3600)
     assert done.scored == [good]
     assert "doesn't fit its base" in done.failed[bad]
     assert not done.done
-    assert watch(tmp_path, now, once=True, attempts=2, backoff=3600).failed.keys() == {
+    assert watched(tmp_path, now, once=True, attempts=2, backoff=3600).failed.keys() == {
         bad
     }  # waits for its next attempt
-    assert sum("failed" in line for line in said) == 1
-    done = watch(tmp_path, now, until_done=True, attempts=2, backoff=0)  # the last attempt, and the end
-    assert any("given up after 2 attempts" in line for line in said)
+    assert sum("failed" in line for line in caplog.messages) == 1
+    done = watched(tmp_path, now, until_done=True, attempts=2, backoff=0)  # the last attempt, and the end
+    assert any("given up after 2 attempts" in line for line in caplog.messages)
     assert models(tmp_path) == [good.as_posix()]
     (bad / "adapter_model.safetensors").write_bytes(fitting)
-    done = watch(tmp_path, now, once=True, attempts=2)
+    done = watched(tmp_path, now, once=True, attempts=2)
     assert (done.scored, done.failed, done.done) == ([bad], {}, True)
 
 
@@ -301,9 +314,9 @@ def test_what_another_process_is_scoring_is_left_to_it(ours: Checkpoints, tmp_pa
     first, second = ours(tmp_path, 1), ours(tmp_path, 3)
     now = scoring(tmp_path)
     with file_lock(tmp_path / "watch" / f"{tmp_path.name}_checkpoint-1", wait=True):
-        done = watch(tmp_path, now, once=True)
+        done = watched(tmp_path, now, once=True)
     assert (done.scored, done.done) == ([second], False)
-    assert watch(tmp_path, now, once=True).scored == [first]
+    assert watched(tmp_path, now, once=True).scored == [first]
 
 
 def test_interrupted_it_goes_on_where_it_was(ours: Checkpoints, tmp_path: Path) -> None:
@@ -313,9 +326,9 @@ def test_interrupted_it_goes_on_where_it_was(ours: Checkpoints, tmp_path: Path) 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        watch(tmp_path, scoring(tmp_path), sleep=interrupt)
+        watched(tmp_path, scoring(tmp_path), sleep=interrupt)
     later = ours(tmp_path, 3)
-    assert watch(tmp_path, scoring(tmp_path), until_done=True).scored == [later]
+    assert watched(tmp_path, scoring(tmp_path), until_done=True).scored == [later]
 
 
 def test_a_checkpoint_keeps_the_name_it_has_on_the_board(
@@ -323,8 +336,8 @@ def test_a_checkpoint_keeps_the_name_it_has_on_the_board(
 ) -> None:
     ours(tmp_path / "run", 3)
     monkeypatch.chdir(tmp_path)
-    watch(Path("run"), scoring(Path("run")), once=True)
-    again = watch(tmp_path / "run", scoring(tmp_path / "run"), once=True)
+    watched(Path("run"), scoring(Path("run")), once=True)
+    again = watched(tmp_path / "run", scoring(tmp_path / "run"), once=True)
     assert (again.scored, list(again.names.values())) == ([], ["run/checkpoint-3"])
 
 

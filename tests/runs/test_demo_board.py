@@ -19,8 +19,8 @@ import torch
 
 from harness.cli import main as cli
 from harness.engine.stage_timer import StageTimer
-from harness.runs.checkpoint_selection import Scores, best, headlines, panel_of, tasks_of
-from harness.runs.image_use_checks import Checks
+from harness.runs.checkpoint_selection import Scores, headlines, panel_of, select_checkpoint, tasks_of
+from harness.runs.image_use_checks import ImageUseChecks
 from harness.runs.outcome import verdict_json
 from harness.runs.run_folder import claim
 from harness.runs.training_alarms import read_log
@@ -84,15 +84,15 @@ def test_the_rest_of_an_earlier_run_folder_is_read() -> None:
     log = read_log(DEMO)
     assert [line.step for line in log] == [1, *range(5, 50, 5)]
     assert None not in (log[-1].loss, log[-1].margin, log[-1].chosen_logp)
-    checks = Checks.from_json(json.loads((DEMO / "checks.json").read_text())["found"])
-    assert checks.seen.pairs == 48
-    assert checks.seen.accuracy["image"][0] == pytest.approx(85.4, abs=0.1)
+    checks = ImageUseChecks.from_json(json.loads((DEMO / "checks.json").read_text())["found"])
+    assert checks.use.pairs == 48
+    assert checks.use.accuracy["image"][0] == pytest.approx(85.4, abs=0.1)
     leaks = json.loads((DEMO / "leaks.json").read_text())
     assert leaks["rows_with_image"] == OUTCOME["leaks"]
 
 
 def test_a_checkpoint_is_chosen_as_earlier(board: Board) -> None:
-    taken = best(Scores(board), [LAST], headlines(tasks_of(preference_recipe("scenes-demo"))))
+    taken = select_checkpoint(Scores(board), [LAST], headlines(tasks_of(preference_recipe("scenes-demo"))))
     assert (taken.model, taken.worse) == (LAST, {LAST: ()})
 
 

@@ -1,0 +1,93 @@
+"""What a run trains on: preference pairs, built or read, and checked for pictures of the tasks."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.datasets.contamination import leaks_of
+from harness.datasets.pool import PoolModels
+from harness.engine.stage_timer import StageTimer
+from support.errors import RunError
+from support.files import atomic_write_text
+from tasks.judges.protocol import Judge
+from tasks.registry import TaskSpec
+from trainers.config.data import Data
+from trainers.config.recipe import PreferenceRecipe
+from trainers.data.image_hashes import IMAGE_FACTS, HashCache
+from trainers.data.read_preferences import digest, read_preferences
+from trainers.data.rows import Preference
+from trainers.vlfeedback.build import BuiltDataset, build_dataset
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Preference pairs and where they are from."""
+
+    pairs: list[Preference]
+    held_out: list[Preference]
+    digest: str
+    """Of every pair on either side."""
+    summary: str
+    """What was built or read, in a line."""
+    built: BuiltDataset | None
+    """If the run has built them."""
+    leaks: Mapping[str, int]
+    """Task -> rows of the training data that show one of its pictures."""
+
+    @property
+    def failed(self) -> float:
+        """Answers and ratings that could not be had, per instruction."""
+        return 0.0 if self.built is None else self.built.failed / max(1, len(self.built.instructions))
+
+
+def prepare_training_data(
+    recipe: PreferenceRecipe, out: Path, judge: Judge, tasks: Sequence[TaskSpec], seconds: StageTimer
+) -> TrainingData:
+    """Build or read the recipe's pairs, and look for the tasks' pictures in them. RunError if there are no pairs."""
+    source = recipe.preferences
+    if isinstance(source, Data):
+        with seconds("build preference data"):
+            built = _build(recipe, source, out / "data", judge)
+        with HashCache(out / "data" / IMAGE_FACTS) as cache:
+            mark = digest(built.pairs, cache)
+        pairs, held_out, summary = built.pairs, list[Preference](), f"built from {built.counts.rows} instructions"
+    else:
+        with seconds("read preference data"), HashCache(out / "data" / IMAGE_FACTS) as cache:
+            read = read_preferences(source, cache)
+        built, pairs, held_out, mark, summary = None, read.train, read.held_out, read.digest, read.summary()
+    with seconds("look for leaks"):
+        leaks = _find_leaks(pairs, mark, tasks, out / "data")
+    if leaked := ", ".join(f"{task} ({rows} rows)" for task, rows in leaks.items() if rows):
+        log.info("training data show pictures of %s", leaked)
+    log.info("%d preference pairs: %s", len(pairs), summary)
+    return TrainingData(pairs=pairs, held_out=held_out, digest=mark, summary=summary, built=built, leaks=leaks)
+
+
+def _build(recipe: PreferenceRecipe, data: Data, folder: Path, judge: Judge) -> BuiltDataset:
+    pool = PoolModels()
+    built = build_dataset(folder, data, recipe.seed, judge, pool)
+    pool.drop()
+    if not built.pairs:
+        counts = built.counts
+        raise RunError(
+            f"no preference pairs from {counts.rows} rated instructions ({counts}); loosen the recipe's [data] rule"
+        )
+    return built
+
+
+def _find_leaks(pairs: Sequence[Preference], mark: str, tasks: Sequence[TaskSpec], folder: Path) -> dict[str, int]:
+    """Rows of the training data that show a task's picture, by task; kept in `leaks.json`."""
+    path = folder / "leaks.json"
+    key = {"data": mark, "tasks": {task.name: task.version for task in tasks}}
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["of"] == key:
+            return {str(task): int(rows) for task, rows in held["rows_with_image"].items()}
+    rows = len({pair.row for pair in pairs})
+    leaks = leaks_of(pairs, tasks, cache=folder / IMAGE_FACTS, total=rows)
+    atomic_write_text(path, json.dumps({"of": key, **leaks.to_json()}, indent=1))
+    return leaks.summary()

@@ -1,0 +1,66 @@
+"""The report of a watched folder: what the screen shows at its end and `watch.md` keeps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.runs.checkpoint_selection import Scores, headlines, select_checkpoint
+from harness.runs.report import describe_selection, plot_scores
+from harness.runs.training_alarms import find_alarms, lengths_of, read_log
+from harness.runs.watch import Watched
+from leaderboards.board.board import Board
+from leaderboards.views.markdown_report import differences, leaderboard
+from support.files import atomic_write_text
+from support.markdown import cell, line
+from tasks.registry import TaskSpec
+
+
+def write_watch_report(
+    folder: Path,
+    out: Path,
+    watched: Watched,
+    base: str | None,
+    tasks: Sequence[TaskSpec],
+    unscored: Mapping[str, str] | None = None,
+) -> str:
+    """What a watched folder has to show so far, written to `out` as watch.md with watch.png; `base` is its name on the
+    board.
+
+    `unscored`: the base, where it could not be scored, and why.
+    """
+    scores = Scores(Board(out / "board"))
+    models = [(found.step, watched.names[found.path]) for found in watched.found]
+    names = [name for _, name in models]
+    shown = [entry for entry in scores.entries if entry.headline and entry.model in (base, *names)]
+    shown.sort(key=lambda entry: (entry.model != base, names.index(entry.model) if entry.model in names else -1))
+    scored = [name for name in names if any(entry.model == name for entry in shown)]
+    parts = [f"# Checkpoints of {cell(folder.as_posix())}", leaderboard(shown)]
+    if unscored:
+        parts.append("\n".join(f"- **base not scored**: `{line(name)}`: {cell(why)}" for name, why in unscored.items()))
+    if watched.failed:
+        parts.append(
+            "\n".join(f"- **not scored**: `{path.as_posix()}`: {cell(why)}" for path, why in watched.failed.items())
+        )
+    if watched.incomplete:
+        parts.append(
+            "\n".join(f"- not whole: `{path.as_posix()}`: {cell(why)}" for path, why in watched.incomplete.items())
+        )
+    if base is not None and scored:
+        units = {f"{task.name}.{metric}": spec.unit for task in tasks for metric, spec in task.all_metrics.items()}
+        parts += [
+            f"## `{scored[-1]}` against `{base}`",
+            differences(scores.panel(base, scored[-1], headlines(tasks)), units),
+        ]
+    wanted = [".".join(metric) for metric in headlines(tasks)]
+    if scored and plot_scores(scores.entries, base, {"checkpoints": models}, wanted, out / "watch.png"):
+        parts.append("![Scores against training step](watch.png)")
+    if len(scored) > 1:
+        parts += ["## Best checkpoint", describe_selection(select_checkpoint(scores, scored, headlines(tasks)), scored)]
+    log = read_log(folder)
+    if log:
+        lengths = lengths_of(scores, base, scored[-1], tasks) if base is not None and scored else {}
+        total = max((found.of or found.step for found in watched.found), default=log[-1].step)
+        found = find_alarms(log, total=total, lengths=lengths)
+        parts += ["## Alarms", "\n".join(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in found) or "None."]
+    text = "\n\n".join(parts) + "\n"
+    atomic_write_text(out / "watch.md", text)
+    return text
