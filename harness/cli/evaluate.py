@@ -23,14 +23,16 @@ from harness.cli.options import (
     expand,
     print_plan,
 )
-from harness.cli.setting_options import OptionGroup, with_settings
+from harness.cli.setting_options import OptionGroup, refuse_given, with_settings
 from harness.engine.config import EngineConfig, config_from
 from harness.evaluation.eval_settings import EvalSettings
+from harness.serving.settings import ServerSettings
 from support.errors import OK, SettingError, UsageError
 from support.processes import world_size
 from support.settings import settings_of
 
 if TYPE_CHECKING:
+    from harness.models.spec import ModelSpec
     from tasks.judges.protocol import Judge
     from tasks.registry import TaskSpec
 
@@ -74,8 +76,6 @@ class RunOptions:
     """Digest every byte of the weights, not samples of each tensor."""
     fresh: bool = False
     """Ask the model again, and ignore answers and scores that are kept."""
-    serve: str | None = None
-    """vllm, sglang, or a command with {model} {host} {port} {name}: serve the weights for this run."""
     max_failed: float = 0.05
     """Exit 4 above this share of failed or unscored samples."""
 
@@ -93,6 +93,22 @@ def _make_settings(given: Mapping[str, Any]) -> EvalSettings:
     return settings
 
 
+def _make_server(given: Mapping[str, Any]) -> ServerSettings | None:
+    return None if given["command"] is None else ServerSettings(**given)
+
+
+SERVER: Final = OptionGroup(
+    kind=ServerSettings,
+    make=_make_server,
+    panel="Model",
+    table="server",
+    prefix="serve",
+    names={"command": "serve"},
+    types={"command": str | None},
+    defaults={"command": None},
+    helps={"command": "vllm, sglang, or a command with {model} {host} {port} {name}: serve the weights for this run."},
+    without=frozenset({"lease"}),
+)
 RUN: Final = OptionGroup(kind=RunOptions, panel="Run")
 EVALUATION: Final = OptionGroup(
     kind=EvalSettings,
@@ -107,15 +123,20 @@ EVALUATION: Final = OptionGroup(
 )
 
 
-@with_settings(config="eval", run=RUN, settings=EVALUATION, models=MODEL, engine=ENGINE, judge=JUDGE.but("repeats"))
+Models = Annotated[
+    list[str],
+    typer.Option(
+        help="A name of `harness models`, a folder with weights or an adapter, a hub id, or openai:ID; repeatable."
+    ),
+]
+
+
+@with_settings(
+    config="eval", run=RUN, settings=EVALUATION, models=MODEL, server=SERVER, engine=ENGINE, judge=JUDGE.but("repeats")
+)
 def eval_command(
     context: typer.Context,
-    model: Annotated[
-        list[str],
-        typer.Option(
-            help="A name of `harness models`, a folder with weights or an adapter, a hub id, or openai:ID; repeatable."
-        ),
-    ],
+    model: Models,
     tasks: Tasks = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -123,6 +144,7 @@ def eval_command(
     run: RunOptions,
     settings: EvalSettings,
     models: ModelOptions,
+    server: ServerSettings | None,
     engine: EngineConfig,
     judge: JudgeOptions,
 ) -> int:
@@ -131,17 +153,14 @@ def eval_command(
     Adapters of one base model are scored one after the other, with the base loaded once.
     """
     from harness.evaluation.score_models import ModelScorer
-    from harness.serving.settings import ServerSettings
     from leaderboards.board.board import Board
     from leaderboards.board.entry import to_json
     from leaderboards.views.markdown_report import leaderboard
     from support.stages import Stages
 
-    if len(model) > 1 and models.path is not None:
-        raise UsageError("--model-path is for one model; name folders by --model")
-    if len(model) > 1 and world_size() > 1:
-        raise UsageError("several processes score one model a call: name one --model under torchrun")
-    specs = [models.find(context, name) for name in model]
+    specs = _find_models(context, model, models)
+    if server is None:
+        refuse_given(context, ("serve_options", "serve_patience"), "--serve is not given")
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
     check_data(settings.data, chosen)
@@ -151,7 +170,7 @@ def eval_command(
         print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], run.out)
         return _print_price(rater, chosen, settings)
     names = [
-        Path(name).as_posix() if Path(name).is_dir() else spec.name for name, spec in zip(model, specs, strict=True)
+        Path(each).as_posix() if Path(each).is_dir() else spec.name for each, spec in zip(model, specs, strict=True)
     ]
     board = Board(run.out / "board")
     scorer = ModelScorer(
@@ -160,7 +179,7 @@ def eval_command(
         settings=settings,
         engine=engine,
         board=board,
-        server=ServerSettings(command=run.serve) if run.serve else None,
+        server=server,
         ledger=judge.ledger,
         fresh=run.fresh,
     )
@@ -169,13 +188,18 @@ def eval_command(
             evaluation = scorer.score(replace(spec, strict=run.strict), name)
         if evaluation is not None and evaluation.lost:
             log.info(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
-    entries = [
-        entry
-        for entry in board.current(partial=True)
-        if entry.model in names and entry.task in {task.name for task in chosen}
-    ]
+    tasks_scored = {task.name for task in chosen}
+    entries = [each for each in board.current(partial=True) if each.model in names and each.task in tasks_scored]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return exit_code_of(entries, run.max_failed)
+
+
+def _find_models(context: typer.Context, names: list[str], models: ModelOptions) -> "list[ModelSpec]":
+    if len(names) > 1 and models.path is not None:
+        raise UsageError("--model-path is for one model; name folders by --model")
+    if len(names) > 1 and world_size() > 1:
+        raise UsageError("several processes score one model a call: name one --model under torchrun")
+    return [models.find(context, name) for name in names]
 
 
 def _read_calibration(path: Path | None) -> dict[str, str]:

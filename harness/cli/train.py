@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli.options import DryRun, Json, Seed, print_plan
-from harness.cli.train_options import Gpus, Mode, PlainTrl, SlurmOptions, by_plain_trl, changed
+from harness.cli.setting_options import with_settings
+from harness.cli.train_options import LAUNCH, LaunchOptions, by_plain_trl, changed
 from support.errors import OK, UsageError
 from support.processes import end_with_parent, is_launched, rank
 
@@ -35,37 +36,39 @@ GPUS_A_NODE = 8
 """Of a job, where `--gpus` asks for more than one node has; the authors' launcher has it so."""
 
 
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="A configuration of VLFeedback's authors (example.yaml), instead of a recipe."),
+]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option("--out", "--working", "-d", help="Run folder; default: runs/RECIPE (runs/RECIPE-seedN with --seed)."),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Another model to start from: a name, a folder, a hub id, or a checkpoint, which is merged."),
+]
+
+
+@with_settings(launch=LAUNCH)
 def train_command(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(help="A recipe's name or the path of a TOML file.")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="In its place: a configuration of VLFeedback's authors (example.yaml)."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "--working", "-d", help="Run folder; default runs/RECIPE (runs/RECIPE-seedN with --seed)."
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="Another model to start from: a name, a folder, a hub id, or a checkpoint, which is merged first."
-        ),
-    ] = None,
+    config: ConfigFile = None,
+    out: RunFolder = None,
+    base: Base = None,
     data: Annotated[
         str | None, typer.Option(help="Other data to read: a file or folder, public, or hub:OWNER/NAME.")
     ] = None,
-    images: Annotated[str | None, typer.Option(help="Folder or zip of their pictures.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows of them, from the front.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder or zip of their images.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use at most this many rows of them, from the front.")
+    ] = None,
     seed: Seed = None,
-    gpus: Gpus = None,
-    mode: Mode = "ddp",
-    slurm: SlurmOptions = None,
-    plain_trl: PlainTrl = False,
     dry_run: DryRun = False,
     as_json: Json = False,
+    *,
+    launch: LaunchOptions,
 ) -> int:
     """Train on preferences that exist, or pretrain embedded models.
 
@@ -75,7 +78,7 @@ def train_command(
     from trainers.config.recipe import PretrainingRecipe
 
     found, understood = _recipe(
-        recipe, config, plain_trl=plain_trl, base=base, data=data, images=images, limit=limit, seed=seed
+        recipe, config, plain_trl=launch.plain_trl, base=base, data=data, images=images, limit=limit, seed=seed
     )
     folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
     launched = is_launched()
@@ -91,15 +94,15 @@ def train_command(
         print(mapping(understood))
     elif understood is not None and not launched:
         log.info(mapping(understood))
-    layout = layout_of(found, gpus, mode, as_job=slurm is not None)
+    layout = layout_of(found, launch.gpus, launch.mode, as_job=launch.slurm is not None)
     if not launched:
         check_packages(found, folder)
     if dry_run:
         print_plan(f"{found.name}: {found.trainer} on {found.base}", plan(found, found.dataset, layout), folder)
-        _print_launch(context, folder, layout, slurm)
+        _print_launch(context, folder, layout, launch.slurm)
         return OK
-    if not launched and (slurm is not None or needs_launch(layout)):
-        return _launch(context, folder, layout, slurm)
+    if not launched and (launch.slurm is not None or needs_launch(layout)):
+        return _launch(context, folder, layout, launch.slurm)
     check_world()
     checkpoints = train(found, found.dataset, folder)
     if rank() == 0:
@@ -275,7 +278,8 @@ def _same_data(folder: Path, found: "FoundPairs") -> None:
         held = json.loads(path.read_text(encoding="utf-8"))
         if held["digest"] != found.digest:
             raise UsageError(
-                f"{folder}: the run began with other data ({held['pairs']} pairs, digest {held['digest']}, now {found.digest})"
+                f"{folder}: the run began with other data "
+                f"({held['pairs']} pairs, digest {held['digest']}, now {found.digest})"
             )
     elif rank() == 0:
         about = {

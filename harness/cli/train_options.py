@@ -1,26 +1,35 @@
 """Options of the commands that train, and what they change in a recipe."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from harness.cli.setting_options import OptionGroup
 from support.errors import RecipeError, UsageError
 
 if TYPE_CHECKING:
     from trainers.config.recipe import AnyRecipe, PreferenceRecipe, R
 
-PlainTrl = Annotated[
-    bool, typer.Option("--plain-trl", help="Use TRL's own DPO trainer, not the one that reads images and prompts once.")
-]
-Gpus = Annotated[
-    int | None, typer.Option("--gpus", min=1, help="Number of GPUs to train on; default: all of this machine.")
-]
-Mode = Annotated[str, typer.Option("--mode", help="What each GPU holds: ddp, zero2, zero3 or fsdp2.")]
-SlurmOptions = Annotated[
-    list[str] | None,
-    typer.Option("--slurm", help="Run as a Slurm job, with NAME=VALUE of sbatch (partition, time, ...); repeatable."),
-]
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """How training is done, and on how many processes."""
+
+    plain_trl: bool = False
+    """Use TRL's own DPO trainer, not the one that reads images and prompts once."""
+    gpus: int | None = None
+    """Number of GPUs to train on; default: all of this machine."""
+    mode: str = "ddp"
+    """What each GPU holds: ddp, zero2, zero3 or fsdp2."""
+    slurm: tuple[str, ...] | None = None
+    """Run as a Slurm job, with NAME=VALUE of sbatch (partition, time, ...); repeatable."""
+
+    def __post_init__(self) -> None:
+        if self.gpus is not None and self.gpus < 1:
+            raise UsageError(f"--gpus {self.gpus}: must be at least 1")
+
+
+LAUNCH = OptionGroup(kind=LaunchOptions, panel="Training", environment=False)
 
 
 def by_plain_trl(recipe: "AnyRecipe") -> "PreferenceRecipe":

@@ -22,7 +22,7 @@ from harness.cli.options import (
 )
 from harness.cli.setting_options import OptionGroup, with_settings
 from harness.cli.train import check_packages, layout_of, needs_launch, send_whole
-from harness.cli.train_options import by_plain_trl
+from harness.cli.train_options import LaunchOptions, by_plain_trl
 from support.errors import FAILED, LOSSY, OK, REGRESSED, UsageError
 from support.processes import is_launched, world_size
 
@@ -35,25 +35,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
+class TrainingOptions(LaunchOptions):
     """How training is done, and what is asked of its result."""
 
     early_stop: tuple[str, ...] = ()
     """TASK or TASK.METRIC: end training once it is significantly worse than the base's; repeatable."""
     require_better: tuple[str, ...] = ()
     """TASK or TASK.METRIC (none: any of the panel): exit 3 unless the last checkpoint is better; repeatable."""
-    plain_trl: bool = False
-    """Use TRL's own DPO trainer, not the one that reads images and prompts once."""
-    gpus: int | None = None
-    """Number of GPUs to train on; default: all of this machine."""
-    mode: str = "ddp"
-    """What each GPU holds: ddp, zero2, zero3 or fsdp2."""
-    slurm: tuple[str, ...] | None = None
-    """Run as a Slurm job, with NAME=VALUE of sbatch (partition, time, ...); repeatable."""
-
-    def __post_init__(self) -> None:
-        if self.gpus is not None and self.gpus < 1:
-            raise UsageError(f"--gpus {self.gpus}: must be at least 1")
 
     @property
     def named(self) -> list[str]:

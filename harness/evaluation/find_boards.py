@@ -1,4 +1,4 @@
-"""Finds boards and models on them, and what the comparison of their entries needs of tasks: metrics and published scores."""
+"""Finds boards and models on them, and what a comparison needs of tasks: metrics and published scores."""
 
 import logging
 from collections.abc import Iterable, Sequence

@@ -99,6 +99,7 @@ def test_the_gate_and_whole_runs_read_files_too(tmp_path: Path, capsys: pytest.C
         (["--bnb-4bit-quant-type", "nf4"], "would not act without load_in_4bit"),
         (["--data", "mme=x"], "'mme' is not among the tasks asked for"),
         (["--data", "mme"], "--data 'mme': must be TASK=PATH"),
+        (["--serve-patience", "5"], "--serve-patience has no effect: --serve is not given"),
         (["--batch-size", "2", "--model-set", "batch_size=4"], "--model-set batch_size: is given twice"),
     ),
 )

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+HashFile = Annotated[Path, typer.Option(help="File that keeps hashes of images for later runs.")]
+
+
 @with_settings(data=DATA)
 def leaks_command(
     source: Annotated[
@@ -32,9 +35,7 @@ def leaks_command(
     drop: Annotated[
         Path | None, typer.Option(help="Write the data without the rows that show an image of a task to this file.")
     ] = None,
-    fingerprints: Annotated[Path, typer.Option(help="File that keeps hashes of images for later runs.")] = Path(
-        "runs/fingerprints.sqlite"
-    ),
+    fingerprints: HashFile = Path("runs/fingerprints.sqlite"),
     out: Annotated[Path | None, typer.Option(help="Write all leaks as JSON to this file.")] = None,
     ray: UseRay = None,
     workers: Workers = 2,
