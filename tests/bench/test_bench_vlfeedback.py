@@ -22,6 +22,7 @@ from trainers.data.pair_formats import write_pairs
 from trainers.data.pair_rules import PairCounts, find_rule, pair_up
 from trainers.data.vlfeedback_format import read_rows
 from trainers.data.statistics import Statistics
+from trainers.data.statistics_tables import tables_of
 
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 counts, statistics = PairCounts(), Statistics()
@@ -31,7 +32,7 @@ def rows():
         yield row
 written = write_pairs(pair_up(rows(), find_rule("authors"), counts), out)
 assert written == counts.pairs == statistics.pairs["authors"].pairs > 0
-print(counts.rows, statistics.rows, len(statistics.to_markdown()))
+print(counts.rows, statistics.rows, len(tables_of(statistics)))
 """
 
 
