@@ -118,7 +118,7 @@ class Registry:
 
     def expand(self, names: Sequence[str]) -> list[TaskSpec]:
         """The tasks `names` stand for, in that order, suites taken apart, each task once."""
-        return list({task.name: task for name in names for task in self._tasks_of(name)}.values())
+        return list({task.name: task for name in names for task in self._expand_name(name)}.values())
 
     def task(self, name: str) -> TaskSpec:
         """The task of this name."""
@@ -133,7 +133,7 @@ class Registry:
         if metric not in spec.all_metrics:
             raise UnknownName(f"metric of {task}", metric, spec.all_metrics)
         dotted = spec.all_metrics[metric].aggregation
-        found = self._import(spec, f"metric_list: {metric}: aggregation", dotted)
+        found = self._import_named(spec, f"metric_list: {metric}: aggregation", dotted)
         if not isinstance(found, Metric):
             raise TaskError(
                 f"{spec.path}: metric_list: {metric}: aggregation {dotted}: is no Metric but {type(found).__name__}"
@@ -144,7 +144,7 @@ class Registry:
         """The task's own function from (document, [answer]) to a record for each metric; empty where there is nothing
         to score."""
         spec = self.task(task)
-        found: Callable[..., Any] = self._import(spec, "process_results", spec.process_results)
+        found: Callable[..., Any] = self._import_named(spec, "process_results", spec.process_results)
         return found
 
     def decided(self, task: str, doc: Mapping[str, Any]) -> Callable[[str], bool] | None:
@@ -152,7 +152,7 @@ class Registry:
         always could."""
         spec = self.task(task)
         rule: Callable[[str], bool] | None = (
-            None if spec.decided is None else self._import(spec, "metadata.decided", spec.decided)(doc)
+            None if spec.decided is None else self._import_named(spec, "metadata.decided", spec.decided)(doc)
         )
         return rule
 
@@ -161,7 +161,9 @@ class Registry:
         spec = self.task(task)
         if spec.next_token is None:
             return None
-        found: tuple[tuple[str, ...], str] | None = self._import(spec, "metadata.next_token", spec.next_token)(doc)
+        found: tuple[tuple[str, ...], str] | None = self._import_named(spec, "metadata.next_token", spec.next_token)(
+            doc
+        )
         return found
 
     def judge(self, task: str) -> Callable[[Sequence[str], Sequence[Mapping[str, Any]], Any], Sequence[Any]]:
@@ -169,7 +171,7 @@ class Registry:
         spec = self.task(task)
         if spec.judge is None:
             raise TaskError(f"{spec.path}: metadata.judge: missing, and its answers are to be judged")
-        found: Callable[..., Any] = self._import(spec, "metadata.judge", spec.judge)
+        found: Callable[..., Any] = self._import_named(spec, "metadata.judge", spec.judge)
         return found
 
     def official_answers(self, task: str) -> Callable[[Path, Path | None], OfficialAnswers]:
@@ -177,30 +179,30 @@ class Registry:
         spec = self.task(task)
         if spec.answers is None:
             raise AnswerFileError(f"{task}: answers to it come in no layout but our own sample log (.parquet)")
-        found: Callable[..., Any] = self._import(spec, "metadata.answers", spec.answers)
+        found: Callable[..., Any] = self._import_named(spec, "metadata.answers", spec.answers)
         return found
 
     @staticmethod
-    def _import(spec: TaskSpec, field: str, dotted: str) -> Any:
+    def _import_named(spec: TaskSpec, field: str, dotted: str) -> Any:
         module, _, attribute = dotted.rpartition(".")
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise TaskError(f"{spec.path}: {field} {dotted}: {error}") from error
 
-    def _tasks_of(self, name: str) -> Iterator[TaskSpec]:
+    def _expand_name(self, name: str) -> Iterator[TaskSpec]:
         if name in self.tasks:
             yield self.tasks[name]
         elif name in self.groups:
             for member in self.groups[name].tasks:
-                yield from self._tasks_of(member)
+                yield from self._expand_name(member)
         else:
             raise UnknownName("task", name, {**self.tasks, **self.groups})
 
 
 def registry(folder: Path = FOLDER) -> Registry:
     """The registry of `folder`, read once a process; that of our own tasks with those that `add_task` added."""
-    found = _read(folder.resolve())
+    found = _read_folder(folder.resolve())
     if not _ADDED or folder != FOLDER:
         return found
     return Registry(tasks={**found.tasks, **_ADDED}, groups=found.groups)
@@ -211,10 +213,10 @@ _ADDED: Final[dict[str, TaskSpec]] = {}
 
 def add_task(path: Path) -> TaskSpec:
     """The task of a YAML file that is not among ours, from now on known by its name; TaskError."""
-    spec = _spec(path.resolve(), _load(path.resolve()))
+    spec = _read_spec(path.resolve(), _load_yaml(path.resolve()))
     if not isinstance(spec, TaskSpec):
         raise TaskError(f"{path}: task: must be the name of one task")
-    known = _read(FOLDER)
+    known = _read_folder(FOLDER)
     if (other := known.tasks.get(spec.name) or known.groups.get(spec.name)) and other.path != spec.path:
         raise TaskError(f"{path}: the name {spec.name!r} is taken by {other.path}")
     _ADDED[spec.name] = spec
@@ -222,11 +224,11 @@ def add_task(path: Path) -> TaskSpec:
 
 
 @cache
-def _read(folder: Path) -> Registry:
+def _read_folder(folder: Path) -> Registry:
     tasks: dict[str, TaskSpec] = {}
     groups: dict[str, GroupSpec] = {}
     for path in sorted(folder.rglob("*.yaml")):
-        spec = _spec(path, _load(path))
+        spec = _read_spec(path, _load_yaml(path))
         if spec is None:
             continue
         other = tasks.get(spec.name) or groups.get(spec.name)
@@ -245,16 +247,16 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML, with lm-eval's `!function a.b` read as the text "a.b"."""
 
 
-def _dotted_name(loader: yaml.SafeLoader, node: yaml.Node) -> str:
+def _construct_dotted_name(loader: yaml.SafeLoader, node: yaml.Node) -> str:
     if not isinstance(node, yaml.ScalarNode):
         raise yaml.constructor.ConstructorError(None, None, "!function needs a dotted name", node.start_mark)
     return str(loader.construct_scalar(node))
 
 
-_Loader.add_constructor("!function", _dotted_name)
+_Loader.add_constructor("!function", _construct_dotted_name)
 
 
-def _load(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _load_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in `path`, its includes resolved as lm-eval does: later ones over earlier ones, its own keys over all
     of them."""
     if path in including:
@@ -272,7 +274,7 @@ def _load(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     for name in included if isinstance(included, list) else [included]:
         if not isinstance(name, str):
             raise TaskError(f"{path}: include: must be a file name, is {name!r}")
-        merged |= _load((path.parent / name).resolve(), (*including, path))
+        merged |= _load_yaml((path.parent / name).resolve(), (*including, path))
     return merged | config
 
 
@@ -327,7 +329,7 @@ class _Fields:
         return value
 
 
-def _spec(path: Path, config: Mapping[str, Any]) -> TaskSpec | GroupSpec | None:
+def _read_spec(path: Path, config: Mapping[str, Any]) -> TaskSpec | GroupSpec | None:
     fields = _Fields(path=path, where="", values=config)
     if "group" in config:
         members = fields.get("task")
@@ -335,19 +337,19 @@ def _spec(path: Path, config: Mapping[str, Any]) -> TaskSpec | GroupSpec | None:
             raise fields.error("task", f"must be a list of names in a group, is {members!r}")
         return GroupSpec(name=fields.text("group"), tasks=tuple(members), path=path)
     if "task" in config:
-        return _task(fields)
+        return _read_task(fields)
     if path.name.startswith("_"):
         return None
     raise fields.error("task", "missing (a YAML that is only included has a name that starts with '_')")
 
 
-def _task(fields: _Fields) -> TaskSpec:
+def _read_task(fields: _Fields) -> TaskSpec:
     metadata = _Fields.of(fields.path, "metadata", fields.get("metadata"))
     if fields.values.get("custom_dataset") == "tasks.documents.load" and fields.values.get("dataset_kwargs") != {
         "task": fields.get("task")
     }:
         raise fields.error("dataset_kwargs", f"must be {{task: {fields.get('task')}}}: the loader knows the task by it")
-    metrics = _metrics(fields, _Fields.of(fields.path, "metadata.units", metadata.get("units")))
+    metrics = _read_metrics(fields, _Fields.of(fields.path, "metadata.units", metadata.get("units")))
     headline = metadata.text("headline")
     if headline not in metrics:
         raise metadata.error("headline", f"{headline!r} is not among the metrics {', '.join(metrics)}")
@@ -366,17 +368,17 @@ def _task(fields: _Fields) -> TaskSpec:
         columns=metadata.texts("columns"),
         answers=metadata.text_or_null("answers"),
         process_results=fields.text("process_results"),
-        judge=_judge_function(fields, metadata),
+        judge=_read_judge_function(fields, metadata),
         decided=metadata.text("decided") if "decided" in metadata.values else None,
         next_token=metadata.text("next_token") if "next_token" in metadata.values else None,
-        published=_published(metadata, metrics),
+        published=_read_published(metadata, metrics),
         licence=metadata.text("licence"),
         citation=metadata.text("citation"),
         path=fields.path,
     )
 
 
-def _judge_function(fields: _Fields, metadata: _Fields) -> str | None:
+def _read_judge_function(fields: _Fields, metadata: _Fields) -> str | None:
     if fields.values.get("filter_list"):
         raise fields.error("filter_list", "answers are scored as they are: read them in process_results")
     if not metadata.flag("judged"):
@@ -384,7 +386,7 @@ def _judge_function(fields: _Fields, metadata: _Fields) -> str | None:
     return metadata.text("judge")
 
 
-def _published(metadata: _Fields, metrics: Collection[str]) -> tuple[Published, ...]:
+def _read_published(metadata: _Fields, metrics: Collection[str]) -> tuple[Published, ...]:
     rows = metadata.get("published")
     if not isinstance(rows, list):
         raise metadata.error("published", f"must be a list, is {rows!r}")
@@ -401,7 +403,7 @@ def _published(metadata: _Fields, metrics: Collection[str]) -> tuple[Published, 
     return tuple(found)
 
 
-def _metrics(fields: _Fields, units: _Fields) -> dict[str, MetricSpec]:
+def _read_metrics(fields: _Fields, units: _Fields) -> dict[str, MetricSpec]:
     entries = fields.get("metric_list")
     if not isinstance(entries, list) or not entries:
         raise fields.error("metric_list", f"must be a list, is {entries!r}")

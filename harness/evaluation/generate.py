@@ -142,9 +142,11 @@ def early_exit_hints(request: Any, names: set[str], full_answers: bool) -> Any:
         return Hints()
     wanted = registry().next_token(name, doc)
     decided = None if full_answers else registry().decided(name, doc)
-    return Hints(decided=decided, choices=wanted[0] if wanted else (), rule=_rule(name) if decided is not None else "")
+    return Hints(
+        decided=decided, choices=wanted[0] if wanted else (), rule=_name_rule(name) if decided is not None else ""
+    )
 
 
-def _rule(task: str) -> str:
+def _name_rule(task: str) -> str:
     """The name under which the response cache keeps answers that may have been cut by the task's parser."""
     return f"{task} {earliest_digest(task, score_digest(registry().task(task).path))}"

@@ -42,25 +42,25 @@ class Scored:
 
     task: TaskSpec
     rounds: Sequence[Sequence[Asking]]
-    """Each asking of the judge (one where nobody is asked): what it made of each answer, in order."""
+    """One a time that the judge was asked (one where nobody is asked): the records of each answer, in order."""
     failed: Sequence[bool]
     """Of each answer: whether the model failed to give it."""
 
     def records(self, metric: str) -> list[list[Record]]:
-        """A metric's records in each asking."""
+        """A metric's records in each round."""
         return [[one.records[metric] for one in asking if metric in one.records] for asking in self.rounds]
 
     def values(self, metric: str) -> list[float | None]:
-        """A metric's value in each asking; None where nothing could be scored."""
+        """A metric's value in each round; None where nothing could be scored."""
         return [value_of(registry().metric(self.task.name, metric), records) for records in self.records(metric)]
 
     def value(self, metric: str) -> float | None:
-        """A metric's value, the mean over askings that gave one."""
+        """A metric's value: the mean over the rounds that gave one."""
         known = [value for value in self.values(metric) if value is not None]
         return sum(known) / len(known) if known else None
 
     def interval(self, metric: str) -> tuple[float, float] | tuple[None, None]:
-        """Over all askings of the judge; there is none where they have no rated image in common."""
+        """The 95 % interval over all rounds; none where the rounds have no rated image in common."""
         every, computed = self.records(metric), registry().metric(self.task.name, metric)
         try:
             return interval_repeats(every, computed) if len(every) > 1 else interval(every[0], computed)
@@ -69,7 +69,7 @@ class Scored:
 
     @property
     def counts(self) -> SampleCounts:
-        """A sample is unscored where any asking gave it no rating, or one that could not be read."""
+        """A sample is unscored if any round gave it no rating, or one that could not be read."""
         answered = [
             [one.records for one in sample]
             for sample, failed in zip(zip(*self.rounds, strict=True), self.failed, strict=True)
@@ -94,7 +94,7 @@ def value_of(metric: Metric, records: Sequence[Record]) -> float | None:
 
 
 def values_as_text(values: Sequence[float | None]) -> str:
-    """ "3.5, 3.6, none": a value for each asking of the judge."""
+    """ "3.5, 3.6, none": a value for each round of the judge."""
     return ", ".join("none" if value is None else f"{value:.4f}".rstrip("0").rstrip(".") for value in values)
 
 

@@ -42,11 +42,13 @@ def fetch(source: PromptSource) -> str:
     kept = cache_folder() / "prompts" / f"{source.sha256}.txt"
     if kept.is_file():
         text = kept.read_text(encoding="utf-8")
-        if _digest(text) == source.sha256:
+        if _compute_digest(text) == source.sha256:
             return text
     text = source.template(_download(source.url))
-    if _digest(text) != source.sha256:
-        raise RunError(f"{source.url}: the prompt in it has sha256 {_digest(text)}, not {source.sha256}: not used")
+    if _compute_digest(text) != source.sha256:
+        raise RunError(
+            f"{source.url}: the prompt in it has sha256 {_compute_digest(text)}, not {source.sha256}: not used"
+        )
     kept.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(kept, text)
     return text
@@ -65,7 +67,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-harness"
 
 
-def _digest(text: str) -> str:
+def _compute_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
@@ -95,7 +97,7 @@ def pieces_of(function: str) -> Callable[[str], str]:
                     for part in ast.walk(node)
                     if isinstance(part, (ast.Assign, ast.AugAssign)) and _is_prompt(part)
                 ]
-                return "".join(_piece(part.value) for part in sorted(found, key=lambda part: part.lineno))
+                return "".join(_text_or_nul(part.value) for part in sorted(found, key=lambda part: part.lineno))
         raise RunError(f"there is no function {function!r} in the file")
 
     return template
@@ -106,7 +108,7 @@ def _is_prompt(node: ast.Assign | ast.AugAssign) -> bool:
     return any(isinstance(target, ast.Name) and target.id == "prompt" for target in targets)
 
 
-def _piece(value: ast.expr) -> str:
+def _text_or_nul(value: ast.expr) -> str:
     return str(value.value) if isinstance(value, ast.Constant) else "\0"
 
 
@@ -114,24 +116,24 @@ def _entire_file(text: str) -> str:
     return text
 
 
-def _at(repository: str, commit: str, path: str) -> str:
+def _raw_url(repository: str, commit: str, path: str) -> str:
     return f"https://raw.githubusercontent.com/{repository}/{commit}/{path}"
 
 
-HALLUSION: Final = _at("tianyi-lab/HallusionBench", "08e51de4c41600d01701d38878d6235f0d119c7b", "utils.py")
+HALLUSION: Final = _raw_url("tianyi-lab/HallusionBench", "08e51de4c41600d01701d38878d6235f0d119c7b", "utils.py")
 SOURCES: Final[Mapping[str, PromptSource]] = {
     "mmhal": PromptSource(
-        url=_at("llava-rlhf/LLaVA-RLHF", "830a083fd83e607da3c35f2e6aef833523c1e722", "Eval/eval_gpt_mmhal.py"),
+        url=_raw_url("llava-rlhf/LLaVA-RLHF", "830a083fd83e607da3c35f2e6aef833523c1e722", "Eval/eval_gpt_mmhal.py"),
         sha256="2c73d8c50f1740d000fae62cfeed103c2f7a5bcfa904b27e6e09900e7ce600cc",
         template=string_of("template"),
     ),
     "mmvet": PromptSource(
-        url=_at("yuweihao/MM-Vet", "7d717c2f54a584b7ed363d66e6481ce1bf648538", "mm-vet_evaluator.py"),
+        url=_raw_url("yuweihao/MM-Vet", "7d717c2f54a584b7ed363d66e6481ce1bf648538", "mm-vet_evaluator.py"),
         sha256="d1b3e0a5b4e72c888b77164489d705bba4dd149934fff564dfba6443d81afe3f",
         template=string_of("prompt"),
     ),
     "llava_bench": PromptSource(
-        url=_at("haotian-liu/LLaVA", "181a2f811f1eb0b794c25e87204491d812c05f8d", "llava/eval/table/rule.json"),
+        url=_raw_url("haotian-liu/LLaVA", "181a2f811f1eb0b794c25e87204491d812c05f8d", "llava/eval/table/rule.json"),
         sha256="dd7345a44ce9f7a24e51a30ee030cdab32346f9d08e3359c80545ff1312b1e07",
         template=_entire_file,
     ),
