@@ -3,7 +3,6 @@
 Models, tasks and judges may be given by name or as objects; errors are those of `support.errors`.
 """
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,8 +22,6 @@ from support.errors import InputError
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec, add_task, registry
 from trainers.config.recipe import PreferenceRecipe
-
-log = logging.getLogger(__name__)
 
 Model: TypeAlias = str | Path | ModelSpec | tuple[Any, Any]
 """A name, a folder, a hub id or openai:ID, as for `harness eval --model`; or a loaded transformers model and its

@@ -1,8 +1,16 @@
 """Entries, logs and gates for the tests of this folder."""
 
+import base64
+import gzip
+import io
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from html import unescape
 from typing import Any
+
+from PIL import Image
 
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
@@ -168,3 +176,38 @@ LM_EVAL: dict[str, Any] = {
     "total_evaluation_time_seconds": "1679.0",
 }
 """A result file of lm-eval."""
+
+
+def picture(colour: str, kind: str = "WEBP") -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (32, 32), colour).save(data, kind)
+    return data.getvalue()
+
+
+def index(html: str) -> list[dict[str, Any]]:
+    """What the page's script reads first."""
+    found = re.search(r'<script type="application/json" id="index">(.*?)</script>', html, re.S)
+    assert found
+    logs: list[dict[str, Any]] = json.loads(found[1])["logs"]
+    return logs
+
+
+def block(html: str, id: str) -> Any:
+    found = re.search(rf'<script type="text/plain" id="{id}">(.*?)</script>', html)
+    assert found
+    return json.loads(gzip.decompress(base64.b64decode(found[1])))
+
+
+def text_of(html: str) -> str:
+    """What is read: the page without its scripts, style and tags."""
+    body = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def logs_of(*samples: Sample) -> Callable[[str], Sequence[Sample]]:
+    def load(run: str) -> list[Sample]:
+        if not (own := [sample for sample in samples if sample.run == run]):
+            raise FileNotFoundError(run)
+        return own
+
+    return load

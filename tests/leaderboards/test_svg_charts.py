@@ -1,7 +1,6 @@
 """Where the marks of a chart stand."""
 
 import re
-from html import unescape
 
 import pytest
 
@@ -9,12 +8,6 @@ from leaderboards.board.entry import Entry
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.svg_charts import bars, curve, profile
 from tests.leaderboards.makers import MakeEntry, page
-
-
-def text_of(html: str) -> str:
-    """What is read: the page without its scripts, style and tags."""
-    body = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
 @pytest.fixture
