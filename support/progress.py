@@ -41,8 +41,3 @@ def show_on(display: Display) -> Iterator[None]:
         yield
     finally:
         _displays.remove(display)
-
-
-Tell = Callable[[str], None]
-
-Report = Display

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import DATA, JUDGE, DataOptions, Json, JudgeOptions, Limit, Seed, Tasks, expand, say
-from harness.cli.setting_options import with_settings
+from harness.cli.evaluate import EVALUATION
+from harness.cli.options import JUDGE, Json, JudgeOptions, Tasks, check_data, expand, say
+from harness.cli.setting_options import OptionGroup, with_settings
+from harness.evaluation.eval_settings import EvalSettings
+from harness.runs.watch import WatchSettings
 from support.errors import FAILED, OK, one_line
 
 if TYPE_CHECKING:
@@ -19,7 +22,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@with_settings(judge=JUDGE.but("batch", "repeats"), data=DATA)
+WATCH = OptionGroup(kind=WatchSettings, panel="Watching", without=frozenset({"backoff"}), environment=False)
+NOT_WATCHED = ("official_prompts", "judge_repeats", "calibration", "full_answers")
+
+
+@with_settings(settings=WATCH, evaluation=EVALUATION.but(*NOT_WATCHED), judge=JUDGE.but("batch", "repeats"))
 def watch_command(
     context: typer.Context,
     folder: Annotated[
@@ -32,56 +39,44 @@ def watch_command(
     base: Annotated[
         str | None, typer.Option(help="Model to compare with; default: the base model of the adapters.")
     ] = None,
-    limit: Limit = None,
-    seed: Seed = None,
-    once: Annotated[bool, typer.Option("--once", help="Score the checkpoints that exist now, and end.")] = False,
-    until_done: Annotated[
-        bool, typer.Option("--until-done", help="End with the training, once its last checkpoint is scored.")
-    ] = False,
-    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two searches for checkpoints.")] = 30.0,
-    settle: Annotated[
-        float, typer.Option(min=0, help="Seconds without a change before another trainer's checkpoint is complete.")
-    ] = 10.0,
-    attempts: Annotated[int, typer.Option(min=1, help="How often a checkpoint is tried before it is given up.")] = 3,
     as_json: Json = False,
     *,
+    settings: WatchSettings,
+    evaluation: EvalSettings,
     judge: JudgeOptions,
-    data: DataOptions,
 ) -> int:
     """Score each checkpoint of a training run as it is written.
 
     After an interruption the same command continues.
     """
-    from harness.evaluation.eval_settings import EvalSettings
     from harness.models.adapter_host import AdapterHost
     from harness.models.load import register
     from harness.models.spec import find
     from harness.runs.scoring_queue import Scoring
-    from harness.runs.watch import WatchSettings, watch
+    from harness.runs.watch import watch
     from leaderboards.board.board import Board
     from support.stages import Stages
     from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
 
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
-    data.check(chosen)
+    check_data(evaluation.data, chosen)
     rater, place = judge.make(), out or folder
     register()
     if base is not None:
         find(base)  # an unknown base is the command's mistake
-    find_complete_checkpoints(folder, QuietPeriod(settle))  # a folder that is not there is the command's mistake
+    # A folder that is not there is the command's mistake.
+    find_complete_checkpoints(folder, QuietPeriod(settings.settle))
     with Stages():
         scoring = Scoring(
             board=Board(place / "board"),
             tasks=chosen,
             judge=rater,
             state=place / "watch",
-            settings=EvalSettings(limit=limit, seed=seed or 0, data=data.paths or {}, partial_data=data.partial),
+            settings=evaluation,
             host=AdapterHost(),
         )
         reporter = _Reporter(folder, place, scoring, base)
-
-        settings = WatchSettings(once=once, until_done=until_done, poll=poll, settle=settle, attempts=attempts)
         watched = watch(folder, scoring, settings, shown=reporter.show)
         text = reporter.show(watched)
     print(json.dumps(watched.to_json()) if as_json else text)

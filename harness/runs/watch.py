@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.runs.scoring_queue import Attempts, Scoring, score_checkpoint
+from support.errors import SettingError
 from trainers.training.checkpoints import FoundCheckpoint, QuietPeriod, find_complete_checkpoints, traces
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,11 @@ class WatchSettings:
     """How often a checkpoint is tried before it is given up."""
     backoff: float = 60.0
     """Seconds; after its nth failure a checkpoint waits for backoff * 2^(n-1)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("poll", 0.0), ("settle", 0.0), ("attempts", 1)):
+            if getattr(self, name) < least:
+                raise SettingError(f"--{name} {getattr(self, name)}: must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
