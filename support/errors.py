@@ -167,5 +167,5 @@ def one_line(error: object) -> str:
 
 
 def first_line(error: object) -> str:
-    """The first line that says something; empty if none does."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    """The first line of an error that is not blank; the name of its class if there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

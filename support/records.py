@@ -164,7 +164,7 @@ def _errors_as_data_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        raise DataError(f"{path}: can't be read: {first_line(error) or type(error).__name__}") from error
+        raise DataError(f"{path}: can't be read: {first_line(error)}") from error
 
 
 def _open(path: Path) -> IO[bytes]:

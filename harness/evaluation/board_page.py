@@ -108,7 +108,7 @@ def thumbnails_of(entries: Iterable[Entry]) -> Callable[[str, str], bytes | None
             except (
                 Exception
             ) as error:  # somebody else's files can be wrong in any way, and the scores are to be seen nevertheless
-                log.warning("%s: pictures are left out: %s", task, first_line(error) or type(error).__name__)
+                log.warning("%s: pictures are left out: %s", task, first_line(error))
         return found
 
     broken: set[str] = set()
@@ -120,7 +120,7 @@ def thumbnails_of(entries: Iterable[Entry]) -> Callable[[str, str], bytes | None
         except Exception as error:
             if task not in broken:
                 broken.add(task)
-                why = first_line(error) or type(error).__name__
+                why = first_line(error)
                 log.warning("%s: picture %s is left out, and any other that can't be read: %s", task, image, why)
             return None
 

@@ -60,13 +60,7 @@ def test_the_plan_knows_what_is_done_and_how_long_it_took(tmp_path: Path) -> Non
     instructions = asked(tmp_path, 10)
     pool = [PoolModel(model=name) for name in "ab"]
     settings = data(pool=pool, answers=2)
-    decode(
-        instructions,
-        settings,
-        0,
-        tmp_path,
-        lambda member: Echo(member.name, fails=lambda id, times: id == "i/3"),
-    )
+    decode(instructions, settings, 0, tmp_path, lambda member: Echo(member.name, fails=lambda id, times: id == "i/3"))
     known = facts(a=2 * 10**9, b=10**9)
     done = plan(instructions, settings, 0, known, tmp_path)
     assert [(member.rows, member.answered, member.failed, member.left, member.images) for member in done.members] == [

@@ -133,7 +133,7 @@ FOREIGN: dict[str, tuple[str, list[dict[str, Any]]]] = {
             {
                 "images": [{"bytes": png(7), "path": "7.png"}],
                 "prompt": [
-                    {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]},
+                    {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]}
                 ],
                 "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "cat"}]}],
                 "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "dog"}]}],

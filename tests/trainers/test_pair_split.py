@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from support.images import ImageRef
 from trainers.data.pair_rules import RULES, PairCounts, pair_up, pairs_of
-from trainers.data.pair_split import on_side, prompt_key, set_aside, split
+from trainers.data.pair_split import prompt_key, set_aside, split
 from trainers.data.rows import Completion, Preference, Row
 
 FOUR = Row(
@@ -29,16 +29,17 @@ def test_all_pairs_of_a_prompt_fall_on_one_side() -> None:
         for i in range(1200)
     ]
     made = list(pair_up(rows, RULES["authors"], PairCounts()))
-    test = list(on_side(made, "test", 0.25, seed=3))
-    train = list(on_side(made, "train", 0.25, seed=3))
+
+    def sides(share: float, seed: int) -> tuple[list[Preference], list[Preference]]:
+        held_out: list[Preference] = []
+        return list(set_aside(made, share, seed, held_out)), held_out
+
+    train, test = sides(0.25, 3)
     assert len(test) + len(train) == len(made)
     assert not {pair.prompt for pair in test} & {pair.prompt for pair in train}
     assert 60 <= len({pair.prompt for pair in test}) <= 140
-    assert {p.prompt for p in on_side(made, "test", 0.25, seed=4)} != {p.prompt for p in test}
-    assert not list(on_side(made, "test", 0, seed=3))
-    assert not list(on_side(made, "train", 1, seed=3))
-    held_out: list[Preference] = []
-    assert (list(set_aside(made, 0.25, 3, held_out)), held_out) == (train, test)
+    assert {pair.prompt for pair in sides(0.25, 4)[1]} != {pair.prompt for pair in test}
+    assert (sides(0, 3), sides(1, 3)) == ((made, []), ([], made))
 
 
 def test_a_prompt_is_the_same_however_it_and_its_picture_are_written() -> None:

@@ -28,14 +28,7 @@ from trainers.data.pair_rules import PairCounts, find_rule, pair_up
 from trainers.data.rows import Completion, Preference, Row
 from trainers.vlfeedback import answers, ray_stages
 from trainers.vlfeedback.instructions import Instruction
-from trainers.vlfeedback.ray_stages import (
-    Branch,
-    cluster,
-    decode_by_ray,
-    hash_by_ray,
-    in_order,
-    pairs_by_ray,
-)
+from trainers.vlfeedback.ray_stages import Branch, cluster, decode_by_ray, hash_by_ray, in_order, pairs_by_ray
 
 # Without a cluster.
 
@@ -68,10 +61,10 @@ class Down:
         return ["yes"] * len(requests)
 
 
-def shifts(count: int) -> list[ray_stages._Shift]:
+def shifts(count: int) -> list[ray_stages._ShardWork]:
     shown = [(Instruction(id=f"i{number}", prompt="p", image="0.png", kind="caption"),) for number in range(count)]
     return [
-        ray_stages._Shift(shard=answers.Shard(member="a@1", number=number, instructions=one, key=str(number)), known={})
+        ray_stages._ShardWork(shard=answers.Shard(member="a@1", number=number, instructions=one, key=str(number)), known={})
         for number, one in enumerate(shown)
     ]
 

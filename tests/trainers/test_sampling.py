@@ -65,11 +65,7 @@ def test_weights_counts_and_the_rest_of_a_short_source(tmp_path: Path) -> None:
     assert [
         (record[name]["share"], record[name]["short"], record[name]["from_others"])
         for name in ("big", "short", "fixed")
-    ] == [
-        (6, 0, 8),
-        (12, 8, 0),
-        (3, 0, 0),
-    ]
+    ] == [(6, 0, 8), (12, 8, 0), (3, 0, 0)]
 
 
 def test_declared_sources_are_weighted_as_vlfeedback_was(tmp_path: Path) -> None:

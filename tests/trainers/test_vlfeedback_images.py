@@ -8,16 +8,7 @@ import pytest
 
 from support.errors import DataError
 from tests.trainers.image_makers import png
-from tests.trainers.public_makers import (
-    IDS,
-    PICTURES,
-    RECORDS,
-    put_images,
-    put_lines,
-    put_parquet,
-    put_zip,
-    record,
-)
+from tests.trainers.public_makers import IDS, PICTURES, RECORDS, put_images, put_lines, put_parquet, put_zip, record
 from trainers.data.image_check import check_images
 from trainers.data.vlfeedback_format import Seen, read_rows
 

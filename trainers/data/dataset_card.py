@@ -139,6 +139,6 @@ def push(folder: Path, repo: str, *, private: bool, token: str | None = None) ->
         raise
     except Exception as error:
         # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
-        said = first_line(error) or type(error).__name__
+        said = first_line(error)
         raise RunError(f"{repo}: not pushed to {api.endpoint}: {said}") from error
     return address

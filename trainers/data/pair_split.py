@@ -1,4 +1,4 @@
-"""Which side of the split a prompt is on: everything that asks the same about the same picture is on one."""
+"""The split into training and test side, by prompt: all pairs of one question about one picture are on one side."""
 
 import hashlib
 import re
@@ -12,8 +12,8 @@ Side = Literal["train", "test"]
 
 
 def prompt_key(item: Row | Preference | BestAnswer) -> str:
-    """What rows of the same question about the same picture share: words of the prompt in any case, and the picture's
-    name or bytes."""
+    """A key that rows of the same question about the same picture share: the prompt's words, the picture's name or
+    digest."""
     words = " ".join(re.findall(r"\w+", item.prompt.replace("<image>", " ").casefold()))
     names = (picture.name.replace("\\", "/").rpartition("/")[2] for picture in item.images)
     pictures = (
@@ -24,15 +24,9 @@ def prompt_key(item: Row | Preference | BestAnswer) -> str:
 
 
 def split(key: str, share: float, seed: int = 0) -> Side:
-    """On which side everything of this prompt_key is: "test" for `share` of all keys, whatever the order and number of
-    rows."""
+    """The side of a `prompt_key`: "test" for about `share` of all keys, independent of the other rows."""
     place = int.from_bytes(hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogatepass")).digest()[:8], "big")
     return "test" if place < share * 2**64 else "train"
-
-
-def on_side(pairs: Iterable[Preference], side: Side, share: float, seed: int = 0) -> Iterator[Preference]:
-    """The pairs on one side of the split by prompt."""
-    return (pair for pair in pairs if split(prompt_key(pair), share, seed) == side)
 
 
 def set_aside(pairs: Iterable[Preference], share: float, seed: int, held_out: list[Preference]) -> Iterator[Preference]:

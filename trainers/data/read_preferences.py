@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from support.errors import DataError, first_few, first_line
+from support.errors import DataError, first_few
 from support.image_folders import there
 from support.images import ImageRef
 from support.progress import report
@@ -28,7 +28,7 @@ from trainers.data.pair_formats import IMAGE_TOKEN, SeenPairs, read_pairs
 from trainers.data.pair_rules import PairCounts, best_answers, pair_up, rule_of, settle
 from trainers.data.pair_split import prompt_key, split
 from trainers.data.rows import Preference
-from trainers.data.vlfeedback_format import Seen, fetch_public, holds_rows, read_rows
+from trainers.data.vlfeedback_format import Seen, fetch, fetch_public, holds_rows, read_rows
 
 Item = TypeVar("Item")
 
@@ -99,16 +99,7 @@ def locate(read: str) -> Path:
     match = _HUB_ID.fullmatch(read.removeprefix(HUB))
     if match is None:
         raise DataError(f"[dataset] read = {read!r}: write it as {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(match["id"], repo_type="dataset", revision=match["revision"], allow_patterns=list(_FILES))
-        )
-    except Exception as error:
-        # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
-        why = first_line(error) or type(error).__name__
-        raise DataError(f"[dataset] read = {read!r}: can't be had from the hub: {why}") from error
+    return fetch(match["id"], match["revision"], _FILES)
 
 
 def _pairs_of_rows(path: Path, images: Path | None, dataset: PreferenceFile) -> tuple[list[Preference], str]:

@@ -5,16 +5,7 @@ from collections.abc import Mapping, Sequence
 from support.markdown import cell, table
 from trainers.config.data import ASPECTS
 from trainers.data.published import PUBLISHED_RATINGS, PUBLISHED_RED_TEAM, published_model
-from trainers.data.statistics import (
-    NOT_A_NUMBER,
-    NOT_RATED,
-    OFF_SCALE,
-    POINTS,
-    Statistics,
-    mean_of,
-    quantiles,
-    shares,
-)
+from trainers.data.statistics import NOT_A_NUMBER, NOT_RATED, OFF_SCALE, POINTS, Statistics, mean_of, quantiles, shares
 
 LONGEST_NAME = 80
 """Characters of a name from the data that are shown."""

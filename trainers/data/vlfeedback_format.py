@@ -11,8 +11,9 @@ citation marks are cut out of answers. Images are found, never fetched: see supp
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,8 @@ class Seen:
     def summary(self) -> str:
         """One line: the rows, and every count that is not zero."""
         counts = {name: value for name, value in self.to_json().items() if value}
-        return "; ".join(
-            [
-                f"{counts.pop('rows', 0):,} rows",
-                *(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()),
-            ]
-        )
+        rows = f"{counts.pop('rows', 0):,} rows"
+        return "; ".join([rows, *(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())])
 
     def count_incomplete(self) -> None:
         """Count a last line that was cut off."""
@@ -89,7 +86,7 @@ class Seen:
         self.without_images += not row.images
         self.without_completions += not row.completions
         for completion in row.completions:
-            self.non_numeric += sum(not _is_write_number(rating) for rating in completion.ratings.values())
+            self.non_numeric += sum(not _is_finite(rating) for rating in completion.ratings.values())
             self.missing_ratings += sum(aspect not in completion.ratings for aspect in ASPECTS)
         key = hash(tuple(picture.data or (picture.file, picture.member) for picture in row.images if there(picture)))
         known = self._pictures.get(row.id)
@@ -101,7 +98,7 @@ class Seen:
         known.add(key)
 
 
-def _is_write_number(rating: str) -> bool:
+def _is_finite(rating: str) -> bool:
     try:
         return math.isfinite(float(rating))
     except ValueError:
@@ -109,17 +106,21 @@ def _is_write_number(rating: str) -> bool:
 
 
 def fetch_public(revision: str = REVISION) -> Path:
-    """Download the published dataset (3.3 GB) or find it in the cache; the folder that `read_rows` takes. No code is
-    fetched."""
+    """Download the published dataset (3.3 GB) or find it in the cache; the folder that `read_rows` takes."""
+    return fetch(REPOSITORY, revision, ["vlfeedback_80k.jsonl", "merged_images.zip", "README.md"])
+
+
+def fetch(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """The folder of a dataset of the hub, with the files of these patterns, downloaded or from the cache; DataError."""
     from huggingface_hub import snapshot_download
 
-    wanted = ["vlfeedback_80k.jsonl", "merged_images.zip", "README.md"]
+    wanted = list(patterns)
     try:
-        return Path(snapshot_download(REPOSITORY, repo_type="dataset", revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=wanted))
     except Exception as error:
         # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
         raise DataError(
-            f"{REPOSITORY} at {revision}: can't be fetched: {first_line(error) or type(error).__name__}"
+            f"{repository}{f' at {revision}' if revision else ''}: can't be fetched: {first_line(error)}"
         ) from error
 
 
@@ -202,14 +203,11 @@ def _read_completion(item: Mapping[str, Any], seen: Seen) -> Completion | None:
         seen.unreadable_annotations += 1
         annotations = {}
     for name, judged in annotations.items():
-        aspect = _ASPECT.get(name) or _aspect(name)
+        aspect = _name_aspect(name)
+        rating, rationale = judged, None
         if isinstance(judged, dict):
-            rating, rationale = (
-                judged.get("Rating", judged.get("rating")),
-                judged.get("Rationale", judged.get("rationale")),
-            )
-        else:
-            rating, rationale = judged, None
+            rating = judged.get("Rating", judged.get("rating"))
+            rationale = judged.get("Rationale", judged.get("rationale"))
         if rating is not None:
             ratings[aspect] = rating if isinstance(rating, str) else _write_number(rating)
         if rationale is not None:
@@ -222,11 +220,11 @@ def _write_number(rating: Any) -> str:
     return str(int(rating) if isinstance(rating, float) and rating.is_integer() and abs(rating) < 1e15 else rating)
 
 
-_ASPECT = {aspect: aspect for aspect in ASPECTS}
 _BY_LETTERS = {re.sub(r"[^a-z]", "", aspect.lower()): aspect for aspect in ASPECTS}
 
 
-def _aspect(name: str) -> str:
+@cache
+def _name_aspect(name: str) -> str:
     """VLFeedback's aspect in any spelling of case, blanks and underscores; another one as it is."""
     return _BY_LETTERS.get(re.sub(r"[^a-z]", "", name.lower()), name)
 
@@ -243,11 +241,10 @@ def write_rows(rows: Iterable[Row], path: Path, *, embed_images: bool = False, s
     if path.suffix.lower() == ".jsonl" and not embed_images:
         return write_json((_write_row(row, path) for row in rows), path)
     if path.suffix.lower() == PARQUET:
-        return _write_parquet(
-            rows, path, _Layout(embed=embed_images), ImageExporter(path, structs=True, embed=embed_images, counts=seen)
-        )
+        exporter = ImageExporter(path, structs=True, embed=embed_images, counts=seen)
+        return _write_parquet(rows, path, _Layout(embed=embed_images), exporter)
     raise DataError(
-        f"{path}: rows are written as .jsonl, or as .parquet, which alone can hold the pictures (embed_images)"
+        f"{path}: rows are written as .jsonl, or .parquet, which alone can hold the pictures (embed_images)"
     )
 
 
@@ -284,9 +281,6 @@ class _Layout:
     several: bool = False
     source: bool = False
 
-    def holds(self, row: Row) -> bool:
-        return (self.several or len(row.images) < 2) and (self.source or not row.source)
-
     def widened_for(self, row: Row) -> "_Layout":
         return replace(self, several=self.several or len(row.images) > 1, source=self.source or bool(row.source))
 
@@ -312,13 +306,10 @@ class _Layout:
         found = record["completions"]
         for completion in found:
             if other := completion["annotations"].keys() - set(ASPECTS):
-                known = ", ".join(ASPECTS)
-                raise DataError(
-                    f"{path}: row {row.index} is rated on {min(other)!r}; parquet has {known} alone: write .jsonl"
-                )
-        record["completions"] = {
-            key: [completion[key] for completion in found] for key in ("annotations", "model", "response")
-        }
+                only = f"parquet has {', '.join(ASPECTS)} alone: write .jsonl"
+                raise DataError(f"{path}: row {row.index} is rated on {min(other)!r}; {only}")
+        keys = ("annotations", "model", "response")
+        record["completions"] = {key: [completion[key] for completion in found] for key in keys}
         if self.embed:
             given = exporter.give(row.images)
             if self.several:
@@ -336,10 +327,8 @@ class _Layout:
             one = record.pop("image", None) if self.embed else name
             record["images"] = [] if one is None else [one]
             if self.embed:
-                record |= {
-                    "image_names": [] if name is None else [name],
-                    "image_there": [] if name is None else [one is not None],
-                }
+                known = name is not None
+                record |= {"image_names": [name] * known, "image_there": [one is not None] * known}
         return record
 
 
@@ -351,10 +340,8 @@ def _write_parquet(rows: Iterable[Row], path: Path, layout: _Layout, exporter: I
         while True:
             # When a row needs more columns than the rows before it, all that is written is written again with them.
             stopped: list[Row] = []
-            records = chain(
-                written, (layout.record(row, path, exporter) for row in _rows_that_fit(rest, layout, stopped))
-            )
-            count = write_parquet(records, temporary, layout.schema(), 100 if layout.embed else 1000)
+            new = (layout.record(row, path, exporter) for row in _rows_that_fit(rest, layout, stopped))
+            count = write_parquet(chain(written, new), temporary, layout.schema(), 100 if layout.embed else 1000)
             if not stopped:
                 return count
             layout = layout.widened_for(stopped[0])
@@ -365,7 +352,7 @@ def _write_parquet(rows: Iterable[Row], path: Path, layout: _Layout, exporter: I
 
 def _rows_that_fit(rows: Iterator[Row], layout: _Layout, stopped: list[Row]) -> Iterator[Row]:
     for row in rows:
-        if not layout.holds(row):
+        if layout.widened_for(row) != layout:
             stopped.append(row)
             return
         yield row

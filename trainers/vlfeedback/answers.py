@@ -240,11 +240,7 @@ def speed_file(folder: Path) -> Path:
 
 
 def decode(
-    instructions: Sequence[Instruction],
-    data: Data,
-    seed: int,
-    folder: Path,
-    load: Callable[[PoolModel], AnswersLM],
+    instructions: Sequence[Instruction], data: Data, seed: int, folder: Path, load: Callable[[PoolModel], AnswersLM]
 ) -> dict[str, MemberCounts]:
     """Give every answer that is missing in `folder`; how far each member is afterwards, by what is on disk.
 

@@ -17,9 +17,10 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from support.progress import Stage
 from support.records import batches
 from trainers.config.data import Data, PoolModel
 from trainers.data.image_hashes import HashCache, ImageFacts, coco_in, hash_image, problem_in
-from trainers.data.pair_rules import NamedRule, PairCounts, balanced, pairs_of
+from trainers.data.pair_rules import NamedRule, PairCounts, balanced, pair_up
 from trainers.data.rows import Preference, Row
 from trainers.vlfeedback.answers import (
     AnswersLM,
@@ -88,10 +89,10 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         {"address": "local", "num_cpus": cpus, "include_dashboard": False} if address is None else {"address": address}
     )
     try:
-        _reach(address)
+        _check_reachable(address)
         ray.init(**where, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        raise ClusterError(f"--ray{f' {address}' if address else ''}: {_reason(error)}") from None
+        raise ClusterError(f"--ray{f' {address}' if address else ''}: {first_line(error)}") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -103,15 +104,11 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         ray.shutdown()
 
 
-def _reach(address: str | None) -> None:
+def _check_reachable(address: str | None) -> None:
     """OSError where nobody listens at HOST:PORT; Ray itself would try for minutes."""
     host, colon, port = (address or "").rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-def _reason(error: Exception) -> str:
-    return first_line(error) or type(error).__name__
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +137,9 @@ class _Actor:
 
 
 def run(branches: Sequence[Branch]) -> Iterator[tuple[str, int, Any]]:
-    """(branch, number of the item, result) as they are done, all branches at once. Items whose actor died time and
-    again don't come."""
+    """(branch, number of the item, result) in the order of completion, all branches at once.
+
+    An item whose actor died more than RETRIES times is left out."""
     import pyarrow as pa
     import ray
     import ray.data
@@ -155,7 +153,7 @@ def run(branches: Sequence[Branch]) -> Iterator[tuple[str, int, Any]]:
             for number, item in enumerate(branch.items)
         ]
         if blocks:
-            parts.append(_mapped(ray.data.from_arrow_refs(blocks), branch, len(blocks)))
+            parts.append(_map_items(ray.data.from_arrow_refs(blocks), branch, len(blocks)))
     if not parts:
         return
     pipeline = parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
@@ -164,10 +162,10 @@ def run(branches: Sequence[Branch]) -> Iterator[tuple[str, int, Any]]:
             for name, number, result in zip(batch["name"], batch["number"], batch["result"], strict=True):
                 yield str(name), int(number), cloudpickle.loads(result)
     except (ray.exceptions.RayError, ray.data.exceptions.RayDataUserCodeException) as error:
-        raise RunError(f"--ray: {_reason(error)}; what is done is kept, the same command does the rest") from None
+        raise RunError(f"--ray: {first_line(error)}; what is done is kept, the same command does the rest") from None
 
 
-def _mapped(items: Any, branch: Branch, count: int) -> Any:
+def _map_items(items: Any, branch: Branch, count: int) -> Any:
     from ray.data import ActorPoolStrategy
 
     with warnings.catch_warnings():
@@ -211,7 +209,7 @@ def in_order(branch: Branch) -> Iterator[Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Shift:
+class _ShardWork:
     """A shard with what its member has on disk of it."""
 
     shard: Shard
@@ -219,40 +217,26 @@ class _Shift:
 
 
 class _Answerer:
-    """Answers shards; its LM is made with the first one, so that one that can't be made is told and not died of."""
+    """Answers shards; its LM is made with the first one, so that an LM that can't be made is reported, not fatal."""
 
     def __init__(self, load: Callable[[PoolModel], AnswersLM], member: PoolModel, data: Data, images: Path) -> None:
         self.load, self.member, self.data, self.images = load, member, data, images
         self.lm: AnswersLM | None = None
-        self.over: str | None = None
-        """Why no shard can be answered any more."""
+        self.stopped: str | None = None
+        """Why no further shard can be answered."""
 
-    def __call__(self, shift: _Shift) -> tuple[list[dict[str, Any]], str | None]:
-        """The shard's new rows; or none, and why. A shard that wasn't asked has no failed rows: it is asked in full the
-        next time."""
-        if self.over is not None:
-            return [], self.over
+    def __call__(self, work: _ShardWork) -> tuple[list[dict[str, Any]], str | None]:
+        """The shard's new rows, or none and why: such a shard gets no failed rows, and is asked in full the next time."""
+        if self.stopped is not None:
+            return [], self.stopped
         try:
             self.lm = self.lm or self.load(self.member)
-            return answer_shard(self.lm, shift.shard, self.member, self.data, self.images, shift.known), None
+            return answer_shard(self.lm, work.shard, self.member, self.data, self.images, work.known), None
         except Exception as error:
-            why = f"{type(error).__name__}: {_reason(error)}"
+            why = f"{type(error).__name__}: {first_line(error)}"
             if self.lm is None or isinstance(error, JudgeError):  # a server that stays down, a budget that is spent
-                self.over = why
+                self.stopped = why
             return [], why
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answering:
-    """Makes an _Answerer in its actor."""
-
-    load: Callable[[PoolModel], AnswersLM]
-    member: PoolModel
-    data: Data
-    images: Path
-
-    def __call__(self) -> _Answerer:
-        return _Answerer(self.load, self.member, self.data, self.images)
 
 
 def decode_by_ray(
@@ -287,8 +271,10 @@ def decode_by_ray(
         branches = [
             Branch(
                 name=member.name,
-                make=_Answering(load=load, member=member, data=data, images=folder / "images"),
-                items=[_Shift(shard=shard, known=_known(shard, rows[member.name])) for shard in shards[member.name]],
+                make=partial(_Answerer, load, member, data, folder / "images"),
+                items=[
+                    _ShardWork(shard=shard, known=_known(shard, rows[member.name])) for shard in shards[member.name]
+                ],
                 workers=workers,
                 cpus=0.1,
             )
@@ -313,33 +299,25 @@ def _known(shard: Shard, rows: JsonLines) -> dict[str, dict[str, Any]]:
 # Image hashes.
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Hashing:
-    """Makes what hashes images in its actor."""
+def _hash_images(known: Collection[str], images: Iterable[ImageRef]) -> list[tuple[ImageFacts, int | None]]:
+    """Facts and COCO id of each image; files whose digest is `known` are not decoded, and get no hashes and problem."""
+    return [(_hash_one(known, image), coco_in(image)) for image in images]
 
-    known: frozenset[str]
-    """Digests of files whose hashes are kept: these are not decoded."""
 
-    def __call__(self) -> Work:
-        return lambda images: [self._look_at(image) for image in images]
-
-    def _look_at(self, image: ImageRef) -> tuple[ImageFacts, int | None]:
-        """The facts, without hashes and problem if they are known; and the COCO id."""
-        facts = ImageFacts(digest="", hashes=None)
-        try:
-            data = image.read()
-            facts = ImageFacts(digest=hashlib.sha256(data).hexdigest(), hashes=None)
-            if facts.digest not in self.known:
-                facts = replace(facts, hashes=hash_image(decode_picture(data)))
-        except OSError as error:
-            facts = replace(facts, problem=problem_in(error))
-        return facts, coco_in(image)
+def _hash_one(known: Collection[str], image: ImageRef) -> ImageFacts:
+    facts = ImageFacts(digest="", hashes=None)
+    try:
+        data = image.read()
+        facts = ImageFacts(digest=hashlib.sha256(data).hexdigest(), hashes=None)
+        return facts if facts.digest in known else replace(facts, hashes=hash_image(decode_picture(data)))
+    except OSError as error:
+        return replace(facts, problem=problem_in(error))
 
 
 def hash_by_ray(images: Iterable[ImageRef], cache: Path, *, workers: int) -> Iterator[ImageFacts]:
     """`HashCache(cache).facts_of_all` by actors; only this process writes to `cache`, which may lie on its own disk."""
     with HashCache(cache) as kept:
-        make = _Hashing(known=kept.digests())
+        make = partial(partial, _hash_images, kept.digests())
         for batch in in_order(Branch(name="hashing", make=make, items=batches(images, PICTURES), workers=workers)):
             for facts, _ in batch:
                 if facts.hashes is not None:
@@ -353,33 +331,18 @@ def hash_by_ray(images: Iterable[ImageRef], cache: Path, *, workers: int) -> Ite
 # Pairs.
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pairing:
-    """Makes what pairs up rows in its actor."""
-
-    rule: NamedRule
-
-    def __call__(self) -> Work:
-        return self._of
-
-    def _of(self, rows: Sequence[Row]) -> tuple[list[Preference], PairCounts]:
-        pairs: list[Preference] = []
-        found = PairCounts()
-        for row in rows:
-            some, some_counts = pairs_of(row, self.rule)
-            pairs += some
-            found.add(some_counts)
-        return pairs, found
+def _pair_rows(rule: NamedRule, rows: Sequence[Row]) -> tuple[list[Preference], PairCounts]:
+    counts = PairCounts()
+    return list(pair_up(rows, rule, counts)), counts
 
 
 def pairs_by_ray(rows: Iterable[Row], rule: NamedRule, counts: PairCounts, *, workers: int) -> Iterator[Preference]:
-    """`pairs.pair_up`: the same pairs in the same order; `counts` is complete when the last one was taken."""
+    """`pair_rules.pair_up`: the same pairs in the same order; `counts` is complete when the last one was taken."""
     if rule.balance_yes_no:
         unbalanced = rule.replace(balance_yes_no=False)
         yield from balanced(list(pairs_by_ray(rows, unbalanced, counts, workers=workers)), counts)
         return
-    for pairs, found in in_order(
-        Branch(name="pairs", make=_Pairing(rule=rule), items=batches(rows, ROWS), workers=workers)
-    ):
+    make = partial(partial, _pair_rows, rule)
+    for pairs, found in in_order(Branch(name="pairs", make=make, items=batches(rows, ROWS), workers=workers)):
         counts.add(found)
         yield from pairs

@@ -27,6 +27,7 @@ from support.image_folders import NONE, ImageTree, has_pictures, images_below, i
 from support.images import ImageRef
 from support.records import PARQUET, SEPARATED, read, read_at, read_lines
 from trainers.config.data import InstructionSource
+from trainers.data.vlfeedback_format import fetch
 from trainers.vlfeedback.layouts import LAYOUTS, Row, clean_prompt, find_cell, texts_in
 
 SOURCES: Final = Path(__file__).with_name("sources.toml")
@@ -140,20 +141,11 @@ def _open_declared(source: InstructionSource, known: Declared) -> Opened:
     if images or copy:
         needed = " and ".join(filter(None, (copy, images)))
         raise DataError(f"{known.name}: can't be had whole from the hub: give {needed}")
-    folder = _download(source, known)
-    return _open_tables(source, known, _find_tables(known, folder), where=f"{known.hub}@{folder.name}")
-
-
-def _download(source: InstructionSource, known: Declared) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = [*known.files, *known.pictures]
     try:
-        return Path(snapshot_download(known.hub, repo_type="dataset", revision=source.revision, allow_patterns=wanted))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"{known.name}: can't have {known.hub} from the hub: {_describe(error)}; give path = a local copy"
-        ) from error
+        folder = fetch(known.hub, source.revision, [*known.files, *known.pictures])
+    except DataError as error:
+        raise DataError(f"{known.name}: {error}; give path = a local copy") from error
+    return _open_tables(source, known, _find_tables(known, folder), where=f"{known.hub}@{folder.name}")
 
 
 def _open_hub(source: InstructionSource, place: str, known: Declared | None) -> Opened:
@@ -165,14 +157,10 @@ def _open_hub(source: InstructionSource, place: str, known: Declared | None) -> 
         table = load_dataset(id, source.config, split=source.split, revision=revision or None)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"{source.name}: can't load {id}, split {source.split!r}, from the hub: {_describe(error)}"
+            f"{source.name}: can't load {id}, split {source.split!r}, from the hub: {first_line(error)}"
         ) from error
     reader = _RowReader(source, known, _find_images(source, None))
     return Opened(name=source.name, where=place, items=lambda: _read_items(source, [(reader, _rows_of(table, id))]))
-
-
-def _describe(error: BaseException) -> str:
-    return first_line(error) or type(error).__name__
 
 
 def _find_tables(known: Declared, folder: Path) -> list[Path]:
@@ -353,7 +341,7 @@ class _RowReader:
         try:
             return picture_in_cell(_only(again()), self.images.find).read()
         except (_NoItem, LookupError, TypeError, ValueError) as error:  # the table was changed since it was read first
-            raise OSError(_describe(error)) from None
+            raise OSError(first_line(error)) from None
 
     def rows(self, path: Path) -> Iterator[_TableRow]:
         """The rows of a table, by its ending; of a zip: of the tables in it."""
@@ -417,7 +405,7 @@ def _open_parquet(source: InstructionSource, path: Path) -> Any:
     try:
         return load_dataset("parquet", data_files=[str(path)], split="train")
     except Exception as error:  # datasets wraps pyarrow's errors in its own, which derive from Exception
-        raise DataError(f"{source.name}: {path}: {_describe(error.__cause__ or error)}") from error
+        raise DataError(f"{source.name}: {path}: {first_line(error.__cause__ or error)}") from error
 
 
 def _instructions_beside(path: Path) -> tuple[str, ...]:
@@ -427,7 +415,7 @@ def _instructions_beside(path: Path) -> tuple[str, ...]:
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{beside}: {_describe(error)}") from None
+        raise DataError(f"{beside}: {first_line(error)}") from None
     return tuple(text for text in found if isinstance(text, str)) if isinstance(found, list) else ()
 
 
