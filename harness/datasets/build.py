@@ -26,7 +26,7 @@ from trainers.config.recipe import find_recipe, first_problem
 from trainers.vlfeedback.build import BuiltDataset, build_dataset
 
 INSTRUCTIONS = 500
-"""Where no number is given: enough to see what comes out."""
+"""Instructions of a build that names no number."""
 
 _MEMBER = re.compile(r"(?P<model>[^@=]+)(?:@(?P<temperature>\d+(?:\.\d+)?))?(?:=(?P<url>https?://\S+))?")
 
@@ -165,11 +165,11 @@ class Published:
     table: str
 
     def to_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Folder and counts."""
         return {"folder": str(self.folder), "rows": self.rows, "failed": self.failed, **self.counts}
 
     def to_markdown(self) -> str:
-        """For people."""
+        """The table of counts, and where everything is."""
         pairs, report = self.counts["pairs"], self.folder / "report.md"
         return f"{self.table}\n\n{self.rows} rows and {pairs} pairs in {self.folder}; report: {report}"
 
@@ -213,9 +213,8 @@ def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = T
     atomic_write_text(folder / "README.md", card)
     shown = {name: value for name, value in asdict(made.counts).items() if name != "rows"}
     listed = table(["what", "how many"], [[name.replace("_", " "), str(value)] for name, value in shown.items()])
-    return Published(
-        folder=folder, rows=count, counts=made.counts.to_json() | {"rows": count}, failed=made.failed, table=listed
-    )
+    counts = made.counts.to_json() | {"rows": count}
+    return Published(folder=folder, rows=count, counts=counts, failed=made.failed, table=listed)
 
 
 def write_card(folder: Path, repository: str) -> Path:
@@ -241,12 +240,8 @@ def write_card(folder: Path, repository: str) -> Path:
     statistics = gather(row for path in rows for row in read_rows(path))
     count = sum(1 for path in pairs for _ in read_pairs(path))
     files = {name: [path.name for path in found] for name, found in (("rows", rows), ("pairs", pairs)) if found}
-    text = dataset_card(
-        tables_of(statistics) if rows else "",
-        name=repository.rpartition("/")[2],
-        rows=statistics.rows,
-        pairs=count,
-        files=files,
-    )
+    name = repository.rpartition("/")[2]
+    tables_text = tables_of(statistics) if rows else ""
+    text = dataset_card(tables_text, name=name, rows=statistics.rows, pairs=count, files=files)
     atomic_write_text(folder / "README.md", text)
     return folder / "README.md"

@@ -77,14 +77,12 @@ def spec_of(member: PoolModel) -> ModelSpec:
 
 
 def where(spec: ModelSpec) -> str:
-    """Where its answers come from, in words."""
+    """Where a model's answers come from, as text."""
     if spec.backend == "openai":
         url = spec.url or os.environ.get("OPENAI_BASE_URL")
-        return (
-            f"asked at {re.sub(r'//[^/@]*@', '//', url)}"
-            if url
-            else "asked at OpenAI: neither url nor OPENAI_BASE_URL is set"
-        )
+        if not url:
+            return "asked at OpenAI: neither url nor OPENAI_BASE_URL is set"
+        return f"asked at {re.sub(r'//[^/@]*@', '//', url)}"
     if cached(spec):
         return "loaded here"
     if spec.needs:
@@ -104,18 +102,14 @@ def load_served(served: Mapping[str, ModelSpec], member: PoolModel, *, ledger: P
 def load_spec(spec: ModelSpec, *, ledger: Path | None = None, load: Callable[..., Any] | None = None) -> "AnswersLM":
     """The LM of a spec, a server's with a seed of its own for each question; `load` is what loads weights."""
     if spec.backend == "openai":
-        return _server(spec, ledger)
+        from harness.models.chat_model import OpenAIVisionLM
+
+        identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
+        return OpenAIVisionLM(spec.pretrained, url=spec.url, identity=identity, ledger=ledger, seed_by_question=True)
     from harness.models.load import load as load_alone
 
     lm: AnswersLM = (load or load_alone)(spec)
     return lm
-
-
-def _server(spec: ModelSpec, ledger: Path | None) -> "AnswersLM":
-    from harness.models.chat_model import OpenAIVisionLM
-
-    identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
-    return OpenAIVisionLM(spec.pretrained, url=spec.url, identity=identity, ledger=ledger, seed_by_question=True)
 
 
 # What is known of a model before it is loaded.

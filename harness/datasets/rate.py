@@ -47,7 +47,7 @@ def plan_ratings(judge: OpenAIJudge, protocol: RatingProtocol, data: Path | Call
 
 @dataclass(frozen=True, kw_only=True)
 class RatedData:
-    """What came of it."""
+    """The files of ratings that were written, and the counts."""
 
     files: tuple[Path, ...]
     counts: RatingCounts
@@ -59,11 +59,8 @@ class RatedData:
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""
-        return {
-            "ratings": self.files[0].as_posix(),
-            "files": [file.as_posix() for file in self.files],
-            **vars(self.counts),
-        }
+        files = [file.as_posix() for file in self.files]
+        return {"ratings": files[0], "files": files, **vars(self.counts)}
 
     def to_markdown(self) -> str:
         """For people."""

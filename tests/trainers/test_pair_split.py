@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from support.images import ImageRef
-from trainers.data.pair_rules import RULES, PairCounts, pair_up, pairs_of
+from tests.trainers.pair_makers import pairs_of
+from trainers.data.pair_rules import RULES, PairCounts, pair_up
 from trainers.data.pair_split import prompt_key, set_aside, split
 from trainers.data.rows import Completion, Preference, Row
 

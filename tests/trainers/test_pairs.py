@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from support.errors import RecipeError
 from support.images import ImageRef
+from tests.trainers.pair_makers import pairs_of
 from trainers.config.data import ASPECTS, Data, PoolModel
 from trainers.data import pair_rules
-from trainers.data.pair_rules import RULES, PairCounts, best_answers, find_rule, pair_up, pairs_of
+from trainers.data.pair_rules import RULES, PairCounts, best_answers, find_rule, pair_up
 from trainers.data.rows import Completion, Row
 from trainers.data.vlfeedback_format import read_rows
 
@@ -264,7 +265,7 @@ def test_the_strongest_models_answers_are_best() -> None:
     stream = iter(rows)
     assert pair_rules.settle(named, stream) == (named, stream)
     assert list(stream) == rows  # not read for nothing
-    with pytest.raises(RecipeError, match="needs the model"):
+    with pytest.raises(RecipeError, match="needs the name of a model"):
         list(pair_up(rows, RULES["strongest"], PairCounts()))
     with pytest.raises(RecipeError, match="no answer has a rating"):
         pair_rules.strongest_model([row(answer("a"), answer("b", "N/A"))])

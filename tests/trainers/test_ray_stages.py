@@ -64,7 +64,9 @@ class Down:
 def shifts(count: int) -> list[ray_stages._ShardWork]:
     shown = [(Instruction(id=f"i{number}", prompt="p", image="0.png", kind="caption"),) for number in range(count)]
     return [
-        ray_stages._ShardWork(shard=answers.Shard(member="a@1", number=number, instructions=one, key=str(number)), known={})
+        ray_stages._ShardWork(
+            shard=answers.Shard(member="a@1", number=number, instructions=one, key=str(number)), known={}
+        )
         for number, one in enumerate(shown)
     ]
 

@@ -40,41 +40,37 @@ def dataset_card(
         "pretty_name": one_line(name),
         "task_categories": ["visual-question-answering", "image-text-to-text"],
         "language": ["en"],
-        "size_categories": [_size(max(rows, pairs))],
+        "size_categories": [_name_size(max(rows, pairs))],
         "tags": ["preference", "dpo", "rlaif", "vision-language", "vlfeedback"],
         "configs": [
             {"config_name": config, "data_files": pattern if isinstance(pattern, str) else list(pattern)}
             for config, pattern in files.items()
         ],
     }
-    made = f"{rows:,} instructions about images, each answered by several models" + (
-        f"; {pairs:,} preference pairs" if pairs else ""
-    )
+    made = f"{rows:,} instructions about images, each answered by several models"
+    made += f"; {pairs:,} preference pairs" if pairs else ""
     rated = f"Answers are rated by {one_line(judge)}" if judge else "Answers are rated"
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
         f"# {one_line(name)}",
         f"{made}. {rated} on {', '.join(ASPECTS[:-1])} and {ASPECTS[-1]}, from 1 to 5, "
         "in the schema of MMInstruction/VLFeedback.",
-        "## Load\n\n" + "\n".join(_load(config) for config in files),
+        "## Load\n\n" + "\n".join(_LOAD.format(config) for config in files),
         _SCHEMA + (_PAIRS if "pairs" in files else ""),
-        _licence(licence, sources or {}),
+        _write_licence(licence, sources or {}),
         f"## Statistics\n\n{statistics_markdown.strip()}" if statistics_markdown.strip() else "",
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def _size(count: int) -> str:
-    bounds = [(1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M"), (10_000_000, "10M")]
-    for (low, below), (high, above) in zip([(0, ""), *bounds], bounds, strict=False):
-        if count < high:
-            return f"{below}<n<{above}" if low else f"n<{above}"
-    return "10M<n<100M"
+def _name_size(count: int) -> str:
+    names = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
+    return next((name for bound, name in names.items() if count < bound), "10M<n<100M")
 
 
-def _load(config: str) -> str:
-    return f'```python\ndatasets.load_dataset("OWNER/NAME", "{config}", split="train")\n```'
-
+_LOAD = """```python
+datasets.load_dataset("OWNER/NAME", "{}", split="train")
+```"""
 
 _SCHEMA = """
 ## Rows
@@ -102,15 +98,13 @@ _PAIRS = """
 """
 
 
-def _licence(licence: str, sources: Mapping[str, str]) -> str:
-    said = [f"## Licence\n\n`{licence}`."]
+def _write_licence(licence: str, sources: Mapping[str, str]) -> str:
+    text = f"## Licence\n\n`{licence}`. "
     if licence == PUBLIC_LICENCE:
-        said.append("VLFeedback is licensed CC BY-NC 4.0, for research only; so is what is made from it.")
-    if sources:
-        said.append("Instructions and images remain under the licences of their sources:\n")
-        rows = [[cell(source), cell(terms)] for source, terms in sources.items()]
-        return " ".join(said) + "\n" + table(["source", "licence"], rows)
-    return " ".join([*said, "Instructions and images remain under the licences of their sources."])
+        text += "VLFeedback is licensed CC BY-NC 4.0, for research only; so is what is made from it. "
+    text += "Instructions and images remain under the licences of their sources"
+    rows = [[cell(source), cell(terms)] for source, terms in sources.items()]
+    return f"{text}:\n\n{table(['source', 'licence'], rows)}" if rows else f"{text}."
 
 
 def push(folder: Path, repo: str, *, private: bool, token: str | None = None) -> str:
@@ -127,18 +121,15 @@ def push(folder: Path, repo: str, *, private: bool, token: str | None = None) ->
     try:
         address = str(api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True))
         if private and not api.repo_info(repo, repo_type="dataset").private:
-            raise RunError(f"{repo} is public, and this was to be private: nothing was uploaded")
+            raise RunError(f"{repo} is public, and a private one is asked for: nothing was uploaded")
+        unfinished = [".*", "**/.*", "*.tmp"]
+        message = f"Upload {folder.name}"
         api.upload_folder(
-            repo_id=repo,
-            repo_type="dataset",
-            folder_path=folder,
-            commit_message=f"Upload {folder.name}",
-            ignore_patterns=[".*", "**/.*", "*.tmp"],
+            repo_id=repo, repo_type="dataset", folder_path=folder, commit_message=message, ignore_patterns=unfinished
         )
     except RunError:
         raise
     except Exception as error:
         # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
-        said = first_line(error)
-        raise RunError(f"{repo}: not pushed to {api.endpoint}: {said}") from error
+        raise RunError(f"{repo}: not pushed to {api.endpoint}: {first_line(error)}") from error
     return address

@@ -181,8 +181,7 @@ def score_of(answer: Completion, rule: NamedRule) -> Score | None:
 
 @lru_cache(maxsize=1 << 12)
 def model_key(name: str) -> str:
-    """What names of one model have in common: case, punctuation, the owner and "@temperature" do not tell models
-    apart."""
+    """A key for all spellings of a model's name: without case, punctuation, the owner and "@temperature"."""
     return re.sub(r"[\W_]+", "", name.rpartition("/")[2].partition("@")[0]).casefold()
 
 
@@ -238,9 +237,8 @@ def rank(row: Row, rule: NamedRule) -> Ranking:
             gap = math.inf if infinite else points[high] - points[low]
             pairs.append(Gap(high, low, scores[high], gap, unit, rounded[high] - rounded[low]))
     # By rounded differences: rounding decides the order of equal gaps, and digests of data depend on that order.
-    pairs.sort(
-        key=lambda gap: (-gap.order, answers[gap.chosen].model, answers[gap.rejected].model, gap.chosen, gap.rejected)
-    )
+    models = [answer.model for answer in answers]
+    pairs.sort(key=lambda gap: (-gap.order, models[gap.chosen], models[gap.rejected], gap.chosen, gap.rejected))
     return Ranking(pairs, len(scores))
 
 
@@ -269,7 +267,7 @@ def _select(answers: Sequence[Completion], rule: NamedRule, pairs: Sequence[Gap]
     for gap in pairs:
         if len(taken) == rule.per_instruction:
             break
-        if not _allows(rule, gap, answers):
+        if not _meets_limits(rule, gap, answers):
             continue
         if rule.distinct:
             texts = (answers[gap.chosen].response, answers[gap.rejected].response)
@@ -280,7 +278,7 @@ def _select(answers: Sequence[Completion], rule: NamedRule, pairs: Sequence[Gap]
     return taken
 
 
-def _allows(rule: NamedRule, gap: Gap, answers: Sequence[Completion]) -> bool:
+def _meets_limits(rule: NamedRule, gap: Gap, answers: Sequence[Completion]) -> bool:
     """True if the rule takes this pair, whichever others it takes."""
     if rule.min_margin and not gap.reaches(as_ratio(rule.min_margin)):
         return False
@@ -295,22 +293,13 @@ def _allows(rule: NamedRule, gap: Gap, answers: Sequence[Completion]) -> bool:
 
 
 def dominates(better: Mapping[str, str], worse: Mapping[str, str], rule: NamedRule = RULES["dominant"]) -> bool:
-    """True if no aspect that counts is rated lower in `better`: such a pair does not teach one aspect at another's
-    cost."""
+    """True if no aspect that counts is rated lower in `better`."""
     counting = rule.aspects or [aspect for aspect, weight in rule.weights.items() if weight] or set(better) | set(worse)
     for aspect in counting:
         high, low = number(better.get(aspect, "")), number(worse.get(aspect, ""))
         if (high is None) != (low is None) or (high is not None and low is not None and high < low):
             return False
     return True
-
-
-def pairs_of(row: Row, rule: NamedRule) -> tuple[list[Preference], PairCounts]:
-    """The pairs of one row, largest gap first, and their counts. `balance_yes_no` is not for a row: see pair_up."""
-    _check_settled(rule)
-    counts = PairCounts()
-    taken = take(row, rule, rank(row, rule), counts)
-    return [_make_preference(row, rule, gap) for gap in taken], counts
 
 
 def _make_preference(row: Row, rule: NamedRule, gap: Gap) -> Preference:
@@ -332,25 +321,19 @@ def _make_preference(row: Row, rule: NamedRule, gap: Gap) -> Preference:
 
 
 def pair_up(rows: Iterable[Row], rule: NamedRule, counts: PairCounts) -> Iterator[Preference]:
-    """The pairs of all rows, in their order, one row in memory at a time; `counts` is complete when the last one was
-    taken."""
-    _check_settled(rule)
+    """The pairs of all rows, in their order, one row in memory at a time; `counts` is complete after the last pair."""
+    _require_model(rule)
     pairs = (_make_preference(row, rule, gap) for row in rows for gap in take(row, rule, rank(row, rule), counts))
     yield from balanced(list(pairs), counts) if rule.balance_yes_no else pairs
 
 
-def _check_settled(rule: NamedRule) -> None:
+def _require_model(rule: NamedRule) -> None:
     if rule.score == "model" and not rule.strongest:
-        raise RecipeError(
-            "rule 'strongest' needs the model whose answers are best: strongest='GPT-4V', or settle(rule, rows)"
-        )
+        raise RecipeError("rule 'strongest' needs the name of a model: strongest='GPT-4V', or settle(rule, rows)")
 
 
 def settle(rule: NamedRule, rows: Iterable[Row]) -> tuple[NamedRule, Iterable[Row]]:
-    """The rule with what it must know of the whole data, which model is strongest, and the rows.
-
-    The rows are read once: where no model is named, all are held in memory.
-    """
+    """The rule with the name of the strongest model, if it needs one, and the rows; to find it all are held in memory."""
     if rule.score != "model" or rule.strongest:
         return rule, rows
     rows = list(rows)
@@ -366,9 +349,7 @@ def strongest_model(rows: Iterable[Row]) -> str:
             if (found := mean_rating(answer.ratings)) is not None and isinstance(found.points, int):
                 rated[answer.model][found] += 1
     if not rated:
-        raise RecipeError(
-            "rule 'strongest': no answer has a rating, so no model can be told to be the strongest; name it"
-        )
+        raise RecipeError("rule 'strongest': no answer has a rating, so the strongest model is not known; name it")
     means = {model: mean_of(scores) for model, scores in rated.items()}
     unit = math.lcm(*(mean.unit for mean in means.values()))
     return min(means, key=lambda model: (-scale(means[model], unit), model))
@@ -384,8 +365,8 @@ def yes_or_no(answer: str) -> str | None:
 
 
 def balanced(pairs: Sequence[Preference], counts: PairCounts) -> list[Preference]:
-    """Without the last of the more frequent choice among yes/no pairs, so that "yes" and "no" are chosen equally
-    often; `counts` takes in what was dropped."""
+    """The pairs without the last of the more frequent choice, so that "yes" and "no" are chosen equally often; corrects
+    `counts`."""
     chosen = [yes_or_no(pair.chosen) for pair in pairs]
     left = dict.fromkeys(("yes", "no"), min(chosen.count("yes"), chosen.count("no")))
     kept: list[Preference] = []
@@ -401,22 +382,20 @@ def balanced(pairs: Sequence[Preference], counts: PairCounts) -> list[Preference
 
 
 def best_answers(rows: Iterable[Row], rule: NamedRule, seed: int = 0) -> Iterator[BestAnswer]:
-    """The best answer of each row that has one by the rule's score; of equals one by a seeded choice.
+    """The best answer of each row by the rule's score; of equals one by a seeded choice. Of the options only `min_chosen`
+    acts.
 
-    With rule "strongest" the answer of that model; rows it did not answer give none. Of the options only `min_chosen`
-    is about one answer.
+    With rule "strongest" the answer of that model; rows that it did not answer give none.
     """
-    _check_settled(rule)
+    _require_model(rule)
     for row in rows:
         scored = [(score_of(answer, rule), place) for place, answer in enumerate(row.completions)]
         rated = [(found, place) for found, place in scored if found is not None]
         unit = math.lcm(*(found.unit for found, _ in rated))
         top = max((found for found, _ in rated), key=lambda found: scale(found, unit), default=None)
-        if (
-            top is None
-            or (rule.min_chosen is not None and not top.reaches(as_ratio(rule.min_chosen)))
-            or (rule.score == "model" and not top.points)
-        ):
+        if top is None or (rule.score == "model" and not top.points):
+            continue
+        if rule.min_chosen is not None and not top.reaches(as_ratio(rule.min_chosen)):
             continue
         best = random.Random(f"best/{seed}/{row.index}").choice([place for found, place in rated if found == top])
         answer = row.completions[best]

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; what is here
 too. The same statistics give the same files, byte for byte.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,25 +26,17 @@ BINS = 12
 """Groups of equally many answers that the length picture has."""
 
 HERE, PUBLISHED, GREY = "#0072B2", "#E69F00", "#666666"
-_STYLE: Any = {
-    "svg.hashsalt": "vlfeedback",
-    "text.parse_math": False,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+_STYLE: Any = {"svg.hashsalt": "vlfeedback", "text.parse_math": False, "font.size": 9}
+_STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
+_DOTS: Any = {"s": 64, "marker": "D", "facecolors": "none", "edgecolors": PUBLISHED, "linewidths": 1.6}
 
 
 def report(statistics: Statistics, folder: Path, title: str = "Rated data") -> Path:
     """Write report.md and its pictures into `folder`, and return its path."""
     pictures = draw(statistics, folder)
     text = f"# {title}\n\n" + tables_of(statistics)
-    for heading, name in (
-        ("Ratings", "ratings"),
-        ("Models", "models"),
-        ("Which model beats which", "wins"),
-        ("Length", "lengths"),
-    ):
+    headings = ("Ratings", "Models", "Which model beats which", "Length")
+    for heading, name in zip(headings, _PICTURES, strict=True):
         if name in pictures:
             text = text.replace(f"## {heading}\n\n", f"## {heading}\n\n![{heading}]({name}.png)\n\n", 1)
     atomic_write_text(folder / "report.md", text)
@@ -103,15 +96,8 @@ def ratings(statistics: Statistics) -> "Figure | None":
     for axis, (title, ours, theirs) in zip(axes, panels, strict=True):
         places = range(len(POINTS))
         bars = axis.bar([place - 0.2 for place in places], ours, 0.4, color=HERE, label="here")
-        axis.bar(
-            [place + 0.2 for place in places],
-            theirs,
-            0.4,
-            color=PUBLISHED,
-            hatch="///",
-            edgecolor="white",
-            label="published",
-        )
+        right = [place + 0.2 for place in places]
+        axis.bar(right, theirs, 0.4, color=PUBLISHED, hatch="///", edgecolor="white", label="published")
         axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1, color=HERE)
         axis.set_xticks(list(places), POINTS)
         axis.set_title(title, fontsize=10)
@@ -131,29 +117,19 @@ def models(statistics: Statistics) -> "Figure | None":
     figure = _new_figure(figsize=(11, 0.32 * len(shown) + 1.5))
     axes = figure.subplots(1, 4, sharey=True, sharex=True)
     rows = range(len(shown))
+    published = [published_model(model) for model in shown]
     for axis, aspect in zip(axes, [*ASPECTS, "average"], strict=True):
-        ours = [
-            statistics.average(model) if aspect == "average" else mean_of(statistics.distribution(aspect, model=model))
-            for model in shown
-        ]
-        theirs = [
-            None if (found := published_model(model)) is None else {**found.means(), "average": found.average}[aspect]
-            for model in shown
-        ]
+        if aspect == "average":
+            ours = [statistics.average(model) for model in shown]
+            theirs = [None if known is None else known.average for known in published]
+        else:
+            ours = [mean_of(statistics.distribution(aspect, model=model)) for model in shown]
+            theirs = [None if known is None else known.means()[aspect] for known in published]
         for row, mine, other in zip(rows, ours, theirs, strict=True):
             if mine is not None and other is not None:
                 axis.plot([mine, other], [row, row], color=GREY, linewidth=1, zorder=1)
         # A wide ring around a dot: both are seen where they agree.
-        axis.scatter(
-            *_drop_missing(theirs, rows),
-            s=64,
-            marker="D",
-            facecolors="none",
-            edgecolors=PUBLISHED,
-            linewidths=1.6,
-            label="published",
-            zorder=2,
-        )
+        axis.scatter(*_drop_missing(theirs, rows), **_DOTS, label="published", zorder=2)
         axis.scatter(*_drop_missing(ours, rows), s=22, color=HERE, label="here", zorder=3)
         axis.set_title(aspect, fontsize=10)
         axis.set_xlabel("mean rating")
@@ -177,28 +153,19 @@ def wins(statistics: Statistics) -> "Figure | None":
     rates = [[statistics.win_rate(model, other) for other in shown] for model in shown]
     if not any(rate is not None for row in rates for rate in row):
         return None
-    nan = float("nan")
     size = 0.5 * len(shown) + 2.2
     figure = _new_figure(figsize=(size + 0.9, size))
     axis = figure.subplots()
-    grid = [[nan if rate is None else 100 * rate for rate in row] for row in rates]
+    grid = [[math.nan if rate is None else 100 * rate for rate in row] for row in rates]
     image = axis.imshow(grid, cmap="PuOr_r", vmin=0, vmax=100)
     for row, line in enumerate(grid):
         for column, rate in enumerate(line):
-            if rate == rate:
-                axis.text(
-                    column,
-                    row,
-                    f"{rate:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if abs(rate - 50) > 32 else "black",
-                )
-    axis.set_xticks(
-        range(len(shown)), [_shorten(model) for model in shown], rotation=40, ha="right", rotation_mode="anchor"
-    )
-    axis.set_yticks(range(len(shown)), [_shorten(model) for model in shown])
+            if not math.isnan(rate):
+                colour = "white" if abs(rate - 50) > 32 else "black"
+                axis.text(column, row, f"{rate:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    names = [_shorten(model) for model in shown]
+    axis.set_xticks(range(len(shown)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(shown)), names)
     axis.set_title("% of pairs in which the row's model is chosen over the column's", fontsize=10)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
@@ -218,14 +185,11 @@ def lengths(statistics: Statistics) -> "Figure | None":
     left.set_title("all answers, in groups of equally many", fontsize=10)
     left.set_ylabel("mean rating")
     left.set_xlim(left=0)
-    points = [
-        (statistics.characters[model] / statistics.answers[model], statistics.average(model) or 0.0) for model in shown
-    ]
-    right.scatter([length for length, _ in points], [average for _, average in points], color=HERE, s=22, zorder=3)
+    means = [statistics.characters[model] / statistics.answers[model] for model in shown]
+    averages = [statistics.average(model) or 0.0 for model in shown]
+    right.scatter(means, averages, color=HERE, s=22, zorder=3)
     # Labels stand in a column beside the panel, apart from each other, each with a line to its dot.
-    for (length, average), height, model in zip(
-        points, _space_labels([average for _, average in points]), shown, strict=True
-    ):
+    for length, average, height, model in zip(means, averages, _space_labels(averages), shown, strict=True):
         line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5), "shrinkA": 1}
         place = {"xytext": (1.03, height), "textcoords": ("axes fraction", "data"), "annotation_clip": False}
         right.annotate(_shorten(model), (length, average), fontsize=8, va="center", arrowprops=line, **place)
@@ -274,9 +238,5 @@ def _draw_grid(axis: Any, which: str) -> None:
     axis.set_axisbelow(True)
 
 
-_PICTURES: dict[str, Callable[[Statistics], "Figure | None"]] = {
-    "ratings": ratings,
-    "models": models,
-    "wins": wins,
-    "lengths": lengths,
-}
+_PICTURES: dict[str, Callable[[Statistics], "Figure | None"]]
+_PICTURES = {"ratings": ratings, "models": models, "wins": wins, "lengths": lengths}

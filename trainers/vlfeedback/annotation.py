@@ -34,6 +34,7 @@ from tasks.judges.batch import BatchJudge
 from tasks.judges.protocol import Judge
 from trainers.config.data import ASPECTS, RatingMode, TextOrder
 from trainers.data.rows import Completion, Row
+from trainers.data.scores import number
 from trainers.vlfeedback.answers import read_answers
 from trainers.vlfeedback.instructions import Instruction
 from trainers.vlfeedback.rating_prompt import Rating, parse, questions
@@ -79,7 +80,7 @@ class Item:
 
 @dataclass(kw_only=True)
 class RatingCounts:
-    """What became of the instructions, as far as they were looked at this time."""
+    """What became of the instructions of one call."""
 
     rated: int = 0
     """Now or before."""
@@ -136,10 +137,8 @@ def _is_rated(item: Item, rows: JsonLines) -> bool:
     row = rows.by_id[item.key]
     for name, value in item.more.items():
         if row.get(name, value) != value:
-            raise DataError(
-                f"{rows.path}: row {item.key!r} has {name} {row[name]!r}, and {value!r} is asked for; "
-                "give the same, or another file"
-            )
+            differs = f"has {name} {row[name]!r}, and {value!r} is asked for"
+            raise DataError(f"{rows.path}: row {item.key!r} {differs}; give the same, or another file")
     if strange := sorted(row["ratings"].keys() - item.texts.keys()):
         names = ", ".join(strange)
         raise DataError(f"{rows.path}: row {item.key!r} rates answers that are not there ({names}); give another file")
@@ -196,19 +195,9 @@ def _make_row(item: Item, names: Sequence[str], replies: Mapping[tuple[str, ...]
     for aspects, reply in replies.items():
         rated |= parse(reply, len(names), aspects)
     by_name = {name: {aspect: rated[aspect][place] for aspect in ASPECTS} for place, name in enumerate(names)}
-    row = {
-        "id": item.key,
-        "order": list(names),
-        "ratings": {
-            name: {aspect: found and found[0] for aspect, found in given.items()} for name, given in by_name.items()
-        },
-        "rationales": {
-            name: {aspect: found[1] if found else "" for aspect, found in given.items()}
-            for name, given in by_name.items()
-        },
-        "judge": judge,
-        **item.more,
-    }
+    points = {name: {of: found and found[0] for of, found in given.items()} for name, given in by_name.items()}
+    reasons = {name: {of: found[1] if found else "" for of, found in given.items()} for name, given in by_name.items()}
+    row = {"id": item.key, "order": list(names), "ratings": points, "rationales": reasons, "judge": judge, **item.more}
     # A reply of which a rating could not be read is kept.
     return row | {"unread": list(replies.values())} if unread_in(row) else row
 
@@ -234,9 +223,7 @@ def chosen(items: Iterable[T], part: int | float | None, seed: int, key: Callabl
         yield from items
         return
     if isinstance(part, bool) or part <= 0 or (isinstance(part, float) and part > 1):
-        raise DataError(
-            f"part {part!r}: must be a number of instructions (1, 2, ...), or a share above 0 and up to 1.0"
-        )
+        raise DataError(f"part {part!r}: must be a number of instructions (1, 2, ...), or a share above 0, at most 1.0")
     if isinstance(part, float):
         yield from (item for item in items if _draw_number(seed, key(item)) < part)
         return
@@ -279,14 +266,9 @@ def items_of(
     more: Mapping[str, Any] | None = None,
 ) -> Iterator[Item]:
     """Instructions of a folder with their answers (instruction id -> who -> text)."""
-    for instruction in instructions:
-        yield Item(
-            key=instruction.id,
-            prompt=instruction.prompt,
-            image=partial(_open_within, images, instruction.image),
-            texts=answers.get(instruction.id, {}),
-            more=more or {},
-        )
+    for one in instructions:
+        image, texts = partial(_open_within, images, one.image), answers.get(one.id, {})
+        yield Item(key=one.id, prompt=one.prompt, image=image, texts=texts, more=more or {})
 
 
 def _open_within(images: Path, name: str) -> Image.Image:
@@ -335,13 +317,9 @@ def annotate_rows(data: Iterable[Row], judge: Judge, out: Path, protocol: Rating
     def items() -> Iterator[Item]:
         for row in chosen(data, protocol.part, protocol.seed, lambda row: str(row.index)):
             texts = {name: completion.response for name, completion in named(row)} if len(row.images) == 1 else {}
-            yield Item(
-                key=str(row.index),
-                prompt=row.prompt,
-                image=partial(shown, row.images[0] if row.images else ImageRef("")),
-                texts=texts,
-                more={"row_id": row.id, **protocol.settings()},
-            )
+            image = partial(shown, row.images[0] if row.images else ImageRef(""))
+            more = {"row_id": row.id, **protocol.settings()}
+            yield Item(key=str(row.index), prompt=row.prompt, image=image, texts=texts, more=more)
 
     total = protocol.part if isinstance(protocol.part, int) else 0
     with _lock_ratings(out) as rows:
@@ -359,8 +337,8 @@ def named(row: Row) -> list[tuple[str, Completion]]:
     found = []
     for completion in row.completions:
         seen[completion.model] += 1
-        again = seen[completion.model]
-        found.append((completion.model if again == 1 else f"{completion.model}.{again}", completion))
+        count = seen[completion.model]
+        found.append((completion.model if count == 1 else f"{completion.model}.{count}", completion))
     return found
 
 
@@ -388,20 +366,8 @@ def write_published(data: Iterable[Row], ratings: JsonLines, out: Path) -> int:
     lines = []
     for row in data:
         if str(row.index) in ratings.by_id:
-            given = {
-                name: {aspect: _number_in(text) for aspect, text in one.ratings.items()} for name, one in named(row)
-            }
-            line = {"id": str(row.index), "order": list(given), "ratings": given}
-            line |= {"judge": "published", "row_id": row.id}
-            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+            given = {name: {of: number(text) for of, text in one.ratings.items()} for name, one in named(row)}
+            line = {"id": str(row.index), "order": list(given), "ratings": given, "judge": "published"}
+            lines.append(json.dumps(line | {"row_id": row.id}, ensure_ascii=False) + "\n")
     atomic_write_text(out, "".join(lines))
     return len(lines)
-
-
-def _number_in(text: str) -> float | None:
-    """A rating as a number; None for what is none, NaN included."""
-    try:
-        points = float(text)
-    except ValueError:
-        return None
-    return points if points == points else None

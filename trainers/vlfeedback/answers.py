@@ -29,6 +29,7 @@ from support.errors import DataError
 from support.files import JsonLines, atomic_write_text, file_lock
 from support.images import MAX_PIXELS, ImageRef, keep, picture
 from support.progress import Stage
+from support.records import batches
 from tasks.answer import FailedAnswer
 from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.instructions import Instruction
@@ -108,13 +109,10 @@ def draw(instructions: Sequence[Instruction], data: Data, seed: int) -> dict[str
 def recorded_draw(
     folder: Path, instructions: Sequence[Instruction], data: Data, seed: int
 ) -> dict[str, list[PoolModel]]:
-    """The draw that `folder` holds, made and written there first where it holds none; DataError where it is of other
-    settings."""
+    """The draw that `folder` holds, made and written first if it holds none; DataError if it is of other settings."""
     path = folder / "draw.jsonl"
     if repeated := [id for id, times in Counter(instruction.id for instruction in instructions).items() if times > 1]:
-        raise DataError(
-            f"{len(repeated)} ids of instructions repeat, such as {repeated[0]!r}: answers are told apart by them"
-        )
+        raise DataError(f"{len(repeated)} ids of instructions repeat, such as {repeated[0]!r}: answers are kept by id")
     settings = _deciding_settings(data, seed)
     if not path.exists():
         drawn = draw(instructions, data, seed)
@@ -127,14 +125,11 @@ def recorded_draw(
     try:
         held, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if differing := _first_difference(held, settings):
-            raise DataError(
-                f"{path}: answers here are of other settings: {differing}; "
-                "take another folder, or remove this one's answers"
-            )
+            advice = "take another folder, or remove this one's answers"
+            raise DataError(f"{path}: answers here are of other settings: {differing}; {advice}")
         if [line["id"] for line in lines] != [instruction.id for instruction in instructions]:
-            raise DataError(
-                f"{path}: is a draw for other instructions than these {len(instructions)}; take another folder"
-            )
+            these = f"these {len(instructions)}"
+            raise DataError(f"{path}: is a draw for other instructions than {these}; take another folder")
         members = {member.name: member for member in data.pool}
         return {line["id"]: [members[name] for name in line["members"]] for line in lines}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -142,13 +137,11 @@ def recorded_draw(
 
 
 def _deciding_settings(data: Data, seed: int) -> dict[str, Any]:
-    """All that an answer depends on beside its instruction. The address of a server is left out: another server gives
-    the same answers."""
-    pool = {
-        member.name: member.model_dump(exclude={"url", "label"}, exclude_defaults=True)
-        | {"max_new_tokens": _max_new_tokens(member, data)}
-        for member in data.pool
-    }
+    """All that an answer depends on beside its instruction; not the address of a server, which may move."""
+    pool = {}
+    for member in data.pool:
+        pool[member.name] = member.model_dump(exclude={"url", "label"}, exclude_defaults=True)
+        pool[member.name]["max_new_tokens"] = _max_new_tokens(member, data)
     return {"seed": seed, "answers": data.answers, "pool": pool}
 
 
@@ -160,11 +153,9 @@ def _first_difference(held: Mapping[str, Any], wanted: Mapping[str, Any], where:
                 return found
         elif before != now:
             return f"{where}{name} was {json.dumps(before)}, now {json.dumps(now)}"
-    return (
-        None
-        if list(held) == list(wanted)
-        else f"{where.rstrip('.') or 'settings'} was in another order: {', '.join(held)}"
-    )
+    if list(held) == list(wanted):
+        return None
+    return f"{where.rstrip('.') or 'settings'} was in another order: {', '.join(held)}"
 
 
 def shards_of(
@@ -172,15 +163,11 @@ def shards_of(
 ) -> list[Shard]:
     """A member's work, cut up: the same however far it is, and whoever does it."""
     mine = [one for one in instructions if any(other.name == member.name for other in drawn[one.id])]
-    return [
-        Shard(
-            member=member.name,
-            number=number,
-            instructions=tuple(mine[start : start + SHARD]),
-            key=f"{seed}/{member.name}/{number}",
-        )
-        for number, start in enumerate(range(0, len(mine), SHARD))
-    ]
+    shards = []
+    for number, instructions in enumerate(batches(mine, SHARD)):
+        key = f"{seed}/{member.name}/{number}"
+        shards.append(Shard(member=member.name, number=number, instructions=tuple(instructions), key=key))
+    return shards
 
 
 # What is there.
@@ -205,17 +192,14 @@ def read_answers(folder: Path) -> dict[str, dict[str, str]]:
         return found
     lines = (folder / "draw.jsonl").read_text(encoding="utf-8").splitlines()[1:]
     order = {line["id"]: line["members"] for line in map(json.loads, lines)}
-    drawn = {
-        id: [*members, *(name for name in found[id] if name not in members)]
-        for id, members in order.items()
-        if id in found
-    }
-    return {id: {name: found[id][name] for name in names if name in found[id]} for id, names in drawn.items()}
+    for id in order.keys() & found.keys():
+        names = [name for name in order[id] if name in found[id]]
+        found[id] = {name: found[id][name] for name in (*names, *found[id])}
+    return {id: found[id] for id in order if id in found}
 
 
 def counts(folder: Path, drawn: Mapping[str, Sequence[PoolModel]]) -> dict[str, MemberCounts]:
-    """How far each member of the pool is, read from disk: it is done when nothing that is wanted of it is missing
-    there."""
+    """How far each member of the pool is, read from disk."""
     wanted: dict[str, list[str]] = {}
     for id, members in drawn.items():
         for member in members:
@@ -225,9 +209,8 @@ def counts(folder: Path, drawn: Mapping[str, Sequence[PoolModel]]) -> dict[str, 
         rows = JsonLines(answers_file(folder, name)).by_id
         failed = [rows[id]["failed"] for id in ids if id in rows and "answer" not in rows[id]]
         answered = sum(id in rows and "answer" in rows[id] for id in ids)
-        found[name] = MemberCounts(
-            wanted=len(ids), answered=answered, failed=len(failed), reasons=dict(Counter(failed).most_common())
-        )
+        reasons = dict(Counter(failed).most_common())
+        found[name] = MemberCounts(wanted=len(ids), answered=answered, failed=len(failed), reasons=reasons)
     return found
 
 
@@ -249,15 +232,15 @@ def decode(
     """
     drawn = recorded_draw(folder, instructions, data, seed)
     stage = Stage("answers", sum(map(len, drawn.values())))
-    taken: list[PoolModel] = []
-    for wait, members in ((False, data.pool), (True, taken)):
+    busy: list[PoolModel] = []
+    for wait, members in ((False, data.pool), (True, busy)):
         for member in members:
             path = answers_file(folder, member.name)
             if wait:
                 log.info("%s: another process is at its answers; waiting for it", member.name)
             with file_lock(path, wait=wait) as mine:
                 if not mine:
-                    taken.append(member)
+                    busy.append(member)
                     continue
                 rows, lm = JsonLines(path), None
                 for shard in shards_of(instructions, drawn, member, seed):
@@ -266,14 +249,11 @@ def decode(
                         started = time.monotonic()
                         new = answer_shard(lm, shard, member, data, folder / "images", rows.by_id)
                         rows.append(new)
-                        _record_speed(folder, shard, len(new), time.monotonic() - started)
+                        speed = {"rows": len(new), "seconds": round(time.monotonic() - started, 3)}
+                        id = f"{member.name}|{shard.number}"
+                        JsonLines(speed_file(folder)).append([{"id": id, "model": member.name, **speed}])
                     stage.add(len(shard.instructions))
     return counts(folder, drawn)
-
-
-def _record_speed(folder: Path, shard: Shard, rows: int, seconds: float) -> None:
-    row = {"id": f"{shard.member}|{shard.number}", "model": shard.member, "rows": rows, "seconds": round(seconds, 3)}
-    JsonLines(speed_file(folder)).append([row])
 
 
 def unanswered(shard: Shard, known: Mapping[str, Mapping[str, Any]]) -> list[Instruction]:
@@ -370,11 +350,7 @@ def _open_image(images: Path, name: str, *, as_file: bool) -> Image.Image:
         if not path.is_relative_to(images.resolve()):
             raise OSError("it leads out of the run's images")
         image = Image.open(path)
-    except (
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # what Pillow and paths raise beside OSError
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's and those of odd paths
         raise OSError(str(error)) from None
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:

@@ -116,49 +116,35 @@ class DecodePlan:
     def to_json(self) -> dict[str, Any]:
         """All of it, for --json."""
         members = [asdict(member) | {"left": member.left} for member in self.members]
-        return {
-            "instructions": self.instructions,
-            "images": self.images,
-            "rows": self.rows,
-            "left": self.left,
-            "members": members,
-        }
+        totals = {"instructions": self.instructions, "images": self.images, "rows": self.rows, "left": self.left}
+        return totals | {"members": members}
 
     def to_markdown(self) -> str:
         """A table of the members, and what the estimates are computed from."""
         images = f" about {self.images} images" if self.images is not None else ""
-        head = (
-            f"{self.instructions} instructions{images}, {self.answers} answers each: "
-            f"{self.rows} answers, {self.left} to be given."
-        )
-        rows = [
-            [
-                cell(member.name),
-                str(member.rows),
-                str(member.answered),
-                str(member.failed),
-                _gigabytes(member.memory),
-                _time(member.seconds),
-                "" if member.dollars is None else f"${member.dollars:,.2f}",
-                cell(member.where),
-            ]
-            for member in self.members
-        ]
+        head = f"{self.instructions} instructions{images}, {self.answers} answers each: "
+        head += f"{self.rows} answers, {self.left} to be given."
+        rows = []
+        for member in self.members:
+            counts = map(str, (member.rows, member.answered, member.failed))
+            cost = "" if member.dollars is None else f"${member.dollars:,.2f}"
+            needs = (_write_size(member.memory), _write_time(member.seconds), cost)
+            rows.append([cell(member.name), *counts, *needs, cell(member.where)])
         header = ["member", "rows", "done", "failed", "GPU memory", "time", "cost", "answers come from"]
         peak = max((member.memory for member in self.members if member.memory is not None), default=None)
         seconds = [member.seconds for member in self.members if member.seconds is not None]
         dollars = [member.dollars for member in self.members if member.dollars is not None]
-        time = _time(sum(seconds) if seconds else None)
-        total = f"One model at a time: {_gigabytes(peak)} of GPU memory at most, {time} in all"
+        time = _write_time(sum(seconds) if seconds else None)
+        total = f"One model at a time: {_write_size(peak)} of GPU memory at most, {time} in all"
         total += f", ${sum(dollars):,.2f}." if dollars else "."
         if unknown := [member.name for member in self.members if member.seconds is None and member.left]:
             total += f" Not in it: {', '.join(unknown)}, of which no size is known."
-        rests = dict.fromkeys(f"- {member.rate}" for member in self.members if member.rate)
+        rates = dict.fromkeys(f"- {member.rate}" for member in self.members if member.rate)
         sized = [
             f"- memory of {', '.join(member.name for member in self.members if member.sizes == sizes)}: {sizes}"
             for sizes in dict.fromkeys(member.sizes for member in self.members if member.sizes)
         ]
-        return "\n".join([head, "", table(header, rows), "", total, "", *rests, *sized]) + "\n"
+        return "\n".join([head, "", table(header, rows), "", total, "", *rates, *sized]) + "\n"
 
 
 def plan(
@@ -171,26 +157,21 @@ def plan(
     """What each member of the pool has to do; `facts` by member's name, `folder` where answers may be already. Loads no
     model."""
     counted = isinstance(instructions, int)
-    asked = (
-        [Instruction(id=str(number), prompt="", image="", kind="") for number in range(instructions)]
-        if isinstance(instructions, int)
-        else list(instructions)
-    )
-    drawn = draw(asked, data, seed)
+    if isinstance(instructions, int):
+        instructions = [Instruction(id=str(number), prompt="", image="", kind="") for number in range(instructions)]
+    drawn = draw(instructions, data, seed)
     mine: dict[str, list[Instruction]] = {member.name: [] for member in data.pool}
-    for instruction in asked:
+    for instruction in instructions:
         for member in drawn[instruction.id]:
             mine[member.name].append(instruction)
     speeds = _measured_speeds(folder)
-    members = [
-        _plan_member(member, mine[member.name], data, facts[member.name], folder, counted=counted)
-        for member in data.pool
-    ]
-    timed = [_add_time(member, facts, speeds) for member in members]
-    images = None if counted else len({instruction.image for instruction in asked})
-    return DecodePlan(
-        instructions=len(asked), images=images, answers=min(data.answers, len(data.pool)), members=tuple(timed)
-    )
+    members = []
+    for member in data.pool:
+        planned = _plan_member(member, mine[member.name], data, facts[member.name], folder, counted=counted)
+        members.append(_add_time(planned, facts, speeds))
+    images = None if counted else len({instruction.image for instruction in instructions})
+    answers = min(data.answers, len(data.pool))
+    return DecodePlan(instructions=len(instructions), images=images, answers=answers, members=tuple(members))
 
 
 def _plan_member(
@@ -202,10 +183,8 @@ def _plan_member(
     limit = member.max_new_tokens or data.max_new_tokens
     prompt = PROMPT_POSITIONS
     if mine and not counted:
-        prompt = (
-            round(mean(prices.text_tokens(instruction.prompt + member.prompt_suffix) for instruction in mine))
-            + PROMPT_POSITIONS // 2
-        )
+        tokens = mean(prices.text_tokens(instruction.prompt + member.prompt_suffix) for instruction in mine)
+        prompt = round(tokens) + PROMPT_POSITIONS // 2
     dollars = None
     if facts.served:
         shown = prices.image_tokens(facts.model, IMAGE_SIDE, IMAGE_SIDE)
@@ -235,8 +214,7 @@ def _plan_member(
 
 
 def _estimate_kept(parameters: int) -> int:
-    """Bytes of keys and values a position takes in a decoder of Llama's proportions: layers L, width 128 L, 12 L (128
-    L)^2 weights."""
+    """Bytes of keys and values of a position in a decoder like Llama: L layers, width 128 L, 12 L (128 L)^2 weights."""
     layers = float((parameters / (12 * 128**2)) ** (1 / 3))
     return round(2 * layers * 128 * layers * 2)
 
@@ -254,14 +232,12 @@ def _add_time(member: MemberPlan, facts: Mapping[str, ModelFacts], speeds: Mappi
         return replace(member, seconds=member.left * SERVED_SECONDS / SERVED_AT_ONCE, rate=rate)
     if not own.parameters:
         return member
-    sized = {
-        name: known
-        for name in speeds
-        if (known := facts.get(name)) is not None and known.parameters and not known.served
-    }
-    if sized:
-        near = min(sized, key=lambda name: abs((sized[name].parameters or 0) - (own.parameters or 0)))
-        each = speeds[near] * own.parameters / (sized[near].parameters or 1)
+    here = {name: facts[name].parameters or 0 for name in speeds if name in facts and not facts[name].served}
+    sizes = {name: size for name, size in here.items() if size}
+    if sizes:
+        wanted = own.parameters
+        near = min(sizes, key=lambda name: abs(sizes[name] - wanted))
+        each = speeds[near] * wanted / sizes[near]
         rate = f"{member.name}: as {near} took in this folder, by parameters"
         return replace(member, seconds=member.left * each, rate=rate)
     step = STEP + STEP_PER_BILLION * own.parameters / 1e9
@@ -274,7 +250,7 @@ def _add_time(member: MemberPlan, facts: Mapping[str, ModelFacts], speeds: Mappi
 
 
 def _measured_speeds(folder: Path | None) -> dict[str, float]:
-    """Seconds a row of each member that was at work in this folder took."""
+    """Seconds per row of each member that has answered in this folder."""
     if folder is None or not speed_file(folder).exists():
         return {}
     rows = list(JsonLines(speed_file(folder)).by_id.values())
@@ -285,11 +261,11 @@ def _measured_speeds(folder: Path | None) -> dict[str, float]:
     return {name: seconds / count for name, (seconds, count) in taken.items() if count and seconds}
 
 
-def _gigabytes(size: int | None) -> str:
+def _write_size(size: int | None) -> str:
     return "" if size is None else f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
-def _time(seconds: float | None) -> str:
+def _write_time(seconds: float | None) -> str:
     if seconds is None:
         return "not known"
     if seconds < 90:
