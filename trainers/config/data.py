@@ -9,28 +9,21 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from support.errors import RecipeError, did_you_mean
 
-_POOLS = Path(__file__).parents[1] / "vlfeedback" / "pools"
-POOLS = {path.stem: path for path in sorted(_POOLS.glob("*.toml"))}
+POOLS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "vlfeedback/pools").glob("*.toml"))}
 """Pools that a recipe can name."""
 ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 """VLFeedback's three aspects, in the order of its prompt."""
-SHORT_ASPECTS = {
-    "ethics": "Ethical Considerations",
-    "ethical": "Ethical Considerations",
-    "faithfulness": "Visual Faithfulness",
-}
-"""Other names of aspects."""
+SHORT_ASPECTS = {"ethics": ASPECTS[1], "ethical": ASPECTS[1], "faithfulness": ASPECTS[2]}
 RatingMode = Literal["joint", "per-aspect"]
-"""All aspects in one judge call, as VLFeedback's authors did, or one call for each."""
+"""All aspects in one judge call, as VLFeedback's authors did, or one call an aspect."""
 TextOrder = Literal["shuffled", "authors"]
-"""Texts before the judge in a seeded order of their own for each instruction, or always in the order the data have
-them."""
+"""Order of the texts in the judge's prompt: drawn by the seed for each instruction, or that of the data."""
 
 
 class Section(BaseModel):
     """A table of a recipe: unknown keys and values that are not finite are refused."""
 
-    # JSON has no word for what is not finite: digests of recipes that differ in it would be one.
+    # JSON writes infinity and NaN as null: recipes that differ in them would have the same digest.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -38,15 +31,13 @@ class PoolModel(Section):
     """One member of the pool that answers instructions."""
 
     model: Annotated[str, Field(min_length=1)]
-    """A name of `harness models`, a folder or a hub id; where a server gives its answers, also what that one calls
-    it."""
+    """A name of `harness models`, a folder or a hub id; with `url`, the server's name for it."""
     url: Annotated[str, Field(pattern=r"^https?://")] | None = None
-    """The OpenAI-compatible server that gives its answers, such as http://node7:8000/v1; None: it runs here, or is
-    served by name."""
+    """OpenAI-compatible server that gives its answers (http://node7:8000/v1); None: it runs here, or is served."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0: the likeliest token each time."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Sampled from the likeliest tokens that have this much probability together."""
+    """Tokens are drawn from the likeliest ones that have this much probability together."""
     max_new_tokens: Annotated[int, Field(gt=0)] | None = None
     """Tokens of an answer at most; None: as many as [data] says."""
     prompt_suffix: str = ""
@@ -60,7 +51,7 @@ class PoolModel(Section):
         return self.label or f"{self.model}@{self.temperature:g}"
 
 
-def _named_pool(given: Any) -> Any:
+def _read_pool_of_name(given: Any) -> Any:
     if not isinstance(given, str):
         return given
     if given not in POOLS:
@@ -68,14 +59,15 @@ def _named_pool(given: Any) -> Any:
     return tomllib.loads(POOLS[given].read_text(encoding="utf-8"))["pool"]
 
 
-def _told_apart(pool: tuple[PoolModel, ...]) -> tuple[PoolModel, ...]:
+def _check_member_names(pool: tuple[PoolModel, ...]) -> tuple[PoolModel, ...]:
     names = [member.name for member in pool]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two members are called {twice[0]!r}: give one of them another label")
     return pool
 
 
-Pool = Annotated[tuple[PoolModel, ...], BeforeValidator(_named_pool), AfterValidator(_told_apart), Field(min_length=2)]
+_CHECKS = BeforeValidator(_read_pool_of_name), AfterValidator(_check_member_names), Field(min_length=2)
+Pool = Annotated[tuple[PoolModel, ...], *_CHECKS]
 """Members with different names; or the name of a pool that comes with the package."""
 
 
@@ -90,10 +82,9 @@ class InstructionSource(Section):
     images: str | None = None
     """Folder or zip with its pictures; None: beside the table."""
     weight: Annotated[float, Field(gt=0)] | None = None
-    """Its share of the instructions is weight / sum of weights; None for a declared source: what VLFeedback took from
-    it."""
+    """Its share of all instructions is weight / sum of weights; None for a declared source: its share in VLFeedback."""
     count: Annotated[int, Field(gt=0)] | None = None
-    """Exactly so many instructions, in place of a share."""
+    """Exactly this many instructions, in place of a share."""
     prompt_column: str | None = None
     image_column: str | None = None
     prompts: tuple[str, ...] = ()
@@ -122,15 +113,15 @@ class Filters(Section):
     min_side: Annotated[int, Field(ge=0)] = 0
     """Pixels of the picture's shorter side."""
     per_image: Annotated[int, Field(gt=0)] | None = None
-    """At most so many instructions about one picture; the same wording about the same picture is always taken once."""
+    """At most this many instructions about one picture; the same text about the same picture is always taken once."""
     per_prompt: Annotated[int, Field(gt=0)] | None = None
-    """At most so many instructions of one wording."""
+    """At most this many instructions of the same text."""
     near: bool = True
-    """Pictures that look the same count as the same picture."""
+    """Pictures that look the same (by perceptual hash) count as one picture."""
 
 
 def find_aspect(name: str) -> str:
-    """The aspect as the data spell it, of a name in any case, or a short one such as "ethics"; RecipeError."""
+    """The aspect as the data spell it, from its name in any case or a short name such as "ethics"; RecipeError."""
     known = {aspect.casefold(): aspect for aspect in ASPECTS} | SHORT_ASPECTS
     wanted = re.sub(r"[\s_-]+", " ", name).strip().casefold()
     if wanted not in known:
@@ -190,11 +181,9 @@ class PairOptions(Section):
     pairs in memory."""
 
 
-# The fields of the last base come first, and digests of recipes are taken in their order.
-
-
+# Digests of recipes are taken in the order of fields, and the fields of a class's last base come first.
 class _DataSettings(Section):
-    """[data] without what makes pairs."""
+    """The keys of [data] that say how rated answers are made."""
 
     source: Literal["scenes"] = "scenes"
     """Where all instructions come from when there are no `sources`."""
@@ -205,17 +194,15 @@ class _DataSettings(Section):
     """Share of instructions that ask for a caption; the rest are questions, yes/no ones in pairs of true yes and true
     no."""
     pool: Pool
-    """Who answers: members, or the name of a file in trainers/vlfeedback/pools, such as "paper", VLFeedback's twelve
-    models."""
+    """The models that answer: members, or a file's name in trainers/vlfeedback/pools ("paper": VLFeedback's twelve)."""
     answers: Annotated[int, Field(ge=2)] = 4
     """Answers an instruction, each by another member of the pool."""
     judge: str = "exact"
     mode: RatingMode = "joint"
-    """How the judge is asked."""
     order: TextOrder = "shuffled"
-    """"shuffled": judges prefer some places; the ratings keep which text stood where."""
+    """Shuffled since judges prefer some positions; the ratings keep which text had which."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 96
-    """Tokens of an answer at most, where the member of the pool has no limit of its own."""
+    """Most tokens of an answer, for members of the pool without a limit of their own."""
 
 
 class Data(PairOptions, _DataSettings):
@@ -225,36 +212,35 @@ class Data(PairOptions, _DataSettings):
 
 
 class _PreferenceSource(Section):
-    """[dataset] without what makes pairs."""
+    """The keys of [dataset] that say what is read."""
 
     read: Annotated[str, Field(min_length=1)]
     """A file or folder; "public", MMInstruction/VLFeedback as the hub has it; or hub:OWNER/NAME[@REVISION]."""
     images: str | None = None
-    """Folder or zip of the pictures; None: they stand beside the data, or in them."""
+    """Folder or zip of the pictures; None: they are beside the data, or in them."""
     format: str | None = None
-    """Of pairs: a form of trainers/data/pair_formats.py; None: told by the columns."""
+    """Of pairs: a form of trainers/data/pair_formats.py; None: found from the columns."""
     take: Literal["pairs", "best"] = "pairs"
     """Of rated answers: the rule's pairs, or the best answer of each row alone, which is for SFT."""
 
 
 class PreferenceFile(PairOptions, _PreferenceSource):
-    """Preference data that are there already: rated answers, of which a rule makes pairs, or the pairs themselves."""
+    """Existing preference data: rated answers, of which a rule makes pairs, or pairs."""
 
     min_chosen: Annotated[float, Field(ge=1, le=5)] | None = None
     test_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
-    """Share of prompts whose pairs are held out of training; VLFeedback's authors held out as much, of pairs."""
+    """Share of prompts whose pairs are held out of training; VLFeedback's authors held out this share of pairs."""
     split_seed: int = 42
-    """Theirs."""
+    """The default is that of VLFeedback's authors."""
     limit: Annotated[int, Field(gt=0)] | None = None
-    """At most so many rows of rated answers, or pairs, from the front."""
+    """Only the first so many rows of rated answers, or pairs."""
     missing_images: Literal["refuse", "drop"] = "refuse"
-    """What becomes of pairs whose picture is not there, or does not open."""
+    """What to do with pairs whose picture is missing or does not open."""
     image_tokens: Literal["refuse", "drop"] = "refuse"
-    """What becomes of `<image>` in a prompt where the data's form has no place for it: as many as the pair has pictures
-    are taken out."""
+    """What to do with `<image>` in prompts of a form that has no place for it; "drop" removes one for each picture."""
 
     @model_validator(mode="after")
-    def _has_pairs_to_choose_from(self) -> "PreferenceFile":
+    def _check_pair_options(self) -> "PreferenceFile":
         of_pairs = ("min_margin", "largest_gap", "max_length_ratio", "per_instruction", "balance_yes_no")
         given = [name for name in of_pairs if getattr(self, name) != type(self).model_fields[name].default]
         if self.take == "best" and given:

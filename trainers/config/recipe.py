@@ -24,36 +24,35 @@ FOLDER = Path(__file__).parents[1] / "recipes"
 
 
 class Recipe(Section):
-    """One training run: a PreferenceRecipe or a PretrainingRecipe, which `parse_recipe` tells apart.
+    """A training run: a PreferenceRecipe or a PretrainingRecipe, as `parse_recipe` decides.
 
-    All keys stand here, in the order in which digests are taken of them; the two types say which are there.
+    All keys are declared here, in the order in which the digest takes them.
     """
 
     name: str
     trainer: str
     """An entry point of the group harness.trainers."""
     base: str | None = None
-    """Model that is trained: a name of `harness models`, a folder, or a hub id; None where training starts from
-    nothing."""
+    """Model to train: a name of `harness models`, a folder, or a hub id; None for pretraining."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     tasks: tuple[str, ...] = ()
-    """What every checkpoint is scored on."""
+    """Tasks on which every checkpoint is scored."""
     panel: tuple[str, ...] = ()
-    """Metrics ("task.metric") that are judged together with the tasks' headline metrics."""
+    """Metrics ("task.metric") that are tested together with the tasks' headline metrics."""
     columns: tuple[str, ...] = ()
     """Metrics the report's leaderboard shows beside the headline ones; none given: all."""
     curves: tuple[str, ...] = ()
     """Metrics the report plots against training step."""
     examples: str = ""
-    """Task whose answers the report shows before and after; "" for none."""
+    """Task whose answers before and after training the report shows; "" for none."""
     note: str = ""
-    """A sentence the report must not be read without."""
+    """A warning at the top of the report."""
     control: bool = False
-    """Also train by SFT on the same chosen answers, to tell what the preferences themselves add."""
+    """Also train by SFT on the same chosen answers, to measure what the preferences add."""
     data: Data | None = None
-    """Preference data that are built."""
+    """Preference data to build."""
     dataset: PreferenceFile | None = None
-    """In their place: data that are there already."""
+    """In place of `data`: preference data to read."""
     training: Training | None = None
     pretraining: Pretraining | None = None
 
@@ -67,7 +66,7 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """Of every value that is not the default, the name included: a run folder belongs to one digest."""
+        """A hash of all values that differ from their defaults, the name included; a run folder belongs to one digest."""
         return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
 
 
@@ -79,7 +78,7 @@ class PreferenceRecipe(Recipe):
 
     @property
     def preferences(self) -> Data | PreferenceFile:
-        """Where its pairs come from: what is built, or what is read."""
+        """Where its pairs come from."""
         return next(found for found in (self.data, self.dataset) if found is not None)
 
     @model_validator(mode="before")
@@ -157,7 +156,7 @@ AnyRecipe = PreferenceRecipe | PretrainingRecipe
 
 
 def parse_recipe(values: Mapping[str, Any]) -> AnyRecipe:
-    """The recipe of these values; RecipeError with the first thing that is wrong."""
+    """The recipe of these values; RecipeError with the first problem."""
     pretrains = values.get("pretraining") is not None and (
         values.get("trainer") == "scenes" or values.get("training") is None
     )
@@ -168,7 +167,7 @@ R = TypeVar("R", bound=Recipe)
 
 
 def parse_as(kind: type[R], values: Mapping[str, Any]) -> R:
-    """The same of one kind."""
+    """`parse_recipe` where the kind of recipe is known."""
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
@@ -195,7 +194,7 @@ def find_recipe(name: str, **changes: Any) -> AnyRecipe:
 
 
 def preference_recipe(name: str, **changes: Any) -> PreferenceRecipe:
-    """The same of a recipe that trains on preferences; RecipeError for one that pretrains."""
+    """`find_recipe` for recipes that train on preferences; RecipeError for one that pretrains."""
     found = find_recipe(name, **changes)
     if isinstance(found, PretrainingRecipe):
         raise RecipeError(f"recipe {found.name!r} pretrains a model from nothing: run it by `harness train {name}`")
@@ -203,15 +202,15 @@ def preference_recipe(name: str, **changes: Any) -> PreferenceRecipe:
 
 
 def first_problem(error: ValidationError, section: Any = None) -> str:
-    """In one line what is wrong first with a recipe, or with a `section` of one."""
-    # A misspelt key is also a missing one; the misspelling is the better news.
+    """One line about the first problem of a recipe, or of a `section` of one."""
+    # A misspelt key is often a missing one too, and its own message helps more.
     problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] == "missing":
         return f"{where} is missing"
     if problem["type"] != "extra_forbidden":
         value, said = problem.get("input"), problem["msg"].removeprefix("Value error, ")
-        # Of a section that does not fit together the message names the keys.
+        # Messages about a whole section name its keys themselves.
         return f"{where}: {said}" if isinstance(value, dict | BaseModel) else f"{where} = {value!r}: {said}"
     section = section or Recipe
     for part in problem["loc"][:-1]:
@@ -221,7 +220,7 @@ def first_problem(error: ValidationError, section: Any = None) -> str:
 
 
 def _find_sections(annotation: Any) -> Iterator[type[Section]]:
-    """The sections that a field's type is made of."""
+    """The sections within a field's type."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for part in get_args(annotation):

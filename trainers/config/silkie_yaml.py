@@ -1,12 +1,11 @@
-"""The training configuration of VLFeedback's authors, read as it is: their example.yaml, or one like it, as a recipe.
+"""Reads the training configuration of VLFeedback's authors (their example.yaml, or one like it) as a recipe.
 
     found = read_config(Path("example.yaml"))
     found.recipe                      # a Recipe: what `harness train` runs
     found.lines                       # every key, what it says, and what it becomes here
 
 The keys are those of run_dpo.py and its launcher (vlf-silkie/VLFeedback): some of transformers' training arguments, and
-its own. An unknown key is refused, and so is a known one with a value that is not supported here: no key is ignored
-without a word.
+its own. Unknown keys are refused, and so are values that are not supported here: no key is ignored silently.
 """
 
 import re
@@ -30,57 +29,38 @@ class ConfigLine:
 
     key: str
     value: str
-    """As it is given; "" where it is not, and the default of run_dpo.py counts."""
+    """As given; "" if it is not given and the default of run_dpo.py applies."""
     becomes: str
     """The recipe's key and value, or why there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A configuration that was read."""
+    """A configuration as a recipe."""
 
     recipe: PreferenceRecipe
     lines: tuple[ConfigLine, ...]
 
 
+SAME_NAMES = """learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm warmup_ratio warmup_steps
+    eval_steps save_steps gradient_checkpointing beta"""
 TRAINING = {
+    **{name: name for name in SAME_NAMES.split()},
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "per_device_batch_size",
-    "learning_rate": "learning_rate",
-    "weight_decay": "weight_decay",
-    "adam_beta1": "adam_beta1",
-    "adam_beta2": "adam_beta2",
-    "adam_epsilon": "adam_epsilon",
-    "max_grad_norm": "max_grad_norm",
-    "warmup_ratio": "warmup_ratio",
-    "warmup_steps": "warmup_steps",
     "lr_scheduler_type": "scheduler",
     "logging_steps": "log_steps",
-    "eval_steps": "eval_steps",
-    "save_steps": "save_steps",
     "save_total_limit": "keep",
     "model_max_length": "max_length",
-    "gradient_checkpointing": "gradient_checkpointing",
     "dataloader_num_workers": "workers",
-    "beta": "beta",
 }
 """Keys of [training] by those of the authors."""
 
 LORA = {"lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout"}
 
-HANDLED = (
-    "model_name_or_path",
-    "run_name",
-    "seed",
-    "gradient_accumulation_steps",
-    "bf16",
-    "use_lora",
-    "lora_target_modules",
-    "q_lora",
-    "fix_vit",
-    "report_to",
-    "evaluation_strategy",
-)
+TRANSLATED = """model_name_or_path run_name seed gradient_accumulation_steps bf16 use_lora lora_target_modules q_lora
+    fix_vit report_to evaluation_strategy"""
+"""Keys that have code of their own below."""
 
 NOT_NEEDED = {
     "output_dir": "the run folder is --working",
@@ -124,63 +104,53 @@ DEFAULTS: dict[str, Any] = {
     "lora_target_modules": ["c_attn", "attn.c_proj", "w1", "w2"],
     "seed": 42,
 }
-"""Of run_dpo.py and its transformers (4.32), where they are not those of a recipe."""
+"""Defaults of run_dpo.py and its transformers (4.32) that differ from a recipe's."""
 
-KNOWN = (*TRAINING, *LORA, *HANDLED, *NOT_NEEDED, *ONLY)
+KNOWN = (*TRAINING, *LORA, *TRANSLATED.split(), *NOT_NEEDED, *ONLY)
 
 _LORA_KEYS = (*LORA, "lora_target_modules", "q_lora", "lora_bias", "lora_weight_path")
 
 
 def read_config(path: Path, *, read: str = "public", images: str | None = None) -> Config:
     """A file's recipe; `read` and `images` as in [dataset], which the authors' script has fixed. RecipeError."""
-    given = _read_yaml(path)
-    for key in given:
-        if key not in KNOWN:
-            raise RecipeError(f"{path}: unknown key {key!r}{did_you_mean(key, sorted(KNOWN))}")
-    for key, possible in ONLY.items():
-        if key in given and given[key] not in possible:
-            raise RecipeError(
-                f"{path}: {key} = {given[key]!r}: only {' or '.join(map(repr, possible))} can be had here"
-            )
-    values = {**DEFAULTS, **given}
-    training, becomes = _translate_training(path, values, given)
-    fields = {
-        "name": str(values.get("run_name") or path.stem),
-        "trainer": "dpo",
-        "base": str(values["model_name_or_path"]),
-        "seed": values["seed"],
-        "dataset": {"read": read, **({} if images is None else {"images": images})},
-        "training": training,
-    }
     try:
-        recipe = parse_as(PreferenceRecipe, fields)
+        return _translate(_read_yaml(path), path.stem, {"read": read} | ({} if images is None else {"images": images}))
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror or error}") from error
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
+
+
+def _translate(given: Mapping[str, Any], name: str, dataset: Mapping[str, str]) -> Config:
+    for key in given:
+        if key not in KNOWN:
+            raise RecipeError(f"unknown key {key!r}{did_you_mean(key, sorted(KNOWN))}")
+    for key, possible in ONLY.items():
+        if key in given and given[key] not in possible:
+            raise RecipeError(f"{key} = {given[key]!r}: only {' or '.join(map(repr, possible))} can be had here")
+    values = {**DEFAULTS, **given}
+    training, becomes = _translate_training(values, given)
+    names = {"name": str(values.get("run_name") or name), "base": str(values["model_name_or_path"])}
+    fields = {**names, "trainer": "dpo", "seed": values["seed"], "dataset": dataset, "training": training}
+    recipe = parse_as(PreferenceRecipe, fields)
     becomes |= {
         "model_name_or_path": f"base = {recipe.base!r}",
         "run_name": f"name = {recipe.name!r}",
         "seed": f"seed = {recipe.seed}",
     }
     becomes |= {key: f"not needed: {why}" for key, why in NOT_NEEDED.items()} | dict.fromkeys(ONLY, "the same here")
-    listed = [
-        *given,
-        *(key for key in DEFAULTS if key not in given and (training.get("lora") is not None or key not in _LORA_KEYS)),
-    ]
-    lines = [
-        ConfigLine(key=key, value=_show(given[key]) if key in given else "", becomes=becomes[key]) for key in listed
-    ]
+    defaults = (key for key in DEFAULTS if key not in given and ("lora" in training or key not in _LORA_KEYS))
+    shown = {key: _show(value) for key, value in given.items()} | dict.fromkeys(defaults, "")
+    lines = (ConfigLine(key=key, value=value, becomes=becomes[key]) for key, value in shown.items())
     return Config(recipe=recipe, lines=tuple(lines))
 
 
-def _translate_training(
-    path: Path, values: Mapping[str, Any], given: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values of [training], and for each key of the authors what becomes of it."""
+def _translate_training(values: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of [training], and for each of the authors' keys what becomes of it."""
     found: dict[str, Any] = {ours: values[key] for key, ours in TRAINING.items() if values.get(key) is not None}
     becomes = {key: f"training.{ours} = {_show(values.get(key))}" for key, ours in TRAINING.items()}
-    at_once, accumulated = (
-        _read_count(path, key, values[key]) for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
-    )
+    sizes = "per_device_train_batch_size", "gradient_accumulation_steps"
+    at_once, accumulated = (_read_count(key, values[key]) for key in sizes)
     found["batch_size"] = at_once * accumulated * AUTHORS_GPUS
     becomes["gradient_accumulation_steps"] = (
         f"training.batch_size = {found['batch_size']}: {at_once} x {accumulated} x {AUTHORS_GPUS} GPUs, the authors'; "
@@ -191,48 +161,46 @@ def _translate_training(
         becomes["model_max_length"] += (
             "; what it leaves no answer of is left out, where the script cuts prompt and pictures from the front"
         )
-    found["precision"] = "bf16" if _read_flag(path, "bf16", values.get("bf16", False)) else "fp32"
+    found["precision"] = "bf16" if _read_flag("bf16", values.get("bf16", False)) else "fp32"
     becomes["bf16"] = f"training.precision = {found['precision']!r}"
     strategy = values.get("evaluation_strategy", "no")
     # YAML reads a bare `no` as false.
     if strategy not in ("steps", "no", False):
-        raise RecipeError(f"{path}: evaluation_strategy = {strategy!r}: known: steps, no")
+        raise RecipeError(f"evaluation_strategy = {strategy!r}: known: steps, no")
     if strategy != "steps":
         found.pop("eval_steps", None)
     elif "eval_steps" not in found:
         found["eval_steps"] = found["log_steps"]
-    told = (
-        f"training.eval_steps = {found['eval_steps']}"
-        if strategy == "steps"
-        else "not needed: nothing is evaluated in training"
-    )
-    becomes |= {"evaluation_strategy": told, "eval_steps": told}
-    names = _read_names(path, "report_to", values.get("report_to") or ())
+    evaluated = "not needed: nothing is evaluated in training"
+    if strategy == "steps":
+        evaluated = f"training.eval_steps = {found['eval_steps']}"
+    becomes |= {"evaluation_strategy": evaluated, "eval_steps": evaluated}
+    names = _read_names("report_to", values.get("report_to") or ())
     found["report_to"] = [name for name in names if name not in ("none", "all")]
     becomes["report_to"] = f"training.report_to = {_show(found['report_to'])}; the log also stands in log.jsonl"
-    trains_tower = not _read_flag(path, "fix_vit", values["fix_vit"])
-    if not _read_flag(path, "use_lora", values["use_lora"]):
+    trains_tower = not _read_flag("fix_vit", values["fix_vit"])
+    if not _read_flag("use_lora", values["use_lora"]):
         if orphan := next((key for key in _LORA_KEYS if given.get(key)), None):
-            raise RecipeError(f"{path}: {orphan} = {given[orphan]!r} needs use_lora: true")
+            raise RecipeError(f"{orphan} = {given[orphan]!r} needs use_lora: true")
         found["train_vision"] = trains_tower
         becomes["use_lora"] = "no [training.lora]: all weights are trained"
         becomes["fix_vit"] = f"training.train_vision = {_show(trains_tower)}"
         return found, becomes
-    names = _read_names(path, "lora_target_modules", values["lora_target_modules"])
+    names = _read_names("lora_target_modules", values["lora_target_modules"])
     targets = rf".*\.({'|'.join(map(re.escape, names))})"
     found["lora"] = {**{ours: values[key] for key, ours in LORA.items()}, "targets": targets}
     becomes |= {key: f"training.lora.{ours} = {_show(values[key])}" for key, ours in LORA.items()}
     becomes |= {"use_lora": "[training.lora]", "lora_target_modules": f"training.lora.targets = {targets!r}"}
     becomes["lora_dropout"] += "; DPO switches it off, there as here"
     becomes["fix_vit"] = "not needed: with adapters, their targets say what is trained"
-    if _read_flag(path, "q_lora", values.get("q_lora", False)):
+    if _read_flag("q_lora", values.get("q_lora", False)):
         found["quantization"] = "4bit"
     becomes["q_lora"] = f"training.quantization = {_show(found.get('quantization'))}"
     return found, becomes
 
 
 class _Loader(yaml.SafeLoader):
-    """A key that is given twice must say the same twice, as bf16 does in example.yaml."""
+    """Allows a key to be given twice if both values are the same, as bf16 in example.yaml."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, Any] = {}
@@ -249,31 +217,29 @@ class _Loader(yaml.SafeLoader):
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise RecipeError(f"not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise RecipeError(f"{path}: must hold keys and values, one a line")
+        raise RecipeError("must hold keys and values, one a line")
     return found
 
 
-def _read_flag(path: Path, key: str, value: Any) -> bool:
+def _read_flag(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise RecipeError(f"{path}: {key} = {value!r}: must be true or false")
+        raise RecipeError(f"{key} = {value!r}: must be true or false")
     return value
 
 
-def _read_count(path: Path, key: str, value: Any) -> int:
+def _read_count(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RecipeError(f"{path}: {key} = {value!r}: must be a whole number above 0")
+        raise RecipeError(f"{key} = {value!r}: must be a whole number above 0")
     return value
 
 
-def _read_names(path: Path, key: str, value: Any) -> list[str]:
+def _read_names(key: str, value: Any) -> list[str]:
     names = value.split() if isinstance(value, str) else value
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise RecipeError(f"{path}: {key} = {value!r}: must be a name, or a list of names")
+        raise RecipeError(f"{key} = {value!r}: must be a name, or a list of names")
     return list(names)
 
 

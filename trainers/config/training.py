@@ -15,16 +15,15 @@ class Lora(Section):
     r: Annotated[int, Field(gt=0)]
     alpha: Annotated[int, Field(gt=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """DPO switches it off, as it did for Silkie: policy and reference are then one model at the start."""
+    """DPO switches it off, as for Silkie, so that policy and reference are the same model at the start."""
     targets: str
     """Regular expression over module names; one that reaches into the vision tower trains it too."""
     rslora: bool = False
     """Scaled by alpha / sqrt(r) in place of alpha / r."""
     dora: bool = False
-    """Direction and magnitude of a weight are trained apart."""
+    """Direction and magnitude of the weights are trained separately."""
     init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = "default"
-    """How adapters begin. pissa and olora begin as parts of the weights; they are saved as adapters of twice the rank
-    on the weights as they were."""
+    """How adapters are initialised; pissa and olora take parts of the weights, and are saved at twice the rank."""
 
     @field_validator("targets")
     @classmethod
@@ -37,7 +36,7 @@ class Lora(Section):
 
 
 class Noise(Section):
-    """POVID's second stage: what is done to the picture, and how the answer read off it counts."""
+    """POVID's second stage: the noise put on pictures, and the weights of the loss."""
 
     step: Annotated[int, Field(ge=0, lt=1000)] = 500
     """Of the diffusion schedule."""
@@ -54,12 +53,11 @@ class Noise(Section):
 Scheduler = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
-"""Those of transformers that need nothing but the steps of the run and of its warm-up. polynomial: of power 1, down to
-1e-7."""
+"""Those of transformers that need no more than the steps of the run and its warm-up; polynomial: power 1, to 1e-7."""
 
 
 class Training(Section):
-    """The optimizer's side, the same for DPO and its SFT control."""
+    """Loss, optimizer and schedule, for DPO and for its SFT control."""
 
     learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=0)]
@@ -85,16 +83,16 @@ class Training(Section):
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the negative log-likelihood of the chosen answer beside the DPO loss."""
     gamma: Annotated[float, Field(gt=0)] | None = None
-    """ddpo: how many times a token counts in which the two answers differ; None: 5, RLHF-V's. Its beta is 0.5."""
+    """ddpo: weight of a token in which the two answers differ; None: 5, as RLHF-V, whose beta is 0.5."""
     anchor: float | None = None
-    """mdpo: what reward the chosen answer is held above; None: 0, the authors'."""
+    """mdpo: lower bound of the chosen answer's reward; None: 0, as the authors."""
     crop_area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] | None = None
-    """mdpo: least and greatest share of the picture that is left of it; None: 0.01 and 0.2, the authors'."""
+    """mdpo: least and greatest share of the picture's area in a crop; None: 0.01 and 0.2, as the authors."""
     noise: Noise = Noise()
     max_length: Annotated[int, Field(gt=0)] | None = None
-    """Tokens of prompt, images and answer, after which answers are cut; None: they are whole."""
+    """Answers are cut after this many tokens of prompt, images and answer; None: never."""
     too_long: Literal["refuse", "drop"] = "refuse"
-    """What becomes of pairs that `max_length` leaves no answer of."""
+    """What to do with pairs whose prompt alone fills `max_length`."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """"auto": bf16 on a GPU, except for a base that computes in single precision."""
     gradient_checkpointing: bool = False
@@ -104,31 +102,28 @@ class Training(Section):
     checkpoints: Annotated[int, Field(gt=0)] = 1
     """How many checkpoints are saved and scored, evenly spaced, the last at the end."""
     save_steps: Annotated[int, Field(gt=0)] | None = None
-    """In their place: one after every so many steps, and one at the end."""
+    """In place of `checkpoints`: save every so many steps, and at the end."""
     keep: Annotated[int, Field(gt=0)] | None = None
-    """Only the last so many checkpoints stay; None: all."""
+    """Only this many of the last checkpoints are kept; None: all."""
     log_steps: Annotated[int, Field(gt=0)] = 5
     eval_steps: Annotated[int, Field(gt=0)] | None = None
-    """How often the pairs that [dataset] holds out are scored; None: never. [data] holds none out."""
+    """Steps between two evaluations on the pairs that [dataset] holds out; None: never. [data] holds none out."""
     report_to: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
-    """Where the log goes beside log.jsonl."""
+    """Where the log goes besides log.jsonl."""
     group_pairs: bool = False
-    """All pairs of a prompt in one batch: many times less work, and batches whose pairs are alike."""
+    """All pairs of a prompt in one batch: much less computation, but less varied batches."""
     group_by_length: bool = False
-    """Pairs of like length in one batch, by the characters of prompt and answers: less padding, and batches in another
-    order."""
+    """Pairs of similar length (characters) in one batch: less padding, but another order."""
     plain_trl: bool = False
-    """TRL's own DPO trainer in place of the one that reads images and prompts once; the only one for full
-    fine-tuning."""
+    """TRL's own DPO trainer in place of packed rows; always used for full fine-tuning."""
     features_room_mib: Annotated[int, Field(ge=0)] | None = None
-    """MiB of the CPU's memory in which each process keeps what a frozen vision tower says of pictures; 0: none is kept;
-    None: 2048."""
+    """MiB of CPU memory a process for the image features of a frozen vision tower; 0: none are kept; None: 2048."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that open pictures ahead of training; 0: training does."""
+    """Processes that open pictures ahead of training; 0: the training process opens them."""
     train_vision: bool = False
     """Full fine-tuning trains the vision tower too."""
     lora: Lora | None = None
-    """None: all weights are trained, but for the vision tower."""
+    """None: all weights but those of the vision tower are trained."""
 
     @field_validator("loss")
     @classmethod
@@ -137,7 +132,7 @@ class Training(Section):
 
     @property
     def loss_spec(self) -> LossSpec:
-        """What the loss is and needs."""
+        """The entry of the loss."""
         return find_loss(self.loss)
 
     @property
@@ -224,7 +219,7 @@ class Stage(Section):
 
 
 class Pretraining(Section):
-    """The three stages of the embedded models' pretraining, and where the early one is taken."""
+    """The three stages of the embedded models' pretraining."""
 
     see: Stage
     speak: Stage

@@ -1,14 +1,11 @@
-"""RLHF-V's DDPO in training: DPO whose log-probabilities count the tokens in which two answers differ several times
-(2312.00849).
+"""RLHF-V's DDPO in training: DPO that gives more weight to the tokens in which the two answers differ (2312.00849).
 
     class Trainer(SegmentWeights, DPOTrainer): ...                  # or PackedDPOTrainer
-    trainer = Trainer(gamma=5.0, model=model, args=DPOConfig(beta=0.5, ...), train_dataset=Pairs(pairs),
-    processing_class=processor,
-                      peft_config=lora)
+    trainer = Trainer(gamma=5.0, model=model, args=DPOConfig(beta=0.5, ...), train_dataset=Pairs(pairs), ...)
 
-TRL sums an answer's log-probabilities over its tokens, in policy and reference alike. It is handed models whose every
-log-probability is multiplied by its token's share of the weights, so that the sum is `losses.segment_log_probs`; loss
-and metrics are then TRL's own, and `logps/chosen` and `logps/rejected` are means a token.
+TRL sums an answer's log-probabilities over its tokens. It is given models whose log-probabilities are multiplied by
+their tokens' shares of the weights, so that the sum is `functions.segment_log_probs`. Loss and metrics are TRL's own;
+`logps/chosen` and `logps/rejected` are means a token.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +19,10 @@ from trainers.losses.functions import GAMMA, SHORTEST_RUN, changed_tokens
 
 
 def token_weights(input_ids: Tensor, asked: Tensor, gamma: float) -> Tensor:
-    """The weight of each predicted token: [2 pairs, length], all chosen and then all rejected -> [2 pairs, length - 1];
-    a row adds up to 1.
+    """Weights of the predicted tokens: [2 pairs, length], chosen before rejected -> [2 pairs, length - 1]; rows sum to 1.
 
-    `asked` marks answers' tokens. The prompt's last tokens are put before both, so that answers which begin alike count
-    as unchanged from the start.
+    `asked` marks answers' tokens. They are compared with the prompt's last tokens before them, so that equal beginnings
+    count as unchanged.
     """
     found = torch.zeros(len(asked), asked.shape[1] - 1)
     spans = [_find_answer(row) for row in asked]
@@ -42,8 +38,7 @@ def token_weights(input_ids: Tensor, asked: Tensor, gamma: float) -> Tensor:
 
 
 def _find_answer(row: Tensor) -> tuple[int, int]:
-    """Where a row's answer begins and ends; an empty answer, for which some templates make no token, is behind the
-    row."""
+    """Where a row's answer begins and ends; an answer without tokens begins after the row's end."""
     places = row.nonzero().flatten().tolist()
     return (places[0], places[-1] + 1) if places else (len(row), len(row))
 
@@ -58,14 +53,12 @@ class SegmentCollator:
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What the wrapped collator makes, and the weights."""
         batch = self.collate(examples)
-        return {
-            **batch,
-            "token_weights": token_weights(batch["input_ids"], batch["completion_mask"].bool(), self.gamma),
-        }
+        weights = token_weights(batch["input_ids"], batch["completion_mask"].bool(), self.gamma)
+        return {**batch, "token_weights": weights}
 
 
 class WeightedCall:
-    """Stands for a model in TRL's arithmetic: multiplies its tokens' log-probabilities by their weights."""
+    """Called by TRL in place of the model: multiplies log-probabilities by their tokens' weights."""
 
     def __init__(self, model: Any, weights: Tensor) -> None:
         self.model, self.weights = model, weights
@@ -78,7 +71,7 @@ class WeightedCall:
 
 
 class SegmentWeights:
-    """Before a TRL trainer, packed or not, in a class's bases: its loss becomes DDPO's."""
+    """A mixin that gives a TRL trainer, packed or not, DDPO's loss; it comes first in a class's bases."""
 
     args: Any
     model: Any
@@ -93,13 +86,10 @@ class SegmentWeights:
         self.precompute_ref_logps = True  # TRL then takes them from the batch
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
-        known = "ref_chosen_logps" in inputs
-        reference = (
-            ()
-            if known
-            else self.compute_ref_log_probs(self.model if self.ref_model is None else self.ref_model, inputs)
-        )
-        asked = {**inputs, **dict(zip(("ref_chosen_logps", "ref_rejected_logps"), reference, strict=False))}
+        asked = dict(inputs)
+        if "ref_chosen_logps" not in inputs:
+            reference = self.model if self.ref_model is None else self.ref_model
+            asked["ref_chosen_logps"], asked["ref_rejected_logps"] = self.compute_ref_log_probs(reference, inputs)
         weights = asked.pop("token_weights")
         return super()._compute_loss(WeightedCall(model, weights), asked, return_outputs)  # type: ignore[misc]
 

@@ -5,7 +5,7 @@
 
 `chosen` and `rejected` are log-ratios: log pi(y | m, q) - log pi_ref(y | m, q), summed over an answer's tokens, in
 nats, [pairs]. A loss is [pairs] too, to be averaged. `trainers.config.losses` says how TRL's trainer computes the same
-where it can.
+if it can.
 """
 
 import difflib
@@ -18,9 +18,9 @@ from torch.nn.functional import logsigmoid
 from trainers.config.losses import MPO_WEIGHTS
 
 GAMMA = 5.0
-"""How many times a changed token counts in RLHF-V (2312.00849)."""
+"""Weight of a changed token in RLHF-V (2312.00849)."""
 SHORTEST_RUN = 3
-"""Tokens in a row that two answers must have in common to count as unchanged: RLHF-V's `min_match_size`."""
+"""Least number of consecutive common tokens that count as unchanged: RLHF-V's `min_match_size`."""
 
 
 def dpo(*, chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
@@ -29,15 +29,13 @@ def dpo(*, chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 
 
 def cdpo(*, chosen: Tensor, rejected: Tensor, beta: float, smoothing: float) -> Tensor:
-    """DPO under the belief that a share `smoothing` of the labels is swapped (conservative DPO, Mitchell's note of
-    2023)."""
+    """Conservative DPO, for labels of which a share `smoothing` is swapped (Mitchell's note of 2023)."""
     right, swapped = dpo(chosen=chosen, rejected=rejected, beta=beta), dpo(chosen=rejected, rejected=chosen, beta=beta)
     return (1 - smoothing) * right + smoothing * swapped
 
 
 def robust(*, chosen: Tensor, rejected: Tensor, beta: float, smoothing: float) -> Tensor:
-    """DPO's loss on clean labels, estimated without bias from labels of which a share `smoothing` < 0.5 is swapped
-    (2403.00409)."""
+    """Unbiased estimate of DPO's loss from labels of which a share `smoothing` < 0.5 is swapped (2403.00409)."""
     right, swapped = dpo(chosen=chosen, rejected=rejected, beta=beta), dpo(chosen=rejected, rejected=chosen, beta=beta)
     return ((1 - smoothing) * right - smoothing * swapped) / (1 - 2 * smoothing)
 
@@ -53,8 +51,7 @@ def ipo(*, chosen: Tensor, rejected: Tensor, chosen_tokens: Tensor, rejected_tok
 
 
 def bco(*, chosen: Tensor, rejected: Tensor, beta: float, delta: float = 0.0) -> Tensor:
-    """-log sigmoid(beta r_w - delta) - log sigmoid(-(beta r_l - delta)) (2404.04656); `delta`: where rewards are
-    centred, TRL's has 0."""
+    """-log sigmoid(beta r_w - delta) - log sigmoid(-(beta r_l - delta)) (2404.04656); TRL's delta is 0."""
     return -logsigmoid(beta * chosen - delta) - logsigmoid(-(beta * rejected - delta))
 
 
@@ -71,10 +68,9 @@ def mpo(*, chosen: Tensor, rejected: Tensor, likelihood: Tensor, beta: float, de
 
 
 def mdpo(*, chosen: Tensor, rejected: Tensor, chosen_elsewhere: Tensor, beta: float, anchor: float = 0.0) -> Tensor:
-    """DPO on the answers + DPO on the images + an anchor that holds the chosen answer's reward above `anchor`
-    (2406.11839).
+    """DPO on the answers + DPO on the images + an anchor that keeps the chosen reward above `anchor` (2406.11839).
 
-    `chosen_elsewhere`: log-ratio of the chosen answer beside a spoilt image (a crop of at most 20% of the area).
+    `chosen_elsewhere`: log-ratio of the chosen answer given a crop of at most 20% of the image.
     """
     images = dpo(chosen=chosen, rejected=chosen_elsewhere, beta=beta)
     return dpo(chosen=chosen, rejected=rejected, beta=beta) + images - logsigmoid(beta * chosen - anchor)
@@ -83,10 +79,9 @@ def mdpo(*, chosen: Tensor, rejected: Tensor, chosen_elsewhere: Tensor, beta: fl
 def changed_tokens(
     chosen: Sequence[int], rejected: Sequence[int], shortest: int = SHORTEST_RUN
 ) -> tuple[list[bool], list[bool]]:
-    """Which tokens of each answer the other does not have; a run of fewer than `shortest` common tokens counts as
-    changed.
+    """For each answer, which tokens are outside of common runs of at least `shortest` tokens.
 
-    As RLHF-V's paper has it. Its code leaves out what one answer has and the other has nothing in place of.
+    As in RLHF-V's paper; its code does not count insertions and deletions.
     """
     changed = [True] * len(chosen), [True] * len(rejected)
     for block in difflib.SequenceMatcher(None, chosen, rejected, autojunk=False).get_matching_blocks():
@@ -97,10 +92,9 @@ def changed_tokens(
 
 
 def segment_log_probs(log_probs: Tensor, mask: Tensor, changed: Tensor, gamma: float = GAMMA) -> Tensor:
-    """DDPO's log-probability of an answer: changed tokens count `gamma` times, divided by the weights' sum (RLHF-V,
-    2312.00849).
+    """DDPO's log-probability of an answer: a mean over its tokens, changed ones weighted by `gamma` (2312.00849).
 
-    All [pairs, length] -> [pairs]; the same of policy and reference goes into `dpo`, with RLHF-V's beta of 0.5.
+    All [pairs, length] -> [pairs]; `dpo` takes the log-ratio of these, with RLHF-V's beta of 0.5.
     """
     weights = mask * torch.where(changed, gamma, 1.0)
     return (log_probs * weights).sum(-1) / weights.sum(-1)
@@ -112,13 +106,12 @@ def answer_log_probs(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def seen_through_noise(noisy: Tensor) -> Tensor:
-    """POVID's own answer y_n: the likeliest token at every position of the chosen answer beside a noised image [pairs,
-    length]."""
+    """POVID's answer y_n: the likeliest token at each position of the chosen answer, given a noised image."""
     return noisy.argmax(-1)
 
 
 def povid_paper_ratio(*, noisy: Tensor, reference_noisy: Tensor, mask: Tensor) -> Tensor:
-    """Log-ratio of y_n as POVID's paper has it: policy and reference score the policy's y_n, beside the noised image.
+    """Log-ratio of y_n in POVID's paper: policy and reference score the policy's y_n, given the noised image.
 
     Logits [pairs, length, vocabulary] along the chosen answer -> [pairs].
     """
@@ -129,8 +122,7 @@ def povid_paper_ratio(*, noisy: Tensor, reference_noisy: Tensor, mask: Tensor) -
 def povid_code_ratio(
     *, clean: Tensor, noisy: Tensor, reference_clean: Tensor, reference_noisy: Tensor, mask: Tensor
 ) -> Tensor:
-    """Log-ratio of y_n as POVID's released code has it: scored beside the clean image, and the reference scores its own
-    y_n."""
+    """Log-ratio of y_n in POVID's released code: each model scores its own y_n, given the clean image."""
     own = answer_log_probs(clean, seen_through_noise(noisy), mask)
     return own - answer_log_probs(reference_clean, seen_through_noise(reference_noisy), mask)
 
@@ -146,6 +138,5 @@ def povid_paper(
 
 
 def povid_code(*, chosen: Tensor, rejected: Tensor, own: Tensor, beta: float = 0.1) -> Tensor:
-    """The mean of two DPO losses, one against each rejected answer; `own` is `povid_code_ratio` (POVID's repository,
-    92c7c67)."""
+    """Mean of two DPO losses, against each rejected answer; `own`: `povid_code_ratio` (POVID's repository, 92c7c67)."""
     return (dpo(chosen=chosen, rejected=rejected, beta=beta) + dpo(chosen=chosen, rejected=own, beta=beta)) / 2

@@ -1,12 +1,9 @@
 """mDPO in training: DPO on answers, DPO on pictures, and an anchor (2406.11839).
 
-    trainer = ImageDPOTrainer(model=model, args=DPOConfig(...), train_dataset=CroppedPairs(pairs, seed=0),
-    processing_class=processor,
-                              peft_config=lora)
+    trainer = ImageDPOTrainer(model=model, args=DPOConfig(...), train_dataset=CroppedPairs(pairs, seed=0), ...)
 
-The chosen answer is read a second time beside a picture that shows next to nothing: a crop of 1 to 20% of its area,
-enlarged to its size. The authors crop the model's input; here the picture is cropped before, which works for every
-family of models.
+The chosen answer is read a second time with a crop of 1 to 20% of the picture's area, enlarged to the picture's size.
+The authors crop the model's input; here the picture is cropped before processing, which works for all model families.
 """
 
 import math
@@ -17,6 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from trainers.data.rows import Preference
@@ -24,15 +22,13 @@ from trainers.losses.functions import mdpo
 from trainers.losses.seeded_pairs import SeededDPOTrainer, SeededPairs
 
 AREA = (0.01, 0.2)
-"""Least and greatest share of the picture's area that a crop has: `crop_images` of luka-group/mDPO's Bunny model at
-ec316ce."""
+"""Least and greatest share of the picture's area in a crop: `crop_images` of luka-group/mDPO's Bunny model, ec316ce."""
 SHAPES = (3 / 4, 4 / 3)
-"""Narrowest and widest crop, width by height: the defaults of torchvision's RandomResizedCrop, which the authors
-take."""
+"""Least and greatest width / height of a crop: as torchvision's RandomResizedCrop, which the authors use."""
 
 
 def cropped(image: Image.Image, *, seed: str, area: tuple[float, float] = AREA) -> Image.Image:
-    """A piece of the picture, enlarged to the picture's size. Pieces longer than the picture are cut at its edge."""
+    """A random crop of the picture, enlarged to the picture's size; crops longer than the picture are cut at its edge."""
     chance = random.Random(seed)
     wanted = chance.uniform(*area) * image.width * image.height
     shape = math.exp(chance.uniform(*map(math.log, SHAPES)))
@@ -43,7 +39,7 @@ def cropped(image: Image.Image, *, seed: str, area: tuple[float, float] = AREA) 
 
 
 class CroppedPairs(SeededPairs):
-    """Pairs with their pictures' crops under "elsewhere": another piece every epoch."""
+    """Pairs with crops of their pictures under "elsewhere", new ones every epoch."""
 
     what = "loss = 'mdpo' crops pictures"
 
@@ -53,39 +49,35 @@ class CroppedPairs(SeededPairs):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         found = super().__getitem__(index)
-        seeds = [f"crop/{self.seed}/{found['id']}/{self.epoch}/{place}" for place in range(len(found["images"]))]
-        return {
-            **found,
-            "elsewhere": [
-                cropped(image, seed=seed, area=self.area) for image, seed in zip(found["images"], seeds, strict=True)
-            ],
+        seed = f"crop/{self.seed}/{found['id']}/{self.epoch}"
+        images = enumerate(found["images"])
+        return found | {
+            "elsewhere": [cropped(image, seed=f"{seed}/{place}", area=self.area) for place, image in images]
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class CroppedCollator:
-    """TRL's rows of pairs, all chosen and then all rejected answers, and after them the chosen ones again, beside the
-    crops."""
+    """TRL's rows of pairs (all chosen, then all rejected answers), then the chosen answers again with the crops."""
 
     processor: Any
     max_length: int | None = None
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Every tensor along its first axis: rows of the texts; images, tiles or patches of the pictures."""
+        """Every tensor is extended along its first axis: texts' rows; pictures' images, tiles or patches."""
         plain = DataCollatorForVisionPreference(processor=self.processor, max_length=self.max_length)
         own = [{name: value for name, value in example.items() if name != "elsewhere"} for example in examples]
         crops = [{**alone, "images": example["elsewhere"]} for alone, example in zip(own, examples, strict=True)]
         batch, spoilt = (plain([dict(example) for example in side]) for side in (own, crops))
-        # TRL gives the pictures twice, so that the first half of every tensor is that of the chosen answers.
+        # TRL repeats the pictures, so the first half of every tensor belongs to the chosen answers.
         return {name: torch.cat([value, spoilt[name][: len(value) // 2]]) for name, value in batch.items()}
 
 
 class ImageDPOTrainer(SeededDPOTrainer):
     """TRL's trainer with mDPO's loss; its other arguments are TRL's. `anchor`: the paper's delta, 0 in its release.
 
-    Three rows a pair are read by the policy, and three by the reference, at every step. Rewards are logged in TRL's
-    names; `rewards/chosen_elsewhere` is that of the chosen answer beside the crop, `rewards/accuracies_elsewhere` how
-    often it is the lower one.
+    Policy and reference each read three rows a pair at every step. `rewards/chosen_elsewhere` is the chosen answer's
+    reward with the crop, `rewards/accuracies_elsewhere` how often that is the lower one.
     """
 
     def __init__(self, *, processing_class: Any, args: Any, anchor: float = 0.0, **given: Any) -> None:
@@ -93,29 +85,20 @@ class ImageDPOTrainer(SeededDPOTrainer):
         super().__init__(args=args, processing_class=processing_class, data_collator=collator, **given)
         self.anchor = anchor
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def mean_loss(self, model: Any, inputs: Any) -> Tensor:
         """The mean over the batch's pairs."""
         rows = {name: value for name, value in inputs.items() if name != "completion_mask"}
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         logps = model(**rows, use_cache=False, labels=labels, fused_lm_head=True).log_probs.sum(dim=1)
-        reference_logps = torch.cat(
-            self.compute_ref_log_probs(self.model if self.ref_model is None else self.ref_model, inputs)
-        )
+        reference = self.model if self.ref_model is None else self.ref_model
+        reference_logps = torch.cat(self.compute_ref_log_probs(reference, inputs))
         chosen, rejected, elsewhere = (logps - reference_logps).chunk(3)
-        loss = mdpo(
-            chosen=chosen, rejected=rejected, chosen_elsewhere=elsewhere, beta=self.beta, anchor=self.anchor
-        ).mean()
-        self.log_pairs(
-            chosen,
-            rejected,
-            logps.chunk(3),
-            {
-                "rewards/chosen_elsewhere": self.beta * elsewhere,
-                "rewards/margins_elsewhere": self.beta * (chosen - elsewhere),
-                "rewards/accuracies_elsewhere": (chosen > elsewhere).float(),
-                "logps/chosen_elsewhere": logps.chunk(3)[2],
-            },
-        )
-        return (loss, {}) if return_outputs else loss
+        figures = {
+            "rewards/chosen_elsewhere": self.beta * elsewhere,
+            "rewards/margins_elsewhere": self.beta * (chosen - elsewhere),
+            "rewards/accuracies_elsewhere": (chosen > elsewhere).float(),
+            "logps/chosen_elsewhere": logps.chunk(3)[2],
+        }
+        self.log_pairs(chosen, rejected, logps.chunk(3), figures)
+        losses = mdpo(chosen=chosen, rejected=rejected, chosen_elsewhere=elsewhere, beta=self.beta, anchor=self.anchor)
+        return losses.mean()

@@ -15,44 +15,38 @@ if TYPE_CHECKING:
 
 
 STEPS = 1000
-"""Of the schedule."""
+"""Steps of the diffusion schedule."""
 STEP = 500
-"""POVID's choice: the model can no longer see the picture, and says what it expects."""
+"""POVID's choice: the picture can no longer be recognised, so the model says what it expects."""
 
 Overflow = Literal["clamp", "wrap"]
-"""What becomes of values outside a byte's range: cut off, or taken modulo 256, as in POVID's release."""
+"""Values outside a byte's range are cut off, or taken modulo 256 as in POVID's release."""
 Place = Literal["before", "after"]
 """Noise before the picture is resized (POVID's release; resizing removes much of it), or after."""
 
 
 @cache
-def _abar(steps: int) -> "np.typing.NDArray[np.float64]":
+def abar(steps: int = STEPS) -> "np.typing.NDArray[np.float64]":
+    """Share of the picture's variance left after each step k, from 0: x_k = sqrt(abar_k) x + sqrt(1 - abar_k) noise."""
     betas = 1 / (1 + np.exp(-np.linspace(-6, 6, steps))) * (0.005 - 1e-5) + 1e-5
     found = np.cumprod(1 - betas, dtype=np.float64)
     found.setflags(write=False)
     return found
 
 
-def abar(steps: int = STEPS) -> "np.typing.NDArray[np.float64]":
-    """Share of the picture's variance that is left after each step, from 0: x_k = sqrt(abar_k) x + sqrt(1 - abar_k)
-    noise."""
-    return _abar(steps)
-
-
 def noise_seed(seed: int, row: int, epoch: int = 0) -> int:
-    """The seed of one picture's noise: fresh in each epoch, the same when a run is repeated or resumed."""
+    """The seed of one picture's noise: new in each epoch, the same when a run is repeated or resumed."""
     return int.from_bytes(hashlib.sha256(f"noise/{seed}/{row}/{epoch}".encode()).digest()[:8], "big") >> 1
 
 
 def noised(image: Image.Image, *, seed: int, step: int = STEP, overflow: Overflow = "clamp") -> Image.Image:
-    """The picture as RGB with the noise of one step, at its own size. Values become bytes by cutting off fractions, as
-    in the release."""
+    """The picture as RGB with the noise of one step, at its own size; fractions are cut off, as in the release."""
     _check_settings(step, overflow)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     left = abar()[step]
     noise = np.random.default_rng(seed).standard_normal(pixels.shape, dtype=np.float32)
     found = (np.float32(left**0.5) * pixels + np.float32((1 - left) ** 0.5) * noise) * 255
-    # Modulo by way of a wide integer: what a cast of a float out of range to a byte gives differs between machines.
+    # Through int64: the result of casting a float out of range to a byte differs between machines.
     whole = np.clip(found, 0, 255).astype(np.int64) if overflow == "clamp" else found.astype(np.int64) & 255
     return Image.fromarray(whole.astype(np.uint8))
 
@@ -66,11 +60,10 @@ def noised_pixels(
     step: int = STEP,
     overflow: Overflow = "clamp",
 ) -> "torch.Tensor":
-    """Normalised pixels (..., channels, height, width) with the noise of one step, normalised again; same shape, type
-    and device.
+    """Normalised pixels (..., channels, height, width) with the noise of one step; same shape, type and device.
 
-    The noise is drawn on the generator's device. `mean` and `std` are the processor's, of values in 0..1. Models that
-    take pictures as rows of patches (Qwen2-VL) have no such axes: there the noise goes before the resize.
+    Noise is drawn on the generator's device. `mean` and `std`: the processor's, of values in 0..1. DataError for rows
+    of patches (Qwen2-VL), which have no such axes: put noise on these pictures before the resize.
     """
     import torch
 
@@ -81,9 +74,8 @@ def noised_pixels(
     at: dict[str, Any] = {"dtype": torch.float32, "device": pixels.device}
     middle, spread = (torch.tensor(values, **at).view(-1, 1, 1) for values in (mean, std))
     left = float(abar()[step])
-    noise = torch.randn(pixels.shape, generator=generator, device=generator.device, dtype=torch.float32).to(
-        pixels.device
-    )
+    noise = torch.randn(pixels.shape, generator=generator, device=generator.device, dtype=torch.float32)
+    noise = noise.to(pixels.device)
     found = left**0.5 * (pixels.float() * spread + middle) + (1 - left) ** 0.5 * noise
     found = found.clamp(0, 1) if overflow == "clamp" else ((found * 255).long() & 255).float() / 255
     again: torch.Tensor = (found - middle) / spread

@@ -1,13 +1,11 @@
-"""POVID's second stage: DPO against the written dispreferred answer, and against the model's own answer to a noised
-picture.
+"""POVID's second stage: DPO against the data's rejected answer, and against the model's own answer to a noised picture.
 
     trainer = PovidTrainer(variant="povid-code", noise=Noise(), model=model, args=DPOConfig(...),
-    train_dataset=NoisedPairs(pairs, seed=0),
-                           processing_class=processor, peft_config=lora)
+                           train_dataset=NoisedPairs(pairs, seed=0), ...)
 
-The second answer is made in training: the chosen answer is read beside the noised picture, and the likeliest token at
-each of its places is taken. How it is scored is what paper and released code differ in; see
-`trainers.losses.functions`. Logged rewards are those of the written pair.
+The second answer is made in training: the chosen answer is read with the noised picture, and the likeliest token at
+each of its positions is taken. Paper and released code score it differently; see `trainers.losses.functions`. Logged
+rewards are those of the data's pair.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +35,7 @@ Variant = Literal["povid-paper", "povid-code"]
 
 
 class NoisedPairs(SeededPairs):
-    """Pairs with the seed of their noise: another one every epoch, the same when a run is repeated or continued."""
+    """Pairs with the seed of their noise, under "noise": new every epoch."""
 
     what = "POVID's losses noise pictures"
 
@@ -47,44 +45,36 @@ class NoisedPairs(SeededPairs):
 
 @dataclass(frozen=True, kw_only=True)
 class NoisedCollator:
-    """TRL's rows of pairs and, under "noised", the images of the chosen half once more, in noise."""
+    """TRL's rows of pairs and, under "noised", the images of the chosen half with noise."""
 
     processor: Any
     noise: Noise
     max_length: int | None = None
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """DataError where noise is to come after the resize, and the model takes images as rows of patches."""
-        seeds = [example["noise"] for example in examples]
-        images = [example["images"] for example in examples]
+        """DataError for noise after the resize where the model takes images as rows of patches."""
         plain = DataCollatorForVisionPreference(processor=self.processor, max_length=self.max_length)
         batch = dict(plain([dict(example) for example in examples]))
-        return {
-            **batch,
-            "noised": self._add_noise(images, seeds, {name: batch[name] for name in batch if name not in NOT_IMAGES}),
-        }
+        clean = {name: batch[name] for name in batch if name not in NOT_IMAGES}
+        return {**batch, "noised": self._add_noise(examples, clean)}
 
-    def _add_noise(
-        self, images: Sequence[Sequence[Any]], seeds: Sequence[int], clean: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _add_noise(self, examples: Sequence[Mapping[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
+        process = self.processor.image_processor
+        settings: dict[str, Any] = {"step": self.noise.step, "overflow": self.noise.overflow}
         if self.noise.place == "before":
-            drowned = [
-                [
-                    noised(image, seed=seed + place, step=self.noise.step, overflow=self.noise.overflow)
-                    for place, image in enumerate(own)
-                ]
-                for own, seed in zip(images, seeds, strict=True)
+            images = [
+                [noised(image, seed=own["noise"] + place, **settings) for place, image in enumerate(own["images"])]
+                for own in examples
             ]
-            made = self.processor.image_processor(drowned, return_tensors="pt")
+            made = process(images, return_tensors="pt")
             return {name: made[name] for name in clean}
-        # The images are there twice: with chosen and with rejected answers.
+        # TRL repeats the images: with the chosen, then with the rejected answers.
         half = {name: value[: len(value) // 2] for name, value in clean.items()}
-        each = [seed + place for own, seed in zip(images, seeds, strict=True) for place in range(len(own))]
-        settings = {"mean": self.processor.image_processor.image_mean, "std": self.processor.image_processor.image_std}
-        settings |= {"step": self.noise.step, "overflow": self.noise.overflow}
+        seeds = [own["noise"] + place for own in examples for place in range(len(own["images"]))]
+        settings |= {"mean": process.image_mean, "std": process.image_std}
         pixels = [
             noised_pixels(one, generator=torch.Generator().manual_seed(seed), **settings)
-            for one, seed in zip(half["pixel_values"], each, strict=True)
+            for one, seed in zip(half["pixel_values"], seeds, strict=True)
         ]
         return {**half, "pixel_values": torch.stack(pixels)}
 
@@ -95,9 +85,8 @@ NOT_IMAGES = (*TEXTS, "completion_mask")
 class PovidTrainer(SeededDPOTrainer):
     """TRL's trainer with one of POVID's losses; its other arguments are TRL's.
 
-    Three rows a pair are read by the policy (chosen, rejected, chosen beside noise) and three by the reference, at
-    every step. `rewards/own` is that of the answer to the noised picture, `misled` the share of its tokens that differ
-    from the chosen answer's.
+    Policy and reference each read three rows a pair at every step: chosen, rejected, chosen with noise. `rewards/own`
+    is the reward of the answer to the noised picture, `misled` the share of its tokens that differ from the chosen ones.
     """
 
     def __init__(self, *, variant: Variant, noise: Noise, processing_class: Any, args: Any, **given: Any) -> None:
@@ -105,9 +94,7 @@ class PovidTrainer(SeededDPOTrainer):
         super().__init__(args=args, processing_class=processing_class, data_collator=collator, **given)
         self.variant, self.noise = variant, noise
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def mean_loss(self, model: Any, inputs: Any) -> Tensor:
         """The mean over the batch's pairs."""
         pairs = len(inputs["input_ids"]) // 2
         clean_rows = {name: value for name, value in inputs.items() if name not in ("completion_mask", "noised")}
@@ -121,7 +108,7 @@ class PovidTrainer(SeededDPOTrainer):
             logits: Tensor = by(**rows, use_cache=False, logits_to_keep=tokens.shape[1] + 1).logits
             return logits[:, :-1].float()
 
-        # The released code only takes the likeliest token beside the noised picture, which has no gradient.
+        # The released code takes only the likeliest tokens from this pass, and that choice has no gradient.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant == "povid-paper"):
             noisy = read(model, noisy_rows)
         clean = read(model, clean_rows)
@@ -131,26 +118,15 @@ class PovidTrainer(SeededDPOTrainer):
         chosen, rejected = (logps - reference_logps).chunk(2)
         if self.variant == "povid-paper":
             own = povid_paper_ratio(noisy=noisy, reference_noisy=reference_noisy, mask=mask[:pairs])
-            loss = povid_paper(
-                chosen=chosen,
-                rejected=rejected,
-                own=own,
-                alpha=self.noise.alpha or self.beta,
-                beta_text=self.beta,
-                beta_image=self.noise.beta_image or self.beta,
-            ).mean()
+            weights = {"alpha": self.noise.alpha or self.beta, "beta_image": self.noise.beta_image or self.beta}
+            losses = povid_paper(chosen=chosen, rejected=rejected, own=own, beta_text=self.beta, **weights)
         else:
-            own = povid_code_ratio(
-                clean=clean[:pairs],
-                noisy=noisy,
-                reference_clean=reference_clean[:pairs],
-                reference_noisy=reference_noisy,
-                mask=mask[:pairs],
-            )
-            loss = povid_code(chosen=chosen, rejected=rejected, own=own, beta=self.beta).mean()
+            references = {"reference_clean": reference_clean[:pairs], "reference_noisy": reference_noisy}
+            own = povid_code_ratio(clean=clean[:pairs], noisy=noisy, mask=mask[:pairs], **references)
+            losses = povid_code(chosen=chosen, rejected=rejected, own=own, beta=self.beta)
         misled = ((seen_through_noise(noisy) != tokens[:pairs]) & mask[:pairs].bool()).sum(-1) / mask[:pairs].sum(-1)
         self.log_pairs(chosen, rejected, logps.chunk(2), {"rewards/own": self.beta * own, "misled": misled})
-        return (loss, {}) if return_outputs else loss
+        return losses.mean()
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
