@@ -1,11 +1,9 @@
 """A score as a function of sums over images, so that value, interval and paired test are one computation.
 
-    accuracy = Metric(counts=lambda rs: (sum(r["correct"] for r in rs), len(rs)), value=lambda s: 100 * s[..., 0] /
-    s[..., 1])
+    accuracy = mean_of("correct", scale=100)
     accuracy(records)          # what lm-eval calls as the task's aggregation
 
-Resampling images then costs one matrix product: the counts of each image are taken once, a resample is a weighted sum
-of them.
+Resampling images then costs one matrix product: an image is counted once, and a resample is a weighted sum of counts.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,17 +51,30 @@ class Metric:
         return list(groups), np.array([list(self.counts(group)) for group in groups.values()], dtype=np.float64)
 
 
-def mean_of(field: str, scale: float = 1.0) -> Metric:
-    """The mean of one number of each record, times `scale` (100 for a rate in %)."""
+Number = str | Callable[[Record], float]
+"""A number of each record: a field, or a function."""
+
+
+def mean_of(
+    number: Number, scale: float = 1.0, *, among: Callable[[Record], bool] | None = None, digits: int | None = None
+) -> Metric:
+    """The mean of a number of all records, or of those `among` is true of, times `scale` (100 for a rate in %)."""
+    read, included = _reader(number), among or (lambda record: True)
     return Metric(
-        counts=lambda records: (sum(float(r[field]) for r in records), len(records)),
+        counts=lambda records: (sum(read(r) for r in records if included(r)), sum(bool(included(r)) for r in records)),
+        value=lambda sums: scale * sums[..., 0] / sums[..., 1],
+        digits=digits,
+    )
+
+
+def ratio_of(numerator: Number, denominator: Number, scale: float = 1.0) -> Metric:
+    """The sum of one number over the sum of another, times `scale`."""
+    above, below = _reader(numerator), _reader(denominator)
+    return Metric(
+        counts=lambda records: (sum(map(above, records)), sum(map(below, records))),
         value=lambda sums: scale * sums[..., 0] / sums[..., 1],
     )
 
 
-def ratio_of(numerator: str, denominator: str, scale: float = 1.0) -> Metric:
-    """The sum of one field over the sum of another, times `scale`."""
-    return Metric(
-        counts=lambda records: (sum(float(r[numerator]) for r in records), sum(float(r[denominator]) for r in records)),
-        value=lambda sums: scale * sums[..., 0] / sums[..., 1],
-    )
+def _reader(number: Number) -> Callable[[Record], float]:
+    return number if callable(number) else lambda record: float(record[number])

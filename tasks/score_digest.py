@@ -23,22 +23,10 @@ FOLLOWED: Final = ("tasks.benchmarks", "tasks.scenes", "tasks.metric", "tasks.ea
 """Packages and modules whose code takes part."""
 
 LEFT_OUT: Final = frozenset(
-    [
-        "dataset_kwargs",
-        "rows_from",
-        "rows_from_folder",
-        "answers",
-        "data",
-        "revision",
-        "local",
-        "rows",
-        "columns",
-        "description",
-        "licence",
-        "citation",
-        "published",
-        "official_judge",
-    ]
+    """
+    dataset_kwargs rows_from rows_from_folder answers data revision local rows columns description licence citation
+    published official_judge
+    """.split()
 )
 """Keys of a task's YAML that decide no score."""
 
@@ -98,7 +86,7 @@ def _collect_code(module: str, symbol: str, seen: set[tuple[str, str]]) -> Itera
     if (module, symbol) in seen or not module.startswith(FOLLOWED) or not _module_path(module).exists():
         return
     seen.add((module, symbol))
-    code = _module_code(module)
+    code = _read_module(module)
     statement = code.defined.get(symbol)
     if statement is None:
         if symbol in code.imported:
@@ -111,18 +99,13 @@ def _collect_code(module: str, symbol: str, seen: set[tuple[str, str]]) -> Itera
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in code.imported:
             yield from _collect_code(".".join(code.imported[node.value.id]), node.attr, seen)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield from _digest_data_files(node.value)
-
-
-def _digest_data_files(text: str) -> Iterator[str]:
-    """The bytes of the table or prompt file that is called so, with or without its suffix: "mmhal.txt", "mmhal"."""
-    for file in _data_files().get(text, ()):
-        yield f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+            for file in _find_data_files().get(node.value, ()):
+                yield f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 
 @cache
-def _data_files() -> dict[str, list[Path]]:
-    """Table and prompt files by their name, and by what stands before its first dot."""
+def _find_data_files() -> dict[str, list[Path]]:
+    """Table and prompt files by their name, and by what stands before its first dot: "mmhal.txt", "mmhal"."""
     found: dict[str, list[Path]] = {}
     for folder in (FOLDER / "benchmarks" / "data", FOLDER / "prompts"):
         for file in sorted(folder.iterdir()):
@@ -159,7 +142,7 @@ def _defined_names(statement: ast.stmt) -> Iterator[str]:
 
 
 @cache
-def _module_code(module: str) -> _ModuleCode:
+def _read_module(module: str) -> _ModuleCode:
     return _ModuleCode(_module_path(module))
 
 

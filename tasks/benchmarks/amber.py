@@ -1,5 +1,4 @@
-"""AMBER: what a description of an image makes up and leaves out, and yes/no questions on existence, attributes and
-relations.
+"""AMBER: what a description of an image invents and leaves out; yes/no questions on existence, attributes, relations.
 
     nouns("A dog on the grass.", {"dog", "grass"})      # ["dog", "grass"]
     with use_similarity(lambda one, other: 0.0):
@@ -33,7 +32,7 @@ import numpy as np
 from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, read_text, reference, values
 from tasks.benchmarks import english
-from tasks.metric import Array, Metric, Record
+from tasks.metric import Array, Metric, Record, mean_of
 
 Similarity = Callable[[str, str], float]
 """How alike two words are, at most 1."""
@@ -61,12 +60,12 @@ def similarity() -> tuple[str, Similarity | None]:
     own = _SIMILARITY.get()
     if own is not None:
         return "own", own
-    spacy = _spacy()
+    spacy = _load_spacy()
     return (MODEL, spacy) if spacy is not None else ("none", None)
 
 
 @cache
-def _spacy() -> Similarity | None:
+def _load_spacy() -> Similarity | None:
     try:
         model = import_module("spacy").load(MODEL)
     except (ImportError, OSError):
@@ -96,10 +95,9 @@ class Words:
 
     def names_of(self, things: Sequence[str]) -> list[tuple[str, int]]:
         """What may name each of `things`, with its position: first all associated words, then the things themselves."""
-        associated = [
-            (word, position) for position, thing in enumerate(things) for word in self.association.get(thing, ())
-        ]
-        return associated + [(thing, position) for position, thing in enumerate(things)]
+        numbered = [(thing, position) for position, thing in enumerate(things)]
+        associated = [(word, position) for thing, position in numbered for word in self.association.get(thing, ())]
+        return associated + numbered
 
 
 @cache
@@ -109,8 +107,8 @@ def words() -> Words:
     return Words(association=table["association"], safe=frozenset(table["safe"]))
 
 
-def words_in(folder: Path) -> Words:
-    """The words in a folder with AMBER's data files; those we have where there are none."""
+def read_words(folder: Path) -> Words:
+    """The words in a folder with AMBER's data files; our copy where it has none."""
     relation, safe = (next(iter(sorted(folder.rglob(name))), None) for name in ("relation.json", "safe_words.txt"))
     if relation is None or safe is None:
         return words()
@@ -124,9 +122,8 @@ def nouns(text: str, known: Collection[str]) -> list[str]:
 
 
 def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words) -> dict[str, Any]:
-    """The counts of one description of an image with the things `truth`, where people would expect the things
-    `traps`."""
-    near = _near()
+    """The counts of one description of an image: `truth` lists what is there, `traps` what people would expect."""
+    near = _make_comparison()
     there, expected = words.names_of(truth), words.names_of(traps)
     covered: set[int] = set()
     trapped: set[int] = set()
@@ -135,35 +132,29 @@ def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words
     for noun in found:
         if noun in words.safe:
             continue
-        named = _first(there, noun, eq)
+        named = _find_first(there, noun, eq)
         if named is not None:
             covered.add(named)
             continue
-        # A trap that is named outright does not end the search: a like one before it counts, too, and so does a like
-        # thing there.
-        trapped |= {position for same in (eq, near) if (position := _first(expected, noun, same)) is not None}
-        like = _first(there, noun, near)
+        # A trap named literally does not end the search: a similar one before it counts, too, and so does a similar
+        # thing that is there.
+        trapped |= {position for same in (eq, near) if (position := _find_first(expected, noun, same)) is not None}
+        like = _find_first(there, noun, near)
         if like is None:
             hallucinated += 1
         else:
             covered.add(like)
-    return {
-        "nouns": len(found),
-        "hallucinated": hallucinated,
-        "covered": len(covered),
-        "truth": len(truth),
-        "trapped": len(trapped),
-        "traps": len(traps),
-    }
+    counts = {"nouns": len(found), "hallucinated": hallucinated, "covered": len(covered), "truth": len(truth)}
+    return {**counts, "trapped": len(trapped), "traps": len(traps)}
 
 
-def _near() -> Callable[[str, str], bool]:
+def _make_comparison() -> Callable[[str, str], bool]:
     """Whether the comparison in use takes two words for one."""
     _, alike = similarity()
     return eq if alike is None else lambda one, other: alike(one, other) > ALIKE
 
 
-def _first(names: Sequence[tuple[str, int]], noun: str, same: Callable[[str, str], bool]) -> int | None:
+def _find_first(names: Sequence[tuple[str, int]], noun: str, same: Callable[[str, str], bool]) -> int | None:
     return next((position for name, position in names if same(noun, name)), None)
 
 
@@ -182,7 +173,7 @@ _round = np.vectorize(lambda value: round(float(value), 1), otypes=[np.float64])
 """As Python rounds, to the last bit."""
 
 
-def _described(records: Sequence[Record]) -> tuple[float, ...]:
+def _count_descriptions(records: Sequence[Record]) -> tuple[float, ...]:
     own = [r for r in records if r["kind"] == GENERATIVE]
     fields = ("hallucinated", "nouns", "covered", "truth", "trapped", "traps")
     return *(sum(r[name] for r in own) for name in fields), sum(r["hallucinated"] == 0 for r in own), len(own)
@@ -193,35 +184,31 @@ def _share(part: int, whole: int) -> Callable[[Array], Array]:
     return lambda sums: np.where(sums[..., 7] > 0, 100 * (sums[..., part] / (sums[..., whole] + START)), np.nan)
 
 
-chair = Metric(counts=_described, value=_share(0, 1), digits=1)
+chair = Metric(counts=_count_descriptions, value=_share(0, 1), digits=1)
 """% of nouns that are not in the image."""
-cover = Metric(counts=_described, value=_share(2, 3), digits=1)
+cover = Metric(counts=_count_descriptions, value=_share(2, 3), digits=1)
 """% of the image's things that are named."""
-hal = Metric(counts=_described, value=lambda sums: 100 - _share(6, 7)(sums), digits=1)
+hal = Metric(counts=_count_descriptions, value=lambda sums: 100 - _share(6, 7)(sums), digits=1)
 """% of descriptions with a hallucination."""
-cog = Metric(counts=_described, value=_share(4, 5), digits=1)
+cog = Metric(counts=_count_descriptions, value=_share(4, 5), digits=1)
 """% of the things people would expect, but are not there, that are named."""
 
 
-def _asked(dimensions: Sequence[str]) -> Callable[[Sequence[Record]], tuple[float, ...]]:
+def _count_questions(dimensions: Sequence[str]) -> Callable[[Sequence[Record]], tuple[float, ...]]:
     def counts(records: Sequence[Record]) -> tuple[float, ...]:
         own = [r for r in records if r["kind"] in dimensions]
         no = [r for r in own if r["answer"] == "No"]
-        return (
-            sum(r["correct"] for r in own),
-            len(own),
-            sum(r["truth"] == "no" for r in no),
-            sum(r["truth"] == "no" for r in own),
-            len(no),
-        )
+        true_no, said_no_rightly = (sum(r["truth"] == "no" for r in group) for group in (own, no))
+        return sum(r["correct"] for r in own), len(own), said_no_rightly, true_no, len(no)
 
     return counts
 
 
 def _ratio(part: int, whole: int, starts: int) -> Callable[[Array], Array]:
-    return lambda sums: np.where(
-        sums[..., 1] > 0, 100 * (sums[..., part] / (sums[..., whole] + starts * START)), np.nan
-    )
+    def value(sums: Array) -> Array:
+        return np.where(sums[..., 1] > 0, 100 * (sums[..., part] / (sums[..., whole] + starts * START)), np.nan)
+
+    return value
 
 
 def _f1(starts: int, epsilon: float) -> Callable[[Array], Array]:
@@ -237,9 +224,8 @@ def _f1(starts: int, epsilon: float) -> Callable[[Array], Array]:
 def questions(
     dimensions: Sequence[str], epsilon: float = 0.0001, starts: int = 1
 ) -> tuple[Metric, Metric, Metric, Metric]:
-    """Accuracy, precision, recall and F1 of the questions on `dimensions`, in %, with the script's small numbers in the
-    denominators."""
-    counts = _asked(dimensions)
+    """Accuracy, precision, recall and F1 of the questions on `dimensions`, in %, as the script rounds them."""
+    counts = _count_questions(dimensions)
     values = (_ratio(0, 1, starts), _ratio(2, 4, starts), _ratio(2, 3, starts), _f1(starts, epsilon))
     accuracy, precision, recall, f1 = (Metric(counts=counts, value=value, digits=1) for value in values)
     return accuracy, precision, recall, f1
@@ -254,47 +240,35 @@ action_accuracy, action_precision, action_recall, action_f1 = questions(("action
 relation_accuracy, relation_precision, relation_recall, relation_f1 = questions(("relation",))
 
 amber_score = Metric(
-    counts=lambda records: (*_described(records), *_asked(ALL)(records)),
+    counts=lambda records: (*_count_descriptions(records), *_count_questions(ALL)(records)),
     value=lambda sums: (100 - _round(_share(0, 1)(sums[..., :8])) + _round(_f1(1, 0.0001)(sums[..., 8:]))) / 2,
     digits=1,
 )
 """Half of (100 - CHAIR + F1), from the rounded figures, as the paper adds them up."""
 
-yes_rate = Metric(
-    counts=lambda records: (
-        sum(r.get("answer") == "Yes" for r in records),
-        sum(r["kind"] != GENERATIVE for r in records),
-    ),
-    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
-)
-answer_length = Metric(
-    counts=lambda records: (
-        sum(r["words"] for r in records if r["kind"] != GENERATIVE),
-        sum(r["kind"] != GENERATIVE for r in records),
-    ),
-    value=lambda sums: sums[..., 0] / sums[..., 1],
-)
+
+def _is_question(record: Record) -> bool:
+    return bool(record["kind"] != GENERATIVE)
+
+
+yes_rate = mean_of(lambda record: record["answer"] == "Yes", scale=100, among=_is_question)
+answer_length = mean_of("words", among=_is_question)
 """Mean length of the answers to questions, in words."""
 
 DESCRIBED: Final = ("chair", "cover", "hal", "cog")
+_SCORES: Final = ("accuracy", "precision", "recall", "f1")
+_ASKED_ABOUT: Final = ("existence", "attribute", "state", "number", "action", "relation")
 ASKED: Final = (
-    *("accuracy", "precision", "recall", "f1"),
-    *(
-        f"{dimension}_{name}"
-        for dimension in ("existence", "attribute", "state", "number", "action", "relation")
-        for name in ("accuracy", "precision", "recall", "f1")
-    ),
+    *(*_SCORES, *(f"{dimension}_{score}" for dimension in _ASKED_ABOUT for score in _SCORES)),
     *("yes_rate", "answer_length"),
 )
 
 
 def decided(doc: Mapping[str, Any]) -> Callable[[str], bool] | None:
     """Where yes or no is asked for: once the answer can't become "Yes" or "No" and nothing else."""
-    return None if doc["type"] == GENERATIVE else _is_neither
-
-
-def _is_neither(answer: str) -> bool:
-    return not any(whole.startswith(answer) for whole in ("Yes", "No"))
+    return (
+        None if doc["type"] == GENERATIVE else lambda answer: not ("Yes".startswith(answer) or "No".startswith(answer))
+    )
 
 
 def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str] | None:
@@ -312,15 +286,10 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
         record |= {"kind": GENERATIVE, "similarity": similarity()[0], **own}
         return dict.fromkeys(("amber_score", *DESCRIBED), record)
     truth = str(doc["truth"][0] if isinstance(doc["truth"], list) else doc["truth"])
-    record |= {
-        "kind": DIMENSIONS.get(doc["type"], "relation"),
-        "truth": truth,
-        "answer": answer,
-        "correct": answer == truth.capitalize(),
-    }
+    kind = DIMENSIONS.get(doc["type"], "relation")
+    record |= {"kind": kind, "truth": truth, "answer": answer, "correct": answer == truth.capitalize()}
     if answer not in ("Yes", "No"):
-        record["unparsed"] = True
-        record["answer"] = "other"
+        record |= {"unparsed": True, "answer": "other"}
     return dict.fromkeys(("amber_score", *ASKED), record)
 
 
@@ -329,7 +298,7 @@ QUERIES: Final = ("query_generative.json", "query_discriminative.json")
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """All documents, from a folder with AMBER's data files and, somewhere in it, its pictures."""
-    annotations = _annotations(folder)
+    annotations = _read_annotations(folder)
     found = []
     for name in QUERIES:
         file = reference(folder, name, what="AMBER's queries")
@@ -341,7 +310,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _annotations(folder: Path | None) -> dict[int, dict[str, Any]]:
+def _read_annotations(folder: Path | None) -> dict[int, dict[str, Any]]:
     file = reference(folder, "annotations.json", what="AMBER's annotations")
     found = {}
     for row in read_rows(file):
@@ -369,7 +338,7 @@ def target(doc: Mapping[str, Any]) -> str:
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """A list of {id, response} to all questions or some; `references` holds AMBER's data files."""
-    annotations, own, images = _annotations(references), words_in(references or Path()), _images(references)
+    annotations, own, images = _read_annotations(references), read_words(references or Path()), _map_images(references)
     seen: Counter[int] = Counter()
     answered: list[Answered] = []
     for row in read_rows(path):
@@ -379,19 +348,17 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         if not isinstance(response, str):
             raise AnswerFileError(f"{path}: the response to question {number} is no text: {response!r}")
         doc = {"image": images.get(number, str(number)), "words": own, **_truth(annotations[number])}
-        answered.append(
-            Answered(id=f"{number}/{seen[number]}" if seen[number] else f"{number}", doc=doc, answer=response)
-        )
+        id = f"{number}/{seen[number]}" if seen[number] else f"{number}"
+        answered.append(Answered(id=id, doc=doc, answer=response))
         seen[number] += 1
     asked = Counter(annotations[number]["type"] == GENERATIVE for number in seen)
-    return OfficialAnswers(answered=answered, warnings=list(_warnings(asked, annotations, seen)))
+    return OfficialAnswers(answered=answered, warnings=list(_describe_coverage(asked, annotations, seen)))
 
 
-def _warnings(
+def _describe_coverage(
     asked: Mapping[bool, int], annotations: Mapping[int, Mapping[str, Any]], seen: Mapping[int, int]
 ) -> Iterator[str]:
-    """What to know about answers to `asked` descriptions (True) and yes/no questions (False), each question answered
-    `seen` times."""
+    """Which descriptions (True) and yes/no questions (False) are `asked`, and what was answered more than once."""
     total = Counter(annotation["type"] == GENERATIVE for annotation in annotations.values())
     if asked.get(True):
         name = similarity()[0]
@@ -404,13 +371,11 @@ def _warnings(
     for generative, what in ((True, "descriptions"), (False, "yes/no questions")):
         if 0 < asked.get(generative, 0) < total[generative]:
             yield f"{asked[generative]} of the {total[generative]} {what} are answered; the others are not counted"
-    twice = [str(number) for number, times in seen.items() if times > 1]
-    if twice:
-        first = ", ".join(twice[:5]) + (" ..." if len(twice) > 5 else "")
-        yield f"answered more than once, and counted every time: {first}"
+    if twice := [str(number) for number, times in seen.items() if times > 1]:
+        yield f"answered more than once, and counted every time: {', '.join(twice[:5])}{' ...' * (len(twice) > 5)}"
 
 
-def _images(folder: Path | None) -> dict[int, str]:
+def _map_images(folder: Path | None) -> dict[int, str]:
     """Which image each question is about: both halves ask about the same ones."""
     files = [file for name in QUERIES if folder is not None for file in sorted(folder.rglob(name))[:1]]
     return {row["id"]: str(row["image"]) for file in files for row in read_rows(file) if row.keys() >= {"id", "image"}}

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, read_text, reference, values
 from tasks.benchmarks import english
-from tasks.metric import Metric, mean_of, ratio_of
+from tasks.metric import mean_of, ratio_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -111,10 +111,7 @@ def _merge(words: Sequence[str], double_words: Mapping[str, str]) -> Iterator[st
         yield first if merged is None else merged
 
 
-chair_s = Metric(
-    counts=lambda records: (sum(r["hallucinated"] > 0 for r in records), len(records)),
-    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
-)
+chair_s = mean_of(lambda record: record["hallucinated"] > 0, scale=100)
 """% of captions that mention an object which is not there."""
 
 chair_i = ratio_of("hallucinated", "mentions", scale=100)
@@ -127,45 +124,14 @@ length = mean_of("words")
 """Mean length of a caption in words."""
 
 
-BABY_AND_ADULT: Final = (
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "elephant",
-    "bear",
-    "zebra",
-    "giraffe",
-    "animal",
-    "cub",
-)
-PAIRS: Final = (
-    *(
-        "motor bike",
-        "motor cycle",
-        "air plane",
-        "traffic light",
-        "street light",
-        "traffic signal",
-        "stop light",
-        "fire hydrant",
-    ),
-    *(
-        "stop sign",
-        "parking meter",
-        "suit case",
-        "sports ball",
-        "baseball bat",
-        "baseball glove",
-        "tennis racket",
-        "wine glass",
-    ),
-    *("hot dog", "cell phone", "mobile phone", "teddy bear", "hair drier", "potted plant", "laptop computer"),
-    *("home plate", "train track"),  # merged only to keep their words from being read: a train track is no train
-)
-"""The pairs of words that the authors' script makes one."""
+BABY_AND_ADULT: Final = "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub".split()
+_PAIRS: Final = """
+motor bike, motor cycle, air plane, traffic light, street light, traffic signal, stop light, fire hydrant, stop sign,
+parking meter, suit case, sports ball, baseball bat, baseball glove, tennis racket, wine glass, hot dog, cell phone,
+mobile phone, teddy bear, hair drier, potted plant, laptop computer, home plate, train track
+"""
+PAIRS: Final = tuple(" ".join(pair.split()) for pair in _PAIRS.split(","))
+"""The pairs of words that the authors' script merges; "train track" only so that no train is read in it."""
 
 Rule = Callable[[Sequence[str]], Sequence[str]]
 
@@ -176,8 +142,7 @@ def singulars(words: Sequence[str]) -> list[str]:
 
 
 def lemmas(words: Sequence[str]) -> list[str]:
-    """The base forms of the lemma variant: WordNet's lemma of each word as the part of speech it is tagged with, else
-    as a noun."""
+    """The lemma variant's base forms: WordNet's lemma of each word as its tagged part of speech, else as a noun."""
     parts: dict[str, english.PartOfSpeech] = {"J": "a", "V": "v", "N": "n", "R": "r"}
     return [english.lemma(word, parts.get(tag[:1], "n")) for word, tag in english.tagged(words)]
 
@@ -193,11 +158,9 @@ def double_words(pairs: Collection[str]) -> dict[str, str]:
 
 
 def coco_vocabulary(synonyms: Mapping[str, str], base_forms: Rule) -> Vocabulary:
-    """The vocabulary of COCO's 80 objects. A synonym with a space before it (" motor bike") can't be met: so the
-    official numbers are."""
-    return Vocabulary(
-        synonyms=synonyms, double_words=double_words(PAIRS), base_forms=base_forms, gives_way={"seat": "toilet"}
-    )
+    """COCO's 80 objects. A synonym that begins with a space (" motor bike") never matches, as officially."""
+    pairs = double_words(PAIRS)
+    return Vocabulary(synonyms=synonyms, double_words=pairs, base_forms=base_forms, gives_way={"seat": "toilet"})
 
 
 def read_synonyms(text: str) -> dict[str, str]:
@@ -218,9 +181,8 @@ def coco_synonyms() -> Mapping[str, str]:
 @cache
 def coco_objects() -> dict[str, Any]:
     """The table of `tasks/benchmarks/data/coco_objects.json`."""
-    table: dict[str, Any] = json.loads(
-        (Path(__file__).parent / "data" / "coco_objects.json").read_text(encoding="utf-8")
-    )
+    path = Path(__file__).parent / "data" / "coco_objects.json"
+    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return table
 
 
@@ -230,10 +192,7 @@ VARIANTS: Final[Mapping[str, Rule]] = {"official": singulars, "lemma": lemmas}
 recall = coverage
 """% of the objects there that are mentioned."""
 
-chair_s_lemma = Metric(
-    counts=lambda records: (sum(r["lemma_hallucinated"] > 0 for r in records), len(records)),
-    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
-)
+chair_s_lemma = mean_of(lambda record: record["lemma_hallucinated"] > 0, scale=100)
 """`chair_s` by the lemma variant."""
 
 chair_i_lemma = ratio_of("lemma_hallucinated", "lemma_mentions", scale=100)
@@ -243,8 +202,7 @@ recall_lemma = ratio_of("lemma_covered", "lemma_objects", scale=100)
 """`recall` by the lemma variant."""
 
 length_tokens = mean_of("lemma_tokens")
-"""Mean length of a caption in words and punctuation marks, as the lemma variant counts them (it prints a hundredth of
-this as Len)."""
+"""Mean length of a caption in words and punctuation marks, by the lemma variant (it prints a hundredth as Len)."""
 
 METRICS: Final = ("chair_s", "chair_i", "recall", "chair_s_lemma", "chair_i_lemma", "recall_lemma", "length")
 
@@ -276,8 +234,7 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """COCO's pictures in a folder that has COCO's annotations, too: all of them, or those of `image_ids.json`, a list
-    of numbers."""
+    """COCO's pictures in a folder that also has COCO's annotations: all, or those listed in `image_ids.json`."""
     wanted = next(iter(sorted(folder.rglob("image_ids.json"))), None)
     pictures = {_image_number(file.name): file.relative_to(folder).as_posix() for file in folder.rglob("*.jpg")}
     numbers = [int(number) for number in read_json(wanted)] if wanted else sorted(pictures)
@@ -299,8 +256,7 @@ def _image_number(name: str) -> int:
 
 
 def truths(folder: Path | None, images: Collection[int], synonyms: Mapping[str, str]) -> dict[str, dict[int, set[str]]]:
-    """Variant -> image -> the objects there: from `gt_objects.jsonl`, or made by the variant's rule from COCO's
-    annotations."""
+    """Variant -> image -> the objects there: from `gt_objects.jsonl`, or by the variant's rule from annotations."""
     ready = sorted(folder.rglob("gt_objects.jsonl")) if folder is not None else []
     if ready:
         found: dict[str, dict[int, set[str]]] = {name: {} for name in VARIANTS}
@@ -318,18 +274,18 @@ def coco_truth(folder: Path | None, images: Collection[int], vocabulary: Vocabul
     wanted = frozenset(images)
     found: dict[int, set[str]] = defaultdict(set)
     for part in ("train", "val"):
-        instances = _annotations(folder, f"instances_{part}2014.json")
+        instances = _read_annotations(folder, f"instances_{part}2014.json")
         names = {category["id"]: category["name"] for category in instances["categories"]}
         for annotation in instances["annotations"]:
             if annotation["image_id"] in wanted:
                 found[annotation["image_id"]].add(vocabulary.synonyms[names[annotation["category_id"]]])
-        for annotation in _annotations(folder, f"captions_{part}2014.json")["annotations"]:
+        for annotation in _read_annotations(folder, f"captions_{part}2014.json")["annotations"]:
             if annotation["image_id"] in wanted:
                 found[annotation["image_id"]].update(mentions(annotation["caption"], vocabulary))
     return found
 
 
-def _annotations(folder: Path | None, name: str) -> dict[str, Any]:
+def _read_annotations(folder: Path | None, name: str) -> dict[str, Any]:
     path = reference(folder, name, what="COCO annotations (or gt_objects.jsonl, made from them)")
     whole = read_json(path)
     if not isinstance(whole, dict) or "annotations" not in whole:
@@ -338,12 +294,11 @@ def _annotations(folder: Path | None, name: str) -> dict[str, Any]:
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """Captions {image_id, caption}: a line or list of them each, or under "imgToEval" as the authors' script writes
-    them.
+    """Captions {image_id, caption} as lines or a list, or under "imgToEval" as the authors' script writes them.
 
-    `references` holds `gt_objects.jsonl`, or COCO's annotations; and the authors' `synonyms.txt`, where it is there.
+    `references` holds `gt_objects.jsonl`, or COCO's annotations; and the authors' `synonyms.txt`, if there is one.
     """
-    captions = [(_image_number(str(number)), caption) for number, caption in captions_in(path)]
+    captions = [(_image_number(str(number)), caption) for number, caption in _read_captions(path)]
     listed = sorted(references.rglob("synonyms.txt")) if references is not None else []
     synonyms = read_synonyms(read_text(listed[0])) if listed else dict(coco_synonyms())
     truth = truths(references, [number for number, _ in captions], synonyms)
@@ -356,8 +311,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     return OfficialAnswers(answered=answered)
 
 
-def captions_in(path: Path) -> list[tuple[Any, str]]:
-    """Image ids and captions of a file in any of the layouts people write them in."""
+def _read_captions(path: Path) -> list[tuple[Any, str]]:
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be a file of captions")
     rows = read_rows(path)
@@ -366,9 +320,8 @@ def captions_in(path: Path) -> list[tuple[Any, str]]:
     found: list[tuple[Any, str]] = []
     for row in rows:
         number = row.get("image_id", row.get("image"))
-        caption = next(
-            (row[name] for name in ("caption", "text", "answer", "response") if isinstance(row.get(name), str)), None
-        )
+        fields = ("caption", "text", "answer", "response")
+        caption = next((row[name] for name in fields if isinstance(row.get(name), str)), None)
         if number is None or caption is None:
             raise AnswerFileError(f"{path}: a row lacks image_id or caption; it has {', '.join(row)}")
         found.append((number, caption))

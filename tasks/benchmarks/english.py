@@ -1,14 +1,13 @@
-"""English words as the benchmarks' scripts see them: tokens, singular forms, parts of speech, lemmas; nothing is
-downloaded.
+"""English words as the benchmarks' scripts read them: tokens, singulars, parts of speech, lemmas; no downloads.
 
     tokens("Two men sit.")                    # ["Two", "men", "sit", "."]
     singular("men"), lemma("men")             # "man", "men", which is a word of its own in WordNet
     tagged(["Two", "men"])                    # [("Two", "CD"), ("men", "NNS")]
 
 The official scripts use NLTK with data that must be downloaded, and pattern. Here the rules are NLTK's and
-PatternLite's own, and the two tables NLTK would fetch lie in `tasks/benchmarks/data`:
-the weights of its averaged perceptron tagger (M. Honnibal, MIT) and the one-word lemmas and
-irregular forms of WordNet 3.0 (Princeton University, WordNet licence).
+PatternLite's own, and the two tables NLTK would fetch lie in `tasks/benchmarks/data`: the weights of its averaged
+perceptron tagger (M. Honnibal, MIT) and the one-word lemmas and irregular forms of WordNet 3.0 (Princeton University,
+WordNet licence).
 """
 
 import importlib.util
@@ -33,56 +32,14 @@ LETTER: Final = re.compile(r"(?:^|\W)([a-z])$")
 LETTERS_ALONE: Final = frozenset("cdefghklmnprstvw")
 """Letters that are initials or abbreviations whatever follows; after others a capital letter begins a sentence."""
 ABBREVIATIONS: Final = frozenset(
-    (
-        *(
-            "adm",
-            "ave",
-            "bros",
-            "co",
-            "col",
-            "corp",
-            "ct",
-            "dr",
-            "ft",
-            "gen",
-            "inc",
-            "jr",
-            "lt",
-            "ltd",
-            "maj",
-            "messrs",
-            "mr",
-            "mrs",
-            "ms",
-        ),
-        *("ph.d", "prof", "rep", "sen", "sr", "st", "vs", "yr"),
-        *("jan", "feb", "aug", "sept", "sep", "oct", "nov", "dec", "tues", "wed", "fri"),
-        *(
-            "ala",
-            "ariz",
-            "calif",
-            "colo",
-            "conn",
-            "fla",
-            "ga",
-            "ill",
-            "kan",
-            "ky",
-            "mich",
-            "minn",
-            "nev",
-            "okla",
-            "ore",
-            "pa",
-            "tenn",
-        ),
-        *("va", "vt", "wash", "wis"),
-    )
+    """
+    adm ave bros co col corp ct dr ft gen inc jr lt ltd maj messrs mr mrs ms ph.d prof rep sen sr st vs yr jan feb aug
+    sept sep oct nov dec tues wed fri ala ariz calif colo conn fla ga ill kan ky mich minn nev okla ore pa tenn va vt
+    wash wis
+    """.split()
 )
 """What ends in a full stop without ending a sentence."""
-STARTERS: Final = frozenset(
-    ("although", "but", "he", "however", "if", "in", "it", "many", "most", "so", "some", "the", "there", "these")
-)
+STARTERS: Final = frozenset("although but he however if in it many most so some the there these".split())
 """With a capital letter they begin a sentence even after an abbreviation."""
 
 
@@ -93,20 +50,20 @@ def tokens(text: str) -> list[str]:
     stop is cut off a word at the end of one; for that, any stop before white space will do which follows no
     abbreviation, initial or numbering. The words themselves are found by nltk's own rules.
     """
-    split = _word_tokenizer()
-    return [token for sentence in _sentences(text) for token in split(sentence)]
+    split = _make_word_tokenizer()
+    return [token for sentence in _split_sentences(text) for token in split(sentence)]
 
 
-def _sentences(text: str) -> Iterator[str]:
+def _split_sentences(text: str) -> Iterator[str]:
     start = 0
     for end in SENTENCE_END.finditer(text):
-        if not _goes_on(text[start : end.start()], text[end.end() : end.end() + 16]):
+        if not _is_within_sentence(text[start : end.start()], text[end.end() : end.end() + 16]):
             yield text[start : end.start()]
             start = end.end()
     yield text[start:]
 
 
-def _goes_on(before: str, after: str) -> bool:
+def _is_within_sentence(before: str, after: str) -> bool:
     """Whether the stop at the end of `before` ends no sentence."""
     bare = before.rstrip("\"')]")
     if not bare.endswith("."):
@@ -125,7 +82,7 @@ def _goes_on(before: str, after: str) -> bool:
 
 
 @cache
-def _word_tokenizer() -> Callable[[str], list[str]]:
+def _make_word_tokenizer() -> Callable[[str], list[str]]:
     from nltk.tokenize.destructive import NLTKWordTokenizer  # inside: takes a second or two
 
     tokenizer = NLTKWordTokenizer()
@@ -138,18 +95,16 @@ def _word_tokenizer() -> Callable[[str], list[str]]:
 @cache
 def singular(word: str) -> str:
     """The singular that pattern.en makes of a word, mistakes included: "bus" becomes "bu"."""
-    return str(_inflect().singularize(word))
+    return str(_load_inflect().singularize(word))
 
 
 @cache
-def _inflect() -> Any:
-    # From its file: importing the package pattern.text.en would try to download WordNet, which inflection does not
-    # need.
+def _load_inflect() -> Any:
+    # From its file: importing the package pattern.text.en would try to download WordNet, which is not needed here.
     found = importlib.util.find_spec("pattern")
     if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError(
-            "PatternLite is not installed (pip install PatternLite): CHAIR's singular forms come from it"
-        )
+        missing = "PatternLite is not installed (pip install PatternLite)"
+        raise ModuleNotFoundError(f"{missing}: CHAIR's singular forms come from it")
     path = Path(next(iter(found.submodule_search_locations))) / "text" / "en" / "inflect.py"
     spec = importlib.util.spec_from_file_location("_pattern_en_inflect", path)
     assert spec is not None
@@ -161,14 +116,14 @@ def _inflect() -> Any:
 
 def tagged(words: Sequence[str]) -> list[tuple[str, str]]:
     """Each word with its Penn Treebank tag, as nltk's `pos_tag` gives them."""
-    return [(str(word), str(tag)) for word, tag in _tagger().tag(list(words))]
+    return [(str(word), str(tag)) for word, tag in _make_tagger().tag(list(words))]
 
 
 @cache
-def _tagger() -> "PerceptronTagger":
+def _make_tagger() -> "PerceptronTagger":
     from nltk.tag.perceptron import PerceptronTagger
 
-    table = _table("perceptron_tagger")
+    table = _read_table("perceptron_tagger")
     tagger = PerceptronTagger(load=False)
     tagger.model.weights, tagger.tagdict = table["weights"], table["tagdict"]
     tagger.classes = tagger.model.classes = set(table["classes"])
@@ -177,15 +132,8 @@ def _tagger() -> "PerceptronTagger":
 
 SUBSTITUTIONS: Final[Mapping[PartOfSpeech, Sequence[tuple[str, str]]]] = {
     "n": (
-        ("s", ""),
-        ("ses", "s"),
-        ("ves", "f"),
-        ("xes", "x"),
-        ("zes", "z"),
-        ("ches", "ch"),
-        ("shes", "sh"),
-        ("men", "man"),
-        ("ies", "y"),
+        *(("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh")),
+        *(("men", "man"), ("ies", "y")),
     ),
     "v": (("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
     "a": (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
@@ -196,34 +144,32 @@ SUBSTITUTIONS: Final[Mapping[PartOfSpeech, Sequence[tuple[str, str]]]] = {
 
 @cache
 def lemma(word: str, part: PartOfSpeech = "n") -> str:
-    """The shortest of a word's base forms in WordNet, as nltk's `WordNetLemmatizer` chooses; the word itself where
-    there is none."""
-    lemmas, exceptions = _wordnet(part)
+    """The shortest of a word's base forms in WordNet, as by nltk's `WordNetLemmatizer`; the word itself without one."""
+    lemmas, exceptions = _read_wordnet(part)
 
-    def known(forms: Iterable[str]) -> list[str]:
+    def find_known(forms: Iterable[str]) -> list[str]:
         return [form for form in dict.fromkeys(forms) if form in lemmas]
 
-    def stripped(forms: Iterable[str]) -> list[str]:
-        return [
-            form.removesuffix(old) + new for form in forms for old, new in SUBSTITUTIONS[part] if form.endswith(old)
-        ]
+    def replace_endings(forms: Iterable[str]) -> list[str]:
+        rules = SUBSTITUTIONS[part]
+        return [form.removesuffix(old) + new for form in forms for old, new in rules if form.endswith(old)]
 
     if word in exceptions:
-        return min(known([word, *exceptions[word]]), key=len, default=word)
-    forms = stripped([word])
-    found = known([word, *forms])
+        return min(find_known([word, *exceptions[word]]), key=len, default=word)
+    forms = replace_endings([word])
+    found = find_known([word, *forms])
     while not found and forms:
-        forms = stripped(forms)
-        found = known(forms)
+        forms = replace_endings(forms)
+        found = find_known(forms)
     return min(found, key=len, default=word)
 
 
 @cache
-def _wordnet(part: PartOfSpeech) -> tuple[frozenset[str], Mapping[str, list[str]]]:
-    table = _table("wordnet_lemmas")[part]
+def _read_wordnet(part: PartOfSpeech) -> tuple[frozenset[str], Mapping[str, list[str]]]:
+    table = _read_table("wordnet_lemmas")[part]
     return frozenset(table["lemmas"]), table["exceptions"]
 
 
 @cache
-def _table(name: str) -> Any:
+def _read_table(name: str) -> Any:
     return json.loads(lzma.decompress((DATA / f"{name}.json.xz").read_bytes()))

@@ -1,5 +1,4 @@
-"""HallusionBench: yes/no questions on illusions, charts, maps and more; each question asked of a figure and of a
-changed figure.
+"""HallusionBench: yes/no questions on illusions, charts, maps and more, each on a figure and on a changed figure.
 
     parse_verdict("Incorrect.")     # 0; correct 1, unclear 2
     qacc(records)                   # % of questions right on all figures of their set
@@ -14,26 +13,24 @@ toolkits score.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, reference, values
-from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies
+from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies, template
 from tasks.metric import Metric, Record, mean_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PROMPTS: Final = Path(__file__).parents[1] / "prompts"
 SAMPLING: Final = Sampling(temperature=None)
 """The authors leave the judge's temperature at its server's default."""
 WRONG, RIGHT, UNCLEAR = 0, 1, 2
 DEPENDENT, SUPPLEMENT = "VD", "VS"
 """Questions that make no sense without their image, and such that do."""
-Blame = Literal["LH", "VI", "Mixed"]
+Cause = Literal["LH", "VI", "Mixed"]
 
 
 class Check(JudgeReply):
@@ -50,27 +47,19 @@ def parse_verdict(reply: str) -> int:
     return WRONG if "incorrect" in lowered else RIGHT if "correct" in lowered else UNCLEAR
 
 
-def parse_same(reply: str) -> bool:
-    """The official reading: "same" anywhere."""
-    return "same" in reply.lower()
-
-
 def pair_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The question, whatever the figure."""
     return tuple(str(row[name]) for name in ("category", "subcategory", "set_id", "question_id"))
 
 
 def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: JudgeSession) -> list[Check]:
-    """The judge's checks; of wrong answers on changed figures also whether they repeat the answer on the unchanged
-    one."""
+    """The judge's checks; of wrong answers on changed figures also whether they repeat that on the unchanged one."""
     theirs, theirs_same = session.official_prompt("hallusionbench"), session.official_prompt("hallusionbench_same")
     replies = session.ask_about(answers, docs, lambda doc, answer: (prompt_for(doc, answer, theirs), None), SAMPLING)
-    checks = [
-        Check(rating=None, text="", same=None, answer=str(answer))
-        if reply is None
-        else Check(rating=parse_verdict(reply), text=reply or " ", same=None, answer=str(answer))
-        for answer, reply in zip(answers, replies, strict=True)
-    ]
+    checks = []
+    for answer, reply in zip(answers, replies, strict=True):
+        rating, text = (None, "") if reply is None else (parse_verdict(reply), reply or " ")
+        checks.append(Check(rating=rating, text=text, same=None, answer=str(answer)))
     unchanged = {
         pair_of(doc): answer
         for answer, doc in zip(answers, docs, strict=True)
@@ -88,34 +77,29 @@ def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: Ju
         SAMPLING,
     )
     for index, reply in zip(compared, same, strict=True):
-        checks[index]["same"] = None if reply is None else parse_same(reply)
+        checks[index]["same"] = None if reply is None else "same" in reply.lower()  # the official reading
     return checks
 
 
 def prompt_for(doc: Mapping[str, Any], answer: str, theirs: str | None = None) -> str:
     """What the judge is asked about an answer; in the authors' words where their template is given."""
     if theirs is not None:
-        return _filled(theirs, doc["question"], doc["gt_answer_details"], answer)
+        return _join_pieces(theirs, doc["question"], doc["gt_answer_details"], answer)
     data = {"question": doc["question"], "reference_answer": doc["gt_answer_details"], "answer": answer}
-    return fill(_template("hallusionbench"), data=as_data(data))
+    return fill(template("hallusionbench"), data=as_data(data))
 
 
 def same_prompt(answer: str, unchanged: str, theirs: str | None = None) -> str:
     """What the judge is asked about two answers."""
     if theirs is not None:
-        return _filled(theirs, answer, unchanged)
-    return fill(_template("hallusionbench_same"), data=as_data({"first_answer": answer, "second_answer": unchanged}))
+        return _join_pieces(theirs, answer, unchanged)
+    return fill(template("hallusionbench_same"), data=as_data({"first_answer": answer, "second_answer": unchanged}))
 
 
-def _filled(template: str, *texts: str) -> str:
+def _join_pieces(template: str, *texts: str) -> str:
     """The authors' pieces with texts between them; `template` has a NUL where one goes."""
     pieces = template.split("\0")
     return "".join(piece + text for piece, text in zip(pieces, (*texts, ""), strict=True))
-
-
-@cache
-def _template(name: str) -> str:
-    return (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
 def is_correct(doc: Mapping[str, Any], check: int) -> bool:
@@ -123,7 +107,7 @@ def is_correct(doc: Mapping[str, Any], check: int) -> bool:
     return check == RIGHT or (check == UNCLEAR and doc["category"] == SUPPLEMENT and str(doc["figure_id"]) == "0")
 
 
-def _groups(records: Iterable[Record], *names: str) -> list[list[Record]]:
+def _group_by(records: Iterable[Record], *names: str) -> list[list[Record]]:
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         found[tuple(record[name] for name in names)].append(record)
@@ -131,12 +115,12 @@ def _groups(records: Iterable[Record], *names: str) -> list[list[Record]]:
 
 
 def _questions(records: Iterable[Record]) -> list[list[Record]]:
-    return _groups(records, "category", "subcategory", "set", "question")
+    return _group_by(records, "category", "subcategory", "set", "question")
 
 
 def _figures(records: Iterable[Record]) -> list[list[Record]]:
     shown = [r for r in records if not (r["category"] == SUPPLEMENT and r["figure"] == "0")]
-    return _groups(shown, "category", "subcategory", "set", "figure")
+    return _group_by(shown, "category", "subcategory", "set", "figure")
 
 
 def _all_right(group: Sequence[Record]) -> bool:
@@ -164,19 +148,16 @@ def _everything(record: Record) -> bool:
     return True
 
 
-def _of(category: str) -> Part:
-    return lambda record: bool(record["category"] == category)
-
-
 aAcc = _share(_each, _all_right, _everything)
 """% of questions right."""
 fAcc = _share(_figures, _all_right, _everything)
 """% of figures all of whose questions are right."""
 qAcc = _share(_questions, _all_right, _everything)
 """% of questions right on every figure of their set."""
-aAcc_VD, aAcc_VS = (_share(_each, _all_right, _of(category)) for category in (DEPENDENT, SUPPLEMENT))
-fAcc_VD, fAcc_VS = (_share(_figures, _all_right, _of(category)) for category in (DEPENDENT, SUPPLEMENT))
-qAcc_VD, qAcc_VS = (_share(_questions, _all_right, _of(category)) for category in (DEPENDENT, SUPPLEMENT))
+_CATEGORIES = (lambda r: bool(r["category"] == DEPENDENT), lambda r: bool(r["category"] == SUPPLEMENT))
+aAcc_VD, aAcc_VS = (_share(_each, _all_right, part) for part in _CATEGORIES)
+fAcc_VD, fAcc_VS = (_share(_figures, _all_right, part) for part in _CATEGORIES)
+qAcc_VD, qAcc_VS = (_share(_questions, _all_right, part) for part in _CATEGORIES)
 easy_aAcc = _share(_questions, _all_right, lambda record: bool(record["visual_input"] != "2"))
 """% of questions right on all their unchanged figures."""
 hard_aAcc = _share(_questions, _all_right, lambda record: bool(record["visual_input"] == "2"))
@@ -211,16 +192,15 @@ fp_ratio = Metric(counts=_bias, value=lambda sums: sums[..., 3] / sums[..., 4])
 """Share of wrong answers where no was true."""
 
 
-def blames(records: Sequence[Record]) -> list[Blame]:
+def find_causes(records: Sequence[Record]) -> list[Cause]:
     """What each wrong answer to one question comes from: language hallucination, visual illusion, either."""
     first = next((r["check"] for r in records if r["figure"] == "0"), None)
-    found = [_causes(record, first) for record in records if not record["correct"]]
+    found = [_tell_causes(record, first) for record in records if not record["correct"]]
     return ["Mixed" if language and vision else "LH" if language else "VI" for language, vision in found]
 
 
-def _causes(record: Record, first: int | None) -> tuple[bool, bool]:
-    """Whether an answer's failure speaks of language, and of vision; `first` is the check of the answer on the
-    unchanged figure."""
+def _tell_causes(record: Record, first: int | None) -> tuple[bool, bool]:
+    """Whether an answer fails by language, and by vision; `first` is the check of that on the unchanged figure."""
     check, same = record["check"], bool(record["same"])
     if check == RIGHT:
         return False, False
@@ -236,44 +216,23 @@ def _causes(record: Record, first: int | None) -> tuple[bool, bool]:
     return False, True
 
 
-def _blamed(blame: Blame) -> Metric:
+def _share_of_cause(cause: Cause) -> Metric:
     def counts(records: Sequence[Record]) -> tuple[int, int]:
-        found = [cause for group in _questions(records) for cause in blames(group)]
-        return found.count(blame), len(found)
+        found = [each for group in _questions(records) for each in find_causes(group)]
+        return found.count(cause), len(found)
 
     return Metric(counts=counts, value=lambda sums: 100 * sums[..., 0] / sums[..., 1], digits=4)
 
 
-LH, VI, Mixed = _blamed("LH"), _blamed("VI"), _blamed("Mixed")
+LH, VI, Mixed = _share_of_cause("LH"), _share_of_cause("VI"), _share_of_cause("Mixed")
 """% of the wrong answers that come from language, from vision, from either."""
 answer_length = mean_of("words")
 
-METRICS: Final = (
-    *(
-        "aAcc",
-        "fAcc",
-        "qAcc",
-        "easy_aAcc",
-        "hard_aAcc",
-        "aAcc_VD",
-        "qAcc_VD",
-        "fAcc_VD",
-        "aAcc_VS",
-        "qAcc_VS",
-        "fAcc_VS",
-    ),
-    *(
-        "figure_correct",
-        "figure_inconsistent",
-        "figure_wrong",
-        "figure_score",
-        "yes_pct_diff",
-        "fp_ratio",
-        "LH",
-        "VI",
-        "Mixed",
-    ),
-    "answer_length",
+METRICS: Final = tuple(
+    """
+    aAcc fAcc qAcc easy_aAcc hard_aAcc aAcc_VD qAcc_VD fAcc_VD aAcc_VS qAcc_VS fAcc_VS figure_correct
+    figure_inconsistent figure_wrong figure_score yes_pct_diff fp_ratio LH VI Mixed answer_length
+    """.split()
 )
 
 
@@ -346,9 +305,8 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         if "gpt4v_output_gpt_check" in row:
             check = str(row["gpt4v_output_gpt_check"])
             if check not in ("0", "1", "2"):
-                raise AnswerFileError(
-                    f"{path}: question {'/'.join(key)}: gpt4v_output_gpt_check must be 0, 1 or 2, is {check!r}"
-                )
+                where = f"{path}: question {'/'.join(key)}"
+                raise AnswerFileError(f"{where}: gpt4v_output_gpt_check must be 0, 1 or 2, is {check!r}")
             same = None if row.get("same") is None else str(row["same"]) == "1"
             answer = Check(rating=int(check), text=check, same=same, answer=answer)
         answered.append(Answered(id="_".join(key), doc=doc, answer=answer, text=str(row["model_prediction"])))
@@ -360,6 +318,5 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 def official_answers_image(path: Path, references: Path | None) -> OfficialAnswers:
     """The same, without the questions that have no image."""
     given = official_answers(path, references)
-    return OfficialAnswers(
-        answered=[sample for sample in given.answered if sample.doc["image"]], warnings=given.warnings
-    )
+    with_image = [sample for sample in given.answered if sample.doc["image"]]
+    return OfficialAnswers(answered=with_image, warnings=given.warnings)

@@ -10,7 +10,6 @@ are averaged, as in the authors' script; the record says that it is `unrated`.
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,18 +17,14 @@ import numpy as np
 
 from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_rows
-from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies
+from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies, template
 from tasks.metric import Array, Metric
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PROMPT: Final = Path(__file__).parents[1] / "prompts" / "llava_bench.txt"
-SAMPLING: Final = Sampling(
-    temperature=0.2,
-    max_tokens=1024,
-    system="You are a helpful and precise assistant for checking the quality of the answer.",
-)
+SYSTEM: Final = "You are a helpful and precise assistant for checking the quality of the answer."
+SAMPLING: Final = Sampling(temperature=0.2, max_tokens=1024, system=SYSTEM)
 UNREAD: Final = (-1.0, -1.0)
 CATEGORIES: Final = ("conv", "detail", "complex")
 
@@ -55,10 +50,10 @@ def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: Ju
     """The judge's two scores for each answer."""
     theirs = session.official_prompt("llava_bench")
     replies = session.ask_about(answers, docs, lambda doc, answer: (prompt_for(doc, answer, theirs), None), SAMPLING)
-    return list(map(_scores, replies))
+    return list(map(_read_scores, replies))
 
 
-def _scores(reply: str | None) -> Scores:
+def _read_scores(reply: str | None) -> Scores:
     if reply is None:
         return Scores(rating=None, text="", reference=None)
     reference, model = parse_scores(reply) or (None, None)
@@ -77,18 +72,8 @@ def prompt_for(doc: Mapping[str, Any], answer: str, theirs: str | None = None) -
             f"[{role} 1]\n{doc['gpt_answer']}\n\n[End of {role} 1]\n\n"
             f"[{role} 2]\n{answer}\n\n[End of {role} 2]\n\n[System]\n{system}\n\n"
         )
-    data = {
-        "context": context,
-        "question": doc["question"],
-        "answer_of_assistant_1": doc["gpt_answer"],
-        "answer_of_assistant_2": answer,
-    }
-    return fill(_template(), data=as_data(data))
-
-
-@cache
-def _template() -> str:
-    return PROMPT.read_text(encoding="utf-8").strip()
+    both = {"answer_of_assistant_1": doc["gpt_answer"], "answer_of_assistant_2": answer}
+    return fill(template("llava_bench"), data=as_data({"context": context, "question": doc["question"], **both}))
 
 
 _three_digits = np.vectorize(lambda value: round(float(value), 3), otypes=[np.float64])
@@ -99,7 +84,7 @@ def _means(sums: Array) -> tuple[Array, Array]:
     return _three_digits(sums[..., 0] / sums[..., 2]), _three_digits(sums[..., 1] / sums[..., 2])
 
 
-def _relative(sums: Array) -> Array:
+def _compute_relative(sums: Array) -> Array:
     reference, model = _means(sums)
     return np.asarray(model / reference * 100)
 
@@ -112,7 +97,7 @@ def of_category(category: str | None) -> Metric:
             sum(r["model"] for r in records if category in (None, r["category"])),
             sum(category in (None, r["category"]) for r in records),
         ),
-        value=_relative,
+        value=_compute_relative,
         digits=1,
     )
 
@@ -139,15 +124,12 @@ def process_results(doc: Mapping[str, Any], results: list[Scores]) -> dict[str, 
     scores = results[0]
     if scores["rating"] is None and not scores["text"]:
         return {}
-    record: dict[str, Any] = {
-        "image": doc["image"],
-        "category": str(doc.get("category") or "").removeprefix("llava_bench_"),
-    }
-    record["reference"], record["model"] = (
-        (scores["reference"], scores["rating"]) if scores["rating"] is not None else UNREAD
-    )
+    category = str(doc.get("category") or "").removeprefix("llava_bench_")
+    record: dict[str, Any] = {"image": doc["image"], "category": category}
     if scores["rating"] is None:
-        record["unrated"] = True
+        record |= {"reference": UNREAD[0], "model": UNREAD[1], "unrated": True}
+    else:
+        record |= {"reference": scores["reference"], "model": scores["rating"]}
     return dict.fromkeys(METRICS, record)
 
 
@@ -165,18 +147,12 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
             case [int() | float() as first, int() | float() as second]:
                 unread = (float(first), float(second)) == UNREAD and parse_scores(text) is None
             case _:
-                raise AnswerFileError(
-                    f"{path}: line {index + 1}: no two scores (tuple or score); it has {', '.join(row)}"
-                )
-        scores = Scores(
-            rating=None if unread else float(second), text=text or " ", reference=None if unread else float(first)
-        )
-        number = str(row.get("question_id", index))
-        answered.append(
-            Answered(id=f"{number}/{index}", doc={"image": number, "category": row.get("category")}, answer=scores)
-        )
-    unread_ids = [sample.id.split("/")[0] for sample in answered if sample.answer["rating"] is None]
-    return OfficialAnswers(
-        answered=answered,
-        warnings=[f"no two scores in the review of question {n}: both count as -1" for n in unread_ids],
-    )
+                where = f"{path}: line {index + 1}"
+                raise AnswerFileError(f"{where}: no two scores (tuple or score); it has {', '.join(row)}")
+        reference, model = (None, None) if unread else (float(first), float(second))
+        scores = Scores(rating=model, text=text or " ", reference=reference)
+        doc = {"image": str(row.get("question_id", index)), "category": row.get("category")}
+        answered.append(Answered(id=f"{doc['image']}/{index}", doc=doc, answer=scores))
+    unread_ids = [sample.doc["image"] for sample in answered if sample.answer["rating"] is None]
+    warnings = [f"no two scores in the review of question {id}: both count as -1" for id in unread_ids]
+    return OfficialAnswers(answered=answered, warnings=warnings)

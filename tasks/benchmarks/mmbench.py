@@ -1,5 +1,4 @@
-"""MMBench: multiple choice, asked once for every rotation of its options; a question is right only if all its rotations
-are.
+"""MMBench: multiple choice, asked once for every rotation of the options; right only if every rotation is.
 
     read_option("The answer is B.", {"A": "a cat", "B": "a dog"})       # "B"
     read_option("a dog", {"A": "a cat", "B": "a dog"})                  # "B"
@@ -44,12 +43,11 @@ METRICS: Final = ("accuracy", "vanilla_accuracy", "answer_length")
 
 
 def read_option(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter an answer chooses, by letter or else by the option's text; "Z" where it refuses to; None where it
-    can't be read."""
-    return _by_letter(answer, options) or _by_text(answer, options)
+    """The letter an answer chooses, by letter or else by an option's text; "Z" for a refusal; None: can't be read."""
+    return _read_letter(answer, options) or _match_text(answer, options)
 
 
-def _by_letter(answer: str, options: Mapping[str, str]) -> str | None:
+def _read_letter(answer: str, options: Mapping[str, str]) -> str | None:
     if NO_REPLY in answer:
         return None
     if any(refusal in answer for refusal in REFUSALS):
@@ -64,7 +62,7 @@ def _by_letter(answer: str, options: Mapping[str, str]) -> str | None:
     return said[1].upper() if said and said[1].upper() in options else None
 
 
-def _by_text(answer: str, options: Mapping[str, str]) -> str | None:
+def _match_text(answer: str, options: Mapping[str, str]) -> str | None:
     lowered = answer.lower()
     if len(lowered) > 2 * sum(len(text) for text in options.values()):
         return None
@@ -72,36 +70,34 @@ def _by_text(answer: str, options: Mapping[str, str]) -> str | None:
     return named[0] if len(named) == 1 else None
 
 
-def _by_group(records: Sequence[Record]) -> tuple[int, int]:
+def _count_groups(records: Sequence[Record]) -> tuple[int, int]:
     groups: dict[int, list[bool]] = defaultdict(list)
     for record in records:
         groups[record["group"]].append(bool(record["correct"]))
     return sum(map(all, groups.values())), len(groups)
 
 
-accuracy = Metric(counts=_by_group, value=lambda sums: 100 * sums[..., 0] / sums[..., 1])
+accuracy = Metric(counts=_count_groups, value=lambda sums: 100 * sums[..., 0] / sums[..., 1])
 """% of questions answered right in every rotation of the options (circular evaluation)."""
 
-vanilla_accuracy = Metric(
-    counts=lambda records: (sum(r["correct"] and r["original"] for r in records), sum(r["original"] for r in records)),
-    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
-)
+vanilla_accuracy = mean_of("correct", scale=100, among=lambda record: bool(record["original"]))
 """% of questions answered right as they stand, unrotated."""
 
 answer_length = mean_of("words")
 
 
+def _is_empty(cell: Any) -> bool:
+    return cell is None or str(cell).strip() in ("", "nan")
+
+
 def options_of(row: Mapping[str, Any]) -> dict[str, str]:
     """The options a row has: in tables those it lacks are empty, or the text "nan"."""
     found = {letter: row.get(letter) for letter in LETTERS}
-    return {
-        letter: str(text) for letter, text in found.items() if text is not None and str(text).strip() not in ("", "nan")
-    }
+    return {letter: str(text) for letter, text in found.items() if not _is_empty(text)}
 
 
 def docs(dataset: "Dataset") -> "Dataset":
-    """Rows with an id; where the data has no rotated rows, these are made, so that the evaluation is circular in any
-    case."""
+    """Rows with an id; where the data has no rotated rows, these are made: the evaluation is always circular."""
     from datasets import Dataset
 
     rows = [dict(row) for row in dataset]
@@ -124,11 +120,9 @@ def rotations(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def prompt(doc: Mapping[str, Any]) -> str:
     """Hint, question and lettered options."""
-    hint = doc.get("hint")
-    lines = [str(hint)] if hint is not None and str(hint).strip() not in ("", "nan") else []
-    return "<image>" + "\n".join(
-        [*lines, doc["question"], *(f"{letter}. {text}" for letter, text in options_of(doc).items())]
-    )
+    lines = [] if _is_empty(doc.get("hint")) else [str(doc["hint"])]
+    options = (f"{letter}. {text}" for letter, text in options_of(doc).items())
+    return "<image>" + "\n".join([*lines, doc["question"], *options])
 
 
 def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
@@ -155,7 +149,7 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """A table (jsonl, tsv, csv) with index, question, options, answer and prediction."""
     answered: list[Answered] = []
-    for row in _rows(path):
+    for row in _read_rows(path):
         number, _, given, _ = values(row, path, "index", "answer", "prediction", "A")
         try:
             index = int(float(number))
@@ -163,16 +157,13 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
             raise AnswerFileError(f"{path}: index {number!r} is no number") from None
         doc = {**row, "index": index, "image": str(index % ROTATION)}
         answered.append(Answered(id=str(index), doc=doc, answer="" if given is None else str(given)))
-    single = sum(1 for sample in answered if int(sample.id) < ROTATION) == len(answered)
-    warnings = (
-        ["no rotated rows: accuracy is that of the questions as they stand, not circular"]
-        if single and answered
-        else []
-    )
+    warnings = []
+    if answered and all(int(sample.id) < ROTATION for sample in answered):
+        warnings.append("no rotated rows: accuracy is that of the questions as they stand, not circular")
     return OfficialAnswers(answered=answered, warnings=warnings)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix in (".xlsx", ".xls"):
         raise AnswerFileError(f"{path}: save the spreadsheet as .tsv or .jsonl first")
     if path.is_dir():

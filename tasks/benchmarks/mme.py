@@ -23,18 +23,7 @@ from tasks.metric import Array, Metric, Record, mean_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PERCEPTION: Final = (
-    "existence",
-    "count",
-    "position",
-    "color",
-    "posters",
-    "celebrity",
-    "scene",
-    "landmark",
-    "artwork",
-    "OCR",
-)
+PERCEPTION: Final = tuple("existence count position color posters celebrity scene landmark artwork OCR".split())
 COGNITION: Final = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 READ_CHARACTERS: Final = 4
@@ -57,11 +46,7 @@ def parse(answer: str) -> YesNoOther:
 
 def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
     """After as many characters as are read."""
-    return _is_decided
-
-
-def _is_decided(answer: str) -> bool:
-    return len(answer) >= READ_CHARACTERS
+    return lambda answer: len(answer) >= READ_CHARACTERS
 
 
 def total(categories: Sequence[str]) -> Metric:
@@ -110,20 +95,9 @@ def _ratio(part: Array, whole: Array) -> Array:
 perception = total(PERCEPTION)
 cognition = total(COGNITION)
 
-existence = total(("existence",))
-count = total(("count",))
-position = total(("position",))
-color = total(("color",))
-posters = total(("posters",))
-celebrity = total(("celebrity",))
-scene = total(("scene",))
-landmark = total(("landmark",))
-artwork = total(("artwork",))
-OCR = total(("OCR",))
-commonsense_reasoning = total(("commonsense_reasoning",))
-numerical_calculation = total(("numerical_calculation",))
-text_translation = total(("text_translation",))
-code_reasoning = total(("code_reasoning",))
+existence, count, position, color, posters = (total((name,)) for name in PERCEPTION[:5])
+celebrity, scene, landmark, artwork, OCR = (total((name,)) for name in PERCEPTION[5:])
+commonsense_reasoning, numerical_calculation, text_translation, code_reasoning = (total((name,)) for name in COGNITION)
 accuracy = yes_no.accuracy
 yes_rate = yes_no.yes_rate
 answer_length = mean_of("words")
@@ -132,8 +106,7 @@ METRICS: Final = ("perception", "cognition", *PERCEPTION, *COGNITION, "accuracy"
 
 
 def docs(dataset: "Dataset") -> "Dataset":
-    """Rows with the official category name and the number of their pair in it; consecutive rows of a category are a
-    pair."""
+    """Rows with the official category name and the number of their pair in it: two consecutive rows are a pair."""
     official = {name.lower(): name for name in (*PERCEPTION, *COGNITION)}
     seen: Counter[str] = Counter()
     names, pairs, ids = [], [], []
@@ -143,9 +116,8 @@ def docs(dataset: "Dataset") -> "Dataset":
         pairs.append(seen[name] // 2)
         ids.append(f"{name}/{seen[name]}")
         seen[name] += 1
-    return (
-        dataset.remove_columns("category").add_column("category", names).add_column("pair", pairs).add_column("id", ids)
-    )
+    dataset = dataset.remove_columns("category").add_column("category", names)
+    return dataset.add_column("pair", pairs).add_column("id", ids)
 
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
@@ -169,26 +141,24 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     warnings = [f"no file for {', '.join(missing)}: the totals lack them"] if missing else []
     answered: list[Answered] = []
     for name, file in found.items():
-        lines = _lines(file)
-        answered += [_answered(file, name, number, line) for number, line in enumerate(lines)]
+        lines = _read_lines(file)
+        answered += [_read_answer(file, name, number, line) for number, line in enumerate(lines)]
         if len(lines) % 2:
             warnings.append(f"{file.name}: {len(lines)} lines, the last one is no pair")
     return OfficialAnswers(answered=answered, warnings=warnings)
 
 
-def _lines(file: Path) -> list[str]:
+def _read_lines(file: Path) -> list[str]:
     """As Python's file iteration splits them: at line ends of any system, and nowhere else."""
     lines = read_text(file).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
-def _answered(file: Path, category: str, number: int, line: str) -> Answered:
+def _read_answer(file: Path, category: str, number: int, line: str) -> Answered:
     parts = line.split("\t")
     if len(parts) != 4:
-        raise AnswerFileError(
-            f"{file}: line {number + 1}: {len(parts)} fields, must be 4: "
-            "image, question, truth, response (tabs between)"
-        )
+        must_be = "must be 4: image, question, truth, response (tabs between)"
+        raise AnswerFileError(f"{file}: line {number + 1}: {len(parts)} fields, {must_be}")
     image, question, truth, response = parts
     if truth.lower() not in ("yes", "no"):
         raise AnswerFileError(f"{file}: line {number + 1}: truth {truth!r} is neither Yes nor No")

@@ -9,13 +9,12 @@ and the record says that it was `unrated`. An answer about which the judge could
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, values
-from tasks.judges.protocol import JudgeReply, JudgeSession, as_data, fill, scores_replies
+from tasks.judges.protocol import JudgeReply, JudgeSession, as_data, fill, scores_replies, template
 from tasks.metric import Metric, mean_of
 
 if TYPE_CHECKING:
@@ -32,29 +31,24 @@ RATINGS: Final = range(7)
 FAITHFUL_FROM: Final = 3
 """The lowest rating that says: no hallucination."""
 
-PROMPT: Final = Path(__file__).parents[1] / "prompts" / "mmhal.txt"
-
 
 def parse_rating(reply: str) -> int | None:
-    """The official reading: the one k from 0 to 6 for which "rating: k" occurs, in any case; None where there is none,
-    or several.
+    """The only k from 0 to 6 for which "rating: k" occurs, in any case, else None.
 
-    It looks for substrings: "Rating: 10" is 1, "Rating: 5.5" is 5, and "Rating:4" is nothing.
+    The official rule, which looks for substrings: "Rating: 10" is 1, "Rating: 5.5" is 5, and "Rating:4" is nothing.
     """
     lowered = reply.lower()
     found = [rating for rating in RATINGS if f"rating: {rating}" in lowered]
     return found[0] if len(found) == 1 else None
 
 
-def judge(answers: Sequence[str], docs: Sequence[Doc], session: JudgeSession) -> list[JudgeReply]:
-    """The judge's ratings from the texts alone, as the official protocol has it."""
-    return judge_with_images(answers, docs, session, lambda doc: None)
-
-
-def judge_with_images(
-    answers: Sequence[str], docs: Sequence[Doc], session: JudgeSession, image_of: "Callable[[Doc], Image | None]"
+def judge(
+    answers: Sequence[str],
+    docs: Sequence[Doc],
+    session: JudgeSession,
+    image_of: "Callable[[Doc], Image | None]" = lambda doc: None,
 ) -> list[JudgeReply]:
-    """The same, with an image beside each question."""
+    """The judge's ratings, from the texts alone as the official protocol has it, or with an image beside each."""
     theirs = session.official_prompt("mmhal")
     replies = session.ask_about(answers, docs, lambda doc, answer: (prompt(doc, answer, theirs), image_of(doc)))
     return [
@@ -73,43 +67,22 @@ def prompt(doc: Doc, answer: str, theirs: str | None = None) -> str:
         "standard_answer": doc["gt_answer"],
         "model_answer": answer,
     }
-    return fill(_template(), data=as_data(data))
+    return fill(template("mmhal"), data=as_data(data))
 
 
-@cache
-def _template() -> str:
-    return PROMPT.read_text(encoding="utf-8").strip()
-
-
-def score_of(types: Sequence[str]) -> Metric:
-    """Mean rating, 0-6, of the answers to questions of `types`."""
-    wanted = frozenset(types)
-    return Metric(
-        counts=lambda records: (
-            sum(r["rating"] for r in records if r["type"] in wanted),
-            sum(r["type"] in wanted for r in records),
-        ),
-        value=lambda sums: sums[..., 0] / sums[..., 1],
-    )
+def score_of(type: str) -> Metric:
+    """Mean rating, 0-6, of the answers to questions of one type."""
+    return mean_of("rating", among=lambda record: bool(record["type"] == type))
 
 
 score = mean_of("rating")
 """Mean rating, 0-6."""
 
-hallucination_rate = Metric(
-    counts=lambda records: (sum(r["rating"] < FAITHFUL_FROM for r in records), len(records)),
-    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
-)
+hallucination_rate = mean_of(lambda record: record["rating"] < FAITHFUL_FROM, scale=100)
 """% of answers rated below 3."""
 
-score_attribute = score_of(("attribute",))
-score_adversarial = score_of(("adversarial",))
-score_comparison = score_of(("comparison",))
-score_counting = score_of(("counting",))
-score_relation = score_of(("relation",))
-score_environment = score_of(("environment",))
-score_holistic = score_of(("holistic",))
-score_other = score_of(("other",))
+score_attribute, score_adversarial, score_comparison, score_counting = (score_of(type) for type in TYPES[:4])
+score_relation, score_environment, score_holistic, score_other = (score_of(type) for type in TYPES[4:])
 
 informativeness = Metric(
     counts=lambda records: (
@@ -131,8 +104,7 @@ def docs(dataset: "Dataset") -> "Dataset":
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The questions in a folder with the benchmark's response_template.json and its pictures, or the archive of
-    these."""
+    """The questions in a folder with the benchmark's response_template.json and its pictures, or a zip of these."""
     from support.image_folders import ImageTree, there
 
     files = sorted(folder.rglob("*template*.json")) or sorted(folder.rglob("*.json"))
@@ -190,13 +162,8 @@ def _to_judge(index: int, row: Mapping[str, Any], path: Path) -> Answered:
     kind, content, question, truth, answer = values(
         row, path, "question_type", "image_content", "question", "gt_answer", "model_answer"
     )
-    doc = {
-        "image": str(index),
-        "question_type": kind,
-        "image_content": content,
-        "question": question,
-        "gt_answer": truth,
-    }
+    texts = {"question_type": kind, "image_content": content, "question": question, "gt_answer": truth}
+    doc = {"image": str(index), **texts}
     return Answered(id=str(index), doc=doc, answer=str(answer))
 
 

@@ -9,7 +9,7 @@ reply in which no grade can be read after five tries is a 0, as in the authors' 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,35 +17,18 @@ import numpy as np
 
 from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_json, reference, values
-from tasks.judges.protocol import JudgeReply, JudgeSession, Question, Sampling, as_data, fill, scores_replies
-from tasks.metric import Array, Metric, Record
+from tasks.judges.protocol import JudgeReply, JudgeSession, Question, Sampling, as_data, fill, scores_replies, template
+from tasks.metric import Metric, Record, mean_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PROMPT: Final = Path(__file__).parents[1] / "prompts" / "mmvet.txt"
 CAPABILITIES: Final = ("rec", "ocr", "know", "gen", "spat", "math")
-INTEGRATIONS: Final = (
-    *(
-        "rec_know_gen",
-        "rec",
-        "ocr_spat",
-        "ocr_spat_math",
-        "rec_spat",
-        "ocr",
-        "ocr_math",
-        "rec_know",
-        "rec_ocr_know_gen",
-    ),
-    *(
-        "rec_ocr_gen_spat",
-        "rec_ocr_spat",
-        "rec_ocr",
-        "ocr_know_spat",
-        "rec_know_spat",
-        "ocr_gen_spat",
-        "rec_ocr_spat_math",
-    ),
+INTEGRATIONS: Final = tuple(
+    """
+    rec_know_gen rec ocr_spat ocr_spat_math rec_spat ocr ocr_math rec_know rec_ocr_know_gen rec_ocr_gen_spat
+    rec_ocr_spat rec_ocr ocr_know_spat rec_know_spat ocr_gen_spat rec_ocr_spat_math
+    """.split()
 )
 """Which capabilities the questions need together, the most frequent first."""
 TEMPERATURES: Final = (0.0, 0.0, 0.5, 1.0, 1.5)
@@ -93,21 +76,12 @@ def prompt_for(doc: Mapping[str, Any], answer: str, theirs: str | None = None) -
         truth = doc["answer"].replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
         return theirs + "\n" + " | ".join([doc["question"], truth, answer, ""])
     truth = doc["answer"].replace("<AND>", " AND ").replace("<OR>", " OR ")
-    return fill(_template(), data=as_data({"question": doc["question"], "ground_truth": truth, "answer": answer}))
-
-
-@cache
-def _template() -> str:
-    return PROMPT.read_text(encoding="utf-8").strip()
+    return fill(template("mmvet"), data=as_data({"question": doc["question"], "ground_truth": truth, "answer": answer}))
 
 
 def mean_grade(fits: Callable[[Record], bool]) -> Metric:
     """100 times the mean grade of the records that fit."""
-    return Metric(
-        counts=lambda records: (sum(r["grade"] for r in records if fits(r)), sum(map(fits, records))),
-        value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
-        digits=1,
-    )
+    return mean_of("grade", scale=100, among=fits, digits=1)
 
 
 def of_capability(name: str) -> Metric:
@@ -136,34 +110,26 @@ METRICS: Final = ("total", *CAPABILITIES, *(f"int_{name}" for name in INTEGRATIO
 
 def of_run(number: int) -> Metric:
     """The total of one of the judge's runs."""
-    return Metric(
-        counts=lambda records: (sum(r["grades"][number] for r in records), len(records)),
-        value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
-        digits=1,
-    )
+    return mean_of(lambda record: float(record["grades"][number]), scale=100, digits=1)
 
 
 def spread(runs: int) -> Metric:
     """The standard deviation of the totals of so many runs."""
-
-    def value(sums: Array) -> Array:
-        return np.asarray((100 * sums[..., :runs] / sums[..., runs:]).std(axis=-1))
-
     return Metric(
         counts=lambda records: (*(sum(r["grades"][run] for r in records) for run in range(runs)), len(records)),
-        value=value,
+        value=lambda sums: np.asarray((100 * sums[..., :runs] / sums[..., runs:]).std(axis=-1)),
         digits=1,
     )
 
 
 def docs(dataset: "Dataset") -> "Dataset":
     """Rows with an id, and their capabilities as a list."""
-    listed = [_capabilities(value) for value in dataset["capability"]]
+    listed = [_split_capabilities(value) for value in dataset["capability"]]
     kept = dataset.remove_columns([name for name in ("id", "capability") if name in dataset.column_names])
     return kept.add_column("id", [str(number) for number in dataset["question_id"]]).add_column("capability", listed)
 
 
-def _capabilities(value: str | Sequence[str]) -> list[str]:
+def _split_capabilities(value: str | Sequence[str]) -> list[str]:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
 
 
@@ -175,12 +141,9 @@ def process_results(doc: Mapping[str, Any], results: list[JudgeReply]) -> dict[s
         return {}
     grade = verdict["rating"] or 0.0
     grades = list(doc.get("grades") or [grade])
-    record: dict[str, Any] = {
-        "image": doc["image"],
-        "capabilities": sorted(_capabilities(doc["capability"])),
-        "grade": grade,
-    }
-    record |= {"grades": grades, "bard": bool(doc.get("bard"))}
+    capabilities = sorted(_split_capabilities(doc["capability"]))
+    record: dict[str, Any] = {"image": doc["image"], "capabilities": capabilities, "grade": grade, "grades": grades}
+    record["bard"] = bool(doc.get("bard"))
     if verdict["rating"] is None:
         record["unrated"] = True
     return dict.fromkeys(METRICS, record)
@@ -204,36 +167,34 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     for number, value in given.items():
         if number not in questions:
             raise AnswerFileError(f"{path}: there is no question {number!r}")
-        image, question, truth, capability = values(
-            questions[number], path, "imagename", "question", "answer", "capability"
-        )
+        fields = ("imagename", "question", "answer", "capability")
+        image, question, truth, capability = values(questions[number], path, *fields)
         doc = {"image": image, "question": question, "answer": truth, "capability": capability, "bard": number in bard}
         if isinstance(value, str):
             answered.append(Answered(id=number, doc=doc, answer=value))
             continue
-        grades, replies = _grades(value, path, number)
+        grades, replies = _read_grades(value, path, number)
         verdict = JudgeReply(rating=sum(grades) / len(grades), text=" / ".join(replies) or " ")
         answered.append(Answered(id=number, doc={**doc, "grades": grades}, answer=verdict))
     missing = len(questions) - len(answered)
     warnings = [f"{missing} of {len(questions)} questions are not in the file"] if missing else []
     runs = {len(sample.doc.get("grades", ())) for sample in answered}
     if len(runs) > 1:
-        raise AnswerFileError(
-            f"{path}: questions have different numbers of grades: {', '.join(map(str, sorted(runs)))}"
-        )
+        several = ", ".join(map(str, sorted(runs)))
+        raise AnswerFileError(f"{path}: questions have different numbers of grades: {several}")
     (count,) = runs
     more = {"std": spread(count), **{f"run_{run + 1}": of_run(run) for run in range(count)}} if count else {}
     if bard and count:
         more |= {"bard_total": mean_grade(lambda r: bool(r["bard"]))}
-        more |= {f"bard_{name}": _in_bard_set(name) for name in CAPABILITIES}
+        more |= {f"bard_{name}": _mean_grade_in_bard_set(name) for name in CAPABILITIES}
     return OfficialAnswers(answered=answered, warnings=warnings, more=more)
 
 
-def _in_bard_set(capability: str) -> Metric:
+def _mean_grade_in_bard_set(capability: str) -> Metric:
     return mean_grade(lambda record: bool(record["bard"]) and capability in record["capabilities"])
 
 
-def _grades(value: Any, path: Path, number: str) -> tuple[list[float], list[str]]:
+def _read_grades(value: Any, path: Path, number: str) -> tuple[list[float], list[str]]:
     match value:
         case {"score": [*grades]} if grades and all(isinstance(grade, (int, float)) for grade in grades):
             return [float(grade) for grade in grades], [str(reply) for reply in value.get("content", ())]

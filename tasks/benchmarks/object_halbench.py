@@ -21,20 +21,10 @@ from typing import Any, Final, TypeGuard
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, read_rows, read_text, reference, values
-from tasks.benchmarks import english
-from tasks.benchmarks.chair import (
-    Vocabulary,
-    coco_objects,
-    coco_truth,
-    double_words,
-    mentions,
-    objects_in,
-    read_synonyms,
-)
-from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies
+from tasks.benchmarks import chair, english
+from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies, template
 from tasks.metric import Metric, mean_of, ratio_of
 
-PROMPT: Final = Path(__file__).parents[1] / "prompts" / "object_halbench.txt"
 SAMPLING: Final = Sampling(temperature=0.2, max_tokens=512)
 """What the authors' script asks of its judge."""
 SHORT: Final = 3
@@ -56,28 +46,22 @@ class Extraction(JudgeReply):
     were read."""
 
 
-def noun_lemmas(words: Sequence[str]) -> list[str]:
-    """Every word as a noun in its base form."""
-    return [english.lemma(word) for word in words]
-
-
-def vocabulary_of(synonyms: Mapping[str, str]) -> Vocabulary:
+def vocabulary_of(synonyms: Mapping[str, str]) -> chair.Vocabulary:
     """CHAIR's vocabulary with the refined list: every name of several words counts as one."""
     pairs = [name for name in synonyms if " " in name]
-    return Vocabulary(
+    return chair.Vocabulary(
         synonyms=synonyms,
-        double_words=double_words([*pairs, "home plate", "train track"]),
-        base_forms=noun_lemmas,
+        double_words=chair.double_words([*pairs, "home plate", "train track"]),
+        base_forms=lambda words: [english.lemma(word) for word in words],
         gives_way={"seat": "toilet"},
     )
 
 
 @cache
-def refined() -> Vocabulary:
+def refined() -> chair.Vocabulary:
     """The vocabulary of the authors' refined list."""
-    table = coco_objects()
-    synonyms = {name: thing for thing, names in table["chair"].items() for name in names}
-    for thing, change in table["object_halbench"].items():
+    synonyms = dict(chair.coco_synonyms())
+    for thing, change in chair.coco_objects()["object_halbench"].items():
         synonyms |= dict.fromkeys(change["also"], thing)
         for name in change["not"]:
             del synonyms[name]
@@ -99,39 +83,29 @@ def record(image: str, named: Sequence[str], truth: Collection[str], answer: str
 
 # The authors' script takes the ratio first and a hundred times that after; the other way round, a last digit can come
 # out otherwise.
-response_hallucination = Metric(
-    counts=lambda records: (sum(r["hallucinated"] > 0 for r in records), sum(r["mentions"] > 0 for r in records)),
-    value=lambda sums: 100 * (sums[..., 0] / sums[..., 1]),
-    digits=2,
-)
+def _percent(ratio: Metric) -> Metric:
+    return Metric(counts=ratio.counts, value=lambda sums: 100 * (sums[..., 0] / sums[..., 1]), digits=2)
+
+
+def _percent_left(ratio: Metric) -> Metric:
+    """What is missing to 100%."""
+    return Metric(counts=ratio.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2)
+
+
+response_hallucination = _percent(ratio_of(lambda r: r["hallucinated"] > 0, lambda r: r["mentions"] > 0))
 """% of the answers that name any COCO object which name one that is not there."""
-
-object_hallucination = Metric(
-    counts=ratio_of("hallucinated", "mentions").counts, value=lambda s: 100 * (s[..., 0] / s[..., 1]), digits=2
-)
+object_hallucination = _percent(ratio_of("hallucinated", "mentions"))
 """% of named objects that are not there."""
-
-response_correct = Metric(
-    counts=response_hallucination.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2
-)
-object_correct = Metric(
-    counts=object_hallucination.counts, value=lambda sums: 100 * (1 - sums[..., 0] / sums[..., 1]), digits=2
-)
-object_recall = Metric(
-    counts=ratio_of("covered", "objects").counts, value=lambda s: 100 * (s[..., 0] / s[..., 1]), digits=2
-)
+response_correct = _percent_left(response_hallucination)
+object_correct = _percent_left(object_hallucination)
+object_recall = _percent(ratio_of("covered", "objects"))
 """% of the objects there that are named."""
 
-length = Metric(counts=mean_of("words").counts, value=lambda sums: sums[..., 0] / sums[..., 1], digits=2)
+length = mean_of("words", digits=2)
 """Mean length of an answer in words."""
 
-METRICS: Final = (
-    "response_hallucination",
-    "object_hallucination",
-    "response_correct",
-    "object_correct",
-    "object_recall",
-    "length",
+METRICS: Final = tuple(
+    "response_hallucination object_hallucination response_correct object_correct object_recall length".split()
 )
 
 
@@ -147,31 +121,25 @@ def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: Ju
     )
     for index, reply in zip(long, asked, strict=True):
         replies[index] = reply
-    return [_extract(str(answer), reply) for answer, reply in zip(answers, replies, strict=True)]
+    return [_read_extraction(str(answer), reply) for answer, reply in zip(answers, replies, strict=True)]
 
 
-def _extract(answer: str, reply: str | None) -> Extraction:
+def _read_extraction(answer: str, reply: str | None) -> Extraction:
     """The COCO objects in a judge's reply; None: there is no reply."""
     objects = None if reply is None else parse_objects(reply)
-    named = None if objects is None else objects_in(words_of_objects(objects), refined())
+    named = None if objects is None else chair.objects_in(words_of_objects(objects), refined())
     return extraction(named, answer, noun_reader()[0], reply or "")
 
 
 def extraction(named: list[str] | None, answer: str, nouns: str, text: str = "") -> Extraction:
     """The objects `named` in `answer`, None where nobody knows; `text` is the judge's reply."""
-    return Extraction(
-        rating=None if named is None else len(named), text=text, named=named or [], answer=answer, nouns=nouns
-    )
+    rating = None if named is None else len(named)
+    return Extraction(rating=rating, text=text, named=named or [], answer=answer, nouns=nouns)
 
 
 def prompt_for(question: str, answer: str) -> str:
     """What the judge is asked about an answer."""
-    return fill(_template(), data=as_data({"question": question, "answer": answer}))
-
-
-@cache
-def _template() -> str:
-    return PROMPT.read_text(encoding="utf-8").strip()
+    return fill(template("object_halbench"), data=as_data({"question": question, "answer": answer}))
 
 
 def parse_objects(reply: str) -> list[str] | None:
@@ -192,18 +160,17 @@ def _texts(value: object) -> TypeGuard[list[str]]:
 
 
 def words_of_objects(objects: Iterable[str]) -> list[str]:
-    """What the extracted objects are counted as: a listed pair of words in it, else its runs of nouns; each once, in
-    order."""
+    """What extracted objects are counted as: the listed pairs of words in each, else its runs of nouns; no doubles."""
     _, nouns = noun_reader()
     pairs = refined().double_words
     found: list[str] = []
     for name in objects:
         tagged = nouns(f"a {name}")
-        found += _pairs([word for word, _ in tagged], pairs) or _runs(tagged)
+        found += _merge_pairs([word for word, _ in tagged], pairs) or _join_nouns(tagged)
     return list(dict.fromkeys(found))
 
 
-def _pairs(words: Sequence[str], pairs: Mapping[str, str]) -> list[str]:
+def _merge_pairs(words: Sequence[str], pairs: Mapping[str, str]) -> list[str]:
     found, position = [], 0
     while position < len(words):
         merged = pairs.get(" ".join(words[position : position + 2]))
@@ -213,7 +180,7 @@ def _pairs(words: Sequence[str], pairs: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _runs(tagged: Iterable[tuple[str, bool]]) -> list[str]:
+def _join_nouns(tagged: Iterable[tuple[str, bool]]) -> list[str]:
     runs: list[list[str]] = [[]]
     for word, noun in tagged:
         if noun:
@@ -225,16 +192,15 @@ def _runs(tagged: Iterable[tuple[str, bool]]) -> list[str]:
 
 @cache
 def noun_reader() -> tuple[str, Nouns]:
-    """Who reads the nouns of an extracted object, and how: "spacy" as the authors, "nltk" where its model is not
-    installed."""
+    """Who reads the nouns of an extracted object: "spacy" as for the authors, "nltk" where its model is missing."""
     try:
         model = import_module("spacy").load("en_core_web_trf")
     except (ImportError, OSError):
-        return "nltk", _nltk_nouns
+        return "nltk", _read_nouns_with_nltk
     return "spacy", lambda phrase: [(token.lemma_, token.tag_ in NOUN_TAGS) for token in model(phrase)]
 
 
-def _nltk_nouns(phrase: str) -> list[tuple[str, bool]]:
+def _read_nouns_with_nltk(phrase: str) -> list[tuple[str, bool]]:
     return [(english.lemma(word.lower()), tag in NOUN_TAGS) for word, tag in english.tagged(english.tokens(phrase))]
 
 
@@ -253,19 +219,14 @@ TRUTH: Final = "gt_objects.jsonl"
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The questions in a folder with the authors' file (images in it as base64), their objects from it or from COCO's
-    annotations."""
+    """The questions of the authors' file (images in it as base64), their objects from it or from COCO's annotations."""
     path = folder if folder.is_file() else reference(folder, QUESTIONS, what="questions with their images")
     found = read_rows(path)
     numbers = [_image_id(row, path) for row in found]
-    truth = _truth(found, numbers, path.parent if folder.is_file() else folder, refined())
+    truth = _read_truth(found, numbers, path.parent if folder.is_file() else folder, refined())
     return [
-        {
-            "id": f"{number}/{position}",
-            "image": row.get("image"),
-            "question": _question(row, path),
-            "gt_objects": sorted(truth[position]),
-        }
+        {"id": f"{number}/{position}", "image": row.get("image")}
+        | {"question": _question_of(row, path), "gt_objects": sorted(truth[position])}
         for position, (row, number) in enumerate(zip(found, numbers, strict=True))
     ]
 
@@ -277,23 +238,22 @@ def _image_id(row: Mapping[str, Any], path: Path) -> int:
         raise AnswerFileError(f"{path}: a row lacks the number image_id; it has {', '.join(row)}") from None
 
 
-def _question(row: Mapping[str, Any], path: Path) -> str:
+def _question_of(row: Mapping[str, Any], path: Path) -> str:
     found = row.get("question", row.get("prompt"))
     if not isinstance(found, str):
         raise AnswerFileError(f"{path}: a row has neither question nor prompt; it has {', '.join(row)}")
     return found
 
 
-def _truth(
-    found: Sequence[Mapping[str, Any]], numbers: Sequence[int], folder: Path | None, vocabulary: Vocabulary
+def _read_truth(
+    found: Sequence[Mapping[str, Any]], numbers: Sequence[int], folder: Path | None, vocabulary: chair.Vocabulary
 ) -> list[Collection[str]]:
-    """The objects of each row's image: as the row says, or from `gt_objects.jsonl` or COCO's annotations in
-    `folder`."""
+    """The objects of each row's image: by the row, or by `gt_objects.jsonl` or COCO's annotations in `folder`."""
     if all(_texts(row.get("gt_objects")) for row in found):
         return [frozenset(row["gt_objects"]) for row in found]
     ready = sorted(folder.rglob(TRUTH)) if folder is not None else []
     if not ready:
-        made = coco_truth(folder, set(numbers), vocabulary)
+        made = chair.coco_truth(folder, set(numbers), vocabulary)
         return [made[number] for number in numbers]
     listed: dict[int, Collection[str]] = {}
     for row in read_rows(ready[0]):
@@ -306,21 +266,22 @@ def _truth(
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """Answers {image_id, caption}, a line each, with the objects extracted from them (`objs`) where somebody did; or
-    the script's review.
+    """Answers {image_id, caption}, a line each, perhaps with extracted objects (`objs`); or the script's review.
 
     The objects in the image are each row's `gt_objects`, or come from `references` as for CHAIR; so does
-    `synonyms_refine.txt`. Rows without an image_id are answers to the questions of the authors' file in `references`,
-    in its order. What nobody extracted a judge may, where the row has its question.
+    `synonyms_refine.txt`. Rows without an image_id answer the questions of the authors' file in `references`, in its
+    order. Where a row has its question and no `objs`, a judge may extract them.
     """
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be a file of answers")
-    found = _with_image(_reviewed(read_rows(path), path), references)
+    found = _add_image_ids(_unpack_review(read_rows(path), path), references)
     listed = sorted(references.rglob("synonyms_refine.txt")) if references is not None else []
-    synonyms = {name.strip(): thing for name, thing in read_synonyms(read_text(listed[0])).items()} if listed else None
+    synonyms = (
+        {name.strip(): thing for name, thing in chair.read_synonyms(read_text(listed[0])).items()} if listed else None
+    )
     vocabulary = vocabulary_of(synonyms) if synonyms else refined()
     numbers = [_image_id(row, path) for row in found]
-    truth = _truth(found, numbers, references, vocabulary)
+    truth = _read_truth(found, numbers, references, vocabulary)
     answered: list[Answered] = []
     for position, (row, number) in enumerate(zip(found, numbers, strict=True)):
         text = next((row[name] for name in ("caption", "text", "answer") if isinstance(row.get(name), str)), None)
@@ -332,20 +293,20 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
             raise AnswerFileError(f"{path}: the objs of image {number} are no list of texts: {objects!r}")
         doc = {"image": str(number), "gt_objects": truth[position], "question": row.get("question", row.get("prompt"))}
         if objects is not None:
-            answer = extraction(objects_in(objects, vocabulary), text, "given")
+            answer = extraction(chair.objects_in(objects, vocabulary), text, "given")
         else:
-            answer = extraction(mentions(text, vocabulary), text, "words")
+            answer = extraction(chair.mentions(text, vocabulary), text, "words")
         may_judge = objects is None and doc["question"] is not None
         answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=answer, text=text, judge_instead=may_judge))
     return OfficialAnswers(
         answered=answered,
-        warnings=list(_sources_of_objects(answered, judged=False)),
-        warnings_when_judged=list(_sources_of_objects(answered, judged=True)),
+        warnings=list(_describe_sources(answered, judged=False)),
+        warnings_when_judged=list(_describe_sources(answered, judged=True)),
     )
 
 
-def _sources_of_objects(answered: Sequence[Answered], *, judged: bool) -> Iterator[str]:
-    """How many answers' objects come from where."""
+def _describe_sources(answered: Sequence[Answered], *, judged: bool) -> Iterator[str]:
+    """Where the objects of how many answers come from."""
     sources = Counter(
         "judge" if judged and sample.judge_instead else str(sample.answer["nouns"]) for sample in answered
     )
@@ -358,7 +319,7 @@ def _sources_of_objects(answered: Sequence[Answered], *, judged: bool) -> Iterat
             yield f"{sources[source]} of {len(answered)} answers {what}"
 
 
-def _reviewed(found: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+def _unpack_review(found: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     """The rows of the file that the authors' script writes (hall_*.json); any others as they are."""
     if len(found) != 1 or "sentences" not in found[0]:
         return found
@@ -369,7 +330,7 @@ def _reviewed(found: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     return [dict(zip(("image_id", "caption", "objs", "gt_objects"), row, strict=True)) for row in fields]
 
 
-def _with_image(found: list[dict[str, Any]], references: Path | None) -> list[dict[str, Any]]:
+def _add_image_ids(found: list[dict[str, Any]], references: Path | None) -> list[dict[str, Any]]:
     """The rows, each with its image_id: the script takes it from the question in the same place."""
     if not found or "image_id" in found[0]:
         return found

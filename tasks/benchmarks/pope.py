@@ -1,5 +1,4 @@
-"""POPE: is there an OBJECT in the image? Yes/no probes with absent objects drawn at random, by popularity and by
-co-occurrence.
+"""POPE: is there an OBJECT in the image? Absent objects are drawn at random, by popularity and by co-occurrence.
 
     parse("No, there is no dog.")       # "no"
     f1(records)                         # of one split; mean_f1 is the mean of the three
@@ -39,8 +38,7 @@ NO_WORDS: Final = frozenset({"No", "not", "no"})
 
 
 def parse(answer: str) -> YesNo:
-    """The official reading: no where the text before the first full stop holds a negation as a whole word, else yes,
-    whatever else it says.
+    """The official reading: no where the text before the first full stop has a negation as a whole word, else yes.
 
     Words are what stands between single spaces once commas are gone, so "no!", '"No"' and "No" followed by a line break
     read as yes.
@@ -59,33 +57,30 @@ def is_answer(answer: str) -> bool:
 
 def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
     """After the first full stop, or once a negation stands there as a whole word."""
-    return _is_decided
+    # The last word may go on ("no", "nothing") until a space follows; a comma doesn't end it, since it is taken out.
+    return lambda answer: "." in answer or not NO_WORDS.isdisjoint(_part_read(answer).split(" ")[:-1])
 
 
-def _is_decided(answer: str) -> bool:
-    # The last word may go on: "no" may become "nothing". A space behind it makes it whole; a comma doesn't, since it is
-    # taken out.
-    return "." in answer or not NO_WORDS.isdisjoint(_part_read(answer).split(" ")[:-1])
-
-
-def _split_counts(records: Sequence[Record]) -> list[int]:
+def _count_by_split(records: Sequence[Record]) -> list[int]:
     return [count for split in SPLITS for count in yes_no_counts([r for r in records if r["category"] == split])]
 
 
-def _mean_f1(sums: Array) -> Array:
+def _average_f1(sums: Array) -> Array:
     by_split = sums.reshape(*sums.shape[:-1], len(SPLITS), COUNTS)
     return np.asarray(f1_of(by_split).mean(axis=-1))
 
 
-mean_f1 = Metric(counts=_split_counts, value=_mean_f1)
+mean_f1 = Metric(counts=_count_by_split, value=_average_f1)
 """Mean of the three splits' F1, in %; nan where one is missing."""
 
 
 def of_split(split: str, metric: Metric) -> Metric:
     """A metric of `tasks.benchmarks.yes_no` on the answers of one split."""
-    return Metric(
-        counts=lambda records: yes_no_counts([r for r in records if r["category"] == split]), value=metric.value
-    )
+
+    def counts(records: Sequence[Record]) -> tuple[int, ...]:
+        return yes_no_counts([r for r in records if r["category"] == split])
+
+    return Metric(counts=counts, value=metric.value)
 
 
 random_accuracy, popular_accuracy, adversarial_accuracy = (of_split(split, accuracy) for split in SPLITS)
@@ -111,9 +106,8 @@ def docs(dataset: "Dataset") -> "Dataset":
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
     """One record for every metric."""
-    record = yes_no.record(doc["image"], doc["category"], parse(results[0]), doc["answer"]) | {
-        "words": len(results[0].split())
-    }
+    record = yes_no.record(doc["image"], doc["category"], parse(results[0]), doc["answer"])
+    record["words"] = len(results[0].split())
     if not is_answer(results[0]):
         record["unparsed"] = True
     return dict.fromkeys(METRICS, record)
@@ -123,21 +117,15 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """The questions in a folder with the authors' three files and, somewhere in it, COCO's val2014 pictures."""
     found = []
     for split in SPLITS:
-        for row in read_rows(_one_of(folder, f"coco_pope_{split}.json")):
-            number, image, text, label = values(
-                row, folder / f"coco_pope_{split}.json", "question_id", "image", "text", "label"
-            )
-            found.append(
-                {"question_id": str(number), "image": image, "question": text, "answer": label, "category": split}
-            )
+        name = f"coco_pope_{split}.json"
+        files = sorted(folder.rglob(name))
+        if len(files) != 1:
+            raise AnswerFileError(f"{folder}: has {len(files)} files {name}, must be one")
+        for row in read_rows(files[0]):
+            number, image, text, label = values(row, folder / name, "question_id", "image", "text", "label")
+            question = {"question": text, "answer": label, "category": split}
+            found.append({"question_id": str(number), "image": image, **question})
     return found
-
-
-def _one_of(folder: Path, name: str) -> Path:
-    found = sorted(folder.rglob(name))
-    if len(found) != 1:
-        raise AnswerFileError(f"{folder}: has {len(found)} files {name}, must be one")
-    return found[0]
 
 
 TODAY: Final = "pope"
@@ -159,58 +147,51 @@ class _File:
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """Answers in the order of the authors' questions: a file a split, a folder of them or their common beginning, or
-    LLaVA's one file.
+    """Answers in the order of the authors' questions: a file a split, their folder or common prefix, or LLaVA's file.
 
     `references` holds `coco_pope_SPLIT.json`, of one version or of both.
     """
-    return _read(path, references, TODAY)
+    return _read_answers(path, references, TODAY)
 
 
 def official_answers_llava(path: Path, references: Path | None) -> OfficialAnswers:
     """The same, taken for answers to the questions of commit e3e3926 where nothing says otherwise."""
-    return _read(path, references, LLAVA)
+    return _read_answers(path, references, LLAVA)
 
 
-def _read(path: Path, references: Path | None, task: str) -> OfficialAnswers:
-    questions = _questions(references)
+def _read_answers(path: Path, references: Path | None, task: str) -> OfficialAnswers:
+    questions = _read_questions(references)
     answered: list[Answered] = []
     warnings: list[str] = []
-    for file in _files(path, questions):
+    for file in _find_files(path, questions):
         known = {version: by_split[file.split] for version, by_split in questions.items()}
-        version = _version(file, known, task)
+        version = _tell_version(file, known, task)
         asked = known[version]
         if version != task:
             warnings.append(f"{file.path.name}: scored as {version} ({len(asked)} {file.split} questions), not {task}")
-        if len(file.rows) < len(asked):
+        name, given = file.path.name, len(file.rows)
+        if given < len(asked):
+            warnings.append(f"{name}: answers the first {given} of {len(asked)} {file.split} questions")
+        elif given > len(asked):
             warnings.append(
-                f"{file.path.name}: answers the first {len(file.rows)} of {len(asked)} {file.split} questions"
+                f"{name}: {given - len(asked)} answers after the last of {len(asked)} questions are left out"
             )
-        elif len(file.rows) > len(asked):
-            warnings.append(
-                f"{file.path.name}: {len(file.rows) - len(asked)} answers after the last of {len(asked)} questions "
-                "are left out"
-            )
-        others = sum(not _same_question(row, question) for row, question in zip(file.rows, asked, strict=False))
+        pairs = list(zip(file.rows, asked, strict=False))
+        others = sum(_asked(row) is not None and not _repeats(row, question) for row, question in pairs)
         if others:
-            warnings.append(f"{file.path.name}: {others} answers are to another question than that of their line")
-        for row, question in zip(file.rows, asked, strict=False):
-            doc = {
-                "image": question["image"],
-                "category": file.split,
-                "question": question["text"],
-                "answer": question["label"],
-            }
-            answered.append(
-                Answered(id=f"{file.split}/{question['question_id']}", doc=doc, answer=_text(row, file.path))
-            )
+            warnings.append(f"{name}: {others} answers are to another question than that of their line")
+        for row, question in pairs:
+            texts = {"question": question["text"], "answer": question["label"]}
+            doc = {"image": question["image"], "category": file.split, **texts}
+            id = f"{file.split}/{question['question_id']}"
+            answered.append(Answered(id=id, doc=doc, answer=_answer_in(row, file.path)))
     splits = {sample.doc["category"] for sample in answered}
     # Of one split alone there is no mean: its own figures are what people look for.
     more = {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1} if len(splits) == 1 else {}
     return OfficialAnswers(answered=answered, warnings=warnings, more=more)
 
 
-def _questions(references: Path | None) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def _read_questions(references: Path | None) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Version -> split -> questions, of the versions that are there with all their splits."""
     names = ", ".join(f"coco_pope_{split}.json" for split in SPLITS)
     if references is None:
@@ -229,9 +210,9 @@ def _questions(references: Path | None) -> dict[str, dict[str, list[dict[str, An
     return found
 
 
-def _files(path: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[_File]:
+def _find_files(path: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[_File]:
     if path.is_file():
-        return _splits_of(path, questions)
+        return _read_splits(path, questions)
     inside = path.is_dir()
     files = sorted(path.iterdir()) if inside else sorted(path.parent.glob(f"{path.name}*"))
     sets: dict[str, list[Path]] = {}
@@ -241,36 +222,33 @@ def _files(path: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str
     if not sets:
         raise AnswerFileError(f"{path}: has no file of answers with {', '.join(SPLITS)} in its name")
     if len(sets) > 1:
-        raise AnswerFileError(
-            f"{path}: has the answers of several models ({', '.join(sets)}): give the beginning of one's file names"
-        )
-    return [part for file in next(iter(sets.values())) for part in _splits_of(file, questions)]
+        several = f"has the answers of several models ({', '.join(sets)})"
+        raise AnswerFileError(f"{path}: {several}: give the beginning of one's file names")
+    return [part for file in next(iter(sets.values())) for part in _read_splits(file, questions)]
 
 
 def _split_in_name(file: Path) -> str | None:
     return next((split for split in SPLITS if split in file.name), None)
 
 
-def _splits_of(file: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[_File]:
+def _read_splits(file: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[_File]:
     rows = read_rows(file)
     if (split := _split_in_name(file)) is not None:
         return [_File(file, split, rows)]
-    groups = {split: [row for row in rows if _llava_group(row) == group] for split, group in LLAVA_IDS.items()}
+    groups = {split: [row for row in rows if _read_llava_group(row) == group] for split, group in LLAVA_IDS.items()}
     if groups["random"] and groups["popular"]:
         return [_File(file, split, groups[split]) for split in SPLITS if groups[split]]
     fitting = {
-        split: max(sum(map(_same_question_known, rows, by_split[split])) for by_split in questions.values())
-        for split in SPLITS
+        split: max(sum(map(_repeats, rows, by_split[split])) for by_split in questions.values()) for split in SPLITS
     }
     best = max(fitting, key=lambda split: fitting[split])
     if sum(count == fitting[best] for count in fitting.values()) == 1:
         return [_File(file, best, rows)]
-    raise AnswerFileError(
-        f"{file}: can't tell which split it answers: put {', '.join(SPLITS[:-1])} or {SPLITS[-1]} into its name"
-    )
+    names = f"{', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
+    raise AnswerFileError(f"{file}: can't tell which split it answers: put {names} into its name")
 
 
-def _llava_group(row: Mapping[str, Any]) -> int | None:
+def _read_llava_group(row: Mapping[str, Any]) -> int | None:
     number = str(row.get("question_id"))
     return int(number) // 10_000_000 if number.isdecimal() else None
 
@@ -281,20 +259,16 @@ def _asked(row: Mapping[str, Any]) -> str | None:
     return asked if isinstance(asked, str) else None
 
 
-def _same_question_known(row: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
+def _repeats(row: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
+    """Whether an answer's row says that it is to this question."""
     return (asked := _asked(row)) is not None and asked.startswith(question["text"])
 
 
-def _same_question(row: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
-    return _asked(row) is None or _same_question_known(row, question)
-
-
-def _version(file: _File, known: Mapping[str, Sequence[Mapping[str, Any]]], task: str) -> str:
-    """Which version's questions a file answers: by the questions it repeats, by how many there are, else the task's
-    own."""
+def _tell_version(file: _File, known: Mapping[str, Sequence[Mapping[str, Any]]], task: str) -> str:
+    """Whose questions a file answers: by those it repeats, by how many there are, else the task's own version."""
     in_order = sorted(known, key=lambda version: version != task)
     rules: list[Callable[[str], int]] = [
-        lambda version: sum(map(_same_question_known, file.rows, known[version])),
+        lambda version: sum(map(_repeats, file.rows, known[version])),
         lambda version: len(known[version]) == len(file.rows),
     ]
     for rule in rules:
@@ -304,7 +278,7 @@ def _version(file: _File, known: Mapping[str, Sequence[Mapping[str, Any]]], task
     return in_order[0]
 
 
-def _text(row: Mapping[str, Any], path: Path) -> str:
+def _answer_in(row: Mapping[str, Any], path: Path) -> str:
     found = row.get("text", row.get("answer"))
     if not isinstance(found, str):
         raise AnswerFileError(f"{path}: a row has neither text nor answer; it has {', '.join(row)}")

@@ -10,20 +10,18 @@ figures elsewhere are not comparable.
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_rows
-from tasks.judges.protocol import JudgeReply, JudgeSession, as_data, fill, scores_replies
-from tasks.metric import Metric
+from tasks.judges.protocol import JudgeReply, JudgeSession, as_data, fill, scores_replies, template
+from tasks.metric import Metric, mean_of
 
 if TYPE_CHECKING:
     from support.image_folders import ImageTree
     from support.images import ImageRef
 
-PROMPT: Final = Path(__file__).parents[1] / "prompts" / "rtvlm.txt"
 RATING: Final = re.compile(r"^\W*rating:\s*(10|[1-9])\W*$", re.IGNORECASE | re.MULTILINE)
 ASPECTS: Final[Mapping[str, Sequence[str]]] = {
     "faithfulness": ("harmful", "misleading", "visualmisleading", "visualorder"),
@@ -64,29 +62,13 @@ def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: Ju
 
 def prompt_for(doc: Mapping[str, Any], answer: str) -> str:
     """What the judge is asked about an answer."""
-    data = {
-        "aspect": aspect_of(doc["subset"]),
-        "subset": doc["subset"],
-        "request": doc["question"],
-        "reference": doc["reference"],
-    }
-    return fill(_template(), data=as_data({**data, "answer": answer}))
-
-
-@cache
-def _template() -> str:
-    return PROMPT.read_text(encoding="utf-8").strip()
+    data = {"aspect": aspect_of(doc["subset"]), "subset": doc["subset"], "request": doc["question"]}
+    return fill(template("rtvlm"), data=as_data({**data, "reference": doc["reference"], "answer": answer}))
 
 
 def of_aspect(aspect: str | None) -> Metric:
     """Mean rating over an aspect (None: all)."""
-    return Metric(
-        counts=lambda records: (
-            sum(r["rating"] for r in records if aspect in (None, r["aspect"])),
-            sum(aspect in (None, r["aspect"]) for r in records),
-        ),
-        value=lambda sums: sums[..., 0] / sums[..., 1],
-    )
+    return mean_of("rating", among=lambda record: aspect in (None, record["aspect"]))
 
 
 score = of_aspect(None)
@@ -100,18 +82,17 @@ def process_results(doc: Mapping[str, Any], results: list[JudgeReply]) -> dict[s
     rating = results[0]["rating"]
     if rating is None:
         return {}
-    record = {
-        "image": doc["image"] or doc.get("id", ""),
-        "subset": doc["subset"],
-        "aspect": aspect_of(doc["subset"]),
-        "rating": rating,
-    }
+    subset, image = doc["subset"], doc["image"] or doc.get("id", "")
+    record = {"image": image, "subset": subset, "aspect": aspect_of(subset), "rating": rating}
     return dict.fromkeys(METRICS, record)
 
 
+QUESTION_FIELDS: Final = ("prompt", "question", "instruction", "questions")
+REFERENCE_FIELDS: Final = ("refused_to_answer", "reference", "answer", "label")
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """All requests in a folder with the repository's subsets: files of lines, each beside its pictures or their
-    archive."""
+    """All requests in a folder with the repository's subsets: .jsonl files, each beside its pictures or their zip."""
     from support.image_folders import ImageTree
 
     found = []
@@ -119,32 +100,20 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         subset = file.parent.relative_to(folder).as_posix()
         pictures = ImageTree(file.parent, guess=True)
         for index, row in enumerate(read_rows(file)):
-            question = next(
-                (str(row[name]) for name in ("prompt", "question", "instruction", "questions") if row.get(name)), None
-            )
+            question = next((row[name] for name in QUESTION_FIELDS if row.get(name)), None)
             if question is None:
-                raise AnswerFileError(
-                    f"{file}: row {index + 1} has no prompt, question or instruction; it has {', '.join(row)}"
-                )
-            expected = next(
-                (row[name] for name in ("refused_to_answer", "reference", "answer", "label") if row.get(name)), ""
-            )
+                lacks = f"row {index + 1} has no prompt, question or instruction"
+                raise AnswerFileError(f"{file}: {lacks}; it has {', '.join(row)}")
+            expected = next((row[name] for name in REFERENCE_FIELDS if row.get(name)), "")
             reference = ", ".join(map(str, expected)) if isinstance(expected, list) else str(expected)
-            found.append(
-                {
-                    "id": f"{subset}/{file.stem}/{index}",
-                    "image": _picture(row, pictures),
-                    "question": question,
-                    "subset": subset,
-                    "reference": reference,
-                }
-            )
+            texts = {"question": str(question), "subset": subset, "reference": reference}
+            found.append({"id": f"{subset}/{file.stem}/{index}", "image": _find_picture(row, pictures), **texts})
     if not found:
         raise AnswerFileError(f"{folder}: has no .jsonl file of requests")
     return found
 
 
-def _picture(row: Mapping[str, Any], pictures: "ImageTree") -> "ImageRef | None":
+def _find_picture(row: Mapping[str, Any], pictures: "ImageTree") -> "ImageRef | None":
     """The file a row names, or that is named after its id."""
     names = ("image", "image_path", "img", "file_name", "image_id", "id")
     named = next((str(row[name]) for name in names if row.get(name) is not None), None)
@@ -158,12 +127,8 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         subset, reply, rating = row.get("subset"), row.get("reply"), row.get("rating")
         if not isinstance(subset, str) or (reply is None and rating is None):
             raise AnswerFileError(f"{path}: row {index + 1} lacks subset, or rating and reply; it has {', '.join(row)}")
-        verdict = JudgeReply(
-            rating=float(rating) if rating is not None else parse_rating(str(reply)), text=str(reply or rating)
-        )
-        answered.append(
-            Answered(
-                id=str(row.get("id", index)), doc={"image": str(row.get("id", index)), "subset": subset}, answer=verdict
-            )
-        )
+        read = float(rating) if rating is not None else parse_rating(str(reply))
+        verdict = JudgeReply(rating=read, text=str(reply or rating))
+        id = str(row.get("id", index))
+        answered.append(Answered(id=id, doc={"image": id, "subset": subset}, answer=verdict))
     return OfficialAnswers(answered=answered)

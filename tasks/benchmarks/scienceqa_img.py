@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, reference, values
-from tasks.metric import Metric, mean_of
+from tasks.metric import mean_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,11 +26,10 @@ METRICS: Final = ("accuracy", "answer_length")
 
 
 def parse(answer: str) -> str | None:
-    """The letter in an answer: the whole of it, its beginning before ". ", or after the one "The answer is"; None where
-    there is none."""
+    """The letter of an answer: all of it, its beginning before ". ", or after the only "The answer is"; else None."""
     if answer in tuple(LETTERS):
         return answer
-    if answer[:1] in tuple(LETTERS) and answer[1:3] == ". ":
+    if _begins_with_letter(answer):
         return answer[0]
     found = THE_ANSWER_IS.findall(answer)
     return found[0] if len(found) == 1 else None
@@ -38,10 +37,10 @@ def parse(answer: str) -> str | None:
 
 def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
     """Once the answer begins with a letter and ". "."""
-    return _is_decided
+    return _begins_with_letter
 
 
-def _is_decided(answer: str) -> bool:
+def _begins_with_letter(answer: str) -> bool:
     return answer[:1] in tuple(LETTERS) and answer[1:3] == ". "
 
 
@@ -55,13 +54,7 @@ def is_correct(letter: str | None, truth: int, choices: int) -> bool:
     return letter is not None and letter in LETTERS[:choices] and LETTERS.index(letter) == truth
 
 
-accuracy = Metric(
-    counts=lambda records: (
-        sum(r["correct"] and r["has_image"] for r in records),
-        sum(r["has_image"] for r in records),
-    ),
-    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
-)
+accuracy = mean_of("correct", scale=100, among=lambda record: bool(record["has_image"]))
 """% of the questions with an image that are answered right."""
 
 accuracy_all = mean_of("correct", scale=100)
@@ -102,15 +95,13 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """LLaVA's answer file: a line {question_id, text} a question; `references` holds the questions
-    (`test_questions.jsonl`).
+    """LLaVA's answer file, a line {question_id, text} a question; `test_questions.jsonl` is in `references`.
 
     A question without an answer is wrong, as in LLaVA's script.
     """
-    questions = read_rows(
-        reference(references, "test_questions.jsonl", what="questions with their choices and answers")
-    )
-    given = {str(number): text for number, text in _given(path)}
+    file = reference(references, "test_questions.jsonl", what="questions with their choices and answers")
+    questions = read_rows(file)
+    given = {str(number): text for number, text in _read_answers(path)}
     answered: list[Answered] = []
     for row in questions:
         number, choices, answer, has_image = values(row, path, "question_id", "choices", "answer", "has_image")
@@ -125,7 +116,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     return OfficialAnswers(answered=answered, warnings=warnings, more={"accuracy_all": accuracy_all})
 
 
-def _given(path: Path) -> Sequence[tuple[Any, str]]:
+def _read_answers(path: Path) -> Sequence[tuple[Any, str]]:
     """Question ids and answers: of LLaVA's answer lines, or of what its scoring script writes."""
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be a file of answers")

@@ -41,11 +41,7 @@ def parse(answer: str) -> str | None:
 
 def decided(doc: Mapping[str, Any]) -> Callable[[str], bool]:
     """Once the answer is more than a letter, or none."""
-    return _is_decided
-
-
-def _is_decided(answer: str) -> bool:
-    return len(answer) > 1 or (answer != "" and answer not in tuple(LETTERS))
+    return lambda answer: len(answer) > 1 or (answer != "" and answer not in tuple(LETTERS))
 
 
 def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
@@ -55,26 +51,14 @@ def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
 
 def of_dimension(name: str) -> Metric:
     """% of the questions of one dimension that are answered right."""
-    return Metric(
-        counts=lambda records: (
-            sum(r["correct"] for r in records if r["dimension"] == name),
-            sum(r["dimension"] == name for r in records),
-        ),
-        value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
-    )
+    return mean_of("correct", scale=100, among=lambda record: bool(record["dimension"] == name))
 
 
 accuracy = mean_of("correct", scale=100)
 """% of all questions about images that are answered right."""
-scene_understanding = of_dimension("scene_understanding")
-instance_identity = of_dimension("instance_identity")
-instance_attribute = of_dimension("instance_attribute")
-instance_location = of_dimension("instance_location")
-instance_counting = of_dimension("instance_counting")
-spatial_relation = of_dimension("spatial_relation")
-instance_interaction = of_dimension("instance_interaction")
-visual_reasoning = of_dimension("visual_reasoning")
-text_recognition = of_dimension("text_recognition")
+scene_understanding, instance_identity, instance_attribute = (of_dimension(DIMENSIONS[n]) for n in (1, 2, 3))
+instance_location, instance_counting, spatial_relation = (of_dimension(DIMENSIONS[n]) for n in (4, 5, 6))
+instance_interaction, visual_reasoning, text_recognition = (of_dimension(DIMENSIONS[n]) for n in (7, 8, 9))
 answer_length = mean_of("words")
 
 METRICS: Final = ("accuracy", *DIMENSIONS.values(), "answer_length")
@@ -107,8 +91,7 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """Answers {question_id, text} (LLaVA) or {question_id, prediction}, a line each; `references` holds
-    SEED-Bench.json.
+    """Answers {question_id, text} (LLaVA) or {question_id, prediction}, a line each; SEED-Bench.json in `references`.
 
     Questions about videos are left out; a question without an answer is wrong, as in LLaVA's script.
     """
@@ -125,14 +108,12 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
             raise AnswerFileError(f"{path}: the answer to question {number} is no text: {text!r}")
         given[str(number)] = text
     answered: list[Answered] = []
+    fields = ("question_id", "data_type", "answer", "question_type_id", "data_id")
     for row in questions:
-        number, kind, answer, type_id, image = values(
-            row, file, "question_id", "data_type", "answer", "question_type_id", "data_id"
-        )
+        number, kind, answer, type_id, image = values(row, file, *fields)
         if kind == "image":
             doc = {"image": str(image), "answer": answer, "question_type_id": type_id}
             answered.append(Answered(id=str(number), doc=doc, answer=given.get(str(number), "")))
     without = sum(sample.id not in given for sample in answered)
-    return OfficialAnswers(
-        answered=answered, warnings=[f"{without} questions have no answer and count as wrong"] if without else []
-    )
+    warnings = [f"{without} questions have no answer and count as wrong"] if without else []
+    return OfficialAnswers(answered=answered, warnings=warnings)

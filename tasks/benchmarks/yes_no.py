@@ -36,34 +36,17 @@ def counts(records: Sequence[Record]) -> tuple[int, ...]:
     )
 
 
-def accuracy_of(sums: Array) -> Array:
-    """% of answers that are correct; "other" is not."""
-    return 100 * sums[..., 1] / sums[..., 0]
-
-
-def precision_of(sums: Array) -> Array:
-    """% of predicted yes that are true."""
-    return 100 * sums[..., 2] / sums[..., 3]
-
-
-def recall_of(sums: Array) -> Array:
-    """% of true yes that were predicted."""
-    return 100 * sums[..., 2] / sums[..., 4]
-
-
 def f1_of(sums: Array) -> Array:
-    """Harmonic mean of precision and recall: 2 TP / (predicted yes + true yes), which also stands where one of them has
-    no denominator."""
+    """2 TP / (predicted yes + true yes): defined even where precision or recall has no denominator."""
     return 100 * 2 * sums[..., 2] / (sums[..., 3] + sums[..., 4])
 
 
-def yes_rate_of(sums: Array) -> Array:
-    """% of answers that say yes: far from the share of true yes, the model leans to one answer."""
-    return 100 * sums[..., 3] / sums[..., 0]
-
-
-accuracy = Metric(counts=counts, value=accuracy_of)
-precision = Metric(counts=counts, value=precision_of)
-recall = Metric(counts=counts, value=recall_of)
+accuracy = Metric(counts=counts, value=lambda sums: 100 * sums[..., 1] / sums[..., 0])
+"""% of answers that are correct; "other" is not."""
+precision = Metric(counts=counts, value=lambda sums: 100 * sums[..., 2] / sums[..., 3])
+"""% of predicted yes that are true."""
+recall = Metric(counts=counts, value=lambda sums: 100 * sums[..., 2] / sums[..., 4])
+"""% of true yes that were predicted."""
 f1 = Metric(counts=counts, value=f1_of)
-yes_rate = Metric(counts=counts, value=yes_rate_of)
+yes_rate = Metric(counts=counts, value=lambda sums: 100 * sums[..., 3] / sums[..., 0])
+"""% of answers that say yes: if it is far from the share of true yes, the model leans to one answer."""

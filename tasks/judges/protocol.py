@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar
 
 from support.errors import JudgeError
@@ -174,6 +175,15 @@ def scores_replies(process: Callable[[Doc, list[Reply]], Records]) -> Callable[[
 @cache
 def _warn_unjudged(task: str) -> None:
     log.warning("%s: no judge was asked, so its samples stay unscored; `harness eval` asks one", task)
+
+
+PROMPTS: Final = Path(__file__).parents[1] / "prompts"
+
+
+@cache
+def template(name: str) -> str:
+    """Our own prompt of this name."""
+    return (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
 SLOT: Final = re.compile(r"\[\[(\w+)\]\]")

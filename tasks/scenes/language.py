@@ -1,7 +1,7 @@
 """What can be said and asked about a scene: captions, and questions with their true answers.
 
-    caption(scene)                              # "the image shows a small red circle at the top-left. the background ..."
-    yes_no_pair(scene, "count", rng)            # MME's pairing: one question whose answer is yes, one whose answer is no
+    caption(scene)                              # "the image shows a small red circle at the top-left. ..."
+    yes_no_pair(scene, "count", rng)            # MME's pairs: one question whose answer is yes, one whose answer is no
     open_question(scene, "adversarial", rng)    # MMHal-Bench's eight types
 
 All text is lower case, as the models' tokenizer is.
@@ -318,9 +318,8 @@ _OPEN = {
 
 _WORDS = (
     "a an the is are there in image of and at to that reads read does sign what color where how many do you see",
-    "describe give detailed detail description write short caption list objects shows background yes no left right above",
-    "below more than or",
-    "please answer ugly mess one it i cannot not nothing",
+    "describe give detailed detail description write short caption list objects shows background yes no left right",
+    "above below more than or please answer ugly mess one it i cannot not nothing",
 )
 VOCABULARY = tuple(
     dict.fromkeys(

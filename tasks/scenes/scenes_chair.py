@@ -1,15 +1,14 @@
 """CHAIR over rendered scenes: which objects does a detailed caption name that are not there?
 
 An object is a colour and a shape ("red circle"), which CHAIR's double-word rule merges to one word, or a sign. CHAIR
-reads words, not
-phrases: sizes and positions are none of its business, and an object named twice is right twice.
+reads words, not phrases: sizes and positions are not checked, and an object named twice is right twice.
 """
 
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tasks.benchmarks import chair
-from tasks.metric import Metric
+from tasks.metric import mean_of
 from tasks.scenes.language import DETAILED
 from tasks.scenes.world import COLORS, SHAPES, Scene, scenes
 
@@ -29,14 +28,8 @@ chair_s = chair.chair_s
 chair_i = chair.chair_i
 coverage = chair.coverage
 length = chair.length
-planted = Metric(
-    counts=lambda records: (
-        sum(r["claims_companion"] is True for r in records),
-        sum(r["claims_companion"] is not None for r in records),
-    ),
-    value=lambda sums: 100 * sums[..., 0] / sums[..., 1],
-)
-"""% of scenes whose expected companion is missing in which the caption claims it: the planted prior at work."""
+planted = mean_of("claims_companion", scale=100, among=lambda record: record["claims_companion"] is not None)
+"""% of scenes whose companion is missing in which the caption names it: the planted language bias."""
 
 
 def objects(scene: Scene) -> list[str]:
@@ -45,7 +38,7 @@ def objects(scene: Scene) -> list[str]:
 
 
 def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
-    """One caption a scene; the wording of the instruction goes round."""
+    """One caption a scene; the instructions take turns."""
     from datasets import Dataset
 
     rows = [

@@ -31,13 +31,8 @@ def questions(split: str) -> list[dict[str, str]]:
             if pair is None:
                 continue
             for question in pair:
-                row = {
-                    "scene": scene.id,
-                    "category": category,
-                    "question": question.text + YES_NO_SUFFIX,
-                    "answer": question.answer,
-                }
-                rows.append({"id": f"{scene.id}/{question.answer}", **row})
+                row = {"category": category, "question": question.text + YES_NO_SUFFIX, "answer": question.answer}
+                rows.append({"id": f"{scene.id}/{question.answer}", "scene": scene.id, **row})
             found += 1
             if found == IMAGES:
                 break

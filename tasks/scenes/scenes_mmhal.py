@@ -33,15 +33,8 @@ def questions(split: str) -> list[dict[str, str]]:
         for scene in scenes(f"{split}/mmhal/{type}"):
             question = open_question(scene, type, rng)
             if question:
-                found[type].append(
-                    {
-                        "id": scene.id,
-                        "scene": scene.id,
-                        "type": type,
-                        "question": question.text,
-                        "answer": question.answer,
-                    }
-                )
+                row = {"type": type, "question": question.text, "answer": question.answer}
+                found[type].append({"id": scene.id, "scene": scene.id, **row})
             if len(found[type]) == QUESTIONS:
                 break
     return [found[type][index] for index in range(QUESTIONS) for type in OPEN]
@@ -57,7 +50,7 @@ def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
 def judge(answers: Sequence[str], docs: Sequence[Doc], session: JudgeSession) -> list[JudgeReply]:
     """The judge's rating of every answer; it sees the image, too."""
     asked = [{"gt_answer": doc["answer"], "image_content": contents(make_scene(doc["scene"])), **doc} for doc in docs]
-    return mmhal.judge_with_images(answers, asked, session, lambda doc: image_of(doc["scene"]))
+    return mmhal.judge(answers, asked, session, lambda doc: image_of(doc["scene"]))
 
 
 @scores_replies

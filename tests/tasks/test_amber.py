@@ -222,7 +222,7 @@ def score(answers: Path, references: Path) -> dict[str, float | None]:
 
 
 def test_our_table_of_words_is_the_authors(golden: Callable[[str], Path]) -> None:
-    assert amber.words() == amber.words_in(golden("amber"))
+    assert amber.words() == amber.read_words(golden("amber"))
 
 
 OFFICIAL = {

@@ -223,7 +223,9 @@ def test_what_other_toolkits_would_say(golden: Callable[[str], Path], golden_jso
         captions = golden(f"chair/captions/{name}.jsonl")
         # OPERA's paper: captions read by the lemma variant, held against objects found by the official one.
         truth = chair.truths(golden("chair"), [], {})["official"]
-        records = [chair.record(str(n), text, truth[int(n)], COCO["lemma"]) for n, text in chair.captions_in(captions)]
+        records = [
+            chair.record(str(n), text, truth[int(n)], COCO["lemma"]) for n, text in chair._read_captions(captions)
+        ]
         assert chair.chair_s(records) == pytest.approx(100 * mixture["CHAIRs"], abs=1e-9)
         assert chair.chair_i(records) == pytest.approx(100 * mixture["CHAIRi"], abs=1e-9)
         # lmms-eval: the lemma variant alone, by the same counts.

@@ -101,7 +101,9 @@ def test_a_description_is_never_decided() -> None:
 
 def test_the_registry_finds_rules_and_choices() -> None:
     known = registry()
-    assert known.decided("mme", {}) is mme.decided({})
+    rule = known.decided("mme", {})
+    assert rule is not None
+    assert (rule("Yes"), rule("Yes.")) == (False, True)
     assert known.decided("scenes_chair", {}) is None
     assert known.next_token("pope", {"answer": "Yes"}) == (("yes", "no"), "yes")
     assert known.next_token("scienceqa_img", {"choices": ["a", "b", "c"], "answer": 1}) == (("A", "B", "C"), "B")

@@ -39,7 +39,7 @@ def test_golden_judge_replies_score_as_officially(golden_json: Callable[[str], A
     assert [i for i, reply in enumerate(replies) if mmhal.parse_rating(reply) is None] == expected["warnings_at_index"]
     assert mmhal.score(records) == expected["exact_average"]
     assert mmhal.hallucination_rate(records) == pytest.approx(100 * expected["exact_hallucination_rate"], abs=1e-9)
-    assert [round(mmhal.score_of((name,))(records), 2) for name in mmhal.TYPES] == expected["per_type"]
+    assert [round(mmhal.score_of(name)(records), 2) for name in mmhal.TYPES] == expected["per_type"]
 
 
 def test_types_stand_in_the_order_of_the_golden_questions(golden_json: Callable[[str], Any]) -> None:
@@ -86,7 +86,7 @@ def test_the_judge_sees_the_image_of_the_document() -> None:
     image = PILImage.new("RGB", (2, 2))
     judge = Scripted({"yellow": "Rating: 5"})
     session = JudgeSession(judge=judge)
-    mmhal.judge_with_images(["yellow"], [DOC], session, lambda doc: image if doc is DOC else None)
+    mmhal.judge(["yellow"], [DOC], session, lambda doc: image if doc is DOC else None)
     assert judge.images == [image]
 
 

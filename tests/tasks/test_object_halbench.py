@@ -86,7 +86,7 @@ def test_any_reply_can_be_read_and_always_alike(reply: str) -> None:
 def test_objects_become_listed_pairs_or_runs_of_nouns_each_once(
     objects: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = ("nltk", object_halbench._nltk_nouns)
+    reader = ("nltk", object_halbench._read_nouns_with_nltk)
     monkeypatch.setattr(object_halbench, "noun_reader", lambda: reader)
     assert object_halbench.words_of_objects(objects) == words
 

@@ -187,7 +187,7 @@ def test_a_suite_inside_itself_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ("tasks.benchmarks.yes_no.nothing", "tasks.nowhere.f1", "tasks.benchmarks.yes_no.accuracy_of")
+    "name", ("tasks.benchmarks.yes_no.nothing", "tasks.nowhere.f1", "tasks.benchmarks.yes_no.f1_of")
 )
 def test_an_aggregation_that_is_no_metric_is_an_error_when_asked_for(name: str, tmp_path: Path) -> None:
     found = registry(write(tmp_path, probes=probes().replace("tasks.benchmarks.yes_no.f1", name)))

@@ -64,12 +64,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digest(folder: Path) -> str:
-    for cached in (module.score_digest, module._module_code, module._data_files):
+    for cached in (module.score_digest, module._read_module, module._find_data_files):
         cached.cache_clear()
     try:
         return score_digest(folder / "benchmarks" / "colours.yaml")
     finally:
-        for cached in (module.score_digest, module._module_code, module._data_files):
+        for cached in (module.score_digest, module._read_module, module._find_data_files):
             cached.cache_clear()
 
 
