@@ -15,7 +15,7 @@ from support.images import ImageRef, keep
 from support.progress import show_on
 from tasks.scenes.world import render, scenes
 from tests.trainers.image_makers import encoded, photo
-from trainers.data.contamination import SIMILAR, Benchmark, Document, Leak, Leaks, benchmark_of, drop, find_leaks
+from trainers.data.contamination import ALL, SIMILAR, Benchmark, Document, Leak, Leaks, benchmark_of, drop, find_leaks
 from trainers.data.image_hashes import HashCache
 from trainers.data.questions import COMMON
 from trainers.data.rows import Preference, Row
@@ -33,10 +33,8 @@ def row(index: int, prompt: str, *images: ImageRef, id: str = "") -> Row:
 
 def asked(number: int) -> str:
     """A question that no other number's is near to."""
-    return " ".join(
-        f"{word}{number * 31 + place}"
-        for place, word in enumerate(("alpha", "beta", "gamma", "delta", "omega", "sigma"))
-    )
+    words = enumerate(("alpha", "beta", "gamma", "delta", "omega", "sigma"))
+    return " ".join(f"{word}{number * 31 + place}" for place, word in words)
 
 
 def clean_rows(start: int = 0, count: int = 8) -> list[Row]:
@@ -45,15 +43,10 @@ def clean_rows(start: int = 0, count: int = 8) -> list[Row]:
 
 @pytest.fixture
 def held() -> Benchmark:
-    documents = [
-        Document(
-            id=f"q{number}",
-            question=f"Question {asked(500 + number)}?",
-            images=(shown(number),),
-            name=f"COCO_val2014_{number:012}.jpg",
-        )
-        for number in range(1, 7)
-    ]
+    documents = []
+    for number in range(1, 7):
+        question, name = f"Question {asked(500 + number)}?", f"COCO_val2014_{number:012}.jpg"
+        documents.append(Document(id=f"q{number}", question=question, images=(shown(number),), name=name))
     return Benchmark(task="bench", documents=documents)
 
 
@@ -127,22 +120,23 @@ def test_a_question_asked_of_many_pictures_is_nobodys() -> None:
     assert few.counts["chair"]["same question"] == COMMON
 
 
-def test_a_question_that_the_benchmark_asks_of_many_pictures_is_nobodys() -> None:
-    stock = "Is there a refrigerator to be seen anywhere in this photograph?"
-    documents = [Document(id=str(number), question=stock, images=(shown(number),)) for number in range(COMMON + 1)]
-    assert find_leaks([row(0, stock, shown(90))], [Benchmark(task="pope", documents=documents)]).leaks == ()
+REFRIGERATOR = "Is there a refrigerator to be seen anywhere in this photograph?"
+ENDING = "Please answer the question with nothing but the word yes or the word no."
 
 
-def test_an_answer_format_that_all_questions_end_with_makes_no_leak() -> None:
-    ending = "Please answer the question with nothing but the word yes or the word no."
-    documents = [
-        Document(id=str(n), question=f"Is it {chr(97 + n) * 3}? {ending}", images=(shown(n),))
-        for n in range(COMMON + 1)
-    ]
-    assert (
-        find_leaks([row(0, f"Is it zzz? {ending}", shown(90))], [Benchmark(task="mme", documents=documents)]).leaks
-        == ()
-    )
+@pytest.mark.parametrize(
+    ("questions", "asked_in_data"),
+    (
+        pytest.param([REFRIGERATOR] * (COMMON + 1), REFRIGERATOR, id="asked of many pictures of the benchmark"),
+        pytest.param(
+            [f"Is it {chr(97 + n) * 3}? {ENDING}" for n in range(COMMON + 1)], f"Is it zzz? {ENDING}", id="same ending"
+        ),
+        pytest.param(["What is this?"], "What is this?", id="short"),
+    ),
+)
+def test_a_question_that_is_not_specific_makes_no_leak(questions: list[str], asked_in_data: str) -> None:
+    documents = [Document(id=str(n), question=text, images=(shown(n),)) for n, text in enumerate(questions)]
+    assert find_leaks([row(0, asked_in_data, shown(90))], [Benchmark(task="t", documents=documents)]).leaks == ()
 
 
 def test_a_template_filled_in_many_ways_makes_no_leak() -> None:
@@ -151,11 +145,6 @@ def test_a_template_filled_in_many_ways_makes_no_leak() -> None:
     benchmark = Benchmark(task="t", documents=[Document(id="0", question=template.format("zzz"), images=(shown(1),))])
     assert find_leaks(rows, [benchmark]).leaks == ()
     assert len(find_leaks(rows[:2], [benchmark]).leaks) == 2
-
-
-def test_a_short_question_alone_makes_no_leak() -> None:
-    benchmark = Benchmark(task="t", documents=[Document(id="0", question="What is this?", images=(shown(1),))])
-    assert find_leaks([row(0, "What is this?", shown(2))], [benchmark]).leaks == ()
 
 
 def test_a_generic_question_about_the_very_picture_is_the_benchmarks() -> None:
@@ -197,23 +186,13 @@ def test_all_pairs_of_a_row_are_checked_as_one_and_dropped_together(held: Benchm
 
 def test_counts_are_rows_by_task_and_evidence() -> None:
     def benchmark(task: str) -> Benchmark:
-        return Benchmark(
-            task=task, documents=[Document(id=str(n), question="Is it?", images=(shown(1),)) for n in range(4)]
-        )
+        documents = [Document(id=str(n), question="Is it?", images=(shown(1),)) for n in range(4)]
+        return Benchmark(task=task, documents=documents)
 
-    leaks = find_leaks(
-        [row(n, "What?", shown(1)) for n in range(3)] + [row(3, "What?", shown(1, kind="JPEG"))],
-        [benchmark("a"), benchmark("b")],
-    )
+    rows = [row(n, "What?", shown(1)) for n in range(3)] + [row(3, "What?", shown(1, kind="JPEG"))]
+    leaks = find_leaks(rows, [benchmark("a"), benchmark("b")])
     assert leaks.summary() == {"a": 4, "b": 4}
-    assert leaks.counts["a"] == {
-        "same image": 3,
-        "same COCO id": 0,
-        "looks alike": 1,
-        "same question on same image": 0,
-        "same question": 0,
-        "near-duplicate question": 0,
-    }
+    assert leaks.counts["a"] == dict.fromkeys(ALL, 0) | {"same image": 3, "looks alike": 1}
 
 
 def test_no_training_scene_is_taken_for_a_test_scene() -> None:
@@ -230,14 +209,8 @@ def test_planted_scenes_are_found_among_others() -> None:
     trained = [render(scene) for scene in islice(scenes("train/0"), 60)]
     tested = [render(scene) for scene in islice(scenes("test/pope"), 20)]
     rows = [row(number, "What?", shown(image)) for number, image in enumerate([*trained, *tested])]
-    leaks = find_leaks(
-        rows,
-        [
-            Benchmark(
-                task="s", documents=[Document(id=str(n), question="?", images=(im,)) for n, im in enumerate(tested)]
-            )
-        ],
-    )
+    documents = [Document(id=str(number), question="?", images=(image,)) for number, image in enumerate(tested)]
+    leaks = find_leaks(rows, [Benchmark(task="s", documents=documents)])
     assert {leak.row: leak.document for leak in leaks.leaks} == {60 + number: str(number) for number in range(20)}
 
 
@@ -301,12 +274,9 @@ def test_settings_out_of_range_are_refused(held: Benchmark, changes: dict[str, A
         find_leaks([], [held], **changes)
 
 
-def test_a_benchmark_without_documents_is_no_clean_one() -> None:
+def test_benchmarks_without_documents_and_given_twice_are_refused(held: Benchmark) -> None:
     with pytest.raises(DataError, match="pope: has no documents"):
         find_leaks([], [Benchmark(task="pope", documents=[])])
-
-
-def test_one_task_given_twice_is_refused(held: Benchmark) -> None:
     with pytest.raises(DataError, match="bench: given twice"):
         find_leaks([], [held, held])
 

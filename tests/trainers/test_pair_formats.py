@@ -29,22 +29,11 @@ PICTURE = st.integers(0, 255).map(lambda colour: ImageRef(f"images/{colour}.png"
 
 
 def pairs_of(pictures: int) -> st.SearchStrategy[list[Preference]]:
-    pair = st.builds(
-        Preference,
-        id=TEXT,
-        prompt=TEXT,
-        images=st.lists(PICTURE, max_size=pictures).map(tuple),
-        chosen=TEXT,
-        rejected=TEXT,
-        margin=st.none() | st.floats(allow_nan=False, allow_infinity=False),
-        row=st.integers(0, 2**40),
-        row_id=TEXT,
-        chosen_model=TEXT,
-        rejected_model=TEXT,
-        chosen_ratings=RATINGS,
-        rejected_ratings=RATINGS,
-    )
-    return st.lists(pair, max_size=5)
+    images = st.lists(PICTURE, max_size=pictures).map(tuple)
+    margin, row = st.none() | st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**40)
+    texts = dict.fromkeys(["id", "prompt", "chosen", "rejected", "row_id", "chosen_model", "rejected_model"], TEXT)
+    ratings = dict.fromkeys(("chosen_ratings", "rejected_ratings"), RATINGS)
+    return st.lists(st.builds(Preference, images=images, margin=margin, row=row, **texts, **ratings), max_size=5)
 
 
 def told(pair: Preference) -> tuple[Any, ...]:
@@ -71,80 +60,40 @@ def test_pairs_go_through_any_two_formats_unchanged(
     assert [told(pair) for pair in made] == [told(pair) for pair in pairs]
 
 
-FOREIGN: dict[str, tuple[str, list[dict[str, Any]]]] = {
-    "povid": (
-        "povid.json",
-        [
-            {
-                "id": "000000033471",
-                "image": "coco/7.png",
-                "conversations": [{"from": "human", "value": "What?\n<image>"}, {"from": "gpt", "value": "cat"}],
-                "rejected_conversations": [
-                    {"from": "human", "value": "What?\n<image>"},
-                    {"from": "gpt", "value": "dog"},
-                ],
-            }
-        ],
-    ),
-    "sharegpt": (
-        "ranking.json",
-        [
-            {
-                "conversations": [{"from": "human", "value": "<image>What?"}],
-                "chosen": {"from": "gpt", "value": "cat"},
-                "rejected": {"from": "gpt", "value": "dog"},
-                "images": ["coco/7.png"],
-            }
-        ],
-    ),
-    "rlhf-v": (
-        "rlhf.parquet",
-        [
-            {
-                "ds_name": "RLHF-V",
-                "image": {"bytes": png(7), "path": None},
-                "text": json.dumps({"question": "What?", "chosen": "cat", "rejected": "dog"}),
-                "origin_dataset": "LCS-558K",
-                "origin_split": json.dumps({"model": "Muffin-13B", "type": "detailed_description"}),
-                "idx": 5,
-                "image_path": "coco/7.png",
-            }
-        ],
-    ),
-    "rlaif-v": (
-        "rlaif.parquet",
-        [
-            {
-                "ds_name": "RLAIF-V",
-                "image": {"bytes": png(7), "path": "7.png"},
-                "question": "What?",
-                "chosen": "cat",
-                "rejected": "dog",
-                "origin_dataset": "COCO",
-                "origin_split": "plain text",
-                "idx": "5",
-                "image_path": "coco/7.png",
-            }
-        ],
-    ),
-    "trl": (
-        "trl.parquet",
-        [
-            {
-                "images": [{"bytes": png(7), "path": "7.png"}],
-                "prompt": [
-                    {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]}
-                ],
-                "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "cat"}]}],
-                "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "dog"}]}],
-            }
-        ],
-    ),
-    "trl without roles": (
-        "plain.jsonl",
-        [{"prompt": "What?", "chosen": "cat", "rejected": "dog", "images": ["coco/7.png"]}],
-    ),
-}
+def turns(*values: str) -> list[dict[str, str]]:
+    return [{"from": speaker, "value": value} for speaker, value in zip(("human", "gpt") * 4, values, strict=False)]
+
+
+ANSWERS = {"chosen": "cat", "rejected": "dog"}
+FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
+    "povid": ("povid.json", {
+        "id": "000000033471", "image": "coco/7.png",
+        "conversations": turns("What?\n<image>", "cat"), "rejected_conversations": turns("What?\n<image>", "dog"),
+    }),
+    "sharegpt": ("ranking.json", {
+        "conversations": turns("<image>What?"), "images": ["coco/7.png"],
+        **{name: {"from": "gpt", "value": text} for name, text in ANSWERS.items()},
+    }),
+    "rlhf-v": ("rlhf.parquet", {
+        "ds_name": "RLHF-V", "image": {"bytes": png(7), "path": None},
+        "text": json.dumps({"question": "What?", **ANSWERS}), "origin_dataset": "LCS-558K",
+        "origin_split": json.dumps({"model": "Muffin-13B", "type": "detailed_description"}),
+        "idx": 5, "image_path": "coco/7.png",
+    }),
+    "rlaif-v": ("rlaif.parquet", {
+        "ds_name": "RLAIF-V", "image": {"bytes": png(7), "path": "7.png"}, "question": "What?", **ANSWERS,
+        "origin_dataset": "COCO", "origin_split": "plain text", "idx": "5", "image_path": "coco/7.png",
+    }),
+    "trl": ("trl.parquet", {
+        "images": [{"bytes": png(7), "path": "7.png"}],
+        "prompt": [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]}],
+        **{
+            name: [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+            for name, text in ANSWERS.items()
+        },
+    }),
+    "trl without roles": ("plain.jsonl", {"prompt": "What?", **ANSWERS, "images": ["coco/7.png"]}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -152,16 +101,15 @@ def test_the_files_of_others_are_told_by_their_columns(name: str, tmp_path: Path
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file, records = FOREIGN[name]
-    records = [*records, *records]
+    file, record = FOREIGN[name]
+    records = [record, record]
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco" / "7.png").write_bytes(png(7))
     if file.endswith("parquet"):
         pq.write_table(pa.Table.from_pylist(records), tmp_path / file)
     else:
-        (tmp_path / file).write_text(
-            "".join(json.dumps(one) + "\n" for one in records) if "jsonl" in file else json.dumps(records)
-        )
+        lines = "".join(json.dumps(one) + "\n" for one in records)
+        (tmp_path / file).write_text(lines if "jsonl" in file else json.dumps(records))
     first, second = read_pairs(tmp_path / file)
     assert (first.prompt, first.chosen, first.rejected) == ("What?", "cat", "dog")
     assert [picture.read() for picture in first.images] == [png(7)]
@@ -175,10 +123,6 @@ def test_neighbours_of_another_prompt_or_picture_are_another_row(tmp_path: Path)
     lines = [{"prompt": prompt, "chosen": "x", "rejected": "y", "images": images} for prompt, images in asked]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [pair.row for pair in read_pairs(tmp_path / "a.jsonl")] == [0, 0, 1, 2]
-
-
-def turns(*values: str) -> list[dict[str, str]]:
-    return [{"from": speaker, "value": value} for speaker, value in zip(("human", "gpt") * 4, values, strict=False)]
 
 
 UNFIT: list[dict[str, Any]] = [
@@ -231,9 +175,8 @@ def test_what_a_form_cannot_hold_is_refused_and_the_old_file_stays(tmp_path: Pat
 @pytest.mark.parametrize("ending", ("parquet", "jsonl"))
 def test_a_margin_without_end_is_none_and_the_lines_are_json(ending: str, tmp_path: Path, shown: ImageRef) -> None:
     path = tmp_path / f"pairs.{ending}"
-    write_pairs(
-        [pair(shown, margin=margin, chosen_ratings={"Wit": "inf"}) for margin in (math.inf, math.nan, 2.0)], path
-    )
+    margins = (math.inf, math.nan, 2.0)
+    write_pairs([pair(shown, margin=margin, chosen_ratings={"Wit": "inf"}) for margin in margins], path)
     if ending == "jsonl":
         for line in path.read_text().splitlines():
             json.loads(line, parse_constant=lambda name: pytest.fail(name))
@@ -286,16 +229,8 @@ def test_trl_trains_on_what_is_written(tmp_path: Path, monkeypatch: pytest.Monke
     for index in range(4):
         scene = make_scene(f"test-formats/{index}")
         picture = ImageRef("", tmp_path / "images" / write_image(scene, tmp_path / "images"))
-        made.append(
-            pair(
-                picture,
-                id=str(index),
-                row=index,
-                prompt="describe the image.",
-                chosen=caption(scene),
-                rejected="a red ring.",
-            )
-        )
+        texts = {"prompt": "describe the image.", "chosen": caption(scene), "rejected": "a red ring."}
+        made.append(pair(picture, id=str(index), row=index, **texts))
     write_pairs(made, tmp_path / "pairs.parquet")
     table = datasets.load_dataset(
         "parquet", data_files=str(tmp_path / "pairs.parquet"), split="train", cache_dir=str(tmp_path / "cache")
@@ -303,18 +238,9 @@ def test_trl_trains_on_what_is_written(tmp_path: Path, monkeypatch: pytest.Monke
     assert is_conversational(table[0])
     base = find("scenes-base").pretrained
     arguments = DPOConfig(
-        output_dir=str(tmp_path / "run"),
-        max_steps=1,
-        per_device_train_batch_size=2,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        max_length=None,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
-    )
+        output_dir=str(tmp_path / "run"), max_steps=1, per_device_train_batch_size=2, use_cpu=True, bf16=False,
+        gradient_checkpointing=False, max_length=None, report_to="none", save_strategy="no", logging_steps=1,
+    )  # fmt: skip
     trainer = DPOTrainer(
         model=AutoModelForImageTextToText.from_pretrained(base),
         args=arguments,

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -67,21 +68,13 @@ def trapped_file(path: Path, rows: int = 200) -> list[dict[str, Any]]:
                     rating = rng.randint(1, 5)
                 annotations[aspect] = {"Rating": rating, "Rationale": f"because {rating}"}
             text = "the same" if rng.random() < 0.15 else f"{name} on {index}: " + "word " * rng.randint(0, 30)
-            completions.append(
-                {"annotations": {} if rng.random() < 0.02 else annotations, "model": name, "response": text}
-            )
+            kept = {} if rng.random() < 0.02 else annotations
+            completions.append({"annotations": kept, "model": name, "response": text})
         nested: Any = completions
         if rng.random() < 0.5:
             nested = {key: [one[key] for one in completions] for key in ("annotations", "model", "response")}
-        made.append(
-            {
-                "id": str(index % 37),
-                "prompt": f"Question {index % 90}?",
-                "models": names,
-                "completions": nested,
-                "img_path": "",
-            }
-        )
+        asked = {"id": str(index % 37), "prompt": f"Question {index % 90}?", "models": names}
+        made.append({**asked, "completions": nested, "img_path": ""})
     path.write_text("".join(json.dumps(one) + "\n" for one in made), encoding="utf-8")
     return made
 
@@ -98,9 +91,8 @@ def by_the_authors(raw: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[int, st
             means = []
             for side in (a, b):
                 try:
-                    numbers = [
-                        float(note["Rating"]) for note in side["annotations"].values() if note["Rating"] is not None
-                    ]
+                    given_ratings = [note["Rating"] for note in side["annotations"].values()]
+                    numbers = [float(rating) for rating in given_ratings if rating is not None]
                     means.append(sum(numbers) / len(numbers))
                 except (ValueError, ZeroDivisionError):
                     break
@@ -217,6 +209,13 @@ def test_of_the_largest_gap_all_pairs_are_taken() -> None:
     assert chosen([twice], "largest-gap", per_instruction=1) == [("a", "c")]
 
 
+def test_the_chosen_answer_can_be_held_to_a_least_rating() -> None:
+    counts = PairCounts()
+    assert chosen([FOUR], "authors", counts, min_chosen=4.5) == [("a", "c"), ("a", "b"), ("a", "d")]
+    assert counts.refused == 2
+    assert chosen([FOUR], "dominant", min_chosen=4, per_instruction=1) == [("a", "c")]
+
+
 def test_one_aspect_or_all_but_ethics() -> None:
     ethical = row(answer("a", 3, 5, 3), answer("b", 3, 1, 4))
     assert chosen([ethical]) == [("a", "b")]
@@ -230,7 +229,9 @@ def test_one_aspect_or_all_but_ethics() -> None:
 
 def test_an_aspect_that_does_not_count_need_not_be_a_number() -> None:
     unsure = row(answer("a", 5, "N/A", 5), answer("b", 4, 5, 4))
-    assert chosen([unsure]) == []
+    counts = PairCounts()
+    assert chosen([unsure], "authors", counts) == []
+    assert (counts.unrated, counts.skipped_non_numeric) == (1, 1)
     assert chosen([unsure], "no-ethics") == [("a", "b")]
 
 
@@ -299,12 +300,8 @@ def test_yes_and_no_are_chosen_equally_often_and_the_first_of_each_stay() -> Non
     def asked(index: int, true: str, other: str) -> Row:
         return row(answer("a", 5, 5, 5, text=true), answer("b", 1, 1, 1, text=other), index=index)
 
-    rows = [
-        asked(0, "Yes, it is.", "No."),
-        asked(1, "yes", "no"),
-        asked(2, "No parking.", "yes"),
-        asked(3, "no\nIt is not.", "Yes"),
-    ]
+    texts = (("Yes, it is.", "No."), ("yes", "no"), ("No parking.", "yes"), ("no\nIt is not.", "Yes"))
+    rows = [asked(index, *said) for index, said in enumerate(texts)]
     counts = PairCounts()
     made = list(pair_up(rows, find_rule("authors", balance_yes_no=True), counts))
     assert [pair.row for pair in made] == [0, 2, 3]
@@ -315,17 +312,14 @@ def test_yes_and_no_are_chosen_equally_often_and_the_first_of_each_stay() -> Non
 
 
 def test_an_unknown_rule_or_option_is_named_with_what_is_known() -> None:
-    with pytest.raises(
-        RecipeError,
-        match=r"rule = 'autors': no pair rule of that name \(did you mean 'authors'\?\); known: authors, margin",
+    options: dict[str, Any]
+    for name, options, message in (
+        ("autors", {}, "rule = 'autors': no pair rule of that name (did you mean 'authors'?); known: authors, margin"),
+        ("authors", {"min_margn": 1}, "unknown key 'min_margn' (did you mean 'min_margin'?)"),
+        ("authors", {"aspects": ["Helpfullness"]}, "'Helpfullness' (did you mean 'helpfulness'?); known: helpfulness"),
     ):
-        find_rule("autors")
-    with pytest.raises(RecipeError, match=r"unknown key 'min_margn' \(did you mean 'min_margin'\?\)"):
-        find_rule("authors", min_margn=1)
-    with pytest.raises(
-        RecipeError, match=r"no aspect 'Helpfullness' \(did you mean 'helpfulness'\?\); known: helpfulness, ethical"
-    ):
-        find_rule("authors", aspects=["Helpfullness"])
+        with pytest.raises(RecipeError, match=re.escape(message)):
+            find_rule(name, **options)
 
 
 @pytest.mark.parametrize(
@@ -353,35 +347,16 @@ def test_the_recipe_knows_the_rules_and_their_options() -> None:
     assert set(get_args(Data.model_fields["rule"].annotation)) == set(RULES)
     pool = (PoolModel(model="a"), PoolModel(model="b"))
     assert pair_rules.rule_of(Data(instructions=1, pool=pool)) == RULES["authors"]
-    full = Data(
-        instructions=1,
-        pool=pool,
-        rule="weighted",
-        weights={"Helpfulness": 2, "Visual Faithfulness": 1},
-        min_margin=0.5,
-        per_instruction=2,
-        min_chosen=3,
-    )
-    expected = find_rule("weighted", weights={HELP: 2, FAITH: 1}, min_margin=0.5, per_instruction=2, min_chosen=3)
-    assert pair_rules.rule_of(full) == expected
+    options: dict[str, Any] = {"min_margin": 0.5, "per_instruction": 2, "min_chosen": 3, "weights": {HELP: 2, FAITH: 1}}
+    full = Data(instructions=1, pool=pool, rule="weighted", **options)
+    assert pair_rules.rule_of(full) == find_rule("weighted", **options)
     assert pair_rules.rule_of(Data(instructions=1, pool=pool, rule="margin")).min_margin == 1
 
 
 def test_a_recipe_can_name_no_strongest_member_and_gets_the_best_rated() -> None:
     data = Data(instructions=2, pool=(PoolModel(model="a"), PoolModel(model="b")), answers=2, rule="strongest")
     points = ({"a@1": "5", "b@1": "1"}, {"a@1": "2", "b@1": "3"})
-    rows = [
-        Row(
-            index=index,
-            id=str(index),
-            prompt="p",
-            completions=tuple(
-                Completion(model=name, response=name, ratings=dict.fromkeys(ASPECTS, rating))
-                for name, rating in one.items()
-            ),
-        )
-        for index, one in enumerate(points)
-    ]
+    rows = [row(*(answer(name, *[given] * 3) for name, given in one.items())) for one in points]
     rule, _ = pair_rules.settle(pair_rules.rule_of(data), rows)
     made = pair_up(rows, rule, PairCounts())
     assert [pair.chosen_model for pair in made] == ["a@1", "a@1"]

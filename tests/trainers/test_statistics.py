@@ -29,17 +29,16 @@ def some_rows(count: int, seed: int = 0) -> list[Row]:
         models = rng.choices(["gpt-4v", "llava-v1.5-7b", "Fuyu-8B", "mine"], k=rng.choice([2, 3, 4, 4, 4]))
         answers = []
         for model in models:
-            ratings = {
-                aspect: rng.choice(["1", "2", "3", "4", "5", "5", "4.5", "N/A"])
-                for aspect in ASPECTS
-                if rng.random() > 0.05
-            }
+            rated = [aspect for aspect in ASPECTS if rng.random() > 0.05]
+            ratings = {aspect: rng.choice(["1", "2", "3", "4", "5", "5", "4.5", "N/A"]) for aspect in rated}
             answers.append(Completion(model=model, response="x" * rng.randint(0, 90), ratings=ratings))
         source = rng.choice(["SVIT", "LLaVA", "RTVLM"])
-        rows.append(
-            Row(index=index, id=str(index), prompt="p" * (index % 50), completions=tuple(answers), source=source)
-        )
+        rows.append(row(*answers, index=index, prompt="p" * (index % 50), source=source))
     return rows
+
+
+def row(*answers: Completion, index: int = 0, prompt: str = "p", source: str = "") -> Row:
+    return Row(index=index, id=str(index), prompt=prompt, completions=answers, source=source)
 
 
 def test_ratings_are_counted_by_aspect_and_model() -> None:
@@ -49,19 +48,14 @@ def test_ratings_are_counted_by_aspect_and_model() -> None:
         expected = Counter(answer.ratings.get(aspect, "not rated") for row in rows for answer in row.completions)
         expected["not a number"] = expected.pop("N/A")
         assert found.distribution(aspect) == expected
-        mine = [
-            a.ratings[aspect]
-            for row in rows
-            for a in row.completions
-            if a.model == "mine" and a.ratings.get(aspect, "N/A") != "N/A"
-        ]
+        own = [answer for row in rows for answer in row.completions if answer.model == "mine"]
+        mine = [answer.ratings[aspect] for answer in own if answer.ratings.get(aspect, "N/A") != "N/A"]
         mean = found.to_json()["models"]["mine"]["means"][aspect]
         assert mean == pytest.approx(sum(map(float, mine)) / len(mine))
     red = Counter(a.ratings.get(ETHICS, "not rated") for row in rows if row.source == "RTVLM" for a in row.completions)
     assert found.distribution(ETHICS, red_team=True)["3"] == red["3"] > 0
-    assert found.distribution(ETHICS, red_team=True) + found.distribution(ETHICS, red_team=False) == found.distribution(
-        ETHICS
-    )
+    both = [found.distribution(ETHICS, red_team=red_team) for red_team in (True, False)]
+    assert both[0] + both[1] == found.distribution(ETHICS)
     assert found.not_numbers == {"N/A": sum(found.distribution(aspect)["not a number"] for aspect in ASPECTS)}
 
 
@@ -73,9 +67,8 @@ def test_pairs_wins_and_lengths_agree_with_the_pairs_themselves() -> None:
         assert len(list(pair_up(rows, RULES[name], counts))) == counted.pairs
         assert counts == counted
     made = list(pair_up(rows, RULES["authors"], PairCounts()))
-    wins = Counter(
-        (pair.chosen_model, pair.rejected_model) for pair in made if pair.chosen_model != pair.rejected_model
-    )
+    matches = [(pair.chosen_model, pair.rejected_model) for pair in made]
+    wins = Counter(models for models in matches if models[0] != models[1])
     assert found.wins == wins
     rate = found.win_rate("gpt-4v", "mine")
     assert rate == wins["gpt-4v", "mine"] / (wins["gpt-4v", "mine"] + wins["mine", "gpt-4v"])
@@ -94,9 +87,8 @@ def test_the_rank_correlation_is_scipys() -> None:
 
     rng = random.Random(3)
     points = [(length := rng.randint(0, 30), round(length / 30 + rng.random(), 1)) for _ in range(500)]
-    assert spearman(Counter(points)) == pytest.approx(
-        spearmanr([x for x, _ in points], [y for _, y in points]).statistic
-    )
+    expected = spearmanr([x for x, _ in points], [y for _, y in points]).statistic
+    assert spearman(Counter(points)) == pytest.approx(expected)
     assert spearman(Counter({(1, 2.0): 3, (2, 2.0): 1})) is None
     assert spearman({}) is None
 
@@ -113,23 +105,19 @@ def test_shards_merged_are_the_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "published"),
+    ("published", "names"),
     (
-        ("LLaVA-1.5-7B", "LLaVA-1.5-7B"),
-        ("llava-v1.5-7b", "LLaVA-1.5-7B"),
-        ("llava-hf/llava-1.5-7b-hf", "LLaVA-1.5-7B"),
-        ("llava_v1.5_13b", "LLaVA-1.5-13B"),
-        ("GPT4V", "GPT-4V"),
-        ("qwen-vl-chat@0.7", "Qwen-VL-Chat"),
-        ("InstructBLIP-Vicuna-13B", "InstructBLIP-13B"),
-        ("llava-rlhf-13b-v1.5-336", "LLaVA-RLHF-13b-336"),
-        ("llava-1.6-7b", None),
-        ("scenes-base@1", None),
+        ("LLaVA-1.5-7B", "LLaVA-1.5-7B llava-v1.5-7b llava-hf/llava-1.5-7b-hf"),
+        ("LLaVA-1.5-13B", "llava_v1.5_13b"),
+        ("GPT-4V", "GPT4V"),
+        ("Qwen-VL-Chat", "qwen-vl-chat@0.7"),
+        ("InstructBLIP-13B", "InstructBLIP-Vicuna-13B"),
+        ("LLaVA-RLHF-13b-336", "llava-rlhf-13b-v1.5-336"),
+        (None, "llava-1.6-7b scenes-base@1"),
     ),
 )
-def test_a_model_is_found_in_the_published_table_however_it_is_written(name: str, published: str | None) -> None:
-    found = published_model(name)
-    assert (found and found.name) == published
+def test_a_model_is_found_in_the_published_table_however_it_is_written(published: str | None, names: str) -> None:
+    assert {(found := published_model(name)) and found.name for name in names.split()} == {published}
 
 
 def test_published_figures_hang_together() -> None:
@@ -143,10 +131,9 @@ def test_memory_is_bounded_whatever_the_data_hold(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(statistics, "NAMES", 5)
     found = Statistics()
     for index in range(300):
-        answers = tuple(
-            Completion(model=f"m{index}{x}", response="x" * 50_000, ratings={HELP: f"no {index}"}) for x in "ab"
-        )
-        found.add(Row(index=index, id="", prompt="p", completions=answers, source=f"s{index}"))
+        ratings = {HELP: f"no {index}"}
+        answers = [Completion(model=f"m{index}{x}", response="x" * 50_000, ratings=ratings) for x in "ab"]
+        found.add(row(*answers, index=index, source=f"s{index}"))
     assert len(found.answers) <= 6
     assert found.answers[statistics.OTHERS] == 595
     assert len(found.sources) <= 6
@@ -157,15 +144,7 @@ def test_memory_is_bounded_whatever_the_data_hold(monkeypatch: pytest.MonkeyPatc
 def test_the_markdown_shows_the_published_beside_ours_and_does_nothing_else() -> None:
     rows = some_rows(60)
     evil = "a|b\n# <script>alert(1)</script> [x](javascript:y) ![i](http://e.com/p.png) `c`"
-    rows.append(
-        Row(
-            index=60,
-            id="",
-            prompt="p",
-            completions=(Completion(model=evil, response="r", ratings={HELP: evil}),),
-            source=evil,
-        )
-    )
+    rows.append(row(Completion(model=evil, response="r", ratings={HELP: evil}), index=60, source=evil))
     text = tables_of(gather(rows))
     assert "4.70)" in text  # GPT-4V's published average
     assert "79.4" in text
@@ -193,31 +172,20 @@ def test_the_json_is_plain_and_complete() -> None:
 def test_nothing_at_all_is_still_a_report(tmp_path: Path) -> None:
     path = report(Statistics(), tmp_path)
     assert "0 rows" in path.read_text()
-    assert (
-        draw(gather([Row(index=0, id="", prompt="p", completions=(Completion(model="m", response=""),))]), tmp_path)
-        == {}
-    )
+    assert draw(gather([row(Completion(model="m", response=""))]), tmp_path) == {}
 
 
 def test_quantiles_are_those_of_the_sorted_values() -> None:
     values = sorted(random.Random(1).choices(range(200), k=500))
-    found = statistics.quantiles(Counter(values))
-    assert found == {
-        "least": values[0],
-        "median": values[249],
-        "90%": values[449],
-        "99%": values[494],
-        "most": values[-1],
-    }
-    assert statistics.quantiles({7: 1}) == dict.fromkeys(("least", "median", "90%", "99%", "most"), 7)
+    places = {"least": 0, "median": 249, "90%": 449, "99%": 494, "most": -1}
+    assert statistics.quantiles(Counter(values)) == {name: values[place] for name, place in places.items()}
+    assert statistics.quantiles({7: 1}) == dict.fromkeys(places, 7)
 
 
 def test_the_report_shows_its_pictures_and_is_the_same_each_time(tmp_path: Path) -> None:
     from PIL import Image
 
-    found = gather(
-        [*some_rows(150), Row(index=9, id="", prompt="p", completions=(Completion(model="$x_{$", response="r"),))]
-    )
+    found = gather([*some_rows(150), row(Completion(model="$x_{$", response="r"), index=9)])
     path = report(found, tmp_path / "a")
     again = report(found, tmp_path / "b")
     names = ["ratings", "models", "wins", "lengths"]
@@ -236,14 +204,7 @@ def test_length_groups_hold_equally_many_answers() -> None:
     found = Statistics()
     for length in range(1, 121):
         ratings = dict.fromkeys(ASPECTS, "2" if length <= 60 else "4")
-        found.add(
-            Row(
-                index=length,
-                id="",
-                prompt="",
-                completions=(Completion(model="m", response="x" * length, ratings=ratings),),
-            )
-        )
+        found.add(row(Completion(model="m", response="x" * length, ratings=ratings), index=length))
     groups = length_groups(found, 4)
     assert groups == [(15.5, 2.0), (45.5, 2.0), (75.5, 4.0), (105.5, 4.0)]
 

@@ -34,24 +34,24 @@ def as_lists(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def with_paths(folder: Path, records: Sequence[dict[str, Any]], start: str) -> Path:
+    """Lines of records, of which each names its picture by a path."""
+    return put_lines(folder / "rows.jsonl", [row | {"img_path": f"{start}{row['id']}.jpg"} for row in records])
+
+
 def dict_of_lists(folder: Path) -> Path:
     put_images(folder / "images")
-    return put_lines(
-        folder / "rows.jsonl", [row | {"img_path": f"images/{row['id']}.jpg"} for row in as_lists(RECORDS)]
-    )
+    return with_paths(folder, as_lists(RECORDS), "images/")
 
 
 def loader_paths(folder: Path) -> Path:
     put_images(folder / "merged_images")
-    there = "/home/somebody/.cache/huggingface/downloads/extracted/0f/merged_images"
-    return put_lines(folder / "rows.jsonl", [row | {"img_path": f"{there}/{row['id']}.jpg"} for row in RECORDS])
+    return with_paths(folder, RECORDS, "/home/somebody/.cache/huggingface/downloads/extracted/0f/merged_images/")
 
 
 def windows_paths(folder: Path) -> Path:
     put_zip(folder / "images.zip", prefix="")
-    return put_lines(
-        folder / "rows.jsonl", [row | {"img_path": f"C:\\data\\merged_images\\{row['id']}.jpg"} for row in RECORDS]
-    )
+    return with_paths(folder, RECORDS, "C:\\data\\merged_images\\")
 
 
 def one_list(folder: Path) -> Path:
@@ -95,18 +95,8 @@ def shards_of_lines(folder: Path) -> Path:
     return folder
 
 
-SHAPES: list[Callable[[Path], Path]] = [
-    clone,
-    dict_of_lists,
-    loader_paths,
-    windows_paths,
-    one_list,
-    gzipped,
-    parquet_of_lists,
-    shards_with_images,
-    image_lists,
-    shards_of_lines,
-]
+SHAPES: list[Callable[[Path], Path]] = [clone, dict_of_lists, loader_paths, windows_paths, one_list, gzipped]
+SHAPES += [parquet_of_lists, shards_with_images, image_lists, shards_of_lines]
 
 
 def told(row: Row) -> tuple[Any, ...]:
@@ -115,33 +105,30 @@ def told(row: Row) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
 def test_every_shape_gives_the_same_rows(shape: Callable[[Path], Path], tmp_path: Path) -> None:
+    def rated(model: str, response: str, *given: str) -> Completion:
+        ratings = dict(zip(ASPECTS, given, strict=True))
+        reasons = {aspect: f"as {rating}" for aspect, rating in ratings.items()}
+        return Completion(model=model, response=response, ratings=ratings, rationales=reasons)
+
     seen = Seen()
     rows = list(read_rows(shape(tmp_path / "data"), seen=seen))
-    assert [told(row) for row in rows] == [
-        (
-            index,
-            IDS[index],
-            f"What is it? {index}",
-            (
-                Completion(
-                    model="gpt4v",
-                    response=f"A cat {index}.",
-                    ratings=dict(zip(ASPECTS, ("4", "5", "N/A"), strict=True)),
-                    rationales=dict(zip(ASPECTS, ("as 4", "as 5", "as N/A"), strict=True)),
-                ),
-                Completion(
-                    model="llava",
-                    response="Ein Hund äöü 😀",
-                    ratings=dict(zip(ASPECTS, "123", strict=True)),
-                    rationales=dict(zip(ASPECTS, ("as 1", "as 2", "as 3"), strict=True)),
-                ),
-            ),
-            (PICTURES[IDS[index]],),
-        )
-        for index in range(4)
-    ]
+    for index, row in enumerate(rows):
+        first = rated("gpt4v", f"A cat {index}.", "4", "5", "N/A")
+        answers = (first, rated("llava", "Ein Hund äöü 😀", "1", "2", "3"))
+        assert told(row) == (index, IDS[index], f"What is it? {index}", answers, (PICTURES[IDS[index]],))
     assert (seen.rows, seen.repeated_ids, seen.shared_images, seen.citations, seen.non_numeric) == (4, 1, 1, 4, 4)
     assert (seen.missing_images, seen.torn_lines, seen.missing_ratings) == (0, 0, 0)
+
+
+def read_answers(folder: Path, *answers: Any) -> tuple[Row, Seen]:
+    """A row of these answers, read from a file, and what was counted."""
+    seen = Seen()
+    (row,) = read_rows(put_lines(folder / "a.jsonl", [record(0) | {"completions": list(answers)}]), seen=seen)
+    return row, seen
+
+
+def answer(annotations: Any, response: str | None = "r") -> dict[str, Any]:
+    return {"annotations": annotations, "model": "m", "response": response}
 
 
 def test_ratings_are_kept_as_text_and_aspects_are_known_in_any_spelling(tmp_path: Path) -> None:
@@ -151,11 +138,7 @@ def test_ratings_are_kept_as_text_and_aspects_are_known_in_any_spelling(tmp_path
         "VISUAL-FAITHFULNESS": {"Rating": 3.5},
         "Wit": {"Rating": "2"},
     }
-    path = put_lines(
-        tmp_path / "a.jsonl", [record(0) | {"completions": [{"annotations": judged, "model": "m", "response": "r"}]}]
-    )
-    seen = Seen()
-    (row,) = read_rows(path, seen=seen)
+    row, seen = read_answers(tmp_path, answer(judged))
     assert row.completions[0].ratings == {"Helpfulness": "4", "Visual Faithfulness": "3.5", "Wit": "2"}
     assert row.completions[0].rationales == {"Helpfulness": "x", "Ethical Considerations": "unsure"}
     assert (seen.missing_ratings, seen.non_numeric) == (1, 0)
@@ -163,30 +146,24 @@ def test_ratings_are_kept_as_text_and_aspects_are_known_in_any_spelling(tmp_path
 
 def test_no_digit_of_a_rating_is_lost(tmp_path: Path) -> None:
     judged = {aspect: {"Rating": rating} for aspect, rating in zip(ASPECTS, (4.3333334, 4.0, 4.3333333), strict=True)}
-    path = put_lines(
-        tmp_path / "a.jsonl", [record(0) | {"completions": [{"annotations": judged, "model": "m", "response": "r"}]}]
-    )
-    (row,) = read_rows(path)
+    row, _ = read_answers(tmp_path, answer(judged))
     assert list(row.completions[0].ratings.values()) == ["4.3333334", "4", "4.3333333"]
 
 
 @pytest.mark.parametrize("annotations", ("N/A", ["Helpfulness: 4"], 4))
 def test_annotations_that_are_no_aspects_are_counted_and_the_answer_stays(annotations: Any, tmp_path: Path) -> None:
-    made = [{"annotations": annotations, "model": "m", "response": "r"}, *completions(0)]
-    seen = Seen()
-    (row,) = read_rows(put_lines(tmp_path / "a.jsonl", [record(0) | {"completions": made}]), seen=seen)
+    row, seen = read_answers(tmp_path, answer(annotations), *completions(0))
     assert [len(completion.ratings) for completion in row.completions] == [0, 3, 3]
     assert (seen.unreadable_annotations, seen.missing_ratings) == (1, 3)
     assert "1 unreadable annotations" in seen.summary()
 
 
 def test_a_failed_answer_is_not_an_empty_one(tmp_path: Path) -> None:
-    made = [{"annotations": {}, "model": "m", "response": None}, {"annotations": None, "model": "n", "response": ""}]
-    path = put_lines(tmp_path / "a.jsonl", [record(0) | {"completions": made}, record(1) | {"completions": None}])
-    seen = Seen()
-    rows = list(read_rows(path, seen=seen))
-    assert [completion.model for completion in rows[0].completions] == ["n"]
-    assert (seen.failed_answers, seen.without_completions) == (1, 1)
+    row, seen = read_answers(tmp_path, answer({}, None), answer(None, "") | {"model": "n"})
+    assert ([completion.model for completion in row.completions], seen.failed_answers) == (["n"], 1)
+    none = Seen()
+    list(read_rows(put_lines(tmp_path / "b.jsonl", [record(1) | {"completions": None}]), seen=none))
+    assert none.without_completions == 1
 
 
 @pytest.mark.parametrize(
@@ -199,11 +176,7 @@ def test_a_failed_answer_is_not_an_empty_one(tmp_path: Path) -> None:
     ),
 )
 def test_citation_marks_are_cut_out_and_other_brackets_stay(given: str, wanted: str, tmp_path: Path) -> None:
-    path = put_lines(
-        tmp_path / "a.jsonl", [record(0) | {"completions": [{"model": "m", "response": given, "annotations": {}}]}]
-    )
-    seen = Seen()
-    (row,) = read_rows(path, seen=seen)
+    row, seen = read_answers(tmp_path, answer({}, given))
     assert row.completions[0].response == wanted
     assert seen.citations == (given != wanted)
 
