@@ -183,7 +183,11 @@ def check_data(paths: Mapping[str, str], tasks: "list[TaskSpec]") -> None:
 
 
 DATA: Final = OptionGroup(
-    kind=DataOptions, panel="Data", table="data", names={"paths": "data", "partial": "partial_data"}
+    kind=DataOptions,
+    panel="Data",
+    table="data",
+    names={"paths": "data", "partial": "partial_data"},
+    forms={"paths": "TASK=PATH"},
 )
 
 

@@ -54,7 +54,7 @@ class OptionGroup:
     types: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Field -> another type than the class's, for a value that the class checks with a better message."""
     forms: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Field -> form of one value, for repeatable options whose values may also be separated by commas."""
+    """Field -> form of one value of a repeatable option; all but paths may also be separated by commas."""
     helps: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Field -> another help text than its docstring."""
     environment: bool = True
@@ -169,7 +169,7 @@ def _as_field(value: Any, setting: Setting, name: str, form: str) -> Any:
     """The value of an option as the field has it."""
     if not isinstance(value, list):
         return value
-    if form:
+    if form and not form.endswith("PATH"):
         value = [part.strip() for text in value for part in text.split(",") if part.strip()]
     kinds = {typing.get_origin(each) for each in (setting.type, *typing.get_args(setting.type))}
     if not kinds & {dict, Mapping}:

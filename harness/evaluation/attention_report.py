@@ -1,4 +1,4 @@
-"""Attention on images, of one model or two: the numbers with their intervals, the table, the plot, the files.
+"""The report of attention to images, for one model or two: values with intervals, table, plot and files.
 
 print(write(Path("runs/attention"), base, tuned))     # the table; beside it attention.md, .png, .svg and .jsonl
 """
@@ -45,25 +45,27 @@ METRICS: Final[Mapping[str, Metric]] = {
     "words of objects not there, relative": _mean_of("hallucinated", "relative", 1),
     "there less not there, relative": _gap_of("relative", 1),
 }
-"""Shares in %, relative ones in times what even attention would give."""
+"""Shares in %; relative shares as multiples of uniform attention."""
 
 
-def metrics_of(found: Attention) -> dict[str, Metric]:
+def _choose_metrics(found: Attention) -> dict[str, Metric]:
     """Those of `METRICS` that the task can give."""
     return {name: metric for name, metric in METRICS.items() if found.words or name.startswith("answer")}
 
 
 def compare_models(base: Attention, tuned: Attention) -> dict[str, PairedTest]:
-    """Paired tests of `tuned` against `base` over the images both have, Holm-adjusted; a higher share is not by itself
-    better. InputError."""
+    """Paired tests of `tuned` against `base` over the documents measured for both, Holm-adjusted. InputError.
+
+    "better" means a higher share, which need not be good.
+    """
     if base.task != tuned.task:
-        raise InputError(f"{base.model} was read on {base.task}, {tuned.model} on {tuned.task}: nothing to compare")
+        raise InputError(f"{base.model} was measured on {base.task}, {tuned.model} on {tuned.task}: nothing to compare")
     ours, theirs = ({one["id"] for one in found.records} for found in (base, tuned))
     if not (both := ours & theirs):
-        raise InputError(f"{base.task}: no document was read of both {base.model} and {tuned.model}")
+        raise InputError(f"{base.task}: no document was measured for both {base.model} and {tuned.model}")
     before, after = ([one for one in found.records if one["id"] in both] for found in (base, tuned))
     return panel(
-        {name: Pair(before, after, metric, higher_is_better=True) for name, metric in metrics_of(base).items()}
+        {name: Pair(before, after, metric, higher_is_better=True) for name, metric in _choose_metrics(base).items()}
     )
 
 
@@ -79,7 +81,7 @@ def render(base: Attention, tuned: Attention | None = None) -> str:
     header = ["attention on the image", "unit", cell(base.model)]
     header += [cell(tuned.model), "difference", "p", ""] if tuned is not None else []
     rows = []
-    for name, metric in metrics_of(base).items():
+    for name, metric in _choose_metrics(base).items():
         unit = "x even" if name.endswith("relative") else "%"
         row = [name, unit, _with_interval(base, metric)]
         if tuned is not None:
@@ -107,27 +109,21 @@ def _difference_cells(verdict: PairedTest) -> list[str]:
 
 def _describe_counts(found: Attention) -> str:
     counts = {kind: sum(one[kind] for one in found.records) for kind in KINDS}
-    words = (
-        f", {counts['grounded']} words of objects there, {counts['hallucinated']} of objects not there"
-        if found.words
-        else ""
-    )
+    words = f", {counts['grounded']} words of objects there, {counts['hallucinated']} of objects not there"
     why = f" ({cell('; '.join(found.failures[:3]))})" if found.failures else ""
     lost = f"; {found.failed} answers failed{why}, {found.empty} were empty" if found.failed + found.empty else ""
-    read = f"{len(found.records)} answers, {counts['tokens']} tokens{words}, {found.layers} layers"
+    read = (
+        f"{len(found.records)} answers, {counts['tokens']} tokens{words if found.words else ''}, {found.layers} layers"
+    )
     return f"{cell(found.model)}: {read}{lost}."
 
 
 COLOURS: Final[Mapping[Kind, str]] = {"tokens": "#4a4a4a", "grounded": "#1b7f5c", "hallucinated": "#c0392b"}
-LABELS: Final[Mapping[Kind, str]] = {
-    "tokens": "answer tokens",
-    "grounded": "objects there",
-    "hallucinated": "objects not there",
-}
+LABELS: Final = dict(zip(KINDS, ("answer tokens", "objects there", "objects not there"), strict=True))
 
 
-def _short(model: str) -> str:
-    """A name for a plot: of a path its end."""
+def _shorten(model: str) -> str:
+    """Of a path, the last two parts."""
     return "/".join(Path(model).parts[-2:])
 
 
@@ -150,16 +146,8 @@ def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
             line = by_layer(found, kind)
             if line is None:
                 continue
-            style = "-" if filled else "--"
-            curves.plot(
-                range(1, len(line) + 1),
-                100 * line,
-                style,
-                color=COLOURS[kind],
-                marker="o",
-                markersize=3,
-                label=f"{LABELS[kind]}, {_short(found.model)}",
-            )
+            style, label = "o-" if filled else "o--", f"{LABELS[kind]}, {_shorten(found.model)}"
+            curves.plot(range(1, len(line) + 1), 100 * line, style, color=COLOURS[kind], markersize=3, label=label)
             metric = _mean_of(kind, "share", 100)
             value, (low, high) = metric(found.records), interval(found.records, metric)
             at = kinds.index(kind) + 0.3 * (index - (len(models) - 1) / 2)
@@ -174,7 +162,7 @@ def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
     means.set_xticks(range(len(kinds)), [LABELS[kind] for kind in kinds], fontsize=8)
     means.set_xlim(-0.6, len(kinds) - 0.4)
     means.set_ylim(bottom=0)
-    title = f"\nhollow {_short(base.model)}, filled {_short(models[-1].model)}" if tuned else ""
+    title = f"\nhollow {_shorten(base.model)}, filled {_shorten(models[-1].model)}" if tuned else ""
     means.set_title(f"mean over layers, 95% interval{title}", fontsize=8)
     for axis in (curves, means):
         axis.grid(alpha=0.3)
@@ -185,8 +173,7 @@ def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
 
 
 def write(out: Path, base: Attention, tuned: Attention | None = None) -> str:
-    """The table, written with its plot and with every answer it was computed from (attention.md, .png, .svg,
-    .jsonl)."""
+    """The table; writes attention.md, .png, .svg, and .jsonl with the record of every answer."""
     text = render(base, tuned)
     models = [found for found in (base, tuned) if found is not None]
     lines = [
@@ -197,7 +184,6 @@ def write(out: Path, base: Attention, tuned: Attention | None = None) -> str:
     atomic_write_text(out / "attention.jsonl", "".join(f"{line}\n" for line in lines))
     for suffix in ("png", "svg"):
         plot(base, tuned, out / f"attention.{suffix}")
-    atomic_write_text(
-        out / "attention.md", f"# Attention on images: {cell(base.task)}\n\n{text}\n\n![by layer](attention.png)\n"
-    )
+    page = f"# Attention on images: {cell(base.task)}\n\n{text}\n\n![by layer](attention.png)\n"
+    atomic_write_text(out / "attention.md", page)
     return text

@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,7 @@ TEXT = {"llava": r".*language_model.*q_proj", "qwen": r".*\.h\.\d+\.attn\.c_attn
 VISION = {"llava": r".*(vision_model|vision_tower).*q_proj", "qwen": r".*visual\.transformer.*mlp\.c_fc"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads cost such small models more than they bring, where other processes want the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,7 @@
-"""Attention on images: what is read is the model's own, words stand where CHAIR finds them, and numbers mean what they
-say."""
+"""Attention to images: equal to that of a full pass, object words as CHAIR finds them, and the report's numbers."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -38,33 +37,26 @@ from tests.harness.zoo import FAMILIES
 ANSWER = "Yes, there is a dog behind the red car."
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads cost such small models more than they bring, where other processes want the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # -- what the model looks at
 
 
-class Zoo:
-    """Families as they are asked for, each written and loaded once."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @cache  # noqa: B019
-    def lm(self, family: str) -> Any:
-        {**FAMILIES, "qwen_vl": qwen_vl_checkpoint.write}[family](self.root / family)
-        return load(find(str(self.root / family)))
+Zoo = Callable[[str], Any]
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    return Zoo(tmp_path_factory.mktemp("zoo"))
+    """Gives the LM of a family; each is written and loaded once."""
+    root = tmp_path_factory.mktemp("zoo")
+
+    @cache
+    def lm(family: str) -> Any:
+        {**FAMILIES, "qwen_vl": qwen_vl_checkpoint.write}[family](root / family)
+        return load(find(str(root / family)))
+
+    return lm
 
 
 def picture() -> Image.Image:
@@ -85,21 +77,17 @@ def request(lm: Any) -> Instance:
     )
 
 
-def plainly(lm: Any, asked: Instance, answer: str) -> tuple[list[int], torch.Tensor]:
-    """The prompt, and all attention maps [layers, heads, positions, positions] of one plain pass over prompt and
-    answer."""
+def full_pass(lm: Any, asked: Instance, answer: str) -> tuple[list[int], torch.Tensor]:
+    """The prompt, and all attention maps [layers, heads, positions, positions] of one pass over prompt and answer."""
     inputs = dict(lm.processor_inputs(asked.args[0], asked.args[2]["visual"]))
     prompt = inputs["input_ids"]
     more = torch.tensor([lm.tokenizer(answer, add_special_tokens=False)["input_ids"]])
     for name, part in inputs.items():
         if isinstance(part, torch.Tensor) and part.shape == prompt.shape:
-            tail = {
-                "input_ids": more,
-                "attention_mask": torch.ones_like(more),
-                "image_patches_indices": torch.full_like(more, -1),
-            }
+            ones = torch.ones_like(more)
+            tail = {"input_ids": more, "attention_mask": ones, "image_patches_indices": -ones}
             if lm.hf.config.model_type == "paligemma":  # what follows the prompt is read in one direction
-                tail["token_type_ids"] = torch.ones_like(more)
+                tail["token_type_ids"] = ones
             inputs[name] = torch.cat([part, tail.get(name, torch.zeros_like(more)).to(part)], 1)
     lm.hf.set_attn_implementation("eager")
     try:
@@ -107,36 +95,22 @@ def plainly(lm: Any, asked: Instance, answer: str) -> tuple[list[int], torch.Ten
             output = lm.hf(**inputs, output_attentions=True, use_cache=False)
     finally:
         lm.hf.set_attn_implementation("sdpa")
-    maps = (
-        output.attentions
-        if getattr(output, "attentions", None) is not None
-        else output.language_model_outputs.attentions
-    )
+    maps = getattr(output, "attentions", None) or output.language_model_outputs.attentions
     return prompt[0].tolist(), torch.stack([one[0] for one in maps if one is not None])
 
 
 @pytest.mark.parametrize(
     "family",
     (
-        "llava",
-        "llava_next",
-        "qwen2_vl",
-        "qwen2_5_vl",
-        "qwen3_vl",
-        "internvl",
-        "smolvlm",
-        "paligemma",
-        "gemma3",
-        "instructblip",
-        "fuyu",
-        "qwen_vl",
+        *("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"),
+        *("smolvlm", "paligemma", "gemma3", "instructblip", "fuyu", "qwen_vl"),
     ),
 )
-def test_shares_are_those_of_a_plain_pass_with_all_maps(zoo: Zoo, family: str) -> None:
-    lm = zoo.lm(family)
+def test_shares_are_those_of_one_pass_with_all_maps(zoo: Zoo, family: str) -> None:
+    lm = zoo(family)
     asked = request(lm)
     found = shares_of(lm, asked, ANSWER)
-    prompt, maps = plainly(lm, asked, ANSWER)
+    prompt, maps = full_pass(lm, asked, ANSWER)
     length = len(found.spans)
     image = [at for at, token in enumerate(prompt) if token in lm.layout.image_ids]
     assert len(image) > 1
@@ -150,30 +124,30 @@ def test_shares_are_those_of_a_plain_pass_with_all_maps(zoo: Zoo, family: str) -
 
 
 def test_the_model_is_as_it_was_afterwards(zoo: Zoo) -> None:
-    lm = zoo.lm("llava")
+    lm = zoo("llava")
     asked = request(lm)
     inputs = lm.processor_inputs(asked.args[0], asked.args[2]["visual"])
-    kinds = {name: part.config._attn_implementation for name, part in lm.hf.named_modules() if hasattr(part, "config")}
-    hooks = [len(part._forward_hooks) for part in lm.hf.modules()]
-    before = lm.hf(**inputs).logits
+
+    def state() -> list[Any]:
+        kinds = [part.config._attn_implementation for part in lm.hf.modules() if hasattr(part, "config")]
+        return [kinds, [len(part._forward_hooks) for part in lm.hf.modules()]]
+
+    before, logits = state(), lm.hf(**inputs).logits
     shares_of(lm, asked, ANSWER)
-    assert kinds == {
-        name: part.config._attn_implementation for name, part in lm.hf.named_modules() if hasattr(part, "config")
-    }
-    assert "sdpa" in kinds.values()
-    assert torch.equal(before, lm.hf(**inputs).logits)
-    assert hooks == [len(part._forward_hooks) for part in lm.hf.modules()]
+    assert state() == before
+    assert "sdpa" in before[0]
+    assert torch.equal(logits, lm.hf(**inputs).logits)
 
 
 def test_a_model_without_image_positions_is_told_so(zoo: Zoo) -> None:
-    lm = zoo.lm("idefics")  # it looks at images by cross-attention
-    with pytest.raises(InputError, match=r"test 7: idefics holds no image among its positions"):
+    lm = zoo("idefics")  # it looks at images by cross-attention
+    with pytest.raises(InputError, match="test 7: idefics has no image positions"):
         shares_of(lm, request(lm), ANSWER)
 
 
 def test_spans_cut_the_answer_into_its_tokens(zoo: Zoo) -> None:
     for family in ("llava", "qwen2_5_vl"):
-        found = shares_of(zoo.lm(family), request(zoo.lm(family)), ANSWER)
+        found = shares_of(zoo(family), request(zoo(family)), ANSWER)
         assert "".join(ANSWER[start:end] for start, end in found.spans).replace(" ", "") == ANSWER.replace(" ", "")
 
 
@@ -211,11 +185,8 @@ def test_object_words_stand_where_they_stand() -> None:
 
 def shares(*columns: float) -> Shares:
     """One layer's shares of tokens "aa bb cc ...", each three characters apart; half of what is seen is image."""
-    return Shares(
-        shares=np.array([columns]),
-        even=np.full(len(columns), 0.5),
-        spans=tuple((3 * at, 3 * at + 2) for at in range(len(columns))),
-    )
+    spans = tuple((3 * at, 3 * at + 2) for at in range(len(columns)))
+    return Shares(shares=np.array([columns]), even=np.full(len(columns), 0.5), spans=spans)
 
 
 def word(first: int, last: int, grounded: bool) -> Word:
@@ -242,23 +213,21 @@ def test_a_word_is_the_mean_of_its_tokens_and_an_answer_of_all() -> None:
 def test_layers_are_averaged_apart() -> None:
     both = Shares(shares=np.array([[0.2, 0.4], [0.6, 0.8]]), even=np.full(2, 0.5), spans=((0, 2), (3, 5)))
     one = found([record("1", "1", "aa bb", both, [word(1, 1, True)])])
-    lines = {kind: by_layer(one, kind) for kind in KINDS}
-    assert {
-        kind: None if line is None else [round(float(part), 6) for part in line] for kind, line in lines.items()
-    } == {
-        "tokens": [0.3, 0.7],
-        "grounded": [0.4, 0.8],
-        "hallucinated": None,
-    }
+    tokens, grounded, hallucinated = (by_layer(one, kind) for kind in KINDS)
+    assert tokens is not None
+    assert tokens.tolist() == pytest.approx([0.3, 0.7])
+    assert grounded is not None
+    assert grounded.tolist() == pytest.approx([0.4, 0.8])
+    assert hallucinated is None
     assert METRICS["answer tokens"](one.records) == pytest.approx(50)
 
 
 def test_tuned_against_base_is_paired_by_image() -> None:
     rng = np.random.default_rng(0)
     levels = rng.uniform(0.1, 0.8, 40)  # images differ much more than the models do
-    base = found([record(str(at), str(at), "aa", shares(level), []) for at, level in enumerate(levels)])
-    tuned = found(
-        [record(str(at), str(at), "aa", shares(level + 0.02), []) for at, level in enumerate(levels)], model="b"
+    base, tuned = (
+        found([record(str(at), str(at), "aa", shares(level + more), []) for at, level in enumerate(levels)], model=name)
+        for name, more in (("a", 0), ("b", 0.02))
     )
     verdict = compare_models(base, tuned)["answer tokens"]
     assert verdict.difference == pytest.approx(2)
@@ -268,13 +237,13 @@ def test_tuned_against_base_is_paired_by_image() -> None:
     assert compare_models(base, base)["answer tokens"].outcome == "not separable"
 
 
-def test_only_documents_read_of_both_are_compare_models() -> None:
+def test_only_documents_measured_for_both_are_compared() -> None:
     base = found([record(str(at), str(at), "aa", shares(0.2), []) for at in range(5)])
     tuned = found([record(str(at), str(at), "aa", shares(0.3 if at < 5 else 0.9), []) for at in range(2, 8)], model="b")
     verdict = compare_models(base, tuned)["answer tokens"]
     assert verdict.images == 3
     assert verdict.difference == pytest.approx(10)
-    with pytest.raises(InputError, match="no document was read of both"):
+    with pytest.raises(InputError, match="no document was measured for both"):
         compare_models(base, replace(tuned, records=tuned.records[-2:]))
     with pytest.raises(InputError, match="nothing to compare"):
         compare_models(base, replace(tuned, task="chair"))
@@ -301,12 +270,8 @@ def measured(lm: Any) -> Attention:
 
 
 def test_a_models_own_captions_are_read(measured: Attention, lm: Any) -> None:
-    assert (len(measured.records), measured.failed, measured.empty, measured.layers) == (
-        12,
-        0,
-        0,
-        lm.hf.config.text_config.num_hidden_layers,
-    )
+    assert (len(measured.records), measured.failed, measured.empty) == (12, 0, 0)
+    assert measured.layers == lm.hf.config.text_config.num_hidden_layers
     assert sum(one["grounded"] for one in measured.records) > 20
     # It was pretrained to caption what it sees.
     assert METRICS["words of objects there"](measured.records) > METRICS["answer tokens"](measured.records)
@@ -370,9 +335,8 @@ def test_the_plot_is_an_image_with_its_labels(measured: Attention, suffix: str, 
 
 def test_what_is_written_holds_every_answer(measured: Attention, tmp_path: Path) -> None:
     text = write(tmp_path / "out", measured, replace(measured, model="a|b"))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        f"attention.{suffix}" for suffix in ("jsonl", "md", "png", "svg")
-    ]
+    names = [f"attention.{suffix}" for suffix in ("jsonl", "md", "png", "svg")]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert text in (tmp_path / "out" / "attention.md").read_text()
     assert r"a\|b" in text
     rows = [json.loads(line) for line in (tmp_path / "out" / "attention.jsonl").read_text().splitlines()]
@@ -384,14 +348,10 @@ def test_what_is_written_holds_every_answer(measured: Attention, tmp_path: Path)
 def test_the_second_model_is_looked_for_before_the_first_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness.cli import main as cli
+    from harness.cli.main import run
 
-    assert (
-        cli.run(
-            ["attention", "scenes-base", "--against", "scenes-bose", "--limit", "1", "--out", str(tmp_path / "out")]
-        )
-        == 2
-    )
+    command = ["attention", "scenes-base", "--against", "scenes-bose", "--limit", "1", "--out", str(tmp_path / "out")]
+    assert run(command) == 2
     said = capsys.readouterr().err
     assert "'scenes-bose'" in said
     assert "read scenes-base" not in said

@@ -4,12 +4,19 @@ entries at the end."""
 import io
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from harness.cli.main import run
+from harness.evaluation.entries import Evaluation
+from harness.evaluation.eval_settings import EvalSettings
+from harness.evaluation.evaluate import evaluate
+from harness.models.spec import ModelSpec, find
+from tasks.answer import FailedAnswer
 from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
 from tasks.registry import registry
 
@@ -23,152 +30,66 @@ def png(shade: int) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
+THINGS = (("dog", "yes"), ("cat", "no"))
 MME: Rows = [
-    {
-        "question_id": f"{category}/{n}.png",
-        "image": png(n),
-        "question": f"Is this {thing}? Please answer yes or no.",
-        "answer": answer,
-    }
-    | {"category": category}
+    {"question_id": f"{category}/{n}.png", "image": png(n), "category": category, "answer": answer.capitalize()}
+    | {"question": f"Is this a {thing}? Please answer yes or no."}
     for category in ("existence", "OCR", "code_reasoning")
     for n in range(2)
-    for thing, answer in (("a dog", "Yes"), ("a cat", "No"))
+    for thing, answer in THINGS
 ]
 POPE: Rows = [
-    {
-        "id": f"{i}",
-        "question_id": f"{i}",
-        "question": f"Is there a {thing} in the image?",
-        "answer": answer,
-        "image_source": f"COCO_{n}",
-    }
-    | {"image": png(n), "category": category}
-    for i, (category, n, thing, answer) in enumerate(
-        (category, n, thing, answer)
-        for category in ("adversarial", "popular", "random")
-        for n in range(3)
-        for thing, answer in (("dog", "yes"), ("cat", "no"))
-    )
+    {"id": f"{i}", "question_id": f"{i}", "question": f"Is there a {thing} in the image?", "answer": answer}
+    | {"image_source": f"COCO_{n}", "image": png(n), "category": category}
+    for i, (category, n, (thing, answer)) in enumerate(product(("adversarial", "popular", "random"), range(3), THINGS))
 ]
 CHAIR: Rows = [
     {"question_id": n, "image": png(n), "gt_object": objects}
     for n, objects in enumerate((["dog", "chair"], ["cat"], ["bus"]))
 ]
 MMHAL: Rows = [
-    {
-        "question_type": type,
-        "question_topic": "indoor",
-        "image_id": f"{n}",
-        "image_src": "https://x/y.jpg",
-        "image_content": ["Dog"],
-    }
-    | {"question": f"What is there ({type})?", "gt_answer": "a dog", "model_answer": "", "image": png(n)}
+    {"question_type": type, "question_topic": "indoor", "image_id": f"{n}", "image_src": "https://x/y.jpg"}
+    | {"image_content": ["Dog"], "question": f"What is there ({type})?", "gt_answer": "a dog", "model_answer": ""}
+    | {"image": png(n)}
     for n, type in enumerate(
-        ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
+        ["attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other"]
     )
 ]
 HALLUSION: Rows = [
-    {
-        "category": "VD",
-        "subcategory": "illusion",
-        "visual_input": "1",
-        "set_id": "0",
-        "figure_id": f"{figure}",
-        "sample_note": "circle",
-    }
-    | {
-        "question_id": f"{question}",
-        "question": f"Is the circle {size}?",
-        "gt_answer": answer,
-        "gt_answer_details": f"It is {size}.",
-    }
-    | {"image": png(figure), "filename": f"{figure}.png"}
+    {"category": "VD", "subcategory": "illusion", "visual_input": "1", "set_id": "0", "figure_id": f"{figure}"}
+    | {"sample_note": "circle", "question_id": f"{question}", "question": f"Is the circle {size}?"}
+    | {"gt_answer": answer, "gt_answer_details": f"It is {size}.", "image": png(figure), "filename": f"{figure}.png"}
     for figure in range(2)
     for question, (size, answer) in enumerate((("large", "1"), ("small", "0")))
 ]
-NON_IMAGE: Rows = [
-    {
-        **row,
-        "category": "VS",
-        "subcategory": "chart",
-        "visual_input": "0",
-        "figure_id": "0",
-        "image": None,
-        "filename": None,
-    }
-    for row in HALLUSION[:2]
-]
+WITHOUT_IMAGE = {"visual_input": "0", "figure_id": "0", "image": None, "filename": None}
+NON_IMAGE: Rows = [row | WITHOUT_IMAGE | {"category": "VS", "subcategory": "chart"} for row in HALLUSION[:2]]
 MMVET: Rows = [
-    {
-        "question_id": f"v1_{n}",
-        "image": png(n),
-        "question": "What is x?",
-        "answer": "5<OR>five",
-        "image_source": "web",
-        "imagesource": "web",
-    }
-    | {"capability": "ocr,math" if n else "rec"}
+    {"question_id": f"v1_{n}", "image": png(n), "question": "What is x?", "answer": "5<OR>five"}
+    | {"image_source": "web", "imagesource": "web", "capability": "ocr,math" if n else "rec"}
     for n in range(3)
 ]
 WILD: Rows = [
-    {
-        "question_id": n,
-        "question": "What is it?",
-        "caption": "A dog.",
-        "gpt_answer": "It is a dog.",
-        "category": kind,
-        "image": png(n),
-    }
-    | {"image_id": f"00{n}.jpg", "answer_id": f"a{n}", "model_id": "gpt-4"}
+    {"question_id": n, "question": "What is it?", "caption": "A dog.", "gpt_answer": "It is a dog."}
+    | {"category": kind, "image": png(n), "image_id": f"00{n}.jpg", "answer_id": f"a{n}", "model_id": "gpt-4"}
     for n, kind in enumerate(("conv", "detail", "complex"))
 ]
 MMBENCH: Rows = [
-    {
-        "index": n,
-        "question": "What is it?",
-        "hint": None,
-        "answer": "A",
-        "A": "a dog",
-        "B": "a cat",
-        "C": None,
-        "D": None,
-        "image": png(n),
-    }
-    | {"category": "object", "L2-category": "coarse", "source": "x", "comment": None, "split": "dev"}
+    {"index": n, "question": "What is it?", "hint": None, "answer": "A", "image": png(n), "category": "object"}
+    | {"A": "a dog", "B": "a cat", "C": None, "D": None, "L2-category": "coarse", "source": "x", "comment": None}
+    | {"split": "dev"}
     for n in range(2)
 ]
 SCIENCE: Rows = [
-    {
-        "image": png(n),
-        "question": "Which is it?",
-        "choices": ["dog", "cat"],
-        "answer": n % 2,
-        "hint": "Look.",
-        "task": "closed choice",
-    }
-    | {
-        "grade": "grade2",
-        "subject": "natural science",
-        "topic": "biology",
-        "category": "x",
-        "skill": "y",
-        "lecture": "",
-        "solution": "",
-    }
+    {"image": png(n), "question": "Which is it?", "choices": ["dog", "cat"], "answer": n % 2, "hint": "Look."}
+    | {"task": "closed choice", "grade": "grade2", "subject": "natural science", "topic": "biology"}
+    | {"category": "x", "skill": "y", "lecture": "", "solution": ""}
     for n in range(2)
 ]
 SEED: Rows = [
-    {
-        "answer": "A",
-        "choice_a": "dog",
-        "choice_b": "cat",
-        "choice_c": "bus",
-        "choice_d": "cup",
-        "data_id": f"{n}",
-        "data_type": kind,
-    }
-    | {"image": [png(n)], "question": "Which is it?", "question_id": f"{n}", "question_type_id": 1 + n, "segment": None}
+    {"answer": "A", "choice_a": "dog", "choice_b": "cat", "choice_c": "bus", "choice_d": "cup", "data_id": f"{n}"}
+    | {"data_type": kind, "image": [png(n)], "question": "Which is it?", "question_id": f"{n}"}
+    | {"question_type_id": 1 + n, "segment": None}
     for n, kind in enumerate(("image", "image", "video"))
 ]
 TABLES: dict[str, Rows] = {
@@ -205,9 +126,8 @@ def write_pope_llava(folder: Path) -> Path:
         for n, (thing, label) in enumerate((("a dog", "yes"), ("an oven", "no"))):
             name = f"COCO_val2014_{n:012d}.jpg"
             (folder / "val2014" / name).write_bytes(png(n)["bytes"])
-            rows.append(
-                {"question_id": n + 1, "image": name, "text": f"Is there {thing} in the image?", "label": label}
-            )
+            question = {"text": f"Is there {thing} in the image?", "label": label}
+            rows.append({"question_id": n + 1, "image": name} | question)
         (folder / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return folder
 
@@ -216,13 +136,8 @@ def write_amber(folder: Path) -> Path:
     for n in (1, 2):
         (folder / f"AMBER_{n}.jpg").write_bytes(png(n)["bytes"])
     generative = [{"id": n, "image": f"AMBER_{n}.jpg", "query": "Describe this image."} for n in (1, 2)]
-    types = (
-        "discriminative-attribute-state",
-        "discriminative-attribute-number",
-        "discriminative-attribute-action",
-        "relation",
-    )
-    kinds = [*types, "discriminative-relation", "discriminative-hallucination"]
+    attributes = [f"discriminative-attribute-{name}" for name in ("state", "number", "action")]
+    kinds = [*attributes, "relation", "discriminative-relation", "discriminative-hallucination"]
     asked = [{"id": 1005 + i, "image": f"AMBER_{1 + i % 2}.jpg", "query": f"Is the dog {i} there?"} for i in range(6)]
     annotations: Rows = [{"id": n, "type": "generative", "truth": ["dog", "grass"], "hallu": ["cat"]} for n in (1, 2)]
     annotations += [{"id": 1005 + i, "type": kind, "truth": "yes" if i < 3 else "no"} for i, kind in enumerate(kinds)]
@@ -236,15 +151,9 @@ def write_amber(folder: Path) -> Path:
 def write_object_halbench(folder: Path) -> Path:
     import base64
 
-    rows = [
-        {
-            "image_id": n,
-            "question": "Describe it.",
-            "image": base64.b64encode(png(n)["bytes"] + bytes(2000)).decode(),
-            "gt_objects": ["dog"],
-        }
-        for n in range(2)
-    ]
+    images = [base64.b64encode(png(n)["bytes"] + bytes(2000)).decode() for n in range(2)]
+    about = {"question": "Describe it.", "gt_objects": ["dog"]}
+    rows = [about | {"image_id": n, "image": image} for n, image in enumerate(images)]
     (folder / "obj_halbench_300_with_image.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return folder
 
@@ -255,13 +164,8 @@ def write_rtvlm(folder: Path) -> Path:
         place = folder / "data" / subset
         place.mkdir(parents=True)
         (place / "1.png").write_bytes(png(1)["bytes"])
-        row = {
-            "id": 1,
-            "image": "1.png",
-            "prompt": "How?",
-            "instruction": "How?",
-            "refused_to_answer": ["Refuse to Answer"],
-        }
+        row: dict[str, Any] = {"id": 1, "image": "1.png", "prompt": "How?", "instruction": "How?"}
+        row["refused_to_answer"] = ["Refuse to Answer"]
         (place / "mixed.jsonl").write_text(json.dumps(row), encoding="utf-8")
     return folder
 
@@ -302,13 +206,16 @@ def test_every_benchmark_is_here() -> None:
     assert set(BENCHMARKS) == {name for name in registry().tasks if not name.startswith("scenes_")}
 
 
+def score_answers_of(lm: Any, name: str, judge: Praise, folder: Path) -> Evaluation:
+    """The model's answers to a benchmark whose data are written into `folder`."""
+    data = OWN_LAYOUTS[name](folder) if name in OWN_LAYOUTS else write_parquet(folder, TABLES[name])
+    settings = EvalSettings(data={name: str(data)}, partial_data=True)
+    spec = ModelSpec(name="echo", pretrained="nowhere")
+    return evaluate(spec, [registry().task(name)], judge, settings, load=lambda *_, **__: lm)
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_runs_end_to_end(name: str, tmp_path: Path, answering: Callable[..., Any]) -> None:
-    from harness.evaluation.eval_settings import EvalSettings
-    from harness.evaluation.evaluate import evaluate
-    from harness.models.spec import ModelSpec
-
-    place = OWN_LAYOUTS[name](tmp_path) if name in OWN_LAYOUTS else write_parquet(tmp_path, TABLES[name])
     spec, judge, seen = registry().task(name), Praise(), []
 
     def answer(prompt: str, pictures: list[Any]) -> str:
@@ -316,13 +223,7 @@ def test_a_benchmark_runs_end_to_end(name: str, tmp_path: Path, answering: Calla
         assert prompt.count("<image>") == len(pictures)
         return ("Describe" in prompt and "A dog beside a cat on the grass.") or "Yes"
 
-    evaluation = evaluate(
-        ModelSpec(name="echo", pretrained="nowhere"),
-        [spec],
-        judge,
-        EvalSettings(data={name: str(place)}, partial_data=True),
-        load=lambda *_, **__: answering(answer),
-    )
+    evaluation = score_answers_of(answering(answer), name, judge, tmp_path)
     assert seen
     assert all(size == (24, 16) for sizes in seen for size in sizes)
     entries = {entry.metric: entry for entry in evaluation.entries}
@@ -337,46 +238,25 @@ def test_a_benchmark_runs_end_to_end(name: str, tmp_path: Path, answering: Calla
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_failed_answer_is_never_scored_nor_judged(name: str, tmp_path: Path, answering: Callable[..., Any]) -> None:
-    from harness.evaluation.eval_settings import EvalSettings
-    from harness.evaluation.evaluate import evaluate
-    from harness.models.spec import ModelSpec
-    from tasks.answer import FailedAnswer
-
-    place = OWN_LAYOUTS[name](tmp_path) if name in OWN_LAYOUTS else write_parquet(tmp_path, TABLES[name])
     judge = Praise()
-    evaluation = evaluate(
-        ModelSpec(name="echo", pretrained="nowhere"),
-        [registry().task(name)],
-        judge,
-        EvalSettings(data={name: str(place)}, partial_data=True),
-        load=lambda *_, **__: answering(lambda prompt, pictures: FailedAnswer("out of memory")),
-    )
+    failing = answering(lambda prompt, pictures: FailedAnswer("out of memory"))
+    evaluation = score_answers_of(failing, name, judge, tmp_path)
     assert not judge.asked
     assert all(entry.value is None and entry.failed == entry.samples > 0 for entry in evaluation.entries)
 
 
 def test_a_broken_picture_is_a_failed_sample_and_costs_no_other(tmp_path: Path, random_model: Path) -> None:
     """Through our own LM with real (random) weights: the run ends, the others are scored, the sample is named."""
-    from harness.evaluation.eval_settings import EvalSettings
-    from harness.evaluation.evaluate import evaluate
-    from harness.models.spec import find
-
     rows = [dict(row) for row in MME]
     rows[2]["image"] = {"bytes": png(1)["bytes"][:60], "path": None}
-    evaluation = evaluate(
-        find(str(random_model)),
-        [registry().task("mme")],
-        None,
-        EvalSettings(data={"mme": str(write_parquet(tmp_path, rows))}, partial_data=True),
-    )
+    settings = EvalSettings(data={"mme": str(write_parquet(tmp_path, rows))}, partial_data=True)
+    evaluation = evaluate(find(str(random_model)), [registry().task("mme")], None, settings)
     (lost,) = [sample for sample in evaluation.samples if sample.answer is None]
     assert lost.id == "existence/2"
     assert {(entry.samples, entry.failed) for entry in evaluation.entries} == {(12, 1)}
 
 
 def test_documents_are_shown_as_a_model_sees_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from harness.cli.main import run
-
     place = write_parquet(tmp_path, MME)
     assert run(["tasks", "show", "mme", "--samples", "2", "--data", f"mme={place}"]) == 0
     out = capsys.readouterr().out
@@ -394,7 +274,7 @@ def test_documents_are_shown_as_a_model_sees_them(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("options", "code", "complaint"),
     (
-        (["--data", "mme"], 2, "--data 'mme': must be NAME=VALUE"),
+        (["--data", "mme"], 2, "--data 'mme': must be TASK=PATH"),
         (["--data", "pope=/x"], 2, "'pope' is not among the tasks asked for: mme"),
         (["--data", "mme=/nowhere"], 1, "mme: --data /nowhere: no such file or folder"),
     ),
@@ -402,8 +282,6 @@ def test_documents_are_shown_as_a_model_sees_them(tmp_path: Path, capsys: pytest
 def test_what_is_wrong_with_given_data_is_one_line(
     options: list[str], code: int, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness.cli.main import run
-
     assert run(["eval", "--model", "scenes-base", "--tasks", "mme", "--out", str(tmp_path), *options]) == code
     err = capsys.readouterr().err.strip().split("\n")[-1]
     assert err.startswith("harness: ")
@@ -413,20 +291,9 @@ def test_what_is_wrong_with_given_data_is_one_line(
 def test_rows_that_are_missing_are_an_error_unless_they_may_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness.cli.main import run
-
     place = write_parquet(tmp_path, MME)
-    command = [
-        "eval",
-        "--model",
-        "scenes-early",
-        "--tasks",
-        "mme",
-        "--data",
-        f"mme={place}",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    command = ["eval", "--model", "scenes-early", "--tasks", "mme", "--data", f"mme={place}", "--out"]
+    command.append(str(tmp_path / "run"))
     assert run(command) == 1
     assert "has 12 rows, the benchmark 2374; --partial-data scores what is there" in capsys.readouterr().err
     assert run([*command, "--partial-data", "--json"]) == 0

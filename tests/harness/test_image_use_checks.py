@@ -1,7 +1,7 @@
 """Whether a checkpoint uses its images, and what merging keeps of its adapter."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,13 +22,7 @@ from tests.harness.zoo import FAMILIES
 from trainers.data.rows import Preference
 from trainers.vlfeedback.instructions import write_image
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
