@@ -10,6 +10,7 @@ import sys
 import zipfile
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -32,21 +33,22 @@ def test_every_trainer_of_the_group_can_be_loaded() -> None:
         assert callable(point.load())
 
 
+def _run(command: list[str], folder: Path, **options: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **options)
+
+
+def _run_lm_eval(model: Path, tasks: str, *options: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    command = f"-m lm_eval --model hf-multimodal --include_path {FOLDER} --tasks {tasks} --device cpu"
+    model_args = f"pretrained={model},dtype=float32"
+    return _run(
+        [sys.executable, *command.split(), "--model_args", model_args, "--apply_chat_template", *options], folder
+    )
+
+
 @pytest.mark.slow
 def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
     """Built, unpacked apart from the sources, and run there: listing tasks, reading recipes, finding weights."""
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        str(ROOT),
-    ]
+    build = [sys.executable, *f"-m pip wheel --quiet --no-deps --no-build-isolation -w {tmp_path} {ROOT}".split()]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
@@ -55,48 +57,26 @@ def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
         archive.extractall(site)
     tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
     assert tops == {"support", "tasks", "leaderboards", "trainers", "harness"}
-    code = (
-        "import harness, sys; from harness.cli import main as cli; from harness.models.spec import MODELS; from pathlib import Path;"
-        f"assert harness.__file__.startswith({str(site)!r}), harness.__file__;"
-        "assert all((Path(m.pretrained) / 'model.safetensors').exists() for m in MODELS.values() if m.name.startswith('scenes'));"
-        "sys.exit(cli.run(['tasks']) or cli.run(['train-then-eval', 'scenes-demo', '--dry-run']) "
-        "or cli.run(['eval', '--model', 'scenes-base', '--tasks', 'scenes_mmhal', '--limit', '4', '--out', 'run']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    code = f"""if True:
+        import harness, sys
+        from harness.cli import main as cli
+        from harness.models.spec import MODELS
+        from pathlib import Path
+        assert harness.__file__.startswith({str(site)!r}), harness.__file__
+        embedded = [model for model in MODELS.values() if model.name.startswith("scenes")]
+        assert all((Path(model.pretrained) / "model.safetensors").exists() for model in embedded)
+        scored = "eval --model scenes-base --tasks scenes_mmhal --limit 4 --out run"
+        commands = ("tasks", "train-then-eval scenes-demo --dry-run", scored)
+        sys.exit(any(cli.run(command.split()) for command in commands))
+    """
+    done = _run([sys.executable, "-c", code], tmp_path, env={"PYTHONPATH": str(site)})
     assert done.returncode == 0, done.stderr
     assert "scenes_mmhal score" in done.stdout
 
 
 @pytest.mark.slow
 def test_plain_lm_eval_runs_our_tasks(random_model_folder: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "lm_eval",
-        "--model",
-        "hf-multimodal",
-        "--include_path",
-        str(FOLDER),
-        "--tasks",
-        "scenes_pope",
-    ]
-    command += [
-        "--model_args",
-        f"pretrained={random_model_folder},dtype=float32",
-        "--device",
-        "cpu",
-        "--limit",
-        "6",
-        "--apply_chat_template",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = _run_lm_eval(random_model_folder, "scenes_pope", "--limit", "6", folder=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "|scenes_pope|" in done.stdout
     assert "accuracy" in done.stdout
@@ -110,20 +90,8 @@ def test_plain_lm_eval_runs_a_benchmark_on_local_data(random_model_folder: Path,
         for thing, answer in (("red", "Yes"), ("blue", "No"))
     ]
     (tmp_path / "mme.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "lm_eval",
-        "--model",
-        "hf-multimodal",
-        "--include_path",
-        str(FOLDER),
-        "--tasks",
-        "mme",
-    ]
-    command += ["--metadata", json.dumps({"paths": {"mme": str(tmp_path)}, "partial_data": True}), "--device", "cpu"]
-    command += ["--model_args", f"pretrained={random_model_folder},dtype=float32", "--apply_chat_template"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    metadata = json.dumps({"paths": {"mme": str(tmp_path)}, "partial_data": True})
+    done = _run_lm_eval(random_model_folder, "mme", "--metadata", metadata, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "|mme" in done.stdout
     assert "|perception" in done.stdout.replace(" ", "")

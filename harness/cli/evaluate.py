@@ -23,9 +23,10 @@ from harness.cli.options import (
     expand,
     print_plan,
 )
-from harness.cli.setting_options import OptionGroup, refuse_given, with_settings
+from harness.cli.setting_options import OptionGroup, from_environment, refuse_given, with_settings
 from harness.engine.config import EngineConfig, config_from
 from harness.evaluation.eval_settings import EvalSettings
+from harness.models.chat_settings import acts_on_served
 from harness.serving.settings import ServerSettings
 from support.errors import OK, SettingError, UsageError
 from support.processes import world_size
@@ -185,13 +186,27 @@ def eval_command(
     )
     for name, spec in zip(names, specs, strict=True):
         with Stages():
-            evaluation = scorer.score(replace(spec, strict=run.strict), name)
+            is_served = server is not None or spec.backend == "openai"
+            own = _engine_of_served(context, engine) if is_served else engine
+            evaluation = scorer.score(replace(spec, strict=run.strict), name, own)
         if evaluation is not None and evaluation.lost:
             log.info(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
     tasks_scored = {task.name for task in chosen}
     entries = [each for each in board.current(partial=True) if each.model in names and each.task in tasks_scored]
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return exit_code_of(entries, run.max_failed)
+
+
+def _engine_of_served(context: typer.Context, engine: EngineConfig) -> EngineConfig:
+    """The settings for a model behind a server: without those from the environment that would not act on it."""
+    idle = {setting.name for option, setting in ENGINE.options() if from_environment(context, option)}
+    if "overrides" in idle:
+        idle |= {text.partition("=")[0] for text in context.params["model_set"]}
+    idle = {name for name in idle if not acts_on_served(name)}
+    usual = EngineConfig()
+    defaults: dict[str, Any] = {name: getattr(usual, name) for name in idle if hasattr(usual, name)}
+    overrides = {name: value for name, value in engine.overrides.items() if name not in idle}
+    return replace(engine, **defaults | {"overrides": overrides})
 
 
 def _find_models(context: typer.Context, names: list[str], models: ModelOptions) -> "list[ModelSpec]":

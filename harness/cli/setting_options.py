@@ -110,6 +110,12 @@ def with_settings(*, config: str = "", **groups: OptionGroup) -> Callable[[Calla
     return decorate
 
 
+def from_environment(context: typer.Context, name: str) -> bool:
+    """True if the option's value is from an environment variable."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "ENVIRONMENT"
+
+
 def is_given(context: typer.Context, name: str) -> bool:
     """True if the option was given on the command line or in a `--config` file, and not by environment or default."""
     source = context.get_parameter_source(name)

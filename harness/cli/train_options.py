@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.setting_options import OptionGroup
@@ -32,18 +33,23 @@ class LaunchOptions:
 LAUNCH = OptionGroup(kind=LaunchOptions, panel="Training", environment=False)
 
 
-def by_plain_trl(recipe: "AnyRecipe") -> "PreferenceRecipe":
-    """The recipe with TRL's own trainer; UsageError where it has no DPO to do, or settings that this trainer lacks."""
+def run_folder_of(out: Path | None, recipe: str, seed: int | None) -> Path:
+    """The folder of --out, or the default one of a recipe of this name."""
+    return out or Path("runs") / (recipe if seed is None else f"{recipe}-seed{seed}")
+
+
+def use_plain_trl(recipe: "AnyRecipe") -> "PreferenceRecipe":
+    """The recipe with TRL's own DPO trainer; UsageError if it does not train by DPO, or has settings that this lacks."""
     from trainers.config.recipe import PretrainingRecipe
 
     if isinstance(recipe, PretrainingRecipe) or recipe.trainer != "dpo":
         raise UsageError(f"recipe {recipe.name!r} trains by {recipe.trainer!r}: --plain-trl is for dpo")
     training = recipe.training.model_dump(exclude_unset=True) | {"plain_trl": True}
-    return changed(recipe, {"training": training}, f"--plain-trl: recipe {recipe.name!r}")
+    return change_recipe(recipe, {"training": training}, f"--plain-trl: recipe {recipe.name!r}")
 
 
-def changed(recipe: "R", changes: Mapping[str, Any], what: str) -> "R":
-    """The recipe with other top-level values; UsageError, with `what` changed it, for values that it can't have."""
+def change_recipe(recipe: "R", changes: Mapping[str, Any], what: str) -> "R":
+    """The recipe with other top-level values; UsageError beginning with `what` if it can't have them."""
     from trainers.config.recipe import parse_as
 
     try:

@@ -21,8 +21,9 @@ from harness.cli.options import (
     split_names,
 )
 from harness.cli.setting_options import OptionGroup, with_settings
-from harness.cli.train import check_packages, layout_of, needs_launch, send_whole
-from harness.cli.train_options import LaunchOptions, by_plain_trl
+from harness.cli.train import submit_command
+from harness.cli.train_options import LaunchOptions, run_folder_of, use_plain_trl
+from harness.runs.recipe_training import check_packages, find_layout
 from support.errors import FAILED, LOSSY, OK, REGRESSED, UsageError
 from support.processes import is_launched, world_size
 
@@ -60,8 +61,7 @@ def train_then_eval_command(
         Path | None, typer.Option(help="Run folder; default: runs/RECIPE (runs/RECIPE-seedN with --seed).")
     ] = None,
     tasks: Annotated[
-        list[str] | None,
-        typer.Option(help="Tasks or suites instead of the recipe's, separated by commas; repeatable."),
+        list[str] | None, typer.Option(help="Tasks or suites instead of the recipe's, separated by commas; repeatable.")
     ] = None,
     limit: Limit = None,
     seed: Seed = None,
@@ -78,7 +78,7 @@ def train_then_eval_command(
     continues.
     """
     found = _find_recipe(recipe, tasks, seed, training)
-    folder = out or Path("runs") / (found.name if seed is None else f"{found.name}-seed{seed}")
+    folder = run_folder_of(out, found.name, seed)
     judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or "exact")
     judge.check(context)
     rater = judge.make()
@@ -86,7 +86,7 @@ def train_then_eval_command(
     if dry_run:
         return _print_steps(context, found, folder, training, layout, limit)
     if layout is not None and training.slurm is not None and not is_launched():
-        return send_whole(context, folder, layout, training.slurm, dry_run=False)
+        return submit_command(context, folder, layout, training.slurm, dry_run=False)
     from harness.runs.report import to_json, write_report
     from harness.runs.train_then_eval import train_then_eval
     from support.stages import Stages
@@ -95,14 +95,8 @@ def train_then_eval_command(
     if is_launched():
         check_world()
     with Stages():
-        outcome = train_then_eval(
-            found,
-            folder,
-            rater,
-            limit=limit,
-            early_stop=training.early_stop,
-            layout=layout if layout is not None and needs_launch(layout) else None,
-        )
+        processes = layout if layout is not None and layout.needs_launch else None
+        outcome = train_then_eval(found, folder, rater, limit=limit, early_stop=training.early_stop, layout=processes)
         text = write_report(outcome)
     print(to_json(outcome) if as_json else text)
     log.info(f"report: {folder / 'report.md'}")
@@ -119,7 +113,7 @@ def _find_recipe(name: str, tasks: list[str] | None, seed: int | None, training:
         changes["tasks"] = split_names(tasks)
     found = preference_recipe(name, **changes)
     if training.plain_trl:
-        found = by_plain_trl(found)
+        found = use_plain_trl(found)
     check_names(found, training.early_stop, training.named)
     return found
 
@@ -133,7 +127,7 @@ def _find_layout(recipe: "PreferenceRecipe", folder: Path, training: TrainingOpt
     check_packages(recipe, folder)
     if dry_run and training.gpus is None and training.slurm is None and training.mode == "ddp":
         return None
-    layout = layout_of(recipe, training.gpus, training.mode, as_job=training.slurm is not None and not is_launched())
+    layout = find_layout(recipe, training.gpus, training.mode, as_job=training.slurm is not None and not is_launched())
     command_of([], layout)  # what a mode lacks is said before anything is scored
     return layout
 
@@ -151,8 +145,8 @@ def _print_steps(
 
     print_plan(f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps_of(recipe, limit), folder)
     if layout is not None and training.slurm is not None:
-        return send_whole(context, folder, layout, training.slurm, dry_run=True)
-    if layout is not None and needs_launch(layout):
+        return submit_command(context, folder, layout, training.slurm, dry_run=True)
+    if layout is not None and layout.needs_launch:
         from harness.runs.training_worker import plan
 
         print(plan(folder, layout))

@@ -52,12 +52,12 @@ class ModelScorer:
 
     def __post_init__(self) -> None:
         self._host = AdapterHost()
-        if self.fresh:
-            self.engine = replace(self.engine, answers=None)
 
-    def score(self, spec: ModelSpec, name: str) -> Evaluation | None:
-        """Score one model under this name; None if the board has it already."""
-        spec, settings, engine = fetch(spec), self.settings, self.engine
+    def score(self, spec: ModelSpec, name: str, engine: EngineConfig | None = None) -> Evaluation | None:
+        """Score one model under this name, with other engine settings if given; None if the board has it already."""
+        spec, settings, engine = fetch(spec), self.settings, engine or self.engine
+        if self.fresh:
+            engine = replace(engine, answers=None)
         asked = (spec, name, self.tasks, self.judge, settings, engine)
         if self.board is not None and not self.fresh and on_board(self.board, *asked):
             log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")

@@ -35,6 +35,12 @@ _OF_NO_MATTER: Final = ("answers", "hints")
 """Engine settings that may be given for any model: the ledger keeps the answers of a served one."""
 
 
+def acts_on_served(name: str) -> bool:
+    """True if this engine setting may be given for a model behind a server."""
+    known = [setting.name for setting in settings_of(ServedModelSettings)]
+    return name in _OF_NO_MATTER or _OTHER_NAMES.get(name, name) in known
+
+
 def served_settings(model: str, given: Mapping[str, Any]) -> ServedModelSettings:
     """The settings of a model behind a server, from those of the engine that were given. SettingError for one that
     would not act."""

@@ -1,5 +1,6 @@
 """What a recipe would do, in words, for --dry-run."""
 
+from trainers.config.data import PreferenceFile
 from trainers.config.recipe import PreferenceRecipe, PretrainingRecipe
 
 
@@ -9,6 +10,26 @@ def pretraining_steps(recipe: PretrainingRecipe) -> list[str]:
     return [
         f"{name}: {stage.steps} steps of {stage.batch_size} images, learning rate {stage.learning_rate:g}"
         for name, stage in stages.items()
+    ]
+
+
+def training_steps(recipe: PreferenceRecipe, dataset: PreferenceFile, world: int) -> list[str]:
+    """One line a stage of a recipe that reads its data and trains on `world` processes."""
+    from trainers.training.trl_arguments import split_batch
+
+    training = recipe.training
+    per_process, accumulated = split_batch(training, world)
+    adapters = "all weights" if training.lora is None else f"LoRA r {training.lora.r}"
+    pairs = f"pairs by rule {dataset.rule!r}, where they are not pairs already"
+    rows = "the best answer of each row" if dataset.take == "best" else pairs
+    batch = f"batches of {training.batch_size} ({world} processes x {per_process} pairs x {accumulated} accumulated)"
+    pace = f"{training.epochs:g} epochs, learning rate {training.learning_rate:g}"
+    loss = "" if recipe.trainer == "sft" else f", loss {training.loss!r}, beta {training.beta:g}"
+    saves = f"every {training.save_steps} steps" if training.save_steps else f"{training.checkpoints} times"
+    return [
+        f"read {dataset.read}: {rows}; {dataset.test_share:.1%} of prompts held out",
+        f"{recipe.trainer} on {recipe.base}, {adapters}: {batch}, {pace}{loss}",
+        f"save {saves}" + (f", the last {training.keep} stay" if training.keep else ""),
     ]
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,16 @@ from harness.cli import main as cli
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 
+RESULTS = '{"results": {"t": {"acc,none": 0.5}}, "model_name": "m", "date": 1769900000.0}'
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "small"
     answers = str(out.parent / "answers.sqlite")
     for model in ("scenes-base", "scenes-careful"):
-        command = [
-            "eval",
-            "--model",
-            model,
-            "--tasks",
-            "scenes_mme,scenes_chair",
-            "--limit",
-            "24",
-            "--out",
-            str(out),
-            "--answers",
-            answers,
-        ]
-        assert cli.run(command) == 0
+        command = f"eval --model {model} --tasks scenes_mme,scenes_chair --limit 24 --out {out} --answers {answers}"
+        assert cli.run(command.split()) == 0
     return out.parent
 
 
@@ -69,23 +60,10 @@ def put(
 ) -> None:
     """A run of one score onto the board of a run folder."""
     run = re.sub(r"\W", "_", f"{model}-{task}-{judge}")
-    facts: dict[str, Any] = {
-        "value": 1500.0,
-        "low": None,
-        "high": None,
-        "unit": "points",
-        "higher_is_better": True,
-        "headline": True,
-    }
-    facts |= {
-        "version": "1.0",
-        "samples": 2374,
-        "limit": None,
-        "seconds": 1.0,
-        "cost": 0.0,
-        "created": "2026-01-31T12:00:00+00:00",
-    }
-    facts |= {"provenance": {"data": "lmms-lab/MME@d6c9023f"}, "judge": judge}
+    score = {"value": 1500.0, "low": None, "high": None, "unit": "points", "higher_is_better": True, "headline": True}
+    about = {"version": "1.0", "samples": 2374, "limit": None, "created": "2026-01-31T12:00:00+00:00"}
+    spent = {"seconds": 1.0, "cost": 0.0, "judge": judge, "provenance": {"data": "lmms-lab/MME@d6c9023f"}}
+    facts: dict[str, Any] = score | about | spent
     entry = Entry(run=run, model=model, task=task, metric=metric, **facts | changes)
     Board(folder / "board").add([entry], [])
 
@@ -158,17 +136,8 @@ def test_a_board_under_another_name_stands_beside_a_folder_of_boards(
     put(tmp_path / "runs" / "a", "mine")
     put(tmp_path / "b", "baseline")
     (tmp_path / "b" / "board").rename(tmp_path / "kept")
-    text = said(
-        [
-            "leaderboard",
-            str(tmp_path / "runs"),
-            str(tmp_path / "kept"),
-            str(tmp_path / "runs" / "a"),
-            "--format",
-            "csv",
-        ],
-        capsys,
-    )
+    boards = [str(tmp_path / name) for name in ("runs", "kept", "runs/a")]
+    text = said(["leaderboard", *boards, "--format", "csv"], capsys)
     assert [row["model"] for row in csv.DictReader(io.StringIO(text))] == ["mine", "baseline"]
 
 
@@ -222,20 +191,16 @@ def test_two_models_are_compared_answer_by_answer(runs: Path, capsys: pytest.Cap
 def test_a_model_is_no_worse_than_itself_and_no_better(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    board = str(runs / "small" / "board")
-    assert cli.run(["check", "--baseline", board, "--partial"]) == 2  # held against itself, it would always pass
+    baseline = ["check", "--baseline", str(runs / "small" / "board")]
+    assert cli.run([*baseline, "--partial"]) == 2  # compared with itself, it would always pass
     assert "against itself" in capsys.readouterr().err
     itself = ["--model", "scenes-base", "--baseline-model", "scenes-base"]
-    assert "both 'scenes-base'" in refused(["check", "--baseline", board, "--partial", *itself], capsys)
-    assert (
-        cli.run(["check", "--baseline", board, "--board", board, "--partial", "--junit", str(tmp_path / "gate.xml")])
-        == 0
-    )
+    assert "both 'scenes-base'" in refused([*baseline, "--partial", *itself], capsys)
+    both = [*baseline, "--board", baseline[-1]]
+    assert cli.run([*both, "--partial", "--junit", str(tmp_path / "gate.xml")]) == 0
     assert (tmp_path / "gate.xml").read_text().startswith("<?xml")
-    assert cli.run(["check", "--baseline", board, "--board", board, "--partial", "--require-better", "scenes_mme"]) == 3
-    assert (
-        cli.run(["check", "--baseline", board, "--board", board]) == 1
-    )  # nothing without a limit to compare: an error, never a pass
+    assert cli.run([*both, "--partial", "--require-better", "scenes_mme"]) == 3
+    assert cli.run(both) == 1  # all runs have a limit: nothing to compare is an error
 
 
 @pytest.mark.parametrize(
@@ -253,43 +218,33 @@ def test_a_gate_of_a_model_that_is_not_there_is_a_mistake(
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("command", "message"),
     (
-        (["leaderboard", "runs", "--html", ""], "--html '.' is a folder; give a file"),
-        (["leaderboard", "runs", "--html", "runs"], "--html 'runs' is a folder; give a file"),
-        (["leaderboard", "runs", "--html", "file/x/y.html"], "--html 'file/x/y.html': 'file' is a file, not a folder"),
-        (["leaderboard", "runs", "--output", "hub", "--out", "file"], "--out 'file' is a file; give a folder"),
-        (["leaderboard", "file"], "'file' is a file; give a board"),
+        ("leaderboard runs --html ''", "--html '.' is a folder; give a file"),
+        ("leaderboard runs --html runs", "--html 'runs' is a folder; give a file"),
+        ("leaderboard runs --html file/x/y.html", "--html 'file/x/y.html': 'file' is a file, not a folder"),
+        ("leaderboard runs --output hub --out file", "--out 'file' is a file; give a folder"),
+        ("leaderboard file", "'file' is a file; give a board"),
+        ("check --baseline runs/a --board runs/a --junit runs", "--junit 'runs' is a folder; give a file"),
+        ("check --baseline runs/a --board runs/a --comment file/c.md", "'file' is a file, not a folder"),
+        ("check --baseline runs/a --board runs/a --require-better", "--require-better: name the TASK"),
         (
-            ["check", "--baseline", "runs/a", "--board", "runs/a", "--junit", "runs"],
-            "--junit 'runs' is a folder; give a file",
-        ),
-        (
-            ["check", "--baseline", "runs/a", "--board", "runs/a", "--comment", "file/c.md"],
-            "'file' is a file, not a folder",
-        ),
-        (["check", "--baseline", "runs/a", "--board", "runs/a", "--require-better"], "--require-better: name the TASK"),
-        (
-            ["check", "--baseline", "runs/a", "--board", "runs/a", *2 * ["--tolerance", "mme.score=1"]],
+            "check --baseline runs/a --board runs/a --tolerance mme.score=1 --tolerance mme.score=1",
             "--tolerance: mme.score is given twice",
         ),
-        (["import", "runs"], "runs: Is a directory; give a results_*.json"),
-        (["import", "results.json", "--out", "file"], "'file' is a file, not a folder"),
-        (["compare", "", "m"], "no model '' on the boards"),
+        ("import runs", "runs: Is a directory; give a results_*.json"),
+        ("import results.json --out file", "'file' is a file, not a folder"),
+        ("compare '' m", "no model '' on the boards"),
     ),
 )
 def test_what_cannot_be_read_or_written_is_one_line_before_any_work(
-    tmp_path: Path,
-    options: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, command: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     put(Path("runs/a"), "m")
     Path("file").write_text("x")
-    Path("results.json").write_text('{"results": {"t": {"acc,none": 0.5}}, "model_name": "m", "date": 1769900000.0}')
-    assert message in refused(options, capsys)
+    Path("results.json").write_text(RESULTS)
+    assert message in refused(shlex.split(command), capsys)
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "file", "results.json"}
 
 
@@ -400,9 +355,7 @@ def test_what_cannot_be_exported_is_named_and_the_others_are_written(
 
 def test_a_file_that_is_no_result_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_text("[]")
-    (tmp_path / "good.json").write_text(
-        '{"results": {"t": {"acc,none": 0.5}}, "model_name": "m", "date": 1769900000.0}'
-    )
+    (tmp_path / "good.json").write_text(RESULTS)
     both = [str(tmp_path / "good.json"), str(tmp_path / "x.json")]
     assert "x.json" in refused(["import", *both, "--out", str(tmp_path / "out")], capsys)
     assert not (tmp_path / "out").exists()  # nor is the good one on the board by halves
@@ -410,11 +363,8 @@ def test_a_file_that_is_no_result_is_one_line(tmp_path: Path, capsys: pytest.Cap
 
 def test_names_give_no_orders_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "\x1b[2J\u202em\nharness: all is well"
-    results = {
-        "results": {hostile: {"acc,none": 0.5, "bad,none": hostile}},
-        "model_name": hostile,
-        "date": 1769900000.0,
-    }
+    scores = {hostile: {"acc,none": 0.5, "bad,none": hostile}}
+    results = {"results": scores, "model_name": hostile, "date": 1769900000.0}
     (tmp_path / "x.json").write_text(json.dumps(results))
     assert cli.run(["import", str(tmp_path / "x.json"), "--out", str(tmp_path / "run")]) == 0
     for form in ([], ["--format", "csv"], ["--output", "lm-eval", "--out", str(tmp_path / "out")]):

@@ -368,11 +368,13 @@ def test_a_benchmark_runs_from_end_to_end_and_a_second_time_for_nothing(server: 
 
 
 def test_settings_of_the_command_line_reach_the_server_and_the_entry(
-    server: Any, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Any, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.reply = lambda prompt: "yes"
     command = ["eval", "--model", f"openai:{MODEL}", "--model-url", server.url, "--ledger", str(path)]
     command += ["--tasks", "scenes_pope", "--limit", "2", "--out", str(tmp_path / "run")]
+    monkeypatch.setenv("HARNESS_BATCH_SIZE", "4")  # settings of the environment that would not act are passed over
+    monkeypatch.setenv("HARNESS_MODEL_SET", "parallelize=true")
     given = ["--prompt-suffix", " Be brief.", "--model-set", "max_new_tokens=7", "--model-set", "temperature=0.5"]
     assert run([*command, *given, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)["entries"][0]["provenance"]

@@ -74,6 +74,12 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+def logged(folder: Path, name: str) -> list[float]:
+    """A value of each step in a run's log."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [line[name] for line in lines if "loss" in line]
+
+
 def test_a_recipe_that_reads_its_data_is_trained_and_finished_once(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,10 +112,8 @@ def test_a_checkpoint_as_base_is_merged_first(recipe: Path, tmp_path: Path, caps
     original = load_file(Path(find("scenes-base").pretrained) / "model.safetensors")
     merged = load_file(base / "model.safetensors")
     assert original.keys() - merged.keys() <= {"language_model.lm_head.weight"}  # tied to what the tokens are read by
-    assert {name.rsplit(".", 2)[1] for name in merged if not (merged[name] == original[name]).all()} == {
-        "q_proj",
-        "v_proj",
-    }
+    changed = {name.rsplit(".", 2)[1] for name in merged if not (merged[name] == original[name]).all()}
+    assert changed == {"q_proj", "v_proj"}
 
 
 def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,75 +122,43 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
     example = tmp_path / "example.yaml"
     example.write_text(EXAMPLE, encoding="utf-8")
     out = tmp_path / "run"
-    command = [
-        "train",
-        "--config",
-        str(example),
-        "--working",
-        str(out),
-        "--base",
-        str(tmp_path / "qwen-vl"),
-        "--data",
-        str(data),
-    ]
+    command = f"train --config {example} --working {out} --base {tmp_path / 'qwen-vl'} --data {data}".split()
     assert cli.run([*command, "--limit", "2"]) == 0
     told = capsys.readouterr()
     assert Path(told.out.strip()).name == "checkpoint-3"  # two pairs are less than 256: a step an epoch
     assert "256: 2 x 8 x 16 GPUs" in told.err
     weights = load_file(Path(told.out.strip()) / "adapter_model.safetensors")
-    assert {name.split(".h.")[1].split(".", 1)[1].rsplit(".", 2)[0] for name in weights} == {
-        "attn.c_attn",
-        "attn.c_proj",
-        "mlp.w1",
-        "mlp.w2",
-    }
+    layers = {name.split(".h.")[1].split(".", 1)[1].rsplit(".", 2)[0] for name in weights}
+    assert layers == {"attn.c_attn", "attn.c_proj", "mlp.w1", "mlp.w2"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("command", "said"),
     (
-        (["train"], "give either a recipe or --config"),
-        (["train", "silkie", "--config", "x.yaml"], "give either a recipe or --config"),
-        (["train", "--config", "none.yaml"], "none.yaml: No such file"),
-        (["train", "silkei"], "did you mean 'silkie'?"),
-        (["train", "silkie", "--seed", "-1"], "Input should be greater than or equal to 0"),
-        (["train", "silkie", "--out", "/dev/null"], "/dev/null: can't be the run's folder (File exists)"),
-        (
-            ["train-then-eval", "scenes-demo", "--out", "/dev/null"],
-            "/dev/null: can't be the run's folder (File exists)",
-        ),
-        (["train", "scenes-demo"], "harness train-then-eval scenes-demo"),
-        (["train", "scenes-base", "--data", "x"], "--data, --images and --limit are for recipes that have a [dataset]"),
-        (["train", "scenes-base", "--base", "x"], "starts from nothing"),
-        (["train", "silkie", "--gpus", "3", "--dry-run"], "can't be shared by 3 processes; possible: 1, 2, 4, 8"),
-        (
-            ["train", "silkie", "--slurm", "partition=x", "--gpus", "12", "--dry-run"],
-            "12: a job of several nodes has a multiple of 8",
-        ),
-        (["train", "silkie", "--mode", "dpd", "--dry-run"], "did you mean 'ddp'?"),
-        (["train", "silkie", "--slurm", "partitoin=x", "--dry-run"], "did you mean 'partition'?"),
-        (
-            ["train-then-eval", "scenes-demo", "--gpus", "3", "--dry-run"],
-            "can't be shared by 3 processes; possible: 1, 2, 4, 8",
-        ),
-        (
-            ["train-then-eval", "scenes-demo", "--gpus", "2", "--mode", "zero", "--dry-run"],
-            "mode 'zero': unknown (did you mean 'zero",
-        ),
-        (
-            ["train-then-eval", "scenes-demo", "--gpus", "16", "--slurm", "time=1-00", "--dry-run"],
-            "is of one node, with 8 at most",
-        ),
-        (
-            ["train-then-eval", "scenes-demo", "--gpus", "4", "--slurm", "gpus=2", "--dry-run"],
-            "--slurm gpus=2: --gpus says 4",
-        ),
+        ("train", "give either a recipe or --config"),
+        ("train silkie --config x.yaml", "give either a recipe or --config"),
+        ("train --config none.yaml", "none.yaml: No such file"),
+        ("train silkei", "did you mean 'silkie'?"),
+        ("train silkie --seed -1", "Input should be greater than or equal to 0"),
+        ("train silkie --out /dev/null", "/dev/null: can't be the run's folder (File exists)"),
+        ("train-then-eval scenes-demo --out /dev/null", "/dev/null: can't be the run's folder (File exists)"),
+        ("train scenes-demo", "harness train-then-eval scenes-demo"),
+        ("train scenes-base --data x", "--data, --images and --limit are for recipes that have a [dataset]"),
+        ("train scenes-base --base x", "starts from nothing"),
+        ("train silkie --gpus 3 --dry-run", "can't be shared by 3 processes; possible: 1, 2, 4, 8"),
+        ("train silkie --slurm partition=x --gpus 12 --dry-run", "12: a job of several nodes has a multiple of 8"),
+        ("train silkie --mode dpd --dry-run", "did you mean 'ddp'?"),
+        ("train silkie --slurm partitoin=x --dry-run", "did you mean 'partition'?"),
+        ("train-then-eval scenes-demo --gpus 3 --dry-run", "can't be shared by 3 processes; possible: 1, 2, 4, 8"),
+        ("train-then-eval scenes-demo --gpus 2 --mode zero --dry-run", "mode 'zero': unknown (did you mean 'zero"),
+        ("train-then-eval scenes-demo --gpus 16 --slurm time=1-00 --dry-run", "is of one node, with 8 at most"),
+        ("train-then-eval scenes-demo --gpus 4 --slurm gpus=2 --dry-run", "--slurm gpus=2: --gpus says 4"),
     ),
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    command: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(arguments) == 2
+    assert cli.run(command.split()) == 2
     error = capsys.readouterr().err.strip()
     assert said in error
     assert "\n" not in error
@@ -207,7 +179,7 @@ def test_plain_trl_refuses_a_recipe_of_packed_rows(
 def test_packages_that_are_missing_are_named_with_their_extra_before_anything_is_done(
     command: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.cli.train.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("harness.runs.recipe_training.importlib.util.find_spec", lambda name: None)
     plain = recipe.read_text().replace('base = "scenes-base"', 'base = "scenes-base"\ntasks = ["scenes_mme"]')
     arguments = [command, str(recipe), "--out", str(tmp_path / "run"), "--dry-run"]
     recipe.write_text(plain.replace("checkpoints = 2", 'report_to = ["wandb"]'))
@@ -238,20 +210,15 @@ def test_a_recipe_says_how_much_is_kept_of_pictures_and_how_the_learning_rate_fa
         path.write_text(recipe.read_text().replace("checkpoints = 2", settings))
         assert cli.run(["train", str(path), "--out", str(tmp_path / str(room))]) == 0
     assert rooms == [3 << 20]
-    rates = [
-        line["learning_rate"]
-        for line in map(json.loads, (tmp_path / "3" / "log.jsonl").read_text().splitlines())
-        if "loss" in line
-    ]
+    rates = logged(tmp_path / "3", "learning_rate")
     assert rates == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4], rel=1e-3)
 
 
 @pytest.mark.parametrize(("layout", "launches"), (({}, False), ({"processes": 2}, True), ({"mode": "fsdp2"}, True)))
 def test_a_mode_of_its_own_is_launched_on_one_gpu_too(layout: dict[str, Any], launches: bool) -> None:
-    from harness.cli.train import needs_launch
     from trainers.cluster.launch import Layout
 
-    assert needs_launch(Layout(**layout)) == launches
+    assert Layout(**layout).needs_launch == launches
 
 
 def test_a_folder_belongs_to_one_recipe_and_its_data(
@@ -290,29 +257,11 @@ def test_two_processes_end_with_the_weights_of_one(
     alone = Path(printed(capsys)["checkpoints"][-1])
     harness = Path(sys.executable).with_name("harness")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [
-        str(harness),
-        "train",
-        str(recipe),
-        "--out",
-        str(tmp_path / "two"),
-        "--limit",
-        "15",
-        "--gpus",
-        "2",
-        "--json",
-    ]
+    command = f"{harness} train {recipe} --out {tmp_path / 'two'} --limit 15 --gpus 2 --json".split()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     together = tmp_path / "two" / alone.name
-    losses = [
-        [
-            line["loss"]
-            for line in map(json.loads, (folder.parent / "log.jsonl").read_text().splitlines())
-            if "loss" in line
-        ]
-        for folder in (alone, together)
-    ]
+    losses = [logged(folder.parent, "loss") for folder in (alone, together)]
     assert len(losses[0]) == 4
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert len(list((tmp_path / "two" / "reference").glob("*/*.jsonl"))) == 2

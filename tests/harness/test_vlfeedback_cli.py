@@ -127,21 +127,14 @@ def test_a_row_that_shows_a_benchmarks_picture_is_found_and_dropped(
     shown = tmp_path / "leaked.png"
     task = load_tasks(registry().expand(["scenes_chair"]))["scenes_chair"]
     task.doc_to_image(task.eval_docs[7])[0].save(shown)
-    leaked = Row(
-        index=24,
-        id="leaked",
-        prompt="what is it?",
-        images=(ImageRef(shown.name, shown),),
-        completions=rows[0].completions,
-    )
+    image = ImageRef(shown.name, shown)
+    leaked = Row(index=24, id="leaked", prompt="what is it?", images=(image,), completions=rows[0].completions)
     write_rows([*rows, leaked], tmp_path / "with.parquet", embed_images=True)
     options = ["--tasks", "scenes_chair", "--fingerprints", str(tmp_path / "f.sqlite")]
     clean = run(["vlfeedback", "leaks", str(built), *options], capsys)
     assert clean["rows_with_image"] == {"scenes_chair": 0}
-    found = run(
-        ["vlfeedback", "leaks", str(tmp_path / "with.parquet"), *options, "--drop", str(tmp_path / "kept.parquet")],
-        capsys,
-    )
+    options += ["--drop", str(tmp_path / "kept.parquet")]
+    found = run(["vlfeedback", "leaks", str(tmp_path / "with.parquet"), *options], capsys)
     assert found["rows_with_image"] == {"scenes_chair": 1}
     assert [leak["row_id"] for leak in found["leaks"] if "same image" in leak["evidence"]] == ["leaked"]
     assert [row.id for row in read_rows(tmp_path / "kept.parquet")] == [row.id for row in rows]
@@ -194,15 +187,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_a_part_is_rated_again_and_held_against_the_first_ratings(
     built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = run(
-        ["vlfeedback", "annotate", str(built / "dataset" / "rows.parquet"), "--part", "6", "--out", str(tmp_path)],
-        capsys,
-    )
+    rows = str(built / "dataset" / "rows.parquet")
+    found = run(["vlfeedback", "annotate", rows, "--part", "6", "--out", str(tmp_path)], capsys)
     assert (found["rated"], found["failed"], found["unread"]) == (6, 0, {})
-    assert (
-        cli.run(["judge", "agree", str(tmp_path / "ratings-published.jsonl"), str(tmp_path / "ratings-exact.jsonl")])
-        == 0
-    )
+    both = [str(tmp_path / f"ratings-{name}.jsonl") for name in ("published", "exact")]
+    assert cli.run(["judge", "agree", *both]) == 0
     assert "72 items rated by both" in capsys.readouterr().out  # 6 rows x 4 answers x 3 aspects
     assert len(list(read_rows(tmp_path / "rows-exact.jsonl", built / "images"))) == 6
     again = run(["vlfeedback", "annotate", str(built), "--part", "0.5", "--mode", "per-aspect"], capsys)
@@ -246,9 +235,8 @@ def test_noise_goes_before_or_after_the_resize(built: Path, tmp_path: Path, caps
 
     picture = str(next((built / "images").iterdir()))
     for place in ("before", "after"):
-        assert (
-            cli.run(["povid", "noise", picture, str(tmp_path / f"{place}.png"), "--size", "120", "--place", place]) == 0
-        )
+        out = str(tmp_path / f"{place}.png")
+        assert cli.run(["povid", "noise", picture, out, "--size", "120", "--place", place]) == 0
     before, after = (Image.open(tmp_path / f"{place}.png") for place in ("before", "after"))
     assert before.size == after.size == (120, 120)
     assert before.tobytes() != after.tobytes()
@@ -261,9 +249,8 @@ def test_a_build_killed_in_decode_or_annotation_ends_with_the_same_bytes(tmp_pat
     command = [*HARNESS, *BUILD[:-1], "600", "--out"]
 
     def start(out: Path) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        nowhere = subprocess.DEVNULL
+        return subprocess.Popen([*command, str(out)], stdout=nowhere, stderr=nowhere, start_new_session=True)
 
     whole = tmp_path / "whole"
     assert start(whole).wait() == 0
@@ -279,13 +266,7 @@ def test_a_build_killed_in_decode_or_annotation_ends_with_the_same_bytes(tmp_pat
         os.killpg(running.pid, signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL, f"{stage}: it was over before it could be killed"
         assert start(out).wait() == 0
-        for name in (
-            "instructions.jsonl",
-            "draw.jsonl",
-            "ratings.jsonl",
-            "vlfeedback.jsonl",
-            "pairs.jsonl",
-            "dataset/rows.parquet",
-        ):
+        files = "instructions.jsonl draw.jsonl ratings.jsonl vlfeedback.jsonl pairs.jsonl dataset/rows.parquet"
+        for name in files.split():
             ours, theirs = ((folder / name).read_bytes().replace(str(folder).encode(), b"") for folder in (out, whole))
             assert ours == theirs, f"{stage}: {name}"

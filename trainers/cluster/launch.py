@@ -80,6 +80,11 @@ class Layout:
         """Processes in all."""
         return self.processes * self.nodes
 
+    @property
+    def needs_launch(self) -> bool:
+        """True if a launcher has to start the processes."""
+        return self.world > 1 or self.mode != "ddp"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:

@@ -65,12 +65,7 @@ def leaks_command(
         _hash_by_ray(read(), fingerprints, ray, workers)
     with Stages():
         found = leaks_of(
-            read(),
-            chosen,
-            data=data.paths,
-            partial_data=data.partial,
-            cache=fingerprints,
-            distance=distance,
+            read(), chosen, data=data.paths, partial_data=data.partial, cache=fingerprints, distance=distance
         )
     if out is not None:
         atomic_write_text(out, json.dumps(found.to_json()))

@@ -8,14 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import Json, say
-from harness.cli.vlfeedback.options import (
-    CopyImages,
-    EmbedImages,
-    Images,
-    RatedData,
-    read_data,
-    refuse_overwriting,
-)
+from harness.cli.vlfeedback.options import CopyImages, EmbedImages, Images, RatedData, read_data, refuse_overwriting
 from support.errors import LOSSY, OK
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,122 @@
+"""Training by a recipe that reads its data: what must be installed, on how many processes, and the training itself."""
+
+import importlib.util
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from support.errors import UsageError
+from support.files import atomic_write_text
+from support.processes import rank
+
+if TYPE_CHECKING:
+    from harness.models.spec import ModelSpec
+    from trainers.cluster.launch import Layout
+    from trainers.config.data import PreferenceFile
+    from trainers.config.recipe import PreferenceRecipe
+    from trainers.data.read_preferences import FoundPairs
+    from trainers.training.checkpoints import Checkpoint
+
+log = logging.getLogger(__name__)
+
+GPUS_PER_NODE: Final = 8
+"""GPUs of each node of a Slurm job with several nodes, as in the launcher of VLFeedback's authors."""
+
+
+def check_packages(recipe: "PreferenceRecipe", folder: Path) -> None:
+    """UsageError if training lacks a package; logs each package of `report_to` that is not installed."""
+    training = recipe.training
+
+    def is_missing(name: str) -> bool:
+        return importlib.util.find_spec(name) is None
+
+    if training.quantization is not None and is_missing("bitsandbytes"):
+        raise UsageError(
+            f"quantization = {training.quantization!r} needs bitsandbytes: pip install 'vlm-harness[qlora]'"
+        )
+    for name in filter(is_missing, training.report_to):
+        missing = f"report_to = {name!r}: not installed (pip install 'vlm-harness[track]')"
+        log.info(f"{missing}; the log goes to {folder / 'log.jsonl'} without it")
+
+
+def find_layout(recipe: "PreferenceRecipe", gpus: int | None, mode: str, *, as_job: bool = False) -> "Layout":
+    """How many processes train, and on how many nodes; by default one for each GPU of this machine.
+
+    UsageError, TrainingError or LaunchError if the batch or the GPUs can't be divided so, or the mode is unknown.
+    """
+    import torch
+
+    from trainers.cluster.launch import Layout
+    from trainers.training.trl_arguments import split_batch
+
+    local = torch.cuda.device_count()
+    count = gpus or max(1, local)
+    nodes = 1
+    if as_job and count > GPUS_PER_NODE:
+        if count % GPUS_PER_NODE:
+            raise UsageError(f"--gpus {count}: a job of several nodes has a multiple of {GPUS_PER_NODE}")
+        nodes = count // GPUS_PER_NODE
+    elif not as_job and local and count > local:
+        raise UsageError(f"--gpus {count}: this machine has {local}; ask a cluster by --slurm")
+    split_batch(recipe.training, count)
+    # Layout checks `mode`.
+    return Layout(processes=count // nodes, nodes=nodes, mode=mode, cpu=not as_job and not local)  # type: ignore[arg-type]
+
+
+def train_recipe(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -> "list[Checkpoint]":
+    """Train, or continue, in this process or as one of several; the checkpoints."""
+    from harness.models.fetch import fetch
+    from harness.models.load import register
+    from harness.models.spec import find
+    from harness.runs.run_folder import claim, hold_run_folder
+    from support.stages import Stages
+    from trainers.data.image_hashes import IMAGE_FACTS, shared_cache
+    from trainers.data.read_preferences import read_preferences
+    from trainers.training.job import Job, trainer
+
+    register()
+    with hold_run_folder(folder), Stages():
+        claim(folder, recipe)
+        spec, name = _merge_adapter(fetch(find(recipe.base)), recipe.base, folder)
+        with shared_cache(folder / IMAGE_FACTS) as cache:
+            found = read_preferences(dataset, cache)
+        log.info(found.summary())
+        _record_data(folder, found)
+        job = Job(
+            recipe=recipe,
+            out=folder,
+            base_name=name,
+            base=str(spec.folder or spec.pretrained),
+            dtype=spec.dtype,
+            preferences=found.train,
+            held_out=found.held_out,
+            note={"data": found.digest},
+        )
+        return trainer(recipe.trainer)(job)
+
+
+def _merge_adapter(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpec, str]":
+    """The base with an adapter merged into a copy in the run folder, and the name by which it is found again."""
+    if spec.backend != "transformers":
+        raise UsageError(f"{name} is behind a server, and can't be trained")
+    if spec.adapter is None:
+        return spec, name
+    from trainers.training.adapters import merge
+
+    merged = merge(spec.folder or spec.pretrained, spec.adapter, folder / "base")
+    return replace(spec, pretrained=str(merged), folder=merged, adapter=None), merged.as_posix()
+
+
+def _record_data(folder: Path, found: "FoundPairs") -> None:
+    """Write which data the run trains on; UsageError if it began with other data."""
+    path = folder / "data.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["digest"] != found.digest:
+            digests = f"{before['pairs']} pairs, digest {before['digest']}, now {found.digest}"
+            raise UsageError(f"{folder}: the run began with other data ({digests})")
+    elif rank() == 0:
+        counts = {"pairs": len(found.train), "held_out": len(found.held_out), "dropped": found.dropped}
+        atomic_write_text(path, json.dumps({"digest": found.digest, **counts, "read": found.read}, indent=1))
