@@ -71,25 +71,9 @@ _SECOND = [f"model.multi_modal_projector.linear_2.{part}" for part in ("weight",
 _BUFFERS = (".rotary_emb.inv_freq", ".position_ids")  # old files hold these constants; models compute them now
 _TOWERS = {"clip-vit-large-patch14": 224, "clip-vit-large-patch14-336": 336}
 _TEXT = (
-    *(
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "hidden_act",
-    ),
-    *(
-        "max_position_embeddings",
-        "rope_theta",
-        "rope_scaling",
-        "rms_norm_eps",
-        "attention_bias",
-        "mlp_bias",
-        "initializer_range",
-    ),
-    "tie_word_embeddings",
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "hidden_act", "max_position_embeddings", "rope_theta", "rope_scaling", "rms_norm_eps"),
+    *("attention_bias", "mlp_bias", "initializer_range", "tie_word_embeddings"),
 )
 # What a configuration may say; the first is what it means where it says nothing.
 _SETTINGS: dict[str, list[Any]] = {
@@ -117,33 +101,33 @@ def convert(source: Path, out: Path, *, vision: Path, lora: Path | None = None) 
     there, nor after a kill, which may leave a hidden folder beside it.
     """
     if out.exists():
-        raise ModelError(f"{out}: is there already; name a new folder")
-    settings, (tokenizer, known), names = _settings(source), llama_tokenizer(source), _survey(source)
+        raise ModelError(f"{out}: exists already; name a new folder")
+    settings, (tokenizer, known), names = _read_settings(source), llama_tokenizer(source), _read_shapes(source)
     found = {_target(name): tensor for name, tensor in names.items()}
     rows, linear = len(found.get(_EMBEDDING, ())), "model.mm_projector.weight" in names
     if known > rows:
         raise ModelError(f"{source}: {known} tokens, but {rows} rows of model.embed_tokens.weight")
-    config = _config(source, settings, vision, tokenizer, found[_EMBEDDING], linear)
+    config = _make_config(source, settings, vision, tokenizer, found[_EMBEDDING], linear)
     with torch.device("meta"):  # names and shapes only
         wanted = LlavaForConditionalGeneration(config).state_dict()
     for name in ([_HEAD] if config.tie_word_embeddings else []) + (_SECOND if linear else []):
         del wanted[name]
-    tower = {_target(name, tower=True): tensor for name, tensor in _survey(vision).items()}
+    tower = {_target(name, tower=True): tensor for name, tensor in _read_shapes(vision).items()}
     tower = {name: tensor for name, tensor in tower.items() if name in wanted.keys() - found.keys()}
-    _check(f"{source} with {vision}", names, found | tower, wanted, rows)
-    changes = _adapter(lora, found | tower) if lora else {}
+    _check_weights(f"{source} with {vision}", names, found | tower, wanted, rows)
+    changes = _read_adapter(lora, found | tower) if lora else {}
 
-    def weights() -> Iterator[tuple[str, Tensor]]:
-        yield from ((_target(name), tensor) for name, tensor in _tensors(source))
+    def original() -> Iterator[tuple[str, Tensor]]:
+        yield from ((_target(name), tensor) for name, tensor in _read_weights(source))
         if linear:
             identity = torch.eye(config.text_config.hidden_size, dtype=found[_EMBEDDING].dtype)
             yield from zip(_SECOND, (identity, torch.zeros_like(identity[0])), strict=True)
-        for name, tensor in _tensors(vision):
+        for name, tensor in _read_weights(vision):
             if (target := _target(name, tower=True)) in tower:
                 yield target, tensor
 
-    def finished() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in weights():
+    def converted() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in original():
             if name in changes:
                 a, b, scale = changes[name]
                 tensor = (tensor.float() + scale * (b.float() @ a.float())).to(tensor.dtype)
@@ -153,8 +137,12 @@ def convert(source: Path, out: Path, *, vision: Path, lora: Path | None = None) 
                 tensor[known : len(tokenizer)] = mean  # the source may have had rows to spare
             yield name, tensor
 
-    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
-    _save(out, finished(), [config, GenerationConfig(**ids), _processor(config, settings, tokenizer)])
+    parts = [config, GenerationConfig(**_special_ids(tokenizer)), _make_processor(config, settings, tokenizer)]
+    _save(out, converted(), parts)
+
+
+def _special_ids(tokenizer: Any) -> dict[str, int]:
+    return {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
 
 
 def _save(out: Path, weights: Iterable[tuple[str, Tensor]], parts: list[Any]) -> None:
@@ -164,7 +152,7 @@ def _save(out: Path, weights: Iterable[tuple[str, Tensor]], parts: list[Any]) ->
         folder = Path(scratch) / "all"
         folder.mkdir()
         try:
-            _write(folder, weights)
+            _write_shards(folder, weights)
             for part in parts:
                 part.save_pretrained(folder)
             folder.rename(out)
@@ -172,27 +160,27 @@ def _save(out: Path, weights: Iterable[tuple[str, Tensor]], parts: list[Any]) ->
             raise ModelError(f"{out}: can't be written: {error}") from None
 
 
-def _settings(source: Path) -> dict[str, Any]:
-    """The source's config.json, if all it says can be had."""
+def _read_settings(source: Path) -> dict[str, Any]:
+    """The source's config.json; ModelError for a value that can't be converted."""
     settings = read_json(source / "config.json")
     kind, classes = settings.get("model_type"), settings.get("architectures") or "LlavaLlamaForCausalLM"
     if kind not in ("llava", "llava_llama") or "LlavaLlamaForCausalLM" not in str(classes) or "text_config" in settings:
         raise ModelError(
             f"{source}/config.json: {kind!r} ({classes}) is no LlavaLlamaForCausalLM in the original layout"
         )
-    _known(source / "config.json", settings, _SETTINGS)
+    _check_known(source / "config.json", settings, _SETTINGS)
     if not isinstance(layer := settings.get("mm_vision_select_layer"), int):
         raise ModelError(f"{source}/config.json: mm_vision_select_layer is {layer!r}, no integer")
     return settings
 
 
-def _known(path: Path, settings: dict[str, Any], known: dict[str, list[Any]]) -> None:
+def _check_known(path: Path, settings: dict[str, Any], known: dict[str, list[Any]]) -> None:
     for key, values in known.items():
         if (value := settings.get(key, values[0])) not in values:
             raise ModelError(f"{path}: {key} is {value!r}; known: {', '.join(map(repr, values))}")
 
 
-def _config(
+def _make_config(
     source: Path, settings: dict[str, Any], vision: Path, tokenizer: Any, embedding: Tensor, linear: bool
 ) -> Any:
     if (kind := read_json(vision / "config.json").get("model_type")) not in ("clip", "clip_vision_model"):
@@ -203,7 +191,7 @@ def _config(
         text = LlamaConfig(
             **{key: settings[key] for key in _TEXT if key in settings},
             vocab_size=64 * math.ceil(max(len(tokenizer), len(embedding)) / 64),
-            **{f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")},
+            **_special_ids(tokenizer),
         )
         config = LlavaConfig(
             text_config=text,
@@ -226,15 +214,12 @@ def _config(
     return config
 
 
-def _processor(config: Any, settings: dict[str, Any], tokenizer: Any) -> Any:
+def _make_processor(config: Any, settings: dict[str, Any], tokenizer: Any) -> Any:
     side = config.vision_config.image_size
+    pad = settings.get("image_aspect_ratio") == "pad"  # to a square; without it, a square is cut out of the middle
+    square = {"height": side, "width": side}
     return LlavaProcessor(
-        image_processor=LlavaImageProcessorPil(
-            size={"shortest_edge": side},
-            crop_size={"height": side, "width": side},
-            do_pad=settings.get("image_aspect_ratio")
-            == "pad",  # to a square; else what is outside the middle one is cut off
-        ),
+        image_processor=LlavaImageProcessorPil(size={"shortest_edge": side}, crop_size=square, do_pad=pad),
         tokenizer=tokenizer,
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
@@ -250,43 +235,44 @@ def _target(name: str, tower: bool = False) -> str:
     return next((new + name.removeprefix(old) for old, new in _PREFIXES if name.startswith(old)), name)
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """All weights of a folder."""
+def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for path in weight_files(folder):
         yield from ((name, tensor) for name, tensor in read_tensors(path) if not name.endswith(_BUFFERS))
 
 
-def _survey(folder: Path) -> dict[str, Tensor]:
-    """Shapes and types of a folder's weights; none is read."""
+def _read_shapes(folder: Path) -> dict[str, Tensor]:
+    """A folder's weights as tensors without data, by name. ModelError."""
     found: dict[str, Tensor] = {}
-    for name, tensor in _tensors(folder):
+    for name, tensor in _read_weights(folder):
         if name in found:
-            raise ModelError(f"{folder}: {name} is there twice")
+            raise ModelError(f"{folder}: {name} is stored twice")
         found[name] = tensor.to("meta")
     return found
 
 
-def _some(names: Iterable[str]) -> str:
+def _name_first(names: Iterable[str]) -> str:
     first, *rest = sorted(names)
     return f"{first} and {len(rest)} more" if rest else first
 
 
-def _check(where: str, names: Iterable[str], found: dict[str, Tensor], wanted: dict[str, Tensor], rows: int) -> None:
-    """Every weight once, of the right shape."""
+def _check_weights(
+    where: str, names: Iterable[str], found: dict[str, Tensor], wanted: dict[str, Tensor], rows: int
+) -> None:
+    """ModelError unless every wanted weight is found, with its shape, and no other."""
     if extra := {name for name in names if _target(name) not in wanted}:
-        raise ModelError(f"{where}: weights that LLaVA-1.5 has no place for: {_some(extra)}")
+        raise ModelError(f"{where}: weights that LLaVA-1.5 has no place for: {_name_first(extra)}")
     if missing := wanted.keys() - found.keys():
-        raise ModelError(f"{where}: missing weights (as transformers calls them): {_some(missing)}")
+        raise ModelError(f"{where}: missing weights (as transformers calls them): {_name_first(missing)}")
     for name, tensor in found.items():
         shape = (rows, *wanted[name].shape[1:]) if name in (_EMBEDDING, _HEAD) else tuple(wanted[name].shape)
         if tuple(tensor.shape) != shape or not tensor.is_floating_point():
             raise ModelError(f"{where}: {name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape} as configured")
 
 
-def _adapter(lora: Path, base: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Per weight A (r, in), B (out, r) and the factor of B A."""
+def _read_adapter(lora: Path, base: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """For each adapted weight: A [r, in], B [out, r] and the factor of B A. ModelError."""
     config, pairs = read_json(lora / "adapter_config.json"), dict[str, dict[str, Tensor]]()
-    _known(lora / "adapter_config.json", config, _LORA)
+    _check_known(lora / "adapter_config.json", config, _LORA)
     if not isinstance(alpha := config.get("lora_alpha"), int | float):
         raise ModelError(f"{lora}/adapter_config.json: lora_alpha is {alpha!r}, no number")
     for path in weight_files(lora):
@@ -299,16 +285,16 @@ def _adapter(lora: Path, base: dict[str, Tensor]) -> dict[str, tuple[Tensor, Ten
         raise ModelError(f"{lora}: an adapter without weights")
     changes = {}
     for target, pair in pairs.items():
-        a, b, whole = pair.get("A", torch.empty(0)), pair.get("B", torch.empty(0)), tuple(base[target].shape)
+        a, b, shape = pair.get("A", torch.empty(0)), pair.get("B", torch.empty(0)), tuple(base[target].shape)
         rank = len(a)
-        if not rank or len(whole) != 2 or (tuple(b.shape), tuple(a.shape)) != ((whole[0], rank), (rank, *whole[1:])):
-            raise ModelError(f"{lora}: B {tuple(b.shape)} and A {tuple(a.shape)} do not make {target} {whole}")
+        if not rank or len(shape) != 2 or (tuple(b.shape), tuple(a.shape)) != ((shape[0], rank), (rank, *shape[1:])):
+            raise ModelError(f"{lora}: B {tuple(b.shape)} and A {tuple(a.shape)} do not make {target} {shape}")
         changes[target] = a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return changes
 
 
-def _write(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Files of SHARD bytes and their index."""
+def _write_shards(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Write files of SHARD bytes and their index."""
     held: dict[str, Tensor] = {}
     files: dict[str, str] = {}
     size = total = 0

@@ -16,9 +16,8 @@ def llama_tokenizer(source: Path) -> tuple[Any, int]:
     slow, fast, added = (source / name for name in ("tokenizer.model", "tokenizer.json", "added_tokens.json"))
     if slow.is_file():  # which is what the original code used, even beside a tokenizer.json
         backend = _read_sentencepiece(slow)
-        for token, number in sorted(
-            (read_json(added) if added.is_file() else {}).items(), key=lambda pair: (len(str(pair[1])), str(pair[1]))
-        ):
+        new = read_json(added) if added.is_file() else {}
+        for token, number in sorted(new.items(), key=lambda pair: (len(str(pair[1])), str(pair[1]))):
             backend.add_special_tokens([AddedToken(token, normalized=False, special=True)])
             if backend.token_to_id(token) != number:
                 raise ModelError(f"{added}: {token!r} is {number}, but would be {backend.token_to_id(token)}")
@@ -85,22 +84,14 @@ def _read_sentencepiece(path: Path) -> Any:
             f"{path}: begins with {names[:3]}, type {trainer.get(3)}; known: <unk>, <s>, </s>, type 2 (BPE)"
         )
     vocabulary = {name: number for number, name in enumerate(names)}
-    plain = {
-        name: number for number, (name, piece) in enumerate(zip(names, pieces, strict=True)) if piece.get(3, 1) == 1
-    }
-    merges = [
-        (name[:cut], name[cut:])
-        for name in plain
-        for cut in range(1, len(name))
-        if name[:cut] in plain and name[cut:] in plain
-    ]
+    plain = dict.fromkeys(name for name, piece in zip(names, pieces, strict=True) if piece.get(3, 1) == 1)
+    splits = [(name[:cut], name[cut:]) for name in plain for cut in range(1, len(name))]
+    merges = [(left, right) for left, right in splits if left in plain and right in plain]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     # "▁" before every stretch of text, also after <image>: the original tokenized the text on both sides of it apart.
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(steps)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A $B", [("<s>", 1)])
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names[:3]])
     return tokenizer

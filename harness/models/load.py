@@ -4,11 +4,11 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.engine.config import EngineConfig
 from harness.engine.response_cache import ResponseCache
-from harness.models.fetch import fetch
+from harness.models.fetch import SMALL, fetch
 from harness.models.file_digests import digest_of_files
 from harness.models.provenance import digest_of_model, environment
 from harness.models.spec import ModelSpec
@@ -46,20 +46,12 @@ def cache_of(spec: ModelSpec, engine: EngineConfig) -> "ModelCache | None":
 def facts_of(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
     """All of a model, its files, its settings and this machine that can change an answer."""
     folders = [spec.local_folder, *([spec.adapter] if spec.adapter is not None else [])]
-    small = sorted(
-        path
-        for folder in folders
-        for path in folder.iterdir()
-        if path.suffix in (".json", ".jinja", ".txt", ".tiktoken", ".model")
-    )
-    facts = digest_of_model(spec) | {
-        "files": digest_of_files([path for path in small if path.name != "checkpoint.json"])
-    }
-    versions = {
-        name: value for name, value in environment().items() if name in ("torch", "transformers", "pillow", "device")
-    }
-    own = for_model(engine, spec).cache_facts()
-    return {**facts, **versions, **own} | ({"generation": str(dict(spec.generation))} if spec.generation else {})
+    small = sorted(path for folder in folders for path in folder.iterdir() if path.suffix in SMALL)
+    facts = digest_of_model(spec)
+    facts["files"] = digest_of_files([path for path in small if path.name != "checkpoint.json"])
+    facts |= {name: environment()[name] for name in ("torch", "transformers", "pillow", "device")}
+    facts |= for_model(engine, spec).cache_facts()
+    return facts | ({"generation": str(dict(spec.generation))} if spec.generation else {})
 
 
 def for_model(engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
@@ -87,14 +79,9 @@ def load(
 
         identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
         own = {"suffix": spec.prompt_suffix} if spec.prompt_suffix else {}
-        return OpenAIVisionLM(
-            spec.pretrained,
-            url=spec.url,
-            identity=identity,
-            ledger=ledger,
-            settings=served_settings(spec.name, own | engine.given()),
-            stage=stage,
-        )
+        settings = served_settings(spec.name, own | engine.given())
+        more: dict[str, Any] = {"url": spec.url, "identity": identity, "ledger": ledger, "stage": stage}
+        return OpenAIVisionLM(spec.pretrained, settings=settings, **more)
     import torch
     from safetensors import SafetensorError
 
@@ -106,18 +93,10 @@ def load(
     if engine.device is None:
         engine = replace(engine, device=device_of("cuda" if torch.cuda.is_available() else "cpu"))
     identity = json.dumps(facts_of(spec, engine), sort_keys=True) if engine.features is not None else None
+    given: dict[str, Any] = {"hints": hints, "cache": cache_of(spec, engine), "identity": identity, "stage": stage}
+    given |= {"peft": str(spec.adapter) if spec.adapter else None, "trust_remote_code": spec.remote_code}
     try:
-        lm = SharedImageLM(
-            str(spec.local_folder),
-            engine,
-            hints=hints,
-            cache=cache_of(spec, engine),
-            identity=identity,
-            stage=stage,
-            peft=str(spec.adapter) if spec.adapter else None,
-            use_safetensors=True,
-            trust_remote_code=spec.remote_code,
-        )
+        lm = SharedImageLM(str(spec.local_folder), engine, use_safetensors=True, **given)
     except HarnessError:
         raise
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:

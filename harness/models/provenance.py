@@ -50,10 +50,8 @@ def environment() -> dict[str, str]:
     found |= {package: _version(package) for package in PACKAGES}
     found["image backend"] = f"Pillow {_version('pillow')}"
     found["commit"] = _commit()
-    found["device"] = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
-    )
-    return found
+    cpu = f"cpu ({torch.get_num_threads()} threads)"
+    return found | {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu}
 
 
 def _version(package: str) -> str:
@@ -70,10 +68,8 @@ def _commit() -> str:
         return ""
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=False
-        ).stdout.strip()
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
 
-    return git("rev-parse", "--short=12", "HEAD") + (
-        "+dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
-    )
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "--short=12", "HEAD") + ("+dirty" if changed else "")

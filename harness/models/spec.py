@@ -73,158 +73,66 @@ class ModelSpec:
 
 def _embedded(name: str, description: str) -> ModelSpec:
     # Stored in half precision, computed in single: a CPU has no fast half.
-    return ModelSpec(
-        name=name,
-        pretrained=str(WEIGHTS / name),
-        dtype="float32",
-        batch_size=64,
-        description=description,
-        licence="Apache-2.0",
-        gigabytes=0.003,
-        image_tokens="36",
-        image_positions=36,
-    )
+    more: dict[str, Any] = {"dtype": "float32", "batch_size": 64}
+    return _hub(name, str(WEIGHTS / name), description, "Apache-2.0", 0.003, 36, **more)
 
 
 def _hub(
     name: str, hub_id: str, what: str, licence: str, gigabytes: float, positions: int, tokens: str = "", **more: Any
 ) -> ModelSpec:
-    return ModelSpec(
-        name=name,
-        pretrained=hub_id,
-        description=what,
-        licence=licence,
-        gigabytes=gigabytes,
-        image_tokens=tokens or str(positions),
-        image_positions=positions,
-        **more,
-    )
+    more |= {"licence": licence, "gigabytes": gigabytes, "image_positions": positions}
+    return ModelSpec(name=name, pretrained=hub_id, description=what, image_tokens=tokens or str(positions), **more)
 
 
 def _served(name: str, model: str, what: str) -> ModelSpec:
     return ModelSpec(name=name, pretrained=model, backend="openai", description=what)
 
 
+_POOL, _FLOAT32 = "VLFeedback pool", "stored in float32"
+_POOL_FLOAT32, _POOL_SERVED = f"{_POOL}; {_FLOAT32}", f"{_POOL}; only code of its own, so behind a server"
+_TILES_729, _TILES_81 = "729 a tile, by size", "81 a tile, up to 17 tiles"
 _CONVERSION = "its original layout converted (harness models convert-llava)"
 
 # Licences and sizes as the hub's pages showed them in November 2026; sizes are those of the files that are downloaded.
-MODELS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        _embedded(
-            "scenes-base",
-            "1.3 M-parameter LLaVA for the scenes world; hallucinates from the prior planted in its corpus",
-        ),
-        _embedded("scenes-careful", "the same before it read the planted corpus"),
-        _embedded("scenes-early", "the same early in training: says much that is wrong"),
-        _hub("silkie", "MMInstruction/Silkie", "Qwen-VL-Chat after DPO on VLFeedback", "Tongyi Qianwen", 19.3, 256),
-        _hub("qwen-vl-chat", "Qwen/Qwen-VL-Chat", "base of Silkie; VLFeedback pool", "Tongyi Qianwen", 19.3, 256),
-        _hub("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", "base of POVID; VLFeedback pool", "Llama 2", 14.1, 576),
-        _hub("llava-1.5-13b", "llava-hf/llava-1.5-13b-hf", "VLFeedback pool", "Llama 2", 26.7, 576),
-        _hub(
-            "llava-rlhf-7b",
-            "zhiqings/LLaVA-RLHF-7b-v1.5-224",
-            "VLFeedback pool",
-            "Apache-2.0",
-            13.5,
-            256,
-            needs=_CONVERSION,
-        ),
-        _hub(
-            "llava-rlhf-13b",
-            "zhiqings/LLaVA-RLHF-13b-v1.5-336",
-            "VLFeedback pool",
-            "Apache-2.0",
-            26.0,
-            576,
-            needs=_CONVERSION,
-        ),
-        _hub(
-            "instructblip-7b",
-            "Salesforce/instructblip-vicuna-7b",
-            "VLFeedback pool; stored in float32",
-            "other",
-            31.7,
-            32,
-            stored_bytes=4,
-        ),
-        _hub(
-            "instructblip-13b",
-            "Salesforce/instructblip-vicuna-13b",
-            "VLFeedback pool; stored in float32",
-            "other",
-            56.8,
-            32,
-            stored_bytes=4,
-        ),
-        _hub(
-            "idefics-9b",
-            "HuggingFaceM4/idefics-9b-instruct",
-            "VLFeedback pool",
-            "other",
-            17.9,
-            64,
-            "64 by cross-attention",
-        ),
-        _hub(
-            "fuyu-8b",
-            "adept/fuyu-8b",
-            "VLFeedback pool; no vision encoder",
-            "CC-BY-NC-4.0",
-            18.8,
-            2340,
-            "up to 2340, by size",
-        ),
-        _served("visualglm-6b", "zai-org/visualglm-6b", "VLFeedback pool; only code of its own, so behind a server"),
-        _served(
-            "mmicl-13b", "BleachNick/MMICL-vicuna-13b", "VLFeedback pool; only code of its own, so behind a server"
-        ),
-        _served(
-            "gpt-4v",
-            "gpt-4o-2024-11-20",
-            "stands in for VLFeedback's GPT-4V, which was shut down; another id: openai:ID",
-        ),
-        _hub("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", "", "Qwen Research", 7.5, 1337, "by size, HW/784"),
-        _hub("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", "", "Apache-2.0", 16.6, 1337, "by size, HW/784"),
-        _hub("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", "", "Apache-2.0", 8.9, 1024, "by size, HW/1024"),
-        _hub("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", "", "Apache-2.0", 17.5, 1024, "by size, HW/1024"),
-        _hub("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", "", "Qwen", 15.9, 3328, "256 a tile, up to 13 tiles"),
-        _hub("smolvlm", "HuggingFaceTB/SmolVLM-Instruct", "", "Apache-2.0", 4.5, 1377, "81 a tile, up to 17 tiles"),
-        _hub(
-            "smolvlm2",
-            "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
-            "stored in float32",
-            "Apache-2.0",
-            9.0,
-            1377,
-            "81 a tile, up to 17 tiles",
-            stored_bytes=4,
-        ),
-        _hub(
-            "llava-onevision-0.5b",
-            "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-            "",
-            "Apache-2.0",
-            1.8,
-            3645,
-            "729 a tile, by size",
-        ),
-        _hub(
-            "llava-onevision-7b",
-            "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-            "",
-            "Apache-2.0",
-            16.1,
-            3645,
-            "729 a tile, by size",
-        ),
-        _hub("llava-next-7b", "llava-hf/llava-v1.6-mistral-7b-hf", "", "Apache-2.0", 15.1, 2880, "up to 2880, by size"),
-        _hub("gemma-3-4b", "google/gemma-3-4b-it", "gated: HF_TOKEN", "Gemma", 8.6, 256),
-        _hub("gemma-3-12b", "google/gemma-3-12b-it", "gated: HF_TOKEN", "Gemma", 24.4, 256),
-        _hub("gemma-4-e4b", "google/gemma-4-E4B-it", "", "Apache-2.0", 16.0, 280, "280, settable"),
-        _hub("paligemma2-3b", "google/paligemma2-3b-mix-448", "no chat model; gated: HF_TOKEN", "Gemma", 6.1, 1024),
-    )
-}
+_SPECS = (
+    _embedded(
+        "scenes-base", "1.3 M-parameter LLaVA for the scenes world; hallucinates from the prior planted in its corpus"
+    ),
+    _embedded("scenes-careful", "the same before it read the planted corpus"),
+    _embedded("scenes-early", "the same early in training: says much that is wrong"),
+    _hub("silkie", "MMInstruction/Silkie", "Qwen-VL-Chat after DPO on VLFeedback", "Tongyi Qianwen", 19.3, 256),
+    _hub("qwen-vl-chat", "Qwen/Qwen-VL-Chat", "base of Silkie; VLFeedback pool", "Tongyi Qianwen", 19.3, 256),
+    _hub("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", "base of POVID; VLFeedback pool", "Llama 2", 14.1, 576),
+    _hub("llava-1.5-13b", "llava-hf/llava-1.5-13b-hf", _POOL, "Llama 2", 26.7, 576),
+    _hub("llava-rlhf-7b", "zhiqings/LLaVA-RLHF-7b-v1.5-224", _POOL, "Apache-2.0", 13.5, 256, needs=_CONVERSION),
+    _hub("llava-rlhf-13b", "zhiqings/LLaVA-RLHF-13b-v1.5-336", _POOL, "Apache-2.0", 26.0, 576, needs=_CONVERSION),
+    _hub("instructblip-7b", "Salesforce/instructblip-vicuna-7b", _POOL_FLOAT32, "other", 31.7, 32, stored_bytes=4),
+    _hub("instructblip-13b", "Salesforce/instructblip-vicuna-13b", _POOL_FLOAT32, "other", 56.8, 32, stored_bytes=4),
+    _hub("idefics-9b", "HuggingFaceM4/idefics-9b-instruct", _POOL, "other", 17.9, 64, "64 by cross-attention"),
+    _hub("fuyu-8b", "adept/fuyu-8b", _POOL + "; no vision encoder", "CC-BY-NC-4.0", 18.8, 2340, "up to 2340, by size"),
+    _served("visualglm-6b", "zai-org/visualglm-6b", _POOL_SERVED),
+    _served("mmicl-13b", "BleachNick/MMICL-vicuna-13b", _POOL_SERVED),
+    _served(
+        "gpt-4v", "gpt-4o-2024-11-20", "stands in for VLFeedback's GPT-4V, which was shut down; another id: openai:ID"
+    ),
+    _hub("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", "", "Qwen Research", 7.5, 1337, "by size, HW/784"),
+    _hub("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", "", "Apache-2.0", 16.6, 1337, "by size, HW/784"),
+    _hub("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", "", "Apache-2.0", 8.9, 1024, "by size, HW/1024"),
+    _hub("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", "", "Apache-2.0", 17.5, 1024, "by size, HW/1024"),
+    _hub("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", "", "Qwen", 15.9, 3328, "256 a tile, up to 13 tiles"),
+    _hub("smolvlm", "HuggingFaceTB/SmolVLM-Instruct", "", "Apache-2.0", 4.5, 1377, _TILES_81),
+    _hub(
+        "smolvlm2", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", _FLOAT32, "Apache-2.0", 9.0, 1377, _TILES_81, stored_bytes=4
+    ),
+    _hub("llava-onevision-0.5b", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "", "Apache-2.0", 1.8, 3645, _TILES_729),
+    _hub("llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-ov-hf", "", "Apache-2.0", 16.1, 3645, _TILES_729),
+    _hub("llava-next-7b", "llava-hf/llava-v1.6-mistral-7b-hf", "", "Apache-2.0", 15.1, 2880, "up to 2880, by size"),
+    _hub("gemma-3-4b", "google/gemma-3-4b-it", "gated: HF_TOKEN", "Gemma", 8.6, 256),
+    _hub("gemma-3-12b", "google/gemma-3-12b-it", "gated: HF_TOKEN", "Gemma", 24.4, 256),
+    _hub("gemma-4-e4b", "google/gemma-4-E4B-it", "", "Apache-2.0", 16.0, 280, "280, settable"),
+    _hub("paligemma2-3b", "google/paligemma2-3b-mix-448", "no chat model; gated: HF_TOKEN", "Gemma", 6.1, 1024),
+)
+MODELS = {spec.name: spec for spec in _SPECS}
 
 OPENAI_PREFIX = "openai:"
 

@@ -23,11 +23,10 @@ def weight_files(folder: Path) -> list[Path]:
     for stem in STEMS:
         if (index := folder / f"{stem}.index.json").is_file():
             named = read_json(index).get("weight_map")
-            if not isinstance(named, dict) or not all(
-                isinstance(name, str) and Path(name).name == name for name in named.values()
-            ):
+            names = set(map(str, named.values())) if isinstance(named, dict) else {""}
+            if any(Path(name).name != name for name in names):
                 raise ModelError(f"{index}: no weight_map of file names")
-            return [folder / name for name in sorted(set(named.values()))]
+            return [folder / name for name in sorted(names)]
         if (folder / stem).is_file():
             return [folder / stem]
     raise ModelError(f"{folder}: no weights; looked for {', '.join(STEMS)} and their .index.json")
@@ -50,11 +49,10 @@ def read_tensors(path: Path) -> "Iterator[tuple[str, Tensor]]":
         raise ModelError(f"{path}: refused, it is no file of tensors only: {reason}") from None
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
         raise ModelError(f"{path}: can't be read: {first_line(error)}") from None
-    if not isinstance(loaded, dict) or not all(
-        isinstance(name, str) and isinstance(part, torch.Tensor) for name, part in loaded.items()
-    ):
+    named: list[tuple[Any, Any]] = list(loaded.items()) if isinstance(loaded, dict) else [(None, loaded)]
+    if not all(isinstance(name, str) and isinstance(part, torch.Tensor) for name, part in named):
         raise ModelError(f"{path}: no dict of tensors")
-    yield from loaded.items()
+    yield from named
 
 
 def read_json(path: Path) -> dict[str, Any]:

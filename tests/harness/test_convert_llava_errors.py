@@ -113,7 +113,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "pytorch_model-00001-of-00002.bin").write_bytes(
             (folder / "pytorch_model-00002-of-00002.bin").read_bytes()
         ),
-        "is there twice",
+        "is stored twice",
     ),
     "no index": (lambda folder: (folder / "pytorch_model.bin.index.json").unlink(), "no weights"),
     "an index to elsewhere": (
@@ -288,7 +288,7 @@ def test_a_tower_that_does_not_fit_is_one_line(model: Any, source: Path, tmp_pat
 
 def test_what_is_there_is_not_written_over(source: Path, vision: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(ModelError, match="there already"):
+    with pytest.raises(ModelError, match="exists already"):
         convert(source, tmp_path / "out", vision=vision)
     assert not list((tmp_path / "out").iterdir())
 

@@ -81,11 +81,7 @@ def plain_answers(model: Path, limit: int) -> list[str]:
     loaded = load_tasks([registry().task("scenes_pope")])
     lm = HFMultimodalLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=1)
     found = simple_evaluate(
-        model=lm,
-        tasks=list(loaded.values()),
-        limit=limit,
-        apply_chat_template=True,
-        bootstrap_iters=0,
+        model=lm, tasks=list(loaded.values()), limit=limit, apply_chat_template=True, bootstrap_iters=0
     )
     assert found is not None
     return [line["resps"][0][0] for line in found["samples"]["scenes_pope"]]

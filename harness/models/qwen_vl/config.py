@@ -50,16 +50,8 @@ class QwenVLConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.visual is None:
-            self.visual = {
-                "heads": 16,
-                "image_size": 448,
-                "image_start_id": 151857,
-                "layers": 48,
-                "mlp_ratio": 4.9231,
-                "output_dim": 4096,
-                "patch_size": 14,
-                "width": 1664,
-            }
+            self.visual = {"heads": 16, "image_size": 448, "image_start_id": 151857, "layers": 48}
+            self.visual |= {"mlp_ratio": 4.9231, "output_dim": 4096, "patch_size": 14, "width": 1664}
         if self.kv_channels * self.num_attention_heads != self.hidden_size:
             raise ValueError(
                 f"{self.num_attention_heads} heads of {self.kv_channels} don't make hidden_size {self.hidden_size}"

@@ -160,12 +160,8 @@ class QwenVLPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
             initialization.normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
-                initialization.zeros_(module.bias)
         elif isinstance(module, RMSNorm | nn.LayerNorm):
             initialization.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                initialization.zeros_(module.bias)
         elif isinstance(module, CrossAttention):
             initialization.xavier_uniform_(module.in_proj_weight)
             initialization.zeros_(module.in_proj_bias)
@@ -177,6 +173,8 @@ class QwenVLPreTrainedModel(PreTrainedModel):
         elif isinstance(module, VisionTransformer):
             initialization.normal_(module.positional_embedding, std=module.positional_embedding.shape[1] ** -0.5)
             initialization.normal_(module.proj, std=module.proj.shape[0] ** -0.5)
+        if getattr(module, "bias", None) is not None:
+            initialization.zeros_(module.bias)
 
 
 class QwenVLModel(QwenVLPreTrainedModel):
@@ -237,12 +235,9 @@ class QwenVLModel(QwenVLPreTrainedModel):
             if attention_mask is not None and attention_mask.ndim == 2:
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
         position_ids = position_ids.expand(rows, -1)
+        masked: dict[str, Any] = {"attention_mask": attention_mask, "past_key_values": past_key_values}
         causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
+            config=self.config, inputs_embeds=inputs_embeds, position_ids=position_ids, **masked
         )
         alpha = self._alpha(position_ids, past_key_values if past else None)
         if past_key_values is not None:
@@ -361,11 +356,9 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
 
     def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> Any:
         """`pixel_values=None` is a prompt without images."""
-        return (
-            model_kwargs
-            if model_kwargs.get("pixel_values") is None
-            else super()._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)
-        )
+        if model_kwargs.get("pixel_values") is None:
+            return model_kwargs
+        return super()._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """pixel_values [images, 3, 448, 448] -> pooler_output [images, 256, hidden_size]."""
@@ -380,33 +373,19 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits [rows, length, vocabulary]; see the module's docstring."""
-        outputs = self.transformer(
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            mm_encoder_outputs=mm_encoder_outputs,
-            **kwargs,
-        )
+        """Logits [rows, length, vocabulary]; see the module's docstring. `inputs_embeds` and `use_cache` as in
+        QwenVLModel."""
+        shown: dict[str, Any] = {"pixel_values": pixel_values, "mm_encoder_outputs": mm_encoder_outputs}
+        shown |= {"attention_mask": attention_mask, "position_ids": position_ids}
+        outputs = self.transformer(input_ids=input_ids, past_key_values=past_key_values, **shown, **kwargs)
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        kept = {name: getattr(outputs, name) for name in ("past_key_values", "hidden_states", "attentions")}
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)

@@ -24,12 +24,9 @@ class QwenVLProcessor(ProcessorMixin):
         """The original repositories have no processor files: what they lack is known."""
         tokenizer = QwenVLTokenizer.from_pretrained(name, **kwargs)
         settings = (processor_dict or {}).get("image_processor")
-        images = (
-            QwenVLImageProcessor.from_pretrained(name, **kwargs)
-            if settings is None
-            else QwenVLImageProcessor(**settings)
-        )
-        return [images, tokenizer]
+        if settings is None:
+            return [QwenVLImageProcessor.from_pretrained(name, **kwargs), tokenizer]
+        return [QwenVLImageProcessor(**settings), tokenizer]
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
         """What the mark of one image becomes."""

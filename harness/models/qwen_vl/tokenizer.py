@@ -29,9 +29,7 @@ WORDS: Final = (
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE_PAD = "<img>", "</img>", "<imgpad>"
 SPECIAL: Final = (
-    END_OF_TEXT,
-    TURN_START,
-    TURN_END,
+    *(END_OF_TEXT, TURN_START, TURN_END),
     *(f"<|extra_{n}|>" for n in range(205)),
     *("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"),
     *(IMAGE_START, IMAGE_END, IMAGE_PAD),
@@ -81,20 +79,13 @@ def from_ranks(path: Path) -> Tokenizer:
     def written(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
 
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={written(token): rank for token, rank in ranks.items()},
-            merges=[(written(left), written(right)) for *_, left, right in sorted(merges)],
-            ignore_merges=True,  # a piece that is a token is that token
-        )
-    )
+    vocab = {written(token): rank for token, rank in ranks.items()}
+    pairs = [(written(left), written(right)) for *_, left, right in sorted(merges)]
+    tokenizer = Tokenizer(models.BPE(vocab, pairs, ignore_merges=True))  # a piece that is a token is that token
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    bytes_as_letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_as_letters])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in SPECIAL])
     return tokenizer
@@ -180,11 +171,8 @@ class QwenVLTokenizer(TokenizersBackend):
 
     def _write_paths(self, row: list[int], paths: list[bytes], *, from_the_end: bool) -> None:
         """Each path's bytes as ids in its span; where the text was truncated, spans are missing at one end."""
-        starts = [
-            at + 1
-            for at, token in enumerate(row)
-            if token == self.img_start_id and row[at + 1 : at + 2] == [self.img_pad_id]
-        ]
+        start = [self.img_start_id, self.img_pad_id]
+        starts = [at + 1 for at in range(len(row)) if row[at : at + 2] == start]
         kept = paths[len(paths) - len(starts) :] if from_the_end else paths
         for at, path in zip(starts, kept, strict=False):
             inside = path[: len(row) - at]
@@ -204,11 +192,8 @@ class QwenVLTokenizer(TokenizersBackend):
                 path = inner[: inner.index(self.img_pad_id)] if self.img_pad_id in inner else inner
                 if all(byte < 256 for byte in path):
                     text = bytes(path).decode("utf-8", errors="replace")
-                    out += [
-                        self.img_start_id,
-                        *self._tokenizer.encode(text, add_special_tokens=False).ids,
-                        self.img_end_id,
-                    ]
+                    written = self._tokenizer.encode(text, add_special_tokens=False).ids
+                    out += [self.img_start_id, *written, self.img_end_id]
                     at = end + 1
                     continue
             out += ids[at : at + 1]

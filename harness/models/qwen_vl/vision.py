@@ -1,4 +1,4 @@
-"""The eye of Qwen-VL: a ViT over 14-pixel patches, then one cross-attention from 256 learned queries to its patches."""
+"""The image encoder of Qwen-VL: a ViT over 14-pixel patches, then one cross-attention from 256 learned queries to its patches."""
 
 import math
 from typing import Any
