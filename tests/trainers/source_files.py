@@ -71,12 +71,7 @@ def drawn(folder: Path, wanted: Data, seed: int = 0) -> tuple[list[Instruction],
 
 def table(path: Path, count: int, start: int = 0) -> Path:
     """JSON lines of `count` questions, each about a picture of its own."""
-    for number in range(start, start + count):
-        write(path.parent / f"{path.stem}-{number}.jpg", photo(number))
-    return lines(
-        path,
-        [
-            {"id": n, "image": f"{path.stem}-{n}.jpg", "question": f"What is at {n}?"}
-            for n in range(start, start + count)
-        ],
-    )
+    numbers = {number: f"{path.stem}-{number}.jpg" for number in range(start, start + count)}
+    for number, name in numbers.items():
+        write(path.parent / name, photo(number))
+    return lines(path, [{"id": n, "image": name, "question": f"What is at {n}?"} for n, name in numbers.items()])

@@ -149,23 +149,14 @@ def rated_rows(count: int) -> list[Row]:
     ratings = ("1", "2", "3", "4", "5", "N/A")
 
     def answer(model: str) -> Completion:
-        drawn = rng.choices(ratings, weights=(3, 3, 3, 3, 3, 1), k=3)
-        return Completion(
-            model=model,
-            response=rng.choice(("Yes, it is.", "No.", "a cat")),
-            ratings=dict(zip(ASPECTS, drawn, strict=True)),
-        )
+        drawn = dict(zip(ASPECTS, rng.choices(ratings, weights=(3, 3, 3, 3, 3, 1), k=3), strict=True))
+        return Completion(model=model, response=rng.choice(("Yes, it is.", "No.", "a cat")), ratings=drawn)
 
-    return [
-        Row(
-            index=index,
-            id=str(index % 7),
-            prompt=f"What is {index}?",
-            images=(ImageRef(f"{index}.png", data=b"x" * index),),
-            completions=tuple(answer(f"m{n}") for n in range(4)),
-        )
-        for index in range(count)
-    ]
+    rows = []
+    for index in range(count):
+        answers, images = tuple(answer(f"m{n}") for n in range(4)), (ImageRef(f"{index}.png", data=b"x" * index),)
+        rows.append(Row(index=index, id=str(index % 7), prompt=f"{index}?", images=images, completions=answers))
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +178,12 @@ def rows_of(folder: Path) -> dict[str, list[str]]:
 # On a cluster.
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("two_workers")
+def on_cluster(test: Any) -> Any:
+    """Marks a test that runs on the module's cluster."""
+    return pytest.mark.slow(pytest.mark.usefixtures("two_workers")(test))
+
+
+@on_cluster
 def test_a_killed_actor_loses_no_answer_and_changes_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -211,8 +206,7 @@ def test_a_killed_actor_loses_no_answer_and_changes_none(
     assert json.dumps(answers.read_answers(tmp_path / "ray")) == json.dumps(answers.read_answers(tmp_path / "plain"))
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("two_workers")
+@on_cluster
 def test_what_failed_is_recorded_and_the_same_command_asks_for_the_rest_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,8 +223,7 @@ def test_what_failed_is_recorded_and_the_same_command_asks_for_the_rest_only(
     assert sum(len(rows) for rows in after.values()) == sum(len(rows) for rows in before.values()) + 4
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("two_workers")
+@on_cluster
 def test_a_shard_that_kills_every_actor_is_missing_and_the_rest_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,8 +246,7 @@ def test_a_shard_that_kills_every_actor_is_missing_and_the_rest_is_there(
     assert sum(count.missing for count in again.values()) == 0
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("two_workers")
+@on_cluster
 def test_answers_come_over_http_in_actors(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "SHARD", 7)
     monkeypatch.chdir(tmp_path)
@@ -266,25 +258,20 @@ def test_answers_come_over_http_in_actors(server: Any, tmp_path: Path, monkeypat
     answers.decode(asked, data, 0, tmp_path / "plain", load)
     plain = [(entry["model"], entry["seed"]) for entry in server.log]
     server.log.clear()
-    found = decode_by_ray(
-        asked, data, 0, tmp_path / "ray", load=functools.partial(load_served, {}, ledger=tmp_path / "ray.sqlite")
-    )
+    load = functools.partial(load_served, {}, ledger=tmp_path / "ray.sqlite")
+    found = decode_by_ray(asked, data, 0, tmp_path / "ray", load=load)
     assert sum(count.missing for count in found.values()) == 0
     assert sorted((entry["model"], entry["seed"]) for entry in server.log) == sorted(plain)
     assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "plain")
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("two_workers")
+@on_cluster
 def test_image_hashes_are_those_of_the_plain_path_and_made_once(tmp_path: Path) -> None:
     paths = pictures(tmp_path / "images", 150)
     (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:100])
     shown = [ImageRef(f"COCO_val2014_{n + 1:012d}.jpg", path) for n, path in enumerate(paths)]
-    shown += [
-        ImageRef("gone.png"),
-        ImageRef("broken.png", tmp_path / "broken.png"),
-        ImageRef("bytes.png", data=paths[3].read_bytes()),
-    ]
+    shown += [ImageRef("gone.png"), ImageRef("broken.png", tmp_path / "broken.png")]
+    shown.append(ImageRef("bytes.png", data=paths[3].read_bytes()))
     plain = list(HashCache().facts_of_all(shown, workers=1))
     assert list(hash_by_ray(shown, tmp_path / "cache.sqlite", workers=2)) == plain
     with HashCache(tmp_path / "cache.sqlite") as kept:
@@ -293,8 +280,7 @@ def test_image_hashes_are_those_of_the_plain_path_and_made_once(tmp_path: Path) 
     assert list(hash_by_ray(shown, tmp_path / "cache.sqlite", workers=2)) == plain
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("two_workers")
+@on_cluster
 @pytest.mark.parametrize(
     ("name", "options"),
     (("authors", {}), ("dominant", {"per_instruction": 2, "balance_yes_no": True}), ("longest", {})),
@@ -313,10 +299,12 @@ def test_pairs_are_those_of_the_plain_path_in_its_order(
     assert len(found) > 50
 
 
-def killing(marker: Path, number: int) -> Callable[[], Callable[[int], int]]:
+def killing(marker: Path | None, number: int) -> Callable[[], Callable[[int], int]]:
+    """Work that squares items, and dies at one of them: the first time, or without `marker` always."""
+
     def make() -> Callable[[int], int]:
         def work(item: int) -> int:
-            if item == number and once(marker):
+            if item == number and (marker is None or once(marker)):
                 os.kill(os.getpid(), signal.SIGKILL)
             return item * item
 
@@ -325,8 +313,7 @@ def killing(marker: Path, number: int) -> Callable[[], Callable[[int], int]]:
     return make
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("two_workers")
+@on_cluster
 def test_a_killed_worker_leaves_no_gap_no_part_twice_and_no_word_on_stdout(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,21 +323,12 @@ def test_a_killed_worker_leaves_no_gap_no_part_twice_and_no_word_on_stdout(
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("two_workers")
+@on_cluster
 def test_a_lost_part_is_an_error_and_not_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_stages, "RETRIES", 0)
-
-    def make() -> Callable[[int], int]:
-        def work(item: int) -> int:
-            if item == 4:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return item
-
-        return work
-
+    branch = Branch(name="squares", make=killing(None, 4), items=range(5), workers=1)
     with pytest.raises(RunError, match="part 4 was lost"):
-        list(in_order(Branch(name="squares", make=make, items=range(5), workers=1)))
+        list(in_order(branch))
 
 
 ELSEWHERE = """
@@ -370,15 +348,8 @@ def test_a_cluster_that_runs_already_is_used_and_left_running(tmp_path: Path) ->
         port = free.getsockname()[1]
     address = f"127.0.0.1:{port}"
     ray = Path(sys.executable).with_name("ray")
-    words = [
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=1",
-        "--include-dashboard=false",
-        "--node-ip-address=127.0.0.1",
-        f"--port={port}",
-    ]
+    words = ["start", "--head", "--block", "--num-cpus=1", "--include-dashboard=false"]
+    words += ["--node-ip-address=127.0.0.1", f"--port={port}"]
     with subprocess.Popen([ray, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as head:
         try:
             until = time.monotonic() + 90

@@ -1,6 +1,7 @@
 """A recipe's [dataset]: rated answers or pairs, read, split by prompt, held against their pictures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,8 @@ def row(index: int, folder: Path) -> Row:
 
 
 def row_of(index: int, *images: ImageRef) -> Row:
-    answers = (
-        rated("a", f"best {index}", 5),
-        rated("b", f"a longer answer {index}", 3),
-        rated("c", f"worst {index}", 1),
-    )
+    texts = (("a", f"best {index}", 5), ("b", f"a longer answer {index}", 3), ("c", f"worst {index}", 1))
+    answers = tuple(rated(*values) for values in texts)
     return Row(index=index, id=str(index), prompt=f"what is it? {index}", images=images, completions=answers)
 
 
@@ -87,19 +85,22 @@ def test_what_stands_for_a_picture_in_a_prompt_is_refused_or_taken_out(tmp_path:
         "What is it?\n<image>": "What is it?",
         "What is <image> this?": "What is this?",
     }
-    lines = [{"images": ["1.png"], "prompt": prompt, "chosen": "a ring", "rejected": "a cube"} for prompt in asked]
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(
-        DataError, match=r"3 of 3 pairs have '<image>' in their prompt: '0', '1', '2'; image_tokens = 'drop' takes out"
-    ):
+
+    def put(*rows: tuple[list[str], str]) -> None:
+        made = [
+            {"images": images, "prompt": prompt, "chosen": "a ring", "rejected": "a cube"} for images, prompt in rows
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in made))
+
+    put(*((["1.png"], prompt) for prompt in asked))
+    message = "3 of 3 pairs have '<image>' in their prompt: '0', '1', '2'; image_tokens = 'drop' takes out"
+    with pytest.raises(DataError, match=message):
         read_preferences(dataset(path, test_share=0))
     found = read_preferences(dataset(path, test_share=0, image_tokens="drop"))
     assert [pair.prompt for pair in found.train] == list(asked.values())
-    for images, prompt in ((["1.png"], "<image><image>What?"), ([], "<image>What?")):
-        path.write_text(
-            json.dumps({"images": images, "prompt": prompt, "chosen": "a ring", "rejected": "a cube"}) + "\n"
-        )
+    for row in ((["1.png"], "<image><image>What?"), ([], "<image>What?")):
+        put(row)
         with pytest.raises(DataError, match=r"1 of 1 pairs .*more of them than pictures"):
             read_preferences(dataset(path, test_share=0, image_tokens="drop"))
 
@@ -210,10 +211,8 @@ def test_a_rule_that_leaves_nothing_says_what_was_read(rows: Path) -> None:
 def test_a_digest_is_of_what_pairs_say(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
     pair = Preference(id="0", prompt="p", images=(ImageRef("a.png", data=b"1"),), chosen="x", rejected="y", row=0)
-    moved = Preference(
-        id="0", prompt="p", images=(ImageRef("a.png", tmp_path / "a.png"),), chosen="x", rejected="y", row=0
-    )
-    other = Preference(id="0", prompt="p", images=pair.images, chosen="x", rejected="z", row=0)
+    moved = replace(pair, images=(ImageRef("a.png", tmp_path / "a.png"),))
+    other = replace(pair, rejected="z")
     assert digest([pair]) == digest([moved]) != digest([other])
 
 

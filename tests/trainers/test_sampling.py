@@ -6,6 +6,7 @@ import zipfile
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,10 @@ from trainers.vlfeedback.sampling import candidates, instructions_of, order, sha
 from trainers.vlfeedback.sources import Item, declared, open_source
 
 
+def source(name: str, path: Path, **values: Any) -> InstructionSource:
+    return InstructionSource(name=name, path=str(path), **values)
+
+
 def test_shares_add_up_by_largest_remainder() -> None:
     assert shares(1000, {"SVIT": 22823, "RTVLM": 2100}) == {"SVIT": 916, "RTVLM": 84}
     assert shares(2, {"a": 1, "b": 1, "c": 1}) == {"a": 1, "b": 1, "c": 0}
@@ -28,24 +33,24 @@ def test_shares_add_up_by_largest_remainder() -> None:
 
 def test_drawing_depends_on_the_seed_and_not_on_the_order_of_the_file(tmp_path: Path) -> None:
     path = table(tmp_path / "t.jsonl", 40)
-    source = InstructionSource(name="t", path=str(path))
-    one, record = drawn(tmp_path / "one", data(source, count=10), seed=1)
+    one_source = source("t", path)
+    one, record = drawn(tmp_path / "one", data(one_source, count=10), seed=1)
     assert (record["t"]["available"], record["t"]["drawn"]) == (40, 10)
-    other = drawn(tmp_path / "other", data(source, count=10), seed=2)[0]
+    other = drawn(tmp_path / "other", data(one_source, count=10), seed=2)[0]
     assert {x.id for x in one} != {x.id for x in other}
     text = path.read_text().splitlines()
     random.Random(0).shuffle(text)
     path.write_text("\n".join(text) + "\n")
-    assert drawn(tmp_path / "shuffled", data(source, count=10), seed=1)[0] == one
+    assert drawn(tmp_path / "shuffled", data(one_source, count=10), seed=1)[0] == one
 
 
 def test_more_candidates_than_are_kept_in_memory_are_read_in_the_same_order(tmp_path: Path) -> None:
     from trainers.vlfeedback import sampling
 
-    source = InstructionSource(name="t", path=str(table(tmp_path / "t.jsonl", 30)))
+    one_source = source("t", table(tmp_path / "t.jsonl", 30))
 
     def found(reserve: int) -> list[Item]:
-        part = sampling._Part(source=source, opened=open_source(source), weight=1)
+        part = sampling._Part(source=one_source, opened=open_source(one_source), weight=1)
         items = list(candidates(part, 3, Filters(), reserve))
         assert (part.rows, part.available) == (30, 30)
         return items
@@ -56,16 +61,14 @@ def test_more_candidates_than_are_kept_in_memory_are_read_in_the_same_order(tmp_
 
 def test_weights_counts_and_the_rest_of_a_short_source(tmp_path: Path) -> None:
     parts = [
-        InstructionSource(name="big", path=str(table(tmp_path / "big.jsonl", 30)), weight=1),
-        InstructionSource(name="short", path=str(table(tmp_path / "short.jsonl", 4, 100)), weight=2),
-        InstructionSource(name="fixed", path=str(table(tmp_path / "fixed.jsonl", 9, 200)), count=3),
+        source("big", table(tmp_path / "big.jsonl", 30), weight=1),
+        source("short", table(tmp_path / "short.jsonl", 4, 100), weight=2),
+        source("fixed", table(tmp_path / "fixed.jsonl", 9, 200), count=3),
     ]
     found, record = drawn(tmp_path / "run", data(*parts, count=21))
     assert Counter(x.source for x in found) == {"big": 14, "short": 4, "fixed": 3}
-    assert [
-        (record[name]["share"], record[name]["short"], record[name]["from_others"])
-        for name in ("big", "short", "fixed")
-    ] == [(6, 0, 8), (12, 8, 0), (3, 0, 0)]
+    figures = {name: (one["share"], one["short"], one["from_others"]) for name, one in record.items()}
+    assert figures == {"big": (6, 0, 8), "short": (12, 8, 0), "fixed": (3, 0, 0)}
 
 
 def test_declared_sources_are_weighted_as_vlfeedback_was(tmp_path: Path) -> None:
@@ -73,25 +76,23 @@ def test_declared_sources_are_weighted_as_vlfeedback_was(tmp_path: Path) -> None
         for number in range(first, first + 30):
             write(tmp_path / name / f"{number}.jpg", photo(number))
     write(tmp_path / "llava/l.json", [talk(str(n), f"{n}.jpg", f"What is {n}?", "x") for n in range(30)])
-    write(
-        tmp_path / "lrv/l.json",
-        [{"image_id": str(n), "question": f"Is there {n}?", "answer": "x"} for n in range(300, 330)],
-    )
+    rows = [{"image_id": str(n), "question": f"Is there {n}?", "answer": "x"} for n in range(300, 330)]
+    write(tmp_path / "lrv/l.json", rows)
     pair = (
-        InstructionSource(name="LLaVA", path=str(tmp_path / "llava/l.json"), images=str(tmp_path / "llava")),
-        InstructionSource(name="LRV", path=str(tmp_path / "lrv")),
+        source("LLaVA", tmp_path / "llava/l.json", images=str(tmp_path / "llava")),
+        source("LRV", tmp_path / "lrv"),
     )
     found, _ = drawn(tmp_path / "run", data(*pair, count=26))
     assert Counter(x.source for x in found) == {"LLaVA": 16, "LRV": 10}  # 19,614 : 12,357
     with pytest.raises(DataError, match="mine: needs a weight"):
         drawn(
             tmp_path / "x",
-            data(*pair, InstructionSource(name="mine", path=str(table(tmp_path / "m/m.jsonl", 1))), count=3),
+            data(*pair, source("mine", table(tmp_path / "m/m.jsonl", 1)), count=3),
         )
 
 
 def test_the_scenes_give_what_they_give_alone_and_what_others_lack(tmp_path: Path) -> None:
-    short = InstructionSource(name="t", path=str(table(tmp_path / "t.jsonl", 2)))
+    short = source("t", table(tmp_path / "t.jsonl", 2))
     found, record = drawn(tmp_path / "run", data(InstructionSource(name="scenes"), short, count=10))
     assert [x.source for x in found] == [""] * 8 + ["t"] * 2
     assert (record["scenes"]["share"], record["scenes"]["drawn"]) == (5, 8)
@@ -105,7 +106,7 @@ def test_prompts_too_short_and_too_long_are_left_out(tmp_path: Path) -> None:
     prompts = ["Why", "Why is it so?", "Why is it so, and not in any other way at all?", "", "A " + "y" * 80]
     path = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "prompt": text} for text in prompts])
     filters = Filters(min_words=2, max_words=6, max_characters=60)
-    found, record = drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(path)), count=5, filters=filters))
+    found, record = drawn(tmp_path / "run", data(source("t", path), count=5, filters=filters))
     assert [x.prompt for x in found] == ["Why is it so?"]
     assert record["t"]["filtered"] == {"no prompt": 1, "too long": 2, "too short": 1}
 
@@ -129,26 +130,24 @@ def copies(tmp_path: Path) -> Path:
 
 
 def test_the_same_words_about_the_same_picture_are_taken_once(copies: Path, tmp_path: Path) -> None:
-    rows = [
-        {"image": f"{name}.jpg", "prompt": prompt}
-        for name, prompt in zip("abcd", ("What is it?", "what is it", "What is it?", "What is it?"), strict=True)
-    ]
-    source = InstructionSource(name="t", path=str(lines(copies / "t.jsonl", rows)))
-    found, record = drawn(tmp_path / "near", data(source, count=4))
+    prompts = {"a": "What is it?", "b": "what is it", "c": "What is it?", "d": "What is it?"}
+    rows = [{"image": f"{name}.jpg", "prompt": prompt} for name, prompt in prompts.items()]
+    one_source = source("t", lines(copies / "t.jsonl", rows))
+    found, record = drawn(tmp_path / "near", data(one_source, count=4))
     assert (len(found), sum(record["t"]["filtered"].values())) == (2, 2)
     assert set(record["t"]["filtered"]) <= {"duplicate", "near-duplicate"}
-    found, record = drawn(tmp_path / "exact", data(source, count=4, filters=Filters(near=False)))
+    found, record = drawn(tmp_path / "exact", data(one_source, count=4, filters=Filters(near=False)))
     assert (len(found), record["t"]["filtered"]) == (3, {"duplicate": 1})
 
 
 def test_how_often_one_picture_or_one_wording_is_taken_can_be_limited(copies: Path, tmp_path: Path) -> None:
-    source = InstructionSource(name="t", path=str(copies), prompts=("What is it?", "Where is it?", "Why?"))
-    found, record = drawn(tmp_path / "free", data(source, count=12))
+    one_source = source("t", copies, prompts=("What is it?", "Where is it?", "Why?"))
+    found, record = drawn(tmp_path / "free", data(one_source, count=12))
     assert len(found) == 6
-    found, record = drawn(tmp_path / "images", data(source, count=12, filters=Filters(per_image=1)))
+    found, record = drawn(tmp_path / "images", data(one_source, count=12, filters=Filters(per_image=1)))
     assert (len(found), len({x.image for x in found})) == (2, 2)
     assert record["t"]["filtered"]["duplicate image"] >= 4
-    found, record = drawn(tmp_path / "prompts", data(source, count=12, filters=Filters(per_prompt=1)))
+    found, record = drawn(tmp_path / "prompts", data(one_source, count=12, filters=Filters(per_prompt=1)))
     assert sorted(x.prompt for x in found) == ["What is it?", "Where is it?", "Why?"]
     assert record["t"]["filtered"]["duplicate prompt"] >= 1
 
@@ -157,7 +156,7 @@ def test_duplicates_are_found_between_sources(tmp_path: Path) -> None:
     one, two = table(tmp_path / "one/t.jsonl", 5), table(tmp_path / "two/t.jsonl", 5)
     found, record = drawn(
         tmp_path / "run",
-        data(InstructionSource(name="one", path=str(one)), InstructionSource(name="two", path=str(two)), count=10),
+        data(source("one", one), source("two", two), count=10),
     )
     assert (len(found), record["two"]["filtered"]) == (5, {"duplicate": 5})
 
@@ -166,11 +165,9 @@ def test_pictures_keep_their_bytes_under_safe_names_and_ids_are_unique(tmp_path:
     names = ["weird name;rm -rf.jpg", "b/c.png"]
     for number, name in enumerate(names):
         write(tmp_path / name, photo(number, ("JPEG", "PNG")[number]))
-    path = lines(
-        tmp_path / "t.jsonl",
-        [{"id": "same", "image": name, "prompt": text} for name in names for text in ("Why?", "Who?")],
-    )
-    found, _ = drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(path)), count=4))
+    rows = [{"id": "same", "image": name, "prompt": text} for name in names for text in ("Why?", "Who?")]
+    path = lines(tmp_path / "t.jsonl", rows)
+    found, _ = drawn(tmp_path / "run", data(source("t", path), count=4))
     kept = {x.image: (tmp_path / "run/images" / x.image).read_bytes() for x in found}
     assert set(kept.values()) == {photo(0), photo(1, "PNG")}
     assert all(decode(content) for content in kept.values())
@@ -185,12 +182,12 @@ def test_red_team_rows_keep_their_source(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / f"data/Captcha/img/{number}.jpg", photo(number))
     lines(tmp_path / "data/Captcha/captcha.jsonl", [{"id": n, "instruction": f"Read captcha {n}."} for n in range(3)])
-    found, _ = drawn(tmp_path / "run", data(InstructionSource(name="RTVLM", path=str(tmp_path)), count=3))
+    found, _ = drawn(tmp_path / "run", data(source("RTVLM", tmp_path), count=3))
     assert {x.source for x in found} == {"RTVLM"}
 
 
 def test_an_interrupted_run_goes_on_with_the_pictures_it_has(tmp_path: Path) -> None:
-    wanted = data(InstructionSource(name="t", path=str(table(tmp_path / "t.jsonl", 6))), count=6)
+    wanted = data(source("t", table(tmp_path / "t.jsonl", 6)), count=6)
     whole, _ = drawn(tmp_path / "whole", wanted)
     images = tmp_path / "stopped/images"
 
@@ -209,14 +206,13 @@ def test_an_interrupted_run_goes_on_with_the_pictures_it_has(tmp_path: Path) -> 
     assert not (tmp_path / "stopped/sampling.json").exists()
     assert drawn(tmp_path / "stopped", wanted)[0] == whole
     assert all(path.stat().st_mtime_ns == when for path, when in there.items() if path != first)
-    assert {path.name: path.read_bytes() for path in images.iterdir()} == {
-        path.name: path.read_bytes() for path in (tmp_path / "whole/images").iterdir()
-    }
+    one, other = ({path.name: path.read_bytes() for path in at.iterdir()} for at in (images, tmp_path / "whole/images"))
+    assert one == other
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    wanted = data(InstructionSource(name="t", path=str(table(tmp_path / "t.jsonl", 4))), count=4)
+    wanted = data(source("t", table(tmp_path / "t.jsonl", 4)), count=4)
     with show_on(lambda *what: told.append(what)):
         instructions_of(wanted, 0, tmp_path / "run/images")
     assert told[-1] == ("instructions", 4, 4)
@@ -226,9 +222,9 @@ def test_broken_and_damaged_pictures_are_counted_and_others_drawn_in_their_place
     path = table(tmp_path / "t.jsonl", 8)
     for number in range(3):
         write(tmp_path / f"t-{number}.jpg", photo(number)[:200] if number else b"<svg/>")
-    found, record = drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(path)), count=5))
+    found, record = drawn(tmp_path / "run", data(source("t", path), count=5))
     assert len(found) == 5
-    found, record = drawn(tmp_path / "all", data(InstructionSource(name="t", path=str(path)), count=8))
+    found, record = drawn(tmp_path / "all", data(source("t", path), count=8))
     assert (len(found), record["t"]["filtered"], record["t"]["short"]) == (5, {"unreadable picture": 3}, 3)
 
 
@@ -242,9 +238,7 @@ def test_a_damaged_member_of_a_zip_is_counted(tmp_path: Path) -> None:
     raw[60:80] = b"\xff" * 20
     path.write_bytes(raw)
     rows = lines(tmp_path / "t.jsonl", [{"image": name, "prompt": "Why?"} for name in ("a.jpg", "b.jpg")])
-    found, record = drawn(
-        tmp_path / "run", data(InstructionSource(name="t", path=str(rows), images=str(path)), count=2)
-    )
+    found, record = drawn(tmp_path / "run", data(source("t", rows, images=str(path)), count=2))
     assert (len(found), record["t"]["filtered"]) == (1, {"unreadable picture": 1})
 
 
@@ -263,4 +257,4 @@ def test_counts_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
 def test_nothing_drawn_is_an_error_that_says_why(tmp_path: Path) -> None:
     path = lines(tmp_path / "t.jsonl", [{"image": "gone.jpg", "prompt": "Why?"}])
     with pytest.raises(DataError, match=r"no instruction could be drawn \(t: 0 candidates, 1 missing picture\)"):
-        drawn(tmp_path / "run", data(InstructionSource(name="t", path=str(path)), count=1))
+        drawn(tmp_path / "run", data(source("t", path), count=1))

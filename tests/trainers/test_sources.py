@@ -1,7 +1,6 @@
 """Sources of instructions: every layout is read, and nothing that a row says leads out of its data."""
 
 import base64
-import csv
 import json
 import os
 from collections import Counter
@@ -40,12 +39,9 @@ def test_llava_asks_what_the_human_says_first(tmp_path: Path) -> None:
 
 def test_svit_asks_once_for_each_of_its_conversations(tmp_path: Path) -> None:
     write(tmp_path / "VG_100K_2/2337701.jpg", photo(2))
-    asked = [
-        {"content": [{"from": "user", "value": f"Question {n}?"}, {"from": "gpt", "value": "Answer"}]} for n in range(2)
-    ]
-    archive = zipped(
-        tmp_path / "data/svit.zip", {"svit.json": json.dumps([{"image_id": 2337701, "conversations": asked}]).encode()}
-    )
+    turns = [[{"from": "user", "value": f"Question {n}?"}, {"from": "gpt", "value": "Answer"}] for n in range(2)]
+    rows = [{"image_id": 2337701, "conversations": [{"content": both} for both in turns]}]
+    archive = zipped(tmp_path / "data/svit.zip", {"svit.json": json.dumps(rows).encode()})
     items, _ = read(name="SVIT", path=str(archive), images=str(tmp_path))
     assert [one.prompt for one in items] == ["Question 0?", "Question 1?"]
     assert items[0].picture.read() == photo(2)
@@ -53,10 +49,8 @@ def test_svit_asks_once_for_each_of_its_conversations(tmp_path: Path) -> None:
 
 def test_llavar_reads_its_pictures_from_its_zip(tmp_path: Path) -> None:
     zipped(tmp_path / "finetune.zip", {"finetune/001.jpg": photo(3)})
-    rows = [
-        talk("1", "001.jpg", "What does it say?\n<image>", "STOP"),
-        talk("2", "000000000042.jpg", "From LLaVA?", "Yes"),
-    ]
+    rows = [talk("1", "001.jpg", "What does it say?\n<image>", "STOP")]
+    rows.append(talk("2", "000000000042.jpg", "From LLaVA?", "Yes"))
     write(tmp_path / "llava_instruct_150k_llavar_16k.json", rows)
     items, left = read(name="LLaVAR", path=str(tmp_path))
     assert [one.prompt for one in items] == ["What does it say?"]
@@ -74,10 +68,7 @@ def test_lrv_names_pictures_of_visual_genome_by_number(tmp_path: Path) -> None:
 def test_llava_med_is_read_also_with_its_misspelt_column(tmp_path: Path) -> None:
     write(tmp_path / "images/28433554_F1.jpg", photo(5))
     row = talk("28433554_F1", "28433554_F1.jpg", "What does the scan show?\n<image>", "A mass.")
-    misspelt = {
-        **{key: value for key, value in row.items() if key != "conversations"},
-        "conversatons": row["conversations"],
-    }
+    misspelt = {{"conversations": "conversatons"}.get(key, key): value for key, value in row.items()}
     write(tmp_path / "llava_med_instruct_60k.json", [row, misspelt])
     items, _ = read(name="LLaVA-Med", path=str(tmp_path))
     assert [one.prompt for one in items] == ["What does the scan show?"] * 2
@@ -92,14 +83,9 @@ def test_comvint_is_read_in_either_layout(tmp_path: Path, row: Mapping[str, Any]
 
 def test_pmc_vqa_lists_its_choices(tmp_path: Path) -> None:
     zipped(tmp_path / "images.zip", {"images/PMC1_F1.jpg": photo(7)})
-    with (tmp_path / "train.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["Figure_path", "Question", "Answer", " Choice A", "Choice B", "Choice C", "Choice D", "Answer_label"]
-        )
-        writer.writerow(
-            ["PMC1_F1.jpg", "What is the uptake?", "Focal", " A:Diffuse ", "B: Focal", "C:None", "D:Unknown", "B"]
-        )
+    head = "Figure_path,Question,Answer, Choice A,Choice B,Choice C,Choice D,Answer_label"
+    cells = "PMC1_F1.jpg,What is the uptake?,Focal, A:Diffuse ,B: Focal,C:None,D:Unknown,B"
+    (tmp_path / "train.csv").write_text(f"{head}\n{cells}\n")
     items, _ = read(name="PMC-VQA", path=str(tmp_path))
     assert [one.prompt for one in items] == ["What is the uptake?\nA: Diffuse\nB: Focal\nC: None\nD: Unknown"]
 
@@ -108,14 +94,12 @@ def test_m3it_joins_instruction_and_inputs_and_reads_its_base64_later(tmp_path: 
     folder = tmp_path / "data/vqa/coco"
     text = [base64.b64encode(photo(number)).decode() for number in (8, 9)]
     write(folder / "instructions.json", ["Look and answer."])
-    lines(
-        folder / "train.jsonl",
-        [
-            {"instruction": "Answer.", "inputs": "Who?", "outputs": "x", "image_base64_str": [text[0]]},
-            {"question": "Where?", "answer": "x", "image_base64_str": text[1]},
-            {"instruction": "Compare.", "inputs": "", "outputs": "x", "image_base64_str": text},
-        ],
-    )
+    rows: list[dict[str, Any]] = [
+        {"instruction": "Answer.", "inputs": "Who?", "outputs": "x", "image_base64_str": [text[0]]},
+        {"question": "Where?", "answer": "x", "image_base64_str": text[1]},
+        {"instruction": "Compare.", "inputs": "", "outputs": "x", "image_base64_str": text},
+    ]
+    lines(folder / "train.jsonl", rows)
     items, left = read(name="M3IT", path=str(tmp_path))
     assert [one.prompt for one in items] == ["Answer.\nWho?", "Look and answer.\nWhere?"]
     assert [one.picture.read() for one in items] == [photo(8), photo(9)]
@@ -125,20 +109,16 @@ def test_m3it_joins_instruction_and_inputs_and_reads_its_base64_later(tmp_path: 
 def test_pca_eval_lists_the_actions(tmp_path: Path) -> None:
     folder = tmp_path / "Domestic Robot"
     write(folder / "images/FloorPlan1.png", photo(10, "PNG"))
-    write(
-        folder / "meta_data.json",
-        [{"index": 0, "image": "FloorPlan1.png", "question": "fry eggs", "actions": ["Wait.", "Go."], "reason": "r"}],
-    )
+    row = {"index": 0, "image": "FloorPlan1.png", "question": "fry eggs", "actions": ["Wait.", "Go."], "reason": "r"}
+    write(folder / "meta_data.json", [row])
     items, _ = read(name="PCA-EVAL", path=str(tmp_path))
     assert [one.prompt for one in items] == ["fry eggs\nWhich action comes next?\n(A) Wait.\n(B) Go."]
 
 
 def test_rtvlm_keeps_the_pictures_of_its_subsets_apart_and_leaves_out_a_model_s_answers(tmp_path: Path) -> None:
     zipped(tmp_path / "data/Jailbreak/img/img.zip", {"JOHN.jpg": photo(11)})
-    lines(
-        tmp_path / "data/Jailbreak/jailbreak.jsonl",
-        [{"index": "JOHN", "instruction": "Follow the image.", "refused_to_answer": "x"}],
-    )
+    row = {"index": "JOHN", "instruction": "Follow the image.", "refused_to_answer": "x"}
+    lines(tmp_path / "data/Jailbreak/jailbreak.jsonl", [row])
     lines(tmp_path / "data/Jailbreak/GPT4v.jsonl", [{"index": "JOHN", "question": "Not this."}])
     for subset, number in (("Harmful", 12), ("Captcha", 13)):
         zipped(tmp_path / f"data/{subset}/img/img.zip", {"img/0.jpg": photo(number)})
@@ -170,21 +150,17 @@ def test_a_folder_of_images_may_hold_its_prompts(tmp_path: Path) -> None:
 
 def test_columns_of_any_table_can_be_named(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", photo(1))
-    with (tmp_path / "mine.tsv").open("w") as file:
-        file.write("bild\tfrage\na.jpg\tWas?\n")
+    (tmp_path / "mine.tsv").write_text("bild\tfrage\na.jpg\tWas?\n")
     items, _ = read(name=str(tmp_path / "mine.tsv"), prompt_column="frage", image_column="bild")
     assert [one.prompt for one in items] == ["Was?"]
 
 
 def test_chat_messages_are_read(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", photo(1))
-    said = [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]},
-    ]
-    assert [
-        one.prompt for one in read(name=str(lines(tmp_path / "x.jsonl", [{"images": ["a.jpg"], "messages": said}])))[0]
-    ] == ["Why?"]
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}
+    row = {"images": ["a.jpg"], "messages": [{"role": "system", "content": "Be kind."}, user]}
+    items, _ = read(name=str(lines(tmp_path / "x.jsonl", [row])))
+    assert [one.prompt for one in items] == ["Why?"]
 
 
 @pytest.mark.parametrize("kind", ("bytes", "path", "struct"))
@@ -222,16 +198,8 @@ def test_paths_do_not_leave_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     write(folder / "fine.jpg", photo(2))
     os.symlink(secret, folder / "link.jpg")
-    names = [
-        "../secret.jpg",
-        str(secret),
-        "link.jpg",
-        "a/../../secret.jpg",
-        "http://example.org/a.jpg",
-        "x" * 300,
-        "nul\0.jpg",
-        "fine.jpg",
-    ]
+    names = ["../secret.jpg", str(secret), "link.jpg", "a/../../secret.jpg", "http://example.org/a.jpg"]
+    names += ["x" * 300, "nul\0.jpg", "fine.jpg"]
     path = lines(folder / "x.jsonl", [{"image": name, "prompt": "Why?"} for name in names])
     for images in (None, str(folder)):
         items, left = read(name=str(path), images=images)
@@ -242,14 +210,8 @@ def test_paths_do_not_leave_the_folder(tmp_path: Path) -> None:
 def test_a_name_that_two_pictures_have_is_not_guessed(tmp_path: Path) -> None:
     for number, folder in enumerate(("a", "b")):
         write(tmp_path / folder / "1.jpg", photo(number))
-    path = lines(
-        tmp_path / "t.jsonl",
-        [
-            {"image": "1.jpg", "prompt": "Which?"},
-            {"image": "x/b/1.jpg", "prompt": "No."},
-            {"image": "b/1", "prompt": "Why?"},
-        ],
-    )
+    names = ("1.jpg", "x/b/1.jpg", "b/1")
+    path = lines(tmp_path / "t.jsonl", [{"image": name, "prompt": "Which?"} for name in names])
     items, left = read(name=str(path), images=str(tmp_path))
     assert items == []
     assert left == {"ambiguous picture": 3}
@@ -331,8 +293,7 @@ def test_a_recipe_names_its_sources(tmp_path: Path) -> None:
     assert found.data is not None
     assert (found.data.sources[0].name, found.data.filters.max_words) == ("RTVLM", 40)
     assert find_recipe(str(plain)).digest == find_recipe("scenes-demo").digest != found.digest
-    for wrong, hint in (("count", "waight = 1"), ("weight", "weight = 1")):
-        with pytest.raises(RecipeError, match=wrong if wrong == "weight" else "did you mean 'weight'"):
-            find_recipe(
-                str(write(tmp_path / "c.toml", (text + more.replace("count = 3", "count = 3\n" + hint)).encode()))
-            )
+    for line, message in (("waight = 1", "did you mean 'weight'"), ("weight = 1", "weight")):
+        wrong = text + more.replace("count = 3", f"count = 3\n{line}")
+        with pytest.raises(RecipeError, match=message):
+            find_recipe(str(write(tmp_path / "c.toml", wrong.encode())))

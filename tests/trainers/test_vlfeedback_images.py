@@ -26,28 +26,12 @@ def secret_dataset(folder: Path) -> Path:
     return data
 
 
-@pytest.mark.parametrize(
-    "name",
-    (
-        "../secret.png",
-        "images/../../secret.png",
-        "..\\secret.png",
-        "{outside}/secret.png",
-        "images/link.png",
-        "link.png",
-        "images/loop.png",
-        "images/pipe.png",
-        "linked/secret.png",
-        "merged_images/secret.png",
-        "http://127.0.0.1:9/secret.png",
-        "file://{outside}/secret.png",
-        "/etc/passwd",
-        "../../../../../../etc/passwd",
-        "images",
-        "images/1.jpg\0.png",
-        "." * 5000,
-    ),
-)
+HOSTILE = r"""../secret.png images/../../secret.png ..\secret.png {outside}/secret.png images/link.png link.png
+images/loop.png images/pipe.png linked/secret.png merged_images/secret.png http://127.0.0.1:9/secret.png
+file://{outside}/secret.png /etc/passwd ../../../../../../etc/passwd images"""
+
+
+@pytest.mark.parametrize("name", (*HOSTILE.split(), "images/1.jpg\0.png", "." * 5000))
 def test_a_hostile_name_reads_nothing_outside_the_dataset(name: str, tmp_path: Path) -> None:
     data = secret_dataset(tmp_path)
     path = put_lines(data / "a.jsonl", [record(0) | {"img_path": name.replace("{outside}", str(tmp_path))}])
@@ -66,10 +50,8 @@ def test_a_hostile_id_reads_nothing_outside_the_dataset(tmp_path: Path) -> None:
 
 
 def test_zip_members_are_read_in_place_and_hostile_or_encrypted_ones_lead_nowhere(tmp_path: Path) -> None:
-    put_lines(
-        tmp_path / "a.jsonl",
-        [record(0) | {"img_path": "../secret.png"}, record(1) | {"img_path": "locked.png"}, RECORDS[3]],
-    )
+    hostile = [record(0) | {"img_path": "../secret.png"}, record(1) | {"img_path": "locked.png"}]
+    put_lines(tmp_path / "a.jsonl", [*hostile, RECORDS[3]])
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("../secret.png", png(1))
         archive.writestr("locked.png", png(1))
@@ -109,12 +91,8 @@ def test_a_name_without_folder_is_not_mistaken_for_one_in_another_folder(tmp_pat
 def test_the_image_check_names_rows_that_share_a_picture_and_pictures_that_fail(tmp_path: Path) -> None:
     put_images(tmp_path / "merged_images")
     (tmp_path / "merged_images" / "7.jpg").write_bytes(png(7)[:40])
-    rows = [
-        *RECORDS,
-        record(0) | {"id": "7"},
-        record(0) | {"id": "8"},
-        record(0) | {"id": "9", "img_path": "merged_images/1.jpg"},
-    ]
+    rows = [*RECORDS, record(0) | {"id": "7"}, record(0) | {"id": "8"}]
+    rows.append(record(0) | {"id": "9", "img_path": "merged_images/1.jpg"})
     report = check_images(read_rows(put_lines(tmp_path / "a.jsonl", rows)))
     assert (report.rows, report.pictures, report.missing) == (7, 4, (5,))
     assert [(shared.id, shared.rows, shared.prompts) for shared in report.shared] == [("1", (0, 2), 2)]

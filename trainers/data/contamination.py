@@ -31,23 +31,18 @@ from trainers.data.questions import Question, common_sentences, question_similar
 from trainers.data.rows import Preference, Row
 
 Evidence = Literal[
-    "same image",
-    "same COCO id",
-    "looks alike",
-    "same question on same image",
-    "same question",
-    "near-duplicate question",
-]
+    "same image", "same COCO id", "looks alike",
+    "same question on same image", "same question", "near-duplicate question",
+]  # fmt: skip
 OF_IMAGES: Final[tuple[Evidence, ...]] = ("same image", "same COCO id", "looks alike")
 """Evidence that a row shows an image of a benchmark."""
 ASKED: Final[Evidence] = "same question on same image"
-OF_QUESTIONS: Final[tuple[Evidence, ...]] = ("same question", "near-duplicate question")
-ALL: Final[tuple[Evidence, ...]] = (*OF_IMAGES, ASKED, *OF_QUESTIONS)
+ALL: Final[tuple[Evidence, ...]] = (*OF_IMAGES, ASKED, "same question", "near-duplicate question")
 
 SIMILAR: Final = 0.8
 """Share of shingles that near-duplicate questions have in common."""
 FARTHEST: Final = 32
-"""Bits: beyond this, the perceptual hashes of different images come near each other."""
+"""The largest distance that may be asked for, in bits: above it, hashes of different images are near each other."""
 CHUNK: Final = 512
 """Rows whose images are read at a time."""
 
@@ -97,7 +92,7 @@ class Leak:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What of a benchmark was held against the data."""
+    """What of a benchmark was compared with the data."""
 
     documents: int
     images: int
@@ -128,9 +123,8 @@ class Leaks:
 
     def summary(self) -> dict[str, int]:
         """Task -> rows of the training data that show one of its images; 0 for a task that none shows."""
-        return {
-            task: len({leak.row for leak in self.leaks if leak.task == task and leak.of_image}) for task in self.tasks
-        }
+        shown = {(leak.task, leak.row) for leak in self.leaks if leak.of_image}
+        return {task: sum(of == task for of, _ in shown) for task in self.tasks}
 
     @property
     def dropped(self) -> frozenset[int]:
@@ -156,19 +150,17 @@ class Leaks:
             text += f"\n**{self.unreadable} pictures of the data can't be read: what they show was not checked.**\n"
         lost = [f"{cell(task)} {checked.unreadable}" for task, checked in self.tasks.items() if checked.unreadable]
         if lost:
-            text += (
-                f"\n**Pictures of benchmarks that can't be read, so that leaks may be missed: {', '.join(lost)}.**\n"
-            )
+            unread = "Pictures of benchmarks that can't be read, so that leaks may be missed"
+            text += f"\n**{unread}: {', '.join(lost)}.**\n"
         head = ["task", "documents", "images", "rows with its image", *ALL]
-        numbers = [
-            (checked.documents, checked.images, summary[task], *(counts[task][kind] for kind in ALL))
-            for task, checked in self.tasks.items()
-        ]
-        rows = [[cell(task), *map(str, found)] for task, found in zip(self.tasks, numbers, strict=True)]
+        rows = []
+        for task, checked in self.tasks.items():
+            numbers = (checked.documents, checked.images, summary[task], *(counts[task][kind] for kind in ALL))
+            rows.append([cell(task), *map(str, numbers)])
         text += f"\n{table(head, rows)}\n"
         if self.leaks:
             rows = [
-                [str(leak.row), cell(leak.row_id), cell(leak.task), cell(leak.document), _describe(leak)]
+                [str(leak.row), *map(cell, (leak.row_id, leak.task, leak.document)), _describe(leak)]
                 for leak in self.leaks[:shown]
             ]
             text += f"\n{table(['row', 'id', 'task', 'document', 'evidence'], rows)}\n"
@@ -202,29 +194,22 @@ NUMBERED_AS_COCO: Final = {"chair": "question_id", "object_halbench": "id"}
 
 def benchmark_of(task: str, loaded: LoadedTask) -> Benchmark:
     """The documents of a task as lm-eval has loaded it; ids are those of the sample log."""
-    return Benchmark(task=task, documents=_documents(task, loaded))
+    return Benchmark(task=task, documents=_read_documents(task, loaded))
 
 
-def _documents(task: str, loaded: LoadedTask) -> Iterator[Document]:
+def _read_documents(task: str, loaded: LoadedTask) -> Iterator[Document]:
     for index, doc in enumerate(loaded.eval_docs):
-        yield Document(
-            id=str(doc.get("id", index)),
-            question=str(loaded.doc_to_text(doc)),
-            images=tuple(loaded.doc_to_image(doc) or ()),
-            name=_name(task, doc),
-        )
+        id, name = str(doc.get("id", index)), _find_image_name(task, doc)
+        images = tuple(loaded.doc_to_image(doc) or ())
+        yield Document(id=id, question=str(loaded.doc_to_text(doc)), images=images, name=name)
 
 
-def _name(task: str, doc: Mapping[str, Any]) -> str:
+def _find_image_name(task: str, doc: Mapping[str, Any]) -> str:
     if task in NUMBERED_AS_COCO:
         digits = re.match(r"\d{1,12}(?!\d)", str(doc.get(NUMBERED_AS_COCO[task], "")))
         return digits[0].zfill(12) if digits else ""
-    names = (
-        value
-        for key, value in doc.items()
-        if isinstance(value, str) and ("image" in key or "file" in key or key.endswith("id"))
-    )
-    return next((name for name in names if coco_id(name) is not None), "")
+    names = (doc[key] for key in doc if "image" in key or "file" in key or key.endswith("id"))
+    return next((name for name in names if isinstance(name, str) and coco_id(name) is not None), "")
 
 
 def find_leaks(
@@ -236,10 +221,7 @@ def find_leaks(
     similar: float = SIMILAR,
     total: int = 0,
 ) -> Leaks:
-    """Hold training data against benchmarks; `total` rows, if known, are reported as progress.
-
-    Pairs of one row count as the row.
-    """
+    """Compare training data with benchmarks; pairs of one row count as the row. `total`: rows, for progress."""
     if not 0 <= distance <= FARTHEST:
         raise DataError(f"distance {distance}: must be 0 to {FARTHEST} bits of {PerceptualIndex.PARTS * 16}")
     if not 0 < similar <= 1:
@@ -260,13 +242,11 @@ def find_leaks(
             contents = [one.hashes.content for _, one in shown if one.hashes]
             row_id = row.id if isinstance(row, Row) else row.row_id
             about = (contents or [image.name for image in row.images] or [f"row {_key(row)}"])[0]
-            checked[_key(row)] = _CheckedRow(
-                id=row_id or row.id, question=Question.of(row.prompt, about), hits=known.hits(shown, row_id)
-            )
+            question = Question.of(row.prompt, about)
+            checked[_key(row)] = _CheckedRow(row_id or row.id, question, known.hits(shown, row_id))
         report("look for leaks", len(checked), total)
-    return Leaks(
-        leaks=tuple(_leaks(checked, known, similar)), rows=len(checked), unreadable=unreadable, tasks=known.tasks
-    )
+    leaks = tuple(_make_leaks(checked, known, similar))
+    return Leaks(leaks=leaks, rows=len(checked), unreadable=unreadable, tasks=known.tasks)
 
 
 def drop(rows: Iterable[Data], leaks: Leaks) -> Iterator[Data]:
@@ -391,7 +371,7 @@ def _hash(image: Image.Image | ImageRef, cache: HashCache) -> ImageHashes:
     return cache.of(image) if isinstance(image, ImageRef) else hash_image(image)
 
 
-def _leaks(rows: Mapping[int, _CheckedRow], known: _Documents, similar: float) -> Iterator[Leak]:
+def _make_leaks(rows: Mapping[int, _CheckedRow], known: _Documents, similar: float) -> Iterator[Leak]:
     common = common_sentences([row.question for row in rows.values()]) | common_sentences(known.questions)
     for row in rows.values():
         for place, hit in row.hits.items():

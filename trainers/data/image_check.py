@@ -1,8 +1,9 @@
-"""A look at every image of a dataset: what is missing or broken, and which rows of one id show one image.
+"""Checks every image of a dataset: what is missing or broken, and which rows of one id show one image.
 
 print(check_images(read_rows(Path("VLFeedback"))).to_markdown())
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class SharedPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageReport:
-    """What a look at every picture finds."""
+    """What was found in the pictures of a dataset."""
 
     rows: int
     pictures: int
@@ -64,9 +65,9 @@ def check_images(rows: Iterable[Row], cache: HashCache | None = None) -> ImageRe
     count = 0
     missing: list[int] = []
     broken: list[tuple[int, str]] = []
-    digests: set[str] = set()
-    groups: dict[tuple[str, str], list[int]] = {}
-    prompts: dict[tuple[str, str], set[int]] = {}
+    groups: dict[tuple[str, str], dict[int, None]] = defaultdict(dict)
+    """(id, digest) -> rows, in order."""
+    prompts: dict[tuple[str, str], set[int]] = defaultdict(set)
     for row in rows:
         count += 1
         for image in row.images:
@@ -77,14 +78,12 @@ def check_images(rows: Iterable[Row], cache: HashCache | None = None) -> ImageRe
             if facts.problem:
                 broken.append((row.index, facts.problem))
             if facts.digest:
-                digests.add(facts.digest)
-                groups.setdefault((row.id, facts.digest), []).append(row.index)
-                prompts.setdefault((row.id, facts.digest), set()).add(hash(row.prompt))
-    shared = [
-        SharedPicture(id=key[0], rows=tuple(dict.fromkeys(found)), prompts=len(prompts[key]))
-        for key, found in groups.items()
-        if len(set(found)) > 1
-    ]
-    return ImageReport(
-        rows=count, pictures=len(digests), shared=tuple(shared), missing=tuple(missing), broken=tuple(broken)
+                groups[row.id, facts.digest][row.index] = None
+                prompts[row.id, facts.digest].add(hash(row.prompt))
+    shared = tuple(
+        SharedPicture(id=key[0], rows=tuple(rows_of), prompts=len(prompts[key]))
+        for key, rows_of in groups.items()
+        if len(rows_of) > 1
     )
+    pictures = len({digest for _, digest in groups})
+    return ImageReport(rows=count, pictures=pictures, shared=shared, missing=tuple(missing), broken=tuple(broken))

@@ -24,12 +24,11 @@ class Given(NamedTuple):
     images: list[Any]
     """Those that can be opened: paths, or structs of bytes and path."""
     names: dict[str, list[Any]]
-    """Two columns: the names of all, as text (`image_names`), and whether each is among the images
-    (`image_there`)."""
+    """Two columns: `image_names`, the names of all, and `image_there`, whether each is among the images."""
 
 
 class Unreadable(Protocol):
-    """Whoever counts images that are there and can't be written."""
+    """Counts images that are there but can't be written."""
 
     unreadable_images: int
 
@@ -55,10 +54,8 @@ class ImageExporter:
     def _give(self, images: tuple[ImageRef, ...]) -> Given:
         """The images of one record."""
         given = [self._write(image) for image in images]
-        names: dict[str, list[Any]] = {
-            "image_names": [told_name(image) for image in images],
-            "image_there": [one is not None for one in given],
-        }
+        names: dict[str, list[Any]] = {"image_names": [portable_name(image) for image in images]}
+        names["image_there"] = [one is not None for one in given]
         return Given([one for one in given if one is not None], names)
 
     def _write(self, image: ImageRef) -> Any:
@@ -117,7 +114,7 @@ class ImageExporter:
 
 
 _MEMBER = re.compile(r"(?!.*(?:::|://|\.\.))[^\s/*?\[\]\\#|][^*?\[\]\\#|\x00-\x1f]*")
-"""Members whose names mean nothing else in an address."""
+"""Names of zip members that have no special meaning in an address."""
 
 
 def _begins_as_image(file: Path) -> bool:
@@ -129,23 +126,20 @@ def _begins_as_image(file: Path) -> bool:
 
 
 def path_for_row(image: ImageRef, data: Path) -> str:
-    """What a row of the file `data` calls the image: its path below that file's folder, else the name it came with,
-    made safe."""
+    """The image's name in a row of the file `data`: its path below that file's folder, else its safe name."""
     folder = resolve_folder(data.parent)
     if image.file is not None and image.member is None and image.file.is_relative_to(folder):
         return image.file.relative_to(folder).as_posix()
     return safe_name(image)
 
 
-def told_name(image: ImageRef) -> str:
-    """Its name as text for others to read: of an absolute path, which only one machine has, the last two parts, by
-    which it is found again."""
+def portable_name(image: ImageRef) -> str:
+    """Its name for others to read: of an absolute path, which only one machine has, the last two parts."""
     return "/".join(image.name.replace("\\", "/").split("/")[-2:]) if is_absolute(image.name) else image.name
 
 
 def safe_name(image: ImageRef) -> str:
-    """Its name for where others may open it as a path: of an address, or a path with "..", the last parts, which open
-    nothing elsewhere."""
+    """Its name where others may open it as a path: of an address, or a path with "..", the last two parts."""
     name = image.name
     parts = re.split(r"[/\\]", name)
     if not (is_absolute(name) or ".." in parts or "://" in name or "::" in name):

@@ -83,7 +83,7 @@ def read_pairs(
     Where the data do not number rows, neighbours of equal prompt and pictures are one row, and ids are made unique by
     their place.
     """
-    known = _form(form) if form is not None else None
+    known = _find_form(form) if form is not None else None
     files = data_files(path, known.fits if known else lambda columns: _detect(columns) is not None)
     places = within(path, files, images)
     row, before = -1, None
@@ -101,15 +101,13 @@ def read_pairs(
                 continue
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 wrong = f"{type(error).__name__} {error}"
-                raise DataError(f"{where}: not {_name_of(this)} (columns {', '.join(record)}): {wrong}") from error
+                name = next(name for name, known_form in FORMS.items() if known_form is this)
+                raise DataError(f"{where}: not {name} (columns {', '.join(record)}): {wrong}") from error
             same = (values["prompt"], values["images"])
             if "row" not in values:
                 row += same != before
-                values |= {
-                    "row": row,
-                    "row_id": values["id"],
-                    "id": f"{count}/{values['id']}" if values["id"] else str(count),
-                }
+                unique = f"{count}/{values['id']}" if values["id"] else str(count)
+                values |= {"row": row, "row_id": values["id"], "id": unique}
             before, row = same, values["row"]
             count += 1
             pair = Preference(**values)
@@ -132,7 +130,7 @@ def write_pairs(
 
     `seen` (a SeenPairs, or the Seen of the rows) counts the pictures that are no images.
     """
-    known = _form(form)
+    known = _find_form(form)
     kind = suffix(path)
     if kind not in {".jsonl", ".json"} and not (kind == PARQUET and known.parquet):
         endings = ".parquet, .jsonl or .json" if known.parquet else ".jsonl or .json"
@@ -179,7 +177,7 @@ def write_best(
     return write_answers(records, path, _GROUP[embed_images]) if structs else write_json(records, path)
 
 
-def _form(name: str) -> Form:
+def _find_form(name: str) -> Form:
     if name not in FORMS:
         raise DataError(f"no form {name!r}{did_you_mean(name, FORMS)}")
     return FORMS[name]
@@ -189,15 +187,10 @@ def _detect(columns: Collection[str]) -> Form | None:
     return next((form for form in FORMS.values() if form.fits(columns)), None)
 
 
-def _name_of(form: Form) -> str:
-    return next(name for name, known in FORMS.items() if known is form)
-
-
 def _form_of_record(record: Record, where: str) -> Form:
     found = _detect(record)
     if found is None:
         hint = " (rated answers: make pairs of them first)" if "completions" in record else ""
-        raise DataError(
-            f"{where}: no form has the columns {', '.join(record) or '(none)'}{hint}; known: {', '.join(FORMS)}"
-        )
+        columns = ", ".join(record) or "(none)"
+        raise DataError(f"{where}: no form has the columns {columns}{hint}; known: {', '.join(FORMS)}")
     return found

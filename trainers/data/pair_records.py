@@ -110,22 +110,15 @@ def _read_message(value: Any, role: str, what: str) -> str:
         raise NoPair(f"{what} by {message.get('role')!r}")
     content = message.get("content")
     if isinstance(content, list):
-        content = "\n".join(
-            part["text"] for part in content if part.get("type") == "text" and part.get("text") is not None
-        )
+        texts = [part.get("text") for part in content if part.get("type") == "text"]
+        content = "\n".join(text for text in texts if text is not None)
     return _require_text(content, what)
 
 
 def _write_trl(pair: Preference, given: Given, place: int) -> Record:
-    return {
-        "images": given.images,
-        "prompt": [{"role": "user", "content": pair.prompt}],
-        "chosen": [{"role": "assistant", "content": pair.chosen}],
-        "rejected": [{"role": "assistant", "content": pair.rejected}],
-        "id": pair.id,
-        **_write_origin(pair),
-        **given.names,
-    }
+    prompt = [{"role": "user", "content": pair.prompt}]
+    answers = {name: [{"role": "assistant", "content": getattr(pair, name)}] for name in ("chosen", "rejected")}
+    return {"images": given.images, "prompt": prompt, **answers, "id": pair.id, **_write_origin(pair), **given.names}
 
 
 # POVID and sharegpt: turns of {from, value}, images as tokens in the text.
@@ -136,8 +129,7 @@ def _add_tokens(prompt: str, images: int) -> str:
 
 
 def _remove_tokens(value: str, images: int) -> str:
-    """The prompt without as many image tokens as there are images: those in front first, then those at the end, then
-    any."""
+    """The prompt without one token an image: those in front are removed first, then those at the end, then any."""
     left = images
     while left and value.startswith(IMAGE_TOKEN):
         value = value[len(IMAGE_TOKEN) :]
@@ -181,12 +173,12 @@ def _read_povid(record: Record, places: ImageIndex) -> dict[str, Any]:
 
 def _write_povid(pair: Preference, given: Given, place: int) -> Record:
     images = given.images
-    asked = {"from": "human", "value": _add_tokens(pair.prompt, len(images))}
+    prompt = {"from": "human", "value": _add_tokens(pair.prompt, len(images))}
     return {
         "id": pair.id,
         **({"image": images[0] if len(images) == 1 else images} if images else {}),
-        "conversations": [asked, {"from": "gpt", "value": pair.chosen}],
-        "rejected_conversations": [asked, {"from": "gpt", "value": pair.rejected}],
+        "conversations": [prompt, {"from": "gpt", "value": pair.chosen}],
+        "rejected_conversations": [prompt, {"from": "gpt", "value": pair.rejected}],
         **_write_origin(pair),
         **given.names,
     }
@@ -224,9 +216,9 @@ def _write_sharegpt(pair: Preference, given: Given, place: int) -> Record:
 
 
 def _read_rlhf(record: Record, places: ImageIndex) -> dict[str, Any]:
-    said = record["text"]
-    said = json.loads(said) if isinstance(said, str) else said
-    return _read_rlaif(record | {name: said.get(name) for name in ("question", "chosen", "rejected")}, places)
+    texts = record["text"]
+    texts = json.loads(texts) if isinstance(texts, str) else texts
+    return _read_rlaif(record | {name: texts.get(name) for name in ("question", "chosen", "rejected")}, places)
 
 
 def _read_rlaif(record: Record, places: ImageIndex) -> dict[str, Any]:
@@ -256,37 +248,27 @@ def _parse_object(value: Any) -> dict[str, Any]:
 
 
 def _write_rlaif(pair: Preference, given: Given, place: int) -> Record:
-    return {
-        **_rl_image(pair, given),
-        "question": pair.prompt,
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
-        **_rl_origin(pair, place),
-    }
+    texts = {"question": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    return {**_write_rl_image(pair, given), **texts, **_write_rl_origin(pair, place)}
 
 
 def _write_rlhf(pair: Preference, given: Given, place: int) -> Record:
-    said = {"question": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-    return {**_rl_image(pair, given), "text": json.dumps(said, ensure_ascii=False), **_rl_origin(pair, place)}
+    texts = {"question": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    text = json.dumps(texts, ensure_ascii=False)
+    return {**_write_rl_image(pair, given), "text": text, **_write_rl_origin(pair, place)}
 
 
-def _rl_image(pair: Preference, given: Given) -> Record:
+def _write_rl_image(pair: Preference, given: Given) -> Record:
     if len(pair.images) > 1:
-        raise DataError(
-            f"pair {pair.id!r} has {len(pair.images)} images; rlhf-v and rlaif-v hold one: take trl, povid or sharegpt"
-        )
+        others = "rlhf-v and rlaif-v hold one: take trl, povid or sharegpt"
+        raise DataError(f"pair {pair.id!r} has {len(pair.images)} images; {others}")
     return {"ds_name": "VLFeedback", "image": given.images[0] if given.images else None}
 
 
-def _rl_origin(pair: Preference, place: int) -> Record:
-    return {
-        "origin_dataset": "VLFeedback",
-        "origin_split": json.dumps(
-            {"model": pair.chosen_model, "id": pair.id, **_write_origin(pair)}, ensure_ascii=False
-        ),
-        "idx": str(place),
-        "image_path": safe_name(pair.images[0]) if pair.images else "",
-    }
+def _write_rl_origin(pair: Preference, place: int) -> Record:
+    origin = json.dumps({"model": pair.chosen_model, "id": pair.id, **_write_origin(pair)}, ensure_ascii=False)
+    image = safe_name(pair.images[0]) if pair.images else ""
+    return {"origin_dataset": "VLFeedback", "origin_split": origin, "idx": str(place), "image_path": image}
 
 
 def _has(*names: str) -> Callable[[Collection[str]], bool]:

@@ -333,7 +333,7 @@ def _require_model(rule: NamedRule) -> None:
 
 
 def settle(rule: NamedRule, rows: Iterable[Row]) -> tuple[NamedRule, Iterable[Row]]:
-    """The rule with the name of the strongest model, if it needs one, and the rows; to find it all are held in memory."""
+    """The rule, with the strongest model's name if it needs one, and the rows; all are held in memory to find it."""
     if rule.score != "model" or rule.strongest:
         return rule, rows
     rows = list(rows)
@@ -382,10 +382,9 @@ def balanced(pairs: Sequence[Preference], counts: PairCounts) -> list[Preference
 
 
 def best_answers(rows: Iterable[Row], rule: NamedRule, seed: int = 0) -> Iterator[BestAnswer]:
-    """The best answer of each row by the rule's score; of equals one by a seeded choice. Of the options only `min_chosen`
-    acts.
+    """The best answer of each row by the rule's score; of equals one by a seeded choice.
 
-    With rule "strongest" the answer of that model; rows that it did not answer give none.
+    With rule "strongest" the answer of that model, if it gave one. Of the options only `min_chosen` acts.
     """
     _require_model(rule)
     for row in rows:

@@ -226,7 +226,7 @@ class _Answerer:
         """Why no further shard can be answered."""
 
     def __call__(self, work: _ShardWork) -> tuple[list[dict[str, Any]], str | None]:
-        """The shard's new rows, or none and why: such a shard gets no failed rows, and is asked in full the next time."""
+        """The shard's new rows; or none and the reason: such a shard is asked in full the next time."""
         if self.stopped is not None:
             return [], self.stopped
         try:

@@ -88,11 +88,8 @@ def prompt_fault(prompt: str, filters: Filters) -> str | None:
     words, characters = len(prompt.split()), len(prompt)
     if words < filters.min_words or characters < filters.min_characters:
         return "too short"
-    if (filters.max_words is not None and words > filters.max_words) or (
-        filters.max_characters is not None and characters > filters.max_characters
-    ):
-        return "too long"
-    return None
+    limits = ((words, filters.max_words), (characters, filters.max_characters))
+    return "too long" if any(most is not None and count > most for count, most in limits) else None
 
 
 @dataclass
@@ -175,16 +172,13 @@ class _Draw:
         self.taken: dict[str, list[Instruction]] = {}
         self.parts = _open_parts(data)
         for part in self.parts:
-            part.candidates = (
-                iter(())
-                if part.opened is None
-                else candidates(part, seed, data.filters, 2 * data.instructions + RESERVE)
-            )
+            if part.opened is not None:
+                part.candidates = candidates(part, seed, data.filters, 2 * data.instructions + RESERVE)
 
     def all(self) -> list[Instruction]:
         """The instructions, source by source."""
         total = self.data.instructions
-        for part, share in zip(self.parts, _share_out(self.parts, total), strict=True):
+        for part, share in zip(self.parts, _divide(self.parts, total), strict=True):
             part.share = part.wanted = share
         while True:
             for part in self.parts:
@@ -197,11 +191,9 @@ class _Draw:
                 open_parts[name].wanted += more
         for part in self.parts:
             if part.opened is None and part.drawn:
-                self.taken[part.name] = self._draw_scenes(part.drawn)
+                scenes = self.data.model_copy(update={"instructions": part.drawn})
+                self.taken[part.name] = scenes_instructions(scenes, self.seed, self.images)
         return [instruction for part in self.parts for instruction in self.taken.get(part.name, [])]
-
-    def _draw_scenes(self, count: int) -> list[Instruction]:
-        return scenes_instructions(self.data.model_copy(update={"instructions": count}), self.seed, self.images)
 
     def _take(self, part: _Part) -> None:
         if part.opened is None:
@@ -261,10 +253,8 @@ class _Draw:
         self.groups[id] = group or id
         self.about[group or id] += 1
         self.wordings[wording] += 1
-        image = self.files[seen.content]
-        return Instruction(
-            id=id, prompt=item.prompt, image=image, kind="question", source=part.name, origin=item.origin
-        ), ""
+        values = {"id": id, "prompt": item.prompt, "image": self.files[seen.content], "kind": "question"}
+        return Instruction(**values, source=part.name, origin=item.origin), ""
 
     def _copy_picture(self, picture: ImageRef, facts: ImageFacts) -> str | None:
         """The name that the picture's file has in the run's folder; None for one that is too small, which is not
@@ -332,7 +322,7 @@ def _published_count(source: InstructionSource) -> float | None:
     return float(declared()[source.name].published)
 
 
-def _share_out(parts: Sequence[_Part], total: int) -> list[int]:
+def _divide(parts: Sequence[_Part], total: int) -> list[int]:
     fixed = sum(part.source.count or 0 for part in parts)
     weights = {part.name: part.weight for part in parts if part.weight is not None}
     if fixed > total or (fixed < total and not weights):

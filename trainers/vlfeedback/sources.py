@@ -34,9 +34,8 @@ SOURCES: Final = Path(__file__).with_name("sources.toml")
 SCENES: Final = "scenes"
 HUB: Final = "hub:"
 TABLES: Final = (".jsonl", ".json", *SEPARATED, PARQUET)
-IMAGE_COLUMNS: Final = (
-    *("image", "images", "img", "image_path", "img_path", "image_file", "file_name", "filename"),
-    *("figure_path", "image_base64_str", "image_id"),
+IMAGE_COLUMNS: Final = tuple(
+    "image images img image_path img_path image_file file_name filename figure_path image_base64_str image_id".split()
 )
 ID_COLUMNS: Final = ("id", "index", "question_id")
 NO_PROMPT: Final = "no prompt"
@@ -83,11 +82,9 @@ class Item:
 def declared() -> dict[str, Declared]:
     """VLFeedback's sources, by name."""
     rows: list[dict[str, Any]] = tomllib.loads(SOURCES.read_text(encoding="utf-8"))["source"]
-    found: dict[str, Declared] = {}
     for row in rows:
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-        found[row["name"]] = Declared(**values)
-    return found
+        row |= {key: tuple(value) for key, value in row.items() if isinstance(value, list)}
+    return {row["name"]: Declared(**row) for row in rows}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +112,8 @@ def open_source(source: InstructionSource) -> Opened:
             raise DataError(f"{source.name}: no file or folder {source.path!r}")
         raise unknown(source.name)
     if known is not None and known.needs and source.images is None and not (path.is_dir() and has_pictures(path)):
-        raise DataError(
-            f"{source.name}: has no pictures of its own: give images = the folder or zip with {known.needs}"
-        )
+        advice = f"give images = the folder or zip with {known.needs}"
+        raise DataError(f"{source.name}: has no pictures of its own: {advice}")
     if path.is_dir() and known is None:
         return _open_folder(source, path)
     tables = _find_tables(known, path) if known is not None and path.is_dir() else [path]
@@ -392,11 +388,9 @@ def _holds_bytes(feature: Any) -> bool:
     from datasets import Image
 
     inner = getattr(feature, "feature", feature)
-    return (
-        isinstance(inner, Image)
-        or getattr(inner, "dtype", None) in ("binary", "large_binary")
-        or (isinstance(inner, dict) and "bytes" in inner)
-    )
+    if isinstance(inner, dict):
+        return "bytes" in inner
+    return isinstance(inner, Image) or getattr(inner, "dtype", None) in ("binary", "large_binary")
 
 
 def _open_parquet(source: InstructionSource, path: Path) -> Any:
