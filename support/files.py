@@ -8,6 +8,7 @@
 The only place of the project that replaces, links or locks files.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -20,11 +21,11 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_path(
-    path: Path, place: Callable[[Path, Path], None] = os.replace, *, durable: bool = True
+    path: Path, move: Callable[[Path, Path], None] = os.replace, *, durable: bool = True
 ) -> Iterator[Path]:
     """A name beside `path` to write to; it becomes `path` at the end, or goes away if the block raises.
 
-    It keeps `path`'s suffix, by which some writers tell the format. `place` may refuse to replace a file that is there.
+    It keeps `path`'s suffix, by which some writers tell the format. `move=place` replaces no file.
     A file that is not `durable` may be lost if the machine stops: for one of many that can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,22 +34,40 @@ def atomic_path(
         yield temporary
         if durable:
             _sync(temporary)
-        place(temporary, path)
+        move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     if durable:
         _sync(path.parent)
 
 
-def atomic_write(path: Path, data: bytes, place: Callable[[Path, Path], None] = os.replace) -> None:
+def atomic_write(path: Path, data: bytes, move: Callable[[Path, Path], None] = os.replace) -> None:
     """Write a file that is either there in full or as it was before."""
-    with atomic_path(path, place) as temporary:
+    with atomic_path(path, move) as temporary:
         temporary.write_bytes(data)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text that is either there in full or as it was before."""
     atomic_write(path, text.encode("utf-8"))
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def place(temporary: Path, path: Path) -> None:
+    """Move a file to a path, as os.replace, but FileExistsError if one is there: of two writers, only one succeeds.
+
+    A file system without links (FAT, many network mounts) cannot ensure that for two writers at the same moment.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(f"{path.name} is there already") from None
+        os.replace(temporary, path)
 
 
 def _sync(path: Path) -> None:

@@ -16,10 +16,8 @@ A name stands for the weights that were last run under it. Where a checkpoint wa
 weights scored is kept, but it no longer stands under the name: it is left out, or shown under a name of its own.
 """
 
-import errno
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -28,7 +26,7 @@ from typing import Any, NamedTuple
 
 from leaderboards.board.entry import SCHEMA_VERSION, Entry, Key, check_run, from_json, members, to_json
 from leaderboards.board.sample import Sample, from_parquet, to_parquet
-from support.files import atomic_write
+from support.files import atomic_write, place
 
 
 class Board:
@@ -54,7 +52,7 @@ class Board:
             if log is not None:
                 atomic_write(self._log(run), log)  # what is there without a JSON is left over from a killed writer
             try:
-                atomic_write(path, document, _link)
+                atomic_write(path, document, place)
             except FileExistsError:
                 if not _same(path, document):  # raises, unless the other writer wrote the same
                     raise
@@ -237,19 +235,3 @@ def _same(path: Path, data: bytes) -> bool:
     if existing != data:
         raise FileExistsError(f"{path.name} is on the board already, with other content; a run id is used once")
     return True
-
-
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-
-
-def _link(temporary: Path, path: Path) -> None:
-    """Put there what must replace nothing: unlike a rename, a link never does, so that of two writers one wins."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # FAT and many network mounts have no links. Run ids are unique, so there nobody else writes this file.
-        if path.exists():
-            raise FileExistsError(f"{path.name} is there already") from None
-        temporary.replace(path)
