@@ -20,9 +20,7 @@ from typing import Any, BinaryIO
 
 
 @contextmanager
-def atomic_path(
-    path: Path, move: Callable[[Path, Path], None] = os.replace, *, durable: bool = True
-) -> Iterator[Path]:
+def atomic_path(path: Path, move: Callable[[Path, Path], None] = os.replace, *, durable: bool = True) -> Iterator[Path]:
     """A name beside `path` to write to; it becomes `path` at the end, or goes away if the block raises.
 
     It keeps `path`'s suffix, by which some writers tell the format. `move=place` replaces no file.

@@ -7,7 +7,7 @@ from harness.evaluation.eval_settings import REPEAT_VALUES, TIMES_ASKED
 from harness.evaluation.generate import Generated
 from harness.evaluation.scoring import Scored, values_as_text
 from leaderboards.board.entry import Entry
-from leaderboards.board.sample import Asking, Sample
+from leaderboards.board.sample import JudgeRepeat, Sample
 from tasks.answer import FailedAnswer
 from tasks.registry import NEXT_TOKEN
 
@@ -97,7 +97,7 @@ def samples_of(scored: Scored, given: Sequence[Generated], run: str) -> list[Sam
     ]
 
 
-def _image_of(one: Generated, rated: Asking) -> str:
+def _image_of(one: Generated, rated: JudgeRepeat) -> str:
     """The id of the image asked about, as the records name it."""
     named = (record["image"] for record in rated.records.values())
     return str(next(named, one.doc.get("image", one.doc.get("scene", ""))))

@@ -17,7 +17,7 @@ from tasks.registry import TaskSpec
 from tasks.score_digest import score_digest
 
 REPEAT_VALUES = "judge repeats"
-"""In provenance: the score of each asking of the judge, with commas between."""
+"""In provenance: the score of each repeat of the judge, with commas between."""
 TIMES_ASKED = "judge asked"
 """In provenance: how often the judge was asked about each answer; entries of earlier versions lack it."""
 

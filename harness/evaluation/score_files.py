@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.evaluation.judge_cost import JudgePlan, plan
 from harness.evaluation.scoring import Scored, score_answers, session_of, value_of, values_as_text
-from leaderboards.board.sample import Asking, from_parquet
+from leaderboards.board.sample import JudgeRepeat, from_parquet
 from support.errors import AnswerFileError
 from tasks.answer_files import OfficialAnswers
 from tasks.judges.openai import OpenAIJudge
@@ -104,7 +104,7 @@ def _scored_in_log(task: TaskSpec, path: Path) -> Scored:
     runs = sorted({sample.run for sample in samples})
     if len(runs) > 1:
         raise AnswerFileError(f"{path}: holds samples of several runs ({', '.join(runs)})")
-    first = [Asking(records=sample.records, reply=sample.reply) for sample in samples]
+    first = [JudgeRepeat(records=sample.records, reply=sample.reply) for sample in samples]
     repeats = min(len(sample.repeats) for sample in samples)
     return Scored(
         task=task,
@@ -116,7 +116,7 @@ def _scored_in_log(task: TaskSpec, path: Path) -> Scored:
 def _score_of(scored: Scored, warnings: Sequence[str] = ()) -> Score:
     task, times = scored.task, len(scored.rounds)
     values = {name: scored.values(name) for name in task.metrics}
-    every = [f"{name} over {times} askings of the judge: {values_as_text(values[name])}" for name in values]
+    every = [f"{name} over {times} repeats of the judge: {values_as_text(values[name])}" for name in values]
     return Score(
         task=task.name,
         version=task.version,

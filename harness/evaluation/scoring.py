@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leaderboards.board.sample import Asking
+from leaderboards.board.sample import JudgeRepeat
 from leaderboards.statistics.verdict import interval, interval_repeats
 from support.errors import NoJudgeError, RecordsError
 from tasks.answer import FailedAnswer
@@ -41,14 +41,14 @@ class Scored:
     """What a task made of a set of answers."""
 
     task: TaskSpec
-    rounds: Sequence[Sequence[Asking]]
+    rounds: Sequence[Sequence[JudgeRepeat]]
     """One a time that the judge was asked (one where nobody is asked): the records of each answer, in order."""
     failed: Sequence[bool]
     """Of each answer: whether the model failed to give it."""
 
     def records(self, metric: str) -> list[list[Record]]:
         """A metric's records in each round."""
-        return [[one.records[metric] for one in asking if metric in one.records] for asking in self.rounds]
+        return [[one.records[metric] for one in repeat if metric in one.records] for repeat in self.rounds]
 
     def values(self, metric: str) -> list[float | None]:
         """A metric's value in each round; None where nothing could be scored."""
@@ -135,7 +135,7 @@ def score_answers(
 
 def _rate(
     task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], session: JudgeSession | None
-) -> list[Asking]:
+) -> list[JudgeRepeat]:
     """The records of each answer, after one round of the judge where the task has one."""
     given = _judge(task, docs, answers, session) if task.judged else list(answers)
     process = registry().process_results(task.name)
@@ -147,7 +147,7 @@ def _rate(
         if getattr(answer, "cut", False):
             records.pop(LENGTH, None)
         found.append(
-            Asking(
+            JudgeRepeat(
                 records=records | _next_token(task, doc, answer, records),
                 reply=rated["text"] or None if isinstance(rated, Mapping) else None,
             )

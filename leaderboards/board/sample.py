@@ -16,11 +16,11 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
-    """What a further asking of the judge made of an answer."""
+class JudgeRepeat:
+    """What a further call of the judge made of an answer."""
 
     records: Mapping[str, Mapping[str, Any]]
-    """Metric -> what the task counted for it, JSON values; empty = this asking gave no rating."""
+    """Metric -> what the task counted for it, JSON values; empty = this repeat gave no rating."""
 
     reply: str | None
     """The judge's words; None = the judge failed."""
@@ -57,16 +57,15 @@ class Sample:
     """sha256 of the picture that was shown, as decoded: two runs whose digests differ were shown other pictures under
     one id; None = not known."""
 
-    repeats: tuple[Asking, ...] = ()
-    """What the judge said when it was asked about the same answer again, in turn; `records` and `reply` are of the
-    first asking."""
+    repeats: tuple[JudgeRepeat, ...] = ()
+    """Further judge calls about the same answer, in order; `records` and `reply` are of the first call."""
 
 
 _COLUMNS = tuple(field.name for field in fields(Sample))
 
 _OPTIONAL = ("answer", "reply", "image_digest", "repeats")
 
-_LATER = 3  # of the columns, which logs written before there were such lack
+_LATER = 3  # the last columns, which logs of earlier versions lack
 
 
 def to_parquet(samples: Sequence[Sample]) -> bytes:
@@ -95,21 +94,19 @@ def from_parquet(data: bytes) -> list[Sample]:
         raise ValueError("records or repeats are nested too deep") from None
 
 
-def askings(log: Mapping[str, Sample]) -> list[dict[str, Sample]]:
-    """A log of samples by id as each asking of the judge rated them, the first one first; what one did not rate has no
-    records there."""
+def repeats_of(log: Mapping[str, Sample]) -> list[dict[str, Sample]]:
+    """The log, samples by id, as each repeat of the judge rated it; a sample that a repeat did not rate has no records
+    in its log."""
     count = 1 + max((len(sample.repeats) for sample in log.values()), default=0)
-    return (
-        [{name: _as_rated(sample, turn) for name, sample in log.items()} for turn in range(count)]
-        if count > 1
-        else [dict(log)]
-    )
+    if count == 1:
+        return [dict(log)]
+    return [{name: _as_rated(sample, turn) for name, sample in log.items()} for turn in range(count)]
 
 
 def _as_rated(sample: Sample, turn: int) -> Sample:
-    every = (Asking(records=sample.records, reply=sample.reply), *sample.repeats)
-    asking = every[turn] if turn < len(every) else Asking(records={}, reply=None)
-    return replace(sample, records=asking.records, reply=asking.reply, repeats=())
+    every = (JudgeRepeat(records=sample.records, reply=sample.reply), *sample.repeats)
+    repeat = every[turn] if turn < len(every) else JudgeRepeat(records={}, reply=None)
+    return replace(sample, records=repeat.records, reply=repeat.reply, repeats=())
 
 
 def _text(sample: Sample, name: str) -> str | None:
@@ -133,10 +130,10 @@ def _grouped(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]] |
     return list(groups.values()) or {}
 
 
-def _grouped_repeats(repeats: Sequence[Asking]) -> list[dict[str, Any]]:
+def _grouped_repeats(repeats: Sequence[JudgeRepeat]) -> list[dict[str, Any]]:
     return [
-        {"records": _grouped(asking.records), "reply": None if asking.reply is None else _encodable(asking.reply)}
-        for asking in repeats
+        {"records": _grouped(repeat.records), "reply": None if repeat.reply is None else _encodable(repeat.reply)}
+        for repeat in repeats
     ]
 
 
@@ -152,19 +149,19 @@ def _sample(row: Mapping[str, Any]) -> Sample:
     return Sample(**{**row, "records": records, "repeats": _read_repeats(row)})
 
 
-def _read_repeats(row: Mapping[str, Any]) -> tuple[Asking, ...]:
+def _read_repeats(row: Mapping[str, Any]) -> tuple[JudgeRepeat, ...]:
     """Of a row of a file, which anyone may have written."""
     text = row.get("repeats")
     found = [] if text is None else json.loads(text)
-    askings = tuple(_read_asking(one) for one in found) if isinstance(found, list) else (None,)
-    if not all(askings):
+    repeats = tuple(_read_repeat(one) for one in found) if isinstance(found, list) else (None,)
+    if not all(repeats):
         raise ValueError(
-            f"sample {row['id']!r} of {row['task']}: repeats must be a list of askings, each with records and reply"
+            f"sample {row['id']!r} of {row['task']}: repeats must be a list of objects, each with records and reply"
         )
-    return tuple(asking for asking in askings if asking is not None)
+    return tuple(repeat for repeat in repeats if repeat is not None)
 
 
-def _read_asking(found: object) -> Asking | None:
+def _read_repeat(found: object) -> JudgeRepeat | None:
     if (
         not isinstance(found, dict)
         or found.keys() != {"records", "reply"}
@@ -172,7 +169,7 @@ def _read_asking(found: object) -> Asking | None:
     ):
         return None
     records = _read_records(found["records"])
-    return None if records is None else Asking(records=records, reply=found["reply"])
+    return None if records is None else JudgeRepeat(records=records, reply=found["reply"])
 
 
 def _read_records(found: object) -> dict[str, dict[str, Any]] | None:

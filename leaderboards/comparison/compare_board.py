@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry, Key
-from leaderboards.board.sample import Sample, askings
+from leaderboards.board.sample import Sample, repeats_of
 from leaderboards.comparison.paired_logs import Loader, Logs, Metrics, match_logs, protocol_differences, same_questions
 from leaderboards.statistics.ranks import Rank, ranks_of
 from leaderboards.statistics.resampling import Counted, CountsMetric, Record
@@ -111,8 +111,8 @@ def _rank(logs: Mapping[Key, Mapping[str, Sample]], like: Entry, count: Count) -
     """Ranks by a column's logs; `like` is any of its entries."""
     if len(logs) < 2:
         return {}
-    every = [askings(log) for log in logs.values()]
-    records = iter(same_questions([asking for own in every for asking in own], like.metric))
+    every = [repeats_of(log) for log in logs.values()]
+    records = iter(same_questions([repeat for own in every for repeat in own], like.metric))
     sides = {str(index): [count(next(records)) for _ in own] for index, own in enumerate(every)}
     if not sides["0"][0].records:
         raise CompareError("no image has as many rated answers of all models")

@@ -1,5 +1,5 @@
 """Two logs of the same benchmark, made ready to be tested: the same questions, about the same pictures, rated in every
-asking of a judge.
+repeat of a judge.
 
 logs = Logs(board.samples)
 verdict_of(logs.of(before), logs.of(after), "accuracy", metric, higher_is_better=True)
@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Final
 
 from leaderboards.board.entry import Entry
-from leaderboards.board.sample import Sample, askings
+from leaderboards.board.sample import Sample, repeats_of
 from leaderboards.statistics.resampling import Counted, CountsMetric, Record, image_of, value_of
 from leaderboards.statistics.verdict import Matched, PairedTest, matched, matched_repeats, verdicts
 from support.errors import CompareError
@@ -67,7 +67,7 @@ class Logs:
 
 
 def protocol_differences(before: Entry, after: Entry) -> list[str]:
-    """What provenance says was not the same in asking and rating, in words."""
+    """What provenance says was not the same in generating and rating, in words."""
     found = []
     for name in (*SETUP, "revision"):
         old, new = before.provenance.get(name), after.provenance.get(name)
@@ -118,11 +118,11 @@ def same_questions(logs: Sequence[Mapping[str, Sample]], metric: str) -> list[li
 
 
 def value_in(log: Mapping[str, Sample], name: str, metric: CountsMetric) -> float | None:
-    """What a log gives by the metric of this name, as the mean over the askings of a judge; None where it gives
+    """What a log gives by the metric of this name, as the mean over the repeats of a judge; None where it gives
     nothing."""
     values = []
-    for asking in askings(log):
-        records = [sample.records[name] for sample in asking.values() if name in sample.records]
+    for repeat in repeats_of(log):
+        records = [sample.records[name] for sample in repeat.values() if name in sample.records]
         if records:
             own = Counted(records, metric)
             values.append(float(value_of(metric, own.counts(list(own.tally)).sum(axis=0))))
@@ -152,13 +152,13 @@ def match_logs(
     *,
     higher_is_better: bool,
 ) -> Matched:
-    """Two logs' records of the metric of this name, which `counted` counts, ready to be tested: over all askings of a
+    """Two logs' records of the metric of this name, which `counted` counts, ready to be tested: over all repeats of a
     judge.
 
-    Compared are the images of which both have all answers rated, in every asking. CompareError where samples of one id
+    Compared are the images of which both have all answers rated, in every repeat. CompareError where samples of one id
     are about different images, RecordsError where no image is left.
     """
-    ours, theirs = askings(before), askings(after)
+    ours, theirs = repeats_of(before), repeats_of(after)
     every = same_questions([*ours, *theirs], name)
     base, other = ([counted(records) for records in side] for side in (every[: len(ours)], every[len(ours) :]))
     if len(every) == 2:

@@ -1,4 +1,4 @@
-"""A judge that is asked several times, from the command to the verdict: what its askings gave is in the log, and
+"""A judge that is asked several times, from the command to the verdict: what its repeats gave is in the log, and
 nothing is paid twice."""
 
 import json
@@ -63,7 +63,7 @@ def judged(server: Any, answering: Any, tmp_path: Path) -> Callable[..., Evaluat
     return judged
 
 
-def test_each_asking_is_in_the_log_and_the_score_is_their_mean(
+def test_each_repeat_is_in_the_log_and_the_score_is_their_mean(
     server: Any, judged: Callable[..., Evaluation], tmp_path: Path
 ) -> None:
     server.reply = Moody()
@@ -71,7 +71,7 @@ def test_each_asking_is_in_the_log_and_the_score_is_their_mean(
     assert headline(once).provenance.get("judge repeats") is None
     assert times_asked_of(headline(once)) == 1
     evaluation = judged("A cat.", count=3)
-    assert len(server.answered) == 18  # the first asking was paid already
+    assert len(server.answered) == 18  # the first repeat was paid already
     found = headline(evaluation)
     board = Board(tmp_path / "board")
     board.add(evaluation.entries, evaluation.samples)
@@ -79,10 +79,10 @@ def test_each_asking_is_in_the_log_and_the_score_is_their_mean(
     assert logged == evaluation.samples
     for sample in logged:
         ratings = [
-            records["score"]["rating"] for records in (sample.records, *(asking.records for asking in sample.repeats))
+            records["score"]["rating"] for records in (sample.records, *(repeat.records for repeat in sample.repeats))
         ]
         assert ratings == [ratings[0], ratings[0] + 1, ratings[0] + 2]
-        assert [asking.reply for asking in sample.repeats] == [f"Reasons.\nRating: {rating}" for rating in ratings[1:]]
+        assert [repeat.reply for repeat in sample.repeats] == [f"Reasons.\nRating: {rating}" for rating in ratings[1:]]
     first = headline(once).value
     assert first is not None
     assert found.value == pytest.approx(first + 1)
@@ -91,7 +91,7 @@ def test_each_asking_is_in_the_log_and_the_score_is_their_mean(
     assert found.cost > 0
 
 
-def test_a_rating_that_failed_in_a_later_asking_is_absent_there_and_its_sample_is_unscored(
+def test_a_rating_that_failed_in_a_later_repeat_is_absent_there_and_its_sample_is_unscored(
     server: Any, judged: Callable[..., Evaluation]
 ) -> None:
     server.reply = lambda prompt: "Rating: 4"
@@ -101,7 +101,7 @@ def test_a_rating_that_failed_in_a_later_asking_is_absent_there_and_its_sample_i
     assert (found.samples, found.unscored, found.failed, found.value) == (6, 2, 0, 4.0)
     assert evaluation.lost == pytest.approx(2 / 6)
     lost = [sample.repeats[0] for sample in evaluation.samples if not sample.repeats[0].records]
-    assert [asking.reply for asking in lost] == [None, None]
+    assert [repeat.reply for repeat in lost] == [None, None]
     assert all(sample.records for sample in evaluation.samples)
     asked = len(server.answered)
     again = judged("A cat.")
@@ -109,7 +109,7 @@ def test_a_rating_that_failed_in_a_later_asking_is_absent_there_and_its_sample_i
     assert len(server.answered) == asked + 2  # only what got no reply is asked again
 
 
-def test_an_asking_that_got_no_rating_at_all_gives_no_interval_and_no_zero(
+def test_a_repeat_that_got_no_rating_at_all_gives_no_interval_and_no_zero(
     server: Any, judged: Callable[..., Evaluation]
 ) -> None:
     server.reply = lambda prompt: "Rating: 4"
@@ -119,7 +119,7 @@ def test_an_asking_that_got_no_rating_at_all_gives_no_interval_and_no_zero(
     assert found.provenance["judge repeats"] == "4, none"
 
 
-def test_an_answer_that_the_model_failed_to_give_is_rated_in_no_asking(
+def test_an_answer_that_the_model_failed_to_give_is_rated_in_no_repeat(
     server: Any, answering: Any, tmp_path: Path
 ) -> None:
     from tasks.answer import FailedAnswer
@@ -130,13 +130,13 @@ def test_an_answer_that_the_model_failed_to_give_is_rated_in_no_asking(
     settings = EvalSettings(limit=3, judge_repeats=2)
     evaluation = evaluate(spec, [task], judge, settings, load=lambda *_, **__: answering(lambda *_: next(answers)))
     first, *others = evaluation.samples
-    assert (first.answer, first.records, [asking.records for asking in first.repeats]) == (None, {}, [{}])
+    assert (first.answer, first.records, [repeat.records for repeat in first.repeats]) == (None, {}, [{}])
     assert all(sample.records and sample.repeats[0].records for sample in others)
     assert (headline(evaluation).failed, headline(evaluation).unscored) == (1, 0)
     assert len(server.answered) == 4
 
 
-def test_checkpoints_are_told_apart_by_all_askings(
+def test_checkpoints_are_told_apart_by_all_repeats(
     server: Any, judged: Callable[..., Evaluation], tmp_path: Path
 ) -> None:
     board = Board(tmp_path / "board")
@@ -174,7 +174,7 @@ def test_a_board_that_was_judged_less_often_is_not_done(
     assert done == [True, True, False]
 
 
-def test_a_plan_counts_every_asking(server: Any, tmp_path: Path) -> None:
+def test_a_plan_counts_every_repeat(server: Any, tmp_path: Path) -> None:
     judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
     assert isinstance(judge, OpenAIJudge)
     task = registry().task("mmhal")
@@ -187,7 +187,7 @@ def test_a_plan_counts_every_asking(server: Any, tmp_path: Path) -> None:
     assert thrice.price == pytest.approx(3 * (once.price or 0))
 
 
-def test_from_eval_to_compare_and_an_end_in_the_second_asking_costs_nothing_twice(
+def test_from_eval_to_compare_and_an_end_in_the_second_repeat_costs_nothing_twice(
     server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -207,7 +207,7 @@ def test_from_eval_to_compare_and_an_end_in_the_second_asking_costs_nothing_twic
         return ["eval", "--model", model, "--tasks", TASK, "--limit", "6", *options]
 
     server.reply = Moody()
-    server.faults, server.always = [None] * 8, "quota"  # the account is empty amid the second asking
+    server.faults, server.always = [None] * 8, "quota"  # the account is empty amid the second repeat
     assert run(command("scenes-early")) == 1
     assert "go on with: harness eval --model scenes-early" in capsys.readouterr().err
     assert len(server.answered) == 8

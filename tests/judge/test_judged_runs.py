@@ -217,7 +217,7 @@ def test_a_judge_asked_again_gives_a_mean_and_all_values(
     assert run(judged(server, answers, "--judge-repeats", "2", "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["metrics"]["score"] == 4.5
-    assert "score over 2 askings of the judge: 4, 5" in result["warnings"]
+    assert "score over 2 repeats of the judge: 4, 5" in result["warnings"]
     assert len(server.log) == 192
     assert run(judged(server, answers, "--judge-repeats", "2", "--json")) == 0
     assert json.loads(capsys.readouterr().out) == result

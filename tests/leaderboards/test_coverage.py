@@ -188,7 +188,7 @@ def test_answers_counted_as_if_each_stood_for_itself_would_cover_too_little() ->
 
 
 @pytest.mark.parametrize("drift", (0.0, 0.3))
-def test_the_judge_s_askings_widen_the_interval_as_far_as_they_drift(drift: float) -> None:
+def test_the_judge_s_repeats_widen_the_interval_as_far_as_they_drift(drift: float) -> None:
     rng, truth, metric, hits, alone = np.random.default_rng(4), 0.4, mmhal.score, 0, 0
     simulations = 400
     for _ in range(simulations):
@@ -196,8 +196,8 @@ def test_the_judge_s_askings_widen_the_interval_as_far_as_they_drift(drift: floa
         sides = []
         for skill in (0.0, truth):
             quality = liking + skill + rng.normal(0, 1, 96)
-            askings = [quality + rng.normal(0, 0.5, 96) + rng.normal(0, drift) for _ in range(5)]
-            sides.append([[{"image": str(i), "rating": float(r)} for i, r in enumerate(asking)] for asking in askings])
+            repeats = [quality + rng.normal(0, 0.5, 96) + rng.normal(0, drift) for _ in range(5)]
+            sides.append([[{"image": str(i), "rating": float(r)} for i, r in enumerate(repeat)] for repeat in repeats])
         base, other = sides
         verdict = compare_repeats(base, other, metric, higher_is_better=True, resamples=RESAMPLES)
         assert verdict.low is not None
@@ -208,7 +208,7 @@ def test_the_judge_s_askings_widen_the_interval_as_far_as_they_drift(drift: floa
         assert once.high is not None
         alone += once.low <= truth <= once.high
     assert 0.92 <= hits / simulations <= 0.98
-    assert (alone / simulations < 0.8) == (drift > 0)  # one asking does not know that the judge drifts
+    assert (alone / simulations < 0.8) == (drift > 0)  # one repeat does not know that the judge drifts
 
 
 @pytest.mark.parametrize(("before", "after"), ((2, 2), (3, 3), (1, 3)))
@@ -222,9 +222,9 @@ def test_two_equal_models_are_told_apart_in_5_of_100_runs_at_most_however_seldom
         base, other = (
             [
                 [{"image": str(i), "rating": float(r)} for i, r in enumerate(liking + noise + rng.normal(0, mood))]
-                for _ in range(askings)
+                for _ in range(repeats)
             ]
-            for noise, askings in ((rng.normal(0, 1, 40), before), (rng.normal(0, 1, 40), after))
+            for noise, repeats in ((rng.normal(0, 1, 40), before), (rng.normal(0, 1, 40), after))
         )
         alarms += (
             compare_repeats(base, other, mmhal.score, higher_is_better=True, resamples=RESAMPLES).outcome

@@ -25,13 +25,13 @@ def ratings(values: Sequence[float], category: str = "") -> Records:
 RATING = mean_of("rating")
 
 
-def test_a_score_of_several_askings_is_their_mean() -> None:
+def test_a_score_of_several_repeats_is_their_mean() -> None:
     base, other = [ratings([1, 2, 3]), ratings([2, 3, 4])], [ratings([5, 5, 5]), ratings([6, 6, 6]), ratings([4, 4, 4])]
     verdict = compare_repeats(base, other, RATING, higher_is_better=True)
     assert (verdict.base, verdict.other, verdict.difference) == (2.5, 5, 2.5)
 
 
-def test_one_asking_is_a_plain_comparison() -> None:
+def test_one_repeat_is_a_plain_comparison() -> None:
     rng = np.random.default_rng(13)
     base, other = ratings(rng.normal(3, 1, 40).tolist()), ratings(rng.normal(3.3, 1, 40).tolist())
     assert compare_repeats([base], [other], RATING, higher_is_better=True) == compare(
@@ -44,8 +44,8 @@ def test_a_judge_that_changes_its_mind_widens_the_interval_and_one_that_repeats_
     rng = np.random.default_rng(14)
     values = rng.normal(3, 1, 200)
 
-    def width(askings: list[Records]) -> float:
-        low, high = interval_repeats(askings, RATING)
+    def width(repeats: list[Records]) -> float:
+        low, high = interval_repeats(repeats, RATING)
         assert low is not None
         assert high is not None
         return high - low
@@ -71,7 +71,7 @@ def test_what_only_the_judge_s_mood_makes_is_not_separable() -> None:
     assert together.p > 0.2
 
 
-def test_an_answer_that_one_asking_left_unrated_is_left_out_and_counted() -> None:
+def test_an_answer_that_one_repeat_left_unrated_is_left_out_and_counted() -> None:
     full, torn = ratings([1, 2, 3, 4]), ratings([1, 2, 3, 4])[:-1]
     verdict = compare_repeats([full, torn], [full, full], RATING, higher_is_better=True)
     assert (verdict.images, verdict.left_out, verdict.base) == (3, 1, 2)

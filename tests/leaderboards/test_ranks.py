@@ -162,7 +162,7 @@ def asked(*sides: list[Records]) -> dict[str, Rank | None]:
     return ranks_of(models, higher_is_better=True, resamples=400)
 
 
-def test_a_rank_is_by_the_mean_over_askings_and_not_by_the_first() -> None:
+def test_a_rank_is_by_the_mean_over_repeats_and_not_by_the_first() -> None:
     hard = np.random.default_rng(1).normal(50, 20, 100)
     steady = [scores(hard + shift) for shift in (3.0, 3.1, 2.9, 3.0)]
     falling = [scores(hard + shift) for shift in (3.5, 0.0, -0.1, 0.1)]
@@ -173,11 +173,11 @@ def test_a_rank_is_by_the_mean_over_askings_and_not_by_the_first() -> None:
 
 def test_what_only_the_judge_s_mood_makes_is_no_order() -> None:
     rng = np.random.default_rng(9)
-    ordered = {"one asking": 0, "all": 0}
+    ordered = {"one repeat": 0, "all": 0}
     for _ in range(60):
         hard = rng.normal(3, 1, 60)
         sides = [[scores(hard + rng.normal(0, 0.2, 60) + rng.normal(0, 0.4)) for _ in range(4)] for _ in range(2)]
         ordered["all"] += asked(*sides)["m0"] != Rank(low=1, high=2, ties=("m1",))
-        ordered["one asking"] += asked(*[side[:1] for side in sides])["m0"] != Rank(low=1, high=2, ties=("m1",))
-    assert ordered["one asking"] > 30
+        ordered["one repeat"] += asked(*[side[:1] for side in sides])["m0"] != Rank(low=1, high=2, ties=("m1",))
+    assert ordered["one repeat"] > 30
     assert ordered["all"] <= 6

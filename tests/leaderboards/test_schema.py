@@ -17,7 +17,7 @@ from leaderboards.board.entry import (
     schema,
     to_json,
 )
-from leaderboards.board.sample import Asking, from_parquet, to_parquet
+from leaderboards.board.sample import JudgeRepeat, from_parquet, to_parquet
 from leaderboards.views.published import PUBLISHED
 from support.errors import UnknownName
 from tests.leaderboards.makers import MakeEntry, MakeSample
@@ -108,8 +108,8 @@ def test_a_logs_rows_fit_the_schema_column_by_column(make_sample: MakeSample) ->
     import pyarrow.parquet as pq
 
     again = (
-        Asking(records={"CHAIR_s": {"image": "scene-0", "hallucinated": 1}}, reply="3"),
-        Asking(records={}, reply=None),
+        JudgeRepeat(records={"CHAIR_s": {"image": "scene-0", "hallucinated": 1}}, reply="3"),
+        JudgeRepeat(records={}, reply=None),
     )
     samples = [
         make_sample(reply="4", cut=True, image_digest="ab" * 32, repeats=again),
@@ -128,7 +128,7 @@ def test_logs_from_before_a_column_was_added_are_read(make_sample: MakeSample) -
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    whole = {"cut": True, "image_digest": "ab", "repeats": (Asking(records={}, reply="?"),)}
+    whole = {"cut": True, "image_digest": "ab", "repeats": (JudgeRepeat(records={}, reply="?"),)}
     table = pq.read_table(pa.BufferReader(to_parquet([make_sample(**whole)])))
     for lacking_columns in (["repeats"], ["image_digest", "repeats"], ["cut", "image_digest", "repeats"]):
         sink = pa.BufferOutputStream()
