@@ -182,10 +182,5 @@ def test_an_early_stop_by_what_is_not_scored_is_a_mistake(tiny_recipe: Path, tmp
 
     for probe, known in (("pope", "scenes_pope"), ("scenes_pope.f2", "scenes_pope.f1")):
         with pytest.raises(InputError, match=f"known: .*{known}"):
-            train_then_eval(
-                preference_recipe(str(tiny_recipe)),
-                tmp_path,
-                ExactJudge(),
-                early_stop=[probe],
-            )
+            train_then_eval(preference_recipe(str(tiny_recipe)), tmp_path, ExactJudge(), early_stop=[probe])
     assert not list(tmp_path.iterdir())

@@ -169,7 +169,7 @@ def test_samples_in_a_comment_stay_in_their_fences_and_call_nobody(make_entry: M
     assert not any("<script" in block for block in blocks)
     assert [block.strip() for block in blocks].count("</details>") == 1
     assert {child.type for token in tokens for child in token.children or []} <= {
-        *("text", "text_special", "strong_open", "strong_close", "softbreak"),
+        *("text", "text_special", "strong_open", "strong_close", "softbreak")
     }
     outside = "".join(token.content for token in tokens if token.type in ("inline", "html_block"))
     assert not re.search(r"@\w|#\d|https?://", outside)

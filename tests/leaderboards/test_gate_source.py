@@ -14,15 +14,7 @@ from leaderboards.gate.result import GateResult
 from leaderboards.gate.source import source
 from leaderboards.statistics.resampling import CountsMetric
 from support.errors import BoardError
-from tests.leaderboards.makers import (
-    BETTER,
-    LIKE_BASE,
-    METRIC,
-    TOLERANT,
-    WORSE,
-    gate,
-    logs,
-)
+from tests.leaderboards.makers import BETTER, LIKE_BASE, METRIC, TOLERANT, WORSE, gate, logs
 
 
 def keep(folder: Path, entry: Entry, values: Sequence[int]) -> None:

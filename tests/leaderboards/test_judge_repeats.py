@@ -6,12 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaderboards.statistics.verdict import (
-    compare,
-    compare_repeats,
-    interval,
-    interval_repeats,
-)
+from leaderboards.statistics.verdict import compare, compare_repeats, interval, interval_repeats
 from support.errors import RecordsError
 from tasks.metric import mean_of
 

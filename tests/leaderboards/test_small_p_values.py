@@ -6,11 +6,7 @@ from scipy import stats
 
 from leaderboards.statistics.resampling import Counted, swapped
 from leaderboards.statistics.significance import least_p
-from leaderboards.statistics.verdict import (
-    compare,
-    matched,
-    verdicts,
-)
+from leaderboards.statistics.verdict import compare, matched, verdicts
 from tasks.metric import mean_of, ratio_of
 from tests.leaderboards.records import answers
 

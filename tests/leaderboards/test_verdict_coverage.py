@@ -7,10 +7,7 @@ import pytest
 from numpy.random import Generator
 
 from leaderboards.statistics.resampling import CountsMetric
-from leaderboards.statistics.verdict import (
-    compare,
-    interval,
-)
+from leaderboards.statistics.verdict import compare, interval
 from tests.leaderboards.records import CHAIR_I, MME, Records, captions, mme_answers
 
 
