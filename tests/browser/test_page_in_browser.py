@@ -1,22 +1,31 @@
 """The page as its readers meet it: in a real browser, by mouse and keyboard, wide and narrow, light and dark, and full
 of hostile words."""
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 from typing import Any
-from zlib import crc32
 
 import pytest
-from PIL import Image
 
-from leaderboards.board.entry import Entry
-from leaderboards.board.sample import Sample
-from leaderboards.statistics.verdict import PairedTest
 from leaderboards.views.html_page import write_page
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.published import Reference
+from tests.browser.board_page import (
+    BASE,
+    ENTRIES,
+    METRICS,
+    MODELS,
+    POPE_F1,
+    QUESTIONS,
+    TUNED,
+    Open,
+    Opened,
+    entry,
+    html,
+    sample,
+    verdict,
+)
 from tests.leaderboards.makers import page
 
 OWNED = "window.owned = (window.owned || 0) + 1"
@@ -29,167 +38,18 @@ HOSTILE = (
     f"javascript:{OWNED}",
     "{{ 7 * 7 }} ${7 * 7} <!-- --> ]]> &lt;b&gt; \u202eevil\u2066",
 )
-METRICS = [
-    ("chair", "chair_s", "%", False, True),
-    ("chair", "length", "words", True, False),
-    ("pope", "f1", "%", True, True),
-]
-METRICS.append(("mmhal", "score", "0-6", True, True))
-MODELS = ("base", "runs/dpo/checkpoint-24", "runs/dpo/checkpoint-47", "runs/sft/checkpoint-47")
-QUESTIONS = 30
 
 
-def entry(model: str, metric: tuple[str, str, str, bool, bool], value: float | None, **changes: Any) -> Entry:
-    task, name, unit, up, headline = metric
-    usual: dict[str, Any] = {
-        "run": f"run-{crc32(model.encode())}",
-        "model": model,
-        "task": task,
-        "version": "1",
-        "metric": name,
-        "value": value,
-        "unit": unit,
-        "higher_is_better": up,
-        "headline": headline,
-        "samples": QUESTIONS,
-        "low": None if value is None else value - 0.2,
-        "high": None if value is None else value + 0.2,
-        "limit": None,
-        "judge": "gpt" if task == "mmhal" else None,
-        "seconds": 60.0,
-        "cost": 1.25 if task == "mmhal" else 0.0,
-        "created": "2026-01-31T12:00:00+00:00",
-        "provenance": {"weights": "12ab"},
-    }
-    return Entry(**usual | changes)
+@pytest.fixture
+def opened_at_flips(opened: Open) -> Open:
+    """Opens a page and comes to its flips."""
 
+    def open_page(text: str, **options: Any) -> Opened:
+        board = opened(text, **options)
+        board.flips()
+        return board
 
-def sample(model: str, number: int, *, correct: bool, **changes: Any) -> Sample:
-    usual: dict[str, Any] = {
-        "run": f"run-{crc32(model.encode())}",
-        "task": "pope",
-        "id": f"q{number}",
-        "image": f"scene-{number % 3}",
-        "prompt": f"Is there a cat in picture {number}?",
-        "answer": "yes, a cat" if correct else "no, a dog",
-        "records": {
-            "f1": {
-                "image": f"scene-{number % 3}",
-                "category": "random" if number % 2 else "popular",
-                "correct": correct,
-            }
-        },
-        "reply": f"Judged {model}.",
-    }
-    return Sample(**usual | changes)
-
-
-ENTRIES = [
-    entry(model, metric, 3.0 + place - len(metric[1]) / 10) for place, model in enumerate(MODELS) for metric in METRICS
-]
-ENTRIES[6] = entry(MODELS[1], METRICS[2], None)
-BASE, TUNED = MODELS[0], MODELS[2]
-
-# Question 0 is fixed, 1 is broken, 2 failed to generate, of the rest each third is wrong on both sides.
-SAMPLES = [sample(BASE, id, correct=id != 0 and not (id > 2 and id % 3 == 0)) for id in range(QUESTIONS)]
-SAMPLES += [sample(TUNED, id, correct=id != 1 and not (id > 2 and id % 3 == 0)) for id in range(QUESTIONS)]
-SAMPLES[QUESTIONS + 2] = sample(TUNED, 2, correct=True, answer=None, records={}, reply=None)
-
-
-def logs(run: str) -> list[Sample]:
-    return [sample for sample in SAMPLES if sample.run == run]
-
-
-def thumbnail(task: str, image: str) -> bytes | None:
-    data = io.BytesIO()
-    Image.new("RGB", (64, 48), ("red", "green", "blue")[int(image[-1])]).save(data, "WEBP")
-    return data.getvalue()
-
-
-def verdict(entry: Entry) -> PairedTest:
-    return PairedTest(
-        difference=2.0,
-        low=1.0,
-        high=3.0,
-        p=0.001,
-        base=1.0,
-        other=3.0,
-        images=30,
-        higher_is_better=entry.higher_is_better,
-        mde=0.7,
-    )
-
-
-CURVES = {
-    "chair_s (%)": {"dpo": [Point(step=step, entry=ENTRIES[4 * place]) for place, step in enumerate((0, 24, 47))]}
-}
-
-
-def html(**changes: Any) -> str:
-    usual: dict[str, Any] = {
-        "title": "Board",
-        "base": BASE,
-        "samples": logs,
-        "thumbnails": thumbnail,
-        "verdicts": {e.key: verdict(e) for e in ENTRIES if e.model != BASE and e.headline and e.value is not None},
-        "curves": CURVES,
-        "references": [
-            Reference(
-                model="paper", task="pope", metric="f1", value=85.0, source="A paper, Table 1", note="other prompts"
-            )
-        ],
-        "protocol_differences": {ENTRIES[4].key: ["revision was 'a', is 'b'"]},
-    }
-    return page(ENTRIES, **usual | changes)
-
-
-class Opened:
-    """A page in the browser, and what it tried and said."""
-
-    def __init__(self, view: Any) -> None:
-        self.view = view
-        self.requests: list[str] = []
-        self.errors: list[str] = []
-        self.dialogs: list[str] = []
-        view.on("request", lambda request: self.requests.append(request.url))
-        view.on("pageerror", lambda error: self.errors.append(str(error)))
-        view.on("console", lambda message: self.errors.append(message.text))
-        view.on("dialog", self._dismiss)
-
-    def _dismiss(self, dialog: Any) -> None:
-        self.dialogs.append(dialog.message)
-        dialog.dismiss()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.view, name)
-
-    @property
-    def outside(self) -> list[str]:
-        return [url for url in self.requests if not url.startswith(("file:", "data:"))]
-
-    def flips(self) -> None:
-        """Come to the flips, and wait for them."""
-        self.view.locator("#flips").scroll_into_view_if_needed()
-        self.tally("both right")
-
-    def until(self, condition: str) -> None:
-        """Wait for an expression to hold; Playwright's own waiting would need the page to allow eval."""
-        end = monotonic() + 10
-        while not self.view.evaluate(condition):
-            assert monotonic() < end, f"never: {condition}"
-            self.view.wait_for_timeout(20)
-
-    def tally(self, wanted: str) -> str:
-        """The line above the cases, once it holds `wanted`."""
-        self.until(f"document.querySelector('#tally').textContent.includes({wanted!r})")
-        return str(self.view.locator("#tally").text_content())
-
-    def column(self) -> list[str]:
-        """The models of the leaderboard, as they stand."""
-        return [str(text) for text in self.view.locator("#board tbody tr:visible th bdi").all_text_contents()]
-
-
-Open = Callable[..., Opened]
+    return open_page
 
 
 @pytest.fixture
@@ -214,9 +74,8 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
         context.close()
 
 
-def test_it_opens_without_an_error_and_without_asking_anybody(opened: Open) -> None:
-    board = opened(html())
-    board.flips()
+def test_it_opens_without_an_error_and_without_asking_anybody(opened_at_flips: Open) -> None:
+    board = opened_at_flips(html())
     assert board.errors == []
     assert board.outside == []
     assert board.title() == "Board"
@@ -231,30 +90,14 @@ def test_hostile_words_are_read_and_never_run(opened: Open) -> None:
     ]
     changes = {"judge": everywhere, "version": everywhere, "provenance": {everywhere: everywhere}}
     entries = [entry(model, column, 1.0 + place, **changes) for place, model in enumerate(models) for column in columns]
+    words: dict[str, Any] = {"task": columns[0][0], "image": everywhere, "prompt": everywhere, "reply": everywhere}
     samples = [
-        sample(
-            model,
-            id,
-            correct=id % 2 == place % 2,
-            task=columns[0][0],
-            id=f"{id} {everywhere}",
-            prompt=everywhere,
-            answer=f"{place} {everywhere}",
-        )
+        sample(model, n, correct=n % 2 == place % 2, id=f"{n} {everywhere}", answer=f"{place} {everywhere}", **words)
         for place, model in enumerate(models)
-        for id in range(3)
+        for n in range(3)
     ]
-    samples = [
-        Sample(
-            **{
-                **vars(s),
-                "image": everywhere,
-                "reply": everywhere,
-                "records": {"m": {**s.records["f1"], "category": everywhere}},
-            }
-        )
-        for s in samples
-    ]
+    samples = [replace(s, records={"m": {**s.records["f1"], "category": everywhere}}) for s in samples]
+    reported = {"model": everywhere, "source": everywhere, "note": everywhere}
     points = [Point(step=step, entry=entries[0]) for step in (0, 5)]
     text = page(
         entries,
@@ -265,16 +108,7 @@ def test_hostile_words_are_read_and_never_run(opened: Open) -> None:
         curves={everywhere: {everywhere: points}},
         notes=[everywhere] * 5,
         protocol_differences={entries[0].key: [everywhere]},
-        references=[
-            Reference(
-                model=everywhere,
-                task=columns[0][0],
-                metric=columns[0][1],
-                value=1.0,
-                source=everywhere,
-                note=everywhere,
-            )
-        ],
+        references=[Reference(task=columns[0][0], metric=columns[0][1], value=1.0, **reported)],
     )
     board = opened(text)
     board.flips()
@@ -292,21 +126,19 @@ def test_hostile_words_are_read_and_never_run(opened: Open) -> None:
     assert board.evaluate("window.owned") is None
     assert (board.dialogs, board.outside, board.errors) == ([], [], [])
     assert board.locator("body script:not([type])").count() == 1
-    assert (
-        board.evaluate(
-            "[...document.querySelectorAll('*')].filter(e => [...e.attributes].some(a => a.name.startsWith('on'))).length"
-        )
-        == 0
+    handlers = (
+        "[...document.querySelectorAll('*')].flatMap(e => [...e.attributes]).filter(a => a.name.startsWith('on'))"
     )
+    assert board.evaluate(f"{handlers}.length") == 0
 
 
-def test_the_policy_stops_a_script_that_escaping_let_through(opened: Open) -> None:
+def test_the_policy_stops_a_script_that_escaping_let_through(opened_at_flips: Open) -> None:
     """As if the template had lost its escaping."""
-    injected = f"<script>{OWNED}</script><img src='https://example.org/x.png' onerror='{OWNED}'><base href='https://example.org/'>"
+    injected = f"<script>{OWNED}</script><img src='https://example.org/x.png' onerror='{OWNED}'>"
+    injected += "<base href='https://example.org/'>"
     text = html()
     assert "<main" in text
-    board = opened(text.replace("<main", f"{injected}<main", 1))
-    board.flips()
+    board = opened_at_flips(text.replace("<main", f"{injected}<main", 1))
     assert board.evaluate("window.owned") is None
     assert board.evaluate("document.baseURI").startswith("file:")
     assert any("Content Security Policy" in error for error in board.errors)
@@ -356,9 +188,8 @@ def test_metrics_are_chosen_by_headline_all_or_task(opened: Open) -> None:
     assert shown() == ["Model", "chair_s", "f1", "score"]
 
 
-def test_flips_are_counted_and_shown_with_image_answers_and_the_judges_words(opened: Open) -> None:
-    board = opened(html())
-    board.flips()
+def test_flips_are_counted_and_shown_with_image_answers_and_the_judges_words(opened_at_flips: Open) -> None:
+    board = opened_at_flips(html())
     form = board.locator("#flip-form")
     form.locator("[name=after]").select_option(label=TUNED)
     wrong = sum(id > 2 and id % 3 == 0 for id in range(QUESTIONS))
@@ -371,11 +202,8 @@ def test_flips_are_counted_and_shown_with_image_answers_and_the_judges_words(ope
     assert case.locator("img").get_attribute("alt") == "Image scene-0"
     assert "Is there a cat in picture 0?" in case.inner_text()
     sides = case.locator(".side").all_inner_texts()
-    assert [("no, a dog" in sides[0], "wrong" in sides[0]), ("yes, a cat" in sides[1], "right" in sides[1])] == [
-        (True, True),
-        (True, True),
-    ]
-    assert "Judged base." in sides[0]
+    assert all(words in sides[0] for words in ("no, a dog", "wrong", "Judged base."))
+    assert all(words in sides[1] for words in ("yes, a cat", "right"))
     assert case.locator("mark").all_text_contents() == ["no", "dog", "yes", "cat"]
     form.locator("[name=kind]").select_option("unscored")
     board.tally("Showing 1.")
@@ -387,9 +215,8 @@ def test_flips_are_counted_and_shown_with_image_answers_and_the_judges_words(ope
     board.tally("Showing 1.")
 
 
-def test_more_cases_come_on_demand_and_the_reader_goes_on_where_they_begin(opened: Open) -> None:
-    board = opened(html())
-    board.flips()
+def test_more_cases_come_on_demand_and_the_reader_goes_on_where_they_begin(opened_at_flips: Open) -> None:
+    board = opened_at_flips(html())
     board.locator("#flip-form [name=kind]").select_option("all")
     board.tally(f"Showing {QUESTIONS}.")
     assert board.locator("article").count() == 20
@@ -411,10 +238,8 @@ def test_a_mark_in_the_table_leads_to_the_flips_behind_it(opened: Open) -> None:
 
 
 def test_no_answer_is_opened_before_somebody_looks(opened: Open) -> None:
-    count = "const Real = DecompressionStream; window.opened = 0;"
-    count += (
-        "window.DecompressionStream = class extends Real { constructor(kind) { super(kind); window.opened += 1; } };"
-    )
+    count = "const Real = DecompressionStream; window.opened = 0; window.DecompressionStream = "
+    count += "class extends Real { constructor(kind) { super(kind); window.opened += 1; } };"
     board = opened(html(), script=count)
     board.locator("#board th", has_text="f1").get_by_role("button").click()
     assert board.evaluate("window.opened") == 0
@@ -427,17 +252,15 @@ def test_no_answer_is_opened_before_somebody_looks(opened: Open) -> None:
 
 def test_answers_that_cannot_be_opened_are_said_to_be(opened: Open) -> None:
     text = html()
-    place = text.index('<script type="text/plain" id="b1">') + len('<script type="text/plain" id="b1">')
-    board = opened(text[:place] + "AAAA" + text[place + 4 :])
+    before, tag, block = text.partition('<script type="text/plain" id="b1">')
+    board = opened(f"{before}{tag}AAAA{block[4:]}")
     board.locator("#flips").scroll_into_view_if_needed()
     assert "could not be opened" in board.tally("could not be opened")
     assert board.locator("article").count() == 0
 
 
 def test_a_verdict_is_never_cut_off_however_wide_the_window(opened: Open) -> None:
-    even = {
-        e.key: PairedTest(**{**vars(verdict(e)), "p": 0.5}) for e in ENTRIES if e.model != BASE and e.value is not None
-    }
+    even = {e.key: verdict(e, p=0.5) for e in ENTRIES if e.model != BASE and e.value is not None}
     for width in (400, 800, 1280):
         board = opened(html(verdicts=even), width=width)
         cells = board.locator("#against td", has_text="not separable")
@@ -451,10 +274,8 @@ def test_a_verdict_is_never_cut_off_however_wide_the_window(opened: Open) -> Non
 
 
 def test_what_others_reported_can_be_sorted_and_filtered_apart_from_the_board(opened: Open) -> None:
-    about: dict[str, Any] = {"task": "pope", "metric": "f1", "source": "A paper"}
-    board = opened(
-        html(references=[Reference(model=name, value=value, **about) for name, value in (("low", 1.0), ("high", 99.0))])
-    )
+    values = {"low": 1.0, "high": 99.0}
+    board = opened(html(references=[Reference(model=name, value=value, **POPE_F1) for name, value in values.items()]))
     names = board.locator("#reported tbody tr:visible th bdi")
     assert names.all_text_contents() == ["low", "high"]
     board.locator("#reported th", has_text="f1").get_by_role("button").click()
@@ -479,9 +300,8 @@ def test_drawings_say_their_numbers_to_who_does_not_see_them(opened: Open) -> No
     assert board.get_by_role("table", name="What scoring each model took").locator("tbody tr").count() == len(MODELS)
 
 
-def test_flips_are_chosen_by_keyboard_alone(opened: Open) -> None:
-    board = opened(html())
-    board.flips()
+def test_flips_are_chosen_by_keyboard_alone(opened_at_flips: Open) -> None:
+    board = opened_at_flips(html())
     board.locator(f"#board [data-task=pope][data-after='{TUNED}']").focus()
     board.keyboard.press("Enter")
     board.tally("Showing 2.")
@@ -545,8 +365,8 @@ def test_the_keyboard_reaches_the_content_first_and_every_focus_is_seen(opened: 
     reached = set()
     for _ in range(60):
         board.keyboard.press("Tab")
-        style = "(element => [element.id || element.ariaLabel, getComputedStyle(element).outlineStyle])(document.activeElement)"
-        name, outline = board.evaluate(style)
+        name = board.evaluate("document.activeElement.id || document.activeElement.ariaLabel")
+        outline = board.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         reached.add(name)
         if name is not None:
             assert outline in ("solid", "auto"), name
@@ -567,16 +387,8 @@ def test_a_chosen_model_comes_forward_in_the_profile(opened: Open) -> None:
 
 def test_among_many_models_each_chosen_one_gets_a_colour_of_its_own(opened: Open) -> None:
     names = [f"model-{index}" for index in range(20)]
-    board = opened(
-        page(
-            [
-                entry(name, metric, 2.0 + len(name) / 10 + place)
-                for place, name in enumerate(names)
-                for metric in METRICS
-            ],
-            title="Many",
-        )
-    )
+    scored = [entry(name, metric, 2 + len(name) / 10 + place) for place, name in enumerate(names) for metric in METRICS]
+    board = opened(page(scored, title="Many"))
     for place in (0, 4, 9):
         board.locator("[data-trace]").nth(place).click()
     strokes = board.locator(".trace.on").evaluate_all("traces => traces.map(trace => getComputedStyle(trace).color)")
