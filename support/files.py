@@ -119,9 +119,8 @@ class JsonLines:
             # Under the lock, an incomplete last line is a dead process's, not one being written.
             fcntl.flock(file, fcntl.LOCK_EX)
             _cut_incomplete_line(file)
-            file.write(
-                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8", "surrogatepass")
-            )
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new)
+            file.write(text.encode("utf-8", "surrogatepass"))
             file.flush()
             os.fsync(file.fileno())
         self.by_id.update({row["id"]: row for row in new})

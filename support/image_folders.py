@@ -122,8 +122,7 @@ class _Folder:
 
 
 def _tails(parts: tuple[str, ...], absolute: bool, place: str) -> list[tuple[str, ...]]:
-    """What of a name may stand below a place: all of it, or without the place's own name in front; of an absolute one
-    the end."""
+    """Parts of a name to look for in a place: all, or all but the place's name; of an absolute name the end."""
     if absolute:
         return [parts[-2:], parts[-1:]] if len(parts) > 1 else [parts]
     return [parts, parts[1:]] if len(parts) > 1 and parts[0] == place else [parts]
@@ -182,8 +181,7 @@ def _member_problem(info: zipfile.ZipInfo) -> str:
 
 
 class ImageIndex:
-    """Folders and zips, looked through in order. Of an absolute name only the end counts, unless it leads into one of
-    the folders."""
+    """Folders and zips, searched in order. Of an absolute name only the end counts, unless it is in a folder."""
 
     def __init__(self, places: Sequence[_Folder | _Zip]) -> None:
         self.places = tuple(places)
@@ -224,11 +222,8 @@ class ImageIndex:
     def _find_in_zip(self, name: str) -> ImageRef:
         """What an ImageExporter without copies gave; only of a zip that is one of the places."""
         member, _, path = name.removeprefix(ZIP).partition("::")
-        zips = {
-            str(place.path.absolute()): place
-            for place in self.places
-            if isinstance(place, _Zip) and member in place.members
-        }
+        holding = [place for place in self.places if isinstance(place, _Zip) and member in place.members]
+        zips = {str(place.path.absolute()): place for place in holding}
         moved = (place for place in zips.values() if place.path.name == Path(path).name)
         found = zips.get(path) or next(moved, None)
         return (found.at(member, member) if found else None) or ImageRef(name, problem=URL)
@@ -247,18 +242,15 @@ class ImageIndex:
         return ()
 
     def with_absent(self, record: Record, given: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
-        """The pictures `given` in a record by the names beside them (see Given), and in their places those that were
-        not there."""
+        """The pictures `given` in a record, in the places of their names (see Given), and those that were absent."""
         names, there_then = record.get("image_names"), record.get("image_there")
         if not (isinstance(names, list) and isinstance(there_then, list) and len(names) == len(there_then)):
             return given
         if not all(isinstance(name, str) for name in names) or sum(map(bool, there_then)) != len(given):
             return given
         rest = iter(given)
-        return tuple(
-            self._rename(next(rest), name) if was else self.find(name)
-            for name, was in zip(names, there_then, strict=True)
-        )
+        both = zip(names, there_then, strict=True)
+        return tuple(self._rename(next(rest), name) if was else self.find(name) for name, was in both)
 
     def _rename(self, picture: ImageRef, name: str) -> ImageRef:
         if not there(picture):
@@ -272,17 +264,14 @@ def _places_below(folder: Path) -> list[_Folder | _Zip]:
     zips = [root / f"{name}.zip" for name in BESIDE]
     # A folder that is a link to elsewhere is not taken for part of the data; the user can name it. A zip can only hold
     # what it holds.
-    return [_Folder(place) for place in folders if place.is_dir() and place.resolve() == place] + [
-        _zip(place) for place in zips if place.is_file()
-    ]
+    found: list[_Folder | _Zip] = [_Folder(path) for path in folders if path.is_dir() and path.resolve() == path]
+    return found + [_zip(path) for path in zips if path.is_file()]
 
 
 def within(data: Path, files: Sequence[Path], images: Path | None) -> ImageIndex:
-    """The places of the pictures of a dataset: what the user names, then what stands in its folder or beside its
-    files."""
-    beside = ImageIndex.beside(
-        *dict.fromkeys([data if data.is_dir() else data.parent, *(path.parent for path in files)])
-    )
+    """Where a dataset's pictures are: what the user names, then its folder and the folders of its files."""
+    own = data if data.is_dir() else data.parent
+    beside = ImageIndex.beside(*dict.fromkeys([own, *(path.parent for path in files)]))
     return ImageIndex(ImageIndex.of(images).places + beside.places) if images is not None else beside
 
 
@@ -302,12 +291,10 @@ _COCO: Final = re.compile(r"^COCO_(?:train|val|test)20\d\d_")
 
 
 class ImageTree:
-    """A folder, with the folders and zips below it, or a zip. A name is a path in it, or the name of a file somewhere
-    below, with or without its ending and COCO's long prefix."""
+    """A folder and the zips below it, or a zip. Names are paths in it, or file names with or without ending."""
 
     def __init__(self, root: Path | None, *, search: bool = True, guess: bool = False) -> None:
-        """Without a root there is no picture. `search`: look for a file name below, too. `guess`: of several that fit,
-        take the first by path and not none."""
+        """No root: no picture. `search`: find file names below, too. `guess`: of several take the first by path."""
         self.root, self.search, self.guess = root, search, guess
         self.find = lru_cache(maxsize=1 << 17)(self._find)  # benchmarks and sources ask many times about one picture
 
@@ -401,8 +388,7 @@ def decode_base64(text: str) -> bytes:
 
 
 def picture_in_cell(cell: Any, find: Callable[[str], ImageRef], name: str = "") -> ImageRef:
-    """The picture in a table's cell: bytes, base64, a name that `find` looks for, or datasets' struct of bytes and
-    path; what holds its bytes is called `name`, or as the struct says."""
+    """The picture in a cell: bytes (called `name`), base64, a name for `find`, or datasets' bytes and path."""
     if isinstance(cell, ImageRef):
         return cell
     data = cell.get("bytes") if isinstance(cell, Mapping) else cell

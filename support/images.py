@@ -41,8 +41,7 @@ _REFS: dict[str, "ImageRef"] = {}
 
 
 def keep(ref: "ImageRef") -> str:
-    """Make an image known to `picture`; its key: digits of its content's sha256, or, where it can't be read, of its
-    name and place."""
+    """Make an image known to `picture`; its key: a digest of its content, or of its name where it can't be read."""
     try:
         key = hashlib.sha256(ref.read()).hexdigest()[:32]
     except OSError:
@@ -113,11 +112,7 @@ def decode(data: bytes) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             raise OSError(f"image of {image.width} x {image.height} pixels is over the limit of {MAX_PIXELS}")
         image.load()
-    except (
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # what Pillow raises for broken files beside OSError
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, beside OSError
         raise OSError(f"image can't be read: {error}") from None
     return image
 
@@ -177,14 +172,8 @@ def _archive(path: Path, process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-_KINDS = {
-    b"\xff\xd8\xff": ".jpg",
-    b"\x89PNG\r\n\x1a\n": ".png",
-    b"GIF8": ".gif",
-    b"BM": ".bmp",
-    b"II*\0": ".tif",
-    b"MM\0*": ".tif",
-}
+_KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
+_KINDS |= {b"II*\0": ".tif", b"MM\0*": ".tif"}
 
 
 def kind(data: bytes) -> str | None:

@@ -73,8 +73,7 @@ def as_single_process() -> Iterator[None]:
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM raises SystemExit(143), so that blocks are left in order. In other threads than the main one it
-    does nothing."""
+    """Inside, SIGTERM raises SystemExit(143), so that blocks are left in order. Only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -95,8 +95,7 @@ def holds(data: Path, wanted: Callable[[Collection[str]], bool]) -> bool:
 def _check_columns(
     folder: Path, kinds: Collection[str], wanted: Callable[[Collection[str]], bool]
 ) -> dict[Path, bool | DataError]:
-    """The data files of a folder in the order of their names: whether they have such records, or why they can't be
-    read."""
+    """The data files of a folder, sorted: whether each has such records, or why it can't be read."""
     found: dict[Path, bool | DataError] = {}
     for path in sorted(folder.glob("[!.]*")):
         if path.is_file() and suffix(path) in kinds:
@@ -145,8 +144,7 @@ def read_json(path: Path) -> Iterator[Record]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Record]]:
-    """As `read_json`, each object with the byte where its line starts (see `read_at`), or -1 where it has no line of
-    its own."""
+    """As `read_json`, each object with the byte at which its line starts (see `read_at`), -1 if it has no own line."""
     with _errors_as_data_errors(path):
         yield from _read_json(partial(_open, path), str(path), None, strict=True)
 

@@ -43,14 +43,8 @@ class Stages:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
+        counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+        columns = (*counts, TimeElapsedColumn(), TimeRemainingColumn())
         self.hidden = HANDLER.level > logging.INFO
         bars = self.console.is_terminal and not self.hidden
         self.progress = Progress(*columns, console=self.console, disable=not bars)

@@ -30,8 +30,7 @@ class Answered:
     """The question as the task's `process_results` takes it."""
 
     answer: Any
-    """What `process_results` takes as the answer: text, or a `JudgeReply`; a `FailedAnswer` where there is
-    none."""
+    """What `process_results` takes: text, a `JudgeReply`, or a `FailedAnswer` where there is none."""
 
     text: str | None = None
     """The model's words, where `answer` is a verdict and the file has them."""

@@ -86,9 +86,8 @@ def load(**metadata: Any) -> "dict[str, Dataset]":
         has = ", ".join(found.column_names)
         raise BenchmarkDataError(f"{task}: {where} has no column {', '.join(missing)}; it has {has}")
     if source.rows is not None and len(found) != source.rows and not source.partial_data:
-        raise BenchmarkDataError(
-            f"{task}: {where} has {len(found)} rows, the benchmark {source.rows}; --partial-data scores what is there"
-        )
+        counts = f"{len(found)} rows, the benchmark {source.rows}"
+        raise BenchmarkDataError(f"{task}: {where} has {counts}; --partial-data scores what is there")
     return {"test": found}
 
 
@@ -111,10 +110,8 @@ def _read_hub(source: DocumentSource) -> "Dataset":
         else:
             parts = [load_dataset(data, source.config, split=split, revision=revision) for split in splits]
     except (OSError, ValueError) as error:  # datasets and huggingface_hub derive theirs from these
-        raise BenchmarkDataError(
-            f"{source.task}: can't load {data} at revision {revision}: {first_line(error)}; "
-            f"behind a firewall give --data {source.task}=PATH"
-        ) from error
+        failed = f"{source.task}: can't load {data} at revision {revision}: {first_line(error)}"
+        raise BenchmarkDataError(f"{failed}; behind a firewall give --data {source.task}=PATH") from error
     if source.rows_from is not None:
         return _dataset_of_rows(source.task, rows, ImageTree(folder, guess=True).find)
     find = _find_downloaded(data)
@@ -184,7 +181,7 @@ def _dataset_of_table(task: str, table: "Dataset", find: Find) -> "Dataset":
     column = _image_column(table.column_names)
     if column is None:
         return table.add_column(IMAGE, [""] * len(table))
-    raw = table.select_columns([column]).cast_column(column, _undecoded(table.features[column]))
+    raw = table.select_columns([column]).cast_column(column, _without_decoding(table.features[column]))
     keys = [_key_of_row(raw, column, index, find, f"{task}: row {index + 1}") for index in range(len(raw))]
     return table.remove_columns([IMAGE] if IMAGE in table.column_names else []).add_column(IMAGE, keys)
 
@@ -200,9 +197,8 @@ def _key(cell: Any, find: Find, where: str) -> str:
         return ""
     found = picture_in_cell(cell if isinstance(cell, (str, bytes, Mapping, ImageRef)) else str(cell), find)
     if found.problem in REFUSED:
-        raise BenchmarkDataError(
-            f"{where}: image {found.name!r}: {found.problem}; pictures lie beside or below the table"
-        )
+        must = "pictures lie beside or below the table"
+        raise BenchmarkDataError(f"{where}: image {found.name!r}: {found.problem}; {must}")
     return keep(found)
 
 
@@ -210,7 +206,7 @@ def _first_of(cell: Any) -> Any:
     return (cell[0] if cell else None) if isinstance(cell, list) else cell
 
 
-def _undecoded(feature: Any) -> Any:
+def _without_decoding(feature: Any) -> Any:
     from datasets import Image, List
 
     if isinstance(feature, Image):

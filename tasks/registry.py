@@ -25,8 +25,7 @@ from tasks.metric import Metric
 FOLDER: Final = Path(__file__).resolve().parent
 
 NEXT_TOKEN: Final = "next_token_accuracy"
-"""The metric of tasks that compare likelihoods of next tokens: a second look beside the official score, never in its
-place."""
+"""The metric of tasks that compare likelihoods of next tokens; it never replaces the official score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +75,15 @@ class TaskSpec:
     columns: tuple[str, ...]
     """Which columns its data must have."""
     answers: str | None
-    """The function that reads answers in the benchmark's own layout: a dotted name; None where there is no such
-    layout."""
+    """The function that reads answers in the benchmark's own layout, a dotted name; None: there is none."""
     process_results: str
     """The function that turns an answer into records: a dotted name."""
     judge: str | None
     """The function that has a judge rate all answers: a dotted name; None where the task is not judged."""
     decided: str | None = None
-    """The function from a document to the rule that says when no further word can change what is read from its answer:
-    a dotted name."""
+    """The function from a document to its early-exit rule (see `tasks.early_exit`): a dotted name."""
     next_token: str | None = None
-    """The function from a document to the answers whose likelihood as a next token is compared, and the true one: a
-    dotted name."""
+    """The function from a document to the next tokens that are compared, and the true one: a dotted name."""
     published: tuple[Published, ...]
     licence: str
     citation: str
@@ -135,21 +131,18 @@ class Registry:
         dotted = spec.all_metrics[metric].aggregation
         found = self._import_named(spec, f"metric_list: {metric}: aggregation", dotted)
         if not isinstance(found, Metric):
-            raise TaskError(
-                f"{spec.path}: metric_list: {metric}: aggregation {dotted}: is no Metric but {type(found).__name__}"
-            )
+            where = f"{spec.path}: metric_list: {metric}: aggregation {dotted}"
+            raise TaskError(f"{where}: is no Metric but {type(found).__name__}")
         return found
 
     def process_results(self, task: str) -> Callable[[Mapping[str, Any], list[Any]], dict[str, dict[str, Any]]]:
-        """The task's own function from (document, [answer]) to a record for each metric; empty where there is nothing
-        to score."""
+        """The function from (document, [answer]) to a record for each metric; empty if nothing is scored."""
         spec = self.task(task)
         found: Callable[..., Any] = self._import_named(spec, "process_results", spec.process_results)
         return found
 
     def decided(self, task: str, doc: Mapping[str, Any]) -> Callable[[str], bool] | None:
-        """The rule that says of an answer to this document whether more words could change what is read; None: they
-        always could."""
+        """The early-exit rule of this document (see `tasks.early_exit`); None: read every answer to its end."""
         spec = self.task(task)
         rule: Callable[[str], bool] | None = (
             None if spec.decided is None else self._import_named(spec, "metadata.decided", spec.decided)(doc)
@@ -257,8 +250,7 @@ _Loader.add_constructor("!function", _construct_dotted_name)
 
 
 def _load_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in `path`, its includes resolved as lm-eval does: later ones over earlier ones, its own keys over all
-    of them."""
+    """The mapping in `path`, includes resolved as by lm-eval: later ones win over earlier ones, own keys over all."""
     if path in including:
         raise TaskError(f"{path}: include: includes itself")
     try:
@@ -344,11 +336,10 @@ def _read_spec(path: Path, config: Mapping[str, Any]) -> TaskSpec | GroupSpec | 
 
 
 def _read_task(fields: _Fields) -> TaskSpec:
-    metadata = _Fields.of(fields.path, "metadata", fields.get("metadata"))
-    if fields.values.get("custom_dataset") == "tasks.documents.load" and fields.values.get("dataset_kwargs") != {
-        "task": fields.get("task")
-    }:
-        raise fields.error("dataset_kwargs", f"must be {{task: {fields.get('task')}}}: the loader knows the task by it")
+    metadata, name = _Fields.of(fields.path, "metadata", fields.get("metadata")), fields.get("task")
+    uses_loader = fields.values.get("custom_dataset") == "tasks.documents.load"
+    if uses_loader and fields.values.get("dataset_kwargs") != {"task": name}:
+        raise fields.error("dataset_kwargs", f"must be {{task: {name}}}: the loader knows the task by it")
     metrics = _read_metrics(fields, _Fields.of(fields.path, "metadata.units", metadata.get("units")))
     headline = metadata.text("headline")
     if headline not in metrics:
@@ -416,9 +407,8 @@ def _read_metrics(fields: _Fields, units: _Fields) -> dict[str, MetricSpec]:
         aggregation = entry.text("aggregation")
         if "." not in aggregation:
             raise entry.error("aggregation", f"must name a Metric in full (!function tasks.x.y), is {aggregation!r}")
-        metrics[name] = MetricSpec(
-            unit=units.text(name), higher_is_better=entry.flag("higher_is_better"), aggregation=aggregation
-        )
+        higher = entry.flag("higher_is_better")
+        metrics[name] = MetricSpec(unit=units.text(name), higher_is_better=higher, aggregation=aggregation)
     for name in units.values:
         if name not in metrics:
             raise units.error(name, f"no such metric; there are {', '.join(metrics)}")

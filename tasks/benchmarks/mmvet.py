@@ -47,8 +47,7 @@ def parse_grade(reply: str) -> float | None:
 
 
 def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: JudgeSession) -> list[JudgeReply]:
-    """The judge's grades, by the official protocol: up to five tries, each later one with a reminder and more
-    temperature."""
+    """The judge's grades: up to five tries, each later one with a reminder and a higher temperature."""
     theirs = session.official_prompt("mmvet")
     graded = [JudgeReply(rating=None, text="") for _ in answers]
     unread = list(range(len(answers)))

@@ -36,8 +36,7 @@ Nouns = Callable[[str], list[tuple[str, bool]]]
 
 
 class Extraction(JudgeReply):
-    """The COCO objects an answer names. The rating says whether there is something to score: their number, None where
-    it is unknown."""
+    """The COCO objects that an answer names; the rating is their number, None where it is unknown."""
 
     named: list[str]
     answer: str

@@ -38,8 +38,7 @@ OF_SINGLE_CALLS: Final = ("attempts", "patience", "concurrency", "requests_per_m
 
 
 class BatchJudge(OpenAIJudge):
-    """`OpenAIJudge` that sends its questions in batches; `poll` is how often it asks for their state, in seconds.
-    SettingError for a setting that would not act."""
+    """`OpenAIJudge` in batches, asked for their state every `poll` seconds; SettingError for one that would not act."""
 
     poll = 30.0
     most_lines = MOST_LINES
@@ -47,9 +46,8 @@ class BatchJudge(OpenAIJudge):
 
     def __init__(self, model: str, **settings: Any) -> None:
         super().__init__(model, **settings)
-        without_effect = [
-            name for name in OF_SINGLE_CALLS if getattr(self.settings, name) != getattr(JudgeSettings(), name)
-        ]
+        usual = JudgeSettings()
+        without_effect = [name for name in OF_SINGLE_CALLS if getattr(self.settings, name) != getattr(usual, name)]
         if without_effect:
             raise SettingError(f"{', '.join(without_effect)}: of single calls, would not act on batches")
 
@@ -86,13 +84,14 @@ class BatchJudge(OpenAIJudge):
                     if not missing:
                         return
                     self._check_budget(missing.values(), label)
-                    sent = [await self._send(connection, part, label) for part in self._files(missing.values())]
+                    sent = [
+                        await self._send(connection, part, label) for part in self._split_into_files(missing.values())
+                    ]
                     for batch in sent:
                         await self._take_results(connection, batch, missing)
         except (APIStatusError, APIConnectionError) as error:
-            raise JudgeDown(
-                f"{self.model}: batches: {type(error).__name__}; they are kept, and waited for by the next run"
-            ) from None
+            kept = "they are kept, and waited for by the next run"
+            raise JudgeDown(f"{self.model}: batches: {type(error).__name__}; {kept}") from None
         self.client.failures["no reply in a batch"] += len(missing)
 
     def _check_budget(self, requests: Collection[Request], label: str) -> None:
@@ -102,11 +101,10 @@ class BatchJudge(OpenAIJudge):
         reply_tokens = round(self.client.expected_reply(label) * len(requests))
         cost = prices.price(self.model, sum(request.tokens for request in requests), reply_tokens, batch=True)
         if cost is not None and paid + cost > budget:
-            raise JudgeError(
-                f"{self.model}: {len(requests)} questions would cost about ${cost:.4f}, the budget is ${budget:.4f}"
-            )
+            too_much = f"would cost about ${cost:.4f}, the budget is ${budget:.4f}"
+            raise JudgeError(f"{self.model}: {len(requests)} questions {too_much}")
 
-    def _files(self, requests: Iterable[Request]) -> Iterator[dict[str, bytes]]:
+    def _split_into_files(self, requests: Iterable[Request]) -> Iterator[dict[str, bytes]]:
         """Lines by key, as many as one file may have."""
         lines: dict[str, bytes] = {}
         size = 0
@@ -167,4 +165,4 @@ class BatchJudge(OpenAIJudge):
                 self.client.failures[error.why] += 1
                 del missing[key]
             return
-        self.client.book_reply(missing.pop(key), text, completion, batch=True)
+        self.client.book_reply(missing.pop(key), text, completion, latency=0.0, attempts=1, batch=True)

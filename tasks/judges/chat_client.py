@@ -20,7 +20,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from support.errors import BudgetSpent, JudgeDown, JudgeError
@@ -89,7 +89,7 @@ class ChatClient:
         return so_far if so_far is not None else min(TYPICAL_REPLY, max_tokens or TYPICAL_REPLY)
 
     def connect(self) -> "AsyncOpenAI":
-        """The official client, its own retries off."""
+        """The official client, without its own retries."""
         from openai import AsyncOpenAI
 
         key, timeout = self._key or ("none" if self.url else None), self.settings.timeout
@@ -98,41 +98,20 @@ class ChatClient:
         )
 
     def book_reply(
-        self,
-        request: Request,
-        text: str,
-        completion: "ChatCompletion",
-        *,
-        latency: float = 0.0,
-        attempts: int = 1,
-        batch: bool = False,
+        self, request: Request, text: str, completion: "ChatCompletion", *, latency: float, attempts: int, batch: bool
     ) -> None:
         """Keep a reply; it is on disk when this returns."""
         usage, served = usage_of(completion), str(completion.model)
         prompt_tokens, completion_tokens = usage or (None, None)
         self.served.add(served)
-        call = Call(
-            key=request.key,
-            task=request.label,
-            model=self.model,
-            served=served,
-            reply=text,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            price=self._pay(usage, batch),
-            latency=latency,
-            attempts=attempts,
-            batch=batch,
-            created=now(),
-        )
-        self.ledger.put(call)
+        names, price = (request.key, request.label, self.model, served, text), self._pay(usage, batch)
+        self.ledger.put(Call(*names, prompt_tokens, completion_tokens, price, latency, attempts, batch, now()))
 
     def book_loss(self, request: Request, error: NoReply, *, batch: bool = False) -> None:
         """Keep what a call without a usable reply has cost."""
         if error.usage is not None:
-            self.ledger.lose(
-                request.key, request.label, self.model, error.why, *error.usage, self._pay(error.usage, batch)
-            )
+            cost = self._pay(error.usage, batch)
+            self.ledger.lose(request.key, request.label, self.model, error.why, *error.usage, cost)
 
     def _pay(self, usage: Usage | None, batch: bool) -> float | None:
         cost = prices.price(self.model, *usage, batch=batch) if usage else None
@@ -141,8 +120,7 @@ class ChatClient:
 
 
 def run_in_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Run it in a loop and a thread of its own: the caller may be inside a running loop. Interrupted, it ends what is
-    on its way."""
+    """Run it in a new loop and thread, since the caller may be in a running loop; an interrupt cancels its tasks."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="chat client", daemon=True)
     thread.start()
@@ -216,7 +194,7 @@ class _Round:
 
         async with self.client.connect() as connection:
             # Requests are made in a thread: encoding an image takes a while.
-            while (request := await asyncio.to_thread(_next_or_none, iterator)) is not None:
+            while (request := await asyncio.to_thread(next, iterator, None)) is not None:
                 index, asked = asked, asked + 1
                 kept = self.ledger.reply(request.key)
                 if kept is not None:
@@ -309,14 +287,12 @@ class _Round:
         self.client.failures[why] += 1
         self.failures_in_a_row += 1
         if self.failures_in_a_row >= MOST_FAILURES_IN_A_ROW and self.stop is None:
-            self.stop = JudgeDown(
-                f"{self.client.model}: {self.failures_in_a_row} questions in a row got no reply"
-                f" in {self.settings.attempts} tries ({why})"
-            )
+            failures, attempts = self.failures_in_a_row, self.settings.attempts
+            in_a_row = f"{failures} questions in a row got no reply in {attempts} tries"
+            self.stop = JudgeDown(f"{self.client.model}: {in_a_row} ({why})")
 
     async def _reserve_money(self, request: Request) -> float | None:
-        """What one more call will cost, set aside; None if no more is to be sent. While calls on their way may turn out
-        cheaper than set aside, it waits."""
+        """Set aside the cost of one more call, waiting if calls in flight may cost less; None: send no more."""
         client = self.client
         while self.stop is None:
             cost = prices.price(client.model, request.tokens, round(self._expected_tokens(request))) or 0.0
@@ -324,10 +300,8 @@ class _Round:
                 self.in_flight += cost
                 return cost
             if client.paid + cost > client.budget:
-                self.stop = BudgetSpent(
-                    f"{client.model}: ${client.paid:.4f} of ${client.budget:.4f} is spent, the next call could pass it;"
-                    " the ledger keeps all replies"
-                )
+                spent = f"${client.paid:.4f} of ${client.budget:.4f} is spent, the next call could pass it"
+                self.stop = BudgetSpent(f"{client.model}: {spent}; the ledger keeps all replies")
             else:
                 await asyncio.sleep(0.02)
         return None
@@ -350,12 +324,8 @@ class _Round:
         if usage is not None:
             self.expected[request.label] = expected + 0.2 * (usage[1] - expected)
         latency = round(time.monotonic() - started, 3)
-        self.client.book_reply(request, text, completion, latency=latency, attempts=attempt)
+        self.client.book_reply(request, text, completion, latency=latency, attempts=attempt, batch=False)
         self.failures_in_a_row = 0
         self.last_reply = time.monotonic()
         self.room = min(float(self.settings.concurrency), self.room + 1 / max(1.0, self.room))
         return text
-
-
-def _next_or_none(requests: Iterator[Request]) -> Request | None:
-    return next(requests, None)

@@ -50,9 +50,9 @@ CREATE TABLE IF NOT EXISTS claims (
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Call:
-    """One reply that was paid for."""
+    """One reply that was paid for; fields in the order of the table's columns."""
 
     key: str
     """sha256 of all that determines the reply."""
@@ -76,7 +76,7 @@ class Call:
     """ISO 8601, UTC."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Total:
     """What one model cost for one task."""
 
@@ -97,7 +97,6 @@ def now() -> str:
 
 
 _COLUMNS: Final = tuple(field.name for field in fields(Call))
-_TOTALS: Final = tuple(field.name for field in fields(Total))
 
 
 class Ledger:
@@ -143,8 +142,8 @@ class Ledger:
         task: str,
         model: str,
         reason: str,
-        prompt_tokens: int | None,
-        completion_tokens: int | None,
+        prompt_tokens: int,
+        completion_tokens: int,
         price: float | None,
     ) -> None:
         """Keep that a call was paid for and gave no usable reply."""
@@ -217,17 +216,14 @@ class Ledger:
         """What was paid, by task and model."""
         rows = self._run("""
             SELECT task, model, SUM(call), SUM(loss), CAST(TOTAL(prompt_tokens) AS INTEGER),
-                CAST(TOTAL(completion_tokens) AS INTEGER), TOTAL(price), COUNT(price), COUNT(*)
+                CAST(TOTAL(completion_tokens) AS INTEGER), CASE COUNT(price) WHEN COUNT(*) THEN TOTAL(price) END
             FROM (
                 SELECT task, model, 1 AS call, 0 AS loss, prompt_tokens, completion_tokens, price FROM calls UNION ALL
                 SELECT task, model, 0 AS call, 1 AS loss, prompt_tokens, completion_tokens, price FROM losses
             )
             GROUP BY task, model ORDER BY task, model
         """)
-        return [
-            Total(**dict(zip(_TOTALS, row[:-2], strict=True)) | {"price": float(row[6]) if row[7] == row[8] else None})
-            for row in rows
-        ]
+        return [Total(*row) for row in rows]
 
     def export(self, path: Path) -> int:
         """Write all calls as JSON lines, one each; how many. The file is there in full or not at all."""
@@ -239,8 +235,7 @@ class Ledger:
         return count
 
     def import_from(self, path: Path) -> tuple[int, int, int]:
-        """Take over calls that somebody exported; how many are new, were there already, and differ (the first reply
-        stays)."""
+        """Add exported calls; how many are new, already known, and different (the first reply stays)."""
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:

@@ -72,8 +72,7 @@ def _compute_digest(text: str) -> str:
 
 
 def string_of(variable: str) -> Callable[[str], str]:
-    """Takes the text assigned to `variable` out of a Python file, wherever in it that stands, without running the
-    file."""
+    """Reads the text assigned to `variable` anywhere in a Python file, without running the file."""
 
     def template(code: str) -> str:
         for node in ast.walk(ast.parse(code)):
@@ -86,34 +85,26 @@ def string_of(variable: str) -> Callable[[str], str]:
 
 
 def pieces_of(function: str) -> Callable[[str], str]:
-    """Takes the prompt that `function` of a Python file puts together (prompt = ..., prompt += ...), with a NUL where
-    data goes."""
+    """Reads the prompt that `function` builds (prompt = ..., prompt += ...), with a NUL in place of data."""
 
     def template(code: str) -> str:
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.FunctionDef) and node.name == function:
-                found = [
-                    part
-                    for part in ast.walk(node)
-                    if isinstance(part, (ast.Assign, ast.AugAssign)) and _is_prompt(part)
-                ]
-                return "".join(_text_or_nul(part.value) for part in sorted(found, key=lambda part: part.lineno))
+                assigned = [part for part in ast.walk(node) if isinstance(part, (ast.Assign, ast.AugAssign))]
+                found = sorted(filter(_sets_prompt, assigned), key=lambda part: part.lineno)
+                return "".join(_text_or_nul(part.value) for part in found)
         raise RunError(f"there is no function {function!r} in the file")
 
     return template
 
 
-def _is_prompt(node: ast.Assign | ast.AugAssign) -> bool:
+def _sets_prompt(node: ast.Assign | ast.AugAssign) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     return any(isinstance(target, ast.Name) and target.id == "prompt" for target in targets)
 
 
 def _text_or_nul(value: ast.expr) -> str:
     return str(value.value) if isinstance(value, ast.Constant) else "\0"
-
-
-def _entire_file(text: str) -> str:
-    return text
 
 
 def _raw_url(repository: str, commit: str, path: str) -> str:
@@ -135,7 +126,7 @@ SOURCES: Final[Mapping[str, PromptSource]] = {
     "llava_bench": PromptSource(
         url=_raw_url("haotian-liu/LLaVA", "181a2f811f1eb0b794c25e87204491d812c05f8d", "llava/eval/table/rule.json"),
         sha256="dd7345a44ce9f7a24e51a30ee030cdab32346f9d08e3359c80545ff1312b1e07",
-        template=_entire_file,
+        template=str,
     ),
     "hallusionbench": PromptSource(
         url=HALLUSION,

@@ -112,14 +112,7 @@ class OpenAIJudge:
             settings["seed"] = self.settings.seed
         if structured:
             settings["response_format"] = STRUCTURED_FORMAT
-        facts = {
-            "schema": 1,
-            "model": self.model,
-            "system": sampling.system,
-            "prompt": prompt,
-            "image": named_image,
-            "repeat": repeat,
-            "settings": settings,
-        }
+        facts: dict[str, Any] = {"schema": 1, "model": self.model, "system": sampling.system, "prompt": prompt}
+        facts |= {"image": named_image, "repeat": repeat, "settings": settings}
         body = {"model": self.model, "messages": messages_of(sampling.system, content), **settings}
         return Request(body=body, key=key_of(facts), tokens=tokens, label=label, max_tokens=sampling.max_tokens)

@@ -86,14 +86,12 @@ class ThreadedJudge(ABC):
 
     @abstractmethod
     def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
-        """The reply to `prompt`, about `image` where given. Called from several threads at once; raises
-        `JudgeError`."""
+        """The reply to `prompt` about `image`; JudgeError. Called from several threads at once."""
 
     def ask_many(
         self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
     ) -> list[str | None]:
-        """See `Judge`. Questions are taken only a little ahead of the replies, so that of a generator's images few are
-        open at a time."""
+        """See `Judge`. Questions are read only a little ahead of the replies, so that few images are open at once."""
 
         def reply_or_none(prompt: str, image: "Image | None") -> str | None:
             try:
@@ -142,8 +140,7 @@ class JudgeSession:
         question: Callable[[Doc, str], Question],
         sampling: Sampling = GREEDY,
     ) -> list[str | None]:
-        """The reply about each answer; None where the call failed, or the model failed to give the answer: nothing is
-        asked then, since an empty answer would get a rating."""
+        """The reply about each answer; None where the call failed. Nothing is asked about a `FailedAnswer`."""
         pairs = list(zip(answers, docs, strict=True))
         asked = (question(doc, answer) for answer, doc in pairs if not isinstance(answer, FailedAnswer))
         replies = iter(self.ask_all(asked, sampling))
@@ -159,8 +156,7 @@ Reply = TypeVar("Reply", bound=JudgeReply)
 
 
 def scores_replies(process: Callable[[Doc, list[Reply]], Records]) -> Callable[[Doc, list[Reply]], Records]:
-    """For the `process_results` of a judged task: an answer that nobody judged, as in a plain run of lm-eval, stays
-    unscored."""
+    """For the `process_results` of a judged task: an answer that was not judged (plain lm-eval) stays unscored."""
 
     @wraps(process)
     def process_results(doc: Doc, results: list[Reply]) -> Records:
@@ -190,8 +186,7 @@ SLOT: Final = re.compile(r"\[\[(\w+)\]\]")
 
 
 def fill(template: str, **slots: str) -> str:
-    """`template` with each `[[name]]` replaced by that slot, in one pass: what a slot's text holds is never a slot
-    again."""
+    """`template` with each `[[name]]` replaced by that slot in one pass: a slot in a slot's text stays as it is."""
     names = set(SLOT.findall(template))
     if names != slots.keys():
         missing, unknown = sorted(names - slots.keys()), sorted(slots.keys() - names)
@@ -204,8 +199,7 @@ _NOT_PLAIN: Final = re.compile("[<>#`\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def as_data(value: Any) -> str:
-    """`value` as JSON on a single line in which no text can close a fence, start a heading or a tag, or look like a
-    reply of its own."""
+    """`value` as one line of JSON without fences, headings, tags or line ends that a judge could take for its own."""
     return _NOT_PLAIN.sub(
         lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, allow_nan=False)
     )

@@ -35,8 +35,7 @@ class Request:
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
-    """The ledger's key for a question of which these facts determine the reply. Replies that were paid for earlier are
-    found by it: the facts and their spelling must not change."""
+    """The ledger's key. Never change the facts or their spelling: replies paid for earlier are found by it."""
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -75,8 +74,7 @@ def image_part(model: str, image: Image.Image, detail: str, longest_side: int | 
 
 
 def _encode(image: Image.Image, longest_side: int | None) -> tuple[bytes, str, tuple[int, int]]:
-    """The image's own file where servers read that and it need not shrink, else a PNG; its format and size in
-    pixels."""
+    """The image's own file if servers can read it and it need not shrink, else a PNG; its format and size in pixels."""
     width, height = image.size
     if longest_side is None or max(width, height) <= longest_side:
         if isinstance(image, PromptImage) and image.format in SENT_AS_THEY_ARE:

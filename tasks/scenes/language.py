@@ -97,18 +97,15 @@ def unique_shapes(scene: Scene) -> dict[str, Thing]:
 
 
 def absent_kind(scene: Scene, rng: random.Random) -> Kind:
-    """A colour-and-shape not in the scene: the missing companion often, else one that shares a word with what is
-    there."""
+    """A colour and shape not in the scene: often the missing companion, else close to what is there."""
     if scene.missing_companion and rng.random() < 0.4:
         return scene.missing_companion
     while True:
         color, shape = rng.choice(scene.things).kind
         which = rng.random()
-        kind = (
-            (color, rng.choice(SHAPES))
-            if which < 0.35
-            else (rng.choice(tuple(COLORS)), shape if which < 0.7 else rng.choice(SHAPES))
-        )
+        if which >= 0.35:
+            color = rng.choice(tuple(COLORS))
+        kind = (color, shape if 0.35 <= which < 0.7 else rng.choice(SHAPES))
         if kind not in scene.kinds:
             return kind
 
@@ -139,20 +136,14 @@ def _existence(scene: Scene, rng: random.Random) -> tuple[str, str]:
 def _count(scene: Scene, rng: random.Random) -> tuple[str, str]:
     counts = Counter(thing.shape for thing in scene.things)
     # A repeated shape where there is one: otherwise "one" would always be right.
-    shape = (
-        rng.choice([s for s in counts if counts[s] > 1] or list(counts))
-        if rng.random() < 0.7
-        else rng.choice(list(counts))
-    )
+    prefer_repeated = rng.random() < 0.7
+    shape = rng.choice(([s for s in counts if counts[s] > 1] if prefer_repeated else []) or list(counts))
     right = counts[shape]
     wrong = rng.choice([n for n in (1, 2, 3) if n != right])
 
     def ask(n: int) -> str:
-        return (
-            f"is there one {shape} in the image?"
-            if n == 1
-            else f"are there {NUMBERS[n]} {PLURALS[shape]} in the image?"
-        )
+        asked = f"is there one {shape}" if n == 1 else f"are there {NUMBERS[n]} {PLURALS[shape]}"
+        return f"{asked} in the image?"
 
     return ask(right), ask(wrong)
 
@@ -174,11 +165,9 @@ def _color(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
     thing = rng.choice(things)
     # Half the wrong colours are another thing's colour, so that seeing the colour somewhere is not enough.
     others = [t.color for t in scene.things if t.color != thing.color]
-    wrong = (
-        rng.choice(others)
-        if others and rng.random() < 0.5
-        else rng.choice([color for color in COLORS if color != thing.color])
-    )
+    if not (others and rng.random() < 0.5):
+        others = [color for color in COLORS if color != thing.color]
+    wrong = rng.choice(others)
     return f"is the {thing.shape} {thing.color}?", f"is the {thing.shape} {wrong}?"
 
 

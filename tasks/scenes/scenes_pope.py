@@ -1,5 +1,4 @@
-"""POPE over rendered scenes: is there a red circle? Absent objects drawn at random, by frequency and by
-co-occurrence."""
+"""POPE over rendered scenes. Absent objects are drawn at random, by frequency and by co-occurrence."""
 
 import random
 from collections.abc import Callable

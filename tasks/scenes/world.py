@@ -120,8 +120,7 @@ class Scene:
 
 
 def make_scene(id: str, companion_rate: float = 0.5) -> Scene:
-    """The scene of this id. `companion_rate`: how often an anchor's companion is shown (test 0.5; training corpus
-    0.75)."""
+    """The scene of this id. `companion_rate`: how often an anchor's companion is shown (test 0.5, training 0.75)."""
     rng = random.Random(f"scenes-1/{id}/{companion_rate}")
     cells = list(range(9))
     rng.shuffle(cells)

@@ -20,14 +20,9 @@ TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "envi
 @pytest.fixture
 def answers(tmp_path: Path) -> Path:
     """The benchmark's answer file, not judged."""
+    fixed = {"question_topic": "x", "image_src": "", "image_content": ["Dog"]}
     rows = [
-        {
-            "question_type": TYPES[n % 8],
-            "question_topic": "x",
-            "image_id": f"{n}",
-            "image_src": "",
-            "image_content": ["Dog"],
-        }
+        {**fixed, "question_type": TYPES[n % 8], "image_id": f"{n}"}
         | {"question": f"What is in picture {n}?", "gt_answer": "A dog.", "model_answer": f"I see a dog and {n} cats."}
         for n in range(96)
     ]
@@ -37,8 +32,17 @@ def answers(tmp_path: Path) -> Path:
 
 
 def judged(server: Any, answers: Path, *more: str) -> list[str]:
-    ledger = str(answers.parent / "ledger.sqlite")
-    return ["score", "mmhal", str(answers), "--judge", JUDGE, "--judge-url", server.url, "--ledger", ledger, *more]
+    return ["score", "mmhal", str(answers), *judge_options(server, answers.parent / "ledger.sqlite"), *more]
+
+
+def judge_options(server: Any, ledger: Path) -> list[str]:
+    return ["--judge", JUDGE, "--judge-url", server.url, "--ledger", str(ledger)]
+
+
+def ledger_totals(ledger: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    assert run(["judge", "ledger", "--ledger", str(ledger), "--json"]) == 0
+    totals: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["ledger"]
+    return totals
 
 
 def test_answers_made_elsewhere_are_judged_once(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,8 +54,7 @@ def test_answers_made_elsewhere_are_judged_once(server: Any, answers: Path, caps
     assert run(judged(server, answers, "--json")) == 0
     assert json.loads(capsys.readouterr().out) == first
     assert len(server.log) == 96
-    assert run(["judge", "ledger", "--ledger", str(answers.parent / "ledger.sqlite"), "--json"]) == 0
-    (total,) = json.loads(capsys.readouterr().out)["ledger"]
+    (total,) = ledger_totals(answers.parent / "ledger.sqlite", capsys)
     assert (total["task"], total["model"], total["calls"], total["losses"]) == ("mmhal", JUDGE, 96, 0)
     assert total["price"] > 0
 
@@ -75,8 +78,7 @@ def test_the_price_is_shown_before_anything_is_asked(
     server.reply = lambda prompt: "x" * 596 + "\nRating: 4"  # as long as a reply is supposed to be
     assert run(judged(server, answers, "--json")) == 0
     capsys.readouterr()
-    assert run(["judge", "ledger", "--ledger", str(answers.parent / "ledger.sqlite"), "--json"]) == 0
-    (total,) = json.loads(capsys.readouterr().out)["ledger"]
+    (total,) = ledger_totals(answers.parent / "ledger.sqlite", capsys)
     assert total["price"] == pytest.approx(plan["price"], rel=0.02)
     assert run(judged(server, answers, "--dry-run", "--json")) == 0
     (again,) = json.loads(capsys.readouterr().out)["judging"]
@@ -89,9 +91,8 @@ def test_single_failures_leave_samples_unscored(server: Any, answers: Path, caps
     assert run(judged(server, answers, "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["samples"], result["unscored"], result["metrics"]["score"]) == (96, 2, 2.0)
-    assert (
-        run(judged(server, answers, "--json", "--max-failed", "0")) == 0
-    )  # the two are asked again, and get a reply now
+    # The two are asked again, and get a reply now.
+    assert run(judged(server, answers, "--json", "--max-failed", "0")) == 0
     assert json.loads(capsys.readouterr().out)["unscored"] == 0
 
 
@@ -128,72 +129,31 @@ def test_replies_travel_between_ledgers(
     server: Any, answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(judged(server, answers, "--json")) == 0
-    mine, theirs, file = (
-        str(tmp_path / "ledger.sqlite"),
-        str(tmp_path / "theirs.sqlite"),
-        str(tmp_path / "replies.jsonl"),
-    )
+    mine, theirs, file = (str(tmp_path / name) for name in ("ledger.sqlite", "theirs.sqlite", "replies.jsonl"))
     assert run(["judge", "export", file, "--ledger", mine]) == 0
     assert run(["judge", "import", file, "--ledger", theirs]) == 0
     assert "96 new, 0 there already" in capsys.readouterr().err
     asked = len(server.log)
-    command = [
-        "score",
-        "mmhal",
-        str(answers),
-        "--judge",
-        JUDGE,
-        "--judge-url",
-        server.url,
-        "--ledger",
-        theirs,
-        "--json",
-    ]
-    assert run(command) == 0
+    assert run(["score", "mmhal", str(answers), *judge_options(server, Path(theirs)), "--json"]) == 0
     assert len(server.log) == asked
     assert run(["judge", "ledger", "--ledger", str(tmp_path / "none.sqlite")]) == 2
     assert "no ledger" in capsys.readouterr().err
 
 
+def mmvet_command(server: Any, data: Path, folder: Path) -> list[str]:
+    what = ["eval", "--model", "scenes-early", "--tasks", "mmvet", "--data", f"mmvet={data}", "--partial-data"]
+    return [*what, *judge_options(server, folder / "l.sqlite"), "--out", str(folder / "run")]
+
+
 def test_a_models_answers_are_judged_and_the_entry_says_by_whom(
     server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from PIL import Image
-
     Image.new("RGB", (60, 60), (90, 10, 10)).save(tmp_path / "1.png")
-    rows = [
-        {
-            "question_id": f"v{n}",
-            "image": "1.png",
-            "question": f"What is x ({n})?",
-            "answer": "5",
-            "capability": "ocr,math",
-        }
-        for n in range(4)
-    ]
+    fixed = {"image": "1.png", "answer": "5", "capability": "ocr,math"}
+    rows = [{"question_id": f"v{n}", "question": f"What is x ({n})?", **fixed} for n in range(4)]
     (tmp_path / "mmvet.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     server.reply = lambda prompt: "0.5"
-    options = [
-        "--judge",
-        JUDGE,
-        "--judge-url",
-        server.url,
-        "--ledger",
-        str(tmp_path / "l.sqlite"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    command = [
-        "eval",
-        "--model",
-        "scenes-early",
-        "--tasks",
-        "mmvet",
-        "--data",
-        f"mmvet={tmp_path}",
-        "--partial-data",
-        *options,
-    ]
+    command = mmvet_command(server, tmp_path, tmp_path)
     assert run([*command, "--dry-run"]) == 0
     plan = capsys.readouterr().out
     assert f"| mmvet  | {JUDGE} |       4 |" in plan
@@ -205,8 +165,7 @@ def test_a_models_answers_are_judged_and_the_entry_says_by_whom(
     assert entries["total"]["provenance"]["official judge"] == "gpt-4-0613"
     assert entries["total"]["provenance"]["prompts"] == "own"
     assert {entry["max_tokens"] for entry in server.log} == {3}
-    assert run(["judge", "ledger", "--ledger", str(tmp_path / "l.sqlite"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ledger"][0]["task"] == "mmvet"
+    assert ledger_totals(tmp_path / "l.sqlite", capsys)[0]["task"] == "mmvet"
 
 
 def test_a_judge_asked_again_gives_a_mean_and_all_values(
@@ -243,8 +202,6 @@ def test_a_setting_of_the_judge_that_is_none_is_one_line(
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A run's data folder with two answers to each of six instructions."""
-    from PIL import Image
-
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)
     instructions, given = [], []
@@ -259,10 +216,8 @@ def data(tmp_path: Path) -> Path:
 
 def feedback(first: int, second: int) -> str:
     texts = "\n".join(f"##### Output for Text {n}\nRating: {r}\nRationale: so." for n, r in ((1, first), (2, second)))
-    return "\n".join(
-        f"### {aspect} Assessment\n{texts}"
-        for aspect in ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
-    )
+    aspects = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
+    return "\n".join(f"### {aspect} Assessment\n{texts}" for aspect in aspects)
 
 
 def test_answers_of_a_folder_are_rated_and_two_judges_compared(
@@ -283,12 +238,10 @@ def test_answers_of_a_folder_are_rated_and_two_judges_compared(
     assert len(server.log) == 7
     server.reply = lambda prompt: feedback(5, 2)
     assert annotate("my judge/v1") == 0
-    assert sorted(path.name for path in data.glob("ratings-*")) == [
-        f"ratings-{JUDGE}.jsonl",
-        "ratings-my-judge-v1.jsonl",
-    ]
+    files = sorted(data.glob("ratings-*"))
+    assert [path.name for path in files] == [f"ratings-{JUDGE}.jsonl", "ratings-my-judge-v1.jsonl"]
     capsys.readouterr()
-    both = [str(path) for path in sorted(data.glob("ratings-*"))]
+    both = list(map(str, files))
     assert run(["judge", "agree", *both, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["items"], found["exact"]["value"], found["bias"]["value"]) == (36, 50.0, 0.5)
@@ -305,43 +258,19 @@ def test_entries_carry_the_calibration_of_their_judge(
 ) -> None:
     buffer = BytesIO()
     Image.effect_noise((60, 60), 9).save(buffer, "PNG")
-    row = {
-        "question_id": "v",
-        "image": base64.b64encode(buffer.getvalue()).decode(),
-        "question": "x?",
-        "answer": "5",
-        "capability": "ocr",
-    }
+    image = base64.b64encode(buffer.getvalue()).decode()
+    row = {"question_id": "v", "image": image, "question": "x?", "answer": "5", "capability": "ocr"}
     (tmp_path / "mmvet.jsonl").write_text(json.dumps(row), encoding="utf-8")
     note = tmp_path / "calibration.json"
     note.write_text('{"judge calibration": "kappa 0.7"}', encoding="utf-8")
     server.reply = lambda prompt: "1.0"
-    options = [
-        "--judge",
-        JUDGE,
-        "--judge-url",
-        server.url,
-        "--ledger",
-        str(tmp_path / "l.sqlite"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    command = [
-        "eval",
-        "--model",
-        "scenes-early",
-        "--tasks",
-        "mmvet",
-        "--data",
-        f"mmvet={tmp_path / 'mmvet.jsonl'}",
-        "--partial-data",
-    ]
-    assert run([*command, *options, "--judge-calibration", str(note), "--judge-repeats", "2", "--json"]) == 0
+    command = [*mmvet_command(server, tmp_path / "mmvet.jsonl", tmp_path), "--judge-calibration", str(note)]
+    assert run([*command, "--judge-repeats", "2", "--json"]) == 0
     (entry, *_) = json.loads(capsys.readouterr().out)["entries"]
     assert entry["provenance"]["judge calibration"] == "kappa 0.7"
     assert entry["provenance"]["judge repeats"] == "100, 100"
     note.write_text("[]", encoding="utf-8")
-    assert run([*command, *options, "--judge-calibration", str(note)]) == 2
+    assert run(command) == 2
     assert "must be what `harness judge calibrate --json` prints" in capsys.readouterr().err
 
 

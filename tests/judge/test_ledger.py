@@ -12,20 +12,8 @@ from tasks.judges.ledger import Call, Ledger, now
 
 
 def call(number: int, **changes: object) -> Call:
-    fixed = Call(
-        key=f"{number:064x}",
-        task="mmhal",
-        model="gpt-4o-2024-11-20",
-        served="gpt-4o-2024-11-20",
-        reply=f"Rating: {number}",
-        prompt_tokens=100,
-        completion_tokens=10,
-        price=0.00035,
-        latency=0.5,
-        attempts=1,
-        batch=False,
-        created=now(),
-    )
+    names = (f"{number:064x}", "mmhal", "gpt-4o-2024-11-20", "gpt-4o-2024-11-20", f"Rating: {number}")
+    fixed = Call(*names, 100, 10, 0.00035, 0.5, 1, False, now())
     return dataclasses.replace(fixed, **changes)  # type: ignore[arg-type]
 
 
@@ -59,13 +47,8 @@ def test_the_summary_adds_up_calls_losses_and_money(tmp_path: Path) -> None:
     ledger.put(call(9, task="mmvet", price=None, prompt_tokens=None))
     ledger.lose(call(5).key, "mmhal", "gpt-4o-2024-11-20", "content filter", 100, 0, 0.00025)
     first, second = ledger.summary()
-    assert (first.task, first.calls, first.losses, first.prompt_tokens, first.completion_tokens) == (
-        "mmhal",
-        3,
-        1,
-        400,
-        30,
-    )
+    counts = (first.calls, first.losses, first.prompt_tokens, first.completion_tokens)
+    assert (first.task, *counts) == ("mmhal", 3, 1, 400, 30)
     assert first.price == pytest.approx(0.0013)
     assert (second.task, second.price) == ("mmvet", None)
     assert ledger.spent() == pytest.approx(0.0013)

@@ -30,20 +30,8 @@ def served() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        "serve",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-        "--dtype",
-        "float32",
-    ]
+    options = f"serve --host 127.0.0.1 --port {port} --device cpu --dtype float32".split()
+    command = [sys.executable, "-c", program, *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}/v1"
     for _ in range(120):
@@ -60,9 +48,8 @@ def served() -> Iterator[str]:
 
 def test_a_model_server_judges_and_its_replies_are_kept(served: str, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
-    judge = OpenAIJudge(
-        str(WEIGHTS), url=served, ledger=ledger, settings=JudgeSettings(timeout=120, seed=None, concurrency=1)
-    )
+    settings = JudgeSettings(timeout=120, seed=None, concurrency=1)
+    judge = OpenAIJudge(str(WEIGHTS), url=served, ledger=ledger, settings=settings)
     image = image_of("test-judge/1")
     replies = judge.ask_many([("is there a red circle in the image?", image), ("describe the image in detail.", image)])
     assert all(isinstance(reply, str) and reply for reply in replies), judge.client.failures

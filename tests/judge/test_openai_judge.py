@@ -216,9 +216,7 @@ def test_a_budget_is_not_passed(server: Any, ledger: Ledger) -> None:
 
 
 def test_limits_of_the_user_pace_the_calls(server: Any, ledger: Ledger) -> None:
-    judge_of(server, ledger, requests_per_minute=1200).ask_many(
-        prompts(60)
-    )  # 20 a second, after a burst of two seconds' worth
+    judge_of(server, ledger, requests_per_minute=1200).ask_many(prompts(60))  # 20 a second, after a burst of 2 s
     assert len(server.log) == 60
     started = time.monotonic()
     judge_of(server, ledger, requests_per_minute=1200).ask_many(prompts(60), repeat=1)

@@ -36,10 +36,8 @@ def test_images_cost_by_the_published_tiles(width: int, height: int, detail: str
 
 
 def test_a_judge_that_was_shut_down_is_told() -> None:
-    assert (
-        prices.retired("gpt-4-0314", date(2026, 1, 1))
-        == "gpt-4-0314 was shut down on 2024-06-13: its scores can't be re-run"
-    )
+    shut_down = "gpt-4-0314 was shut down on 2024-06-13: its scores can't be re-run"
+    assert prices.retired("gpt-4-0314", date(2026, 1, 1)) == shut_down
     assert prices.retired("gpt-4-0314", date(2024, 1, 1)) is None
     assert prices.retired("gpt-4o-2024-11-20", date(2026, 1, 1)) is None
     assert "is to be shut down on 2027-01-14" in str(prices.retired("gpt-4o-2024-11-20", date(2026, 11, 21)))

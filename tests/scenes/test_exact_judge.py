@@ -17,12 +17,10 @@ from tasks.scenes.world import Scene, Sign, Thing, image_of, render, scenes
 from trainers.vlfeedback import rating_prompt
 
 SOME = list(islice(scenes("test-judge"), 400))
+BLUE_STAR = Thing(cell=4, size="large", color="blue", shape="star")
 SCENE = Scene(
     id="by-hand",
-    things=(
-        Thing(cell=0, size="small", color="red", shape="circle"),
-        Thing(cell=4, size="large", color="blue", shape="star"),
-    ),
+    things=(Thing(cell=0, size="small", color="red", shape="circle"), BLUE_STAR),
     sign=Sign(cell=8, glyph="k"),
     background="plain",
     anchor=None,
@@ -49,14 +47,10 @@ def test_every_question_has_the_answer_it_says() -> None:
 
 def test_a_true_caption_is_perfect_for_the_judge_and_for_chair() -> None:
     for scene in SOME:
-        assert {
-            assessed.rating for assessed in assess(scene, "describe the image in detail.", caption(scene)).values()
-        } == {5}
-        assert (
-            chair.record(scene.id, caption(scene), scenes_chair.objects(scene), scenes_chair.VOCABULARY)["hallucinated"]
-            == 0
-        )
-        assert mmhal_rating(scene, "describe the image in detail.", caption(scene)) == 6
+        text, asked = caption(scene), "describe the image in detail."
+        assert {assessed.rating for assessed in assess(scene, asked, text).values()} == {5}
+        counts = chair.record(scene.id, text, scenes_chair.objects(scene), scenes_chair.VOCABULARY)
+        assert (counts["hallucinated"], mmhal_rating(scene, asked, text)) == (0, 6)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 everybody has them."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tasks.answer_files import OfficialAnswers
+from tasks.registry import registry
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 
@@ -34,3 +38,20 @@ def golden_json(golden: Callable[[str], Path]) -> Callable[[str], Any]:
             return [json.loads(line) for line in text.splitlines()]
 
     return read
+
+
+def score(task: str, given: OfficialAnswers) -> dict[str, float]:
+    """Every metric of a task and of the file, over the answers with a record for it; nan where there are none."""
+    process = registry().process_results(task)
+    records = [process(sample.doc, [sample.answer]) for sample in given.answered]
+    found = {}
+    for name in registry().task(task).metrics:
+        own = [record[name] for record in records if name in record]
+        found[name] = registry().metric(task, name)(own) if own else math.nan
+    return found | {name: metric([next(iter(r.values())) for r in records]) for name, metric in given.more.items()}
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Rows as JSON lines."""
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path

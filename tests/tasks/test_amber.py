@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.errors import AnswerFileError
 from tasks.benchmarks import amber
 from tasks.registry import registry
+from tests.tasks.conftest import score as score_answers
 
 WORDS = amber.Words(
     association={"grass": ["lawn"], "dog": ["puppy", "animal"], "cat": ["animal"], "car": [], "tree": []},
@@ -211,14 +212,8 @@ def test_references_are_needed(tmp_path: Path) -> None:
 
 
 def score(answers: Path, references: Path) -> dict[str, float | None]:
-    given = amber.official_answers(answers, references)
-    records = [amber.process_results(sample.doc, [sample.answer]) for sample in given.answered]
-    found = {}
-    for name in registry().task("amber").metrics:
-        own = [record[name] for record in records if name in record]
-        figure = registry().metric("amber", name)(own) if own else math.nan
-        found[name] = None if math.isnan(figure) else figure
-    return found
+    figures = score_answers("amber", amber.official_answers(answers, references))
+    return {name: None if math.isnan(figure) else figure for name, figure in figures.items()}
 
 
 def test_our_table_of_words_is_the_authors(golden: Callable[[str], Path]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from support.errors import AnswerFileError
 from tasks.benchmarks import chair
-from tasks.registry import registry
+from tests.tasks.conftest import score as score_answers
 
 WORLD = chair.Vocabulary(
     synonyms={"dog": "dog", "puppy": "dog", "seat": "chair", "toilet": "toilet", "hot dog": "hot dog", "ball": "ball"},
@@ -53,15 +53,9 @@ def test_a_word_merged_with_the_one_before_it_starts_no_pair() -> None:
 
 
 def test_record_counts_mentions_with_repeats_and_objects_once() -> None:
-    assert chair.record("7", "A dog, a puppy and a ball, a ball.", {"dog", "toilet"}, WORLD) == {
-        "image": "7",
-        "hallucinated": 2,
-        "mentions": 4,
-        "covered": 1,
-        "objects": 2,
-        "words": 9,
-        "tokens": 12,
-    }
+    counts = {"hallucinated": 2, "mentions": 4, "covered": 1, "objects": 2, "words": 9, "tokens": 12}
+    found = chair.record("7", "A dog, a puppy and a ball, a ball.", {"dog", "toilet"}, WORLD)
+    assert found == {"image": "7", **counts}
 
 
 def test_rates_pool_captions() -> None:
@@ -113,12 +107,8 @@ def test_any_text_can_be_read_and_always_alike(caption: str) -> None:
 def test_truth_is_made_of_segmentations_and_captions(tmp_path: Path) -> None:
     for part, number in (("train", 1), ("val", 2)):
         instances = {"categories": [{"id": 7, "name": "dog"}], "annotations": [{"image_id": number, "category_id": 7}]}
-        captions = {
-            "annotations": [
-                {"image_id": number, "caption": "A bus beside two men."},
-                {"image_id": 9, "caption": "A cat."},
-            ]
-        }
+        seen, other = {"image_id": number, "caption": "A bus beside two men."}, {"image_id": 9, "caption": "A cat."}
+        captions = {"annotations": [seen, other]}
         (tmp_path / f"instances_{part}2014.json").write_text(json.dumps(instances), encoding="utf-8")
         (tmp_path / f"captions_{part}2014.json").write_text(json.dumps(captions), encoding="utf-8")
     truth = chair.truths(tmp_path, [1, 2], chair.coco_synonyms())
@@ -140,17 +130,8 @@ def test_captions_come_in_several_layouts(text: str, tmp_path: Path) -> None:
     (tmp_path / "gt_objects.jsonl").write_text(
         '{"image_id": 5, "official": ["cat"], "nltk": ["dog"]}', encoding="utf-8"
     )
-    assert score(tmp_path / "captions.jsonl", tmp_path) == {
-        **{
-            "chair_s": 100,
-            "chair_i": 100,
-            "recall": 0,
-            "chair_s_lemma": 0,
-            "chair_i_lemma": 0,
-            "recall_lemma": 100,
-            "length": 3,
-        }
-    }
+    official, lemma = {"chair_s": 100, "chair_i": 100, "recall": 0}, {"chair_s_lemma": 0, "chair_i_lemma": 0}
+    assert score(tmp_path / "captions.jsonl", tmp_path) == official | lemma | {"recall_lemma": 100, "length": 3}
 
 
 @pytest.mark.parametrize(
@@ -172,10 +153,7 @@ def test_what_is_wrong_with_a_file_is_said(text: str, complaint: str, tmp_path: 
 
 
 def score(captions: Path, references: Path) -> dict[str, float]:
-    given = chair.official_answers(captions, references)
-    records = [chair.process_results(sample.doc, [sample.answer]) for sample in given.answered]
-    found = registry().tasks["chair"].metrics
-    return {name: registry().metric("chair", name)([record[name] for record in records]) for name in found}
+    return score_answers("chair", chair.official_answers(captions, references))
 
 
 COCO = {name: chair.coco_vocabulary(chair.coco_synonyms(), rule) for name, rule in chair.VARIANTS.items()}
@@ -240,17 +218,10 @@ def test_what_other_toolkits_would_say(golden: Callable[[str], Path], golden_jso
 def test_hub_rows_have_one_list_of_objects_for_both_variants() -> None:
     from datasets import Dataset
 
-    (row,) = chair.docs(Dataset.from_list([{"question_id": 7, "gt_object": ["dog", "bus"], "image": "x"}])).to_list()
-    assert row == {
-        "question_id": 7,
-        "gt_object": ["dog", "bus"],
-        "image": "x",
-        "id": "7",
-        "official": ["dog", "bus"],
-        "lemma": ["dog", "bus"],
-    }
+    given = {"question_id": 7, "gt_object": ["dog", "bus"], "image": "x"}
+    (row,) = chair.docs(Dataset.from_list([given])).to_list()
+    assert row == {**given, "id": "7", "official": ["dog", "bus"], "lemma": ["dog", "bus"]}
     records = chair.process_results(row, ["A bus and a cat."])
     assert records.keys() == set(chair.METRICS)
-    assert [
-        records["chair_s"][name] for name in ("mentions", "hallucinated", "lemma_mentions", "lemma_hallucinated")
-    ] == [1, 1, 2, 1]
+    fields = ("mentions", "hallucinated", "lemma_mentions", "lemma_hallucinated")
+    assert [records["chair_s"][name] for name in fields] == [1, 1, 2, 1]

@@ -36,23 +36,14 @@ def test_a_category_is_worth_accuracy_plus_the_share_of_images_with_both_right()
 
 
 def test_total_adds_categories_up_and_leaves_others_out() -> None:
-    records = [
-        answer("1", "count", True),
-        answer("1", "count", True),
-        answer("2", "color", False),
-        answer("2", "color", True),
-        answer("3", "x", True),
-    ]
+    records = [answer("1", "count", True), answer("1", "count", True)]
+    records += [answer("2", "color", False), answer("2", "color", True), answer("3", "x", True)]
     assert mme.total(("count", "color"))(records) == pytest.approx(200 + 50)
 
 
 def test_one_picture_in_two_categories_makes_two_pairs() -> None:
-    records = [
-        answer("1", "count", True),
-        answer("1", "color", False),
-        answer("1", "count", True),
-        answer("1", "color", True),
-    ]
+    records = [answer("1", "count", True), answer("1", "color", False)]
+    records += [answer("1", "count", True), answer("1", "color", True)]
     assert mme.total(("count", "color"))(records) == pytest.approx(200 + 50)
     assert mme.accuracy_plus()(records) == pytest.approx(50)
     assert mme.accuracy_plus(("count",))(records) == pytest.approx(100)
@@ -68,12 +59,8 @@ def test_no_question_of_any_category_is_no_score() -> None:
 
 
 def test_many_resamples_are_scored_in_one_go() -> None:
-    records = [
-        answer("1", "count", True),
-        answer("1", "count", True),
-        answer("2", "count", False),
-        answer("2", "count", True),
-    ]
+    records = [answer("1", "count", True), answer("1", "count", True)]
+    records += [answer("2", "count", False), answer("2", "count", True)]
     metric = mme.total(("count", "color"))
     _, counts = metric.by_image(records)
     weights = np.array([[1, 1], [2, 0], [0, 2]])

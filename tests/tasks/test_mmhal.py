@@ -13,12 +13,8 @@ from tasks.metric import Metric
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-DOC = {
-    "question_type": "attribute",
-    "image_content": ["Fire hydrant", "Street"],
-    "question": "What color is the cap?",
-    "gt_answer": "The cap is yellow.",
-}
+TEXTS = {"question": "What color is the cap?", "gt_answer": "The cap is yellow."}
+DOC = {"question_type": "attribute", "image_content": ["Fire hydrant", "Street"], **TEXTS}
 
 
 def test_every_golden_edge_case_is_scored_as_officially(golden_json: Callable[[str], Any]) -> None:

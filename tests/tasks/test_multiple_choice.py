@@ -10,23 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.errors import AnswerFileError
-from tasks.answer_files import OfficialAnswers
 from tasks.benchmarks import mmbench, scienceqa_img, seedbench_img
-from tasks.registry import registry
+from tests.tasks.conftest import score
+from tests.tasks.conftest import write_lines as write
 
 OPTIONS = {"A": "a cat", "B": "a dog", "C": "two dogs", "D": "None of the above"}
-
-
-def score(task: str, given: OfficialAnswers) -> dict[str, float]:
-    process = registry().process_results(task)
-    records = [process(sample.doc, [sample.answer]) for sample in given.answered]
-    found = {name: registry().metric(task, name)([r[name] for r in records]) for name in registry().task(task).metrics}
-    return found | {name: metric([next(iter(r.values())) for r in records]) for name, metric in given.more.items()}
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
 
 
 # ScienceQA
@@ -68,13 +56,7 @@ def test_a_scienceqa_question_without_an_answer_is_wrong(tmp_path: Path) -> None
 
 def test_a_scienceqa_prompt_has_context_question_and_letters() -> None:
     doc = {"hint": "Look.", "question": "Which?", "choices": ["dog", "cat"], "answer": 1}
-    assert scienceqa_img.prompt(doc).split("\n") == [
-        "<image>Context: Look.",
-        "Which?",
-        "A. dog",
-        "B. cat",
-        scienceqa_img.SUFFIX,
-    ]
+    assert scienceqa_img.prompt(doc) == f"<image>Context: Look.\nWhich?\nA. dog\nB. cat\n{scienceqa_img.SUFFIX}"
     assert scienceqa_img.prompt({**doc, "hint": ""}).startswith("<image>Which?\n")
     assert scienceqa_img.target(doc) == "B"
 

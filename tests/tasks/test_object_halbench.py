@@ -15,6 +15,7 @@ from tasks.benchmarks.chair import read_synonyms
 from tasks.judges.protocol import GREEDY, JudgeSession, Sampling, ThreadedJudge
 from tasks.metric import Metric
 from tasks.registry import registry
+from tests.tasks.conftest import score as score_answers
 
 
 def metrics() -> Iterator[tuple[str, Metric]]:
@@ -113,14 +114,8 @@ class Lister(ThreadedJudge):
 
 
 def test_the_judge_lists_objects_and_is_not_asked_about_what_is_short_or_failed() -> None:
-    answers = [
-        "A dog beside a car.",
-        "A black dog.",
-        FailedAnswer("lost"),
-        "There is snow all over.",
-        "There is rain all over.",
-        "",
-    ]
+    clear = ["A dog beside a car.", "A black dog.", FailedAnswer("lost")]
+    answers = [*clear, "There is snow all over.", "There is rain all over.", ""]
     docs = [{"image": str(n), "question": "What is there?", "gt_objects": ["dog"]} for n in range(len(answers))]
     judge = Lister()
     found = object_halbench.judge(answers, docs, JudgeSession(judge=judge))
@@ -145,9 +140,7 @@ def test_our_table_of_names_is_the_authors_refined_list(golden: Callable[[str], 
 
 
 def score(answers: Path, references: Path | None) -> dict[str, float]:
-    given = object_halbench.official_answers(answers, references)
-    records = [object_halbench.process_results(sample.doc, [sample.answer]) for sample in given.answered]
-    return {name: metric([record[name] for record in records]) for name, metric in metrics()}
+    return score_answers("object_halbench", object_halbench.official_answers(answers, references))
 
 
 GOLDEN = "objhal/opera-llava-1.5-greedy_300_with_objs.jsonl"

@@ -59,13 +59,7 @@ def read(golden_json: Callable[[str], Any], split: str) -> list[dict[str, object
 
 def records(answers: Sequence[str], questions: Sequence[dict[str, str]], split: str) -> list[dict[str, object]]:
     return [
-        {
-            "image": q["image"],
-            "category": split,
-            "predicted": pope.parse(a),
-            "truth": q["label"],
-            "correct": pope.parse(a) == q["label"],
-        }
+        pope.process_results({"image": q["image"], "category": split, "answer": q["label"]}, [a])["f1"]
         for a, q in zip(answers, questions, strict=True)
     ]
 

@@ -55,23 +55,14 @@ def three(tmp_path: Path) -> Registry:
 
 def test_a_task_is_read_with_all_that_describes_it(tmp_path: Path) -> None:
     spec = registry(write(tmp_path, probes=probes())).tasks["probes"]
-    assert (spec.name, spec.version, spec.headline, spec.cluster, spec.data) == (
-        "probes",
-        "1.0",
-        "f1",
-        "image",
-        "embedded",
-    )
+    assert (spec.name, spec.version, spec.headline) == ("probes", "1.0", "f1")
+    assert (spec.cluster, spec.data, spec.rows, spec.columns) == ("image", "embedded", 12, ("question", "answer"))
     assert (spec.judged, spec.official_judge) == (False, None)
     assert list(spec.metrics) == ["f1", "accuracy"]
     assert spec.metrics["f1"].unit == "%"
     assert spec.metrics["f1"].higher_is_better
     assert spec.metrics["f1"].aggregation == "tasks.benchmarks.yes_no.f1"
-    assert (spec.rows, spec.columns, spec.answers) == (
-        12,
-        ("question", "answer"),
-        "tasks.benchmarks.pope.official_answers",
-    )
+    assert spec.answers == "tasks.benchmarks.pope.official_answers"
     assert spec.process_results == "tasks.benchmarks.yes_no.record"
     assert spec.published == (Published(model="LLaVA", source="paper", scores={"f1": 85.9}),)
     assert spec.path == (tmp_path / "probes.yaml").resolve()
@@ -103,21 +94,14 @@ def test_an_unknown_name_says_what_is_known_and_what_was_meant(three: Registry) 
 
 
 def test_an_include_is_resolved_and_own_keys_win(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        _base=PROBES.replace("task: NAME", "output_type: generate_until"),
-        child="include: _base.yaml\ntask: child\n",
-    )
+    base = PROBES.replace("task: NAME", "output_type: generate_until")
+    write(tmp_path, _base=base, child="include: _base.yaml\ntask: child\n")
     assert list(registry(tmp_path).tasks) == ["child"]
 
 
 def test_later_includes_win_over_earlier_ones(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        _a=PROBES.replace("task: NAME", ""),
-        _b="metric_list: []\n",
-        child="include: [_a.yaml, _b.yaml]\ntask: x\n",
-    )
+    child = "include: [_a.yaml, _b.yaml]\ntask: x\n"
+    write(tmp_path, _a=PROBES.replace("task: NAME", ""), _b="metric_list: []\n", child=child)
     with pytest.raises(TaskError, match=r"child\.yaml: metric_list: must be a list"):
         registry(tmp_path)
 

@@ -101,20 +101,13 @@ def test_every_source_is_pinned_to_a_commit() -> None:
 
 def test_the_pinned_rules_of_llava_bench_are_the_golden_ones(golden: Callable[[str], Path]) -> None:
     text = golden("llava_bench/rule.json").read_text(encoding="utf-8")
-    assert (
-        hashlib.sha256(wording.SOURCES["llava_bench"].template(text).encode()).hexdigest()
-        == wording.SOURCES["llava_bench"].sha256
-    )
+    pinned = wording.SOURCES["llava_bench"]
+    assert hashlib.sha256(pinned.template(text).encode()).hexdigest() == pinned.sha256
 
 
 def test_the_official_words_are_filled_as_the_official_scripts_do() -> None:
-    doc = {
-        "image_content": ["Dog", "Cat"],
-        "question": "What?",
-        "gt_answer": "a dog",
-        "answer": "-1<AND>-5",
-        "gt_answer_details": "It is.",
-    }
+    doc = {"image_content": ["Dog", "Cat"], "question": "What?", "gt_answer": "a dog"}
+    doc |= {"answer": "-1<AND>-5", "gt_answer_details": "It is."}
     contents = "Contents {} question {} truth {} answer {}"
     assert mmhal.prompt(doc, "{0}", contents) == "Contents Dog, Cat question What? truth a dog answer {0}"
     assert mmvet.prompt_for(doc, "x | y", "Grade.") == "Grade.\nWhat? | -1 <AND> -5 | x | y | "

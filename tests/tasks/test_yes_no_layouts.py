@@ -1,25 +1,15 @@
 """MME's and POPE's documents, records and official answer files."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.errors import AnswerFileError
-from tasks.answer_files import OfficialAnswers
 from tasks.benchmarks import mme, pope
-from tasks.registry import registry
-
-
-def score(task: str, given: OfficialAnswers) -> dict[str, float]:
-    process = registry().process_results(task)
-    records = [process(sample.doc, [sample.answer]) for sample in given.answered]
-    return {name: registry().metric(task, name)([r[name] for r in records]) for name in registry().task(task).metrics}
-
+from tests.tasks.conftest import score
+from tests.tasks.conftest import write_lines as write
 
 # MME
 
@@ -39,16 +29,9 @@ def test_consecutive_rows_of_a_category_are_a_pair_whatever_the_images() -> None
 
 def test_an_mme_record_says_what_was_read() -> None:
     doc = {"image": "a", "category": "OCR", "pair": 3, "answer": "Yes"}
-    assert mme.process_results(doc, ["Yes, it is."])["OCR"] == {
-        **{
-            "image": "a",
-            "cluster": "OCR/3",
-            "category": "OCR",
-            "predicted": "yes",
-            "truth": "yes",
-            "correct": True,
-            "words": 3,
-        }
+    read = {"predicted": "yes", "truth": "yes", "correct": True, "words": 3}
+    assert mme.process_results(doc, ["Yes, it is."])["OCR"] == read | {
+        **{"image": "a", "cluster": "OCR/3", "category": "OCR"}
     }
     assert mme.process_results(doc, ["It is."])["OCR"]["unparsed"] is True
 
@@ -91,20 +74,11 @@ def questions(folder: Path, count: int, article: str = "a") -> None:
     folder.mkdir(parents=True)
     for split in pope.SPLITS:
         rows = [
-            {
-                "question_id": n + 1,
-                "image": f"{n // 2}.jpg",
-                "text": f"Is there {article} thing {n} in the image?",
-                "label": "yes",
-            }
+            {"question_id": n + 1, "image": f"{n // 2}.jpg", "label": "yes"}
+            | {"text": f"Is there {article} thing {n} in the image?"}
             for n in range(count if split == "random" else 4)
         ]
         write(folder / f"coco_pope_{split}.json", rows)
-
-
-def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
