@@ -25,7 +25,7 @@ from trainers.vlfeedback.annotation import (
     annotate_folder,
     annotate_rows,
     ratings_file,
-    rerated,
+    with_ratings,
     write_published,
 )
 
@@ -112,5 +112,5 @@ def rate_rows(
     found = JsonLines(path)
     before, after = out / "ratings-published.jsonl", path.with_name(path.name.replace("ratings-", "rows-", 1))
     write_published(rows(), found, before)
-    write_rows(rerated(rows(), found), after)
+    write_rows(with_ratings(rows(), found), after)
     return RatedData(files=(path, before, after), counts=counts)

@@ -34,12 +34,12 @@ from trainers.vlfeedback.annotation import (
     RatingProtocol,
     annotate_folder,
     annotate_rows,
-    chosen,
     count_unread,
-    named,
+    name_completions,
     ratings_file,
     read_folder,
-    rerated,
+    select_part,
+    with_ratings,
     write_published,
 )
 
@@ -230,16 +230,16 @@ def test_a_part_that_is_none_is_refused(part: Any, folder: Path) -> None:
 @settings(max_examples=40)
 def test_a_chosen_part_keeps_order_and_size_and_is_nested(count: int, part: int, seed: int) -> None:
     items = [str(n) for n in range(count)]
-    picked = list(chosen(items, part, seed, str))
+    picked = list(select_part(items, part, seed, str))
     assert len(picked) == min(part, count)
     assert picked == sorted(picked, key=int)
-    assert set(picked) <= set(chosen(items, part + 1, seed, str))
-    share = set(chosen(items, 0.3, seed, str))
-    assert share <= set(chosen(items, 0.5, seed, str)) <= set(chosen(items, 1.0, seed, str)) == set(items)
+    assert set(picked) <= set(select_part(items, part + 1, seed, str))
+    share = set(select_part(items, 0.3, seed, str))
+    assert share <= set(select_part(items, 0.5, seed, str)) <= set(select_part(items, 1.0, seed, str)) == set(items)
 
 
 def test_a_share_of_a_stream_is_about_that_share() -> None:
-    assert 900 < sum(1 for _ in chosen(map(str, range(10_000)), 0.1, 0, str)) < 1100
+    assert 900 < sum(1 for _ in select_part(map(str, range(10_000)), 0.1, 0, str)) < 1100
 
 
 def test_ratings_of_another_seed_or_other_answers_are_not_gone_on_with(folder: Path) -> None:
@@ -358,7 +358,7 @@ def test_rows_of_the_public_data_are_rated_by_index(tmp_path: Path) -> None:
     rows = JsonLines(out)
     assert rows.by_id.keys() == {str(n) for n in range(20)} - {"7", "8", "9", "10"}
     assert sorted(rows.by_id["3"]["order"]) == ["alpha", "alpha.2", "mid", "zeta"]
-    for row in rerated(dataset(), rows):
+    for row in with_ratings(dataset(), rows):
         assert [completion.model for completion in row.completions] == ["zeta", "alpha", "alpha", "mid"]
         for completion in row.completions:
             expected = {aspect: str(Steady(shift=1).rate(completion.response, aspect)) for aspect in ASPECTS}
@@ -412,7 +412,7 @@ def test_a_dataset_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_models_that_answer_twice_are_told_apart() -> None:
-    assert [name for name, _ in named(next(dataset()))] == ["zeta", "alpha", "alpha.2", "mid"]
+    assert [name for name, _ in name_completions(next(dataset()))] == ["zeta", "alpha", "alpha.2", "mid"]
 
 
 def test_the_exact_judge_rates_alike_in_both_modes(tmp_path: Path) -> None:

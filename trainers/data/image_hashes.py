@@ -57,7 +57,7 @@ PLAIN: Final = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class ImageHashes:
-    """What one image is known by."""
+    """Hashes that identify one image."""
 
     content: str
     """sha256 of its size and RGB pixels, upright and on white: one image as PNG and as lossless WebP has one
@@ -139,7 +139,7 @@ def coco_id(name: str) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """What one reading of an image file tells."""
+    """What is known of an image file once it has been read."""
 
     digest: str
     """sha256 of the file; "" for one that can't be read."""
@@ -195,7 +195,7 @@ class HashCache:
     """
 
     VERSION: Final = 1
-    """Of the way hashes are made."""
+    """Version of the hashes; those of other versions are not read."""
     BATCH: Final = 256
     """Rows written at a time; a kill loses no more."""
 
@@ -262,25 +262,25 @@ class HashCache:
             digest = hashlib.sha256(data).hexdigest()
             # One file is often shown by several rows in a row: the second thread waits for what the first is making.
             with self._making[int(digest[:8], 16) % len(self._making)]:
-                facts = self._memory.get(digest) or self._look_at(data, digest)
+                facts = self._memory.get(digest) or self._make_facts(data, digest)
                 self._memory[digest] = facts
             if version is not None and version == version_of(image):
                 self._keep_file(version, facts)
         if version is not None:
-            self._hold(version, facts)
+            self._remember_in_process(version, facts)
         coco = coco_in(image)
         if facts.hashes is None or facts.hashes.coco == coco:
             return facts
         return replace(facts, hashes=replace(facts.hashes, coco=coco))
 
     def remember(self, image: ImageRef, facts: ImageFacts) -> None:
-        """Take it that the file of an image has these facts: it was written just now."""
+        """Keep these facts of an image's file, which was written just now."""
         version = version_of(image)
         if version is not None:
-            self._hold(version, facts)
+            self._remember_in_process(version, facts)
             self._keep_file(version, facts)
 
-    def _hold(self, version: FileVersion, facts: ImageFacts) -> None:
+    def _remember_in_process(self, version: FileVersion, facts: ImageFacts) -> None:
         self._memory[version] = facts
         if facts.hashes is not None:
             _KNOWN[version] = facts.digest, facts.hashes.size
@@ -324,7 +324,7 @@ class HashCache:
             self._new_hashes.append((f"{self.VERSION}/{digest}", json.dumps(value)))
             self._write_if_many()
 
-    def _look_at(self, data: bytes, digest: str) -> ImageFacts:
+    def _make_facts(self, data: bytes, digest: str) -> ImageFacts:
         hashes = self.stored(digest)
         if hashes is None:
             try:
@@ -374,8 +374,7 @@ class HashCache:
 
 @contextmanager
 def shared_cache(path: Path) -> Iterator[HashCache]:
-    """A cache that one process at a time has: of the processes that train together the first reads the images, and the
-    others find what it wrote."""
+    """A cache for one process at a time: of processes that train together, the first reads the images for all."""
     with file_lock(path, wait=True), HashCache(path) as cache:
         yield cache
 

@@ -14,7 +14,7 @@ from typing import Final
 from trainers.data.near_texts import near_texts, normal_prompt, similarity
 
 COMMON: Final = 5
-"""A sentence asked of more images than this, on one side, identifies no question."""
+"""A sentence asked of more images than this, in the data or in the benchmarks, identifies no question."""
 SPECIFIC: Final = 40
 """Characters a question must have without its common sentences to be evidence by itself."""
 

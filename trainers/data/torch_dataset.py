@@ -10,11 +10,11 @@ from torch.utils.data import Sampler
 from trainers.data.rows import Preference
 
 AHEAD = 32
-"""How many prompts are searched for those that fill a batch."""
+"""Number of next prompts among which those that fill a batch are searched."""
 WINDOW = 64
 """Batches within which prompts are sorted by length."""
 FILLING = "filling"
-"""Marks an example that stands where an epoch has no pair left."""
+"""Key of examples that only pad the last batch of an epoch; they have no weight."""
 
 
 class Pairs(Dataset):

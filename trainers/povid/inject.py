@@ -34,7 +34,7 @@ from support.records import read
 from tasks.judges.batch import BatchJudge
 from tasks.judges.protocol import Judge, JudgeSession, Sampling, as_data, fill
 from trainers.data.rows import Preference
-from trainers.vlfeedback.annotation import shown
+from trainers.vlfeedback.annotation import open_for_judge
 
 TASK = "povid"
 """What the calls are booked under."""
@@ -322,7 +322,10 @@ def _rewrite_batch(
     found: dict[str, dict[str, Any]] = {}
     left = [wanted for wanted in batch if _has_picture(wanted.item, counts)]
     while left:
-        asked = ((prompt_of(wanted.item, wanted.change, wanted.refused), shown(wanted.item.image)) for wanted in left)
+        asked = (
+            (prompt_of(wanted.item, wanted.change, wanted.refused), open_for_judge(wanted.item.image))
+            for wanted in left
+        )
         again = []
         for wanted, reply in zip(left, session.ask_all(asked, REWRITING), strict=True):
             if reply is None:
@@ -345,7 +348,7 @@ def _rewrite_batch(
 
 def _has_picture(item: Correct, counts: InjectCounts) -> bool:
     try:
-        shown(item.image).load()
+        open_for_judge(item.image).load()
     except OSError:
         counts.pictures += 1
         return False

@@ -1,4 +1,4 @@
-"""Annotation: a judge rates the answers to instructions, all of them or a part, and a killed run goes on where it was.
+"""Annotation: a judge rates the answers to all instructions or a part of them; a killed run continues where it was.
 
     annotate_folder(Path("runs/x/data"), judge, RatingProtocol(seed=0)).missing             # calls that failed
     annotate_rows(read_rows(data), judge, Path("second.jsonl"), RatingProtocol(part=500))   # 500 rows of a dataset
@@ -6,7 +6,7 @@
 
 A folder's ratings go to `ratings-JUDGE.jsonl` in it, a dataset's to the file that is named, keyed by row index, since
 ids repeat there. Each row holds the order in which the judge saw the texts, and the ratings by who wrote the text, so
-that the data's own order can be restored (`rerated`). Two files of one folder are compared by `harness judge agree
+that the data's own order can be restored (`with_ratings`). Two files of one folder are compared by `harness judge agree
 FIRST SECOND`, as far as both have got; `write_published` writes such a file of the ratings that the public data have.
 """
 
@@ -107,9 +107,8 @@ def annotate(
 ) -> RatingCounts:
     """Have the judge rate every item that has no row yet; `total` items, if known, are reported as progress.
 
-    An item's row is written when all its replies are there. Rows come in the order of the items, but for those that
-    failed before. An item that has got another text since (an answer that had failed) is rated again as a whole, since
-    texts are rated beside each other.
+    An item's row is written when all its replies are there; rows are in the order of the items, except after failures.
+    An item with a new text (an answer that had failed before) is rated again as a whole: texts are rated together.
     """
     counts, stage = RatingCounts(), Stage("ratings", total)
     size = BATCH_API if isinstance(judge, BatchJudge) else BATCH
@@ -213,11 +212,10 @@ def count_unread(rows: JsonLines) -> dict[str, int]:
     return {aspect: total[aspect] for aspect in ASPECTS}
 
 
-def chosen(items: Iterable[T], part: int | float | None, seed: int, key: Callable[[T], str]) -> Iterator[T]:
-    """A part of the items in their order: so many of them, or about such a share (a number below 1, or 1.0); None: all.
+def select_part(items: Iterable[T], part: int | float | None, seed: int, key: Callable[[T], str]) -> Iterator[T]:
+    """A part of the items in their order: a number of them, or about a share (a float up to 1.0); None: all.
 
-    The choice depends on seed and keys alone, and a larger part holds every smaller one. No more items than are chosen
-    are in memory.
+    The choice depends on seed and keys alone, and a larger part contains every smaller one. Memory: the selected items.
     """
     if part is None:
         yield from items
@@ -253,7 +251,7 @@ def annotate_folder(folder: Path, judge: Judge, protocol: RatingProtocol, *, int
     part = protocol.part
     if isinstance(part, float) and 0 < part <= 1:
         part = max(1, round(part * len(instructions)))  # exact, since their number is known
-    mine = list(chosen(instructions, part, protocol.seed, lambda instruction: instruction.id))
+    mine = list(select_part(instructions, part, protocol.seed, lambda instruction: instruction.id))
     items = items_of(mine, answers, folder / "images", protocol.settings())
     with _lock_ratings(into or ratings_file(folder, judge.model, protocol.mode, protocol.order)) as rows:
         return annotate(items, rows, judge, protocol, total=len(mine))
@@ -315,9 +313,13 @@ def annotate_rows(data: Iterable[Row], judge: Judge, out: Path, protocol: Rating
     """
 
     def items() -> Iterator[Item]:
-        for row in chosen(data, protocol.part, protocol.seed, lambda row: str(row.index)):
-            texts = {name: completion.response for name, completion in named(row)} if len(row.images) == 1 else {}
-            image = partial(shown, row.images[0] if row.images else ImageRef(""))
+        for row in select_part(data, protocol.part, protocol.seed, lambda row: str(row.index)):
+            texts = (
+                {name: completion.response for name, completion in name_completions(row)}
+                if len(row.images) == 1
+                else {}
+            )
+            image = partial(open_for_judge, row.images[0] if row.images else ImageRef(""))
             more = {"row_id": row.id, **protocol.settings()}
             yield Item(key=str(row.index), prompt=row.prompt, image=image, texts=texts, more=more)
 
@@ -326,12 +328,12 @@ def annotate_rows(data: Iterable[Row], judge: Judge, out: Path, protocol: Rating
         return annotate(items(), rows, judge, protocol, total=total)
 
 
-def shown(image: ImageRef) -> Image.Image:
-    """An image as a judge gets it: a server that reads such files is sent the file itself. OSError."""
+def open_for_judge(image: ImageRef) -> Image.Image:
+    """An image as a judge gets it: a server that reads its format is sent the file itself. OSError."""
     return picture(keep(image))
 
 
-def named(row: Row) -> list[tuple[str, Completion]]:
+def name_completions(row: Row) -> list[tuple[str, Completion]]:
     """Each completion under its model's name, the second of one model as MODEL.2."""
     seen: Counter[str] = Counter()
     found = []
@@ -342,20 +344,22 @@ def named(row: Row) -> list[tuple[str, Completion]]:
     return found
 
 
-def rerated(data: Iterable[Row], ratings: JsonLines) -> Iterator[Row]:
+def with_ratings(data: Iterable[Row], ratings: JsonLines) -> Iterator[Row]:
     """The rows that `annotate_rows` rated, completions in the data's own order, with these ratings in place of their
     own."""
     for row in data:
         found = ratings.by_id.get(str(row.index))
         if found is not None:
             completions = tuple(
-                replace(completion, ratings=as_texts(found["ratings"][name]), rationales=found["rationales"][name])
-                for name, completion in named(row)
+                replace(
+                    completion, ratings=ratings_as_text(found["ratings"][name]), rationales=found["rationales"][name]
+                )
+                for name, completion in name_completions(row)
             )
             yield replace(row, completions=completions)
 
 
-def as_texts(ratings: Mapping[str, int | None]) -> dict[str, str]:
+def ratings_as_text(ratings: Mapping[str, int | None]) -> dict[str, str]:
     """Ratings as VLFeedback has them: one that could not be read is "N/A"."""
     return {aspect: "N/A" if rating is None else str(rating) for aspect, rating in ratings.items()}
 
@@ -366,7 +370,9 @@ def write_published(data: Iterable[Row], ratings: JsonLines, out: Path) -> int:
     lines = []
     for row in data:
         if str(row.index) in ratings.by_id:
-            given = {name: {of: number(text) for of, text in one.ratings.items()} for name, one in named(row)}
+            given = {
+                name: {of: number(text) for of, text in one.ratings.items()} for name, one in name_completions(row)
+            }
             line = {"id": str(row.index), "order": list(given), "ratings": given, "judge": "published"}
             lines.append(json.dumps(line | {"row_id": row.id}, ensure_ascii=False) + "\n")
     atomic_write_text(out, "".join(lines))

@@ -1,14 +1,13 @@
-"""Answers: every instruction goes to `answers` members of the pool, one model resident at a time with all its
-instructions.
+"""Answers: every instruction goes to `answers` members of the pool; one model at a time is in memory.
 
-    decode(instructions, data, seed, folder, load=PoolModels())   # goes on where it was left; what is there, by member
+    decode(instructions, data, seed, folder, load=PoolModels())   # continues; gives counts by member
     read_answers(folder)["coco-7"]                                # {"llava-1.5-7b": "A cat.", ...}, without failed ones
 
 The folder holds `images/`, `draw.jsonl` (the pool, and who answers what) and `answers/MEMBER.jsonl`, rows of {id,
 model, answer}, or {id, model, failed, attempts} for an answer that could not be had: the next run asks for it again.
 
-Work is cut into shards of fixed content, each with its own seed, so that a run that was killed gives the same answers
-as one that was not, and so do several processes or machines that divide the members among them.
+Work is cut into shards of fixed content, each with its own seed: a run that was killed, and several processes or
+machines that divide the members among them, give the same answers as one run.
 """
 
 import hashlib
@@ -37,11 +36,11 @@ from trainers.vlfeedback.instructions import Instruction
 log = logging.getLogger(__name__)
 
 SHARD = 256
-"""Instructions decoded between two writes."""
+"""Instructions decoded between two writes of the file."""
 RETRIES: Final = 2
 """How often a failed answer is asked for again in one run."""
 LARGE: Final = 2_000_000
-"""Pixels of a picture that is not held decoded for as long as its shard takes."""
+"""Pixels above which a picture is decoded when it is used, not held in memory for its whole shard."""
 
 
 class AnswersLM(Protocol):
@@ -70,7 +69,7 @@ class Shard:
     number: int
     instructions: tuple[Instruction, ...]
     key: str
-    """What seeds it."""
+    """The seed of its answers is the digest of this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class MemberCounts:
         return self.wanted - self.answered
 
 
-# Who answers what.
+# Which members answer an instruction.
 
 
 def draw(instructions: Sequence[Instruction], data: Data, seed: int) -> dict[str, list[PoolModel]]:
@@ -170,7 +169,7 @@ def shards_of(
     return shards
 
 
-# What is there.
+# Files of answers.
 
 
 def answers_file(folder: Path, member: str) -> Path:
@@ -225,10 +224,10 @@ def speed_file(folder: Path) -> Path:
 def decode(
     instructions: Sequence[Instruction], data: Data, seed: int, folder: Path, load: Callable[[PoolModel], AnswersLM]
 ) -> dict[str, MemberCounts]:
-    """Give every answer that is missing in `folder`; how far each member is afterwards, by what is on disk.
+    """Have every answer given that is missing in `folder`; the counts of each member afterwards, read from disk.
 
     `load` makes an LM of a member of the pool. Several processes may do this in one folder at once: each takes members
-    that no other is at, and at the end waits for those.
+    that no other works on, and at the end waits for the others.
     """
     drawn = recorded_draw(folder, instructions, data, seed)
     stage = Stage("answers", sum(map(len, drawn.values())))

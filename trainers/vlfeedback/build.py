@@ -1,4 +1,4 @@
-"""The dataset of one run, stage by stage: instructions, answers, ratings, pairs. Every stage goes on where it was left.
+"""The dataset of one run in stages: instructions, answers, ratings, pairs. Every stage continues where it stopped.
 
 The folder holds `images/`, `instructions.jsonl`, `draw.jsonl` (who answers what), `answers/` (a file a member of the
 pool), `ratings.jsonl`, `vlfeedback.jsonl` (in the schema of MMInstruction/VLFeedback) and `pairs.jsonl` (in TRL's
@@ -20,7 +20,7 @@ from trainers.data.pair_formats import write_pairs
 from trainers.data.pair_rules import PairCounts, pair_up, rule_of, settle
 from trainers.data.rows import Completion, Preference, Row
 from trainers.data.vlfeedback_format import write_rows
-from trainers.vlfeedback.annotation import RatingProtocol, annotate, as_texts, items_of
+from trainers.vlfeedback.annotation import RatingProtocol, annotate, items_of, ratings_as_text
 from trainers.vlfeedback.answers import AnswersLM, MemberCounts, decode, read_answers
 from trainers.vlfeedback.instructions import Instruction
 from trainers.vlfeedback.sampling import instructions_of
@@ -36,13 +36,13 @@ class BuiltDataset:
     pairs: list[Preference]
     counts: PairCounts
     failed: int
-    """Answers and ratings that could not be had this time; the same command asks for them again."""
+    """Answers and ratings that failed this time; the same command asks for them again."""
     members: Mapping[str, MemberCounts]
     """How far each member of the pool is, and why answers failed."""
 
 
 Answering = Callable[..., Mapping[str, MemberCounts]]
-"""`answers.decode`, or what does the same elsewhere."""
+"""`answers.decode`, or `ray_stages.decode_by_ray`."""
 
 
 def build_dataset(
@@ -87,30 +87,19 @@ def rows_of(
     rated: Mapping[str, Mapping[str, Any]],
     images: Path,
 ) -> Iterator[Row]:
-    """The rated instructions as rows; `answers` by instruction and member, `rated` the rows of a ratings file by
-    instruction.
+    """The rated instructions as rows; `answers` by instruction and member, `rated` rows of a ratings file by id.
 
-    Completions stand in the order the judge saw them. A rating that could not be read is "N/A", as in VLFeedback.
+    Completions are in the order in which the judge saw them. A rating that could not be read is "N/A".
     """
     found = (instruction for instruction in instructions if instruction.id in rated)
-    for index, instruction in enumerate(found):
-        judged = rated[instruction.id]
-        yield Row(
-            index=index,
-            id=instruction.id,
-            prompt=instruction.prompt,
-            images=(ImageRef(f"images/{instruction.image}", images / instruction.image),),
-            completions=tuple(
-                Completion(
-                    model=member,
-                    response=answers[instruction.id][member],
-                    ratings=as_texts(judged["ratings"][member]),
-                    rationales=judged.get("rationales", {}).get(member, {}),
-                )
-                for member in judged["order"]
-            ),
-            source=instruction.source,
-        )
+    for index, one in enumerate(found):
+        judged, completions = rated[one.id], []
+        for member in judged["order"]:
+            ratings, reasons = ratings_as_text(judged["ratings"][member]), judged.get("rationales", {}).get(member, {})
+            response = answers[one.id][member]
+            completions.append(Completion(model=member, response=response, ratings=ratings, rationales=reasons))
+        shown, done = (ImageRef(f"images/{one.image}", images / one.image),), tuple(completions)
+        yield Row(index=index, id=one.id, prompt=one.prompt, images=shown, completions=done, source=one.source)
 
 
 def _draw_instructions(folder: Path, data: Data, seed: int, images: Path) -> list[Instruction]:
