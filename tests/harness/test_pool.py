@@ -87,11 +87,8 @@ def test_members_of_one_model_share_it_and_another_takes_its_place(
 
 
 def test_a_model_here_answers_by_its_settings_and_the_same_each_time(tmp_path: Path) -> None:
-    settings = data(
-        PoolModel(model="scenes-base", temperature=0),
-        PoolModel(model="scenes-base"),
-        PoolModel(model="scenes-base", top_p=0.01, label="p"),
-    )
+    options: list[dict[str, Any]] = [{"temperature": 0}, {}, {"top_p": 0.01, "label": "p"}]
+    settings = data(*(PoolModel(model="scenes-base", **given) for given in options))
     found = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         instructions = asked(folder)
@@ -99,9 +96,8 @@ def test_a_model_here_answers_by_its_settings_and_the_same_each_time(tmp_path: P
         found.append(read_answers(folder))
     assert found[0] == found[1]
     said = found[0].values()
-    assert all(
-        answers["p"] == answers["scenes-base@0"] for answers in said
-    )  # only the likeliest token is left to sample from
+    # With this top_p only the likeliest token is left to sample from.
+    assert all(answers["p"] == answers["scenes-base@0"] for answers in said)
     assert any(answers["scenes-base@1"] != answers["scenes-base@0"] for answers in said)
 
 
@@ -126,9 +122,8 @@ def test_a_served_members_settings_reach_its_server_and_each_row_has_its_own_see
     assert text["text"] == "What is it? Say."
     again = tmp_path / "again"
     decode(asked(again), data(hot, greedy), 0, again, PoolModels(ledger=tmp_path / "again.sqlite"))
-    assert {entry["seed"] for entry in server.log[16:] if entry["temperature"] == 0.7} == {
-        entry["seed"] for entry in sent
-    }
+    seeds = {entry["seed"] for entry in server.log[16:] if entry["temperature"] == 0.7}
+    assert seeds == {entry["seed"] for entry in sent}
 
 
 def test_answers_that_were_paid_for_are_not_asked_for_again(server: Any, tmp_path: Path) -> None:
@@ -207,12 +202,8 @@ def test_what_is_known_of_a_model_is_read_from_its_files_or_from_the_table(rando
     assert torch.float32 in {tensor.dtype for tensor in load_file(random_model / "model.safetensors").values()}
     assert facts_of(find(str(random_model))).weights == 4 * count
     table = facts_of(find("llava-1.5-7b"))
-    assert (table.weights, table.parameters, table.image_positions, table.rows_at_once) == (
-        14_100_000_000,
-        7_050_000_000,
-        576,
-        8,
-    )
+    assert (table.weights, table.parameters) == (14_100_000_000, 7_050_000_000)
+    assert (table.image_positions, table.rows_at_once) == (576, 8)
     assert facts_of(find("instructblip-7b")).parameters == 7_925_000_000  # stored in float32
     served = facts_of(find("gpt-4v"))
     assert (served.served, served.weights, served.model) == (True, None, "gpt-4o-2024-11-20")
@@ -234,9 +225,8 @@ def test_the_papers_pool_is_planned_without_loading_anything() -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.endswith("[]\n")
     assert "1200 instructions, 4 answers each: 4800 answers, 4800 to be given." in told
-    assert all(
-        f"| {name} | 400 | 0 | 0 |" in " ".join(told.split()) for name in ("gpt-4v", "llava-1.5-13b", "mmicl-13b")
-    )
+    for name in ("gpt-4v", "llava-1.5-13b", "mmicl-13b"):
+        assert f"| {name} | 400 | 0 | 0 |" in " ".join(told.split())
     assert "$" in told
 
 

@@ -1,5 +1,6 @@
 """How ratings of folders and datasets come about, go on and are compared."""
 
+import itertools
 import json
 import os
 import random
@@ -130,15 +131,10 @@ def test_ratings_belong_to_their_text_in_every_mode_and_order(folder: Path) -> N
 
 
 def test_four_files_of_the_four_ways_of_asking_are_kept_apart(folder: Path) -> None:
-    names = {
-        ratings_file(folder, "a/b", mode, order).name for mode in get_args(RatingMode) for order in get_args(TextOrder)
-    }
-    assert names == {
-        "ratings-a-b.jsonl",
-        "ratings-a-b-per-aspect.jsonl",
-        "ratings-a-b-authors.jsonl",
-        "ratings-a-b-per-aspect-authors.jsonl",
-    }
+    both = itertools.product(get_args(RatingMode), get_args(TextOrder))
+    names = {ratings_file(folder, "a/b", mode, order).stem for mode, order in both}
+    start = "ratings-a-b"
+    assert names == {start, f"{start}-per-aspect", f"{start}-authors", f"{start}-per-aspect-authors"}
 
 
 def test_failed_calls_are_no_ratings_and_are_made_again(folder: Path) -> None:
@@ -269,10 +265,8 @@ def test_an_answer_that_comes_late_has_its_row_rated_anew(folder: Path) -> None:
 
 
 def test_two_processes_do_not_rate_into_one_file(folder: Path) -> None:
-    with (
-        file_lock(ratings_file(folder, "steady"), wait=True),
-        pytest.raises(DataError, match="another process is rating"),
-    ):
+    other = file_lock(ratings_file(folder, "steady"), wait=True)
+    with other, pytest.raises(DataError, match="another process is rating"):
         annotated(folder, Steady())
 
 
@@ -291,7 +285,7 @@ def test_pictures_that_cannot_be_read_are_counted_and_tried_again(folder: Path, 
     assert not {f"i{n}" for n in range(5)} & JsonLines(ratings_file(folder, "steady")).by_id.keys()
 
 
-class Mumbling(Steady):
+class LeavesOneOut(Steady):
     """Leaves Visual Faithfulness of the third text without a number."""
 
     def ask(self, prompt: str, image: Any = None, sampling: Sampling = GREEDY) -> str:
@@ -300,7 +294,7 @@ class Mumbling(Steady):
 
 
 def test_places_without_a_rating_are_counted_by_aspect_and_the_reply_is_kept(folder: Path) -> None:
-    counts = annotated(folder, Mumbling(), part=7)
+    counts = annotated(folder, LeavesOneOut(), part=7)
     rows = JsonLines(ratings_file(folder, "steady"))
     assert count_unread(rows) == {HELP: 0, "Ethical Considerations": 0, "Visual Faithfulness": 7}
     assert counts.unread == {"Visual Faithfulness": 7}
@@ -323,8 +317,8 @@ def test_two_judges_of_a_part_are_held_against_each_other(folder: Path) -> None:
     assert "second minus first" in report(first, second, ("first", "second"))
 
 
-def rated_by(judge: Steady, text: str) -> dict[str, str]:
-    return {aspect: str(judge.rate(text, aspect)) for aspect in ASPECTS}
+def completion(model: str, text: str, ratings: dict[str, str]) -> Completion:
+    return Completion(model=model, response=text, ratings=ratings)
 
 
 def picture_of(n: int) -> ImageRef:
@@ -337,10 +331,9 @@ def dataset(count: int = 20) -> Iterator[Row]:
     """Rows as the public data have them: ids repeat, one model answers twice, ratings are texts and some are none."""
     for n in range(count):
         models = ("zeta", "alpha", "alpha", "mid")
-        said = {f"{model} {place} says {n}": model for place, model in enumerate(models)}
-        completions = [
-            Completion(model=model, response=text, ratings=rated_by(Steady(), text)) for text, model in said.items()
-        ]
+        texts = [f"{model} {place} says {n}" for place, model in enumerate(models)]
+        ratings = [{aspect: str(Steady().rate(text, aspect)) for aspect in ASPECTS} for text in texts]
+        completions = list(map(completion, models, texts, ratings))
         if n == 4:
             completions[0] = replace(completions[0], ratings=dict.fromkeys(ASPECTS, "N/A"))
         images = () if n == 7 else (picture_of(n),) * (2 if n == 8 else 1)
@@ -375,11 +368,8 @@ def test_a_part_of_the_public_data_is_held_against_its_own_ratings(tmp_path: Pat
     assert write_published(dataset(), JsonLines(out), own) == len(JsonLines(out).by_id) <= 8
     found = json.loads(report(read_ratings(own), read_ratings(out), ("published", "second"), as_json=True))
     without = 3 if "4" in JsonLines(out).by_id else 0
-    assert (found["items"], found["left_out"], found["exact"]["value"]) == (
-        len(JsonLines(out).by_id) * 12 - without,
-        without,
-        100.0,
-    )
+    items = len(JsonLines(out).by_id) * 12 - without
+    assert (found["items"], found["left_out"], found["exact"]["value"]) == (items, without, 100.0)
 
 
 def test_another_datasets_rows_are_not_taken_for_these(tmp_path: Path) -> None:
@@ -429,12 +419,8 @@ def test_the_exact_judge_rates_alike_in_both_modes(tmp_path: Path) -> None:
         image = write_image(scene, tmp_path)
         asked.append(Instruction(id=str(n), prompt="describe the image in detail.", image=image, kind="caption"))
         true = caption(scene)
-        texts[str(n)] = {
-            "true": true,
-            "short": caption(scene, detailed=False),
-            "wrong": true.replace("red", "blue"),
-            "rude": f"{true} mess.",
-        }
+        short = caption(scene, detailed=False)
+        texts[str(n)] = {"true": true, "short": short, "wrong": true.replace("red", "blue"), "rude": f"{true} mess."}
     rng.shuffle(asked)
     found = []
     for mode in get_args(RatingMode):

@@ -76,14 +76,8 @@ class Hub(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             self.answer({"url": f"{os.environ['HF_ENDPOINT']}/datasets/me/set", "name": "me/set"})
         elif "/preupload/" in self.path:
-            self.answer(
-                {
-                    "files": [
-                        {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
-                        for one in json.loads(body)["files"]
-                    ]
-                }
-            )
+            how = {"uploadMode": "regular", "shouldIgnore": False}
+            self.answer({"files": [{"path": one["path"], **how} for one in json.loads(body)["files"]]})
         elif "/commit/" in self.path:
             address = f"{os.environ['HF_ENDPOINT']}/datasets/me/set/commit/{'1' * 40}"
             self.answer({"commitOid": "1" * 40, "commitUrl": address, "success": True})

@@ -67,13 +67,8 @@ def test_a_hostile_name_reads_nothing_outside(form: str, name: str, tmp_path: Pa
         back.images[0].read()
 
 
-HOSTILE = (
-    "{outside}/secret.png",
-    "../secret.png",
-    "http://127.0.0.1:{port}/x.png",
-    "zip://x.png::http://127.0.0.1:{port}/x.zip",
-    "gone.png",
-)
+HOSTILE = """{outside}/secret.png ../secret.png http://127.0.0.1:{port}/x.png
+zip://x.png::http://127.0.0.1:{port}/x.zip gone.png"""
 
 
 @pytest.fixture
@@ -111,7 +106,7 @@ def test_what_is_written_of_hostile_names_loads_and_opens_nothing(
 
     port, asked = listener
     (tmp_path / "secret.png").write_bytes(png(200))
-    names = [name.format(outside=tmp_path, port=port) for name in HOSTILE]
+    names = [name.format(outside=tmp_path, port=port) for name in HOSTILE.split()]
     path = tmp_path / "out" / f"pairs.{ending}"
     write_pairs([pair(ImageRef(name), id=name) for name in names] + [pair(shown)], path, form, embed_images=embed)
     kind = "parquet" if ending == "parquet" else "json"
@@ -178,11 +173,8 @@ def test_without_copies_a_zip_stays_a_zip_that_datasets_and_we_read(
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("in/7 é.png", png(7))
         opened.writestr(odd, png(8))
-    pictures = (
-        ImageRef("in/7 é.png", archive, "in/7 é.png"),
-        ImageRef("o", archive, odd),
-        ImageRef("d.png", data=png(9)),
-    )
+    name = "in/7 é.png"
+    pictures = (ImageRef(name, archive, name), ImageRef("o", archive, odd), ImageRef("d.png", data=png(9)))
     path = tmp_path / "out" / f"pairs.{ending}"
     write_pairs([pair(pictures[0], images=pictures)], path, copy_images=False)
     assert [found.name for found in path.parent.iterdir()] == [path.name]
@@ -205,11 +197,8 @@ def test_what_is_no_image_is_counted_once_and_left_out(
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("bad.jpg", b"no image")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    bad = (
-        ImageRef("bad.jpg", tmp_path / "a.zip", "bad.jpg"),
-        ImageRef("bad.png", tmp_path / "bad.png"),
-        ImageRef("d", data=b"no image"),
-    )
+    on_disk = (ImageRef("bad.jpg", tmp_path / "a.zip", "bad.jpg"), ImageRef("bad.png", tmp_path / "bad.png"))
+    bad = (*on_disk, ImageRef("d", data=b"no image"))
     seen = SeenPairs()
     path = tmp_path / "out" / f"pairs.{ending}"
     write_pairs([pair(shown, images=(*bad, shown)), pair(shown, images=bad)] * 70, path, embed_images=embed, seen=seen)
@@ -251,6 +240,5 @@ def test_datasets_opens_the_pictures(tmp_path: Path, shown: ImageRef, monkeypatc
     assert opened[0]["images"][0].getpixel((0, 0)) == (7, 10, 10)
     for form in ("rlaif-v", "rlhf-v"):
         write_pairs([pair(shown)], tmp_path / f"{form}.parquet", form)
-        assert datasets.load_dataset("parquet", data_files=str(tmp_path / f"{form}.parquet"), **load)[0][
-            "image"
-        ].size == (4, 4)
+        table = datasets.load_dataset("parquet", data_files=str(tmp_path / f"{form}.parquet"), **load)
+        assert table[0]["image"].size == (4, 4)
