@@ -41,16 +41,16 @@ def attention_command(
     from support.stages import Stages
     from tasks.registry import registry
 
-    asked, host, found = registry().task(task), AdapterHost(), []
-    data.check([asked])
+    spec_of_task, host, found = registry().task(task), AdapterHost(), []
+    data.check([spec_of_task])
     names = (model,) if against is None else (model, against)
     with Stages():
-        # All are looked for before the first is read, which takes long.
+        # All are found before the first is loaded, which takes long.
         others = replace(models, path=None)
         specs = [fetch((models if name == model else others).find(context, name)) for name in names]
         for name, spec in zip(names, specs, strict=True):
             lm = host.load(spec)
-            found.append(attention_share(lm, asked, limit, name=name, data=data.paths))
+            found.append(attention_share(lm, spec_of_task, limit, name=name, data=data.paths))
     print(write(out, found[0], found[1] if against is not None else None))
     log.info(f"plot: {out / 'attention.png'}")
     return OK

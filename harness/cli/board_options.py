@@ -13,15 +13,13 @@ RUNS: Final = Path("runs")
 
 Folders = Annotated[list[Path] | None, typer.Argument(help="Boards, or folders with boards; default: runs.")]
 Boards = Annotated[list[Path] | None, typer.Option("--board", help="Boards, or folders with boards; default: runs.")]
-Partial = Annotated[bool, typer.Option("--partial", help="Include runs with --limit or on partial data.")]
-Headline = Annotated[bool, typer.Option("--headline", help="Only the metric that each task ranks by.")]
 
 
 def refuse(*mistakes: tuple[bool, str]) -> None:
-    """UsageError for the first mistake that was made."""
-    for made, what in mistakes:
+    """UsageError with the message of the first (made, message) that is true."""
+    for made, message in mistakes:
         if made:
-            raise UsageError(what)
+            raise UsageError(message)
 
 
 def check_target(option: str, path: Path | None, *, folder: bool = False) -> None:

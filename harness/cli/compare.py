@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.board_options import RUNS, Boards, Headline, Partial
+from harness.cli.board_options import RUNS, Boards
 from harness.cli.options import Json
 from support.errors import OK
 
@@ -16,9 +16,9 @@ def compare_command(
     ],
     after: Annotated[str, typer.Argument(help="The model to compare with it, given in the same way.")],
     board: Boards = None,
-    headline: Headline = False,
+    headline: Annotated[bool, typer.Option("--headline", help="Only the metric that each task ranks by.")] = False,
     examples: Annotated[int, typer.Option(min=0, help="Examples of each kind of flip and task.")] = 3,
-    partial: Partial = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Include runs with --limit or on partial data.")] = False,
     as_json: Json = False,
 ) -> int:
     """Show what changed from one model to another.

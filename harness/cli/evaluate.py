@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 def _make_engine(given: Mapping[str, Any]) -> EngineConfig:
-    """Engine settings from options and from `--model-set NAME=VALUE`, whose true, 4 and 0.5 are no text."""
+    """Engine settings from options and from `--model-set NAME=VALUE`, where true, 4 and 0.5 are not text."""
     values = {name: value for name, value in given.items() if name != "overrides" and value is not None}
     known = {setting.name: setting.default for setting in settings_of(EngineConfig)}
     for name, text in given.get("overrides", {}).items():
@@ -170,9 +170,8 @@ def eval_command(
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
         print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], run.out)
         return _print_price(rater, chosen, settings)
-    names = [
-        Path(each).as_posix() if Path(each).is_dir() else spec.name for each, spec in zip(model, specs, strict=True)
-    ]
+    pairs = zip(model, specs, strict=True)
+    names = [Path(given).as_posix() if Path(given).is_dir() else spec.name for given, spec in pairs]
     board = Board(run.out / "board")
     scorer = ModelScorer(
         tasks=chosen,
@@ -225,15 +224,14 @@ def _read_calibration(path: Path | None) -> dict[str, str]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError(f"--judge-calibration {path}: {error}") from None
-    if not isinstance(found, dict) or [(key, type(text)) for key, text in found.items()] != [
-        ("judge calibration", str)
-    ]:
-        raise SettingError(f"--judge-calibration {path}: must be what `harness judge calibrate --json` prints")
-    return found
+    key = "judge calibration"
+    if isinstance(found, dict) and list(found) == [key] and isinstance(found[key], str):
+        return found
+    raise SettingError(f"--judge-calibration {path}: must be what `harness judge calibrate --json` prints")
 
 
 def _print_price(judge: "Judge", tasks: "list[TaskSpec]", settings: EvalSettings) -> int:
-    """Print what the judge will cost, for answers of a usual length: those of the model are not there yet."""
+    """Print what the judge will cost, for answers of usual length: the model has not answered yet."""
     from harness.evaluation.judge_cost import plan, supposed_answers
     from tasks.judges.openai import OpenAIJudge
 

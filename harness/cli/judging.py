@@ -1,4 +1,4 @@
-"""What commands with a judge print: the plan of --dry-run, and the exit code after lost samples."""
+"""What commands with a judge print: the plan of --dry-run, and the line of an exit code for lost samples."""
 
 import json
 from collections.abc import Sequence
@@ -42,9 +42,7 @@ def print_judge_plans(plans: "Sequence[JudgePlan]", as_json: bool = False) -> in
 def exit_code_of(results: "Sequence[Entry | Score]", max_failed: float) -> int:
     """LOSSY, with a line, if the task with most lost samples lost more than this share; else OK."""
     worst = max(results, key=lambda result: (result.failed + result.unscored) / max(1, result.samples))
-    if worst.failed + worst.unscored > max_failed * worst.samples:
-        return say(
-            f"{worst.task}: {worst.failed} of {worst.samples} samples failed and {worst.unscored} stayed unscored",
-            LOSSY,
-        )
-    return OK
+    if worst.failed + worst.unscored <= max_failed * worst.samples:
+        return OK
+    lost = f"{worst.failed} of {worst.samples} samples failed and {worst.unscored} stayed unscored"
+    return say(f"{worst.task}: {lost}", LOSSY)

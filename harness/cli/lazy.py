@@ -14,7 +14,7 @@ DOUBLE_DASH: Final = "--"
 
 
 @dataclass(frozen=True)
-class Entry:
+class LazyCommand:
     """One command of `harness`."""
 
     target: str
@@ -24,38 +24,48 @@ class Entry:
 
 
 COMMANDS: Final = {
-    "tasks": Entry("harness.cli.catalog:tasks_app", "List the tasks, or show one."),
-    "models": Entry("harness.cli.catalog:models_app", "List the models that have a name here, or try one."),
-    "eval": Entry("harness.cli.evaluate:eval_command", "Score models or checkpoints on tasks."),
-    "score": Entry("harness.cli.score:score_command", "Print the official scores of answers made elsewhere."),
-    "parity": Entry("harness.cli.parity:parity_command", "Compare shared decoding with exact decoding of one model."),
-    "train-then-eval": Entry(
+    "tasks": LazyCommand("harness.cli.catalog:tasks_app", "List the tasks, or show one."),
+    "models": LazyCommand("harness.cli.catalog:models_app", "List the models that have a name here, or try one."),
+    "eval": LazyCommand("harness.cli.evaluate:eval_command", "Score models or checkpoints on tasks."),
+    "score": LazyCommand("harness.cli.score:score_command", "Print the official scores of answers made elsewhere."),
+    "parity": LazyCommand(
+        "harness.cli.parity:parity_command", "Compare shared decoding with exact decoding of one model."
+    ),
+    "train-then-eval": LazyCommand(
         "harness.cli.train_then_eval:train_then_eval_command", "Score the base, train, score every checkpoint, compare."
     ),
-    "train": Entry("harness.cli.train:train_command", "Train on preferences that exist, or pretrain embedded models."),
-    "train-arm": Entry("harness.cli.train:train_arm_command"),
-    "watch": Entry("harness.cli.watch:watch_command", "Score each checkpoint of a training run as it is written."),
-    "leaderboard": Entry("harness.cli.leaderboard:leaderboard_command", "Print the board: models by metrics."),
-    "compare": Entry("harness.cli.compare:compare_command", "Show what changed from one model to another."),
-    "check": Entry("harness.cli.check:check_command", "Fail (exit 3) where a score is worse than the baseline."),
-    "power": Entry("harness.cli.power:power_command", "Tell which difference between two models a run can detect."),
-    "import": Entry("harness.cli.import_results:import_command", "Put results of lm-eval or lmms-eval on a board."),
-    "judge": Entry("harness.cli.judge:judge_app", "Show what judges replied and cost, and how they agree."),
-    "vlfeedback": Entry("harness.cli.vlfeedback.app:vlfeedback_app", "Build, read and check preference data."),
-    "povid": Entry("harness.cli.povid:povid_app", "Make POVID's dispreferred answers and noised images."),
-    "attention": Entry("harness.cli.attention:attention_command", "Measure a model's attention to the image."),
-    "lm-eval": Entry("harness.cli.lm_eval:lm_eval_app", "Run lm-eval's own command line with our model class."),
+    "train": LazyCommand(
+        "harness.cli.train:train_command", "Train on preferences that exist, or pretrain embedded models."
+    ),
+    "train-arm": LazyCommand("harness.cli.train:train_arm_command"),
+    "watch": LazyCommand(
+        "harness.cli.watch:watch_command", "Score each checkpoint of a training run as it is written."
+    ),
+    "leaderboard": LazyCommand("harness.cli.leaderboard:leaderboard_command", "Print the board: models by metrics."),
+    "compare": LazyCommand("harness.cli.compare:compare_command", "Show what changed from one model to another."),
+    "check": LazyCommand("harness.cli.check:check_command", "Fail (exit 3) where a score is worse than the baseline."),
+    "power": LazyCommand(
+        "harness.cli.power:power_command", "Tell which difference between two models a run can detect."
+    ),
+    "import": LazyCommand(
+        "harness.cli.import_results:import_command", "Put results of lm-eval or lmms-eval on a board."
+    ),
+    "judge": LazyCommand("harness.cli.judge:judge_app", "Show what judges replied and cost, and how they agree."),
+    "vlfeedback": LazyCommand("harness.cli.vlfeedback.app:vlfeedback_app", "Build, read and check preference data."),
+    "povid": LazyCommand("harness.cli.povid:povid_app", "Make POVID's dispreferred answers and noised images."),
+    "attention": LazyCommand("harness.cli.attention:attention_command", "Measure a model's attention to the image."),
+    "lm-eval": LazyCommand("harness.cli.lm_eval:lm_eval_app", "Run lm-eval's own command line with our model class."),
 }
 
 
 class LazyGroup(TyperGroup):
-    """The group of all commands; a command is imported once it is to run."""
+    """The group of all commands; a command is imported when it is run."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.params += verbosity_options()
-        for name, entry in COMMANDS.items():
-            self.add_command(TyperCommand(name, help=entry.help, hidden=not entry.help))
+        for name, command in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=command.help, hidden=not command.help))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command to run, imported."""

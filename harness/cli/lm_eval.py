@@ -91,12 +91,10 @@ def settings(given: dict[str, Any], more: dict[str, Any]) -> tuple[str, EngineCo
         for name, value in (given | more).items()
         if value is not None and name not in ("pretrained", "revision", "max_batch_size")
     }
-    if "answers" in asked:  # lm-eval has settings that change answers and that their store knows nothing of
+    if "answers" in asked:  # lm-eval has settings that change answers and are not in the cache's key
         raise ModelError(f"{NAME}: --model_args answers: only harness eval keeps answers; lm-eval has --use_cache")
-    if str(asked.get("batch_size", "")).startswith(
-        "auto"
-    ):  # lm-eval's "auto:4" measures again in between; ours needs no such thing
-        asked["batch_size"] = "auto"
+    if str(asked.get("batch_size", "")).startswith("auto"):
+        asked["batch_size"] = "auto"  # lm-eval's "auto:4" measures again during the run; ours does not
     names = {field.name for field in fields(EngineConfig)}
     own = {name: asked.pop(name) for name in list(asked) if name in names}
     engine = for_model(config_from(own, "--model_args"), spec)

@@ -86,7 +86,7 @@ class JudgeOptions(JudgeSettings):
             raise SettingError(f"--judge-budget {self.budget}: must be at least 0")
         if self.repeats < 1:
             raise SettingError(f"--judge-repeats {self.repeats}: must be at least 1")
-        self.how_asked()
+        self.judge_settings()
 
     def check(self, context: typer.Context, judged: bool = True) -> None:
         """SettingError for an option that was given and has no effect with this judge, or without judged tasks."""
@@ -99,8 +99,8 @@ class JudgeOptions(JudgeSettings):
         if self.name is None:
             refuse_given(context, options, "no --judge is named")
 
-    def how_asked(self) -> JudgeSettings:
-        """How the judge is asked: by options, and by `--judge-set`, which is stronger."""
+    def judge_settings(self) -> JudgeSettings:
+        """How the judge is asked: by options, and by `--judge-set`, which wins."""
         given = {setting.name: getattr(self, setting.name) for setting in settings_of(JudgeSettings)}
         return made(JudgeSettings, given | parse_pairs(self.settings, "--judge-set"), "--judge-set")
 
@@ -117,7 +117,7 @@ class JudgeOptions(JudgeSettings):
         if warning := retired(name, date.today()):
             log.warning(warning)
         return make_judge(
-            name, url=self.url, ledger=self.ledger, budget=self.budget, batch=self.batch, settings=self.how_asked()
+            name, url=self.url, ledger=self.ledger, budget=self.budget, batch=self.batch, settings=self.judge_settings()
         )
 
 
@@ -204,7 +204,7 @@ def split_names(given: list[str]) -> list[str]:
 
 
 def say(what: object, code: int) -> int:
-    """Print one line on stderr, and give the exit code back."""
+    """Print one line on stderr; returns the exit code `code`."""
     if str(what):
         print(f"harness: {what}", file=sys.stderr)
     return code

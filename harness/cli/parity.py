@@ -32,11 +32,11 @@ def parity_command(
     from harness.models.fetch import fetch
     from tasks.registry import registry
 
-    asked = registry().task(task)
-    judge.check(context, asked.judged)
-    data.check([asked])
+    spec_of_task = registry().task(task)
+    judge.check(context, spec_of_task.judged)
+    data.check([spec_of_task])
     spec = fetch(models.find(context, model))
-    rater = judge.make() if asked.judged else None
-    found = parity(spec, asked, samples, judge=rater, data=data.paths, partial_data=data.partial)
+    rater = judge.make() if spec_of_task.judged else None
+    found = parity(spec, spec_of_task, samples, judge=rater, data=data.paths, partial_data=data.partial)
     print(json.dumps(asdict(found)) if as_json else render(found))
     return OK

@@ -52,8 +52,8 @@ class _Answers:
         if self.images is None:
             return scenes_items(self.rows or 500, self.seed)
         self.skipped.clear()
-        found = read_llava(Path(self.source), self.images, kind=self.kind, skipped=self.skipped)  # type: ignore[arg-type]
-        return islice(found, self.rows)
+        kind: Any = self.kind  # checked when this was made
+        return islice(read_llava(Path(self.source), self.images, kind=kind, skipped=self.skipped), self.rows)
 
 
 @povid_app.command("inject")
@@ -129,15 +129,15 @@ def noise_command(
     except OSError as error:
         raise UsageError(f"{image}: no picture: {error.strerror or error}") from None
 
-    def under_noise(picture: Image.Image) -> Image.Image:
+    def add_noise(picture: Image.Image) -> Image.Image:
         return noised(picture, seed=seed or 0, step=step, overflow=overflow)  # type: ignore[arg-type]
 
     if place == "before":
-        made = under_noise(made)
+        made = add_noise(made)
     if size is not None:
         made = made.resize((size, size), Image.Resampling.BICUBIC)
     if place == "after":
-        made = under_noise(made)
+        made = add_noise(made)
     made.save(out, "PNG")
     log.info(f"{out}: signal {abar()[step] ** 0.5:.3f}, noise {(1 - abar()[step]) ** 0.5:.3f}")
     return OK

@@ -32,8 +32,7 @@ CONFIG_COMMANDS: Final = ("eval", "train-then-eval", "check")
 GROUP_TABLES: Final = ("judge", "engine", "data", "server")
 """The tables of settings that several commands share."""
 
-
-_MANY: Final = {tuple, list, dict, Mapping, Sequence}
+_COLLECTIONS: Final = {tuple, list, dict, Mapping, Sequence}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +144,10 @@ def _parameter(name: str, setting: Setting, group: OptionGroup) -> inspect.Param
 
 
 def _as_option_type(kind: Any) -> Any:
-    """What typer takes for a field's type: several values, and NAME=VALUE pairs, are repeatable options; what may be of
-    several types is text."""
+    """A field's type as typer takes it: a repeatable option for collections, text for a union of types."""
     inner = [each for each in typing.get_args(kind) if each is not type(None)]
     is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
-    if _MANY & {typing.get_origin(each) for each in (kind, *(inner if is_union else ()))}:
+    if _COLLECTIONS & {typing.get_origin(each) for each in (kind, *(inner if is_union else ()))}:
         return list[str] | None
     if is_union and len(inner) > 1:
         return str | None if len(inner) < len(typing.get_args(kind)) else str
@@ -166,7 +164,7 @@ def _make(group: OptionGroup, values: dict[str, Any]) -> Any:
     for name, setting in group.options():
         value = values.pop(name)
         if value is None and setting.default is not None:
-            continue  # an option that may be repeated, and was not given
+            continue  # a repeatable option that was not given
         found[setting.name] = _as_field(value, setting, name, group.forms.get(setting.name, ""))
     return group.kind(**found) if group.make is None else group.make(found)
 
@@ -207,13 +205,8 @@ def _config_parameter(
         if path is not None:
             context.default_map = read_config(path, command, known, prefixes)
 
-    option = typer.Option(
-        "--config",
-        help="A TOML file with values of options; see docs/python.md.",
-        callback=read,
-        is_eager=True,
-        expose_value=False,
-    )
+    text = "A TOML file with values of options; see docs/python.md."
+    option = typer.Option("--config", help=text, callback=read, is_eager=True, expose_value=False)
     return inspect.Parameter(
         "config_file", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Path | None, option], default=None
     )
@@ -262,5 +255,5 @@ def _key_in_table(name: str, prefix: str) -> str:
 
 
 def _as_default(value: Any) -> Any:
-    """A TOML value as an option takes it: a table is NAME=VALUE items."""
+    """A TOML value as an option takes it: a table becomes NAME=VALUE texts."""
     return _as_items(value) if isinstance(value, dict) else value

@@ -39,7 +39,7 @@ def run_folder_of(out: Path | None, recipe: str, seed: int | None) -> Path:
 
 
 def use_plain_trl(recipe: "AnyRecipe") -> "PreferenceRecipe":
-    """The recipe with TRL's own DPO trainer; UsageError if it does not train by DPO, or has settings that this lacks."""
+    """The recipe with TRL's own DPO trainer; UsageError if it is not for DPO, or has settings that this lacks."""
     from trainers.config.recipe import PretrainingRecipe
 
     if isinstance(recipe, PretrainingRecipe) or recipe.trainer != "dpo":

@@ -128,7 +128,7 @@ def _find_layout(recipe: "PreferenceRecipe", folder: Path, training: TrainingOpt
     if dry_run and training.gpus is None and training.slurm is None and training.mode == "ddp":
         return None
     layout = find_layout(recipe, training.gpus, training.mode, as_job=training.slurm is not None and not is_launched())
-    command_of([], layout)  # what a mode lacks is said before anything is scored
+    command_of([], layout)  # an error if a mode lacks something, before anything is scored
     return layout
 
 

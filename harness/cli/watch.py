@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 WATCH = OptionGroup(kind=WatchSettings, panel="Watching", without=frozenset({"backoff"}), environment=False)
-NOT_WATCHED = ("official_prompts", "judge_repeats", "calibration", "full_answers")
+WITHOUT_OPTION = ("official_prompts", "judge_repeats", "calibration", "full_answers")
 
 
-@with_settings(settings=WATCH, evaluation=EVALUATION.but(*NOT_WATCHED), judge=JUDGE.but("batch", "repeats"))
+@with_settings(settings=WATCH, evaluation=EVALUATION.but(*WITHOUT_OPTION), judge=JUDGE.but("batch", "repeats"))
 def watch_command(
     context: typer.Context,
     folder: Annotated[
@@ -61,22 +61,21 @@ def watch_command(
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
     check_data(evaluation.data, chosen)
-    rater, place = judge.make(), out or folder
+    rater, out = judge.make(), out or folder
     register()
     if base is not None:
         find(base)  # an unknown base is the command's mistake
-    # A folder that is not there is the command's mistake.
-    find_complete_checkpoints(folder, QuietPeriod(settings.settle))
+    find_complete_checkpoints(folder, QuietPeriod(settings.settle))  # so is a folder that is not there
     with Stages():
         scoring = Scoring(
-            board=Board(place / "board"),
+            board=Board(out / "board"),
             tasks=chosen,
             judge=rater,
-            state=place / "watch",
+            state=out / "watch",
             settings=evaluation,
             host=AdapterHost(),
         )
-        reporter = _Reporter(folder, place, scoring, base)
+        reporter = _Reporter(folder, out, scoring, base)
         watched = watch(folder, scoring, settings, shown=reporter.show)
         text = reporter.show(watched)
     print(json.dumps(watched.to_json()) if as_json else text)
@@ -89,10 +88,10 @@ def watch_command(
 
 @dataclass
 class _Reporter:
-    """Writes the report; scores the base beside the first checkpoint."""
+    """Writes the report; scores the base with the first checkpoint."""
 
     folder: Path
-    place: Path
+    out: Path
     scoring: "Scoring"
     base: str | None
     unscored: dict[str, str] = field(default_factory=dict)
@@ -107,7 +106,7 @@ class _Reporter:
             self.base = base_of(watched.found[0])
         if self.base is not None and watched.found:
             self._score_base(self.base)
-        return write_watch_report(self.folder, self.place, watched, self.base, self.scoring.tasks, self.unscored)
+        return write_watch_report(self.folder, self.out, watched, self.base, self.scoring.tasks, self.unscored)
 
     def _score_base(self, name: str) -> None:
         from harness.models.fetch import fetch
@@ -116,7 +115,7 @@ class _Reporter:
         try:
             self.scoring.score(fetch(find(name)), name)
             self.unscored.pop(name, None)
-        except Exception as error:  # it is tried again beside the next checkpoint
+        except Exception as error:  # it is scored again with the next checkpoint
             self.scoring.host.drop()
             self.unscored[name] = f"{type(error).__name__}: {one_line(error)[:300]}"
             log.info(f"{name}: the base is not scored ({self.unscored[name]})")

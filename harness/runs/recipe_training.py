@@ -5,7 +5,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import UsageError
 from support.files import atomic_write_text
@@ -61,8 +61,8 @@ def find_layout(recipe: "PreferenceRecipe", gpus: int | None, mode: str, *, as_j
     elif not as_job and local and count > local:
         raise UsageError(f"--gpus {count}: this machine has {local}; ask a cluster by --slurm")
     split_batch(recipe.training, count)
-    # Layout checks `mode`.
-    return Layout(processes=count // nodes, nodes=nodes, mode=mode, cpu=not as_job and not local)  # type: ignore[arg-type]
+    known: Any = mode  # Layout checks it
+    return Layout(processes=count // nodes, nodes=nodes, mode=known, cpu=not as_job and not local)
 
 
 def train_recipe(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -> "list[Checkpoint]":

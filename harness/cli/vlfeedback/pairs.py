@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -28,8 +28,7 @@ from trainers.config.data import PairOptions
 from trainers.data.pair_rules import NamedRule, PairCounts, best_answers, find_rule, pair_up, settle
 
 if TYPE_CHECKING:
-    from trainers.data.rows import Preference, Row
-    from trainers.data.vlfeedback_format import Seen
+    from trainers.data.rows import Preference
 
 log = logging.getLogger(__name__)
 
@@ -57,54 +56,22 @@ PAIRS: Final = OptionGroup(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Conversion:
-    """From rated answers to a file, by one rule."""
+def _write_split(
+    pairs: "Iterator[Preference]",
+    out: Path,
+    test_share: float,
+    seed: int,
+    write: "Callable[[Iterable[Preference], Path], int]",
+) -> dict[Path, int]:
+    """Write the pairs, those of held-out prompts to a second file; the number of pairs in each file."""
+    from trainers.data.pair_split import set_aside
 
-    data: Path
-    images: Path | None
-    rule: NamedRule
-    seed: int
-    test_share: float
-    counts: PairCounts
-    seen: "Seen"
-    how: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the writers: embed_images, copy_images."""
-
-    def _read(self) -> "tuple[NamedRule, Iterable[Row]]":
-        return settle(self.rule, read_data(self.data, self.images, self.seen))
-
-    def write_best(self, out: Path) -> int:
-        """Write the best answer of each row; how many."""
-        from trainers.data.pair_formats import write_best
-
-        rule, rows = self._read()
-        return write_best(best_answers(rows, rule, self.seed), out, seen=self.seen, **self.how)
-
-    def write_pairs(self, out: Path, form: str, ray: str | None, workers: int) -> dict[Path, int]:
-        """Write the pairs, those of held-out prompts to a second file; the number of pairs in each file."""
-        from trainers.data.pair_formats import write_pairs
-        from trainers.data.pair_split import set_aside
-
-        def write(pairs: "Iterable[Preference]", path: Path) -> int:
-            return write_pairs(pairs, path, form, seen=self.seen, **self.how)
-
-        rule, rows = self._read()
-        held_out: list[Preference] = []
-        with use_ray(ray) as on_ray:
-            if on_ray:
-                from trainers.vlfeedback.ray_stages import pairs_by_ray
-
-                made: Iterator[Preference] = pairs_by_ray(rows, rule, self.counts, workers=workers)
-            else:
-                made = pair_up(rows, rule, self.counts)
-            if self.test_share:
-                made = set_aside(made, self.test_share, self.seed, held_out)
-            files = {out: write(made, out)}
-        if self.test_share:
-            other = out.with_name(f"{out.stem}-test{out.suffix}")
-            files[other] = write(held_out, other)
-        return files
+    if not test_share:
+        return {out: write(pairs, out)}
+    held_out: list[Preference] = []
+    files = {out: write(set_aside(pairs, test_share, seed, held_out), out)}
+    other = out.with_name(f"{out.stem}-test{out.suffix}")
+    return files | {other: write(held_out, other)}
 
 
 @with_settings(pairs=PAIRS)
@@ -133,29 +100,29 @@ def pairs_command(
     A split is by prompt: no question is on both sides.
     """
     from support.markdown import table
+    from trainers.data.pair_formats import write_best, write_pairs
     from trainers.data.vlfeedback_format import Seen
 
     refuse_overwriting(out, data)
     if best and (form != "trl" or test_share):
         raise UsageError("--best writes TRL's prompt and completion columns, without a split")
     counts, seen = PairCounts(), Seen()
-    work = _Conversion(
-        data=data,
-        images=images,
-        rule=pairs,
-        seed=seed or 0,
-        test_share=test_share,
-        counts=counts,
-        seen=seen,
-        how={"embed_images": embed_images, "copy_images": copy_images},
-    )
+    how: dict[str, Any] = {"seen": seen, "embed_images": embed_images, "copy_images": copy_images}
+    rule, rows = settle(pairs, read_data(data, images, seen))
     if best:
-        written = work.write_best(out)
+        written = write_best(best_answers(rows, rule, seed or 0), out, **how)
         log.info(f"{out}: {written} best answers; {seen.summary()}")
         if as_json:
             print(json.dumps({"rows": seen.rows, "answers": written, "files": [str(out)]}))
         return OK
-    files = work.write_pairs(out, form, ray, workers)
+    with use_ray(ray) as on_ray:
+        if on_ray:
+            from trainers.vlfeedback.ray_stages import pairs_by_ray
+
+            made: Iterator[Preference] = pairs_by_ray(rows, rule, counts, workers=workers)
+        else:
+            made = pair_up(rows, rule, counts)
+        files = _write_split(made, out, test_share, seed or 0, partial(write_pairs, form=form, **how))
     for path, count in files.items():
         log.info(f"{path}: {count} pairs")
     log.info(seen.summary())
@@ -163,6 +130,6 @@ def pairs_command(
         facts = {"files": {str(path): count for path, count in files.items()}, "seen": seen.to_json()}
         print(json.dumps(counts.to_json() | facts))
     else:
-        rows = [[name.replace("_", " "), str(count)] for name, count in counts.to_json().items()]
-        print(table(["what", "how many"], rows))
+        lines = [[name.replace("_", " "), str(count)] for name, count in counts.to_json().items()]
+        print(table(["what", "how many"], lines))
     return OK
