@@ -23,7 +23,7 @@ from harness.cli.options import (
     expand,
     print_plan,
 )
-from harness.cli.setting_options import OptionGroup, from_environment, refuse_given, with_settings
+from harness.cli.setting_options import OptionGroup, check_at_least, from_environment, refuse_given, with_settings
 from harness.engine.config import EngineConfig, config_from
 from harness.evaluation.eval_settings import EvalSettings
 from harness.models.chat_settings import acts_on_served
@@ -87,10 +87,8 @@ class RunOptions:
 
 def _make_settings(given: Mapping[str, Any]) -> EvalSettings:
     settings = EvalSettings(**{**given, "calibration": _read_calibration(given.get("calibration"))})
-    if settings.limit is not None and settings.limit < 1:
-        raise SettingError(f"--limit {settings.limit}: must be at least 1")
-    if settings.judge_repeats < 1:
-        raise SettingError(f"--judge-repeats {settings.judge_repeats}: must be at least 1")
+    check_at_least("--limit", settings.limit, 1)
+    check_at_least("--judge-repeats", settings.judge_repeats, 1)
     return settings
 
 

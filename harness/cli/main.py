@@ -41,7 +41,7 @@ def run(arguments: list[str] | None = None) -> int:
         # Another program's options, behind `lm-eval`, are its own.
         words = given if command == "lm-eval" else complete_options(given)
         result = app(words, prog_name="harness", standalone_mode=False, obj=given)
-    except WorkerDone:  # another process has the answers now, and does the rest
+    except WorkerDone:  # this process has handed its answers to the first one, which does the rest
         return OK
     except Exception as error:
         if (code := _exit_code_of(error)) is None:
@@ -67,7 +67,7 @@ def _message_of(error: Exception) -> str:
 
 
 def _hint_to_resume(error: Exception, command: str, given: Sequence[str]) -> str:
-    """The command that goes on, if a judge or the user ended the run."""
+    """The command that continues, if a judge or the user ended the run; else nothing."""
     if isinstance(error, (JudgeDown, BudgetSpent)):
         return f"\nharness: all replies so far are kept; go on with: harness {shlex.join(given)}"
     if isinstance(error, typer.Abort) and command in ("eval", "train-then-eval", "vlfeedback", "povid"):
@@ -91,10 +91,8 @@ def _exit_code_of(error: Exception) -> int | None:
 def _quiet_libraries() -> None:
     """Hide the bars and warnings of other libraries; switch their telemetry off."""
     warnings.simplefilter("ignore", FutureWarning)  # of libraries about libraries
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY"):
+        os.environ.setdefault(name, "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Idle threads that spin cost the busy ones on a small machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads do not take the cores of a small machine

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from harness.cli.setting_options import OptionGroup, parse_pairs, refuse_given
-from support.errors import SettingError, UsageError
+from harness.cli.setting_options import OptionGroup, check_at_least, parse_pairs, refuse_given
+from support.errors import SettingError
 from support.settings import made, settings_of
 from tasks.judges.settings import JudgeSettings
 
@@ -47,8 +47,7 @@ Tasks = Annotated[list[str] | None, typer.Option(help="Tasks or suites, separate
 
 
 def _check_limit(value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise UsageError(f"--limit {value}: must be at least 1")
+    check_at_least("--limit", value, 1)
     return value
 
 
@@ -82,10 +81,8 @@ class JudgeOptions(JudgeSettings):
     """How often the judge rates each answer; scores are the mean."""
 
     def __post_init__(self) -> None:
-        if self.budget is not None and self.budget < 0:
-            raise SettingError(f"--judge-budget {self.budget}: must be at least 0")
-        if self.repeats < 1:
-            raise SettingError(f"--judge-repeats {self.repeats}: must be at least 1")
+        check_at_least("--judge-budget", self.budget, 0)
+        check_at_least("--judge-repeats", self.repeats, 1)
         self.judge_settings()
 
     def check(self, context: typer.Context, judged: bool = True) -> None:

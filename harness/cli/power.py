@@ -45,13 +45,13 @@ def power_command(
     from leaderboards.comparison.power import of_boards, render
     from tasks.registry import registry
 
-    supposing = accuracy is not None or discordance is not None
-    reading = bool(board) or model is not None or against is not None
+    by_assumption = accuracy is not None or discordance is not None
+    from_boards = bool(board) or model is not None or against is not None
     refuse(
         (
-            supposing and reading,
+            by_assumption and from_boards,
             "--accuracy and --discordance suppose answers; --board, --model and --against read them: "
-            "give the ones or the others",
+            "give either these or those",
         ),
         (
             accuracy is not None and discordance is not None,
@@ -61,10 +61,10 @@ def power_command(
     spec = registry().task(task)
     name = metric or spec.headline
     counts = registry().metric(task, name)
-    boards = [] if supposing else find_boards(board) if board else boards_in(RUNS)
+    boards = [] if by_assumption else find_boards(board) if board else boards_in(RUNS)
     found = of_boards(boards, task, name, counts, model=model, against=against)
-    for one in boards:
-        log_skipped(one.skipped)
+    for each in boards:
+        log_skipped(each.skipped)
     if found is None:
         if board:
             log.info(f"no complete run of {task} with its answers on the boards under {', '.join(map(str, board))}")

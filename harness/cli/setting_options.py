@@ -128,6 +128,12 @@ def refuse_given(context: typer.Context, names: Iterable[str], why: str) -> None
             raise SettingError(f"--{name.replace('_', '-')} has no effect: {why}")
 
 
+def check_at_least(option: str, value: float | None, least: int) -> None:
+    """SettingError if the option was given a value below `least`."""
+    if value is not None and value < least:
+        raise SettingError(f"{option} {value}: must be at least {least}")
+
+
 def _parameter(name: str, setting: Setting, group: OptionGroup) -> inspect.Parameter:
     """The option of one setting, as typer declares it."""
     kind, default = _as_option_type(setting.type), setting.default

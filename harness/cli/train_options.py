@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.setting_options import OptionGroup
+from harness.cli.setting_options import OptionGroup, check_at_least
 from support.errors import RecipeError, UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ class LaunchOptions:
     """Run as a Slurm job, with NAME=VALUE of sbatch (partition, time, ...); repeatable."""
 
     def __post_init__(self) -> None:
-        if self.gpus is not None and self.gpus < 1:
-            raise UsageError(f"--gpus {self.gpus}: must be at least 1")
+        check_at_least("--gpus", self.gpus, 1)
 
 
 LAUNCH = OptionGroup(kind=LaunchOptions, panel="Training", environment=False)

@@ -295,7 +295,7 @@ def test_every_tasks_power_is_told_or_what_is_missing_for_it(
     ("options", "message"),
     (
         (["pope", "--accuracy", "60", "--board", "."], "--accuracy and --discordance suppose answers; --board"),
-        (["pope", "--discordance", "6", "--model", "m"], "give the ones or the others"),
+        (["pope", "--discordance", "6", "--model", "m"], "give either these or those"),
         (["pope", "--accuracy", "60", "--discordance", "6"], "say one thing in two ways"),
         (["mmhal", "--accuracy", "60"], "mmhal score (0-6): --accuracy and --discordance are for shares (%) only"),
         (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli.options import JUDGE, Json, JudgeOptions, MaxFailed, Seed, say
-from harness.cli.setting_options import OptionGroup, with_settings
+from harness.cli.setting_options import OptionGroup, check_at_least, with_settings
 from harness.datasets.build import PoolSettings, data_of
 from support.errors import LOSSY, OK, UsageError
 
@@ -41,10 +41,8 @@ class DatasetOptions:
     """Order of the texts: shuffled by the seed; authors: as they were drawn."""
 
     def __post_init__(self) -> None:
-        for name, least in (("rows", 1), ("answers", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name} {value}: must be at least {least}")
+        check_at_least("--rows", self.rows, 1)
+        check_at_least("--answers", self.answers, 2)
 
     def resolve(self, judge: str | None) -> "Data":
         """The data to build."""
