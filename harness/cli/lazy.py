@@ -10,11 +10,9 @@ from typer.main import get_command
 
 from support.console import set_up_logging
 
-DOUBLE_DASH: Final = "--"
-
 
 @dataclass(frozen=True)
-class LazyCommand:
+class Command:
     """One command of `harness`."""
 
     target: str
@@ -24,37 +22,29 @@ class LazyCommand:
 
 
 COMMANDS: Final = {
-    "tasks": LazyCommand("harness.cli.catalog:tasks_app", "List the tasks, or show one."),
-    "models": LazyCommand("harness.cli.catalog:models_app", "List the models that have a name here, or try one."),
-    "eval": LazyCommand("harness.cli.evaluate:eval_command", "Score models or checkpoints on tasks."),
-    "score": LazyCommand("harness.cli.score:score_command", "Print the official scores of answers made elsewhere."),
-    "parity": LazyCommand(
-        "harness.cli.parity:parity_command", "Compare shared decoding with exact decoding of one model."
-    ),
-    "train-then-eval": LazyCommand(
+    "tasks": Command("harness.cli.catalog:tasks_app", "List the tasks, or show one."),
+    "models": Command("harness.cli.catalog:models_app", "List the models that have a name here, or try one."),
+    "eval": Command("harness.cli.evaluate:eval_command", "Score models or checkpoints on tasks."),
+    "score": Command("harness.cli.score:score_command", "Print the official scores of answers made elsewhere."),
+    "parity": Command("harness.cli.parity:parity_command", "Compare shared decoding with exact decoding of one model."),
+    "train-then-eval": Command(
         "harness.cli.train_then_eval:train_then_eval_command", "Score the base, train, score every checkpoint, compare."
     ),
-    "train": LazyCommand(
+    "train": Command(
         "harness.cli.train:train_command", "Train on preferences that exist, or pretrain embedded models."
     ),
-    "train-arm": LazyCommand("harness.cli.train:train_arm_command"),
-    "watch": LazyCommand(
-        "harness.cli.watch:watch_command", "Score each checkpoint of a training run as it is written."
-    ),
-    "leaderboard": LazyCommand("harness.cli.leaderboard:leaderboard_command", "Print the board: models by metrics."),
-    "compare": LazyCommand("harness.cli.compare:compare_command", "Show what changed from one model to another."),
-    "check": LazyCommand("harness.cli.check:check_command", "Fail (exit 3) where a score is worse than the baseline."),
-    "power": LazyCommand(
-        "harness.cli.power:power_command", "Tell which difference between two models a run can detect."
-    ),
-    "import": LazyCommand(
-        "harness.cli.import_results:import_command", "Put results of lm-eval or lmms-eval on a board."
-    ),
-    "judge": LazyCommand("harness.cli.judge:judge_app", "Show what judges replied and cost, and how they agree."),
-    "vlfeedback": LazyCommand("harness.cli.vlfeedback.app:vlfeedback_app", "Build, read and check preference data."),
-    "povid": LazyCommand("harness.cli.povid:povid_app", "Make POVID's dispreferred answers and noised images."),
-    "attention": LazyCommand("harness.cli.attention:attention_command", "Measure a model's attention to the image."),
-    "lm-eval": LazyCommand("harness.cli.lm_eval:lm_eval_app", "Run lm-eval's own command line with our model class."),
+    "train-arm": Command("harness.cli.train:train_arm_command"),
+    "watch": Command("harness.cli.watch:watch_command", "Score each checkpoint of a training run as it is written."),
+    "leaderboard": Command("harness.cli.leaderboard:leaderboard_command", "Print the board: models by metrics."),
+    "compare": Command("harness.cli.compare:compare_command", "Show what changed from one model to another."),
+    "check": Command("harness.cli.check:check_command", "Fail (exit 3) where a score is worse than the baseline."),
+    "power": Command("harness.cli.power:power_command", "Tell which difference between two models a run can detect."),
+    "import": Command("harness.cli.import_results:import_command", "Put results of lm-eval or lmms-eval on a board."),
+    "judge": Command("harness.cli.judge:judge_app", "Show what judges replied and cost, and how they agree."),
+    "vlfeedback": Command("harness.cli.vlfeedback.app:vlfeedback_app", "Build, read and check preference data."),
+    "povid": Command("harness.cli.povid:povid_app", "Make POVID's dispreferred answers and noised images."),
+    "attention": Command("harness.cli.attention:attention_command", "Measure a model's attention to the image."),
+    "lm-eval": Command("harness.cli.lm_eval:lm_eval_app", "Run lm-eval's own command line with our model class."),
 }
 
 

@@ -11,15 +11,9 @@ import pytest
 from safetensors.torch import load_file
 
 from harness.cli import main as cli
-from support.images import ImageRef
-from tasks.scenes.language import caption
-from tasks.scenes.world import make_scene
 from tests.harness import qwen_vl_checkpoint
+from tests.harness.rated_scenes import write_rated_scenes
 from tests.trainers.test_silkie_config import EXAMPLE
-from trainers.config.data import ASPECTS
-from trainers.data.rows import Completion, Row
-from trainers.data.vlfeedback_format import write_rows
-from trainers.vlfeedback.instructions import write_image
 
 RECIPE = """
 name = "small"
@@ -42,25 +36,10 @@ targets = '.*language_model.*\\.(q_proj|v_proj)'
 """
 
 
-def rated(text: str, points: int) -> Completion:
-    return Completion(model=str(points), response=text, ratings=dict.fromkeys(ASPECTS, str(points)))
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen rows, a pair each."""
-    folder = tmp_path_factory.mktemp("data")
-    rows = []
-    for index in range(16):
-        scene = make_scene(f"test-train/{index}")
-        name = write_image(scene, folder)
-        answers = (rated(caption(scene), 5), rated("a red ring. " + caption(scene), 2))
-        image = ImageRef(Path(name).name, folder / name)
-        rows.append(
-            Row(index=index, id=str(index), prompt=f"describe the image. {index}", images=(image,), completions=answers)
-        )
-    write_rows(rows, folder / "rows.jsonl")
-    return folder / "rows.jsonl"
+    return write_rated_scenes(tmp_path_factory.mktemp("data"), "test-train")
 
 
 @pytest.fixture
