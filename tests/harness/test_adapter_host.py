@@ -18,6 +18,7 @@ from harness.models.spec import find
 from support.errors import ModelError
 from support.progress import show_on
 from tasks.scenes.world import image_of
+from tests.harness.lm_requests import ask
 from tests.harness.qwen_vl_checkpoint import write
 
 TEXT = {"llava": r".*language_model.*q_proj", "qwen": r".*\.h\.\d+\.attn\.c_attn"}
@@ -63,22 +64,9 @@ def adapters(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def requests(lm: Any) -> list[Instance]:
-    settings = {"until": [], "max_gen_toks": 4, "do_sample": False}
     questions = ("describe the image in detail.", "is there a red circle in the image?")
-    return [
-        Instance(
-            "generate_until",
-            {},
-            (
-                lm.apply_chat_template([{"role": "user", "content": f"<image>{question}"}]),
-                settings,
-                {"visual": [image_of(f"r/{i}")]},
-            ),
-            0,
-        )
-        for i in range(2 if lm.hf.config.model_type == "llava" else 1)  # 1024 patches cost seconds
-        for question in questions
-    ]
+    images = range(2 if lm.hf.config.model_type == "llava" else 1)  # 1024 patches cost seconds
+    return ask(lm, *(([image_of(f"r/{i}")], question) for i in images for question in questions), max_gen_toks=4)
 
 
 def said(lm: Any) -> tuple[list[str], torch.Tensor]:

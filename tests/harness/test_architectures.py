@@ -20,9 +20,9 @@ from harness.engine.families import VERIFIED
 from harness.models.load import load
 from harness.models.spec import find
 from harness.models.torchvision_shim import VideoSlot, allow_missing_torchvision
+from tests.harness.lm_requests import GREEDY, instance
 from tests.harness.zoo import FAMILIES
 
-TOKENS = 10
 QUESTIONS = ("Is there a dog in the image?", "What is the color of the car? Describe it in detail.")
 SIZES = ((40, 30), (60, 90), (118, 112))
 
@@ -47,13 +47,8 @@ class Plain:
         shown = [] if image is None else [image]
         if self.processor.chat_template:
             parts = [*({"type": "image", "image": one} for one in shown), {"type": "text", "text": question}]
-            return self.processor.apply_chat_template(
-                [{"role": "user", "content": parts}],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-            )
+            settings = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+            return self.processor.apply_chat_template([{"role": "user", "content": parts}], **settings)
         if self.family == "idefics":
             return self.processor(text=[[*shown, question]], return_tensors="pt")
         text = f"<image>{question}" if self.family == "paligemma" else question
@@ -63,7 +58,7 @@ class Plain:
         inputs = self.inputs(image, question)
         tokenizer = self.processor.tokenizer
         with torch.inference_mode():
-            written = self.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0]
+            written = self.model.generate(**inputs, max_new_tokens=GREEDY["max_gen_toks"], do_sample=False)[0]
         answer: str = tokenizer.decode(written[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return answer.split(tokenizer.eos_token)[0]
 
@@ -101,21 +96,11 @@ def request(lm: Any, image: Image.Image | None, question: str) -> Instance:
     content = question if image is None else f"<image>{question}"
     if lm.processor.chat_template:
         content = lm.apply_chat_template([{"role": "user", "content": content}])
-    settings = {"until": [], "max_gen_toks": TOKENS, "do_sample": False}
-    return Instance(
-        request_type="generate_until",
-        doc={},
-        arguments=(content, settings, {"visual": [] if image is None else [image]}),
-        idx=0,
-    )
+    return instance(content, [] if image is None else [image])
 
 
-LEVELS = dict.fromkeys(FAMILIES, "prefix") | {
-    "instructblip": "answers",
-    "idefics": "answers",
-    "fuyu": "answers",
-    "paligemma": "features",
-}
+LEVELS = dict.fromkeys(FAMILIES, "prefix") | dict.fromkeys(("instructblip", "idefics", "fuyu"), "answers")
+LEVELS["paligemma"] = "features"
 """How much of its work each family shares."""
 NEVER_BLIND = ("instructblip", "paligemma", "fuyu")
 """Families that have no prompts without an image."""

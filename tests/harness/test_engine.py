@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from lm_eval.api.instance import Instance
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -31,18 +30,12 @@ from support.errors import ModelError
 from support.images import ImageRef, keep, picture
 from tasks.answer import Answer, FailedAnswer
 from tasks.scenes.world import image_of
+from tests.harness.lm_requests import GREEDY, ask, instance
 
-GREEDY = {"until": [], "max_gen_toks": 10, "do_sample": False}
 
-
-def ask(lm: Any, *asked: tuple[list[Any], str], task: str = "t", settings: dict[str, Any] = GREEDY) -> list[Instance]:
-    requests = []
-    for number, (images, question) in enumerate(asked):
-        context = lm.apply_chat_template([{"role": "user", "content": "<image>" * len(images) + question}])
-        requests.append(
-            Instance("generate_until", {}, (context, settings, {"visual": images}), number, (task, number, 1))
-        )
-    return requests
+def answers_to_all(lm: Any, **settings: Any) -> list[Any]:
+    found: list[Any] = lm.generate_until(ask(lm, *ALL, **settings), disable_tqdm=True)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +67,14 @@ def test_the_same_question_about_the_same_image_is_answered_once(lm: Any, exact:
     lm.counts.clear()
     answers = lm.generate_until(ask(lm, *ALL) + ask(lm, *copies, task="another"), disable_tqdm=True)
     assert (lm.counts["asked"], lm.counts["answered"]) == (30, 15)
-    assert answers[:15] == answers[15:] == exact.generate_until(ask(exact, *ALL), disable_tqdm=True)
+    assert answers[:15] == answers[15:] == answers_to_all(exact)
     assert len(set(answers)) > 5
 
 
 def test_several_images_repeated_images_and_empty_questions(lm: Any, exact: Any) -> None:
     a, b, c = IMAGES[:3]
-    asked = [
-        ([a, b], QUESTIONS[0]),
-        ([b, a], QUESTIONS[0]),
-        ([a, a], QUESTIONS[1]),
-        ([a, b, c], ""),
-        ([c], ""),
-        ([a, b], QUESTIONS[1]),
-    ]
+    asked = [([a, b], QUESTIONS[0]), ([b, a], QUESTIONS[0]), ([a, a], QUESTIONS[1])]
+    asked += [([a, b, c], ""), ([c], ""), ([a, b], QUESTIONS[1])]
     answers = lm.generate_until(ask(lm, *asked), disable_tqdm=True)
     assert answers == exact.generate_until(ask(exact, *asked), disable_tqdm=True)
     assert len(set(answers)) > 3
@@ -96,26 +83,24 @@ def test_several_images_repeated_images_and_empty_questions(lm: Any, exact: Any)
 @pytest.mark.parametrize("size", (1, 2, 4, 64))
 def test_the_batch_size_changes_no_answer(folder: Path, exact: Any, size: int) -> None:
     other = shared(folder, batch_size=size)
-    assert other.generate_until(ask(other, *ALL), disable_tqdm=True) == exact.generate_until(
-        ask(exact, *ALL), disable_tqdm=True
-    )
+    assert answers_to_all(other) == answers_to_all(exact)
 
 
 def test_worker_processes_and_features_on_disk_change_no_answer(folder: Path, exact: Any, tmp_path: Path) -> None:
-    expected = exact.generate_until(ask(exact, *ALL), disable_tqdm=True)
+    expected = answers_to_all(exact)
     first = shared(folder, workers=2, features=tmp_path)
-    assert first.generate_until(ask(first, *ALL), disable_tqdm=True) == expected
+    assert answers_to_all(first) == expected
     assert first.images_encoded == 5
     assert len(list(tmp_path.glob("*.safetensors"))) == 5
     second = shared(folder, features=tmp_path)
-    assert second.generate_until(ask(second, *ALL), disable_tqdm=True) == expected
+    assert answers_to_all(second) == expected
     assert second.images_encoded == 0
 
 
 def test_an_answer_ends_when_it_is_decided_and_says_so(folder: Path, lm: Any) -> None:
-    full = lm.generate_until(ask(lm, *ALL), disable_tqdm=True)
+    full = answers_to_all(lm)
     short = shared(folder, hints={"t": Hints(decided=_four)})
-    cut = short.generate_until(ask(short, *ALL), disable_tqdm=True)
+    cut = answers_to_all(short)
     for whole, part in zip(full, cut, strict=True):
         assert isinstance(part, Answer)
         assert whole.startswith(part)
@@ -132,7 +117,7 @@ def _four(text: str) -> bool:
 
 def test_choices_are_weighed_by_the_first_tokens_logits(folder: Path, exact: Any) -> None:
     weighing = shared(folder, hints={"t": Hints(choices=("yes", "no"))})
-    answers = weighing.generate_until(ask(weighing, *ALL), disable_tqdm=True)
+    answers = answers_to_all(weighing)
     ids = {name: weighing.decoder.first_tokens(name) for name in ("yes", "no")}
     assert all(ids.values())
     for request, answer in zip(ask(exact, *ALL), answers, strict=True):
@@ -147,12 +132,8 @@ def test_a_broken_and_a_huge_image_fail_alone(lm: Any, exact: Any, tmp_path: Pat
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
     broken = picture(keep(ImageRef.at(tmp_path / "broken.png")))
     huge = Image.new("1", (20_000, 10_000))
-    asked: list[tuple[list[Any], str]] = [
-        ([broken], QUESTIONS[0]),
-        ([IMAGES[0]], QUESTIONS[0]),
-        ([huge], QUESTIONS[0]),
-        ([IMAGES[1], broken], QUESTIONS[1]),
-    ]
+    shown: list[list[Any]] = [[broken], [IMAGES[0]], [huge], [IMAGES[1], broken]]
+    asked = [(images, QUESTIONS[0]) for images in shown]
     for model in (lm, exact):
         answers = model.generate_until(ask(model, *asked), disable_tqdm=True)
         assert [isinstance(answer, FailedAnswer) for answer in answers] == [True, False, True, True]
@@ -162,11 +143,7 @@ def test_a_broken_and_a_huge_image_fail_alone(lm: Any, exact: Any, tmp_path: Pat
 def test_a_question_that_poses_as_an_image_fails_alone(lm: Any, exact: Any) -> None:
     for model in (lm, exact):
         contexts = [f"{model.image_token} what is {model.image_token} for?", f"{model.image_token} what is there?"]
-        settings = {"visual": [IMAGES[0]]}
-        requests = [
-            Instance("generate_until", {}, (text, GREEDY, settings), at, ("t", at, 1))
-            for at, text in enumerate(contexts)
-        ]
+        requests = [instance(text, [IMAGES[0]], number=at) for at, text in enumerate(contexts)]
         answers = model.generate_until(requests, disable_tqdm=True)
         assert [isinstance(answer, FailedAnswer) for answer in answers] == [True, False]
 
@@ -175,11 +152,8 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path, tmp_path: Path
     shutil.copytree(folder, tmp_path / "part")
     weights = load_file(folder / "model.safetensors")
     lost = next(name for name in weights if "projector" in name)
-    save_file(
-        {name: value for name, value in weights.items() if name != lost},
-        tmp_path / "part" / "model.safetensors",
-        {"format": "pt"},
-    )
+    del weights[lost]
+    save_file(weights, tmp_path / "part" / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"missing weights: .*projector"):
         shared(tmp_path / "part")
 
@@ -204,7 +178,7 @@ def test_features_do_not_pile_up(folder: Path) -> None:
         return jobs
 
     lean.jobs_of = noted
-    lean.generate_until(ask(lean, *ALL), disable_tqdm=True)
+    answers_to_all(lean)
     assert jobs
     assert not any(job.encoded for job in jobs)
     assert len(lean.encoder.kept) == 1
@@ -228,15 +202,8 @@ def test_a_picture_its_processor_refuses_fails_alone(folder: Path, monkeypatch: 
 
 
 def test_the_same_prompt_with_two_settings(lm: Any, exact: Any) -> None:
-    for model in (lm, exact):
-        model.counts.clear()
-    contexts = f"what is this? {lm.image_token}"
-    requests = [
-        Instance(
-            "generate_until", {}, (contexts, GREEDY | {"max_gen_toks": n}, {"visual": [IMAGES[0]]}), n, ("t", n, 1)
-        )
-        for n in (3, 6)
-    ]
+    context = f"what is this? {lm.image_token}"
+    requests = [instance(context, [IMAGES[0]], GREEDY | {"max_gen_toks": n}, n) for n in (3, 6)]
     assert lm.generate_until(requests, disable_tqdm=True) == exact.generate_until(requests, disable_tqdm=True)
 
 
@@ -251,9 +218,7 @@ def test_when_memory_runs_out_the_batch_is_halved(folder: Path, exact: Any, monk
         return prefill(rows, *rest)
 
     monkeypatch.setattr(tight.runner, "prefill", limited)
-    assert tight.generate_until(ask(tight, *ALL), disable_tqdm=True) == exact.generate_until(
-        ask(exact, *ALL), disable_tqdm=True
-    )
+    assert answers_to_all(tight) == answers_to_all(exact)
     assert max(sizes) > 2
     assert tight.counts["out of memory"] >= 1
     assert tight.scheduler.batch_size < 64
@@ -261,29 +226,27 @@ def test_when_memory_runs_out_the_batch_is_halved(folder: Path, exact: Any, monk
 
 def test_a_repetition_penalty_of_the_checkpoint_is_obeyed(folder: Path) -> None:
     ours, plain = shared(folder), shared(folder, exact=True)
-    before = ours.generate_until(ask(ours, *ALL), disable_tqdm=True)
+    before = answers_to_all(ours)
     for model in (ours, plain):
         model.hf.generation_config.repetition_penalty = 1.5
-    answers = ours.generate_until(ask(ours, *ALL), disable_tqdm=True)
-    assert answers == plain.generate_until(ask(plain, *ALL), disable_tqdm=True)
+    answers = answers_to_all(ours)
+    assert answers == answers_to_all(plain)
     assert answers != before
 
 
 def test_generation_settings_of_the_spec_are_the_models(folder: Path, exact: Any) -> None:
     spec = replace(find(str(folder)), generation={"repetition_penalty": 1.5})
     penalised = load(spec, EngineConfig(dtype="float32", batch_size=6))
-    answers = penalised.generate_until(ask(penalised, *ALL), disable_tqdm=True)
-    asked = GREEDY | {"repetition_penalty": 1.5}
-    assert answers == exact.generate_until(ask(exact, *ALL, settings=asked), disable_tqdm=True)
-    assert answers != exact.generate_until(ask(exact, *ALL), disable_tqdm=True)
+    answers = answers_to_all(penalised)
+    assert answers == answers_to_all(exact, repetition_penalty=1.5)
+    assert answers != answers_to_all(exact)
 
 
 def test_stop_sequences_cut_answers_as_lm_eval_does(lm: Any, exact: Any) -> None:
-    settings = GREEDY | {"until": ["left", "\n\n"]}
-    answers = lm.generate_until(ask(lm, *ALL, settings=settings), disable_tqdm=True)
-    assert answers == exact.generate_until(ask(exact, *ALL, settings=settings), disable_tqdm=True)
+    answers = answers_to_all(lm, until=["left", "\n\n"])
+    assert answers == answers_to_all(exact, until=["left", "\n\n"])
     assert not any("left" in answer for answer in answers)
-    assert answers != lm.generate_until(ask(lm, *ALL), disable_tqdm=True)
+    assert answers != answers_to_all(lm)
 
 
 def test_a_suffix_stands_after_every_question_and_in_the_provenance(folder: Path) -> None:
@@ -292,60 +255,48 @@ def test_a_suffix_stands_after_every_question_and_in_the_provenance(folder: Path
     assert other.provenance()["prompt suffix"] == " answer in one word."
 
 
+BIN = Path(sys.executable).parent
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def run_in(folder: Path, command: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, cwd=folder, env=ONE_THREAD, capture_output=True, text=True, check=True)
+
+
 class TestAnswersKept:
     def test_a_second_run_asks_the_model_nothing(self, folder: Path, tmp_path: Path) -> None:
         first = shared(folder, answers=tmp_path / "answers.sqlite")
-        expected = first.generate_until(ask(first, *ALL), disable_tqdm=True)
+        expected = answers_to_all(first)
         second = shared(folder, answers=tmp_path / "answers.sqlite", batch_size=2)
-        assert second.generate_until(ask(second, *ALL), disable_tqdm=True) == expected
+        assert answers_to_all(second) == expected
         assert (second.counts["answered"], second.counts["from the store"], second.images_encoded) == (0, 15, 0)
 
     def test_other_settings_weights_or_rules_are_other_answers(self, folder: Path, tmp_path: Path) -> None:
         store = tmp_path / "answers.sqlite"
         first = shared(folder, answers=store)
-        first.generate_until(ask(first, *ALL), disable_tqdm=True)
+        answers_to_all(first)
         for changes in ({"hints": {"t": Hints(decided=_four, rule="four 1")}}, {"exact": True}, {"suffix": " now"}):
             other = shared(folder, answers=store, **changes)
-            other.generate_until(ask(other, *ALL), disable_tqdm=True)
+            answers_to_all(other)
             assert other.counts["from the store"] == 0, changes
         longer = shared(folder, answers=store)
-        longer.generate_until(ask(longer, *ALL, settings=GREEDY | {"max_gen_toks": 11}), disable_tqdm=True)
+        answers_to_all(longer, max_gen_toks=11)
         assert longer.counts["from the store"] == 0
 
     def test_a_kill_loses_only_what_was_in_flight(self, tmp_path: Path) -> None:
-        command = [
-            str(Path(sys.executable).parent / "harness"),
-            "eval",
-            "--model",
-            "scenes-base",
-            "--tasks",
-            "scenes_chair",
-            "--json",
-        ]
-        command += ["--limit", "120", "--batch-size", "4", "--full-answers"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        with subprocess.Popen(
-            [*command, "--out", "killed"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE
-        ) as process:
+        command = f"{BIN}/harness eval --model scenes-base --tasks scenes_chair --json --limit 120 --batch-size 4"
+        killed = f"{command} --full-answers --out killed".split()
+        with subprocess.Popen(killed, cwd=tmp_path, env=ONE_THREAD, stdout=subprocess.PIPE) as process:
             deadline = time.monotonic() + 120
             while time.monotonic() < deadline and kept(tmp_path) < 20:
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
         before = kept(tmp_path)
         assert 20 <= before < 120
-        done = subprocess.run(
-            [*command, "--out", "killed"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-        )
+        done = run_in(tmp_path, killed)
         assert f"{before} from earlier runs" in done.stderr
         assert f"{120 - before} answered by the model" in done.stderr
-        whole = subprocess.run(
-            [*command, "--out", "whole", "--fresh"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        whole = run_in(tmp_path, f"{command} --full-answers --out whole --fresh".split())
         assert scores(done.stdout) == scores(whole.stdout)
 
 
@@ -373,25 +324,9 @@ class TestSharedOut:
         assert max(loads) - min(loads) <= 10
 
     def test_two_processes_score_as_one_does(self, tmp_path: Path) -> None:
-        bin = Path(sys.executable).parent
-        command = [
-            str(bin / "harness"),
-            "eval",
-            "--model",
-            "scenes-base",
-            "--tasks",
-            "scenes_pope,scenes_mme",
-            "--limit",
-            "30",
-            "--json",
-        ]
-        torchrun = [str(bin / "torchrun"), "--nproc-per-node", "2", "--no-python"]
-        one = subprocess.run(
-            [*command, "--out", "one", "--fresh"], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        two = subprocess.run(
-            [*torchrun, *command, "--out", "two", "--fresh"], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
+        command = f"{BIN}/harness eval --model scenes-base --tasks scenes_pope,scenes_mme --limit 30 --json --fresh"
+        one = run_in(tmp_path, f"{command} --out one".split())
+        two = run_in(tmp_path, f"{BIN}/torchrun --nproc-per-node 2 --no-python {command} --out two".split())
         assert scores(one.stdout) == scores(two.stdout)
         assert "60 answered by the model" in two.stderr
         assert len(list((tmp_path / "two" / "board").glob("*.json"))) == 1

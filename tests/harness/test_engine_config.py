@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lm_eval.api.instance import Instance
 
 from harness.engine.config import EngineConfig, config_from
 from harness.engine.response_cache import Json, ResponseCache
@@ -15,21 +14,11 @@ from harness.models.spec import find
 from support.errors import SettingError
 from support.settings import settings_of
 from tasks.scenes.world import image_of
+from tests.harness.lm_requests import ask
 
-GIVEN: dict[str, Any] = {
-    "dtype": "float64",
-    "device": "cpu",
-    "suffix": " now",
-    "exact": "true",
-    "load_in_4bit": True,
-    "compile": "True",
-    "share": "features",
-    "max_pixels": "1000",
-    "batch_size": "auto",
-    "workers": 2,
-    "features": "f",
-    "answers": "a",
-}
+GIVEN: dict[str, Any] = {"dtype": "float64", "device": "cpu", "suffix": " now", "exact": "true", "load_in_4bit": True}
+GIVEN |= {"compile": "True", "share": "features", "max_pixels": "1000"}
+GIVEN |= {"batch_size": "auto", "workers": 2, "features": "f", "answers": "a"}
 OF_THE_MACHINE = ("weights", "files", "torch", "transformers", "pillow", "device")
 
 
@@ -53,15 +42,8 @@ def test_facts_under_which_answers_are_kept_are_those_of_earlier_versions() -> N
     def own(engine: EngineConfig) -> dict[str, str]:
         return {name: value for name, value in facts_of(spec, engine).items() if name not in OF_THE_MACHINE}
 
-    assert own(config_from(GIVEN, "--model-set")) == {
-        "dtype": "float64",
-        "suffix": " now",
-        "exact": "True",
-        "load_in_4bit": "True",
-        "compile": "True",
-        "share": "features",
-        "max_pixels": "1000",
-    }
+    expected = {"dtype": "float64", "suffix": " now", "exact": "True", "load_in_4bit": "True", "compile": "True"}
+    assert own(config_from(GIVEN, "--model-set")) == expected | {"share": "features", "max_pixels": "1000"}
     assert own(EngineConfig()) == {"dtype": "float32"}
 
 
@@ -70,14 +52,8 @@ def test_the_digest_of_a_question_is_that_of_earlier_versions(tmp_path: Path) ->
     facts |= {"pillow": "12.0.0", "device": "cpu (1 threads)", "dtype": "float32", "suffix": " now"}
     cache = ResponseCache(tmp_path / "answers.sqlite").of(facts)
     settings: dict[str, Json] = {"do_sample": False, "max_gen_toks": 10, "until": []}
-    question: dict[str, Json] = {
-        "prompt": "<image> what?",
-        "images": ["abc"],
-        "settings": settings,
-        "new tokens": 10,
-        "rule": "",
-    }
-    question["choices"] = ["yes", "no"]
+    question: dict[str, Json] = {"prompt": "<image> what?", "images": ["abc"], "settings": settings, "new tokens": 10}
+    question |= {"rule": "", "choices": ["yes", "no"]}
     cache.put(question, "a dog")
     ((digest, model),) = ResponseCache(tmp_path / "answers.sqlite")._run("SELECT digest, model FROM answers")
     assert model == "9d6cae749da8946d33549f901ee28d54"
@@ -117,10 +93,8 @@ def test_a_longest_answer_acts_and_is_recorded(random_model: Path) -> None:
     engine = config_from({"max_new_tokens": "3"}, "--model-set")
     lm: Any = load(find(str(random_model)), engine)
     assert engine.recorded() == {"model settings": "max_new_tokens=3"}
-    settings = {"until": [], "max_gen_toks": 10, "do_sample": False}
-    context = lm.apply_chat_template([{"role": "user", "content": "<image>describe the image in detail."}])
-    request = Instance("generate_until", {}, (context, settings, {"visual": [image_of("test-config/0")]}), 0)
-    (answer,) = lm.generate_until([request], disable_tqdm=True)
+    asked = ask(lm, ([image_of("test-config/0")], "describe the image in detail."))
+    (answer,) = lm.generate_until(asked, disable_tqdm=True)
     assert 0 < len(lm.tokenizer(answer, add_special_tokens=False)["input_ids"]) <= 4
 
 

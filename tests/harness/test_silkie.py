@@ -16,6 +16,7 @@ from harness.models.spec import MODELS, at, find
 from support.images import ImageRef
 from tasks.scenes.language import caption
 from tasks.scenes.world import image_of, make_scene
+from tests.harness.lm_requests import ask
 from tests.harness.qwen_vl_checkpoint import write
 from trainers.config.recipe import PreferenceRecipe, preference_recipe
 from trainers.data.rows import Preference
@@ -32,21 +33,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def requests(lm: Any, questions: int = 3, images: int = 3) -> list[Instance]:
-    settings = {"until": [], "max_gen_toks": 8, "do_sample": False}
-    return [
-        Instance(
-            "generate_until",
-            {},
-            (
-                lm.apply_chat_template([{"role": "user", "content": f"<image>is there a cat? {'the ' * q}"}]),
-                settings,
-                {"visual": [image_of(f"t/{i}")]},
-            ),
-            0,
-        )
-        for i in range(images)
-        for q in range(questions)
-    ]
+    shown = [([image_of(f"t/{i}")], f"is there a cat? {'the ' * q}") for i in range(images) for q in range(questions)]
+    return ask(lm, *shown, max_gen_toks=8)
 
 
 def test_an_image_is_encoded_once_and_answers_are_those_of_one_question_at_a_time(checkpoint: Path) -> None:
@@ -67,18 +55,7 @@ def test_an_image_is_encoded_once_and_answers_are_those_of_one_question_at_a_tim
 def test_silkie_is_scored_and_its_row_says_so(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "eval",
-        "--model",
-        "silkie",
-        "--model-path",
-        str(checkpoint),
-        "--tasks",
-        "scenes_pope",
-        "--limit",
-        "6",
-        "--json",
-    ]
+    command = f"eval --model silkie --model-path {checkpoint} --tasks scenes_pope --limit 6 --json".split()
     assert cli.run([*command, "--max-failed", "1", "--out", str(tmp_path)]) == 0
     entries = json.loads(capsys.readouterr().out)["entries"]
     assert {entry["model"] for entry in entries} == {"silkie"}
@@ -97,17 +74,9 @@ def test_silkie_is_trained_by_dpo_and_its_adapter_is_a_model(checkpoint: Path, t
         scene = make_scene(f"test-silkie/{index}")
         image = tmp_path / write_image(scene, tmp_path)
         right = caption(scene)
-        preferences.append(
-            Preference(
-                id=scene.id,
-                prompt="what is there?",
-                images=(ImageRef(image.name, image),),
-                chosen=right,
-                rejected="a cat " + right,
-                margin=1.0,
-                row=index,
-            )
-        )
+        pair: dict[str, Any] = {"chosen": right, "rejected": "a cat " + right, "margin": 1.0, "row": index}
+        shown = (ImageRef(image.name, image),)
+        preferences.append(Preference(id=scene.id, prompt="what is there?", images=shown, **pair))
     recipe = preference_recipe("scenes-demo")
     assert recipe.training is not None
     assert recipe.training.lora is not None
@@ -118,22 +87,12 @@ def test_silkie_is_trained_by_dpo_and_its_adapter_is_a_model(checkpoint: Path, t
         update={"batch_size": 2, "checkpoints": 1, "lora": lora, "learning_rate": 1e-2, "epochs": 3.0}
     )
     recipe = PreferenceRecipe.model_validate({**recipe.model_dump(), "training": training.model_dump()})
-    job = Job(
-        recipe=recipe,
-        out=tmp_path / "dpo",
-        base_name=str(checkpoint),
-        base=str(checkpoint),
-        dtype="float32",
-        preferences=preferences,
-    )
+    base: dict[str, Any] = {"base_name": str(checkpoint), "base": str(checkpoint), "dtype": "float32"}
+    job = Job(recipe=recipe, out=tmp_path / "dpo", preferences=preferences, **base)
     (last,) = dpo.train(job)
     weights = load_file(last.path / "adapter_model.safetensors")
-    assert {name.split(".h.0.")[1].rsplit(".", 2)[0] for name in weights if ".h.0." in name} == {
-        "attn.c_attn",
-        "attn.c_proj",
-        "mlp.w1",
-        "mlp.w2",
-    }
+    adapted = {name.split(".h.0.")[1].rsplit(".", 2)[0] for name in weights if ".h.0." in name}
+    assert adapted == {"attn.c_attn", "attn.c_proj", "mlp.w1", "mlp.w2"}
     assert any(value.abs().max() > 0 for name, value in weights.items() if "lora_B" in name)
     losses = [
         line["loss"]

@@ -9,6 +9,7 @@ from PIL import Image
 from support.images import ImageRef, keep, picture
 from tasks.answer import FailedAnswer
 from tasks.scenes.world import image_of
+from tests.harness.lm_requests import ask
 
 QUESTIONS = (
     "describe the image in detail.",
@@ -18,23 +19,8 @@ QUESTIONS = (
 )
 
 
-def requests(lm: Any, images: list[Any], tokens: int = 12) -> list[Any]:
-    from lm_eval.api.instance import Instance
-
-    return [
-        Instance(
-            request_type="generate_until",
-            doc={},
-            arguments=(
-                lm.apply_chat_template([{"role": "user", "content": f"<image>{question}"}]),
-                {"until": [], "max_gen_toks": tokens, "do_sample": False},
-                {"visual": [image]},
-            ),
-            idx=0,
-        )
-        for image in images
-        for question in QUESTIONS
-    ]
+def requests(lm: Any, images: list[Any], **settings: Any) -> list[Any]:
+    return ask(lm, *(([image], question) for image in images for question in QUESTIONS), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +67,18 @@ def test_images_of_several_sizes_in_one_batch(lm: Any) -> None:
 
 def test_an_image_that_cannot_be_read_is_a_failed_answer_and_costs_no_other(lm: Any, tmp_path: Path) -> None:
     good = image_of("test-vlm/4")
-    good.save(tmp_path / "torn.png")
-    torn = tmp_path / "torn.png"
-    torn.write_bytes(torn.read_bytes()[:800])
+    incomplete = tmp_path / "incomplete.png"
+    good.save(incomplete)
+    incomplete.write_bytes(incomplete.read_bytes()[:800])
     huge = Image.new("1", (10_000, 10_000))
-    answers = lm.generate_until(requests(lm, [Image.open(torn), good, huge]), disable_tqdm=True)
+    answers = lm.generate_until(requests(lm, [Image.open(incomplete), good, huge]), disable_tqdm=True)
     assert [isinstance(answer, FailedAnswer) for answer in answers] == [True] * 4 + [False] * 4 + [True] * 4
     assert answers[4:8] == lm.generate_until(requests(lm, [good]), disable_tqdm=True)
 
 
 def test_a_question_without_an_image_is_answered_beside_those_with_one(lm: Any) -> None:
-    from lm_eval.api.instance import Instance
-
-    prompt = lm.apply_chat_template([{"role": "user", "content": "is a circle round?"}])
-    settings = {"until": [], "max_gen_toks": 12, "do_sample": False}
-    blind = Instance(request_type="generate_until", doc={}, arguments=(prompt, settings, {"visual": []}), idx=0)
     seeing = requests(lm, [image_of("test-vlm/6")])
-    answers = lm.generate_until([blind, *seeing], disable_tqdm=True)
+    answers = lm.generate_until([*ask(lm, ([], "is a circle round?")), *seeing], disable_tqdm=True)
     assert not isinstance(answers[0], FailedAnswer)
     assert answers[1:] == lm.generate_until(seeing, disable_tqdm=True)
 
@@ -116,9 +97,7 @@ def test_sampling_is_seeded(lm: Any) -> None:
     import torch
 
     def sampled(seed: int) -> list[str]:
-        asked = requests(lm, [image_of("test-vlm/5")])
-        for request in asked:
-            request.args[1].update(do_sample=True, temperature=1.0, top_k=0)
+        asked = requests(lm, [image_of("test-vlm/5")], do_sample=True, temperature=1.0, top_k=0)
         torch.manual_seed(seed)
         answers: list[str] = lm.generate_until(asked, disable_tqdm=True)
         return answers
