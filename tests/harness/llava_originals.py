@@ -24,16 +24,15 @@ def pieces() -> list[tuple[str, int]]:
     grown = [word[:end] for word in WORDS for end in range(2, len(word) + 1)]
     marked = ["▁" + word[:end] for word in WORDS for end in range(1, len(word) + 1)]
     names = list(dict.fromkeys([*letters, *grown, *marked]))
-    return [
-        ("<unk>", 2),
-        ("<s>", 3),
-        ("</s>", 3),
-        *((f"<0x{byte:02X}>", 6) for byte in range(256)),
-        *((name, 1) for name in names),
-    ]
+    spelled = [(f"<0x{byte:02X}>", 6) for byte in range(256)]
+    return [("<unk>", 2), ("<s>", 3), ("</s>", 3), *spelled, *((name, 1) for name in names)]
 
 
 VOCAB = len(pieces())
+SIZES: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 20_000.0}
+SIZES_OF_CLIP: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+SIZES_OF_CLIP |= {"num_attention_heads": 2, "image_size": 20, "patch_size": 10}
 
 
 def sentencepiece(kind: int = 2) -> bytes:
@@ -53,30 +52,11 @@ def build(linear: bool) -> Any:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=20,
-        patch_size=10,
-        projection_dim=16,
-    )
-    text = LlamaConfig(
-        vocab_size=-(-(VOCAB + 2) // 64) * 64,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        rms_norm_eps=1e-5,
-        rope_theta=20_000.0,
-    )
+    vision = CLIPVisionConfig(**SIZES_OF_CLIP, projection_dim=16)
+    text = LlamaConfig(vocab_size=-(-(VOCAB + 2) // 64) * 64, **SIZES)
+    activation = "linear" if linear else "gelu"
     config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=VOCAB,
-        projector_hidden_act="linear" if linear else "gelu",
+        vision_config=vision, text_config=text, image_token_index=VOCAB, projector_hidden_act=activation
     )
     model = LlavaForConditionalGeneration(config).eval()
     with torch.no_grad():
@@ -87,24 +67,9 @@ def build(linear: bool) -> Any:
     return model
 
 
-SETTINGS: dict[str, Any] = {
-    "model_type": "llava",
-    "architectures": ["LlavaLlamaForCausalLM"],
-    "hidden_size": 48,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 20_000.0,
-    "vocab_size": VOCAB,
-    "tie_word_embeddings": False,
-    "mm_vision_tower": "somebody/clip-tiny",
-    "mm_vision_select_layer": -2,
-    "mm_vision_select_feature": "patch",
-    "image_aspect_ratio": "pad",
-    "use_cache": False,
-}
+SETTINGS = SIZES | {"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"], "vocab_size": VOCAB}
+SETTINGS |= {"mm_vision_tower": "somebody/clip-tiny", "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch"}
+SETTINGS |= {"image_aspect_ratio": "pad", "tie_word_embeddings": False, "use_cache": False}
 
 
 def original_weights(model: Any, linear: bool = False, tower: bool = False) -> dict[str, Tensor]:

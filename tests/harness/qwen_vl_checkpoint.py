@@ -57,33 +57,13 @@ OFFICIAL = tiktoken.Encoding(
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    visual = {
-        "heads": 2,
-        "image_size": 448,
-        "image_start_id": START,
-        "layers": 2,
-        "mlp_ratio": 4.9231,
-        "output_dim": 128,
-    }
-    return {
-        "architectures": ["QWenLMHeadModel"],
-        "auto_map": {
-            "AutoConfig": "configuration_qwen.QWenConfig",
-            "AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel",
-        },
-        "model_type": "qwen",
-        "bf16": False,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "kv_channels": 64,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "seq_length": 2048,
-        "torch_dtype": "float32",
-        "vocab_size": 640,
-        "visual": visual | {"patch_size": 14, "width": 32},
-        **changes,
-    }
+    visual = {"heads": 2, "image_size": 448, "image_start_id": START, "layers": 2, "mlp_ratio": 4.9231}
+    visual |= {"output_dim": 128, "patch_size": 14, "width": 32}
+    code = {"AutoConfig": "configuration_qwen.QWenConfig", "AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel"}
+    found: dict[str, Any] = {"architectures": ["QWenLMHeadModel"], "auto_map": code, "model_type": "qwen"}
+    found |= {"hidden_size": 128, "intermediate_size": 256, "kv_channels": 64, "num_attention_heads": 2}
+    found |= {"num_hidden_layers": 2, "seq_length": 2048, "bf16": False, "torch_dtype": "float32", "vocab_size": 640}
+    return found | {"visual": visual} | changes
 
 
 def write(folder: Path) -> None:
@@ -93,35 +73,17 @@ def write(folder: Path) -> None:
     (folder / "qwen.tiktoken").write_bytes(
         b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in RANKS.items())
     )
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "model_max_length": 8192,
-                "tokenizer_class": "QWenTokenizer",
-                "auto_map": {"AutoTokenizer": ["tokenization_qwen.T", None]},
-            }
-        )
-    )
-    (folder / "generation_config.json").write_text(
-        json.dumps(
-            {
-                "chat_format": "chatml",
-                "eos_token_id": END,
-                "pad_token_id": END,
-                "do_sample": True,
-                "top_k": 0,
-                "top_p": 0.3,
-            }
-        )
-    )
+    code = {"AutoTokenizer": ["tokenization_qwen.T", None]}
+    tokenizer = {"model_max_length": 8192, "tokenizer_class": "QWenTokenizer", "auto_map": code}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    generation = {"chat_format": "chatml", "eos_token_id": END, "pad_token_id": END}
+    generation |= {"do_sample": True, "top_k": 0, "top_p": 0.3}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
     torch.manual_seed(0)
     model = QwenVLForConditionalGeneration(QwenVLConfig(**config()))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "pos" not in name:
                 parameter.mul_(4)
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})

@@ -29,6 +29,7 @@ from tests.harness.llava_originals import (
     tower_of,
     write_source,
 )
+from tests.harness.lm_requests import ask
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +83,8 @@ def test_safetensors_and_a_whole_clip_give_the_same_logits(model: Any, source: P
 def test_a_linear_projector_gives_the_same_logits(vision: Path, tmp_path: Path) -> None:
     model = build(linear=True)
     tower_of(model).save_pretrained(tmp_path / "clip")
-    convert(
-        write_source(tmp_path / "in", original_weights(model, linear=True)), tmp_path / "out", vision=tmp_path / "clip"
-    )
+    source = write_source(tmp_path / "in", original_weights(model, linear=True))
+    convert(source, tmp_path / "out", vision=tmp_path / "clip")
     assert_same(tmp_path / "out", model)
 
 
@@ -94,9 +94,8 @@ def test_the_sources_own_vision_tower_wins(model: Any, tmp_path: Path) -> None:
         for parameter in other.model.vision_tower.parameters():
             parameter.zero_()
     tower_of(other).save_pretrained(tmp_path / "clip")
-    convert(
-        write_source(tmp_path / "in", original_weights(model, tower=True)), tmp_path / "out", vision=tmp_path / "clip"
-    )
+    source = write_source(tmp_path / "in", original_weights(model, tower=True))
+    convert(source, tmp_path / "out", vision=tmp_path / "clip")
     assert_same(tmp_path / "out", model)
 
 
@@ -104,9 +103,8 @@ def test_the_sources_own_vision_tower_wins(model: Any, tmp_path: Path) -> None:
 def test_layer_and_features_of_the_tower_are_the_configurations(
     feature: str, model: Any, vision: Path, tmp_path: Path
 ) -> None:
-    folder = write_source(
-        tmp_path / "in", original_weights(model), mm_vision_select_layer=-1, mm_vision_select_feature=feature
-    )
+    settings = {"mm_vision_select_layer": -1, "mm_vision_select_feature": feature}
+    folder = write_source(tmp_path / "in", original_weights(model), **settings)
     convert(folder, tmp_path / "out", vision=vision)
     converted, processor = opened(tmp_path / "out")
     assert converted.config.vision_feature_layer == -1
@@ -163,10 +161,8 @@ def test_new_tokens_and_the_rows_that_fill_up_are_the_mean_of_the_old(
     assert processor.tokenizer.convert_tokens_to_ids(["<image>", "<pad>"]) == [VOCAB, VOCAB + 1]
     assert (converted.config.image_token_id, converted.config.text_config.pad_token_id) == (VOCAB, VOCAB + 1)
     assert converted.generation_config.pad_token_id == VOCAB + 1
-    for new, old in (
-        (converted.get_input_embeddings(), model.get_input_embeddings()),
-        (converted.lm_head, model.lm_head),
-    ):
+    embeddings = converted.get_input_embeddings(), model.get_input_embeddings()
+    for new, old in (embeddings, (converted.lm_head, model.lm_head)):
         assert len(new.weight) % 64 == 0
         assert len(new.weight) >= VOCAB + 2
         torch.testing.assert_close(new.weight[:VOCAB], old.weight[:VOCAB])
@@ -181,31 +177,20 @@ def test_tokens_added_before_keep_their_ids_and_spare_rows_are_taken(model: Any,
     (folder / "added_tokens.json").write_text(json.dumps({"<im_patch>": VOCAB}))
     convert(folder, tmp_path / "out", vision=vision)
     converted, processor = opened(tmp_path / "out")
-    assert processor.tokenizer.convert_tokens_to_ids(["<im_patch>", "<image>", "<pad>"]) == [
-        VOCAB,
-        VOCAB + 1,
-        VOCAB + 2,
-    ]
+    ids = processor.tokenizer.convert_tokens_to_ids(["<im_patch>", "<image>", "<pad>"])
+    assert ids == [VOCAB, VOCAB + 1, VOCAB + 2]
     mean = weights["lm_head.weight"][: VOCAB + 1].mean(0)
     torch.testing.assert_close(converted.lm_head.weight[VOCAB], torch.full((48,), 7.0))
-    torch.testing.assert_close(
-        converted.lm_head.weight[VOCAB + 1 :], mean.expand(len(converted.lm_head.weight) - VOCAB - 1, -1)
-    )
+    new = converted.lm_head.weight[VOCAB + 1 :]
+    torch.testing.assert_close(new, mean.expand(len(new), -1))
 
 
 def test_text_becomes_the_ids_sentencepiece_gives_it(vision: Path, source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "out", vision=vision)
     tokenizer = opened(tmp_path / "out")[1].tokenizer
     names = tokenizer.convert_ids_to_tokens(tokenizer(TEXT + " é")["input_ids"])
-    start = [
-        "<s>",
-        "▁USER",
-        "<0x3A>",
-        "▁",
-        "<image>",
-        "▁",
-        "<0x0A>",
-    ]  # "▁" after <image>: the original code tokenized both sides apart
+    # "▁" after <image>: the original code tokenized the text on its two sides separately.
+    start = ["<s>", "▁USER", "<0x3A>", "▁", "<image>", "▁", "<0x0A>"]
     assert names == [*start, "what", "▁is", "▁it", "▁ASSISTANT", "<0x3A>", "▁", "<0xC3>", "<0xA9>"]
     assert tokenizer.tokenize("<0x0A>") == ["▁<0x0A", ">"]  # what spells a byte's piece is no byte
     assert tokenizer.decode(tokenizer("what  is\nit é", add_special_tokens=False)["input_ids"]) == "what  is\nit é"
@@ -216,9 +201,8 @@ def test_a_tokenizer_json_is_taken_as_it_is(model: Any, vision: Path, source: Pa
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     (source / "tokenizer.model").unlink()
-    tokenizer = Tokenizer(
-        models.WordLevel({name: number for number, (name, _) in enumerate(pieces())}, unk_token="<unk>")
-    )
+    vocabulary = {name: number for number, (name, _) in enumerate(pieces())}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always")
     tokenizer.save(str(source / "tokenizer.json"))
     convert(source, tmp_path / "out", vision=vision)
@@ -232,42 +216,31 @@ def test_the_chat_template_is_vicunas(vision: Path, source: Path, tmp_path: Path
     processor = opened(tmp_path / "out")[1]
     question = {"role": "user", "content": [{"type": "text", "text": "what is it"}, {"type": "image"}]}
     assert processor.apply_chat_template([question], add_generation_prompt=True) == CHAT
-    assert (
-        processor.apply_chat_template([{"role": "user", "content": "<image>\nwhat is it"}], add_generation_prompt=True)
-        == CHAT
-    )
-    talk = [
-        question,
-        {"role": "assistant", "content": [{"type": "text", "text": "it"}]},
-        {"role": "user", "content": "is it"},
-    ]
+    written = {"role": "user", "content": "<image>\nwhat is it"}
+    assert processor.apply_chat_template([written], add_generation_prompt=True) == CHAT
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "it"}]}
+    talk = [question, answer, {"role": "user", "content": "is it"}]
     assert processor.apply_chat_template(talk, add_generation_prompt=True) == f"{CHAT} it</s>USER: is it ASSISTANT:"
-    assert (
-        processor.apply_chat_template([{"role": "system", "content": "what"}, question])
-        == "<s>what USER: <image>\nwhat is it "
-    )
+    instructed = processor.apply_chat_template([{"role": "system", "content": "what"}, question])
+    assert instructed == "<s>what USER: <image>\nwhat is it "
 
 
 def test_the_harness_loads_it_and_prompts_begin_with_one_start(vision: Path, source: Path, tmp_path: Path) -> None:
-    from lm_eval.api.instance import Instance
-
     convert(source, tmp_path / "out", vision=vision)
     lm = load(find(str(tmp_path / "out")))
     assert lm.sharing.shares_images
     prompt = lm.apply_chat_template([{"role": "user", "content": "<image>what is it"}])
     assert prompt == CHAT
     assert lm.tokenizer(prompt, add_special_tokens=False)["input_ids"].count(1) == 1
-    arguments = (prompt, {"until": [], "max_gen_toks": 4, "do_sample": False}, {"visual": [picture()]})
-    assert len(lm.generate_until([Instance("generate_until", {}, arguments, 0)], disable_tqdm=True)) == 1
+    assert len(lm.generate_until(ask(lm, ([picture()], "what is it")), disable_tqdm=True)) == 1
 
 
 def test_images_are_padded_where_the_original_padded_them(
     model: Any, vision: Path, source: Path, tmp_path: Path
 ) -> None:
     convert(source, tmp_path / "padded", vision=vision)
-    convert(
-        write_source(tmp_path / "in", original_weights(model), image_aspect_ratio=None), tmp_path / "cut", vision=vision
-    )
+    square = write_source(tmp_path / "in", original_weights(model), image_aspect_ratio=None)
+    convert(square, tmp_path / "cut", vision=vision)
     wide = Image.new("RGB", (60, 20), (255, 0, 0))
     padded, cut = (
         opened(tmp_path / name)[1](images=wide, text=TEXT, return_tensors="pt")["pixel_values"][0]

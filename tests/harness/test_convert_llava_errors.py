@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from harness.models.convert_llava import convert
 from support.errors import ModelError
 from tests.harness.llava_originals import (
     SETTINGS,
+    SIZES_OF_CLIP,
     VOCAB,
     adapter,
     assert_same,
@@ -66,6 +68,12 @@ def overwrite(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def add_weight(name: str, weight: Tensor) -> Callable[[Path], object]:
+    return change_weights(lambda weights: weights.update({name: weight}))
+
+
+FIRST, SECOND = (f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2))
+INDEX = "pytorch_model.bin.index.json"
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json"),
     "config that is no JSON": (overwrite("config.json", b"{"), "config.json"),
@@ -81,72 +89,35 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "impossible size": (change_config(hidden_size="wide"), "hidden_size"),
     "other sizes": (change_config(intermediate_size=80), "(64, 48), not (80, 48)"),
     "too many layers": (change_config(num_hidden_layers=3), "missing weights"),
-    "left over": (
-        change_weights(lambda weights: weights.update({"model.image_newline": torch.ones(48)})),
-        "model.image_newline",
-    ),
-    "deep projector": (
-        change_weights(lambda weights: weights.update({"model.mm_projector.4.weight": torch.ones(1)})),
-        "mm_projector.4",
-    ),
-    "two projectors": (
-        change_weights(lambda weights: weights.update({"model.mm_projector.weight": torch.ones(48, 32)})),
-        "mm_projector",
-    ),
+    "left over": (add_weight("model.image_newline", torch.ones(48)), "model.image_newline"),
+    "deep projector": (add_weight("model.mm_projector.4.weight", torch.ones(1)), "mm_projector.4"),
+    "two projectors": (add_weight("model.mm_projector.weight", torch.ones(48, 32)), "mm_projector"),
     "half a projector": (change_weights(lambda weights: weights.pop("model.mm_projector.2.weight")), "linear_2.weight"),
     "no embedding": (change_weights(lambda weights: weights.pop("model.embed_tokens.weight")), "0 rows"),
     "no head": (change_weights(lambda weights: weights.pop("lm_head.weight")), "lm_head.weight"),
-    "whole numbers": (
-        change_weights(lambda weights: weights.update({"model.norm.weight": torch.ones(48, dtype=torch.int8)})),
-        "int8",
-    ),
-    "no shard": (
-        lambda folder: (folder / "pytorch_model-00002-of-00002.bin").unlink(),
-        "pytorch_model-00002-of-00002.bin",
-    ),
-    "a torn shard": (
-        lambda folder: os.truncate(folder / "pytorch_model-00001-of-00002.bin", 5000),
-        "pytorch_model-00001-of-00002.bin",
-    ),
-    "an empty shard": (overwrite("pytorch_model-00001-of-00002.bin", b""), "pytorch_model-00001-of-00002.bin"),
-    "the same shard twice": (
-        lambda folder: (folder / "pytorch_model-00001-of-00002.bin").write_bytes(
-            (folder / "pytorch_model-00002-of-00002.bin").read_bytes()
-        ),
-        "is stored twice",
-    ),
-    "no index": (lambda folder: (folder / "pytorch_model.bin.index.json").unlink(), "no weights"),
-    "an index to elsewhere": (
-        overwrite("pytorch_model.bin.index.json", b'{"weight_map": {"a": "../b.bin"}}'),
-        "index.json",
-    ),
+    "whole numbers": (add_weight("model.norm.weight", torch.ones(48, dtype=torch.int8)), "int8"),
+    "no shard": (lambda folder: (folder / SECOND).unlink(), SECOND),
+    "an incomplete shard": (lambda folder: os.truncate(folder / FIRST, 5000), FIRST),
+    "an empty shard": (overwrite(FIRST, b""), FIRST),
+    "the same shard twice": (lambda folder: shutil.copyfile(folder / SECOND, folder / FIRST), "is stored twice"),
+    "no index": (lambda folder: (folder / INDEX).unlink(), "no weights"),
+    "an index to elsewhere": (overwrite(INDEX, b'{"weight_map": {"a": "../b.bin"}}'), "index.json"),
     "no tokenizer": (
         lambda folder: (folder / "tokenizer.model").unlink(),
         "neither tokenizer.model nor tokenizer.json",
     ),
     "a tokenizer that is none": (overwrite("tokenizer.model", b"version https://git-lfs"), "tokenizer.model"),
-    "a torn tokenizer": (overwrite("tokenizer.model", sentencepiece()[:-3]), "tokenizer.model"),
+    "an incomplete tokenizer": (overwrite("tokenizer.model", sentencepiece()[:-3]), "tokenizer.model"),
     "a unigram tokenizer": (overwrite("tokenizer.model", sentencepiece(kind=1)), "type 1"),
     "added tokens with a gap": (overwrite("added_tokens.json", json.dumps({"<x>": VOCAB + 1}).encode()), "'<x>'"),
     "added tokens without ids": (overwrite("added_tokens.json", b'{"<x>": "y", "<z>": null}'), "added_tokens.json"),
-    "a list": (
-        lambda folder: torch.save([torch.ones(1)], folder / "pytorch_model-00001-of-00002.bin"),
-        "no dict of tensors",
-    ),
-    "numbers for names": (
-        lambda folder: torch.save({1: torch.ones(1)}, folder / "pytorch_model-00001-of-00002.bin"),
-        "no dict of tensors",
-    ),
+    "a list": (lambda folder: torch.save([torch.ones(1)], folder / FIRST), "no dict of tensors"),
+    "numbers for names": (lambda folder: torch.save({1: torch.ones(1)}, folder / FIRST), "no dict of tensors"),
     "an old file": (
-        lambda folder: torch.save(
-            {}, folder / "pytorch_model-00001-of-00002.bin", _use_new_zipfile_serialization=False
-        ),
-        "pytorch_model-00001-of-00002.bin: can't be read",
+        lambda folder: torch.save({}, folder / FIRST, _use_new_zipfile_serialization=False),
+        f"{FIRST}: can't be read",
     ),
-    "more tokens than rows": (
-        overwrite("added_tokens.json", json.dumps({"<x>": VOCAB}).encode()),
-        f"{VOCAB + 1} tokens",
-    ),
+    "more tokens than rows": (overwrite("added_tokens.json", b'{"<x>": %d}' % VOCAB), f"{VOCAB + 1} tokens"),
 }
 
 
@@ -195,10 +166,7 @@ BROKEN_LORA: dict[str, tuple[Callable[[Path], object], str]] = {
     "names of another model": (rename(".layers.", ".blocks."), "fits no weight"),
     "one name too many": (rename("layers.0", "layers.9", only="layers.0.mlp"), "layers.9"),
     "a bias": (rename("lora_A.weight", "bias"), "fits no weight"),
-    "half of it": (
-        change_parts(lambda held: {name: part for name, part in held.items() if "lora_A" in name}),
-        "do not make",
-    ),
+    "half of it": (change_parts(lambda held: {name: held[name] for name in held if "lora_A" in name}), "do not make"),
     "nothing in it": (change_parts(lambda held: {}), "without weights"),
     "of rank 0": (change_parts(rank_zero), "do not make"),
     "on another shape": (rename("q_proj", "k_proj"), "k_proj"),
@@ -248,15 +216,11 @@ def test_a_pickle_that_would_run_something_is_refused(
     torch.save(tower_of(model).state_dict(), clip / "pytorch_model.bin")
     (folder / "adapter_model.safetensors").unlink()
     torch.save({}, folder / "adapter_model.bin")
-    victim = {
-        "source": source / "pytorch_model-00002-of-00002.bin",
-        "vision": clip / "pytorch_model.bin",
-        "lora": folder / "adapter_model.bin",
-    }
-    torch.save({"x": Evil(tmp_path / "ran")}, victim[where])
+    files = {"source": source / SECOND, "vision": clip / "pytorch_model.bin", "lora": folder / "adapter_model.bin"}
+    torch.save({"x": Evil(tmp_path / "ran")}, files[where])
     with pytest.raises(ModelError, match="refused") as caught:
         convert(source, tmp_path / "out", vision=clip, lora=folder)
-    assert str(victim[where]) in str(caught.value)
+    assert str(files[where]) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value)  # torch's advice is to switch the check off
     assert not (tmp_path / "ran").exists()
@@ -266,15 +230,7 @@ def test_a_pickle_that_would_run_something_is_refused(
 def test_a_tower_that_does_not_fit_is_one_line(model: Any, source: Path, tmp_path: Path) -> None:
     from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig
 
-    sizes = {
-        "hidden_size": 16,
-        "intermediate_size": 48,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 20,
-        "patch_size": 10,
-    }
-    CLIPVisionModel(CLIPVisionConfig(**sizes)).save_pretrained(tmp_path / "narrow")
+    CLIPVisionModel(CLIPVisionConfig(**SIZES_OF_CLIP | {"hidden_size": 16})).save_pretrained(tmp_path / "narrow")
     with pytest.raises(ModelError, match=r"narrow: .*linear_1.weight is .* \(48, 32\), not \(48, 16\)"):
         convert(source, tmp_path / "out", vision=tmp_path / "narrow")
     SiglipVisionConfig().save_pretrained(tmp_path / "siglip")

@@ -46,14 +46,11 @@ class _Calls(BaseHTTPRequestHandler):
         if parts[:2] == ["api", "models"] and (repo := "/".join(parts[2:4])) in hub.files:
             names = [{"rfilename": name} for name in hub.files[repo]]
             if parts[4:5] == ["tree"]:
-                listed = [
-                    {"type": "file", "path": name, "size": len(data), "oid": "b" * 40}
-                    for name, data in hub.files[repo].items()
-                ]
+                sizes = {name: len(data) for name, data in hub.files[repo].items()}
+                listed = [{"type": "file", "path": name, "size": sizes[name], "oid": "b" * 40} for name in sizes]
                 return self._send(json.dumps(listed).encode())
-            return self._send(
-                json.dumps({"id": repo, "sha": COMMIT, "siblings": names, "private": False, "tags": []}).encode()
-            )
+            info = {"id": repo, "sha": COMMIT, "siblings": names, "private": False, "tags": []}
+            return self._send(json.dumps(info).encode())
         repo, name = "/".join(parts[:2]), "/".join(parts[4:])
         if parts[2:3] == ["resolve"] and name in hub.files.get(repo, {}):
             return self._send(hub.files[repo][name], {"X-Repo-Commit": COMMIT, "ETag": f'"{hash(name) & 0xFFFF:040x}"'})
@@ -65,11 +62,8 @@ class _Calls(BaseHTTPRequestHandler):
 
     def _send(self, data: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(200)
-        for key, value in {
-            "Content-Length": str(len(data)),
-            "Content-Type": "application/octet-stream",
-            **(headers or {}),
-        }.items():
+        own = {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream"}
+        for key, value in (own | (headers or {})).items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -115,12 +109,8 @@ def bytes_of(path: Path, save: Any) -> bytes:
 
 def repository(tmp_path: Path) -> dict[str, bytes]:
     weights = bytes_of(tmp_path / "w.safetensors", lambda path: save_file(tensors(), path))
-    return {
-        "config.json": b"{}",
-        "model.safetensors": weights,
-        "modeling_evil.py": b"raise SystemExit",
-        "README.md": b"hello",
-    }
+    beside = {"modeling_evil.py": b"raise SystemExit", "README.md": b"hello"}
+    return {"config.json": b"{}", "model.safetensors": weights, **beside}
 
 
 def test_a_hub_model_is_downloaded_once_without_its_code_and_its_commit_is_its_revision(
@@ -152,12 +142,9 @@ def test_what_is_in_the_cache_needs_no_network(hub: Hub, tmp_path: Path) -> None
 
 def test_half_a_download_is_no_model(hub: Hub, tmp_path: Path) -> None:
     index = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode()
-    whole = repository(tmp_path)
-    hub.files["org/model"] = {
-        "config.json": b"{}",
-        "model.safetensors.index.json": index,
-        "model-1.safetensors": whole["model.safetensors"],
-    }
+    part = repository(tmp_path)["model.safetensors"]
+    files = {"model.safetensors.index.json": index, "model-1.safetensors": part}
+    hub.files["org/model"] = {"config.json": b"{}"} | files
     fetch(find("org/model"))
     assert not cached(find("org/model"))
 
@@ -198,9 +185,8 @@ def test_bins_become_safetensors_once(
     names = list(state)
     for n in range(shards):
         part = {name: state[name] for name in (names if shards == 1 else names[n : n + 1])}
-        torch.save(
-            part, folder / ("pytorch_model.bin" if shards == 1 else f"pytorch_model-{n + 1:05}-of-{shards:05}.bin")
-        )
+        name = "pytorch_model.bin" if shards == 1 else f"pytorch_model-{n + 1:05}-of-{shards:05}.bin"
+        torch.save(part, folder / name)
     spec = fetch(ModelSpec(name="m", pretrained=str(folder)))
     assert spec.folder is not None
     assert spec.folder != folder
@@ -213,10 +199,8 @@ def test_bins_become_safetensors_once(
     assert not (spec.folder / "evil.py").exists()
     assert fetch(ModelSpec(name="m", pretrained=str(folder))).folder == spec.folder
     assert len(caplog.messages) == 1
-    assert (
-        digest_of_model(find(str(folder)))["weights"]
-        != digest_of_model(ModelSpec(name="x", pretrained=str(tmp_path)))["weights"]
-    )
+    elsewhere = digest_of_model(ModelSpec(name="x", pretrained=str(tmp_path)))
+    assert digest_of_model(find(str(folder)))["weights"] != elsewhere["weights"]
 
 
 class Trap:

@@ -94,23 +94,9 @@ def test_tasks_with_pictures_and_without_are_scored_as_by_lm_evals_own_lms(
 
     out = tmp_path / "out"
     # The old form, without "run"; the test of the command has the new one.
-    arguments = [
-        "--model",
-        NAME,
-        "--model_args",
-        f"pretrained={random_model},dtype=float32",
-        "--device",
-        "cpu",
-        "--limit",
-        "5",
-    ]
-    tasks = [
-        "--tasks",
-        "tiny_choices,tiny_written,scenes_pope",
-        "--include_path",
-        str(tasks_folder),
-        "--apply_chat_template",
-    ]
+    arguments = ["--model", NAME, "--model_args", f"pretrained={random_model},dtype=float32", "--apply_chat_template"]
+    tasks = "--device cpu --limit 5 --tasks tiny_choices,tiny_written,scenes_pope --include_path".split()
+    tasks.append(str(tasks_folder))
     assert main([*arguments, *tasks, "--output_path", str(out), "--log_samples"]) == 0
     found = results(out)
     assert found["config"]["model"] == NAME

@@ -317,23 +317,8 @@ def smolvlm(folder: Path) -> None:
     write_json(folder / "video_preprocessor_config.json", video)
 
 
-FAMILIES: dict[str, Callable[[Path], None]] = {
-    family.__name__: family
-    for family in (
-        llava,
-        llava_next,
-        llava_onevision,
-        instructblip,
-        idefics,
-        fuyu,
-        qwen2_vl,
-        qwen2_5_vl,
-        qwen3_vl,
-        internvl,
-        idefics3,
-        smolvlm,
-        paligemma,
-        gemma3,
-        gemma4,
-    )
-}
+_FAMILIES = (
+    *(llava, llava_next, llava_onevision, instructblip, idefics, fuyu, qwen2_vl, qwen2_5_vl, qwen3_vl, internvl),
+    *(idefics3, smolvlm, paligemma, gemma3, gemma4),
+)
+FAMILIES: dict[str, Callable[[Path], None]] = {family.__name__: family for family in _FAMILIES}
