@@ -32,9 +32,7 @@ def test_mme_pairs_two_questions_an_image() -> None:
 def test_always_yes_scores_as_always_yes_does() -> None:
     records = [scenes_mme.process_results(row, ["yes"])["accuracy"] for row in scenes_mme.questions("test")]
     assert scenes_mme.accuracy(records) == 50
-    assert (
-        scenes_mme.perception(records) == 300
-    )  # 50 points of accuracy and none of accuracy+ in each of six categories
+    assert scenes_mme.perception(records) == 300  # in each of six categories accuracy 50 and accuracy+ 0
     assert scenes_mme.yes_rate(records) == 100
 
 
@@ -47,11 +45,9 @@ def test_a_perfect_model_is_perfect() -> None:
 
 
 def test_adversarial_probes_ask_for_what_usually_stands_there() -> None:
-    probes = [
-        row for row in scenes_pope.questions("test") if row["category"] == "adversarial" and row["answer"] == "no"
-    ]
+    rows = scenes_pope.questions("test")
     expected = 0
-    for row in probes:
+    for row in (row for row in rows if row["category"] == "adversarial" and row["answer"] == "no"):
         missing = make_scene(row["scene"]).missing_companion
         expected += missing is not None and " ".join(missing) in row["question"]
     anchored = [scene for scene in islice(scenes("test/pope"), scenes_pope.IMAGES) if scene.missing_companion]

@@ -37,9 +37,8 @@ def test_every_cell_holds_at_most_one_thing_and_empty_ones_are_background() -> N
         assert len(set(taken)) == len(taken)
         pixels = np.asarray(render(scene)).astype(int)
         for cell in set(range(9)) - set(taken):
-            corner = pixels[
-                (cell // 3) * CELL + 4 : (cell // 3) * CELL + 16, (cell % 3) * CELL + 4 : (cell % 3) * CELL + 16
-            ]
+            top, left = (cell // 3) * CELL, (cell % 3) * CELL
+            corner = pixels[top + 4 : top + 16, left + 4 : left + 16]
             assert corner.max() < 140, f"{scene.id}: cell {cell} should be dark background"
 
 

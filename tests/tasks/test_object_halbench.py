@@ -145,12 +145,9 @@ def score(answers: Path, references: Path | None) -> dict[str, float]:
 
 GOLDEN = "objhal/opera-llava-1.5-greedy_300_with_objs.jsonl"
 PRINTED = {
-    **{
-        "response_hallucination": "Response Hall",
-        "object_hallucination": "Object Hall",
-        "response_correct": "Response Correct",
-    },
-    **{"object_correct": "Object Correct", "object_recall": "Object Recall", "length": "Average Length"},
+    **{"response_hallucination": "Response Hall", "object_hallucination": "Object Hall"},
+    **{"response_correct": "Response Correct", "object_correct": "Object Correct"},
+    **{"object_recall": "Object Recall", "length": "Average Length"},
 }
 
 

@@ -65,9 +65,8 @@ def test_scienceqa_free_text_is_nothing_to_lmms_eval(golden: Golden) -> None:
         text = answer.strip().lower()
         return text.upper() if len(text) == 1 else text[0].upper() if len(text) >= 2 and text[1] == "." else None
 
-    answered = scienceqa_img.official_answers(
-        golden("scienceqa/answers_llava-13b-v0-sqa.jsonl"), golden("scienceqa")
-    ).answered
+    path = golden("scienceqa/answers_llava-13b-v0-sqa.jsonl")
+    answered = scienceqa_img.official_answers(path, golden("scienceqa")).answered
     shown = [a for a in answered if a.doc["has_image"]]
     assert share(read(a.answer) == scienceqa_img.LETTERS[a.doc["answer"]] for a in shown) == 0.0
     assert share(
