@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from harness.models.adapter_host import AdapterHost
 from harness.models.spec import ModelSpec
-from leaderboards.statistics.verdict import Pair, PairedTest, adjusted, compare, interval
+from leaderboards.statistics.verdict import PairedTest, adjusted, compare, interval
 from support.errors import InputError, RunError
 from support.markdown import number, p_value, span, table
 from support.progress import report
@@ -129,16 +129,15 @@ def measure_image_use(
         pairs=len(pairs),
         accuracy={view: (RIGHT(own), *interval(own, RIGHT)) for view, own in records.items()},
         verdicts=adjusted(
-            {view: _compare_views(records["image"], own) for view, own in records.items() if view != "image"}
+            {
+                view: compare(records["image"], own, RIGHT, higher_is_better=True)
+                for view, own in records.items()
+                if view != "image"
+            }
         ),
         refused=refused,
         moved=sum(total for total, _ in distances) / max(1, sum(tokens for _, tokens in distances)),
     )
-
-
-def _compare_views(right: list[dict[str, Any]], other: list[dict[str, Any]]) -> PairedTest:
-    pair = Pair(right, other, RIGHT, True)
-    return compare(pair.base, pair.other, pair.metric, higher_is_better=pair.higher_is_better)
 
 
 def _find_other_images(pairs: Sequence[Preference]) -> dict[int, int]:
@@ -357,15 +356,11 @@ class ImageUseChecks:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "ImageUseChecks":
         """What `to_json` gave."""
-        seen = data["seen"]
+        seen = dict(data["seen"])
+        seen["accuracy"] = {view: tuple(values) for view, values in seen["accuracy"].items()}
+        seen["verdicts"] = {view: PairedTest(**verdict) for view, verdict in seen["verdicts"].items()}
         return ImageUseChecks(
-            use=ImageUse(
-                pairs=seen["pairs"],
-                accuracy={view: (value, low, high) for view, (value, low, high) in seen["accuracy"].items()},
-                verdicts={view: PairedTest(**verdict) for view, verdict in seen["verdicts"].items()},
-                refused=seen["refused"],
-                moved=seen["moved"],
-            ),
+            use=ImageUse(**seen),
             held_out=data["held_out"],
             merged=None if data["merged"] is None else Merged(**data["merged"]),
             unmerged=data["unmerged"],

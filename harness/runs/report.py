@@ -44,11 +44,8 @@ def render(outcome: Outcome) -> str:
         "Values with their 95% intervals (bootstrap over images). ↑ higher is better, ↓ lower is better.",
         leaderboard(shown),
     ]
-    units = {
-        f"{task}.{metric}": spec.unit
-        for task in registry().tasks
-        for metric, spec in registry().tasks[task].metrics.items()
-    }
+    tasks = registry().tasks.items()
+    units = {f"{name}.{metric}": spec.unit for name, task in tasks for metric, spec in task.metrics.items()}
     for label, verdicts in outcome.verdicts.items():
         parts.append(f"## {cell(label)}")
         if not verdicts:
@@ -56,8 +53,7 @@ def render(outcome: Outcome) -> str:
             continue
         parts.append("Paired on the same images; p from a permutation test over images, Holm-adjusted over the table.")
         parts.append(differences(verdicts, units))
-    if plotted := _plot_curves(outcome):
-        parts += plotted
+    parts += _plot_curves(outcome)
     main = [checkpoint.path.as_posix() for checkpoint in outcome.of_arm(outcome.recipe.trainer)]
     parts += ["## Best checkpoint", describe_selection(outcome.selection, main, outcome.removed)]
     parts += ["## Training", _list_alarms(outcome), _training_table(outcome)]
@@ -83,15 +79,10 @@ def render(outcome: Outcome) -> str:
 
 def _in_order(outcome: Outcome) -> list[Entry]:
     """Base first, then the control, then the main arm's checkpoints."""
-    control = [c.path.as_posix() for c in outcome.checkpoints if c.arm != outcome.recipe.trainer]
-    names = [
-        outcome.base,
-        *control,
-        *(c.path.as_posix() for c in outcome.checkpoints if c.arm == outcome.recipe.trainer),
-    ]
-    return sorted(
-        (entry for entry in outcome.entries if entry.model in names), key=lambda entry: names.index(entry.model)
-    )
+    checkpoints = sorted(outcome.checkpoints, key=lambda checkpoint: checkpoint.arm == outcome.recipe.trainer)
+    names = [outcome.base, *(checkpoint.path.as_posix() for checkpoint in checkpoints)]
+    shown = (entry for entry in outcome.entries if entry.model in names)
+    return sorted(shown, key=lambda entry: names.index(entry.model))
 
 
 def _is_shown(outcome: Outcome, entry: Entry) -> bool:
@@ -99,24 +90,13 @@ def _is_shown(outcome: Outcome, entry: Entry) -> bool:
 
 
 def _summarise(outcome: Outcome) -> str:
-    main = f"{outcome.recipe.trainer} against base"
-    found = [
-        f"**{cell(name)}: {verdict.outcome}**"
-        for name, verdict in outcome.verdicts[main].items()
-        if verdict.outcome != "not separable"
-    ]
-    valued = {
-        name: verdict.base is not None and verdict.other is not None for name, verdict in outcome.verdicts[main].items()
-    }
-    same = [
-        cell(name)
-        for name, verdict in outcome.verdicts[main].items()
-        if verdict.outcome == "not separable" and valued[name]
-    ]
-    blank = [cell(name) for name, has in valued.items() if not has]
-    last = outcome.last
-    said = ", ".join(found) or ("nothing separable" if valued else "not scored")
-    text = f"`{last}` against `{outcome.base}`: {said}."
+    tests = outcome.verdicts[f"{outcome.recipe.trainer} against base"]
+    separable = [name for name, test in tests.items() if test.outcome != "not separable"]
+    blank = [cell(name) for name, test in tests.items() if test.base is None or test.other is None]
+    same = [cell(name) for name in tests if name not in separable and cell(name) not in blank]
+    found = ", ".join(f"**{cell(name)}: {tests[name].outcome}**" for name in separable)
+    found = found or ("nothing separable" if tests else "not scored")
+    text = f"`{outcome.last}` against `{outcome.base}`: {found}."
     if same:
         text += f" Not separable: {', '.join(same)}."
     if blank:
@@ -206,13 +186,11 @@ def describe_selection(found: Selection, models: Sequence[str], removed: Sequenc
 
 
 def _list_alarms(outcome: Outcome) -> str:
-    alone = (
-        "; the control was not trained, for one of other length would tell nothing" if outcome.recipe.control else ""
-    )
-    stopped = [f"- **stopped early**: {cell(outcome.stop.words)}{alone}"] if outcome.stop is not None else []
-    return (
-        "\n".join([*stopped, *(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in outcome.alarms)]) or "No alarm."
-    )
+    found = [f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in outcome.alarms]
+    if outcome.stop is not None:
+        control = "; the control was not trained, since its length would differ" if outcome.recipe.control else ""
+        found.insert(0, f"- **stopped early**: {cell(outcome.stop.words)}{control}")
+    return "\n".join(found) or "No alarm."
 
 
 def _training_table(outcome: Outcome) -> str:

@@ -8,9 +8,8 @@ from harness.runs.checkpoint_selection import Scores, Selection, select_checkpoi
 from harness.runs.report import describe_selection
 from harness.runs.training_alarms import LogLine, find_alarms, lengths_of
 from leaderboards.board.board import Board
-from leaderboards.board.entry import Entry
-from leaderboards.board.sample import Sample
 from tasks.registry import registry
+from tests.harness.scored_runs import put, right
 
 
 def line(step: int, chosen: float = 0.5, rejected: float = -0.5, accuracy: float = 0.7, loss: float = 0.6) -> LogLine:
@@ -26,58 +25,6 @@ def line(step: int, chosen: float = 0.5, rejected: float = -0.5, accuracy: float
 
 def names(log: list[LogLine], **given: Any) -> list[str]:
     return [alarm.name for alarm in find_alarms(log, total=100, **given)]
-
-
-def put(board: Board, model: str, task: str, records: dict[str, list[dict[str, Any]]]) -> None:
-    """A run of `model` whose samples have these records by metric."""
-    spec, run = registry().task(task), f"run-{model}-{task}"
-    count = len(next(iter(records.values())))
-    entries = [
-        Entry(
-            run=run,
-            model=model,
-            task=task,
-            version=spec.version,
-            metric=metric,
-            value=registry().metric(task, metric)(own),
-            unit="",
-            higher_is_better=spec.metrics[metric].higher_is_better,
-            headline=metric == spec.headline,
-            samples=count,
-            low=None,
-            high=None,
-            limit=None,
-            judge=None,
-            seconds=1.0,
-            cost=0.0,
-            created="2026-01-31T12:00:00+00:00",
-            provenance={},
-        )
-        for metric, own in records.items()
-    ]
-    samples = [
-        Sample(
-            run=run,
-            task=task,
-            id=str(index),
-            image=str(index),
-            prompt="?",
-            answer="!",
-            records={metric: own[index] for metric, own in records.items()},
-            reply=None,
-        )
-        for index in range(count)
-    ]
-    board.add(entries, samples)
-
-
-def right(count: int, of: int = 100) -> dict[str, list[dict[str, Any]]]:
-    """`count` right answers, the first ones."""
-    from tasks.scenes.scenes_mme import process_results
-
-    doc = {"category": "existence", "answer": "yes"}
-    found = [process_results({**doc, "scene": str(index)}, ["yes" if index < count else "no"]) for index in range(of)]
-    return {"accuracy": [records["accuracy"] for records in found]}
 
 
 MME = [("scenes_mme", "accuracy")]
@@ -105,18 +52,8 @@ def test_no_checkpoint_is_best_where_each_is_worse_somewhere(tmp_path: Path) -> 
     board = Board(tmp_path)
     for model, mme, f1 in (("at-1", 90, 40), ("at-2", 40, 90)):
         put(board, model, "scenes_mme", right(mme))
-        put(board, model, "scenes_pope", _pope(f1))
+        put(board, model, "scenes_pope", right(f1, last=True))
     assert select_checkpoint(Scores(board), ["at-1", "at-2"], [*MME, ("scenes_pope", "accuracy")]).model is None
-
-
-def _pope(count: int) -> dict[str, list[dict[str, Any]]]:
-    from tasks.scenes.scenes_mme import process_results
-
-    doc = {"category": "existence", "answer": "yes"}
-    found = [
-        process_results({**doc, "scene": str(index)}, ["yes" if index >= 100 - count else "no"]) for index in range(100)
-    ]
-    return {"accuracy": [records["accuracy"] for records in found]}
 
 
 def test_a_metric_without_a_value_is_named_and_its_checkpoint_not_ranked(tmp_path: Path) -> None:
@@ -152,12 +89,8 @@ def test_of_checkpoints_that_are_gone_none_is_ranked_and_one_is_told() -> None:
 def test_answers_that_grow_long_raise_an_alarm(tmp_path: Path) -> None:
     board = Board(tmp_path)
     for model, more in (("base", 0), ("same", 1), ("long", 20)):
-        put(
-            board,
-            model,
-            "scenes_chair",
-            {"length": [{"image": str(index), "words": 30 + index % 7 + more} for index in range(60)]},
-        )
+        records = [{"image": str(index), "words": 30 + index % 7 + more} for index in range(60)]
+        put(board, model, "scenes_chair", {"length": records})
     tasks = registry().expand(["scenes_chair"])
     assert names([], lengths=lengths_of(Scores(board), "base", "long", tasks)) == ["length drift"]
     assert names([], lengths=lengths_of(Scores(board), "base", "same", tasks)) == []  # a word of 33 is no drift

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,63 +15,19 @@ from harness.runs.scoring_queue import Scoring
 from harness.runs.training_alarms import Alarm, LogLine
 from harness.runs.training_data import TrainingData
 from leaderboards.board.board import Board
-from leaderboards.board.entry import Entry
-from leaderboards.board.sample import Sample
 from leaderboards.statistics.verdict import PairedTest
 from support.errors import InputError
 from tasks.registry import registry
+from tests.harness.scored_runs import put, right
 from trainers.config.recipe import preference_recipe
 from trainers.data.rows import Preference
 from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 
 
-def records(right: int) -> list[dict[str, Any]]:
-    from tasks.scenes.scenes_mme import process_results
-
-    doc = {"category": "existence", "answer": "yes"}
-    return [
-        process_results({**doc, "scene": str(index)}, ["yes" if index < right else "no"])["accuracy"]
-        for index in range(80)
-    ]
-
-
-def put(board: Board, model: str, run: str, right: int) -> None:
-    spec, own = registry().task("scenes_mme"), records(right)
-    entry = Entry(
-        run=run,
-        model=model,
-        task="scenes_mme",
-        version=spec.version,
-        metric="accuracy",
-        value=registry().metric("scenes_mme", "accuracy")(own),
-        unit="%",
-        higher_is_better=True,
-        headline=True,
-        samples=len(own),
-        low=None,
-        high=None,
-        limit=None,
-        judge=None,
-        seconds=1.0,
-        cost=0.0,
-        created="2026-01-31T12:00:00+00:00",
-        provenance={"leaks": "3"} if right > 50 else {},
-    )
-    samples = [
-        Sample(
-            run=run,
-            task="scenes_mme",
-            id=str(index),
-            image=str(index),
-            prompt="?",
-            answer="!",
-            records={"accuracy": one},
-            reply=None,
-        )
-        for index, one in enumerate(own)
-    ]
-    board.add([entry], samples)
+def put_mme(board: Board, model: str, run: str, correct: int) -> None:
+    provenance = {"leaks": "3"} if correct > 50 else {}
+    put(board, model, "scenes_mme", right(correct, of=80), run=run, unit="%", provenance=provenance)
 
 
 @pytest.fixture
@@ -81,11 +36,11 @@ def outcome(tmp_path: Path) -> Outcome:
     recipe = preference_recipe("scenes-demo").model_copy(update={"tasks": ("scenes_mme",), "panel": (), "name": "a|b*"})
     checkpoints = [Checkpoint(path=tmp_path / f"checkpoint-{step}", step=step, arm="dpo") for step in (5, 10)]
     board = Board(tmp_path / "board")
-    put(board, "scenes-base", "base", 40)
-    for checkpoint, right in zip(checkpoints, (42, 70), strict=True):
+    put_mme(board, "scenes-base", "base", 40)
+    for checkpoint, correct in zip(checkpoints, (42, 70), strict=True):
         checkpoint.path.mkdir()
         (checkpoint.path / "adapter_config.json").write_text("{}")
-        put(board, checkpoint.path.as_posix(), checkpoint.path.name, right)
+        put_mme(board, checkpoint.path.as_posix(), checkpoint.path.name, correct)
     scores = Scores(board)
     pairs = [
         Preference(id=str(index), prompt="?", images=(), chosen="a", rejected="b", row=index // 2) for index in range(6)
@@ -119,7 +74,7 @@ def test_a_card_says_base_data_recipe_verdict_diagnostics_and_how_to_load(outcom
         "`scenes-base` after 10 steps",
         "Licence of the base: Apache-2.0",
         "it is the one to take",
-        "| scenes\\_mme.accuracy" if "scenes\\_mme.accuracy" in text else "| scenes_mme.accuracy",
+        "| scenes_mme.accuracy",
         "better",
         "6 from 3 rows",
         "0123abcd",
@@ -157,15 +112,10 @@ def test_a_checkpoint_that_is_gone_gets_no_card(outcome: Outcome) -> None:
 
 
 def verdict(difference: float, p: float) -> PairedTest:
-    usual = {
-        "low": None,
-        "high": None,
-        "base": 50.0,
-        "other": 50.0 + difference,
-        "images": 80,
-        "higher_is_better": True,
-    }
-    return PairedTest(**{**usual, "difference": difference, "p": p})  # type: ignore[arg-type]
+    score = 50.0 + difference
+    return PairedTest(
+        difference=difference, low=None, high=None, p=p, base=50.0, other=score, images=80, higher_is_better=True
+    )
 
 
 def test_a_better_checkpoint_is_required_by_verdict(outcome: Outcome) -> None:

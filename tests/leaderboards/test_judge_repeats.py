@@ -67,8 +67,8 @@ def test_what_only_the_judge_s_mood_makes_is_not_separable() -> None:
 
 
 def test_an_answer_that_one_repeat_left_unrated_is_left_out_and_counted() -> None:
-    full, torn = ratings([1, 2, 3, 4]), ratings([1, 2, 3, 4])[:-1]
-    verdict = compare_repeats([full, torn], [full, full], RATING, higher_is_better=True)
+    full, incomplete = ratings([1, 2, 3, 4]), ratings([1, 2, 3, 4])[:-1]
+    verdict = compare_repeats([full, incomplete], [full, full], RATING, higher_is_better=True)
     assert (verdict.images, verdict.left_out, verdict.base) == (3, 1, 2)
     with pytest.raises(RecordsError, match="every judge call"):
         compare_repeats([full[:1], full[1:]], [full], RATING, higher_is_better=True)
