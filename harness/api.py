@@ -1,6 +1,6 @@
-"""The functions of the Python interface: `import harness; harness.evaluate(...)`. docs/python.md shows each.
+"""The functions of the Python interface, `import harness; harness.evaluate(...)`; examples are in docs/python.md.
 
-Models, tasks and judges may be given by name or as objects; errors are those of `support.errors`.
+Models, tasks and judges are given by name or as objects; errors are those of `support.errors`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,9 +45,8 @@ def evaluate(
 ) -> EvalResult:
     """Score a model on tasks.
 
-    `judge` rates judged tasks; None: the exact rater of the scenes tasks. `limit` is the number of documents of each
-    task, in place of that in `settings`. `board` gets the scores; scores that it has already are not computed again.
-    `name` is the model's name on boards.
+    `judge` rates judged tasks; None: the judge "exact" of the scenes tasks. `limit` replaces that of `settings`.
+    `board` gets the scores; scores that it has already are not computed again. `name` is the model's name there.
     """
     from harness.evaluation.score_models import ModelScorer
 
@@ -61,13 +60,13 @@ def evaluate(
     rater = _find_judge(judge) if any(task.judged for task in chosen) else None
     scorer = ModelScorer(tasks=chosen, judge=rater, settings=settings, engine=engine or EngineConfig(), board=kept)
     with _find_model(model) as (spec, own_name):
-        shown = name or own_name
-        found = scorer.score(spec, shown)
+        name = name or own_name
+        found = scorer.score(spec, name)
     if found is not None:
-        return EvalResult(model=shown, entries=found.entries, samples=found.samples, seconds=found.seconds)
+        return EvalResult(model=name, entries=found.entries, samples=found.samples, seconds=found.seconds)
     names = {task.name for task in chosen}
     entries = kept.current(partial=True) if kept is not None else []
-    return EvalResult(model=shown, entries=[each for each in entries if each.model == shown and each.task in names])
+    return EvalResult(model=name, entries=[each for each in entries if each.model == name and each.task in names])
 
 
 def score(
@@ -78,9 +77,9 @@ def score(
     judge: str | Judge | None = None,
     judge_repeats: int = 1,
 ) -> ScoreResult:
-    """The official scores of answers made elsewhere, in the benchmark's own format or as our sample log.
+    """The official scores of answers in the benchmark's own format, or in a sample log.
 
-    `references` is the folder of published files that some scores need; `judge` rates answers that nobody judged.
+    `references` is the folder of published files that some scores need; `judge` rates answers without a rating.
     """
     from harness.evaluation.score_files import score as score_file
 
@@ -99,11 +98,11 @@ def train_then_eval(
     early_stop: Sequence[str] = (),
     **changes: Any,
 ) -> TrainResult:
-    """Score the base, train, score every checkpoint, compare; in this process. Finishes a run that was interrupted.
+    """Score the base, train, score every checkpoint, compare; in this process. Continues an interrupted run.
 
-    `out` is the run folder, runs/RECIPE by default. `limit` bounds instructions and documents of each task.
-    `early_stop` names "task" or "task.metric": training ends once it is significantly worse than the base's. `changes`
-    replace top-level values of the recipe, such as `seed=1`.
+    `out` is the run folder, runs/RECIPE by default. `limit` is the largest number of instructions, and of documents of
+    each task. `early_stop` names "task" or "task.metric": training ends once it is significantly worse than the base's.
+    `changes` replace top-level values of the recipe, such as `seed=1`.
     """
     from harness.runs.report import write_report
     from harness.runs.train_then_eval import train_then_eval as run
@@ -127,10 +126,10 @@ def compare(
     headline: bool = False,
     partial: bool = True,
 ) -> CompareResult:
-    """What changed from one model to another, answer by answer.
+    """Paired comparison of two models, and the answers that changed.
 
-    Each is a name on the boards, a path of a board or of a run's JSON file, or what `evaluate` returned. `headline`:
-    only the metric each task ranks by. `partial`: runs with a limit, too.
+    Each is a name on the boards, a path of a board or of a run's JSON file, or a result of `evaluate`. `headline`: only
+    the metric that ranks models. `partial`: include runs with a limit.
     """
     from harness.evaluation.find_boards import boards_in, find_models, metric_of
     from leaderboards.comparison.compare import compare_runs
@@ -163,19 +162,16 @@ def check(
     """The regression gate: scores of `board` (of the baseline's own board, if `models` are given) against a baseline.
 
     `tolerances` is "task.metric" -> the change allowed in its unit; `require_better` names metrics that must be
-    significantly better; `models` are the baseline's model and the new one. `partial`: runs with a limit, too.
+    significantly better; `models` are the baseline's model and the new one. `partial`: include runs with a limit.
     """
     from harness.evaluation.check_boards import check_boards
 
     settings = GateSettings(tolerances=tolerances or {}, require_better=require_better, models=models)
-    folders = [
-        None if each is None else each.folder if isinstance(each, Board) else Path(each) for each in (baseline, board)
-    ]
-    return CheckResult(gate=check_boards(folders[0] or Path(), folders[1], settings, partial=partial))
+    old, new = (each.folder if isinstance(each, Board) else each and Path(each) for each in (baseline, board))
+    return CheckResult(gate=check_boards(old or Path(), new or None, settings, partial=partial))
 
 
 def _open_board(board: Boards) -> Board:
-    """The board of a run folder or of a board's own folder."""
     if isinstance(board, Board):
         return board
     folder = Path(board)
@@ -202,8 +198,7 @@ def _find_tasks(tasks: Tasks) -> list[TaskSpec]:
 def _find_model(model: Model) -> Iterator[tuple[ModelSpec, str]]:
     """The model and its name on boards.
 
-    A loaded model is written to a temporary folder and read from there, so that its entries have the digest of its
-    weights as those of any other model.
+    A loaded model is saved in a temporary folder and read from there, so that its entries have a digest of its weights.
     """
     if isinstance(model, ModelSpec):
         yield model, model.name

@@ -1,4 +1,4 @@
-"""What the leaderboard page needs beside the board: small pictures of what was asked about, and learning curves.
+"""The leaderboard page, with thumbnails of the tasks' images and learning curves.
 
 html = board_page(boards, entries, title="Demo", base="scenes-base", comparison=found, ...)
 """
@@ -27,7 +27,7 @@ SIDE = 128
 """Pixels of a thumbnail's longer side."""
 
 Picture = Callable[[], Any]
-"""Reads a PIL image; None = there is none."""
+"""Reads a PIL image; None if the document has none."""
 
 _CHECKPOINT = re.compile(r"(?P<run>.*?)/?checkpoint-(?P<step>\d+)")
 
@@ -43,14 +43,12 @@ def board_page(
     pictures: bool,
     references: Sequence[Reference] = (),
 ) -> str:
-    """The page's text; `references` are shown apart.
-
-    `pictures`: with thumbnails of the tasks' images, if these are on this machine.
-    """
+    """The page's HTML. `pictures`: with thumbnails of the images that are on this machine. `references`: published
+    scores, in a table of their own."""
     from leaderboards.views.html_page import PageExtras, page
 
     notes = [f"not read: {path.name}: {why}" for board in boards for path, why in board.skipped]
-    # How protocols differ is shown beside the scores.
+    # Differences of protocols are shown next to the scores, and not again as notes.
     beside = tuple(line(text) for texts in comparison.protocol_differences.values() for text in texts)
     notes += [note for note in comparison.notes if not (beside and note.endswith(beside))]
     extras = PageExtras(
@@ -63,63 +61,55 @@ def board_page(
 
 
 def curves_of(entries: Sequence[Entry], base: str | None) -> dict[str, dict[str, list[Point]]]:
-    """Metric label -> run -> its scored checkpoints, the base as step 0; headline metrics of runs with two checkpoints
-    or more."""
+    """Metric label -> run -> its scored checkpoints, with the base as step 0; headline metrics only, and curves of two
+    points or more."""
     found: dict[str, dict[str, list[Point]]] = {}
     starts = {(entry.task, entry.metric): entry for entry in entries if entry.model == base}
     for entry in entries:
         match = _CHECKPOINT.fullmatch(entry.model)
         if match and entry.headline and entry.value is not None:
             label = " ".join(part for part in (entry.task, entry.metric, entry.unit) if part)
-            arms = found.setdefault(label, {})
-            arms.setdefault(match["run"] or ".", []).append(Point(step=int(match["step"]), entry=entry))
-    for label, arms in list(found.items()):
-        for arm, points in list(arms.items()):
-            points.sort(key=lambda point: point.step)
-            start = starts.get((points[0].entry.task, points[0].entry.metric))
-            if start is not None:
-                points.insert(0, Point(step=0, entry=start))
-            if len(points) < 2:
-                del arms[arm]
-        if not arms:
-            del found[label]
-    return found
+            points = found.setdefault(label, {}).setdefault(match["run"] or ".", [])
+            points.append(Point(step=int(match["step"]), entry=entry))
+    for points in (points for runs in found.values() for points in runs.values()):
+        points.sort(key=lambda point: point.step)
+        if start := starts.get((points[0].entry.task, points[0].entry.metric)):
+            points.insert(0, Point(step=0, entry=start))
+    curves = {label: {run: points for run, points in runs.items() if len(points) > 1} for label, runs in found.items()}
+    return {label: runs for label, runs in curves.items() if runs}
 
 
 def thumbnails_of(entries: Iterable[Entry]) -> Callable[[str, str], bytes | None]:
-    """Gives a small JPEG of a task's image by its id, from what is on this machine; None where there is none.
+    """A function from a task and an image's id to a small JPEG; None if the image is not on this machine.
 
-    Looked at are embedded tasks, the local data that the entries name, and the hub's cache; nobody is asked for what
-    these lack. Why a task has no pictures is told once, when its first one is wanted.
+    Images come from embedded tasks, the local data that the entries name, and the hub's cache, without network access.
+    A task whose images can't be read is logged once, when the first one is needed.
     """
-    asked: dict[str, dict[_Source, None]] = {}
+    sources: dict[str, dict[_Source, None]] = {}
     for entry in entries:
         if entry.imported is None:
-            asked.setdefault(entry.task, {})[_Source(entry.provenance.get("data"), entry.provenance.get("split"))] = (
-                None
-            )
+            source = _Source(entry.provenance.get("data"), entry.provenance.get("split"))
+            sources.setdefault(entry.task, {})[source] = None
 
     @cache
     def pictures(task: str) -> dict[str, Picture]:
         found: dict[str, Picture] = {}
-        for source in asked.get(task, ()):
+        for source in sources.get(task, ()):
             try:
-                found = _pictures(task, source) | found
-            except (
-                Exception
-            ) as error:  # somebody else's files can be wrong in any way, and the scores are to be seen nevertheless
+                found = _find_pictures(task, source) | found
+            except Exception as error:  # wrong files of any kind must not hide the scores
                 log.warning("%s: pictures are left out: %s", task, first_line(error))
         return found
 
-    broken: set[str] = set()
+    logged: set[str] = set()
 
     def thumbnail(task: str, image: str) -> bytes | None:
-        make = pictures(task).get(image)
+        read = pictures(task).get(image)
         try:
-            return None if make is None else _small(make())
+            return None if read is None else _make_thumbnail(read())
         except Exception as error:
-            if task not in broken:
-                broken.add(task)
+            if task not in logged:
+                logged.add(task)
                 why = first_line(error)
                 log.warning("%s: picture %s is left out, and any other that can't be read: %s", task, image, why)
             return None
@@ -128,21 +118,20 @@ def thumbnails_of(entries: Iterable[Entry]) -> Callable[[str, str], bytes | None
 
 
 class _Source(NamedTuple):
-    """Where a run's documents came from, as its provenance says."""
+    """Where a run's documents came from, by its provenance."""
 
     data: str | None
     split: str | None
 
 
-def _pictures(name: str, source: _Source) -> "dict[str, Picture]":
-    """A task's pictures by their ids, read when they are looked at; raises where its data are not on this machine."""
+def _find_pictures(name: str, source: _Source) -> "dict[str, Picture]":
+    """A task's pictures by their ids, not read yet; raises if the task's data are not on this machine."""
     from harness.evaluation.generate import load_tasks
     from tasks.registry import registry
 
     spec = registry().task(name)
     local = source.data if source.data not in (None, f"{spec.data}@{spec.revision}") else None
-    # Data of another revision are no path; an older board's pictures are then looked for in the revision that the task
-    # names.
+    # For data of another revision, `local` is no path: pictures then come from the task's own revision.
     paths = {name: local} if local is not None and Path(local).expanduser().exists() else None
     with _offline():
         task = load_tasks([spec], split=source.split, data=paths, partial_data=True)[name]
@@ -150,14 +139,14 @@ def _pictures(name: str, source: _Source) -> "dict[str, Picture]":
         for doc in task.eval_docs:
             for key in ("image", "scene"):
                 if doc.get(key):
-                    found[str(doc[key])] = partial(_first_picture, task, doc)
+                    found[str(doc[key])] = partial(_read_first_picture, task, doc)
     return found
 
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """In here, the hub's libraries serve what they have cached and open no connection."""
-    # Their switch is read from the environment when they are first imported, by whomever.
+    """Inside, the hub's libraries read their cache and open no connection."""
+    # They read HF_HUB_OFFLINE from the environment once, when they are first imported.
     import datasets.config
     import huggingface_hub.constants
 
@@ -172,11 +161,11 @@ def _offline() -> Iterator[None]:
             module.HF_HUB_OFFLINE = value
 
 
-def _first_picture(task: Any, doc: Any) -> Any:
+def _read_first_picture(task: Any, doc: Any) -> Any:
     return next(iter(task.doc_to_image(doc) or ()), None)
 
 
-def _small(picture: Any) -> bytes | None:
+def _make_thumbnail(picture: Any) -> bytes | None:
     """A JPEG of at most SIDE pixels a side."""
     if picture is None:
         return None

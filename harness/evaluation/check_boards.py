@@ -1,4 +1,4 @@
-"""The regression gate over boards on disk: new results against a baseline."""
+"""The regression gate for boards on disk: new results compared with a baseline."""
 
 from pathlib import Path
 
@@ -10,11 +10,7 @@ from support.errors import UsageError, did_you_mean
 
 
 def check_boards(
-    baseline: Path,
-    board: Path | None = None,
-    settings: GateSettings | None = None,
-    *,
-    partial: bool = False,
+    baseline: Path, board: Path | None = None, settings: GateSettings | None = None, *, partial: bool = False
 ) -> GateResult:
     """Compare the scores of `board` (or of the baseline's own board) with those of `baseline`.
 
@@ -25,13 +21,12 @@ def check_boards(
     old, new = source(baseline, partial=partial), source(board or baseline, partial=partial)
     log_skipped(new.skipped)
     if board is None and models is None:
-        raise UsageError(
-            "--baseline alone would be held against itself: name the new results by --board, "
-            "or by --model and --baseline-model"
-        )
+        raise UsageError("--baseline would be compared with itself: give --board, or --model and --baseline-model")
     if models is not None:
         if board is None and models[0] == models[1]:
-            raise UsageError(f"--model and --baseline-model are both {models[1]!r}, which would be held against itself")
+            raise UsageError(
+                f"--model and --baseline-model are both {models[1]!r}, which would be compared with itself"
+            )
         for option, name, side in zip(("--baseline-model", "--model"), models, (old, new), strict=True):
             known = list(dict.fromkeys(entry.model for entry in side.entries))
             # A file that could not be read may hold the named model.

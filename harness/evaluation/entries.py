@@ -14,16 +14,16 @@ from tasks.registry import NEXT_TOKEN
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One model's numbers and what they were computed from."""
+    """One model's scores, and the samples they were computed from."""
 
     entries: list[Entry]
     samples: list[Sample]
     shared: str = ""
-    """What questions shared, in words."""
+    """What questions about one image shared, in words."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Where time went: images, vision, prefill, decode, judge, other."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Of questions: asked, answered by the model, from the store, cut, ..."""
+    """Number of questions: asked, answered by the model, from the response cache, stopped early, ..."""
 
     @property
     def lost(self) -> float:
@@ -47,12 +47,11 @@ class Run:
 def entries_of(
     scored: Scored, run: Run, *, judge: str | None, seconds: float, cost: float, facts: Mapping[str, str]
 ) -> Iterator[Entry]:
-    """An entry for each metric of a task; `cost` is what the judge was paid in US dollars, `facts` belong to the
-    task."""
+    """An entry for each metric of a task; `cost` is the judge's in US dollars, `facts` is the task's provenance."""
     task, times = scored.task, len(scored.rounds)
     for metric, spec in task.all_metrics.items():
         if metric == NEXT_TOKEN and not any(scored.records(metric)):
-            continue  # a server that tells no likelihoods
+            continue  # the server gives no likelihoods
         repeats = {TIMES_ASKED: str(times), REPEAT_VALUES: values_as_text(scored.values(metric))} if times > 1 else {}
         low, high = scored.interval(metric)
         yield Entry(
@@ -84,7 +83,7 @@ def samples_of(scored: Scored, given: Sequence[Generated], run: str) -> list[Sam
             run=run,
             task=scored.task.name,
             id=str(one.doc.get("id", index)),
-            image=_image_of(one, first),
+            image=_find_image_id(one, first),
             prompt=one.prompt,
             answer=None if isinstance(one.answer, FailedAnswer) else str(one.answer),
             records=first.records,
@@ -97,7 +96,6 @@ def samples_of(scored: Scored, given: Sequence[Generated], run: str) -> list[Sam
     ]
 
 
-def _image_of(one: Generated, rated: JudgeRepeat) -> str:
-    """The id of the image asked about, as the records name it."""
+def _find_image_id(one: Generated, rated: JudgeRepeat) -> str:
     named = (record["image"] for record in rated.records.values())
     return str(next(named, one.doc.get("image", one.doc.get("scene", ""))))

@@ -17,9 +17,9 @@ from tasks.registry import TaskSpec
 from tasks.score_digest import score_digest
 
 REPEAT_VALUES = "judge repeats"
-"""In provenance: the score of each repeat of the judge, with commas between."""
+"""In provenance: the score of each round of the judge, separated by commas."""
 TIMES_ASKED = "judge asked"
-"""In provenance: how often the judge was asked about each answer; entries of earlier versions lack it."""
+"""In provenance: how often the judge rated each answer; entries of earlier versions lack it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,26 +27,26 @@ class EvalSettings:
     """How models are scored on tasks."""
 
     limit: int | None = None
-    """Score the first documents of each task only, so many; such scores are marked as partial."""
+    """Score at most this many documents of each task; results are marked as partial."""
     seed: int = 0
-    """Seed of everything drawn by chance."""
+    """Random seed."""
     split: str | None = None
-    """Another draw of generated test data than the official one."""
+    """Split of generated test data, such as "tune"; default: the official one."""
     data: Mapping[str, str] = field(default_factory=dict)
-    """Path of local data by task."""
+    """Task -> path of local data."""
     partial_data: bool = False
-    """Score the documents there are where local data lacks some."""
+    """Accept local data with missing rows; results are marked."""
     official_prompts: bool = False
-    """Ask the judge in the benchmark authors' own words, fetched from their repository."""
+    """Ask the judge with the prompts of the benchmark's authors, fetched from their repository."""
     judge_repeats: int = 1
-    """Ask the judge so often about each answer; the score is the mean."""
+    """How often the judge rates each answer; scores are the mean."""
     calibration: Mapping[str, str] = field(default_factory=dict)
-    """What `harness judge calibrate --json` said of the judge; entries of judged tasks carry it."""
+    """Output of `harness judge calibrate --json` for this judge; entries of judged tasks record it."""
     full_answers: bool = False
-    """Let answers go on after nothing more can change what is read from them."""
+    """Do not stop answers early, once the task's parser needs no further tokens."""
 
     def facts(self) -> dict[str, str]:
-        """What an entry records of any task."""
+        """The provenance of entries of all tasks."""
         found = {
             "split": self.split or "",
             "full answers": "yes" if self.full_answers else "",
@@ -55,24 +55,23 @@ class EvalSettings:
         return {"seed": str(self.seed)} | {name: value for name, value in found.items() if value}
 
     def facts_of_task(self, task: TaskSpec) -> dict[str, str]:
-        """What an entry records of one task: what decides its scores, where its documents come from, whose prompts its
-        judge is asked with."""
+        """The provenance of one task: the digest of what decides its scores, its data and its judge's prompts."""
         data = self.data.get(task.name, f"{task.data}@{task.revision}")
         facts = {"task": score_digest(task.path), SCHEME_FACT: SCHEME, "data": data}
         return facts | ({"prompts": "official" if self.official_prompts else "own"} if task.judged else {})
 
 
 def judge_name(task: TaskSpec, judge: Judge | None, official_prompts: bool) -> str | None:
-    """Whose numbers these are: a judge that is asked otherwise is another one, and never shares a column."""
+    """The judge's name in entries; it differs where the judge is asked differently, so that columns are not mixed."""
     if not task.judged or judge is None:
         return None
     structured = isinstance(judge, OpenAIJudge) and judge.settings.structured
-    ways = ["official prompts"] * official_prompts + ["structured"] * structured
-    return f"{judge.model} ({', '.join(ways)})" if ways else judge.model
+    protocol = ["official prompts"] * official_prompts + ["structured"] * structured
+    return f"{judge.model} ({', '.join(protocol)})" if protocol else judge.model
 
 
 def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
-    """That a judge is not the one the published scores come from, and what the server called it."""
+    """The provenance of the judge: how it differs from the official judge, and the model name its server gave."""
     if not task.judged or judge is None:
         return {}
     facts = {}
@@ -95,16 +94,16 @@ def on_board(
     settings: EvalSettings,
     engine: EngineConfig | None = None,
 ) -> bool:
-    """Whether every task has a complete score there for these very weights, task versions, data, judge and settings,
-    the judge asked as often at least."""
+    """True if the board has a complete score of every task for these weights, task versions, data, judge and settings,
+    with at least as many judge repeats."""
     engine = engine or EngineConfig()
-    asked = {
+    facts = {
         "split": settings.split or "",
         "full answers": "yes" if settings.full_answers else "",
         "prompt suffix": for_model(engine, spec).suffix or "",
         "model settings": engine.recorded().get("model settings", ""),
     }
-    wanted_facts = digest_of_model(spec) | engine.recorded() | asked
+    wanted = digest_of_model(spec) | engine.recorded() | facts
     times = times_asked(judge, settings.judge_repeats)
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:
@@ -114,22 +113,14 @@ def on_board(
         key(entry.task, entry.version, entry.judge, entry.provenance)
         for entry in board.current(partial=True)
         if entry.model == name and entry.limit == settings.limit and entry.failed + entry.unscored == 0
-        if all(entry.provenance.get(fact, "") == value for fact, value in wanted_facts.items())
+        if all(entry.provenance.get(fact, "") == value for fact, value in wanted.items())
         if entry.judge is None or times_asked_of(entry) >= times
     }
-    return all(
-        key(
-            task.name,
-            task.version,
-            judge_name(task, judge, settings.official_prompts),
-            settings.facts_of_task(task),
-        )
-        in there
-        for task in tasks
-    )
+    names = {task.name: judge_name(task, judge, settings.official_prompts) for task in tasks}
+    return all(key(task.name, task.version, names[task.name], settings.facts_of_task(task)) in there for task in tasks)
 
 
 def times_asked_of(entry: Entry) -> int:
-    """How often the judge was asked about each answer."""
+    """How often the judge rated each answer."""
     found = entry.provenance.get(TIMES_ASKED)
     return int(found) if found else len(entry.provenance.get(REPEAT_VALUES, "").split(", "))

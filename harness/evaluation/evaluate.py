@@ -1,4 +1,4 @@
-"""Walk 1: a model and tasks in, entries and sample logs out.
+"""Scores a model on tasks: `generate` gives answers, `scoring` records, `entries` what the board keeps.
 
 evaluation = evaluate(find("scenes-base"), registry().expand(["scenes"]), ExactJudge())
 board.add(evaluation.entries, evaluation.samples)
@@ -45,31 +45,29 @@ def evaluate(
     ledger: Path | None = None,
     load: "Callable[..., LM] | None" = None,
 ) -> Evaluation:
-    """Score `spec` on `tasks`; `name` is what the board shows.
+    """Score `spec` on `tasks`. ModelError, DataError, JudgeError.
 
-    `engine` holds settings of our own LM; `ledger` keeps what a served model said; `load` makes the LM, as
-    `harness.models.load.load` does. ModelError, DataError, JudgeError.
+    `name` is the model's name on the board; `engine` holds settings of a local model; `ledger` is the file that keeps
+    the replies of a served one; `load` makes the LM, as `harness.models.load.load` does.
     """
+    from harness.models.load import load as load_model
+
     if judge is None and (judged := [task.name for task in tasks if task.judged]):
         raise NoJudgeError(f"{', '.join(judged)}: needs a judge and none is set: there is no default one")
-    if load is None:
-        from harness.models.load import load as load_alone
-
-        load = load_alone
     started, timer = time.monotonic(), StageTimer()
     loaded = load_tasks(tasks, split=settings.split, data=settings.data, partial_data=settings.partial_data)
     hints = partial(early_exit_hints, names=set(loaded), full_answers=settings.full_answers)
-    lm = load(spec, engine, hints=hints, ledger=ledger)
+    lm = (load or load_model)(spec, engine, hints=hints, ledger=ledger)
     answers = generate(lm, loaded, limit=settings.limit, seed=settings.seed)
     scored = {task.name: _score(task, answers[task.name], judge, settings, timer) for task in tasks}
-    told: dict[str, str] = getattr(lm, "provenance", dict)()
+    of_lm: dict[str, str] = getattr(lm, "provenance", dict)()
     seconds, total = time.monotonic() - started, sum(map(len, answers.values()))
     run = Run(
         run=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}",
         model=name or spec.name,
         limit=settings.limit,
-        created=datetime.now(UTC).isoformat(timespec="microseconds"),  # the newest run of a name is the one that counts
-        provenance=digest_of_model(spec) | told | environment() | settings.facts() | _facts_of_engine(engine),
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),  # the newest run of a name counts
+        provenance=digest_of_model(spec) | of_lm | environment() | settings.facts() | _facts_of_engine(engine),
     )
     entries: list[Entry] = []
     samples: list[Sample] = []
@@ -84,7 +82,7 @@ def evaluate(
     return Evaluation(
         entries=entries,
         samples=samples,
-        shared=told.get("shared", ""),
+        shared=of_lm.get("shared", ""),
         seconds=spent | {"other": seconds - sum(spent.values())},
         counts=dict(getattr(lm, "counts", {})),
     )
@@ -93,7 +91,7 @@ def evaluate(
 def _score(
     task: TaskSpec, given: Sequence[Generated], judge: Judge | None, settings: EvalSettings, timer: StageTimer
 ) -> tuple[Scored, float]:
-    """The scored answers, and the US dollars that the judge was paid for it."""
+    """The scored answers, and what the judge cost in US dollars."""
     docs, answers = [one.doc for one in given], [one.answer for one in given]
     session = session_of(judge, task, settings.official_prompts)
     paid = _money_paid(judge)
@@ -103,21 +101,20 @@ def _score(
 
 
 def _money_paid(judge: Judge | None) -> float:
-    """US dollars since the judge was made, as far as prices are known."""
+    """US dollars in this process, as far as prices are known."""
     return judge.client.paid if isinstance(judge, OpenAIJudge) else 0.0
 
 
 def _facts_of_engine(engine: EngineConfig | None) -> dict[str, str]:
-    """What an entry records of how the model was loaded, but for what the LM tells itself."""
+    """The engine's provenance that the LM does not give itself."""
     recorded = (engine or EngineConfig()).recorded()
-    return {name: words for name, words in recorded.items() if name == "model settings"}
+    return {name: text for name, text in recorded.items() if name == "model settings"}
 
 
 def _facts_of_task(spec: ModelSpec, task: TaskSpec, judge: Judge | None, settings: EvalSettings) -> dict[str, str]:
-    """What entries record of one task, its judge, and the model's training on its pictures."""
+    """Provenance: one task, its judge, and the model's training on the task's images."""
     facts = settings.facts_of_task(task) | judge_facts(task, judge) | training_of(spec, task.name)
-    if task.judged:
-        facts |= settings.calibration
+    facts |= settings.calibration if task.judged else {}
     if task.name not in settings.data and (revision := revision_of(task)):
         facts["revision"] = revision
     return facts

@@ -1,4 +1,4 @@
-"""Finds boards and models on them, and what a comparison needs of tasks: metrics and published scores."""
+"""Finds boards, models on them, and what comparisons need of tasks: metrics and published scores."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def boards_in(folder: Path) -> list[Board]:
-    """The boards below a folder, or the folder itself if it holds the files of runs; none if it does not exist."""
+    """The boards below a folder, or the folder itself if it holds files of runs; empty if it does not exist."""
     below = [path for path in sorted(folder.glob("**/board")) if path.is_dir()] if folder.name != "board" else []
     is_board = folder.is_dir() and (folder.name == "board" or any(folder.glob("*.json")))
     return [Board(path) for path in below or ([folder] if is_board else [])]
@@ -34,14 +34,14 @@ def find_boards(folders: Iterable[Path]) -> list[Board]:
             raise UsageError(f"{what}; give a board (runs/NAME/board) or a folder that holds some")
         if not (boards := boards_in(folder)):
             raise UsageError(
-                f"no board in {str(folder)!r}; give a folder that holds one, such as the --out of `harness eval`"
+                f"no board in {str(folder)!r}; give a folder with one, such as the --out of `harness eval`"
             )
         found |= {board.folder: board for board in boards}
     return list(found.values())
 
 
 def current_entries(board: Board, partial: bool, replaced: bool = False) -> list[Entry]:
-    """The board's entries; logs which files could not be read, and which models have other weights now."""
+    """The board's entries; logs files that could not be read, and models whose weights were replaced."""
     entries = board.current(partial=partial, replaced=replaced)
     log_skipped(board.skipped)
     if board.replaced and not replaced:
@@ -74,7 +74,7 @@ def find_models(names: Iterable[str], boards: Sequence[Board], *, partial: bool 
 
 
 def loader_of(boards: Sequence[Board]) -> Loader:
-    """Reads the samples of a run from the board that has it."""
+    """A function that reads the samples of a run from the board that has it."""
 
     def load(run: str) -> Sequence[Sample]:
         for board in boards:
@@ -94,7 +94,7 @@ def metric_of(task: str, name: str) -> CountsMetric | None:
 
 
 def references() -> list[Reference]:
-    """What papers report, and what the tasks' YAML files say that others reported."""
+    """Scores reported by papers, from our list and from the tasks' YAML files."""
     of_tasks = [
         Reference(model=row.model, task=task.name, metric=metric, value=value, source=row.source)
         for task in registry().tasks.values()

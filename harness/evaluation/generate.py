@@ -1,7 +1,6 @@
 """From a model and tasks to documents and answers; lm-eval makes prompts and requests.
 
-loaded = load_tasks(tasks, settings)
-generate(lm, loaded, limit=None, seed=0)["pope"][0].answer
+generate(lm, load_tasks(tasks), limit=None, seed=0)["pope"][0].answer
 """
 
 import random
@@ -24,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """What a model said to one document."""
+    """A model's answer to one document."""
 
     doc: Mapping[str, Any]
     prompt: str
-    """As the LM got it, after its chat template."""
+    """With the chat template applied."""
     answer: str
-    """A `FailedAnswer` where the model gave none."""
+    """A `FailedAnswer` if the model gave none."""
     image_digest: str | None
-    """Of the images shown; None where there are none or they can't be read."""
+    """Of the images shown; None if there are none or one can't be read."""
 
 
 def load_tasks(
@@ -42,13 +41,13 @@ def load_tasks(
     data: Mapping[str, str] | None = None,
     partial_data: bool = False,
 ) -> dict[str, Any]:
-    """lm-eval's tasks by name, with their documents; `DataError` where these can't be had."""
+    """lm-eval's tasks by name, with their documents; `DataError` if these can't be read."""
     from lm_eval.tasks import TaskManager
 
     quiet()
     metadata = {"paths": dict(data or {}), "partial_data": partial_data} | ({"split": split} if split else {})
     manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
-    # A task that is not among ours is loaded from its file.
+    # A task outside of tasks/ is loaded from its file.
     names = [task.name if task.path.is_relative_to(FOLDER) else str(task.path) for task in tasks]
     return dict(manager.load(names)["tasks"])
 
@@ -74,7 +73,7 @@ def requests_of(loaded: Any, lm: "LM", limit: int | None) -> "list[Instance]":
 
 
 def generate(lm: "LM", loaded: Mapping[str, Any], *, limit: int | None, seed: int) -> dict[str, list[Generated]]:
-    """The LM's answers to the first `limit` documents of each task; all requests are handed over at once."""
+    """The LM's answers to the first `limit` documents of each task, from one call with all requests."""
     import numpy as np
     import torch
 
@@ -106,20 +105,19 @@ def _digest_images(request: "Instance") -> str | None:
 
 
 def revision_of(task: TaskSpec) -> str | None:
-    """The commit of the hub data that was just loaded, where the task's YAML names a branch; None where there is
-    nothing to tell."""
+    """The commit of the hub data that was just loaded, if the task names a branch; None if it is not known."""
     if task.data == "embedded" or re.fullmatch("[0-9a-f]{40}", task.revision):
         return None
     from huggingface_hub import HfApi
 
     try:
         return HfApi().dataset_info(task.data, revision=task.revision, timeout=10).sha
-    except (OSError, ValueError):  # no hub: the data came from its cache, and which commit that was is not known
+    except (OSError, ValueError):  # offline: the data came from the cache
         return None
 
 
 def documents(task: TaskSpec, count: int, data: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-    """The first documents of a task as a model will see them: id, prompt, image, what is asked for."""
+    """The first documents of a task as a model gets them: id, image, size in pixels, prompt and target."""
     loaded = load_tasks([task], data=data, partial_data=True)[task.name]
     return [
         {
@@ -134,7 +132,7 @@ def documents(task: TaskSpec, count: int, data: Mapping[str, str] | None = None)
 
 
 def early_exit_hints(request: Any, names: set[str], full_answers: bool) -> Any:
-    """What a task lets the engine do with its answer to one document."""
+    """Where the engine may stop an answer early, and for which first tokens it gives likelihoods."""
     from harness.engine.jobs import Hints
 
     name, doc = request.task_name, request.doc
@@ -142,11 +140,6 @@ def early_exit_hints(request: Any, names: set[str], full_answers: bool) -> Any:
         return Hints()
     wanted = registry().next_token(name, doc)
     decided = None if full_answers else registry().decided(name, doc)
-    return Hints(
-        decided=decided, choices=wanted[0] if wanted else (), rule=_name_rule(name) if decided is not None else ""
-    )
-
-
-def _name_rule(task: str) -> str:
-    """The name under which the response cache keeps answers that may have been cut by the task's parser."""
-    return f"{task} {earliest_digest(task, score_digest(registry().task(task).path))}"
+    # The response cache keeps answers that may have been stopped early by the task's rule under the rule's digest.
+    rule = f"{name} {earliest_digest(name, score_digest(registry().task(name).path))}" if decided is not None else ""
+    return Hints(decided=decided, choices=wanted[0] if wanted else (), rule=rule)

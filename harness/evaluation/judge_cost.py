@@ -1,4 +1,4 @@
-"""What judging will cost: calls, tokens and price, counted without a call."""
+"""The cost of judging, estimated without a call to the judge: calls, tokens and price."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,28 +11,28 @@ from tasks.judges.protocol import GREEDY, JudgeSession, Question, Sampling
 from tasks.registry import TaskSpec, registry
 
 ANSWER_WORDS: Final = 60
-"""Length of the answers that a plan supposes, where there are none yet."""
+"""Assumed length of answers that do not exist yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgePlan:
-    """What judging will take."""
+    """The estimated cost of judging."""
 
     task: str
     model: str
     calls: int
     kept: int
-    """Replies that the ledger has already."""
+    """Replies that are in the ledger already."""
     prompt_tokens: int
     completion_tokens: int
-    """As many as replies so far had, else as the protocol allows or is typical."""
+    """Estimated from replies so far, else from the protocol."""
     price: float | None
-    """US dollars; None where the judge is in no price table."""
+    """US dollars; None if the judge's prices are not known."""
 
 
 @dataclass
 class Counting:
-    """Stands in for a judge, and counts what it would be asked."""
+    """Takes the place of a judge and counts its questions."""
 
     judge: OpenAIJudge
     keys: set[str] = field(default_factory=set)
@@ -48,7 +48,7 @@ class Counting:
     def ask_many(
         self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
     ) -> list[str | None]:
-        """Count questions; replies that the ledger has are given, None for the others."""
+        """The replies that are in the ledger, None for other questions, which are counted."""
         replies = []
         for prompt, image in questions:
             request = self.judge.request(prompt, image, sampling, repeat)
@@ -68,8 +68,7 @@ class Counting:
 def plan(
     judge: OpenAIJudge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[str], repeats: int = 1
 ) -> JudgePlan:
-    """What judging these answers `repeats` times will take; passes that depend on replies (a second question, a retry)
-    are not in it."""
+    """The cost of judging these answers `repeats` times, without questions that depend on a reply, and retries."""
     counting = Counting(judge)
     for repeat in range(repeats):
         session = JudgeSession(judge=counting, label=task.name, repeat=repeat)
@@ -78,9 +77,8 @@ def plan(
 
 
 def planned(counting: Counting, task: str) -> JudgePlan:
-    """What the counted questions will cost."""
-    completion = round(counting.completion_tokens)
-    judge = counting.judge
+    """The cost of the counted questions."""
+    completion, judge = round(counting.completion_tokens), counting.judge
     return JudgePlan(
         task=task,
         model=judge.model,
@@ -93,5 +91,5 @@ def planned(counting: Counting, task: str) -> JudgePlan:
 
 
 def supposed_answers(count: int) -> list[str]:
-    """Answers of a usual length, all different, where a model has not answered yet."""
+    """Placeholder answers of `ANSWER_WORDS` words, all different."""
     return [f"{number} " + "word " * (ANSWER_WORDS - 1) for number in range(count)]

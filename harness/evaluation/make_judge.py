@@ -1,12 +1,10 @@
-"""Making a judge from what the user named."""
+"""Makes a judge from its name and settings."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from support.errors import SettingError
-from support.settings import made
 from tasks.judges import prices
 from tasks.judges.batch import BatchJudge
 from tasks.judges.ledger import LEDGER, Ledger
@@ -15,14 +13,6 @@ from tasks.judges.protocol import Judge
 from tasks.judges.settings import JudgeSettings
 
 EXACT: Final = "exact"
-
-
-def judge_settings(given: Sequence[str]) -> JudgeSettings:
-    """The settings that `--judge-set NAME=VALUE` texts make; SettingError."""
-    for text in given:
-        if "=" not in text:
-            raise SettingError(f"--judge-set {text!r}: must be NAME=VALUE")
-    return made(JudgeSettings, dict(text.split("=", 1) for text in given), "--judge-set")
 
 
 def make_judge(
@@ -34,8 +24,8 @@ def make_judge(
     batch: bool = False,
     settings: JudgeSettings | None = None,
 ) -> Judge:
-    """The exact rater of the scenes world, or a model behind an OpenAI-compatible server; `batch`: through the Batch
-    API. SettingError for what would not act."""
+    """The judge "exact" of the scenes tasks, or a model of an OpenAI-compatible server, with `batch` through the Batch
+    API. SettingError for a setting that would have no effect."""
     settings = settings or JudgeSettings()
     if name == EXACT:
         from tasks.scenes.judge import ExactJudge
@@ -53,7 +43,7 @@ def make_judge(
             f"--judge-budget: no price of {name!r} is known; add it to a file of prices and name that in"
             f" {prices.OVERRIDE}"
         )
-    # A server of one's own wants no key, and the client wants one.
+    # A local server needs no key, but the client requires one.
     key = None if os.environ.get("OPENAI_API_KEY") else "none"
     kind = BatchJudge if batch else OpenAIJudge
     return kind(name, url=url, key=key, ledger=Ledger(ledger or LEDGER), budget=budget, settings=settings)

@@ -1,12 +1,11 @@
-"""The first thing to run on a new model: one photograph, one drawn scene, and what the model was really shown.
+"""`harness models check`: asks a new model about a photograph and a drawn scene, and shows what it was given.
 
-checked = check_model(fetch(find("llava-1.5-7b")))
-print(render(checked))
+print(render(check_model(fetch(find("llava-1.5-7b")))))
 """
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -29,20 +28,20 @@ class Asked:
 
     image: str
     prompt: str
-    """As the model gets it, a run of one image token written once with its length."""
+    """As the model gets it; repeated image tokens are written once with their number."""
     prompt_tokens: int | None
-    """None where a server keeps that to itself."""
+    """None for a served model."""
     image_spans: list[tuple[int, int]]
     """First and last position of each run of image tokens."""
     answer: str
     answer_tokens: int | None
     seconds: float
-    """From image to answer, the second time it was asked."""
+    """Of the second of two equal requests; the first warms up."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
-    """What was seen of a model."""
+class ModelCheck:
+    """What was measured of a model."""
 
     name: str
     model: str
@@ -52,13 +51,13 @@ class Checked:
     device: str
     load_seconds: float
     peak_megabytes: float
-    """Of this process; on a GPU, of its memory."""
+    """GPU memory, or without a GPU the memory of this process."""
     shared: str
-    """What questions about one image share."""
+    """What questions about one image share, in words."""
     asked: list[Asked]
 
 
-def pictures() -> "dict[str, tuple[Image, str]]":
+def _make_questions() -> "dict[str, tuple[Image, str]]":
     """A photograph (scikit-learn's: a temple and a lake, CC BY, China) and a drawn scene, each with its question."""
     from importlib.resources import files
 
@@ -76,47 +75,42 @@ def pictures() -> "dict[str, tuple[Image, str]]":
     }
 
 
-def check_model(spec: ModelSpec, ledger: Path | None = None) -> Checked:
-    """Load `spec`, ask it twice (the first time warms up), and report. ModelError, MissingWeights."""
+def check_model(spec: ModelSpec, ledger: Path | None = None) -> ModelCheck:
+    """Load `spec`, ask each question twice, and measure the second time. ModelError, MissingWeights."""
     from lm_eval.api.instance import Instance
 
     started = time.monotonic()
     lm: Any = load(spec, ledger=ledger)
     loaded = time.monotonic() - started
     asked = []
-    for name, (image, question) in pictures().items():
+    for name, (image, question) in _make_questions().items():
         context = lm.apply_chat_template([{"role": "user", "content": f"<image>{question}"}])
         settings = {"until": [], "max_gen_toks": TOKENS, "do_sample": False}
         request = Instance("generate_until", {}, (context, settings, {"visual": [image]}), 0, ("check", 0, 1))
         lm.generate_until([request], disable_tqdm=True)
-        forget(lm)
+        is_local = spec.backend == "transformers"
+        if is_local:
+            lm.forget()  # else the second answer comes from the caches
         started = time.monotonic()
         (answer,) = lm.generate_until([request], disable_tqdm=True)
         seconds = time.monotonic() - started
-        ids: list[int] | None = lm.tokens(context, [image]) if spec.backend == "transformers" else None
+        ids: list[int] = lm.tokens(context, [image]) if is_local else []
+        answer_ids = lm.tokenizer(str(answer), add_special_tokens=False)["input_ids"] if is_local else []
         asked.append(
             Asked(
                 image=f"{name}, {image.width} x {image.height}",
-                prompt=context if ids is None else shortened(ids, lm),
-                prompt_tokens=None if ids is None else len(ids),
-                image_spans=[] if ids is None else spans(ids, image_ids(lm)),
+                prompt=_shorten_prompt(ids, lm) if is_local else context,
+                prompt_tokens=len(ids) if is_local else None,
+                image_spans=_find_image_spans(ids, lm.layout.image_ids) if is_local else [],
                 answer=str(answer),
-                answer_tokens=None
-                if ids is None
-                else len(lm.tokenizer(str(answer), add_special_tokens=False)["input_ids"]),
+                answer_tokens=len(answer_ids) if is_local else None,
                 seconds=seconds,
             )
         )
-    return Checked(name=spec.name, load_seconds=loaded, asked=asked, **_facts(spec, lm))
+    return ModelCheck(name=spec.name, load_seconds=loaded, asked=asked, **_describe(spec, lm))
 
 
-def forget(lm: Any) -> None:
-    """Drop what a model keeps of images and answers, so that the next question is asked in earnest."""
-    if hasattr(lm, "forget"):
-        lm.forget()
-
-
-def _facts(spec: ModelSpec, lm: Any) -> dict[str, Any]:
+def _describe(spec: ModelSpec, lm: Any) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if spec.backend == "openai":
         told = lm.provenance()
@@ -130,10 +124,10 @@ def _facts(spec: ModelSpec, lm: Any) -> dict[str, Any]:
         }
     import torch
 
+    adapter = f" with {spec.adapter}" if spec.adapter else ""
     on_gpu = lm.device.type == "cuda"
     return {
-        "model": f"{type(lm.model).__name__} from {spec.pretrained}"
-        + (f" with {spec.adapter}" if spec.adapter else ""),
+        "model": f"{type(lm.model).__name__} from {spec.pretrained}{adapter}",
         "parameters": sum(parameter.numel() for parameter in lm.model.parameters()),
         "dtype": str(lm.model.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if on_gpu else f"cpu ({torch.get_num_threads()} threads)",
@@ -142,15 +136,10 @@ def _facts(spec: ModelSpec, lm: Any) -> dict[str, Any]:
     }
 
 
-def image_ids(lm: Any) -> set[int]:
-    """Ids that fill an image's positions."""
-    return {token for token in (*getattr(lm.processor, "image_token_ids", ()), lm.image_token_id) if token is not None}
-
-
-def spans(ids: Sequence[int], fill: set[int]) -> list[tuple[int, int]]:
-    """Runs of image tokens, first and last position."""
+def _find_image_spans(ids: Sequence[int], image_ids: Collection[int]) -> list[tuple[int, int]]:
+    """First and last position of each run of image tokens."""
     found, at = [], 0
-    for inside, run in groupby(ids, key=lambda token: token in fill):
+    for inside, run in groupby(ids, key=lambda token: token in image_ids):
         length = len(list(run))
         if inside:
             found.append((at, at + length - 1))
@@ -158,24 +147,21 @@ def spans(ids: Sequence[int], fill: set[int]) -> list[tuple[int, int]]:
     return found
 
 
-def shortened(ids: Sequence[int], lm: Any) -> str:
-    """The prompt's text with a run of more than three of one image token written once."""
-    fill, parts = image_ids(lm), []
-    for token, run in groupby(ids, key=lambda token: token if token in fill else None):
+def _shorten_prompt(ids: Sequence[int], lm: Any) -> str:
+    """The prompt's text; more than three equal image tokens in a row are written once with their number."""
+    parts = []
+    for token, run in groupby(ids, key=lambda token: token if token in lm.layout.image_ids else None):
         found = list(run)
-        text = lm.tokenizer.decode([token] if token is not None else found, skip_special_tokens=False)
-        parts.append(
-            f"{text} x {len(found)}"
-            if token is not None and len(found) > 3
-            else text * len(found)
-            if token is not None
-            else text
-        )
+        if token is None:
+            parts.append(lm.tokenizer.decode(found, skip_special_tokens=False))
+        else:
+            text = lm.tokenizer.decode([token], skip_special_tokens=False)
+            parts.append(f"{text} x {len(found)}" if len(found) > 3 else text * len(found))
     return "".join(parts)
 
 
-def render(checked: Checked) -> str:
-    """For people."""
+def render(checked: ModelCheck) -> str:
+    """What `harness models check` prints."""
     size = "" if checked.parameters is None else f", {checked.parameters / 1e6:,.1f} M parameters, {checked.dtype}"
     text = (
         f"{line(checked.name)}: {line(checked.model)}{size}, on {checked.device}\n"

@@ -1,15 +1,13 @@
-"""What `harness judge agree` and `calibrate` print: two sets of ratings of the same items, held against each other.
+"""`harness judge agree` and `calibrate`: the agreement of two sets of ratings of the same items.
 
     print(report(read_ratings(Path("gpt4v.jsonl")), read_ratings(Path("mine.csv")), names=("gpt4v", "mine")))
 
-Ratings come from a table (CSV or JSON lines) with id and rating, and if there are: aspect, item and position (the texts
-of one item and where they stood), length or text, repeat; from a sample log of ours (.parquet), from what `harness
-vlfeedback annotate` keeps, or from rows in VLFeedback's public form.
+Ratings come from a table (CSV or JSON lines) with id and rating, and optionally aspect, item and position (the texts
+that were rated together and their order), length or text, repeat; from a sample log (.parquet), from the ratings of
+`harness vlfeedback annotate`, or from rows in VLFeedback's published format.
 """
 
-import csv
 import hashlib
-import io
 import json
 import math
 from collections import Counter
@@ -29,6 +27,7 @@ from leaderboards.statistics.agreement import (
 )
 from support.errors import DataError
 from support.markdown import MISSING, cell, line, table
+from support.records import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +35,14 @@ class Rated:
     """One rating."""
 
     id: str
-    """Of what was rated, the aspect included."""
+    """Of the text and the aspect."""
     rating: float | None
     item: str
-    """What was rated together in one prompt."""
+    """The texts that were rated together in one prompt have the same item."""
     text: str
-    """What was rated; the same for all its aspects."""
+    """The id of the rated text; the same for all its aspects."""
     group: str
-    """Ratings that depend on each other, as those of one prompt or about one image do."""
+    """Ratings of one group, such as those about one image, are not independent."""
     position: int | None = None
     length: float | None = None
     """In words."""
@@ -51,9 +50,10 @@ class Rated:
 
 
 def read_ratings(path: Path) -> list[Rated]:
-    """The ratings in a file; DataError where it is none, or rates an item twice."""
+    """The ratings in a file; DataError if it has none, or rates an item twice."""
     try:
-        found = _of_sample_log(path) if path.suffix == ".parquet" else _of_rows(path, _rows(path))
+        is_log = path.suffix == ".parquet"
+        found = _read_sample_log(path) if is_log else _read_rows(path, list(read(path, strict=True)))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     if not found:
@@ -67,25 +67,23 @@ def read_ratings(path: Path) -> list[Rated]:
 
 
 _JUDGED = ("rating", "grade", "model", "check")
-"""Where records of judged tasks keep what the judge gave."""
+"""The fields that hold the judge's rating in records of judged tasks."""
 
 
-def _of_sample_log(path: Path) -> list[Rated]:
+def _read_sample_log(path: Path) -> list[Rated]:
     from leaderboards.board.sample import from_parquet
 
     try:
         samples = from_parquet(path.read_bytes())
     except ValueError as error:
-        raise DataError(f"{path}: no sample log: {line(str(error))}") from None
+        raise DataError(f"{path}: not a sample log: {line(str(error))}") from None
     found = []
     for sample in samples:
         records = list(sample.records.values())
         values = [_number(record[name]) for record in records for name in _JUDGED if name in record]
         if sample.reply is None and not values:
             continue
-        unread = any(
-            record.get("unrated") or record.get("unparsed") for record in records
-        )  # counted as 0, and no rating
+        unread = any(record.get("unrated") or record.get("unparsed") for record in records)  # scored 0 by default
         name = f"{sample.task}/{sample.id}"
         image = next((record["cluster"] for record in records if "cluster" in record), sample.image)
         found.append(
@@ -101,64 +99,35 @@ def _of_sample_log(path: Path) -> list[Rated]:
     return found
 
 
-def _rows(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: no text: {error}") from None
-    if path.suffix in (".csv", ".tsv"):
-        try:
-            return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
-        except csv.Error as error:
-            raise DataError(f"{path}: no table: {error}") from None
-    try:
-        rows = (
-            json.loads(text) if path.suffix == ".json" else [json.loads(row) for row in text.split("\n") if row.strip()]
-        )
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: must hold objects, in a list or one a line")
-    return rows
-
-
-def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Rated]:
-    names = iter(_public_names(path, [row for row in rows if "completions" in row]))
+def _read_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Rated]:
+    names = iter(_name_rows(path, [row for row in rows if "completions" in row]))
     found: list[Rated] = []
     for row in rows:
         if "completions" in row:
-            found += _of_vlfeedback(path, row, next(names))
+            found += _read_vlfeedback(path, row, next(names))
         elif isinstance(row.get("ratings"), dict) and isinstance(row.get("order"), list):
-            found += _of_annotation(path, row)
+            found += _read_annotation(path, row)
         else:
-            found.append(_of_table(path, row))
+            found.append(_read_table_row(path, row))
     return found
 
 
-def _of_table(path: Path, row: Mapping[str, Any]) -> Rated:
+def _read_table_row(path: Path, row: Mapping[str, Any]) -> Rated:
     if row.get("id") in (None, "") or "rating" not in row:
         raise DataError(f"{path}: a row lacks id or rating; it has {', '.join(line(str(name)) for name in row)}")
     text = str(row["id"])
-    aspect = f"/{row['aspect']}" if row.get("aspect") else ""
+    name = f"{text}/{row['aspect']}" if row.get("aspect") else text
     item = text if row.get("item") in (None, "") else str(row["item"])
-    length = _number(row.get("length"))
+    rating, length, position, repeat = (_number(row.get(key)) for key in ("rating", "length", "position", "repeat"))
     if length is None and isinstance(row.get("text"), str):
         length = float(len(row["text"].split()))
-    position, repeat = _number(row.get("position")), _number(row.get("repeat"))
-    return Rated(
-        id=text + aspect,
-        rating=_number(row["rating"]),
-        item=item,
-        text=text,
-        group=item,
-        position=None if position is None else int(position),
-        length=length,
-        repeat=int(repeat or 0),
-    )
+    place = None if position is None else int(position)
+    about: dict[str, Any] = {"item": item, "text": text, "group": item, "position": place, "length": length}
+    return Rated(id=name, rating=rating, repeat=int(repeat or 0), **about)
 
 
-def _of_annotation(path: Path, row: Mapping[str, Any]) -> Iterator[Rated]:
-    """Each aspect of each text, as `harness vlfeedback annotate` keeps them, with where the text stood."""
+def _read_annotation(path: Path, row: Mapping[str, Any]) -> Iterator[Rated]:
+    """A rating for each aspect of each text, from a row of `harness vlfeedback annotate`."""
     item = str(row.get("id"))
     for member, aspects in row["ratings"].items():
         if not isinstance(aspects, dict):
@@ -166,20 +135,18 @@ def _of_annotation(path: Path, row: Mapping[str, Any]) -> Iterator[Rated]:
         position = row["order"].index(member) + 1 if member in row["order"] else None
         text = f"{item}/{member}"
         for aspect, rating in aspects.items():
-            yield Rated(
-                id=f"{text}/{aspect}", rating=_number(rating), item=item, text=text, group=item, position=position
-            )
+            name = f"{text}/{aspect}"
+            yield Rated(id=name, rating=_number(rating), item=item, text=text, group=item, position=position)
 
 
-def _public_names(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The rows' ids; those that stand for several rows, as many of VLFeedback's do, get a digest of what was asked and
-    answered."""
-    shared = Counter(str(row.get("id")) for row in rows)
+def _name_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows' ids; an id that several rows have, as in VLFeedback, is followed by a digest of prompt and answers."""
+    rows_by_id = Counter(str(row.get("id")) for row in rows)
     seen: Counter[str] = Counter()
     names = []
     for row in rows:
         name = str(row.get("id"))
-        if shared[name] > 1:
+        if rows_by_id[name] > 1:
             said = [[completion.get("model"), completion.get("response")] for completion in _completions(path, row)]
             name += "#" + hashlib.sha256(json.dumps([row.get("prompt"), said]).encode()).hexdigest()[:8]
         seen[name] += 1
@@ -187,8 +154,8 @@ def _public_names(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
-def _of_vlfeedback(path: Path, row: Mapping[str, Any], name: str) -> Iterator[Rated]:
-    """Each aspect of each completion."""
+def _read_vlfeedback(path: Path, row: Mapping[str, Any], name: str) -> Iterator[Rated]:
+    """A rating for each aspect of each completion."""
     models: Counter[str] = Counter()
     for completion in _completions(path, row):
         model = str(completion.get("model"))
@@ -204,7 +171,7 @@ def _of_vlfeedback(path: Path, row: Mapping[str, Any], name: str) -> Iterator[Ra
 
 
 def _completions(path: Path, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A list of objects, as in the published file, or an object of lists, as `datasets` gives it."""
+    """From a list of objects, as in the published file, or an object of lists, as `datasets` gives it."""
     found = row["completions"]
     if isinstance(found, dict) and all(isinstance(values, list) for values in found.values()):
         if len({len(values) for values in found.values()}) > 1:
@@ -216,20 +183,18 @@ def _completions(path: Path, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _number(value: Any) -> float | None:
-    """A rating as people write it; None where there is none ("N/A", empty)."""
-    if value is None or isinstance(value, bool):
-        return None
+    """A finite number; None for anything else, such as "N/A"."""
     try:
-        found = float(value)
+        found = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
 
 
-def _aligned(
+def _align(
     first: Sequence[Rated], second: Sequence[Rated]
 ) -> tuple[list[str], Agreement, list[float | None], list[float | None]]:
-    """Ids in both, how the raters' first ratings of them agree, and these."""
+    """The ids in both, the agreement of the raters' first ratings of them, and these ratings."""
     ours = {rated.id: rated for rated in reversed(first)}
     theirs = {rated.id: rated for rated in reversed(second)}
     ids = [name for name in dict.fromkeys(rated.id for rated in first) if name in theirs]
@@ -238,16 +203,13 @@ def _aligned(
     a, b = [ours[name].rating for name in ids], [theirs[name].rating for name in ids]
     if not any(x is not None and y is not None for x, y in zip(a, b, strict=True)):
         raise DataError("no item is rated by both")
-    return ids, agree(a, b, groups=_groups(first, second, ids)), a, b
+    return ids, agree(a, b, groups=_group_ids(first, second, ids)), a, b
 
 
-def _groups(first: Sequence[Rated], second: Sequence[Rated], ids: Sequence[str]) -> list[str]:
-    """What each id belongs to, in the words of the file that knows of more dependence."""
-    found = []
-    for rater in (first, second):
-        group = {rated.id: rated.group for rated in rater}
-        found.append([group[name] for name in ids])
-    return min(found, key=lambda groups: len(set(groups)))
+def _group_ids(first: Sequence[Rated], second: Sequence[Rated], ids: Sequence[str]) -> list[str]:
+    """The group of each id, from the file with fewer groups."""
+    known = [{rated.id: rated.group for rated in rater} for rater in (first, second)]
+    return min(([groups[name] for name in ids] for groups in known), key=lambda groups: len(set(groups)))
 
 
 MEASURES = {
@@ -262,34 +224,34 @@ MEASURES = {
 
 
 def report(first: Sequence[Rated], second: Sequence[Rated], names: tuple[str, str], as_json: bool = False) -> str:
-    """How `second` agrees with `first`, what moves each, and where they differ most."""
-    ids, found, a, b = _aligned(first, second)
+    """The agreement of `second` with `first`, the effects of position and length on each, and the largest
+    disagreements."""
+    ids, found, a, b = _align(first, second)
     only = len({rated.id for rated in (*first, *second)}) - len(ids)
     worst = largest_disagreements(ids, a, b)
     lengths = {rated.text: rated.length for rated in (*first, *second) if rated.length is not None}
-    habits = {name: _habits(rated, lengths) for name, rated in zip(names, (first, second), strict=True)}
+    habits = {name: _measure_habits(rated, lengths) for name, rated in zip(names, (first, second), strict=True)}
     if as_json:
         numbers = asdict(found) | {"only_one": only, "habits": habits, "largest": [list(row) for row in worst]}
-        return json.dumps(_finite(numbers))
-    rows = [[label, _shown(getattr(found, name), signed=name == "bias")] for name, label in MEASURES.items()]
+        return json.dumps(_replace_nan(numbers))
+    rows = [[label, _format_measure(getattr(found, name), signed=name == "bias")] for name, label in MEASURES.items()]
     counts = f"{found.items} items rated by both, {found.left_out} without a rating, {only} of one only"
     if found.groups < found.items:
         counts += f"; intervals over {found.groups} groups of items"
     text = f"{cell(names[0])} and {cell(names[1])}: {counts}\n\n"
     text += table(["measure", "value [95% interval]"], rows)
-    lines = [[cell(name), cell(habit), value] for name, own in habits.items() for habit, value in _habit_rows(own)]
+    lines = [[cell(name), cell(habit), value] for name, own in habits.items() for habit, value in _make_rows(own)]
     if lines:
         text += "\n\n" + table(["rater", "habit", "value"], lines)
     if worst:
-        text += "\n\n" + table(
-            ["largest disagreements", *map(cell, names)], [[cell(i), f"{x:g}", f"{y:g}"] for i, x, y in worst]
-        )
+        rows = [[cell(name), f"{x:g}", f"{y:g}"] for name, x, y in worst]
+        text += "\n\n" + table(["largest disagreements", *map(cell, names)], rows)
     return text
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Text:
-    """One text's rating: the mean over its aspects, since these are no independent witnesses."""
+    """One text and its rating: the mean over its aspects, which are not independent."""
 
     item: str
     rating: float | None
@@ -297,8 +259,8 @@ class _Text:
     length: float | None
 
 
-def _texts(rated: Sequence[Rated], lengths: Mapping[str, float]) -> list[_Text]:
-    """Of the first repeat; a text that lacks an aspect's rating has none."""
+def _average_aspects(rated: Sequence[Rated], lengths: Mapping[str, float]) -> list[_Text]:
+    """The texts of the first repeat; one that lacks the rating of an aspect has no rating."""
     first = min(r.repeat for r in rated)
     found: dict[tuple[str, str], list[Rated]] = {}
     for r in rated:
@@ -312,9 +274,9 @@ def _texts(rated: Sequence[Rated], lengths: Mapping[str, float]) -> list[_Text]:
     return texts
 
 
-def _habits(rated: Sequence[Rated], lengths: Mapping[str, float]) -> dict[str, Any]:
+def _measure_habits(rated: Sequence[Rated], lengths: Mapping[str, float]) -> dict[str, Any]:
     habits: dict[str, Any] = {}
-    texts = _texts(rated, lengths)
+    texts = _average_aspects(rated, lengths)
     placed = [(t.item, t.position, t.rating) for t in texts if t.position is not None]
     if placed:
         found = asdict(position_bias(*zip(*placed, strict=True)))
@@ -330,51 +292,49 @@ def _habits(rated: Sequence[Rated], lengths: Mapping[str, float]) -> dict[str, A
     return habits
 
 
-def _habit_rows(habits: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _make_rows(habits: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "position" in habits:
         found = habits["position"]
         means = ", ".join(f"{at}: {mean:.2f}" for at, mean in found["means"].items())
         yield "mean rating by position", means or MISSING
         left_out = f", {found['left_out']} left out" if found["left_out"] else ""
-        tested = f"p {_plain(found['p'])}, effect {_plain(found['effect'])} ({found['items']} items{left_out})"
+        tested = f"p {_format_number(found['p'])}, effect {_format_number(found['effect'])} ({found['items']} items{left_out})"
         yield f"position: {found['test']}", MISSING if found["test"] == "none" else tested
     if "verbosity" in habits:
-        yield (
-            "Spearman of rating with length, all / within an item",
-            " / ".join(_plain(value) for value in habits["verbosity"].values()),
-        )
+        values = " / ".join(map(_format_number, habits["verbosity"].values()))
+        yield "Spearman of rating with length, all / within an item", values
     if "repeats" in habits:
         found = habits["repeats"]
-        shown = " / ".join(_plain(found[name]) for name in ("same", "alpha", "spread"))
-        yield (
-            "same in all repeats, % / Krippendorff's alpha / spread",
-            f"{shown} ({found['items']} items, {found['left_out']} left out)",
-        )
+        shown = " / ".join(_format_number(found[name]) for name in ("same", "alpha", "spread"))
+        counts = f"({found['items']} items, {found['left_out']} left out)"
+        yield "same in all repeats, % / Krippendorff's alpha / spread", f"{shown} {counts}"
 
 
 def calibration(published: Sequence[Rated], new: Sequence[Rated], names: tuple[str, str]) -> dict[str, str]:
-    """What an entry of the new judge may carry: how it agrees with published ratings, in a sentence."""
-    _, found, _, _ = _aligned(published, new)
-    sentence = (
-        f"{line(names[1])} against {line(names[0])} on {found.items} ratings: quadratic kappa {_shown(found.weighted_kappa)}, "
-        f"Spearman {_shown(found.spearman)}, bias {_shown(found.bias, signed=True)}"
+    """Provenance for entries of the new judge: its agreement with published ratings, in a sentence."""
+    _, found, _, _ = _align(published, new)
+    kappa, spearman = _format_measure(found.weighted_kappa), _format_measure(found.spearman)
+    measures = f"quadratic kappa {kappa}, Spearman {spearman}, bias {_format_measure(found.bias, signed=True)}"
+    return {"judge calibration": f"{line(names[1])} against {line(names[0])} on {found.items} ratings: {measures}"}
+
+
+def _format_measure(measured: Measured, *, signed: bool = False) -> str:
+    value = f"{'+' if signed and measured.value > 0 else ''}{_format_number(measured.value)}"
+    return (
+        value
+        if math.isnan(measured.low)
+        else f"{value} [{_format_number(measured.low)}, {_format_number(measured.high)}]"
     )
-    return {"judge calibration": sentence}
 
 
-def _shown(measured: Measured, *, signed: bool = False) -> str:
-    value = f"{'+' if signed and measured.value > 0 else ''}{_plain(measured.value)}"
-    return value if math.isnan(measured.low) else f"{value} [{_plain(measured.low)}, {_plain(measured.high)}]"
-
-
-def _plain(value: float) -> str:
+def _format_number(value: float) -> str:
     return MISSING if math.isnan(value) else f"{value + 0.0:.3g}" if abs(value) < 1 else f"{value:.4g}"
 
 
-def _finite(value: Any) -> Any:
-    """nan as null, which JSON knows."""
+def _replace_nan(value: Any) -> Any:
+    """The value with None in place of nan, which JSON does not have."""
     if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: _replace_nan(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_finite(inner) for inner in value]
+        return [_replace_nan(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,8 +2,8 @@
 
     score(registry().task("mme"), Path("LaVIN")).metrics["perception"]      # 963.6114445778312
 
-An answer file in the benchmark's own layout becomes documents and answers, and from there on everything is as if a
-model had just given them. Our own sample logs (.parquet) hold records already.
+Answer files in the benchmark's own layout become documents and answers, which are scored as in `harness eval`. Sample
+logs of this package (.parquet) hold records already.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ from tasks.registry import TaskSpec, registry
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """All numbers of one set of answers to one task."""
+    """The metrics of one set of answers to one task."""
 
     task: str
     version: str
     metrics: Mapping[str, float | None]
-    """In the units of the task; None where the answers hold nothing a metric counts."""
+    """In the task's units; None if no answer counts for the metric."""
     samples: int
     unscored: int
     """Answers without a rating, whether left out or, where the official rule says so, counted as 0."""
@@ -49,19 +49,19 @@ def score(
 ) -> Score:
     """The task's metrics on the answers in `path`; AnswerFileError where they can't be read.
 
-    Answers that nobody judged are rated by `judge`, `judge_repeats` times; a metric then is the mean, a warning has the
+    Answers without a rating are rated by `judge`, `judge_repeats` times; metrics are then means, and warnings list the
     values.
     """
     if path.suffix == ".parquet":
-        return _score_of(_scored_in_log(task, path))
-    given = _answers_in(task, path, references, judge)
+        return _make_score(_read_sample_log(task, path))
+    given = _read_answers(task, path, references, judge)
     answers = [sample.answer for sample in given.answered]
     unjudged = sum(isinstance(answer, str) for answer in answers) if task.judged else 0
     if unjudged and judge is None:
         raise AnswerFileError(f"{path}: {unjudged} answers to {task.name} are not judged")
     session = session_of(judge, task, official_prompts)
     scored = score_answers(task, [sample.doc for sample in given.answered], answers, session, judge_repeats)
-    found = _score_of(scored, given.warnings)
+    found = _make_score(scored, given.warnings)
     every = next((records[0] for name in task.metrics if (records := scored.records(name))[0]), [])
     more = {name: value_of(metric, every) for name, metric in given.more.items()}
     return replace(found, metrics={**found.metrics, **more})
@@ -70,16 +70,16 @@ def score(
 def plan_of(
     task: TaskSpec, path: Path, references: Path | None, judge: Judge, judge_repeats: int = 1
 ) -> JudgePlan | None:
-    """What judging the answers in `path` so often will take; None where the judge costs nothing."""
+    """The cost of judging the answers in `path`; None if the judge costs nothing."""
     if not isinstance(judge, OpenAIJudge):
         return None
-    given = _answers_in(task, path, references, judge)
-    answered = [sample for sample in given.answered if isinstance(sample.answer, str)]
-    return plan(judge, task, [sample.doc for sample in answered], [sample.answer for sample in answered], judge_repeats)
+    given = _read_answers(task, path, references, judge)
+    texts = [(one.doc, one.answer) for one in given.answered if isinstance(one.answer, str)]
+    return plan(judge, task, [doc for doc, _ in texts], [text for _, text in texts], judge_repeats)
 
 
-def _answers_in(task: TaskSpec, path: Path, references: Path | None, judge: Judge | None) -> OfficialAnswers:
-    """The answers in a file or folder; with a judge, the words of those that it may rate."""
+def _read_answers(task: TaskSpec, path: Path, references: Path | None, judge: Judge | None) -> OfficialAnswers:
+    """The answers in a file or folder; with a judge, their texts where it may rate them."""
     if not path.exists() and not list(path.parent.glob(path.name + "*")):  # some layouts are several files
         raise AnswerFileError(f"{path}: no such file or folder")
     given = registry().official_answers(task.name)(path, references)
@@ -91,8 +91,7 @@ def _answers_in(task: TaskSpec, path: Path, references: Path | None, judge: Judg
     return replace(given, answered=answered, warnings=given.warnings_when_judged or given.warnings)
 
 
-def _scored_in_log(task: TaskSpec, path: Path) -> Scored:
-    """The records in a sample log of ours."""
+def _read_sample_log(task: TaskSpec, path: Path) -> Scored:
     if not path.exists():
         raise AnswerFileError(f"{path}: no such file or folder")
     try:
@@ -113,7 +112,7 @@ def _scored_in_log(task: TaskSpec, path: Path) -> Scored:
     )
 
 
-def _score_of(scored: Scored, warnings: Sequence[str] = ()) -> Score:
+def _make_score(scored: Scored, warnings: Sequence[str] = ()) -> Score:
     task, times = scored.task, len(scored.rounds)
     values = {name: scored.values(name) for name in task.metrics}
     every = [f"{name} over {times} repeats of the judge: {values_as_text(values[name])}" for name in values]

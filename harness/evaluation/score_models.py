@@ -1,4 +1,4 @@
-"""Models scored one after the other, each put on a board as soon as it is done.
+"""Scores models one after the other, and puts each on a board as soon as it is done.
 
 scorer = ModelScorer(tasks=registry().expand(["scenes"]), judge=ExactJudge(), board=Board(Path("runs/eval/board")))
 scorer.score(find("scenes-base"), "scenes-base")
@@ -26,11 +26,7 @@ from tasks.registry import TaskSpec
 
 log = logging.getLogger(__name__)
 
-COUNTED: Final = {
-    "from the store": "from earlier runs",
-    "cut": "cut once decided",
-    "out of memory": "times out of memory",
-}
+COUNTED: Final = {"from the store": "from earlier runs", "cut": "stopped early", "out of memory": "times out of memory"}
 
 
 @dataclass(kw_only=True)
@@ -42,19 +38,19 @@ class ModelScorer:
     settings: EvalSettings = field(default_factory=EvalSettings)
     engine: EngineConfig = field(default_factory=EngineConfig)
     board: Board | None = None
-    """Gets the scores; a model whose scores it has already is not asked again. None: nothing is kept."""
+    """Gets the scores; models that it has complete scores of are skipped. None: nothing is kept."""
     server: ServerSettings | None = None
-    """Serve the weights for the time of scoring, and ask the server."""
+    """Start a server for the weights, and score through it."""
     ledger: Path | None = None
-    """Keeps what a served model replied; None: the usual file."""
+    """File that keeps the replies of a served model; None: the default file."""
     fresh: bool = False
-    """Ask the model again, whatever the board and the answer cache have."""
+    """Ask the model again, ignoring the board and the response cache."""
 
     def __post_init__(self) -> None:
         self._host = AdapterHost()
 
     def score(self, spec: ModelSpec, name: str, engine: EngineConfig | None = None) -> Evaluation | None:
-        """Score one model under this name, with other engine settings if given; None if the board has it already."""
+        """Score one model under this name, with other engine settings if given; None if the board has its scores already."""
         spec, settings, engine = fetch(spec), self.settings, engine or self.engine
         if self.fresh:
             engine = replace(engine, answers=None)

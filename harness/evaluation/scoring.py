@@ -1,8 +1,7 @@
-"""From documents and answers to ratings, records, metric values and intervals: the one path of `harness eval`,
-`harness score`, judge repeats and re-judging.
+"""From documents and answers to ratings, records, metric values and intervals, for `harness eval` and `score`.
 
-    scored = score_answers(task, docs, answers, JudgeSession(judge=judge, label=task.name), repeats=3)
-    scored.value("score"), scored.interval("score")
+scored = score_answers(task, docs, answers, JudgeSession(judge=judge, label=task.name), repeats=3)
+scored.value("score"), scored.interval("score")
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,12 @@ from tasks.metric import Metric, Record
 from tasks.registry import NEXT_TOKEN, TaskSpec, registry
 
 LENGTH = "answer_length"
-"""The metric that an answer which was cut has no part in."""
+"""The metric that leaves out answers which were stopped early."""
 
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """What became of the samples of a task."""
+    """The number of samples of a task, and of those that are not fully scored."""
 
     samples: int
     unscored: int
@@ -38,13 +37,13 @@ class SampleCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What a task made of a set of answers."""
+    """The records of a set of answers to one task."""
 
     task: TaskSpec
     rounds: Sequence[Sequence[JudgeRepeat]]
-    """One a time that the judge was asked (one where nobody is asked): the records of each answer, in order."""
+    """The records of each answer, in order, for each time that the judge was asked; one round without a judge."""
     failed: Sequence[bool]
-    """Of each answer: whether the model failed to give it."""
+    """True for each answer that the model failed to give."""
 
     def records(self, metric: str) -> list[list[Record]]:
         """A metric's records in each round."""
@@ -55,12 +54,12 @@ class Scored:
         return [value_of(registry().metric(self.task.name, metric), records) for records in self.records(metric)]
 
     def value(self, metric: str) -> float | None:
-        """A metric's value: the mean over the rounds that gave one."""
+        """A metric's value, mean over the rounds that have one."""
         known = [value for value in self.values(metric) if value is not None]
         return sum(known) / len(known) if known else None
 
     def interval(self, metric: str) -> tuple[float, float] | tuple[None, None]:
-        """The 95 % interval over all rounds; none where the rounds have no rated image in common."""
+        """The 95 % interval over all rounds; none if the rounds have no rated image in common."""
         every, computed = self.records(metric), registry().metric(self.task.name, metric)
         try:
             return interval_repeats(every, computed) if len(every) > 1 else interval(every[0], computed)
@@ -69,7 +68,7 @@ class Scored:
 
     @property
     def counts(self) -> SampleCounts:
-        """A sample is unscored if any round gave it no rating, or one that could not be read."""
+        """Counts; a sample is unscored if any round gave no rating that could be read."""
         answered = [
             [one.records for one in sample]
             for sample, failed in zip(zip(*self.rounds, strict=True), self.failed, strict=True)
@@ -77,24 +76,24 @@ class Scored:
         ]
         return SampleCounts(
             samples=len(self.failed),
-            unscored=sum(any(not found or _marked(found, "unrated") for found in sample) for sample in answered),
+            unscored=sum(any(not found or _has_mark(found, "unrated") for found in sample) for sample in answered),
             failed=sum(self.failed),
-            unparsed=sum(_marked(sample[0], "unparsed") for sample in answered),
+            unparsed=sum(_has_mark(sample[0], "unparsed") for sample in answered),
         )
 
 
-def _marked(records: Mapping[str, Record], mark: str) -> bool:
+def _has_mark(records: Mapping[str, Record], mark: str) -> bool:
     return any(record.get(mark) for record in records.values())
 
 
 def value_of(metric: Metric, records: Sequence[Record]) -> float | None:
-    """A metric's value; None where there are no records, or it is not a number."""
+    """A metric's value; None without records, or if it is not a number."""
     value = metric(records) if records else None
     return None if value is None or value != value else value
 
 
 def values_as_text(values: Sequence[float | None]) -> str:
-    """ "3.5, 3.6, none": a value for each round of the judge."""
+    """Such as "3.5, 3.6, none"."""
     return ", ".join("none" if value is None else f"{value:.4f}".rstrip("0").rstrip(".") for value in values)
 
 
@@ -106,8 +105,7 @@ def session_of(judge: Judge | None, task: TaskSpec, official_prompts: bool = Fal
 
 
 def times_asked(judge: Judge | None, repeats: int) -> int:
-    """How often a judge is asked about each answer where `repeats` are wanted: once where it says the same each
-    time."""
+    """How often a judge is asked about each answer: once if its replies never vary, else `repeats` times."""
     return repeats if isinstance(judge, OpenAIJudge) else 1
 
 
@@ -120,11 +118,11 @@ def score_answers(
 ) -> Scored:
     """Score answers to a task's documents.
 
-    An answer is the model's words, a `FailedAnswer`, or of a judged task a `JudgeReply` that is there already. Words
-    are rated by the session's judge; where there are words only, `repeats` times. NoJudgeError, JudgeError.
+    An answer is a text, a `FailedAnswer`, or for a judged task a `JudgeReply`. Texts are rated by the session's judge,
+    `repeats` times if all answers are texts. NoJudgeError, JudgeError.
     """
-    words_only = all(isinstance(answer, str) for answer in answers)
-    repeats = times_asked(session.judge, repeats) if session is not None and task.judged and words_only else 1
+    only_texts = all(isinstance(answer, str) for answer in answers)
+    repeats = times_asked(session.judge, repeats) if session is not None and task.judged and only_texts else 1
     sessions = [session and replace(session, repeat=number) for number in range(repeats)]
     return Scored(
         task=task,
@@ -136,8 +134,8 @@ def score_answers(
 def _rate(
     task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], session: JudgeSession | None
 ) -> list[JudgeRepeat]:
-    """The records of each answer, after one round of the judge where the task has one."""
-    given = _judge(task, docs, answers, session) if task.judged else list(answers)
+    """The records of each answer; a judged task's answers are first rated once."""
+    given = _judge_texts(task, docs, answers, session) if task.judged else list(answers)
     process = registry().process_results(task.name)
     found = []
     for doc, answer, rated in zip(docs, answers, given, strict=True):
@@ -146,34 +144,30 @@ def _rate(
             records = {name: record for name, record in process(doc, [rated]).items() if name in task.metrics}
         if getattr(answer, "cut", False):
             records.pop(LENGTH, None)
-        found.append(
-            JudgeRepeat(
-                records=records | _next_token(task, doc, answer, records),
-                reply=rated["text"] or None if isinstance(rated, Mapping) else None,
-            )
-        )
+        records |= _next_token_records(task, doc, answer, records)
+        found.append(JudgeRepeat(records=records, reply=rated["text"] or None if isinstance(rated, Mapping) else None))
     return found
 
 
-def _judge(
+def _judge_texts(
     task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], session: JudgeSession | None
 ) -> list[Any]:
-    """The judge's replies, in place of answers that are words."""
-    words = [index for index, answer in enumerate(answers) if isinstance(answer, str)]
+    """The answers, with the judge's reply in place of each text."""
+    texts = [index for index, answer in enumerate(answers) if isinstance(answer, str)]
     given = list(answers)
-    if words:
+    if texts:
         if session is None:
-            raise NoJudgeError(f"{task.name}: {len(words)} answers are to be judged, and no judge is set")
-        replies = registry().judge(task.name)([answers[at] for at in words], [docs[at] for at in words], session)
-        for index, reply in zip(words, replies, strict=True):
+            raise NoJudgeError(f"{task.name}: {len(texts)} answers are to be judged, and no judge is set")
+        replies = registry().judge(task.name)([answers[at] for at in texts], [docs[at] for at in texts], session)
+        for index, reply in zip(texts, replies, strict=True):
             given[index] = reply
     return given
 
 
-def _next_token(
+def _next_token_records(
     task: TaskSpec, doc: Mapping[str, Any], answer: Any, records: Mapping[str, Record]
 ) -> dict[str, dict[str, Any]]:
-    """What the likelihoods of an answer's first token say, where the model told them."""
+    """The record of the first token's likelihoods, if the model gave them."""
     choices, wanted = getattr(answer, "choices", {}), registry().next_token(task.name, doc)
     if not choices or wanted is None:
         return {}

@@ -1,17 +1,15 @@
-"""A model served for the length of a run by vLLM, SGLang or another command, and asked over HTTP.
+"""Serves a model during a run with vLLM, SGLang or another command, and reaches it over HTTP.
 
     with served(fetch(find("qwen2.5-vl-7b"))) as spec:      # spec.backend == "openai"
         evaluate(spec, ...)
 
-vLLM pins other versions than ours, so it is never imported: the command is `vllm` on the PATH, or the one VLLM_BIN
-names.
+vLLM needs other versions of libraries than this package, so it is never imported: the command is `vllm` on the PATH,
+or the one in VLLM_BIN.
 """
 
 import logging
-import os
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,22 +27,20 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def served(spec: ModelSpec, settings: ServerSettings | None = None) -> Iterator[ModelSpec]:
-    """`spec` behind a server of its own, which is stopped at the end. ServerError if it does not come up."""
+    """`spec` behind a server, which is stopped at the end. ServerError if it does not answer."""
     settings = settings or ServerSettings()
     adapter = f"{spec.name}-adapter"
     words = settings.command_of(spec, name=spec.name, adapter=adapter)
     if shutil.which(words[0]) is None:
-        raise ServerError(
-            f"--serve {settings.command}: no `{words[0]}` on the PATH; install it in an environment of its own"
-            + (" and name its command by VLLM_BIN" if settings.command == "vllm" else "")
-        )
+        hint = " and name its command by VLLM_BIN" if settings.command == "vllm" else ""
+        missing = f"no `{words[0]}` on the PATH; install it in an environment of its own{hint}"
+        raise ServerError(f"--serve {settings.command}: {missing}")
     port = free_port("127.0.0.1")
     words = fill_places(words, {"{host}": "127.0.0.1", "{port}": str(port)})
-    descriptor, name = tempfile.mkstemp(prefix=f"{Path(words[0]).name}-", suffix=".log")
-    os.close(descriptor)
-    log.info("starting %s (log: %s)", " ".join(words), name)
+    output = Path(tempfile.mkdtemp(prefix="harness-server-")) / f"{Path(words[0]).name}.log"
+    log.info("starting %s (log: %s)", " ".join(words), output)
     url = f"http://127.0.0.1:{port}"
-    with ended_by_sigterm(), ChildProcess(words, Path(name)) as server:
+    with ended_by_sigterm(), ChildProcess(words, output) as server:
         server.wait_until(lambda: is_up(url), settings.patience)
         by = "vllm" if settings.command == "vllm" else Path(words[0]).name
         known = digest_of_model(spec) | {"served by": by}
@@ -53,7 +49,7 @@ def served(spec: ModelSpec, settings: ServerSettings | None = None) -> Iterator[
 
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Without a proxy: a cluster's web proxy knows no compute nodes."""
+"""Without a proxy: web proxies of clusters do not reach compute nodes."""
 
 
 def is_up(url: str) -> bool:
@@ -63,6 +59,6 @@ def is_up(url: str) -> bool:
             with _DIRECT.open(url + path, timeout=5) as answer:
                 if answer.status == 200:
                     return True
-        except (urllib.error.URLError, OSError):
-            pass
+        except OSError:
+            continue
     return False

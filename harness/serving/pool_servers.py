@@ -1,11 +1,11 @@
-"""The pool of models behind servers of their own, each a job of one GPU node, for the length of a run.
+"""Serves each model of a pool in a job of its own on a GPU node, during a run.
 
     with serve_pool(data.pool, run / "servers", wanted=resources(["partition=gpu"])) as served:
         served["llava-1.5-7b@1"].url               # "http://node17:41234/v1"; a ModelSpec for harness.models.load.load
 
-A server picks a free port of its node and writes its address into the folder, which the nodes see too; it counts as up
-once it answers. Servers are ended with the run, however that ends: a run that is killed stops renewing its lease, and
-they end within `ServerSettings.lease` seconds. Members of one model share a server.
+A server uses a free port of its node and writes its address into the folder, which must be shared with the nodes.
+Servers end with the run; when the run was killed, its lease is no longer renewed, and they end within
+`ServerSettings.lease` seconds. Members of one model share a server.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from harness.models.fetch import fetch
 from harness.models.provenance import digest_of_model
@@ -41,25 +42,25 @@ class Server:
 
     spec: ModelSpec
     command: tuple[str, ...]
-    """With {host} and {port} still open: its node fills them in."""
+    """{host} and {port} are filled in on the node."""
 
     @property
     def title(self) -> str:
-        """Its name as a file and a job may have it."""
+        """A name for files and jobs."""
         return "serve-" + re.sub(r"[^A-Za-z0-9.]+", "-", self.spec.name).strip("-.")[:60]
 
 
 def servers_of(members: Sequence[PoolModel], settings: ServerSettings) -> list[Server]:
-    """The servers a pool needs, one a model; members that have a URL need none. ClusterError, UnknownName."""
+    """The servers of a pool, one for each model; members with a URL need none. ClusterError, UnknownName."""
     names = dict.fromkeys(member.model for member in members if member.url is None)
-    return [_server_of(name, settings) for name in names]
+    return [_make_server(name, settings) for name in names]
 
 
-def _server_of(name: str, settings: ServerSettings) -> Server:
+def _make_server(name: str, settings: ServerSettings) -> Server:
     spec = find(name)
     if spec.backend == "openai":
         raise ClusterError(f"{name}: has no weights to serve; give the URL of its server as `url`")
-    if Path(spec.pretrained).is_dir():  # what is on the hub the node fetches
+    if Path(spec.pretrained).is_dir():  # a hub model is fetched on the node
         spec = fetch(spec)
     if spec.adapter is not None:
         spec = replace(spec, adapter=spec.adapter.resolve())
@@ -69,7 +70,7 @@ def _server_of(name: str, settings: ServerSettings) -> Server:
 
 
 def plan_of(servers: Sequence[Server], folder: Path, wanted: Resources) -> str:
-    """What `serve_pool` would submit: each server's command, and its sbatch script to the letter."""
+    """The commands and sbatch scripts that `serve_pool` would submit."""
     return "\n".join(
         f"# {server.spec.name}: {shlex.join(server.command)}\n{script(server.title, folder, wanted)}"
         for server in servers
@@ -78,23 +79,23 @@ def plan_of(servers: Sequence[Server], folder: Path, wanted: Resources) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Started:
-    """A server that was submitted."""
+    """A submitted server."""
 
     server: Server
     job: SlurmJob
     notes: Path
-    """Without a suffix; `keep_server` adds .log and .json."""
+    """Path without suffix of the .log and .json files of `keep_server`."""
 
     def url(self) -> str | None:
-        """Where it says it is; None before it has started."""
+        """Its address; None before it has started."""
         try:
             found = json.loads(self.notes.with_name(f"{self.notes.name}.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
         return f"http://{found['host']}:{found['port']}"
 
-    def last_words(self) -> str:
-        """The end of the server's log, or of the job's where it got no further."""
+    def last_output(self) -> str:
+        """The end of the server's log, or else of the job's."""
         for path in (self.notes.with_name(f"{self.notes.name}.log"), self.job.log):
             if lines := last_lines(path):
                 return f"{lines} (log: {path})"
@@ -110,10 +111,9 @@ def serve_pool(
     cluster: Cluster = "slurm",
     settings: ServerSettings | None = None,
 ) -> Iterator[dict[str, ModelSpec]]:
-    """A server for every model of the pool, up and healthy: member's name -> its model behind that server.
-    ClusterError.
+    """Member's name -> its model behind a server that answers. ClusterError.
 
-    However long the queue is, it is waited for. Logs stay in `folder`.
+    Waits for the queue without limit. Logs stay in `folder`.
     """
     settings = settings or ServerSettings()
     servers = servers_of(members, settings)
@@ -128,11 +128,9 @@ def serve_pool(
         started = []
         for number, server in enumerate(servers):
             notes = own / f"{number}-{server.title}"
-            arguments = (list(server.command), notes, lease, settings.lease, cluster == "local")
-            first_gpu = number * wanted.gpus
-            job = submit(
-                server.title, keep_server, *arguments, folder=own, wanted=wanted, cluster=cluster, first_gpu=first_gpu
-            )
+            arguments = (server.title, keep_server, list(server.command), notes, lease, settings.lease)
+            where: dict[str, Any] = {"folder": own, "cluster": cluster, "first_gpu": number * wanted.gpus}
+            job = submit(*arguments, cluster == "local", wanted=wanted, **where)
             stack.callback(job.cancel)
             started.append(_Started(server=server, job=job, notes=notes))
             log.info("%s: job %s: %s (log: %s.log)", server.spec.name, job.id, shlex.join(server.command), notes)
@@ -141,19 +139,19 @@ def serve_pool(
 
 
 def _wait_for_all(started: Sequence[_Started], patience: float) -> dict[str, ModelSpec]:
-    """The models by name, once every server answers; ClusterError if a job ends, or runs `patience` seconds without
-    an answer."""
+    """The models by name, once every server answers; ClusterError if a job ends, or does not answer within `patience`
+    seconds of its start."""
     states = dict.fromkeys((one.server.spec.name for one in started), "")
     running_since: dict[str, float] = {}
     up: dict[str, ModelSpec] = {}
     while True:
         for one in started:
-            name, state = one.server.spec.name, ""
+            name = one.server.spec.name
             if name in up:
                 continue
             state = one.job.state()
             if state == ENDED:
-                raise ClusterError(f"{name}: job {one.job.id} ended before its server answered: {one.last_words()}")
+                raise ClusterError(f"{name}: job {one.job.id} ended before its server answered: {one.last_output()}")
             if state != states[name]:
                 log.info("%s: job %s: %s", name, one.job.id, state)
                 states[name] = state
@@ -165,9 +163,8 @@ def _wait_for_all(started: Sequence[_Started], patience: float) -> dict[str, Mod
                 up[name] = replace(one.server.spec, backend="openai", pretrained=name, url=f"{url}/v1", digests=known)
                 log.info("%s: up at %s/v1", name, url)
             elif time.monotonic() - running_since.get(name, time.monotonic()) > patience:
-                raise ClusterError(
-                    f"{name}: job {one.job.id}: no answer within {patience:g} s of its start: {one.last_words()}"
-                )
+                late = f"no answer within {patience:g} s of its start"
+                raise ClusterError(f"{name}: job {one.job.id}: {late}: {one.last_output()}")
         if len(up) == len(started):
             return up
         time.sleep(0.5 if started[0].job.cluster == "local" else 2.0)
@@ -182,7 +179,7 @@ def _renewed(lease: Path, every: float) -> Iterator[None]:
         count = 0
         while not over.wait(every):
             count += 1
-            # A full disk for a moment is no reason to let go of servers; a lasting one is.
+            # A full disk for a moment must not end servers.
             with contextlib.suppress(OSError):
                 atomic_write_text(lease, str(count))
 
@@ -197,9 +194,9 @@ def _renewed(lease: Path, every: float) -> Iterator[None]:
 
 
 def keep_server(command: Sequence[str], notes: Path, lease: Path, patience: float, local: bool) -> None:
-    """The job on the node: run the server on a free port, tell where, end it when the lease is no longer renewed.
+    """The job on the node: run the server on a free port, until the lease is no longer renewed.
 
-    Writes `notes`.log (what the server says) and `notes`.json (host and port). SystemExit(1) if the server fails.
+    Writes `notes`.log (output of the server) and `notes`.json (host and port). SystemExit(1) if the server fails.
     """
     output, port = Path(f"{notes}.log"), free_port()
     host, listens = ("127.0.0.1", "127.0.0.1") if local else (socket.gethostname(), "0.0.0.0")
@@ -225,7 +222,7 @@ def _append(path: Path, line: str) -> None:
 
 def _wait_while_renewed(server: ChildProcess, lease: Path, patience: float) -> None:
     """Return once the server ends, or the lease's content has not changed for `patience` seconds."""
-    # By what it says, not by its time: clocks of two machines differ.
+    # By its content, not its mtime: clocks of two machines differ.
     seen, since = "", time.monotonic()
     while server.exit_code is None:
         now = lease.read_text(encoding="utf-8") if lease.exists() else seen

@@ -1,4 +1,4 @@
-"""How model servers are started: by which command, and how long they are waited for."""
+"""Settings of model servers: the command, and how long to wait for an answer."""
 
 import os
 import re
@@ -25,25 +25,23 @@ class ServerSettings:
     command: str = "vllm"
     """vllm, sglang, or a command line with {model} and {port} in it, and {host} and {name} where it takes them."""
     options: tuple[str, ...] = ()
-    """Words put after the command."""
+    """Arguments added to the command."""
     patience: float = 1800.0
-    """Seconds from a server's start to its first answer: large weights are read, kernels are compiled."""
+    """Seconds from a server's start to its first answer; large weights and compiled kernels take long."""
     lease: float = 600.0
-    """Seconds that servers of a pool outlive a run that was killed."""
+    """Seconds after which servers of a pool end when their run was killed."""
 
     def __post_init__(self) -> None:
         self._template()
 
     def command_of(self, spec: ModelSpec, *, name: str, adapter: str) -> list[str]:
-        """The command that serves a model under `name`, and its adapter, if it has one, under `adapter`; {host} and
-        {port} are still to be filled in. ClusterError."""
-        places = {"{model}": str(spec.folder or spec.pretrained), "{name}": name}
-        words = fill_places(self._template(), places)
+        """The command that serves a model under `name`, and its adapter, if any, under `adapter`; {host} and {port} are
+        not filled in yet. ClusterError."""
+        words = fill_places(self._template(), {"{model}": str(spec.folder or spec.pretrained), "{name}": name})
         if spec.adapter is not None:
             if self.command != "vllm":
-                raise ClusterError(
-                    f"{spec.name}: an adapter is served by vllm only; merge it into its base for {self.command!r}"
-                )
+                hint = f"merge it into its base for {self.command!r}"
+                raise ClusterError(f"{spec.name}: an adapter is served by vllm only; {hint}")
             words += ["--enable-lora", "--lora-modules", f"{adapter}={spec.adapter}"]
         if spec.revision is not None and spec.folder is None and self.command in COMMANDS:
             words += ["--revision", spec.revision]
@@ -56,16 +54,14 @@ class ServerSettings:
         except ValueError as error:
             raise SettingError(f"serve command {self.command!r}: {error}") from None
         if missing := [place for place in ("{model}", "{port}") if not any(place in word for word in words)]:
-            known = " nor ".join(COMMANDS)
-            raise SettingError(
-                f"serve command {self.command!r}: neither {known}, nor a command line with {missing[0]} in it"
-            )
+            known = f"neither {' nor '.join(COMMANDS)}, nor a command line with {missing[0]} in it"
+            raise SettingError(f"serve command {self.command!r}: {known}")
         if self.command == "vllm":
             words[0] = os.environ.get("VLLM_BIN") or words[0]
         return words
 
 
 def fill_places(words: Sequence[str], places: Mapping[str, str]) -> list[str]:
-    """The words with each place replaced, in one pass: a value may hold what looks like a place."""
+    """The words with each place replaced by its value, which itself may contain text such as "{port}"."""
     pattern = "|".join(map(re.escape, places))
     return [re.sub(pattern, lambda found: places[found[0]], word) for word in words]

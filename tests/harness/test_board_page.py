@@ -1,5 +1,4 @@
-"""What the page shows beside the board's numbers: pictures that are on this machine, and curves. Nobody is asked for
-anything."""
+"""The board's page: thumbnails from this machine without network access, notes, and learning curves."""
 
 import html
 import io
@@ -23,39 +22,17 @@ from tasks.registry import registry
 
 def entry(task: str, model: str = "base", **changes: Any) -> Entry:
     spec = registry().tasks.get(task)
-    usual: dict[str, Any] = {
-        "run": "run-1",
-        "model": model,
-        "task": task,
-        "version": "1.0",
-        "metric": spec.headline if spec else "score",
-        "value": 50.0,
-        "unit": "%",
-        "higher_is_better": True,
-        "headline": True,
-        "samples": 4,
-        "low": 40.0,
-        "high": 60.0,
-        "limit": None,
-        "judge": None,
-        "seconds": 1.0,
-        "cost": 0.0,
-        "created": "2026-01-31T12:00:00+00:00",
-        "provenance": {"data": f"{spec.data}@{spec.revision}"} if spec else {},
-    }
-    return Entry(**usual | changes)
+    data = {"data": f"{spec.data}@{spec.revision}"} if spec else {}
+    names: dict[str, Any] = {"run": "run-1", "model": model, "task": task, "version": "1.0", "provenance": data}
+    metric = {"metric": spec.headline if spec else "score", "unit": "%", "higher_is_better": True, "headline": True}
+    values = {"value": 50.0, "low": 40.0, "high": 60.0, "samples": 4, "limit": None, "judge": None}
+    usual = {"seconds": 1.0, "cost": 0.0, "created": "2026-01-31T12:00:00+00:00"}
+    return Entry(**names | metric | values | usual | changes)
 
 
 def sample(task: str, image: str, **changes: Any) -> Sample:
-    usual: dict[str, Any] = {
-        "run": "run-1",
-        "task": task,
-        "id": image,
-        "image": image,
-        "prompt": "Is there a dog?",
-        "answer": "yes",
-    }
-    return Sample(**usual | {"records": {}, "reply": None} | changes)
+    usual: dict[str, Any] = {"run": "run-1", "task": task, "id": image, "image": image, "records": {}, "reply": None}
+    return Sample(**usual | {"prompt": "Is there a dog?", "answer": "yes"} | changes)
 
 
 def png(colour: str, side: int = 300) -> bytes:
@@ -103,12 +80,12 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def local_mme(folder: Path) -> Path:
-    """MME's table with one question about each of two pictures, the second of which is none."""
+    """MME's table with one question about each of two pictures, the second of which is broken."""
     folder.mkdir(parents=True)
     (folder / "red.png").write_bytes(png("red"))
-    (folder / "torn.png").write_bytes(b"\x89PNG torn")
+    (folder / "broken.png").write_bytes(b"\x89PNG broken")
     about = {"question": "Dog?", "answer": "Yes", "category": "existence"}
-    rows = [about | {"question_id": f"existence/{name}", "image": name} for name in ("red.png", "torn.png")]
+    rows = [about | {"question_id": f"existence/{name}", "image": name} for name in ("red.png", "broken.png")]
     (folder / "table.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder
 
@@ -120,22 +97,15 @@ def keys(path: Path) -> list[str]:
     return [doc["image"] for doc in load_tasks([spec], data={"mme": str(path)}, partial_data=True)["mme"].eval_docs]
 
 
-def test_a_page_asks_nobody_and_tells_once_what_it_could_not_get(
+def test_a_page_asks_nobody_and_reports_once_what_it_could_not_get(
     caplog: pytest.LogCaptureFixture, tmp_path: Path, empty_cache: Path, sockets: list[object]
 ) -> None:
     board = Board(tmp_path / "board")
     entries = [entry(task) for task in ("mme", "rtvlm", "gone")]
     board.add(entries, [sample(task, f"{task}-{place}") for task in ("mme", "rtvlm", "gone") for place in range(3)])
     found = compare_board(entries, samples=board.samples, metrics=lambda task, name: None)
-    text = board_page(
-        [board],
-        entries,
-        title="Board",
-        base=None,
-        samples=board.samples,
-        comparison=found,
-        pictures=True,
-    )
+    options: dict[str, Any] = {"title": "Board", "base": None, "comparison": found, "pictures": True}
+    text = board_page([board], entries, samples=board.samples, **options)
     assert sockets == []
     told = caplog.messages
     assert [line.partition(":")[0] for line in told] == ["mme", "rtvlm", "gone"]
@@ -147,7 +117,7 @@ def test_a_page_asks_nobody_and_tells_once_what_it_could_not_get(
 def test_what_the_board_knows_of_its_scores_reaches_the_page(tmp_path: Path) -> None:
     board = Board(tmp_path / "board")
     (tmp_path / "board").mkdir()
-    (tmp_path / "board" / "torn.json").write_text("{")
+    (tmp_path / "board" / "broken.json").write_text("{")
     base, tuned = entry("mme"), entry("mme", "tuned", run="run-2", provenance={"split": "tune"})
     for one in (base, tuned):
         board.add([one], [sample("mme", "a", run=one.run)])
@@ -163,7 +133,7 @@ def test_what_the_board_knows_of_its_scores_reaches_the_page(tmp_path: Path) -> 
         pictures=False,
         references=[Reference(model="paper", task="mme", metric=base.metric, value=1500.0, source="A paper, Table 1")],
     )
-    assert "not read: torn.json" in text
+    assert "not read: broken.json" in text
     assert "no ranks of mme: too few" in text
     assert "A paper, Table 1" in text
     assert text.count("≠ asked differently") == 2
@@ -200,50 +170,45 @@ def test_an_embedded_task_is_drawn_in_the_split_that_was_asked(
     assert (caplog.messages, sockets) == ([], [])
 
 
-def test_local_data_that_a_run_names_are_read_and_a_torn_picture_is_told_once(
+def test_local_data_that_a_run_names_are_read_and_a_broken_picture_is_reported_once(
     caplog: pytest.LogCaptureFixture, tmp_path: Path, sockets: list[object]
 ) -> None:
     path = local_mme(tmp_path / "mme")
-    red, torn = keys(path)
+    red, broken = keys(path)
     thumbnail = thumbnails_of([entry("mme", provenance={"data": str(path)})])
     assert seen(thumbnail("mme", red)) == ((SIDE, SIDE // 2), (1, 0, 0))
-    assert thumbnail("mme", torn) is thumbnail("mme", torn) is None
+    assert thumbnail("mme", broken) is thumbnail("mme", broken) is None
     assert thumbnail("mme", "no such picture") is None
     (told,) = caplog.messages
-    assert torn in told
+    assert broken in told
     assert sockets == []
 
 
 def test_what_the_hubs_cache_holds_is_shown(
     caplog: pytest.LogCaptureFixture, tmp_path: Path, empty_cache: Path, sockets: list[object]
 ) -> None:
-    from datasets import load_dataset
+    from datasets import Dataset, load_dataset
+    from datasets import Image as ImageColumn
 
-    source = tmp_path / "hub" / "table.jsonl"
+    source = tmp_path / "hub" / "test-00000-of-00001.parquet"
     source.parent.mkdir()
-    (source.parent / "blue.png").write_bytes(png("blue"))
-    row = {
-        "question_id": "a",
-        "question": "Dog?",
-        "answer": "Yes",
-        "category": "existence",
-        "image": str(source.parent / "blue.png"),
-    }
-    source.write_text(json.dumps(row), encoding="utf-8")
-    load_dataset("json", data_files={"test": str(source)}, cache_dir=str(tmp_path / "built"))
-    (built,) = (tmp_path / "built" / "json").glob("*/*/*/")
+    row = {"question_id": "a", "question": "Dog?", "answer": "Yes", "category": "existence"}
+    rows = [row | {"image": {"bytes": png("blue"), "path": None}}]
+    Dataset.from_list(rows).cast_column("image", ImageColumn()).to_parquet(str(source))
+    load_dataset("parquet", data_files={"test": str(source)}, cache_dir=str(tmp_path / "built"))
+    (built,) = (tmp_path / "built" / "parquet").glob("*/*/*/")
     spec = registry().task("mme")
     owner, name = spec.data.split("/")
     placed = empty_cache / "datasets" / f"{owner}___{name.lower()}" / "default" / "0.0.0" / spec.revision
     placed.parent.mkdir(parents=True)
     built.rename(placed)
-    for file in placed.glob("json-*"):
-        file.rename(placed / file.name.replace("json-", f"{name.lower()}-"))
+    for file in placed.glob("parquet-*"):
+        file.rename(placed / file.name.replace("parquet-", f"{name.lower()}-"))
     info = json.loads((placed / "dataset_info.json").read_text())
     (placed / "dataset_info.json").write_text(
         json.dumps(info | {"dataset_name": name.lower(), "config_name": "default"})
     )
-    key = keys(source)[0]
+    key = keys(source.parent)[0]
     sockets.clear()  # of the library, which counts what it builds
     assert seen(thumbnails_of([entry("mme")])("mme", key)) == ((SIDE, SIDE // 2), (0, 0, 1)), caplog.messages
     assert (caplog.messages, sockets) == ([], [])
@@ -255,14 +220,10 @@ def test_no_task_is_loaded_before_a_picture_of_it_is_wanted(caplog: pytest.LogCa
 
 
 def test_a_curve_begins_at_the_base_and_needs_two_checkpoints() -> None:
-    entries = [
-        entry("mme", model)
-        for model in ("base", "runs/a/checkpoint-20", "runs/a/checkpoint-10", "runs/b/checkpoint-5", "other")
-    ]
-    (arms,) = curves_of(entries, "base").values()
-    assert {arm: [point.step for point in points] for arm, points in arms.items()} == {
-        "runs/a": [0, 10, 20],
-        "runs/b": [0, 5],
-    }
-    (arms,) = curves_of(entries, None).values()
-    assert list(arms) == ["runs/a"]
+    names = ("base", "runs/a/checkpoint-20", "runs/a/checkpoint-10", "runs/b/checkpoint-5", "other")
+    entries = [entry("mme", model) for model in names]
+    (runs,) = curves_of(entries, "base").values()
+    steps = {run: [point.step for point in points] for run, points in runs.items()}
+    assert steps == {"runs/a": [0, 10, 20], "runs/b": [0, 5]}
+    (runs,) = curves_of(entries, None).values()
+    assert list(runs) == ["runs/a"]

@@ -1,4 +1,4 @@
-"""Walk 1 with a model that answers from a script: what becomes of answers, failures and unread ratings."""
+"""From a scripted model to entries: scores, failed answers, answers without a rating."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lm_eval.api.model import LM
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.entries import Evaluation
@@ -23,52 +22,30 @@ from tasks.scenes.language import YES_NO_SUFFIX, caption
 from tasks.scenes.world import Scene
 
 
-class Scripted(LM):
-    """Answers each request by a function of the scene and the question; the edge at which tests replace a model."""
-
-    MULTIMODAL = True
-
-    def __init__(self, answer: Callable[[Scene, str], str]) -> None:
-        super().__init__()
-        self.answer = answer
-
-    @property
-    def tokenizer_name(self) -> str:
-        return "scripted"
-
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return chat_history[-1]["content"]
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        return [
-            self.answer(
-                Scene.from_json(request.args[2]["visual"][0].info["scene"]), request.args[0].removeprefix("<image>")
-            )
-            for request in requests
-        ]
-
-    def loglikelihood(self, requests: Any) -> Any:
-        raise AssertionError
-
-    def loglikelihood_rolling(self, requests: Any) -> Any:
-        raise AssertionError
-
-
 def truth(scene: Scene, question: str) -> str:
     return answer_to(question.removesuffix(YES_NO_SUFFIX), scene) or caption(scene)
 
 
-def scored(
-    answer: Callable[[Scene, str], str], *, judge: Any = None, limit: int | None = 40, tasks: str = "scenes"
-) -> Evaluation:
-    spec = ModelSpec(name="scripted", pretrained="nowhere")
-    return evaluate(
-        spec,
-        registry().expand([tasks]),
-        judge or ExactJudge(),
-        EvalSettings(limit=limit),
-        load=lambda *_, **__: Scripted(answer),
+Answer = Callable[[Scene, str], str]
+SPEC = ModelSpec(name="scripted", pretrained="nowhere")
+
+
+@pytest.fixture
+def scripted(answering: Callable[..., Any]) -> Callable[[Answer], Any]:
+    """Makes an LM that answers by a function of the scene and the question."""
+    return lambda answer: answering(
+        lambda prompt, pictures: answer(Scene.from_json(pictures[0].info["scene"]), prompt.removeprefix("<image>"))
     )
+
+
+@pytest.fixture
+def scored(scripted: Callable[[Answer], Any]) -> Callable[..., Evaluation]:
+    def scored(answer: Answer, *, judge: Any = None, limit: int | None = 40, tasks: str = "scenes") -> Evaluation:
+        settings = EvalSettings(limit=limit)
+        found, lm = registry().expand([tasks]), scripted(answer)
+        return evaluate(SPEC, found, judge or ExactJudge(), settings, load=lambda *_, **__: lm)
+
+    return scored
 
 
 def entry(evaluation: Evaluation, name: str) -> Entry:
@@ -76,32 +53,25 @@ def entry(evaluation: Evaluation, name: str) -> Entry:
     return next(entry for entry in evaluation.entries if (entry.task, entry.metric) == (task, metric))
 
 
-def test_a_perfect_model_is_perfect_on_every_task() -> None:
+def test_a_perfect_model_is_perfect_on_every_task(scored: Callable[..., Evaluation]) -> None:
     evaluation = scored(truth, limit=None)
-    assert entry(evaluation, "scenes_chair.chair_s").value == 0
-    assert entry(evaluation, "scenes_chair.coverage").value == 100
-    assert entry(evaluation, "scenes_chair.planted").value == 0
-    assert entry(evaluation, "scenes_pope.f1").value == 100
-    assert entry(evaluation, "scenes_mme.perception").value == 1200
-    assert entry(evaluation, "scenes_mmhal.score").value == 6
+    perfect = {"chair_s": 0, "coverage": 100, "planted": 0}
+    assert {name: entry(evaluation, f"scenes_chair.{name}").value for name in perfect} == perfect
+    perfect = {"pope.f1": 100, "mme.perception": 1200, "mmhal.score": 6}
+    assert {name: entry(evaluation, f"scenes_{name}").value for name in perfect} == perfect
     assert entry(evaluation, "scenes_mmhal.score").judge == "exact"
     assert entry(evaluation, "scenes_mme.accuracy").judge is None
     assert all(e.failed == e.unscored == 0 and e.limit is None for e in evaluation.entries)
 
 
-def test_an_entry_says_what_was_scored() -> None:
+def test_an_entry_says_what_was_scored(scored: Callable[..., Evaluation]) -> None:
     chair = entry(scored(truth), "scenes_chair.chair_s")
-    assert (chair.samples, chair.limit, chair.unit, chair.higher_is_better, chair.headline) == (
-        40,
-        40,
-        "%",
-        False,
-        True,
-    )
+    assert (chair.samples, chair.limit, chair.unit) == (40, 40, "%")
+    assert (chair.higher_is_better, chair.headline) == (False, True)
     assert {"weights", "task", "torch", "lm-eval", "seed", "device"} <= chair.provenance.keys()
 
 
-def test_a_failed_generation_is_no_empty_answer() -> None:
+def test_a_failed_generation_is_no_empty_answer(scored: Callable[..., Evaluation]) -> None:
     def broken(scene: Scene, question: str) -> str:
         return FailedAnswer("image can't be read") if scene.background == "plain" else truth(scene, question)
 
@@ -116,7 +86,7 @@ def test_a_failed_generation_is_no_empty_answer() -> None:
     assert evaluation.lost > 0.1
 
 
-def test_a_failed_judge_call_leaves_the_sample_unscored() -> None:
+def test_a_failed_judge_call_leaves_the_sample_unscored(scored: Callable[..., Evaluation]) -> None:
     class Down(ExactJudge):
         def ask(self, prompt: str, image: Any = None, sampling: Any = None) -> str:
             if '"what does the sign read?"' in prompt:
@@ -128,27 +98,27 @@ def test_a_failed_judge_call_leaves_the_sample_unscored() -> None:
 
 
 def test_a_judged_task_without_a_judge_says_so() -> None:
-    spec = ModelSpec(name="scripted", pretrained="nowhere")
     with pytest.raises(NoJudgeError):
-        evaluate(spec, registry().expand(["scenes_mmhal"]), None, load=lambda *_, **__: Scripted(truth))
+        evaluate(SPEC, registry().expand(["scenes_mmhal"]), None)
 
 
-def test_another_split_asks_other_questions() -> None:
-    spec = ModelSpec(name="scripted", pretrained="nowhere")
+def test_another_split_asks_other_questions(scripted: Callable[..., Any]) -> None:
     tasks = registry().expand(["scenes_pope"])
     first, second = (
-        evaluate(spec, tasks, None, EvalSettings(limit=8, split=split), load=lambda *_, **__: Scripted(truth))
+        evaluate(SPEC, tasks, None, EvalSettings(limit=8, split=split), load=lambda *_, **__: scripted(truth))
         for split in (None, "tune")
     )
     assert {sample.id for sample in first.samples}.isdisjoint(sample.id for sample in second.samples)
     assert second.entries[0].provenance["split"] == "tune"
 
 
-def test_what_stands_on_the_board_is_found_there_until_the_weights_change(random_model: Path, tmp_path: Path) -> None:
+def test_what_stands_on_the_board_is_found_there_until_the_weights_change(
+    random_model: Path, tmp_path: Path, scripted: Callable[..., Any]
+) -> None:
     spec, tasks, judge = find(str(random_model)), registry().expand(["scenes_pope"]), ExactJudge()
     board = Board(tmp_path / "board")
     settings = EvalSettings(limit=4)
-    evaluation = evaluate(spec, tasks, judge, settings, name="m", load=lambda *_, **__: Scripted(truth))
+    evaluation = evaluate(spec, tasks, judge, settings, name="m", load=lambda *_, **__: scripted(truth))
     board.add(evaluation.entries, evaluation.samples)
     assert on_board(board, spec, "m", tasks, judge, settings)
     for other in (EvalSettings(limit=5), EvalSettings(limit=4, full_answers=True), EvalSettings(limit=4, split="tune")):
@@ -162,7 +132,7 @@ def test_what_stands_on_the_board_is_found_there_until_the_weights_change(random
 
 
 def test_plain_lm_eval_gives_the_same_scores_and_leaves_what_needs_a_judge_unscored(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, scored: Callable[..., Evaluation], scripted: Callable[..., Any]
 ) -> None:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -173,7 +143,7 @@ def test_plain_lm_eval_gives_the_same_scores_and_leaves_what_needs_a_judge_unsco
         return "yes" if len(scene.things) % 2 else truth(scene, question)
 
     found = simple_evaluate(
-        model=Scripted(answer),
+        model=scripted(answer),
         tasks=["scenes_pope", "scenes_chair", "scenes_mmhal"],
         task_manager=TaskManager(include_path=str(FOLDER), include_defaults=False),
         limit=40,

@@ -1,5 +1,4 @@
-"""A judge that is asked several times, from the command to the verdict: what its repeats gave is in the log, and
-nothing is paid twice."""
+"""Judge repeats, from the command to the comparison: all ratings are in the log, and no call is paid twice."""
 
 import json
 from collections import Counter
@@ -30,17 +29,15 @@ TASK = "scenes_mmhal"
 SCORE = (TASK, "score")
 
 
-class Moody:
-    """Rates a prompt by what it says, and likes it more each time that it is asked again."""
+def rising() -> Callable[[str], str]:
+    """A judge whose rating of a prompt is one higher each time that it is asked again."""
+    asked: Counter[str] = Counter()
 
-    def __init__(self, drift: int = 1) -> None:
-        self.asked: Counter[str] = Counter()
-        self.drift = drift
+    def reply(prompt: str) -> str:
+        asked[prompt] += 1
+        return f"Reasons.\nRating: {sum(map(ord, prompt)) % 3 + asked[prompt] - 1}"
 
-    def __call__(self, prompt: str) -> str:
-        turn = self.asked[prompt]
-        self.asked[prompt] += 1
-        return f"Reasons.\nRating: {sum(map(ord, prompt)) % 3 + self.drift * turn}"
+    return reply
 
 
 def headline(evaluation: Evaluation) -> Entry:
@@ -63,10 +60,10 @@ def judged(server: Any, answering: Any, tmp_path: Path) -> Callable[..., Evaluat
     return judged
 
 
-def test_each_repeat_is_in_the_log_and_the_score_is_their_mean(
+def test_each_rating_is_in_the_log_and_the_score_is_their_mean(
     server: Any, judged: Callable[..., Evaluation], tmp_path: Path
 ) -> None:
-    server.reply = Moody()
+    server.reply = rising()
     once = judged("A cat.", count=1)
     assert headline(once).provenance.get("judge repeats") is None
     assert times_asked_of(headline(once)) == 1
@@ -78,9 +75,7 @@ def test_each_repeat_is_in_the_log_and_the_score_is_their_mean(
     logged = board.samples(found.run)
     assert logged == evaluation.samples
     for sample in logged:
-        ratings = [
-            records["score"]["rating"] for records in (sample.records, *(repeat.records for repeat in sample.repeats))
-        ]
+        ratings = [records["score"]["rating"] for records in (sample.records, *(one.records for one in sample.repeats))]
         assert ratings == [ratings[0], ratings[0] + 1, ratings[0] + 2]
         assert [repeat.reply for repeat in sample.repeats] == [f"Reasons.\nRating: {rating}" for rating in ratings[1:]]
     first = headline(once).value
@@ -91,7 +86,7 @@ def test_each_repeat_is_in_the_log_and_the_score_is_their_mean(
     assert found.cost > 0
 
 
-def test_a_rating_that_failed_in_a_later_repeat_is_absent_there_and_its_sample_is_unscored(
+def test_a_rating_that_failed_in_a_later_round_is_absent_there_and_its_sample_is_unscored(
     server: Any, judged: Callable[..., Evaluation]
 ) -> None:
     server.reply = lambda prompt: "Rating: 4"
@@ -109,7 +104,7 @@ def test_a_rating_that_failed_in_a_later_repeat_is_absent_there_and_its_sample_i
     assert len(server.answered) == asked + 2  # only what got no reply is asked again
 
 
-def test_a_repeat_that_got_no_rating_at_all_gives_no_interval_and_no_zero(
+def test_a_round_that_got_no_rating_at_all_gives_no_interval_and_no_zero(
     server: Any, judged: Callable[..., Evaluation]
 ) -> None:
     server.reply = lambda prompt: "Rating: 4"
@@ -119,9 +114,7 @@ def test_a_repeat_that_got_no_rating_at_all_gives_no_interval_and_no_zero(
     assert found.provenance["judge repeats"] == "4, none"
 
 
-def test_an_answer_that_the_model_failed_to_give_is_rated_in_no_repeat(
-    server: Any, answering: Any, tmp_path: Path
-) -> None:
+def test_an_answer_that_the_model_failed_to_give_is_never_rated(server: Any, answering: Any, tmp_path: Path) -> None:
     from tasks.answer import FailedAnswer
 
     judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
@@ -136,17 +129,16 @@ def test_an_answer_that_the_model_failed_to_give_is_rated_in_no_repeat(
     assert len(server.answered) == 4
 
 
-def test_checkpoints_are_told_apart_by_all_repeats(
+def test_checkpoints_are_told_apart_by_all_ratings(
     server: Any, judged: Callable[..., Evaluation], tmp_path: Path
 ) -> None:
     board = Board(tmp_path / "board")
 
-    def reply(prompt: str) -> str:  # the judge was fond of dogs on the first day, and of cats on the second
-        turn = moods[prompt]
-        moods[prompt] += 1
-        return f"Rating: {5 if ('A dog.' in prompt) == (turn == 0) else 1}"
+    def reply(prompt: str) -> str:  # it rates dogs higher in the first round, and cats in the second
+        asked[prompt] += 1
+        return f"Rating: {5 if ('A dog.' in prompt) == (asked[prompt] == 1) else 1}"
 
-    moods: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
     server.reply = reply
     for words in ("A cat.", "A dog."):
         evaluation = judged(words, name=words, limit=12)
@@ -163,7 +155,7 @@ def test_checkpoints_are_told_apart_by_all_repeats(
 def test_a_board_that_was_judged_less_often_is_not_done(
     server: Any, answering: Any, random_model: Path, tmp_path: Path, judged: Callable[..., Evaluation]
 ) -> None:
-    server.reply = Moody()
+    server.reply = rising()
     spec, task = find(str(random_model)), registry().task(TASK)
     judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
     board = Board(tmp_path / "board")
@@ -174,40 +166,29 @@ def test_a_board_that_was_judged_less_often_is_not_done(
     assert done == [True, True, False]
 
 
-def test_a_plan_counts_every_repeat(server: Any, tmp_path: Path) -> None:
+def test_a_plan_counts_every_call(server: Any, tmp_path: Path) -> None:
     judge = make_judge(JUDGE, url=server.url, ledger=tmp_path / "ledger.sqlite")
     assert isinstance(judge, OpenAIJudge)
     task = registry().task("mmhal")
-    docs = [
-        {"image_content": ["dog"], "question": "What?", "gt_answer": "A dog.", "question_type": "other", "image": "1"}
-    ]
-    once, thrice = (plan(judge, task, docs, ["A cat."], repeats=count) for count in (1, 3))
+    doc = {"image_content": ["dog"], "question": "What?", "gt_answer": "A dog.", "question_type": "other", "image": "1"}
+    once, thrice = (plan(judge, task, [doc], ["A cat."], repeats=count) for count in (1, 3))
     assert (once.calls, thrice.calls, server.log) == (1, 3, [])
     assert thrice.prompt_tokens == 3 * once.prompt_tokens
     assert thrice.price == pytest.approx(3 * (once.price or 0))
 
 
-def test_from_eval_to_compare_and_an_end_in_the_second_repeat_costs_nothing_twice(
+def test_from_eval_to_compare_and_an_end_in_the_second_round_costs_nothing_twice(
     server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    options = [
-        "--judge",
-        JUDGE,
-        "--judge-url",
-        server.url,
-        "--ledger",
-        str(tmp_path / "l.sqlite"),
-        "--judge-repeats",
-        "2",
-    ]
-    options += ["--answers", str(tmp_path / "answers.sqlite"), "--out", str(out), "--json"]
+    options = ["--judge", JUDGE, "--judge-url", server.url, "--ledger", str(tmp_path / "l.sqlite")]
+    options += ["--judge-repeats", "2", "--answers", str(tmp_path / "answers.sqlite"), "--out", str(out), "--json"]
 
     def command(model: str) -> list[str]:
         return ["eval", "--model", model, "--tasks", TASK, "--limit", "6", *options]
 
-    server.reply = Moody()
-    server.faults, server.always = [None] * 8, "quota"  # the account is empty amid the second repeat
+    server.reply = rising()
+    server.faults, server.always = [None] * 8, "quota"  # the account is empty amid the second round
     assert run(command("scenes-early")) == 1
     assert "go on with: harness eval --model scenes-early" in capsys.readouterr().err
     assert len(server.answered) == 8

@@ -1,3 +1,5 @@
+"""Agreement of two raters: reading of ratings, measures, and what is wrong with files."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,8 @@ def write(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def human(tmp_path: Path) -> Path:
-    return write(
-        tmp_path / "human.csv", "id,rating,text\n" + "".join(f"{n},{n % 5 + 1},{'word ' * n}\n" for n in range(40))
-    )
+    rows = "".join(f"{n},{n % 5 + 1},{'word ' * n}\n" for n in range(40))
+    return write(tmp_path / "human.csv", "id,rating,text\n" + rows)
 
 
 @pytest.fixture
@@ -37,11 +38,10 @@ def judge(tmp_path: Path) -> Path:
 def test_two_raters_are_held_against_each_other(human: Path, judge: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["judge", "agree", str(human), str(judge)]) == 0
     out = capsys.readouterr().out
-    assert "40 items rated by both, 0 without a rating" in out
-    assert "| quadratic kappa" in out
-    assert "| largest disagreements" in out
-    assert "mean rating by position" in out
-    assert "Spearman of rating with length" in out
+    for text in ("40 items rated by both, 0 without a rating", "| quadratic kappa", "| largest disagreements"):
+        assert text in out
+    for text in ("mean rating by position", "Spearman of rating with length"):
+        assert text in out
     assert run(["judge", "agree", str(human), str(judge), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["bias"]["value"] == pytest.approx(8 / 40)
@@ -90,16 +90,21 @@ def test_what_is_wrong_with_a_file_is_one_line(
 
 
 def test_files_with_nothing_in_common_are_an_error(tmp_path: Path, human: Path) -> None:
-    other = read_ratings(write(tmp_path / "o.csv", "id,rating\nx,1\n"))
     with pytest.raises(DataError, match="no id in common"):
-        rater_agreement.report(read_ratings(human), other, ("a", "b"))
+        compare(human, write(tmp_path / "o.csv", "id,rating\nx,1\n"))
 
 
 def test_repeats_say_how_a_judge_agrees_with_itself(tmp_path: Path, human: Path) -> None:
     rows = "id,rating,repeat\n" + "".join(f"{n},{n % 5 + 1 - (n == 3) * r},{r}\n" for n in range(40) for r in range(2))
-    repeated = read_ratings(write(tmp_path / "r.csv", rows))
-    found = json.loads(rater_agreement.report(read_ratings(human), repeated, ("human", "judge"), as_json=True))
-    assert found["habits"]["judge"]["repeats"]["same"] == pytest.approx(97.5)
+    found = compare(human, write(tmp_path / "r.csv", rows))
+    assert found["habits"]["b"]["repeats"]["same"] == pytest.approx(97.5)
+
+
+def compare(first: Path, second: Path) -> dict[str, Any]:
+    """What `harness judge agree a b --json` prints."""
+    text = rater_agreement.report(read_ratings(first), read_ratings(second), ("a", "b"), as_json=True)
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def public(id: str, prompt: str, *answers: tuple[str, str, int]) -> str:
@@ -113,25 +118,15 @@ def public(id: str, prompt: str, *answers: tuple[str, str, int]) -> str:
 def test_rows_of_one_id_are_told_apart_by_what_they_say(tmp_path: Path) -> None:
     rows = [public("1", "Describe.", ("m0", "a dog", 4)), public("2", "Describe.", ("m0", "a sofa", 3))]
     rows.append(public("1", "Describe.", ("m0", "a cat", 2)))
-    published = read_ratings(write(tmp_path / "published.jsonl", "".join(rows)))
-    assert [(rated.id.partition("#")[0], rated.rating) for rated in published] == [
-        ("1", 4),
-        ("2/m0/Helpfulness", 3),
-        ("1", 2),
-    ]
-    assert len({rated.id for rated in published}) == 3
+    path = write(tmp_path / "published.jsonl", "".join(rows))
+    ids, ratings = zip(*((rated.id, rated.rating) for rated in read_ratings(path)), strict=True)
+    assert ([id.partition("#")[0] for id in ids], ratings) == (["1", "2/m0/Helpfulness", "1"], (4, 3, 2))
+    assert len(set(ids)) == 3
     backwards = "".join(row.replace('"4"', '"5"') for row in reversed(rows))
-    found = json.loads(
-        rater_agreement.report(
-            published, read_ratings(write(tmp_path / "new.jsonl", backwards)), ("a", "b"), as_json=True
-        )
-    )
-    assert (found["items"], found["largest"]) == (3, [[published[0].id, 4, 5]])
-    alone = read_ratings(
-        write(tmp_path / "alone.jsonl", rows[0])
-    )  # which of the two is meant? None, rather than the wrong one
-    with pytest.raises(DataError, match="no id in common"):
-        rater_agreement.report(published, alone, ("a", "b"))
+    found = compare(path, write(tmp_path / "new.jsonl", backwards))
+    assert (found["items"], found["largest"]) == (3, [[ids[0], 4, 5]])
+    with pytest.raises(DataError, match="no id in common"):  # the id alone may mean either row
+        compare(path, write(tmp_path / "alone.jsonl", rows[0]))
 
 
 def test_the_same_row_twice_and_the_same_model_twice_are_kept(tmp_path: Path) -> None:
@@ -157,14 +152,9 @@ def test_what_annotate_keeps_has_positions_and_takes_lengths_from_the_other_file
     other = read_ratings(write(tmp_path / "published.jsonl", texts))
     found = json.loads(rater_agreement.report(other, mine, ("published", "mine"), as_json=True))
     assert (found["items"], found["groups"]) == (16, 8)
-    assert found["habits"]["mine"]["position"] == {
-        "means": {"1": 4, "2": 2},
-        "test": "sign test",
-        "p": pytest.approx(2 / 2**8),
-        "effect": 1,
-        "items": 8,
-        "left_out": 0,
-    }
+    counts = {"effect": 1, "items": 8, "left_out": 0}
+    tested = {"means": {"1": 4, "2": 2}, "test": "sign test", "p": pytest.approx(2 / 2**8)}
+    assert found["habits"]["mine"]["position"] == tested | counts
     assert found["habits"]["mine"]["verbosity"] == {"spearman": 0, "within": 0}
     text = rater_agreement.report(other, mine, ("published", "mine"))
     assert "intervals over 8 groups of items" in text
@@ -179,28 +169,21 @@ def test_aspects_of_one_text_are_one_witness(tmp_path: Path) -> None:
         for at in (1, 2, 3)
         for aspect in ("x", "yy", "zzz")
     ]
-    found = read_ratings(write(tmp_path / "a.json", json.dumps(rows)))
-    assert found[0].id == "01/x"
-    tested = json.loads(rater_agreement.report(found, found, ("a", "b"), as_json=True))
+    path = write(tmp_path / "a.json", json.dumps(rows))
+    assert read_ratings(path)[0].id == "01/x"
+    tested = compare(path, path)
     assert (tested["items"], tested["groups"], tested["habits"]["a"]["position"]["items"]) == (45, 5, 5)
     rows[0]["rating"] = None
-    found = read_ratings(write(tmp_path / "a.json", json.dumps(rows)))
-    tested = json.loads(rater_agreement.report(found, found, ("a", "b"), as_json=True))
+    write(path, json.dumps(rows))
+    tested = compare(path, path)
     assert tested["left_out"] == 1
     assert (tested["habits"]["a"]["position"]["items"], tested["habits"]["a"]["position"]["left_out"]) == (4, 1)
 
 
 def log(path: Path, *samples: tuple[str, str | None, dict[str, Any]]) -> Path:
-    path.write_bytes(
-        to_parquet(
-            [
-                Sample(
-                    run="r", task="t", id=id, image=f"i{id[0]}", prompt="?", answer="a b", reply=reply, records=records
-                )
-                for id, reply, records in samples
-            ]
-        )
-    )
+    usual: dict[str, Any] = {"run": "r", "task": "t", "prompt": "?", "answer": "a b"}
+    rows = [Sample(id=id, image=f"i{id}", reply=reply, records=records, **usual) for id, reply, records in samples]
+    path.write_bytes(to_parquet(rows))
     return path
 
 
@@ -233,11 +216,8 @@ def test_what_models_and_files_say_is_no_markup(tmp_path: Path) -> None:
 def test_what_is_not_defined_is_a_dash_and_null(human: Path, tmp_path: Path) -> None:
     alike = read_ratings(write(tmp_path / "o.csv", "id,rating\n" + "".join(f"{n},3\n" for n in range(40))))
     assert "—" in rater_agreement.report(alike, alike, ("a", "b"))
-    assert json.loads(rater_agreement.report(alike, alike, ("a", "b"), as_json=True))["kappa"] == {
-        "value": None,
-        "low": None,
-        "high": None,
-    }
+    undefined = dict.fromkeys(("value", "low", "high"))
+    assert compare(tmp_path / "o.csv", tmp_path / "o.csv")["kappa"] == undefined
 
 
 JSON = st.recursive(

@@ -1,11 +1,11 @@
-"""A judge from what the user named; what would not act is refused."""
+"""A judge from its name and settings; settings without effect are refused."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.evaluation.make_judge import judge_settings, make_judge
+from harness.evaluation.make_judge import make_judge
 from support.errors import SettingError
 from tasks.judges.batch import BatchJudge
 from tasks.judges.openai import OpenAIJudge
@@ -13,13 +13,6 @@ from tasks.judges.settings import JudgeSettings
 from tasks.scenes.judge import ExactJudge
 
 pytestmark = pytest.mark.usefixtures("no_keys")
-
-
-def test_settings_are_read_by_the_type_of_their_field() -> None:
-    given = ["detail=low", "image_side=512", "seed=7", "timeout=1.5", "structured=true"]
-    assert judge_settings(given) == JudgeSettings(detail="low", image_side=512, seed=7, timeout=1.5, structured=True)
-    with pytest.raises(SettingError, match="--judge-set 'detail': must be NAME=VALUE"):
-        judge_settings(["detail"])
 
 
 def test_a_name_is_the_exact_rater_or_a_model_behind_a_server(tmp_path: Path) -> None:
