@@ -14,9 +14,8 @@ from PIL import Image
 from support.errors import TrainingError
 from tests.trainers import tiny_trainers
 from tests.trainers.one_answer import picture, said
-from tests.trainers.tiny_trainers import loss_of, without_adapters
-from tests.trainers.training_runs import have_same_weights, job_of, killed_at
-from trainers.data.rows import Preference
+from tests.trainers.tiny_trainers import loss_of, small_pair, without_adapters
+from tests.trainers.training_runs import assert_killed_run_ends_alike, job_of
 from trainers.losses import functions
 from trainers.losses.mdpo import CroppedCollator, CroppedPairs, ImageDPOTrainer, cropped
 from trainers.training import dpo
@@ -24,23 +23,9 @@ from trainers.training.job import Job
 
 SEED, BETA = 3, 0.2
 PAIRS = [
-    Preference(
-        id="a",
-        prompt="what is in the image",
-        images=(picture(1, (56, 56)),),
-        chosen="a red circle",
-        rejected="two dogs .",
-        row=0,
-    ),
-    Preference(
-        id="b",
-        prompt="yes or no",
-        images=(picture(2, (84, 56)),),
-        chosen="the car near a table is blue",
-        rejected="no",
-        row=1,
-    ),
-    Preference(id="c", prompt="yes or no", images=(picture(2, (84, 56)),), chosen="yes", rejected="a table", row=1),
+    small_pair("a", 0, "a red circle", "two dogs ."),
+    small_pair("b", 1, "the car near a table is blue", "no"),
+    small_pair("c", 1, "yes", "a table"),
 ]
 
 
@@ -194,32 +179,15 @@ def test_crops_are_fresh_every_epoch_and_the_same_again(checkpoint: Any, tmp_pat
 
 
 def job(out: Path, **changes: Any) -> Job:
-    pairs = [
-        replace(
-            pair,
-            id=f"{pair.id}{row}",
-            prompt="describe the image in detail.",
-            chosen="a red ring.",
-            rejected="a blue ball.",
-            row=row,
-        )
-        for row, pair in enumerate(PAIRS * 2)
-    ]
+    texts = {"prompt": "describe the image in detail.", "chosen": "a red ring.", "rejected": "a blue ball."}
+    pairs = [replace(pair, id=f"{pair.id}{row}", row=row, **texts) for row, pair in enumerate(PAIRS * 2)]
     settings = {"loss": "mdpo", "sft_weight": 0.0, "batch_size": 2, "checkpoints": 1, "log_steps": 1, "warmup_steps": 0}
     return job_of(pairs, out, **{**settings, **changes})
 
 
 def test_a_run_killed_in_its_second_epoch_ends_with_the_same_weights(tmp_path: Path) -> None:
     """Whose crops are not the first one's."""
-
-    settings: dict[str, Any] = {"epochs": 2.0, "save_steps": 4}
-    [*_, whole] = dpo.train(job(tmp_path / "whole", **settings))
-    cut = job(tmp_path / "cut", **settings)
-    with killed_at(5):
-        dpo.train(cut)
-    again = dpo.train(cut)
-    assert [checkpoint.step for checkpoint in again] == [4, 6]
-    assert have_same_weights(whole, again[-1])
+    assert_killed_run_ends_alike(lambda name: job(tmp_path / name, epochs=2.0, save_steps=4))
 
 
 def test_held_out_pairs_are_scored_beside_crops_that_stay(tmp_path: Path) -> None:

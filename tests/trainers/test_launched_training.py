@@ -7,17 +7,14 @@ from typing import Any
 
 import pytest
 
+from tests.trainers.training_runs import captions
+from tests.trainers.training_runs import logged as figures
 from tests.trainers.two_processes import pairs
 from trainers.cluster.launch import Layout, beside_python, launch
 
 SCRIPT = [sys.executable, str(Path(__file__).with_name("two_processes.py"))]
 TWO = Layout(processes=2, cpu=True)
 pytestmark = pytest.mark.slow
-
-
-def figures(out: Path, name: str) -> list[float]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
 
 
 RECIPE = """
@@ -43,26 +40,11 @@ targets = '.*language_model.*\\.(q_proj|v_proj)'
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """Twelve pairs of which the rejected caption names a thing too many: six steps."""
-    from support.images import ImageRef
-    from tasks.scenes.language import caption
-    from tasks.scenes.world import make_scene
     from trainers.data.pair_formats import write_pairs
-    from trainers.data.rows import Preference
-    from trainers.vlfeedback.instructions import write_image
 
     images = tmp_path / "images"
     images.mkdir()
-    pairs = []
-    for index in range(12):
-        scene = make_scene(f"two-processes/{index}")
-        image = images / write_image(scene, images)
-        right = caption(scene)
-        wrong = right.replace("the background is", "a red ring. the background is")
-        asked, shown = "describe the image in detail.", (ImageRef(image.name, image),)
-        pairs.append(
-            Preference(id=scene.id, prompt=asked, images=shown, chosen=right, rejected=wrong, margin=1.0, row=index)
-        )
-    write_pairs(pairs, tmp_path / "pairs.jsonl")
+    write_pairs(captions(images, 12, "two-processes"), tmp_path / "pairs.jsonl")
     path = tmp_path / "two.toml"
     path.write_text(RECIPE.format(pairs=tmp_path / "pairs.jsonl"))
     return path
@@ -153,24 +135,17 @@ def test_a_run_killed_on_one_number_of_processes_ends_alike_on_another(
     """The checkpoint that is gone on from lies in the middle of an epoch, of which a last step of five pairs is
     left."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    settings: dict[str, Any] = {
-        "epochs": 3.0,
-        "save_steps": 3,
-        "per_device_batch_size": 2,
-        "sft_weight": 2.0 if arm == "dpo" else 0.0,
-    }
+    settings: dict[str, Any] = {"epochs": 3.0, "save_steps": 3, "per_device_batch_size": 2}
+    settings["sft_weight"] = 2.0 if arm == "dpo" else 0.0
     one, two = Layout(cpu=True), TWO
     assert trained(tmp_path, "whole", [run("run", arm, 13, **settings)], one) == 0
     for name, first, second in (("less", two, one), ("more", one, two)):
         assert trained(tmp_path, name, [run("run", arm, 13, dies=5, **settings)], first) == 137
-        assert [path.parent.name for path in (tmp_path / name / "run").glob("checkpoint-*/checkpoint.json")] == [
-            "checkpoint-3"
-        ]
+        whole, cut = tmp_path / "whole" / "run", tmp_path / name / "run"
+        assert [path.parent.name for path in cut.glob("checkpoint-*/checkpoint.json")] == ["checkpoint-3"]
         assert trained(tmp_path, name, [run("run", arm, 13, **settings)], second) == 0
-        assert figures(tmp_path / name / "run", "loss") == pytest.approx(
-            figures(tmp_path / "whole" / "run", "loss"), rel=1e-4, abs=1e-5
-        )
-        assert_same_weights(tmp_path / "whole" / "run" / "checkpoint-6", tmp_path / name / "run" / "checkpoint-6")
+        assert figures(cut, "loss") == pytest.approx(figures(whole, "loss"), rel=1e-4, abs=1e-5)
+        assert_same_weights(whole / "checkpoint-6", cut / "checkpoint-6")
 
 
 def test_a_model_cut_over_two_processes_has_the_loss_and_gradient_of_the_whole(tmp_path: Path) -> None:

@@ -12,30 +12,16 @@ from torch.nn.functional import logsigmoid
 
 from support.errors import DataError, TrainingError
 from tests.trainers import tiny_trainers
-from tests.trainers.one_answer import picture, read
-from tests.trainers.tiny_trainers import loss_of, without_adapters
+from tests.trainers.one_answer import read
+from tests.trainers.tiny_trainers import loss_of, small_pair, without_adapters
 from trainers.config.training import Noise
 from trainers.data.rows import Preference
 from trainers.losses.noise import noise_seed, noised, noised_pixels
 from trainers.losses.povid import NoisedCollator, NoisedPairs, PovidTrainer, Variant
 
 PAIRS = [
-    Preference(
-        id="a",
-        prompt="what is in the image",
-        images=(picture(1, (56, 56)),),
-        chosen="a red circle",
-        rejected="two dogs .",
-        row=0,
-    ),
-    Preference(
-        id="b",
-        prompt="yes or no",
-        images=(picture(2, (84, 56)),),
-        chosen="the car near a table is blue",
-        rejected="no",
-        row=1,
-    ),
+    small_pair("a", 0, "a red circle", "two dogs ."),
+    small_pair("b", 1, "the car near a table is blue", "no"),
 ]
 
 
@@ -86,9 +72,8 @@ class OneByOne:
         losses = []
         for pair in PAIRS:
             chosen, rejected = self.ratio(pair, pair.chosen), self.ratio(pair, pair.rejected)
-            own = self.scored(pair, self.own(pair, False), False, False) - self.scored(
-                pair, self.own(pair, True), False, True
-            )
+            policy, reference = (self.scored(pair, self.own(pair, side), False, side) for side in (False, True))
+            own = policy - reference
             losses += [-logsigmoid(torch.tensor(beta * (chosen - other))).item() for other in (rejected, own)]
         return float(np.mean(losses))
 
@@ -113,17 +98,13 @@ def test_the_codes_loss_is_the_mean_of_two_sigmoids_beside_the_clean_image(
     assert loss_of(made).item() == pytest.approx(OneByOne(made, noise).code(0.2), rel=1e-5)
 
 
-@pytest.mark.parametrize("place", ("before", "after"))
-def test_the_papers_loss_is_one_sigmoid_beside_the_noised_image(place: Any, checkpoint: Any, tmp_path: Path) -> None:
-    noise = Noise(place=place)
+@pytest.mark.parametrize(
+    "noise", (Noise(place="before"), Noise(place="after"), Noise(alpha=0.7, beta_image=0.4)), ids=str
+)
+def test_the_papers_loss_is_one_sigmoid_with_three_coefficients(noise: Noise, checkpoint: Any, tmp_path: Path) -> None:
     made = trainer(checkpoint("llava"), tmp_path, "povid-paper", noise)
-    assert loss_of(made).item() == pytest.approx(OneByOne(made, noise).paper(0.2, 0.2, 0.2), rel=1e-5)
-
-
-def test_the_paper_has_three_coefficients(checkpoint: Any, tmp_path: Path) -> None:
-    noise = Noise(alpha=0.7, beta_image=0.4)
-    made = trainer(checkpoint("llava"), tmp_path, "povid-paper", noise)
-    assert loss_of(made).item() == pytest.approx(OneByOne(made, noise).paper(0.7, 0.2, 0.4), rel=1e-5)
+    expected = OneByOne(made, noise).paper(noise.alpha or 0.2, 0.2, noise.beta_image or 0.2)
+    assert loss_of(made).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_paper_and_code_and_kinds_of_noise_are_not_the_same(checkpoint: Any, tmp_path: Path) -> None:
@@ -187,9 +168,7 @@ def test_noise_is_fresh_every_epoch_and_the_same_again(checkpoint: Any, tmp_path
 
 
 def test_pairs_without_a_picture_are_named() -> None:
-    with pytest.raises(
-        TrainingError, match=r"noise pictures, and 1 pairs have none: 'blind'; leave them out of the data"
-    ):
+    with pytest.raises(TrainingError, match=r"noise pictures, and 1 pairs have none: 'blind'; leave them out"):
         NoisedPairs([*PAIRS, replace(PAIRS[0], id="blind", images=())], seed=0)
 
 

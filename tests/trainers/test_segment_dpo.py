@@ -11,10 +11,9 @@ from torch import tensor
 from trl import DPOTrainer
 
 from tests.trainers import tiny_trainers
-from tests.trainers.one_answer import picture, read, said
-from tests.trainers.tiny_trainers import difference, loss_of
-from tests.trainers.training_runs import have_same_weights, job_of, killed_at, logged
-from trainers.data.rows import Preference
+from tests.trainers.one_answer import read, said
+from tests.trainers.tiny_trainers import difference, loss_of, small_pair
+from tests.trainers.training_runs import assert_killed_run_ends_alike, job_of, logged
 from trainers.data.torch_dataset import Pairs
 from trainers.losses import functions
 from trainers.losses.ddpo import SegmentWeights, token_weights
@@ -23,25 +22,11 @@ from trainers.training import dpo
 from trainers.training.job import Job
 
 BETA = 0.5
-SHOWN = (picture(1, (56, 56)),), (picture(2, (84, 56)),)
+SHOWS = "the image shows a "
 PAIRS = [
-    Preference(
-        id="a",
-        prompt="what is in the image",
-        images=SHOWN[0],
-        chosen="the image shows a red circle and two dogs on the table",
-        rejected="the image shows a blue car near two dogs on the table",
-        row=0,
-    ),
-    Preference(id="b", prompt="yes or no", images=SHOWN[1], chosen="yes the car is blue", rejected="no", row=1),
-    Preference(
-        id="c",
-        prompt="yes or no",
-        images=SHOWN[1],
-        chosen="yes the car is blue",
-        rejected="yes the car is a dog",
-        row=1,
-    ),
+    small_pair("a", 0, f"{SHOWS}red circle and two dogs on the table", f"{SHOWS}blue car near two dogs on the table"),
+    small_pair("b", 1, "yes the car is blue", "no"),
+    small_pair("c", 1, "yes the car is blue", "yes the car is a dog"),
 ]
 
 
@@ -55,9 +40,8 @@ class Packed(SegmentWeights, PackedDPOTrainer):
 
 def trainer(kind: Any, folder: Path, out: Path, options: dict[str, Any] | None = None, **changes: Any) -> Any:
     settings = {"per_device_train_batch_size": 3, "per_device_eval_batch_size": 3, "beta": BETA, **changes}
-    return tiny_trainers.trainer(
-        kind, folder, PAIRS, out, {"eval_dataset": Pairs(PAIRS), **(options or {})}, **settings
-    )
+    options = {"eval_dataset": Pairs(PAIRS), **(options or {})}
+    return tiny_trainers.trainer(kind, folder, PAIRS, out, options, **settings)
 
 
 def alone(made: Any, gamma: float) -> tuple[float, dict[str, float]]:
@@ -66,12 +50,9 @@ def alone(made: Any, gamma: float) -> tuple[float, dict[str, float]]:
     for pair in PAIRS:
         images = [shown.open().convert("RGB") for shown in pair.images]
         sides = {"chosen": pair.chosen, "rejected": pair.rejected}
-        tokens = {
-            name: read(made.model, made.processing_class, images, pair.prompt, answer)[1].tolist()
-            for name, answer in sides.items()
-        }
+        both = [read(made.model, made.processing_class, images, pair.prompt, said)[1] for said in sides.values()]
         same = [-1] * 3  # what the prompt ends with
-        changed = functions.changed_tokens([*same, *tokens["chosen"]], [*same, *tokens["rejected"]])
+        changed = functions.changed_tokens(*([*same, *tokens.tolist()] for tokens in both))
         for name, differs in zip(sides, changed, strict=True):
             policy, reference = (
                 functions.segment_log_probs(found, torch.ones(len(found)), tensor(differs[3:]), gamma)
@@ -79,9 +60,8 @@ def alone(made: Any, gamma: float) -> tuple[float, dict[str, float]]:
             )
             ratios[name].append(policy - reference)
     whole = {name: torch.stack(values) for name, values in ratios.items()}
-    return functions.dpo(**whole, beta=BETA).mean().item(), {
-        name: BETA * values.mean().item() for name, values in whole.items()
-    }
+    rewards = {name: BETA * values.mean().item() for name, values in whole.items()}
+    return functions.dpo(**whole, beta=BETA).mean().item(), rewards
 
 
 # Weights
@@ -167,10 +147,8 @@ def test_two_epochs_lower_the_loss(kind: Any, checkpoint: Any, tmp_path: Path) -
 
 
 def job(out: Path, **changes: Any) -> Job:
-    answers: dict[str, Any] = {
-        "chosen": "a red ring. a blue circle. the background is gray.",
-        "rejected": "a red ring. a green square. the background is gray.",
-    }
+    said = "a red ring. a {} the background is gray."
+    answers = {"chosen": said.format("blue circle."), "rejected": said.format("green square.")}
     pairs = [
         replace(pair, id=f"{pair.id}{row}", prompt="describe the image in detail.", row=row, **answers)
         for row, pair in enumerate(PAIRS * 2)
@@ -181,16 +159,8 @@ def job(out: Path, **changes: Any) -> Job:
 
 def test_packed_and_plain_runs_log_the_same_and_score_held_out_pairs(tmp_path: Path) -> None:
     for name, changes in (("packed", {"group_pairs": True}), ("plain", {"plain_trl": True})):
-        whole = job(
-            tmp_path / name,
-            batch_size=4,
-            epochs=4.0,
-            learning_rate=1e-3,
-            checkpoints=1,
-            eval_steps=1,
-            gamma=3.0,
-            **changes,
-        )
+        steps = {"batch_size": 4, "epochs": 4.0, "learning_rate": 1e-3, "checkpoints": 1, "eval_steps": 1}
+        whole = job(tmp_path / name, gamma=3.0, **steps, **changes)
         dpo.train(replace(whole, held_out=whole.preferences[4:], preferences=whole.preferences[:4]))
     for name in ("loss", "rewards/margins", "eval_loss", "eval_logps/chosen"):
         packed, plain = logged(tmp_path / "packed", name), logged(tmp_path / "plain", name)
@@ -201,11 +171,4 @@ def test_packed_and_plain_runs_log_the_same_and_score_held_out_pairs(tmp_path: P
 
 @pytest.mark.parametrize("plain", (False, True), ids=("packed", "plain"))
 def test_a_killed_run_ends_with_the_same_weights(plain: bool, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"epochs": 2.0, "save_steps": 4, "plain_trl": plain}
-    [*_, whole] = dpo.train(job(tmp_path / "whole", **settings))
-    cut = job(tmp_path / "cut", **settings)
-    with killed_at(5):
-        dpo.train(cut)
-    again = dpo.train(cut)
-    assert [checkpoint.step for checkpoint in again] == [4, 6]
-    assert have_same_weights(whole, again[-1])
+    assert_killed_run_ends_alike(lambda name: job(tmp_path / name, epochs=2.0, save_steps=4, plain_trl=plain))

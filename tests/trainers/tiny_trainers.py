@@ -28,6 +28,15 @@ LORA = LoraConfig(
 TALK = "the image shows a red circle and two dogs on the table near a blue car , yes no one"
 
 
+PICTURES = picture(1, (56, 56)), picture(2, (84, 56))
+PROMPTS = "what is in the image", "yes or no"
+
+
+def small_pair(id: str, row: int, chosen: str, rejected: str) -> Preference:
+    """A pair about the picture and the prompt of this row."""
+    return Preference(id=id, prompt=PROMPTS[row], images=(PICTURES[row],), chosen=chosen, rejected=rejected, row=row)
+
+
 def preferences(groups: Sequence[int] = (6, 1, 3), seed: int = 0, images: int = 1) -> list[Preference]:
     """Rows of 4, 2 or 3 answers, of which all pairs are taken, first over later; every row with another image size."""
     chance = random.Random(seed)
@@ -51,22 +60,11 @@ def preferences(groups: Sequence[int] = (6, 1, 3), seed: int = 0, images: int = 
 
 
 def arguments(out: Path, **changes: Any) -> DPOConfig:
-    settings: dict[str, Any] = {
-        "output_dir": str(out),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "max_length": None,
-        "remove_unused_columns": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "dataloader_pin_memory": False,
-    }
-    return DPOConfig(**{**settings, **changes})
+    off = "bf16 gradient_checkpointing remove_unused_columns dataloader_pin_memory"
+    settings: dict[str, Any] = {"output_dir": str(out), **dict.fromkeys(off.split(), False)}
+    settings |= {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
+    settings |= {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_length": None}
+    return DPOConfig(**settings | changes)
 
 
 def trainer(

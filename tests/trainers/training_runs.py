@@ -1,7 +1,7 @@
 """What tests of training share: pairs, jobs on the embedded model, runs that are killed, logs and weights compared."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tasks.scenes.language import caption
 from tasks.scenes.world import make_scene
 from trainers.config.recipe import PreferenceRecipe, preference_recipe
 from trainers.data.rows import Preference
+from trainers.training import dpo
 from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 from trainers.vlfeedback.instructions import write_image
@@ -29,16 +30,10 @@ def captions(folder: Path, count: int, seed: str) -> list[Preference]:
         scene = make_scene(f"{seed}/{index}")
         image = folder / write_image(scene, folder)
         right = caption(scene)
+        wrong = right.replace("the background is", "a red ring. the background is")
+        asked, shown = "describe the image in detail.", (ImageRef(image.name, image),)
         made.append(
-            Preference(
-                id=scene.id,
-                prompt="describe the image in detail.",
-                images=(ImageRef(image.name, image),),
-                chosen=right,
-                rejected=right.replace("the background is", "a red ring. the background is"),
-                margin=1.0,
-                row=index,
-            )
+            Preference(id=scene.id, prompt=asked, images=shown, chosen=right, rejected=wrong, margin=1.0, row=index)
         )
     return made
 
@@ -79,6 +74,16 @@ def killed_at(step: int) -> Iterator[None]:
 
     with pytest.raises(Killed), show_on(kill):
         yield
+
+
+def assert_killed_run_ends_alike(job: Callable[[str], Job]) -> None:
+    """A DPO run of six steps, killed after its fifth and continued from its fourth, ends with a whole run's weights."""
+    [*_, whole] = dpo.train(job("whole"))
+    with killed_at(5):
+        dpo.train(job("cut"))
+    again = dpo.train(job("cut"))
+    assert [checkpoint.step for checkpoint in again] == [4, 6]
+    assert have_same_weights(whole, again[-1])
 
 
 def logged(out: Path, name: str) -> list[float]:

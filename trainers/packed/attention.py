@@ -5,9 +5,8 @@
     row.targets                  #       7 8   9              what is predicted, at `row.scored`
     row.positions                # 0 1 | 2 3 | 2
 
-The prompt's last token begins every answer: it predicts the answer's first. A token sees what its own sequence has
-before it, which is the prompt and its own answer. No mask of the row's length squared is made: queries stay in place,
-keys are gathered once a segment.
+The prompt's last token is repeated before every answer, whose first token it predicts. A token attends to the prompt
+and to its own answer before it. No mask of the row's length squared is made: the keys are gathered for each segment.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,7 @@ from transformers.masking_utils import sdpa_mask
 from support.errors import TrainingError
 
 NAME = "shared_prefix"
-"""Of the attention, for `model.set_attn_implementation`; without the keyword argument of this name it is transformers'
-sdpa."""
+"""Name for `model.set_attn_implementation`; calls without the keyword argument of this name use transformers' sdpa."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +40,25 @@ class Packed:
     input_ids: Tensor
     """[1, N]."""
     positions: Tensor
-    """[N]: place of each token in the sequence it stands for, from 0."""
+    """[N]: position of each token in its own sequence, from 0."""
     scored: Tensor
-    """[n]: places in the row."""
+    """[n]: places in the row whose predictions are scored."""
     targets: Tensor
-    """[1, n]: what is predicted there."""
+    """[1, n]: the tokens to predict there."""
     keys: Tensor
-    """[M]: places in the row, segment after segment: what the segment's queries may see."""
+    """[M]: places in the row that each segment's queries attend to, segment after segment."""
     sizes: list[int]
     """Tokens of each group: they add up to N."""
     lengths: list[tuple[int, int]]
-    """(queries, keys) of each segment; its last key belongs to its last query."""
+    """(queries, keys) of each segment; its last query and its last key are the same token."""
     answers: list[int]
-    """Of each segment, how many are scored: its last ones."""
+    """Scored tokens of each segment, which are its last ones."""
     starts: list[list[int]]
-    """For each group and answer: where its scores begin among the n."""
+    """For each group and answer, where its scores begin among the n."""
 
 
 def pack(groups: Sequence[Group]) -> Packed:
-    """Lay the groups one after the other. A group's first answer is one segment with its prompt, every other answer one
-    of its own."""
+    """Put the groups one after the other. A group's prompt and first answer are one segment, each other answer one."""
     ids: list[int] = []
     positions: list[int] = []
     scored: list[int] = []
@@ -70,7 +67,7 @@ def pack(groups: Sequence[Group]) -> Packed:
     lengths: list[tuple[int, int]] = []
     starts: list[list[int]] = []
     sizes: list[int] = []
-    sizes_of_answers = [len(answer) for group in groups for answer in group.answers]
+
     for group in groups:
         begin, shared = len(ids), len(group.prompt) - 1
         ids += group.prompt[:-1]
@@ -94,7 +91,7 @@ def pack(groups: Sequence[Group]) -> Packed:
         keys=torch.tensor(keys),
         sizes=sizes,
         lengths=lengths,
-        answers=sizes_of_answers,
+        answers=[len(answer) for group in groups for answer in group.answers],
         starts=starts,
     )
 
@@ -104,9 +101,9 @@ def attention_argument(
 ) -> dict[str, Any]:
     """The keyword argument `shared_prefix` of a forward pass over a packed row, on the device of `keys`.
 
-    `queries`: the places in the row that attend; None: all. The output is zero at the others.
+    `queries`: the places in the row whose attention is computed; None: all. The output is zero at the others.
     """
-    # With as many queries as keys a segment is causal, for which sdpa is faster without a mask.
+    # A segment with as many queries as keys is causal, which sdpa computes faster without a mask.
     masks = [
         None if asked == seen else torch.ones(asked, seen, dtype=torch.bool, device=keys.device).tril(seen - asked)
         for asked, seen in lengths
@@ -133,8 +130,7 @@ def shared_prefix_attention(
     shared_prefix: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention over a packed row: query [1, heads, N, width] -> [1, N, heads, width]. transformers' sdpa for rows that
-    are not packed."""
+    """Attention over a packed row, query [1, heads, N, width] -> [1, N, heads, width]; sdpa for other rows."""
     if shared_prefix is None:
         ordinary: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -142,9 +138,8 @@ def shared_prefix_attention(
         return ordinary
     for name in ("sliding_window", "softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
-            raise TrainingError(
-                f"{type(module).__name__} attends with {name}, which packed rows do not know; train it unpacked"
-            )
+            model = type(module).__name__
+            raise TrainingError(f"{model} attends with {name}, which packed rows do not support; train it unpacked")
     key, value = (part.index_select(2, shared_prefix["keys"]) for part in (key, value))
     places = shared_prefix["queries"]
     if places is None:
@@ -158,7 +153,15 @@ def _attend_by_segment(
     query: Tensor, key: Tensor, value: Tensor, shared_prefix: Mapping[str, Any], dropout: float, scaling: float | None
 ) -> Tensor:
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
-        return _attend_by_kernel(query, key, value, scaling, shared_prefix["bounds"], shared_prefix["longest"])[None]
+        # The flash kernel for segments of several lengths; its causal window ends at a segment's last query and key.
+        from torch.nn.attention.varlen import varlen_attn
+
+        parts = [part[0].transpose(0, 1).contiguous() for part in (query, key, value)]
+        shape = (*shared_prefix["bounds"], *shared_prefix["longest"])
+        grouped = query.shape[1] != key.shape[1]
+        seen: Any = varlen_attn(*parts, *shape, scale=scaling, window_size=(-1, 0), enable_gqa=grouped)
+        attended: Tensor = seen[None]
+        return attended
     repeats = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     asked, seen = zip(*shared_prefix["lengths"], strict=True)
@@ -171,25 +174,6 @@ def _attend_by_segment(
         for q, k, v, mask in segments
     ]
     return torch.cat(found, dim=2).transpose(1, 2).contiguous()
-
-
-def _attend_by_kernel(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scaling: float | None,
-    bounds: tuple[Tensor, Tensor],
-    longest: tuple[int, int],
-) -> Tensor:
-    """One call of the variable-length flash kernel, whose causal window ends at the last query and the last key of a
-    segment."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    query, key, value = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
-    grouped = query.shape[1] != key.shape[1]
-    seen = varlen_attn(query, key, value, *bounds, *longest, scale=scaling, window_size=(-1, 0), enable_gqa=grouped)
-    assert isinstance(seen, Tensor)
-    return seen
 
 
 def register() -> None:

@@ -1,11 +1,10 @@
-"""Preference pairs as the packed trainer reads them: images opened late, each prompt once a batch, pairs of one prompt
-side by side.
+"""Preference pairs as batches of the packed trainer: each prompt once, with the pairs of a prompt side by side.
 
     pairs = Pairs(job.preferences)
     batch = PackedCollator(processor, max_length=2048)([pairs[0], pairs[1]])
 
-A batch has what TRL's collator makes of the same pairs (right-padded rows, first all chosen, then all rejected), but
-every image once; and, under "packed", the one row that the model reads.
+A batch has the right-padded rows of TRL's collator (first all chosen, then all rejected answers), with every image
+once, and under "packed" the one row that the model reads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,12 @@ from support.errors import TrainingError, first_few, one_line
 from trainers.packed.attention import Group, pack
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""What a processor makes of the text; the rest is images."""
+"""A processor's outputs for texts; the others are for images."""
 
 
 @dataclass(frozen=True)
 class PackedCollator:
-    """Pairs -> one packed row, beside the rows that TRL's arithmetic is laid out for."""
+    """Pairs -> one packed row, and the rows that TRL's loss is computed from."""
 
     processor: Any
     max_length: int | None = None
@@ -33,7 +32,7 @@ class PackedCollator:
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """TrainingError for pairs that would lose a whole answer, or part of an image, to `max_length`."""
         texts = [self._render(example) for example in examples]
-        # The template may end a prompt by what follows it, so that one row can have two prompts.
+        # The end of a rendered prompt may depend on the answer, so one row of the data can have two prompts.
         keys = [(example["row"], text["prompt"]) for example, text in zip(examples, texts, strict=True)]
         first = {key: number for number, key in reversed(list(enumerate(keys)))}
         order = sorted(first, key=lambda key: first[key])
@@ -46,21 +45,16 @@ class PackedCollator:
         if cut:
             raise CutError([examples[number]["id"] for number in cut], cut, self.max_length or 0)
 
-        said = {
-            text[side]: str(example["id"])
-            for example, text in zip(examples, texts, strict=True)
-            for side in ("chosen", "rejected")
-        }
-        answers = list(said)
-        processed = self._read(list(said.values()), answers, [[]] * len(answers), padding_side="right")
+        both = "chosen", "rejected"
+        id_of = {text[side]: str(own["id"]) for own, text in zip(examples, texts, strict=True) for side in both}
+        answers = list(id_of)
+        processed = self._read(list(id_of.values()), answers, [[]] * len(answers), padding_side="right")
         answer_ids = dict(zip(answers, _unpad(processed), strict=True))
-        sides = [(key, text[side]) for side in ("chosen", "rejected") for key, text in zip(keys, texts, strict=True)]
+        sides = [(key, text[side]) for side in both for key, text in zip(keys, texts, strict=True)]
         sequences = list(dict.fromkeys(sides))
         kept = {(key, answer): answer_ids[answer][: room[key]] for key, answer in sequences}
         grouped = [[sequence for sequence in sequences if sequence[0] == key] for key in order]
-        row = pack(
-            [Group(prompt=prompt_ids[group[0][0]], answers=[kept[sequence] for sequence in group]) for group in grouped]
-        )
+        row = pack([Group(prompt=prompt_ids[own[0][0]], answers=[kept[each] for each in own]) for own in grouped])
         begins = {
             sequence: start
             for group, starts in zip(grouped, row.starts, strict=True)
@@ -68,21 +62,12 @@ class PackedCollator:
         }
         laid_out = _lay_out_rows([(prompt_ids[side[0]], kept[side], begins[side]) for side in sides], self._padding)
         packed = {name: value for name, value in asdict(row).items() if name != "starts"}
-        packed |= {
-            "cells": laid_out.pop("cells"),
-            "prompts": {name: prompts[name] for name in TEXTS if name in prompts},
-        }
-        references = {
-            name: torch.tensor([example[name] for example in examples])
-            for name in ("ref_chosen_logps", "ref_rejected_logps")
-            if name in examples[0]
-        }
-        return {
-            **{name: value for name, value in prompts.items() if name not in TEXTS},
-            **laid_out,
-            **references,
-            "packed": packed,
-        }
+        packed["cells"] = laid_out.pop("cells")
+        packed["prompts"] = {name: prompts[name] for name in TEXTS if name in prompts}
+        known = [name for name in ("ref_chosen_logps", "ref_rejected_logps") if name in examples[0]]
+        references = {name: torch.tensor([example[name] for example in examples]) for name in known}
+        shown = {name: value for name, value in prompts.items() if name not in TEXTS}
+        return {**shown, **laid_out, **references, "packed": packed}
 
     @property
     def _padding(self) -> int:
@@ -97,8 +82,7 @@ class PackedCollator:
         return rendered
 
     def _read(self, ids: Sequence[str], texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
-        """What the processor makes of pairs' texts and images; TrainingError names the pair that it refuses, for a thin
-        picture, say."""
+        """The processor's outputs for texts and images; TrainingError names a pair that the processor refuses."""
         try:
             return self._process(texts, images, **arguments)
         except ValueError:
@@ -113,14 +97,14 @@ class PackedCollator:
 
     def _process(self, texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
         shown = {"images": list(images)} if any(images) else {}
-        # The template has written the start token already.
+        # Rendered texts have a start token already.
         return self.processor(
             text=list(texts), padding=True, return_tensors="pt", add_special_tokens=False, **shown, **arguments
         )
 
 
 class CutError(TrainingError):
-    """Pairs of which `max_length` leaves no answer: their `ids`, and their `places` in what was collated."""
+    """Pairs whose prompt alone fills `max_length`: their `ids`, and their `places` among the given pairs."""
 
     def __init__(self, ids: Sequence[str], places: Sequence[int], max_length: int) -> None:
         self.ids, self.places = tuple(ids), tuple(places)
@@ -138,7 +122,7 @@ def _unpad(processed: Mapping[str, Any]) -> list[list[int]]:
 def _lay_out_rows(sequences: Sequence[tuple[list[int], list[int], int]], padding: int) -> dict[str, torch.Tensor]:
     """(prompt, answer, where its scores begin) of each row -> TRL's tensors [rows, T], and `cells` [rows, T - 1].
 
-    A cell is 1 + the place among all scores of the one that belongs there, 0 where none does.
+    A cell is 1 + the index of its score among all scores, 0 if it has none.
     """
     ids = [torch.tensor(prompt + answer) for prompt, answer, _ in sequences]
     asked = [torch.tensor([0] * len(prompt) + [1] * len(answer)) for prompt, answer, _ in sequences]

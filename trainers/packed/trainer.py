@@ -4,14 +4,13 @@
                                processing_class=processor, peft_config=lora, group_pairs=True)
     trainer.train()
 
-Losses, metrics, logging, checkpoints and resuming are TRL's own: its `_compute_loss` calls what it takes for the model,
-`PackedCall`, which reads one packed row and returns its outputs in TRL's layout, so that loss and gradients are those
-of the unmodified trainer. It does less work:
+Losses, metrics, logging, checkpoints and resuming are TRL's own. Its `_compute_loss` calls `PackedCall` in place of the
+model, which reads one packed row and returns outputs in TRL's layout, so that loss and gradients are those of the
+unmodified trainer, with less computation:
 
-- an image goes through its encoder once a step, not twice a pair and twice again for the reference, and without a
-  gradient through a frozen one; where the projector is frozen too, its features are kept from the reference's pass on
-  (`vision_cache`), and training runs no encoder;
-- a prompt goes through the language model once for all answers to it that are in the batch;
+- an image is encoded once a step, not four times a pair, and without a gradient through a frozen encoder; if the
+  projector is frozen too, features are kept from the reference's pass on (`vision_cache`) and training encodes none;
+- a prompt is read once for all answers to it that are in the batch;
 - the reference's log-probabilities are computed once, before training, and kept on disk.
 """
 
@@ -41,20 +40,10 @@ from trainers.packed.collator import CutError, PackedCollator
 from trainers.packed.vision_cache import KeptFeatures, is_trained
 
 FAMILIES = (
-    "llava",
-    "llava_next",
-    "llava_onevision",
-    "internvl",
-    "idefics3",
-    "smolvlm",
-    "qwen",
-    "qwen2_vl",
-    "qwen2_5_vl",
-    "qwen3_vl",
+    *("llava", "llava_next", "llava_onevision", "internvl", "idefics3", "smolvlm"),
+    *("qwen", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
 )
-"""`model_type`s whose packed loss and gradients are tested to be those of TRL's own trainer."""
-
-
+"""`model_type`s for which tests show that packed loss and gradients equal those of TRL's own trainer."""
 IRRELEVANT_SETTINGS = ("_name_or_path", "transformers_version", "use_cache")
 """Keys of a model's configuration on which its log-probabilities do not depend."""
 
@@ -82,7 +71,7 @@ class PackedCall:
         found = self.model(
             input_ids=row,
             position_ids=positions(self.backbone, packed, images.get("image_grid_thw")),
-            # With four axes it is passed on as it is; our attention does not read it.
+            # transformers passes a mask with four axes on unchanged; our attention does not read it.
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row.device),
             shared_prefix={
                 **attention_argument(packed["keys"], packed["lengths"]),
@@ -97,34 +86,23 @@ class PackedCall:
         def lay_out(values: Tensor | None) -> Tensor | None:
             return None if values is None else torch.cat([values.new_zeros(1), values[0]])[packed["cells"]]
 
-        return FusedCausalLMOutput(
-            loss=found.loss,
-            log_probs=lay_out(found.log_probs),
-            entropy=lay_out(found.entropy),
-            log_sum_sq_probs=lay_out(found.log_sum_sq_probs),
-            mean_logits=lay_out(found.mean_logits),
-            is_top1=lay_out(found.is_top1),
-            label_mask=labels[:, 1:] != -100,
-        )
+        names = "log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1"
+        figures = {name: lay_out(getattr(found, name)) for name in names}
+        return FusedCausalLMOutput(loss=found.loss, **figures, label_mask=labels[:, 1:] != -100)
 
 
 def positions(backbone: Any, packed: Mapping[str, Any], grids: Tensor | None) -> Tensor:
-    """The position of each token of the packed row: [1, N], or [3, 1, N] for a model whose image tokens have positions
-    by time, height and width."""
+    """Positions of the packed row's tokens: [1, N], or [3, 1, N] (time, height, width) for models that have these."""
     places: Tensor = packed["positions"]
     rope = getattr(backbone, "get_rope_index", None)
     if rope is None or grids is None:
         return places[None]
     prompts = packed["prompts"]
-    turned = rope(
-        prompts["input_ids"],
-        prompts["mm_token_type_ids"],
-        image_grid_thw=grids,
-        attention_mask=prompts["attention_mask"],
-    )[0]
+    mask = prompts["attention_mask"]
+    turned = rope(prompts["input_ids"], prompts["mm_token_type_ids"], image_grid_thw=grids, attention_mask=mask)[0]
     found = []
     for number, own in enumerate(places.split(packed["sizes"])):
-        prompt = turned[:, number, prompts["attention_mask"][number].bool()]
+        prompt = turned[:, number, mask[number].bool()]
         answers = prompt.max() + 1 + torch.arange(int(own.max()) + 1, device=own.device)
         found.append(torch.cat([prompt, answers.expand(3, -1)], dim=1)[:, own])
     return torch.cat(found, dim=1)[:, None]
@@ -133,10 +111,9 @@ def positions(backbone: Any, packed: Mapping[str, Any], grids: Tensor | None) ->
 class PackedDPOTrainer(PromptSampling, DPOTrainer):
     """TRL's DPOTrainer over packed rows. The reference is the model with its adapters off.
 
-    `group_pairs` brings all pairs of a prompt into one batch (of at least as many pairs): less work, and batches whose
-    pairs are alike. `reference_folder` keeps the reference's log-probabilities, for one run at a time. `features_room`:
-    bytes of CPU memory in which each process keeps image features, where encoder and projector are frozen.
-    TrainingError; CutError, before training starts, for pairs that would lose their answer to `max_length`.
+    `group_pairs` puts all pairs of a prompt into one batch. `reference_folder` keeps the reference's log-probabilities,
+    for one run at a time. `features_room`: bytes of CPU memory a process for image features, if encoder and projector
+    are frozen. TrainingError; before training, CutError for pairs whose prompt alone fills `max_length`.
     """
 
     train_dataset: Pairs
@@ -155,17 +132,14 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
     ) -> None:
         kind = model.config.model_type
         if kind not in FAMILIES:
-            raise TrainingError(
-                f"models of type {kind!r} are not known to train alike on packed rows; known: {', '.join(FAMILIES)}"
-            )
+            known = ", ".join(FAMILIES)
+            raise TrainingError(f"models of type {kind!r} are not known to train alike on packed rows; known: {known}")
         args.remove_unused_columns = False  # the collator reads `row`, which is no argument of any model
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=PackedCollator(processing_class, args.max_length),
-            processing_class=processing_class,
-            **given,
-        )
+        given |= {
+            "processing_class": processing_class,
+            "data_collator": PackedCollator(processing_class, args.max_length),
+        }
+        super().__init__(model=model, args=args, **given)
         self._check_supported()
         self.group_pairs = group_pairs
         self.reference_folder = Path(args.output_dir) / "reference" if reference_folder is None else reference_folder
@@ -180,8 +154,7 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
         base.set_attn_implementation({"text_config": NAME} if "text_config" in base.config.sub_configs else NAME)
         tower = self.backbone.get_encoder(modality="image")
         if not any(parameter.requires_grad for parameter in tower.parameters()):
-            # Gradient checkpointing with adapters makes embeddings require gradients, the tower's too, which would be
-            # computed for nothing.
+            # Gradient checkpointing with adapters makes all embeddings require gradients: the tower's would be unused.
             tower.forward = torch.no_grad()(tower.forward)
         self.features: KeptFeatures | None = None
         if features_room and not is_trained(self.backbone):
@@ -204,7 +177,7 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's, of a model that reads packed rows."""
-        # The backward pass begins with the last layer: it would be recomputed at once, which saves no memory.
+        # The backward pass begins with the last layer: checkpointing it would save no memory.
         self.last_layer.gradient_checkpointing = False
         return super().compute_loss(PackedCall(model, self.backbone), inputs, return_outputs, num_items_in_batch)
 
@@ -217,8 +190,6 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
         """TRL's, of `eval_dataset`."""
         self.add_references()
         return super().evaluate(*args, **kwargs)
-
-    # The reference
 
     def add_references(self) -> None:
         """Compute the reference's log-probabilities of the pairs that have none yet."""
@@ -236,22 +207,24 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
         asked = {key: index for index, key in reversed(list(enumerate(keys))) if key not in known}
         batches = by_prompt(pairs.preferences, sorted(asked.values()), self.args.per_device_train_batch_size)
         mine = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        cut = self._ask_reference(pairs, keys, mine, JsonLines(folder / f"{self.accelerator.process_index}.jsonl"))
+        cut = self._score_by_reference(pairs, keys, mine, JsonLines(folder / f"{self.accelerator.process_index}.jsonl"))
         self.accelerator.wait_for_everyone()
         lost_keys = {keys[index] for part in gather_object([cut]) for index in part}
-        # A pair that is there twice was asked about once.
+        # Equal pairs were scored once.
         lost = [index for index, key in enumerate(keys) if key in lost_keys]
         if lost:
-            raise CutError([pairs.preferences[index].id for index in sorted(lost)], sorted(lost), self.args.max_length)
+            raise CutError([pairs.preferences[index].id for index in lost], lost, self.args.max_length)
         known = _read_reference(folder)
         return Pairs(pairs.preferences, [known[key] for key in keys])
 
-    def _ask_reference(self, pairs: Pairs, keys: Sequence[str], batches: list[list[int]], rows: JsonLines) -> list[int]:
-        """Store the reference's log-probabilities of these pairs; returns which of them `max_length` cuts."""
+    def _score_by_reference(
+        self, pairs: Pairs, keys: Sequence[str], batches: list[list[int]], rows: JsonLines
+    ) -> list[int]:
+        """Store the reference's log-probabilities of these pairs; returns the pairs whose answer `max_length` cuts."""
         cut: list[int] = []
         self.model.to(self.accelerator.device)
         was = self.model.training
-        # As TRL computes it in training; some models attend differently in evaluation.
+        # As TRL does in training: some models attend differently in evaluation mode.
         self.model.train(self.args.disable_dropout)
         call = PackedCall(self.model, self.backbone)
         collate = partial(_collate_fitting, self.data_collator)
@@ -267,19 +240,16 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
                 found = list(zip(fitting, *(side.tolist() for side in both), strict=True))
                 for index, *values in found:
                     if not all(map(math.isfinite, values)):
-                        raise TrainingError(
-                            f"the reference gives pair {pairs.preferences[index].id!r} log-probabilities {values}"
-                        )
-                rows.append(
-                    {"id": keys[index], "chosen": chosen, "rejected": rejected} for index, chosen, rejected in found
-                )
+                        id = pairs.preferences[index].id
+                        raise TrainingError(f"the reference gives pair {id!r} log-probabilities {values}")
+                rows.append({"id": keys[index], "chosen": won, "rejected": lost} for index, won, lost in found)
             done += len(indices)
             report("score by the reference", done, total)
         self.model.train(was)
         return cut
 
     def _settings(self) -> str:
-        """A digest of all that the reference's log-probabilities depend on, except weights and pairs."""
+        """A digest of what the reference's log-probabilities depend on besides weights and pairs."""
         processor = self.processing_class
         facts = {
             "processor": processor.to_dict(),
@@ -294,7 +264,7 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
 
 
 def _keep_scored(module: Any, args: Any, kwargs: Mapping[str, Any], output: Any) -> Any:
-    """Give the head only the positions that predict answer tokens; a forward hook of the backbone."""
+    """A forward hook of the backbone: keep only the positions that predict answer tokens."""
     packed = kwargs.get(NAME)
     if packed is not None:
         output.last_hidden_state = output.last_hidden_state[:, packed["scored"]]
@@ -302,8 +272,7 @@ def _keep_scored(module: Any, args: Any, kwargs: Mapping[str, Any], output: Any)
 
 
 def compute_only_scored(layer: Any) -> None:
-    """Have a model's last layer compute attention and MLP only at the scored positions; its other outputs are not
-    used."""
+    """Make a model's last layer compute attention and MLP only at the scored positions; its other outputs are unused."""
     places: list[Tensor | None] = [None]
 
     def begin(module: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -325,7 +294,7 @@ def compute_only_scored(layer: Any) -> None:
 def _collate_fitting(
     collator: PackedCollator, examples: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """The batch of those examples that `max_length` leaves an answer, and the places of the others."""
+    """The batch of the examples that fit into `max_length`, and the places of the others."""
     try:
         return collator(examples), ()
     except CutError as error:
@@ -339,7 +308,7 @@ def _read_reference(folder: Path) -> dict[str, tuple[float, float]]:
 
 
 def by_prompt(preferences: Sequence[Preference], indices: Iterable[int], size: int) -> list[list[int]]:
-    """Batches of whole prompts, each of `size` pairs or a prompt more than that."""
+    """Batches of all pairs of some prompts: at most `size` pairs, or one prompt."""
     prompts: dict[int, list[int]] = {}
     for index in indices:
         prompts.setdefault(preferences[index].row, []).append(index)
@@ -365,8 +334,7 @@ def digests(preferences: Sequence[Preference], settings: str) -> list[str]:
 
 
 def digest_of_reference(model: Any) -> str:
-    """Of the model with its adapters off, configuration and weights, whatever adapters are put around these and
-    wherever it lies."""
+    """A digest of configuration and weights of the model with its adapters off."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in IRRELEVANT_SETTINGS}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, parameter in sorted(

@@ -1,12 +1,11 @@
-"""Image features, kept where the encoder is not trained: an image goes through it once, whatever the number of epochs.
+"""A cache of image features, for encoders that are not trained: an image is encoded once, not once an epoch.
 
     features = KeptFeatures(backbone, room=2 << 30)
-    backbone.get_image_features = features       # takes and answers what the model's own takes and answers
+    backbone.get_image_features = features       # same arguments, same results
     features.clear()
 
-An entry is found by the very pixels that the model is given, so that an image changed on its way (augmented, noised) is
-another one. Every image is encoded alone: its features are then the same bits whichever others were missing, and
-whether they were kept or are computed anew.
+Entries are found by the pixels that the model is given, so a changed image (augmented, noised) is another entry. Every
+image is encoded alone: its features are then bit by bit the same, whatever else is in the batch or the cache.
 """
 
 import hashlib
@@ -21,24 +20,23 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 
 Image = dict[str, Tensor]
-"""The arguments of `get_image_features` that are this image's: its pixels, grid, size or mask."""
+"""One image's arguments of `get_image_features`: its pixels, grid, size or mask."""
 
 BEYOND = ("output_hidden_states", "output_attentions")
-"""Outputs of the encoder that are not kept."""
+"""Outputs of the encoder that are not cached."""
 
 
 class KeptFeatures:
-    """A cached `get_image_features` of a model: least recently used features are dropped beyond `room` bytes of CPU
-    memory.
+    """A model's `get_image_features`, cached in `room` bytes of CPU memory; the least recently used are dropped.
 
     The output has only `pooler_output` (and `deepstack_features`), without a graph. Features that depend on random
-    numbers are not kept.
+    numbers are not cached.
     """
 
     def __init__(self, backbone: Any, room: int) -> None:
         self.backbone, self.room = backbone, room
         self.encode = backbone.get_image_features
-        self.__signature__ = inspect.signature(self.encode)  # `generate` looks which arguments are taken
+        self.__signature__ = inspect.signature(self.encode)  # `generate` checks which arguments are taken
         self.used = 0
         """Bytes."""
         self._kept: OrderedDict[bytes, list[Tensor]] = OrderedDict()
@@ -80,7 +78,7 @@ class KeptFeatures:
 
     @torch.no_grad()
     def _encode(self, key: bytes, arguments: Mapping[str, Any]) -> list[Tensor]:
-        """One image's features: those of its tokens, then those that deeper layers add to them."""
+        """One image's features: those of its tokens, then those added in deeper layers."""
         device = arguments["pixel_values"].device
         before = _random_state(device)
         output = self.encode(**{**arguments, "return_dict": True})
@@ -98,8 +96,7 @@ class KeptFeatures:
 
 
 def split_images(given: Mapping[str, Any]) -> Iterator[Image]:
-    """The arguments of `get_image_features`, image by image (tile by tile if they don't say which tiles make an image);
-    none if they have no pixels."""
+    """The arguments of `get_image_features` by image (by tile if they don't say which tiles make an image)."""
     pixels, grids, sizes, mask = (
         given.get(name) for name in ("pixel_values", "image_grid_thw", "image_sizes", "pixel_attention_mask")
     )
@@ -115,23 +112,21 @@ def split_images(given: Mapping[str, Any]) -> Iterator[Image]:
     elif sizes is None:
         yield from ({"pixel_values": part[None]} for part in pixels)
     elif len(sizes) == len(pixels):
-        # LLaVA-OneVision cuts the only image of a prompt otherwise than one of several.
+        # LLaVA-OneVision tiles the only image of a prompt differently from one of several.
         counts = given.get("batch_num_images")
-        beside = (
-            [{}] * len(sizes)
-            if counts is None
-            else [{"batch_num_images": count[None]} for count in counts for _ in range(int(count))]
-        )
+        beside: list[Image] = [{}] * len(sizes)
+        if counts is not None:
+            beside = [{"batch_num_images": count[None]} for count in counts for _ in range(int(count))]
         for part, size, more in zip(pixels, sizes, beside, strict=True):
             yield {"pixel_values": part[None], "image_sizes": size[None], **more}
 
 
 def digest(image: Image, state: str) -> bytes:
-    """Of all that an image's features depend on except weights; `state`: what is the same for all images of a call."""
+    """A digest of what an image's features depend on besides weights; `state`: the part common to all images."""
     found = hashlib.sha256(state.encode())
     for name, value in sorted(image.items()):
         if name == "pixel_values" and "image_sizes" in image and value.dim() == 5:
-            # Tiles are filled up to the most in the batch; the size says how many are the image's.
+            # Empty tiles fill up to the largest number in the batch; they are not the image's.
             filled = value[0].flatten(1).any(-1).nonzero()
             value = value[:, : int(filled.max()) + 1 if len(filled) else 0]
         found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
@@ -143,16 +138,11 @@ def digest(image: Image, state: str) -> bytes:
 def is_trained(backbone: Any) -> bool:
     """True if anything between pixels and the language model is trained, or has adapters that can be switched."""
     decoder, tower = backbone.get_decoder(), backbone.get_encoder(modality="image")
-    in_decoder = set(decoder.modules())
-    sees = (
-        list(tower.modules())
-        if decoder is backbone
-        else [module for module in backbone.modules() if module not in in_decoder]
-    )
+    modules = set(tower.modules()) if decoder is backbone else set(backbone.modules()) - set(decoder.modules())
     return any(
         isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
         or any(own.requires_grad for own in module.parameters(recurse=False))
-        for module in sees
+        for module in modules
     )
 
 

@@ -219,10 +219,7 @@ class Pretraining:
         """Muon for the hidden matrices, AdamW for embeddings, norms and biases."""
         matrices = [p for name, p in parameters if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in parameters if not (p.ndim == 2 and "embed" not in name)]
-        return [
-            Muon(matrices, lr=lr),
-            torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
-        ]
+        return [Muon(matrices, lr=lr), torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98))]
 
     def see(self, stage: Stage) -> None:
         """Vision tower, projector and word embeddings, by spelling alone."""
