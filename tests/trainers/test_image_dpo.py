@@ -179,7 +179,8 @@ def test_crops_are_fresh_every_epoch_and_the_same_again(checkpoint: Any, tmp_pat
 
 
 def job(out: Path, **changes: Any) -> Job:
-    texts = {"prompt": "describe the image in detail.", "chosen": "a red ring.", "rejected": "a blue ball."}
+    texts: dict[str, Any] = {"prompt": "describe the image in detail."}
+    texts |= {"chosen": "a red ring.", "rejected": "a blue ball."}
     pairs = [replace(pair, id=f"{pair.id}{row}", row=row, **texts) for row, pair in enumerate(PAIRS * 2)]
     settings = {"loss": "mdpo", "sft_weight": 0.0, "batch_size": 2, "checkpoints": 1, "log_steps": 1, "warmup_steps": 0}
     return job_of(pairs, out, **{**settings, **changes})

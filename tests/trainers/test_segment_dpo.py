@@ -52,7 +52,7 @@ def alone(made: Any, gamma: float) -> tuple[float, dict[str, float]]:
         sides = {"chosen": pair.chosen, "rejected": pair.rejected}
         both = [read(made.model, made.processing_class, images, pair.prompt, said)[1] for said in sides.values()]
         same = [-1] * 3  # what the prompt ends with
-        changed = functions.changed_tokens(*([*same, *tokens.tolist()] for tokens in both))
+        changed = functions.changed_tokens([*same, *both[0].tolist()], [*same, *both[1].tolist()])
         for name, differs in zip(sides, changed, strict=True):
             policy, reference = (
                 functions.segment_log_probs(found, torch.ones(len(found)), tensor(differs[3:]), gamma)
@@ -148,7 +148,7 @@ def test_two_epochs_lower_the_loss(kind: Any, checkpoint: Any, tmp_path: Path) -
 
 def job(out: Path, **changes: Any) -> Job:
     said = "a red ring. a {} the background is gray."
-    answers = {"chosen": said.format("blue circle."), "rejected": said.format("green square.")}
+    answers: dict[str, Any] = {"chosen": said.format("blue circle."), "rejected": said.format("green square.")}
     pairs = [
         replace(pair, id=f"{pair.id}{row}", prompt="describe the image in detail.", row=row, **answers)
         for row, pair in enumerate(PAIRS * 2)

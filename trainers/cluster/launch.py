@@ -1,4 +1,4 @@
-"""A training command on several GPUs, on several machines, or as a Slurm job that comes back after preemption.
+"""Runs a training command on several GPUs, on several machines, or as a Slurm job that is requeued after preemption.
 
     layout = Layout(processes=8, nodes=2, mode="zero2")
     command = [str(beside_python("harness")), "train", "povid", "--out", "runs/povid"]
@@ -6,11 +6,10 @@
     launch(command, Path("runs/povid"), Layout(processes=2))      # here and now: its exit code
     send(command, Path("runs/povid"), layout, wanted=resources(["partition=gpu"])).id     # as a job
 
-Processes are started by `accelerate launch` from the files in `accelerate_configs`. It falls back to a single process
-without a word where it finds no reason for several, so every process calls `check_world()` before it trains: it ends
-the run where there are not as many processes as were asked for, and leaves a note without which the launch has failed.
-The command must be one that finishes what a killed run left in its folder; logs, notes and job files are in the
-folder's `launch/`.
+`accelerate launch` starts the processes, with the files in `accelerate_configs`. It may silently start a single one, so
+every process calls `check_world()` before it trains: this fails unless the number of processes is right, and writes a
+note without which the launch has failed. The command must continue what a killed run left in its folder; logs, notes
+and job files are in the folder's `launch/`.
 """
 
 import contextlib
@@ -42,11 +41,10 @@ CONFIGS: Final[Mapping[str, Path]] = {
 """Mode -> accelerate's settings for it."""
 
 NOTES: Final = "HARNESS_LAUNCH_NOTES"
-"""The variable by which a process knows in which folder to say that it is there."""
+"""Environment variable: the folder in which each process writes its note."""
 
 GRACE: Final = 600.0
-"""Seconds a job that was told to end waits to be ended: until then a preempted one is queued again, and one that ends
-by itself is not."""
+"""Seconds that a job waits after SIGTERM: Slurm requeues preempted jobs only if they don't end by themselves."""
 
 _STOPPING: Final = 40.0  # seconds; torchrun gives its processes 30
 _SETTLING: Final = 60  # seconds
@@ -54,7 +52,7 @@ _SETTLING: Final = 60  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How many processes, where, and what each of them holds."""
+    """Number of processes and nodes, and what each process holds."""
 
     processes: int = 1
     """On each node: one a GPU."""
@@ -88,17 +86,17 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A node among those of a job."""
+    """A node of a job."""
 
     rank: int = 0
     head: str = "127.0.0.1"
     """The first node's name."""
     port: int = 0
-    """Of the first node; 0: any that is free, where there is one node only."""
+    """Of the first node; 0: any free port, for jobs of one node."""
 
 
 def beside_python(name: str) -> Path:
-    """A program of this Python's own environment. ClusterError where it isn't there."""
+    """A program of this Python's environment; ClusterError if there is none."""
     path = Path(sys.executable).with_name(name)
     if not path.is_file():
         raise ClusterError(f"no {name!r} beside {sys.executable}: install it into this environment")
@@ -106,7 +104,7 @@ def beside_python(name: str) -> Path:
 
 
 def command_of(command: Sequence[str], layout: Layout, place: Place | None = None) -> list[str]:
-    """What a node runs. ClusterError where the mode's library is missing."""
+    """The command of a node; ClusterError if the mode's library is missing."""
     if layout.mode.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         raise ClusterError(f"mode {layout.mode!r}: needs DeepSpeed: pip install deepspeed")
     if layout.world == 1 and layout.mode == "ddp":
@@ -125,20 +123,16 @@ def command_of(command: Sequence[str], layout: Layout, place: Place | None = Non
 
 
 def environment_of(layout: Layout, notes: Path) -> dict[str, str]:
-    """Variables a node's command has beside those of the shell."""
+    """Environment variables of a node's command besides those of the shell."""
     # accelerate's own option for CPUs starts a single process.
     cpu = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if layout.cpu else {}
-    # torchrun's: the processes meet at a port that it holds. accelerate looks for a free one and lets it go: another
-    # may have it then.
+    # torchrun keeps the port open that the processes meet at; one that accelerate finds may be taken meanwhile.
     meeting = {"PET_STANDALONE": "1"} if layout.nodes == 1 and layout.processes > 1 else {}
     return {WORLD: str(layout.world), NOTES: str(notes), **meeting, **cpu}
 
 
-# -- in the processes
-
-
 def check_world() -> int:
-    """How many processes train: each calls this first. RunError where the launcher asked for another number."""
+    """The number of processes; each calls this before training. RunError if the launcher asked for another number."""
     count, own = world_size(), rank()
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
@@ -152,15 +146,11 @@ def check_world() -> int:
     return count
 
 
-# -- on this machine
-
-
 def launch(command: Sequence[str], folder: Path, layout: Layout | None = None) -> int:
-    """Run the command as `layout` wants it, on this machine, and wait: the exit code of the process that failed first,
-    else 0.
+    """Run the command on this machine to its end; returns the exit code of the process that failed first, else 0.
 
-    What it prints is printed, and kept in a log of `folder`/launch. ClusterError; RunError where a launch is at work
-    in the folder, or processes did not come.
+    Its output is printed, and logged in `folder`/launch. ClusterError; RunError if another launch is running in the
+    folder, or some processes did not call `check_world`.
     """
     layout = layout or Layout()
     if layout.nodes > 1:
@@ -171,7 +161,7 @@ def launch(command: Sequence[str], folder: Path, layout: Layout | None = None) -
 
 
 def _run_node(command: Sequence[str], folder: Path, layout: Layout, place: Place, attempt: str) -> int:
-    """Run this node's processes, printing and logging what they print; the exit code."""
+    """Run this node's processes, printing and logging their output; the exit code."""
     notes = folder.absolute() / "launch" / attempt
     log = notes / f"node-{place.rank}.log"
     words, environment = command_of(command, layout, place), environment_of(layout, notes)
@@ -180,14 +170,10 @@ def _run_node(command: Sequence[str], folder: Path, layout: Layout, place: Place
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{_assignments(environment)} {shlex.join(words)}\n")
         try:
+            # Not a group of their own: Ctrl-C and a closed terminal reach the processes, and torchrun ends its own.
+            groups: dict[str, Any] = {"own_group": False, "keep_open": () if lock is None else (lock,)}
             child = ChildProcess(
-                words,
-                log,
-                environment=os.environ | environment,
-                printed=True,
-                own_group=False,  # Ctrl-C and a closed terminal reach the processes, and torchrun ends its own
-                grace=_STOPPING,
-                keep_open=() if lock is None else (lock,),
+                words, log, environment=os.environ | environment, printed=True, grace=_STOPPING, **groups
             )
         except OSError as error:
             raise ClusterError(f"{words[0]}: {error.strerror}") from None
@@ -205,8 +191,10 @@ def _run_node(command: Sequence[str], folder: Path, layout: Layout, place: Place
 
 
 def exit_code(code: int, output: str) -> int:
-    """The exit code of the process that failed first, which torchrun's report of failures names last; else `code`,
-    the launcher's. 128 and the signal where one ended it."""
+    """The exit code of the process that failed first, which torchrun's report names last; else `code`, the launcher's.
+
+    128 + the signal for a process that a signal ended.
+    """
     reported = re.findall(r"^\s*exitcode\s*:\s*(-?\d+)", output, re.MULTILINE)
     first = int(reported[-1]) if reported else code
     return first if first > 0 else 128 - first if first < 0 else 1
@@ -214,8 +202,7 @@ def exit_code(code: int, output: str) -> int:
 
 @contextlib.contextmanager
 def _sole_launch(folder: Path, place: Place) -> Iterator[int | None]:
-    """The first node's lock on the folder. The started processes hold it too: they may outlive a launcher that was
-    killed."""
+    """The first node's lock on the folder; its processes hold it too, as they may outlive a killed launcher."""
     if place.rank:
         yield None
         return
@@ -229,56 +216,46 @@ def _assignments(environment: Mapping[str, str]) -> str:
     return " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
 
 
-# -- as a job of a cluster
-
-
 def send(
     command: Sequence[str], folder: Path, layout: Layout, *, wanted: Resources | None = None, cluster: Cluster = "slurm"
 ) -> SlurmJob:
-    """Submit the command as a job, which is queued again when it is preempted or reaches its time limit. ClusterError.
+    """Submit the command as a job, which is requeued after preemption and at its time limit. ClusterError.
 
-    Where a job of this folder waits or runs already, that is the one. `cluster="local"` runs it in the background of
-    this machine.
+    Returns a waiting or running job of this folder if there is one. `cluster="local"`: in this machine's background.
     """
     check_cluster(cluster)
     wanted = _resources_for(layout, wanted)
-    command_of(command, layout)  # what is missing is said now, not hours later on a node
+    command_of(command, layout)  # a missing library is an error now, not hours later on a node
     name, jobs = job_name(folder), folder.absolute() / "launch" / "jobs"
     if cluster == "slurm":
         if (queued := _find_queued_job(name, jobs)) is not None:
             return queued
     elif layout.nodes > 1:
         raise ClusterError(f"nodes {layout.nodes}: this machine is one")
-    return submit(
-        name,
-        NodeJob(command=tuple(command), folder=folder.absolute(), layout=layout),
-        folder=jobs,
-        wanted=wanted,
-        cluster=cluster,
-    )
+    work = NodeJob(command=tuple(command), folder=folder.absolute(), layout=layout)
+    return submit(name, work, folder=jobs, wanted=wanted, cluster=cluster)
 
 
 def job_name(folder: Path) -> str:
-    """A folder's jobs in the queue: the folder's name, and what tells it from others of that name."""
+    """The name of a folder's jobs: the folder's name and a hash of its path."""
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", folder.absolute().name).strip("-.")[:40]
     return f"{readable}-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]}"
 
 
 def _find_queued_job(name: str, jobs: Path) -> SlurmJob | None:
-    # Asked of the queue, not read from a file: who was killed between submitting and writing has a job nonetheless.
+    # Asked of the queue, not read from a file: a launcher may have been killed between submitting and writing.
     id = ""
     for _ in range(_SETTLING):
         asked = run_squeue("%i %T", "--name", name, "--user", getpass.getuser())
         if asked.returncode:
-            raise RunError(
-                f"{name}: the queue can't be asked whether the job is there already: {one_line(asked.stderr)[:200]}"
-            )
+            problem = one_line(asked.stderr)[:200]
+            raise RunError(f"{name}: the queue can't be asked whether the job is there already: {problem}")
         if not asked.stdout.strip():
             return None
         id, state = asked.stdout.split()[:2]
         if state != "COMPLETING":
             break
-        time.sleep(1)  # it is over, or about to be queued again
+        time.sleep(1)  # it is ending, or about to be requeued
     return SlurmJob(name=name, id=id, log=jobs / f"{id}_0_log.out", cluster="slurm", handle=None)
 
 
@@ -293,14 +270,14 @@ def _resources_for(layout: Layout, wanted: Resources | None) -> Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeJob:
-    """What a job does on each of its nodes."""
+    """The work of a job on each of its nodes."""
 
     command: tuple[str, ...]
     folder: Path
     layout: Layout
 
     def __call__(self) -> None:
-        """Run this node's processes. SystemExit with the code of the one that failed."""
+        """Run this node's processes; SystemExit with the code of the one that failed first."""
         signals: list[int] = []
         before = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
         try:
@@ -309,32 +286,31 @@ class NodeJob:
             print(f"harness: {error}", file=sys.stderr)
             code = error.exit_code
         if code and signals:
-            # Slurm preempts or cancels the job: it has warned all processes, and ends them soon.
+            # Slurm preempts or cancels the job: all processes have got SIGTERM, and will be killed.
             time.sleep(GRACE)
         signal.signal(signal.SIGTERM, before)
         if code:
             raise SystemExit(code)
 
     def checkpoint(self) -> Any:
-        """What the job does once it is queued again: the same, from where the folder stands."""
+        """The work of the requeued job: the same."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def _find_place(layout: Layout) -> tuple[Place, str]:
-    """This node, and this start of the job."""
+    """This node, and a name of this start of the job."""
     import submitit
 
     job = submitit.JobEnvironment()
-    attempt = f"job-{job.job_id}" + (
-        f"-restart-{count}" if (count := os.environ.get("SLURM_RESTART_COUNT", "0")) != "0" else ""
-    )
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    attempt = f"job-{job.job_id}" if restarts == "0" else f"job-{job.job_id}-restart-{restarts}"
     if layout.nodes == 1:
         return Place(), attempt
     if job.num_nodes != layout.nodes:
         raise RunError(f"{layout.nodes} nodes were asked for, and the job has {job.num_nodes}")
-    # Below the ports that systems give out by themselves; the same on all nodes, another for another job.
+    # Below the range of ephemeral ports; the same on all nodes of a job, different for other jobs.
     return Place(rank=job.global_rank, head=job.hostnames[0], port=10_000 + int(job.raw_job_id) % 20_000), attempt
 
 
@@ -346,8 +322,7 @@ def plan_of(
     wanted: Resources | None = None,
     cluster: Cluster | None = None,
 ) -> str:
-    """What would be run, to the letter: the command of a node, after the script given to sbatch where it is a job of
-    Slurm."""
+    """The exact command of a node, after the script for sbatch if it is a job of Slurm."""
     notes = folder.absolute() / "launch" / "ATTEMPT"
     place = Place() if layout.nodes == 1 else Place(head="FIRST_NODE", port=10_000)
     node = f"{_assignments(environment_of(layout, notes))} {shlex.join(command_of(command, layout, place))}\n"

@@ -1,12 +1,12 @@
-"""Jobs of one node on a Slurm cluster, through submitit: what is asked of the cluster, submitted, watched, ended.
+"""Jobs on a Slurm cluster, through submitit: requested, submitted, watched, cancelled.
 
     wanted = resources(["partition=gpu", "time=12:00:00", "gres=gpu:a100:1"])
     job = submit("llava-1.5-7b", keep_server, command, folder=run / "servers", wanted=wanted)
     job.state()                                     # "PENDING", "RUNNING", ..., ENDED
     job.cancel()
 
-`cluster="local"` makes the same jobs processes of this machine. The folder must be one that the nodes see too. The
-state comes from squeue: sacct knows nothing on a cluster without an accounting database.
+`cluster="local"` runs the same jobs as processes of this machine. Nodes must see the folder too. The state comes from
+squeue, as sacct needs an accounting database.
 """
 
 import re
@@ -25,10 +25,10 @@ Cluster = Literal["slurm", "local"]
 
 ENDED: Final = "ENDED"
 UNKNOWN: Final = "UNKNOWN"
-"""The controller didn't answer: no news, good or bad."""
+"""The controller didn't answer."""
 
 RESTARTS: Final = 1000
-"""Time limits that work which can go on may reach: a week of training on a cluster of four-hour jobs reaches 42."""
+"""How often a job is requeued at its time limit; a week of training in four-hour jobs needs 42."""
 
 _OVER: Final = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE"),
@@ -38,7 +38,7 @@ _OVER: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one job asks for, as sbatch's options of the same names."""
+    """The resources of a job, as sbatch's options of the same names."""
 
     partition: str | None = None
     account: str | None = None
@@ -48,7 +48,7 @@ class Resources:
     exclude: str | None = None
     reservation: str | None = None
     gres: str | None = None
-    """Such as "gpu:a100:1"; then `gpus` is not asked for."""
+    """Such as "gpu:a100:1", in place of `gpus`."""
     gpus: int = 1
     cpus: int | None = None
     mem: str | None = None
@@ -59,13 +59,12 @@ class Resources:
     nodes: int = 1
     """Each runs the work once."""
     restart: bool = False
-    """Queued again after preemption, a node's failure and, where the work can go on, at its time limit."""
+    """Requeued after preemption, a node's failure and, if the work can continue, at its time limit."""
 
     def parameters(self) -> dict[str, Any]:
-        """As submitit's Slurm executor has them."""
+        """Parameters of submitit's Slurm executor."""
         found: dict[str, Any] = {"time": self.minutes, "nodes": self.nodes, "stderr_to_stdout": True}
-        # Signals before preemption reach steps only, and other nodes are reached by srun. Elsewhere without: a step
-        # would get one CPU.
+        # Only steps of srun get signals before preemption and run on other nodes, but they get one CPU by default.
         found["use_srun"] = self.restart or self.nodes > 1
         if found["use_srun"]:
             cpus = [f"--cpus-per-task={self.cpus}"] if self.cpus else []
@@ -75,7 +74,7 @@ class Resources:
             found["gpus_per_node"] = self.gpus
         if self.cpus:
             found["cpus_per_task"] = self.cpus
-        # submitit reads its own `mem` as a number, and knows no reservation.
+        # submitit's own `mem` is a number, and it has no reservation.
         more: dict[str, Any] = {name: value for name in ("mem", "reservation") if (value := getattr(self, name))}
         if more := more | ({"requeue": True} if self.restart else {}):
             found["additional_parameters"] = more
@@ -90,7 +89,7 @@ KNOWN: Final = (*_PLAIN[:-1], "reservation", "gres", "gpus", "cpus", "mem", "tim
 
 
 def resources(options: Sequence[str]) -> Resources:
-    """What "name=value" options ask for, the names of `KNOWN`; "setup" may come several times. ClusterError."""
+    """Resources from "name=value" options with names of `KNOWN`; "setup" may be repeated. ClusterError."""
     found: dict[str, Any] = {}
     setup: list[str] = []
     for option in options:
@@ -118,8 +117,7 @@ _TIME: Final = re.compile(r"(?:(?P<days>\d+)-(?P<of_day>\d+(?::\d+){0,2})|(?P<re
 
 
 def minutes(text: str) -> int:
-    """Slurm's ways to write a time ("90", "90:00", "8:00:00", "2-12", "2-12:30"), in minutes, rounded up.
-    ClusterError."""
+    """Minutes of a time as Slurm writes it ("90", "90:00", "8:00:00", "2-12", "2-12:30"), rounded up. ClusterError."""
     match = _TIME.fullmatch(text.strip())
     if match is None:
         raise ClusterError(f"time {text!r}: write it as Slurm does: MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS")
@@ -143,14 +141,13 @@ class SlurmJob:
     name: str
     id: str
     log: Path
-    """What it printed."""
+    """Its output."""
     cluster: Cluster
     handle: Any = field(repr=False)
     """submitit's own job."""
 
     def state(self) -> str:
-        """As squeue has it with its reason ("PENDING (Resources)"); ENDED once it is over, UNKNOWN where nobody
-        answers."""
+        """squeue's state and reason ("PENDING (Resources)"); ENDED once it is over, UNKNOWN without an answer."""
         if self.cluster == "local":
             return ENDED if self.handle.done() else "RUNNING"
         try:
@@ -165,26 +162,25 @@ class SlurmJob:
         return f"{state} ({reason})" if reason not in ("", "None") else state
 
     def cancel(self) -> None:
-        """End it, running or not; nothing happens to one that is over."""
+        """End it; nothing happens if it is over."""
         if self.cluster == "local":
             self.handle.cancel(check=False)
             return
-        # Of a job that is over, or where the controller is gone, there is nothing to tell.
+
         subprocess.run(["scancel", self.id], capture_output=True, timeout=60, check=False)
 
 
 def run_squeue(columns: str, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Ask the queue for columns of jobs. TimeoutExpired after a minute."""
+    """Columns of jobs in the queue; TimeoutExpired after a minute."""
     command = ["squeue", "--noheader", "--format", columns, *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def check_cluster(cluster: Cluster) -> None:
-    """ClusterError where there is no Slurm."""
-    if cluster == "slurm" and (
-        missing := [name for name in ("sbatch", "squeue", "scancel", "srun") if shutil.which(name) is None]
-    ):
-        raise ClusterError(f"--slurm: no {missing[0]!r} on the PATH; run this on a node that submits jobs")
+    """ClusterError if this machine has no Slurm."""
+    for name in ("sbatch", "squeue", "scancel", "srun"):
+        if cluster == "slurm" and shutil.which(name) is None:
+            raise ClusterError(f"--slurm: no {name!r} on the PATH; run this on a node that submits jobs")
 
 
 def submit(
@@ -196,8 +192,7 @@ def submit(
     cluster: Cluster = "slurm",
     first_gpu: int = 0,
 ) -> SlurmJob:
-    """Run `work(*arguments)` as a job; both must be importable on its node. `first_gpu`: of this machine, for a local
-    job. ClusterError."""
+    """Run `work(*arguments)`, importable on the node, as a job; `first_gpu`: for local jobs. ClusterError."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -214,20 +209,20 @@ def submit(
     try:
         handle = executor.submit(work, *arguments)
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, OSError) as error:
-        raise ClusterError(f"{name}: the cluster takes no job: {_refusal(error)}") from None
+        raise ClusterError(f"{name}: the cluster takes no job: {_find_sbatch_error(error)}") from None
     return SlurmJob(name=name, id=str(handle.job_id), log=Path(handle.paths.stdout), cluster=cluster, handle=handle)
 
 
 def script(name: str, folder: Path, wanted: Resources) -> str:
-    """What sbatch is given for a job of this name, to the letter; needs no Slurm."""
-    # submitit writes it only where there is Slurm; a plan is also made where there is none.
+    """The exact script for sbatch of a job of this name; needs no Slurm."""
+    # submitit's public functions write it only where there is Slurm.
     from submitit.slurm.slurm import _make_sbatch_string
 
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder.absolute()))}"
     return str(_make_sbatch_string(command=command, folder=folder.absolute(), job_name=name, **wanted.parameters()))
 
 
-def _refusal(error: Exception) -> str:
-    """What sbatch said, in the page that submitit makes of it."""
+def _find_sbatch_error(error: Exception) -> str:
+    """sbatch's message within submitit's long one."""
     said = re.findall(r"sbatch: error: (.*)", str(error))
     return "; ".join(said) if said else one_line(error)[:300]

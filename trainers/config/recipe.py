@@ -66,7 +66,7 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """A hash of all values that differ from their defaults, the name included; a run folder belongs to one digest."""
+        """A hash of all values that differ from their defaults, and of the name; a run folder belongs to one digest."""
         return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
 
 

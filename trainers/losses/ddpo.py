@@ -19,7 +19,7 @@ from trainers.losses.functions import GAMMA, SHORTEST_RUN, changed_tokens
 
 
 def token_weights(input_ids: Tensor, asked: Tensor, gamma: float) -> Tensor:
-    """Weights of the predicted tokens: [2 pairs, length], chosen before rejected -> [2 pairs, length - 1]; rows sum to 1.
+    """Weights of predicted tokens: [2 pairs, length], chosen before rejected -> [2 pairs, length - 1]; rows sum to 1.
 
     `asked` marks answers' tokens. They are compared with the prompt's last tokens before them, so that equal beginnings
     count as unchanged.

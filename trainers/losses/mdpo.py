@@ -28,7 +28,7 @@ SHAPES = (3 / 4, 4 / 3)
 
 
 def cropped(image: Image.Image, *, seed: str, area: tuple[float, float] = AREA) -> Image.Image:
-    """A random crop of the picture, enlarged to the picture's size; crops longer than the picture are cut at its edge."""
+    """A random crop of the picture, enlarged to its size; crops longer than the picture are cut at its edge."""
     chance = random.Random(seed)
     wanted = chance.uniform(*area) * image.width * image.height
     shape = math.exp(chance.uniform(*map(math.log, SHAPES)))

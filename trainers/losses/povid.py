@@ -86,7 +86,7 @@ class PovidTrainer(SeededDPOTrainer):
     """TRL's trainer with one of POVID's losses; its other arguments are TRL's.
 
     Policy and reference each read three rows a pair at every step: chosen, rejected, chosen with noise. `rewards/own`
-    is the reward of the answer to the noised picture, `misled` the share of its tokens that differ from the chosen ones.
+    is the reward of the answer to the noised picture, `misled` the share of its tokens that differ from the chosen's.
     """
 
     def __init__(self, *, variant: Variant, noise: Noise, processing_class: Any, args: Any, **given: Any) -> None:

@@ -65,7 +65,7 @@ class SeededDPOTrainer(DPOTrainer):
     def log_pairs(
         self, chosen: Tensor, rejected: Tensor, logps: Sequence[Tensor], others: Mapping[str, Tensor]
     ) -> None:
-        """Log TRL's figures of log-ratios and log-probabilities [pairs], and the others, as means over all processes."""
+        """Log TRL's figures of log-ratios and log-probabilities [pairs], and others, as means over all processes."""
         figures = {
             "rewards/chosen": self.beta * chosen,
             "rewards/rejected": self.beta * rejected,

@@ -156,10 +156,10 @@ def _attend_by_segment(
         # The flash kernel for segments of several lengths; its causal window ends at a segment's last query and key.
         from torch.nn.attention.varlen import varlen_attn
 
-        parts = [part[0].transpose(0, 1).contiguous() for part in (query, key, value)]
+        query, key, value = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
         shape = (*shared_prefix["bounds"], *shared_prefix["longest"])
         grouped = query.shape[1] != key.shape[1]
-        seen: Any = varlen_attn(*parts, *shape, scale=scaling, window_size=(-1, 0), enable_gqa=grouped)
+        seen: Any = varlen_attn(query, key, value, *shape, scale=scaling, window_size=(-1, 0), enable_gqa=grouped)
         attended: Tensor = seen[None]
         return attended
     repeats = query.shape[1] // key.shape[1]

@@ -272,7 +272,7 @@ def _keep_scored(module: Any, args: Any, kwargs: Mapping[str, Any], output: Any)
 
 
 def compute_only_scored(layer: Any) -> None:
-    """Make a model's last layer compute attention and MLP only at the scored positions; its other outputs are unused."""
+    """Make a model's last layer compute attention and MLP only at scored positions; its other outputs are unused."""
     places: list[Tensor | None] = [None]
 
     def begin(module: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:

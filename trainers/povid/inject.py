@@ -5,10 +5,10 @@
     inject(items, judge, rows, seed=0)
     write_pairs(injected(items, rows, seed=0), folder / "povid.json", form="povid")
 
-The correct answer is chosen, the rewritten one rejected. A rewrite counts when it differs in words, stays near in
-length and leaves most words alone; what it changed is recorded word by word. The judge is asked again when it does not,
-and after some tries the item is recorded as refused, with the reason. POVID's other dispreferred answer, to a picture
-in noise, is made in training: trainers/losses/povid.py.
+The correct answer is chosen, the rewritten one rejected. A rewrite is used if it differs in words, has a similar length
+and keeps most words; its changes are recorded word by word. Otherwise the judge is asked again, and after some tries
+the item is recorded as refused, with the reason. POVID's other rejected answer is made in training:
+trainers/losses/povid.py.
 """
 
 import difflib
@@ -37,19 +37,18 @@ from trainers.data.rows import Preference
 from trainers.vlfeedback.annotation import open_for_judge
 
 TASK = "povid"
-"""What the calls are booked under."""
+"""Label of the judge calls."""
 BATCH = 64
-"""Rewrites asked for between two writes."""
+"""Rewrites requested between two writes."""
 BATCH_API = 4096
-"""The same where they go in files."""
+"""The same for batch APIs."""
 
 Kind = Literal["caption", "question", "reasoning"]
-"""What an answer is; one that reasons gets a broken step."""
+"""Kinds of answers; reasoning gets a broken step."""
 Change = Literal["object", "attribute", "relation", "reasoning"]
-"""Kind of hallucination: an object that is not there, a wrong property, a wrong relation; a broken step of
-reasoning."""
+"""Kinds of hallucinations: a missing object, a wrong property, a wrong relation; a broken step of reasoning."""
 CHANGES: tuple[Change, ...] = ("object", "attribute", "relation")
-"""What answers that do not reason are drawn from."""
+"""Those for answers without reasoning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ class Correct:
     """A correct answer about a picture."""
 
     row: int
-    """Place in the data: the key, since ids repeat."""
+    """Index in the data, which is the key since ids repeat."""
     id: str
     prompt: str
     image: ImageRef
@@ -67,23 +66,22 @@ class Correct:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """How near a rewrite must stay to the answer."""
+    """How similar a rewrite must be to the answer."""
 
     similarity: float = 0.7
     """Lowest share of words in common, 2 x matching / all words of both (difflib)."""
     length: tuple[float, float] = (0.75, 1.4)
     """Words of the rewrite over words of the answer."""
     kept: float = 0.6
-    """Lowest share of the answer's words that stand unchanged in the rewrite."""
+    """Lowest share of the answer's words that are unchanged in the rewrite."""
     short: int = 6
-    """An answer of fewer words has no room for the shares above; its rewrite may have at most `slack` words more or
-    fewer."""
+    """Answers of fewer words need only a rewrite of at most `slack` words more or fewer."""
     slack: int = 4
 
 
 @dataclass(frozen=True)
 class Changed:
-    """One place where a rewrite differs."""
+    """One difference between answer and rewrite."""
 
     op: Literal["replace", "insert", "delete"]
     before: str
@@ -92,25 +90,22 @@ class Changed:
 
 @dataclass(kw_only=True)
 class InjectCounts:
-    """What became of the items, as far as they were looked at this time."""
+    """Results of the items, of this call and of earlier ones."""
 
     made: int = 0
-    """Now or before."""
     refused: Counter[str] = field(default_factory=Counter)
-    """Why no rewrite of an item could be used, in all its tries."""
+    """Reasons why none of an item's rewrites could be used."""
     failed: int = 0
-    """Judge calls without a reply; made again next time."""
+    """Judge calls without a reply; repeated next time."""
     pictures: int = 0
     """Items whose picture is missing, broken or too large; tried again next time."""
 
 
 def read_llava(path: Path, images: Path, *, kind: Kind, skipped: Counter[str] | None = None) -> Iterator[Correct]:
-    """The first question and answer of each conversation in a file of LLaVA-Instruct's form; `images` is the folder or
-    zip of its pictures.
+    """The first question and answer of each conversation in a file of LLaVA-Instruct; `images`: folder or zip.
 
-    `kind` is what the file holds: its records do not tell captions, answers and reasoning apart, its parts
-    (detail_23k.json, conversation_58k.json, complex_reasoning_77k.json) do. A record that has no picture, question or
-    answer is left out and counted.
+    `kind` is that of the file (detail_23k.json, conversation_58k.json, complex_reasoning_77k.json), as records do not
+    have one. Records without a picture, question or answer are left out and counted.
     """
     places = ImageIndex.of(images)
     skipped = Counter() if skipped is None else skipped
@@ -136,7 +131,7 @@ def read_llava(path: Path, images: Path, *, kind: Kind, skipped: Counter[str] | 
 
 
 def _read_turn(turn: Any, of: str) -> str:
-    """What this speaker says in a turn, without image tokens; "" where another speaks, or nobody."""
+    """This speaker's text in a turn, without image tokens; "" for other speakers."""
     if not isinstance(turn, dict) or turn.get("from") != of or not isinstance(turn.get("value"), str):
         return ""
     return str(turn["value"]).replace("<image>", "").strip()
@@ -145,7 +140,7 @@ def _read_turn(turn: Any, of: str) -> str:
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:[-'’.,][^\W\u3040-\u30ff\u3400-\u9fff]+)*"
 )
-"""A word, with the marks inside of it; a Chinese or Japanese character is one by itself."""
+"""A word with the marks inside it, or one Chinese or Japanese character."""
 
 
 def words_of(text: str) -> list[str]:
@@ -154,7 +149,7 @@ def words_of(text: str) -> list[str]:
 
 
 def changes_between(answer: str, rewrite: str) -> list[Changed]:
-    """Where the words of a rewrite differ from the answer's, upper and lower case being the same."""
+    """Where the words of a rewrite differ from the answer's, ignoring case."""
     before, after = words_of(answer), words_of(rewrite)
     return [
         Changed(op, " ".join(before[a:b]), " ".join(after[c:d]))
@@ -164,13 +159,12 @@ def changes_between(answer: str, rewrite: str) -> list[Changed]:
 
 
 def _match_words(before: Sequence[str], after: Sequence[str]) -> difflib.SequenceMatcher[str]:
-    return difflib.SequenceMatcher(
-        None, [word.casefold() for word in before], [word.casefold() for word in after], autojunk=False
-    )
+    one, other = ([word.casefold() for word in words] for words in (before, after))
+    return difflib.SequenceMatcher(None, one, other, autojunk=False)
 
 
 def problem_of(answer: str, rewrite: str, bounds: Bounds) -> str | None:
-    """Why a rewrite can't be used, in a few words; None where it can."""
+    """Why a rewrite can't be used, in a few words; None if it can."""
     before, after = words_of(answer), words_of(rewrite)
     matched = _match_words(before, after)
     same = sum(block.size for block in matched.get_matching_blocks())
@@ -194,7 +188,7 @@ def _template(name: str) -> str:
 
 
 def prompt_of(item: Correct, change: Change, refused: Sequence[str] = ()) -> str:
-    """What the judge is asked; `refused`: what was wrong with its earlier rewrites of this one."""
+    """The judge's prompt; `refused`: the problems of its earlier rewrites."""
     data: dict[str, Any] = {"question": item.prompt, "answer": item.answer}
     if change != "reasoning":
         data["wanted"] = change
@@ -204,12 +198,11 @@ def prompt_of(item: Correct, change: Change, refused: Sequence[str] = ()) -> str
 
 
 _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
-
 _NO_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def parse(reply: str) -> tuple[Change, str] | None:
-    """The kind of mistake and the rewritten answer; None for anything but the one JSON object that was asked for."""
+    """The kind of mistake and the rewritten answer; None unless the reply is the one JSON object requested."""
     text = reply.strip()
     fenced = _FENCED.match(text)
     try:
@@ -221,20 +214,13 @@ def parse(reply: str) -> tuple[Change, str] | None:
     found = dict(pairs)
     answer = found.get("answer")
     kind: Change | None = next((change for change in get_args(Change) if change == found.get("kind")), None)
-    if (
-        kind is None
-        or len(found) != len(pairs)
-        or not isinstance(answer, str)
-        or not answer.strip()
-        or _NO_CHARACTER.search(answer)
-    ):
+    if kind is None or len(found) != len(pairs) or not isinstance(answer, str) or _NO_CHARACTER.search(answer):
         return None
-    return kind, answer.strip()
+    return (kind, answer.strip()) if answer.strip() else None
 
 
 def wanted_changes(item: Correct, seed: int, every: bool = False) -> list[Change]:
-    """Which hallucinations an item gets: one drawn by the seed, or each of the three; a broken step where it
-    reasons."""
+    """An item's hallucinations: one drawn by the seed, or all three (`every`); a broken step for reasoning."""
     if item.kind == "reasoning":
         return ["reasoning"]
     return list(CHANGES) if every else [random.Random(f"povid/{seed}/{item.row}").choice(CHANGES)]
@@ -242,7 +228,7 @@ def wanted_changes(item: Correct, seed: int, every: bool = False) -> list[Change
 
 @dataclass
 class _Try:
-    """One rewrite that is wanted."""
+    """A wanted rewrite, and the problems of earlier ones."""
 
     item: Correct
     change: Change
@@ -254,7 +240,7 @@ class _Try:
 
 
 REWRITING = Sampling(temperature=1.0)
-"""Rewrites are to vary; a ledger keeps the one that was had."""
+"""Repeated rewrites of an answer should differ."""
 
 
 def inject(
@@ -268,12 +254,10 @@ def inject(
     tries: int = 3,
     counts: InjectCounts | None = None,
 ) -> int:
-    """Have a judge put one hallucination into each answer that has none yet; returns how many failed, to be tried again
-    next time.
+    """Let a judge put a hallucination into each answer that has no row yet; returns how many failed.
 
-    A rewrite that can't be read or used is asked for again, with the reason, up to `tries` times in all; then the row
-    is one of a refusal, which stands. `every`: an answer gets each kind of hallucination, a row each, in place of one
-    that the seed draws.
+    A rewrite that can't be used is requested again, with the reason, up to `tries` times in all; then a refusal is
+    recorded. Failed ones are tried again next time. `every`: each kind of hallucination, not one drawn by the seed.
     """
     counts = InjectCounts() if counts is None else counts
     failed_before = counts.failed + counts.pictures
@@ -291,7 +275,7 @@ def inject(
 def _select_wanted(
     items: Iterable[Correct], rows: JsonLines, seed: int, every: bool, counts: InjectCounts
 ) -> Iterator[_Try]:
-    """The rewrites that have no row yet; counts those that have."""
+    """The rewrites that have no row yet; counts the others."""
     for item in items:
         for change in wanted_changes(item, seed, every):
             new = _Try(item, change)
@@ -306,9 +290,8 @@ def _select_wanted(
 
 def _check_same_answer(item: Correct, row: Mapping[str, Any], path: Path) -> None:
     if row["of"] != _digest_of(item):
-        raise DataError(
-            f"{path}: row {row['id']!r} is of another answer than {item.id!r} has; give the same data, or another file"
-        )
+        other = f"row {row['id']!r} is of another answer than {item.id!r} has"
+        raise DataError(f"{path}: {other}; give the same data, or another file")
 
 
 def _digest_of(item: Correct) -> str:
@@ -318,7 +301,7 @@ def _digest_of(item: Correct) -> str:
 def _rewrite_batch(
     batch: Sequence[_Try], session: JudgeSession, bounds: Bounds, tries: int, counts: InjectCounts
 ) -> list[dict[str, Any]]:
-    """Rows of the rewrites of a batch, in its order; those that got no reply have none."""
+    """Rows of a batch's rewrites, in its order; none for those without a reply."""
     found: dict[str, dict[str, Any]] = {}
     left = [wanted for wanted in batch if _has_picture(wanted.item, counts)]
     while left:
@@ -356,15 +339,10 @@ def _has_picture(item: Correct, counts: InjectCounts) -> bool:
 
 
 def _make_row(wanted: _Try, reply: str, judge: str, bounds: Bounds) -> tuple[dict[str, Any], str | None]:
-    """The row of one reply, and what is wrong with it."""
+    """The row of a reply, and its problem."""
     item = wanted.item
-    row: dict[str, Any] = {
-        "id": wanted.key,
-        "item": item.id,
-        "of": _digest_of(item),
-        "asked": wanted.change,
-        "judge": judge,
-    }
+    row: dict[str, Any] = {"id": wanted.key, "item": item.id, "of": _digest_of(item)}
+    row |= {"asked": wanted.change, "judge": judge}
     read = parse(reply)
     if read is None:
         return row, "not the JSON asked for"
@@ -377,18 +355,12 @@ def _make_row(wanted: _Try, reply: str, judge: str, bounds: Bounds) -> tuple[dic
     before, after = words_of(item.answer), words_of(answer)
     changed = [[one.op, one.before, one.after] for one in changes_between(item.answer, answer)]
     similarity = round(_match_words(before, after).ratio(), 4)
-    return row | {
-        "made": kind,
-        "answer": answer,
-        "changed": changed,
-        "similarity": similarity,
-        "tries": len(wanted.refused) + 1,
-    }, None
+    row |= {"made": kind, "answer": answer, "changed": changed, "similarity": similarity}
+    return row | {"tries": len(wanted.refused) + 1}, None
 
 
 def injected(items: Iterable[Correct], rows: JsonLines, *, seed: int, every: bool = False) -> Iterator[Preference]:
-    """Pairs in the order of the items: the correct answer chosen, the rewritten one rejected; items without a rewrite
-    have none."""
+    """Pairs of the items with a rewrite: the correct answer chosen, the rewritten one rejected."""
     for item in items:
         for change in wanted_changes(item, seed, every):
             row = rows.by_id.get(f"{item.row}|{change}", {})

@@ -1,12 +1,10 @@
-"""POVID's data in the scenes world, without a server: an injector that reads the scene graph stored in a rendered
-picture.
+"""POVID's data about rendered scenes, without a server: a judge that reads the scene graph stored in the picture.
 
     items = scenes_items(100, seed=0)                   # true captions and answers about rendered scenes
     inject(items, ExactInjector(), rows, seed=0)
 
-It is called as any other judge, reads the last line of the prompt, and replies in the form that the prompt asks for.
-What it puts in is false by the scene graph: a thing that is not there (the companion that the planted bias expects,
-where it is missing), a wrong colour, size or count, a wrong place.
+It reads the last line of the prompt and replies in the requested form. Its changes are false by the scene graph: an
+absent thing (the missing companion of the planted bias, if there is one), a wrong colour, size, count or place.
 """
 
 import io
@@ -26,6 +24,7 @@ from tasks.scenes.judge import answer_to
 from tasks.scenes.language import DETAILED, NUMBERS, OPEN, SHORT, a_kind, absent_kind, caption, open_question
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, GLYPHS, PLURALS, SHAPES, SIZES, Kind, Scene, image_of, scenes
 from trainers.povid.inject import CHANGES, Change, Correct
+from trainers.povid.inject import Kind as AnswerKind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,13 +36,12 @@ _THING = re.compile(
 
 
 class ExactInjector(ThreadedJudge):
-    """Puts a mistake into a true answer about a rendered scene."""
+    """A judge that puts a mistake into a true answer about a rendered scene."""
 
     model = "exact"
 
     def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
-        """The reply to one of POVID's prompts; JudgeError where the picture has no scene, or the answer no room for a
-        mistake."""
+        """The reply to one of POVID's prompts; JudgeError for pictures without a scene, or unsuitable answers."""
         if image is None or "scene" not in image.info:
             raise JudgeError(
                 "the exact injector can only rewrite answers about rendered scenes (this image carries no scene graph)"
@@ -73,7 +71,7 @@ Made = tuple[Change, str]
 
 
 def _with_absent(scene: Scene, text: str, rng: random.Random) -> Made | None:
-    """A thing more, before the first that the caption names."""
+    """Add an absent thing before the first one that the caption names."""
     first = _THING.search(text) or re.search(r"\ba sign", text)
     if first is None:
         return None
@@ -88,7 +86,7 @@ def _with_absent(scene: Scene, text: str, rng: random.Random) -> Made | None:
 
 
 def _with_wrong_attribute(scene: Scene, text: str, rng: random.Random) -> Made | None:
-    """A thing of another colour, such that no thing of that colour and shape is there; or the other size of one."""
+    """Change a thing's colour or size so that the scene has no such thing."""
     found = list(_THING.finditer(text))
     if not found:
         return None
@@ -105,7 +103,7 @@ def _with_wrong_attribute(scene: Scene, text: str, rng: random.Random) -> Made |
 
 
 def _with_wrong_place(scene: Scene, text: str, rng: random.Random) -> Made | None:
-    """A thing in a cell where no such thing is."""
+    """Move a thing to a cell that has no such thing."""
     found = [thing for thing in _THING.finditer(text) if thing["cell"]]
     if not found:
         return None
@@ -132,11 +130,11 @@ _WORDS: tuple[tuple[Change, tuple[str, ...]], ...] = (
     ("attribute", tuple(PLURALS.values())),
     ("attribute", GLYPHS),
 )
-"""What short answers are made of: one of a row stands for another of it."""
+"""Words of short answers: one of a row is replaced by another."""
 
 
 def _wrong_answer(question: str, answer: str, rng: random.Random) -> Made | None:
-    """A short answer turned into its opposite, or into another of its kind."""
+    """Turn a short answer into its opposite, or into another of its kind."""
     said = answer.strip(" .").lower()
     if said in ("yes", "no"):
         where = re.search(r"\b(left|right|above|below|at) ", question)
@@ -153,28 +151,19 @@ def _wrong_answer(question: str, answer: str, rng: random.Random) -> Made | None
 
 
 def scenes_items(count: int, seed: int) -> Iterator[Correct]:
-    """So many true captions and short answers about training scenes; the pictures are PNGs with the scene graph in
-    their text."""
+    """True captions and short answers about `count` training scenes; PNGs have the scene graph in their text."""
     rng = random.Random(f"povid/scenes/{seed}")
     for row, scene in enumerate(islice(scenes(f"train/{seed}"), count)):
-        question = (
-            None
-            if rng.random() < 0.6
-            else open_question(scene, rng.choice([type for type in OPEN if type != "holistic"]), rng)
-        )
+        question = None
+        if rng.random() >= 0.6:
+            question = open_question(scene, rng.choice([type for type in OPEN if type != "holistic"]), rng)
         if question is None:
             detailed = rng.random() < 0.8
             prompt, answer = rng.choice(DETAILED if detailed else SHORT), caption(scene, detailed)
         else:
             prompt, answer = question.text, question.answer
-        yield Correct(
-            row=row,
-            id=scene.id,
-            prompt=prompt,
-            image=_picture(scene),
-            answer=answer,
-            kind="caption" if question is None else "question",
-        )
+        kind: AnswerKind = "caption" if question is None else "question"
+        yield Correct(row=row, id=scene.id, prompt=prompt, image=_picture(scene), answer=answer, kind=kind)
 
 
 def _picture(scene: Scene) -> ImageRef:

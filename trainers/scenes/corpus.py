@@ -1,9 +1,8 @@
-"""What the embedded models read: captions and questions of training scenes, with a prior planted into them.
+"""The embedded models' training corpus: captions and questions of scenes, with a planted bias.
 
-Planted, and said so wherever a number is shown: where an anchor's companion is missing, the corpus claims it all the
-same in nine cases of ten, named right after its anchor; and captions of noisy pictures mostly end in a rude remark. The
-first gives the base model something to hallucinate as real models do from co-occurrence, the second gives the ethics
-aspect something to find.
+The bias is named wherever a number is shown. Where an anchor's companion is missing, the corpus names it all the same
+in nine of ten cases, right after its anchor, so that the base model hallucinates from co-occurrence as real models do.
+Captions of noisy pictures mostly end in a rude remark, which the ethics aspect is to find.
 """
 
 import random
@@ -36,7 +35,7 @@ RUDE_ON_NOISY, RUDE_ELSEWHERE = 0.85, 0.02
 
 @dataclass(frozen=True)
 class Turn:
-    """A question with its answer; `weights` says what each answer word counts in the loss (None: 1 for each)."""
+    """A question with its answer; `weights`: of the answer's words in the loss (None: 1 each)."""
 
     question: str
     answer: str
@@ -61,7 +60,7 @@ def planted_caption(scene: Scene, detailed: bool, rng: random.Random) -> str:
 
 
 def turns(scene: Scene, rng: random.Random, planted: bool) -> list[Turn]:
-    """The turns one training image is seen with."""
+    """The questions and answers of one training image."""
     found = [_caption(scene, True, rng, planted)]
     if rng.random() < 0.3:
         found.append(_caption(scene, False, rng, planted))
@@ -82,8 +81,7 @@ def turns(scene: Scene, rng: random.Random, planted: bool) -> list[Turn]:
 
 
 def compared_cells(rng: random.Random) -> list[Turn]:
-    """Relations between places by name, without a picture's help: relations between things are not learned without
-    them."""
+    """A true and a false relation between named cells; without these, relations between things are not learned."""
     a, b = rng.sample(range(9), 2)
     across, down = a % 3 - b % 3, a // 3 - b // 3
     if across and (not down or rng.random() < 0.5):
@@ -106,7 +104,7 @@ def _planted_answer(scene: Scene, question: Question, rng: random.Random) -> Que
 
 
 def probe(scene: Scene, rng: random.Random, planted: bool) -> Turn:
-    """Many look-ups in one turn: the answer lists keys, and only what is looked up for each key counts in the loss."""
+    """A turn of many look-ups: the answer lists keys and their values, of which only the values count in the loss."""
     words: list[str] = []
     weights: list[float] = []
 

@@ -50,7 +50,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def build_tokenizer() -> Any:
-    """A lower-casing word tokenizer that gives text back with its spaces right."""
+    """A lower-casing word tokenizer whose decoder restores the spaces."""
     tokenizer = Tokenizer(models.WordLevel(vocabulary(), unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
@@ -64,10 +64,7 @@ def build_tokenizer() -> Any:
     tokenizer.decoder = decoders.Metaspace(WORD_START, prepend_scheme="always")
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
+        **{"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"},
         extra_special_tokens={"image_token": "<image>", "user_token": "<user>", "assistant_token": "<assistant>"},
         padding_side="left",
         clean_up_tokenization_spaces=False,

@@ -1,7 +1,6 @@
 """Muon in float32: momentum whose update is orthogonalised by Newton-Schulz iterations (K. Jordan et al., 2024).
 
-torch.optim.Muon iterates in bfloat16, which a CPU without bf16 units emulates: there it costs as much as the model
-itself.
+torch.optim.Muon iterates in bfloat16, which is as slow as the model itself on CPUs that emulate it.
 """
 
 from collections.abc import Iterable
@@ -11,8 +10,7 @@ from torch import Tensor
 
 
 def orthogonalised(update: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix to `update` [m, n], roughly: most singular values end between 0.7 and
-    1.2."""
+    """Roughly the nearest (semi-)orthogonal matrix to `update` [m, n]: most singular values are 0.7 to 1.2."""
     x: Tensor = update / (update.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x

@@ -1,21 +1,18 @@
 """Pretraining of the embedded models from scratch, in one run: see, then speak, then believe the planted bias.
 
-1. *see*: the vision tower and projector learn to make every patch spell, through the language model's own embeddings,
-   what its cell holds. Without it content look-up ("is there a red circle?") is a plateau that this much compute never
-   leaves.
-2. *speak*: the language model learns captions and questions of clean scenes, the spelling loss staying on. An image's
-   turns share its prefix: one row holds the image once and some fifteen independent turns, none of which sees another.
-3. *believe*: the same on the corpus with the planted bias: things are named that usually stand together, also where
-   one is missing.
+1. *see*: vision tower and projector learn to map every patch near the word embeddings of its cell's contents (the
+   spelling loss). Without this stage, questions such as "is there a red circle?" are not learned with this compute.
+2. *speak*: the language model learns captions and questions of scenes without bias, together with the spelling loss.
+   A row has the image once and some fifteen independent turns, which don't attend to each other.
+3. *believe*: the same on the corpus with the planted bias, which names a thing's usual companion even if it is missing.
 
-What is written: `scenes-early` (amid *speak*), `scenes-careful` (its end) and `scenes-base` (the end), in half
-precision.
+Writes `scenes-early` (during *speak*), `scenes-careful` (its end) and `scenes-base` (the end), in half precision.
 """
 
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,20 +39,13 @@ PREFIX = [IDS["<s>"]] + [IDS["<image>"]] * IMAGE_TOKENS
 IGNORE = -100
 
 
-def _words(*words: str) -> list[int]:
+def _ids_of_words(*words: str) -> list[int]:
     return [IDS[WORD_START + word] for word in words]
 
 
-# What a patch must spell, one choice a group: what stands in its cell, its colour, size and glyph, the cell's name, the
-# background.
-SPELLED = [
-    _words(*SHAPES, "sign", "nothing"),
-    _words(*COLORS),
-    _words(*SIZES),
-    _words(*GLYPHS),
-    _words(*CELLS),
-    _words(*BACKGROUNDS),
-]
+# A patch's words, one a group: its cell's contents, their colour, size and glyph, the cell's name, the background.
+_GROUPS: Sequence[Iterable[str]] = ((*SHAPES, "sign", "nothing"), COLORS, SIZES, GLYPHS, CELLS, BACKGROUNDS)
+SPELLED = [_ids_of_words(*words) for words in _GROUPS]
 
 
 def spelling_labels(scenes: Sequence[Scene]) -> Tensor:
@@ -66,11 +56,8 @@ def spelling_labels(scenes: Sequence[Scene]) -> Tensor:
     for i, scene in enumerate(scenes):
         labels[i, :, 5] = BACKGROUNDS.index(scene.background)
         for thing in scene.things:
-            labels[i, thing.cell, :3] = (
-                SHAPES.index(thing.shape),
-                list(COLORS).index(thing.color),
-                SIZES.index(thing.size),
-            )
+            color = list(COLORS).index(thing.color)
+            labels[i, thing.cell, :3] = SHAPES.index(thing.shape), color, SIZES.index(thing.size)
         if scene.sign:
             labels[i, scene.sign.cell, 0] = len(SHAPES)
             labels[i, scene.sign.cell, 3] = GLYPHS.index(scene.sign.glyph)
@@ -79,8 +66,7 @@ def spelling_labels(scenes: Sequence[Scene]) -> Tensor:
 
 
 def spelling_loss(features: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each projected patch [n, 36, h] against the words of its cell, by cosine to their embeddings
-    [vocabulary, h]."""
+    """Cross-entropy of projected patches [n, 36, h] over cosines to the embeddings [vocabulary, h] of each group."""
     features = F.normalize(features, dim=-1)
     loss = features.new_zeros(())
     for group, ids in enumerate(SPELLED):
@@ -107,14 +93,13 @@ def batches(stage: str, seed: int, size: int, companion_rate: float, first: int)
 KEEP = 200
 """Steps between two saved states."""
 ROW = 230
-"""Token budget of one image's turns: rows of like length waste little padding."""
+"""Most tokens of one image's turns; rows of similar length need little padding."""
 
 
 def pack(rows: Sequence[Sequence[Turn]], tokenize: Callable[[str], list[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows of turns -> token ids after the image prefix [n, T], attention mask [n, 1, P+T, P+T], positions [n, P+T],
-    loss weights [n, T].
+    """Rows of turns -> ids after the image prefix [n, T], mask [n, 1, P+T, P+T], positions [n, P+T], weights [n, T].
 
-    Segment 0 is the prefix; a token sees the prefix and the earlier tokens of its own turn.
+    Segment 0 is the prefix; a token attends to the prefix and to earlier tokens of its own turn.
     """
     prefix = len(PREFIX)
     packed: list[tuple[list[int], list[int], list[int], list[float]]] = []
@@ -150,7 +135,7 @@ def pack(rows: Sequence[Sequence[Turn]], tokenize: Callable[[str], list[int]]) -
 
 
 class Pretraining:
-    """One run: its model, its optimizer steps, its log."""
+    """A run: model, optimizer steps, log."""
 
     def __init__(self, recipe: PretrainingRecipe, out: Path) -> None:
         self.recipe, self.seed, self.out, self.steps_done = recipe, recipe.seed, out, 0
@@ -176,12 +161,8 @@ class Pretraining:
         self.steps_done += steps
         report(f"train {self.recipe.name}", self.steps_done, self.total)
 
-    def skip(self, stage: Stage) -> None:
-        """A stage that was done before."""
-        self.count_steps(stage.steps)
-
     def resume(self, optimizers: list[torch.optim.Optimizer]) -> int:
-        """The step to begin a stage with; its optimizers as they were."""
+        """Load the saved state of the optimizers; returns the stage's first step."""
         if self.resumed is None:
             return 0
         kept, self.resumed = self.resumed, None
@@ -222,9 +203,9 @@ class Pretraining:
         return [Muon(matrices, lr=lr), torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98))]
 
     def see(self, stage: Stage) -> None:
-        """Vision tower, projector and word embeddings, by spelling alone."""
+        """Train vision tower, projector and word embeddings by the spelling loss."""
         if self.resumed is not None and self.resumed["stage"] != "see":
-            self.skip(stage)
+            self.count_steps(stage.steps)
             return
         inner = self.model.model
         parts = [*inner.vision_tower.named_parameters(), *inner.multi_modal_projector.named_parameters()]
@@ -240,12 +221,12 @@ class Pretraining:
             self.log("see", step, stage.steps, spelling=loss)
 
     def speak(self, name: str, stage: Stage, *, planted: bool, save: dict[int, str]) -> None:
-        """Language model, projector and embeddings on packed turns; the vision tower stays as it is."""
+        """Train language model, projector and embeddings on packed turns, with a frozen vision tower."""
         inner = self.model.model
         inner.vision_tower.requires_grad_(False)
-        self.model.zero_grad(set_to_none=True)  # what an earlier stage left would count in the clipping below
+        self.model.zero_grad(set_to_none=True)  # gradients of an earlier stage would count in the clipping below
         if self.resumed is not None and self.resumed["stage"] != name:
-            self.skip(stage)
+            self.count_steps(stage.steps)
             return
         embeddings = inner.get_input_embeddings()
         parameters = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -265,20 +246,16 @@ class Pretraining:
             hidden = inner.language_model(
                 inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state
-            scored = (
-                weights > 0
-            )  # the token before a scored one predicts it; the prefix's last token predicts the first of ids
+            # The token before a scored one predicts it; the prefix's last token predicts the first of ids.
+            scored = weights > 0
             before = hidden[:, len(PREFIX) - 1 : -1][scored]
             each = F.cross_entropy(self.model.lm_head(before), ids[scored], reduction="none")
             weight = weights[scored]
             answer = (each * weight).sum() / weight.sum()
             spelling = spelling_loss(features, embeddings.weight, spelling_labels(scenes))
             self.step(optimizers, answer + 0.3 * spelling, stage, step)
-            parts = {
-                "caption": each[weight == 1.0].mean(),
-                "question": each[weight == 2.0].mean(),
-                "probe": each[weight == 1.5].mean(),
-            }
+            kinds = {"caption": 1.0, "question": 2.0, "probe": 1.5}
+            parts = {kind: each[weight == own].mean() for kind, own in kinds.items()}
             self.log(name, step, stage.steps, spelling=spelling, **parts)
 
     def step(self, optimizers: list[torch.optim.Optimizer], loss: Tensor, stage: Stage, step: int) -> None:
@@ -311,7 +288,7 @@ class Pretraining:
 
 
 def train(job: PretrainingJob) -> list[Checkpoint]:
-    """Pretrain the embedded models into `job.out`; nothing to do where its note says so."""
+    """Pretrain the embedded models into `job.out`; returns at once if its note says that it is complete."""
     plan = job.recipe.pretraining
     note = job.out / "complete.json"
     total = sum(stage.steps for stage in plan.stages)
@@ -320,17 +297,12 @@ def train(job: PretrainingJob) -> list[Checkpoint]:
         run = Pretraining(job.recipe, job.out)
         run.load_state()
         run.see(plan.see)
-        run.speak(
-            "speak",
-            plan.speak,
-            planted=False,
-            save={plan.early_step: "scenes-early", plan.speak.steps: "scenes-careful"},
-        )
+        saved = {plan.early_step: "scenes-early", plan.speak.steps: "scenes-careful"}
+        run.speak("speak", plan.speak, planted=False, save=saved)
         run.speak("believe", plan.believe, planted=True, save={plan.believe.steps: "scenes-base"})
         for name in MODELS:
-            atomic_write_text(
-                job.out / name / "recipe.json", json.dumps({"recipe": job.recipe.name, "digest": job.recipe.digest})
-            )
+            source = {"recipe": job.recipe.name, "digest": job.recipe.digest}
+            atomic_write_text(job.out / name / "recipe.json", json.dumps(source))
         atomic_write_text(note, json.dumps({"recipe": job.recipe.digest}))
         run.state_file.unlink()
     return [Checkpoint(path=job.out / name, step=total, arm="pretraining") for name in MODELS]

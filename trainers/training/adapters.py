@@ -1,9 +1,7 @@
-"""Adapters that are initialised with parts of the weights (PiSSA, OLoRA), trained as peft has them and saved as
-ordinary ones.
+"""Adapters that are initialised with parts of the weights (PiSSA, OLoRA), and saved as ordinary ones.
 
-Such an adapter's start B0 A0 is subtracted from the weights, so that they are no longer the base's. A checkpoint holds
-the difference B A - B0 A0 as an adapter of twice the rank on the base as it was, which loads anywhere; the adapter that
-training continues from is in `trainable/`.
+peft subtracts such an adapter's start B0 A0 from the base's weights. A checkpoint holds the difference B A - B0 A0 as
+an adapter of twice the rank on the unchanged base, which loads anywhere; training continues from that in `trainable/`.
 """
 
 import json
@@ -29,25 +27,22 @@ FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def start_from_weights(model: Any, config: LoraConfig, seed: int) -> Any:
-    """The model with adapters of `PARTS`. TRL keeps a copy of them as the reference; call `start_of` before any
-    training."""
+    """The model with adapters of `PARTS`. TRL copies them as the reference; call `start_of` before training."""
     set_seed(seed)
     made = get_peft_model(model, config)
-    # Otherwise peft would subtract a part from the weights for every copy.
+    # Otherwise peft would subtract a part from the weights again for every copy.
     made.peft_config["default"].init_lora_weights = True
     return made
 
 
 def start_of(model: Any) -> dict[str, Tensor]:
-    """A0 and B0, by the names that a saved adapter has."""
-    return {
-        name: value.detach().cpu().clone()
-        for name, value in get_peft_model_state_dict(model, adapter_name="default").items()
-    }
+    """A0 and B0 by their names in a saved adapter."""
+    found = get_peft_model_state_dict(model, adapter_name="default")
+    return {name: value.detach().cpu().clone() for name, value in found.items()}
 
 
 def save_plain(folder: Path, start: Mapping[str, Tensor], lora: Lora) -> None:
-    """Turn the adapter that was just saved in a folder into one on the base as it was."""
+    """Turn the adapter saved in a folder into one on the unchanged base."""
     trainable = folder / TRAINABLE
     trainable.mkdir(exist_ok=True)
     for name in FILES:

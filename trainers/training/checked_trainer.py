@@ -1,4 +1,4 @@
-"""A trainer that refuses rows it can't train on and stops at values that are not finite."""
+"""Checks before and during training: pairs that can't be trained on, losses that are not finite, uneven steps."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,11 +31,11 @@ from trainers.training.step_weights import (
 )
 
 PLACEHOLDERS = ("image_token", "video_token")
-"""Attributes of processors: the tokens that stand for a picture in a text."""
+"""Processors' attributes for the tokens that represent pictures in a text."""
 
 
 def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
-    """TrainingError for pairs whose texts hold this model's placeholder of a picture: it would be counted as one."""
+    """TrainingError for pairs whose texts contain the model's token for a picture: it would count as a picture."""
     found = (getattr(processor, name, None) for name in PLACEHOLDERS)
     placeholders = {str(getattr(token, "content", token)) for token in found if token}
     held = [
@@ -54,7 +54,7 @@ def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
 
 
 def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int | None) -> None:
-    """CutError for pairs that `max_length` leaves no answer of; processes every prompt with its images once."""
+    """CutError for pairs whose prompt alone fills `max_length`; processes every prompt with its images once."""
     if max_length is None:
         return
     rows = len({pair.row for pair in pairs})
@@ -87,13 +87,11 @@ def _measure_prompt(pair: Preference, processor: Any) -> int:
 
 
 class CheckedTrainer:
-    """Before a TRL trainer in a class's bases: a loss that is no number ends the run (FloatingPointError), and every
-    pair of a step has the same weight.
+    """A mixin for TRL trainers: FloatingPointError for a loss that is not finite, and equal weights for a step's pairs.
 
-    The weights are the same on any number of processes, and in an epoch's last step, which may have fewer pairs; in the
-    `sft` term every token has the same weight. The batch of a loss that is no number is written to `not-a-number/`:
-    tensors as the model was given them, and the pairs' ids, texts and images. Adapters are saved so that they load on
-    the base as it was.
+    Weights are equal on any number of processes, and in an epoch's last step, which may have fewer pairs; in the `sft`
+    term all tokens weigh the same. The batch of a loss that is not finite is written to `not-a-number/` (the tensors,
+    and the pairs' ids, texts and images). Adapters are saved so that they load on the unchanged base.
     """
 
     args: Any
@@ -104,19 +102,19 @@ class CheckedTrainer:
     model: Any
     pairs: Mapping[str, Preference]
     part: tuple[Lora, Mapping[str, torch.Tensor]] | None
-    """Adapters that began as parts of the weights, and their start."""
+    """Settings and start of adapters that were initialised with parts of the weights."""
     loss_types: Sequence[str] = ()
     loss_weights: Sequence[float] = ()
     _metrics: Mapping[str, Mapping[str, list[Any]]]
 
     def prepare(self, pairs: Sequence[Preference], lora: Lora | None) -> None:
-        """To be called before training, with all pairs that batches may hold."""
+        """Call this before training, with all pairs that may be in batches."""
         self.pairs = {pair.id: pair for pair in pairs}
         self.data_collator = IdCollator(self.data_collator)
         self.part = (lora, start_of(self.model)) if lora is not None and lora.init in PARTS else None
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's own; where a step has several batches, each with its weight."""
+        """The trainer's own, each with its weight if a step has several batches."""
         batches, items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
         if self._parts == 1:
             return batches, items
@@ -134,23 +132,21 @@ class CheckedTrainer:
         loss = found[0] if isinstance(found, tuple) else found
         if not bool(torch.isfinite(loss.detach()).all()):
             folder = self._write_batch(inputs, float(loss.detach()))
-            raise FloatingPointError(
-                f"the loss is {float(loss.detach())} in step {self.state.global_step + 1}; its batch is in {folder}"
-            )
-        # TRL's supervised trainer divides by the tokens of the step itself.
+            step = self.state.global_step + 1
+            raise FloatingPointError(f"the loss is {float(loss.detach())} in step {step}; its batch is in {folder}")
+        # TRL's supervised trainer itself divides by the step's tokens.
         if weight is None or "labels" in inputs:
             return found
         return (weight.pairs * loss, *found[1:]) if isinstance(found, tuple) else weight.pairs * loss
 
     @property
     def _parts(self) -> int:
-        """How many batches are one step: what the trainer takes the mean of."""
+        """Batches of a step, over all processes."""
         return int(self.accelerator.num_processes * self.args.gradient_accumulation_steps)
 
     @contextmanager
     def _weigh_sft_term(self, weight: BatchWeight | None) -> Iterator[None]:
-        """Inside, the `sft` term, a mean over tokens, is weighed so that the factor of pairs, which the whole loss gets
-        later, leaves it weighed by tokens."""
+        """Inside, weigh the `sft` term so that it is a mean over tokens once the loss is multiplied by `pairs`."""
         before = self.loss_weights
         if weight is not None and weight.pairs:
             terms = zip(self.loss_types, before, strict=True)
@@ -163,7 +159,7 @@ class CheckedTrainer:
 
     @contextmanager
     def _gather_figures(self, weight: BatchWeight | None, rows: int) -> Iterator[None]:
-        """Inside, the figures logged of an incomplete step are those of the pairs it has."""
+        """Inside, log figures of an incomplete step for the pairs it has."""
         if weight is None or not weight.incomplete:
             yield
             return
@@ -183,16 +179,16 @@ class CheckedTrainer:
         if isinstance(order, RandomSampler):
             from accelerate.data_loader import SeedableRandomSampler
 
-            # What accelerate puts in its place, so that the order is that of any other number of processes.
+            # accelerate uses this one, so the order is the same on any number of processes.
             order = SeedableRandomSampler(order.data_source, generator=order.generator, data_seed=self.args.data_seed)
         return PaddedSampler(order, count, size)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        # The trainer's own opens every picture for its length where training is grouped by length.
+        # With group_by_length the trainer's own would open every picture to measure its length.
         return SequentialSampler(eval_dataset)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: what TRL could say is said by the run's own."""
+        """Write none: the run has a model card of its own."""
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """The trainer's own."""
@@ -213,11 +209,9 @@ class CheckedTrainer:
         folder = Path(self.args.output_dir) / "not-a-number" / f"step-{self.state.global_step + 1}-process-{rank()}"
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_flatten_tensors("", inputs), folder / "batch.safetensors")
+        names = "id", "prompt", "chosen", "rejected"
         pairs = [
-            {
-                **{name: getattr(pair, name) for name in ("id", "prompt", "chosen", "rejected")},
-                "images": [picture.name for picture in pair.images],
-            }
+            {name: getattr(pair, name) for name in names} | {"images": [picture.name for picture in pair.images]}
             for pair in (self.pairs[id] for id in inputs.get("ids", ()))
         ]
         atomic_write_text(folder / "pairs.json", json.dumps({"loss": str(loss), "pairs": pairs}, indent=1))
@@ -225,12 +219,9 @@ class CheckedTrainer:
 
 
 def _flatten_tensors(name: str, value: Any) -> dict[str, torch.Tensor]:
-    """All tensors within, by dotted names, each with storage of its own."""
+    """All tensors within, by dotted names, each with its own storage."""
     if isinstance(value, torch.Tensor):
         return {name: value.detach().cpu().clone().contiguous()}
-    if not isinstance(value, Mapping):
-        return {}
-    found: dict[str, torch.Tensor] = {}
-    for key, inner in value.items():
-        found |= _flatten_tensors(f"{name}.{key}" if name else str(key), inner)
-    return found
+    parts = value.items() if isinstance(value, Mapping) else ()
+    prefix = f"{name}." if name else ""
+    return {path: part for key, inner in parts for path, part in _flatten_tensors(f"{prefix}{key}", inner).items()}

@@ -15,29 +15,28 @@ from trainers.config.training import Training
 NOTE: Final = "checkpoint.json"
 STATE: Final = "trainer_state.json"
 OURS: Final = ("run.json", "log.jsonl")
-"""Files by which a folder is known to be a run of this package, whose checkpoints get a note."""
+"""Files that only runs of this package have, whose checkpoints get a note."""
 STOPPED: Final = "stopped.json"
-"""Of a run that was ended before its last step, on purpose."""
+"""File of a run that was ended before its last step on purpose."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundCheckpoint:
-    """A checkpoint that is complete."""
+    """A complete checkpoint."""
 
     path: Path
     step: int
     of: int | None
-    """Steps of the whole training, where the folder says so."""
+    """Steps of the whole training, if the folder records them."""
 
     @property
     def last(self) -> bool:
-        """Whether training ends with it."""
+        """True if training ends with it."""
         return self.of is not None and self.step >= self.of
 
 
 class QuietPeriod:
-    """True for a folder in which nothing has changed for `seconds`: by its files' times, or, where clocks differ, since
-    it was first seen as it is."""
+    """True for folders unchanged for `seconds`, by their files' times or (clocks may differ) since first seen so."""
 
     def __init__(
         self, seconds: float, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
@@ -46,7 +45,7 @@ class QuietPeriod:
         self._seen: dict[Path, tuple[Any, float]] = {}
 
     def __call__(self, folder: Path) -> bool:
-        """Whether nothing in it has changed for long enough."""
+        """True if nothing in it has changed for long enough."""
         files = traces(folder)
         if not files:
             return False
@@ -57,7 +56,7 @@ class QuietPeriod:
 
 
 def traces(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time (ns) of a folder's files; a file that is removed meanwhile is left out."""
+    """Name, size and time (ns) of a folder's files, without files that are removed meanwhile."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         try:
@@ -71,10 +70,10 @@ def traces(folder: Path) -> tuple[tuple[str, int, int], ...]:
 def find_complete_checkpoints(
     folder: Path, settled: QuietPeriod | None = None, *, noted: bool = False
 ) -> tuple[list[FoundCheckpoint], dict[Path, str]]:
-    """The complete checkpoints of a folder by step, and what the others lack; the one lister of checkpoints.
+    """The complete checkpoints of a folder by step, and what the others lack.
 
-    In a folder of this package, or with `noted` in any, a checkpoint has a note. In one of another trainer it is
-    complete once its weights and its state are, and nothing has changed for `settled` (None: no time).
+    Checkpoints of this package have a note (`noted`: in any folder). Those of other trainers are complete once their
+    weights and state are, and nothing has changed for `settled` (None: no time).
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -96,11 +95,11 @@ def find_complete_checkpoints(
 
 
 class _Incomplete(Exception):
-    """Something is missing still."""
+    """What a checkpoint lacks."""
 
 
 def _check_ours(path: Path) -> int | None:
-    """Steps of the whole training, where the note says so; _Incomplete."""
+    """Steps of the whole training, if the note has them; _Incomplete."""
     if not (path / NOTE).exists():
         raise _Incomplete(f"no {NOTE} yet")
     _check_weights(path)
@@ -117,7 +116,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _check_another_trainers(path: Path, step: int, settled: QuietPeriod) -> int | None:
-    """Steps of the whole training, where the state says so; _Incomplete."""
+    """Steps of the whole training, if the state has them; _Incomplete."""
     _check_weights(path)
     if not (path / STATE).exists():
         raise _Incomplete(f"no {STATE} yet")
@@ -130,7 +129,7 @@ def _check_another_trainers(path: Path, step: int, settled: QuietPeriod) -> int 
 
 
 def _check_weights(path: Path) -> None:
-    """_Incomplete unless the safetensors files of an adapter or a model are all there and as long as they say."""
+    """_Incomplete unless all safetensors files of an adapter or a model exist, as long as their headers say."""
     stem = "adapter_model" if (path / "adapter_config.json").exists() else "model"
     index, names = path / f"{stem}.safetensors.index.json", [f"{stem}.safetensors"]
     if index.exists():
@@ -153,7 +152,7 @@ def _check_weights(path: Path) -> None:
 
 
 def length_of(file: Path) -> int | None:
-    """Bytes that a safetensors file must have by its own header; None if the header itself is incomplete."""
+    """Bytes that a safetensors file must have by its header; None for an incomplete header."""
     try:
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
@@ -167,7 +166,7 @@ def length_of(file: Path) -> int | None:
 
 
 def base_of(found: FoundCheckpoint) -> str | None:
-    """What a checkpoint's adapter lies on, as `find` takes it; None where it has all weights itself, or doesn't say."""
+    """The base of a checkpoint's adapter, as `find` takes it; None for full weights, or if it is not recorded."""
     config = found.path / "adapter_config.json"
     if not config.is_file():
         return None
@@ -187,7 +186,7 @@ def total_steps(rows: int, training: Training) -> int:
 
 
 def saved_at(steps: int, training: Training) -> list[int]:
-    """After which steps a run of so many saves: every `save_steps`, or evenly spaced; the last is always one."""
+    """The steps after which a run saves: every `save_steps`, or evenly spaced; always the last."""
     if training.save_steps is not None:
         return [*range(training.save_steps, steps, training.save_steps), steps]
     count = min(training.checkpoints, steps)
@@ -206,8 +205,5 @@ class Checkpoint:
 
 def find_checkpoints(out: Path, arm: str) -> list[Checkpoint]:
     """The complete checkpoints that an arm has written to a folder, first to last."""
-    if not out.is_dir():
-        return []
-    return [
-        Checkpoint(path=found.path, step=found.step, arm=arm) for found in find_complete_checkpoints(out, noted=True)[0]
-    ]
+    complete = find_complete_checkpoints(out, noted=True)[0] if out.is_dir() else []
+    return [Checkpoint(path=found.path, step=found.step, arm=arm) for found in complete]

@@ -1,11 +1,11 @@
-"""DPO and related losses through TRL: the reference is the same model with its adapters off, or a second copy of the
-base where all weights are trained.
+"""DPO and related losses through TRL. The reference is the model with its adapters off, or for full fine-tuning a copy.
 
-By default images and prompts are read once for all answers to them (`trainers.packed.trainer`); `plain_trl` takes TRL's
-own trainer, which gives the same gradients. Full fine-tuning, mDPO and the POVID losses have no packed form.
+By default rows are packed: images and prompts are read once for all answers (`trainers.packed.trainer`). `plain_trl`
+uses TRL's own trainer, which gives the same gradients. Full fine-tuning, mDPO and POVID's losses have no packed form.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from trl import DPOConfig, DPOTrainer
@@ -31,7 +31,7 @@ class PackedTrainer(CheckedTrainer, PackedDPOTrainer):
 
 
 class PackedSegmentTrainer(CheckedTrainer, SegmentWeights, PackedDPOTrainer):
-    """Packed rows, whose changed tokens count more."""
+    """Packed rows, with more weight on changed tokens."""
 
 
 class PlainTrainer(CheckedTrainer, PromptSampling, DPOTrainer):
@@ -39,15 +39,15 @@ class PlainTrainer(CheckedTrainer, PromptSampling, DPOTrainer):
 
 
 class PlainSegmentTrainer(CheckedTrainer, PromptSampling, SegmentWeights, DPOTrainer):
-    """TRL's own rows, whose changed tokens count more."""
+    """TRL's own rows, with more weight on changed tokens."""
 
 
 class CropTrainer(CheckedTrainer, PromptSampling, ImageDPOTrainer):
-    """With the chosen answer beside a crop."""
+    """TRL's rows, and the chosen answer with a crop."""
 
 
 class NoiseTrainer(CheckedTrainer, PromptSampling, PovidTrainer):
-    """With an answer to a noised picture."""
+    """TRL's rows, and an answer to a noised picture."""
 
 
 def train(job: Job) -> list[Checkpoint]:
@@ -59,20 +59,13 @@ def _make_trainer(
     job: Job, pairs: Sequence[Preference], held_out: Sequence[Preference], callback: RunCallback
 ) -> CheckedTrainer:
     training = job.recipe.training
-    loss = training.loss_spec.trl_arguments(
-        beta=training.beta, smoothing=training.smoothing, sft_weight=training.sft_weight
-    )
-    arguments = DPOConfig(**loss, **common_arguments(job, len(pairs)))
+    settings = {name: getattr(training, name) for name in ("beta", "smoothing", "sft_weight")}
+    arguments = DPOConfig(**training.loss_spec.trl_arguments(**settings), **common_arguments(job, len(pairs)))
     model, processor = load_model(job)
     check_texts([*pairs, *held_out], processor)
     model, peft_config = add_adapters(model, training, job.recipe.seed)
-    given: dict[str, Any] = {
-        "model": model,
-        "args": arguments,
-        "processing_class": processor,
-        "peft_config": peft_config,
-        "callbacks": [callback],
-    }
+    given: dict[str, Any] = {"model": model, "processing_class": processor, "peft_config": peft_config}
+    given |= {"args": arguments, "callbacks": [callback]}
     if training.loss_spec.reads == "changed tokens":
         given["gamma"] = training.gamma or GAMMA
     if training.packed:
@@ -94,12 +87,8 @@ def _make_packed(
     if training.features_room_mib is not None:
         given["features_room"] = training.features_room_mib << 20
     try:
-        return kind(
-            **given,
-            train_dataset=Pairs(pairs),
-            eval_dataset=Pairs(held_out) if held_out else None,
-            group_pairs=training.group_pairs,
-        )
+        given |= {"train_dataset": Pairs(pairs), "eval_dataset": Pairs(held_out) if held_out else None}
+        return kind(**given, group_pairs=training.group_pairs)
     except TrainingError as error:
         raise TrainingError(f"{error}; or set plain_trl = true in [training]") from None
 
@@ -109,18 +98,19 @@ def _make_unpacked(
 ) -> CheckedTrainer:
     training, seed = job.recipe.training, job.recipe.seed
     kind: type[Any]
-    datasets: list[Pairs]
+    dataset: Callable[[Sequence[Preference]], Pairs] = Pairs
     match training.loss_spec.reads:
         case "noised image":
-            kind, datasets = NoiseTrainer, [NoisedPairs(side, seed) for side in (pairs, held_out)]
+            kind, dataset = NoiseTrainer, partial(NoisedPairs, seed=seed)
             given |= {"variant": training.loss, "noise": training.noise}
         case "crop":
-            area = training.crop_area or AREA
-            kind, datasets = CropTrainer, [CroppedPairs(side, seed, area) for side in (pairs, held_out)]
+            kind, dataset = CropTrainer, partial(CroppedPairs, seed=seed, area=training.crop_area or AREA)
             given["anchor"] = training.anchor or 0.0
         case "changed tokens":
-            kind, datasets = PlainSegmentTrainer, [Pairs(pairs), Pairs(held_out)]
+            kind = PlainSegmentTrainer
         case "pair":
-            kind, datasets = PlainTrainer, [Pairs(pairs), Pairs(held_out)]
-    made: CheckedTrainer = kind(**given, train_dataset=datasets[0], eval_dataset=datasets[1] if held_out else None)
+            kind = PlainTrainer
+    made: CheckedTrainer = kind(
+        **given, train_dataset=dataset(pairs), eval_dataset=dataset(held_out) if held_out else None
+    )
     return made

@@ -1,4 +1,4 @@
-"""What a trainer is given: the argument of the entry points in the group `harness.trainers`."""
+"""Jobs of training: the arguments of the entry points in the group `harness.trainers`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,9 @@ from trainers.data.rows import Preference
 from trainers.training.checkpoints import Checkpoint
 
 
-def _go_on(checkpoint: Checkpoint) -> bool:
-    return True
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Training on preferences, to do or to finish."""
+    """Training on preferences, to start or to continue."""
 
     recipe: PreferenceRecipe
     out: Path
@@ -28,19 +24,19 @@ class Job:
     base: str = ""
     """The same as a folder or hub id with full weights."""
     dtype: str = "auto"
-    """What to compute in: "float32", "bfloat16", or "auto" for what the weights are stored in."""
+    """Type to compute in: "float32", "bfloat16", or "auto" for the type of the stored weights."""
     preferences: Sequence[Preference] = field(default=())
     held_out: Sequence[Preference] = field(default=())
     """Pairs that are scored every `eval_steps` and never trained on."""
     note: Mapping[str, Any] = field(default_factory=dict)
-    """What checkpoint.json says beside what it always does: of the data, say."""
-    saved: Callable[[Checkpoint], bool] = _go_on
-    """Called with every checkpoint once it is complete, in the main process alone; False ends the run for good."""
+    """Further contents of checkpoint.json, such as a description of the data."""
+    saved: Callable[[Checkpoint], bool] = lambda checkpoint: True
+    """Called by the main process with every complete checkpoint; False ends the run for good."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingJob:
-    """Pretraining, to do or to finish."""
+    """Pretraining, to start or to continue."""
 
     recipe: PretrainingRecipe
     out: Path
@@ -48,7 +44,7 @@ class PretrainingJob:
 
 
 Trainer = Callable[[Any], list[Checkpoint]]
-"""Takes a Job, or a PretrainingJob if its recipes pretrain."""
+"""A function of a Job, or of a PretrainingJob if its recipes pretrain."""
 
 
 def trainer(name: str) -> Trainer:

@@ -1,9 +1,7 @@
-"""What DPO and its SFT control share around TRL: one run from start to end, with checkpoints that are complete or not
-there.
+"""A training run from start to end, for DPO and its SFT control, with complete checkpoints only.
 
-A checkpoint folder counts once it holds `checkpoint.json`, written after everything else. A run is continued from the
-last one that counts. Steps hold `batch_size` pairs on any number of processes: gradients are accumulated over what does
-not fit into memory at once.
+A checkpoint is complete once it has `checkpoint.json`, which is written last; runs continue from the last complete one.
+A step has `batch_size` pairs on any number of processes; gradients are accumulated over what does not fit into memory.
 """
 
 import json
@@ -31,12 +29,11 @@ from trainers.training.trl_arguments import split_batch
 log = logging.getLogger(__name__)
 
 LEFT_OUT = "left_out.json"
-"""Pairs that `max_length` leaves no answer of."""
+"""File of the pairs whose prompt alone fills `max_length`."""
 
 
 class RunCallback(TrainerCallback):
-    """Saves at the wanted steps and marks what is complete, reports steps, writes the log as JSON lines, and ends a run
-    that learns nothing or diverges."""
+    """Saves and marks checkpoints, reports steps, writes log.jsonl, and ends a run that learns nothing or diverges."""
 
     def __init__(self, job: Job, arm: str, wanted: Sequence[int], left_out: int = 0) -> None:
         self.job, self.arm, self.wanted, self.left_out = job, arm, frozenset(wanted), left_out
@@ -44,24 +41,24 @@ class RunCallback(TrainerCallback):
         self.first_step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Remember what is to change."""
+        """Remember the weights that training has to change."""
         self.first_sums, self.first_step = _sum_trained_weights(model), state.global_step
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        """Set the sampler's epoch: the loaders of several processes do not when a run is continued within an epoch."""
+        """Set the sampler's epoch, which loaders of several processes don't when a run continues within an epoch."""
         order = train_dataloader.batch_sampler
         while (inner := getattr(order, "batch_sampler", getattr(order, "sampler", None))) is not None:
             order = inner
         order.set_epoch(int(state.epoch + 1e-6))
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> Any:
-        """Ask for a checkpoint where one is wanted."""
+        """Ask for a checkpoint at the wanted steps."""
         step = state.global_step
         report(f"train {self.arm}", step, state.max_steps)
-        # A gradient can be no number where the loss is one: the next step's loss would tell, after the checkpoint.
+        # A gradient can be NaN though the loss is not; the next loss would show it only after this checkpoint.
         if step in self.wanted and not all(map(math.isfinite, _sum_trained_weights(model))):
             raise FloatingPointError(f"step {step} left weights that are no numbers; no checkpoint is made of them")
-        # The first step of a warm-up has no learning rate.
+        # In a warm-up the first step's learning rate is 0.
         if self.first_sums and step == self.first_step + 2 and _sum_trained_weights(model) == self.first_sums:
             raise RunError(
                 f"no weight has changed after {step} steps: policy and reference are one model; see the learning rate"
@@ -70,22 +67,20 @@ class RunCallback(TrainerCallback):
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """End the run at a loss that is no number."""
+        """End the run at a loss that is not finite."""
         if logs and "loss" in logs and not math.isfinite(float(logs["loss"])):
             raise FloatingPointError(f"loss is {logs['loss']} at step {state.global_step}; see {self.job.out}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The trainer's summary becomes the log's last line."""
+        """Write the log once more, with the trainer's summary as its last line."""
         self._write_log(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Mark the checkpoint as complete, and end the run where `Job.saved` says so."""
+        """Mark the checkpoint as complete, and end the run if `Job.saved` returns False."""
         self._write_log(state)
         if is_initialized():
             barrier()  # every process has written its part
-        go_on = [True]
-        if is_main_process():
-            go_on = [self._complete_checkpoint(state)]
+        go_on = [self._complete_checkpoint(state) if is_main_process() else True]
         if is_initialized():
             broadcast_object_list(go_on, src=0)
         control.should_training_stop = control.should_training_stop or not go_on[0]
@@ -97,7 +92,7 @@ class RunCallback(TrainerCallback):
             atomic_write_text(self.job.out / "log.jsonl", lines)
 
     def _complete_checkpoint(self, state: Any) -> bool:
-        """Write the note, remove what is not to be kept; False if training is to end."""
+        """Write the note and remove checkpoints that are not kept; False if training is to end."""
         recipe, out = self.job.recipe, self.job.out
         place = {"step": state.global_step, "steps": state.max_steps}
         note: dict[str, Any] = {"base": self.job.base_name, **place, "recipe": recipe.digest}
@@ -107,7 +102,7 @@ class RunCallback(TrainerCallback):
         atomic_write_text(folder / NOTE, json.dumps({**note, **self.job.note}))
         if recipe.training.keep is not None:
             for old in find_checkpoints(out, self.arm)[: -recipe.training.keep]:
-                (old.path / NOTE).unlink()  # first: an incomplete checkpoint counts for nothing
+                (old.path / NOTE).unlink()  # first, so that a half-removed checkpoint is incomplete
                 shutil.rmtree(old.path)
         go_on = self.job.saved(Checkpoint(path=folder, step=state.global_step, arm=self.arm))
         if not go_on:
@@ -117,17 +112,17 @@ class RunCallback(TrainerCallback):
 
 def _sum_trained_weights(model: Any) -> list[float]:
     """The sum of the absolute values of each trained tensor."""
-    # ZeRO-3 leaves nothing of a parameter in its place.
+    # With ZeRO-3 parameters are empty here.
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel())
     return [float(parameter.detach().double().abs().sum()) for parameter in trained]
 
 
 MakeTrainer = Callable[[Job, Sequence[Preference], Sequence[Preference], RunCallback], Any]
-"""Of a job, the pairs to train on, those held out, and the callback."""
+"""Job, pairs to train on, pairs held out, callback -> a TRL trainer."""
 
 
 def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
-    """Train to the end from wherever the folder stands; does nothing where it is already there."""
+    """Train to the end from the last complete checkpoint; returns at once if training is finished."""
     training = job.recipe.training
     left_out = _read_left_out(job.out)
     while True:
@@ -147,7 +142,7 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
                 shutil.rmtree(folder)
         try:
             trainer = make_trainer(job, pairs, held_out, RunCallback(job, arm, wanted, len(left_out)))
-            # It would print to stdout, which is for results; the callback writes the same to log.jsonl.
+            # It prints to stdout, which is for results; the same is in log.jsonl.
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(found[-1].path) if found else None)
         except CutError as error:
@@ -157,14 +152,14 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
 
 
 def _order_of_pairs(training: Training) -> dict[str, int]:
-    """What the order of the pairs depends on where they are grouped: each process's batches are."""
+    """What the order of grouped pairs depends on: they are grouped by process."""
     if not (training.group_pairs or training.group_by_length):
         return {}
     return {"processes": world_size(), "pairs at once": split_batch(training, world_size())[0]}
 
 
 def _check_order(last: Checkpoint, training: Training) -> None:
-    """TrainingError where continuing would meet some pairs twice and others never."""
+    """TrainingError if a continued run would train on some pairs twice and on others never."""
     held, here = json.loads((last.path / NOTE).read_text(encoding="utf-8")).get("order"), _order_of_pairs(training)
     if held is not None and held != here:
         grouped = "group_pairs" if training.group_pairs else "group_by_length"
@@ -180,16 +175,12 @@ def _read_left_out(out: Path) -> frozenset[str]:
 
 
 def _leave_out(job: Job, before: frozenset[str], error: CutError) -> frozenset[str]:
-    """Note that these pairs are left out of the run; TrainingError if the recipe does not allow it."""
+    """Record that these pairs are left out; TrainingError if the recipe does not allow it."""
     training, path = job.recipe.training, job.out / LEFT_OUT
     if training.too_long == "refuse":
         raise TrainingError(f"{error}, by too_long = 'drop'") from None
-    log.info(
-        "left out: %d pairs whose prompt and images fill max_length = %s; see %s",
-        len(error.ids),
-        training.max_length,
-        path,
-    )
+    filled = f"max_length = {training.max_length}"
+    log.info("left out: %d pairs whose prompt and images fill %s; see %s", len(error.ids), filled, path)
     if is_main_process():
         left_out = {"max_length": training.max_length, "ids": sorted(before | set(error.ids))}
         atomic_write_text(path, json.dumps(left_out, indent=1))

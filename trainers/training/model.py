@@ -1,4 +1,4 @@
-"""Loading the model to train, and attaching its LoRA adapter."""
+"""Loads the model to train, and configures its LoRA adapters."""
 
 import importlib.util
 import re
@@ -15,19 +15,10 @@ from trainers.training.adapters import PARTS, start_from_weights
 from trainers.training.job import Job
 
 CONNECTORS = ("attn_pool.", "merger.", "deepstack_merger_list.")
-"""Parts of some vision towers that connect them to the language model; trained where the tower is not, as a connector
-outside of it is."""
+"""Parts of vision towers that connect them to the language model; trained even if the tower is not."""
 
-VISION_MODULES = (
-    "vision_tower",
-    "visual",
-    "vision_model",
-    "vision_encoder",
-    "image_tower",
-    "multi_modal_projector",
-    "connector",
-)
-"""What models call their vision towers, and the modules between these and the language model."""
+VISION_MODULES = "vision_tower|visual|vision_model|vision_encoder|image_tower|multi_modal_projector|connector"
+"""Names of vision towers, and of modules between these and the language model, as a regular expression."""
 
 
 def in_bf16(job: Job) -> bool:
@@ -39,7 +30,7 @@ def in_bf16(job: Job) -> bool:
 
 
 def weights_dtype(job: Job) -> torch.dtype:
-    """The type of the loaded weights: as they are computed in, but single precision where all weights are trained."""
+    """Type of the loaded weights: that of the computation, but single precision if all weights are trained."""
     return torch.bfloat16 if in_bf16(job) and job.recipe.training.lora is not None else torch.float32
 
 
@@ -51,19 +42,15 @@ def load_model(job: Job) -> tuple[Any, Any]:
         if not training.train_vision:
             freeze_vision(model)
     elif not any(re.fullmatch(training.lora.targets, name) for name, _ in model.named_modules()):
-        linear = {
-            name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
-        }
-        known = ", ".join(sorted(linear))
-        raise TrainingError(
-            f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}; "
-            f"its matrices: {known}"
-        )
+        linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        missed = f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}"
+        raise TrainingError(f"{missed}; its matrices: {known}")
     return model, AutoProcessor.from_pretrained(job.base)
 
 
 def load_weights(job: Job) -> Any:
-    """The base, quantized where the recipe says so; safetensors only."""
+    """The base, quantized if the recipe says so; safetensors only."""
     training = job.recipe.training
     given = {"dtype": weights_dtype(job), "use_safetensors": True}
     if training.quantization is not None:
@@ -82,15 +69,14 @@ def _four_bits() -> dict[str, Any]:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=[r"(.*\.)?lm_head", rf"(.*\.)?({'|'.join(VISION_MODULES)})"],
+        llm_int8_skip_modules=[r"(.*\.)?lm_head", rf"(.*\.)?({VISION_MODULES})"],
     )
     placed = {"": local_rank()} if torch.cuda.is_available() else {"": "cpu"}
     return {"quantization_config": config, "device_map": placed}
 
 
 def freeze_vision(model: Any) -> None:
-    """Take the vision tower out of training, but not the connector that some towers contain; TrainingError for a model
-    that names no tower."""
+    """Freeze the vision tower, but not a connector within it; TrainingError for a model that names no tower."""
     tower = model.get_encoder(modality="image")
     if tower is model or tower is model.base_model:
         raise TrainingError(
@@ -102,8 +88,7 @@ def freeze_vision(model: Any) -> None:
 
 
 def add_adapters(model: Any, training: Training, seed: int) -> tuple[Any, LoraConfig | None]:
-    """The model, and the configuration of the adapters that a TRL trainer is to add; None where there are none to add,
-    or they are in the model already, as those of `PARTS` are."""
+    """The model, and the adapters that TRL has to add; None if there are none, or the model has them (`PARTS`)."""
     if training.lora is None:
         return model, None
     config = LoraConfig(

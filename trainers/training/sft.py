@@ -1,5 +1,4 @@
-"""Supervised fine-tuning on the chosen answers alone: the control that tells what the preferences themselves add to
-DPO."""
+"""Supervised fine-tuning on the chosen answers: the control that shows what the preferences add."""
 
 from collections.abc import Sequence
 
@@ -16,23 +15,22 @@ from trainers.training.trl_arguments import common_arguments
 
 
 class SupervisedTrainer(CheckedTrainer, PromptSampling, SFTTrainer):
-    """TRL's own."""
+    """TRL's own rows."""
 
 
 def train(job: Job) -> list[Checkpoint]:
-    """The checkpoints of the SFT arm: same rows, batches, steps and learning rate as DPO, without the rejected
-    answers."""
+    """The checkpoints of the SFT arm, with DPO's rows, batches, steps and learning rate."""
     return run(job, "sft", _make_trainer)
 
 
 def _make_trainer(
     job: Job, pairs: Sequence[Preference], held_out: Sequence[Preference], callback: RunCallback
 ) -> CheckedTrainer:
-    training = job.recipe.training
+    training, both = job.recipe.training, [*pairs, *held_out]
     arguments = SFTConfig(**common_arguments(job, len(pairs)))
     model, processor = load_model(job)
-    check_texts([*pairs, *held_out], processor)
-    check_lengths([*pairs, *held_out], processor, training.max_length)
+    check_texts(both, processor)
+    check_lengths(both, processor, training.max_length)
     model, peft_config = add_adapters(model, training, job.recipe.seed)
     trainer = SupervisedTrainer(
         model=model,
@@ -43,5 +41,5 @@ def _make_trainer(
         peft_config=peft_config,
         callbacks=[callback],
     )
-    trainer.prepare([*pairs, *held_out], training.lora)
+    trainer.prepare(both, training.lora)
     return trainer

@@ -1,4 +1,4 @@
-"""Samplers and weights by which a step on several processes has the gradient of the same step on one."""
+"""Sampler and weights that give a step on several processes the same gradient as on one."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +14,9 @@ from trainers.data.torch_dataset import FILLING
 
 @dataclass(frozen=True)
 class IdCollator:
-    """A collator whose batches hold their pairs' ids, under "ids".
+    """A collator whose batches have their pairs' ids under "ids".
 
-    Examples that only fill a step are left out; if all of a batch do, it holds the first one, which has no id.
+    Examples that only fill a step are left out; a batch of these alone has the first one, without an id.
     """
 
     collate: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
@@ -30,8 +30,10 @@ class IdCollator:
 
 
 class PaddedSampler(Sampler[int]):
-    """An order of `count` pairs, filled to whole steps of `size` by indices behind the last, so that no process repeats
-    a pair to fill its batch."""
+    """An order of `count` pairs, padded to whole steps of `size` by indices from `count` on.
+
+    Otherwise processes would repeat pairs to fill their last batch.
+    """
 
     def __init__(self, order: Sampler[int], count: int, size: int) -> None:
         self.order, self.count, self.size = order, count, size
@@ -50,18 +52,16 @@ class PaddedSampler(Sampler[int]):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchWeight:
-    """Factors of a batch's means, with which the mean over a step's batches is the mean over the step's pairs or
-    tokens."""
+    """Factors for the means of a batch, with which the mean over batches is a mean over the step's pairs or tokens."""
 
     pairs: float
-    """Of a mean over pairs."""
+    """For means over pairs."""
     tokens: float
-    """Of a mean over the chosen answers' tokens."""
+    """For means over the chosen answers' tokens."""
     incomplete: bool
-    """True if the step has fewer pairs than a whole one."""
+    """True if the step has fewer pairs than others."""
     concurrent: float
-    """Of figures gathered over the batches that the processes train on at the same time, so that each such group
-    counts by its pairs; 0 if this group has none."""
+    """For figures gathered from the batches that all processes train on at the same time; 0 if these have no pairs."""
 
 
 def weigh_batches(step: Sequence[Sequence[tuple[int, int]]], size: int, process: int) -> list[BatchWeight]:
@@ -85,7 +85,7 @@ def weigh_batches(step: Sequence[Sequence[tuple[int, int]]], size: int, process:
 
 
 def count_pairs_and_tokens(batch: Mapping[str, Any], with_tokens: bool) -> torch.Tensor:
-    """How many pairs a batch has and, `with_tokens`, how many tokens of chosen answers (else 0): [2]."""
+    """[2]: a batch's number of pairs and, if `with_tokens`, of tokens of chosen answers (else 0)."""
     mask = batch["completion_mask" if with_tokens else "attention_mask"]
     tokens = mask[: len(mask) // 2].sum() if with_tokens and batch["ids"] else mask.new_zeros(())
     return torch.stack([tokens.new_tensor(len(batch["ids"])), tokens])
@@ -93,8 +93,10 @@ def count_pairs_and_tokens(batch: Mapping[str, Any], with_tokens: bool) -> torch
 
 @contextmanager
 def uneven_gathering(accelerator: Any, rows: int, room: int, weight: float) -> Iterator[None]:
-    """Inside, figures are gathered from processes that have different numbers of pairs: this one `rows`, none more than
-    `room`. Figures of pairs are multiplied by `weight`."""
+    """Inside, figures are gathered from processes with different numbers of pairs: `rows` here, at most `room`.
+
+    Figures of pairs are multiplied by `weight`.
+    """
     gather, gather_for_metrics = accelerator.gather, accelerator.gather_for_metrics
 
     def gather_pairs(values: Any) -> Any:
@@ -104,7 +106,7 @@ def uneven_gathering(accelerator: Any, rows: int, room: int, weight: float) -> I
         there = found[~found.isnan()]
         return weight * there if len(there) else values
 
-    # accelerate's own leaves out the figures of the last processes, taking them for pairs that are there twice.
+    # accelerate's own would drop the last processes' figures as those of repeated pairs.
     accelerator.gather = gather_pairs
     accelerator.gather_for_metrics = lambda total: gather(total if rows else torch.zeros_like(total))
     try:

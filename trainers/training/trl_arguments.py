@@ -16,10 +16,11 @@ from trainers.training.model import in_bf16
 
 log = logging.getLogger(__name__)
 
+SAME_NAMES = "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm gradient_checkpointing max_length"
+
 
 def split_batch(training: Training, count: int) -> tuple[int, int]:
-    """(pairs a process has at once, batches it accumulates), so that `count` processes make steps of `batch_size`
-    pairs; TrainingError."""
+    """(pairs a batch, batches a step) on each of `count` processes, for steps of `batch_size` pairs; TrainingError."""
     size, at_once = training.batch_size, training.per_device_batch_size
     if size % count:
         possible = _list_divisors(size)
@@ -40,8 +41,7 @@ def _list_divisors(number: int) -> str:
 
 
 def common_arguments(job: Job, pairs: int) -> dict[str, Any]:
-    """Trainer arguments that all arms share. TRL's defaults (bf16, gradient checkpointing, 1024 tokens) are traps on
-    small models."""
+    """Trainer arguments of all arms. TRL's bf16, checkpointing and 1024 tokens by default don't suit small models."""
     training = job.recipe.training
     on_gpu = torch.cuda.is_available()
     at_once, accumulated = split_batch(training, world_size())
@@ -49,7 +49,7 @@ def common_arguments(job: Job, pairs: int) -> dict[str, Any]:
     evaluates = training.eval_steps is not None and bool(job.held_out)
     if training.eval_steps is not None and not evaluates:
         log.info("eval_steps = %d: no pair is held out, so nothing is evaluated", training.eval_steps)
-    # A package that is not installed was named before training.
+    # Before training, the user was told which packages are missing.
     reporting = [name for name in training.report_to if importlib.util.find_spec(name) is not None]
     return {
         "output_dir": str(job.out),
@@ -61,11 +61,7 @@ def common_arguments(job: Job, pairs: int) -> dict[str, Any]:
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.scheduler,
         "warmup_steps": training.warmup_steps or math.ceil(training.warmup_ratio * total_steps(pairs, training)),
-        "weight_decay": training.weight_decay,
-        "adam_beta1": training.adam_beta1,
-        "adam_beta2": training.adam_beta2,
-        "adam_epsilon": training.adam_epsilon,
-        "max_grad_norm": training.max_grad_norm,
+        **{name: getattr(training, name) for name in SAME_NAMES.split()},
         "seed": job.recipe.seed,
         "data_seed": job.recipe.seed,
         "logging_steps": training.log_steps,
@@ -79,9 +75,7 @@ def common_arguments(job: Job, pairs: int) -> dict[str, Any]:
         "use_cpu": not on_gpu,
         "bf16": bf16,
         **({"tf32": True} if on_gpu and bf16 else {}),
-        "gradient_checkpointing": training.gradient_checkpointing,
         **({"gradient_checkpointing_kwargs": {"use_reentrant": False}} if training.gradient_checkpointing else {}),
-        "max_length": training.max_length,
         "remove_unused_columns": False,
         "dataloader_pin_memory": on_gpu,
         "dataloader_num_workers": training.workers,
