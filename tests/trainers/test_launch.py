@@ -43,9 +43,8 @@ def options(command: list[str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("mode", ("ddp", "fsdp2"))
 def test_a_node_runs_accelerate_with_the_modes_settings(mode: Any) -> None:
-    command = command_of(
-        ["harness", "train", "x"], Layout(processes=4, nodes=2, mode=mode), Place(rank=1, head="node7", port=12345)
-    )
+    place = Place(rank=1, head="node7", port=12345)
+    command = command_of(["harness", "train", "x"], Layout(processes=4, nodes=2, mode=mode), place)
     assert Path(command[0]).name == "accelerate"
     given = options([*command[: command.index("--no_python")], "--no_python"])
     assert given == {
@@ -150,12 +149,6 @@ def test_job_names_tell_folders_apart(tmp_path: Path) -> None:
     assert one != other
     assert re.fullmatch(r"run-1-[0-9a-f]{8}", one)
     assert one == job_name(tmp_path / "a" / "run 1")
-
-
-def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ClusterError, match="no 'sbatch' on the PATH"):
-        launching.send(["x"], tmp_path, TWO)
 
 
 # -- who is there

@@ -7,6 +7,7 @@ import pytest
 
 from support.errors import ClusterError
 from tests.slurm.cluster import CLUSTERS, soon
+from trainers.cluster.launch import Layout, send
 from trainers.cluster.slurm import ENDED, Cluster, Resources, SlurmJob, minutes, resources, script, submit
 
 SMALL = Resources(gpus=0, minutes=5)
@@ -19,15 +20,8 @@ def ended(job: SlurmJob) -> bool:
 @pytest.mark.parametrize(
     ("text", "expected"),
     (
-        ("90", 90),
-        ("90:00", 90),
-        ("90:01", 91),
-        ("8:00:00", 480),
-        ("8:30:59", 511),
-        ("2-0", 2880),
-        ("2-12", 3600),
-        ("1-12:30", 2190),
-        ("1-12:30:01", 2191),
+        *(("90", 90), ("90:00", 90), ("90:01", 91), ("8:00:00", 480), ("8:30:59", 511)),
+        *(("2-0", 2880), ("2-12", 3600), ("1-12:30", 2190), ("1-12:30:01", 2191)),
     ),
 )
 def test_times_are_read_as_slurm_writes_them(text: str, expected: int) -> None:
@@ -85,6 +79,8 @@ def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ClusterError, match="no 'sbatch' on the PATH"):
         submit("x", print, folder=tmp_path, wanted=SMALL)
+    with pytest.raises(ClusterError, match="no 'sbatch' on the PATH"):
+        send(["x"], tmp_path, Layout(cpu=True))
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
