@@ -1,5 +1,7 @@
-"""Runs on a board whose samples have given records."""
+"""What is on a run's board, and runs whose samples have given records."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from leaderboards.board.board import Board
@@ -8,7 +10,17 @@ from leaderboards.board.sample import Sample
 from tasks.registry import registry
 from tasks.scenes.scenes_mme import process_results
 
+HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
 Records = dict[str, list[dict[str, Any]]]
+
+
+def scores(out: Path) -> dict[tuple[str, str, str], tuple[Any, ...]]:
+    """What a board says, without when and how long; checkpoints by their place in the run folder."""
+    found = {}
+    for e in Board(out / "board").current(partial=True):
+        key = e.model.replace(out.as_posix(), "RUN"), e.task, e.metric
+        found[key] = e.value, e.low, e.high, e.samples, e.limit, e.provenance.get("adapter")
+    return found
 
 
 def put(board: Board, model: str, task: str, records: Records, **changes: Any) -> None:

@@ -3,31 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leaderboards.board.board import Board
-
-HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
-
-
-def scores(out: Path) -> dict[tuple[str, str, str], tuple[Any, ...]]:
-    """What a board says, without when and how long; checkpoints by their place in the run folder."""
-    return {
-        (e.model.replace(out.as_posix(), "RUN"), e.task, e.metric): (
-            e.value,
-            e.low,
-            e.high,
-            e.samples,
-            e.limit,
-            e.provenance.get("adapter"),
-        )
-        for e in Board(out / "board").current(partial=True)
-    }
+from tests.harness.scored_runs import HARNESS, scores
 
 
 @pytest.mark.slow

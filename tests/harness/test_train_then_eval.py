@@ -6,7 +6,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,24 +17,9 @@ import torch
 from harness.cli import main as cli
 from harness.models.spec import find
 from leaderboards.board.board import Board
+from tests.harness.scored_runs import HARNESS, scores
 
 LIMIT = 6
-HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
-
-
-def scores(out: Path) -> dict[tuple[str, str, str], tuple[Any, ...]]:
-    """What a board says, without when and how long; checkpoints by their place in the run folder."""
-    return {
-        (e.model.replace(out.as_posix(), "RUN"), e.task, e.metric): (
-            e.value,
-            e.low,
-            e.high,
-            e.samples,
-            e.limit,
-            e.provenance.get("adapter"),
-        )
-        for e in Board(out / "board").current(partial=True)
-    }
 
 
 @pytest.fixture(scope="module")
