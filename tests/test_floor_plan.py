@@ -104,6 +104,53 @@ def test_the_leaderboard_needs_no_torch_and_no_lm_eval(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & {"torch", "lm_eval", "transformers"}
 
 
+ONLY_IN = {
+    "difflib.get_close_matches": "support/errors.py",
+    "sqlite3.connect": "support/sqlite.py",
+    "tabulate.tabulate": "support/markdown.py",
+    **dict.fromkeys(("os.replace", "os.rename", "os.link", "fcntl.flock"), "support/files.py"),
+}
+"""What everybody needs and one file does."""
+
+INTERFACES = ("forward",)
+"""Methods whose parameters another library lays down."""
+
+
+def calls(path: Path) -> Iterator[str]:
+    """Dotted names of what a file uses of other modules: "os.replace", however it was imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name: alias.name for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+            yield f"{names[node.value.id]}.{node.attr}"
+        elif isinstance(node, ast.Name) and node.id in names:
+            yield names[node.id]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_nothing_of_support_is_written_a_second_time(path: Path) -> None:
+    found = {call for call in calls(path) if call in ONLY_IN}
+    assert not {call for call in found if ONLY_IN[call] != path.relative_to(ROOT).as_posix()}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_file_and_its_functions_can_be_read_at_one_sitting(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 450
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} has over 60 lines"
+            names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            count = len([name for name in names if name not in ("self", "cls")])
+            is_command = path.is_relative_to(ROOT / "harness" / "cli") and node.name.endswith("_command")
+            assert count <= 8 or is_command or node.name in INTERFACES, f"{node.name} has {count} parameters"
+
+
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT.keys() - {"harness"}))  # its face is the Python interface
 def test_package_faces_hold_a_docstring_only(package: str) -> None:
     body = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8")).body
