@@ -323,8 +323,8 @@ def _image_id(request: Any) -> str:
 
 
 def record(id: str, image: str, answer: str, shares: Shares, words: Sequence[Word]) -> dict[str, Any]:
-    """One answer's numbers. For each kind: the count, and sums over it of the share, the relative share and the share in
-    each layer."""
+    """One answer's numbers. For each kind: the count, and sums over it of the share, the relative share and the share
+    in each layer."""
     tokens = shares.shares.mean(axis=0)
     relative = tokens / shares.even
     members: dict[Kind, list[list[int]]] = {"tokens": [[at] for at in range(len(tokens))]}

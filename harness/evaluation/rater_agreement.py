@@ -298,7 +298,8 @@ def _make_rows(habits: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         means = ", ".join(f"{at}: {mean:.2f}" for at, mean in found["means"].items())
         yield "mean rating by position", means or MISSING
         left_out = f", {found['left_out']} left out" if found["left_out"] else ""
-        tested = f"p {_format_number(found['p'])}, effect {_format_number(found['effect'])} ({found['items']} items{left_out})"
+        p, effect = _format_number(found["p"]), _format_number(found["effect"])
+        tested = f"p {p}, effect {effect} ({found['items']} items{left_out})"
         yield f"position: {found['test']}", MISSING if found["test"] == "none" else tested
     if "verbosity" in habits:
         values = " / ".join(map(_format_number, habits["verbosity"].values()))

@@ -50,7 +50,7 @@ class ModelScorer:
         self._host = AdapterHost()
 
     def score(self, spec: ModelSpec, name: str, engine: EngineConfig | None = None) -> Evaluation | None:
-        """Score one model under this name, with other engine settings if given; None if the board has its scores already."""
+        """Score one model under this name, with other engine settings if given; None if the board has its scores."""
         spec, settings, engine = fetch(spec), self.settings, engine or self.engine
         if self.fresh:
             engine = replace(engine, answers=None)

@@ -68,8 +68,8 @@ class Scores:
         return {sample.id: sample for sample in self._logs[entry.run] if sample.task == metric[0]}
 
     def verdict(self, base: str, other: str, metric: Metric) -> PairedTest | None:
-        """The paired test of `other`, over all repeats of a judge; None if one has no records. RecordsError: no image in
-        common."""
+        """The paired test of `other`, over all repeats of a judge; None if one has no records. RecordsError: no image
+        in common."""
         task, name = metric
         if not self.records(base, metric) or not self.records(other, metric):
             return None

@@ -154,7 +154,7 @@ class _ScoreBetweenSaves:
 
 
 def find_probes_without_value(scores: Scores, probes: Sequence[Metric], models: Sequence[str]) -> list[Alarm]:
-    """One alarm for each probe that has no value for some of the models that were scored: it can't become worse there."""
+    """One alarm for each probe without a value for some of the scored models: it can't become worse there."""
     found = []
     for metric in probes:
         blank = [

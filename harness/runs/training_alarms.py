@@ -4,8 +4,8 @@
     print(training_table(log, beta=0.1, answers={20: {"pope": 1.0}, 40: {"pope": 1.2}}))
     for alarm in find_alarms(log, total=40): print(alarm.words)
 
-The figures are the trainer's: rewards are beta * (log pi(y|x) - log pi_ref(y|x)), so reward / beta is the difference, in
-nats, between the policy's and the reference's log-probability of an answer of the data.
+The figures are the trainer's: rewards are beta * (log pi(y|x) - log pi_ref(y|x)), so reward / beta is the difference,
+in nats, between the policy's and the reference's log-probability of an answer of the data.
 """
 
 import json

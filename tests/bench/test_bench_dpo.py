@@ -406,7 +406,8 @@ def test_bench_dpo(
     )
     with capsys.disabled():
         print(
-            f"\n{case.name}: {', '.join(f'{name} {median(turn[name] for turn in spent):.2f}' for name in takers)} CPU seconds"
+            f"\n{case.name}: "
+            f"{', '.join(f'{name} {median(turn[name] for turn in spent):.2f}' for name in takers)} CPU seconds"
         )
         print(f"  {ratio:.2f} times TRL (at least {case.times}: {'met' if ratio >= case.times else 'missed'})")
         print(f"  with the reference's pass in one epoch {epochs[1]:.2f}, in three {epochs[3]:.2f}")
@@ -418,7 +419,8 @@ def test_bench_dpo(
             figures[f"dpo.{case.name}.memory_vs_trl"] = share
             held_at_most = " -> ".join(f"{value / 2**20:.0f}" for value in memory.values())
             print(
-                f"  memory {held_at_most} MiB, {share:.3f} (at most {case.share}: {'met' if share <= case.share else 'missed'})"
+                f"  memory {held_at_most} MiB, {share:.3f} "
+                f"(at most {case.share}: {'met' if share <= case.share else 'missed'})"
             )
         print(f"  loss and gradients differ by {apart:.1e} of the largest")
     assert apart < ALIKE

@@ -156,7 +156,8 @@ def test_comparing_nothing_is_an_error(old: Entry, new: Entry) -> None:
 def test_a_tolerance_for_nothing_is_an_error(old: Entry, new: Entry) -> None:
     result = gate(old, new, LIKE_BASE, LIKE_BASE, tolerances={"scenes_chair.chair_s": 1.0})
     assert result.errors == [
-        "tolerance for scenes_chair.chair_s: not in the baseline (did you mean 'scenes_chair.CHAIR_s'?); known: scenes_chair.CHAIR_s"
+        "tolerance for scenes_chair.chair_s: not in the baseline (did you mean 'scenes_chair.CHAIR_s'?); "
+        "known: scenes_chair.CHAIR_s"
     ]
     assert not result.passed
 
@@ -321,7 +322,8 @@ def test_a_metric_of_how_not_how_well_can_t_be_claimed_to_be_better(rates: tuple
     result = drift(rates, BETTER, tolerances={name: 50.0}, require_better=[name])
     assert (result.passed, result.claims, result.regressions) == (False, [], [])
     assert result.errors == [
-        f"require better {name}: it says how a model answers, not how well, so nothing is better; a tolerance limits how far it may move"
+        f"require better {name}: it says how a model answers, not how well, so nothing is better; "
+        "a tolerance limits how far it may move"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Jobs in tests: processes here, or a real Slurm of one node (`one_node.sh`); and waiting for what happens elsewhere."""
+"""Jobs in tests: processes here, or a real Slurm of one node (`one_node.sh`); waiting for what happens elsewhere."""
 
 import shutil
 import subprocess

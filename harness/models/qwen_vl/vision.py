@@ -1,4 +1,4 @@
-"""The image encoder of Qwen-VL: a ViT over 14-pixel patches, then one cross-attention from 256 learned queries to its patches."""
+"""The image encoder of Qwen-VL: a ViT over 14-pixel patches, then cross-attention of 256 learned queries."""
 
 import math
 from typing import Any
