@@ -62,7 +62,7 @@ def processor() -> Any:
 def adapted(model: Any, targets: str = r".*language_model.*q_proj", scale: float = 0.5) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(1)
+    torch.manual_seed(0)
     tuned = get_peft_model(model, LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
