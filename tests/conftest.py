@@ -5,6 +5,7 @@ import base64
 import binascii
 import io
 import json
+import logging
 import random
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
+from support.console import PACKAGES
 from tests.slurm.cluster import slurm_missing
 
 Reply = Callable[[str], str]
@@ -240,6 +242,16 @@ def completion(model: str, reply: str, tokens: int, fault: str | None) -> dict[s
         "choices": [] if fault == "no choices" else [choice],
         "usage": None if fault == "no usage" else usage,
     }
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_loggers() -> Iterator[None]:
+    """What one test's -q or -v sets is forgotten, so that `caplog.set_level` holds in the next."""
+    loggers = [logging.getLogger(name) for name in PACKAGES]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture
