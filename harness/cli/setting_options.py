@@ -32,6 +32,9 @@ CONFIG_COMMANDS: Final = ("eval", "train-then-eval", "check")
 GROUP_TABLES: Final = ("judge", "engine", "data", "server")
 """The tables of settings that several commands share."""
 
+NOT_IN_FILES: Final = ("context", "as_json", "dry_run")
+"""Parameters of commands that say what one call prints, not what is done."""
+
 _COLLECTIONS: Final = {tuple, list, dict, Mapping, Sequence}
 
 
@@ -202,7 +205,7 @@ def _config_parameter(
     command: str, own: list[inspect.Parameter], groups: Mapping[str, OptionGroup]
 ) -> inspect.Parameter:
     """`--config FILE`: what the file says is the default of the options that are not given otherwise."""
-    known: dict[str, str] = {each.name: command for each in own if each.annotation is not typer.Context}
+    known: dict[str, str] = {each.name: command for each in own if each.name not in NOT_IN_FILES}
     for group in groups.values():
         known |= {name: group.table or command for name, _ in group.options()}
     prefixes = {group.table: group.prefix for group in groups.values() if group.table}
