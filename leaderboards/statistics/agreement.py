@@ -1,12 +1,12 @@
-"""Can a judge be trusted? How two raters agree, and what moves a rater that should not.
+"""How far two raters agree, and whether a rater is biased by the position or the length of a text.
 
     agreement = agree([1, 4, 5, None], [1, 5, 5, 2])
     agreement.kappa.value, agreement.kappa.low, agreement.kappa.high
     position_bias(items, positions, ratings).p
 
-Raters are lists of ratings of the same items in the same order, on any scale of numbers; None is no rating, and such a
-pair is left out and counted. Intervals are 95%, from resampled items, or from resampled groups of items where some hang
-together. A measure that is not defined (all ratings alike) is nan.
+A rater is a list of ratings of the same items in the same order, on any scale of numbers. None is no rating: such an
+item is left out and counted. Intervals are 95% bootstrap intervals over items, or over groups of items that depend on
+each other. A measure that is not defined (all ratings equal) is nan.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +22,9 @@ Indices = NDArray[np.int64]
 RESAMPLES: Final = 2000
 ALPHA: Final = 0.05
 
-_CELLS: Final = 500_000  # groups x resamples held at once: a few MB, which stay in the processor's cache
+_CELLS: Final = 500_000  # groups x resamples in memory at once: a few MB, which stay in the processor's cache
 
-_TIE: Final = 1e-9  # 1.9 and 0.9 are one apart, whatever their difference is in floats
+_TIE: Final = 1e-9  # 1.9 - 0.9 counts as 1 despite rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +45,20 @@ class Agreement:
     left_out: int
     """Not rated by one of them."""
     groups: int
-    """Of items, as they were resampled."""
+    """Groups of items that were resampled."""
     exact: Measured
     """% of items with the same rating."""
     within_one: Measured
-    """% of items whose ratings differ by one at most."""
+    """% of items whose ratings differ by at most 1."""
     kappa: Measured
     """Cohen's kappa."""
     weighted_kappa: Measured
-    """Cohen's kappa with quadratic weights, of the ratings themselves (not of their order)."""
+    """Cohen's kappa with quadratic weights, of the ratings' values (not of their ranks)."""
     spearman: Measured
     alpha: Measured
     """Krippendorff's alpha for ordinal ratings."""
     bias: Measured
-    """Mean of the second's ratings minus the first's."""
+    """Mean of the second rater's rating minus the first's."""
 
 
 def agree(
@@ -69,37 +69,30 @@ def agree(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Agreement:
-    """How `second` agrees with `first`; ValueError where no item has both ratings.
+    """How far `second` agrees with `first`; ValueError if no item has both ratings.
 
-    `groups` names what each item belongs to: ratings out of one call depend on each other, so whole groups are drawn.
+    `groups` has the group of each item: ratings from one judge call depend on each other, so whole groups are drawn.
     """
     triples = zip(first, second, groups if groups is not None else range(len(first)), strict=True)
     rated = [(a, b, group) for a, b, group in triples if a is not None and b is not None]
     if not rated:
         raise ValueError("no item is rated by both")
-    pairs, kind = _pairs([(a, b) for a, b, _ in rated])
+    pairs, kind = _index_pairs([(a, b) for a, b, _ in rated])
     place = {group: index for index, group in enumerate(dict.fromkeys(group for _, _, group in rated))}
-    counts = _table(np.array([place[group] for _, _, group in rated]), kind)
-    values = _measures(pairs, np.asarray(counts.sum(axis=0), dtype=np.float64)[None])[:, 0]
-    drawn = np.hstack([_measures(pairs, weights @ counts) for weights in _draws(len(place), resamples, seed)])
+    counts = _count_pairs(np.array([place[group] for _, _, group in rated]), kind)
+    values = _compute_measures(pairs, np.asarray(counts.sum(axis=0), dtype=np.float64)[None])
+    drawn = [_compute_measures(pairs, weights @ counts) for weights in _draw_groups(len(place), resamples, seed)]
 
-    def measured(index: int) -> Measured:
-        low, high = (
-            _interval(drawn[index]) if len(place) > 1 else (np.nan, np.nan)
-        )  # one group, drawn again and again, shows no spread
-        return Measured(value=float(values[index]), low=float(low), high=float(high))
+    def measured(name: str) -> Measured:
+        # A single group, drawn again and again, shows no spread.
+        ends = _interval(np.concatenate([block[name] for block in drawn])) if len(place) > 1 else (np.nan, np.nan)
+        return Measured(value=float(values[name][0]), low=float(ends[0]), high=float(ends[1]))
 
     return Agreement(
         items=len(rated),
         left_out=len(first) - len(rated),
         groups=len(place),
-        exact=measured(0),
-        within_one=measured(1),
-        kappa=measured(2),
-        weighted_kappa=measured(3),
-        spearman=measured(4),
-        alpha=measured(5),
-        bias=measured(6),
+        **{name: measured(name) for name in values},
     )
 
 
@@ -107,30 +100,31 @@ class _Pairs(NamedTuple):
     """The distinct pairs of ratings that occur."""
 
     scale: Array
-    """The distinct ratings, rising [values]."""
+    """The distinct ratings, ascending [values]."""
     left: Indices
-    """Where the first's rating of each pair is on the scale [pairs]."""
+    """Index in `scale` of the first rater's rating [pairs]."""
     right: Indices
+    """Index in `scale` of the second rater's rating [pairs]."""
 
 
-def _pairs(rated: Sequence[tuple[float, float]]) -> tuple[_Pairs, Indices]:
-    """The distinct pairs, and which of them each item is."""
+def _index_pairs(rated: Sequence[tuple[float, float]]) -> tuple[_Pairs, Indices]:
+    """The distinct pairs, and the index of each item's pair."""
     both = np.array(rated, dtype=np.float64)
     scale, codes = np.unique(both, return_inverse=True)
     left, right = codes.reshape(both.shape).T
-    found, kind = np.unique(left * len(scale) + right, return_inverse=True)
-    return _Pairs(scale, found // len(scale), found % len(scale)), kind
+    distinct, kind = np.unique(left * len(scale) + right, return_inverse=True)
+    return _Pairs(scale, distinct // len(scale), distinct % len(scale)), kind
 
 
-def _table(rows: Indices, columns: Indices) -> Any:
-    """How often each row meets each column: sparse, as there may be as many pairs as items."""
-    from scipy.sparse import csr_array  # inside: takes a moment, and the board needs none of it
+def _count_pairs(rows: Indices, columns: Indices) -> Any:
+    """Counts [groups, pairs]; sparse, since there may be as many pairs as items."""
+    from scipy.sparse import csr_array  # inside: slow to import, and boards don't need it
 
     return csr_array((np.ones(len(rows)), (rows, columns)), shape=(rows.max() + 1, columns.max() + 1))
 
 
-def _draws(groups: int, resamples: int, seed: int) -> Iterator[Array]:
-    """How often each group is in each resample [some resamples, groups]."""
+def _draw_groups(groups: int, resamples: int, seed: int) -> Iterator[Array]:
+    """How often each group is in each resample, in blocks [some resamples, groups]."""
     rng = np.random.default_rng(seed)
     step = max(1, _CELLS // groups)
     for start in range(0, resamples, step):
@@ -144,11 +138,10 @@ def _interval(values: Array) -> Array:
     return np.quantile(known, [ALPHA / 2, 1 - ALPHA / 2]) if known.size else np.array([np.nan, np.nan])
 
 
-def _measures(pairs: _Pairs, weights: Array) -> Array:
-    """The measures of `Agreement` in their order [measures, resamples], of how often each pair occurs [resamples,
-    pairs].
+def _compute_measures(pairs: _Pairs, weights: Array) -> dict[str, Array]:
+    """The measures of `Agreement` by name, each [resamples], from the counts of pairs [resamples, pairs].
 
-    All go through what each rater's ratings add up to, never through a square table: a scale of a thousand values costs
+    Computed from each rater's counts of ratings, never from a square table, so that a scale of a thousand values needs
     no more memory than one of five.
     """
     scale, left, right = pairs
@@ -157,17 +150,15 @@ def _measures(pairs: _Pairs, weights: Array) -> Array:
     apart = scale[right] - scale[left]
     same = weights @ (left == right).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.stack(
-            [
-                100 * same / total,
-                100 * (weights @ (np.abs(apart) <= 1 + _TIE).astype(np.float64)) / total,
-                1 - (total - same) * total / (total**2 - (rows * columns).sum(axis=1)),
-                _quadratic_kappa(scale, weights @ apart**2, rows, columns, total),
-                _spearman(pairs, weights, rows, columns),
-                _alpha(pairs, weights, rows + columns),
-                weights @ apart / total,
-            ]
-        )
+        return {
+            "exact": 100 * same / total,
+            "within_one": 100 * (weights @ (np.abs(apart) <= 1 + _TIE).astype(np.float64)) / total,
+            "kappa": 1 - (total - same) * total / (total**2 - (rows * columns).sum(axis=1)),
+            "weighted_kappa": _quadratic_kappa(scale, weights @ apart**2, rows, columns, total),
+            "spearman": _spearman(pairs, weights, rows, columns),
+            "alpha": _alpha(pairs, weights, rows + columns),
+            "bias": weights @ apart / total,
+        }
 
 
 def _onehot(codes: Indices, values: int) -> Any:
@@ -177,17 +168,17 @@ def _onehot(codes: Indices, values: int) -> Any:
 
 
 def _quadratic_kappa(scale: Array, observed: Array, rows: Array, columns: Array, total: Array) -> Array:
-    """1 minus observed over expected squared difference."""
-    met = rows + columns
-    centred = scale - (met @ scale / (2 * total))[:, None]  # near the ratings drawn: large equal squares would cancel
-    expected = (met * centred**2).sum(axis=1) - 2 * (rows * centred).sum(axis=1) * (columns * centred).sum(
-        axis=1
-    ) / total
-    return np.where(np.count_nonzero(met, axis=1) > 1, 1 - observed / expected, np.nan)
+    """1 - (observed / expected squared difference)."""
+    both = rows + columns
+    # Centred on the mean rating, so that no large equal squares cancel.
+    centred = scale - (both @ scale / (2 * total))[:, None]
+    product = (rows * centred).sum(axis=1) * (columns * centred).sum(axis=1)
+    expected = (both * centred**2).sum(axis=1) - 2 * product / total
+    return np.where(np.count_nonzero(both, axis=1) > 1, 1 - observed / expected, np.nan)
 
 
 def _mid_ranks(counts: Array) -> Array:
-    """Rank of each value, ties in the middle, zero on average."""
+    """Rank of each value, ties at their mean rank, shifted so that the mean rank is 0."""
     return np.asarray(counts.cumsum(axis=-1) - counts / 2 - counts.sum(axis=-1, keepdims=True) / 2)
 
 
@@ -197,63 +188,62 @@ def _spearman(pairs: _Pairs, weights: Array, rows: Array, columns: Array) -> Arr
     return np.asarray(covariance / np.sqrt((rows * x**2).sum(axis=1) * (columns * y**2).sum(axis=1)))
 
 
-def _alpha(pairs: _Pairs, weights: Array, met: Array) -> Array:
-    """Krippendorff's alpha of two raters; ordinal values are as far apart as their mid-ranks among all ratings."""
-    ranks, total = _mid_ranks(met), met.sum(axis=1)
+def _alpha(pairs: _Pairs, weights: Array, both: Array) -> Array:
+    """Krippendorff's alpha of two raters; the distance of two ordinal values is that of their mid-ranks among all
+    ratings."""
+    ranks, total = _mid_ranks(both), both.sum(axis=1)
     observed = 2 * (weights * (ranks[:, pairs.left] - ranks[:, pairs.right]) ** 2).sum(axis=1)
-    return np.asarray(1 - (total - 1) * observed / (2 * total * (met * ranks**2).sum(axis=1)))
+    return np.asarray(1 - (total - 1) * observed / (2 * total * (both * ranks**2).sum(axis=1)))
 
 
 def krippendorff_alpha(raters: Sequence[Sequence[float | None]]) -> float:
-    """Krippendorff's alpha for ordinal ratings by any number of raters; items with fewer than two ratings say
-    nothing."""
+    """Krippendorff's alpha for ordinal ratings by any number of raters, over items with at least two ratings."""
     items = [[value for value in item if value is not None] for item in zip(*raters, strict=True)]
     items = [item for item in items if len(item) > 1]
     if not items:
         return float("nan")
-    values, met = np.unique(np.concatenate(items), return_counts=True)
+    values, counts = np.unique(np.concatenate(items), return_counts=True)
     if len(values) < 2:
         return float("nan")
-    ranks = _mid_ranks(met.astype(np.float64))
+    ranks = _mid_ranks(counts.astype(np.float64))
     rank = dict(zip(values.tolist(), ranks.tolist(), strict=True))
     observed = 0.0
     for item in items:
         own = [rank[float(value)] for value in item]
         observed += 2 * (len(own) * sum(r * r for r in own) - sum(own) ** 2) / (len(own) - 1)
-    total = int(met.sum())
-    return float(1 - (total - 1) * observed / (2 * total * (met * ranks**2).sum()))
+    total = int(counts.sum())
+    return float(1 - (total - 1) * observed / (2 * total * (counts * ranks**2).sum()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PositionBias:
-    """Whether where a text stood in the prompt moved its rating."""
+    """Whether the position of a text in the prompt changed its rating."""
 
     means: Mapping[int, float]
     """Position -> mean rating."""
     test: Literal["Friedman", "sign test", "Kruskal-Wallis", "none"]
-    """The first two compare texts of one item; they are used where most items have one text in every position."""
+    """The first two compare texts of one item: used if at least half of the items have one text in every position."""
     p: float
-    """Of means at least as different if position did not matter; nan where it can't be tested."""
+    """p-value of equal ratings in all positions; nan where it can't be tested."""
     effect: float
-    """0 (position says nothing) to 1 (it says all): Kendall's W within items, epsilon squared for Kruskal-Wallis."""
+    """0 (no effect of position) to 1: Kendall's W within items, epsilon squared for Kruskal-Wallis."""
     items: int
-    """Tested."""
+    """Items tested."""
     left_out: int
-    """Not tested, as they lack a position."""
+    """Items not tested, since a position is missing."""
 
 
 def position_bias(items: Sequence[str], positions: Sequence[int], ratings: Sequence[float | None]) -> PositionBias:
-    """Mean rating by position, and a test; the order of texts must have been drawn by chance."""
+    """Mean rating by position, and a test of it; the order of texts must have been random."""
     rated = [(item, at, value) for item, at, value in zip(items, positions, ratings, strict=True) if value is not None]
     places = sorted({at for _, at, _ in rated})
     by_place = {at: [value for _, place, value in rated if place == at] for at in places}
     by_item: dict[str, list[tuple[int, float]]] = {}
     for item, at, value in rated:
         by_item.setdefault(item, []).append((at, value))
-    whole = [
-        [value for _, value in sorted(found)] for found in by_item.values() if sorted(at for at, _ in found) == places
-    ]
-    test, p, effect = _position_test(list(by_place.values()), whole, most=2 * len(whole) >= len(by_item))
+    sorted_items = [sorted(pairs) for pairs in by_item.values()]
+    whole = [[value for _, value in pairs] for pairs in sorted_items if [at for at, _ in pairs] == places]
+    test, p, effect = _test_positions(list(by_place.values()), whole, most=2 * len(whole) >= len(by_item))
     within = test in ("Friedman", "sign test")
     return PositionBias(
         means={at: float(np.mean(values)) for at, values in by_place.items()},
@@ -265,27 +255,25 @@ def position_bias(items: Sequence[str], positions: Sequence[int], ratings: Seque
     )
 
 
-def _position_test(
+def _test_positions(
     by_place: Sequence[Sequence[float]], whole: Sequence[Sequence[float]], *, most: bool
 ) -> tuple[Literal["Friedman", "sign test", "Kruskal-Wallis", "none"], float, float]:
-    """Name, p and effect size."""
-    from scipy import stats  # inside: takes half a second
+    """Name of the test, p and effect size."""
+    from scipy import stats  # inside: importing it takes half a second
 
     places = len(by_place)
     if places < 2 or len({value for values in by_place for value in values}) < 2:
         return "none", float("nan"), float("nan")
     if not most or len(whole) < 2:
-        found = stats.kruskal(*by_place)
-        return "Kruskal-Wallis", float(found.pvalue), float(found.statistic) / (sum(map(len, by_place)) - 1)
+        result = stats.kruskal(*by_place)
+        return "Kruskal-Wallis", float(result.pvalue), float(result.statistic) / (sum(map(len, by_place)) - 1)
     if all(len(set(values)) == 1 for values in whole):
         return "none", float("nan"), float("nan")
     if places > 2:
-        found = stats.friedmanchisquare(*zip(*whole, strict=True))
-        return "Friedman", float(found.pvalue), float(found.statistic) / (len(whole) * (places - 1))
-    wins, losses = (
-        sum(a > b for a, b in whole),
-        sum(a < b for a, b in whole),
-    )  # Friedman's test of two places, but exact
+        result = stats.friedmanchisquare(*zip(*whole, strict=True))
+        return "Friedman", float(result.pvalue), float(result.statistic) / (len(whole) * (places - 1))
+    # With two positions Friedman's test is the sign test, which is exact.
+    wins, losses = sum(a > b for a, b in whole), sum(a < b for a, b in whole)
     p = float(stats.binomtest(wins, wins + losses).pvalue)
     return "sign test", p, (wins - losses) ** 2 / ((wins + losses) * len(whole))
 
@@ -295,54 +283,51 @@ class VerbosityBias:
     """Whether longer texts are rated higher."""
 
     spearman: float
-    """Of rating with length, over all texts."""
+    """Spearman's correlation of rating and length, over all texts."""
     within: float
-    """Mean over items of the same, among the texts of one item; nan where no item has two that differ."""
+    """The same among the texts of one item, mean over items; nan where no item has two that differ."""
 
 
 def verbosity_bias(items: Sequence[str], lengths: Sequence[float], ratings: Sequence[float | None]) -> VerbosityBias:
-    """Rating against length, over all texts and within items."""
-    rated = [
-        (item, length, value) for item, length, value in zip(items, lengths, ratings, strict=True) if value is not None
-    ]
+    """Correlation of rating and length, over all texts and within items."""
     by_item: dict[str, list[tuple[float, float]]] = {}
-    for item, length, value in rated:
-        by_item.setdefault(item, []).append((length, value))
-    inside = [_rank_correlation(found) for found in by_item.values()]
+    for item, length, value in zip(items, lengths, ratings, strict=True):
+        if value is not None:
+            by_item.setdefault(item, []).append((length, value))
+    inside = [_rank_correlation(texts) for texts in by_item.values()]
     known = [value for value in inside if value == value]
-    overall = _rank_correlation([(length, value) for _, length, value in rated])
+    overall = _rank_correlation([text for texts in by_item.values() for text in texts])
     return VerbosityBias(spearman=overall, within=float(np.mean(known)) if known else float("nan"))
 
 
-def _rank_correlation(found: Sequence[tuple[float, float]]) -> float:
+def _rank_correlation(points: Sequence[tuple[float, float]]) -> float:
     from scipy import stats
 
-    if len({x for x, _ in found}) < 2 or len({y for _, y in found}) < 2:
+    if len({x for x, _ in points}) < 2 or len({y for _, y in points}) < 2:
         return float("nan")
-    x, y = (stats.rankdata(values) for values in zip(*found, strict=True))
-    return float(
-        np.corrcoef(x, y)[0, 1]
-    )  # spearmanr finds a p-value, too: with a thousand items of four texts, for a second
+    x, y = (stats.rankdata(values) for values in zip(*points, strict=True))
+    # Not spearmanr: its p-value costs a second for a thousand items of four texts.
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfConsistency:
-    """How a rater agrees with itself over repeats."""
+    """How far a rater agrees with itself over repeats."""
 
     items: int
-    """Rated in every repeat."""
+    """Items rated in every repeat."""
     left_out: int
-    """Not rated in one of them."""
+    """Items not rated in every repeat."""
     same: float
-    """% of the items that are rated alike in all repeats."""
+    """% of items with the same rating in all repeats."""
     alpha: float
-    """Krippendorff's alpha for ordinal ratings, of all items rated twice at least."""
+    """Krippendorff's alpha for ordinal ratings, over items rated at least twice."""
     spread: float
     """Mean standard deviation within an item."""
 
 
 def self_consistency(repeats: Sequence[Sequence[float | None]]) -> SelfConsistency:
-    """Of the ratings of the same items in each repeat; nan where no item has all."""
+    """Agreement of the repeats, each with a rating (or None) of every item; nan if no item is rated in all."""
     items = list(zip(*repeats, strict=True))
     whole = [item for item in items if None not in item]
     table = np.array(whole, dtype=np.float64)
@@ -356,7 +341,7 @@ def self_consistency(repeats: Sequence[Sequence[float | None]]) -> SelfConsisten
 
 
 class Disagreement(NamedTuple):
-    """An item, and two ratings of it that differ."""
+    """An item with two different ratings."""
 
     id: str
     first: float
@@ -366,7 +351,7 @@ class Disagreement(NamedTuple):
 def largest_disagreements(
     ids: Sequence[str], first: Sequence[float | None], second: Sequence[float | None], count: int = 10
 ) -> list[Disagreement]:
-    """The items on which the raters differ most."""
+    """The `count` items on which the raters differ most."""
     rated = zip(ids, first, second, strict=True)
-    found = [Disagreement(item, a, b) for item, a, b in rated if a is not None and b is not None and a != b]
-    return sorted(found, key=lambda one: (-abs(one.first - one.second), one.id))[:count]
+    differing = [Disagreement(item, a, b) for item, a, b in rated if a is not None and b is not None and a != b]
+    return sorted(differing, key=lambda one: (-abs(one.first - one.second), one.id))[:count]

@@ -1,21 +1,20 @@
-"""Who stands where: for each model the ranks that its answers leave open.
+"""Ranks: for each model the range of places that its answers allow.
 
     ranks({"a": records, "b": others, "c": more}, accuracy, higher_is_better=True)
     # {"a": Rank(low=1, high=2, ties=("b",)), "b": Rank(low=1, high=2, ties=("a",)), "c": Rank(low=3, high=3, ties=())}
 
-Of each two models it is tested whether one is better, on the images all were asked about; Holm's method keeps the
-chance of even one false order among all pairs below 5%. A model ranks behind as many as are significantly better, and
-before as many as are significantly worse.
+Each two models are tested against each other, on the images that all have records of. Holm's method keeps the chance of
+even one false order among all pairs below 5%. A model's best rank is 1 + the number of models significantly better; its
+worst is the number of models minus those significantly worse.
 
-Sixty models make 1,770 pairs, and the best p-value that 10,000 swaps can give, times 1,770, separates nobody. So the
-p-value is the tail by which a verdict's own p is extrapolated (`PairedTest.p`), taken as a whole: normal, with the
-spread that swaps would have, which is the standard error of the paired bootstrap and what the difference itself adds;
-never below what swapping the images on which the two models differ could give. Near the 5% level it can disagree with
-the permutation test of a verdict.
+Sixty models make 1,770 pairs: the smallest p-value that 10,000 swaps can give, times 1,770, separates no pair. So p is
+computed from the normal tail that extrapolates a verdict's p (`PairedTest.p`): its standard deviation combines the
+standard error of the paired bootstrap and the difference itself; p is never below the smallest one that swapping the
+differing images can give. Near the 5% level it can disagree with a verdict's permutation test.
 
-If a judge was asked several times, a model's score is the mean over its repeats. The variance between repeated judge
-calls is estimated from the scores of all models together, since they have one judge, and adds to the spread, with
-Student's tail.
+If a judge was asked several times, a model's score is the mean over the repeats. The variance between repeated judge
+calls is estimated from all models together, since they have the same judge, and adds to the spread, with Student's
+tail.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +23,11 @@ from itertools import combinations
 from math import comb, hypot, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaderboards.statistics.resampling import Array, Counted, CountsMetric, Record, bootstrap, common, value_of
 from leaderboards.statistics.significance import ALPHA, holm, judge_spread, least_p, tail
 
-_TIE = 1e-9  # of a score: less is rounding
+_TIE = 1e-9  # relative difference of two scores below which they are equal but for rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +35,13 @@ class Rank:
     """The places a model can have."""
 
     low: int
-    """The best; 1 = nobody is significantly better."""
+    """The best rank; 1 = no model is significantly better."""
 
     high: int
-    """The worst."""
+    """The worst rank."""
 
     ties: tuple[str, ...]
-    """Models that this one cannot be told apart from."""
+    """Models that are neither significantly better nor worse."""
 
     def __str__(self) -> str:
         return str(self.low) if self.low == self.high else f"{self.low}–{self.high}"
@@ -57,8 +55,7 @@ def ranks(
     resamples: int = 2_000,
     seed: int = 0,
 ) -> dict[str, Rank | None]:
-    """The rank of each model, None where it has no score; RecordsError if no image is in all records, or one has more
-    of one."""
+    """The rank of each model, None where it has no score; RecordsError as of `common`."""
     sides = {name: [Counted(records, metric)] for name, records in models.items()}
     return ranks_of(sides, higher_is_better=higher_is_better, resamples=resamples, seed=seed)
 
@@ -66,22 +63,28 @@ def ranks(
 def ranks_of(
     models: Mapping[str, Sequence[Counted]], *, higher_is_better: bool, resamples: int = 2_000, seed: int = 0
 ) -> dict[str, Rank | None]:
-    """As `ranks`, of the records of each repeat of the judge (one if there is none), counted by one metric."""
+    """As `ranks`, where each model has the records of each repeat of the judge (one without a judge), all for one
+    metric."""
     if not models:
         return {}
     images = common([repeat for side in models.values() for repeat in side])
-    every = {name: [repeat.counts(images) for repeat in side] for name, side in models.items()}
+    by_repeat = {name: [repeat.counts(images) for repeat in side] for name, side in models.items()}
     metric = next(iter(models.values()))[0].metric
-    single = {name: np.array([value_of(metric, counts.sum(axis=0)) for counts in side]) for name, side in every.items()}
-    scores = {name: float(found.mean()) for name, found in single.items()}
-    counts = {name: side[0] if len(side) == 1 else np.asarray(np.mean(side, axis=0)) for name, side in every.items()}
+    single = {name: np.array([value_of(metric, own.sum(axis=0)) for own in side]) for name, side in by_repeat.items()}
+    scores = {name: float(values.mean()) for name, values in single.items()}
     ranked = [name for name in models if np.isfinite(scores[name])]
     pairs = list(combinations(ranked, 2))
-    parts = models[ranked[0]][0].strata(images) if ranked else np.zeros(0, dtype=np.int64)
-    own = {name: single[name] for name in ranked}
-    raw = (
-        _p_values({name: counts[name] for name in ranked}, scores, own, parts, metric, resamples, seed) if pairs else []
-    )
+    raw: list[float] = []
+    if pairs:
+        counts = {name: np.asarray(np.mean(by_repeat[name], axis=0)) for name in ranked}
+        drawn = (
+            bootstrap(
+                list(counts.values()), models[ranked[0]][0].strata(images), metric, resamples=resamples, seed=seed
+            )
+            if len(images) > 1
+            else np.zeros((0, len(ranked)))
+        )
+        raw = _p_values(counts, {name: single[name] for name in ranked}, drawn)
     better: dict[str, set[str]] = {name: set() for name in ranked}
     worse: dict[str, set[str]] = {name: set() for name in ranked}
     for (one, two), p in zip(pairs, holm(raw), strict=True):
@@ -89,41 +92,34 @@ def ranks_of(
             first, second = (one, two) if (scores[one] > scores[two]) == higher_is_better else (two, one)
             better[second].add(first)
             worse[first].add(second)
-    found: dict[str, Rank | None] = dict.fromkeys(models)
+    result: dict[str, Rank | None] = dict.fromkeys(models)
     for name in ranked:
         ties = tuple(other for other in ranked if other != name and other not in better[name] | worse[name])
-        found[name] = Rank(low=1 + len(better[name]), high=len(ranked) - len(worse[name]), ties=ties)
-    return found
+        result[name] = Rank(low=1 + len(better[name]), high=len(ranked) - len(worse[name]), ties=ties)
+    return result
 
 
-def _p_values(
-    counts: Mapping[str, Array],
-    scores: Mapping[str, float],
-    repeats: Mapping[str, Array],
-    parts: NDArray[np.int64],
-    metric: CountsMetric,
-    resamples: int,
-    seed: int,
-) -> list[float]:
-    """p of each two models being the same, in the order of `combinations`."""
-    names = list(counts)
-    images = len(parts)
-    if images < 2:
-        return [1.0] * comb(len(names), 2)
-    drawn = bootstrap(list(counts.values()), parts, metric, resamples=resamples, seed=seed)
+def _p_values(counts: Mapping[str, Array], repeats: Mapping[str, Array], drawn: Array) -> list[float]:
+    """p of equal models for each two, in the order of `combinations`.
+
+    `counts` has each model's [images, k], `repeats` its score in each repeat of the judge, `drawn` the resampled scores
+    [resamples, models].
+    """
     drawn = drawn[np.isfinite(drawn).all(axis=1)]
     if len(drawn) < 2:
-        return [1.0] * comb(len(names), 2)
+        return [1.0] * comb(len(counts), 2)
     spread = np.atleast_2d(np.cov(drawn, rowvar=False))
     deviation, freedom = judge_spread(list(repeats.values()))
-    found = []
-    for (i, one), (j, two) in combinations(enumerate(names), 2):
-        difference = abs(scores[one] - scores[two])
-        apart = int((counts[one] != counts[two]).any(axis=1).sum())
-        if difference <= _TIE * max(abs(scores[one]), abs(scores[two])):
-            found.append(1.0)
+    p_values = []
+    for (i, one), (j, two) in combinations(enumerate(counts), 2):
+        first, second = float(repeats[one].mean()), float(repeats[two].mean())
+        difference = abs(first - second)
+        differing = (counts[one] != counts[two]).any(axis=1)
+        if difference <= _TIE * max(abs(first), abs(second)):
+            p_values.append(1.0)
             continue
         error = sqrt(max(0.0, spread[i, i] + spread[j, j] - 2 * spread[i, j]))
         shared = deviation * sqrt(1 / len(repeats[one]) + 1 / len(repeats[two]))
-        found.append(max(tail(difference / hypot(error, difference / sqrt(images), shared), freedom), least_p(apart)))
-    return found
+        own = difference / sqrt(len(differing))
+        p_values.append(max(tail(difference / hypot(error, own, shared), freedom), least_p(int(differing.sum()))))
+    return p_values

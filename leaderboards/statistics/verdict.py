@@ -1,19 +1,18 @@
-"""Better, worse, or not separable: two models on the same questions, judged by the official metric itself.
+"""Paired verdicts: is one model better than another on the same questions, by the official metric itself?
 
     compare(base_records, other_records, accuracy, higher_is_better=True)
     # PairedTest(difference=2.1, low=0.4, high=3.9, p=0.015, mde=2.5, base=71.0, other=73.1, images=500, ...)
 
 A record is what a task counted for one answer, and names its image. The interval is a paired bootstrap over images
-(`resampling` says how they are drawn), the p-value a permutation test which swaps the two models' answers image by
-image. Both compute the metric anew from the drawn images' counts, so a ratio, an F1 or an acc+ is treated as what it
-is, never as a mean of samples.
+(see `resampling`); the p-value is of a permutation test that swaps the two models' answers image by image. Both compute
+the metric from the drawn images' counts, so a ratio, an F1 or an acc+ is never treated as a mean of samples.
 
-If a judge rated the answers, how its ratings vary from answer to answer is part of the images' spread already. What
-all ratings of one repeat share (a changed snapshot behind the judge's name, another day) is not: `compare_repeats`
-takes the records of several repeats and adds the variance between them.
+If a judge rated the answers, the variation of its ratings from answer to answer is already part of the spread over
+images. What all ratings of one repeat share (another snapshot behind the judge's name, another day) is not:
+`compare_repeats` takes the records of several repeats and adds the variance between them.
 
-Many tests at once share what is drawn: `verdicts({key: matched(base, other, higher_is_better=True), ...})` gives each
-the same numbers as alone.
+`verdicts({key: matched(base, other, higher_is_better=True), ...})` makes many tests on one draw, each with the same
+numbers as alone.
 """
 
 import math
@@ -41,10 +40,10 @@ from support.errors import RecordsError
 
 Outcome = Literal["better", "worse", "not separable"]
 
-_TIE = 1e-9  # of the score: two ways to sum the same counts differ by less, two different answers by more
+_TIE = 1e-9  # relative: rounding of a sum stays below it, two different answers are above it
 
 _COUNTED = 100
-"""If at least one of so many swaps reaches the difference, they are counted; beyond that, p is extrapolated."""
+"""If at least one of 100 swaps reaches the difference, p is the counted share; beyond that it is extrapolated."""
 
 _K = TypeVar("_K")
 
@@ -60,46 +59,47 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
-    """How `other` stands against `base` on one metric, over the images both were asked about."""
+    """`other` against `base` on one metric, over the images that both have records of."""
 
     difference: float | None
-    """other - base, in the metric's unit; None = one of them has no score."""
+    """other - base, in the metric's unit; None if one of them has no score."""
 
     low: float | None
-    """Lower end of the difference's 95% interval; None = there is none."""
+    """Lower end of the difference's 95% interval; None if there is none."""
 
     high: float | None
-    """Upper end of the difference's 95% interval; None = there is none."""
+    """Upper end of the difference's 95% interval; None if there is none."""
 
     p: float
-    """Of a difference at least as large if the models were the same; adjusted for the size of the panel, if in one.
+    """Two-sided p-value of equal models; Holm-adjusted if the verdict is part of a panel.
 
-    Counted among the swaps where at least one of a hundred reaches the difference. Beyond that, counting ends at 1 /
-    (swaps + 1), and a panel of some hundred metrics could find nothing, so the tail is extrapolated from there. It
-    falls as a normal one does whose spread is that of the swapped differences (or the bootstrap's standard error, if
-    larger; with Student's tail for the few repeats of a judge). The tail of a sum of independent swaps is no heavier
-    but for a factor, which what was counted settles, however skewed the answers are and few the images that differ.
-    Student's t on the bootstrap's error would be too sure there: it leaves the difference itself out of the spread. The
-    result joins what was counted without a step, is not above it, and never below what all swaps could give at best: 2
-    of 2^n where n images differ.
+    If at least 1% of the swaps reach the difference, p is their share. Counting can't go below 1 / (swaps + 1), with
+    which a panel of some hundred metrics could find nothing, so beyond 1% the tail is extrapolated: a normal tail with
+    the standard deviation of the swapped differences (or the bootstrap's standard error, if larger; Student's tail for
+    the few repeats of a judge), scaled to join the counted shares without a step. The tail of a sum of independent
+    swaps is no heavier except for a factor, which the scaling settles. Student's t on the bootstrap's error would give
+    p-values that are too small there, since that error leaves out the difference itself. p is never above the counted
+    share, nor below 2 / 2^n where n images differ: the smallest value that all swaps could give.
     """
 
     mde: float | None = None
-    """Minimum detectable effect: the true difference that 80% of such runs would find at the 5% level, this metric
-    taken alone.
+    """Minimum detectable effect at the 5% level with 80% power, for this metric alone, in the metric's unit.
 
-    2.80 standard errors of the paired bootstrap, in the metric's unit; None = the answers show no spread to tell from.
+    2.80 standard errors of the paired bootstrap; None if the answers show no spread.
     """
 
     mcnemar: float | None = None
-    """McNemar's exact p, where the metric is plain accuracy; None = it is not.
+    """McNemar's exact p if the metric is plain accuracy, else None.
 
-    Shown beside `p` since papers report it. It takes questions about one image for independent, which makes it too sure
-    of itself, so `outcome` does not look at it; nor is it adjusted for a panel.
+    Shown beside `p` since papers report it. It assumes that questions about one image are independent, so it is too
+    small; `outcome` does not use it, and it is not adjusted for a panel.
     """
 
     base: float | None
+    """Score of `base`; None if it has none."""
+
     other: float | None
+    """Score of `other`; None if it has none."""
 
     images: int
     """Images compared."""
@@ -111,7 +111,7 @@ class PairedTest:
 
     @property
     def outcome(self) -> Outcome:
-        """Of `other`, at the 5% level."""
+        """The verdict on `other` at the 5% level."""
         if self.difference is None or self.difference == 0 or self.p > ALPHA:
             return "not separable"
         return "better" if (self.difference > 0) == self.higher_is_better else "worse"
@@ -122,7 +122,7 @@ class Matched:
     """Two models' counts of the same images by one metric, ready to be tested."""
 
     base: Sequence[Array]
-    """Counts [images, k] of each repeat of the judge; one if there is no judge, or no repeat."""
+    """Counts [images, k] of each repeat of the judge; one without a judge or repeats."""
 
     other: Sequence[Array]
     metric: CountsMetric
@@ -146,9 +146,9 @@ def compare(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedTest:
-    """The verdict on `other`; RecordsError if an image has more records on one side, or none is on both.
+    """The verdict on `other`; RecordsError as of `common`.
 
-    Records of one image must come in the same order on both sides, for McNemar's test alone.
+    Only McNemar's test needs the records of an image in the same order on both sides.
     """
     one = matched(Counted(base, metric), Counted(other, metric), higher_is_better=higher_is_better)
     return verdicts({"": one}, resamples=resamples, seed=seed)[""]
@@ -165,57 +165,55 @@ def compare_repeats(
 ) -> PairedTest:
     """The verdict if a judge was asked several times: each side has the records of every repeat; its score is the mean.
 
-    Interval and p-value have a second layer, the variance between repeated judge calls. It is estimated from both sides
-    together, since they have one judge, and moves the difference by Student's t, since a few repeats tell little of it:
-    with two repeats a side the tail is wide, with five nearly normal. Sides may differ in their number of repeats; if
-    neither has several, the layer is empty. Images of which a repeat left an answer unrated are left out, and counted;
-    RecordsError if none remains.
+    Interval and p-value include the variance between repeated judge calls. It is estimated from both sides together,
+    since they have the same judge, and enters as a Student's t, which is wide for two repeats a side and nearly normal
+    for five. Sides may differ in their number of repeats; without repeats nothing is added. Images of which a repeat
+    left an answer unrated are left out and counted; RecordsError if none remains.
     """
     sides = ([Counted(records, metric) for records in side] for side in (base, other))
-    return verdicts({"": matched_repeats(*sides, higher_is_better=higher_is_better)}, resamples=resamples, seed=seed)[
-        ""
-    ]
+    match = matched_repeats(*sides, higher_is_better=higher_is_better)
+    return verdicts({"": match}, resamples=resamples, seed=seed)[""]
 
 
 def matched(base: Counted, other: Counted, *, higher_is_better: bool) -> Matched:
-    """Both on the images that they share; errors as of `compare`."""
+    """Two models' counts of the images that both have records of; RecordsError as of `common`."""
     images = common([base, other])
     return replace(_match([base], [other], images, higher_is_better), mcnemar=_mcnemar_p(base, other, images))
 
 
 def matched_repeats(base: Sequence[Counted], other: Sequence[Counted], *, higher_is_better: bool) -> Matched:
-    """Both on the images that every repeat of the judge rated; errors as of `compare_repeats`."""
+    """Two models' counts of the images whose answers every repeat of the judge rated; RecordsError if there is none."""
     if not base or not other:
         raise RecordsError("each side needs the records of at least one judge call")
     return _match(base, other, _images_rated_in_all([*base, *other]), higher_is_better)
 
 
 def verdicts(matches: Mapping[_K, Matched], *, resamples: int = 10_000, seed: int = 0) -> dict[_K, PairedTest]:
-    """The verdict on each by itself; those over the same images share one draw of them."""
+    """The verdict on each match, not adjusted; matches over the same images share one draw."""
     groups: dict[bytes, list[_K]] = {}
     for key, one in matches.items():
         groups.setdefault(one.parts.tobytes(), []).append(key)
-    found: dict[_K, PairedTest] = {}
+    tests: dict[_K, PairedTest] = {}
     for keys in groups.values():
-        found |= zip(keys, _test_on_one_draw([matches[key] for key in keys], resamples, seed), strict=True)
-    return {key: found[key] for key in matches}
+        tests |= zip(keys, _test_on_one_draw([matches[key] for key in keys], resamples, seed), strict=True)
+    return {key: tests[key] for key in matches}
 
 
 def interval(
     records: Sequence[Record], metric: CountsMetric, *, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float] | tuple[None, None]:
-    """The 95% interval of one model's score; (None, None) below two images, or if no resample has a score."""
+    """The 95% interval of one model's score; (None, None) for fewer than two images, or if no resample has a score."""
     return interval_repeats([records], metric, resamples=resamples, seed=seed) if records else (None, None)
 
 
 def interval_repeats(
     repeats: Sequence[Sequence[Record]], metric: CountsMetric, *, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float] | tuple[None, None]:
-    """The 95% interval of the mean over several repeats of the judge, over the images that each rated; see
+    """The 95% interval of the mean score over repeats of the judge, on the images that each rated; see
     `compare_repeats`."""
     sides = [Counted(records, metric) for records in repeats]
     images = _images_rated_in_all(sides)
-    if len(images) < 2:  # one image drawn again and again shows no spread at all
+    if len(images) < 2:  # a single image, drawn again and again, shows no spread
         return None, None
     counts = [side.counts(images) for side in sides]
     scores = np.array([value_of(metric, own.sum(axis=0)) for own in counts])
@@ -224,7 +222,7 @@ def interval_repeats(
 
 
 def panel(pairs: Mapping[_K, Pair], *, resamples: int = 10_000, seed: int = 0) -> dict[_K, PairedTest]:
-    """The verdicts on several metrics, with p-values adjusted together."""
+    """The verdicts on several metrics, with Holm-adjusted p-values."""
     matches = {
         name: matched(Counted(base, metric), Counted(other, metric), higher_is_better=higher_is_better)
         for name, (base, other, metric, higher_is_better) in pairs.items()
@@ -233,8 +231,7 @@ def panel(pairs: Mapping[_K, Pair], *, resamples: int = 10_000, seed: int = 0) -
 
 
 def adjusted(verdicts: Mapping[_K, PairedTest]) -> dict[_K, PairedTest]:
-    """The same verdicts, with p-values by Holm's method: the chance of even one false "better" or "worse" among them
-    stays below 5%."""
+    """The verdicts with Holm-adjusted p-values: the chance of even one false "better" or "worse" is below 5%."""
     p_values = holm([verdict.p for verdict in verdicts.values()])
     return {name: replace(verdict, p=p) for (name, verdict), p in zip(verdicts.items(), p_values, strict=True)}
 
@@ -251,12 +248,12 @@ def _match(base: Sequence[Counted], other: Sequence[Counted], images: Sequence[s
 
 
 def _test_on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> list[PairedTest]:
-    """The tests of matches over the same images."""
+    """The tests of matches over the same images, all on one draw."""
     places: dict[tuple[int, bytes], int] = {}
     sides: list[tuple[CountsMetric, Array]] = []
 
     def place_of(metric: CountsMetric, counts: Array) -> int:
-        place = places.setdefault((id(metric), counts.tobytes()), len(sides))  # a base has one place in all its tests
+        place = places.setdefault((id(metric), counts.tobytes()), len(sides))  # a base is drawn once for all its tests
         if place == len(sides):
             sides.append((metric, counts))
         return place
@@ -273,8 +270,8 @@ def _test_on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> 
 
 
 def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Array, seed: int) -> PairedTest:
-    """The test from both sides' scores [resamples, repeats] on the drawn images, None for a single image, and from the
-    swapped differences."""
+    """The test from both sides' bootstrap scores [resamples, repeats] (None for a single image) and the swapped
+    differences [resamples]."""
     scores = [np.array([value_of(one.metric, counts.sum(axis=0)) for counts in side]) for side in (one.base, one.other)]
     before, after = (_finite(side.mean()) for side in scores)
     low, high, error, p = None, None, 0.0, 1.0
@@ -328,18 +325,18 @@ def _p_value(one: Matched, swaps: Array, noise: Array, scores: Sequence[Array], 
 
 
 def _judge_error(scores: Sequence[Array]) -> tuple[float, float]:
-    """Standard error, by the judge, of the difference of two means over repeats (or of one mean), and its degrees of
-    freedom; see `judge_spread`."""
+    """Standard error from the judge's variance between repeats, of a difference of two means (or of one mean), and its
+    degrees of freedom; see `judge_spread`."""
     deviation, freedom = judge_spread(scores)
     return deviation * math.sqrt(sum(1 / len(side) for side in scores)), freedom
 
 
 def _judge_noise(scores: Sequence[Array], resamples: int, seed: int) -> Array:
-    """What the variance between judge calls adds to each resample [resamples]."""
+    """Random deviations that the variance between judge calls adds to each resample [resamples]."""
     error, freedom = _judge_error(scores)
     if not error > 0:  # nan if a repeat has no score
         return np.zeros(resamples)
-    rng = np.random.default_rng([seed, 1])  # not the images' stream
+    rng = np.random.default_rng([seed, 1])  # another stream than that of the images
     return error * rng.standard_t(freedom, size=resamples)
 
 
@@ -350,7 +347,7 @@ def _mean_counts(repeats: Sequence[Array]) -> Array:
 def _images_rated_in_all(repeats: Sequence[Counted]) -> list[str]:
     """The images with the same number of records in each repeat."""
     first, *others = [one.tally for one in repeats]
-    images = [image for image, records in first.items() if all(found[image] == records for found in others)]
+    images = [image for image, records in first.items() if all(other[image] == records for other in others)]
     if not images:
         raise RecordsError("no image has all its answers rated in every judge call")
     return images
@@ -361,7 +358,7 @@ def _finite(score: float) -> float | None:
 
 
 def _mcnemar_p(base: Counted, other: Counted, images: Sequence[str]) -> float | None:
-    """Exact p of the questions on which just one is right; None if the metric is not the share of correct answers."""
+    """McNemar's exact p, of the questions that one side alone answers correctly; None if the metric is not accuracy."""
     ours, theirs = _correct_answers(base, images), _correct_answers(other, images)
     if ours is None or theirs is None:
         return None
@@ -377,8 +374,8 @@ def _correct_answers(side: Counted, images: Sequence[str]) -> NDArray[np.bool_] 
         return None
     row = {image: index for index, image in enumerate(images)}
     rows = np.array([row.get(image, -1) for image in side.images])
-    found, rows = side.right[rows >= 0], rows[rows >= 0]
-    shares = np.append(np.bincount(rows, weights=found) / np.bincount(rows), found.mean())
+    right, rows = side.right[rows >= 0], rows[rows >= 0]
+    shares = np.append(np.bincount(rows, weights=right) / np.bincount(rows), right.mean())
     counts = side.counts(images)
     scores = np.append(value_of(side.metric, counts), value_of(side.metric, counts.sum(axis=0)))
-    return found[np.argsort(rows, kind="stable")] if np.allclose(scores, 100 * shares, rtol=_TIE) else None
+    return right[np.argsort(rows, kind="stable")] if np.allclose(scores, 100 * shares, rtol=_TIE) else None
