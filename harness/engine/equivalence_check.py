@@ -18,12 +18,12 @@ from harness.engine.jobs import Job
 from harness.engine.scheduler import Scheduler
 
 TOLERANCE: Final = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""How far logits may be apart, in standard deviations of those computed without sharing."""
+"""Largest difference of logits, in standard deviations of the logits without sharing."""
 HALF_PRECISION_TOLERANCE: Final = 0.25
 
 
 def check_equivalence(jobs: list[Job], scheduler: Scheduler) -> None:
-    """Compute up to two of the questions with and without sharing, and share less while logits differ."""
+    """Compute up to two of the questions with and without sharing; share less while their logits differ."""
     sharing, model = scheduler.sharing, scheduler.layout.model
     sharing.checked = True
     if model.config.model_type in VERIFIED:
@@ -55,7 +55,7 @@ def logits_without_sharing(job: Job, scheduler: Scheduler) -> Tensor:
 
 
 def _two_about_one_image(jobs: list[Job]) -> list[Job]:
-    """Two questions about the same readable images if there are, else one."""
+    """Two questions about the same readable images if there are two, else one."""
     by_image: dict[tuple[str, ...], list[Job]] = defaultdict(list)
     for job in jobs:
         if not any(image_problem(image) for image in job.images):

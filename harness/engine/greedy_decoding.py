@@ -1,4 +1,4 @@
-"""Greedy answers for a batch of rows of which each ends by itself, and what generation settings mean for it.
+"""Greedy decoding of a batch whose rows end independently, and the generation settings that it follows.
 
 rules = DecodingRules(model, tokenizer, default_new_tokens=256)
 decoder = GreedyDecoder(runner, rules, clock=clock, counts=counts)
@@ -47,7 +47,7 @@ StopReason = Literal["ended", "decided"]
 
 
 class DecodingRules:
-    """What a job's generation settings, and those of the checkpoint, mean."""
+    """How to decode a job, from its generation settings and those of the checkpoint."""
 
     def __init__(
         self, model: Any, tokenizer: Any, *, default_new_tokens: int, max_new_tokens: int | None = None
@@ -56,7 +56,7 @@ class DecodingRules:
         self.default_new_tokens, self.max_new_tokens = default_new_tokens, max_new_tokens
 
     def can_decode(self, job: Job) -> bool:
-        """True if our own greedy decoding does all that is asked for."""
+        """True if our greedy decoding supports all of the job's settings."""
         if job.settings.get("do_sample"):
             return False
         asked = {name: value for name, value in job.settings.items() if name not in SUPPORTED_SETTINGS}
@@ -66,16 +66,16 @@ class DecodingRules:
         )
 
     def new_tokens(self, job: Job) -> int:
-        """Tokens an answer may have."""
+        """The most tokens an answer may have."""
         asked = job.settings.get("max_gen_toks", job.settings.get("max_new_tokens", self.default_new_tokens))
         return int(self.max_new_tokens or asked)
 
     def room(self, jobs: Sequence[Job]) -> int:
-        """Positions to keep free for answers at first; more are made as they are needed."""
+        """Cache positions to allocate for answers at first; more are added as needed."""
         return min(ROOM, max(self.new_tokens(job) for job in jobs))
 
     def stop_sequences(self, job: Job) -> list[str]:
-        """Texts before which an answer ends, the end-of-text token's among them."""
+        """Texts before which an answer is cut off, the end-of-text token's included."""
         asked = job.settings.get("until")
         end = self.tokenizer.decode(self.tokenizer.eos_token_id, skip_special_tokens=False)
         given = list(asked) if isinstance(asked, list) else asked  # a copy: lm-eval appends to the list it is given
@@ -89,7 +89,7 @@ class DecodingRules:
         return tokens - {None}
 
     def repetition_penalty(self, job: Job) -> float:
-        """What logits of tokens seen before are divided by; 1: nothing."""
+        """The divisor of logits of tokens seen before; 1 has no effect."""
         return float(job.settings.get("repetition_penalty") or self.model.generation_config.repetition_penalty or 1)
 
     def text_of(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
@@ -102,7 +102,8 @@ class DecodingRules:
 
 
 class GreedyDecoder:
-    """See the module's docstring. `counts["cut"]` gets the answers that ended because they were decided."""
+    """See the module's docstring. `counts["cut"]` is the number of answers that ended early because they were
+    decided."""
 
     def __init__(
         self, runner: Runner, rules: DecodingRules, *, clock: StageTimer, counts: defaultdict[str, int]
@@ -111,7 +112,7 @@ class GreedyDecoder:
         self._first_tokens: dict[str, list[int]] = {}
 
     def decode(self, state: State, jobs: list[Job]) -> Iterator[tuple[Job, Answer]]:
-        """Answers as they end; rows that have ended leave the batch when half of it has."""
+        """Answers as they end; finished rows leave the batch once they are half of it."""
         ends, stops = self.rules.end_tokens(), [self.rules.stop_sequences(job) for job in jobs]
         choices = self._weigh_choices(state.logits, jobs)
         written: list[list[int]] = [[] for _ in jobs]
@@ -144,7 +145,7 @@ class GreedyDecoder:
                 state = self.runner.step(state, tokens)
 
     def first_tokens(self, choice: str) -> list[int]:
-        """Tokens that begin an answer that is this choice: in any case, with and without a space before it."""
+        """First tokens of this choice: in any case, with and without a space before it."""
         if choice not in self._first_tokens:
             # " a" is a word, not the letter of a choice: letters are taken as they are written.
             words = (choice,) if len(choice) == 1 else (choice, choice.lower(), choice.upper(), choice.capitalize())

@@ -2,12 +2,12 @@
 
     encoder = ImageEncoder(model, processor, ...)
     named = [(image_digest(image), image) for image in images]
-    encoder.ahead(named)                     # worker processes begin to decode
+    encoder.ahead(named)                     # worker processes start to decode
     encoded = encoder.encode(named)
     model(input_ids, **encoder.inputs(encoded))
 
-What a model of transformers lets be shared: `get_image_features` gives an image's features, and `mm_encoder_outputs`
-takes them.
+It uses two parts of transformers' models: `get_image_features` returns an image's features, and the forward pass takes
+them as `mm_encoder_outputs`.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ NOT_SEPARABLE = {"fuyu": "its processor lays images out together with the text"}
 
 
 def image_digest(image: Image) -> str:
-    """A benchmark's key of an image, else sha256 of what it shows, transparency included."""
+    """The image's key in its benchmark if it has one, else sha256 of its pixels, transparency included."""
     if isinstance(image, PromptImage):
         return image.key
-    # A palette's colours are no part of its pixels.
+    # The bytes of a palette image do not include its colours.
     shown = image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGBA")
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + shown.tobytes()).hexdigest()
 
@@ -78,7 +78,7 @@ class _ImagesToProcess(torch.utils.data.Dataset[Any]):
 
 
 def _try_to_process(process: Callable[[Image], Processed], image: Image) -> Processed | str:
-    """An image processed, or why it can't be: one that no processor takes costs no other."""
+    """The processed image, or the reason why it can't be processed; other images go on."""
     wrong = image_problem(image)
     if wrong is not None:
         return wrong
@@ -89,7 +89,7 @@ def _try_to_process(process: Callable[[Image], Processed], image: Image) -> Proc
 
 
 class ImageEncoder:
-    """See the module's docstring. A bad image is a BadImage in the answer of `encode`, and costs no other."""
+    """See the module's docstring. `encode` returns a BadImage for an image that can't be shown; the others go on."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class ImageEncoder:
         return None
 
     def ahead(self, images: Sequence[tuple[str, Image]]) -> None:
-        """Begin to process the images (digest, image) that `encode` will be asked for, in that order."""
+        """Start to process the images (digest, image) that `encode` will be called with, in that order."""
         wanted = {digest: image for digest, image in images if not self._is_encoded(digest)}
         work = _ImagesToProcess(list(wanted.items()), self._process)
         self._announced, self._arrived = set(wanted), {}
@@ -147,7 +147,7 @@ class ImageEncoder:
             self._coming = iter(work[index] for index in range(len(work)))
 
     def encode(self, images: Sequence[tuple[str, Image]]) -> "list[Encoded | BadImage]":
-        """Each image's features, from what is kept where it is there; a BadImage where it can't be shown."""
+        """Each image's features, from memory or disk if they are there; a BadImage where it can't be shown."""
         digests = [digest for digest, _ in images]
         missing: dict[str, Processed] = {}
         bad: dict[str, BadImage] = {}
@@ -182,7 +182,7 @@ class ImageEncoder:
         return found
 
     def inputs(self, images: Sequence[Encoded]) -> dict[str, Any]:
-        """What the forward pass is given for these images, in reading order over all rows."""
+        """Arguments of the forward pass for these images, in reading order over all rows."""
         if not images:
             return {}
         if self.form is None:
@@ -201,7 +201,7 @@ class ImageEncoder:
         }
 
     def forget(self) -> None:
-        """Drop all features held in memory."""
+        """Drop all features from memory."""
         self.kept.clear()
 
     def _is_encoded(self, digest: str) -> bool:

@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from harness.engine.response_cache import ModelCache
 
 BATCH_SIZE: Final = 8
-"""Questions decoded at once where nothing else is said."""
+"""Questions decoded at once, unless a batch size is given."""
 
 
 class CompleteModel(AutoModelForImageTextToText):
-    """Loads no model of which weights are missing: transformers makes them up, and only logs that."""
+    """Refuses checkpoints with missing weights; transformers would initialise them at random and only log it."""
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -67,9 +67,9 @@ class CompleteModel(AutoModelForImageTextToText):
 class SharedImageLM(HFMultimodalLM):
     """See the module's docstring.
 
-    `hints` says by task, or by request, what may be left out; `cache` keeps answers over runs; `identity` says what the
-    weights are, for features kept on disk; `stage` is what progress is reported as. All other arguments are those of
-    lm-eval's HFMultimodalLM, and of transformers' loading.
+    `hints`: by task or request, when an answer may stop early; `cache`: answers kept over runs; `identity`: a digest of
+    the weights, for image features kept on disk; `stage`: the name of the progress bar. All other arguments are those
+    of lm-eval's HFMultimodalLM and of transformers' loading.
     """
 
     AUTO_MODEL_CLASS = CompleteModel
@@ -146,18 +146,18 @@ class SharedImageLM(HFMultimodalLM):
         return self.encoder.encoded
 
     def provenance(self) -> dict[str, str]:
-        """For entries: what was shared, how answers were computed."""
+        """What entries record: what was shared, the image processor, the dtype."""
         processor = type(getattr(self.processor, "image_processor", self.processor)).__name__
         dtype = str(self.hf.dtype).removeprefix("torch.")
         found = {"shared": str(self.sharing), "image processor": processor, "dtype": dtype}
         return found | ({"prompt suffix": self.suffix} if self.suffix else {})
 
     def forget(self) -> None:
-        """Drop what is held of images."""
+        """Drop all image features from memory."""
         self.encoder.forget()
 
     def tokens(self, context: str, images: Sequence[Image]) -> list[int]:
-        """A prompt's ids, image positions and all."""
+        """A prompt's token ids, those of its images included."""
         if self.sharing.shares_images:
             encoded = self.encoder.encode([(image_digest(image), image) for image in images])
             readable = [image for image in encoded if isinstance(image, Encoded)]
@@ -165,7 +165,7 @@ class SharedImageLM(HFMultimodalLM):
         return [int(token) for token in self.processor_inputs(context, images)["input_ids"][0]]
 
     def processor_inputs(self, context: str, images: Sequence[Image]) -> dict[str, Any]:
-        """What the model takes for a prompt, made by the checkpoint's processor."""
+        """The model's inputs for a prompt, made by the checkpoint's processor."""
         return self.layout.processor_inputs(context, images, templated=self.chat_applied)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -184,7 +184,7 @@ class SharedImageLM(HFMultimodalLM):
         with_images = [index for index, request in enumerate(requests) if len(request.args) >= 3]
         text_only = [index for index, request in enumerate(requests) if len(request.args) < 3]
         results: list[str] = [FailedAnswer("not answered")] * len(requests)
-        if text_only:  # tasks of text alone, which lm-eval hands over together with the others
+        if text_only:  # lm-eval passes requests of text-only tasks together with the others
             answers = super().generate_until([requests[index] for index in text_only], disable_tqdm)
             for index, text in zip(text_only, answers, strict=True):
                 results[index] = text
@@ -245,7 +245,7 @@ class SharedImageLM(HFMultimodalLM):
             yield job, text
 
     def _cache_key(self, job: Job) -> dict[str, Any]:
-        """What an answer depends on beside the model."""
+        """Everything an answer depends on beside the model."""
         return {
             "prompt": job.context,
             "images": list(job.digests),

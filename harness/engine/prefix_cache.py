@@ -1,5 +1,5 @@
-"""Key-value prefixes: a prompt's beginning up to the end of its images is computed once and forked over the questions
-that follow it.
+"""Prefix caching: keys and values of a prompt up to the end of its images are computed once and forked over the
+questions that follow.
 
     prefix = runner.prefill(rows, images)             # one row a distinct beginning
     state = runner.fork(prefix, [0, 0, 1], suffixes)  # three questions on two beginnings
@@ -82,13 +82,13 @@ def select_rows(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
 
 @dataclass
 class State:
-    """A batch of rows, each read up to some token of its text."""
+    """A batch of rows in the middle of decoding."""
 
     cache: Any
     mask: Tensor
-    """1 for what was read, 0 for padding [rows, positions]."""
+    """Attention mask [rows, positions]: 1 for tokens, 0 for padding."""
     delta: Tensor | None
-    """M-RoPE: what is added to a token's number to get its position [rows, 1]."""
+    """M-RoPE: the offset from a token's index to its position [rows, 1]."""
     logits: Tensor
     """Of the next token [rows, vocabulary]."""
 
@@ -109,7 +109,7 @@ class Runner:
         """The first position's number."""
 
     def why_no_prefix(self) -> str | None:
-        """Why this family's beginnings can't be kept, or None."""
+        """Why this family's prefixes can't be shared, or None."""
         if self.both_ways:
             return "it reads the question in both directions, so what is before it depends on it"
         if "position_ids" not in self.takes or "past_key_values" not in self.takes:
@@ -121,13 +121,13 @@ class Runner:
 
     @property
     def windowed(self) -> bool:
-        """True if a layer sees only so many positions back: padding between tokens would count as some."""
+        """True if a layer has a sliding window, in which padding between tokens would take up positions."""
         return any(
             type(layer) not in (DynamicLayer, DummyLayer) for layer in DynamicCache(config=self.text_config).layers
         )
 
     def longest(self) -> int | None:
-        """Positions up to which a beginning's keys don't depend on what follows; None: any."""
+        """The longest prompt whose prefix keys don't depend on its length; None: any."""
         if self.model.config.model_type == "qwen":
             return int(self.model.config.seq_length)
         rope = getattr(self.text_config, "rope_parameters", None) or {}
@@ -136,14 +136,14 @@ class Runner:
         return None
 
     def padded(self, rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-        """Rows of one length, filled at their beginning [rows, longest]."""
+        """Left-padded rows [rows, longest]."""
         length = max(map(len, rows))
         return torch.tensor([[fill] * (length - len(row)) + list(row) for row in rows], device=self.device)
 
     def prefill(
         self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None, inputs: dict[str, Any]
     ) -> State:
-        """Read rows of ids; `types` says which are images' (1), `inputs` holds the images."""
+        """Forward pass over rows of ids; `types` marks image tokens (1), `inputs` holds the images."""
         ids, mask = self.padded(rows, self.pad), self.padded([[1] * len(row) for row in rows], 0)
         given = dict(inputs)
         if self.both_ways:
@@ -162,7 +162,7 @@ class Runner:
         return State(cache, mask, delta, logits)
 
     def fork(self, prefix: State, which: Sequence[int], suffixes: Sequence[Sequence[int]], room: int) -> State:
-        """Each row goes on from one of the prefixes with ids of its own (at least one)."""
+        """Continue prefixes: row i reads `suffixes[i]` (at least one id) after prefix `which[i]`."""
         rows = torch.tensor(which, device=self.device)
         cache = select_rows(prefix.cache, rows, max(map(len, suffixes)) + room)
         delta = None if prefix.delta is None else prefix.delta[rows]
@@ -171,7 +171,7 @@ class Runner:
         return self._read_more(state, more, seen)
 
     def with_room(self, state: State, room: int) -> State:
-        """The same rows, with free positions for an answer."""
+        """The same rows, with cache positions allocated for an answer."""
         everything = torch.arange(len(state.mask), device=self.device)
         return State(select_rows(state.cache, everything, room), state.mask, state.delta, state.logits)
 
@@ -180,7 +180,7 @@ class Runner:
         return self._read_more(state, tokens[:, None], torch.ones_like(tokens[:, None]))
 
     def keep(self, state: State, rows: Tensor, room: int) -> State:
-        """Only these rows."""
+        """The state of these rows only."""
         delta = None if state.delta is None else state.delta[rows]
         return State(select_rows(state.cache, rows, room), state.mask[rows], delta, state.logits[rows])
 

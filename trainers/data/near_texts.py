@@ -1,4 +1,4 @@
-"""Prompts that ask the same: exactly, or by the share of five-character shingles that they have in common.
+"""Near-duplicate prompts: equal words, or a large share of common five-character shingles (Jaccard).
 
 near_texts(questions, benchmark, 0.8)     # (question, entry, similarity), all of them, no sampling
 """
@@ -24,7 +24,7 @@ _IMAGE_TOKEN: Final = re.compile(
 
 
 class _OnlyWords(dict[int, str]):
-    """Punctuation, separators and control characters as spaces, looked up once a character."""
+    """A table for `str.translate`: punctuation, separators and control characters become spaces."""
 
     def __missing__(self, code: int) -> str:
         sign = chr(code)
@@ -36,30 +36,30 @@ _WORDS: Final = _OnlyWords()
 
 
 def normal_prompt(text: str) -> str:
-    """The words of a prompt: image tokens, punctuation, case and the kinds of spaces gone; signs such as + and <
-    stay."""
+    """A prompt's words in lower case, separated by single spaces, without image tokens and punctuation; symbols such as
+    + and < stay."""
     words = unicodedata.normalize("NFKC", _IMAGE_TOKEN.sub(" ", text)).casefold()
     return " ".join(words.translate(_WORDS).split())
 
 
 def prompt_key(text: str) -> str:
-    """A short digest that prompts of the same words share."""
+    """A digest of a prompt's normal form: equal for prompts of the same words."""
     return hashlib.sha256(normal_prompt(text).encode()).hexdigest()[:32]
 
 
 def similarity(one: str, other: str) -> float:
-    """Share of the five-character shingles of two normal prompts that they have in common, 0-1 (Jaccard)."""
-    (_, left, _), (_, right, _) = _flat([one]), _flat([other])
+    """Jaccard similarity of the five-character shingles of two normal prompts, 0-1."""
+    (_, left, _), (_, right, _) = _hash_shingles([one]), _hash_shingles([other])
     common = len(np.intersect1d(left, right, assume_unique=True))
     return common / (len(left) + len(right) - common) if common else 0.0
 
 
 def near_texts(queries: Sequence[str], entries: Sequence[str], threshold: float = 0.8) -> list[tuple[int, int, float]]:
-    """All (query, entry, similarity) of normal prompts whose `similarity` is `threshold` or more, exactly.
+    """All (query, entry, similarity) of normal prompts whose `similarity` is at least `threshold`; exact, no sampling.
 
-    The rarest shingles of a text (a share of 1 - threshold of them, and one more) must hold one of the rarest of any
-    text that similar, so only texts that share such a one are compared. Memory goes with the entries: make the shorter
-    list the entries.
+    Prefix filtering: two texts that similar share at least one of their rarest shingles (a share of 1 - threshold of
+    each text's shingles, plus one), so only such pairs are compared. Memory grows with the entries: pass the shorter
+    list as entries.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold}: must be above 0 and at most 1")
@@ -74,7 +74,7 @@ def near_texts(queries: Sequence[str], entries: Sequence[str], threshold: float 
 
 
 class _TextIndex:
-    """The entries of `near_texts`: flat arrays of shingles, which are numbered from the rarest up."""
+    """The entries of `near_texts` as flat arrays of shingles, numbered from the rarest to the most frequent."""
 
     BLOCK: Final = 1024
     """Queries taken at a time."""
@@ -83,7 +83,7 @@ class _TextIndex:
 
     def __init__(self, texts: Sequence[str], threshold: float) -> None:
         self.threshold = threshold
-        owners, hashes, self.sizes = _flat(texts)
+        owners, hashes, self.sizes = _hash_shingles(texts)
         self.parities = _parities(owners, hashes, len(texts))
         self.vocabulary, numbers, counts = np.unique(hashes, return_inverse=True, return_counts=True)
         self.rank = np.empty(len(counts), dtype=np.int64)
@@ -92,16 +92,16 @@ class _TextIndex:
         order = np.lexsort((ranks, owners))
         owners, ranks = owners[order], ranks[order]
         self.members = owners * len(self.vocabulary) + ranks
-        first = _place_within(owners, len(texts)) < self._prefix(self.sizes)[owners]
+        first = _number_within(owners, len(texts)) < self._prefix_lengths(self.sizes)[owners]
         by_rank = np.argsort(ranks[first], kind="stable")
         self.prefix_ranks, self.prefix_owners = ranks[first][by_rank], owners[first][by_rank]
 
-    def _prefix(self, sizes: Ints) -> Ints:
+    def _prefix_lengths(self, sizes: Ints) -> Ints:
         needed: Ints = np.ceil(sizes * self.threshold - 1e-9).astype(np.int64)
         return sizes - needed + 1
 
     def near(self, texts: Sequence[str]) -> list[tuple[int, int, float]]:
-        owners_of_all, hashes, sizes = _flat(texts)
+        owners_of_all, hashes, sizes = _hash_shingles(texts)
         if not len(self.vocabulary) or not len(hashes):
             return []
         places = np.minimum(np.searchsorted(self.vocabulary, hashes), len(self.vocabulary) - 1)
@@ -111,29 +111,26 @@ class _TextIndex:
         owners, ranks = owners[order], ranks[order]
         # Shingles that no entry has are the rarest of all: they come first in the prefix, and match nothing.
         counts = np.bincount(owners, minlength=len(texts))
-        room = self._prefix(sizes) - (sizes - counts)
-        first = _place_within(owners, len(texts)) < room[owners]
+        room = self._prefix_lengths(sizes) - (sizes - counts)
+        first = _number_within(owners, len(texts)) < room[owners]
         low = np.searchsorted(self.prefix_ranks, ranks[first], side="left")
         high = np.searchsorted(self.prefix_ranks, ranks[first], side="right")
         query, entry = np.repeat(owners[first], high - low), self.prefix_owners[ranges(low, high)]
-        # Cheap looks first: most pairs that share a rare shingle are only of one template.
+        # Cheap bounds first: most pairs that share a rare shingle only come from the same template.
         total = sizes[query] + self.sizes[entry]
         allowed = total - 2 * np.ceil(total * (self.threshold / (1 + self.threshold)) - 1e-9)
         fits = np.abs(sizes[query] - self.sizes[entry]) <= allowed
         query, entry, allowed = query[fits], entry[fits], allowed[fits]
-        fits = (
-            np.bitwise_count(_parities(owners_of_all, hashes, len(texts))[query] ^ self.parities[entry]).sum(axis=1)
-            <= allowed
-        )
+        differing = _parities(owners_of_all, hashes, len(texts))[query] ^ self.parities[entry]
+        fits = np.bitwise_count(differing).sum(axis=1) <= allowed
         pairs = np.unique(query[fits] * len(self.sizes) + entry[fits])
         query, entry = pairs // len(self.sizes), pairs % len(self.sizes)
         starts = np.concatenate([[0], np.cumsum(counts)])
         found: list[tuple[int, int, float]] = []
         for start in range(0, len(query), self.PAIRS):
             some, others = query[start : start + self.PAIRS], entry[start : start + self.PAIRS]
-            wanted = (
-                np.repeat(others, counts[some]) * len(self.vocabulary) + ranks[ranges(starts[some], starts[some + 1])]
-            )
+            own_ranks = ranks[ranges(starts[some], starts[some + 1])]
+            wanted = np.repeat(others, counts[some]) * len(self.vocabulary) + own_ranks
             hit = self.members[np.minimum(np.searchsorted(self.members, wanted), len(self.members) - 1)] == wanted
             common = np.bincount(np.repeat(np.arange(len(some)), counts[some]), weights=hit, minlength=len(some))
             values = common / (sizes[some] + self.sizes[others] - common)
@@ -142,10 +139,11 @@ class _TextIndex:
         return found
 
 
-def _flat(texts: Sequence[str]) -> tuple[Ints, Words, Ints]:
-    """The distinct shingles of texts: whose each is, its hash (sorted within a text), and how many each text has.
+def _hash_shingles(texts: Sequence[str]) -> tuple[Ints, Words, Ints]:
+    """The distinct shingles of texts: the text's index and the hash of each (sorted within a text), and the number of
+    shingles of each text.
 
-    A text shorter than a shingle is one shingle by itself.
+    A text shorter than a shingle is one shingle.
     """
     padded = [text + "\0" * (SHINGLE - len(text)) if 0 < len(text) < SHINGLE else text for text in texts]
     signs = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
@@ -165,8 +163,7 @@ def _flat(texts: Sequence[str]) -> tuple[Ints, Words, Ints]:
 
 
 def _parities(owners: Ints, hashes: Words, count: int) -> Words:
-    """256 bits a text, in which two texts differ no more often than they have shingles that the other has not: a quick
-    first look."""
+    """256 bits a text: two texts differ in at most as many bits as shingles that only one of them has."""
     bits = owners * 256 + (hashes >> np.uint64(40)).astype(np.int64) % 256
     odd = (np.bincount(bits, minlength=count * 256) % 2).astype(bool)
     words: Words = np.packbits(odd.reshape(count, 256), axis=1).view(np.uint64)
@@ -174,14 +171,14 @@ def _parities(owners: Ints, hashes: Words, count: int) -> Words:
 
 
 def ranges(starts: NDArray[Any], ends: NDArray[Any]) -> Ints:
-    """start..end-1 of every pair, one after the other."""
+    """The concatenation of arange(start, end) for every pair."""
     lengths: Ints = ends - starts
     within: Ints = np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
     return within
 
 
-def _place_within(owners: Ints, count: int) -> Ints:
-    """How many of the same owner stand before, for owners in order."""
+def _number_within(owners: Ints, count: int) -> Ints:
+    """Each element's number among those of the same owner, from 0; owners are sorted."""
     starts = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=count))])
     places: Ints = np.arange(len(owners)) - starts[owners]
     return places
