@@ -32,7 +32,8 @@ from support.errors import ModelError, SettingError
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
 from tasks.judges.chat_client import ChatClient
-from tasks.judges.completions import PermanentError, Usage, text_of
+from tasks.judges.completions import text_of
+from tasks.judges.failures import PermanentError, Usage
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.protocol import Sampling
 from tasks.judges.requests import THINKING_MODELS, Request, image_part, key_of, limit_of, messages_of

@@ -19,7 +19,8 @@ from support.errors import JudgeDown, JudgeError, SettingError
 from support.progress import report
 from tasks.judges import prices
 from tasks.judges.chat_client import run_in_thread
-from tasks.judges.completions import NoReply, PermanentError, usage_of
+from tasks.judges.completions import usage_of
+from tasks.judges.failures import NoReply, PermanentError
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import GREEDY, Question, Sampling
 from tasks.judges.requests import Request

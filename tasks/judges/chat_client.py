@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from support.errors import BudgetSpent, JudgeDown, JudgeError
 from support.progress import report
 from tasks.judges import prices
-from tasks.judges.completions import NoReply, PermanentError, Reader, TransientError, Usage, complete, text_of, usage_of
+from tasks.judges.completions import Reader, complete, text_of, usage_of
+from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage
 from tasks.judges.ledger import Call, Ledger, now
 from tasks.judges.requests import Request
 from tasks.judges.settings import ClientSettings

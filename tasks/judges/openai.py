@@ -16,7 +16,8 @@ from PIL import Image
 from support.errors import JudgeError
 from tasks.judges import prices
 from tasks.judges.chat_client import ChatClient
-from tasks.judges.completions import TransientError, Usage, text_of
+from tasks.judges.completions import text_of
+from tasks.judges.failures import TransientError, Usage
 from tasks.judges.ledger import Ledger
 from tasks.judges.protocol import GREEDY, Question, Sampling
 from tasks.judges.requests import Request, image_part, key_of, limit_of, messages_of

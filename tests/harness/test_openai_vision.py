@@ -24,7 +24,7 @@ from support.errors import JudgeDown, ModelError, SettingError
 from support.images import ImageRef, keep, picture
 from support.progress import show_on
 from tasks.answer import FailedAnswer
-from tasks.judges.completions import PermanentError
+from tasks.judges.failures import PermanentError
 from tasks.judges.ledger import Ledger
 from tasks.registry import registry
 
@@ -286,7 +286,7 @@ def test_a_server_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: A
     server.faults = [None] * 3
     server.always = "status:500"
     requests = [asking(f"Question {n}?") for n in range(10)]
-    with pytest.raises(JudgeDown, match=r"3 questions in a row got no reply in 2 tries \(status 500\)"):
+    with pytest.raises(JudgeDown, match=r"3 questions in a row got no reply in 2 tries \(status 500: .*\)"):
         lm_of(server, path, attempts=2, concurrency=1).generate_until(requests)
     server.always, asked = None, len(server.log)
     assert lm_of(server, path).generate_until(requests) == [answer(f"Question {n}?") for n in range(10)]

@@ -167,7 +167,9 @@ def test_a_refused_key_or_an_empty_account_ends_the_run_at_once(
 def test_a_judge_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: Any, ledger: Ledger) -> None:
     server.faults = [None] * 4
     server.always = "status:500"
-    with pytest.raises(JudgeDown, match=r"3 questions in a row got no reply in 2 tries \(status 500\)"):
+    with pytest.raises(
+        JudgeDown, match=r"3 questions in a row got no reply in 2 tries \(status 500: Something is wrong\)"
+    ):
         judge_of(server, ledger, attempts=2, concurrency=1).ask_many(prompts(20))
     assert len(list(ledger.calls())) == 4
     server.always = None

@@ -1,0 +1,277 @@
+"""Why a server gave no reply: refusals of every form, sorted once, and told in the server's own words.
+
+    failure_of("gpt-4o", 429, body, headers)    # TransientError: try again; PermanentError: this question has no reply
+                                                # JudgeDown: no question will get one (key, account, quota, address)
+
+Servers agree on the status and on little else: `sentence_of` finds the words in OpenAI's, Azure's, Google's, FastAPI's
+and OpenRouter's bodies, in lists, in plain text and in pages of HTML. Keys and images are taken out of them.
+"""
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from math import isfinite
+from typing import Any, Final
+
+from support.errors import JudgeDown, one_line
+
+Usage = tuple[int, int]
+"""Tokens of a prompt and of its reply, as the server counts them."""
+LONGEST_REASON: Final = 300
+"""Characters."""
+LONGEST_PAUSE: Final = 3600.0
+"""Seconds that a server may ask to wait; one that asks for more ends the run."""
+
+
+class NoReply(Exception):
+    """A call gave no reply; `usage` is what it cost all the same."""
+
+    may_pass = False
+    """Whether asking again later can help."""
+
+    def __init__(self, why: str, usage: Usage | None = None) -> None:
+        super().__init__(why)
+        self.why, self.usage = why, usage
+
+
+class PermanentError(NoReply):
+    """This question will never get a reply; `refused`: the server did not take the form of the request."""
+
+    def __init__(self, why: str, usage: Usage | None = None, *, refused: bool = False) -> None:
+        super().__init__(why, usage)
+        self.refused = refused
+
+
+class TransientError(NoReply):
+    """Worth another try, after so many seconds if the server said; `limited`: it was asked too often."""
+
+    may_pass = True
+
+    def __init__(
+        self, why: str, after: float | None = None, *, limited: bool = False, usage: Usage | None = None
+    ) -> None:
+        super().__init__(why, usage)
+        self.after, self.limited = after, limited
+
+
+FILTERED: Final = re.compile(
+    "content_?filter|content_policy_violation|responsibleaipolicyviolation|data_?inspection_?failed|moderation|flagged",
+    re.IGNORECASE,
+)
+SPENT: Final = re.compile(
+    r"insufficient[_ ](quota|balance|credit|fund)|exceeded_current_quota|exceeded your (current|monthly|daily) quota"
+    r"|billing_(hard_limit|not_active)|billing hard limit|credit_limit|credit balance is too low|(out of|no) credits"
+    r"|budget_exceeded|budget has been exceeded|arrearage|overdue.payment|account_deactivated|access_terminated"
+    r"|account (is|has been|was) \w*(suspended|deactivated|disabled)|quota_?exhausted|allocationquota|payment required"
+    r"|\u4f59\u989d\u4e0d\u8db3|\u6b20\u8d39",  # "balance is not enough", "in arrears", as Zhipu and others say
+    re.IGNORECASE,
+)
+"""The account has no money or no quota left."""
+A_DAY: Final = re.compile(
+    r"(per|by|/|a|each)[ _-]?(day|week|month)(?![a-z])|\b(daily|weekly|monthly)\b|per 86400|\b[rt]pd\b|PerDay|ByDay",
+    re.IGNORECASE,
+)
+"""A quota that no wait of minutes brings back."""
+BAD_KEY: Final = re.compile(
+    r"\b(invalid|incorrect|wrong|missing|expired|unknown|no) (api|subscription|access|auth\w*)[ _-]?(key|token)"
+    r"|api[ _-]?key[ _](is )?(not valid|invalid|expired|missing|required|not found|service_blocked)|invalid_api_key"
+    r"|API_KEY_INVALID|invalid x-api-key",
+    re.IGNORECASE,
+)
+
+
+def failure_of(
+    model: str, status: int, body: Any, headers: Mapping[str, str], secrets: Iterable[str] = ()
+) -> NoReply | JudgeDown:
+    """What a response without a reply means; `body` is its JSON or its text, `secrets` are what must not be told."""
+    if isinstance(body, str) and (found := _json_in(body)) is not None:
+        body = found
+    said = without_secrets(sentence_of(body), secrets)
+    words = " ".join((said, *_codes(body)))
+    why, down = f"status {status}{said and ': ' + said}", JudgeDown(f"{model}: {said or f'status {status}'}")
+    if status == 403 and FILTERED.search(words):
+        return PermanentError(f"content filter: {said}")
+    if status in (401, 402, 403, 404, 410) or (status in (400, 429) and SPENT.search(words) and not _for_minutes(body)):
+        return down
+    if status == 400 and BAD_KEY.search(words):
+        return down
+    if status == 429 and A_DAY.search(" ".join(_quotas(body)) or words):
+        return down
+    if status in (408, 409, 425, 429, 498) or status >= 500:
+        after = wait_asked_for(headers, body, said)
+        if after is not None and after > LONGEST_PAUSE:
+            return JudgeDown(f"{model}: the server asks to wait for more than an hour{said and ': ' + said}")
+        if status in (429, 498):
+            return TransientError(f"too many requests{said and ': ' + said}", after, limited=True)
+        return TransientError(why, after)
+    if status in (400, 422):
+        if FILTERED.search(" ".join(_codes(body))):
+            return PermanentError("content filter")
+        return PermanentError(f"refused request: {said or f'status {status}'}", refused=True)
+    return PermanentError(why, refused=True)
+
+
+_NAMES: Final = ("message", "detail", "msg", "error_message", "error_msg", "description", "error", "errors", "reason")
+
+
+def sentence_of(body: Any, depth: int = 6) -> str:
+    """The server's own words in a body of any form, on one line; empty where there are none."""
+    if isinstance(body, str):
+        inner = _json_in(body)
+        if inner is not None and (found := sentence_of(inner, depth - 1) if depth else ""):
+            return found
+        return one_line(_TAGS.sub(" ", body) if "<" in body else body)
+    if isinstance(body, list) and depth:
+        return "; ".join(dict.fromkeys(filter(None, (sentence_of(one, depth - 1) for one in body[:3]))))
+    if not isinstance(body, Mapping) or not depth:
+        return ""
+    nested = ("error",) if isinstance(body.get("error"), Mapping | list) else ()
+    found = next(filter(None, (sentence_of(body.get(name), depth - 1) for name in (*nested, *_NAMES))), "")
+    if isinstance(place := body.get("loc"), list):  # FastAPI: which field is meant
+        found = f"{'.'.join(map(str, place))}: {found}"
+    more = body.get("metadata")  # OpenRouter: what the provider behind it said
+    raw = sentence_of(more.get("raw"), depth - 1) if isinstance(more, Mapping) else ""
+    return f"{found}: {raw}" if raw and raw not in found else found
+
+
+_TAGS: Final = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+
+
+def _json_in(text: str) -> Any:
+    if text.lstrip()[:1] not in ("{", "[", '"'):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+_UNPRINTABLE: Final = re.compile(
+    "\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_DATA: Final = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*|[A-Za-z0-9+/=]{200,}")
+_SECRETS: Final = re.compile(
+    r"\b(?:bearer|basic)\s+(?=\S*\d)[^\s,;]{6,}|\b(?:sk|pk|rk|gsk|xai|hf|nvapi|csk|pplx|r8)[-_](?=\S*[\d*])[\w*-]{6,}"
+    r"|\bAIza[\w-]{10,}|\bya29\.[\w-]+|\beyJ[\w-]{8,}\.[\w.-]+|(?<=key=)[^&\s]+|(?<=token=)[^&\s]+",
+    re.IGNORECASE,
+)
+HIDDEN: Final = "[key]"
+SHORTEST_SECRET: Final = 6
+"""Characters; "none" stands for no key, and is a word."""
+
+
+def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
+    """A server's words as they may be shown and kept: without keys, images and control characters, not endless."""
+    for secret in secrets:
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, HIDDEN)
+    text = one_line(_UNPRINTABLE.sub(" ", _DATA.sub("...", _SECRETS.sub(HIDDEN, text))))
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 4] + " ..."
+
+
+def _values(body: Any, names: tuple[str, ...], depth: int = 12) -> Iterator[Any]:
+    """What stands under these names, anywhere in a body."""
+    if not depth:
+        return
+    if isinstance(body, list):
+        for one in body[:20]:
+            yield from _values(one, names, depth - 1)
+    elif isinstance(body, Mapping):
+        for name, value in body.items():
+            if name in names and isinstance(value, str | int):
+                yield value
+            yield from _values(value, names, depth - 1)
+
+
+def _codes(body: Any) -> list[str]:
+    return [str(value)[:100] for value in _values(body, ("code", "type", "status", "reason"))]
+
+
+def _quotas(body: Any) -> list[str]:
+    """Google's names of the quotas that are used up, such as GenerateRequestsPerDayPerProjectPerModel-FreeTier."""
+    return [str(value) for value in _values(body, ("quotaId",))]
+
+
+def _for_minutes(body: Any) -> bool:
+    """True where Google names a quota that is back in minutes: its sentence is the same as for a day's."""
+    quotas = " ".join(_quotas(body))
+    return bool(quotas) and not A_DAY.search(quotas)
+
+
+_IN_WORDS: Final = re.compile(
+    r"(?:try again|retry)\s+(?:in|after)\s+((?:\d+(?:\.\d+)?\s*(?:ms|[hms]|sec\w*|min\w*|hour\w*)\s*)+)",
+    re.IGNORECASE,
+)
+_LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|h|m(?!s)|s)", re.IGNORECASE)
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def wait_asked_for(headers: Mapping[str, str], body: Any = None, said: str = "") -> float | None:
+    """Seconds the server asks to wait: from a header, as number or date, or from its body; None if it does not say."""
+    delay = next(_values(body, ("retryDelay",)), "")  # Google: "34.07s"
+    in_words = _IN_WORDS.search(said)
+    found = (
+        _number(headers.get("retry-after-ms"), 0.001),
+        _number(headers.get("retry-after")),
+        _seconds_until(headers.get("retry-after"), headers.get("date")),
+        _length(str(delay)),
+        _length(in_words[1]) if in_words else None,
+        _seconds_until_stamp(_number(headers.get("x-ratelimit-reset"))),
+    )
+    return next((max(0.0, wait) for wait in found if wait is not None), None)
+
+
+def _number(text: str | None, unit: float = 1.0) -> float | None:
+    try:
+        value = float(text or "") * unit
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
+
+
+def _seconds_until(date: str | None, now: str | None) -> float | None:
+    """Until an HTTP date, by the server's own clock where it says the time."""
+    try:
+        moment = parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
+    try:
+        return moment - parsedate_to_datetime(now or "").timestamp()
+    except (ValueError, OverflowError):
+        return moment - time.time()
+
+
+def _seconds_until_stamp(value: float | None) -> float | None:
+    """Until a time in seconds or milliseconds since 1970; other numbers mean other things."""
+    if value is None or value < 1e9:
+        return None
+    return (value / 1000 if value > 1e11 else value) - time.time()
+
+
+def _length(text: str) -> float | None:
+    parts = _LENGTH.findall(text)
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts) if parts else None
+
+
+_NUMBERED: Final = re.compile(r"\S*\d\S*")
+MOST_REASONS: Final = 4
+
+
+def kind_of(reason: str) -> str:
+    """Reasons that differ in numbers alone (tokens asked for, ids of requests) are one kind."""
+    return _NUMBERED.sub("#", reason)
+
+
+def grouped(reasons: Iterable[str]) -> str:
+    """Such as "content filter (12), status 500: overloaded (2)", the most frequent first, one of each kind."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for reason in reasons:
+        counts[kind_of(reason)] += 1
+        first.setdefault(kind_of(reason), reason)
+    shown = [f"{first[kind]} ({count})" for kind, count in counts.most_common(MOST_REASONS)]
+    rest = counts.total() - sum(count for _, count in counts.most_common(MOST_REASONS))
+    return ", ".join([*shown, *([f"other reasons ({rest})"] if rest else [])])
