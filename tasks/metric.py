@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 Record = Mapping[str, Any]
 """What a task's `process_results` gives for one answer: JSON values, and `image`, the id of the image asked about.
 
-Two more keys have a meaning everywhere: `cluster`, where what was drawn by chance is not the image but something that
-holds several of them (a set of figures), and `unparsed: true`, where no rule could read the answer and the benchmark's
-default was counted.
+Three more keys have a meaning everywhere: `cluster`, where what was drawn by chance is not the image but something that
+holds several of them (a set of figures); `unparsed: true`, where no rule could read the answer and the benchmark's
+default was counted; and `unrated: true`, where the judge's reply held no rating and the official rule counted it as
+such. A metric that counts unrated records alone has no value.
 """
 
 Array = NDArray[np.float64]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.evaluation.judge_cost import JudgePlan, plan
-from harness.evaluation.scoring import Scored, score_answers, session_of, value_of, values_as_text
+from harness.evaluation.scoring import Scored, drop_unscored, score_answers, session_of, value_of, values_as_text
 from leaderboards.board.sample import JudgeRepeat, from_parquet
 from support.errors import AnswerFileError
 from tasks.answer_files import OfficialAnswers
@@ -107,7 +107,9 @@ def _read_sample_log(task: TaskSpec, path: Path) -> Scored:
     repeats = min(len(sample.repeats) for sample in samples)
     return Scored(
         task=task,
-        rounds=[first, *([sample.repeats[place] for sample in samples] for place in range(repeats))],
+        rounds=drop_unscored(
+            task, [first, *([sample.repeats[place] for sample in samples] for place in range(repeats))]
+        ),
         failed=[sample.answer is None for sample in samples],
     )
 

@@ -4,8 +4,10 @@ scored = score_answers(task, docs, answers, JudgeSession(judge=judge, label=task
 scored.value("score"), scored.interval("score")
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 from leaderboards.board.sample import JudgeRepeat
@@ -17,6 +19,8 @@ from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, JudgeSession
 from tasks.metric import Metric, Record
 from tasks.registry import NEXT_TOKEN, TaskSpec, registry
+
+log = logging.getLogger(__name__)
 
 LENGTH = "answer_length"
 """The metric that leaves out answers which were stopped early."""
@@ -59,8 +63,10 @@ class Scored:
         return sum(known) / len(known) if known else None
 
     def interval(self, metric: str) -> tuple[float, float] | tuple[None, None]:
-        """The 95 % interval over all rounds; none if the rounds have no rated image in common."""
+        """The 95 % interval over all rounds; none if there is no value, or the rounds have no rated image in common."""
         every, computed = self.records(metric), registry().metric(self.task.name, metric)
+        if self.value(metric) is None:
+            return None, None
         try:
             return interval_repeats(every, computed) if len(every) > 1 else interval(every[0], computed)
         except RecordsError:
@@ -87,9 +93,34 @@ def _has_mark(records: Mapping[str, Record], mark: str) -> bool:
 
 
 def value_of(metric: Metric, records: Sequence[Record]) -> float | None:
-    """A metric's value; None without records, or if it is not a number."""
+    """A metric's value; None without records, or if it is no finite number."""
     value = metric(records) if records else None
-    return None if value is None or value != value else value
+    return value if value is not None and isfinite(value) else None
+
+
+def drop_unscored(task: TaskSpec, rounds: Sequence[Sequence[JudgeRepeat]]) -> list[list[JudgeRepeat]]:
+    """The rounds, without the records that alone would make a metric's value of replies that hold no rating.
+
+    The official rules count a reply without a rating as 0 beside others; where no reply that a metric counts could be
+    read, there is no value.
+    """
+    return [_drop_unscored(task, repeat) for repeat in rounds]
+
+
+def _drop_unscored(task: TaskSpec, repeat: Sequence[JudgeRepeat]) -> list[JudgeRepeat]:
+    if not any(_has_mark(one.records, "unrated") for one in repeat):
+        return list(repeat)
+    known = registry()
+
+    def has_no_value(name: str) -> bool:
+        records = [one.records[name] for one in repeat if name in one.records]
+        return value_of(known.metric(task.name, name), [r for r in records if not r.get("unrated")]) is None
+
+    empty = {name for name in {name for one in repeat for name in one.records} if has_no_value(name)}
+    return [
+        replace(one, records={name: r for name, r in one.records.items() if not (name in empty and r.get("unrated"))})
+        for one in repeat
+    ]
 
 
 def values_as_text(values: Sequence[float | None]) -> str:
@@ -124,11 +155,23 @@ def score_answers(
     only_texts = all(isinstance(answer, str) for answer in answers)
     repeats = times_asked(session.judge, repeats) if session is not None and task.judged and only_texts else 1
     sessions = [session and replace(session, repeat=number) for number in range(repeats)]
-    return Scored(
-        task=task,
-        rounds=[_rate(task, docs, answers, each) for each in sessions],
-        failed=[isinstance(answer, FailedAnswer) for answer in answers],
-    )
+    rounds = drop_unscored(task, [_rate(task, docs, answers, each) for each in sessions])
+    if session is not None:
+        _tell_unread(task, rounds)
+    return Scored(task=task, rounds=rounds, failed=[isinstance(answer, FailedAnswer) for answer in answers])
+
+
+def _tell_unread(task: TaskSpec, rounds: Sequence[Sequence[JudgeRepeat]]) -> None:
+    """Says how many replies of the judge hold no rating, and what becomes of them."""
+    replies = [one for repeat in rounds for one in repeat if one.reply is not None]
+    counted = sum(_has_mark(one.records, "unrated") for one in replies)
+    left_out = sum(not one.records for one in replies)
+    for unread, what in (
+        (counted, "counted as the official rule says"),
+        (left_out, "not scored"),
+    ):
+        if unread:
+            log.warning("%s: %d of %d replies of the judge hold no rating: %s", task.name, unread, len(replies), what)
 
 
 def _rate(
@@ -168,8 +211,9 @@ def _next_token_records(
     task: TaskSpec, doc: Mapping[str, Any], answer: Any, records: Mapping[str, Record]
 ) -> dict[str, dict[str, Any]]:
     """The record of the first token's likelihoods, if the model gave them."""
-    choices, wanted = getattr(answer, "choices", {}), registry().next_token(task.name, doc)
-    if not choices or wanted is None:
+    choices = getattr(answer, "choices", {})
+    wanted = registry().next_token(task.name, doc) if choices else None
+    if wanted is None:
         return {}
     first: Mapping[str, Any] = next(iter(records.values()), {})
     grouped = {key: first[key] for key in ("image", "cluster") if key in first}

@@ -201,9 +201,19 @@ def from_json(data: object, where: str) -> Entry:
         # Boards from before unparsed answers were counted have no such number.
         known = {"unparsed": 0, **data} if isinstance(data, dict) else data
         entry = Entry(**members(known, _FIELDS))
-        return replace(entry, provenance=with_current_digest(entry.task, entry.provenance))
+        entry = replace(entry, provenance=with_current_digest(entry.task, entry.provenance))
+        return replace(entry, value=None, low=None, high=None) if _scored_nothing(entry) else entry
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _scored_nothing(entry: Entry) -> bool:
+    """Whether the value is one of nothing, as earlier versions wrote it where the judge rated no answer.
+
+    A sample that one of a judge's repeats left out counts as unscored, and yet has a rating: repeats are left alone.
+    """
+    repeated = "judge asked" in entry.provenance or "judge repeats" in entry.provenance
+    return entry.value is not None and entry.samples > 0 and entry.scored == 0 and not repeated
 
 
 _ORDER = tuple(field.name for field in fields(Entry))

@@ -10,7 +10,7 @@ as each metric has its own fields. Metrics with the same record share it: [{"met
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -89,9 +89,35 @@ def from_parquet(data: bytes) -> list[Sample]:
     if tuple(table.column_names) not in [_COLUMNS[: len(_COLUMNS) - lacking] for lacking in range(_LATER + 1)]:
         raise ValueError(f"columns must be {', '.join(_COLUMNS)}, not {', '.join(table.column_names)}")
     try:
-        return [_sample(row) for row in table.to_pylist()]
+        return _drop_unrated([_sample(row) for row in table.to_pylist()])
     except RecursionError:
         raise ValueError("records or repeats are nested too deep") from None
+
+
+def _drop_unrated(samples: list[Sample]) -> list[Sample]:
+    """Without the records of metrics none of whose records holds a rating: logs of earlier versions kept these, and a
+    value of them would be one of nothing."""
+    found = [(s.task, name, record) for s in samples for name, record in _every_record(s)]
+    if not any(record.get("unrated") for *_, record in found):
+        return samples
+    rated = {(task, name) for task, name, record in found if not record.get("unrated")}
+
+    def keep(task: str, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        return {name: record for name, record in records.items() if (task, name) in rated}
+
+    return [
+        replace(
+            sample,
+            records=keep(sample.task, sample.records),
+            repeats=tuple(replace(one, records=keep(sample.task, one.records)) for one in sample.repeats),
+        )
+        for sample in samples
+    ]
+
+
+def _every_record(sample: Sample) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for records in (sample.records, *(one.records for one in sample.repeats)):
+        yield from records.items()
 
 
 def repeats_of(log: Mapping[str, Sample]) -> list[dict[str, Sample]]:
