@@ -34,6 +34,7 @@ from support.settings import settings_of
 
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
+    from leaderboards.board.entry import Entry, Key
     from tasks.judges.protocol import Judge
     from tasks.registry import TaskSpec
 
@@ -181,15 +182,19 @@ def eval_command(
         ledger=judge.ledger,
         fresh=run.fresh,
     )
+    names_of_tasks = {task.name for task in chosen}
+    scored: "dict[Key, Entry]" = {}
     for name, spec in zip(names, specs, strict=True):
         with Stages():
             is_served = server is not None or spec.backend == "openai"
-            own = _engine_of_served(context, engine) if is_served else engine
-            evaluation = scorer.score(replace(spec, strict=run.strict), name, own)
+            its_engine = _engine_of_served(context, engine) if is_served else engine
+            evaluation = scorer.score(replace(spec, strict=run.strict), name, its_engine)
         if evaluation is not None and evaluation.lost:
             log.info(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
-    tasks_scored = {task.name for task in chosen}
-    entries = [each for each in board.current(partial=True) if each.model in names and each.task in tasks_scored]
+        # What was measured now is shown, whatever other runs the board has.
+        own = board.current(partial=True) if evaluation is None else evaluation.entries
+        scored |= {each.key: each for each in own if each.model == name and each.task in names_of_tasks}
+    entries = list(scored.values())
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return exit_code_of(entries, run.max_failed)
 

@@ -8,6 +8,7 @@ from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import Loader
+from leaderboards.comparison.reruns import describe_reruns, first_runs
 from leaderboards.gate.source import GateSource, source
 from leaderboards.statistics.resampling import CountsMetric
 from leaderboards.views.published import Reference, published
@@ -47,6 +48,12 @@ def current_entries(board: Board, partial: bool, replaced: bool = False) -> list
     if board.replaced and not replaced:
         models = ", ".join(dict.fromkeys(entry.model for entry in board.replaced))
         log.info(line(f"left out, since these names have other weights by now: {models} (--replaced shows them)"))
+    every = board.entries()
+    for run, entry in {entry.run: entry for entry in every if entry.in_future}.items():
+        log.warning(line(f"run {run} of {entry.model} is dated {entry.created}, in the future: no newer run is hidden"))
+    for runs in first_runs(entries, every)[1].values():
+        if runs[0].headline and len({entry.value for entry in runs}) > 1:
+            log.info(f"{describe_reruns(runs)} (shown: the last; `harness check` compares the first)")
     return entries
 
 

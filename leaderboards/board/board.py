@@ -12,6 +12,9 @@ Run ids are unique and files never change, so writers need no lock and git merge
 only when it is complete, the log before the JSON; a killed writer leaves at most a hidden temporary file or a log
 without a run, and both are ignored.
 
+Which of two runs is newer is told by their numbers on the board (`Entry.sequence`), not by their dates: a machine's
+clock may be wrong. Dates decide only between runs of earlier versions, and between boards.
+
 A name stands for the weights that were last run under it. Where a checkpoint was overwritten in place, what the old
 weights scored is kept, but it no longer stands under the name: it is left out, or shown under a name of its own.
 """
@@ -19,10 +22,11 @@ weights scored is kept, but it no longer stands under the name: it is left out, 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from leaderboards.board.entry import SCHEMA_VERSION, Entry, Key, check_run, from_json, members, to_json
 from leaderboards.board.sample import Sample, from_parquet, to_parquet
@@ -45,9 +49,11 @@ class Board:
         FileExistsError."""
         run = _one_run(entries, samples)
         log = to_parquet(samples) if samples else None
-        document = _document(run, entries, log)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._json(run)
+        known = {entry.run: entry.sequence for entry in self.entries()}
+        sequence = known.get(run, 1 + max(known.values(), default=0))
+        document = _document(run, [replace(entry, sequence=sequence) for entry in entries], log)
         if not _same(path, document):
             if log is not None:
                 atomic_write(self._log(run), log)  # what is there without a JSON is left over from a killed writer
@@ -68,7 +74,7 @@ class Board:
                 found += read_run(path, named=True).entries
             except (ValueError, OSError, RecursionError) as error:
                 self.skipped.append((path, str(error)))
-        return sorted(found, key=lambda entry: (entry.when, entry.run))
+        return sorted(found, key=lambda entry: entry.by_sequence)
 
     def current(self, *, partial: bool = False, replaced: bool = False) -> list[Entry]:
         """The newest entry of each key; runs on a part of the benchmark count only where `partial`.
@@ -76,10 +82,12 @@ class Board:
         A name stands for the weights of its newest run, partial or not. Older weights' entries are left out, and told
         in `self.replaced`, or stand under a name of their own ("name (weights 12ab34cd)") where `replaced`.
         """
-        current, old = by_weights(self.entries())
-        old = newest(renamed(entry) for entry in old if partial or not entry.partial)
+        order = attrgetter("by_sequence")
+        current, old = by_weights(self.entries(), order)
+        old = newest((renamed(entry) for entry in old if partial or not entry.partial), order)
         self.replaced = [] if replaced else old
-        return newest([*(entry for entry in current if partial or not entry.partial), *(old if replaced else ())])
+        shown = [*(entry for entry in current if partial or not entry.partial), *(old if replaced else ())]
+        return newest(shown, order)
 
     def samples(self, run: str) -> list[Sample]:
         """The run's log, empty if it kept none; ValueError if the log is not the one the run wrote."""
@@ -93,19 +101,24 @@ class Board:
         return self.folder / f"{check_run(run)}.samples.parquet"
 
 
-def newest(entries: Iterable[Entry]) -> list[Entry]:
+Order = Callable[[Entry], Any]
+"""Sort key by which the newest of some entries comes last."""
+
+BY_DATE: Final[Order] = attrgetter("by_date")
+
+
+def newest(entries: Iterable[Entry], order: Order = BY_DATE) -> list[Entry]:
     """The newest entry of each key, in the order in which the keys first appear; those of weights that were replaced
     are left out."""
     latest: dict[Key, Entry] = {}
-    for entry in by_weights(entries)[0]:
-        key = entry.key
-        known = latest.get(key)
-        if known is None or (entry.when, entry.run) >= (known.when, known.run):
-            latest[key] = entry
+    for entry in by_weights(entries, order)[0]:
+        known = latest.get(entry.key)
+        if known is None or order(entry) >= order(known):
+            latest[entry.key] = entry
     return list(latest.values())
 
 
-def by_weights(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+def by_weights(entries: Iterable[Entry], order: Order = BY_DATE) -> tuple[list[Entry], list[Entry]]:
     """Entries of the weights that each name has now, by its newest run, and those of the weights it had before.
 
     Entries that do not know their weights (imported ones) are among the first, and replace nothing.
@@ -114,7 +127,7 @@ def by_weights(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
     latest: dict[str, Entry] = {}
     for entry in entries:
         known = latest.get(entry.model)
-        if entry.weights is not None and (known is None or (entry.when, entry.run) >= (known.when, known.run)):
+        if entry.weights is not None and (known is None or order(entry) >= order(known)):
             latest[entry.model] = entry
     parts: tuple[list[Entry], list[Entry]] = [], []
     for entry in entries:

@@ -11,8 +11,8 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -27,15 +27,17 @@ Key = tuple[str, str, str, str, str | None]
 """What a number is of: model, task, metric, version, judge. Of two entries with one key, the newer replaces the
 older."""
 
-_RUN = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
-)  # a file name everywhere: not hidden, no option, room for suffixes
+# A file name everywhere: not hidden, no option, room for suffixes.
+_RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+CLOCK_TOLERANCE: Final = timedelta(hours=1)
+"""How far the clocks of two machines may differ before a date counts as one in the future."""
 
 _NEUTRAL = ("yes_rate", "answer_length", "length")
 
 _NAMES = ("run", "model", "task", "version", "metric", "created")
 _NUMBERS = ("value", "low", "high", "seconds", "cost")
-_COUNTS = ("samples", "unscored", "failed", "unparsed", "limit")
+_COUNTS = ("samples", "unscored", "failed", "unparsed", "limit", "sequence")
 _FLAGS = ("higher_is_better", "headline")
 _OPTIONAL = ("value", "low", "high", "limit", "judge")
 
@@ -111,6 +113,10 @@ class Entry:
     provenance: Mapping[str, str]
     """What ran: digests of weights, adapter and prompts, git commit, versions, seed, device, ..."""
 
+    sequence: int = field(default=0, compare=False)
+    """Number of the run on its board, in the order in which runs were added; 0 = not known (not added yet, or by an
+    earlier version)."""
+
     def __post_init__(self) -> None:
         values = self.__dict__
         for name, plain in _PLAIN.items():
@@ -127,7 +133,7 @@ class Entry:
         for name in _NAMES:
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
-        for name in ("samples", "unscored", "failed", "unparsed", "seconds", "cost"):
+        for name in ("samples", "unscored", "failed", "unparsed", "seconds", "cost", "sequence"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.scored < 0:
@@ -174,6 +180,21 @@ class Entry:
         """`created`, comparable."""
         return _utc(self.created)
 
+    @property
+    def in_future(self) -> bool:
+        """True if the run is dated later than now: the clock of its machine was wrong."""
+        return self.when > datetime.now(UTC) + CLOCK_TOLERANCE
+
+    @property
+    def by_date(self) -> tuple[bool, datetime, str]:
+        """Sort key for runs of several boards: the newest last; a date in the future is never the newest."""
+        return not self.in_future, self.when, self.run
+
+    @property
+    def by_sequence(self) -> tuple[int, bool, datetime, str]:
+        """Sort key for runs of one board: the last added last, whatever the clock said."""
+        return self.sequence, *self.by_date
+
 
 def is_neutral(metric: str) -> bool:
     """Whether the metric says how a model answers (how long, how often yes), not how well, so that neither direction is
@@ -198,8 +219,8 @@ def to_json(entry: Entry) -> dict[str, Any]:
 def from_json(data: object, where: str) -> Entry:
     """The entry in `data`, which must have exactly the fields of one; errors begin with `where`, the file's name."""
     try:
-        # Boards from before unparsed answers were counted have no such number.
-        known = {"unparsed": 0, **data} if isinstance(data, dict) else data
+        # Boards of earlier versions lack these numbers.
+        known = {"unparsed": 0, "sequence": 0, **data} if isinstance(data, dict) else data
         entry = Entry(**members(known, _FIELDS))
         entry = replace(entry, provenance=with_current_digest(entry.task, entry.provenance))
         return replace(entry, value=None, low=None, high=None) if _scored_nothing(entry) else entry
@@ -216,7 +237,7 @@ def _scored_nothing(entry: Entry) -> bool:
     return entry.value is not None and entry.samples > 0 and entry.scored == 0 and not repeated
 
 
-_ORDER = tuple(field.name for field in fields(Entry))
+_ORDER = tuple(each.name for each in fields(Entry))
 _FIELDS = frozenset(_ORDER)
 
 

@@ -189,9 +189,9 @@ def of_boards(
         return None
     if model is None and against is not None:
         model, against = against, None
-    latest = max((entry for entry in found if model in (None, entry.model)), key=lambda entry: (entry.when, entry.run))
+    latest = max((entry for entry in found if model in (None, entry.model)), key=lambda entry: entry.by_date)
     alike = [entry for entry in newest(found) if (entry.version, entry.judge) == (latest.version, latest.judge)]
-    alike.sort(key=lambda entry: (entry.when, entry.run), reverse=True)
+    alike.sort(key=lambda entry: entry.by_date, reverse=True)
     named = [name for name in (model, against) if name is not None]
     chosen = [entry for name in named for entry in alike if entry.model == name] if named else alike
     if len(chosen) < len(named):

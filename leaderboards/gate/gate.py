@@ -9,6 +9,8 @@ claim ("this task is better now") is unmet unless the same questions show it sig
 compared is an error and never a pass: a missing result or sample log, another task version, judge, limit or number of
 samples, other prompts or rules, other questions, fewer of them scored, a value that its own log does not give.
 
+Of several runs with the same weights and settings the first is compared, on both sides, and that is told.
+
 A metric that says how a model answers, not how well (`entry.is_neutral`: how long, how often yes), is neither worse nor
 better and no test fails it; a tolerance limits how far it may move, either way.
 
@@ -25,6 +27,7 @@ from leaderboards.board.entry import Entry, Key, is_neutral
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.flips import flips
 from leaderboards.comparison.paired_logs import Logs, Metrics, match_logs, protocol_differences, value_in
+from leaderboards.comparison.reruns import describe_reruns
 from leaderboards.gate.result import Checked, Claim, GateResult, Unchecked, name_of
 from leaderboards.gate.source import GateSource, metric_key
 from leaderboards.statistics.resampling import Counted, CountsMetric
@@ -106,12 +109,19 @@ def check(
         unchecked.append(Unchecked(name="", why="nothing was compared"))
     of_claims = [one for one in checked if _names(one.baseline) & claimed]
     claims = adjusted({one.baseline.key: tests[one.baseline.key] for one in of_claims})
+    sides = [
+        (side, getattr(one, name).key)
+        for one in checked
+        for side, name in ((baseline, "baseline"), (current, "current"))
+    ]
+    reruns = [describe_reruns(side.reruns[key]) for side, key in sides if key in side.reruns]
     return GateResult(
         checked=[_with_flips(one, logs, metrics) for one in _with_verdicts(checked, tests)],
         claims=[
             Claim(baseline=one.baseline, current=one.current, verdict=claims[one.baseline.key]) for one in of_claims
         ],
         unchecked=unchecked,
+        notes=[f"{note}; the first counts" for note in dict.fromkeys(reruns)],
     )
 
 
@@ -197,7 +207,7 @@ def _with_flips(one: Checked, logs: tuple[Logs, Logs], metrics: Metrics) -> Chec
 def _latest_versions(entries: Sequence[Entry]) -> list[Entry]:
     """Of each model, metric and judge the version scored last: that is the one to compare with."""
     latest: dict[tuple[object, ...], Entry] = {}
-    for entry in sorted(entries, key=lambda entry: (entry.when, entry.run)):
+    for entry in sorted(entries, key=lambda entry: entry.by_sequence):
         latest[*metric_key(entry), entry.judge] = entry
     keys = {entry.key for entry in latest.values()}
     return [entry for entry in entries if entry.key in keys]

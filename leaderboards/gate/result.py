@@ -1,7 +1,7 @@
 """What the gate found: as text, as markdown and as JSON values."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from leaderboards.board.entry import Entry, is_neutral
@@ -102,6 +102,9 @@ class GateResult:
     claims: list[Claim]
     unchecked: list[Unchecked]
 
+    notes: list[str] = field(default_factory=list)
+    """What to know beside it: scores of which there are several runs."""
+
     @property
     def regressions(self) -> list[Checked]:
         """The metrics that became worse."""
@@ -159,6 +162,8 @@ def render(result: GateResult) -> str:
         )
     if result.unchecked:
         parts.append("\n".join(f"- error: {cell(error)}" for error in result.errors))
+    if result.notes:
+        parts.append("\n".join(f"- note: {cell(note)}" for note in result.notes))
     return "\n\n".join(parts)
 
 
@@ -180,6 +185,7 @@ def to_json(result: GateResult) -> dict[str, Any]:
         ],
         "claims": [_sides_to_json(claim) | {"met": claim.met} for claim in result.claims],
         "errors": result.errors,
+        "notes": result.notes,
     }
 
 

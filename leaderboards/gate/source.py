@@ -1,13 +1,14 @@
 """One side of the gate: the scores of a board's folder or of a single run's file, and their sample logs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from leaderboards.board.board import Board, read_log, read_run
-from leaderboards.board.entry import Entry
+from leaderboards.board.entry import Entry, Key
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import Loader
+from leaderboards.comparison.reruns import first_runs
 from support.errors import BoardError
 
 
@@ -24,6 +25,9 @@ class GateSource:
     replaced: Sequence[Entry] = field(default=())
     """Scores of weights that a newer run of the same name replaced, where the new weights have no such score."""
 
+    reruns: Mapping[Key, Sequence[Entry]] = field(default_factory=dict)
+    """Scores of which the board has several runs with the same weights and settings; the first is in `entries`."""
+
 
 def source(path: Path, *, partial: bool = False) -> GateSource:
     """The scores of a board's folder, of the folder `board` in a run's folder, or of one run's JSON file of any name.
@@ -36,7 +40,7 @@ def source(path: Path, *, partial: bool = False) -> GateSource:
     if not path.is_dir():
         raise BoardError(f"{path}: no such file or folder; give a board's folder or a run's JSON file")
     board = Board(path / "board" if (path / "board").is_dir() else path)
-    entries = board.current(partial=partial)
+    entries, reruns = first_runs(board.current(partial=partial), board.entries())
     if not entries and not board.skipped and not any(board.folder.glob("*.json")):
         raise BoardError(f"{path}: no board: there is no run's JSON file in it")
     scored = {metric_key(entry) for entry in entries}
@@ -46,6 +50,7 @@ def source(path: Path, *, partial: bool = False) -> GateSource:
         samples=board.samples,
         skipped=board.skipped,
         replaced=[entry for entry in old if metric_key(entry) not in scored],
+        reruns=reruns,
     )
 
 

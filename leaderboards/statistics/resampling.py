@@ -100,9 +100,8 @@ class Counted:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # A sample log may have been written by another program.
             raise RecordsError(f"the metric can't count these records: {type(error).__name__}: {error}") from error
-        finite = np.isfinite(counts).all(axis=1)
-        if not finite.all():  # `value` would take such a count for a missing denominator
-            image = images[int(np.flatnonzero(~finite)[0])]
+        if not np.isfinite(counts).all():  # `value` would take such a count for a missing denominator
+            image = images[int(np.flatnonzero(~np.isfinite(counts).all(axis=1))[0])]
             raise RecordsError(f"image {image!r}: what the metric counts is no finite number")
         return {image: index for index, image in enumerate(images)}, counts
 

@@ -98,13 +98,53 @@ def test_a_run_is_of_one_id_and_one_model(board: Board, make_entry: MakeEntry, m
     assert not board.folder.exists()
 
 
-def test_entries_come_oldest_first_whatever_their_file_names(board: Board, make_entry: MakeEntry) -> None:
+def _forget_sequences(board: Board) -> None:
+    """Make the files those of an earlier version, which did not number runs."""
+    for path in board.folder.glob("*.json"):
+        data = json.loads(path.read_text())
+        for entry in data["entries"]:
+            del entry["sequence"]
+        path.write_text(json.dumps(data))
+
+
+def test_entries_come_in_the_order_in_which_runs_were_added(board: Board, make_entry: MakeEntry) -> None:
+    dates = {"z": "2026-03-01T00:00:00+00:00", "b": "2031-01-01T00:00:00Z", "a": "2026-01-01T00:00:00Z"}
+    added = [make_entry(run=run, created=created) for run, created in dates.items()]
+    for entry in added:
+        board.add([entry], [])
+    assert board.entries() == added
+    assert [entry.sequence for entry in board.entries()] == [1, 2, 3]
+    board.add(added[:1], [])  # the same again does nothing
+    assert [entry.sequence for entry in board.entries()] == [1, 2, 3]
+
+
+def test_runs_that_were_not_numbered_come_oldest_first(board: Board, make_entry: MakeEntry) -> None:
     late = make_entry(run="a", created="2026-03-01T00:00:00+00:00")
     early = make_entry(run="z", created="2026-01-01T00:00:00Z")
     middle = [make_entry(run=run, created="2026-02-01T00:00:00.5+00:00") for run in ("b", "c")]
     for entry in (late, middle[1], early, middle[0]):
         board.add([entry], [])
+    _forget_sequences(board)
     assert board.entries() == [early, *middle, late]
+    board.add([make_entry(run="last", created="2025-01-01T00:00:00Z")], [])
+    assert [entry.run for entry in board.entries()] == ["z", "b", "c", "a", "last"]
+
+
+@pytest.mark.parametrize("numbered", (True, False))
+@pytest.mark.parametrize("same_weights", (True, False))
+def test_a_date_in_the_future_hides_no_other_run(
+    board: Board, make_entry: MakeEntry, numbered: bool, same_weights: bool
+) -> None:
+    ahead = make_entry(run="ahead", value=0.0, created="2999-01-01T00:00:00Z", provenance={"weights": "w1"})
+    weights = "w1" if same_weights else "w2"
+    right = make_entry(run="right", value=12.5, created="2026-01-01T00:00:00Z", provenance={"weights": weights})
+    board.add([ahead], [])
+    board.add([right], [])
+    if not numbered:
+        _forget_sequences(board)
+    assert [entry.value for entry in board.current()] == [12.5]
+    assert [entry.run for entry in board.entries() if entry.in_future] == ["ahead"]
+    assert newest([ahead, right]) == [right]
 
 
 def test_the_newest_entry_of_a_key_stands(board: Board, make_entry: MakeEntry) -> None:
