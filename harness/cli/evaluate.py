@@ -3,7 +3,7 @@
 import json
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -33,6 +33,7 @@ from support.processes import world_size
 from support.settings import settings_of
 
 if TYPE_CHECKING:
+    from harness.evaluation.score_models import ModelScorer
     from harness.models.spec import ModelSpec
     from leaderboards.board.entry import Entry, Key
     from tasks.judges.protocol import Judge
@@ -156,7 +157,6 @@ def eval_command(
     from leaderboards.board.board import Board
     from leaderboards.board.entry import to_json
     from leaderboards.views.markdown_report import leaderboard
-    from support.stages import Stages
 
     specs = _find_models(context, model, models)
     if server is None:
@@ -169,34 +169,43 @@ def eval_command(
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
         print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], run.out)
         return _print_price(rater, chosen, settings)
-    pairs = zip(model, specs, strict=True)
-    names = [Path(given).as_posix() if Path(given).is_dir() else spec.name for given, spec in pairs]
-    board = Board(run.out / "board")
+    named_specs = [
+        (Path(given).as_posix() if Path(given).is_dir() else spec.name, replace(spec, strict=run.strict))
+        for given, spec in zip(model, specs, strict=True)
+    ]
     scorer = ModelScorer(
         tasks=chosen,
         judge=rater,
         settings=settings,
         engine=engine,
-        board=board,
+        board=Board(run.out / "board"),
         server=server,
         ledger=judge.ledger,
         fresh=run.fresh,
     )
-    names_of_tasks = {task.name for task in chosen}
-    scored: "dict[Key, Entry]" = {}
-    for name, spec in zip(names, specs, strict=True):
-        with Stages():
-            is_served = server is not None or spec.backend == "openai"
-            its_engine = _engine_of_served(context, engine) if is_served else engine
-            evaluation = scorer.score(replace(spec, strict=run.strict), name, its_engine)
-        if evaluation is not None and evaluation.lost:
-            log.info(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
-        # What was measured now is shown, whatever other runs the board has.
-        own = board.current(partial=True) if evaluation is None else evaluation.entries
-        scored |= {each.key: each for each in own if each.model == name and each.task in names_of_tasks}
-    entries = list(scored.values())
+    entries = _score_each(context, scorer, named_specs)
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return exit_code_of(entries, run.max_failed)
+
+
+def _score_each(
+    context: typer.Context, scorer: "ModelScorer", models: "Sequence[tuple[str, ModelSpec]]"
+) -> "list[Entry]":
+    """Score each model under its name; what was measured now is returned, whatever other runs the board has."""
+    from support.stages import Stages
+
+    tasks = {task.name for task in scorer.tasks}
+    scored: dict[Key, Entry] = {}
+    for name, spec in models:
+        with Stages():
+            is_served = scorer.server is not None or spec.backend == "openai"
+            evaluation = scorer.score(spec, name, _engine_of_served(context, scorer.engine) if is_served else None)
+        if evaluation is not None and evaluation.lost:
+            log.info(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
+        board = scorer.board.current(partial=True) if scorer.board is not None else []
+        found = board if evaluation is None else evaluation.entries
+        scored |= {each.key: each for each in found if each.model == name and each.task in tasks}
+    return list(scored.values())
 
 
 def _engine_of_served(context: typer.Context, engine: EngineConfig) -> EngineConfig:
