@@ -6,13 +6,15 @@ from collections.abc import Mapping
 class FailedAnswer(str):
     """Stands where lm-eval wants a string; it is never scored and never judged, and the next run tries again."""
 
-    __slots__ = ("error",)
+    __slots__ = ("error", "may_pass")
     error: str
+    may_pass: bool
+    """Whether asking again can help."""
 
-    def __new__(cls, error: str) -> "FailedAnswer":
+    def __new__(cls, error: str, *, may_pass: bool = False) -> "FailedAnswer":
         """Empty text, with the reason beside it."""
         answer = super().__new__(cls, "")
-        answer.error = error
+        answer.error, answer.may_pass = error, may_pass
         return answer
 
 

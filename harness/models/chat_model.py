@@ -147,14 +147,11 @@ class OpenAIVisionLM(LM):
                         sent.append(index)
                         yield question
 
-        failed = Counter(self.client.failures)
         stage = "" if disable_tqdm else self.stage
         replies = self.client.ask_many(questions(), self.read, stage=stage, total=len(requests))
-        why = ", ".join(self.client.failures - failed)
         decodings = {index: decoding for (_, _, decoding), indices in groups.items() for index in indices}
-        for index, reply in zip(sent, replies, strict=True):
-            cut = None if reply is None else _cut_at(reply, decodings[index].until)
-            answers[index] = FailedAnswer(f"no reply ({why})") if cut is None else cut
+        for place, (index, reply) in enumerate(zip(sent, replies, strict=True)):
+            answers[index] = replies.lost[place] if reply is None else _cut_at(reply, decodings[index].until)
         return [answers[index] for index in range(len(requests))]
 
     def _decoding(self, given: Mapping[str, Any], system: str | None) -> Decoding:

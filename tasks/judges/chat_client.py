@@ -5,18 +5,18 @@ reply. A judge and a model that is scored are asked through it alike.
     client.ask_many(requests)       # replies in order; None where a request got none
     client.failures                 # {"content filter": 2}
 
-What is worth another try (429, 5xx, a cut connection, a reply that is none) is tried again, after what the server asks
-for and a bit of chance; 429 also lowers how many calls run at once. What is not (400, a content filter, a prompt too
-long) leaves the question without a reply. A server that stays down, a refused key or an empty account ends the run with
-`JudgeDown`, a spent budget with `BudgetSpent`: all replies so far are in the ledger, and the same command goes on from
-there.
+What is worth another try (5xx, a cut connection, a reply that is none) is tried again, after what the server asks for
+and a bit of chance; 429 is no try, but slows all calls down (`tasks.judges.pace`). What is not (400, a content filter,
+a prompt too long) leaves the question without a reply, and its reason beside it. A server that stays down, a refused
+key or an empty account ends the run with `JudgeDown`, a spent budget with `BudgetSpent`: all replies so far are in the
+ledger, and the same command goes on from there. A server that refuses the first requests all for one reason ends it
+with a `JudgeError`: the same command would change nothing.
 
 Keys and images are never logged. The official client's own retries are off: it repeats requests that will always be
 refused, and doesn't wait as long as a server asks.
 """
 
 import asyncio
-import random
 import threading
 import time
 from collections import Counter
@@ -25,10 +25,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from support.errors import BudgetSpent, JudgeDown, JudgeError
 from support.progress import report
+from tasks.answer import FailedAnswer
 from tasks.judges import prices
 from tasks.judges.completions import Reader, complete, text_of, usage_of
 from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage
 from tasks.judges.ledger import Call, Ledger, now
+from tasks.judges.pace import Pace, Refusals, wait_before_try, with_jitter
+from tasks.judges.protocol import Replies
 from tasks.judges.requests import Request
 from tasks.judges.settings import ClientSettings
 
@@ -37,9 +40,6 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
 T = TypeVar("T")
-LONGEST_WAIT: Final = 60.0
-"""Seconds between two tries, where the server does not ask for more."""
-FIRST_WAIT: Final = 0.25
 MOST_FAILURES_IN_A_ROW: Final = 3
 """After so many questions without a reply, and none in between, the server counts as down."""
 TYPICAL_REPLY: Final = 150
@@ -69,6 +69,8 @@ class ChatClient:
         """What the server says has answered."""
         self.failures: Counter[str] = Counter()
         """Questions without a reply, by reason."""
+        self.refusals = Refusals()
+        """Requests refused before there was any reply."""
         self.asked = 0
         """Calls that were sent, tries included."""
         self.paid = 0.0
@@ -77,7 +79,7 @@ class ChatClient:
 
     def ask_many(
         self, requests: Iterable[Request], read: Reader = text_of, *, stage: str = "", total: int | None = None
-    ) -> list[str | None]:
+    ) -> Replies:
         """The replies in the order asked, from the ledger where they are there; None where a request has none.
 
         `read` gives the reply in a completion. Progress is reported as `stage`, of `total` requests.
@@ -105,19 +107,21 @@ class ChatClient:
         usage, served = usage_of(completion), str(completion.model)
         prompt_tokens, completion_tokens = usage or (None, None)
         self.served.add(served)
-        names, price = (request.key, request.label, self.model, served, text), self._pay(usage, batch)
+        names = (request.key, request.label, self.model, served, text)
+        price = self.charge(request, usage, text, batch=batch)
         self.ledger.put(Call(*names, prompt_tokens, completion_tokens, price, latency, attempts, batch, now()))
 
     def book_loss(self, request: Request, error: NoReply, *, batch: bool = False) -> None:
         """Keep what a call without a usable reply has cost."""
         if error.usage is not None:
-            cost = self._pay(error.usage, batch)
+            cost = self.charge(request, error.usage, batch=batch)
             self.ledger.lose(request.key, request.label, self.model, error.why, *error.usage, cost)
 
-    def _pay(self, usage: Usage | None, batch: bool) -> float | None:
-        cost = prices.price(self.model, *usage, batch=batch) if usage else None
+    def charge(self, request: Request, usage: Usage | None, text: str = "", *, batch: bool = False) -> float | None:
+        """Charge a call to the budget, by an estimate where the server did not say what it took; its price if known."""
+        cost = prices.price(self.model, *(usage or (request.tokens, prices.text_tokens(text))), batch=batch)
         self.paid += cost or 0.0
-        return cost
+        return cost if usage else None
 
 
 def run_in_thread(work: Coroutine[Any, Any, T]) -> T:
@@ -143,21 +147,6 @@ async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     await loop.shutdown_default_executor()
 
 
-class _Limit:
-    """Lets through so many units a minute, without a burst of more than two seconds' worth."""
-
-    def __init__(self, per_minute: float | None) -> None:
-        self.rate = None if per_minute is None else per_minute / 60
-        self.free_at = 0.0
-
-    async def take(self, units: float) -> None:
-        if self.rate is None:
-            return
-        start = max(self.free_at, time.monotonic() - 2.0)
-        self.free_at = start + units / self.rate
-        await asyncio.sleep(max(0.0, start - time.monotonic()))
-
-
 class _Round:
     """Requests that are asked together."""
 
@@ -165,27 +154,25 @@ class _Round:
         self.client, self.settings, self.ledger, self.read = client, client.settings, client.ledger, read
         self.expected: dict[str, float] = {}
         """Tokens of a reply by label, about; learned as replies come."""
-        self.room = float(self.settings.concurrency)
-        """Calls that may run at once."""
+        self.pace = Pace(client.model, client.settings, client.refusals)
         self.running = 0
+        """Questions in work."""
         self.changed = asyncio.Condition()
-        self.gate = 0.0
-        """No call is sent before this time."""
-        self.requests = _Limit(self.settings.requests_per_minute)
-        self.tokens = _Limit(self.settings.tokens_per_minute)
         self.failures_in_a_row = 0
-        self.last_reply = time.monotonic()
         self.stop: JudgeError | None = None
         """Why no more calls are sent."""
+        self.lost: dict[str, FailedAnswer] = {}
+        """Why questions have no reply, by their keys."""
         self.finished = 0
         self.in_flight = 0.0
         """US dollars of the calls on their way, about."""
 
-    async def replies(self, requests: Iterable[Request], stage: str, total: int | None) -> list[str | None]:
+    async def replies(self, requests: Iterable[Request], stage: str, total: int | None) -> Replies:
         """The replies in the order asked; None where a request got none."""
         results: dict[int, str | None] = {}
         tasks: dict[str, asyncio.Task[str | None]] = {}
         waiting: dict[int, asyncio.Task[str | None]] = {}
+        keys: dict[int, str] = {}
         iterator, asked = iter(requests), 0
 
         def show() -> None:
@@ -197,6 +184,7 @@ class _Round:
             # Requests are made in a thread: encoding an image takes a while.
             while (request := await asyncio.to_thread(next, iterator, None)) is not None:
                 index, asked = asked, asked + 1
+                keys[index] = request.key
                 kept = self.ledger.reply(request.key)
                 if kept is not None:
                     results[index] = kept
@@ -215,82 +203,94 @@ class _Round:
             raise self.stop
         if stage and (total := total or asked):
             report(stage, total, total)
-        return [results[index] for index in range(asked)]
+        lost = {index: self.lost[key] for index, key in keys.items() if key in self.lost}
+        return Replies((results[index] for index in range(asked)), lost)
 
     async def _enter(self) -> None:
+        """Wait until one more question may be in work."""
         async with self.changed:
-            await self.changed.wait_for(lambda: self.running < max(1, int(self.room)) or self.stop is not None)
+            await self.changed.wait_for(lambda: self.running < self.settings.concurrency or self.stop is not None)
             self.running += 1
 
     async def _ask_and_leave(self, connection: "AsyncOpenAI", request: Request) -> str | None:
         try:
-            return await self._ask_once_among_processes(connection, request)
+            return await self._ask_until_reply(connection, request)
         finally:
             self.finished += 1
             async with self.changed:
                 self.running -= 1
                 self.changed.notify_all()
 
-    async def _ask_once_among_processes(self, connection: "AsyncOpenAI", request: Request) -> str | None:
+    async def _ask_until_reply(self, connection: "AsyncOpenAI", request: Request) -> str | None:
+        started, tries, calls = time.monotonic(), 0, 0
+        while (cost := await self._reserve_money(request)) is not None:
+            try:
+                async with self.pace.turn(request.tokens + self._expected_tokens(request)):
+                    sent, calls = time.monotonic(), calls + 1
+                    return await self._ask_once_among_processes(connection, request, calls, started)
+            except PermanentError as error:
+                self.pace.went_through(reply=not error.refused)
+                self.client.book_loss(request, error)
+                self._give_up(request, error)
+                if error.refused and self.client.refusals.add(error.why):
+                    refused = f"the first {self.client.refusals.most} requests were all refused"
+                    await self._end(JudgeError(f"{self.client.model}: {refused}: {error.why}"))
+                return None
+            except JudgeDown as error:
+                await self._end(error)
+                return None
+            except TransientError as error:
+                failure = error
+            finally:
+                self.in_flight -= cost
+            self.client.book_loss(request, failure)
+            if failure.limited:  # a server that says "later" is not failing: that is no try
+                if self.pace.limit(failure, sent):
+                    silence = f"no reply for {self.settings.patience:g} s"
+                    await self._end(JudgeDown(f"{self.client.model}: {silence} ({failure.why})"))
+                continue
+            tries += 1
+            if tries == self.settings.attempts:
+                self._give_up(request, failure)
+                await self._count_failure(failure.why)
+                return None
+            await self.pace.sleep(with_jitter(wait_before_try(tries) if failure.after is None else failure.after))
+        return None
+
+    async def _ask_once_among_processes(
+        self, connection: "AsyncOpenAI", request: Request, attempt: int, started: float
+    ) -> str | None:
         """The reply; where another process is asking the same, that one's."""
         ledger = self.ledger
         while not ledger.claim(request.key, self.settings.timeout * 2):
             await asyncio.sleep(0.1)
-            if (reply := ledger.reply(request.key)) is not None:
-                return reply
         try:
-            if (reply := ledger.reply(request.key)) is not None:
-                return reply
-            return await self._ask_until_reply(connection, request)
+            kept = ledger.reply(request.key)
+            if kept is not None or self.stop is not None:
+                return kept
+            return await self._call(connection, request, attempt, started)
         finally:
             ledger.release(request.key)
 
-    async def _ask_until_reply(self, connection: "AsyncOpenAI", request: Request) -> str | None:
-        started, why = time.monotonic(), "no reply"
-        tries = sent = 0
-        while tries < self.settings.attempts:
-            cost = await self._reserve_money(request)
-            if cost is None:
-                return None
-            sent += 1
-            try:
-                return await self._call(connection, request, sent, started)
-            except TransientError as error:
-                why, failure = error.why, error
-            except PermanentError as error:
-                self.client.failures[error.why] += 1
-                self.client.book_loss(request, error)
-                return None
-            except JudgeDown as error:
-                self.stop = self.stop or error
-                return None
-            finally:
-                self.in_flight -= cost
-            self.client.book_loss(request, failure)
-            # A server that says "later" while it answers others is not failing: that is no try.
-            later = failure.limited and time.monotonic() - self.last_reply < self.settings.patience
-            tries += not later
-            await self._wait_before_retry(failure, tries)
-        self._count_failure(why)
-        return None
+    async def _end(self, error: JudgeError) -> None:
+        """Send no more calls."""
+        self.stop = self.stop or error
+        await self.pace.end()
+        async with self.changed:
+            self.changed.notify_all()
 
-    async def _wait_before_retry(self, failure: TransientError, tries: int) -> None:
-        wait = failure.after
-        if wait is None:
-            wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1))
-        if failure.limited:
-            self.room = max(1.0, self.room / 2)
-            self.gate = max(self.gate, time.monotonic() + wait)
-        if tries < self.settings.attempts:
-            await asyncio.sleep(wait * (1 + 0.25 * random.random()))
+    def _give_up(self, request: Request, error: NoReply) -> None:
+        """Leave a question without a reply."""
+        self.client.failures[error.why] += 1
+        self.lost[request.key] = FailedAnswer(error.why, may_pass=error.may_pass)
+        self.ledger.fail(request.key, request.label, self.client.model, error.why)
 
-    def _count_failure(self, why: str) -> None:
-        self.client.failures[why] += 1
+    async def _count_failure(self, why: str) -> None:
         self.failures_in_a_row += 1
-        if self.failures_in_a_row >= MOST_FAILURES_IN_A_ROW and self.stop is None:
+        if self.failures_in_a_row >= MOST_FAILURES_IN_A_ROW:
             failures, attempts = self.failures_in_a_row, self.settings.attempts
             in_a_row = f"{failures} questions in a row got no reply in {attempts} tries"
-            self.stop = JudgeDown(f"{self.client.model}: {in_a_row} ({why})")
+            await self._end(JudgeDown(f"{self.client.model}: {in_a_row} ({why})"))
 
     async def _reserve_money(self, request: Request) -> float | None:
         """Set aside the cost of one more call, waiting if calls in flight may cost less; None: send no more."""
@@ -302,7 +302,7 @@ class _Round:
                 return cost
             if client.paid + cost > client.budget:
                 spent = f"${client.paid:.4f} of ${client.budget:.4f} is spent, the next call could pass it"
-                self.stop = BudgetSpent(f"{client.model}: {spent}; the ledger keeps all replies")
+                await self._end(BudgetSpent(f"{client.model}: {spent}; the ledger keeps all replies"))
             else:
                 await asyncio.sleep(0.02)
         return None
@@ -314,19 +314,23 @@ class _Round:
 
     async def _call(self, connection: "AsyncOpenAI", request: Request, attempt: int, started: float) -> str:
         """One call; the reply is in the ledger when this returns."""
-        await asyncio.sleep(max(0.0, self.gate - time.monotonic()))
-        await self.requests.take(1)
-        expected = self._expected_tokens(request)
-        await self.tokens.take(request.tokens + expected)
         self.client.asked += 1
-        completion = await complete(connection, request.body)
+        try:
+            # The official client's limit is for each read: a server that sends a byte now and then would never end.
+            completion = await asyncio.wait_for(complete(connection, request.body), self.settings.timeout)
+        except TimeoutError:
+            raise TransientError(f"timeout: no reply in {self.settings.timeout:g} s") from None
         usage = usage_of(completion)
-        text = self.read(completion, usage)
-        if usage is not None:
-            self.expected[request.label] = expected + 0.2 * (usage[1] - expected)
+        try:
+            text = self.read(completion, usage)
+        except NoReply as error:
+            if error.usage is None:
+                self.client.charge(request, None)
+            raise
+        expected, tokens = self._expected_tokens(request), prices.text_tokens(text) if usage is None else usage[1]
+        self.expected[request.label] = expected + 0.2 * (tokens - expected)
         latency = round(time.monotonic() - started, 3)
         self.client.book_reply(request, text, completion, latency=latency, attempts=attempt, batch=False)
         self.failures_in_a_row = 0
-        self.last_reply = time.monotonic()
-        self.room = min(float(self.settings.concurrency), self.room + 1 / max(1.0, self.room))
+        self.pace.went_through(reply=True)
         return text

@@ -8,7 +8,7 @@
 One SQLite file in WAL mode, which several processes may share. A call is one row, committed by itself: a kill loses
 only calls in flight. A key is claimed before it is asked, so that two processes don't pay for it twice; a claim of a
 process that is gone is void. What was paid for and gave no usable reply (a content filter, a cut reply) is in the
-ledger too, as a loss, so that the money adds up.
+ledger too, as a loss, so that the money adds up. Of a question without a reply the last reason is kept.
 """
 
 import contextlib
@@ -40,6 +40,9 @@ CREATE TABLE IF NOT EXISTS calls (
 CREATE TABLE IF NOT EXISTS losses (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, reason TEXT NOT NULL,
     prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, created TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS failures (
+    key TEXT PRIMARY KEY, task TEXT NOT NULL, model TEXT NOT NULL, reason TEXT NOT NULL, created TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS batches (
     id TEXT PRIMARY KEY, model TEXT NOT NULL, task TEXT NOT NULL, keys TEXT NOT NULL, created TEXT NOT NULL
@@ -134,6 +137,7 @@ class Ledger:
         values = asdict(call) | {"reply": call.reply.encode("utf-8", "surrogatepass"), "batch": int(call.batch)}
         places = ", ".join("CAST(? AS TEXT)" if name == "reply" else "?" for name in _COLUMNS)
         self._run(f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({places})", *values.values())
+        self._run("DELETE FROM failures WHERE key = ?", call.key)
         self.release(call.key)
 
     def lose(
@@ -151,6 +155,19 @@ class Ledger:
         values = (key, task, model, reason, prompt_tokens, completion_tokens, price, now())
         self._run(f"INSERT INTO losses ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
 
+    def fail(self, key: str, task: str, model: str, reason: str) -> None:
+        """Keep why a question has no reply, until it has one."""
+        columns = "key, task, model, reason, created"
+        values = (key, task, model, reason, now())
+        self._run(f"INSERT OR REPLACE INTO failures ({columns}) VALUES (?, ?, ?, ?, ?)", *values)
+
+    def failures(self) -> dict[tuple[str, str], list[str]]:
+        """Why questions have no reply, by task and model."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for task, model, reason in self._run("SELECT task, model, reason FROM failures ORDER BY rowid"):
+            found.setdefault((task, model), []).append(reason)
+        return found
+
     def claim(self, key: str, seconds: float) -> bool:
         """Whether this process may now ask for `key`; the claim holds until `release`, or so many seconds."""
         with self._lock, self._writing():
@@ -162,8 +179,8 @@ class Ledger:
             return True
 
     def release(self, key: str) -> None:
-        """Give up a claim."""
-        self._run("DELETE FROM claims WHERE key = ?", key)
+        """Give up a claim of this process."""
+        self._run("DELETE FROM claims WHERE key = ? AND host = ? AND pid = ?", key, self._host, os.getpid())
 
     def open_batch(self, batch: str, model: str, task: str, keys: list[str]) -> None:
         """Keep that a batch with these questions is on its way."""

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar
@@ -57,6 +57,14 @@ GREEDY: Final = Sampling()
 """Temperature 0, nothing else asked for."""
 
 
+class Replies(list[str | None]):
+    """Replies in the order asked, and beside them, by place, why there is none."""
+
+    def __init__(self, replies: Iterable[str | None], lost: Mapping[int, FailedAnswer]) -> None:
+        super().__init__(replies)
+        self.lost = lost
+
+
 Question = tuple[str, "Image | None"]
 """A prompt, and the image it is about."""
 
@@ -73,6 +81,7 @@ class Judge(Protocol):
     ) -> list[str | None]:
         """The replies in the order asked; None where a call failed. Raises `JudgeError` where going on makes no sense.
 
+        Where they are `Replies`, the reasons of failed calls reach the user.
         `label` is the task that a ledger books the calls for; another `repeat` makes the same questions other calls.
         """
 
@@ -93,24 +102,25 @@ class ThreadedJudge(ABC):
     ) -> list[str | None]:
         """See `Judge`. Questions are read only a little ahead of the replies, so that few images are open at once."""
 
-        def reply_or_none(prompt: str, image: "Image | None") -> str | None:
+        def reply_or_reason(prompt: str, image: "Image | None") -> str:
             try:
                 return self.ask(prompt, image, sampling)
-            except JudgeError:
-                return None
+            except JudgeError as error:
+                return FailedAnswer(str(error), may_pass=True)
 
-        replies: list[str | None] = []
-        waiting: deque[Future[str | None]] = deque()
+        replies: list[str] = []
+        waiting: deque[Future[str]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="judge")
         try:
             for prompt, image in questions:
-                waiting.append(pool.submit(reply_or_none, prompt, image))
+                waiting.append(pool.submit(reply_or_reason, prompt, image))
                 if len(waiting) >= 4 * self.workers:
                     replies.append(waiting.popleft().result())
             replies.extend(future.result() for future in waiting)
         finally:
             pool.shutdown(cancel_futures=True)
-        return replies
+        lost = {place: reply for place, reply in enumerate(replies) if isinstance(reply, FailedAnswer)}
+        return Replies((None if place in lost else reply for place, reply in enumerate(replies)), lost)
 
 
 Doc = Mapping[str, Any]
@@ -128,6 +138,8 @@ class JudgeSession:
     """How often the judge was asked the same before."""
     official_prompts: bool = False
     """Ask in the benchmark authors' own words, where they published some."""
+    lost: dict[int, FailedAnswer] = field(default_factory=dict, compare=False)
+    """Why questions about documents got no reply, by the `id` of the document's object."""
 
     def ask_all(self, questions: Iterable[Question], sampling: Sampling = GREEDY) -> list[str | None]:
         """The replies in the order asked; None where a call failed."""
@@ -143,8 +155,15 @@ class JudgeSession:
         """The reply about each answer; None where the call failed. Nothing is asked about a `FailedAnswer`."""
         pairs = list(zip(answers, docs, strict=True))
         asked = (question(doc, answer) for answer, doc in pairs if not isinstance(answer, FailedAnswer))
-        replies = iter(self.ask_all(asked, sampling))
-        return [None if isinstance(answer, FailedAnswer) else next(replies) for answer, _ in pairs]
+        replies = self.ask_all(asked, sampling)
+        found: list[str | None] = [None] * len(pairs)
+        places = [place for place, (answer, _) in enumerate(pairs) if not isinstance(answer, FailedAnswer)]
+        for number, (place, reply) in enumerate(zip(places, replies, strict=True)):
+            found[place] = reply
+            if reply is None:
+                why = getattr(replies, "lost", {}).get(number, FailedAnswer("the judge gave no reply", may_pass=True))
+                self.lost[id(pairs[place][1])] = why
+        return found
 
     def official_prompt(self, name: str) -> str | None:
         """The authors' template of this name, or None where ours is to be used; `RunError`."""

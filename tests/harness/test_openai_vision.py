@@ -217,8 +217,7 @@ def test_a_failed_call_is_no_answer_and_an_empty_answer_is_one(server: Any, path
     assert [type(answer) for answer in answers] == [str, FailedAnswer, str, FailedAnswer, str]
     assert answers[2] == ""
     assert answers[4] == answer("Question 4?")  # null, and then it came
-    assert isinstance(answers[1], FailedAnswer)
-    assert answers[1].error == "no reply (content filter, refusal)"
+    assert [answer.error for answer in answers if isinstance(answer, FailedAnswer)] == ["content filter", "refusal"]
     assert dict(lm.client.failures) == {"content filter": 1, "refusal": 1}
     asked = len(server.log)
     assert [type(answer) for answer in lm.generate_until([asking(f"Question {n}?") for n in range(5)])] == [str] * 5
@@ -274,7 +273,7 @@ def test_a_repeated_request_is_asked_anew_where_it_is_sampled(server: Any, path:
 
 
 def test_a_limited_server_loses_no_question(server: Any, path: Path) -> None:
-    server.allowed = 60.0
+    server.allowed = 20.0
     lm = lm_of(server, path, attempts=2, concurrency=32)
     assert lm.generate_until([asking(f"Question {n}?") for n in range(60)]) == [
         answer(f"Question {n}?") for n in range(60)
