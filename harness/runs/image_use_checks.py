@@ -224,24 +224,21 @@ def _encode(
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
-    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-    texts = []
-    for pair, pictures in zip(pairs, shown, strict=True):
-        messages = {
-            "prompt": prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=list(pictures))
-        }
-        for side in SIDES:
-            messages[side] = prepare_multimodal_messages([{"role": "assistant", "content": getattr(pair, side)}])
-        texts.append(apply_chat_template(messages, processor))
+    from trainers.data.chat import Chat, stops_of
+
+    chat = Chat(processor, stops_of(model, processor))
+    turns = [
+        chat.read([{"role": "user", "content": pair.prompt}], pictures, [getattr(pair, side) for side in SIDES])
+        for pair, pictures in zip(pairs, shown, strict=True)
+    ]
     # The template has written the start token already.
     settings = {"return_tensors": "pt", "padding": True, "padding_side": "right", "add_special_tokens": False}
     images = {"images": [list(pictures) for pictures in shown]} if any(shown) else {}
-    prompts = processor(text=[text["prompt"] for text in texts], **images, **settings)
+    prompts = processor(text=[turn.prompt for turn in turns], **images, **settings)
     lengths = prompts["attention_mask"].sum(1).tolist()
-    for side in SIDES:
-        answers = processor(text=[text[side] for text in texts], **settings)
-        told = [ids[mask.bool()] for ids, mask in zip(answers["input_ids"], answers["attention_mask"], strict=True)]
+    for side in range(len(SIDES)):
+        told = [torch.tensor(turn.answers[side]) for turn in turns]
         inputs = dict(prompts)
         for name in TEXTS & inputs.keys():  # an answer has no image: its types are 0, and so is what pads
             own = told if name == "input_ids" else [torch.full_like(ids, name == "attention_mask") for ids in told]

@@ -19,6 +19,7 @@ from support.images import ImageRef
 from tasks.scenes.language import caption
 from tasks.scenes.world import make_scene
 from tests.harness.zoo import FAMILIES
+from trainers.data.chat import Chat, stops_of
 from trainers.data.rows import Preference
 from trainers.vlfeedback.instructions import write_image
 
@@ -152,14 +153,9 @@ def test_log_ratios_are_those_of_one_plain_sequence_each(family: str, pairs: lis
 
 
 def plain_ratio(model: Any, processor: Any, prompt: str, answer: str, pictures: list[Any]) -> float:
-    asked = [{"role": "user", "content": [*({"type": "image"} for _ in pictures), {"type": "text", "text": prompt}]}]
-    told = [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-    before, both = processor.apply_chat_template(asked, add_generation_prompt=True), processor.apply_chat_template(told)
-    assert both.startswith(before)
-    whole = dict(processor(text=[before], images=[pictures], return_tensors="pt", add_special_tokens=False))
-    start = whole["input_ids"].shape[1]
-    # In training an answer is cut into tokens by itself.
-    more = processor.tokenizer(both.removeprefix(before), return_tensors="pt", add_special_tokens=False)["input_ids"]
+    turn = Chat(processor, stops_of(model, processor)).read([{"role": "user", "content": prompt}], pictures, [answer])
+    whole = dict(processor(text=[turn.prompt], images=[pictures], return_tensors="pt", add_special_tokens=False))
+    start, more = whole["input_ids"].shape[1], torch.tensor(turn.answers)
     whole["input_ids"] = torch.cat([whole["input_ids"], more], dim=1)
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
     for types in {"token_type_ids", "mm_token_type_ids"} & whole.keys():

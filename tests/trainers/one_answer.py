@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
 from support.images import ImageRef
+from trainers.data.chat import Chat, stops_of
 
 
 def picture(seed: int, size: tuple[int, int]) -> ImageRef:
@@ -33,13 +33,9 @@ def read(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-probabilities at the answer's places [length, vocabulary], its tokens [length]); by the model with its
     adapters off where `reference`. `change`: of the model's inputs, before they are read."""
-    messages: dict[str, Any] = {
-        "prompt": prepare_multimodal_messages([{"role": "user", "content": prompt}], images=list(images))
-    }
-    messages["chosen"] = messages["rejected"] = prepare_multimodal_messages([{"role": "assistant", "content": answer}])
-    text = apply_chat_template(messages, processor)
-    asked = processor(text=[text["prompt"]], images=[list(images)], add_special_tokens=False, return_tensors="pt")
-    tokens = processor.tokenizer(text["chosen"], add_special_tokens=False, return_tensors="pt").input_ids
+    turn = Chat(processor, stops_of(model, processor)).read([{"role": "user", "content": prompt}], images, [answer])
+    asked = processor(text=[turn.prompt], images=[list(images)], add_special_tokens=False, return_tensors="pt")
+    tokens = torch.tensor(turn.answers)
     inputs = {**asked, "input_ids": torch.cat([asked["input_ids"], tokens], dim=1)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if "mm_token_type_ids" in inputs:

@@ -40,7 +40,7 @@ from trainers.packed.trainer import PackedDPOTrainer
 def test_loss_gradients_and_metrics_are_trls(family: str, checkpoint: Any, tmp_path: Path) -> None:
     """Prompts of 6, 1 and 3 pairs, each with an image of its own size."""
     stock, ours = compared(checkpoint(family), preferences(), tmp_path)
-    assert abs(stock[0] - math.log(2)) > 1e-3  # policy and reference differ
+    assert abs(stock[0] - math.log(2)) > 1e-4  # policy and reference differ
     assert_alike(stock, ours)
 
 

@@ -14,8 +14,11 @@ from trl import DPOConfig, DPOTrainer
 
 from harness.models.load import register
 from tests.trainers.one_answer import picture
+from trainers.data.chat import stops_of
+from trainers.data.collators import PairCollator
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
+from trainers.losses.seeded_pairs import SeededDPOTrainer
 from trainers.packed.trainer import FAMILIES, PackedDPOTrainer
 
 register()
@@ -81,11 +84,15 @@ def trainer(
     torch.manual_seed(0)
     models = [AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32) for _ in range(1 + full)]
     reference = {"ref_model": models[1]} if full else {"peft_config": copy.deepcopy(LORA)}
+    processor, settings = AutoProcessor.from_pretrained(folder), arguments(out, **changes)
+    if not issubclass(kind, PackedDPOTrainer | SeededDPOTrainer):  # these make their own
+        stops = stops_of(models[0], processor)
+        reference["data_collator"] = PairCollator(processor, settings.max_length, stops)
     made = kind(
         model=models[0],
-        args=arguments(out, **changes),
+        args=settings,
         train_dataset=pairs if isinstance(pairs, Pairs) else Pairs(pairs),
-        processing_class=AutoProcessor.from_pretrained(folder),
+        processing_class=processor,
         **{**reference, **(options or {})},
     )
     generator = torch.Generator().manual_seed(1)

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
+from trainers.data.chat import stops_of
+from trainers.data.collators import PairCollator
 from trainers.data.rows import Preference
 from trainers.losses.functions import mdpo
 from trainers.losses.seeded_pairs import SeededDPOTrainer, SeededPairs
@@ -58,18 +59,19 @@ class CroppedPairs(SeededPairs):
 
 @dataclass(frozen=True, kw_only=True)
 class CroppedCollator:
-    """TRL's rows of pairs (all chosen, then all rejected answers), then the chosen answers again with the crops."""
+    """Rows of pairs (all chosen, then all rejected answers), then the chosen answers again with the crops."""
 
     processor: Any
     max_length: int | None = None
+    stops: frozenset[int] = frozenset()
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Every tensor is extended along its first axis: texts' rows; pictures' images, tiles or patches."""
-        plain = DataCollatorForVisionPreference(processor=self.processor, max_length=self.max_length)
+        plain = PairCollator(self.processor, self.max_length, self.stops)
         own = [{name: value for name, value in example.items() if name != "elsewhere"} for example in examples]
         crops = [{**alone, "images": example["elsewhere"]} for alone, example in zip(own, examples, strict=True)]
         batch, spoilt = (plain([dict(example) for example in side]) for side in (own, crops))
-        # TRL repeats the pictures, so the first half of every tensor belongs to the chosen answers.
+        # Rows of pairs repeat the pictures, so the first half of every tensor belongs to the chosen answers.
         return {name: torch.cat([value, spoilt[name][: len(value) // 2]]) for name, value in batch.items()}
 
 
@@ -81,7 +83,8 @@ class ImageDPOTrainer(SeededDPOTrainer):
     """
 
     def __init__(self, *, processing_class: Any, args: Any, anchor: float = 0.0, **given: Any) -> None:
-        collator = CroppedCollator(processor=processing_class, max_length=args.max_length)
+        stops = stops_of(given["model"], processing_class)
+        collator = CroppedCollator(processor=processing_class, max_length=args.max_length, stops=stops)
         super().__init__(args=args, processing_class=processing_class, data_collator=collator, **given)
         self.anchor = anchor
 

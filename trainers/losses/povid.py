@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 from trl.trainer.utils import use_adapter
 
 from trainers.config.training import Noise
+from trainers.data.chat import stops_of
+from trainers.data.collators import TEXTS, PairCollator
 from trainers.losses.functions import (
     answer_log_probs,
     povid_code,
@@ -29,7 +30,6 @@ from trainers.losses.functions import (
 )
 from trainers.losses.noise import noise_seed, noised, noised_pixels
 from trainers.losses.seeded_pairs import SeededDPOTrainer, SeededPairs
-from trainers.packed.collator import TEXTS
 
 Variant = Literal["povid-paper", "povid-code"]
 
@@ -50,10 +50,11 @@ class NoisedCollator:
     processor: Any
     noise: Noise
     max_length: int | None = None
+    stops: frozenset[int] = frozenset()
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """DataError for noise after the resize where the model takes images as rows of patches."""
-        plain = DataCollatorForVisionPreference(processor=self.processor, max_length=self.max_length)
+        plain = PairCollator(self.processor, self.max_length, self.stops)
         batch = dict(plain([dict(example) for example in examples]))
         clean = {name: batch[name] for name in batch if name not in NOT_IMAGES}
         return {**batch, "noised": self._add_noise(examples, clean)}
@@ -68,7 +69,7 @@ class NoisedCollator:
             ]
             made = process(images, return_tensors="pt")
             return {name: made[name] for name in clean}
-        # TRL repeats the images: with the chosen, then with the rejected answers.
+        # Rows of pairs repeat the images: with the chosen, then with the rejected answers.
         half = {name: value[: len(value) // 2] for name, value in clean.items()}
         seeds = [own["noise"] + place for own in examples for place in range(len(own["images"]))]
         settings |= {"mean": process.image_mean, "std": process.image_std}
@@ -90,7 +91,8 @@ class PovidTrainer(SeededDPOTrainer):
     """
 
     def __init__(self, *, variant: Variant, noise: Noise, processing_class: Any, args: Any, **given: Any) -> None:
-        collator = NoisedCollator(processor=processing_class, noise=noise, max_length=args.max_length)
+        stops = stops_of(given["model"], processing_class)
+        collator = NoisedCollator(processor=processing_class, noise=noise, max_length=args.max_length, stops=stops)
         super().__init__(args=args, processing_class=processing_class, data_collator=collator, **given)
         self.variant, self.noise = variant, noise
 

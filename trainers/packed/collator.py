@@ -13,46 +13,38 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-from support.errors import TrainingError, first_few, one_line
+from support.errors import TrainingError, first_few
+from trainers.data.collators import TEXTS, Collator
 from trainers.packed.attention import Group, pack
-
-TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""A processor's outputs for texts; the others are for images."""
 
 
 @dataclass(frozen=True)
-class PackedCollator:
+class PackedCollator(Collator):
     """Pairs -> one packed row, and the rows that TRL's loss is computed from."""
-
-    processor: Any
-    max_length: int | None = None
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """TrainingError for pairs that would lose a whole answer, or part of an image, to `max_length`."""
-        texts = [self._render(example) for example in examples]
-        # The end of a rendered prompt may depend on the answer, so one row of the data can have two prompts.
-        keys = [(example["row"], text["prompt"]) for example, text in zip(examples, texts, strict=True)]
+        both = "chosen", "rejected"
+        turns = [self.read_turn(example, both) for example in examples]
+        # One row of the data can have two prompts.
+        keys = [(example["row"], turn.prompt) for example, turn in zip(examples, turns, strict=True)]
         first = {key: number for number, key in reversed(list(enumerate(keys)))}
         order = sorted(first, key=lambda key: first[key])
         images = [examples[first[key]]["images"] for key in order]
         ids = [str(examples[first[key]]["id"]) for key in order]
-        prompts = self._read(ids, [text for _, text in order], images, padding_side="left")
+        prompts = self.process(ids, [text for _, text in order], images)
         prompt_ids = dict(zip(order, _unpad(prompts), strict=True))
         room = {key: None if self.max_length is None else self.max_length - len(ids) for key, ids in prompt_ids.items()}
         cut = [number for number, key in enumerate(keys) if (left := room[key]) is not None and left <= 0]
         if cut:
             raise CutError([examples[number]["id"] for number in cut], cut, self.max_length or 0)
 
-        both = "chosen", "rejected"
-        id_of = {text[side]: str(own["id"]) for own, text in zip(examples, texts, strict=True) for side in both}
-        answers = list(id_of)
-        processed = self._read(list(id_of.values()), answers, [[]] * len(answers), padding_side="right")
-        answer_ids = dict(zip(answers, _unpad(processed), strict=True))
-        sides = [(key, text[side]) for side in both for key, text in zip(keys, texts, strict=True)]
+        sides = [
+            (key, tuple(turn.answers[side])) for side in range(len(both)) for key, turn in zip(keys, turns, strict=True)
+        ]
         sequences = list(dict.fromkeys(sides))
-        kept = {(key, answer): answer_ids[answer][: room[key]] for key, answer in sequences}
+        kept = {(key, answer): list(answer[: room[key]]) for key, answer in sequences}
         grouped = [[sequence for sequence in sequences if sequence[0] == key] for key in order]
         row = pack([Group(prompt=prompt_ids[own[0][0]], answers=[kept[each] for each in own]) for own in grouped])
         begins = {
@@ -60,7 +52,7 @@ class PackedCollator:
             for group, starts in zip(grouped, row.starts, strict=True)
             for sequence, start in zip(group, starts, strict=True)
         }
-        laid_out = _lay_out_rows([(prompt_ids[side[0]], kept[side], begins[side]) for side in sides], self._padding)
+        laid_out = _lay_out_rows([(prompt_ids[side[0]], kept[side], begins[side]) for side in sides], self.padding)
         packed = {name: value for name, value in asdict(row).items() if name != "starts"}
         packed["cells"] = laid_out.pop("cells")
         packed["prompts"] = {name: prompts[name] for name in TEXTS if name in prompts}
@@ -68,39 +60,6 @@ class PackedCollator:
         references = {name: torch.tensor([example[name] for example in examples]) for name in known}
         shown = {name: value for name, value in prompts.items() if name not in TEXTS}
         return {**shown, **laid_out, **references, "packed": packed}
-
-    @property
-    def _padding(self) -> int:
-        tokenizer = self.processor.tokenizer
-        return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-
-    def _render(self, example: Mapping[str, Any]) -> dict[str, str]:
-        """Prompt, chosen and rejected as text, as TRL renders them."""
-        messages = {"prompt": prepare_multimodal_messages(example["prompt"], images=example["images"])}
-        messages |= {side: prepare_multimodal_messages(example[side]) for side in ("chosen", "rejected")}
-        rendered: dict[str, str] = apply_chat_template(messages, self.processor)
-        return rendered
-
-    def _read(self, ids: Sequence[str], texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
-        """The processor's outputs for texts and images; TrainingError names a pair that the processor refuses."""
-        try:
-            return self._process(texts, images, **arguments)
-        except ValueError:
-            for id, text, own in zip(ids, texts, images, strict=True):
-                try:
-                    self._process([text], [own])
-                except ValueError as error:
-                    raise TrainingError(
-                        f"pair {id!r}: {type(self.processor).__name__} can't read it: {one_line(error)}; leave it out"
-                    ) from error
-            raise
-
-    def _process(self, texts: Sequence[str], images: Sequence[Sequence[Any]], **arguments: Any) -> Any:
-        shown = {"images": list(images)} if any(images) else {}
-        # Rendered texts have a start token already.
-        return self.processor(
-            text=list(texts), padding=True, return_tensors="pt", add_special_tokens=False, **shown, **arguments
-        )
 
 
 class CutError(TrainingError):

@@ -32,6 +32,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from support.errors import TrainingError
 from support.files import JsonLines
 from support.progress import report
+from trainers.data.chat import TOKENS_VERSION, stops_of
 from trainers.data.image_hashes import digest_of
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs, PromptSampling
@@ -134,10 +135,11 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
         if kind not in FAMILIES:
             known = ", ".join(FAMILIES)
             raise TrainingError(f"models of type {kind!r} are not known to train alike on packed rows; known: {known}")
+        self.stops = stops_of(model, processing_class)
         args.remove_unused_columns = False  # the collator reads `row`, which is no argument of any model
         given |= {
             "processing_class": processing_class,
-            "data_collator": PackedCollator(processing_class, args.max_length),
+            "data_collator": PackedCollator(processing_class, args.max_length, self.stops),
         }
         super().__init__(model=model, args=args, **given)
         self._check_supported()
@@ -255,6 +257,7 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
             "processor": processor.to_dict(),
             "template": processor.chat_template,
             "vocabulary": sorted(processor.tokenizer.get_vocab().items()),
+            "tokens": [TOKENS_VERSION, sorted(self.stops)],
             "max_length": self.args.max_length,
             "ld_alpha": self.ld_alpha,
             "precision": self.accelerator.mixed_precision,

@@ -16,6 +16,7 @@ from support.files import atomic_write_text
 from support.processes import rank
 from support.progress import report
 from trainers.config.training import Lora
+from trainers.data.chat import Chat
 from trainers.data.image_hashes import size_of
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
@@ -70,12 +71,9 @@ def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int |
 
 def _measure_prompt(pair: Preference, processor: Any) -> int:
     """Tokens of a pair's prompt with its images; TrainingError."""
-    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
-
     # Of an image only its size counts.
     images = [Image.new("RGB", size_of(picture)) for picture in pair.images]
-    messages = prepare_multimodal_messages([{"role": "user", "content": pair.prompt}], images=images)
-    text = apply_chat_template({"prompt": messages}, processor)["prompt"]
+    text = Chat(processor).prompt([{"role": "user", "content": pair.prompt}], images)
     given: dict[str, Any] = {"images": [images]} if images else {}
     try:
         read = processor(text=[text], **given, add_special_tokens=False, return_tensors="pt")

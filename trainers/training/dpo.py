@@ -11,6 +11,8 @@ from typing import Any
 from trl import DPOConfig, DPOTrainer
 
 from support.errors import TrainingError
+from trainers.data.chat import stops_of
+from trainers.data.collators import PairCollator
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs, PromptSampling
 from trainers.losses.ddpo import SegmentWeights
@@ -110,6 +112,9 @@ def _make_unpacked(
             kind = PlainSegmentTrainer
         case "pair":
             kind = PlainTrainer
+    if training.loss_spec.packed:
+        processor = given["processing_class"]
+        given["data_collator"] = PairCollator(processor, training.max_length, stops_of(given["model"], processor))
     made: CheckedTrainer = kind(
         **given, train_dataset=dataset(pairs), eval_dataset=dataset(held_out) if held_out else None
     )

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from trl import SFTConfig, SFTTrainer
 
+from trainers.data.chat import stops_of
+from trainers.data.collators import AnswerCollator
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Answers, PromptSampling
 from trainers.training.checked_trainer import CheckedTrainer, check_lengths, check_texts
@@ -38,6 +40,7 @@ def _make_trainer(
         train_dataset=Answers(pairs),
         eval_dataset=Answers(held_out) if held_out else None,
         processing_class=processor,
+        data_collator=AnswerCollator(processor, training.max_length, stops_of(model, processor)),
         peft_config=peft_config,
         callbacks=[callback],
     )
