@@ -6,6 +6,8 @@
 The arguments are the `metadata` of the task's YAML, which lm-eval hands over; `paths` is what the user gave. In the
 documents, images have become keys of `support.images`; `images` is the YAML's `doc_to_image`.
 
+What its columns hold is declared in the YAML and checked here: see `tasks.columns`. Rows that come twice count once.
+
 Local files: one file or a folder with .parquet, .jsonl, .json, .tsv or .csv in the columns of the hub data, or a zip of
 such tables. A cell of the image column holds an image (datasets' own form), a file's path below the table's folder, or
 base64 (in VLMEvalKit's tables also the index of the row that has it). A picture outside that folder or zip is never
@@ -16,6 +18,8 @@ Errors: `BenchmarkDataError`, one line that names the task and what is missing.
 """
 
 import importlib
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,11 +27,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import BenchmarkDataError, DataError, first_line
 from support.image_folders import REFUSED, ImageIndex, ImageTree, picture_in_cell
-from support.images import ImageRef, PromptImage, keep, picture
+from support.images import ImageRef, PromptImage, encoded, keep, picture
 from support.records import PARQUET, Record, read
+from tasks.columns import needed_columns, read_columns, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+log = logging.getLogger(__name__)
 
 IMAGE: Final = "image"
 FILE_COLUMNS: Final = ("image", "imagename", "image_name", "image_path", "file_name", "filename", "image_file")
@@ -46,8 +53,8 @@ class DocumentSource:
     data: str
     """Id of the dataset on the hub, or what its data are called."""
     revision: str
-    columns: Sequence[str]
-    """Columns that the task needs."""
+    columns: Sequence[str] | Mapping[str, str]
+    """Columns that the task needs; those it may have, too, where it says what each holds (see `tasks.columns`)."""
     rows: int | None
     """How many the benchmark has; None where that may vary."""
     config: str | None = None
@@ -60,8 +67,21 @@ class DocumentSource:
     """The same, for local folders without a table only."""
     paths: Mapping[str, str] | None = None
     """Task -> what the user gave as --data."""
+    key: Sequence[str] = ()
+    """Columns that tell rows apart, where the benchmark has any."""
     partial_data: bool = False
     """Whether rows may be missing."""
+
+    @property
+    def where(self) -> str:
+        """Where the rows are from, in words."""
+        given = (self.paths or {}).get(self.task)
+        return f"{self.data} at revision {self.revision}" if given is None else str(given)
+
+    @property
+    def kinds(self) -> Mapping[str, str] | None:
+        """What each column holds; None where the task does not say."""
+        return self.columns if isinstance(self.columns, Mapping) else None
 
 
 def images(doc: Mapping[str, Any]) -> list[PromptImage]:
@@ -73,22 +93,70 @@ def load(**metadata: Any) -> "dict[str, Dataset]":
     """The task's documents as lm-eval's `custom_dataset`; of the metadata, the fields of `DocumentSource` count."""
     names = {field.name for field in fields(DocumentSource)}
     source = DocumentSource(**{name: value for name, value in metadata.items() if name in names})
-    task, given = source.task, (source.paths or {}).get(source.task)
+    task, where, given = source.task, source.where, (source.paths or {}).get(source.task)
     if given is not None:
-        where, found = str(given), _read_local(source, Path(given).expanduser())
+        found = _read_local(source, Path(given).expanduser())
     elif source.local is not None:
         needs = f"give --data {task}=PATH, {source.local}"
         raise BenchmarkDataError(f"{task}: its data ({source.data}) is not on the hub as a table: {needs}")
     else:
-        where, found = f"{source.data} at revision {source.revision}", _read_hub(source)
-    missing = [name for name in source.columns if name not in found.column_names]
-    if missing:
-        has = ", ".join(found.column_names)
-        raise BenchmarkDataError(f"{task}: {where} has no column {', '.join(missing)}; it has {has}")
+        found = _read_hub(source)
+    if len(found) != source.rows:
+        found = _drop_repeats(source, found)
     if source.rows is not None and len(found) != source.rows and not source.partial_data:
         counts = f"{len(found)} rows, the benchmark {source.rows}"
         raise BenchmarkDataError(f"{task}: {where} has {counts}; --partial-data scores what is there")
     return {"test": found}
+
+
+def _check_columns(source: DocumentSource, names: Sequence[str]) -> None:
+    missing = [name for name in needed_columns(source.columns) if name not in names]
+    if missing:
+        lacks = f"has no column {', '.join(missing)}; it has {', '.join(names)}"
+        raise BenchmarkDataError(f"{source.task}: {source.where} {lacks}")
+
+
+def _read_declared(source: DocumentSource, columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """The columns that the task declares, with cells as what they mean; all as they are where it only names them."""
+    if not any(map(len, columns.values())):
+        raise BenchmarkDataError(f"{source.task}: {source.where} has no rows")
+    _check_columns(source, list(columns))
+    try:
+        return {IMAGE: columns[IMAGE]} | (read_columns(columns, source.kinds) if source.kinds else dict(columns))
+    except ValueError as error:
+        raise BenchmarkDataError(f"{source.task}: {source.where}: {error}") from None
+
+
+def _drop_repeats(source: DocumentSource, found: "Dataset") -> "Dataset":
+    """The rows, each key once; BenchmarkDataError where two rows of one key differ."""
+    key = [name for name in source.key if name in found.column_names]
+    if not key:
+        return found
+    rows = found.to_list()
+    first: dict[tuple[str, ...], int] = {}
+    kept: list[int] = []
+    for place, row in enumerate(rows):
+        before = first.setdefault(tuple(str(row[name]) for name in key), place)
+        if before == place:
+            kept.append(place)
+        elif not _same_row(rows[before], row):
+            both = f"both have {', '.join(f'{name} {shown(row[name])}' for name in key)}"
+            which = f"rows {before + 1} and {place + 1}"
+            raise BenchmarkDataError(f"{source.task}: {source.where}: {which} differ, and {both}")
+    if len(kept) < len(rows):
+        log.warning("%s: %s: %d rows come twice and count once", source.task, source.where, len(rows) - len(kept))
+    return found.select(kept) if len(kept) < len(rows) else found
+
+
+def _same_row(one: Record, other: Record) -> bool:
+    if {**one, IMAGE: None} != {**other, IMAGE: None}:
+        return False
+    if one[IMAGE] == other[IMAGE] or not (one[IMAGE] and other[IMAGE]):
+        return bool(one[IMAGE] == other[IMAGE])
+    try:
+        return encoded(picture(one[IMAGE])) == encoded(picture(other[IMAGE]))
+    except OSError:
+        return False
 
 
 def _rows_reader(dotted: str) -> RowsReader:
@@ -113,9 +181,9 @@ def _read_hub(source: DocumentSource) -> "Dataset":
         failed = f"{source.task}: can't load {data} at revision {revision}: {first_line(error)}"
         raise BenchmarkDataError(f"{failed}; behind a firewall give --data {source.task}=PATH") from error
     if source.rows_from is not None:
-        return _dataset_of_rows(source.task, rows, ImageTree(folder, guess=True).find)
+        return _dataset_of_rows(source, rows, ImageTree(folder, guess=True).find)
     find = _find_downloaded(data)
-    return concatenate_datasets([_dataset_of_table(source.task, part, find) for part in parts])
+    return concatenate_datasets([_dataset_of_table(source, part, find) for part in parts])
 
 
 def _find_downloaded(data: str) -> Find:
@@ -141,7 +209,7 @@ def _read_local(source: DocumentSource, path: Path) -> "Dataset":
             rows = _rows_reader(reader)(path)
         except (OSError, ValueError) as error:
             raise BenchmarkDataError(f"{task}: --data {path}: {error}") from error
-        return _dataset_of_rows(task, rows, find)
+        return _dataset_of_rows(source, rows, find)
     tables = [path]
     if path.is_dir():
         tables = sorted(file for file in path.rglob("*") if file.suffix in TABLES and file.is_file())
@@ -155,15 +223,15 @@ def _read_local(source: DocumentSource, path: Path) -> "Dataset":
         from datasets import load_dataset
 
         table = load_dataset("parquet", data_files=[str(file) for file in tables], split="train")
-        return _dataset_of_table(task, table, find)
+        return _dataset_of_table(source, table, find)
     try:
         rows = [row for file in tables for row in read(file, strict=True)]
     except DataError as error:
         raise BenchmarkDataError(f"{task}: {error}") from None
-    return _dataset_of_rows(task, rows, find)
+    return _dataset_of_rows(source, rows, find)
 
 
-def _dataset_of_rows(task: str, rows: list[Record], find: Find) -> "Dataset":
+def _dataset_of_rows(source: DocumentSource, rows: list[Record], find: Find) -> "Dataset":
     """Rows as a dataset, with keys for the images that their image column names or holds."""
     from datasets import Dataset
 
@@ -172,12 +240,38 @@ def _dataset_of_rows(task: str, rows: list[Record], find: Find) -> "Dataset":
     cells = [row.get(column) for row in rows] if column else [None] * len(rows)
     with_index = {str(row["index"]): cell for row, cell in zip(rows, cells, strict=True) if "index" in row}
     cells = [with_index.get(str(cell), cell) if str(cell).isdecimal() else cell for cell in cells]
-    keys = [_key(cell, find, f"{task}: row {number}") for number, cell in enumerate(cells, start=1)]
-    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names} | {IMAGE: keys})
+    keys = [_key(cell, find, f"{source.task}: row {number}") for number, cell in enumerate(cells, start=1)]
+    columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in names} | {IMAGE: keys}
+    return Dataset.from_dict({name: _of_one_type(cells) for name, cells in _read_declared(source, columns).items()})
 
 
-def _dataset_of_table(task: str, table: "Dataset", find: Find) -> "Dataset":
+def _of_one_type(cells: Sequence[Any]) -> Sequence[Any]:
+    """Cells that a table's column can hold: as they are, or each as JSON where they are of several types."""
+    import pyarrow as pa
+
+    try:
+        pa.array(cells)
+    except (pa.ArrowException, OverflowError, RecursionError, TypeError, ValueError):
+        return [None if cell is None else json.dumps(cell, default=str) for cell in cells]
+    return cells
+
+
+def _dataset_of_table(source: DocumentSource, table: "Dataset", find: Find) -> "Dataset":
     """A datasets table whose image column has become keys; the bytes stay in the memory-mapped file."""
+    table = _with_picture_keys(source.task, table, find)
+    if source.kinds is None:
+        _check_columns(source, table.column_names)
+        return table
+    # Of columns that the task does not declare, the names are enough.
+    columns = {name: table[name][:] if name in (*source.kinds, IMAGE) else () for name in table.column_names}
+    read = _read_declared(source, columns)
+    for name, cells in read.items():
+        if cells != columns.get(name):
+            table = table.remove_columns([name] if name in columns else []).add_column(name, cells)
+    return table.select_columns(list(read))
+
+
+def _with_picture_keys(task: str, table: "Dataset", find: Find) -> "Dataset":
     column = _image_column(table.column_names)
     if column is None:
         return table.add_column(IMAGE, [""] * len(table))

@@ -20,6 +20,7 @@ import yaml
 
 from support.errors import AnswerFileError, TaskError, UnknownName
 from tasks.answer_files import OfficialAnswers
+from tasks.columns import check_kind, needed_columns
 from tasks.metric import Metric
 
 FOLDER: Final = Path(__file__).resolve().parent
@@ -356,7 +357,7 @@ def _read_task(fields: _Fields) -> TaskSpec:
         data=metadata.text("data"),
         revision=metadata.text("revision"),
         rows=metadata.count_or_null("rows"),
-        columns=metadata.texts("columns"),
+        columns=_read_columns(metadata),
         answers=metadata.text_or_null("answers"),
         process_results=fields.text("process_results"),
         judge=_read_judge_function(fields, metadata),
@@ -367,6 +368,19 @@ def _read_task(fields: _Fields) -> TaskSpec:
         citation=metadata.text("citation"),
         path=fields.path,
     )
+
+
+def _read_columns(metadata: _Fields) -> tuple[str, ...]:
+    """The columns that a table must have, from a list of names or from names with what they hold."""
+    columns = metadata.get("columns")
+    if not isinstance(columns, dict):
+        return metadata.texts("columns")
+    for name, kind in columns.items():
+        try:
+            check_kind(kind)
+        except (LookupError, AttributeError, TypeError) as error:
+            raise metadata.error("columns", f"{name}: {error}") from None
+    return needed_columns(columns)
 
 
 def _read_judge_function(fields: _Fields, metadata: _Fields) -> str | None:

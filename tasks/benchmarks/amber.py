@@ -32,6 +32,7 @@ import numpy as np
 from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, read_text, reference, values
 from tasks.benchmarks import english
+from tasks.columns import read_texts, read_yes_no
 from tasks.metric import Array, Metric, Record, mean_of
 
 Similarity = Callable[[str, str], float]
@@ -324,6 +325,13 @@ def _truth(annotation: Mapping[str, Any]) -> dict[str, Any]:
     truth = annotation["truth"]
     kept = truth if isinstance(truth, list) else [truth]
     return {"type": annotation["type"], "truth": kept, "hallu": annotation.get("hallu", [])}
+
+
+def read_truth(cell: Any, row: Mapping[str, Any]) -> list[str]:
+    """The things there, or the true answer alone; ValueError."""
+    if row["type"] == GENERATIVE:
+        return read_texts(cell)
+    return [read_yes_no(cell[0] if isinstance(cell, list) and len(cell) == 1 else cell)]
 
 
 def prompt(doc: Mapping[str, Any]) -> str:

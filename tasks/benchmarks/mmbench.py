@@ -10,6 +10,7 @@ The authors' scorer (VLMEvalKit) asks a judge about answers that its matcher can
 where that fails. Here these answers are unparsed and wrong, as in its exact-matching mode.
 """
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from tasks.metric import Metric, Record, mean_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+log = logging.getLogger(__name__)
 
 ROTATION: Final = 1_000_000
 """What the index of a rotated row is larger by, once for each rotation."""
@@ -103,6 +106,8 @@ def docs(dataset: "Dataset") -> "Dataset":
     rows = [dict(row) for row in dataset]
     if all(int(row["index"]) < ROTATION for row in rows):
         rows = [rotated for row in rows for rotated in rotations(row)]
+    elif told := describe_rotations(rows):
+        log.warning("mmbench: %s", told)
     return Dataset.from_list([{**row, "id": str(row["index"])} for row in rows])
 
 
@@ -116,6 +121,18 @@ def rotations(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         answer = letters[(letters.index(row["answer"]) + shift) % len(letters)]
         found.append({**row, **moved, "index": int(row["index"]) + shift * ROTATION, "answer": answer})
     return found
+
+
+def describe_rotations(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which questions lack rotations, in words; "" if none does."""
+    shifts: dict[int, set[int]] = defaultdict(set)
+    for row in rows:
+        shifts[row["index"] % ROTATION].add(row["index"] // ROTATION)
+    counts = {row["index"] % ROTATION: len(options_of(row)) for row in rows}
+    torn = [number for number, found in shifts.items() if found != set(range(counts[number]))]
+    few = ", ".join(map(str, torn[:5])) + " ..." * (len(torn) > 5)
+    lack = f"{len(torn)} of {len(counts)} questions lack rotations of their options ({few}): "
+    return lack + "they are right if those that are there are" if torn else ""
 
 
 def prompt(doc: Mapping[str, Any]) -> str:

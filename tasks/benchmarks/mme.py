@@ -7,6 +7,7 @@ A record is {image, cluster, category, correct}. Its `cluster` is the pair: in t
 of a category are a pair, whatever the image names say.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from tasks.metric import Array, Metric, Record, mean_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+log = logging.getLogger(__name__)
 
 PERCEPTION: Final = tuple("existence count position color posters celebrity scene landmark artwork OCR".split())
 COGNITION: Final = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
@@ -116,6 +119,9 @@ def docs(dataset: "Dataset") -> "Dataset":
         pairs.append(seen[name] // 2)
         ids.append(f"{name}/{seen[name]}")
         seen[name] += 1
+    for name, count in seen.items():
+        if count % 2:
+            log.warning("mme: %s: %d questions, the last one is no pair", name, count)
     dataset = dataset.remove_columns("category").add_column("category", names)
     return dataset.add_column("pair", pairs).add_column("id", ids)
 

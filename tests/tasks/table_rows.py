@@ -1,0 +1,59 @@
+"""One good row of each benchmark's table, and the loader as the benchmark's YAML calls it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.documents import load
+from tasks.registry import registry
+
+Row = dict[str, Any]
+
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"  # one black pixel
+)
+YES_NO: Row = {"question_id": "1", "question": "Is there a dog?", "answer": "yes", "category": "random"}
+HALLUSION: Row = {
+    **{"category": "VD", "subcategory": "illusion", "visual_input": "1", "set_id": "0", "figure_id": "0"},
+    **{"question_id": "0", "question": "Is it red?", "gt_answer": "1", "gt_answer_details": "It is red."},
+}
+LLAVA: Row = {
+    **{"question_id": 1, "question": "What is it?", "caption": "a dog", "gpt_answer": "A dog.", "category": "conv"}
+}
+ROWS: Mapping[str, Row] = {
+    "mme": {**YES_NO, "category": "existence", "answer": "Yes"},
+    "pope": YES_NO,
+    "pope_llava": YES_NO,
+    "amber": {"id": "1", "query": "Is it red?", "type": "relation", "truth": ["yes"], "hallu": []},
+    "chair": {"question_id": 1, "gt_object": ["dog"]},
+    "mmbench": {"index": 1, "question": "What is it?", "hint": None, "A": "a dog", "B": "a cat", "answer": "A"},
+    "scienceqa_img": {"question": "Which?", "choices": ["a", "b"], "answer": 1, "hint": ""},
+    "seedbench_img": {
+        **{"question_id": "1", "question": "Which?", "answer": "A", "data_type": "image", "question_type_id": 1},
+        **{f"choice_{letter}": f"a {letter}" for letter in "abcd"},
+    },
+    "mmhal": {"question_type": "attribute", "image_content": ["Dog"], "question": "What?", "gt_answer": "a dog"},
+    "mmvet": {"question_id": "v1_0", "question": "What?", "answer": "a<OR>b", "capability": ["ocr", "math"]},
+    "object_halbench": {"id": "1/0", "question": "Describe.", "gt_objects": ["dog"]},
+    "rtvlm": {"id": "1", "question": "Who?", "subset": "data/Celebrity", "reference": ""},
+    "llava_bench_wild": LLAVA,
+    "llava_bench_coco": LLAVA,
+    "hallusionbench": HALLUSION,
+    "hallusionbench_image": HALLUSION,
+}
+
+
+def load_table(task: str, lines: Sequence[Mapping[str, Any]], folder: Path, **given: Any) -> Any:
+    """The documents of a table with these rows, each with a picture, as `harness eval --data` has them.
+
+    A task's own layout is not looked for.
+    """
+    path = registry().task(task).path
+    config = yaml.load(path.read_text(encoding="utf-8").replace("!function ", ""), yaml.SafeLoader)
+    table = folder / "table.jsonl"
+    table.write_text("\n".join(json.dumps({"image": PICTURE, **row}) for row in lines), encoding="utf-8")
+    metadata = {**config["metadata"], "task": task, "paths": {task: str(table)}, "partial_data": True}
+    return load(**metadata | {"rows_from": None} | given)["test"]
