@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.engine.jobs import Job
 from harness.engine.prefix_cache import ROOM, Runner, State
 from harness.engine.stage_timer import StageTimer
-from tasks.answer import Answer
+from tasks.answer import Answer, FailedAnswer
 
 SUPPORTED_SETTINGS: Final = frozenset(
     {"until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"}
@@ -44,6 +44,14 @@ NO_OP_VALUES: Final = {
 """Generation settings that our decoding lacks, and the values with which they do nothing."""
 
 StopReason = Literal["ended", "decided"]
+
+NOT_FINITE: Final = "the model's logits are not finite numbers (broken weights, or an overflow in this dtype)"
+"""Why there is no answer where a model computes NaN or infinity: its likeliest token would mean nothing."""
+
+
+def find_finite(logits: Tensor) -> Tensor:
+    """Whether each row of logits [rows, vocabulary] has a largest finite logit [rows]; single tokens may be -inf."""
+    return logits.amax(-1).isfinite()
 
 
 class DecodingRules:
@@ -111,8 +119,9 @@ class GreedyDecoder:
         self.runner, self.rules, self.clock, self.counts = runner, rules, clock, counts
         self._first_tokens: dict[str, list[int]] = {}
 
-    def decode(self, state: State, jobs: list[Job]) -> Iterator[tuple[Job, Answer]]:
-        """Answers as they end; finished rows leave the batch once they are half of it."""
+    def decode(self, state: State, jobs: list[Job]) -> Iterator[tuple[Job, Answer | FailedAnswer]]:
+        """Answers as they end, a FailedAnswer where logits are not finite; finished rows leave a batch once they are half
+        of it."""
         ends, stops = self.rules.end_tokens(), [self.rules.stop_sequences(job) for job in jobs]
         choices = self._weigh_choices(state.logits, jobs)
         written: list[list[int]] = [[] for _ in jobs]
@@ -122,9 +131,13 @@ class GreedyDecoder:
         while True:
             with self.clock("decode"):
                 tokens = self._choose_tokens(state.logits, seen, [jobs[index] for index in active])
-                listed = tokens.tolist()
+                listed, finite = tokens.tolist(), find_finite(state.logits).tolist()
             for row, index in enumerate(active):
                 if index in done:
+                    continue
+                if not finite[row]:
+                    done.add(index)
+                    yield jobs[index], FailedAnswer(NOT_FINITE)
                     continue
                 written[index].append(listed[row])
                 text, reason = self._stop_reason(jobs[index], written[index], stops[index], ends)

@@ -5,12 +5,30 @@ from typing import Any
 
 import torch
 from lm_eval.models.utils_hf import stop_sequences_criteria
-from transformers import StoppingCriteriaList
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
+from harness.engine.greedy_decoding import NOT_FINITE, find_finite
 from harness.engine.image_encoder import image_problem
 from harness.engine.jobs import Job
 from harness.engine.scheduler import Scheduler
 from tasks.answer import FailedAnswer
+
+
+class _FiniteCheck(LogitsProcessor):
+    """Notes the step at which a job's logits were not finite first; sampling from such logits would raise."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs, self.steps = jobs, 0
+        self.first: dict[int, int] = {}
+        """Job -> step."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        finite, beams = find_finite(scores), len(scores) // self.jobs
+        for row in torch.nonzero(~finite).flatten().tolist():
+            self.first.setdefault(row // beams, self.steps)
+        self.steps += 1
+        return scores if finite.all() else torch.where(finite[:, None], scores, torch.zeros_like(scores))
 
 
 class TransformersGeneration:
@@ -66,15 +84,22 @@ class TransformersGeneration:
             ours += ["do_sample", "temperature", "top_p", "top_k"]
         settings = {"do_sample": False} | {name: value for name, value in jobs[0].settings.items() if name not in ours}
         stops, length = self.rules.stop_sequences(jobs[0]), inputs["input_ids"].shape[1]
+        check = _FiniteCheck(len(jobs))
         with self.clock("decode"):
             written = self.layout.model.generate(
                 **inputs,
                 max_new_tokens=self.rules.new_tokens(jobs[0]),
                 pad_token_id=self.runner.pad,
                 use_cache=True,
+                logits_processor=LogitsProcessorList([check]),
                 stopping_criteria=StoppingCriteriaList(
                     stop_sequences_criteria(self.layout.tokenizer, stops, length, len(jobs))
                 ),
                 **settings,
             )
-        return [self.rules.text_of(row, stops) for row in written[:, length:].tolist()]
+        ends, answers = self.rules.end_tokens(), []
+        for number, row in enumerate(written[:, length:].tolist()):
+            last = next((at for at, token in enumerate(row) if token in ends), len(row) - 1)
+            failed = check.first.get(number, len(row)) <= last
+            answers.append(FailedAnswer(NOT_FINITE) if failed else self.rules.text_of(row, stops))
+        return answers

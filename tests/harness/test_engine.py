@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.engine import work_sharing
 from harness.engine.config import EngineConfig
+from harness.engine.greedy_decoding import NOT_FINITE
 from harness.engine.image_encoder import image_digest
 from harness.engine.jobs import Hints
 from harness.engine.lm import SharedImageLM
@@ -146,6 +147,22 @@ def test_a_question_that_poses_as_an_image_fails_alone(lm: Any, exact: Any) -> N
         requests = [instance(text, [IMAGES[0]], number=at) for at, text in enumerate(contexts)]
         answers = model.generate_until(requests, disable_tqdm=True)
         assert [isinstance(answer, FailedAnswer) for answer in answers] == [True, False]
+
+
+@pytest.mark.parametrize("settings", ({}, {"do_sample": True}, {"num_beams": 2}))
+@pytest.mark.parametrize("engine", ({}, {"exact": True}, {"share": "answers"}))
+@pytest.mark.parametrize("value", (math.nan, math.inf))
+def test_weights_that_are_no_numbers_give_no_answers(
+    folder: Path, tmp_path: Path, settings: dict[str, Any], engine: dict[str, Any], value: float
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    file = next(broken.glob("*.safetensors"))
+    weights = load_file(file)
+    save_file({name: torch.full_like(part, value) for name, part in weights.items()}, file, metadata={"format": "pt"})
+    answers = answers_to_all(shared(broken, **engine), **settings)
+    assert {type(answer) for answer in answers} == {FailedAnswer}
+    assert {answer.error for answer in answers} == {NOT_FINITE}
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path, tmp_path: Path) -> None:
