@@ -21,15 +21,27 @@ class FailedAnswer(str):
 class Answer(str):
     """An answer's words, and beside them how they came about."""
 
-    __slots__ = ("choices", "cut")
+    __slots__ = ("choices", "cut", "limited", "raw")
     cut: bool
     """Whether the model was stopped because nothing more it could say would change what is read from its answer."""
     choices: Mapping[str, float]
     """Log-probability that the answer begins with each of a task's choices ("yes", "no"); empty where that was not
     asked for."""
+    limited: bool
+    """Whether the limit of tokens ended it, as the server says."""
+    raw: str | None
+    """All that the model wrote, where that is more than its answer: with its thoughts."""
 
-    def __new__(cls, text: str, *, cut: bool = False, choices: Mapping[str, float] | None = None) -> "Answer":
+    def __new__(
+        cls,
+        text: str,
+        *,
+        cut: bool = False,
+        choices: Mapping[str, float] | None = None,
+        limited: bool = False,
+        raw: str | None = None,
+    ) -> "Answer":
         """The text, with the rest beside it."""
         answer = super().__new__(cls, text)
-        answer.cut, answer.choices = cut, choices or {}
+        answer.cut, answer.choices, answer.limited, answer.raw = cut, choices or {}, limited, raw
         return answer

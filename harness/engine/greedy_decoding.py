@@ -17,6 +17,7 @@ from harness.engine.jobs import Job
 from harness.engine.prefix_cache import ROOM, Runner, State
 from harness.engine.stage_timer import StageTimer
 from tasks.answer import Answer, FailedAnswer
+from tasks.thoughts import MARKS, WRAPPERS, is_decided
 
 SUPPORTED_SETTINGS: Final = frozenset(
     {"until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"}
@@ -62,6 +63,10 @@ class DecodingRules:
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.default_new_tokens, self.max_new_tokens = default_new_tokens, max_new_tokens
+        special = set(getattr(tokenizer, "all_special_tokens", ()))
+        marks = [mark for pair in (*MARKS, *WRAPPERS) for mark in pair if mark in special]
+        self.thought_marks: dict[int, str] = {tokenizer.convert_tokens_to_ids(mark): mark for mark in marks}
+        """Marks of thoughts that decoding would leave out, as it does with special tokens."""
 
     def can_decode(self, job: Job) -> bool:
         """True if our greedy decoding supports all of the job's settings."""
@@ -102,11 +107,19 @@ class DecodingRules:
 
     def text_of(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
         """An answer's text up to the first stop sequence."""
-        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        text, start = "", 0
+        marks = [place for place, token in enumerate(tokens) if token in self.thought_marks]
+        for place in marks:
+            text += self._decode(tokens[start:place]) + self.thought_marks[tokens[place]]
+            start = place + 1
+        text += self._decode(tokens[start:])
         for stop in stops:
             if stop:
                 text = text.split(stop)[0]
         return text
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 class GreedyDecoder:
@@ -186,7 +199,7 @@ class GreedyDecoder:
             return "", None
         text = self.rules.text_of(tokens, stops)
         # U+FFFD stands for the first bytes of a character whose other bytes may still come.
-        decided = not text.endswith("\ufffd") and job.hints.decided(text)
+        decided = not text.endswith("\ufffd") and is_decided(text, job.context, job.hints.decided)
         return text, "decided" if decided else None
 
     def _weigh_choices(self, logits: Tensor, jobs: list[Job]) -> list[dict[str, float]]:

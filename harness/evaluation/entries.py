@@ -85,15 +85,20 @@ def samples_of(scored: Scored, given: Sequence[Generated], run: str) -> list[Sam
             id=str(one.doc.get("id", index)),
             image=_find_image_id(one, first),
             prompt=one.prompt,
-            answer=None if isinstance(one.answer, FailedAnswer) else str(one.answer),
+            answer=_words_of(one.answer),
             records=first.records,
             reply=first.reply,
-            cut=bool(getattr(one.answer, "cut", False)),
+            cut=any(getattr(one.answer, mark, False) for mark in ("cut", "limited")),
             image_digest=one.image_digest,
             repeats=tuple(repeats),
         )
         for index, (one, first, *repeats) in enumerate(zip(given, *scored.rounds, strict=True))
     ]
+
+
+def _words_of(answer: str) -> str | None:
+    """All that the model wrote, its thoughts, too; None if it gave no answer."""
+    return None if isinstance(answer, FailedAnswer) else getattr(answer, "raw", None) or str(answer)
 
 
 def _find_image_id(one: Generated, rated: JudgeRepeat) -> str:

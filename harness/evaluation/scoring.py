@@ -19,6 +19,7 @@ from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, JudgeSession
 from tasks.metric import Metric, Record
 from tasks.registry import NEXT_TOKEN, TaskSpec, registry
+from tasks.thoughts import answer_of
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,8 @@ def score_answers(
     An answer is a text, a `FailedAnswer`, or for a judged task a `JudgeReply`. Texts are rated by the session's judge,
     `repeats` times if all answers are texts. NoJudgeError, JudgeError.
     """
+    # Answers of models are read already, those of files are not.
+    answers = [answer_of(answer) if isinstance(answer, str) else answer for answer in answers]
     only_texts = all(isinstance(answer, str) for answer in answers)
     repeats = times_asked(session.judge, repeats) if session is not None and task.judged and only_texts else 1
     sessions = [session and replace(session, repeat=number) for number in range(repeats)]

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from lm_eval.api.instance import Instance
@@ -29,17 +29,15 @@ from PIL.Image import Image
 
 from harness.models.chat_settings import ServedModelSettings
 from support.errors import ModelError, SettingError
-from tasks.answer import FailedAnswer
+from tasks.answer import Answer, FailedAnswer
 from tasks.judges import prices
 from tasks.judges.chat_client import ChatClient
-from tasks.judges.completions import text_of
-from tasks.judges.failures import PermanentError, Usage
 from tasks.judges.ledger import LEDGER, Ledger
+from tasks.judges.parameters import THINKING_MODELS, thinks
 from tasks.judges.protocol import Sampling
-from tasks.judges.requests import THINKING_MODELS, Request, image_part, key_of, limit_of, messages_of
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
+from tasks.judges.replies import NOT_SAID, Reply, read_answer
+from tasks.judges.requests import Request, image_part, key_of, limit_of, messages_of
+from tasks.thoughts import answer_of
 
 PLACE: Final = "<image>"
 """Where an image stands in a prompt; lm-eval's."""
@@ -92,7 +90,7 @@ class OpenAIVisionLM(LM):
         if url is None:
             raise SettingError(f"model {model!r}: set OPENAI_API_KEY, or name its server by --model-url")
         self.model, self.settings = model, settings or ServedModelSettings()
-        self.thinks = model.startswith(THINKING_MODELS)
+        self.thinks = thinks(model)
         if self.thinks and self.settings.temperature is not None:
             raise SettingError(f"temperature = {self.settings.temperature}: would not act: {model} takes none")
         self.takes_seed, self.stage = seed_by_question, stage
@@ -151,7 +149,8 @@ class OpenAIVisionLM(LM):
         replies = self.client.ask_many(questions(), self.read, stage=stage, total=len(requests))
         decodings = {index: decoding for (_, _, decoding), indices in groups.items() for index in indices}
         for place, (index, reply) in enumerate(zip(sent, replies, strict=True)):
-            answers[index] = replies.lost[place] if reply is None else _cut_at(reply, decodings[index].until)
+            answer = replies.lost[place] if reply is None else answer_of(reply)
+            answers[index] = _cut_at(answer, decodings[index].until)
         return [answers[index] for index in range(len(requests))]
 
     def _decoding(self, given: Mapping[str, Any], system: str | None) -> Decoding:
@@ -218,24 +217,15 @@ class OpenAIVisionLM(LM):
 
     def _settings_sent(self, decoding: Decoding) -> dict[str, Any]:
         settings: dict[str, Any] = limit_of(self.model, decoding.max_tokens or DEFAULT_TOKENS)
-        if not self.thinks:  # such models refuse all three
+        if not self.model.startswith(THINKING_MODELS):  # such models refuse all three
             stops = list(decoding.until[:MOST_STOPS]) or None
             settings |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "stop": stops}
         settings["seed"] = self.settings.seed if decoding.seed is None else decoding.seed
         return {name: value for name, value in settings.items() if value is not None}
 
-    def read(self, completion: "ChatCompletion", usage: Usage | None) -> str:
-        """The answer in a completion, which may be empty. TransientError, PermanentError."""
-        choice = completion.choices[0] if completion.choices else None
-        if choice is None or choice.message is None:
-            return text_of(completion, usage)
-        message = choice.message
-        if not (message.content or message.refusal or "").strip():
-            if choice.finish_reason == "length":  # the same again would cost the same again
-                raise PermanentError("no answer within the limit of tokens", usage)
-            if choice.finish_reason == "stop" and message.content is not None:  # null is no answer, an empty one is
-                return message.content
-        return text_of(completion, usage)
+    def read(self, body: Any, request: Request) -> Reply:
+        """The answer in a body, which may be empty. TransientError, PermanentError."""
+        return read_answer(body)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Not to be had."""
@@ -251,11 +241,16 @@ class OpenAIVisionLM(LM):
         """What has answered, in this run or when its replies were paid for: id asked for, ids the server returned, and
         where that was."""
         # From the ledger, not from this process: a second run makes no calls.
-        served = {call.served for call in self.client.ledger.calls() if call.key in self.keys}
+        calls = [call for call in self.client.ledger.calls() if call.key in self.keys]
+        served = {call.served for call in calls} - {NOT_SAID}
         found = {"asked": self.model, "served": ", ".join(sorted(served)), "server": self.server}
         if self.thinks:
             found["decoding"] = "the server's own"
-        more = {"images": self.settings.images_in_words(), "prompt suffix": self.settings.prompt_suffix}
+        more = {
+            "parameters": "" if self.thinks else "; ".join(sorted({call.asked for call in calls} - {""})),
+            "images": self.settings.images_in_words(),
+            "prompt suffix": self.settings.prompt_suffix,
+        }
         return found | {name: value for name, value in more.items() if value}
 
 
@@ -293,6 +288,10 @@ def _split_context(context: str) -> tuple[str | None, str]:
 
 
 def _cut_at(answer: str, until: Sequence[str]) -> str:
+    """An answer up to the first of these; what is known of it stays beside it."""
+    text = str(answer)
     for end in until:
-        answer = answer.split(end)[0]
-    return answer
+        text = text.split(end)[0]
+    if text == answer or not isinstance(answer, Answer):
+        return answer if text == answer else text
+    return Answer(text, limited=answer.limited, raw=answer.raw)

@@ -42,7 +42,7 @@ class Sample:
     prompt: str
 
     answer: str | None
-    """The model's words; None = generation failed."""
+    """The model's words, with its thoughts where it gave any; None = generation failed."""
 
     records: Mapping[str, Mapping[str, Any]]
     """Metric -> what the task counted for it, JSON values; empty = unscored."""
@@ -51,7 +51,8 @@ class Sample:
     """The judge's words; None = not judged, or the judge failed."""
 
     cut: bool = False
-    """Whether the model was stopped once nothing more could change what is read from its answer."""
+    """Whether the model was stopped before it ended: once nothing more could change what is read from its answer, or by
+    the limit of tokens, where a server says so."""
 
     image_digest: str | None = None
     """sha256 of the picture that was shown, as decoded: two runs whose digests differ were shown other pictures under

@@ -56,7 +56,7 @@ def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: Ju
             [answers[index] for index in unread],
             [docs[index] for index in unread],
             partial(_question, theirs=theirs, reminder=REMINDER if number else ""),
-            Sampling(temperature=temperature, max_tokens=MAX_TOKENS),
+            Sampling(temperature=temperature, max_tokens=MAX_TOKENS, cut_is_whole=True),
         )
         for index, reply in zip(unread, replies, strict=True):
             graded[index] = JudgeReply(rating=parse_grade(reply or ""), text="" if reply is None else reply or " ")

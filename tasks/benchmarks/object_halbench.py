@@ -142,8 +142,8 @@ def prompt_for(question: str, answer: str) -> str:
 
 
 def parse_objects(reply: str) -> list[str] | None:
-    """The list in a judge's reply: in a fenced block of JSON, or on its last line; None where there is none."""
-    block = re.search(r"```json\n(.*?)\n```", reply, re.DOTALL)
+    """The list in a judge's reply: in a fenced block, or on its last line; None where there is none."""
+    block = re.search(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", reply, re.DOTALL | re.IGNORECASE)
     for text in (block[1] if block else "", reply.strip().split("\n")[-1]):
         try:
             found = json.loads(text)

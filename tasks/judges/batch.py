@@ -13,17 +13,20 @@ import asyncio
 import io
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import JudgeDown, JudgeError, SettingError
 from support.progress import report
+from tasks.answer import FailedAnswer
 from tasks.judges import prices
 from tasks.judges.chat_client import run_in_thread
-from tasks.judges.completions import usage_of
-from tasks.judges.failures import NoReply, PermanentError
+from tasks.judges.failures import NoReply, PermanentError, failure_of
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import GREEDY, Question, Sampling
-from tasks.judges.requests import Request
+from tasks.judges.parameters import Parameters
+from tasks.judges.protocol import GREEDY, Question, Replies, Sampling
+from tasks.judges.requests import NotAsked, Request
 from tasks.judges.settings import JudgeSettings
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ MOST_BYTES: Final = 190_000_000
 """Of a file, below what the API takes (200 MB)."""
 MOST_LINES: Final = 50_000
 ROUNDS: Final = 3
+NONE_IN_A_BATCH: Final = "no reply in a batch"
 ENDED: Final = ("completed", "failed", "expired", "cancelled")
 OF_SINGLE_CALLS: Final = ("attempts", "patience", "concurrency", "requests_per_minute", "tokens_per_minute")
 """Settings that do not act on batches."""
@@ -51,22 +55,34 @@ class BatchJudge(OpenAIJudge):
         without_effect = [name for name in OF_SINGLE_CALLS if getattr(self.settings, name) != getattr(usual, name)]
         if without_effect:
             raise SettingError(f"{', '.join(without_effect)}: of single calls, would not act on batches")
+        self._asked: dict[str, Parameters] = {}
+        """What was known of the model when a batch was sent, by the batch's id."""
+        self._lost: dict[str, FailedAnswer] = {}
+        """Why questions have no reply, by their keys."""
 
     def ask_many(
         self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
-    ) -> list[str | None]:
+    ) -> Replies:
         """The replies in the order asked; None where a question got none in `ROUNDS` batches."""
-        ledger = self.client.ledger
-        keys: list[str] = []
+        ledger, keys, lost = self.client.ledger, [], {}
         wanted: dict[str, Request] = {}
-        for prompt, image in questions:
-            request = self.request(prompt, image, sampling, repeat, label)
+        for place, question in enumerate(questions):
+            request = self.request_or_reason(question, sampling, repeat, label)
+            if isinstance(request, NotAsked):
+                self.client.failures[request.why] += 1
+                lost[place] = FailedAnswer(request.why)
+                keys.append("")
+                continue
             keys.append(request.key)
             if ledger.reply(request.key) is None:
                 wanted.setdefault(request.key, request)
         if wanted:
             run_in_thread(self._collect(wanted, label))
-        return [ledger.reply(key) for key in keys]
+        replies = [self.client.kept_reply(key) for key in keys]
+        failed = {place: self._lost.get(key) for place, key in enumerate(keys) if replies[place] is None}
+        return self.verdicts_in(
+            Replies(replies, lost | {place: why for place, why in failed.items() if why is not None})
+        )
 
     async def _collect(self, wanted: Mapping[str, Request], label: str) -> None:
         """Have all of `wanted` answered; the replies are in the ledger then."""
@@ -93,7 +109,8 @@ class BatchJudge(OpenAIJudge):
         except (APIStatusError, APIConnectionError) as error:
             kept = "they are kept, and waited for by the next run"
             raise JudgeDown(f"{self.model}: batches: {type(error).__name__}; {kept}") from None
-        self.client.failures["no reply in a batch"] += len(missing)
+        self.client.failures[NONE_IN_A_BATCH] += len(missing)
+        self._lost |= dict.fromkeys(missing, FailedAnswer(NONE_IN_A_BATCH, may_pass=True))
 
     def _check_budget(self, requests: Collection[Request], label: str) -> None:
         budget, paid = self.client.budget, self.client.paid
@@ -110,7 +127,8 @@ class BatchJudge(OpenAIJudge):
         lines: dict[str, bytes] = {}
         size = 0
         for request in requests:
-            row = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": request.body}
+            body = self.client.parameters.fit(request.body)
+            row = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
             line = json.dumps(row).encode() + b"\n"
             if lines and (size + len(line) > self.most_bytes or len(lines) >= self.most_lines):
                 yield lines
@@ -128,6 +146,7 @@ class BatchJudge(OpenAIJudge):
             input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
         )
         self.client.ledger.open_batch(batch.id, self.model, label, list(lines))
+        self._asked[batch.id] = deepcopy(self.client.parameters)
         return str(batch.id)
 
     async def _take_results(self, connection: "AsyncOpenAI", batch: str, missing: dict[str, Request]) -> None:
@@ -136,34 +155,42 @@ class BatchJudge(OpenAIJudge):
             if (counts := state.request_counts) is not None and counts.completed < counts.total:
                 report(f"batch {batch}", counts.completed, counts.total)
             await asyncio.sleep(self.poll)
+        asked = self._asked.get(batch) or deepcopy(self.client.parameters)
         for file in (state.output_file_id, state.error_file_id):
             if file is not None:
                 for line in (await connection.files.content(file)).text.split("\n"):
                     if line.strip():
-                        self._take_result(json.loads(line), missing)
+                        self._take_result(_parse_line(line), missing, asked)
         self.client.ledger.close_batch(batch)
 
-    def _take_result(self, row: Mapping[str, Any], missing: dict[str, Request]) -> None:
-        from openai.types.chat import ChatCompletion
-        from pydantic import ValidationError
-
-        key, response = str(row.get("custom_id")), row.get("response") or {}
-        if key not in missing:
+    def _take_result(self, row: Mapping[str, Any], missing: dict[str, Request], asked: Parameters) -> None:
+        """Take over a line of a batch's file; a line that is no such thing leaves its question for the next batch."""
+        key, response = str(row.get("custom_id")), row.get("response")
+        if key not in missing or not isinstance(response, Mapping):
             return
-        if response.get("status_code") != 200:
-            if response.get("status_code") in (400, 422):
-                self.client.failures["refused request"] += 1
-                del missing[key]
-            return
+        request, parameters = missing[key], self.client.parameters
+        sent = asked.fit(request.body)
         try:
-            completion = ChatCompletion.model_validate(response.get("body"))
-            text = self.read(completion, usage_of(completion))
-        except ValidationError:
-            return
+            if response.get("status_code") in (400, 422):
+                raise failure_of(self.model, int(response["status_code"]), response.get("body"), {})
+            if response.get("status_code") != 200:
+                return
+            reply = self.read(response.get("body"), replace(request, body=sent))
         except NoReply as error:
-            self.client.book_loss(missing[key], error, batch=True)
-            if isinstance(error, PermanentError):
+            self.client.book_loss(request, error, batch=True)
+            parameters.learn(error, sent)
+            if isinstance(error, PermanentError) and parameters.fit(request.body) == sent:
                 self.client.failures[error.why] += 1
+                self._lost[key] = FailedAnswer(error.why)
                 del missing[key]
             return
-        self.client.book_reply(missing.pop(key), text, completion, latency=0.0, attempts=1, batch=True)
+        self.client.book_reply(missing.pop(key), reply, latency=0.0, attempts=1, batch=True)
+
+
+def _parse_line(line: str) -> Mapping[str, Any]:
+    """A line of a batch's file; empty for one that is no JSON object."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return row if isinstance(row, Mapping) else {}

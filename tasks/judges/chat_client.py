@@ -20,25 +20,29 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from support.errors import BudgetSpent, JudgeDown, JudgeError
+from support.errors import BudgetSpent, HarnessError, JudgeDown, JudgeError
 from support.progress import report
-from tasks.answer import FailedAnswer
+from tasks.answer import Answer, FailedAnswer
 from tasks.judges import prices
-from tasks.judges.completions import Reader, complete, text_of, usage_of
-from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage
+from tasks.judges.completions import complete
+from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage, without_secrets
 from tasks.judges.ledger import Call, Ledger, now
 from tasks.judges.pace import Pace, Refusals, wait_before_try, with_jitter
+from tasks.judges.parameters import Parameters
 from tasks.judges.protocol import Replies
-from tasks.judges.requests import Request
+from tasks.judges.replies import NOT_SAID, Reply
+from tasks.judges.requests import NotAsked, Request
 from tasks.judges.settings import ClientSettings
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-    from openai.types.chat import ChatCompletion
 
+Reader: TypeAlias = Callable[[Any, Request], Reply]
+"""Gives the reply in a body of any JSON, of the request as it was sent; raises NoReply where it is none."""
 T = TypeVar("T")
 MOST_FAILURES_IN_A_ROW: Final = 3
 """After so many questions without a reply, and none in between, the server counts as down."""
@@ -65,6 +69,10 @@ class ChatClient:
     ) -> None:
         self.model, self.ledger, self.url, self.budget = model, ledger, url, budget
         self.settings = settings or ClientSettings()
+        self.parameters = Parameters(model)
+        """What the model takes of a request."""
+        self.asked_otherwise: set[str] = set()
+        """How calls differed from what the protocol asks for, in words."""
         self.served: set[str] = set()
         """What the server says has answered."""
         self.failures: Counter[str] = Counter()
@@ -78,11 +86,12 @@ class ChatClient:
         self._key, self._headers = key, headers
 
     def ask_many(
-        self, requests: Iterable[Request], read: Reader = text_of, *, stage: str = "", total: int | None = None
+        self, requests: Iterable[Request | NotAsked], read: Reader, *, stage: str = "", total: int | None = None
     ) -> Replies:
-        """The replies in the order asked, from the ledger where they are there; None where a request has none.
+        """The replies in the order asked, from the ledger where they are there; None where a request has none. One that
+        the limit of tokens ended is an `Answer` that says so.
 
-        `read` gives the reply in a completion. Progress is reported as `stage`, of `total` requests.
+        `read` gives the reply in a body. Progress is reported as `stage`, of `total` requests.
         """
         return run_in_thread(_Round(self, read).replies(requests, stage, total))
 
@@ -100,16 +109,39 @@ class ChatClient:
             base_url=self.url, api_key=key, max_retries=0, timeout=timeout, default_headers=self._headers
         )
 
-    def book_reply(
-        self, request: Request, text: str, completion: "ChatCompletion", *, latency: float, attempts: int, batch: bool
-    ) -> None:
+    def kept_reply(self, key: str) -> str | None:
+        """The reply under this key in the ledger, or None."""
+        call = self.ledger.call(key)
+        if call is None:
+            return None
+        self.asked_otherwise |= {call.asked} - {""}
+        return Answer(call.reply, limited=True) if call.finish == "length" else call.reply
+
+    def book_reply(self, request: Request, reply: Reply, *, latency: float, attempts: int, batch: bool) -> None:
         """Keep a reply; it is on disk when this returns."""
-        usage, served = usage_of(completion), str(completion.model)
-        prompt_tokens, completion_tokens = usage or (None, None)
-        self.served.add(served)
-        names = (request.key, request.label, self.model, served, text)
-        price = self.charge(request, usage, text, batch=batch)
-        self.ledger.put(Call(*names, prompt_tokens, completion_tokens, price, latency, attempts, batch, now()))
+        prompt_tokens, completion_tokens = reply.usage or (None, None)
+        if reply.served != NOT_SAID:
+            self.served.add(reply.served)
+        asked = self.parameters.in_words(request.body)
+        self.asked_otherwise |= {asked} - {""}
+        self.ledger.put(
+            Call(
+                key=request.key,
+                task=request.label,
+                model=self.model,
+                served=reply.served,
+                reply=reply.text,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                price=self.charge(request, reply.usage, reply.text, batch=batch),
+                latency=latency,
+                attempts=attempts,
+                batch=batch,
+                created=now(),
+                finish="length" if reply.limited else "stop",
+                asked=asked,
+            )
+        )
 
     def book_loss(self, request: Request, error: NoReply, *, batch: bool = False) -> None:
         """Keep what a call without a usable reply has cost."""
@@ -159,7 +191,7 @@ class _Round:
         """Questions in work."""
         self.changed = asyncio.Condition()
         self.failures_in_a_row = 0
-        self.stop: JudgeError | None = None
+        self.stop: HarnessError | None = None
         """Why no more calls are sent."""
         self.lost: dict[str, FailedAnswer] = {}
         """Why questions have no reply, by their keys."""
@@ -167,12 +199,13 @@ class _Round:
         self.in_flight = 0.0
         """US dollars of the calls on their way, about."""
 
-    async def replies(self, requests: Iterable[Request], stage: str, total: int | None) -> Replies:
+    async def replies(self, requests: Iterable[Request | NotAsked], stage: str, total: int | None) -> Replies:
         """The replies in the order asked; None where a request got none."""
         results: dict[int, str | None] = {}
         tasks: dict[str, asyncio.Task[str | None]] = {}
         waiting: dict[int, asyncio.Task[str | None]] = {}
         keys: dict[int, str] = {}
+        lost: dict[int, FailedAnswer] = {}
         iterator, asked = iter(requests), 0
 
         def show() -> None:
@@ -181,29 +214,34 @@ class _Round:
                 report(stage, done, total)
 
         async with self.client.connect() as connection:
-            # Requests are made in a thread: encoding an image takes a while.
-            while (request := await asyncio.to_thread(next, iterator, None)) is not None:
-                index, asked = asked, asked + 1
-                keys[index] = request.key
-                kept = self.ledger.reply(request.key)
-                if kept is not None:
-                    results[index] = kept
-                elif request.key in tasks:
-                    waiting[index] = tasks[request.key]
-                else:
-                    await self._enter()
-                    if self.stop is not None:
-                        break
-                    call = self._ask_and_leave(connection, request)
-                    waiting[index] = tasks[request.key] = asyncio.create_task(call)
-                show()
-            for index, task in waiting.items():
-                results[index] = await task
+            try:
+                # Requests are made in a thread: encoding an image takes a while.
+                while (request := await asyncio.to_thread(next, iterator, None)) is not None:
+                    index, asked = asked, asked + 1
+                    if isinstance(request, NotAsked):
+                        results[index], lost[index] = None, FailedAnswer(request.why)
+                        self.client.failures[request.why] += 1
+                        continue
+                    keys[index] = request.key
+                    if (kept := self.client.kept_reply(request.key)) is not None:
+                        results[index] = kept
+                    elif request.key in tasks:
+                        waiting[index] = tasks[request.key]
+                    else:
+                        await self._enter()
+                        if self.stop is not None:
+                            break
+                        call = self._ask_and_leave(connection, request)
+                        waiting[index] = tasks[request.key] = asyncio.create_task(call)
+                    show()
+            finally:  # what calls on their way bring is kept, also where no more can be sent
+                for index, task in waiting.items():
+                    results[index] = await task
         if self.stop is not None:
             raise self.stop
         if stage and (total := total or asked):
             report(stage, total, total)
-        lost = {index: self.lost[key] for index, key in keys.items() if key in self.lost}
+        lost |= {index: self.lost[key] for index, key in keys.items() if key in self.lost}
         return Replies((results[index] for index in range(asked)), lost)
 
     async def _enter(self) -> None:
@@ -215,11 +253,16 @@ class _Round:
     async def _ask_and_leave(self, connection: "AsyncOpenAI", request: Request) -> str | None:
         try:
             return await self._ask_until_reply(connection, request)
+        except HarnessError as error:  # the ledger can't be written, for example
+            await self._end(error)
+        except Exception as error:  # one question's, never the run's end
+            self._give_up(request, PermanentError(f"{type(error).__name__}: {without_secrets(str(error))}"))
         finally:
             self.finished += 1
             async with self.changed:
                 self.running -= 1
                 self.changed.notify_all()
+        return None
 
     async def _ask_until_reply(self, connection: "AsyncOpenAI", request: Request) -> str | None:
         started, tries, calls = time.monotonic(), 0, 0
@@ -265,14 +308,14 @@ class _Round:
         while not ledger.claim(request.key, self.settings.timeout * 2):
             await asyncio.sleep(0.1)
         try:
-            kept = ledger.reply(request.key)
+            kept = self.client.kept_reply(request.key)
             if kept is not None or self.stop is not None:
                 return kept
             return await self._call(connection, request, attempt, started)
         finally:
             ledger.release(request.key)
 
-    async def _end(self, error: JudgeError) -> None:
+    async def _end(self, error: HarnessError) -> None:
         """Send no more calls."""
         self.stop = self.stop or error
         await self.pace.end()
@@ -314,23 +357,39 @@ class _Round:
 
     async def _call(self, connection: "AsyncOpenAI", request: Request, attempt: int, started: float) -> str:
         """One call; the reply is in the ledger when this returns."""
+        reply = await self._ask_as_it_takes(connection, request)
+        expected = self._expected_tokens(request)
+        tokens = prices.text_tokens(reply.text) if reply.usage is None else reply.usage[1]
+        self.expected[request.label] = expected + 0.2 * (tokens - expected)
+        latency = round(time.monotonic() - started, 3)
+        self.client.book_reply(request, reply, latency=latency, attempts=attempt, batch=False)
+        self.failures_in_a_row = 0
+        self.pace.went_through(reply=True)
+        return Answer(reply.text, limited=True) if reply.limited else reply.text
+
+    async def _ask_as_it_takes(self, connection: "AsyncOpenAI", request: Request) -> Reply:
+        """The reply to a request, asked again at once where the failure shows what the model takes in its place."""
+        client = self.client
+        while True:
+            sent = client.parameters.fit(request.body)
+            try:
+                return await self._send(connection, replace(request, body=sent))
+            except NoReply as failure:
+                client.parameters.learn(failure, sent)
+                if client.parameters.fit(request.body) == sent:
+                    raise
+                client.book_loss(request, failure)
+
+    async def _send(self, connection: "AsyncOpenAI", request: Request) -> Reply:
         self.client.asked += 1
         try:
             # The official client's limit is for each read: a server that sends a byte now and then would never end.
-            completion = await asyncio.wait_for(complete(connection, request.body), self.settings.timeout)
+            body = await asyncio.wait_for(complete(connection, request.body), self.settings.timeout)
         except TimeoutError:
             raise TransientError(f"timeout: no reply in {self.settings.timeout:g} s") from None
-        usage = usage_of(completion)
         try:
-            text = self.read(completion, usage)
+            return self.read(body, request)
         except NoReply as error:
             if error.usage is None:
                 self.client.charge(request, None)
             raise
-        expected, tokens = self._expected_tokens(request), prices.text_tokens(text) if usage is None else usage[1]
-        self.expected[request.label] = expected + 0.2 * (tokens - expected)
-        latency = round(time.monotonic() - started, 3)
-        self.client.book_reply(request, text, completion, latency=latency, attempts=attempt, batch=False)
-        self.failures_in_a_row = 0
-        self.pace.went_through(reply=True)
-        return text

@@ -38,11 +38,12 @@ class NoReply(Exception):
 
 
 class PermanentError(NoReply):
-    """This question will never get a reply; `refused`: the server did not take the form of the request."""
+    """This question will never get a reply; `refused`: the server did not take the form of the request, and answered
+    `body` (JSON or text)."""
 
-    def __init__(self, why: str, usage: Usage | None = None, *, refused: bool = False) -> None:
+    def __init__(self, why: str, usage: Usage | None = None, *, refused: bool = False, body: Any = None) -> None:
         super().__init__(why, usage)
-        self.refused = refused
+        self.refused, self.body = refused, body
 
 
 class TransientError(NoReply):
@@ -110,7 +111,7 @@ def failure_of(
     if status in (400, 422):
         if FILTERED.search(" ".join(_codes(body))):
             return PermanentError("content filter")
-        return PermanentError(f"refused request: {said or f'status {status}'}", refused=True)
+        return PermanentError(f"refused request: {said or f'status {status}'}", refused=True, body=body)
     return PermanentError(why, refused=True)
 
 

@@ -35,7 +35,7 @@ SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS calls (
     key TEXT PRIMARY KEY, task TEXT NOT NULL, model TEXT NOT NULL, served TEXT NOT NULL, reply TEXT NOT NULL,
     prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, latency REAL NOT NULL, attempts INTEGER NOT NULL,
-    batch INTEGER NOT NULL, created TEXT NOT NULL
+    batch INTEGER NOT NULL, created TEXT NOT NULL, finish TEXT NOT NULL DEFAULT 'stop', asked TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS losses (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, reason TEXT NOT NULL,
@@ -77,6 +77,10 @@ class Call:
     batch: bool
     created: str
     """ISO 8601, UTC."""
+    finish: str = "stop"
+    """"length" where the limit of tokens ended the reply."""
+    asked: str = ""
+    """How the call differed from what the protocol asks for, in words."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,10 @@ def now() -> str:
 
 
 _COLUMNS: Final = tuple(field.name for field in fields(Call))
+_LATER: Final = ("finish", "asked")
+"""Columns that ledgers and exports of earlier versions lack."""
+_DEFAULTS: Final = {field.name: field.default for field in fields(Call)}
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM calls"
 
 
 class Ledger:
@@ -112,6 +120,7 @@ class Ledger:
         try:
             for statement in SCHEMA.split(";"):
                 self._db.execute(statement)
+            self._add_later_columns()
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise StoreError(f"{path}: can't be used as a ledger: {error}") from None
@@ -126,10 +135,21 @@ class Ledger:
         with self._lock:
             return self._db.execute(statement, values).fetchall()
 
+    def _add_later_columns(self) -> None:
+        there = {row[1] for row in self._run("PRAGMA table_info(calls)")}
+        for name in _LATER:
+            if name not in there:
+                with contextlib.suppress(sqlite3.OperationalError):  # another process has just added it
+                    self._run(f"ALTER TABLE calls ADD COLUMN {name} TEXT NOT NULL DEFAULT '{_DEFAULTS[name]}'")
+
     def reply(self, key: str) -> str | None:
         """The reply under this key, or None."""
-        found = self._run("SELECT reply FROM calls WHERE key = ?", key)
-        return str(found[0][0]) if found else None
+        found = self.call(key)
+        return None if found is None else found.reply
+
+    def call(self, key: str) -> Call | None:
+        """The call under this key, or None."""
+        return next((_call_of(row) for row in self._run(f"{_SELECT} WHERE key = ?", key)), None)
 
     def put(self, call: Call) -> None:
         """Keep a call; the first reply under a key stays."""
@@ -215,9 +235,7 @@ class Ledger:
 
     def calls(self) -> Iterator[Call]:
         """All calls, in the order they were made."""
-        for row in self._run(f"SELECT {', '.join(_COLUMNS)} FROM calls ORDER BY rowid"):
-            values = dict(zip(_COLUMNS, row, strict=True))
-            yield Call(**values | {"batch": bool(values["batch"])})
+        yield from map(_call_of, self._run(f"{_SELECT} ORDER BY rowid"))
 
     def spent(self) -> float:
         """All money whose amount is known, in US dollars."""
@@ -271,15 +289,21 @@ class Ledger:
         return new, same, differ
 
 
+def _call_of(row: tuple[Any, ...]) -> Call:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    return Call(**values | {"batch": bool(values["batch"])})
+
+
 def _read_call(line: str, where: str) -> Call:
     """A call from a line of an export; StoreError."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise StoreError(f"{where}: not JSON: {error}") from None
-    if not isinstance(row, dict) or set(row) != set(_COLUMNS):
+    if not isinstance(row, dict) or set(row) | set(_LATER) != set(_COLUMNS):
         raise StoreError(f"{where}: must have exactly {', '.join(_COLUMNS)}")
-    texts = all(isinstance(row[name], str) for name in ("key", "task", "model", "served", "reply", "created"))
+    row = {name: row.get(name, _DEFAULTS[name]) for name in _COLUMNS}
+    texts = all(isinstance(row[name], str) for name in ("key", "task", "model", "served", "reply", "created", *_LATER))
     may_be_unknown = ("prompt_tokens", "completion_tokens", "price")
     numbers = all(row[name] is None or isinstance(row[name], (int, float)) for name in may_be_unknown)
     if not (texts and numbers and len(row["key"]) == 64):

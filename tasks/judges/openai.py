@@ -9,22 +9,23 @@ Calls, failures, limits and money are the business of `tasks.judges.chat_client`
 
 import json
 from collections.abc import Iterable, Mapping, Sized
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from typing import Any, Final
 
 from PIL import Image
 
-from support.errors import JudgeError
+from support.errors import JudgeError, one_line
+from tasks.answer import FailedAnswer
 from tasks.judges import prices
 from tasks.judges.chat_client import ChatClient
-from tasks.judges.completions import text_of
-from tasks.judges.failures import TransientError, Usage
+from tasks.judges.failures import TransientError
 from tasks.judges.ledger import Ledger
-from tasks.judges.protocol import GREEDY, Question, Sampling
-from tasks.judges.requests import Request, image_part, key_of, limit_of, messages_of
+from tasks.judges.parameters import LIMITS, Parameters
+from tasks.judges.protocol import GREEDY, Question, Replies, Sampling
+from tasks.judges.replies import Reply, read_verdict, without_fence
+from tasks.judges.requests import NotAsked, Request, image_part, key_of, limit_of, messages_of
 from tasks.judges.settings import JudgeSettings
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
+from tasks.thoughts import NEVER_ENDED, without_thoughts
 
 STRUCTURED_PROMPT: Final = (
     "\n\nGive all this as one JSON object: explanation holds your reasons, verdict what the above asks for as the form "
@@ -64,6 +65,7 @@ class OpenAIJudge:
     ) -> None:
         self.model, self.settings = model, settings or JudgeSettings()
         self.client = ChatClient(model, ledger=ledger, url=url, key=key, budget=budget, settings=self.settings)
+        self.client.parameters = Parameters(model, room=True)
 
     def ask(self, prompt: str, image: Image.Image | None = None, sampling: Sampling = GREEDY) -> str:
         """The reply to one question; JudgeError where there is none."""
@@ -74,21 +76,45 @@ class OpenAIJudge:
 
     def ask_many(
         self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
-    ) -> list[str | None]:
+    ) -> Replies:
         """The replies in the order asked, from the ledger where they are there; None where a question has none."""
-        requests = (self.request(prompt, image, sampling, repeat, label) for prompt, image in questions)
+        requests = (self.request_or_reason(question, sampling, repeat, label) for question in questions)
         total = len(questions) if isinstance(questions, Sized) else None
-        return self.client.ask_many(requests, self.read, stage=f"judge {label}" if label else "", total=total)
+        replies = self.client.ask_many(requests, self.read, stage=f"judge {label}" if label else "", total=total)
+        return self.verdicts_in(replies)
 
-    def read(self, completion: "ChatCompletion", usage: Usage | None) -> str:
-        """What the benchmark's parser gets of a reply: all of it, or where it is structured, the verdict alone."""
-        reply = text_of(completion, usage)
+    def read(self, body: Any, request: Request) -> Reply:
+        """The reply in a body, as it is kept: all of it, or where it is structured, the verdict alone."""
+        limit = next((request.body[name] for name in LIMITS if name in request.body), None)
+        reply = read_verdict(body, cut_is_whole=request.cut_is_whole, limit=limit)
         if not self.settings.structured:
             return reply
         try:
-            return str(json.loads(reply)["verdict"])
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise TransientError("not the JSON asked for", usage=usage) from None
+            found = json.loads(without_fence(self.verdict_in(reply.text) or ""))["verdict"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            found = None
+        if not isinstance(found, str | int | float):
+            raise TransientError("not the JSON asked for", usage=reply.usage)
+        return replace(reply, text=str(found))
+
+    def verdicts_in(self, replies: Replies) -> Replies:
+        """What the benchmark's parser gets of replies that were kept."""
+        verdicts = list(map(self.verdict_in, replies))
+        unread = {place for place, reply in enumerate(replies) if reply is not None and verdicts[place] is None}
+        return Replies(verdicts, {**dict.fromkeys(unread, FailedAnswer(NEVER_ENDED)), **replies.lost})
+
+    def verdict_in(self, reply: str | None) -> str | None:
+        """What the benchmark's parser gets of a reply that was kept: all but its thoughts."""
+        return None if reply is None else without_thoughts(reply)
+
+    def request_or_reason(
+        self, question: Question, sampling: Sampling, repeat: int = 0, label: str = ""
+    ) -> Request | NotAsked:
+        """How a question is sent, or why it can't be."""
+        try:
+            return self.request(*question, sampling, repeat, label)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return NotAsked(why=f"image can't be shown: {one_line(error)[:200]}")
 
     def request(
         self, prompt: str, image: Image.Image | None, sampling: Sampling, repeat: int = 0, label: str = ""
@@ -116,4 +142,5 @@ class OpenAIJudge:
         facts: dict[str, Any] = {"schema": 1, "model": self.model, "system": sampling.system, "prompt": prompt}
         facts |= {"image": named_image, "repeat": repeat, "settings": settings}
         body = {"model": self.model, "messages": messages_of(sampling.system, content), **settings}
-        return Request(body=body, key=key_of(facts), tokens=tokens, label=label, max_tokens=sampling.max_tokens)
+        more: dict[str, Any] = {"max_tokens": sampling.max_tokens, "cut_is_whole": sampling.cut_is_whole}
+        return Request(body=body, key=key_of(facts), tokens=tokens, label=label, **more)

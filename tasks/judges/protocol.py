@@ -51,6 +51,8 @@ class Sampling:
     max_tokens: int | None = None
     system: str | None = None
     """A system message before the prompt."""
+    cut_is_whole: bool = False
+    """Whether `max_tokens` is so small that it ends replies which are whole: else one that it ends is none."""
 
 
 GREEDY: Final = Sampling()

@@ -12,9 +12,8 @@ from PIL import Image
 
 from support.images import PromptImage, encoded
 from tasks.judges import prices
+from tasks.judges.parameters import THINKING_MODELS
 
-THINKING_MODELS: Final = ("o1", "o3", "o4", "gpt-5")
-"""Models whose names begin like this call the limit max_completion_tokens, since their thoughts count."""
 SENT_AS_THEY_ARE: Final = ("PNG", "JPEG", "WEBP", "GIF")
 """Formats of image files that servers read."""
 
@@ -32,6 +31,15 @@ class Request:
     """The task that the ledger books it for."""
     max_tokens: int | None = None
     """The limit of a reply."""
+    cut_is_whole: bool = False
+    """Whether the limit is so short that it ends replies which are whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotAsked:
+    """Stands where a question can't be sent."""
+
+    why: str
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
@@ -47,7 +55,8 @@ def messages_of(system: str | None, content: Any) -> list[dict[str, Any]]:
 
 
 def limit_of(model: str, tokens: int) -> dict[str, int]:
-    """The setting that limits a reply to so many tokens."""
+    """The setting that limits a reply to so many tokens, as names in the ledger spell it (`Parameters` has the name
+    that is sent)."""
     return {"max_completion_tokens" if model.startswith(THINKING_MODELS) else "max_tokens": tokens}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from lm_eval.api.instance import Instance
-from openai.types.chat import ChatCompletion
 from PIL import Image
 
 from harness.cli.main import run
@@ -24,7 +23,6 @@ from support.errors import JudgeDown, ModelError, SettingError
 from support.images import ImageRef, keep, picture
 from support.progress import show_on
 from tasks.answer import FailedAnswer
-from tasks.judges.failures import PermanentError
 from tasks.judges.ledger import Ledger
 from tasks.registry import registry
 
@@ -290,17 +288,6 @@ def test_a_server_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: A
     server.always, asked = None, len(server.log)
     assert lm_of(server, path).generate_until(requests) == [answer(f"Question {n}?") for n in range(10)]
     assert len(server.log) - asked == 7
-
-
-@pytest.mark.parametrize("content", ("", None))
-def test_thoughts_that_fill_the_limit_are_not_paid_for_again(content: str | None, server: Any, path: Path) -> None:
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "message": message, "finish_reason": "length"}
-    completion = ChatCompletion.model_validate(
-        {"id": "x", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice]}
-    )
-    with pytest.raises(PermanentError, match="no answer within the limit"):
-        lm_of(server, path).read(completion, None)
 
 
 def test_no_key_no_credentials_and_no_image_is_logged(
