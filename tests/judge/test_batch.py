@@ -72,7 +72,7 @@ def test_what_is_hopeless_is_left_without_a_reply(server: Any, ledger: Ledger) -
     judge = judge_of(server, ledger)
     replies = judge.ask_many(prompts(6))
     assert sum(reply is None for reply in replies) == 2
-    assert dict(judge.client.failures) == {"refused request": 1, "refusal": 1}
+    assert dict(judge.client.failures) == {"refused request: status 400": 1, "refusal": 1}
     assert len(server.batches) == 1
 
 
