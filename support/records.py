@@ -2,12 +2,11 @@
 
     for record in read(Path("table.jsonl")): ...               # the kind of the file is told by its ending
     for record in read_json(Path("answers.txt")): ...          # JSON, whatever the file is called
-    files = data_files(Path("VLFeedback"), lambda columns: "completions" in columns)
 
 JSON may be a list of objects, one object a line, or objects one after the other; text is UTF-8, with or without a byte
 order mark, with any line ends. Only one object of a file, and 128 rows of parquet, are in memory at a time. Anything
 that is no record raises `DataError`, which names the file and the line. Only the end of a file may be incomplete, since
-a writer may have been stopped: see `read`.
+a writer may have been stopped: see `read`. Which files of a folder are one dataset, `support.shards` says.
 """
 
 import csv
@@ -34,6 +33,8 @@ Incomplete = Callable[[], None]
 
 TEXT: Final = (".jsonl", ".jsonl.gz", ".json")
 PARQUET: Final = ".parquet"
+ARROW: Final = ".arrow"
+"""What `datasets` saves (save_to_disk)."""
 SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
 TABLES: Final = (*TEXT, *SEPARATED, PARQUET)
 
@@ -50,71 +51,12 @@ def suffix(path: Path, known: Collection[str] = (*TEXT, PARQUET)) -> str:
     return next((ending for ending in known if path.name.lower().endswith(ending)), "")
 
 
-# Which files.
-
-
-def data_files(data: Path, wanted: Callable[[Collection[str]], bool]) -> list[Path]:
-    """The file itself, or the shards in a folder (or in its `data`) whose records have the `wanted` columns, in the
-    order of their names.
-
-    JSON lines win over parquet, which is the same data once more in a clone of MMInstruction/VLFeedback.
-    """
-    if data.is_file():
-        if not suffix(data):
-            raise DataError(f"{data}: not a data file; known: {', '.join((*TEXT, PARQUET))}, or a folder of them")
-        return [data]
-    if not data.is_dir():
-        raise DataError(f"{data}: no such file or folder")
-    for kinds in (TEXT, (PARQUET,)):
-        for folder in (data, data / "data"):
-            found = _check_columns(folder, kinds, wanted)
-            files = [path for path, holds in found.items() if holds is True]
-            series = {_series(path) for path in files}
-            if len(series) > 1:
-                names = ", ".join(path.name for path in files)
-                raise DataError(f"{folder}: which of {names}? Name one, they are not shards of one another")
-            for path, holds in found.items():
-                if isinstance(holds, DataError) and _series(path) in series:
-                    raise holds
-            if files:
-                return files
-    raise DataError(f"{data}: no file in it holds such data ({', '.join((*TEXT, PARQUET))})")
-
-
-def holds(data: Path, wanted: Callable[[Collection[str]], bool]) -> bool:
-    """Whether the file, or a file of the folder, has such records."""
-    if data.is_file():
-        return bool(suffix(data)) and wanted(columns(data))
-    return any(
-        holding is True
-        for folder in (data, data / "data")
-        for holding in _check_columns(folder, (*TEXT, PARQUET), wanted).values()
-    )
-
-
-def _check_columns(
-    folder: Path, kinds: Collection[str], wanted: Callable[[Collection[str]], bool]
-) -> dict[Path, bool | DataError]:
-    """The data files of a folder, sorted: whether each has such records, or why it can't be read."""
-    found: dict[Path, bool | DataError] = {}
-    for path in sorted(folder.glob("[!.]*")):
-        if path.is_file() and suffix(path) in kinds:
-            try:
-                found[path] = wanted(columns(path))
-            except DataError as error:
-                found[path] = error
-    return found
-
-
-def _series(path: Path) -> str:
-    """What the names of shards of one dataset have in common."""
-    return re.sub(r"\d+", "#", path.name)
-
-
 def columns(path: Path) -> list[str]:
     """The columns of a file's first record; none where there is no record."""
     if suffix(path) == PARQUET:
-        return list(_open_parquet(path).schema_arrow.names)
+        return list(open_parquet(path).schema_arrow.names)
+    if path.suffix == ARROW:
+        return list(open_arrow(path).schema.names)
     return list(next(read(path), {}))
 
 
@@ -129,6 +71,8 @@ def read(path: Path, incomplete: Incomplete | None = None, *, strict: bool = Fal
     with _errors_as_data_errors(path):
         if suffix(path) == PARQUET:
             yield from read_parquet(path)
+        elif path.suffix == ARROW:
+            yield from (row for batch in open_arrow(path) for rows in slices(batch) for row in rows.to_pylist())
         elif path.suffix.lower() == ".zip":
             yield from _read_zip(path)
         elif separator := SEPARATED.get(path.suffix.lower()):
@@ -317,21 +261,38 @@ def _with_whole_characters(value: Any) -> Any:
     return value
 
 
-def _open_parquet(path: Path) -> Any:
+def open_parquet(path: Path) -> Any:
+    """A pyarrow ParquetFile that holds no more than it is asked for; DataError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path, pre_buffer=False)  # which would hold every image of the file
+        # Without a buffer, and with pre_buffer, the column of a whole row group is read at once, with all its images.
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a parquet file: {error}") from error
+
+
+def open_arrow(path: Path) -> Any:
+    """A reader of the batches that `datasets` saved, which stay in the file; DataError."""
+    import pyarrow as pa
+
+    try:
+        return pa.ipc.open_stream(pa.memory_map(str(path)))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a file that datasets saved: {error}") from error
+
+
+def slices(batch: Any) -> Iterator[Any]:
+    """The parts of an Arrow batch that are held at a time."""
+    return (batch.slice(start, BATCH) for start in range(0, batch.num_rows, BATCH))
 
 
 def read_parquet(path: Path) -> Iterator[Record]:
     """The records of a parquet file of any name."""
     import pyarrow as pa
 
-    file = _open_parquet(path)
+    file = open_parquet(path)
     try:
         for batch in file.iter_batches(batch_size=BATCH):
             yield from batch.to_pylist()

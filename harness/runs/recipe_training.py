@@ -81,7 +81,7 @@ def train_recipe(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: 
         claim(folder, recipe)
         spec, name = _merge_adapter(fetch(find(recipe.base)), recipe.base, folder)
         with shared_cache(folder / IMAGE_FACTS) as cache:
-            found = read_preferences(dataset, cache)
+            found = read_preferences(dataset, cache, chosen_alone=recipe.trainer == "sft")
         log.info(found.summary())
         _record_data(folder, found)
         job = Job(
@@ -119,4 +119,6 @@ def _record_data(folder: Path, found: "FoundPairs") -> None:
             raise UsageError(f"{folder}: the run began with other data ({digests})")
     elif rank() == 0:
         counts = {"pairs": len(found.train), "held_out": len(found.held_out), "dropped": found.dropped}
-        atomic_write_text(path, json.dumps({"digest": found.digest, **counts, "read": found.read}, indent=1))
+        told = {"digest": found.digest, **counts, "read": found.read}
+        told |= {"left_out": found.left_out} if found.left_out else {}
+        atomic_write_text(path, json.dumps(told, indent=1))

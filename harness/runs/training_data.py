@@ -57,7 +57,7 @@ def prepare_training_data(
         pairs, held_out, summary = built.pairs, list[Preference](), f"built from {built.counts.rows} instructions"
     else:
         with seconds("read preference data"), HashCache(out / "data" / IMAGE_FACTS) as cache:
-            read = read_preferences(source, cache)
+            read = read_preferences(source, cache, chosen_alone=recipe.trainer == "sft")
         built, pairs, held_out, mark, summary = None, read.train, read.held_out, read.digest, read.summary()
     with seconds("look for leaks"):
         leaks = _find_leaks(pairs, mark, tasks, out / "data")

@@ -110,7 +110,7 @@ def _read_pairs(
             return pairs, [], digest(pairs, cache)
         if recipe.dataset is None:
             raise RunError(f"recipe {recipe.name!r} builds its pairs, and no file of them was handed over")
-        found = read_preferences(recipe.dataset, cache)
+        found = read_preferences(recipe.dataset, cache, chosen_alone=recipe.trainer == "sft")
         return found.train, found.held_out, found.digest
 
 

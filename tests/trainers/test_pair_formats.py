@@ -31,9 +31,11 @@ PICTURE = st.integers(0, 255).map(lambda colour: ImageRef(f"images/{colour}.png"
 def pairs_of(pictures: int) -> st.SearchStrategy[list[Preference]]:
     images = st.lists(PICTURE, max_size=pictures).map(tuple)
     margin, row = st.none() | st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**40)
-    texts = dict.fromkeys(["id", "prompt", "chosen", "rejected", "row_id", "chosen_model", "rejected_model"], TEXT)
+    texts = dict.fromkeys(["prompt", "chosen", "rejected", "row_id", "chosen_model", "rejected_model"], TEXT)
+    texts |= {"id": TEXT.filter(bool)}
     ratings = dict.fromkeys(("chosen_ratings", "rejected_ratings"), RATINGS)
-    return st.lists(st.builds(Preference, images=images, margin=margin, row=row, **texts, **ratings), max_size=5)
+    made = st.builds(Preference, images=images, margin=margin, row=row, **texts, **ratings)
+    return st.lists(made, max_size=5, unique_by=(lambda pair: pair.id, lambda pair: pair.row))
 
 
 def told(pair: Preference) -> tuple[Any, ...]:

@@ -181,6 +181,10 @@ class PairOptions(Section):
     pairs in memory."""
 
 
+_UNLESS_NONE = Field(exclude_if=lambda value: value is None)
+"""Of keys that came later: recipes without them are recorded as they were."""
+
+
 # Digests of recipes are taken in the order of fields, and the fields of a class's last base come first.
 class _DataSettings(Section):
     """The keys of [data] that say how rated answers are made."""
@@ -222,6 +226,8 @@ class _PreferenceSource(Section):
     """Of pairs: a form of trainers/data/pair_formats.py; None: found from the columns."""
     take: Literal["pairs", "best"] = "pairs"
     """Of rated answers: the rule's pairs, or the best answer of each row alone, which is for SFT."""
+    held_out: Annotated[str | None, _UNLESS_NONE] = None
+    """Other data of the same kind, as `read`, that are the held-out side; None: a share of these."""
 
 
 class PreferenceFile(PairOptions, _PreferenceSource):
@@ -238,6 +244,10 @@ class PreferenceFile(PairOptions, _PreferenceSource):
     """What to do with pairs whose picture is missing or does not open."""
     image_tokens: Literal["refuse", "drop"] = "refuse"
     """What to do with `<image>` in prompts of a form that has no place for it; "drop" removes one for each picture."""
+    max_bad_rows: Annotated[int | None, Field(ge=0), _UNLESS_NONE] = None
+    """Leave out at most this many rows that can't be used (no pair in it, equal or empty answers, a picture that is
+    missing, does not open, or that the model's processor refuses, a prompt that fills max_length); more end the run.
+    None: the keys missing_images and too_long say what happens, and rows without two different answers are left out."""
 
     @model_validator(mode="after")
     def _check_pair_options(self) -> "PreferenceFile":
@@ -245,4 +255,6 @@ class PreferenceFile(PairOptions, _PreferenceSource):
         given = [name for name in of_pairs if getattr(self, name) != type(self).model_fields[name].default]
         if self.take == "best" and given:
             raise ValueError(f"{given[0]} is for pairs, and take = 'best' makes none; leave it out")
+        if self.held_out is not None and self.test_share and "test_share" in self.model_fields_set:
+            raise ValueError(f"has both held_out and test_share = {self.test_share:g}; give one")
         return self

@@ -113,7 +113,7 @@ class PreferenceRecipe(Recipe):
             raise ValueError(
                 f"[dataset] take = 'best' has no rejected answers to train on by {self.trainer!r}; trainer = 'sft' does"
             )
-        if self.training.eval_steps and not self.dataset.test_share:
+        if self.training.eval_steps and not (self.dataset.test_share or self.dataset.held_out):
             raise ValueError(
                 f"eval_steps = {self.training.eval_steps} scores pairs held out, "
                 "and [dataset] test_share = 0 holds none out"

@@ -20,8 +20,8 @@ all are bytes in parquet, and such copies in JSON. Without `copy_images` nothing
 `zip://MEMBER::ZIP`, which `datasets` opens too, but by reading the zip's whole directory for each; a table's are not
 given. A picture that is not there, or is no image, is not among the images, so that what is written
 loads: all are named in `image_names`, with true or false in `image_there`.
-A pair is one prompt and two answers: what has a history, or a system message, is skipped and counted, or refused where
-nobody counts.
+A pair is one prompt and two answers: what has a history, a system message or a tool turn is skipped, counted and named,
+or refused where nobody counts.
 """
 
 from collections import Counter
@@ -32,10 +32,13 @@ from typing import TYPE_CHECKING, Any
 
 from support.errors import DataError, did_you_mean
 from support.image_folders import there, within
-from support.records import PARQUET, Record, data_files, read, suffix, write_json
+from support.records import PARQUET, Record, read, suffix, write_json
+from support.shards import data_files
+from trainers.data.conversations import IMAGE_TOKEN, NoPair
 from trainers.data.image_export import ImageExporter, Unreadable
+from trainers.data.pair_keys import PairKeys
 from trainers.data.pair_parquet import write_answers, write_rlv, write_trl
-from trainers.data.pair_records import FORMS, IMAGE_TOKEN, Form, NoPair
+from trainers.data.pair_records import FORMS, Form
 from trainers.data.rows import Preference
 
 if TYPE_CHECKING:
@@ -58,16 +61,37 @@ class SeenPairs:
     """Pictures that are no images, met while pairs were written and left out; each once."""
     torn_lines: int = 0
     """Last lines cut off while they were written, left out."""
+    without_images: int = 0
+    """Pairs that name no picture at all."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Why records gave no pair -> how many."""
+    first_skipped: dict[str, list[str]] = field(default_factory=dict)
+    """The same -> the first few of their places."""
 
     def summary(self) -> str:
         """One line: the pairs, and every count that is not zero."""
         parts = [f"{self.pairs:,} pairs"]
         parts += [f"{self.missing_images:,} missing images"] * (self.missing_images > 0)
         parts += [f"{self.unreadable_images:,} unreadable images"] * (self.unreadable_images > 0)
+        parts += [f"{self.without_images:,} without a picture"] * (self.without_images > 0)
         parts += [f"{self.torn_lines:,} torn lines"] * (self.torn_lines > 0)
-        return "; ".join(parts + [f"{count:,} skipped ({reason})" for reason, count in self.skipped.most_common()])
+        for reason, count in self.skipped.most_common():
+            more = ", ..." if count > len(self.first_skipped[reason]) else ""
+            parts.append(f"{count:,} skipped ({reason}: {', '.join(self.first_skipped[reason])}{more})")
+        return "; ".join(parts)
+
+    def skip(self, reason: str, where: str) -> None:
+        """Count a record that gave no pair."""
+        self.skipped[reason] += 1
+        places = self.first_skipped.setdefault(reason, [])
+        if len(places) < 3:
+            places.append(where)
+
+    def add(self, pair: Preference) -> None:
+        """Count a pair that was read."""
+        self.pairs += 1
+        self.missing_images += sum(not there(picture) for picture in pair.images)
+        self.without_images += not pair.images
 
     def count_incomplete(self) -> None:
         """Count a last line that was cut off."""
@@ -80,15 +104,12 @@ def read_pairs(
     """The pairs of a file or a folder of shards; `images` is a folder or zip of pictures, where they do not stand
     beside the data.
 
-    Where the data do not number rows, neighbours of equal prompt and pictures are one row, and ids are made unique by
-    their place.
+    Ids and rows are those of the data as far as no two pairs, and no two prompts, share them (PairKeys).
     """
     known = _find_form(form) if form is not None else None
     files = data_files(path, known.fits if known else lambda columns: _detect(columns) is not None)
-    places = within(path, files, images)
-    row, before = -1, None
-    count = 0
-    for file in files:
+    places, keys = within(path, files, images), PairKeys()
+    for place, file in enumerate(files):
         for number, record in enumerate(read(file, seen.count_incomplete if seen else None), start=1):
             where = f"{file}, record {number}"
             this = known or _form_of_record(record, where)
@@ -97,23 +118,16 @@ def read_pairs(
             except NoPair as reason:
                 if seen is None:
                     raise DataError(f"{where}: {reason}; a pair is one prompt and two answers") from None
-                seen.skipped[str(reason)] += 1
+                seen.skip(str(reason), f"{file.name}, record {number}")
                 continue
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                wrong = f"{type(error).__name__} {error}"
+            except KeyError as error:
                 name = next(name for name, known_form in FORMS.items() if known_form is this)
-                raise DataError(f"{where}: not {name} (columns {', '.join(record)}): {wrong}") from error
-            same = (values["prompt"], values["images"])
-            if "row" not in values:
-                row += same != before
-                unique = f"{count}/{values['id']}" if values["id"] else str(count)
-                values |= {"row": row, "row_id": values["id"], "id": unique}
-            before, row = same, values["row"]
-            count += 1
-            pair = Preference(**values)
+                raise DataError(f"{where}: not {name} (columns {', '.join(record)}): no {error}") from None
+            except DataError as error:
+                raise DataError(f"{where}: {error}") from None
+            pair = Preference(**keys.of(values, place))
             if seen is not None:
-                seen.pairs += 1
-                seen.missing_images += sum(not there(picture) for picture in pair.images)
+                seen.add(pair)
             yield pair
 
 

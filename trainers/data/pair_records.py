@@ -12,14 +12,10 @@ from typing import Any
 from support.errors import DataError
 from support.image_folders import ImageIndex
 from support.records import Record
+from trainers.data.conversations import IMAGE_TOKEN, Message, NoPair, only_message, read_messages
 from trainers.data.image_export import Given, safe_name
+from trainers.data.pair_pictures import find_pictures
 from trainers.data.rows import Preference
-
-IMAGE_TOKEN = "<image>"
-
-
-class NoPair(Exception):
-    """A record that holds no single prompt with two answers; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +25,7 @@ class Form:
     fits: Callable[[Collection[str]], bool]
     """Whether a record with these columns is of it."""
     read: Callable[[Record, ImageIndex], dict[str, Any]]
-    """The values of a Preference; NoPair, or KeyError, TypeError, AttributeError and ValueError for other records."""
+    """The values of a Preference; NoPair for a record that holds none, KeyError for one of other columns."""
     write: Callable[[Preference, Given, int], Record]
     """Of a pair, its images as the file has them, and its place."""
     parquet: bool
@@ -55,11 +51,11 @@ def _write_origin(pair: Preference) -> Record:
 def _read_origin(record: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a Preference that stand in a record under our names; none where it numbers no row."""
     row = record.get("row")
-    if not isinstance(row, int) or not -(2**63) <= row < 2**63:
+    if not isinstance(row, int) or isinstance(row, bool) or not -(2**63) <= row < 2**63:
         return {}
     return {
         "row": row,
-        **{name: str(record.get(name) or "") for name in ("row_id", "chosen_model", "rejected_model")},
+        **{name: _read_id(record.get(name)) for name in ("row_id", "chosen_model", "rejected_model")},
         "margin": finite(record.get("margin")),
         **{name: _read_ratings(record.get(name)) for name in ("chosen_ratings", "rejected_ratings")},
     }
@@ -75,44 +71,37 @@ def finite(margin: Any) -> float | None:
 
 def _read_ratings(value: Any) -> dict[str, str]:
     if isinstance(value, list):
-        return {str(item["aspect"]): str(item["rating"]) for item in value}
-    return {str(aspect): str(rating) for aspect, rating in (value or {}).items() if rating is not None}
+        listed = [(one.get("aspect"), one.get("rating")) for one in value if isinstance(one, dict)]
+    else:
+        listed = list(value.items()) if isinstance(value, dict) else []
+    known = ((aspect, _read_id(rating)) for aspect, rating in listed if isinstance(aspect, str))
+    return {aspect: rating for aspect, rating in known if rating}
 
 
-def _require_text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise NoPair(f"no {what}")
-    return value
+def _read_id(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 # TRL's columns.
 
 
 def _read_trl(record: Record, places: ImageIndex) -> dict[str, Any]:
+    prompt = only_message(record["prompt"], "user", "prompt")
     return {
-        "id": str(record.get("id") or ""),
-        "prompt": _read_message(record["prompt"], "user", "prompt"),
-        "images": places.with_absent(record, places.pictures(record, "images", "image")),
-        "chosen": _read_message(record["chosen"], "assistant", "chosen answer"),
-        "rejected": _read_message(record["rejected"], "assistant", "rejected answer"),
+        "id": _read_id(record.get("id")),
+        "prompt": prompt.text,
+        "images": places.with_absent(record, find_pictures(record, places, prompt, ("images", "image"))),
+        "chosen": _read_answer(record["chosen"], "chosen answer"),
+        "rejected": _read_answer(record["rejected"], "rejected answer"),
         **_read_origin(record),
     }
 
 
-def _read_message(value: Any, role: str, what: str) -> str:
-    """The text of a conversation of one message, or of a bare string."""
-    if not isinstance(value, list):
-        return _require_text(value, what)
-    if len(value) != 1:
-        raise NoPair(f"{what} of several messages" if value else f"no {what}")
-    message = value[0]
-    if message.get("role") != role:
-        raise NoPair(f"{what} by {message.get('role')!r}")
-    content = message.get("content")
-    if isinstance(content, list):
-        texts = [part.get("text") for part in content if part.get("type") == "text"]
-        content = "\n".join(text for text in texts if text is not None)
-    return _require_text(content, what)
+def _read_answer(value: Any, what: str) -> str:
+    answer = only_message(value, "assistant", what)
+    if answer.pictures:
+        raise NoPair(f"a picture in the {what}")
+    return answer.text
 
 
 def _write_trl(pair: Preference, given: Given, place: int) -> Record:
@@ -141,32 +130,31 @@ def _remove_tokens(value: str, images: int) -> str:
     return value.replace(IMAGE_TOKEN, "", left) if left else value
 
 
-def _read_turn(turns: Any, place: int, speakers: Sequence[str], what: str) -> str:
-    turn = turns[place] if isinstance(turns, list) else turns
-    if isinstance(turn, str):
-        return turn
-    if turn.get("from") not in speakers:
-        raise NoPair(f"{what} by {turn.get('from')!r}")
-    return _require_text(turn.get("value"), what)
-
-
-_HUMAN = ("human", "user")
-_MODEL = ("gpt", "assistant")
-
-
 def _read_povid(record: Record, places: ImageIndex) -> dict[str, Any]:
-    right, wrong = record["conversations"], record["rejected_conversations"]
-    if len(right) != 2 or len(wrong) != 2:
-        raise NoPair("conversations of several turns")
-    if right[0].get("value") != wrong[0].get("value"):
+    right, wrong = (_read_exchange(record[name]) for name in ("conversations", "rejected_conversations"))
+    if right[0] != wrong[0]:
         raise NoPair("two different prompts")
-    images = places.pictures(record, "image", "images")
+    return _read_turns(record, places, ("image", "images"), right[0], right[1].text, wrong[1].text)
+
+
+def _read_exchange(value: Any) -> tuple[Message, Message]:
+    """The question and the answer of a conversation that has no more."""
+    found = read_messages(value, "user", "conversation")
+    if [message.role for message in found] != ["user", "assistant"]:
+        raise NoPair("conversations of several turns" if len(found) > 2 else "conversations of no question and answer")
+    return found[0], found[1]
+
+
+def _read_turns(
+    record: Record, places: ImageIndex, columns: Sequence[str], prompt: Message, chosen: Any, rejected: Any
+) -> dict[str, Any]:
+    images = find_pictures(record, places, prompt, columns)
     return {
-        "id": str(record.get("id") or ""),
-        "prompt": _remove_tokens(_read_turn(right, 0, _HUMAN, "prompt"), len(images)),
+        "id": _read_id(record.get("id")),
+        "prompt": _remove_tokens(prompt.text, len(images)),
         "images": places.with_absent(record, images),
-        "chosen": _read_turn(right, 1, _MODEL, "chosen answer"),
-        "rejected": _read_turn(wrong, 1, _MODEL, "rejected answer"),
+        "chosen": _read_answer(chosen, "chosen answer"),
+        "rejected": _read_answer(rejected, "rejected answer"),
         **_read_origin(record),
     }
 
@@ -185,18 +173,8 @@ def _write_povid(pair: Preference, given: Given, place: int) -> Record:
 
 
 def _read_sharegpt(record: Record, places: ImageIndex) -> dict[str, Any]:
-    turns = record["conversations"]
-    if len(turns) != 1:
-        raise NoPair("conversations of several turns")
-    images = places.pictures(record, "images", "image")
-    return {
-        "id": str(record.get("id") or ""),
-        "prompt": _remove_tokens(_read_turn(turns, 0, _HUMAN, "prompt"), len(images)),
-        "images": places.with_absent(record, images),
-        "chosen": _read_turn(record["chosen"], 0, _MODEL, "chosen answer"),
-        "rejected": _read_turn(record["rejected"], 0, _MODEL, "rejected answer"),
-        **_read_origin(record),
-    }
+    prompt = only_message(record["conversations"], "user", "prompt")
+    return _read_turns(record, places, ("images", "image"), prompt, record["chosen"], record["rejected"])
 
 
 def _write_sharegpt(pair: Preference, given: Given, place: int) -> Record:
@@ -216,8 +194,7 @@ def _write_sharegpt(pair: Preference, given: Given, place: int) -> Record:
 
 
 def _read_rlhf(record: Record, places: ImageIndex) -> dict[str, Any]:
-    texts = record["text"]
-    texts = json.loads(texts) if isinstance(texts, str) else texts
+    texts = _parse_object(record["text"])
     return _read_rlaif(record | {name: texts.get(name) for name in ("question", "chosen", "rejected")}, places)
 
 
@@ -227,22 +204,24 @@ def _read_rlaif(record: Record, places: ImageIndex) -> dict[str, Any]:
     ours = _read_origin(origin)
     model = origin.get("model")
     by = {"chosen_model": model, "rejected_model": model} if isinstance(model, str) and not ours else {}
+    prompt = only_message(record["question"], "user", "question")
+    name = name if isinstance(name, str) else ""
     return {
-        "id": str(origin.get("id") if ours else record.get("idx", "")),
-        "prompt": _require_text(record["question"], "question"),
-        "images": places.pictures(record, "image", "image_path", name=name if isinstance(name, str) else ""),
-        "chosen": _require_text(record["chosen"], "chosen answer"),
-        "rejected": _require_text(record["rejected"], "rejected answer"),
+        "id": _read_id(origin.get("id") if ours else record.get("idx")),
+        "prompt": prompt.text,
+        "images": find_pictures(record, places, prompt, ("image", "image_path"), name),
+        "chosen": _read_answer(record["chosen"], "chosen answer"),
+        "rejected": _read_answer(record["rejected"], "rejected answer"),
         **by,
         **ours,
     }
 
 
 def _parse_object(value: Any) -> dict[str, Any]:
-    """What origin_split holds in both datasets; nothing where it is another thing."""
+    """An object, or its JSON text, as origin_split and text hold it; nothing where it is another thing."""
     try:
         found = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

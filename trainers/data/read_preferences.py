@@ -11,24 +11,28 @@ Only images in the places that the recipe names are opened; see support/image_fo
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from support.errors import DataError, first_few
-from support.image_folders import there
 from support.images import ImageRef
 from support.progress import report
+from support.shards import is_there
 from trainers.config.data import PairOptions, PreferenceFile
 from trainers.data.image_hashes import HashCache, ImageFacts
 from trainers.data.pair_formats import IMAGE_TOKEN, SeenPairs, read_pairs
 from trainers.data.pair_rules import PairCounts, best_answers, pair_up, rule_of, settle
 from trainers.data.pair_split import prompt_key, split
 from trainers.data.rows import Preference
+from trainers.data.usable_pairs import PairGate, describe_left_out, facts_of
 from trainers.data.vlfeedback_format import Seen, fetch, fetch_public, holds_rows, read_rows
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -47,47 +51,71 @@ class FoundPairs:
 
     train: list[Preference]
     held_out: list[Preference]
-    dropped: int
-    """Pairs left out because an image is not there or does not open."""
+    left_out: Mapping[str, Sequence[str]]
+    """Why pairs can't be used -> their ids."""
     read: str
     """What was met while reading, in a line."""
     digest: str
     """Of every pair on either side."""
 
+    @property
+    def dropped(self) -> int:
+        """Pairs that are left out."""
+        return sum(map(len, self.left_out.values()))
+
     def summary(self) -> str:
         """What was read and what becomes of it, in a line."""
         parts = [self.read, f"{len(self.train):,} pairs to train on", f"{len(self.held_out):,} held out"]
-        return "; ".join(parts + [f"{self.dropped:,} left out for want of their picture"] * (self.dropped > 0))
+        return "; ".join([*parts, *describe_left_out(self.left_out)])
 
 
-def read_preferences(dataset: PreferenceFile, cache: HashCache | None = None) -> FoundPairs:
+def read_preferences(
+    dataset: PreferenceFile, cache: HashCache | None = None, *, chosen_alone: bool = False
+) -> FoundPairs:
     """Read all that [dataset] names. InputError for data, rules or images that can't be used.
 
-    Each image file is read and decoded once; with a file, `cache` knows those that were read before.
+    Each image file is read and decoded once; with a file, `cache` knows those that were read before. `chosen_alone`:
+    the rejected answers are not learnt from.
     """
+    gate = PairGate(dataset, cache or HashCache(), chosen_alone=chosen_alone or dataset.take == "best")
+    usable, told, sides = _read_usable(dataset, gate)
+    held_out = sides["test"]
+    if dataset.held_out is not None:
+        other = dataset.model_copy(update={"read": dataset.held_out, "held_out": None, "test_share": 0.0})
+        others, also_told, _ = _read_usable(other, gate)
+        rows = 1 + max((pair.row for pair in usable), default=-1)
+        held_out = [replace(pair, id=f"held-out/{pair.id}", row=rows + place) for place, pair in enumerate(others)]
+        usable, told = [*usable, *held_out], f"{told}; held out: {also_told}"
+    if not sides["train"]:
+        left = "; ".join([told, *describe_left_out(gate.left_out)])
+        raise DataError(f"[dataset] read = {dataset.read!r} gives no pair to train on: {left}; loosen its rule")
+    if without := sum(not pair.images for pair in usable):
+        log.warning("%s: %s of %s pairs have no picture", dataset.read, f"{without:,}", f"{len(usable):,}")
+    return FoundPairs(
+        train=sides["train"],
+        held_out=held_out,
+        left_out=gate.left_out,
+        read=told,
+        digest=_digest(usable, gate.facts),
+    )
+
+
+def _read_usable(dataset: PreferenceFile, gate: PairGate) -> tuple[list[Preference], str, dict[str, list[Preference]]]:
+    """The pairs of `read` that can be used, what was met, and the two sides of a split by prompt."""
     path = locate(dataset.read)
-    cache = cache or HashCache()
-    images = None if dataset.images is None else Path(dataset.images)
-    if not path.is_dir() and not path.is_file():
+    if not is_there(path):
         raise DataError(
             f"[dataset] read = {dataset.read!r}: no such file or folder; known: a path, {PUBLIC!r}, or {HUB}OWNER/NAME"
         )
+    images = None if dataset.images is None else Path(dataset.images)
     made_of_rows = dataset.format is None and holds_rows(path)
-    pairs, told = (_pairs_of_rows if made_of_rows else _pairs_as_given)(path, images, dataset)
-    pairs = _without_tokens(pairs, dataset)
-    usable = _without_broken(_without_absent(pairs, dataset), dataset, cache)
+    pairs, told, skipped = (_pairs_of_rows if made_of_rows else _pairs_as_given)(path, images, dataset)
+    usable = gate.usable(_without_tokens(pairs, dataset), skipped)
     sides: dict[str, list[Preference]] = {"train": [], "test": []}
     for pair in usable:
-        sides[split(prompt_key(pair), dataset.test_share, dataset.split_seed)].append(pair)
-    if not sides["train"]:
-        raise DataError(f"[dataset] read = {dataset.read!r} gives no pair to train on: {told}; loosen its rule")
-    return FoundPairs(
-        train=sides["train"],
-        held_out=sides["test"],
-        dropped=len(pairs) - len(usable),
-        read=told,
-        digest=digest(usable, cache),
-    )
+        # With a share of nothing no pair is held out.
+        sides[split(prompt_key(pair), 0 if dataset.held_out else dataset.test_share, dataset.split_seed)].append(pair)
+    return usable, told, sides
 
 
 def locate(read: str) -> Path:
@@ -102,7 +130,7 @@ def locate(read: str) -> Path:
     return fetch(match["id"], match["revision"], _FILES)
 
 
-def _pairs_of_rows(path: Path, images: Path | None, dataset: PreferenceFile) -> tuple[list[Preference], str]:
+def _pairs_of_rows(path: Path, images: Path | None, dataset: PreferenceFile) -> tuple[list[Preference], str, int]:
     seen, counts = Seen(), PairCounts()
     read = _report_each(islice(read_rows(path, images, seen=seen), dataset.limit))
     rule, rows = settle(rule_of(dataset), read)
@@ -121,14 +149,14 @@ def _pairs_of_rows(path: Path, images: Path | None, dataset: PreferenceFile) -> 
             )
             for best in best_answers(rows, rule, dataset.split_seed)
         ]
-        return found, f"{seen.summary()}; {len(found):,} best answers by rule {rule.name!r}"
+        return found, f"{seen.summary()}; {len(found):,} best answers by rule {rule.name!r}", 0
     found = list(pair_up(rows, rule, counts))
     lost = {"ties": counts.ties, "without a rating": counts.skipped_non_numeric, "refused": counts.refused}
     left = "".join(f", {count:,} {what}" for what, count in lost.items() if count)
-    return found, f"{seen.summary()}; {counts.pairs:,} pairs by rule {rule.name!r}{left}"
+    return found, f"{seen.summary()}; {counts.pairs:,} pairs by rule {rule.name!r}{left}", 0
 
 
-def _pairs_as_given(path: Path, images: Path | None, dataset: PreferenceFile) -> tuple[list[Preference], str]:
+def _pairs_as_given(path: Path, images: Path | None, dataset: PreferenceFile) -> tuple[list[Preference], str, int]:
     asked = sorted({name for name in ("take", *PairOptions.model_fields) if name in dataset.model_fields_set})
     if asked:
         raise DataError(
@@ -136,7 +164,7 @@ def _pairs_as_given(path: Path, images: Path | None, dataset: PreferenceFile) ->
         )
     seen = SeenPairs()
     pairs = islice(read_pairs(path, images, dataset.format, seen=seen), dataset.limit)
-    return list(_report_each(pairs)), seen.summary()
+    return list(_report_each(pairs)), seen.summary(), seen.skipped.total()
 
 
 def _report_each(items: Iterable[Item]) -> Iterator[Item]:
@@ -171,47 +199,17 @@ def _without_tokens(pairs: list[Preference], dataset: PreferenceFile) -> list[Pr
     return pairs
 
 
-def _without_absent(pairs: list[Preference], dataset: PreferenceFile) -> list[Preference]:
-    lost = [pair for pair in pairs if not all(map(there, pair.images))]
-    if lost and dataset.missing_images == "refuse":
-        names = dict.fromkeys(image.name for pair in lost for image in pair.images if not there(image))
-        named = ", ".join(map(repr, names))
-        more = " ..." if len(named) > 200 else ""
-        raise DataError(
-            f"{dataset.read}: {len(lost):,} of {len(pairs):,} pairs lack their picture: {named[:200]}{more}; "
-            "name their folder or zip as images, or leave them out by missing_images = 'drop'"
-        )
-    gone = {pair.id for pair in lost}
-    return [pair for pair in pairs if pair.id not in gone]
-
-
-def _without_broken(pairs: list[Preference], dataset: PreferenceFile, cache: HashCache) -> list[Preference]:
-    """An image that does not open would end the training when it is reached."""
-    problems = {image: facts.problem for image, facts in _facts_of(pairs, cache).items() if facts.problem}
-    lost = [pair for pair in pairs if any(image in problems for image in pair.images)]
-    if lost and dataset.missing_images == "refuse":
-        first = next(image for image in lost[0].images if image in problems)
-        raise DataError(
-            f"{dataset.read}: the picture of {len(lost):,} of {len(pairs):,} pairs does not open: "
-            f"{first_few([pair.id for pair in lost])}; "
-            f"the first is {first.name!r}: {problems[first]}; mend them, or leave them out by missing_images = 'drop'"
-        )
-    return [pair for pair in pairs if not any(image in problems for image in pair.images)]
-
-
 def digest(pairs: Sequence[Preference], cache: HashCache | None = None) -> str:
     """Of what the pairs say, what their images are called and what these files hold, in their order; not of where
     those lie. OSError."""
-    facts = _facts_of(pairs, cache or HashCache())
-    if unreadable := next((one for one in facts.values() if not one.digest), None):
-        raise OSError(unreadable.problem)
+    return _digest(pairs, facts_of(pairs, cache or HashCache()))
+
+
+def _digest(pairs: Sequence[Preference], facts: Mapping[ImageRef, ImageFacts]) -> str:
     total = hashlib.sha256()
     for pair in pairs:
         shown = [(image.name, facts[image].digest) for image in pair.images]
+        if unreadable := next((facts[image].problem for image in pair.images if not facts[image].digest), None):
+            raise OSError(unreadable)
         total.update(json.dumps([pair.id, pair.prompt, shown, pair.chosen, pair.rejected]).encode())
     return total.hexdigest()[:16]
-
-
-def _facts_of(pairs: Sequence[Preference], cache: HashCache) -> dict[ImageRef, ImageFacts]:
-    images = list(dict.fromkeys(image for pair in pairs for image in pair.images))
-    return dict(zip(images, cache.facts_of_all(images), strict=True))

@@ -21,7 +21,8 @@ from typing import Any
 from support.errors import DataError, first_line
 from support.files import atomic_path
 from support.image_folders import ImageIndex, there, within
-from support.records import PARQUET, Record, data_files, holds, read, read_parquet, write_json, write_parquet
+from support.records import PARQUET, Record, read, read_parquet, write_json, write_parquet
+from support.shards import data_files, holds
 from trainers.config.data import ASPECTS
 from trainers.data.image_export import ImageExporter, Unreadable, path_for_row
 from trainers.data.rows import Completion, Row

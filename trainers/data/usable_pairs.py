@@ -1,0 +1,103 @@
+"""Which pairs can be trained on: two different answers, and pictures that are there and open.
+
+    gate = PairGate(dataset, HashCache())
+    pairs = gate.usable(pairs)       # DataError where [dataset] does not let pairs be left out
+    gate.left_out                    # why -> ids of the pairs
+    gate.facts                       # what is known of each picture
+
+What can't be used is left out, counted and named, as far as missing_images and max_bad_rows allow.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from support.errors import DataError, first_few
+from support.image_folders import there
+from support.images import ImageRef
+from trainers.config.data import PreferenceFile
+from trainers.data.image_hashes import HashCache, ImageFacts
+from trainers.data.rows import Preference
+
+EQUAL = "of two equal answers"
+EMPTY = "with an empty answer"
+ABSENT = "for want of their picture"
+BROKEN = "whose picture does not open"
+
+
+class PairGate:
+    """The pairs of one [dataset] that can be trained on, and why others can't."""
+
+    def __init__(self, dataset: PreferenceFile, cache: HashCache, *, chosen_alone: bool = False) -> None:
+        """`chosen_alone`: the rejected answers are not learnt from, and may be anything."""
+        self.dataset, self.cache, self.chosen_alone = dataset, cache, chosen_alone
+        self.left_out: dict[str, list[str]] = {}
+        self.facts: dict[ImageRef, ImageFacts] = {}
+
+    def usable(self, pairs: Sequence[Preference], skipped: int = 0) -> list[Preference]:
+        """The pairs that can be trained on; DataError for more rows without use, `skipped` among them, than allowed."""
+        left = self._without(pairs, EMPTY, self._is_empty)
+        left = self._without(
+            left, EQUAL, lambda pair: not self.chosen_alone and pair.chosen.strip() == pair.rejected.strip()
+        )
+        left = self._without_absent(left)
+        left = self._without_broken(left)
+        most, bad = self.dataset.max_bad_rows, skipped + sum(map(len, self.left_out.values()))
+        if most is not None and bad > most:
+            why = [*([f"{skipped:,} that hold no pair"] if skipped else []), *describe_left_out(self.left_out)]
+            raise DataError(
+                f"{self.dataset.read}: {bad:,} of {len(pairs) + skipped:,} rows can't be used: {'; '.join(why)}; "
+                f"max_bad_rows = {most} allows no more"
+            )
+        return left
+
+    def _is_empty(self, pair: Preference) -> bool:
+        answers = (pair.chosen,) if self.chosen_alone else (pair.chosen, pair.rejected)
+        return not all(map(str.strip, answers))
+
+    def _without(self, pairs: Sequence[Preference], why: str, is_bad: Callable[[Preference], bool]) -> list[Preference]:
+        found = [is_bad(pair) for pair in pairs]
+        if any(found):
+            self.left_out.setdefault(why, []).extend(pair.id for pair, bad in zip(pairs, found, strict=True) if bad)
+        return [pair for pair, bad in zip(pairs, found, strict=True) if not bad]
+
+    @property
+    def _refuses(self) -> bool:
+        return self.dataset.missing_images == "refuse" and self.dataset.max_bad_rows is None
+
+    def _without_absent(self, pairs: Sequence[Preference]) -> list[Preference]:
+        lost = [pair for pair in pairs if not all(map(there, pair.images))]
+        if lost and self._refuses:
+            absent = [image for pair in lost for image in pair.images if not there(image)]
+            named = ", ".join(repr(name) for name in dict.fromkeys(image.name for image in absent))
+            more = " ..." if len(named) > 200 else ""
+            why = ", ".join(sorted({image.problem for image in absent if image.problem}))
+            raise DataError(
+                f"{self.dataset.read}: {len(lost):,} of {len(pairs):,} pairs lack their picture: {named[:200]}{more}"
+                f"{f' ({why})' if why else ''}; "
+                "name their folder or zip as images, or leave them out by missing_images = 'drop' or max_bad_rows"
+            )
+        return self._without(pairs, ABSENT, lambda pair: not all(map(there, pair.images)))
+
+    def _without_broken(self, pairs: Sequence[Preference]) -> list[Preference]:
+        """An image that does not open would end the training when it is reached."""
+        self.facts |= facts_of(pairs, self.cache)
+        problems = {image: facts.problem for image, facts in self.facts.items() if facts.problem}
+        lost = [pair for pair in pairs if any(image in problems for image in pair.images)]
+        if lost and self._refuses:
+            first = next(image for image in lost[0].images if image in problems)
+            raise DataError(
+                f"{self.dataset.read}: the picture of {len(lost):,} of {len(pairs):,} pairs does not open: "
+                f"{first_few([pair.id for pair in lost])}; the first is {first.name!r}: {problems[first]}; "
+                "mend them, or leave them out by missing_images = 'drop' or max_bad_rows"
+            )
+        return self._without(pairs, BROKEN, lambda pair: any(image in problems for image in pair.images))
+
+
+def facts_of(pairs: Iterable[Preference], cache: HashCache) -> dict[ImageRef, ImageFacts]:
+    """What is known of each picture of the pairs; each is read once."""
+    images = list(dict.fromkeys(image for pair in pairs for image in pair.images))
+    return dict(zip(images, cache.facts_of_all(images), strict=True))
+
+
+def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Each reason for which pairs are left out: how many, and the first of them."""
+    return [f"{len(ids):,} left out {why} ({first_few(ids, 3)})" for why, ids in left_out.items()]
