@@ -390,7 +390,7 @@ def decode_base64(text: str) -> bytes:
 def picture_in_cell(cell: Any, find: Callable[[str], ImageRef], name: str = "") -> ImageRef:
     """The picture in a cell: bytes (called `name`), base64, a name for `find`, or datasets' bytes and path."""
     if isinstance(cell, ImageRef):
-        return cell
+        return replace(cell, name=name or cell.name)
     data = cell.get("bytes") if isinstance(cell, Mapping) else cell
     path = cell.get("path") if isinstance(cell, Mapping) else None
     path = path if isinstance(path, str) else ""

@@ -37,6 +37,7 @@ from support.errors import StoreError, one_line
 from support.files import file_lock
 from support.images import ImageRef, decode
 from support.sqlite import open_shared
+from trainers.data.embedded import EmbeddedPicture
 
 IMAGE_FACTS: Final = "fingerprints.sqlite"
 """Name of the cache in a run's folder."""
@@ -171,19 +172,26 @@ def version_of(image: ImageRef) -> FileVersion | None:
     return FileVersion(place, about.st_size, about.st_mtime_ns)
 
 
-_KNOWN: dict[FileVersion, tuple[str, tuple[int, int] | None]] = {}
+def _known_by(image: ImageRef) -> FileVersion | str | None:
+    """What facts of an image are kept by: its file's version, or the digest of a picture in a table."""
+    return image.reader.digest if isinstance(image.reader, EmbeddedPicture) else version_of(image)
+
+
+_KNOWN: dict[FileVersion | str, tuple[str, tuple[int, int] | None]] = {}
 """Digest and size of every file that a cache of this process has told the facts of."""
 
 
 def digest_of(image: ImageRef) -> str:
     """sha256 of an image's file, which is read only if nothing is known of it; OSError."""
+    if isinstance(image.reader, EmbeddedPicture):
+        return image.reader.digest
     known = _KNOWN.get(version) if (version := version_of(image)) else None
     return known[0] if known else hashlib.sha256(image.read()).hexdigest()
 
 
 def size_of(image: ImageRef) -> tuple[int, int]:
     """Width and height of an image, which is opened only if nothing is known of it; OSError."""
-    known = _KNOWN.get(version) if (version := version_of(image)) else None
+    known = _KNOWN.get(key) if (key := _known_by(image)) else None
     return (known[1] if known else None) or image.open().size
 
 
@@ -254,6 +262,8 @@ class HashCache:
         """What is known of an image; its file is read if it is new or has changed."""
         version = version_of(image)
         facts = None if version is None else self._memory.get(version) or self._stored_facts(version)
+        if isinstance(image.reader, EmbeddedPicture):
+            facts = self._facts_by_digest(image.reader.digest)
         if facts is None:
             try:
                 data = image.read()
@@ -266,8 +276,8 @@ class HashCache:
                 self._memory[digest] = facts
             if version is not None and version == version_of(image):
                 self._keep_file(version, facts)
-        if version is not None:
-            self._remember_in_process(version, facts)
+        if (key := _known_by(image)) is not None:
+            self._remember_in_process(key, facts)
         coco = coco_in(image)
         if facts.hashes is None or facts.hashes.coco == coco:
             return facts
@@ -280,10 +290,10 @@ class HashCache:
             self._remember_in_process(version, facts)
             self._keep_file(version, facts)
 
-    def _remember_in_process(self, version: FileVersion, facts: ImageFacts) -> None:
-        self._memory[version] = facts
+    def _remember_in_process(self, key: FileVersion | str, facts: ImageFacts) -> None:
+        self._memory[key] = facts
         if facts.hashes is not None:
-            _KNOWN[version] = facts.digest, facts.hashes.size
+            _KNOWN[key] = facts.digest, facts.hashes.size
 
     def facts_of_all(self, images: Iterable[ImageRef], workers: int | None = None) -> Iterator[ImageFacts]:
         """What is known of each image, in their order, read by `workers` threads (None: one a CPU)."""
@@ -333,6 +343,11 @@ class HashCache:
                 return ImageFacts(digest=digest, hashes=None, problem=problem_in(error))
             self.keep(digest, hashes)
         return ImageFacts(digest=digest, hashes=hashes)
+
+    def _facts_by_digest(self, digest: str) -> ImageFacts | None:
+        if (known := self._memory.get(digest)) is None and (hashes := self.stored(digest)) is not None:
+            return ImageFacts(digest=digest, hashes=hashes)
+        return known
 
     def _stored_facts(self, version: FileVersion) -> ImageFacts | None:
         rows = self._select("SELECT digest, problem FROM files WHERE place = ? AND size = ? AND changed = ?", *version)

@@ -32,9 +32,10 @@ from typing import TYPE_CHECKING, Any
 
 from support.errors import DataError, did_you_mean
 from support.image_folders import there, within
-from support.records import PARQUET, Record, read, suffix, write_json
+from support.records import PARQUET, Record, suffix, write_json
 from support.shards import data_files
 from trainers.data.conversations import IMAGE_TOKEN, NoPair
+from trainers.data.embedded import read_records
 from trainers.data.image_export import ImageExporter, Unreadable
 from trainers.data.pair_keys import PairKeys
 from trainers.data.pair_parquet import write_answers, write_rlv, write_trl
@@ -110,7 +111,7 @@ def read_pairs(
     files = data_files(path, known.fits if known else lambda columns: _detect(columns) is not None)
     places, keys = within(path, files, images), PairKeys()
     for place, file in enumerate(files):
-        for number, record in enumerate(read(file, seen.count_incomplete if seen else None), start=1):
+        for number, record in enumerate(read_records(file, seen.count_incomplete if seen else None), start=1):
             where = f"{file}, record {number}"
             this = known or _form_of_record(record, where)
             try:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
+from support.images import ImageRef
+from trainers.data.embedded import EmbeddedPicture
 from trainers.data.pair_rules import BestAnswer
 from trainers.data.rows import Preference, Row
 
@@ -16,11 +18,14 @@ def prompt_key(item: Row | Preference | BestAnswer) -> str:
     digest."""
     words = " ".join(re.findall(r"\w+", item.prompt.replace("<image>", " ").casefold()))
     names = (picture.name.replace("\\", "/").rpartition("/")[2] for picture in item.images)
-    pictures = (
-        name or hashlib.sha256(picture.data or b"").hexdigest()
-        for name, picture in zip(names, item.images, strict=True)
-    )
+    pictures = (name or _digest_of(picture) for name, picture in zip(names, item.images, strict=True))
     return "\n".join([words or item.prompt, *pictures])
+
+
+def _digest_of(picture: ImageRef) -> str:
+    if isinstance(picture.reader, EmbeddedPicture):
+        return picture.reader.digest
+    return hashlib.sha256(picture.data or b"").hexdigest()
 
 
 def split(key: str, share: float, seed: int = 0) -> Side:

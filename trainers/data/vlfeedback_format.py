@@ -21,9 +21,10 @@ from typing import Any
 from support.errors import DataError, first_line
 from support.files import atomic_path
 from support.image_folders import ImageIndex, there, within
-from support.records import PARQUET, Record, read, read_parquet, write_json, write_parquet
+from support.records import PARQUET, Record, read_parquet, write_json, write_parquet
 from support.shards import data_files, holds
 from trainers.config.data import ASPECTS
+from trainers.data.embedded import read_records
 from trainers.data.image_export import ImageExporter, Unreadable, path_for_row
 from trainers.data.rows import Completion, Row
 
@@ -89,7 +90,13 @@ class Seen:
         for completion in row.completions:
             self.non_numeric += sum(not _is_finite(rating) for rating in completion.ratings.values())
             self.missing_ratings += sum(aspect not in completion.ratings for aspect in ASPECTS)
-        key = hash(tuple(picture.data or (picture.file, picture.member) for picture in row.images if there(picture)))
+        key = hash(
+            tuple(
+                picture.data or picture.reader or (picture.file, picture.member)
+                for picture in row.images
+                if there(picture)
+            )
+        )
         known = self._pictures.get(row.id)
         if known is None:
             self._pictures[row.id] = {key}
@@ -133,7 +140,7 @@ def read_rows(data: Path, images: Path | None = None, *, seen: Seen | None = Non
     places = within(data, files, images)
     index = 0
     for path in files:
-        for number, record in enumerate(read(path, tally.count_incomplete), start=1):
+        for number, record in enumerate(read_records(path, tally.count_incomplete), start=1):
             row = _read_row(record, index, places, tally, f"{path}, record {number}")
             if seen is not None:
                 tally.add(row)
