@@ -133,8 +133,8 @@ class GreedyDecoder:
         self._first_tokens: dict[str, list[int]] = {}
 
     def decode(self, state: State, jobs: list[Job]) -> Iterator[tuple[Job, Answer | FailedAnswer]]:
-        """Answers as they end, a FailedAnswer where logits are not finite; finished rows leave a batch once they are half
-        of it."""
+        """Answers as they end, a FailedAnswer where logits are not finite; finished rows leave a batch once half of it
+        has ended."""
         ends, stops = self.rules.end_tokens(), [self.rules.stop_sequences(job) for job in jobs]
         choices = self._weigh_choices(state.logits, jobs)
         written: list[list[int]] = [[] for _ in jobs]
