@@ -80,7 +80,7 @@ class RunOptions:
     fresh: bool = False
     """Ask the model again, and ignore answers and scores that are kept."""
     max_failed: float = 0.05
-    """Exit 4 above this share of failed or unscored samples."""
+    """Exit 4 above this share of failed, unscored or unparsed samples."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed <= 1:
@@ -200,7 +200,7 @@ def _score_each(
         with Stages():
             is_served = scorer.server is not None or spec.backend == "openai"
             evaluation = scorer.score(spec, name, _engine_of_served(context, scorer.engine) if is_served else None)
-        if evaluation is not None and evaluation.lost:
+        if evaluation is not None and evaluation.may_pass:
             log.info(f"what failed is asked again by: harness {shlex.join(context.obj or [])}")
         board = scorer.board.current(partial=True) if scorer.board is not None else []
         found = board if evaluation is None else evaluation.entries

@@ -1,16 +1,20 @@
 """What commands with a judge print: the plan of --dry-run, and the line of an exit code for lost samples."""
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.cli.options import money, say
+from harness.evaluation.lost import lost_in_words, share_lost
 from support.errors import LOSSY, OK
 
 if TYPE_CHECKING:
     from harness.evaluation.judge_cost import JudgePlan
     from harness.evaluation.score_files import Score
     from leaderboards.board.entry import Entry
+
+log = logging.getLogger(__name__)
 
 
 def print_judge_plans(plans: "Sequence[JudgePlan]", as_json: bool = False) -> int:
@@ -40,9 +44,17 @@ def print_judge_plans(plans: "Sequence[JudgePlan]", as_json: bool = False) -> in
 
 
 def exit_code_of(results: "Sequence[Entry | Score]", max_failed: float) -> int:
-    """LOSSY, with a line, if the task with most lost samples lost more than this share; else OK."""
-    worst = max(results, key=lambda result: (result.failed + result.unscored) / max(1, result.samples))
-    if worst.failed + worst.unscored <= max_failed * worst.samples:
-        return OK
-    lost = f"{worst.failed} of {worst.samples} samples failed and {worst.unscored} stayed unscored"
-    return say(f"{worst.task}: {lost}", LOSSY)
+    """LOSSY if a task lost more than this share of its samples: failed, unscored, or with an answer that no rule could
+    read; else OK. A line for each task and model that lost any says why."""
+    models = [getattr(result, "model", "") for result in results]
+    code, told = OK, set()
+    for model, result in zip(models, results, strict=True):
+        name = f"{model}: {result.task}" if len(set(models)) > 1 else result.task
+        if name in told or not (line := lost_in_words(result)):
+            continue
+        told.add(name)
+        if share_lost(result) > max_failed:
+            code = say(f"{name}: {line}", LOSSY)
+        else:
+            log.warning(f"{name}: {line}")
+    return code

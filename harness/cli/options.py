@@ -40,7 +40,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be don
 MaxFailed = Annotated[
     float,
     typer.Option(
-        min=0, max=1, help="Exit 4 above this share of failed or unscored samples.", envvar="HARNESS_MAX_FAILED"
+        min=0,
+        max=1,
+        help="Exit 4 above this share of failed, unscored or unparsed samples.",
+        envvar="HARNESS_MAX_FAILED",
     ),
 ]
 Tasks = Annotated[list[str] | None, typer.Option(help="Tasks or suites, separated by commas; repeatable.")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli.judging import exit_code_of
 from harness.cli.options import (
     ANY,
     JUDGE,
@@ -161,6 +162,6 @@ def _exit_code_of(outcome: "Outcome", training: TrainingOptions, max_failed: flo
     required = [*([()] if ANY in training.require_better else []), *([training.named] if training.named else [])]
     if why := "; ".join(filter(None, (unmet(outcome, names) for names in required))):
         return say(why, REGRESSED)
-    if outcome.lost > max_failed:
-        return say(f"{outcome.lost:.0%} of a task's samples failed or stayed unscored", LOSSY)
-    return OK
+    if outcome.data.failed > max_failed:
+        say(f"{outcome.data.failed:.0%} of the training data's answers and ratings failed", LOSSY)
+    return max(exit_code_of(outcome.entries, max_failed), LOSSY if outcome.lost > max_failed else OK)

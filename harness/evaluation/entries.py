@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from harness.evaluation.eval_settings import REPEAT_VALUES, TIMES_ASKED
 from harness.evaluation.generate import Generated
 from harness.evaluation.scoring import Scored, values_as_text
-from leaderboards.board.entry import Entry
+from leaderboards.board.entry import FAILURES, Entry
 from leaderboards.board.sample import JudgeRepeat, Sample
 from tasks.answer import FailedAnswer
 from tasks.registry import NEXT_TOKEN
@@ -24,6 +24,8 @@ class Evaluation:
     """Where time went: images, vision, prefill, decode, judge, other."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Number of questions: asked, answered by the model, from the response cache, stopped early, ..."""
+    may_pass: bool = False
+    """Whether asking again what was lost can help."""
 
     @property
     def lost(self) -> float:
@@ -53,6 +55,7 @@ def entries_of(
         if metric == NEXT_TOKEN and not any(scored.records(metric)):
             continue  # the server gives no likelihoods
         repeats = {TIMES_ASKED: str(times), REPEAT_VALUES: values_as_text(scored.values(metric))} if times > 1 else {}
+        failures = {FAILURES: scored.failures} if scored.failures else {}
         low, high = scored.interval(metric)
         yield Entry(
             run=run.run,
@@ -72,7 +75,7 @@ def entries_of(
             seconds=seconds,
             cost=cost,
             created=run.created,
-            provenance={**run.provenance, **facts, **repeats},
+            provenance={**run.provenance, **facts, **repeats, **failures},
         )
 
 
@@ -91,8 +94,9 @@ def samples_of(scored: Scored, given: Sequence[Generated], run: str) -> list[Sam
             cut=any(getattr(one.answer, mark, False) for mark in ("cut", "limited")),
             image_digest=one.image_digest,
             repeats=tuple(repeats),
+            reason=None if why is None else why.error,
         )
-        for index, (one, first, *repeats) in enumerate(zip(given, *scored.rounds, strict=True))
+        for index, (one, why, first, *repeats) in enumerate(zip(given, scored.lost, *scored.rounds, strict=True))
     ]
 
 

@@ -85,6 +85,7 @@ def evaluate(
         shared=of_lm.get("shared", ""),
         seconds=spent | {"other": seconds - sum(spent.values())},
         counts=dict(getattr(lm, "counts", {})),
+        may_pass=any(why is not None and why.may_pass for result, _ in scored.values() for why in result.lost),
     )
 
 

@@ -14,6 +14,7 @@ from harness.evaluation.judge_cost import JudgePlan, plan
 from harness.evaluation.scoring import Scored, drop_unscored, score_answers, session_of, value_of, values_as_text
 from leaderboards.board.sample import JudgeRepeat, from_parquet
 from support.errors import AnswerFileError
+from tasks.answer import FailedAnswer
 from tasks.answer_files import OfficialAnswers
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
@@ -35,6 +36,8 @@ class Score:
     """Answers that the model failed to give."""
     unparsed: int
     """Answers that no rule could read; scored by the official default."""
+    failures: str = ""
+    """Why answers failed, stayed unscored or could not be read, with counts."""
     warnings: Sequence[str] = field(default=())
 
 
@@ -111,6 +114,7 @@ def _read_sample_log(task: TaskSpec, path: Path) -> Scored:
             task, [first, *([sample.repeats[place] for sample in samples] for place in range(repeats))]
         ),
         failed=[sample.answer is None for sample in samples],
+        lost=[None if sample.reason is None else FailedAnswer(sample.reason) for sample in samples],
     )
 
 
@@ -124,4 +128,5 @@ def _make_score(scored: Scored, warnings: Sequence[str] = ()) -> Score:
         metrics={name: scored.value(name) for name in task.metrics},
         warnings=(*warnings, *(every if times > 1 else ())),
         **vars(scored.counts),
+        failures=scored.failures,
     )

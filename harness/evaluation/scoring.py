@@ -8,13 +8,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 from leaderboards.board.sample import JudgeRepeat
 from leaderboards.statistics.verdict import interval, interval_repeats
 from support.errors import NoJudgeError, RecordsError
 from tasks.answer import FailedAnswer
 from tasks.early_exit import next_token_record
+from tasks.judges.failures import grouped
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, JudgeSession
 from tasks.metric import Metric, Record
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 LENGTH = "answer_length"
 """The metric that leaves out answers which were stopped early."""
+UNREAD: Final = FailedAnswer("no rating could be read")
+UNPARSED: Final = FailedAnswer("no rule could read the answer")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,13 @@ class Scored:
     """The records of each answer, in order, for each time that the judge was asked; one round without a judge."""
     failed: Sequence[bool]
     """True for each answer that the model failed to give."""
+    lost: Sequence[FailedAnswer | None] = ()
+    """For each answer why it failed, has no score or could not be read; None: it was scored."""
+
+    @property
+    def failures(self) -> str:
+        """The reasons, with counts."""
+        return grouped(why.error for why in self.lost if why is not None)
 
     def records(self, metric: str) -> list[list[Record]]:
         """A metric's records in each round."""
@@ -83,10 +93,15 @@ class Scored:
         ]
         return SampleCounts(
             samples=len(self.failed),
-            unscored=sum(any(not found or _has_mark(found, "unrated") for found in sample) for sample in answered),
+            unscored=sum(any(map(is_unscored, sample)) for sample in answered),
             failed=sum(self.failed),
             unparsed=sum(_has_mark(sample[0], "unparsed") for sample in answered),
         )
+
+
+def is_unscored(records: Mapping[str, Record]) -> bool:
+    """Whether an answer with these records got no rating that could be read."""
+    return not records or _has_mark(records, "unrated")
 
 
 def _has_mark(records: Mapping[str, Record], mark: str) -> bool:
@@ -161,7 +176,29 @@ def score_answers(
     rounds = drop_unscored(task, [_rate(task, docs, answers, each) for each in sessions])
     if session is not None:
         _tell_unread(task, rounds)
-    return Scored(task=task, rounds=rounds, failed=[isinstance(answer, FailedAnswer) for answer in answers])
+    failed = [isinstance(answer, FailedAnswer) for answer in answers]
+    return Scored(task=task, rounds=rounds, failed=failed, lost=_find_reasons(docs, answers, rounds, session))
+
+
+def _find_reasons(
+    docs: Sequence[Mapping[str, Any]],
+    answers: Sequence[Any],
+    rounds: Sequence[Sequence[JudgeRepeat]],
+    session: JudgeSession | None,
+) -> list[FailedAnswer | None]:
+    """Why each answer that counts as failed, unscored or unparsed does."""
+    no_reply = session.lost if session is not None else {}
+
+    def reason(doc: Mapping[str, Any], answer: Any, rated: Sequence[JudgeRepeat]) -> FailedAnswer | None:
+        if isinstance(answer, FailedAnswer):
+            return answer
+        if any(is_unscored(one.records) for one in rated):
+            return no_reply.get(id(doc), UNREAD)
+        return UNPARSED if _has_mark(rated[0].records, "unparsed") else None
+
+    return [
+        reason(doc, answer, rated) for doc, answer, rated in zip(docs, answers, zip(*rounds, strict=True), strict=True)
+    ]
 
 
 def _tell_unread(task: TaskSpec, rounds: Sequence[Sequence[JudgeRepeat]]) -> None:

@@ -64,7 +64,8 @@ class Outcome:
     seconds: dict[str, float]
     """Wall time a stage took, over all calls that worked on this run."""
     lost: float
-    """Largest share of failed or unscored samples of any evaluation, or of failures per instruction in the data."""
+    """Largest share of failed, unscored or unparsed samples of any evaluation, or of failures per instruction in the
+    data."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Board name of a checkpoint whose scoring failed -> why; the next call tries it again."""
 

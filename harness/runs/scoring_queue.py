@@ -13,6 +13,7 @@ from typing import Any, Literal
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
+from harness.evaluation.lost import lost_in_words
 from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import fetch
 from harness.models.provenance import digest_of_model
@@ -75,7 +76,7 @@ class Scoring:
         if self._is_on_board(spec, name):
             return ""
         return ", ".join(
-            f"{entry.task}: {entry.failed} failed and {entry.unscored} without a rating of {entry.samples}"
+            f"{entry.task}: {lost_in_words(entry)}"
             for entry in self.board.current(partial=True)
             if entry.model == name and entry.headline and entry.failed + entry.unscored
         )

@@ -18,6 +18,7 @@ from typing import Final
 
 from harness.engine.stage_timer import StageTimer
 from harness.evaluation.eval_settings import EvalSettings
+from harness.evaluation.lost import share_lost
 from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import fetch
 from harness.models.load import register
@@ -197,7 +198,7 @@ class _Run:
         """Tests, selection and alarms."""
         recipe, scores, training_log = self.recipe, Scores(self.board), read_log(self.out)
         kept = [one.path.as_posix() for one in self._of_main_arm(checkpoints) if one.path.is_dir()]
-        shares = ((entry.failed + entry.unscored) / max(1, entry.samples) for entry in scores.entries)
+        shares = map(share_lost, scores.entries)
         return Outcome(
             out=self.out,
             recipe=recipe,

@@ -50,6 +50,10 @@ _PLAIN = (
 """The type that a field's value mostly has, and which then needs no closer look: a board has thousands of entries."""
 
 
+FAILURES: Final = "failures"
+"""In provenance: see `Entry.failures`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """The score of one model by one metric of one task, in one run."""
@@ -157,6 +161,11 @@ class Entry:
     def scored(self) -> int:
         """Documents which count in `value`."""
         return self.samples - self.unscored - self.failed
+
+    @property
+    def failures(self) -> str:
+        """Why documents failed, stayed unscored or could not be read, with counts; empty if none did."""
+        return self.provenance.get(FAILURES, "")
 
     @property
     def partial(self) -> bool:

@@ -61,12 +61,15 @@ class Sample:
     repeats: tuple[JudgeRepeat, ...] = ()
     """Further judge calls about the same answer, in order; `records` and `reply` are of the first call."""
 
+    reason: str | None = None
+    """Why the model gave no answer, or the answer was not scored or not read; None = it was, or it is not known."""
+
 
 _COLUMNS = tuple(field.name for field in fields(Sample))
 
-_OPTIONAL = ("answer", "reply", "image_digest", "repeats")
+_OPTIONAL = ("answer", "reply", "image_digest", "repeats", "reason")
 
-_LATER = 3  # the last columns, which logs of earlier versions lack
+_LATER = 4  # the last columns, which logs of earlier versions lack
 
 
 def to_parquet(samples: Sequence[Sample]) -> bytes:

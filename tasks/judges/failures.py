@@ -257,12 +257,12 @@ def _length(text: str) -> float | None:
     return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts) if parts else None
 
 
-_NUMBERED: Final = re.compile(r"\S*\d\S*")
+_NUMBERED: Final = re.compile(r"(?<!\S)(?<!status )\S*\d\S*")
 MOST_REASONS: Final = 4
 
 
 def kind_of(reason: str) -> str:
-    """Reasons that differ in numbers alone (tokens asked for, ids of requests) are one kind."""
+    """Reasons that differ in numbers alone (tokens asked for, ids of requests; not the status) are one kind."""
     return _NUMBERED.sub("#", reason)
 
 
