@@ -99,11 +99,11 @@ class _Reporter:
 
     def show(self, watched: "Watched") -> str:
         """Bring the report up to date. A base that cannot be scored delays no checkpoint."""
+        from harness.models.spec import base_of
         from harness.runs.watch_report import write_watch_report
-        from trainers.training.checkpoints import base_of
 
         if self.base is None and watched.found:
-            self.base = base_of(watched.found[0])
+            self.base = base_of(watched.found[0].path)
         if self.base is not None and watched.found:
             self._score_base(self.base)
         return write_watch_report(self.folder, self.out, watched, self.base, self.scoring.tasks, self.unscored)

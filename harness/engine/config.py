@@ -60,6 +60,8 @@ class EngineConfig:
     """Questions decoded at once; "auto": as many as memory holds."""
     suffix: str | None = field(default=None, metadata=_ELSEWHERE)
     """Text put after every question; recorded."""
+    chat_template: Path | None = field(default=None, metadata=_use(in_cache_key=False, recorded=False))
+    """A file with the chat template to ask by, in place of the checkpoint's; recorded."""
     max_new_tokens: int | None = field(default=None, metadata=_use(in_cache_key=False))
     """Longest answer in tokens, in place of what each task says."""
     exact: bool = field(default=False, metadata=_ELSEWHERE)

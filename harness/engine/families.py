@@ -14,6 +14,14 @@ INTERLEAVED: Final = frozenset({"idefics"})
 READS_BOTH_WAYS: Final = frozenset({"paligemma"})
 """A prompt's tokens see what follows them."""
 
+NO_CONVERSATION: Final = frozenset(
+    {
+        *("instructblip", "instructblipvideo", "idefics", "fuyu", "paligemma", "blip", "blip-2", "git", "kosmos-2"),
+        *("kosmos-2.5", "pix2struct", "florence2", "vision-encoder-decoder", "udop"),
+    }
+)
+"""Published without a chat template, all of them: the question is asked as plain text."""
+
 VERIFIED: Final = frozenset(
     {
         *("llava", "llava_next", "llava_onevision", "qwen", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"),

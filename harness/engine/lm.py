@@ -19,9 +19,10 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.hf_vlms import DEFAULT_IMAGE_PLACEHOLDER, HFMultimodalLM
 from PIL.Image import Image
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoConfig
 
 from harness.engine import work_sharing
+from harness.engine.chat_template import ChatTemplate, check_template
 from harness.engine.config import EngineConfig
 from harness.engine.equivalence_check import check_equivalence
 from harness.engine.families import COUNTS_IMAGES, INTERLEAVED
@@ -35,11 +36,11 @@ from harness.engine.scheduler import Scheduler
 from harness.engine.sharing import Sharing
 from harness.engine.stage_timer import StageTimer
 from harness.engine.transformers_generation import TransformersGeneration
-from support.errors import ModelError
 from support.processes import as_single_process, rank, world_size
 from support.progress import report
 from tasks.answer import FailedAnswer
 from tasks.thoughts import answer_of
+from trainers.training.read_base import CompleteModel
 
 if TYPE_CHECKING:
     from harness.engine.response_cache import ModelCache
@@ -48,29 +49,13 @@ BATCH_SIZE: Final = 8
 """Questions decoded at once, unless a batch size is given."""
 
 
-class CompleteModel(AutoModelForImageTextToText):
-    """Refuses checkpoints with missing weights; transformers would initialise them at random and only log it."""
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As AutoModelForImageTextToText's; ModelError names the first weight that isn't there."""
-        quantization = {name: kwargs.pop(name) for name in list(kwargs) if name.startswith(("load_in_", "bnb_4bit_"))}
-        if quantization:
-            kwargs["quantization_config"] = BitsAndBytesConfig(**quantization)
-        model, found = AutoModelForImageTextToText.from_pretrained(*args, output_loading_info=True, **kwargs)
-        for what in ("missing_keys", "mismatched_keys"):
-            if names := sorted(map(str, found.get(what) or ())):
-                more = f" and {len(names) - 1} more" * (len(names) > 1)
-                raise ModelError(f"{args[0]}: {what.replace('_keys', '')} weights: {names[0]}{more}")
-        return model
-
-
 class SharedImageLM(HFMultimodalLM):
     """See the module's docstring.
 
     `hints`: by task or request, when an answer may stop early; `cache`: answers kept over runs; `identity`: a digest of
-    the weights, for image features kept on disk; `stage`: the name of the progress bar. All other arguments are those
-    of lm-eval's HFMultimodalLM and of transformers' loading.
+    the weights, for image features kept on disk; `stage`: the name of the progress bar; `template`: the chat template
+    in place of the checkpoint's. All other arguments are those of lm-eval's HFMultimodalLM and of transformers'
+    loading.
     """
 
     AUTO_MODEL_CLASS = CompleteModel
@@ -84,6 +69,7 @@ class SharedImageLM(HFMultimodalLM):
         cache: "ModelCache | None" = None,
         identity: str | None = None,
         stage: str = "answers",
+        template: ChatTemplate | None = None,
         **lm_eval: Any,
     ) -> None:
         engine = engine or EngineConfig()
@@ -107,6 +93,16 @@ class SharedImageLM(HFMultimodalLM):
         """asked, answered, from the store, cut, prefix shared, out of memory."""
         self.sharing = Sharing(level=engine.share, exact=engine.exact, checked=engine.exact)
         self._build_engine(engine, batch_size, identity or str(pretrained))
+        self.template: ChatTemplate | None = None
+        if template is not None:
+            self.use_template(template, str(pretrained))
+
+    def use_template(self, template: ChatTemplate, model: str) -> None:
+        """Ask by this template from here on; ModelError for one that can't ask `model` about a picture."""
+        self.template = template
+        self.processor.chat_template = self.tokenizer.chat_template = template.text
+        if template.text is not None:
+            check_template(template, self.processor, model)
 
     def _build_engine(self, engine: EngineConfig, batch_size: int | None, identity: str) -> None:
         workers = engine.workers
@@ -151,7 +147,8 @@ class SharedImageLM(HFMultimodalLM):
         processor = type(getattr(self.processor, "image_processor", self.processor)).__name__
         dtype = str(self.hf.dtype).removeprefix("torch.")
         found = {"shared": str(self.sharing), "image processor": processor, "dtype": dtype}
-        return found | ({"prompt suffix": self.suffix} if self.suffix else {})
+        found |= {"prompt suffix": self.suffix} if self.suffix else {}
+        return found | (self.template.facts() if self.template is not None else {})
 
     def forget(self) -> None:
         """Drop all image features from memory."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.engine.config import EngineConfig
+from harness.models.chat_templates import chat_template_of
 from harness.models.fetch import fetch
 from harness.models.file_digests import digest_of_folder
 from harness.models.load import cache_of
@@ -69,10 +70,12 @@ class AdapterHost:
         if spec.backend != "transformers":
             return self._load(spec, engine, hints=hints, ledger=ledger)
         spec, engine = fetch(spec), engine or EngineConfig()
+        template = chat_template_of(spec, engine)
         base = _base_of(spec, engine)
         if base != self._base or not self._remove_adapter():
             self.drop()
-            self.lm = self._load(replace(spec, adapter=None), engine, hints=hints, ledger=ledger)
+            plain = replace(spec, adapter=None, chat_template=template)
+            self.lm = self._load(plain, engine, hints=hints, ledger=ledger)
             self._base, self._vision_adapted = base, False
             self._features_name = None if self.lm.encoder.files is None else self.lm.encoder.files.model
             self._weights = [*self.lm.hf.parameters(), *self.lm.hf.buffers()]
@@ -80,6 +83,7 @@ class AdapterHost:
         lm = self.lm
         lm.stage, lm.hints = f"answers of {spec.name}", hints or {}
         lm.cache = cache_of(spec, engine)  # answers of this adapter, not of its base
+        lm.use_template(template, spec.name)
         lm.clock.seconds.clear()
         lm.counts.clear()
         if spec.adapter is not None:
@@ -178,8 +182,9 @@ def _draw_image() -> "Image":
 def _base_of(spec: ModelSpec, engine: EngineConfig) -> Any:
     """What must be the same for a base to be used again: all of a spec but its adapter and what is said about it."""
     plain = replace(spec, name="", pretrained="", folder=spec.local_folder.resolve(), adapter=None, digests={})
+    plain = replace(plain, chat_template=None)
     plain = replace(plain, description="", licence="", gigabytes=None, image_tokens="", image_positions=None, needs="")
-    return plain, replace(engine, answers=None), digest_of_folder(spec.local_folder)
+    return plain, replace(engine, answers=None, chat_template=None), digest_of_folder(spec.local_folder)
 
 
 def _sum_each(weights: list[Any]) -> list[float]:

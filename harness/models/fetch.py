@@ -50,11 +50,14 @@ def cached(spec: ModelSpec) -> bool:
     """Whether the weights are on this machine; nothing is asked of the network."""
     if spec.backend != "transformers":
         return False
-    where = Path(spec.pretrained) if Path(spec.pretrained).is_dir() else _in_cache(spec)
+    where = in_cache(spec)
     return where is not None and _is_complete(where)
 
 
-def _in_cache(spec: ModelSpec) -> Path | None:
+def in_cache(spec: ModelSpec) -> Path | None:
+    """The folder of a local model's files as far as they are on this machine; nothing is asked of the network."""
+    if Path(spec.pretrained).is_dir():
+        return Path(spec.pretrained)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
@@ -86,7 +89,7 @@ def _download(spec: ModelSpec) -> Path:
     try:
         info = HfApi().model_info(spec.pretrained, revision=spec.revision, timeout=10)
         wanted = _wanted([sibling.rfilename for sibling in info.siblings or []])
-        there = _in_cache(replace(spec, revision=info.sha))
+        there = in_cache(replace(spec, revision=info.sha))
         if there is None or not _is_complete(there):
             log.info("%s: downloading %s%s into %s", spec.name, spec.pretrained, size, home)
         return Path(snapshot_download(spec.pretrained, revision=spec.revision, allow_patterns=wanted))
@@ -97,7 +100,7 @@ def _download(spec: ModelSpec) -> Path:
             f"{spec.name}: {spec.pretrained} on the Hugging Face hub {why}; or name a copy by --model-path"
         ) from None
     except (OfflineModeIsEnabled, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-        there = _in_cache(spec)
+        there = in_cache(spec)
         if there is not None and _is_complete(there):
             return there
         why = "HF_HUB_OFFLINE is set" if isinstance(error, OfflineModeIsEnabled) else "the hub can't be reached"

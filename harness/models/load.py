@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.engine.config import EngineConfig
 from harness.engine.response_cache import ResponseCache
+from harness.models.chat_templates import chat_template_of
 from harness.models.fetch import SMALL, fetch
 from harness.models.file_digests import digest_of_files
 from harness.models.provenance import digest_of_model, environment
 from harness.models.spec import ModelSpec
-from support.errors import HarnessError, ModelError, one_line
 from support.processes import device_of
 
 LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "httpx2", "datasets")
@@ -83,23 +83,20 @@ def load(
         more: dict[str, Any] = {"url": spec.url, "identity": identity, "ledger": ledger, "stage": stage}
         return OpenAIVisionLM(spec.pretrained, settings=settings, **more)
     import torch
-    from safetensors import SafetensorError
 
     from harness.engine.lm import SharedImageLM
+    from trainers.training.read_base import reading
 
     register()
     spec = fetch(spec)
-    engine = for_model(engine, spec)
+    engine, template = for_model(engine, spec), chat_template_of(spec, engine)
     if engine.device is None:
         engine = replace(engine, device=device_of("cuda" if torch.cuda.is_available() else "cpu"))
     identity = json.dumps(facts_of(spec, engine), sort_keys=True) if engine.features is not None else None
     given: dict[str, Any] = {"hints": hints, "cache": cache_of(spec, engine), "identity": identity, "stage": stage}
+    given["template"] = template
     given |= {"peft": str(spec.adapter) if spec.adapter else None, "trust_remote_code": spec.remote_code}
-    try:
+    with reading(spec.name, str(spec.local_folder)):
         lm = SharedImageLM(str(spec.local_folder), engine, use_safetensors=True, **given)
-    except HarnessError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{spec.name}: can't be loaded: {one_line(error)}") from error
     lm.hf.generation_config.update(**spec.generation)
     return lm

@@ -6,13 +6,14 @@ find("llava-hf/llava-1.5-7b-hf")         # a hub id
 find("openai:gpt-4o-2024-11-20")         # a model behind an OpenAI-compatible server
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.engine.chat_template import ChatTemplate
+from harness.models.base_names import ADAPTER_CONFIG, named_base
 from support.errors import InputError, ModelError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -48,6 +49,8 @@ class ModelSpec:
     """Questions decoded at once."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Generation settings that the model needs whatever the task says."""
+    chat_template: ChatTemplate | None = None
+    """What its questions are put into; None: what its files say."""
     prompt_suffix: str = ""
     """Put after every question."""
     description: str = ""
@@ -178,11 +181,24 @@ def _of_folder(folder: Path) -> ModelSpec:
 
 def on_base(adapter: Path, name: str) -> ModelSpec:
     """An adapter folder's model: its base as checkpoint.json or its own config name it; InputError where that is no
-    model."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    note = adapter / "checkpoint.json"
-    base = json.loads(note.read_text(encoding="utf-8"))["base"] if note.is_file() else config["base_model_name_or_path"]
-    below = find(str(base))
-    if below.adapter is not None:
-        raise InputError(f"{name}: its base {base!r} is an adapter itself; merge that one first")
-    return replace(below, name=name, revision=config.get("revision") or below.revision, adapter=adapter, description="")
+    model on disk or the hub."""
+    base = named_base(adapter, MODELS)
+    if base is None:
+        raise InputError(f"{name}: {ADAPTER_CONFIG} names no base; write it there as base_model_name_or_path")
+    if (Path(base.name) / ADAPTER_CONFIG).is_file() and base.name not in MODELS:
+        itself = Path(base.name).resolve() == adapter.resolve()
+        what = "its own folder" if itself else "an adapter itself; merge that one first"
+        raise InputError(f"{name}: its base {base.name!r} is {what}")
+    if "://" in base.name or (below := find(base.name)).backend != "transformers":
+        raise InputError(f"{name}: its base {base.name!r} is not on disk or the hub: an adapter goes on weights")
+    revision = base.revision or below.revision
+    return replace(below, name=name, revision=revision, adapter=adapter, description="")
+
+
+def base_of(folder: Path) -> str | None:
+    """The name of the base of an adapter's folder, as `find` takes it; None for full weights, or if none is named."""
+    try:
+        base = named_base(folder, MODELS) if (folder / ADAPTER_CONFIG).is_file() else None
+    except InputError:
+        return None
+    return None if base is None else base.name

@@ -79,7 +79,8 @@ def train_recipe(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: 
     register()
     with hold_run_folder(folder), Stages():
         claim(folder, recipe)
-        spec, name = _merge_adapter(fetch(find(recipe.base)), recipe.base, folder)
+        spec, name = merge_adapter(fetch(find(recipe.base)), recipe.base, folder)
+        base = base_to_train(spec, name)
         with shared_cache(folder / IMAGE_FACTS) as cache:
             found = read_preferences(dataset, cache, chosen_alone=recipe.trainer == "sft")
         log.info(found.summary())
@@ -87,9 +88,7 @@ def train_recipe(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: 
         job = Job(
             recipe=recipe,
             out=folder,
-            base_name=name,
-            base=str(spec.folder or spec.pretrained),
-            dtype=spec.dtype,
+            **base,
             preferences=found.train,
             held_out=found.held_out,
             note={"data": found.digest},
@@ -97,15 +96,30 @@ def train_recipe(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: 
         return trainer(recipe.trainer)(job)
 
 
-def _merge_adapter(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpec, str]":
+def base_to_train(spec: "ModelSpec", name: str) -> dict[str, Any]:
+    """What a Job says of the model to start from, whose files are here. ModelError or TrainingError if it can't be read
+    for training."""
+    from harness.models.chat_templates import chat_template_of
+    from trainers.training.read_base import check_base
+
+    template, folder = chat_template_of(spec), str(spec.local_folder)
+    check_base(folder, name, template.text)
+    on_hub = not Path(spec.pretrained).is_dir()
+    hub = {"base_hub_id": spec.pretrained, "base_revision": spec.revision} if on_hub else {}
+    return {"base_name": name, "base": folder, "dtype": spec.dtype, "chat_template": template.text, **hub}
+
+
+def merge_adapter(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpec, str]":
     """The base with an adapter merged into a copy in the run folder, and the name by which it is found again."""
     if spec.backend != "transformers":
         raise UsageError(f"{name} is behind a server, and can't be trained")
     if spec.adapter is None:
         return spec, name
+    from harness.models.chat_templates import chat_template_of
     from trainers.training.adapters import merge
+    from trainers.training.base_note import MERGED
 
-    merged = merge(spec.folder or spec.pretrained, spec.adapter, folder / "base")
+    merged = merge(spec.local_folder, spec.adapter, folder / MERGED, chat_template_of(spec).text)
     return replace(spec, pretrained=str(merged), folder=merged, adapter=None), merged.as_posix()
 
 

@@ -28,6 +28,7 @@ from harness.runs.checkpoint_selection import Metric, Scores, headlines, probe, 
 from harness.runs.image_use_checks import STAGE, ImageUseChecks, check_image_use, draw_pairs
 from harness.runs.interim_scoring import Processes, find_probes_without_value, train_and_score
 from harness.runs.outcome import CONTROL, Outcome, Stop, panel_verdicts
+from harness.runs.recipe_training import base_to_train, merge_adapter
 from harness.runs.run_folder import claim, hold_run_folder
 from harness.runs.scoring_queue import Scoring, describe_error
 from harness.runs.training_alarms import Alarm, LogLine, find_alarms, find_check_alarms, lengths_of, read_log
@@ -116,7 +117,8 @@ class _Run:
         return fetch(find(self.recipe.base))
 
     def score_base(self) -> None:
-        """Score the model that is trained."""
+        """Score the model that is trained, if it can be trained."""
+        base_to_train(self.base, self.recipe.base)
         self._score(self.base, self.recipe.base)
         self.host.drop()  # the pool and training need the memory
         for alarm in find_probes_without_value(Scores(self.board), self.probes, [self.recipe.base]):
@@ -128,9 +130,7 @@ class _Run:
         job = Job(
             recipe=recipe,
             out=self.out,
-            base_name=recipe.base,
-            base=str(self.base.folder),
-            dtype=self.base.dtype,
+            **base_to_train(*merge_adapter(self.base, recipe.base, self.out)),
             preferences=data.pairs,
             held_out=data.held_out,
             note={"data": data.digest, "leaks": dict(data.leaks)},

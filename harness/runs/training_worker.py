@@ -32,6 +32,8 @@ PROCESSES: Final = "processes"
 COMMAND: Final = "train-arm"
 """The hidden command that each of them runs."""
 _ARM: Final = "arm.json"
+_OF_BASE: Final = ("base_name", "base", "base_hub_id", "base_revision", "chat_template", "dtype")
+"""Fields of a Job about the model to start from."""
 
 
 def train_in_processes(job: Job, arm: str, layout: Layout, *, pairs: Path | None, images: Path, pauses: bool) -> int:
@@ -46,9 +48,7 @@ def train_in_processes(job: Job, arm: str, layout: Layout, *, pairs: Path | None
         "arm": arm,
         "recipe": job.recipe.model_dump(mode="json", exclude_unset=True),  # some keys may not be given to some data
         "out": str(job.out),
-        "base_name": job.base_name,
-        "base": job.base,
-        "dtype": job.dtype,
+        **{name: getattr(job, name) for name in _OF_BASE},
         "note": dict(job.note),
         "pairs": None if pairs is None else str(pairs),
         "images": str(images),
@@ -85,9 +85,7 @@ def train_arm(folder: Path) -> None:
     job = Job(
         recipe=recipe,
         out=Path(handed["out"]),
-        base_name=handed["base_name"],
-        base=handed["base"],
-        dtype=handed["dtype"],
+        **{name: handed[name] for name in _OF_BASE},
         preferences=preferences,
         held_out=held_out,
         note=handed["note"],

@@ -15,14 +15,14 @@ import torch
 from harness.cli.main import run
 from harness.evaluation.eval_settings import EvalSettings
 from harness.models.adapter_host import AdapterHost
-from harness.models.spec import find
+from harness.models.spec import base_of, find
 from harness.runs.scoring_queue import Scoring
 from harness.runs.watch import Watched, WatchSettings, watch
 from leaderboards.board.board import Board
 from support.errors import InputError
 from support.files import file_lock
 from tasks.registry import registry
-from trainers.training.checkpoints import NOTE, QuietPeriod, base_of, find_complete_checkpoints, length_of
+from trainers.training.checkpoints import NOTE, QuietPeriod, find_complete_checkpoints, length_of
 
 Checkpoints = Callable[[Path, int], Path]
 
@@ -209,10 +209,10 @@ def test_a_base_that_is_not_said_is_none(ours: Checkpoints, tmp_path: Path) -> N
     folder = ours(tmp_path, 3)
     whole, _ = find_complete_checkpoints(tmp_path, QuietPeriod(0))
     (folder / NOTE).write_text(json.dumps({"step": 3, "steps": 3}))
-    assert base_of(whole[0]) == find("scenes-base").pretrained  # as peft wrote it
+    assert base_of(whole[0].path) == find("scenes-base").pretrained  # as peft wrote it
     for config in ("{}", "[", "[]"):
         (folder / "adapter_config.json").write_text(config)
-        assert base_of(whole[0]) is None
+        assert base_of(whole[0].path) is None
 
 
 def test_a_base_that_cannot_be_scored_holds_up_no_checkpoint(
@@ -346,7 +346,7 @@ def test_the_command_holds_checkpoints_against_their_base(
 ) -> None:
     folder = theirs(tmp_path, 3)
     whole, _ = find_complete_checkpoints(tmp_path, QuietPeriod(10))
-    assert base_of(whole[0]) == find("scenes-base").pretrained
+    assert base_of(whole[0].path) == find("scenes-base").pretrained
     command = ["watch", str(tmp_path), "--tasks", "scenes_mme", "--limit", "2", "--base", "scenes-base", "--until-done"]
     assert run(command) == 0
     said = capsys.readouterr().out

@@ -19,6 +19,7 @@ from transformers import set_seed
 
 from support.files import atomic_write_text, file_lock
 from trainers.config.training import Lora
+from trainers.training.read_base import CompleteModel, read_processor, reading
 
 PARTS = ("pissa", "olora")
 """Initialisations that change the weights."""
@@ -59,22 +60,29 @@ def save_plain(folder: Path, start: Mapping[str, Tensor], lora: Lora) -> None:
     atomic_write_text(folder / FILES[1], json.dumps(config, indent=2))
 
 
-def merge(base: Path | str, adapter: Path, out: Path) -> Path:
+def merge(base: Path | str, adapter: Path, out: Path, template: str | None = None) -> Path:
     """Write the base with an adapter merged into it, and the processor; returns `out`, at once if it is there already.
 
-    Merged in single precision, stored in the base's type.
+    Merged in single precision, stored in the base's type. `template` is the chat template that the adapter was trained
+    with. ModelError.
     """
     from peft import PeftModel
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    name = str(adapter)
     with file_lock(out, wait=True):
         if (out / "config.json").is_file():
             return out
-        stored = AutoModelForImageTextToText.from_pretrained(base, dtype="auto", use_safetensors=True)
-        dtype = stored.dtype
-        model = PeftModel.from_pretrained(stored.float(), str(adapter)).merge_and_unload(safe_merge=True).to(dtype)
+        with reading(name, str(base)):
+            stored = CompleteModel.from_pretrained(base, dtype="auto", use_safetensors=True)
+            dtype = stored.dtype
+        processor = read_processor(str(base), name, template)
+        with reading(name, name):
+            model = PeftModel.from_pretrained(stored.float(), name).merge_and_unload(safe_merge=True).to(dtype)
         part = out.with_name(f".{out.name}.{os.getpid()}.part")
-        model.save_pretrained(part)
-        AutoProcessor.from_pretrained(base).save_pretrained(part)
-        part.rename(out)
+        try:
+            model.save_pretrained(part)
+            processor.save_pretrained(part)
+            part.rename(out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return out

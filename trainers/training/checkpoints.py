@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import InputError
-from trainers.config.training import Training
+
+if TYPE_CHECKING:
+    from trainers.config.training import Training
 
 NOTE: Final = "checkpoint.json"
 STATE: Final = "trainer_state.json"
@@ -128,6 +130,15 @@ def _check_another_trainers(path: Path, step: int, settled: QuietPeriod) -> int 
     return state["max_steps"] if isinstance(state.get("max_steps"), int) else None
 
 
+def what_weights_lack(folder: Path) -> str:
+    """What is missing or torn of a folder's weights, in words; "" if they are whole, or not safetensors at all."""
+    try:
+        _check_weights(folder)
+    except (_Incomplete, OSError, ValueError) as error:
+        return "" if "are read, and here is a .bin" in str(error) else str(error)
+    return ""
+
+
 def _check_weights(path: Path) -> None:
     """_Incomplete unless all safetensors files of an adapter or a model exist, as long as their headers say."""
     stem = "adapter_model" if (path / "adapter_config.json").exists() else "model"
@@ -165,27 +176,12 @@ def length_of(file: Path) -> int | None:
     return 8 + size + max(ends, default=0)
 
 
-def base_of(found: FoundCheckpoint) -> str | None:
-    """The base of a checkpoint's adapter, as `find` takes it; None for full weights, or if it is not recorded."""
-    config = found.path / "adapter_config.json"
-    if not config.is_file():
-        return None
-    for path, key in ((found.path / NOTE, "base"), (config, "base_model_name_or_path")):
-        try:
-            base = _read_object(path).get(key)
-        except (_Incomplete, OSError, ValueError):
-            continue
-        if isinstance(base, str) and base:
-            return base
-    return None
-
-
-def total_steps(rows: int, training: Training) -> int:
+def total_steps(rows: int, training: "Training") -> int:
     """Optimizer steps of the whole run."""
     return math.ceil(math.ceil(rows / training.batch_size) * training.epochs)
 
 
-def saved_at(steps: int, training: Training) -> list[int]:
+def saved_at(steps: int, training: "Training") -> list[int]:
     """The steps after which a run saves: every `save_steps`, or evenly spaced; always the last."""
     if training.save_steps is not None:
         return [*range(training.save_steps, steps, training.save_steps), steps]

@@ -23,6 +23,12 @@ class Job:
     """Model to start from, as the user named it; checkpoints note it."""
     base: str = ""
     """The same as a folder or hub id with full weights."""
+    base_hub_id: str = ""
+    """The base's id on the Hugging Face hub, where its files are from there."""
+    base_revision: str | None = None
+    """Commit of the hub id."""
+    chat_template: str | None = None
+    """What conversations are put into; None: the template in the base's folder."""
     dtype: str = "auto"
     """Type to compute in: "float32", "bfloat16", or "auto" for the type of the stored weights."""
     preferences: Sequence[Preference] = field(default=())

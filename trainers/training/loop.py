@@ -22,6 +22,7 @@ from support.progress import report
 from trainers.config.training import Training
 from trainers.data.rows import Preference
 from trainers.packed.collator import CutError
+from trainers.training.base_note import name_base_in_adapter, note_base
 from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint, find_checkpoints, saved_at, total_steps
 from trainers.training.job import Job
 from trainers.training.trl_arguments import split_batch
@@ -95,10 +96,11 @@ class RunCallback(TrainerCallback):
         """Write the note and remove checkpoints that are not kept; False if training is to end."""
         recipe, out = self.job.recipe, self.job.out
         place = {"step": state.global_step, "steps": state.max_steps}
-        note: dict[str, Any] = {"base": self.job.base_name, **place, "recipe": recipe.digest}
+        folder = out / f"checkpoint-{state.global_step}"
+        name_base_in_adapter(self.job, folder)
+        note: dict[str, Any] = {**note_base(self.job, folder), **place, "recipe": recipe.digest}
         note |= {"left out": self.left_out} if self.left_out else {}
         note |= {"order": order} if (order := _order_of_pairs(recipe.training)) else {}
-        folder = out / f"checkpoint-{state.global_step}"
         atomic_write_text(folder / NOTE, json.dumps({**note, **self.job.note}))
         if recipe.training.keep is not None:
             for old in find_checkpoints(out, self.arm)[: -recipe.training.keep]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from support.errors import TrainingError
 from support.processes import local_rank
 from trainers.config.training import Training
 from trainers.training.adapters import PARTS, start_from_weights
 from trainers.training.job import Job
+from trainers.training.read_base import CompleteModel, read_processor, reading
 
 CONNECTORS = ("attn_pool.", "merger.", "deepstack_merger_list.")
 """Parts of vision towers that connect them to the language model; trained even if the tower is not."""
@@ -46,16 +46,17 @@ def load_model(job: Job) -> tuple[Any, Any]:
         known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
         missed = f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}"
         raise TrainingError(f"{missed}; its matrices: {known}")
-    return model, AutoProcessor.from_pretrained(job.base)
+    return model, read_processor(job.base, job.base_name or job.base, job.chat_template)
 
 
 def load_weights(job: Job) -> Any:
-    """The base, quantized if the recipe says so; safetensors only."""
+    """The base, quantized if the recipe says so; safetensors only. ModelError."""
     training = job.recipe.training
     given = {"dtype": weights_dtype(job), "use_safetensors": True}
     if training.quantization is not None:
         given |= _four_bits()
-    return AutoModelForImageTextToText.from_pretrained(job.base, **given)
+    with reading(job.base_name or job.base, job.base, "weights"):
+        return CompleteModel.from_pretrained(job.base, **given)
 
 
 def _four_bits() -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""What a checkpoint says of the base it was trained from: an absolute folder, one relative to itself, or a hub id.
+
+Notes of earlier versions, and other trainers, name folders relative to where training ran: that was some folder above
+the checkpoint, or is the working directory.
+"""
+
+import json
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from support.errors import InputError, one_line
+from trainers.training.base_note import BASE, HUB_CACHE, MERGED, NEAR, REVISION
+from trainers.training.checkpoints import NOTE
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+WEIGHTS_CONFIGS: Final = (ADAPTER_CONFIG, "config.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedBase:
+    """A base as `find` takes it."""
+
+    name: str
+    revision: str | None = None
+    """Commit of a hub id."""
+
+
+def named_base(folder: Path, known: Container[str] = ()) -> NamedBase | None:
+    """The base that a checkpoint's note, else its adapter's configuration, names; None where neither names one.
+
+    `known` are names of models, which are never paths. InputError for a file that can't be read.
+    """
+    config = read_object(folder / ADAPTER_CONFIG)
+    note = read_object(folder / NOTE)
+    revision = _text_in(config, REVISION)
+    if (name := _text_in(note, BASE)) is not None:
+        return _find_named(name, folder, known, _text_in(note, REVISION) or revision, _text_in(note, NEAR))
+    if (name := _text_in(config, "base_model_name_or_path")) is not None:
+        return _find_named(name, folder, known, revision)
+    return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, nothing where there is no file; InputError."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: can't be read: {one_line(error)}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no JSON object")
+    return found
+
+
+def holds_weights(folder: Path) -> bool:
+    """True for a folder with weights or an adapter; False for what can't be a path, too."""
+    try:
+        return any((folder / name).is_file() for name in WEIGHTS_CONFIGS)
+    except (OSError, ValueError):
+        return False
+
+
+def _text_in(found: dict[str, Any], key: str) -> str | None:
+    value = found.get(key)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _find_named(
+    name: str, folder: Path, known: Container[str], revision: str | None, near: str | None = None
+) -> NamedBase:
+    """The base of this name, for the checkpoint in `folder`."""
+    if name in known or "://" in name:
+        return NamedBase(name=name, revision=revision)
+    path, here = Path(name), folder.resolve()
+    if name.startswith(("./", "../")) and holds_weights(here / path):
+        return NamedBase(name=_shown(here / path))
+    if path.is_absolute():
+        places = [path, *([here / near] if near else [])]
+    else:
+        places = [parent / path for parent in here.parents]
+    if path.name == MERGED:  # an adapter's base with another adapter merged into it lies in the run folder
+        places += [parent / MERGED for parent in here.parents[:2]]
+    for place in [*places, path]:
+        if holds_weights(place):
+            return NamedBase(name=_shown(place))
+    if (cached := re.search(HUB_CACHE, name)) is not None:
+        return NamedBase(name=f"{cached[1]}/{cached[2]}", revision=cached[3])
+    return NamedBase(name=name, revision=revision)
+
+
+def _shown(place: Path) -> str:
+    """A folder as people read it: relative where it is below the working directory."""
+    place = place.resolve()
+    return place.relative_to(Path.cwd()).as_posix() if place.is_relative_to(Path.cwd()) else place.as_posix()

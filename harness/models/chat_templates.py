@@ -1,0 +1,164 @@
+"""Which chat template a model was trained with: its own, its base's, or the user's.
+
+    template = chat_template_of(fetch(find("runs/x/checkpoint-40")))      # template.text, .digest, .source
+
+Files are read as transformers reads them, without loading the model. A folder whose trainer saved no template is asked
+with the one of the base that its files name; where no base is known or here, it is refused.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from harness.engine.chat_template import ChatTemplate
+from harness.engine.config import EngineConfig
+from harness.engine.families import NO_CONVERSATION
+from harness.models.base_names import holds_weights, named_base
+from harness.models.fetch import in_cache
+from harness.models.spec import MODELS, ModelSpec, find
+from support.errors import HarnessError, ModelError, SettingError, one_line
+
+TEMPLATE_FILES: Final = ("chat_template.json", "chat_template.jinja")
+"""A processor's own, the older one first: transformers prefers it."""
+_OPTION: Final = "--chat-template"
+_MOST_BASES: Final = 4
+"""How many steps from a checkpoint to its base's base are followed."""
+
+
+def chat_template_of(spec: ModelSpec, engine: EngineConfig | None = None) -> ChatTemplate:
+    """The template of a local model, whose files are here. SettingError; ModelError where none is known."""
+    if spec.chat_template is not None:
+        return spec.chat_template
+    if engine is not None and engine.chat_template is not None:
+        return read_template_file(engine.chat_template)
+    base = own_template(spec.local_folder)
+    if spec.adapter is not None:
+        own = own_template(spec.adapter)
+        if own is not None and (base is None or own.text != base.text):
+            return ChatTemplate(text=own.text, source=f"{own.source} beside the adapter")
+    if base is not None:
+        return base
+    kind = _config(spec.local_folder).get("model_type")
+    if kind == "qwen":
+        from harness.models.qwen_vl.tokenizer import CHAT_TEMPLATE
+
+        return ChatTemplate(text=CHAT_TEMPLATE, source="the family's own (Qwen-VL)")
+    unread: list[str] = []
+    if (found := _template_of_base(spec.local_folder, kind, unread)) is not None:
+        return found
+    if kind in NO_CONVERSATION:
+        return ChatTemplate(text=None, source=f"models of type {kind} have none")
+    why = f" (its base {unread[0]!r} is not on this machine)" if unread else ""
+    raise ModelError(
+        f"{spec.name}: no chat template in {spec.local_folder}{why}: it can't be asked as it was trained; put its base's "
+        f"into the folder as chat_template.jinja, or name it to `harness eval` by {_OPTION} FILE"
+    )
+
+
+def own_template(folder: Path) -> ChatTemplate | None:
+    """The template in a folder's own files: the processor's, else the tokenizer's; None without one. ModelError."""
+    processor = _read_object(folder / "processor_config.json").get("chat_template")
+    if processor is not None:
+        return _template(processor, "processor_config.json", folder)
+    legacy, jinja = (folder / name for name in TEMPLATE_FILES)
+    if legacy.is_file():
+        return _template(_read_object(legacy).get("chat_template"), legacy.name, folder)
+    if jinja.is_file():
+        return _template(_read_text(jinja), jinja.name, folder)
+    tokenizer = _read_object(folder / "tokenizer_config.json").get("chat_template")
+    return None if tokenizer is None else _template(tokenizer, "tokenizer_config.json", folder)
+
+
+def read_template_file(path: Path) -> ChatTemplate:
+    """The template that the user gave: Jinja, or a JSON file that holds it as `chat_template`. SettingError."""
+    source = f"{_OPTION} {path}"
+    try:
+        text = _read_text(path)
+        held = _parse(text, path).get("chat_template") if path.suffix == ".json" else text
+        found = _template(held, path.name, path.parent)
+    except ModelError as error:
+        raise SettingError(f"{source}: {error}") from None
+    return ChatTemplate(text=found.text, source=source)
+
+
+def _template(held: Any, name: str, folder: Path) -> ChatTemplate:
+    """The one template in what a file holds; of several the one that is called default. ModelError."""
+    if isinstance(held, list):
+        held = {each.get("name"): each.get("template") for each in held if isinstance(each, dict)}
+    if isinstance(held, dict):
+        held = held.get("default")
+    if not isinstance(held, str) or not held.strip():
+        raise ModelError(f"{folder / name}: holds no chat template")
+    return ChatTemplate(text=held, source=name)
+
+
+def _template_of_base(folder: Path, kind: Any, unread: list[str], depth: int = 0) -> ChatTemplate | None:
+    """The template of the first base that a folder names, is of its kind and is here; names of others in `unread`."""
+    for name in _bases_named_in(folder):
+        there = _folder_of(name, folder)
+        if there is None:
+            unread.append(name)
+        elif there.resolve() != folder.resolve() and _config(there).get("model_type") == kind:
+            if (own := own_template(there)) is not None:
+                return ChatTemplate(text=own.text, source=f"{own.source} of its base {name}")
+            if depth < _MOST_BASES and (below := _template_of_base(there, kind, unread, depth + 1)) is not None:
+                return below
+    return None
+
+
+def _bases_named_in(folder: Path) -> Iterator[str]:
+    """What a folder of weights says it was made from, the surest first."""
+    noted = named_base(folder, MODELS)
+    named = [noted and noted.name, _config(folder).get("_name_or_path"), _base_on_card(folder / "README.md")]
+    yield from dict.fromkeys(name for name in named if isinstance(name, str) and name.strip())
+
+
+def _base_on_card(card: Path) -> str | None:
+    """`base_model` of a model card's head, where it names one model."""
+    try:
+        head = card.read_text(encoding="utf-8").split("---", 2)[1] if card.is_file() else ""
+    except (OSError, ValueError, IndexError):
+        return None
+    found = re.search(r"^base_model:[ \t]*(?:\n[ \t]*-[ \t]*)?['\"]?([^\s'\"\[\]]+)", head, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _folder_of(name: str, of: Path) -> Path | None:
+    """Where the files of a base lie on this machine; nothing is downloaded."""
+    for folder in (of / name, Path(name)):
+        if holds_weights(folder):
+            return folder
+    try:
+        spec = find(name)
+        return in_cache(spec) if spec.backend == "transformers" and spec.adapter is None else None
+    except (HarnessError, OSError, ValueError):
+        return None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return _read_object(folder / "config.json")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; nothing where there is no file. ModelError."""
+    return _parse(_read_text(path), path) if path.is_file() else {}
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: can't be read: {one_line(error)}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: holds no JSON object")
+    return found
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise ModelError(f"{path}: can't be read: {reason}") from None

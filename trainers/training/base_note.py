@@ -1,0 +1,58 @@
+"""How a checkpoint notes the base it was trained from, so that it is found from any folder and after a move."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from support.files import atomic_write_text
+
+if TYPE_CHECKING:
+    from trainers.training.job import Job
+
+BASE: Final = "base"
+"""Key of the note: a model's name, a hub id, an absolute folder, or one relative to the checkpoint."""
+NEAR: Final = "base_from_here"
+"""Key of the note: the folder relative to the checkpoint, for a project that was moved as a whole."""
+REVISION: Final = "revision"
+"""Key of the note: the commit of a hub id."""
+MERGED: Final = "base"
+"""Folder in a run folder that holds a base with an adapter merged into it."""
+HUB_CACHE: Final = r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)"
+"""Owner, name and commit in the path of a hub repository's files in the cache."""
+
+
+def note_base(job: "Job", checkpoint: Path) -> dict[str, str]:
+    """The note's keys about the base."""
+    hub_id, revision = _on_hub(job)
+    folder = Path(job.base_name)
+    if not job.base_name or not folder.is_dir():
+        return {BASE: job.base_name, **({REVISION: revision} if revision else {})}
+    if hub_id:
+        return {BASE: hub_id, REVISION: revision}
+    place, here = folder.resolve(), checkpoint.resolve()
+    relative = Path(os.path.relpath(place, here)).as_posix()
+    if place in (parent / MERGED for parent in here.parents[:2]):
+        return {BASE: relative}
+    return {BASE: place.as_posix(), NEAR: relative}
+
+
+def name_base_in_adapter(job: "Job", checkpoint: Path) -> None:
+    """Put the base as others find it into an adapter's configuration: by hub id and commit, or absolute folder."""
+    path = checkpoint / "adapter_config.json"
+    if not path.is_file():
+        return
+    hub_id, revision = _on_hub(job)
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    wanted = {"base_model_name_or_path": hub_id or Path(job.base).resolve().as_posix(), REVISION: revision or None}
+    if {name: config.get(name) for name in wanted} != wanted:
+        atomic_write_text(path, json.dumps(config | wanted, indent=2, sort_keys=True))
+
+
+def _on_hub(job: "Job") -> tuple[str, str]:
+    """Hub id and commit of the job's base; empty for a folder."""
+    if job.base_hub_id:
+        return job.base_hub_id, job.base_revision or ""
+    cached = re.search(HUB_CACHE, Path(job.base).as_posix())
+    return (f"{cached[1]}/{cached[2]}", cached[3]) if cached else ("", "")

@@ -1,0 +1,99 @@
+"""Reads a model that training starts from or that is asked: whole, or refused in one line that names what is wrong."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+
+from support.errors import HarnessError, ModelError, TrainingError, one_line
+from trainers.training.checkpoints import what_weights_lack
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+"""What transformers raises for files that are missing, torn or of another kind."""
+
+
+CONFIGS: Final = (
+    *("config.json", "adapter_config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("preprocessor_config.json", "processor_config.json", "model.safetensors.index.json"),
+)
+TOKENIZERS: Final = ("tokenizer.json", "*.model", "*.tiktoken", "vocab.json", "vocab.txt")
+
+
+class CompleteModel(AutoModelForImageTextToText):
+    """Loads no model of which weights are missing: transformers makes them up, and only logs that."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As AutoModelForImageTextToText's; ModelError names the first weight that isn't there."""
+        quantization = {name: kwargs.pop(name) for name in list(kwargs) if name.startswith(("load_in_", "bnb_4bit_"))}
+        if quantization:
+            kwargs["quantization_config"] = BitsAndBytesConfig(**quantization)
+        model, found = AutoModelForImageTextToText.from_pretrained(*args, output_loading_info=True, **kwargs)
+        for what in ("missing_keys", "mismatched_keys"):
+            if names := sorted(map(str, found.get(what) or ())):
+                more = f" and {len(names) - 1} more" * (len(names) > 1)
+                raise ModelError(f"{args[0]}: {what.replace('_keys', '')} weights: {names[0]}{more}")
+        return model
+
+
+def what_folder_lacks(folder: Path) -> str:
+    """What a model's folder lacks to be loaded, in words; "" where nothing is known to be missing or torn."""
+    if not folder.is_dir():
+        return ""
+    for name in CONFIGS:
+        if (path := folder / name).is_file():
+            try:
+                whole = isinstance(json.loads(path.read_bytes()), dict)
+            except (OSError, ValueError, RecursionError):
+                whole = False
+            if not whole:
+                return f"{name} is torn: it holds no JSON object"
+    tokenizers = any(path for pattern in TOKENIZERS for path in folder.glob(pattern))
+    return what_weights_lack(folder) or ("" if tokenizers else f"no tokenizer (none of {', '.join(TOKENIZERS)})")
+
+
+@contextmanager
+def reading(name: str, folder: str, what: str = "") -> Iterator[None]:
+    """Inside, what transformers can't read is a ModelError, which names the torn file where there is one."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except UNREADABLE as error:
+        lacks = what_folder_lacks(Path(folder))
+        what = f"its {what} can't be read" if what else "can't be loaded"
+        raise ModelError(f"{name}: {what}: {lacks or one_line(error)[:300]}") from error
+
+
+def read_processor(folder: str, name: str, template: str | None = None) -> Any:
+    """The processor in a base's folder, with the chat template that is trained with. ModelError; TrainingError without
+    a template."""
+    with reading(name, folder, "tokenizer or processor"):
+        processor = AutoProcessor.from_pretrained(folder)
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelError(f"{name}: has no image processor with a tokenizer in {folder}")
+    found = template or processor.chat_template or tokenizer.chat_template
+    if found is None:
+        raise TrainingError(
+            f"{name}: has no chat template, which tells questions from answers, so it can't be trained on pairs"
+        )
+    processor.chat_template = found
+    return processor
+
+
+def check_base(folder: str, name: str, template: str | None = None) -> None:
+    """ModelError or TrainingError for a base that can't be read for training, before anything else is done; its weights
+    are not loaded."""
+    with reading(name, folder, "config.json"):
+        config = AutoConfig.from_pretrained(folder)
+    with reading(name, folder, "model type"):
+        if type(config) not in AutoModelForImageTextToText._model_mapping:  # what from_pretrained looks at
+            raise ModelError(f"{name}: models of type {config.model_type!r} answer no questions about pictures")
+    if lacks := what_folder_lacks(Path(folder)):
+        raise ModelError(f"{name}: can't be read: {lacks}")
+    read_processor(folder, name, template)
