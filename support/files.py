@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from support.full_disk import naming_full_disk
+
 
 @contextmanager
 def atomic_path(path: Path, move: Callable[[Path, Path], None] = os.replace, *, durable: bool = True) -> Iterator[Path]:
@@ -26,13 +28,14 @@ def atomic_path(path: Path, move: Callable[[Path, Path], None] = os.replace, *, 
     It keeps `path`'s suffix, by which some writers tell the format. `move=place` replaces no file.
     A file that is not `durable` may be lost if the machine stops: for one of many that can be made again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
-        yield temporary
-        if durable:
-            _sync(temporary)
-        move(temporary, path)
+        with naming_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if durable:
+                _sync(temporary)
+            move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     if durable:
@@ -114,6 +117,11 @@ class JsonLines:
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows, durably, in one write."""
         new = [dict(row) for row in rows]
+        with naming_full_disk(self.path):
+            self._append_lines(new)
+        self.by_id.update({row["id"]: row for row in new})
+
+    def _append_lines(self, new: Iterable[Mapping[str, Any]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             # Under the lock, an incomplete last line is a dead process's, not one being written.
@@ -123,7 +131,6 @@ class JsonLines:
             file.write(text.encode("utf-8", "surrogatepass"))
             file.flush()
             os.fsync(file.fileno())
-        self.by_id.update({row["id"]: row for row in new})
 
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Those of `ids` that have no row yet."""

@@ -17,6 +17,7 @@ from harness.cli.options import ANY, REQUIRE_BETTER, say
 from harness.engine.work_sharing import WorkerDone
 from support.console import set_up_logging
 from support.errors import FAILED, INTERRUPTED, OK, USAGE, BudgetSpent, HarnessError, JudgeDown
+from support.full_disk import describe_full_disk
 
 app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -44,6 +45,9 @@ def run(arguments: list[str] | None = None) -> int:
     except WorkerDone:  # this process has handed its answers to the first one, which does the rest
         return OK
     except Exception as error:
+        full = None if isinstance(error, HarnessError) else describe_full_disk(error)
+        if full is not None:
+            return say(full, FAILED)
         if (code := _exit_code_of(error)) is None:
             raise
         return say(_message_of(error) + _hint_to_resume(error, command, given), code)

@@ -86,7 +86,8 @@ def _find_named(
         places += [parent / MERGED for parent in here.parents[:2]]
     for place in [*places, path]:
         if holds_weights(place):
-            return NamedBase(name=_shown(place))
+            as_written = near is None and holds_weights(path) and place.resolve() == path.resolve()
+            return NamedBase(name=name if as_written else _shown(place))  # boards know bases as they were written
     if (cached := re.search(HUB_CACHE, name)) is not None:
         return NamedBase(name=f"{cached[1]}/{cached[2]}", revision=cached[3])
     return NamedBase(name=name, revision=revision)

@@ -52,8 +52,8 @@ def chat_template_of(spec: ModelSpec, engine: EngineConfig | None = None) -> Cha
         return ChatTemplate(text=None, source=f"models of type {kind} have none")
     why = f" (its base {unread[0]!r} is not on this machine)" if unread else ""
     raise ModelError(
-        f"{spec.name}: no chat template in {spec.local_folder}{why}: it can't be asked as it was trained; put its base's "
-        f"into the folder as chat_template.jinja, or name it to `harness eval` by {_OPTION} FILE"
+        f"{spec.name}: no chat template in {spec.local_folder}{why}: it can't be asked as it was trained; put its "
+        f"base's into the folder as chat_template.jinja, or name it to `harness eval` by {_OPTION} FILE"
     )
 
 

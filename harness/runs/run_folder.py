@@ -5,25 +5,38 @@ with hold_run_folder(folder):
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import InputError, RunError
 from support.files import atomic_write_text, file_lock
+from support.full_disk import naming_full_disk
 from support.processes import rank
+from trainers.data.image_hashes import IMAGE_FACTS
+from trainers.training.base_note import MERGED
 
 if TYPE_CHECKING:
     from trainers.config.recipe import PreferenceRecipe, PretrainingRecipe
 
 NAMED: Final = 4
 """Settings that a refusal names."""
+MADE: Final = ("checkpoint-*", "*/checkpoint-*", "log.jsonl", "stopped.json", "board/*", "data/*", "report.md")
+"""Files of a run folder that took work: it is held while it has one of them."""
+DERIVED: Final = (f"{IMAGE_FACTS}*", "leaks.json")
+"""Those among them that are made again in no time."""
+CLAIM: Final = "run.json"
+LEFT: Final = (CLAIM, "data.json", "left_out.json")
+"""Files that a start writes before there is anything."""
 
 
 @contextmanager
 def hold_run_folder(folder: Path) -> Iterator[None]:
-    """Inside, no other run works in the folder. The processes of one run count as one.
+    """Inside, no other run works in the folder. The processes of one run count as one. A run that fails before it made
+    anything leaves the folder free.
 
     InputError for what can't be a folder; RunError if another process is at work.
     """
@@ -35,12 +48,26 @@ def hold_run_folder(folder: Path) -> Iterator[None]:
             raise InputError(f"{folder}: can't be the run's folder ({error.strerror}); choose another --out") from None
         if not held:
             raise RunError(f"{folder}: another process is at work in this run folder")
-        yield
+        was_claimed = (folder / CLAIM).exists()
+        try:
+            with naming_full_disk(folder):
+                yield
+        except BaseException:
+            if rank() == 0 and not was_claimed and not any(_made_in(folder)):
+                _release(folder)
+            raise
+
+
+def _release(folder: Path) -> None:
+    """Take back a claim of which nothing came, so that the same folder is free for what an error advises."""
+    for name in LEFT:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / MERGED, ignore_errors=True)
 
 
 def claim(folder: Path, recipe: "PreferenceRecipe | PretrainingRecipe", limit: int | None = None) -> None:
     """Make the folder this recipe's, with this limit; InputError, with what differs, if it is another's."""
-    path = folder / "run.json"
+    path = folder / CLAIM
     wanted: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "limit": limit}
     if not path.exists():
         if rank() == 0:
@@ -59,6 +86,15 @@ def claim(folder: Path, recipe: "PreferenceRecipe | PretrainingRecipe", limit: i
         raise InputError(
             f"{folder} holds a run of recipe {name!r} with other settings{which}; choose another --out or remove it"
         )
+
+
+def _made_in(folder: Path) -> Iterator[Path]:
+    """What a run has trained, scored, asked or paid for."""
+    for pattern in MADE:
+        for path in folder.glob(pattern):
+            derived = any(fnmatch(path.name, name) for name in DERIVED)
+            if not derived and (path.is_dir() or path.stat().st_size):
+                yield path
 
 
 def find_differences(held: Mapping[str, Any], wanted: Mapping[str, Any], within: str = "") -> list[str]:

@@ -137,6 +137,7 @@ def test_a_model_is_named_as_everywhere_else(tmp_path: Path) -> None:
         {"batch_size": "auto:4", "max_batch_size": None, "device": "cpu"},
     )
     engine = EngineConfig(dtype="float32", suffix="", features=Path("kept"), batch_size="auto", device="cpu")
+    assert named[2].pop("template").source == "chat_template.jinja"
     assert named == (str(WEIGHTS / "scenes-base"), engine, {"peft": None, "use_safetensors": True})
     other = settings({"pretrained": "scenes-base", "dtype": "float64", "max_length": 100}, {})
     assert (other[1].dtype, other[2]["max_length"]) == ("float64", 100)

@@ -19,11 +19,11 @@ from transformers import set_seed
 
 from support.files import atomic_write_text, file_lock
 from trainers.config.training import Lora
+from trainers.training.checkpoints import TRAINABLE
 from trainers.training.read_base import CompleteModel, read_processor, reading
 
 PARTS = ("pissa", "olora")
 """Initialisations that change the weights."""
-TRAINABLE = "trainable"
 FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 

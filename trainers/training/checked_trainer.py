@@ -21,7 +21,8 @@ from trainers.data.image_hashes import size_of
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
 from trainers.packed.collator import CutError
-from trainers.training.adapters import PARTS, TRAINABLE, save_plain, start_of
+from trainers.training.adapters import PARTS, save_plain, start_of
+from trainers.training.checkpoints import TRAINABLE
 from trainers.training.step_weights import (
     BatchWeight,
     IdCollator,

@@ -4,12 +4,14 @@ import json
 import math
 import re
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import InputError
+from support.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from trainers.config.training import Training
@@ -96,6 +98,14 @@ def find_complete_checkpoints(
     return complete, incomplete
 
 
+STATES: Final = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "rng_state*.pth", "scaler.pt")
+"""Files of torch's in which a checkpoint keeps the state of its training."""
+TRAINABLE: Final = "trainable"
+"""Folder of a checkpoint with the adapter as it is trained, where that is saved in another form."""
+READ_IN_FULL: Final = 64 << 20
+"""Bytes up to which a file of state is read to see whether it is whole."""
+
+
 class _Incomplete(Exception):
     """What a checkpoint lacks."""
 
@@ -111,7 +121,10 @@ def _check_ours(path: Path) -> int | None:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON file's object; _Incomplete for one that holds none."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _Incomplete(f"{path.name} is torn ({path.stat().st_size} bytes; {one_line(error)})") from None
     if not isinstance(found, dict):
         raise _Incomplete(f"{path.name} holds no JSON object")
     return found
@@ -128,6 +141,39 @@ def _check_another_trainers(path: Path, step: int, settled: QuietPeriod) -> int 
     if not settled(path):
         raise _Incomplete("written to a moment ago")
     return state["max_steps"] if isinstance(state.get("max_steps"), int) else None
+
+
+def what_state_lacks(path: Path, step: int) -> str:
+    """What is missing or torn of what a checkpoint's training goes on from, beside its weights; "" if it is whole."""
+    try:
+        held = _read_object(path / STATE).get("global_step")
+        if held != step:
+            return f"{STATE} is of step {held}"
+        if (path / TRAINABLE).is_dir():
+            _check_weights(path / TRAINABLE)
+        by_deepspeed = any(path.glob("global_step*"))
+        needed = ("rng_state*.pth",) if by_deepspeed else ("optimizer*", "scheduler.pt", "rng_state*.pth")
+        for pattern in needed:
+            if not any(path.glob(pattern)):
+                return f"no {pattern.replace('*.pth', '.pth').replace('r*', 'r.pt')}"
+        for file in sorted(each for pattern in STATES for each in path.glob(pattern)):
+            _check_archive(file)
+    except FileNotFoundError as error:
+        return f"no {Path(error.filename).name}"
+    except (_Incomplete, OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _check_archive(file: Path) -> None:
+    """_Incomplete for a file of torch's that was cut: its directory stands at its end. A small one is read in full."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            torn = archive.testzip() if file.stat().st_size <= READ_IN_FULL else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise _Incomplete(f"{file.name} is torn ({file.stat().st_size} bytes; {error})") from None
+    if torn is not None:
+        raise _Incomplete(f"{file.name} is torn (in {torn})")
 
 
 def what_weights_lack(folder: Path) -> str:
@@ -150,6 +196,10 @@ def _check_weights(path: Path) -> None:
         names = sorted(set(weights.values()))
     if any(Path(name).name != name for name in names):
         raise _Incomplete(f"{index.name} names files outside of the folder")
+    if stem == "adapter_model":
+        _read_object(path / "adapter_config.json")
+    elif (path / "config.json").exists():
+        _read_object(path / "config.json")
     if stem == "model" and not (path / "config.json").exists():
         raise _Incomplete("neither config.json (weights) nor adapter_config.json (LoRA) yet")
     for name in names:

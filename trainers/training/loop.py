@@ -23,7 +23,15 @@ from trainers.config.training import Training
 from trainers.data.rows import Preference
 from trainers.packed.collator import CutError
 from trainers.training.base_note import name_base_in_adapter, note_base
-from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint, find_checkpoints, saved_at, total_steps
+from trainers.training.checkpoints import (
+    NOTE,
+    STOPPED,
+    Checkpoint,
+    find_checkpoints,
+    saved_at,
+    total_steps,
+    what_state_lacks,
+)
 from trainers.training.job import Job
 from trainers.training.trl_arguments import split_batch
 
@@ -137,6 +145,7 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
         found = find_checkpoints(job.out, arm)
         if (job.out / STOPPED).exists() or (found and found[-1].step == wanted[-1]):
             return found
+        found = _continuable(found)
         if found:
             _check_order(found[-1], training)
         if is_main_process():
@@ -151,6 +160,21 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
             left_out |= _leave_out(job, left_out, error)
             continue
         return find_checkpoints(job.out, arm)
+
+
+def _continuable(found: list[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints up to the last one that training can go on from; RunError if there are some, and none can."""
+    torn = ""
+    for count in range(len(found), 0, -1):
+        path = found[count - 1].path
+        if not (lacks := what_state_lacks(path, found[count - 1].step)):
+            if torn:
+                log.warning("%s; training goes on from %s, to the same weights", torn, path.name)
+            return found[:count]
+        torn = f"{path}: training can't go on from it: {lacks}"
+    if torn:
+        raise RunError(f"{torn}; no checkpoint is left to go on from: remove it to train from the start, or restore it")
+    return []
 
 
 def _order_of_pairs(training: Training) -> dict[str, int]:

@@ -1,0 +1,77 @@
+"""A full disk told in one line that names it, whatever library ran into it.
+
+with naming_full_disk(run_folder): train()
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from support.errors import HarnessError, RunError
+
+_NUMBERS: Final = (errno.ENOSPC, errno.EDQUOT)
+_WORDS: Final = ("no space left on device", "disk quota exceeded", "database or disk is full", "os error 28")
+_TORCH: Final = ("inline_container", "PytorchStreamWriter")
+"""In what torch says of a file that it could not write, for whatever reason."""
+_NOTHING: Final = 1 << 20
+"""Bytes left on a disk that is full: file systems keep some back."""
+
+
+@contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Inside, an error of any library about a full disk is a RunError that names `folder`."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        if (line := describe_full_disk(error, folder)) is None:
+            raise
+        raise RunError(line) from error
+
+
+def describe_full_disk(error: BaseException, folder: Path | None = None) -> str | None:
+    """One line that says which disk is full, if that is what an error is about; `folder` is where was written."""
+    causes = list(_chain(error))
+    named = next((one.filename for one in causes if isinstance(one, OSError) and _is_full(one) and one.filename), None)
+    places = [Path(os.fsdecode(named))] if named else [folder] if folder is not None else _usual_places()
+    by_torch = any(word in str(one) for one in causes for word in _TORCH)
+    full = [place for place in places if _free(place) < _NOTHING]
+    if not any(map(_is_full, causes)) and not (by_torch and full):
+        return None
+    where = ", ".join(map(str, full or places[:1]))
+    return f"{where}: no space left on its disk, or your quota of it is used up; free some and run the same command"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in _NUMBERS:
+        return True
+    return any(word in str(error).lower() for word in _WORDS)
+
+
+def _usual_places() -> list[Path]:
+    return [Path.cwd(), Path(os.environ.get("HF_HOME", Path.home())), Path(tempfile.gettempdir())]
+
+
+def _free(place: Path) -> float:
+    """Bytes that are left for this user where a path lies, or will lie."""
+    for folder in (place, *place.absolute().parents):
+        try:
+            return shutil.disk_usage(folder).free
+        except OSError:
+            continue
+    return float("inf")
