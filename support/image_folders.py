@@ -1,7 +1,7 @@
 """The one rule of what a row may name as its picture: a file in the folder, or a member of the archive, of the data.
 
-    ImageTree(Path("bench")).find("val/7.jpg")                     # an ImageRef: that file, or one of that name below
-    ImageIndex.beside(Path("VLFeedback")).find("/x/merged_images/7.jpg")     # by the end of its name
+    ImageTree(Path("bench")).find("val/7.jpg")                     # an ImageRef: that path, or the one that ends so
+    ImageIndex.of(Path("VLFeedback")).find("/x/merged_images/7.jpg")         # by the end of its path, see image_names
     ImageTree(Path("bench")).find("../7.jpg").problem              # "path outside the folder"
 
 Rows are not trusted. A name that is a URL, that has "..", or that leads out of the folder by a symbolic link is never
@@ -10,53 +10,47 @@ cache, into the blobs of the same dataset. What can't be had is an `ImageRef` wi
 when it is read.
 """
 
-import base64
-import binascii
 import os
-import re
 import stat
+import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 from support.errors import DataError, first_line
+from support.image_cells import UNREADABLE, picture_in_cell
+from support.image_names import (
+    AMBIGUOUS,
+    BESIDE,
+    IMAGES,
+    MISSING,
+    Candidate,
+    choose,
+    coco_forms,
+    is_absolute,
+    keys_of,
+    parts_of,
+)
 from support.images import MAX_BYTES, ImageRef
 from support.records import Record
 
 OUTSIDE: Final = "path outside the folder"
 URL: Final = "picture is a URL"
-MISSING: Final = "missing picture"
-AMBIGUOUS: Final = "ambiguous picture"
 TOO_LARGE: Final = "picture file too large"
-UNREADABLE: Final = "unreadable picture"
-NONE: Final = "no picture"
 
 REFUSED: Final = (OUTSIDE, URL)
 """Problems of names that lead out of the data."""
 
-IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-BESIDE: Final = ("merged_images", "images")
-"""Folders of pictures (or, with .zip, archives) beside preference data."""
 ZIP: Final = "zip://"
-LONGEST_NAME: Final = 1024
-"""A longer text in an image column is base64, not a path."""
 
 
 def there(picture: ImageRef) -> bool:
     """Whether there is anything to read."""
     return picture.file is not None or picture.data is not None or picture.reader is not None
-
-
-def is_absolute(name: str) -> bool:
-    """True for a path that starts at a root, in Unix or Windows form."""
-    return name.startswith(("/", "\\")) or name[1:3] in {":\\", ":/"}
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    return tuple(part for part in name.replace("\\", "/").split("/") if part not in {"", "."})
 
 
 def _refuse(name: str, parts: Sequence[str]) -> str:
@@ -79,6 +73,10 @@ def resolve_folder(folder: Path) -> Path:
 class _Folder:
     root: Path
     """Resolved."""
+    base: bool = True
+    """Names are paths below it, first of all."""
+    called: tuple[str, ...] = ()
+    """Its path as the user wrote it, where that goes by a link: names may end in this one, too."""
 
     @cached_property
     def _blobs(self) -> Path | None:
@@ -112,20 +110,30 @@ class _Folder:
             return ImageRef(name, problem=problem if inside else OUTSIDE)
         return ImageRef(name, place)
 
-    def find(self, name: str, parts: tuple[str, ...]) -> ImageRef | None:
-        """The picture at a name, or at the end of an absolute one."""
-        absolute = is_absolute(name)
-        paths = [name] if name.startswith("/") else []
-        paths += ["/".join(tail) for tail in _tails(parts, absolute, self.root.name)]
-        found = [picture for path in paths if (picture := self.at(name, path))]
-        return next((picture for picture in found if not picture.problem), found[0] if found else None)
+    @cached_property
+    def _real_folders(self) -> dict[tuple[str, ...], bool]:
+        return {}
 
+    def _has_folder(self, parts: tuple[str, ...]) -> bool:
+        # Many names share a few folders, and most ends of a long name begin at none of this place.
+        known = self._real_folders
+        if parts not in known:
+            try:
+                known[parts] = not parts or self.root.joinpath(*parts).is_dir()
+            except (OSError, ValueError):  # a part that is too long to be a name
+                known[parts] = False
+        return known[parts]
 
-def _tails(parts: tuple[str, ...], absolute: bool, place: str) -> list[tuple[str, ...]]:
-    """Parts of a name to look for in a place: all, or all but the place's name; of an absolute name the end."""
-    if absolute:
-        return [parts[-2:], parts[-1:]] if len(parts) > 1 else [parts]
-    return [parts, parts[1:]] if len(parts) > 1 and parts[0] == place else [parts]
+    def candidates(self, name: str, parts: tuple[str, ...]) -> Iterator[Candidate]:
+        """The pictures at ends of a name; COCO's in either of their forms."""
+        if name.startswith("/") and (found := self.at(name, name)):
+            yield Candidate(picture=found, path=parts)
+        for start in range(len(parts)):
+            folders = parts[start:-1]
+            for file in coco_forms(parts[-1]) if self._has_folder(folders) else ():
+                if found := self.at(name, "/".join((*folders, file))):
+                    for root in (self.root.parts, self.called):
+                        yield Candidate(picture=found, path=(*root, *folders, file), own=self.base and not start)
 
 
 @dataclass(frozen=True)
@@ -133,22 +141,20 @@ class _Zip:
     path: Path
     members: Mapping[str, str]
     """Member -> why it can't be read; "" if it can."""
-    by_name: Mapping[str, str | None]
-    """File name -> its readable member; None where several have it."""
+    by_key: Mapping[str, Sequence[str]]
+    """What a file name can be looked up by -> members."""
 
     def at(self, name: str, member: str) -> ImageRef | None:
         if problem := self.members.get(member):
             return ImageRef(name, problem=problem)
         return ImageRef(name, self.path, member) if member in self.members else None
 
-    def find(self, name: str, parts: tuple[str, ...]) -> ImageRef | None:
-        """The member at a name, at the end of an absolute one, or the only one of that file name."""
-        absolute = is_absolute(name)
-        for tail in _tails(parts, absolute, self.path.stem):
-            if found := self.at(name, "/".join(tail)):
-                return found
-        only = self.by_name.get(parts[-1]) if absolute or len(parts) == 1 else None
-        return self.at(name, only) if only else None
+    def candidates(self, name: str, parts: tuple[str, ...]) -> Iterator[Candidate]:
+        """The members with the file name of a name, in either of COCO's forms."""
+        forms = set(coco_forms(parts[-1]))
+        for member in dict.fromkeys(one for key in forms for one in self.by_key.get(key, ())):
+            if (own := parts_of(member)) and own[-1] in forms and (found := self.at(name, member)):
+                yield Candidate(picture=found, path=(*self.path.parent.parts, self.path.stem, *own))
 
 
 @lru_cache(maxsize=64)
@@ -156,15 +162,14 @@ def _zip(path: Path) -> _Zip:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a zip of images: {first_line(error)}") from error
     members = {info.filename: _member_problem(info) for info in infos if not info.is_dir()}
-    by_name: dict[str, str | None] = {}
-    for member, problem in members.items():
-        if not problem:
-            name = member.rsplit("/", 1)[-1]
-            by_name[name] = None if name in by_name else member
-    return _Zip(path, members, by_name)
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for member in members:
+        for key in keys_of(member.rsplit("/", 1)[-1]):
+            by_key[key].append(member)
+    return _Zip(path, members, by_key)
 
 
 def _member_problem(info: zipfile.ZipInfo) -> str:
@@ -181,48 +186,54 @@ def _member_problem(info: zipfile.ZipInfo) -> str:
 
 
 class ImageIndex:
-    """Folders and zips, searched in order. Of an absolute name only the end counts, unless it is in a folder."""
+    """Groups of folders and zips, searched in order: a name means what it means in the first group that has it."""
 
-    def __init__(self, places: Sequence[_Folder | _Zip]) -> None:
-        self.places = tuple(places)
+    def __init__(self, groups: Sequence[Sequence[_Folder | _Zip]], beside: Sequence[Path] = ()) -> None:
+        """`beside`: folders of data files, of which `of_file` puts one in front."""
+        self.groups = tuple(map(tuple, groups))
+        self.beside = beside
         self.find = lru_cache(maxsize=64)(self._find)  # the pairs of one row stand together
+        self.of_file = lru_cache(maxsize=64)(self._of_file)
 
     @classmethod
     def of(cls, images: Path) -> "ImageIndex":
         """What the user names: a folder (with its own merged_images/ and images/), or a zip."""
         if images.is_dir():
-            return cls(_places_below(images))
+            return cls([_places_below(images)])
         if images.is_file():
-            return cls([_zip(images)])
+            return cls([[_zip(images)]])
         raise DataError(f"{images}: no such folder or zip of images")
-
-    @classmethod
-    def beside(cls, *folders: Path) -> "ImageIndex":
-        """What stands beside the data under the usual names."""
-        return cls([place for folder in folders for place in _places_below(folder)])
 
     @classmethod
     def inside(cls, *folders: Path) -> "ImageIndex":
         """Just these folders."""
-        return cls([_Folder(folder.resolve()) for folder in folders])
+        return cls([[_Folder(folder.resolve())] for folder in folders])
+
+    def _of_file(self, file: Path) -> "ImageIndex":
+        """The places in which a row of this file has its pictures: not the folders of the other files."""
+        given = self.groups[: len(self.groups) - len(self.beside)]
+        folders = dict.fromkeys([file.parent.resolve(), *self.beside[:1]])
+        return ImageIndex([*given, *(self.groups[len(given) + self.beside.index(one)] for one in folders)])
 
     def _find(self, name: str) -> ImageRef:
         """The picture of this name; one that is not there has a problem."""
+        name = name.strip()
         if name.startswith(ZIP):
             return self._find_in_zip(name)
-        parts = _parts(name)
-        problem = _refuse(name, parts)
-        for place in () if problem else self.places:
-            if found := place.find(name, parts):
-                if not found.problem:
-                    return found
-                problem = problem or found.problem
-        return ImageRef(name, problem=problem or (OUTSIDE if is_absolute(name) else MISSING))
+        parts = parts_of(name)
+        refused = ImageRef(name, problem=problem) if (problem := _refuse(name, parts)) else None
+        for group in () if refused else self.groups:
+            found = choose(name, (one for place in group for one in place.candidates(name, parts)))
+            if found and (not found.problem or found.problem == AMBIGUOUS):
+                return found
+            refused = refused or found
+        return refused or ImageRef(name, problem=OUTSIDE if is_absolute(name) else MISSING)
 
     def _find_in_zip(self, name: str) -> ImageRef:
         """What an ImageExporter without copies gave; only of a zip that is one of the places."""
         member, _, path = name.removeprefix(ZIP).partition("::")
-        holding = [place for place in self.places if isinstance(place, _Zip) and member in place.members]
+        places = [place for group in self.groups for place in group]
+        holding = [place for place in places if isinstance(place, _Zip) and member in place.members]
         zips = {str(place.path.absolute()): place for place in holding}
         moved = (place for place in zips.values() if place.path.name == Path(path).name)
         found = zips.get(path) or next(moved, None)
@@ -260,47 +271,38 @@ class ImageIndex:
 
 def _places_below(folder: Path) -> list[_Folder | _Zip]:
     root = folder.resolve()
-    folders = [root, *(root / name for name in BESIDE)]
-    zips = [root / f"{name}.zip" for name in BESIDE]
     # A folder that is a link to elsewhere is not taken for part of the data; the user can name it. A zip can only hold
     # what it holds.
-    found: list[_Folder | _Zip] = [_Folder(path) for path in folders if path.is_dir() and path.resolve() == path]
-    return found + [_zip(path) for path in zips if path.is_file()]
+    real = [path for name in BESIDE if (path := root / name).is_dir() and path.resolve() == path]
+    found: list[_Folder | _Zip] = [_Folder(root, called=folder.absolute().parts)]
+    found += [_Folder(path, base=False) for path in real]
+    return found + [_zip(path) for name in BESIDE if (path := root / f"{name}.zip").is_file()]
 
 
 def within(data: Path, files: Sequence[Path], images: Path | None) -> ImageIndex:
     """Where a dataset's pictures are: what the user names, then its folder and the folders of its files."""
     own = data if data.is_dir() else data.parent
-    beside = ImageIndex.beside(*dict.fromkeys([own, *(path.parent for path in files)]))
-    return ImageIndex(ImageIndex.of(images).places + beside.places) if images is not None else beside
+    folders = list(dict.fromkeys(folder.resolve() for folder in [own, *(path.parent for path in files)]))
+    given = ImageIndex.of(images).groups if images is not None else ()
+    return ImageIndex([*given, *map(_places_below, folders)], beside=folders)
 
 
 # Benchmarks and sources of instructions: a folder with all that is below it.
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """A picture below a root."""
-
-    path: str
-    """Relative to the root; of a zip: the member."""
-    archive: _Zip | None
-
-
-_COCO: Final = re.compile(r"^COCO_(?:train|val|test)20\d\d_")
-
-
 class ImageTree:
     """A folder and the zips below it, or a zip. Names are paths in it, or file names with or without ending."""
 
-    def __init__(self, root: Path | None, *, search: bool = True, guess: bool = False) -> None:
-        """No root: no picture. `search`: find file names below, too. `guess`: of several take the first by path."""
-        self.root, self.search, self.guess = root, search, guess
+    def __init__(self, root: Path | None, *, search: bool = True, beside: bool = False) -> None:
+        """No root: no picture. `search`: find pictures below by the ends of their paths, too. `beside`: the rows stand
+        in this folder, so that a picture right in it is theirs, whatever folder they say."""
+        self.root, self.search, self.beside = root, search, beside
         self.find = lru_cache(maxsize=1 << 17)(self._find)  # benchmarks and sources ask many times about one picture
 
     def _find(self, name: str) -> ImageRef:
         """The picture of this name; one that is not there has a problem."""
-        parts = _parts(name)
+        name = name.strip()
+        parts = parts_of(name)
         problem = _refuse(name, parts) or (OUTSIDE if is_absolute(name) else "")
         found = None
         if self.root is not None and not problem:
@@ -309,45 +311,39 @@ class ImageTree:
             else:
                 found = _zip(self.root).at(name, "/".join(parts)) if self.root.suffix.lower() == ".zip" else None
             if found is None and (self.search or not self.root.is_dir()):
-                found = self._search(name, "/".join(parts))
+                found = choose(name, self._candidates(name, parts[-1]))
         return found or ImageRef(name, problem=problem or MISSING)
 
     @cached_property
     def _folder(self) -> _Folder:
         return _Folder((self.root or Path()).resolve())
 
-    def _search(self, name: str, path: str) -> ImageRef | None:
-        own = PurePosixPath(path).name
-        found = self._entries.get(own) or self._entries.get(_without_ending(own)) or []
-        if len(found) > 1:
-            found = [entry for entry in found if f"/{entry.path}".endswith(f"/{path}")] or found
-            found = [entry for entry in found if entry.archive is None] or found  # a zip unpacked beside itself
-        if len(found) > 1 and not self.guess:
-            return ImageRef(name, problem=AMBIGUOUS)
-        for entry in found[:1]:
-            return self._folder.at(name, entry.path) if entry.archive is None else entry.archive.at(name, entry.path)
-        return None
+    def _candidates(self, name: str, file: str) -> Iterator[Candidate]:
+        for archive, path in dict.fromkeys(one for key in keys_of(file) for one in self._pictures.get(key, ())):
+            if archive is None and (found := self._folder.at(name, path)):
+                yield Candidate(
+                    picture=found, path=(*self._folder.root.parts, *parts_of(path)), own=self.beside and "/" not in path
+                )
+            elif archive is not None and (found := _zip(archive).at(name, path)):
+                yield Candidate(picture=found, path=(*archive.parent.parts, archive.stem, *parts_of(path)))
 
     @cached_property
-    def _entries(self) -> dict[str, list[_Entry]]:
-        """Name and stem -> pictures; COCO's long names also stand under their number."""
-        found: dict[str, list[_Entry]] = {}
-        for entry in self._all_entries():
-            name = PurePosixPath(entry.path).name
-            short = _COCO.sub("", name)
-            for key in {name, _without_ending(name), short, _without_ending(short)}:
-                found.setdefault(key, []).append(entry)
+    def _pictures(self) -> dict[str, list[tuple[Path | None, str]]]:
+        """What a file name can be looked up by -> pictures: the zip that holds it, and its path there or below the
+        root."""
+        found: dict[str, list[tuple[Path | None, str]]] = defaultdict(list)
+        for archive, path in self._all_pictures():
+            for key in keys_of(PurePosixPath(path).name):
+                found[key].append((archive, path))
         return found
 
-    def _all_entries(self) -> Iterator[_Entry]:
+    def _all_pictures(self) -> Iterator[tuple[Path | None, str]]:
         root = self._folder.root
         for file in [root] if root.is_file() else sorted(_files_below(root)):
             if file.suffix.lower() in IMAGES and file != root:
-                yield _Entry(path=file.relative_to(root).as_posix(), archive=None)
+                yield None, file.relative_to(root).as_posix()
             elif file.suffix.lower() == ".zip":
-                archive = _zip(file)
-                pictures = (one for one in archive.members if PurePosixPath(one).suffix.lower() in IMAGES)
-                yield from (_Entry(path=member, archive=archive) for member in pictures)
+                yield from ((file, one) for one in _zip(file).members if PurePosixPath(one).suffix.lower() in IMAGES)
             elif file == root:
                 raise DataError(f"{file}: must be a folder or a zip")
 
@@ -365,42 +361,3 @@ def has_pictures(folder: Path) -> bool:
 def images_below(folder: Path) -> list[Path]:
     """All image files of a folder, at any depth."""
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
-
-
-def _without_ending(name: str) -> str:
-    return PurePosixPath(name).stem if PurePosixPath(name).suffix.lower() in IMAGES else name
-
-
-# Cells.
-
-
-def is_base64(text: str) -> bool:
-    """Whether a text in an image column is the picture itself and not its name."""
-    return len(text) > LONGEST_NAME or text.startswith("data:image/")
-
-
-def decode_base64(text: str) -> bytes:
-    """The bytes in base64 text or a `data:` address; OSError."""
-    try:
-        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise OSError(f"not base64: {error}") from None
-
-
-def picture_in_cell(cell: Any, find: Callable[[str], ImageRef], name: str = "") -> ImageRef:
-    """The picture in a cell: bytes (called `name`), base64, a name for `find`, or datasets' bytes and path."""
-    if isinstance(cell, ImageRef):
-        return replace(cell, name=name or cell.name)
-    data = cell.get("bytes") if isinstance(cell, Mapping) else cell
-    path = cell.get("path") if isinstance(cell, Mapping) else None
-    path = path if isinstance(path, str) else ""
-    if isinstance(cell, str) and not is_base64(cell):
-        return find(cell)
-    if isinstance(data, str) and data:
-        try:
-            data = decode_base64(data)
-        except OSError:
-            return ImageRef(name or path, problem=UNREADABLE)
-    if isinstance(data, bytes) and data:
-        return ImageRef(name or path, data=data)
-    return find(path or name) if path or name else ImageRef("", problem=NONE)

@@ -8,21 +8,28 @@
 lm-eval asks for the images of all documents before the first answer, and decoded they would not fit in memory. A
 picture that is missing, broken or too large raises OSError when it is looked at, so that one sample fails and not the
 run. Nothing here trusts the names that data give: see `support.image_folders`.
+
+What is shown, to a local model, a server or a judge, is one picture (`decode`): upright by its EXIF orientation, the
+first frame of an animation, 16 bits and more scaled to 8, transparency dropped as `convert("RGB")` drops it.
 """
 
 import hashlib
 import io
 import os
+import re
+import stat
+import struct
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image
 
 MAX_PIXELS: Final = 50_000_000
 """A larger picture is a failed sample, not an out-of-memory error for the whole run."""
@@ -38,12 +45,17 @@ Reader = Callable[[], bytes]
 
 
 _REFS: dict[str, "ImageRef"] = {}
+_SHOWN_OTHERWISE: set[str] = set()
+"""Keys of the pictures that earlier versions did not show as they are shown now."""
 
 
 def keep(ref: "ImageRef") -> str:
     """Make an image known to `picture`; its key: a digest of its content, or of its name where it can't be read."""
     try:
-        key = hashlib.sha256(ref.read()).hexdigest()[:32]
+        data = ref.read()
+        key = hashlib.sha256(data).hexdigest()[:32]
+        if key not in _REFS and _is_shown_otherwise(data):
+            _SHOWN_OTHERWISE.add(key)
     except OSError:
         key = "unreadable-" + hashlib.sha256(repr(ref).encode("utf-8", "backslashreplace")).hexdigest()[:21]
     _REFS.setdefault(key, ref)
@@ -74,8 +86,13 @@ class PromptImage(Image.Image):
 
     @property
     def format(self) -> str | None:  # type: ignore[override]  # a plain attribute of the base class
-        """ "PNG", "JPEG", ...: the kind of the image's file."""
+        """ "PNG", "JPEG", ...: the kind of the image's file; None where the file does not show what is shown."""
         return _decoded(self.key).format
+
+    @property
+    def shown(self) -> str:
+        """Names what is shown, for whatever is kept of it: answers about a picture that lay on its side are others."""
+        return f"{self.key}-upright" if self.key in _SHOWN_OTHERWISE else self.key
 
     def load(self) -> Any:
         """Read and decode; raises OSError."""
@@ -104,17 +121,120 @@ def _decoded(key: str) -> Image.Image:
 
 
 def decode(data: bytes) -> Image.Image:
-    """The image in the bytes of an image file; raises OSError for one that is broken or larger than MAX_PIXELS."""
+    """The picture that the bytes of an image file show; OSError for a broken file, or one larger than MAX_PIXELS.
+
+    Its `format` is None where the file itself does not show that.
+    """
+    image = decode_file(data)
+    try:
+        return _as_shown(image)
+    except Exception as error:  # see decode_file
+        raise OSError(f"image can't be read: {error}") from None
+
+
+def decode_file(data: bytes) -> Image.Image:
+    """The image in a file, upright, otherwise as it is stored; OSError as for `decode`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pixel bombs, which are refused here at a lower size
-            image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise OSError(f"image of {image.width} x {image.height} pixels is over the limit of {MAX_PIXELS}")
-        image.load()
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, beside OSError
-        raise OSError(f"image can't be read: {error}") from None
+            warnings.simplefilter("ignore")  # of pixel bombs, which are refused here at a lower size, and of odd tags
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_formats())
+            if image.width * image.height > MAX_PIXELS:
+                raise OSError(f"image of {image.width} x {image.height} pixels is over the limit of {MAX_PIXELS}")
+            image.load()
+            return _upright(image)
+    except OSError:
+        raise
+    except Exception as error:  # decoders raise anything at bytes that nobody foresaw
+        raise OSError(f"image can't be read: {error or type(error).__name__}") from None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Pillow's, frequent ones first; EPS would start another program."""
+    Image.init()
+    frequent = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+    return (*frequent, *(name for name in Image.OPEN if name not in {*frequent, "EPS"}))
+
+
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes an image upright."""
+_ORIENTATION_IN: Final = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""What an image's `info` calls the data that may have its orientation."""
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # EXIF that can't be read turns nothing; Pillow raises anything
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _TURNS.get(_orientation(image))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = {name: value for name, value in image.info.items() if name not in _ORIENTATION_IN}
+    return turned  # its format is None, as that of any new image
+
+
+_PLAIN: Final = ("1", "L", "P", "RGB", "LA", "PA", "RGBA")
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _in_eight_bits(image)
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a palette's transparency, which is what is dropped
+            return image.convert("RGB")
+    if image.format is not None and (image.mode not in _PLAIN or _is_animated(image)):
+        image.format = None
     return image
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a second frame that can't be read is none
+        return False
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Grey values of more than 8 bits scaled to 0-255, by the range of their type where they are in it."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    top = next((top for top in (1.0, 255.0, 65535.0) if high <= top and (top > 1 or image.mode.startswith("F"))), high)
+    if image.mode.startswith("I;16"):
+        top = 65535.0
+    shown = Image.fromarray(((values - low) * (255 / max(top - low, 1e-9))).round().clip(0, 255).astype(np.uint8))
+    shown.info = dict(image.info)
+    return shown
+
+
+_MAY_BE_OTHERWISE: Final = re.compile(rb"Exif|eXIf|EXIF|Orientation|irot|imir")
+
+
+def _is_shown_otherwise(data: bytes) -> bool:
+    """Whether a file is of those that earlier versions showed on their side, or with values over 255 cut off."""
+    if not (_MAY_BE_OTHERWISE.search(data) or data[24:26] == b"\x10\0" or data[:2] in (b"II", b"MM")):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_formats())
+        return image.mode.startswith(("I", "F")) or (image.format != "TIFF" and _orientation(image) != 1)
+    except Exception:  # it fails when it is looked at
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +250,19 @@ class ImageRef:
     reader: Reader | None = field(default=None, repr=False)
     """Gives the bytes each time they are needed, such as those in a cell of a table."""
     problem: str = field(default="", compare=False, repr=False)
-    """Why there is nothing to read; see `support.image_folders`."""
+    """Why there is nothing to read, as one of a few kinds; see `support.image_folders`."""
+    detail: str = field(default="", compare=False, repr=False)
+    """What the problem's kind does not say, such as the pictures that the name may mean."""
 
     @classmethod
     def at(cls, path: Path) -> "ImageRef":
         """An image file that the user names, or that this project wrote."""
         return cls(str(path), path)
+
+    @property
+    def why(self) -> str:
+        """Why there is nothing to read, in full."""
+        return self.problem + (f": {self.detail}" if self.detail else "")
 
     def read(self) -> bytes:
         """The bytes of the image file; raises OSError."""
@@ -144,21 +271,29 @@ class ImageRef:
         if self.reader is not None:
             return self.reader()
         if self.file is None:
-            raise OSError(f"image {self.name!r} is not there{self.problem and f': {self.problem}'}")
+            raise OSError(f"image {shorten(self.name)!r} is not there{self.why and f': {self.why}'}")
         if self.member is None:
-            _check_size(self.file, self.file.stat().st_size)
+            about = self.file.stat()
+            if not stat.S_ISREG(about.st_mode):  # a device or a pipe might never end
+                raise OSError(f"{self.file}: not a file")
+            _check_size(self.file, about.st_size)
             return self.file.read_bytes()
         try:
             archive = _archive(self.file, os.getpid())
             _check_size(self.file, archive.getinfo(self.member).file_size)
             return archive.read(self.member)
-        except (KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (KeyError, RuntimeError, EOFError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
             # What zipfile raises for broken ones.
             raise OSError(f"{self.file}: {self.member}: {error}") from None
 
     def open(self) -> Image.Image:
         """The decoded image; raises OSError for one that is missing, broken or too large."""
         return decode(self.read())
+
+
+def shorten(name: str, most: int = 200) -> str:
+    """A name as a message shows it: some cells hold a whole file."""
+    return name if len(name) <= most else name[:most] + "..."
 
 
 def _check_size(file: Path, size: int) -> None:
@@ -172,16 +307,18 @@ def _archive(path: Path, process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-_KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
-_KINDS |= {b"II*\0": ".tif", b"MM\0*": ".tif"}
+_KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif"}
+_KINDS |= {b"II*\0": ".tif", b"MM\0*": ".tif", b"\0\0\0\x0cjP  \r\n": ".jp2"}
 
 
 def kind(data: bytes) -> str | None:
     """The usual ending of an image file that begins like this; None for what is no image."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return ".webp"
-    if data[4:12] == b"ftypavif":
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
         return ".avif"
+    if data[:2] == b"BM" and data[6:10] == bytes(4):  # two letters alone begin many a text
+        return ".bmp"
     return next((ending for start, ending in _KINDS.items() if data.startswith(start)), None)
 
 

@@ -20,14 +20,15 @@ Errors: `BenchmarkDataError`, one line that names the task and what is missing.
 import importlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import BenchmarkDataError, DataError, first_line
-from support.image_folders import REFUSED, ImageIndex, ImageTree, picture_in_cell
-from support.images import ImageRef, PromptImage, encoded, keep, picture
+from support.image_cells import NONE, Find, is_image_text, picture_in_cell
+from support.image_folders import REFUSED, ImageIndex, ImageTree
+from support.images import ImageRef, PromptImage, encoded, keep, picture, shorten
 from support.records import PARQUET, Record, read
 from tasks.columns import needed_columns, read_columns, shown
 
@@ -42,7 +43,6 @@ FILE_COLUMNS: Final = ("image", "imagename", "image_name", "image_path", "file_n
 TABLES: Final = (PARQUET, ".jsonl", ".json", ".tsv", ".csv")
 
 RowsReader = Callable[[Path], list[Record]]
-Find = Callable[[str], ImageRef]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,7 @@ def _read_hub(source: DocumentSource) -> "Dataset":
         failed = f"{source.task}: can't load {data} at revision {revision}: {first_line(error)}"
         raise BenchmarkDataError(f"{failed}; behind a firewall give --data {source.task}=PATH") from error
     if source.rows_from is not None:
-        return _dataset_of_rows(source, rows, ImageTree(folder, guess=True).find)
+        return _dataset_of_rows(source, rows, ImageTree(folder).find)
     find = _find_downloaded(data)
     return concatenate_datasets([_dataset_of_table(source, part, find) for part in parts])
 
@@ -197,13 +197,13 @@ def _find_downloaded(data: str) -> Find:
 
 def _read_local(source: DocumentSource, path: Path) -> "Dataset":
     task = source.task
-    if not path.exists():
+    if not (path.is_dir() or path.is_file()):
         raise BenchmarkDataError(f"{task}: --data {path}: no such file or folder")
     reader = source.rows_from
     if source.rows_from_folder and path.is_dir():
         has_table = any(any(path.rglob(f"*{suffix}")) for suffix in TABLES if suffix != ".json")
         reader = reader if has_table else source.rows_from_folder
-    find = ImageTree(path if path.is_dir() or path.suffix == ".zip" else path.parent, guess=True).find
+    find = ImageTree(path if path.is_dir() or path.suffix == ".zip" else path.parent, beside=True).find
     if reader is not None and not any(path.glob(f"**/*{PARQUET}")):
         try:
             rows = _rows_reader(reader)(path)
@@ -239,8 +239,8 @@ def _dataset_of_rows(source: DocumentSource, rows: list[Record], find: Find) -> 
     column = _image_column(names)
     cells = [row.get(column) for row in rows] if column else [None] * len(rows)
     with_index = {str(row["index"]): cell for row, cell in zip(rows, cells, strict=True) if "index" in row}
-    cells = [with_index.get(str(cell), cell) if str(cell).isdecimal() else cell for cell in cells]
-    keys = [_key(cell, find, f"{source.task}: row {number}") for number, cell in enumerate(cells, start=1)]
+    cells = [_follow_index(cell, with_index) for cell in cells]
+    keys = _keys_of(source.task, (picture_in_cell(cell, find) for cell in cells))
     columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in names} | {IMAGE: keys}
     return Dataset.from_dict({name: _of_one_type(cells) for name, cells in _read_declared(source, columns).items()})
 
@@ -276,7 +276,7 @@ def _with_picture_keys(task: str, table: "Dataset", find: Find) -> "Dataset":
     if column is None:
         return table.add_column(IMAGE, [""] * len(table))
     raw = table.select_columns([column]).cast_column(column, _without_decoding(table.features[column]))
-    keys = [_key_of_row(raw, column, index, find, f"{task}: row {index + 1}") for index in range(len(raw))]
+    keys = _keys_of(task, (_picture_of_row(raw, column, index, find) for index in range(len(raw))))
     return table.remove_columns([IMAGE] if IMAGE in table.column_names else []).add_column(IMAGE, keys)
 
 
@@ -284,20 +284,26 @@ def _image_column(names: Sequence[str]) -> str | None:
     return next((name for name in FILE_COLUMNS if name in names), None)
 
 
-def _key(cell: Any, find: Find, where: str) -> str:
-    """The picture key of one cell; "" where it holds none."""
-    cell = _first_of(cell)
-    if cell is None or cell == "":
-        return ""
-    found = picture_in_cell(cell if isinstance(cell, (str, bytes, Mapping, ImageRef)) else str(cell), find)
-    if found.problem in REFUSED:
-        must = "pictures lie beside or below the table"
-        raise BenchmarkDataError(f"{where}: image {found.name!r}: {found.problem}; {must}")
-    return keep(found)
+def _follow_index(cell: Any, with_index: Mapping[str, Any]) -> Any:
+    """In VLMEvalKit's tables a cell may hold the index of the row that has its picture as base64."""
+    other = with_index.get(str(cell)) if isinstance(cell, (str, int)) and str(cell).isdecimal() else None
+    return other if isinstance(other, str) and is_image_text(other) else cell
 
 
-def _first_of(cell: Any) -> Any:
-    return (cell[0] if cell else None) if isinstance(cell, list) else cell
+def _keys_of(task: str, found: Iterable[ImageRef]) -> list[str]:
+    """The picture key of each row, "" where it has none; tells how many pictures can't be had, and refuses those that
+    are elsewhere."""
+    keys, lost = [], []
+    for number, one in enumerate(found, start=1):
+        if one.problem in REFUSED:
+            named = f"{task}: row {number}: image {shorten(one.name)!r}: {one.problem}"
+            raise BenchmarkDataError(f"{named}; pictures lie beside or below the table")
+        if one.problem and one.problem != NONE:
+            lost.append(f"row {number}, {shorten(one.name)!r}: {one.why}")
+        keys.append("" if one.problem == NONE else keep(one))
+    if lost:
+        log.warning(f"{task}: {len(lost):,} of {len(keys):,} pictures can't be had: {'; '.join(lost[:2])}")
+    return keys
 
 
 def _without_decoding(feature: Any) -> Any:
@@ -310,11 +316,9 @@ def _without_decoding(feature: Any) -> Any:
     return feature
 
 
-def _key_of_row(raw: "Dataset", column: str, index: int, find: Find, where: str) -> str:
-    def read_bytes() -> bytes:
-        return bytes(_first_of(raw[index][column])["bytes"])
+def _picture_of_row(raw: "Dataset", column: str, index: int, find: Find) -> ImageRef:
+    def read_again() -> bytes:
+        return picture_in_cell(raw[index][column], find).read()
 
-    cell = _first_of(raw[index][column])
-    if isinstance(cell, Mapping) and cell.get("bytes"):
-        return keep(ImageRef(f"{column}/{index}", reader=read_bytes))
-    return _key(cell, find, where)
+    found = picture_in_cell(raw[index][column], find)
+    return found if found.data is None else ImageRef(f"{column}/{index}", reader=read_again)

@@ -119,13 +119,13 @@ def noise_command(
 
     from PIL import Image
 
-    from support.images import decode
+    from support.images import ImageRef
     from trainers.losses.noise import Place, abar, noised
 
     if place not in get_args(Place):
         raise UsageError(f"--place {place!r}: known: {', '.join(get_args(Place))}")
     try:
-        made = decode(image.read_bytes()).convert("RGB")
+        made = ImageRef.at(image).open().convert("RGB")
     except OSError as error:
         raise UsageError(f"{image}: no picture: {error.strerror or error}") from None
 

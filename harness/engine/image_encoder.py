@@ -34,7 +34,7 @@ NOT_SEPARABLE = {"fuyu": "its processor lays images out together with the text"}
 def image_digest(image: Image) -> str:
     """The image's key in its benchmark if it has one, else sha256 of its pixels, transparency included."""
     if isinstance(image, PromptImage):
-        return image.key
+        return image.shown
     # The bytes of a palette image do not include its colours.
     shown = image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGBA")
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + shown.tobytes()).hexdigest()

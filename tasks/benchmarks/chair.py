@@ -236,7 +236,7 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 def rows(folder: Path) -> list[dict[str, Any]]:
     """COCO's pictures in a folder that also has COCO's annotations: all, or those listed in `image_ids.json`."""
     wanted = next(iter(sorted(folder.rglob("image_ids.json"))), None)
-    pictures = {_image_number(file.name): file.relative_to(folder).as_posix() for file in folder.rglob("*.jpg")}
+    pictures = _pictures_by_number(folder)
     numbers = [int(number) for number in read_json(wanted)] if wanted else sorted(pictures)
     truth = truths(folder, numbers, coco_synonyms())
     return [
@@ -245,6 +245,15 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         | {name: sorted(objects[number]) for name, objects in truth.items()}
         for number in numbers
     ]
+
+
+def _pictures_by_number(folder: Path) -> dict[int, str]:
+    """COCO's number -> a picture's path, or COCO's name where several files may be it; other pictures are passed by."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for file in sorted(folder.rglob("*.jpg")):
+        if (digits := file.stem.rsplit("_", 1)[-1]).isdecimal():
+            found[int(digits)].append(file.relative_to(folder).as_posix())
+    return {number: paths[0] if len(paths) == 1 else f"{number:012d}.jpg" for number, paths in found.items()}
 
 
 def _image_number(name: str) -> int:

@@ -106,17 +106,19 @@ def docs(dataset: "Dataset") -> "Dataset":
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The questions in a folder with the benchmark's response_template.json and its pictures, or a zip of these."""
     from support.image_folders import ImageTree, there
+    from support.image_names import AMBIGUOUS
 
     files = sorted(folder.rglob("*template*.json")) or sorted(folder.rglob("*.json"))
     if not files:
         raise AnswerFileError(f"{folder}: has no response_template.json")
-    pictures = ImageTree(folder, guess=True)
+    pictures = ImageTree(folder)
     found = []
     for row in read_rows(files[0]):
         # Addresses at their makers: only the file's name counts.
         named = pictures.find(str(row.get("image_src", "")).rsplit("/", 1)[-1])
         by_id = pictures.find(str(row.get("image_id")))
-        found.append({**row, "image": named if there(named) or not there(by_id) else by_id})
+        image = named if there(named) or named.problem == AMBIGUOUS or not there(by_id) else by_id
+        found.append({**row, "image": image})
     return found
 
 

@@ -98,7 +98,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     found = []
     for file in sorted(folder.rglob("*.jsonl")):
         subset = file.parent.relative_to(folder).as_posix()
-        pictures = ImageTree(file.parent, guess=True)
+        pictures = ImageTree(file.parent, beside=True)
         for index, row in enumerate(read_rows(file)):
             question = next((row[name] for name in QUESTION_FIELDS if row.get(name)), None)
             if question is None:

@@ -1,16 +1,21 @@
 """No row of any data file opens a picture outside the data's folder or archive, whichever reader reads it."""
 
 import json
+import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from support.errors import BenchmarkDataError
-from support.image_folders import AMBIGUOUS, MISSING, OUTSIDE, URL, ImageIndex, ImageTree
+from support.image_folders import OUTSIDE, URL, ImageIndex, ImageTree, within
+from support.image_names import AMBIGUOUS, MISSING
 from support.images import ImageRef
 from tasks import documents
 from trainers.config.data import InstructionSource
@@ -196,21 +201,168 @@ def test_only_links_into_the_blobs_of_the_same_hub_dataset_may_lead_out(
         assert pictures.find(name).problem == OUTSIDE, name
 
 
-def test_a_name_is_looked_for_below_and_not_guessed(tmp_path: Path) -> None:
-    for name in ("a/x.png", "b/x.png", "deep/COCO_val2014_000000000042.jpg", "b/only.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(name.encode())
-    tree = ImageTree(tmp_path)
-    assert tree.find("42").problem == MISSING
-    for name, content in {
-        "a/x.png": "a/x.png",
-        "else/b/x.png": "",
-        "else/only.png": "b/only.png",
-        "only": "b/only.png",
-        "val\\000000000042.jpg": "deep/COCO_val2014_000000000042.jpg",
-    }.items():
-        found = tree.find(name)
-        assert (found.problem, content) == (AMBIGUOUS, "") or found.read().decode() == content, name
-    assert ImageTree(tmp_path, guess=True).find("else/x.png").read() == b"a/x.png"
-    assert ImageTree(tmp_path, search=False).find("only.png").problem == MISSING
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Files that hold their own paths."""
+    for name in (
+        *("a/x.png", "b/x.png", "b/only.png", "deep/a/y.png", "deep/b/y.png", "flat.png", "pics/vg/1.png"),
+        *("deep/COCO_val2014_000000000042.jpg", "COCO/train2017/000000000043.jpg"),
+        *("old/COCO_train2014_000000000044.jpg", "z/same.png", "w/same.png"),
+    ):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"the same" if "same" in name else name.encode())
+    return tmp_path / "data"
+
+
+FOUND_BELOW: Mapping[str, str] = {
+    "a/x.png": "a/x.png",
+    "a\\x.png": "a/x.png",
+    "./a//x.png": "a/x.png",
+    " a/x.png\n": "a/x.png",
+    "other/a/x.png": "a/x.png",
+    "data/a/x.png": "a/x.png",
+    "a/y.png": "deep/a/y.png",
+    "images/b/y.png": "deep/b/y.png",
+    "vg/1.png": "pics/vg/1.png",
+    "only.png": "b/only.png",
+    "only": "b/only.png",
+    "only.jpg": "b/only.png",
+    "val\\000000000042.jpg": "deep/COCO_val2014_000000000042.jpg",
+    "000000000042": "deep/COCO_val2014_000000000042.jpg",
+    "coco/COCO_train2014_000000000043.jpg": "COCO/train2017/000000000043.jpg",
+    "coco/train2017/000000000044.jpg": "old/COCO_train2014_000000000044.jpg",
+    "same.png": "the same",
+}
+"""A name -> what the picture holds."""
+NOT_FOUND_BELOW: Mapping[str, str] = {
+    "x.png": "ambiguous picture: it may be .*a/x.png, .*b/x.png",
+    "y.png": "ambiguous picture: it may be .*deep/a/y.png, .*deep/b/y.png",
+    "else/x.png": "missing picture: of this name there is .*a/x.png, .*b/x.png, in another folder",
+    "else/only.png": "missing picture: of this name there is .*b/only.png, in another folder",
+    "coco/1.png": "missing picture: of this name there is .*pics/vg/1.png, in another folder",
+    "images/flat.png": "missing picture: of this name there is .*flat.png, in another folder",
+    "42": "missing picture",
+    "a": "missing picture",
+    "": "missing picture",
+    "z" * 5000: "missing picture",
+}
+
+
+@pytest.mark.parametrize("name", FOUND_BELOW)
+def test_a_name_means_the_picture_whose_path_ends_most_like_it(name: str, tree: Path) -> None:
+    assert ImageTree(tree).find(name).read().decode() == FOUND_BELOW[name]
+
+
+@pytest.mark.parametrize("name", NOT_FOUND_BELOW)
+def test_a_name_never_means_the_picture_of_another_folder(name: str, tree: Path) -> None:
+    assert re.fullmatch(NOT_FOUND_BELOW[name], ImageTree(tree).find(name).why)
+
+
+def test_a_tree_can_be_asked_for_paths_alone_and_rows_beside_it_mean_its_own_pictures(tree: Path) -> None:
+    assert ImageTree(tree, search=False).find("only.png").problem == MISSING
+    assert ImageTree(tree, beside=True).find("images/flat.png").read() == b"flat.png"
+    assert ImageTree(tree, beside=True).find("images/only.png").problem == MISSING
     assert [ImageTree(None).find(name).problem for name in ("x.png", "s3://x.png")] == [MISSING, URL]
+
+
+@pytest.mark.parametrize("packed", (False, True))
+@pytest.mark.parametrize(
+    ("name", "found"),
+    {
+        "/home/me/data/coco/1.png": "coco/1.png",
+        "coco/1.png": "coco/1.png",
+        "1.png": "coco/1.png",
+        "C:\\data\\coco\\1.png": "coco/1.png",
+        "/home/me/data/vg/1.png": "",
+        "vg/1.png": "",
+        "data/vg/1.png": "",
+        "/elsewhere/1.png": "",
+        "/x/coco/000000000007.jpg": "coco/COCO_train2014_000000000007.jpg",
+        "train2017/000000000007.jpg": "coco/COCO_train2014_000000000007.jpg",
+        "/x/000000000007.jpg": "coco/COCO_train2014_000000000007.jpg",
+        "COCO_val2017_000000000007.jpg": "coco/COCO_train2014_000000000007.jpg",
+        "/x/y/coco/deep/2.png": "coco/deep/2.png",
+        "/x/y/deep/2.png": "coco/deep/2.png",
+        "/x/y/z/2.png": "",
+    }.items(),
+)
+def test_an_end_of_a_name_says_more_than_the_name_of_its_file(
+    name: str, found: str, packed: bool, tmp_path: Path
+) -> None:
+    for path in ("coco/1.png", "coco/COCO_train2014_000000000007.jpg", "coco/deep/2.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(path.encode())
+    if packed:
+        with zipfile.ZipFile(tmp_path / "coco.zip", "w") as archive:
+            for file in sorted((tmp_path / "coco").rglob("*.*g")):
+                archive.write(file, file.relative_to(tmp_path / "coco"))
+    picture = ImageIndex.of(tmp_path / ("coco.zip" if packed else "coco")).find(name)
+    assert (picture.read().decode() if not picture.problem else "") == found
+    assert not found or picture.name == name
+
+
+def test_a_link_of_the_right_name_says_which_folder_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "1.png").write_bytes(b"1")
+    (tmp_path / "vg").symlink_to("mine")
+    assert ImageIndex.of(tmp_path / "mine").find("/home/me/vg/1.png").problem == MISSING
+    assert ImageIndex.of(tmp_path / "vg").find("/home/me/vg/1.png").read() == b"1"
+
+
+def test_a_bare_name_that_two_folders_of_the_data_have_is_ambiguous(tmp_path: Path) -> None:
+    for folder in ("images", "merged_images"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(folder.encode())
+        (tmp_path / folder / "2.png").write_bytes(b"alike")
+    index = within(tmp_path, [], None)
+    assert index.find("1.png").problem == AMBIGUOUS
+    assert index.find("2.png").read() == b"alike"
+    assert index.find("images/1.png").read() == b"images"
+    (tmp_path / "1.png").write_bytes(b"its very path")
+    assert within(tmp_path, [], None).find("1.png").read() == b"its very path"
+
+
+def test_a_row_means_the_pictures_beside_its_own_file(tmp_path: Path) -> None:
+    for shard in ("a", "b", "c"):
+        (tmp_path / shard).mkdir()
+        (tmp_path / shard / "pairs.jsonl").touch()
+    for shard in ("a", "b"):
+        (tmp_path / shard / "1.png").write_bytes(shard.encode())
+    (tmp_path / "2.png").write_bytes(b"shared")
+    files = [tmp_path / shard / "pairs.jsonl" for shard in "abc"]
+    index = within(tmp_path, files, None)
+    found = [index.of_file(file).find("1.png") for file in files]
+    assert [one.problem for one in found] == ["", "", MISSING]
+    assert [one.read() for one in found[:2]] == [b"a", b"b"]
+    assert all(index.of_file(file).find("2.png").read() == b"shared" for file in files)
+
+
+@pytest.mark.parametrize("kind", ("fifo", "folder", "device"))
+def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/zero")
+    with pytest.raises(OSError, match="not a file"):
+        ImageRef.at(path).read()
+    for places in (ImageTree(path.parent), ImageIndex.inside(path.parent)):
+        with pytest.raises(OSError, match="is not there: missing picture"):
+            places.find(path.name).read()
+
+
+NAMES = st.text(max_size=30) | st.lists(st.sampled_from([*"ab.\\/ ", "..", "a", "x.png"]), max_size=8).map("/".join)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(NAMES)
+def test_any_name_gives_a_picture_of_that_file_name_or_a_problem(tree: Path, name: str) -> None:
+    for places in (ImageTree(tree), ImageTree(tree, beside=True), within(tree, [], None), ImageIndex.of(tree)):
+        found = places.find(name)
+        assert found.problem or found.file is not None
+        if found.file is not None:
+            assert found.file.is_relative_to(tree)
+            assert found.file.stem == Path(name.strip().replace("\\", "/")).stem

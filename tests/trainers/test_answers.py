@@ -306,7 +306,7 @@ def test_a_large_picture_is_not_held_decoded(tmp_path: Path) -> None:
             return super().generate_until(requests)
 
     decode(instructions, data(pool=PAIR), 0, tmp_path, lambda member: Looks(member.name))
-    assert kinds[:2] == ["PngImageFile", "PromptImage"]
+    assert kinds[:2] == ["Image", "PromptImage"]
 
 
 def test_a_model_that_answers_too_little_is_named(tmp_path: Path) -> None:

@@ -210,11 +210,11 @@ def test_paths_do_not_leave_the_folder(tmp_path: Path) -> None:
 def test_a_name_that_two_pictures_have_is_not_guessed(tmp_path: Path) -> None:
     for number, folder in enumerate(("a", "b")):
         write(tmp_path / folder / "1.jpg", photo(number))
-    names = ("1.jpg", "x/b/1.jpg", "b/1")
+    names = ("1.jpg", "1", "x/b/1.jpg", "b/1", "c/1.jpg")
     path = lines(tmp_path / "t.jsonl", [{"image": name, "prompt": "Which?"} for name in names])
     items, left = read(name=str(path), images=str(tmp_path))
-    assert items == []
-    assert left == {"ambiguous picture": 3}
+    assert [item.picture.file for item in items] == [tmp_path / "b" / "1.jpg"] * 2
+    assert left == {"ambiguous picture": 2, "missing picture": 1}
 
 
 @pytest.mark.parametrize(

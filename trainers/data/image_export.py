@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from support.files import atomic_path
-from support.image_folders import ZIP, is_absolute, resolve_folder, there
+from support.image_folders import ZIP, resolve_folder, there
+from support.image_names import is_absolute
 from support.images import ImageRef, image_bytes, kind
 
 

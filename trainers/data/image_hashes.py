@@ -35,7 +35,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from support.errors import StoreError, one_line
 from support.files import file_lock
-from support.images import ImageRef, decode
+from support.images import ImageRef, decode_file
 from support.sqlite import open_shared
 from trainers.data.embedded import EmbeddedPicture
 
@@ -338,7 +338,7 @@ class HashCache:
         hashes = self.stored(digest)
         if hashes is None:
             try:
-                hashes = hash_image(decode(data))
+                hashes = hash_image(decode_file(data))
             except OSError as error:
                 return ImageFacts(digest=digest, hashes=None, problem=problem_in(error))
             self.keep(digest, hashes)

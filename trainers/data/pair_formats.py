@@ -115,7 +115,7 @@ def read_pairs(
             where = f"{file}, record {number}"
             this = known or _form_of_record(record, where)
             try:
-                values = this.read(record, places)
+                values = this.read(record, places.of_file(file))
             except NoPair as reason:
                 if seen is None:
                     raise DataError(f"{where}: {reason}; a pair is one prompt and two answers") from None

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from support.errors import DataError
-from support.image_folders import IMAGES, LONGEST_NAME, NONE, ImageIndex, picture_in_cell
+from support.image_cells import LONGEST_NAME, NONE, is_image_text, picture_in_cell
+from support.image_folders import ImageIndex
+from support.image_names import IMAGES
 from support.images import ImageRef, kind
 from support.records import Record
 from trainers.data.conversations import Message, NoPair
@@ -78,6 +80,8 @@ def _is_picture(value: Any) -> bool:
         return any(_is_picture(value.get(key)) for key in ("bytes", "path", "url"))
     if isinstance(value, list):
         return any(map(_is_picture, value))
-    if not isinstance(value, str) or len(value) > LONGEST_NAME:
-        return isinstance(value, str) and value.startswith("data:image/")
-    return value.lower().endswith(IMAGES) and "\n" not in value
+    if not isinstance(value, str):
+        return False
+    if len(value) <= LONGEST_NAME and value.lower().endswith(IMAGES) and "\n" not in value:
+        return True
+    return is_image_text(value)

@@ -141,7 +141,7 @@ def read_rows(data: Path, images: Path | None = None, *, seen: Seen | None = Non
     index = 0
     for path in files:
         for number, record in enumerate(read_records(path, tally.count_incomplete), start=1):
-            row = _read_row(record, index, places, tally, f"{path}, record {number}")
+            row = _read_row(record, index, places.of_file(path), tally, f"{path}, record {number}")
             if seen is not None:
                 tally.add(row)
             yield row

@@ -23,7 +23,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from support.errors import DataError, did_you_mean, first_line
-from support.image_folders import NONE, ImageTree, has_pictures, images_below, is_base64, picture_in_cell
+from support.image_cells import NONE, picture_in_cell
+from support.image_folders import ImageTree, has_pictures, images_below
 from support.images import ImageRef
 from support.records import PARQUET, SEPARATED, read, read_at, read_lines
 from trainers.config.data import InstructionSource
@@ -170,7 +171,7 @@ def _find_tables(known: Declared, folder: Path) -> list[Path]:
 
 def _find_images(source: InstructionSource, beside: Path | None, search: bool = True) -> ImageTree:
     if source.images is None:
-        return ImageTree(beside, search=search)
+        return ImageTree(beside, search=search, beside=True)
     root = Path(source.images).expanduser()
     if not root.exists():
         raise DataError(f"images = {source.images!r}: no such folder or zip")
@@ -306,16 +307,13 @@ class _RowReader:
             return self._reread(row, column, None, f"{row.place}/{column}")
         column = self._image_column(row.cells, wanted)
         cell = _only(row.cells[column])
-        if isinstance(cell, int):
-            cell = str(cell)
-        if isinstance(cell, str) and is_base64(cell):
-            return self._reread(row, column, cell, hashlib.sha256(cell.encode("utf-8", "replace")).hexdigest()[:16])
         found = picture_in_cell(cell, self.images.find)
         if found.problem:
             raise _NoItem(found.problem)
         if found.data is None:
             return found
-        return self._reread(row, column, cell, hashlib.sha256(found.data).hexdigest()[:16])
+        content = cell.encode("utf-8", "replace") if isinstance(cell, str) else found.data
+        return self._reread(row, column, cell, hashlib.sha256(content).hexdigest()[:16])
 
     def _image_column(self, row: Row, wanted: Sequence[str]) -> str:
         names = {name.strip().lower(): name for name in row}
