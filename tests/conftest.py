@@ -37,6 +37,8 @@ class Server:
         self.faults: list[str | None] = []
         """Taken one by one, by requests in the order they come; then there are none."""
         self.always: str | None = None
+        self.answer: Callable[[dict[str, Any]], tuple[int, Any]] | None = None
+        """Gives status and body (JSON, or bytes as they are) for a request's body."""
         self.delay = 0.0
         self.allowed: float | None = None
         """Requests a second; more get a 429."""
@@ -105,6 +107,10 @@ class Server:
             return error(429, "Rate limit reached", "rate_limit_exceeded", after)
         if self.delay:
             await asyncio.sleep(self.delay)
+        if self.answer is not None:
+            status, given = self.answer(body)
+            raw = given if isinstance(given, bytes) else json.dumps(given).encode()
+            return web.Response(status=status, body=raw, content_type="application/json")
         if fault is not None and (response := await self._fault(fault, request)) is not None:
             return response
         try:

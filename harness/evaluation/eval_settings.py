@@ -79,6 +79,8 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
         facts["official judge"] = task.official_judge
     if isinstance(judge, OpenAIJudge) and (images := judge.settings.images_in_words()):
         facts["judge image"] = images
+    if isinstance(judge, OpenAIJudge) and judge.client.asked_otherwise:
+        facts["judge parameters"] = "; ".join(sorted(judge.client.asked_otherwise))
     served = sorted(judge.client.served) if isinstance(judge, OpenAIJudge) else []
     if served and served != [judge.model]:
         facts["judge served"] = ", ".join(served)

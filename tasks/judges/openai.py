@@ -93,7 +93,7 @@ class OpenAIJudge:
             found = json.loads(without_fence(self.verdict_in(reply.text) or ""))["verdict"]
         except (ValueError, KeyError, TypeError, RecursionError):
             found = None
-        if not isinstance(found, str | int | float):
+        if isinstance(found, bool) or not isinstance(found, str | int | float):
             raise TransientError("not the JSON asked for", usage=reply.usage)
         return replace(reply, text=str(found))
 

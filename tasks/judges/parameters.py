@@ -30,6 +30,9 @@ _NOT_KNOWN: Final = re.compile(
     r"|deprecated|invalid (parameter|argument|field)|instead|not (a )?valid|not available",
     re.IGNORECASE,
 )
+_TOO_MUCH: Final = re.compile(
+    r"too (large|long|high|big|many)|maximum context|context length|at most|exceed", re.IGNORECASE
+)
 
 
 def thinks(model: str) -> bool:
@@ -89,7 +92,8 @@ def refused_parameter(refused: PermanentError, sent: Mapping[str, Any]) -> str |
     for name in (*MAY_BE_LEFT_OUT, *LIMITS):
         named = name in fields if fields else re.search(rf"(?<!\w){name}(?!\w)", words) is not None
         # A limit that is too high for the model is no parameter that it does not know.
-        if named and name in sent and (name not in LIMITS or _NOT_KNOWN.search(words)):
+        unknown = name not in LIMITS or (_NOT_KNOWN.search(words) and not _TOO_MUCH.search(words))
+        if named and name in sent and unknown:
             return name
     return None
 

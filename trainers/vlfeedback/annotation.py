@@ -92,6 +92,22 @@ class RatingCounts:
     """Instructions that can't be rated so: of fewer than two texts, or of no image or several."""
     unread: Counter[str] = field(default_factory=Counter)
     """Aspect -> texts whose rating could not be read from the reply."""
+    unreadable: int = 0
+    """Rated instructions of which not one rating could be read."""
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count a row of ratings."""
+        self.rated += 1
+        self.unread += unread_in(row)
+        self.unreadable += all(rating is None for given in row["ratings"].values() for rating in given.values())
+
+    def unread_beyond(self, share: float) -> str:
+        """A line where more than this share of the replies could not be read; else empty."""
+        if self.unreadable <= share * self.rated:
+            return ""
+        return (
+            f"{self.unreadable} of {self.rated} instructions have no rating that could be read from the judge's reply"
+        )
 
     @property
     def missing(self) -> int:
@@ -124,8 +140,7 @@ def _select_unrated(items: Iterable[Item], rows: JsonLines, counts: RatingCounts
         if len(item.texts) < 2:
             counts.left_out += 1
         elif item.key in rows.by_id and _is_rated(item, rows):
-            counts.rated += 1
-            counts.unread += unread_in(rows.by_id[item.key])
+            counts.add(rows.by_id[item.key])
             stage.add()
         else:
             yield item
@@ -177,8 +192,7 @@ def _rate(
         complete = {aspects: reply for aspects, reply in own.items() if reply is not None}
         if len(complete) == len(own):
             rows.append(_make_row(item, names, complete, judge.model))
-            counts.rated += 1
-            counts.unread += unread_in(rows[-1])
+            counts.add(rows[-1])
     return rows
 
 

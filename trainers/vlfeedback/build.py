@@ -20,7 +20,7 @@ from trainers.data.pair_formats import write_pairs
 from trainers.data.pair_rules import PairCounts, pair_up, rule_of, settle
 from trainers.data.rows import Completion, Preference, Row
 from trainers.data.vlfeedback_format import write_rows
-from trainers.vlfeedback.annotation import RatingProtocol, annotate, items_of, ratings_as_text
+from trainers.vlfeedback.annotation import RatingCounts, RatingProtocol, annotate, items_of, ratings_as_text
 from trainers.vlfeedback.answers import AnswersLM, MemberCounts, decode, read_answers
 from trainers.vlfeedback.instructions import Instruction
 from trainers.vlfeedback.sampling import instructions_of
@@ -37,6 +37,8 @@ class BuiltDataset:
     counts: PairCounts
     failed: int
     """Answers and ratings that failed this time; the same command asks for them again."""
+    ratings: RatingCounts
+    """What became of the instructions that the judge rated."""
     members: Mapping[str, MemberCounts]
     """How far each member of the pool is, and why answers failed."""
 
@@ -71,14 +73,17 @@ def build_dataset(
         rated = JsonLines(path)
         protocol = RatingProtocol(seed=seed, mode=data.mode, order=data.order)
         items = items_of(instructions, answers, images)
-        failed += annotate(items, rated, judge, protocol, total=len(instructions), label="").missing
+        ratings = annotate(items, rated, judge, protocol, total=len(instructions), label="")
+        failed += ratings.missing
     rows = list(rows_of(instructions, answers, rated.by_id, images))
     write_rows(rows, folder / "vlfeedback.jsonl")
     counts = PairCounts()
     rule, read = settle(rule_of(data), rows)
     pairs = list(pair_up(read, rule, counts))
     write_pairs(pairs, folder / "pairs.jsonl")
-    return BuiltDataset(instructions=instructions, pairs=pairs, counts=counts, failed=failed, members=members)
+    return BuiltDataset(
+        instructions=instructions, pairs=pairs, counts=counts, failed=failed, ratings=ratings, members=members
+    )
 
 
 def rows_of(

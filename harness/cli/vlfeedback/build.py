@@ -107,6 +107,8 @@ def build_command(
     print(json.dumps(published.to_json()) if as_json else published.to_markdown())
     if made.failed > max_failed * max(1, published.rows * (1 + min(data.answers, len(data.pool)))):
         return say(f"{made.failed} answers or ratings failed; the same command asks again", LOSSY)
+    if unread := made.ratings.unread_beyond(max_failed):
+        return say(unread, LOSSY)
     return OK
 
 

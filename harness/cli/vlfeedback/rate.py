@@ -3,7 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -13,6 +13,8 @@ from harness.cli.setting_options import with_settings
 from harness.cli.vlfeedback.options import Images, read_data
 from support.errors import LOSSY, OK, UsageError
 
+MOST_UNREAD: Final = 0.05
+"""Share of the instructions whose replies may be unreadable."""
 Mode = Annotated[str, typer.Option(help="joint: all aspects in one call; per-aspect: one call each.")]
 Order = Annotated[str, typer.Option(help="Order of the texts: shuffled by the seed; authors: as they were drawn.")]
 
@@ -60,4 +62,7 @@ def annotate_command(
     with Stages():
         rated = rate_folder(data, rater, protocol) if is_run else rate_rows(rows, rater, protocol, out or data)
     print(json.dumps(rated.to_json()) if as_json else rated.to_markdown())
-    return OK if not rated.failed else say(f"{rated.failed} calls gave no reply; the same command asks again", LOSSY)
+    if rated.failed:
+        return say(f"{rated.failed} calls gave no reply; the same command asks again", LOSSY)
+    unread = rated.counts.unread_beyond(MOST_UNREAD)
+    return say(unread, LOSSY) if unread else OK

@@ -1,0 +1,402 @@
+"""What is read of a server's reply: forms that servers send, and any JSON at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+
+from harness.models.chat_model import OpenAIVisionLM
+from harness.models.chat_settings import ServedModelSettings
+from support.errors import JudgeDown, JudgeError, StoreError
+from tasks.answer import Answer, FailedAnswer
+from tasks.judges.failures import NoReply, PermanentError, TransientError
+from tasks.judges.ledger import Ledger
+from tasks.judges.openai import OpenAIJudge
+from tasks.judges.protocol import Sampling
+from tasks.judges.replies import NOT_SAID, LimitSpent, read_answer, read_verdict, without_fence
+from tasks.judges.settings import JudgeSettings
+
+pytestmark = pytest.mark.usefixtures("no_keys")
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+
+def body(content: Any = "Rating: 4", finish: Any = "stop", *, over: Any = None, **message: Any) -> dict[str, Any]:
+    """A completion; `over` replaces fields of it, other names are the message's."""
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
+    return {"id": "x", "model": "m", "choices": [choice], "usage": USAGE, **(over or {})}
+
+
+TEXT_PART = {"type": "text", "text": "Rating: 4"}
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Rating: 1?"}]}
+
+READ = (
+    ("Rating: 4", "Rating: 4"),
+    ([TEXT_PART], "Rating: 4"),
+    ([THINKING, TEXT_PART], "Rating: 4"),
+    ([{"type": "reasoning", "text": "Rating: 1?"}, {"type": "output_text", "text": "Rating: 4"}], "Rating: 4"),
+    ([{"type": "text", "text": "Rating: 1?", "thought": True}, TEXT_PART], "Rating: 4"),
+    ([{"type": "text", "text": "Rating:"}, {"type": "text", "text": " 4"}], "Rating: 4"),
+    ([{"text": "Rating: 4"}], "Rating: 4"),
+    (["Rating: ", "4"], "Rating: 4"),
+    (TEXT_PART, "Rating: 4"),
+    ([{"type": "text", "text": {"value": "Rating: 4"}}], "Rating: 4"),
+    ([{"type": "image_url", "image_url": {"url": "x"}}, TEXT_PART, None, 7], "Rating: 4"),
+    ("Rating: 4\x00\x1b[31m", "Rating: 4"),
+    ("bad \ud83d Rating: 4", "bad \\ud83d Rating: 4"),
+    ("\ud83d\ude00 4".encode("utf-16", "surrogatepass").decode("utf-16"), "\U0001f600 4"),
+    ("tab\tand\nline\r\n4", "tab\tand\nline\r\n4"),
+)
+
+
+@pytest.mark.parametrize(("content", "text"), READ)
+def test_contents_that_are_replies(content: Any, text: str) -> None:
+    for reply in (read_answer(body(content)), read_verdict(body(content))):
+        assert (reply.text, reply.limited, reply.usage, reply.served) == (text, False, (10, 5), "m")
+        reply.text.encode("utf-8")
+
+
+@pytest.mark.parametrize("finish", ("stop", "STOP", "eos_token", "end_turn", "stop_sequence"))
+def test_replies_that_ended_by_themselves(finish: str) -> None:
+    assert not read_answer(body("No", finish)).limited
+    assert read_verdict(body("4", finish)).text == "4"
+
+
+@pytest.mark.parametrize("finish", ("length", "max_tokens", "MAX_TOKENS", "model_length"))
+def test_a_limit_ends_an_answer_and_makes_a_verdict_none(finish: str) -> None:
+    assert read_answer(body("It is a", finish)).limited
+    with pytest.raises(PermanentError, match="cut at the limit of tokens"):
+        read_verdict(body("Rating: 6 would be", finish))
+    assert read_verdict(body("0.5", finish), cut_is_whole=True).text == "0.5"
+
+
+@pytest.mark.parametrize(
+    ("given", "why", "may_pass"),
+    (
+        (body("x", "content_filter"), "content filter", False),
+        (body("x", "SAFETY"), "content filter", False),
+        (body("x", "tool_calls"), "finish_reason tool_calls", False),
+        (body("x", "function_call"), "finish_reason function_call", False),
+        (body("x", "new_reason"), "finish_reason new_reason", False),
+        (body("x", None), "did not end", True),
+        (body("x", 7), "did not end", True),
+        (body("x", "error"), "did not end", True),
+        (body("x", "abort"), "did not end", True),
+        (body(None, refusal="I can't."), "refusal", False),
+        (body("Rating: 3", refusal=7), "refusal", False),
+        (body([{"type": "refusal", "refusal": "no"}]), "refusal", False),
+        (body("x", tool_calls=[{"id": "1"}]), "a call of tools", False),
+        (body(None, function_call={"name": "f"}), "a call of tools", False),
+        (body(None), "no content", True),
+        (body([]), "no content", True),
+        (body(None, reasoning_content="Yes"), "beside its thoughts|beside the judge's thoughts", False),
+        (body("", reasoning="Yes"), "beside its thoughts|beside the judge's thoughts", False),
+        (body("\n", reasoning_details=[{"text": "Yes"}]), "beside its thoughts|beside the judge's thoughts", False),
+        (body([THINKING]), "beside its thoughts|beside the judge's thoughts", False),
+        (body("<think>Yes</think>"), "beside its thoughts|beside the judge's thoughts", False),
+        (body("<think>Yes"), "thoughts never ended", False),
+        (body(5), "not int", False),
+        (body(True), "not bool", False),
+        (body(over={"choices": []}), "no choices", True),
+        (body(over={"choices": None}), "no choices", True),
+        (body(over={"choices": {"a": 1}}), "no choices", True),
+        (body(over={"choices": "abc"}), "no choices", True),
+        (body(over={"choices": [None]}), "no choices", True),
+        (body(over={"choices": [{"index": 0, "finish_reason": "stop"}]}), "no message", True),
+        (body(over={"choices": [{"message": "Rating: 3"}]}), "no message", True),
+        (body(over={"error": {"message": "upstream overloaded", "code": 502}}), "upstream overloaded", True),
+        (body(over={"error": {"message": "slow down", "code": 429}}), "slow down", True),
+        (body(over={"error": "overloaded"}), "overloaded", True),
+        (body(over={"error": {"message": "bad image", "code": 400}}), "bad image", False),
+        (body(over={"choices": [{"error": {"message": "provider"}, "message": {"content": "4"}}]}), "provider", True),
+        ([1, 2], "no completion", True),
+        (None, "no completion", True),
+        ("hello", "no completion", True),
+        (7, "no completion", True),
+    ),
+)
+def test_what_is_no_reply_says_why(given: Any, why: str, may_pass: bool) -> None:
+    for read in (read_answer, read_verdict):
+        with pytest.raises(TransientError if may_pass else PermanentError, match=why) as error:
+            read(given)
+        assert error.value.usage in (None, (10, 5))
+
+
+def test_an_empty_answer_is_one_but_not_a_verdict() -> None:
+    assert read_answer(body("")).text == ""
+    with pytest.raises(TransientError, match="no content"):
+        read_verdict(body(""))
+
+
+@pytest.mark.parametrize("content", ("", None, [], "<think>Let me"))
+def test_a_limit_spent_on_thoughts_is_said(content: Any) -> None:
+    with pytest.raises(LimitSpent, match="the judge spent all 3 tokens before its verdict"):
+        read_verdict(body(content, "length"), limit=3)
+    with pytest.raises(PermanentError, match="no answer"):
+        read_answer(body(content, "length"))
+
+
+@pytest.mark.parametrize(
+    "usage",
+    (
+        *(None, {}, [], "free", 7, {"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": 1}),
+        *({"prompt_tokens": "many", "completion_tokens": 1}, {"prompt_tokens": -1, "completion_tokens": -1}),
+        *({"prompt_tokens": 10**30, "completion_tokens": 1}, {"prompt_tokens": float("nan"), "completion_tokens": 1}),
+        *({"prompt_tokens": True, "completion_tokens": 1}, {"prompt_tokens": 1.5, "completion_tokens": 1}),
+    ),
+)
+def test_a_usage_without_counts_is_none(usage: Any) -> None:
+    assert read_answer(body(over={"usage": usage})).usage is None
+
+
+@pytest.mark.parametrize("model", (None, ["a"], 7, "", "\x00"))
+def test_a_model_s_name_that_is_none_is_not_said(model: Any) -> None:
+    assert read_answer(body(over={"model": model})).served == NOT_SAID
+
+
+def test_the_choice_of_index_0_counts() -> None:
+    choices = [{**body("other")["choices"][0], "index": 1}, body("first")["choices"][0]]
+    assert read_answer(body(over={"choices": choices})).text == "first"
+    assert read_answer(body(over={"choices": choices[:1]})).text == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    (
+        ('```json\n{"a": 1}\n```', '{"a": 1}'),
+        ('\n```\n{"a": 1}\n```\n', '{"a": 1}'),
+        ('~~~JSON\n{"a": 1}~~~', '{"a": 1}'),
+        ('````json \n{"a": 1}\n````', '{"a": 1}'),
+        ('{"a": 1}', '{"a": 1}'),
+        ('See ```json\n{"a": 1}\n```', 'See ```json\n{"a": 1}\n```'),
+    ),
+)
+def test_a_fence_around_all_of_a_text_is_left_out(text: str, inside: str) -> None:
+    assert without_fence(text) == inside
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(JSON, st.sampled_from(("content", "finish_reason", "refusal", "tool_calls", "message", "choices", "usage")))
+def test_any_json_in_any_field_is_a_reply_or_a_reason(value: Any, field: str) -> None:
+    made = body()
+    choice = made["choices"][0]
+    place = made if field in made else choice if field in choice else choice["message"]
+    place[field] = value
+    for given_body in (made, value):
+        for read in (read_answer, read_verdict):
+            try:
+                reply = read(given_body)
+            except (NoReply, JudgeDown):
+                continue
+            assert reply.text in ("Rating: 4", "") or field == "content"
+            reply.text.encode("utf-8")
+            json.dumps([reply.usage, reply.served])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.characters(), max_size=30))
+def test_any_text_is_kept_as_text_that_any_file_takes(text: str) -> None:
+    try:
+        kept = read_answer(body(text)).text
+    except PermanentError:  # nothing but thoughts
+        return
+    assert kept.encode("utf-8").decode() == kept
+    assert read_answer(body(kept)).text == kept
+
+
+def judge_of(server: Any, tmp_path: Path, **given_settings: Any) -> OpenAIJudge:
+    made = JudgeSettings(**{"timeout": 5.0, "attempts": 1, "concurrency": 4} | given_settings)
+    return OpenAIJudge("m", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"), settings=made)
+
+
+def prompts(count: int) -> list[tuple[str, None]]:
+    return [(f"Question {n}", None) for n in range(count)]
+
+
+def number_in(request: dict[str, Any]) -> int:
+    return int(str(request["messages"][-1]["content"]).split()[-1])
+
+
+def test_one_strange_reply_costs_one_question_and_nothing_that_is_on_its_way(server: Any, tmp_path: Path) -> None:
+    strange = {1: body(5), 3: body("x", "tool_calls"), 4: body("<think>4"), 6: body(None, reasoning="hm")}
+    server.answer = lambda request: (200, strange.get(number_in(request), body("<think>1?</think>Rating: 4")))
+    judge = judge_of(server, tmp_path)
+    replies = judge.ask_many(prompts(8), label="mmhal")
+    assert [reply is None for reply in replies] == [number in strange for number in range(8)]
+    assert {reply for reply in replies if reply is not None} == {"Rating: 4"}
+    assert {place: bool(why.error) for place, why in replies.lost.items()} == dict.fromkeys(strange, True)
+    assert [call.reply for call in judge.client.ledger.calls()] == ["<think>1?</think>Rating: 4"] * 4
+    server.answer = lambda request: (200, body("Rating: 5"))
+    assert judge_of(server, tmp_path).ask_many(prompts(8)) == [
+        "Rating: 5" if number in strange else "Rating: 4" for number in range(8)
+    ]
+
+
+def test_any_exception_of_one_question_is_its_reason(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = judge_of(server, tmp_path)
+    read = judge.read
+
+    def fail_once(given_body: Any, request: Any) -> Any:
+        if number_in(dict(request.body)) == 2:
+            raise ZeroDivisionError("a mistake")
+        return read(given_body, request)
+
+    monkeypatch.setattr(judge, "read", fail_once)
+    replies = judge.ask_many(prompts(6))
+    assert [place for place, reply in enumerate(replies) if reply is None] == [2]
+    assert replies.lost[2].error == "ZeroDivisionError: a mistake"
+    assert len(list(judge.client.ledger.calls())) == 5
+
+
+def test_a_question_that_cannot_be_made_ends_no_other(server: Any, tmp_path: Path) -> None:
+    class Broken:
+        size = (8, 8)
+
+        def convert(self, mode: str) -> None:
+            raise OSError("broken data stream")
+
+    judge = judge_of(server, tmp_path)
+    questions: list[Any] = [*prompts(2), ("Question 2", Broken()), *prompts(4)[3:]]
+    replies = judge.ask_many(questions)
+    assert [reply is None for reply in replies] == [False, False, True, False]
+    assert replies.lost[2].error == "image can't be shown: broken data stream"
+
+
+def test_requests_that_cannot_be_made_lose_nothing_on_its_way(server: Any, tmp_path: Path) -> None:
+    server.delay = 0.2
+    judge = judge_of(server, tmp_path)
+
+    def questions() -> Any:
+        yield from prompts(3)
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        judge.ask_many(questions())
+    assert len(list(judge.client.ledger.calls())) == 3
+
+
+def test_a_ledger_that_cannot_be_written_ends_the_run(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = judge_of(server, tmp_path)
+
+    def full(call: Any) -> None:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(judge.client.ledger, "put", full)
+    with pytest.raises(StoreError, match="disk full"):
+        judge.ask_many(prompts(6))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    (
+        b"",
+        b"[1,2",
+        b"<html>",
+        b'data: {"choices": []}\n\n',
+        b"[" * 100_000,
+        b'{"id":' + b"9" * 5000 + b"}",
+        b"\xff\xfe{",
+    ),
+)
+def test_bodies_that_are_no_json_are_told_in_one_line(raw: bytes, server: Any, tmp_path: Path) -> None:
+    server.answer = lambda request: (200, raw)
+    with pytest.raises(JudgeError, match=r"a body that is no JSON|a stream of events"):
+        judge_of(server, tmp_path).ask_many(prompts(4))
+
+
+def test_a_structured_reply_may_stand_in_a_fence_and_behind_thoughts(server: Any, tmp_path: Path) -> None:
+    fenced = '<think>{"verdict": "1"}</think>\n```json\n{"explanation": "e", "verdict": "Rating: 4"}\n```'
+    server.answer = lambda request: (200, body(fenced))
+    assert judge_of(server, tmp_path, structured=True).ask("Question 1") == "Rating: 4"
+
+
+@pytest.mark.parametrize("verdict", (None, [], {}, True))
+def test_a_structured_reply_without_a_verdict_is_none(verdict: Any, server: Any, tmp_path: Path) -> None:
+    server.answer = lambda request: (200, body(json.dumps({"verdict": verdict})))
+    judge = judge_of(server, tmp_path, structured=True)
+    assert judge.ask_many(prompts(1)) == [None]
+    assert not list(judge.client.ledger.calls())
+
+
+def test_thoughts_that_earlier_versions_kept_are_no_verdict_either(server: Any, tmp_path: Path) -> None:
+    judge = judge_of(server, tmp_path)
+    server.answer = lambda request: (200, body("Rating: 1"))
+    judge.ask_many(prompts(2))
+    for number, text in enumerate(("<think>Rating: 1</think>Rating: 6", "<think>Rating: 1")):
+        judge.client.ledger._run("UPDATE calls SET reply = ? WHERE rowid = ?", text, number + 1)
+    replies = judge.ask_many(prompts(2))
+    assert sorted(map(str, replies)) == ["None", "Rating: 6"]
+    assert len(replies.lost) == 1
+
+
+def test_half_a_surrogate_pair_is_paid_for_once(server: Any, tmp_path: Path) -> None:
+    raw = json.dumps(body("bad \ud83d half \ud800 Rating: 4")).encode()
+    server.answer = lambda request: (200, raw)
+    first = judge_of(server, tmp_path).ask_many(prompts(1))
+    assert judge_of(server, tmp_path).ask_many(prompts(1)) == first == ["bad \\ud83d half \\ud800 Rating: 4"]
+    assert len(server.log) == 1
+
+
+def answers_of(server: Any, tmp_path: Path, count: int = 1, until: Any = (), **given_settings: Any) -> list[str]:
+    made = ServedModelSettings(**{"timeout": 5.0, "attempts": 1} | given_settings)
+    lm = OpenAIVisionLM("m", url=server.url, ledger=tmp_path / "l.sqlite", settings=made)
+    requests = [
+        Instance(
+            request_type="generate_until",
+            doc={},
+            arguments=(f"Question {number}", {"until": list(until), "max_gen_toks": 9, "do_sample": False}),
+            idx=number,
+        )
+        for number in range(count)
+    ]
+    return lm.generate_until(requests)
+
+
+def test_a_candidate_s_thoughts_stay_beside_its_answer_also_out_of_the_ledger(server: Any, tmp_path: Path) -> None:
+    raw = "<think>Yes.\nOr not?</think>\nNo.\nBecause"
+    server.answer = lambda request: (200, body(raw, "length"))
+    for _ in range(2):
+        (answer,) = answers_of(server, tmp_path, until=["\n"])
+        assert isinstance(answer, Answer)
+        assert (answer, answer.raw, answer.limited) == ("No.", raw, True)
+    assert len(server.log) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    (
+        (body("<think>Yes", "length"), "thoughts never ended"),
+        (body("", reasoning_content="No"), "no answer beside its thoughts"),
+        (body("", "length"), "no answer within the limit of tokens"),
+        (body([THINKING]), "no answer beside its thoughts"),
+    ),
+)
+def test_thoughts_without_an_answer_are_a_failed_answer(given: Any, why: str, server: Any, tmp_path: Path) -> None:
+    server.answer = lambda request: (200, given)
+    (answer,) = answers_of(server, tmp_path)
+    assert isinstance(answer, FailedAnswer)
+    assert why in answer.error
+    assert len(server.log) == 1
+
+
+def test_a_protocol_s_short_limit_may_end_a_verdict(server: Any, tmp_path: Path) -> None:
+    server.answer = lambda request: (200, body("0.5", "length"))
+    judge = judge_of(server, tmp_path)
+    assert judge.ask_many(prompts(1), Sampling(max_tokens=3, cut_is_whole=True)) == ["0.5"]
+    replies = judge.ask_many(prompts(1), Sampling(max_tokens=3))
+    assert replies == ["0.5"]  # it is in the ledger: the request is the same
+    assert judge.ask_many(prompts(3), Sampling(max_tokens=4)) == [None] * 3
