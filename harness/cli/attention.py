@@ -13,7 +13,7 @@ from support.errors import OK
 log = logging.getLogger(__name__)
 
 
-@with_settings(models=MODEL.but("url"), data=DATA.but("partial"))
+@with_settings(models=MODEL.but("url", "key", "version"), data=DATA.but("partial"))
 def attention_command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A local model, as for `harness eval --model`.")],

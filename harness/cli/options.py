@@ -5,13 +5,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from harness.cli.setting_options import OptionGroup, check_at_least, parse_pairs, refuse_given
 from support.errors import SettingError
 from support.settings import made, settings_of
+from tasks.judges.addresses import OPENAI, server_of
 from tasks.judges.settings import JudgeSettings
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class JudgeOptions(JudgeSettings):
     """Judge of judged tasks: exact (scene graphs), or a model of an OpenAI-compatible server."""
     url: str | None = None
     """URL of the judge's server; default: OPENAI_BASE_URL, else OpenAI."""
+    key: str | None = None
+    """Name of the environment variable with the key of the judge's server; default: OPENAI_API_KEY."""
     ledger: Path = LEDGER
     """File that keeps every paid judge reply."""
     budget: float | None = None
@@ -90,8 +93,8 @@ class JudgeOptions(JudgeSettings):
 
     def check(self, context: typer.Context, judged: bool = True) -> None:
         """SettingError for an option that was given and has no effect with this judge, or without judged tasks."""
-        names = ("url", "budget", "batch", "set", "repeats", *(setting.name for setting in settings_of(JudgeSettings)))
-        options = [f"judge_{name}" for name in names]
+        own = ("url", "key", "budget", "batch", "set", "repeats")
+        options = [f"judge_{name}" for name in (*own, *(setting.name for setting in settings_of(JudgeSettings)))]
         if not judged:
             refuse_given(context, ["judge", *options], "no chosen task needs a judge")
         if self.name == EXACT:
@@ -116,9 +119,8 @@ class JudgeOptions(JudgeSettings):
             return make_judge(name)
         if warning := retired(name, date.today()):
             log.warning(warning)
-        return make_judge(
-            name, url=self.url, ledger=self.ledger, budget=self.budget, batch=self.batch, settings=self.judge_settings()
-        )
+        more: dict[str, Any] = {"ledger": self.ledger, "budget": self.budget, "batch": self.batch}
+        return make_judge(name, url=self.url, key=self.key, settings=self.judge_settings(), **more)
 
 
 JUDGE: Final = OptionGroup(
@@ -138,6 +140,10 @@ class ModelOptions:
     """Folder with the model's weights, or an adapter, instead of the hub."""
     url: str | None = None
     """URL of the server of an openai: model; default: OPENAI_BASE_URL, else OpenAI."""
+    key: str | None = None
+    """Name of the environment variable with the key of that server; default: OPENAI_API_KEY."""
+    version: str | None = None
+    """What tells an openai: model from others under its name and URL, such as a training step; recorded."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint."""
 
@@ -150,8 +156,11 @@ class ModelOptions:
             spec = at(spec, self.path)
         if spec.backend == "openai":
             refuse_given(context, ("trust_remote_code",), f"{name} is behind a server")
-            return replace(spec, url=self.url or spec.url)
-        refuse_given(context, ("model_url",), f"{name} runs here, not behind a server; name a served one as openai:ID")
+            if self.url or self.key:
+                server_of(self.url or OPENAI, name=name, variable=self.key)  # a wrong one is told at once
+            return replace(spec, url=self.url or spec.url, key=self.key, version=self.version)
+        served = ("model_url", "model_key", "model_version")
+        refuse_given(context, served, f"{name} runs here, not behind a server; name a served one as openai:ID")
         return replace(spec, remote_code=self.trust_remote_code)
 
 

@@ -13,7 +13,7 @@ from support.errors import OK
 log = logging.getLogger(__name__)
 
 
-@with_settings(models=MODEL.but("url"), judge=JUDGE.but("batch", "settings", "repeats"), data=DATA)
+@with_settings(models=MODEL.but("url", "key", "version"), judge=JUDGE.but("batch", "settings", "repeats"), data=DATA)
 def parity_command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A model, as for `harness eval --model`.")],

@@ -106,8 +106,10 @@ def _parse_member(text: str) -> dict[str, Any]:
 def build(out: Path, data: Data, seed: int, judge: Judge, settings: PoolSettings) -> BuiltDataset:
     """Build, or finish, the dataset of `data` in `out`."""
     from harness.datasets.pool import PoolModels, load_served
+    from harness.models.served_identity import end_run
 
     _claim(out, data, seed)
+    run = f"answers in {out.resolve()}"
     with ExitStack() as stack:
         served = {}
         if settings.slurm is not None or settings.local_servers:
@@ -124,14 +126,18 @@ def build(out: Path, data: Data, seed: int, judge: Judge, settings: PoolSettings
             )
             served = stack.enter_context(started)
         if settings.ray is None:
-            pool = PoolModels(ledger=settings.ledger, served=served)
+            pool = PoolModels(ledger=settings.ledger, served=served, run=run)
             stack.callback(pool.drop)
-            return build_dataset(out, data, seed, judge, pool)
+            built = build_dataset(out, data, seed, judge, pool)
+            end_run(settings.ledger, run)
+            return built
         from trainers.vlfeedback.ray_stages import cluster, decode_by_ray
 
         stack.enter_context(cluster(None if settings.ray == "local" else settings.ray))
-        load = partial(load_served, served, ledger=settings.ledger)
-        return build_dataset(out, data, seed, judge, load, decode=partial(decode_by_ray, workers=settings.workers))
+        load = partial(load_served, served, ledger=settings.ledger, run=run)
+        built = build_dataset(out, data, seed, judge, load, decode=partial(decode_by_ray, workers=settings.workers))
+        end_run(settings.ledger, run)
+        return built
 
 
 def _claim(out: Path, data: Data, seed: int) -> None:

@@ -12,7 +12,6 @@ before it is anywhere else.
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
@@ -20,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.models.fetch import cached
+from harness.models.served_identity import identified
 from harness.models.spec import OPENAI_PREFIX, ModelSpec, find
+from tasks.judges.addresses import without_secrets
 from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.decode_plan import DecodePlan, ModelFacts, plan
 
@@ -35,13 +36,15 @@ class PoolModels:
     """Makes an LM of a member; one is in memory at a time, and members of one model share it.
 
     `served` names, by member, servers that were started for this run; `ledger` keeps what servers said (None: the usual
-    one).
+    one); `run` names what is built, for servers that tell no models apart.
     """
 
-    def __init__(self, *, ledger: Path | None = None, served: Mapping[str, ModelSpec] | None = None) -> None:
+    def __init__(
+        self, *, ledger: Path | None = None, served: Mapping[str, ModelSpec] | None = None, run: str = ""
+    ) -> None:
         from harness.models.adapter_host import AdapterHost
 
-        self.ledger, self.served = ledger, served or {}
+        self.ledger, self.served, self.run = ledger, served or {}, run
         self._host = AdapterHost()
         self._spec: ModelSpec | None = None
         self._lm: Any = None
@@ -54,7 +57,7 @@ class PoolModels:
             if spec.backend == "openai":
                 self.drop()
             log.info("%s: %s", member.name, where(spec))
-            self._lm = load_spec(spec, ledger=self.ledger, load=self._host.load)
+            self._lm = load_spec(spec, ledger=self.ledger, load=self._host.load, run=self.run)
             self._spec = spec
         return self._lm  # type: ignore[no-any-return]
 
@@ -82,7 +85,7 @@ def where(spec: ModelSpec) -> str:
         url = spec.url or os.environ.get("OPENAI_BASE_URL")
         if not url:
             return "asked at OpenAI: neither url nor OPENAI_BASE_URL is set"
-        return f"asked at {re.sub(r'//[^/@]*@', '//', url)}"
+        return f"asked at {without_secrets(url)}"
     if cached(spec):
         return "loaded here"
     if spec.needs:
@@ -90,22 +93,27 @@ def where(spec: ModelSpec) -> str:
     return f"downloaded ({spec.gigabytes:g} GB), then loaded here" if spec.gigabytes else "downloaded, then loaded here"
 
 
-def load_served(served: Mapping[str, ModelSpec], member: PoolModel, *, ledger: Path | None = None) -> "AnswersLM":
+def load_served(
+    served: Mapping[str, ModelSpec], member: PoolModel, *, ledger: Path | None = None, run: str = ""
+) -> "AnswersLM":
     """One member's LM, for a process that needs no other: picklable by name, so that an actor elsewhere can make it.
 
     `served` are the servers that were started for this run, by member's name; a member that is not among them is what
     it always is.
     """
-    return load_spec(served.get(member.name) or spec_of(member), ledger=ledger)
+    return load_spec(served.get(member.name) or spec_of(member), ledger=ledger, run=run)
 
 
-def load_spec(spec: ModelSpec, *, ledger: Path | None = None, load: Callable[..., Any] | None = None) -> "AnswersLM":
-    """The LM of a spec, a server's with a seed of its own for each question; `load` is what loads weights."""
+def load_spec(
+    spec: ModelSpec, *, ledger: Path | None = None, load: Callable[..., Any] | None = None, run: str = ""
+) -> "AnswersLM":
+    """The LM of a spec, a server's with a seed of its own for each question; `load` is what loads weights, `run` names
+    what is done."""
     if spec.backend == "openai":
         from harness.models.chat_model import OpenAIVisionLM
 
-        identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
-        return OpenAIVisionLM(spec.pretrained, url=spec.url, identity=identity, ledger=ledger, seed_by_question=True)
+        spec = identified(spec, ledger, run=run)
+        return OpenAIVisionLM.of(spec, ledger=ledger, seed_by_question=True)
     from harness.models.load import load as load_alone
 
     lm: AnswersLM = (load or load_alone)(spec)

@@ -11,6 +11,7 @@ Families that allow less share less (sharing.py). `exact=True` shares nothing an
 """
 
 import copy
+import logging
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -44,6 +45,8 @@ from trainers.training.read_base import CompleteModel
 
 if TYPE_CHECKING:
     from harness.engine.response_cache import ModelCache
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZE: Final = 8
 """Questions decoded at once, unless a batch size is given."""
@@ -237,6 +240,8 @@ class SharedImageLM(HFMultimodalLM):
             else:
                 self.counts["from the store"] += len(job.requests)
                 yield job, kept
+        if self.cache is not None and (told := self.cache.reused.take("answer", "answers")):
+            log.info("%s: %s", self.stage, told)
         for job, text in self._ask_model(left):
             self.counts["answered"] += 1
             if self.cache is not None and may_be_kept(job) and not isinstance(text, FailedAnswer):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from support.errors import StoreError
+from support.reuse import Reuse
 from support.sqlite import open_shared
 from tasks.answer import Answer, FailedAnswer
 
@@ -97,16 +98,20 @@ class ModelCache:
 
     def __init__(self, store: ResponseCache, facts: Mapping[str, Json]) -> None:
         self._store = store
+        self.reused = Reuse()
+        """Answers that it had."""
         self.model = hashlib.sha256(_json(facts)).hexdigest()[:32]
         """Digest of the facts."""
         store._run("INSERT OR IGNORE INTO models VALUES (?, CAST(? AS TEXT))", self.model, _json(facts))
 
     def get(self, key: Mapping[str, Json]) -> Answer | None:
         """The answer to this question, or None."""
-        found = self._store._run("SELECT text, cut, choices FROM answers WHERE digest = ?", self._digest(key))
+        columns = "text, cut, choices, created"
+        found = self._store._run(f"SELECT {columns} FROM answers WHERE digest = ?", self._digest(key))
         if not found:
             return None
-        ((text, cut, choices),) = found
+        ((text, cut, choices, created),) = found
+        self.reused.add(str(created))
         return Answer(self._store._read(text), cut=bool(cut), choices=self._store._read(choices))
 
     def put(self, key: Mapping[str, Json], answer: str, task: str = "") -> None:

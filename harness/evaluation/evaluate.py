@@ -20,6 +20,7 @@ from harness.evaluation.eval_settings import EvalSettings, judge_facts, judge_na
 from harness.evaluation.generate import Generated, early_exit_hints, generate, load_tasks, revision_of
 from harness.evaluation.scoring import Scored, score_answers, session_of
 from harness.models.provenance import digest_of_model, environment, training_of
+from harness.models.served_identity import identified
 from harness.models.spec import ModelSpec
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
@@ -54,6 +55,7 @@ def evaluate(
 
     if judge is None and (judged := [task.name for task in tasks if task.judged]):
         raise NoJudgeError(f"{', '.join(judged)}: needs a judge and none is set: there is no default one")
+    spec = identified(spec, ledger)
     started, timer = time.monotonic(), StageTimer()
     loaded = load_tasks(tasks, split=settings.split, data=settings.data, partial_data=settings.partial_data)
     hints = partial(early_exit_hints, names=set(loaded), full_answers=settings.full_answers)

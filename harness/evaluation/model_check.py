@@ -6,7 +6,7 @@ print(render(check_model(fetch(find("llava-1.5-7b")))))
 import resource
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ def check_model(spec: ModelSpec, ledger: Path | None = None) -> ModelCheck:
     from lm_eval.api.instance import Instance
 
     started = time.monotonic()
-    lm: Any = load(spec, ledger=ledger)
+    lm: Any = load(replace(spec, fresh=True), ledger=ledger)
     loaded = time.monotonic() - started
     asked = []
     for name, (image, question) in _make_questions().items():

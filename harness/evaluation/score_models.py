@@ -4,6 +4,7 @@ scorer = ModelScorer(tasks=registry().expand(["scenes"]), judge=ExactJudge(), bo
 scorer.score(find("scenes-base"), "scenes-base")
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import fetch
+from harness.models.served_identity import end_run, identified, is_of_one_run
 from harness.models.spec import ModelSpec
 from harness.serving.model_server import served
 from harness.serving.settings import ServerSettings
@@ -51,9 +53,8 @@ class ModelScorer:
 
     def score(self, spec: ModelSpec, name: str, engine: EngineConfig | None = None) -> Evaluation | None:
         """Score one model under this name, with other engine settings if given; None if the board has its scores."""
-        spec, settings, engine = fetch(spec), self.settings, engine or self.engine
-        if self.fresh:
-            engine = replace(engine, answers=None)
+        settings, engine, run = self.settings, engine or self.engine, self._name_run(name)
+        spec = identified(replace(fetch(spec), fresh=self.fresh), self.ledger, run=run, fresh=self.fresh)
         asked = (spec, name, self.tasks, self.judge, settings, engine)
         if self.board is not None and not self.fresh and on_board(self.board, *asked):
             log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")
@@ -72,8 +73,20 @@ class ModelScorer:
             )
         if self.board is not None:
             self.board.add(evaluation.entries, evaluation.samples)
+        if is_of_one_run(spec):
+            end_run(self.ledger, run)
+            log.info(
+                f"{name}: its server does not say which model it has: these answers are not used again"
+                " (--model-version NAME tells it from others, and keeps them)"
+            )
         _log_time(evaluation)
         return evaluation
+
+    def _name_run(self, name: str) -> str:
+        """What the same command does again after a kill."""
+        folder = str(self.board.folder.resolve()) if self.board is not None else ""
+        what = [folder, name, sorted(task.name for task in self.tasks), self.settings.limit]
+        return json.dumps(what)
 
 
 def _log_time(evaluation: Evaluation) -> None:

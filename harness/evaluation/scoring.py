@@ -176,6 +176,8 @@ def score_answers(
     rounds = drop_unscored(task, [_rate(task, docs, answers, each) for each in sessions])
     if session is not None:
         _tell_unread(task, rounds)
+        if isinstance(session.judge, OpenAIJudge):
+            session.judge.tell_reuse(task.name)
     failed = [isinstance(answer, FailedAnswer) for answer in answers]
     return Scored(task=task, rounds=rounds, failed=failed, lost=_find_reasons(docs, answers, rounds, session))
 

@@ -8,29 +8,30 @@ lm-eval LM.
 
 Calls go through the judge's client and ledger: the same tries, limits and budget; no answer is paid for twice, and
 after a kill the same command asks only for the rest. A call without a reply is a `FailedAnswer`; a server that stays
-down ends the run with `JudgeDown`. The server's URL is part of what names an answer in the ledger, since "default" is
-another model elsewhere; new weights under an old name and URL need another ledger.
+down ends the run with `JudgeDown`. What is known of the model behind the server is part of what names an answer in the
+ledger (`served_identity`): new weights under an old name and URL are asked anew.
 """
 
-import base64
 import hashlib
 import json
-import os
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from PIL.Image import Image
 
 from harness.models.chat_settings import ServedModelSettings
+from harness.models.served_identity import identified
+from harness.models.spec import ModelSpec
 from support.errors import ModelError, SettingError
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges import prices
+from tasks.judges.addresses import Server, server_of
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.parameters import THINKING_MODELS, thinks
@@ -39,12 +40,13 @@ from tasks.judges.replies import NOT_SAID, Reply, read_answer
 from tasks.judges.requests import Request, image_part, key_of, limit_of, messages_of
 from tasks.thoughts import answer_of
 
+log = logging.getLogger(__name__)
+
 PLACE: Final = "<image>"
 """Where an image stands in a prompt; lm-eval's."""
 SYSTEM: Final = "<|system|>"
 USER: Final = "<|user|>"
 """What parts a system message from the prompt, in a context that has one."""
-OPENAI: Final = "https://api.openai.com/v1"
 DEFAULT_TOKENS: Final = 256
 """Limit of an answer, for tasks that set none."""
 MOST_STOPS: Final = 4
@@ -63,10 +65,10 @@ class Decoding(Sampling):
 class OpenAIVisionLM(LM):
     """See the module's docstring.
 
-    `key` defaults to OPENAI_API_KEY where no `url` is given: a key goes to no server it was not meant for. `identity`
-    names in the ledger what is behind a URL that is another one next time. `seed_by_question` mixes the seed with what
-    is asked: with one seed for all, a server would sample every answer with the same chances. Progress is reported as
-    `stage`.
+    `url` is an address or a server, by default OPENAI_BASE_URL, else OpenAI's; `key` is by default OPENAI_API_KEY.
+    `identity` names in the ledger what is behind a URL that is another one next time. `seed_by_question` mixes the seed
+    with what is asked: with one seed for all, a server would sample every answer with the same chances. Progress is
+    reported as `stage`.
     """
 
     MULTIMODAL = True
@@ -75,7 +77,7 @@ class OpenAIVisionLM(LM):
         self,
         model: str,
         *,
-        url: str | None = None,
+        url: str | Server | None = None,
         key: str | None = None,
         identity: str | None = None,
         ledger: Path | None = None,
@@ -84,24 +86,27 @@ class OpenAIVisionLM(LM):
         stage: str = "",
     ) -> None:
         super().__init__()
-        if url is None:
-            key = key or os.environ.get("OPENAI_API_KEY")
-            url = os.environ.get("OPENAI_BASE_URL") or (OPENAI if key else None)
-        if url is None:
-            raise SettingError(f"model {model!r}: set OPENAI_API_KEY, or name its server by --model-url")
+        server = url if isinstance(url, Server) else server_of(url, name=model, key=key)
         self.model, self.settings = model, settings or ServedModelSettings()
         self.thinks = thinks(model)
         if self.thinks and self.settings.temperature is not None:
             raise SettingError(f"temperature = {self.settings.temperature}: would not act: {model} takes none")
         self.takes_seed, self.stage = seed_by_question, stage
-        self.server, headers = _without_credentials(url)
-        self.identity = identity or self.server
+        self.identity = identity or server.shown
         """What names the server in the ledger."""
         self.keys: set[str] = set()
         """Names in the ledger of what was asked so far."""
-        self.client = ChatClient(
-            model, ledger=Ledger(ledger or LEDGER), url=self.server, key=key, headers=headers, settings=self.settings
-        )
+        self.client = ChatClient(model, server, ledger=Ledger(ledger or LEDGER), settings=self.settings)
+
+    @classmethod
+    def of(cls, spec: ModelSpec, *, ledger: Path | None = None, **settings: Any) -> "OpenAIVisionLM":
+        """The model of a spec, whose server is asked who it is; ServerError if it is not there."""
+        spec = identified(spec, ledger)
+        server = server_of(spec.url, name=spec.pretrained, variable=spec.key)
+        identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
+        lm = cls(spec.pretrained, url=server, identity=identity, ledger=ledger, **settings)
+        lm.client.fresh = spec.fresh
+        return lm
 
     @property
     def tokenizer_name(self) -> str:
@@ -147,6 +152,8 @@ class OpenAIVisionLM(LM):
 
         stage = "" if disable_tqdm else self.stage
         replies = self.client.ask_many(questions(), self.read, stage=stage, total=len(requests))
+        if told := self.client.reused.take("answer", "answers"):
+            log.info("%s: %s", self.stage or self.model, told)
         decodings = {index: decoding for (_, _, decoding), indices in groups.items() for index in indices}
         for place, (index, reply) in enumerate(zip(sent, replies, strict=True)):
             answer = replies.lost[place] if reply is None else answer_of(reply)
@@ -243,7 +250,7 @@ class OpenAIVisionLM(LM):
         # From the ledger, not from this process: a second run makes no calls.
         calls = [call for call in self.client.ledger.calls() if call.key in self.keys]
         served = {call.served for call in calls} - {NOT_SAID}
-        found = {"asked": self.model, "served": ", ".join(sorted(served)), "server": self.server}
+        found = {"asked": self.model, "served": ", ".join(sorted(served)), "server": self.client.server.shown}
         if self.thinks:
             found["decoding"] = "the server's own"
         more = {
@@ -252,14 +259,6 @@ class OpenAIVisionLM(LM):
             "prompt suffix": self.settings.prompt_suffix,
         }
         return found | {name: value for name, value in more.items() if value}
-
-
-def _without_credentials(url: str) -> tuple[str, dict[str, str]]:
-    """A URL without user and password, which would be logged with it, and the headers that carry them."""
-    parts = urlsplit(url)
-    user, _, host = parts.netloc.rpartition("@")
-    headers = {"Authorization": "Basic " + base64.b64encode(unquote(user).encode()).decode()} if user else {}
-    return urlunsplit((parts.scheme, host, parts.path, "", "")), headers
 
 
 def _seed_of_question(seed: int | None, text: str, images: Sequence[Image]) -> int:

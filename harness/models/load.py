@@ -40,7 +40,7 @@ def quiet() -> None:
 
 def cache_of(spec: ModelSpec, engine: EngineConfig) -> "ModelCache | None":
     """Where answers of this very model are kept, in the file that the setting `answers` names."""
-    return None if engine.answers is None else ResponseCache(engine.answers).of(facts_of(spec, engine))
+    return None if engine.answers is None or spec.fresh else ResponseCache(engine.answers).of(facts_of(spec, engine))
 
 
 def facts_of(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
@@ -77,11 +77,9 @@ def load(
         from harness.models.chat_model import OpenAIVisionLM
         from harness.models.chat_settings import served_settings
 
-        identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
         own = {"suffix": spec.prompt_suffix} if spec.prompt_suffix else {}
         settings = served_settings(spec.name, own | engine.given())
-        more: dict[str, Any] = {"url": spec.url, "identity": identity, "ledger": ledger, "stage": stage}
-        return OpenAIVisionLM(spec.pretrained, settings=settings, **more)
+        return OpenAIVisionLM.of(spec, ledger=ledger, settings=settings, stage=stage)
     import torch
 
     from harness.engine.lm import SharedImageLM

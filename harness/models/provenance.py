@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.models.file_digests import digest_of_folder
 from harness.models.spec import ModelSpec
+from tasks.judges.addresses import NO_KEY, OPENAI, server_of
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "lm-eval", "datasets", "pillow")
 
@@ -19,7 +20,8 @@ def digest_of_model(spec: ModelSpec, *, strict: bool = False) -> dict[str, str]:
     if spec.digests:
         return dict(spec.digests)
     if spec.backend == "openai":
-        return {"weights": f"{spec.pretrained}@{spec.url or 'default server'}"}
+        server = server_of(spec.url, name=spec.pretrained, key=NO_KEY)
+        return {"weights": f"{spec.pretrained}@{'default server' if server.url == OPENAI else server.shown}"}
     local = Path(spec.pretrained).is_dir()
     hub = f"{spec.pretrained}@{spec.revision or 'main'}"
     found = {"weights": digest_of_folder(Path(spec.pretrained), strict=strict) if local else hub}

@@ -36,9 +36,15 @@ class ModelSpec:
     """LoRA weights on top of `pretrained`."""
     backend: Literal["transformers", "openai"] = "transformers"
     digests: Mapping[str, str] = field(default_factory=dict)
-    """Of the weights that a server was started with for this run."""
+    """What answers behind a server: the weights it was started with, or what it says of them."""
     url: str | None = None
     """The server of backend "openai"; None: OPENAI_BASE_URL, else OpenAI's."""
+    key: str | None = None
+    """The environment variable that holds that server's key; None: OPENAI_API_KEY."""
+    version: str | None = None
+    """What the user says tells it from others under its name and URL."""
+    fresh: bool = False
+    """Whether answers that are kept are asked for again."""
     strict: bool = False
     """Whether digests of its weights read every byte."""
     remote_code: bool = False

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.datasets.contamination import leaks_of
 from harness.datasets.pool import PoolModels
 from harness.engine.stage_timer import StageTimer
+from harness.models.served_identity import end_run
 from support.errors import RunError
 from support.files import atomic_write_text
 from tasks.judges.protocol import Judge
@@ -68,8 +69,10 @@ def prepare_training_data(
 
 
 def _build(recipe: PreferenceRecipe, data: Data, folder: Path, judge: Judge) -> BuiltDataset:
-    pool = PoolModels()
+    run = f"answers in {folder.resolve()}"
+    pool = PoolModels(run=run)
     built = build_dataset(folder, data, recipe.seed, judge, pool)
+    end_run(None, run)
     pool.drop()
     if not built.pairs:
         counts = built.counts

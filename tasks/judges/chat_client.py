@@ -1,7 +1,7 @@
 """A client of any OpenAI-compatible server, with a ledger: nothing is paid for twice, and no failure looks like a
 reply. A judge and a model that is scored are asked through it alike.
 
-    client = ChatClient("gpt-4o-2024-11-20", ledger=Ledger(Path("ledger.sqlite")))
+    client = ChatClient("gpt-4o-2024-11-20", server_of(None, name="gpt-4o"), ledger=Ledger(Path("ledger.sqlite")))
     client.ask_many(requests)       # replies in order; None where a request got none
     client.failures                 # {"content filter": 2}
 
@@ -17,6 +17,7 @@ refused, and doesn't wait as long as a server asks.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections import Counter
@@ -26,9 +27,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from support.errors import BudgetSpent, HarnessError, JudgeDown, JudgeError
 from support.progress import report
+from support.reuse import Reuse
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges import prices
-from tasks.judges.completions import complete
+from tasks.judges.addresses import Server
+from tasks.judges.completions import Route
 from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage, without_secrets
 from tasks.judges.ledger import Call, Ledger, now
 from tasks.judges.pace import Pace, Refusals, wait_before_try, with_jitter
@@ -41,6 +44,8 @@ from tasks.judges.settings import ClientSettings
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+log = logging.getLogger(__name__)
+
 Reader: TypeAlias = Callable[[Any, Request], Reply]
 """Gives the reply in a body of any JSON, of the request as it was sent; raises NoReply where it is none."""
 T = TypeVar("T")
@@ -51,23 +56,18 @@ TYPICAL_REPLY: Final = 150
 
 
 class ChatClient:
-    """See the module's docstring.
-
-    `url` and `key` default to OPENAI_BASE_URL and OPENAI_API_KEY; `budget` is in US dollars, for this client's life.
-    """
+    """See the module's docstring. `budget` is in US dollars, for this client's life."""
 
     def __init__(
         self,
         model: str,
+        server: Server,
         *,
         ledger: Ledger,
-        url: str | None = None,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
         budget: float | None = None,
         settings: ClientSettings | None = None,
     ) -> None:
-        self.model, self.ledger, self.url, self.budget = model, ledger, url, budget
+        self.model, self.route, self.ledger, self.budget = model, Route(server), ledger, budget
         self.settings = settings or ClientSettings()
         self.parameters = Parameters(model)
         """What the model takes of a request."""
@@ -83,7 +83,14 @@ class ChatClient:
         """Calls that were sent, tries included."""
         self.paid = 0.0
         """US dollars since this client was made, as far as prices are known."""
-        self._key, self._headers = key, headers
+        self.fresh = False
+        """Whether what the ledger keeps is asked again, and replaced."""
+        self.reused = Reuse()
+        """Replies that the ledger had."""
+        self._new: set[str] = set()
+        """What this client was answered."""
+        self._told = False
+        """Whether it was said which key is sent where."""
 
     def ask_many(
         self, requests: Iterable[Request | NotAsked], read: Reader, *, stage: str = "", total: int | None = None
@@ -95,25 +102,41 @@ class ChatClient:
         """
         return run_in_thread(_Round(self, read).replies(requests, stage, total))
 
+    def kept_reply(self, key: str) -> str | None:
+        """What the ledger has under a key; with `fresh`, only what came since this client was made."""
+        if self.fresh and key not in self._new:
+            return None
+        kept = self.ledger.kept(key)
+        if kept is None:
+            return None
+        if key not in self._new:
+            self.reused.add(kept[1])
+        return kept[0]
+
     def expected_reply(self, label: str, max_tokens: int | None = None) -> float:
         """Tokens a reply will have, about: as those so far, else the limit where it is low, else what is typical."""
         so_far = self.ledger.completion_tokens(label, self.model)
         return so_far if so_far is not None else min(TYPICAL_REPLY, max_tokens or TYPICAL_REPLY)
 
+    @property
+    def server(self) -> Server:
+        """Where it is asked."""
+        return self.route.server
+
     def connect(self) -> "AsyncOpenAI":
         """The official client, without its own retries."""
-        from openai import AsyncOpenAI
-
-        key, timeout = self._key or ("none" if self.url else None), self.settings.timeout
-        return AsyncOpenAI(
-            base_url=self.url, api_key=key, max_retries=0, timeout=timeout, default_headers=self._headers
-        )
+        if not self._told and (line := self.server.told_of_key()):
+            log.info("%s: %s", self.model, line)
+        self._told = True
+        return self.server.connect(self.settings.timeout)
 
     def kept_reply(self, key: str) -> str | None:
-        """The reply under this key in the ledger, or None."""
-        call = self.ledger.call(key)
+        """The reply under this key in the ledger, or None; with `fresh`, only what came since this client was made."""
+        call = self.ledger.call(key) if not self.fresh or key in self._new else None
         if call is None:
             return None
+        if key not in self._new:
+            self.reused.add(call.created)
         self.asked_otherwise |= {call.asked} - {""}
         return Answer(call.reply, limited=True) if call.finish == "length" else call.reply
 
@@ -140,8 +163,10 @@ class ChatClient:
                 created=now(),
                 finish="length" if reply.limited else "stop",
                 asked=asked,
-            )
+            ),
+            instead=self.fresh,
         )
+        self._new.add(request.key)
 
     def book_loss(self, request: Request, error: NoReply, *, batch: bool = False) -> None:
         """Keep what a call without a usable reply has cost."""
@@ -384,7 +409,7 @@ class _Round:
         self.client.asked += 1
         try:
             # The official client's limit is for each read: a server that sends a byte now and then would never end.
-            body = await asyncio.wait_for(complete(connection, request.body), self.settings.timeout)
+            body = await asyncio.wait_for(self.client.route.complete(connection, request.body), self.settings.timeout)
         except TimeoutError:
             raise TransientError(f"timeout: no reply in {self.settings.timeout:g} s") from None
         try:

@@ -4,14 +4,50 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tasks.judges.failures import TransientError, failure_of, without_secrets
+from dataclasses import replace
+from support.errors import JudgeDown
+from tasks.judges.addresses import Server
+from tasks.judges.failures import NoReply, TransientError, failure_of, without_secrets
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 
+class Refused(NoReply):
+    """The server takes no call as it is sent: the address (404), or the key; `why` is its own sentence."""
+
+    def __init__(self, why: str, status: int) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Route:
+    """The way to a server. Whether its address has /v1, where that was left open, the first call finds out."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.tried: Server | None = None
+        """The address that was not there."""
+
+    async def complete(self, connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
+        """The JSON of the server's answer to one call. TransientError, PermanentError, JudgeDown."""
+        while True:
+            server = self.server
+            try:
+                asked = connection if self.tried is None else connection.with_options(base_url=server.url)
+                return await complete(asked, body)
+            except Refused as error:
+                if error.status == 404 and server.other is not None and "model" not in error.why.lower():
+                    if self.server is server:  # of the calls on their way, one changes it
+                        self.server, self.tried = replace(server, url=server.other, other=None), server
+                    continue
+                tried = f"{self.tried.refusal(404, 'not there')}; " if self.tried and error.status == 404 else ""
+                raise JudgeDown(f"{body['model']}: {tried}{server.refusal(error.status, error.why)}") from None
+
+
 async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
-    """The JSON of the server's answer to one call; every failure is a TransientError, a PermanentError or JudgeDown."""
+    """The JSON of the server's answer to one call; every failure is a TransientError, a PermanentError, Refused or
+    JudgeDown."""
     import openai
 
     secrets = _secrets_of(connection)
@@ -19,8 +55,11 @@ async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
         # As it came: the official client checks no field, and raises what it happens to meet.
         response = await connection.chat.completions.with_raw_response.create(**body)
     except openai.APIStatusError as error:
-        refusal = error.response
-        raise failure_of(body["model"], error.status_code, refusal.text, refusal.headers, secrets) from None
+        refusal, status = error.response, error.status_code
+        failure = failure_of(body["model"], status, refusal.text, refusal.headers, secrets)
+        if isinstance(failure, JudgeDown) and status in (400, 401, 403, 404):
+            raise Refused(str(failure).removeprefix(f"{body['model']}: "), status) from None
+        raise failure from None
     except openai.APITimeoutError:
         raise TransientError(f"timeout: no reply in {connection.timeout:g} s") from None
     except openai.APIConnectionError as error:

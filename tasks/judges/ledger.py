@@ -12,12 +12,14 @@ ledger too, as a loss, so that the money adds up. Of a question without a reply 
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -50,6 +52,7 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE TABLE IF NOT EXISTS claims (
     key TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, expires REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS runs (scope TEXT PRIMARY KEY, run TEXT NOT NULL);
 """
 
 
@@ -151,8 +154,11 @@ class Ledger:
         """The call under this key, or None."""
         return next((_call_of(row) for row in self._run(f"{_SELECT} WHERE key = ?", key)), None)
 
-    def put(self, call: Call) -> None:
-        """Keep a call; the first reply under a key stays."""
+    def put(self, call: Call, *, instead: bool = False) -> None:
+        """Keep a call. The first reply under a key stays; `instead`: this one takes its place, and that one stays under
+        a key which nothing asks for, so that the money adds up."""
+        if instead:
+            self._run("UPDATE calls SET key = ? WHERE key = ?", _key_of_replaced(call), call.key)
         # A model may write half a surrogate pair, which strict UTF-8 has no bytes for.
         values = asdict(call) | {"reply": call.reply.encode("utf-8", "surrogatepass"), "batch": int(call.batch)}
         places = ", ".join("CAST(? AS TEXT)" if name == "reply" else "?" for name in _COLUMNS)
@@ -201,6 +207,19 @@ class Ledger:
     def release(self, key: str) -> None:
         """Give up a claim of this process."""
         self._run("DELETE FROM claims WHERE key = ? AND host = ? AND pid = ?", key, self._host, os.getpid())
+
+    def open_run(self, scope: str, *, anew: bool = False) -> str:
+        """The name of the run of this scope that was begun and has not ended; `anew`, or where there is none: of a new
+        one."""
+        if anew:
+            self._run("DELETE FROM runs WHERE scope = ?", scope)
+        self._run("INSERT OR IGNORE INTO runs (scope, run) VALUES (?, ?)", scope, f"{now()} {uuid.uuid4().hex[:8]}")
+        ((run,),) = self._run("SELECT run FROM runs WHERE scope = ?", scope)
+        return str(run)
+
+    def close_runs(self, begin: str) -> None:
+        """The runs whose scopes begin so have ended."""
+        self._run("DELETE FROM runs WHERE substr(scope, 1, length(?)) = ?", begin, begin)
 
     def open_batch(self, batch: str, model: str, task: str, keys: list[str]) -> None:
         """Keep that a batch with these questions is on its way."""
@@ -292,6 +311,10 @@ class Ledger:
 def _call_of(row: tuple[Any, ...]) -> Call:
     values = dict(zip(_COLUMNS, row, strict=True))
     return Call(**values | {"batch": bool(values["batch"])})
+
+
+def _key_of_replaced(call: Call) -> str:
+    return hashlib.sha256(f"{call.key} before {call.created} {uuid.uuid4()}".encode()).hexdigest()
 
 
 def _read_call(line: str, where: str) -> Call:

@@ -8,6 +8,7 @@ Calls, failures, limits and money are the business of `tasks.judges.chat_client`
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from typing import Any, Final
@@ -17,6 +18,7 @@ from PIL import Image
 from support.errors import JudgeError, one_line
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
+from tasks.judges.addresses import Server, server_of
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.failures import TransientError
 from tasks.judges.ledger import Ledger
@@ -26,6 +28,8 @@ from tasks.judges.replies import Reply, read_verdict, without_fence
 from tasks.judges.requests import NotAsked, Request, image_part, key_of, limit_of, messages_of
 from tasks.judges.settings import JudgeSettings
 from tasks.thoughts import NEVER_ENDED, without_thoughts
+
+log = logging.getLogger(__name__)
 
 STRUCTURED_PROMPT: Final = (
     "\n\nGive all this as one JSON object: explanation holds your reasons, verdict what the above asks for as the form "
@@ -50,7 +54,8 @@ STRUCTURED_FORMAT: Final[Mapping[str, Any]] = {
 class OpenAIJudge:
     """See the module's docstring.
 
-    `url` and `key` default to OPENAI_BASE_URL and OPENAI_API_KEY; `budget` is in US dollars, for this judge's life.
+    `url` is an address or a server, by default OPENAI_BASE_URL; `key` is by default OPENAI_API_KEY; `budget` is in US
+    dollars, for this judge's life.
     """
 
     def __init__(
@@ -58,13 +63,14 @@ class OpenAIJudge:
         model: str,
         *,
         ledger: Ledger,
-        url: str | None = None,
+        url: str | Server | None = None,
         key: str | None = None,
         budget: float | None = None,
         settings: JudgeSettings | None = None,
     ) -> None:
         self.model, self.settings = model, settings or JudgeSettings()
-        self.client = ChatClient(model, ledger=ledger, url=url, key=key, budget=budget, settings=self.settings)
+        server = url if isinstance(url, Server) else server_of(url, name=model, role="judge", key=key)
+        self.client = ChatClient(model, server, ledger=ledger, budget=budget, settings=self.settings)
         self.client.parameters = Parameters(model, room=True)
 
     def ask(self, prompt: str, image: Image.Image | None = None, sampling: Sampling = GREEDY) -> str:
@@ -82,6 +88,11 @@ class OpenAIJudge:
         total = len(questions) if isinstance(questions, Sized) else None
         replies = self.client.ask_many(requests, self.read, stage=f"judge {label}" if label else "", total=total)
         return self.verdicts_in(replies)
+
+    def tell_reuse(self, label: str) -> None:
+        """Log how many replies since the last time were kept ones, and when they were asked for."""
+        if told := self.client.reused.take("reply", "replies"):
+            log.info("%s: %s of the judge %s", label, told, self.model)
 
     def read(self, body: Any, request: Request) -> Reply:
         """The reply in a body, as it is kept: all of it, or where it is structured, the verdict alone."""

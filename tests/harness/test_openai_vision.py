@@ -312,7 +312,12 @@ def test_no_key_no_credentials_and_no_image_is_logged(
     assert server.log[0]["messages"][0]["content"][0]["image_url"]["url"][100:160] not in told
 
 
-def test_a_key_goes_to_no_server_it_was_not_meant_for(server: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_goes_nowhere_in_silence(
+    server: Any, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    lm_of(server, path).generate_until([asking("0")])
+    assert "is sent to" not in caplog.text
     with pytest.raises(SettingError, match="set OPENAI_API_KEY, or name its server"):
         OpenAIVisionLM(MODEL, ledger=path)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
@@ -320,7 +325,8 @@ def test_a_key_goes_to_no_server_it_was_not_meant_for(server: Any, path: Path, m
     lm_of(server, path).generate_until([asking("a")])
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     lm_of(server, path, url=None).generate_until([asking("b")])
-    assert [entry["authorization"] for entry in server.log] == ["Bearer none", "Bearer sk-own"]
+    assert [entry["authorization"] for entry in server.log] == ["Bearer none", "Bearer sk-own", "Bearer sk-own"]
+    assert caplog.text.count(f"{MODEL}: the key in OPENAI_API_KEY is sent to {server.url}") == 2
 
 
 def test_likelihoods_are_not_to_be_had(server: Any, path: Path) -> None:

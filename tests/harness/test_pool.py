@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from harness.datasets.pool import PoolModels, facts_of, load_served, plan_pool, spec_of, where
+from harness.models.served_identity import end_run
 from harness.models.spec import MODELS, WEIGHTS, find
 from support.errors import InputError, JudgeDown
 from tasks.judges.ledger import Ledger
@@ -131,12 +132,17 @@ def test_answers_that_were_paid_for_are_not_asked_for_again(server: Any, tmp_pat
     server.reply = lambda prompt: f"Answer {next(numbers)}."
     member, other = PoolModel(model="far", url=server.url), PoolModel(model="near", url=server.url)
     instructions = asked(tmp_path)
-    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"))
+    path = tmp_path / "ledger.sqlite"
+    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=path, run="this one"))
     before = read_answers(tmp_path)
     answers_file(tmp_path, "far@1").unlink()  # killed before the shard was written
-    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=tmp_path / "ledger.sqlite"))
+    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=path, run="this one"))
     assert len(server.log) == 16
     assert read_answers(tmp_path) == before
+    end_run(path, "this one")
+    answers_file(tmp_path, "far@1").unlink()
+    decode(instructions, data(member, other), 0, tmp_path, PoolModels(ledger=path, run="this one"))
+    assert len(server.log) == 24  # nothing tells whether it is still the same model
     assert {total.task for total in Ledger(tmp_path / "ledger.sqlite").summary()} == {"answers"}
 
 

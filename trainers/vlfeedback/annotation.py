@@ -31,6 +31,7 @@ from support.images import ImageRef, decode, keep, picture
 from support.progress import Stage
 from support.records import batches
 from tasks.judges.batch import BatchJudge
+from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from trainers.config.data import ASPECTS, RatingMode, TextOrder
 from trainers.data.rows import Completion, Row
@@ -131,6 +132,8 @@ def annotate(
     for batch in batches(_select_unrated(items, rows, counts, stage), size):
         rows.append(_rate(batch, judge, protocol, counts, label))
         stage.add(len(batch))
+    if isinstance(judge, OpenAIJudge):
+        judge.tell_reuse(label or "ratings")
     _drop_repeated_rows(rows)
     return counts
 

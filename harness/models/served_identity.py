@@ -1,0 +1,166 @@
+"""Which model is behind a server, so that an answer that is kept stands for no other model's.
+
+    spec = identified(spec, ledger, run="runs/eval mme")    # spec.digests name who answers
+    end_run(ledger, "runs/eval mme")                        # its answers are used no more
+
+A name and a URL are no model: the next checkpoint may be served under both. What tells models apart is, in this order:
+the name itself, where it is that of a dated snapshot; what the user says by --model-version; what the server says of
+the model in its list (`root`, a `created` that stays, a digest). Where nothing does, answers are kept for one run only:
+until it ends, the same command goes on with them, so that a killed run is not paid for twice.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from harness.models.spec import ModelSpec
+from support.errors import ServerError, first_line, one_line
+from tasks.judges.addresses import Server, server_of
+from tasks.judges.chat_client import run_in_thread
+from tasks.judges.ledger import LEDGER, Ledger
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT: Final = re.compile(
+    r"(?:[\w.-]+/)?(?:(?:gpt|chatgpt|o\d)[\w.-]*-20\d\d-\d\d-\d\d|gpt-(?:3\.5|4)[\w.-]*-\d{4}(?:-[a-z]+)*)|ft:.+"
+)
+"""Names that stand for the same weights for ever: OpenAI's dated snapshots, and models that were fine-tuned there."""
+RUN: Final = "answers of"
+"""In provenance: the one run that these answers were given in."""
+PATIENCE: Final = 20.0
+"""Seconds to wait for a server's list of models."""
+TELLING: Final = ("root", "version", "revision", "weight_version", "digest", "sha", "sha256", "hash", "modified_at")
+"""Fields of a listed model that are another's where the weights are others."""
+MORE: Final = ("max_model_len", "context_length", "max_context_length", "quantization", "meta")
+"""Fields that change answers, and are the same for many models."""
+CONSTANT: Final = 1677610602
+"""LiteLLM says that every model was created then."""
+EARLIEST: Final = 1420070400
+"""Nobody served a model before 2015: smaller numbers are no times."""
+JUST_NOW: Final = 30.0
+"""Seconds; a model that was created so recently may be one that is always created "now", as vLLM's are."""
+
+
+def identified(spec: ModelSpec, ledger: Path | None = None, *, run: str = "", fresh: bool = False) -> ModelSpec:
+    """`spec` with digests that tell which model its server has now; ServerError if the server is not there.
+
+    `run` names what is done, for a server that tells no models apart: its answers are kept until `end_run`; without a
+    name, or with `fresh`, none of before are used. Any other spec is returned as it is.
+    """
+    if spec.backend != "openai" or spec.digests or (SNAPSHOT.fullmatch(spec.pretrained) and not spec.version):
+        return spec
+    server = server_of(spec.url, name=spec.pretrained, variable=spec.key)
+    told = {"version": spec.version} if spec.version else {}
+    more: dict[str, str] = {}
+    if not told:
+        listed = run_in_thread(_list_models(server, spec.name))
+        told, more = _facts_of(listed, spec.pretrained)
+    own = ", ".join(f"{name} {value}" for name, value in sorted(told.items()))
+    digests = {"weights": f"{spec.pretrained}@{server.shown}" + (f" ({own})" if own else "")}
+    if more:
+        digests["server says"] = json.dumps(more, sort_keys=True)
+    if not told:
+        digests[RUN] = uuid4().hex
+        if run:
+            with closing(Ledger(ledger or LEDGER)) as kept:
+                digests[RUN] = kept.open_run(_scope(run, digests), anew=fresh)
+    return replace(spec, digests=digests)
+
+
+def is_of_one_run(spec: ModelSpec) -> bool:
+    """True where nothing tells the model behind a server from others, so that its answers are kept for one run only."""
+    return RUN in spec.digests
+
+
+def end_run(ledger: Path | None, run: str) -> None:
+    """What was answered under this name is not used again."""
+    with closing(Ledger(ledger or LEDGER)) as kept:
+        kept.close_runs(_scope(run))
+
+
+def _scope(run: str, digests: Mapping[str, str] | None = None) -> str:
+    return f"{run}\n" + (json.dumps(digests, sort_keys=True) if digests is not None else "")
+
+
+async def _list_models(server: Server, name: str) -> list[dict[str, Any]]:
+    """The models that the server lists, `created` only where it stays; empty where it lists none. ServerError."""
+    import openai
+
+    async with server.connect(PATIENCE) as connection:
+        try:
+            first, clock = await _ask_for_list(connection)
+            recent = [model for model in first if _is_recent(model.get("created"), clock)]
+            if recent:
+                await asyncio.sleep(1.2)  # times have whole seconds
+                again, _ = await _ask_for_list(connection)
+                times = {str(model.get("id")): model.get("created") for model in again}
+                for model in recent:
+                    if times.get(str(model.get("id"))) != model["created"]:
+                        del model["created"]
+            return first
+        except openai.APITimeoutError:
+            return []
+        except openai.APIConnectionError as error:
+            why = first_line(error.__cause__ or error)
+            raise ServerError(f"{name}: {server.shown}: no connection: {server.censor(why)}") from None
+
+
+async def _ask_for_list(connection: "AsyncOpenAI") -> tuple[list[dict[str, Any]], float]:
+    """The listed models, and the server's time; none where the answer is anything else."""
+    import openai
+
+    try:
+        answer = await connection.models.with_raw_response.list()
+        found = json.loads(answer.text)
+    except (openai.APIStatusError, ValueError):
+        return [], time.time()
+    models = found.get("data") if isinstance(found, dict) else found
+    clock = time.time()
+    with suppress(KeyError, ValueError, TypeError):
+        clock = parsedate_to_datetime(answer.headers["date"]).timestamp()
+    return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else [], clock
+
+
+def _is_recent(created: object, clock: float) -> bool:
+    seconds = _seconds(created)
+    return seconds is not None and (abs(seconds - clock) < JUST_NOW or abs(seconds - time.time()) < JUST_NOW)
+
+
+def _seconds(created: object) -> float | None:
+    """A time in seconds; None for what is no time, or is every model's."""
+    if isinstance(created, bool) or not isinstance(created, (int, float)):
+        return None
+    seconds = created / 1000 if created > 1e11 else created
+    return seconds if EARLIEST < seconds < 1e11 and seconds != CONSTANT else None
+
+
+def _facts_of(listed: list[dict[str, Any]], asked: str) -> tuple[dict[str, str], dict[str, str]]:
+    """What is said of the model that is asked for: what tells it from others, and what else changes its answers."""
+    own = next((model for model in listed if model.get("id") == asked), listed[0] if len(listed) == 1 else None)
+    if own is None:
+        return {}, {}
+    names = (asked, own.get("id"), None, "")
+    told = {field: _text(own[field]) for field in TELLING if own.get(field) not in names}
+    if (created := _seconds(own.get("created"))) is not None:
+        told["created"] = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
+    base = next((model for model in listed if model.get("id") == own.get("parent") and model is not own), None)
+    if base is not None and base.get("root") not in (None, "", base.get("id")):
+        told["on"] = _text(base["root"])  # an adapter is named by its own folder alone
+    return told, {field: _text(own[field]) for field in MORE if own.get(field) is not None}
+
+
+def _text(value: object) -> str:
+    return one_line(value if isinstance(value, str) else json.dumps(value, sort_keys=True))[:500]

@@ -1,0 +1,222 @@
+"""Where a server of chat completions is, and the key that is sent there: for a judge and a scored model alike.
+
+    server = server_of("http://localhost:8000", name="mm")      # Server(url="http://localhost:8000/v1", ...)
+    server = server_of(None, name="gpt-4o", role="judge")       # OPENAI_BASE_URL, else OpenAI's
+    async with server.connect(120.0) as connection: ...         # the official client
+
+An address may be given as people have it: with /v1 or without, with /chat/completions at its end, with a query such as
+Azure's, with user and password. What may be a secret in it is sent, and neither stored nor shown.
+"""
+
+import base64
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+
+from support.errors import SettingError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+Role = Literal["model", "judge"]
+"""What a server is asked as; the names of its options begin so."""
+
+OPENAI: Final = "https://api.openai.com/v1"
+KEY: Final = "OPENAI_API_KEY"
+BASE_URL: Final = "OPENAI_BASE_URL"
+SHOWN_QUERY: Final = ("api-version",)
+"""Parameters of a query that are no secret; others may be keys."""
+NO_KEY: Final = "none"
+"""Sent where there is no key: the official client must have one."""
+AZURE: Final = (".azure.com", ".azure-api.net")
+_CALL: Final = re.compile(r"(/chat)?/completions/*$")
+_LIST: Final = re.compile(r"(?<=/v\d)/models/*$")
+_VERSIONED: Final = re.compile(r"/v\d+\w*(/|$)")
+_HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]*:[0-9a-f:.]*")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LOOKS_SECRET: Final = re.compile(r"[^A-Z0-9_]")
+_CREDENTIALS: Final = re.compile(r"(https?://)[^\s'\"]*@", re.IGNORECASE)
+_QUERY: Final = re.compile(r"(https?://[^\s?#'\"]*)\?([^\s#'\"]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A server of chat completions."""
+
+    url: str
+    """What stands before /chat/completions; no query, no credentials."""
+    other: str | None = None
+    """The same with or without /v1, where the address left that open: asked where `url` is not there."""
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent with each call."""
+    login: str | None = field(default=None, repr=False)
+    """user:password of the address."""
+    key: str | None = field(default=None, repr=False)
+    key_from: str = ""
+    """The environment variable that the key is from."""
+    role: Role = "model"
+
+    @property
+    def shown(self) -> str:
+        """The address without what may be a secret; names the server in entries and in the ledger."""
+        return self.url + _shown_query(self.query)
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """What is sent beside the official client's own headers."""
+        if self.login is not None:
+            return {"Authorization": "Basic " + base64.b64encode(self.login.encode()).decode()}
+        host = urlsplit(self.url).hostname or ""
+        if self.key is None or not (host.endswith(AZURE) or "api-version" in self.query):
+            return {}
+        from openai import Omit
+
+        # Azure takes a bearer token for one of its directory's; its keys have a header of their own.
+        return {"api-key": self.key} | ({"Authorization": Omit()} if host.endswith(AZURE) else {})
+
+    def connect(self, timeout: float) -> "AsyncOpenAI":
+        """The official client, without its own retries."""
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(
+            base_url=self.url,
+            api_key=self.key or NO_KEY,
+            max_retries=0,
+            timeout=timeout,
+            default_headers=self.headers,
+            default_query=self.query,
+        )
+
+    def told_of_key(self) -> str:
+        """A line that says which variable is sent where; empty where that is what the variable is for."""
+        if not self.key_from or self.login is not None or (self.key_from == KEY and self.url == OPENAI):
+            return ""
+        return f"the key in {self.key_from} is sent to {self.shown}"
+
+    def refusal(self, status: int, said: str) -> str:
+        """One line of a call that the server refused: what was asked, what it answered, what to do."""
+        told = f"{self.url}/chat/completions{_shown_query(self.query)}: {status}: {self.censor(said)}"
+        if status == 404:
+            return told
+        if self.login is not None:
+            return f"{told} (the user and password of the address were sent)"
+        if self.key is None:
+            return f"{told} (no key was sent: put it into a variable and name that by --{self.role}-key, or set {KEY})"
+        whose = f"the key in {self.key_from}" if self.key_from else "a key"
+        return f"{told} ({whose} was sent; name the variable of another by --{self.role}-key)"
+
+    def censor(self, text: str) -> str:
+        """The text without this server's secrets, which some repeat in their errors."""
+        hidden = [value for name, value in self.query.items() if name not in SHOWN_QUERY]
+        for secret in (self.key, self.login, *(self.login or "").split(":")[1:], *hidden):
+            if secret and len(secret) > 3:
+                text = text.replace(secret, "***")
+        return text
+
+
+def server_of(
+    url: str | None,
+    *,
+    name: str,
+    role: Role = "model",
+    key: str | None = None,
+    variable: str | None = None,
+    what: str | None = None,
+) -> Server:
+    """The server at `url`; without one OPENAI_BASE_URL, else OpenAI's. SettingError.
+
+    `key` is sent there, or what the environment `variable` holds, or else OPENAI_API_KEY. `what` gave the address.
+    """
+    what = what or (f"--{role}-url" if url else BASE_URL)
+    found, key_from = (key, "") if key else _key_in(variable, role)
+    if found:
+        _check_key(found, key_from)
+    url = url or os.environ.get(BASE_URL) or (OPENAI if found else None)
+    if url is None:
+        raise SettingError(f"{role} {name!r}: set {KEY}, or name its server with --{role}-url")
+    address = _parse(url, what)
+    login = unquote(address.netloc.rpartition("@")[0]) or None
+    if login is not None and variable is not None:
+        raise SettingError(f"--{role}-key {variable}: would not act: {what} has a user and a password")
+    base, other = _bases(address)
+    query = dict(parse_qsl(address.query, keep_blank_values=True))
+    sent = None if login is not None or found == NO_KEY else found
+    more: dict[str, Any] = {"query": query, "login": login, "key": sent, "key_from": key_from if sent else ""}
+    return Server(url=base, other=other, role=role, **more)
+
+
+def without_secrets(text: str) -> str:
+    """A text, such as a command line, with no password and no key in the addresses in it."""
+
+    def shown(found: re.Match[str]) -> str:
+        return found[1] + _shown_query(dict(parse_qsl(found[2])))
+
+    return _QUERY.sub(shown, _CREDENTIALS.sub(r"\1", text))
+
+
+def _key_in(variable: str | None, role: Role) -> tuple[str | None, str]:
+    """The key and the variable it is from."""
+    if variable is None:
+        found = os.environ.get(KEY, "").strip()
+        return (found, KEY) if found else (None, "")
+    option = f"--{role}-key"
+    if not _VARIABLE.fullmatch(variable) or (_LOOKS_SECRET.search(variable) and variable not in os.environ):
+        raise SettingError(f"{option}: takes the name of an environment variable that holds the key, not the key")
+    if not (found := os.environ.get(variable, "").strip()):
+        raise SettingError(f"{option} {variable}: no such environment variable, or it is empty")
+    return found, variable
+
+
+def _check_key(key: str, key_from: str) -> None:
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise SettingError(f"the key{f' in {key_from}' if key_from else ''}: has a space or a sign beyond ASCII in it")
+
+
+def _parse(url: str, what: str) -> SplitResult:
+    """The parts of an address; SettingError without its secrets."""
+    url = url.strip()
+    shown = without_secrets(url)
+    if not re.match(r"https?://", url, re.IGNORECASE):
+        if "://" in url:
+            raise SettingError(f"{what} {shown!r}: must begin with http:// or https://")
+        shown = without_secrets(f"http://{url}").removeprefix("http://")
+        scheme = "http" if re.match(r"\[|localhost\b|[\d.]+(:|/|$)|[^/]*:\d", shown) else "https"
+        hint = f" (did you mean {scheme}://{shown}?)" if re.fullmatch(r"[\x21-\x7e]+", shown) else ""
+        raise SettingError(f"{what} {shown!r}: no http:// or https:// in front{hint}")
+    try:
+        address = urlsplit(url)
+        host, _ = address.hostname, address.port
+    except ValueError as error:
+        hint = "; an IPv6 address stands in brackets: http://[::1]:8000/v1" if url.count(":") > 3 else ""
+        # urlsplit repeats what it can't read, which may be a password.
+        why = "the port is no number up to 65535" if "ort" in str(error) else "can't be read as an address"
+        raise SettingError(f"{what} {shown!r}: {why}{hint}") from None
+    problems = {
+        "names no host": not host,
+        "has a space or a control character in it": re.search(r"[\s\x00-\x1f\x7f-\x9f]", url),
+        "the host has other signs than letters, digits, '.', '-' and '_'": not _HOST.fullmatch(host or ""),
+    }
+    if found := [problem for problem, there in problems.items() if there]:
+        raise SettingError(f"{what} {shown!r}: {found[0]}")
+    return address
+
+
+def _bases(address: SplitResult) -> tuple[str, str | None]:
+    """What stands before /chat/completions, and what else might."""
+    host = address.netloc.rpartition("@")[2].lower()
+    root, path = f"{address.scheme.lower()}://{host}", re.sub("/{2,}", "/", address.path)
+    whole = _CALL.search(path) is not None
+    path = _LIST.sub("", _CALL.sub("", path)).rstrip("/")
+    if whole or _VERSIONED.search(path) or "/deployments/" in path:
+        return root + path, None
+    versioned = f"{root}{path}/{'openai/' if host.endswith('.openai.azure.com') and not path else ''}v1"
+    # A bare host is hardly ever the whole of an address; a path may be.
+    return (versioned, root) if not path else (root + path, versioned)
+
+
+def _shown_query(query: Mapping[str, str]) -> str:
+    kept = {name: value for name, value in query.items() if name in SHOWN_QUERY}
+    return f"?{urlencode(kept)}" if kept else ""
