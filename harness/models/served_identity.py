@@ -73,11 +73,13 @@ def identified(spec: ModelSpec, ledger: Path | None = None, *, run: str = "", fr
     if more:
         digests["server says"] = json.dumps(more, sort_keys=True)
     if not told:
-        digests[RUN] = uuid4().hex
-        if run:
-            with closing(Ledger(ledger or LEDGER)) as kept:
-                digests[RUN] = kept.open_run(_scope(run, digests), anew=fresh)
+        digests[RUN] = _run_of(_scope(run, digests), ledger, fresh) if run else uuid4().hex
     return replace(spec, digests=digests)
+
+
+def _run_of(scope: str, ledger: Path | None, fresh: bool) -> str:
+    with closing(Ledger(ledger or LEDGER)) as kept:
+        return kept.open_run(scope, anew=fresh)
 
 
 def is_of_one_run(spec: ModelSpec) -> bool:

@@ -256,9 +256,7 @@ def test_each_server_has_its_own_key_and_a_login_takes_none(monkeypatch: pytest.
 
 
 def test_a_command_line_is_shown_without_secrets() -> None:
-    line = (
-        "eval --model-url 'http://me:PASS@h:1/v1?api-key=QKEY&api-version=3' --judge-url https://u:PA/SS@j/v1 --x a@"
-    )
+    line = "eval --model-url 'http://me:PASS@h:1/v1?api-key=QKEY&api-version=3' --judge-url https://u:PA/SS@j/v1 --x a@"
     assert without_secrets(line) == ("eval --model-url 'http://h:1/v1?api-version=3' --judge-url https://j/v1 --x a@")
 
 
