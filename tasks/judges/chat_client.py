@@ -21,7 +21,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -101,17 +101,6 @@ class ChatClient:
         `read` gives the reply in a body. Progress is reported as `stage`, of `total` requests.
         """
         return run_in_thread(_Round(self, read).replies(requests, stage, total))
-
-    def kept_reply(self, key: str) -> str | None:
-        """What the ledger has under a key; with `fresh`, only what came since this client was made."""
-        if self.fresh and key not in self._new:
-            return None
-        kept = self.ledger.kept(key)
-        if kept is None:
-            return None
-        if key not in self._new:
-            self.reused.add(kept[1])
-        return kept[0]
 
     def expected_reply(self, label: str, max_tokens: int | None = None) -> float:
         """Tokens a reply will have, about: as those so far, else the limit where it is low, else what is typical."""

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dataclasses import replace
 from support.errors import JudgeDown
 from tasks.judges.addresses import Server
 from tasks.judges.failures import NoReply, TransientError, failure_of, without_secrets
