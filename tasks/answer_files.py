@@ -3,20 +3,34 @@
     answers = tasks.benchmarks.mme.official_answers(Path("LaVIN"), None)
     [process_results(a.doc, [a.answer]) for a in answers.answered]  # from there on as if the model had just answered
 
-Every task module with such a layout has this function.
+Every task module with such a layout has this function. What they share is one rule each: what a field may hold
+(`read_fields`, by the kinds of `tasks.columns`), which field is the answer and what is none (`find_answers`,
+`answer_in`), and what becomes of a question that is answered twice (`keep_once`).
+
 Errors: `AnswerFileError`, one line that names the file and what it lacks.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from support import records
-from support.errors import AnswerFileError, DataError
+from support.errors import AnswerFileError, DataError, first_few
+from support.image_marks import take_mark
 from support.records import Record
+from tasks.answer import FailedAnswer
+from tasks.columns import needed_columns, read_columns
 from tasks.metric import Metric
+
+QUESTION_FIELDS: Final = ("question", "prompt", "query", "instruction")
+"""Fields in which answers repeat their question."""
+ANSWER_FIELDS: Final = ("answer", "text", "caption", "response", "prediction", "output", "model_answer")
+"""Fields that may hold the answer, where a benchmark's own script does not name one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +70,20 @@ class OfficialAnswers:
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file."""
+
+    def read_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in members:
+            if found.setdefault(name, value) != value:
+                raise AnswerFileError(f"{path}: {name!r} is there twice, with different values")
+        return found
+
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=read_object)
     except json.JSONDecodeError as error:
         raise AnswerFileError(f"{path}: not JSON: {error}") from None
+    except RecursionError:
+        raise AnswerFileError(f"{path}: nested too deep") from None
 
 
 def read_rows(path: Path) -> list[Record]:
@@ -108,3 +132,135 @@ def values(row: Mapping[str, Any], path: Path, *names: str) -> list[Any]:
     if missing:
         raise AnswerFileError(f"{path}: a row lacks {', '.join(missing)}; it has {', '.join(row)}")
     return [row[name] for name in names]
+
+
+def read_fields(rows: Sequence[Mapping[str, Any]], path: Path, kinds: Mapping[str, str]) -> list[Record]:
+    """The rows, the fields of `kinds` (see `tasks.columns`) as what they mean; says which row lacks one or has another
+    value."""
+    for row in rows:
+        values(row, path, *needed_columns(kinds))
+    there = [name for name in kinds if any(name in row for row in rows)]
+    try:
+        found = read_columns({name: [row.get(name) for row in rows] for name in there}, kinds)
+    except ValueError as error:
+        raise AnswerFileError(f"{path}: {error}") from None
+    return [{**row, **{name: cells[place] for name, cells in found.items()}} for place, row in enumerate(rows)]
+
+
+_JSON_TYPES: Final = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", float: "no number"}
+
+
+def answer_in(value: Any) -> str:
+    """A value as an answer: text, or a number's digits; anything else is a `FailedAnswer`, never its Python text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    return FailedAnswer(f"the file has no answer: {_JSON_TYPES.get(type(value), type(value).__name__)}")
+
+
+def describe_count(count: int, what: str, benchmark: int, more: str = "") -> list[str]:
+    """What to say of a file that holds another number of answers than the benchmark has questions."""
+    return [] if count == benchmark else [f"{count} {what}, the benchmark has {benchmark}{more}"]
+
+
+def describe_missing(answers: Iterable[Any]) -> list[str]:
+    """What to say of answers that are none: a line, or nothing."""
+    every = list(answers)
+    missing = Counter(answer.error.rpartition(": ")[2] for answer in every if isinstance(answer, FailedAnswer))
+    kinds = ", ".join(missing)
+    return [f"{missing.total()} of {len(every)} rows have no answer ({kinds}) and count as failed"] if missing else []
+
+
+def find_answers(
+    rows: Sequence[Mapping[str, Any]], path: Path, fields: Sequence[str], questions: Sequence[str | None] = ()
+) -> list[str]:
+    """The answer of each row, a `FailedAnswer` where it has none.
+
+    Where several of `fields` hold text, the one that is the question (of `questions`, or in the row), or the same in
+    all rows, is not the answer. AnswerFileError where two are left in one row, or none.
+    """
+    lacking = next((row for row in rows if not any(name in row for name in fields)), None)
+    if lacking is not None:
+        known = " nor ".join(fields[:2]) if len(fields) == 2 else f"{', '.join(fields[:-1])} nor {fields[-1]}"
+        neither = f"neither {known}" if len(fields) > 1 else f"no {fields[0]}"
+        raise AnswerFileError(f"{path}: a row has {neither}; it has {', '.join(lacking)}")
+    asked = [
+        {_squeeze(text) for text in (given, *(row.get(name) for name in QUESTION_FIELDS)) if isinstance(text, str)}
+        for row, given in zip(rows, questions or [None] * len(rows), strict=True)
+    ]
+    texts = {name: [row.get(name) for row in rows] for name in fields}
+    texts = {name: cells for name, cells in texts.items() if any(_is_text(cell) for cell in cells)}
+    left = [name for name, cells in texts.items() if not _repeats_question(cells, asked)]
+    if texts and not left:
+        raise AnswerFileError(f"{path}: {' and '.join(texts)} repeat the question, and no other field is an answer")
+    if len(left) > 1 and len(rows) > 1:
+        left = [name for name in left if len({str(cell) for cell in texts[name]}) > 1] or left
+    for place in range(len(rows)):
+        here = [name for name in left if _is_text(texts[name][place])]
+        if len({str(texts[name][place]) for name in here}) > 1:
+            which = f"row {place + 1} has {' and '.join(here)}: which is the answer? Leave one"
+            raise AnswerFileError(f"{path}: {which}")
+    found = [
+        answer_in(
+            next((row[name] for name in left if _is_text(row.get(name))), next(row[n] for n in fields if n in row))
+        )
+        for row in rows
+    ]
+    check_any(found, path)
+    return found
+
+
+def check_any(answers: Sequence[Any], path: Path) -> None:
+    """AnswerFileError where no row of a file has an answer."""
+    if answers and all(isinstance(answer, FailedAnswer) for answer in answers):
+        raise AnswerFileError(f"{path}: {'; '.join(describe_missing(answers))}")
+
+
+def _is_text(cell: Any) -> bool:
+    return not isinstance(answer_in(cell), FailedAnswer)
+
+
+def _squeeze(text: str) -> str:
+    """A text for comparison: without the mark of a picture, in lower case, words with single spaces between."""
+    with suppress(ValueError):
+        text = take_mark(text)
+    return " ".join(text.casefold().split())
+
+
+def _repeats_question(cells: Sequence[Any], asked: Sequence[set[str]]) -> bool:
+    """Whether every text of a field is the question of its row, or has the same words behind it in all rows."""
+    rests: set[str | None] = set()
+    for cell, questions in zip(cells, asked, strict=True):
+        if isinstance(cell, str):
+            text = _squeeze(cell)
+            repeated = max((each for each in questions if each and text.startswith(each)), key=len, default=None)
+            rests.add(None if repeated is None else text.removeprefix(repeated))
+    return len(rests) == 1 and (rests == {""} or (rests != {None} and len(cells) > 1))
+
+
+def describe_unknown(given: Iterable[str], known: Collection[str], path: Path) -> list[str]:
+    """What to say of answers to questions that the references lack; AnswerFileError where they lack all of them."""
+    every = set(given)
+    unknown = [number for number in every if number not in known]
+    if len(unknown) == len(every):
+        raise AnswerFileError(f"{path}: none of its question ids is among the questions of the references")
+    return [f"{len(unknown)} answers are to no question of the references and are left out"] if unknown else []
+
+
+def keep_once(keys: Sequence[Any], answers: Sequence[Any], path: Path) -> tuple[list[int], list[str]]:
+    """The places that count, each key once, and what to say of the others; AnswerFileError where the answers to one
+    key differ. A missing answer gives way to one that is there."""
+    places: dict[Any, int] = {}
+    for place, key in enumerate(keys):
+        before = places.setdefault(key, place)
+        if isinstance(answers[before], FailedAnswer):
+            places[key] = place
+        elif not isinstance(answers[place], FailedAnswer) and answers[before] != answers[place]:
+            name = "/".join(map(str, key)) if isinstance(key, tuple) else key
+            both = f"rows {before + 1} and {place + 1} answer it differently"
+            raise AnswerFileError(f"{path}: question {name} is there twice: {both}")
+    again = len(keys) - len(places)
+    twice = [str(key) for key, times in Counter(keys).items() if times > 1]
+    told = [f"{again} rows answer a question again and count once: {first_few(twice)}"] if again else []
+    return sorted(places.values()), told

@@ -30,7 +30,19 @@ from typing import Any, Final
 import numpy as np
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, read_text, reference, values
+from tasks.answer_files import (
+    Answered,
+    OfficialAnswers,
+    answer_in,
+    check_any,
+    describe_missing,
+    keep_once,
+    read_fields,
+    read_json,
+    read_rows,
+    read_text,
+    reference,
+)
 from tasks.benchmarks import english
 from tasks.columns import read_texts, read_yes_no
 from tasks.metric import Array, Metric, Record, mean_of
@@ -294,6 +306,13 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
     return dict.fromkeys(("amber_score", *ASKED), record)
 
 
+ANNOTATION: Final = {
+    "id": "number",
+    "type": f"one of {GENERATIVE} {' '.join(DIMENSIONS)} discriminative-relation relation",
+    "truth": "tasks.benchmarks.amber.read_truth",
+    "hallu": "texts or nothing",
+}
+"""What a row of the annotations holds."""
 QUERIES: Final = ("query_generative.json", "query_discriminative.json")
 
 
@@ -303,28 +322,23 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     found = []
     for name in QUERIES:
         file = reference(folder, name, what="AMBER's queries")
-        for row in read_rows(file):
-            number, image, query = values(row, file, "id", "image", "query")
+        for row in read_fields(read_rows(file), file, {"id": "number", "image": "text", "query": "question"}):
+            number = row["id"]
             if number not in annotations:
                 raise AnswerFileError(f"{file}: question {number} has no annotation")
-            found.append({"id": str(number), "image": image, "query": query, **_truth(annotations[number])})
+            about = {"id": str(number), "image": row["image"], "query": row["query"]}
+            found.append({**about, **_truth(annotations[number])})
     return found
 
 
 def _read_annotations(folder: Path | None) -> dict[int, dict[str, Any]]:
     file = reference(folder, "annotations.json", what="AMBER's annotations")
-    found = {}
-    for row in read_rows(file):
-        number, _, _ = values(row, file, "id", "type", "truth")
-        found[number] = row
-    return found
+    return {row["id"]: row for row in read_fields(read_rows(file), file, ANNOTATION)}
 
 
 def _truth(annotation: Mapping[str, Any]) -> dict[str, Any]:
     """The annotation, its truth a list in any case, since a table has one type a column."""
-    truth = annotation["truth"]
-    kept = truth if isinstance(truth, list) else [truth]
-    return {"type": annotation["type"], "truth": kept, "hallu": annotation.get("hallu", [])}
+    return {name: annotation[name] for name in ("type", "truth", "hallu")}
 
 
 def read_truth(cell: Any, row: Mapping[str, Any]) -> list[str]:
@@ -347,26 +361,24 @@ def target(doc: Mapping[str, Any]) -> str:
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """A list of {id, response} to all questions or some; `references` holds AMBER's data files."""
     annotations, own, images = _read_annotations(references), read_words(references or Path()), _map_images(references)
-    seen: Counter[int] = Counter()
+    rows = read_fields(read_rows(path), path, {"id": "number", "response": "any"})
+    responses = [answer_in(row["response"]) for row in rows]
+    check_any(responses, path)
+    kept, told = keep_once([row["id"] for row in rows], responses, path)
+    told += describe_missing(responses[place] for place in kept)
     answered: list[Answered] = []
-    for row in read_rows(path):
-        number, response = values(row, path, "id", "response")
-        if not isinstance(number, int) or number not in annotations:
+    for place in kept:
+        number = rows[place]["id"]
+        if number not in annotations:
             raise AnswerFileError(f"{path}: there is no question {number!r}")
-        if not isinstance(response, str):
-            raise AnswerFileError(f"{path}: the response to question {number} is no text: {response!r}")
         doc = {"image": images.get(number, str(number)), "words": own, **_truth(annotations[number])}
-        id = f"{number}/{seen[number]}" if seen[number] else f"{number}"
-        answered.append(Answered(id=id, doc=doc, answer=response))
-        seen[number] += 1
-    asked = Counter(annotations[number]["type"] == GENERATIVE for number in seen)
-    return OfficialAnswers(answered=answered, warnings=list(_describe_coverage(asked, annotations, seen)))
+        answered.append(Answered(id=str(number), doc=doc, answer=responses[place]))
+    asked = Counter(sample.doc["type"] == GENERATIVE for sample in answered)
+    return OfficialAnswers(answered=answered, warnings=[*_describe_coverage(asked, annotations), *told])
 
 
-def _describe_coverage(
-    asked: Mapping[bool, int], annotations: Mapping[int, Mapping[str, Any]], seen: Mapping[int, int]
-) -> Iterator[str]:
-    """Which descriptions (True) and yes/no questions (False) are `asked`, and what was answered more than once."""
+def _describe_coverage(asked: Mapping[bool, int], annotations: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+    """Which descriptions (True) and yes/no questions (False) are `asked`."""
     total = Counter(annotation["type"] == GENERATIVE for annotation in annotations.values())
     if asked.get(True):
         name = similarity()[0]
@@ -379,11 +391,10 @@ def _describe_coverage(
     for generative, what in ((True, "descriptions"), (False, "yes/no questions")):
         if 0 < asked.get(generative, 0) < total[generative]:
             yield f"{asked[generative]} of the {total[generative]} {what} are answered; the others are not counted"
-    if twice := [str(number) for number, times in seen.items() if times > 1]:
-        yield f"answered more than once, and counted every time: {', '.join(twice[:5])}{' ...' * (len(twice) > 5)}"
 
 
 def _map_images(folder: Path | None) -> dict[int, str]:
     """Which image each question is about: both halves ask about the same ones."""
     files = [file for name in QUERIES if folder is not None for file in sorted(folder.rglob(name))[:1]]
-    return {row["id"]: str(row["image"]) for file in files for row in read_rows(file) if row.keys() >= {"id", "image"}}
+    kinds = {"id": "number", "image": "text"}
+    return {row["id"]: row["image"] for file in files for row in read_fields(read_rows(file), file, kinds)}

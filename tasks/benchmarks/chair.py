@@ -25,7 +25,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, read_text, reference, values
+from tasks.answer_files import (
+    ANSWER_FIELDS,
+    Answered,
+    OfficialAnswers,
+    describe_count,
+    describe_missing,
+    find_answers,
+    keep_once,
+    read_fields,
+    read_json,
+    read_rows,
+    read_text,
+    reference,
+)
 from tasks.benchmarks import english
 from tasks.metric import mean_of, ratio_of
 
@@ -204,6 +217,8 @@ recall_lemma = ratio_of("lemma_covered", "lemma_objects", scale=100)
 length_tokens = mean_of("lemma_tokens")
 """Mean length of a caption in words and punctuation marks, by the lemma variant (it prints a hundredth as Len)."""
 
+IMAGES: Final = 500
+"""How many images most papers describe."""
 METRICS: Final = ("chair_s", "chair_i", "recall", "chair_s_lemma", "chair_i_lemma", "recall_lemma", "length")
 
 
@@ -269,9 +284,9 @@ def truths(folder: Path | None, images: Collection[int], synonyms: Mapping[str, 
     ready = sorted(folder.rglob("gt_objects.jsonl")) if folder is not None else []
     if ready:
         found: dict[str, dict[int, set[str]]] = {name: {} for name in VARIANTS}
-        for row in read_rows(ready[0]):
-            number, official, lemma = values(row, ready[0], "image_id", "official", "nltk")
-            found["official"][int(number)], found["lemma"][int(number)] = set(official), set(lemma)
+        kinds = {"image_id": "number", "official": "texts", "nltk": "texts"}
+        for row in read_fields(read_rows(ready[0]), ready[0], kinds):
+            found["official"][row["image_id"]], found["lemma"][row["image_id"]] = set(row["official"]), set(row["nltk"])
         return found
     return {
         name: coco_truth(folder, images, coco_vocabulary(synonyms, base_forms)) for name, base_forms in VARIANTS.items()
@@ -307,7 +322,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 
     `references` holds `gt_objects.jsonl`, or COCO's annotations; and the authors' `synonyms.txt`, if there is one.
     """
-    captions = [(_image_number(str(number)), caption) for number, caption in _read_captions(path)]
+    captions, told = _read_captions(path)
     listed = sorted(references.rglob("synonyms.txt")) if references is not None else []
     synonyms = read_synonyms(read_text(listed[0])) if listed else dict(coco_synonyms())
     truth = truths(references, [number for number, _ in captions], synonyms)
@@ -317,21 +332,27 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
             raise AnswerFileError(f"{path}: image {number} is not among those of the references")
         doc = {"image": str(number), "synonyms": synonyms} | {name: objects[number] for name, objects in truth.items()}
         answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=caption))
-    return OfficialAnswers(answered=answered)
+    return OfficialAnswers(answered=answered, warnings=told)
 
 
-def _read_captions(path: Path) -> list[tuple[Any, str]]:
+def _read_captions(path: Path) -> tuple[list[tuple[int, str]], list[str]]:
+    """Image numbers with their captions, and what to say of them."""
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be a file of captions")
     rows = read_rows(path)
-    if len(rows) == 1 and "imgToEval" in rows[0]:
-        rows = [{"image_id": number, **row} for number, row in rows[0]["imgToEval"].items()]
-    found: list[tuple[Any, str]] = []
+    if len(rows) == 1 and isinstance(evaluated := rows[0].get("imgToEval"), dict):
+        if not all(isinstance(row, dict) for row in evaluated.values()):
+            raise AnswerFileError(f"{path}: imgToEval must hold an object an image")
+        rows = [{"image_id": number, **row} for number, row in evaluated.items()]
+    numbers = []
     for row in rows:
         number = row.get("image_id", row.get("image"))
-        fields = ("caption", "text", "answer", "response")
-        caption = next((row[name] for name in fields if isinstance(row.get(name), str)), None)
-        if number is None or caption is None:
-            raise AnswerFileError(f"{path}: a row lacks image_id or caption; it has {', '.join(row)}")
-        found.append((number, caption))
-    return found
+        if number is None:
+            raise AnswerFileError(f"{path}: a row lacks image_id; it has {', '.join(row)}")
+        numbers.append(_image_number(str(number)))
+    asked = prompt({}).removeprefix("<image>")
+    captions = find_answers(rows, path, ANSWER_FIELDS, [asked] * len(rows))
+    kept, told = keep_once(numbers, captions, path)
+    told += describe_missing(captions[place] for place in kept)
+    told += describe_count(len(kept), "captions", IMAGES)
+    return [(numbers[place], captions[place]) for place in kept], told

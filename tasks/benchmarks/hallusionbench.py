@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
-from tasks.answer_files import Answered, OfficialAnswers, read_rows, reference, values
+from tasks.answer_files import (
+    Answered,
+    OfficialAnswers,
+    answer_in,
+    check_any,
+    describe_missing,
+    keep_once,
+    read_fields,
+    read_rows,
+    reference,
+)
 from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies, template
 from tasks.metric import Metric, Record, mean_of
 
@@ -279,6 +289,14 @@ def process_results_image(doc: Mapping[str, Any], results: list[Check]) -> dict[
     return {name: record for name, record in process_results(doc, results).items() if name not in ("LH", "VI", "Mixed")}
 
 
+KEY: Final = {
+    **{"category": "one of VD VS", "subcategory": "text", "set_id": "id", "figure_id": "id", "question_id": "id"},
+}
+"""What tells questions apart."""
+TRUTH: Final = {"visual_input": "one of 0 1 2", "gt_answer": "one_zero"}
+SIZE: Final = 1129
+
+
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """The script's result file: the questions with model_prediction, gpt4v_output_gpt_check (0, 1, 2) and same (0, 1).
 
@@ -289,30 +307,44 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         raise AnswerFileError(f"{path}: must be the file with the answers")
     found = read_rows(path)
     complete = all("gt_answer" in row and "visual_input" in row for row in found)
+    found = read_fields(found, path, KEY | (TRUTH if complete else {}) | {"model_prediction": "any"})
     questions: dict[tuple[str, ...], Mapping[str, Any]] = {}
     if not complete:
         file = reference(references, "HallusionBench.json", what="questions with their true answers")
-        questions = {(*pair_of(row), str(row["figure_id"])): row for row in read_rows(file)}
+        asked = read_fields(read_rows(file), file, KEY | TRUTH | {"question": "text", "gt_answer_details": "text"})
+        questions = {(*pair_of(row), row["figure_id"]): row for row in asked}
+    answers = [_read_answer(row, place, path) for place, row in enumerate(found, start=1)]
+    check_any(answers, path)
+    keys = [(*pair_of(row), row["figure_id"]) for row in found]
+    kept, warnings = keep_once(keys, answers, path)
+    warnings += describe_missing(answers[place] for place in kept)
     answered: list[Answered] = []
-    for row in found:
-        values(row, path, "category", "subcategory", "set_id", "figure_id", "question_id", "model_prediction")
-        key = (*pair_of(row), str(row["figure_id"]))
+    for place in kept:
+        key, row, answer = keys[place], found[place], answers[place]
         if not complete and key not in questions:
             raise AnswerFileError(f"{path}: there is no question {'/'.join(key)}")
+        if complete and not isinstance(answer, dict):
+            row = read_fields([row], path, {"question": "text", "gt_answer_details": "text"})[0]
         doc = {**(row if complete else questions[key])}
-        doc["image"] = "/".join((*key[:3], key[4])) if str(doc["visual_input"]) != "0" else ""
-        answer: Any = str(row["model_prediction"])
-        if "gpt4v_output_gpt_check" in row:
-            check = str(row["gpt4v_output_gpt_check"])
-            if check not in ("0", "1", "2"):
-                where = f"{path}: question {'/'.join(key)}"
-                raise AnswerFileError(f"{where}: gpt4v_output_gpt_check must be 0, 1 or 2, is {check!r}")
-            same = None if row.get("same") is None else str(row["same"]) == "1"
-            answer = Check(rating=int(check), text=check, same=same, answer=answer)
-        answered.append(Answered(id="_".join(key), doc=doc, answer=answer, text=str(row["model_prediction"])))
-    missing = len(questions) - len(answered)
-    warnings = [f"{missing} of {len(questions)} questions are not in the file"] if missing > 0 else []
+        doc["image"] = "/".join((*key[:3], key[4])) if doc["visual_input"] != "0" else ""
+        text = answer_in(row["model_prediction"])
+        answered.append(Answered(id="_".join(key), doc=doc, answer=answer, text=text))
+    missing = (len(questions) or SIZE) - len(answered)
+    if missing > 0:
+        warnings.append(f"{missing} of {len(questions) or SIZE} questions are not in the file")
     return OfficialAnswers(answered=answered, warnings=warnings)
+
+
+def _read_answer(row: Mapping[str, Any], place: int, path: Path) -> Check | str:
+    """A row's answer, or its check by a judge where it has one."""
+    text = answer_in(row["model_prediction"])
+    if "gpt4v_output_gpt_check" not in row:
+        return text
+    check = str(row["gpt4v_output_gpt_check"])
+    if check not in ("0", "1", "2"):
+        raise AnswerFileError(f"{path}: row {place}: gpt4v_output_gpt_check must be 0, 1 or 2, is {check!r}")
+    same = None if row.get("same") is None else str(row["same"]) == "1"
+    return Check(rating=int(check), text=check, same=same, answer=str(text))
 
 
 def official_answers_image(path: Path, references: Path | None) -> OfficialAnswers:

@@ -9,6 +9,7 @@ are averaged, as in the authors' script; the record says that it is `unrated`.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_rows
+from tasks.answer_files import Answered, OfficialAnswers, describe_count, keep_once, read_fields, read_rows
 from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies, template
 from tasks.metric import Array, Metric
 
@@ -137,22 +138,40 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """A file of reviews, a line each, as the authors' script writes them: tuple (or score), category, content."""
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be one file of reviews")
-    answered: list[Answered] = []
-    for index, row in enumerate(read_rows(path)):
-        text = next((row[name] for name in ("content", "text") if isinstance(row.get(name), str)), "")
-        pair = row.get("tuple", row.get("score"))
-        if pair is None and "content" in row:
-            pair = parse_scores(text) or UNREAD
-        match pair:
-            case [int() | float() as first, int() | float() as second]:
-                unread = (float(first), float(second)) == UNREAD and parse_scores(text) is None
-            case _:
-                where = f"{path}: line {index + 1}"
-                raise AnswerFileError(f"{where}: no two scores (tuple or score); it has {', '.join(row)}")
-        reference, model = (None, None) if unread else (float(first), float(second))
-        scores = Scores(rating=model, text=text or " ", reference=reference)
-        doc = {"image": str(row.get("question_id", index)), "category": row.get("category")}
-        answered.append(Answered(id=f"{doc['image']}/{index}", doc=doc, answer=scores))
+    rows = read_fields(read_rows(path), path, {"question_id": "id if there"})
+    scores = [_read_review(row, f"{path}: row {place}") for place, row in enumerate(rows, start=1)]
+    numbers = [row.get("question_id", str(place)) for place, row in enumerate(rows)]
+    kept, warnings = keep_once(numbers, scores, path)
+    if len(kept) != 90:
+        warnings += describe_count(len(kept), "reviews", 60, " (90 on COCO)")
+    answered = [
+        Answered(
+            id=f"{numbers[place]}/{place}",
+            doc={"image": numbers[place], "category": rows[place].get("category")},
+            answer=scores[place],
+        )
+        for place in kept
+    ]
     unread_ids = [sample.doc["image"] for sample in answered if sample.answer["rating"] is None]
-    warnings = [f"no two scores in the review of question {id}: both count as -1" for id in unread_ids]
+    warnings += [f"no two scores in the review of question {id}: both count as -1" for id in unread_ids]
     return OfficialAnswers(answered=answered, warnings=warnings)
+
+
+def _read_review(row: Mapping[str, Any], where: str) -> Scores:
+    """The two scores of a row; they must be the same where it has them twice."""
+    text = next((row[name] for name in ("content", "text") if isinstance(row.get(name), str)), "")
+    given = [row[name] for name in ("tuple", "score") if row.get(name) is not None]
+    if len(given) == 2 and given[0] != given[1]:
+        raise AnswerFileError(f"{where} has tuple and score, and they differ: leave one")
+    pair = given[0] if given else parse_scores(text) or UNREAD if "content" in row else None
+    match pair:
+        case [int() | float() as first, int() | float() as second] if _are_numbers(first, second):
+            unread = (float(first), float(second)) == UNREAD and parse_scores(text) is None
+        case _:
+            raise AnswerFileError(f"{where}: no two scores (tuple or score); it has {', '.join(row)}")
+    reference, model = (None, None) if unread else (float(first), float(second))
+    return Scores(rating=model, text=text or " ", reference=reference)
+
+
+def _are_numbers(*values: float) -> bool:
+    return all(math.isfinite(value) and not isinstance(value, bool) for value in values)

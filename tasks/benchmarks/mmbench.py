@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_table, values
+from tasks.answer import FailedAnswer
+from tasks.answer_files import Answered, OfficialAnswers, answer_in, check_any, keep_once, read_fields, read_table
 from tasks.metric import Metric, Record, mean_of
 
 if TYPE_CHECKING:
@@ -163,20 +164,30 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
     return dict.fromkeys(METRICS, record)
 
 
+ROW: Final = {
+    **{"index": "number", "A": "text", **dict.fromkeys("BCDEFGH", "text or nothing")},
+    **{"answer": "option of A B C D E F G H", "prediction": "any"},
+}
+"""What a row of predictions holds."""
+
+
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """A table (jsonl, tsv, csv) with index, question, options, answer and prediction."""
+    rows = read_fields(_read_rows(path), path, ROW)
+    given = [answer_in(row["prediction"]) for row in rows]
+    check_any(given, path)
+    kept, warnings = keep_once([row["index"] for row in rows], given, path)
+    rows, given = [rows[place] for place in kept], [given[place] for place in kept]
     answered: list[Answered] = []
-    for row in _read_rows(path):
-        number, _, given, _ = values(row, path, "index", "answer", "prediction", "A")
-        try:
-            index = int(float(number))
-        except (TypeError, ValueError):
-            raise AnswerFileError(f"{path}: index {number!r} is no number") from None
-        doc = {**row, "index": index, "image": str(index % ROTATION)}
-        answered.append(Answered(id=str(index), doc=doc, answer="" if given is None else str(given)))
-    warnings = []
+    for row, answer in zip(rows, given, strict=True):
+        doc = {**row, "image": str(row["index"] % ROTATION)}
+        answered.append(Answered(id=str(row["index"]), doc=doc, answer=str(answer)))
+    if without := sum(isinstance(answer, FailedAnswer) for answer in given):
+        warnings.append(f"{without} of {len(rows)} rows have no prediction and count as wrong")
     if answered and all(int(sample.id) < ROTATION for sample in answered):
         warnings.append("no rotated rows: accuracy is that of the questions as they stand, not circular")
+    elif told := describe_rotations(rows):
+        warnings.append(told)
     return OfficialAnswers(answered=answered, warnings=warnings)
 
 

@@ -10,13 +10,14 @@ of a category are a pair, whatever the image names say.
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_text
+from tasks.answer_files import Answered, OfficialAnswers, keep_once, read_text
 from tasks.benchmarks import yes_no
 from tasks.benchmarks.yes_no import YesNoOther
 from tasks.metric import Array, Metric, Record, mean_of
@@ -28,6 +29,11 @@ log = logging.getLogger(__name__)
 
 PERCEPTION: Final = tuple("existence count position color posters celebrity scene landmark artwork OCR".split())
 COGNITION: Final = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+SIZES: Final = dict(
+    zip((*PERCEPTION, *COGNITION), (60, 60, 60, 60, 294, 340, 400, 400, 400, 40, 140, 40, 40, 40), strict=True)
+)
+"""How many questions a category has."""
 
 READ_CHARACTERS: Final = 4
 """Where an answer is more than the bare word, only this much of its beginning is read."""
@@ -147,10 +153,18 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     warnings = [f"no file for {', '.join(missing)}: the totals lack them"] if missing else []
     answered: list[Answered] = []
     for name, file in found.items():
-        lines = _read_lines(file)
-        answered += [_read_answer(file, name, number, line) for number, line in enumerate(lines)]
-        if len(lines) % 2:
-            warnings.append(f"{file.name}: {len(lines)} lines, the last one is no pair")
+        read = [_read_answer(file, name, number, line) for number, line in enumerate(_read_lines(file))]
+        kept, told = keep_once(
+            [(one.doc["image"], one.doc["question"]) for one in read], [o.answer for o in read], file
+        )
+        # A pair is two consecutive lines that count.
+        own = [replace(read[at], doc={**read[at].doc, "pair": place // 2}) for place, at in enumerate(kept)]
+        answered += own
+        warnings += [f"{file.name}: {line}" for line in told]
+        if len(own) % 2:
+            warnings.append(f"{file.name}: {len(own)} lines, the last one is no pair")
+        if len(own) != SIZES[name]:
+            warnings.append(f"{file.name}: {len(own)} lines, the benchmark has {SIZES[name]}")
     return OfficialAnswers(answered=answered, warnings=warnings)
 
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_rows, values
+from tasks.answer_files import (
+    Answered,
+    OfficialAnswers,
+    answer_in,
+    check_any,
+    describe_missing,
+    read_fields,
+    read_rows,
+)
 from tasks.judges.protocol import JudgeReply, JudgeSession, as_data, fill, scores_replies, template
 from tasks.metric import Metric, mean_of
 
@@ -95,6 +103,12 @@ informativeness = Metric(
 
 METRICS: Final = ("score", "hallucination_rate", *(f"score_{type}" for type in TYPES), "informativeness")
 SIZE: Final = 96
+REPLY_FIELDS: Final = ("reply", "judge_reply", "review", "gpt_review")
+QUESTION: Final = {
+    "question_type": f"one of {' '.join(TYPES)}",
+    **{"image_content": "text or texts", "question": "text", "gt_answer": "text"},
+}
+"""What a question of the published data holds."""
 
 
 def docs(dataset: "Dataset") -> "Dataset":
@@ -144,9 +158,9 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     found = read_rows(path)
     if len(found) != SIZE:
         raise AnswerFileError(f"{path}: has {len(found)} rows, the benchmark {SIZE} in a fixed order")
-    replies = [_reply(row) for row in found]
+    replies = [_reply(row, f"{path}: row {place}") for place, row in enumerate(found, start=1)]
     if all(reply is None for reply in replies):
-        return OfficialAnswers(answered=[_to_judge(index, row, path) for index, row in enumerate(found)])
+        return _to_judge(found, path)
     answered: list[Answered] = []
     for index, reply in enumerate(replies):
         if reply is None:
@@ -160,20 +174,25 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     return OfficialAnswers(answered=answered, warnings=[*warnings, *(f"judged by {model}" for model in models)])
 
 
-def _to_judge(index: int, row: Mapping[str, Any], path: Path) -> Answered:
-    kind, content, question, truth, answer = values(
-        row, path, "question_type", "image_content", "question", "gt_answer", "model_answer"
-    )
-    texts = {"question_type": kind, "image_content": content, "question": question, "gt_answer": truth}
-    doc = {"image": str(index), **texts}
-    return Answered(id=str(index), doc=doc, answer=str(answer))
+def _to_judge(found: Sequence[Mapping[str, Any]], path: Path) -> OfficialAnswers:
+    """Answers that have no rating yet."""
+    rows = read_fields(found, path, QUESTION | {"model_answer": "any"})
+    answers = [answer_in(row["model_answer"]) for row in rows]
+    check_any(answers, path)
+    docs = [{"image": str(index), **{name: row[name] for name in QUESTION}} for index, row in enumerate(rows)]
+    answered = [
+        Answered(id=str(index), doc=doc, answer=answer)
+        for index, (doc, answer) in enumerate(zip(docs, answers, strict=True))
+    ]
+    return OfficialAnswers(answered=answered, warnings=describe_missing(answers))
 
 
-def _reply(row: Mapping[str, Any]) -> str | None:
+def _reply(row: Mapping[str, Any], where: str) -> str | None:
     """The text of a reply, in the API's form or beside an answer."""
+    found = {name: row[name] for name in REPLY_FIELDS if isinstance(row.get(name), str)}
     match row:
-        case {"choices": [{"message": {"content": str(text)}}, *_]} | {"reply": str(text)} | {"judge_reply": str(text)}:
-            return text
-        case {"review": str(text)} | {"gpt_review": str(text)}:
-            return text
-    return None
+        case {"choices": [{"message": {"content": str(text)}}, *_]}:
+            found["choices"] = text
+    if len(set(found.values())) > 1:
+        raise AnswerFileError(f"{where} has {' and '.join(found)}: which is the judge's reply? Leave one")
+    return next(iter(found.values()), None)

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_json, reference, values
+from tasks.answer import FailedAnswer
+from tasks.answer_files import (
+    Answered,
+    OfficialAnswers,
+    answer_in,
+    check_any,
+    describe_missing,
+    read_fields,
+    read_json,
+    reference,
+)
 from tasks.judges.protocol import JudgeReply, JudgeSession, Question, Sampling, as_data, fill, scores_replies, template
 from tasks.metric import Metric, Record, mean_of
 
@@ -154,30 +164,31 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 
     `references` holds mm-vet.json, and bard_set.json where the scores of that subset are wanted, too.
     """
-    questions = read_json(reference(references, "mm-vet.json", what="questions with their capabilities"))
+    file = reference(references, "mm-vet.json", what="questions with their capabilities")
+    questions = _read_questions(file)
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be the file of grades or predictions")
     given = read_json(path)
     if not isinstance(given, dict) or not given:
         raise AnswerFileError(f"{path}: must be an object with a member for each question")
     subset = sorted(references.rglob("bard_set.json")) if references is not None else []
-    bard = frozenset(read_json(subset[0])) if subset else frozenset()
+    bard = frozenset(map(str, read_json(subset[0]))) if subset else frozenset()
     answered: list[Answered] = []
     for number, value in given.items():
         if number not in questions:
             raise AnswerFileError(f"{path}: there is no question {number!r}")
-        fields = ("imagename", "question", "answer", "capability")
-        image, question, truth, capability = values(questions[number], path, *fields)
-        doc = {"image": image, "question": question, "answer": truth, "capability": capability, "bard": number in bard}
-        if isinstance(value, str):
-            answered.append(Answered(id=number, doc=doc, answer=value))
+        doc = {**questions[number], "image": questions[number]["imagename"], "bard": number in bard}
+        if not isinstance(value, dict):
+            answered.append(Answered(id=number, doc=doc, answer=answer_in(value)))
             continue
         grades, replies = _read_grades(value, path, number)
         verdict = JudgeReply(rating=sum(grades) / len(grades), text=" / ".join(replies) or " ")
         answered.append(Answered(id=number, doc={**doc, "grades": grades}, answer=verdict))
+    check_any([sample.answer for sample in answered], path)
     missing = len(questions) - len(answered)
     warnings = [f"{missing} of {len(questions)} questions are not in the file"] if missing else []
-    runs = {len(sample.doc.get("grades", ())) for sample in answered}
+    warnings += describe_missing(sample.answer for sample in answered)
+    runs = {len(sample.doc.get("grades", ())) for sample in answered if not isinstance(sample.answer, FailedAnswer)}
     if len(runs) > 1:
         several = ", ".join(map(str, sorted(runs)))
         raise AnswerFileError(f"{path}: questions have different numbers of grades: {several}")
@@ -189,12 +200,27 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     return OfficialAnswers(answered=answered, warnings=warnings, more=more)
 
 
+def _read_questions(file: Path) -> dict[str, dict[str, Any]]:
+    """Question id -> question, of the authors' file."""
+    found = read_json(file)
+    if not isinstance(found, dict) or not all(isinstance(row, dict) for row in found.values()):
+        raise AnswerFileError(f"{file}: must be an object with an object for each question")
+    kinds = {"imagename": "text", "question": "text", "answer": "text"}
+    kinds["capability"] = f"several of {' '.join(CAPABILITIES)}"
+    return dict(zip(found, read_fields(list(found.values()), file, kinds), strict=True))
+
+
 def _mean_grade_in_bard_set(capability: str) -> Metric:
     return mean_grade(lambda record: bool(record["bard"]) and capability in record["capabilities"])
 
 
 def _read_grades(value: Any, path: Path, number: str) -> tuple[list[float], list[str]]:
     match value:
-        case {"score": [*grades]} if grades and all(isinstance(grade, (int, float)) for grade in grades):
-            return [float(grade) for grade in grades], [str(reply) for reply in value.get("content", ())]
-    raise AnswerFileError(f"{path}: question {number}: must have a list `score` of numbers, or be the answer's text")
+        case {"score": [*grades]} if grades and all(map(_is_grade, grades)):
+            replies = value.get("content")
+            return [float(grade) for grade in grades], list(map(str, replies if isinstance(replies, list) else ()))
+    raise AnswerFileError(f"{path}: question {number}: must have a list `score` of grades 0-1, or be the answer's text")
+
+
+def _is_grade(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

@@ -20,7 +20,21 @@ from typing import Any, Final, TypeGuard
 
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
-from tasks.answer_files import Answered, OfficialAnswers, read_rows, read_text, reference, values
+from tasks.answer_files import (
+    ANSWER_FIELDS,
+    QUESTION_FIELDS,
+    Answered,
+    OfficialAnswers,
+    describe_count,
+    describe_missing,
+    find_answers,
+    keep_once,
+    read_fields,
+    read_rows,
+    read_text,
+    reference,
+    values,
+)
 from tasks.benchmarks import chair, english
 from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies, template
 from tasks.metric import Metric, mean_of, ratio_of
@@ -255,9 +269,9 @@ def _read_truth(
         made = chair.coco_truth(folder, set(numbers), vocabulary)
         return [made[number] for number in numbers]
     listed: dict[int, Collection[str]] = {}
-    for row in read_rows(ready[0]):
-        objects = row["object_halbench"] if "object_halbench" in row else row.get("nltk", ())
-        listed[int(row["image_id"])] = frozenset(objects)
+    given = [{"object_halbench": row.get("nltk"), **row} for row in read_rows(ready[0])]
+    for row in read_fields(given, ready[0], {"image_id": "number", "object_halbench": "texts or nothing"}):
+        listed[row["image_id"]] = frozenset(row["object_halbench"])
     unknown = next((number for number in numbers if number not in listed), None)
     if unknown is not None:
         raise AnswerFileError(f"{ready[0]}: has no objects of image {unknown}")
@@ -281,34 +295,44 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     vocabulary = vocabulary_of(synonyms) if synonyms else refined()
     numbers = [_image_id(row, path) for row in found]
     truth = _read_truth(found, numbers, references, vocabulary)
+    asked = [next((row[name] for name in QUESTION_FIELDS if isinstance(row.get(name), str)), None) for row in found]
+    texts = find_answers(found, path, ANSWER_FIELDS, asked)
+    said = [
+        text if isinstance(text, FailedAnswer) else (text, row.get("objs"))
+        for text, row in zip(texts, found, strict=True)
+    ]
+    kept, told = keep_once(list(zip(numbers, asked, strict=True)), said, path)
+    told += describe_count(len(kept), "answers", 300)
+    told += describe_missing(texts[place] for place in kept)
     answered: list[Answered] = []
-    for position, (row, number) in enumerate(zip(found, numbers, strict=True)):
-        text = next((row[name] for name in ("caption", "text", "answer") if isinstance(row.get(name), str)), None)
-        if text is None:
-            raise AnswerFileError(f"{path}: a row lacks caption; it has {', '.join(row)}")
-        text = text.replace("Assistant:", "").strip()
+    for position in kept:
+        row, number, text = found[position], numbers[position], texts[position]
         objects = row.get("objs")
         if not (objects is None or _texts(objects)):
             raise AnswerFileError(f"{path}: the objs of image {number} are no list of texts: {objects!r}")
-        doc = {"image": str(number), "gt_objects": truth[position], "question": row.get("question", row.get("prompt"))}
+        doc = {"image": str(number), "gt_objects": truth[position], "question": asked[position]}
+        id = f"{number}/{position}"
+        if isinstance(text, FailedAnswer):
+            answered.append(Answered(id=id, doc=doc, answer=text))
+            continue
+        text = text.replace("Assistant:", "").strip()
         if objects is not None:
             answer = extraction(chair.objects_in(objects, vocabulary), text, "given")
         else:
             answer = extraction(chair.mentions(text, vocabulary), text, "words")
         may_judge = objects is None and doc["question"] is not None
-        answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=answer, text=text, judge_instead=may_judge))
+        answered.append(Answered(id=id, doc=doc, answer=answer, text=text, judge_instead=may_judge))
     return OfficialAnswers(
         answered=answered,
-        warnings=list(_describe_sources(answered, judged=False)),
-        warnings_when_judged=list(_describe_sources(answered, judged=True)),
+        warnings=[*told, *_describe_sources(answered, judged=False)],
+        warnings_when_judged=[*told, *_describe_sources(answered, judged=True)],
     )
 
 
 def _describe_sources(answered: Sequence[Answered], *, judged: bool) -> Iterator[str]:
     """Where the objects of how many answers come from."""
-    sources = Counter(
-        "judge" if judged and sample.judge_instead else str(sample.answer["nouns"]) for sample in answered
-    )
+    there = [sample for sample in answered if not isinstance(sample.answer, FailedAnswer)]
+    sources = Counter("judge" if judged and sample.judge_instead else str(sample.answer["nouns"]) for sample in there)
     for source, what in (
         ("given", "have their objects extracted in the file (objs)"),
         ("judge", f"have no extracted objects (objs): the judge lists them, nouns are read by {noun_reader()[0]}"),

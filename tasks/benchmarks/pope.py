@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_rows, values
+from tasks.answer_files import (
+    ANSWER_FIELDS,
+    Answered,
+    OfficialAnswers,
+    describe_missing,
+    find_answers,
+    keep_once,
+    read_fields,
+    read_rows,
+)
 from tasks.benchmarks import yes_no
 from tasks.benchmarks.yes_no import COUNTS, YesNo, accuracy, f1, f1_of, precision, recall, yes_rate
 from tasks.benchmarks.yes_no import counts as yes_no_counts
@@ -121,10 +130,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         files = sorted(folder.rglob(name))
         if len(files) != 1:
             raise AnswerFileError(f"{folder}: has {len(files)} files {name}, must be one")
-        for row in read_rows(files[0]):
-            number, image, text, label = values(row, folder / name, "question_id", "image", "text", "label")
-            question = {"question": text, "answer": label, "category": split}
-            found.append({"question_id": str(number), "image": image, **question})
+        for row in read_fields(read_rows(files[0]), files[0], QUESTION):
+            question = {"question": row["text"], "answer": row["label"], "category": split}
+            found.append({"question_id": row["question_id"], "image": row["image"], **question})
     return found
 
 
@@ -132,6 +140,9 @@ TODAY: Final = "pope"
 LLAVA: Final = "pope_llava"
 VERSIONS: Final[Mapping[str, int]] = {TODAY: 3000, LLAVA: 2910}
 """Task -> how many random questions its version has."""
+
+QUESTION: Final = {"question_id": "id", "image": "text", "text": "question", "label": "yes_no"}
+"""What a row of the authors' files holds."""
 
 LLAVA_IDS: Final = {"adversarial": 0, "random": 1, "popular": 2}
 """LLaVA numbers the questions of the three splits from 1, 10000001 and 20000001."""
@@ -169,26 +180,46 @@ def _read_answers(path: Path, references: Path | None, task: str) -> OfficialAns
         asked = known[version]
         if version != task:
             warnings.append(f"{file.path.name}: scored as {version} ({len(asked)} {file.split} questions), not {task}")
-        name, given = file.path.name, len(file.rows)
-        if given < len(asked):
-            warnings.append(f"{name}: answers the first {given} of {len(asked)} {file.split} questions")
-        elif given > len(asked):
-            warnings.append(
-                f"{name}: {given - len(asked)} answers after the last of {len(asked)} questions are left out"
-            )
-        pairs = list(zip(file.rows, asked, strict=False))
-        others = sum(_asked(row) is not None and not _repeats(row, question) for row, question in pairs)
-        if others:
-            warnings.append(f"{name}: {others} answers are to another question than that of their line")
-        for row, question in pairs:
+        found, told = _pair(file, asked)
+        warnings += [f"{file.path.name}: {line}" for line in told]
+        for question, answer in found:
             texts = {"question": question["text"], "answer": question["label"]}
             doc = {"image": question["image"], "category": file.split, **texts}
-            id = f"{file.split}/{question['question_id']}"
-            answered.append(Answered(id=id, doc=doc, answer=_answer_in(row, file.path)))
+            answered.append(Answered(id=f"{file.split}/{question['question_id']}", doc=doc, answer=answer))
     splits = {sample.doc["category"] for sample in answered}
     # Of one split alone there is no mean: its own figures are what people look for.
     more = {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1} if len(splits) == 1 else {}
     return OfficialAnswers(answered=answered, warnings=warnings, more=more)
+
+
+def _pair(file: _File, asked: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[Mapping[str, Any], str]], list[str]]:
+    """Questions with their answers, and what to say: by the numbers in the file where all are known, else by line."""
+    numbers = [_read_number(row) for row in file.rows]
+    known = {int(question["question_id"]): question for question in asked if question["question_id"].isdecimal()}
+    questions = [known[number] for number in numbers if number in known]
+    if len(questions) < len(numbers):
+        questions = list(asked[: len(numbers)])
+        if None not in numbers and len(set(numbers)) < len(numbers):
+            raise AnswerFileError(f"{file.path}: its question_id are not the benchmark's, and some come twice")
+    rows = file.rows[: len(questions)]
+    answers = find_answers(rows, file.path, ANSWER_FIELDS, [question["text"] for question in questions])
+    kept, told = keep_once([question["question_id"] for question in questions], answers, file.path)
+    told += describe_missing(answers[place] for place in kept)
+    if len(kept) < len(asked):
+        told.append(f"answers {len(kept)} of {len(asked)} {file.split} questions; the others are not counted")
+    if len(rows) < len(file.rows):
+        left_out = f"{len(file.rows) - len(rows)} answers after the last of {len(asked)} questions are left out"
+        told.append(left_out)
+    others = sum(_asked(rows[at]) is not None and not _repeats(rows[at], questions[at]) for at in kept)
+    if others:
+        told.append(f"{others} answers are to another question than that of their line")
+    return [(questions[place], answers[place]) for place in kept], told
+
+
+def _read_number(row: Mapping[str, Any]) -> int | None:
+    """A question's number in the authors' files, from theirs or LLaVA's."""
+    number = str(row.get("question_id"))
+    return int(number) % 10_000_000 if number.isdecimal() else None
 
 
 def _read_questions(references: Path | None) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -201,9 +232,7 @@ def _read_questions(references: Path | None) -> dict[str, dict[str, list[dict[st
         by_split = {}
         for split in SPLITS:
             other = file.with_name(f"coco_pope_{split}.json")
-            by_split[split] = read_rows(other)
-            for row in by_split[split][:1]:
-                values(row, other, "question_id", "image", "text", "label")
+            by_split[split] = read_fields(read_rows(other), other, QUESTION)
         found[LLAVA if len(by_split["random"]) == VERSIONS[LLAVA] else TODAY] = by_split
     if not found:
         raise AnswerFileError(f"{references}: has no questions ({names})")
@@ -276,10 +305,3 @@ def _tell_version(file: _File, known: Mapping[str, Sequence[Mapping[str, Any]]],
         if len(set(fit.values())) > 1:
             return max(in_order, key=lambda version: fit[version])
     return in_order[0]
-
-
-def _answer_in(row: Mapping[str, Any], path: Path) -> str:
-    found = row.get("text", row.get("answer"))
-    if not isinstance(found, str):
-        raise AnswerFileError(f"{path}: a row has neither text nor answer; it has {', '.join(row)}")
-    return found

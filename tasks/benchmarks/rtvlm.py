@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_rows
+from tasks.answer_files import Answered, OfficialAnswers, keep_once, read_fields, read_rows
+from tasks.columns import shown
 from tasks.judges.protocol import JudgeReply, JudgeSession, as_data, fill, scores_replies, template
 from tasks.metric import Metric, mean_of
 
@@ -122,13 +123,26 @@ def _find_picture(row: Mapping[str, Any], pictures: "ImageTree") -> "ImageRef | 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """Our own layout, as there is no official one: lines with subset, and rating (1-10) or the judge's reply."""
-    answered: list[Answered] = []
-    for index, row in enumerate(read_rows(path)):
-        subset, reply, rating = row.get("subset"), row.get("reply"), row.get("rating")
-        if not isinstance(subset, str) or (reply is None and rating is None):
-            raise AnswerFileError(f"{path}: row {index + 1} lacks subset, or rating and reply; it has {', '.join(row)}")
+    rows = read_rows(path)
+    verdicts: list[JudgeReply] = []
+    for index, row in enumerate(rows, start=1):
+        reply, rating = row.get("reply"), row.get("rating")
+        if not isinstance(row.get("subset"), str) or (reply is None and rating is None):
+            raise AnswerFileError(f"{path}: row {index} lacks subset, or rating and reply; it has {', '.join(row)}")
+        if not (reply is None or isinstance(reply, str)):
+            raise AnswerFileError(f"{path}: row {index}: reply {shown(reply)}: must be text")
+        if not (rating is None or _is_rating(rating)):
+            raise AnswerFileError(f"{path}: row {index}: rating {shown(rating)}: must be a number from 1 to 10")
         read = float(rating) if rating is not None else parse_rating(str(reply))
-        verdict = JudgeReply(rating=read, text=str(reply or rating))
-        id = str(row.get("id", index))
-        answered.append(Answered(id=id, doc={"image": id, "subset": subset}, answer=verdict))
-    return OfficialAnswers(answered=answered)
+        verdicts.append(JudgeReply(rating=read, text=str(reply or rating)))
+    rows = read_fields(rows, path, {"id": "id if there"})
+    ids = [row.get("id", str(index)) for index, row in enumerate(rows)]
+    kept, warnings = keep_once(ids, verdicts, path)
+    answered = [
+        Answered(id=ids[at], doc={"image": ids[at], "subset": rows[at]["subset"]}, answer=verdicts[at]) for at in kept
+    ]
+    return OfficialAnswers(answered=answered, warnings=warnings)
+
+
+def _is_rating(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 10

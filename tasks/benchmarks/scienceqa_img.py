@@ -8,18 +8,33 @@ A record is {image, correct, has_image}. A letter beyond the choices is wrong, a
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, reference, values
+from tasks.answer import FailedAnswer
+from tasks.answer_files import (
+    ANSWER_FIELDS,
+    Answered,
+    OfficialAnswers,
+    answer_in,
+    describe_unknown,
+    find_answers,
+    keep_once,
+    read_fields,
+    read_json,
+    read_rows,
+    reference,
+)
+from tasks.columns import LETTERS as ALL_LETTERS
 from tasks.metric import mean_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 LETTERS: Final = "ABCDE"
+"""Those that the script reads."""
 THE_ANSWER_IS: Final = re.compile(r"The answer is ([A-Z]).")
 SUFFIX: Final = "Answer with the option's letter from the given choices directly."
 METRICS: Final = ("accuracy", "answer_length")
@@ -46,7 +61,7 @@ def _begins_with_letter(answer: str) -> bool:
 
 def next_token(doc: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     """The letters of the choices there are."""
-    return tuple(LETTERS[: len(doc["choices"])]), LETTERS[int(doc["answer"])]
+    return tuple(ALL_LETTERS[: len(doc["choices"])]), ALL_LETTERS[int(doc["answer"])]
 
 
 def is_correct(letter: str | None, truth: int, choices: int) -> bool:
@@ -71,13 +86,13 @@ def docs(dataset: "Dataset") -> "Dataset":
 def prompt(doc: Mapping[str, Any]) -> str:
     """Context, question and lettered choices as LLaVA's script puts them."""
     context = [f"Context: {doc['hint']}"] if doc.get("hint") else []
-    choices = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, doc["choices"], strict=False)]
+    choices = [f"{letter}. {choice}" for letter, choice in zip(ALL_LETTERS, doc["choices"], strict=False)]
     return "\n".join(["<image>" + "\n".join([*context, doc["question"]]), *choices, SUFFIX])
 
 
 def target(doc: Mapping[str, Any]) -> str:
     """The letter of the right choice."""
-    return LETTERS[doc["answer"]]
+    return ALL_LETTERS[doc["answer"]]
 
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
@@ -100,32 +115,30 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     A question without an answer is wrong, as in LLaVA's script.
     """
     file = reference(references, "test_questions.jsonl", what="questions with their choices and answers")
-    questions = read_rows(file)
-    given = {str(number): text for number, text in _read_answers(path)}
+    kinds = {"question_id": "id", "choices": "texts", "answer": "place in choices", "has_image": "any"}
+    questions = read_fields(read_rows(file), file, kinds)
+    given, warnings = _read_answers(path)
     answered: list[Answered] = []
     for row in questions:
-        number, choices, answer, has_image = values(row, path, "question_id", "choices", "answer", "has_image")
-        doc = {"image": str(number), "choices": choices, "answer": answer, "has_image": has_image}
-        answered.append(Answered(id=str(number), doc=doc, answer=given.get(str(number), "")))
-    unknown = given.keys() - {sample.id for sample in answered}
-    if len(unknown) == len(given):
-        raise AnswerFileError(f"{path}: none of its question ids is among the questions of the references")
+        doc = {"image": row["question_id"], **{name: row[name] for name in ("choices", "answer", "has_image")}}
+        answered.append(Answered(id=row["question_id"], doc=doc, answer=given.get(row["question_id"], "")))
+    unknown = describe_unknown(given, {row["question_id"] for row in questions}, path)
     without = sum(sample.id not in given for sample in answered)
-    warnings = [f"{without} questions have no answer and count as wrong"] if without else []
-    warnings += [f"{len(unknown)} answers are to no question of the references and are left out"] if unknown else []
+    warnings += [f"{without} questions have no answer and count as wrong"] if without else []
+    warnings += unknown
     return OfficialAnswers(answered=answered, warnings=warnings, more={"accuracy_all": accuracy_all})
 
 
-def _read_answers(path: Path) -> Sequence[tuple[Any, str]]:
-    """Question ids and answers: of LLaVA's answer lines, or of what its scoring script writes."""
+def _read_answers(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Question id -> answer, of LLaVA's answer lines or of what its scoring script writes; and what to say."""
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be a file of answers")
     if path.suffix == ".json" and isinstance(whole := read_json(path), dict) and isinstance(whole.get("outputs"), dict):
-        return list(whole["outputs"].items())
-    pairs: list[tuple[Any, str]] = []
-    for row in read_rows(path):
-        number, text = values(row, path, "question_id", "text")
-        if not isinstance(text, str):
-            raise AnswerFileError(f"{path}: the text of question {number} is no text: {text!r}")
-        pairs.append((number, text))
-    return pairs
+        numbers, answers = list(whole["outputs"]), [answer_in(text) for text in whole["outputs"].values()]
+    else:
+        rows = read_fields(read_rows(path), path, {"question_id": "id"})
+        numbers = [row["question_id"] for row in rows]
+        answers = find_answers(rows, path, [name for name in ANSWER_FIELDS if name != "answer"])
+    kept, told = keep_once(numbers, answers, path)
+    there = {numbers[place]: answers[place] for place in kept if not isinstance(answers[place], FailedAnswer)}
+    return there, told

@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, read_json, read_rows, reference, values
+from tasks.answer import FailedAnswer
+from tasks.answer_files import (
+    ANSWER_FIELDS,
+    Answered,
+    OfficialAnswers,
+    describe_unknown,
+    find_answers,
+    keep_once,
+    read_fields,
+    read_json,
+    read_rows,
+    reference,
+)
 from tasks.metric import Metric, mean_of
 
 if TYPE_CHECKING:
@@ -90,6 +102,13 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
     return dict.fromkeys(METRICS, record)
 
 
+QUESTION: Final = {
+    **{"question_id": "id", "data_type": "one of image video", "answer": "one of A B C D"},
+    **{"question_type_id": "number", "data_id": "any"},
+}
+"""What a question of SEED-Bench.json holds."""
+
+
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """Answers {question_id, text} (LLaVA) or {question_id, prediction}, a line each; SEED-Bench.json in `references`.
 
@@ -100,20 +119,23 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     questions = whole.get("questions") if isinstance(whole, dict) else whole
     if not isinstance(questions, list):
         raise AnswerFileError(f"{file}: must hold a list of questions")
-    given: dict[str, str] = {}
-    for row in read_rows(path):
-        (number,) = values(row, path, "question_id")
-        text = row.get("text", row.get("prediction"))
-        if not isinstance(text, str):
-            raise AnswerFileError(f"{path}: the answer to question {number} is no text: {text!r}")
-        given[str(number)] = text
+    if not all(isinstance(row, dict) for row in questions):
+        raise AnswerFileError(f"{file}: must hold a list of objects")
+    questions = read_fields(questions, file, QUESTION)
+    asked = {row["question_id"]: row for row in questions}
+    rows = read_fields(read_rows(path), path, {"question_id": "id"})
+    texts = [asked.get(row["question_id"], {}).get("question") for row in rows]
+    answers = find_answers(rows, path, [name for name in ANSWER_FIELDS if name != "answer"], texts)
+    kept, warnings = keep_once([row["question_id"] for row in rows], answers, path)
+    warnings += describe_unknown((row["question_id"] for row in rows), asked, path)
+    given = {rows[place]["question_id"]: answers[place] for place in kept}
+    given = {number: answer for number, answer in given.items() if not isinstance(answer, FailedAnswer)}
     answered: list[Answered] = []
-    fields = ("question_id", "data_type", "answer", "question_type_id", "data_id")
     for row in questions:
-        number, kind, answer, type_id, image = values(row, file, *fields)
-        if kind == "image":
-            doc = {"image": str(image), "answer": answer, "question_type_id": type_id}
-            answered.append(Answered(id=str(number), doc=doc, answer=given.get(str(number), "")))
+        if row["data_type"] == "image":
+            doc = {"image": str(row["data_id"]), "answer": row["answer"], "question_type_id": row["question_type_id"]}
+            number = row["question_id"]
+            answered.append(Answered(id=number, doc=doc, answer=given.get(number, "")))
     without = sum(sample.id not in given for sample in answered)
-    warnings = [f"{without} questions have no answer and count as wrong"] if without else []
+    warnings += [f"{without} questions have no answer and count as wrong"] if without else []
     return OfficialAnswers(answered=answered, warnings=warnings)

@@ -138,7 +138,7 @@ def test_captions_come_in_several_layouts(text: str, tmp_path: Path) -> None:
     ("text", "complaint"),
     (
         ('{"image_id": 6, "caption": "A dog."}', "image 6 is not among those of the references"),
-        ('{"image_id": 5}', "a row lacks image_id or caption"),
+        ('{"image_id": 5}', "a row has neither answer, text, caption"),
         ('{"image_id": "x", "caption": "A dog."}', "'x' is no COCO image number"),
         ("A dog.", "not JSON"),
     ),
@@ -202,7 +202,7 @@ def test_what_other_toolkits_would_say(golden: Callable[[str], Path], golden_jso
         # OPERA's paper: captions read by the lemma variant, held against objects found by the official one.
         truth = chair.truths(golden("chair"), [], {})["official"]
         records = [
-            chair.record(str(n), text, truth[int(n)], COCO["lemma"]) for n, text in chair._read_captions(captions)
+            chair.record(str(n), text, truth[int(n)], COCO["lemma"]) for n, text in chair._read_captions(captions)[0]
         ]
         assert chair.chair_s(records) == pytest.approx(100 * mixture["CHAIRs"], abs=1e-9)
         assert chair.chair_i(records) == pytest.approx(100 * mixture["CHAIRi"], abs=1e-9)

@@ -186,7 +186,9 @@ def write(folder: Path, *rows: dict[str, Any]) -> Path:
 
 
 def test_where_the_objects_come_from_is_said(tmp_path: Path) -> None:
-    path = write(tmp_path, {**ROW, "objs": ["dog", "cat"]}, {**ROW, "objs": None}, ROW)
+    path = write(
+        tmp_path, *({**ROW, "objs": objs, "image_id": n} for n, objs in enumerate((["dog", "cat"], None, None)))
+    )
     given = object_halbench.official_answers(path, None)
     assert [sample.answer["named"] for sample in given.answered] == [["dog", "cat"], ["dog", "bus"], ["dog", "bus"]]
     assert [sample.text for sample in given.answered] == ["A dog and a bus."] * 3
@@ -246,7 +248,7 @@ def test_the_authors_file_gives_the_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "complaint"),
     (
-        ({"image_id": 5, "gt_objects": []}, "a row lacks caption"),
+        ({"image_id": 5, "gt_objects": []}, "a row has neither answer, text, caption"),
         ({"image_id": "x", "caption": "A dog."}, "a row lacks the number image_id"),
         ({**ROW, "objs": "-1\n<no_response>"}, "the objs of image 5 are no list of texts"),
         ({"sentences": 1}, "its sentences must be a list"),

@@ -93,7 +93,7 @@ def test_the_version_is_that_whose_questions_the_answers_repeat(references: Path
     given = pope.official_answers(write(tmp_path / "m_random.jsonl", rows), references)
     assert list(given.warnings) == [
         "m_random.jsonl: scored as pope_llava (2910 random questions), not pope",
-        "m_random.jsonl: answers the first 3 of 2910 random questions",
+        "m_random.jsonl: answers 3 of 2910 random questions; the others are not counted",
     ]
     assert score("pope", given)["random_accuracy"] == 100
 
@@ -137,7 +137,7 @@ def test_llavas_one_file_is_cut_by_its_question_ids(references: Path, tmp_path: 
 
 def test_what_can_not_be_scored_is_said(references: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "random.jsonl", [{"question_id": 1}])
-    with pytest.raises(AnswerFileError, match="has neither text nor answer"):
+    with pytest.raises(AnswerFileError, match="has neither answer, text"):
         pope.official_answers(path, references)
     with pytest.raises(AnswerFileError, match="give the folder with --references"):
         pope.official_answers(path, None)
