@@ -20,6 +20,8 @@ class ChatTemplate:
     """None: a question is asked as plain text, for families that know no conversation."""
     source: str
     """The file it was found in, or who gave it."""
+    own: bool = True
+    """It is in the folder of the weights, or what all models of the kind are asked by."""
 
     @property
     def digest(self) -> str:

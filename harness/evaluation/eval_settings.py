@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.scoring import times_asked
+from harness.models.configuration import configuration_of, counts_for
 from harness.models.load import for_model
 from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec
@@ -106,7 +107,7 @@ def on_board(
         "model settings": engine.recorded().get("model settings", ""),
     }
     wanted = digest_of_model(spec) | engine.recorded() | facts
-    times = times_asked(judge, settings.judge_repeats)
+    times, configuration = times_asked(judge, settings.judge_repeats), configuration_of(spec)
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:
         return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts"))
@@ -117,6 +118,7 @@ def on_board(
         if entry.model == name and entry.limit == settings.limit and entry.failed + entry.unscored == 0
         if all(entry.provenance.get(fact, "") == value for fact, value in wanted.items())
         if entry.judge is None or times_asked_of(entry) >= times
+        if counts_for(entry.provenance, entry.created, spec, engine, configuration)
     }
     names = {task.name: judge_name(task, judge, settings.official_prompts) for task in tasks}
     return all(key(task.name, task.version, names[task.name], settings.facts_of_task(task)) in there for task in tasks)

@@ -56,10 +56,18 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def holds_weights(folder: Path) -> bool:
-    """True for a folder with weights or an adapter; False for what can't be a path, too."""
+def holds_weights(folder: Path, *configs: str) -> bool:
+    """True for a folder with weights or an adapter, or one of `configs`; False for what can't be a path, too."""
     try:
-        return any((folder / name).is_file() for name in WEIGHTS_CONFIGS)
+        return any((folder / name).is_file() for name in configs or WEIGHTS_CONFIGS)
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """True for a folder; False for what can't be a path, too."""
+    try:
+        return path.is_dir()
     except (OSError, ValueError):
         return False
 

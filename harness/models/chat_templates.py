@@ -37,7 +37,7 @@ def chat_template_of(spec: ModelSpec, engine: EngineConfig | None = None) -> Cha
     if spec.adapter is not None:
         own = own_template(spec.adapter)
         if own is not None and (base is None or own.text != base.text):
-            return ChatTemplate(text=own.text, source=f"{own.source} beside the adapter")
+            return ChatTemplate(text=own.text, source=f"{own.source} beside the adapter", own=False)
     if base is not None:
         return base
     kind = _config(spec.local_folder).get("model_type")
@@ -80,7 +80,7 @@ def read_template_file(path: Path) -> ChatTemplate:
         found = _template(held, path.name, path.parent)
     except ModelError as error:
         raise SettingError(f"{source}: {error}") from None
-    return ChatTemplate(text=found.text, source=source)
+    return ChatTemplate(text=found.text, source=source, own=False)
 
 
 def _template(held: Any, name: str, folder: Path) -> ChatTemplate:
@@ -102,7 +102,7 @@ def _template_of_base(folder: Path, kind: Any, unread: list[str], depth: int = 0
             unread.append(name)
         elif there.resolve() != folder.resolve() and _config(there).get("model_type") == kind:
             if (own := own_template(there)) is not None:
-                return ChatTemplate(text=own.text, source=f"{own.source} of its base {name}")
+                return ChatTemplate(text=own.text, source=f"{own.source} of its base {name}", own=False)
             if depth < _MOST_BASES and (below := _template_of_base(there, kind, unread, depth + 1)) is not None:
                 return below
     return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.engine.chat_template import ChatTemplate
-from harness.models.base_names import ADAPTER_CONFIG, named_base
+from harness.models.base_names import ADAPTER_CONFIG, holds_weights, is_folder, named_base
 from support.errors import InputError, ModelError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -157,7 +157,7 @@ def find(name: str) -> ModelSpec:
             name=name, pretrained=name.removeprefix(OPENAI_PREFIX), backend="openai", description="behind a server"
         )
     folder = Path(name)
-    if folder.is_dir():
+    if is_folder(folder):
         return _of_folder(folder)
     if _HUB_ID.fullmatch(name) and not folder.parent.is_dir():
         known = next((spec for spec in MODELS.values() if spec.pretrained == name), None)
@@ -191,7 +191,7 @@ def on_base(adapter: Path, name: str) -> ModelSpec:
     base = named_base(adapter, MODELS)
     if base is None:
         raise InputError(f"{name}: {ADAPTER_CONFIG} names no base; write it there as base_model_name_or_path")
-    if (Path(base.name) / ADAPTER_CONFIG).is_file() and base.name not in MODELS:
+    if base.name not in MODELS and holds_weights(Path(base.name), ADAPTER_CONFIG):
         itself = Path(base.name).resolve() == adapter.resolve()
         what = "its own folder" if itself else "an adapter itself; merge that one first"
         raise InputError(f"{name}: its base {base.name!r} is {what}")

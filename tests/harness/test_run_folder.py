@@ -7,6 +7,7 @@ import pytest
 
 from harness.runs.run_folder import claim, find_differences, hold_run_folder
 from support.errors import InputError, RunError
+from support.files import atomic_write_text
 from trainers.config.recipe import find_recipe
 
 
@@ -53,3 +54,41 @@ def test_a_claim_that_can_not_be_read_is_named(text: str, tmp_path: Path) -> Non
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(InputError, match=r"run\.json: can't be read"):
         claim(tmp_path, find_recipe("silkie"))
+
+
+@pytest.mark.parametrize(
+    "left", ((), ("data.json",), ("left_out.json", "data.json"), ("base/config.json", "data.json"))
+)
+@pytest.mark.parametrize("error", (InputError("x"), RunError("y"), KeyboardInterrupt(), ValueError("z")))
+def test_a_failed_start_holds_no_folder(tmp_path: Path, left: tuple[str, ...], error: BaseException) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(type(error)), hold_run_folder(folder):
+        claim(folder, find_recipe("silkie"))
+        for name in left:
+            atomic_write_text(folder / name, "{}")
+        raise error
+    assert {path.name for path in folder.iterdir()} <= {".run.lock"}
+    claim(folder, find_recipe("silkie", seed=5))  # what the error advised
+
+
+@pytest.mark.parametrize(
+    "made",
+    (
+        *("checkpoint-2/checkpoint.json", "control/checkpoint-1/x", "log.jsonl", "stopped.json", "report.md"),
+        *("board/a.json", "data/answers/llava.jsonl", "data/ratings.jsonl", "data/instructions.jsonl"),
+    ),
+)
+def test_what_was_made_keeps_the_folder(tmp_path: Path, made: str) -> None:
+    with pytest.raises(RunError), hold_run_folder(tmp_path):
+        claim(tmp_path, find_recipe("silkie"))
+        atomic_write_text(tmp_path / made, "{}")
+        raise RunError("later")
+    with pytest.raises(InputError, match="other settings"):
+        claim(tmp_path, find_recipe("silkie", seed=5))
+
+
+def test_a_refused_start_leaves_the_other_runs_claim(tmp_path: Path) -> None:
+    claim(tmp_path, find_recipe("silkie"))
+    with pytest.raises(InputError, match="other settings"), hold_run_folder(tmp_path):
+        claim(tmp_path, find_recipe("silkie", seed=5))
+    claim(tmp_path, find_recipe("silkie"))

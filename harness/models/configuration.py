@@ -1,0 +1,97 @@
+"""What decides a local model's answers beside its weights: configurations, tokenizer, chat template.
+
+Entries of earlier versions don't record it. They count as long as nothing shows that one of these files was changed
+since: a file that is newer than the entry and than the weights beside it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from harness.engine.chat_template import FACT as TEMPLATE
+from harness.engine.config import EngineConfig
+from harness.models.base_names import ADAPTER_CONFIG
+from harness.models.chat_templates import TEMPLATE_FILES, chat_template_of
+from harness.models.file_digests import WEIGHTS
+from harness.models.spec import ModelSpec
+from support.errors import ModelError
+
+CONFIGURATION: Final = "configuration"
+"""In provenance: the digest of configurations and tokenizer."""
+_DECIDING: Final = ("*config*.json", "*token*.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "*/*token*.json")
+_ON_PLACES: Final = ("base_model_name_or_path", "_name_or_path", "revision", "transformers_version")
+"""Keys of configurations that say where files came from, and decide no answer."""
+_ONE_COPY: Final = 60.0
+"""Seconds that lie between the files of one copied folder."""
+
+
+def configuration_of(spec: ModelSpec) -> dict[str, str]:
+    """The digest of a local model's configurations and tokenizer; nothing for a served one."""
+    if spec.backend != "transformers" or not (files := list(_deciding_files(spec))):
+        return {}
+    total = hashlib.sha256()
+    for path in files:
+        total.update(path.name.encode() + hashlib.sha256(_content(path)).digest())
+    return {CONFIGURATION: total.hexdigest()[:16]}
+
+
+def counts_for(
+    recorded: Mapping[str, str], created: str, spec: ModelSpec, engine: EngineConfig, configuration: Mapping[str, str]
+) -> bool:
+    """True if an entry with this provenance, made at this time, is of these files of a model, and of this chat
+    template."""
+    if spec.backend != "transformers":
+        return True
+    if any(recorded.get(fact, value) != value for fact, value in configuration.items()):
+        return False
+    try:
+        template = chat_template_of(spec, engine)
+    except ModelError:  # it is refused when it is asked; a server has a template of its own
+        return not _changed_since(spec, created)
+    if TEMPLATE in recorded:
+        same = recorded[TEMPLATE] == template.digest
+        return same and (CONFIGURATION in recorded or not _changed_since(spec, created))
+    return template.own and not _changed_since(spec, created)
+
+
+def _deciding_files(spec: ModelSpec) -> Iterator[Path]:
+    """Configurations and tokenizer of the base, and the adapter's configuration: its other files are not read."""
+    folder = spec.folder or Path(spec.pretrained)
+    if folder.is_dir():
+        found = {path for pattern in _DECIDING for path in folder.glob(pattern) if path.is_file()}
+        yield from sorted(path for path in found if path.name != ADAPTER_CONFIG)
+    if spec.adapter is not None and (config := spec.adapter / ADAPTER_CONFIG).is_file():
+        yield config
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; of a configuration, what decides answers."""
+    data = path.read_bytes()
+    if "config" not in path.name:
+        return data
+    try:
+        found = json.loads(data)
+        kept = {name: value for name, value in found.items() if name not in _ON_PLACES}
+        return json.dumps(kept, sort_keys=True).encode()
+    except (ValueError, AttributeError, RecursionError):
+        return data
+
+
+def _changed_since(spec: ModelSpec, created: str) -> bool:
+    """True if a deciding file in the user's folders was changed alone, after this time."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return False
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    own = [path for path in _deciding_files(spec) if path.name == ADAPTER_CONFIG or Path(spec.pretrained).is_dir()]
+    folders = {path.parent for path in own}
+    own += [path for folder in folders for name in TEMPLATE_FILES if (path := folder / name).is_file()]
+    return any(path.stat().st_mtime > max(since, _newest_weights(path.parent) + _ONE_COPY) for path in own)
+
+
+def _newest_weights(folder: Path) -> float:
+    return max((path.stat().st_mtime for pattern in WEIGHTS for path in folder.glob(pattern)), default=0.0)

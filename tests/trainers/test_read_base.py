@@ -1,0 +1,81 @@
+"""A base that can't be read for training is refused in one line, before anything is read or paid for."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.errors import HarnessError
+from tests.harness.zoo import FAMILIES
+from trainers.training.read_base import check_base
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zoo") / "llava"
+    FAMILIES["llava"](folder)
+    return folder
+
+
+def remove(*patterns: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for pattern in patterns:
+            for path in folder.glob(pattern):
+                path.unlink()
+
+    return change
+
+
+def cut(name: str, to: int) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:to]) and None
+
+
+def put(name: str, **values: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        held = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+        (folder / name).write_text(json.dumps(held | values))
+
+    return change
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no chat template": (remove("chat_template*"), "has no chat template"),
+    "no tokenizer": (remove("tokenizer*"), "no tokenizer"),
+    "no tokenizer.json": (remove("tokenizer.json"), "no tokenizer"),
+    "a torn tokenizer": (cut("tokenizer.json", 1000), r"tokenizer\.json is torn"),
+    "torn settings of the tokenizer": (cut("tokenizer_config.json", 20), r"tokenizer_config\.json is torn"),
+    "torn weights": (cut("model.safetensors", 20000), r"model\.safetensors has 20000 of \d+ bytes"),
+    "empty weights": (cut("model.safetensors", 0), r"model\.safetensors has 0 of"),
+    "no weights": (remove("model.safetensors"), r"no model\.safetensors"),
+    "a missing part": (
+        put("model.safetensors.index.json", weight_map={"a": "model-1.safetensors"}),
+        r"no model-1\.safetensors",
+    ),
+    "a torn index": (
+        lambda folder: (folder / "model.safetensors.index.json").write_text('{"wei') and None,
+        r"index\.json is torn",
+    ),
+    "no config": (remove("config.json"), r"config\.json"),
+    "a torn config": (cut("config.json", 50), r"config\.json"),
+    "an empty config": (cut("config.json", 0), r"config\.json"),
+    "an unknown kind": (put("config.json", model_type="llavaverse"), "llavaverse"),
+    "no kind": (put("config.json", model_type=None), "."),
+    "a kind without pictures": (put("config.json", model_type="llama"), "llama"),
+    "a torn processor": (cut("processor_config.json", 10), r"processor_config\.json is torn"),
+    "torn pictures": (cut("preprocessor_config.json", 10), r"preprocessor_config\.json is torn"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_base_is_refused_in_a_line(llava: Path, tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(llava, folder)
+    check_base(str(folder), "mine")
+    change, words = BROKEN[what]
+    change(folder)
+    with pytest.raises(HarnessError, match=words) as error:
+        check_base(str(folder), "mine")
+    assert str(error.value).startswith("mine: ")
+    assert "\n" not in str(error.value)
