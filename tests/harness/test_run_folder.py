@@ -56,17 +56,23 @@ def test_a_claim_that_can_not_be_read_is_named(text: str, tmp_path: Path) -> Non
         claim(tmp_path, find_recipe("silkie"))
 
 
+def start(folder: Path, writes: tuple[str, ...], error: BaseException) -> None:
+    """A run that writes these files and ends by the error."""
+    with hold_run_folder(folder):
+        claim(folder, find_recipe("silkie"))
+        for name in writes:
+            atomic_write_text(folder / name, "{}")
+        raise error
+
+
 @pytest.mark.parametrize(
     "left", ((), ("data.json",), ("left_out.json", "data.json"), ("base/config.json", "data.json"))
 )
 @pytest.mark.parametrize("error", (InputError("x"), RunError("y"), KeyboardInterrupt(), ValueError("z")))
 def test_a_failed_start_holds_no_folder(tmp_path: Path, left: tuple[str, ...], error: BaseException) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(type(error)), hold_run_folder(folder):
-        claim(folder, find_recipe("silkie"))
-        for name in left:
-            atomic_write_text(folder / name, "{}")
-        raise error
+    with pytest.raises(type(error)):
+        start(folder, left, error)
     assert {path.name for path in folder.iterdir()} <= {".run.lock"}
     claim(folder, find_recipe("silkie", seed=5))  # what the error advised
 
@@ -79,10 +85,8 @@ def test_a_failed_start_holds_no_folder(tmp_path: Path, left: tuple[str, ...], e
     ),
 )
 def test_what_was_made_keeps_the_folder(tmp_path: Path, made: str) -> None:
-    with pytest.raises(RunError), hold_run_folder(tmp_path):
-        claim(tmp_path, find_recipe("silkie"))
-        atomic_write_text(tmp_path / made, "{}")
-        raise RunError("later")
+    with pytest.raises(RunError):
+        start(tmp_path, (made,), RunError("later"))
     with pytest.raises(InputError, match="other settings"):
         claim(tmp_path, find_recipe("silkie", seed=5))
 

@@ -19,7 +19,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def remove(*patterns: str) -> Callable[[Path], None]:
+def remove(*patterns: str) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         for pattern in patterns:
             for path in folder.glob(pattern):
@@ -28,11 +28,11 @@ def remove(*patterns: str) -> Callable[[Path], None]:
     return change
 
 
-def cut(name: str, to: int) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:to]) and None
+def cut(name: str, to: int) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:to])
 
 
-def put(name: str, **values: object) -> Callable[[Path], None]:
+def put(name: str, **values: object) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         held = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
         (folder / name).write_text(json.dumps(held | values))
@@ -40,7 +40,7 @@ def put(name: str, **values: object) -> Callable[[Path], None]:
     return change
 
 
-BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no chat template": (remove("chat_template*"), "has no chat template"),
     "no tokenizer": (remove("tokenizer*"), "no tokenizer"),
     "no tokenizer.json": (remove("tokenizer.json"), "no tokenizer"),
@@ -54,7 +54,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         r"no model-1\.safetensors",
     ),
     "a torn index": (
-        lambda folder: (folder / "model.safetensors.index.json").write_text('{"wei') and None,
+        lambda folder: (folder / "model.safetensors.index.json").write_text('{"wei'),
         r"index\.json is torn",
     ),
     "no config": (remove("config.json"), r"config\.json"),
