@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,10 +25,15 @@ def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> 
     from dataclasses import asdict
 
     from support.markdown import cell, table
+    from tasks.judges.failures import grouped
 
-    totals = _open_ledger(ledger).summary()
+    found = _open_ledger(ledger)
+    totals, failures = found.summary(), found.failures()
     if as_json:
-        print(json.dumps({"ledger": [asdict(total) for total in totals]}))
+        lost = [
+            {"task": task, "model": model, "reasons": dict(Counter(why))} for (task, model), why in failures.items()
+        ]
+        print(json.dumps({"ledger": [asdict(total) for total in totals], "without reply": lost}))
         return OK
     rows = [
         [
@@ -43,6 +49,8 @@ def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> 
         if rows
         else "No calls."
     )
+    for (task, model), reasons in failures.items():
+        print(f"{len(reasons)} questions of {task or 'no task'} have no reply of {model}: {grouped(reasons)}")
     return OK
 
 

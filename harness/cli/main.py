@@ -1,7 +1,8 @@
 """The command line; the one place that turns errors into exit codes.
 
-0 ok, 1 the run failed, 2 the command was wrong, 3 the regression gate failed, 4 finished, but too many samples failed
-or stayed unscored. The commands themselves stand in `lazy.COMMANDS`; heavy libraries are imported inside of them.
+0 ok, 1 the run failed, 2 the command was wrong, 3 the regression gate failed, 4 finished, but too many samples failed,
+stayed unscored or could not be read. The commands themselves stand in `lazy.COMMANDS`; heavy libraries are imported
+inside of them.
 """
 
 import os

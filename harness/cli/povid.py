@@ -79,6 +79,7 @@ def inject_command(
     """
     from support.files import JsonLines
     from support.stages import Stages
+    from tasks.judges.failures import grouped
     from trainers.data.pair_formats import write_pairs
     from trainers.povid.inject import InjectCounts, inject, injected
     from trainers.povid.scenes import ExactInjector
@@ -101,7 +102,8 @@ def inject_command(
         print(json.dumps(result))
     else:
         print(f"{len(pairs)} pairs in {' and '.join(map(str, files))}; what was changed: {out / 'injected.jsonl'}")
-    return OK if not failed else say(f"{failed} rewrites failed; the same command asks again", LOSSY)
+    again = "; the same command asks again" if counts.may_pass else ""
+    return say(f"{failed} rewrites failed: {grouped(counts.reasons.elements())}{again}", LOSSY) if failed else OK
 
 
 @povid_app.command("noise")

@@ -22,7 +22,8 @@ from support.progress import report
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
 from tasks.judges.chat_client import run_in_thread
-from tasks.judges.failures import NoReply, PermanentError, failure_of
+from tasks.judges.completions import words_of
+from tasks.judges.failures import NoReply, PermanentError, TransientError, failure_of
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.parameters import Parameters
 from tasks.judges.protocol import GREEDY, Question, Replies, Sampling
@@ -108,9 +109,8 @@ class BatchJudge(OpenAIJudge):
                         await self._take_results(connection, batch, missing)
         except (APIStatusError, APIConnectionError) as error:
             kept = "they are kept, and waited for by the next run"
-            raise JudgeDown(f"{self.model}: batches: {type(error).__name__}; {kept}") from None
-        self.client.failures[NONE_IN_A_BATCH] += len(missing)
-        self._lost |= dict.fromkeys(missing, FailedAnswer(NONE_IN_A_BATCH, may_pass=True))
+            raise JudgeDown(f"{self.model}: batches: {words_of(error, connection)}; {kept}") from None
+        self._lost |= {key: self.client.give_up(one, TransientError(NONE_IN_A_BATCH)) for key, one in missing.items()}
 
     def _check_budget(self, requests: Collection[Request], label: str) -> None:
         budget, paid = self.client.budget, self.client.paid
@@ -180,9 +180,7 @@ class BatchJudge(OpenAIJudge):
             self.client.book_loss(request, error, batch=True)
             parameters.learn(error, sent)
             if isinstance(error, PermanentError) and parameters.fit(request.body) == sent:
-                self.client.failures[error.why] += 1
-                self._lost[key] = FailedAnswer(error.why)
-                del missing[key]
+                self._lost[key] = self.client.give_up(missing.pop(key), error)
             return
         self.client.book_reply(missing.pop(key), reply, latency=0.0, attempts=1, batch=True)
 

@@ -134,6 +134,7 @@ class ChatClient:
         prompt_tokens, completion_tokens = reply.usage or (None, None)
         if reply.served != NOT_SAID:
             self.served.add(reply.served)
+        self.refusals.replied = True
         asked = self.parameters.in_words(request.body)
         self.asked_otherwise |= {asked} - {""}
         self.ledger.put(
@@ -162,6 +163,14 @@ class ChatClient:
         if error.usage is not None:
             cost = self.charge(request, error.usage, batch=batch)
             self.ledger.lose(request.key, request.label, self.model, error.why, *error.usage, cost)
+
+    def give_up(self, request: Request, error: NoReply) -> FailedAnswer:
+        """Leave a question without a reply, and keep why; JudgeError if the server refuses all, for one reason."""
+        self.failures[error.why] += 1
+        self.ledger.fail(request.key, request.label, self.model, error.why)
+        if isinstance(error, PermanentError) and error.refused and self.refusals.add(error.why):
+            raise JudgeError(f"{self.model}: the first {self.refusals.most} requests were all refused: {error.why}")
+        return FailedAnswer(error.why, may_pass=error.may_pass)
 
     def charge(self, request: Request, usage: Usage | None, text: str = "", *, batch: bool = False) -> float | None:
         """Charge a call to the budget, by an estimate where the server did not say what it took; its price if known."""
@@ -267,10 +276,11 @@ class _Round:
     async def _ask_and_leave(self, connection: "AsyncOpenAI", request: Request) -> str | None:
         try:
             return await self._ask_until_reply(connection, request)
-        except HarnessError as error:  # the ledger can't be written, for example
+        except HarnessError as error:  # no question will get a reply, or the ledger can't be written
             await self._end(error)
         except Exception as error:  # one question's, never the run's end
-            self._give_up(request, PermanentError(f"{type(error).__name__}: {without_secrets(str(error))}"))
+            why = PermanentError(f"{type(error).__name__}: {without_secrets(str(error))}")
+            self.lost[request.key] = self.client.give_up(request, why)
         finally:
             self.finished += 1
             async with self.changed:
@@ -288,13 +298,7 @@ class _Round:
             except PermanentError as error:
                 self.pace.went_through(reply=not error.refused)
                 self.client.book_loss(request, error)
-                self._give_up(request, error)
-                if error.refused and self.client.refusals.add(error.why):
-                    refused = f"the first {self.client.refusals.most} requests were all refused"
-                    await self._end(JudgeError(f"{self.client.model}: {refused}: {error.why}"))
-                return None
-            except JudgeDown as error:
-                await self._end(error)
+                self.lost[request.key] = self.client.give_up(request, error)
                 return None
             except TransientError as error:
                 failure = error
@@ -304,12 +308,12 @@ class _Round:
             if failure.limited:  # a server that says "later" is not failing: that is no try
                 if self.pace.limit(failure, sent):
                     silence = f"no reply for {self.settings.patience:g} s"
-                    await self._end(JudgeDown(f"{self.client.model}: {silence} ({failure.why})"))
+                    raise JudgeDown(f"{self.client.model}: {silence} ({failure.why})")
                 continue
             tries += 1
             if tries == self.settings.attempts:
-                self._give_up(request, failure)
-                await self._count_failure(failure.why)
+                self.lost[request.key] = self.client.give_up(request, failure)
+                self._count_failure(failure.why)
                 return None
             await self.pace.sleep(with_jitter(wait_before_try(tries) if failure.after is None else failure.after))
         return None
@@ -336,18 +340,12 @@ class _Round:
         async with self.changed:
             self.changed.notify_all()
 
-    def _give_up(self, request: Request, error: NoReply) -> None:
-        """Leave a question without a reply."""
-        self.client.failures[error.why] += 1
-        self.lost[request.key] = FailedAnswer(error.why, may_pass=error.may_pass)
-        self.ledger.fail(request.key, request.label, self.client.model, error.why)
-
-    async def _count_failure(self, why: str) -> None:
+    def _count_failure(self, why: str) -> None:
         self.failures_in_a_row += 1
         if self.failures_in_a_row >= MOST_FAILURES_IN_A_ROW:
             failures, attempts = self.failures_in_a_row, self.settings.attempts
             in_a_row = f"{failures} questions in a row got no reply in {attempts} tries"
-            await self._end(JudgeDown(f"{self.client.model}: {in_a_row} ({why})"))
+            raise JudgeDown(f"{self.client.model}: {in_a_row} ({why})")
 
     async def _reserve_money(self, request: Request) -> float | None:
         """Set aside the cost of one more call, waiting if calls in flight may cost less; None: send no more."""
@@ -359,9 +357,8 @@ class _Round:
                 return cost
             if client.paid + cost > client.budget:
                 spent = f"${client.paid:.4f} of ${client.budget:.4f} is spent, the next call could pass it"
-                await self._end(BudgetSpent(f"{client.model}: {spent}; the ledger keeps all replies"))
-            else:
-                await asyncio.sleep(0.02)
+                raise BudgetSpent(f"{client.model}: {spent}; the ledger keeps all replies")
+            await asyncio.sleep(0.02)
         return None
 
     def _expected_tokens(self, request: Request) -> float:

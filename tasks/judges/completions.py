@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from support.errors import JudgeDown
 from tasks.judges.addresses import Server
-from tasks.judges.failures import NoReply, TransientError, failure_of, without_secrets
+from tasks.judges.failures import NoReply, TransientError, failure_of, sentence_of, without_secrets
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import APIError, AsyncOpenAI
 
 
 class Refused(NoReply):
@@ -63,7 +63,7 @@ async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
     except openai.APITimeoutError:
         raise TransientError(f"timeout: no reply in {connection.timeout:g} s") from None
     except openai.APIConnectionError as error:
-        raise TransientError(f"no connection: {without_secrets(str(error.__cause__ or error), secrets)}") from None
+        raise TransientError(f"no connection: {words_of(error, connection)}") from None
     except openai.APIResponseValidationError:
         raise TransientError("a body that is no JSON") from None
     return parsed(response.content)
@@ -76,6 +76,13 @@ def parsed(data: bytes) -> Any:
     except (ValueError, RecursionError):
         events = data.lstrip().startswith(b"data:")
         raise TransientError("a stream of events" if events else "a body that is no JSON") from None
+
+
+def words_of(error: "APIError", connection: "AsyncOpenAI") -> str:
+    """What an error of the server or of the network says, without keys."""
+    response = getattr(error, "response", None)  # of the server's own errors alone
+    said = sentence_of(response.text) if response is not None else str(error.__cause__ or error)
+    return without_secrets(said, _secrets_of(connection)) or type(error).__name__
 
 
 def _secrets_of(connection: "AsyncOpenAI") -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from tasks.judges.chat_client import ChatClient
 from tasks.judges.failures import TransientError
 from tasks.judges.ledger import Ledger
 from tasks.judges.parameters import LIMITS, Parameters
-from tasks.judges.protocol import GREEDY, Question, Replies, Sampling
+from tasks.judges.protocol import GREEDY, Question, Replies, Sampling, reasons_of
 from tasks.judges.replies import Reply, read_verdict, without_fence
 from tasks.judges.requests import NotAsked, Request, image_part, key_of, limit_of, messages_of
 from tasks.judges.settings import JudgeSettings
@@ -75,9 +75,9 @@ class OpenAIJudge:
 
     def ask(self, prompt: str, image: Image.Image | None = None, sampling: Sampling = GREEDY) -> str:
         """The reply to one question; JudgeError where there is none."""
-        (reply,) = self.ask_many([(prompt, image)], sampling)
+        (reply,) = replies = self.ask_many([(prompt, image)], sampling)
         if reply is None:
-            raise JudgeError(f"{self.model}: no reply ({', '.join(self.client.failures)})")
+            raise JudgeError(f"{self.model}: no reply ({reasons_of(replies)[0].error})")
         return reply
 
     def ask_many(

@@ -14,7 +14,7 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, wraps
@@ -65,6 +65,15 @@ class Replies(list[str | None]):
     def __init__(self, replies: Iterable[str | None], lost: Mapping[int, FailedAnswer]) -> None:
         super().__init__(replies)
         self.lost = lost
+
+
+NO_REASON: Final = FailedAnswer("the judge gave no reply", may_pass=True)
+
+
+def reasons_of(replies: Sequence[str | None]) -> dict[int, FailedAnswer]:
+    """By place, why there is no reply."""
+    lost = replies.lost if isinstance(replies, Replies) else {}
+    return {place: lost.get(place, NO_REASON) for place, reply in enumerate(replies) if reply is None}
 
 
 Question = tuple[str, "Image | None"]
@@ -160,11 +169,9 @@ class JudgeSession:
         replies = self.ask_all(asked, sampling)
         found: list[str | None] = [None] * len(pairs)
         places = [place for place, (answer, _) in enumerate(pairs) if not isinstance(answer, FailedAnswer)]
-        for number, (place, reply) in enumerate(zip(places, replies, strict=True)):
+        for place, reply in zip(places, replies, strict=True):
             found[place] = reply
-            if reply is None:
-                why = getattr(replies, "lost", {}).get(number, FailedAnswer("the judge gave no reply", may_pass=True))
-                self.lost[id(pairs[place][1])] = why
+        self.lost.update({id(pairs[places[number]][1]): why for number, why in reasons_of(replies).items()})
         return found
 
     def official_prompt(self, name: str) -> str | None:

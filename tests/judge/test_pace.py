@@ -1,6 +1,7 @@
 """How often a server is asked that says "later", refuses everything, or does not say what a call has cost."""
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from harness.cli.main import run
 from support.errors import BudgetSpent, JudgeDown, JudgeError
+from tasks.judges.batch import BatchJudge
 from tasks.judges.failures import TransientError
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
@@ -225,3 +228,33 @@ def test_two_processes_that_wait_longer_than_a_call_may_take_pay_once(server: An
     assert [process.communicate(timeout=120)[0].split() for process in both] == [["0"], ["0"]]
     asked = Counter(entry["messages"][0]["content"] for entry in server.answered)
     assert (len(asked), max(asked.values())) == (30, 1)
+
+
+def test_the_ledger_shows_why_questions_have_no_reply(
+    server: Any, ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.faults = [None, "status:413", "filter", "filter"]
+    judge_of(server, ledger, concurrency=1).ask_many(prompts(6), label="mmhal")
+    why = "content filter (2), status 413: Something is wrong (1)"
+    assert run(["judge", "ledger", "--ledger", str(ledger.path)]) == 0
+    assert f"3 questions of mmhal have no reply of {MODEL}: {why}" in capsys.readouterr().out
+    assert run(["judge", "ledger", "--ledger", str(ledger.path), "--json"]) == 0
+    (lost,) = json.loads(capsys.readouterr().out)["without reply"]
+    assert lost["reasons"] == {"content filter": 2, "status 413: Something is wrong": 1}
+    assert None not in judge_of(server, ledger).ask_many(prompts(6), label="mmhal")
+    assert run(["judge", "ledger", "--ledger", str(ledger.path)]) == 0
+    assert "no reply" not in capsys.readouterr().out
+
+
+def test_a_batch_that_is_refused_line_by_line_ends_the_run(server: Any, ledger: Ledger) -> None:
+    server.faults = ["status:422"] * 20
+    judge = BatchJudge(MODEL, url=server.url, ledger=ledger)
+    judge.poll = 0.01
+    with pytest.raises(JudgeError, match="the first 8 requests were all refused"):
+        judge.ask_many(prompts(20))
+
+
+def test_a_batch_api_that_is_not_there_is_told_in_the_servers_words(server: Any, ledger: Ledger) -> None:
+    judge = BatchJudge(MODEL, url=server.url.replace("/v1", "/v2"), ledger=ledger)
+    with pytest.raises(JudgeDown, match="batches: 404: Not Found; they are kept"):
+        judge.ask_many(prompts(2))

@@ -32,7 +32,7 @@ from support.images import ImageRef
 from support.progress import report
 from support.records import read
 from tasks.judges.batch import BatchJudge
-from tasks.judges.protocol import Judge, JudgeSession, Sampling, as_data, fill
+from tasks.judges.protocol import Judge, JudgeSession, Sampling, as_data, fill, reasons_of
 from trainers.data.rows import Preference
 from trainers.vlfeedback.annotation import open_for_judge
 
@@ -99,6 +99,10 @@ class InjectCounts:
     """Judge calls without a reply; repeated next time."""
     pictures: int = 0
     """Items whose picture is missing, broken or too large; tried again next time."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why calls and pictures failed."""
+    may_pass: bool = False
+    """Whether asking again can help."""
 
 
 def read_llava(path: Path, images: Path, *, kind: Kind, skipped: Counter[str] | None = None) -> Iterator[Correct]:
@@ -310,9 +314,13 @@ def _rewrite_batch(
             for wanted in left
         )
         again = []
-        for wanted, reply in zip(left, session.ask_all(asked, REWRITING), strict=True):
+        replies = session.ask_all(asked, REWRITING)
+        for why in reasons_of(replies).values():
+            counts.failed += 1
+            counts.reasons[why.error] += 1
+            counts.may_pass |= why.may_pass
+        for wanted, reply in zip(left, replies, strict=True):
             if reply is None:
-                counts.failed += 1
                 continue
             row, problem = _make_row(wanted, reply, session.judge.model, bounds)
             if problem is None:
@@ -332,8 +340,9 @@ def _rewrite_batch(
 def _has_picture(item: Correct, counts: InjectCounts) -> bool:
     try:
         open_for_judge(item.image).load()
-    except OSError:
+    except OSError as error:
         counts.pictures += 1
+        counts.reasons[f"image can't be shown: {error}"] += 1
         return False
     return True
 

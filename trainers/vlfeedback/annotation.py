@@ -13,6 +13,7 @@ FIRST SECOND`, as far as both have got; `write_published` writes such a file of 
 import hashlib
 import heapq
 import json
+import logging
 import random
 import re
 from collections import Counter
@@ -31,14 +32,17 @@ from support.images import ImageRef, decode, keep, picture
 from support.progress import Stage
 from support.records import batches
 from tasks.judges.batch import BatchJudge
+from tasks.judges.failures import grouped
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import Judge
+from tasks.judges.protocol import Judge, reasons_of
 from trainers.config.data import ASPECTS, RatingMode, TextOrder
 from trainers.data.rows import Completion, Row
 from trainers.data.scores import number
 from trainers.vlfeedback.answers import read_answers
 from trainers.vlfeedback.instructions import Instruction
 from trainers.vlfeedback.rating_prompt import Rating, parse, questions
+
+log = logging.getLogger(__name__)
 
 TASK = "vlfeedback"
 """What the ledger books the calls under."""
@@ -95,6 +99,10 @@ class RatingCounts:
     """Aspect -> texts whose rating could not be read from the reply."""
     unreadable: int = 0
     """Rated instructions of which not one rating could be read."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why calls and images failed."""
+    may_pass: bool = False
+    """Whether asking again can help."""
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count a row of ratings."""
@@ -135,6 +143,8 @@ def annotate(
     if isinstance(judge, OpenAIJudge):
         judge.tell_reuse(label or "ratings")
     _drop_repeated_rows(rows)
+    if counts.missing:
+        log.warning(f"{counts.missing} ratings failed: {grouped(counts.reasons.elements())}")
     return counts
 
 
@@ -176,8 +186,9 @@ def _rate(
     for item in batch:
         try:
             item.image().load()  # and let go again: a batch of decoded images may not fit in memory
-        except OSError:
+        except OSError as error:
             counts.pictures += 1
+            counts.reasons[f"image can't be shown: {error}"] += 1
             continue
         ready.append((item, order_of(item.texts, protocol.order, protocol.seed, item.key)))
     asked = [
@@ -189,7 +200,10 @@ def _rate(
     given = judge.ask_many(((prompt, ready[place][0].image()) for place, _, prompt in asked), label=label)
     for (place, aspects, _), reply in zip(asked, given, strict=True):
         replies[place][aspects] = reply
-        counts.failed += reply is None
+    for why in reasons_of(given).values():
+        counts.failed += 1
+        counts.reasons[why.error] += 1
+        counts.may_pass |= why.may_pass
     rows = []
     for (item, names), own in zip(ready, replies, strict=True):
         complete = {aspects: reply for aspects, reply in own.items() if reply is not None}

@@ -63,6 +63,7 @@ def annotate_command(
         rated = rate_folder(data, rater, protocol) if is_run else rate_rows(rows, rater, protocol, out or data)
     print(json.dumps(rated.to_json()) if as_json else rated.to_markdown())
     if rated.failed:
-        return say(f"{rated.failed} calls gave no reply; the same command asks again", LOSSY)
+        again = "; the same command asks again" if rated.counts.may_pass else ""
+        return say(f"{rated.failed} calls gave no reply{again}", LOSSY)
     unread = rated.counts.unread_beyond(MOST_UNREAD)
     return say(unread, LOSSY) if unread else OK
