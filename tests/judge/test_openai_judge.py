@@ -179,9 +179,9 @@ def test_a_judge_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: An
 
 
 def test_a_limited_server_loses_no_question_however_often_it_says_later(server: Any, ledger: Ledger) -> None:
-    server.allowed = 60.0
+    server.allowed = 20.0
     judge = judge_of(server, ledger, attempts=2, concurrency=32)
-    assert judge.ask_many(prompts(120)) == [server.reply(prompt) for prompt, _ in prompts(120)]
+    assert judge.ask_many(prompts(60)) == [server.reply(prompt) for prompt, _ in prompts(60)]
     assert sum(entry["fault"] == "limit" for entry in server.log) > 0
 
 
