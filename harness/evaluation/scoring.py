@@ -170,6 +170,8 @@ def score_answers(
     """
     # Answers of models are read already, those of files are not.
     answers = [answer_of(answer) if isinstance(answer, str) else answer for answer in answers]
+    if limited := sum(getattr(answer, "limited", False) for answer in answers):
+        log.info("%s: %d of %d answers were cut at the limit of tokens", task.name, limited, len(answers))
     only_texts = all(isinstance(answer, str) for answer in answers)
     repeats = times_asked(session.judge, repeats) if session is not None and task.judged and only_texts else 1
     sessions = [session and replace(session, repeat=number) for number in range(repeats)]

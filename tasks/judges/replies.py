@@ -64,7 +64,7 @@ def read_answer(body: Any) -> Reply:
         if reply.limited:  # the same again would cost the same again
             raise PermanentError("no answer within the limit of tokens", reply.usage)
         if thought or answer != reply.text:
-            raise PermanentError(ONLY_THOUGHTS, reply.usage)
+            raise PermanentError(ONLY_THOUGHTS + thought, reply.usage)
         if content is None:  # null is no answer, an empty one is
             raise TransientError("no content", usage=reply.usage)
     return reply
@@ -76,20 +76,22 @@ def read_verdict(body: Any, *, cut_is_whole: bool = False, limit: int | None = N
     verdict = without_thoughts(reply.text)
     if reply.limited and not (verdict or "").strip():
         spent = limit if limit is not None else reply.usage[1] if reply.usage else None
-        raise LimitSpent(f"the judge spent all {spent or 'its'} tokens before its verdict", reply.usage)
+        words = f"the judge spent all {spent or 'its'} tokens before its verdict"
+        raise LimitSpent(words, reply.usage, refused=True)  # a judge that does so each time is not asked on and on
     if verdict is None:
         raise PermanentError("the judge's thoughts never ended", reply.usage)
     if not verdict.strip():
         if thought or verdict != reply.text:
-            raise PermanentError("no verdict beside the judge's thoughts", reply.usage)
+            raise PermanentError("no verdict beside the judge's thoughts" + thought, reply.usage)
         raise TransientError("no content", usage=reply.usage)
     if reply.limited and not cut_is_whole:
         raise PermanentError("the judge's reply was cut at the limit of tokens", reply.usage)
     return reply
 
 
-def _read(body: Any) -> tuple[Reply, str | None, bool]:
-    """The reply in a body, its content as it came (None: there is none), and whether there are thoughts beside it."""
+def _read(body: Any) -> tuple[Reply, str | None, str]:
+    """The reply in a body, its content as it came (None: there is none), and where thoughts stand beside it, in words
+    (empty: nowhere)."""
     if not isinstance(body, Mapping):
         raise TransientError("a body that is no completion")
     usage = usage_of(body)
@@ -104,12 +106,12 @@ def _read(body: Any) -> tuple[Reply, str | None, bool]:
     limited = _ended_by_limit(choice.get("finish_reason"), usage)
     if message.get("tool_calls") or message.get("function_call"):
         raise PermanentError("a call of tools", usage)
-    content, thought = _text_of(message.get("content"), usage)
-    thought = thought or any(message.get(name) for name in REASONING)
+    content, in_parts = _text_of(message.get("content"), usage)
+    beside = next((name for name in REASONING if message.get(name)), "content" if in_parts else "")
     named = body.get("model")
     served = one_line(_clean(named))[:200] if isinstance(named, str) else ""
     reply = Reply(text=_clean(content or ""), limited=limited, usage=usage, served=served or NOT_SAID)
-    return reply, content, thought
+    return reply, content, f" (in {beside})" * bool(beside)
 
 
 def usage_of(body: Mapping[str, Any]) -> Usage | None:

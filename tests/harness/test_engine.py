@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.engine import work_sharing
 from harness.engine.config import EngineConfig
-from harness.engine.greedy_decoding import NOT_FINITE
+from harness.engine.greedy_decoding import NOT_FINITE, DecodingRules
 from harness.engine.image_encoder import image_digest
 from harness.engine.jobs import Hints
 from harness.engine.lm import SharedImageLM
@@ -31,6 +31,7 @@ from support.errors import ModelError
 from support.images import ImageRef, keep, picture
 from tasks.answer import Answer, FailedAnswer
 from tasks.scenes.world import image_of
+from tasks.thoughts import NEVER_ENDED
 from tests.harness.lm_requests import GREEDY, ask, instance
 
 
@@ -114,6 +115,41 @@ def test_an_answer_ends_when_it_is_decided_and_says_so(folder: Path, lm: Any) ->
 
 def _four(text: str) -> bool:
     return len(text) >= 4
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"), (("<think>Yes, of course</think>No, never", "No, n"), ("<think>Yes, of course", None))
+)
+def test_thoughts_are_no_answer_and_decide_nothing(
+    written: str, answer: str | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):  # by the model, and kept
+        lm = shared(folder, hints={"t": Hints(decided=_four, rule="four 1")}, answers=tmp_path / "answers.sqlite")
+        monkeypatch.setattr(lm.rules, "_decode", lambda tokens: written[: len(tokens)])
+        monkeypatch.setattr(lm.rules, "end_tokens", set)
+        for found in answers_to_all(lm, max_gen_toks=len(written)):
+            if answer is None:
+                assert isinstance(found, FailedAnswer)
+                assert found.error == NEVER_ENDED
+            else:
+                assert (found, found.raw, found.cut) == (answer, written[: -len("ever")], True)
+    assert lm.counts["answered"] == 0
+
+
+def test_marks_of_thoughts_that_are_special_tokens_are_decoded() -> None:
+    class Tokenizer:
+        all_special_tokens = ("</s>", "[THINK]", "[/THINK]")
+        words = ("</s>", "[THINK]", "[/THINK]", "Yes", "No")
+
+        def convert_tokens_to_ids(self, word: str) -> int:
+            return self.words.index(word)
+
+        def decode(self, tokens: list[int], *, skip_special_tokens: bool) -> str:
+            return "".join(self.words[token] for token in tokens if token > 2 or not skip_special_tokens)
+
+    rules = DecodingRules(None, Tokenizer(), default_new_tokens=8)
+    assert rules.text_of([1, 3, 3, 2, 4, 0], ()) == "[THINK]YesYes[/THINK]No"
+    assert rules.text_of([4, 3, 0], ["Y"]) == "No"
 
 
 def test_choices_are_weighed_by_the_first_tokens_logits(folder: Path, exact: Any) -> None:

@@ -335,6 +335,30 @@ def test_likelihoods_are_not_to_be_had(server: Any, path: Path) -> None:
             ask([asking("a")])
 
 
+def test_what_a_model_thinks_is_in_the_log_and_not_in_the_score(
+    server: Any, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "<think>Yes? Yes. Not yes...</think>\nNo."
+
+    def complete(request: dict[str, Any]) -> tuple[int, Any]:
+        ends = "length" if len(server.log) == 1 else "stop"
+        return 200, {"choices": [{"finish_reason": ends, "message": {"content": said}}], "model": "m"}
+
+    server.answer = complete
+    spec, tasks = ModelSpec(name="api", pretrained=MODEL), registry().expand(["scenes_pope"])
+    for _ in range(2):  # asked, and out of the ledger
+        caplog.clear()
+        caplog.set_level(logging.INFO)
+        found = evaluate(
+            spec, tasks, None, EvalSettings(limit=4), load=lambda *_, **__: lm_of(server, path, concurrency=1)
+        )
+        assert next(entry.value for entry in found.entries if entry.metric == "yes_rate") == 0
+        assert [sample.answer for sample in found.samples] == [said] * 4
+        assert sum(sample.cut for sample in found.samples) == 1
+        assert "scenes_pope: 1 of 4 answers were cut at the limit of tokens" in caplog.text
+    assert len(server.log) == 4
+
+
 def test_a_benchmark_runs_from_end_to_end_and_a_second_time_for_nothing(server: Any, path: Path) -> None:
     tasks = registry().expand(["scenes_pope"])
     spec = ModelSpec(name="api", pretrained=MODEL)

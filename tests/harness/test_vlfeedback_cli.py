@@ -59,6 +59,18 @@ def test_the_same_command_again_asks_nobody(
     assert (built / "vlfeedback.jsonl").read_bytes() == before
 
 
+def test_replies_without_a_rating_end_with_exit_code_4_also_when_called_again(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.reply = lambda prompt: "I would rather not say."
+    asked = ["--judge", "j", "--judge-url", server.url, "--ledger", str(tmp_path / "l.sqlite"), "--out", str(tmp_path)]
+    for _ in range(2):
+        assert cli.run([*BUILD[:-4], "--rows", "4", *asked]) == 4
+        assert "4 of 4 instructions have no rating that could be read" in capsys.readouterr().err
+    assert cli.run([*BUILD[:-4], "--rows", "4", *asked, "--max-failed", "1"]) == 0
+    assert cli.run(["vlfeedback", "annotate", str(tmp_path), *asked[:-2]]) == 4
+
+
 def test_another_rule_of_pairs_keeps_answers_and_ratings_and_another_pool_is_refused(
     built: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
