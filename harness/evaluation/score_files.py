@@ -106,6 +106,10 @@ def _read_sample_log(task: TaskSpec, path: Path) -> Scored:
     runs = sorted({sample.run for sample in samples})
     if len(runs) > 1:
         raise AnswerFileError(f"{path}: holds samples of several runs ({', '.join(runs)})")
+    by_id = {sample.id: sample for sample in samples}
+    if any(by_id[sample.id] != sample for sample in samples):
+        raise AnswerFileError(f"{path}: holds two samples of {task.name} of one id that differ")
+    samples = list(by_id.values())
     first = [JudgeRepeat(records=sample.records, reply=sample.reply) for sample in samples]
     repeats = min(len(sample.repeats) for sample in samples)
     return Scored(

@@ -125,7 +125,11 @@ def read_words(folder: Path) -> Words:
     relation, safe = (next(iter(sorted(folder.rglob(name))), None) for name in ("relation.json", "safe_words.txt"))
     if relation is None or safe is None:
         return words()
-    return Words(association=read_json(relation), safe=frozenset(read_text(safe).splitlines()))
+    found = read_json(relation)
+    if not isinstance(found, dict) or not all(isinstance(name, list) for name in found.values()):
+        raise AnswerFileError(f"{relation}: must be an object with a list of words for each word")
+    association = {word: list(map(str, others)) for word, others in found.items()}
+    return Words(association=association, safe=frozenset(read_text(safe).splitlines()))
 
 
 def nouns(text: str, known: Collection[str]) -> list[str]:

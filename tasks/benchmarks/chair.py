@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-from support.errors import AnswerFileError
+from support.errors import AnswerFileError, first_line
 from tasks.answer_files import (
     ANSWER_FIELDS,
     Answered,
@@ -252,8 +252,13 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """COCO's pictures in a folder that also has COCO's annotations: all, or those listed in `image_ids.json`."""
     wanted = next(iter(sorted(folder.rglob("image_ids.json"))), None)
     pictures = _pictures_by_number(folder)
-    numbers = [int(number) for number in read_json(wanted)] if wanted else sorted(pictures)
+    listed = read_json(wanted) if wanted else sorted(pictures)
+    if not isinstance(listed, list):
+        raise AnswerFileError(f"{wanted}: must be a list of image numbers")
+    numbers = [_image_number(str(number)) for number in listed]
     truth = truths(folder, numbers, coco_synonyms())
+    if unknown := [number for number in numbers if any(number not in objects for objects in truth.values())]:
+        raise AnswerFileError(f"{folder}: image {unknown[0]} is not among those of gt_objects.jsonl")
     return [
         {"question_id": str(number), "image": pictures.get(number, f"{number}.jpg")}
         | {"gt_object": sorted(truth["official"][number])}
@@ -297,6 +302,16 @@ def coco_truth(folder: Path | None, images: Collection[int], vocabulary: Vocabul
     """The objects of COCO images: those with a segmentation, and those that the five captions mention."""
     wanted = frozenset(images)
     found: dict[int, set[str]] = defaultdict(set)
+    try:
+        _add_objects(folder, wanted, vocabulary, found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AnswerFileError(f"{folder}: COCO's annotations are not as published: {first_line(error)}") from None
+    return {number: found[number] for number in wanted}
+
+
+def _add_objects(
+    folder: Path | None, wanted: Collection[int], vocabulary: Vocabulary, found: dict[int, set[str]]
+) -> None:
     for part in ("train", "val"):
         instances = _read_annotations(folder, f"instances_{part}2014.json")
         names = {category["id"]: category["name"] for category in instances["categories"]}
@@ -306,7 +321,6 @@ def coco_truth(folder: Path | None, images: Collection[int], vocabulary: Vocabul
         for annotation in _read_annotations(folder, f"captions_{part}2014.json")["annotations"]:
             if annotation["image_id"] in wanted:
                 found[annotation["image_id"]].update(mentions(annotation["caption"], vocabulary))
-    return found
 
 
 def _read_annotations(folder: Path | None, name: str) -> dict[str, Any]:

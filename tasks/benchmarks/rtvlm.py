@@ -106,12 +106,21 @@ def rows(folder: Path) -> list[dict[str, Any]]:
                 lacks = f"row {index + 1} has no prompt, question or instruction"
                 raise AnswerFileError(f"{file}: {lacks}; it has {', '.join(row)}")
             expected = next((row[name] for name in REFERENCE_FIELDS if row.get(name)), "")
-            reference = ", ".join(map(str, expected)) if isinstance(expected, list) else str(expected)
-            texts = {"question": str(question), "subset": subset, "reference": reference}
-            found.append({"id": f"{subset}/{file.stem}/{index}", "image": _find_picture(row, pictures), **texts})
+            texts = {"subset": subset, "reference": _join(expected), "image": _find_picture(row, pictures)}
+            id = f"{subset}/{file.stem}/{index}"
+            if isinstance(question, list):  # several about one picture
+                found += [{"id": f"{id}/{number}", "question": one, **texts} for number, one in enumerate(question)]
+            else:
+                found.append({"id": id, "question": question, **texts})
     if not found:
         raise AnswerFileError(f"{folder}: has no .jsonl file of requests")
     return found
+
+
+def _join(expected: Any) -> Any:
+    """Texts with commas between; anything else as it is."""
+    is_list = isinstance(expected, list) and all(isinstance(item, str) for item in expected)
+    return ", ".join(expected) if is_list else expected
 
 
 def _find_picture(row: Mapping[str, Any], pictures: "ImageTree") -> "ImageRef | None":

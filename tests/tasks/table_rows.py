@@ -46,14 +46,20 @@ ROWS: Mapping[str, Row] = {
 }
 
 
-def load_table(task: str, lines: Sequence[Mapping[str, Any]], folder: Path, **given: Any) -> Any:
+def load_metadata(task: str) -> dict[str, Any]:
+    """What the benchmark's YAML tells the loader."""
+    text = registry().task(task).path.read_text(encoding="utf-8").replace("!function ", "")
+    found: dict[str, Any] = yaml.load(text, yaml.SafeLoader)["metadata"]
+    return found
+
+
+def load_table(task: str, lines: Sequence[Mapping[str, Any]] | None, folder: Path, **given: Any) -> Any:
     """The documents of a table with these rows, each with a picture, as `harness eval --data` has them.
 
-    A task's own layout is not looked for.
+    A task's own layout is not looked for, unless `given` says so; no table is written where `lines` is None.
     """
-    path = registry().task(task).path
-    config = yaml.load(path.read_text(encoding="utf-8").replace("!function ", ""), yaml.SafeLoader)
     table = folder / "table.jsonl"
-    table.write_text("\n".join(json.dumps({"image": PICTURE, **row}) for row in lines), encoding="utf-8")
-    metadata = {**config["metadata"], "task": task, "paths": {task: str(table)}, "partial_data": True}
+    if lines is not None:
+        table.write_text("\n".join(json.dumps({"image": PICTURE, **row}) for row in lines), encoding="utf-8")
+    metadata = load_metadata(task) | {"task": task, "paths": {task: str(table)}, "partial_data": True}
     return load(**metadata | {"rows_from": None} | given)["test"]

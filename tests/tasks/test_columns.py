@@ -14,7 +14,7 @@ from support.image_marks import marks_in, take_mark
 from tasks.benchmarks import mmbench, mme
 from tasks.columns import list_in, read_columns
 from tasks.registry import registry
-from tests.tasks.table_rows import PICTURE, ROWS, Row, load_table
+from tests.tasks.table_rows import PICTURE, ROWS, Row, load_metadata, load_table
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -275,3 +275,87 @@ def test_a_tsv_where_all_is_text_is_read(tmp_path: Path) -> None:
     table.write_text("\n".join(lines), encoding="utf-8")
     (doc,) = load_table("scienceqa_img", [], tmp_path, paths={"scienceqa_img": str(table)})
     assert (doc["choices"], doc["answer"], doc["hint"]) == (["a feather", "a stone"], 1, "")
+
+
+OWN: dict[str, dict[str, Row]] = {
+    "pope_llava": {
+        f"coco_pope_{split}.json": {"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "yes"}
+        for split in ("random", "popular", "adversarial")
+    },
+    "amber": {
+        "annotations.json": {"id": 1, "type": "relation", "truth": "yes"},
+        "query_generative.json": {"id": 1, "image": "a.jpg", "query": "Is it?"},
+        "query_discriminative.json": {"id": 1, "image": "a.jpg", "query": "Is it?"},
+    },
+    "mmhal": {"response_template.json": ROWS["mmhal"] | {"image_id": "a", "image_src": "https://x/a.jpg"}},
+    "rtvlm": {"data/misleading.jsonl": {"questions": ["Who?", "Where?"], "id": "a", "refused_to_answer": ["Safe"]}},
+    "object_halbench": {
+        "obj_halbench_300_with_image.jsonl": {
+            "image_id": 1,
+            "image": PICTURE,
+            "question": "What?",
+            "gt_objects": ["dog"],
+        }
+    },
+    "chair": {
+        "image_ids.json": {"list": [1]},
+        **{
+            f"{kind}_{part}2014.json": {
+                "categories": [{"id": 1, "name": "dog"}],
+                "annotations": [{"image_id": 1, "category_id": 1, "caption": "A dog."}],
+            }
+            for kind in ("instances", "captions")
+            for part in ("train", "val")
+        },
+    },
+}
+"""Task -> a row of each file of the benchmark's own layout."""
+
+
+def load_own(task: str, files: dict[str, Row], folder: Path) -> Any:
+    for name, row in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        content = row.get("list", row if task == "chair" else [row])
+        (folder / name).write_text(json.dumps(content) if name.endswith(".json") else json.dumps(row), encoding="utf-8")
+    spec = load_metadata(task)
+    chosen = {name: spec[name] for name in ("rows_from", "rows_from_folder") if name in spec}
+    return load_table(task, None, folder, paths={task: str(folder)}, **chosen)
+
+
+@pytest.mark.parametrize("task", OWN)
+def test_a_benchmarks_own_layout_is_read(task: str, tmp_path: Path) -> None:
+    assert len(load_own(task, OWN[task], tmp_path)) == {"pope_llava": 3, "amber": 1, "rtvlm": 2}.get(task, 1)
+
+
+@pytest.mark.parametrize("task", OWN)
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_value_in_a_benchmarks_own_layout_is_read_or_refused_in_one_line(
+    task: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    name = data.draw(st.sampled_from(list(OWN[task])))
+    field = data.draw(st.sampled_from(list(OWN[task][name])))
+    files = {**OWN[task], name: {**OWN[task][name], field: data.draw(JSON)}}
+    said = ""
+    try:
+        found = load_own(task, files, tmp_path_factory.mktemp("t"))
+    except BenchmarkDataError as error:
+        said = str(error)
+    assert "\n" not in said
+    if not said:
+        assert all(isinstance(doc.get("question", doc.get("query", "")), str) for doc in found)
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_parquet_holds_what_it_may_as_well(task: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = {name: cell for name, cell in ROWS[task].items() if cell not in ([], None)}
+    yes = {"yes": True, "Yes": True, "1": True}.get(str(row.get("answer", row.get("gt_answer"))))
+    rows = [row | {"image": PICTURE}] * 2
+    if yes is not None and task != "scienceqa_img":
+        rows = [one | {"answer" if "answer" in row else "gt_answer": yes} for one in rows]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test-00000-of-00001.parquet")
+    given = {"paths": {task: str(tmp_path)}}
+    assert len(load_table(task, None, tmp_path, **given)) == (2 if "key" not in load_metadata(task) else 1)
