@@ -19,7 +19,9 @@ _WRAPPED: Final = "|".join(
         r"\[IMG\](?:\[IMG_END\])?",  # Pixtral
     )
 )
-_TAGGED: Final = r"(?:picture \d+:[ \t]*)?<img>(?:<imagehere>|(?:<img_context>)+|[^<>\n]*)</img>"  # Qwen-VL and others
+_TAGGED: Final = (
+    r"(?:picture \d+:[ \t]*)?<img>(?:<imagehere>|(?:<img_?(?:context|pad)>)+|[^<>\n]*)</img>"  # Qwen-VL and others
+)
 _MARK: Final = re.compile(f"{_WRAPPED}|{_TAGGED}|{_NAMED}", re.IGNORECASE)
 
 

@@ -212,9 +212,11 @@ def find_answers(
 
 
 def check_any(answers: Sequence[Any], path: Path) -> None:
-    """AnswerFileError where no row of a file has an answer."""
+    """AnswerFileError where no row of a file has an answer that says anything."""
     if answers and all(isinstance(answer, FailedAnswer) for answer in answers):
         raise AnswerFileError(f"{path}: {'; '.join(describe_missing(answers))}")
+    if answers and all(isinstance(answer, str) and not answer.strip() for answer in answers):
+        raise AnswerFileError(f"{path}: all {len(answers)} answers are empty")
 
 
 def _is_text(cell: Any) -> bool:

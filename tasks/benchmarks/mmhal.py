@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
 from tasks.answer_files import (
+    ANSWER_FIELDS,
     Answered,
     OfficialAnswers,
-    answer_in,
-    check_any,
     describe_missing,
+    find_answers,
     read_fields,
     read_rows,
 )
@@ -176,9 +176,8 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 
 def _to_judge(found: Sequence[Mapping[str, Any]], path: Path) -> OfficialAnswers:
     """Answers that have no rating yet."""
-    rows = read_fields(found, path, QUESTION | {"model_answer": "any"})
-    answers = [answer_in(row["model_answer"]) for row in rows]
-    check_any(answers, path)
+    rows = read_fields(found, path, QUESTION)
+    answers = find_answers(rows, path, ANSWER_FIELDS, [row["question"] for row in rows])
     docs = [{"image": str(index), **{name: row[name] for name in QUESTION}} for index, row in enumerate(rows)]
     answered = [
         Answered(id=str(index), doc=doc, answer=answer)

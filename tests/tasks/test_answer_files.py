@@ -144,6 +144,18 @@ def test_a_file_without_any_answer_is_refused(layout: Layout, tmp_path: Path) ->
         layout.read(tmp_path, [{**row, layout.field: None} for row in layout.rows])
 
 
+@answers_only
+def test_a_file_of_empty_answers_is_refused(layout: Layout, tmp_path: Path) -> None:
+    with pytest.raises(AnswerFileError, match=f"all {len(layout.rows)} answers are empty"):
+        layout.read(tmp_path, [{**row, layout.field: " "} for row in layout.rows])
+
+
+def test_answers_beside_the_unfilled_template_are_found(tmp_path: Path) -> None:
+    layout = next(layout for layout in LAYOUTS if layout.task == "mmhal")
+    rows = [{**row, "model_answer": "", "response": f"A dog {place}."} for place, row in enumerate(layout.rows)]
+    assert layout.read(tmp_path, rows).answered[1].answer == "A dog 1."
+
+
 @pytest.mark.parametrize("layout", [one for one in (*LAYOUTS, *REVIEWS) if one.row_key], ids=lambda layout: layout.task)
 def test_a_question_answered_twice_counts_once_or_is_refused(layout: Layout, tmp_path: Path) -> None:
     once = layout.read(tmp_path)

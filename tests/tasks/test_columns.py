@@ -108,6 +108,7 @@ MARKS = (
     *("<image>", "<Image>", "<image_placeholder>", "<|image|>", "<|image_1|>", "<image 1>", "<ImageHere>", "[IMG]"),
     *("<img>a/b.jpg</img>", "Picture 1: <img>a.jpg</img>", "<Img><ImageHere></Img>", "<start_of_image>"),
     *("<|vision_start|><|image_pad|><|vision_end|>", "(<image>./</image>)", "<img><IMG_CONTEXT></img>"),
+    "Picture 1: <img><imgpad></img>",
 )
 
 
