@@ -226,10 +226,11 @@ def _encode(
     from torch.nn.utils.rnn import pad_sequence
 
     from trainers.data.chat import Chat, stops_of
+    from trainers.data.image_places import user_message
 
     chat = Chat(processor, stops_of(model, processor))
     turns = [
-        chat.read([{"role": "user", "content": pair.prompt}], pictures, [getattr(pair, side) for side in SIDES])
+        chat.read([user_message(pair)], pictures, [getattr(pair, side) for side in SIDES])
         for pair, pictures in zip(pairs, shown, strict=True)
     ]
     # The template has written the start token already.

@@ -15,6 +15,7 @@ from support.images import ImageRef
 from tests.trainers.image_makers import png
 from tests.trainers.pair_makers import WAYS, pair
 from trainers.config.data import ASPECTS
+from trainers.data.image_places import count_marks
 from trainers.data.pair_formats import SeenPairs, read_pairs, write_best, write_pairs
 from trainers.data.pair_rules import BestAnswer
 from trainers.data.rows import Preference
@@ -32,7 +33,7 @@ def pairs_of(pictures: int) -> st.SearchStrategy[list[Preference]]:
     images = st.lists(PICTURE, max_size=pictures).map(tuple)
     margin, row = st.none() | st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**40)
     texts = dict.fromkeys(["prompt", "chosen", "rejected", "row_id", "chosen_model", "rejected_model"], TEXT)
-    texts |= {"id": TEXT.filter(bool)}
+    texts |= {"id": TEXT.filter(bool), "prompt": TEXT.filter(lambda text: not count_marks(text))}
     ratings = dict.fromkeys(("chosen_ratings", "rejected_ratings"), RATINGS)
     made = st.builds(Preference, images=images, margin=margin, row=row, **texts, **ratings)
     return st.lists(made, max_size=5, unique_by=(lambda pair: pair.id, lambda pair: pair.row))

@@ -35,9 +35,10 @@ class Message:
 
     role: str
     text: str
-    """With IMAGE_TOKEN where a picture stands, if one stands behind a text."""
     pictures: tuple[Any, ...] = ()
     """In their order: what names each picture, as the cell of a column would; None for one that a column names."""
+    places: tuple[int, ...] = ()
+    """Where in the text each of these pictures stands, in characters; () for all in front."""
 
 
 def only_message(value: Any, role: str, what: str) -> Message:
@@ -84,30 +85,29 @@ def _read_message(message: Mapping[str, Any], what: str) -> Message:
 
 
 def _read_parts(role: str, parts: list[Any], what: str) -> Message:
-    texts: list[str] = []
-    """The texts, and the token for each picture."""
+    text = ""
+    texts = 0
     pictures: list[Any] = []
-    behind = False
+    places: list[int] = []
+    between = ""
+    """What separates the next text from the one before it: nothing, where a picture does."""
     for part in parts:
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        kind = part.get("type") if isinstance(part, Mapping) else None
+        kind = part.get("type") if isinstance(part, Mapping) else "text"
         if isinstance(part, Mapping) and kind is None:  # Qwen-VL's own form has no type
             kind = next((name for name in (*_PICTURE, "text") if part.get(name) is not None), None)
-        if kind in _TEXT and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif kind in _PICTURE:
-            behind = behind or any(text != IMAGE_TOKEN for text in texts)
-            texts.append(IMAGE_TOKEN)
+        said = part.get("text") if isinstance(part, Mapping) else part
+        if kind in _TEXT and isinstance(said, str):
+            text += between + said
+            texts, between = texts + 1, "\n"
+        elif kind in _PICTURE and isinstance(part, Mapping):
+            places.append(len(text))
             pictures.append(_find_name(part))
+            between = ""
         elif kind not in _TEXT:
             raise NoPair(f"{what} with a part of type {kind!r}" if isinstance(kind, str) else f"no {what}")
-    if not behind:
-        texts = texts[len(pictures) :]
     if not texts and not pictures:
         raise NoPair(f"no {what}")
-    return Message(role=role, text="\n".join(texts), pictures=tuple(pictures))
+    return Message(role=role, text=text, pictures=tuple(pictures), places=tuple(places) if any(places) else ())
 
 
 def _find_name(part: Mapping[str, Any]) -> Any:

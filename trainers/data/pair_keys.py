@@ -28,7 +28,7 @@ class PairKeys:
         Where the data do not number rows, neighbours of equal prompt and pictures are one row, and ids are made unique
         by their place.
         """
-        shown = (values["prompt"], values["images"])
+        shown = (values["prompt"], values["images"], values.get("places", ()))
         if "row" in values:
             row = self._find_row(values["row"], file, hash(shown))
             id = values["id"] or str(self._count)

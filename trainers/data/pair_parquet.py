@@ -5,6 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from support.errors import DataError
 from support.files import atomic_path
 from support.records import Record, batches, write_parquet
 from trainers.data.image_export import ImageExporter
@@ -49,6 +50,10 @@ def _trl_schema() -> Any:
 
 def _trl_columns(batch: Sequence[Preference], exporter: ImageExporter) -> dict[str, Any]:
     """Column -> its values, as a list or, where they are nested, as an Arrow array."""
+    if among := next((pair for pair in batch if pair.places), None):
+        raise DataError(
+            f"pair {among.id!r} has images among its words, which TRL's parquet has no place for: write jsonl"
+        )
     given = [exporter.give(pair.images) for pair in batch]
     shown = [one for record in given for one in record.images]
     lengths = [len(record.images) for record in given]

@@ -6,14 +6,16 @@ What a format has no place for (row, models, margin, ratings) stands under our o
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from support.errors import DataError
 from support.image_folders import ImageIndex
+from support.images import ImageRef
 from support.records import Record
 from trainers.data.conversations import IMAGE_TOKEN, Message, NoPair, only_message, read_messages
 from trainers.data.image_export import Given, safe_name
+from trainers.data.image_places import count_marks, parts_of, read_places, with_marks
 from trainers.data.pair_pictures import find_pictures
 from trainers.data.rows import Preference
 
@@ -90,7 +92,7 @@ def _read_trl(record: Record, places: ImageIndex) -> dict[str, Any]:
     return {
         "id": _read_id(record.get("id")),
         "prompt": prompt.text,
-        "images": places.with_absent(record, find_pictures(record, places, prompt, ("images", "image"))),
+        **_with_places(prompt, places.with_absent(record, find_pictures(record, places, prompt, ("images", "image")))),
         "chosen": _read_answer(record["chosen"], "chosen answer"),
         "rejected": _read_answer(record["rejected"], "rejected answer"),
         **_read_origin(record),
@@ -104,37 +106,40 @@ def _read_answer(value: Any, what: str) -> str:
     return answer.text
 
 
+def _with_places(prompt: Message, images: tuple[ImageRef, ...]) -> dict[str, Any]:
+    return {"images": images, "places": prompt.places if len(prompt.places) == len(images) else ()}
+
+
 def _write_trl(pair: Preference, given: Given, place: int) -> Record:
-    prompt = [{"role": "user", "content": pair.prompt}]
+    there = _places_there(pair, given)
+    prompt = [{"role": "user", "content": parts_of(pair.prompt, there) if there else pair.prompt}]
     answers = {name: [{"role": "assistant", "content": getattr(pair, name)}] for name in ("chosen", "rejected")}
     return {"images": given.images, "prompt": prompt, **answers, "id": pair.id, **_write_origin(pair), **given.names}
 
 
-# POVID and sharegpt: turns of {from, value}, images as tokens in the text.
+# POVID and sharegpt: turns of {from, value}, images as tokens in the text, in their places.
 
 
-def _add_tokens(prompt: str, images: int) -> str:
-    return f"{IMAGE_TOKEN}\n" * images + prompt
+def _places_there(pair: Preference, given: Given) -> list[int]:
+    """The places of the images that the file has."""
+    if not pair.places:
+        return []
+    return [place for place, there in zip(pair.places, given.names["image_there"], strict=True) if there]
 
 
-def _remove_tokens(value: str, images: int) -> str:
-    """The prompt without one token an image: those in front are removed first, then those at the end, then any."""
-    left = images
-    while left and value.startswith(IMAGE_TOKEN):
-        value = value[len(IMAGE_TOKEN) :]
-        value = value[1:] if value.startswith("\n") else value.lstrip(" ")
-        left -= 1
-    while left and value.endswith(IMAGE_TOKEN):
-        value = value[: -len(IMAGE_TOKEN)].rstrip(" ").removesuffix("\n")
-        left -= 1
-    return value.replace(IMAGE_TOKEN, "", left) if left else value
+def _write_prompt(pair: Preference, given: Given) -> str:
+    if pair.places:
+        return with_marks(pair.prompt, _places_there(pair, given), IMAGE_TOKEN)
+    if given.images and count_marks(pair.prompt) == len(given.images):  # they are marked already
+        return pair.prompt
+    return f"{IMAGE_TOKEN}\n" * len(given.images) + pair.prompt
 
 
 def _read_povid(record: Record, places: ImageIndex) -> dict[str, Any]:
     right, wrong = (_read_exchange(record[name]) for name in ("conversations", "rejected_conversations"))
     if right[0] != wrong[0]:
         raise NoPair("two different prompts")
-    return _read_turns(record, places, ("image", "images"), right[0], right[1].text, wrong[1].text)
+    return _read_turns(record, places, ("image", "images"), right[0], (right[1].text, wrong[1].text), as_llava=True)
 
 
 def _read_exchange(value: Any) -> tuple[Message, Message]:
@@ -146,22 +151,33 @@ def _read_exchange(value: Any) -> tuple[Message, Message]:
 
 
 def _read_turns(
-    record: Record, places: ImageIndex, columns: Sequence[str], prompt: Message, chosen: Any, rejected: Any
+    record: Record,
+    places: ImageIndex,
+    columns: Sequence[str],
+    prompt: Message,
+    answers: tuple[Any, Any],
+    *,
+    as_llava: bool = False,
 ) -> dict[str, Any]:
-    images = find_pictures(record, places, prompt, columns)
+    given = find_pictures(record, places, prompt, columns)
+    images = places.with_absent(record, given)
+    if not prompt.pictures:
+        count = len(images) if count_marks(prompt.text) == len(images) else len(given)
+        text, stand = read_places(prompt.text, count, as_llava=as_llava)
+        prompt = replace(prompt, text=text, places=stand)
     return {
         "id": _read_id(record.get("id")),
-        "prompt": _remove_tokens(prompt.text, len(images)),
-        "images": places.with_absent(record, images),
-        "chosen": _read_answer(chosen, "chosen answer"),
-        "rejected": _read_answer(rejected, "rejected answer"),
+        "prompt": prompt.text,
+        **_with_places(prompt, images),
+        "chosen": _read_answer(answers[0], "chosen answer"),
+        "rejected": _read_answer(answers[1], "rejected answer"),
         **_read_origin(record),
     }
 
 
 def _write_povid(pair: Preference, given: Given, place: int) -> Record:
     images = given.images
-    prompt = {"from": "human", "value": _add_tokens(pair.prompt, len(images))}
+    prompt = {"from": "human", "value": _write_prompt(pair, given)}
     return {
         "id": pair.id,
         **({"image": images[0] if len(images) == 1 else images} if images else {}),
@@ -174,13 +190,13 @@ def _write_povid(pair: Preference, given: Given, place: int) -> Record:
 
 def _read_sharegpt(record: Record, places: ImageIndex) -> dict[str, Any]:
     prompt = only_message(record["conversations"], "user", "prompt")
-    return _read_turns(record, places, ("images", "image"), prompt, record["chosen"], record["rejected"])
+    return _read_turns(record, places, ("images", "image"), prompt, (record["chosen"], record["rejected"]))
 
 
 def _write_sharegpt(pair: Preference, given: Given, place: int) -> Record:
     images = given.images
     return {
-        "conversations": [{"from": "human", "value": _add_tokens(pair.prompt, len(images))}],
+        "conversations": [{"from": "human", "value": _write_prompt(pair, given)}],
         "chosen": {"from": "gpt", "value": pair.chosen},
         "rejected": {"from": "gpt", "value": pair.rejected},
         "images": images,
@@ -209,7 +225,7 @@ def _read_rlaif(record: Record, places: ImageIndex) -> dict[str, Any]:
     return {
         "id": _read_id(origin.get("id") if ours else record.get("idx")),
         "prompt": prompt.text,
-        "images": find_pictures(record, places, prompt, ("image", "image_path"), name),
+        **_with_places(prompt, find_pictures(record, places, prompt, ("image", "image_path"), name)),
         "chosen": _read_answer(record["chosen"], "chosen answer"),
         "rejected": _read_answer(record["rejected"], "rejected answer"),
         **by,
@@ -241,6 +257,8 @@ def _write_rl_image(pair: Preference, given: Given) -> Record:
     if len(pair.images) > 1:
         others = "rlhf-v and rlaif-v hold one: take trl, povid or sharegpt"
         raise DataError(f"pair {pair.id!r} has {len(pair.images)} images; {others}")
+    if pair.places:
+        raise DataError(f"pair {pair.id!r} has its image among its words: take trl, povid or sharegpt")
     return {"ds_name": "VLFeedback", "image": given.images[0] if given.images else None}
 
 

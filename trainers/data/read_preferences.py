@@ -25,7 +25,8 @@ from support.progress import report
 from support.shards import is_there
 from trainers.config.data import PairOptions, PreferenceFile
 from trainers.data.image_hashes import HashCache, ImageFacts
-from trainers.data.pair_formats import IMAGE_TOKEN, SeenPairs, read_pairs
+from trainers.data.image_places import MARK, count_marks, read_places
+from trainers.data.pair_formats import SeenPairs, read_pairs
 from trainers.data.pair_rules import PairCounts, best_answers, pair_up, rule_of, settle
 from trainers.data.pair_split import prompt_key, split
 from trainers.data.rows import Preference
@@ -173,7 +174,7 @@ def _report_each(items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
-_TOKEN = re.compile(rf"\s*{IMAGE_TOKEN}\s*$|{IMAGE_TOKEN}[ \t]*\n?")
+_TOKEN = re.compile(rf"\s*(?:{MARK.pattern})\s*$|(?:{MARK.pattern})[ \t]*\n?", re.IGNORECASE)
 """With the line that it stands on alone."""
 
 
@@ -181,22 +182,28 @@ def _without_tokens(pairs: list[Preference], dataset: PreferenceFile) -> list[Pr
     """A token that marks the place of an image in others' prompts is no text to learn from, whichever this model
     uses."""
     if dataset.image_tokens == "drop":
-        pairs = [
-            # A count of 0 would mean all of them.
-            replace(pair, prompt=_TOKEN.sub("", pair.prompt, count=len(pair.images))) if pair.images else pair
-            for pair in pairs
-        ]
-    held = [pair for pair in pairs if IMAGE_TOKEN in pair.prompt]
+        pairs = [_drop_tokens(pair) if pair.images and count_marks(pair.prompt) else pair for pair in pairs]
+    held = [pair for pair in pairs if count_marks(pair.prompt)]
     if held:
         refused = dataset.image_tokens == "refuse"
         what = (
             "image_tokens = 'drop' takes out as many as there are pictures" if refused else "more of them than pictures"
         )
+        token = next(iter(MARK.finditer(held[0].prompt))).group()
         raise DataError(
-            f"{dataset.read}: {len(held):,} of {len(pairs):,} pairs have {IMAGE_TOKEN!r} in their prompt: "
+            f"{dataset.read}: {len(held):,} of {len(pairs):,} pairs have {token!r} in their prompt: "
             f"{first_few([pair.id for pair in held])}; {what}"
         )
     return pairs
+
+
+def _drop_tokens(pair: Preference) -> Preference:
+    """The pair without as many tokens as it has images; several that stand among its words keep their places."""
+    count = len(pair.images)
+    if count > 1 and count_marks(pair.prompt) == count:
+        text, places = read_places(pair.prompt, count, as_llava=True)
+        return replace(pair, prompt=text, places=places)
+    return replace(pair, prompt=_TOKEN.sub("", pair.prompt, count=count))
 
 
 def digest(pairs: Sequence[Preference], cache: HashCache | None = None) -> str:
@@ -211,5 +218,5 @@ def _digest(pairs: Sequence[Preference], facts: Mapping[ImageRef, ImageFacts]) -
         shown = [(image.name, facts[image].digest) for image in pair.images]
         if unreadable := next((facts[image].problem for image in pair.images if not facts[image].digest), None):
             raise OSError(unreadable)
-        total.update(json.dumps([pair.id, pair.prompt, shown, pair.chosen, pair.rejected]).encode())
+        total.update(json.dumps([pair.id, pair.prompt, shown, pair.chosen, pair.rejected, *pair.places]).encode())
     return total.hexdigest()[:16]

@@ -49,6 +49,8 @@ class Preference:
     images: tuple[ImageRef, ...]
     chosen: str
     rejected: str
+    places: tuple[int, ...] = ()
+    """Where in the prompt each image stands, in characters; () for all in front."""
     margin: float | None = None
     """Score of `chosen` minus that of `rejected` by the rule that made the pair, in rating points; None where nobody
     rated."""

@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 from torch.utils.data import Sampler
 
+from trainers.data.image_places import user_message
 from trainers.data.rows import Preference
 
 AHEAD = 32
@@ -159,6 +160,6 @@ class Answers(Pairs):
 def _prompt_columns(pair: Preference) -> dict[str, Any]:
     return {
         "images": [picture.open().convert("RGB") for picture in pair.images],
-        "prompt": [{"role": "user", "content": pair.prompt}],
+        "prompt": [user_message(pair)],
         "id": pair.id,
     }

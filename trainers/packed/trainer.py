@@ -331,7 +331,7 @@ def digests(preferences: Sequence[Preference], settings: str) -> list[str]:
     for pair in preferences:
         if pair.row not in images:
             images[pair.row] = [digest_of(picture) for picture in pair.images]
-        content = json.dumps([settings, images[pair.row], pair.prompt, pair.chosen, pair.rejected])
+        content = json.dumps([settings, images[pair.row], pair.prompt, pair.chosen, pair.rejected, *pair.places])
         found.append(hashlib.sha256(content.encode()).hexdigest())
     return found
 

@@ -1,6 +1,7 @@
 """Checks before and during training: pairs that can't be trained on, losses that are not finite, uneven steps."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from support.progress import report
 from trainers.config.training import Lora
 from trainers.data.chat import Chat
 from trainers.data.image_hashes import size_of
+from trainers.data.image_places import parts_of, user_message
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
 from trainers.packed.collator import CutError
@@ -34,12 +36,18 @@ from trainers.training.step_weights import (
 
 PLACEHOLDERS = ("image_token", "video_token")
 """Processors' attributes for the tokens that represent pictures in a text."""
+_OF_PICTURES = re.compile(r"im(?:g|age)|video|vision", re.IGNORECASE)
+"""In the names of special tokens that have to do with pictures."""
 
 
 def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
-    """TrainingError for pairs whose texts contain the model's token for a picture: it would count as a picture."""
+    """TrainingError for pairs whose texts contain the model's token for a picture, which would count as a picture, and
+    for pairs whose pictures its chat template would move away from the words that they stand among."""
     found = (getattr(processor, name, None) for name in PLACEHOLDERS)
     placeholders = {str(getattr(token, "content", token)) for token in found if token}
+    tokenizer = processor.tokenizer
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    placeholders |= {token for token in (*special, *tokenizer.all_special_tokens) if _OF_PICTURES.search(token)}
     held = [
         (pair.id, token)
         for pair in pairs
@@ -53,6 +61,21 @@ def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
             f"{len(ids):,} of {len(pairs):,} pairs have {tokens} written in prompt or answer, which is what stands for "
             f"a picture in this model: {first_few(ids)}; take it out of their texts, or leave them out of the data"
         )
+    among = [pair.id for pair in pairs if len(set(pair.places)) > 1 or 0 < min(pair.places or [0]) < len(pair.prompt)]
+    if among and not _keeps_places(processor):
+        raise TrainingError(
+            f"{len(among):,} of {len(pairs):,} pairs have pictures among the words of their prompt, and this model's "
+            f"chat template puts all pictures in front: {first_few(among)}; leave them out, or take another model"
+        )
+
+
+def _keeps_places(processor: Any) -> bool:
+    """Whether the chat template writes a picture where it stands between two texts."""
+    first, second = "before the picture", "behind the picture"
+    parts = parts_of(first + second, [len(first)])
+    told = Chat(processor).prompt([{"role": "user", "content": parts}], [Image.new("RGB", (8, 8))])
+    between = told.partition(first)[2].partition(second)
+    return bool(between[1] and between[0].strip())
 
 
 def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int | None) -> None:
@@ -74,7 +97,7 @@ def _measure_prompt(pair: Preference, processor: Any) -> int:
     """Tokens of a pair's prompt with its images; TrainingError."""
     # Of an image only its size counts.
     images = [Image.new("RGB", size_of(picture)) for picture in pair.images]
-    text = Chat(processor).prompt([{"role": "user", "content": pair.prompt}], images)
+    text = Chat(processor).prompt([user_message(pair)], images)
     given: dict[str, Any] = {"images": [images]} if images else {}
     try:
         read = processor(text=[text], **given, add_special_tokens=False, return_tensors="pt")

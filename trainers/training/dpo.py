@@ -24,7 +24,7 @@ from trainers.training.checked_trainer import CheckedTrainer, check_lengths, che
 from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 from trainers.training.loop import RunCallback, run
-from trainers.training.model import add_adapters, load_model, load_weights
+from trainers.training.model import add_adapters, load_model, load_processor, load_weights
 from trainers.training.trl_arguments import common_arguments
 
 
@@ -63,8 +63,8 @@ def _make_trainer(
     training = job.recipe.training
     settings = {name: getattr(training, name) for name in ("beta", "smoothing", "sft_weight")}
     arguments = DPOConfig(**training.loss_spec.trl_arguments(**settings), **common_arguments(job, len(pairs)))
+    check_texts([*pairs, *held_out], load_processor(job))
     model, processor = load_model(job)
-    check_texts([*pairs, *held_out], processor)
     model, peft_config = add_adapters(model, training, job.recipe.seed)
     given: dict[str, Any] = {"model": model, "processing_class": processor, "peft_config": peft_config}
     given |= {"args": arguments, "callbacks": [callback]}

@@ -46,7 +46,12 @@ def load_model(job: Job) -> tuple[Any, Any]:
         known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
         missed = f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}"
         raise TrainingError(f"{missed}; its matrices: {known}")
-    return model, read_processor(job.base, job.base_name or job.base, job.chat_template)
+    return model, load_processor(job)
+
+
+def load_processor(job: Job) -> Any:
+    """The processor of the job's base alone, which takes no time; TrainingError."""
+    return read_processor(job.base, job.base_name or job.base, job.chat_template)
 
 
 def load_weights(job: Job) -> Any:

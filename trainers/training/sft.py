@@ -12,7 +12,7 @@ from trainers.training.checked_trainer import CheckedTrainer, check_lengths, che
 from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 from trainers.training.loop import RunCallback, run
-from trainers.training.model import add_adapters, load_model
+from trainers.training.model import add_adapters, load_model, load_processor
 from trainers.training.trl_arguments import common_arguments
 
 
@@ -30,8 +30,8 @@ def _make_trainer(
 ) -> CheckedTrainer:
     training, both = job.recipe.training, [*pairs, *held_out]
     arguments = SFTConfig(**common_arguments(job, len(pairs)))
+    check_texts(both, load_processor(job))
     model, processor = load_model(job)
-    check_texts(both, processor)
     check_lengths(both, processor, training.max_length)
     model, peft_config = add_adapters(model, training, job.recipe.seed)
     trainer = SupervisedTrainer(
