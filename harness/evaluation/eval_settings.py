@@ -8,6 +8,7 @@ from harness.evaluation.scoring import times_asked
 from harness.models.configuration import configuration_of, counts_for
 from harness.models.load import for_model
 from harness.models.provenance import digest_of_model
+from harness.models.served_identity import FINGERPRINT
 from harness.models.spec import ModelSpec
 from leaderboards.board.board import Board
 from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
@@ -106,7 +107,7 @@ def on_board(
         "prompt suffix": for_model(engine, spec).suffix or "",
         "model settings": engine.recorded().get("model settings", ""),
     }
-    wanted = digest_of_model(spec) | engine.recorded() | facts
+    wanted = {FINGERPRINT: ""} | digest_of_model(spec) | engine.recorded() | facts
     times, configuration = times_asked(judge, settings.judge_repeats), configuration_of(spec)
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:

@@ -55,6 +55,8 @@ class ModelScorer:
         """Score one model under this name, with other engine settings if given; None if the board has its scores."""
         settings, engine, run = self.settings, engine or self.engine, self._name_run(name)
         spec = identified(replace(fetch(spec), fresh=self.fresh), self.ledger, run=run, fresh=self.fresh)
+        if settings.seed and (self.server is not None or spec.backend == "openai"):
+            engine = replace(engine, overrides={"seed": settings.seed, **engine.overrides})  # it is sent
         asked = (spec, name, self.tasks, self.judge, settings, engine)
         if self.board is not None and not self.fresh and on_board(self.board, *asked):
             log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")

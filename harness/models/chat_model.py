@@ -26,7 +26,7 @@ from lm_eval.api.model import LM
 from PIL.Image import Image
 
 from harness.models.chat_settings import ServedModelSettings
-from harness.models.served_identity import identified
+from harness.models.served_identity import FINGERPRINT, fingerprint_in, identified, name_in_ledger
 from harness.models.spec import ModelSpec
 from support.errors import ModelError, SettingError
 from tasks.answer import Answer, FailedAnswer
@@ -94,6 +94,10 @@ class OpenAIVisionLM(LM):
         self.takes_seed, self.stage = seed_by_question, stage
         self.identity = identity or server.shown
         """What names the server in the ledger."""
+        self.digests: Mapping[str, str] = {}
+        """What is known of the model behind it."""
+        self.fingerprints: set[str] = set()
+        """Of the servers that replied."""
         self.keys: set[str] = set()
         """Names in the ledger of what was asked so far."""
         self.client = ChatClient(model, server, ledger=Ledger(ledger or LEDGER), settings=self.settings)
@@ -105,7 +109,7 @@ class OpenAIVisionLM(LM):
         server = server_of(spec.url, name=spec.pretrained, variable=spec.key)
         identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
         lm = cls(spec.pretrained, url=server, identity=identity, ledger=ledger, **settings)
-        lm.client.fresh = spec.fresh
+        lm.client.fresh, lm.digests = spec.fresh, spec.digests
         return lm
 
     @property
@@ -232,7 +236,12 @@ class OpenAIVisionLM(LM):
 
     def read(self, body: Any, request: Request) -> Reply:
         """The answer in a body, which may be empty. TransientError, PermanentError."""
-        return read_answer(body)
+        answer, fingerprint = read_answer(body), fingerprint_in(body)
+        if self.digests and fingerprint and fingerprint not in self.fingerprints:
+            mark = self.digests.get(FINGERPRINT, "")
+            self.client.ledger.note_fingerprint(name_in_ledger(self.digests), fingerprint, mark)
+            self.fingerprints.add(fingerprint)
+        return answer
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Not to be had."""

@@ -5,8 +5,9 @@
 
 A name and a URL are no model: the next checkpoint may be served under both. What tells models apart is, in this order:
 the name itself, where it is that of a dated snapshot; what the user says by --model-version; what the server says of
-the model in its list (`root`, a `created` that stays, a digest). Where nothing does, answers are kept for one run only:
-until it ends, the same command goes on with them, so that a killed run is not paid for twice.
+the model in its list (`root`, a `created` that stays, a digest), and of itself in its replies (`system_fingerprint`).
+Where nothing does, answers are kept for one run only: until it ends, the same command goes on with them, so that a
+killed run is not paid for twice.
 """
 
 import asyncio
@@ -40,6 +41,8 @@ SNAPSHOT: Final = re.compile(
 """Names that stand for the same weights for ever: OpenAI's dated snapshots, and models that were fine-tuned there."""
 RUN: Final = "answers of"
 """In provenance: the one run that these answers were given in."""
+FINGERPRINT: Final = "fingerprint"
+"""In provenance: the `system_fingerprint` of a server that had another one before."""
 PATIENCE: Final = 20.0
 """Seconds to wait for a server's list of models."""
 TELLING: Final = ("root", "version", "revision", "weight_version", "digest", "sha", "sha256", "hash", "modified_at")
@@ -72,6 +75,8 @@ def identified(spec: ModelSpec, ledger: Path | None = None, *, run: str = "", fr
     digests = {"weights": f"{spec.pretrained}@{server.shown}" + (f" ({own})" if own else "")}
     if more:
         digests["server says"] = json.dumps(more, sort_keys=True)
+    if told and not spec.version and (mark := _mark_of(server, spec.pretrained, digests, ledger)):
+        digests[FINGERPRINT] = mark
     if not told:
         digests[RUN] = _run_of(_scope(run, digests), ledger, fresh) if run else uuid4().hex
     return replace(spec, digests=digests)
@@ -80,6 +85,41 @@ def identified(spec: ModelSpec, ledger: Path | None = None, *, run: str = "", fr
 def _run_of(scope: str, ledger: Path | None, fresh: bool) -> str:
     with closing(Ledger(ledger or LEDGER)) as kept:
         return kept.open_run(scope, anew=fresh)
+
+
+def _mark_of(server: Server, model: str, digests: Mapping[str, str], ledger: Path | None) -> str:
+    """What sets answers of the server as it is now apart from those of before; empty where nothing does.
+
+    A fingerprint comes with a reply alone: a server whose replies had one is asked one short question. What answered
+    side by side in one run has one mark.
+    """
+    with closing(Ledger(ledger or LEDGER)) as kept:
+        known = kept.fingerprints(name_in_ledger(digests))
+    now = run_in_thread(_ask_for_fingerprint(server, model)) if known else ""
+    return known.get(now, now)
+
+
+async def _ask_for_fingerprint(server: Server, model: str) -> str:
+    import openai
+
+    question: Any = [{"role": "user", "content": "Hello"}]
+    async with server.connect(PATIENCE) as connection:
+        try:
+            ask = connection.chat.completions.with_raw_response.create
+            return fingerprint_in(json.loads((await ask(model=model, messages=question, max_tokens=1)).text))
+        except (openai.OpenAIError, ValueError):
+            return ""
+
+
+def fingerprint_in(body: object) -> str:
+    """What a reply says of the server that gave it; empty where it says nothing."""
+    found = body.get("system_fingerprint") if isinstance(body, dict) else None
+    return one_line(found)[:200] if isinstance(found, str) else ""
+
+
+def name_in_ledger(digests: Mapping[str, str]) -> str:
+    """What names a model's fingerprints in the ledger."""
+    return json.dumps({name: value for name, value in digests.items() if name != FINGERPRINT}, sort_keys=True)
 
 
 def is_of_one_run(spec: ModelSpec) -> bool:

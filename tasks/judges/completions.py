@@ -63,7 +63,7 @@ async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
     except openai.APITimeoutError:
         raise TransientError(f"timeout: no reply in {connection.timeout:g} s") from None
     except openai.APIConnectionError as error:
-        raise TransientError(f"no connection: {words_of(error, connection)}") from None
+        raise TransientError(f"no connection to {connection.base_url}: {words_of(error, connection)}") from None
     except openai.APIResponseValidationError:
         raise TransientError("a body that is no JSON") from None
     return parsed(response.content)

@@ -53,6 +53,9 @@ CREATE TABLE IF NOT EXISTS claims (
     key TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, expires REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS runs (scope TEXT PRIMARY KEY, run TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS fingerprints (
+    model TEXT NOT NULL, fingerprint TEXT NOT NULL, mark TEXT NOT NULL, PRIMARY KEY (model, fingerprint)
+);
 """
 
 
@@ -220,6 +223,14 @@ class Ledger:
     def close_runs(self, begin: str) -> None:
         """The runs whose scopes begin so have ended."""
         self._run("DELETE FROM runs WHERE substr(scope, 1, length(?)) = ?", begin, begin)
+
+    def fingerprints(self, model: str) -> dict[str, str]:
+        """The `system_fingerprint`s of a model's replies, and the mark that its answers were kept under then."""
+        return dict(self._run("SELECT fingerprint, mark FROM fingerprints WHERE model = ?", model))
+
+    def note_fingerprint(self, model: str, fingerprint: str, mark: str) -> None:
+        """Keep that a reply of the model had this fingerprint; the first mark stays."""
+        self._run("INSERT OR IGNORE INTO fingerprints VALUES (?, ?, ?)", model, fingerprint, mark)
 
     def open_batch(self, batch: str, model: str, task: str, keys: list[str]) -> None:
         """Keep that a batch with these questions is on its way."""

@@ -27,6 +27,7 @@ class Served:
 
     def __init__(self) -> None:
         self.says, self.stops_after = "Yes", 10**9
+        self.fingerprint: Any = None
         self.models: list[Any] | Callable[[], list[Any]] | None = []
         self.calls: list[dict[str, Any]] = []
         self.listed = 0
@@ -57,6 +58,7 @@ class Served:
                 message = {"role": "assistant", "content": served.says}
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 done = {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"]}
+                done["system_fingerprint"] = served.fingerprint
                 self.send(200, done | {"choices": [choice], "usage": None})
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -167,6 +169,29 @@ def test_a_server_that_started_just_now_and_says_so_each_time_is_known(served: S
     served.models = lambda: card(created=started)
     assert score()[0] == 6
     assert score(out="elsewhere")[0] == 0
+
+
+def test_another_fingerprint_is_another_model(served: Served, score: Any) -> None:
+    served.models, served.fingerprint = card(root="/ckpt/latest"), "fp_1"
+    assert score()[:2] == (6, 100.0)
+    assert score()[0] == 1  # one short question, which its fingerprint comes with
+    served.says, served.fingerprint = "No", "fp_2"
+    assert score()[:2] == (7, 0.0)
+    assert score(out="elsewhere")[:2] == (1, 0.0)
+    served.fingerprint = "fp_1"
+    assert score(out="elsewhere")[:2] == (1, 100.0)
+    odd_ones: tuple[Any, ...] = (None, "", 3, ["fp"], {})
+    for odd in odd_ones:
+        served.fingerprint = odd
+        assert score(out=f"odd {odd}")[0] == 1
+
+
+def test_the_seed_of_the_run_is_sent(served: Served, score: Any) -> None:
+    score("--seed", "7")
+    assert {call["seed"] for call in served.calls} == {7}
+    score("--seed", "7", "--model-set", "seed=8")
+    score()
+    assert [call["seed"] for call in served.calls[6::6]] == [8, 0]
 
 
 def test_the_users_word_stands_for_the_servers(served: Served, score: Any) -> None:
