@@ -154,7 +154,7 @@ def test_a_row_that_a_server_refuses_is_recorded_as_failed_and_had_by_the_next_r
     server.faults = ["status:400"] + [None] * 7 + ["status:400"] * 2  # and again, both times
     found = decode(instructions, data(member, other), 0, tmp_path, pool)
     assert found["far@1"].failed == 1
-    assert found["far@1"].reasons == {"no reply (content filter)": 1}
+    assert found["far@1"].reasons == {"content filter": 1}
     rows = [json.loads(line) for line in answers_file(tmp_path, "far@1").read_text().splitlines()]
     assert [row["attempts"] for row in rows if "failed" in row] == [3]
     asked_before = len(server.log)
