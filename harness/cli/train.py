@@ -72,7 +72,7 @@ def train_command(
     from trainers.config.recipe import PretrainingRecipe
 
     changes = {"base": base, "data": data, "images": images, "limit": limit, "seed": seed}
-    found, authors = _find_recipe(recipe, config, changes, launch.plain_trl)
+    found, authors = _find_recipe(recipe, config, changes, launch.plain_trl, fetch=not dry_run)
     folder = run_folder_of(out, found.name, seed)
     launched = is_launched()
     if launched:
@@ -92,7 +92,9 @@ def train_command(
         check_packages(found, folder)
     if dry_run:
         from harness.runs.plan import training_steps
+        from harness.runs.recipe_training import check_data
 
+        check_data(found, found.dataset)
         steps = training_steps(found, found.dataset, layout.world)
         print_plan(f"{found.name}: {found.trainer} on {found.base}", steps, folder)
         if launch.slurm is not None or layout.needs_launch:
@@ -117,7 +119,7 @@ def train_arm_command(folder: Annotated[Path, typer.Argument()]) -> int:
 
 
 def _find_recipe(
-    recipe: str | None, config: Path | None, changes: dict[str, Any], plain_trl: bool
+    recipe: str | None, config: Path | None, changes: dict[str, Any], plain_trl: bool, *, fetch: bool
 ) -> "tuple[AnyRecipe, Config | None]":
     """The recipe with what the options change, and the authors' configuration if it was read from one."""
     from trainers.config.recipe import PretrainingRecipe, find_recipe
@@ -144,8 +146,22 @@ def _find_recipe(
         raise UsageError(f"recipe {found.name!r} starts from nothing: --base is for recipes that train a model")
     if found.dataset is not None and of_dataset:
         top["dataset"] = found.dataset.model_dump(exclude_unset=True) | of_dataset
+        if "data" in given:
+            top["dataset"] = _settle_data(top["dataset"], found.name, fetch)
     with_options = change_recipe(found, top, f"recipe {found.name!r}, with what the options change")
     return use_plain_trl(with_options) if plain_trl else with_options, authors
+
+
+def _settle_data(dataset: dict[str, Any], recipe: str, fetch: bool) -> dict[str, Any]:
+    """[dataset] for the data of --data, without the recipe's keys that are for its own data alone; `fetch`: what is on
+    the hub may be downloaded to find out."""
+    from trainers.config.data import PreferenceFile
+    from trainers.data.read_preferences import settle_for
+
+    settled, gone = settle_for(PreferenceFile.model_validate(dataset), fetch=fetch)
+    if gone and not is_launched():
+        log.info(f"{settled.read}: other data than those of recipe {recipe!r}; its {', '.join(gone)} is not for them")
+    return settled.model_dump(exclude_unset=True)
 
 
 def _describe_mapping(config: "Config") -> str:

@@ -91,6 +91,7 @@ def train_recipe(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: 
             **base,
             preferences=found.train,
             held_out=found.held_out,
+            bad_rows=found.bad_rows,
             note={"data": found.digest},
         )
         return trainer(recipe.trainer)(job)
@@ -107,6 +108,16 @@ def base_to_train(spec: "ModelSpec", name: str) -> dict[str, Any]:
     on_hub = not Path(spec.pretrained).is_dir()
     hub = {"base_hub_id": spec.pretrained, "base_revision": spec.revision} if on_hub else {}
     return {"base_name": name, "base": folder, "dtype": spec.dtype, "chat_template": template.text, **hub}
+
+
+def check_data(recipe: "PreferenceRecipe", dataset: "PreferenceFile") -> None:
+    """Read the data that are on this machine as training will; InputError for what it would refuse."""
+    from trainers.data.read_preferences import is_local, read_preferences
+
+    if is_local(dataset.read):
+        log.info(read_preferences(dataset, chosen_alone=recipe.trainer == "sft").summary())
+    else:
+        log.info(f"{dataset.read}: on the hub, and read when training starts")
 
 
 def merge_adapter(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpec, str]":

@@ -15,7 +15,7 @@ from trainers.training import dpo
 from trainers.training.checked_trainer import CheckedTrainer
 from trainers.training.checkpoints import NOTE, find_checkpoints
 from trainers.training.job import trainer
-from trainers.training.loop import LEFT_OUT
+from trainers.training.left_out import LEFT_OUT
 from trainers.training.step_weights import BatchWeight, weigh_batches
 
 

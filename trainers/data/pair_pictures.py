@@ -82,6 +82,5 @@ def _is_picture(value: Any) -> bool:
         return any(map(_is_picture, value))
     if not isinstance(value, str):
         return False
-    if len(value) <= LONGEST_NAME and value.lower().endswith(IMAGES) and "\n" not in value:
-        return True
-    return is_image_text(value)
+    is_name = len(value) <= LONGEST_NAME and "\n" not in value
+    return value.startswith("data:image/") or (is_name and value.lower().endswith(IMAGES)) or is_image_text(value)

@@ -58,6 +58,13 @@ class FoundPairs:
     """What was met while reading, in a line."""
     digest: str
     """Of every pair on either side."""
+    skipped: int = 0
+    """Records that hold no pair."""
+
+    @property
+    def bad_rows(self) -> int:
+        """Rows that gave no pair to train on."""
+        return self.dropped + self.skipped
 
     @property
     def dropped(self) -> int:
@@ -98,6 +105,7 @@ def read_preferences(
         left_out=gate.left_out,
         read=told,
         digest=_digest(usable, gate.facts),
+        skipped=gate.skipped,
     )
 
 
@@ -117,6 +125,24 @@ def _read_usable(dataset: PreferenceFile, gate: PairGate) -> tuple[list[Preferen
         # With a share of nothing no pair is held out.
         sides[split(prompt_key(pair), 0 if dataset.held_out else dataset.test_share, dataset.split_seed)].append(pair)
     return usable, told, sides
+
+
+def is_local(read: str) -> bool:
+    """False for what is on the hub."""
+    return read != PUBLIC and not read.startswith(HUB)
+
+
+def settle_for(dataset: PreferenceFile, *, fetch: bool = True) -> tuple[PreferenceFile, list[str]]:
+    """A recipe's [dataset] for other data than it was written for, and which of its keys go with its own data alone:
+    their form, and for data that are pairs already the rule that makes pairs. `fetch`: to see what data on the hub are.
+    """
+    of_own = ["format", "held_out"]
+    known = is_local(dataset.read) or (fetch and dataset.read != PUBLIC)
+    if known and is_there(path := locate(dataset.read)) and not holds_rows(path):
+        of_own += ["take", *PairOptions.model_fields]
+    values = dataset.model_dump(exclude_unset=True)
+    gone = [name for name in of_own if values.pop(name, None) is not None]
+    return PreferenceFile.model_validate(values), gone
 
 
 def locate(read: str) -> Path:

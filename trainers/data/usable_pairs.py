@@ -30,21 +30,26 @@ class PairGate:
         """`chosen_alone`: the rejected answers are not learnt from, and may be anything."""
         self.dataset, self.cache, self.chosen_alone = dataset, cache, chosen_alone
         self.left_out: dict[str, list[str]] = {}
+        self.skipped = 0
         self.facts: dict[ImageRef, ImageFacts] = {}
 
     def usable(self, pairs: Sequence[Preference], skipped: int = 0) -> list[Preference]:
         """The pairs that can be trained on; DataError for more rows without use, `skipped` among them, than allowed."""
+        self.skipped += skipped
         left = self._without(pairs, EMPTY, self._is_empty)
         left = self._without(
             left, EQUAL, lambda pair: not self.chosen_alone and pair.chosen.strip() == pair.rejected.strip()
         )
         left = self._without_absent(left)
         left = self._without_broken(left)
-        most, bad = self.dataset.max_bad_rows, skipped + sum(map(len, self.left_out.values()))
+        most, bad = self.dataset.max_bad_rows, self.skipped + sum(map(len, self.left_out.values()))
         if most is not None and bad > most:
-            why = [*([f"{skipped:,} that hold no pair"] if skipped else []), *describe_left_out(self.left_out)]
+            why = [
+                *([f"{self.skipped:,} that hold no pair"] if self.skipped else []),
+                *describe_left_out(self.left_out),
+            ]
             raise DataError(
-                f"{self.dataset.read}: {bad:,} of {len(pairs) + skipped:,} rows can't be used: {'; '.join(why)}; "
+                f"{self.dataset.read}: {bad:,} rows can't be used: {'; '.join(why)}; "
                 f"max_bad_rows = {most} allows no more"
             )
         return left

@@ -25,6 +25,7 @@ from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 from trainers.training.loop import RunCallback, run
 from trainers.training.model import add_adapters, load_model, load_processor, load_weights
+from trainers.training.picture_check import check_pictures
 from trainers.training.trl_arguments import common_arguments
 
 
@@ -63,7 +64,9 @@ def _make_trainer(
     training = job.recipe.training
     settings = {name: getattr(training, name) for name in ("beta", "smoothing", "sft_weight")}
     arguments = DPOConfig(**training.loss_spec.trl_arguments(**settings), **common_arguments(job, len(pairs)))
-    check_texts([*pairs, *held_out], load_processor(job))
+    processor = load_processor(job)
+    check_texts([*pairs, *held_out], processor)
+    check_pictures([*pairs, *held_out], processor)
     model, processor = load_model(job)
     model, peft_config = add_adapters(model, training, job.recipe.seed)
     given: dict[str, Any] = {"model": model, "processing_class": processor, "peft_config": peft_config}

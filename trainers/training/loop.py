@@ -9,7 +9,6 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch.distributed import barrier, broadcast_object_list, is_initialized
@@ -33,12 +32,11 @@ from trainers.training.checkpoints import (
     what_state_lacks,
 )
 from trainers.training.job import Job
+from trainers.training.left_out import leave_out, read_left_out
+from trainers.training.picture_check import RefusedPictures
 from trainers.training.trl_arguments import split_batch
 
 log = logging.getLogger(__name__)
-
-LEFT_OUT = "left_out.json"
-"""File of the pairs whose prompt alone fills `max_length`."""
 
 
 class RunCallback(TrainerCallback):
@@ -134,7 +132,7 @@ MakeTrainer = Callable[[Job, Sequence[Preference], Sequence[Preference], RunCall
 def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
     """Train to the end from the last complete checkpoint; returns at once if training is finished."""
     training = job.recipe.training
-    left_out = _read_left_out(job.out)
+    left_out = read_left_out(job.out)
     while True:
         pairs, held_out = (
             [pair for pair in side if pair.id not in left_out] for side in (job.preferences, job.held_out)
@@ -156,8 +154,8 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
             # It prints to stdout, which is for results; the same is in log.jsonl.
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(found[-1].path) if found else None)
-        except CutError as error:
-            left_out |= _leave_out(job, left_out, error)
+        except (CutError, RefusedPictures) as error:
+            left_out |= leave_out(job, left_out, error)
             continue
         return find_checkpoints(job.out, arm)
 
@@ -193,21 +191,3 @@ def _check_order(last: Checkpoint, training: Training) -> None:
             f"{last.path} was trained on {held['processes']} processes, and this would be {here['processes']}: "
             f"{grouped} orders the pairs for each number of them another way; go on with {held['processes']}"
         )
-
-
-def _read_left_out(out: Path) -> frozenset[str]:
-    path = out / LEFT_OUT
-    return frozenset(json.loads(path.read_text(encoding="utf-8"))["ids"]) if path.exists() else frozenset()
-
-
-def _leave_out(job: Job, before: frozenset[str], error: CutError) -> frozenset[str]:
-    """Record that these pairs are left out; TrainingError if the recipe does not allow it."""
-    training, path = job.recipe.training, job.out / LEFT_OUT
-    if training.too_long == "refuse":
-        raise TrainingError(f"{error}, by too_long = 'drop'") from None
-    filled = f"max_length = {training.max_length}"
-    log.info("left out: %d pairs whose prompt and images fill %s; see %s", len(error.ids), filled, path)
-    if is_main_process():
-        left_out = {"max_length": training.max_length, "ids": sorted(before | set(error.ids))}
-        atomic_write_text(path, json.dumps(left_out, indent=1))
-    return frozenset(error.ids)

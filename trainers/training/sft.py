@@ -13,6 +13,7 @@ from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 from trainers.training.loop import RunCallback, run
 from trainers.training.model import add_adapters, load_model, load_processor
+from trainers.training.picture_check import check_pictures
 from trainers.training.trl_arguments import common_arguments
 
 
@@ -30,7 +31,9 @@ def _make_trainer(
 ) -> CheckedTrainer:
     training, both = job.recipe.training, [*pairs, *held_out]
     arguments = SFTConfig(**common_arguments(job, len(pairs)))
-    check_texts(both, load_processor(job))
+    processor = load_processor(job)
+    check_texts(both, processor)
+    check_pictures(both, processor)
     model, processor = load_model(job)
     check_lengths(both, processor, training.max_length)
     model, peft_config = add_adapters(model, training, job.recipe.seed)

@@ -1,0 +1,50 @@
+"""Pairs that training leaves out once it knows the model: prompts that fill `max_length`, pictures that the processor
+refuses. They are kept in the run folder, so that a continued run has the same pairs."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Final
+
+from support.errors import TrainingError, first_few
+from support.files import atomic_write_text
+from support.processes import is_main_process
+from trainers.packed.collator import CutError
+from trainers.training.job import Job
+from trainers.training.picture_check import RefusedPictures
+
+log = logging.getLogger(__name__)
+
+LEFT_OUT: Final = "left_out.json"
+"""File of the ids of these pairs."""
+
+
+def read_left_out(out: Path) -> frozenset[str]:
+    """The pairs that the run of this folder leaves out."""
+    path = out / LEFT_OUT
+    return frozenset(json.loads(path.read_text(encoding="utf-8"))["ids"]) if path.exists() else frozenset()
+
+
+def leave_out(job: Job, before: frozenset[str], error: CutError | RefusedPictures) -> frozenset[str]:
+    """Record that these pairs are left out; TrainingError if the recipe does not allow it."""
+    training, dataset, path = job.recipe.training, job.recipe.dataset, job.out / LEFT_OUT
+    most = dataset.max_bad_rows if dataset is not None else None
+    if isinstance(error, CutError):
+        allowed, why = training.too_long == "drop", f"whose prompt and images fill max_length = {training.max_length}"
+        way = ", by too_long = 'drop'"
+    else:
+        allowed, why = dataset is not None and dataset.missing_images == "drop", "whose picture the processor refuses"
+        way = ""
+    bad = job.bad_rows + len(before) + len(error.ids)
+    if most is not None and bad > most:
+        raise TrainingError(
+            f"{bad:,} rows can't be used, {len(error.ids):,} of them pairs {why} ({first_few(error.ids, 3)}); "
+            f"max_bad_rows = {most} allows no more"
+        ) from None
+    if not allowed and most is None:
+        raise TrainingError(f"{error}{way}") from None
+    log.info("left out: %d pairs %s (%s); see %s", len(error.ids), why, first_few(error.ids, 3), path)
+    if is_main_process():
+        left_out = {"max_length": training.max_length, "ids": sorted(before | set(error.ids))}
+        atomic_write_text(path, json.dumps(left_out, indent=1))
+    return frozenset(error.ids)
