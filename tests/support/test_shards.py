@@ -121,4 +121,4 @@ def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
     assert [record["prompt"] for record in read(file)] == [f"What is {number}?" for number in range(300)]
     file.write_bytes(b"no table")
     with pytest.raises(DataError, match="not a file that datasets saved"):
-        data_files(tmp_path / "saved" / file.name, wanted) and list(read(file))
+        list(read(file))
