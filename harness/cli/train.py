@@ -24,7 +24,8 @@ from support.processes import end_with_parent, is_launched, rank
 if TYPE_CHECKING:
     from trainers.cluster.launch import Layout
     from trainers.cluster.slurm import Resources
-    from trainers.config.recipe import AnyRecipe, PretrainingRecipe
+    from trainers.config.data import PreferenceFile
+    from trainers.config.recipe import AnyRecipe, PreferenceRecipe, PretrainingRecipe
     from trainers.config.silkie_yaml import Config
     from trainers.training.checkpoints import Checkpoint
 
@@ -91,12 +92,7 @@ def train_command(
     if not launched:
         check_packages(found, folder)
     if dry_run:
-        from harness.runs.plan import training_steps
-        from harness.runs.recipe_training import check_data
-
-        check_data(found, found.dataset)
-        steps = training_steps(found, found.dataset, layout.world)
-        print_plan(f"{found.name}: {found.trainer} on {found.base}", steps, folder)
+        _print_training(found, found.dataset, folder, layout)
         if launch.slurm is not None or layout.needs_launch:
             _print_launch(context, folder, layout, launch.slurm)
         return OK
@@ -150,6 +146,16 @@ def _find_recipe(
             top["dataset"] = _settle_data(top["dataset"], found.name, fetch)
     with_options = change_recipe(found, top, f"recipe {found.name!r}, with what the options change")
     return use_plain_trl(with_options) if plain_trl else with_options, authors
+
+
+def _print_training(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path, layout: "Layout") -> None:
+    """What the recipe would do, after a look at its data."""
+    from harness.runs.plan import training_steps
+    from harness.runs.recipe_training import check_data
+
+    check_data(recipe, dataset)
+    steps = training_steps(recipe, dataset, layout.world)
+    print_plan(f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps, folder)
 
 
 def _settle_data(dataset: dict[str, Any], recipe: str, fetch: bool) -> dict[str, Any]:
