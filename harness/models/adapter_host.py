@@ -26,6 +26,7 @@ from harness.models.load import cache_of
 from harness.models.load import load as load_alone
 from harness.models.spec import ModelSpec
 from support.errors import ModelError, one_line
+from trainers.training.checkpoints import what_weights_lack
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -111,6 +112,8 @@ class AdapterHost:
                 lm._model = PeftModel.from_pretrained(lm.hf, str(adapter))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserWarning, SafetensorError) as error:
             self.drop()
+            if lacks := what_weights_lack(adapter):
+                raise ModelError(f"{spec.name}: adapter {adapter} can't be read: {lacks}") from error
             why = one_line(error)[:300]
             raise ModelError(f"{spec.name}: adapter {adapter} doesn't fit its base: {why}") from error
         lm.peft = str(adapter)

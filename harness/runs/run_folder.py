@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 NAMED: Final = 4
 """Settings that a refusal names."""
-MADE: Final = ("checkpoint-*", "*/checkpoint-*", "log.jsonl", "stopped.json", "board/*", "data/*", "report.md")
-"""Files of a run folder that took work: it is held while it has one of them."""
+MADE: Final = ("checkpoint-*", "*/checkpoint-*", "log.jsonl", "stopped.json", "data/*", "report.md")
+"""Files of a run folder that belong to one recipe and took work. Scores are of no recipe: each says what it is of."""
 DERIVED: Final = (f"{IMAGE_FACTS}*", "leaks.json")
 """Those among them that are made again in no time."""
 CLAIM: Final = "run.json"

@@ -66,14 +66,14 @@ def start(folder: Path, writes: tuple[str, ...], error: BaseException) -> None:
 
 
 @pytest.mark.parametrize(
-    "left", ((), ("data.json",), ("left_out.json", "data.json"), ("base/config.json", "data.json"))
+    "left", ((), ("data.json",), ("left_out.json", "data.json"), ("base/config.json", "board/base.json"))
 )
 @pytest.mark.parametrize("error", (InputError("x"), RunError("y"), KeyboardInterrupt(), ValueError("z")))
 def test_a_failed_start_holds_no_folder(tmp_path: Path, left: tuple[str, ...], error: BaseException) -> None:
     folder = tmp_path / "run"
     with pytest.raises(type(error)):
         start(folder, left, error)
-    assert {path.name for path in folder.iterdir()} <= {".run.lock"}
+    assert {path.name for path in folder.iterdir()} <= {".run.lock", "board"}
     claim(folder, find_recipe("silkie", seed=5))  # what the error advised
 
 
@@ -81,7 +81,7 @@ def test_a_failed_start_holds_no_folder(tmp_path: Path, left: tuple[str, ...], e
     "made",
     (
         *("checkpoint-2/checkpoint.json", "control/checkpoint-1/x", "log.jsonl", "stopped.json", "report.md"),
-        *("board/a.json", "data/answers/llava.jsonl", "data/ratings.jsonl", "data/instructions.jsonl"),
+        *("data/answers/llava.jsonl", "data/ratings.jsonl", "data/instructions.jsonl"),
     ),
 )
 def test_what_was_made_keeps_the_folder(tmp_path: Path, made: str) -> None:
