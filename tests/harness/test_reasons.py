@@ -154,6 +154,8 @@ def test_what_is_lost_is_a_share_and_a_line(counts: dict[str, Any], share: float
             ["harness: m: mme: 8 of 16 failed", "warning: n: mme: 4 of 16 failed"],
         ),
         ([Result(failed=16)], 1.0, OK, ["warning: mme: 16 of 16 failed"]),
+        ([Result(unparsed=1)], 0.1, OK, []),
+        ([Result(failed=1, unparsed=1)], 0.2, OK, ["warning: mme: 1 of 16 failed, 1 unparsed"]),
     ),
 )
 def test_each_task_that_lost_samples_has_a_line(
