@@ -306,12 +306,12 @@ class _Round:
                 self.in_flight -= cost
             self.client.book_loss(request, failure)
             if failure.limited:  # a server that says "later" is not failing: that is no try
-                if self.pace.limit(failure, sent):
-                    silence = f"no reply for {self.settings.patience:g} s"
-                    raise JudgeDown(f"{self.client.model}: {silence} ({failure.why})")
-                continue
-            tries += 1
-            if tries == self.settings.attempts:
+                if not self.pace.limit(failure, sent):
+                    continue
+                tries = self.settings.attempts
+            else:
+                tries += 1
+            if tries >= self.settings.attempts:
                 self.lost[request.key] = self.client.give_up(request, failure)
                 self._count_failure(failure.why)
                 return None

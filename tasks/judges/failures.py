@@ -66,7 +66,7 @@ SPENT: Final = re.compile(
     r"insufficient[_ ](quota|balance|credit|fund)|exceeded_current_quota|exceeded your (current|monthly|daily) quota"
     r"|billing_(hard_limit|not_active)|billing hard limit|credit_limit|credit balance is too low|(out of|no) credits"
     r"|budget_exceeded|budget has been exceeded|arrearage|overdue.payment|account_deactivated|access_terminated"
-    r"|account (is|has been|was) \w*(suspended|deactivated|disabled)|quota_?exhausted|allocationquota|payment required"
+    r"|account (is|has been|was) \w*(suspended|deactivated|disabled)|quota_?exhausted|payment required"
     r"|\u4f59\u989d\u4e0d\u8db3|\u6b20\u8d39",  # "balance is not enough", "in arrears", as Zhipu and others say
     re.IGNORECASE,
 )
@@ -76,6 +76,8 @@ A_DAY: Final = re.compile(
     re.IGNORECASE,
 )
 """A quota that no wait of minutes brings back."""
+TOO_LARGE: Final = re.compile("request too large|reduce the length|larger than the limit", re.IGNORECASE)
+"""More tokens than the server takes in a minute: no wait helps."""
 BAD_KEY: Final = re.compile(
     r"\b(invalid|incorrect|wrong|missing|expired|unknown|no) (api|subscription|access|auth\w*)[ _-]?(key|token)"
     r"|api[ _-]?key[ _](is )?(not valid|invalid|expired|missing|required|not found|service_blocked)|invalid_api_key"
@@ -101,6 +103,8 @@ def failure_of(
         return down
     if status == 429 and A_DAY.search(" ".join(_quotas(body)) or words):
         return down
+    if status == 429 and TOO_LARGE.search(said):
+        return PermanentError(f"refused request: {said}", refused=True)
     if status in (408, 409, 425, 429, 498) or status >= 500:
         after = wait_asked_for(headers, body, said)
         if after is not None and after > LONGEST_PAUSE:
@@ -115,7 +119,10 @@ def failure_of(
     return PermanentError(why, refused=True)
 
 
-_NAMES: Final = ("message", "detail", "msg", "error_message", "error_msg", "description", "error", "errors", "reason")
+_NAMES: Final = (
+    *("message", "detail", "msg", "error_message", "error_msg", "description", "error", "errors", "reason"),
+    *("title", "code", "type"),  # where there are no words
+)
 
 
 def sentence_of(body: Any, depth: int = 6) -> str:
@@ -138,7 +145,7 @@ def sentence_of(body: Any, depth: int = 6) -> str:
     return f"{found}: {raw}" if raw and raw not in found else found
 
 
-_TAGS: Final = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_TAGS: Final = re.compile(r"<(script|style)\b.*?</\1>|</?[a-z!][^>]*>", re.IGNORECASE | re.DOTALL)
 
 
 def _json_in(text: str) -> Any:

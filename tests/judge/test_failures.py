@@ -125,6 +125,9 @@ def test_a_reset_is_a_time_since_1970_in_seconds_or_milliseconds() -> None:
         (400, error("Input data may contain", code="data_inspection_failed"), "content filter", False),
         (403, error("Input was flagged", metadata={"reasons": ["x"]}), "content filter: Input was flagged", False),
         (413, "too large", "status 413: too large", True),
+        (429, error("Request too large for m: Limit 3"), "refused request: Request too large for m: Limit 3", True),
+        (400, {"error": {"code": "DeploymentBusy"}}, "refused request: DeploymentBusy", True),
+        (400, "only 2 < 3 are > 1", "refused request: only 2 < 3 are > 1", True),
         (418, {}, "status 418", True),
         (
             422,

@@ -136,10 +136,21 @@ def test_a_server_that_only_says_later_is_asked_seldom_and_the_user_is_told(
 ) -> None:
     caplog.set_level(logging.INFO)
     server.always = "429"
-    with pytest.raises(JudgeDown, match=r"no reply for 1 s \(too many requests: Slow down\)"):
+    with pytest.raises(
+        JudgeDown, match=r"3 questions in a row got no reply in 2 tries \(too many requests: Slow down\)"
+    ):
         judge_of(server, ledger, attempts=2, patience=1.0, concurrency=16).ask_many(prompts(50))
-    assert len(server.log) <= FIRST_CALLS + 5
+    assert len(server.log) <= FIRST_CALLS + 7
     assert "limited by the server, waiting 1 s (too many requests: Slow down)" in caplog.text
+
+
+def test_a_question_that_is_always_too_much_is_given_up_and_the_others_are_not(server: Any, ledger: Ledger) -> None:
+    judge = judge_of(server, ledger, attempts=2, patience=0.1, concurrency=1)
+    assert judge.ask_many(prompts(2)) == [server.reply(prompt) for prompt, _ in prompts(2)]
+    server.always = "429:10"
+    replies = judge.ask_many(prompts(3))
+    assert isinstance(replies, Replies)
+    assert {place: why.error for place, why in replies.lost.items()} == {2: "too many requests: Slow down"}
 
 
 def test_short_pauses_are_not_told(server: Any, ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
