@@ -13,7 +13,8 @@ import typer
 
 from harness.cli.options import EXACT, JUDGE, Json, JudgeOptions, Seed, say
 from harness.cli.setting_options import with_settings
-from support.errors import LOSSY, OK, UsageError
+from support.errors import LOSSY, OK, DataError, UsageError
+from support.images import shorten
 
 if TYPE_CHECKING:
     from trainers.povid.inject import Correct
@@ -55,6 +56,22 @@ class _Answers:
         kind: Any = self.kind  # checked when this was made
         return islice(read_llava(Path(self.source), self.images, kind=kind, skipped=self.skipped), self.rows)
 
+    def check_pictures(self) -> None:
+        """Tell, before a judge is asked, how many pictures are not there; DataError where none is."""
+        from support.image_folders import there
+
+        if self.images is None:
+            return
+        pictures = [item.image for item in self.read()]
+        lost = [picture for picture in pictures if not there(picture)]
+        if not lost:
+            return
+        found = f"{self.source}: {len(lost):,} of {len(pictures):,} pictures are not in {self.images}"
+        told = f"{found}: the first is {shorten(lost[0].name)!r}: {lost[0].why}"
+        if len(lost) == len(pictures):
+            raise DataError(f"{told}; name the folder or zip that has them by --images")
+        log.warning(told)
+
 
 @povid_app.command("inject")
 @with_settings(judge=JUDGE.but("repeats"))
@@ -86,6 +103,7 @@ def inject_command(
 
     answers = _Answers(source=source, images=images, kind=kind, rows=rows, seed=seed or 0)
     judge.check(context)
+    answers.check_pictures()
     rewriter: Any = ExactInjector() if judge.name == EXACT else judge.make()
     found, counts = JsonLines(out / "injected.jsonl"), InjectCounts()
     with Stages():

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from harness.cli import main as cli
 from trainers.data.pair_formats import read_pairs
@@ -208,6 +209,43 @@ def test_a_part_is_rated_again_and_held_against_the_first_ratings(
     assert len(list(read_rows(tmp_path / "rows-exact.jsonl", built / "images"))) == 6
     again = run(["vlfeedback", "annotate", str(built), "--part", "0.5", "--mode", "per-aspect"], capsys)
     assert again["rated"] == 12
+
+
+def write_llava(folder: Path, names: list[str], there: list[str]) -> list[str]:
+    turns = [{"from": "human", "value": "Describe.\n<image>"}, {"from": "gpt", "value": "A dog on grass."}]
+    rows = [{"id": name, "image": name, "conversations": turns} for name in names]
+    (folder / "detail.json").write_text(json.dumps(rows))
+    (folder / "train2014").mkdir()
+    for name in there:
+        Image.new("RGB", (8, 8)).save(folder / "train2014" / name)
+    arguments = ["povid", "inject", str(folder / "detail.json"), "--images", str(folder / "train2014")]
+    judge = ["--judge", "m", "--judge-url", "http://127.0.0.1:9/v1", "--ledger", str(folder / "l.sqlite")]
+    return [*arguments, *judge, "--out", str(folder / "out")]
+
+
+@pytest.mark.parametrize("name", ("000000442786.jpg", "COCO_val2014_000000442786.jpg", "coco/000000442786.jpg"))
+def test_cocos_pictures_are_found_by_llavas_names(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    asked: list[str] = []
+
+    def inject(items: Iterable[Any], *_: Any, **__: Any) -> int:
+        asked.extend(item.image.file.name for item in items)
+        return 0
+
+    monkeypatch.setattr("trainers.povid.inject.inject", inject)
+    assert cli.run(write_llava(tmp_path, [name], ["COCO_train2014_000000442786.jpg"])) == 0
+    assert asked == ["COCO_train2014_000000442786.jpg"]
+
+
+def test_missing_pictures_are_told_before_a_judge_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    monkeypatch.setattr("trainers.povid.inject.inject", lambda *_, **__: pytest.fail("a judge is asked"))
+    assert cli.run(write_llava(tmp_path, ["1.jpg", "2.jpg"], [])) == 2
+    assert "2 of 2 pictures are not in" in capsys.readouterr().err
 
 
 def test_hallucinations_are_injected_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from support.progress import report
 from support.records import read
 from tasks.judges.batch import BatchJudge
 from tasks.judges.protocol import Judge, JudgeSession, Sampling, as_data, fill, reasons_of
+from trainers.data.image_places import MARK
 from trainers.data.rows import Preference
 from trainers.vlfeedback.annotation import open_for_judge
 
@@ -138,7 +139,7 @@ def _read_turn(turn: Any, of: str) -> str:
     """This speaker's text in a turn, without image tokens; "" for other speakers."""
     if not isinstance(turn, dict) or turn.get("from") != of or not isinstance(turn.get("value"), str):
         return ""
-    return str(turn["value"]).replace("<image>", "").strip()
+    return MARK.sub("", str(turn["value"])).strip()
 
 
 _WORD = re.compile(

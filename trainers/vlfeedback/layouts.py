@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from trainers.data.image_places import MARK
+
 Row = Mapping[str, Any]
 
 PROMPT_COLUMNS: Final = ("prompt", "question", "instruction", "query", "questions", "question_prompt")
@@ -34,7 +36,7 @@ def texts_in(cell: Any) -> list[str]:
     return [cell] if isinstance(cell, str) else []
 
 
-_IMAGE_TOKENS: Final = re.compile(r"[ \t]*<image>[ \t]*\n?", re.IGNORECASE)
+_IMAGE_TOKENS: Final = re.compile(rf"[ \t]*(?:{MARK.pattern})[ \t]*\n?", re.IGNORECASE)
 
 
 def clean_prompt(text: str) -> str:
