@@ -25,9 +25,15 @@ ROOM: Final = 4096
 LIMITS: Final = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 """The two names of the limit of a reply."""
 MAY_BE_LEFT_OUT: Final = ("temperature", "top_p", "seed", "stop")
+BY_VALUE: Final = ("temperature", "top_p")
+"""Of these a model may refuse one value and take another (MM-Vet's tries go up to 1.5)."""
 _NOT_KNOWN: Final = re.compile(
     r"unsupported|not support|n't support|unknown|unrecogni[sz]ed|unexpected|extra|not permitted|forbidden|not allowed"
     r"|deprecated|invalid (parameter|argument|field)|instead|not (a )?valid|not available",
+    re.IGNORECASE,
+)
+_OF_A_PARAMETER: Final = re.compile(
+    rf"{_NOT_KNOWN.pattern}|param|support|must|should|only|between|range|invalid|default|positive|deprecated",
     re.IGNORECASE,
 )
 _TOO_MUCH: Final = re.compile(
@@ -46,19 +52,20 @@ class Parameters:
     def __init__(self, model: str, *, room: bool = False) -> None:
         self.model = model
         self.left_out: set[str] = {"temperature", "top_p", "stop"} if thinks(model) else set()
+        self.refused_values: set[tuple[str, float]] = set()
         self.renamed: dict[str, str] = {"max_tokens": "max_completion_tokens"} if thinks(model) else {}
         self.makes_room = room
         self.room = ROOM if room and thinks(model) else 0
 
     def fit(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The request as this model takes it."""
-        fitted = {self.renamed.get(name, name): value for name, value in body.items() if name not in self.left_out}
+        fitted = {self.renamed.get(name, name): value for name, value in body.items() if not self._drops(name, value)}
         return {name: value + self.room if name in LIMITS and self.room else value for name, value in fitted.items()}
 
     def in_words(self, body: Mapping[str, Any]) -> str:
         """How what is sent differs from this request; empty if it does not."""
         fitted = self.fit(body)
-        missing = [name for name in body if name in self.left_out]
+        missing = [name for name, value in body.items() if self._drops(name, value)]
         limits = [name for name in fitted if name in LIMITS and fitted.get(name) != body.get(name)]
         more = [name + f" + {self.room}" * (self.room > 0) for name in limits]
         return ", ".join([*(f"without {name}" for name in missing), *more])
@@ -69,12 +76,18 @@ class Parameters:
             self.room = ROOM
             log.warning("%s: %s; asked with %d tokens more for its thoughts", self.model, failure.why, ROOM)
         elif isinstance(failure, PermanentError) and (name := refused_parameter(failure, sent)) is not None:
-            self._learn_name(name, failure.why)
+            self._learn_name(name, sent[name], failure.why)
 
-    def _learn_name(self, name: str, why: str) -> None:
-        if name in self.left_out or name in self.renamed:
+    def _drops(self, name: str, value: Any) -> bool:
+        return name in self.left_out or (name in BY_VALUE and (name, value) in self.refused_values)
+
+    def _learn_name(self, name: str, value: Any, why: str) -> None:
+        if self._drops(name, value) or name in self.renamed:
             return  # another call has learnt it meanwhile
-        if name not in LIMITS:
+        if name in BY_VALUE:
+            self.refused_values.add((name, value))
+            log.info("%s: asked without %s %s: %s", self.model, name, value, why)
+        elif name not in LIMITS:
             self.left_out.add(name)
             log.info("%s: asked without %s: %s", self.model, name, why)
         elif name not in self.renamed.values():  # else the model takes neither
@@ -90,7 +103,8 @@ def refused_parameter(refused: PermanentError, sent: Mapping[str, Any]) -> str |
     fields = [str(value) for value in _find_fields(_parse(refused.body))]
     words = f"{refused.why} {refused.body}"[:2000]
     for name in (*MAY_BE_LEFT_OUT, *LIMITS):
-        named = name in fields if fields else re.search(rf"(?<!\w){name}(?!\w)", words) is not None
+        in_words = re.search(rf"(?<!\w){name}(?!\w)", words) and _OF_A_PARAMETER.search(words)
+        named = name in fields if fields else in_words is not None
         # A limit that is too high for the model is no parameter that it does not know.
         unknown = name not in LIMITS or (_NOT_KNOWN.search(words) and not _TOO_MUCH.search(words))
         if named and name in sent and unknown:

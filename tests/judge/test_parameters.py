@@ -51,6 +51,7 @@ EXTRA_SEED = {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "m
         (openai_error("max_tokens is too large: 9. This model supports at most 5", "max_tokens"), None),
         (openai_error("This model's maximum context length is 2048 tokens; reduce max_tokens", None), None),
         (openai_error("m is not a multimodal model", None), None),
+        ("can't read the picture of: What is the temperature?", None),
         (openai_error("Invalid value for 'content'", "messages[0].content"), None),
         ({"detail": [{"loc": ["body", "messages"], "msg": "bad", "input": {"temperature": 0}}]}, None),
         ("", None),
@@ -134,6 +135,23 @@ def test_a_judge_is_asked_as_it_takes_it_and_its_replies_are_found_again(
     assert len(server.log) == asked
     for client in (judge.client, again.client):
         assert any("without temperature" in words for words in client.asked_otherwise)
+
+
+def test_one_value_that_is_refused_leaves_the_others(server: Any, tmp_path: Path) -> None:
+    def up_to_one(request: dict[str, Any]) -> tuple[int, Any]:
+        if request.get("temperature", 0) > 1:
+            return 400, openai_error("temperature: must be between 0 and 1", None, "invalid_value")
+        return 200, body("Rating: 4")
+
+    server.answer = up_to_one
+    judge = judge_of(server, tmp_path)
+    for temperature in (1.5, 0.0, 1.5, 0.5):
+        assert judge.ask_many(prompts(2), Sampling(temperature=temperature)) == ["Rating: 4"] * 2
+    assert [entry.get("temperature") for entry in server.log if entry.get("temperature") != 1.5] == [
+        *(None, None),
+        *(0.0, 0.0),
+        *(0.5, 0.5),
+    ]
 
 
 def test_a_model_that_takes_nothing_is_not_asked_without_end(server: Any, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_a_ledger_that_cannot_be_written_ends_the_run(
 ) -> None:
     judge = judge_of(server, tmp_path)
 
-    def full(call: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise StoreError("disk full")
 
     monkeypatch.setattr(judge.client.ledger, "put", full)
