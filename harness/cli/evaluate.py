@@ -31,7 +31,7 @@ from harness.serving.settings import ServerSettings
 from support.errors import OK, SettingError, UsageError
 from support.processes import world_size
 from support.settings import settings_of
-from tasks.judges.addresses import without_secrets
+from tasks.judges.addresses import without_credentials
 
 if TYPE_CHECKING:
     from harness.evaluation.score_models import ModelScorer
@@ -154,12 +154,13 @@ def eval_command(
 
     Adapters of one base model are scored one after the other, with the base loaded once.
     """
+    specs = _find_models(context, model, models)  # a wrong one is told before torch is imported
+
     from harness.evaluation.score_models import ModelScorer
     from leaderboards.board.board import Board
     from leaderboards.board.entry import to_json
     from leaderboards.views.markdown_report import leaderboard
 
-    specs = _find_models(context, model, models)
     if server is None:
         refuse_given(context, ("serve_options", "serve_patience"), "--serve is not given")
     chosen = expand(tasks)
@@ -202,7 +203,7 @@ def _score_each(
             is_served = scorer.server is not None or spec.backend == "openai"
             evaluation = scorer.score(spec, name, _engine_of_served(context, scorer.engine) if is_served else None)
         if evaluation is not None and evaluation.may_pass:
-            log.info(f"what failed is asked again by: harness {without_secrets(shlex.join(context.obj or []))}")
+            log.info(f"what failed is asked again by: harness {without_credentials(shlex.join(context.obj or []))}")
         board = scorer.board.current(partial=True) if scorer.board is not None else []
         found = board if evaluation is None else evaluation.entries
         scored |= {each.key: each for each in found if each.model == name and each.task in tasks}

@@ -156,9 +156,12 @@ class ModelOptions:
             spec = at(spec, self.path)
         if spec.backend == "openai":
             refuse_given(context, ("trust_remote_code",), f"{name} is behind a server")
-            if self.url or self.key:
-                server_of(self.url or OPENAI, name=name, variable=self.key)  # a wrong one is told at once
-            return replace(spec, url=self.url or spec.url, key=self.key, version=self.version)
+            if self.version is not None and not self.version.strip():
+                raise SettingError(f"--model-version {self.version!r}: is empty")
+            url = spec.url if self.url is None else self.url
+            if url is not None or self.key is not None:
+                server_of(OPENAI if url is None else url, name=name, variable=self.key)  # a wrong one is told at once
+            return replace(spec, url=url, key=self.key, version=self.version)
         served = ("model_url", "model_key", "model_version")
         refuse_given(context, served, f"{name} runs here, not behind a server; name a served one as openai:ID")
         return replace(spec, remote_code=self.trust_remote_code)

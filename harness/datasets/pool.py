@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from harness.models.fetch import cached
 from harness.models.served_identity import identified
 from harness.models.spec import OPENAI_PREFIX, ModelSpec, find
-from tasks.judges.addresses import without_secrets
+from tasks.judges.addresses import without_credentials
 from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.decode_plan import DecodePlan, ModelFacts, plan
 
@@ -85,7 +85,7 @@ def where(spec: ModelSpec) -> str:
         url = spec.url or os.environ.get("OPENAI_BASE_URL")
         if not url:
             return "asked at OpenAI: neither url nor OPENAI_BASE_URL is set"
-        return f"asked at {without_secrets(url)}"
+        return f"asked at {without_credentials(url)}"
     if cached(spec):
         return "loaded here"
     if spec.needs:

@@ -99,7 +99,7 @@ class Server:
     def refusal(self, status: int, said: str) -> str:
         """One line of a call that the server refused: what was asked, what it answered, what to do."""
         told = f"{self.url}/chat/completions{_shown_query(self.query)}: {status}: {self.censor(said)}"
-        if status == 404:
+        if status in (404, 405):
             return told
         if self.login is not None:
             return f"{told} (the user and password of the address were sent)"
@@ -130,7 +130,9 @@ def server_of(
 
     `key` is sent there, or what the environment `variable` holds, or else OPENAI_API_KEY. `what` gave the address.
     """
-    what = what or (f"--{role}-url" if url else BASE_URL)
+    what = what or (BASE_URL if url is None else f"--{role}-url")
+    if url is not None and not url.strip():
+        raise SettingError(f"{what} {url!r}: is empty")  # an unset variable of the shell: no call for OpenAI's
     found, key_from = (key, "") if key else _key_in(variable, role)
     if found:
         _check_key(found, key_from)
@@ -148,7 +150,7 @@ def server_of(
     return Server(url=base, other=other, role=role, **more)
 
 
-def without_secrets(text: str) -> str:
+def without_credentials(text: str) -> str:
     """A text, such as a command line, with no password and no key in the addresses in it."""
 
     def shown(found: re.Match[str]) -> str:
@@ -178,11 +180,11 @@ def _check_key(key: str, key_from: str) -> None:
 def _parse(url: str, what: str) -> SplitResult:
     """The parts of an address; SettingError without its secrets."""
     url = url.strip()
-    shown = without_secrets(url)
+    shown = without_credentials(url)
     if not re.match(r"https?://", url, re.IGNORECASE):
         if "://" in url:
             raise SettingError(f"{what} {shown!r}: must begin with http:// or https://")
-        shown = without_secrets(f"http://{url}").removeprefix("http://")
+        shown = without_credentials(f"http://{url}").removeprefix("http://")
         scheme = "http" if re.match(r"\[|localhost\b|[\d.]+(:|/|$)|[^/]*:\d", shown) else "https"
         hint = f" (did you mean {scheme}://{shown}?)" if re.fullmatch(r"[\x21-\x7e]+", shown) else ""
         raise SettingError(f"{what} {shown!r}: no http:// or https:// in front{hint}")

@@ -37,11 +37,12 @@ class Route:
                 asked = connection if self.tried is None else connection.with_options(base_url=server.url)
                 return await complete(asked, body)
             except Refused as error:
-                if error.status == 404 and server.other is not None and "model" not in error.why.lower():
+                not_there = error.status in (404, 405)
+                if not_there and server.other is not None and "model" not in error.why.lower():
                     if self.server is server:  # of the calls on their way, one changes it
                         self.server, self.tried = replace(server, url=server.other, other=None), server
                     continue
-                tried = f"{self.tried.refusal(404, 'not there')}; " if self.tried and error.status == 404 else ""
+                tried = f"{self.tried.refusal(404, 'not there')}; " if self.tried and not_there else ""
                 raise JudgeDown(f"{body['model']}: {tried}{server.refusal(error.status, error.why)}") from None
 
 
@@ -57,8 +58,9 @@ async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
     except openai.APIStatusError as error:
         refusal, status = error.response, error.status_code
         failure = failure_of(body["model"], status, refusal.text, refusal.headers, secrets)
-        if isinstance(failure, JudgeDown) and status in (400, 401, 403, 404):
-            raise Refused(str(failure).removeprefix(f"{body['model']}: "), status) from None
+        if status == 405 or (isinstance(failure, JudgeDown) and status in (400, 401, 403, 404)):
+            said = str(failure).removeprefix(f"{body['model']}: ").removeprefix(f"status {status}: ")
+            raise Refused(said, status) from None
         raise failure from None
     except openai.APITimeoutError:
         raise TransientError(f"timeout: no reply in {connection.timeout:g} s") from None

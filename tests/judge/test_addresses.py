@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.errors import JudgeDown, SettingError
-from tasks.judges.addresses import Server, server_of, without_secrets
+from tasks.judges.addresses import Server, server_of, without_credentials
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
 
@@ -29,6 +29,7 @@ class Asked:
 
     def __init__(self, path: str = "/v1/chat/completions", needs: str | None = None, missing: Any = None) -> None:
         self.log: list[tuple[str, dict[str, str]]] = []
+        self.not_there = 404
         asked = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -40,7 +41,7 @@ class Asked:
                 asked.log.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
                 status, body = 200, OK
                 if self.path.split("?")[0] != path:
-                    status, body = 404, missing or {"detail": "Not Found"}
+                    status, body = asked.not_there, missing or {"detail": "Not Found"}
                 elif needs is not None and self.headers.get("authorization") != needs:
                     status, body = 401, {"error": {"message": f"no entry with {self.headers.get('authorization')}"}}
                 data = json.dumps(body).encode()
@@ -114,6 +115,8 @@ def test_an_address_works_as_people_have_it(address: str, path: str, serve: Any,
         ("gpu7:8000", "did you mean http://gpu7:8000?"),
         ("api.example.com/v1", "did you mean https://api.example.com/v1?"),
         ("user:hunter22@api.example.com/v1?key=hunter22", "did you mean https://api.example.com/v1?"),
+        ("", "is empty"),
+        (" ", "is empty"),
         ("ftp://host/v1", "must begin with http:// or https://"),
         ("http://", "names no host"),
         ("http:///v1", "names no host"),
@@ -150,6 +153,14 @@ def test_an_address_that_is_none_is_refused_before_anything_is_asked(address: st
 def test_what_stands_before_chat_completions(address: str, url: str, other: str | None) -> None:
     found = server_of(address, name="m")
     assert (found.url, found.other) == (url, url + other[1:] if other and other[0] == "+" else other)
+
+
+def test_a_page_that_takes_no_post_is_not_there(serve: Any, tmp_path: Path) -> None:
+    server = serve("/chat/completions")
+    server.not_there = 405
+    assert ask(f"http://{server.at}", tmp_path, 5) == ["Yes"] * 5
+    with pytest.raises(JudgeDown, match=r"^m: http://.+/v1/chat/completions: 405: Not Found$"):
+        ask(f"http://{server.at}/v1", tmp_path / "other")
 
 
 def test_a_query_goes_behind_the_path_and_only_its_version_is_shown(serve: Any, tmp_path: Path) -> None:
@@ -255,9 +266,9 @@ def test_each_server_has_its_own_key_and_a_login_takes_none(monkeypatch: pytest.
         server_of(None, name="m")
 
 
-def test_a_command_line_is_shown_without_secrets() -> None:
-    line = "eval --model-url 'http://me:PASS@h:1/v1?api-key=QKEY&api-version=3' --judge-url https://u:PA/SS@j/v1 --x a@"
-    assert without_secrets(line) == ("eval --model-url 'http://h:1/v1?api-version=3' --judge-url https://j/v1 --x a@")
+def test_a_command_line_is_shown_without_credentials() -> None:
+    line = "--model-url 'http://me:PASS@h:1/v1?api-key=QKEY&api-version=3' --judge-url https://u:PA/SS@j/v1 --x a@"
+    assert without_credentials(line) == "--model-url 'http://h:1/v1?api-version=3' --judge-url https://j/v1 --x a@"
 
 
 @settings(max_examples=150, deadline=None)
