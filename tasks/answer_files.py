@@ -29,7 +29,29 @@ from tasks.metric import Metric
 
 QUESTION_FIELDS: Final = ("question", "prompt", "query", "instruction")
 """Fields in which answers repeat their question."""
-ANSWER_FIELDS: Final = ("answer", "text", "caption", "response", "prediction", "output", "model_answer")
+ANSWER_FIELDS: Final = (
+    *(
+        "answer",
+        "text",
+        "caption",
+        "response",
+        "prediction",
+        "output",
+        "model_answer",
+        "model_response",
+        "model_output",
+    ),
+    *(
+        "model_prediction",
+        "pred",
+        "predict",
+        "predicted",
+        "predicted_answer",
+        "outputs",
+        "generated_text",
+        "completion",
+    ),
+)
 """Fields that may hold the answer, where a benchmark's own script does not name one."""
 
 
@@ -182,9 +204,8 @@ def find_answers(
     """
     lacking = next((row for row in rows if not any(name in row for name in fields)), None)
     if lacking is not None:
-        known = " nor ".join(fields[:2]) if len(fields) == 2 else f"{', '.join(fields[:-1])} nor {fields[-1]}"
-        neither = f"neither {known}" if len(fields) > 1 else f"no {fields[0]}"
-        raise AnswerFileError(f"{path}: a row has {neither}; it has {', '.join(lacking)}")
+        known = f"{', '.join(fields[:-1])} nor {fields[-1]}"
+        raise AnswerFileError(f"{path}: a row has neither {known}; it has {', '.join(lacking)}")
     asked = [
         {_squeeze(text) for text in (given, *(row.get(name) for name in QUESTION_FIELDS)) if isinstance(text, str)}
         for row, given in zip(rows, questions or [None] * len(rows), strict=True)

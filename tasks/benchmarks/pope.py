@@ -211,6 +211,11 @@ def _pair(file: _File, asked: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[M
         left_out = f"{len(file.rows) - len(rows)} answers after the last of {len(asked)} questions are left out"
         told.append(left_out)
     others = sum(_asked(rows[at]) is not None and not _repeats(rows[at], questions[at]) for at in kept)
+    if 2 * others > len(kept):
+        raise AnswerFileError(
+            f"{file.path}: {others} of {len(kept)} answers are to another question than that of their line: "
+            "another split, version or order"
+        )
     if others:
         told.append(f"{others} answers are to another question than that of their line")
     return [(questions[place], answers[place]) for place in kept], told
@@ -290,7 +295,7 @@ def _asked(row: Mapping[str, Any]) -> str | None:
 
 def _repeats(row: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
     """Whether an answer's row says that it is to this question."""
-    return (asked := _asked(row)) is not None and asked.startswith(question["text"])
+    return (asked := _asked(row)) is not None and question["text"] in asked
 
 
 def _tell_version(file: _File, known: Mapping[str, Sequence[Mapping[str, Any]]], task: str) -> str:

@@ -161,3 +161,14 @@ def test_popes_default_is_yes_and_it_is_told_apart_from_an_answer(text: str) -> 
 def test_an_answer_that_says_neither_is_unparsed(text: str, unparsed: bool) -> None:
     doc = {"image": "1", "category": "random", "answer": "yes"}
     assert pope.process_results(doc, [text])["f1"].get("unparsed", False) == unparsed
+
+
+def test_answers_to_other_questions_than_those_of_their_lines_are_refused(references: Path, tmp_path: Path) -> None:
+    asked = [f"USER: <image>\nIs there a thing {n} in the image? ASSISTANT:" for n in range(4)]
+    good = [{"prompt": text, "answer": "Yes"} for text in asked]
+    assert not pope.official_answers(write(tmp_path / "random.jsonl", good), references).warnings
+    one = [*good[:3], {"prompt": "Is there a hat?", "answer": "No"}]
+    (told,) = pope.official_answers(write(tmp_path / "random.jsonl", one), references).warnings
+    assert told == "random.jsonl: 1 answers are to another question than that of their line"
+    with pytest.raises(AnswerFileError, match=r"4 of 4 answers are to another question .*: another split, version or"):
+        pope.official_answers(write(tmp_path / "random.jsonl", good[::-1]), references)
