@@ -133,6 +133,7 @@ class _Run:
             **base_to_train(*merge_adapter(self.base, recipe.base, self.out)),
             preferences=data.pairs,
             held_out=data.held_out,
+            bad_rows=data.bad_rows,
             note={"data": data.digest, "leaks": dict(data.leaks)},
         )
         folder = self.out / "data"

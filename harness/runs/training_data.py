@@ -38,6 +38,8 @@ class TrainingData:
     """If the run has built them."""
     leaks: Mapping[str, int]
     """Task -> rows of the training data that show one of its pictures."""
+    bad_rows: int = 0
+    """Rows that gave no pair to train on."""
 
     @property
     def failed(self) -> float:
@@ -50,6 +52,7 @@ def prepare_training_data(
 ) -> TrainingData:
     """Build or read the recipe's pairs, and look for the tasks' pictures in them. RunError if there are no pairs."""
     source = recipe.preferences
+    bad_rows = 0
     if isinstance(source, Data):
         with seconds("build preference data"):
             built = _build(recipe, source, out / "data", judge)
@@ -60,12 +63,15 @@ def prepare_training_data(
         with seconds("read preference data"), HashCache(out / "data" / IMAGE_FACTS) as cache:
             read = read_preferences(source, cache, chosen_alone=recipe.trainer == "sft")
         built, pairs, held_out, mark, summary = None, read.train, read.held_out, read.digest, read.summary()
+        bad_rows = read.bad_rows
     with seconds("look for leaks"):
         leaks = _find_leaks(pairs, mark, tasks, out / "data")
     if leaked := ", ".join(f"{task} ({rows} rows)" for task, rows in leaks.items() if rows):
         log.info("training data show pictures of %s", leaked)
     log.info("%d preference pairs: %s", len(pairs), summary)
-    return TrainingData(pairs=pairs, held_out=held_out, digest=mark, summary=summary, built=built, leaks=leaks)
+    return TrainingData(
+        pairs=pairs, held_out=held_out, digest=mark, summary=summary, built=built, leaks=leaks, bad_rows=bad_rows
+    )
 
 
 def _build(recipe: PreferenceRecipe, data: Data, folder: Path, judge: Judge) -> BuiltDataset:

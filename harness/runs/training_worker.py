@@ -50,6 +50,7 @@ def train_in_processes(job: Job, arm: str, layout: Layout, *, pairs: Path | None
         "out": str(job.out),
         **{name: getattr(job, name) for name in _OF_BASE},
         "note": dict(job.note),
+        "bad_rows": job.bad_rows,
         "pairs": None if pairs is None else str(pairs),
         "images": str(images),
         "pauses": pauses,
@@ -88,6 +89,7 @@ def train_arm(folder: Path) -> None:
         **{name: handed[name] for name in _OF_BASE},
         preferences=preferences,
         held_out=held_out,
+        bad_rows=handed.get("bad_rows", 0),
         note=handed["note"],
     )
     if handed["pauses"]:
