@@ -87,10 +87,12 @@ def read_json(path: Path) -> Iterator[Record]:
     return (record for _, record in read_lines(path))
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, Record]]:
-    """As `read_json`, each object with the byte at which its line starts (see `read_at`), -1 if it has no own line."""
+def read_lines(
+    path: Path, incomplete: Incomplete | None = None, *, strict: bool = True
+) -> Iterator[tuple[int, Record]]:
+    """As `read` of JSON, each object with the byte where its line starts (see `read_at`), -1 if it has no own line."""
     with _errors_as_data_errors(path):
-        yield from _read_json(partial(_open, path), str(path), None, strict=True)
+        yield from _read_json(partial(_open, path), str(path), incomplete, strict)
 
 
 def read_at(path: Path, offset: int) -> Record:

@@ -1,6 +1,8 @@
 """Pictures in tables are read when they are looked at, each its own, in any order and by several processes."""
 
+import base64
 import io
+import json
 import os
 import random
 from collections.abc import Sequence
@@ -73,6 +75,36 @@ def test_bytes_are_found_wherever_they_stand(columns: dict[str, Any], tmp_path: 
     (pair,) = read_pairs(write(tmp_path / "a.parquet", [{"prompt": "What?", **ANSWERS} | columns]))
     assert isinstance(pair.images[0].reader, EmbeddedPicture)
     assert (pair.prompt, pair.images[0].read(), pair.images[0].data) == ("What?", png(1), None)
+
+
+BASE64 = base64.b64encode(png(1)).decode()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    (
+        {"image": BASE64},
+        {"images": [BASE64]},
+        {"image": f"data:image/png;base64,{BASE64}"},
+        {"image_base64": BASE64},
+        {"images": [{"bytes": BASE64, "path": None}]},
+        {"images": [{"url": f"data:image/png;base64,{BASE64}"}]},
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "What?"}, {
+            "type": "image_url", "image_url": {"url": f"data:image/png;base64,{BASE64}", "detail": "low"}}]}]},
+        {"prompt": [{"role": "user", "content": [{"type": "image", "image": BASE64}, {"type": "text", "text": "What?"}]
+        }]},
+    ),
+)  # fmt: skip
+@pytest.mark.parametrize("name", ("a.jsonl", "a.json"))
+def test_base64_in_json_lines_is_read_when_it_is_looked_at(name: str, columns: dict[str, Any], tmp_path: Path) -> None:
+    lines = [{"prompt": "é?", **ANSWERS, "images": [BASE64[:-4] + "AAAA"]}, {"prompt": "What?", **ANSWERS} | columns]
+    (tmp_path / name).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    _, pair = read_pairs(tmp_path / name)
+    assert isinstance(pair.images[0].reader, EmbeddedPicture)
+    assert (pair.prompt, pair.images[0].read(), pair.images[0].data) == ("What?", png(1), None)
+    (tmp_path / "list.json").write_text(json.dumps(lines))
+    _, held = read_pairs(tmp_path / "list.json")
+    assert held.images[0].read() == png(1)
 
 
 def test_bytes_in_a_column_that_is_not_read_are_refused(tmp_path: Path) -> None:

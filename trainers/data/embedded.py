@@ -11,7 +11,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -19,8 +19,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from support.errors import DataError
+from support.image_cells import bytes_in_text, is_image_text
 from support.images import ImageRef
-from support.records import ARROW, PARQUET, Incomplete, Record, open_arrow, open_parquet, read, suffix
+from support.records import (
+    ARROW,
+    PARQUET,
+    TEXT,
+    Incomplete,
+    Record,
+    open_arrow,
+    open_parquet,
+    read,
+    read_at,
+    read_lines,
+    suffix,
+)
 
 ROWS: Final = 16
 """Rows whose pictures are read at a time."""
@@ -39,15 +52,21 @@ class EmbeddedPicture:
     """sha256 of its bytes."""
     table: Path = field(compare=False)
     row: int = field(compare=False)
+    """Its place in the table; of JSON lines the byte where the line starts."""
     steps: Steps = field(compare=False)
 
     def __call__(self) -> bytes:
         """Its bytes; OSError if the table has been changed."""
+        column = str(self.steps[0])
         try:
-            value = _table(self.table, os.getpid()).value(self.row, str(self.steps[0]))
+            if suffix(self.table, TEXT):
+                value = read_at(self.table, self.row)[column]
+            else:
+                value = _table(self.table, os.getpid()).value(self.row, column)
             for step in self.steps[1:]:
                 value = value[step]
-        except (DataError, LookupError, TypeError) as error:
+            value = bytes_in_text(value) if isinstance(value, str) else value
+        except (DataError, LookupError, TypeError, ValueError) as error:
             raise OSError(f"{self.table}, row {self.row}: can't be read again: {error}") from None
         if not isinstance(value, bytes) or hashlib.sha256(value).hexdigest() != self.digest:
             raise OSError(f"{self.table}, row {self.row}: its picture has changed since the table was read")
@@ -55,24 +74,30 @@ class EmbeddedPicture:
 
 
 def read_records(path: Path, incomplete: Incomplete | None = None) -> Iterator[Record]:
-    """As `support.records.read`, with pictures of parquet and Arrow tables left in their place."""
-    if suffix(path, (PARQUET, ARROW)) == "":
-        yield from read(path, incomplete)
-        return
-    for row, record in enumerate(_read_rows(path)):
-        yield {name: _leave(value, path, row, (name,)) for name, value in record.items()}
+    """As `support.records.read`, with pictures of parquet and Arrow tables, and of JSON lines, left in their place."""
+    if suffix(path, (PARQUET, ARROW)):
+        rows: Iterable[tuple[int, Record]] = enumerate(_read_rows(path))
+    elif suffix(path, (".jsonl", ".json")):
+        rows = read_lines(path, incomplete, strict=False)
+    else:
+        rows = ((-1, record) for record in read(path, incomplete))
+    for row, record in rows:
+        # What has no own line can't be found again.
+        yield record if row < 0 else {name: _leave(value, path, row, (name,)) for name, value in record.items()}
 
 
 def _leave(value: Any, table: Path, row: int, steps: Steps) -> Any:
     """A value with an ImageRef for each image struct and all bytes in it."""
-    if isinstance(value, bytes) and value:
-        return ImageRef("", reader=EmbeddedPicture(hashlib.sha256(value).hexdigest(), table, row, steps))
+    data = bytes_in_text(value) if isinstance(value, str) and is_image_text(value) else value
+    if isinstance(data, bytes) and data:
+        return ImageRef("", reader=EmbeddedPicture(hashlib.sha256(data).hexdigest(), table, row, steps))
     if isinstance(value, Mapping):
         found = {key: _leave(inner, table, row, (*steps, key)) for key, inner in value.items()}
         picture, name = found.get("bytes"), found.get("path")
         if isinstance(picture, ImageRef):
             return ImageRef(name if isinstance(name, str) else "", reader=picture.reader)
-        return found
+        address = found.get("url")
+        return address if isinstance(address, ImageRef) and found.keys() <= {"url", "detail"} else found
     if isinstance(value, list):
         return [_leave(inner, table, row, (*steps, place)) for place, inner in enumerate(value)]
     return value
