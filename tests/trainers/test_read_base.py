@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from support.errors import HarnessError
+from support.errors import HarnessError, ModelError
 from tests.harness.zoo import FAMILIES
-from trainers.training.read_base import check_base
+from trainers.training.read_base import check_base, reading, what_folder_lacks
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +81,11 @@ def test_a_broken_base_is_refused_in_a_line(llava: Path, tmp_path: Path, what: s
         check_base(str(folder), "mine")
     assert str(error.value).startswith("mine: ")
     assert "\n" not in str(error.value)
+
+
+def test_an_adapter_is_not_blamed_for_its_bases_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    save_file({"a": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    assert what_folder_lacks(tmp_path) == ""
+    with pytest.raises(ModelError, match="mine: can't be loaded: other shapes"), reading("mine", str(tmp_path)):
+        raise RuntimeError("other\nshapes")

@@ -52,8 +52,11 @@ def what_folder_lacks(folder: Path) -> str:
                 whole = False
             if not whole:
                 return f"{name} is torn: it holds no JSON object"
-    tokenizers = any(path for pattern in TOKENIZERS for path in folder.glob(pattern))
-    return what_weights_lack(folder) or ("" if tokenizers else f"no tokenizer (none of {', '.join(TOKENIZERS)})")
+    if lacks := what_weights_lack(folder):
+        return lacks
+    tokenizer = any(path for pattern in TOKENIZERS for path in folder.glob(pattern))
+    is_adapter = (folder / "adapter_config.json").is_file()  # which goes with its base's
+    return "" if tokenizer or is_adapter else f"no tokenizer (none of {', '.join(TOKENIZERS)})"
 
 
 @contextmanager
