@@ -34,6 +34,7 @@ from support.image_names import (
     is_absolute,
     keys_of,
     parts_of,
+    spelled,
 )
 from support.images import MAX_BYTES, ImageRef
 from support.records import Record
@@ -151,9 +152,9 @@ class _Zip:
 
     def candidates(self, name: str, parts: tuple[str, ...]) -> Iterator[Candidate]:
         """The members with the file name of a name, in either of COCO's forms."""
-        forms = set(coco_forms(parts[-1]))
+        forms = set(map(spelled, coco_forms(parts[-1])))
         for member in dict.fromkeys(one for key in forms for one in self.by_key.get(key, ())):
-            if (own := parts_of(member)) and own[-1] in forms and (found := self.at(name, member)):
+            if (own := parts_of(member)) and spelled(own[-1]) in forms and (found := self.at(name, member)):
                 yield Candidate(picture=found, path=(*self.path.parent.parts, self.path.stem, *own))
 
 
@@ -167,7 +168,7 @@ def _zip(path: Path) -> _Zip:
     members = {info.filename: _member_problem(info) for info in infos if not info.is_dir()}
     by_key: dict[str, list[str]] = defaultdict(list)
     for member in members:
-        for key in keys_of(member.rsplit("/", 1)[-1]):
+        for key in keys_of(parts_of(member)[-1]) if parts_of(member) else ():
             by_key[key].append(member)
     return _Zip(path, members, by_key)
 
@@ -333,7 +334,7 @@ class ImageTree:
         root."""
         found: dict[str, list[tuple[Path | None, str]]] = defaultdict(list)
         for archive, path in self._all_pictures():
-            for key in keys_of(PurePosixPath(path).name):
+            for key in keys_of(parts_of(path)[-1]):
                 found[key].append((archive, path))
         return found
 

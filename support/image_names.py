@@ -9,6 +9,7 @@ that several paths end alike in is ambiguous, unless all of them hold the same b
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -42,6 +43,11 @@ def is_absolute(name: str) -> bool:
     return name.startswith(("/", "\\")) or name[1:3] in {":\\", ":/"}
 
 
+def spelled(part: str) -> str:
+    """A name as it is compared: macOS writes an accent as a character of its own."""
+    return part if part.isascii() else unicodedata.normalize("NFC", part)
+
+
 def without_ending(file: str) -> str:
     """A picture's file name without its ending."""
     return PurePosixPath(file).stem if PurePosixPath(file).suffix.lower() in IMAGES else file
@@ -61,6 +67,7 @@ def coco_forms(file: str) -> tuple[str, ...]:
 
 def keys_of(file: str) -> set[str]:
     """What a file name can be looked up by: itself, without its ending, in COCO's short form."""
+    file = spelled(file)
     short = _COCO.sub("", file)
     return {file, without_ending(file), short, without_ending(short)}
 
@@ -78,10 +85,11 @@ class Candidate:
 
 def _likeness(parts: Sequence[str], candidate: Candidate) -> tuple[int, int]:
     """How many last parts a name and a path have in common, and how alike their files are spelled."""
-    file, other = parts[-1], candidate.path[-1]
+    parts, path = tuple(map(spelled, parts)), tuple(map(spelled, candidate.path))
+    file, other = parts[-1], path[-1]
     spelling = 3 if file == other else 2 if _COCO.sub("", file) == _COCO.sub("", other) else 1
     count = 1
-    for one, two in zip(reversed(parts[:-1]), reversed(candidate.path[:-1]), strict=False):
+    for one, two in zip(reversed(parts[:-1]), reversed(path[:-1]), strict=False):
         if one != two and not (one in BESIDE and two in BESIDE):
             break
         count += 1

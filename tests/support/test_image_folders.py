@@ -338,6 +338,16 @@ def test_a_row_means_the_pictures_beside_its_own_file(tmp_path: Path) -> None:
     assert all(index.of_file(file).find("2.png").read() == b"shared" for file in files)
 
 
+@pytest.mark.parametrize("name", ("caf\u00e9/1.png", "cafe\u0301/1.png", "photos/caf\u00e9/1.png", "caf\u00e9\\1.png"))
+@pytest.mark.parametrize("written", ("caf\u00e9/1.png", "cafe\u0301/1.png", "cafe\u0301\\1.png"))
+def test_a_zip_made_on_another_system_has_the_same_names(name: str, written: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(written), b"1")
+        archive.writestr(zipfile.ZipInfo("other/1.png"), b"2")
+    for places in (ImageIndex.of(tmp_path / "photos.zip"), ImageTree(tmp_path / "photos.zip"), ImageTree(tmp_path)):
+        assert places.find(name).read() == b"1"
+
+
 @pytest.mark.parametrize("kind", ("fifo", "folder", "device"))
 def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x.png"

@@ -166,3 +166,82 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("tests_own_rows")
     module.own_rows = own_rows  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tests_own_rows", module)
+
+
+SMALL = base64.b64encode(png(30)).decode()
+CELLS: dict[str, Any] = {
+    "a path": "deep/b.png",
+    "a path from the table": "pictures/deep/b.png",
+    "an end of a path": "x/pictures/deep/b.png",
+    "base64": SMALL,
+    "base64 in lines": "\n".join(SMALL[at : at + 19] for at in range(0, len(SMALL), 19)),
+    "url-safe base64 without padding": SMALL.replace("+", "-").replace("/", "_").rstrip("="),
+    "a data address": f"data:image/png;base64,{SMALL}",
+    "bytes as base64 in a struct": {"bytes": SMALL, "path": None},
+    "a path in a struct": {"bytes": None, "path": "deep/b.png"},
+    "an address in a struct": {"url": f"data:image/png;base64,{SMALL}"},
+    "a list": [SMALL],
+}
+BAD_CELLS: dict[str, Any] = {
+    "another folder": "shallow/b.png",
+    "long": "x" * 5000,
+    "a long part": f"{'y' * 300}/b.png",
+    "no base64": "data:image/png;base64,???",
+    "cut base64": SMALL[:60],
+    "several": [SMALL, SMALL],
+    "text": "data:text/plain;base64,aGVsbG8gd29ybGQgaGVsbG8=",
+    "struct": {"bytes": "??", "path": "a.png"},
+    "folder": "pictures",
+    "true": True,
+}
+
+
+@pytest.mark.parametrize("form", CELLS)
+def test_a_cell_may_hold_its_picture_in_any_form(form: str, folder: Path) -> None:
+    rows = [{"question": "Dog?", "answer": "yes", "image": CELLS[form]}]
+    (folder / "t.jsonl").write_text(json.dumps(rows[0]))
+    assert shades(load(folder / "t.jsonl", rows=1)) == [20 if "path" in form else 30]
+
+
+@pytest.mark.parametrize("form", BAD_CELLS)
+def test_a_bad_cell_is_its_rows_failure(form: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"question": "Dog?", "answer": "yes", "image": cell} for cell in (BAD_CELLS[form], SMALL)]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (bad,), (good,) = (images(doc) for doc in load(folder / "t.jsonl"))
+    with pytest.raises(OSError):  # noqa: PT011 (of several kinds)
+        bad.load()
+    assert good.getpixel((0, 0)) == (30, 30, 30)
+
+
+def test_missing_pictures_are_told_at_load(
+    folder: Path, rows: list[dict[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows[0]["image"] = "other/b.png"
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    load(folder / "t.jsonl")
+    assert "probes: 1 of 2 pictures can't be had: row 1, 'other/b.png': missing picture: of this name" in caplog.text
+
+
+def test_a_number_is_another_rows_index_only_where_that_row_holds_a_picture(folder: Path) -> None:
+    (folder / "pictures" / "7.png").write_bytes(png(70))
+    (folder / "pictures" / "8.png").write_bytes(png(80))
+    rows: list[dict[str, Any]] = [
+        {"index": 7, "image": 8},
+        {"index": 8, "image": 7},
+        {"index": 9, "image": SMALL},
+        {"index": 10, "image": 9},
+    ]
+    table = "\n".join(json.dumps({"question": "Dog?", "answer": "yes", **row}) for row in rows)
+    (folder / "t.jsonl").write_text(table)
+    assert shades(load(folder / "t.jsonl", rows=4)) == [80, 70, 30, 30]
+
+
+@pytest.mark.parametrize("kind", ("binary", "string"))
+def test_a_plain_column_of_parquet_may_hold_pictures(kind: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cells = [png(10), png(20)] if kind == "binary" else [base64.b64encode(png(shade)).decode() for shade in (10, 20)]
+    table = {"question": ["Dog?", "Cat?"], "answer": ["yes", "no"], "image": pa.array(cells, kind)}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    assert shades(load(tmp_path / "t.parquet")) == [10, 20]

@@ -135,7 +135,7 @@ def test_what_is_written_of_hostile_names_loads_and_opens_nothing(
 def test_of_several_pictures_those_that_are_there_keep_their_places(
     form: str, ending: str, embed: bool, tmp_path: Path, shown: ImageRef
 ) -> None:
-    two = pair(shown, images=(ImageRef("a.png"), shown, ImageRef("b.png")), prompt="<image>\nWhich?")
+    two = pair(shown, images=(ImageRef("a.png"), shown, ImageRef("b.png")), prompt="Which?")
     path = tmp_path / "out" / f"pairs.{ending}"
     write_pairs([two], path, form, embed_images=embed)
     (back,) = read_pairs(path, tmp_path / "pictures")
