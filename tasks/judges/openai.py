@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from support.errors import JudgeError, one_line
+from support.errors import HarnessError, JudgeError, one_line
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
 from tasks.judges.addresses import Server, server_of
@@ -124,6 +124,8 @@ class OpenAIJudge:
         """How a question is sent, or why it can't be."""
         try:
             return self.request(*question, sampling, repeat, label)
+        except HarnessError:  # a table of prices that can't be read, for example
+            raise
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             return NotAsked(why=f"image can't be shown: {one_line(error)[:200]}")
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
+from PIL import Image
 
 from harness.models.chat_model import OpenAIVisionLM
 from harness.models.chat_settings import ServedModelSettings
-from support.errors import JudgeDown, JudgeError, StoreError
+from support.errors import JudgeDown, JudgeError, SettingError, StoreError
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges.failures import NoReply, PermanentError, TransientError
 from tasks.judges.ledger import Ledger
@@ -272,6 +273,15 @@ def test_a_question_that_cannot_be_made_ends_no_other(server: Any, tmp_path: Pat
     replies = judge.ask_many(questions)
     assert [reply is None for reply in replies] == [False, False, True, False]
     assert replies.lost[2].error == "image can't be shown: broken data stream"
+
+
+def test_a_setting_that_cannot_be_used_is_no_question_s_reason(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prices.toml").write_text("models = 7")
+    monkeypatch.setenv("HARNESS_PRICES", str(tmp_path / "prices.toml"))
+    with pytest.raises(SettingError, match="no price table"):
+        judge_of(server, tmp_path).ask_many([("Question 1", Image.new("RGB", (8, 8)))])
 
 
 def test_requests_that_cannot_be_made_lose_nothing_on_its_way(server: Any, tmp_path: Path) -> None:
