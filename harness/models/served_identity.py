@@ -12,7 +12,6 @@ killed run is not paid for twice.
 
 import asyncio
 import json
-import logging
 import re
 import time
 from collections.abc import Mapping
@@ -32,8 +31,6 @@ from tasks.judges.ledger import LEDGER, Ledger
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-log = logging.getLogger(__name__)
 
 SNAPSHOT: Final = re.compile(
     r"(?:[\w.-]+/)?(?:(?:gpt|chatgpt|o\d)[\w.-]*-20\d\d-\d\d-\d\d|gpt-(?:3\.5|4)[\w.-]*-\d{4}(?:-[a-z]+)*)|ft:.+"
@@ -107,7 +104,7 @@ async def _ask_for_fingerprint(server: Server, model: str) -> str:
         try:
             ask = connection.chat.completions.with_raw_response.create
             return fingerprint_in(json.loads((await ask(model=model, messages=question, max_tokens=1)).text))
-        except (openai.OpenAIError, ValueError):
+        except (openai.OpenAIError, ValueError, RecursionError):
             return ""
 
 
@@ -167,7 +164,7 @@ async def _ask_for_list(connection: "AsyncOpenAI") -> tuple[list[dict[str, Any]]
     try:
         answer = await connection.models.with_raw_response.list()
         found = json.loads(answer.text)
-    except (openai.APIStatusError, ValueError):
+    except (openai.APIStatusError, ValueError, RecursionError):
         return [], time.time()
     models = found.get("data") if isinstance(found, dict) else found
     clock = time.time()
@@ -183,7 +180,7 @@ def _is_recent(created: object, clock: float) -> bool:
 
 def _seconds(created: object) -> float | None:
     """A time in seconds; None for what is no time, or is every model's."""
-    if isinstance(created, bool) or not isinstance(created, (int, float)):
+    if isinstance(created, bool) or not isinstance(created, (int, float)) or created > 1e14:
         return None
     seconds = created / 1000 if created > 1e11 else created
     return seconds if EARLIEST < seconds < 1e11 and seconds != CONSTANT else None
@@ -194,8 +191,9 @@ def _facts_of(listed: list[dict[str, Any]], asked: str) -> tuple[dict[str, str],
     own = next((model for model in listed if model.get("id") == asked), listed[0] if len(listed) == 1 else None)
     if own is None:
         return {}, {}
-    names = (asked, own.get("id"), None, "")
-    told = {field: _text(own[field]) for field in TELLING if own.get(field) not in names}
+    names = ("", asked, own.get("id"))
+    values = {field: _text(own[field]) for field in TELLING if isinstance(own.get(field), (str, int))}
+    told = {field: value for field, value in values.items() if value not in (*names, "true", "false")}
     if (created := _seconds(own.get("created"))) is not None:
         told["created"] = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
     base = next((model for model in listed if model.get("id") == own.get("parent") and model is not own), None)

@@ -106,7 +106,8 @@ NOTHING_TOLD: tuple[Any, ...] = (
     card(created=1677610602, owned_by="openai"),  # LiteLLM: every model's
     card(created=0),
     card(created=True, root=None, parent=None),
-    card(created="yesterday", root=""),
+    card(created="yesterday", root=" ", digest=[], version=None),
+    card(created=10**400, root=False),
     ["mm"],
     {"id": "mm"},
 )
