@@ -14,6 +14,7 @@ from tests.trainers.image_makers import png
 from trainers.config.data import PreferenceFile
 from trainers.data.pair_formats import SeenPairs, read_pairs
 from trainers.data.read_preferences import FoundPairs, read_preferences
+from trainers.data.vlfeedback_format import read_rows
 
 ANSWERS = {"chosen": "a cat", "rejected": "a dog"}
 
@@ -95,6 +96,19 @@ def test_pictures_are_found_in_columns_of_other_names(column: str, as_list: bool
     name = "images/3.png"
     found = read(put(tmp_path / "a.jsonl", [{column: [name] if as_list else name, "prompt": "What?", **ANSWERS}]))
     assert shown(found) == [[png(3)]]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_pictures_of_rated_answers_are_found_alike(column: str, tmp_path: Path) -> None:
+    put_pictures(tmp_path / "images")
+    completions = [
+        {"model": name, "response": name, "annotations": {"Helpfulness": {"Rating": rating}}}
+        for name, rating in (("a", "5"), ("b", "1"))
+    ]
+    row = {"id": "1", "prompt": "What?", "completions": completions}
+    assert shown(read(put(tmp_path / "a.jsonl", [row | {column: "images/3.png"}]))) == [[png(3)]]
+    with pytest.raises(DataError, match=r"b\.jsonl, record 1: column 'screenshot' names a picture"):
+        read(put(tmp_path / "b.jsonl", [row | {"screenshot": "images/3.png"}]))
 
 
 @pytest.mark.parametrize(
@@ -341,3 +355,34 @@ def test_any_value_in_any_field_gives_a_pair_of_texts_or_one_line(
         assert all(isinstance(text, str) for text in (pair.id, pair.prompt, pair.chosen, pair.rejected))
         if field in ("chosen", "rejected", "prompt", "question") and isinstance(value, str) and len(pairs) == 2:
             assert getattr(pairs[1], "prompt" if field == "question" else field) == value
+
+
+RATED: dict[str, Any] = {
+    "id": "1",
+    "prompt": "What?",
+    "img_path": "0.png",
+    "completions": [
+        {"model": name, "response": name, "annotations": {"Helpfulness": {"Rating": rating, "Rationale": "."}}}
+        for name, rating in (("a", "5"), ("b", "1"))
+    ],
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(value=JSON, field=st.sampled_from([*RATED, "images", "image", "source", "image_names", "image_there", "other"]))
+def test_any_value_in_a_rated_row_gives_a_row_or_one_line(
+    value: Any, field: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("rated")
+    (folder / "0.png").write_bytes(png(0))
+    path = put(folder / "a.jsonl", [RATED, RATED | {field: value}])
+    changed = [RATED["completions"][0] | {"annotations": value}, RATED["completions"][1] | {"response": value}]
+    for made in (path, put(folder / "b.jsonl", [RATED, RATED | {"completions": changed}])):
+        try:
+            rows = list(read_rows(made, folder))
+        except DataError:
+            continue
+        assert len(rows) == 2
+        for row in rows:
+            assert all(isinstance(text, str) for text in (row.id, row.prompt, row.source))
+            assert all(isinstance(one.response, str) for one in row.completions)

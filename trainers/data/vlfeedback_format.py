@@ -26,6 +26,7 @@ from support.shards import data_files, holds
 from trainers.config.data import ASPECTS
 from trainers.data.embedded import read_records
 from trainers.data.image_export import ImageExporter, Unreadable, path_for_row
+from trainers.data.pair_pictures import find_pictures
 from trainers.data.rows import Completion, Row
 
 REPOSITORY = "MMInstruction/VLFeedback"
@@ -168,7 +169,11 @@ def _read_row(record: Record, index: int, places: ImageIndex, seen: Seen, where:
     id = str(index) if given is None else str(given)
     path = record.get("img_path")
     path = path if isinstance(path, str) else ""
-    pictures = places.with_absent(record, places.pictures(record, "images", "image", "img_path", name=path))
+    try:
+        given_pictures = find_pictures(record, places, None, ("images", "image", "img_path"), name=path)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    pictures = places.with_absent(record, given_pictures)
     if not pictures and "id" in record and "img_path" not in record and "images" not in record:
         pictures = (places.find(f"merged_images/{id}.jpg"),)
     source = record.get("source")
