@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import DryRun, Json, Seed, print_plan
+from harness.cli.options import DryRun, Json, Seed, print_plan, say
 from harness.cli.setting_options import with_settings
 from harness.cli.train_options import LAUNCH, LaunchOptions, change_recipe, run_folder_of, use_plain_trl
 from harness.runs.recipe_training import GPUS_PER_NODE, check_packages, find_layout, train_recipe
-from support.errors import OK, UsageError
+from support.errors import LOSSY, OK, UsageError
 from support.processes import end_with_parent, is_launched, rank
 
 if TYPE_CHECKING:
@@ -100,9 +100,13 @@ def train_command(
         return _launch(context, folder, layout, launch.slurm)
     check_world()
     checkpoints = train_recipe(found, found.dataset, folder)
-    if rank() == 0:
-        _print_checkpoints(checkpoints, as_json)
-    return OK
+    if rank() != 0:
+        return OK
+    _print_checkpoints(checkpoints, as_json)
+    from harness.runs.training_alarms import find_idle_training
+
+    idle = find_idle_training(folder)
+    return OK if idle is None else say(idle.words, LOSSY)
 
 
 def train_arm_command(folder: Annotated[Path, typer.Argument()]) -> int:

@@ -156,12 +156,15 @@ def _print_steps(
 
 def _exit_code_of(outcome: "Outcome", training: TrainingOptions, max_failed: float) -> int:
     from harness.runs.outcome import unmet
+    from harness.runs.training_alarms import IDLE
 
     if outcome.failed:
         return say(f"{len(outcome.failed)} checkpoints are not scored; the same command tries them again", FAILED)
     required = [*([()] if ANY in training.require_better else []), *([training.named] if training.named else [])]
     if why := "; ".join(filter(None, (unmet(outcome, names) for names in required))):
         return say(why, REGRESSED)
+    if idle := "; ".join(alarm.words for alarm in outcome.alarms if alarm.name in IDLE):
+        return say(idle, LOSSY)
     if outcome.data.failed > max_failed:
         say(f"{outcome.data.failed:.0%} of the training data's answers and ratings failed", LOSSY)
     return max(exit_code_of(outcome.entries, max_failed), LOSSY if outcome.lost > max_failed else OK)

@@ -11,7 +11,6 @@ images stay.
 
 import gc
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,8 +24,7 @@ from harness.models.file_digests import digest_of_folder
 from harness.models.load import cache_of
 from harness.models.load import load as load_alone
 from harness.models.spec import ModelSpec
-from support.errors import ModelError, one_line
-from trainers.training.checkpoints import what_weights_lack
+from support.errors import ModelError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -101,21 +99,14 @@ class AdapterHost:
             torch.cuda.empty_cache()
 
     def _attach(self, spec: ModelSpec, adapter: Path) -> None:
-        from peft import PeftModel
-        from safetensors import SafetensorError
+        from trainers.training.adapters import attach
 
         lm = self.lm
         try:
-            with warnings.catch_warnings():
-                # Weights that an adapter lacks would stay as they were drawn: half an adapter.
-                warnings.filterwarnings("error", message="Found missing adapter keys")
-                lm._model = PeftModel.from_pretrained(lm.hf, str(adapter))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserWarning, SafetensorError) as error:
+            lm._model = attach(lm.hf, adapter)
+        except ModelError as error:
             self.drop()
-            if lacks := what_weights_lack(adapter):
-                raise ModelError(f"{spec.name}: adapter {adapter} can't be read: {lacks}") from error
-            why = one_line(error)[:300]
-            raise ModelError(f"{spec.name}: adapter {adapter} doesn't fit its base: {why}") from error
+            raise ModelError(f"{spec.name}: {error}") from error
         lm.peft = str(adapter)
         wrote = _sum_each(self._weights) != self._sums  # some kinds change the base's own weights: biases, PiSSA
         if wrote or _adapts_vision(lm):

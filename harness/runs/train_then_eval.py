@@ -31,7 +31,15 @@ from harness.runs.outcome import CONTROL, Outcome, Stop, panel_verdicts
 from harness.runs.recipe_training import base_to_train, merge_adapter
 from harness.runs.run_folder import claim, hold_run_folder
 from harness.runs.scoring_queue import Scoring, describe_error
-from harness.runs.training_alarms import Alarm, LogLine, find_alarms, find_check_alarms, lengths_of, read_log
+from harness.runs.training_alarms import (
+    Alarm,
+    LogLine,
+    find_alarms,
+    find_check_alarms,
+    find_idle_training,
+    lengths_of,
+    read_log,
+)
 from harness.runs.training_data import TrainingData, prepare_training_data
 from leaderboards.board.board import Board
 from support.errors import JudgeError, RunError
@@ -233,6 +241,8 @@ class _Run:
             held_out=known.use.accuracy["image"][0] / 100 if known is not None and known.held_out else None,
             lengths=lengths_of(scores, self.recipe.base, names[-1], self.tasks),
         )
+        idle = [find_idle_training(out) for out in (self.out, self.out / CONTROL)]
+        found += [alarm for alarm in idle if alarm is not None and alarm not in found]
         found += find_probes_without_value(scores, self.probes, [self.recipe.base, *names])
         return found + (find_check_alarms(known) if known is not None else [])
 

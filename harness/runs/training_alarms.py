@@ -20,10 +20,13 @@ from harness.runs.image_use_checks import ImageUseChecks
 from leaderboards.statistics.verdict import PairedTest
 from support.markdown import cell, table
 from tasks.registry import TaskSpec
+from trainers.training.checkpoints import UNCHANGED, find_complete_checkpoints, read_note
 
 LENGTHS: Final = ("answer_length", "length")
 """Metrics that count the words of an answer."""
 
+IDLE: Final = ("nothing learned", "reference moves along", "no margin")
+"""Alarms of a training that did nothing: commands end with exit code 4."""
 SURE: Final = 2.0
 """A mean of log lines counts as moved if it is so many standard errors from 0."""
 EARLY: Final = 0.1
@@ -50,6 +53,7 @@ class LogLine:
     chosen_logp: float | None = None
     """Nats an answer."""
     rejected_logp: float | None = None
+    learning_rate: float | None = None
 
 
 _KEYS: Final = {
@@ -60,6 +64,7 @@ _KEYS: Final = {
     "rejected_reward": "rewards/rejected",
     "chosen_logp": "logps/chosen",
     "rejected_logp": "logps/rejected",
+    "learning_rate": "learning_rate",
 }
 
 
@@ -153,15 +158,32 @@ def _find_nonfinite_loss(log: Sequence[LogLine]) -> Alarm | None:
     return Alarm(name="no number", words=f"loss is not finite at step {bad[0]}") if bad else None
 
 
+def find_idle_training(out: Path) -> Alarm | None:
+    """The sign that a run's last checkpoint is the model it began with, as far as answers go."""
+    checkpoints = find_complete_checkpoints(out, noted=True)[0] if out.is_dir() else []
+    if checkpoints and read_note(checkpoints[-1].path).get(UNCHANGED):
+        last = checkpoints[-1]
+        words = f"no weight has changed in {last.step} steps: {last.path} is its base"
+        return Alarm(name="nothing learned", words=f"{words}; see the learning rates and losses in {out / 'log.jsonl'}")
+    return _find_moving_reference(read_log(out))
+
+
 def _find_moving_reference(log: Sequence[LogLine]) -> Alarm | None:
-    """After the first step policy and reference must differ, else nothing is trained."""
+    """After the first step with a learning rate policy and reference must differ, else nothing is trained."""
     moved = [
-        line for line in log if line.step > 1 and line.chosen_reward is not None and line.rejected_reward is not None
+        line
+        for place, line in enumerate(log)
+        if (any(earlier.learning_rate != 0 for earlier in log[:place]) or (place == 0 and line.step > 1))
+        and line.chosen_reward is not None
+        and line.rejected_reward is not None
     ]
     if moved and all(line.chosen_reward == 0 and line.rejected_reward == 0 for line in moved):
         same = f"policy and reference give the same log-probabilities up to step {moved[-1].step}"
         words = f"{same}: nothing was trained, or both were"
         return Alarm(name="reference moves along", words=words)
+    if moved and all(line.margin == 0 for line in moved):
+        words = f"the margin of chosen over rejected answers is 0 up to step {moved[-1].step}: are they the same texts?"
+        return Alarm(name="no margin", words=words)
     return None
 
 

@@ -160,7 +160,7 @@ def test_an_adapter_that_does_not_fit_is_one_line(bases: dict[str, Path], adapte
     save_file(dict(list(weights.items())[2:]), other / "adapter_model.safetensors", {"format": "pt"})
     resident = AdapterHost()
     resident.load(find(str(bases["llava"])))
-    with pytest.raises(ModelError, match="doesn't fit its base: Found missing adapter keys") as caught:
+    with pytest.raises(ModelError, match="doesn't fit its base: it has no weight for 2 of") as caught:
         resident.load(find(str(other)))
     assert "\n" not in str(caught.value)
     assert_same(said(resident.load(find(str(bases["llava"])))), said(load(find(str(bases["llava"])))))

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from support.errors import RunError, TrainingError
+from harness.runs.training_alarms import find_idle_training
+from support.errors import TrainingError
 from tests.trainers.training_runs import captions, job_of, logged
 from trainers.data.rows import Preference
-from trainers.training import dpo
 from trainers.training.checked_trainer import CheckedTrainer
-from trainers.training.checkpoints import NOTE, find_checkpoints
+from trainers.training.checkpoints import NOTE, find_checkpoints, read_note
 from trainers.training.job import trainer
 from trainers.training.left_out import LEFT_OUT
 from trainers.training.step_weights import BatchWeight, weigh_batches
@@ -74,9 +74,13 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_kept(
     assert find_checkpoints(tmp_path, arm) == []
 
 
-def test_training_that_changes_nothing_is_an_error(preferences: list[Preference], tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no weight has changed after 2 steps"):
-        dpo.train(job_of(preferences, tmp_path, learning_rate=1e-60, warmup_steps=0))
+@pytest.mark.parametrize("arm", ("dpo", "sft"))
+def test_training_that_changes_nothing_is_noted(arm: str, preferences: list[Preference], tmp_path: Path) -> None:
+    *_, last = trainer(arm)(job_of(preferences, tmp_path, learning_rate=1e-60, warmup_steps=0))
+    assert read_note(last.path)["unchanged"] is True
+    alarm = find_idle_training(tmp_path)
+    assert alarm is not None
+    assert alarm.words.startswith(f"no weight has changed in {last.step} steps")
 
 
 @pytest.mark.parametrize("arm", ("dpo", "sft"))
@@ -88,7 +92,7 @@ def test_a_text_that_holds_what_stands_for_a_picture_is_named(
     held = replace(preferences[1], prompt=text) if side == "prompt" else replace(preferences[1], chosen=text)
     pairs = [preferences[0], held]
     with pytest.raises(TrainingError, match=rf"1 of 2 pairs have '<image>' written .*: {pairs[1].id!r}; ") as raised:
-        trainer(arm)(job_of(pairs, tmp_path))
+        trainer(arm)(job_of(pairs, tmp_path, warmup_steps=0))
     assert "\n" not in str(raised.value)
 
 
@@ -137,7 +141,7 @@ def too_long(preferences: list[Preference]) -> list[Preference]:
 def test_pairs_that_would_lose_their_answer_are_named_or_left_out(
     arm: str, plain: bool, too_long: list[Preference], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings: dict[str, Any] = {"max_length": 80, "checkpoints": 1, "plain_trl": plain}
+    settings: dict[str, Any] = {"max_length": 80, "checkpoints": 1, "plain_trl": plain, "warmup_steps": 0}
     with pytest.raises(TrainingError, match="fill max_length = 80 in 2 pairs") as raised:
         trainer(arm)(job_of(too_long, tmp_path / "refused", **settings))
     assert repr(too_long[2].id) in str(raised.value)

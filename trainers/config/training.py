@@ -17,7 +17,7 @@ class Lora(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """DPO switches it off, as for Silkie, so that policy and reference are the same model at the start."""
     targets: str
-    """Regular expression over module names; one that reaches into the vision tower trains it too."""
+    """Regular expression over module names; one that reaches into the vision tower needs train_vision."""
     rslora: bool = False
     """Scaled by alpha / sqrt(r) in place of alpha / r."""
     dora: bool = False
@@ -121,7 +121,7 @@ class Training(Section):
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that open pictures ahead of training; 0: the training process opens them."""
     train_vision: bool = False
-    """Full fine-tuning trains the vision tower too."""
+    """The vision tower is trained too; with adapters, `targets` must reach into it, and may not otherwise."""
     lora: Lora | None = None
     """None: all weights but those of the vision tower are trained."""
 
@@ -146,10 +146,6 @@ class Training(Section):
             if self.quantization:
                 raise ValueError("quantization = '4bit' is for training adapters: give [training.lora]")
             return self
-        if self.train_vision:
-            raise ValueError(
-                "train_vision is for full fine-tuning; with adapters, targets of [training.lora] say what is trained"
-            )
         if self.lora.init in ("pissa", "olora"):
             if self.quantization:
                 raise ValueError(
@@ -170,9 +166,10 @@ class Training(Section):
             for name in ("group_pairs", "features_room_mib"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is for packed rows, which {unpacked} does not have; leave it out")
-        if self.plain_trl and self.loss == "mdpo":
+        if self.plain_trl and not self.loss_spec.packed:
             raise ValueError(
-                "plain_trl is TRL's own trainer in place of packed rows, and loss = 'mdpo' has neither; leave it out"
+                f"plain_trl is TRL's own trainer in place of packed rows, and loss = {self.loss!r} has neither; "
+                "leave it out"
             )
         return self
 

@@ -6,17 +6,22 @@ an adapter of twice the rank on the unchanged base, which loads anywhere; traini
 
 import json
 import os
+import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import set_seed
 
+from support.errors import ModelError, first_few, one_line
 from support.files import atomic_write_text, file_lock
 from trainers.config.training import Lora
 from trainers.training.checkpoints import TRAINABLE
@@ -60,13 +65,60 @@ def save_plain(folder: Path, start: Mapping[str, Tensor], lora: Lora) -> None:
     atomic_write_text(folder / FILES[1], json.dumps(config, indent=2))
 
 
+def attach(model: Any, adapter: Path) -> Any:
+    """The model with a saved adapter in it; ModelError unless every weight has its place, and every place its weight.
+
+    peft leaves a place without a weight as it was drawn, and forgets a weight without a place: half an adapter.
+    """
+    from peft import PeftModel
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            made = PeftModel.from_pretrained(model, str(adapter))
+            stored = [name for name in load_peft_weights(str(adapter), device="cpu") if ".lora_" in name]
+    except UserWarning as error:
+        empty = re.findall(r"'([^']+)'", str(error).partition("[")[2])
+        raise ModelError(
+            f"adapter {adapter} doesn't fit its base: it has no weight for {len(empty):,} of the places it names: "
+            f"{first_few(empty)}; it was saved for other names, by another version of transformers or of another model"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"adapter {adapter} doesn't fit its base: {one_line(error)[:300]}") from error
+    placed = sum(".lora_" in name for name in made.state_dict())
+    if len(stored) > placed:
+        raise ModelError(
+            f"adapter {adapter} doesn't fit its base: it has {len(stored):,} weights, and {placed:,} have a place in it"
+        )
+    return made
+
+
+def _check_ties(model: Any, adapter: Path) -> None:
+    """ModelError for an adapter of one of two tied matrices: merged into it, it would change the other one, too."""
+    inner = model.get_base_model()
+    ends = {"lm_head": inner.get_output_embeddings(), "embed_tokens": inner.get_input_embeddings()}
+    changed = [name for name, module in ends.items() if isinstance(module, BaseTunerLayer)]
+    weights = [getattr(module, "base_layer", module).weight for module in ends.values() if module is not None]
+    if changed and len(weights) == 2 and weights[0].data_ptr() == weights[1].data_ptr():
+        raise ModelError(
+            f"adapter {adapter} changes {' and '.join(changed)}, and its base has lm_head and embed_tokens tied: "
+            "merged into them it would be another model; save its base with tie_word_embeddings = false first"
+        )
+
+
+def _is_tied_apart(model: Any) -> bool:
+    """True if a merged model's embeddings differ, of which only one is saved."""
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False) or model.config.tie_word_embeddings
+    return bool(tied and first is not None and last is not None and not torch.equal(first.weight, last.weight))
+
+
 def merge(base: Path | str, adapter: Path, out: Path, template: str | None = None) -> Path:
     """Write the base with an adapter merged into it, and the processor; returns `out`, at once if it is there already.
 
     Merged in single precision, stored in the base's type. `template` is the chat template that the adapter was trained
-    with. ModelError.
+    with. ModelError, also for an adapter that doesn't fit, or that as a part of the weights would be another model.
     """
-    from peft import PeftModel
 
     name = str(adapter)
     with file_lock(out, wait=True):
@@ -76,8 +128,15 @@ def merge(base: Path | str, adapter: Path, out: Path, template: str | None = Non
             stored = CompleteModel.from_pretrained(base, dtype="auto", use_safetensors=True)
             dtype = stored.dtype
         processor = read_processor(str(base), name, template)
+        adapted = attach(stored.float(), adapter)
+        _check_ties(adapted, adapter)
         with reading(name, name):
-            model = PeftModel.from_pretrained(stored.float(), name).merge_and_unload(safe_merge=True).to(dtype)
+            model = adapted.merge_and_unload(safe_merge=True).to(dtype)
+        if _is_tied_apart(model):
+            raise ModelError(
+                f"adapter {adapter} holds an embed_tokens and an lm_head that differ, and {base} has them tied: merged "
+                "they would be one; save the base with tie_word_embeddings = false first"
+            )
         part = out.with_name(f".{out.name}.{os.getpid()}.part")
         try:
             model.save_pretrained(part)

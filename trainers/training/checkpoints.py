@@ -20,6 +20,10 @@ NOTE: Final = "checkpoint.json"
 STATE: Final = "trainer_state.json"
 OURS: Final = ("run.json", "log.jsonl")
 """Files that only runs of this package have, whose checkpoints get a note."""
+TOKENS: Final = "tokens"
+"""Key of the note: by which rule answers became tokens (`trainers.data.chat.TOKENS_VERSION`); none: by TRL's."""
+UNCHANGED: Final = "unchanged"
+"""Key of the note: true for a checkpoint whose weights are those that training began with."""
 STOPPED: Final = "stopped.json"
 """File of a run that was ended before its last step on purpose."""
 
@@ -117,6 +121,14 @@ def _check_ours(path: Path) -> int | None:
     _check_weights(path)
     steps = _read_object(path / NOTE).get("steps")
     return steps if isinstance(steps, int) else None
+
+
+def read_note(checkpoint: Path) -> dict[str, Any]:
+    """The note of a checkpoint; an empty one where it has none that can be read."""
+    try:
+        return _read_object(checkpoint / NOTE)
+    except (_Incomplete, OSError, ValueError):
+        return {}
 
 
 def _read_object(path: Path) -> dict[str, Any]:

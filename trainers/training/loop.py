@@ -14,23 +14,28 @@ from typing import Any
 from torch.distributed import barrier, broadcast_object_list, is_initialized
 from transformers import PrinterCallback, TrainerCallback
 
-from support.errors import RunError, TrainingError
+from support.errors import TrainingError
 from support.files import atomic_write_text
 from support.processes import is_main_process, world_size
 from support.progress import report
 from trainers.config.training import Training
+from trainers.data.chat import TOKENS_VERSION, stops_of
 from trainers.data.rows import Preference
 from trainers.packed.collator import CutError
 from trainers.training.base_note import name_base_in_adapter, note_base
 from trainers.training.checkpoints import (
     NOTE,
     STOPPED,
+    TOKENS,
+    UNCHANGED,
     Checkpoint,
     find_checkpoints,
+    read_note,
     saved_at,
     total_steps,
     what_state_lacks,
 )
+from trainers.training.earlier_tokens import check_begun_alike
 from trainers.training.job import Job
 from trainers.training.left_out import leave_out, read_left_out
 from trainers.training.picture_check import RefusedPictures
@@ -40,16 +45,19 @@ log = logging.getLogger(__name__)
 
 
 class RunCallback(TrainerCallback):
-    """Saves and marks checkpoints, reports steps, writes log.jsonl, and ends a run that learns nothing or diverges."""
+    """Saves and marks checkpoints, reports steps, writes log.jsonl, and ends a run that diverges."""
 
     def __init__(self, job: Job, arm: str, wanted: Sequence[int], left_out: int = 0) -> None:
         self.job, self.arm, self.wanted, self.left_out = job, arm, frozenset(wanted), left_out
         self.first_sums: list[float] = []
-        self.first_step = 0
+        self.unchanged = True
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Remember the weights that training has to change."""
-        self.first_sums, self.first_step = _sum_trained_weights(model), state.global_step
+        self.first_sums = _sum_trained_weights(model)
+        self.unchanged = state.global_step == 0 or read_note(self.job.out / f"checkpoint-{state.global_step}").get(
+            UNCHANGED, False
+        )
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         """Set the sampler's epoch, which loaders of several processes don't when a run continues within an epoch."""
@@ -62,15 +70,14 @@ class RunCallback(TrainerCallback):
         """Ask for a checkpoint at the wanted steps."""
         step = state.global_step
         report(f"train {self.arm}", step, state.max_steps)
+        if step not in self.wanted:
+            return control
+        sums = _sum_trained_weights(model)
         # A gradient can be NaN though the loss is not; the next loss would show it only after this checkpoint.
-        if step in self.wanted and not all(map(math.isfinite, _sum_trained_weights(model))):
+        if not all(map(math.isfinite, sums)):
             raise FloatingPointError(f"step {step} left weights that are no numbers; no checkpoint is made of them")
-        # In a warm-up the first step's learning rate is 0.
-        if self.first_sums and step == self.first_step + 2 and _sum_trained_weights(model) == self.first_sums:
-            raise RunError(
-                f"no weight has changed after {step} steps: policy and reference are one model; see the learning rate"
-            )
-        control.should_save = step in self.wanted
+        self.unchanged = self.unchanged and bool(sums) and sums == self.first_sums
+        control.should_save = True
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -106,6 +113,7 @@ class RunCallback(TrainerCallback):
         name_base_in_adapter(self.job, folder)
         note: dict[str, Any] = {**note_base(self.job, folder), **place, "recipe": recipe.digest}
         note |= {"left out": self.left_out} if self.left_out else {}
+        note |= {TOKENS: TOKENS_VERSION} | ({UNCHANGED: True} if self.unchanged else {})
         note |= {"order": order} if (order := _order_of_pairs(recipe.training)) else {}
         atomic_write_text(folder / NOTE, json.dumps({**note, **self.job.note}))
         if recipe.training.keep is not None:
@@ -153,6 +161,8 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
             trainer = make_trainer(job, pairs, held_out, RunCallback(job, arm, wanted, len(left_out)))
             # It prints to stdout, which is for results; the same is in log.jsonl.
             trainer.remove_callback(PrinterCallback)
+            processor = trainer.processing_class
+            check_begun_alike(job.out, pairs, processor, stops_of(trainer.model, processor))
             trainer.train(resume_from_checkpoint=str(found[-1].path) if found else None)
         except (CutError, RefusedPictures) as error:
             left_out |= leave_out(job, left_out, error)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from support.errors import TrainingError
+from support.errors import TrainingError, first_few
 from support.processes import local_rank
 from trainers.config.training import Training
 from trainers.training.adapters import PARTS, start_from_weights
@@ -41,11 +41,8 @@ def load_model(job: Job) -> tuple[Any, Any]:
     if training.lora is None:
         if not training.train_vision:
             freeze_vision(model)
-    elif not any(re.fullmatch(training.lora.targets, name) for name, _ in model.named_modules()):
-        linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-        missed = f"lora targets {training.lora.targets!r} match no module of {job.base_name or job.base}"
-        raise TrainingError(f"{missed}; its matrices: {known}")
+    else:
+        check_targets(model, training, job.base_name or job.base)
     return model, load_processor(job)
 
 
@@ -91,6 +88,43 @@ def freeze_vision(model: Any) -> None:
         )
     for name, parameter in tower.named_parameters():
         parameter.requires_grad = name.startswith(CONNECTORS)
+
+
+def check_targets(model: Any, training: Training, base: str) -> None:
+    """TrainingError for adapters on nothing, on a head, or on a vision tower that is not to be trained (and back)."""
+    assert training.lora is not None
+    targets = training.lora.targets
+    modules = dict(model.named_modules())
+    matched = [name for name in modules if re.fullmatch(targets, name)]
+    if not matched:
+        linear = (name for name, module in modules.items() if isinstance(module, torch.nn.Linear))
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        raise TrainingError(f"lora targets {targets!r} match no module of {base}; its matrices: {known}")
+    said = f"lora targets {targets!r} reach"
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    ends = {head, embedding} if head is not None and head.weight is embedding.weight else {head}
+    heads = [name for name in matched if modules[name] in ends]
+    if heads:
+        tied = ", which is tied to the other end: merged, it would be another model" if embedding in ends else ""
+        raise TrainingError(f"{said} {first_few(heads)} of {base}{tied}; leave the ends of the model out of them")
+    inside = _names_in_tower(model)
+    seen = [name for name in matched if name in inside]
+    if seen and not training.train_vision:
+        raise TrainingError(
+            f"{said} {len(seen)} modules of the vision tower of {base}: {first_few(seen)}; begin them with the "
+            "language model's name (such as '.*language_model.*'), or set train_vision = true"
+        )
+    if training.train_vision and not seen:
+        raise TrainingError(f"train_vision = true, and {said} no module of the vision tower of {base}; leave one out")
+
+
+def _names_in_tower(model: Any) -> set[str]:
+    """Names of the modules of the vision tower but for a connector within it; none for a model that names no tower."""
+    tower = model.get_encoder(modality="image")
+    if tower is model or tower is model.base_model:
+        return set()
+    inner = {module for name, module in tower.named_modules() if not f"{name}.".startswith(CONNECTORS)}
+    return {name for name, module in model.named_modules() if module in inner}
 
 
 def add_adapters(model: Any, training: Training, seed: int) -> tuple[Any, LoraConfig | None]:

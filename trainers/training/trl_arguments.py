@@ -3,9 +3,11 @@
 import importlib.util
 import logging
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from transformers import get_scheduler
 
 from support.errors import TrainingError
 from support.processes import world_size
@@ -40,6 +42,33 @@ def _list_divisors(number: int) -> str:
     return ", ".join(str(divisor) for divisor in range(1, number + 1) if number % divisor == 0)
 
 
+def warm_up(training: Training, steps: int) -> int:
+    """Steps of warm-up in a run of `steps`; TrainingError if no step would have a learning rate."""
+    # A share of the run leaves a step to train: the first step of a warm-up has the learning rate 0.
+    warm = training.warmup_steps or min(math.ceil(training.warmup_ratio * steps), steps - 1)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=training.learning_rate)
+    schedule = get_scheduler(training.scheduler, optimizer, num_warmup_steps=warm, num_training_steps=steps)
+    if not any(_rates(schedule, optimizer, steps)):
+        raise TrainingError(
+            f"the learning rate is 0 in every step: the run has {steps} of them, and warmup_steps = {warm}; "
+            "lower it, or train on more pairs, more epochs or a smaller batch_size"
+        )
+    if training.warmup_steps >= steps and training.scheduler != "constant":
+        log.warning(
+            "warmup_steps = %d: the run has %d steps, so the learning rate never gets to %g",
+            *(warm, steps, training.learning_rate),
+        )
+    return warm
+
+
+def _rates(schedule: Any, optimizer: torch.optim.Optimizer, steps: int) -> Iterator[float]:
+    """The learning rate of each step."""
+    for _ in range(steps):
+        yield float(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+
+
 def common_arguments(job: Job, pairs: int) -> dict[str, Any]:
     """Trainer arguments of all arms. TRL's bf16, checkpointing and 1024 tokens by default don't suit small models."""
     training = job.recipe.training
@@ -60,7 +89,7 @@ def common_arguments(job: Job, pairs: int) -> dict[str, Any]:
         "num_train_epochs": training.epochs,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.scheduler,
-        "warmup_steps": training.warmup_steps or math.ceil(training.warmup_ratio * total_steps(pairs, training)),
+        "warmup_steps": warm_up(training, total_steps(pairs, training)),
         **{name: getattr(training, name) for name in SAME_NAMES.split()},
         "seed": job.recipe.seed,
         "data_seed": job.recipe.seed,
