@@ -4,6 +4,7 @@ PairCollator(processor, max_length=2048, stops=stops_of(model, processor))(examp
 AnswerCollator(processor, max_length=2048, stops=stops_of(model, processor))(examples)    # for supervised training
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,14 +29,18 @@ class Collator:
     max_length: int | None = None
     stops: frozenset[int] = frozenset()
 
+    @functools.cached_property
+    def chat(self) -> Chat:
+        """The processor's chat."""
+        return Chat(self.processor, self.stops)
+
     def read_turn(self, example: Mapping[str, Any], sides: Sequence[str]) -> Turn:
         """The example's prompt, and the tokens of its answers on these sides; TrainingError names a refused pair."""
         answers = [example[side][-1]["content"] for side in sides]
-        chat = Chat(self.processor, self.stops)
-        marked = [answer for answer in answers if chat.holds_special_token(answer)]
+        marked = [answer for answer in answers if self.chat.holds_special_token(answer)]
         if marked:  # some stand for a picture, which answers don't have
             self.process([str(example.get("id"))] * len(marked), marked, [[]] * len(marked))
-        return chat.read(example["prompt"], example["images"], answers)
+        return self.chat.read(example["prompt"], example["images"], answers)
 
     def process(self, ids: Sequence[str], texts: Sequence[str], images: Sequence[Sequence[Any]]) -> Any:
         """The processor's outputs for texts and images, padded left; TrainingError names a pair that it refuses."""

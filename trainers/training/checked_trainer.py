@@ -93,6 +93,22 @@ def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int |
         raise CutError([pairs[place].id for place in places], places, max_length)
 
 
+def check_answers_differ(
+    pairs: Sequence[Preference], processor: Any, stops: frozenset[int], max_length: int | None
+) -> None:
+    """TrainingError if the two answers of every pair are the same tokens, which teach no preference."""
+    chat = Chat(processor, stops)
+    for pair in pairs:
+        shown = [Image.new("RGB", (8, 8))] * len(pair.images)
+        turn = chat.read([user_message(pair)], shown, [pair.chosen, pair.rejected])
+        room = None if max_length is None else max_length - _measure_prompt(pair, processor)
+        chosen, rejected = (answer[:room] for answer in turn.answers)
+        if chosen != rejected or (room is not None and room <= 0):  # the latter are named by `CutError`
+            return
+    cut = "" if max_length is None else f" once cut at max_length = {max_length}; raise it"
+    raise TrainingError(f"both answers of each of the {len(pairs):,} pairs are the same tokens{cut}: nothing to learn")
+
+
 def _measure_prompt(pair: Preference, processor: Any) -> int:
     """Tokens of a pair's prompt with its images; TrainingError."""
     # Of an image only its size counts.

@@ -20,7 +20,7 @@ from trainers.losses.functions import GAMMA
 from trainers.losses.mdpo import AREA, CroppedPairs, ImageDPOTrainer
 from trainers.losses.povid import NoisedPairs, PovidTrainer
 from trainers.packed.trainer import PackedDPOTrainer
-from trainers.training.checked_trainer import CheckedTrainer, check_lengths, check_texts
+from trainers.training.checked_trainer import CheckedTrainer, check_answers_differ, check_lengths, check_texts
 from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 from trainers.training.loop import RunCallback, run
@@ -68,6 +68,7 @@ def _make_trainer(
     check_texts([*pairs, *held_out], processor)
     check_pictures([*pairs, *held_out], processor)
     model, processor = load_model(job)
+    check_answers_differ(pairs, processor, stops_of(model, processor), training.max_length)
     model, peft_config = add_adapters(model, training, job.recipe.seed)
     given: dict[str, Any] = {"model": model, "processing_class": processor, "peft_config": peft_config}
     given |= {"args": arguments, "callbacks": [callback]}

@@ -46,6 +46,10 @@ def warm_up(training: Training, steps: int) -> int:
     """Steps of warm-up in a run of `steps`; TrainingError if no step would have a learning rate."""
     # A share of the run leaves a step to train: the first step of a warm-up has the learning rate 0.
     warm = training.warmup_steps or min(math.ceil(training.warmup_ratio * steps), steps - 1)
+    if training.scheduler == "polynomial" and warm == steps:
+        raise TrainingError(
+            f"scheduler = 'polynomial' has no step left after warmup_steps = {warm} of {steps}; lower it"
+        )
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=training.learning_rate)
     schedule = get_scheduler(training.scheduler, optimizer, num_warmup_steps=warm, num_training_steps=steps)
     if not any(_rates(schedule, optimizer, steps)):
