@@ -198,9 +198,11 @@ def widened(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             "no weight for 8 of the places",
             id="vision, too",
         ),
-        pytest.param(lambda folder: (folder / "adapter_model.safetensors").unlink(), "doesn't fit", id="no weights"),
         pytest.param(
-            lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\0" * 64), "doesn't fit", id="torn"
+            lambda folder: (folder / "adapter_model.safetensors").unlink(), "can't be read: ", id="no weights"
+        ),
+        pytest.param(
+            lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\0" * 64), "can't be read: ", id="torn"
         ),
     ),
 )

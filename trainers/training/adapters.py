@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import set_seed
@@ -24,8 +23,8 @@ from transformers import set_seed
 from support.errors import ModelError, first_few, one_line
 from support.files import atomic_write_text, file_lock
 from trainers.config.training import Lora
-from trainers.training.checkpoints import TRAINABLE
-from trainers.training.read_base import CompleteModel, read_processor, reading
+from trainers.training.checkpoints import TRAINABLE, what_weights_lack
+from trainers.training.read_base import UNREADABLE, CompleteModel, read_processor, reading
 
 PARTS = ("pissa", "olora")
 """Initialisations that change the weights."""
@@ -83,7 +82,9 @@ def attach(model: Any, adapter: Path) -> Any:
             f"adapter {adapter} doesn't fit its base: it has no weight for {len(empty):,} of the places it names: "
             f"{first_few(empty)}; it was saved for other names, by another version of transformers or of another model"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except UNREADABLE as error:
+        if lacks := what_weights_lack(adapter):
+            raise ModelError(f"adapter {adapter} can't be read: {lacks}") from error
         raise ModelError(f"adapter {adapter} doesn't fit its base: {one_line(error)[:300]}") from error
     placed = sum(".lora_" in name for name in made.state_dict())
     if len(stored) > placed:

@@ -14,7 +14,7 @@ from typing import Any
 from torch.distributed import barrier, broadcast_object_list, is_initialized
 from transformers import PrinterCallback, TrainerCallback
 
-from support.errors import TrainingError
+from support.errors import RunError, TrainingError
 from support.files import atomic_write_text
 from support.processes import is_main_process, world_size
 from support.progress import report
