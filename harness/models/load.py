@@ -83,6 +83,7 @@ def load(
     import torch
 
     from harness.engine.lm import SharedImageLM
+    from trainers.training.adapters import filling_every_place
     from trainers.training.read_base import reading
 
     register()
@@ -94,7 +95,7 @@ def load(
     given: dict[str, Any] = {"hints": hints, "cache": cache_of(spec, engine), "identity": identity, "stage": stage}
     given["template"] = template
     given |= {"peft": str(spec.adapter) if spec.adapter else None, "trust_remote_code": spec.remote_code}
-    with reading(spec.name, str(spec.local_folder)):
+    with reading(spec.name, str(spec.local_folder)), filling_every_place(spec.adapter or ""):
         lm = SharedImageLM(str(spec.local_folder), engine, use_safetensors=True, **given)
     lm.hf.generation_config.update(**spec.generation)
     return lm

@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,24 +65,32 @@ def save_plain(folder: Path, start: Mapping[str, Tensor], lora: Lora) -> None:
     atomic_write_text(folder / FILES[1], json.dumps(config, indent=2))
 
 
-def attach(model: Any, adapter: Path) -> Any:
-    """The model with a saved adapter in it; ModelError unless every weight has its place, and every place its weight.
-
-    peft leaves a place without a weight as it was drawn, and forgets a weight without a place: half an adapter.
-    """
-    from peft import PeftModel
-
+@contextmanager
+def filling_every_place(adapter: Path | str) -> Iterator[None]:
+    """Inside, an adapter that leaves a place without a weight is a ModelError: peft leaves it as it was drawn."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            made = PeftModel.from_pretrained(model, str(adapter))
-            stored = [name for name in load_peft_weights(str(adapter), device="cpu") if ".lora_" in name]
+            yield
     except UserWarning as error:
         empty = re.findall(r"'([^']+)'", str(error).partition("[")[2])
         raise ModelError(
             f"adapter {adapter} doesn't fit its base: it has no weight for {len(empty):,} of the places it names: "
-            f"{first_few(empty)}; it was saved for other names, by another version of transformers or of another model"
+            f"{first_few(empty, 2)}; it was saved for other names, by another version of transformers or of another "
+            "model"
         ) from None
+
+
+def attach(model: Any, adapter: Path) -> Any:
+    """The model with a saved adapter in it; ModelError unless every weight has a place, and every place one."""
+    from peft import PeftModel
+
+    try:
+        with filling_every_place(adapter):
+            made = PeftModel.from_pretrained(model, str(adapter))
+        stored = [name for name in load_peft_weights(str(adapter), device="cpu") if ".lora_" in name]
+    except ModelError:
+        raise
     except UNREADABLE as error:
         if lacks := what_weights_lack(adapter):
             raise ModelError(f"adapter {adapter} can't be read: {lacks}") from error
