@@ -100,11 +100,14 @@ def train_command(
         return _launch(context, folder, layout, launch.slurm)
     check_world()
     checkpoints = train_recipe(found, found.dataset, folder)
-    if rank() != 0:
-        return OK
-    _print_checkpoints(checkpoints, as_json)
+    return _report(checkpoints, folder, as_json) if rank() == 0 else OK
+
+
+def _report(checkpoints: "Sequence[Checkpoint]", folder: Path, as_json: bool) -> int:
+    """Print the checkpoints; LOSSY, with the reason, where training has changed nothing."""
     from harness.runs.training_alarms import find_idle_training
 
+    _print_checkpoints(checkpoints, as_json)
     idle = find_idle_training(folder)
     return OK if idle is None else say(idle.words, LOSSY)
 
