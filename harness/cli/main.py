@@ -19,6 +19,7 @@ from harness.engine.work_sharing import WorkerDone
 from support.console import set_up_logging
 from support.errors import FAILED, INTERRUPTED, OK, USAGE, BudgetSpent, HarnessError, JudgeDown
 from support.full_disk import describe_full_disk
+from tasks.judges.addresses import without_credentials
 
 app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -74,9 +75,9 @@ def _message_of(error: Exception) -> str:
 def _hint_to_resume(error: Exception, command: str, given: Sequence[str]) -> str:
     """The command that continues, if a judge or the user ended the run; else nothing."""
     if isinstance(error, (JudgeDown, BudgetSpent)):
-        return f"\nharness: all replies so far are kept; go on with: harness {shlex.join(given)}"
+        return f"\nharness: all replies so far are kept; go on with: harness {without_credentials(shlex.join(given))}"
     if isinstance(error, typer.Abort) and command in ("eval", "train-then-eval", "vlfeedback", "povid"):
-        return f"stopped; what was done is kept; go on with: harness {shlex.join(given)}"
+        return f"stopped; what was done is kept; go on with: harness {without_credentials(shlex.join(given))}"
     return ""
 
 
