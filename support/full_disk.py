@@ -37,18 +37,18 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
 
 def describe_full_disk(error: BaseException, folder: Path | None = None) -> str | None:
     """One line that says which disk is full, if that is what an error is about; `folder` is where was written."""
-    causes = list(_chain(error))
+    causes = list(_walk_causes(error))
     named = next((one.filename for one in causes if isinstance(one, OSError) and _is_full(one) and one.filename), None)
-    places = [Path(os.fsdecode(named))] if named else [folder] if folder is not None else _usual_places()
+    places = [Path(os.fsdecode(named))] if named else [folder] if folder is not None else _list_usual_places()
     by_torch = any(word in str(one) for one in causes for word in _TORCH)
-    full = [place for place in places if _free(place) < _NOTHING]
+    full = [place for place in places if _measure_free(place) < _NOTHING]
     if not any(map(_is_full, causes)) and not (by_torch and full):
         return None
     where = ", ".join(map(str, full or places[:1]))
     return f"{where}: no space left on its disk, or your quota of it is used up; free some and run the same command"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _walk_causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what it was raised from."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -63,11 +63,11 @@ def _is_full(error: BaseException) -> bool:
     return any(word in str(error).lower() for word in _WORDS)
 
 
-def _usual_places() -> list[Path]:
+def _list_usual_places() -> list[Path]:
     return [Path.cwd(), Path(os.environ.get("HF_HOME", Path.home())), Path(tempfile.gettempdir())]
 
 
-def _free(place: Path) -> float:
+def _measure_free(place: Path) -> float:
     """Bytes that are left for this user where a path lies, or will lie."""
     for folder in (place, *place.absolute().parents):
         try:

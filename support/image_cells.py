@@ -40,25 +40,25 @@ def picture_in_cell(cell: Any, find: Find, name: str = "") -> ImageRef:
     if isinstance(cell, ImageRef):
         return replace(cell, name=name or cell.name)
     if isinstance(cell, Mapping):
-        return _picture_in_struct(cell, find, name)
+        return _read_struct(cell, find, name)
     if isinstance(cell, (list, tuple)):
         if len(cell) > 1:
             return ImageRef(name, problem=SEVERAL, detail=f"{len(cell)} in one cell")
         return picture_in_cell(cell[0] if cell else None, find, name)
     if isinstance(cell, (bytes, bytearray, memoryview)):
-        return ImageRef(name, data=bytes(cell)) if len(cell) else _nothing(find, name)
+        return ImageRef(name, data=bytes(cell)) if len(cell) else _find_by_own_name(find, name)
     if isinstance(cell, str):
-        return _picture_in_text(cell, find, name)
+        return _read_text(cell, find, name)
     if isinstance(cell, (int, float)) and not isinstance(cell, bool) and cell == cell:  # a number, and not nan
         return find(f"{cell:.0f}" if isinstance(cell, float) and cell.is_integer() else str(cell))
-    return _nothing(find, name) if cell is None or cell != cell else ImageRef(name, problem=UNREADABLE)
+    return _find_by_own_name(find, name) if cell is None or cell != cell else ImageRef(name, problem=UNREADABLE)
 
 
-def _nothing(find: Find, name: str) -> ImageRef:
+def _find_by_own_name(find: Find, name: str) -> ImageRef:
     return find(name) if name else ImageRef("", problem=NONE)
 
 
-def _picture_in_struct(cell: Mapping[Any, Any], find: Find, name: str) -> ImageRef:
+def _read_struct(cell: Mapping[Any, Any], find: Find, name: str) -> ImageRef:
     path = cell.get("path")
     path = path if isinstance(path, str) else ""
     data = cell.get("bytes")
@@ -76,17 +76,17 @@ def _picture_in_struct(cell: Mapping[Any, Any], find: Find, name: str) -> ImageR
     for key in ("url", "image_url", "image"):
         if cell.get(key):
             return picture_in_cell(cell[key], find, name)
-    return _nothing(find, name)
+    return _find_by_own_name(find, name)
 
 
-def _picture_in_text(text: str, find: Find, name: str) -> ImageRef:
+def _read_text(text: str, find: Find, name: str) -> ImageRef:
     try:
         data = bytes_in_text(text)
     except OSError as error:
         return ImageRef(name, problem=UNREADABLE, detail=str(error))
     if data is not None:
         return ImageRef(name, data=data)
-    return find(text) if text.strip() else _nothing(find, name)
+    return find(text) if text.strip() else _find_by_own_name(find, name)
 
 
 def bytes_in_text(text: str) -> bytes | None:

@@ -83,7 +83,7 @@ class Candidate:
     """It lies right beside the rows that name it, or the name is its very path there."""
 
 
-def _likeness(parts: Sequence[str], candidate: Candidate) -> tuple[int, int]:
+def _measure_likeness(parts: Sequence[str], candidate: Candidate) -> tuple[int, int]:
     """How many last parts a name and a path have in common, and how alike their files are spelled."""
     parts, path = tuple(map(spelled, parts)), tuple(map(spelled, candidate.path))
     file, other = parts[-1], path[-1]
@@ -108,7 +108,7 @@ def choose(name: str, candidates: Iterable[Candidate]) -> ImageRef | None:
         if one.picture.problem:
             refused.append(one.picture)
         else:
-            rank = (*_likeness(parts, one), one.own)
+            rank = (*_measure_likeness(parts, one), one.own)
             ranked[one.picture] = max(rank, ranked.get(one.picture, rank))
     if not ranked:
         return refused[0] if refused else None
@@ -116,9 +116,9 @@ def choose(name: str, candidates: Iterable[Candidate]) -> ImageRef | None:
     found = [picture for picture, rank in ranked.items() if rank == best]
     count, _, own = best
     if count == 1 < len(parts) and not own and not _is_coco(parts[-1]):
-        return ImageRef(name, problem=MISSING, detail=f"of this name there is {_list(found)}, in another folder")
+        return ImageRef(name, problem=MISSING, detail=f"of this name there is {_list_paths(found)}, in another folder")
     if len(found) > 1 and not _hold_the_same(found):
-        return ImageRef(name, problem=AMBIGUOUS, detail=f"it may be {_list(found)}")
+        return ImageRef(name, problem=AMBIGUOUS, detail=f"it may be {_list_paths(found)}")
     return replace(next((one for one in found if one.member is None), found[0]), name=name)
 
 
@@ -131,7 +131,7 @@ def _hold_the_same(pictures: Sequence[ImageRef]) -> bool:
         return False
 
 
-def _list(pictures: Sequence[ImageRef]) -> str:
+def _list_paths(pictures: Sequence[ImageRef]) -> str:
     named = [f"{one.file}::{one.member}" if one.member is not None else str(one.file) for one in pictures[:SHOWN]]
     more = f" and {len(pictures) - SHOWN} more" if len(pictures) > SHOWN else ""
     return ", ".join(named) + more

@@ -21,11 +21,11 @@ class Reuse:
 
     def take(self, one: str, many: str) -> str:
         """One line about all so far, empty if there were none; what comes next is counted anew."""
-        count, first, last = self.count, _minute(self._first), _minute(self._last)
+        count, first, last = self.count, _cut_to_minute(self._first), _cut_to_minute(self._last)
         self.count, self._first, self._last = 0, "", ""
         asked = first if first == last else f"{first} to {last}"
         return f"{count} {one if count == 1 else many} from the store, asked {asked} UTC" if count else ""
 
 
-def _minute(time: str) -> str:
+def _cut_to_minute(time: str) -> str:
     return time[:16].replace("T", " ")

@@ -39,16 +39,16 @@ _NUMBERING: Final = frozenset({"id", "idx", "row", "row_id"})
 
 def is_there(data: Path) -> bool:
     """Whether there is a file, a folder, or a file that fits a pattern."""
-    return data.exists() or bool(_matches(data))
+    return data.exists() or bool(_find_matches(data))
 
 
-def _matches(data: Path) -> list[Path]:
+def _find_matches(data: Path) -> list[Path]:
     """The data files that a pattern names."""
     found = map(Path, glob(str(data))) if has_magic(str(data)) else ()
-    return sorted(path for path in found if path.is_file() and suffix(path, _known()))
+    return sorted(path for path in found if path.is_file() and suffix(path, _list_endings()))
 
 
-def _known() -> tuple[str, ...]:
+def _list_endings() -> tuple[str, ...]:
     return tuple(ending for kinds in KINDS for ending in kinds)
 
 
@@ -59,13 +59,13 @@ def data_files(data: Path, wanted: Wanted) -> list[Path]:
     JSON lines win over parquet, which is the same data once more in a clone of MMInstruction/VLFeedback; the split
     `train` wins over others.
     """
-    endings = ", ".join(_known())
+    endings = ", ".join(_list_endings())
     if data.is_file():
-        if not suffix(data, _known()):
+        if not suffix(data, _list_endings()):
             raise DataError(f"{data}: not a data file; known: {endings}, or a folder of them")
         return [data]
     if not data.is_dir():
-        if named := _matches(data):
+        if named := _find_matches(data):
             _check_versions(named, data)
             return named
         raise DataError(f"{data}: no such file or folder")
@@ -73,11 +73,13 @@ def data_files(data: Path, wanted: Wanted) -> list[Path]:
         for folder in map(data.joinpath, _FOLDERS):
             found = _check_columns(folder, kinds, wanted)
             files = _take_train(folder, [path for path, holds in found.items() if holds is True])
-            series = {_series(path) for path in files}
+            series = {_find_series(path) for path in files}
             if len(series) > 1:
-                raise DataError(f"{folder}: which of {_name(files)}? Name one, they are not shards of one another")
+                raise DataError(
+                    f"{folder}: which of {_list_names(files)}? Name one, they are not shards of one another"
+                )
             for path, holds in found.items():
-                if isinstance(holds, DataError) and _series(path) in series:
+                if isinstance(holds, DataError) and _find_series(path) in series:
                     raise holds
             if files:
                 _check_versions(files, folder)
@@ -89,13 +91,13 @@ def data_files(data: Path, wanted: Wanted) -> list[Path]:
 def holds(data: Path, wanted: Wanted) -> bool:
     """Whether the file, a file that fits the pattern, or a file of the folder has such records."""
     if data.is_file():
-        return bool(suffix(data, _known())) and wanted(columns(data))
+        return bool(suffix(data, _list_endings())) and wanted(columns(data))
     if not data.is_dir():
-        return any(wanted(columns(path)) for path in _matches(data)[:1])
+        return any(wanted(columns(path)) for path in _find_matches(data)[:1])
     return any(
         holding is True
         for folder in map(data.joinpath, _FOLDERS)
-        for holding in _check_columns(folder, _known(), wanted).values()
+        for holding in _check_columns(folder, _list_endings(), wanted).values()
     )
 
 
@@ -103,7 +105,7 @@ def _check_columns(folder: Path, kinds: Collection[str], wanted: Wanted) -> dict
     """The data files of a folder, sorted: whether each has such records, or why it can't be read."""
     found: dict[Path, bool | DataError] = {}
     for path in sorted(folder.glob("[!.]*")):
-        if path.is_file() and suffix(path, _known()) in kinds:
+        if path.is_file() and suffix(path, _list_endings()) in kinds:
             try:
                 found[path] = wanted(columns(path))
             except DataError as error:
@@ -118,7 +120,7 @@ def _take_train(folder: Path, files: Sequence[Path]) -> list[Path]:
     others = [path for path in files if path in splits and path not in train]
     if not train or not others:
         return list(files)
-    log.info("%s: the split train is read; left alone: %s", folder, _name(others))
+    log.info("%s: the split train is read; left alone: %s", folder, _list_names(others))
     return [path for path in files if path not in others]
 
 
@@ -129,7 +131,7 @@ def _check_versions(files: Sequence[Path], where: Path) -> None:
         own = {_identify(record) for record in islice(read(path), _COMPARED)}
         shared = [starts[key] for key in own if key in starts]
         if shared and 2 * len(shared) >= len(own):
-            twice = _name([shared[0], path])
+            twice = _list_names([shared[0], path])
             raise DataError(f"{where}: which of {twice}? Name one, they hold the same rows: two versions, not shards")
         starts |= dict.fromkeys(own, path)
     told = [int(found[1]) for path in files if (found := re.search(r"-of-(\d+)", path.name))]
@@ -144,24 +146,28 @@ def _identify(record: dict[str, object]) -> int:
 
 def _check_other_kinds(folder: Path, files: Sequence[Path], wanted: Wanted) -> None:
     """DataError for other rows beside them in files of another kind; a line for the same ones once more."""
-    ours = {_stem(path) for path in files}
-    kinds = [ending for kind in KINDS for ending in kind if suffix(files[0], _known()) not in kind]
+    ours = {_cut_ending(path) for path in files}
+    kinds = [ending for kind in KINDS for ending in kind if suffix(files[0], _list_endings()) not in kind]
     others = [path for path, holding in _check_columns(folder, kinds, wanted).items() if holding is True]
-    others = [path for path in others if _series(path.with_name(_stem(path))) in {_series(Path(one)) for one in ours}]
-    if strange := [path for path in others if _stem(path) not in ours]:
-        raise DataError(f"{folder}: which of {_name([*files, *strange])}? Name one, they are not of one kind")
+    others = [
+        path
+        for path in others
+        if _find_series(path.with_name(_cut_ending(path))) in {_find_series(Path(one)) for one in ours}
+    ]
+    if strange := [path for path in others if _cut_ending(path) not in ours]:
+        raise DataError(f"{folder}: which of {_list_names([*files, *strange])}? Name one, they are not of one kind")
     if others:
-        log.info("%s: %s is read; left alone: %s", folder, _name(files), _name(others))
+        log.info("%s: %s is read; left alone: %s", folder, _list_names(files), _list_names(others))
 
 
-def _stem(path: Path) -> str:
-    return path.name[: -len(suffix(path, _known()))]
+def _cut_ending(path: Path) -> str:
+    return path.name[: -len(suffix(path, _list_endings()))]
 
 
-def _series(path: Path) -> str:
+def _find_series(path: Path) -> str:
     """What the names of shards of one dataset have in common."""
     return _NUMBERED.sub(lambda found: "#" if found[1] else found[0], path.name)
 
 
-def _name(files: Sequence[Path]) -> str:
+def _list_names(files: Sequence[Path]) -> str:
     return ", ".join(path.name for path in files[:8]) + (", ..." if len(files) > 8 else "")

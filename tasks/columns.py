@@ -168,11 +168,11 @@ def list_in(text: str) -> list[Any] | None:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        return _list_of_tokens(text.strip())
+        return _read_tokens(text.strip())
     return found if isinstance(found, list) else None
 
 
-def _list_of_tokens(text: str) -> list[Any] | None:
+def _read_tokens(text: str) -> list[Any] | None:
     """The texts and numbers between two brackets, with or without commas: Python would join two texts without one."""
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(f"{text[0]}{text[1:-1]}{text[-1]}").readline))
@@ -193,7 +193,7 @@ def read_yes_no(cell: Any) -> str:
     raise ValueError("must be yes or no")
 
 
-def _one_of(names: Sequence[str]) -> Reader:
+def _make_one_of(names: Sequence[str]) -> Reader:
     by_lower = {name.lower(): name for name in names}
 
     def read(cell: Any, row: Row) -> str:
@@ -205,8 +205,8 @@ def _one_of(names: Sequence[str]) -> Reader:
     return read
 
 
-def _several_of(names: Sequence[str]) -> Reader:
-    one = _one_of(names)
+def _make_several_of(names: Sequence[str]) -> Reader:
+    one = _make_one_of(names)
 
     def read(cell: Any, row: Row) -> list[str]:
         parts = cell
@@ -220,7 +220,7 @@ def _several_of(names: Sequence[str]) -> Reader:
     return read
 
 
-def _option_of(names: Sequence[str]) -> Reader:
+def _make_option_of(names: Sequence[str]) -> Reader:
     def read(cell: Any, row: Row) -> str:
         there = [letter for letter, name in zip(LETTERS, names, strict=False) if not is_nothing(row.get(name))]
         letter = str(cell).strip().strip("().").upper() if isinstance(cell, str) else ""
@@ -231,7 +231,7 @@ def _option_of(names: Sequence[str]) -> Reader:
     return read
 
 
-def _place_in(names: Sequence[str]) -> Reader:
+def _make_place_in(names: Sequence[str]) -> Reader:
     def read(cell: Any, row: Row) -> int:
         count = len(row.get(names[0]) or ())
         letter = str(cell).strip().strip("().").upper()
@@ -266,8 +266,8 @@ _PLAIN: Final[Mapping[str, Callable[[Any], Any]]] = {
     "one_zero": lambda cell: "1" if read_yes_no(cell) == "yes" else "0",
 }
 _OF_NAMES: Final[Mapping[str, Callable[[Sequence[str]], Reader]]] = {
-    "one of": _one_of,
-    "several of": _several_of,
-    "option of": _option_of,
-    "place in": _place_in,
+    "one of": _make_one_of,
+    "several of": _make_several_of,
+    "option of": _make_option_of,
+    "place in": _make_place_in,
 }

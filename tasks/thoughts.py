@@ -73,7 +73,7 @@ def without_thoughts(text: str, prompt: str = "") -> str | None:
         return _unwrap(rest) if closed else None
     if (spoken := _WITHOUT_TAGS.match(text)) is not None:
         return _unwrap(text[spoken.end() :])
-    left, found = _cut_out_thoughts(text, _opened_by(prompt))
+    left, found = _cut_out_thoughts(text, _find_opened(prompt))
     if left is None:
         return None
     return _unwrap(left) if found else _unwrap_whole(text)
@@ -106,7 +106,7 @@ def is_decided(text: str, prompt: str, decided: Callable[[str], bool]) -> bool:
     return not (may_be_a_mark or in_tags) and decided(answer)
 
 
-def _opened_by(prompt: str) -> int | None:
+def _find_opened(prompt: str) -> int | None:
     """Which pair's thought a prompt leaves open at its end."""
     ending = prompt.rstrip().lower()
     return next((number for number, (opening, _) in enumerate(MARKS) if ending.endswith(opening.lower())), None)

@@ -35,10 +35,10 @@ def named_base(folder: Path, known: Container[str] = ()) -> NamedBase | None:
     """
     config = read_object(folder / ADAPTER_CONFIG)
     note = read_object(folder / NOTE)
-    revision = _text_in(config, REVISION)
-    if (name := _text_in(note, BASE)) is not None:
-        return _find_named(name, folder, known, _text_in(note, REVISION) or revision, _text_in(note, NEAR))
-    if (name := _text_in(config, "base_model_name_or_path")) is not None:
+    revision = _read_text(config, REVISION)
+    if (name := _read_text(note, BASE)) is not None:
+        return _find_named(name, folder, known, _read_text(note, REVISION) or revision, _read_text(note, NEAR))
+    if (name := _read_text(config, "base_model_name_or_path")) is not None:
         return _find_named(name, folder, known, revision)
     return None
 
@@ -72,7 +72,7 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def _text_in(found: dict[str, Any], key: str) -> str | None:
+def _read_text(found: dict[str, Any], key: str) -> str | None:
     value = found.get(key)
     return value if isinstance(value, str) and value.strip() else None
 
@@ -85,7 +85,7 @@ def _find_named(
         return NamedBase(name=name, revision=revision)
     path, here = Path(name), folder.resolve()
     if name.startswith(("./", "../")) and holds_weights(here / path):
-        return NamedBase(name=_shown(here / path))
+        return NamedBase(name=_show(here / path))
     if path.is_absolute():
         places = [path, *([here / near] if near else [])]
     else:
@@ -95,13 +95,13 @@ def _find_named(
     for place in [*places, path]:
         if holds_weights(place):
             as_written = near is None and holds_weights(path) and place.resolve() == path.resolve()
-            return NamedBase(name=name if as_written else _shown(place))  # boards know bases as they were written
+            return NamedBase(name=name if as_written else _show(place))  # boards know bases as they were written
     if (cached := re.search(HUB_CACHE, name)) is not None:
         return NamedBase(name=f"{cached[1]}/{cached[2]}", revision=cached[3])
     return NamedBase(name=name, revision=revision)
 
 
-def _shown(place: Path) -> str:
+def _show(place: Path) -> str:
     """A folder as people read it: relative where it is below the working directory."""
     place = place.resolve()
     return place.relative_to(Path.cwd()).as_posix() if place.is_relative_to(Path.cwd()) else place.as_posix()

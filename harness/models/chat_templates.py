@@ -40,13 +40,13 @@ def chat_template_of(spec: ModelSpec, engine: EngineConfig | None = None) -> Cha
             return ChatTemplate(text=own.text, source=f"{own.source} beside the adapter", own=False)
     if base is not None:
         return base
-    kind = _config(spec.local_folder).get("model_type")
+    kind = _read_config(spec.local_folder).get("model_type")
     if kind == "qwen":
         from harness.models.qwen_vl.tokenizer import CHAT_TEMPLATE
 
         return ChatTemplate(text=CHAT_TEMPLATE, source="the family's own (Qwen-VL)")
     unread: list[str] = []
-    if (found := _template_of_base(spec.local_folder, kind, unread)) is not None:
+    if (found := _find_in_bases(spec.local_folder, kind, unread)) is not None:
         return found
     if kind in NO_CONVERSATION:
         return ChatTemplate(text=None, source=f"models of type {kind} have none")
@@ -61,14 +61,14 @@ def own_template(folder: Path) -> ChatTemplate | None:
     """The template in a folder's own files: the processor's, else the tokenizer's; None without one. ModelError."""
     processor = _read_object(folder / "processor_config.json").get("chat_template")
     if processor is not None:
-        return _template(processor, "processor_config.json", folder)
+        return _pick_template(processor, "processor_config.json", folder)
     legacy, jinja = (folder / name for name in TEMPLATE_FILES)
     if legacy.is_file():
-        return _template(_read_object(legacy).get("chat_template"), legacy.name, folder)
+        return _pick_template(_read_object(legacy).get("chat_template"), legacy.name, folder)
     if jinja.is_file():
-        return _template(_read_text(jinja), jinja.name, folder)
+        return _pick_template(_read_text(jinja), jinja.name, folder)
     tokenizer = _read_object(folder / "tokenizer_config.json").get("chat_template")
-    return None if tokenizer is None else _template(tokenizer, "tokenizer_config.json", folder)
+    return None if tokenizer is None else _pick_template(tokenizer, "tokenizer_config.json", folder)
 
 
 def read_template_file(path: Path) -> ChatTemplate:
@@ -77,13 +77,13 @@ def read_template_file(path: Path) -> ChatTemplate:
     try:
         text = _read_text(path)
         held = _parse(text, path).get("chat_template") if path.suffix == ".json" else text
-        found = _template(held, path.name, path.parent)
+        found = _pick_template(held, path.name, path.parent)
     except ModelError as error:
         raise SettingError(f"{source}: {error}") from None
     return ChatTemplate(text=found.text, source=source, own=False)
 
 
-def _template(held: Any, name: str, folder: Path) -> ChatTemplate:
+def _pick_template(held: Any, name: str, folder: Path) -> ChatTemplate:
     """The one template in what a file holds; of several the one that is called default. ModelError."""
     if isinstance(held, list):
         held = {each.get("name"): each.get("template") for each in held if isinstance(each, dict)}
@@ -94,28 +94,28 @@ def _template(held: Any, name: str, folder: Path) -> ChatTemplate:
     return ChatTemplate(text=held, source=name)
 
 
-def _template_of_base(folder: Path, kind: Any, unread: list[str], depth: int = 0) -> ChatTemplate | None:
+def _find_in_bases(folder: Path, kind: Any, unread: list[str], depth: int = 0) -> ChatTemplate | None:
     """The template of the first base that a folder names, is of its kind and is here; names of others in `unread`."""
-    for name in _bases_named_in(folder):
-        there = _folder_of(name, folder)
+    for name in _find_base_names(folder):
+        there = _find_folder(name, folder)
         if there is None:
             unread.append(name)
-        elif there.resolve() != folder.resolve() and _config(there).get("model_type") == kind:
+        elif there.resolve() != folder.resolve() and _read_config(there).get("model_type") == kind:
             if (own := own_template(there)) is not None:
                 return ChatTemplate(text=own.text, source=f"{own.source} of its base {name}", own=False)
-            if depth < _MOST_BASES and (below := _template_of_base(there, kind, unread, depth + 1)) is not None:
+            if depth < _MOST_BASES and (below := _find_in_bases(there, kind, unread, depth + 1)) is not None:
                 return below
     return None
 
 
-def _bases_named_in(folder: Path) -> Iterator[str]:
+def _find_base_names(folder: Path) -> Iterator[str]:
     """What a folder of weights says it was made from, the surest first."""
     noted = named_base(folder, MODELS)
-    named = [noted and noted.name, _config(folder).get("_name_or_path"), _base_on_card(folder / "README.md")]
+    named = [noted and noted.name, _read_config(folder).get("_name_or_path"), _read_base_on_card(folder / "README.md")]
     yield from dict.fromkeys(name for name in named if isinstance(name, str) and name.strip())
 
 
-def _base_on_card(card: Path) -> str | None:
+def _read_base_on_card(card: Path) -> str | None:
     """`base_model` of a model card's head, where it names one model."""
     try:
         head = card.read_text(encoding="utf-8").split("---", 2)[1] if card.is_file() else ""
@@ -125,7 +125,7 @@ def _base_on_card(card: Path) -> str | None:
     return found[1] if found else None
 
 
-def _folder_of(name: str, of: Path) -> Path | None:
+def _find_folder(name: str, of: Path) -> Path | None:
     """Where the files of a base lie on this machine; nothing is downloaded."""
     for folder in (of / name, Path(name)):
         if holds_weights(folder):
@@ -137,7 +137,7 @@ def _folder_of(name: str, of: Path) -> Path | None:
         return None
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     return _read_object(folder / "config.json")
 
 

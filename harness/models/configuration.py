@@ -30,11 +30,11 @@ _ONE_COPY: Final = 60.0
 
 def configuration_of(spec: ModelSpec) -> dict[str, str]:
     """The digest of a local model's configurations and tokenizer; nothing for a served one."""
-    if spec.backend != "transformers" or not (files := list(_deciding_files(spec))):
+    if spec.backend != "transformers" or not (files := list(_find_deciding_files(spec))):
         return {}
     total = hashlib.sha256()
     for path in files:
-        total.update(path.name.encode() + hashlib.sha256(_content(path)).digest())
+        total.update(path.name.encode() + hashlib.sha256(_read_content(path)).digest())
     return {CONFIGURATION: total.hexdigest()[:16]}
 
 
@@ -50,14 +50,14 @@ def counts_for(
     try:
         template = chat_template_of(spec, engine)
     except ModelError:  # it is refused when it is asked; a server has a template of its own
-        return not _changed_since(spec, created)
+        return not _was_changed_since(spec, created)
     if TEMPLATE in recorded:
         same = recorded[TEMPLATE] == template.digest
-        return same and (CONFIGURATION in recorded or not _changed_since(spec, created))
-    return template.own and not _changed_since(spec, created)
+        return same and (CONFIGURATION in recorded or not _was_changed_since(spec, created))
+    return template.own and not _was_changed_since(spec, created)
 
 
-def _deciding_files(spec: ModelSpec) -> Iterator[Path]:
+def _find_deciding_files(spec: ModelSpec) -> Iterator[Path]:
     """Configurations and tokenizer of the base, and the adapter's configuration: its other files are not read."""
     folder = spec.folder or Path(spec.pretrained)
     if folder.is_dir():
@@ -67,7 +67,7 @@ def _deciding_files(spec: ModelSpec) -> Iterator[Path]:
         yield config
 
 
-def _content(path: Path) -> bytes:
+def _read_content(path: Path) -> bytes:
     """A file's bytes; of a configuration, what decides answers."""
     data = path.read_bytes()
     if "config" not in path.name:
@@ -80,18 +80,18 @@ def _content(path: Path) -> bytes:
         return data
 
 
-def _changed_since(spec: ModelSpec, created: str) -> bool:
+def _was_changed_since(spec: ModelSpec, created: str) -> bool:
     """True if a deciding file in the user's folders was changed alone, after this time."""
     try:
         moment = datetime.fromisoformat(created)
     except ValueError:
         return False
     since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    own = [path for path in _deciding_files(spec) if path.name == ADAPTER_CONFIG or Path(spec.pretrained).is_dir()]
+    own = [path for path in _find_deciding_files(spec) if path.name == ADAPTER_CONFIG or Path(spec.pretrained).is_dir()]
     folders = {path.parent for path in own}
     own += [path for folder in folders for name in TEMPLATE_FILES if (path := folder / name).is_file()]
-    return any(path.stat().st_mtime > max(since, _newest_weights(path.parent) + _ONE_COPY) for path in own)
+    return any(path.stat().st_mtime > max(since, _find_newest_weights(path.parent) + _ONE_COPY) for path in own)
 
 
-def _newest_weights(folder: Path) -> float:
+def _find_newest_weights(folder: Path) -> float:
     return max((path.stat().st_mtime for pattern in WEIGHTS for path in folder.glob(pattern)), default=0.0)

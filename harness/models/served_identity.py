@@ -46,7 +46,7 @@ TELLING: Final = ("root", "version", "revision", "weight_version", "digest", "sh
 """Fields of a listed model that are another's where the weights are others."""
 MORE: Final = ("max_model_len", "context_length", "max_context_length", "quantization", "meta")
 """Fields that change answers, and are the same for many models."""
-CONSTANT: Final = 1677610602
+SAME_FOR_ALL: Final = 1677610602
 """LiteLLM says that every model was created then."""
 EARLIEST: Final = 1420070400
 """Nobody served a model before 2015: smaller numbers are no times."""
@@ -67,24 +67,24 @@ def identified(spec: ModelSpec, ledger: Path | None = None, *, run: str = "", fr
     more: dict[str, str] = {}
     if not told:
         listed = run_in_thread(_list_models(server, spec.name))
-        told, more = _facts_of(listed, spec.pretrained)
+        told, more = _find_facts(listed, spec.pretrained)
     own = ", ".join(f"{name} {value}" for name, value in sorted(told.items()))
     digests = {"weights": f"{spec.pretrained}@{server.shown}" + (f" ({own})" if own else "")}
     if more:
         digests["server says"] = json.dumps(more, sort_keys=True)
-    if told and not spec.version and (mark := _mark_of(server, spec.pretrained, digests, ledger)):
+    if told and not spec.version and (mark := _find_fingerprint(server, spec.pretrained, digests, ledger)):
         digests[FINGERPRINT] = mark
     if not told:
-        digests[RUN] = _run_of(_scope(run, digests), ledger, fresh) if run else uuid4().hex
+        digests[RUN] = _open_run(_name_scope(run, digests), ledger, fresh) if run else uuid4().hex
     return replace(spec, digests=digests)
 
 
-def _run_of(scope: str, ledger: Path | None, fresh: bool) -> str:
+def _open_run(scope: str, ledger: Path | None, fresh: bool) -> str:
     with closing(Ledger(ledger or LEDGER)) as kept:
         return kept.open_run(scope, anew=fresh)
 
 
-def _mark_of(server: Server, model: str, digests: Mapping[str, str], ledger: Path | None) -> str:
+def _find_fingerprint(server: Server, model: str, digests: Mapping[str, str], ledger: Path | None) -> str:
     """What sets answers of the server as it is now apart from those of before; empty where nothing does.
 
     A fingerprint comes with a reply alone: a server whose replies had one is asked one short question. What answered
@@ -127,10 +127,10 @@ def is_of_one_run(spec: ModelSpec) -> bool:
 def end_run(ledger: Path | None, run: str) -> None:
     """What was answered under this name is not used again."""
     with closing(Ledger(ledger or LEDGER)) as kept:
-        kept.close_runs(_scope(run))
+        kept.close_runs(_name_scope(run))
 
 
-def _scope(run: str, digests: Mapping[str, str] | None = None) -> str:
+def _name_scope(run: str, digests: Mapping[str, str] | None = None) -> str:
     return f"{run}\n" + (json.dumps(digests, sort_keys=True) if digests is not None else "")
 
 
@@ -174,33 +174,33 @@ async def _ask_for_list(connection: "AsyncOpenAI") -> tuple[list[dict[str, Any]]
 
 
 def _is_recent(created: object, clock: float) -> bool:
-    seconds = _seconds(created)
+    seconds = _read_seconds(created)
     return seconds is not None and (abs(seconds - clock) < JUST_NOW or abs(seconds - time.time()) < JUST_NOW)
 
 
-def _seconds(created: object) -> float | None:
+def _read_seconds(created: object) -> float | None:
     """A time in seconds; None for what is no time, or is every model's."""
     if isinstance(created, bool) or not isinstance(created, (int, float)) or created > 1e14:
         return None
     seconds = created / 1000 if created > 1e11 else created
-    return seconds if EARLIEST < seconds < 1e11 and seconds != CONSTANT else None
+    return seconds if EARLIEST < seconds < 1e11 and seconds != SAME_FOR_ALL else None
 
 
-def _facts_of(listed: list[dict[str, Any]], asked: str) -> tuple[dict[str, str], dict[str, str]]:
+def _find_facts(listed: list[dict[str, Any]], asked: str) -> tuple[dict[str, str], dict[str, str]]:
     """What is said of the model that is asked for: what tells it from others, and what else changes its answers."""
     own = next((model for model in listed if model.get("id") == asked), listed[0] if len(listed) == 1 else None)
     if own is None:
         return {}, {}
     names = ("", asked, own.get("id"))
-    values = {field: _text(own[field]) for field in TELLING if isinstance(own.get(field), (str, int))}
+    values = {field: _write_value(own[field]) for field in TELLING if isinstance(own.get(field), (str, int))}
     told = {field: value for field, value in values.items() if value not in (*names, "true", "false")}
-    if (created := _seconds(own.get("created"))) is not None:
+    if (created := _read_seconds(own.get("created"))) is not None:
         told["created"] = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
     base = next((model for model in listed if model.get("id") == own.get("parent") and model is not own), None)
     if base is not None and base.get("root") not in (None, "", base.get("id")):
-        told["on"] = _text(base["root"])  # an adapter is named by its own folder alone
-    return told, {field: _text(own[field]) for field in MORE if own.get(field) is not None}
+        told["on"] = _write_value(base["root"])  # an adapter is named by its own folder alone
+    return told, {field: _write_value(own[field]) for field in MORE if own.get(field) is not None}
 
 
-def _text(value: object) -> str:
+def _write_value(value: object) -> str:
     return one_line(value if isinstance(value, str) else json.dumps(value, sort_keys=True))[:500]

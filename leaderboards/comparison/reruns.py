@@ -19,10 +19,10 @@ def first_runs(current: Sequence[Entry], every: Iterable[Entry]) -> tuple[list[E
     runs: dict[tuple[object, ...], list[Entry]] = {}
     for entry in sorted(every, key=lambda entry: entry.by_sequence):
         if entry.weights is not None:
-            runs.setdefault(_identity(entry), []).append(entry)
+            runs.setdefault(_identify(entry), []).append(entry)
     chosen, told = [], {}
     for entry in current:
-        own = runs.get(_identity(entry), [entry])
+        own = runs.get(_identify(entry), [entry])
         chosen.append(min(own, key=lambda one: one.failed + one.unscored))
         if len(own) > 1:
             told[entry.key] = own
@@ -36,5 +36,5 @@ def describe_reruns(runs: Sequence[Entry]) -> str:
     return line(f"{first.model} {first.task} {first.metric}: {len(runs)} runs of these weights: {values}")
 
 
-def _identity(entry: Entry) -> tuple[object, ...]:
+def _identify(entry: Entry) -> tuple[object, ...]:
     return entry.key, entry.weights, entry.limit, *(entry.provenance.get(fact) for fact in SETUP)

@@ -62,7 +62,7 @@ class Server:
     @property
     def shown(self) -> str:
         """The address without what may be a secret; names the server in entries and in the ledger."""
-        return self.url + _shown_query(self.query)
+        return self.url + _show_query(self.query)
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Server:
 
     def refusal(self, status: int, said: str) -> str:
         """One line of a call that the server refused: what was asked, what it answered, what to do."""
-        told = f"{self.url}/chat/completions{_shown_query(self.query)}: {status}: {self.censor(said)}"
+        told = f"{self.url}/chat/completions{_show_query(self.query)}: {status}: {self.censor(said)}"
         if status in (404, 405):
             return told
         if self.login is not None:
@@ -133,7 +133,7 @@ def server_of(
     what = what or (BASE_URL if url is None else f"--{role}-url")
     if url is not None and not url.strip():
         raise SettingError(f"{what} {url!r}: is empty")  # an unset variable of the shell: no call for OpenAI's
-    found, key_from = (key, "") if key else _key_in(variable, role)
+    found, key_from = (key, "") if key else _find_key(variable, role)
     if found:
         _check_key(found, key_from)
     url = url or os.environ.get(BASE_URL) or (OPENAI if found else None)
@@ -143,7 +143,7 @@ def server_of(
     login = unquote(address.netloc.rpartition("@")[0]) or None
     if login is not None and variable is not None:
         raise SettingError(f"--{role}-key {variable}: would not act: {what} has a user and a password")
-    base, other = _bases(address)
+    base, other = _find_bases(address)
     query = dict(parse_qsl(address.query, keep_blank_values=True))
     sent = None if login is not None or found == NO_KEY else found
     more: dict[str, Any] = {"query": query, "login": login, "key": sent, "key_from": key_from if sent else ""}
@@ -154,12 +154,12 @@ def without_credentials(text: str) -> str:
     """A text, such as a command line, with no password and no key in the addresses in it."""
 
     def shown(found: re.Match[str]) -> str:
-        return found[1] + _shown_query(dict(parse_qsl(found[2])))
+        return found[1] + _show_query(dict(parse_qsl(found[2])))
 
     return _QUERY.sub(shown, _CREDENTIALS.sub(r"\1", text))
 
 
-def _key_in(variable: str | None, role: Role) -> tuple[str | None, str]:
+def _find_key(variable: str | None, role: Role) -> tuple[str | None, str]:
     """The key and the variable it is from."""
     if variable is None:
         found = os.environ.get(KEY, "").strip()
@@ -206,7 +206,7 @@ def _parse(url: str, what: str) -> SplitResult:
     return address
 
 
-def _bases(address: SplitResult) -> tuple[str, str | None]:
+def _find_bases(address: SplitResult) -> tuple[str, str | None]:
     """What stands before /chat/completions, and what else might."""
     host = address.netloc.rpartition("@")[2].lower()
     root, path = f"{address.scheme.lower()}://{host}", re.sub("/{2,}", "/", address.path)
@@ -219,6 +219,6 @@ def _bases(address: SplitResult) -> tuple[str, str | None]:
     return (versioned, root) if not path else (root + path, versioned)
 
 
-def _shown_query(query: Mapping[str, str]) -> str:
+def _show_query(query: Mapping[str, str]) -> str:
     kept = {name: value for name, value in query.items() if name in SHOWN_QUERY}
     return f"?{urlencode(kept)}" if kept else ""

@@ -90,18 +90,20 @@ def failure_of(
     model: str, status: int, body: Any, headers: Mapping[str, str], secrets: Iterable[str] = ()
 ) -> NoReply | JudgeDown:
     """What a response without a reply means; `body` is its JSON or its text, `secrets` are what must not be told."""
-    if isinstance(body, str) and (found := _json_in(body)) is not None:
+    if isinstance(body, str) and (found := _parse_json(body)) is not None:
         body = found
     said = without_secrets(sentence_of(body), secrets)
-    words = " ".join((said, *_codes(body)))
+    words = " ".join((said, *_find_codes(body)))
     why, down = f"status {status}{said and ': ' + said}", JudgeDown(f"{model}: {said or f'status {status}'}")
     if status == 403 and FILTERED.search(words):
         return PermanentError(f"content filter: {said}")
-    if status in (401, 402, 403, 404, 410) or (status in (400, 429) and SPENT.search(words) and not _for_minutes(body)):
+    if status in (401, 402, 403, 404, 410) or (
+        status in (400, 429) and SPENT.search(words) and not _passes_in_minutes(body)
+    ):
         return down
     if status == 400 and BAD_KEY.search(words):
         return down
-    if status == 429 and A_DAY.search(" ".join(_quotas(body)) or words):
+    if status == 429 and A_DAY.search(" ".join(_find_quotas(body)) or words):
         return down
     if status == 429 and TOO_LARGE.search(said):
         return PermanentError(f"refused request: {said}", refused=True)
@@ -113,7 +115,7 @@ def failure_of(
             return TransientError(f"too many requests{said and ': ' + said}", after, limited=True)
         return TransientError(why, after)
     if status in (400, 422):
-        if FILTERED.search(" ".join(_codes(body))):
+        if FILTERED.search(" ".join(_find_codes(body))):
             return PermanentError("content filter")
         return PermanentError(f"refused request: {said or f'status {status}'}", refused=True, body=body)
     return PermanentError(why, refused=True)
@@ -128,7 +130,7 @@ _NAMES: Final = (
 def sentence_of(body: Any, depth: int = 6) -> str:
     """The server's own words in a body of any form, on one line; empty where there are none."""
     if isinstance(body, str):
-        inner = _json_in(body)
+        inner = _parse_json(body)
         if inner is not None and (found := sentence_of(inner, depth - 1) if depth else ""):
             return found
         return one_line(_TAGS.sub(" ", body) if "<" in body else body)
@@ -148,7 +150,7 @@ def sentence_of(body: Any, depth: int = 6) -> str:
 _TAGS: Final = re.compile(r"<(script|style)\b.*?</\1>|</?[a-z!][^>]*>", re.IGNORECASE | re.DOTALL)
 
 
-def _json_in(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     if text.lstrip()[:1] not in ("{", "[", '"'):
         return None
     try:
@@ -180,32 +182,32 @@ def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 4] + " ..."
 
 
-def _values(body: Any, names: tuple[str, ...], depth: int = 12) -> Iterator[Any]:
+def _find_values(body: Any, names: tuple[str, ...], depth: int = 12) -> Iterator[Any]:
     """What stands under these names, anywhere in a body."""
     if not depth:
         return
     if isinstance(body, list):
         for one in body[:20]:
-            yield from _values(one, names, depth - 1)
+            yield from _find_values(one, names, depth - 1)
     elif isinstance(body, Mapping):
         for name, value in body.items():
             if name in names and isinstance(value, str | int):
                 yield value
-            yield from _values(value, names, depth - 1)
+            yield from _find_values(value, names, depth - 1)
 
 
-def _codes(body: Any) -> list[str]:
-    return [str(value)[:100] for value in _values(body, ("code", "type", "status", "reason"))]
+def _find_codes(body: Any) -> list[str]:
+    return [str(value)[:100] for value in _find_values(body, ("code", "type", "status", "reason"))]
 
 
-def _quotas(body: Any) -> list[str]:
+def _find_quotas(body: Any) -> list[str]:
     """Google's names of the quotas that are used up, such as GenerateRequestsPerDayPerProjectPerModel-FreeTier."""
-    return [str(value) for value in _values(body, ("quotaId",))]
+    return [str(value) for value in _find_values(body, ("quotaId",))]
 
 
-def _for_minutes(body: Any) -> bool:
+def _passes_in_minutes(body: Any) -> bool:
     """True where Google names a quota that is back in minutes: its sentence is the same as for a day's."""
-    quotas = " ".join(_quotas(body))
+    quotas = " ".join(_find_quotas(body))
     return bool(quotas) and not A_DAY.search(quotas)
 
 
@@ -219,20 +221,20 @@ _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 def wait_asked_for(headers: Mapping[str, str], body: Any = None, said: str = "") -> float | None:
     """Seconds the server asks to wait: from a header, as number or date, or from its body; None if it does not say."""
-    delay = next(_values(body, ("retryDelay",)), "")  # Google: "34.07s"
+    delay = next(_find_values(body, ("retryDelay",)), "")  # Google: "34.07s"
     in_words = _IN_WORDS.search(said)
     found = (
-        _number(headers.get("retry-after-ms"), 0.001),
-        _number(headers.get("retry-after")),
-        _seconds_until(headers.get("retry-after"), headers.get("date")),
-        _length(str(delay)),
-        _length(in_words[1]) if in_words else None,
-        _seconds_until_stamp(_number(headers.get("x-ratelimit-reset"))),
+        _read_number(headers.get("retry-after-ms"), 0.001),
+        _read_number(headers.get("retry-after")),
+        _measure_until(headers.get("retry-after"), headers.get("date")),
+        _read_length(str(delay)),
+        _read_length(in_words[1]) if in_words else None,
+        _measure_until_stamp(_read_number(headers.get("x-ratelimit-reset"))),
     )
     return next((max(0.0, wait) for wait in found if wait is not None), None)
 
 
-def _number(text: str | None, unit: float = 1.0) -> float | None:
+def _read_number(text: str | None, unit: float = 1.0) -> float | None:
     try:
         value = float(text or "") * unit
     except ValueError:
@@ -240,7 +242,7 @@ def _number(text: str | None, unit: float = 1.0) -> float | None:
     return value if isfinite(value) else None
 
 
-def _seconds_until(date: str | None, now: str | None) -> float | None:
+def _measure_until(date: str | None, now: str | None) -> float | None:
     """Until an HTTP date, by the server's own clock where it says the time."""
     try:
         moment = parsedate_to_datetime(date or "").timestamp()
@@ -252,14 +254,14 @@ def _seconds_until(date: str | None, now: str | None) -> float | None:
         return moment - time.time()
 
 
-def _seconds_until_stamp(value: float | None) -> float | None:
+def _measure_until_stamp(value: float | None) -> float | None:
     """Until a time in seconds or milliseconds since 1970; other numbers mean other things."""
     if value is None or value < 1e9:
         return None
     return (value / 1000 if value > 1e11 else value) - time.time()
 
 
-def _length(text: str) -> float | None:
+def _read_length(text: str) -> float | None:
     parts = _LENGTH.findall(text)
     return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts) if parts else None
 

@@ -82,13 +82,13 @@ class Pace:
 
     def __init__(self, model: str, settings: ClientSettings, refusals: Refusals) -> None:
         self.model, self.settings, self.refusals = model, settings, refusals
-        self.room = float(settings.concurrency)
+        self.at_once = float(settings.concurrency)
         """Calls that may be on their way at once, where the server is not limited."""
         self.calling = 0
         self.changed = asyncio.Condition()
         self.ended = asyncio.Event()
         """No more calls are sent: nobody waits any longer."""
-        self.gate = 0.0
+        self.not_before = 0.0
         """No call is sent before this time."""
         self.limited_since: float | None = None
         """Since when the server says "later" and nothing else."""
@@ -104,12 +104,12 @@ class Pace:
         self.tokens = _Rate(settings.tokens_per_minute)
 
     @property
-    def _most(self) -> int:
+    def _most_calls(self) -> int:
         """Calls that may be on their way at once."""
         if self.limited_since is not None:
             return 1
-        room = max(1, int(self.room))
-        return room if self.refusals.replied else max(1, min(room, FIRST_CALLS - self.refusals.most))
+        allowed = max(1, int(self.at_once))
+        return allowed if self.refusals.replied else max(1, min(allowed, FIRST_CALLS - self.refusals.most))
 
     @contextlib.asynccontextmanager
     async def turn(self, tokens: float) -> AsyncIterator[None]:
@@ -128,16 +128,16 @@ class Pace:
     async def _enter(self) -> None:
         async with self.changed:
             while True:
-                await self.changed.wait_for(lambda: self.calling < self._most or self.ended.is_set())
+                await self.changed.wait_for(lambda: self.calling < self._most_calls or self.ended.is_set())
                 if self._is_free(self.calling + 1):
                     break
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.changed.wait(), self.gate - time.monotonic())
+                    await asyncio.wait_for(self.changed.wait(), self.not_before - time.monotonic())
             self.calling += 1
 
     def _is_free(self, calls: int) -> bool:
         """Whether so many calls may be on their way now."""
-        return self.ended.is_set() or (calls <= self._most and self.gate <= time.monotonic())
+        return self.ended.is_set() or (calls <= self._most_calls and self.not_before <= time.monotonic())
 
     async def _leave(self) -> None:
         self.calling -= 1
@@ -161,22 +161,22 @@ class Pace:
         now = time.monotonic()
         if self.limited_since is None:
             self.limited_since, self.refused_in_a_row = now, 0
-            self.room = max(1.0, self.room / 2)
+            self.at_once = max(1.0, self.at_once / 2)
         elif sent < self.limited_at:  # it was on its way when the server began to say so
-            self.gate = max(self.gate, now + with_jitter(error.after or 0.0))
+            self.not_before = max(self.not_before, now + with_jitter(error.after or 0.0))
             return False
         self.limited_at = now
         self.refused_in_a_row += 1
         wait = wait_before_try(self.refused_in_a_row) if error.after is None else error.after
         if error.after is not None and error.after < FIRST_WAIT and self.refused_in_a_row > 1:
             wait = wait_before_try(self.refused_in_a_row - 1)  # what it asks for does not help
-        self.gate = max(self.gate, now + with_jitter(wait))
+        self.not_before = max(self.not_before, now + with_jitter(wait))
         self._tell(error.why, now)
         self.late += now - self.last_reply > self.settings.patience
         return self.late >= self.settings.attempts
 
     def _tell(self, why: str, now: float) -> None:
-        left = self.gate - now
+        left = self.not_before - now
         waited = now - (now if self.limited_since is None else self.limited_since)
         if max(left, waited) >= QUIET and max(left, now - self.told_at) >= BETWEEN_LINES:
             self.told_at = now
@@ -187,4 +187,4 @@ class Pace:
         self.limited_since = None
         if reply:
             self.refusals.replied, self.late, self.last_reply = True, 0, time.monotonic()
-            self.room = min(float(self.settings.concurrency), self.room + 1 / max(1.0, self.room))
+            self.at_once = min(float(self.settings.concurrency), self.at_once + 1 / max(1.0, self.at_once))

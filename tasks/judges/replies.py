@@ -96,7 +96,7 @@ def _read(body: Any) -> tuple[Reply, str | None, str]:
         raise TransientError("a body that is no completion")
     usage = usage_of(body)
     _raise_error_in(body, usage)
-    choice = _first_choice(body.get("choices"), usage)
+    choice = _take_first_choice(body.get("choices"), usage)
     _raise_error_in(choice, usage)
     message = choice.get("message")
     if not isinstance(message, Mapping):
@@ -106,7 +106,7 @@ def _read(body: Any) -> tuple[Reply, str | None, str]:
     limited = _ended_by_limit(choice.get("finish_reason"), usage)
     if message.get("tool_calls") or message.get("function_call"):
         raise PermanentError("a call of tools", usage)
-    content, in_parts = _text_of(message.get("content"), usage)
+    content, in_parts = _read_text(message.get("content"), usage)
     beside = next((name for name in REASONING if message.get(name)), "content" if in_parts else "")
     named = body.get("model")
     served = one_line(_clean(named))[:200] if isinstance(named, str) else ""
@@ -140,7 +140,7 @@ def _raise_error_in(found: Mapping[str, Any], usage: Usage | None) -> None:
     raise failure
 
 
-def _first_choice(choices: Any, usage: Usage | None) -> Mapping[str, Any]:
+def _take_first_choice(choices: Any, usage: Usage | None) -> Mapping[str, Any]:
     """The choice of index 0, which need not be the first; where none has it, the first."""
     found = choices if isinstance(choices, Sequence) and not isinstance(choices, str) else []
     readable = [choice for choice in found if isinstance(choice, Mapping)]
@@ -161,7 +161,7 @@ def _ended_by_limit(finish: Any, usage: Usage | None) -> bool:
     raise PermanentError(f"finish_reason {one_line(_clean(reason))[:60]}", usage)
 
 
-def _text_of(content: Any, usage: Usage | None) -> tuple[str | None, bool]:
+def _read_text(content: Any, usage: Usage | None) -> tuple[str | None, bool]:
     """The text of a content: itself, or its parts of type text; and whether there are parts that are thoughts."""
     if content is None or isinstance(content, str):
         return content, False

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness.cli.main import run
 from harness.models import served_identity
-from harness.models.served_identity import SNAPSHOT, _facts_of, identified
+from harness.models.served_identity import SNAPSHOT, _find_facts, identified
 from harness.models.spec import ModelSpec
 from support.errors import ServerError
 from support.reuse import Reuse
@@ -289,7 +289,7 @@ FIELDS = st.sampled_from(("id", "root", "created", "parent", "max_model_len", "m
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.dictionaries(FIELDS, JSON), max_size=3))
 def test_any_json_in_any_field_is_read_or_passed_over(listed: list[dict[str, Any]]) -> None:
-    told, more = _facts_of(listed, "mm")
+    told, more = _find_facts(listed, "mm")
     for text in (*told.values(), *more.values()):
         assert isinstance(text, str)
         assert len(text.splitlines()) <= 1

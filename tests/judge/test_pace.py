@@ -75,9 +75,9 @@ def test_the_next_call_waits_for_what_is_asked_or_for_twice_as_long(asked: list[
     async def wait() -> float:
         pace = pace_of()
         for after in asked:
-            pace.gate = 0.0
+            pace.not_before = 0.0
             pace.limit(later(after), time.monotonic())
-        return pace.gate - time.monotonic()
+        return pace.not_before - time.monotonic()
 
     assert least * 0.99 <= asyncio.run(wait()) + 0.05 < least * 1.25 + 0.1
 
@@ -87,7 +87,7 @@ def test_calls_that_were_on_their_way_do_not_double_the_wait() -> None:
         pace, sent = pace_of(), time.monotonic()
         for _ in range(16):
             pace.limit(later(), sent)
-        return pace.gate - time.monotonic(), pace.room
+        return pace.not_before - time.monotonic(), pace.at_once
 
     left, room = asyncio.run(wait())
     assert left < 0.4

@@ -99,7 +99,7 @@ def test_any_command_says_it_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: 
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(cli, "app", raises)
-    monkeypatch.setattr(full_disk, "_free", lambda place: 0.0)
+    monkeypatch.setattr(full_disk, "_measure_free", lambda place: 0.0)
     assert cli.run(["models"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("harness: ")

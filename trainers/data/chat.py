@@ -48,17 +48,19 @@ class Chat:
         """The prompt with its images, and the answers; TrainingError for a template that writes no answer."""
         asked = prepare_multimodal_messages([dict(message) for message in prompt], images=list(images))
         text = self._render(asked, add_generation_prompt=True)
-        head, mark, tail = self._render([*asked, _answer(_MARK)]).partition(_MARK)
+        head, mark, tail = self._render([*asked, _make_answer(_MARK)]).partition(_MARK)
         if not mark:
             raise TrainingError(f"the chat template of {type(self.processor).__name__} writes no assistant's answer")
         # Where the prompt alone ends otherwise than within a chat, an answer is generated right behind it.
         lead = head.removeprefix(text) if head.startswith(text) else ""
         found = []
         for answer in answers:
-            told = self._render([*asked, _answer(answer)])
+            told = self._render([*asked, _make_answer(answer)])
             # Some templates strip an answer; one that rewrites what is before it leaves the answer as it is given.
             within = told.startswith(head) and told.endswith(tail) and len(told) >= len(head) + len(tail)
-            found.append(self._tokens(text, lead, told[len(head) : len(told) - len(tail)] if within else answer, tail))
+            found.append(
+                self._cut_into_tokens(text, lead, told[len(head) : len(told) - len(tail)] if within else answer, tail)
+            )
         return Turn(prompt=text, answers=found)
 
     def prompt(self, messages: Sequence[Mapping[str, Any]], images: Sequence[Any]) -> str:
@@ -74,14 +76,14 @@ class Chat:
             raise TrainingError(f"{kind} can't write a prompt and its answer as a chat: {one_line(error)}") from error
         return text
 
-    def _tokens(self, prompt: str, lead: str, answer: str, tail: str) -> list[int]:
+    def _cut_into_tokens(self, prompt: str, lead: str, answer: str, tail: str) -> list[int]:
         tokenizer = self.processor.tokenizer
-        before, end = self._end_of(tail)
+        before, end = self._find_end(tail)
         # Tokens of an answer without a text would be those of the template's space.
         text = f"{lead}{answer}{before}" if answer or before else ""
         return [*tokens_behind(tokenizer, prompt[-TAIL:], text), end]
 
-    def _end_of(self, tail: str) -> tuple[str, int]:
+    def _find_end(self, tail: str) -> tuple[str, int]:
         """What the template writes between an answer and its end, and the token that ends it."""
         places = [(tail.index(name), id) for name, id in self._ends.items() if name in tail]
         if places:
@@ -102,18 +104,18 @@ class Chat:
     def _specials(self) -> dict[str, int]:
         tokenizer = self.processor.tokenizer
         marked = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        return self._by_text({*marked, *tokenizer.all_special_ids})
+        return self._map_by_text({*marked, *tokenizer.all_special_ids})
 
     @functools.cached_property
     def _ends(self) -> dict[str, int]:
         """The tokens that end an answer, by their text."""
-        return self._by_text(self.stops) if self.stops else self._specials
+        return self._map_by_text(self.stops) if self.stops else self._specials
 
-    def _by_text(self, ids: Collection[int]) -> dict[str, int]:
+    def _map_by_text(self, ids: Collection[int]) -> dict[str, int]:
         return dict(zip(self.processor.tokenizer.convert_ids_to_tokens(list(ids)), ids, strict=True))
 
 
-def _answer(text: str) -> dict[str, Any]:
+def _make_answer(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 

@@ -62,7 +62,7 @@ class EmbeddedPicture:
             if suffix(self.table, TEXT):
                 value = read_at(self.table, self.row)[column]
             else:
-                value = _table(self.table, os.getpid()).value(self.row, column)
+                value = _open_table(self.table, os.getpid()).value(self.row, column)
             for step in self.steps[1:]:
                 value = value[step]
             value = bytes_in_text(value) if isinstance(value, str) else value
@@ -166,6 +166,6 @@ class _Table:
 
 
 @lru_cache(maxsize=64)
-def _table(path: Path, process: int) -> _Table:
+def _open_table(path: Path, process: int) -> _Table:
     # One for each process: a forked one would move the position in the file that both have open.
     return _Table(path)

@@ -49,17 +49,17 @@ def find_pictures(
         raise NoPair("pictures in the prompt, and others in a column")
     if named and not given:
         return tuple(
-            _absent(number) if cell is None else picture_in_cell(cell, places.find)
+            _make_absent(number) if cell is None else picture_in_cell(cell, places.find)
             for number, cell in enumerate(marked, start=1)
         )
     if given and marked and len(marked) < len(given):
         raise NoPair(f"places for {len(marked)} of {len(given)} pictures in the prompt")
     if not given and not marked:
         _refuse_unread(record, columns)
-    return (*given, *(_absent(number) for number in range(len(given) + 1, len(marked) + 1)))
+    return (*given, *(_make_absent(number) for number in range(len(given) + 1, len(marked) + 1)))
 
 
-def _absent(number: int) -> ImageRef:
+def _make_absent(number: int) -> ImageRef:
     return ImageRef(f"picture {number} of the prompt", problem=NONE)
 
 

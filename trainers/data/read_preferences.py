@@ -30,7 +30,7 @@ from trainers.data.pair_formats import SeenPairs, read_pairs
 from trainers.data.pair_rules import PairCounts, best_answers, pair_up, rule_of, settle
 from trainers.data.pair_split import prompt_key, split
 from trainers.data.rows import Preference
-from trainers.data.usable_pairs import PairGate, describe_left_out, facts_of
+from trainers.data.usable_pairs import PairFilter, describe_left_out, facts_of
 from trainers.data.vlfeedback_format import Seen, fetch, fetch_public, holds_rows, read_rows
 
 log = logging.getLogger(__name__)
@@ -85,31 +85,33 @@ def read_preferences(
     Each image file is read and decoded once; with a file, `cache` knows those that were read before. `chosen_alone`:
     the rejected answers are not learnt from.
     """
-    gate = PairGate(dataset, cache or HashCache(), chosen_alone=chosen_alone or dataset.take == "best")
-    usable, told, sides = _read_usable(dataset, gate)
+    pair_filter = PairFilter(dataset, cache or HashCache(), chosen_alone=chosen_alone or dataset.take == "best")
+    usable, told, sides = _read_usable(dataset, pair_filter)
     held_out = sides["test"]
     if dataset.held_out is not None:
         other = dataset.model_copy(update={"read": dataset.held_out, "held_out": None, "test_share": 0.0})
-        others, also_told, _ = _read_usable(other, gate)
+        others, also_told, _ = _read_usable(other, pair_filter)
         rows = 1 + max((pair.row for pair in usable), default=-1)
         held_out = [replace(pair, id=f"held-out/{pair.id}", row=rows + place) for place, pair in enumerate(others)]
         usable, told = [*usable, *held_out], f"{told}; held out: {also_told}"
     if not sides["train"]:
-        left = "; ".join([told, *describe_left_out(gate.left_out)])
+        left = "; ".join([told, *describe_left_out(pair_filter.left_out)])
         raise DataError(f"[dataset] read = {dataset.read!r} gives no pair to train on: {left}; loosen its rule")
     if without := sum(not pair.images for pair in usable):
         log.warning("%s: %s of %s pairs have no picture", dataset.read, f"{without:,}", f"{len(usable):,}")
     return FoundPairs(
         train=sides["train"],
         held_out=held_out,
-        left_out=gate.left_out,
+        left_out=pair_filter.left_out,
         read=told,
-        digest=_digest(usable, gate.facts),
-        skipped=gate.skipped,
+        digest=_digest(usable, pair_filter.facts),
+        skipped=pair_filter.skipped,
     )
 
 
-def _read_usable(dataset: PreferenceFile, gate: PairGate) -> tuple[list[Preference], str, dict[str, list[Preference]]]:
+def _read_usable(
+    dataset: PreferenceFile, pair_filter: PairFilter
+) -> tuple[list[Preference], str, dict[str, list[Preference]]]:
     """The pairs of `read` that can be used, what was met, and the two sides of a split by prompt."""
     path = locate(dataset.read)
     if not is_there(path):
@@ -119,7 +121,7 @@ def _read_usable(dataset: PreferenceFile, gate: PairGate) -> tuple[list[Preferen
     images = None if dataset.images is None else Path(dataset.images)
     made_of_rows = dataset.format is None and holds_rows(path)
     pairs, told, skipped = (_pairs_of_rows if made_of_rows else _pairs_as_given)(path, images, dataset)
-    usable = gate.usable(_without_tokens(pairs, dataset), skipped)
+    usable = pair_filter.usable(_without_tokens(pairs, dataset), skipped)
     sides: dict[str, list[Preference]] = {"train": [], "test": []}
     for pair in usable:
         # With a share of nothing no pair is held out.

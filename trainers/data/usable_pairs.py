@@ -1,9 +1,9 @@
 """Which pairs can be trained on: two different answers, and pictures that are there and open.
 
-    gate = PairGate(dataset, HashCache())
-    pairs = gate.usable(pairs)       # DataError where [dataset] does not let pairs be left out
-    gate.left_out                    # why -> ids of the pairs
-    gate.facts                       # what is known of each picture
+    pair_filter = PairFilter(dataset, HashCache())
+    pairs = pair_filter.usable(pairs)       # DataError where [dataset] does not let pairs be left out
+    pair_filter.left_out                    # why -> ids of the pairs
+    pair_filter.facts                       # what is known of each picture
 
 What can't be used is left out, counted and named, as far as missing_images and max_bad_rows allow.
 """
@@ -23,7 +23,7 @@ ABSENT = "for want of their picture"
 BROKEN = "whose picture does not open"
 
 
-class PairGate:
+class PairFilter:
     """The pairs of one [dataset] that can be trained on, and why others can't."""
 
     def __init__(self, dataset: PreferenceFile, cache: HashCache, *, chosen_alone: bool = False) -> None:
@@ -36,12 +36,12 @@ class PairGate:
     def usable(self, pairs: Sequence[Preference], skipped: int = 0) -> list[Preference]:
         """The pairs that can be trained on; DataError for more rows without use, `skipped` among them, than allowed."""
         self.skipped += skipped
-        left = self._without(pairs, EMPTY, self._is_empty)
-        left = self._without(
+        left = self._leave_out(pairs, EMPTY, self._is_empty)
+        left = self._leave_out(
             left, EQUAL, lambda pair: not self.chosen_alone and pair.chosen.strip() == pair.rejected.strip()
         )
-        left = self._without_absent(left)
-        left = self._without_broken(left)
+        left = self._leave_out_absent(left)
+        left = self._leave_out_broken(left)
         most, bad = self.dataset.max_bad_rows, self.skipped + sum(map(len, self.left_out.values()))
         if most is not None and bad > most:
             why = [
@@ -58,7 +58,9 @@ class PairGate:
         answers = (pair.chosen,) if self.chosen_alone else (pair.chosen, pair.rejected)
         return not all(map(str.strip, answers))
 
-    def _without(self, pairs: Sequence[Preference], why: str, is_bad: Callable[[Preference], bool]) -> list[Preference]:
+    def _leave_out(
+        self, pairs: Sequence[Preference], why: str, is_bad: Callable[[Preference], bool]
+    ) -> list[Preference]:
         found = [is_bad(pair) for pair in pairs]
         if any(found):
             self.left_out.setdefault(why, []).extend(pair.id for pair, bad in zip(pairs, found, strict=True) if bad)
@@ -68,7 +70,7 @@ class PairGate:
     def _refuses(self) -> bool:
         return self.dataset.missing_images == "refuse" and self.dataset.max_bad_rows is None
 
-    def _without_absent(self, pairs: Sequence[Preference]) -> list[Preference]:
+    def _leave_out_absent(self, pairs: Sequence[Preference]) -> list[Preference]:
         lost = [pair for pair in pairs if not all(map(there, pair.images))]
         if lost and self._refuses:
             absent = [image for pair in lost for image in pair.images if not there(image)]
@@ -80,9 +82,9 @@ class PairGate:
                 f"{f' ({why})' if why else ''}; "
                 "name their folder or zip as images, or leave them out by missing_images = 'drop' or max_bad_rows"
             )
-        return self._without(pairs, ABSENT, lambda pair: not all(map(there, pair.images)))
+        return self._leave_out(pairs, ABSENT, lambda pair: not all(map(there, pair.images)))
 
-    def _without_broken(self, pairs: Sequence[Preference]) -> list[Preference]:
+    def _leave_out_broken(self, pairs: Sequence[Preference]) -> list[Preference]:
         """An image that does not open would end the training when it is reached."""
         self.facts |= facts_of(pairs, self.cache)
         problems = {image: facts.problem for image, facts in self.facts.items() if facts.problem}
@@ -94,7 +96,7 @@ class PairGate:
                 f"{first_few([pair.id for pair in lost])}; the first is {first.name!r}: {problems[first]}; "
                 "mend them, or leave them out by missing_images = 'drop' or max_bad_rows"
             )
-        return self._without(pairs, BROKEN, lambda pair: any(image in problems for image in pair.images))
+        return self._leave_out(pairs, BROKEN, lambda pair: any(image in problems for image in pair.images))
 
 
 def facts_of(pairs: Iterable[Preference], cache: HashCache) -> dict[ImageRef, ImageFacts]:

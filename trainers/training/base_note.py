@@ -25,7 +25,7 @@ HUB_CACHE: Final = r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)"
 
 def note_base(job: "Job", checkpoint: Path) -> dict[str, str]:
     """The note's keys about the base."""
-    hub_id, revision = _on_hub(job)
+    hub_id, revision = _find_on_hub(job)
     folder = Path(job.base_name)
     if not job.base_name or not folder.is_dir():
         return {BASE: job.base_name, **({REVISION: revision} if revision else {})}
@@ -43,14 +43,14 @@ def name_base_in_adapter(job: "Job", checkpoint: Path) -> None:
     path = checkpoint / "adapter_config.json"
     if not path.is_file():
         return
-    hub_id, revision = _on_hub(job)
+    hub_id, revision = _find_on_hub(job)
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     wanted = {"base_model_name_or_path": hub_id or Path(job.base).resolve().as_posix(), REVISION: revision or None}
     if {name: config.get(name) for name in wanted} != wanted:
         atomic_write_text(path, json.dumps(config | wanted, indent=2, sort_keys=True))
 
 
-def _on_hub(job: "Job") -> tuple[str, str]:
+def _find_on_hub(job: "Job") -> tuple[str, str]:
     """Hub id and commit of the job's base; empty for a folder."""
     if job.base_hub_id:
         return job.base_hub_id, job.base_revision or ""
