@@ -10,8 +10,10 @@ A name and base64 are told apart by content, never by length. A cell that holds 
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -110,6 +112,14 @@ def bytes_in_text(text: str) -> bytes | None:
         return decode_base64(stripped)
     except OSError:
         raise OSError(f"text of {len(text):,} characters is neither a name nor base64") from None
+
+
+def parse_json(cell: Any) -> Any:
+    """The list or struct that stands in a cell as JSON text; anything else as it is."""
+    if isinstance(cell, str) and cell.lstrip()[:1] in ("[", "{"):
+        with suppress(ValueError, RecursionError):
+            return json.loads(cell)
+    return cell
 
 
 def is_image_text(text: str) -> bool:

@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Final
+from urllib.parse import unquote
 
 from support.errors import DataError, first_line
-from support.image_cells import UNREADABLE, picture_in_cell
+from support.image_cells import UNREADABLE, parse_json, picture_in_cell
 from support.image_names import (
     AMBIGUOUS,
     BESIDE,
@@ -30,7 +31,7 @@ from support.image_names import (
     MISSING,
     Candidate,
     choose,
-    coco_forms,
+    file_forms,
     is_absolute,
     keys_of,
     parts_of,
@@ -47,6 +48,7 @@ REFUSED: Final = (OUTSIDE, URL)
 """Problems of names that lead out of the data."""
 
 ZIP: Final = "zip://"
+FILE: Final = "file://"
 
 
 def there(picture: ImageRef) -> bool:
@@ -78,6 +80,8 @@ class _Folder:
     """Names are paths below it, first of all."""
     called: tuple[str, ...] = ()
     """Its path as the user wrote it, where that goes by a link: names may end in this one, too."""
+    named: bool = False
+    """The user names it as the folder of pictures: `images/...` in a row may mean it."""
 
     @cached_property
     def _blobs(self) -> Path | None:
@@ -102,13 +106,17 @@ class _Folder:
                     place = target
                 elif not (self._blobs and target.is_relative_to(self._blobs)):
                     inside = False
+            elif not inside:
+                target = place
         except (OSError, RuntimeError, ValueError):  # RuntimeError: a link that leads to itself
             return None
         if not stat.S_ISREG(about.st_mode):
             return None
         problem = TOO_LARGE if about.st_size > MAX_BYTES else ""
-        if problem or not inside:
-            return ImageRef(name, problem=problem if inside else OUTSIDE)
+        if not inside:
+            return ImageRef(name, problem=OUTSIDE, detail=f"{full} is {target}" if full != target else "")
+        if problem:
+            return ImageRef(name, problem=problem)
         return ImageRef(name, place)
 
     @cached_property
@@ -129,9 +137,11 @@ class _Folder:
         """The pictures at ends of a name; COCO's in either of their forms."""
         if name.startswith("/") and (found := self.at(name, name)):
             yield Candidate(picture=found, path=parts)
+        if self.named and parts[0] in BESIDE and len(parts) > 1 and (found := self.at(name, "/".join(parts[1:]))):
+            yield Candidate(picture=found, path=parts)
         for start in range(len(parts)):
             folders = parts[start:-1]
-            for file in coco_forms(parts[-1]) if self._has_folder(folders) else ():
+            for file in file_forms(parts[-1]) if self._has_folder(folders) else ():
                 if found := self.at(name, "/".join((*folders, file))):
                     for root in (self.root.parts, self.called):
                         yield Candidate(picture=found, path=(*root, *folders, file), own=self.base and not start)
@@ -152,7 +162,7 @@ class _Zip:
 
     def candidates(self, name: str, parts: tuple[str, ...]) -> Iterator[Candidate]:
         """The members with the file name of a name, in either of COCO's forms."""
-        forms = set(map(spelled, coco_forms(parts[-1])))
+        forms = set(map(spelled, file_forms(parts[-1])))
         for member in dict.fromkeys(one for key in forms for one in self.by_key.get(key, ())):
             if (own := parts_of(member)) and spelled(own[-1]) in forms and (found := self.at(name, member)):
                 yield Candidate(picture=found, path=(*self.path.parent.parts, self.path.stem, *own))
@@ -200,7 +210,7 @@ class ImageIndex:
     def of(cls, images: Path) -> "ImageIndex":
         """What the user names: a folder (with its own merged_images/ and images/), or a zip."""
         if images.is_dir():
-            return cls([_places_below(images)])
+            return cls([_places_below(images, named=True)])
         if images.is_file():
             return cls([[_zip(images)]])
         raise DataError(f"{images}: no such folder or zip of images")
@@ -219,6 +229,8 @@ class ImageIndex:
     def _find(self, name: str) -> ImageRef:
         """The picture of this name; one that is not there has a problem."""
         name = name.strip()
+        if name.startswith(FILE):  # as Qwen-VL's messages name files; found as any other absolute path
+            name = unquote(name.removeprefix(FILE))
         if name.startswith(ZIP):
             return self._find_in_zip(name)
         parts = parts_of(name)
@@ -246,7 +258,7 @@ class ImageIndex:
         `name` is what an embedded picture is called that has no name of its own.
         """
         for column in columns:
-            value = record.get(column)
+            value = parse_json(record.get(column))
             if value is not None and value != "" and value != []:
                 listed = value if isinstance(value, list) else [value]
                 alone = name if len(listed) == 1 else ""
@@ -270,12 +282,12 @@ class ImageIndex:
         return replace(picture, name=name or picture.name)
 
 
-def _places_below(folder: Path) -> list[_Folder | _Zip]:
+def _places_below(folder: Path, *, named: bool = False) -> list[_Folder | _Zip]:
     root = folder.resolve()
     # A folder that is a link to elsewhere is not taken for part of the data; the user can name it. A zip can only hold
     # what it holds.
     real = [path for name in BESIDE if (path := root / name).is_dir() and path.resolve() == path]
-    found: list[_Folder | _Zip] = [_Folder(root, called=folder.absolute().parts)]
+    found: list[_Folder | _Zip] = [_Folder(root, called=folder.absolute().parts, named=named)]
     found += [_Folder(path, base=False) for path in real]
     return found + [_zip(path) for name in BESIDE if (path := root / f"{name}.zip").is_file()]
 

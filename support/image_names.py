@@ -65,6 +65,12 @@ def coco_forms(file: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([file, short, *(prefix + short for prefix in _COCO_PREFIXES)]))
 
 
+def file_forms(file: str) -> tuple[str, ...]:
+    """The names that the picture of this name may have: in COCO's forms, and with an ending where it has none."""
+    endings = () if PurePosixPath(file).suffix.lower() in IMAGES else IMAGES
+    return tuple(form + ending for form in coco_forms(file) for ending in ("", *endings))
+
+
 def keys_of(file: str) -> set[str]:
     """What a file name can be looked up by: itself, without its ending, in COCO's short form."""
     file = spelled(file)

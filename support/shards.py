@@ -85,7 +85,21 @@ def data_files(data: Path, wanted: Wanted) -> list[Path]:
                 _check_versions(files, folder)
                 _check_other_kinds(folder, files, wanted)
                 return files
-    raise DataError(f"{data}: no file in it holds such data ({endings})")
+    raise DataError(f"{data}: no file in it holds such data ({endings}){_say_what_is_there(data, wanted)}")
+
+
+def _say_what_is_there(data: Path, wanted: Wanted) -> str:
+    """Where in a folder such data lie, or what else its first data file holds."""
+    told = ""
+    for path in islice((one for one in sorted(data.rglob("*")) if suffix(one, _list_endings())), _COMPARED):
+        try:
+            found = columns(path)
+        except DataError:
+            continue
+        if wanted(found):
+            return f"; name the folder {path.parent}"
+        told = told or f"; {path.relative_to(data)} has the columns {', '.join(found) or '(none)'}"
+    return told
 
 
 def holds(data: Path, wanted: Wanted) -> bool:

@@ -16,7 +16,7 @@ from tests.trainers.image_makers import png
 from tests.trainers.tiny_trainers import loss_and_gradients, preferences, trainer
 from trainers.config.data import PreferenceFile
 from trainers.data.conversations import NoPair
-from trainers.data.image_places import count_marks, parts_of, read_places, with_marks
+from trainers.data.image_places import count_marks, in_order, parts_of, read_places, with_marks
 from trainers.data.pair_formats import SeenPairs, read_pairs, write_pairs
 from trainers.data.read_preferences import read_preferences
 from trainers.data.rows import Preference
@@ -27,7 +27,11 @@ MARKS = (
     *("<image>", "<IMAGE>", "<img>images/p0.png</img>", "Picture 1: <img>a b.jpg</img>", "<img><ImageHere></img>"),
     *("<ImageHere>", "<|image|>", "<|image_pad|>", "<|vision_start|><|image_pad|><|vision_end|>", "<|image_1|>"),
     *("<image_1>", "<image 2>", "<start_of_image>", "<image_soft_token>", "<IMG_CONTEXT>", "(<image>./</image>)"),
-    *("<image_placeholder>", "[IMG]", "<img><imgpad></img>"),
+    *("<image_placeholder>", "[IMG]", "<img><imgpad></img>", "<img><IMG_CONTEXT><IMG_CONTEXT></img>"),
+    *("<|begin_of_image|><|image|><|end_of_image|>", "<im_start><im_patch><im_patch><im_end>", "<image></image>"),
+    *("<fake_token_around_image><image><fake_token_around_image>", "<im_start><image><im_end>", "<image_token>"),
+    *("<|media_start|>image<|media_content|><|media_pad|><|media_end|>", "[IMG][IMG_BREAK][IMG][IMG_END]", "<img>"),
+    *("<start_of_image><image_soft_token><end_of_image>", "<fim_prefix><|img|><fim_suffix>", "<picture>"),
 )
 
 
@@ -48,6 +52,31 @@ def test_every_familys_mark_is_a_place(mark: str) -> None:
 )
 def test_other_texts_hold_no_place(text: str) -> None:
     assert read_places(text, 1) == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "order"),
+    (
+        ("<image> and <image>", "ab"),
+        ("<image_2> and <image_1>", "ba"),
+        ("<image_1> and <image_2>", "ab"),
+        ("<image 1> and <image 0>", "ba"),
+        ("<|image_2|>\n<|image_1|>\nWhat?", "ba"),
+        ("Picture 2: <img>b.jpg</img>\nPicture 1: <img>a.jpg</img>\nWhat?", "ba"),
+        ("<image_7> and <image_6>", "ba"),
+        ("<image_1> alone", "ab"),
+        ("no mark", "ab"),
+        ("<image_1> and <image_1>", None),
+        ("<image_1> and <image_3>", None),
+        ("<image_2> and <image>", None),
+    ),
+)
+def test_numbered_marks_show_the_pictures_of_their_numbers(text: str, order: str | None) -> None:
+    if order is None:
+        with pytest.raises(NoPair, match=r"places \d(, \d)? for 2 pictures in the prompt"):
+            in_order(text, "ab")
+    else:
+        assert in_order(text, "ab") == tuple(order)
 
 
 @settings(max_examples=200, deadline=None)
@@ -103,6 +132,7 @@ READ: dict[str, tuple[dict[str, Any], int, str, tuple[int, ...]]] = {
     "sharegpt, unmarked": (in_sharegpt("Which?"), 2, "Which?", ()),
     "povid, behind": (in_povid("What?\n<image>"), 1, "What?", ()),
     "povid, among words": (in_povid("Is <image> it?"), 1, "Is  it?", (3,)),
+    "sharegpt, of its own number": (in_sharegpt("<image_1>Which?"), 1, "Which?", ()),
 }
 REFUSED = {
     "trl, two places": (in_trl(PICTURE, PICTURE, text_part("What?")), 1),
@@ -114,6 +144,8 @@ REFUSED = {
     "povid, two places": (in_povid("<image><image>What?"), 1),
     "povid, no picture": (in_povid("<image>What?"), 0),
     "povid, too few places": (in_povid("What?<image>"), 3),
+    "sharegpt, numbered twice": (in_sharegpt("<image_1> or <image_1>?"), 2),
+    "sharegpt, of a number that is not there": (in_sharegpt("<image_1> or <image_3>?"), 2),
     "povid, of another family": (in_povid("<|image_1|> <|image_2|> What?"), 1),
 }
 

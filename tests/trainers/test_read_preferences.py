@@ -101,7 +101,7 @@ def test_what_stands_for_a_picture_in_a_prompt_is_refused_or_taken_out(tmp_path:
     assert [pair.prompt for pair in found.train] == list(asked.values())
     for row in ((["1.png"], "<image><image>What?"), ([], "<image>What?")):
         put(row)
-        with pytest.raises(DataError, match=r"1 of 1 pairs .*more of them than pictures"):
+        with pytest.raises(DataError, match=r"1 of 1 pairs .* places for . pictures in the prompt"):
             read_preferences(dataset(path, test_share=0, image_tokens="drop"))
 
 

@@ -1,7 +1,7 @@
 """Rows of preference data as others write them: each pair has its own picture and keys, or is named and left out."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +11,11 @@ from hypothesis import strategies as st
 
 from support.errors import DataError
 from tests.trainers.image_makers import png
+from tests.trainers.row_files import ANSWERS, put, put_pictures, read, shown
 from trainers.config.data import PreferenceFile
 from trainers.data.pair_formats import SeenPairs, read_pairs
-from trainers.data.read_preferences import FoundPairs, read_preferences
+from trainers.data.read_preferences import read_preferences
 from trainers.data.vlfeedback_format import read_rows
-
-ANSWERS = {"chosen": "a cat", "rejected": "a dog"}
-
-
-def put(path: Path, records: Sequence[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def put_pictures(folder: Path, count: int = 6) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        (folder / f"{number}.png").write_bytes(png(number))
-
-
-def read(path: Path | str, **changes: Any) -> FoundPairs:
-    return read_preferences(PreferenceFile.model_validate({"read": str(path), "test_share": 0, **changes}))
-
-
-def shown(found: FoundPairs) -> list[list[bytes]]:
-    return [[picture.read() for picture in pair.images] for pair in found.train]
-
 
 # Keys.
 
@@ -120,6 +98,10 @@ def test_pictures_of_rated_answers_are_found_alike(column: str, tmp_path: Path) 
         {"bytes": None, "path": "x/3.jpeg"},
         "data:image/png;base64,iVBOR",
         [{"url": "https://example.org/3.gif"}],
+        {"image": "images/3.png"},
+        {"about": [{"shown": {"file": "3.png"}}]},
+        json.dumps({"image": "images/3.png"}),
+        json.dumps(["images/3.png"]),
     ),
 )
 def test_a_picture_in_a_column_that_is_not_read_is_refused_with_its_name(value: Any, tmp_path: Path) -> None:
@@ -177,6 +159,11 @@ PLACE = {"type": "image"}
         ([], [{**PLACE, "image": "images/9.png"}, TEXT], r"lack their picture: 'images/9\.png'"),
         (["images/1.png"], [{"type": "video", "video": "1.mp4"}, TEXT], "skipped .prompt with a part of type 'video'"),
         (["images/1.png"], [{"type": "audio"}, TEXT], "skipped .prompt with a part of type 'audio'"),
+        (["images/1.png"], [{**PLACE, "image": "images/1.png"}, TEXT], None),
+        (["images/1.png"], [{"type": "text", "text": "<img>images/1.png</img>What?"}], None),
+        ([], [{"type": "text", "text": "Picture 1: <img>images/1.png</img>\nWhat?"}], None),
+        (["images/1.png"], [{**PLACE, "image": "images/2.png"}, TEXT], "skipped .pictures in the prompt, and others"),
+        (["images/1.png"], [{"type": "text", "text": "<img>images/2.png</img>What?"}], "skipped .pictures in the prom"),
         (["images/1.png"], [], "skipped .no prompt"),
         (["images/1.png"], [3], "skipped .no prompt"),
     ),
@@ -187,10 +174,20 @@ def test_places_and_pictures_that_differ_are_refused(
     put_pictures(tmp_path / "images")
     path = put(tmp_path / "a.jsonl", [{"images": images, "prompt": say("user", *parts), **ANSWERS}])
     if why is None:
-        assert shown(read(path)) == [[png(1)]]  # the one of the column
+        assert shown(read(path, image_tokens="drop")) == [[png(1)]]  # the one of the column
         return
     with pytest.raises(DataError, match=why):
         read(path)
+
+
+def test_pictures_that_are_named_twice_stand_in_the_order_of_the_prompt(tmp_path: Path) -> None:
+    put_pictures(tmp_path / "images")
+    names = ["images/1.png", "images/2.png"]
+    parts = [{**PLACE, "image": names[1]}, TEXT, {**PLACE, "image": names[0]}]
+    record = {"images": names, "prompt": say("user", *parts), **ANSWERS}
+    assert shown(read(put(tmp_path / "a.jsonl", [record]))) == [[png(2), png(1)]]
+    numbered = {"images": names, "prompt": "<image_2> or <image_1>?", **ANSWERS}
+    assert shown(read(put(tmp_path / "b.jsonl", [numbered]), image_tokens="drop")) == [[png(2), png(1)]]
 
 
 def test_pairs_without_a_picture_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -223,6 +220,18 @@ def turns(*said: tuple[str, str]) -> list[dict[str, str]]:
         ({"chosen": [{"role": "assistant", "content": None}]}, "no chosen answer"),
         ({"prompt": json.dumps(turns(("system", "s"), ("user", "u")))}, "prompt with a system message"),
         ({"prompt": str(turns(("system", "s"), ("user", "u")))}, "prompt with a system message"),
+        ({"system": "Be brief."}, "a system message in column 'system'"),
+        ({"system_prompt": "Be brief."}, "a system message in column 'system_prompt'"),
+        ({"history": [["a", "b"]]}, "a history in column 'history'"),
+        ({"history": '[["a", "b"]]'}, "a history in column 'history'"),
+        ({"tools": [{"type": "function"}]}, "tools in column 'tools'"),
+        ({"tools": '[{"type": "function"}]'}, "tools in column 'tools'"),
+        ({"videos": ["1.mp4"]}, "a film or sound in column 'videos'"),
+        ({"video": "1.mp4"}, "a film or sound in column 'video'"),
+        ({"audios": ["1.wav"]}, "a film or sound in column 'audios'"),
+        ({"prompt": "<video>\nWhat happens?"}, "<video> in the prompt"),
+        ({"prompt": "<|video_pad|>What happens?"}, "<|video_pad|> in the prompt"),
+        ({"chosen": "<audio>"}, "<audio> in the chosen answer"),
     ),
 )
 def test_what_is_more_than_a_question_and_two_answers_is_skipped_counted_and_named(
@@ -236,6 +245,13 @@ def test_what_is_more_than_a_question_and_two_answers_is_skipped_counted_and_nam
     assert f"1 skipped ({why}: a.jsonl, record 2)" in found.summary().replace("chosen answer with a", "answer with a")
     with pytest.raises(DataError, match=r"1 rows can't be used: 1 that hold no pair; max_bad_rows = 0"):
         read(path, max_bad_rows=0)
+
+
+@pytest.mark.parametrize("column", ("system", "history", "tools", "videos", "video", "audios"))
+@pytest.mark.parametrize("value", (None, "", " ", [], "[]", {}, [None]))
+def test_columns_that_say_nothing_skip_nothing(column: str, value: Any, tmp_path: Path) -> None:
+    put_pictures(tmp_path / "images")
+    assert len(read(put(tmp_path / "a.jsonl", [one | {column: value} for one in numbered(0, 2)])).train) == 2
 
 
 # What can't be used.

@@ -6,15 +6,18 @@
 Messages are {role, content} or {from, value}, a bare text, or any of these as JSON text in a cell. Content is a text or
 a list of parts; a picture is a part of Qwen's form ({"type": "image", "image": NAME}), of OpenAI's ({"type":
 "image_url", "image_url": {"url": NAME}}), or one without a name, which stands for the next picture of the row's column.
-One rule for all that is more than a question and its answers: a pair with a system message, a history or a tool turn is
-skipped and counted.
+One rule for all that is more than a question and its answers: a pair with a system message, a history, a tool turn or a
+film, in its messages or in a column of its own, is skipped and counted.
 """
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from support.image_cells import parse_json
 
 IMAGE_TOKEN: Final = "<image>"
 
@@ -23,6 +26,16 @@ _TEXT: Final = ("text", "input_text", "output_text")
 _PICTURE: Final = ("image", "image_url", "input_image")
 _NAMES: Final = ("image", "image_url", "url", "path", "file", "base64", "data", "bytes", "source")
 """Keys of a part under which its picture is named, or stands."""
+
+
+_LISTS: Final = {"history": "a history", "tools": "tools"}
+_MORE: Final = {
+    **dict.fromkeys(("system", "system_prompt"), "a system message"),
+    **dict.fromkeys(("video", "videos", "audio", "audios"), "a film or sound"),
+    **_LISTS,
+}
+"""Columns of what a pair has no place for; of _LISTS, texts are something else."""
+_FILM: Final = re.compile(r"<\|?(?:video|audio)(?:_pad|_placeholder|_?\d+)?\|?>", re.IGNORECASE)
 
 
 class NoPair(Exception):
@@ -41,10 +54,24 @@ class Message:
     """Where in the text each of these pictures stands, in characters; () for all in front."""
 
 
+def check_columns(record: Mapping[str, Any]) -> None:
+    """NoPair for what a record has beside its conversation and its pictures, such as LLaMA-Factory's `system`."""
+    for column, what in _MORE.items():
+        value = parse_json(record.get(column))
+        if isinstance(value, str):
+            held = bool(value.strip()) and column not in _LISTS
+        else:
+            held = any(value) if isinstance(value, list) else bool(value)
+        if held:
+            raise NoPair(f"{what} in column {column!r}")
+
+
 def only_message(value: Any, role: str, what: str) -> Message:
     """The message of a conversation that has no other; NoPair."""
     found = read_messages(value, role, what)
     if len(found) == 1 and found[0].role == role:
+        if mark := _FILM.search(found[0].text):
+            raise NoPair(f"{mark[0]} in the {what}")
         return found[0]
     if not found:
         raise NoPair(f"no {what}")

@@ -12,22 +12,16 @@ places of their own: that is where every chat template puts them.
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from support.image_marks import MARK
 from trainers.data.conversations import NoPair
 from trainers.data.rows import Preference
 
-MARK: Final = re.compile(
-    r"(?:Picture \d+: ?)?<img>(?!\s)[^<>\n]*</img>"  # Qwen-VL, MiniGPT-4: <img><ImageHere></img> is the next one
-    r"|\(?<image>\./</image>\)?"  # MiniCPM-V
-    r"|<img>\s*<(?:ImageHere|image|imgpad)>\s*</img>"
-    r"|<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>"
-    r"|<\|(?:image|image_pad|image_placeholder|image_\d+)\|>"
-    r"|<(?:image|image_placeholder|image_soft_token|start_of_image|image[-_ ]?\d+|ImageHere|IMG_CONTEXT|imgpad)>"
-    r"|\[IMG\](?!.*\[/IMG\])",
-    re.IGNORECASE,
-)
-"""What stands for a picture in the prompts of some family."""
+Picture = TypeVar("Picture")
+
+_NUMBER: Final = re.compile(r"(?:picture |<\|?(?:image|img|picture)[ _-]?)(\d+)", re.IGNORECASE)
+_NAME: Final = re.compile(r"<img>([^<>\n]+)</img>", re.IGNORECASE)
 
 
 def count_marks(text: str) -> int:
@@ -59,6 +53,28 @@ def read_places(text: str, pictures: int, *, as_llava: bool = False) -> tuple[st
         places.append(len(kept))
         at = mark.end()
     return kept + text[at:], tuple(places)
+
+
+def in_order(text: str, pictures: Sequence[Picture]) -> tuple[Picture, ...]:
+    """The pictures in the order in which a text shows them: its marks may number them (`<image_2>`, Picture 2: ...).
+
+    NoPair for numbers that are not one for each picture.
+    """
+    marks = [match[0] for match in MARK.finditer(text)]
+    numbers = [int(found[1]) for mark in marks if (found := _NUMBER.match(mark))]
+    if not numbers or len(marks) != len(pictures):
+        return tuple(pictures)
+    first = min(numbers)
+    if sorted(numbers) != list(range(first, first + len(pictures))):
+        raise NoPair(f"places {', '.join(map(str, numbers))} for {len(pictures)} pictures in the prompt")
+    return tuple(pictures[number - first] for number in numbers)
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names in a text's marks, as Qwen-VL writes them (`<img>7.jpg</img>`); none unless all marks have one."""
+    marks = [match[0] for match in MARK.finditer(text)]
+    names = [found[1] for mark in marks if (found := _NAME.search(mark))]
+    return tuple(names) if len(names) == len(marks) else ()
 
 
 def user_message(pair: Preference) -> dict[str, Any]:

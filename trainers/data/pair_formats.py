@@ -34,11 +34,12 @@ from support.errors import DataError, did_you_mean
 from support.image_folders import there, within
 from support.records import PARQUET, Record, suffix, write_json
 from support.shards import data_files
-from trainers.data.conversations import IMAGE_TOKEN, NoPair
+from trainers.data.conversations import IMAGE_TOKEN, NoPair, check_columns
 from trainers.data.embedded import read_records
 from trainers.data.image_export import ImageExporter, Unreadable
 from trainers.data.pair_keys import PairKeys
 from trainers.data.pair_parquet import write_answers, write_rlv, write_trl
+from trainers.data.pair_pictures import unread_columns
 from trainers.data.pair_records import FORMS, Form
 from trainers.data.rows import Preference
 
@@ -64,6 +65,8 @@ class SeenPairs:
     """Last lines cut off while they were written, left out."""
     without_images: int = 0
     """Pairs that name no picture at all."""
+    unread: Counter[str] = field(default_factory=Counter)
+    """Columns that name pictures beside those that are read -> pairs."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Why records gave no pair -> how many."""
     first_skipped: dict[str, list[str]] = field(default_factory=dict)
@@ -76,6 +79,8 @@ class SeenPairs:
         parts += [f"{self.unreadable_images:,} unreadable images"] * (self.unreadable_images > 0)
         parts += [f"{self.without_images:,} without a picture"] * (self.without_images > 0)
         parts += [f"{self.torn_lines:,} torn lines"] * (self.torn_lines > 0)
+        for column, count in self.unread.most_common():
+            parts.append(f"{count:,} with a picture in column {column!r} that is not read")
         for reason, count in self.skipped.most_common():
             more = ", ..." if count > len(self.first_skipped[reason]) else ""
             parts.append(f"{count:,} skipped ({reason}: {', '.join(self.first_skipped[reason])}{more})")
@@ -115,6 +120,7 @@ def read_pairs(
             where = f"{file}, record {number}"
             this = known or _form_of_record(record, where)
             try:
+                check_columns(record)
                 values = this.read(record, places.of_file(file))
             except NoPair as reason:
                 if seen is None:
@@ -129,6 +135,7 @@ def read_pairs(
             pair = Preference(**keys.of(values, place))
             if seen is not None:
                 seen.add(pair)
+                seen.unread.update(unread_columns(record))
             yield pair
 
 

@@ -15,7 +15,7 @@ from support.images import ImageRef
 from support.records import Record
 from trainers.data.conversations import IMAGE_TOKEN, Message, NoPair, only_message, read_messages
 from trainers.data.image_export import Given, safe_name
-from trainers.data.image_places import count_marks, parts_of, read_places, with_marks
+from trainers.data.image_places import count_marks, in_order, parts_of, read_places, with_marks
 from trainers.data.pair_pictures import find_pictures
 from trainers.data.rows import Preference
 
@@ -164,7 +164,7 @@ def _read_turns(
     if not prompt.pictures:
         count = len(images) if count_marks(prompt.text) == len(images) else len(given)
         text, stand = read_places(prompt.text, count, as_llava=as_llava)
-        prompt = replace(prompt, text=text, places=stand)
+        prompt, images = replace(prompt, text=text, places=stand), in_order(prompt.text, images)
     return {
         "id": _read_id(record.get("id")),
         "prompt": prompt.text,

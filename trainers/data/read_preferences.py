@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from support.errors import DataError, first_few
+from support.image_marks import MARK, marks_in
 from support.images import ImageRef
 from support.progress import report
 from support.shards import is_there
 from trainers.config.data import PairOptions, PreferenceFile
+from trainers.data.conversations import NoPair
 from trainers.data.image_hashes import HashCache, ImageFacts
-from trainers.data.image_places import MARK, count_marks, read_places
+from trainers.data.image_places import count_marks, in_order, read_places
 from trainers.data.pair_formats import SeenPairs, read_pairs
 from trainers.data.pair_rules import PairCounts, best_answers, pair_up, rule_of, settle
 from trainers.data.pair_split import prompt_key, split
@@ -95,8 +97,9 @@ def read_preferences(
         held_out = [replace(pair, id=f"held-out/{pair.id}", row=rows + place) for place, pair in enumerate(others)]
         usable, told = [*usable, *held_out], f"{told}; held out: {also_told}"
     if not sides["train"]:
-        left = "; ".join([told, *describe_left_out(pair_filter.left_out)])
-        raise DataError(f"[dataset] read = {dataset.read!r} gives no pair to train on: {left}; loosen its rule")
+        hint = ["loosen its rule"] if dataset.format is None and holds_rows(locate(dataset.read)) else []
+        left = "; ".join([told, *describe_left_out(pair_filter.left_out), *hint])
+        raise DataError(f"[dataset] read = {dataset.read!r} gives no pair to train on: {left}")
     if without := sum(not pair.images for pair in usable):
         log.warning("%s: %s of %s pairs have no picture", dataset.read, f"{without:,}", f"{len(usable):,}")
     return FoundPairs(
@@ -209,29 +212,36 @@ _TOKEN = re.compile(rf"\s*(?:{MARK.pattern})\s*$|(?:{MARK.pattern})[ \t]*\n?", r
 def _without_tokens(pairs: list[Preference], dataset: PreferenceFile) -> list[Preference]:
     """A token that marks the place of an image in others' prompts is no text to learn from, whichever this model
     uses."""
-    if dataset.image_tokens == "drop":
-        pairs = [_drop_tokens(pair) if pair.images and count_marks(pair.prompt) else pair for pair in pairs]
-    held = [pair for pair in pairs if count_marks(pair.prompt)]
+    drop = dataset.image_tokens == "drop"
+    kept: list[Preference] = []
+    held: list[tuple[Preference, str]] = []
+    for pair in pairs:
+        try:
+            kept.append(_drop_tokens(pair) if drop else pair)
+            if not drop and count_marks(pair.prompt):
+                held.append((pair, "image_tokens = 'drop' takes out as many as there are pictures"))
+        except NoPair as reason:
+            held.append((pair, str(reason)))
     if held:
-        refused = dataset.image_tokens == "refuse"
-        what = (
-            "image_tokens = 'drop' takes out as many as there are pictures" if refused else "more of them than pictures"
-        )
-        token = next(iter(MARK.finditer(held[0].prompt))).group()
+        first, why = held[0]
+        mark = marks_in(first.prompt)[0]
         raise DataError(
-            f"{dataset.read}: {len(held):,} of {len(pairs):,} pairs have {token!r} in their prompt: "
-            f"{first_few([pair.id for pair in held])}; {what}"
+            f"{dataset.read}: {len(held):,} of {len(pairs):,} pairs have {mark!r} in their prompt: "
+            f"{first_few([pair.id for pair, _ in held])}; {why}"
         )
-    return pairs
+    return kept
 
 
 def _drop_tokens(pair: Preference) -> Preference:
-    """The pair without as many tokens as it has images; several that stand among its words keep their places."""
+    """The pair without its tokens, which must be as many as its images; several that stand among its words keep their
+    places. NoPair."""
     count = len(pair.images)
-    if count > 1 and count_marks(pair.prompt) == count:
-        text, places = read_places(pair.prompt, count, as_llava=True)
-        return replace(pair, prompt=text, places=places)
-    return replace(pair, prompt=_TOKEN.sub("", pair.prompt, count=count))
+    if not count_marks(pair.prompt):
+        return pair
+    text, places = read_places(pair.prompt, count, as_llava=True)
+    if count == 1:  # wherever it stands, such as behind "USER: ", it is where the template puts it
+        return replace(pair, prompt=_TOKEN.sub("", pair.prompt))
+    return replace(pair, prompt=text, places=places, images=in_order(pair.prompt, pair.images))
 
 
 def digest(pairs: Sequence[Preference], cache: HashCache | None = None) -> str:

@@ -76,7 +76,8 @@ class PairFilter:
             absent = [image for pair in lost for image in pair.images if not there(image)]
             named = ", ".join(repr(name) for name in dict.fromkeys(image.name for image in absent))
             more = " ..." if len(named) > 200 else ""
-            why = ", ".join(sorted({image.problem for image in absent if image.problem}))
+            kinds = {image.problem: image.why for image in reversed(absent) if image.problem}
+            why = ", ".join(kinds[problem] for problem in sorted(kinds))
             raise DataError(
                 f"{self.dataset.read}: {len(lost):,} of {len(pairs):,} pairs lack their picture: {named[:200]}{more}"
                 f"{f' ({why})' if why else ''}; "

@@ -28,12 +28,12 @@ import tasks
 from support.errors import DataError
 from support.files import JsonLines
 from support.image_folders import ImageIndex
+from support.image_marks import MARK
 from support.images import ImageRef
 from support.progress import report
 from support.records import read
 from tasks.judges.batch import BatchJudge
 from tasks.judges.protocol import Judge, JudgeSession, Sampling, as_data, fill, reasons_of
-from trainers.data.image_places import MARK
 from trainers.data.rows import Preference
 from trainers.vlfeedback.annotation import open_for_judge
 

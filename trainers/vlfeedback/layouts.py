@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from trainers.data.image_places import MARK
+from support.image_marks import MARK
 
 Row = Mapping[str, Any]
 
