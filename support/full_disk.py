@@ -18,8 +18,8 @@ _NUMBERS: Final = (errno.ENOSPC, errno.EDQUOT)
 _WORDS: Final = ("no space left on device", "disk quota exceeded", "database or disk is full", "os error 28")
 _TORCH: Final = ("inline_container", "PytorchStreamWriter")
 """In what torch says of a file that it could not write, for whatever reason."""
-_NOTHING: Final = 1 << 20
-"""Bytes left on a disk that is full: file systems keep some back."""
+_FULL_BELOW: Final = 1 << 20
+"""A disk with fewer free bytes is full: file systems keep some back."""
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def describe_full_disk(error: BaseException, folder: Path | None = None) -> str 
     named = next((one.filename for one in causes if isinstance(one, OSError) and _is_full(one) and one.filename), None)
     places = [Path(os.fsdecode(named))] if named else [folder] if folder is not None else _list_usual_places()
     by_torch = any(word in str(one) for one in causes for word in _TORCH)
-    full = [place for place in places if _measure_free(place) < _NOTHING]
+    full = [place for place in places if _measure_free(place) < _FULL_BELOW]
     if not any(map(_is_full, causes)) and not (by_torch and full):
         return None
     where = ", ".join(map(str, full or places[:1]))

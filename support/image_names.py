@@ -103,7 +103,7 @@ def _measure_likeness(parts: Sequence[str], candidate: Candidate) -> tuple[int, 
 
 
 def choose(name: str, candidates: Iterable[Candidate]) -> ImageRef | None:
-    """The picture that a name means among pictures of its file name, or one that says why there is none; None: of none.
+    """The picture that a name means among those of its file name, or one that says why there is none; None without any.
 
     A picture that may not be read is chosen only where there is no other.
     """

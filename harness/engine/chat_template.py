@@ -21,7 +21,7 @@ class ChatTemplate:
     source: str
     """The file it was found in, or who gave it."""
     own: bool = True
-    """It is in the folder of the weights, or what all models of the kind are asked by."""
+    """Whether it is the model's own: from the folder of its weights, or the one of its whole family."""
 
     @property
     def digest(self) -> str:

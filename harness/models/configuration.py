@@ -25,7 +25,7 @@ _DECIDING: Final = ("*config*.json", "*token*.json", "vocab.*", "merges.txt", "*
 _ON_PLACES: Final = ("base_model_name_or_path", "_name_or_path", "revision", "transformers_version")
 """Keys of configurations that say where files came from, and decide no answer."""
 _ONE_COPY: Final = 60.0
-"""Seconds that lie between the files of one copied folder."""
+"""Files of one copied folder are at most so many seconds apart."""
 
 
 def configuration_of(spec: ModelSpec) -> dict[str, str]:

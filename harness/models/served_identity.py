@@ -1,9 +1,9 @@
-"""Which model is behind a server, so that an answer that is kept stands for no other model's.
+"""Tells which model a server has now, so that a kept answer is never used for another model.
 
     spec = identified(spec, ledger, run="runs/eval mme")    # spec.digests name who answers
     end_run(ledger, "runs/eval mme")                        # its answers are used no more
 
-A name and a URL are no model: the next checkpoint may be served under both. What tells models apart is, in this order:
+A name and a URL don't tell: the next checkpoint may be served under both. What tells models apart is, in this order:
 the name itself, where it is that of a dated snapshot; what the user says by --model-version; what the server says of
 the model in its list (`root`, a `created` that stays, a digest), and of itself in its replies (`system_fingerprint`).
 Where nothing does, answers are kept for one run only: until it ends, the same command goes on with them, so that a
@@ -43,7 +43,7 @@ FINGERPRINT: Final = "fingerprint"
 PATIENCE: Final = 20.0
 """Seconds to wait for a server's list of models."""
 TELLING: Final = ("root", "version", "revision", "weight_version", "digest", "sha", "sha256", "hash", "modified_at")
-"""Fields of a listed model that are another's where the weights are others."""
+"""Fields of a listed model that differ where the weights differ."""
 MORE: Final = ("max_model_len", "context_length", "max_context_length", "quantization", "meta")
 """Fields that change answers, and are the same for many models."""
 SAME_FOR_ALL: Final = 1677610602

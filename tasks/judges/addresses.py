@@ -49,7 +49,7 @@ class Server:
     url: str
     """What stands before /chat/completions; no query, no credentials."""
     other: str | None = None
-    """The same with or without /v1, where the address left that open: asked where `url` is not there."""
+    """The same with or without /v1, where the address left that open: asked if the server has nothing at `url`."""
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent with each call."""
     login: str | None = field(default=None, repr=False)

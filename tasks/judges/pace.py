@@ -93,7 +93,7 @@ class Pace:
         self.limited_since: float | None = None
         """Since when the server says "later" and nothing else."""
         self.limited_at = 0.0
-        """When it last said so of a call that was sent after the one before had been turned away."""
+        """When it last said so to a call that was sent after the refusal before it."""
         self.refused_in_a_row = 0
         self.late = 0
         """Calls turned away after more than `patience` seconds without a reply."""

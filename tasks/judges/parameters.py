@@ -47,7 +47,7 @@ def thinks(model: str) -> bool:
 
 
 class Parameters:
-    """See the module's docstring. `room`: whether limits are those of a verdict, to which thoughts don't count."""
+    """See the module's docstring. `room`: whether limits are of the verdict alone: thoughts need more tokens."""
 
     def __init__(self, model: str, *, room: bool = False) -> None:
         self.model = model

@@ -55,11 +55,11 @@ class Chat:
         lead = head.removeprefix(text) if head.startswith(text) else ""
         found = []
         for answer in answers:
-            told = self._render([*asked, _make_answer(answer)])
+            whole = self._render([*asked, _make_answer(answer)])
             # Some templates strip an answer; one that rewrites what is before it leaves the answer as it is given.
-            within = told.startswith(head) and told.endswith(tail) and len(told) >= len(head) + len(tail)
+            within = whole.startswith(head) and whole.endswith(tail) and len(whole) >= len(head) + len(tail)
             found.append(
-                self._cut_into_tokens(text, lead, told[len(head) : len(told) - len(tail)] if within else answer, tail)
+                self._cut_into_tokens(text, lead, whole[len(head) : len(whole) - len(tail)] if within else answer, tail)
             )
         return Turn(prompt=text, answers=found)
 

@@ -65,15 +65,15 @@ class Collator:
     def lay_out(self, prompts: Mapping[str, Any], answers: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """A prompt and an answer a row, [rows, T], right-padded, cut at `max_length`; `completion_mask`: the answer."""
         masks = [mask.bool() for mask in prompts["attention_mask"]]
-        told = [torch.tensor(answer, dtype=torch.long) for answer in answers]
-        asked = [ids[mask] for ids, mask in zip(prompts["input_ids"], masks, strict=True)]
-        rows = {"input_ids": [torch.cat(both) for both in zip(asked, told, strict=True)]}
+        answer_ids = [torch.tensor(answer, dtype=torch.long) for answer in answers]
+        prompt_ids = [ids[mask] for ids, mask in zip(prompts["input_ids"], masks, strict=True)]
+        rows = {"input_ids": [torch.cat(both) for both in zip(prompt_ids, answer_ids, strict=True)]}
         rows["attention_mask"] = [torch.ones_like(row) for row in rows["input_ids"]]
-        both = zip(asked, told, strict=True)
+        both = zip(prompt_ids, answer_ids, strict=True)
         rows["completion_mask"] = [torch.cat([torch.zeros_like(ids), torch.ones_like(own)]) for ids, own in both]
         for name in KINDS:
             if name in prompts:
-                parts = zip(prompts[name], masks, told, strict=True)
+                parts = zip(prompts[name], masks, answer_ids, strict=True)
                 rows[name] = [torch.cat([kinds[mask], torch.zeros_like(own)]) for kinds, mask, own in parts]
         fill = {name: self.padding if name == "input_ids" else 0 for name in rows}
         return {

@@ -68,6 +68,7 @@ class PairFilter:
 
     @property
     def _refuses(self) -> bool:
+        """Whether one picture that is missing or broken ends the run."""
         return self.dataset.missing_images == "refuse" and self.dataset.max_bad_rows is None
 
     def _leave_out_absent(self, pairs: Sequence[Preference]) -> list[Preference]:
