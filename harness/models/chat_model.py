@@ -236,7 +236,7 @@ class OpenAIVisionLM(LM):
 
     def read(self, body: Any, request: Request) -> Reply:
         """The answer in a body, which may be empty. TransientError, PermanentError."""
-        answer, fingerprint = read_answer(body), fingerprint_in(body)
+        answer, fingerprint = read_answer(body, limit=request.limit_sent), fingerprint_in(body)
         if self.digests and fingerprint and fingerprint not in self.fingerprints:
             mark = self.digests.get(FINGERPRINT, "")
             self.client.ledger.note_fingerprint(name_in_ledger(self.digests), fingerprint, mark)

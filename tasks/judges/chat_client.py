@@ -89,6 +89,8 @@ class ChatClient:
         """Replies that the ledger had."""
         self._new: set[str] = set()
         """What this client was answered."""
+        self._told_of_ends = False
+        """Whether it was said that the server does not tell how replies ended."""
         self._told = False
         """Whether it was said which key is sent where."""
 
@@ -134,6 +136,9 @@ class ChatClient:
         prompt_tokens, completion_tokens = reply.usage or (None, None)
         if reply.served != NOT_SAID:
             self.served.add(reply.served)
+        if not reply.end_told and not self._told_of_ends:
+            self._told_of_ends = True
+            log.info("%s: no finish_reason: replies with fewer tokens than the limit count as whole", self.model)
         self.refusals.replied = True
         asked = self.parameters.in_words(request.body)
         self.asked_otherwise |= {asked} - {""}
@@ -289,12 +294,16 @@ class _Round:
         return None
 
     async def _ask_until_reply(self, connection: "AsyncOpenAI", request: Request) -> str | None:
-        started, tries, calls = time.monotonic(), 0, 0
+        started, tries, calls, late = time.monotonic(), 0, 0, False
         while (cost := await self._reserve_money(request)) is not None:
             try:
                 async with self.pace.turn(request.tokens + self._expected_tokens(request)):
                     sent, calls = time.monotonic(), calls + 1
-                    return await self._ask_once_among_processes(connection, request, calls, started)
+                    try:
+                        return await self._ask_once_among_processes(connection, request, calls, started)
+                    except TransientError as error:  # told before a waiting call takes this turn
+                        late = error.limited and self.pace.limit(error, sent)
+                        raise
             except PermanentError as error:
                 self.pace.went_through(reply=not error.refused)
                 self.client.book_loss(request, error)
@@ -306,7 +315,7 @@ class _Round:
                 self.in_flight -= cost
             self.client.book_loss(request, failure)
             if failure.limited:  # a server that says "later" is not failing: that is no try
-                if not self.pace.limit(failure, sent):
+                if not late:
                     continue
                 tries = self.settings.attempts
             else:

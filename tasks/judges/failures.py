@@ -122,7 +122,18 @@ def failure_of(
 
 
 _NAMES: Final = (
-    *("message", "detail", "msg", "error_message", "error_msg", "description", "error", "errors", "reason"),
+    *(
+        "message",
+        "detail",
+        "msg",
+        "error_message",
+        "error_msg",
+        "status_msg",
+        "description",
+        "error",
+        "errors",
+        "reason",
+    ),
     *("title", "code", "type"),  # where there are no words
 )
 
@@ -138,7 +149,7 @@ def sentence_of(body: Any, depth: int = 6) -> str:
         return "; ".join(dict.fromkeys(filter(None, (sentence_of(one, depth - 1) for one in body[:3]))))
     if not isinstance(body, Mapping) or not depth:
         return ""
-    nested = ("error",) if isinstance(body.get("error"), Mapping | list) else ()
+    nested = [name for name in ("error", "base_resp") if isinstance(body.get(name), Mapping | list)]
     found = next(filter(None, (sentence_of(body.get(name), depth - 1) for name in (*nested, *_NAMES))), "")
     if isinstance(place := body.get("loc"), list):  # FastAPI: which field is meant
         found = f"{'.'.join(map(str, place))}: {found}"

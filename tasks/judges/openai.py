@@ -22,7 +22,7 @@ from tasks.judges.addresses import Server, server_of
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.failures import TransientError
 from tasks.judges.ledger import Ledger
-from tasks.judges.parameters import LIMITS, Parameters
+from tasks.judges.parameters import Parameters
 from tasks.judges.protocol import GREEDY, Question, Replies, Sampling, reasons_of
 from tasks.judges.replies import Reply, read_verdict, without_fence
 from tasks.judges.requests import NotAsked, Request, image_part, key_of, limit_of, messages_of
@@ -96,8 +96,7 @@ class OpenAIJudge:
 
     def read(self, body: Any, request: Request) -> Reply:
         """The reply in a body, as it is kept: all of it, or where it is structured, the verdict alone."""
-        limit = next((request.body[name] for name in LIMITS if name in request.body), None)
-        reply = read_verdict(body, cut_is_whole=request.cut_is_whole, limit=limit)
+        reply = read_verdict(body, cut_is_whole=request.cut_is_whole, limit=request.limit_sent)
         if not self.settings.structured:
             return reply
         try:

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from support.errors import one_line
-from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage, failure_of
+from support.errors import JudgeDown, one_line
+from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage, failure_of, sentence_of
 from tasks.thoughts import NEVER_ENDED, ONLY_THOUGHTS, without_thoughts
 
 
@@ -31,6 +31,8 @@ class Reply:
     """None: the server does not count."""
     served: str
     """The model that has answered, as the server says."""
+    end_told: bool = True
+    """Whether the server says how it ended; else its count of tokens, below the limit or at it, tells that."""
 
 
 class LimitSpent(PermanentError):
@@ -39,12 +41,39 @@ class LimitSpent(PermanentError):
 
 NOT_SAID: Final = "not said"
 """Stands for a model's name that the server does not give."""
-ENDED: Final = frozenset(("stop", "eos", "eos_token", "stop_sequence", "end_turn", "end_of_turn", "completed"))
-"""Finish reasons of a reply that ended by itself: OpenAI's, and those of servers that pass on their engine's."""
-LIMITED: Final = frozenset(("length", "max_tokens", "max_output_tokens", "max_length", "model_length"))
-FILTERED: Final = frozenset(("content_filter", "safety", "prohibited_content", "blocklist", "recitation", "spii"))
-BROKEN_OFF: Final = frozenset(("", "error", "abort", "aborted", "cancelled", "canceled", "timeout"))
+ENDED: Final = frozenset(
+    (
+        *("stop", "stopped", "eos", "eos_token", "stop_sequence", "stop_token", "end_turn", "end_of_turn", "end"),
+        *("complete", "completed", "finish", "finished", "done", "normal"),
+    )
+)
+"""Finish reasons of a reply that ended by itself: OpenAI's; those of TGI, Together, Anthropic, Cohere, Bedrock, Baidu
+and others, which gateways pass on."""
+LIMITED: Final = frozenset(
+    (
+        *("length", "max_tokens", "max_output_tokens", "max_new_tokens", "max_length", "model_length", "error_limit"),
+        "model_context_window_exceeded",
+    )
+)
+FILTERED: Final = frozenset(
+    (
+        *("content_filter", "content_filtered", "safety", "image_safety", "prohibited_content", "blocklist", "spii"),
+        *("recitation", "sensitive", "guardrail_intervened", "error_toxic", "refusal"),
+    )
+)
+BROKEN_OFF: Final = frozenset(
+    (
+        *("", "null", "error", "abort", "aborted", "cancelled", "canceled", "user_cancel", "timeout"),
+        *("network_error", "insufficient_system_resource", "load", "unload"),
+    )
+)
 """Finish reasons that may be others next time."""
+OTHER_NAMES: Final = ("native_finish_reason", "finishReason", "stop_reason", "done_reason")
+"""Where a choice without a `finish_reason` may say how it ended: OpenRouter, Google, Anthropic and vLLM, Ollama."""
+KNOWN: Final = ENDED | LIMITED | FILTERED | BROKEN_OFF - {""}
+ERROR_WORDS: Final = ("message", "msg", "detail", "errors", "error_msg", "error_code", "code", "base_resp")
+"""Fields of a body of status 200 that tell an error beside no choices: vLLM's and FastChat's, FastAPI's, Zhipu's,
+Baidu's, MiniMax's."""
 REASONING: Final = (
     *("reasoning_content", "reasoning", "reasoning_details", "reasoning_text"),
     *("thinking", "thinking_blocks"),
@@ -54,9 +83,10 @@ MOST_TOKENS: Final = 2**40
 """No reply has more: such a count is none."""
 
 
-def read_answer(body: Any) -> Reply:
-    """The answer of a model that is scored, which may be empty, but not where it has thoughts."""
-    reply, content, thought = _read(body)
+def read_answer(body: Any, *, limit: int | None = None) -> Reply:
+    """The answer of a model that is scored, which may be empty, but not where it has thoughts. `limit`: the tokens that
+    it could have."""
+    reply, content, thought = _read(body, limit)
     answer = without_thoughts(reply.text)
     if answer is None:
         raise PermanentError(NEVER_ENDED, reply.usage)
@@ -72,7 +102,7 @@ def read_answer(body: Any) -> Reply:
 
 def read_verdict(body: Any, *, cut_is_whole: bool = False, limit: int | None = None) -> Reply:
     """A judge's reply. `cut_is_whole`: the protocol's limit is so short that it ends replies which are whole."""
-    reply, _, thought = _read(body)
+    reply, _, thought = _read(body, limit)
     verdict = without_thoughts(reply.text)
     if reply.limited and not (verdict or "").strip():
         spent = limit if limit is not None else reply.usage[1] if reply.usage else None
@@ -89,28 +119,35 @@ def read_verdict(body: Any, *, cut_is_whole: bool = False, limit: int | None = N
     return reply
 
 
-def _read(body: Any) -> tuple[Reply, str | None, str]:
+def _read(body: Any, limit: int | None) -> tuple[Reply, str | None, str]:
     """The reply in a body, its content as it came (None: there is none), and where thoughts stand beside it, in words
     (empty: nowhere)."""
     if not isinstance(body, Mapping):
         raise TransientError("a body that is no completion")
     usage = usage_of(body)
     _raise_error_in(body, usage)
-    choice = _take_first_choice(body.get("choices"), usage)
+    choice = _take_first_choice(body, usage)
     _raise_error_in(choice, usage)
     message = choice.get("message")
     if not isinstance(message, Mapping):
         raise TransientError("no message in the choice", usage=usage)
     if message.get("refusal"):
         raise PermanentError("refusal", usage)
-    limited = _ended_by_limit(choice.get("finish_reason"), usage)
+    finish = _find_finish(choice)
+    limited = _ended_by_limit(finish, usage) if finish is not None else _is_limit_spent(usage, limit)
     if message.get("tool_calls") or message.get("function_call"):
         raise PermanentError("a call of tools", usage)
     content, in_parts = _read_text(message.get("content"), usage)
     beside = next((name for name in REASONING if message.get(name)), "content" if in_parts else "")
     named = body.get("model")
     served = one_line(_clean(named))[:200] if isinstance(named, str) else ""
-    reply = Reply(text=_clean(content or ""), limited=limited, usage=usage, served=served or NOT_SAID)
+    reply = Reply(
+        text=_clean(content or ""),
+        limited=limited,
+        usage=usage,
+        served=served or NOT_SAID,
+        end_told=finish is not None,
+    )
     return reply, content, f" (in {beside})" * bool(beside)
 
 
@@ -129,35 +166,71 @@ def usage_of(body: Mapping[str, Any]) -> Usage | None:
 
 def _raise_error_in(found: Mapping[str, Any], usage: Usage | None) -> None:
     """Servers that pass calls on tell failures in a body of status 200, too."""
-    error = found.get("error")
-    if not error:
-        return
+    if error := found.get("error"):
+        _raise_failure(error, found.get("model"), usage)
+
+
+def _raise_failure(error: Any, model: Any, usage: Usage | None) -> None:
+    """Raise what an error in a body of status 200 means: by its code, where that is a status, else by its words."""
     code = str(error.get("code")) if isinstance(error, Mapping) else ""
     status = int(code) if code.isdecimal() and 400 <= int(code[:4]) < 600 else 502
-    failure = failure_of(str(found.get("model", "the model"))[:100], status, {"error": error}, {})
+    name = model if isinstance(model, str) else "the model"
+    if status == 502 and isinstance(down := failure_of(name, 400, error, {}), JudgeDown):
+        raise down  # an empty account, a key that is refused
+    failure = failure_of(name[:100], status, {"error": error}, {})
     if isinstance(failure, NoReply):
         failure.usage = usage
     raise failure
 
 
-def _take_first_choice(choices: Any, usage: Usage | None) -> Mapping[str, Any]:
-    """The choice of index 0, which need not be the first; where none has it, the first."""
+def _take_first_choice(body: Mapping[str, Any], usage: Usage | None) -> Mapping[str, Any]:
+    """The choice of index 0, which need not be the first; where none has it, the first. A body that has words in place
+    of choices is an error's."""
+    choices = body.get("choices")
     found = choices if isinstance(choices, Sequence) and not isinstance(choices, str) else []
     readable = [choice for choice in found if isinstance(choice, Mapping)]
     if not readable:
+        if not choices and sentence_of(said := {name: body[name] for name in ERROR_WORDS if name in body}):
+            _raise_failure(said, body.get("model"), usage)
         raise TransientError("no choices", usage=usage)
-    return next((choice for choice in readable if choice.get("index") == 0), readable[0])
+    return next((choice for choice in readable if choice.get("index") in (0, "0")), readable[0])
+
+
+def _find_finish(choice: Mapping[str, Any]) -> Any:
+    """How a choice says that it ended: its finish reason (SGLang's own has a type), or what stands in its place; None
+    where it has no such field."""
+    finish = choice.get("finish_reason", None if "finish_reason" in choice else NOT_SAID)
+    if isinstance(finish, Mapping):
+        return finish.get("type", "")
+    if isinstance(finish, str) and finish not in ("", NOT_SAID):
+        return finish
+    others = [value for name in OTHER_NAMES if isinstance(value := choice.get(name), str)]
+    known = next((value for value in others if _spell_plainly(value) in KNOWN), None)
+    return known or (None if finish == NOT_SAID else "" if finish is None else finish)
+
+
+def _is_limit_spent(usage: Usage | None, limit: int | None) -> bool:
+    """Whether a reply whose server does not say how it ended has all the tokens it could have; raises where that can't
+    be told."""
+    if usage is None or limit is None or not usage[1]:
+        raise PermanentError("no finish_reason: whether the reply is whole is not known", usage, refused=True)
+    return usage[1] >= limit
+
+
+def _spell_plainly(finish: Any) -> str:
+    """A finish reason as the sets above spell it."""
+    return finish.strip().lower().replace("-", "_").removeprefix("finish_reason_") if isinstance(finish, str) else ""
 
 
 def _ended_by_limit(finish: Any, usage: Usage | None) -> bool:
     """Whether a reply ended by the limit of tokens rather than by itself; raises where it ended otherwise."""
-    reason = finish.lower() if isinstance(finish, str) else ""
+    reason = _spell_plainly(finish)
     if reason in ENDED or reason in LIMITED:
         return reason in LIMITED
     if reason in FILTERED:
         raise PermanentError("content filter", usage)
     if reason in BROKEN_OFF:
-        raise TransientError(f"finish_reason {finish!r}: the reply did not end"[:200], usage=usage)
+        raise TransientError(f"finish_reason {finish or None}: the reply did not end"[:200], usage=usage)
     raise PermanentError(f"finish_reason {one_line(_clean(reason))[:60]}", usage)
 
 

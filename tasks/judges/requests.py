@@ -12,7 +12,7 @@ from PIL import Image
 
 from support.images import PromptImage, encoded
 from tasks.judges import prices
-from tasks.judges.parameters import THINKING_MODELS
+from tasks.judges.parameters import LIMITS, THINKING_MODELS
 
 SENT_AS_THEY_ARE: Final = ("PNG", "JPEG", "WEBP", "GIF")
 """Formats of image files that servers read."""
@@ -33,6 +33,11 @@ class Request:
     """The limit of a reply."""
     cut_is_whole: bool = False
     """Whether the limit is so short that it ends replies which are whole."""
+
+    @property
+    def limit_sent(self) -> int | None:
+        """The limit of a reply that the body has, under either name."""
+        return next((self.body[name] for name in LIMITS if name in self.body), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,15 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness.cli.main import run
 from support.errors import StoreError
 from tasks.judges.ledger import Call, Ledger, now
+from tasks.judges.openai import OpenAIJudge
+from tasks.judges.protocol import Sampling
 
 
 def call(number: int, **changes: object) -> Call:
@@ -23,6 +27,31 @@ def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
     assert again.reply(call(1).key) == "Rating: 1"
     assert again.reply(call(2).key) is None
     assert list(again.calls()) == [call(1, created=next(again.calls()).created)]
+
+
+OF_AN_EARLIER_VERSION = Path(__file__).with_name("earlier_ledger.sql")
+"""As harness wrote it before replies had a finish reason: three calls, a loss, a batch on its way, a claim."""
+
+
+def test_a_ledger_of_an_earlier_version_is_not_paid_for_again(
+    tmp_path: Path, server: Any, no_keys: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "l.sqlite"
+    sqlite3.connect(path).executescript(OF_AN_EARLIER_VERSION.read_text(encoding="utf-8"))
+    for _ in range(2):  # the second time its columns are there
+        judge = OpenAIJudge("gpt-4o-2024-11-20", url=server.url, ledger=Ledger(path))
+        assert judge.ask_many([("Question 0", None), ("Question 1", None)]) == ["Rating: 4", "Rating: 5"]
+        assert judge.ask_many([("Question 2", None)], Sampling(max_tokens=3, system="Rate.")) == ["0.5"]
+        judge.client.ledger.close()
+    assert not server.log
+    ledger = Ledger(path)
+    assert {(call.finish, call.asked) for call in ledger.calls()} == {("stop", "")}
+    assert ledger.open_batches(judge.model) == [("batch-7", ["k-1", "k-2"])]
+    assert ledger.claim("k-claimed", 1.0)
+    (total,) = ledger.summary()
+    assert (total.calls, total.losses, total.price) == (3, 1, None)
+    assert run(["judge", "ledger", "--ledger", str(path)]) == 0
+    assert "mmhal" in capsys.readouterr().out
 
 
 def test_a_reply_with_half_a_surrogate_pair_is_kept_and_shared(tmp_path: Path) -> None:

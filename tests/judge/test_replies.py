@@ -31,6 +31,14 @@ def body(content: Any = "Rating: 4", finish: Any = "stop", *, over: Any = None, 
     return {"id": "x", "model": "m", "choices": [choice], "usage": USAGE, **(over or {})}
 
 
+def unsaid(content: Any = "Rating: 4", tokens: Any = 5, **choice: Any) -> dict[str, Any]:
+    """A completion whose choice has no finish_reason, but these fields."""
+    made = body(content, over={"usage": {"prompt_tokens": 10, "completion_tokens": tokens}})
+    del made["choices"][0]["finish_reason"]
+    made["choices"][0] |= choice
+    return made
+
+
 TEXT_PART = {"type": "text", "text": "Rating: 4"}
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Rating: 1?"}]}
 
@@ -60,14 +68,26 @@ def test_contents_that_are_replies(content: Any, text: str) -> None:
         reply.text.encode("utf-8")
 
 
-@pytest.mark.parametrize("finish", ("stop", "STOP", "eos_token", "end_turn", "stop_sequence"))
-def test_replies_that_ended_by_themselves(finish: str) -> None:
+@pytest.mark.parametrize(
+    "finish",
+    (
+        *("stop", "STOP", "eos_token", "end_turn", "stop_sequence", "eos", "COMPLETE", "FINISHED", "end", "normal"),
+        *("FINISH_REASON_STOP", "end-turn", " Stop ", {"type": "stop", "matched": 2}),
+    ),
+)
+def test_replies_that_ended_by_themselves(finish: Any) -> None:
     assert not read_answer(body("No", finish)).limited
     assert read_verdict(body("4", finish)).text == "4"
 
 
-@pytest.mark.parametrize("finish", ("length", "max_tokens", "MAX_TOKENS", "model_length"))
-def test_a_limit_ends_an_answer_and_makes_a_verdict_none(finish: str) -> None:
+@pytest.mark.parametrize(
+    "finish",
+    (
+        *("length", "max_tokens", "MAX_TOKENS", "model_length", "FINISH_REASON_MAX_TOKENS", "max_new_tokens"),
+        *({"type": "length", "length": 9}, "ERROR_LIMIT", "model_context_window_exceeded"),
+    ),
+)
+def test_a_limit_ends_an_answer_and_makes_a_verdict_none(finish: Any) -> None:
     assert read_answer(body("It is a", finish)).limited
     with pytest.raises(PermanentError, match="cut at the limit of tokens"):
         read_verdict(body("Rating: 6 would be", finish))
@@ -85,6 +105,15 @@ def test_a_limit_ends_an_answer_and_makes_a_verdict_none(finish: str) -> None:
         (body("x", None), "did not end", True),
         (body("x", 7), "did not end", True),
         (body("x", "error"), "did not end", True),
+        (body("x", ""), "finish_reason None: the reply did not end", True),
+        (body("x", {}), "did not end", True),
+        (body("x", "network_error"), "did not end", True),
+        (body("x", "insufficient_system_resource"), "did not end", True),
+        (body("x", "sensitive"), "content filter", False),
+        (body("x", "guardrail_intervened"), "content filter", False),
+        (body("x", "OTHER"), "finish_reason other", False),
+        (unsaid("x", stop_reason="tool_use"), "no finish_reason: whether the reply is whole is not known", False),
+        (unsaid("x"), "no finish_reason: whether the reply is whole is not known", False),
         (body("x", "abort"), "did not end", True),
         (body(None, refusal="I can't."), "refusal", False),
         (body("Rating: 3", refusal=7), "refusal", False),
@@ -111,6 +140,13 @@ def test_a_limit_ends_an_answer_and_makes_a_verdict_none(finish: str) -> None:
         (body(over={"error": {"message": "upstream overloaded", "code": 502}}), "upstream overloaded", True),
         (body(over={"error": {"message": "slow down", "code": 429}}), "slow down", True),
         (body(over={"error": "overloaded"}), "overloaded", True),
+        ({"object": "error", "message": "CUDA out of memory", "code": 50002}, "CUDA out of memory", True),
+        ({"detail": "model is not loaded"}, "model is not loaded", True),
+        ({"code": 1301, "msg": "unsafe content", "choices": None}, "unsafe content", True),
+        ({"errors": [{"message": "worker died"}]}, "worker died", True),
+        ({"error_code": 336000, "error_msg": "internal error"}, "internal error", True),
+        ({"base_resp": {"status_code": 1002, "status_msg": "rate limit"}, "choices": []}, "rate limit", True),
+        ({"status": "error", "detail": [{"loc": ["body"], "msg": "bad"}]}, "body: bad", True),
         (body(over={"error": {"message": "bad image", "code": 400}}), "bad image", False),
         (body(over={"choices": [{"error": {"message": "provider"}, "message": {"content": "4"}}]}), "provider", True),
         ([1, 2], "no completion", True),
@@ -124,6 +160,67 @@ def test_what_is_no_reply_says_why(given: Any, why: str, may_pass: bool) -> None
         with pytest.raises(TransientError if may_pass else PermanentError, match=why) as error:
             read(given)
         assert error.value.usage in (None, (10, 5))
+
+
+@pytest.mark.parametrize(
+    ("choice", "limited"),
+    (
+        ({"finish_reason": None, "native_finish_reason": "stop"}, False),
+        ({"finish_reason": "", "native_finish_reason": "MAX_TOKENS"}, True),
+        ({"finishReason": "STOP"}, False),
+        ({"stop_reason": "end_turn"}, False),
+        ({"stop_reason": "max_tokens"}, True),
+        ({"done_reason": "stop"}, False),
+        ({"finish_reason": "stop", "stop_reason": "length"}, False),
+        ({"finish_reason": "length", "stop_reason": "\n"}, True),
+        ({"finish_reason": "stop", "stop_reason": 151643}, False),
+    ),
+)
+def test_how_a_reply_ended_may_stand_under_another_name(choice: dict[str, Any], limited: bool) -> None:
+    reply = read_answer(unsaid("No", **choice))
+    assert (reply.text, reply.limited, reply.end_told) == ("No", limited, True)
+
+
+def test_where_a_server_does_not_say_how_a_reply_ended_its_tokens_tell() -> None:
+    for read in (read_answer, read_verdict):
+        reply = read(unsaid("4", 5), limit=9)
+        assert (reply.text, reply.limited, reply.end_told) == ("4", False, False)
+    assert read_answer(unsaid("It is a", 9), limit=9).limited
+    with pytest.raises(PermanentError, match="cut at the limit of tokens"):
+        read_verdict(unsaid("It is a", 9), limit=9)
+    for tokens in (None, 0, -1, "5"):
+        with pytest.raises(PermanentError, match="whether the reply is whole is not known"):
+            read_answer(unsaid("No", tokens), limit=9)
+    with pytest.raises(TransientError, match="did not end"):  # it says that it did not
+        read_answer(body("No", None), limit=9)
+
+
+@pytest.mark.parametrize(
+    "given",
+    (
+        {"error": {"message": "You have no credits", "code": "insufficient_quota"}},
+        {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}},
+        {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+        {"code": 1113, "msg": "Insufficient balance", "choices": []},
+        {"object": "error", "message": "Your credit balance is too low"},
+    ),
+)
+def test_an_empty_account_in_a_body_of_status_200_ends_the_run(given: Any) -> None:
+    with pytest.raises(JudgeDown, match=r"credits|API key|balance"):
+        read_answer(given)
+
+
+def test_a_server_that_never_says_how_replies_ended_is_told_once(
+    server: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    server.answer = lambda request: (200, unsaid("No", 2))
+    assert answers_of(server, tmp_path, 3) == ["No"] * 3
+    assert caplog.text.count("no finish_reason: replies with fewer tokens than the limit count as whole") == 1
+    server.answer = lambda request: (200, unsaid("No", None))
+    with pytest.raises(JudgeError, match="the first 8 requests were all refused: no finish_reason"):
+        judge_of(server, tmp_path).ask_many(prompts(20))
+    assert len(server.log) == 3 + 8
 
 
 def test_an_empty_answer_is_one_but_not_a_verdict() -> None:

@@ -193,10 +193,11 @@ def test_where_the_objects_come_from_is_said(tmp_path: Path) -> None:
     assert [sample.answer["named"] for sample in given.answered] == [["dog", "cat"], ["dog", "bus"], ["dog", "bus"]]
     assert [sample.text for sample in given.answered] == ["A dog and a bus."] * 3
     assert len({sample.id for sample in given.answered}) == 3
-    assert [warning.split(" have")[0] for warning in given.warnings] == ["1 of 3 answers", "2 of 3 answers"]
+    told = [warning.split(" have")[0] for warning in given.warnings if " of 3 answers" in warning]
+    assert told == ["1 of 3 answers", "2 of 3 answers"]
     assert [sample.judge_instead for sample in given.answered] == [False, True, True]
     assert given.warnings_when_judged is not None
-    assert "the judge lists them" in given.warnings_when_judged[1]
+    assert any("the judge lists them" in warning for warning in given.warnings_when_judged)
 
 
 def test_objects_in_the_image_come_from_the_row_or_the_references(tmp_path: Path) -> None:
