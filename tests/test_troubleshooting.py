@@ -7,7 +7,7 @@ enough, since messages are put together of several texts.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -46,18 +46,28 @@ NOT_A_USERS: Final = {
     "no noise overflow ": "of a Python function",
     "the row has none": "a part of a message",
     " more such rows)": "a part of a message",
+    "no truth value": "a part of a message",
+    "a finite number": "a part of a message",
+    " (did you mean ": "a part of a message",
+    ", by too_long = 'drop'": "a part of a message",
     "a run needs at least one entry": "of a Python function",
     "entries of two runs: ": "of a Python function",
 }
 """Messages that no command gives, each with the reason why the page leaves it out."""
 
 
-def name_of(called: ast.expr) -> str:
-    """Of a class, a function or a method."""
-    return called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else ""
+def name_of(node: ast.expr) -> str:
+    """Of a variable, or of the class, function or method that is called."""
+    node = node.func if isinstance(node, ast.Call) else node
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
-def texts_in(node: ast.AST, named: dict[str, ast.expr]) -> Iterator[str]:
+Named = dict[str, list[ast.expr]]
+"""What a name stands for: all that is assigned to it, or what a function of this name returns."""
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def texts_in(node: ast.AST, named: Named) -> Iterator[str]:
     """The texts of an expression, with a mark where something is filled in; of two ways to say it, both."""
     if isinstance(node, ast.JoinedStr):
         parts = [part.value if isinstance(part, ast.Constant) else VARIABLE for part in node.values]
@@ -67,8 +77,9 @@ def texts_in(node: ast.AST, named: dict[str, ast.expr]) -> Iterator[str]:
                 yield from texts_in(part.value, named)
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield re.sub(r"%[\d.,]*[sdrgf]", VARIABLE, node.value)
-    elif isinstance(node, ast.Name) and node.id in named:
-        yield from texts_in(named[node.id], {name: each for name, each in named.items() if name != node.id})
+    elif isinstance(node, ast.Name | ast.Call) and (name := name_of(node)) in named:
+        for each in named[name]:
+            yield from texts_in(each, {key: value for key, value in named.items() if key != name})
     elif isinstance(node, ast.IfExp):
         yield from texts_in(node.body, named)
         yield from texts_in(node.orelse, named)
@@ -77,39 +88,46 @@ def texts_in(node: ast.AST, named: dict[str, ast.expr]) -> Iterator[str]:
             yield from texts_in(child, named)
 
 
-def assigned_in(body: ast.AST) -> dict[str, ast.expr]:
+def assigned_in(nodes: Iterable[ast.AST]) -> Named:
     """Names that are given a text, such as `why = "..."`."""
-    found: dict[str, ast.expr] = {}
-    for node in ast.walk(body):
-        if isinstance(node, ast.Assign):
+    found: Named = {}
+    for node in nodes:
+        pairs: list[tuple[ast.expr, ast.expr]] = []
+        if isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+            pairs = [(node.target, node.value)]
+        elif isinstance(node, ast.Assign):
             for target in node.targets:
-                if isinstance(target, ast.Name):
-                    found[target.id] = node.value
-                elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                    pairs = zip(target.elts, node.value.elts, strict=False)
-                    found |= {name.id: value for name, value in pairs if isinstance(name, ast.Name)}
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
-            found[node.target.id] = node.value
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    pairs += zip(target.elts, node.value.elts, strict=False)
+                else:
+                    pairs.append((target, node.value))
+        for target, value in pairs:
+            if isinstance(target, ast.Name):
+                found.setdefault(target.id, []).append(value)
     return found
+
+
+def returned_by(function: Function) -> list[ast.expr]:
+    """What a function of texts returns."""
+    returns = function.returns
+    says_text = returns is not None and "str" in ast.unparse(returns)
+    nodes = ast.walk(function) if says_text else ()
+    return [node.value for node in nodes if isinstance(node, ast.Return) and node.value is not None]
 
 
 def messages_of(file: Path) -> Iterator[str]:
     """Every text that the file raises, logs as a warning, or gives as a reason."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     spoken = SPOKEN | {"ValueError"} if str(file.relative_to(ROOT)).startswith(WRAPPED) else SPOKEN
-    for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        named = assigned_in(function)
-        for node in ast.walk(function):
-            if isinstance(node, ast.Call) and name_of(node.func) in spoken:
-                for argument in node.args:
-                    yield from texts_in(argument, named)
-    for node in tree.body:  # constants, such as NO_REASON = FailedAnswer("...")
-        for call in ast.walk(node) if isinstance(node, ast.Assign | ast.AnnAssign) else ():
-            if isinstance(call, ast.Call) and name_of(call.func) in spoken:
-                for argument in call.args:
-                    yield from texts_in(argument, {})
+    functions = [node for node in ast.walk(tree) if isinstance(node, Function)]
+    known = assigned_in(tree.body) | {each.name: returned_by(each) for each in functions}
+    for body in (*functions, *(node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign))):
+        nodes = list(ast.walk(body))
+        calls = [node for node in nodes if isinstance(node, ast.Call) and name_of(node.func) in spoken]
+        named = known | assigned_in(nodes) if calls else {}
+        for call in calls:
+            for argument in call.args:
+                yield from texts_in(argument, named)
 
 
 @cache
