@@ -278,7 +278,10 @@ class ImageIndex:
 
     def _rename(self, picture: ImageRef, name: str) -> ImageRef:
         if not there(picture):
+            written = picture.name
             picture = self.find(name)
+            if not there(picture) and is_absolute(written):
+                picture = replace(picture, detail=picture.detail or f"it was {written}")
         return replace(picture, name=name or picture.name)
 
 

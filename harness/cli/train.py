@@ -70,6 +70,7 @@ def train_command(
     After an interruption the same command continues.
     """
     from trainers.cluster.launch import check_world
+    from trainers.cluster.slurm import resources
     from trainers.config.recipe import PretrainingRecipe
 
     changes = {"base": base, "data": data, "images": images, "limit": limit, "seed": seed}
@@ -88,16 +89,17 @@ def train_command(
         print(_describe_mapping(authors))
     elif authors is not None and not launched:
         log.info(_describe_mapping(authors))
-    layout = find_layout(found, launch.gpus, launch.mode, as_job=launch.slurm is not None)
+    wanted = None if launch.slurm is None else resources(launch.slurm)
+    layout = find_layout(found, launch.gpus, launch.mode, as_job=wanted is not None)
     if not launched:
         check_packages(found, folder)
     if dry_run:
         _print_training(found, found.dataset, folder, layout)
-        if launch.slurm is not None or layout.needs_launch:
-            _print_launch(context, folder, layout, launch.slurm)
+        if wanted is not None or layout.needs_launch:
+            _print_launch(context, folder, layout, wanted)
         return OK
-    if not launched and (launch.slurm is not None or layout.needs_launch):
-        return _launch(context, folder, layout, launch.slurm)
+    if not launched and (wanted is not None or layout.needs_launch):
+        return _launch(context, folder, layout, wanted)
     check_world()
     checkpoints = train_recipe(found, found.dataset, folder)
     return _report(checkpoints, folder, as_json) if rank() == 0 else OK
@@ -190,13 +192,12 @@ def _this_command(context: typer.Context) -> list[str]:
     return [str(beside_python("harness")), *(word for word in context.obj or [] if word != "--dry-run")]
 
 
-def _launch(context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str] | None) -> int:
+def _launch(context: typer.Context, folder: Path, layout: "Layout", wanted: "Resources | None") -> int:
     """Start the processes and wait for them, or submit them as a job."""
     from trainers.cluster.launch import launch
-    from trainers.cluster.slurm import resources
 
-    if slurm is not None:
-        return _submit(context, folder, layout, resources(slurm))
+    if wanted is not None:
+        return _submit(context, folder, layout, wanted)
     log.info(f"{layout.world} processes; their log is in {folder / 'launch'}")
     return launch(_this_command(context), folder, layout)
 
@@ -209,12 +210,10 @@ def _submit(context: typer.Context, folder: Path, layout: "Layout", wanted: "Res
     return OK
 
 
-def _print_launch(context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str] | None) -> None:
+def _print_launch(context: typer.Context, folder: Path, layout: "Layout", wanted: "Resources | None") -> None:
     from trainers.cluster.launch import plan_of
-    from trainers.cluster.slurm import resources
 
-    wanted = None if slurm is None else resources(slurm)
-    print(plan_of(_this_command(context), folder, layout, wanted=wanted, cluster=None if slurm is None else "slurm"))
+    print(plan_of(_this_command(context), folder, layout, wanted=wanted, cluster=None if wanted is None else "slurm"))
 
 
 def submit_command(

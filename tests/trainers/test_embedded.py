@@ -192,3 +192,15 @@ def test_a_forked_process_reads_for_itself(tmp_path: Path) -> None:
 def test_other_columns_stay_as_they_are(tmp_path: Path) -> None:
     rows = [{"a": [1, 2], "b": {"c": "x"}, "d": None, "e": b""}]
     assert list(read_records(write(tmp_path / "a.parquet", rows))) == rows
+
+
+@pytest.mark.parametrize(("group", "told"), ((10, False), (90, True)))
+def test_row_groups_that_are_slow_to_look_into_are_told_once(
+    group: int, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "LARGE", 60 * len(png(0)))
+    found = list(read_pairs(write(tmp_path / "a.parquet", pairs(90), group)))
+    assert not caplog.text
+    for pair in found[:2]:
+        pair.images[0].read()
+    assert caplog.text.count("row groups of up to 0 MB") == told

@@ -257,3 +257,15 @@ def test_trl_trains_on_what_is_written(tmp_path: Path, monkeypatch: pytest.Monke
 def test_no_data_is_an_error_not_an_empty_set_of_pairs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing-here"):
         list(read_pairs(tmp_path / "nothing-here.parquet"))
+
+
+@pytest.mark.parametrize(
+    "name", ("conversations", "rejected_conversations", "question", "text", "ds_name", "completions")
+)
+def test_a_column_of_nulls_is_not_one_of_the_form(name: str, tmp_path: Path) -> None:
+    """Tables that were put together of several forms have all their columns."""
+    (tmp_path / "0.png").write_bytes(png(0))
+    record = {name: None, "image": "0.png", "prompt": "What?", "chosen": "a cat", "rejected": "a dog"}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    assert [(pair.prompt, pair.chosen) for pair in read_pairs(path)] == [("What?", "a cat")]

@@ -8,6 +8,7 @@ import pytest
 from support.errors import DataError
 from tests.trainers.image_makers import png
 from tests.trainers.row_files import ANSWERS, put, put_pictures, read, shown
+from trainers.data.pair_formats import read_pairs, write_pairs
 
 KEYS = ("image_id", "img_id", "imageId", "image-id", "picture_id", "photo_id", "image_hash", "image_key", "img_ids")
 
@@ -69,3 +70,15 @@ def test_a_link_that_leads_out_is_refused_with_where_it_leads(tmp_path: Path) ->
     with pytest.raises(DataError, match=where):
         read(path)
     assert shown(read(path, images=str(path.parent / "images"))) == [[png(3)]]
+
+
+@pytest.mark.parametrize("form", ("trl", "povid", "sharegpt"))
+def test_pairs_of_our_own_say_where_their_pictures_were(form: str, tmp_path: Path) -> None:
+    put_pictures(tmp_path / "pictures" / "vg")
+    source = put(tmp_path / "pictures" / "a.jsonl", [{"image": "vg/3.png", "prompt": "What?", **ANSWERS}])
+    (tmp_path / "made").mkdir()
+    write_pairs(read_pairs(source), tmp_path / "made" / "pairs.jsonl", form)
+    was = r"missing picture: it was \S+/pictures/vg/3\.png\); name their folder or zip as images"
+    with pytest.raises(DataError, match=was):
+        read(tmp_path / "made" / "pairs.jsonl")
+    assert shown(read(tmp_path / "made" / "pairs.jsonl", images=str(tmp_path / "pictures"))) == [[png(3)]]

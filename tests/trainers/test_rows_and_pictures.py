@@ -231,7 +231,7 @@ def turns(*said: tuple[str, str]) -> list[dict[str, str]]:
         ({"audios": ["1.wav"]}, "a film or sound in column 'audios'"),
         ({"prompt": "<video>\nWhat happens?"}, "<video> in the prompt"),
         ({"prompt": "<|video_pad|>What happens?"}, "<|video_pad|> in the prompt"),
-        ({"chosen": "<audio>"}, "<audio> in the chosen answer"),
+        ({"prompt": "<|audio_1|>What is said?"}, "<|audio_1|> in the prompt"),
     ),
 )
 def test_what_is_more_than_a_question_and_two_answers_is_skipped_counted_and_named(

@@ -70,7 +70,7 @@ def only_message(value: Any, role: str, what: str) -> Message:
     """The message of a conversation that has no other; NoPair."""
     found = read_messages(value, role, what)
     if len(found) == 1 and found[0].role == role:
-        if mark := _FILM.search(found[0].text):
+        if role == "user" and (mark := _FILM.search(found[0].text)):
             raise NoPair(f"{mark[0]} in the {what}")
         return found[0]
     if not found:

@@ -7,6 +7,7 @@ Two embedded pictures are equal if their bytes are. What is read of them while r
 """
 
 import hashlib
+import logging
 import os
 import threading
 from bisect import bisect_right
@@ -39,6 +40,11 @@ ROWS: Final = 16
 """Rows whose pictures are read at a time."""
 KEPT: Final = 4 + (os.cpu_count() or 1) // 4
 """How many times that many rows of a table stay in memory: pictures are looked at in about their order, a few a CPU."""
+
+LARGE: Final = 256 << 20
+"""Bytes of a row group that is slow to look into."""
+
+log = logging.getLogger(__name__)
 
 Steps = tuple[str | int, ...]
 """Keys and places that lead to a value within a record."""
@@ -130,7 +136,14 @@ class _Table:
         else:
             self._file = open_parquet(path)
             about = self._file.metadata
-            sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+            groups = [about.row_group(group) for group in range(about.num_row_groups)]
+            sizes = [group.num_rows for group in groups]
+            if (largest := max((group.total_byte_size for group in groups), default=0)) > LARGE:
+                log.warning(
+                    "%s: row groups of up to %d MB, of which each look at a picture reads much; "
+                    "`harness vlfeedback convert %s NEW.parquet --embed-images` writes it in small ones",
+                    *(path, largest >> 20, path),
+                )
         self._starts = [0, *accumulate(sizes)]
 
     def value(self, row: int, column: str) -> Any:

@@ -210,7 +210,7 @@ def _detect(columns: Collection[str]) -> Form | None:
 
 
 def _form_of_record(record: Record, where: str) -> Form:
-    found = _detect(record)
+    found = _detect([name for name, value in record.items() if value is not None]) or _detect(record)
     if found is None:
         hint = " (rated answers: make pairs of them first)" if "completions" in record else ""
         columns = ", ".join(record) or "(none)"
