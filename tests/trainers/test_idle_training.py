@@ -21,7 +21,8 @@ from tests.trainers.one_answer import picture
 from tests.trainers.training_runs import captions, job_of
 from trainers.config.training import Training
 from trainers.data.rows import Preference
-from trainers.training import dpo
+from trainers.training import dpo, sft
+from trainers.training import model as model_module
 from trainers.training.adapters import attach, merge
 from trainers.training.checked_trainer import check_answers_differ
 from trainers.training.checkpoints import NOTE, read_note
@@ -118,6 +119,12 @@ LANGUAGE = r".*language_model.*\.(q_proj|v_proj)"
         ("llava", r"lm_head", False, "'lm_head'"),
         ("llava", r"nothing", False, "match no module of base; its matrices: .*q_proj"),
         ("qwen2_vl", r".*c_attn", False, "match no module"),
+        ("llava", "", False, "match no module"),
+        ("llava", r".*embed_tokens", False, None),
+        ("llava", r".*language_model.*norm", False, r"no matrices \(LlamaRMSNorm\): '.*layernorm'.*such as"),
+        ("llava", r".*language_model", False, r"1 modules of base that are no matrices \(LlamaModel\)"),
+        ("qwen2_vl", r".*language_model.*(self_attn|q_proj)", False, r"no matrices \(Qwen2VLAttention\)"),
+        ("smolvlm", r".*text_model.*act_fn", False, "no matrices"),
     ),
 )
 def test_targets_reach_what_they_may(
@@ -331,6 +338,44 @@ def test_a_run_that_trains_has_no_alarm(arm: str, preferences: list[Preference],
     *_, last = trainer(arm)(job_of(preferences, tmp_path, warmup_steps=0))
     assert "unchanged" not in read_note(last.path)
     assert find_idle_training(tmp_path) is None
+
+
+@pytest.mark.parametrize("arm", ("dpo", "sft"))
+@pytest.mark.parametrize(
+    "values",
+    ({"learning_rate": 1e-30}, {"adam_epsilon": 1e30}, {"max_grad_norm": 1e-30}),
+    ids=lambda values: next(iter(values)),
+)
+def test_a_run_of_steps_too_small_is_its_base(
+    arm: str, values: dict[str, float], preferences: list[Preference], tmp_path: Path
+) -> None:
+    *_, last = trainer(arm)(job_of(preferences, tmp_path, warmup_steps=0, **values))
+    assert read_note(last.path)["unchanged"]
+    found = find_idle_training(tmp_path)
+    assert found is not None
+    assert found.name == "nothing learned"
+
+
+@pytest.mark.parametrize("arm", ("dpo", "sft"))
+def test_adapters_that_no_answer_depends_on_are_refused(
+    arm: str, preferences: list[Preference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(preferences[:4], tmp_path, warmup_steps=0)
+    add = model_module.add_adapters
+
+    def add_to_nothing(model: Any, *given: Any) -> Any:
+        model.unused = torch.nn.Linear(2, 2)
+        lora = job.recipe.training.lora
+        assert lora is not None
+        training = job.recipe.training.model_copy(update={"lora": lora.model_copy(update={"targets": "unused"})})
+        return add(model, training, *given[1:])
+
+    for kind in (dpo, sft):
+        monkeypatch.setattr(kind, "add_adapters", add_to_nothing)
+    with pytest.raises(TrainingError, match=r"no answer depends on what is trained.*targets") as caught:
+        trainer(arm)(job)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_equal_answers_at_first_do_not_end_a_run(preferences: list[Preference], tmp_path: Path) -> None:

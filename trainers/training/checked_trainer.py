@@ -172,6 +172,11 @@ class CheckedTrainer:
             folder = self._write_batch(inputs, float(loss.detach()))
             step = self.state.global_step + 1
             raise FloatingPointError(f"the loss is {float(loss.detach())} in step {step}; its batch is in {folder}")
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise TrainingError(
+                "no answer depends on what is trained: no weight would change; "
+                "let the targets of [training.lora] name modules that have a part in the answers"
+            )
         # TRL's supervised trainer itself divides by the step's tokens.
         if weight is None or "labels" in inputs:
             return found

@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from torch.distributed import barrier, broadcast_object_list, is_initialized
 from transformers import PrinterCallback, TrainerCallback
@@ -43,18 +43,21 @@ from trainers.training.trl_arguments import split_batch
 
 log = logging.getLogger(__name__)
 
+LEAST_CHANGE: Final = 1e-12
+"""Mean change of a tensor that is less than the rounding of any weight: no answer depends on it."""
+
 
 class RunCallback(TrainerCallback):
     """Saves and marks checkpoints, reports steps, writes log.jsonl, and ends a run that diverges."""
 
     def __init__(self, job: Job, arm: str, wanted: Sequence[int], left_out: int = 0) -> None:
         self.job, self.arm, self.wanted, self.left_out = job, arm, frozenset(wanted), left_out
-        self.first_sums: list[float] = []
+        self.first_means: list[float] = []
         self.unchanged = True
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Remember the weights that training has to change."""
-        self.first_sums = _sum_trained_weights(model)
+        self.first_means = _mean_trained_weights(model)
         self.unchanged = state.global_step == 0 or read_note(self.job.out / f"checkpoint-{state.global_step}").get(
             UNCHANGED, False
         )
@@ -72,11 +75,12 @@ class RunCallback(TrainerCallback):
         report(f"train {self.arm}", step, state.max_steps)
         if step not in self.wanted:
             return control
-        sums = _sum_trained_weights(model)
+        means = _mean_trained_weights(model)
         # A gradient can be NaN though the loss is not; the next loss would show it only after this checkpoint.
-        if not all(map(math.isfinite, sums)):
+        if not all(map(math.isfinite, means)):
             raise FloatingPointError(f"step {step} left weights that are no numbers; no checkpoint is made of them")
-        self.unchanged = self.unchanged and bool(sums) and sums == self.first_sums
+        changes = [abs(now - first) for now, first in zip(means, self.first_means, strict=True)]
+        self.unchanged = self.unchanged and bool(changes) and max(changes) < LEAST_CHANGE
         control.should_save = True
         return control
 
@@ -126,11 +130,11 @@ class RunCallback(TrainerCallback):
         return go_on
 
 
-def _sum_trained_weights(model: Any) -> list[float]:
-    """The sum of the absolute values of each trained tensor."""
+def _mean_trained_weights(model: Any) -> list[float]:
+    """The mean of the absolute values of each trained tensor."""
     # With ZeRO-3 parameters are empty here.
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel())
-    return [float(parameter.detach().double().abs().sum()) for parameter in trained]
+    return [float(parameter.detach().double().abs().sum()) / parameter.numel() for parameter in trained]
 
 
 MakeTrainer = Callable[[Job, Sequence[Preference], Sequence[Preference], RunCallback], Any]

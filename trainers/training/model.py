@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from transformers.pytorch_utils import Conv1D
 
 from support.errors import TrainingError, first_few
 from support.processes import local_rank
@@ -16,6 +17,9 @@ from trainers.training.read_base import CompleteModel, read_processor, reading
 
 CONNECTORS = ("attn_pool.", "merger.", "deepstack_merger_list.")
 """Parts of vision towers that connect them to the language model; trained even if the tower is not."""
+
+MATRICES = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, Conv1D)
+"""Modules that peft can put an adapter on."""
 
 VISION_MODULES = "vision_tower|visual|vision_model|vision_encoder|image_tower|multi_modal_projector|connector"
 """Names of vision towers, and of modules between these and the language model, as a regular expression."""
@@ -95,7 +99,7 @@ def check_targets(model: Any, training: Training, base: str) -> None:
     assert training.lora is not None
     targets = training.lora.targets
     modules = dict(model.named_modules())
-    matched = [name for name in modules if re.fullmatch(targets, name)]
+    matched = [name for name in modules if name and re.fullmatch(targets, name)]
     if not matched:
         linear = (name for name, module in modules.items() if isinstance(module, torch.nn.Linear))
         known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
@@ -107,6 +111,12 @@ def check_targets(model: Any, training: Training, base: str) -> None:
     if heads:
         tied = ", which is tied to the other end: merged, it would be another model" if embedding in ends else ""
         raise TrainingError(f"{said} {first_few(heads)} of {base}{tied}; leave the ends of the model out of them")
+    if others := [name for name in matched if not isinstance(modules[name], MATRICES)]:
+        kinds = ", ".join(sorted({type(modules[name]).__name__ for name in others}))
+        raise TrainingError(
+            f"{said} {len(others)} modules of {base} that are no matrices ({kinds}): {first_few(others)}; "
+            r"end them with the names of matrices (such as '\.(q_proj|v_proj)')"
+        )
     inside = _names_in_tower(model)
     seen = [name for name in matched if name in inside]
     if seen and not training.train_vision:
