@@ -18,7 +18,7 @@ from harness.engine.families import NO_CONVERSATION
 from harness.models.base_names import holds_weights, named_base
 from harness.models.fetch import in_cache
 from harness.models.spec import MODELS, ModelSpec, find
-from support.errors import HarnessError, ModelError, SettingError, one_line
+from support.errors import HarnessError, ModelError, SettingError, first_few, one_line
 
 TEMPLATE_FILES: Final = ("chat_template.json", "chat_template.jinja")
 """A processor's own, the older one first: transformers prefers it."""
@@ -88,9 +88,12 @@ def _pick_template(held: Any, name: str, folder: Path) -> ChatTemplate:
     if isinstance(held, list):
         held = {each.get("name"): each.get("template") for each in held if isinstance(each, dict)}
     if isinstance(held, dict):
+        if held and "default" not in held:
+            others = first_few(list(map(str, held)))
+            raise ModelError(f"{folder / name}: holds no chat template called 'default', but {others}")
         held = held.get("default")
     if not isinstance(held, str) or not held.strip():
-        raise ModelError(f"{folder / name}: holds no chat template")
+        raise ModelError(f"{folder / name}: holds no chat template; put its base's there")
     return ChatTemplate(text=held, source=name)
 
 
@@ -121,7 +124,7 @@ def _read_base_on_card(card: Path) -> str | None:
         head = card.read_text(encoding="utf-8").split("---", 2)[1] if card.is_file() else ""
     except (OSError, ValueError, IndexError):
         return None
-    found = re.search(r"^base_model:[ \t]*(?:\n[ \t]*-[ \t]*)?['\"]?([^\s'\"\[\]]+)", head, re.MULTILINE)
+    found = re.search(r"^base_model:[ \t]*(?:\n[ \t]*-[ \t]*|\[[ \t]*)?['\"]?([^\s'\"\[\],]+)", head, re.MULTILINE)
     return found[1] if found else None
 
 

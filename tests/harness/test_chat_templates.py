@@ -105,6 +105,7 @@ NAMED: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "config.json, relative": lambda *_: {"config.json": {"model_type": "llava", "_name_or_path": "../base"}},
     "a model card": lambda base, _: {"README.md": f"---\nlibrary_name: x\nbase_model: {base}\n---\n# a model"},
     "a model card in quotes": lambda base, _: {"README.md": f'---\nbase_model: "{base}"\ntags: []\n---\n'},
+    "a list in brackets on a model card": lambda base, _: {"README.md": f"---\nbase_model: [{base}, other/x]\n---\n"},
     "a list on a model card": lambda base, _: {"README.md": f"---\nbase_model:\n- {base}\n---\n"},
     "a base's base": lambda _, between: {"checkpoint.json": {"base": str(between)}},
     "the second of two": lambda base, _: {
@@ -208,7 +209,7 @@ def test_the_users_template_comes_first(tmp_path: Path) -> None:
         ("other.json", b'{"text": "x"}', "holds no chat template"),
         ("null.json", b'{"chat_template": null}', "holds no chat template"),
         ("number.json", b'{"chat_template": 5}', "holds no chat template"),
-        ("several.json", b'{"chat_template": [{"name": "rag", "template": "x"}]}', "holds no chat template"),
+        ("several.json", b'{"chat_template": [{"name": "rag", "template": "x"}]}', "called 'default', but 'rag'"),
     ),
 )
 def test_a_file_that_holds_no_template_is_refused(tmp_path: Path, name: str, content: bytes | None, words: str) -> None:

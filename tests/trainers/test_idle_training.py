@@ -347,7 +347,7 @@ def test_a_run_that_trains_has_no_alarm(arm: str, preferences: list[Preference],
     ids=lambda values: next(iter(values)),
 )
 def test_a_run_of_steps_too_small_is_its_base(
-    arm: str, values: dict[str, float], preferences: list[Preference], tmp_path: Path
+    arm: str, values: dict[str, Any], preferences: list[Preference], tmp_path: Path
 ) -> None:
     *_, last = trainer(arm)(job_of(preferences, tmp_path, warmup_steps=0, **values))
     assert read_note(last.path)["unchanged"]
