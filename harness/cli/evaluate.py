@@ -163,6 +163,9 @@ def eval_command(
 
     if server is None:
         refuse_given(context, ("serve_options", "serve_patience"), "--serve is not given")
+    if server is None and all(spec.backend == "openai" for spec in specs):
+        refuse_given(context, ("strict",), "the weights of a served model are not read")
+        refuse_given(context, ("answers",), "the answers of a served model are kept in --ledger")
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
     check_data(settings.data, chosen)

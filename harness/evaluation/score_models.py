@@ -75,7 +75,7 @@ class ModelScorer:
             )
         if self.board is not None:
             self.board.add(evaluation.entries, evaluation.samples)
-        if is_of_one_run(spec):
+        if is_of_one_run(spec) and not evaluation.may_pass:  # else the same command goes on with it
             end_run(self.ledger, run)
             log.info(
                 f"{name}: its server does not say which model it has: these answers are not used again"

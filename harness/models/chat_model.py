@@ -158,6 +158,9 @@ class OpenAIVisionLM(LM):
         replies = self.client.ask_many(questions(), self.read, stage=stage, total=len(requests))
         if told := self.client.reused.take("answer", "answers"):
             log.info("%s: %s", self.stage or self.model, told)
+        if (versions := sorted(self.fingerprints)) and len(versions) > 1:
+            several = "replies of %d versions of the server (%s): the model may have changed meanwhile"
+            log.warning(f"%s: {several}", self.stage or self.model, len(versions), ", ".join(versions))
         decodings = {index: decoding for (_, _, decoding), indices in groups.items() for index in indices}
         for place, (index, reply) in enumerate(zip(sent, replies, strict=True)):
             answer = replies.lost[place] if reply is None else answer_of(reply)
@@ -237,10 +240,11 @@ class OpenAIVisionLM(LM):
     def read(self, body: Any, request: Request) -> Reply:
         """The answer in a body, which may be empty. TransientError, PermanentError."""
         answer, fingerprint = read_answer(body, limit=request.limit_sent), fingerprint_in(body)
-        if self.digests and fingerprint and fingerprint not in self.fingerprints:
-            mark = self.digests.get(FINGERPRINT, "")
-            self.client.ledger.note_fingerprint(name_in_ledger(self.digests), fingerprint, mark)
+        if fingerprint and fingerprint not in self.fingerprints:
             self.fingerprints.add(fingerprint)
+            if self.digests:
+                mark = self.digests.get(FINGERPRINT, "")
+                self.client.ledger.note_fingerprint(name_in_ledger(self.digests), fingerprint, mark)
         return answer
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -266,6 +270,7 @@ class OpenAIVisionLM(LM):
             "parameters": "" if self.thinks else "; ".join(sorted({call.asked for call in calls} - {""})),
             "images": self.settings.images_in_words(),
             "prompt suffix": self.settings.prompt_suffix,
+            "fingerprints": ", ".join(sorted(self.fingerprints)),
         }
         return found | {name: value for name, value in more.items() if value}
 

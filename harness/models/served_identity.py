@@ -5,9 +5,10 @@
 
 A name and a URL don't tell: the next checkpoint may be served under both. What tells models apart is, in this order:
 the name itself, where it is that of a dated snapshot; what the user says by --model-version; what the server says of
-the model in its list (`root`, a `created` that stays, a digest), and of itself in its replies (`system_fingerprint`).
-Where nothing does, answers are kept for one run only: until it ends, the same command goes on with them, so that a
-killed run is not paid for twice.
+the model in its list (a `root` that is a hub id, a `created` that stays, a digest), and of itself in its replies
+(`system_fingerprint`). A `root` that is a folder tells models apart only where its weights can be read here: a training
+writes new ones to the same place. Where nothing does, answers are kept for one run only: until it ends, the same
+command goes on with them, so that a killed run, or one with failures, is not paid for twice.
 """
 
 import asyncio
@@ -23,11 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
+from harness.models.file_digests import WEIGHTS, digest_of_folder
 from harness.models.spec import ModelSpec
 from support.errors import ServerError, first_line, one_line
 from tasks.judges.addresses import Server, server_of
-from tasks.judges.chat_client import run_in_thread
+from tasks.judges.chat_client import ChatClient, run_in_thread
+from tasks.judges.failures import TransientError
 from tasks.judges.ledger import LEDGER, Ledger
+from tasks.judges.replies import NOT_SAID, Reply, usage_of
+from tasks.judges.requests import Request, key_of, limit_of, messages_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -42,14 +47,23 @@ FINGERPRINT: Final = "fingerprint"
 """In provenance: the `system_fingerprint` of a server that had another one before."""
 PATIENCE: Final = 20.0
 """Seconds to wait for a server's list of models."""
-TELLING: Final = ("root", "version", "revision", "weight_version", "digest", "sha", "sha256", "hash", "modified_at")
+TELLING: Final = ("revision", "weight_version", "digest", "sha", "sha256", "hash", "modified_at")
 """Fields of a listed model that differ where the weights differ."""
-MORE: Final = ("max_model_len", "context_length", "max_context_length", "quantization", "meta")
+MORE: Final = ("version", "max_model_len", "context_length", "max_context_length", "quantization", "meta")
 """Fields that change answers, and are the same for many models."""
+HUB_ID: Final = re.compile(
+    r"(?!(?:runs?|check_?points?|ckpts?|outputs?|models?|saves?|results?|weights|work_dirs|exps?|experiments?|data|logs?)/)"
+    r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*"
+)
+"""A repository of the hub, rather than a folder of trainings."""
+SNAPSHOT_FOLDER: Final = re.compile(r"[/\\]models--[^/\\]+[/\\]snapshots[/\\][0-9a-f]{40}[/\\]?")
+"""Where the hub's cache keeps one revision of a model, and no other."""
 SAME_FOR_ALL: Final = 1677610602
 """LiteLLM says that every model was created then."""
 EARLIEST: Final = 1420070400
 """Nobody served a model before 2015: smaller numbers are no times."""
+WITH: Final = " with "
+"""Stands between the place of weights and their digest."""
 JUST_NOW: Final = 30.0
 """Seconds; a model that was created so recently may be one that is always created "now", as vLLM's are."""
 
@@ -87,31 +101,37 @@ def _open_run(scope: str, ledger: Path | None, fresh: bool) -> str:
 def _find_fingerprint(server: Server, model: str, digests: Mapping[str, str], ledger: Path | None) -> str:
     """What sets answers of the server as it is now apart from those of before; empty where nothing does.
 
-    A fingerprint comes with a reply alone: a server whose replies had one is asked one short question. What answered
-    side by side in one run has one mark.
+    A fingerprint comes with a reply alone: a server whose replies had one is asked one short question, which the ledger
+    books as "fingerprint". What answered side by side in one run has one mark.
     """
     with closing(Ledger(ledger or LEDGER)) as kept:
-        known = kept.fingerprints(name_in_ledger(digests))
-    now = run_in_thread(_ask_for_fingerprint(server, model)) if known else ""
-    return known.get(now, now)
-
-
-async def _ask_for_fingerprint(server: Server, model: str) -> str:
-    import openai
-
-    question: Any = [{"role": "user", "content": "Hello"}]
-    async with server.connect(PATIENCE) as connection:
-        try:
-            ask = connection.chat.completions.with_raw_response.create
-            return fingerprint_in(json.loads((await ask(model=model, messages=question, max_tokens=1)).text))
-        except (openai.OpenAIError, ValueError, RecursionError):
+        name = name_in_ledger(digests)
+        if not (known := kept.fingerprints(name)):
             return ""
+        found: list[str] = []
+
+        def read(body: Any, _: Request) -> Reply:
+            if not isinstance(body, Mapping) or not body.get("choices"):
+                raise TransientError("no choices")
+            found.append(fingerprint_in(body))
+            return Reply(text="", limited=False, usage=usage_of(body), served=NOT_SAID)
+
+        client = ChatClient(model, server, ledger=kept)
+        client.fresh = client.told_of_key = True
+        body = {"model": model, "messages": messages_of(None, "Hello"), **limit_of(model, 1)}
+        key = key_of({"fingerprint": 1, "server": name})
+        client.ask_many([Request(body=body, key=key, tokens=1, label=FINGERPRINT, max_tokens=1)], read)
+    if not found:  # it may be any
+        return f"not told {uuid4().hex[:8]}"
+    return known.get(found[0], found[0] or "none")
 
 
 def fingerprint_in(body: object) -> str:
-    """What a reply says of the server that gave it; empty where it says nothing."""
-    found = body.get("system_fingerprint") if isinstance(body, dict) else None
-    return one_line(found)[:200] if isinstance(found, str) else ""
+    """What a reply says of the server that gave it, and of the snapshot that a name stands for today; empty where it
+    says nothing."""
+    said = [body.get(name) for name in ("system_fingerprint", "model")] if isinstance(body, Mapping) else ["", ""]
+    mark, name = (one_line(text)[:200] if isinstance(text, str) else "" for text in said)
+    return f"{mark} {name if SNAPSHOT.fullmatch(name) else ''}".strip()
 
 
 def name_in_ledger(digests: Mapping[str, str]) -> str:
@@ -194,12 +214,35 @@ def _find_facts(listed: list[dict[str, Any]], asked: str) -> tuple[dict[str, str
     names = ("", asked, own.get("id"))
     values = {field: _write_value(own[field]) for field in TELLING if isinstance(own.get(field), (str, int))}
     told = {field: value for field, value in values.items() if value not in (*names, "true", "false")}
+    more = {field: _write_value(own[field]) for field in MORE if own.get(field) is not None}
+    if (root := _find_root(own)) not in names:
+        (told if _tells(root) else more)["root"] = root
     if (created := _read_seconds(own.get("created"))) is not None:
         told["created"] = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
     base = next((model for model in listed if model.get("id") == own.get("parent") and model is not own), None)
-    if base is not None and base.get("root") not in (None, "", base.get("id")):
-        told["on"] = _write_value(base["root"])  # an adapter is named by its own folder alone
-    return told, {field: _write_value(own[field]) for field in MORE if own.get(field) is not None}
+    if base is not None and (on := _find_root(base)) not in ("", base.get("id")):
+        told["on"] = on  # an adapter is named by its own folder alone
+        if len(told) == 1 or not _tells(on):
+            return {}, more | told
+    return told, more
+
+
+def _find_root(model: Mapping[str, Any]) -> str:
+    """Where a listed model's weights are from, with their digest where they can be read here; empty: not said."""
+    root = _write_value(model["root"]) if isinstance(model.get("root"), str) else ""
+    if root:
+        with suppress(OSError, ValueError, RuntimeError):
+            path = Path(root).expanduser()
+            if path.is_file():
+                return f"{root}{WITH}{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
+            if any(True for kind in WEIGHTS for _ in path.glob(kind)):
+                return f"{root}{WITH}{digest_of_folder(path)}"
+    return root
+
+
+def _tells(root: str) -> bool:
+    """Whether a root is of one model, and of no other that takes its place later."""
+    return WITH in root or bool(HUB_ID.fullmatch(root) or SNAPSHOT_FOLDER.search(root))
 
 
 def _write_value(value: object) -> str:

@@ -265,8 +265,8 @@ class _Packing:
         self._categories: dict[_Question, str] = {}
 
     def rows(self, log: Sequence[Sample], marks: Marker) -> list[list[Any]]:
-        """Of each answer: the place of its question, its words, mark and judge's words, and the prompt, if it is not
-        the question's."""
+        """Of each answer: the place of its question, its words, mark and judge's words, the prompt, if it is not the
+        question's, and why it failed, has no score or could not be read."""
         rows: list[list[Any]] = []
         for sample in log:
             question = _question(sample)
@@ -279,7 +279,9 @@ class _Packing:
             got = marks(sample, self.task.metric)
             given = [got.label, got.score, int(got.right)] if got else None
             own = self._cut(sample.prompt) if sample.prompt != prompt else None
-            rows.append([place, self._cut(sample.answer), given, self._cut(sample.reply), own])
+            rows.append(
+                [place, self._cut(sample.answer), given, self._cut(sample.reply), own, self._cut(sample.reason)]
+            )
         self.answers += len(rows)
         return rows
 

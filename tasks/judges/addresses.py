@@ -33,7 +33,7 @@ NO_KEY: Final = "none"
 """Sent where there is no key: the official client must have one."""
 AZURE: Final = (".azure.com", ".azure-api.net")
 _CALL: Final = re.compile(r"(/chat)?/completions/*$")
-_LIST: Final = re.compile(r"(?<=/v\d)/models/*$")
+_OTHER_END: Final = re.compile(r"(?<=/v\d)/(models|responses|chat|embeddings)(/.*)?$")
 _VERSIONED: Final = re.compile(r"/v\d+\w*(/|$)")
 _HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]*:[0-9a-f:.]*")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -103,6 +103,8 @@ class Server:
             return told
         if self.login is not None:
             return f"{told} (the user and password of the address were sent)"
+        if self.key is None and _show_query(self.query) != _write_query(self.query):
+            return f"{told} (what stands behind '?' in the address was sent)"
         if self.key is None:
             return f"{told} (no key was sent: put it into a variable and name that by --{self.role}-key, or set {KEY})"
         whose = f"the key in {self.key_from}" if self.key_from else "a key"
@@ -136,7 +138,7 @@ def server_of(
     found, key_from = (key, "") if key else _find_key(variable, role)
     if found:
         _check_key(found, key_from)
-    url = url or os.environ.get(BASE_URL) or (OPENAI if found else None)
+    url = url or os.environ.get(BASE_URL, "").strip() or (OPENAI if found else None)
     if url is None:
         raise SettingError(f"{role} {name!r}: set {KEY}, or name its server with --{role}-url")
     address = _parse(url, what)
@@ -173,20 +175,25 @@ def _find_key(variable: str | None, role: Role) -> tuple[str | None, str]:
 
 
 def _check_key(key: str, key_from: str) -> None:
+    if key[0] in "'\"" or key[-1] in "'\"":  # files of variables are not always read by a shell
+        raise SettingError(f"the key{f' in {key_from}' if key_from else ''}: has quotes around it")
     if not re.fullmatch(r"[\x21-\x7e]+", key):
         raise SettingError(f"the key{f' in {key_from}' if key_from else ''}: has a space or a sign beyond ASCII in it")
 
 
 def _parse(url: str, what: str) -> SplitResult:
     """The parts of an address; SettingError without its secrets."""
-    url = url.strip()
+    url = url.strip().strip("'\"")
     shown = without_credentials(url)
     if not re.match(r"https?://", url, re.IGNORECASE):
         if "://" in url:
             raise SettingError(f"{what} {shown!r}: must begin with http:// or https://")
         shown = without_credentials(f"http://{url}").removeprefix("http://")
-        scheme = "http" if re.match(r"\[|localhost\b|[\d.]+(:|/|$)|[^/]*:\d", shown) else "https"
-        hint = f" (did you mean {scheme}://{shown}?)" if re.fullmatch(r"[\x21-\x7e]+", shown) else ""
+        meant = re.sub(
+            r"^:?(?=\d+(/|$))", "localhost:", re.sub(r"^(https?(:/*|/+)|:?/+)", "", shown, flags=re.IGNORECASE)
+        )
+        scheme = "http" if re.match(r"\[|localhost\b|[\d.]+(:|/|$)|[^/]*:\d", meant) else "https"
+        hint = f" (did you mean {scheme}://{meant}?)" if re.fullmatch(r"[\x21-\x7e]+", meant) else ""
         raise SettingError(f"{what} {shown!r}: no http:// or https:// in front{hint}")
     try:
         address = urlsplit(url)
@@ -196,8 +203,10 @@ def _parse(url: str, what: str) -> SplitResult:
         # urlsplit repeats what it can't read, which may be a password.
         why = "the port is no number up to 65535" if "ort" in str(error) else "can't be read as an address"
         raise SettingError(f"{what} {shown!r}: {why}{hint}") from None
+    rest = url[len(address.scheme) + 3 + len(address.netloc) :]
     problems = {
         "names no host": not host,
+        "has an '@' behind the host: in a password '@', '/', '?' and '#' are %40, %2F, %3F and %23": "@" in rest,
         "has a space or a control character in it": re.search(r"[\s\x00-\x1f\x7f-\x9f]", url),
         "the host has other signs than letters, digits, '.', '-' and '_'": not _HOST.fullmatch(host or ""),
     }
@@ -211,7 +220,7 @@ def _find_bases(address: SplitResult) -> tuple[str, str | None]:
     host = address.netloc.rpartition("@")[2].lower()
     root, path = f"{address.scheme.lower()}://{host}", re.sub("/{2,}", "/", address.path)
     whole = _CALL.search(path) is not None
-    path = _LIST.sub("", _CALL.sub("", path)).rstrip("/")
+    path = _OTHER_END.sub("", _CALL.sub("", path)).rstrip("/")
     if whole or _VERSIONED.search(path) or "/deployments/" in path:
         return root + path, None
     versioned = f"{root}{path}/{'openai/' if host.endswith('.openai.azure.com') and not path else ''}v1"
@@ -220,5 +229,8 @@ def _find_bases(address: SplitResult) -> tuple[str, str | None]:
 
 
 def _show_query(query: Mapping[str, str]) -> str:
-    kept = {name: value for name, value in query.items() if name in SHOWN_QUERY}
-    return f"?{urlencode(kept)}" if kept else ""
+    return _write_query({name: value for name, value in query.items() if name in SHOWN_QUERY})
+
+
+def _write_query(query: Mapping[str, str]) -> str:
+    return f"?{urlencode(query)}" if query else ""

@@ -85,14 +85,14 @@ class ChatClient:
         """US dollars since this client was made, as far as prices are known."""
         self.fresh = False
         """Whether what the ledger keeps is asked again, and replaced."""
+        self.told_of_key = False
+        """Whether it was said which key is sent where."""
         self.reused = Reuse()
         """Replies that the ledger had."""
         self._new: set[str] = set()
         """What this client was answered."""
         self._told_of_ends = False
         """Whether it was said that the server does not tell how replies ended."""
-        self._told = False
-        """Whether it was said which key is sent where."""
 
     def ask_many(
         self, requests: Iterable[Request | NotAsked], read: Reader, *, stage: str = "", total: int | None = None
@@ -116,9 +116,9 @@ class ChatClient:
 
     def connect(self) -> "AsyncOpenAI":
         """The official client, without its own retries."""
-        if not self._told and (line := self.server.told_of_key()):
+        if not self.told_of_key and (line := self.server.told_of_key()):
             log.info("%s: %s", self.model, line)
-        self._told = True
+        self.told_of_key = True
         return self.server.connect(self.settings.timeout)
 
     def kept_reply(self, key: str) -> str | None:

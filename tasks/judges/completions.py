@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from support.errors import JudgeDown
 from tasks.judges.addresses import Server
-from tasks.judges.failures import NoReply, TransientError, failure_of, sentence_of, without_secrets
+from tasks.judges.failures import NoReply, TransientError, failure_of, is_of_account, sentence_of, without_secrets
 
 if TYPE_CHECKING:
     from openai import APIError, AsyncOpenAI
@@ -58,7 +58,9 @@ async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
     except openai.APIStatusError as error:
         refusal, status = error.response, error.status_code
         failure = failure_of(body["model"], status, refusal.text, refusal.headers, secrets)
-        if status == 405 or (isinstance(failure, JudgeDown) and status in (400, 401, 403, 404)):
+        if status == 405 or (
+            isinstance(failure, JudgeDown) and status in (400, 401, 403, 404) and not is_of_account(failure)
+        ):
             said = str(failure).removeprefix(f"{body['model']}: ").removeprefix(f"status {status}: ")
             raise Refused(said, status) from None
         raise failure from None
@@ -77,14 +79,16 @@ def parsed(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         events = data.lstrip().startswith(b"data:")
-        raise TransientError("a stream of events" if events else "a body that is no JSON") from None
+        said = "" if events else without_secrets(sentence_of(data[:10_000].decode("utf-8", "replace")))
+        what = "a stream of events" if events else "a body that is no JSON"
+        raise TransientError(f"{what}{said and ': ' + said}") from None
 
 
 def words_of(error: "APIError", connection: "AsyncOpenAI") -> str:
     """What an error of the server or of the network says, without keys."""
     response = getattr(error, "response", None)  # of the server's own errors alone
     said = sentence_of(response.text) if response is not None else str(error.__cause__ or error)
-    return without_secrets(said, _secrets_of(connection)) or type(error).__name__
+    return without_secrets(said, _secrets_of(connection)) or "no words of the server"
 
 
 def _secrets_of(connection: "AsyncOpenAI") -> tuple[str, ...]:

@@ -63,9 +63,11 @@ FILTERED: Final = re.compile(
     re.IGNORECASE,
 )
 SPENT: Final = re.compile(
-    r"insufficient[_ ](quota|balance|credit|fund)|exceeded_current_quota|exceeded your (current|monthly|daily) quota"
-    r"|billing_(hard_limit|not_active)|billing hard limit|credit_limit|credit balance is too low|(out of|no) credits"
+    r"insufficient[_ ](quota|balance|credit|fund)|exceeded_current_quota"
+    r"|exceeded your (current|monthly|daily) (\w+ )?quota|billing_(hard_limit|not_active)|billing hard limit|credit_limit"
+    r"|credit balance is too low|(out of|no) credits"
     r"|budget_exceeded|budget has been exceeded|arrearage|overdue.payment|account_deactivated|access_terminated"
+    r"|(balance|credit|fund)s? (is|are) (insufficient|exhausted|too low)|free tier [\w ]*exhausted|key limit exceeded"
     r"|account (is|has been|was) \w*(suspended|deactivated|disabled)|quota_?exhausted|payment required"
     r"|\u4f59\u989d\u4e0d\u8db3|\u6b20\u8d39",  # "balance is not enough", "in arrears", as Zhipu and others say
     re.IGNORECASE,
@@ -84,6 +86,11 @@ BAD_KEY: Final = re.compile(
     r"|API_KEY_INVALID|invalid x-api-key",
     re.IGNORECASE,
 )
+
+
+def is_of_account(error: JudgeDown) -> bool:
+    """Whether a server refused for want of money or quota, whatever its status is: the key is right."""
+    return SPENT.search(str(error)) is not None
 
 
 def failure_of(

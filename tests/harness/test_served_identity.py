@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from harness.models.served_identity import SNAPSHOT, _find_facts, identified
 from harness.models.spec import ModelSpec
 from support.errors import ServerError
 from support.reuse import Reuse
+from tasks.judges.ledger import Ledger
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 
@@ -28,6 +30,8 @@ class Served:
     def __init__(self) -> None:
         self.says, self.stops_after = "Yes", 10**9
         self.fingerprint: Any = None
+        self.refuses_short = False
+        self.fails_at: tuple[int, ...] = ()
         self.models: list[Any] | Callable[[], list[Any]] | None = []
         self.calls: list[dict[str, Any]] = []
         self.listed = 0
@@ -55,10 +59,15 @@ class Served:
                 if len(served.calls) >= served.stops_after:
                     return self.send(401, {"error": {"message": "Unauthorized"}})
                 served.calls.append(body)
+                if len(served.calls) in served.fails_at:
+                    return self.send(500, {"error": "out of memory"})
+                if served.refuses_short and body.get("max_tokens") == 1:
+                    return self.send(400, {"error": "no picture"})
                 message = {"role": "assistant", "content": served.says}
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 done = {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"]}
-                done["system_fingerprint"] = served.fingerprint
+                fingerprint = served.fingerprint
+                done["system_fingerprint"] = fingerprint(len(served.calls)) if callable(fingerprint) else fingerprint
                 self.send(200, done | {"choices": [choice], "usage": None})
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -110,6 +119,20 @@ NOTHING_TOLD: tuple[Any, ...] = (
     card(created=10**400, root=False),
     ["mm"],
     {"id": "mm"},
+    card(root="/ckpt/latest"),  # folders that are not here: the next training writes to the same one
+    card(root="./out/"),
+    card(root="~/nowhere/out"),
+    card(root="../out"),
+    card(root="C:\\models\\mm"),
+    card(root="s3://bucket/latest"),
+    card(root="latest"),
+    card(root="saves/qwen2_vl-7b"),
+    card(root="checkpoints/llava-lora"),
+    card(root="runs/a/b/checkpoint-40"),
+    card(version="1.0"),
+    [*card(root="/lora", parent="base"), {"id": "base", "root": "org/base"}],
+    [*card(root="org/lora", parent="base"), {"id": "base", "root": "/base"}],
+    [*card(root="mm", parent="base"), {"id": "base", "root": "org/base"}],
 )
 
 
@@ -135,18 +158,22 @@ def test_a_time_that_is_always_now_tells_nothing(served: Served, score: Any) -> 
     assert score()[:2] == (6, 0.0)
 
 
+SNAPSHOTS = "/root/.cache/huggingface/hub/models--org--m/snapshots/"
 TOLD = (
-    (card(root="/ckpt/40"), card(root="/ckpt/80")),
+    (card(root="org/model-40"), card(root="org/model-80")),
+    (card(root=SNAPSHOTS + "a" * 40), card(root=SNAPSHOTS + "b" * 40)),
     (card(created=1764000000), card(created=1764000500)),
     (card(created=1764000000000), card(created=1764000500000)),
-    (card(root="/ckpt/40", max_model_len=4096), card(root="/ckpt/40", max_model_len=8192)),
+    (card(root="org/m", max_model_len=4096), card(root="org/m", max_model_len=8192)),
+    (card(root="/not/here", digest="a"), card(root="/nor/here", digest="a")),
+    (card(version="1.0", digest="a"), card(version="1.1", digest="a")),
     (card(root="org/model", revision="a" * 40), card(root="org/model", revision="b" * 40)),
     (card(weight_version="step-1"), card(weight_version="step-2")),
     (card(digest="sha256:1"), card(digest="sha256:2")),
     (card(modified_at="2026-11-29"), card(modified_at="2026-11-30")),
     (
-        [*card(root="/lora", parent="base"), {"id": "base", "root": "/b/1"}],
-        [*card(root="/lora", parent="base"), {"id": "base", "root": "/b/2"}],
+        [*card(root="org/lora", parent="base"), {"id": "base", "root": "org/base-1"}],
+        [*card(root="org/lora", parent="base"), {"id": "base", "root": "org/base-2"}],
     ),
     ([{"id": "/models/a.gguf", "created": 1764000000}], [{"id": "/models/a.gguf", "created": 1764000009}]),
 )
@@ -173,7 +200,7 @@ def test_a_server_that_started_just_now_and_says_so_each_time_is_known(served: S
 
 
 def test_another_fingerprint_is_another_model(served: Served, score: Any) -> None:
-    served.models, served.fingerprint = card(root="/ckpt/latest"), "fp_1"
+    served.models, served.fingerprint = card(root="org/latest"), "fp_1"
     assert score()[:2] == (6, 100.0)
     assert score()[0] == 1  # one short question, which its fingerprint comes with
     served.says, served.fingerprint = "No", "fp_2"
@@ -181,10 +208,76 @@ def test_another_fingerprint_is_another_model(served: Served, score: Any) -> Non
     assert score(out="elsewhere")[:2] == (1, 0.0)
     served.fingerprint = "fp_1"
     assert score(out="elsewhere")[:2] == (1, 100.0)
+    served.says, served.fingerprint = "No", None  # none is another one, too
+    assert score()[:2] == (7, 0.0)
     odd_ones: tuple[Any, ...] = (None, "", 3, ["fp"], {})
     for odd in odd_ones:
         served.fingerprint = odd
-        assert score(out=f"odd {odd}")[0] == 1
+        assert score(out=f"odd {odd}")[:2] == (1, 0.0)
+
+
+def test_the_question_for_a_fingerprint_is_booked_and_its_failure_is_no_proof(
+    served: Served, score: Any, tmp_path: Path
+) -> None:
+    served.models, served.fingerprint = card(root="org/latest"), "fp_1"
+    score()
+    score(out="b")
+    with closing(Ledger(tmp_path / "l.sqlite")) as ledger:
+        assert [(total.task, total.calls) for total in ledger.summary()] == [
+            ("fingerprint", 1),
+            ("scenes_pope (answers)", 6),
+        ]
+    served.says, served.refuses_short = "No", True
+    assert score(out="c")[1] == 0.0
+
+
+def test_another_fingerprint_in_the_middle_of_a_run_is_told(served: Served, score: Any) -> None:
+    served.models, served.fingerprint = card(root="org/latest"), lambda calls: f"fp_{calls // 4}"
+    told = score("--model-set", "concurrency=1")[2]
+    assert "replies of 2 versions of the server (fp_0, fp_1): the model may have changed meanwhile" in told
+
+
+def test_weights_that_are_here_are_told_by_what_is_in_them(served: Served, score: Any, tmp_path: Path) -> None:
+    folder, file = tmp_path / "ckpt", tmp_path / "m.gguf"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    for path, root, out in ((weights, folder, "a"), (file, file, "b")):
+        served.models, served.says = card(root=str(root)), "Yes"
+        path.write_bytes(b"1" * 100)
+        assert score(out=out)[:2] == (6, 100.0)
+        assert score(out=f"{out} again")[0] == 0
+        path.write_bytes(b"2" * 100)
+        served.says = "No"
+        assert score(out=out)[:2] == (6, 0.0)
+
+
+def test_a_run_with_failures_is_gone_on_with_by_the_same_command(served: Served, score: Any) -> None:
+    served.models, served.fails_at = None, (2, 4)
+    once = ("--model-set", "concurrency=1", "--model-set", "attempts=1")
+    calls, _, told = score(*once, code=4)
+    assert calls == 6
+    assert "what failed is asked again by" in told
+    assert "are not used again" not in told
+    assert score(*once)[0] == 2  # and the others are those of before
+    assert score(*once)[0] == 6  # that run had ended
+
+
+def test_the_command_that_goes_on_is_shown_without_the_password(served: Served, score: Any) -> None:
+    served.stops_after = 2
+    told = score("--model-url", served.url.replace("//", "//me:hunter22@") + "?sig=QUERYKEY", code=1)[2]
+    assert "all replies so far are kept; go on with: harness eval --model openai:mm" in told
+    assert "hunter22" not in told
+    assert "QUERYKEY" not in told
+
+
+@pytest.mark.parametrize(
+    "setting", (("--strict",), ("--answers", "a.sqlite")), ids=lambda setting: str(setting[0]).strip("-")
+)
+def test_settings_that_would_not_act_on_a_served_model_are_refused(
+    setting: tuple[str, ...], served: Served, score: Any
+) -> None:
+    assert f"{setting[0]} has no effect" in score(*setting, code=2)[2]
+    assert not served.calls
 
 
 def test_the_seed_of_the_run_is_sent(served: Served, score: Any) -> None:
@@ -208,7 +301,7 @@ def test_the_users_word_stands_for_the_servers(served: Served, score: Any) -> No
 
 
 def test_fresh_asks_again_and_its_answers_are_those_that_are_kept(served: Served, score: Any) -> None:
-    served.models = card(root="/ckpt/latest")
+    served.models = card(root="org/latest")
     score()
     served.says = "No"
     assert score(out="b")[:2] == (0, 100.0)
@@ -238,8 +331,8 @@ def test_the_entry_says_what_the_server_said(served: Served, tmp_path: Path) -> 
     served.models = card(root="/ckpt/40", created=1764000000)
     spec = ModelSpec(name="m", pretrained="mm", backend="openai", url=served.url.replace("//", "//me:pw@"))
     assert identified(spec).digests == {
-        "weights": f"mm@{served.url} (created 2025-11-24T16:00:00+00:00, root /ckpt/40)",
-        "server says": '{"max_model_len": "4096"}',
+        "weights": f"mm@{served.url} (created 2025-11-24T16:00:00+00:00)",
+        "server says": '{"max_model_len": "4096", "root": "/ckpt/40"}',
     }
     assert identified(identified(spec)) == identified(spec)
 

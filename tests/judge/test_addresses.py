@@ -87,6 +87,11 @@ def ask(server: Server | str, tmp_path: Path, times: int = 1) -> list[str | None
         ("http://AT/v1/chat/completions/", "/v1/chat/completions"),
         ("http://AT/v1/completions", "/v1/chat/completions"),
         ("http://AT/v1/models", "/v1/chat/completions"),
+        ("http://AT/v1/models/mm", "/v1/chat/completions"),
+        ("http://AT/v1/chat", "/v1/chat/completions"),
+        ("http://AT/v1/responses", "/v1/chat/completions"),
+        ("http://AT/v1/embeddings", "/v1/chat/completions"),
+        ("'http://AT/v1'", "/v1/chat/completions"),
         ("http://AT", "/v1/chat/completions"),
         ("http://AT/", "/v1/chat/completions"),
         ("http://AT/v1#top", "/v1/chat/completions"),
@@ -112,6 +117,17 @@ def test_an_address_works_as_people_have_it(address: str, path: str, serve: Any,
         ("127.0.0.1:8000/v1", "no http:// or https:// in front (did you mean http://127.0.0.1:8000/v1?)"),
         ("localhost:8000", "did you mean http://localhost:8000?"),
         ("[::1]:8000/v1", "did you mean http://[::1]:8000/v1?"),
+        ("http:127.0.0.1:8000/v1", "did you mean http://127.0.0.1:8000/v1?"),
+        ("http:/gpu7:8000/v1", "did you mean http://gpu7:8000/v1?"),
+        ("https//api.example.com/v1", "did you mean https://api.example.com/v1?"),
+        ("//api.example.com/v1", "did you mean https://api.example.com/v1?"),
+        ("https.example.com/v1", "did you mean https://https.example.com/v1?"),
+        (":8000", "did you mean http://localhost:8000?"),
+        ("8000/v1", "did you mean http://localhost:8000/v1?"),
+        ("http://me:pa@hunter22/x@host/v1", "has an '@' behind the host"),
+        ("http://me:12/hunter22@host/v1", "has an '@' behind the host"),
+        ("http://me:1#hunter22@host/v1", "has an '@' behind the host"),
+        ("http://me:1?hunter22@host/v1", "has an '@' behind the host"),
         ("gpu7:8000", "did you mean http://gpu7:8000?"),
         ("api.example.com/v1", "did you mean https://api.example.com/v1?"),
         ("user:hunter22@api.example.com/v1?key=hunter22", "did you mean https://api.example.com/v1?"),
@@ -236,12 +252,20 @@ def test_a_refused_key_is_told_with_its_variable_and_never_shown(
         ("A B", "takes the name of an environment variable"),
         ("NON_ASCII", "the key in NON_ASCII: has a space or a sign beyond ASCII in it"),
         ("TWO_WORDS", "the key in TWO_WORDS: has a space"),
+        ("QUOTED", "the key in QUOTED: has quotes around it"),
+        ("HALF_QUOTED", "the key in HALF_QUOTED: has quotes around it"),
     ),
 )
 def test_a_variable_that_holds_no_key_is_refused_and_a_key_is_not_shown(
     variable: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"EMPTY": " ", "NON_ASCII": "schlüssel", "TWO_WORDS": "a key"}.items():
+    for name, value in {
+        "EMPTY": " ",
+        "NON_ASCII": "schlüssel",
+        "TWO_WORDS": "a key",
+        "QUOTED": "'k1'",
+        "HALF_QUOTED": 'k1"',
+    }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SettingError) as error:
         server_of("http://host/v1", name="m", variable=variable)
@@ -264,6 +288,13 @@ def test_each_server_has_its_own_key_and_a_login_takes_none(monkeypatch: pytest.
     monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
     with pytest.raises(SettingError, match="OPENAI_BASE_URL 'nowhere': no http"):
         server_of(None, name="m")
+
+
+def test_a_key_in_the_address_is_not_said_to_be_missing() -> None:
+    told = server_of("http://h/v1?key=QUERYKEY", name="m").refusal(401, "no entry for QUERYKEY")
+    assert (
+        told == "http://h/v1/chat/completions: 401: no entry for *** (what stands behind '?' in the address was sent)"
+    )
 
 
 def test_a_command_line_is_shown_without_credentials() -> None:

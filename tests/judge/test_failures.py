@@ -17,6 +17,7 @@ from tasks.judges.failures import (
     TransientError,
     failure_of,
     grouped,
+    is_of_account,
     sentence_of,
     wait_asked_for,
     without_secrets,
@@ -67,6 +68,22 @@ ENDS_THE_RUN: list[tuple[int, Any]] = [
     (404, {"detail": "Not Found"}),
     (503, error("maintenance")),  # which asks to wait for a day, below
 ]
+
+
+OF_THE_ACCOUNT = (
+    (403, error("Key limit exceeded (daily limit).", code=403)),
+    (403, error("The free tier of the model has been exhausted.", code="AllocationQuota.FreeTierOnly")),
+    (403, {"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}),
+    (403, error("You exceeded your current token quota", type="exceeded_current_quota_error")),
+    (400, {"type": "error", "error": {"message": "Your credit balance is too low to access the Anthropic API."}}),
+)
+
+
+@pytest.mark.parametrize(("status", "body"), OF_THE_ACCOUNT)
+def test_an_empty_account_is_not_taken_for_a_wrong_key(status: int, body: Any) -> None:
+    found = failure_of("m", status, body, {})
+    assert isinstance(found, JudgeDown)
+    assert is_of_account(found)
 
 
 @pytest.mark.parametrize(("status", "body"), ENDS_THE_RUN)

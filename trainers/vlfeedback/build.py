@@ -36,11 +36,16 @@ class BuiltDataset:
     pairs: list[Preference]
     counts: PairCounts
     failed: int
-    """Answers and ratings that failed this time; the same command asks for them again."""
+    """Answers and ratings that failed this time."""
     ratings: RatingCounts
     """What became of the instructions that the judge rated."""
     members: Mapping[str, MemberCounts]
     """How far each member of the pool is, and why answers failed."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same command may get what failed."""
+        return self.ratings.may_pass or any(member.missing for member in self.members.values())
 
 
 Answering = Callable[..., Mapping[str, MemberCounts]]

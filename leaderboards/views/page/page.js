@@ -104,8 +104,8 @@
     if (old.mark.score !== now.mark.score) return now.mark.score > old.mark.score ? "better" : "worse";
     return now.mark.right ? "right" : "wrong";
   };
-  const read = (rows) => new Map(rows.map(([question, answer, mark, reply, prompt]) =>
-    [question, { answer, reply, prompt, mark: mark && { label: mark[0], score: mark[1], right: mark[2] === 1 } }]));
+  const read = (rows) => new Map(rows.map(([question, answer, mark, reply, prompt, reason]) =>
+    [question, { answer, reply, prompt, reason, mark: mark && { label: mark[0], score: mark[1], right: mark[2] === 1 } }]));
 
   const chooseTask = () => {
     const { logs: runs } = logs[task.value], names = runs.map(({ name }, index) => [String(index), name]);
@@ -173,9 +173,10 @@
   const answered = (side, name, parts, prompt) => {
     const box = make("div", { class: `side ${side?.mark ? (side.mark.right ? "good" : "bad") : ""}` });
     box.append(make("div", { class: "who" }, make("bdi", {}, name), make("b", {}, side?.mark?.label ?? "not scored")));
-    if (!side || side.answer === null) box.append(make("p", { class: "answer failed" }, side ? "Generation failed." : "Not asked."));
+    if (!side || side.answer === null) box.append(make("p", { class: "answer failed" }, side ? `Generation failed. ${side.reason ?? ""}` : "Not asked."));
     else if (!side.answer) box.append(make("p", { class: "answer failed" }, "An empty answer."));
     else box.append(make("p", { class: "answer", dir: "auto" }, ...parts.map(([word, same]) => same ? word : make("mark", {}, word))));
+    if (side?.reason && side.answer !== null) box.append(make("p", { class: "answer failed", dir: "auto" }, side.reason));
     if (side?.reply) box.append(make("details", { open: "" }, make("summary", {}, "Judge"), make("p", { class: "reply", dir: "auto" }, side.reply)));
     if (side?.prompt && side.prompt !== prompt) box.append(make("details", {}, make("summary", {}, "Asked in other words"), make("p", { class: "reply", dir: "auto" }, side.prompt)));
     return box;
