@@ -64,8 +64,8 @@ FILTERED: Final = re.compile(
 )
 SPENT: Final = re.compile(
     r"insufficient[_ ](quota|balance|credit|fund)|exceeded_current_quota"
-    r"|exceeded your (current|monthly|daily) (\w+ )?quota|billing_(hard_limit|not_active)|billing hard limit|credit_limit"
-    r"|credit balance is too low|(out of|no) credits"
+    r"|exceeded your (current|monthly|daily) (\w+ )?quota|billing_(hard_limit|not_active)|billing hard limit"
+    r"|credit_limit|credit balance is too low|(out of|no) credits"
     r"|budget_exceeded|budget has been exceeded|arrearage|overdue.payment|account_deactivated|access_terminated"
     r"|(balance|credit|fund)s? (is|are) (insufficient|exhausted|too low)|free tier [\w ]*exhausted|key limit exceeded"
     r"|account (is|has been|was) \w*(suspended|deactivated|disabled)|quota_?exhausted|payment required"
