@@ -86,6 +86,9 @@ class OfficialAnswers:
     warnings_when_judged: Sequence[str] | None = None
     """The same where a judge rates what it may; None: as `warnings`."""
 
+    partial: bool = False
+    """Whether questions of the benchmark are missing that its script does not count as wrong."""
+
     more: Mapping[str, Metric] = field(default_factory=dict)
     """Metrics beside the task's own that only these files allow (a published subset)."""
 
@@ -109,18 +112,12 @@ def read_json(path: Path) -> Any:
 
 
 def read_rows(path: Path) -> list[Record]:
-    """The objects of a JSON array, or of a file with one JSON object a line, whatever the file's ending."""
-    return _collect(records.read_json(path))
-
-
-def read_table(path: Path) -> list[Record]:
-    """The rows of a file of any kind, told by its ending."""
-    return _collect(records.read(path, strict=True))
-
-
-def _collect(rows: Iterable[Record]) -> list[Record]:
+    """The rows of a table or of tables in a zip, told by its ending; of any other file, the objects of a JSON array or
+    one JSON object a line."""
+    if path.suffix.lower() in (".xlsx", ".xls"):
+        raise AnswerFileError(f"{path}: save the spreadsheet as .tsv or .jsonl first")
     try:
-        return list(rows)
+        return list(records.read(path, strict=True))
     except DataError as error:
         raise AnswerFileError(str(error)) from None
 
@@ -187,20 +184,27 @@ def describe_count(count: int, what: str, benchmark: int, more: str = "") -> lis
 
 
 def describe_missing(answers: Iterable[Any]) -> list[str]:
-    """What to say of answers that are none: a line, or nothing."""
+    """What to say of answers that are none, and of those that say nothing: a line each."""
     every = list(answers)
+    empty = sum(not isinstance(answer, FailedAnswer) and not str(answer).strip() for answer in every)
     missing = Counter(answer.error.rpartition(": ")[2] for answer in every if isinstance(answer, FailedAnswer))
     kinds = ", ".join(missing)
-    return [f"{missing.total()} of {len(every)} rows have no answer ({kinds}) and count as failed"] if missing else []
+    told = [f"{missing.total()} of {len(every)} rows have no answer ({kinds}) and count as failed"] if missing else []
+    return [*told, f"{empty} of {len(every)} answers are empty, and count as they are"] if empty else told
 
 
 def find_answers(
-    rows: Sequence[Mapping[str, Any]], path: Path, fields: Sequence[str], questions: Sequence[str | None] = ()
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    fields: Sequence[str],
+    questions: Sequence[str | None] = (),
+    truths: Sequence[str] = (),
 ) -> list[str]:
     """The answer of each row, a `FailedAnswer` where it has none.
 
     Where several of `fields` hold text, the one that is the question (of `questions`, or in the row), or the same in
-    all rows, is not the answer. AnswerFileError where two are left in one row, or none.
+    all rows, is not the answer. AnswerFileError where two are left in one row, or none; or where the one that is left
+    holds the true answers (`truths`).
     """
     lacking = next((row for row in rows if not any(name in row for name in fields)), None)
     if lacking is not None:
@@ -216,7 +220,12 @@ def find_answers(
     if texts and not left:
         raise AnswerFileError(f"{path}: {' and '.join(texts)} repeat the question, and no other field is an answer")
     if len(left) > 1 and len(rows) > 1:
-        left = [name for name in left if len({str(cell) for cell in texts[name]}) > 1] or left
+        varied = [name for name in left if len({str(cell) for cell in texts[name]}) > 1]
+        if len(varied) == 1 and [_squeeze(str(cell)) for cell in texts[varied[0]]] == list(map(_squeeze, truths)):
+            others = ", ".join(name for name in left if name not in varied)
+            both = f"{varied[0]} is the true answer in every row, and {others} the same in all"
+            raise AnswerFileError(f"{path}: {both}: which is the answer? Leave one")
+        left = varied or left
     for place in range(len(rows)):
         here = [name for name in left if _is_text(texts[name][place])]
         if len({str(texts[name][place]) for name in here}) > 1:
@@ -280,10 +289,21 @@ def keep_once(keys: Sequence[Any], answers: Sequence[Any], path: Path) -> tuple[
         if isinstance(answers[before], FailedAnswer):
             places[key] = place
         elif not isinstance(answers[place], FailedAnswer) and answers[before] != answers[place]:
-            name = "/".join(map(str, key)) if isinstance(key, tuple) else key
             both = f"rows {before + 1} and {place + 1} answer it differently"
-            raise AnswerFileError(f"{path}: question {name} is there twice: {both}")
+            raise AnswerFileError(f"{path}: question {_name_key(key)} is there twice: {both}")
     again = len(keys) - len(places)
-    twice = [str(key) for key, times in Counter(keys).items() if times > 1]
+    twice = [_name_key(key) for key, times in Counter(keys).items() if times > 1]
     told = [f"{again} rows answer a question again and count once: {first_few(twice)}"] if again else []
     return sorted(places.values()), told
+
+
+def _name_key(key: Any) -> str:
+    return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def describe_unread(ids: Sequence[str], count: int, what: str, counted: str) -> list[str]:
+    """What to say of the replies to questions `ids`, of so many, that hold no rating: a line, or nothing."""
+    if not ids:
+        return []
+    how = f": {counted}" if len(ids) < count else ", so that nothing is scored"
+    return [f"{what} to {len(ids)} of {count} questions ({first_few(ids)}){how}"]

@@ -11,7 +11,7 @@ answer in a spelling that no rule knows would make every model wrong. Kinds:
     id                      text or a whole number, which becomes text
     number                  a whole number, or its digits
     text, text or nothing   text; a number becomes its digits. Nothing is "", null, or "nan"
-    question                text, without the mark of its picture
+    question                text, without the mark of its picture; "question or nothing" for a hint
     texts, text or texts    a list of texts, or the text of one in JSON, Python or as numpy prints it
     texts or nothing        the same; nothing is the empty list
     yes_no, Yes_No, one_zero    yes or no, as "yes" and "no", "Yes" and "No", or "1" and "0"
@@ -98,21 +98,21 @@ def reader(kind: str) -> Reader:
     if kind in _PLAIN:
         plain = _PLAIN[kind]
         return lambda cell, row: plain(cell)
-    if kind == "question":
-        return _read_question
+    if kind in _ABOUT_PICTURES:
+        return _ABOUT_PICTURES[kind]
     for beginning, make in _OF_NAMES.items():
         if kind.startswith(f"{beginning} ") and (names := kind.removeprefix(beginning).split()):
             return make(names)
     module, dot, name = kind.rpartition(".")
     if not dot or " " in kind:
-        known = [*_PLAIN, "question", *(f"{beginning} NAMES" for beginning in _OF_NAMES)]
+        known = [*_PLAIN, *_ABOUT_PICTURES, *(f"{beginning} NAMES" for beginning in _OF_NAMES)]
         raise LookupError(f"no kind of column is called {kind!r}; known: {', '.join(known)}, or a function's name")
     own: Reader = getattr(importlib.import_module(module), name)
     return own
 
 
 def _looks_at_others(kind: str) -> bool:
-    return kind == "question" or "." in kind or kind.startswith(("option of ", "place in "))
+    return kind in _ABOUT_PICTURES or "." in kind or kind.startswith(("option of ", "place in "))
 
 
 def _read_id(cell: Any) -> str:
@@ -264,6 +264,10 @@ _PLAIN: Final[Mapping[str, Callable[[Any], Any]]] = {
     "yes_no": read_yes_no,
     "Yes_No": lambda cell: read_yes_no(cell).capitalize(),
     "one_zero": lambda cell: "1" if read_yes_no(cell) == "yes" else "0",
+}
+_ABOUT_PICTURES: Final[Mapping[str, Reader]] = {
+    "question": _read_question,
+    f"question{OR_NOTHING}": lambda cell, row: "" if is_nothing(cell) else _read_question(cell, row),
 }
 _OF_NAMES: Final[Mapping[str, Callable[[Sequence[str]], Reader]]] = {
     "one of": _make_one_of,

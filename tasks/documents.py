@@ -21,12 +21,12 @@ import importlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import BenchmarkDataError, DataError, first_line
-from support.image_cells import NONE, Find, is_image_text, picture_in_cell
+from support.image_cells import NONE, SEVERAL, Find, is_image_text, picture_in_cell
 from support.image_folders import REFUSED, ImageIndex, ImageTree
 from support.images import ImageRef, PromptImage, encoded, keep, picture, shorten
 from support.records import PARQUET, Record, read
@@ -69,6 +69,8 @@ class DocumentSource:
     """Task -> what the user gave as --data."""
     key: Sequence[str] = ()
     """Columns that tell rows apart, where the benchmark has any."""
+    other_names: Mapping[str, str] = field(default_factory=dict)
+    """Column -> what other public tables of the benchmark call it."""
     partial_data: bool = False
     """Whether rows may be missing."""
 
@@ -91,7 +93,7 @@ def images(doc: Mapping[str, Any]) -> list[PromptImage]:
 
 def load(**metadata: Any) -> "dict[str, Dataset]":
     """The task's documents as lm-eval's `custom_dataset`; of the metadata, the fields of `DocumentSource` count."""
-    names = {field.name for field in fields(DocumentSource)}
+    names = {setting.name for setting in fields(DocumentSource)}
     source = DocumentSource(**{name: value for name, value in metadata.items() if name in names})
     task, where, given = source.task, source.where, (source.paths or {}).get(source.task)
     if given is not None:
@@ -101,7 +103,7 @@ def load(**metadata: Any) -> "dict[str, Dataset]":
         raise BenchmarkDataError(f"{task}: its data ({source.data}) is not on the hub as a table: {needs}")
     else:
         found = _read_hub(source)
-    if len(found) != source.rows:
+    if given is not None or len(found) != source.rows:
         found = _drop_repeats(source, found)
     if source.rows is not None and len(found) != source.rows and not source.partial_data:
         counts = f"{len(found)} rows, the benchmark {source.rows}"
@@ -120,6 +122,8 @@ def _read_declared(source: DocumentSource, columns: Mapping[str, Sequence[Any]])
     """The columns that the task declares, with cells as what they mean; all as they are where it only names them."""
     if not any(map(len, columns.values())):
         raise BenchmarkDataError(f"{source.task}: {source.where} has no rows")
+    found_as = {name: other for name, other in source.other_names.items() if name not in columns and other in columns}
+    columns = {**columns, **{name: columns[other] for name, other in found_as.items()}}
     _check_columns(source, list(columns))
     try:
         return {IMAGE: columns[IMAGE]} | (read_columns(columns, source.kinds) if source.kinds else dict(columns))
@@ -263,7 +267,8 @@ def _dataset_of_table(source: DocumentSource, table: "Dataset", find: Find) -> "
         _check_columns(source, table.column_names)
         return table
     # Of columns that the task does not declare, the names are enough.
-    columns = {name: table[name][:] if name in (*source.kinds, IMAGE) else () for name in table.column_names}
+    wanted = {*source.kinds, *source.other_names.values(), IMAGE}
+    columns = {name: table[name][:] if name in wanted else () for name in table.column_names}
     read = _read_declared(source, columns)
     for name, cells in read.items():
         if cells != columns.get(name):
@@ -298,7 +303,7 @@ def _keys_of(task: str, found: Iterable[ImageRef]) -> list[str]:
         if one.problem in REFUSED:
             named = f"{task}: row {number}: image {shorten(one.name)!r}: {one.problem}"
             raise BenchmarkDataError(f"{named}; pictures lie beside or below the table")
-        if one.problem and one.problem != NONE:
+        if one.problem not in ("", NONE, SEVERAL):  # several: SEED-Bench's videos, which nobody is asked about
             lost.append(f"row {number}, {shorten(one.name)!r}: {one.why}")
         keys.append("" if one.problem == NONE else keep(one))
     if lost:

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.evaluation.judge_cost import JudgePlan, plan
-from harness.evaluation.scoring import Scored, drop_unscored, score_answers, session_of, value_of, values_as_text
+from harness.evaluation.scoring import (
+    Scored,
+    drop_unscored,
+    is_to_judge,
+    score_answers,
+    session_of,
+    value_of,
+    values_as_text,
+)
 from leaderboards.board.sample import JudgeRepeat, from_parquet
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
@@ -38,6 +46,8 @@ class Score:
     """Answers that no rule could read; scored by the official default."""
     failures: str = ""
     """Why answers failed, stayed unscored or could not be read, with counts."""
+    partial: bool = False
+    """Whether questions of the benchmark are missing that its script does not count as wrong."""
     warnings: Sequence[str] = field(default=())
 
 
@@ -59,7 +69,7 @@ def score(
         return _make_score(_read_sample_log(task, path))
     given = _read_answers(task, path, references, judge)
     answers = [sample.answer for sample in given.answered]
-    unjudged = sum(isinstance(answer, str) for answer in answers) if task.judged else 0
+    unjudged = sum(map(is_to_judge, answers)) if task.judged else 0
     if unjudged and judge is None:
         raise AnswerFileError(f"{path}: {unjudged} answers to {task.name} are not judged")
     session = session_of(judge, task, official_prompts)
@@ -67,7 +77,7 @@ def score(
     found = _make_score(scored, given.warnings)
     every = next((records[0] for name in task.metrics if (records := scored.records(name))[0]), [])
     more = {name: value_of(metric, every) for name, metric in given.more.items()}
-    return replace(found, metrics={**found.metrics, **more})
+    return replace(found, metrics={**found.metrics, **more}, partial=given.partial)
 
 
 def plan_of(
@@ -77,7 +87,7 @@ def plan_of(
     if not isinstance(judge, OpenAIJudge):
         return None
     given = _read_answers(task, path, references, judge)
-    texts = [(one.doc, one.answer) for one in given.answered if isinstance(one.answer, str)]
+    texts = [(one.doc, one.answer) for one in given.answered if is_to_judge(one.answer)]
     return plan(judge, task, [doc for doc, _ in texts], [text for _, text in texts], judge_repeats)
 
 

@@ -236,11 +236,16 @@ def _rate(
     return found
 
 
+def is_to_judge(answer: Any) -> bool:
+    """Whether an answer to a judged task is text that has no rating yet."""
+    return isinstance(answer, str) and not isinstance(answer, FailedAnswer)
+
+
 def _judge_texts(
     task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], session: JudgeSession | None
 ) -> list[Any]:
     """The answers, with the judge's reply in place of each text."""
-    texts = [index for index, answer in enumerate(answers) if isinstance(answer, str)]
+    texts = [index for index, answer in enumerate(answers) if is_to_judge(answer)]
     given = list(answers)
     if texts:
         if session is None:

@@ -378,12 +378,13 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         doc = {"image": images.get(number, str(number)), "words": own, **_truth(annotations[number])}
         answered.append(Answered(id=str(number), doc=doc, answer=responses[place]))
     asked = Counter(sample.doc["type"] == GENERATIVE for sample in answered)
-    return OfficialAnswers(answered=answered, warnings=[*_describe_coverage(asked, annotations), *told])
-
-
-def _describe_coverage(asked: Mapping[bool, int], annotations: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    """Which descriptions (True) and yes/no questions (False) are `asked`."""
     total = Counter(annotation["type"] == GENERATIVE for annotation in annotations.values())
+    partial = any(0 < asked[half] < total[half] for half in total)
+    return OfficialAnswers(answered=answered, warnings=[*_describe_coverage(asked, total), *told], partial=partial)
+
+
+def _describe_coverage(asked: Mapping[bool, int], total: Mapping[bool, int]) -> Iterator[str]:
+    """Which descriptions (True) and yes/no questions (False) are `asked`, of how many."""
     if asked.get(True):
         name = similarity()[0]
         unlike = f"spaCy's {MODEL} is not installed: no two different words are taken as alike"

@@ -255,7 +255,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     listed = read_json(wanted) if wanted else sorted(pictures)
     if not isinstance(listed, list):
         raise AnswerFileError(f"{wanted}: must be a list of image numbers")
-    numbers = [_image_number(str(number)) for number in listed]
+    numbers = [_image_number(str(number), wanted or folder) for number in listed]
     truth = truths(folder, numbers, coco_synonyms())
     if unknown := [number for number in numbers if any(number not in objects for objects in truth.values())]:
         raise AnswerFileError(f"{folder}: image {unknown[0]} is not among those of gt_objects.jsonl")
@@ -276,11 +276,11 @@ def _pictures_by_number(folder: Path) -> dict[int, str]:
     return {number: paths[0] if len(paths) == 1 else f"{number:012d}.jpg" for number, paths in found.items()}
 
 
-def _image_number(name: str) -> int:
+def _image_number(name: str, path: Path) -> int:
     """The number of a COCO picture, from its name or as it is."""
     digits = name.rsplit("_", 1)[-1].split(".")[0]
     if not digits.isdecimal():
-        raise AnswerFileError(f"{name!r} is no COCO image number, nor a file name with one")
+        raise AnswerFileError(f"{path}: {name!r} is no COCO image number, nor a file name with one")
     return int(digits)
 
 
@@ -346,7 +346,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
             raise AnswerFileError(f"{path}: image {number} is not among those of the references")
         doc = {"image": str(number), "synonyms": synonyms} | {name: objects[number] for name, objects in truth.items()}
         answered.append(Answered(id=f"{number}/{position}", doc=doc, answer=caption))
-    return OfficialAnswers(answered=answered, warnings=told)
+    return OfficialAnswers(answered=answered, warnings=told, partial=len(answered) < IMAGES)
 
 
 def _read_captions(path: Path) -> tuple[list[tuple[int, str]], list[str]]:
@@ -360,10 +360,10 @@ def _read_captions(path: Path) -> tuple[list[tuple[int, str]], list[str]]:
         rows = [{"image_id": number, **row} for number, row in evaluated.items()]
     numbers = []
     for row in rows:
-        number = row.get("image_id", row.get("image"))
+        number = row["image_id"] if row.get("image_id") is not None else row.get("image")
         if number is None:
             raise AnswerFileError(f"{path}: a row lacks image_id; it has {', '.join(row)}")
-        numbers.append(_image_number(str(number)))
+        numbers.append(_image_number(str(number), path))
     asked = prompt({}).removeprefix("<image>")
     captions = find_answers(rows, path, ANSWER_FIELDS, [asked] * len(rows))
     kept, told = keep_once(numbers, captions, path)

@@ -13,6 +13,7 @@ toolkits score.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -29,6 +30,7 @@ from tasks.answer_files import (
     read_rows,
     reference,
 )
+from tasks.columns import read_yes_no
 from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies, template
 from tasks.metric import Metric, Record, mean_of
 
@@ -332,18 +334,21 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     missing = (len(questions) or SIZE) - len(answered)
     if missing > 0:
         warnings.append(f"{missing} of {len(questions) or SIZE} questions are not in the file")
-    return OfficialAnswers(answered=answered, warnings=warnings)
+    return OfficialAnswers(answered=answered, warnings=warnings, partial=missing > 0)
 
 
 def _read_answer(row: Mapping[str, Any], place: int, path: Path) -> Check | str:
     """A row's answer, or its check by a judge where it has one."""
     text = answer_in(row["model_prediction"])
-    if "gpt4v_output_gpt_check" not in row:
+    if row.get("gpt4v_output_gpt_check") is None:
         return text
-    check = str(row["gpt4v_output_gpt_check"])
+    check = str(row["gpt4v_output_gpt_check"]).removesuffix(".0")
     if check not in ("0", "1", "2"):
         raise AnswerFileError(f"{path}: row {place}: gpt4v_output_gpt_check must be 0, 1 or 2, is {check!r}")
-    same = None if row.get("same") is None else str(row["same"]) == "1"
+    try:
+        same = None if row.get("same") is None else read_yes_no(row["same"]) == "yes"
+    except ValueError:
+        raise AnswerFileError(f"{path}: row {place}: same must be 0 or 1, is {row['same']!r}") from None
     return Check(rating=int(check), text=check, same=same, answer=str(text))
 
 
@@ -351,4 +356,4 @@ def official_answers_image(path: Path, references: Path | None) -> OfficialAnswe
     """The same, without the questions that have no image."""
     given = official_answers(path, references)
     with_image = [sample for sample in given.answered if sample.doc["image"]]
-    return OfficialAnswers(answered=with_image, warnings=given.warnings)
+    return replace(given, answered=with_image)

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, describe_count, keep_once, read_fields, read_rows
+from tasks.answer_files import (
+    Answered,
+    OfficialAnswers,
+    describe_count,
+    describe_unread,
+    keep_once,
+    read_fields,
+    read_rows,
+)
 from tasks.judges.protocol import JudgeReply, JudgeSession, Sampling, as_data, fill, scores_replies, template
 from tasks.metric import Array, Metric
 
@@ -44,7 +52,7 @@ def parse_scores(review: str) -> tuple[float, float] | None:
         first, second = (float(part) for part in parts)
     except ValueError:
         return None
-    return first, second
+    return (first, second) if _are_numbers(first, second) else None
 
 
 def judge(answers: Sequence[str], docs: Sequence[Mapping[str, Any]], session: JudgeSession) -> list[Scores]:
@@ -153,8 +161,8 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         for place in kept
     ]
     unread_ids = [sample.doc["image"] for sample in answered if sample.answer["rating"] is None]
-    warnings += [f"no two scores in the review of question {id}: both count as -1" for id in unread_ids]
-    return OfficialAnswers(answered=answered, warnings=warnings)
+    warnings += describe_unread(unread_ids, len(answered), "no two scores in the reviews", "both count as -1")
+    return OfficialAnswers(answered=answered, warnings=warnings, partial=len(answered) not in (60, 90))
 
 
 def _read_review(row: Mapping[str, Any], where: str) -> Scores:
@@ -167,6 +175,9 @@ def _read_review(row: Mapping[str, Any], where: str) -> Scores:
     match pair:
         case [int() | float() as first, int() | float() as second] if _are_numbers(first, second):
             unread = (float(first), float(second)) == UNREAD and parse_scores(text) is None
+            if given and (read := parse_scores(text)) not in (None, (float(first), float(second))):
+                says = f"its review says {read[0]:g} {read[1]:g}, its scores are {first:g} {second:g}"
+                raise AnswerFileError(f"{where}: {says}: leave one")
         case _:
             raise AnswerFileError(f"{where}: no two scores (tuple or score); it has {', '.join(row)}")
     reference, model = (None, None) if unread else (float(first), float(second))

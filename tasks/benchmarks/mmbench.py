@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
-from tasks.answer_files import Answered, OfficialAnswers, answer_in, check_any, keep_once, read_fields, read_table
+from tasks.answer_files import Answered, OfficialAnswers, answer_in, check_any, keep_once, read_fields, read_rows
 from tasks.metric import Metric, Record, mean_of
 
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ ROW: Final = {
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     """A table (jsonl, tsv, csv) with index, question, options, answer and prediction."""
-    rows = read_fields(_read_rows(path), path, ROW)
+    if path.is_dir():
+        raise AnswerFileError(f"{path}: must be a file of answers")
+    rows = read_fields(read_rows(path), path, ROW)
     given = [answer_in(row["prediction"]) for row in rows]
     check_any(given, path)
     kept, warnings = keep_once([row["index"] for row in rows], given, path)
@@ -188,12 +190,4 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         warnings.append("no rotated rows: accuracy is that of the questions as they stand, not circular")
     elif told := describe_rotations(rows):
         warnings.append(told)
-    return OfficialAnswers(answered=answered, warnings=warnings)
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix in (".xlsx", ".xls"):
-        raise AnswerFileError(f"{path}: save the spreadsheet as .tsv or .jsonl first")
-    if path.is_dir():
-        raise AnswerFileError(f"{path}: must be a file of answers")
-    return read_table(path)
+    return OfficialAnswers(answered=answered, warnings=warnings, partial=bool(describe_rotations(rows)))

@@ -3,8 +3,7 @@
     perception(records)         # /2000: the sum over the ten perception categories of 100 * acc + 100 * acc+
     total(("OCR",))(records)    # one category, /200
 
-A record is {image, cluster, category, correct}. Its `cluster` is the pair: in the official script lines 2k and 2k + 1
-of a category are a pair, whatever the image names say.
+A record is {image, cluster, category, correct}. Its `cluster` is the pair: two questions of a category about one image.
 """
 
 import logging
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, keep_once, read_text
+from tasks.answer_files import Answered, OfficialAnswers, check_any, keep_once, read_text
 from tasks.benchmarks import yes_no
 from tasks.benchmarks.yes_no import YesNoOther
+from tasks.columns import read_yes_no
 from tasks.metric import Array, Metric, Record, mean_of
 
 if TYPE_CHECKING:
@@ -115,21 +115,38 @@ METRICS: Final = ("perception", "cognition", *PERCEPTION, *COGNITION, "accuracy"
 
 
 def docs(dataset: "Dataset") -> "Dataset":
-    """Rows with the official category name and the number of their pair in it: two consecutive rows are a pair."""
-    official = {name.lower(): name for name in (*PERCEPTION, *COGNITION)}
-    seen: Counter[str] = Counter()
-    names, pairs, ids = [], [], []
-    for category in dataset["category"]:
-        name = official.get(str(category).lower(), str(category))
-        names.append(name)
-        pairs.append(seen[name] // 2)
-        ids.append(f"{name}/{seen[name]}")
-        seen[name] += 1
-    for name, count in seen.items():
-        if count % 2:
-            log.warning("mme: %s: %d questions, the last one is no pair", name, count)
-    dataset = dataset.remove_columns("category").add_column("category", names)
+    """Rows with an id, and with the number of their pair in their category."""
+    places: dict[str, list[int]] = {}
+    for place, category in enumerate(dataset["category"]):
+        places.setdefault(category, []).append(place)
+    pairs, ids = [0] * len(dataset), [""] * len(dataset)
+    for category, own in places.items():
+        found = number_pairs(dataset.select_columns("question_id")[own]["question_id"])
+        for number, (place, pair) in enumerate(zip(own, found, strict=True)):
+            pairs[place], ids[place] = pair, f"{category}/{number}"
+        for told in describe_pairs(found):
+            log.warning("mme: %s: %s", category, told)
     return dataset.add_column("pair", pairs).add_column("id", ids)
+
+
+def number_pairs(images: Sequence[str]) -> list[int]:
+    """The number of the pair that each question of a category is in: two about one image, in any order; two that
+    follow one another where no image comes twice, since tables may number their rows instead."""
+    if len(set(images)) == len(images):
+        return [place // 2 for place in range(len(images))]
+    asked: Counter[str] = Counter()
+    numbers: dict[tuple[str, int], int] = {}
+    found = []
+    for image in images:
+        found.append(numbers.setdefault((image, asked[image] // 2), len(numbers)))
+        asked[image] += 1
+    return found
+
+
+def describe_pairs(pairs: Sequence[int]) -> list[str]:
+    """What to say of pairs that lack a question: a line, or nothing."""
+    alone = sum(count == 1 for count in Counter(pairs).values())
+    return [f"{alone} of {len(pairs)} questions have no second one about their image"] if alone else []
 
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
@@ -157,15 +174,15 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         kept, told = keep_once(
             [(one.doc["image"], one.doc["question"]) for one in read], [o.answer for o in read], file
         )
-        # A pair is two consecutive lines that count.
-        own = [replace(read[at], doc={**read[at].doc, "pair": place // 2}) for place, at in enumerate(kept)]
+        pairs = number_pairs([read[at].doc["image"] for at in kept])
+        own = [replace(read[at], doc={**read[at].doc, "pair": pair}) for at, pair in zip(kept, pairs, strict=True)]
         answered += own
-        warnings += [f"{file.name}: {line}" for line in told]
-        if len(own) % 2:
-            warnings.append(f"{file.name}: {len(own)} lines, the last one is no pair")
+        warnings += [f"{file.name}: {line}" for line in (*told, *describe_pairs(pairs))]
         if len(own) != SIZES[name]:
             warnings.append(f"{file.name}: {len(own)} lines, the benchmark has {SIZES[name]}")
-    return OfficialAnswers(answered=answered, warnings=warnings)
+    check_any([one.answer for one in answered], path)
+    partial = bool(missing) or len(answered) < sum(SIZES.values())
+    return OfficialAnswers(answered=answered, warnings=warnings, partial=partial)
 
 
 def _read_lines(file: Path) -> list[str]:
@@ -180,7 +197,9 @@ def _read_answer(file: Path, category: str, number: int, line: str) -> Answered:
         must_be = "must be 4: image, question, truth, response (tabs between)"
         raise AnswerFileError(f"{file}: line {number + 1}: {len(parts)} fields, {must_be}")
     image, question, truth, response = parts
-    if truth.lower() not in ("yes", "no"):
-        raise AnswerFileError(f"{file}: line {number + 1}: truth {truth!r} is neither Yes nor No")
-    doc = {"image": image, "question": question, "answer": truth, "category": category, "pair": number // 2}
+    try:
+        truth = read_yes_no(truth).capitalize()
+    except ValueError:
+        raise AnswerFileError(f"{file}: line {number + 1}: truth {truth!r} is neither Yes nor No") from None
+    doc = {"image": image, "question": question, "answer": truth, "category": category}
     return Answered(id=f"{category}/{number}", doc=doc, answer=response)

@@ -18,6 +18,7 @@ from tasks.answer_files import (
     Answered,
     OfficialAnswers,
     describe_missing,
+    describe_unread,
     find_answers,
     read_fields,
     read_rows,
@@ -118,16 +119,22 @@ def docs(dataset: "Dataset") -> "Dataset":
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The questions in a folder with the benchmark's response_template.json and its pictures, or a zip of these."""
+    """The questions in a folder or zip with the benchmark's response_template.json and its pictures, or of that file;
+    rows may hold their pictures, as RLAIF-V's do."""
     from support.image_folders import ImageTree, there
     from support.image_names import AMBIGUOUS
 
-    files = sorted(folder.rglob("*template*.json")) or sorted(folder.rglob("*.json"))
+    files = [folder]
+    if folder.is_dir():
+        files = sorted(folder.rglob("*template*.json")) or sorted(folder.rglob("*.json*"))
     if not files:
         raise AnswerFileError(f"{folder}: has no response_template.json")
-    pictures = ImageTree(folder)
+    pictures = ImageTree(folder if folder.is_dir() or folder.suffix == ".zip" else folder.parent)
     found = []
     for row in read_rows(files[0]):
+        if row.get("image") is not None:
+            found.append(row)
+            continue
         # Addresses at their makers: only the file's name counts.
         named = pictures.find(str(row.get("image_src", "")).rsplit("/", 1)[-1])
         by_id = pictures.find(str(row.get("image_id")))
@@ -158,20 +165,34 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     found = read_rows(path)
     if len(found) != SIZE:
         raise AnswerFileError(f"{path}: has {len(found)} rows, the benchmark {SIZE} in a fixed order")
+    _check_repeats(found, path)
     replies = [_reply(row, f"{path}: row {place}") for place, row in enumerate(found, start=1)]
     if all(reply is None for reply in replies):
         return _to_judge(found, path)
+    types = [TYPES[index % len(TYPES)] for index in range(SIZE)]
+    if any("question_type" in row for row in found):  # then they may be in another order
+        kind = {"question_type": QUESTION["question_type"]}
+        types = [row["question_type"] for row in read_fields(found, path, kind)]
     answered: list[Answered] = []
     for index, reply in enumerate(replies):
         if reply is None:
             raise AnswerFileError(f"{path}: row {index + 1} has no judge's reply; it has {', '.join(found[index])}")
-        doc = {"image": str(index), "question_type": TYPES[index % len(TYPES)]}
+        doc = {"image": str(index), "question_type": types[index]}
         verdict = JudgeReply(rating=parse_rating(reply), text=reply or " ")  # an empty reply is a reply
         answered.append(Answered(id=str(index), doc=doc, answer=verdict))
     unread = [sample.id for sample in answered if sample.answer["rating"] is None]
     models = sorted({str(row.get("model")) for row in found if row.get("model")})
-    warnings = [f"no rating, or several, in the reply to question {number}: counted as 0" for number in unread]
+    warnings = describe_unread(unread, SIZE, "no rating, or several, in the replies", "counted as 0")
     return OfficialAnswers(answered=answered, warnings=[*warnings, *(f"judged by {model}" for model in models)])
+
+
+def _check_repeats(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """AnswerFileError where two rows name the same question about the same image: another one is missing then."""
+    seen: dict[tuple[Any, ...], int] = {}
+    for place, row in enumerate(found, start=1):
+        key = tuple(str(row.get(name) or "") for name in ("image_id", "image_src", "question"))
+        if key[2] and (key[0] or key[1]) and seen.setdefault(key, place) != place:
+            raise AnswerFileError(f"{path}: rows {seen[key]} and {place} are the same question, so that one is missing")
 
 
 def _to_judge(found: Sequence[Mapping[str, Any]], path: Path) -> OfficialAnswers:

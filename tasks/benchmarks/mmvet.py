@@ -197,7 +197,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     if bard and count:
         more |= {"bard_total": mean_grade(lambda r: bool(r["bard"]))}
         more |= {f"bard_{name}": _mean_grade_in_bard_set(name) for name in CAPABILITIES}
-    return OfficialAnswers(answered=answered, warnings=warnings, more=more)
+    return OfficialAnswers(answered=answered, warnings=warnings, partial=missing > 0, more=more)
 
 
 def _read_questions(file: Path) -> dict[str, dict[str, Any]]:

@@ -227,6 +227,7 @@ def process_results(doc: Mapping[str, Any], results: list[Extraction]) -> dict[s
     return dict.fromkeys(METRICS, counts | {"nouns": found["nouns"]})
 
 
+SIZE: Final = 300
 QUESTIONS: Final = "obj_halbench_300_with_image.jsonl"
 TRUTH: Final = "gt_objects.jsonl"
 
@@ -302,7 +303,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         for text, row in zip(texts, found, strict=True)
     ]
     kept, told = keep_once(list(zip(numbers, asked, strict=True)), said, path)
-    told += describe_count(len(kept), "answers", 300)
+    told += describe_count(len(kept), "answers", SIZE)
     told += describe_missing(texts[place] for place in kept)
     answered: list[Answered] = []
     for position in kept:
@@ -326,6 +327,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         answered=answered,
         warnings=[*told, *_describe_sources(answered, judged=False)],
         warnings_when_judged=[*told, *_describe_sources(answered, judged=True)],
+        partial=len(kept) < SIZE,
     )
 
 

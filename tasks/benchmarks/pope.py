@@ -174,6 +174,7 @@ def _read_answers(path: Path, references: Path | None, task: str) -> OfficialAns
     questions = _read_questions(references)
     answered: list[Answered] = []
     warnings: list[str] = []
+    partial = False
     for file in _find_files(path, questions):
         known = {version: by_split[file.split] for version, by_split in questions.items()}
         version = _tell_version(file, known, task)
@@ -182,6 +183,7 @@ def _read_answers(path: Path, references: Path | None, task: str) -> OfficialAns
             warnings.append(f"{file.path.name}: scored as {version} ({len(asked)} {file.split} questions), not {task}")
         found, told = _pair(file, asked)
         warnings += [f"{file.path.name}: {line}" for line in told]
+        partial |= len(found) < len(asked)
         for question, answer in found:
             texts = {"question": question["text"], "answer": question["label"]}
             doc = {"image": question["image"], "category": file.split, **texts}
@@ -189,7 +191,7 @@ def _read_answers(path: Path, references: Path | None, task: str) -> OfficialAns
     splits = {sample.doc["category"] for sample in answered}
     # Of one split alone there is no mean: its own figures are what people look for.
     more = {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1} if len(splits) == 1 else {}
-    return OfficialAnswers(answered=answered, warnings=warnings, more=more)
+    return OfficialAnswers(answered=answered, warnings=warnings, partial=partial, more=more)
 
 
 def _pair(file: _File, asked: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[Mapping[str, Any], str]], list[str]]:
@@ -199,12 +201,17 @@ def _pair(file: _File, asked: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[M
     questions = [known[number] for number in numbers if number in known]
     if len(questions) < len(numbers):
         questions = list(asked[: len(numbers)])
-        if None not in numbers and len(set(numbers)) < len(numbers):
-            raise AnswerFileError(f"{file.path}: its question_id are not the benchmark's, and some come twice")
+        there = [number for number in numbers if number is not None]
+        if len(there) == len(numbers) and there != sorted(set(there)) and not any(map(_asked, file.rows)):
+            told_apart = "come twice or in another order, so that nothing tells which question they answer"
+            raise AnswerFileError(f"{file.path}: its question_id are not the benchmark's, and {told_apart}")
     rows = file.rows[: len(questions)]
-    answers = find_answers(rows, file.path, ANSWER_FIELDS, [question["text"] for question in questions])
+    truths = [question["label"] for question in questions]
+    answers = find_answers(rows, file.path, ANSWER_FIELDS, [question["text"] for question in questions], truths)
     kept, told = keep_once([question["question_id"] for question in questions], answers, file.path)
     told += describe_missing(answers[place] for place in kept)
+    if len(kept) > 1 and answers == truths:
+        told.append("every answer is the true one to the letter: are they the model's?")
     if len(kept) < len(asked):
         told.append(f"answers {len(kept)} of {len(asked)} {file.split} questions; the others are not counted")
     if len(rows) < len(file.rows):

@@ -99,7 +99,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     found = []
     for file in sorted(folder.rglob("*.jsonl")):
         subset = file.parent.relative_to(folder).as_posix()
-        pictures = ImageTree(file.parent, beside=True)
+        # Jailbreak2 asks about the pictures of Jailbreak.
+        places = dict.fromkeys((file.parent, file.parent.with_name(file.parent.name.rstrip("0123456789") or ".")))
+        pictures = [ImageTree(place, beside=True) for place in places if place.is_dir()]
         for index, row in enumerate(read_rows(file)):
             question = next((row[name] for name in QUESTION_FIELDS if row.get(name)), None)
             if question is None:
@@ -123,11 +125,16 @@ def _join(expected: Any) -> Any:
     return ", ".join(expected) if is_list else expected
 
 
-def _find_picture(row: Mapping[str, Any], pictures: "ImageTree") -> "ImageRef | None":
-    """The file a row names, or that is named after its id."""
-    names = ("image", "image_path", "img", "file_name", "image_id", "id")
+def _find_picture(row: Mapping[str, Any], pictures: Sequence["ImageTree"]) -> "ImageRef | None":
+    """The file a row names, or that is named after its id or index, in the first of `pictures` that has it."""
+    from support.image_folders import there
+
+    names = ("image", "image_path", "img", "file_name", "image_id", "id", "index")
     named = next((str(row[name]) for name in names if row.get(name) is not None), None)
-    return None if named is None else pictures.find(named)
+    if named is None:
+        return None
+    found = [place.find(named) for place in pictures]
+    return next(filter(there, found), found[0])
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
@@ -142,8 +149,10 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
             raise AnswerFileError(f"{path}: row {index}: reply {shown(reply)}: must be text")
         if not (rating is None or _is_rating(rating)):
             raise AnswerFileError(f"{path}: row {index}: rating {shown(rating)}: must be a number from 1 to 10")
-        read = float(rating) if rating is not None else parse_rating(str(reply))
-        verdicts.append(JudgeReply(rating=read, text=str(reply or rating)))
+        said = parse_rating(str(reply))
+        if rating is not None and said not in (None, rating):
+            raise AnswerFileError(f"{path}: row {index} has rating {rating:g} and a reply that says {said}: leave one")
+        verdicts.append(JudgeReply(rating=said if rating is None else float(rating), text=str(reply or rating)))
     rows = read_fields(rows, path, {"id": "id if there"})
     ids = [row.get("id", str(index)) for index, row in enumerate(rows)]
     kept, warnings = keep_once(ids, verdicts, path)

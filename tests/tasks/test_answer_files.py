@@ -74,6 +74,25 @@ def test_a_field_is_never_guessed(rows: list[dict[str, Any]], complaint: str) ->
         find_answers(rows, FILE, ANSWER_FIELDS, DOGS)
 
 
+@pytest.mark.parametrize(
+    ("rows", "left"),
+    (
+        (rows_of(answer=("yes", "no", "yes"), prediction="No"), None),
+        (rows_of(answer=("Yes", "No", "Yes"), prediction="no", response="Yes"), None),
+        (rows_of(answer=("no", "no", "yes"), prediction="No"), ["no", "no", "yes"]),
+        (rows_of(answer=("yes", "no", "yes")), ["yes", "no", "yes"]),
+    ),
+)
+def test_the_true_answers_are_not_taken_for_those_of_a_model_that_always_says_the_same(
+    rows: list[dict[str, Any]], left: list[str] | None
+) -> None:
+    if left is not None:
+        assert find_answers(rows, FILE, ANSWER_FIELDS, DOGS, ["yes", "no", "yes"]) == left
+        return
+    with pytest.raises(AnswerFileError, match=r"answer is the true answer in every row, and .*prediction the same in"):
+        find_answers(rows, FILE, ANSWER_FIELDS, DOGS, ["yes", "no", "yes"])
+
+
 @pytest.mark.parametrize("value", (None, [], ["Yes"], {}, {"text": "Yes"}, True, False, float("nan"), float("inf")))
 def test_what_is_no_text_is_a_missing_answer(value: Any) -> None:
     answer = answer_in(value)
@@ -162,9 +181,11 @@ def test_a_question_answered_twice_counts_once_or_is_refused(layout: Layout, tmp
     twice = layout.read(tmp_path, [*layout.rows, layout.rows[0]])
     assert [(s.id, s.doc, s.answer) for s in twice.answered] == [(s.id, s.doc, s.answer) for s in once.answered]
     assert any("answer a question again and count once" in line for line in twice.warnings)
-    other = [9, 1] if layout.field == "tuple" else 9 if layout.field == "rating" else "Something else."
+    other = {layout.field: 9 if layout.field == "rating" else "Something else."}
+    if layout.field == "tuple":
+        other = {"tuple": [9, 1], "content": "9 1"}
     with pytest.raises(AnswerFileError, match=r"is there twice: rows 1 and .* answer it differently"):
-        layout.read(tmp_path, [*layout.rows, {**layout.rows[0], layout.field: other}])
+        layout.read(tmp_path, [*layout.rows, {**layout.rows[0], **other}])
 
 
 def test_an_object_with_a_member_twice_is_refused(tmp_path: Path) -> None:
@@ -225,6 +246,9 @@ def test_pope_answers_go_by_the_numbers_of_their_questions(tmp_path: Path) -> No
         ("llava_bench_wild", {"tuple": [8, True]}, "row 2: no two scores"),
         ("llava_bench_wild", {"score": [1, 2]}, "row 2 has tuple and score, and they differ"),
         ("rtvlm", {"rating": 11}, "row 2: rating 11: must be a number from 1 to 10"),
+        ("rtvlm", {"rating": 6, "reply": "Rating: 7"}, "row 2 has rating 6 and a reply that says 7"),
+        ("llava_bench_wild", {"tuple": [8, 2]}, "row 2: its review says 8 6, its scores are 8 2"),
+        ("hallusionbench", {"gpt4v_output_gpt_check": "1", "same": "maybe"}, "row 2: same must be 0 or 1, is 'maybe'"),
         ("rtvlm", {"rating": None, "reply": ["9"]}, "row 2: reply .* must be text"),
         ("mmhal", {"question_type": "x"}, "row 96: question_type 'x': must be one of attribute"),
         ("mmhal", {"reply": "Rating: 1", "review": "Rating: 2"}, "row 96 has reply and review: which"),
@@ -282,6 +306,54 @@ def test_a_missing_answer_is_never_judged(tmp_path: Path) -> None:
     found = score(registry().task("hallusionbench"), tmp_path / layout.name, judge=Counting())
     assert len(asked) == 2
     assert (found.samples, found.failed, found.unscored) == (3, 1, 0)
+
+
+@pytest.mark.parametrize("value", (None, ["x"], True))
+def test_a_missing_answer_among_grades_is_no_answer_to_be_judged(value: Any, tmp_path: Path) -> None:
+    layout = next(layout for layout in LAYOUTS if layout.task == "mmvet")
+    layout.read(tmp_path, [{"id": "v1_0", "value": {"score": [0.5]}}, {"id": "v1_1", "value": value}])
+    found = score(registry().task("mmvet"), tmp_path / layout.name, tmp_path / "references")
+    assert (found.metrics["total"], found.samples, found.failed, found.partial) == (50.0, 2, 1, True)
+
+
+@pytest.mark.parametrize("layout", (*LAYOUTS, *REVIEWS), ids=lambda layout: layout.task)
+def test_a_file_without_some_questions_is_partial_where_they_do_not_count_as_wrong(
+    layout: Layout, tmp_path: Path
+) -> None:
+    whole = layout.task in ("mmhal", "rtvlm", "scienceqa_img", "seedbench_img")
+    assert layout.read(tmp_path).partial is not whole
+
+
+@pytest.mark.parametrize("empty", ("", " ", "\n"))
+@pytest.mark.parametrize("task", ("pope", "chair", "amber", "mmhal", "mmvet"))
+def test_empty_answers_are_told(task: str, empty: str, tmp_path: Path) -> None:
+    layout = next(layout for layout in LAYOUTS if layout.task == task)
+    found = layout.read(tmp_path, [*layout.rows[:-1], {**layout.rows[-1], layout.field: empty}])
+    assert any(f"1 of {len(layout.rows)} answers are empty" in line for line in found.warnings)
+
+
+def test_types_of_mmhal_come_from_its_rows_and_no_question_stands_twice(tmp_path: Path) -> None:
+    layout = next(layout for layout in LAYOUTS if layout.task == "mmhal")
+    rows = [{**row, "reply": f"Rating: {n % 8 % 7}", "image_id": n} for n, row in enumerate(layout.rows)][::-1]
+    found = layout.read(tmp_path, rows)
+    assert [sample.doc["question_type"] for sample in found.answered] == [row["question_type"] for row in rows]
+    with pytest.raises(AnswerFileError, match="rows 1 and 96 are the same question"):
+        layout.read(tmp_path, [*rows[:-1], rows[0]])
+    unread = layout.read(tmp_path, [{"reply": "Fine."}] * 96)
+    assert unread.warnings == [
+        "no rating, or several, in the replies to 96 of 96 questions ('0', '1', '2', '3', '4' ...), so that nothing is"
+        " scored"
+    ]
+
+
+@pytest.mark.parametrize("numbers", ((7, 5), (5, 5), (1, 0)))
+def test_pope_answers_in_an_unknown_order_are_refused(numbers: tuple[int, int], tmp_path: Path) -> None:
+    layout = next(layout for layout in LAYOUTS if layout.task == "pope")
+    rows = [{"question_id": number, "answer": said} for number, said in zip(numbers, ("Yes", "No"), strict=True)]
+    with pytest.raises(AnswerFileError, match="question_id are not the benchmark's, and come twice or in another"):
+        layout.read(tmp_path, rows)
+    asked = [{**row, "question": f"Is there a thing {n}?"} for n, row in enumerate(rows, start=1)]
+    assert [sample.id for sample in layout.read(tmp_path, asked).answered] == ["random/1", "random/2"]
 
 
 def test_a_check_stands_without_the_words(tmp_path: Path) -> None:

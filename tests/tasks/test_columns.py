@@ -258,7 +258,7 @@ def test_rotations_that_are_missing_are_told(tmp_path: Path, caplog: pytest.LogC
 def test_a_question_without_its_pair_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     row = ROWS["mme"]
     mme.docs(load_table("mme", [row | {"question": f"{number}?"} for number in range(3)], tmp_path))
-    assert "existence: 3 questions, the last one is no pair" in caplog.text
+    assert "existence: 1 of 3 questions have no second one about their image" in caplog.text
 
 
 def test_a_kind_that_nothing_reads_is_an_error_of_the_task(tmp_path: Path) -> None:

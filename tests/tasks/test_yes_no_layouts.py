@@ -14,17 +14,40 @@ from tests.tasks.conftest import write_lines as write
 # MME
 
 
-def test_consecutive_rows_of_a_category_are_a_pair_whatever_the_images() -> None:
+@pytest.mark.parametrize(
+    ("images", "pairs"),
+    (
+        ("aabb", [0, 0, 1, 1]),
+        ("abba", [0, 1, 1, 0]),
+        ("abab", [0, 1, 0, 1]),
+        ("abbcc", [0, 1, 1, 2, 2]),
+        ("aaaa", [0, 0, 1, 1]),
+        ("aaab", [0, 0, 1, 2]),
+        ("abcd", [0, 0, 1, 1]),
+        ("abc", [0, 0, 1]),
+        ("a", [0]),
+        ("", []),
+    ),
+)
+def test_two_questions_about_one_image_are_a_pair_and_consecutive_rows_where_none_has_two(
+    images: str, pairs: list[int]
+) -> None:
     from datasets import Dataset
 
-    rows = [
-        {"category": c, "question": str(n), "image": str(n)}
-        for n, c in enumerate(("count", "ocr", "count", "ocr", "count", "ocr"))
-    ]
-    found = mme.docs(Dataset.from_list(rows))
-    assert found["category"][:] == ["count", "OCR"] * 3
-    assert found["pair"][:] == [0, 0, 0, 0, 1, 1]
-    assert found["id"][:] == ["count/0", "OCR/0", "count/1", "OCR/1", "count/2", "OCR/2"]
+    assert mme.number_pairs(list(images)) == pairs
+    rows = [{"category": c, "question_id": image} for image in images for c in ("count", "OCR")]
+    if rows:
+        found = mme.docs(Dataset.from_list(rows))
+        assert found["pair"][:] == [pair for pair in pairs for _ in range(2)]
+        assert found["id"][:] == [f"{c}/{n}" for n in range(len(images)) for c in ("count", "OCR")]
+
+
+def test_pairs_of_mme_files_in_another_order_are_found(tmp_path: Path) -> None:
+    lines = [f"{n}.jpg\t{thing}?\t{truth} \tYes" for thing, truth in (("Dog", "yes"), ("Cat", "NO")) for n in range(3)]
+    (tmp_path / "count.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    given = mme.official_answers(tmp_path, None)
+    assert [sample.doc["pair"] for sample in given.answered] == [0, 1, 2] * 2
+    assert [sample.doc["answer"] for sample in given.answered] == ["Yes"] * 3 + ["No"] * 3
 
 
 def test_an_mme_record_says_what_was_read() -> None:
