@@ -181,7 +181,7 @@ def test_a_question_answered_twice_counts_once_or_is_refused(layout: Layout, tmp
     twice = layout.read(tmp_path, [*layout.rows, layout.rows[0]])
     assert [(s.id, s.doc, s.answer) for s in twice.answered] == [(s.id, s.doc, s.answer) for s in once.answered]
     assert any("answer a question again and count once" in line for line in twice.warnings)
-    other = {layout.field: 9 if layout.field == "rating" else "Something else."}
+    other: dict[str, Any] = {layout.field: 9 if layout.field == "rating" else "Something else."}
     if layout.field == "tuple":
         other = {"tuple": [9, 1], "content": "9 1"}
     with pytest.raises(AnswerFileError, match=r"is there twice: rows 1 and .* answer it differently"):
