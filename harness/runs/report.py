@@ -251,7 +251,7 @@ def _describe_data(outcome: Outcome) -> str:
     counts = built.counts
     yes = sum(pair.chosen == "yes" for pair in built.pairs)
     no = sum(pair.chosen == "no" for pair in built.pairs)
-    text = f"{counts.rows} rated instructions gave {counts.pairs} pairs ({yes} choose yes, {no} choose no);"
+    text = f"{counts.rows} rated instructions gave {len(built.pairs)} pairs ({yes} choose yes, {no} choose no);"
     text += f" {counts.ties} ties, "
     text += f"{counts.refused} pairs refused by rule {outcome.recipe.data.rule!r}, " if outcome.recipe.data else ""
     text += f"{counts.unrated} answers without a rating, {counts.balanced_away} dropped to balance yes and no; "

@@ -1,6 +1,7 @@
 """Answers, ratings and pairs: what is drawn, read and kept."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from tasks.scenes.judge import ExactJudge
 from tests.trainers import answer_makers
 from tests.trainers.answer_makers import POOL, Echo
 from trainers.config.data import ASPECTS, Data, PoolModel
-from trainers.vlfeedback import answers
+from trainers.data.pair_formats import read_pairs
+from trainers.data.rows import Preference
+from trainers.vlfeedback import answers, build
 from trainers.vlfeedback.build import build_dataset, rows_of
 from trainers.vlfeedback.instructions import Instruction, scenes_instructions
 
@@ -106,6 +109,27 @@ def test_a_failed_judge_call_is_no_rating_and_is_made_again(tmp_path: Path) -> N
     assert first.counts.rows == 40 - first.failed
     second = build_dataset(tmp_path, data(), 0, ExactJudge(), echo)
     assert (second.failed, second.counts.rows) == (0, 40)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    (
+        ({"chosen": "a ring", "rejected": "a ring"}, "of two equal answers"),
+        ({"chosen": "a ring", "rejected": " a ring\n"}, "of two equal answers"),
+        ({"chosen": ""}, "with an empty answer"),
+        ({"rejected": " \n"}, "with an empty answer"),
+        ({"chosen": "", "rejected": ""}, "with an empty answer"),
+    ),
+)
+def test_pairs_with_nothing_to_learn_from_are_left_out(
+    said: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = Preference(id="0", prompt="What?", images=(), chosen="a ring", rejected="a cube", row=0)
+    monkeypatch.setattr(build, "pair_up", lambda rows, rule, counts: [replace(good, id="1", **said), good])
+    caplog.set_level("INFO")
+    assert build_dataset(tmp_path, data(), 0, ExactJudge(), echo).pairs == [good]
+    assert [pair.id for pair in read_pairs(tmp_path / "pairs.jsonl")] == ["0"]
+    assert f"of 2 pairs 1 left out {why} ('1')" in caplog.text
 
 
 def test_the_public_schema_is_vlfeedbacks(tmp_path: Path) -> None:

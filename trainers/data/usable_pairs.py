@@ -23,6 +23,14 @@ ABSENT = "for want of their picture"
 BROKEN = "whose picture does not open"
 
 
+def why_useless(pair: Preference, *, chosen_alone: bool = False) -> str:
+    """Why there is nothing to learn from a pair's answers; "" if there is."""
+    answers = [pair.chosen.strip()] if chosen_alone else [pair.chosen.strip(), pair.rejected.strip()]
+    if not all(answers):
+        return EMPTY
+    return EQUAL if not chosen_alone and answers[0] == answers[1] else ""
+
+
 class PairFilter:
     """The pairs of one [dataset] that can be trained on, and why others can't."""
 
@@ -36,10 +44,8 @@ class PairFilter:
     def usable(self, pairs: Sequence[Preference], skipped: int = 0) -> list[Preference]:
         """The pairs that can be trained on; DataError for more rows without use, `skipped` among them, than allowed."""
         self.skipped += skipped
-        left = self._leave_out(pairs, EMPTY, self._is_empty)
-        left = self._leave_out(
-            left, EQUAL, lambda pair: not self.chosen_alone and pair.chosen.strip() == pair.rejected.strip()
-        )
+        left = self._leave_out(pairs, EMPTY, lambda pair: self._why_useless(pair) == EMPTY)
+        left = self._leave_out(left, EQUAL, lambda pair: self._why_useless(pair) == EQUAL)
         left = self._leave_out_absent(left)
         left = self._leave_out_broken(left)
         most, bad = self.dataset.max_bad_rows, self.skipped + sum(map(len, self.left_out.values()))
@@ -54,9 +60,8 @@ class PairFilter:
             )
         return left
 
-    def _is_empty(self, pair: Preference) -> bool:
-        answers = (pair.chosen,) if self.chosen_alone else (pair.chosen, pair.rejected)
-        return not all(map(str.strip, answers))
+    def _why_useless(self, pair: Preference) -> str:
+        return why_useless(pair, chosen_alone=self.chosen_alone)
 
     def _leave_out(
         self, pairs: Sequence[Preference], why: str, is_bad: Callable[[Preference], bool]

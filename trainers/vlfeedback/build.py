@@ -19,6 +19,7 @@ from trainers.config.data import Data, PoolModel
 from trainers.data.pair_formats import write_pairs
 from trainers.data.pair_rules import PairCounts, pair_up, rule_of, settle
 from trainers.data.rows import Completion, Preference, Row
+from trainers.data.usable_pairs import EMPTY, EQUAL, describe_left_out, why_useless
 from trainers.data.vlfeedback_format import write_rows
 from trainers.vlfeedback.annotation import RatingCounts, RatingProtocol, annotate, items_of, ratings_as_text
 from trainers.vlfeedback.answers import AnswersLM, MemberCounts, decode, read_answers
@@ -84,7 +85,11 @@ def build_dataset(
     write_rows(rows, folder / "vlfeedback.jsonl")
     counts = PairCounts()
     rule, read = settle(rule_of(data), rows)
-    pairs = list(pair_up(read, rule, counts))
+    made = list(pair_up(read, rule, counts))
+    pairs = [pair for pair in made if not why_useless(pair)]
+    left_out = {why: [pair.id for pair in made if why_useless(pair) == why] for why in (EMPTY, EQUAL)}
+    for line in describe_left_out({why: ids for why, ids in left_out.items() if ids}):
+        log.info("of %d pairs %s", len(made), line)
     write_pairs(pairs, folder / "pairs.jsonl")
     return BuiltDataset(
         instructions=instructions, pairs=pairs, counts=counts, failed=failed, ratings=ratings, members=members
