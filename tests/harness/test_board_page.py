@@ -192,8 +192,8 @@ def test_what_the_hubs_cache_holds_is_shown(
 
     source = tmp_path / "hub" / "test-00000-of-00001.parquet"
     source.parent.mkdir()
-    row = {"question_id": "a", "question": "Dog?", "answer": "Yes", "category": "existence"}
-    rows = [row | {"image": {"bytes": png("blue"), "path": None}}]
+    row = {"question_id": "a", "category": "existence", "image": {"bytes": png("blue"), "path": None}}
+    rows = [row | {"question": "Dog?", "answer": "Yes"}, row | {"question": "Cat?", "answer": "No"}]
     Dataset.from_list(rows).cast_column("image", ImageColumn()).to_parquet(str(source))
     load_dataset("parquet", data_files={"test": str(source)}, cache_dir=str(tmp_path / "built"))
     (built,) = (tmp_path / "built" / "parquet").glob("*/*/*/")

@@ -15,6 +15,7 @@ import pytest
 
 from leaderboards.board.board import Board, newest
 from leaderboards.board.entry import to_json
+from support.errors import RunError
 from tests.leaderboards.makers import MakeEntry, MakeSample
 
 
@@ -424,7 +425,7 @@ def test_a_full_disk_costs_the_run_that_does_not_fit_and_no_other(
             board.add([make_entry(run=f"run-{number}")], [sample])
             kept.append(f"run-{number}")
 
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(RunError, match="no space left on its disk"):
         fill()
     assert len(kept) > 1
     assert {entry.run for entry in board.entries()} == set(kept)
