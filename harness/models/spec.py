@@ -15,6 +15,8 @@ from typing import Any, Literal
 from harness.engine.chat_template import ChatTemplate
 from harness.models.base_names import ADAPTER_CONFIG, holds_weights, is_folder, named_base
 from support.errors import InputError, ModelError, did_you_mean
+from trainers.training.base_note import BASE
+from trainers.training.checkpoints import NOTE
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Weights that come with the package."""
@@ -195,7 +197,16 @@ def on_base(adapter: Path, name: str) -> ModelSpec:
         itself = Path(base.name).resolve() == adapter.resolve()
         what = "its own folder" if itself else "an adapter itself; merge that one first"
         raise InputError(f"{name}: its base {base.name!r} is {what}")
-    if "://" in base.name or (below := find(base.name)).backend != "transformers":
+    try:
+        below = None if "://" in base.name else find(base.name)
+    except InputError as error:
+        if not Path(base.name).is_absolute():
+            raise
+        raise InputError(
+            f"{name}: its base {base.name!r} is not there; put it back, or write where it is into "
+            f"{adapter / NOTE} as {BASE!r} (without that file: into {ADAPTER_CONFIG})"
+        ) from error
+    if below is None or below.backend != "transformers":
         raise InputError(f"{name}: its base {base.name!r} is not on disk or the hub: an adapter goes on weights")
     revision = base.revision or below.revision
     return replace(below, name=name, revision=revision, adapter=adapter, description="")

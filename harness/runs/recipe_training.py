@@ -138,10 +138,17 @@ def _record_data(folder: Path, found: "FoundPairs") -> None:
     """Write which data the run trains on; UsageError if it began with other data."""
     path = folder / "data.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before["digest"] != found.digest:
-            digests = f"{before['pairs']} pairs, digest {before['digest']}, now {found.digest}"
-            raise UsageError(f"{folder}: the run began with other data ({digests})")
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            pairs, held = before["pairs"], before["digest"]
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(
+                f"{path}: can't be read, and says with which data the run began; choose another --out"
+            ) from None
+        if held != found.digest:
+            raise UsageError(
+                f"{folder}: the run began with other data ({pairs} pairs, digest {held}, now {found.digest})"
+            )
     elif rank() == 0:
         counts = {"pairs": len(found.train), "held_out": len(found.held_out), "dropped": found.dropped}
         told = {"digest": found.digest, **counts, "read": found.read}

@@ -18,6 +18,7 @@ from support.full_disk import naming_full_disk
 from support.processes import rank
 from trainers.data.image_hashes import IMAGE_FACTS
 from trainers.training.base_note import MERGED
+from trainers.training.checkpoints import read_note
 
 if TYPE_CHECKING:
     from trainers.config.recipe import PreferenceRecipe, PretrainingRecipe
@@ -70,6 +71,12 @@ def claim(folder: Path, recipe: "PreferenceRecipe | PretrainingRecipe", limit: i
     path = folder / CLAIM
     wanted: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "limit": limit}
     if not path.exists():
+        for note in map(read_note, sorted(folder.glob("checkpoint-*"))):
+            if note.get("recipe", recipe.digest) != recipe.digest:
+                raise InputError(
+                    f"{folder} has checkpoints of a run with other settings, and its {CLAIM} is gone; "
+                    "choose another --out or remove it"
+                )
         if rank() == 0:
             atomic_write_text(path, json.dumps(wanted, indent=1))
         return

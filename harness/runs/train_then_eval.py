@@ -49,6 +49,7 @@ from tasks.registry import TaskSpec
 from trainers.cluster.launch import Layout
 from trainers.config.data import Data
 from trainers.config.recipe import PreferenceRecipe
+from trainers.data.chat import TOKENS_VERSION
 from trainers.data.image_hashes import IMAGE_FACTS
 from trainers.training.checkpoints import Checkpoint, QuietPeriod, find_complete_checkpoints
 from trainers.training.job import Job
@@ -255,7 +256,7 @@ class _Run:
         if not last.path.is_dir():
             return "the trainer has removed it"
         spec, path = fetch(find(str(last.path))), self.out / "checks.json"
-        key = {**digest_of_model(spec), "data": data.digest, "pairs": len(pairs)}
+        key = {**digest_of_model(spec), "data": data.digest, "pairs": len(pairs), "tokens": TOKENS_VERSION}
         if path.exists():
             try:
                 held = json.loads(path.read_text(encoding="utf-8"))

@@ -56,6 +56,22 @@ FOUND: dict[str, Callable[[Path], tuple[dict[str, Any] | None, dict[str, Any]]]]
 }
 
 
+@pytest.mark.parametrize(
+    ("note", "config"),
+    (
+        ({"base": "/gone/tiny"}, {}),
+        ({"base": "/gone/tiny", "base_from_here": "../../gone"}, {"base_model_name_or_path": "/gone/tiny"}),
+        (None, {"base_model_name_or_path": "/gone/tiny"}),
+    ),
+)
+def test_a_base_that_is_gone_is_named_with_its_adapter(
+    note: dict[str, Any] | None, config: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = adapter(tmp_path / "checkpoint-1", note, **config)
+    with pytest.raises(InputError, match=r"checkpoint-1: its base '/gone/tiny' is not there; put it back, or write"):
+        find(str(folder))
+
+
 @pytest.mark.parametrize("way", FOUND)
 def test_a_base_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     project = tmp_path / "project"
@@ -99,7 +115,8 @@ def test_a_hub_id_keeps_its_commit(tmp_path: Path) -> None:
         *((name, "its own folder") for name in ("../lora", "{here}", "{here}/", "{here}/../lora")),
         ("../other", "an adapter itself"),
         *((name, "names no base") for name in NOTHING),
-        *((name, "no model") for name in ("nowhere", "/nowhere/at/all", "a b", "openai:", "x" * 5000, "\0")),
+        ("/nowhere/at/all", "is not there"),
+        *((name, "no model") for name in ("nowhere", "a b", "openai:", "x" * 5000, "\0")),
     ),
 )
 @pytest.mark.parametrize("noted", (True, False))

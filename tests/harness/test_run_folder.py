@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from harness.runs.recipe_training import _record_data
 from harness.runs.run_folder import claim, find_differences, hold_run_folder
-from support.errors import InputError, RunError
+from support.errors import InputError, RunError, UsageError
 from support.files import atomic_write_text
 from trainers.config.recipe import find_recipe
+from trainers.training.checkpoints import NOTE
+from trainers.training.left_out import read_left_out
 
 
 def test_a_folder_that_is_held_is_not_given_to_another(tmp_path: Path) -> None:
@@ -53,6 +58,42 @@ def test_settings_differ_by_their_place() -> None:
 def test_a_claim_that_can_not_be_read_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(InputError, match=r"run\.json: can't be read"):
+        claim(tmp_path, find_recipe("silkie"))
+
+
+TORN = ("", "{", "[]", "3", "null", '"x"', "{}", '{"ids": 3, "digest": "x"}', '{"ids": null, "pairs": 1}', "\udcff")
+
+
+@pytest.mark.parametrize("text", TORN)
+def test_what_a_run_began_with_is_not_guessed(text: str, tmp_path: Path) -> None:
+    found: Any = SimpleNamespace(digest="x")
+    for name in ("left_out.json", "data.json"):
+        (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=r"left_out\.json: can't be read, and the run needs its pairs"):
+        read_left_out(tmp_path)
+    with pytest.raises(UsageError, match=r"data\.json: can't be read, and says with which data"):
+        _record_data(tmp_path, found)
+
+
+@pytest.mark.parametrize(
+    ("note", "free"),
+    (
+        ({"recipe": "another"}, False),
+        ({"recipe": "another", "step": 1}, False),
+        ({"recipe": None}, False),
+        ({"recipe": find_recipe("silkie").digest}, True),
+        ({"step": 1}, True),
+        (None, True),
+    ),
+)
+def test_checkpoints_of_another_recipe_are_not_claimed(note: dict[str, Any] | None, free: bool, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    if note is not None:
+        (tmp_path / "checkpoint-1" / NOTE).write_text(json.dumps(note))
+    if free:
+        claim(tmp_path, find_recipe("silkie"))
+        return
+    with pytest.raises(InputError, match=r"checkpoints of a run with other settings, and its run\.json is gone"):
         claim(tmp_path, find_recipe("silkie"))
 
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from support.errors import TrainingError, first_few
+from support.errors import InputError, TrainingError, first_few
 from support.files import atomic_write_text
 from support.processes import is_main_process
 from trainers.packed.collator import CutError
@@ -20,9 +20,14 @@ LEFT_OUT: Final = "left_out.json"
 
 
 def read_left_out(out: Path) -> frozenset[str]:
-    """The pairs that the run of this folder leaves out."""
+    """The pairs that the run of this folder leaves out; InputError for a file that is torn."""
     path = out / LEFT_OUT
-    return frozenset(json.loads(path.read_text(encoding="utf-8"))["ids"]) if path.exists() else frozenset()
+    try:
+        return frozenset(map(str, json.loads(path.read_text(encoding="utf-8"))["ids"]))
+    except FileNotFoundError:
+        return frozenset()
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: can't be read, and the run needs its pairs; choose another --out") from None
 
 
 def leave_out(job: Job, before: frozenset[str], error: CutError | RefusedPictures) -> frozenset[str]:
