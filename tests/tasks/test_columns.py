@@ -1,7 +1,9 @@
 """What a benchmark's table may hold: a spelling that means one thing is read, anything else refused in one line."""
 
+import base64
 import json
 import logging
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +362,39 @@ def test_parquet_holds_what_it_may_as_well(task: str, tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test-00000-of-00001.parquet")
     given = {"paths": {task: str(tmp_path)}}
     assert len(load_table(task, None, tmp_path, **given)) == (2 if "key" not in load_metadata(task) else 1)
+
+
+@pytest.mark.parametrize("task", ("mmbench", "scienceqa_img"))
+@pytest.mark.parametrize(("hint", "read"), (("<image>\nLook.", "Look."), ("Look.", "Look."), (None, ""), ("nan", "")))
+def test_a_mark_in_a_hint_is_the_place_of_the_picture(task: str, hint: Any, read: str, tmp_path: Path) -> None:
+    (doc,) = load_table(task, [ROWS[task] | {"hint": hint}], tmp_path)
+    assert doc["hint"] == read
+
+
+def test_the_two_questions_of_an_mme_pair_may_have_one_text(tmp_path: Path) -> None:
+    rows = [ROWS["mme"], ROWS["mme"] | {"answer": "no"}, ROWS["mme"]]
+    assert load_table("mme", rows, tmp_path)["answer"][:] == ["Yes", "No"]
+
+
+@pytest.mark.parametrize("name", ("lines.jsonl", "response_template.json", "test_data.zip"))
+def test_mmhal_is_read_from_a_file(name: str, tmp_path: Path) -> None:
+    row = json.dumps(ROWS["mmhal"] | {"image_id": "a", "image": PICTURE})
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("response_template.json", row)
+    else:
+        (tmp_path / name).write_text(row, encoding="utf-8")
+    given = {"rows_from": "tasks.benchmarks.mmhal.rows", "paths": {"mmhal": str(tmp_path / name)}}
+    (doc,) = load_table("mmhal", None, tmp_path, **given)
+    assert doc["image"]
+
+
+def test_red_teaming_pictures_are_named_by_index_and_shared_by_two_subsets(tmp_path: Path) -> None:
+    for subset in ("Jailbreak", "Jailbreak2"):
+        (tmp_path / "data" / subset / "img").mkdir(parents=True)
+        row = {"instruction": "Do it.", "refused_to_answer": "Refuse", "index": 0}
+        (tmp_path / "data" / subset / "jailbreak.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with zipfile.ZipFile(tmp_path / "data" / "Jailbreak" / "img" / "img.zip", "w") as archive:
+        archive.writestr("img/0.jpg", base64.b64decode(PICTURE))
+    found = load_table("rtvlm", None, tmp_path, rows_from="tasks.benchmarks.rtvlm.rows", paths={"rtvlm": str(tmp_path)})
+    assert [bool(image) for image in found["image"]] == [True, True]

@@ -245,3 +245,23 @@ def test_a_plain_column_of_parquet_may_hold_pictures(kind: str, tmp_path: Path) 
     table = {"question": ["Dog?", "Cat?"], "answer": ["yes", "no"], "image": pa.array(cells, kind)}
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
     assert shades(load(tmp_path / "t.parquet")) == [10, 20]
+
+
+def test_a_whole_table_of_which_a_row_comes_twice_lacks_one(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    table = tmp_path / "table.json"
+    for second, complaint in ((rows[0], "has 1 rows, the benchmark 2"), ({**rows[0], "answer": "no"}, "differ, and")):
+        table.write_text(json.dumps([rows[0], second]), encoding="utf-8")
+        with pytest.raises(BenchmarkDataError, match=complaint):
+            load(table, key=["question"])
+
+
+def test_a_column_is_found_by_the_name_of_other_public_tables(folder: Path, rows: list[dict[str, str]]) -> None:
+    table = folder / "table.json"
+    other = [{"gold": row["answer"], **{name: row[name] for name in ("question", "image")}} for row in rows]
+    kinds = {"question": "question", "answer": "yes_no", "image": "any"}
+    table.write_text(json.dumps(other), encoding="utf-8")
+    assert load(table, columns=kinds, other_names={"answer": "gold"})["answer"][:] == ["yes", "no"]
+    with pytest.raises(BenchmarkDataError, match="has no column answer"):
+        load(table, columns=kinds)
+    table.write_text(json.dumps([{**row, "gold": "?"} for row in rows]), encoding="utf-8")
+    assert load(table, columns=kinds, other_names={"answer": "gold"})["answer"][:] == ["yes", "no"]
