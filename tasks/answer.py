@@ -28,7 +28,7 @@ class Answer(str):
     """Log-probability that the answer begins with each of a task's choices ("yes", "no"); empty where that was not
     asked for."""
     limited: bool
-    """Whether the limit of tokens ended it, as the server says."""
+    """Whether the limit of tokens ended it."""
     raw: str | None
     """All that the model wrote, where that is more than its answer: with its thoughts."""
 

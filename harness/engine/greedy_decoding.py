@@ -44,7 +44,7 @@ NO_OP_VALUES: Final = {
 }
 """Generation settings that our decoding lacks, and the values with which they do nothing."""
 
-StopReason = Literal["ended", "decided"]
+StopReason = Literal["ended", "limited", "decided"]
 
 NOT_FINITE: Final = "the model's logits are not finite numbers (broken weights, or an overflow in this dtype)"
 """Why there is no answer where a model computes NaN or infinity: its likeliest token would mean nothing."""
@@ -158,7 +158,8 @@ class GreedyDecoder:
                     done.add(index)
                     cut = reason == "decided"
                     self.counts["cut"] += cut
-                    yield jobs[index], Answer(text, cut=cut, choices=choices[index])
+                    limited = reason == "limited"
+                    yield jobs[index], Answer(text, cut=cut, choices=choices[index], limited=limited)
             if len(done) == len(jobs):
                 return
             with self.clock("decode"):
@@ -188,13 +189,14 @@ class GreedyDecoder:
         self, job: Job, tokens: list[int], stops: list[str], ends: set[int]
     ) -> tuple[str, StopReason | None]:
         """A row's text and why it ends here; None if it goes on."""
-        ended = tokens[-1] in ends or len(tokens) >= self.rules.new_tokens(job)
+        spent, ended = len(tokens) >= self.rules.new_tokens(job), tokens[-1] in ends
         # A new token completes a stop sequence only among the last tokens, at most four a character (single bytes).
         # To decode all of them at every step would take ever longer.
         longest = max(map(len, stops), default=0)
         latest = self.rules.text_of(tokens[-1 - 4 * longest :], ()) if longest else ""
-        if ended or any(stop in latest for stop in stops if stop):
-            return self.rules.text_of(tokens, stops), "ended"
+        ended = ended or any(stop in latest for stop in stops if stop)
+        if ended or spent:
+            return self.rules.text_of(tokens, stops), "ended" if ended else "limited"
         if job.hints.decided is None:
             return "", None
         text = self.rules.text_of(tokens, stops)

@@ -39,8 +39,8 @@ from harness.engine.stage_timer import StageTimer
 from harness.engine.transformers_generation import TransformersGeneration
 from support.processes import as_single_process, rank, world_size
 from support.progress import report
-from tasks.answer import FailedAnswer
-from tasks.thoughts import answer_of
+from tasks.answer import Answer, FailedAnswer
+from tasks.thoughts import answer_of, is_decided
 from trainers.training.read_base import CompleteModel
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class SharedImageLM(HFMultimodalLM):
         """Answers kept from earlier runs, then the model's, which are kept as they come."""
         left = []
         for job in jobs:
-            kept = self.cache.get(self._cache_key(job)) if self.cache is not None and may_be_kept(job) else None
+            kept = self._find_kept(job) if self.cache is not None and may_be_kept(job) else None
             if kept is None:
                 left.append(job)
             else:
@@ -247,6 +247,15 @@ class SharedImageLM(HFMultimodalLM):
             if self.cache is not None and may_be_kept(job) and not isinstance(text, FailedAnswer):
                 self.cache.put(self._cache_key(job), text, task=job.task)
             yield job, text
+
+    def _find_kept(self, job: Job) -> Answer | None:
+        """The answer that the store has; not one that was stopped within what may be a mark of thoughts."""
+        decided = job.hints.decided
+
+        def is_whole(answer: Answer) -> bool:
+            return not answer.cut or decided is None or is_decided(answer, job.context, decided)
+
+        return None if self.cache is None else self.cache.get(self._cache_key(job), is_whole=is_whole)
 
     def _cache_key(self, job: Job) -> dict[str, Any]:
         """Everything an answer depends on beside the model."""

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -27,6 +27,9 @@ Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | float | None"  # 
 
 MARK: Final = 0x564C4D41
 """SQLite's application_id of our files ("VLMA"), so that no other program's file is taken for one."""
+CUT: Final = 1
+LIMITED: Final = 2
+"""Bits of the column `cut`; answers of earlier versions have the first alone."""
 VERSION: Final = 1
 """Of the tables, and of how digests are made."""
 TABLES: Final = (
@@ -104,15 +107,22 @@ class ModelCache:
         """Digest of the facts."""
         store._run("INSERT OR IGNORE INTO models VALUES (?, CAST(? AS TEXT))", self.model, _json(facts))
 
-    def get(self, key: Mapping[str, Json]) -> Answer | None:
-        """The answer to this question, or None."""
+    def get(
+        self, key: Mapping[str, Json], *, is_whole: Callable[[Answer], bool] = lambda answer: True
+    ) -> Answer | None:
+        """The answer to this question, or None. One that is not whole, by the rule of today, is forgotten."""
         columns = "text, cut, choices, created"
         found = self._store._run(f"SELECT {columns} FROM answers WHERE digest = ?", self._digest(key))
         if not found:
             return None
         ((text, cut, choices, created),) = found
+        words, likely = self._store._read(text), self._store._read(choices)
+        answer = Answer(words, choices=likely, cut=bool(cut & CUT), limited=bool(cut & LIMITED))
+        if not is_whole(answer):
+            self._store._run("DELETE FROM answers WHERE digest = ?", self._digest(key))
+            return None
         self.reused.add(str(created))
-        return Answer(self._store._read(text), cut=bool(cut), choices=self._store._read(choices))
+        return answer
 
     def put(self, key: Mapping[str, Json], answer: str, task: str = "") -> None:
         """Keep an answer; the first under a key stays, and a FailedAnswer is none. `task` is for the summary (or the
@@ -127,7 +137,7 @@ class ModelCache:
             name,
             datetime.now(UTC).isoformat(timespec="microseconds"),
             _json(str(kept)),
-            int(kept.cut),
+            CUT * kept.cut | LIMITED * kept.limited,
             _json(dict(kept.choices)),
         )
         self._store._run(

@@ -12,7 +12,7 @@ from harness.engine.greedy_decoding import NOT_FINITE, find_finite
 from harness.engine.image_encoder import image_problem
 from harness.engine.jobs import Job
 from harness.engine.scheduler import Scheduler
-from tasks.answer import FailedAnswer
+from tasks.answer import Answer, FailedAnswer
 
 
 class _FiniteCheck(LogitsProcessor):
@@ -97,9 +97,13 @@ class TransformersGeneration:
                 ),
                 **settings,
             )
-        ends, answers = self.rules.end_tokens(), []
+        ends = self.rules.end_tokens()
+        answers: list[str] = []
         for number, row in enumerate(written[:, length:].tolist()):
             last = next((at for at, token in enumerate(row) if token in ends), len(row) - 1)
             failed = check.first.get(number, len(row)) <= last
-            answers.append(FailedAnswer(NOT_FINITE) if failed else self.rules.text_of(row, stops))
+            text = self.rules.text_of(row, stops)
+            ended = not ends.isdisjoint(row) or text != self.rules.text_of(row, ())
+            limited = not ended and len(row) >= self.rules.new_tokens(jobs[0])
+            answers.append(FailedAnswer(NOT_FINITE) if failed else Answer(text, limited=limited))
         return answers

@@ -52,7 +52,7 @@ class Sample:
 
     cut: bool = False
     """Whether the model was stopped before it ended: once nothing more could change what is read from its answer, or by
-    the limit of tokens, where a server says so."""
+    the limit of tokens."""
 
     image_digest: str | None = None
     """sha256 of the picture that was shown, as decoded: two runs whose digests differ were shown other pictures under

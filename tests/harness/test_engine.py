@@ -302,6 +302,14 @@ def test_stop_sequences_cut_answers_as_lm_eval_does(lm: Any, exact: Any) -> None
     assert answers != answers_to_all(lm)
 
 
+def test_an_answer_that_the_limit_of_tokens_ended_says_so(lm: Any, exact: Any) -> None:
+    for model in (lm, exact):
+        limited = answers_to_all(model, max_gen_toks=2)
+        assert [getattr(answer, "limited", None) for answer in limited] == [True] * len(limited)
+        ended = answers_to_all(model, max_gen_toks=2, until=[answer[:1] for answer in limited if answer])
+        assert not any(getattr(answer, "limited", False) for answer in ended)
+
+
 def test_a_suffix_stands_after_every_question_and_in_the_provenance(folder: Path) -> None:
     other = shared(folder, suffix=" answer in one word.")
     assert "answer in one word" in ask(other, ([IMAGES[0]], "what?"))[0].args[0]
@@ -323,6 +331,15 @@ class TestAnswersKept:
         second = shared(folder, answers=tmp_path / "answers.sqlite", batch_size=2)
         assert answers_to_all(second) == expected
         assert (second.counts["answered"], second.counts["from the store"], second.images_encoded) == (0, 15, 0)
+
+    def test_an_answer_that_was_stopped_within_a_mark_is_asked_for_again(self, folder: Path, tmp_path: Path) -> None:
+        hints = {"hints": {"t": Hints(decided=_four, rule="four")}}
+        first = shared(folder, answers=tmp_path / "answers.sqlite", **hints)
+        expected = answers_to_all(first)
+        first.cache._store._run("UPDATE answers SET text = '\"<thi\"', cut = 1")  # as earlier versions did
+        second = shared(folder, answers=tmp_path / "answers.sqlite", **hints)
+        assert answers_to_all(second) == expected
+        assert second.counts["from the store"] == 0
 
     def test_other_settings_weights_or_rules_are_other_answers(self, folder: Path, tmp_path: Path) -> None:
         store = tmp_path / "answers.sqlite"

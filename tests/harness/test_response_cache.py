@@ -112,6 +112,25 @@ def test_failed_answers_are_not_kept(tmp_path: Path) -> None:
     assert cache.get(key()) == "read at last"
 
 
+@pytest.mark.parametrize("cut", (False, True))
+@pytest.mark.parametrize("limited", (False, True))
+def test_how_an_answer_ended_comes_back(tmp_path: Path, cut: bool, limited: bool) -> None:
+    cache = ResponseCache(tmp_path / "a.sqlite").of(MODEL)
+    cache.put(key(), Answer("It is a", cut=cut, limited=limited))
+    found = cache.get(key())
+    assert found is not None
+    assert (found.cut, found.limited) == (cut, limited)
+
+
+def test_an_answer_that_is_not_whole_is_asked_for_again(tmp_path: Path) -> None:
+    cache = ResponseCache(tmp_path / "a.sqlite").of(MODEL)
+    cache.put(key(), Answer("<thi", cut=True))
+    assert cache.get(key(), is_whole=lambda answer: answer != "<thi") is None
+    assert cache.reused.count == 0
+    cache.put(key(), Answer("<think>Yes?</think>No", cut=True))
+    assert cache.get(key(), is_whole=lambda answer: answer != "<thi") == "<think>Yes?</think>No"
+
+
 def test_the_first_answer_stays(tmp_path: Path) -> None:
     cache = ResponseCache(tmp_path / "a.sqlite").of(MODEL)
     cache.put(key(), "first")
