@@ -191,6 +191,7 @@ SAYS: dict[str, tuple[str, ...]] = {
 
 NEVER: dict[str, str] = {
     "eval/20-image-token-in-question": r"samples failed",
+    "train/24-embedded-pictures-stay-in-memory": r"most memory (?:[4-9]\d\d|\d{4,}) MB",  # the second table has 319 MB
     "train/30-another-sources-picture-of-the-same-name": r"vg/1\.png -> \S*coco/1\.png",
     "adversary/04-url-credentials-on-board": r"PASSW0RD|QUERYKEY|^r/|^p\.html$",
     "adversary/05-adapter-base-openai": r"answers of",
