@@ -60,24 +60,29 @@ def _find_by_own_name(find: Find, name: str) -> ImageRef:
     return find(name) if name else ImageRef("", problem=NONE)
 
 
+_DATA: Final = ("bytes", "data", "base64")
+_NAMES: Final = (*("path", "url", "image_url", "image"), *("file_name", "filename", "file", "src"))
+"""Keys of a struct under which an image stands, and those under which it is named or holds another cell."""
+
+
 def _read_struct(cell: Mapping[Any, Any], find: Find, name: str) -> ImageRef:
-    path = cell.get("path")
-    path = path if isinstance(path, str) else ""
-    data = cell.get("bytes")
-    if isinstance(data, list) and data and all(isinstance(one, int) and 0 <= one < 256 for one in data):
-        data = bytes(data)  # as some writers of JSON give bytes
-    if isinstance(data, str) and data:
-        try:
-            data = decode_base64(data)
-        except OSError as error:
-            return ImageRef(name or path, problem=UNREADABLE, detail=str(error))
-    if isinstance(data, (bytes, bytearray, memoryview)) and len(data):
-        return ImageRef(name or path, data=bytes(data))
-    if path:
-        return picture_in_cell(path, find, name)
-    for key in ("url", "image_url", "image"):
+    path = next((value for key in _NAMES if isinstance(value := cell.get(key), str) and value), "")
+    for key in _DATA:
+        data = cell.get(key)
+        if isinstance(data, list) and data and all(isinstance(one, int) and 0 <= one < 256 for one in data):
+            data = bytes(data)  # as some writers of JSON give bytes
+        if isinstance(data, str) and data:
+            try:
+                data = decode_base64(data)
+            except OSError as error:
+                return ImageRef(name or path, problem=UNREADABLE, detail=str(error))
+        if isinstance(data, (bytes, bytearray, memoryview)) and len(data):
+            return ImageRef(name or path, data=bytes(data))
+    for key in _NAMES:
         if cell.get(key):
             return picture_in_cell(cell[key], find, name)
+    if said := [str(key) for key, value in cell.items() if value not in (None, "", [], {}) and key != "type"]:
+        return ImageRef(name, problem=UNREADABLE, detail=f"a struct of {', '.join(said)}; of bytes, path or url none")
     return _find_by_own_name(find, name)
 
 

@@ -15,7 +15,7 @@ import stat
 import struct
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -31,9 +31,11 @@ from support.image_names import (
     MISSING,
     Candidate,
     choose,
+    coco_prefix,
     file_forms,
     is_absolute,
     keys_of,
+    parts_in_common,
     parts_of,
     spelled,
 )
@@ -92,12 +94,22 @@ class _Folder:
                 return repository / "blobs"
         return None
 
+    @cached_property
+    def _resolve(self) -> Callable[[str], tuple[Path, bool]]:
+        """A folder below the root, or an absolute one, with links resolved; whether that is inside."""
+
+        def resolve(path: str) -> tuple[Path, bool]:
+            folder = resolve_folder(self.root / path)
+            return folder, folder.is_relative_to(self.root)
+
+        return lru_cache(maxsize=4096)(resolve)
+
     def at(self, name: str, path: str) -> ImageRef | None:
         """The file at `path` below the root, or at an absolute `path`, as the picture `name`; None if there is none."""
-        full = self.root / path
+        file = path.rpartition("/")[2]
         try:
-            place = resolve_folder(full.parent) / full.name
-            inside = place.is_relative_to(self.root)
+            folder, inside = self._resolve(path[: len(path) - len(file)])
+            place = folder / file
             about = place.lstat()
             if stat.S_ISLNK(about.st_mode):
                 target = place.resolve(strict=True)
@@ -114,37 +126,73 @@ class _Folder:
             return None
         problem = TOO_LARGE if about.st_size > MAX_BYTES else ""
         if not inside:
+            full = self.root / path
             return ImageRef(name, problem=OUTSIDE, detail=f"{full} is {target}" if full != target else "")
         if problem:
             return ImageRef(name, problem=problem)
         return ImageRef(name, place)
 
     @cached_property
-    def _real_folders(self) -> dict[tuple[str, ...], bool]:
-        return {}
+    def _roots(self) -> tuple[tuple[str, ...], ...]:
+        """The folders that this one is called by."""
+        return tuple({self.root.parts, self.called or self.root.parts})
 
-    def _has_folder(self, parts: tuple[str, ...]) -> bool:
-        # Many names share a few folders, and most ends of a long name begin at none of this place.
-        known = self._real_folders
-        if parts not in known:
+    @cached_property
+    def _ends(self) -> Callable[[tuple[str, ...]], tuple[tuple[int, tuple[str, ...], bool], ...]]:
+        return lru_cache(maxsize=4096)(self._find_ends)  # many names share a few folders
+
+    def _find_ends(self, folders: tuple[str, ...]) -> tuple[tuple[int, tuple[str, ...], bool], ...]:
+        """Ends of a name's folders that are folders here: how many folders in common that makes, most first; the end;
+        whether it is all of them."""
+        found = []
+        for start in range(len(folders) + 1):
+            end = folders[start:]
             try:
-                known[parts] = not parts or self.root.joinpath(*parts).is_dir()
+                is_there = not end or self.root.joinpath(*end).is_dir()
             except (OSError, ValueError):  # a part that is too long to be a name
-                known[parts] = False
-        return known[parts]
+                is_there = False
+            if is_there:
+                above = max(parts_in_common(folders[:start], root) for root in self._roots)
+                found.append((len(end) + above, end, not start))
+        return tuple(sorted(found, key=lambda one: -one[0]))
+
+    @cached_property
+    def _coco_prefixes(self) -> Callable[[tuple[str, ...]], frozenset[str]]:
+        return lru_cache(maxsize=64)(self._find_coco_prefixes)
+
+    def _find_coco_prefixes(self, folders: tuple[str, ...]) -> frozenset[str]:
+        """How the names of COCO's pictures begin in a folder."""
+        try:
+            return frozenset(map(coco_prefix, os.listdir(self.root.joinpath(*folders))))
+        except OSError:
+            return frozenset()
+
+    def _forms(self, folders: tuple[str, ...], file: str) -> Iterator[str]:
+        """The file's name, then those that it may have in this folder: with an ending, in COCO's other form."""
+        own, *others = file_forms(file)
+        yield own
+        for other in others:
+            if coco_prefix(other) in self._coco_prefixes(folders):
+                yield other
 
     def candidates(self, name: str, parts: tuple[str, ...]) -> Iterator[Candidate]:
-        """The pictures at ends of a name; COCO's in either of their forms."""
+        """The pictures at ends of a name, COCO's in either of their forms, but none that is less like the name than
+        one before it: each look costs, and there are many names."""
         if name.startswith("/") and (found := self.at(name, name)):
             yield Candidate(picture=found, path=parts)
         if self.named and parts[0] in BESIDE and len(parts) > 1 and (found := self.at(name, "/".join(parts[1:]))):
             yield Candidate(picture=found, path=parts)
-        for start in range(len(parts)):
-            folders = parts[start:-1]
-            for file in file_forms(parts[-1]) if self._has_folder(folders) else ():
+        most = -1
+        for in_common, folders, whole in self._ends(parts[:-1]):
+            if in_common < most:
+                return
+            for file in self._forms(folders, parts[-1]):
                 if found := self.at(name, "/".join((*folders, file))):
-                    for root in (self.root.parts, self.called):
-                        yield Candidate(picture=found, path=(*root, *folders, file), own=self.base and not start)
+                    for root in self._roots:
+                        yield Candidate(picture=found, path=(*root, *folders, file), own=self.base and whole)
+                    if file == parts[-1] and not found.problem:
+                        most = in_common
+                        break
 
 
 @dataclass(frozen=True)

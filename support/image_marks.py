@@ -7,10 +7,12 @@ take_mark("Picture 1: <img>a.jpg</img>\nIs it?")  # "Is it?"
 import re
 from typing import Final
 
-_NAMED: Final = r"<\|?(?:image|img|picture)(?:[ _-]?(?:placeholder|pad|token|soft_token|here|context|\d+))?\|?>"
+_NAMED: Final = r"<\|?(?:image|img|picture)(?:[ _-]?(?:placeholder|pad|token|soft_token|here|context|\d+))?(?:\|| ?/)?>"
 _WRAPPED: Final = "|".join(
     (
         r"\(?<image>\./</image>\)?|<image></image>",  # MiniCPM-V
+        r"<image>(?:<image>|<imagehere>)</image>",  # InternLM-XComposer
+        r"\[<img_plh>\]",  # Emu
         r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>",  # Qwen2-VL and later
         r"<\|begin_of_image\|>(?:<\|image\|>)*<\|end_of_image\|>",  # GLM-4V
         r"<\|media_start\|>image<\|media_content\|>(?:<\|media_pad\|>)+<\|media_end\|>",  # Kimi-VL
@@ -22,7 +24,7 @@ _WRAPPED: Final = "|".join(
     )
 )
 _TAGGED: Final = (  # Qwen-VL, MiniGPT-4, InternVL
-    r"(?:picture \d+:[ \t]*)?<img>(?:\s*<(?:imagehere|image)>\s*|(?:<img_?(?:context|pad)>)+|(?!\s)[^<>\n]*)</img>"
+    r"(?:picture \d+:\s*)?<img>(?:\s*<(?:imagehere|image)>\s*|(?:<img_?(?:context|pad)>)+|(?!\s)[^<>\n]*)</img>"
 )
 MARK: Final = re.compile(f"{_WRAPPED}|{_TAGGED}|{_NAMED}", re.IGNORECASE)
 """What stands for a picture in the prompts of some family."""

@@ -71,6 +71,12 @@ def file_forms(file: str) -> tuple[str, ...]:
     return tuple(form + ending for form in coco_forms(file) for ending in ("", *endings))
 
 
+def coco_prefix(file: str) -> str:
+    """What COCO's releases of 2014 put before a picture's number; "" for other names."""
+    found = _COCO.match(file)
+    return found[0] if found else ""
+
+
 def keys_of(file: str) -> set[str]:
     """What a file name can be looked up by: itself, without its ending, in COCO's short form."""
     file = spelled(file)
@@ -89,17 +95,43 @@ class Candidate:
     """It lies right beside the rows that name it, or the name is its very path there."""
 
 
-def _measure_likeness(parts: Sequence[str], candidate: Candidate) -> tuple[int, int]:
-    """How many last parts a name and a path have in common, and how alike their files are spelled."""
-    parts, path = tuple(map(spelled, parts)), tuple(map(spelled, candidate.path))
-    file, other = parts[-1], path[-1]
-    spelling = 3 if file == other else 2 if _COCO.sub("", file) == _COCO.sub("", other) else 1
-    count = 1
-    for one, two in zip(reversed(parts[:-1]), reversed(path[:-1]), strict=False):
-        if one != two and not (one in BESIDE and two in BESIDE):
+def parts_in_common(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many last parts two paths have in common; the folders of BESIDE are one."""
+    count = 0
+    for here, there in zip(reversed(one), reversed(other), strict=False):
+        if spelled(here) != spelled(there) and not (here in BESIDE and there in BESIDE):
             break
         count += 1
-    return count, spelling
+    return count
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class _Likeness:
+    """How alike a name and a path are; the first difference decides."""
+
+    is_coco: bool
+    """Both have COCO's number of one picture and one ending: the pictures of a mask or a depth map have another."""
+    parts: int
+    """The last parts that they have in common."""
+    spelling: int
+    """3: the file's very name; 2: COCO's other form; 1: another ending, or none."""
+    folder: bool
+    """The folder's very name, too: not another of BESIDE."""
+    own: bool
+
+    @classmethod
+    def of(cls, parts: Sequence[str], candidate: Candidate) -> "_Likeness":
+        """Of the parts of a name and a picture."""
+        path = candidate.path
+        file, other = spelled(parts[-1]), spelled(path[-1])
+        spelling = 3 if file == other else 2 if _COCO.sub("", file) == _COCO.sub("", other) else 1
+        return cls(
+            is_coco=spelling > 1 and _is_coco(file),
+            parts=1 + parts_in_common(parts[:-1], path[:-1]),
+            spelling=spelling,
+            folder=len(parts) > 1 < len(path) and parts[-2] == path[-2],
+            own=candidate.own,
+        )
 
 
 def choose(name: str, candidates: Iterable[Candidate]) -> ImageRef | None:
@@ -108,20 +140,19 @@ def choose(name: str, candidates: Iterable[Candidate]) -> ImageRef | None:
     A picture that may not be read is chosen only where there is no other.
     """
     parts = parts_of(name)
-    ranked: dict[ImageRef, tuple[int, int, bool]] = {}
+    ranked: dict[ImageRef, _Likeness] = {}
     refused: list[ImageRef] = []
     for one in candidates:
         if one.picture.problem:
             refused.append(one.picture)
         else:
-            rank = (*_measure_likeness(parts, one), one.own)
+            rank = _Likeness.of(parts, one)
             ranked[one.picture] = max(rank, ranked.get(one.picture, rank))
     if not ranked:
         return refused[0] if refused else None
     best = max(ranked.values())
     found = [picture for picture, rank in ranked.items() if rank == best]
-    count, _, own = best
-    if count == 1 < len(parts) and not own and not _is_coco(parts[-1]):
+    if best.parts == 1 < len(parts) and not best.own and not _is_coco(parts[-1]):
         return ImageRef(name, problem=MISSING, detail=f"of this name there is {_list_paths(found)}, in another folder")
     if len(found) > 1 and not _hold_the_same(found):
         return ImageRef(name, problem=AMBIGUOUS, detail=f"it may be {_list_paths(found)}")
@@ -131,10 +162,21 @@ def choose(name: str, candidates: Iterable[Candidate]) -> ImageRef | None:
 def _hold_the_same(pictures: Sequence[ImageRef]) -> bool:
     """Whether all hold the same bytes, such as those of a zip that was unpacked beside itself."""
     try:
+        if len({one.size for one in pictures}) > 1:
+            return False
+        if len(pictures) == 2 and (_unpacks_to(*pictures) or _unpacks_to(*reversed(pictures))):
+            return True  # reading both would read a whole dataset twice
         first = pictures[0].read()
         return all(one.read() == first for one in pictures[1:])
     except OSError:
         return False
+
+
+def _unpacks_to(packed: ImageRef, file: ImageRef) -> bool:
+    if packed.file is None or packed.member is None or file.file is None or file.member is not None:
+        return False
+    folder = packed.file.parent
+    return file.file in (folder / packed.member, folder / packed.file.stem / packed.member)
 
 
 def _list_paths(pictures: Sequence[ImageRef]) -> str:

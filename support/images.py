@@ -22,7 +22,8 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -264,6 +265,16 @@ class ImageRef:
         """Why there is nothing to read, in full."""
         return self.problem + (f": {self.detail}" if self.detail else "")
 
+    @property
+    def size(self) -> int:
+        """Bytes of the image file; raises OSError."""
+        if self.file is None:
+            return len(self.read())
+        if self.member is None:
+            return self.file.stat().st_size
+        with _as_os_error(self.file, self.member):
+            return _archive(self.file, os.getpid()).getinfo(self.member).file_size
+
     def read(self) -> bytes:
         """The bytes of the image file; raises OSError."""
         if self.data is not None:
@@ -278,17 +289,22 @@ class ImageRef:
                 raise OSError(f"{self.file}: not a file")
             _check_size(self.file, about.st_size)
             return self.file.read_bytes()
-        try:
-            archive = _archive(self.file, os.getpid())
-            _check_size(self.file, archive.getinfo(self.member).file_size)
-            return archive.read(self.member)
-        except (KeyError, RuntimeError, EOFError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
-            # What zipfile raises for broken ones.
-            raise OSError(f"{self.file}: {self.member}: {error}") from None
+        with _as_os_error(self.file, self.member):
+            _check_size(self.file, self.size)
+            return _archive(self.file, os.getpid()).read(self.member)
 
     def open(self) -> Image.Image:
         """The decoded image; raises OSError for one that is missing, broken or too large."""
         return decode(self.read())
+
+
+@contextmanager
+def _as_os_error(archive: Path, member: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, RuntimeError, EOFError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+        # What zipfile raises for broken ones.
+        raise OSError(f"{archive}: {member}: {error}") from None
 
 
 def shorten(name: str, most: int = 200) -> str:

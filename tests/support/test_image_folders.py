@@ -338,6 +338,60 @@ def test_a_row_means_the_pictures_beside_its_own_file(tmp_path: Path) -> None:
     assert all(index.of_file(file).find("2.png").read() == b"shared" for file in files)
 
 
+@pytest.mark.parametrize("name", ("x/images/1.png", "/x/y/images/1.png", "images/1.png"))
+def test_the_folder_of_the_very_name_is_meant(name: str, tmp_path: Path) -> None:
+    for folder in ("images", "merged_images"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(folder.encode())
+    assert within(tmp_path, [], None).find(name).read() == b"images"
+
+
+def test_a_mask_of_a_coco_picture_is_not_the_picture(tmp_path: Path) -> None:
+    for path in ("flat/COCO_val2014_000000000042.jpg", "masks/val2014/COCO_val2014_000000000042.png"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(path.encode())
+    for name in ("val2014/COCO_val2014_000000000042.jpg", "coco/val2014/000000000042.jpg", "000000000042.jpg"):
+        assert ImageTree(tmp_path).find(name).read().startswith(b"flat")
+
+
+@pytest.mark.parametrize("root", ("", "images/"))
+def test_a_zip_unpacked_beside_itself_is_told_without_reading_it(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.png").write_bytes(b"one")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr(f"{root}1.png", b"one")
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageRef, "read", lambda self: pytest.fail("was read"))
+        found = within(tmp_path, [], None).find("x/images/1.png")
+    assert found.file == tmp_path / "images" / "1.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), {"{}.jpg": 1, "a/{}.jpg": 1, "/x/y/a/{}.jpg": 2, "COCO_val2014_{}.jpg": 4}.items()
+)
+def test_a_name_costs_few_looks_at_the_disk(
+    name: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(20):
+        for folder in ("", "a/"):
+            (tmp_path / f"{folder}{number:012d}.jpg").write_bytes(b"1")
+    index = ImageIndex.of(tmp_path)
+    index.find(name.format(f"{0:012d}"))
+    looks, lstat = 0, Path.lstat
+
+    def counted(path: Path) -> os.stat_result:
+        nonlocal looks
+        looks += 1
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", counted)
+    assert not any(index.find(name.format(f"{number:012d}")).problem for number in range(1, 20))
+    assert looks <= 19 * most
+
+
 @pytest.mark.parametrize("name", ("caf\u00e9/1.png", "cafe\u0301/1.png", "photos/caf\u00e9/1.png", "caf\u00e9\\1.png"))
 @pytest.mark.parametrize("written", ("caf\u00e9/1.png", "cafe\u0301/1.png", "cafe\u0301\\1.png"))
 def test_a_zip_made_on_another_system_has_the_same_names(name: str, written: str, tmp_path: Path) -> None:

@@ -110,7 +110,9 @@ MARKS = (
     *("<image>", "<Image>", "<image_placeholder>", "<|image|>", "<|image_1|>", "<image 1>", "<ImageHere>", "[IMG]"),
     *("<img>a/b.jpg</img>", "Picture 1: <img>a.jpg</img>", "<Img><ImageHere></Img>", "<start_of_image>"),
     *("<|vision_start|><|image_pad|><|vision_end|>", "(<image>./</image>)", "<img><IMG_CONTEXT></img>"),
-    "Picture 1: <img><imgpad></img>",
+    *("Picture 1: <img><imgpad></img>", "Picture 1:\n<img>a.jpg</img>", "<image/>", "<image />", "<image></image>"),
+    *("<Image><image></Image>", "<im_start><image><im_end>", "<im_start><im_patch><im_patch><im_end>", "[<IMG_PLH>]"),
+    "<fim_prefix><|img|><fim_suffix>",
 )
 
 
