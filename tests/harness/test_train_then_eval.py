@@ -109,6 +109,24 @@ def test_a_checkpoint_scored_by_itself_gives_what_the_board_has(finished: Path, 
     assert alone == {key[1:]: value for key, value in scores(finished).items() if key[0] == f"RUN/{last.name}"}
 
 
+def test_a_run_from_an_adapter_trains_on_the_merged_base(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    adapter = next(finished.glob("checkpoint-*"))
+    pool = tiny_recipe.read_text().replace('base = "scenes-base"', f'base = "{adapter}"')
+    recipe = tmp_path / "second.toml"
+    recipe.write_text(pool.replace("control = true", "control = false").replace("checkpoints = 2", "checkpoints = 1"))
+    out = tmp_path / "second"
+    assert cli.run(["train-then-eval", str(recipe), "--out", str(out), "--limit", str(LIMIT)]) == 0
+    [last] = out.glob("checkpoint-*")
+    assert json.loads((last / "checkpoint.json").read_text())["base"] == "../base"
+    config = json.loads((last / "adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]) == (out / "base").resolve()
+    shutil.move(out, tmp_path / "moved")
+    assert (
+        Path(find(str(tmp_path / "moved" / last.name)).pretrained).resolve() == (tmp_path / "moved" / "base").resolve()
+    )
+    assert {entry.model for entry in Board(tmp_path / "moved" / "board").entries()} == {str(adapter), str(last)}
+
+
 def test_another_recipe_may_not_use_the_folder(
     finished: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
