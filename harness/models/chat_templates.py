@@ -48,7 +48,8 @@ def chat_template_of(spec: ModelSpec, engine: EngineConfig | None = None) -> Cha
     unread: list[str] = []
     if (found := _find_in_bases(spec.local_folder, kind, unread)) is not None:
         return found
-    if kind in NO_CONVERSATION:
+    # A configuration without a type is refused when it is loaded, with a better reason.
+    if kind is None or kind in NO_CONVERSATION:
         return ChatTemplate(text=None, source=f"models of type {kind} have none")
     why = f" (its base {unread[0]!r} is not on this machine)" if unread else ""
     raise ModelError(
