@@ -54,7 +54,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(
     (tmp_path / "config.json").write_text("{}")
     assert cli.run(["eval", "--model", str(tmp_path), "--limit", "2", "--out", str(tmp_path / "run")]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"harness: {tmp_path.as_posix()}: can't be loaded: Unrecognized model")
+    assert said.startswith(f"harness: {tmp_path.as_posix()}: can't be loaded: no model.safetensors")
 
 
 def test_tasks_and_models_are_listed_for_people_and_machines(capsys: pytest.CaptureFixture[str]) -> None:
