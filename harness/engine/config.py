@@ -69,7 +69,7 @@ class EngineConfig:
     share: Level = field(default="prefix", metadata=_CHANGES)
     """What questions about one image share at most: "prefix" (beginnings of prompts too), "features" or "answers"."""
     answers: Path | None = field(default=None, metadata=_COSTS)
-    """The file that keeps every answer of a local model; by default none is kept."""
+    """The file that keeps every answer of a local model; None: none is kept."""
     features: Path | None = field(default=None, metadata=_COSTS)
     """A folder that keeps image features over runs."""
     kept_bytes: int = field(default=2 << 30, metadata=_COSTS)
