@@ -81,9 +81,9 @@ def _build(recipe: PreferenceRecipe, data: Data, folder: Path, judge: Judge) -> 
     end_run(None, run)
     pool.drop()
     if not built.pairs:
-        counts = built.counts
+        rows, counts = built.counts.rows, built.counts.summary()
         raise RunError(
-            f"no preference pairs from {counts.rows} rated instructions ({counts}); loosen the recipe's [data] rule"
+            f"no preference pairs from {rows} rated instructions ({counts}); loosen the recipe's [data] rule"
         )
     return built
 

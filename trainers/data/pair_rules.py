@@ -123,6 +123,10 @@ class PairCounts:
         """Name -> count."""
         return asdict(self)
 
+    def summary(self) -> str:
+        """Every count that is not zero, in one line."""
+        return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in asdict(self).items() if count)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BestAnswer:
