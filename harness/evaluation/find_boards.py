@@ -43,12 +43,12 @@ def find_boards(folders: Iterable[Path]) -> list[Board]:
 
 def current_entries(board: Board, partial: bool, replaced: bool = False) -> list[Entry]:
     """The board's entries; logs files that could not be read, and models whose weights were replaced."""
-    entries = board.current(partial=partial, replaced=replaced)
+    every = board.entries()
+    entries = board.current(partial=partial, replaced=replaced, every=every)
     log_skipped(board.skipped)
     if board.replaced and not replaced:
         models = ", ".join(dict.fromkeys(entry.model for entry in board.replaced))
         log.info(line(f"left out, since these names have other weights by now: {models} (--replaced shows them)"))
-    every = board.entries()
     for run, entry in {entry.run: entry for entry in every if entry.in_future}.items():
         log.warning(line(f"run {run} of {entry.model} is dated {entry.created}, in the future: no newer run is hidden"))
     for runs in first_runs(entries, every)[1].values():

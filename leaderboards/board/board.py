@@ -76,14 +76,18 @@ class Board:
                 self.skipped.append((path, str(error)))
         return sorted(found, key=lambda entry: entry.by_sequence)
 
-    def current(self, *, partial: bool = False, replaced: bool = False) -> list[Entry]:
+    def current(
+        self, *, partial: bool = False, replaced: bool = False, every: Sequence[Entry] | None = None
+    ) -> list[Entry]:
         """The newest entry of each key; runs on a part of the benchmark count only where `partial`.
+
+        `every` is what `entries()` gave, where it was read already.
 
         A name stands for the weights of its newest run, partial or not. Older weights' entries are left out, and told
         in `self.replaced`, or stand under a name of their own ("name (weights 12ab34cd)") where `replaced`.
         """
         order = attrgetter("by_sequence")
-        current, old = by_weights(self.entries(), order)
+        current, old = by_weights(self.entries() if every is None else every, order)
         old = newest((renamed(entry) for entry in old if partial or not entry.partial), order)
         self.replaced = [] if replaced else old
         shown = [*(entry for entry in current if partial or not entry.partial), *(old if replaced else ())]

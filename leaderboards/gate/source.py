@@ -40,7 +40,8 @@ def source(path: Path, *, partial: bool = False) -> GateSource:
     if not path.is_dir():
         raise BoardError(f"{path}: no such file or folder; give a board's folder or a run's JSON file")
     board = Board(path / "board" if (path / "board").is_dir() else path)
-    entries, reruns = first_runs(board.current(partial=partial), board.entries())
+    every = board.entries()
+    entries, reruns = first_runs(board.current(partial=partial, every=every), every)
     if not entries and not board.skipped and not any(board.folder.glob("*.json")):
         raise BoardError(f"{path}: no board: there is no run's JSON file in it")
     scored = {metric_key(entry) for entry in entries}

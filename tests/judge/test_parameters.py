@@ -19,7 +19,7 @@ from tasks.judges.parameters import ROOM, Parameters, refused_parameter, thinks
 from tasks.judges.protocol import Sampling
 from tasks.judges.replies import LimitSpent
 from tasks.judges.settings import JudgeSettings
-from tests.judge.test_replies import body, prompts
+from tests.judge.reply_makers import body, prompts
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 ASKED = {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 9, "seed": 0, "top_p": 1.0, "stop": ["\n"]}

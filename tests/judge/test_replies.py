@@ -1,46 +1,19 @@
 """What is read of a server's reply: forms that servers send, and any JSON at all."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lm_eval.api.instance import Instance
-from PIL import Image
 
-from harness.models.chat_model import OpenAIVisionLM
-from harness.models.chat_settings import ServedModelSettings
-from support.errors import JudgeDown, JudgeError, SettingError, StoreError
-from tasks.answer import Answer, FailedAnswer
+from support.errors import JudgeDown
 from tasks.judges.failures import NoReply, PermanentError, TransientError
-from tasks.judges.ledger import Ledger
-from tasks.judges.openai import OpenAIJudge
-from tasks.judges.protocol import Sampling
 from tasks.judges.replies import NOT_SAID, LimitSpent, read_answer, read_verdict, without_fence
-from tasks.judges.settings import JudgeSettings
+from tests.judge.reply_makers import TEXT_PART, THINKING, body, unsaid
 
 pytestmark = pytest.mark.usefixtures("no_keys")
-USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
-
-def body(content: Any = "Rating: 4", finish: Any = "stop", *, over: Any = None, **message: Any) -> dict[str, Any]:
-    """A completion; `over` replaces fields of it, other names are the message's."""
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
-    return {"id": "x", "model": "m", "choices": [choice], "usage": USAGE, **(over or {})}
-
-
-def unsaid(content: Any = "Rating: 4", tokens: Any = 5, **choice: Any) -> dict[str, Any]:
-    """A completion whose choice has no finish_reason, but these fields."""
-    made = body(content, over={"usage": {"prompt_tokens": 10, "completion_tokens": tokens}})
-    del made["choices"][0]["finish_reason"]
-    made["choices"][0] |= choice
-    return made
-
-
-TEXT_PART = {"type": "text", "text": "Rating: 4"}
-THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Rating: 1?"}]}
 
 READ = (
     ("Rating: 4", "Rating: 4"),
@@ -210,19 +183,6 @@ def test_an_empty_account_in_a_body_of_status_200_ends_the_run(given: Any) -> No
         read_answer(given)
 
 
-def test_a_server_that_never_says_how_replies_ended_is_told_once(
-    server: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    server.answer = lambda request: (200, unsaid("No", 2))
-    assert answers_of(server, tmp_path, 3) == ["No"] * 3
-    assert caplog.text.count("no finish_reason: replies with fewer tokens than the limit count as whole") == 1
-    server.answer = lambda request: (200, unsaid("No", None))
-    with pytest.raises(JudgeError, match="the first 8 requests were all refused: no finish_reason"):
-        judge_of(server, tmp_path).ask_many(prompts(20))
-    assert len(server.log) == 3 + 8
-
-
 def test_an_empty_answer_is_one_but_not_a_verdict() -> None:
     assert read_answer(body("")).text == ""
     with pytest.raises(TransientError, match="no content"):
@@ -310,200 +270,3 @@ def test_any_text_is_kept_as_text_that_any_file_takes(text: str) -> None:
         return
     assert kept.encode("utf-8").decode() == kept
     assert read_answer(body(kept)).text == kept
-
-
-def judge_of(server: Any, tmp_path: Path, **given_settings: Any) -> OpenAIJudge:
-    made = JudgeSettings(**{"timeout": 5.0, "attempts": 1, "concurrency": 4} | given_settings)
-    return OpenAIJudge("m", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"), settings=made)
-
-
-def prompts(count: int) -> list[tuple[str, None]]:
-    return [(f"Question {n}", None) for n in range(count)]
-
-
-def number_in(request: dict[str, Any]) -> int:
-    return int(str(request["messages"][-1]["content"]).split()[-1])
-
-
-def test_one_strange_reply_costs_one_question_and_nothing_that_is_on_its_way(server: Any, tmp_path: Path) -> None:
-    strange = {1: body(5), 3: body("x", "tool_calls"), 4: body("<think>4"), 6: body(None, reasoning="hm")}
-    server.answer = lambda request: (200, strange.get(number_in(request), body("<think>1?</think>Rating: 4")))
-    judge = judge_of(server, tmp_path)
-    replies = judge.ask_many(prompts(8), label="mmhal")
-    assert [reply is None for reply in replies] == [number in strange for number in range(8)]
-    assert {reply for reply in replies if reply is not None} == {"Rating: 4"}
-    assert {place: bool(why.error) for place, why in replies.lost.items()} == dict.fromkeys(strange, True)
-    assert [call.reply for call in judge.client.ledger.calls()] == ["<think>1?</think>Rating: 4"] * 4
-    server.answer = lambda request: (200, body("Rating: 5"))
-    assert judge_of(server, tmp_path).ask_many(prompts(8)) == [
-        "Rating: 5" if number in strange else "Rating: 4" for number in range(8)
-    ]
-
-
-def test_any_exception_of_one_question_is_its_reason(
-    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judge = judge_of(server, tmp_path)
-    read = judge.read
-
-    def fail_once(given_body: Any, request: Any) -> Any:
-        if number_in(dict(request.body)) == 2:
-            raise ZeroDivisionError("a mistake")
-        return read(given_body, request)
-
-    monkeypatch.setattr(judge, "read", fail_once)
-    replies = judge.ask_many(prompts(6))
-    assert [place for place, reply in enumerate(replies) if reply is None] == [2]
-    assert replies.lost[2].error == "ZeroDivisionError: a mistake"
-    assert len(list(judge.client.ledger.calls())) == 5
-
-
-def test_a_question_that_cannot_be_made_ends_no_other(server: Any, tmp_path: Path) -> None:
-    class Broken:
-        size = (8, 8)
-
-        def convert(self, mode: str) -> None:
-            raise OSError("broken data stream")
-
-    judge = judge_of(server, tmp_path)
-    questions: list[Any] = [*prompts(2), ("Question 2", Broken()), *prompts(4)[3:]]
-    replies = judge.ask_many(questions)
-    assert [reply is None for reply in replies] == [False, False, True, False]
-    assert replies.lost[2].error == "image can't be shown: broken data stream"
-
-
-def test_a_setting_that_cannot_be_used_is_no_question_s_reason(
-    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "prices.toml").write_text("models = 7")
-    monkeypatch.setenv("HARNESS_PRICES", str(tmp_path / "prices.toml"))
-    with pytest.raises(SettingError, match="no price table"):
-        judge_of(server, tmp_path).ask_many([("Question 1", Image.new("RGB", (8, 8)))])
-
-
-def test_requests_that_cannot_be_made_lose_nothing_on_its_way(server: Any, tmp_path: Path) -> None:
-    server.delay = 0.2
-    judge = judge_of(server, tmp_path)
-
-    def questions() -> Any:
-        yield from prompts(3)
-        raise RuntimeError("no more")
-
-    with pytest.raises(RuntimeError, match="no more"):
-        judge.ask_many(questions())
-    assert len(list(judge.client.ledger.calls())) == 3
-
-
-def test_a_ledger_that_cannot_be_written_ends_the_run(
-    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judge = judge_of(server, tmp_path)
-
-    def full(*_: Any, **__: Any) -> None:
-        raise StoreError("disk full")
-
-    monkeypatch.setattr(judge.client.ledger, "put", full)
-    with pytest.raises(StoreError, match="disk full"):
-        judge.ask_many(prompts(6))
-
-
-@pytest.mark.parametrize(
-    "raw",
-    (
-        b"",
-        b"[1,2",
-        b"<html>",
-        b'data: {"choices": []}\n\n',
-        b"[" * 100_000,
-        b'{"id":' + b"9" * 5000 + b"}",
-        b"\xff\xfe{",
-    ),
-)
-def test_bodies_that_are_no_json_are_told_in_one_line(raw: bytes, server: Any, tmp_path: Path) -> None:
-    server.answer = lambda request: (200, raw)
-    with pytest.raises(JudgeError, match=r"a body that is no JSON|a stream of events"):
-        judge_of(server, tmp_path).ask_many(prompts(4))
-
-
-def test_a_structured_reply_may_stand_in_a_fence_and_behind_thoughts(server: Any, tmp_path: Path) -> None:
-    fenced = '<think>{"verdict": "1"}</think>\n```json\n{"explanation": "e", "verdict": "Rating: 4"}\n```'
-    server.answer = lambda request: (200, body(fenced))
-    assert judge_of(server, tmp_path, structured=True).ask("Question 1") == "Rating: 4"
-
-
-@pytest.mark.parametrize("verdict", (None, [], {}, True))
-def test_a_structured_reply_without_a_verdict_is_none(verdict: Any, server: Any, tmp_path: Path) -> None:
-    server.answer = lambda request: (200, body(json.dumps({"verdict": verdict})))
-    judge = judge_of(server, tmp_path, structured=True)
-    assert judge.ask_many(prompts(1)) == [None]
-    assert not list(judge.client.ledger.calls())
-
-
-def test_thoughts_that_earlier_versions_kept_are_no_verdict_either(server: Any, tmp_path: Path) -> None:
-    judge = judge_of(server, tmp_path)
-    server.answer = lambda request: (200, body("Rating: 1"))
-    judge.ask_many(prompts(2))
-    for number, text in enumerate(("<think>Rating: 1</think>Rating: 6", "<think>Rating: 1")):
-        judge.client.ledger._run("UPDATE calls SET reply = ? WHERE rowid = ?", text, number + 1)
-    replies = judge.ask_many(prompts(2))
-    assert sorted(map(str, replies)) == ["None", "Rating: 6"]
-    assert len(replies.lost) == 1
-
-
-def test_half_a_surrogate_pair_is_paid_for_once(server: Any, tmp_path: Path) -> None:
-    raw = json.dumps(body("bad \ud83d half \ud800 Rating: 4")).encode()
-    server.answer = lambda request: (200, raw)
-    first = judge_of(server, tmp_path).ask_many(prompts(1))
-    assert judge_of(server, tmp_path).ask_many(prompts(1)) == first == ["bad \\ud83d half \\ud800 Rating: 4"]
-    assert len(server.log) == 1
-
-
-def answers_of(server: Any, tmp_path: Path, count: int = 1, until: Any = (), **given_settings: Any) -> list[str]:
-    made = ServedModelSettings(**{"timeout": 5.0, "attempts": 1} | given_settings)
-    lm = OpenAIVisionLM("m", url=server.url, ledger=tmp_path / "l.sqlite", settings=made)
-    requests = [
-        Instance(
-            request_type="generate_until",
-            doc={},
-            arguments=(f"Question {number}", {"until": list(until), "max_gen_toks": 9, "do_sample": False}),
-            idx=number,
-        )
-        for number in range(count)
-    ]
-    return lm.generate_until(requests)
-
-
-def test_a_candidate_s_thoughts_stay_beside_its_answer_also_out_of_the_ledger(server: Any, tmp_path: Path) -> None:
-    raw = "<think>Yes.\nOr not?</think>\nNo.\nBecause"
-    server.answer = lambda request: (200, body(raw, "length"))
-    for _ in range(2):
-        (answer,) = answers_of(server, tmp_path, until=["\n"])
-        assert isinstance(answer, Answer)
-        assert (answer, answer.raw, answer.limited) == ("No.", raw, True)
-    assert len(server.log) == 1
-
-
-@pytest.mark.parametrize(
-    ("given", "why"),
-    (
-        (body("<think>Yes", "length"), "thoughts never ended"),
-        (body("", reasoning_content="No"), "no answer beside its thoughts"),
-        (body("", "length"), "no answer within the limit of tokens"),
-        (body([THINKING]), "no answer beside its thoughts"),
-    ),
-)
-def test_thoughts_without_an_answer_are_a_failed_answer(given: Any, why: str, server: Any, tmp_path: Path) -> None:
-    server.answer = lambda request: (200, given)
-    (answer,) = answers_of(server, tmp_path)
-    assert isinstance(answer, FailedAnswer)
-    assert why in answer.error
-    assert len(server.log) == 1
-
-
-def test_a_protocol_s_short_limit_may_end_a_verdict(server: Any, tmp_path: Path) -> None:
-    server.answer = lambda request: (200, body("0.5", "length"))
-    judge = judge_of(server, tmp_path)
-    assert judge.ask_many(prompts(1), Sampling(max_tokens=3, cut_is_whole=True)) == ["0.5"]
-    replies = judge.ask_many(prompts(1), Sampling(max_tokens=3))
-    assert replies == ["0.5"]  # it is in the ledger: the request is the same
-    assert judge.ask_many(prompts(3), Sampling(max_tokens=4)) == [None] * 3
