@@ -16,8 +16,8 @@ from support.errors import HarnessError, RunError
 
 _NUMBERS: Final = (errno.ENOSPC, errno.EDQUOT)
 _WORDS: Final = ("no space left on device", "disk quota exceeded", "database or disk is full", "os error 28")
-_TORCH: Final = ("inline_container", "PytorchStreamWriter")
-"""In what torch says of a file that it could not write, for whatever reason."""
+_VAGUE: Final = ("inline_container", "PytorchStreamWriter", "disk I/O error")
+"""In what torch and SQLite say of a file that they could not write, for whatever reason."""
 _FULL_BELOW: Final = 1 << 20
 """A disk with fewer free bytes is full: file systems keep some back."""
 
@@ -40,9 +40,9 @@ def describe_full_disk(error: BaseException, folder: Path | None = None) -> str 
     causes = list(_walk_causes(error))
     named = next((one.filename for one in causes if isinstance(one, OSError) and _is_full(one) and one.filename), None)
     places = [Path(os.fsdecode(named))] if named else [folder] if folder is not None else _list_usual_places()
-    by_torch = any(word in str(one) for one in causes for word in _TORCH)
+    is_vague = any(word in str(one) for one in causes for word in _VAGUE)
     full = [place for place in places if _measure_free(place) < _FULL_BELOW]
-    if not any(map(_is_full, causes)) and not (by_torch and full):
+    if not any(map(_is_full, causes)) and not (is_vague and full):
         return None
     where = ", ".join(map(str, full or places[:1]))
     return f"{where}: no space left on its disk, or your quota of it is used up; free some and run the same command"
@@ -72,6 +72,6 @@ def _measure_free(place: Path) -> float:
     for folder in (place, *place.absolute().parents):
         try:
             return shutil.disk_usage(folder).free
-        except OSError:
+        except (OSError, ValueError):
             continue
     return float("inf")

@@ -41,6 +41,9 @@ COMMANDS: Final = {
     "power": Command("harness.cli.power:power_command", "Tell which difference between two models a run can detect."),
     "import": Command("harness.cli.import_results:import_command", "Put results of lm-eval or lmms-eval on a board."),
     "judge": Command("harness.cli.judge:judge_app", "Show what judges replied and cost, and how they agree."),
+    "store": Command(
+        "harness.cli.store:store_app", "Check, upgrade or rescue ledgers, stores of answers, fingerprints."
+    ),
     "vlfeedback": Command("harness.cli.vlfeedback.app:vlfeedback_app", "Build, read and check preference data."),
     "povid": Command("harness.cli.povid:povid_app", "Make POVID's dispreferred answers and noised images."),
     "attention": Command("harness.cli.attention:attention_command", "Measure a model's attention to the image."),

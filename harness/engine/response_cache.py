@@ -11,8 +11,6 @@ was in flight. (A power cut may take the last seconds, but never damages the fil
 
 import hashlib
 import json
-import sqlite3
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,27 +18,24 @@ from typing import Any, Final, TypeAlias
 
 from support.errors import StoreError
 from support.reuse import Reuse
-from support.sqlite import open_shared
+from support.sqlite import Schema, Store
 from tasks.answer import Answer, FailedAnswer
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | float | None"  # float has int and bool in it
 
-MARK: Final = 0x564C4D41
-"""SQLite's application_id of our files ("VLMA"), so that no other program's file is taken for one."""
+SCHEMA: Final = Schema(
+    what="a store of answers",
+    mark="VLMA",
+    tables={
+        "models": "id TEXT PRIMARY KEY, facts TEXT NOT NULL",
+        "answers": "digest TEXT PRIMARY KEY, model TEXT NOT NULL REFERENCES models (id), task TEXT NOT NULL, "
+        "created TEXT NOT NULL, text TEXT NOT NULL, cut INTEGER NOT NULL, choices TEXT NOT NULL",
+    },
+)
+"""Its version is also that of how digests are made."""
 CUT: Final = 1
 LIMITED: Final = 2
 """Bits of the column `cut`; answers of earlier versions have the first alone."""
-VERSION: Final = 1
-"""Of the tables, and of how digests are made."""
-TABLES: Final = (
-    "CREATE TABLE models (id TEXT PRIMARY KEY, facts TEXT NOT NULL)",
-    """CREATE TABLE answers (
-        digest TEXT PRIMARY KEY, model TEXT NOT NULL REFERENCES models (id), task TEXT NOT NULL, created TEXT NOT NULL,
-        text TEXT NOT NULL, cut INTEGER NOT NULL, choices TEXT NOT NULL
-    )""",
-    f"PRAGMA application_id = {MARK}",
-    f"PRAGMA user_version = {VERSION}",
-)
 
 
 class ResponseCache:
@@ -48,13 +43,8 @@ class ResponseCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        self._db = open_shared(path, "a store of answers")
-        try:
-            self._claim()
-        except BaseException:
-            self.close()  # which takes back what was begun
-            raise
+        self._store = Store(path, SCHEMA)
+        self._run = self._store.run
 
     def of(self, facts: Mapping[str, Json]) -> "ModelCache":
         """The answers of the model that these facts describe."""
@@ -62,31 +52,7 @@ class ResponseCache:
 
     def close(self) -> None:
         """Close the file; nothing waits to be written."""
-        with self._lock:
-            self._db.close()
-
-    def _claim(self) -> None:
-        """Make the tables in a new file; a file that has others is left as it is."""
-        self._run("BEGIN IMMEDIATE")  # of two processes that begin, one makes them
-        ((mark,),), ((version,),) = self._run("PRAGMA application_id"), self._run("PRAGMA user_version")
-        ((tables,),) = self._run("SELECT COUNT(*) FROM sqlite_master")
-        if not (mark or version or tables):
-            for statement in TABLES:
-                self._run(statement)
-        elif mark != MARK:
-            raise StoreError(f"{self.path}: is another program's file, not a store of answers")
-        elif version != VERSION:
-            raise StoreError(
-                f"{self.path}: its schema is {version}, this harness knows {VERSION}: move it away, or use its harness"
-            )
-        self._run("COMMIT")
-
-    def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        try:
-            with self._lock:
-                return self._db.execute(statement, values).fetchall()
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise StoreError(f"{self.path}: can't be used as a store of answers: {error}") from None
+        self._store.close()
 
     def _read(self, text: str) -> Any:
         try:
@@ -105,7 +71,7 @@ class ModelCache:
         """Answers that it had."""
         self.model = hashlib.sha256(_json(facts)).hexdigest()[:32]
         """Digest of the facts."""
-        store._run("INSERT OR IGNORE INTO models VALUES (?, CAST(? AS TEXT))", self.model, _json(facts))
+        store._run("INSERT OR IGNORE INTO models VALUES (?, ?)", self.model, _text(facts))
 
     def get(
         self, key: Mapping[str, Json], *, is_whole: Callable[[Answer], bool] = lambda answer: True
@@ -136,19 +102,22 @@ class ModelCache:
             self.model,
             name,
             datetime.now(UTC).isoformat(timespec="microseconds"),
-            _json(str(kept)),
+            _text(str(kept)),
             CUT * kept.cut | LIMITED * kept.limited,
-            _json(dict(kept.choices)),
+            _text(dict(kept.choices)),
         )
-        self._store._run(
-            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT))", *values
-        )
+        self._store._run("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", *values)
 
     def _digest(self, key: Mapping[str, Json]) -> str:
         return hashlib.sha256(self.model.encode() + _json(key)).hexdigest()
 
 
 def _json(value: Json) -> bytes:
-    """The same bytes for the same value. Not escaped: an escaped pair of lone surrogates reads as the character they
+    """The same bytes for the same value."""
+    return _text(value).encode("utf-8", "surrogatepass")
+
+
+def _text(value: Json) -> str:
+    """The same text for the same value. Not escaped: an escaped pair of lone surrogates reads as the character they
     would make."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

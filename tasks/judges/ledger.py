@@ -11,13 +11,10 @@ process that is gone is void. What was paid for and gave no usable reply (a cont
 ledger too, as a loss, so that the money adds up. Of a question without a reply the last reason is kept.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import socket
-import sqlite3
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,34 +26,32 @@ from typing import Any, Final
 from support.errors import StoreError
 from support.files import atomic_path
 from support.processes import is_alive
-from support.sqlite import open_shared
+from support.sqlite import Schema, Store
 
 LEDGER: Final = Path("runs") / "ledger.sqlite"
 
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS calls (
-    key TEXT PRIMARY KEY, task TEXT NOT NULL, model TEXT NOT NULL, served TEXT NOT NULL, reply TEXT NOT NULL,
-    prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, latency REAL NOT NULL, attempts INTEGER NOT NULL,
-    batch INTEGER NOT NULL, created TEXT NOT NULL, finish TEXT NOT NULL DEFAULT 'stop', asked TEXT NOT NULL DEFAULT ''
-);
-CREATE TABLE IF NOT EXISTS losses (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, reason TEXT NOT NULL,
-    prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, created TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS failures (
-    key TEXT PRIMARY KEY, task TEXT NOT NULL, model TEXT NOT NULL, reason TEXT NOT NULL, created TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS batches (
-    id TEXT PRIMARY KEY, model TEXT NOT NULL, task TEXT NOT NULL, keys TEXT NOT NULL, created TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS claims (
-    key TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, expires REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS runs (scope TEXT PRIMARY KEY, run TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS fingerprints (
-    model TEXT NOT NULL, fingerprint TEXT NOT NULL, mark TEXT NOT NULL, PRIMARY KEY (model, fingerprint)
-);
-"""
+SCHEMA: Final = Schema(
+    what="a ledger",
+    mark="VLML",
+    tables={
+        "calls": "key TEXT PRIMARY KEY, task TEXT NOT NULL, model TEXT NOT NULL, served TEXT NOT NULL, "
+        "reply TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, latency REAL NOT NULL, "
+        "attempts INTEGER NOT NULL, batch INTEGER NOT NULL, created TEXT NOT NULL, "
+        "finish TEXT NOT NULL DEFAULT 'stop', asked TEXT NOT NULL DEFAULT ''",
+        "losses": "id INTEGER PRIMARY KEY, key TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, "
+        "reason TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, created TEXT NOT NULL",
+        "failures": "key TEXT PRIMARY KEY, task TEXT NOT NULL, model TEXT NOT NULL, reason TEXT NOT NULL, "
+        "created TEXT NOT NULL",
+        "batches": "id TEXT PRIMARY KEY, model TEXT NOT NULL, task TEXT NOT NULL, keys TEXT NOT NULL, "
+        "created TEXT NOT NULL",
+        "claims": "key TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, expires REAL NOT NULL",
+        "runs": "scope TEXT PRIMARY KEY, run TEXT NOT NULL",
+        "fingerprints": "model TEXT NOT NULL, fingerprint TEXT NOT NULL, mark TEXT NOT NULL, "
+        "PRIMARY KEY (model, fingerprint)",
+    },
+    later={"calls": {"finish": "TEXT NOT NULL DEFAULT 'stop'", "asked": "TEXT NOT NULL DEFAULT ''"}},
+    before={"calls": ("key", "task", "model", "served", "reply", "price")},
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ def now() -> str:
 
 
 _COLUMNS: Final = tuple(field.name for field in fields(Call))
-_LATER: Final = ("finish", "asked")
+_LATER: Final = tuple(SCHEMA.later["calls"])
 """Columns that ledgers and exports of earlier versions lack."""
 _DEFAULTS: Final = {field.name: field.default for field in fields(Call)}
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM calls"
@@ -121,32 +116,13 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.RLock()
-        self._db = open_shared(path, "a ledger")
-        try:
-            for statement in SCHEMA.split(";"):
-                self._db.execute(statement)
-            self._add_later_columns()
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise StoreError(f"{path}: can't be used as a ledger: {error}") from None
+        self._store = Store(path, SCHEMA)
+        self._run = self._store.run
         self._host = socket.gethostname()
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
-
-    def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._db.execute(statement, values).fetchall()
-
-    def _add_later_columns(self) -> None:
-        there = {row[1] for row in self._run("PRAGMA table_info(calls)")}
-        for name in _LATER:
-            if name not in there:
-                with contextlib.suppress(sqlite3.OperationalError):  # another process has just added it
-                    self._run(f"ALTER TABLE calls ADD COLUMN {name} TEXT NOT NULL DEFAULT '{_DEFAULTS[name]}'")
+        self._store.close()
 
     def reply(self, key: str) -> str | None:
         """The reply under this key, or None."""
@@ -162,10 +138,9 @@ class Ledger:
         a key which nothing asks for, so that the money adds up."""
         if instead:
             self._run("UPDATE calls SET key = ? WHERE key = ?", _key_of_replaced(call), call.key)
-        # A model may write half a surrogate pair, which strict UTF-8 has no bytes for.
-        values = asdict(call) | {"reply": call.reply.encode("utf-8", "surrogatepass"), "batch": int(call.batch)}
-        places = ", ".join("CAST(? AS TEXT)" if name == "reply" else "?" for name in _COLUMNS)
-        self._run(f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({places})", *values.values())
+        values = (asdict(call) | {"batch": int(call.batch)}).values()
+        places = ", ".join("?" * len(_COLUMNS))
+        self._run(f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({places})", *values)
         self._run("DELETE FROM failures WHERE key = ?", call.key)
         self.release(call.key)
 
@@ -199,7 +174,7 @@ class Ledger:
 
     def claim(self, key: str, seconds: float) -> bool:
         """Whether this process may now ask for `key`; the claim holds until `release`, or so many seconds."""
-        with self._lock, self._writing():
+        with self._store.writing():
             held = self._run("SELECT host, pid, expires FROM claims WHERE key = ?", key)
             if held and not self._is_void(*held[0]):
                 return False
@@ -245,17 +220,6 @@ class Ledger:
     def close_batch(self, batch: str) -> None:
         """Keep that a batch was collected."""
         self._run("DELETE FROM batches WHERE id = ?", batch)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Alone among all processes."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     def _is_void(self, host: str, pid: int, expires: float) -> bool:
         """True for a claim that is over: it has expired, is this process's own, or of a process that is gone."""

@@ -211,7 +211,13 @@ def later(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "complaint"),
-    ((garbage, "not a database"), (cut, "malformed"), (ledger, "another program"), (later, "99"), (Path.mkdir, "open")),
+    (
+        (garbage, "not a database"),
+        (cut, "malformed"),
+        (ledger, "another program"),
+        (later, "99"),
+        (Path.mkdir, "is a folder"),
+    ),
 )
 def test_a_file_that_is_no_store_is_left_alone_and_named(
     tmp_path: Path, make: Callable[[Path], None], complaint: str

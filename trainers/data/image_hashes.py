@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -33,14 +32,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from support.errors import StoreError, one_line
+from support.errors import one_line
 from support.files import file_lock
 from support.images import ImageRef, decode_file
-from support.sqlite import open_shared
+from support.sqlite import Schema, Store
 from trainers.data.embedded import EmbeddedPicture
 
 IMAGE_FACTS: Final = "fingerprints.sqlite"
 """Name of the cache in a run's folder."""
+SCHEMA: Final = Schema(
+    what="a file of fingerprints",
+    mark="VLMF",
+    tables={
+        "fingerprints": "file TEXT PRIMARY KEY, value TEXT NOT NULL",
+        "files": "place BLOB PRIMARY KEY, size INTEGER NOT NULL, changed INTEGER NOT NULL, digest TEXT NOT NULL, "
+        "problem TEXT NOT NULL",
+    },
+    before={"fingerprints": ("file", "value")},
+)
 HASH_BITS: Final = 128
 DISTANCE: Final = 12
 """Bits in which the perceptual hashes of two copies may differ: re-encoded and resized photographs stay below,
@@ -211,26 +220,13 @@ class HashCache:
         """Without a path facts are kept in memory alone. StoreError for a file that can't be used."""
         self.made = 0
         """Images hashed, as opposed to found in the file."""
-        self._path = path
         self._lock = threading.Lock()
         self._making = [threading.Lock() for _ in range(256)]
         self._memory: dict[FileVersion | str, ImageFacts] = {}
         """By version of the file, and by digest."""
         self._new_hashes: list[tuple[str, str]] = []
         self._new_files: list[tuple[bytes, int, int, str, str]] = []
-        self._file: sqlite3.Connection | None = None
-        if path is not None:
-            self._file = open_shared(path, "a file of fingerprints")
-            hashes = "CREATE TABLE IF NOT EXISTS fingerprints (file TEXT PRIMARY KEY, value TEXT NOT NULL)"
-            files = (
-                "CREATE TABLE IF NOT EXISTS files (place BLOB PRIMARY KEY, size INTEGER NOT NULL, "
-                "changed INTEGER NOT NULL, digest TEXT NOT NULL, problem TEXT NOT NULL)"
-            )
-            try:
-                self._file.execute(hashes)
-                self._file.execute(files)
-            except sqlite3.Error as error:
-                raise StoreError(f"{path}: can't be used as a file of fingerprints: {error}") from None
+        self._file = None if path is None else Store(path, SCHEMA)
 
     def __enter__(self) -> "HashCache":
         return self
@@ -363,13 +359,7 @@ class HashCache:
             self._write_if_many()
 
     def _select(self, query: str, *values: str | bytes | int) -> list[tuple[str, ...]]:
-        if self._file is None:
-            return []
-        try:
-            with self._lock:
-                return self._file.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise StoreError(f"{self._path}: can't be read: {error}") from None
+        return [] if self._file is None else self._file.run(query, *values)
 
     def _write_if_many(self) -> None:
         if max(len(self._new_hashes), len(self._new_files)) >= self.BATCH:
@@ -377,13 +367,11 @@ class HashCache:
 
     def _write(self) -> None:
         if self._file is not None and (self._new_hashes or self._new_files):
-            try:
-                self._file.execute("BEGIN IMMEDIATE")
-                self._file.executemany("INSERT OR REPLACE INTO fingerprints VALUES (?, ?)", self._new_hashes)
-                self._file.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", self._new_files)
-                self._file.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise StoreError(f"{self._path}: can't be written: {error}") from None
+            with self._file.writing():
+                for hashed in self._new_hashes:
+                    self._file.run("INSERT OR REPLACE INTO fingerprints VALUES (?, ?)", *hashed)
+                for file in self._new_files:
+                    self._file.run("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", *file)
         self._new_hashes, self._new_files = [], []
 
 
