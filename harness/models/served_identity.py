@@ -27,7 +27,8 @@ from uuid import uuid4
 from harness.models.file_digests import WEIGHTS, digest_of_folder
 from harness.models.spec import ModelSpec
 from support.errors import ServerError, first_line, one_line
-from tasks.judges.addresses import Server, server_of
+from tasks.judges.addresses import Server, proxy_of, server_of
+from tasks.judges.bodies import read_json
 from tasks.judges.chat_client import ChatClient, run_in_thread
 from tasks.judges.failures import TransientError
 from tasks.judges.ledger import LEDGER, Ledger
@@ -158,6 +159,8 @@ async def _list_models(server: Server, name: str) -> list[dict[str, Any]]:
     """The models that the server lists, `created` only where it stays; empty where it lists none. ServerError."""
     import openai
 
+    from tasks.judges.http_client import RedirectRefused, UnreadableAnswer
+
     async with server.connect(PATIENCE) as connection:
         try:
             first, clock = await _ask_for_list(connection)
@@ -173,8 +176,11 @@ async def _list_models(server: Server, name: str) -> list[dict[str, Any]]:
         except openai.APITimeoutError:
             return []
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, RedirectRefused | UnreadableAnswer):
+                return []  # no list; what the calls meet is told by them
             why = first_line(error.__cause__ or error)
-            raise ServerError(f"{name}: {server.shown}: no connection: {server.censor(why)}") from None
+            by = f" (by the proxy {proxy})" if (proxy := proxy_of(server.url)) else ""
+            raise ServerError(f"{name}: {server.shown}: no connection{by}: {server.censor(why)}") from None
 
 
 async def _ask_for_list(connection: "AsyncOpenAI") -> tuple[list[dict[str, Any]], float]:
@@ -183,8 +189,8 @@ async def _ask_for_list(connection: "AsyncOpenAI") -> tuple[list[dict[str, Any]]
 
     try:
         answer = await connection.models.with_raw_response.list()
-        found = json.loads(answer.text)
-    except (openai.APIStatusError, ValueError, RecursionError):
+        found = read_json(answer.content)
+    except (openai.APIStatusError, ValueError):
         return [], time.time()
     models = found.get("data") if isinstance(found, dict) else found
     clock = time.time()

@@ -11,12 +11,13 @@ Azure's, with user and password. What may be a secret in it is sent, and neither
 import base64
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from support.errors import SettingError
+from support.errors import SettingError, first_line
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -77,10 +78,21 @@ class Server:
         # Azure takes a bearer token for one of its directory's; its keys have a header of their own.
         return {"api-key": self.key} | ({"Authorization": Omit()} if host.endswith(AZURE) else {})
 
-    def connect(self, timeout: float) -> "AsyncOpenAI":
-        """The official client, without its own retries."""
+    def connect(
+        self, timeout: float, *, largest: int | None = None, redirects_to: Collection[str] = ()
+    ) -> "AsyncOpenAI":
+        """The official client, without its own retries; a call takes at most `timeout` seconds, and an answer `largest`
+        bytes (if not given, as many as a reply). SettingError."""
+        from httpx2 import InvalidURL
         from openai import AsyncOpenAI
 
+        from tasks.judges.http_client import LARGEST_REPLY, LimitedClient
+
+        limits: dict[str, Any] = {"largest": largest or LARGEST_REPLY, "redirects_to": redirects_to}
+        try:
+            client = LimitedClient(timeout=timeout, **limits)
+        except (InvalidURL, ValueError, ImportError, OSError) as error:  # what the environment names
+            raise SettingError(f"{self.shown}: {_name_environment()}: {first_line(error)}") from None
         return AsyncOpenAI(
             base_url=self.url,
             api_key=self.key or NO_KEY,
@@ -88,6 +100,7 @@ class Server:
             timeout=timeout,
             default_headers=self.headers,
             default_query=self.query,
+            http_client=client,
         )
 
     def told_of_key(self) -> str:
@@ -99,7 +112,7 @@ class Server:
     def refusal(self, status: int, said: str) -> str:
         """One line of a call that the server refused: what was asked, what it answered, what to do."""
         told = f"{self.url}/chat/completions{_show_query(self.query)}: {status}: {self.censor(said)}"
-        if status in (404, 405):
+        if status in (404, 405) or status < 400:
             return told
         if self.login is not None:
             return f"{told} (the user and password of the address were sent)"
@@ -150,6 +163,20 @@ def server_of(
     sent = None if login is not None or found == NO_KEY else found
     more: dict[str, Any] = {"query": query, "login": login, "key": sent, "key_from": key_from if sent else ""}
     return Server(url=base, other=other, role=role, **more)
+
+
+def proxy_of(url: str) -> str:
+    """The proxy that calls of an address go through by the environment, without its password; empty for none."""
+    address, found = urlsplit(url), getproxies()
+    proxy = found.get(address.scheme) or found.get("all") or ""
+    return "" if proxy_bypass(address.hostname or "") else proxy.rpartition("@")[2]
+
+
+def _name_environment() -> str:
+    """The variables that say how a server is reached."""
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    there = [name for known in names for name in (known, known.lower()) if os.environ.get(name)]
+    return ", ".join(there) or "can't be reached"
 
 
 def without_credentials(text: str) -> str:

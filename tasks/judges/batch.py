@@ -35,11 +35,17 @@ if TYPE_CHECKING:
 
 MOST_BYTES: Final = 190_000_000
 """Of a file, below what the API takes (200 MB)."""
+LARGEST_FILE: Final = 2**29
+"""Bytes of a batch's replies that are read."""
+FILE_TIMEOUT: Final = 3600.0
+"""Seconds at least for a file on its way."""
 MOST_LINES: Final = 50_000
 ROUNDS: Final = 3
 NONE_IN_A_BATCH: Final = "no reply in a batch"
 ENDED: Final = ("completed", "failed", "expired", "cancelled")
-OF_SINGLE_CALLS: Final = ("attempts", "patience", "concurrency", "requests_per_minute", "tokens_per_minute")
+OF_SINGLE_CALLS: Final = (
+    *("attempts", "patience", "longest_wait", "concurrency", "requests_per_minute", "tokens_per_minute"),
+)
 """Settings that do not act on batches."""
 
 
@@ -91,7 +97,8 @@ class BatchJudge(OpenAIJudge):
 
         ledger, missing = self.client.ledger, dict(wanted)
         try:
-            async with self.client.connect() as connection:
+            seconds = max(FILE_TIMEOUT, self.settings.timeout)
+            async with self.client.connect(timeout=seconds, largest=LARGEST_FILE) as connection:
                 for batch, keys in ledger.open_batches(self.model):
                     if missing.keys() & set(keys):
                         await self._take_results(connection, batch, missing)

@@ -34,7 +34,7 @@ from tasks.judges.addresses import Server
 from tasks.judges.completions import Route
 from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage, without_secrets
 from tasks.judges.ledger import Call, Ledger, now
-from tasks.judges.pace import Pace, Refusals, wait_before_try, with_jitter
+from tasks.judges.pace import Pace, Refusals, with_jitter
 from tasks.judges.parameters import Parameters
 from tasks.judges.protocol import Replies
 from tasks.judges.replies import NOT_SAID, Reply
@@ -51,6 +51,8 @@ Reader: TypeAlias = Callable[[Any, Request], Reply]
 T = TypeVar("T")
 MOST_FAILURES_IN_A_ROW: Final = 3
 """After so many questions without a reply, and none in between, the server counts as down."""
+MOST_ANSWERED: Final = 3
+"""Tries of one question after which the server did its work, and sent no reply: each may be paid for."""
 TYPICAL_REPLY: Final = 150
 """Tokens of a reply, where the ledger knows of none and no limit is set."""
 
@@ -114,12 +116,14 @@ class ChatClient:
         """Where it is asked."""
         return self.route.server
 
-    def connect(self) -> "AsyncOpenAI":
-        """The official client, without its own retries."""
+    def connect(self, **limits: Any) -> "AsyncOpenAI":
+        """The official client, without its own retries; `limits` of `Server.connect`."""
         if not self.told_of_key and (line := self.server.told_of_key()):
             log.info("%s: %s", self.model, line)
         self.told_of_key = True
-        return self.server.connect(self.settings.timeout)
+        hosts = tuple(filter(None, (host.strip() for host in (self.settings.redirects_to or "").split(","))))
+        given: dict[str, Any] = {"timeout": self.settings.timeout, "redirects_to": hosts} | limits
+        return self.server.connect(**given)
 
     def kept_reply(self, key: str) -> str | None:
         """The reply under this key in the ledger, or None; with `fresh`, only what came since this client was made."""
@@ -294,7 +298,7 @@ class _Round:
         return None
 
     async def _ask_until_reply(self, connection: "AsyncOpenAI", request: Request) -> str | None:
-        started, tries, calls, late = time.monotonic(), 0, 0, False
+        started, tries, answered, calls, late = time.monotonic(), 0, 0, 0, False
         while (cost := await self._reserve_money(request)) is not None:
             try:
                 async with self.pace.turn(request.tokens + self._expected_tokens(request)):
@@ -320,11 +324,12 @@ class _Round:
                 tries = self.settings.attempts
             else:
                 tries += 1
-            if tries >= self.settings.attempts:
+                answered += failure.answered
+            if tries >= self.settings.attempts or answered >= MOST_ANSWERED:
                 self.lost[request.key] = self.client.give_up(request, failure)
-                self._count_failure(failure.why)
+                self._count_failure(failure.why, tries)
                 return None
-            await self.pace.sleep(with_jitter(wait_before_try(tries) if failure.after is None else failure.after))
+            await self.pace.sleep(with_jitter(self.pace.wait_after(failure, tries)))
         return None
 
     async def _ask_once_among_processes(
@@ -349,11 +354,10 @@ class _Round:
         async with self.changed:
             self.changed.notify_all()
 
-    def _count_failure(self, why: str) -> None:
+    def _count_failure(self, why: str, tries: int) -> None:
         self.failures_in_a_row += 1
         if self.failures_in_a_row >= MOST_FAILURES_IN_A_ROW:
-            failures, attempts = self.failures_in_a_row, self.settings.attempts
-            in_a_row = f"{failures} questions in a row got no reply in {attempts} tries"
+            in_a_row = f"{self.failures_in_a_row} questions in a row got no reply in {tries} tries"
             raise JudgeDown(f"{self.client.model}: {in_a_row} ({why})")
 
     async def _reserve_money(self, request: Request) -> float | None:
@@ -402,11 +406,7 @@ class _Round:
 
     async def _send(self, connection: "AsyncOpenAI", request: Request) -> Reply:
         self.client.asked += 1
-        try:
-            # The official client's limit is for each read: a server that sends a byte now and then would never end.
-            body = await asyncio.wait_for(self.client.route.complete(connection, request.body), self.settings.timeout)
-        except TimeoutError:
-            raise TransientError(f"timeout: no reply in {self.settings.timeout:g} s") from None
+        body = await self.client.route.complete(connection, request.body)
         try:
             return self.read(body, request)
         except NoReply as error:

@@ -1,16 +1,24 @@
 """One call to a server of chat completions: the body of its answer, and every failure sorted once."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from support.errors import JudgeDown
-from tasks.judges.addresses import Server
-from tasks.judges.failures import NoReply, TransientError, failure_of, is_of_account, sentence_of, without_secrets
+from tasks.judges.addresses import Server, proxy_of
+from tasks.judges.bodies import read_json
+from tasks.judges.failures import (
+    NoReply,
+    PermanentError,
+    TransientError,
+    failure_of,
+    is_of_account,
+    sentence_of,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
-    from openai import APIError, AsyncOpenAI
+    from openai import APIConnectionError, APIError, AsyncOpenAI
 
 
 class Refused(NoReply):
@@ -67,21 +75,43 @@ async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
     except openai.APITimeoutError:
         raise TransientError(f"timeout: no reply in {connection.timeout:g} s") from None
     except openai.APIConnectionError as error:
-        raise TransientError(f"no connection to {connection.base_url}: {words_of(error, connection)}") from None
+        raise _failure_of_network(error, connection) from None
     except openai.APIResponseValidationError:
-        raise TransientError("a body that is no JSON") from None
+        raise TransientError("a body that is no JSON", answered=True) from None
+    if response.status_code == 206:
+        raise TransientError("status 206: a part of a reply", answered=True)
     return parsed(response.content)
 
 
+def _failure_of_network(error: "APIConnectionError", connection: "AsyncOpenAI") -> NoReply:
+    """What it means that no whole answer came."""
+    import httpx2
+
+    from tasks.judges.http_client import RedirectRefused, UnreadableAnswer
+
+    cause, words = error.__cause__, words_of(error, connection)
+    if isinstance(cause, RedirectRefused):
+        return Refused(words, cause.status)
+    if isinstance(cause, UnreadableAnswer):
+        return PermanentError(words, refused=True)
+    if isinstance(cause, httpx2.DecodingError):
+        return TransientError(f"a body that can't be unpacked: {words}", answered=True)
+    if isinstance(cause, httpx2.ReadError | httpx2.RemoteProtocolError | httpx2.WriteError):
+        return TransientError(f"the connection to {connection.base_url} broke: {words}")
+    by = f" (by the proxy {found})" if (found := proxy_of(str(connection.base_url))) else ""
+    return TransientError(f"no connection to {connection.base_url}{by}: {words}")
+
+
 def parsed(data: bytes) -> Any:
-    """The JSON of a body; TransientError where it is none."""
+    """The JSON of a body; TransientError where it is none, PermanentError where it will be none next time."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        events = data.lstrip().startswith(b"data:")
-        said = "" if events else without_secrets(sentence_of(data[:10_000].decode("utf-8", "replace")))
-        what = "a stream of events" if events else "a body that is no JSON"
-        raise TransientError(f"{what}{said and ': ' + said}") from None
+        return read_json(data)
+    except ValueError:
+        if data.lstrip().startswith((b"data:", b"event:", b": ")):
+            raise PermanentError("a stream of events, which was not asked for", refused=True) from None
+        said = without_secrets(sentence_of(data[:10_000].decode("utf-8", "replace")))
+        begun = data.lstrip()[:1] in (b"{", b"[")  # cut, or too deep: it may be a reply that is paid for
+        raise TransientError(f"a body that is no JSON{said and ': ' + said}", answered=begun) from None
 
 
 def words_of(error: "APIError", connection: "AsyncOpenAI") -> str:

@@ -7,23 +7,28 @@ Servers agree on the status and on little else: `sentence_of` finds the words in
 and OpenRouter's bodies, in lists, in plain text and in pages of HTML. Keys and images are taken out of them.
 """
 
-import json
 import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from math import isfinite
 from typing import Any, Final
 
 from support.errors import JudgeDown, one_line
+from tasks.judges.bodies import read_json
 
 Usage = tuple[int, int]
 """Tokens of a prompt and of its reply, as the server counts them."""
 LONGEST_REASON: Final = 300
 """Characters."""
-LONGEST_PAUSE: Final = 3600.0
-"""Seconds that a server may ask to wait; one that asks for more ends the run."""
+LONGEST_TEXT: Final = 10_000
+"""Characters that are read of a server's words."""
+LONGEST_WAIT_TOLD: Final = 1e9
+"""Seconds; a wait of more is that long."""
+LONG_PAUSE: Final = 60.0
+"""Seconds; a server that asks to wait longer is quoted with it."""
 
 
 class NoReply(Exception):
@@ -47,15 +52,22 @@ class PermanentError(NoReply):
 
 
 class TransientError(NoReply):
-    """Worth another try, after so many seconds if the server said; `limited`: it was asked too often."""
+    """Worth another try, after so many seconds if the server said; `limited`: it was asked too often; `answered`: it
+    did its work, which may be paid for at each try."""
 
     may_pass = True
 
     def __init__(
-        self, why: str, after: float | None = None, *, limited: bool = False, usage: Usage | None = None
+        self,
+        why: str,
+        after: float | None = None,
+        *,
+        limited: bool = False,
+        answered: bool = False,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(why, usage)
-        self.after, self.limited = after, limited
+        self.after, self.limited, self.answered = after, limited, answered or usage is not None
 
 
 FILTERED: Final = re.compile(
@@ -116,11 +128,10 @@ def failure_of(
         return PermanentError(f"refused request: {said}", refused=True)
     if status in (408, 409, 425, 429, 498) or status >= 500:
         after = wait_asked_for(headers, body, said)
-        if after is not None and after > LONGEST_PAUSE:
-            return JudgeDown(f"{model}: the server asks to wait for more than an hour{said and ': ' + said}")
+        asks = f"; it asks to wait {wait_in_words(after)}" if after is not None and after > LONG_PAUSE else ""
         if status in (429, 498):
-            return TransientError(f"too many requests{said and ': ' + said}", after, limited=True)
-        return TransientError(why, after)
+            return TransientError(f"too many requests{said and ': ' + said}{asks}", after, limited=True)
+        return TransientError(why + asks, after)
     if status in (400, 422):
         if FILTERED.search(" ".join(_find_codes(body))):
             return PermanentError("content filter")
@@ -147,21 +158,26 @@ _NAMES: Final = (
 
 def sentence_of(body: Any, depth: int = 6) -> str:
     """The server's own words in a body of any form, on one line; empty where there are none."""
+    return one_line(_find_sentence(body, depth)[:LONGEST_TEXT])
+
+
+def _find_sentence(body: Any, depth: int) -> str:
     if isinstance(body, str):
         inner = _parse_json(body)
-        if inner is not None and (found := sentence_of(inner, depth - 1) if depth else ""):
+        if inner is not None and (found := _find_sentence(inner, depth - 1) if depth else ""):
             return found
+        body = body[:LONGEST_TEXT]  # patterns may take the square of a text's length
         return one_line(_TAGS.sub(" ", body) if "<" in body else body)
     if isinstance(body, list) and depth:
-        return "; ".join(dict.fromkeys(filter(None, (sentence_of(one, depth - 1) for one in body[:3]))))
+        return "; ".join(dict.fromkeys(filter(None, (_find_sentence(one, depth - 1) for one in body[:3]))))
     if not isinstance(body, Mapping) or not depth:
         return ""
     nested = [name for name in ("error", "base_resp") if isinstance(body.get(name), Mapping | list)]
-    found = next(filter(None, (sentence_of(body.get(name), depth - 1) for name in (*nested, *_NAMES))), "")
+    found = next(filter(None, (_find_sentence(body.get(name), depth - 1) for name in (*nested, *_NAMES))), "")
     if isinstance(place := body.get("loc"), list):  # FastAPI: which field is meant
         found = f"{'.'.join(map(str, place))}: {found}"
     more = body.get("metadata")  # OpenRouter: what the provider behind it said
-    raw = sentence_of(more.get("raw"), depth - 1) if isinstance(more, Mapping) else ""
+    raw = _find_sentence(more.get("raw"), depth - 1) if isinstance(more, Mapping) else ""
     return f"{found}: {raw}" if raw and raw not in found else found
 
 
@@ -172,8 +188,8 @@ def _parse_json(text: str) -> Any:
     if text.lstrip()[:1] not in ("{", "[", '"'):
         return None
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return read_json(text)
+    except ValueError:
         return None
 
 
@@ -196,6 +212,7 @@ def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, HIDDEN)
+    text = text[:LONGEST_TEXT]
     text = one_line(_UNPRINTABLE.sub(" ", _DATA.sub("...", _SECRETS.sub(HIDDEN, text))))
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 4] + " ..."
 
@@ -215,12 +232,13 @@ def _find_values(body: Any, names: tuple[str, ...], depth: int = 12) -> Iterator
 
 
 def _find_codes(body: Any) -> list[str]:
-    return [str(value)[:100] for value in _find_values(body, ("code", "type", "status", "reason"))]
+    found = _find_values(body, ("code", "type", "status", "reason"))
+    return [str(value)[:100] for value in islice(found, 20)]
 
 
 def _find_quotas(body: Any) -> list[str]:
     """Google's names of the quotas that are used up, such as GenerateRequestsPerDayPerProjectPerModel-FreeTier."""
-    return [str(value) for value in _find_values(body, ("quotaId",))]
+    return [str(value)[:100] for value in islice(_find_values(body, ("quotaId",)), 20)]
 
 
 def _passes_in_minutes(body: Any) -> bool:
@@ -245,16 +263,22 @@ def wait_asked_for(headers: Mapping[str, str], body: Any = None, said: str = "")
         _read_number(headers.get("retry-after-ms"), 0.001),
         _read_number(headers.get("retry-after")),
         _measure_until(headers.get("retry-after"), headers.get("date")),
-        _read_length(str(delay)),
+        _read_length(str(delay)[:100]),
         _read_length(in_words[1]) if in_words else None,
         _measure_until_stamp(_read_number(headers.get("x-ratelimit-reset"))),
     )
-    return next((max(0.0, wait) for wait in found if wait is not None), None)
+    return next((min(max(0.0, wait), LONGEST_WAIT_TOLD) for wait in found if wait is not None), None)
+
+
+def wait_in_words(seconds: float) -> str:
+    """A wait that a server asks for."""
+    return f"{seconds:.0f} s" if seconds < 1e6 else "more than ten days"
 
 
 def _read_number(text: str | None, unit: float = 1.0) -> float | None:
+    """A header's number; the largest, where the header comes several times."""
     try:
-        value = float(text or "") * unit
+        value = max(float(one) for one in (text or "").split(",")) * unit
     except ValueError:
         return None
     return value if isfinite(value) else None
@@ -264,11 +288,11 @@ def _measure_until(date: str | None, now: str | None) -> float | None:
     """Until an HTTP date, by the server's own clock where it says the time."""
     try:
         moment = parsedate_to_datetime(date or "").timestamp()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError, TypeError):
         return None
     try:
         return moment - parsedate_to_datetime(now or "").timestamp()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError, TypeError):
         return moment - time.time()
 
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Final
 
-from tasks.judges.failures import TransientError, kind_of
+from tasks.judges.failures import TransientError, kind_of, wait_in_words
 from tasks.judges.settings import ClientSettings
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,8 @@ class Pace:
         self.last_reply = float("inf")
         """The time of the last reply, or of the first call."""
         self.told_at = 0.0
+        self.told_of_cap = False
+        """Whether it was said that the server asks for a longer wait than the setting allows."""
         self.requests = _Rate(settings.requests_per_minute)
         self.tokens = _Rate(settings.tokens_per_minute)
 
@@ -163,17 +165,28 @@ class Pace:
             self.limited_since, self.refused_in_a_row = now, 0
             self.at_once = max(1.0, self.at_once / 2)
         elif sent < self.limited_at:  # it was on its way when the server began to say so
-            self.not_before = max(self.not_before, now + with_jitter(error.after or 0.0))
+            self.not_before = max(self.not_before, now + with_jitter(self.wait_after(error, 0)))
             return False
         self.limited_at = now
         self.refused_in_a_row += 1
-        wait = wait_before_try(self.refused_in_a_row) if error.after is None else error.after
-        if error.after is not None and error.after < FIRST_WAIT and self.refused_in_a_row > 1:
-            wait = wait_before_try(self.refused_in_a_row - 1)  # what it asks for does not help
+        wait = self.wait_after(error, self.refused_in_a_row)
         self.not_before = max(self.not_before, now + with_jitter(wait))
         self._tell(error.why, now)
         self.late += now - self.last_reply > self.settings.patience
         return self.late >= self.settings.attempts
+
+    def wait_after(self, error: TransientError, tries: int) -> float:
+        """Seconds until the next try, after so many: as the server asks, up to the setting, else ever longer."""
+        if error.after is None:
+            return wait_before_try(tries) if tries else 0.0
+        longest = self.settings.longest_wait
+        if error.after > longest and not self.told_of_cap:
+            self.told_of_cap = True
+            asks = f"the server asks to wait {wait_in_words(error.after)}; waiting at most {longest:g} s ({error.why})"
+            log.info(f"{self.model}: {asks}")
+        if error.after < FIRST_WAIT and tries > 1:
+            return wait_before_try(tries - 1)  # what it asks for does not help
+        return min(error.after, longest)
 
     def _tell(self, why: str, now: float) -> None:
         left = self.not_before - now

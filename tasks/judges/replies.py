@@ -96,7 +96,7 @@ def read_answer(body: Any, *, limit: int | None = None) -> Reply:
         if thought or answer != reply.text:
             raise PermanentError(ONLY_THOUGHTS + thought, reply.usage)
         if content is None:  # null is no answer, an empty one is
-            raise TransientError("no content", usage=reply.usage)
+            raise TransientError("no content", answered=True, usage=reply.usage)
     return reply
 
 
@@ -113,7 +113,7 @@ def read_verdict(body: Any, *, cut_is_whole: bool = False, limit: int | None = N
     if not verdict.strip():
         if thought or verdict != reply.text:
             raise PermanentError("no verdict beside the judge's thoughts" + thought, reply.usage)
-        raise TransientError("no content", usage=reply.usage)
+        raise TransientError("no content", answered=True, usage=reply.usage)
     if reply.limited and not cut_is_whole:
         raise PermanentError("the judge's reply was cut at the limit of tokens", reply.usage)
     return reply
@@ -130,7 +130,7 @@ def _read(body: Any, limit: int | None) -> tuple[Reply, str | None, str]:
     _raise_error_in(choice, usage)
     message = choice.get("message")
     if not isinstance(message, Mapping):
-        raise TransientError("no message in the choice", usage=usage)
+        raise TransientError("no message in the choice", answered=True, usage=usage)
     if message.get("refusal"):
         raise PermanentError("refusal", usage)
     finish = _find_finish(choice)
@@ -173,7 +173,7 @@ def _raise_error_in(found: Mapping[str, Any], usage: Usage | None) -> None:
 def _raise_failure(error: Any, model: Any, usage: Usage | None) -> None:
     """Raise what an error in a body of status 200 means: by its code, where that is a status, else by its words."""
     code = str(error.get("code")) if isinstance(error, Mapping) else ""
-    status = int(code) if code.isdecimal() and 400 <= int(code[:4]) < 600 else 502
+    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502
     name = model if isinstance(model, str) else "the model"
     if status == 502 and isinstance(down := failure_of(name, 400, error, {}), JudgeDown):
         raise down  # an empty account, a key that is refused
@@ -230,7 +230,8 @@ def _ended_by_limit(finish: Any, usage: Usage | None) -> bool:
     if reason in FILTERED:
         raise PermanentError("content filter", usage)
     if reason in BROKEN_OFF:
-        raise TransientError(f"finish_reason {finish or None}: the reply did not end"[:200], usage=usage)
+        words = f"finish_reason {finish or None}: the reply did not end"[:200]
+        raise TransientError(words, answered=True, usage=usage)
     raise PermanentError(f"finish_reason {one_line(_clean(reason))[:60]}", usage)
 
 

@@ -11,11 +11,15 @@ class ClientSettings:
     """How calls to a server are made; none of it changes a reply."""
 
     timeout: float = 120.0
-    """Seconds to wait for one reply."""
+    """Seconds for one call, to the last byte of its reply."""
     attempts: int = 8
     """Tries of one question, after which it stays without a reply."""
     patience: float = 300.0
     """Seconds without any reply after which "too many requests" counts as a try."""
+    longest_wait: float = 60.0
+    """Most seconds that a server may ask to wait before the next try."""
+    redirects_to: str | None = None
+    """Hosts, parted by commas, to which the server may redirect beside itself; no key is sent there."""
     concurrency: int = 16
     """Most calls at once; fewer where the server says that they are too many."""
     requests_per_minute: float | None = None

@@ -68,7 +68,8 @@ def test_waits_double_up_to_a_minute() -> None:
         ([0.01] * 3, 0.5),  # what it asks for does not help
         ([0.0] * 4, 1.0),
         ([7.0, None], 0.5),
-        ([None, None, 600.0], 600.0),
+        ([None, None, 50.0], 50.0),
+        ([600.0], 60.0),  # more than the setting allows
     ),
 )
 def test_the_next_call_waits_for_what_is_asked_or_for_twice_as_long(asked: list[float | None], least: float) -> None:

@@ -116,15 +116,14 @@ def test_a_ledger_that_cannot_be_written_ends_the_run(
         b"",
         b"[1,2",
         b"<html>",
-        b'data: {"choices": []}\n\n',
         b"[" * 100_000,
-        b'{"id":' + b"9" * 5000 + b"}",
+        b"[" * 100 + b"]" * 100,
         b"\xff\xfe{",
     ),
 )
 def test_bodies_that_are_no_json_are_told_in_one_line(raw: bytes, server: Any, tmp_path: Path) -> None:
     server.answer = lambda request: (200, raw)
-    with pytest.raises(JudgeError, match=r"a body that is no JSON|a stream of events"):
+    with pytest.raises(JudgeError, match="a body that is no JSON"):
         judge_of(server, tmp_path).ask_many(prompts(4))
 
 
