@@ -1,17 +1,17 @@
 """Markdown tables, and texts that come from models, data or files made safe to print in them."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
 
 from tabulate import tabulate
+
+from support.console import write_out
 
 MISSING = "—"
 
 _DECIMALS = {"%": 1, "points": 1, "words": 1, "0-6": 2}
 _OTHER_DECIMALS = 3
 
-_INVISIBLE = {"Cc", "Cf", "Cs"}  # controls, formats (bidi overrides, zero widths, tags), halves of surrogate pairs
 _MARKUP = re.compile(r"([\\`|<>\[\]*~&]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore within a word is none
 
 
@@ -22,8 +22,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def line(text: str) -> str:
-    """`text` on one line, without what is invisible or changes the direction of reading."""
-    return "".join(c for c in " ".join(text.split()) if unicodedata.category(c) not in _INVISIBLE)
+    """`text` on one line, with what is invisible or changes the direction of reading written out."""
+    return write_out(" ".join(text.split()))
 
 
 def cell(text: str) -> str:

@@ -7,7 +7,6 @@
 The only place of the project that reads RANK, WORLD_SIZE and LOCAL_RANK.
 """
 
-import codecs
 import contextlib
 import os
 import signal
@@ -24,6 +23,7 @@ from types import FrameType
 from typing import IO, Final, Self
 
 from support.errors import FAILED, ServerError
+from support.secrets import redact
 
 
 def rank() -> int:
@@ -140,8 +140,8 @@ def end_of(log: Path, size: int = 20_000) -> str:
 class ChildProcess:
     """A program that runs until it ends or the block is left. OSError if it can't be started.
 
-    Output is appended to `log`. `printed`: it is shown on this process's stdout and stderr too. On leaving the block
-    the child gets SIGTERM, and after `grace` seconds SIGKILL.
+    Output is appended to `log`, without secrets. `printed`: it is shown on this process's stdout and stderr too. On
+    leaving the block the child gets SIGTERM, and after `grace` seconds SIGKILL.
 
     `own_group`: it leads a process group, all of which is signalled; keys of the terminal (Ctrl-C) don't reach it.
     Such a child also gets SIGTERM when this process is killed (on Linux), so that no server outlives its user.
@@ -161,14 +161,13 @@ class ChildProcess:
         self.command, self.log, self.grace, self.own_group = list(command), log, grace, own_group
         log.parent.mkdir(parents=True, exist_ok=True)
         self._file = log.open("ab")
-        output = subprocess.PIPE if printed else self._file
         try:
             self._child = subprocess.Popen(
                 self.command,
                 env=None if environment is None else dict(environment),
                 stdin=subprocess.DEVNULL if own_group else None,
-                stdout=output,
-                stderr=output if printed else subprocess.STDOUT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if printed else subprocess.STDOUT,
                 start_new_session=own_group,
                 pass_fds=tuple(keep_open),
                 preexec_fn=_end_with_parent() if own_group else _ignore_usr2,
@@ -177,12 +176,12 @@ class ChildProcess:
             self._file.close()
             raise
         self._copiers: list[threading.Thread] = []
-        if printed:
-            lock = threading.Lock()
-            for source, shown in ((self._child.stdout, sys.stdout), (self._child.stderr, sys.stderr)):
-                copier = threading.Thread(target=self._copy, args=(source, shown, lock), daemon=True)
-                copier.start()
-                self._copiers.append(copier)
+        lock = threading.Lock()
+        for source, shown in ((self._child.stdout, sys.stdout), (self._child.stderr, sys.stderr)):
+            if source is not None:
+                arguments = (source, shown if printed else None, lock)
+                self._copiers.append(threading.Thread(target=self._copy, args=arguments, daemon=True))
+                self._copiers[-1].start()
 
     def __enter__(self) -> Self:
         return self
@@ -204,6 +203,7 @@ class ChildProcess:
         name, until = Path(self.command[0]).name, time.monotonic() + seconds
         while not ready():
             if self.exit_code is not None:
+                self._wait_for_output()
                 said = last_lines(self.log) or "it printed nothing"
                 raise ServerError(f"{name} ended with code {self.exit_code}: {said} (log: {self.log})")
             if time.monotonic() > until:
@@ -221,9 +221,12 @@ class ChildProcess:
                 self._child.wait()
         if self.own_group:
             self._signal(signal.SIGKILL)
+        self._wait_for_output()
+        self._file.close()
+
+    def _wait_for_output(self) -> None:
         for copier in self._copiers:
             copier.join(timeout=5)
-        self._file.close()
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -232,16 +235,36 @@ class ChildProcess:
             else:
                 self._child.send_signal(number)
 
-    def _copy(self, source: IO[bytes], shown: IO[str], lock: threading.Lock) -> None:
-        """Copy output to the log and to the screen, as it comes."""
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        for piece in iter(lambda: os.read(source.fileno(), 65536), b""):
-            with lock, contextlib.suppress(ValueError):  # closed: the child left a process that still prints
-                self._file.write(piece)
+    def _copy(self, source: IO[bytes], shown: IO[str] | None, lock: threading.Lock) -> None:
+        """Copy output to the log and to the screen, as its lines come."""
+        for line in _read_lines(source.fileno()):
+            text = redact(line.decode("utf-8", "surrogateescape"))
+            with lock, contextlib.suppress(OSError, ValueError):  # a full disk; closed: a process left behind prints
+                self._file.write(text.encode("utf-8", "surrogateescape"))
                 self._file.flush()
             with contextlib.suppress(OSError, ValueError):  # a terminal that is gone ends no training
-                shown.write(decoder.decode(piece))
-                shown.flush()
+                if shown is not None:
+                    shown.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+                    shown.flush()
+
+
+def _read_lines(source: int) -> Iterator[bytes]:
+    """What comes from a file descriptor, up to the last end of a line so far: in one piece a secret can be found."""
+    rest = b""
+    for piece in iter(lambda: os.read(source, 65536), b""):
+        rest += piece
+        end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
+        if not end and len(rest) > LONGEST_LINE:
+            end = len(rest)
+        if end:
+            yield rest[:end]
+            rest = rest[end:]
+    if rest:
+        yield rest
+
+
+LONGEST_LINE: Final = 1 << 20
+"""Bytes; more are no line."""
 
 
 PR_SET_PDEATHSIG: Final = 1

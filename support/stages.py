@@ -25,7 +25,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from support.console import HANDLER
+from support.console import HANDLER, stderr_for_bars, write_out
+from support.errors import one_line
 from support.progress import show_on
 
 
@@ -42,12 +43,15 @@ class Stages:
     """Inside, `progress.report(stage, done, total)` shows a bar for each stage, and log lines appear above the bars."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+        self.console = Console(file=stderr_for_bars())
+        counts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate())
         columns = (*counts, TimeElapsedColumn(), TimeRemainingColumn())
         self.hidden = HANDLER.level > logging.INFO
         bars = self.console.is_terminal and not self.hidden
-        self.progress = Progress(*columns, console=self.console, disable=not bars)
+        # Not redirected: rich would obey the codes in what others print.
+        self.progress = Progress(
+            *columns, console=self.console, disable=not bars, redirect_stdout=False, redirect_stderr=False
+        )
         self.bars: dict[str, TaskID] = {}
         self.finished: dict[str, int] = {}
         self._shown = ExitStack()
@@ -69,6 +73,7 @@ class Stages:
         """Show how far a stage is; without a terminal, a line at its end."""
         if self.hidden:
             return
+        stage = write_out(one_line(stage))
         if stage not in self.bars:
             self.bars[stage] = self.progress.add_task(stage, total=total or None)
         self.progress.update(self.bars[stage], completed=done, total=total or None)
@@ -78,4 +83,4 @@ class Stages:
 
     def tell(self, line: str) -> None:
         """Print one line above the bars."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(write_out(line), markup=False, highlight=False, soft_wrap=True)

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
+from support import secrets
 from support.console import PACKAGES
 from tests.slurm.cluster import slurm_missing
 
@@ -248,6 +249,13 @@ def completion(model: str, reply: str, tokens: int, fault: str | None) -> dict[s
         "choices": [] if fault == "no choices" else [choice],
         "usage": None if fault == "no usage" else usage,
     }
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets() -> Iterator[None]:
+    """What one test sends as a key is an ordinary text in the next."""
+    yield
+    secrets.forget()
 
 
 @pytest.fixture(autouse=True)

@@ -87,6 +87,6 @@ def check_command(*, asked: CheckOptions) -> int:
         partial=asked.partial,
     )
     for text in publish(result, os.environ, junit=asked.junit, comment=asked.comment):
-        log.info(text)  # the runner reads both streams; stdout is the result's
+        log.info(text, extra={"is_order": True})  # the runner reads both streams; stdout is the result's
     print(json.dumps(to_json(result), allow_nan=False) if asked.as_json else render(result))
     return OK if result.passed else REGRESSED if result.regressions or result.unmet else FAILED

@@ -30,8 +30,8 @@ from harness.models.chat_settings import acts_on_served
 from harness.serving.settings import ServerSettings
 from support.errors import OK, SettingError, UsageError
 from support.processes import world_size
+from support.secrets import redact
 from support.settings import settings_of
-from tasks.judges.addresses import without_credentials
 
 if TYPE_CHECKING:
     from harness.evaluation.score_models import ModelScorer
@@ -206,7 +206,7 @@ def _score_each(
             is_served = scorer.server is not None or spec.backend == "openai"
             evaluation = scorer.score(spec, name, _engine_of_served(context, scorer.engine) if is_served else None)
         if evaluation is not None and evaluation.may_pass:
-            log.info(f"what failed is asked again by: harness {without_credentials(shlex.join(context.obj or []))}")
+            log.info(f"what failed is asked again by: harness {shlex.join(map(redact, context.obj or []))}")
         board = scorer.board.current(partial=True) if scorer.board is not None else []
         found = board if evaluation is None else evaluation.entries
         scored |= {each.key: each for each in found if each.model == name and each.task in tasks}

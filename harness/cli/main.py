@@ -16,10 +16,10 @@ import typer
 from harness.cli.lazy import LazyGroup
 from harness.cli.options import ANY, REQUIRE_BETTER, say
 from harness.engine.work_sharing import WorkerDone
-from support.console import set_up_logging
+from support.console import protect_streams, protected_streams, set_up_logging
 from support.errors import FAILED, INTERRUPTED, OK, USAGE, BudgetSpent, HarnessError, JudgeDown
 from support.full_disk import describe_full_disk
-from tasks.judges.addresses import without_credentials
+from support.secrets import redact, remember_address
 
 app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -31,6 +31,7 @@ def harness() -> None:
 
 def main() -> None:
     """Entry point of `harness`."""
+    protect_streams()  # for tracebacks, too, which are printed after all else
     _quiet_libraries()
     sys.exit(run())
 
@@ -38,6 +39,13 @@ def main() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    with protected_streams():
+        for word in given:
+            remember_address(word)
+        return _run(given)
+
+
+def _run(given: list[str]) -> int:
     command = next((word for word in given if not word.startswith("-")), "")
     set_up_logging()
     try:
@@ -74,10 +82,11 @@ def _message_of(error: Exception) -> str:
 
 def _hint_to_resume(error: Exception, command: str, given: Sequence[str]) -> str:
     """The command that continues, if a judge or the user ended the run; else nothing."""
+    again = f"go on with: harness {shlex.join(map(redact, given))}"
     if isinstance(error, (JudgeDown, BudgetSpent)):
-        return f"\nharness: all replies so far are kept; go on with: harness {without_credentials(shlex.join(given))}"
+        return f"\nharness: all replies so far are kept; {again}"
     if isinstance(error, typer.Abort) and command in ("eval", "train-then-eval", "vlfeedback", "povid"):
-        return f"stopped; what was done is kept; go on with: harness {without_credentials(shlex.join(given))}"
+        return f"stopped; what was done is kept; {again}"
     return ""
 
 

@@ -27,6 +27,7 @@ from uuid import uuid4
 from harness.models.file_digests import WEIGHTS, digest_of_folder
 from harness.models.spec import ModelSpec
 from support.errors import ServerError, first_line, one_line
+from support.secrets import redact
 from tasks.judges.addresses import Server, proxy_of, server_of
 from tasks.judges.bodies import read_json
 from tasks.judges.chat_client import ChatClient, run_in_thread
@@ -180,7 +181,7 @@ async def _list_models(server: Server, name: str) -> list[dict[str, Any]]:
                 return []  # no list; what the calls meet is told by them
             why = first_line(error.__cause__ or error)
             by = f" (by the proxy {proxy})" if (proxy := proxy_of(server.url)) else ""
-            raise ServerError(f"{name}: {server.shown}: no connection{by}: {server.censor(why)}") from None
+            raise ServerError(f"{name}: {server.shown}: no connection{by}: {redact(why)}") from None
 
 
 async def _ask_for_list(connection: "AsyncOpenAI") -> tuple[list[dict[str, Any]], float]:

@@ -34,6 +34,7 @@ from support.errors import BoardError, did_you_mean
 from support.markdown import MISSING, cell, line, number, p_value, span, table
 
 _FORMULA = "=+-@＝＋－＠"  # a spreadsheet computes a cell that begins so; it takes the full-width ones for the same
+_ORDERS = ("::", "##[")  # what CI systems obey
 
 _WIDE: Final = 8
 """So many metrics, of about thirty characters each, can still be read side by side."""
@@ -190,12 +191,13 @@ def _row(entry: Entry, comparison: BoardComparison) -> dict[str, Any]:
 
 
 def _csv_cell(value: object) -> object:
-    """A number as it is; text on one line, quoted with an apostrophe if a spreadsheet would compute it."""
+    """A number as it is; text on one line, quoted with an apostrophe if a spreadsheet would compute it or a CI system
+    obey it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
         value = "; ".join(value)
     if not isinstance(value, str):
         return value
-    text = line(value).strip()  # what is invisible may have stood before a space
-    return f"'{text}" if text.startswith(tuple(_FORMULA)) else text
+    text = line(value)
+    return f"'{text}" if text.startswith((*_FORMULA, *_ORDERS)) else text

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from support.errors import SettingError, first_line
+from support.secrets import HARMLESS, redact, remember, remember_address
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -28,8 +29,6 @@ Role = Literal["model", "judge"]
 OPENAI: Final = "https://api.openai.com/v1"
 KEY: Final = "OPENAI_API_KEY"
 BASE_URL: Final = "OPENAI_BASE_URL"
-SHOWN_QUERY: Final = ("api-version",)
-"""Parameters of a query that are no secret; others may be keys."""
 NO_KEY: Final = "none"
 """Sent where there is no key: the official client must have one."""
 AZURE: Final = (".azure.com", ".azure-api.net")
@@ -39,8 +38,6 @@ _VERSIONED: Final = re.compile(r"/v\d+\w*(/|$)")
 _HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]*:[0-9a-f:.]*")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOOKS_SECRET: Final = re.compile(r"[^A-Z0-9_]")
-_CREDENTIALS: Final = re.compile(r"(https?://)[^\s'\"]*@", re.IGNORECASE)
-_QUERY: Final = re.compile(r"(https?://[^\s?#'\"]*)\?([^\s#'\"]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +56,10 @@ class Server:
     key_from: str = ""
     """The environment variable that the key is from."""
     role: Role = "model"
+
+    def __post_init__(self) -> None:
+        remember(self.key, self.login, (self.login or "").partition(":")[2])
+        remember_address(f"{self.url}{_write_query(self.query)}")
 
     @property
     def shown(self) -> str:
@@ -111,7 +112,7 @@ class Server:
 
     def refusal(self, status: int, said: str) -> str:
         """One line of a call that the server refused: what was asked, what it answered, what to do."""
-        told = f"{self.url}/chat/completions{_show_query(self.query)}: {status}: {self.censor(said)}"
+        told = f"{self.url}/chat/completions{_show_query(self.query)}: {status}: {redact(said)}"
         if status in (404, 405) or status < 400:
             return told
         if self.login is not None:
@@ -122,14 +123,6 @@ class Server:
             return f"{told} (no key was sent: put it into a variable and name that by --{self.role}-key, or set {KEY})"
         whose = f"the key in {self.key_from}" if self.key_from else "a key"
         return f"{told} ({whose} was sent; name the variable of another by --{self.role}-key)"
-
-    def censor(self, text: str) -> str:
-        """The text without this server's secrets, which some repeat in their errors."""
-        hidden = [value for name, value in self.query.items() if name not in SHOWN_QUERY]
-        for secret in (self.key, self.login, *(self.login or "").split(":")[1:], *hidden):
-            if secret and len(secret) > 3:
-                text = text.replace(secret, "***")
-        return text
 
 
 def server_of(
@@ -179,13 +172,10 @@ def _name_environment() -> str:
     return ", ".join(there) or "can't be reached"
 
 
-def without_credentials(text: str) -> str:
-    """A text, such as a command line, with no password and no key in the addresses in it."""
-
-    def shown(found: re.Match[str]) -> str:
-        return found[1] + _show_query(dict(parse_qsl(found[2])))
-
-    return _QUERY.sub(shown, _CREDENTIALS.sub(r"\1", text))
+def without_credentials(url: str) -> str:
+    """An address, also one that can't be read, without password and keys; it keeps no mark of them."""
+    begin, _, query = re.sub(r"(?<=://)\S*@", "", url).partition("#")[0].partition("?")
+    return begin + _show_query(dict(parse_qsl(query)))
 
 
 def _find_key(variable: str | None, role: Role) -> tuple[str | None, str]:
@@ -211,6 +201,7 @@ def _check_key(key: str, key_from: str) -> None:
 def _parse(url: str, what: str) -> SplitResult:
     """The parts of an address; SettingError without its secrets."""
     url = url.strip().strip("'\"")
+    remember_address(url if "://" in url else f"http://{url}")  # as it is written
     shown = without_credentials(url)
     if not re.match(r"https?://", url, re.IGNORECASE):
         if "://" in url:
@@ -256,7 +247,7 @@ def _find_bases(address: SplitResult) -> tuple[str, str | None]:
 
 
 def _show_query(query: Mapping[str, str]) -> str:
-    return _write_query({name: value for name, value in query.items() if name in SHOWN_QUERY})
+    return _write_query({name: value for name, value in query.items() if name in HARMLESS})
 
 
 def _write_query(query: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import JudgeDown, JudgeError, SettingError
 from support.progress import report
+from support.secrets import redact_known
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
 from tasks.judges.chat_client import run_in_thread
@@ -116,7 +117,7 @@ class BatchJudge(OpenAIJudge):
                         await self._take_results(connection, batch, missing)
         except (APIStatusError, APIConnectionError) as error:
             kept = "they are kept, and waited for by the next run"
-            raise JudgeDown(f"{self.model}: batches: {words_of(error, connection)}; {kept}") from None
+            raise JudgeDown(f"{self.model}: batches: {words_of(error)}; {kept}") from None
         self._lost |= {key: self.client.give_up(one, TransientError(NONE_IN_A_BATCH)) for key, one in missing.items()}
 
     def _check_budget(self, requests: Collection[Request], label: str) -> None:
@@ -193,9 +194,9 @@ class BatchJudge(OpenAIJudge):
 
 
 def _parse_line(line: str) -> Mapping[str, Any]:
-    """A line of a batch's file; empty for one that is no JSON object."""
+    """A line of a batch's file, without secrets of ours; empty for one that is no JSON object."""
     try:
-        row = json.loads(line)
+        row = redact_known(json.loads(line))
     except (ValueError, RecursionError):
         return {}
     return row if isinstance(row, Mapping) else {}

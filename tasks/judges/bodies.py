@@ -3,6 +3,8 @@
 import json
 from typing import Any, Final
 
+from support.secrets import redact_known
+
 DEEPEST: Final = 64
 """Lists and objects in one another: a reply has about eight."""
 LONGEST_INTEGER: Final = 18
@@ -10,7 +12,8 @@ LONGEST_INTEGER: Final = 18
 
 
 def read_json(data: bytes | str) -> Any:
-    """What a body says, in any encoding of JSON; bytes that are no text become U+FFFD. ValueError."""
+    """What a body says, in any encoding of JSON, without secrets of ours that it repeats; bytes that are no text become
+    U+FFFD. ValueError."""
     text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "replace")
     try:
         found = json.loads(text.removeprefix("\ufeff"), parse_int=_read_integer)
@@ -24,7 +27,7 @@ def read_json(data: bytes | str) -> Any:
             for inner in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
         ]
         if not level:
-            return found
+            return redact_known(found)
     raise ValueError("nested too deep")
 
 

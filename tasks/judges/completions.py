@@ -59,13 +59,12 @@ async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
     JudgeDown."""
     import openai
 
-    secrets = _secrets_of(connection)
     try:
         # As it came: the official client checks no field, and raises what it happens to meet.
         response = await connection.chat.completions.with_raw_response.create(**body)
     except openai.APIStatusError as error:
         refusal, status = error.response, error.status_code
-        failure = failure_of(body["model"], status, refusal.text, refusal.headers, secrets)
+        failure = failure_of(body["model"], status, refusal.text, refusal.headers)
         if status == 405 or (
             isinstance(failure, JudgeDown) and status in (400, 401, 403, 404) and not is_of_account(failure)
         ):
@@ -89,7 +88,7 @@ def _failure_of_network(error: "APIConnectionError", connection: "AsyncOpenAI") 
 
     from tasks.judges.http_client import RedirectRefused, UnreadableAnswer
 
-    cause, words = error.__cause__, words_of(error, connection)
+    cause, words = error.__cause__, words_of(error)
     if isinstance(cause, RedirectRefused):
         return Refused(words, cause.status)
     if isinstance(cause, UnreadableAnswer):
@@ -114,15 +113,8 @@ def parsed(data: bytes) -> Any:
         raise TransientError(f"a body that is no JSON{said and ': ' + said}", answered=begun) from None
 
 
-def words_of(error: "APIError", connection: "AsyncOpenAI") -> str:
+def words_of(error: "APIError") -> str:
     """What an error of the server or of the network says, without keys."""
     response = getattr(error, "response", None)  # of the server's own errors alone
     said = sentence_of(response.text) if response is not None else str(error.__cause__ or error)
-    return without_secrets(said, _secrets_of(connection)) or "no words of the server"
-
-
-def _secrets_of(connection: "AsyncOpenAI") -> tuple[str, ...]:
-    """What a server may repeat and nobody may read: the key, and what stands for one in headers."""
-    headers = {name.lower(): str(value) for name, value in connection.default_headers.items()}
-    sent = [headers.get(name, "") for name in ("authorization", "api-key", "x-api-key")]
-    return connection.api_key, *(word for text in sent for word in text.split())
+    return without_secrets(said) or "no words of the server"

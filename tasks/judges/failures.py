@@ -17,6 +17,7 @@ from math import isfinite
 from typing import Any, Final
 
 from support.errors import JudgeDown, one_line
+from support.secrets import HIDDEN, redact
 from tasks.judges.bodies import read_json
 
 Usage = tuple[int, int]
@@ -105,13 +106,11 @@ def is_of_account(error: JudgeDown) -> bool:
     return SPENT.search(str(error)) is not None
 
 
-def failure_of(
-    model: str, status: int, body: Any, headers: Mapping[str, str], secrets: Iterable[str] = ()
-) -> NoReply | JudgeDown:
-    """What a response without a reply means; `body` is its JSON or its text, `secrets` are what must not be told."""
+def failure_of(model: str, status: int, body: Any, headers: Mapping[str, str]) -> NoReply | JudgeDown:
+    """What a response without a reply means; `body` is its JSON or its text."""
     if isinstance(body, str) and (found := _parse_json(body)) is not None:
         body = found
-    said = without_secrets(sentence_of(body), secrets)
+    said = without_secrets(sentence_of(body))
     words = " ".join((said, *_find_codes(body)))
     why, down = f"status {status}{said and ': ' + said}", JudgeDown(f"{model}: {said or f'status {status}'}")
     if status == 403 and FILTERED.search(words):
@@ -197,23 +196,14 @@ _UNPRINTABLE: Final = re.compile(
     "\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _DATA: Final = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*|[A-Za-z0-9+/=]{200,}")
-_SECRETS: Final = re.compile(
-    r"\b(?:bearer|basic)\s+(?=\S*\d)[^\s,;]{6,}|\b(?:sk|pk|rk|gsk|xai|hf|nvapi|csk|pplx|r8)[-_](?=\S*[\d*])[\w*-]{6,}"
-    r"|\bAIza[\w-]{10,}|\bya29\.[\w-]+|\beyJ[\w-]{8,}\.[\w.-]+|(?<=key=)[^&\s]+|(?<=token=)[^&\s]+",
-    re.IGNORECASE,
-)
-HIDDEN: Final = "[key]"
-SHORTEST_SECRET: Final = 6
-"""Characters; "none" stands for no key, and is a word."""
+_MASKED: Final = re.compile(r"(?<=key=)[^&\s]+|(?<=token=)[^&\s]+", re.IGNORECASE)
+"""What a server's words alone have for keys."""
 
 
-def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
+def without_secrets(text: str) -> str:
     """A server's words as they may be shown and kept: without keys, images and control characters, not endless."""
-    for secret in secrets:
-        if len(secret) >= SHORTEST_SECRET:
-            text = text.replace(secret, HIDDEN)
-    text = text[:LONGEST_TEXT]
-    text = one_line(_UNPRINTABLE.sub(" ", _DATA.sub("...", _SECRETS.sub(HIDDEN, text))))
+    text = redact(text[:LONGEST_TEXT])
+    text = one_line(_UNPRINTABLE.sub(" ", _DATA.sub("...", _MASKED.sub(HIDDEN, text))))
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 4] + " ..."
 
 

@@ -141,9 +141,11 @@ def test_hostile_names_are_shown_as_they_are_and_do_nothing(make_entry: MakeEntr
     assert shown(differences({name: verdict()}, units={name: name}))[1][0] == f"{seen} {seen} ↓"
 
 
-def test_line_breaks_and_invisible_characters_are_taken_out() -> None:
+def test_a_line_has_no_breaks_and_invisible_characters_are_written_out() -> None:
     assert line("a\nb\r\nc\td\u2028e\x85f  g") == "a b c d e f g"
-    assert line("\x1b[31mred\x00\x07\u202egnp\u202c.exe\u2066\u200b\ufeff\ud800\U000e0041") == "[31mredgnp.exe"
+    assert line("\x1b[31mred\x00\x07\u202egnp\u202c.exe\u2066\u200b\ufeff\ud800\U000e0041") == (
+        r"\u001b[31mred\u0000\u0007\u202egnp\u202c.exe\u2066\u200b\ufeff\ud800\U000e0041"
+    )
     assert cell("x\n| y") == "x \\| y"
     assert line("naïve 图 é") == "naïve 图 é"
 
@@ -320,12 +322,16 @@ def test_few_models_with_many_metrics_are_shown_a_row_a_metric(make_entry: MakeE
         "＝1+1",
         '=HYPERLINK("http://e.org";"x")',
         "\n@x",
+        "::error::x",
+        " ::add-mask::x",
+        "##[group]x",
+        "\x00=1",
     ),
 )
 def test_no_text_in_a_csv_is_a_formula(make_entry: MakeEntry, name: str) -> None:
     (row,) = csv.DictReader(io.StringIO(to_csv([make_entry(model=name, judge=name, unit=name)])))
     for column in ("model", "judge", "unit"):
-        assert row[column].startswith("'")
+        assert row[column].startswith(("'", "\\u"))
         assert "\n" not in row[column]
 
 

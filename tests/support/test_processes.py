@@ -21,6 +21,7 @@ from support.processes import (
     rank,
     world_size,
 )
+from support.secrets import remember
 from tests.slurm.cluster import is_running, soon
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "HARNESS_WORLD")
@@ -149,3 +150,11 @@ def test_sigterm_leaves_blocks_in_order() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     assert error.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_log_of_a_program_has_no_secrets_whatever_pieces_they_come_in(tmp_path: Path) -> None:
+    remember("PLANTED-0123456789")
+    script = "printf 'key PLANTED-01'; sleep 0.2; printf '23456789 taken\\n\\377 no UTF-8\\rlast PLANTED-0123456789'"
+    with ChildProcess(["sh", "-c", script], tmp_path / "log") as child:
+        assert child.wait() == 0
+    assert (tmp_path / "log").read_bytes() == b"key [secret] taken\n\xff no UTF-8\rlast [secret]"

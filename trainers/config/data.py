@@ -5,9 +5,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
 
 from support.errors import RecipeError, did_you_mean
+from support.secrets import redact, remember_address
 
 POOLS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "vlfeedback/pools").glob("*.toml"))}
 """Pools that a recipe can name."""
@@ -44,6 +45,13 @@ class PoolModel(Section):
     """Put after every instruction."""
     label: Annotated[str, Field(pattern=r"^[^\x00-\x1f|]+$")] | None = None
     """Its name in the data; None: model@temperature."""
+
+    @field_serializer("url", when_used="json")
+    def _without_secrets(self, url: str | None) -> str | None:
+        """Files, and the recipe's digest, hold no password: nothing that reads them asks the server."""
+        if url is not None:
+            remember_address(url)
+        return None if url is None else redact(url)
 
     @property
     def name(self) -> str:

@@ -1,0 +1,238 @@
+"""Takes secrets out of a text before it is stored, printed or exported.
+
+    remember_address("http://me:hunter22@host/v1?api-key=4f5e")     # what is sent there is known from now on
+    remember(key)                                                   # so is this; keys in the environment always are
+    redact("401: no entry for hunter22, see http://a:b@c/?token=x") # "401: no entry for [secret], see http://[secret]@c/..."
+    redact_known(body)              # any JSON that a server sent: known secrets alone, for what is kept of it
+
+A known secret is found as it is, percent-encoded, in JSON or HTML, in base64 (wherever it begins in what is encoded)
+and in hex, and where its beginning alone is repeated. What looks like a key, or stands where addresses have theirs, is
+taken out of what people read, not of what models say.
+"""
+
+import base64
+import html
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, quote_plus, unquote
+
+HIDDEN: Final = "[secret]"
+SHORTEST: Final = 6
+"""Characters of what is looked for; less, or a word, would blank out ordinary text."""
+BEGINNING: Final = 8
+"""Characters of a secret's beginning that may not be told either."""
+NOT_SECRET: Final = frozenset(
+    (
+        *("password", "secret", "apikey", "api-key", "api_key", "your-api-key", "no-key-required", "not-needed"),
+        *("sk-no-key-required", "changeme", "placeholder", "lm-studio", "ollama", "unused", "default"),
+    )
+)
+"""What stands in the place of a key where there is none."""
+HARMLESS: Final = ("api-version",)
+"""Parameters of a server's address that may be shown."""
+
+_VARIABLE: Final = re.compile(
+    r"(?:.*_)?(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?|PAT)(?:_\w{1,6})?", re.IGNORECASE
+)
+"""Names of variables that hold keys."""
+_PATH: Final = re.compile(r"[/~]|\.{1,2}/|[A-Za-z]:\\")
+_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\S+)", re.IGNORECASE)
+_NAME_OF_KEY: Final = (
+    r"[\w.-]{0,40}(?:key|token|secret|sig|signature|passw(?:or)?d|pwd|auth|authorization|credentials?|code|jwt|sas"
+    r"|session)"
+)
+# Lengths are bounded, since texts may be long and made to take the square of their length.
+_QUERY_KEY: Final = re.compile(rf"(?<=[?&#])({_NAME_OF_KEY})=([^&\s'\"#]+)", re.IGNORECASE)
+_LOGIN: Final = re.compile(r"(?<=://)(?:[^\s/?#@:]{0,500}:\S{0,1000}|[^\s/?#@:]{1,500})@")
+_PREFIX: Final = r"\b(?:sk|pk|rk|gsk|xai|hf|nvapi|csk|pplx|r8|glpat)[-_]"
+_SHAPES: Final = re.compile(
+    r"\b(?:bearer|basic)\s+(?=\S{0,200}[\d*])[^\s,;\"'}]{6,}"
+    rf"|{_PREFIX}(?=[\w*-]{{0,200}}\d)[\w-]{{16,500}}"
+    rf"|{_PREFIX}(?=[\w*-]{{6}})[\w-]{{0,100}}\*{{2,}}[\w*-]{{0,100}}"
+    r"|\b(?:gh[pousr]|github_pat)_\w{16,}|\bxox[abeprs]-[\w-]{10,}|\bAKIA[0-9A-Z]{16}\b"
+    r"|\bAIza[\w-]{10,}|\bya29\.[\w-]{6,}|\beyJ[\w-]{8,1000}\.[\w.-]+"
+    r"|(?<=api[-_]key[=:])[^&\s]{6,}"
+    r"|(?<=--api-key[ =])\S+|(?<=--hf-token[ =])\S+|(?<=--password[ =])\S+",
+    re.IGNORECASE,
+)
+"""Keys of known forms, whoever's they are."""
+_KEY_BEGINS: Final = re.compile(r"(?:sk|pk|rk|gsk|xai|hf|nvapi|csk|pplx|r8|glpat|ghp|xox.)[-_]|AIza|eyJ")
+
+_sent: set[str] = set()
+"""Secrets that this process sends somewhere."""
+
+
+def remember(*secrets: str | None) -> None:
+    """These are secrets from now on; what is too short, or stands for no key, is none."""
+    _sent.update(secret for secret in secrets if secret and _is_searchable(secret))
+
+
+def remember_address(text: str) -> None:
+    """So are the password, the keys and the fragment of each address in a text, such as an argument."""
+    for found in _ADDRESS.finditer(text):
+        remember(*_secrets_of_address(found[1]))
+
+
+def forget() -> None:
+    """No secret is known any more, but those of the environment."""
+    _sent.clear()
+
+
+def redact(text: str) -> str:
+    """A text as people may read it: without known secrets, and without what looks like one."""
+    text = _LOGIN.sub(f"{HIDDEN}@", _take_out(text, _known()))
+    return _SHAPES.sub(HIDDEN, _QUERY_KEY.sub(rf"\1={HIDDEN}", text))
+
+
+def redact_known(value: Any) -> Any:
+    """Any JSON, or a text, without known secrets."""
+    forms = _known()
+    return _redact_json(value, forms) if forms else value
+
+
+def _redact_json(value: Any, forms: tuple["_Form", ...]) -> Any:
+    if isinstance(value, str):
+        return _take_out(value, forms)
+    if isinstance(value, list):
+        return [_redact_json(one, forms) for one in value]
+    if isinstance(value, Mapping):
+        return {_redact_json(name, forms): _redact_json(one, forms) for name, one in value.items()}
+    return value
+
+
+class _Form(NamedTuple):
+    """One way in which a secret may be written."""
+
+    text: str
+    shortest: int
+    """So many characters of its beginning are enough."""
+    is_word: bool = False
+    """Whether it is found as a whole word only."""
+
+
+def _known() -> tuple[_Form, ...]:
+    return _forms_of_all(frozenset(_sent | set(_secrets_of_environment())))
+
+
+def _secrets_of_environment() -> Iterator[str]:
+    for name, value in os.environ.items():
+        if (address := _ADDRESS.fullmatch(value.strip())) is not None:
+            yield from filter(_is_searchable, _secrets_of_address(address[1]))
+        elif name.lower().endswith("_proxy"):
+            yield from filter(_is_searchable, _secrets_of_address(value))
+        elif _names_key(name) and _is_searchable(value.strip()) and not _PATH.match(value):
+            yield value.strip()
+
+
+@lru_cache(maxsize=4096)
+def _names_key(name: str) -> bool:
+    return _VARIABLE.fullmatch(name) is not None
+
+
+def _secrets_of_address(rest: str) -> Iterator[str]:
+    """What may be secret in an address, behind its scheme."""
+    login = re.match(r"([^\s/?#@:]*):(\S*)@|([^\s/?#@:]+)@", rest)
+    if login is not None:
+        user, password = login[1] or "", login[2] or login[3] or ""
+        for form in dict.fromkeys((password, unquote(password))):
+            yield form
+            if user:
+                yield f"{unquote(user)}:{form}"
+        if len(user) >= 16 and re.search(r"\d", user):  # some servers take a key as the user
+            yield unquote(user)
+        rest = rest[login.end() :]
+    rest, _, fragment = rest.partition("#")
+    yield unquote(fragment)
+    for part in rest.partition("?")[2].split("&"):
+        name, _, value = part.partition("=")
+        value = unquote(value.replace("+", " ")).strip("'\"")
+        if name.lower() not in HARMLESS and value:
+            for sign in "?&":
+                yield f"{sign}{part}"
+            # Others name a model or a deployment, which must stay readable.
+            if re.fullmatch(_NAME_OF_KEY, name, re.IGNORECASE) or _looks_random(value):
+                yield value
+
+
+def _looks_random(value: str) -> bool:
+    return len(value) >= 16 and re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+/=_]+", value) is not None
+
+
+def _is_searchable(secret: str) -> bool:
+    if len(secret) < SHORTEST or secret.lower() in NOT_SECRET:
+        return False
+    return len(secret) >= (10 if secret.isdigit() else 8 if secret.isalpha() else SHORTEST)
+
+
+@lru_cache(maxsize=64)
+def _forms_of_all(secrets: frozenset[str]) -> tuple[_Form, ...]:
+    forms = {form.text.lower(): form for secret in sorted(secrets) for form in _forms_of(secret)}
+    return tuple(sorted(forms.values(), key=lambda form: -len(form.text)))
+
+
+def _forms_of(secret: str) -> Iterator[_Form]:
+    """All ways to write a secret that are looked for."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    if len(raw) >= SHORTEST:
+        for form in (raw.hex(), *_write_base64(raw)):
+            yield _Form(form, min(len(form), 12 if len(form) < 40 else 16))
+    written = json.dumps(secret)[1:-1]
+    others = (quote(raw, safe=""), quote(quote(raw, safe="")), quote_plus(raw), written, written.replace("/", r"\/"))
+    for form in {*others, html.escape(secret), repr(secret)[1:-1]} - {secret}:
+        yield _Form(form, len(form))
+    is_word = secret.isalpha() or secret.isdigit()
+    yield _Form(secret, len(secret) if is_word else _shortest_beginning(secret), is_word)
+
+
+def _write_base64(raw: bytes) -> Iterator[str]:
+    """What of a secret is the same in the base64 of any text that it stands in: at three places, in two alphabets."""
+    for place in range(3):
+        bits = 8 * place
+        whole = base64.b64encode(b"\0" * place + raw).decode().rstrip("=")
+        # The first character of ours and the last one hold bits of the neighbours, too.
+        core = whole[-(-bits // 6) : (bits + 8 * len(raw)) // 6]
+        if len(core) >= BEGINNING:
+            yield core
+            yield core.replace("+", "-").replace("/", "_")
+
+
+def _shortest_beginning(secret: str) -> int:
+    """How many characters of a secret's beginning tell something of it; a word that it begins with does not."""
+    for size in range(BEGINNING, len(secret)):
+        start = secret[:size]
+        if _KEY_BEGINS.match(start) or (re.search(r"\d", start) and re.search("[A-Za-z]", start)):
+            return size
+    return len(secret)
+
+
+@lru_cache(maxsize=64)
+def _pattern_of(forms: tuple[_Form, ...]) -> re.Pattern[str]:
+    parts = (
+        rf"(?<![\w.]){re.escape(form.text)}(?!\w)" if form.is_word else re.escape(form.text[: form.shortest])
+        for form in forms
+    )
+    return re.compile("|".join(parts), re.IGNORECASE)
+
+
+def _take_out(text: str, forms: tuple[_Form, ...]) -> str:
+    """The text with each known secret, as far as it goes on, replaced."""
+    if not forms:
+        return text
+    pattern, parts, done = _pattern_of(forms), [], 0
+    while (found := pattern.search(text, done)) is not None:
+        size = max(found.end() - found.start(), *(_count_same(text, found.start(), form) for form in forms))
+        parts += [text[done : found.start()], HIDDEN]
+        done = found.start() + size
+    return "".join((*parts, text[done:]))
+
+
+def _count_same(text: str, start: int, form: _Form) -> int:
+    """How many characters of the form stand there; 0 where they are too few."""
+    size = 0
+    while size < len(form.text) and text[start + size : start + size + 1].lower() == form.text[size].lower():
+        size += 1
+    return size if size >= form.shortest else 0
