@@ -75,6 +75,8 @@ class TaskSpec:
     """How many documents the benchmark has."""
     columns: tuple[str, ...]
     """Which columns its data must have."""
+    dataset: str | None = None
+    """The function that gives its documents: a dotted name."""
     answers: str | None
     """The function that reads answers in the benchmark's own layout, a dotted name; None: there is none."""
     process_results: str
@@ -358,6 +360,7 @@ def _read_task(fields: _Fields) -> TaskSpec:
         revision=metadata.text("revision"),
         rows=metadata.count_or_null("rows"),
         columns=_read_columns(metadata),
+        dataset=fields.text("custom_dataset") if "custom_dataset" in fields.values else None,
         answers=metadata.text_or_null("answers"),
         process_results=fields.text("process_results"),
         judge=_read_judge_function(fields, metadata),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from harness.evaluation.eval_settings import REPEAT_VALUES, TIMES_ASKED
 from harness.evaluation.generate import Generated
+from harness.evaluation.rescore import document_of
 from harness.evaluation.scoring import Scored, values_as_text
 from leaderboards.board.entry import FAILURES, Entry
 from leaderboards.board.sample import JudgeRepeat, Sample
@@ -95,6 +96,7 @@ def samples_of(scored: Scored, given: Sequence[Generated], run: str) -> list[Sam
             image_digest=one.image_digest,
             repeats=tuple(repeats),
             reason=None if why is None else why.error,
+            document=document_of(one.doc),
         )
         for index, (one, why, first, *repeats) in enumerate(zip(given, scored.lost, *scored.rounds, strict=True))
     ]

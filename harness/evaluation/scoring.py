@@ -175,7 +175,7 @@ def score_answers(
     only_texts = all(isinstance(answer, str) for answer in answers)
     repeats = times_asked(session.judge, repeats) if session is not None and task.judged and only_texts else 1
     sessions = [session and replace(session, repeat=number) for number in range(repeats)]
-    rounds = drop_unscored(task, [_rate(task, docs, answers, each) for each in sessions])
+    rounds = drop_unscored(task, [rate(task, docs, answers, each) for each in sessions])
     if session is not None:
         _tell_unread(task, rounds)
         if isinstance(session.judge, OpenAIJudge):
@@ -218,7 +218,7 @@ def _tell_unread(task: TaskSpec, rounds: Sequence[Sequence[JudgeRepeat]]) -> Non
             log.warning("%s: %d of %d replies of the judge hold no rating: %s", task.name, unread, len(replies), what)
 
 
-def _rate(
+def rate(
     task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[Any], session: JudgeSession | None
 ) -> list[JudgeRepeat]:
     """The records of each answer; a judged task's answers are first rated once."""

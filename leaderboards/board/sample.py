@@ -64,12 +64,15 @@ class Sample:
     reason: str | None = None
     """Why the model gave no answer, or the answer was not scored or not read; None = it was, or it is not known."""
 
+    document: str | None = None
+    """JSON: the question with its right answer, from which the task counts `records`; None = not kept."""
+
 
 _COLUMNS = tuple(field.name for field in fields(Sample))
 
-_OPTIONAL = ("answer", "reply", "image_digest", "repeats", "reason")
+_OPTIONAL = ("answer", "reply", "image_digest", "repeats", "reason", "document")
 
-_LATER = 4  # the last columns, which logs of earlier versions lack
+_LATER = 5  # the last columns, which logs of earlier versions lack
 
 
 def to_parquet(samples: Sequence[Sample]) -> bytes:

@@ -28,6 +28,7 @@ from leaderboards.board.sample import Sample
 from leaderboards.comparison.flips import flips
 from leaderboards.comparison.paired_logs import Logs, Metrics, match_logs, protocol_differences, value_in
 from leaderboards.comparison.reruns import describe_reruns
+from leaderboards.gate.recomputed import LogCheck, Rescore, check_interval
 from leaderboards.gate.result import Checked, Claim, GateResult, Unchecked, name_of
 from leaderboards.gate.source import GateSource, metric_key
 from leaderboards.statistics.resampling import Counted, CountsMetric
@@ -78,9 +79,16 @@ class _IncomparableError(ValueError):
 
 
 def check(
-    baseline: GateSource, current: GateSource, *, metrics: Metrics, settings: GateSettings | None = None
+    baseline: GateSource,
+    current: GateSource,
+    *,
+    metrics: Metrics,
+    settings: GateSettings | None = None,
+    rescore: Rescore | None = None,
 ) -> GateResult:
     """Compare each headline metric of the baseline, and each that the settings name, with its current score.
+
+    `rescore` computes the records of logs anew; without it they are believed.
 
     Files that could not be read, and scores whose weights were replaced without a new score, are errors: what they
     asked for cannot be checked.
@@ -90,7 +98,8 @@ def check(
     neutral = {name for entry in entries if is_neutral(entry.metric) for name in _names(entry)}
     claimed = set(settings.require_better) - neutral
     logs = Logs(baseline.samples), Logs(current.samples)
-    checked, matches, incomparable = _pair_scores(entries, newest(current.entries), logs, metrics, settings, claimed)
+    pairs = Pairs(logs=logs, metrics=metrics, settings=settings, claimed=claimed, check_logs=LogCheck(rescore))
+    checked, matches, incomparable = _pair_scores(entries, newest(current.entries), pairs)
     tests = verdicts(matches, resamples=settings.resamples)
     no_score = {key for key, test in tests.items() if test.difference is None}
     unchecked = [*_find_unreadable(baseline, current, settings), *_find_unknown(baseline, entries, settings)]
@@ -121,7 +130,10 @@ def check(
             Claim(baseline=one.baseline, current=one.current, verdict=claims[one.baseline.key]) for one in of_claims
         ],
         unchecked=unchecked,
-        notes=[f"{note}; the first counts" for note in dict.fromkeys(reruns)],
+        notes=[
+            *(f"{note}; the first counts" for note in dict.fromkeys(reruns)),
+            *dict.fromkeys(pairs.check_logs.notes),
+        ],
     )
 
 
@@ -152,27 +164,35 @@ def _find_unknown(baseline: GateSource, entries: Sequence[Entry], settings: Gate
             yield Unchecked(name=f"{what} {line(name)}", why=f"not in the baseline{did_you_mean(name, known)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """What is needed to compare scores."""
+
+    logs: tuple[Logs, Logs]
+    metrics: Metrics
+    settings: GateSettings
+    claimed: Collection[str]
+    """What must be better."""
+    check_logs: LogCheck
+
+
 def _pair_scores(
-    entries: Sequence[Entry],
-    current: Sequence[Entry],
-    logs: tuple[Logs, Logs],
-    metrics: Metrics,
-    settings: GateSettings,
-    claimed: Collection[str],
+    entries: Sequence[Entry], current: Sequence[Entry], pairs: Pairs
 ) -> tuple[list[Checked], dict[Key, Matched], list[Unchecked]]:
     """Each metric with its current score, the counts to test it by, and what cannot be compared."""
     checked: list[Checked] = []
     matches: dict[Key, Matched] = {}
     incomparable: list[Unchecked] = []
+    settings = pairs.settings
     for old in filter(settings.checks, entries):
         tolerance = settings.tolerances.get(_dotted(old))
         try:
             new = _find_current(old, current, settings.models[1] if settings.models else old.model)
             worsening = _worsening(old, new)
-            match = _match(old, new, logs, metrics(old.task, old.metric))
+            match = _match(old, new, pairs)
             if match is None and tolerance is None:
                 raise _IncomparableError("no samples and no tolerance to compare by")
-            if match is None and _names(old) & set(claimed):
+            if match is None and _names(old) & set(pairs.claimed):
                 raise _IncomparableError("no samples to compare by")
         except _IncomparableError as error:
             incomparable.append(Unchecked(name=name_of(old), why=line(str(error))))
@@ -238,19 +258,24 @@ def _count_scored(entry: Entry) -> str:
     return f"{entry.scored} of {entry.samples} ({entry.unscored} unscored, {entry.failed} failed)"
 
 
-def _match(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric | None) -> Matched | None:
+def _match(old: Entry, new: Entry, pairs: Pairs) -> Matched | None:
     """The counts of both sides; None if a side kept no samples, or the metric is not known."""
+    metric = pairs.metrics(old.task, old.metric)
     try:
-        before, after = logs[0].of(old), logs[1].of(new)
+        before, after = pairs.logs[0].of(old), pairs.logs[1].of(new)
         for entry, log in ((old, before), (new, after)):
             if log and len(log) != entry.samples:
                 raise CompareError(f"run {entry.run}: its log has {len(log)} of its {entry.samples} samples")
+        if before and not after:
+            raise CompareError(f"run {new.run} kept no sample log, and the baseline's run {old.run} did")
         if metric is None or not (before and after):
             return None
         _check_questions(before, after, same_model=old.model == new.model)
+        pairs.check_logs(old, new, before, after)
         _check_ratings(before, after, old.metric)
         for entry, log in ((old, before), (new, after)):
             _check_value(entry, log, metric)
+            check_interval(entry, log, metric)
         return match_logs(
             before, after, old.metric, lambda records: Counted(records, metric), higher_is_better=old.higher_is_better
         )
@@ -283,8 +308,10 @@ def _check_ratings(old: Mapping[str, Sample], new: Mapping[str, Sample], name: s
 def _check_value(entry: Entry, log: Mapping[str, Sample], metric: CountsMetric) -> None:
     """The log must give the entry's value: a tolerance looks at the one, the test at the other."""
     found = value_in(log, entry.metric, metric)
-    if found is None or entry.value is None:
+    if entry.value is None:
         return
+    if found is None:
+        raise CompareError(f"run {entry.run}: its value is {entry.value:g} {entry.unit}, but its log gives none")
     digits = getattr(metric, "digits", None)  # official scripts round
     rounding = 0.0 if digits is None else 0.5 * 10.0**-digits
     if not math.isclose(found, entry.value, rel_tol=1e-6, abs_tol=1e-6 + rounding):
