@@ -61,6 +61,7 @@ def register_lm() -> None:
     from lm_eval.api.registry import register_model
 
     from harness.engine.lm import SharedImageLM
+    from trainers.training.read_base import reading
 
     register()
 
@@ -72,7 +73,8 @@ def register_lm() -> None:
         def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
             """The LM of `pretrained`, as we load it where the arguments don't say otherwise."""
             folder, engine, rest = settings(arg_dict, additional_config or {})
-            return cls(folder, engine, **rest)
+            with reading(folder, folder, remote_code=bool(rest.get("trust_remote_code"))):
+                return cls(folder, engine, **rest)
 
 
 def settings(given: dict[str, Any], more: dict[str, Any]) -> tuple[str, EngineConfig, dict[str, Any]]:
@@ -83,7 +85,7 @@ def settings(given: dict[str, Any], more: dict[str, Any]) -> tuple[str, EngineCo
     """
     if "pretrained" not in given:
         raise ModelError(f"{NAME}: --model_args lacks pretrained=MODEL")
-    spec = find(str(given["pretrained"]))
+    spec = find(str(given["pretrained"]), remote_code=given.get("trust_remote_code") is True)
     if spec.backend != "transformers":
         raise ModelError(f"{spec.name}: is behind a server; lm-eval's own --model local-chat-completions asks one")
     spec = fetch(replace(spec, revision=given.get("revision", spec.revision)))

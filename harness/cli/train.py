@@ -101,7 +101,7 @@ def train_command(
     if not launched and (wanted is not None or layout.needs_launch):
         return _launch(context, folder, layout, wanted)
     check_world()
-    checkpoints = train_recipe(found, found.dataset, folder)
+    checkpoints = train_recipe(found, found.dataset, folder, remote_code=launch.trust_remote_code)
     return _report(checkpoints, folder, as_json) if rank() == 0 else OK
 
 

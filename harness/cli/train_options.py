@@ -22,6 +22,8 @@ class LaunchOptions:
     """Number of GPUs to train on; default: all of this machine."""
     mode: str = "ddp"
     """What each GPU holds: ddp, zero2, zero3 or fsdp2."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the models that the recipe names."""
     slurm: tuple[str, ...] | None = None
     """Run as a Slurm job, with NAME=VALUE of sbatch (partition, time, ...); repeatable."""
 

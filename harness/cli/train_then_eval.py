@@ -97,7 +97,8 @@ def train_then_eval_command(
         check_world()
     with Stages():
         processes = layout if layout is not None and layout.needs_launch else None
-        outcome = train_then_eval(found, folder, rater, limit=limit, early_stop=training.early_stop, layout=processes)
+        asked: dict[str, Any] = {"early_stop": training.early_stop, "remote_code": training.trust_remote_code}
+        outcome = train_then_eval(found, folder, rater, limit=limit, layout=processes, **asked)
         text = write_report(outcome)
     print(to_json(outcome) if as_json else text)
     log.info(f"report: {folder / 'report.md'}")

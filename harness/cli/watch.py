@@ -74,6 +74,7 @@ def watch_command(
             state=out / "watch",
             settings=evaluation,
             host=AdapterHost(),
+            remote_code=settings.trust_remote_code,
         )
         reporter = _Reporter(folder, out, scoring, base)
         watched = watch(folder, scoring, settings, shown=reporter.show)
@@ -109,11 +110,8 @@ class _Reporter:
         return write_watch_report(self.folder, self.out, watched, self.base, self.scoring.tasks, self.unscored)
 
     def _score_base(self, name: str) -> None:
-        from harness.models.fetch import fetch
-        from harness.models.spec import find
-
         try:
-            self.scoring.score(fetch(find(name)), name)
+            self.scoring.score(self.scoring.fetch(name), name)
             self.unscored.pop(name, None)
         except Exception as error:  # it is scored again with the next checkpoint
             self.scoring.host.drop()

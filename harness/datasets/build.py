@@ -47,6 +47,8 @@ class PoolSettings:
     """Serve every model as a process of this machine first."""
     server: str = "vllm"
     """Command of these servers."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the pool's models."""
 
     def __post_init__(self) -> None:
         if self.slurm is not None and self.local_servers:
@@ -123,10 +125,11 @@ def build(out: Path, data: Data, seed: int, judge: Judge, settings: PoolSettings
                 wanted=resources(settings.slurm or ["gpus=0"]),
                 cluster="slurm" if settings.slurm is not None else "local",
                 settings=ServerSettings(command=settings.server),
+                remote_code=settings.trust_remote_code,
             )
             served = stack.enter_context(started)
         if settings.ray is None:
-            pool = PoolModels(ledger=settings.ledger, served=served, run=run)
+            pool = PoolModels(ledger=settings.ledger, served=served, run=run, remote_code=settings.trust_remote_code)
             stack.callback(pool.drop)
             built = build_dataset(out, data, seed, judge, pool)
             end_run(settings.ledger, run)
@@ -134,7 +137,8 @@ def build(out: Path, data: Data, seed: int, judge: Judge, settings: PoolSettings
         from trainers.vlfeedback.ray_stages import cluster, decode_by_ray
 
         stack.enter_context(cluster(None if settings.ray == "local" else settings.ray))
-        load = partial(load_served, served, ledger=settings.ledger, run=run)
+        given: dict[str, Any] = {"run": run, "remote_code": settings.trust_remote_code}
+        load = partial(load_served, served, ledger=settings.ledger, **given)
         built = build_dataset(out, data, seed, judge, load, decode=partial(decode_by_ray, workers=settings.workers))
         end_run(settings.ledger, run)
         return built

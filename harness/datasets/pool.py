@@ -36,22 +36,27 @@ class PoolModels:
     """Makes an LM of a member; one is in memory at a time, and members of one model share it.
 
     `served` names, by member, servers that were started for this run; `ledger` keeps what servers said (None: the usual
-    one); `run` names what is built, for servers that tell no models apart.
+    one); `run` names what is built, for servers that tell no models apart; `remote_code`: code of a checkpoint may run.
     """
 
     def __init__(
-        self, *, ledger: Path | None = None, served: Mapping[str, ModelSpec] | None = None, run: str = ""
+        self,
+        *,
+        ledger: Path | None = None,
+        served: Mapping[str, ModelSpec] | None = None,
+        run: str = "",
+        remote_code: bool = False,
     ) -> None:
         from harness.models.adapter_host import AdapterHost
 
-        self.ledger, self.served, self.run = ledger, served or {}, run
+        self.ledger, self.served, self.run, self.remote_code = ledger, served or {}, run, remote_code
         self._host = AdapterHost()
         self._spec: ModelSpec | None = None
         self._lm: Any = None
 
     def __call__(self, member: PoolModel) -> "AnswersLM":
         """The member's LM; the one that was given before can't be used any more. MissingWeights, ModelError."""
-        spec = self.served.get(member.name) or spec_of(member)
+        spec = self.served.get(member.name) or spec_of(member, remote_code=self.remote_code)
         if spec != self._spec:
             self._lm = self._spec = None
             if spec.backend == "openai":
@@ -67,11 +72,11 @@ class PoolModels:
         self._host.drop()
 
 
-def spec_of(member: PoolModel) -> ModelSpec:
+def spec_of(member: PoolModel, *, remote_code: bool = False) -> ModelSpec:
     """What a member stands for: with a URL its server, which is asked for `model` as it is written; else what `harness
     models` knows."""
     if member.url is None:
-        return find(member.model)
+        return find(member.model, remote_code=remote_code)
     known = find(member.model) if member.model.startswith(OPENAI_PREFIX) else None
     asked = known.pretrained if known is not None else member.model
     return ModelSpec(
@@ -94,14 +99,20 @@ def where(spec: ModelSpec) -> str:
 
 
 def load_served(
-    served: Mapping[str, ModelSpec], member: PoolModel, *, ledger: Path | None = None, run: str = ""
+    served: Mapping[str, ModelSpec],
+    member: PoolModel,
+    *,
+    ledger: Path | None = None,
+    run: str = "",
+    remote_code: bool = False,
 ) -> "AnswersLM":
     """One member's LM, for a process that needs no other: picklable by name, so that an actor elsewhere can make it.
 
     `served` are the servers that were started for this run, by member's name; a member that is not among them is what
     it always is.
     """
-    return load_spec(served.get(member.name) or spec_of(member), ledger=ledger, run=run)
+    spec = served.get(member.name) or spec_of(member, remote_code=remote_code)
+    return load_spec(spec, ledger=ledger, run=run)
 
 
 def load_spec(

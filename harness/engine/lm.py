@@ -76,7 +76,10 @@ class SharedImageLM(HFMultimodalLM):
         **lm_eval: Any,
     ) -> None:
         engine = engine or EngineConfig()
-        config = AutoConfig.from_pretrained(pretrained, revision=lm_eval.get("revision") or "main")
+        trusted = lm_eval["trust_remote_code"] = bool(lm_eval.get("trust_remote_code"))
+        config = AutoConfig.from_pretrained(
+            pretrained, revision=lm_eval.get("revision") or "main", trust_remote_code=trusted
+        )
         engine.check_overrides(pretrained, config)
         lm_eval |= engine.loading_arguments()
         if config.model_type in INTERLEAVED:

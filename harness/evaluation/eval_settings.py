@@ -17,6 +17,7 @@ from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 from tasks.score_digest import score_digest
+from trainers.training.foreign_code import CODE
 
 REPEAT_VALUES = "judge repeats"
 """In provenance: the score of each round of the judge, separated by commas."""
@@ -107,7 +108,7 @@ def on_board(
         "prompt suffix": for_model(engine, spec).suffix or "",
         "model settings": engine.recorded().get("model settings", ""),
     }
-    wanted = {FINGERPRINT: ""} | digest_of_model(spec) | engine.recorded() | facts
+    wanted = {FINGERPRINT: "", CODE: ""} | digest_of_model(spec) | engine.recorded() | facts
     times, configuration = times_asked(judge, settings.judge_repeats), configuration_of(spec)
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:

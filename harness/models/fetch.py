@@ -19,7 +19,7 @@ from support.errors import MissingWeights, ModelError
 log = logging.getLogger(__name__)
 
 SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
-"""Files beside the weights that a model is loaded with. Never code."""
+"""Files beside the weights that a model is loaded with; code joins them only where the user allows it to run."""
 
 
 def fetch(spec: ModelSpec) -> ModelSpec:
@@ -38,12 +38,13 @@ def fetch(spec: ModelSpec) -> ModelSpec:
         folder = _download(spec)
         spec = replace(spec, folder=folder, revision=folder.name)
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-            below = fetch(on_base(folder, spec.name))
+            below = fetch(replace(on_base(folder, spec.name), remote_code=spec.remote_code))
             spec = replace(below, name=spec.name, description=spec.description)
     if spec.adapter is not None:
-        spec = replace(spec, adapter=_as_safetensors(spec.adapter, ("adapter_model",)))
+        spec = replace(spec, adapter=_as_safetensors(spec.adapter, ("adapter_model",), SMALL))
     where = spec.folder or Path(spec.pretrained)
-    return replace(spec, folder=_as_safetensors(where, ("pytorch_model", "model")))
+    small = (*SMALL, ".py") if spec.remote_code else SMALL
+    return replace(spec, folder=_as_safetensors(where, ("pytorch_model", "model"), small))
 
 
 def cached(spec: ModelSpec) -> bool:
@@ -88,7 +89,7 @@ def _download(spec: ModelSpec) -> Path:
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     try:
         info = HfApi().model_info(spec.pretrained, revision=spec.revision, timeout=10)
-        wanted = _wanted([sibling.rfilename for sibling in info.siblings or []])
+        wanted = _wanted([sibling.rfilename for sibling in info.siblings or []], code=spec.remote_code)
         there = in_cache(replace(spec, revision=info.sha))
         if there is None or not _is_complete(there):
             log.info("%s: downloading %s%s into %s", spec.name, spec.pretrained, size, home)
@@ -111,22 +112,29 @@ def _download(spec: ModelSpec) -> Path:
         ) from None
 
 
-def _wanted(names: Iterable[str]) -> list[str]:
-    """The files to download: safetensors where there are any, else .bin; small files beside them."""
+def _wanted(names: Iterable[str], *, code: bool = False) -> list[str]:
+    """The files to download: safetensors where there are any, else .bin; small files beside them; `code`: Python files,
+    too."""
+    names = list(names)
     top = [name for name in names if "/" not in name]
     safetensors = [name for name in top if name.endswith(".safetensors") and not name.startswith("consolidated")]
     weights = safetensors or [
         name for name in top if name.endswith(".bin") and name.startswith(("pytorch_model", "adapter_model"))
     ]
-    return weights + [name for name in top if name.endswith(SMALL)]
+    return (
+        weights
+        + [name for name in top if name.endswith(SMALL)]
+        + [name for name in names if code and name.endswith(".py")]
+    )
 
 
-def _as_safetensors(folder: Path, stems: tuple[str, ...]) -> Path:
-    """The folder itself where its weights are safetensors, else a converted copy, made once. ModelError."""
+def _as_safetensors(folder: Path, stems: tuple[str, ...], beside: tuple[str, ...]) -> Path:
+    """The folder itself where its weights are safetensors, else a converted copy, made once, with the files that end as
+    `beside` says. ModelError."""
     bins = sorted(path for stem in stems for path in folder.glob(f"{stem}*.bin"))
     if any(folder.glob("*.safetensors")) or not bins:
         return folder
-    small = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(SMALL))
+    small = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(beside))
     out = _folder_of_copy(folder, [*bins, *small])
     if out.is_dir():
         return out

@@ -84,6 +84,7 @@ def load(
 
     from harness.engine.lm import SharedImageLM
     from trainers.training.adapters import filling_every_place
+    from trainers.training.foreign_code import tell_unused_code
     from trainers.training.read_base import reading
 
     register()
@@ -95,7 +96,11 @@ def load(
     given: dict[str, Any] = {"hints": hints, "cache": cache_of(spec, engine), "identity": identity, "stage": stage}
     given["template"] = template
     given |= {"peft": str(spec.adapter) if spec.adapter else None, "trust_remote_code": spec.remote_code}
-    with reading(spec.name, str(spec.local_folder)), filling_every_place(spec.adapter or ""):
+    with (
+        reading(spec.name, str(spec.local_folder), remote_code=spec.remote_code),
+        filling_every_place(spec.adapter or ""),
+    ):
         lm = SharedImageLM(str(spec.local_folder), engine, use_safetensors=True, **given)
+    tell_unused_code(spec.local_folder, spec.name, spec.remote_code)
     lm.hf.generation_config.update(**spec.generation)
     return lm

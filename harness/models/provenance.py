@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.models.file_digests import digest_of_folder
 from harness.models.spec import ModelSpec
 from tasks.judges.addresses import NO_KEY, OPENAI, server_of
+from trainers.training.foreign_code import CODE, digest_of_code
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "lm-eval", "datasets", "pillow")
 
@@ -27,6 +28,8 @@ def digest_of_model(spec: ModelSpec, *, strict: bool = False) -> dict[str, str]:
     found = {"weights": digest_of_folder(Path(spec.pretrained), strict=strict) if local else hub}
     if spec.adapter is not None:
         found["adapter"] = digest_of_folder(spec.adapter, strict=strict)
+    if spec.remote_code and (code := digest_of_code(spec.folder or Path(spec.pretrained))):
+        found[CODE] = code
     return found
 
 

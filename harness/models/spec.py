@@ -150,8 +150,14 @@ OPENAI_PREFIX = "openai:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def find(name: str) -> ModelSpec:
-    """The spec of a known name, a folder, a hub id or a served model; InputError otherwise."""
+def find(name: str, *, remote_code: bool = False) -> ModelSpec:
+    """The spec of a known name, a folder, a hub id or a served model; InputError otherwise. `remote_code`: the user
+    allows code of a checkpoint to run."""
+    found = _find(name)
+    return replace(found, remote_code=True) if remote_code and found.backend == "transformers" else found
+
+
+def _find(name: str) -> ModelSpec:
     if name in MODELS:
         return MODELS[name]
     if name.startswith(OPENAI_PREFIX) and name != OPENAI_PREFIX:

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from harness.engine.stage_timer import StageTimer
-from harness.models.fetch import fetch
-from harness.models.spec import find
 from harness.runs.checkpoint_selection import Metric, Scores
 from harness.runs.outcome import STOPPED, Stop
 from harness.runs.scoring_queue import Scoring, describe_error
@@ -116,7 +114,7 @@ class _ScoreBetweenSaves:
             return True
         with _keep_random_state():
             try:
-                spec = fetch(find(str(checkpoint.path)))
+                spec = self.scoring.fetch(checkpoint.path)
                 self.scoring.score(spec, checkpoint.path.as_posix(), wait=False)
             except Exception as error:
                 text = "%s: not scored while training goes on (%s); scored after it"

@@ -65,8 +65,11 @@ def find_layout(recipe: "PreferenceRecipe", gpus: int | None, mode: str, *, as_j
     return Layout(processes=count // nodes, nodes=nodes, mode=known, cpu=not as_job and not local)
 
 
-def train_recipe(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path) -> "list[Checkpoint]":
-    """Train, or continue, in this process or as one of several; the checkpoints."""
+def train_recipe(
+    recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path, *, remote_code: bool = False
+) -> "list[Checkpoint]":
+    """Train, or continue, in this process or as one of several; the checkpoints. `remote_code`: the base's own code may
+    run."""
     from harness.models.fetch import fetch
     from harness.models.load import register
     from harness.models.spec import find
@@ -79,7 +82,7 @@ def train_recipe(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: 
     register()
     with hold_run_folder(folder), Stages():
         claim(folder, recipe)
-        spec, name = merge_adapter(fetch(find(recipe.base)), recipe.base, folder)
+        spec, name = merge_adapter(fetch(find(recipe.base, remote_code=remote_code)), recipe.base, folder)
         base = base_to_train(spec, name)
         with shared_cache(folder / IMAGE_FACTS) as cache:
             found = read_preferences(dataset, cache, chosen_alone=recipe.trainer == "sft")
@@ -104,10 +107,11 @@ def base_to_train(spec: "ModelSpec", name: str) -> dict[str, Any]:
     from trainers.training.read_base import check_base
 
     template, folder = chat_template_of(spec), str(spec.local_folder)
-    check_base(folder, name, template.text)
+    check_base(folder, name, template.text, remote_code=spec.remote_code)
     on_hub = not Path(spec.pretrained).is_dir()
     hub = {"base_hub_id": spec.pretrained, "base_revision": spec.revision} if on_hub else {}
-    return {"base_name": name, "base": folder, "dtype": spec.dtype, "chat_template": template.text, **hub}
+    more = {"dtype": spec.dtype, "chat_template": template.text, "remote_code": spec.remote_code}
+    return {"base_name": name, "base": folder, **more, **hub}
 
 
 def check_data(recipe: "PreferenceRecipe", dataset: "PreferenceFile") -> None:
@@ -130,7 +134,8 @@ def merge_adapter(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpe
     from trainers.training.adapters import merge
     from trainers.training.base_note import MERGED
 
-    merged = merge(spec.local_folder, spec.adapter, folder / MERGED, chat_template_of(spec).text)
+    template = chat_template_of(spec).text
+    merged = merge(spec.local_folder, spec.adapter, folder / MERGED, template, remote_code=spec.remote_code)
     return replace(spec, pretrained=str(merged), folder=merged, adapter=None), merged.as_posix()
 
 

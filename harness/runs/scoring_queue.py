@@ -44,8 +44,14 @@ class Scoring:
     engine: EngineConfig | None = None
     host: AdapterHost = field(default_factory=AdapterHost)
     """Keeps the base of all adapters in memory."""
+    remote_code: bool = False
+    """Whether the user allows the models' own code to run."""
     timed: Callable[[str], AbstractContextManager[Any]] = lambda stage: nullcontext()
     """A context manager that takes the time of one scoring, by its name."""
+
+    def fetch(self, name: str | Path) -> ModelSpec:
+        """A model with all its files on this machine."""
+        return fetch(find(str(name), remote_code=self.remote_code))
 
     def name_of(self, path: Path) -> str:
         """A checkpoint's name on the board: the one it has there, else its path as given."""
@@ -99,7 +105,7 @@ def score_checkpoint(
 ) -> Scored | Literal["failed"]:
     """Score one checkpoint. Any error is counted as a failed attempt, since the next one may go well."""
     try:
-        spec = fetch(find(str(found.path)))
+        spec = scoring.fetch(found.path)
         done = scoring.score(spec, name, wait=False)
         why = scoring.find_lost(spec, name) if done == "scored" else ""
     except Exception as error:  # memory, networks and disks come and go; the watcher goes on

@@ -20,10 +20,9 @@ from harness.engine.stage_timer import StageTimer
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.lost import share_lost
 from harness.models.adapter_host import AdapterHost
-from harness.models.fetch import fetch
 from harness.models.load import register
 from harness.models.provenance import digest_of_model
-from harness.models.spec import ModelSpec, find
+from harness.models.spec import ModelSpec
 from harness.runs.checkpoint_selection import Metric, Scores, headlines, probe, select_checkpoint, tasks_of
 from harness.runs.image_use_checks import STAGE, ImageUseChecks, check_image_use, draw_pairs
 from harness.runs.interim_scoring import Processes, find_probes_without_value, train_and_score
@@ -69,11 +68,13 @@ def train_then_eval(
     split: str | None = None,
     early_stop: Sequence[str] = (),
     layout: Layout | None = None,
+    remote_code: bool = False,
 ) -> Outcome:
     """Do, or finish, the run of `recipe` in `out`; `limit` bounds instructions (or rows read) and documents a task.
 
     `early_stop` names probes, "task" or "task.metric": training ends once one is significantly worse than the base's.
-    `layout`: processes that train, while this one does all else; None = this one trains. InputError for a probe that
+    `layout`: processes that train, while this one does all else; None = this one trains. `remote_code`: code of the
+    recipe's models may run. InputError for a probe that
     the recipe's tasks don't have; RunError.
     """
     tasks = tasks_of(recipe)
@@ -82,9 +83,10 @@ def train_then_eval(
     with hold_run_folder(out):
         claim(out, recipe, limit)
         register()
-        run = _Run(recipe, out, judge, tasks, probes, limit, split)
+        settings = EvalSettings(limit=limit, seed=recipe.seed, split=split)
+        run = _Run(recipe, out, judge, tasks, probes, settings, remote_code)
         run.score_base()
-        data = prepare_training_data(recipe, out, judge, tasks, run.seconds)
+        data = prepare_training_data(recipe, out, judge, tasks, run.seconds, remote_code=remote_code)
         arms, stop = run.train_arms(data, layout)
         failed = run.score_checkpoints(arms)
         checkpoints = run.list_checkpoints(arms)
@@ -102,8 +104,8 @@ class _Run:
         judge: Judge,
         tasks: Sequence[TaskSpec],
         probes: Sequence[Metric],
-        limit: int | None,
-        split: str | None,
+        settings: EvalSettings,
+        remote_code: bool,
     ) -> None:
         self.recipe, self.out, self.tasks, self.probes = recipe, out, tasks, probes
         self.seconds = StageTimer(out / "seconds.json")
@@ -114,16 +116,17 @@ class _Run:
             tasks=tasks,
             judge=judge,
             state=out / "watch",
-            settings=EvalSettings(limit=limit, seed=recipe.seed, split=split),
+            settings=settings,
             host=self.host,
             timed=self.seconds,
+            remote_code=remote_code,
         )
         self.scored_before = {entry.model for entry in self.board.entries()}
 
     @cached_property
     def base(self) -> ModelSpec:
         """The model that is trained, with all its files on this machine."""
-        return fetch(find(self.recipe.base))
+        return self.scoring.fetch(self.recipe.base)
 
     def score_base(self) -> None:
         """Score the model that is trained, if it can be trained."""
@@ -162,7 +165,7 @@ class _Run:
             for found in find_complete_checkpoints(job.out, QuietPeriod(0))[0]:
                 name = found.path.as_posix()
                 try:
-                    self._score(fetch(find(str(found.path))), name)
+                    self._score(self.scoring.fetch(found.path), name)
                 except JudgeError:
                     raise  # the next one would have no judge either
                 except Exception as error:  # the other checkpoints do not depend on it
@@ -255,7 +258,7 @@ class _Run:
             return "no pair has an image and a rejected answer"
         if not last.path.is_dir():
             return "the trainer has removed it"
-        spec, path = fetch(find(str(last.path))), self.out / "checks.json"
+        spec, path = self.scoring.fetch(last.path), self.out / "checks.json"
         key = {**digest_of_model(spec), "data": data.digest, "pairs": len(pairs), "tokens": TOKENS_VERSION}
         if path.exists():
             try:

@@ -48,14 +48,21 @@ class TrainingData:
 
 
 def prepare_training_data(
-    recipe: PreferenceRecipe, out: Path, judge: Judge, tasks: Sequence[TaskSpec], seconds: StageTimer
+    recipe: PreferenceRecipe,
+    out: Path,
+    judge: Judge,
+    tasks: Sequence[TaskSpec],
+    seconds: StageTimer,
+    *,
+    remote_code: bool = False,
 ) -> TrainingData:
-    """Build or read the recipe's pairs, and look for the tasks' pictures in them. RunError if there are no pairs."""
+    """Build or read the recipe's pairs, and look for the tasks' pictures in them. `remote_code`: code of the pool's
+    models may run. RunError if there are no pairs."""
     source = recipe.preferences
     bad_rows = 0
     if isinstance(source, Data):
         with seconds("build preference data"):
-            built = _build(recipe, source, out / "data", judge)
+            built = _build(recipe, source, out / "data", judge, remote_code)
         with HashCache(out / "data" / IMAGE_FACTS) as cache:
             mark = digest(built.pairs, cache)
         pairs, held_out, summary = built.pairs, list[Preference](), f"built from {built.counts.rows} instructions"
@@ -74,9 +81,9 @@ def prepare_training_data(
     )
 
 
-def _build(recipe: PreferenceRecipe, data: Data, folder: Path, judge: Judge) -> BuiltDataset:
+def _build(recipe: PreferenceRecipe, data: Data, folder: Path, judge: Judge, remote_code: bool) -> BuiltDataset:
     run = f"answers in {folder.resolve()}"
-    pool = PoolModels(run=run)
+    pool = PoolModels(run=run, remote_code=remote_code)
     built = build_dataset(folder, data, recipe.seed, judge, pool)
     end_run(None, run)
     pool.drop()

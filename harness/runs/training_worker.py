@@ -32,7 +32,7 @@ PROCESSES: Final = "processes"
 COMMAND: Final = "train-arm"
 """The hidden command that each of them runs."""
 _ARM: Final = "arm.json"
-_OF_BASE: Final = ("base_name", "base", "base_hub_id", "base_revision", "chat_template", "dtype")
+_OF_BASE: Final = ("base_name", "base", "base_hub_id", "base_revision", "chat_template", "remote_code", "dtype")
 """Fields of a Job about the model to start from."""
 
 

@@ -39,6 +39,8 @@ class WatchSettings:
     """Seconds between two searches for checkpoints."""
     settle: float = 10.0
     """Seconds without a change before another trainer's checkpoint is complete."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoints and their base."""
     attempts: int = 3
     """How often a checkpoint is tried before it is given up."""
     backoff: float = 60.0

@@ -50,14 +50,14 @@ class Server:
         return "serve-" + re.sub(r"[^A-Za-z0-9.]+", "-", self.spec.name).strip("-.")[:60]
 
 
-def servers_of(members: Sequence[PoolModel], settings: ServerSettings) -> list[Server]:
-    """The servers of a pool, one for each model; members with a URL need none. ClusterError, UnknownName."""
+def servers_of(members: Sequence[PoolModel], settings: ServerSettings, *, remote_code: bool = False) -> list[Server]:
+    """The servers of a pool, one for each model; members with a URL need none. `remote_code`: code of a checkpoint may
+    run. ClusterError, UnknownName."""
     names = dict.fromkeys(member.model for member in members if member.url is None)
-    return [_make_server(name, settings) for name in names]
+    return [_make_server(find(name, remote_code=remote_code), name, settings) for name in names]
 
 
-def _make_server(name: str, settings: ServerSettings) -> Server:
-    spec = find(name)
+def _make_server(spec: ModelSpec, name: str, settings: ServerSettings) -> Server:
     if spec.backend == "openai":
         raise ClusterError(f"{name}: has no weights to serve; give the URL of its server as `url`")
     if Path(spec.pretrained).is_dir():  # a hub model is fetched on the node
@@ -110,13 +110,14 @@ def serve_pool(
     wanted: Resources,
     cluster: Cluster = "slurm",
     settings: ServerSettings | None = None,
+    remote_code: bool = False,
 ) -> Iterator[dict[str, ModelSpec]]:
     """Member's name -> its model behind a server that answers. ClusterError.
 
     Waits for the queue without limit. Logs stay in `folder`.
     """
     settings = settings or ServerSettings()
-    servers = servers_of(members, settings)
+    servers = servers_of(members, settings, remote_code=remote_code)
     if not servers:
         yield {}
         return

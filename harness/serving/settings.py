@@ -9,6 +9,7 @@ from typing import Final
 
 from harness.models.spec import ModelSpec
 from support.errors import ClusterError, SettingError
+from trainers.training.foreign_code import OPTION
 
 _COMMON: Final = "--host {host} --port {port} --served-model-name {name}"
 COMMANDS: Final = {
@@ -45,6 +46,8 @@ class ServerSettings:
             words += ["--enable-lora", "--lora-modules", f"{adapter}={spec.adapter}"]
         if spec.revision is not None and spec.folder is None and self.command in COMMANDS:
             words += ["--revision", spec.revision]
+        if spec.remote_code and self.command in COMMANDS:
+            words.append(OPTION)  # both engines call it so
         return [*words, *self.options]
 
     def _template(self) -> list[str]:

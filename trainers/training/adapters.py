@@ -123,7 +123,9 @@ def _is_tied_apart(model: Any) -> bool:
     return bool(tied and first is not None and last is not None and not torch.equal(first.weight, last.weight))
 
 
-def merge(base: Path | str, adapter: Path, out: Path, template: str | None = None) -> Path:
+def merge(
+    base: Path | str, adapter: Path, out: Path, template: str | None = None, *, remote_code: bool = False
+) -> Path:
     """Write the base with an adapter merged into it, and the processor; returns `out`, at once if it is there already.
 
     Merged in single precision, stored in the base's type. `template` is the chat template that the adapter was trained
@@ -134,10 +136,11 @@ def merge(base: Path | str, adapter: Path, out: Path, template: str | None = Non
     with file_lock(out, wait=True):
         if (out / "config.json").is_file():
             return out
-        with reading(name, str(base)):
-            stored = CompleteModel.from_pretrained(base, dtype="auto", use_safetensors=True)
+        with reading(name, str(base), remote_code=remote_code):
+            given: dict[str, Any] = {"dtype": "auto", "use_safetensors": True}
+            stored = CompleteModel.from_pretrained(base, trust_remote_code=remote_code, **given)
             dtype = stored.dtype
-        processor = read_processor(str(base), name, template)
+        processor = read_processor(str(base), name, template, remote_code=remote_code)
         adapted = attach(stored.float(), adapter)
         _check_ties(adapted, adapter)
         with reading(name, name):

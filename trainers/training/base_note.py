@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.files import atomic_write_text
+from trainers.training.foreign_code import CODE, digest_of_code
 
 if TYPE_CHECKING:
     from trainers.training.job import Job
@@ -25,6 +26,10 @@ HUB_CACHE: Final = r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)"
 
 def note_base(job: "Job", checkpoint: Path) -> dict[str, str]:
     """The note's keys about the base."""
+    return _name_base(job, checkpoint) | ({CODE: digest_of_code(Path(job.base))} if job.remote_code else {})
+
+
+def _name_base(job: "Job", checkpoint: Path) -> dict[str, str]:
     hub_id, revision = _find_on_hub(job)
     folder = Path(job.base_name)
     if not job.base_name or not folder.is_dir():

@@ -29,6 +29,8 @@ class Job:
     """Commit of the hub id."""
     chat_template: str | None = None
     """What conversations are put into; None: the template in the base's folder."""
+    remote_code: bool = False
+    """Whether the user allows the base's own code to run."""
     dtype: str = "auto"
     """Type to compute in: "float32", "bfloat16", or "auto" for the type of the stored weights."""
     preferences: Sequence[Preference] = field(default=())

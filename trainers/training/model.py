@@ -52,17 +52,17 @@ def load_model(job: Job) -> tuple[Any, Any]:
 
 def load_processor(job: Job) -> Any:
     """The processor of the job's base alone, which takes no time; TrainingError."""
-    return read_processor(job.base, job.base_name or job.base, job.chat_template)
+    return read_processor(job.base, job.base_name or job.base, job.chat_template, remote_code=job.remote_code)
 
 
 def load_weights(job: Job) -> Any:
     """The base, quantized if the recipe says so; safetensors only. ModelError."""
     training = job.recipe.training
-    given = {"dtype": weights_dtype(job), "use_safetensors": True}
+    given: dict[str, Any] = {"dtype": weights_dtype(job), "use_safetensors": True}
     if training.quantization is not None:
         given |= _four_bits()
-    with reading(job.base_name or job.base, job.base, "weights"):
-        return CompleteModel.from_pretrained(job.base, **given)
+    with reading(job.base_name or job.base, job.base, "weights", remote_code=job.remote_code):
+        return CompleteModel.from_pretrained(job.base, trust_remote_code=job.remote_code, **given)
 
 
 def _four_bits() -> dict[str, Any]:

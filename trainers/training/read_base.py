@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    dynamic_module_utils,
+)
 
 from support.errors import HarnessError, ModelError, TrainingError, one_line
 from trainers.training.checkpoints import what_weights_lack
+from trainers.training.foreign_code import asks_for_code, check_code, refuse_code
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 """What transformers raises for files that are missing, torn or of another kind."""
 
+dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+"""Where transformers is told nothing of code that it finds, it would ask on standard input, where a "y" may wait."""
 
 CONFIGS: Final = (
     *("config.json", "adapter_config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -32,7 +41,10 @@ class CompleteModel(AutoModelForImageTextToText):
         quantization = {name: kwargs.pop(name) for name in list(kwargs) if name.startswith(("load_in_", "bnb_4bit_"))}
         if quantization:
             kwargs["quantization_config"] = BitsAndBytesConfig(**quantization)
-        model, found = AutoModelForImageTextToText.from_pretrained(*args, output_loading_info=True, **kwargs)
+        trusted = kwargs.pop("trust_remote_code", None) or False
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            *args, output_loading_info=True, trust_remote_code=trusted, **kwargs
+        )
         for what in ("missing_keys", "mismatched_keys"):
             if names := sorted(map(str, found.get(what) or ())):
                 more = f" and {len(names) - 1} more" * (len(names) > 1)
@@ -60,23 +72,27 @@ def what_folder_lacks(folder: Path) -> str:
 
 
 @contextmanager
-def reading(name: str, folder: str, what: str = "") -> Iterator[None]:
-    """Inside, what transformers can't read is a ModelError, which names the torn file where there is one."""
+def reading(name: str, folder: str, what: str = "", *, remote_code: bool = False) -> Iterator[None]:
+    """Inside, what transformers can't read is a ModelError, which names the torn file where there is one; code that the
+    user did not allow by `remote_code` is an InputError."""
+    check_code(Path(folder), name, remote_code)
     try:
         yield
     except HarnessError:
         raise
     except UNREADABLE as error:
+        if not remote_code and asks_for_code(error):
+            raise refuse_code(Path(folder), name) from error
         lacks = what_folder_lacks(Path(folder))
         what = f"its {what} can't be read" if what else "can't be loaded"
         raise ModelError(f"{name}: {what}: {lacks or one_line(error)[:300]}") from error
 
 
-def read_processor(folder: str, name: str, template: str | None = None) -> Any:
+def read_processor(folder: str, name: str, template: str | None = None, *, remote_code: bool = False) -> Any:
     """The processor in a base's folder, with the chat template that is trained with. ModelError; TrainingError without
     a template."""
-    with reading(name, folder, "tokenizer or processor"):
-        processor = AutoProcessor.from_pretrained(folder)
+    with reading(name, folder, "tokenizer or processor", remote_code=remote_code):
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=remote_code)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
         raise ModelError(f"{name}: has no image processor with a tokenizer in {folder}")
@@ -89,14 +105,15 @@ def read_processor(folder: str, name: str, template: str | None = None) -> Any:
     return processor
 
 
-def check_base(folder: str, name: str, template: str | None = None) -> None:
+def check_base(folder: str, name: str, template: str | None = None, *, remote_code: bool = False) -> None:
     """ModelError or TrainingError for a base that can't be read for training, before anything else is done; its weights
     are not loaded."""
-    with reading(name, folder, "config.json"):
-        config = AutoConfig.from_pretrained(folder)
+    with reading(name, folder, "config.json", remote_code=remote_code):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
     with reading(name, folder, "model type"):
-        if type(config) not in AutoModelForImageTextToText._model_mapping:  # what from_pretrained looks at
+        own = remote_code and "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
+        if not own and type(config) not in AutoModelForImageTextToText._model_mapping:  # what from_pretrained looks at
             raise ModelError(f"{name}: models of type {config.model_type!r} answer no questions about pictures")
     if lacks := what_folder_lacks(Path(folder)):
         raise ModelError(f"{name}: can't be read: {lacks}")
-    read_processor(folder, name, template)
+    read_processor(folder, name, template, remote_code=remote_code)
