@@ -49,6 +49,11 @@ class Server:
         self.polls = 1
         """How often a batch is asked for before it is over."""
         self.batch_ends = "completed"
+        self.spoil: Callable[[int, dict[str, Any]], Any] | None = None
+        """Gives, for a line of a batch's output and its place, what is written instead: a row, text or bytes."""
+        self.lists_batches = True
+        self.upload_delay = self.create_delay = 0.0
+        """Seconds before these are answered, once they are done."""
         self.loop = asyncio.new_event_loop()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -70,6 +75,7 @@ class Server:
         app.router.add_post("/v1/files", self._upload)
         app.router.add_get("/v1/files/{id}/content", self._content)
         app.router.add_post("/v1/batches", self._batch)
+        app.router.add_get("/v1/batches", self._list)
         app.router.add_get("/v1/batches/{id}", self._state)
         self.runner = web.AppRunner(app)
         self.loop.run_until_complete(self.runner.setup())
@@ -128,6 +134,7 @@ class Server:
         assert isinstance(data, web.FileField)
         name = f"file-{len(self.files)}"
         self.files[name] = data.file.read()
+        await asyncio.sleep(self.upload_delay)
         facts = {"id": name, "object": "file", "bytes": len(self.files[name]), "created_at": 0}
         return web.json_response(facts | {"filename": "q.jsonl", "purpose": "batch", "status": "processed"})
 
@@ -138,8 +145,19 @@ class Server:
         body = await request.json()
         name = f"batch-{len(self.batches)}"
         files = {"input": body["input_file_id"], "output": None, "errors": None}
-        self.batches[name] = {"polls": 0, "status": "in_progress", **files}
+        self.batches[name] = {"polls": 0, "status": "in_progress", "metadata": body.get("metadata"), **files}
+        await asyncio.sleep(self.create_delay)
         return web.json_response(self._shown(name))
+
+    async def _list(self, request: web.Request) -> web.Response:
+        """Two a page, the newest first."""
+        if not self.lists_batches:
+            return error(404, "Not found", None)
+        names = list(reversed(self.batches))
+        after = request.query.get("after")
+        names = names[names.index(after) + 1 :] if after else names
+        page = [self._shown(name) for name in names[:2]]
+        return web.json_response({"object": "list", "data": page, "has_more": len(names) > 2})
 
     async def _state(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
@@ -165,7 +183,11 @@ class Server:
         for kind, rows in (("output", out), ("errors", errors)):
             if rows:
                 batch[kind] = f"file-{len(self.files)}"
-                self.files[batch[kind]] = "\n".join(map(json.dumps, rows)).encode()
+                spoiled = [row if self.spoil is None else self.spoil(place, row) for place, row in enumerate(rows)]
+                texts = [json.dumps(row) if isinstance(row, dict) else row for row in spoiled]
+                self.files[batch[kind]] = b"\n".join(
+                    text if isinstance(text, bytes) else text.encode() for text in texts
+                )
         batch["status"], self.batch_ends = self.batch_ends, "completed"
 
     def _shown(self, name: str) -> dict[str, Any]:
@@ -175,6 +197,7 @@ class Server:
         return (
             facts
             | files
+            | {"metadata": batch["metadata"]}
             | {"created_at": 0, "status": batch["status"], "request_counts": {"total": 1, "completed": 0, "failed": 0}}
         )
 

@@ -12,7 +12,7 @@ from harness.cli.options import LEDGER, Json, LedgerPath, money
 from support.errors import OK, UsageError
 
 if TYPE_CHECKING:
-    from tasks.judges.ledger import Ledger
+    from tasks.judges.ledger import Ledger, Total
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +39,15 @@ def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> 
         [
             cell(t.task),
             cell(t.model),
-            *map(str, (t.calls, t.losses, t.prompt_tokens, t.completion_tokens)),
+            *map(str, (t.calls, t.losses)),
+            *(_write_tokens(tokens, t) for tokens in (t.prompt_tokens, t.completion_tokens)),
             money(t.price),
+            str(t.estimated),
         ]
         for t in totals
     ]
-    print(
-        table(["task", "judge", "replies", "paid without reply", "prompt tokens", "reply tokens", "money"], rows)
-        if rows
-        else "No calls."
-    )
+    counts = ["replies", "paid without reply", "prompt tokens", "reply tokens", "money", "of them estimated"]
+    print(table(["task", "judge", *counts], rows) if rows else "No calls.")
     for (task, model), reasons in failures.items():
         print(f"{len(reasons)} questions of {task or 'no task'} have no reply of {model}: {grouped(reasons)}")
     return OK
@@ -104,6 +103,13 @@ def judge_calibrate_command(
     found = calibration(read_ratings(published), read_ratings(new), (published.stem, new.stem))
     print(json.dumps(found) if as_json else "\n".join(found.values()))
     return OK
+
+
+def _write_tokens(tokens: int, total: "Total") -> str:
+    """A sum of tokens, and whether some calls are in none."""
+    if not total.uncounted:
+        return str(tokens)
+    return "unknown" if total.uncounted == total.calls + total.losses else f"{tokens} + unknown"
 
 
 def _open_ledger(path: Path) -> "Ledger":

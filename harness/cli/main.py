@@ -17,9 +17,10 @@ from harness.cli.lazy import LazyGroup
 from harness.cli.options import ANY, REQUIRE_BETTER, say
 from harness.engine.work_sharing import WorkerDone
 from support.console import protect_streams, protected_streams, set_up_logging
-from support.errors import FAILED, INTERRUPTED, OK, USAGE, BudgetSpent, HarnessError, JudgeDown
+from support.errors import FAILED, INTERRUPTED, OK, REGRESSED, USAGE, BudgetSpent, HarnessError, JudgeDown
 from support.full_disk import describe_full_disk
 from support.secrets import redact, remember_address
+from tasks.judges.budgets import end_budgets
 
 app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -61,7 +62,10 @@ def _run(given: list[str]) -> int:
         if (code := _exit_code_of(error)) is None:
             raise
         return say(_message_of(error) + _hint_to_resume(error, command, given), code)
-    return result if isinstance(result, int) else OK
+    code = result if isinstance(result, int) else OK
+    if code in (OK, REGRESSED):  # else the same command goes on with what is left of its budget
+        end_budgets()
+    return code
 
 
 def complete_options(arguments: Sequence[str]) -> list[str]:

@@ -78,7 +78,10 @@ class JudgeOptions(JudgeSettings):
     ledger: Path = LEDGER
     """File that keeps every paid judge reply."""
     budget: float | None = None
-    """Limit in US dollars; stops before the next judge call could exceed it."""
+    """Limit in US dollars, for a command and its repetitions until one ends well, and for all processes with this
+    ledger; stops before the next judge call could exceed it."""
+    known_as: str | None = None
+    """Name of the judge's server in the ledger in place of its address, or the address it had before."""
     batch: bool = False
     """Use OpenAI's Batch API: half the price, replies within a day."""
     settings: tuple[str, ...] = ()
@@ -93,7 +96,7 @@ class JudgeOptions(JudgeSettings):
 
     def check(self, context: typer.Context, judged: bool = True) -> None:
         """SettingError for an option that was given and has no effect with this judge, or without judged tasks."""
-        own = ("url", "key", "budget", "batch", "set", "repeats")
+        own = ("url", "key", "budget", "known_as", "batch", "set", "repeats")
         options = [f"judge_{name}" for name in (*own, *(setting.name for setting in settings_of(JudgeSettings)))]
         if not judged:
             refuse_given(context, ["judge", *options], "no chosen task needs a judge")
@@ -120,6 +123,7 @@ class JudgeOptions(JudgeSettings):
         if warning := retired(name, date.today()):
             log.warning(warning)
         more: dict[str, Any] = {"ledger": self.ledger, "budget": self.budget, "batch": self.batch}
+        more["known_as"] = self.known_as
         return make_judge(name, url=self.url, key=self.key, settings=self.judge_settings(), **more)
 
 

@@ -133,7 +133,7 @@ def refuse_given(context: typer.Context, names: Iterable[str], why: str) -> None
 
 def check_at_least(option: str, value: float | None, least: int) -> None:
     """SettingError if the option was given a value below `least`."""
-    if value is not None and value < least:
+    if value is not None and not value >= least:
         raise SettingError(f"{option} {value}: must be at least {least}")
 
 

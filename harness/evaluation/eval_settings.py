@@ -87,6 +87,8 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
     served = sorted(judge.client.served) if isinstance(judge, OpenAIJudge) else []
     if served and served != [judge.model]:
         facts["judge served"] = ", ".join(served)
+    if isinstance(judge, OpenAIJudge) and judge.client.servers:
+        facts["judge server"] = ", ".join(sorted(judge.client.servers))
     return facts
 
 

@@ -52,7 +52,8 @@ class Counting:
         replies = []
         for prompt, image in questions:
             request = self.judge.request(prompt, image, sampling, repeat)
-            reply = self.judge.client.ledger.reply(request.key)
+            call = self.judge.client.find_call(request)
+            reply = None if call is None else call.reply
             replies.append(reply)
             if request.key in self.keys:
                 continue

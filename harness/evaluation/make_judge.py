@@ -1,7 +1,7 @@
 """Makes a judge from its name and settings."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from support.errors import SettingError
 from tasks.judges import prices
@@ -24,14 +24,17 @@ def make_judge(
     budget: float | None = None,
     batch: bool = False,
     settings: JudgeSettings | None = None,
+    known_as: str | None = None,
 ) -> Judge:
     """The judge "exact" of the scenes tasks, or a model of an OpenAI-compatible server, with `batch` through the Batch
-    API; `key` names the environment variable with its server's key. SettingError for a setting that would not act."""
+    API; `key` names the environment variable with its server's key, `known_as` its server in the ledger. SettingError
+    for a setting that would not act."""
     settings = settings or JudgeSettings()
     if name == EXACT:
         from tasks.scenes.judge import ExactJudge
 
         given = {"url": url, "key": key, "budget": budget, "batch": batch, "set": settings != JudgeSettings()}
+        given["known-as"] = known_as
         if idle := [f"--judge-{option}" for option, value in given.items() if value]:
             raise SettingError(f"judge {EXACT!r}: {', '.join(idle)} would not act: no server is asked")
         return ExactJudge()
@@ -46,4 +49,7 @@ def make_judge(
             f" {prices.OVERRIDE}"
         )
     kind = BatchJudge if batch else OpenAIJudge
-    return kind(name, url=server, ledger=Ledger(ledger or LEDGER), budget=budget, settings=settings)
+    if known_as is not None and not known_as.strip():
+        raise SettingError(f"--judge-known-as {known_as!r}: is empty")
+    more: dict[str, Any] = {"budget": budget, "settings": settings, "known_as": known_as}
+    return kind(name, url=server, ledger=Ledger(ledger or LEDGER), **more)

@@ -67,6 +67,12 @@ class Server:
         return self.url + _show_query(self.query)
 
     @property
+    def identity(self) -> str:
+        """The address, the same however it is spelled: with /v1 at its end or without, with the usual port or none."""
+        usual = re.sub(r"^(http://[^/]+):80(?=/|$)|^(https://[^/]+):443(?=/|$)", r"\1\2", self.url)
+        return re.sub(r"/v1$", "", usual) + _show_query(self.query)
+
+    @property
     def headers(self) -> dict[str, Any]:
         """What is sent beside the official client's own headers."""
         if self.login is not None:

@@ -20,81 +20,43 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from support.errors import BudgetSpent, HarnessError, JudgeDown, JudgeError
+from support.errors import HarnessError, JudgeDown
 from support.progress import report
-from support.reuse import Reuse
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges import prices
-from tasks.judges.addresses import Server
-from tasks.judges.completions import Route
-from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage, without_secrets
-from tasks.judges.ledger import Call, Ledger, now
-from tasks.judges.pace import Pace, Refusals, with_jitter
-from tasks.judges.parameters import Parameters
+from tasks.judges.failures import NoReply, PermanentError, TransientError, without_secrets
+from tasks.judges.ledger import now
+from tasks.judges.pace import Pace, with_jitter
+from tasks.judges.paid_bodies import Body
+from tasks.judges.paid_replies import PaidReplies, Reader
 from tasks.judges.protocol import Replies
-from tasks.judges.replies import NOT_SAID, Reply
+from tasks.judges.replies import Reply
 from tasks.judges.requests import NotAsked, Request
-from tasks.judges.settings import ClientSettings
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 log = logging.getLogger(__name__)
 
-Reader: TypeAlias = Callable[[Any, Request], Reply]
-"""Gives the reply in a body of any JSON, of the request as it was sent; raises NoReply where it is none."""
 T = TypeVar("T")
 MOST_FAILURES_IN_A_ROW: Final = 3
 """After so many questions without a reply, and none in between, the server counts as down."""
 MOST_ANSWERED: Final = 3
 """Tries of one question after which the server did its work, and sent no reply: each may be paid for."""
-TYPICAL_REPLY: Final = 150
-"""Tokens of a reply, where the ledger knows of none and no limit is set."""
+LONGEST_LOOK: Final = 1.0
+"""Seconds between two looks whether another process has a question's reply."""
 
 
-class ChatClient:
-    """See the module's docstring. `budget` is in US dollars, for this client's life."""
+class ChatClient(PaidReplies):
+    """See the module's docstring. `budget` is in US dollars, for all processes that share the ledger."""
 
-    def __init__(
-        self,
-        model: str,
-        server: Server,
-        *,
-        ledger: Ledger,
-        budget: float | None = None,
-        settings: ClientSettings | None = None,
-    ) -> None:
-        self.model, self.route, self.ledger, self.budget = model, Route(server), ledger, budget
-        self.settings = settings or ClientSettings()
-        self.parameters = Parameters(model)
-        """What the model takes of a request."""
-        self.asked_otherwise: set[str] = set()
-        """How calls differed from what the protocol asks for, in words."""
-        self.served: set[str] = set()
-        """What the server says has answered."""
-        self.failures: Counter[str] = Counter()
-        """Questions without a reply, by reason."""
-        self.refusals = Refusals()
-        """Requests refused before there was any reply."""
-        self.asked = 0
-        """Calls that were sent, tries included."""
-        self.paid = 0.0
-        """US dollars since this client was made, as far as prices are known."""
-        self.fresh = False
-        """Whether what the ledger keeps is asked again, and replaced."""
-        self.told_of_key = False
-        """Whether it was said which key is sent where."""
-        self.reused = Reuse()
-        """Replies that the ledger had."""
-        self._new: set[str] = set()
-        """What this client was answered."""
-        self._told_of_ends = False
-        """Whether it was said that the server does not tell how replies ended."""
+    asked = 0
+    """Calls that were sent, tries included."""
+    told_of_key = False
+    """Whether it was said which key is sent where."""
 
     def ask_many(
         self, requests: Iterable[Request | NotAsked], read: Reader, *, stage: str = "", total: int | None = None
@@ -104,17 +66,10 @@ class ChatClient:
 
         `read` gives the reply in a body. Progress is reported as `stage`, of `total` requests.
         """
-        return run_in_thread(_Round(self, read).replies(requests, stage, total))
-
-    def expected_reply(self, label: str, max_tokens: int | None = None) -> float:
-        """Tokens a reply will have, about: as those so far, else the limit where it is low, else what is typical."""
-        so_far = self.ledger.completion_tokens(label, self.model)
-        return so_far if so_far is not None else min(TYPICAL_REPLY, max_tokens or TYPICAL_REPLY)
-
-    @property
-    def server(self) -> Server:
-        """Where it is asked."""
-        return self.route.server
+        try:
+            return run_in_thread(_Round(self, read).replies(requests, stage, total))
+        finally:
+            self.tell_unread()
 
     def connect(self, **limits: Any) -> "AsyncOpenAI":
         """The official client, without its own retries; `limits` of `Server.connect`."""
@@ -124,68 +79,6 @@ class ChatClient:
         hosts = tuple(filter(None, (host.strip() for host in (self.settings.redirects_to or "").split(","))))
         given: dict[str, Any] = {"timeout": self.settings.timeout, "redirects_to": hosts} | limits
         return self.server.connect(**given)
-
-    def kept_reply(self, key: str) -> str | None:
-        """The reply under this key in the ledger, or None; with `fresh`, only what came since this client was made."""
-        call = self.ledger.call(key) if not self.fresh or key in self._new else None
-        if call is None:
-            return None
-        if key not in self._new:
-            self.reused.add(call.created)
-        self.asked_otherwise |= {call.asked} - {""}
-        return Answer(call.reply, limited=True) if call.finish == "length" else call.reply
-
-    def book_reply(self, request: Request, reply: Reply, *, latency: float, attempts: int, batch: bool) -> None:
-        """Keep a reply; it is on disk when this returns."""
-        prompt_tokens, completion_tokens = reply.usage or (None, None)
-        if reply.served != NOT_SAID:
-            self.served.add(reply.served)
-        if not reply.end_told and not self._told_of_ends:
-            self._told_of_ends = True
-            log.info("%s: no finish_reason: replies with fewer tokens than the limit count as whole", self.model)
-        self.refusals.replied = True
-        asked = self.parameters.in_words(request.body)
-        self.asked_otherwise |= {asked} - {""}
-        self.ledger.put(
-            Call(
-                key=request.key,
-                task=request.label,
-                model=self.model,
-                served=reply.served,
-                reply=reply.text,
-                prompt_tokens=prompt_tokens,
-                completion_tokens=completion_tokens,
-                price=self.charge(request, reply.usage, reply.text, batch=batch),
-                latency=latency,
-                attempts=attempts,
-                batch=batch,
-                created=now(),
-                finish="length" if reply.limited else "stop",
-                asked=asked,
-            ),
-            instead=self.fresh,
-        )
-        self._new.add(request.key)
-
-    def book_loss(self, request: Request, error: NoReply, *, batch: bool = False) -> None:
-        """Keep what a call without a usable reply has cost."""
-        if error.usage is not None:
-            cost = self.charge(request, error.usage, batch=batch)
-            self.ledger.lose(request.key, request.label, self.model, error.why, *error.usage, cost)
-
-    def give_up(self, request: Request, error: NoReply) -> FailedAnswer:
-        """Leave a question without a reply, and keep why; JudgeError if the server refuses all, for one reason."""
-        self.failures[error.why] += 1
-        self.ledger.fail(request.key, request.label, self.model, error.why)
-        if isinstance(error, PermanentError) and error.refused and self.refusals.add(error.why):
-            raise JudgeError(f"{self.model}: the first {self.refusals.most} requests were all refused: {error.why}")
-        return FailedAnswer(error.why, may_pass=error.may_pass)
-
-    def charge(self, request: Request, usage: Usage | None, text: str = "", *, batch: bool = False) -> float | None:
-        """Charge a call to the budget, by an estimate where the server did not say what it took; its price if known."""
-        cost = prices.price(self.model, *(usage or (request.tokens, prices.text_tokens(text))), batch=batch)
-        self.paid += cost or 0.0
-        return cost if usage else None
 
 
 def run_in_thread(work: Coroutine[Any, Any, T]) -> T:
@@ -228,8 +121,6 @@ class _Round:
         self.lost: dict[str, FailedAnswer] = {}
         """Why questions have no reply, by their keys."""
         self.finished = 0
-        self.in_flight = 0.0
-        """US dollars of the calls on their way, about."""
 
     async def replies(self, requests: Iterable[Request | NotAsked], stage: str, total: int | None) -> Replies:
         """The replies in the order asked; None where a request got none."""
@@ -255,7 +146,7 @@ class _Round:
                         self.client.failures[request.why] += 1
                         continue
                     keys[index] = request.key
-                    if (kept := self.client.kept_reply(request.key)) is not None:
+                    if (kept := self.client.kept_reply(request)) is not None:
                         results[index] = kept
                     elif request.key in tasks:
                         waiting[index] = tasks[request.key]
@@ -284,7 +175,7 @@ class _Round:
 
     async def _ask_and_leave(self, connection: "AsyncOpenAI", request: Request) -> str | None:
         try:
-            return await self._ask_until_reply(connection, request)
+            return await self._ask_among_processes(connection, request)
         except HarnessError as error:  # no question will get a reply, or the ledger can't be written
             await self._end(error)
         except Exception as error:  # one question's, never the run's end
@@ -297,27 +188,54 @@ class _Round:
                 self.changed.notify_all()
         return None
 
+    async def _ask_among_processes(self, connection: "AsyncOpenAI", request: Request) -> str | None:
+        """The reply; where another process is asking the same, that one's."""
+        client, ledger, look = self.client, self.ledger, 0.05
+        while (token := ledger.claims.take(request.key)) is None and self.stop is None:
+            await self.pace.sleep(look)
+            look = min(LONGEST_LOOK, look * 1.5)
+        if token is None:
+            return None
+        try:
+            kept = client.kept_reply(request)
+            if kept is not None or self.stop is not None:
+                return kept
+            if (body := client.kept_body(request.key)) is not None:
+                return _text_of(client.read_body(body, request, self.read))
+            if (batch := ledger.batches.of(request.key)) is not None and not client.settings.retry_unread:
+                raise TransientError(f"in a batch on its way ({batch}): --judge-batch waits for it")
+            return await self._ask_until_reply(connection, request)
+        except NoReply as failure:
+            self.lost[request.key] = client.give_up(request, failure)
+            return None
+        finally:
+            ledger.claims.release(request.key, token)
+
     async def _ask_until_reply(self, connection: "AsyncOpenAI", request: Request) -> str | None:
+        """The reply; None where no more calls are sent. NoReply after the last try."""
         started, tries, answered, calls, late = time.monotonic(), 0, 0, 0, False
         while (cost := await self._reserve_money(request)) is not None:
             try:
                 async with self.pace.turn(request.tokens + self._expected_tokens(request)):
+                    if self.stop is not None:
+                        return None
                     sent, calls = time.monotonic(), calls + 1
                     try:
-                        return await self._ask_once_among_processes(connection, request, calls, started)
+                        return await self._call(connection, request, calls, started)
                     except TransientError as error:  # told before a waiting call takes this turn
                         late = error.limited and self.pace.limit(error, sent)
                         raise
             except PermanentError as error:
                 self.pace.went_through(reply=not error.refused)
-                self.client.book_loss(request, error)
-                self.lost[request.key] = self.client.give_up(request, error)
-                return None
+                raise
             except TransientError as error:
                 failure = error
             finally:
-                self.in_flight -= cost
-            self.client.book_loss(request, failure)
+                if self.client.budget is not None:
+                    self.client.budget.settle(cost)
+            if failure.paid and not self.settings.retry_unread:
+                self.pace.went_through(reply=False)
+                raise failure
             if failure.limited:  # a server that says "later" is not failing: that is no try
                 if not late:
                     continue
@@ -326,26 +244,10 @@ class _Round:
                 tries += 1
                 answered += failure.answered
             if tries >= self.settings.attempts or answered >= MOST_ANSWERED:
-                self.lost[request.key] = self.client.give_up(request, failure)
-                self._count_failure(failure.why, tries)
-                return None
+                self._count_failure(request, failure, tries)
+                raise failure
             await self.pace.sleep(with_jitter(self.pace.wait_after(failure, tries)))
         return None
-
-    async def _ask_once_among_processes(
-        self, connection: "AsyncOpenAI", request: Request, attempt: int, started: float
-    ) -> str | None:
-        """The reply; where another process is asking the same, that one's."""
-        ledger = self.ledger
-        while not ledger.claim(request.key, self.settings.timeout * 2):
-            await asyncio.sleep(0.1)
-        try:
-            kept = self.client.kept_reply(request.key)
-            if kept is not None or self.stop is not None:
-                return kept
-            return await self._call(connection, request, attempt, started)
-        finally:
-            ledger.release(request.key)
 
     async def _end(self, error: HarnessError) -> None:
         """Send no more calls."""
@@ -354,10 +256,12 @@ class _Round:
         async with self.changed:
             self.changed.notify_all()
 
-    def _count_failure(self, why: str, tries: int) -> None:
+    def _count_failure(self, request: Request, failure: NoReply, tries: int) -> None:
         self.failures_in_a_row += 1
         if self.failures_in_a_row >= MOST_FAILURES_IN_A_ROW:
+            self.lost[request.key] = self.client.give_up(request, failure)
             in_a_row = f"{self.failures_in_a_row} questions in a row got no reply in {tries} tries"
+            why = failure.why
             raise JudgeDown(f"{self.client.model}: {in_a_row} ({why})")
 
     async def _reserve_money(self, request: Request) -> float | None:
@@ -365,13 +269,9 @@ class _Round:
         client = self.client
         while self.stop is None:
             cost = prices.price(client.model, request.tokens, round(self._expected_tokens(request))) or 0.0
-            if client.budget is None or client.paid + self.in_flight + cost <= client.budget:
-                self.in_flight += cost
+            if client.budget is None or client.budget.reserve(cost):
                 return cost
-            if client.paid + cost > client.budget:
-                spent = f"${client.paid:.4f} of ${client.budget:.4f} is spent, the next call could pass it"
-                raise BudgetSpent(f"{client.model}: {spent}; the ledger keeps all replies")
-            await asyncio.sleep(0.02)
+            await self.pace.sleep(0.05)
         return None
 
     def _expected_tokens(self, request: Request) -> float:
@@ -379,37 +279,40 @@ class _Round:
             self.expected[request.label] = self.client.expected_reply(request.label, request.max_tokens)
         return self.expected[request.label]
 
-    async def _call(self, connection: "AsyncOpenAI", request: Request, attempt: int, started: float) -> str:
+    async def _call(self, connection: "AsyncOpenAI", request: Request, attempt: int, started: float) -> str | None:
         """One call; the reply is in the ledger when this returns."""
-        reply = await self._ask_as_it_takes(connection, request)
+        reply = await self._ask_as_it_takes(connection, request, attempt, started)
         expected = self._expected_tokens(request)
         tokens = prices.text_tokens(reply.text) if reply.usage is None else reply.usage[1]
         self.expected[request.label] = expected + 0.2 * (tokens - expected)
-        latency = round(time.monotonic() - started, 3)
-        self.client.book_reply(request, reply, latency=latency, attempts=attempt, batch=False)
         self.failures_in_a_row = 0
         self.pace.went_through(reply=True)
-        return Answer(reply.text, limited=True) if reply.limited else reply.text
+        if self.client.is_new(request.key):
+            return _text_of(reply)
+        return self.client.kept_reply(request)  # this process was suspended, and another asked meanwhile
 
-    async def _ask_as_it_takes(self, connection: "AsyncOpenAI", request: Request) -> Reply:
+    async def _ask_as_it_takes(
+        self, connection: "AsyncOpenAI", request: Request, attempt: int, started: float
+    ) -> Reply:
         """The reply to a request, asked again at once where the failure shows what the model takes in its place."""
         client = self.client
         while True:
             sent = client.parameters.fit(request.body)
             try:
-                return await self._send(connection, replace(request, body=sent))
+                data = await self._send(connection, sent)
+                latency = round(time.monotonic() - started, 3)
+                facts: dict[str, Any] = {"latency": latency, "attempts": attempt, "created": now(), "batch": False}
+                return client.take(Body(key=request.key, data=data, sent=sent, **facts), request, self.read)
             except NoReply as failure:
                 client.parameters.learn(failure, sent)
                 if client.parameters.fit(request.body) == sent:
                     raise
-                client.book_loss(request, failure)
+                self.ledger.bodies.drop(request.key)
 
-    async def _send(self, connection: "AsyncOpenAI", request: Request) -> Reply:
+    async def _send(self, connection: "AsyncOpenAI", sent: Mapping[str, Any]) -> bytes:
         self.client.asked += 1
-        body = await self.client.route.complete(connection, request.body)
-        try:
-            return self.read(body, request)
-        except NoReply as error:
-            if error.usage is None:
-                self.client.charge(request, None)
-            raise
+        return await self.client.route.complete(connection, sent)
+
+
+def _text_of(reply: Reply) -> str:
+    return Answer(reply.text, limited=True) if reply.limited else reply.text

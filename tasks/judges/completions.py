@@ -37,8 +37,8 @@ class Route:
         self.tried: Server | None = None
         """The address that was not there."""
 
-    async def complete(self, connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
-        """The JSON of the server's answer to one call. TransientError, PermanentError, JudgeDown."""
+    async def complete(self, connection: "AsyncOpenAI", body: Mapping[str, Any]) -> bytes:
+        """The body of the server's answer to one call. TransientError, PermanentError, JudgeDown."""
         while True:
             server = self.server
             try:
@@ -54,8 +54,8 @@ class Route:
                 raise JudgeDown(f"{body['model']}: {tried}{server.refusal(error.status, error.why)}") from None
 
 
-async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
-    """The JSON of the server's answer to one call; every failure is a TransientError, a PermanentError, Refused or
+async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> bytes:
+    """The body of the server's answer to one call; every failure is a TransientError, a PermanentError, Refused or
     JudgeDown."""
     import openai
 
@@ -79,7 +79,7 @@ async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> Any:
         raise TransientError("a body that is no JSON", answered=True) from None
     if response.status_code == 206:
         raise TransientError("status 206: a part of a reply", answered=True)
-    return parsed(response.content)
+    return bytes(response.content)
 
 
 def _failure_of_network(error: "APIConnectionError", connection: "AsyncOpenAI") -> NoReply:

@@ -37,6 +37,8 @@ class NoReply(Exception):
 
     may_pass = False
     """Whether asking again later can help."""
+    paid = False
+    """Whether it was paid for, so that asking again would cost again."""
 
     def __init__(self, why: str, usage: Usage | None = None) -> None:
         super().__init__(why)

@@ -6,16 +6,14 @@
     ledger.summary()                        # calls, tokens and money by task and model
 
 One SQLite file in WAL mode, which several processes may share. A call is one row, committed by itself: a kill loses
-only calls in flight. A key is claimed before it is asked, so that two processes don't pay for it twice; a claim of a
-process that is gone is void. What was paid for and gave no usable reply (a content filter, a cut reply) is in the
-ledger too, as a loss, so that the money adds up. Of a question without a reply the last reason is kept.
+only calls in flight. A key is claimed before it is asked (`claims`), so that two processes don't pay for it twice. What
+came back is kept as it came before it is read (`paid_bodies`), and so is what was paid for and gave no usable reply (a
+content filter, a cut reply), as a loss, so that the money adds up. Of a question without a reply the last reason is
+kept.
 """
 
 import hashlib
 import json
-import os
-import socket
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -25,8 +23,12 @@ from typing import Any, Final
 
 from support.errors import StoreError
 from support.files import atomic_path
-from support.processes import is_alive
 from support.sqlite import Schema, Store
+from tasks.judges import budgets, claims, open_batches, paid_bodies
+from tasks.judges.budgets import Budget
+from tasks.judges.claims import Claims
+from tasks.judges.open_batches import OpenBatches
+from tasks.judges.paid_bodies import PaidBodies
 
 LEDGER: Final = Path("runs") / "ledger.sqlite"
 
@@ -37,19 +39,32 @@ SCHEMA: Final = Schema(
         "calls": "key TEXT PRIMARY KEY, task TEXT NOT NULL, model TEXT NOT NULL, served TEXT NOT NULL, "
         "reply TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, latency REAL NOT NULL, "
         "attempts INTEGER NOT NULL, batch INTEGER NOT NULL, created TEXT NOT NULL, "
-        "finish TEXT NOT NULL DEFAULT 'stop', asked TEXT NOT NULL DEFAULT ''",
+        "finish TEXT NOT NULL DEFAULT 'stop', asked TEXT NOT NULL DEFAULT '', server TEXT NOT NULL DEFAULT '', "
+        "fingerprint TEXT NOT NULL DEFAULT '', estimated INTEGER NOT NULL DEFAULT 0",
         "losses": "id INTEGER PRIMARY KEY, key TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, "
-        "reason TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, created TEXT NOT NULL",
+        "reason TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, created TEXT NOT NULL, "
+        "estimated INTEGER NOT NULL DEFAULT 0",
         "failures": "key TEXT PRIMARY KEY, task TEXT NOT NULL, model TEXT NOT NULL, reason TEXT NOT NULL, "
         "created TEXT NOT NULL",
-        "batches": "id TEXT PRIMARY KEY, model TEXT NOT NULL, task TEXT NOT NULL, keys TEXT NOT NULL, "
-        "created TEXT NOT NULL",
-        "claims": "key TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, expires REAL NOT NULL",
         "runs": "scope TEXT PRIMARY KEY, run TEXT NOT NULL",
         "fingerprints": "model TEXT NOT NULL, fingerprint TEXT NOT NULL, mark TEXT NOT NULL, "
         "PRIMARY KEY (model, fingerprint)",
+        **paid_bodies.TABLES,
+        **budgets.TABLES,
+        **claims.TABLES,
+        **open_batches.TABLES,
     },
-    later={"calls": {"finish": "TEXT NOT NULL DEFAULT 'stop'", "asked": "TEXT NOT NULL DEFAULT ''"}},
+    later={
+        "calls": {
+            "finish": "TEXT NOT NULL DEFAULT 'stop'",
+            "asked": "TEXT NOT NULL DEFAULT ''",
+            "server": "TEXT NOT NULL DEFAULT ''",
+            "fingerprint": "TEXT NOT NULL DEFAULT ''",
+            "estimated": "INTEGER NOT NULL DEFAULT 0",
+        },
+        "losses": {"estimated": "INTEGER NOT NULL DEFAULT 0"},
+        **open_batches.LATER,
+    },
     before={"calls": ("key", "task", "model", "served", "reply", "price")},
 )
 
@@ -82,6 +97,32 @@ class Call:
     """"length" where the limit of tokens ended the reply."""
     asked: str = ""
     """How the call differed from what the protocol asks for, in words."""
+    server: str = ""
+    """The address that answered, without secrets; empty in rows of before it was kept."""
+    fingerprint: str = ""
+    """What the server called the version of itself that answered."""
+    estimated: bool = False
+    """Whether tokens and price are estimates: the server gave no count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A call that was paid for and gave no usable reply; fields as those of `Call`."""
+
+    key: str
+    task: str
+    model: str
+    reason: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    price: float | None
+    estimated: bool = False
+
+    @classmethod
+    def of(cls, call: Call, reason: str) -> "Loss":
+        """What a call cost whose reply nothing will use."""
+        kept = {field.name: getattr(call, field.name) for field in fields(cls) if field.name != "reason"}
+        return cls(reason=reason, **kept)
 
 
 @dataclass(frozen=True)
@@ -97,6 +138,10 @@ class Total:
     completion_tokens: int
     price: float | None
     """In US dollars; None where any call's price is not known."""
+    estimated: int
+    """Calls whose tokens and price are estimates, since the server gave no count."""
+    uncounted: int
+    """Calls of earlier versions whose tokens nobody counted or estimated; they are in no sum."""
 
 
 def now() -> str:
@@ -118,11 +163,17 @@ class Ledger:
         self.path = path
         self._store = Store(path, SCHEMA)
         self._run = self._store.run
-        self._host = socket.gethostname()
+        self.claims, self.bodies = Claims(self._store), PaidBodies(self._store)
+        self.batches = OpenBatches(self._store, self.claims)
 
     def close(self) -> None:
         """Close the file."""
+        self.claims.close()
         self._store.close()
+
+    def budget(self, model: str, scope: str, limit: float) -> Budget:
+        """A limit of US dollars for what `scope` names."""
+        return Budget(self._store, self.claims, model, scope, limit)
 
     def reply(self, key: str) -> str | None:
         """The reply under this key, or None."""
@@ -133,31 +184,47 @@ class Ledger:
         """The call under this key, or None."""
         return next((_call_of(row) for row in self._run(f"{_SELECT} WHERE key = ?", key)), None)
 
-    def put(self, call: Call, *, instead: bool = False) -> None:
-        """Keep a call. The first reply under a key stays; `instead`: this one takes its place, and that one stays under
-        a key which nothing asks for, so that the money adds up."""
-        if instead:
-            self._run("UPDATE calls SET key = ? WHERE key = ?", _key_of_replaced(call), call.key)
-        values = (asdict(call) | {"batch": int(call.batch)}).values()
-        places = ", ".join("?" * len(_COLUMNS))
-        self._run(f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({places})", *values)
-        self._run("DELETE FROM failures WHERE key = ?", call.key)
-        self.release(call.key)
+    def put(self, call: Call, *, instead: bool = False, run: str = "") -> bool:
+        """Keep a call, and charge it to the budget of this run; whether it is the reply under its key now. The first
+        stays, of another that was paid for the money is kept; `instead`: this one takes the first one's place, which
+        stays under a key that nothing asks for."""
+        with self._store.writing():
+            if instead:
+                self._run("UPDATE calls SET key = ? WHERE key = ?", _key_of_replaced(call), call.key)
+            is_new = not self._run("SELECT 1 FROM calls WHERE key = ?", call.key)
+            body = self._run("SELECT loss FROM unread WHERE key = ?", call.key)
+            if is_new:
+                values = (asdict(call) | {"batch": int(call.batch), "estimated": int(call.estimated)}).values()
+                places = ", ".join("?" * len(_COLUMNS))
+                self._run(f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({places})", *values)
+            else:
+                self._insert_loss(Loss.of(call, "another reply came first"))
+            self._run("DELETE FROM failures WHERE key = ?", call.key)
+            self._run("DELETE FROM unread WHERE key = ?", call.key)
+            if body and body[0][0] is not None:  # read at last: what it cost was booked as a loss
+                self._run("DELETE FROM losses WHERE id = ?", body[0][0])
+            else:
+                self._charge(run, call.price)
+        return is_new
 
-    def lose(
-        self,
-        key: str,
-        task: str,
-        model: str,
-        reason: str,
-        prompt_tokens: int,
-        completion_tokens: int,
-        price: float | None,
-    ) -> None:
-        """Keep that a call was paid for and gave no usable reply."""
-        columns = "key, task, model, reason, prompt_tokens, completion_tokens, price, created"
-        values = (key, task, model, reason, prompt_tokens, completion_tokens, price, now())
-        self._run(f"INSERT INTO losses ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
+    def lose(self, loss: "Loss", *, run: str = "", body: bool = False) -> None:
+        """Keep that a call was paid for and gave no usable reply; `body`: what it brought stays, to be read again."""
+        with self._store.writing():
+            number = self._insert_loss(loss)
+            self._charge(run, loss.price)
+            if body:
+                self._run("UPDATE unread SET loss = ? WHERE key = ?", number, loss.key)
+
+    def _insert_loss(self, loss: "Loss") -> int:
+        values = (asdict(loss) | {"estimated": int(loss.estimated), "created": now()}).items()
+        names, places = ", ".join(name for name, _ in values), ", ".join("?" * len(values))
+        ((number,),) = self._run(
+            f"INSERT INTO losses ({names}) VALUES ({places}) RETURNING id", *(value for _, value in values)
+        )
+        return int(number)
+
+    def _charge(self, run: str, price: float | None) -> None:
+        self._run("UPDATE budgets SET spent = spent + ? WHERE run = ?", price or 0.0, run)
 
     def fail(self, key: str, task: str, model: str, reason: str) -> None:
         """Keep why a question has no reply, until it has one."""
@@ -171,20 +238,6 @@ class Ledger:
         for task, model, reason in self._run("SELECT task, model, reason FROM failures ORDER BY rowid"):
             found.setdefault((task, model), []).append(reason)
         return found
-
-    def claim(self, key: str, seconds: float) -> bool:
-        """Whether this process may now ask for `key`; the claim holds until `release`, or so many seconds."""
-        with self._store.writing():
-            held = self._run("SELECT host, pid, expires FROM claims WHERE key = ?", key)
-            if held and not self._is_void(*held[0]):
-                return False
-            values = (key, self._host, os.getpid(), time.time() + seconds)
-            self._run("INSERT OR REPLACE INTO claims (key, host, pid, expires) VALUES (?, ?, ?, ?)", *values)
-            return True
-
-    def release(self, key: str) -> None:
-        """Give up a claim of this process."""
-        self._run("DELETE FROM claims WHERE key = ? AND host = ? AND pid = ?", key, self._host, os.getpid())
 
     def open_run(self, scope: str, *, anew: bool = False) -> str:
         """The name of the run of this scope that was begun and has not ended; `anew`, or where there is none: of a new
@@ -207,26 +260,6 @@ class Ledger:
         """Keep that a reply of the model had this fingerprint; the first mark stays."""
         self._run("INSERT OR IGNORE INTO fingerprints VALUES (?, ?, ?)", model, fingerprint, mark)
 
-    def open_batch(self, batch: str, model: str, task: str, keys: list[str]) -> None:
-        """Keep that a batch with these questions is on its way."""
-        values = (batch, model, task, json.dumps(keys), now())
-        self._run("INSERT INTO batches (id, model, task, keys, created) VALUES (?, ?, ?, ?, ?)", *values)
-
-    def open_batches(self, model: str) -> list[tuple[str, list[str]]]:
-        """Ids of a model's batches that nobody has collected, and the keys in them, the oldest first."""
-        rows = self._run("SELECT id, keys FROM batches WHERE model = ? ORDER BY rowid", model)
-        return [(str(batch), [str(key) for key in json.loads(keys)]) for batch, keys in rows]
-
-    def close_batch(self, batch: str) -> None:
-        """Keep that a batch was collected."""
-        self._run("DELETE FROM batches WHERE id = ?", batch)
-
-    def _is_void(self, host: str, pid: int, expires: float) -> bool:
-        """True for a claim that is over: it has expired, is this process's own, or of a process that is gone."""
-        if expires < time.time() or (host == self._host and pid == os.getpid()):
-            return True
-        return host == self._host and not is_alive(pid)
-
     def calls(self) -> Iterator[Call]:
         """All calls, in the order they were made."""
         yield from map(_call_of, self._run(f"{_SELECT} ORDER BY rowid"))
@@ -245,10 +278,13 @@ class Ledger:
         """What was paid, by task and model."""
         rows = self._run("""
             SELECT task, model, SUM(call), SUM(loss), CAST(TOTAL(prompt_tokens) AS INTEGER),
-                CAST(TOTAL(completion_tokens) AS INTEGER), CASE COUNT(price) WHEN COUNT(*) THEN TOTAL(price) END
+                CAST(TOTAL(completion_tokens) AS INTEGER), CASE COUNT(price) WHEN COUNT(*) THEN TOTAL(price) END,
+                SUM(estimated), SUM(prompt_tokens IS NULL)
             FROM (
-                SELECT task, model, 1 AS call, 0 AS loss, prompt_tokens, completion_tokens, price FROM calls UNION ALL
-                SELECT task, model, 0 AS call, 1 AS loss, prompt_tokens, completion_tokens, price FROM losses
+                SELECT task, model, 1 AS call, 0 AS loss, prompt_tokens, completion_tokens, price, estimated
+                FROM calls UNION ALL
+                SELECT task, model, 0 AS call, 1 AS loss, prompt_tokens, completion_tokens, price, estimated
+                FROM losses
             )
             GROUP BY task, model ORDER BY task, model
         """)
@@ -285,7 +321,7 @@ class Ledger:
 
 def _call_of(row: tuple[Any, ...]) -> Call:
     values = dict(zip(_COLUMNS, row, strict=True))
-    return Call(**values | {"batch": bool(values["batch"])})
+    return Call(**values | {"batch": bool(values["batch"]), "estimated": bool(values["estimated"])})
 
 
 def _key_of_replaced(call: Call) -> str:
@@ -301,7 +337,7 @@ def _read_call(line: str, where: str) -> Call:
     if not isinstance(row, dict) or set(row) | set(_LATER) != set(_COLUMNS):
         raise StoreError(f"{where}: must have exactly {', '.join(_COLUMNS)}")
     row = {name: row.get(name, _DEFAULTS[name]) for name in _COLUMNS}
-    texts = all(isinstance(row[name], str) for name in ("key", "task", "model", "served", "reply", "created", *_LATER))
+    texts = all(isinstance(row[field.name], str) for field in fields(Call) if field.type is str)
     may_be_unknown = ("prompt_tokens", "completion_tokens", "price")
     numbers = all(row[name] is None or isinstance(row[name], (int, float)) for name in may_be_unknown)
     if not (texts and numbers and len(row["key"]) == 64):

@@ -18,7 +18,7 @@ from PIL import Image
 from support.errors import HarnessError, JudgeError, one_line
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
-from tasks.judges.addresses import Server, server_of
+from tasks.judges.addresses import NO_KEY, Server, server_of
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.failures import TransientError
 from tasks.judges.ledger import Ledger
@@ -55,7 +55,8 @@ class OpenAIJudge:
     """See the module's docstring.
 
     `url` is an address or a server, by default OPENAI_BASE_URL; `key` is by default OPENAI_API_KEY; `budget` is in US
-    dollars, for this judge's life.
+    dollars, for all processes that share the ledger, until `end_run`. `known_as` names the server in the ledger in
+    place of its address: a name, or the address that it had before.
     """
 
     def __init__(
@@ -67,10 +68,14 @@ class OpenAIJudge:
         key: str | None = None,
         budget: float | None = None,
         settings: JudgeSettings | None = None,
+        known_as: str | None = None,
     ) -> None:
         self.model, self.settings = model, settings or JudgeSettings()
         server = url if isinstance(url, Server) else server_of(url, name=model, role="judge", key=key)
-        self.client = ChatClient(model, server, ledger=ledger, budget=budget, settings=self.settings)
+        self.identity = server.identity if known_as is None else _identify(known_as, model)
+        """What names the server in the ledger."""
+        more: dict[str, Any] = {"ledger": ledger, "budget": budget, "settings": self.settings}
+        self.client = ChatClient(model, server, identity=self.identity, **more)
         self.client.parameters = Parameters(model, room=True)
 
     def ask(self, prompt: str, image: Image.Image | None = None, sampling: Sampling = GREEDY) -> str:
@@ -93,6 +98,14 @@ class OpenAIJudge:
         """Log how many replies since the last time were kept ones, and when they were asked for."""
         if told := self.client.reused.take("reply", "replies"):
             log.info("%s: %s of the judge %s", label, told, self.model)
+        if count := self.client.without_server:
+            self.client.without_server = 0
+            log.warning("%s: %d of them were kept without their server's address, which may be another", label, count)
+
+    def end_run(self) -> None:
+        """What was to be asked is asked: the next command's budget begins anew."""
+        if self.client.budget is not None:
+            self.client.budget.end()
 
     def read(self, body: Any, request: Request) -> Reply:
         """The reply in a body, as it is kept: all of it, or where it is structured, the verdict alone."""
@@ -155,4 +168,12 @@ class OpenAIJudge:
         facts |= {"image": named_image, "repeat": repeat, "settings": settings}
         body = {"model": self.model, "messages": messages_of(sampling.system, content), **settings}
         more: dict[str, Any] = {"max_tokens": sampling.max_tokens, "cut_is_whole": sampling.cut_is_whole}
-        return Request(body=body, key=key_of(facts), tokens=tokens, label=label, **more)
+        more |= {"key": key_of(facts | {"server": self.identity}), "before": key_of(facts)}
+        return Request(body=body, tokens=tokens, label=label, **more)
+
+
+def _identify(known_as: str, model: str) -> str:
+    """What a name, or an address, stands for in the ledger."""
+    if "://" not in known_as:
+        return known_as
+    return server_of(known_as, name=model, role="judge", key=NO_KEY, what="--judge-known-as").identity

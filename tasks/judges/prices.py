@@ -88,6 +88,9 @@ def _read_table(path: Path) -> dict[str, Any]:
     for name, entry in models.items():
         for field in ("input", "output"):
             value = entry.get(field, 0)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise SettingError(f"{path}: models.{name}.{field}: must be a price, is {value!r}")
+    share = table.get("batch", 0.5)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise SettingError(f"{path}: batch: must be a share of the price, from 0 to 1, is {share!r}")
     return table

@@ -33,6 +33,8 @@ class Request:
     """The limit of a reply."""
     cut_is_whole: bool = False
     """Whether the limit is so short that it ends replies which are whole."""
+    before: str = ""
+    """The key that versions gave it which did not name the server; empty: they gave it none."""
 
     @property
     def limit_sent(self) -> int | None:

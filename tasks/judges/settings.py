@@ -26,6 +26,8 @@ class ClientSettings:
     """Most calls a minute."""
     tokens_per_minute: float | None = None
     """Most tokens a minute, of prompts and replies."""
+    retry_unread: bool = False
+    """Ask again, and pay again, where a reply that was paid for can't be read."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -34,7 +36,7 @@ class ClientSettings:
                 raise SettingError(f"{field.name} = {value}: must be more than 0")
 
 
-MAY_BE_ZERO = ("seed", "structured", "temperature", "thinking_tokens")
+MAY_BE_ZERO = ("retry_unread", "seed", "structured", "temperature", "thinking_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)

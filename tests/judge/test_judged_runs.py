@@ -91,8 +91,11 @@ def test_single_failures_leave_samples_unscored(server: Any, answers: Path, caps
     assert run(judged(server, answers, "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["samples"], result["unscored"], result["metrics"]["score"]) == (96, 2, 2.0)
-    # The two are asked again, and get a reply now.
-    assert run(judged(server, answers, "--json", "--max-failed", "0")) == 0
+    # The two were paid for: they are asked again where that is wanted, and get a reply now.
+    assert run(judged(server, answers, "--json", "--max-failed", "0")) == 4
+    assert "2 replies that were paid for can't be read (" in capsys.readouterr().err
+    assert len(server.log) == 96
+    assert run(judged(server, answers, "--json", "--max-failed", "0", "--judge-set", "retry_unread=true")) == 0
     assert json.loads(capsys.readouterr().out)["unscored"] == 0
 
 
@@ -234,7 +237,9 @@ def test_answers_of_a_folder_are_rated_and_two_judges_compared(
     server.reply = lambda prompt: feedback(4, 2)
     server.faults = ["refusal"]
     assert annotate(JUDGE) == 4
-    assert annotate(JUDGE) == 0
+    assert annotate(JUDGE) == 4
+    assert len(server.log) == 6
+    assert annotate(JUDGE, "--judge-retry-unread") == 0
     assert len(server.log) == 7
     server.reply = lambda prompt: feedback(5, 2)
     assert annotate("my judge/v1") == 0

@@ -1,8 +1,6 @@
 import dataclasses
 import json
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import pytest
 
 from harness.cli.main import run
 from support.errors import StoreError
-from tasks.judges.ledger import Call, Ledger, now
+from tasks.judges.ledger import Call, Ledger, Loss, now
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Sampling
 
@@ -46,8 +44,9 @@ def test_a_ledger_of_an_earlier_version_is_not_paid_for_again(
     assert not server.log
     ledger = Ledger(path)
     assert {(call.finish, call.asked) for call in ledger.calls()} == {("stop", "")}
-    assert ledger.open_batches(judge.model) == [("batch-7", ["k-1", "k-2"])]
-    assert ledger.claim("k-claimed", 1.0)
+    (batch,) = ledger.batches.find(judge.model)
+    assert (batch.id, batch.name, batch.keys) == ("batch-7", "batch-7", ["k-1", "k-2"])
+    assert ledger.claims.take("k-claimed")
     (total,) = ledger.summary()
     assert (total.calls, total.losses, total.price) == (3, 1, None)
     assert run(["judge", "ledger", "--ledger", str(path)]) == 0
@@ -74,7 +73,8 @@ def test_the_summary_adds_up_calls_losses_and_money(tmp_path: Path) -> None:
     for number in range(3):
         ledger.put(call(number))
     ledger.put(call(9, task="mmvet", price=None, prompt_tokens=None))
-    ledger.lose(call(5).key, "mmhal", "gpt-4o-2024-11-20", "content filter", 100, 0, 0.00025)
+    lost = call(5, completion_tokens=0, price=0.00025)
+    ledger.lose(Loss.of(lost, "content filter"))
     first, second = ledger.summary()
     counts = (first.calls, first.losses, first.prompt_tokens, first.completion_tokens)
     assert (first.task, *counts) == ("mmhal", 3, 1, 400, 30)
@@ -119,31 +119,3 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
     (tmp_path / "l.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.raises(StoreError, match=r"l\.sqlite: can't be used as a ledger"):
         Ledger(tmp_path / "l.sqlite")
-
-
-CLAIM = """
-import sys, time
-from pathlib import Path
-from tasks.judges.ledger import Ledger
-print(Ledger(Path(sys.argv[1])).claim("k", 1000), flush=True)
-time.sleep(float(sys.argv[2]))
-"""
-
-
-def test_a_claim_holds_against_other_processes_until_they_are_gone(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite"
-    ledger = Ledger(path)
-    other = subprocess.Popen([sys.executable, "-c", CLAIM, str(path), "60"], stdout=subprocess.PIPE, text=True)
-    assert other.stdout is not None
-    assert other.stdout.readline() == "True\n"
-    assert not ledger.claim("k", 10)
-    other.kill()
-    other.wait()
-    assert ledger.claim("k", 10)
-    assert ledger.claim("k", 10)  # one's own
-    ledger.release("k")
-    with sqlite3.connect(path) as db:
-        db.execute("INSERT INTO claims VALUES ('far', 'another host', 1, 0)")
-        db.execute("INSERT INTO claims VALUES ('held', 'another host', 1, 9e12)")
-    assert ledger.claim("far", 10)  # expired
-    assert not ledger.claim("held", 10)

@@ -98,7 +98,7 @@ def test_replies_of_earlier_versions_are_found_again(ledger: Ledger, tmp_path: P
 
     def key(sampling: Sampling, shown: Any = None, repeat: int = 0, model: str = MODEL, **settings: Any) -> str:
         judge = OpenAIJudge(model, ledger=ledger, url="http://x/v1", settings=JudgeSettings(**settings))
-        return judge.request("Rate é.", shown, sampling, repeat).key
+        return judge.request("Rate é.", shown, sampling, repeat).before
 
     assert [
         key(Sampling()),
@@ -117,7 +117,9 @@ def test_replies_of_earlier_versions_are_found_again(ledger: Ledger, tmp_path: P
     ]
 
 
-RETRIED = ("429", "429:30", "status:500", "status:503", "cut", "truncated", "html", "no choices", "null", "empty")
+RETRIED = ("429", "429:30", "status:500", "status:503", "cut", "truncated", "html")
+PAID = ("no choices", "null", "empty", "refusal", "filter")
+"""Replies that can't be read, with a count of tokens."""
 
 
 @pytest.mark.parametrize("fault", RETRIED)
@@ -193,15 +195,15 @@ def test_a_server_that_only_says_later_is_down_in_the_end(server: Any, ledger: L
 
 def test_faults_in_three_of_ten_calls_lose_nothing_and_change_no_reply(server: Any, ledger: Ledger) -> None:
     rng = random.Random(0)
-    kinds = [*RETRIED, "refusal", "filter", "no usage", "wrong model"]
+    kinds = [*RETRIED, *PAID, "no usage", "wrong model"]
     server.faults = [rng.choice(kinds) if rng.random() < 0.3 else None for _ in range(3000)]
     judge = judge_of(server, ledger)
     replies = judge.ask_many(prompts(400))
     lost = sum(reply is None for reply in replies)
     assert all(reply in (None, server.reply(prompt)) for reply, (prompt, _) in zip(replies, prompts(400), strict=True))
     assert lost == sum(judge.client.failures.values()) > 0
-    assert set(judge.client.failures) == {"refusal", "content filter"}
-    assert lost == sum(entry["fault"] in ("refusal", "filter") for entry in server.log)
+    assert set(judge.client.failures) == {"refusal", "content filter", "no choices", "no content"}
+    assert lost == sum(entry["fault"] in PAID for entry in server.log)
     assert len(list(ledger.calls())) == 400 - lost
     assert judge.client.asked == len(server.log)
     assert judge.client.served == {MODEL, "another-model"}
@@ -244,7 +246,7 @@ def test_no_key_and_no_image_is_logged(server: Any, ledger: Ledger, caplog: pyte
 def test_a_structured_reply_gives_the_verdict_alone(server: Any, ledger: Ledger) -> None:
     server.faults = ["no schema"]
     server.reply = lambda prompt: "Rating: 4"
-    judge = judge_of(server, ledger, structured=True)
+    judge = judge_of(server, ledger, structured=True, retry_unread=True)
     assert judge.ask("Rate.", None, Sampling(max_tokens=3)) == "Rating: 4"
     assert (judge.client.asked, server.log[1]["response_format"]["json_schema"]["strict"]) == (2, True)
     assert "max_tokens" not in server.log[1]
@@ -304,7 +306,8 @@ def test_a_kill_costs_the_calls_in_flight_and_no_more(server: Any, tmp_path: Pat
     assert len(counts) == 400
     assert sum(counts.values()) - 400 <= 8  # those in flight at the kill
     ledger = Ledger(path)
-    replies = OpenAIJudge(MODEL, url="http://127.0.0.1:1/v1", ledger=ledger).ask_many(prompts(400))
+    moved = OpenAIJudge(MODEL, url="http://127.0.0.1:1/v1", ledger=ledger, known_as=server.url)
+    replies = moved.ask_many(prompts(400))
     assert replies == [server.reply(prompt) for prompt, _ in prompts(400)]
 
 

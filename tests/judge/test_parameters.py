@@ -208,27 +208,13 @@ def test_a_batch_learns_what_the_model_takes(server: Any, tmp_path: Path, monkey
     judge = BatchJudge("m", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"), key="k")
     rows = iter(range(100))
 
-    def take_first_as_refused(row: dict[str, Any], missing: Any, asked: Any) -> None:
-        if next(rows) < 3:
-            row = {**row, "response": {"status_code": 400, "body": NO_TEMPERATURE}}
-        BatchJudge._take_result(judge, row, missing, asked)
+    def refuse_first(place: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "response": {"status_code": 400, "body": NO_TEMPERATURE}} if next(rows) < 3 else row
 
-    monkeypatch.setattr(judge, "_take_result", take_first_as_refused)
+    server.spoil = refuse_first
     replies = judge.ask_many(prompts(3))
     assert None not in replies
     assert ["temperature" in entry for entry in server.log] == [True] * 3 + [False] * 3
-
-
-def test_a_batch_s_strange_lines_are_asked_again(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BatchJudge, "poll", 0.01)
-    judge = BatchJudge("m", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"), key="k")
-    strange: list[Any] = [{"response": 7}, {"response": {"status_code": 200, "body": [1]}}, {}]
-
-    def spoil(row: dict[str, Any], missing: Any, asked: Any) -> None:
-        BatchJudge._take_result(judge, {**row, **strange.pop()} if strange else row, missing, asked)
-
-    monkeypatch.setattr(judge, "_take_result", spoil)
-    assert None not in judge.ask_many(prompts(3))
 
 
 def test_a_refusal_of_another_kind_stays_one(server: Any, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_one_strange_reply_costs_one_question_and_nothing_that_is_on_its_way(ser
     assert {place: bool(why.error) for place, why in replies.lost.items()} == dict.fromkeys(strange, True)
     assert [call.reply for call in judge.client.ledger.calls()] == ["<think>1?</think>Rating: 4"] * 4
     server.answer = lambda request: (200, body("Rating: 5"))
-    assert judge_of(server, tmp_path).ask_many(prompts(8)) == [
+    assert judge_of(server, tmp_path, retry_unread=True).ask_many(prompts(8)) == [
         "Rating: 5" if number in strange else "Rating: 4" for number in range(8)
     ]
 
