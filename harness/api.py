@@ -132,6 +132,7 @@ def compare(
     the metric that ranks models. `partial`: include runs with a limit.
     """
     from harness.evaluation.find_boards import boards_in, find_models, metric_of
+    from harness.evaluation.guards import guards_of
     from leaderboards.comparison.compare import compare_runs
 
     boards: list[Board] = []
@@ -146,7 +147,9 @@ def compare(
 
     old, new = find_side(before), find_side(after)
     logs = (old.samples, new.samples)
-    found = compare_runs(old.entries, new.entries, samples=logs, metrics=metric_of, only_headline=headline)
+    found = compare_runs(
+        old.entries, new.entries, samples=logs, metrics=metric_of, guards=guards_of, only_headline=headline
+    )
     return CompareResult(comparison=found)
 
 

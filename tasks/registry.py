@@ -14,14 +14,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
-
-import yaml
+from typing import Any, Final, TypeVar
 
 from support.errors import AnswerFileError, TaskError, UnknownName
 from tasks.answer_files import OfficialAnswers
 from tasks.columns import check_kind, needed_columns
+from tasks.guards import BUILT_IN, DEFAULT, read_guards, read_shortest
 from tasks.metric import Metric
+from tasks.task_yaml import Fields, load_yaml
+
+_V = TypeVar("_V")
 
 FOLDER: Final = Path(__file__).resolve().parent
 
@@ -87,6 +89,10 @@ class TaskSpec:
     """The function from a document to its early-exit rule (see `tasks.early_exit`): a dotted name."""
     next_token: str | None = None
     """The function from a document to the next tokens that are compared, and the true one: a dotted name."""
+    guards: Mapping[str, Mapping[str, float]]
+    """Metric -> what must not become worse while it improves, and how far it may (see `tasks.guards`)."""
+    shortest: Mapping[str, int]
+    """Metric -> the least words of an answer that it counts; an answer of fewer is nearly empty."""
     published: tuple[Published, ...]
     licence: str
     citation: str
@@ -170,6 +176,22 @@ class Registry:
         found: Callable[..., Any] = self._import_named(spec, "metadata.judge", spec.judge)
         return found
 
+    def guards(self, task: str, metric: str) -> dict[str, tuple[Metric, float]]:
+        """Guard -> its `Metric`, and how far it may move the wrong way; those of every metric, too."""
+        spec = self.task(task)
+        if metric not in spec.all_metrics:
+            raise UnknownName(f"metric of {task}", metric, spec.all_metrics)
+        own = spec.guards.get(metric, {})
+        found: dict[str, tuple[Metric, float]] = {}
+        for name, allowed in {**own, **{name: DEFAULT[name] for name in DEFAULT if name not in own}}.items():
+            if name in BUILT_IN:
+                found[name] = BUILT_IN[name], allowed
+            elif name in spec.metrics:
+                found[name] = self.metric(task, name), allowed
+            else:
+                found[name] = self._import_named(spec, f"metadata.guards.{metric}", name), allowed
+        return found
+
     def official_answers(self, task: str) -> Callable[[Path, Path | None], OfficialAnswers]:
         """The function that reads answers to the task in the benchmark's own layout."""
         spec = self.task(task)
@@ -209,7 +231,7 @@ _ADDED: Final[dict[str, TaskSpec]] = {}
 
 def add_task(path: Path) -> TaskSpec:
     """The task of a YAML file that is not among ours, from now on known by its name; TaskError."""
-    spec = _read_spec(path.resolve(), _load_yaml(path.resolve()))
+    spec = _read_spec(path.resolve(), load_yaml(path.resolve()))
     if not isinstance(spec, TaskSpec):
         raise TaskError(f"{path}: task: must be the name of one task")
     known = _read_folder(FOLDER)
@@ -224,7 +246,7 @@ def _read_folder(folder: Path) -> Registry:
     tasks: dict[str, TaskSpec] = {}
     groups: dict[str, GroupSpec] = {}
     for path in sorted(folder.rglob("*.yaml")):
-        spec = _read_spec(path, _load_yaml(path))
+        spec = _read_spec(path, load_yaml(path))
         if spec is None:
             continue
         other = tasks.get(spec.name) or groups.get(spec.name)
@@ -239,93 +261,8 @@ def _read_folder(folder: Path) -> Registry:
     return Registry(tasks=tasks, groups=groups)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML, with lm-eval's `!function a.b` read as the text "a.b"."""
-
-
-def _construct_dotted_name(loader: yaml.SafeLoader, node: yaml.Node) -> str:
-    if not isinstance(node, yaml.ScalarNode):
-        raise yaml.constructor.ConstructorError(None, None, "!function needs a dotted name", node.start_mark)
-    return str(loader.construct_scalar(node))
-
-
-_Loader.add_constructor("!function", _construct_dotted_name)
-
-
-def _load_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in `path`, includes resolved as by lm-eval: later ones win over earlier ones, own keys over all."""
-    if path in including:
-        raise TaskError(f"{path}: include: includes itself")
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise TaskError(f"{including[-1] if including else path}: can't read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: not YAML: {error}") from None
-    if not isinstance(config, dict):
-        raise TaskError(f"{path}: must be a mapping, is {type(config).__name__}")
-    included = config.pop("include", [])
-    merged: dict[str, Any] = {}
-    for name in included if isinstance(included, list) else [included]:
-        if not isinstance(name, str):
-            raise TaskError(f"{path}: include: must be a file name, is {name!r}")
-        merged |= _load_yaml((path.parent / name).resolve(), (*including, path))
-    return merged | config
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fields:
-    """A mapping in a YAML, read with the errors that name where."""
-
-    path: Path
-    where: str
-    """What its fields are called in errors, up to the field's own name."""
-    values: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, path: Path, name: str, value: object) -> "_Fields":
-        if not isinstance(value, dict):
-            raise TaskError(f"{path}: {name}: must be a mapping, is {value!r}")
-        return cls(path=path, where=f"{name}.", values=value)
-
-    def error(self, name: str, what: str) -> TaskError:
-        return TaskError(f"{self.path}: {self.where}{name}: {what}")
-
-    def get(self, name: str) -> Any:
-        if name not in self.values:
-            raise self.error(name, "missing")
-        return self.values[name]
-
-    def text(self, name: str) -> str:
-        value = self.get(name)
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(name, f"must be text (in quotes, if it looks like a number), is {value!r}")
-        return value.strip()
-
-    def text_or_null(self, name: str) -> str | None:
-        return None if self.get(name) is None else self.text(name)
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        value = self.get(name)
-        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-            raise self.error(name, f"must be a list of names, is {value!r}")
-        return tuple(value)
-
-    def count_or_null(self, name: str) -> int | None:
-        value = self.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise self.error(name, f"must be a number of rows or null, is {value!r}")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self.get(name)
-        if not isinstance(value, bool):
-            raise self.error(name, f"must be true or false, is {value!r}")
-        return value
-
-
 def _read_spec(path: Path, config: Mapping[str, Any]) -> TaskSpec | GroupSpec | None:
-    fields = _Fields(path=path, where="", values=config)
+    fields = Fields(path=path, where="", values=config)
     if "group" in config:
         members = fields.get("task")
         if not isinstance(members, list) or not members or not all(isinstance(member, str) for member in members):
@@ -338,12 +275,12 @@ def _read_spec(path: Path, config: Mapping[str, Any]) -> TaskSpec | GroupSpec | 
     raise fields.error("task", "missing (a YAML that is only included has a name that starts with '_')")
 
 
-def _read_task(fields: _Fields) -> TaskSpec:
-    metadata, name = _Fields.of(fields.path, "metadata", fields.get("metadata")), fields.get("task")
+def _read_task(fields: Fields) -> TaskSpec:
+    metadata, name = Fields.of(fields.path, "metadata", fields.get("metadata")), fields.get("task")
     uses_loader = fields.values.get("custom_dataset") == "tasks.documents.load"
     if uses_loader and fields.values.get("dataset_kwargs") != {"task": name}:
         raise fields.error("dataset_kwargs", f"must be {{task: {name}}}: the loader knows the task by it")
-    metrics = _read_metrics(fields, _Fields.of(fields.path, "metadata.units", metadata.get("units")))
+    metrics = _read_metrics(fields, Fields.of(fields.path, "metadata.units", metadata.get("units")))
     headline = metadata.text("headline")
     if headline not in metrics:
         raise metadata.error("headline", f"{headline!r} is not among the metrics {', '.join(metrics)}")
@@ -366,6 +303,8 @@ def _read_task(fields: _Fields) -> TaskSpec:
         judge=_read_judge_function(fields, metadata),
         decided=metadata.text("decided") if "decided" in metadata.values else None,
         next_token=metadata.text("next_token") if "next_token" in metadata.values else None,
+        guards=_read_checked(read_guards, metadata, metrics),
+        shortest=_read_checked(read_shortest, metadata, metrics),
         published=_read_published(metadata, metrics),
         licence=metadata.text("licence"),
         citation=metadata.text("citation"),
@@ -373,7 +312,7 @@ def _read_task(fields: _Fields) -> TaskSpec:
     )
 
 
-def _read_columns(metadata: _Fields) -> tuple[str, ...]:
+def _read_columns(metadata: Fields) -> tuple[str, ...]:
     """The columns that a table must have, from a list of names or from names with what they hold."""
     columns = metadata.get("columns")
     if not isinstance(columns, dict):
@@ -386,7 +325,16 @@ def _read_columns(metadata: _Fields) -> tuple[str, ...]:
     return needed_columns(columns)
 
 
-def _read_judge_function(fields: _Fields, metadata: _Fields) -> str | None:
+def _read_checked(
+    read: Callable[[Mapping[str, Any], Collection[str]], dict[str, _V]], metadata: Fields, metrics: Collection[str]
+) -> dict[str, _V]:
+    try:
+        return read(metadata.values, metrics)
+    except ValueError as error:
+        raise TaskError(f"{metadata.path}: {metadata.where}{error}") from None
+
+
+def _read_judge_function(fields: Fields, metadata: Fields) -> str | None:
     if fields.values.get("filter_list"):
         raise fields.error("filter_list", "answers are scored as they are: read them in process_results")
     if not metadata.flag("judged"):
@@ -394,14 +342,14 @@ def _read_judge_function(fields: _Fields, metadata: _Fields) -> str | None:
     return metadata.text("judge")
 
 
-def _read_published(metadata: _Fields, metrics: Collection[str]) -> tuple[Published, ...]:
+def _read_published(metadata: Fields, metrics: Collection[str]) -> tuple[Published, ...]:
     rows = metadata.get("published")
     if not isinstance(rows, list):
         raise metadata.error("published", f"must be a list, is {rows!r}")
     found = []
     for position, value in enumerate(rows):
-        row = _Fields.of(metadata.path, f"metadata.published[{position}]", value)
-        scores = _Fields.of(metadata.path, f"metadata.published[{position}].scores", row.get("scores"))
+        row = Fields.of(metadata.path, f"metadata.published[{position}]", value)
+        scores = Fields.of(metadata.path, f"metadata.published[{position}].scores", row.get("scores"))
         for metric, score in scores.values.items():
             if metric not in metrics:
                 raise scores.error(metric, f"no such metric; there are {', '.join(metrics)}")
@@ -411,13 +359,13 @@ def _read_published(metadata: _Fields, metrics: Collection[str]) -> tuple[Publis
     return tuple(found)
 
 
-def _read_metrics(fields: _Fields, units: _Fields) -> dict[str, MetricSpec]:
+def _read_metrics(fields: Fields, units: Fields) -> dict[str, MetricSpec]:
     entries = fields.get("metric_list")
     if not isinstance(entries, list) or not entries:
         raise fields.error("metric_list", f"must be a list, is {entries!r}")
     metrics: dict[str, MetricSpec] = {}
     for position, value in enumerate(entries):
-        entry = _Fields.of(fields.path, f"metric_list[{position}]", value)
+        entry = Fields.of(fields.path, f"metric_list[{position}]", value)
         name = entry.text("metric")
         if name in metrics:
             raise entry.error("metric", f"{name!r} is there twice")

@@ -26,11 +26,14 @@ def compare_command(
     Scores, format or ability, and which answers were fixed or broken.
     """
     from harness.evaluation.find_boards import boards_in, find_boards, find_models, metric_of
+    from harness.evaluation.guards import guards_of
     from leaderboards.comparison.compare import compare_runs, to_json, to_markdown
 
     boards = find_boards(board) if board else boards_in(RUNS)
     old, new = find_models((before, after), boards, partial=partial)
     logs = (old.samples, new.samples)
-    found = compare_runs(old.entries, new.entries, samples=logs, metrics=metric_of, only_headline=headline)
+    found = compare_runs(
+        old.entries, new.entries, samples=logs, metrics=metric_of, guards=guards_of, only_headline=headline
+    )
     print(json.dumps(to_json(found), allow_nan=False) if as_json else to_markdown(found, shown=examples))
     return OK

@@ -111,10 +111,11 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
 
 def _compare(boards: "Sequence[Board]", entries: "Sequence[Entry]", base: str | None, **more: Any) -> "BoardComparison":
     from harness.evaluation.find_boards import loader_of, metric_of
+    from harness.evaluation.guards import guards_of
     from leaderboards.comparison.compare_board import compare_board
     from support.markdown import line
 
-    found = compare_board(entries, samples=loader_of(boards), metrics=metric_of, base=base, **more)
+    found = compare_board(entries, samples=loader_of(boards), metrics=metric_of, guards=guards_of, base=base, **more)
     for note in found.notes:
         log.info(line(f"note: {note}"))
     return found

@@ -86,5 +86,6 @@ def _score_table(spec: "TaskSpec", result: "Score") -> str:
         if value is not None
     ]
     counts = f"{result.samples} samples, {result.failed} failed, {result.unscored} unscored, {result.unparsed} unparsed"
+    counts += ", empty answers not counted" if result.empty is None else f", {result.empty} empty"
     counts += " (partial: not all of the benchmark's questions)" if result.partial else ""
     return f"{spec.name} {spec.version}: {counts}\n\n{table(headers, rows) if rows else MISSING}"

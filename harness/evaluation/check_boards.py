@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from harness.evaluation.find_boards import log_skipped, metric_of
+from harness.evaluation.guards import guards_of
 from harness.evaluation.rescore import rescore
 from leaderboards.gate.gate import GateSettings, check
 from leaderboards.gate.result import GateResult
@@ -33,4 +34,4 @@ def check_boards(
             # A file that could not be read may hold the named model.
             if known and name not in known and not side.skipped:
                 raise UsageError(f"{option} {name!r}: no such model{did_you_mean(name, known)}")
-    return check(old, new, metrics=metric_of, settings=settings, rescore=rescore)
+    return check(old, new, metrics=metric_of, guards=guards_of, settings=settings, rescore=rescore)

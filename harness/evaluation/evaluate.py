@@ -18,6 +18,7 @@ from harness.engine.stage_timer import StageTimer
 from harness.evaluation.entries import Evaluation, Run, entries_of, samples_of
 from harness.evaluation.eval_settings import EvalSettings, judge_facts, judge_name
 from harness.evaluation.generate import Generated, early_exit_hints, generate, load_tasks, revision_of
+from harness.evaluation.guards import with_counts
 from harness.evaluation.scoring import Scored, score_answers, session_of
 from harness.models.configuration import configuration_of
 from harness.models.provenance import digest_of_model, environment, training_of
@@ -79,8 +80,10 @@ def evaluate(
         facts = _facts_of_task(spec, task, judge, settings)
         shown_judge = judge_name(task, judge, settings.official_prompts)
         share = round(seconds * len(result.failed) / total, 2)
-        entries += entries_of(result, run, judge=shown_judge, seconds=share, cost=cost, facts=facts)
-        samples += samples_of(result, answers[task.name], run.run)
+        own = samples_of(result, answers[task.name], run.run)
+        found = entries_of(result, run, judge=shown_judge, seconds=share, cost=cost, facts=facts)
+        entries += with_counts(list(found), own)
+        samples += own
     spent = {**getattr(getattr(lm, "clock", None), "seconds", {}), **timer.seconds}
     return Evaluation(
         entries=entries,

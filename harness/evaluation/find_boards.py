@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from harness.evaluation.guards import counted_from_logs
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
@@ -44,7 +45,7 @@ def find_boards(folders: Iterable[Path]) -> list[Board]:
 def current_entries(board: Board, partial: bool, replaced: bool = False) -> list[Entry]:
     """The board's entries; logs files that could not be read, and models whose weights were replaced."""
     every = board.entries()
-    entries = board.current(partial=partial, replaced=replaced, every=every)
+    entries = counted_from_logs(board, board.current(partial=partial, replaced=replaced, every=every))
     log_skipped(board.skipped)
     if board.replaced and not replaced:
         models = ", ".join(dict.fromkeys(entry.model for entry in board.replaced))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
 
+from harness.evaluation.guards import answer_in
 from harness.evaluation.scoring import LENGTH, Scored, drop_unscored, rate
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import JudgeRepeat, Sample, repeats_of
@@ -53,12 +54,13 @@ def rescore(entry: Entry, log: Mapping[str, Sample]) -> Recomputed | str:
     rounds = drop_unscored(task, rounds)
     if (other := _find_other_reader(log, rounds[0])) is not None:
         return other
-    scored = Scored(task=task, rounds=rounds, failed=[sample.answer is None for sample in log.values()])
-    counts = vars(scored.counts)
+    failed = [sample.answer is None for sample in log.values()]
+    counts = vars(Scored(task=task, rounds=rounds, failed=failed, texts=list(map(answer_in, log.values()))).counts)
+    counted = ("unscored", "failed", "unparsed", *(("empty",) if entry.empty is not None else ()))
     return Recomputed(
         rounds=[dict(zip(log, (one.records for one in own), strict=True)) for own in rounds],
         replies=[dict(zip(log, (one.reply for one in own), strict=True)) for own in rounds],
-        counts={name: counts[name] for name in ("unscored", "failed", "unparsed")},
+        counts={name: counts[name] for name in counted},
         unknown=NOT_KEPT if task.judged else frozenset(),
     )
 

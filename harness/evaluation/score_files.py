@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.evaluation.guards import answer_in
 from harness.evaluation.judge_cost import JudgePlan, plan
 from harness.evaluation.scoring import (
     Scored,
@@ -44,6 +45,8 @@ class Score:
     """Answers that the model failed to give."""
     unparsed: int
     """Answers that no rule could read; scored by the official default."""
+    empty: int | None
+    """Answers that say nothing, or nearly; None: the file has ratings alone, without the answers."""
     failures: str = ""
     """Why answers failed, stayed unscored or could not be read, with counts."""
     partial: bool = False
@@ -128,6 +131,7 @@ def _read_sample_log(task: TaskSpec, path: Path) -> Scored:
             task, [first, *([sample.repeats[place] for sample in samples] for place in range(repeats))]
         ),
         failed=[sample.answer is None for sample in samples],
+        texts=list(map(answer_in, samples)),
         lost=[None if sample.reason is None else FailedAnswer(sample.reason) for sample in samples],
     )
 

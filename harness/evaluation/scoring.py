@@ -15,6 +15,7 @@ from leaderboards.statistics.verdict import interval, interval_repeats
 from support.errors import NoJudgeError, RecordsError
 from tasks.answer import FailedAnswer
 from tasks.early_exit import next_token_record
+from tasks.empty_answers import is_empty, least_words
 from tasks.judges.failures import grouped
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, JudgeSession
@@ -41,6 +42,8 @@ class SampleCounts:
     """Answers that the model failed to give."""
     unparsed: int
     """Answers that no rule could read; scored by the official default."""
+    empty: int | None
+    """Answers that say nothing, or nearly; None: there are ratings alone, without the answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,8 @@ class Scored:
     """The records of each answer, in order, for each time that the judge was asked; one round without a judge."""
     failed: Sequence[bool]
     """True for each answer that the model failed to give."""
+    texts: Sequence[str | None]
+    """What was answered, without thoughts; None: nothing, or it is not known."""
     lost: Sequence[FailedAnswer | None] = ()
     """For each answer why it failed, has no score or could not be read; None: it was scored."""
 
@@ -96,7 +101,16 @@ class Scored:
             unscored=sum(any(map(is_unscored, sample)) for sample in answered),
             failed=sum(self.failed),
             unparsed=sum(_has_mark(sample[0], "unparsed") for sample in answered),
+            empty=self._count_empty(),
         )
+
+    def _count_empty(self) -> int | None:
+        shortest, count = self.task.shortest, 0
+        for text, failed, one in zip(self.texts, self.failed, self.rounds[0], strict=True):
+            if text is None and not failed:
+                return None
+            count += text is not None and is_empty(text, least_words(shortest, one.records))
+        return count
 
 
 def is_unscored(records: Mapping[str, Record]) -> bool:
@@ -181,7 +195,15 @@ def score_answers(
         if isinstance(session.judge, OpenAIJudge):
             session.judge.tell_reuse(task.name)
     failed = [isinstance(answer, FailedAnswer) for answer in answers]
-    return Scored(task=task, rounds=rounds, failed=failed, lost=_find_reasons(docs, answers, rounds, session))
+    texts = list(map(_find_text, answers))
+    lost = _find_reasons(docs, answers, rounds, session)
+    return Scored(task=task, rounds=rounds, failed=failed, texts=texts, lost=lost)
+
+
+def _find_text(answer: Any) -> str | None:
+    """The words of an answer; a reply of a judge may hold them, too."""
+    text = answer.get("answer") if isinstance(answer, Mapping) else answer
+    return text if isinstance(text, str) and not isinstance(text, FailedAnswer) else None
 
 
 def _find_reasons(

@@ -7,18 +7,22 @@ The highest of several scores is high partly by luck, and the more checkpoints, 
 every other checkpoint is compared with the highest, metric by metric, on the same images; p-values are Holm-adjusted
 over all these comparisons. A checkpoint that is significantly worse nowhere is as good as the best, and of these the
 earliest is taken: it differs least from the base.
+
+A checkpoint that wins by saying less is not taken: one whose guards (see `GuardTest`) are worse than the base's, by any
+of the metrics. Without a base, checkpoints are held against each other.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from harness.evaluation.guards import counted_from_logs, guards_of
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
-from leaderboards.comparison.paired_logs import verdict_of
+from leaderboards.comparison.paired_logs import match_guards, verdict_of
 from leaderboards.statistics.resampling import Record
-from leaderboards.statistics.verdict import PairedTest, adjusted
+from leaderboards.statistics.verdict import PairedTest, adjusted, guard_test
 from support.errors import InputError
 from tasks.registry import TaskSpec, registry
 from trainers.config.recipe import PreferenceRecipe
@@ -37,7 +41,7 @@ class Scores:
     @cached_property
     def entries(self) -> list[Entry]:
         """The current entries of the board, partial runs too."""
-        return self.board.current(partial=True)
+        return counted_from_logs(self.board, self.board.current(partial=True))
 
     @cached_property
     def _of(self) -> dict[tuple[str, str, str], Entry]:
@@ -75,7 +79,21 @@ class Scores:
             return None
         higher_is_better = registry().task(task).all_metrics[name].higher_is_better
         ours, theirs = self._log(base, metric), self._log(other, metric)
-        return verdict_of(ours, theirs, name, registry().metric(task, name), higher_is_better=higher_is_better)
+        return verdict_of(
+            ours,
+            theirs,
+            name,
+            registry().metric(task, name),
+            higher_is_better=higher_is_better,
+            guards=guards_of(task, name),
+        )
+
+    def fallen(self, base: str, other: str, metric: Metric) -> list[str]:
+        """The guards of a metric that `other` has worse than `base`, in words; none where one has no records."""
+        if not self.records(base, metric) or not self.records(other, metric):
+            return []
+        matched = match_guards(self._log(base, metric), self._log(other, metric), guards_of(*metric))
+        return [guard.words for guard in map(guard_test, matched) if guard.worse]
 
     def panel(self, base: str, other: str, metrics: Sequence[Metric]) -> dict[str, PairedTest]:
         """ "task.metric" -> verdict on `other`, Holm-adjusted over those that both have."""
@@ -98,17 +116,23 @@ class Selection:
     """Tests that Holm's method adjusted for."""
     lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Model -> metrics of which it has no value; such a model is not ranked."""
+    fallen: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Model -> guards that are worse; such a model is not ranked."""
 
 
-def select_checkpoint(scores: Scores, models: Sequence[str], metrics: Sequence[Metric]) -> Selection:
-    """The one of `models` to take, given from the earliest to the latest; one that lacks a score is never taken."""
+def select_checkpoint(
+    scores: Scores, models: Sequence[str], metrics: Sequence[Metric], base: str | None = None
+) -> Selection:
+    """The one of `models` to take, given from the earliest to the latest; one that lacks a score, or whose guards are
+    worse than those of `base`, is never taken."""
     verdicts: dict[tuple[str, str], PairedTest] = {}
     highest: dict[str, str] = {}
     without = {
         model: tuple(".".join(metric) for metric in metrics if not scores.has_value(model, metric)) for model in models
     }
     lacking = {model: names for model, names in without.items() if names}
-    scored = [model for model in models if model not in lacking]
+    fallen = _find_fallen(scores, [model for model in models if model not in lacking], metrics, base)
+    scored = [model for model in models if model not in lacking and model not in fallen]
     for metric in metrics if scored else ():
         name = ".".join(metric)
         top = highest[name] = _highest(scores, scored, metric)
@@ -122,7 +146,26 @@ def select_checkpoint(scores: Scores, models: Sequence[str], metrics: Sequence[M
         for model in scored
     }
     taken = next((model for model in scored if not worse[model]), None)
-    return Selection(model=taken, highest=highest, worse=worse, comparisons=len(verdicts), lacking=lacking)
+    return Selection(
+        model=taken, highest=highest, worse=worse, comparisons=len(verdicts), lacking=lacking, fallen=fallen
+    )
+
+
+def _find_fallen(
+    scores: Scores, models: Sequence[str], metrics: Sequence[Metric], base: str | None
+) -> dict[str, tuple[str, ...]]:
+    """Model -> its guards that are worse than the base's, or without a base, than another model's."""
+    found = {
+        model: dict.fromkeys(
+            f"{metric[0]}: {words}"
+            for metric in metrics
+            for other in ([base] if base is not None and scores.has_value(base, metric) else models)
+            if other != model
+            for words in scores.fallen(other, model, metric)
+        )
+        for model in models
+    }
+    return {model: tuple(words) for model, words in found.items() if words}
 
 
 def _highest(scores: Scores, models: Sequence[str], metric: Metric) -> str:

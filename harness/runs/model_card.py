@@ -100,7 +100,9 @@ def _describe_verdicts(verdicts: dict[str, PairedTest], shown: list[Entry]) -> s
     if any(entry.limit is not None for entry in shown):
         text += " **Partial: scored on the first documents of each task only.**"
     separable = [
-        f"{cell(name)} {verdict.outcome}" for name, verdict in verdicts.items() if verdict.outcome != "not separable"
+        f"{cell(name)} {cell(verdict.words)}"
+        for name, verdict in verdicts.items()
+        if verdict.outcome != "not separable"
     ]
     return f"{text} Separable: {', '.join(separable) or 'nothing'}."
 

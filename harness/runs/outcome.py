@@ -99,6 +99,8 @@ def unmet(outcome: Outcome, required: Sequence[str] = ()) -> str:
         worse = [name for name, verdict in found.items() if verdict.outcome == "worse"]
         if worse:
             return f"{outcome.last} is worse than {outcome.base} by {', '.join(worse)}"
+        if fallen := [f"{name} is {found[name].words}" for name in found if found[name].outcome == "not better"]:
+            return f"{outcome.last} against {outcome.base}: {', '.join(fallen)}"
         return (
             ""
             if any(verdict.outcome == "better" for verdict in found.values())
@@ -108,7 +110,7 @@ def unmet(outcome: Outcome, required: Sequence[str] = ()) -> str:
         dict.fromkeys([*(".".join(metric) for metric in panel_of(outcome.recipe, tasks_of(outcome.recipe))), *found])
     )
     names = [find_tested(name, known) for name in required]
-    outcomes = {name: found[name].outcome if name in found else "without a verdict" for name in names}
+    outcomes = {name: found[name].words if name in found else "without a verdict" for name in names}
     short = [f"{name} is {now}" for name, now in outcomes.items() if now != "better"]
     return f"{outcome.last} against {outcome.base}: {', '.join(short)}" if short else ""
 
@@ -130,4 +132,5 @@ def panel_verdicts(
 
 def verdict_json(verdict: PairedTest) -> dict[str, Any]:
     """A verdict with its outcome, for --json."""
-    return {**asdict(verdict), "outcome": verdict.outcome}
+    guards = [asdict(guard) | {"worse": guard.worse} for guard in verdict.guards]
+    return {**asdict(verdict), "guards": guards, "outcome": verdict.words}

@@ -94,7 +94,7 @@ def _summarise(outcome: Outcome) -> str:
     separable = [name for name, test in tests.items() if test.outcome != "not separable"]
     blank = [cell(name) for name, test in tests.items() if test.base is None or test.other is None]
     same = [cell(name) for name in tests if name not in separable and cell(name) not in blank]
-    found = ", ".join(f"**{cell(name)}: {tests[name].outcome}**" for name in separable)
+    found = ", ".join(f"**{cell(name)}: {tests[name].words}**" for name in separable)
     found = found or ("nothing separable" if tests else "not scored")
     text = f"`{outcome.last}` against `{outcome.base}`: {found}."
     if same:
@@ -155,14 +155,14 @@ def describe_selection(found: Selection, models: Sequence[str], removed: Sequenc
     """Which checkpoint to take, and what the others lack."""
     kept = [model for model in models if model not in removed]
     unranked = bool(kept) and all(model in found.lacking for model in kept)
-    if len(models) == 1 and not unranked:
+    if len(models) == 1 and not unranked and not found.fallen:
         return f"There is one alone, `{line(models[0])}`."
     if found.model is not None:
         taken = f"`{line(found.model)}`"
     elif not kept:
         taken = "None: none is kept"
     else:
-        taken = "None: each is significantly worse than another by some metric, or has no value of one"
+        taken = "None: each is significantly worse than another by some metric, says less, or has no value of one"
     text = (
         f"{taken}. The earliest that is by no headline metric significantly worse than the highest score of the run's"
     )
@@ -171,6 +171,7 @@ def describe_selection(found: Selection, models: Sequence[str], removed: Sequenc
     if unranked:
         text = "**No checkpoint is ranked**: none has a value of every headline metric, and without one it can't be"
         text += " compared with another."
+    text += " Checkpoints that say less than they did are not ranked." if found.fallen else ""
     text += " Checkpoints that the trainer has removed are not ranked." if removed else ""
     rows = []
     for model in models:
@@ -179,6 +180,8 @@ def describe_selection(found: Selection, models: Sequence[str], removed: Sequenc
             worse = "removed, not ranked"
         elif model in found.lacking:
             worse = f"no value of {', '.join(cell(name) for name in found.lacking[model])}, not ranked"
+        elif model in found.fallen:
+            worse = f"{', '.join(map(cell, found.fallen[model]))}: not ranked"
         else:
             worse = ", ".join(cell(name) for name in found.worse.get(model, ()))
         rows.append([cell(model), ", ".join(highest), worse])
@@ -298,7 +301,9 @@ def to_json(outcome: Outcome) -> str:
             "entries": [entry_json(entry) for entry in outcome.entries],
             "verdicts": verdicts,
             "best": outcome.selection.model,
-            "not ranked": {model: list(names) for model, names in outcome.selection.lacking.items()},
+            "not ranked": {
+                model: list(why) for model, why in {**outcome.selection.lacking, **outcome.selection.fallen}.items()
+            },
             "alarms": [asdict(alarm) for alarm in outcome.alarms],
             "checks": outcome.checks.to_json() if isinstance(outcome.checks, ImageUseChecks) else None,
             "stopped": None if outcome.stop is None else asdict(outcome.stop),

@@ -219,7 +219,7 @@ class _Run:
             checkpoints=checkpoints,
             entries=scores.entries,
             verdicts=panel_verdicts(scores, recipe, self.tasks, checkpoints),
-            selection=select_checkpoint(scores, kept, headlines(self.tasks)),
+            selection=select_checkpoint(scores, kept, headlines(self.tasks), self.recipe.base),
             data=data,
             log=training_log,
             alarms=self._find_alarms(scores, training_log, checkpoints, checks),

@@ -54,7 +54,8 @@ def write_watch_report(
     if scored and plot_scores(scores.entries, base, {"checkpoints": models}, wanted, out / "watch.png"):
         parts.append("![Scores against training step](watch.png)")
     if len(scored) > 1:
-        parts += ["## Best checkpoint", describe_selection(select_checkpoint(scores, scored, headlines(tasks)), scored)]
+        chosen = select_checkpoint(scores, scored, headlines(tasks), base)
+        parts += ["## Best checkpoint", describe_selection(chosen, scored)]
     log = read_log(folder)
     if log:
         lengths = lengths_of(scores, base, scored[-1], tasks) if base is not None and scored else {}

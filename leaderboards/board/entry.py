@@ -37,9 +37,9 @@ _NEUTRAL = ("yes_rate", "answer_length", "length")
 
 _NAMES = ("run", "model", "task", "version", "metric", "created")
 _NUMBERS = ("value", "low", "high", "seconds", "cost")
-_COUNTS = ("samples", "unscored", "failed", "unparsed", "limit", "sequence")
+_COUNTS = ("samples", "unscored", "failed", "unparsed", "empty", "limit", "sequence")
 _FLAGS = ("higher_is_better", "headline")
-_OPTIONAL = ("value", "low", "high", "limit", "judge")
+_OPTIONAL = ("value", "low", "high", "limit", "judge", "empty")
 
 _PLAIN = (
     dict.fromkeys((*_NAMES, "unit", "judge"), str)
@@ -93,6 +93,12 @@ class Entry:
     unparsed: int = 0
     """Documents whose answer no rule could read; scored by the benchmark's default."""
 
+    empty: int | None = None
+    """Documents whose answer says nothing, or nearly; scored all the same. None = not counted."""
+
+    guards: Mapping[str, float] = field(default_factory=dict)
+    """What must not become worse while this metric improves, by name: recall, words an answer, % of empty answers."""
+
     low: float | None
     """Lower end of the 95% interval of `value`; None = there is none."""
 
@@ -137,8 +143,9 @@ class Entry:
         for name in _NAMES:
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
-        for name in ("samples", "unscored", "failed", "unparsed", "seconds", "cost", "sequence"):
-            if getattr(self, name) < 0:
+        check_guards(self.guards)
+        for name in ("samples", "unscored", "failed", "unparsed", "empty", "seconds", "cost", "sequence"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.scored < 0:
             raise ValueError(
@@ -211,6 +218,17 @@ def is_neutral(metric: str) -> bool:
     return metric.endswith(_NEUTRAL)
 
 
+def check_guards(guards: object) -> None:
+    """ValueError unless these are names with finite numbers."""
+    if not isinstance(guards, Mapping):
+        raise ValueError(f"guards must be a mapping, not {guards!r}")
+    for name, value in guards.items():
+        if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"guards must map names to numbers, not {name!r} to {value!r}")
+        if not isfinite(value):
+            raise ValueError(f"guards.{name} must be a finite number, not {value!r}")
+
+
 def check_run(run: str) -> str:
     """`run` itself, if it can name files."""
     if not _RUN.fullmatch(run):
@@ -222,14 +240,17 @@ def check_run(run: str) -> str:
 
 def to_json(entry: Entry) -> dict[str, Any]:
     """All fields as JSON values."""
-    return {name: getattr(entry, name) for name in _ORDER} | {"provenance": dict(entry.provenance)}
+    return {name: getattr(entry, name) for name in _ORDER} | {
+        "provenance": dict(entry.provenance),
+        "guards": dict(entry.guards),
+    }
 
 
 def from_json(data: object, where: str) -> Entry:
     """The entry in `data`, which must have exactly the fields of one; errors begin with `where`, the file's name."""
     try:
         # Boards of earlier versions lack these numbers.
-        known = {"unparsed": 0, "sequence": 0, **data} if isinstance(data, dict) else data
+        known = {"unparsed": 0, "sequence": 0, "empty": None, "guards": {}, **data} if isinstance(data, dict) else data
         entry = Entry(**members(known, _FIELDS))
         entry = replace(entry, provenance=with_current_digest(entry.task, entry.provenance))
         return replace(entry, value=None, low=None, high=None) if _scored_nothing(entry) else entry

@@ -15,14 +15,15 @@ from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.flips import Flip, Tally, examples_of, flips, tally, tally_table
 from leaderboards.comparison.format_loss import Format, explain, format_of, format_table, formats_adjusted
+from leaderboards.comparison.guards import Guard, Guards, unguarded
 from leaderboards.comparison.paired_logs import Loader, Logs, Metrics, match_logs, protocol_differences
 from leaderboards.statistics.resampling import Counted, CountsMetric
 from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
-from leaderboards.views.columns import MARKS, PROTOCOL_DIFFERS, Column, outcome
+from leaderboards.views.columns import PROTOCOL_DIFFERS, Column, mark, outcome
 from support.errors import CompareError, did_you_mean
 from support.markdown import MISSING, cell, line, number, p_value, span, table
 
-_SIGNS: Final[dict[str, str]] = {"higher": "↑", "lower": "↓"} | dict(MARKS.items())
+_SIGNS: Final = {"higher": "↑", "lower": "↓"}
 
 NO_SAMPLES: Final = "no samples of one side"
 
@@ -75,6 +76,7 @@ def compare_runs(
     *,
     samples: tuple[Loader, Loader],
     metrics: Metrics,
+    guards: Guards = unguarded,
     models: tuple[str, str] | None = None,
     only_headline: bool = False,
     resamples: int = 10_000,
@@ -84,6 +86,8 @@ def compare_runs(
     `models` names the two; without it, each side must hold one model. Metrics that only one side has, or in another
     version or by another judge, are named in the notes. CompareError for a model that is not there, or nothing in
     common.
+
+    A metric is better only if none of its `guards` is worse.
     """
     names = models or (_only_model(before, "before"), _only_model(after, "after"))
     old, new = (_select_model(entries, name) for entries, name in zip((before, after), names, strict=True))
@@ -92,7 +96,7 @@ def compare_runs(
     if not pairs:
         why = "; ".join(notes[:3]) + (f"; and {len(notes) - 3} more" if len(notes) > 3 else "")
         raise CompareError(f"{names[0]!r} and {names[1]!r} have no score in common: {why or 'there are none'}")
-    changes = _test_pairs(pairs, sides, metrics, resamples)
+    changes = _test_pairs(pairs, sides, metrics, guards, resamples)
     notes += dict.fromkeys(
         f"{line(change.before.task)}: {text}" for change in changes for text in change.protocol_differences
     )
@@ -113,10 +117,12 @@ def compare_runs(
 
 
 def _test_pairs(
-    pairs: Sequence[tuple[Entry, Entry]], sides: tuple[Logs, Logs], metrics: Metrics, resamples: int
+    pairs: Sequence[tuple[Entry, Entry]], sides: tuple[Logs, Logs], metrics: Metrics, guards: Guards, resamples: int
 ) -> list[Change]:
     """With p-values adjusted over the headline metrics, and over the others by themselves."""
-    matches = [_match(one, other, sides, metrics(one.task, one.metric)) for one, other in pairs]
+    matches = [
+        _match(one, other, sides, metrics(one.task, one.metric), guards(one.task, one.metric)) for one, other in pairs
+    ]
     found = {index: match for index, match in enumerate(matches) if isinstance(match, Matched)}
     tested = verdicts(found, resamples=resamples)
     for family in (True, False):
@@ -218,7 +224,10 @@ def to_json(found: Comparison) -> dict[str, Any]:
 
 def verdict_to_json(verdict: PairedTest | None, metric: str) -> dict[str, Any] | None:
     """Its fields and its outcome on the metric of this name."""
-    return None if verdict is None else asdict(verdict) | {"outcome": outcome(metric, verdict)}
+    if verdict is None:
+        return None
+    guards = [asdict(guard) | {"worse": guard.worse} for guard in verdict.guards]
+    return asdict(verdict) | {"guards": guards, "outcome": outcome(metric, verdict)}
 
 
 def scores_table(changes: Sequence[Change]) -> str:
@@ -242,7 +251,7 @@ def scores_table(changes: Sequence[Change]) -> str:
             number(verdict.mde, unit),
             p_value(verdict.p),
         ]
-        rows.append([label, *seen, f"{_SIGNS[word]} {word}{other}"])
+        rows.append([label, *seen, f"{_SIGNS.get(word) or mark(entry.metric, verdict)} {cell(word)}{other}"])
     return table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows)
 
 
@@ -301,7 +310,9 @@ def _select_headlines(pairs: Sequence[tuple[Entry, Entry]]) -> list[tuple[Entry,
     return list(found.values())
 
 
-def _match(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric | None) -> Matched | str:
+def _match(
+    old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric | None, guards: Sequence[Guard]
+) -> Matched | str:
     """Or why there is nothing to test."""
     if metric is None:
         return "the metric is not known here"
@@ -310,7 +321,12 @@ def _match(old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric
         if not (before and after):
             return NO_SAMPLES
         return match_logs(
-            before, after, old.metric, lambda records: Counted(records, metric), higher_is_better=old.higher_is_better
+            before,
+            after,
+            old.metric,
+            lambda records: Counted(records, metric),
+            higher_is_better=old.higher_is_better,
+            guards=guards,
         )
     except (ValueError, OSError) as error:
         return line(str(error))

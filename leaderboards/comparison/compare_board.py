@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry, Key
 from leaderboards.board.sample import Sample, repeats_of
+from leaderboards.comparison.guards import Guard, Guards, unguarded
 from leaderboards.comparison.paired_logs import Loader, Logs, Metrics, match_logs, protocol_differences, same_questions
 from leaderboards.statistics.ranks import Rank, ranks_of
 from leaderboards.statistics.resampling import Counted, CountsMetric, Record
@@ -19,12 +20,18 @@ from support.markdown import line
 
 
 def compare_board(
-    entries: Sequence[Entry], *, samples: Loader, metrics: Metrics, base: str | None = None, only_headline: bool = True
+    entries: Sequence[Entry],
+    *,
+    samples: Loader,
+    metrics: Metrics,
+    guards: Guards = unguarded,
+    base: str | None = None,
+    only_headline: bool = True,
 ) -> BoardComparison:
     """Tests against `base` and ranks, column by column; CompareError for a base that has no score here.
 
     A rank is over the images of which all models of its column have the same number of rated answers. A score without
-    a sample log has neither verdict nor rank.
+    a sample log has neither verdict nor rank. A metric is better only if none of its `guards` is worse.
     """
     shown = [entry for entry in newest(entries) if entry.headline or not only_headline]
     models = list(dict.fromkeys(entry.model for entry in entries))
@@ -47,7 +54,8 @@ def compare_board(
         except ValueError as error:
             notes.append(f"no ranks of {line(column[0].task)} {line(column[0].metric)}: {line(str(error))}")
         if of_base is not None:
-            matches |= _match_with_base(of_base, column, own, count, notes)
+            own_guards = guards(column[0].task, column[0].metric)
+            matches |= _match_with_base(of_base, column, own, count, own_guards, notes)
     notes += [line(f"{model} {task}: {text}") for (model, task, *_), texts in differences.items() for text in texts]
     tested = verdicts(matches)
     headlines = {entry.key for entry in shown if entry.headline}
@@ -66,7 +74,12 @@ Count = Callable[[Sequence[Record]], Counted]
 
 
 def _match_with_base(
-    base: Entry, column: Sequence[Entry], logs: Mapping[Key, Mapping[str, Sample]], count: Count, notes: list[str]
+    base: Entry,
+    column: Sequence[Entry],
+    logs: Mapping[Key, Mapping[str, Sample]],
+    count: Count,
+    guards: Sequence[Guard],
+    notes: list[str],
 ) -> dict[Key, Matched]:
     """Each other model of a column with the base, if both have logs; what can't be matched is noted."""
     found: dict[Key, Matched] = {}
@@ -75,7 +88,9 @@ def _match_with_base(
             continue
         before, after = logs[base.key], logs[entry.key]
         try:
-            found[entry.key] = match_logs(before, after, entry.metric, count, higher_is_better=entry.higher_is_better)
+            found[entry.key] = match_logs(
+                before, after, entry.metric, count, higher_is_better=entry.higher_is_better, guards=guards
+            )
         except ValueError as error:
             name = f"{line(entry.model)} by {line(entry.task)} {line(entry.metric)}"
             notes.append(f"no verdict on {name}: {line(str(error))}")

@@ -6,15 +6,18 @@ verdict_of(logs.of(before), logs.of(after), "accuracy", metric, higher_is_better
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from typing import Final
 
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample, repeats_of
+from leaderboards.comparison.guards import Guard
 from leaderboards.statistics.resampling import Counted, CountsMetric, Record, image_of, value_of
-from leaderboards.statistics.verdict import Matched, PairedTest, matched, matched_repeats, verdicts
-from support.errors import CompareError
+from leaderboards.statistics.verdict import Matched, MatchedGuard, PairedTest, matched, matched_repeats, verdicts
+from support.errors import CompareError, RecordsError
 from support.markdown import line
 
 Loader = Callable[[str], Sequence[Sample]]
@@ -137,10 +140,18 @@ def verdict_of(
     metric: CountsMetric,
     *,
     higher_is_better: bool,
+    guards: Sequence[Guard] = (),
     resamples: int = 10_000,
 ) -> PairedTest:
     """The verdict on `after` by two logs' records of the metric of this name; see `match_logs`."""
-    match = match_logs(before, after, name, lambda records: Counted(records, metric), higher_is_better=higher_is_better)
+    match = match_logs(
+        before,
+        after,
+        name,
+        lambda records: Counted(records, metric),
+        higher_is_better=higher_is_better,
+        guards=guards,
+    )
     return verdicts({"": match}, resamples=resamples)[""]
 
 
@@ -151,9 +162,10 @@ def match_logs(
     counted: Callable[[Sequence[Record]], Counted],
     *,
     higher_is_better: bool,
+    guards: Sequence[Guard] = (),
 ) -> Matched:
-    """Two logs' records of the metric of this name, which `counted` counts, ready to be tested: over all repeats of a
-    judge.
+    """Two logs' records of the metric of this name, which `counted` counts, and of its guards, ready to be tested: over
+    all repeats of a judge.
 
     Compared are the images of which both have all answers rated, in every repeat. CompareError where samples of one id
     are about different images, RecordsError where no image is left.
@@ -165,7 +177,37 @@ def match_logs(
         found = matched(base[0], other[0], higher_is_better=higher_is_better)
     else:
         found = matched_repeats(base, other, higher_is_better=higher_is_better)
+    found = replace(found, guards=match_guards(before, after, guards))
     rated = [sample.records for log in (*ours, *theirs) for sample in log.values() if name in sample.records]
     if len(rated) == sum(map(len, every)):
         return found
     return replace(found, left_out=len({image_of(records[name]) for records in rated}) - len(found.parts))
+
+
+def match_guards(
+    before: Mapping[str, Sample], after: Mapping[str, Sample], guards: Sequence[Guard]
+) -> tuple[MatchedGuard, ...]:
+    """The guards that the base's log has something of, ready to be tested."""
+    found = []
+    for guard in guards:
+        ours, theirs = guard.log(before), guard.log(after)
+        if not any(sample.records for sample in ours.values()):
+            continue
+        match = None
+        with suppress(RecordsError):  # the other log has nothing of it
+            match = match_logs(
+                ours, theirs, guard.name, partial(_count, guard.metric), higher_is_better=guard.higher_is_better
+            )
+        facts = {"name": guard.name, "what": guard.what, "unit": guard.unit}
+        found.append(MatchedGuard(**facts, match=match, share=guard.share, points=guard.points))
+    return tuple(found)
+
+
+def guard_values(log: Mapping[str, Sample], guards: Sequence[Guard]) -> dict[str, float]:
+    """What a log gives by each guard, where it gives anything."""
+    found = {guard.name: value_in(guard.log(log), guard.name, guard.metric) for guard in guards}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _count(metric: CountsMetric, records: Sequence[Record]) -> Counted:
+    return Counted(records, metric)

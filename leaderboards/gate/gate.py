@@ -11,11 +11,15 @@ samples, other prompts or rules, other questions, fewer of them scored, a value 
 
 Of several runs with the same weights and settings the first is compared, on both sides, and that is told.
 
+A guard of a checked metric (see `GuardTest`: recall beside CHAIR, the share of empty answers beside every score) fails
+the gate, too, if it is worse, whatever the metric itself does; and a claim is unmet if one is.
+
 A metric that says how a model answers, not how well (`entry.is_neutral`: how long, how often yes), is neither worse nor
 better and no test fails it; a tolerance limits how far it may move, either way.
 
-If nothing has changed, the tests fail at most 5% of gates, however many metrics they look at. A tolerance is no test:
-one that is smaller than the scores' own spread fails by chance.
+If nothing has changed, the tests fail at most 5% of gates, however many metrics they look at: p-values are two-sided
+and Holm-adjusted, over all metrics and over all guards, so that each of these two families is worse by chance in 2.5%.
+A tolerance is no test: one that is smaller than the scores' own spread fails by chance.
 """
 
 import math
@@ -26,12 +30,22 @@ from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry, Key, is_neutral
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.flips import flips
-from leaderboards.comparison.paired_logs import Logs, Metrics, match_logs, protocol_differences, value_in
+from leaderboards.comparison.guards import Guard, Guards, unguarded
+from leaderboards.comparison.paired_logs import (
+    Logs,
+    Metrics,
+    guard_values,
+    match_logs,
+    protocol_differences,
+    value_in,
+)
 from leaderboards.comparison.reruns import describe_reruns
 from leaderboards.gate.recomputed import LogCheck, Rescore, check_interval
 from leaderboards.gate.result import Checked, Claim, GateResult, Unchecked, name_of
 from leaderboards.gate.source import GateSource, metric_key
+from leaderboards.statistics.guard_test import GuardTest
 from leaderboards.statistics.resampling import Counted, CountsMetric
+from leaderboards.statistics.significance import holm
 from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
 from support.errors import BoardError, CompareError, did_you_mean
 from support.markdown import line, number
@@ -83,6 +97,7 @@ def check(
     current: GateSource,
     *,
     metrics: Metrics,
+    guards: Guards = unguarded,
     settings: GateSettings | None = None,
     rescore: Rescore | None = None,
 ) -> GateResult:
@@ -98,7 +113,9 @@ def check(
     neutral = {name for entry in entries if is_neutral(entry.metric) for name in _names(entry)}
     claimed = set(settings.require_better) - neutral
     logs = Logs(baseline.samples), Logs(current.samples)
-    pairs = Pairs(logs=logs, metrics=metrics, settings=settings, claimed=claimed, check_logs=LogCheck(rescore))
+    pairs = Pairs(
+        logs=logs, metrics=metrics, guards=guards, settings=settings, claimed=claimed, check_logs=LogCheck(rescore)
+    )
     checked, matches, incomparable = _pair_scores(entries, newest(current.entries), pairs)
     tests = verdicts(matches, resamples=settings.resamples)
     no_score = {key for key, test in tests.items() if test.difference is None}
@@ -170,10 +187,20 @@ class Pairs:
 
     logs: tuple[Logs, Logs]
     metrics: Metrics
+    guards: Guards
     settings: GateSettings
     claimed: Collection[str]
     """What must be better."""
     check_logs: LogCheck
+
+    def guards_of(self, entry: Entry) -> Sequence[Guard]:
+        """The guards of an entry's metric; none where neither direction is better."""
+        return () if is_neutral(entry.metric) else self.guards(entry.task, entry.metric)
+
+    def compare_guards(self, old: Entry, new: Entry) -> list[GuardTest]:
+        """The guards by the values that both entries have."""
+        found = [guard.compare_values(old.guards, new.guards) for guard in self.guards_of(old)]
+        return [guard for guard in found if guard is not None]
 
 
 def _pair_scores(
@@ -197,12 +224,22 @@ def _pair_scores(
         except _IncomparableError as error:
             incomparable.append(Unchecked(name=name_of(old), why=line(str(error))))
             continue
-        checked.append(
-            Checked(baseline=old, current=new, worsening=worsening, verdict=None, tolerance=tolerance, flips=[])
-        )
+        untested = pairs.compare_guards(old, new) if match is None else ()
+        one = Checked(baseline=old, current=new, worsening=worsening, verdict=None, tolerance=tolerance, flips=[])
+        checked.append(replace(one, untested=untested))
         if match is not None:
             matches[old.key] = match
     return checked, matches, incomparable
+
+
+def _with_guards_adjusted(tests: Mapping[Key, PairedTest]) -> dict[Key, PairedTest]:
+    """With the guards' p-values two-sided, and adjusted over all guards of all metrics."""
+    each = {(key, guard.name): 2 * guard.p for key, test in tests.items() for guard in test.guards}
+    found = dict(zip(each, holm(list(each.values())), strict=True))
+    return {
+        key: replace(test, guards=tuple(replace(guard, p=found[key, guard.name]) for guard in test.guards))
+        for key, test in tests.items()
+    }
 
 
 def _with_verdicts(checked: Sequence[Checked], tests: Mapping[Key, PairedTest]) -> list[Checked]:
@@ -212,13 +249,13 @@ def _with_verdicts(checked: Sequence[Checked], tests: Mapping[Key, PairedTest]) 
         if (key := one.baseline.key) in tests:
             can_not_fail = one.neutral or one.baseline.run == one.current.run
             families[can_not_fail][key] = tests[key]
-    found = adjusted(families[False]) | adjusted(families[True])
+    found = _with_guards_adjusted(adjusted(families[False]) | adjusted(families[True]))
     return [replace(one, verdict=found.get(one.baseline.key)) for one in checked]
 
 
 def _with_flips(one: Checked, logs: tuple[Logs, Logs], metrics: Metrics) -> Checked:
     """With what became of each question, if the metric became worse."""
-    if not one.reason or one.neutral or one.verdict is None:
+    if not one.reason or one.neutral or one.verdict is None or one.worsening <= 0:
         return one
     before, after = logs[0].of(one.baseline), logs[1].of(one.current)
     return replace(one, flips=flips(one.baseline, before, after, metrics(one.baseline.task, one.baseline.metric)))
@@ -276,8 +313,14 @@ def _match(old: Entry, new: Entry, pairs: Pairs) -> Matched | None:
         for entry, log in ((old, before), (new, after)):
             _check_value(entry, log, metric)
             check_interval(entry, log, metric)
+            _check_guards(entry, log, pairs.guards_of(entry))
         return match_logs(
-            before, after, old.metric, lambda records: Counted(records, metric), higher_is_better=old.higher_is_better
+            before,
+            after,
+            old.metric,
+            lambda records: Counted(records, metric),
+            higher_is_better=old.higher_is_better,
+            guards=pairs.guards_of(old),
         )
     except (ValueError, OSError) as error:
         raise _IncomparableError(str(error)) from error
@@ -318,6 +361,16 @@ def _check_value(entry: Entry, log: Mapping[str, Sample], metric: CountsMetric) 
         raise CompareError(
             f"run {entry.run}: its value is {entry.value:g} {entry.unit}, but its log gives {found:g}: score it anew"
         )
+
+
+def _check_guards(entry: Entry, log: Mapping[str, Sample], guards: Sequence[Guard]) -> None:
+    """The log must give the values that the entry has of its guards."""
+    found = guard_values(log, [guard for guard in guards if guard.name in entry.guards])
+    for name, value in entry.guards.items():
+        own = found.get(name)
+        if own is None or not math.isclose(own, value, rel_tol=1e-6, abs_tol=1e-6):
+            given = "none" if own is None else f"{own:g}"
+            raise CompareError(f"run {entry.run}: its {name} is {value:g}, but its log gives {given}: score it anew")
 
 
 def _shorten(prompt: str) -> str:

@@ -1,12 +1,14 @@
 """What the gate found: as text, as markdown and as JSON values."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from leaderboards.board.entry import Entry, is_neutral
 from leaderboards.comparison.compare import verdict_to_json
 from leaderboards.comparison.flips import Flip
+from leaderboards.statistics.guard_test import GuardTest
 from leaderboards.statistics.verdict import PairedTest
 from support.markdown import cell, line, number, p_value, span, table
 
@@ -26,6 +28,9 @@ class Checked:
 
     tolerance: float | None
     """The worsening that was allowed; None = none was set."""
+
+    untested: Sequence[GuardTest] = ()
+    """Its guards by their values alone, where there were no samples to compare."""
 
     flips: list[Flip]
     """What became of each question; empty if the metric did not become worse, or there were no samples."""
@@ -53,6 +58,8 @@ class Checked:
         reasons = []
         if self.verdict is not None and self.verdict.outcome == "worse" and not self.neutral:
             reasons.append(f"significant ({_describe_test(self.verdict, self.baseline.unit)})")
+        fallen = self.verdict.fallen if self.verdict is not None else [one for one in self.untested if one.worse]
+        reasons += [_describe_guard(guard, tested=self.verdict is not None) for guard in fallen]
         if self.tolerance is not None and _exceeds(self.worsening, self.tolerance):
             reasons.append(f"over the tolerance of {self.tolerance:g}")
         return ", ".join(reasons)
@@ -80,7 +87,8 @@ class Claim:
 
     def __str__(self) -> str:
         shown = "better" if self.met else "not shown to be better"
-        return f"{self.name}: {shown} ({_describe_test(self.verdict, self.baseline.unit)})"
+        guards = [_describe_guard(guard) for guard in self.verdict.fallen]
+        return f"{self.name}: {', '.join([shown, *guards])} ({_describe_test(self.verdict, self.baseline.unit)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +217,11 @@ def _describe_test(verdict: PairedTest, unit: str) -> str:
     difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
     p = p_value(verdict.p)
     return f"{difference}, p {p if p.startswith('<') else f'= {p}'}, {verdict.images} images"
+
+
+def _describe_guard(guard: GuardTest, *, tested: bool = True) -> str:
+    how = f"p {p_value(guard.p)}" if tested else f"by more than {number(guard.allowed, guard.unit)}, not tested"
+    return f"{line(guard.words)} {line(guard.unit)}".rstrip() + f" (guard, {how})"
 
 
 def _exceeds(worsening: float, tolerance: float) -> bool:

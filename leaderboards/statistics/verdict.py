@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from leaderboards.statistics.guard_test import GuardTest, is_beyond
 from leaderboards.statistics.resampling import (
     Array,
     Counted,
@@ -38,7 +39,8 @@ from leaderboards.statistics.resampling import (
 from leaderboards.statistics.significance import ALPHA, DETECTED, holm, judge_spread, least_p, tail
 from support.errors import RecordsError
 
-Outcome = Literal["better", "worse", "not separable"]
+Outcome = Literal["better", "worse", "not separable", "not better"]
+"""Not better: the metric is better, and one of its guards is worse."""
 
 _TIE = 1e-9  # relative: rounding of a sum stays below it, two different answers are above it
 
@@ -109,12 +111,28 @@ class PairedTest:
 
     higher_is_better: bool
 
+    guards: tuple[GuardTest, ...] = ()
+    """What must not become worse while this metric improves; not adjusted for a panel."""
+
+    @property
+    def fallen(self) -> list[GuardTest]:
+        """The guards that are worse."""
+        return [guard for guard in self.guards if guard.worse]
+
     @property
     def outcome(self) -> Outcome:
         """The verdict on `other` at the 5% level."""
         if self.difference is None or self.difference == 0 or self.p > ALPHA:
             return "not separable"
-        return "better" if (self.difference > 0) == self.higher_is_better else "worse"
+        if (self.difference > 0) != self.higher_is_better:
+            return "worse"
+        return "not better" if self.fallen else "better"
+
+    @property
+    def words(self) -> str:
+        """The verdict as it is shown, with the reason where a guard is worse: "not better: coverage fell"."""
+        outcome = self.outcome
+        return f"{outcome}: {', '.join(guard.what for guard in self.fallen)}" if outcome == "not better" else outcome
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,6 +153,24 @@ class Matched:
     """Images that are not compared."""
 
     mcnemar: float | None = None
+
+    guards: "tuple[MatchedGuard, ...]" = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MatchedGuard:
+    """Two models' counts of one guard."""
+
+    name: str
+    what: str
+    """What is said of it if it is worse: "coverage fell"."""
+    unit: str
+    match: Matched | None
+    """None: the other model has nothing that the guard could be computed from."""
+    share: float = 0.0
+    """How far it may move the wrong way, as a share of the base's value."""
+    points: float = 0.0
+    """The same, in its unit."""
 
 
 def compare(
@@ -196,7 +232,31 @@ def verdicts(matches: Mapping[_K, Matched], *, resamples: int = 10_000, seed: in
     tests: dict[_K, PairedTest] = {}
     for keys in groups.values():
         tests |= zip(keys, _test_on_one_draw([matches[key] for key in keys], resamples, seed), strict=True)
-    return {key: tests[key] for key in matches}
+    return {
+        key: replace(tests[key], guards=tuple(guard_test(guard, resamples, seed) for guard in one.guards))
+        for key, one in matches.items()
+    }
+
+
+def guard_test(guard: MatchedGuard, resamples: int = 10_000, seed: int = 0) -> GuardTest:
+    """The test of a guard; one that did not move beyond what is allowed is not tested."""
+    one = guard.match
+    facts = {"name": guard.name, "what": guard.what, "unit": guard.unit}
+    if one is None:
+        return GuardTest(**facts, base=None, other=None, allowed=guard.points, p=0.0)
+    base, other = (_finite(_scores(one.metric, side).mean()) for side in (one.base, one.other))
+    allowed = guard.points + guard.share * abs(base or 0.0)
+    p = 1.0
+    if base is not None and other is None:
+        p = 0.0
+    elif not (base is None or other is None) and is_beyond(base, other, allowed, higher_is_better=one.higher_is_better):
+        p = _test_on_one_draw([one], resamples, seed)[0].p / 2
+    return GuardTest(**facts, base=base, other=other, allowed=allowed, p=p)
+
+
+def _scores(metric: CountsMetric, side: Sequence[Array]) -> Array:
+    """The score of each repeat."""
+    return np.array([value_of(metric, counts.sum(axis=0)) for counts in side])
 
 
 def interval(
@@ -272,7 +332,7 @@ def _test_on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> 
 def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Array, seed: int) -> PairedTest:
     """The test from both sides' bootstrap scores [resamples, repeats] (None for a single image) and the swapped
     differences [resamples]."""
-    scores = [np.array([value_of(one.metric, counts.sum(axis=0)) for counts in side]) for side in (one.base, one.other)]
+    scores = [_scores(one.metric, side) for side in (one.base, one.other)]
     before, after = (_finite(side.mean()) for side in scores)
     low, high, error, p = None, None, 0.0, 1.0
     if before is not None and after is not None:

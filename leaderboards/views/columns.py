@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 from leaderboards.board.entry import Entry, Key, is_neutral
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import Outcome, PairedTest
-from support.markdown import cell
+from support.markdown import cell, number
 
-MARKS: Final[Mapping[Outcome, str]] = {"better": "▲", "worse": "▼", "not separable": "≈"}
+MARKS: Final[Mapping[Outcome, str]] = {"better": "▲", "worse": "▼", "not separable": "≈", "not better": "△"}
 """Shown behind a difference."""
 
 PROTOCOL_DIFFERS: Final = "≠"
@@ -104,11 +104,30 @@ def arrow(metric: str, higher_is_better: bool) -> str:
     return "" if is_neutral(metric) else "↑" if higher_is_better else "↓"
 
 
+_EMPTY: Final = "empty_answers"
+_GUARD_UNITS: Final = {"answer_words": "words"}
+
+
 def outcome(metric: str, verdict: PairedTest) -> str:
-    """A verdict in words: better, worse, not separable; higher or lower if neither direction is better."""
+    """A verdict in words: better, worse, not separable, or why it is not better; higher or lower if neither direction
+    is better."""
     if verdict.outcome == "not separable" or not is_neutral(metric):
-        return verdict.outcome
+        return verdict.words
     return "higher" if (verdict.difference or 0.0) > 0 else "lower"
+
+
+def mark(metric: str, verdict: PairedTest) -> str:
+    """The sign of a verdict; none if neither direction is better."""
+    return "" if outcome(metric, verdict) in ("higher", "lower") else MARKS[verdict.outcome]
+
+
+def guard_values(entry: Entry) -> list[str]:
+    """The values of a score's guards, a few words each: "recall 61.0", "34.1 words"; empty answers are among the
+    remarks of every score."""
+    named = ((name, number(value, _GUARD_UNITS.get(name, "%"))) for name, value in entry.guards.items())
+    return [
+        f"{value} words" if name == "answer_words" else f"{name} {value}" for name, value in named if name != _EMPTY
+    ]
 
 
 def remarks(entry: Entry) -> list[str]:
@@ -118,9 +137,10 @@ def remarks(entry: Entry) -> list[str]:
         (entry.scored < entry.samples, f"{entry.scored}/{entry.samples}"),
         (entry.failed > 0, f"{entry.failed} failed"),
         (entry.unparsed > 0, f"{entry.unparsed} unparsed"),
+        (bool(entry.empty or entry.guards), f"{entry.empty} empty"),
         (entry.limit is not None, f"limit {entry.limit}"),
         (entry.limit is None and entry.partial, "partial data"),
         (entry.imported is not None, f"by {entry.imported}"),
         (leaked != "0", f"{leaked} leaked"),
     ]
-    return [text for applies, text in found if applies]
+    return [*guard_values(entry), *(text for applies, text in found if applies)]

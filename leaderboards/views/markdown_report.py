@@ -19,13 +19,13 @@ from leaderboards.board.entry import Entry
 from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.verdict import PairedTest
 from leaderboards.views.columns import (
-    MARKS,
     NO_COMPARISON,
     PROTOCOL_DIFFERS,
     BoardComparison,
     Column,
     arrow,
     columns_of,
+    mark,
     outcome,
     remarks,
     several_versions,
@@ -115,7 +115,9 @@ def differences(verdicts: Mapping[str, PairedTest], units: Mapping[str, str] | N
         difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
         label = f"{cell(name)} {cell(unit)} {arrow(name, verdict.higher_is_better)}"
         base, other = number(verdict.base, unit), number(verdict.other, unit)
-        rows.append([" ".join(label.split()), base, other, difference, p_value(verdict.p), outcome(name, verdict)])
+        rows.append(
+            [" ".join(label.split()), base, other, difference, p_value(verdict.p), cell(outcome(name, verdict))]
+        )
     return table(["metric", "base", "other", "difference", "p", "other is"], rows)
 
 
@@ -136,9 +138,9 @@ def _score(entry: Entry, comparison: BoardComparison) -> str:
         parts.append(f"#{rank}")
     verdict = comparison.verdicts.get(entry.key)
     if verdict is not None and verdict.difference is not None:
-        word = outcome(entry.metric, verdict)
-        mark = MARKS[verdict.outcome] if word == verdict.outcome else word
-        parts.append(f"{number(verdict.difference, entry.unit, signed=True)} {mark}")
+        word, sign = outcome(entry.metric, verdict), mark(entry.metric, verdict)
+        said = sign if word == verdict.outcome else f"{sign} {word}".strip()
+        parts.append(f"{number(verdict.difference, entry.unit, signed=True)} {said}")
     if comparison.protocol_differences.get(entry.key):
         parts.append(PROTOCOL_DIFFERS)
     if found := remarks(entry):
@@ -158,7 +160,16 @@ def _legend(shown: Sequence[Entry], comparison: BoardComparison, base: str | Non
             "#: the ranks a model can have, since what cannot be told apart is tied.",
         ),
         (bool(tested), f"Difference to {name} on the same questions: ▲ better, ▼ worse, ≈ not separable."),
+        (any(word.startswith("not better") for word in words), "△: better only by saying less, which is named."),
         (bool(words & {"higher", "lower"}), "Higher, lower: of how a model answers, where neither is better."),
+        (
+            any(entry.guards for entry in shown),
+            "Beside a score that improves when less is said: what it is held against, and how many answers are empty.",
+        ),
+        (
+            any(entry.empty is None and entry.imported is None for entry in shown),
+            "Empty answers are not counted where a run kept none of its answers.",
+        ),
         (
             differs,
             f"{PROTOCOL_DIFFERS}: {name} was asked or rated differently, so the difference is not of the models alone.",
@@ -169,7 +180,7 @@ def _legend(shown: Sequence[Entry], comparison: BoardComparison, base: str | Non
 
 _COLUMNS = (
     *("model", "task", "version", "metric", "unit", "higher_is_better", "headline", "judge"),
-    *("value", "low", "high", "samples", "scored", "unscored", "failed", "unparsed", "limit"),
+    *("value", "low", "high", "samples", "scored", "unscored", "failed", "unparsed", "empty", "guards", "limit"),
     *("rank_low", "rank_high", "difference", "difference_low", "difference_high", "p", "outcome", "mde", "images"),
     *("asked_otherwise", "seconds", "cost", "created", "run", "source"),
 )
@@ -180,6 +191,7 @@ def _row(entry: Entry, comparison: BoardComparison) -> dict[str, Any]:
     """An entry as a row of CSV or JSON."""
     verdict, rank = comparison.verdicts.get(entry.key), comparison.rank(entry)
     row: dict[str, Any] = {name: getattr(entry, name, None) for name in _COLUMNS}
+    row["guards"] = [f"{name} {value:g}" for name, value in entry.guards.items()]
     row["asked_otherwise"] = list(comparison.protocol_differences.get(entry.key, ()))
     if rank is not None:
         row |= {"rank_low": rank.low, "rank_high": rank.high}

@@ -103,7 +103,9 @@ def test_a_part_of_which_no_reply_was_read_has_no_value(task: str, read: str, em
 def test_no_task_gives_a_value_where_every_answer_failed(task: str, count: int) -> None:
     spec = registry().task(task)
     scored = score_answers(spec, [{}] * count, [FailedAnswer("no picture")] * count, None) if not spec.judged else None
-    scored = scored or Scored(task=spec, rounds=[[JudgeRepeat(records={}, reply=None)] * count], failed=[True] * count)
+    scored = scored or Scored(
+        task=spec, rounds=[[JudgeRepeat(records={}, reply=None)] * count], failed=[True] * count, texts=[None] * count
+    )
     assert {scored.value(name) for name in spec.metrics} == {None}
     assert {scored.interval(name) for name in spec.metrics} == {(None, None)}
 

@@ -23,6 +23,7 @@ def make_entry() -> MakeEntry:
             "higher_is_better": False,
             "headline": True,
             "samples": 300,
+            "empty": 0,
             "low": 15.3,
             "high": 23.0,
             "limit": None,

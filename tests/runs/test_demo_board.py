@@ -45,6 +45,11 @@ def numbers(entries: Iterable[Entry | Mapping[str, Any]]) -> dict[tuple[Any, ...
     return {tuple(row[name] for name in key): tuple(row[name] for name in value) for row in rows}
 
 
+def without_guards(verdicts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The verdicts with what the earlier version had of them."""
+    return {name: {key: verdict[key] for key in verdict if key != "guards"} for name, verdict in verdicts.items()}
+
+
 @pytest.fixture(scope="module")
 def board() -> Board:
     return Board(DEMO / "board")
@@ -75,7 +80,8 @@ def test_earlier_logs_give_the_earlier_verdicts(board: Board) -> None:
     recipe = preference_recipe("scenes-demo")
     found = Scores(board).panel(BASE, LAST, panel_of(recipe, tasks_of(recipe)))
     expected = OUTCOME["verdicts"]["dpo against base"]
-    assert {name: verdict_json(verdict) for name, verdict in found.items()} == expected
+    assert without_guards({name: verdict_json(verdict) for name, verdict in found.items()}) == expected
+    assert not any(verdict.fallen for verdict in found.values())  # 2% less coverage is within what is allowed
 
 
 def test_the_rest_of_an_earlier_run_folder_is_read() -> None:
@@ -117,4 +123,5 @@ def test_the_demo_gives_the_same_entries_and_verdicts(tmp_path: Path, board: Boa
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert numbers(found["entries"]) == numbers(board.entries())
+    found["verdicts"] = {label: without_guards(verdicts) for label, verdicts in found["verdicts"].items()}
     assert {name: found[name] for name in OUTCOME} == OUTCOME

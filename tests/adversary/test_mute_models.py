@@ -1,0 +1,175 @@
+"""A model that says nothing, or little, makes nothing up: it is not better for that, in no verdict and in no gate."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import main as cli
+from harness.evaluation.check_boards import check_boards
+from harness.evaluation.guards import guards_of
+from harness.runs.checkpoint_selection import Scores, select_checkpoint
+from harness.runs.report import describe_selection
+from leaderboards.board.board import Board
+from leaderboards.gate.ci_output import to_comment, to_junit
+from leaderboards.gate.gate import GateSettings
+from tasks.registry import registry
+from tests.adversary.mute_answers import IMAGES, MUTE, LenientJudge, base, better, put_answers, put_texts
+
+METRICS = (
+    ("chair", "chair_s"),
+    ("chair", "chair_i_lemma"),
+    ("amber", "amber_score"),
+    ("amber", "hal"),
+    ("amber", "cog"),
+    ("object_halbench", "response_hallucination"),
+    ("mmhal", "hallucination_rate"),
+    ("mmhal", "score"),
+)
+TASKS = tuple(dict.fromkeys(task for task, _ in METRICS))
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
+    """All models on all tasks."""
+    found = Board(tmp_path_factory.mktemp("mute") / "board")
+    for name, answer in {"base": base, "tuned": better, **MUTE}.items():
+        for task in TASKS:
+            put_answers(found, name, task, answer, LenientJudge())
+    return found
+
+
+@pytest.fixture(scope="module")
+def scores(board: Board) -> Scores:
+    return Scores(board)
+
+
+@pytest.mark.parametrize(("task", "metric"), METRICS)
+@pytest.mark.parametrize("mute", MUTE)
+def test_who_says_little_is_not_better(scores: Scores, mute: str, task: str, metric: str) -> None:
+    verdict = scores.verdict("base", mute, (task, metric))
+    assert verdict is not None
+    assert verdict.outcome != "better"
+    assert verdict.fallen  # and it is known why, whatever the metric itself says
+    if verdict.outcome == "not better":
+        assert re.fullmatch(r"not better: .*(fell|shorter|empty)", verdict.words)
+
+
+@pytest.mark.parametrize(("task", "metric"), METRICS)
+def test_who_makes_less_up_and_names_as_much_is_better(scores: Scores, task: str, metric: str) -> None:
+    verdict = scores.verdict("base", "tuned", (task, metric))
+    assert verdict is not None
+    assert (verdict.outcome, verdict.words, verdict.fallen) == ("better", "better", [])
+    words = next(guard for guard in verdict.guards if guard.name == "answer_words")
+    assert words.base is not None
+    assert words.other is not None
+    assert words.other < 0.8 * words.base
+
+
+@pytest.mark.parametrize("mute", MUTE)
+def test_the_gate_fails_whoever_says_little(board: Board, mute: str) -> None:
+    settings = GateSettings(models=("base", mute))
+    result = check_boards(board.folder, settings=settings)
+    assert not result.passed
+    failed = {one.baseline.task: one.reason for one in result.regressions}
+    assert failed.keys() >= {"chair", "amber", "mmhal"}
+    assert all("(guard, p " in failed[task] for task in ("chair", "amber"))
+    assert "(guard, p " in to_comment(result)
+    assert "(guard, p " in to_junit(result)
+
+
+def test_the_gate_passes_what_is_better_and_shows_the_claim(board: Board) -> None:
+    settings = GateSettings(models=("base", "tuned"), require_better=("chair", "amber.hal", "mmhal.hallucination_rate"))
+    result = check_boards(board.folder, settings=settings)
+    assert result.passed, [str(one) for one in result.regressions] + result.errors
+    assert [claim.met for claim in result.claims] == [True] * 3
+
+
+@pytest.mark.parametrize("mute", ("empty", "word", "safest"))
+def test_a_claim_is_unmet_where_a_guard_is_worse(board: Board, mute: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["check", "--baseline", str(board.folder), "--baseline-model", "base", "--model", mute]
+    assert cli.run([*command, "--require-better", "chair", "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    claim = next(one for one in found["claims"] if one["task"] == "chair")
+    assert claim["met"] is False
+    assert claim["verdict"]["outcome"].startswith("not better: recall fell")
+    guard = next(guard for guard in claim["verdict"]["guards"] if guard["name"] == "recall")
+    assert guard["worse"] is True
+    assert guard["base"] == 100
+    assert guard["other"] < 60
+
+
+def test_a_mute_checkpoint_is_not_selected(scores: Scores) -> None:
+    for models in (["empty", "tuned"], ["tuned", "empty"], ["safest", "cut", "tuned"]):
+        for against in ("base", None):
+            found = select_checkpoint(scores, models, [("chair", "chair_s"), ("mmhal", "score")], against)
+            assert found.model == "tuned"
+            assert set(found.fallen) == set(models) - {"tuned"}
+            assert "recall fell from 100.0 to" in describe_selection(found, models)
+    none = select_checkpoint(scores, ["empty", "word"], [("chair", "chair_s")], "base")
+    assert none.model is None
+    assert "None" in describe_selection(none, ["empty", "word"])
+
+
+def test_everything_that_shows_a_verdict_says_why_it_is_not_better(
+    board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = ["leaderboard", str(board.folder), "--base", "base", "--headline"]
+    assert cli.run(shown) == 0
+    text = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    at = rows[0].index("chair chair_s % ↓")
+    cells = {row[0].removesuffix(" (base)"): row[at] for row in rows[2:]}
+    assert "▲" in cells["tuned"]
+    assert "▲" not in "".join(cells[mute] for mute in MUTE)
+    assert "△ not better: recall fell, answers became shorter, more answers are empty" in cells["empty"]
+    assert "(recall 0.0, 0.0 words, 40 empty)" in cells["empty"]
+    assert "recall 100.0," in cells["base"]
+    assert "0 empty)" in cells["base"]
+    assert cli.run([*shown, "--format", "csv"]) == 0
+    assert "not better: recall fell" in capsys.readouterr().out
+    assert cli.run([*shown, "--html", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "not better: recall fell" in page
+    assert "recall 0.0, 0.0 words, 40 empty" in page
+    capsys.readouterr()
+    assert cli.run(["compare", "base", "word", "--board", str(board.folder), "--headline"]) == 0
+    assert "△ not better: recall fell" in capsys.readouterr().out
+    assert cli.run(["compare", "base", "word", "--board", str(board.folder), "--headline", "--json"]) == 0
+    changes = {(one["task"], one["metric"]): one for one in json.loads(capsys.readouterr().out)["changes"]}
+    assert changes["chair", "chair_s"]["verdict"]["outcome"].startswith("not better: recall fell")
+
+
+def test_empty_answers_are_counted_for_every_task(tmp_path: Path) -> None:
+    found, judge = Board(tmp_path / "board"), LenientJudge()
+    for task, spec in registry().tasks.items():
+        assert any(guard.name == "empty_answers" for guard in guards_of(task, spec.headline)), task
+    docs: list[dict[str, Any]] = [
+        {"id": str(i), "image": str(i), "question": "?", "answer": "yes", "category": "random"} for i in range(4)
+    ]
+    put_texts(found, "m", "pope", docs, ["yes", "", " . ", "No."], judge)
+    assert {entry.empty for entry in found.entries()} == {2}
+
+
+def test_a_board_of_before_is_counted_from_its_log(board: Board, tmp_path: Path) -> None:
+    from harness.evaluation.guards import counted_from_logs
+
+    old = Board(tmp_path / "board")
+    old.folder.mkdir()
+    for name in ("empty-chair", "tuned-chair"):
+        content = json.loads((board.folder / f"{name}.json").read_text())
+        for entry in content["entries"]:
+            del entry["empty"], entry["guards"]
+        (old.folder / f"{name}.json").write_text(json.dumps(content))
+        log = board.folder / f"{name}.samples.parquet"
+        (old.folder / log.name).write_bytes(log.read_bytes())
+    assert {entry.empty for entry in old.entries()} == {None}
+    counted = {entry.model: entry for entry in counted_from_logs(old, old.current()) if entry.metric == "chair_s"}
+    assert counted["empty"].empty == IMAGES
+    assert counted["tuned"].empty == 0
+    assert counted["tuned"].guards["recall"] == 100
+    (old.folder / "empty-chair.samples.parquet").unlink()
+    left = {entry.model: entry.empty for entry in counted_from_logs(old, old.current())}
+    assert left == {"empty": None, "tuned": 0}
