@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,27 @@ def place(temporary: Path, path: Path) -> None:
         if path.exists():
             raise FileExistsError(f"{path.name} is there already") from None
         os.replace(temporary, path)
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file of at most `most` bytes; OSError, at once, for a device, a pipe or a folder.
+
+    OverflowError for a larger one, also if it grows while it is read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening alone can set a device off
+        raise OSError(f"{path}: not a file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that has just taken its place would wait
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(f"{path}: not a file")
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(most + 1) if about.st_size <= most else b""
+    finally:
+        os.close(descriptor)
+    if max(about.st_size, len(data)) > most:
+        raise OverflowError(f"{max(about.st_size, len(data))} bytes is over the limit of {most}")
+    return data
 
 
 def _sync(path: Path) -> None:

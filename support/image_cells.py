@@ -18,7 +18,8 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from support.images import ImageRef, kind
+from support.image_formats import is_image
+from support.images import ImageRef
 
 UNREADABLE: Final = "unreadable picture"
 SEVERAL: Final = "several pictures"
@@ -107,7 +108,7 @@ def bytes_in_text(text: str) -> bytes | None:
     head = _SPACE.sub("", stripped[: 2 * _HEAD])[:_HEAD]
     if _BASE64.fullmatch(head):
         try:
-            if kind(decode_base64(head[: len(head) // 4 * 4])) and len(data := decode_base64(stripped)) >= SMALLEST:
+            if is_image(decode_base64(head[: len(head) // 4 * 4])) and len(data := decode_base64(stripped)) >= SMALLEST:
                 return data
         except OSError:
             pass
@@ -130,7 +131,7 @@ def parse_json(cell: Any) -> Any:
 def is_image_text(text: str) -> bool:
     """Whether a text is an image itself: base64 or a `data:` address of one."""
     try:
-        return (data := bytes_in_text(text)) is not None and kind(data) is not None
+        return (data := bytes_in_text(text)) is not None and is_image(data)
     except OSError:
         return False
 

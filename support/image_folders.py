@@ -41,6 +41,7 @@ from support.image_names import (
 )
 from support.images import MAX_BYTES, ImageRef
 from support.records import Record
+from support.unpacking import LINK, member_problem, open_zip, overlapping
 
 OUTSIDE: Final = "path outside the folder"
 URL: Final = "picture is a URL"
@@ -219,11 +220,14 @@ class _Zip:
 @lru_cache(maxsize=64)
 def _zip(path: Path) -> _Zip:
     try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
+        with open_zip(path) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
     except (OSError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a zip of images: {first_line(error)}") from error
-    members = {info.filename: _member_problem(info) for info in infos if not info.is_dir()}
+    shared, members = overlapping(infos), {}
+    for info in infos:
+        again = info.filename in members  # which of the two is meant, nobody can tell
+        members[info.filename] = AMBIGUOUS if again else _member_problem(info, shared)
     by_key: dict[str, list[str]] = defaultdict(list)
     for member in members:
         for key in keys_of(parts_of(member)[-1]) if parts_of(member) else ():
@@ -231,13 +235,9 @@ def _zip(path: Path) -> _Zip:
     return _Zip(path, members, by_key)
 
 
-def _member_problem(info: zipfile.ZipInfo) -> str:
-    encrypted, unix_mode = 0x1, info.external_attr >> 16
-    if stat.S_ISLNK(unix_mode):
-        return OUTSIDE
-    if info.flag_bits & encrypted or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return UNREADABLE
-    # The size told here is also the most that will be unpacked.
+def _member_problem(info: zipfile.ZipInfo, shared: set[str]) -> str:
+    if problem := member_problem(info, shared):
+        return OUTSIDE if problem == LINK else UNREADABLE
     return TOO_LARGE if info.file_size > MAX_BYTES else ""
 
 

@@ -14,10 +14,8 @@ first frame of an animation, 16 bits and more scaled to 8, transparency dropped 
 """
 
 import hashlib
-import io
 import os
 import re
-import stat
 import struct
 import warnings
 import zipfile
@@ -25,12 +23,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from PIL import ExifTags, Image
+
+from support.files import read_regular
+from support.image_formats import check_format, kind, open_image
+from support.unpacking import open_zip, read_member
 
 MAX_PIXELS: Final = 50_000_000
 """A larger picture is a failed sample, not an out-of-memory error for the whole run."""
@@ -51,16 +53,30 @@ _SHOWN_OTHERWISE: set[str] = set()
 
 
 def keep(ref: "ImageRef") -> str:
-    """Make an image known to `picture`; its key: a digest of its content, or of its name where it can't be read."""
+    """Make an image known to `picture`; its key: a digest of its content, or of its name where it is not read."""
     try:
         data = ref.read()
-        key = hashlib.sha256(data).hexdigest()[:32]
+        check_format(data)
+        key = _digest(data)
         if key not in _REFS and _is_shown_otherwise(data):
             _SHOWN_OTHERWISE.add(key)
     except OSError:
         key = "unreadable-" + hashlib.sha256(repr(ref).encode("utf-8", "backslashreplace")).hexdigest()[:21]
     _REFS.setdefault(key, ref)
     return key
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _read_kept(key: str) -> bytes:
+    """The bytes that the key is of; OSError. Others would be answered, and kept, in the name of these."""
+    data = _REFS[key].read()
+    check_format(data)
+    if _digest(data) != key:
+        raise OSError(f"image {shorten(_REFS[key].name)!r} has changed since its table was read")
+    return data
 
 
 def picture(key: str) -> "PromptImage":
@@ -70,7 +86,7 @@ def picture(key: str) -> "PromptImage":
 
 def encoded(shown: "PromptImage") -> bytes:
     """The bytes of the image's own file; raises OSError."""
-    return _REFS[shown.key].read()
+    return _read_kept(shown.key)
 
 
 class PromptImage(Image.Image):
@@ -118,43 +134,25 @@ class PromptImage(Image.Image):
 
 @lru_cache(maxsize=DECODED)
 def _decoded(key: str) -> Image.Image:
-    return _REFS[key].open()
+    return decode(_read_kept(key))
 
 
 def decode(data: bytes) -> Image.Image:
-    """The picture that the bytes of an image file show; OSError for a broken file, or one larger than MAX_PIXELS.
+    """The picture that the bytes of an image file show; OSError for one that is broken, of a format that is not read,
+    or over a limit (see `support.image_formats`).
 
     Its `format` is None where the file itself does not show that.
     """
-    image = decode_file(data)
-    try:
-        return _as_shown(image)
-    except Exception as error:  # see decode_file
-        raise OSError(f"image can't be read: {error}") from None
+    with open_image(data, pixels=MAX_PIXELS) as image:
+        image.load()
+        return _as_shown(_upright(image))
 
 
 def decode_file(data: bytes) -> Image.Image:
     """The image in a file, upright, otherwise as it is stored; OSError as for `decode`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pixel bombs, which are refused here at a lower size, and of odd tags
-            image: Image.Image = Image.open(io.BytesIO(data), formats=_formats())
-            if image.width * image.height > MAX_PIXELS:
-                raise OSError(f"image of {image.width} x {image.height} pixels is over the limit of {MAX_PIXELS}")
-            image.load()
-            return _upright(image)
-    except OSError:
-        raise
-    except Exception as error:  # decoders raise anything at bytes that nobody foresaw
-        raise OSError(f"image can't be read: {error or type(error).__name__}") from None
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """Pillow's, frequent ones first; EPS would start another program."""
-    Image.init()
-    frequent = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-    return (*frequent, *(name for name in Image.OPEN if name not in {*frequent, "EPS"}))
+    with open_image(data, pixels=MAX_PIXELS) as image:
+        image.load()
+        return _upright(image)
 
 
 _TURNS: Final = {
@@ -230,11 +228,9 @@ def _is_shown_otherwise(data: bytes) -> bool:
     if not (_MAY_BE_OTHERWISE.search(data) or data[24:26] == b"\x10\0" or data[:2] in (b"II", b"MM")):
         return False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_formats())
-        return image.mode.startswith(("I", "F")) or (image.format != "TIFF" and _orientation(image) != 1)
-    except Exception:  # it fails when it is looked at
+        with open_image(data, pixels=MAX_PIXELS) as image:
+            return image.mode.startswith(("I", "F")) or (image.format != "TIFF" and _orientation(image) != 1)
+    except OSError:  # it fails when it is looked at
         return False
 
 
@@ -284,14 +280,10 @@ class ImageRef:
         if self.file is None:
             raise OSError(f"image {shorten(self.name)!r} is not there{self.why and f': {self.why}'}")
         if self.member is None:
-            about = self.file.stat()
-            if not stat.S_ISREG(about.st_mode):  # a device or a pipe might never end
-                raise OSError(f"{self.file}: not a file")
-            _check_size(self.file, about.st_size)
-            return self.file.read_bytes()
+            with _as_os_error(self.file):
+                return read_regular(self.file, MAX_BYTES)
         with _as_os_error(self.file, self.member):
-            _check_size(self.file, self.size)
-            return _archive(self.file, os.getpid()).read(self.member)
+            return read_member(_archive(self.file, os.getpid()), self.member, MAX_BYTES)
 
     def open(self) -> Image.Image:
         """The decoded image; raises OSError for one that is missing, broken or too large."""
@@ -299,12 +291,15 @@ class ImageRef:
 
 
 @contextmanager
-def _as_os_error(archive: Path, member: str) -> Iterator[None]:
+def _as_os_error(*place: Path | str) -> Iterator[None]:
+    where = ": ".join(map(str, place))
     try:
         yield
+    except OverflowError as error:
+        raise OSError(f"{where}: an image of {error}") from None
     except (KeyError, RuntimeError, EOFError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
         # What zipfile raises for broken ones.
-        raise OSError(f"{archive}: {member}: {error}") from None
+        raise OSError(f"{where}: {error}") from None
 
 
 def shorten(name: str, most: int = 200) -> str:
@@ -312,30 +307,10 @@ def shorten(name: str, most: int = 200) -> str:
     return name if len(name) <= most else name[:most] + "..."
 
 
-def _check_size(file: Path, size: int) -> None:
-    if size > MAX_BYTES:
-        raise OSError(f"{file}: an image of {size} bytes is over the limit of {MAX_BYTES}")
-
-
 @lru_cache(maxsize=4)
 def _archive(path: Path, process: int) -> zipfile.ZipFile:
     # One for each process: a forked one would move the position in the file that both have open.
-    return zipfile.ZipFile(path)
-
-
-_KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif"}
-_KINDS |= {b"II*\0": ".tif", b"MM\0*": ".tif", b"\0\0\0\x0cjP  \r\n": ".jp2"}
-
-
-def kind(data: bytes) -> str | None:
-    """The usual ending of an image file that begins like this; None for what is no image."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return ".webp"
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
-        return ".avif"
-    if data[:2] == b"BM" and data[6:10] == bytes(4):  # two letters alone begin many a text
-        return ".bmp"
-    return next((ending for start, ending in _KINDS.items() if data.startswith(start)), None)
+    return open_zip(path)
 
 
 def image_bytes(picture: ImageRef) -> bytes | None:

@@ -14,18 +14,20 @@ import gzip
 import io
 import json
 import re
-import sys
+import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final, cast
+from typing import IO, Any, AnyStr, Final, cast
 
 from support.errors import DataError, first_line
 from support.files import atomic_path
+from support.unpacking import member_problem, open_zip, overlapping, unpacked
 
 Record = dict[str, Any]
 Incomplete = Callable[[], None]
@@ -43,7 +45,19 @@ BATCH: Final = 128
 CHUNK: Final = 1 << 20
 """Characters of a JSON list read at a time."""
 
-_UNREADABLE = (EOFError, zlib.error, OSError, UnicodeDecodeError, csv.Error, zipfile.BadZipFile, NotImplementedError)
+MAX_RECORD: Final = 400 << 20
+"""Bytes of one row; the largest picture that is read has 342 MiB as base64."""
+
+_UNREADABLE = (
+    EOFError,
+    zlib.error,
+    struct.error,
+    OSError,
+    UnicodeDecodeError,
+    csv.Error,
+    zipfile.BadZipFile,
+    NotImplementedError,
+)
 
 
 def suffix(path: Path, known: Collection[str] = (*TEXT, PARQUET)) -> str:
@@ -112,27 +126,55 @@ def _errors_as_data_errors(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
+    if not path.name.lower().endswith(".gz"):
+        return path.open("rb")
+    return unpacked(cast(IO[bytes], gzip.open(path, "rb")), packed=path.stat().st_size, where=str(path))
 
 
 def _read_zip(path: Path) -> Iterator[Record]:
     kinds = (".jsonl", ".json", *SEPARATED)
-    with zipfile.ZipFile(path) as archive:
-        members = [name for name in sorted(archive.namelist()) if PurePosixPath(name).suffix.lower() in kinds]
-        if not members:
+    with open_zip(path) as archive:
+        infos = archive.infolist()
+        shared, named = overlapping(infos), Counter(info.filename for info in infos)
+        tables = sorted((info for info in infos if PurePosixPath(info.filename).suffix.lower() in kinds), key=_name_of)
+        if not tables:
             raise DataError(f"{path}: has no table ({', '.join(kinds)}) in it")
-        for name in members:
-            where, separator = f"{path}: {name}", SEPARATED.get(PurePosixPath(name).suffix.lower())
+        for info in tables:
+            where, separator = f"{path}: {info.filename}", SEPARATED.get(PurePosixPath(info.filename).suffix.lower())
+            problem = "there twice" if named[info.filename] > 1 else member_problem(info, shared)
+            if problem:
+                raise DataError(f"{where}: is not read: {problem}")
+            opened = partial(_open_member, archive, info, where)
             if separator:
-                with archive.open(name) as file:
+                with opened() as file:
                     yield from _read_separated(file, where, separator)
             else:
-                yield from (record for _, record in _read_json(partial(archive.open, name), where, None, strict=True))
+                yield from (record for _, record in _read_json(opened, where, None, strict=True))
+
+
+def _name_of(info: zipfile.ZipInfo) -> str:
+    return info.filename
+
+
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> IO[bytes]:
+    return unpacked(archive.open(info), packed=info.compress_size, where=where)
+
+
+def _lines_of(file: IO[AnyStr], where: str) -> Iterator[AnyStr]:
+    """The lines of a file; DataError for one that is longer than any row."""
+    for number in count(1):
+        line = file.readline(MAX_RECORD + 1)
+        if len(line) > MAX_RECORD:
+            raise DataError(f"{where}, line {number}: over {MAX_RECORD:,} bytes long")
+        if not line:
+            return
+        yield line
 
 
 def _read_separated(file: IO[bytes], where: str, separator: str) -> Iterator[Record]:
-    csv.field_size_limit(sys.maxsize)  # images stand in cells
-    rows = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
+    csv.field_size_limit(MAX_RECORD)  # images stand in cells
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    rows = csv.DictReader(_lines_of(text, where), delimiter=separator)
     try:
         for row in rows:
             yield {name.strip(): cell for name, cell in row.items() if name is not None}
@@ -159,12 +201,12 @@ def _holds_an_object_a_line(file: IO[bytes]) -> bool:
     start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(b"["):
         return False
-    line, newline, _ = (start + (b"" if b"\n" in start else file.readline())).partition(b"\n")
+    line, newline, _ = (start + (b"" if b"\n" in start else file.readline(MAX_RECORD))).partition(b"\n")
     try:
         json.loads(text := line.decode("utf-8", "surrogatepass"))
     except json.JSONDecodeError as error:
         return not newline or not _may_go_on(error, text)
-    except (UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no UTF-8, or a number of thousands of digits
         pass
     return True
 
@@ -179,7 +221,7 @@ def _read_json_lines(
     file: IO[bytes], where: str, incomplete: Incomplete | None, strict: bool
 ) -> Iterator[tuple[int, Record]]:
     offset = 0
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(_lines_of(file, where), start=1):
         start = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if start and not start.isspace():
             try:
@@ -220,7 +262,7 @@ def _read_json_texts(text: IO[str], where: str) -> Iterator[Record]:
             except json.JSONDecodeError as error:
                 if ended or not _may_go_on(error, held):
                     raise DataError(f"{where}, {line_of(error.pos)}: not JSON: {error.msg}") from None
-            except (TypeError, RecursionError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 raise DataError(f"{where}, {line_of(at)}: {error}") from None
             else:
                 yield record
@@ -230,6 +272,8 @@ def _read_json_texts(text: IO[str], where: str) -> Iterator[Record]:
             if depth:
                 raise DataError(f"{where}: the list ends without its bracket")
             return
+        if len(held) - at > MAX_RECORD:
+            raise DataError(f"{where}, {line_of(at)}: a record of over {MAX_RECORD:,} bytes")
         # Twice as much each time: an object of many chunks is parsed again from its start.
         size = CHUNK if at == len(held) else min(size * 2, 1 << 30)
         lines_before += held.count(newline, 0, at)

@@ -296,15 +296,12 @@ def _follow_index(cell: Any, with_index: Mapping[str, Any]) -> Any:
 
 
 def _keys_of(task: str, found: Iterable[ImageRef]) -> list[str]:
-    """The picture key of each row, "" where it has none; tells how many pictures can't be had, and refuses those that
-    are elsewhere."""
+    """The picture key of each row, "" where it has none; tells how many pictures can't be had. Their samples fail."""
     keys, lost = [], []
     for number, one in enumerate(found, start=1):
-        if one.problem in REFUSED:
-            named = f"{task}: row {number}: image {shorten(one.name)!r}: {one.problem}"
-            raise BenchmarkDataError(f"{named}; pictures lie beside or below the table")
         if one.problem not in ("", NONE, SEVERAL):  # several: SEED-Bench's videos, which nobody is asked about
-            lost.append(f"row {number}, {shorten(one.name)!r}: {one.why}")
+            where = "; pictures lie beside or below the table" if one.problem in REFUSED else ""
+            lost.append(f"row {number}, {shorten(one.name)!r}: {one.why}{where}")
         keys.append("" if one.problem == NONE else keep(one))
     if lost:
         log.warning(f"{task}: {len(lost):,} of {len(keys):,} pictures can't be had: {'; '.join(lost[:2])}")

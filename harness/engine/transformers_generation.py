@@ -56,7 +56,7 @@ class TransformersGeneration:
         try:
             with self.clock("images"):
                 inputs = self.layout.processor_inputs(job.context, job.images, templated=job.templated)
-        except (ValueError, StopIteration) as error:
+        except (OSError, ValueError, StopIteration) as error:
             return FailedAnswer(f"the prompt can't be laid out: {error}")
         return self._generate(inputs, [job])[0]
 

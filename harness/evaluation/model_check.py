@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.models.load import load
 from harness.models.spec import ModelSpec
+from support.images import decode
 from support.markdown import line
 
 if TYPE_CHECKING:
@@ -61,13 +62,10 @@ def _make_questions() -> "dict[str, tuple[Image, str]]":
     """A photograph (scikit-learn's: a temple and a lake, CC BY, China) and a drawn scene, each with its question."""
     from importlib.resources import files
 
-    from PIL import Image
-
     from tasks.scenes.world import render as draw
     from tasks.scenes.world import scenes
 
-    with files("sklearn.datasets.images").joinpath("china.jpg").open("rb") as file:
-        photograph = Image.open(file).convert("RGB")
+    photograph = decode(files("sklearn.datasets.images").joinpath("china.jpg").read_bytes()).convert("RGB")
     scene = next(iter(scenes("test")))
     return {
         "photograph": (photograph, "What is in this picture?"),

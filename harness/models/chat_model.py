@@ -197,7 +197,10 @@ class OpenAIVisionLM(LM):
             return FailedAnswer(f"{len(images)} images for {places} places in the prompt")
         if self.takes_seed:
             decoding = replace(decoding, seed=_seed_of_question(decoding.seed, text, images))
-        return self.request(text, images, decoding, repeat, f"{task} (answers)" if task else "answers")
+        try:
+            return self.request(text, images, decoding, repeat, f"{task} (answers)" if task else "answers")
+        except OSError as error:  # its file has changed meanwhile
+            return FailedAnswer(f"image can't be shown: {error}")
 
     def request(
         self, text: str, images: Sequence[Image], decoding: Decoding, repeat: int = 0, label: str = ""

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol
 
 from support.files import atomic_path
 from support.image_folders import ZIP, resolve_folder, there
+from support.image_formats import kind
 from support.image_names import is_absolute
-from support.images import ImageRef, image_bytes, kind
+from support.images import ImageRef, image_bytes
 
 
 class Given(NamedTuple):

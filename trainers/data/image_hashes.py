@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from support.errors import one_line
 from support.files import file_lock
@@ -79,7 +79,7 @@ class ImageHashes:
     coco: int | None = None
     """Its number in COCO, if its name tells."""
     size: tuple[int, int] | None = field(default=None, compare=False)
-    """Width and height in pixels, as the file has them; None for hashes that an earlier version kept."""
+    """Width and height in pixels, as the file has them; None where that is not known."""
 
     @cached_property
     def colours(self) -> NDArray[np.float64]:
@@ -211,8 +211,8 @@ class HashCache:
     is not remembered; what can't be decoded is.
     """
 
-    VERSION: Final = 1
-    """Version of the hashes; those of other versions are not read."""
+    VERSION: Final = 2
+    """Version of the hashes; those of other versions are not read: 1 has images of formats that are refused today."""
     BATCH: Final = 256
     """Rows written at a time; a kill loses no more."""
 
@@ -389,6 +389,4 @@ def coco_in(image: ImageRef) -> int | None:
 
 def problem_in(error: OSError) -> str:
     """Why an image can't be read or decoded, on one line."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image that is known"
     return one_line(error) or type(error).__name__

@@ -13,8 +13,9 @@ from typing import Any, Final
 from support.errors import DataError
 from support.image_cells import LONGEST_NAME, NONE, is_image_text, parse_json, picture_in_cell
 from support.image_folders import ImageIndex, there
+from support.image_formats import is_image
 from support.image_names import IMAGES
-from support.images import ImageRef, kind
+from support.images import ImageRef
 from support.records import Record
 from trainers.data.conversations import Message, NoPair
 from trainers.data.image_places import names_in
@@ -107,7 +108,7 @@ def _is_picture(value: Any) -> bool:
     if isinstance(value, ImageRef):
         return True
     if isinstance(value, bytes):
-        return kind(value[:16]) is not None
+        return is_image(value[:16])
     if isinstance(value, Mapping):
         return any(map(_is_picture, value.values()))
     if isinstance(value, list):

@@ -14,7 +14,6 @@ they stand; for what their picture is, or as duplicates, only where they were lo
 
 import hashlib
 import heapq
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +23,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
-
 from support.errors import DataError
 from support.files import atomic_write, atomic_write_text
-from support.images import ImageRef
+from support.image_formats import open_image
+from support.images import MAX_PIXELS, ImageRef
 from support.progress import report
 from trainers.config.data import Data, Filters, InstructionSource
 from trainers.data.duplicates import Deduplicator
@@ -260,7 +258,7 @@ class _Draw:
         """The name that the picture's file has in the run's folder; None for one that is too small, which is not
         written. OSError."""
         data = self.held.get(picture) or picture.read()
-        with Image.open(io.BytesIO(data)) as opened:
+        with open_image(data, pixels=MAX_PIXELS) as opened:
             side, format = min(opened.size), opened.format or "image"
         if side < self.data.filters.min_side:
             return None
