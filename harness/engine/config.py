@@ -12,13 +12,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from leaderboards.board.entry import SHARES_NOTHING
 from support.errors import SettingError, did_you_mean
 from support.settings import converted, settings_of
 
 Level = Literal["prefix", "features", "answers"]
-
-SHARES_NOTHING: Final = "nothing (exact)"
-"""What an entry records as shared where `exact` was set."""
 
 _NEED_PARALLELIZE: Final = ("max_memory_per_gpu", "max_cpu_memory", "offload_folder", "device_map")
 _NEED_4BIT: Final = ("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")

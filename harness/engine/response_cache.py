@@ -46,9 +46,10 @@ class ResponseCache:
         self._store = Store(path, SCHEMA)
         self._run = self._store.run
 
-    def of(self, facts: Mapping[str, Json]) -> "ModelCache":
-        """The answers of the model that these facts describe."""
-        return ModelCache(self, facts)
+    def of(self, facts: Mapping[str, Json], earlier: Mapping[str, Json] | None = None) -> "ModelCache":
+        """The answers of the model that these facts describe; those that an earlier version kept by other facts of it
+        are found, too."""
+        return ModelCache(self, facts, earlier)
 
     def close(self) -> None:
         """Close the file; nothing waits to be written."""
@@ -65,27 +66,31 @@ class ModelCache:
     """One model's answers. A question is a mapping of JSON values (else a TypeError); the digest of both names the
     row."""
 
-    def __init__(self, store: ResponseCache, facts: Mapping[str, Json]) -> None:
+    def __init__(
+        self, store: ResponseCache, facts: Mapping[str, Json], earlier: Mapping[str, Json] | None = None
+    ) -> None:
         self._store = store
         self.reused = Reuse()
         """Answers that it had."""
         self.model = hashlib.sha256(_json(facts)).hexdigest()[:32]
         """Digest of the facts."""
+        self._models = [self.model] + [hashlib.sha256(_json(facts)).hexdigest()[:32] for facts in [earlier] if facts]
         store._run("INSERT OR IGNORE INTO models VALUES (?, ?)", self.model, _text(facts))
 
     def get(
         self, key: Mapping[str, Json], *, is_whole: Callable[[Answer], bool] = lambda answer: True
     ) -> Answer | None:
         """The answer to this question, or None. One that is not whole, by the rule of today, is forgotten."""
-        columns = "text, cut, choices, created"
-        found = self._store._run(f"SELECT {columns} FROM answers WHERE digest = ?", self._digest(key))
+        digests = [_digest_of(model, key) for model in self._models]
+        columns, places = "text, cut, choices, created, digest", ", ".join("?" for _ in digests)
+        found = self._store._run(f"SELECT {columns} FROM answers WHERE digest IN ({places})", *digests)
         if not found:
             return None
-        ((text, cut, choices, created),) = found
+        text, cut, choices, created, digest = min(found, key=lambda row: digests.index(row[-1]))
         words, likely = self._store._read(text), self._store._read(choices)
         answer = Answer(words, choices=likely, cut=bool(cut & CUT), limited=bool(cut & LIMITED))
         if not is_whole(answer):
-            self._store._run("DELETE FROM answers WHERE digest = ?", self._digest(key))
+            self._store._run("DELETE FROM answers WHERE digest = ?", digest)
             return None
         self.reused.add(str(created))
         return answer
@@ -98,7 +103,7 @@ class ModelCache:
         kept = answer if isinstance(answer, Answer) else Answer(answer)
         name = task or str(key.get("task", ""))
         values = (
-            self._digest(key),
+            _digest_of(self.model, key),
             self.model,
             name,
             datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -108,8 +113,9 @@ class ModelCache:
         )
         self._store._run("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", *values)
 
-    def _digest(self, key: Mapping[str, Json]) -> str:
-        return hashlib.sha256(self.model.encode() + _json(key)).hexdigest()
+
+def _digest_of(model: str, key: Mapping[str, Json]) -> str:
+    return hashlib.sha256(model.encode() + _json(key)).hexdigest()
 
 
 def _json(value: Json) -> bytes:

@@ -8,7 +8,8 @@ answers     each question through the processor and transformers' own generation
 from dataclasses import dataclass, field
 from typing import Final
 
-from harness.engine.config import SHARES_NOTHING, Level
+from harness.engine.config import Level
+from leaderboards.board.entry import SHARES_NOTHING
 
 _WORDS: Final[dict[Level, str]] = {
     "prefix": "answers, image features, prefix",

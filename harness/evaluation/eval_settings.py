@@ -12,7 +12,7 @@ from harness.models.served_identity import FINGERPRINT
 from harness.models.spec import ModelSpec
 from leaderboards.board.board import Board
 from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
-from leaderboards.board.entry import Entry
+from leaderboards.board.entry import SHARES_NOTHING, Entry, without_device
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
@@ -108,7 +108,7 @@ def on_board(
         "split": settings.split or "",
         "full answers": "yes" if settings.full_answers else "",
         "prompt suffix": for_model(engine, spec).suffix or "",
-        "model settings": engine.recorded().get("model settings", ""),
+        "model settings": without_device(engine.recorded().get("model settings", "")),
     }
     wanted = {FINGERPRINT: "", CODE: ""} | digest_of_model(spec) | engine.recorded() | facts
     times, configuration = times_asked(judge, settings.judge_repeats), configuration_of(spec)
@@ -120,7 +120,8 @@ def on_board(
         key(entry.task, entry.version, entry.judge, entry.provenance)
         for entry in board.current(partial=True)
         if entry.model == name and entry.limit == settings.limit and entry.failed + entry.unscored == 0
-        if all(entry.provenance.get(fact, "") == value for fact, value in wanted.items())
+        if all(without_device(entry.provenance.get(fact, "")) == value for fact, value in wanted.items())
+        if (entry.provenance.get("shared") == SHARES_NOTHING) == engine.exact
         if entry.judge is None or times_asked_of(entry) >= times
         if counts_for(entry.provenance, entry.created, spec, engine, configuration)
     }

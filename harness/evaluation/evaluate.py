@@ -20,8 +20,8 @@ from harness.evaluation.eval_settings import EvalSettings, judge_facts, judge_na
 from harness.evaluation.generate import Generated, early_exit_hints, generate, load_tasks, revision_of
 from harness.evaluation.guards import with_counts
 from harness.evaluation.scoring import Scored, score_answers, session_of
-from harness.models.configuration import configuration_of
-from harness.models.provenance import digest_of_model, environment, training_of
+from harness.models.configuration import identity_of
+from harness.models.provenance import environment, training_of
 from harness.models.served_identity import identified
 from harness.models.spec import ModelSpec
 from leaderboards.board.entry import Entry
@@ -71,7 +71,7 @@ def evaluate(
         model=name or spec.name,
         limit=settings.limit,
         created=datetime.now(UTC).isoformat(timespec="microseconds"),  # the newest run of a name counts
-        provenance=_facts_of_model(spec) | of_lm | environment() | settings.facts() | _facts_of_engine(engine),
+        provenance=identity_of(spec) | of_lm | environment() | settings.facts() | _facts_of_engine(engine),
     )
     entries: list[Entry] = []
     samples: list[Sample] = []
@@ -110,11 +110,6 @@ def _score(
 def _money_paid(judge: Judge | None) -> float:
     """US dollars in this process, as far as prices are known."""
     return judge.client.paid if isinstance(judge, OpenAIJudge) else 0.0
-
-
-def _facts_of_model(spec: ModelSpec) -> dict[str, str]:
-    """Digests of the files that a model consists of."""
-    return digest_of_model(spec) | configuration_of(spec)
 
 
 def _facts_of_engine(engine: EngineConfig | None) -> dict[str, str]:

@@ -49,7 +49,8 @@ def current_entries(board: Board, partial: bool, replaced: bool = False) -> list
     log_skipped(board.skipped)
     if board.replaced and not replaced:
         models = ", ".join(dict.fromkeys(entry.model for entry in board.replaced))
-        log.info(line(f"left out, since these names have other weights by now: {models} (--replaced shows them)"))
+        why = "since these names have other weights or settings by now"
+        log.info(line(f"left out, {why}: {models} (--replaced shows them)"))
     for run, entry in {entry.run: entry for entry in every if entry.in_future}.items():
         log.warning(line(f"run {run} of {entry.model} is dated {entry.created}, in the future: no newer run is hidden"))
     for runs in first_runs(entries, every)[1].values():

@@ -6,7 +6,8 @@ since: a file that is newer than the entry and than the weights beside it.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -15,21 +16,43 @@ from harness.engine.chat_template import FACT as TEMPLATE
 from harness.engine.config import EngineConfig
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.chat_templates import TEMPLATE_FILES, chat_template_of
+from harness.models.fetch import SMALL
 from harness.models.file_digests import WEIGHTS
+from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec
 from support.errors import ModelError
 
 CONFIGURATION: Final = "configuration"
-"""In provenance: the digest of configurations and tokenizer."""
-_DECIDING: Final = ("*config*.json", "*token*.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "*/*token*.json")
+"""In provenance: the digest of configurations, tokenizer, processor and code."""
+_DECIDING: Final = (
+    *("*config*.json", "*token*.json", "vocab*.*", "merges*.txt", "*.model", "*.tiktoken", "tekken.json"),
+    *("normalizer.json", "*.spm", "*.bpe", "*.vocab", "*.codes"),
+)
+"""Files that a model is loaded with, its chat template (which has a fact of its own) and weights left out."""
+_OF_A_PART: Final = ("*token*.json", "*processor*.json")
+"""A sub-folder with such a file and no weights is a part of the model, such as InstructBLIP's second tokenizer."""
 _ON_PLACES: Final = ("base_model_name_or_path", "_name_or_path", "revision", "transformers_version")
 """Keys of configurations that say where files came from, and decide no answer."""
 _ONE_COPY: Final = 60.0
 """Files of one copied folder are at most so many seconds apart."""
 
 
+def identity_of(spec: ModelSpec) -> dict[str, str]:
+    """What tells a model from any other, as an entry records it and the answer cache knows it: digests of its weights,
+    of its adapter, and of all other files that decide its answers."""
+    return digest_of_model(spec) | configuration_of(spec)
+
+
+def identity_behind_server(spec: ModelSpec) -> dict[str, str]:
+    """The same of a local model that a server asks by its own files: with its chat template."""
+    with suppress(ModelError):  # of a server that has a template of its own
+        return identity_of(spec) | {TEMPLATE: chat_template_of(spec).digest}
+    return identity_of(spec)
+
+
 def configuration_of(spec: ModelSpec) -> dict[str, str]:
-    """The digest of a local model's configurations and tokenizer; nothing for a served one."""
+    """The digest of a local model's configurations, tokenizer and processor, and of its code where that may run;
+    nothing for a served one."""
     if spec.backend != "transformers" or not (files := list(_find_deciding_files(spec))):
         return {}
     total = hashlib.sha256()
@@ -57,14 +80,31 @@ def counts_for(
     return template.own and not _was_changed_since(spec, created)
 
 
+def only_files_of_earlier_digests(spec: ModelSpec) -> bool:
+    """True if no file decides its answers that earlier versions didn't look at when they kept them."""
+    places = [place.resolve() for place in (spec.local_folder, spec.adapter) if place is not None]
+    return all(path.suffix in SMALL and path.parent.resolve() in places for path in _find_deciding_files(spec))
+
+
 def _find_deciding_files(spec: ModelSpec) -> Iterator[Path]:
-    """Configurations and tokenizer of the base, and the adapter's configuration: its other files are not read."""
+    """Configurations, tokenizer and code of the base, and the adapter's configuration: its other files are not read."""
     folder = spec.folder or Path(spec.pretrained)
     if folder.is_dir():
-        found = {path for pattern in _DECIDING for path in folder.glob(pattern) if path.is_file()}
-        yield from sorted(path for path in found if path.name != ADAPTER_CONFIG)
+        folders = [folder, *(path for path in folder.iterdir() if path.is_dir() and _is_part(path))]
+        found = {path for each in folders for pattern in _DECIDING for path in each.glob(pattern)}
+        found |= set(folder.rglob("*.py")) if spec.remote_code else set()
+        yield from sorted(path for path in found if path.is_file() and path.name != ADAPTER_CONFIG)
     if spec.adapter is not None and (config := spec.adapter / ADAPTER_CONFIG).is_file():
         yield config
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether a folder within a model's is one of its parts, and not a checkpoint."""
+    return _has_any(folder, _OF_A_PART) and not _has_any(folder, WEIGHTS)
+
+
+def _has_any(folder: Path, patterns: Iterable[str]) -> bool:
+    return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
 def _read_content(path: Path) -> bytes:

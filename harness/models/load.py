@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from harness.engine.config import EngineConfig
 from harness.engine.response_cache import ResponseCache
 from harness.models.chat_templates import chat_template_of
+from harness.models.configuration import identity_of, only_files_of_earlier_digests
 from harness.models.fetch import SMALL, fetch
 from harness.models.file_digests import digest_of_files
-from harness.models.provenance import digest_of_model, environment
+from harness.models.provenance import device_name, digest_of_model, environment
 from harness.models.spec import ModelSpec
 from support.processes import device_of
 
@@ -40,16 +41,30 @@ def quiet() -> None:
 
 def cache_of(spec: ModelSpec, engine: EngineConfig) -> "ModelCache | None":
     """Where answers of this very model are kept, in the file that the setting `answers` names."""
-    return None if engine.answers is None or spec.fresh else ResponseCache(engine.answers).of(facts_of(spec, engine))
+    if engine.answers is None or spec.fresh:
+        return None
+    earlier = facts_of(spec, engine) if only_files_of_earlier_digests(spec) else None
+    return ResponseCache(engine.answers).of(identity_when_asked(spec, engine), earlier)
+
+
+def identity_when_asked(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
+    """All of a model, its settings and this machine that can change an answer."""
+    return identity_of(spec) | _facts_of_asking(spec, engine)
 
 
 def facts_of(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
-    """All of a model, its files, its settings and this machine that can change an answer."""
+    """The same as earlier versions told it: by all small files beside the weights, whether they decide anything or not.
+    What they kept is found by it."""
     folders = [spec.local_folder, *([spec.adapter] if spec.adapter is not None else [])]
     small = sorted(path for folder in folders for path in folder.iterdir() if path.suffix in SMALL)
-    facts = digest_of_model(spec)
-    facts["files"] = digest_of_files([path for path in small if path.name != "checkpoint.json"])
-    facts |= {name: environment()[name] for name in ("torch", "transformers", "pillow", "device")}
+    files = {"files": digest_of_files([path for path in small if path.name != "checkpoint.json"])}
+    return digest_of_model(spec) | files | _facts_of_asking(spec, engine)
+
+
+def _facts_of_asking(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
+    facts = {name: environment()[name] for name in ("torch", "transformers", "pillow", "device")}
+    if str(engine.device).startswith("cpu"):  # on a machine that has a GPU
+        facts["device"] = device_name("cpu")
     facts |= for_model(engine, spec).cache_facts()
     return facts | ({"generation": str(dict(spec.generation))} if spec.generation else {})
 
@@ -92,7 +107,7 @@ def load(
     engine, template = for_model(engine, spec), chat_template_of(spec, engine)
     if engine.device is None:
         engine = replace(engine, device=device_of("cuda" if torch.cuda.is_available() else "cpu"))
-    identity = json.dumps(facts_of(spec, engine), sort_keys=True) if engine.features is not None else None
+    identity = json.dumps(identity_when_asked(spec, engine), sort_keys=True) if engine.features is not None else None
     given: dict[str, Any] = {"hints": hints, "cache": cache_of(spec, engine), "identity": identity, "stage": stage}
     given["template"] = template
     given |= {"peft": str(spec.adapter) if spec.adapter else None, "trust_remote_code": spec.remote_code}

@@ -55,8 +55,14 @@ def environment() -> dict[str, str]:
     found |= {package: _version(package) for package in PACKAGES}
     found["image backend"] = f"Pillow {_version('pillow')}"
     found["commit"] = _commit()
-    cpu = f"cpu ({torch.get_num_threads()} threads)"
-    return found | {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu}
+    return found | {"device": device_name("cuda" if torch.cuda.is_available() else "cpu")}
+
+
+def device_name(kind: str) -> str:
+    """The GPU's name, or how many threads the CPU has."""
+    import torch
+
+    return torch.cuda.get_device_name() if kind == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
 
 
 def _version(package: str) -> str:

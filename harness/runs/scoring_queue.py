@@ -15,8 +15,9 @@ from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.lost import lost_in_words
 from harness.models.adapter_host import AdapterHost
+from harness.models.base_names import ADAPTER_CONFIG
+from harness.models.configuration import CONFIGURATION, identity_of
 from harness.models.fetch import fetch
-from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
 from support.errors import one_line
@@ -164,5 +165,7 @@ class Attempts:
         return self.folder / f"{_file_name(path.as_posix())}.json"
 
     def _digest(self, path: Path) -> str:
-        """Of the weights alone, so that a base that can't be found does not hide that the checkpoint is the same."""
-        return digest_of_model(ModelSpec(name="", pretrained=str(path)))["weights"]
+        """Of the checkpoint's own files, so that a base that can't be found does not hide that it is the same."""
+        adapter = path if (path / ADAPTER_CONFIG).is_file() else None
+        found = identity_of(ModelSpec(name="", pretrained=str(path), adapter=adapter))
+        return " ".join(found[name] for name in ("weights", CONFIGURATION) if name in found)

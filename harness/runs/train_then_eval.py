@@ -20,8 +20,8 @@ from harness.engine.stage_timer import StageTimer
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.lost import share_lost
 from harness.models.adapter_host import AdapterHost
+from harness.models.configuration import identity_of
 from harness.models.load import register
-from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec
 from harness.runs.checkpoint_selection import Metric, Scores, headlines, probe, select_checkpoint, tasks_of
 from harness.runs.image_use_checks import STAGE, ImageUseChecks, check_image_use, draw_pairs
@@ -259,13 +259,13 @@ class _Run:
         if not last.path.is_dir():
             return "the trainer has removed it"
         spec, path = self.scoring.fetch(last.path), self.out / "checks.json"
-        key = {**digest_of_model(spec), "data": data.digest, "pairs": len(pairs), "tokens": TOKENS_VERSION}
+        key = {**identity_of(spec), "data": data.digest, "pairs": len(pairs), "tokens": TOKENS_VERSION}
         if path.exists():
             try:
                 held = json.loads(path.read_text(encoding="utf-8"))
-                if held["of"] == key:
+                if held["of"].items() <= key.items():  # earlier versions knew fewer facts
                     return ImageUseChecks.from_json(held["found"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 pass  # of another version
         try:
             found = check_image_use(spec, self.base, pairs, self.host, held_out=bool(held_out))

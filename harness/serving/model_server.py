@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from harness.models.provenance import digest_of_model
+from harness.models.configuration import identity_behind_server
 from harness.models.spec import ModelSpec
 from harness.serving.settings import ServerSettings, fill_places
 from support.errors import ServerError
@@ -43,7 +43,7 @@ def served(spec: ModelSpec, settings: ServerSettings | None = None) -> Iterator[
     with ended_by_sigterm(), ChildProcess(words, output) as server:
         server.wait_until(lambda: is_up(url), settings.patience)
         by = "vllm" if settings.command == "vllm" else Path(words[0]).name
-        known = digest_of_model(spec) | {"served by": by}
+        known = identity_behind_server(spec) | {"served by": by}
         asked = spec.name if spec.adapter is None else adapter
         yield replace(spec, backend="openai", pretrained=asked, url=f"{url}/v1", digests=known)
 

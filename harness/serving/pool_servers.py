@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.models.configuration import identity_behind_server
 from harness.models.fetch import fetch
-from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec, find
 from harness.serving.model_server import is_up
 from harness.serving.settings import ServerSettings, fill_places
@@ -160,7 +160,7 @@ def _wait_for_all(started: Sequence[_Started], patience: float) -> dict[str, Mod
                 running_since.setdefault(name, time.monotonic())
             url = one.url()
             if url is not None and is_up(url):
-                known = digest_of_model(one.server.spec) | {"served by": Path(one.server.command[0]).name}
+                known = identity_behind_server(one.server.spec) | {"served by": Path(one.server.command[0]).name}
                 up[name] = replace(one.server.spec, backend="openai", pretrained=name, url=f"{url}/v1", digests=known)
                 log.info("%s: up at %s/v1", name, url)
             elif time.monotonic() - running_since.get(name, time.monotonic()) > patience:

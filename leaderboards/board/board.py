@@ -15,8 +15,9 @@ without a run, and both are ignored.
 Which of two runs is newer is told by their numbers on the board (`Entry.sequence`), not by their dates: a machine's
 clock may be wrong. Dates decide only between runs of earlier versions, and between boards.
 
-A name stands for the weights that were last run under it. Where a checkpoint was overwritten in place, what the old
-weights scored is kept, but it no longer stands under the name: it is left out, or shown under a name of its own.
+A name stands for the model that was last run under it: its weights, adapter, configuration files and settings
+(`entry.is_same_model`). Where a checkpoint was overwritten or edited in place, what the old one scored is kept, but it
+no longer stands under the name: it is left out, or shown under a name of its own.
 """
 
 import hashlib
@@ -28,7 +29,17 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from leaderboards.board.entry import SCHEMA_VERSION, Entry, Key, check_run, from_json, members, to_json
+from leaderboards.board.entry import (
+    SCHEMA_VERSION,
+    Entry,
+    Key,
+    check_run,
+    differences_of_models,
+    from_json,
+    is_same_model,
+    members,
+    to_json,
+)
 from leaderboards.board.sample import Sample, from_parquet, to_parquet
 from support.files import atomic_write, place
 
@@ -41,8 +52,8 @@ class Board:
         self.skipped: list[tuple[Path, str]] = []
         """Files the latest `entries()` could not read, and why."""
         self.replaced: list[Entry] = []
-        """What the latest `current()` left out because newer runs of its name had other weights; `renamed` after
-        these."""
+        """What the latest `current()` left out because newer runs of its name were of another model; `renamed` after
+        the older one."""
 
     def add(self, entries: Sequence[Entry], samples: Sequence[Sample]) -> None:
         """Keep one run of one model; adding the very same again does nothing, other content under its id is a
@@ -83,12 +94,12 @@ class Board:
 
         `every` is what `entries()` gave, where it was read already.
 
-        A name stands for the weights of its newest run, partial or not. Older weights' entries are left out, and told
-        in `self.replaced`, or stand under a name of their own ("name (weights 12ab34cd)") where `replaced`.
+        A name stands for the model of its newest run, partial or not. Older models' entries are left out, and told in
+        `self.replaced`, or stand under a name of their own ("name (weights 12ab34cd)") where `replaced`.
         """
         order = attrgetter("by_sequence")
-        current, old = by_weights(self.entries() if every is None else every, order)
-        old = newest((renamed(entry) for entry in old if partial or not entry.partial), order)
+        current, before = by_model(self.entries() if every is None else every, order)
+        old = newest((renamed(entry, now) for entry, now in before if partial or not entry.partial), order)
         self.replaced = [] if replaced else old
         shown = [*(entry for entry in current if partial or not entry.partial), *(old if replaced else ())]
         return newest(shown, order)
@@ -112,18 +123,19 @@ BY_DATE: Final[Order] = attrgetter("by_date")
 
 
 def newest(entries: Iterable[Entry], order: Order = BY_DATE) -> list[Entry]:
-    """The newest entry of each key, in the order in which the keys first appear; those of weights that were replaced
-    are left out."""
+    """The newest entry of each key, in the order in which the keys first appear; those of models that were replaced are
+    left out."""
     latest: dict[Key, Entry] = {}
-    for entry in by_weights(entries, order)[0]:
+    for entry in by_model(entries, order)[0]:
         known = latest.get(entry.key)
         if known is None or order(entry) >= order(known):
             latest[entry.key] = entry
     return list(latest.values())
 
 
-def by_weights(entries: Iterable[Entry], order: Order = BY_DATE) -> tuple[list[Entry], list[Entry]]:
-    """Entries of the weights that each name has now, by its newest run, and those of the weights it had before.
+def by_model(entries: Iterable[Entry], order: Order = BY_DATE) -> tuple[list[Entry], list[tuple[Entry, Entry]]]:
+    """Entries of the model that each name stands for now, by its newest run; and those of a model that it stood for
+    before, each with an entry of that newest run.
 
     Entries that do not know their weights (imported ones) are among the first, and replace nothing.
     """
@@ -133,16 +145,23 @@ def by_weights(entries: Iterable[Entry], order: Order = BY_DATE) -> tuple[list[E
         known = latest.get(entry.model)
         if entry.weights is not None and (known is None or order(entry) >= order(known)):
             latest[entry.model] = entry
-    parts: tuple[list[Entry], list[Entry]] = [], []
+    current: list[Entry] = []
+    old: list[tuple[Entry, Entry]] = []
     for entry in entries:
-        weights = entry.weights
-        parts[weights is not None and weights != latest[entry.model].weights].append(entry)
-    return parts
+        if entry.weights is None or is_same_model(entry, latest[entry.model]):
+            current.append(entry)
+        else:
+            old.append((entry, latest[entry.model]))
+    return current, old
 
 
-def renamed(entry: Entry) -> Entry:
-    """The entry under a name that tells its weights, so that it never shares a row with others of its name."""
-    return replace(entry, model=f"{entry.model} (weights {entry.weights})")
+def renamed(entry: Entry, now: Entry) -> Entry:
+    """The entry under a name that tells by what its model differs from the one of today, so that it never shares a row
+    with others of its name."""
+    facts = [f"weights {entry.weights}"]
+    if entry.weights == now.weights:
+        facts += [f"{name} {entry.provenance.get(name) or 'none'}" for name in differences_of_models(entry, now)]
+    return replace(entry, model=f"{entry.model} ({', '.join(facts)})")
 
 
 class Run(NamedTuple):

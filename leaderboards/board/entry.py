@@ -50,6 +50,15 @@ _PLAIN = (
 """The type that a field's value mostly has, and which then needs no closer look: a board has thousands of entries."""
 
 
+SETTINGS_OF_MODEL: Final = ("configuration", "chat template", "server says", "fingerprint", "model settings")
+"""Facts in provenance that, beside the weights, tell which model answered."""
+
+_MAY_LACK: Final = ("configuration", "chat template", "server says")
+"""Those of them that entries of earlier versions lack."""
+
+SHARES_NOTHING: Final = "nothing (exact)"
+"""What the fact "shared" says of a model that was asked one question at a time."""
+
 FAILURES: Final = "failures"
 """In provenance: see `Entry.failures`."""
 
@@ -210,6 +219,29 @@ class Entry:
     def by_sequence(self) -> tuple[int, bool, datetime, str]:
         """Sort key for runs of one board: the last added last, whatever the clock said."""
         return self.sequence, *self.by_date
+
+
+def differences_of_models(one: Entry, other: Entry) -> list[str]:
+    """By what the models of two entries differ, beside their weights; as far as both entries know it."""
+    pairs = {name: (one.provenance.get(name), other.provenance.get(name)) for name in SETTINGS_OF_MODEL}
+    found = [
+        name
+        for name, (own, theirs) in pairs.items()
+        if without_device(own or "") != without_device(theirs or "")
+        and not (name in _MAY_LACK and None in (own, theirs))
+    ]
+    exact = [entry.provenance.get("shared") == SHARES_NOTHING for entry in (one, other)]
+    return found + ["shared"] * (exact[0] != exact[1])
+
+
+def without_device(settings: str) -> str:
+    """The fact "model settings" without the place where the model ran, which decides nothing."""
+    return ", ".join(word for word in settings.split(", ") if not word.startswith("device="))
+
+
+def is_same_model(one: Entry, other: Entry) -> bool:
+    """Whether two entries of one name are of one model: the same weights, adapter, files and settings."""
+    return one.weights == other.weights and not differences_of_models(one, other)
 
 
 def is_neutral(metric: str) -> bool:

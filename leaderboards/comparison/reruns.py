@@ -3,13 +3,13 @@
     chosen, told = first_runs(board.current(), board.entries())
     told[chosen[0].key]         # [first, second, ...]: more than one run of these weights; only such keys are in it
 
-Runs are the same if model, task, metric, version, judge, weights, limit and protocol are. A run with more failed or
-unscored samples than another one does not count as the first.
+Runs are the same if model (`entry.is_same_model`), task, metric, version, judge, limit and protocol are. A run with
+more failed or unscored samples than another one does not count as the first.
 """
 
 from collections.abc import Iterable, Sequence
 
-from leaderboards.board.entry import Entry, Key
+from leaderboards.board.entry import Entry, Key, is_same_model
 from leaderboards.comparison.paired_logs import SETUP
 from support.markdown import line, number
 
@@ -22,7 +22,7 @@ def first_runs(current: Sequence[Entry], every: Iterable[Entry]) -> tuple[list[E
             runs.setdefault(_identify(entry), []).append(entry)
     chosen, told = [], {}
     for entry in current:
-        own = runs.get(_identify(entry), [entry])
+        own = [run for run in runs.get(_identify(entry), []) if is_same_model(run, entry)] or [entry]
         chosen.append(min(own, key=lambda one: one.failed + one.unscored))
         if len(own) > 1:
             told[entry.key] = own
@@ -37,4 +37,4 @@ def describe_reruns(runs: Sequence[Entry]) -> str:
 
 
 def _identify(entry: Entry) -> tuple[object, ...]:
-    return entry.key, entry.weights, entry.limit, *(entry.provenance.get(fact) for fact in SETUP)
+    return entry.key, entry.limit, *(entry.provenance.get(fact) for fact in SETUP)

@@ -163,7 +163,8 @@ def _find_unreadable(baseline: GateSource, current: GateSource, settings: GateSe
         yield Unchecked(name=line(str(path)), why=f"can't be read: {line(why)}")
     for entry in baseline.replaced:
         if settings.selects(entry) and settings.checks(entry):
-            why = f"the baseline's score is of weights {line(str(entry.weights))}, its newest run has others"
+            own = line(str(entry.weights))
+            why = f"the baseline's score is of weights {own}, its newest run has others, or other settings"
             yield Unchecked(name=name_of(entry), why=why)
 
 

@@ -23,7 +23,7 @@ class GateSource:
     """Files that could not be read, and why."""
 
     replaced: Sequence[Entry] = field(default=())
-    """Scores of weights that a newer run of the same name replaced, where the new weights have no such score."""
+    """Scores of models that a newer run of the same name replaced, where the new one has no such score."""
 
     reruns: Mapping[Key, Sequence[Entry]] = field(default_factory=dict)
     """Scores of which the board has several runs with the same weights and settings; the first is in `entries`."""
@@ -45,7 +45,8 @@ def source(path: Path, *, partial: bool = False) -> GateSource:
     if not entries and not board.skipped and not any(board.folder.glob("*.json")):
         raise BoardError(f"{path}: no board: there is no run's JSON file in it")
     scored = {metric_key(entry) for entry in entries}
-    old = [replace(entry, model=entry.model.removesuffix(f" (weights {entry.weights})")) for entry in board.replaced]
+    names = {entry.run: entry.model for entry in every}
+    old = [replace(entry, model=names[entry.run]) for entry in board.replaced]
     return GateSource(
         entries=entries,
         samples=board.samples,
