@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO, cast
 
 from support.processes import rank
@@ -126,7 +126,8 @@ class _StderrHandler(logging.Handler):
         elif getattr(record, "is_order", False) and isinstance(sys.stderr, SafeStream):
             print(redact(line), file=sys.stderr.raw, flush=True)
         else:
-            print(line, file=sys.stderr, flush=True)
+            with suppress(OSError):  # a stderr that is full or gone ends no run
+                print(line, file=sys.stderr, flush=True)
 
 
 HANDLER: Final = _StderrHandler()

@@ -25,16 +25,16 @@
             ├── JudgeDown        1   the judge gives no more replies
             └── BudgetSpent      1   the next call could pass the budget
 
-Each message is one line: the thing, the value, and what is known. Any other exception is a mistake in the code and
-keeps its traceback.
+Each message is one line: the thing, the value, and what is known. Any other exception is a mistake in the code; a
+command says so in one line, and shows its place with `-v`.
 """
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-OK, FAILED, USAGE, REGRESSED, LOSSY, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, FAILED, USAGE, REGRESSED, LOSSY, INTERRUPTED, NO_READER = 0, 1, 2, 3, 4, 130, 141
 """Exit codes: done; the run failed; what was given can't be used; the regression gate failed; finished, but too many
-samples failed; stopped by the user."""
+samples failed; stopped by the user; nobody reads what is printed, as behind `| head`."""
 
 
 class HarnessError(Exception):

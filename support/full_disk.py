@@ -7,8 +7,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +44,7 @@ def describe_full_disk(error: BaseException, folder: Path | None = None) -> str 
     full = [place for place in places if _measure_free(place) < _FULL_BELOW]
     if not any(map(_is_full, causes)) and not (is_vague and full):
         return None
-    where = ", ".join(map(str, full or places[:1]))
+    where = ", ".join(map(str, full or (places if named or folder else []))) or "standard output, or a temporary file"
     return f"{where}: no space left on its disk, or your quota of it is used up; free some and run the same command"
 
 
@@ -64,7 +64,16 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _list_usual_places() -> list[Path]:
-    return [Path.cwd(), Path(os.environ.get("HF_HOME", Path.home())), Path(tempfile.gettempdir())]
+    makers: tuple[Callable[[], str | Path], ...] = (
+        Path.cwd,
+        lambda: os.environ.get("HF_HOME") or Path.home(),
+        tempfile.gettempdir,
+    )
+    found = []
+    for make in makers:
+        with suppress(OSError, RuntimeError):  # a folder that was removed, an account without a home
+            found.append(Path(make()))
+    return found
 
 
 def _measure_free(place: Path) -> float:

@@ -22,23 +22,33 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Final, Self
 
-from support.errors import FAILED, ServerError
+from support.errors import FAILED, ClusterError, ServerError
 from support.secrets import redact
 
 
 def rank() -> int:
     """Which process this is; 0 is the first, and the only one outside of torchrun or accelerate launch."""
-    return int(os.environ.get("RANK", "0"))
+    return _read_number("RANK", 0)
 
 
 def local_rank() -> int:
     """Which of this machine's processes this is."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _read_number("LOCAL_RANK", 0)
 
 
 def world_size() -> int:
     """How many processes work together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _read_number("WORLD_SIZE", 1)
+
+
+def _read_number(name: str, default: int) -> int:
+    """A number that a launcher has put into the environment; ClusterError."""
+    given = os.environ.get(name, "")
+    if not given:
+        return default
+    if not (given.isascii() and given.isdigit() and len(given) < 10 and int(given) >= (name == "WORLD_SIZE")):
+        raise ClusterError(f"{name}={given!r}: is set by torchrun and its like to a whole number; unset it")
+    return int(given)
 
 
 def is_main_process() -> bool:

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -222,7 +223,8 @@ def split_names(given: list[str]) -> list[str]:
 def say(what: object, code: int) -> int:
     """Print one line on stderr; returns the exit code `code`."""
     if str(what):
-        print(f"harness: {what}", file=sys.stderr)
+        with suppress(OSError):  # of a stderr that can't be written, the exit code still tells
+            print(f"harness: {what}", file=sys.stderr)
     return code
 
 

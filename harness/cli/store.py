@@ -8,7 +8,7 @@ import typer
 from support.errors import FAILED, OK
 from support.sqlite import Schema, Store, count_rows, find_damage, identify, rescue
 
-store_app = typer.Typer(add_completion=False, no_args_is_help=True)
+store_app = typer.Typer(no_args_is_help=True, help="Check, upgrade or rescue ledgers, stores of answers, fingerprints.")
 
 Files = Annotated[list[Path], typer.Argument(help="Ledgers, stores of answers, files of fingerprints.")]
 

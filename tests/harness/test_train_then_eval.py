@@ -265,7 +265,7 @@ def test_a_claim_without_a_name_is_that_something_is_better(
     ),
 )
 def test_an_option_whose_name_may_be_left_out_is_spelled_out(given: list[str], understood: list[str]) -> None:
-    from harness.cli.main import complete_options
+    from harness.cli.application import complete_options
 
     assert complete_options(given) == understood
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main as cli
+from harness.cli import application
 from support import full_disk
 from support.errors import RunError, UsageError
 from support.files import JsonLines, atomic_path, atomic_write_text
@@ -98,9 +98,9 @@ def test_any_command_says_it_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     def raises(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(cli, "app", raises)
+    monkeypatch.setattr(application, "app", raises)
     monkeypatch.setattr(full_disk, "_measure_free", lambda place: 0.0)
-    assert cli.run(["models"]) == 1
+    assert application.run(["models"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("harness: ")
     assert "no space left on its disk" in line

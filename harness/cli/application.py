@@ -1,0 +1,176 @@
+"""The command line; the one place that turns errors into exit codes, each with one line.
+
+0 ok, 1 the run failed, 2 the command was wrong, 3 the regression gate failed, 4 finished, but too many samples failed,
+stayed unscored or could not be read. The commands themselves stand in `lazy.COMMANDS`; heavy libraries are imported
+inside of them.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from harness.cli.interrupts import end_in_order, is_interrupted
+from harness.cli.lazy import LazyGroup
+from harness.cli.options import ANY, REQUIRE_BETTER, say
+from harness.engine.work_sharing import WorkerDone
+from support.console import protect_streams, protected_streams, set_up_logging
+from support.errors import (
+    FAILED,
+    INTERRUPTED,
+    NO_READER,
+    OK,
+    REGRESSED,
+    USAGE,
+    BudgetSpent,
+    HarnessError,
+    JudgeDown,
+    UsageError,
+    one_line,
+)
+from support.full_disk import describe_full_disk
+from support.secrets import redact, remember_address
+from tasks.judges.budgets import end_budgets
+
+app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def harness() -> None:
+    """Build preference data for vision-language models, train on it, and prove the model got better."""
+    end_in_order()
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    with protected_streams():
+        for word in given:
+            remember_address(word)
+        return _run(given)
+
+
+def _run(given: list[str]) -> int:
+    command = next((word for word in given if not word.startswith("-")), "")
+    try:
+        set_up_logging()
+        _check_folder()
+        # Another program's options, behind `lm-eval`, are its own.
+        words = given if command == "lm-eval" else complete_options(given)
+        result = app(words, prog_name="harness", standalone_mode=False, obj=given)
+        code = result if isinstance(result, int) else OK
+        if code in (OK, REGRESSED):  # else the same command goes on with what is left of its budget
+            end_budgets()
+    except WorkerDone:  # this process has handed its answers to the first one, which does the rest
+        return OK
+    except Exception as error:
+        return _end_interrupted(command, given) if is_interrupted() else _tell(error, command, given)
+    except SystemExit as stop:
+        # typer ends so after any broken pipe, of a socket, too; rich after one of its own
+        if _is_reader_gone() or isinstance(stop.__context__, BrokenPipeError):
+            return NO_READER
+        raise
+    return _end_interrupted(command, given) if code == INTERRUPTED else code
+
+
+def end(code: int) -> int:
+    """Write what is printed and not yet written; the exit code, which is another if that fails."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = NO_READER
+    except OSError as error:
+        code = say(f"what was printed can't be written: {one_line(error)}", FAILED)
+    else:
+        return code
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it ends
+    return code
+
+
+def _check_folder() -> None:
+    """UsageError where the current folder was removed: libraries end in ways that can't be caught."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError("the current folder is not there any more; change to one that is") from None
+
+
+def _is_reader_gone() -> bool:
+    """Whether nobody reads what is printed, as behind `| head`."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _end_interrupted(command: str, given: Sequence[str]) -> int:
+    kept = command in ("eval", "train-then-eval", "vlfeedback", "povid")
+    again = f"go on with: harness {shlex.join(map(redact, given))}"
+    return say(f"stopped; what was done is kept; {again}" if kept else "", INTERRUPTED)
+
+
+def _tell(error: Exception, command: str, given: Sequence[str]) -> int:
+    """Print one line about an error; the exit code."""
+    if (full := None if isinstance(error, HarnessError) else describe_full_disk(error)) is not None:
+        return say(full, FAILED)
+    code = _exit_code_of(error)
+    if code is not None:
+        return say(_message_of(error) + _hint_to_resume(error, given), code)
+    cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error  # typer's, of an EOFError
+    if logging.getLogger("harness").isEnabledFor(logging.DEBUG):
+        traceback.print_exception(cause)
+    words = f"{type(cause).__name__}: {one_line(cause)}"
+    return say(f"{words}: a mistake in harness, which -v shows the place of; please report it", FAILED)
+
+
+def complete_options(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with `any` after each `--require-better` that has no name after it: typer has no options whose
+    value may be left out."""
+    found: list[str] = []
+    for place, word in enumerate(arguments):
+        found.append(word)
+        if word == REQUIRE_BETTER and (place + 1 == len(arguments) or arguments[place + 1].startswith("-")):
+            found.append(ANY)
+    return found
+
+
+def _message_of(error: Exception) -> str:
+    shown = getattr(error, "format_message", None)  # click's errors
+    return str(shown()) if shown else str(error) if isinstance(error, HarnessError) else one_line(error)
+
+
+def _hint_to_resume(error: Exception, given: Sequence[str]) -> str:
+    """The command that continues, if a judge ended the run; else nothing."""
+    if isinstance(error, (JudgeDown, BudgetSpent)):
+        return f"\nharness: all replies so far are kept; go on with: harness {shlex.join(map(redact, given))}"
+    return ""
+
+
+def _exit_code_of(error: Exception) -> int | None:
+    """The exit code of a known error; None for a mistake in the code."""
+    if isinstance(error, HarnessError):
+        return error.exit_code
+    if hasattr(error, "format_message"):  # typer's usage errors share no public base class
+        return USAGE
+    if isinstance(error, (OSError, FloatingPointError)):
+        return FAILED
+    return None
+
+
+def quiet_libraries() -> None:
+    """Hide the bars and warnings of other libraries; switch their telemetry off; protect what is printed."""
+    protect_streams()  # for tracebacks, too, which are printed after all else
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries about libraries
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads do not take the cores of a small machine
