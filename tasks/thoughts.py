@@ -127,9 +127,11 @@ def _cut_out_thoughts(text: str, opened: int | None) -> tuple[str | None, bool]:
     position, found = 0, opened is not None
     marks = [(mark, mark[0].lower(), _PAIR_OF[mark[0].lower()]) for mark in _MARK.finditer(text)]
     last_end = {number: mark.start() for mark, name, number in marks if name not in _OPENING}
+    begins_line, read_to = True, 0
     for mark, name, number in marks:
+        *lines, behind = text[read_to : mark.start()].split("\n")
+        begins_line, read_to = (begins_line or bool(lines)) and not behind.strip(), mark.start()
         if name in _OPENING:
-            begins_line = not text[text.rfind("\n", 0, mark.start()) + 1 : mark.start()].strip()
             if opened is None and (begins_line or last_end.get(number, -1) > mark.start()):
                 pieces.append(text[position : mark.start()])
                 opened = number

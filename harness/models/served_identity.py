@@ -33,7 +33,7 @@ from tasks.judges.bodies import read_json
 from tasks.judges.chat_client import ChatClient, run_in_thread
 from tasks.judges.failures import TransientError
 from tasks.judges.ledger import LEDGER, Ledger
-from tasks.judges.replies import NOT_SAID, Reply, usage_of
+from tasks.judges.replies import NOT_SAID, Reply, clean, usage_of
 from tasks.judges.requests import Request, key_of, limit_of, messages_of
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def fingerprint_in(body: object) -> str:
     """What a reply says of the server that gave it, and of the snapshot that a name stands for today; empty where it
     says nothing."""
     said = [body.get(name) for name in ("system_fingerprint", "model")] if isinstance(body, Mapping) else ["", ""]
-    mark, name = (one_line(text)[:200] if isinstance(text, str) else "" for text in said)
+    mark, name = (one_line(clean(text))[:200] if isinstance(text, str) else "" for text in said)
     return f"{mark} {name if SNAPSHOT.fullmatch(name) else ''}".strip()
 
 
@@ -253,4 +253,4 @@ def _tells(root: str) -> bool:
 
 
 def _write_value(value: object) -> str:
-    return one_line(value if isinstance(value, str) else json.dumps(value, sort_keys=True))[:500]
+    return one_line(clean(value) if isinstance(value, str) else json.dumps(value, sort_keys=True))[:500]

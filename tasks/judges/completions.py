@@ -103,6 +103,8 @@ def _failure_of_network(error: "APIConnectionError", connection: "AsyncOpenAI") 
 
 def parsed(data: bytes) -> Any:
     """The JSON of a body; TransientError where it is none, PermanentError where it will be none next time."""
+    if not data.strip():
+        raise TransientError("an empty body")
     try:
         return read_json(data)
     except ValueError:

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import httpx2
 
-LARGEST_REPLY: Final = 8 * 2**20
-"""Bytes: no model writes two million tokens."""
+LARGEST_REPLY: Final = 4 * 2**20
+"""Bytes: no model writes a million tokens."""
 LARGEST_REFUSAL: Final = 64 * 2**10
 """Bytes that are read of an answer without a reply, for its words; the rest is left."""
 MOST_REDIRECTS: Final = 5
@@ -90,13 +90,13 @@ class LimitedClient(httpx2.AsyncClient):
         if response.status_code not in _KEPT_METHOD and request.method != "GET":
             raise refuse(f"redirects to {shown(target)} without what was asked: not followed")
         headers = httpx2.Headers(request.headers)
-        del headers["host"]
         if not _is_same_server(request.url, target):
             if not {target.host, f"{target.host}:{_port_of(target)}"} & self.redirects_to:
                 raise refuse(f"redirects to another server, {shown(target)}: not followed")
             headers = httpx2.Headers({name: headers[name] for name in _SENT_ON if name in headers})
         if request.url.scheme == "https" != target.scheme:
             raise refuse(f"redirects to {shown(target)}, which is not encrypted: not followed")
+        headers["host"] = target.netloc.decode("ascii")
         return httpx2.Request(
             request.method, target, headers=headers, stream=request.stream, extensions=request.extensions
         )

@@ -140,9 +140,9 @@ def _read(body: Any, limit: int | None) -> tuple[Reply, str | None, str]:
     content, in_parts = _read_text(message.get("content"), usage)
     beside = next((name for name in REASONING if message.get(name)), "content" if in_parts else "")
     named = body.get("model")
-    served = one_line(_clean(named))[:200] if isinstance(named, str) else ""
+    served = one_line(clean(named))[:200] if isinstance(named, str) else ""
     reply = Reply(
-        text=_clean(content or ""),
+        text=clean(content or ""),
         limited=limited,
         usage=usage,
         served=served or NOT_SAID,
@@ -232,7 +232,7 @@ def _ended_by_limit(finish: Any, usage: Usage | None) -> bool:
     if reason in BROKEN_OFF:
         words = f"finish_reason {finish or None}: the reply did not end"[:200]
         raise TransientError(words, answered=True, usage=usage)
-    raise PermanentError(f"finish_reason {one_line(_clean(reason))[:60]}", usage)
+    raise PermanentError(f"finish_reason {one_line(clean(reason))[:60]}", usage)
 
 
 def _read_text(content: Any, usage: Usage | None) -> tuple[str | None, bool]:
@@ -262,7 +262,7 @@ _CONTROL: Final = re.compile("\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f
 _FENCE: Final = re.compile(r"\s*(`{3,}|~{3,})[ \t]*\w*[ \t]*\n(.*?)\n?[ \t]*\1\s*", re.DOTALL)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """A text without control characters and colours of a terminal; half a surrogate pair is written out (\\ud83d)."""
     return _CONTROL.sub("", text).encode("utf-8", "backslashreplace").decode("utf-8")
 
