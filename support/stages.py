@@ -83,4 +83,4 @@ class Stages:
 
     def tell(self, line: str) -> None:
         """Print one line above the bars."""
-        self.console.print(write_out(line), markup=False, highlight=False, soft_wrap=True)
+        self.console.print(write_out(line), markup=False, emoji=False, highlight=False, soft_wrap=True)

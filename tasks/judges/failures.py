@@ -206,7 +206,7 @@ def without_secrets(text: str) -> str:
     """A server's words as they may be shown and kept: without keys, images and control characters, not endless."""
     text = redact(text[:LONGEST_TEXT])
     text = one_line(_UNPRINTABLE.sub(" ", _DATA.sub("...", _MASKED.sub(HIDDEN, text))))
-    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 4] + " ..."
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 4].rstrip() + " ..."
 
 
 def _find_values(body: Any, names: tuple[str, ...], depth: int = 12) -> Iterator[Any]:

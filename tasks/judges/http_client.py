@@ -66,11 +66,12 @@ class LimitedClient(httpx2.AsyncClient):
             raise httpx2.ReadTimeout(f"no whole answer in {seconds:g} s", request=request) from None
 
     async def _send_whole(self, request: httpx2.Request, auth: Any) -> httpx2.Response:
+        asked = request
         for _ in range(MOST_REDIRECTS + 1):
             response = await super().send(request, stream=True, auth=auth, follow_redirects=False)
             try:
                 if not response.has_redirect_location:
-                    return await self._read(response)
+                    return await self._read(response, asked)
                 request = self._send_on(request, response)
             finally:
                 await response.aclose()
@@ -101,8 +102,8 @@ class LimitedClient(httpx2.AsyncClient):
             request.method, target, headers=headers, stream=request.stream, extensions=request.extensions
         )
 
-    async def _read(self, response: httpx2.Response) -> httpx2.Response:
-        """The answer with its whole body, unpacked; of one without success as much as has its words."""
+    async def _read(self, response: httpx2.Response, asked: httpx2.Request) -> httpx2.Response:
+        """The answer to a request, with all of its body unpacked; of one without success, as much as has its words."""
         coding = response.headers.get("content-encoding", "").strip().lower()
         if coding not in _CODINGS and response.is_success:
             words = f"a body packed as {coding[:40]!r}, which was not asked for"
@@ -125,7 +126,7 @@ class LimitedClient(httpx2.AsyncClient):
             response.status_code,
             headers=[*headers, ("content-type", kind)],
             content=b"".join(parts),
-            request=response.request,
+            request=asked,
         )
 
 

@@ -50,7 +50,11 @@ def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
 def judge(answers: Sequence[str], docs: Sequence[Doc], session: JudgeSession) -> list[JudgeReply]:
     """The judge's rating of every answer; it sees the image, too."""
     asked = [{"gt_answer": doc["answer"], "image_content": contents(make_scene(doc["scene"])), **doc} for doc in docs]
-    return mmhal.judge(answers, asked, session, lambda doc: image_of(doc["scene"]))
+    replies = mmhal.judge(answers, asked, session, lambda doc: image_of(doc["scene"]))
+    for row, doc in zip(asked, docs, strict=True):
+        if (why := session.lost.pop(id(row), None)) is not None:
+            session.lost[id(doc)] = why
+    return replies
 
 
 @scores_replies

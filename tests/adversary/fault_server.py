@@ -41,14 +41,27 @@ class FaultServer:
         shown = f"[{self.host}]" if ":" in self.host else self.host
         return f"http{'s' if self.tls else ''}://{shown}:{self.port}/{place}/v1"
 
+    def rename(self, url: str, place: str) -> None:
+        """Make the mode of an address act at `/PLACE/v1`, too."""
+        self._rules[place] = self._rules[url.split("/")[3]]
+
     def calls(self, url: str) -> list[Call]:
         """The questions that came to an address."""
         place = url.split("/")[3]
         return [call for call in self.log if call.mode == place and call.path.endswith("/completions")]
 
     def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._end_calls(), self.loop).result(10)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
+        self.loop.close()
+
+    async def _end_calls(self) -> None:
+        """End what goes on for ever."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
