@@ -10,6 +10,7 @@ The only place of the project that replaces, links or locks files.
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -55,6 +56,11 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def short_name(name: str, most: int = 100) -> str:
+    """`name` where it is at most so long, else its beginning and a digest: file systems allow 255 bytes."""
+    return name if len(name) <= most else f"{name[:most]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def place(temporary: Path, path: Path) -> None:

@@ -46,7 +46,7 @@ def attention_command(
     names = (model,) if against is None else (model, against)
     with Stages():
         # All are found before the first is loaded, which takes long.
-        others = replace(models, path=None)
+        others = replace(models, path=None, base=None)
         specs = [fetch((models if name == model else others).find(context, name)) for name in names]
         for name, spec in zip(names, specs, strict=True):
             lm = host.load(spec)

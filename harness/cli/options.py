@@ -143,6 +143,8 @@ class ModelOptions:
 
     path: Path | None = None
     """Folder with the model's weights, or an adapter, instead of the hub."""
+    base: str | None = None
+    """Model that an adapter goes on, in place of the one that its files name: a name, a folder or a hub id."""
     url: str | None = None
     """URL of the server of an openai: model; default: OPENAI_BASE_URL, else OpenAI."""
     key: str | None = None
@@ -156,11 +158,11 @@ class ModelOptions:
         """The model of this name; SettingError for an option that was given and has no effect on it."""
         from harness.models.spec import at, find
 
-        spec = find(name)
+        spec = find(name, base=self.base)
         if self.path is not None:
-            spec = at(spec, self.path)
+            spec = at(spec, self.path, self.base)
         if spec.backend == "openai":
-            refuse_given(context, ("trust_remote_code",), f"{name} is behind a server")
+            refuse_given(context, ("trust_remote_code", "model_base"), f"{name} is behind a server")
             if self.version is not None and not self.version.strip():
                 raise SettingError(f"--model-version {self.version!r}: is empty")
             url = spec.url if self.url is None else self.url
@@ -169,7 +171,7 @@ class ModelOptions:
             return replace(spec, url=url, key=self.key, version=self.version)
         served = ("model_url", "model_key", "model_version")
         refuse_given(context, served, f"{name} runs here, not behind a server; name a served one as openai:ID")
-        return replace(spec, remote_code=self.trust_remote_code)
+        return replace(spec, remote_code=self.trust_remote_code, base=self.base)
 
 
 MODEL: Final = OptionGroup(

@@ -15,7 +15,7 @@ from typing import Any, Final
 from harness.engine.chat_template import ChatTemplate
 from harness.engine.config import EngineConfig
 from harness.engine.families import NO_CONVERSATION
-from harness.models.base_names import holds_weights, named_base
+from harness.models.base_names import holds_weights, is_outside, named_base
 from harness.models.fetch import in_cache
 from harness.models.spec import MODELS, ModelSpec, find
 from support.errors import HarnessError, ModelError, SettingError, first_few, one_line
@@ -115,7 +115,11 @@ def _find_in_bases(folder: Path, kind: Any, unread: list[str], depth: int = 0) -
 def _find_base_names(folder: Path) -> Iterator[str]:
     """What a folder of weights says it was made from, the surest first."""
     noted = named_base(folder, MODELS)
-    named = [noted and noted.name, _read_config(folder).get("_name_or_path"), _read_base_on_card(folder / "README.md")]
+    named = [
+        noted.name if noted is not None and not noted.outside else None,
+        _read_config(folder).get("_name_or_path"),
+        _read_base_on_card(folder / "README.md"),
+    ]
     yield from dict.fromkeys(name for name in named if isinstance(name, str) and name.strip())
 
 
@@ -133,7 +137,7 @@ def _find_folder(name: str, of: Path) -> Path | None:
     """Where the files of a base lie on this machine; nothing is downloaded."""
     for folder in (of / name, Path(name)):
         if holds_weights(folder):
-            return folder
+            return None if is_outside(folder, of.resolve(), name) else folder
     try:
         spec = find(name)
         return in_cache(spec) if spec.backend == "transformers" and spec.adapter is None else None

@@ -12,9 +12,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.models.spec import ModelSpec, on_base
-from harness.models.weight_files import cache_folder, read_json, read_tensors, weight_files, write_index
-from support.errors import MissingWeights, ModelError
+from harness.models.base_names import ADAPTER_CONFIG
+from harness.models.spec import BASE_OPTION, ModelSpec, on_base
+from harness.models.weight_files import (
+    cache_folder,
+    check_named_weights,
+    read_json,
+    read_tensors,
+    weight_files,
+    write_index,
+)
+from support.errors import InputError, MissingWeights, ModelError
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +45,22 @@ def fetch(spec: ModelSpec) -> ModelSpec:
     if spec.folder is None and not Path(spec.pretrained).is_dir():
         folder = _download(spec)
         spec = replace(spec, folder=folder, revision=folder.name)
-        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-            below = fetch(replace(on_base(folder, spec.name), remote_code=spec.remote_code))
+        if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
+            if spec.adapter is not None:
+                raise InputError(
+                    f"{spec.name}: its base {spec.pretrained!r} is an adapter itself; merge that one first"
+                )
+            below = fetch(replace(on_base(folder, spec.name, spec.base), remote_code=spec.remote_code))
             spec = replace(below, name=spec.name, description=spec.description)
+    if spec.base is not None and spec.adapter is None:
+        raise InputError(f"{BASE_OPTION} {spec.base}: {spec.name} is no adapter, which goes on a base")
     if spec.adapter is not None:
         spec = replace(spec, adapter=_as_safetensors(spec.adapter, ("adapter_model",), SMALL))
     where = spec.folder or Path(spec.pretrained)
     small = (*SMALL, ".py") if spec.remote_code else SMALL
-    return replace(spec, folder=_as_safetensors(where, ("pytorch_model", "model"), small))
+    folder = _as_safetensors(where, ("pytorch_model", "model"), small)
+    check_named_weights(folder)
+    return replace(spec, folder=folder)
 
 
 def cached(spec: ModelSpec) -> bool:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from harness.engine.chat_template import ChatTemplate
-from harness.models.base_names import ADAPTER_CONFIG, holds_weights, is_folder, named_base
+from harness.models.base_names import ADAPTER_CONFIG, NamedBase, holds_weights, is_folder, named_base
 from support.errors import InputError, ModelError, did_you_mean
 from trainers.training.base_note import BASE
 from trainers.training.checkpoints import NOTE
@@ -36,6 +36,8 @@ class ModelSpec:
     """Where the hub's files lie, once they are here."""
     adapter: Path | None = None
     """LoRA weights on top of `pretrained`."""
+    base: str | None = None
+    """What the user says that the adapter goes on; None: what its files name."""
     backend: Literal["transformers", "openai"] = "transformers"
     digests: Mapping[str, str] = field(default_factory=dict)
     """What answers behind a server: the weights it was started with, or what it says of them."""
@@ -146,18 +148,22 @@ _SPECS = (
 MODELS = {spec.name: spec for spec in _SPECS}
 
 OPENAI_PREFIX = "openai:"
+BASE_OPTION: Final = "--model-base"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_KNOWN: Final = {*MODELS, *(spec.pretrained for spec in MODELS.values() if spec.backend == "transformers")}
+"""What an adapter's files may name wherever it is on this machine."""
+
+_HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*/[\w.-]*\w", re.ASCII)
 
 
-def find(name: str, *, remote_code: bool = False) -> ModelSpec:
+def find(name: str, *, remote_code: bool = False, base: str | None = None) -> ModelSpec:
     """The spec of a known name, a folder, a hub id or a served model; InputError otherwise. `remote_code`: the user
-    allows code of a checkpoint to run."""
-    found = _find(name)
+    allows code of a checkpoint to run; `base`: what an adapter goes on, whatever its files say."""
+    found = _find(name, base)
     return replace(found, remote_code=True) if remote_code and found.backend == "transformers" else found
 
 
-def _find(name: str) -> ModelSpec:
+def _find(name: str, base: str | None = None) -> ModelSpec:
     if name in MODELS:
         return MODELS[name]
     if name.startswith(OPENAI_PREFIX) and name != OPENAI_PREFIX:
@@ -166,39 +172,44 @@ def _find(name: str) -> ModelSpec:
         )
     folder = Path(name)
     if is_folder(folder):
-        return _of_folder(folder)
+        return _of_folder(folder, base)
     if _HUB_ID.fullmatch(name) and not folder.parent.is_dir():
         known = next((spec for spec in MODELS.values() if spec.pretrained == name), None)
-        return replace(known, name=name) if known else ModelSpec(name=name, pretrained=name)
+        return replace(known, name=name) if known else ModelSpec(name=name, pretrained=name, base=base)
     more = "a folder with weights or an adapter, a hub id, or openai:ID behind a server"
     raise InputError(f"no model {name!r}{did_you_mean(name, MODELS)}, {more}")
 
 
-def at(spec: ModelSpec, path: Path) -> ModelSpec:
+def at(spec: ModelSpec, path: Path, base: str | None = None) -> ModelSpec:
     """The same model with its weights, or an adapter on them, from a folder of the user's."""
-    found = _of_folder(path) if path.is_dir() else None
+    found = _of_folder(path, base) if path.is_dir() else None
     if found is None:
         raise InputError(f"{spec.name}: no folder {str(path)!r}")
     if found.adapter is not None:
-        return replace(spec, pretrained=found.pretrained, revision=found.revision, adapter=path)
+        return replace(spec, pretrained=found.pretrained, revision=found.revision, adapter=path, base=base)
     return replace(spec, pretrained=found.pretrained, revision=None, adapter=None)
 
 
-def _of_folder(folder: Path) -> ModelSpec:
+def _of_folder(folder: Path, base: str | None = None) -> ModelSpec:
     name = folder.as_posix().rstrip("/")
     if (folder / "adapter_config.json").is_file():
-        return on_base(folder, name)
+        return on_base(folder, name, base)
     if (folder / "config.json").is_file():
         return ModelSpec(name=name, pretrained=str(folder), dtype="float32" if folder.parent == WEIGHTS else "auto")
     raise InputError(f"{name}: neither config.json (weights) nor adapter_config.json (LoRA) in this folder")
 
 
-def on_base(adapter: Path, name: str) -> ModelSpec:
-    """An adapter folder's model: its base as checkpoint.json or its own config name it; InputError where that is no
-    model on disk or the hub."""
-    base = named_base(adapter, MODELS)
+def on_base(adapter: Path, name: str, given: str | None = None) -> ModelSpec:
+    """An adapter folder's model: its base as `given` by the user, else as checkpoint.json or its own config name it;
+    InputError where that is no model on disk or the hub, or lies outside of what such files may name."""
+    base = named_base(adapter, _KNOWN) if given is None else NamedBase(name=given)
     if base is None:
         raise InputError(f"{name}: {ADAPTER_CONFIG} names no base; write it there as base_model_name_or_path")
+    if base.outside:
+        raise InputError(
+            f"{name}: its base {base.name!r} lies neither beside it nor below the working directory, and is no folder "
+            f"of yours that it names in full; if you trust it, name it by {BASE_OPTION}"
+        )
     if base.name not in MODELS and holds_weights(Path(base.name), ADAPTER_CONFIG):
         itself = Path(base.name).resolve() == adapter.resolve()
         what = "its own folder" if itself else "an adapter itself; merge that one first"
@@ -215,13 +226,14 @@ def on_base(adapter: Path, name: str) -> ModelSpec:
     if below is None or below.backend != "transformers":
         raise InputError(f"{name}: its base {base.name!r} is not on disk or the hub: an adapter goes on weights")
     revision = base.revision or below.revision
-    return replace(below, name=name, revision=revision, adapter=adapter, description="")
+    return replace(below, name=name, revision=revision, adapter=adapter, base=given, description="")
 
 
 def base_of(folder: Path) -> str | None:
-    """The name of the base of an adapter's folder, as `find` takes it; None for full weights, or if none is named."""
+    """The name of the base of an adapter's folder, as `find` takes it; None for full weights, or if it names none that
+    it may name."""
     try:
-        base = named_base(folder, MODELS) if (folder / ADAPTER_CONFIG).is_file() else None
+        base = named_base(folder, _KNOWN) if (folder / ADAPTER_CONFIG).is_file() else None
     except InputError:
         return None
-    return None if base is None else base.name
+    return None if base is None or base.outside else base.name

@@ -1,6 +1,7 @@
 """Files of weights: which ones a folder has, and the tensors in them (.safetensors, or .bin read without running any
 code)."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -30,6 +31,18 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / stem).is_file():
             return [folder / stem]
     raise ModelError(f"{folder}: no weights; looked for {', '.join(STEMS)} and their .index.json")
+
+
+def check_named_weights(folder: Path) -> None:
+    """ModelError for a folder whose files name weights elsewhere than in it, which no digest covers."""
+    named: list[Any] = []
+    for file, key in (("model.safetensors.index.json", "weight_map"), ("config.json", "transformers_weights")):
+        with contextlib.suppress(ModelError):  # whoever reads it says what is wrong with it
+            held = read_json(folder / file).get(key)
+            named += held.values() if isinstance(held, dict) else [] if held is None else [held]
+    for name in map(str, named):
+        if Path(name).name != name or not name.endswith((".safetensors", ".safetensors.index.json")):
+            raise ModelError(f"{folder}: names weights {name!r}, which are no safetensors in this folder")
 
 
 def read_tensors(path: Path) -> "Iterator[tuple[str, Tensor]]":

@@ -21,7 +21,7 @@ from harness.models.fetch import fetch
 from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
 from support.errors import one_line
-from support.files import atomic_write_text, file_lock
+from support.files import atomic_write_text, file_lock, short_name
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 from trainers.training.checkpoints import FoundCheckpoint
@@ -98,7 +98,7 @@ def describe_error(error: Exception, characters: int = 300) -> str:
 
 
 def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", "_".join(Path(name).parts[-2:])).strip(".") or "model"
+    return short_name(re.sub(r"[^A-Za-z0-9.-]+", "_", "_".join(Path(name).parts[-2:])).strip(".") or "model")
 
 
 def score_checkpoint(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.models.spec import base_of, find
 from support.errors import HarnessError, InputError
 from trainers.config.recipe import preference_recipe
-from trainers.training.base_note import name_base_in_adapter, note_base
+from trainers.training.base_note import is_sealed, name_base_in_adapter, note_base
 from trainers.training.job import Job
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -181,7 +181,9 @@ def test_notes_say_where_a_base_is_from_everywhere(tmp_path: Path, monkeypatch: 
         ({"base_name": "", "base": ""}, {"base": ""}),
     ]
     for given_, wanted in noted:
-        assert note_base(job(Path("run"), **given_), here) == wanted
+        noted_ = note_base(job(Path("run"), **given_), here)
+        assert is_sealed(noted_) == ("base_from_here" in wanted)
+        assert {name: value for name, value in noted_.items() if name != "seal"} == wanted
 
 
 def test_an_adapters_configuration_names_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

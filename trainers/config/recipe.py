@@ -8,11 +8,12 @@ Unknown keys are refused with the known ones named; a number without its unit in
 """
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -21,6 +22,8 @@ from trainers.config.data import Data, PreferenceFile, Section
 from trainers.config.training import Pretraining, Training
 
 FOLDER = Path(__file__).parents[1] / "recipes"
+_NAME: Final = re.compile(r"[^\W_][\w .+=,@-]*")
+_LONGEST_NAME: Final = 100
 
 
 class Recipe(Section):
@@ -55,6 +58,16 @@ class Recipe(Section):
     """In place of `data`: preference data to read."""
     training: Training | None = None
     pretraining: Pretraining | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _can_name_a_folder(cls, value: str) -> str:
+        if _NAME.fullmatch(value) is None or len(value.encode()) > _LONGEST_NAME:
+            raise ValueError(
+                f"{value[:80]!r} can't name a run folder: letters, digits and . _ - + = , @ and spaces, the first a "
+                f"letter or digit, at most {_LONGEST_NAME} bytes"
+            )
+        return value
 
     @field_validator("trainer")
     @classmethod

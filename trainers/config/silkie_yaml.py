@@ -130,7 +130,10 @@ def _translate(given: Mapping[str, Any], name: str, dataset: Mapping[str, str]) 
             raise RecipeError(f"{key} = {given[key]!r}: only {' or '.join(map(repr, possible))} can be had here")
     values = {**DEFAULTS, **given}
     training, becomes = _translate_training(values, given)
-    names = {"name": str(values.get("run_name") or name), "base": str(values["model_name_or_path"])}
+    names = {
+        "name": re.sub(r"[^\w.-]+", "-", str(values.get("run_name") or name)).strip("-._")[:80],
+        "base": str(values["model_name_or_path"]),
+    }
     fields = {**names, "trainer": "dpo", "seed": values["seed"], "dataset": dataset, "training": training}
     recipe = parse_as(PreferenceRecipe, fields)
     becomes |= {

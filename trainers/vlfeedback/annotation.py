@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from support.errors import DataError
-from support.files import JsonLines, atomic_write_text, file_lock
+from support.files import JsonLines, atomic_write_text, file_lock, short_name
 from support.images import ImageRef, decode, keep, picture
 from support.progress import Stage
 from support.records import batches
@@ -270,7 +270,7 @@ def _draw_number(seed: int, key: str) -> float:
 def ratings_file(folder: Path, judge: str, mode: RatingMode = "joint", order: TextOrder = "shuffled") -> Path:
     """Where a judge's ratings of the answers in `folder` go: a file for each mode and order."""
     unusual = [way for way, usual in ((mode, "joint"), (order, "shuffled")) if way != usual]
-    return folder / f"{'-'.join(['ratings', re.sub(r'[^A-Za-z0-9._-]', '-', judge), *unusual])}.jsonl"
+    return folder / f"{'-'.join(['ratings', short_name(re.sub(r'[^A-Za-z0-9._-]', '-', judge)), *unusual])}.jsonl"
 
 
 def annotate_folder(folder: Path, judge: Judge, protocol: RatingProtocol, *, into: Path | None = None) -> RatingCounts:
