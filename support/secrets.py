@@ -28,12 +28,24 @@ BEGINNING: Final = 8
 NOT_SECRET: Final = frozenset(
     (
         *("password", "secret", "apikey", "api-key", "api_key", "your-api-key", "no-key-required", "not-needed"),
-        *("sk-no-key-required", "changeme", "placeholder", "lm-studio", "ollama", "unused", "default"),
+        *(
+            "username",
+            "anonymous",
+            "sk-no-key-required",
+            "changeme",
+            "placeholder",
+            "lm-studio",
+            "ollama",
+            "unused",
+            "default",
+        ),
     )
 )
 """What stands in the place of a key where there is none."""
 HARMLESS: Final = ("api-version",)
 """Parameters of a server's address that may be shown."""
+READABLE: Final = ("version", "model", "deployment", "deployment-id", "engine", "provider", "region", "project", "name")
+"""Those whose values are words of other texts, too."""
 
 _VARIABLE: Final = re.compile(
     r"(?:.*_)?(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?|PAT)(?:_\w{1,6})?", re.IGNORECASE
@@ -142,7 +154,7 @@ def _secrets_of_address(rest: str) -> Iterator[str]:
             yield form
             if user:
                 yield f"{unquote(user)}:{form}"
-        if len(user) >= 16 and re.search(r"\d", user):  # some servers take a key as the user
+        if len(user) >= BEGINNING and user not in os.getcwd():  # paths must stay readable; some take a key as the user
             yield unquote(user)
         rest = rest[login.end() :]
     rest, _, fragment = rest.partition("#")
@@ -153,13 +165,14 @@ def _secrets_of_address(rest: str) -> Iterator[str]:
         if name.lower() not in HARMLESS and value:
             for sign in "?&":
                 yield f"{sign}{part}"
-            # Others name a model or a deployment, which must stay readable.
-            if re.fullmatch(_NAME_OF_KEY, name, re.IGNORECASE) or _looks_random(value):
+            if re.fullmatch(_NAME_OF_KEY, name, re.IGNORECASE) or (name not in READABLE and _is_no_word(value[:12])):
                 yield value
 
 
-def _looks_random(value: str) -> bool:
-    return len(value) >= 16 and re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+/=_]+", value) is not None
+def _is_no_word(text: str) -> bool:
+    """Whether no ordinary text has it in it: at least eight signs, not all of them small letters."""
+    mixed = r"(?=.*\d)(?=.*[A-Za-z])|.*[a-z].*[A-Z]|.*[A-Z]{2}"
+    return len(text) >= BEGINNING and re.match(mixed, text, re.DOTALL) is not None
 
 
 def _is_searchable(secret: str) -> bool:
@@ -204,7 +217,7 @@ def _shortest_beginning(secret: str) -> int:
     """How many characters of a secret's beginning tell something of it; a word that it begins with does not."""
     for size in range(BEGINNING, len(secret)):
         start = secret[:size]
-        if _KEY_BEGINS.match(start) or (re.search(r"\d", start) and re.search("[A-Za-z]", start)):
+        if _KEY_BEGINS.match(start) or _is_no_word(start):
             return size
     return len(secret)
 

@@ -58,7 +58,7 @@ class Server:
     role: Role = "model"
 
     def __post_init__(self) -> None:
-        remember(self.key, self.login, (self.login or "").partition(":")[2])
+        remember(self.key, self.login, (self.login or "").partition(":")[2], self._login_in_base64)
         remember_address(f"{self.url}{_write_query(self.query)}")
 
     @property
@@ -76,7 +76,7 @@ class Server:
     def headers(self) -> dict[str, Any]:
         """What is sent beside the official client's own headers."""
         if self.login is not None:
-            return {"Authorization": "Basic " + base64.b64encode(self.login.encode()).decode()}
+            return {"Authorization": f"Basic {self._login_in_base64}"}
         host = urlsplit(self.url).hostname or ""
         if self.key is None or not (host.endswith(AZURE) or "api-version" in self.query):
             return {}
@@ -84,6 +84,10 @@ class Server:
 
         # Azure takes a bearer token for one of its directory's; its keys have a header of their own.
         return {"api-key": self.key} | ({"Authorization": Omit()} if host.endswith(AZURE) else {})
+
+    @property
+    def _login_in_base64(self) -> str:
+        return base64.b64encode((self.login or "").encode()).decode()
 
     def connect(
         self, timeout: float, *, largest: int | None = None, redirects_to: Collection[str] = ()
