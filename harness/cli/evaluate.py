@@ -197,6 +197,7 @@ def _score_each(
     context: typer.Context, scorer: "ModelScorer", models: "Sequence[tuple[str, ModelSpec]]"
 ) -> "list[Entry]":
     """Score each model under its name; what was measured now is returned, whatever other runs the board has."""
+    from harness.evaluation.find_boards import tell_reruns
     from support.stages import Stages
 
     tasks = {task.name for task in scorer.tasks}
@@ -207,9 +208,12 @@ def _score_each(
             evaluation = scorer.score(spec, name, _engine_of_served(context, scorer.engine) if is_served else None)
         if evaluation is not None and evaluation.may_pass:
             log.info(f"what failed is asked again by: harness {shlex.join(map(redact, context.obj or []))}")
-        board = scorer.board.current(partial=True) if scorer.board is not None else []
+        every = scorer.board.entries() if scorer.board is not None else []
+        board = scorer.board.current(partial=True, every=every) if scorer.board is not None else []
         found = board if evaluation is None else evaluation.entries
-        scored |= {each.key: each for each in found if each.model == name and each.task in tasks}
+        own = {each.key: each for each in found if each.model == name and each.task in tasks}
+        tell_reruns(list(own.values()), every)
+        scored |= own
     return list(scored.values())
 
 

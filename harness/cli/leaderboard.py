@@ -87,14 +87,13 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
 
     With intervals, ranks and the difference to a base; or write it as a page, or as files for others.
     """
-    from harness.evaluation.find_boards import current_entries, find_boards, references
-    from leaderboards.board.board import newest
+    from harness.evaluation.find_boards import entries_of_boards, find_boards, references
     from leaderboards.views.published import rows
 
     shown.check()
     places = folders or [RUNS]
     boards = find_boards(places)
-    entries = newest([entry for board in boards for entry in current_entries(board, shown.partial, shown.replaced)])
+    entries = entries_of_boards(boards, shown.partial, shown.replaced)
     if not entries:
         raise UsageError(_explain_empty(boards, places))
     if shown.output is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harness.evaluation.guards import counted_from_logs
-from leaderboards.board.board import Board
+from leaderboards.board.board import Board, by_model, newest
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import Loader
@@ -53,10 +53,25 @@ def current_entries(board: Board, partial: bool, replaced: bool = False) -> list
         log.info(line(f"left out, {why}: {models} (--replaced shows them)"))
     for run, entry in {entry.run: entry for entry in every if entry.in_future}.items():
         log.warning(line(f"run {run} of {entry.model} is dated {entry.created}, in the future: no newer run is hidden"))
+    tell_reruns(entries, every)
+    return entries
+
+
+def tell_reruns(entries: Sequence[Entry], every: Sequence[Entry]) -> None:
+    """Logs headline scores of which there are several runs of the same model that differ."""
     for runs in first_runs(entries, every)[1].values():
         if runs[0].headline and len({entry.value for entry in runs}) > 1:
             log.info(f"{describe_reruns(runs)} (shown: the last; `harness check` compares the first)")
-    return entries
+
+
+def entries_of_boards(boards: Sequence[Board], partial: bool, replaced: bool = False) -> list[Entry]:
+    """The entries of several boards; of a name that stands on two of them for two models the one of the newest run, by
+    date, since boards number their own runs alone. What that leaves out is told."""
+    found = [entry for board in boards for entry in current_entries(board, partial, replaced)]
+    for entry, now in {(old.model, old.weights): (old, now) for old, now in by_model(found)[1]}.values():
+        why = f"of weights {entry.weights} is left out: on another board {now.created} is the date of run {now.run}"
+        log.warning(line(f"{entry.model} {why}, which has others, or other settings"))
+    return newest(found)
 
 
 def log_skipped(skipped: Iterable[tuple[Path, str]]) -> None:

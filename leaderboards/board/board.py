@@ -8,7 +8,7 @@
     base-1.json                   {"schema": 1, "run": "base-1", "samples": "<sha256 of the log>", "entries": [...]}
     base-1.samples.parquet        the log; absent, and "samples" null, where a run kept none
 
-Run ids are unique and files never change, so writers need no lock and git merges no conflict. A file becomes visible
+Run ids are unique and files never change, so readers need no lock and git merges no conflict. A file becomes visible
 only when it is complete, the log before the JSON; a killed writer leaves at most a hidden temporary file or a log
 without a run, and both are ignored.
 
@@ -41,7 +41,7 @@ from leaderboards.board.entry import (
     to_json,
 )
 from leaderboards.board.sample import Sample, from_parquet, to_parquet
-from support.files import atomic_write, place
+from support.files import atomic_write, folder_lock, place
 
 
 class Board:
@@ -61,6 +61,10 @@ class Board:
         run = _one_run(entries, samples)
         log = to_parquet(samples) if samples else None
         self.folder.mkdir(parents=True, exist_ok=True)
+        with folder_lock(self.folder):  # so that no two runs get one number
+            self._add(run, entries, log)
+
+    def _add(self, run: str, entries: Sequence[Entry], log: bytes | None) -> None:
         path = self._json(run)
         known = {entry.run: entry.sequence for entry in self.entries()}
         sequence = known.get(run, 1 + max(known.values(), default=0))
