@@ -30,4 +30,4 @@ def is_empty(answer: str, least: int = 1) -> bool:
 
 def least_words(shortest: Mapping[str, int], metrics: Collection[str]) -> int:
     """How many words an answer needs that these metrics count; `shortest` is the task's (`TaskSpec.shortest`)."""
-    return max((words for metric, words in shortest.items() if metric in metrics), default=1)
+    return 1 if not shortest else max((words for metric, words in shortest.items() if metric in metrics), default=1)

@@ -127,7 +127,8 @@ class _ScoreBetweenSaves:
         return self.stop is None
 
     def _find_stop(self, checkpoint: Checkpoint, steps: int) -> Stop | None:
-        """The first probe that is significantly worse than the base's, over all looks that are planned (Bonferroni)."""
+        """The first probe, or guard of one, that is significantly worse than the base's, over all looks that are
+        planned (Bonferroni)."""
         training = self.job.recipe.training
         planned = -(-steps // training.save_steps) if training.save_steps else training.checkpoints
         looks = planned * len(self.probes)
@@ -139,6 +140,11 @@ class _ScoreBetweenSaves:
             if verdict is None:
                 continue
             verdict = replace(verdict, p=min(1.0, verdict.p * looks))
+            for guard in verdict.guards:
+                p = min(1.0, guard.p * looks)
+                if replace(guard, p=p).worse and guard.base is not None and guard.other is not None:
+                    name = f"{'.'.join(metric)} ({guard.name})"
+                    return Stop(step=checkpoint.step, probe=name, base=guard.base, value=guard.other, p=p, looks=looks)
             if verdict.outcome == "worse" and verdict.base is not None and verdict.other is not None:
                 return Stop(
                     step=checkpoint.step,

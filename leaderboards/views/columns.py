@@ -92,8 +92,11 @@ class BoardComparison:
     """Why some scores have no verdict or no rank, and how protocols differ."""
 
     def rank(self, entry: Entry) -> Rank | None:
-        """The entry's rank; none by a metric of which neither direction is better."""
-        return None if is_neutral(entry.metric) else self.ranks.get(entry.key)
+        """The entry's rank; none by a metric of which neither direction is better, nor for a score that a guard of the
+        verdict denies."""
+        tested = self.verdicts.get(entry.key)
+        denied = tested is not None and tested.fallen
+        return None if is_neutral(entry.metric) or denied else self.ranks.get(entry.key)
 
 
 NO_COMPARISON: Final = BoardComparison()

@@ -1,15 +1,19 @@
 """A model that says nothing, or little, makes nothing up: it is not better for that, in no verdict and in no gate."""
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from harness.cli import main as cli
 from harness.evaluation.check_boards import check_boards
 from harness.evaluation.guards import guards_of
+from harness.runs import interim_scoring
 from harness.runs.checkpoint_selection import Scores, select_checkpoint
 from harness.runs.report import describe_selection
 from leaderboards.board.board import Board
@@ -17,6 +21,7 @@ from leaderboards.gate.ci_output import to_comment, to_junit
 from leaderboards.gate.gate import GateSettings
 from tasks.registry import registry
 from tests.adversary.mute_answers import IMAGES, MUTE, LenientJudge, base, better, put_answers, put_texts
+from trainers.training.checkpoints import Checkpoint
 
 METRICS = (
     ("chair", "chair_s"),
@@ -113,6 +118,16 @@ def test_a_mute_checkpoint_is_not_selected(scores: Scores) -> None:
     assert "None" in describe_selection(none, ["empty", "word"])
 
 
+def test_training_stops_early_where_a_guard_of_its_probe_is_worse(board: Board, tmp_path: Path) -> None:
+    training = SimpleNamespace(save_steps=None, checkpoints=4)
+    job: Any = SimpleNamespace(out=tmp_path, base_name="base", recipe=SimpleNamespace(training=training))
+    looks = interim_scoring._ScoreBetweenSaves(job, cast("Any", SimpleNamespace(board=board)), [("chair", "chair_s")])
+    stop = looks._find_stop(Checkpoint(path=Path("empty"), step=1, arm="dpo"), 4)
+    assert stop is not None
+    assert (stop.probe, stop.value, stop.looks) == ("chair.chair_s (recall)", 0.0, 4)
+    assert looks._find_stop(Checkpoint(path=Path("tuned"), step=1, arm="dpo"), 4) is None
+
+
 def test_everything_that_shows_a_verdict_says_why_it_is_not_better(
     board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,8 +143,12 @@ def test_everything_that_shows_a_verdict_says_why_it_is_not_better(
     assert "(recall 0.0, 0.0 words, 40 empty)" in cells["empty"]
     assert "recall 100.0," in cells["base"]
     assert "0 empty)" in cells["base"]
-    assert cli.run([*shown, "--format", "csv"]) == 0
-    assert "not better: recall fell" in capsys.readouterr().out
+    assert cli.run([*shown, "--ranks", "--format", "csv"]) == 0
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    of_chair = {row["model"]: row for row in table if row["task"] == "chair"}
+    assert of_chair["empty"]["outcome"].startswith("not better: recall fell")
+    assert (of_chair["empty"]["rank_low"], of_chair["empty"]["empty"]) == ("", "40")
+    assert of_chair["tuned"]["rank_low"]
     assert cli.run([*shown, "--html", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "not better: recall fell" in page
