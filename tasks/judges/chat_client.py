@@ -190,35 +190,49 @@ class _Round:
 
     async def _ask_among_processes(self, connection: "AsyncOpenAI", request: Request) -> str | None:
         """The reply; where another process is asking the same, that one's."""
-        client, ledger, look = self.client, self.ledger, 0.05
-        while (token := ledger.claims.take(request.key)) is None and self.stop is None:
+        while (token := await self._claim(request.key)) is not None:
+            try:
+                return await self._ask_as_holder(connection, request, token)
+            except NoReply as failure:
+                self.lost[request.key] = self.client.give_up(request, failure)
+                return None
+            except _TakenOverError:  # by another process, while this one was suspended
+                continue
+            finally:
+                self.ledger.claims.release(request.key, token)
+        return None
+
+    async def _claim(self, key: str) -> str | None:
+        """The claim of a question, once nobody else has it; None: no more calls are sent."""
+        look = 0.05
+        while self.stop is None:
+            if (token := self.ledger.claims.take(key)) is not None:
+                return token
             await self.pace.sleep(look)
             look = min(LONGEST_LOOK, look * 1.5)
-        if token is None:
-            return None
-        try:
-            kept = client.kept_reply(request)
-            if kept is not None or self.stop is not None:
-                return kept
-            if (body := client.kept_body(request.key)) is not None:
-                return _text_of(client.read_body(body, request, self.read))
-            if (batch := ledger.batches.of(request.key)) is not None and not client.settings.retry_unread:
-                raise TransientError(f"in a batch on its way ({batch}): --judge-batch waits for it")
-            return await self._ask_until_reply(connection, request)
-        except NoReply as failure:
-            self.lost[request.key] = client.give_up(request, failure)
-            return None
-        finally:
-            ledger.claims.release(request.key, token)
+        return None
 
-    async def _ask_until_reply(self, connection: "AsyncOpenAI", request: Request) -> str | None:
-        """The reply; None where no more calls are sent. NoReply after the last try."""
+    async def _ask_as_holder(self, connection: "AsyncOpenAI", request: Request, token: str) -> str | None:
+        """The reply to a question that this process has claimed: a kept one, or a new one. NoReply."""
+        client = self.client
+        if (kept := client.kept_reply(request)) is not None:
+            return kept
+        if (body := client.kept_body(request.key)) is not None:
+            return _text_of(client.read_body(body, request, self.read))
+        if (batch := self.ledger.batches.of(request.key)) is not None and not client.settings.retry_unread:
+            raise TransientError(f"in a batch on its way ({batch}): --judge-batch waits for it")
+        return await self._ask_until_reply(connection, request, token)
+
+    async def _ask_until_reply(self, connection: "AsyncOpenAI", request: Request, token: str) -> str | None:
+        """The reply; None where no more calls are sent. NoReply after the last try, _TakenOverError."""
         started, tries, answered, calls, late = time.monotonic(), 0, 0, 0, False
         while (cost := await self._reserve_money(request)) is not None:
             try:
                 async with self.pace.turn(request.tokens + self._expected_tokens(request)):
                     if self.stop is not None:
                         return None
+                    if not self.ledger.claims.holds(request.key, token):
+                        raise _TakenOverError
                     sent, calls = time.monotonic(), calls + 1
                     try:
                         return await self._call(connection, request, calls, started)
@@ -312,6 +326,10 @@ class _Round:
     async def _send(self, connection: "AsyncOpenAI", sent: Mapping[str, Any]) -> bytes:
         self.client.asked += 1
         return await self.client.route.complete(connection, sent)
+
+
+class _TakenOverError(Exception):
+    """Another process asks the question now."""
 
 
 def _text_of(reply: Reply) -> str:

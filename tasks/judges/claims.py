@@ -42,6 +42,8 @@ class Claims:
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._beating = False
+        self._beaten = float("-inf")
+        """When this holder last showed that it lives."""
         self._ended = threading.Event()
 
     def take(self, key: str) -> str | None:
@@ -66,6 +68,19 @@ class Claims:
         held = self.store.run("SELECT holder FROM asking WHERE key = ?", key)
         return bool(held) and self.is_live(held[0][0])
 
+    def holds(self, key: str, token: str) -> bool:
+        """Whether a claim still is this holder's, which then shows that it lives: asked before each call, since nobody
+        has heard of a process that was suspended."""
+        if time.monotonic() - self._beaten < 2 * BEAT:
+            return self._is_mine(key, token)
+        with self.store.writing():
+            mine = self._is_mine(key, token)
+            self.show_life()
+        return mine
+
+    def _is_mine(self, key: str, token: str) -> bool:
+        return bool(self.store.run("SELECT 1 FROM asking WHERE key = ? AND token = ?", key, token))
+
     def release(self, key: str, token: str) -> None:
         """Give up a claim; one that another process has taken over meanwhile stays."""
         with self._lock:
@@ -87,8 +102,8 @@ class Claims:
 
     def show_life(self) -> None:
         """Keep that this holder lives now."""
-        now = time.time()
-        values = (self.holder, self._place, os.getpid(), self._started, time.monotonic(), now + VOID_AFTER)
+        now, self._beaten = time.time(), time.monotonic()
+        values = (self.holder, self._place, os.getpid(), self._started, self._beaten, now + VOID_AFTER)
         self.store.run("INSERT OR REPLACE INTO holders VALUES (?, ?, ?, ?, ?, ?)", *values)
         self.store.run("DELETE FROM holders WHERE expires < ?", now - 24 * 3600)
 

@@ -79,7 +79,7 @@ REASONING: Final = (
     *("thinking", "thinking_blocks"),
 )
 """Fields beside the reply that hold thoughts: vLLM, SGLang, DeepSeek; OpenRouter, Ollama, newer vLLM; LiteLLM."""
-MOST_TOKENS: Final = 2**40
+MOST_TOKENS: Final = 2**24
 """No reply has more: such a count is none."""
 
 
