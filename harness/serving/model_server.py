@@ -10,17 +10,18 @@ or the one in VLLM_BIN.
 import logging
 import shutil
 import tempfile
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from harness.models.configuration import identity_behind_server
 from harness.models.spec import ModelSpec
 from harness.serving.settings import ServerSettings, fill_places
 from support.errors import ServerError
 from support.processes import ChildProcess, ended_by_sigterm, free_port
+from tasks.judges.chat_client import run_in_thread
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +49,24 @@ def served(spec: ModelSpec, settings: ServerSettings | None = None) -> Iterator[
         yield replace(spec, backend="openai", pretrained=asked, url=f"{url}/v1", digests=known)
 
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Without a proxy: web proxies of clusters do not reach compute nodes."""
+PATHS: Final = ("/health", "/v1/models")
+PROBE: Final = 5.0
+"""Seconds for the answer whether a server is there."""
 
 
 def is_up(url: str) -> bool:
-    """True if a server answers there."""
-    for path in ("/health", "/v1/models"):
-        try:
-            with _DIRECT.open(url + path, timeout=5) as answer:
-                if answer.status == 200:
+    """True if a server answers there. Without a proxy: web proxies of clusters do not reach compute nodes."""
+    return run_in_thread(_answers(url))
+
+
+async def _answers(url: str) -> bool:
+    import httpx2
+
+    from tasks.judges.http_client import LARGEST_REPLY, LimitedClient
+
+    async with LimitedClient(timeout=PROBE, largest=LARGEST_REPLY, trust_env=False, verify=False) as client:
+        for path in PATHS:
+            with suppress(httpx2.HTTPError, httpx2.InvalidURL):
+                if (await client.get(url + path)).status_code == 200:
                     return True
-        except OSError:
-            continue
     return False

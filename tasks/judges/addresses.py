@@ -32,6 +32,8 @@ BASE_URL: Final = "OPENAI_BASE_URL"
 NO_KEY: Final = "none"
 """Sent where there is no key: the official client must have one."""
 AZURE: Final = (".azure.com", ".azure-api.net")
+HERE: Final = ("localhost", "127.0.0.1", "::1")
+"""Hosts that no proxy reaches: there they are another machine."""
 _CALL: Final = re.compile(r"(/chat)?/completions/*$")
 _OTHER_END: Final = re.compile(r"(?<=/v\d)/(models|responses|chat|embeddings)(/.*)?$")
 _VERSIONED: Final = re.compile(r"/v\d+\w*(/|$)")
@@ -101,7 +103,8 @@ class Server:
 
         limits: dict[str, Any] = {"largest": largest or LARGEST_REPLY, "redirects_to": redirects_to}
         try:
-            client = LimitedClient(timeout=timeout, **limits)
+            direct = {f"all://[{host}]" if ":" in host else f"all://{host}": None for host in HERE}
+            client = LimitedClient(timeout=timeout, mounts=direct, **limits)
         except (InvalidURL, ValueError, ImportError, OSError) as error:  # what the environment names
             raise SettingError(f"{self.shown}: {_name_environment()}: {first_line(error)}") from None
         return AsyncOpenAI(
@@ -171,8 +174,8 @@ def server_of(
 def proxy_of(url: str) -> str:
     """The proxy that calls of an address go through by the environment, without its password; empty for none."""
     address, found = urlsplit(url), getproxies()
-    proxy = found.get(address.scheme) or found.get("all") or ""
-    return "" if proxy_bypass(address.hostname or "") else proxy.rpartition("@")[2]
+    proxy, host = found.get(address.scheme) or found.get("all") or "", address.hostname or ""
+    return "" if host in HERE or proxy_bypass(host) else proxy.rpartition("@")[2]
 
 
 def _name_environment() -> str:

@@ -10,10 +10,10 @@ reason.
 import ast
 import hashlib
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +34,8 @@ class PromptSource:
 
 
 TIMEOUT: Final = 30
+LARGEST: Final = 2**20
+"""Bytes that are read of a file; its digest tells whether they are all."""
 """Seconds."""
 
 
@@ -57,8 +59,8 @@ def fetch(source: PromptSource) -> str:
 def _download(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
-            return str(reply.read().decode("utf-8"))
-    except (urllib.error.URLError, OSError, UnicodeDecodeError) as error:
+            return str(reply.read(LARGEST).decode("utf-8"))
+    except (HTTPException, OSError, UnicodeDecodeError) as error:
         raise RunError(f"{url}: can't fetch the official prompt: {getattr(error, 'reason', error)}") from None
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 
 import harness.models.served_identity as served_identity
+import harness.serving.model_server as model_server
 from harness.cli.main import run
 from harness.models.served_identity import identified
 from harness.models.spec import ModelSpec
@@ -96,11 +97,15 @@ def test_a_proxy_of_the_environment_is_used_and_named(
     monkeypatch.setenv("HTTP_PROXY", f"http://user:hunter2hunter2@127.0.0.1:{faults.port}")
     assert ask("http://judge.invalid/v1", tmp_path) == [WHOLE]
     assert faults.log[-1].headers["host"] == "judge.invalid"
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     seen = len(faults.log)
-    (tmp_path / "direct").mkdir()
-    assert ask(faults.url("ok"), tmp_path / "direct") == [WHOLE]
+    (tmp_path / "here").mkdir()
+    assert ask(faults.url("ok"), tmp_path / "here") == [WHOLE]  # no proxy reaches this machine
     assert "proxy-authorization" not in faults.log[seen].headers
+    monkeypatch.setenv("NO_PROXY", "judge.invalid")
+    (tmp_path / "direct").mkdir()
+    lost = ask("http://judge.invalid/v1", tmp_path / "direct").lost[0].error
+    assert lost.startswith("no connection to http://judge.invalid/v1/: ")
+    monkeypatch.delenv("NO_PROXY")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HTTP_PROXY", f"http://user:hunter2hunter2@127.0.0.1:{free.getsockname()[1]}")
@@ -174,15 +179,44 @@ def test_a_certificate_that_nobody_trusts_is_told(tmp_path: Path) -> None:
         server.stop()
 
 
+PROBED: Final = {
+    "ok": True,
+    "redirect_302": True,
+    **dict.fromkeys(("status_503", "not_http", "hang_up", "hang", "byte_by_byte", "slow_headers", "endless"), False),
+    **dict.fromkeys(("redirect_302_host", "redirect_self", "gzip_bomb", "header_broken", "continue_for_ever"), False),
+}
+
+
+@pytest.mark.parametrize("name", PROBED)
+def test_a_server_that_was_started_is_there_if_it_answers_in_time(
+    name: str, faults: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_server, "PROBE", 0.3)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    started = time.monotonic()
+    url = faults.url(name, at="models").removesuffix("/v1")
+    monkeypatch.setattr(model_server, "PATHS", ("/v1/models",))
+    assert model_server.is_up(url) == PROBED[name]
+    assert time.monotonic() - started < 5
+
+
 # How often, and when.
-def test_what_the_server_may_have_charged_for_is_tried_three_times(faults: FaultServer, tmp_path: Path) -> None:
-    calls = {}
-    for name in ("content_null", "json_cut", "gzip_not", "status_500"):
-        (tmp_path / name).mkdir()
-        url = faults.url(name, when="1")
-        ask(url, tmp_path / name, attempts=4)
-        calls[name] = len(faults.calls(url))
-    assert calls == {"content_null": 3, "json_cut": 3, "gzip_not": 3, "status_500": 4}
+@pytest.mark.parametrize(
+    ("name", "again", "calls"),
+    (
+        ("content_null", False, 1),
+        ("content_null", True, 3),
+        ("json_cut", False, 3),
+        ("status_206", False, 3),
+        ("status_500", True, 4),
+    ),
+)
+def test_what_the_server_may_have_charged_for_is_tried_three_times_at_most(
+    name: str, again: bool, calls: int, faults: FaultServer, tmp_path: Path
+) -> None:
+    url = faults.url(name)
+    ask(url, tmp_path, attempts=4, retry_unread=again)
+    assert len(faults.calls(url)) == calls
 
 
 @pytest.mark.parametrize("name", ("after_day_429", "after_day_503", "after_far_503", "after_ms"))
