@@ -5,7 +5,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from support.errors import RecipeError, did_you_mean
 from support.secrets import redact, remember_address
@@ -46,12 +55,15 @@ class PoolModel(Section):
     label: Annotated[str, Field(pattern=r"^[^\x00-\x1f|]+$")] | None = None
     """Its name in the data; None: model@temperature."""
 
-    @field_serializer("url", when_used="json")
-    def _without_secrets(self, url: str | None) -> str | None:
+    @model_serializer(mode="wrap", when_used="json")
+    def _without_secrets(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Files, and the recipe's digest, hold no password: nothing that reads them asks the server."""
-        if url is not None:
-            remember_address(url)
-        return None if url is None else redact(url)
+        # Of the whole member: a serializer of the field alone writes defaults, too, and so moves digests.
+        found: dict[str, Any] = write(self)
+        if self.url is not None and "url" in found:
+            remember_address(self.url)
+            found["url"] = redact(self.url)
+        return found
 
     @property
     def name(self) -> str:
