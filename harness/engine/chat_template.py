@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from support.bounded import call_bounded
 from support.errors import ModelError, one_line
 
 FACT: Final = "chat template"
@@ -36,14 +37,15 @@ class ChatTemplate:
 def check_template(template: ChatTemplate, processor: Any, model: str) -> None:
     """ModelError for a template that can't be read, or writes the same text with a picture and without one."""
     question = {"type": "text", "text": "Is there a dog?"}
-    texts = []
-    for parts in ([question], [{"type": "image"}, question]):
-        messages: list[Mapping[str, Any]] = [{"role": "user", "content": parts}]
-        try:
-            texts.append(processor.apply_chat_template(messages, add_generation_prompt=True))
-        except Exception as error:  # a template is a program, which may raise anything
-            raise ModelError(
-                f"{model}: the chat template of {template.source} can't ask about a picture: {one_line(error)[:300]}"
-            ) from None
+
+    def ask(*parts: Mapping[str, Any]) -> Any:
+        return processor.apply_chat_template([{"role": "user", "content": list(parts)}], add_generation_prompt=True)
+
+    try:  # a template is a program of whoever wrote it
+        texts = call_bounded(lambda: [ask(question), ask({"type": "image"}, question)])
+    except RuntimeError as error:
+        raise ModelError(
+            f"{model}: the chat template of {template.source} can't ask about a picture: {one_line(error)[:300]}"
+        ) from None
     if texts[0] == texts[1]:
         raise ModelError(f"{model}: the chat template of {template.source} leaves the picture out of the prompt")

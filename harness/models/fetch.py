@@ -55,6 +55,7 @@ def fetch(spec: ModelSpec) -> ModelSpec:
     if spec.base is not None and spec.adapter is None:
         raise InputError(f"{BASE_OPTION} {spec.base}: {spec.name} is no adapter, which goes on a base")
     if spec.adapter is not None:
+        check_named_weights(spec.adapter)
         spec = replace(spec, adapter=_as_safetensors(spec.adapter, ("adapter_model",), SMALL))
     where = spec.folder or Path(spec.pretrained)
     small = (*SMALL, ".py") if spec.remote_code else SMALL

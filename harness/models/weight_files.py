@@ -14,6 +14,8 @@ from support.errors import ModelError, first_line, one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
+_OF_OTHER_ADAPTERS: Final = ("adapters", "prompt_tuning_init_state_dict_path")
+"""Keys of X-LoRA and of multitask prompts."""
 STEMS: Final = tuple(
     stem + end for stem in ("model", "adapter_model", "pytorch_model") for end in (".safetensors", ".bin")
 )
@@ -36,6 +38,7 @@ def weight_files(folder: Path) -> list[Path]:
 def check_named_weights(folder: Path) -> None:
     """ModelError for a folder whose files name weights elsewhere than in it, which no digest covers."""
     named: list[Any] = []
+    elsewhere: list[str] = []
     for file, key in (("model.safetensors.index.json", "weight_map"), ("config.json", "transformers_weights")):
         with contextlib.suppress(ModelError):  # whoever reads it says what is wrong with it
             held = read_json(folder / file).get(key)
@@ -43,6 +46,13 @@ def check_named_weights(folder: Path) -> None:
     for name in map(str, named):
         if Path(name).name != name or not name.endswith((".safetensors", ".safetensors.index.json")):
             raise ModelError(f"{folder}: names weights {name!r}, which are no safetensors in this folder")
+    with contextlib.suppress(ModelError):
+        adapter = read_json(folder / "adapter_config.json")
+        elsewhere = [key for key in _OF_OTHER_ADAPTERS if adapter.get(key) is not None]
+    if elsewhere:
+        raise ModelError(
+            f"{folder}: adapter_config.json names weights of other adapters ({elsewhere[0]}), which are not read"
+        )
 
 
 def read_tensors(path: Path) -> "Iterator[tuple[str, Tensor]]":

@@ -166,6 +166,7 @@ def job(out: Path, **given: Any) -> Job:
 
 def test_notes_say_where_a_base_is_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     base(tmp_path / "tiny"), base(tmp_path / "run" / "base")
     here = tmp_path / "run" / "checkpoint-1"
     cached = base(tmp_path / f"hub/models--org--name/snapshots/{SHA}")

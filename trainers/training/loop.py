@@ -7,6 +7,7 @@ A step has `batch_size` pairs on any number of processes; gradients are accumula
 import json
 import logging
 import math
+import pickle
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -171,6 +172,9 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
         except (CutError, RefusedPictures) as error:
             left_out |= leave_out(job, left_out, error)
             continue
+        except pickle.UnpicklingError:
+            where = found[-1].path if found else job.out
+            raise RunError(f"{where}: a file of its state holds more than tensors, so it is not read") from None
         return find_checkpoints(job.out, arm)
 
 

@@ -1,6 +1,7 @@
 """Reads a model that training starts from or that is asked: whole, or refused in one line that names what is wrong."""
 
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,15 @@ from transformers import (
     dynamic_module_utils,
 )
 
+from support.bounded import call_bounded
 from support.errors import HarnessError, ModelError, TrainingError, one_line
 from trainers.training.checkpoints import what_weights_lack
 from trainers.training.foreign_code import asks_for_code, check_code, refuse_code
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError),
+    pickle.UnpicklingError,
+)
 """What transformers raises for files that are missing, torn or of another kind."""
 
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
@@ -116,4 +121,9 @@ def check_base(folder: str, name: str, template: str | None = None, *, remote_co
             raise ModelError(f"{name}: models of type {config.model_type!r} answer no questions about pictures")
     if lacks := what_folder_lacks(Path(folder)):
         raise ModelError(f"{name}: can't be read: {lacks}")
-    read_processor(folder, name, template, remote_code=remote_code)
+    processor = read_processor(folder, name, template, remote_code=remote_code)
+    asked = [{"role": "user", "content": [{"type": "text", "text": "Is there a dog?"}]}]
+    try:  # a chat template is a program of whoever wrote it
+        call_bounded(lambda: processor.apply_chat_template(asked, tokenize=False))
+    except RuntimeError as error:
+        raise TrainingError(f"{name}: its chat template can't be trained with: {one_line(error)[:300]}") from None
