@@ -49,6 +49,8 @@ class Server:
         self.polls = 1
         """How often a batch is asked for before it is over."""
         self.batch_ends = "completed"
+        self.done_of_ended: int | None = None
+        """Lines that a batch does which does not complete; not given: half of them."""
         self.spoil: Callable[[int, dict[str, Any]], Any] | None = None
         """Gives, for a line of a batch's output and its place, what is written instead: a row, text or bytes."""
         self.lists_batches = True
@@ -168,9 +170,10 @@ class Server:
         return web.json_response(self._shown(name))
 
     def _work(self, batch: dict[str, Any]) -> None:
-        """Answers in reverse, faults as lines of the error file; a batch that expires has done half of its lines."""
+        """Answers in reverse, faults as lines of the error file; one that does not complete has done a part."""
         lines = [json.loads(line) for line in self.files[batch["input"]].split(b"\n") if line]
-        done = lines[: len(lines) // 2] if self.batch_ends == "expired" else lines
+        part = len(lines) // 2 if self.done_of_ended is None else self.done_of_ended
+        done = lines if self.batch_ends == "completed" else lines[:part]
         out, errors = [], []
         for line in reversed(done):
             fault = self.faults.pop(0) if self.faults else None

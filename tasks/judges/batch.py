@@ -87,6 +87,7 @@ class BatchJudge(OpenAIJudge):
         self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
     ) -> Replies:
         """The replies in the order asked; None where a question got none in `ROUNDS` batches."""
+        self.client.ledger.batches.close_done()
         asked = [self.request_or_reason(question, sampling, repeat, label) for question in questions]
         wanted: dict[str, Request] = {}
         for request in asked:

@@ -131,6 +131,15 @@ class OpenBatches:
             self.store.run("DELETE FROM batches WHERE id = ?", batch)
             self.store.run("DELETE FROM batched WHERE batch = ?", batch)
 
+    def close_done(self) -> None:
+        """Close batches of which everything is in the ledger: their process ended just before it did so."""
+        done = self.store.run(
+            "SELECT id FROM batches WHERE name <> '' AND NOT EXISTS (SELECT 1 FROM batched WHERE batch = id"
+            " AND key NOT IN (SELECT key FROM calls) AND key NOT IN (SELECT key FROM unread))"
+        )
+        for (batch,) in done:
+            self.close(batch)
+
     def _is_free(self, key: str) -> bool:
         """Whether a question has no reply, and nobody asks it."""
         there = self.store.run(
