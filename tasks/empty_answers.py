@@ -14,18 +14,21 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Final
 
-WORD: Final = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W_]+(?:['’.,-][^\W_]+)*")
-"""Letters and digits, held together by a mark inside (can't, 3.5); of scripts without spaces, each character."""
+INVISIBLE: Final = dict.fromkeys(map(ord, "\u115f\u1160\u17b4\u17b5\u3164\uffa0"))
+"""Letters to Unicode that show nothing."""
+
+WORD: Final = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W_]+(?:['’][^\W_]+)*")
+"""Letters and digits, with an apostrophe inside; of scripts without spaces, each character."""
 
 
 def count_words(answer: str) -> int:
-    """How many words an answer has; marks and signs are none."""
-    return len(WORD.findall(answer))
+    """How many words an answer has; marks, signs and what is invisible are none."""
+    return len(WORD.findall(answer.translate(INVISIBLE)))
 
 
 def is_empty(answer: str, least: int = 1) -> bool:
     """Whether an answer has fewer words than `least`; by default, whether it has no letter and no digit."""
-    return not any(map(str.isalnum, answer)) if least == 1 else count_words(answer) < least
+    return not any(map(str.isalnum, answer.translate(INVISIBLE))) if least == 1 else count_words(answer) < least
 
 
 def least_words(shortest: Mapping[str, int], metrics: Collection[str]) -> int:

@@ -4,15 +4,16 @@ A metric that counts wrong things said improves when a model says less, and is b
 names its guards in the task's YAML, each with how far it may move the wrong way:
 
     guards:
-      chair_s: {recall: 5, answer_words: 50, empty_answers: 1}
+      chair_s: {recall: 3, answer_words: 50, empty_answers: 1}
 
 A guard is another metric of the task, `answer_words` (words an answer), `empty_answers` (answers that say nothing, in
 %), or the dotted name of a `Metric` that is computed from the guarded metric's own records. The number is in % of the
 base's value; of `empty_answers` in points. Every metric is guarded by `empty_answers` at least.
 
-Why these: 5% of recall is what preference training costs that makes nothing else worse (the demo's DPO pays 2%), and
-far less than any way to win by silence. Half the words is far more than training that removes made-up sentences takes
-away (a fifth, mostly), and less than is left of an answer that was cut. One answer in a hundred may be empty by chance.
+Why these: 3% of recall is less than is lost by leaving out the last sentence of LLaVA-1.5's descriptions (3.4%), which
+lowers CHAIR_s by a sixth and is no improvement; and more than is lost by training that makes less up (the demo's DPO
+2.3%, LLaVA-1.5 with CEI on AMBER 1.4%). Half the words is more than such training takes away (a tenth, a sixth), and
+less than is left of an answer that was cut. One answer in a hundred may be empty by chance.
 """
 
 from collections.abc import Collection, Mapping

@@ -15,6 +15,7 @@ from harness.evaluation.check_boards import check_boards
 from harness.evaluation.guards import guards_of
 from harness.runs import interim_scoring
 from harness.runs.checkpoint_selection import Scores, select_checkpoint
+from harness.runs.outcome import unmet, verdict_json
 from harness.runs.report import describe_selection
 from leaderboards.board.board import Board
 from leaderboards.gate.ci_output import to_comment, to_junit
@@ -126,6 +127,20 @@ def test_training_stops_early_where_a_guard_of_its_probe_is_worse(board: Board, 
     assert stop is not None
     assert (stop.probe, stop.value, stop.looks) == ("chair.chair_s (recall)", 0.0, 4)
     assert looks._find_stop(Checkpoint(path=Path("tuned"), step=1, arm="dpo"), 4) is None
+
+
+def test_a_run_whose_checkpoint_says_less_did_not_become_better(scores: Scores) -> None:
+    for model, words in (
+        ("tuned", ""),
+        ("empty", "chair.chair_s is not better: recall fell"),
+        ("safest", "recall fell"),
+    ):
+        panel = scores.panel("base", model, [("chair", "chair_s")])
+        found: Any = SimpleNamespace(recipe=SimpleNamespace(trainer="dpo"), last=model, base="base")
+        found.verdicts = {"dpo against base": panel}
+        assert words in unmet(found)
+        assert bool(unmet(found)) == (model != "tuned")
+        assert verdict_json(panel["chair.chair_s"])["outcome"].startswith("not better" if words else "better")
 
 
 def test_everything_that_shows_a_verdict_says_why_it_is_not_better(
