@@ -40,9 +40,9 @@ def read_log(task: str, answers: str, edit: Callable[[str], str] = str) -> Log:
 
 def compare(task: str, metric: str, before: Log, after: Log) -> PairedTest:
     both = before.keys() & after.keys()
-    sides = [{name: log[name] for name in before if name in both} for log in (before, after)]
-    metric_of = registry().metric(task, metric)
-    return verdict_of(*sides, metric, metric_of, higher_is_better=False, guards=guards_of(task, metric), resamples=2000)
+    old, new = ({name: log[name] for name in before if name in both} for log in (before, after))
+    found, guards = registry().metric(task, metric), guards_of(task, metric)
+    return verdict_of(old, new, metric, found, higher_is_better=False, guards=guards, resamples=2000)
 
 
 def split(text: str) -> list[str]:
