@@ -118,13 +118,14 @@ def is_outside(place: Path, here: Path, name: str) -> bool:
     """True for a folder that the checkpoint in `here` may not name, links followed.
 
     It may name one beside it (of a `checkpoint-N`: beside its run), one below the working directory, and by an absolute
-    name, as peft writes it, one of the user's own.
+    name, as peft writes it, one of the user's own. Who put it on the hub knows no folder of this machine.
     """
     place = place.resolve()
     beside = here.parents[1] if here.name.startswith("checkpoint-") and len(here.parents) > 1 else here.parent
     if any(place.is_relative_to(root) for root in (Path.cwd().resolve(), beside)):
         return False
-    return not (Path(name).is_absolute() and place.stat().st_uid == os.geteuid())
+    from_hub = re.search(HUB_CACHE, here.as_posix()) is not None
+    return from_hub or not (Path(name).is_absolute() and place.stat().st_uid == os.geteuid())
 
 
 def _show(place: Path) -> str:

@@ -19,6 +19,7 @@ from harness.models.fetch import fetch
 from harness.models.load import facts_of, load
 from harness.models.provenance import digest_of_model
 from harness.models.spec import find
+from harness.serving.settings import ServerSettings
 from support.errors import HarnessError, InputError
 from tests.adversary.foreign_checkpoints import ELSEWHERE, PAYLOADS, Payload
 from tests.harness.rated_scenes import write_rated_scenes
@@ -132,6 +133,14 @@ def test_allowed_code_is_the_folders_own(tmp_path: Path) -> None:
     spec = fetch(find(str(payload.write(tmp_path / "folder", tmp_path / "mark")), remote_code=True))
     with pytest.raises(InputError, match="names code of another repository, 'someone/else--own"):
         load(spec)
+
+
+@pytest.mark.parametrize("command", ("vllm", "sglang"))
+@pytest.mark.parametrize("allowed", (True, False))
+def test_a_server_is_told_what_the_user_allows(command: str, allowed: bool) -> None:
+    spec = find("qwen2.5-vl-3b", remote_code=allowed)
+    words = ServerSettings(command=command).command_of(spec, name="x", adapter="y")
+    assert ("--trust-remote-code" in words) == allowed
 
 
 class Pickled:

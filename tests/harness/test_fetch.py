@@ -17,6 +17,7 @@ from harness.models.fetch import cached, fetch
 from harness.models.provenance import digest_of_model
 from harness.models.spec import MODELS, ModelSpec, at, find
 from support.errors import InputError, MissingWeights, ModelError
+from trainers.training.foreign_code import digest_of_code
 
 
 class Hub(ThreadingHTTPServer):
@@ -169,6 +170,33 @@ def test_an_adapter_on_the_hub_brings_its_base(hub: Hub, tmp_path: Path) -> None
     assert (spec.adapter / "adapter_model.safetensors").is_file()
     assert spec.folder is not None
     assert (spec.folder / "model.safetensors").is_file()
+
+
+def test_code_is_downloaded_where_the_user_allows_it(hub: Hub, tmp_path: Path) -> None:
+    hub.files["org/model"] = repository(tmp_path) | {"custom_generate/generate.py": b"pass"}
+    spec = fetch(find("org/model", remote_code=True))
+    assert {path.name for path in spec.local_folder.rglob("*.py")} == {"modeling_evil.py", "generate.py"}
+    assert digest_of_model(spec)["code"] == digest_of_code(spec.local_folder)
+    lora = {"adapter_config.json": b'{"base_model_name_or_path": "org/model"}', "adapter_model.safetensors": b""}
+    hub.files["org/lora"] = lora | {"evil.py": b"raise SystemExit"}
+    assert fetch(find("org/lora")).remote_code is False
+    assert fetch(find("org/lora", remote_code=True)).remote_code is True
+
+
+def test_an_adapter_on_the_hub_goes_on_no_adapter_and_on_no_folder_of_this_machine(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    bases = {"org/a": "org/b", "org/b": "org/a", "org/own": "org/own", "org/c": str(tmp_path / "mine")}
+    for name, base in bases.items():
+        config = json.dumps({"base_model_name_or_path": base}).encode()
+        hub.files[name] = {"adapter_config.json": config, "adapter_model.safetensors": b""}
+    for name in ("org/a", "org/b", "org/own"):
+        with pytest.raises(InputError, match="is an adapter itself"):
+            fetch(find(name))
+    with pytest.raises(InputError, match="name it by --model-base"):
+        fetch(find("org/c"))
+    given = fetch(find("org/c", base=str(tmp_path / "mine")))
+    assert (given.pretrained, given.name) == (str(tmp_path / "mine"), "org/c")
 
 
 @pytest.mark.parametrize("shards", (1, 3))

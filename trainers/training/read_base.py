@@ -122,7 +122,7 @@ def check_base(folder: str, name: str, template: str | None = None, *, remote_co
     if lacks := what_folder_lacks(Path(folder)):
         raise ModelError(f"{name}: can't be read: {lacks}")
     processor = read_processor(folder, name, template, remote_code=remote_code)
-    asked = [{"role": "user", "content": [{"type": "text", "text": "Is there a dog?"}]}]
+    asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is there a dog?"}]}]
     try:  # a chat template is a program of whoever wrote it
         call_bounded(lambda: processor.apply_chat_template(asked, tokenize=False))
     except RuntimeError as error:
