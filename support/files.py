@@ -20,7 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from support.errors import StoreError
 from support.full_disk import naming_full_disk
+from support.parsing import parse_object
 
 
 @contextmanager
@@ -149,10 +151,10 @@ class JsonLines:
         text = self.path.read_bytes()
         for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
             try:
-                row = json.loads(line)
-                self.by_id[row["id"]] = row
-            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-                raise ValueError(f"{self.path}, line {number}: not a row of ours ({error})") from error
+                row = parse_object(line)
+                self.by_id[str(row["id"])] = row
+            except (ValueError, KeyError) as error:
+                raise StoreError(f"{self.path}, line {number}: not a row of ours ({error})") from error
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows, durably, in one write."""

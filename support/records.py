@@ -25,7 +25,7 @@ from itertools import count, islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, AnyStr, Final, cast
 
-from support.errors import DataError, first_line
+from support.errors import DataError, first_line, one_line
 from support.files import atomic_path
 from support.unpacking import member_problem, open_zip, overlapping, unpacked
 
@@ -68,10 +68,18 @@ def suffix(path: Path, known: Collection[str] = (*TEXT, PARQUET)) -> str:
 def columns(path: Path) -> list[str]:
     """The columns of a file's first record; none where there is no record."""
     if suffix(path) == PARQUET:
-        return list(open_parquet(path).schema_arrow.names)
+        return _read_names(path)
     if path.suffix == ARROW:
         return list(open_arrow(path).schema.names)
     return list(next(read(path), {}))
+
+
+def _read_names(path: Path) -> list[str]:
+    """The columns of a parquet file; DataError."""
+    try:
+        return list(open_parquet(path).schema_arrow.names)
+    except (OSError, ValueError) as error:  # of names that are no text
+        raise DataError(f"{path}: not a parquet file: {one_line(error)}") from None
 
 
 # Reading.
@@ -315,8 +323,8 @@ def open_parquet(path: Path) -> Any:
     try:
         # Without a buffer, and with pre_buffer, the column of a whole row group is read at once, with all its images.
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a parquet file: {error}") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a parquet file: {one_line(error)}") from error
 
 
 def open_arrow(path: Path) -> Any:
@@ -325,8 +333,8 @@ def open_arrow(path: Path) -> Any:
 
     try:
         return pa.ipc.open_stream(pa.memory_map(str(path)))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a file that datasets saved: {error}") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a file that datasets saved: {one_line(error)}") from error
 
 
 def slices(batch: Any) -> Iterator[Any]:
@@ -342,8 +350,8 @@ def read_parquet(path: Path) -> Iterator[Record]:
     try:
         for batch in file.iter_batches(batch_size=BATCH):
             yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: can't be read: {error}") from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: can't be read: {one_line(error)}") from error
 
 
 # Writing.

@@ -10,7 +10,6 @@ Every task module with such a layout has this function. What they share is one r
 Errors: `AnswerFileError`, one line that names the file and what it lacks.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, Final
 from support import records
 from support.errors import AnswerFileError, DataError, first_few
 from support.image_marks import take_mark
+from support.parsing import parse_json
 from support.records import Record
 from tasks.answer import FailedAnswer
 from tasks.columns import needed_columns, read_columns
@@ -104,11 +104,9 @@ def read_json(path: Path) -> Any:
         return found
 
     try:
-        return json.loads(read_text(path), object_pairs_hook=read_object)
-    except json.JSONDecodeError as error:
+        return parse_json(read_text(path), object_pairs_hook=read_object)
+    except ValueError as error:
         raise AnswerFileError(f"{path}: not JSON: {error}") from None
-    except RecursionError:
-        raise AnswerFileError(f"{path}: nested too deep") from None
 
 
 def read_rows(path: Path) -> list[Record]:

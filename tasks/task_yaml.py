@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from support.errors import TaskError
+from support.parsing import parse_yaml
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,10 +33,10 @@ def load_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in including:
         raise TaskError(f"{path}: include: includes itself")
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        config = parse_yaml(path.read_bytes(), _Loader)
     except OSError as error:
         raise TaskError(f"{including[-1] if including else path}: can't read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise TaskError(f"{path}: not YAML: {error}") from None
     if not isinstance(config, dict):
         raise TaskError(f"{path}: must be a mapping, is {type(config).__name__}")

@@ -122,13 +122,20 @@ def _tell(error: Exception, command: str, given: Sequence[str]) -> int:
     if (full := None if isinstance(error, HarnessError) else describe_full_disk(error)) is not None:
         return say(full, FAILED)
     code = _exit_code_of(error)
+    if code == FAILED and error.__cause__ is not None:
+        _show_place(error)
     if code is not None:
         return say(_message_of(error) + _hint_to_resume(error, given), code)
     cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error  # typer's, of an EOFError
-    if logging.getLogger("harness").isEnabledFor(logging.DEBUG):
-        traceback.print_exception(cause)
+    _show_place(cause)
     words = f"{type(cause).__name__}: {one_line(cause)}"
     return say(f"{words}: a mistake in harness, which -v shows the place of; please report it", FAILED)
+
+
+def _show_place(error: BaseException) -> None:
+    """With `-v`, where an error comes from."""
+    if logging.getLogger("harness").isEnabledFor(logging.DEBUG):
+        traceback.print_exception(error)
 
 
 def complete_options(arguments: Sequence[str]) -> list[str]:
@@ -144,7 +151,7 @@ def complete_options(arguments: Sequence[str]) -> list[str]:
 
 def _message_of(error: Exception) -> str:
     shown = getattr(error, "format_message", None)  # click's errors
-    return str(shown()) if shown else str(error) if isinstance(error, HarnessError) else one_line(error)
+    return " ".join(str(shown() if shown else error).splitlines())
 
 
 def _hint_to_resume(error: Exception, given: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from harness.evaluation.eval_settings import EvalSettings
 from harness.models.chat_settings import acts_on_served
 from harness.serving.settings import ServerSettings
 from support.errors import OK, SettingError, UsageError
+from support.parsing import parse_json
 from support.processes import world_size
 from support.secrets import redact
 from support.settings import settings_of
@@ -242,7 +243,7 @@ def _read_calibration(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError(f"--judge-calibration {path}: {error}") from None
     key = "judge calibration"

@@ -13,7 +13,6 @@ the file, that than the default.
 import dataclasses
 import functools
 import inspect
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from support.errors import SettingError, did_you_mean
+from support.parsing import parse_toml
 from support.settings import Setting, settings_of
 
 CONFIG_COMMANDS: Final = ("eval", "train-then-eval", "check")
@@ -228,8 +228,7 @@ def read_config(path: Path, command: str, known: Mapping[str, str], prefixes: Ma
     [judge] is `judge_url`. Tables of other commands are left aside.
     """
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
+        content = parse_toml(path.read_bytes())
     except (OSError, ValueError) as error:
         raise SettingError(f"--config {path}: {error}") from None
     found: dict[str, Any] = {}

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from support.errors import DataError, InputError, RecipeError, SettingError, UsageError
 from support.files import atomic_write_text
+from support.parsing import parse_json
 from tasks.judges.protocol import Judge
 from trainers.config.data import POOLS, Data, PairOptions
 from trainers.config.recipe import find_recipe, first_problem
@@ -153,7 +154,7 @@ def _claim(out: Path, data: Data, seed: int) -> None:
         del member["url"]  # where a server is does not count
     if path.exists() and (out / "instructions.jsonl").exists():  # before, there is nothing that another one could spoil
         try:
-            held = dict(json.loads(path.read_text(encoding="utf-8")))
+            held = dict(parse_json(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             raise UsageError(f"{path}: can't be read; choose another --out or remove it") from None
         if differing := [name for name in claim if held.get(name) != claim[name]]:

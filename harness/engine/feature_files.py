@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from support.parsing import parse_json
+
 MAX_DISK = 32 << 30
 """Bytes of features kept on disk."""
 
@@ -74,14 +76,17 @@ class FeatureFiles:
     def read(self, digest: str, device: torch.device) -> tuple[Encoded, FeatureForm] | None:
         """An image's features and their form; None if they are not there, or are of a type that is not to be
         imported."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         if not self.has(digest):
             return None
-        with safe_open(self._path(digest), "pt", device=str(device)) as file:
-            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            replacements, kind = (json.loads(file.metadata()[name]) for name in ("replacements", "form"))
-        module, name = kind["output"]
+        try:
+            with safe_open(self._path(digest), "pt", device=str(device)) as file:
+                named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+                replacements, kind = (parse_json(file.metadata()[name]) for name in ("replacements", "form"))
+            module, name = kind["output"]
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):  # damaged, it is computed again
+            return None
         if module.split(".")[0] not in ("transformers", "harness"):
             return None
         form = FeatureForm(getattr(importlib.import_module(module), name), kind["stacked"])

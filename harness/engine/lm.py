@@ -37,6 +37,7 @@ from harness.engine.scheduler import Scheduler
 from harness.engine.sharing import Sharing
 from harness.engine.stage_timer import StageTimer
 from harness.engine.transformers_generation import TransformersGeneration
+from support.errors import HarnessError, ModelError, one_line
 from support.processes import as_single_process, rank, world_size
 from support.progress import report
 from tasks.answer import Answer, FailedAnswer
@@ -272,6 +273,15 @@ class SharedImageLM(HFMultimodalLM):
         }
 
     def _ask_model(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
+        try:
+            yield from self._ask_by_kind(jobs)
+        except (HarnessError, OSError):
+            raise
+        except Exception as error:  # of the model's own code: its configuration need not fit its weights
+            words = f"{type(error).__name__}: {one_line(error)[:300]}"
+            raise ModelError(f"{self.stage}: the model fails at a question: {words}") from error
+
+    def _ask_by_kind(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
         independent = [job for job in jobs if self._images_independent(job)]
         greedy = [job for job in independent if self.rules.can_decode(job)]
         yield from self.generation.answer_one_by_one([job for job in jobs if not self._images_independent(job)])

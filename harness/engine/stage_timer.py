@@ -8,6 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.files import atomic_write_text
+from support.parsing import parse_object
+
+
+def _read_seconds(path: Path | None) -> dict[str, float]:
+    """Seconds by stage of a file; none where there is no such file, or one that is torn."""
+    if path is None or not path.exists():
+        return {}
+    try:
+        return {name: float(seconds) for name, seconds in parse_object(path.read_bytes()).items()}
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 class StageTimer:
@@ -19,8 +30,7 @@ class StageTimer:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        kept = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
-        self.seconds: defaultdict[str, float] = defaultdict(float, kept)
+        self.seconds: defaultdict[str, float] = defaultdict(float, _read_seconds(path))
         self._inner = [0.0]
         """Seconds of finished stages, by the stage they were inside of."""
 

@@ -1,6 +1,5 @@
 """What ran: weights and adapter, code, versions, device. Kept in every entry, so that a number can be trusted later."""
 
-import json
 import platform
 import subprocess
 from functools import cache
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from harness.models.file_digests import digest_of_folder
 from harness.models.spec import ModelSpec
+from support.parsing import parse_json
 from tasks.judges.addresses import NO_KEY, OPENAI, server_of
 from trainers.training.foreign_code import CODE, digest_of_code
 
@@ -38,7 +38,7 @@ def training_of(spec: ModelSpec, task: str) -> dict[str, str]:
     `task`."""
     folder = Path(spec.pretrained) if spec.adapter is None else spec.adapter
     try:
-        note = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        note = parse_json((folder / "checkpoint.json").read_text(encoding="utf-8"))
         leaks = note.get("leaks", {}).get(task)
         found = {"training data": str(note["data"])} if "data" in note else {}
         return found | ({"leaks": str(int(leaks))} if leaks is not None else {})

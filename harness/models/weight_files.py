@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import ModelError, first_line, one_line
+from support.parsing import parse_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,12 +82,9 @@ def read_tensors(path: Path) -> "Iterator[tuple[str, Tensor]]":
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. ModelError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: {one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: no JSON object")
-    return content
 
 
 def write_index(folder: Path, files: Mapping[str, str], total: int) -> None:

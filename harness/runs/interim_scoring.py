@@ -16,6 +16,7 @@ from harness.runs.training_alarms import Alarm
 from harness.runs.training_worker import PROCESSES, train_in_processes
 from support.errors import USAGE, InputError, RunError
 from support.files import atomic_write_text
+from support.parsing import parse_json, parse_object
 from trainers.cluster.launch import Layout
 from trainers.training.checkpoints import NOTE, Checkpoint, QuietPeriod, find_complete_checkpoints
 from trainers.training.checkpoints import STOPPED as ENDED
@@ -96,6 +97,14 @@ def _train_in_processes(
             raise RunError(f"{job.out}: {by} ended well, and left no checkpoint after step {before}")
 
 
+def _read_stop(note: Path) -> Stop:
+    """What stopped the training, of the run's note; InputError for one that is torn."""
+    try:
+        return Stop(**parse_object(note.read_bytes()))
+    except (ValueError, TypeError):
+        raise InputError(f"{note}: can't be read; remove it, and the same command trains on") from None
+
+
 class _ScoreBetweenSaves:
     """Scores a checkpoint while training waits, and leaves the training as it was; tells whether to go on.
 
@@ -105,11 +114,11 @@ class _ScoreBetweenSaves:
     def __init__(self, job: Job, scoring: Scoring, probes: Sequence[Metric]) -> None:
         self.job, self.scoring, self.probes = job, scoring, probes
         note = job.out / STOPPED
-        self.stop = Stop(**json.loads(note.read_text(encoding="utf-8"))) if note.exists() else None
+        self.stop = _read_stop(note) if note.exists() else None
 
     def __call__(self, checkpoint: Checkpoint) -> bool:
         """False once a probe became worse."""
-        note = json.loads((checkpoint.path / NOTE).read_text(encoding="utf-8"))
+        note = parse_json((checkpoint.path / NOTE).read_text(encoding="utf-8"))
         if note["step"] == note.get("steps"):
             return True
         with _keep_random_state():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import UsageError
 from support.files import atomic_write_text
+from support.parsing import parse_json
 from support.processes import rank
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _record_data(folder: Path, found: "FoundPairs") -> None:
     path = folder / "data.json"
     if path.exists():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = parse_json(path.read_text(encoding="utf-8"))
             pairs, held = before["pairs"], before["digest"]
         except (ValueError, KeyError, TypeError):
             raise UsageError(

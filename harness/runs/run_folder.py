@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from support.errors import InputError, RunError
 from support.files import atomic_write_text, file_lock
 from support.full_disk import naming_full_disk
+from support.parsing import parse_json
 from support.processes import rank
 from trainers.data.image_hashes import IMAGE_FACTS
 from trainers.training.base_note import MERGED
@@ -81,7 +82,7 @@ def claim(folder: Path, recipe: "PreferenceRecipe | PretrainingRecipe", limit: i
             atomic_write_text(path, json.dumps(wanted, indent=1))
         return
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = parse_json(path.read_text(encoding="utf-8"))
         same, name = (held["digest"], held["limit"]) == (recipe.digest, limit), held["recipe"]["name"]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: can't be read; choose another --out or remove it") from None

@@ -22,6 +22,7 @@ from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
 from support.errors import one_line
 from support.files import atomic_write_text, file_lock, short_name
+from support.parsing import parse_json
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 from trainers.training.checkpoints import FoundCheckpoint
@@ -154,7 +155,7 @@ class Attempts:
 
     def _read(self, path: Path) -> tuple[int, str, float] | None:
         try:
-            note = json.loads(self._file(path).read_text(encoding="utf-8"))
+            note = parse_json(self._file(path).read_text(encoding="utf-8"))
             if note["digest"] != self._digest(path):
                 return None
             return int(note["attempts"]), str(note["error"]), float(note["at"])

@@ -43,6 +43,7 @@ from harness.runs.training_data import TrainingData, prepare_training_data
 from leaderboards.board.board import Board
 from support.errors import JudgeError, RunError
 from support.files import atomic_write_text
+from support.parsing import parse_json
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 from trainers.cluster.launch import Layout
@@ -262,7 +263,7 @@ class _Run:
         key = {**identity_of(spec), "data": data.digest, "pairs": len(pairs), "tokens": TOKENS_VERSION}
         if path.exists():
             try:
-                held = json.loads(path.read_text(encoding="utf-8"))
+                held = parse_json(path.read_text(encoding="utf-8"))
                 if held["of"].items() <= key.items():  # earlier versions knew fewer facts
                     return ImageUseChecks.from_json(held["found"])
             except (ValueError, KeyError, TypeError, AttributeError):

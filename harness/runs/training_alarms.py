@@ -8,7 +8,6 @@ The figures are the trainer's: rewards are beta * (log pi(y|x) - log pi_ref(y|x)
 in nats, between the policy's and the reference's log-probability of an answer of the data.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from harness.runs.checkpoint_selection import Metric, Scores
 from harness.runs.image_use_checks import ImageUseChecks
 from leaderboards.statistics.verdict import PairedTest
 from support.markdown import cell, table
+from support.parsing import parse_json
 from tasks.registry import TaskSpec
 from trainers.training.checkpoints import UNCHANGED, find_complete_checkpoints, read_note
 
@@ -97,7 +97,7 @@ def read_log(folder: Path) -> list[LogLine]:
 def _parse(text: str) -> dict[str, Any]:
     """A JSON object; an empty one if the text is none, such as one that is being written."""
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from harness.engine.stage_timer import StageTimer
 from harness.models.served_identity import end_run
 from support.errors import RunError
 from support.files import atomic_write_text
+from support.parsing import parse_json
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 from trainers.config.data import Data
@@ -100,9 +102,10 @@ def _find_leaks(pairs: Sequence[Preference], mark: str, tasks: Sequence[TaskSpec
     path = folder / "leaks.json"
     key = {"data": mark, "tasks": {task.name: task.version for task in tasks}}
     if path.exists():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held["of"] == key:
-            return {str(task): int(rows) for task, rows in held["rows_with_image"].items()}
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # torn, it is made again
+            held = parse_json(path.read_text(encoding="utf-8"))
+            if held["of"] == key:
+                return {str(task): int(rows) for task, rows in held["rows_with_image"].items()}
     rows = len({pair.row for pair in pairs})
     leaks = leaks_of(pairs, tasks, cache=folder / IMAGE_FACTS, total=rows)
     atomic_write_text(path, json.dumps({"of": key, **leaks.to_json()}, indent=1))

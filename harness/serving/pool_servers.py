@@ -29,6 +29,7 @@ from harness.serving.model_server import is_up
 from harness.serving.settings import ServerSettings, fill_places
 from support.errors import ClusterError
 from support.files import atomic_write_text
+from support.parsing import parse_object
 from support.processes import ChildProcess, ended_by_sigterm, free_port, last_lines
 from trainers.cluster.slurm import ENDED, Cluster, Resources, SlurmJob, check_cluster, script, submit
 from trainers.config.data import PoolModel
@@ -89,10 +90,10 @@ class _Started:
     def url(self) -> str | None:
         """Its address; None before it has started."""
         try:
-            found = json.loads(self.notes.with_name(f"{self.notes.name}.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            found = parse_object(self.notes.with_name(f"{self.notes.name}.json").read_text(encoding="utf-8"))
+            return f"http://{found['host']}:{found['port']}"
+        except (FileNotFoundError, ValueError, KeyError):  # not there yet, or in part
             return None
-        return f"http://{found['host']}:{found['port']}"
 
     def last_output(self) -> str:
         """The end of the server's log, or else of the job's."""

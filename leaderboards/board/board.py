@@ -42,6 +42,7 @@ from leaderboards.board.entry import (
 )
 from leaderboards.board.sample import Sample, from_parquet, to_parquet
 from support.files import atomic_write, folder_lock, place
+from support.parsing import parse_json
 
 
 class Board:
@@ -220,7 +221,7 @@ def _document(run: str, entries: Sequence[Entry], log: bytes | None) -> bytes:
 def read_run(path: Path, *, named: bool = False) -> Run:
     """A run's file, strictly: ValueError names what is wrong; `named`: it must have the run's name, as on a board."""
     try:
-        data = json.loads(path.read_bytes(), object_pairs_hook=_unique)
+        data = parse_json(path.read_bytes(), object_pairs_hook=_unique)
         if isinstance(data, dict) and data.get("schema") != SCHEMA_VERSION:
             raise ValueError(f"schema must be {SCHEMA_VERSION}, not {data.get('schema')!r}")
         data = members(data, {"schema", "run", "samples", "entries"})

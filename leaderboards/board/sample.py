@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from support.parsing import parse_json
+
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeRepeat:
@@ -176,7 +178,7 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         wanted = bool if name == "cut" else str | None if name in _OPTIONAL else str
         if not isinstance(value, wanted):
             raise ValueError(f"sample {row['id']!r} of {row['task']}: {name} can't be {value!r}")
-    records = _read_records(json.loads(row["records"]))
+    records = _read_records(parse_json(row["records"]))
     if records is None:
         raise ValueError(f"sample {row['id']!r} of {row['task']}: records must map each metric to an object")
     return Sample(**{**row, "records": records, "repeats": _read_repeats(row)})
@@ -185,7 +187,7 @@ def _sample(row: Mapping[str, Any]) -> Sample:
 def _read_repeats(row: Mapping[str, Any]) -> tuple[JudgeRepeat, ...]:
     """Of a row of a file, which anyone may have written."""
     text = row.get("repeats")
-    found = [] if text is None else json.loads(text)
+    found = [] if text is None else parse_json(text)
     repeats = tuple(_read_repeat(one) for one in found) if isinstance(found, list) else (None,)
     if not all(repeats):
         raise ValueError(

@@ -7,7 +7,6 @@
 whoever knows the tasks passes these as `Reference`s too. A reference is never an entry: nobody here can say what ran.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from leaderboards.board.entry import Entry
 from leaderboards.views.columns import Column
 from support.errors import BoardError
 from support.markdown import cell, number, table
+from support.parsing import parse_json
 
 PUBLISHED: Final = Path(__file__).with_name("published.json")
 
@@ -42,7 +42,7 @@ class Reference:
 def published(path: Path = PUBLISHED) -> list[Reference]:
     """The scores in a file laid out as `schema/published.json` says, in its order; BoardError."""
     try:
-        tables = json.loads(path.read_text(encoding="utf-8"))
+        tables = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise BoardError(f"{path}: {error}") from None
     if not isinstance(tables, list):

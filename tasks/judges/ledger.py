@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from support.errors import StoreError
 from support.files import atomic_path
+from support.parsing import parse_json
 from support.sqlite import Schema, Store
 from tasks.judges import budgets, claims, open_batches, paid_bodies
 from tasks.judges.budgets import Budget
@@ -331,8 +332,8 @@ def _key_of_replaced(call: Call) -> str:
 def _read_call(line: str, where: str) -> Call:
     """A call from a line of an export; StoreError."""
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise StoreError(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict) or set(row) | set(_LATER) != set(_COLUMNS):
         raise StoreError(f"{where}: must have exactly {', '.join(_COLUMNS)}")

@@ -9,7 +9,6 @@ The table is `tasks/judges/judges.toml`; entries of the file named by HARNESS_PR
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping
 from datetime import date
 from functools import cache
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from support.errors import SettingError
+from support.parsing import parse_toml
 
 TABLE: Final = Path(__file__).with_name("judges.toml")
 OVERRIDE: Final = "HARNESS_PRICES"
@@ -79,8 +79,8 @@ def _merge_tables(path: Path, first: Path | None) -> Mapping[str, Any]:
 
 def _read_table(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = parse_toml(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise SettingError(f"{path}: no price table: {error}") from None
     models = table.get("models")
     if not isinstance(models, dict) or not all(isinstance(entry, dict) for entry in models.values()):

@@ -9,7 +9,6 @@ Unknown keys are refused with the known ones named; a number without its unit in
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Final, TypeVar, get_args
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from support.errors import RecipeError, did_you_mean
+from support.parsing import parse_toml
 from trainers.config.data import Data, PreferenceFile, Section
 from trainers.config.training import Pretraining, Training
 
@@ -199,11 +199,16 @@ def find_recipe(name: str, **changes: Any) -> AnyRecipe:
     if path.suffix != ".toml" or not path.is_file():
         raise RecipeError(f"no recipe {name!r}{did_you_mean(name, known)}, or the path of a .toml file")
     try:
-        return parse_recipe({**tomllib.loads(path.read_text(encoding="utf-8")), **changes})
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not TOML: {error}") from error
+        return parse_recipe({**_read_toml(path), **changes})
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return parse_toml(path.read_bytes())
+    except ValueError as error:
+        raise RecipeError(f"not TOML: {error}") from None
 
 
 def preference_recipe(name: str, **changes: Any) -> PreferenceRecipe:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from support.errors import RecipeError, did_you_mean
+from support.parsing import parse_yaml
 from trainers.config.recipe import PreferenceRecipe, parse_as
 
 AUTHORS_GPUS = 16
@@ -219,9 +220,9 @@ class _Loader(yaml.SafeLoader):
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise RecipeError(f"not YAML: {' '.join(str(error).split())}") from error
+        found = parse_yaml(path.read_bytes(), _Loader)
+    except ValueError as error:
+        raise RecipeError(f"not YAML: {error}") from None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise RecipeError("must hold keys and values, one a line")
     return found

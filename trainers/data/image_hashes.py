@@ -35,6 +35,7 @@ from PIL import Image, ImageOps
 from support.errors import one_line
 from support.files import file_lock
 from support.images import ImageRef, decode_file
+from support.parsing import parse_json
 from support.sqlite import Schema, Store
 from trainers.data.embedded import EmbeddedPicture
 
@@ -314,13 +315,16 @@ class HashCache:
         rows = self._select("SELECT value FROM fingerprints WHERE file = ?", f"{self.VERSION}/{digest}")
         if not rows:
             return None
-        content, perceptual, thumbnail, *size = json.loads(rows[0][0])
-        return ImageHashes(
-            content=content,
-            perceptual=int(perceptual, 16),
-            thumbnail=base64.b64decode(thumbnail),
-            size=(size[0], size[1]) if size else None,
-        )
+        try:
+            content, perceptual, thumbnail, *size = parse_json(rows[0][0])
+            return ImageHashes(
+                content=str(content),
+                perceptual=int(perceptual, 16),
+                thumbnail=base64.b64decode(thumbnail),
+                size=(int(size[0]), int(size[1])) if size else None,
+            )
+        except (ValueError, TypeError, IndexError):  # damaged, it is made again
+            return None
 
     def keep(self, digest: str, made: ImageHashes) -> None:
         """Keep hashes that were made just now."""

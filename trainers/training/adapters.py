@@ -25,7 +25,7 @@ from support.errors import ModelError, first_few, one_line
 from support.files import atomic_write_text, file_lock
 from trainers.config.training import Lora
 from trainers.training.checkpoints import TRAINABLE, what_weights_lack
-from trainers.training.read_base import UNREADABLE, CompleteModel, read_processor, reading
+from trainers.training.read_base import CompleteModel, read_processor, reading
 
 PARTS = ("pissa", "olora")
 """Initialisations that change the weights."""
@@ -91,7 +91,7 @@ def attach(model: Any, adapter: Path) -> Any:
         stored = [name for name in load_peft_weights(str(adapter), device="cpu") if ".lora_" in name]
     except ModelError:
         raise
-    except UNREADABLE as error:
+    except Exception as error:  # of libraries, at files that nobody foresaw
         if lacks := what_weights_lack(adapter):
             raise ModelError(f"adapter {adapter} can't be read: {lacks}") from error
         raise ModelError(f"adapter {adapter} doesn't fit its base: {one_line(error)[:300]}") from error

@@ -233,7 +233,7 @@ def length_of(file: Path) -> int | None:
                 return None
             header = json.loads(opened.read(size))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, RecursionError):
         return None
     return 8 + size + max(ends, default=0)
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from support.errors import InputError, TrainingError, first_few
 from support.files import atomic_write_text
+from support.parsing import parse_json
 from support.processes import is_main_process
 from trainers.packed.collator import CutError
 from trainers.training.job import Job
@@ -23,7 +24,7 @@ def read_left_out(out: Path) -> frozenset[str]:
     """The pairs that the run of this folder leaves out; InputError for a file that is torn."""
     path = out / LEFT_OUT
     try:
-        return frozenset(map(str, json.loads(path.read_text(encoding="utf-8"))["ids"]))
+        return frozenset(map(str, parse_json(path.read_text(encoding="utf-8"))["ids"]))
     except FileNotFoundError:
         return frozenset()
     except (ValueError, KeyError, TypeError):

@@ -1,13 +1,11 @@
 """Reads a model that training starts from or that is asked: whole, or refused in one line that names what is wrong."""
 
 import json
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -20,12 +18,6 @@ from support.bounded import call_bounded
 from support.errors import HarnessError, ModelError, TrainingError, one_line
 from trainers.training.checkpoints import what_weights_lack
 from trainers.training.foreign_code import asks_for_code, check_code, refuse_code
-
-UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError),
-    pickle.UnpicklingError,
-)
-"""What transformers raises for files that are missing, torn or of another kind."""
 
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
 """Where transformers is told nothing of code that it finds, it would ask on standard input, where a "y" may wait."""
@@ -76,6 +68,12 @@ def what_folder_lacks(folder: Path) -> str:
     return "" if tokenizer or is_adapter else f"no tokenizer (none of {', '.join(TOKENIZERS)})"
 
 
+def describe(error: Exception) -> str:
+    """What another library's error says, in one line of at most 300 signs; with its class where that says more."""
+    words = one_line(error)[:300]
+    return words if " " in words else f"{type(error).__name__}: {words}"
+
+
 @contextmanager
 def reading(name: str, folder: str, what: str = "", *, remote_code: bool = False) -> Iterator[None]:
     """Inside, what transformers can't read is a ModelError, which names the torn file where there is one; code that the
@@ -85,12 +83,12 @@ def reading(name: str, folder: str, what: str = "", *, remote_code: bool = False
         yield
     except HarnessError:
         raise
-    except UNREADABLE as error:
+    except Exception as error:  # of libraries, at files that nobody foresaw
         if not remote_code and asks_for_code(error):
             raise refuse_code(Path(folder), name) from error
         lacks = what_folder_lacks(Path(folder))
         what = f"its {what} can't be read" if what else "can't be loaded"
-        raise ModelError(f"{name}: {what}: {lacks or one_line(error)[:300]}") from error
+        raise ModelError(f"{name}: {what}: {lacks or describe(error)}") from error
 
 
 def read_processor(folder: str, name: str, template: str | None = None, *, remote_code: bool = False) -> Any:

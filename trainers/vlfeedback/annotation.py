@@ -29,6 +29,7 @@ from PIL import Image
 from support.errors import DataError
 from support.files import JsonLines, atomic_write_text, file_lock, short_name
 from support.images import ImageRef, decode, keep, picture
+from support.parsing import parse_object
 from support.progress import Stage
 from support.records import batches
 from tasks.judges.batch import BatchJudge
@@ -324,8 +325,8 @@ def read_folder(folder: Path) -> tuple[list[Instruction], dict[str, dict[str, st
             raise DataError(f"{folder}: has no {names[0]}; a run's data folder is wanted")
     try:
         lines = (folder / "instructions.jsonl").read_text(encoding="utf-8").split("\n")
-        instructions = [Instruction(**json.loads(line)) for line in lines if line]
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        instructions = [Instruction(**parse_object(line)) for line in lines if line]
+    except (ValueError, TypeError) as error:
         raise DataError(f"{folder / 'instructions.jsonl'}: no instructions: {error}") from None
     if (folder / "answers").exists():
         return instructions, read_answers(folder)

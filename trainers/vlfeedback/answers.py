@@ -27,6 +27,7 @@ from PIL import Image
 from support.errors import DataError
 from support.files import JsonLines, atomic_write_text, file_lock
 from support.images import ImageRef, keep, picture
+from support.parsing import parse_json
 from support.progress import Stage
 from support.records import batches
 from tasks.answer import FailedAnswer
@@ -122,7 +123,7 @@ def recorded_draw(
         atomic_write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         return drawn
     try:
-        held, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        held, *lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if differing := _first_difference(held, settings):
             advice = "take another folder, or remove this one's answers"
             raise DataError(f"{path}: answers here are of other settings: {differing}; {advice}")
@@ -131,7 +132,7 @@ def recorded_draw(
             raise DataError(f"{path}: is a draw for other instructions than {these}; take another folder")
         members = {member.name: member for member in data.pool}
         return {line["id"]: [members[name] for name in line["members"]] for line in lines}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: no draw of ours: {type(error).__name__}: {error}") from None
 
 

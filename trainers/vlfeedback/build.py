@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from support.errors import DataError
 from support.files import JsonLines, atomic_write_text, file_lock
 from support.images import ImageRef
+from support.parsing import parse_object
 from tasks.judges.protocol import Judge
 from trainers.config.data import Data, PoolModel
 from trainers.data.pair_formats import write_pairs
@@ -122,4 +124,7 @@ def _draw_instructions(folder: Path, data: Data, seed: int, images: Path) -> lis
     if not path.exists():
         made = instructions_of(data, seed, images)
         atomic_write_text(path, "".join(json.dumps(asdict(instruction)) + "\n" for instruction in made))
-    return [Instruction(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        return [Instruction(**parse_object(line)) for line in path.read_bytes().splitlines()]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: no instructions: {error}") from None

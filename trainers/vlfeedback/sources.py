@@ -26,6 +26,7 @@ from support.errors import DataError, did_you_mean, first_line
 from support.image_cells import NONE, picture_in_cell
 from support.image_folders import ImageTree, has_pictures, images_below
 from support.images import ImageRef
+from support.parsing import parse_json
 from support.records import PARQUET, SEPARATED, read, read_at, read_lines
 from trainers.config.data import InstructionSource
 from trainers.data.vlfeedback_format import fetch
@@ -405,7 +406,7 @@ def _instructions_beside(path: Path) -> tuple[str, ...]:
     if not beside.is_file():
         return ()
     try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
+        found = parse_json(beside.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{beside}: {first_line(error)}") from None
     return tuple(text for text in found if isinstance(text, str)) if isinstance(found, list) else ()
