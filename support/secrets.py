@@ -72,6 +72,7 @@ _SHAPES: Final = re.compile(
     re.IGNORECASE,
 )
 """Keys of known forms, whoever's they are."""
+_REST: Final = re.compile(r"[\w%+/=@!$*~-]*")
 _KEY_BEGINS: Final = re.compile(r"(?:sk|pk|rk|gsk|xai|hf|nvapi|csk|pplx|r8|glpat|ghp|xox.)[-_]|AIza|eyJ")
 
 _sent: set[str] = set()
@@ -194,7 +195,8 @@ def _forms_of(secret: str) -> Iterator[_Form]:
         for form in (raw.hex(), *_write_base64(raw)):
             yield _Form(form, min(len(form), 12 if len(form) < 40 else 16))
     written = json.dumps(secret)[1:-1]
-    others = (quote(raw, safe=""), quote(quote(raw, safe="")), quote_plus(raw), written, written.replace("/", r"\/"))
+    encoded = (quote(raw, safe=""), quote(raw), quote_plus(raw), quote(raw, safe="!$&'()*+,/:;=?@"))
+    others = (*encoded, quote(encoded[0]), written, written.replace("/", r"\/"))
     for form in {*others, html.escape(secret), repr(secret)[1:-1]} - {secret}:
         yield _Form(form, len(form))
     is_word = secret.isalpha() or secret.isdigit()
@@ -237,15 +239,17 @@ def _take_out(text: str, forms: tuple[_Form, ...]) -> str:
         return text
     pattern, parts, done = _pattern_of(forms), [], 0
     while (found := pattern.search(text, done)) is not None:
-        size = max(found.end() - found.start(), *(_count_same(text, found.start(), form) for form in forms))
+        size, is_whole = max((_compare(text, found.start(), form) for form in forms), default=(0, True))
         parts += [text[done : found.start()], HIDDEN]
-        done = found.start() + size
+        done = max(found.start() + size, found.end())
+        if not is_whole:  # the rest may be written in another way
+            done = _REST.match(text, done).end()  # type: ignore[union-attr]
     return "".join((*parts, text[done:]))
 
 
-def _count_same(text: str, start: int, form: _Form) -> int:
-    """How many characters of the form stand there; 0 where they are too few."""
+def _compare(text: str, start: int, form: _Form) -> tuple[int, bool]:
+    """How many characters of the form stand there, 0 where they are too few; and whether it is all of it."""
     size = 0
     while size < len(form.text) and text[start + size : start + size + 1].lower() == form.text[size].lower():
         size += 1
-    return size if size >= form.shortest else 0
+    return (size if size >= form.shortest else 0), size == len(form.text)

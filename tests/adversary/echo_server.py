@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import Message
@@ -12,8 +14,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Serves /MODE/v1/...: "ok" answers; "list" tells models apart by what it was sent; a number refuses with this
-    status; "redirect", "page", "cut" and "gone" are no replies."""
+    """Serves /MODE/v1/...: "ok" answers, "slow" too; "list" tells models apart by what it was sent; a number refuses
+    with this status; "redirect", "page" and "cut" are no replies."""
 
     files: dict[str, bytes]
     protocol_version = "HTTP/1.1"
@@ -63,6 +65,7 @@ class Echo(BaseHTTPRequestHandler):
         elif mode == "cut":
             self._send(200, json.dumps(completion(body, said))[: 200 + len(said)], said)
         else:
+            time.sleep(0.3 * (mode == "slow"))
             self._send(200, completion(body, said), said)
 
     def _send(self, status: int, body: Any, said: str, *headers: tuple[str, str]) -> None:
@@ -76,11 +79,24 @@ class Echo(BaseHTTPRequestHandler):
 
 
 def completion(body: dict[str, Any], said: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": f"Yes, a red box. Rating: 3\n{said}"}
+    message = {"role": "assistant", "content": f"{answer_to(json.dumps(body))}\n{said}"}
     choice = {"index": 0, "finish_reason": "stop", "message": message}
     usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
     more = {"id": said, "model": f"cand {said}", "system_fingerprint": said}
     return {"object": "chat.completion", "created": 1, "choices": [choice], "usage": usage, **more}
+
+
+def answer_to(prompt: str) -> str:
+    """Ratings of what is to be compared; else an answer and a rating in one."""
+    numbers = {"two": 2, "three": 3, "four": 4}
+    if (found := re.search(r"You compare (\w+) texts", prompt)) is None:
+        return "Yes, a red box. Rating: 3"
+    lines = []
+    for aspect in ("Helpfulness", "Ethical Considerations", "Visual Faithfulness"):
+        lines.append(f"#### {aspect} Assessment")
+        for number in range(1, numbers[found[1]] + 1):
+            lines += [f"##### Output for Text {number}", f"Rating: {(5, 1, 4, 2)[number - 1]}", "Rationale: so."]
+    return "\n".join(lines)
 
 
 def repeated(headers: Message, path: str) -> str:
@@ -94,7 +110,14 @@ def repeated(headers: Message, path: str) -> str:
     texts = []
     for text in filter(None, dict.fromkeys([*sent, token])):
         forms = (quote(text, safe=""), base64.b64encode(f"a{text}".encode()).decode(), text.encode().hex())
-        texts += [text, *forms, f"{text[:12]}...", f'key="{text}"', f"http://{quote(text)}@host/?key={quote(text)}"]
+        texts += [
+            text,
+            *forms,
+            f"{text[:12]}...",
+            f'key="{text}"',
+            f"http://{quote(text)}@host/?key={quote(text)}",
+            quote(quote(text)),
+        ]
     return " ".join([*texts, unquote(urlsplit(path).query)])
 
 

@@ -67,3 +67,57 @@ def test_a_model_that_repeats_what_it_was_sent(mode: str, by: str, at: str, comm
 def test_a_server_that_refuses(mode: str, by: str, at: str, command: Command) -> None:
     url = url_of(at, mode) if by == "address" else f"http://{at}/{mode}/v1"
     assert command(*EVAL, *TRIES, "-v", "--model-url", url) in (1, 4)
+
+
+@pytest.mark.parametrize("how", ("calls", "batch"))
+def test_a_judge_that_repeats_what_it_was_sent(how: str, at: str, command: Command, tmp_path: Path) -> None:
+    judge = ("--judge", "cand", "--judge-url", url_of(at, "list", odd=how == "calls"), "--ledger", "l.sqlite")
+    more = ("--judge-batch",) * (how == "batch")
+    for out in ("a", "b"):
+        asked = ("eval", "--model", "scenes-base", "--tasks", "scenes_mmhal", "--limit", "3", "--out", out)
+        assert command(*asked, *judge, *more) == 0
+    assert command("leaderboard", "a", "--partial") == 0
+    assert command("compare", "a", "b", "--partial") in (0, 2)
+    gate = ("check", "--baseline", "a/board", "--board", "b/board", "--partial", "--require-better", "scenes_mmhal")
+    command(*gate, "--junit", "gate.xml", "--comment", "gate.md", "--json")
+    assert (tmp_path / "gate.xml").is_file()
+    (log,) = (tmp_path / "a" / "board").glob("*.parquet")
+    assert command("score", "scenes_mmhal", str(log), *judge, "--json") == 0
+    assert command("judge", "export", "l.jsonl", "--ledger", "l.sqlite") == 0
+
+
+def test_a_pool_and_a_judge_of_preference_data(at: str, command: Command, tmp_path: Path) -> None:
+    pool = [word for n in range(2) for word in ("--pool", f"cand@{n}={url_of(at)}")]
+    build = ("vlfeedback", "build", "--source", "scenes", *pool, "--rows", "3", "--answers", "2", "--out", "d")
+    judge = ("--judge", "cand", "--judge-url", url_of(at), "--ledger", "l.sqlite")
+    assert command(*build, *judge, "--max-failed", "1", "-v") in (0, 4)
+    assert (tmp_path / "d" / "instructions.jsonl").is_file()
+    assert command(*build, "--plan") == 0
+    assert command("povid", "inject", "scenes", "--rows", "3", "--out", "p", *judge) in (0, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("option", "url"),
+    (
+        ("--model-url", "http://planteduser41:QUERYKEYplanted2@127.0.0.1:1/v1?api-key=ODDplanted3"),
+        ("--model-url", "http://planteduser41:QUERYKEYplanted2/x@127.0.0.1:99999/v1"),
+        ("--model-url", "planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
+        ("--model-url", "ftp://planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
+        ("--model-url", "http://h ost/v1?key=ODDplanted3#QUERYKEYplanted2"),
+        ("--model-key", "sk-PLANTEDkey5/678+90"),
+        ("--nonsense", "http://planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
+        ("--model-set", "base_url=http://planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
+        ("--tasks", "http://planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
+        ("--data", "scenes_pope=http://planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
+        ("--model", "http://planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
+    ),
+)
+def test_what_is_refused_is_named_without_its_secrets(option: str, url: str, command: Command) -> None:
+    assert command(*EVAL, *TRIES, option, url) in (1, 2)
+
+
+@pytest.mark.parametrize("mode", ("ok", "401"))
+def test_an_address_in_the_environment(mode: str, at: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url_of(at, mode))
+    assert command(*EVAL, *TRIES) == (0 if mode == "ok" else 1)
+    assert command("models", "--json") == 0
