@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from support.image_folders import ImageTree
     from support.images import ImageRef
 
-RATING: Final = re.compile(r"^\W*rating:\s*(10|[1-9])\W*$", re.IGNORECASE | re.MULTILINE)
+RATING: Final = re.compile(r"^[^\w\n]*rating:\s*(10|[1-9])\W*$", re.IGNORECASE | re.MULTILINE)
 ASPECTS: Final[Mapping[str, Sequence[str]]] = {
     "faithfulness": ("harmful", "misleading", "visualmisleading", "visualorder"),
     "privacy": ("celebrity",),

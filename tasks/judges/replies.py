@@ -259,7 +259,7 @@ def _read_text(content: Any, usage: Usage | None) -> tuple[str | None, bool]:
 
 
 _CONTROL: Final = re.compile("\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
-_FENCE: Final = re.compile(r"\s*(`{3,}|~{3,})[ \t]*\w*[ \t]*\n(.*?)\n?[ \t]*\1\s*", re.DOTALL)
+_FENCE: Final = re.compile(r"(`{3,}|~{3,})[ \t]*(?:\w+[ \t]*)?\n")
 
 
 def clean(text: str) -> str:
@@ -269,5 +269,8 @@ def clean(text: str) -> str:
 
 def without_fence(text: str) -> str:
     """What is in a Markdown fence, where all of a text stands in one; else the text."""
-    fenced = _FENCE.fullmatch(text)
-    return fenced[2] if fenced else text
+    whole = text.strip()
+    begun = _FENCE.match(whole)
+    if begun is None or not whole[begun.end() :].endswith(begun[1]):
+        return text
+    return whole[begun.end() : -len(begun[1])].rstrip(" \t").removesuffix("\n")

@@ -18,6 +18,20 @@ import pytest
 
 from support.errors import JudgeDown
 from tasks.answer import FailedAnswer
+from tasks.benchmarks import (
+    hallusionbench,
+    llava_bench,
+    mme,
+    mmhal,
+    mmvet,
+    object_halbench,
+    pope,
+    rtvlm,
+    scienceqa_img,
+    seedbench_img,
+)
+from tasks.judges.replies import without_fence
+from tasks.thoughts import without_thoughts
 from tests.adversary.fault_bodies import BODIES, LISTS, RATING
 from tests.adversary.fault_modes import MODES
 from tests.adversary.fault_server import FaultServer
@@ -167,6 +181,44 @@ def test_each_fault_stands_in_one_table() -> None:
     assert set().union(*tables) == set(MODES)
     assert set(CORE) <= set(MODES)
     assert set(BODIES) <= set(MODES)
+
+
+PARSERS: Final = {
+    "without_fence": without_fence,
+    "without_thoughts": without_thoughts,
+    **{f"{module.__name__}.{name}": getattr(module, name) for module, name in (
+        (hallusionbench, "parse_verdict"), (llava_bench, "parse_scores"), (mme, "parse"), (mmhal, "parse_rating"),
+        (mmvet, "parse_grade"), (object_halbench, "parse_objects"), (pope, "parse"), (rtvlm, "parse_rating"),
+        (scienceqa_img, "parse"), (seedbench_img, "parse"),
+    )},
+}  # fmt: skip
+PIECES: Final = (
+    " ",
+    "\n",
+    "a",
+    "1",
+    "[",
+    "`",
+    '"',
+    ", ",
+    "a\n",
+    "** ",
+    "Rating: ",
+    "<answer>",
+    "x <think>",
+    "A. ",
+    "(A) ",
+    " \n",
+)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_what_is_read_of_a_long_text_takes_no_square_of_its_length(name: str) -> None:
+    started = time.monotonic()
+    for piece in PIECES:
+        for begin, end in (("", ""), ("Rating: ", "!"), ("```\n", "x")):
+            PARSERS[name](begin + piece * (200_000 // len(piece)) + end)
+    assert time.monotonic() - started < 10
 
 
 @pytest.fixture(scope="module")
