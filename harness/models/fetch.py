@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.spec import BASE_OPTION, ModelSpec, on_base
@@ -96,6 +97,10 @@ def _is_complete(folder: Path) -> bool:
         return False
 
 
+_NO_DESCRIPTION: Final = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
+"""What the hub's client raises where something else answers, such as the page of a web proxy."""
+
+
 def _download(spec: ModelSpec) -> Path:
     """The snapshot of a repository; what is missing of it is downloaded."""
     import httpx2  # the hub client's, whose errors it lets through
@@ -117,11 +122,13 @@ def _download(spec: ModelSpec) -> Path:
         raise MissingWeights(
             f"{spec.name}: {spec.pretrained} on the Hugging Face hub {why}; or name a copy by --model-path"
         ) from None
-    except (OfflineModeIsEnabled, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+    except (OfflineModeIsEnabled, HfHubHTTPError, httpx2.HTTPError, OSError, *_NO_DESCRIPTION) as error:
         there = in_cache(spec)
         if there is not None and _is_complete(there):
             return there
         why = "HF_HUB_OFFLINE is set" if isinstance(error, OfflineModeIsEnabled) else "the hub can't be reached"
+        if isinstance(error, _NO_DESCRIPTION):
+            why = f"what answers at {os.environ.get('HF_ENDPOINT', 'huggingface.co')} is no hub"
         raise MissingWeights(
             f"{spec.name}: needs {spec.pretrained}{size} from the Hugging Face hub, which is not in HF_HOME ({home}), "
             f"and {why}; get it where there is a network (hf download {spec.pretrained}), or name a copy by "

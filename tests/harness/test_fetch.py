@@ -27,6 +27,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Calls)
         self.files: dict[str, dict[str, bytes]] = {}
         self.asked: list[str] = []
+        self.page: bytes | None = None
+        """What it answers to all, if it is no hub."""
 
     @property
     def url(self) -> str:
@@ -44,6 +46,8 @@ class _Calls(BaseHTTPRequestHandler):
         hub: Hub = self.server  # type: ignore[assignment]
         parts = self.path.split("?")[0].strip("/").split("/")
         hub.asked.append("/".join(parts))
+        if hub.page is not None:
+            return self._send(hub.page)
         if parts[:2] == ["api", "models"] and (repo := "/".join(parts[2:4])) in hub.files:
             names = [{"rfilename": name} for name in hub.files[repo]]
             if parts[4:5] == ["tree"]:
@@ -148,6 +152,16 @@ def test_half_a_download_is_no_model(hub: Hub, tmp_path: Path) -> None:
     hub.files["org/model"] = {"config.json": b"{}"} | files
     fetch(find("org/model"))
     assert not cached(find("org/model"))
+
+
+@pytest.mark.parametrize(
+    "page",
+    (b"<html>log in</html>", b"", b"[1]", b"null", b"{}", b"[" * 10**5, b"9" * 9999, b"\xff", b'{"id": "org/m"}'),
+)
+def test_what_is_no_hub_is_told(page: bytes, hub: Hub) -> None:
+    hub.page = page
+    with pytest.raises(MissingWeights, match=r"and what answers at \S+ is no hub; get it where there is a network"):
+        fetch(find("org/tiny"))
 
 
 def test_what_the_hub_does_not_have_is_said(hub: Hub) -> None:
