@@ -89,6 +89,8 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
         facts["judge served"] = ", ".join(served)
     if isinstance(judge, OpenAIJudge) and judge.client.servers:
         facts["judge server"] = ", ".join(sorted(judge.client.servers))
+    if isinstance(judge, OpenAIJudge) and judge.identity != judge.client.server.identity:
+        facts["judge known as"] = judge.identity
     return facts
 
 
@@ -123,10 +125,20 @@ def on_board(
         if all(without_device(entry.provenance.get(fact, "")) == value for fact, value in wanted.items())
         if (entry.provenance.get("shared") == SHARES_NOTHING) == engine.exact
         if entry.judge is None or times_asked_of(entry) >= times
+        if _is_of_judge(entry, judge)
         if counts_for(entry.provenance, entry.created, spec, engine, configuration)
     }
     names = {task.name: judge_name(task, judge, settings.official_prompts) for task in tasks}
     return all(key(task.name, task.version, names[task.name], settings.facts_of_task(task)) in there for task in tasks)
+
+
+def _is_of_judge(entry: Entry, judge: Judge | None) -> bool:
+    """Whether an entry's replies are of this judge's server; of entries that don't say, it is supposed."""
+    servers = entry.provenance.get("judge server")
+    if servers is None or not isinstance(judge, OpenAIJudge):
+        return True
+    known = entry.provenance.get("judge known as")
+    return judge.identity in ([known] if known else [url.removesuffix("/v1") for url in servers.split(", ")])
 
 
 def times_asked_of(entry: Entry) -> int:

@@ -22,7 +22,7 @@ class JudgePlan:
     model: str
     calls: int
     kept: int
-    """Replies that are in the ledger already."""
+    """Replies that are in the ledger already, read or not."""
     prompt_tokens: int
     completion_tokens: int
     """Estimated from replies so far, else from the protocol."""
@@ -58,7 +58,7 @@ class Counting:
             if request.key in self.keys:
                 continue
             self.keys.add(request.key)
-            if reply is not None:
+            if reply is not None or self.judge.client.kept_body(request.key) is not None:
                 self.kept += 1
                 continue
             self.prompt_tokens += request.tokens

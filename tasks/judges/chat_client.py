@@ -46,6 +46,8 @@ MOST_FAILURES_IN_A_ROW: Final = 3
 """After so many questions without a reply, and none in between, the server counts as down."""
 MOST_ANSWERED: Final = 3
 """Tries of one question after which the server did its work, and sent no reply: each may be paid for."""
+MOST_WAITING: Final = 4
+"""Times as many questions as are asked at once may wait for other processes beside them: each holds its pictures."""
 LONGEST_LOOK: Final = 1.0
 """Seconds between two looks whether another process has a question's reply."""
 
@@ -114,6 +116,8 @@ class _Round:
         self.pace = Pace(client.model, client.settings, client.refusals)
         self.running = 0
         """Questions in work."""
+        self.waiting = 0
+        """Questions that other processes ask, and that are not in work here."""
         self.changed = asyncio.Condition()
         self.failures_in_a_row = 0
         self.stop: HarnessError | None = None
@@ -173,6 +177,11 @@ class _Round:
             await self.changed.wait_for(lambda: self.running < self.settings.concurrency or self.stop is not None)
             self.running += 1
 
+    async def _leave(self) -> None:
+        async with self.changed:
+            self.running -= 1
+            self.changed.notify_all()
+
     async def _ask_and_leave(self, connection: "AsyncOpenAI", request: Request) -> str | None:
         try:
             return await self._ask_among_processes(connection, request)
@@ -183,9 +192,7 @@ class _Round:
             self.lost[request.key] = self.client.give_up(request, why)
         finally:
             self.finished += 1
-            async with self.changed:
-                self.running -= 1
-                self.changed.notify_all()
+            await self._leave()
         return None
 
     async def _ask_among_processes(self, connection: "AsyncOpenAI", request: Request) -> str | None:
@@ -204,12 +211,21 @@ class _Round:
 
     async def _claim(self, key: str) -> str | None:
         """The claim of a question, once nobody else has it; None: no more calls are sent."""
-        look = 0.05
         while self.stop is None:
             if (token := self.ledger.claims.take(key)) is not None:
                 return token
-            await self.pace.sleep(look)
-            look = min(LONGEST_LOOK, look * 1.5)
+            # Others are asked meanwhile. Who holds a claim is in work: else two processes could wait for each other.
+            steps_aside = self.waiting < MOST_WAITING * self.settings.concurrency
+            self.waiting += steps_aside
+            if steps_aside:
+                await self._leave()
+            look = 0.05
+            while self.stop is None and self.ledger.claims.is_taken(key):
+                await self.pace.sleep(look)
+                look = min(LONGEST_LOOK, look * 1.5)
+            self.waiting -= steps_aside
+            if steps_aside:
+                await self._enter()
         return None
 
     async def _ask_as_holder(self, connection: "AsyncOpenAI", request: Request, token: str) -> str | None:

@@ -341,6 +341,7 @@ def _read_call(line: str, where: str) -> Call:
     texts = all(isinstance(row[field.name], str) for field in fields(Call) if field.type is str)
     may_be_unknown = ("prompt_tokens", "completion_tokens", "price")
     numbers = all(row[name] is None or isinstance(row[name], (int, float)) for name in may_be_unknown)
+    numbers = numbers and all(isinstance(row[name], int) for name in ("batch", "estimated"))
     if not (texts and numbers and len(row["key"]) == 64):
         raise StoreError(f"{where}: a field has the wrong type")
     return Call(**row)

@@ -154,16 +154,16 @@ def test_a_claim_holds_until_its_process_is_gone_and_is_void_at_once_then(path: 
     assert ledger.claims.take("k") is not None
 
 
-ELSEWHERE = (("another machine", time.time() + 20, False), ("another machine", time.time() - 1, True))
+ELSEWHERE = (("another machine", 20.0, False), ("another machine", -1.0, True))
 
 
-@pytest.mark.parametrize(("place", "expires", "is_free"), ELSEWHERE)
+@pytest.mark.parametrize(("place", "seconds", "is_free"), ELSEWHERE)
 def test_a_claim_of_another_machine_ends_with_its_signs_of_life(
-    place: str, expires: float, is_free: bool, path: Path
+    place: str, seconds: float, is_free: bool, path: Path
 ) -> None:
     ledger = Ledger(path)
     with sqlite3.connect(path) as db:
-        db.execute("INSERT INTO holders VALUES ('h', ?, 1, '', 0, ?)", (place, expires))
+        db.execute("INSERT INTO holders VALUES ('h', ?, 1, '', 0, ?)", (place, time.time() + seconds))
         db.execute("INSERT INTO asking VALUES ('k', 'h', 't')")
     assert (ledger.claims.take("k") is not None) == is_free
 
