@@ -15,9 +15,9 @@ from typing import Final
 from harness.engine.chat_template import FACT as TEMPLATE
 from harness.engine.config import EngineConfig
 from harness.models.base_names import ADAPTER_CONFIG
-from harness.models.chat_templates import TEMPLATE_FILES, chat_template_of
+from harness.models.chat_templates import TEMPLATE_FILES, chat_template_of, own_template
 from harness.models.fetch import SMALL
-from harness.models.file_digests import WEIGHTS
+from harness.models.file_digests import WEIGHTS, digest_of_folder
 from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec
 from support.errors import ModelError
@@ -41,6 +41,17 @@ def identity_of(spec: ModelSpec) -> dict[str, str]:
     """What tells a model from any other, as an entry records it and the answer cache knows it: digests of its weights,
     of its adapter, and of all other files that decide its answers."""
     return digest_of_model(spec) | configuration_of(spec)
+
+
+def identity_of_folder(folder: Path) -> str:
+    """The digests of the files in one folder of weights or of an adapter, whose base it may not know: first those of
+    its weights."""
+    adapter = folder if (folder / ADAPTER_CONFIG).is_file() else None
+    found = {"weights": digest_of_folder(folder)}
+    found |= configuration_of(ModelSpec(name="", pretrained=str(folder), adapter=adapter))
+    with suppress(ModelError):  # it is refused when it is loaded
+        found |= {TEMPLATE: own.digest} if (own := own_template(folder)) is not None else {}
+    return " ".join(found.values())
 
 
 def identity_behind_server(spec: ModelSpec) -> dict[str, str]:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from harness.models.file_digests import WEIGHTS, digest_of_folder
+from harness.models.configuration import identity_of_folder
+from harness.models.file_digests import WEIGHTS
 from harness.models.spec import ModelSpec
 from support.errors import ServerError, first_line, one_line
 from support.secrets import redact
@@ -243,7 +244,7 @@ def _find_root(model: Mapping[str, Any]) -> str:
             if path.is_file():
                 return f"{root}{WITH}{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
             if any(True for kind in WEIGHTS for _ in path.glob(kind)):
-                return f"{root}{WITH}{digest_of_folder(path)}"
+                return f"{root}{WITH}{identity_of_folder(path)}"
     return root
 
 

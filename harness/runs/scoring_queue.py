@@ -15,8 +15,7 @@ from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.lost import lost_in_words
 from harness.models.adapter_host import AdapterHost
-from harness.models.base_names import ADAPTER_CONFIG
-from harness.models.configuration import CONFIGURATION, identity_of
+from harness.models.configuration import identity_of_folder
 from harness.models.fetch import fetch
 from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
@@ -167,6 +166,4 @@ class Attempts:
 
     def _digest(self, path: Path) -> str:
         """Of the checkpoint's own files, so that a base that can't be found does not hide that it is the same."""
-        adapter = path if (path / ADAPTER_CONFIG).is_file() else None
-        found = identity_of(ModelSpec(name="", pretrained=str(path), adapter=adapter))
-        return " ".join(found[name] for name in ("weights", CONFIGURATION) if name in found)
+        return identity_of_folder(path)

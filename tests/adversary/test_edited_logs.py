@@ -212,6 +212,8 @@ def test_an_edited_log_never_passes_though_all_numbers_fit_it(
         ({"high": 100.0}, "high of its interval is 100.0, its log gives "),
         ({"low": None, "high": None}, "low of its interval is —"),
         ({"unparsed": 2}, "unparsed is 2, its log gives 0"),
+        ({"empty": 1}, "empty is 1, its log gives 0"),
+        ({"guards": {"coverage": 99.0}}, "its coverage is 99, but its log gives none"),
         ({"failed": 1}, "were scored, now only"),
         ({"samples": 12}, "samples was"),
     ),

@@ -17,7 +17,7 @@ from harness.engine.config import EngineConfig
 from harness.engine.response_cache import ResponseCache
 from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.models.chat_templates import chat_template_of
-from harness.models.configuration import identity_of
+from harness.models.configuration import identity_of, identity_of_folder
 from harness.models.load import cache_of, facts_of, identity_when_asked
 from harness.models.spec import ModelSpec
 from leaderboards.board.board import Board
@@ -268,6 +268,30 @@ def test_a_setting_of_speed_or_place_makes_no_other_model_on_the_board_or_in_the
 ) -> None:
     found = known_again(tmp_path / "out", (spec, EngineConfig()), lambda: (spec, engine))
     assert found == dict.fromkeys(("board", "cache", "gate", "rows"), True)
+
+
+@pytest.mark.parametrize(
+    ("folder", "what"),
+    (
+        ("adapter", "lora_alpha"),
+        ("adapter", "the adapter's weights"),
+        ("adapter", "the adapter's chat template"),
+        ("base", "repetition_penalty"),
+        ("base", "vision"),
+        ("base", "vocabulary"),
+        ("base", "chat template"),
+        ("base", "weights, times and size kept"),
+    ),
+)
+def test_a_folder_that_a_server_names_is_known_by_all_its_files(
+    folder: str, what: str, spec: ModelSpec, tmp_path: Path
+) -> None:
+    before = identity_of_folder(tmp_path / folder)
+    IDLE["card"](tmp_path)
+    IDLE["the adapter's training log"](tmp_path)
+    assert identity_of_folder(tmp_path / folder) == before
+    DECIDING[what](tmp_path)
+    assert identity_of_folder(tmp_path / folder) != before
 
 
 def test_code_decides_only_where_it_may_run(spec: ModelSpec, tmp_path: Path) -> None:
