@@ -96,17 +96,19 @@ def with_counts(entries: Sequence[Entry], samples: Sequence[Sample]) -> list[Ent
         logs.setdefault(sample.task, {})[sample.id] = sample
     tasks = registry().tasks
     empty = {name: count_empty(tasks[name], log.values()) for name, log in logs.items() if name in tasks}
+    values: dict[tuple[str, ...], dict[str, float]] = {}
+
+    def find_values(entry: Entry) -> dict[str, float]:
+        own = tasks[entry.task].guards.get(entry.metric, {})
+        key = (entry.task, *own)  # metrics of a task that name the same guards count the same answers
+        if own and key not in values:
+            values[key] = guard_values(logs[entry.task], guards_of(entry.task, entry.metric))
+        return values.get(key, {})
+
     return [
-        entry
-        if entry.task not in empty
-        else replace(entry, empty=empty[entry.task], guards=_find_values(entry, logs[entry.task], tasks[entry.task]))
+        replace(entry, empty=empty[entry.task], guards=find_values(entry)) if entry.task in empty else entry
         for entry in entries
     ]
-
-
-def _find_values(entry: Entry, log: Mapping[str, Sample], task: TaskSpec) -> dict[str, float]:
-    """The values of the guards that the task names for this metric."""
-    return guard_values(log, guards_of(entry.task, entry.metric)) if entry.metric in task.guards else {}
 
 
 def counted_from_logs(board: Board, entries: Sequence[Entry]) -> list[Entry]:

@@ -187,6 +187,26 @@ def test_empty_answers_are_counted_for_every_task(tmp_path: Path) -> None:
     assert {entry.empty for entry in found.entries()} == {2}
 
 
+@pytest.mark.parametrize(("model", "empty"), (("base", 0), ("empty", IMAGES), ("word", IMAGES), ("half", IMAGES // 2)))
+def test_scores_of_a_file_count_empty_answers(
+    board: Board, model: str, empty: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(board.folder / f"{model}-chair.samples.parquet")
+    assert cli.run(["score", "chair", path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["empty"] == empty
+    assert cli.run(["score", "chair", path]) == 0
+    assert f"0 unparsed, {empty} empty" in capsys.readouterr().out
+
+
+def test_ratings_without_answers_say_that_empty_ones_are_not_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "replies.json"
+    path.write_text(json.dumps([{"reply": "Rating: 3"}] * 96))
+    assert cli.run(["score", "mmhal", str(path)]) == 0
+    assert "empty answers not counted" in capsys.readouterr().out
+
+
 def test_a_board_of_before_is_counted_from_its_log(board: Board, tmp_path: Path) -> None:
     from harness.evaluation.guards import counted_from_logs
 
