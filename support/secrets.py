@@ -16,8 +16,9 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote
 
 HIDDEN: Final = "[secret]"
@@ -72,6 +73,29 @@ _SHAPES: Final = re.compile(
     re.IGNORECASE,
 )
 """Keys of known forms, whoever's they are."""
+_MARKS: Final = (
+    *(f"{name}{sign}" for name in "sk pk rk xai hf nvapi pplx r8 glpat".split() for sign in "-_"),
+    *(
+        "bearer",
+        "basic",
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "ghr_",
+        "github_pat_",
+        "xox",
+        "akia",
+        "aiza",
+        "ya29.",
+        "eyj",
+        "api-key",
+        "api_key",
+        "--hf-token",
+        "--password",
+    ),
+)
+"""One of these is in each, in small letters: a text without any needs no search."""
 _REST: Final = re.compile(r"[\w%+/=@!$*~-]*")
 _KEY_BEGINS: Final = re.compile(r"(?:sk|pk|rk|gsk|xai|hf|nvapi|csk|pplx|r8|glpat|ghp|xox.)[-_]|AIza|eyJ")
 
@@ -97,8 +121,9 @@ def forget() -> None:
 
 def redact(text: str) -> str:
     """A text as people may read it: without known secrets, and without what looks like one."""
-    text = _LOGIN.sub(f"{HIDDEN}@", _take_out(text, _known()))
-    return _SHAPES.sub(HIDDEN, _QUERY_KEY.sub(rf"\1={HIDDEN}", text))
+    text = _QUERY_KEY.sub(rf"\1={HIDDEN}", _LOGIN.sub(f"{HIDDEN}@", _take_out(text, _known())))
+    low = text.lower()
+    return _SHAPES.sub(HIDDEN, text) if any(mark in low for mark in _MARKS) else text
 
 
 def redact_known(value: Any) -> Any:
@@ -117,7 +142,8 @@ def _redact_json(value: Any, forms: tuple["_Form", ...]) -> Any:
     return value
 
 
-class _Form(NamedTuple):
+@dataclass(frozen=True)
+class _Form:
     """One way in which a secret may be written."""
 
     text: str
@@ -125,6 +151,11 @@ class _Form(NamedTuple):
     """So many characters of its beginning are enough."""
     is_word: bool = False
     """Whether it is found as a whole word only."""
+    begin: str = field(init=False, compare=False)
+    """These, in small letters."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "begin", self.text[: self.shortest].lower())
 
 
 def _known() -> tuple[_Form, ...]:
@@ -235,6 +266,8 @@ def _pattern_of(forms: tuple[_Form, ...]) -> re.Pattern[str]:
 
 def _take_out(text: str, forms: tuple[_Form, ...]) -> str:
     """The text with each known secret, as far as it goes on, replaced."""
+    low = text.lower()
+    forms = tuple(form for form in forms if form.begin in low)  # much faster than the pattern
     if not forms:
         return text
     pattern, parts, done = _pattern_of(forms), [], 0

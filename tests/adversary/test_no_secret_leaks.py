@@ -48,8 +48,14 @@ EVAL = ("eval", "--model", "openai:cand", "--tasks", "scenes_pope", "--limit", "
 TRIES = ("--model-set", "attempts=1", "--model-set", "timeout=5", "--model-set", "patience=0.1")
 
 
-@pytest.mark.parametrize("mode", ("ok", "list"))
-@pytest.mark.parametrize("by", ("address", "key"))
+@pytest.mark.parametrize(
+    ("mode", "by"),
+    (
+        ("list", "address"),
+        ("ok", "key"),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in (("ok", "address"), ("list", "key"))),
+    ),
+)
 def test_a_model_that_repeats_what_it_was_sent(mode: str, by: str, at: str, command: Command) -> None:
     url = url_of(at, mode) if by == "address" else f"http://{at}/{mode}/v1"
     assert command(*EVAL, "-v", "--model-url", url) == 0
@@ -63,13 +69,13 @@ def test_a_model_that_repeats_what_it_was_sent(mode: str, by: str, at: str, comm
 
 
 @pytest.mark.parametrize("mode", ("400", "401", "403", "404", "429", "500", "redirect", "page", "cut"))
-@pytest.mark.parametrize("by", ("address", "key"))
+@pytest.mark.parametrize("by", ("address", pytest.param("key", marks=pytest.mark.slow)))
 def test_a_server_that_refuses(mode: str, by: str, at: str, command: Command) -> None:
     url = url_of(at, mode) if by == "address" else f"http://{at}/{mode}/v1"
     assert command(*EVAL, *TRIES, "-v", "--model-url", url) in (1, 4)
 
 
-@pytest.mark.parametrize("how", ("calls", "batch"))
+@pytest.mark.parametrize("how", ("calls", pytest.param("batch", marks=pytest.mark.slow)))
 def test_a_judge_that_repeats_what_it_was_sent(how: str, at: str, command: Command, tmp_path: Path) -> None:
     judge = ("--judge", "cand", "--judge-url", url_of(at, "list", odd=how == "calls"), "--ledger", "l.sqlite")
     more = ("--judge-batch",) * (how == "batch")
@@ -86,6 +92,7 @@ def test_a_judge_that_repeats_what_it_was_sent(how: str, at: str, command: Comma
     assert command("judge", "export", "l.jsonl", "--ledger", "l.sqlite") == 0
 
 
+@pytest.mark.slow
 def test_a_pool_and_a_judge_of_preference_data(at: str, command: Command, tmp_path: Path) -> None:
     pool = [word for n in range(2) for word in ("--pool", f"cand@{n}={url_of(at)}")]
     build = ("vlfeedback", "build", "--source", "scenes", *pool, "--rows", "3", "--answers", "2", "--out", "d")
