@@ -3,6 +3,7 @@
 import json
 from typing import Any, Final
 
+from support.parsing import parse_json
 from support.secrets import redact_known
 
 DEEPEST: Final = 64
@@ -15,10 +16,7 @@ def read_json(data: bytes | str) -> Any:
     """What a body says, in any encoding of JSON, without secrets of ours that it repeats; bytes that are no text become
     U+FFFD. ValueError."""
     text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "replace")
-    try:
-        found = json.loads(text.removeprefix("\ufeff"), parse_int=_read_integer)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
+    found = parse_json(text.removeprefix("\ufeff"), parse_int=_read_integer)
     level = [found]
     for _ in range(DEEPEST + 1):
         level = [

@@ -48,7 +48,7 @@ model_list model_null model_hostile model_other fingerprint_hostile fingerprint_
 usage_list usage_text usage_negative usage_nan usage_huge created_huge id_huge finish_eos finish_end_turn finish_STOP
 finish_COMPLETE finish_stop_sequence finish_object bom utf16 bad_utf8 double_keys huge_integer huge_float text_kind
 redirect_301 redirect_302 redirect_307 redirect_308 redirect_userinfo redirect_hostless gzip deflate no_length http_10
-http_9
+http_9 closes_unsaid
 """.split()
 """Faults with which the reply is read all the same."""
 STRANGE: Final = "content_spaces content_backticks content_tags".split()
