@@ -125,14 +125,14 @@ def on_board(
         if all(without_device(entry.provenance.get(fact, "")) == value for fact, value in wanted.items())
         if (entry.provenance.get("shared") == SHARES_NOTHING) == engine.exact
         if entry.judge is None or times_asked_of(entry) >= times
-        if _is_of_judge(entry, judge)
+        if is_of_judge(entry, judge)
         if counts_for(entry.provenance, entry.created, spec, engine, configuration)
     }
     names = {task.name: judge_name(task, judge, settings.official_prompts) for task in tasks}
     return all(key(task.name, task.version, names[task.name], settings.facts_of_task(task)) in there for task in tasks)
 
 
-def _is_of_judge(entry: Entry, judge: Judge | None) -> bool:
+def is_of_judge(entry: Entry, judge: Judge | None) -> bool:
     """Whether an entry's replies are of this judge's server; of entries that don't say, it is supposed."""
     servers = entry.provenance.get("judge server")
     if servers is None or not isinstance(judge, OpenAIJudge):

@@ -9,11 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.cli.main import run
+from harness.evaluation.eval_settings import is_of_judge, judge_facts
 from support.errors import BudgetSpent
 from tasks.judges import claims
 from tasks.judges.budgets import end_budgets
@@ -21,6 +23,7 @@ from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.paid_bodies import Body
 from tasks.judges.settings import JudgeSettings
+from tasks.registry import registry
 from tests.conftest import Server, completion
 
 pytestmark = pytest.mark.usefixtures("no_keys")
@@ -119,6 +122,22 @@ def test_what_answered_survives_a_replay(server: Any, path: Path) -> None:
     assert again.ask_many(prompts(2)) == ["Rating: 3"] * 2
     assert (again.client.served, again.client.servers) == ({"served-7b"}, {server.url})
     assert {call.fingerprint for call in Ledger(path).calls()} == {"fp_1"}
+
+
+def test_entries_and_boards_tell_servers_apart(server: Any, path: Path) -> None:
+    server.answer = lambda body: (200, completion("served-7b", "Rating: 3", 10, None))
+    task = registry().task("mmhal")
+    judge_of(server.url, path).ask_many(prompts(2))
+    again, other = judge_of(server.url, path), judge_of("http://127.0.0.1:9/v1", path)
+    again.ask_many(prompts(2))
+    facts = judge_facts(task, again)
+    assert (facts["judge served"], facts["judge server"]) == ("served-7b", server.url)
+    moved = judge_of("http://127.0.0.1:9/v1", path, known_as=server.url)
+    entry = SimpleNamespace(provenance=facts)
+    assert [is_of_judge(entry, judge) for judge in (again, moved, other)] == [True, True, False]  # type: ignore[arg-type]
+    assert is_of_judge(SimpleNamespace(provenance={}), other)  # type: ignore[arg-type]  # of before
+    assert "judge known as" not in facts
+    assert judge_facts(task, moved)["judge known as"] == again.identity
 
 
 # --- claims
