@@ -154,3 +154,11 @@ def test_guards_of_models_that_are_equal_fail_few_gates(make_entry: MakeEntry) -
         sides = [log([int(x) for x in rng.integers(0, 2, N)], [int(x) for x in rng.integers(0, 11, N)]) for _ in "ab"]
         failed += not gate(make_entry, *sides).passed
     assert failed <= 10  # 5% of 80, and three standard deviations
+
+
+def test_a_value_of_a_guard_that_its_log_does_not_give_is_told(make_entry: MakeEntry) -> None:
+    after = log(FEWER, [8] * N)
+    assert gate(make_entry, BASE, after, new={"guards": {"recall": 80.0}}).passed
+    found = gate(make_entry, BASE, after, new={"guards": {"recall": 99.0}})
+    assert any("its recall is 99, but its log gives 80: score it anew" in error for error in found.errors)
+    assert not gate(make_entry, BASE, after, new={"guards": {"made up": 1.0}}).passed
