@@ -27,7 +27,7 @@ from typing import IO, Any, AnyStr, Final, cast
 
 from support.errors import DataError, first_line, one_line
 from support.files import atomic_path
-from support.unpacking import member_problem, open_zip, overlapping, unpacked
+from support.unpacking import MAX_EXPANSION, member_problem, open_zip, overlapping, unpacked
 
 Record = dict[str, Any]
 Incomplete = Callable[[], None]
@@ -127,10 +127,17 @@ def read_at(path: Path, offset: int) -> Record:
 
 @contextmanager
 def _errors_as_data_errors(path: Path) -> Iterator[None]:
+    _check_file(path)
     try:
         yield
     except _UNREADABLE as error:
         raise DataError(f"{path}: can't be read: {first_line(error)}") from error
+
+
+def _check_file(path: Path) -> None:
+    """DataError for a device, a pipe or a folder, of which the first two may never end."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not a file")
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -320,6 +327,7 @@ def open_parquet(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    _check_file(path)
     try:
         # Without a buffer, and with pre_buffer, the column of a whole row group is read at once, with all its images.
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK)
@@ -327,10 +335,46 @@ def open_parquet(path: Path) -> Any:
         raise DataError(f"{path}: not a parquet file: {one_line(error)}") from error
 
 
+def check_parquet(path: Path) -> int:
+    """How many rows a parquet file has; DataError for rows that are far more than its bytes: a few cells may stand in
+    all of them."""
+    file, held, limit = open_parquet(path), 256 << 20, _limit_of_parquet(path)
+    shown = 0
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        for part in map(group.column, range(group.num_columns)):
+            known = part.total_uncompressed_size  # a cell that many rows show is in it once
+            if known * part.num_values <= limit:
+                continue
+            size = min(max(held // known, 1), 1 << 12)
+            for batch in file.iter_batches(size, row_groups=[number], columns=[part.path_in_schema]):
+                shown += _count_bytes(batch)
+                _check_unpacked(path, shown, limit)
+    return int(file.metadata.num_rows)
+
+
+def _limit_of_parquet(path: Path) -> int:
+    return max(1 << 30, MAX_EXPANSION * path.stat().st_size)
+
+
+def _count_bytes(batch: Any) -> int:
+    """Bytes of a batch's cells, also where many rows show one that is held once."""
+    import pyarrow as pa
+
+    columns = (one.dictionary_decode() if pa.types.is_dictionary(one.type) else one for one in batch.columns)
+    return sum(column.nbytes for column in columns)
+
+
+def _check_unpacked(path: Path, shown: int, limit: int) -> None:
+    if shown > limit:
+        raise DataError(f"{path}: unpacks to over {limit:,} bytes, {MAX_EXPANSION} times its size")
+
+
 def open_arrow(path: Path) -> Any:
     """A reader of the batches that `datasets` saved, which stay in the file; DataError."""
     import pyarrow as pa
 
+    _check_file(path)
     try:
         return pa.ipc.open_stream(pa.memory_map(str(path)))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -346,9 +390,11 @@ def read_parquet(path: Path) -> Iterator[Record]:
     """The records of a parquet file of any name."""
     import pyarrow as pa
 
-    file = open_parquet(path)
+    file, shown, limit = open_parquet(path), 0, _limit_of_parquet(path)
     try:
         for batch in file.iter_batches(batch_size=BATCH):
+            shown += _count_bytes(batch)
+            _check_unpacked(path, shown, limit)
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: can't be read: {one_line(error)}") from error

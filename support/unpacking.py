@@ -20,8 +20,8 @@ from support.errors import DataError
 
 MAX_LISTING: Final = 128 << 20
 """Bytes of a zip's list of members, about a million of them; in memory it is ten times as much."""
-MAX_EXPANSION: Final = 200
-"""Tables become at most so many times as large, beyond `FREE`; text is seldom packed to less than a fiftieth."""
+MAX_EXPANSION: Final = 50
+"""Tables become at most so many times as large, beyond `FREE`; questions and answers are packed to about a tenth."""
 FREE: Final = 64 << 20
 """Bytes that anything may be unpacked to."""
 

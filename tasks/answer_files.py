@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from support import records
 from support.errors import AnswerFileError, DataError, first_few
+from support.files import read_regular
 from support.image_marks import take_mark
 from support.parsing import parse_json
 from support.records import Record
@@ -93,6 +94,10 @@ class OfficialAnswers:
     """Metrics beside the task's own that only these files allow (a published subset)."""
 
 
+MAX_TEXT: Final = 1 << 30
+"""Bytes of a file that is read in one piece; COCO's annotations have a third of it."""
+
+
 def read_json(path: Path) -> Any:
     """The value in a JSON file."""
 
@@ -105,6 +110,8 @@ def read_json(path: Path) -> Any:
 
     try:
         return parse_json(read_text(path), object_pairs_hook=read_object)
+    except AnswerFileError:
+        raise
     except ValueError as error:
         raise AnswerFileError(f"{path}: not JSON: {error}") from None
 
@@ -123,9 +130,11 @@ def read_rows(path: Path) -> list[Record]:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, line ends as they are."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_regular(path, MAX_TEXT).decode("utf-8-sig")
     except OSError as error:
-        raise AnswerFileError(f"{path}: {error.strerror}") from None
+        raise AnswerFileError(f"{path}: {error.strerror or 'not a file'}") from None
+    except OverflowError as error:
+        raise AnswerFileError(f"{path}: {error}") from None
     except UnicodeDecodeError as error:
         raise AnswerFileError(f"{path}: not UTF-8 text: {error}") from None
 

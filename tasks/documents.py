@@ -22,6 +22,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +30,7 @@ from support.errors import BenchmarkDataError, DataError, first_line
 from support.image_cells import NONE, SEVERAL, Find, is_image_text, picture_in_cell
 from support.image_folders import REFUSED, ImageIndex, ImageTree
 from support.images import ImageRef, PromptImage, encoded, keep, picture, shorten
-from support.records import PARQUET, Record, read
+from support.records import PARQUET, Record, check_parquet, read
 from tasks.columns import needed_columns, read_columns, shown
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ IMAGE: Final = "image"
 FILE_COLUMNS: Final = ("image", "imagename", "image_name", "image_path", "file_name", "filename", "image_file")
 """What tables call the column with the image or its file."""
 TABLES: Final = (PARQUET, ".jsonl", ".json", ".tsv", ".csv")
+
+MAX_ROWS: Final = 5_000_000
+"""Of a benchmark's tables, whose rows are all held; the largest benchmarks have half a million."""
 
 RowsReader = Callable[[Path], list[Record]]
 
@@ -226,13 +230,28 @@ def _read_local(source: DocumentSource, path: Path) -> "Dataset":
     if kinds == {PARQUET}:
         from datasets import load_dataset
 
+        _check_tables(source, tables)
         table = load_dataset("parquet", data_files=[str(file) for file in tables], split="train")
         return _dataset_of_table(source, table, find)
     try:
-        rows = [row for file in tables for row in read(file, strict=True)]
+        rows = list(islice((row for file in tables for row in read(file, strict=True)), MAX_ROWS + 1))
     except DataError as error:
         raise BenchmarkDataError(f"{task}: {error}") from None
+    _check_number(source, len(rows))
     return _dataset_of_rows(source, rows, find)
+
+
+def _check_tables(source: DocumentSource, tables: Sequence[Path]) -> None:
+    """BenchmarkDataError for parquet files that can't be read, or would fill memory and disk: a table is copied."""
+    try:
+        _check_number(source, sum(map(check_parquet, tables)))
+    except DataError as error:
+        raise BenchmarkDataError(f"{source.task}: {error}") from None
+
+
+def _check_number(source: DocumentSource, rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise BenchmarkDataError(f"{source.task}: {source.where} has over {MAX_ROWS:,} rows; no benchmark has so many")
 
 
 def _dataset_of_rows(source: DocumentSource, rows: list[Record], find: Find) -> "Dataset":
