@@ -41,11 +41,16 @@ def describe_full_disk(error: BaseException, folder: Path | None = None) -> str 
     named = next((one.filename for one in causes if isinstance(one, OSError) and _is_full(one) and one.filename), None)
     places = [Path(os.fsdecode(named))] if named else [folder] if folder is not None else _list_usual_places()
     is_vague = any(word in str(one) for one in causes for word in _VAGUE)
-    full = [place for place in places if _measure_free(place) < _FULL_BELOW]
+    full = [place for place in places if is_full(place)]
     if not any(map(_is_full, causes)) and not (is_vague and full):
         return None
     where = ", ".join(map(str, full or (places if named or folder else []))) or "standard output, or a temporary file"
     return f"{where}: no space left on its disk, or your quota of it is used up; free some and run the same command"
+
+
+def is_full(place: Path) -> bool:
+    """Whether nothing more can be written where a path lies, or will lie."""
+    return _measure_free(place) < _FULL_BELOW
 
 
 def _walk_causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -80,7 +85,8 @@ def _measure_free(place: Path) -> float:
     """Bytes that are left for this user where a path lies, or will lie."""
     for folder in (place, *place.absolute().parents):
         try:
-            return shutil.disk_usage(folder).free
+            usage = shutil.disk_usage(folder)
+            return usage.free if usage.total else float("inf")  # of /proc, which holds pipes
         except (OSError, ValueError):
             continue
     return float("inf")

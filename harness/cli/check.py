@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.cli.board_options import check_target
 from harness.cli.options import ANY
+from harness.cli.outputs import check_target
 from harness.cli.setting_options import OptionGroup, with_settings
 from support.errors import FAILED, OK, REGRESSED, UsageError
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.board_options import check_target
+from harness.cli.outputs import check_target
 from support.errors import OK
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
+from harness.cli.outputs import check_outputs
 from support.console import set_up_logging
 
 
@@ -77,7 +78,23 @@ def load_command(name: str) -> Any:
     command.name = name
     if name != "lm-eval":  # its options are another program's
         _add_verbosity(command)
+        _check_outputs_first(command, name)
     return command
+
+
+def _check_outputs_first(command: Any, words: str) -> None:
+    for name, inner in getattr(command, "commands", {}).items():
+        _check_outputs_first(inner, f"{words} {name}")
+    run = command.invoke
+
+    def check_and_run(context: Any) -> Any:
+        params = {param.name: param for param in command.params}
+        options = {name: param.opts[0] if param.param_type_name == "option" else name for name, param in params.items()}
+        given = [name for name in params if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"]
+        check_outputs(words, context.params, options, given)
+        return run(context)
+
+    command.invoke = check_and_run
 
 
 def _add_verbosity(command: Any) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from harness.cli.board_options import RUNS, Folders, check_target, refuse
+from harness.cli.board_options import RUNS, Folders, refuse
+from harness.cli.outputs import check_target
 from harness.cli.setting_options import OptionGroup, parse_pairs, with_settings
 from support.errors import FAILED, OK, UsageError
 

@@ -15,7 +15,7 @@ from support.full_disk import describe_full_disk, naming_full_disk
 
 
 class Usage:
-    free = 0
+    total, free = 1, 0
 
 
 @pytest.fixture
