@@ -79,8 +79,7 @@ class JudgeOptions(JudgeSettings):
     ledger: Path = LEDGER
     """File that keeps every paid judge reply."""
     budget: float | None = None
-    """Limit in US dollars, for a command and its repetitions until one ends well, and for all processes with this
-    ledger; stops before the next judge call could exceed it."""
+    """Limit in US dollars of a command and its repetitions until one ends well, for all processes of this ledger."""
     known_as: str | None = None
     """Name of the judge's server in the ledger in place of its address, or the address it had before."""
     batch: bool = False
