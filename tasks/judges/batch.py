@@ -291,7 +291,9 @@ class BatchJudge(OpenAIJudge):
         sent = asked.fit(request.body) if request is not None else {}
         target = key if request is None else request.key
         if line.data is not None:
-            body = Body(key=target, data=line.data, sent=sent, batch=True, latency=0.0, attempts=1, created=now())
+            why = "" if line.data else "the batch's files have no line for it that can be read"
+            facts: dict[str, Any] = {"latency": 0.0, "attempts": 1, "created": now(), "why": why}
+            body = Body(key=target, data=line.data, sent=sent, batch=True, **facts)
             if request is None:  # of another run, which reads it
                 self.client.ledger.bodies.keep(body)
                 return

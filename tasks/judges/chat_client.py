@@ -329,9 +329,10 @@ class _Round:
         while True:
             sent = client.parameters.fit(request.body)
             try:
-                data = await self._send(connection, sent)
+                data, why = await self._send(connection, sent)
                 latency = round(time.monotonic() - started, 3)
                 facts: dict[str, Any] = {"latency": latency, "attempts": attempt, "created": now(), "batch": False}
+                facts["why"] = why
                 return client.take(Body(key=request.key, data=data, sent=sent, **facts), request, self.read)
             except NoReply as failure:
                 client.parameters.learn(failure, sent)
@@ -339,9 +340,15 @@ class _Round:
                     raise
                 self.ledger.bodies.drop(request.key)
 
-    async def _send(self, connection: "AsyncOpenAI", sent: Mapping[str, Any]) -> bytes:
+    async def _send(self, connection: "AsyncOpenAI", sent: Mapping[str, Any]) -> tuple[bytes, str]:
+        """The body that came, or why nothing can be kept of one that was paid for. NoReply."""
         self.client.asked += 1
-        return await self.client.route.complete(connection, sent)
+        try:
+            return await self.client.route.complete(connection, sent), ""
+        except NoReply as failure:
+            if not failure.paid:
+                raise
+            return b"", failure.why
 
 
 class _TakenOverError(Exception):

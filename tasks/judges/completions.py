@@ -92,7 +92,9 @@ def _failure_of_network(error: "APIConnectionError", connection: "AsyncOpenAI") 
     if isinstance(cause, RedirectRefused):
         return Refused(words, cause.status)
     if isinstance(cause, UnreadableAnswer):
-        return PermanentError(words, refused=True)
+        failure = PermanentError(words, refused=True)
+        failure.paid = True  # whatever it was, it came in full
+        return failure
     if isinstance(cause, httpx2.DecodingError):
         return TransientError(f"a body that can't be unpacked: {words}", answered=True)
     if isinstance(cause, httpx2.ReadError | httpx2.RemoteProtocolError | httpx2.WriteError):

@@ -65,6 +65,7 @@ SCHEMA: Final = Schema(
         },
         "losses": {"estimated": "INTEGER NOT NULL DEFAULT 0"},
         **open_batches.LATER,
+        **paid_bodies.LATER,
     },
     before={"calls": ("key", "task", "model", "served", "reply", "price")},
 )

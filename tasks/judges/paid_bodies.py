@@ -20,8 +20,10 @@ MOST_BYTES: Final = 8 * 2**20
 """Of a body; of a longer one the beginning is kept, which tells what it was."""
 TABLES: Final = {
     "unread": "key TEXT PRIMARY KEY, body BLOB NOT NULL, sent TEXT NOT NULL, batch INTEGER NOT NULL, "
-    "latency REAL NOT NULL, attempts INTEGER NOT NULL, created TEXT NOT NULL, loss INTEGER",
+    "latency REAL NOT NULL, attempts INTEGER NOT NULL, created TEXT NOT NULL, loss INTEGER, "
+    "why TEXT NOT NULL DEFAULT ''",
 }
+LATER: Final = {"unread": {"why": "TEXT NOT NULL DEFAULT ''"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class Body:
     latency: float
     attempts: int
     created: str
+    why: str = ""
+    """Why nothing of it is kept; it was paid for all the same."""
     is_booked: bool = False
     """Whether what it cost is in the ledger."""
 
@@ -52,19 +56,19 @@ class PaidBodies:
         text = redact_known(body.data[:MOST_BYTES].decode(json.detect_encoding(body.data), "replace"))
         settings = {name: value for name, value in body.sent.items() if name not in ("model", "messages")}
         self.store.run(
-            "INSERT OR REPLACE INTO unread (key, body, sent, batch, latency, attempts, created)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO unread (key, body, sent, batch, latency, attempts, created, why)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             *(body.key, text.encode("utf-8", "surrogatepass"), json.dumps(settings), int(body.batch)),
-            *(body.latency, body.attempts, body.created),
+            *(body.latency, body.attempts, body.created, body.why),
         )
 
     def find(self, key: str) -> Body | None:
         """The body under this key, or None."""
         for data, sent, batch, *more, loss in self.store.run(
-            "SELECT body, sent, batch, latency, attempts, created, loss FROM unread WHERE key = ?", key
+            "SELECT body, sent, batch, latency, attempts, created, why, loss FROM unread WHERE key = ?", key
         ):
-            latency, attempts, created = more
-            facts: dict[str, Any] = {"latency": latency, "attempts": attempts, "created": created}
+            latency, attempts, created, why = more
+            facts: dict[str, Any] = {"latency": latency, "attempts": attempts, "created": created, "why": why}
             return Body(
                 key=key, data=data, sent=json.loads(sent), batch=bool(batch), is_booked=loss is not None, **facts
             )

@@ -131,12 +131,14 @@ class PaidReplies:
         cost is booked."""
         found: Any = None
         try:
-            if body.batch and not body.data:
-                raise TransientError("the batch's files have no line for it that can be read")
+            if body.why:
+                raise TransientError(body.why)
             found = parsed(body.data)
             reply = read(found, replace(request, body=body.sent))
         except NoReply as failure:
-            failure.paid = (body.batch or _is_paid(body.data, found)) and not getattr(failure, "limited", False)
+            failure.paid = (body.batch or bool(body.why) or _is_paid(body.data, found)) and not getattr(
+                failure, "limited", False
+            )
             if not failure.paid:
                 self.ledger.bodies.drop(body.key)
             elif not body.is_booked:

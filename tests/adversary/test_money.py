@@ -357,6 +357,7 @@ PAID: dict[str, Any] = {
     "no count, no message": body(choices=[{"index": 0, "finish_reason": "stop"}], usage=None),
     "deep": json.dumps(body()).encode().replace(b'"Rating: 3"', b"[" * 5000 + b"]" * 5000),
     "a tail": json.dumps(body()).encode() + b" }",
+    "9 MiB": json.dumps(body("Rating: 6 " + "x" * 9 * 2**20)).encode(),
     "a stream": b"data: " + json.dumps(body()).encode(),
 }
 """Bodies of completions that are no verdict, and cost."""
