@@ -178,13 +178,12 @@ def test_a_log_is_read_once_for_all_metrics(old: Entry, new: Entry) -> None:
 def test_hostile_names_stay_on_one_line_and_out_of_the_markup(old: Entry, new: Entry) -> None:
     name = "x\n::error::<b>|\u202e"
     result = gate(replace(old, model=name), replace(new, model=name), tolerances={"scenes_chair.CHAIR_s": 1.0})
-    assert str(result.regressions[0]).startswith("x ::error::<b>| scenes_chair")
+    assert str(result.regressions[0]).startswith(r"x ::error::<b>|\u202e scenes_chair")
     assert "x ::error::\\<b\\>\\|" in render(result)
     missing = gate(replace(old, model=name), new)
-    assert (
-        missing.errors[0] == "x ::error::<b>| scenes_chair CHAIR_s: missing in the current results of x ::error::<b>|"
-    )
-    assert "- error: x ::error::\\<b\\>\\| scenes_chair" in render(missing)
+    shown = r"x ::error::<b>|\u202e"
+    assert missing.errors[0] == f"{shown} scenes_chair CHAIR_s: missing in the current results of {shown}"
+    assert r"- error: x ::error::\<b\>\|\\u202e scenes_chair" in render(missing)
 
 
 # -- claims
