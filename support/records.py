@@ -68,18 +68,10 @@ def suffix(path: Path, known: Collection[str] = (*TEXT, PARQUET)) -> str:
 def columns(path: Path) -> list[str]:
     """The columns of a file's first record; none where there is no record."""
     if suffix(path) == PARQUET:
-        return _read_names(path)
+        return list(open_parquet(path).schema_arrow.names)
     if path.suffix == ARROW:
         return list(open_arrow(path).schema.names)
     return list(next(read(path), {}))
-
-
-def _read_names(path: Path) -> list[str]:
-    """The columns of a parquet file; DataError."""
-    try:
-        return list(open_parquet(path).schema_arrow.names)
-    except (OSError, ValueError) as error:  # of names that are no text
-        raise DataError(f"{path}: not a parquet file: {one_line(error)}") from None
 
 
 # Reading.

@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
-from support.errors import DataError
+from support.errors import DataError, one_line
 from support.image_cells import bytes_in_text, is_image_text
 from support.images import ImageRef
 from support.records import (
@@ -117,8 +117,13 @@ def _read_rows(path: Path) -> Iterator[Record]:
         for batch in batches:
             for start in range(0, batch.num_rows, ROWS):
                 yield from batch.slice(start, ROWS).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: can't be read: {error}") from error
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+    ) as error:  # text that is no UTF-8, times of year 10^6
+        raise DataError(f"{path}: can't be read: {one_line(error)}") from error
 
 
 class _Table:
