@@ -185,7 +185,7 @@ SAYS: dict[str, tuple[str, ...]] = {
     ),
     "adversary/08-budget-ignored-without-usage": (r"is spent", r"\| mmhal +\| +gpt-4o-2024-11-20 \| +[1-4]?\d \|"),
     "adversary/09-unread-ratings-rc0": (r"no rating that could be read", r"rc=4\n"),
-    "adversary/21-dev-zero-image": (r"harness: [^\n]*'/dev/zero'", r"rc=[12]\n"),
+    "adversary/21-dev-zero-image": (r"harness: [^\n]*'/dev/zero'[^\n]*path outside the folder", r"rc=4\n"),
 }
 """Regular expressions for each case, found one behind the other."""
 
