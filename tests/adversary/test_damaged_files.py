@@ -89,3 +89,41 @@ def test_a_damaged_file_is_one_line(
         assert code in (0, 1, 2, 4), (kind, code)
         assert not any("a mistake in harness" in line for line in lines), (kind, lines)
         assert len(lines) == (code in (1, 2)), (kind, code, lines)
+
+
+ADDRESSES = (
+    *("http://", "http://[::1", "http://h:99999", "http://h:-1", "http://a b/", "ftp://x", "//x", "http:///v1", " "),
+    *(
+        "http://é.☃",
+        "http://x\u202e",
+        "http://h:abc",
+        "x" * 5000,
+        "http://%zz",
+        "http://u:p@[::1",
+        "http://" + "a" * 300,
+    ),
+)
+NUMBERS = {
+    "--limit": ("inf", "nan", "1e400", "0", "9" * 400, "9" * 25, "-5", "1.5"),
+    "--max-failed": ("inf", "nan", "1e400", "x", "-1"),
+    "--seed": ("9" * 400, "-1"),
+    "--dtype": ("float99", "int8"),
+    "--batch-size": ("inf", "0", "-1"),
+    "--judge-budget": ("nan", "-1"),
+    "--judge-repeats": ("9" * 400, "0"),
+}
+
+
+def test_an_option_of_any_value_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    begin = ("eval", "--tasks", "scenes_pope", "--dry-run")
+    given = [("--model", "openai:x", "--model-url", address) for address in ADDRESSES]
+    given += [("--model", "scenes-base", option, value) for option, values in NUMBERS.items() for value in values]
+    for arguments in given:
+        code = run([*begin, *arguments])
+        lines = capsys.readouterr().err.splitlines()
+        assert (code, len(lines)) == (2, 1) or code == 0, (arguments, code, lines)
+        assert not any("a mistake in harness" in line for line in lines), arguments
