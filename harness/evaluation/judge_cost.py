@@ -45,6 +45,11 @@ class Counting:
         """The model that would be asked."""
         return self.judge.model
 
+    @property
+    def identity(self) -> str:
+        """What names its server in the ledger."""
+        return self.judge.identity
+
     def ask_many(
         self, questions: Iterable[Question], sampling: Sampling = GREEDY, *, label: str = "", repeat: int = 0
     ) -> list[str | None]:

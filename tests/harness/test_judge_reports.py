@@ -206,11 +206,11 @@ def test_what_models_and_files_say_is_no_markup(tmp_path: Path) -> None:
     one = read_ratings(write(tmp_path / "a.jsonl", json.dumps({"id": "<b>|x\u202e\n# hi", "rating": 1})))
     two = read_ratings(write(tmp_path / "b.jsonl", json.dumps({"id": "<b>|x\u202e\n# hi", "rating": 5})))
     text = rater_agreement.report(one, two, ("a|b", "*c*"))
-    assert "\\<b\\>\\|x # hi" in text
+    assert "\\<b\\>\\|x\\\\u202e # hi" in text
     assert "a\\|b and \\*c\\*: 1 items rated by both" in text
     assert "\u202e" not in text
     (sentence,) = rater_agreement.calibration(one, two, ("a\nb", "c\udc80")).values()
-    assert sentence == "c against a b on 1 ratings: quadratic kappa 0, Spearman —, bias +4"
+    assert sentence == "c\\udc80 against a b on 1 ratings: quadratic kappa 0, Spearman —, bias +4"
 
 
 def test_what_is_not_defined_is_a_dash_and_null(human: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tasks.judges.batch import BatchJudge
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import GREEDY, Judge, Sampling, ThreadedJudge
+from tasks.judges.settings import JudgeSettings
 from trainers.config.data import ASPECTS, RatingMode, TextOrder
 from trainers.data.rows import Completion, Row
 from trainers.vlfeedback import annotation
@@ -153,7 +154,10 @@ def test_of_three_calls_only_the_lost_one_is_paid_again(server: Any, folder: Pat
     server.faults = ["refusal"]
     assert annotated(folder, judge, part=5, mode="per-aspect").missing == 1
     assert len(JsonLines(ratings_file(folder, JUDGE, "per-aspect")).by_id) == 4
-    assert annotated(folder, judge, part=5, mode="per-aspect").missing == 0
+    assert annotated(folder, judge, part=5, mode="per-aspect").missing == 1
+    assert len(server.log) == 5 * 3  # a refusal was paid for
+    again = OpenAIJudge(JUDGE, url=server.url, ledger=judge.client.ledger, settings=JudgeSettings(retry_unread=True))
+    assert annotated(folder, again, part=5, mode="per-aspect").missing == 0
     assert len(server.log) == 5 * 3 + 1
 
 

@@ -104,6 +104,8 @@ class RatingCounts:
     """Why calls and images failed."""
     may_pass: bool = False
     """Whether asking again can help."""
+    without_server: int = 0
+    """Rated before, by a judge of this name whose server was not kept."""
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count a row of ratings."""
@@ -138,31 +140,46 @@ def annotate(
     """
     counts, stage = RatingCounts(), Stage("ratings", total)
     size = BATCH_API if isinstance(judge, BatchJudge) else BATCH
-    for batch in batches(_select_unrated(items, rows, counts, stage), size):
+    for batch in batches(_select_unrated(items, rows, _name_server(judge), counts, stage), size):
         rows.append(_rate(batch, judge, protocol, counts, label))
         stage.add(len(batch))
     if isinstance(judge, OpenAIJudge):
         judge.tell_reuse(label or "ratings")
     _drop_repeated_rows(rows)
+    if counts.without_server:
+        text = "%s: %d ratings were kept without their judge's server, which may be another"
+        log.warning(text, rows.path, counts.without_server)
     if counts.missing:
         log.warning(f"{counts.missing} ratings failed: {grouped(counts.reasons.elements())}")
     return counts
 
 
-def _select_unrated(items: Iterable[Item], rows: JsonLines, counts: RatingCounts, stage: Stage) -> Iterator[Item]:
+def _name_server(judge: Judge) -> str:
+    """What names the judge's server in the ledger; empty where none is asked."""
+    return str(getattr(judge, "identity", ""))
+
+
+def _select_unrated(
+    items: Iterable[Item], rows: JsonLines, server: str, counts: RatingCounts, stage: Stage
+) -> Iterator[Item]:
     for item in items:
         if len(item.texts) < 2:
             counts.left_out += 1
-        elif item.key in rows.by_id and _is_rated(item, rows):
+        elif item.key in rows.by_id and _is_rated(item, rows, server):
             counts.add(rows.by_id[item.key])
+            counts.without_server += bool(server) and "server" not in rows.by_id[item.key]
             stage.add()
         else:
             yield item
 
 
-def _is_rated(item: Item, rows: JsonLines) -> bool:
-    """Whether the item's row rates all its texts; DataError if it is of other data or other settings."""
+def _is_rated(item: Item, rows: JsonLines, server: str) -> bool:
+    """Whether the item's row rates all its texts; DataError if it is of other data, settings or another server."""
     row = rows.by_id[item.key]
+    if row.get("server", server) != server:
+        differs = f"is rated by the judge at {row['server']!r}, and {server!r} is to be asked"
+        ways = "--judge-known-as names a server that moved; where it is another, move the file away"
+        raise DataError(f"{rows.path}: row {item.key!r} {differs}; {ways}")
     for name, value in item.more.items():
         if row.get(name, value) != value:
             differs = f"has {name} {row[name]!r}, and {value!r} is asked for"
@@ -209,7 +226,7 @@ def _rate(
     for (item, names), own in zip(ready, replies, strict=True):
         complete = {aspects: reply for aspects, reply in own.items() if reply is not None}
         if len(complete) == len(own):
-            rows.append(_make_row(item, names, complete, judge.model))
+            rows.append(_make_row(item, names, complete, judge))
             counts.add(rows[-1])
     return rows
 
@@ -221,14 +238,16 @@ def order_of(texts: Mapping[str, str], order: TextOrder, seed: int, key: str) ->
     return random.Random(f"order/{seed}/{key}").sample(sorted(texts), len(texts))
 
 
-def _make_row(item: Item, names: Sequence[str], replies: Mapping[tuple[str, ...], str], judge: str) -> dict[str, Any]:
+def _make_row(item: Item, names: Sequence[str], replies: Mapping[tuple[str, ...], str], judge: Judge) -> dict[str, Any]:
     rated: dict[str, list[Rating | None]] = {}
     for aspects, reply in replies.items():
         rated |= parse(reply, len(names), aspects)
     by_name = {name: {aspect: rated[aspect][place] for aspect in ASPECTS} for place, name in enumerate(names)}
     points = {name: {of: found and found[0] for of, found in given.items()} for name, given in by_name.items()}
     reasons = {name: {of: found[1] if found else "" for of, found in given.items()} for name, given in by_name.items()}
-    row = {"id": item.key, "order": list(names), "ratings": points, "rationales": reasons, "judge": judge, **item.more}
+    row = {"id": item.key, "order": list(names), "ratings": points, "rationales": reasons, "judge": judge.model}
+    server = _name_server(judge)
+    row |= ({"server": server} if server else {}) | dict(item.more)
     # A reply of which a rating could not be read is kept.
     return row | {"unread": list(replies.values())} if unread_in(row) else row
 
