@@ -96,13 +96,15 @@ def train_then_eval(
     judge: str | Judge | None = None,
     limit: int | None = None,
     early_stop: Sequence[str] = (),
+    trust_remote_code: bool = False,
     **changes: Any,
 ) -> TrainResult:
     """Score the base, train, score every checkpoint, compare; in this process. Continues an interrupted run.
 
     `out` is the run folder, runs/RECIPE by default. `limit` is the largest number of instructions, and of documents of
     each task. `early_stop` names "task" or "task.metric": training ends once it is significantly worse than the base's.
-    `changes` replace top-level values of the recipe, such as `seed=1`.
+    `trust_remote_code`: Python code that comes with the recipe's models may run. `changes` replace top-level values of
+    the recipe, such as `seed=1`.
     """
     from harness.runs.report import write_report
     from harness.runs.train_then_eval import train_then_eval as run
@@ -114,7 +116,7 @@ def train_then_eval(
         found = preference_recipe(str(recipe), **changes)
     folder = Path(out) if out is not None else Path("runs") / found.name
     rater = _find_judge(judge if judge is not None or found.data is None else found.data.judge)
-    outcome = run(found, folder, rater, limit=limit, early_stop=early_stop)
+    outcome = run(found, folder, rater, limit=limit, early_stop=early_stop, remote_code=trust_remote_code)
     return TrainResult(outcome=outcome, report=write_report(outcome))
 
 

@@ -43,6 +43,10 @@ Base = Annotated[
     str | None,
     typer.Option(help="Another model to start from: a name, a folder, a hub id, or a checkpoint, which is merged."),
 ]
+AdaptersBase = Annotated[
+    str | None,
+    typer.Option(help="Model that it goes on, where it is a checkpoint with an adapter, in place of what that names."),
+]
 
 
 @with_settings(launch=LAUNCH)
@@ -52,6 +56,7 @@ def train_command(
     config: ConfigFile = None,
     out: RunFolder = None,
     base: Base = None,
+    model_base: AdaptersBase = None,
     data: Annotated[
         str | None, typer.Option(help="Other data to read: a file or folder, public, or hub:OWNER/NAME.")
     ] = None,
@@ -101,7 +106,8 @@ def train_command(
     if not launched and (wanted is not None or layout.needs_launch):
         return _launch(context, folder, layout, wanted)
     check_world()
-    checkpoints = train_recipe(found, found.dataset, folder, remote_code=launch.trust_remote_code)
+    allowed: dict[str, Any] = {"remote_code": launch.trust_remote_code, "adapters_base": model_base}
+    checkpoints = train_recipe(found, found.dataset, folder, **allowed)
     return _report(checkpoints, folder, as_json) if rank() == 0 else OK
 
 

@@ -65,6 +65,8 @@ def watch_command(
     register()
     if base is not None:
         find(base)  # an unknown base is the command's mistake
+    if settings.model_base is not None:
+        find(settings.model_base)
     find_complete_checkpoints(folder, QuietPeriod(settings.settle))  # so is a folder that is not there
     with Stages():
         scoring = Scoring(
@@ -75,6 +77,7 @@ def watch_command(
             settings=evaluation,
             host=AdapterHost(),
             remote_code=settings.trust_remote_code,
+            adapters_base=settings.model_base,
         )
         reporter = _Reporter(folder, out, scoring, base)
         watched = watch(folder, scoring, settings, shown=reporter.show)
@@ -104,7 +107,7 @@ class _Reporter:
         from harness.runs.watch_report import write_watch_report
 
         if self.base is None and watched.found:
-            self.base = base_of(watched.found[0].path)
+            self.base = base_of(watched.found[0].path, self.scoring.adapters_base)
         if self.base is not None and watched.found:
             self._score_base(self.base)
         return write_watch_report(self.folder, self.out, watched, self.base, self.scoring.tasks, self.unscored)

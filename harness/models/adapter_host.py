@@ -73,7 +73,7 @@ class AdapterHost:
         base = _base_of(spec, engine)
         if base != self._base or not self._remove_adapter():
             self.drop()
-            plain = replace(spec, adapter=None, chat_template=template)
+            plain = replace(spec, adapter=None, base=None, chat_template=template)
             self.lm = self._load(plain, engine, hints=hints, ledger=ledger)
             self._base, self._vision_adapted = base, False
             self._features_name = None if self.lm.encoder.files is None else self.lm.encoder.files.model
@@ -176,7 +176,7 @@ def _draw_image() -> "Image":
 def _base_of(spec: ModelSpec, engine: EngineConfig) -> Any:
     """What must be the same for a base to be used again: all of a spec but its adapter and what is said about it."""
     plain = replace(spec, name="", pretrained="", folder=spec.local_folder.resolve(), adapter=None, digests={})
-    plain = replace(plain, chat_template=None)
+    plain = replace(plain, base=None, chat_template=None)
     plain = replace(plain, description="", licence="", gigabytes=None, image_tokens="", image_positions=None, needs="")
     return plain, replace(engine, answers=None, chat_template=None), digest_of_folder(spec.local_folder)
 

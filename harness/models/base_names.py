@@ -100,7 +100,7 @@ def _find_named(
     else:
         places = {parent / path: name for parent in here.parents}
     if path.name == MERGED:  # an adapter's base with another adapter merged into it lies in the run folder
-        places |= {parent / MERGED: MERGED for parent in here.parents[:2]}
+        places = {parent / MERGED: MERGED for parent in here.parents[:2]} | places
     found = {
         place: is_outside(place, here, as_) for place, as_ in (places | {path: name}).items() if holds_weights(place)
     }

@@ -15,8 +15,6 @@ from typing import Any, Final, Literal
 from harness.engine.chat_template import ChatTemplate
 from harness.models.base_names import ADAPTER_CONFIG, NamedBase, holds_weights, is_folder, named_base
 from support.errors import InputError, ModelError, did_you_mean
-from trainers.training.base_note import BASE
-from trainers.training.checkpoints import NOTE
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Weights that come with the package."""
@@ -160,7 +158,7 @@ def find(name: str, *, remote_code: bool = False, base: str | None = None) -> Mo
     """The spec of a known name, a folder, a hub id or a served model; InputError otherwise. `remote_code`: the user
     allows code of a checkpoint to run; `base`: what an adapter goes on, whatever its files say."""
     found = _find(name, base)
-    return replace(found, remote_code=True) if remote_code and found.backend == "transformers" else found
+    return replace(found, remote_code=remote_code, base=base) if found.backend == "transformers" else found
 
 
 def _find(name: str, base: str | None = None) -> ModelSpec:
@@ -217,11 +215,11 @@ def on_base(adapter: Path, name: str, given: str | None = None) -> ModelSpec:
     try:
         below = None if "://" in base.name else find(base.name)
     except InputError as error:
-        if not Path(base.name).is_absolute():
+        if given is not None:
             raise
         raise InputError(
-            f"{name}: its base {base.name!r} is not there; put it back, or write where it is into "
-            f"{adapter / NOTE} as {BASE!r} (without that file: into {ADAPTER_CONFIG})"
+            f"{name}: its base {base.name!r} is no known model, and not there; name it, or where it is now, by "
+            f"{BASE_OPTION}"
         ) from error
     if below is None or below.backend != "transformers":
         raise InputError(f"{name}: its base {base.name!r} is not on disk or the hub: an adapter goes on weights")
@@ -229,11 +227,15 @@ def on_base(adapter: Path, name: str, given: str | None = None) -> ModelSpec:
     return replace(below, name=name, revision=revision, adapter=adapter, base=given, description="")
 
 
-def base_of(folder: Path) -> str | None:
-    """The name of the base of an adapter's folder, as `find` takes it; None for full weights, or if it names none that
-    it may name."""
+def base_of(folder: Path, given: str | None = None) -> str | None:
+    """The name of the base of an adapter's folder, as `find` takes it: as `given` by the user, else as its files name
+    it; None for full weights, or if they name none that they may name."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    if given is not None:
+        return given
     try:
-        base = named_base(folder, _KNOWN) if (folder / ADAPTER_CONFIG).is_file() else None
+        base = named_base(folder, _KNOWN)
     except InputError:
         return None
     return None if base is None or base.outside else base.name

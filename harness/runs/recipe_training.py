@@ -67,10 +67,15 @@ def find_layout(recipe: "PreferenceRecipe", gpus: int | None, mode: str, *, as_j
 
 
 def train_recipe(
-    recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path, *, remote_code: bool = False
+    recipe: "PreferenceRecipe",
+    dataset: "PreferenceFile",
+    folder: Path,
+    *,
+    remote_code: bool = False,
+    adapters_base: str | None = None,
 ) -> "list[Checkpoint]":
     """Train, or continue, in this process or as one of several; the checkpoints. `remote_code`: the base's own code may
-    run."""
+    run; `adapters_base`: what it goes on, where it is an adapter, whatever its files say."""
     from harness.models.fetch import fetch
     from harness.models.load import register
     from harness.models.spec import find
@@ -83,7 +88,8 @@ def train_recipe(
     register()
     with hold_run_folder(folder), Stages():
         claim(folder, recipe)
-        spec, name = merge_adapter(fetch(find(recipe.base, remote_code=remote_code)), recipe.base, folder)
+        spec = fetch(find(recipe.base, remote_code=remote_code, base=adapters_base))
+        spec, name = merge_adapter(spec, recipe.base, folder)
         base = base_to_train(spec, name)
         with shared_cache(folder / IMAGE_FACTS) as cache:
             found = read_preferences(dataset, cache, chosen_alone=recipe.trainer == "sft")
@@ -137,7 +143,7 @@ def merge_adapter(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpe
 
     template = chat_template_of(spec).text
     merged = merge(spec.local_folder, spec.adapter, folder / MERGED, template, remote_code=spec.remote_code)
-    return replace(spec, pretrained=str(merged), folder=merged, adapter=None), merged.as_posix()
+    return replace(spec, pretrained=str(merged), folder=merged, adapter=None, base=None), merged.as_posix()
 
 
 def _record_data(folder: Path, found: "FoundPairs") -> None:

@@ -15,6 +15,7 @@ from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.lost import lost_in_words
 from harness.models.adapter_host import AdapterHost
+from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.configuration import identity_of_folder
 from harness.models.fetch import fetch
 from harness.models.spec import ModelSpec, find
@@ -47,12 +48,15 @@ class Scoring:
     """Keeps the base of all adapters in memory."""
     remote_code: bool = False
     """Whether the user allows the models' own code to run."""
+    adapters_base: str | None = None
+    """What adapters in folders go on, by the user's word."""
     timed: Callable[[str], AbstractContextManager[Any]] = lambda stage: nullcontext()
     """A context manager that takes the time of one scoring, by its name."""
 
     def fetch(self, name: str | Path) -> ModelSpec:
         """A model with all its files on this machine."""
-        return fetch(find(str(name), remote_code=self.remote_code))
+        base = self.adapters_base if (Path(name) / ADAPTER_CONFIG).is_file() else None
+        return fetch(find(str(name), remote_code=self.remote_code, base=base))
 
     def name_of(self, path: Path) -> str:
         """A checkpoint's name on the board: the one it has there, else its path as given."""

@@ -41,6 +41,8 @@ class WatchSettings:
     """Seconds without a change before another trainer's checkpoint is complete."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoints and their base."""
+    model_base: str | None = None
+    """Model that the adapters go on, in place of the one that their files name: a name, a folder or a hub id."""
     attempts: int = 3
     """How often a checkpoint is tried before it is given up."""
     backoff: float = 60.0

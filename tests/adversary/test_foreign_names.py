@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForImageTextToText
 
 from harness.cli import main as cli
 from harness.models.chat_templates import chat_template_of
@@ -16,6 +19,8 @@ from harness.runs.scoring_queue import Scoring
 from leaderboards.board.board import Board
 from support.errors import HarnessError, InputError, RecipeError
 from tests.adversary.foreign_checkpoints import SCENES
+from tests.harness.rated_scenes import write_rated_scenes
+from tests.harness.test_train_cli import RECIPE
 from trainers.config.recipe import find_recipe, parse_recipe
 from trainers.training import base_note
 from trainers.training.base_note import is_sealed, note_base
@@ -163,6 +168,35 @@ def test_the_option_names_the_base_and_is_refused_where_there_is_no_adapter(
     ]
     assert cli.run(command) == 2
     assert "scenes-base is no adapter, which goes on a base" in capsys.readouterr().err
+
+
+FEW = "--tasks scenes_chair --limit 1"
+WITH_BASE = {
+    "eval": f"eval --model {{lora}} {FEW} --out {{out}}",
+    "attention": "attention {lora} --limit 1 --out {out}",
+    "models check": "models check {lora}",
+    "train": "train {recipe} --base {lora} --out {out}",
+    "watch": f"watch {{run}} --once --attempts 1 --settle 0 --out {{out}} {FEW}",
+}
+
+
+@pytest.mark.parametrize(
+    "command", (pytest.param(one, marks=pytest.mark.slow if one == "train" else ()) for one in WITH_BASE)
+)
+def test_a_base_of_another_machine_is_named_by_the_option(
+    command: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora, recipe = home / "in" / "checkpoint-2", home / "recipe.toml"
+    base = AutoModelForImageTextToText.from_pretrained(SCENES, dtype=torch.float32, trust_remote_code=False)
+    adapter = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(base, adapter).save_pretrained(lora)
+    (lora / "checkpoint.json").write_text(json.dumps({"base": "/mnt/nowhere/base", "step": 2, "steps": 4}))
+    recipe.write_text(RECIPE.format(data=write_rated_scenes(home / "data", "foreign").as_posix()))
+    words = WITH_BASE[command].format(lora=lora, run=lora.parent, recipe=recipe, out=home / "out").split()
+    assert cli.run(words) != 0
+    said = capsys.readouterr()
+    assert "its base '/mnt/nowhere/base' is no known model, and not there; name it" in said.err + said.out
+    assert cli.run([*words, "--model-base", str(home / "away")]) == 0
 
 
 @pytest.mark.parametrize("revision", ("../x", "a/../b", "/etc", "a\n", "\0", "-x", "a b", "é"))

@@ -68,7 +68,9 @@ def test_a_base_that_is_gone_is_named_with_its_adapter(
     note: dict[str, Any] | None, config: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = adapter(tmp_path / "checkpoint-1", note, **config)
-    with pytest.raises(InputError, match=r"checkpoint-1: its base '/gone/tiny' is not there; put it back, or write"):
+    with pytest.raises(
+        InputError, match=r"checkpoint-1: its base '/gone/tiny' is no known model, and not there; name it, or"
+    ):
         find(str(folder))
 
 
@@ -115,8 +117,8 @@ def test_a_hub_id_keeps_its_commit(tmp_path: Path) -> None:
         *((name, "its own folder") for name in ("../lora", "{here}", "{here}/", "{here}/../lora")),
         ("../other", "an adapter itself"),
         *((name, "names no base") for name in NOTHING),
-        ("/nowhere/at/all", "is not there"),
-        *((name, "no model") for name in ("nowhere", "a b", "openai:", "x" * 5000, "\0")),
+        ("/nowhere/at/all", "not there"),
+        *((name, "no known model") for name in ("nowhere", "a b", "openai:", "x" * 5000, "\0")),
     ),
 )
 @pytest.mark.parametrize("noted", (True, False))
@@ -172,7 +174,10 @@ def test_notes_say_where_a_base_is_from_everywhere(tmp_path: Path, monkeypatch: 
     cached = base(tmp_path / f"hub/models--org--name/snapshots/{SHA}")
     noted: list[tuple[dict[str, Any], dict[str, str]]] = [
         ({"base_name": "tiny", "base": "tiny"}, {"base": str(tmp_path / "tiny"), "base_from_here": "../../tiny"}),
-        ({"base_name": "run/base", "base": "run/base"}, {"base": "../base"}),
+        (
+            {"base_name": "run/base", "base": "run/base"},
+            {"base": str(tmp_path / "run" / "base"), "base_from_here": "../base"},
+        ),
         ({"base_name": "scenes-base", "base": "/x"}, {"base": "scenes-base"}),
         (
             {"base_name": "llava-1.5-7b", "base": str(cached), "base_hub_id": "org/name", "base_revision": SHA},

@@ -78,8 +78,6 @@ def _name_base(job: "Job", checkpoint: Path) -> dict[str, str]:
         return {BASE: hub_id, REVISION: revision}
     place, here = folder.resolve(), checkpoint.resolve()
     relative = Path(os.path.relpath(place, here)).as_posix()
-    if place in (parent / MERGED for parent in here.parents[:2]):
-        return {BASE: relative}
     said = {BASE: place.as_posix(), NEAR: relative}
     return said | _seal(said)
 
