@@ -63,10 +63,8 @@ def watch_command(
     check_data(evaluation.data, chosen)
     rater, out = judge.make(), out or folder
     register()
-    if base is not None:
-        find(base)  # an unknown base is the command's mistake
-    if settings.model_base is not None:
-        find(settings.model_base)
+    for given in filter(None, (base, settings.model_base)):
+        find(given)  # an unknown base is the command's mistake
     find_complete_checkpoints(folder, QuietPeriod(settings.settle))  # so is a folder that is not there
     with Stages():
         scoring = Scoring(

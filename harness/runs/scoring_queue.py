@@ -53,6 +53,12 @@ class Scoring:
     timed: Callable[[str], AbstractContextManager[Any]] = lambda stage: nullcontext()
     """A context manager that takes the time of one scoring, by its name."""
 
+    @property
+    def allowed(self) -> str:
+        """What the user's word lets models be, in words; "" where nothing beyond their files."""
+        given = {"code": "runs" if self.remote_code else None, "base": self.adapters_base}
+        return "".join(f" {what} {value}" for what, value in given.items() if value is not None)
+
     def fetch(self, name: str | Path) -> ModelSpec:
         """A model with all its files on this machine."""
         base = self.adapters_base if (Path(name) / ADAPTER_CONFIG).is_file() else None
@@ -129,10 +135,11 @@ def score_checkpoint(
 
 
 class Attempts:
-    """How often each checkpoint's scoring has failed: one file a checkpoint, ignored once its weights are others."""
+    """How often each checkpoint's scoring has failed: one file a checkpoint, ignored once its weights are others, or
+    what the user allows of it (`allowed`) is."""
 
-    def __init__(self, folder: Path, most: int, backoff: float) -> None:
-        self.folder, self.most, self.backoff = folder, most, backoff
+    def __init__(self, folder: Path, most: int, backoff: float, allowed: str = "") -> None:
+        self.folder, self.most, self.backoff, self.allowed = folder, most, backoff, allowed
 
     def next_pause(self, path: Path) -> tuple[float | None, str]:
         """Seconds to wait before the next attempt, None if there is none left; and why the latest one failed."""
@@ -170,4 +177,4 @@ class Attempts:
 
     def _digest(self, path: Path) -> str:
         """Of the checkpoint's own files, so that a base that can't be found does not hide that it is the same."""
-        return identity_of_folder(path)
+        return identity_of_folder(path) + self.allowed

@@ -112,7 +112,7 @@ class _Watcher:
     def __init__(self, folder: Path, scoring: Scoring, settings: WatchSettings) -> None:
         self.folder, self.scoring, self.settings = folder, scoring, settings
         self.settled = QuietPeriod(settings.settle)
-        self.attempts = Attempts(scoring.state, settings.attempts, settings.backoff)
+        self.attempts = Attempts(scoring.state, settings.attempts, settings.backoff, scoring.allowed)
         self.finished: dict[Path, Any] = {}
         """Path -> its files as they were when it was scored."""
         self.scored: list[Path] = []
